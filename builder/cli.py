@@ -1,0 +1,120 @@
+"""Names the verbs and imports them only when called; turns errors into exits, in this one place."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from builder import __version__
+from builder.console import Console
+from builder.errors import JbuildError, UsageError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+_INTERRUPTED = 130
+_UNEXPECTED = 1
+# Verb, its module below `builder.commands`, and its line in `jbuild --help`: help must not import the verbs.
+VERBS = (
+    ("list", "list_", "List the recipes."),
+    ("show", "show", "Show a recipe: its cells, packages, models, questions and what has been made."),
+    ("matrix", "matrix", "Show the cells of a recipe, the impossible ones with their reason."),
+    ("recipe", "recipe", "Lock, render, build, smoke and, with --push, publish a recipe's cells."),
+    ("lock", "stage", "Lock cells: the exact wheels, base image and model files."),
+    ("render", "stage", "Render cells into folders that `docker buildx build` can build."),
+    ("build", "stage", "Build cells into images."),
+    ("smoke", "stage", "Start built images and ask them the recipe's questions."),
+    ("push", "stage", "Push proven images and put their tags."),
+    ("doctor", "doctor", "Check this machine and show the command that mends what is missing."),
+)
+
+
+class _Verbs(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return [name for name, _, _ in VERBS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        for name, module, _ in VERBS:
+            if name == cmd_name:
+                found = importlib.import_module(f"builder.commands.{module}")
+                command: click.Command = found.command(name) if module == "stage" else found.command
+                return command
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, line) for name, _, line in VERBS])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        from builder.tomldoc import suggest  # noqa: PLC0415
+
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise UsageError(
+                f"there is no verb `{args[0]}`", hint=suggest(args[0], self.list_commands(ctx), noun="verbs")
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="jbuild")
+def cli() -> None:
+    """Recipes in, proven vLLM images for NVIDIA Jetson out."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0, or the code of the error's branch (see `builder.errors`)."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    console = Console(as_json="--json" in sys.argv)
+    try:
+        outcome = cli.main(standalone_mode=False)
+        sys.exit(outcome if isinstance(outcome, int) else 0)
+    except JbuildError as error:
+        console.failure(error)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        failure = UsageError(error.format_message(), hint=_help_of(error))
+        console.failure(failure)
+        sys.exit(failure.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        console.end()
+        console.note("interrupted; what is finished is kept, the same command goes on from there")
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nothing is left to be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001  # the last resort; whatever arrives here is a bug
+        _bug(console, error)
+
+
+def _help_of(error: click.ClickException) -> str:
+    path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "jbuild"
+    return f"`{path} --help` shows what it takes"
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _bug(console: Console, error: Exception) -> NoReturn:
+    from builder.workspace import cache_folder, write_text  # noqa: PLC0415
+
+    path = cache_folder() / "crash.log"
+    write_text(path, "".join(traceback.format_exception(error)))
+    failure = JbuildError(
+        f"unexpected {type(error).__name__}: {error}",
+        where=str(path),
+        hint="this is a bug in jbuild; please report it with the file above",
+    )
+    console.failure(failure)
+    sys.exit(_UNEXPECTED)

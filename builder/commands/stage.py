@@ -1,0 +1,42 @@
+"""`jbuild lock`, `render`, `build`, `smoke` and `push`: one stage each, the same code as `jbuild recipe`."""
+
+from __future__ import annotations
+
+import click
+
+from builder.commands.common import as_json, cell_option, recipe_argument
+from builder.commands.working import run_options, work
+from builder.stages import Options
+
+_HELP = {
+    "lock": "Lock the cells of RECIPE: the exact wheels, the base image's digest, the model files.",
+    "render": "Render the cells of RECIPE into folders that plain `docker buildx build` can build.",
+    "build": "Build the cells of RECIPE.",
+    "smoke": "Start the built images of RECIPE and ask them its questions.",
+    "push": "Push the proven images of RECIPE by digest, then put their tags.",
+}
+
+
+def command(stage: str) -> click.Command:
+    """Return the verb of a stage."""
+
+    @click.command(stage, help=f"{_HELP[stage]} Earlier stages run first where they are missing or out of date.")
+    @recipe_argument
+    @cell_option
+    @run_options
+    @as_json
+    def verb(  # noqa: PLR0917
+        recipe: str,
+        selectors: tuple[str, ...],
+        force: bool,
+        locked: bool,
+        jobs: int,
+        registries: tuple[str, ...],
+        builder: str | None,
+        as_json: bool,
+    ) -> int:
+        again = stage if force else None
+        options = Options(until=stage, again=again, locked_only=locked, registries=registries, builder=builder)
+        return work(recipe, selectors, options, at_once=jobs, dry_run=False, as_json=as_json)
+
+    return verb

@@ -1,0 +1,117 @@
+"""The verbs that make something: from cells to jobs, through the pipeline, to a summary and an exit code."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from builder.commands.common import open_recipe, open_session
+from builder.config import REGISTRY_PATTERN
+from builder.errors import CellsFailedError, RecipeError
+from builder.jetson.platform import platform_for
+from builder.pipeline import preview, run_cells
+from builder.recipe.matrix import specify
+from builder.report.summary import cell_json, summary
+from builder.resolve.model import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from builder.pipeline import CellResult
+    from builder.recipe.model import Cell, Recipe
+    from builder.session import Session
+    from builder.stages import Options
+
+_F = TypeVar("_F", bound="Callable[..., Any]")
+
+
+def run_options(function: _F) -> _F:
+    """Add the options that all working verbs have."""
+    options = (
+        click.option("--force", is_flag=True, help="Run even if nothing changed."),
+        click.option("--locked", is_flag=True, help="Fail if a lock is missing or stale instead of making it."),
+        click.option(
+            "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Cells worked on at once."
+        ),
+        click.option(
+            "--registry",
+            "registries",
+            multiple=True,
+            metavar="HOST/PREFIX",
+            callback=_registries,
+            help="Push to this registry instead of the configured ones; may be repeated.",
+        ),
+        click.option("--builder", metavar="NAME", help="Build with this buildx builder instead of the engine's own."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def work(recipe: str, selectors: Sequence[str], options: Options, *, at_once: int, dry_run: bool, as_json: bool) -> int:
+    """Run stages for the selected cells, print what came of it, and return the exit code.
+
+    Raises:
+        JbuildError: nothing could be begun, or the only cell failed.
+    """
+    session = open_session(as_json=as_json)
+    found, cells = open_recipe(recipe, selectors, session.workspace)
+    impossible = [cell for cell in cells if cell.impossible]
+    jobs = [job_of(found, cell) for cell in cells if not cell.impossible]
+    for cell in impossible:
+        session.console.say(f"{cell.id}: impossible: {cell.impossible}")
+    if not jobs:
+        raise RecipeError(f"none of the selected cells of {found.name} can be built", where=str(found.path))
+    if dry_run:
+        return _preview(found, jobs, session, options)
+    begun = time.monotonic()
+    results = run_cells(jobs, session, options, at_once=at_once)
+    seconds = time.monotonic() - begun
+    return _conclude(found, results, impossible, session, seconds)
+
+
+def job_of(recipe: Recipe, cell: Cell) -> Job:
+    """Return a cell with everything that is needed to make it."""
+    spec = specify(recipe, cell)
+    platform = platform_for(cell.values, recipe.architecture, spec.base)
+    return Job(recipe=recipe, cell=cell, spec=spec, platform=platform)
+
+
+def _preview(recipe: Recipe, jobs: Sequence[Job], session: Session, options: Options) -> int:
+    previews = {job.cell.id: preview(job, session, options) for job in jobs}
+    lines = [
+        f"{cell}: " + ", ".join(f"{stage} {state}" for stage, state in states) for cell, states in previews.items()
+    ]
+    described = {cell: dict(states) for cell, states in previews.items()}
+    session.console.result({"recipe": recipe.name, "dry_run": described}, "\n".join(lines))
+    return 0
+
+
+def _conclude(
+    recipe: Recipe, results: Sequence[CellResult], impossible: Sequence[Cell], session: Session, seconds: float
+) -> int:
+    console = session.console
+    failed = [result for result in results if result.error]
+    if len(results) == 1 and failed and failed[0].error:
+        raise failed[0].error
+    for result in failed:
+        if result.error:
+            console.note(f"{result.work.job.cell.id} failed:")
+            console.failure(result.error, as_result=False)
+    described = [cell_json(result) for result in results]
+    described += [{"cell": cell.id, "status": "impossible", "reason": cell.impossible} for cell in impossible]
+    console.result(
+        {"recipe": recipe.name, "seconds": round(seconds, 1), "cells": described}, summary(results, seconds, session)
+    )
+    return CellsFailedError.exit_code if failed else 0
+
+
+def _registries(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    import re  # noqa: PLC0415
+
+    for value in values:
+        if not re.fullmatch(REGISTRY_PATTERN, value):
+            raise click.BadParameter(f"{value!r} is not a registry such as host:5000/team", context, parameter)
+    return values

@@ -1,0 +1,170 @@
+"""The user's settings: mirrors, registries, hub, certificates. Files, weakest first, then the environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder import tomldoc
+from builder.errors import DocumentError, Problem, RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from builder.tomldoc import Table
+
+REGISTRY_PATTERN = r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-][a-z0-9]+)*)?"
+_IMAGE_NAME = r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-][a-z0-9]+)*)*"
+_MODEL_SOURCE = r"hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+"
+# Where Linux distributions keep the certificates that the system trusts.
+_SYSTEM_CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegistryMirror:
+    """Images whose name begins with `prefix` are taken from `mirror`; `stand_in` says if and why it is not the same."""
+
+    prefix: str
+    mirror: str
+    stand_in: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelMirror:
+    """A hub model that is taken from a folder."""
+
+    source: str
+    folder: Path
+    stand_in: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """All settings.
+
+    `registries` are prefixes that proven images go to when a recipe names none. `ca_bundle` is a PEM file that
+    every connection of jbuild and of a build's package manager trusts.
+    """
+
+    registries: tuple[str, ...] = ()
+    insecure_registries: tuple[str, ...] = ()
+    registry_mirrors: tuple[RegistryMirror, ...] = ()
+    model_mirrors: tuple[ModelMirror, ...] = ()
+    hub_endpoint: str | None = None
+    ca_bundle: Path | None = None
+    builder: str | None = None
+
+    def mirrored(self, image: str) -> tuple[str, RegistryMirror | None]:
+        """Return the name under which to ask for an image, and the rule that applies, longest prefix first."""
+        for rule in sorted(self.registry_mirrors, key=lambda r: -len(r.prefix)):
+            rest = image[len(rule.prefix) :]
+            if image.startswith(rule.prefix) and (not rest or rest[0] in "/:@"):
+                return rule.mirror + rest, rule
+        return image, None
+
+
+def load(files: Iterable[Path]) -> Config:
+    """Read the configuration files that exist, then the environment.
+
+    Later files replace single values and come before earlier ones in lists of mirrors.
+
+    Raises:
+        DocumentError: a file has mistakes; those of all files are reported together.
+    """
+    config = Config()
+    problems: list[Problem] = []
+    for path in files:
+        if not path.is_file():
+            continue
+        try:
+            document = tomldoc.read(path)
+            config = tomldoc.collect(document, "the configuration has mistakes", _parser(config, path.parent))
+        except DocumentError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise DocumentError("the configuration has mistakes", problems)
+    return _from_environment(config)
+
+
+def _parser(config: Config, folder: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def parse(root: Table) -> Config:
+        publish, hub, network, build = (root.table(name) for name in ("publish", "hub", "network", "build"))
+        ca = network.optional_string("ca-bundle")
+        read = replace(
+            config,
+            registries=publish.strings("registries", pattern=REGISTRY_PATTERN, noun="a registry such as host:5000/team")
+            or config.registries,
+            insecure_registries=publish.strings("insecure", pattern=REGISTRY_PATTERN, noun="a registry host")
+            or config.insecure_registries,
+            registry_mirrors=(*_registry_mirrors(root), *config.registry_mirrors),
+            model_mirrors=(*_model_mirrors(root, folder), *config.model_mirrors),
+            hub_endpoint=hub.optional_string("endpoint", pattern=r"https?://[^\s]+", noun="an http(s) address")
+            or config.hub_endpoint,
+            ca_bundle=_readable(network, "ca-bundle", folder, ca) if ca else config.ca_bundle,
+            builder=build.optional_string("builder", pattern=r"[A-Za-z0-9._-]+", noun="a builder's name")
+            or config.builder,
+        )
+        for table in (publish, hub, network, build):
+            table.done()
+        return read
+
+    return parse
+
+
+def _registry_mirrors(root: Table) -> list[RegistryMirror]:
+    rules = []
+    for table in root.tables("registry-mirrors"):
+        rules.append(
+            RegistryMirror(
+                prefix=table.string("prefix", pattern=_IMAGE_NAME, noun="the beginning of an image name"),
+                mirror=table.string("mirror", pattern=_IMAGE_NAME, noun="the beginning of an image name"),
+                stand_in=table.optional_string("stand-in"),
+            )
+        )
+        table.done()
+    return rules
+
+
+def _model_mirrors(root: Table, folder: Path) -> list[ModelMirror]:
+    rules = []
+    for table in root.tables("model-mirrors"):
+        rules.append(
+            ModelMirror(
+                source=table.string("source", pattern=_MODEL_SOURCE, noun="hf://organisation/name"),
+                folder=folder / table.string("folder"),
+                stand_in=table.optional_string("stand-in"),
+            )
+        )
+        table.done()
+    return rules
+
+
+def _readable(table: Table, key: str, folder: Path, name: str) -> Path:
+    path = folder / Path(name).expanduser()
+    if not path.is_file():
+        table.problem(key, f"no such file: {path}")
+    return path
+
+
+def _from_environment(config: Config) -> Config:
+    """Apply the variables that curl, pip, requests and the hub's own client already honour."""
+    ca = config.ca_bundle
+    for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE"):
+        value = os.environ.get(name)
+        if ca is None and value:
+            ca = Path(value)
+            if not ca.is_file():
+                raise RecipeError(
+                    f"{name} names a file that does not exist", where=value, hint=f"unset {name} or correct it"
+                )
+    endpoint = os.environ.get("HF_ENDPOINT")
+    return replace(config, ca_bundle=ca, hub_endpoint=endpoint or config.hub_endpoint)
+
+
+def build_ca_bundle(config: Config) -> Path | None:
+    """Return the certificates that a build's package manager is given: the configured bundle, else the system's."""
+    if config.ca_bundle:
+        return config.ca_bundle
+    return next((Path(name) for name in _SYSTEM_CA_FILES if Path(name).is_file()), None)

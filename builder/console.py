@@ -1,0 +1,231 @@
+"""The one place that prints: progress and messages to standard error, results to standard output.
+
+People on a terminal get live progress and colour; CI logs and pipes get plain lines, and folded groups on GitHub.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from builder.errors import DocumentError, JbuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.console import Console as RichConsole
+    from rich.progress import Progress, TaskID
+
+# In a log without live progress, one line this often shows that something moves.
+_PLAIN_EVERY_S = 10.0
+_TAIL_LINES = 25
+
+
+class Task:
+    """Progress of one long piece of work; `advance` may be called from any thread."""
+
+    def __init__(self, console: Console, title: str, total: float | None, unit: str) -> None:
+        """Start showing `title`; `unit` is `B` for bytes or a noun for things counted."""
+        self._console, self._title, self._unit = console, title, unit
+        self._total, self._done = total, 0.0
+        self._mutex = threading.Lock()
+        self._started = self._shown = time.monotonic()
+        self._live: tuple[Progress, TaskID] | None = console.live(title, total, unit)
+
+    def advance(self, amount: float) -> None:
+        """Count `amount` more as done."""
+        self._console.check()
+        with self._mutex:
+            self._done += amount
+            if self._live:
+                self._live[0].update(self._live[1], completed=self._done)
+            elif time.monotonic() - self._shown >= _PLAIN_EVERY_S:
+                self._shown = time.monotonic()
+                self._console.say(f"{self._title}: {self._measure()}")
+
+    def note(self, text: str) -> None:
+        """Show what is being done just now."""
+        self._console.check()
+        with self._mutex:
+            if self._live:
+                self._live[0].update(self._live[1], description=f"{self._title}: {text}"[:100])
+            elif time.monotonic() - self._shown >= _PLAIN_EVERY_S:
+                self._shown = time.monotonic()
+                self._console.say(f"{self._title} ({time.monotonic() - self._started:.0f} s): {text}")
+
+    def end(self) -> None:
+        """Stop showing it."""
+        if self._live:
+            self._console.live_end(self._live[1])
+
+    def _measure(self) -> str:
+        if self._unit == "B":
+            done, total = f"{self._done / 1e6:.0f}", f" of {self._total / 1e6:.0f}" if self._total else ""
+            return f"{done}{total} MB"
+        return f"{self._done:.0f}{f' of {self._total:.0f}' if self._total else ''} {self._unit}"
+
+
+class Console:
+    """Prints for people or for machines; one per process."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        """Find out who is reading: a terminal, a CI log, a pipe."""
+        self.as_json = as_json
+        self.quiet = quiet
+        self.github = os.environ.get("GITHUB_ACTIONS") == "true"
+        self.terminal = sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb"
+        self._rich: RichConsole | None = None
+        self._progress: Progress | None = None
+        self._tasks = 0
+        self._cancelled = False
+        self._mutex = threading.RLock()
+
+    def say(self, text: str) -> None:
+        """Print a line about what is going on."""
+        if not self.quiet:
+            self._line(text)
+
+    def note(self, text: str) -> None:
+        """Print a line that even a quiet run shows."""
+        self._line(text)
+
+    def end(self) -> None:
+        """Take down live progress, so that the terminal is left as it was."""
+        with self._mutex:
+            if self._progress is not None:
+                self._progress.stop()
+                self._progress = None
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        self._line(f"warning: {text}", style="yellow")
+
+    def success(self, text: str) -> None:
+        """Print a line about something that is done."""
+        if not self.quiet:
+            self._line(text, style="green")
+
+    def result(self, value: Any, text: str | None = None) -> None:
+        """Print the outcome of a verb: with `--json` the value, else the text."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        elif text is not None:
+            sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+        """Return rows as text in columns, for `result`."""
+        cells = [list(headings), *[list(row) for row in rows]]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
+        lines = [
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells
+        ]
+        return "\n".join(lines)
+
+    @contextmanager
+    def task(self, title: str, total: float | None = None, *, unit: str = "B") -> Iterator[Task]:
+        """Show the progress of a piece of work while the block runs."""
+        task = Task(self, title, total, unit)
+        try:
+            yield task
+        finally:
+            task.end()
+
+    @contextmanager
+    def group(self, title: str) -> Iterator[None]:
+        """Fold the lines of the block in a GitHub log; elsewhere just a heading."""
+        self._line(f"::group::{title}" if self.github else title, style="bold")
+        try:
+            yield
+        finally:
+            if self.github:
+                self._line("::endgroup::")
+
+    def failure(self, error: JbuildError, *, as_result: bool = True) -> None:
+        """Print an error: what, where, the tail of its log, what to do next.
+
+        With `--json` it is the verb's result too, unless it is only part of one.
+        """
+        if self.as_json and as_result:
+            self.result(error.as_json())
+        self._line(f"error: {error.message}", style="bold red")
+        if error.where:
+            self._line(f"  where: {error.where}")
+        if isinstance(error, DocumentError):
+            for problem in error.problems:
+                self._line(f"  {problem.place}: {problem.message}" + (f" ({problem.hint})" if problem.hint else ""))
+        if error.log:
+            lines = error.log.rstrip().splitlines()
+            self._line(f"  the last {min(len(lines), _TAIL_LINES)} lines of its log:")
+            for line in lines[-_TAIL_LINES:]:
+                self._line(f"  | {line}")
+        if error.hint:
+            self._line(f"  next: {error.hint}", style="cyan")
+
+    def cancel(self) -> None:
+        """Make every task's next step raise KeyboardInterrupt, in whatever thread it runs."""
+        self._cancelled = True
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if the work was cancelled.
+
+        Raises:
+            KeyboardInterrupt: `cancel` was called.
+        """
+        if self._cancelled:
+            raise KeyboardInterrupt
+
+    def live(self, title: str, total: float | None, unit: str) -> tuple[Progress, TaskID] | None:
+        """Begin a live progress line, if a person is watching."""
+        if not self.terminal or self.quiet:
+            return None
+        with self._mutex:
+            if self._progress is None:
+                self._progress = self._new_progress()
+                self._progress.start()
+            self._tasks += 1
+            return self._progress, self._progress.add_task(title, total=total, unit=unit)
+
+    def live_end(self, task: TaskID) -> None:
+        """End a live progress line."""
+        with self._mutex:
+            if self._progress is None:
+                return
+            self._progress.remove_task(task)
+            self._tasks -= 1
+            if self._tasks == 0:
+                self._progress.stop()
+                self._progress = None
+
+    def _new_progress(self) -> Progress:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+        return Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            console=self._rich_console(),
+            transient=True,
+        )
+
+    def _rich_console(self) -> RichConsole:
+        if self._rich is None:
+            from rich.console import Console as RichConsole  # noqa: PLC0415  # slow to import; `list` does without
+
+            self._rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        return self._rich
+
+    def _line(self, text: str, *, style: str | None = None) -> None:
+        with self._mutex:
+            if self.terminal:
+                self._rich_console().print(text, style=style, markup=False)
+            else:
+                sys.stderr.write(text + "\n")
+                sys.stderr.flush()

@@ -1,0 +1,1 @@
+"""From a lock to an image: layers, Dockerfile, buildx, and the OCI layout that holds what was built."""

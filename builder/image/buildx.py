@@ -1,0 +1,153 @@
+"""Builds a plan with `docker buildx build` into the OCI layout, and into the engine's own store where it can."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder.config import build_ca_bundle
+from builder.errors import BuildError, DiskError, EngineError, NetworkError, ProgramFailedError
+from builder.image.layout import read_image
+from builder.process import run
+from builder.wheels.tree import EPOCH
+from builder.workspace import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from builder.engine import Engine
+    from builder.image.model import Image, Plan
+    from builder.resolve.model import Job
+    from builder.session import Session
+
+_FORMAT = "compression=zstd,force-compression=true,oci-mediatypes=true"
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FTP_PROXY", "ALL_PROXY")
+_STEP = re.compile(r"#\d+ (?:\d+\.\d+ )?(.+)")
+# Causes that a log names in words, the kind of error they are, and what to do.
+_CAUSES: tuple[tuple[str, type[Exception], str, str], ...] = (
+    (
+        r"no space left on device",
+        DiskError,
+        "the disk of the builder is full",
+        "free space with `docker buildx prune`, then run it again",
+    ),
+    (
+        r"exec format error|no match for platform|does not support platform",
+        EngineError,
+        "the builder cannot run programs of the target's architecture",
+        "register emulation (`jbuild doctor` shows how), or build on the target itself with --builder",
+    ),
+    (
+        r"OCI exporter (?:feature )?is not (?:currently )?supported|docker exporter is not supported",
+        EngineError,
+        "this builder cannot export OCI images",
+        "turn on the engine's containerd image store, or use `docker buildx create --use` and --builder NAME",
+    ),
+    (
+        r"Cannot connect to the Docker daemon|connection refused.*docker",
+        EngineError,
+        "the engine stopped answering",
+        "start it, then run it again",
+    ),
+    (r"no builder .* found", EngineError, "there is no such builder", "`docker buildx ls` lists them"),
+    (
+        r"Certificate verification failed|certificate signed by unknown authority|x509:",
+        NetworkError,
+        "a server's certificate is not trusted inside the build",
+        "name your company's certificates: `ca-bundle` under [network] in jbuild.toml, or SSL_CERT_FILE",
+    ),
+    (
+        r"Temporary failure resolving|Could not connect to|Connection timed out|i/o timeout|no such host"
+        r"|Failed to fetch",
+        NetworkError,
+        "a server could not be reached from inside the build",
+        "check network and proxy of the engine, then run it again: finished layers are kept",
+    ),
+    (
+        r"Unable to locate package (\S+)",
+        BuildError,
+        "the distribution has no such package",
+        "correct `apt` in the recipe",
+    ),
+)
+
+
+def options(architecture: str) -> tuple[str, ...]:
+    """Return the options that decide the image's digest."""
+    return (
+        f"--platform=linux/{architecture}",
+        f"--build-arg=SOURCE_DATE_EPOCH={EPOCH}",
+        # Provenance holds times and would give every build another digest.
+        "--provenance=false",
+    )
+
+
+def plain_command(architecture: str) -> tuple[str, ...]:
+    """Return the command that gives the same image without jbuild, run in the plan's folder."""
+    output = f"--output=type=oci,dest=image.tar,{_FORMAT}"
+    return ("docker", "buildx", "build", *options(architecture), output, "--metadata-file=metadata.json", ".")
+
+
+def build(job: Job, plan: Plan, engine: Engine, session: Session, *, builder: str | None, unproven: str) -> Image:
+    """Build a plan and return the image; `unproven` names it in the engine's store until it has proved itself.
+
+    Raises:
+        BuildError, EngineError, NetworkError, DiskError: by what the log tells.
+    """
+    folder = session.workspace.cell(job.recipe.name, job.cell.id)
+    log = folder.path / "build.log"
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="jbuild-build-") as name:
+        metadata = Path(name) / "metadata.json"
+        argv = _argv(plan, engine, session, builder, unproven, metadata)
+        try:
+            with session.console.task(f"{job.cell.id}: building", unit="steps") as task:
+                run(argv, env=engine.environment(), cwd=folder.path, on_line=_follow(lines, task.note))
+        except ProgramFailedError as error:
+            raise _explain(error, job.name, log) from error
+        finally:
+            write_text(log, "\n".join(lines) + "\n")
+        digest = json.loads(metadata.read_text(encoding="utf-8"))["containerimage.digest"]
+    return read_image(session.workspace.images, digest, plan.platform)
+
+
+def _argv(
+    plan: Plan, engine: Engine, session: Session, builder: str | None, unproven: str, metadata: Path
+) -> list[str]:
+    session.workspace.images.mkdir(parents=True, exist_ok=True)
+    argv = ["docker", "buildx", "build", *options(plan.platform.partition("/")[2]), "--progress=plain"]
+    argv += [f"--metadata-file={metadata}", f"--output=type=oci,tar=false,dest={session.workspace.images},{_FORMAT}"]
+    if builder:
+        argv += ["--builder", builder]
+    elif engine.containerd_store:
+        # The engine keeps the layers unpacked as well, which saves loading them again for the smoke run.
+        argv += [f"--output=type=image,name={unproven},{_FORMAT}"]
+    ca = build_ca_bundle(session.config)
+    argv += ["--secret", f"id=ca,src={ca}"] if ca else []
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    argv += ["--secret", f"id=netrc,src={netrc}"] if netrc.is_file() else []
+    for name in _PROXIES:
+        argv += [f"--build-arg={given}" for given in (name, name.lower()) if os.environ.get(given)]
+    return [*argv, "."]
+
+
+def _follow(lines: list[str], note: Callable[[str], None]) -> Callable[[str], None]:
+    def follow(line: str) -> None:
+        lines.append(line)
+        step = _STEP.match(line)
+        if step:
+            note(step.group(1))
+
+    return follow
+
+
+def _explain(error: ProgramFailedError, name: str, log: Path) -> Exception:
+    for pattern, kind, message, hint in _CAUSES:
+        if re.search(pattern, error.output):
+            return kind(f"{name}: {message}", where=str(log), hint=hint, log=error.output)  # type: ignore[call-arg]
+    hint = f"the whole log is {log}; the step that failed is named in it"
+    return BuildError(f"{name}: the build failed", where=str(log), hint=hint, log=error.output)

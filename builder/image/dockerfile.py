@@ -1,0 +1,95 @@
+"""Renders the Dockerfile: Jinja templates in which a value can never become an instruction."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from builder.errors import RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+# What may stand unquoted in an instruction: image references, folder names, numbers, variable names.
+_WORD = re.compile(r"[A-Za-z0-9_./:@+-]+")
+
+
+def render(template: str, folders: Sequence[Path], values: dict[str, Any]) -> str:
+    """Render a template; the user's folder comes first, `builtin/<name>` always means the one that ships with jbuild.
+
+    Raises:
+        RecipeError: the template is missing, has a mistake, or a value cannot be quoted.
+    """
+    try:
+        return _environment(folders).get_template(template).render(values)
+    except jinja2.TemplateNotFound as error:
+        where = ", ".join(str(folder) for folder in folders)
+        raise RecipeError(
+            f"there is no template {error.name}", where=where, hint="correct `template` in the recipe"
+        ) from error
+    except jinja2.TemplateSyntaxError as error:
+        raise RecipeError(
+            f"the template has a mistake: {error.message}", where=f"{error.filename}:{error.lineno}"
+        ) from error
+    except jinja2.UndefinedError as error:
+        hint = f"a template may use: {', '.join(sorted(values))}"
+        raise RecipeError(
+            f"the template uses what does not exist: {error.message}", where=template, hint=hint
+        ) from error
+
+
+def _environment(folders: Sequence[Path]) -> jinja2.Environment:
+    files = [jinja2.FileSystemLoader(folder) for folder in folders]
+    environment = jinja2.Environment(  # noqa: S701  # a Dockerfile is not HTML; its own quoting is below
+        loader=jinja2.ChoiceLoader([*files, jinja2.PrefixLoader({"builtin": files[-1]})]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"quoted": quoted, "exec_form": exec_form, "word": word}
+    return environment
+
+
+def quoted(value: str) -> str:
+    """Quote a value for ENV and LABEL: nothing in it is expanded, nothing ends it.
+
+    Raises:
+        RecipeError: it holds a line break or another control character.
+    """
+    _refuse_control(value)
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+    return f'"{escaped}"'
+
+
+def exec_form(argv: Sequence[str]) -> str:
+    """Write a command as JSON, so that no shell reads it.
+
+    Raises:
+        RecipeError: an argument holds a line break or another control character.
+    """
+    for argument in argv:
+        _refuse_control(argument)
+    return json.dumps(list(argv))
+
+
+def word(value: object) -> str:
+    """Return a value that may stand unquoted in an instruction.
+
+    Raises:
+        RecipeError: it has any other character than names and references have.
+    """
+    text = str(value)
+    if not _WORD.fullmatch(text):
+        raise RecipeError(f"{text!r} cannot stand in a Dockerfile", hint="use letters, digits and . _ / : @ + - only")
+    return text
+
+
+def _refuse_control(value: str) -> None:
+    if _CONTROL.search(value):
+        raise RecipeError(f"{value!r} holds a control character", hint="write it on one line")

@@ -1,0 +1,91 @@
+"""Groups the wheels of a lock into layers: a pure function of the lock."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder import records, tomldoc
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from builder.resolve.model import LockedWheel
+    from builder.tomldoc import Table
+
+# A wheel of this size (bytes, compressed) has a layer of its own, so that a change beside it does not move it.
+_OWN_LAYER_FROM = 100_000_000
+# Of the 24 layers that an image may have, those that are not wheels: base, system, environment, models, runtime.
+_MOST_WHEEL_LAYERS = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """A row of `layers.toml`."""
+
+    name: str
+    patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WheelLayer:
+    """Wheels that share a layer. `name` identifies the content: same wheels and Python, same name."""
+
+    name: str
+    wheels: tuple[LockedWheel, ...]
+
+
+@cache
+def groups() -> tuple[Group, ...]:
+    """Return the groups of `layers.toml`, lowest layer first.
+
+    Raises:
+        DocumentError: the file has mistakes.
+    """
+    document = tomldoc.read(Path(__file__).with_name("layers.toml"))
+    return tomldoc.collect(document, "the layer groups have mistakes", _parse)
+
+
+def wheel_layers(wheels: Sequence[LockedWheel], python: str) -> tuple[WheelLayer, ...]:
+    """Return the layers for the wheels of a lock, lowest first."""
+    grouped: dict[str, list[LockedWheel]] = {group.name: [] for group in groups()}
+    for wheel in wheels:
+        grouped[_group_of(wheel.name)].append(wheel)
+    own = set(_large(wheels))
+    layers = []
+    for name, members in grouped.items():
+        layers += [_layer(wheel.name, (wheel,), python) for wheel in members if wheel in own]
+        rest = tuple(wheel for wheel in members if wheel not in own)
+        if rest:
+            layers.append(_layer(name, rest, python))
+    return tuple(layers)
+
+
+def _large(wheels: Sequence[LockedWheel]) -> list[LockedWheel]:
+    """Return the wheels that get a layer of their own; the largest ones where there are too many."""
+    large = [wheel for wheel in wheels if (wheel.size or 0) >= _OWN_LAYER_FROM]
+    room = _MOST_WHEEL_LAYERS - len(groups())
+    return sorted(large, key=lambda w: (-(w.size or 0), w.name))[:room]
+
+
+def _group_of(name: str) -> str:
+    """Return the group whose pattern fits; the catch-all comes after every named one."""
+    found = [group for group in groups() if any(fnmatch.fnmatchcase(name, p) for p in group.patterns)]
+    return min(found, key=lambda group: "*" in group.patterns).name
+
+
+def _layer(name: str, wheels: tuple[LockedWheel, ...], python: str) -> WheelLayer:
+    content = records.fingerprint(python, [wheel.sha256 for wheel in wheels])
+    return WheelLayer(name=f"{name}-{content[:12]}", wheels=wheels)
+
+
+def _parse(root: Table) -> tuple[Group, ...]:
+    found = []
+    for table in root.tables("groups"):
+        name, _ = table.string("name", pattern=r"[a-z]+", noun="a short name"), table.string("why")
+        found.append(Group(name=name, patterns=table.strings("wheels")))
+        table.done()
+    return tuple(found)

@@ -1,0 +1,63 @@
+"""Reads images from the OCI layout that builds are exported to."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from builder.errors import BuildError
+from builder.image.model import Descriptor, Image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+def blob(layout: Path, digest: str) -> Path:
+    """Return the file of a blob."""
+    algorithm, _, value = digest.partition(":")
+    return layout / "blobs" / algorithm / value
+
+
+def read_image(layout: Path, digest: str, platform: str) -> Image:
+    """Return the image of a manifest's digest.
+
+    Raises:
+        BuildError: the layout lacks it.
+    """
+    manifest = _json(layout, digest)
+    config = _json(layout, manifest["config"]["digest"])
+    size = blob(layout, digest).stat().st_size
+    labels = config.get("config", {}).get("Labels") or {}
+    return Image(
+        platform=platform,
+        manifest=Descriptor(media_type=manifest.get("mediaType", _MANIFEST), digest=digest, size=size),
+        config=_descriptor(manifest["config"]),
+        layers=tuple(_descriptor(layer) for layer in manifest["layers"]),
+        labels=tuple(sorted(labels.items())),
+    )
+
+
+def is_whole(layout: Path, image: Image) -> bool:
+    """Return whether every blob of an image is there with its size."""
+    return all(_present(layout, part) for part in (image.manifest, image.config, *image.layers))
+
+
+def _present(layout: Path, part: Descriptor) -> bool:
+    path = blob(layout, part.digest)
+    return path.is_file() and path.stat().st_size == part.size
+
+
+def _json(layout: Path, digest: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(blob(layout, digest).read_bytes())
+    except (OSError, ValueError) as error:
+        raise BuildError(
+            f"the built image {digest} is not in the layout", where=str(layout), hint="build it again with --force"
+        ) from error
+    return found
+
+
+def _descriptor(data: dict[str, Any]) -> Descriptor:
+    return Descriptor(media_type=data["mediaType"], digest=data["digest"], size=data["size"])

@@ -1,0 +1,53 @@
+"""The records of a plan and of a built image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from builder.recipe.model import Pairs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Descriptor:
+    """A blob of an image: OCI media type, digest (`sha256:…`), size in bytes."""
+
+    media_type: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Image:
+    """A built image. Its blobs lie in the workspace's OCI layout, `images/blobs/sha256/<hex>`.
+
+    `manifest` is the single-platform manifest whose digest is the image's; `size` is what a registry stores, in bytes.
+    """
+
+    platform: str
+    manifest: Descriptor
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+    labels: Pairs
+
+    @property
+    def digest(self) -> str:
+        """The image's digest."""
+        return self.manifest.digest
+
+    @property
+    def size(self) -> int:
+        """Bytes of manifest, config and layers, compressed."""
+        return self.manifest.size + self.config.size + sum(layer.size for layer in self.layers)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A rendered cell: a folder that `docker buildx build` can build by itself.
+
+    `layers` are the folders below `layers/`, lowest first; `content` is the checksum of Dockerfile and scripts.
+    """
+
+    platform: str
+    layers: tuple[str, ...]
+    content: str
+    command: tuple[str, ...]

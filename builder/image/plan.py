@@ -1,0 +1,120 @@
+"""Renders a plan: Dockerfile and contexts in the cell's folder, which plain `docker buildx build` can build."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from builder.image import context, facts
+from builder.image.buildx import plain_command
+from builder.image.dockerfile import render as render_dockerfile
+from builder.image.forest import plant
+from builder.image.layers import wheel_layers
+from builder.image.model import Plan
+from builder.models.fetch import fetch_model
+from builder.wheels.prepare import prepare
+from builder.wheels.tree import ENVIRONMENT, EPOCH
+from builder.workspace import disk_errors, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from builder.image.layers import WheelLayer
+    from builder.resolve.model import Job, Lock
+    from builder.session import Session
+    from builder.workspace import CellFolder
+
+_SYSTEM_SCRIPT = "system/install.sh"
+# Records and logs change with every run; they must never reach the builder.
+_IGNORED = "*\n!layers\n!system\n"
+
+
+def render(job: Job, lock: Lock, session: Session) -> Plan:
+    """Fetch what the lock names and lay it out.
+
+    Raises:
+        NetworkError, IntegrityError, ModelError, RecipeError, DiskError: something cannot be had, trusted or written.
+    """
+    folder = session.workspace.cell(job.recipe.name, job.cell.id)
+    for model in lock.models:
+        fetch_model(model, job.recipe.path.parent, session.config, session.workspace.models, session.console)
+    trees = prepare(lock.wheels, lock.platform.python, session)
+    with disk_errors(folder.path):
+        folder.layers.mkdir(parents=True, exist_ok=True)
+        layers = _make_layers(job, lock, folder, trees, session)
+        _drop_others(folder.layers, keep=layers.all)
+        text = _dockerfile(job, lock, layers, session)
+        script = _system_script(session).read_text(encoding="utf-8")
+        write_text(folder.path / _SYSTEM_SCRIPT, script)
+        write_text(folder.path / ".dockerignore", _IGNORED)
+        write_text(folder.dockerfile, text)
+    return Plan(
+        platform=f"linux/{lock.platform.architecture}",
+        layers=layers.all,
+        content=hashlib.sha256((text + script).encode()).hexdigest(),
+        command=plain_command(lock.platform.architecture),
+    )
+
+
+class _Layers:
+    """The names of a plan's layers, lowest first."""
+
+    def __init__(self, python: Iterable[str], models: Iterable[str], runtime: str) -> None:
+        self.python, self.models, self.runtime = tuple(python), tuple(models), runtime
+        self.all = (*self.python, *self.models, runtime)
+
+
+def _make_layers(job: Job, lock: Lock, folder: CellFolder, trees: dict[str, Path], session: Session) -> _Layers:
+    python = lock.platform.python
+    groups = wheel_layers(lock.wheels, python)
+    with session.console.task(f"{job.cell.id}: laying out", len(groups), unit="layers") as task:
+        names = [context.environment_layer(folder.layers, python)]
+        for group in groups:
+            names.append(_wheel_layer(folder.layers, group, trees))
+            task.advance(1)
+        models = [context.model_layer(folder.layers, model, session.workspace.models) for model in lock.models]
+    return _Layers(names, models, context.runtime_layer(folder.layers, job, lock))
+
+
+def _wheel_layer(layers: Path, group: WheelLayer, trees: dict[str, Path]) -> str:
+    return context.make_layer(layers, group.name, lambda folder: plant((trees[w.sha256] for w in group.wheels), folder))
+
+
+def _drop_others(layers: Path, *, keep: Iterable[str]) -> None:
+    for other in {path.name for path in layers.iterdir()} - set(keep):
+        shutil.rmtree(layers / other)
+
+
+def _dockerfile(job: Job, lock: Lock, layers: _Layers, session: Session) -> str:
+    return render_dockerfile(job.spec.template, session.workspace.template_folders, _values(job, lock, layers))
+
+
+def _values(job: Job, lock: Lock, layers: _Layers) -> dict[str, Any]:
+    runtime = context.RUNTIME_FOLDER
+    packages = sorted({*lock.platform.python_packages, *job.spec.apt})
+    return {
+        "cell": f"{job.recipe.name}/{job.cell.id}",
+        "command": plain_command(lock.platform.architecture),
+        "base": f"{lock.base.used.rpartition('@')[0] or lock.base.used}@{lock.base.digest}",
+        "system_command": ("/bin/sh", "/run/jbuild/install.sh", str(EPOCH), str(facts.UID), facts.USER, *packages),
+        "python_layers": layers.python,
+        "model_layers": layers.models,
+        "runtime_layer": layers.runtime,
+        "environment": facts.environment(job, lock),
+        "labels": facts.labels(job, lock),
+        "user": facts.USER,
+        "uid": facts.UID,
+        "port": job.spec.server.port,
+        "start_period_s": int(job.spec.smoke.ready_within_s),
+        "healthcheck": (f"{ENVIRONMENT}/bin/python", f"{runtime}/healthcheck.py"),
+        "entrypoint": (f"{ENVIRONMENT}/bin/python", f"{runtime}/entrypoint.py"),
+        "platform": lock.platform,
+        "values": dict(job.cell.values),
+    }
+
+
+def _system_script(session: Session) -> Path:
+    found = [folder / _SYSTEM_SCRIPT for folder in session.workspace.template_folders]
+    return next(path for path in found if path.is_file())

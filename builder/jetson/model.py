@@ -1,0 +1,31 @@
+"""The record of a platform: the facts of one target that later stages need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Platform:
+    """What an image is built for and on.
+
+    `python` is the interpreter's minor version in the image (`3.11`), `glibc` the C library's (`2.36`), `glibcxx` the
+    highest symbol version of its C++ library (`3.4.30`);
+    `release` is the distribution's release as it appears in tags (`22.04`, `bookworm`); `sms` are the GPU's compute
+    capabilities, empty for a CPU platform. `python_packages` are the distribution's packages that bring `python`.
+    """
+
+    name: str
+    architecture: str
+    distribution: str
+    release: str
+    python: str
+    glibc: str
+    base: str
+    python_packages: tuple[str, ...] = ()
+    l4t: str | None = None
+    jetpack: str | None = None
+    cuda: str | None = None
+    sms: tuple[str, ...] = ()
+    source: str = ""
+    glibcxx: str = ""

@@ -1,0 +1,189 @@
+"""From a cell's axes to its platform, or to the reason why there is none."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from builder.errors import RecipeError
+from builder.jetson.model import Platform
+from builder.jetson.tables import Distribution, L4tRelease, distributions, platforms
+from builder.tomldoc import suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PLATFORM_AXES = ("l4t", "distribution", "ubuntu", "cuda", "python")
+_FORMATS = {"python": r"[0-9]\.[0-9]+", "cuda": r"[0-9]+\.[0-9]+"}
+_NEAREST = 3
+
+
+class ImpossibleError(RecipeError):
+    """A combination of known axis values that does not exist; `reason` is what lists and reports show."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, hint="take these values out of the matrix, or exclude the cell with a reason")
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Axes:
+    """A cell's values on the axes that choose a platform."""
+
+    l4t: str | None
+    distribution: str | None
+    ubuntu: str | None
+    cuda: str | None
+    python: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Base:
+    """One distribution that images for an L4T release can be built on."""
+
+    distribution: Distribution
+    image: str
+    cuda: tuple[str, ...]
+
+
+def platform_for(values: Iterable[tuple[str, str]], architecture: str, base: str | None = None) -> Platform:
+    """Return the platform of a cell with these axis values.
+
+    `l4t` picks a Jetson release. It comes with one distribution or more; `ubuntu`, `python` and `cuda` narrow them,
+    and the first that fits is taken, with its own CUDA unless `cuda` says otherwise. `distribution` picks a platform
+    without a GPU. `base` is the recipe's own base image, if it names one.
+
+    Raises:
+        ImpossibleError: the values are known, but not together.
+        RecipeError: a value is unknown, or there is neither an `l4t` nor a `distribution` axis.
+    """
+    axes = dict(values)
+    for axis in PLATFORM_AXES:
+        if axis in axes and (mistake := check_value(axis, axes[axis])):
+            raise RecipeError(mistake[0], hint=mistake[1])
+    found = _find(architecture, _Axes(**{axis: axes.get(axis) for axis in PLATFORM_AXES}))
+    if isinstance(found, str):
+        raise ImpossibleError(found)
+    return replace(found, base=base) if base else found
+
+
+def check_axes(axes: Iterable[str]) -> tuple[str, str] | None:
+    """Return what is wrong with a matrix of these axes as regards platforms, and what to do; None if nothing is."""
+    names = set(axes)
+    if {"l4t", "distribution"} <= names:
+        return "`l4t` and `distribution` both choose a platform", "keep one of the two axes"
+    if not names & {"l4t", "distribution"}:
+        return (
+            "no axis chooses a platform",
+            'add `l4t = ["36.4.0"]` for a Jetson, or `distribution = ["debian-12"]` for any CPU',
+        )
+    return None
+
+
+def check_value(axis: str, value: str) -> tuple[str, str] | None:
+    """Return what is wrong with one value of a platform axis, and what to do; None if it is known."""
+    if axis == "l4t" and value not in (known := [row.l4t for row in platforms()]):
+        return f"unknown L4T release `{value}`", f"nearest known ones: {', '.join(_nearest(value, known))}"
+    if axis == "distribution" and value not in (known := [row.name for row in distributions()]):
+        return f"unknown distribution `{value}`", suggest(value, known, noun="known")
+    if axis == "ubuntu" and value not in (known := list(_ubuntu())):
+        return f"unknown Ubuntu release `{value}`", suggest(value, known, noun="known")
+    if axis in _FORMATS and not re.fullmatch(_FORMATS[axis], value):
+        example = "3.11" if axis == "python" else "12.6"
+        return f"`{value}` is not a {axis} version", f"write major and minor, such as {example}"
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _find(architecture: str, axes: _Axes) -> Platform | str:
+    """Return a platform, or the reason why there is none: both are worth remembering."""
+    if mistake := check_axes(name for name in ("l4t", "distribution") if getattr(axes, name)):
+        raise RecipeError(mistake[0], hint=mistake[1])
+    if axes.l4t:
+        return _jetson(next(row for row in platforms() if row.l4t == axes.l4t), architecture, axes)
+    row = next(row for row in distributions() if row.name == axes.distribution)
+    if axes.cuda:
+        return f"{row.name} is a platform without a GPU: it has no CUDA {axes.cuda}"
+    if axes.ubuntu and row.name != f"ubuntu-{axes.ubuntu}":
+        return f"{row.name} is not Ubuntu {axes.ubuntu}"
+    if axes.python and axes.python != row.python:
+        return f"{row.name} has Python {row.python}, not {axes.python}"
+    return _platform(row, name=row.name, architecture=architecture, base=row.image, source=row.source)
+
+
+def _jetson(row: L4tRelease, architecture: str, axes: _Axes) -> Platform | str:
+    if architecture != "arm64":
+        return f"L4T {row.l4t} runs on arm64 only, not on {architecture}"
+    base = _narrow(row, axes)
+    if isinstance(base, str):
+        return base
+    own = base.distribution.name == row.distribution
+    found = _platform(
+        base.distribution,
+        name=f"l4t-{row.l4t}" if own else f"l4t-{row.l4t}-{base.distribution.name}",
+        architecture=architecture,
+        base=base.image,
+        source=row.source,
+    )
+    return replace(found, l4t=row.l4t, jetpack=row.jetpack, cuda=axes.cuda or base.cuda[0], sms=row.sms)
+
+
+def _narrow(row: L4tRelease, axes: _Axes) -> _Base | str:
+    """Return the first base of a release that has all the axis values, or why none has."""
+    bases = _bases(row)
+    on = [base for base in bases if axes.ubuntu in (None, base.distribution.release)]
+    if not on:
+        known = ", ".join(base.distribution.release for base in bases)
+        return f"no image for L4T {row.l4t} is made on Ubuntu {axes.ubuntu} (known: {known})"
+    with_python = [base for base in on if axes.python in (None, base.distribution.python)]
+    if not with_python:
+        known = ", ".join(f"{base.distribution.python} on Ubuntu {base.distribution.release}" for base in on)
+        return f"L4T {row.l4t} has no Python {axes.python} (it has {known})"
+    with_cuda = [base for base in with_python if axes.cuda is None or axes.cuda in base.cuda]
+    if not with_cuda:
+        known = "; ".join(f"{', '.join(base.cuda)} on Ubuntu {base.distribution.release}" for base in with_python)
+        return f"CUDA {axes.cuda} is not published for L4T {row.l4t} (known: {known})"
+    return with_cuda[0]
+
+
+def _bases(row: L4tRelease) -> list[_Base]:
+    """Return what images for a release can be built on, its own distribution first, its own CUDA first."""
+    named = {distribution.name: distribution for distribution in distributions()}
+    cuda = (row.cuda, *(version for version in row.cuda_published if version != row.cuda))
+    own = _Base(distribution=named[row.distribution], image=row.base, cuda=cuda)
+    others = [
+        _Base(distribution=named[also.distribution], image=named[also.distribution].image, cuda=also.cuda_published)
+        for also in row.also_on
+    ]
+    return [own, *others]
+
+
+def _platform(row: Distribution, *, name: str, architecture: str, base: str, source: str) -> Platform:
+    return Platform(
+        name=name,
+        architecture=architecture,
+        distribution=row.name,
+        release=row.release,
+        python=row.python,
+        glibc=row.glibc,
+        glibcxx=row.glibcxx,
+        base=base,
+        python_packages=row.python_packages,
+        source=source,
+    )
+
+
+def _ubuntu() -> tuple[str, ...]:
+    return tuple(row.release for row in distributions() if row.name.startswith("ubuntu-"))
+
+
+def _nearest(value: str, known: list[str]) -> list[str]:
+    wanted = _numbers(value)
+    return sorted(known, key=lambda name: [abs(a - b) for a, b in zip(_numbers(name), wanted, strict=True)])[:_NEAREST]
+
+
+def _numbers(version: str) -> tuple[int, int, int]:
+    major, minor, micro, *_ = [int(part[:9]) for part in re.findall(r"[0-9]+", version)] + [0, 0, 0]
+    return major, minor, micro

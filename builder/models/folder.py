@@ -1,0 +1,89 @@
+"""A model in a folder: what lies there, refused if it leads anywhere else."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder.errors import ModelError
+from builder.models.model import kind_of, path_flaw, shown
+from builder.models.selection import CONFIG
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from builder.models.places import FolderPlace
+
+# Failures of a copy's other end.
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_COPY = "`cp -rL FOLDER COPY` makes a folder with files in place of links: name that one"
+
+
+def list_folder(name: str, place: FolderPlace) -> dict[str, os.stat_result]:
+    """Return what is known of every file of a model's folder by its path in it; hidden ones are passed over.
+
+    Raises:
+        ModelError: no such folder, no config.json, or something in it cannot be part of a model.
+    """
+    folder = place.path
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise ModelError(f"model {name}: the folder {what}", where=str(folder), hint=place.hint)
+    # Looked for first: a wrong folder, such as a home, may take minutes to walk.
+    if not (folder / CONFIG).exists():
+        hint = "name the folder that holds config.json, tokenizer and *.safetensors, as `save_pretrained` writes it"
+        raise ModelError(f"model {name} has no {CONFIG}", where=str(folder), hint=hint)
+    with readable(name):
+        return dict(_walk(name, folder, folder.resolve(), ""))
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Turn failures to read a user's files into errors that say what to do.
+
+    Raises:
+        ModelError: a file cannot be read.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _WRITING:
+            raise
+        raise ModelError(
+            f"model {name}: a file cannot be read: {error.strerror}",
+            where=shown(str(error.filename)),
+            hint="check that it is there and that you may read it",
+        ) from error
+
+
+def _walk(name: str, folder: Path, root: Path, above: str) -> Iterator[tuple[str, os.stat_result]]:
+    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+        path = above + entry.name
+        if entry.name.startswith("."):
+            continue
+        flaw = path_flaw(path) or _link_flaw(entry, root)
+        if flaw:
+            hint = _COPY if entry.is_symlink() else "rename it, or move it out of the model's folder"
+            raise ModelError(f"model {name}: {shown(path)} {flaw}", where=shown(str(folder)), hint=hint)
+        if entry.is_dir():
+            yield from _walk(name, Path(entry.path), root, f"{path}/")
+        elif entry.is_file():
+            yield path, entry.stat()
+        else:
+            kind = kind_of(entry.stat().st_mode)
+            hint = "move it out of the model's folder"
+            raise ModelError(f"model {name}: {path} is {kind}, not a file", where=str(folder), hint=hint)
+
+
+def _link_flaw(entry: os.DirEntry[str], root: Path) -> str | None:
+    if not entry.is_symlink():
+        return None
+    target = Path(os.path.realpath(entry.path))
+    if not target.exists():
+        return "is a link to nothing"
+    if not target.is_relative_to(root):
+        return "is a link to a file outside the folder"
+    return "is a link to a folder" if target.is_dir() else None

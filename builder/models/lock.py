@@ -1,0 +1,165 @@
+"""Locks a model: every file that will be baked in, by sha256 and size, checked as far as that can be done early."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from builder import http
+from builder.errors import ModelError
+from builder.models import hub, store
+from builder.models.checks import check_small_files, check_weights
+from builder.models.download import Line
+from builder.models.fetch import obtain
+from builder.models.folder import list_folder, readable
+from builder.models.model import LockedModel, ModelFile
+from builder.models.places import FolderPlace, HubPlace, locate
+from builder.models.selection import CONFIG, is_weight, select
+from builder.models.threads import together
+from builder.workspace import disk_errors
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from builder.config import Config
+    from builder.console import Console
+    from builder.models.hub import HubFile
+    from builder.models.selection import Selection
+    from builder.models.threads import Watch
+    from builder.recipe.model import Model
+
+
+def lock_model(model: Model, recipe_folder: Path, config: Config, models: Path, console: Console) -> LockedModel:
+    """Find a model's files and their hashes; `models` is the store (`Workspace.models`).
+
+    Large files of a folder are hashed once and remembered by path, size, times and inode. Of a hub only small
+    files are fetched: it tells the hashes of large ones.
+
+    Raises:
+        ModelError: the model cannot be had or is not what a model must be.
+        NetworkError: its hub cannot be reached.
+        IntegrityError: the hub serves other bytes than it lists.
+        DiskError: the store cannot be written.
+    """
+    place = locate(model.source, recipe_folder, config)
+    with disk_errors(models):
+        if isinstance(place, HubPlace):
+            return _lock_hub(model, place, config, models, console)
+        return _lock_folder(model, place, models, console)
+
+
+def quick_state(model: Model, recipe_folder: Path, config: Config) -> tuple[str, ...]:
+    """Return what changes when the files of a model in a folder change: their names, sizes and times.
+
+    Costs no network and no hashing. A hub's state is its name. A folder that cannot be used has its error as state.
+    """
+    try:
+        place = locate(model.source, recipe_folder, config)
+        if isinstance(place, HubPlace):
+            return ("hub", place.source)
+        found = list_folder(model.name, place)
+        kept = select(found, model).paths
+    except ModelError as error:
+        return ("unusable", error.message)
+    states = (f"{path} {found[path].st_size} {found[path].st_mtime_ns}" for path in kept)
+    return ("folder", place.stand_in or "", *states)
+
+
+def _lock_folder(model: Model, place: FolderPlace, models: Path, console: Console) -> LockedModel:
+    found = list_folder(model.name, place)
+    selection = select(found, model)
+    if place.stand_in:
+        console.warn(f"model {model.name}: {place.path} stands in for {model.source}: {place.stand_in}")
+    with readable(model.name):
+        small = {path: (place.path / path).read_bytes() for path in (CONFIG, *selection.indexes)}
+        check_small_files(model, selection, small, console)
+        for path in filter(is_weight, selection.paths):
+            check_weights(model.name, path, place.path / path)
+    hashes = _hash_all(model.name, place.path, {path: found[path] for path in selection.paths}, models, console)
+    files = tuple(ModelFile(path=path, sha256=hashes[path], size=found[path].st_size) for path in selection.paths)
+    return LockedModel(
+        name=model.name,
+        source=model.source,
+        origin="folder",
+        files=files,
+        revision=place.revision,
+        licence=model.licence,
+        stand_in=place.stand_in,
+    )
+
+
+def _hash_all(
+    name: str, folder: Path, states: dict[str, os.stat_result], models: Path, console: Console
+) -> dict[str, str]:
+    hashes, unknown = {}, {}
+    for path, state in states.items():
+        key = store.key_of(folder / path, state)
+        known = store.remembered(models, key)
+        if known:
+            hashes[path] = known
+        else:
+            unknown[path] = key
+    if not unknown:
+        return hashes
+    total = sum(states[path].st_size for path in unknown)
+    with console.task(f"hashing model {name}", total) as task:
+
+        def one(path: str, watch: Watch) -> str:
+            return _hash(name, folder / path, states[path], unknown[path], models, watch.advance)
+
+        return hashes | together(one, sorted(unknown, key=lambda path: -states[path].st_size), task.advance)
+
+
+def _hash(
+    name: str, path: Path, before: os.stat_result, key: str, models: Path, on_bytes: Callable[[float], None]
+) -> str:
+    with readable(name), path.open("rb") as file:
+        begun = time.time_ns()
+        sha256 = store.digest_of(file, on_bytes).hexdigest()
+        after = path.stat()
+    if store.key_of(path, after) != store.key_of(path, before):
+        hint = "wait until it is written, then run it again"
+        raise ModelError(f"model {name}: {path.name} changed while it was read", where=str(path), hint=hint)
+    if store.is_settled(after, begun):
+        store.remember(models, key, sha256)
+    return sha256
+
+
+def _lock_hub(model: Model, place: HubPlace, config: Config, models: Path, console: Console) -> LockedModel:
+    listing = hub.list_files(place, config, http.Retry(on_retry=console.warn))
+    pinned = HubPlace(repository=place.repository, revision=listing.commit, endpoint=place.endpoint)
+    listed = {file.path: file for file in listing.files}
+    selection = select(listed, model)
+    early = {CONFIG, *selection.indexes, *(p for p in selection.paths if not listed[p].sha256)}
+    hashes = _fetch_early(model, pinned, [listed[path] for path in sorted(early)], config, models, console)
+    small = {path: store.blob(models, hashes[path]).read_bytes() for path in (CONFIG, *selection.indexes)}
+    check_small_files(model, selection, small, console)
+    files = _hub_files(selection, listed, hashes)
+    return LockedModel(
+        name=model.name,
+        source=model.source,
+        origin="hub",
+        files=files,
+        revision=listing.commit,
+        licence=model.licence or listing.licence,
+    )
+
+
+def _fetch_early(
+    model: Model, place: HubPlace, wanted: list[HubFile], config: Config, models: Path, console: Console
+) -> dict[str, str]:
+    by_path = {file.path: file for file in wanted}
+    with console.task(f"reading model {model.name}", sum(file.size for file in wanted)) as task:
+        line = Line(place=place, session=http.session(config))
+        return together(
+            lambda path, watch: obtain(model.name, by_path[path], line, models, watch), list(by_path), task.advance
+        )
+
+
+def _hub_files(selection: Selection, listed: dict[str, HubFile], hashes: dict[str, str]) -> tuple[ModelFile, ...]:
+    return tuple(
+        ModelFile(path=path, sha256=listed[path].sha256 or hashes[path], size=listed[path].size)
+        for path in selection.paths
+    )

@@ -1,0 +1,110 @@
+"""Strings the stages of a cell together and schedules cells: the only place that knows the order."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from builder import process, stages
+from builder.errors import JbuildError
+from builder.records import fingerprint
+from builder.stages import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from builder.resolve.model import Job
+    from builder.session import Session
+    from builder.stages import Options
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageResult:
+    """One stage of one cell: whether it ran, and for how long (seconds)."""
+
+    stage: str
+    ran: bool
+    seconds: float
+
+
+@dataclass(slots=True)
+class CellResult:
+    """What became of a cell."""
+
+    work: Work
+    stages: list[StageResult] = field(default_factory=list)
+    error: JbuildError | None = None
+
+    @property
+    def status(self) -> str:
+        """`failed`, `unchanged` when nothing had to run, else `done`."""
+        if self.error:
+            return "failed"
+        return "done" if any(stage.ran for stage in self.stages) else "unchanged"
+
+
+def run_cells(jobs: Sequence[Job], session: Session, options: Options, *, at_once: int = 1) -> list[CellResult]:
+    """Bring every cell up to the last stage asked for; a cell that fails does not stop the others."""
+    if at_once <= 1 or len(jobs) <= 1:
+        return [run_cell(job, session, options) for job in jobs]
+    pool = ThreadPoolExecutor(at_once)
+    running = [pool.submit(run_cell, job, session, options) for job in jobs]
+    try:
+        return [future.result() for future in running]
+    except BaseException:
+        # Threads do not see Ctrl-C: end their programs, and let their next step of progress stop them.
+        session.console.cancel()
+        process.end_all()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def run_cell(job: Job, session: Session, options: Options) -> CellResult:
+    """Run the stages of a cell that are missing or out of date, in order."""
+    result = CellResult(Work(job=job, session=session, options=options))
+    try:
+        with _alone(job, session):
+            for stage in options.stages:
+                begun = time.monotonic()
+                ran = stages.run(stage, result.work)
+                result.stages.append(StageResult(stage=stage, ran=ran, seconds=time.monotonic() - begun))
+                said = f"{result.stages[-1].seconds:.1f} s" if ran else "unchanged"
+                session.console.say(f"{job.cell.id}: {stage}: {said}")
+    except JbuildError as error:
+        result.error = error
+    return result
+
+
+def preview(job: Job, session: Session, options: Options) -> list[tuple[str, str]]:
+    """Return what a run would do with each stage, `run` or `unchanged`; after the first that runs all do."""
+    work = Work(job=job, session=session, options=options)
+    done = True
+    outcome = []
+    for stage in options.stages:
+        done = done and stages.is_done(stage, work)
+        outcome.append((stage, "unchanged" if done else "run"))
+    return outcome
+
+
+@contextmanager
+def _alone(job: Job, session: Session) -> Iterator[None]:
+    """Keep two jbuild processes off one cell's folder."""
+    folder = session.workspace.locks_in_use
+    folder.mkdir(parents=True, exist_ok=True)
+    name = fingerprint(str(session.workspace.project), job.recipe.name, job.cell.id)[:16]
+    lock = FileLock(folder / f"cell-{name}")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        session.console.say(f"{job.cell.id}: another jbuild works on this cell; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,150 @@
+"""The one place that starts processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from builder.errors import ProgramFailedError, ProgramMissingError, ProgramTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+    from typing import IO
+
+_KILL_AFTER_S = 10
+_TAIL_LINES = 400
+_running: set[subprocess.Popen[str]] = set()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completed:
+    """A program that ended: its code and what it printed."""
+
+    argv: tuple[str, ...]
+    code: int
+    stdout: str
+    stderr: str
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of a program on PATH, or None."""
+    return shutil.which(name)
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+    timeout_s: float | None = None,
+    check: bool = True,
+    on_line: Callable[[str], None] | None = None,
+) -> Completed:
+    """Run a program to its end and return what it printed.
+
+    `env` is added to this process's environment. `on_line` gets every line of standard error as it comes (programs
+    report progress there). The program runs in a process group of its own, which is ended with it on any exception,
+    Ctrl-C included, so that nothing is left running.
+
+    Raises:
+        ProgramMissingError: the program is not on PATH.
+        ProgramFailedError: it ended with another code than 0 and `check` is true.
+        ProgramTimeoutError: it ran longer than `timeout_s` seconds.
+    """
+    full = {**os.environ, **env} if env else None
+    try:
+        child = subprocess.Popen(  # the group is ended in `_end`
+            list(argv),
+            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=full,
+            cwd=cwd,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise ProgramMissingError(f"`{argv[0]}` is not installed", hint="run `jbuild doctor`") from error
+    _running.add(child)
+    out: list[str] = []
+    err: deque[str] = deque(maxlen=_TAIL_LINES)
+    readers = [
+        _reader(child.stdout, out.append),
+        _reader(child.stderr, lambda line: _take(line, err, on_line)),
+    ]
+    try:
+        if stdin is not None and child.stdin:
+            _feed(child.stdin, stdin)
+        child.wait(timeout_s)
+        for reader in readers:
+            reader.join()
+    except subprocess.TimeoutExpired:
+        _end(child)
+        raise ProgramTimeoutError(tuple(argv), -1, "".join(err)) from None
+    except BaseException:
+        _end(child)
+        raise
+    finally:
+        _running.discard(child)
+    done = Completed(argv=tuple(argv), code=child.returncode, stdout="".join(out), stderr="".join(err))
+    if check and done.code != 0:
+        raise ProgramFailedError(done.argv, done.code, done.stderr or done.stdout)
+    return done
+
+
+def end_all() -> None:
+    """End every program that still runs, with its group; whoever waits for it sees it fail."""
+    for child in tuple(_running):
+        _end(child)
+
+
+def replace(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
+    """Replace this process by a program (for verbs that only hand over)."""
+    os.execvpe(argv[0], list(argv), {**os.environ, **(env or {})})  # noqa: S606
+
+
+def _feed(pipe: IO[str], text: str) -> None:
+    try:
+        pipe.write(text)
+        pipe.close()
+    except BrokenPipeError:
+        # The program ended without reading; its exit code tells the rest.
+        return
+
+
+def _take(line: str, tail: deque[str], on_line: Callable[[str], None] | None) -> None:
+    tail.append(line)
+    if on_line:
+        on_line(line.rstrip("\n"))
+
+
+def _reader(pipe: IO[str] | None, take: Callable[[str], None]) -> threading.Thread:
+    def read() -> None:
+        for line in pipe or ():
+            take(line)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    return thread
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(child.pid, number)
+            child.wait(_KILL_AFTER_S)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+        else:
+            return

@@ -1,0 +1,1 @@
+"""Tags on proven digests: registries, mirrors, publications."""

@@ -1,0 +1,49 @@
+"""The records of a publication: which tag is on which digest in which registry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TagPut:
+    """A tag that is on the image's digest now; `previous` is the digest it was on before, None for a new tag."""
+
+    name: str
+    previous: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegistryPublication:
+    """What one registry holds.
+
+    `repository` is host and path. Sizes are bytes of blobs: sent now, mounted from another repository of that
+    registry, there already. `seconds` is what sending took.
+    """
+
+    repository: str
+    digest: str
+    tags: tuple[TagPut, ...]
+    bytes_sent: int
+    bytes_mounted: int
+    bytes_there: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublicationFailure:
+    """A registry that does not hold all it should. `stage` is `image` (blobs and manifest) or `tags`."""
+
+    repository: str
+    stage: str
+    message: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Publication:
+    """Where an image went. With `failures` it is incomplete; a second run finishes it."""
+
+    digest: str
+    registries: tuple[RegistryPublication, ...]
+    failures: tuple[PublicationFailure, ...] = ()

@@ -1,0 +1,100 @@
+"""Reading `[matrix]`: axes, what is excluded and why, what is included."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING
+
+from builder.jetson.platform import check_axes, check_value
+from builder.recipe import patterns
+from builder.recipe.globs import glob
+from builder.recipe.model import Axis, Exclusion, Matrix, Pairs
+from builder.recipe.placeholders import DERIVED_FACTS
+from builder.tomldoc import shown, suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from builder.tomldoc import Table
+
+_RULES = ("exclude", "include")
+_MOST_CELLS = 100_000
+
+
+def read_matrix(table: Table) -> Matrix:
+    """Read the matrix; mistakes are noted in the document."""
+    axes = tuple(axis for name in table if name not in _RULES and (axis := _axis(table, name)))
+    if mistake := check_axes(axis.name for axis in axes):
+        table.problem(None, *mistake)
+    if (count := prod(len(axis.values) for axis in axes)) > _MOST_CELLS:
+        table.problem(None, f"{count} cells are too many", f"at most {_MOST_CELLS}: make two recipes of it")
+    matrix = Matrix(axes=axes, include=tuple(_included(row, axes) for row in table.tables("include")))
+    known = matrix.known()
+    matrix = replace(matrix, exclude=tuple(_excluded(row, known) for row in table.tables("exclude")))
+    table.done()
+    return matrix
+
+
+def read_when(table: Table, values: dict[str, tuple[str, ...]], keys: Iterable[str] | None = None) -> Pairs:
+    """Read axis globs from a table; `keys` are those to read, all by default."""
+    when = []
+    for name in table if keys is None else keys:
+        if name not in values:
+            table.raw(name)  # known now: it need not be reported twice
+            table.problem(name, f"`{shown(name)}` is not an axis", suggest(name, values, noun="axes"))
+            continue
+        pattern = table.string(name, pattern=patterns.GLOB, noun="a value or glob")
+        if pattern and not any(map(glob(pattern).match, values[name])):
+            hint = suggest(pattern, values[name], noun="values")
+            table.problem(name, f"`{shown(pattern)}` matches no value of this axis", hint)
+        else:
+            when.append((name, pattern))
+    return tuple(when)
+
+
+def _axis(table: Table, name: str) -> Axis | None:
+    found = table.raw(name)
+    if isinstance(found, list) and any(isinstance(item, dict) for item in found):
+        table.problem(name, "an axis is a list of strings, not of tables", suggest(name, _RULES))
+        return None
+    values = table.strings(name, pattern=patterns.VALUE, noun="an axis value: letters, digits and `._+~-`")
+    _check_name(table, name)
+    if found == []:
+        table.problem(name, "an axis needs at least one value")
+    for index, value in enumerate(found if isinstance(found, list) else ()):
+        where = (*table.path, name, index)
+        if value in found[:index]:
+            table.document.problem(where, f"`{shown(str(value))}` is there twice")
+        elif value in values and (mistake := check_value(name, value)):
+            table.document.problem(where, *mistake)
+    return Axis(name=name, values=values)
+
+
+def _check_name(table: Table, name: str) -> None:
+    if name in DERIVED_FACTS:
+        table.problem(name, f"`{name}` cannot be an axis: it follows from the others", "choose another name")
+    elif not re.fullmatch(patterns.AXIS, name):
+        table.problem(name, f"`{shown(name)}` is not an axis name", "lower-case letters, digits and `-`, at most 32")
+
+
+def _excluded(row: Table, values: dict[str, tuple[str, ...]]) -> Exclusion:
+    reason = row.string("reason", pattern=patterns.TEXT, noun="a reason on one line")
+    keys = [key for key in row if key != "reason"]
+    if not keys:
+        row.problem(None, "an exclusion names at least one axis", suggest("", values, noun="axes"))
+    when = read_when(row, values, keys)
+    row.done()
+    return Exclusion(when=when, reason=reason)
+
+
+def _included(row: Table, axes: Sequence[Axis]) -> Pairs:
+    values = []
+    for axis in axes:
+        value = row.string(axis.name, pattern=patterns.VALUE, noun="an axis value: letters, digits and `._+~-`")
+        if value and (mistake := check_value(axis.name, value)):
+            row.problem(axis.name, *mistake)
+        values.append((axis.name, value))
+    row.done()
+    return tuple(values)

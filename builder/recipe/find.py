@@ -1,0 +1,52 @@
+"""Finding a recipe by its name or path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder.errors import UsageError
+from builder.tomldoc import shown, suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def recipe_paths(search: Sequence[Path]) -> dict[str, Path]:
+    """Return all recipes in these folders by name, sorted; a recipe of an earlier folder hides one of a later."""
+    found: dict[str, Path] = {}
+    for folder in search:
+        if not folder.is_dir():
+            continue
+        for path in sorted(folder.glob("*.toml")):
+            if not path.name.startswith("."):
+                found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
+
+
+def find(name_or_path: str, search: Sequence[Path]) -> Path:
+    """Return the path of a recipe: a `.toml` file that exists, else a name in the search folders.
+
+    Raises:
+        UsageError: there is none.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".toml" and _is_file(path):
+        return path
+    known = recipe_paths(search)
+    name = name_or_path.removesuffix(".toml")
+    if name in known:
+        return known[name]
+    if "/" in name_or_path:
+        raise UsageError(
+            f"there is no recipe at `{shown(name_or_path)}`", hint="a recipe is a .toml file; see: jbuild list"
+        )
+    where = ", ".join(map(str, search)) or None
+    raise UsageError(f"there is no recipe `{shown(name)}`", where=where, hint=suggest(name, known, noun="recipes"))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or one that no file can have
+        return False

@@ -1,0 +1,180 @@
+"""From a recipe to its cells, and from a cell to everything it asks for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import lru_cache
+from itertools import product
+from typing import TYPE_CHECKING
+
+from builder.errors import RecipeError
+from builder.jetson.platform import PLATFORM_AXES, ImpossibleError, platform_for
+from builder.recipe import placeholders
+from builder.recipe.globs import matches
+from builder.recipe.model import Cell, Model, Pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from builder.jetson.model import Platform
+    from builder.recipe.model import Override, Recipe, Spec
+
+JETSON_TAG = "{vllm}-r{l4t}-cu{cuda-nodots}-{release}"
+CPU_TAG = "{vllm}-cpu-{release}"
+
+_PREFIXES = {"vllm": "v", "python": "py", "cuda": "cu", "l4t": "r", "ubuntu": "u", "distribution": ""}
+_WITHOUT_DOTS = ("python", "cuda", "ubuntu")
+
+
+def expand(recipe: Recipe) -> tuple[Cell, ...]:
+    """Return all cells: the product of the axes in file order, then the included ones.
+
+    Excluded cells and those that no platform has stay, with their reason. The checks of `load` have made sure that
+    ids are unique and axis values known.
+    """
+    cells = [_cell(recipe, values, _excluded(recipe, values)) for values in _product(recipe)]
+    cells += [_cell(recipe, values, None) for values in recipe.matrix.include]
+    return tuple(cells)
+
+
+def specify(recipe: Recipe, cell: Cell) -> Spec:
+    """Return what one cell asks for: the recipe's spec with its overrides applied and every placeholder filled in.
+
+    Raises:
+        RecipeError: the cell is declared impossible.
+    """
+    platform = platform_of(recipe, cell)
+    spec = recipe.spec
+    for override in recipe.overrides:
+        if matches(override.when, cell.values):
+            spec = _merge(spec, override)
+    if not spec.publish.tags:
+        tag = JETSON_TAG if platform.l4t else CPU_TAG
+        spec = replace(spec, publish=replace(spec.publish, tags=(tag,)))
+    return _filled(spec, placeholders.facts(cell, platform))
+
+
+def platform_of(recipe: Recipe, cell: Cell) -> Platform:
+    """Return the platform of a cell, with the base image that the recipe wants for it.
+
+    Raises:
+        RecipeError: the cell is declared impossible.
+    """
+    if cell.impossible:
+        raise RecipeError(
+            f"this cell cannot be built: {cell.impossible}",
+            where=f"{recipe.name} {cell.id}",
+            hint=f"see the cells that can be built: jbuild matrix {recipe.name}",
+        )
+    platform = platform_for(cell.values, recipe.architecture)
+    base = recipe.spec.base
+    for override in recipe.overrides:
+        if override.base and matches(override.when, cell.values):
+            base = override.base
+    if base is None:
+        return platform
+    return replace(platform, base=placeholders.fill(base, placeholders.facts(cell, platform)))
+
+
+def cell_id(values: Iterable[tuple[str, str]]) -> str:
+    """Return a cell's id: short forms of all its axis values, of letters, digits, `_` and `-` only.
+
+    PEP 751 allows no dot within the name of a lock, `pylock.<cell>.toml`.
+    """
+    return "-".join(_short(axis, value) for axis, value in values)
+
+
+@lru_cache(maxsize=4096)
+def _short(axis: str, value: str) -> str:
+    if axis in _WITHOUT_DOTS:
+        value = value.replace(".", "")
+    elif axis == "distribution":
+        value = re.sub(r"[.-]", "", value)
+    return _PREFIXES.get(axis, axis) + re.sub(r"[^A-Za-z0-9_-]", "_", value)
+
+
+def _product(recipe: Recipe) -> Iterator[Pairs]:
+    axes = recipe.matrix.axes
+    # Pairs are made once an axis value, not once a cell: ten thousand cells share them.
+    return product(*([(axis.name, value) for value in axis.values] for axis in axes))
+
+
+def _excluded(recipe: Recipe, values: Pairs) -> str | None:
+    return next((rule.reason for rule in recipe.matrix.exclude if matches(rule.when, values)), None)
+
+
+def _cell(recipe: Recipe, values: Pairs, excluded: str | None) -> Cell:
+    reason = excluded or _impossible(recipe.architecture, tuple(pair for pair in values if pair[0] in PLATFORM_AXES))
+    return Cell(id=cell_id(values), recipe=recipe.name, values=values, impossible=reason)
+
+
+@lru_cache(maxsize=4096)
+def _impossible(architecture: str, axes: Pairs) -> str | None:
+    try:
+        platform_for(axes, architecture)
+    except ImpossibleError as error:
+        return error.reason
+    return None
+
+
+def _merge(spec: Spec, override: Override) -> Spec:
+    server = replace(
+        spec.server,
+        arguments=spec.server.arguments + override.arguments,
+        environment=_merged(spec.server.environment, override.environment),
+    )
+    return replace(
+        spec,
+        base=override.base or spec.base,
+        apt=_distinct(spec.apt + override.apt),
+        requires=_distinct(spec.requires + override.requires),
+        constraints=_distinct(spec.constraints + override.constraints),
+        replace=_distinct(spec.replace + override.replace),
+        server=server,
+    )
+
+
+def _merged(first: Pairs, second: Pairs) -> Pairs:
+    return tuple({**dict(first), **dict(second)}.items())
+
+
+def _distinct(texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(texts))
+
+
+def _filled(spec: Spec, facts: Mapping[str, str]) -> Spec:
+    def one(text: str) -> str:
+        return placeholders.fill(text, facts)
+
+    def maybe(text: str | None) -> str | None:
+        return None if text is None else one(text)
+
+    def many(texts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(one(text) for text in texts)
+
+    def pairs(items: Pairs) -> Pairs:
+        return tuple((name, one(value)) for name, value in items)
+
+    def model(item: Model) -> Model:
+        return replace(item, source=one(item.source))
+
+    server, smoke, publish = spec.server, spec.smoke, spec.publish
+    return replace(
+        spec,
+        base=maybe(spec.base),
+        apt=many(spec.apt),
+        requires=many(spec.requires),
+        constraints=many(spec.constraints),
+        replace=many(spec.replace),
+        models=tuple(model(item) for item in spec.models),
+        server=replace(
+            server,
+            served_name=maybe(server.served_name),
+            arguments=many(server.arguments),
+            environment=pairs(server.environment),
+        ),
+        smoke=replace(smoke, environment=pairs(smoke.environment)),
+        publish=replace(publish, repository=one(publish.repository), tags=many(publish.tags)),
+        labels=pairs(spec.labels),
+    )

@@ -1,0 +1,169 @@
+"""The records of a recipe and of one cell of its matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Architecture = Literal["arm64", "amd64"]
+Pairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Axis:
+    """One axis of the matrix, such as `vllm`, with its values in file order."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exclusion:
+    """Cells that are declared impossible: all that have these axis values (globs allowed), and why."""
+
+    when: Pairs
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Matrix:
+    """All axes, what is taken out of their product and what is added to it."""
+
+    axes: tuple[Axis, ...]
+    exclude: tuple[Exclusion, ...] = ()
+    include: tuple[Pairs, ...] = ()
+
+    def known(self) -> dict[str, tuple[str, ...]]:
+        """Return all values of each axis, those of included cells too."""
+        included = [dict(values) for values in self.include]
+        return {
+            axis.name: tuple(dict.fromkeys([*axis.values, *(row[axis.name] for row in included if axis.name in row)]))
+            for axis in self.axes
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """A model to bake in under `/models/<name>`.
+
+    `source` is `hf://org/name@revision` or a folder (relative to the recipe). `formats` are the weight formats
+    allowed, safetensors only by default; `files` are globs, everything a model server needs by default.
+    """
+
+    name: str
+    source: str
+    licence: str | None = None
+    formats: tuple[str, ...] = ("safetensors",)
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Server:
+    """How the image's server is started; maps to `vllm serve` options.
+
+    `model` names one of the recipe's models. `max_model_len` is in tokens. `arguments` are passed as they are.
+    """
+
+    model: str | None = None
+    served_name: str | None = None
+    port: int = 8000
+    max_model_len: int | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    arguments: tuple[str, ...] = ()
+    environment: Pairs = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """One chat question, asked at temperature 0; `expect` is a regular expression searched in the answer."""
+
+    ask: str
+    expect: str
+    max_tokens: int = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SmokeSpec:
+    """What the built image is asked, and how long it may take (seconds)."""
+
+    questions: tuple[Question, ...] = ()
+    ready_within_s: float = 900.0
+    answer_within_s: float = 300.0
+    stop_within_s: float = 60.0
+    environment: Pairs = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishSpec:
+    """Where a proven image goes: repository below each registry's prefix, and its tag templates."""
+
+    repository: str
+    tags: tuple[str, ...] = ()
+    registries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spec:
+    """Everything a cell asks for. In a recipe, strings may hold `{axis}` placeholders; in a cell's spec none are left.
+
+    `constraints` narrow what packages ask for; `replace` are requirements that stand in place of whatever any package
+    asks of that name (uv's overrides), for pins that cannot be met or are wrong.
+
+    Merge rules when an override applies: `requires`, `constraints`, `replace`, `apt`, `server.arguments` are appended
+    to; environments are merged key by key; every other value is replaced.
+    """
+
+    base: str | None = None
+    apt: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+    replace: tuple[str, ...] = ()
+    models: tuple[Model, ...] = ()
+    server: Server = field(default_factory=Server)
+    smoke: SmokeSpec = field(default_factory=SmokeSpec)
+    publish: PublishSpec = field(default_factory=lambda: PublishSpec(repository="vllm"))
+    labels: Pairs = ()
+    template: str = "Dockerfile.j2"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Override:
+    """Changes to the spec of the cells whose axis values match (globs allowed)."""
+
+    when: Pairs
+    base: str | None = None
+    apt: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+    replace: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    environment: Pairs = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """One recipe file. `architecture` is the one its images are for."""
+
+    name: str
+    path: Path
+    description: str
+    architecture: Architecture
+    matrix: Matrix
+    spec: Spec
+    overrides: tuple[Override, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One point of the matrix. `impossible` is the reason why it cannot be built, if it cannot."""
+
+    id: str
+    recipe: str
+    values: Pairs
+    impossible: str | None = None
+
+    def value(self, axis: str) -> str | None:
+        """Return the cell's value on an axis, or None if the matrix has no such axis."""
+        return dict(self.values).get(axis)

@@ -1,0 +1,42 @@
+"""What a recipe's values may look like: matched as a whole, so that no value can carry an instruction."""
+
+from __future__ import annotations
+
+# One line of text: no control characters, no line or paragraph separators, nothing that reverses what is read.
+TEXT = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+"
+OPTIONAL_TEXT = rf"({TEXT})?"
+# Lines and tabs are allowed in what a model is asked.
+LINES = r"[^\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+"
+
+RECIPE_NAME = r"[a-z0-9][a-z0-9._-]{0,99}"
+AXIS = r"[a-z][a-z0-9_-]{0,31}"
+VALUE = r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,63}"
+GLOB = r"[A-Za-z0-9._+~*?\[\]!-]{1,64}"
+
+# A trailing hyphen would tell apt to remove the package.
+APT = r"[a-z0-9][a-z0-9+.-]*[a-z0-9+](=[0-9][A-Za-z0-9.+:~-]*)?"
+ENVIRONMENT = r"[A-Za-z_][A-Za-z0-9_]{0,127}"
+SECRET = r"(.*_)?(TOKEN|PASSWORD|PASSWD|SECRET|API_?KEY|ACCESS_KEY|CREDENTIALS?)"  # noqa: S105 - a pattern
+LABEL = r"[a-z0-9]+([._-]+[a-z0-9]+)*"
+TEMPLATE = r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.j2"
+
+_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?"
+TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+REPOSITORY = rf"{_COMPONENT}(?:/{_COMPONENT})*"
+REGISTRY = rf"{_HOST}(?:/{REPOSITORY})?"
+IMAGE = rf"(?:{_HOST}/)?{REPOSITORY}(?::{TAG})?(?:@sha256:[0-9a-f]{{64}})?"
+PINNED_IMAGE = rf"(?:{_HOST}/)?{REPOSITORY}(?::{TAG}|(?::{TAG})?@sha256:[0-9a-f]{{64}})"
+
+MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+SERVED_NAME = r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}"
+HUB_SOURCE = r"hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9._/-]*"
+MODEL_FILE = r"[A-Za-z0-9_*?\[][A-Za-z0-9._*?\[\]!-]*(/[A-Za-z0-9_*?\[][A-Za-z0-9._*?\[\]!-]*)*"
+LICENCE = r"[A-Za-z0-9][A-Za-z0-9 .+()-]{0,99}"
+QUANTIZATION = r"[a-z0-9][a-z0-9_-]{0,63}"
+
+# Most requirements are a name and versions; the rest is left to the library, which takes long to import.
+_VERSION = r"[0-9]+(?:\.[0-9]+)*(?:(?:a|b|rc|\.post|\.dev)[0-9]+)*"
+_CLAUSE = rf"(?:(?:==|!=)\s*{_VERSION}(?:\.\*|\+[a-z0-9]+(?:\.[a-z0-9]+)*)?|(?:>=|<=|>|<)\s*{_VERSION})"
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+PLAIN_REQUIREMENT = rf"{_NAME}(?:\[{_NAME}(?:,{_NAME})*\])?\s*(?:{_CLAUSE}(?:\s*,\s*{_CLAUSE})*)?"

@@ -1,0 +1,54 @@
+"""`{axis}` in a recipe's strings: which names there are, and filling them in for one cell."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from builder.jetson.model import Platform
+    from builder.recipe.model import Cell
+
+# Other braces, as in `{"image": 2}` or the pattern `a{2}`, are text.
+_PLACEHOLDER = re.compile(r"\{([A-Za-z][A-Za-z0-9_-]*)\}")
+
+# What every cell knows besides its axes. An axis may be one of the first group, never of the second.
+_PLATFORM_FACTS = ("l4t", "distribution", "ubuntu", "cuda", "python")
+DERIVED_FACTS = ("release", "jetpack", "cuda-nodots", "python-nodots", "architecture", "recipe", "cell")
+FACTS = (*_PLATFORM_FACTS, *DERIVED_FACTS)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return the placeholders of a text, each once, in order."""
+    return tuple(dict.fromkeys(_PLACEHOLDER.findall(text))) if "{" in text else ()
+
+
+def fill(text: str, facts: Mapping[str, str]) -> str:
+    """Replace the placeholders of a text.
+
+    Raises:
+        KeyError: there is no such fact; the recipe's checks have seen to that.
+    """
+    return _PLACEHOLDER.sub(lambda found: facts[found.group(1)], text) if "{" in text else text
+
+
+def facts(cell: Cell, platform: Platform) -> dict[str, str]:
+    """Return what `{…}` can stand for in a cell: its axes and its platform's facts, without those it lacks."""
+    cuda = platform.cuda or ""
+    known = {
+        "l4t": platform.l4t,
+        "distribution": platform.distribution,
+        "ubuntu": platform.release if platform.distribution.startswith("ubuntu-") else None,
+        "cuda": platform.cuda,
+        "python": platform.python,
+        "release": platform.release,
+        "jetpack": platform.jetpack and platform.jetpack.replace(" ", "-"),
+        "cuda-nodots": cuda.replace(".", ""),
+        "python-nodots": platform.python.replace(".", ""),
+        "architecture": platform.architecture,
+        "recipe": cell.recipe,
+        "cell": cell.id,
+    }
+    return {**{name: value for name, value in known.items() if value}, **dict(cell.values)}

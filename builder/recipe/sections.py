@@ -1,0 +1,175 @@
+"""Reading a recipe's tables below the matrix: what its cells ask for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from builder.recipe import checks, patterns
+from builder.recipe.axes import read_when
+from builder.recipe.model import Model, Override, PublishSpec, Question, Server, SmokeSpec, Spec
+from builder.tomldoc import shown, suggest
+
+if TYPE_CHECKING:
+    from builder.recipe.slots import Slots
+    from builder.tomldoc import Table
+
+_DAY_S = 86_400
+_MOST_TOKENS = 2**31
+_DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")
+_FORMATS = ("bin", "gguf", "pt", "pth", "safetensors")
+
+
+def read_spec(root: Table, slots: Slots) -> Spec:
+    """Read everything that all cells ask for."""
+    base, packages = root.table("base"), root.table("packages")
+    models = tuple(_model(table, slots) for table in root.tables("models"))
+    _distinct_models(root, models)
+    spec = Spec(
+        base=slots.maybe(base, "image", checks.image),
+        apt=slots.texts(base, "apt", checks.apt),
+        requires=slots.texts(packages, "requires", checks.requirement),
+        constraints=slots.texts(packages, "constraints", checks.requirement),
+        replace=slots.texts(packages, "replace", checks.requirement),
+        models=models,
+        server=_server(root.table("server"), models, slots),
+        smoke=_smoke(root.table("smoke"), slots),
+        publish=_publish(root.table("publish"), slots),
+        labels=slots.labels(root.table("labels")),
+        template=root.string("template", Spec().template, pattern=patterns.TEMPLATE, noun="a template's file name"),
+    )
+    if not packages.raw("requires"):
+        packages.problem("requires", "a recipe needs at least one package", 'such as `requires = ["vllm=={vllm}"]`')
+    base.done()
+    packages.done()
+    return spec
+
+
+def read_overrides(root: Table, known: dict[str, tuple[str, ...]], slots: Slots) -> tuple[Override, ...]:
+    """Read the overrides; `known` are the values of each axis."""
+    return tuple(_override(table, known, slots) for table in root.tables("overrides"))
+
+
+def _override(table: Table, known: dict[str, tuple[str, ...]], slots: Slots) -> Override:
+    conditions = table.table("when")
+    when = read_when(conditions, known)
+    if not list(conditions):
+        table.problem(None, "an override says when it applies", 'add `when = { axis = "value" }`')
+    slots = slots.only(when)
+    override = Override(
+        when=when,
+        base=slots.maybe(table, "base", checks.image),
+        apt=slots.texts(table, "apt", checks.apt),
+        requires=slots.texts(table, "requires", checks.requirement),
+        constraints=slots.texts(table, "constraints", checks.requirement),
+        replace=slots.texts(table, "replace", checks.requirement),
+        arguments=slots.texts(table, "arguments", checks.argument),
+        environment=slots.environment(table),
+    )
+    table.done()
+    if set(table) <= {"when"}:
+        table.problem(None, "this override changes nothing", "say what is different for these cells, or take it out")
+    return override
+
+
+def _model(table: Table, slots: Slots) -> Model:
+    formats = table.strings("formats")
+    model = Model(
+        name=table.string("name", pattern=patterns.MODEL_NAME, noun="a folder name: letters, digits, `.`, `_` and `-`"),
+        source=slots.text(table, "source", checks.model_source),
+        licence=table.optional_string("licence", pattern=patterns.LICENCE, noun="a licence such as Apache-2.0"),
+        formats=formats or ("safetensors",),
+        files=table.strings("files", pattern=patterns.MODEL_FILE, noun="a glob on the model's files"),
+    )
+    for index, name in enumerate(formats):
+        if name not in _FORMATS:
+            hint = suggest(name, _FORMATS, noun="formats")
+            table.document.problem((*table.path, "formats", index), f"unknown format `{shown(name)}`", hint)
+    table.done()
+    return model
+
+
+def _distinct_models(root: Table, models: tuple[Model, ...]) -> None:
+    if not root.raw("models"):
+        root.problem("models", "a recipe needs a model: without one the image cannot answer", "add a [[models]] table")
+    names = [model.name for model in models]
+    for index, name in enumerate(names):
+        if name and name in names[:index]:
+            root.document.problem(("models", index, "name"), f"two models are called `{name}`")
+
+
+def _server(table: Table, models: tuple[Model, ...], slots: Slots) -> Server:
+    server = Server(
+        model=_served(table, models),
+        served_name=slots.maybe(table, "served-name", checks.served_name),
+        # The server does not run as root, so ports below 1024 are not for it.
+        port=table.integer("port", Server().port, low=1024, high=65535),
+        max_model_len=_tokens(table, "max-model-len"),
+        dtype=table.optional_string("dtype"),
+        quantization=table.optional_string("quantization", pattern=patterns.QUANTIZATION, noun="a quantization method"),
+        arguments=slots.texts(table, "arguments", checks.argument),
+        environment=slots.environment(table),
+    )
+    if server.dtype and server.dtype not in _DTYPES:
+        table.problem("dtype", f"unknown type `{shown(server.dtype)}`", suggest(server.dtype, _DTYPES, noun="types"))
+    table.done()
+    return server
+
+
+def _served(table: Table, models: tuple[Model, ...]) -> str | None:
+    names = [model.name for model in models if model.name]
+    name = table.optional_string("model")
+    if name and name not in names:
+        table.problem(
+            "model", f"`{shown(name)}` is not one of the recipe's models", suggest(name, names, noun="models")
+        )
+    elif name is None and len(names) > 1:
+        table.problem("model", "which of the models does the server serve?", f"one of: {', '.join(names)}")
+    return name or next(iter(names), None)
+
+
+def _tokens(table: Table, key: str) -> int | None:
+    if key in table:
+        return table.integer(key, low=1, high=_MOST_TOKENS)
+    table.raw(key)
+    return None
+
+
+def _smoke(table: Table, slots: Slots) -> SmokeSpec:
+    usual = SmokeSpec()
+    smoke = SmokeSpec(
+        questions=tuple(_question(question) for question in table.tables("questions")),
+        ready_within_s=table.number("ready-within-s", usual.ready_within_s, low=1, high=_DAY_S),
+        answer_within_s=table.number("answer-within-s", usual.answer_within_s, low=1, high=_DAY_S),
+        stop_within_s=table.number("stop-within-s", usual.stop_within_s, low=1, high=_DAY_S),
+        environment=slots.environment(table),
+    )
+    if not table.raw("questions"):
+        table.problem(
+            "questions",
+            "a recipe asks its image at least one question: nothing else proves it",
+            "add a [[smoke.questions]] table with `ask` and `expect`",
+        )
+    table.done()
+    return smoke
+
+
+def _question(table: Table) -> Question:
+    question = Question(
+        ask=table.string("ask", pattern=patterns.LINES, noun="a question without control characters"),
+        expect=table.string("expect"),
+        max_tokens=table.integer("max-tokens", Question(ask="", expect="").max_tokens, low=1, high=_MOST_TOKENS),
+    )
+    if isinstance(table.raw("expect"), str) and (problem := checks.expectation(question.expect)):
+        table.problem("expect", problem, "a word that only a right answer holds, such as `Paris`")
+    table.done()
+    return question
+
+
+def _publish(table: Table, slots: Slots) -> PublishSpec:
+    publish = PublishSpec(
+        repository=slots.text(table, "repository", checks.repository, default="vllm"),
+        tags=slots.texts(table, "tags", checks.tag),
+        registries=table.strings("registries", pattern=patterns.REGISTRY, noun="a registry: host[:port][/prefix]"),
+    )
+    table.done()
+    return publish

@@ -1,0 +1,214 @@
+"""A registry, as the OCI distribution specification 1.1 describes it: manifests and blobs."""
+
+from __future__ import annotations
+
+import hashlib
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+import requests
+
+from builder import http
+from builder.errors import IntegrityError, RegistryError
+from builder.image.model import Descriptor
+from builder.registry import credentials as found
+from builder.registry.transport import Transport, scopes_for
+from builder.registry.upload import WITHIN_S, Upload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from pathlib import Path
+
+    from builder.config import Config
+    from builder.registry.credentials import CredentialSource
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+INDEXES = (OCI_INDEX, DOCKER_INDEX)
+_ACCEPT = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}, {DOCKER_INDEX}, {DOCKER_MANIFEST}"}
+_BLOCK = 1 << 20
+
+
+class RegistryClient:
+    """Reads and writes one registry. Safe for threads.
+
+    Every method raises RegistryUnreachableError if nobody answers, ImageMissingError if what is read is not there,
+    and RegistryError if the registry refuses.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        session: requests.Session,
+        credentials: CredentialSource,
+        *,
+        insecure: Collection[str] = (),
+        retry: http.Retry | None = None,
+        upload_within_s: tuple[float, float] = WITHIN_S,
+    ) -> None:
+        """Take the registry's host; `credentials` is called when the registry asks for a log-in."""
+        self.host = host
+        self._transport = Transport(host, session, credentials, insecure=insecure, retry=retry)
+        self._upload_within_s = upload_within_s
+
+    def head_manifest(self, repository: str, reference: str) -> Descriptor | None:
+        """Return what a tag or digest is, or None if the registry has no such thing."""
+        response = self._transport.call(
+            "HEAD",
+            _manifest(repository, reference),
+            repository=repository,
+            right="pull",
+            doing=f"cannot ask for {_short(reference)}",
+            headers=_ACCEPT,
+            absent_ok=True,
+        )
+        if response.status_code == HTTPStatus.NOT_FOUND:
+            return None
+        digest, size = response.headers.get("Docker-Content-Digest"), response.headers.get("Content-Length")
+        if not digest or not size:
+            return self.get_manifest(repository, reference)[1]
+        return Descriptor(media_type=_media_type(response), digest=digest, size=int(size))
+
+    def get_manifest(self, repository: str, reference: str) -> tuple[bytes, Descriptor]:
+        """Return a manifest or index, its bytes checked against the digest that was asked for or promised.
+
+        Raises:
+            RegistryError: also if the bytes are others.
+        """
+        response = self._transport.call(
+            "GET",
+            _manifest(repository, reference),
+            repository=repository,
+            right="pull",
+            doing=f"cannot read the manifest of {_short(reference)}",
+            headers=_ACCEPT,
+        )
+        content = response.content
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        promised = response.headers.get("Docker-Content-Digest", digest)
+        for expected in (reference if reference.startswith("sha256:") else digest, promised):
+            if expected != digest:
+                raise RegistryError(
+                    f"the registry answers {digest} where {expected} was expected",
+                    where=f"{self.host}/{repository}:{_short(reference)}",
+                    hint="the registry, or a cache in front of it, is damaged: repair it, then run this again",
+                )
+        return content, Descriptor(media_type=_media_type(response), digest=digest, size=len(content))
+
+    def put_manifest(self, repository: str, reference: str, content: bytes, media_type: str) -> None:
+        """Store a manifest under a tag or its digest."""
+        self._transport.call(
+            "PUT",
+            _manifest(repository, reference),
+            repository=repository,
+            right="push",
+            doing=f"cannot put {_short(reference)}",
+            headers={"Content-Type": media_type},
+            body=lambda: content,
+        )
+
+    def has_blob(self, repository: str, digest: str, *, right: str = "pull") -> bool:
+        """Tell whether the repository holds a blob. With the right to `push` the token serves for what follows."""
+        response = self._transport.call(
+            "HEAD",
+            f"/v2/{repository}/blobs/{digest}",
+            repository=repository,
+            right=right,
+            doing=f"cannot ask for blob {_short(digest)}",
+            absent_ok=True,
+        )
+        return response.status_code != HTTPStatus.NOT_FOUND
+
+    def mount_blob(self, repository: str, digest: str, from_repository: str) -> bool:
+        """Let the registry take a blob from another of its repositories; False if it does not."""
+        query = urlencode({"mount": digest, "from": from_repository})
+        scopes = (*scopes_for(repository, "push"), *scopes_for(from_repository, "pull"))
+        try:
+            response = self._transport.once(
+                "POST", f"/v2/{repository}/blobs/uploads/?{query}", scopes=scopes, body=bytes
+            )
+            if response.status_code == HTTPStatus.CREATED:
+                return True
+            # 202: the registry opened an upload instead, which nobody will use.
+            self._transport.once("DELETE", response.headers.get("Location", ""), scopes=scopes)
+        except requests.RequestException:
+            # A mount only saves time: whatever is really wrong shows when the blob is sent.
+            return False
+        return False
+
+    def upload_blob(
+        self, repository: str, path: Path, digest: str, on_bytes: Callable[[int], object] = lambda _: None
+    ) -> None:
+        """Send a file as a blob, streamed; resumed when the connection breaks; read back at the end.
+
+        Raises:
+            IntegrityError: the file does not hold what the digest says.
+        """
+        Upload(self._transport, repository, path, digest, on_bytes=on_bytes, within_s=self._upload_within_s).run()
+
+    def get_blob(self, repository: str, digest: str, sink: Callable[[bytes], object]) -> int:
+        """Stream a blob into `sink`, going on where a connection broke; return its bytes.
+
+        Raises:
+            IntegrityError: the bytes are not those of the digest; `sink` has got them.
+        """
+        hashed, size = hashlib.sha256(), 0
+
+        def attempt() -> None:
+            nonlocal size
+            # Stores compress on the way if they may; then neither length nor range would be the blob's.
+            headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={size}-"} if size else {})}
+            skip = 0
+            with self._transport.once("GET", path, scopes=scopes, headers=headers, stream=True) as response:
+                if size and response.status_code != HTTPStatus.PARTIAL_CONTENT:
+                    skip = size
+                for block in response.iter_content(_BLOCK):
+                    fresh, skip = block[skip:], max(0, skip - len(block))
+                    hashed.update(fresh)
+                    size += len(fresh)
+                    sink(fresh)
+
+        path, scopes = f"/v2/{repository}/blobs/{digest}", scopes_for(repository, "pull")
+        doing = f"cannot read blob {_short(digest)}"
+        with self._transport.explained(repository=repository, right="pull", doing=doing):
+            self._transport.retry.run(attempt, progress=lambda: size)
+        if f"sha256:{hashed.hexdigest()}" != digest:
+            raise IntegrityError(
+                f"the registry sends other bytes than those of {digest}",
+                where=f"{self.host}/{repository}",
+                hint="the registry, or a cache in front of it, is damaged",
+            )
+        return size
+
+
+def connect(
+    host: str,
+    config: Config,
+    *,
+    own: Collection[str] = (),
+    retry: http.Retry | None = None,
+    patience: http.Patience | None = None,
+) -> RegistryClient:
+    """Return a client as the configuration, the environment and `docker login` say. `own` as in `credentials.find`."""
+    return RegistryClient(
+        host,
+        http.session(config, patience),
+        lambda: found.find(host, own=own),
+        insecure=config.insecure_registries,
+        retry=retry,
+    )
+
+
+def _manifest(repository: str, reference: str) -> str:
+    return f"/v2/{repository}/manifests/{reference}"
+
+
+def _media_type(response: requests.Response) -> str:
+    return response.headers.get("Content-Type", OCI_MANIFEST).partition(";")[0].strip()
+
+
+def _short(reference: str) -> str:
+    return f"{reference[:19]}…" if reference.startswith("sha256:") else reference

@@ -1,0 +1,96 @@
+"""From the name of a base image to its digest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from builder.errors import RecipeError, RegistryError
+from builder.registry.client import INDEXES, RegistryClient, connect
+from builder.registry.reference import Reference
+
+if TYPE_CHECKING:
+    from builder.config import Config, RegistryMirror
+    from builder.http import Retry
+
+_LONGEST_CONFIG = 8 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedBase:
+    """A base image, pinned.
+
+    `asked` is the recipe's name, `used` the one after mirror rules. `digest` is that of the manifest or index behind
+    it; `stand_in` says why it is not the image that was asked for, if it is not.
+    """
+
+    asked: str
+    used: str
+    digest: str
+    stand_in: str | None = None
+
+    @property
+    def pinned(self) -> str:
+        """The name to build from: repository at digest."""
+        return str(Reference.parse(self.used).at(self.digest))
+
+
+def resolve_digest(image: str, config: Config, architecture: str, *, retry: Retry | None = None) -> ResolvedBase:
+    """Ask the registry, or the mirror that a rule names, for an image's digest, and whether it is for an architecture.
+
+    Raises:
+        RegistryUnreachableError: nobody answers.
+        ImageMissingError: the registry has no such image.
+        RegistryError: the registry refuses.
+        RecipeError: it is no image name, or the image is for other platforms.
+    """
+    used, rule = _mirrored(image, config)
+    reference = Reference.parse(used)
+    own = {Reference.parse(f"{registry}/x").host for registry in config.registries}
+    client = connect(reference.host, config, own=own, retry=retry)
+    try:
+        content, descriptor = client.get_manifest(reference.repository, reference.wanted)
+        offered = _platforms(client, reference, content, descriptor.media_type)
+    except RegistryError as error:
+        if rule:
+            error.hint = f"{error.hint} (a mirror rule sends {rule.prefix} to {rule.mirror})"
+        raise
+    wanted = f"linux/{architecture}"
+    if wanted not in offered:
+        raise RecipeError(
+            f"the base image is for {', '.join(offered) or 'no platform'}, not for {wanted}",
+            where=image if used == image else f"{image}, taken from {used}",
+            hint=f"name a base image that is for {wanted} too",
+        )
+    return ResolvedBase(asked=image, used=used, digest=descriptor.digest, stand_in=rule.stand_in if rule else None)
+
+
+def _mirrored(image: str, config: Config) -> tuple[str, RegistryMirror | None]:
+    """Apply the rules to the name as it is written, else as it is in full."""
+    used, rule = config.mirrored(image)
+    return (used, rule) if rule else config.mirrored(str(Reference.parse(image)))
+
+
+def _platforms(client: RegistryClient, reference: Reference, content: bytes, media_type: str) -> tuple[str, ...]:
+    try:
+        document = json.loads(content)
+        if media_type in INDEXES:
+            entries = [entry.get("platform") or {} for entry in document["manifests"]]
+        else:
+            entries = [json.loads(_small_blob(client, reference.repository, document["config"]))]
+        names = {f"{entry.get('os')}/{entry.get('architecture')}" for entry in entries}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RegistryError(
+            "the registry's manifest cannot be understood", where=str(reference), hint="is it a container image?"
+        ) from error
+    # Attestations lie beside images as entries of an unknown platform.
+    return tuple(sorted(names - {"unknown/unknown", "None/None"}))
+
+
+def _small_blob(client: RegistryClient, repository: str, descriptor: dict[str, Any]) -> bytes:
+    if int(descriptor["size"]) > _LONGEST_CONFIG:
+        raise ValueError("not a configuration")
+    blocks: list[bytes] = []
+    client.get_blob(repository, descriptor["digest"], blocks.append)
+    return b"".join(blocks)

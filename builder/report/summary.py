@@ -1,0 +1,104 @@
+"""What a run ends with: for each cell the image, its digest and size, the model's answer, tags and times."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from builder import records
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from builder.pipeline import CellResult
+    from builder.publish.model import Publication
+    from builder.session import Session
+
+
+def summary(results: Sequence[CellResult], seconds: float, session: Session) -> str:
+    """Return the summary of a run as text."""
+    blocks = [_cell(result, session) for result in results]
+    if all(result.status == "unchanged" for result in results):
+        blocks.append(f"nothing to do: everything is up to date ({seconds:.1f} s)")
+    else:
+        blocks.append(f"{_counts(results)} in {_time(seconds)}")
+    return "\n\n".join(blocks)
+
+
+def cell_json(result: CellResult) -> dict[str, Any]:
+    """Return what became of a cell, as `--json` shows it."""
+    made = result.work.made
+    return {
+        "cell": result.work.job.cell.id,
+        "status": result.status,
+        "error": result.error.as_json() if result.error else None,
+        "stages": {s.stage: {"ran": s.ran, "seconds": round(s.seconds, 2)} for s in result.stages},
+        "lock": str(_lock_path(result)) if made.lock else None,
+        "plan": str(result.work.folder.path) if made.plan else None,
+        "digest": made.image.digest if made.image else None,
+        "size": made.image.size if made.image else None,
+        "verdict": records.plain(made.verdict),
+        "publication": records.plain(made.publication),
+    }
+
+
+def references(publication: Publication) -> list[str]:
+    """Return what an image can be pulled by: every tag in every registry."""
+    return [f"{each.repository}:{tag.name}" for each in publication.registries for tag in each.tags]
+
+
+def _lock_path(result: CellResult) -> str:
+    work = result.work
+    return str(work.session.workspace.lock(work.job.recipe.name, work.job.cell.id))
+
+
+def _cell(result: CellResult, session: Session) -> str:
+    made = result.work.made
+    lines = [f"{result.work.job.name}: {result.status}"]
+    if result.error:
+        lines.append(f"  error     {result.error.message}")
+    if made.lock:
+        lines.append(f"  lock      {_lock_path(result)} ({len(made.lock.wheels)} wheels)")
+    if made.plan and not made.image:
+        lines += [f"  plan      {result.work.folder.path}", f"  build it  {' '.join(made.plan.command)}"]
+    if made.image:
+        lines += [f"  image     {made.image.digest}", f"  size      {made.image.size / 1e6:.0f} MB compressed"]
+    if made.verdict:
+        lines += [f"  {line}" for line in _verdict(result)]
+    if made.publication:
+        lines += [f"  pushed    {tag}" for tag in references(made.publication)]
+    lines.append(
+        "  time      " + ", ".join(f"{s.stage} {_time(s.seconds) if s.ran else 'unchanged'}" for s in result.stages)
+    )
+    run = _run_command(result, session)
+    return "\n".join(lines + ([f"  run it    {run}"] if run else []))
+
+
+def _verdict(result: CellResult) -> list[str]:
+    verdict = result.work.made.verdict
+    if verdict is None:
+        return []
+    lines = [f"smoke     passed at level {verdict.level}, ready after {verdict.ready_s:.0f} s"]
+    for answer in verdict.answers:
+        lines.append(f"asked     {answer.question}")
+        lines.append(f"answer    {' '.join(answer.text.split())}")
+    return lines
+
+
+def _run_command(result: CellResult, session: Session) -> str | None:
+    made, job = result.work.made, result.work.job
+    if not made.verdict:
+        return None
+    image = references(made.publication)[0] if made.publication else result.work.proven
+    gpu = "--runtime nvidia " if job.platform.l4t else ""
+    port = job.spec.server.port
+    return f"docker run --rm --platform linux/{job.platform.architecture} {gpu}-p 127.0.0.1:{port}:{port} {image}"
+
+
+def _counts(results: Sequence[CellResult]) -> str:
+    words = ("done", "unchanged", "failed")
+    counts = {word: sum(1 for r in results if r.status == word) for word in words}
+    return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {seconds % 60:.0f} s"  # noqa: PLR2004

@@ -1,0 +1,168 @@
+"""Lock files: PEP 751 with a `[tool.jbuild]` table, read with every check and written whole."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+from packaging.pylock import Pylock, PylockSelectError, PylockValidationError
+
+from builder import records
+from builder.errors import LockError
+from builder.jetson.model import Platform
+from builder.models.model import LockedModel
+from builder.resolve.model import LOCK_FORMAT, Lock, LockedBase, LockedWheel
+from builder.resolve.target import markers, tags
+from builder.workspace import write_text
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from packaging.pylock import Package, PackageWheel
+
+_RELOCK = "run `jbuild lock {recipe} --cell {cell} --force` to make it anew"
+
+
+def assemble(
+    text: str,
+    *,
+    recipe: str,
+    cell: str,
+    inputs: str,
+    platform: Platform,
+    base: LockedBase,
+    models: tuple[LockedModel, ...],
+) -> Lock:
+    """Make the lock of a cell from uv's answer: one wheel a package, the best that fits the platform.
+
+    Raises:
+        LockError: a package has no wheel for the platform, or a wheel has no sha256.
+    """
+    wheels = _wheels(Pylock.from_dict(tomllib.loads(text)), platform, f"{recipe}/{cell}")
+    return Lock(recipe=recipe, cell=cell, inputs=inputs, platform=platform, base=base, wheels=wheels, models=models)
+
+
+def write(path: Path, lock: Lock) -> None:
+    """Write a lock file.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
+    write_text(path, tomli_w.dumps(_document(lock), indent=2))
+
+
+def read(path: Path, *, recipe: str, cell: str) -> Lock | None:
+    """Return the lock in a file, or None if there is no file.
+
+    Raises:
+        LockError: the file is damaged, of another format, or of another cell.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    hint = _RELOCK.format(recipe=recipe, cell=cell)
+    try:
+        data = tomllib.loads(text)
+        own = data["tool"]["jbuild"]
+        if own["format"] != LOCK_FORMAT:
+            raise LockError(f"lock format {own['format']} is not {LOCK_FORMAT}", where=str(path), hint=hint)
+        if (own["recipe"], own["cell"]) != (recipe, cell):
+            raise LockError(f"this is the lock of {own['recipe']}/{own['cell']}", where=str(path), hint=hint)
+        lock = _from_document(data, own)
+    except (ValueError, KeyError, TypeError, PylockValidationError) as error:
+        raise LockError(f"the lock is damaged: {_reason(error)}", where=str(path), hint=hint) from error
+    if own["content"] != content(lock):
+        raise LockError(
+            "the lock was edited by hand: its content is not what its checksum says", where=str(path), hint=hint
+        )
+    return lock
+
+
+def content(lock: Lock) -> str:
+    """Return the checksum of everything in a lock."""
+    return records.fingerprint(lock)
+
+
+def _reason(error: Exception) -> str:
+    return f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else str(error)
+
+
+def _wheels(pylock: Pylock, platform: Platform, where: str) -> tuple[LockedWheel, ...]:
+    fitting = tags(platform)
+    try:
+        chosen = list(pylock.select(environment=markers(platform), tags=fitting))  # type: ignore[arg-type]
+    except PylockSelectError as error:
+        raise LockError(f"a package has no wheel for {platform.name}: {error}", where=where) from error
+    return tuple(sorted((_wheel(package, file, where) for package, file in chosen), key=lambda w: w.name))
+
+
+def _wheel(package: Package, file: Any, where: str) -> LockedWheel:
+    if not hasattr(file, "filename") or not file.filename.endswith(".whl"):
+        raise LockError(f"{package.name} has no wheel", where=where, hint="jbuild installs wheels only")
+    wheel: PackageWheel = file
+    sha256 = wheel.hashes.get("sha256")
+    if not sha256:
+        raise LockError(f"the index gives no sha256 for {wheel.filename}", where=where, hint="use an index that does")
+    return LockedWheel(
+        name=str(package.name),
+        version=str(package.version),
+        filename=wheel.filename,
+        url=wheel.url or wheel.path or "",
+        sha256=sha256,
+        size=wheel.size,
+    )
+
+
+def _document(lock: Lock) -> dict[str, Any]:
+    own = {
+        "format": LOCK_FORMAT,
+        "recipe": lock.recipe,
+        "cell": lock.cell,
+        "inputs": lock.inputs,
+        "content": content(lock),
+        "platform": _without_none(records.plain(lock.platform)),
+        "base": _without_none(records.plain(lock.base)),
+        "models": [_without_none(records.plain(model)) for model in lock.models],
+    }
+    return {
+        "lock-version": "1.0",
+        "created-by": "jbuild",
+        "requires-python": f"=={lock.platform.python}.*",
+        "packages": [_package(wheel) for wheel in lock.wheels],
+        "tool": {"jbuild": own},
+    }
+
+
+def _package(wheel: LockedWheel) -> dict[str, Any]:
+    place = {"url": wheel.url} if "://" in wheel.url else {"path": wheel.url}
+    size = {"size": wheel.size} if wheel.size is not None else {}
+    file = {"name": wheel.filename, **place, **size, "hashes": {"sha256": wheel.sha256}}
+    return {"name": wheel.name, "version": wheel.version, "wheels": [file]}
+
+
+def _from_document(data: dict[str, Any], own: dict[str, Any]) -> Lock:
+    packages = Pylock.from_dict(data).packages
+    wheels = (_wheel(package, wheel, own["cell"]) for package in packages for wheel in package.wheels or ())
+    return Lock(
+        recipe=own["recipe"],
+        cell=own["cell"],
+        inputs=own["inputs"],
+        platform=records.decode(own["platform"], Platform),
+        base=records.decode(own["base"], LockedBase),
+        wheels=tuple(sorted(wheels, key=lambda w: w.name)),
+        models=tuple(records.decode(model, LockedModel) for model in own["models"]),
+    )
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null: an absent key reads back as the field's default."""
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return [_without_none(v) for v in value] if isinstance(value, list) else value

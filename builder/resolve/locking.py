@@ -1,0 +1,101 @@
+"""Locks a cell, or finds that its lock is still right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from builder import records
+from builder.errors import LockError
+from builder.models.lock import lock_model
+from builder.registry.lookup import resolve_digest
+from builder.resolve import lockfile
+from builder.resolve.model import LOCK_FORMAT, Job, Lock, LockedBase
+from builder.resolve.solve import solve
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from builder.models.model import LockedModel
+    from builder.recipe.model import Model
+    from builder.session import Session
+
+
+def inputs_of(job: Job) -> str:
+    """Return the fingerprint of everything that a lock is made from."""
+    spec = job.spec
+    return records.fingerprint(LOCK_FORMAT, spec.requires, spec.constraints, spec.models, job.platform, job.base)
+
+
+def current_lock(job: Job, session: Session) -> Lock | None:
+    """Return the cell's lock if it is there and its inputs are unchanged.
+
+    Raises:
+        LockError: the lock is damaged.
+    """
+    path = session.workspace.lock(job.recipe.name, job.cell.id)
+    found = lockfile.read(path, recipe=job.recipe.name, cell=job.cell.id)
+    return found if found and not _stale(found, job, session) else None
+
+
+def lock_cell(job: Job, session: Session, *, locked_only: bool = False, force: bool = False) -> tuple[Lock, bool]:
+    """Return the cell's lock, and whether it was made just now.
+
+    A lock whose inputs changed is stale: it is made anew, keeping the versions that still fit, and said so. With
+    `locked_only` a missing or stale lock is an error instead.
+
+    Raises:
+        LockError, NetworkError, ModelError, RegistryError: the cell cannot be locked.
+    """
+    path = session.workspace.lock(job.recipe.name, job.cell.id)
+    session.workspace.locks_in_use.mkdir(parents=True, exist_ok=True)
+    with FileLock(session.workspace.locks_in_use / f"lock-{records.fingerprint(str(path))[:16]}"):
+        found = None if force else lockfile.read(path, recipe=job.recipe.name, cell=job.cell.id)
+        why = _stale(found, job, session) if found else "there is none"
+        if found and not why:
+            return found, False
+        if locked_only:
+            problem = f"the lock is stale: {why}" if found else "there is no lock"
+            raise LockError(problem, where=str(path), hint=_relock(job))
+        if found:
+            session.console.say(f"{job.cell.id}: the lock is stale ({why}); locking anew")
+        return _make(job, session, path, keep=not force), True
+
+
+def _relock(job: Job) -> str:
+    return f"run `jbuild lock {job.recipe.name} --cell {job.cell.id}`"
+
+
+def _make(job: Job, session: Session, path: Path, *, keep: bool) -> Lock:
+    base = resolve_digest(job.base, session.config, job.platform.architecture)
+    if base.stand_in:
+        session.console.warn(f"{base.used} stands in for {base.asked}: {base.stand_in}")
+    with session.console.task(f"{job.cell.id}: solving", unit="steps"):
+        before = path if keep else None
+        text = solve(job.spec, job.platform, session.config, session.workspace.cache, before=before)
+    lock = lockfile.assemble(
+        text,
+        recipe=job.recipe.name,
+        cell=job.cell.id,
+        inputs=inputs_of(job),
+        platform=job.platform,
+        base=LockedBase(name=base.asked, used=base.used, digest=base.digest, stand_in=base.stand_in),
+        models=tuple(_model(model, job, session) for model in job.spec.models),
+    )
+    lockfile.write(path, lock)
+    return lock
+
+
+def _model(model: Model, job: Job, session: Session) -> LockedModel:
+    return lock_model(model, job.recipe.path.parent, session.config, session.workspace.models, session.console)
+
+
+def _stale(found: Lock, job: Job, session: Session) -> str | None:
+    if found.inputs != inputs_of(job):
+        return "the recipe or its platform changed"
+    for locked, model in zip(found.models, job.spec.models, strict=True):
+        # A folder can change under its name; a hub's revision cannot.
+        if locked.origin == "folder" and _model(model, job, session).files != locked.files:
+            return f"the files of model {locked.name} changed"
+    return None

@@ -1,0 +1,74 @@
+"""The record of a lock: what exactly one cell is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from builder.jetson.model import Platform
+from builder.models.model import LockedModel
+from builder.recipe.model import Cell, Recipe, Spec
+
+LOCK_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockedWheel:
+    """One wheel: distribution, version, where it is and what it must hash to. `size` in bytes where the index tells."""
+
+    name: str
+    version: str
+    filename: str
+    url: str
+    sha256: str
+    size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockedBase:
+    """The base image: the name asked for, the name it was found under, and its digest.
+
+    `stand_in` says if and why the image is not the one that the name promises.
+    """
+
+    name: str
+    used: str
+    digest: str
+    stand_in: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lock:
+    """One cell, locked. `inputs` is the fingerprint of everything that the lock was made from."""
+
+    recipe: str
+    cell: str
+    inputs: str
+    platform: Platform
+    base: LockedBase
+    wheels: tuple[LockedWheel, ...]
+    models: tuple[LockedModel, ...]
+
+    def version_of(self, *names: str) -> str | None:
+        """Return the version of the first of these distributions that the lock holds."""
+        versions = {wheel.name: wheel.version for wheel in self.wheels}
+        return next((versions[name] for name in names if name in versions), None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A cell with everything that is needed to make it."""
+
+    recipe: Recipe
+    cell: Cell
+    spec: Spec
+    platform: Platform
+
+    @property
+    def name(self) -> str:
+        """Recipe and cell, as messages name them."""
+        return f"{self.recipe.name}/{self.cell.id}"
+
+    @property
+    def base(self) -> str:
+        """The base image asked for."""
+        return self.spec.base or self.platform.base

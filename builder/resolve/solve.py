@@ -1,0 +1,78 @@
+"""Asks uv which wheels work together on a platform."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder.errors import LockError, NetworkError, ProgramFailedError
+from builder.process import run
+from builder.resolve.target import uv_flags
+
+if TYPE_CHECKING:
+    from builder.config import Config
+    from builder.jetson.model import Platform
+    from builder.recipe.model import Spec
+
+_TIMEOUT_S = 900
+_NETWORK = re.compile(
+    r"error sending request|Failed to fetch|Request failed|dns error|timed out|certificate", re.IGNORECASE
+)
+_CERTIFICATE = re.compile(r"certificate|UnknownIssuer", re.IGNORECASE)
+
+
+def solve(spec: Spec, platform: Platform, config: Config, cache: Path, *, before: Path | None = None) -> str:
+    """Return uv's PEP 751 lock for a cell's requirements, as text.
+
+    The versions of the lock at `before` are kept where they still fit. Indexes, mirrors and credentials are those of
+    uv's own configuration.
+
+    Raises:
+        LockError: no set of wheels satisfies the requirements.
+        NetworkError: an index did not answer.
+    """
+    with tempfile.TemporaryDirectory(prefix="jbuild-lock-") as name:
+        folder = Path(name)
+        requires, constraints, output = folder / "requires.in", folder / "constraints.txt", folder / "pylock.toml"
+        requires.write_text("\n".join(spec.requires) + "\n", encoding="utf-8")
+        constraints.write_text("\n".join(spec.constraints) + "\n", encoding="utf-8")
+        if before and before.is_file():
+            output.write_text(before.read_text(encoding="utf-8"), encoding="utf-8")
+        argv = [uv(), "pip", "compile", str(requires), "--constraints", str(constraints), *uv_flags(platform)]
+        argv += ["--generate-hashes", "--format", "pylock.toml", "--no-header", "--quiet", "--output-file", str(output)]
+        try:
+            run(argv, env=uv_environment(config, cache), timeout_s=_TIMEOUT_S)
+        except ProgramFailedError as error:
+            raise _explain(error, spec, platform) from error
+        return output.read_text(encoding="utf-8")
+
+
+def uv() -> str:
+    """Return the path of the uv that was installed with jbuild."""
+    from uv import find_uv_bin  # noqa: PLC0415  # only verbs that solve need it
+
+    return str(find_uv_bin())
+
+
+def uv_environment(config: Config, cache: Path) -> dict[str, str]:
+    """Return what uv's environment needs on top of the user's own."""
+    own = {"UV_CACHE_DIR": str(cache / "uv"), "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"}
+    return {**own, "SSL_CERT_FILE": str(config.ca_bundle)} if config.ca_bundle else own
+
+
+def _explain(error: ProgramFailedError, spec: Spec, platform: Platform) -> LockError | NetworkError:
+    asked = ", ".join(spec.requires)
+    if _NETWORK.search(error.output):
+        hint = "check network, proxy and index (UV_DEFAULT_INDEX, uv's configuration), then run it again"
+        if _CERTIFICATE.search(error.output):
+            hint = "name your company's certificates: `ca-bundle` under [network] in jbuild.toml, or SSL_CERT_FILE"
+        return NetworkError("a package index did not answer", where=asked, hint=hint, log=error.output)
+    return LockError(
+        f"no wheels work together for {platform.name}: {platform.architecture}, Python {platform.python}, "
+        f"glibc {platform.glibc}",
+        where=asked,
+        hint="relax `packages` in the recipe as the explanation above says, then run it again",
+        log=error.output,
+    )

@@ -1,0 +1,1 @@
+"""The questions a built image must answer before it gets a tag."""

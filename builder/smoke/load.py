@@ -1,0 +1,109 @@
+"""Brings an image from the workspace's layout into the engine for as long as it is needed."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from docker.errors import APIError, DockerException, ImageNotFound
+from requests import RequestException
+
+from builder.errors import EngineError, IntegrityError
+from builder.smoke import layout as oci
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from docker import DockerClient
+
+    from builder.console import Console
+    from builder.engine import Engine
+    from builder.image.model import Image
+
+REPOSITORY = "jbuild-smoke"
+_DISK_FULL = re.compile(r"no space left on device", re.IGNORECASE)
+
+
+@contextmanager
+def loaded(
+    image: Image, layout: Path, engine: Engine, console: Console, *, keep_as: str | None = None
+) -> Iterator[str]:
+    """Give a reference by which the engine runs the image, loading it first if the engine lacks it.
+
+    What was loaded is deleted at the end; with `keep_as` it stays under that name if the block succeeds.
+
+    Raises:
+        EngineError: the engine does not take the image.
+        IntegrityError: the layout lacks one of the image's blobs.
+    """
+    client = engine.client()
+    try:
+        present = _present(client, image)
+        reference = present or _load(client, image, layout, console)
+        try:
+            yield reference
+            if keep_as:
+                _tag(client, reference, keep_as)
+        finally:
+            if not present:
+                _forget(client, reference)
+    finally:
+        client.close()
+
+
+def forget(engine: Engine, name: str) -> None:
+    """Take a name off an image in the engine; an image without another name goes with it."""
+    client = engine.client()
+    try:
+        _forget(client, name)
+    finally:
+        client.close()
+
+
+def _present(client: DockerClient, image: Image) -> str | None:
+    """Return the name of the image in the engine: its manifest's digest, or its config's where layers are unpacked."""
+    for digest in (image.digest, image.config.digest):
+        with suppress(ImageNotFound):
+            if client.images.get(digest).attrs.get("Architecture") == image.platform.split("/")[1]:
+                return digest
+    return None
+
+
+def _load(client: DockerClient, image: Image, layout: Path, console: Console) -> str:
+    # The rest of the tag keeps two jbuild processes from taking each other's image away.
+    own = f"{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    name = f"{REPOSITORY}:{image.digest.partition(':')[2][:12]}-{own}"
+    try:
+        with console.task("loading the image into the engine", float(image.size)) as task:
+            blobs = oci.stream(image, layout, name, task.advance)
+            for event in client.api.load_image(blobs):  # type: ignore[no-untyped-call]
+                if "error" in event:
+                    raise _not_taken(str(event["error"]), name)
+    except FileNotFoundError as error:
+        hint = "build it again: `jbuild build RECIPE --force`"
+        raise IntegrityError("a blob of the image is not in the cache", where=str(error), hint=hint) from error
+    except (DockerException, RequestException) as error:
+        raise _not_taken(str(getattr(error, "explanation", None) or error), name) from error
+    return name
+
+
+def _not_taken(reason: str, name: str) -> EngineError:
+    hint = "run `jbuild doctor`"
+    if _DISK_FULL.search(reason):
+        hint = "free space where the engine keeps its data: `docker system df`, `docker image prune`"
+    return EngineError(f"the engine does not take the image: {reason.strip()}", where=name, hint=hint)
+
+
+def _tag(client: DockerClient, reference: str, name: str) -> None:
+    repository, _, tag = name.rpartition(":")
+    client.api.tag(reference, repository, tag, force=True)
+
+
+def _forget(client: DockerClient, name: str) -> None:
+    # Failing to tidy up must not hide what the block found out.
+    with suppress(APIError, RequestException):
+        client.api.remove_image(name, force=True)

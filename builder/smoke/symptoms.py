@@ -1,0 +1,67 @@
+"""Reads a server's log for known troubles."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder import tomldoc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from builder.tomldoc import Table
+
+DATA = Path(__file__).with_name("symptoms.toml")
+# Colours and cursor movements: a log is shown on terminals, which must not obey it.
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Symptom:
+    """What a line of a log means and what usually helps."""
+
+    pattern: re.Pattern[str]
+    says: str
+    hint: str
+    source: str
+
+
+@cache
+def known(path: Path = DATA) -> tuple[Symptom, ...]:
+    """Return all known symptoms, the more telling ones first.
+
+    Raises:
+        DocumentError: the data file has mistakes.
+    """
+    return tomldoc.collect(tomldoc.read(path), "the table of symptoms has mistakes", _parse)
+
+
+def find(lines: Iterable[str]) -> tuple[Symptom, ...]:
+    """Return the symptoms that lines tell of, in the table's order."""
+    seen = list(lines)
+    return tuple(symptom for symptom in known() if any(symptom.pattern.search(line) for line in seen))
+
+
+def clean(line: str) -> str:
+    """Return a line of a log without what a terminal would obey; of overwritten text, what was left to see."""
+    return _CONTROL.sub("", line.rstrip("\r\n").rsplit("\r", 1)[-1])
+
+
+def _parse(root: Table) -> tuple[Symptom, ...]:
+    return tuple(_symptom(table) for table in root.tables("symptoms"))
+
+
+def _symptom(table: Table) -> Symptom:
+    text = table.string("pattern")
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        table.problem("pattern", f"no regular expression: {error}")
+        pattern = re.compile(r"(?!)")
+    says, hint, source = table.string("says"), table.string("hint"), table.string("source")
+    table.done()
+    return Symptom(pattern=pattern, says=says, hint=hint, source=source)

@@ -1,0 +1,298 @@
+"""The stages of a cell: what each is made from, how it is found done, and how it is done."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from builder import __version__, records
+from builder.errors import UsageError
+from builder.image.model import Image, Plan
+from builder.publish.model import Publication
+from builder.smoke.model import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from builder.resolve.model import Job, Lock
+    from builder.session import Session
+    from builder.workspace import CellFolder
+
+_T = TypeVar("_T")
+
+# Modules of a stage are imported when it runs: a run that finds everything done needs few of them.
+STAGES = ("lock", "render", "build", "smoke", "push")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What a run was asked for.
+
+    Stages from `again` on are run even if nothing changed; `until` is the last one. `registries` replaces the
+    recipe's and the configuration's.
+    """
+
+    until: str = "smoke"
+    again: str | None = None
+    locked_only: bool = False
+    registries: tuple[str, ...] = ()
+    builder: str | None = None
+
+    def forces(self, stage: str) -> bool:
+        """Return whether a stage is to be run even if nothing changed."""
+        return self.again is not None and STAGES.index(stage) >= STAGES.index(self.again)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages up to the last one asked for, in order."""
+        return STAGES[: STAGES.index(self.until) + 1]
+
+
+@dataclass(slots=True)
+class Made:
+    """What the stages of one cell have made so far; each needs those before it."""
+
+    lock: Lock | None = None
+    plan: Plan | None = None
+    image: Image | None = None
+    verdict: Verdict | None = None
+    publication: Publication | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """One cell on its way through the stages."""
+
+    job: Job
+    session: Session
+    options: Options
+    made: Made = field(default_factory=Made)
+
+    @property
+    def folder(self) -> CellFolder:
+        """The cell's folder."""
+        return self.session.workspace.cell(self.job.recipe.name, self.job.cell.id)
+
+    @property
+    def lock(self) -> Lock:
+        """The lock, which every later stage needs."""
+        return _made(self.made.lock)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan, which the build needs."""
+        return _made(self.made.plan)
+
+    @property
+    def image(self) -> Image:
+        """The image, which the smoke run and the push need."""
+        return _made(self.made.image)
+
+    @property
+    def unproven(self) -> str:
+        """The name of the built image in the engine until it has proved itself."""
+        return f"jbuild-unproven/{self.job.recipe.name}:{self.job.cell.id}".lower()
+
+    @property
+    def proven(self) -> str:
+        """The name of the image in the engine once it has."""
+        return f"jbuild/{self.job.recipe.name}:{self.job.cell.id}".lower()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The registries to push to: of the command line, else of the recipe, else of the configuration."""
+        return self.options.registries or self.job.spec.publish.registries or self.session.config.registries
+
+
+def run(stage: str, work: Work) -> bool:
+    """Bring one stage of a cell up to date; return whether it had to run.
+
+    Raises:
+        JbuildError: the stage failed; what earlier stages made stays.
+    """
+    if stage == "lock":
+        return _run_lock(work)
+    step = _STEPS[stage]
+    found = _found(stage, step, work)
+    if found is not None:
+        setattr(work.made, step.attribute, found)
+        return False
+    made = step.make(work)
+    records.write(work.folder.record(step.record), step.inputs(work), made)
+    setattr(work.made, step.attribute, made)
+    return True
+
+
+def is_done(stage: str, work: Work) -> bool:
+    """Return whether a stage is up to date, and take what it made; nothing is run."""
+    if stage == "lock":
+        from builder.resolve.locking import current_lock  # noqa: PLC0415
+
+        work.made.lock = None if work.options.forces("lock") else current_lock(work.job, work.session)
+        return work.made.lock is not None
+    step = _STEPS[stage]
+    found = _found(stage, step, work)
+    setattr(work.made, step.attribute, found)
+    return found is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Step:
+    """A stage with a record: where it is kept, what it is made from, whether one found still holds, how it is made."""
+
+    record: str
+    attribute: str
+    kind: type[Any]
+    inputs: Callable[[Work], str]
+    holds: Callable[[Work, Any], bool]
+    make: Callable[[Work], Any]
+
+
+def _found(stage: str, step: _Step, work: Work) -> Any:
+    if work.options.forces(stage):
+        return None
+    found = records.read(work.folder.record(step.record), step.inputs(work), step.kind)
+    return found if found is not None and step.holds(work, found) else None
+
+
+def _run_lock(work: Work) -> bool:
+    from builder.resolve.locking import lock_cell  # noqa: PLC0415
+
+    options = work.options
+    made, new = lock_cell(work.job, work.session, locked_only=options.locked_only, force=options.forces("lock"))
+    work.made.lock = made
+    return new
+
+
+def _render_inputs(work: Work) -> str:
+    from builder.image.context import RUNTIME  # noqa: PLC0415
+    from builder.resolve import lockfile  # noqa: PLC0415
+    from builder.wheels.interpreter import native_python  # noqa: PLC0415
+
+    files = [
+        path for folder in (*work.session.workspace.template_folders, RUNTIME) for path in sorted(folder.rglob("*"))
+    ]
+    sources = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.suffix in {".j2", ".sh", ".py"}]
+    compiled = native_python(work.lock.platform.python) is not None
+    description = work.job.recipe.description
+    return records.fingerprint(__version__, lockfile.content(work.lock), work.job.spec, description, sources, compiled)
+
+
+def _plan_holds(work: Work, plan: Plan) -> bool:
+    folder = work.folder
+    return folder.dockerfile.is_file() and all((folder.layers / layer).is_dir() for layer in plan.layers)
+
+
+def _render(work: Work) -> Plan:
+    from builder.image.plan import render  # noqa: PLC0415
+
+    return render(work.job, work.lock, work.session)
+
+
+def _build_inputs(work: Work) -> str:
+    from builder.image.buildx import options  # noqa: PLC0415
+
+    return records.fingerprint(work.plan.content, work.plan.layers, options(work.lock.platform.architecture))
+
+
+def _image_holds(work: Work, image: Image) -> bool:
+    from builder.image.layout import is_whole  # noqa: PLC0415
+
+    return is_whole(work.session.workspace.images, image)
+
+
+def _build(work: Work) -> Image:
+    from builder.engine import find_engine  # noqa: PLC0415
+    from builder.image.buildx import build  # noqa: PLC0415
+
+    engine = find_engine(work.session.workspace)
+    builder = work.options.builder or work.session.config.builder
+    if builder is None:
+        engine.require(work.lock.platform.architecture)
+    return build(work.job, work.plan, engine, work.session, builder=builder, unproven=work.unproven)
+
+
+def _smoke_inputs(work: Work) -> str:
+    return records.fingerprint(work.image.digest, work.job.spec.smoke, work.job.spec.server)
+
+
+def _smoke(work: Work) -> Verdict:
+    from builder.engine import find_engine  # noqa: PLC0415
+    from builder.smoke.load import forget, loaded  # noqa: PLC0415
+    from builder.smoke.model import SmokeFailedError  # noqa: PLC0415
+    from builder.smoke.runner import smoke  # noqa: PLC0415
+
+    engine, session = find_engine(work.session.workspace), work.session
+    log = work.folder.path / "smoke.log"
+    try:
+        with loaded(work.image, session.workspace.images, engine, session.console, keep_as=work.proven) as reference:
+            return smoke(work.image, reference, work.job.spec, engine, session.console, log=log)
+    except SmokeFailedError as error:
+        # Kept for people to read; a verdict that did not pass never counts as done.
+        records.write(work.folder.record("smoke"), _smoke_inputs(work), error.verdict)
+        raise
+    finally:
+        forget(engine, work.unproven)
+
+
+def _push_inputs(work: Work) -> str:
+    spec = work.job.spec.publish
+    return records.fingerprint(work.image.digest, spec.repository, spec.tags, work.targets)
+
+
+def _publication_holds(work: Work, publication: Publication) -> bool:
+    from builder.publish.current import still_published  # noqa: PLC0415
+
+    return still_published(publication, work.session.config)
+
+
+def _push(work: Work) -> Publication:
+    from builder.publish.push import publish  # noqa: PLC0415
+
+    if not work.targets:
+        raise UsageError(
+            "no registry to push to",
+            where=str(work.job.recipe.path),
+            hint="name one with --registry HOST/PREFIX, or `registries` under [publish] in the recipe or jbuild.toml",
+        )
+    spec, session = work.job.spec.publish, work.session
+    return publish(
+        work.image,
+        session.workspace.images,
+        work.targets,
+        repository=spec.repository,
+        tags=spec.tags,
+        config=session.config,
+        console=session.console,
+    )
+
+
+_STEPS = {
+    "render": _Step(record="plan", attribute="plan", kind=Plan, inputs=_render_inputs, holds=_plan_holds, make=_render),
+    "build": _Step(
+        record="image", attribute="image", kind=Image, inputs=_build_inputs, holds=_image_holds, make=_build
+    ),
+    "smoke": _Step(
+        record="smoke",
+        attribute="verdict",
+        kind=Verdict,
+        inputs=_smoke_inputs,
+        holds=lambda _, verdict: bool(verdict.passed),
+        make=_smoke,
+    ),
+    "push": _Step(
+        record="publish",
+        attribute="publication",
+        kind=Publication,
+        inputs=_push_inputs,
+        holds=_publication_holds,
+        make=_push,
+    ),
+}
+
+
+def _made(value: _T | None) -> _T:
+    if value is None:
+        raise AssertionError("stages run in order: an earlier one has made nothing")
+    return value

@@ -1,0 +1,162 @@
+"""Where each key of a TOML text stands: the standard parser gives values without lines."""
+
+from __future__ import annotations
+
+import re
+import sys
+from bisect import bisect_left
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Key = str | int
+Path = tuple[Key, ...]
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_SPACE = re.compile(r"[ \t]*")
+_SPACE_AND_COMMENTS = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_SCALAR = re.compile(r"[^,\]}\n#]+")
+_STRINGS = (
+    re.compile(r'"""(?:\\.|[^\\])*?"{3,5}', re.DOTALL),
+    re.compile(r"'''.*?'{3,5}", re.DOTALL),
+    re.compile(r'"(?:\\.|[^"\\])*"'),
+    re.compile(r"'[^']*'"),
+)
+
+
+def places(text: str) -> dict[Path, int]:
+    """Return the line (from 1) of every key path in a text that is valid TOML."""
+    return _Scanner(text).scan()
+
+
+class _Scanner:
+    """Walks a text that the real parser has accepted, so it need not check anything."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+        self.lines: dict[Path, int] = {}
+        self.last: dict[Path, int] = {}
+        self.newlines = [found.start() for found in re.finditer("\n", text)]
+
+    def scan(self) -> dict[Path, int]:
+        table: Path = ()
+        self.skip(_SPACE_AND_COMMENTS)
+        while self.at < len(self.text):
+            if self.text.startswith("[[", self.at):
+                table = self.header(2)
+            elif self.text[self.at] == "[":
+                table = self.header(1)
+            else:
+                self.pair(table)
+            self.skip(_SPACE_AND_COMMENTS)
+        return self.lines
+
+    def header(self, brackets: int) -> Path:
+        line = self.line()
+        self.at += brackets
+        names = self.dotted_key()
+        self.at += brackets
+        path = self.resolve(names[:-1])
+        name = names[-1]
+        if brackets == 1:
+            path = self.resolve(names)
+        else:
+            array = (*path, name)
+            self.last[array] = self.last.get(array, -1) + 1
+            self.lines.setdefault(array, line)
+            path = (*array, self.last[array])
+        self.lines.setdefault(path, line)
+        return path
+
+    def resolve(self, names: list[str]) -> Path:
+        """Turn the names of a header into a path; an array of tables stands for its last table."""
+        path: Path = ()
+        for name in names:
+            path = (*path, name)
+            self.lines.setdefault(path, self.line())
+            if path in self.last:
+                path = (*path, self.last[path])
+        return path
+
+    def pair(self, table: Path) -> None:
+        line = self.line()
+        path = table
+        for name in self.dotted_key():
+            path = (*path, name)
+            self.lines.setdefault(path, line)
+        self.at += 1  # the equals sign
+        self.skip(_SPACE)
+        self.value(path)
+
+    def dotted_key(self) -> list[str]:
+        names = []
+        while True:
+            self.skip(_SPACE)
+            quoted = self.string()
+            bare = None if quoted is not None else _BARE_KEY.match(self.text, self.at)
+            if bare:
+                self.at = bare.end()
+            names.append(bare.group() if bare else _unquoted(quoted or '""'))
+            self.skip(_SPACE)
+            if not self.text.startswith(".", self.at):
+                return names
+            self.at += 1
+
+    def value(self, path: Path) -> None:
+        opening = self.text[self.at : self.at + 1]
+        if opening == "[":
+            self.array(path)
+        elif opening == "{":
+            self.inline_table(path)
+        elif self.string() is None:
+            self.skip(_SCALAR)
+
+    def array(self, path: Path) -> None:
+        self.at += 1
+        index = 0
+        self.skip(_SPACE_AND_COMMENTS)
+        while not self.text.startswith("]", self.at):
+            item = (*path, index)
+            self.lines[item] = self.line()
+            self.value(item)
+            index += 1
+            self.comma()
+        self.at += 1
+
+    def inline_table(self, path: Path) -> None:
+        self.at += 1
+        self.skip(_SPACE_AND_COMMENTS)
+        while not self.text.startswith("}", self.at):
+            self.pair(path)
+            self.comma()
+        self.at += 1
+
+    def comma(self) -> None:
+        self.skip(_SPACE_AND_COMMENTS)
+        if self.text.startswith(",", self.at):
+            self.at += 1
+            self.skip(_SPACE_AND_COMMENTS)
+
+    def string(self) -> str | None:
+        for pattern in _STRINGS:
+            found = pattern.match(self.text, self.at)
+            if found:
+                self.at = found.end()
+                return found.group()
+        return None
+
+    def skip(self, pattern: re.Pattern[str]) -> None:
+        found = pattern.match(self.text, self.at)
+        self.at = found.end() if found else self.at
+
+    def line(self) -> int:
+        return bisect_left(self.newlines, self.at) + 1
+
+
+def _unquoted(key: str) -> str:
+    if "\\" not in key or key.startswith("'"):
+        return key[1:-1]
+    return str(tomllib.loads(f"key = {key}")["key"])

@@ -1,0 +1,1 @@
+"""The wheelhouse: wheels fetched, verified and unpacked once, shared by all cells."""

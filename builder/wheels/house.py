@@ -1,0 +1,146 @@
+"""The wheelhouse: every wheel once, by sha256, fetched in parallel, resumed and verified."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import requests
+from filelock import FileLock
+
+from builder import http
+from builder.errors import IntegrityError, LockError
+from builder.workspace import disk_errors, sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from builder.resolve.model import LockedWheel
+    from builder.session import Session
+
+_PARALLEL = 8
+_BLOCK = 1 << 20
+_PARTIAL_CONTENT = 206
+_RANGE_UNSATISFIABLE = 416
+
+
+def path_of(wheel: LockedWheel, house: Path) -> Path:
+    """Return where a wheel lies in the wheelhouse; its file name is kept, since tools read it."""
+    return house / wheel.sha256[:2] / wheel.sha256 / wheel.filename
+
+
+def fetch(
+    wheels: Sequence[LockedWheel], session: Session, *, on_fetched: Callable[[LockedWheel], None] | None = None
+) -> int:
+    """Bring all wheels into the wheelhouse and return how many bytes were fetched.
+
+    `on_fetched` is called for every wheel as soon as it is there, those that were there before first.
+
+    Raises:
+        NetworkError: a wheel cannot be had.
+        IntegrityError: its bytes are not the locked ones.
+        DiskError: the disk is full.
+    """
+    house = session.workspace.wheels
+    missing = [wheel for wheel in wheels if not path_of(wheel, house).is_file()]
+    for wheel in wheels:
+        if on_fetched and wheel not in missing:
+            on_fetched(wheel)
+    if not missing:
+        return 0
+    total = sum(wheel.size or 0 for wheel in missing) or None
+    connection = http.session(session.config)
+    title = f"downloading {len(missing)} wheels"
+    with session.console.task(title, total) as task, ThreadPoolExecutor(_PARALLEL) as pool:
+
+        def one(wheel: LockedWheel) -> int:
+            count = _fetch_one(wheel, path_of(wheel, house), connection, task.advance)
+            if on_fetched:
+                on_fetched(wheel)
+            return count
+
+        # The largest first: the last to end should be a small one.
+        running = [pool.submit(one, wheel) for wheel in sorted(missing, key=lambda w: -(w.size or 0))]
+        try:
+            return sum(future.result() for future in running)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _fetch_one(
+    wheel: LockedWheel, target: Path, connection: requests.Session, on_bytes: Callable[[float], None]
+) -> int:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.parent / "partial"
+    with disk_errors(target), FileLock(target.parent / "lock"):
+        if target.is_file():
+            return 0
+        if "://" not in wheel.url or wheel.url.startswith("file://"):
+            _copy(wheel, partial)
+        else:
+            _download(wheel, partial, connection, on_bytes)
+        _verify(wheel, partial)
+        partial.rename(target)
+        return target.stat().st_size
+
+
+def _copy(wheel: LockedWheel, partial: Path) -> None:
+    source = Path(unquote(urlsplit(wheel.url).path)) if "://" in wheel.url else Path(wheel.url)
+    try:
+        shutil.copyfile(source, partial)
+    except FileNotFoundError as error:
+        hint = "put the wheel back, or run `jbuild lock` again"
+        raise LockError(f"{wheel.filename} is no longer there", where=str(source), hint=hint) from error
+
+
+def _download(
+    wheel: LockedWheel, partial: Path, connection: requests.Session, on_bytes: Callable[[float], None]
+) -> None:
+    """Download a wheel beside its place; what an earlier try or run left is gone on from."""
+
+    def have() -> int:
+        return partial.stat().st_size if partial.exists() else 0
+
+    on_bytes(have())
+    try:
+        http.Retry().run(lambda: _attempt(wheel, partial, connection, on_bytes, have()), progress=have)
+    except requests.RequestException as error:
+        failure = http.network_error(error, wheel.url)
+        failure.message = f"{wheel.filename} cannot be downloaded: {failure.message}"
+        if isinstance(error, requests.HTTPError):
+            failure.hint = "the index no longer has this file: run `jbuild lock` again, or put it into the wheelhouse"
+        raise failure from error
+
+
+def _attempt(
+    wheel: LockedWheel, partial: Path, connection: requests.Session, on_bytes: Callable[[float], None], have: int
+) -> None:
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with connection.get(wheel.url, headers=headers, stream=True) as answer:
+        if answer.status_code == _RANGE_UNSATISFIABLE:
+            # Everything was there already, or what was there was not this file: the checksum tells.
+            return
+        answer.raise_for_status()
+        resumed = answer.status_code == _PARTIAL_CONTENT
+        if not resumed:
+            on_bytes(-have)
+        with partial.open("ab" if resumed else "wb") as file:
+            for block in answer.iter_content(_BLOCK):
+                file.write(block)
+                on_bytes(len(block))
+
+
+def _verify(wheel: LockedWheel, partial: Path) -> None:
+    found = sha256_of(partial)
+    if found == wheel.sha256:
+        return
+    partial.unlink()
+    raise IntegrityError(
+        f"{wheel.filename} is not the file that was locked: sha256 {found}, locked {wheel.sha256}",
+        where=wheel.url,
+        hint="the index serves another file under this name; find out why, then run `jbuild lock` to take the new one",
+    )

@@ -1,0 +1,45 @@
+"""Makes the trees of a lock: wheels are unpacked on all processors while the rest still downloads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from builder.parallel import workers
+from builder.wheels.house import fetch
+from builder.wheels.tree import Unpacking, unpack, unpacking
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from builder.resolve.model import LockedWheel
+    from builder.session import Session
+
+
+def prepare(wheels: Sequence[LockedWheel], python: str, session: Session) -> dict[str, Path]:
+    """Return the tree of each wheel by its sha256, after fetching and unpacking what is missing.
+
+    Raises:
+        NetworkError, IntegrityError, DiskError: a wheel cannot be had, trusted or stored.
+    """
+    plans = {wheel.sha256: unpacking(wheel, python, session.workspace) for wheel in wheels}
+    missing = [wheel for wheel in wheels if not plans[wheel.sha256].tree.is_dir()]
+    if missing:
+        _unpack(missing, plans, session)
+    return {sha256: plan.tree for sha256, plan in plans.items()}
+
+
+def _unpack(missing: Sequence[LockedWheel], plans: dict[str, Unpacking], session: Session) -> None:
+    title = f"unpacking {len(missing)} wheels"
+    with session.console.task(title, len(missing), unit="wheels") as task, workers() as pool:
+        running: list[Future[None]] = []
+
+        def begin(wheel: LockedWheel) -> None:
+            future = pool.submit(unpack, plans[wheel.sha256])
+            future.add_done_callback(lambda _: task.advance(1))
+            running.append(future)
+
+        fetch(missing, session, on_fetched=begin)
+        for future in running:
+            future.result()

@@ -1,0 +1,149 @@
+"""Unpacks wheels into trees: each wheel once, as it will lie in the image's environment, shared by all cells.
+
+A tree holds what one wheel adds to the virtual environment at `ENVIRONMENT`, with every mode and time the same on
+every machine.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from builder.errors import IntegrityError, ProgramFailedError
+from builder.process import run
+from builder.wheels.house import path_of
+from builder.wheels.interpreter import native_python
+from builder.workspace import disk_errors, folder_aside
+
+if TYPE_CHECKING:
+    from installer.destinations import SchemeDictionaryDestination
+
+    from builder.resolve.model import LockedWheel
+    from builder.workspace import Workspace
+
+ENVIRONMENT = "/opt/venv"
+# The one time of every file, 1980-01-01: the earliest that a zip archive can hold.
+EPOCH = 315532800
+# Part of each tree's name: raise it when the same wheel unpacks to something else.
+_FORMAT = "1"
+# Sources in wheels that no interpreter of this version can compile (templates, tests of syntax) are left as they are.
+_COMPILE = (
+    "import compileall,py_compile,sys;"
+    "compileall.compile_dir(sys.argv[1],quiet=2,stripdir=sys.argv[1],prependdir='/',"
+    "invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unpacking:
+    """One wheel to unpack: from where, to where, for which Python, and which interpreter compiles it."""
+
+    name: str
+    wheel: Path
+    tree: Path
+    python: str
+    compiler: str | None
+
+
+def unpacking(wheel: LockedWheel, python: str, workspace: Workspace) -> Unpacking:
+    """Describe how a wheel becomes a tree for a Python minor version."""
+    compiler = native_python(python)
+    name = f"{wheel.sha256}-{_FORMAT}-py{python}" + ("-c" if compiler else "")
+    return Unpacking(
+        name=wheel.filename,
+        wheel=path_of(wheel, workspace.wheels),
+        tree=workspace.trees / wheel.sha256[:2] / name,
+        python=python,
+        compiler=compiler,
+    )
+
+
+def unpack(work: Unpacking) -> None:
+    """Unpack a wheel into its tree, unless it is there.
+
+    Raises:
+        IntegrityError: the wheel is not a valid wheel, or reaches outside the environment.
+        DiskError: the disk is full.
+    """
+    if work.tree.is_dir():
+        return
+    work.tree.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(work.tree), FileLock(f"{work.tree}.lock"):
+        if work.tree.is_dir():
+            return
+        with folder_aside(work.tree) as folder:
+            _install(work, folder)
+            if work.compiler:
+                _compile(work, folder)
+            normalise(folder)
+    Path(f"{work.tree}.lock").unlink(missing_ok=True)
+
+
+def site_packages(python: str) -> str:
+    """Return the environment's site-packages folder in the image."""
+    return f"{ENVIRONMENT}/lib/python{python}/site-packages"
+
+
+def normalise(folder: Path) -> None:
+    """Give every file below a folder, and the folder itself, one time and a mode that depends on execute bits only."""
+    for base, names, files in os.walk(folder, topdown=False):
+        for name in files:
+            path = os.path.join(base, name)  # noqa: PTH118  # a stack has 100,000 files; Path objects double the time
+            if not os.path.islink(path):  # noqa: PTH114
+                mode = 0o755 if os.stat(path).st_mode & 0o100 else 0o644  # noqa: PTH116
+                os.chmod(path, mode)  # noqa: PTH101
+            os.utime(path, (EPOCH, EPOCH), follow_symlinks=False)
+        for name in names:
+            path = os.path.join(base, name)  # noqa: PTH118
+            if os.path.islink(path):  # noqa: PTH114
+                os.utime(path, (EPOCH, EPOCH), follow_symlinks=False)
+        os.chmod(base, 0o755)  # noqa: PTH101, S103  # the image's user must be able to enter
+        os.utime(base, (EPOCH, EPOCH))
+
+
+def _install(work: Unpacking, folder: Path) -> None:
+    from installer import install  # noqa: PLC0415  # slow to import; `list` does without
+    from installer.sources import WheelFile  # noqa: PLC0415
+
+    try:
+        with WheelFile.open(work.wheel) as source:
+            install(source, _destination(work, folder, source.distribution), {"INSTALLER": b"jbuild"})
+    except (ValueError, KeyError, zipfile.BadZipFile, zlib.error, FileExistsError, EOFError) as error:
+        raise IntegrityError(
+            f"{work.name} is not a wheel that can be installed: {error}",
+            where=str(work.wheel),
+            hint="exclude this version with `constraints` in the recipe, or report it to its authors",
+        ) from error
+
+
+def _destination(work: Unpacking, folder: Path, distribution: str) -> SchemeDictionaryDestination:
+    from installer.destinations import SchemeDictionaryDestination  # noqa: PLC0415
+
+    packages = site_packages(work.python)
+    return SchemeDictionaryDestination(
+        {
+            "purelib": packages,
+            "platlib": packages,
+            "headers": f"{ENVIRONMENT}/include/site/python{work.python}/{distribution}",
+            "scripts": f"{ENVIRONMENT}/bin",
+            "data": ENVIRONMENT,
+        },
+        interpreter=f"{ENVIRONMENT}/bin/python",
+        script_kind="posix",
+        destdir=str(folder),
+    )
+
+
+def _compile(work: Unpacking, folder: Path) -> None:
+    """Compile in a process of its own with a fixed hash seed: the same source gives the same bytes."""
+    argv = [str(work.compiler), "-S", "-c", _COMPILE, str(folder)]
+    try:
+        run(argv, env={"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": ""})
+    except ProgramFailedError as error:
+        raise IntegrityError(f"{work.name} could not be compiled", where=str(work.wheel), log=error.output) from error

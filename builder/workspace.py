@@ -1,0 +1,230 @@
+"""The one place that decides where files live, and how they are written."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder.errors import DiskError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HASH_BLOCK = 1 << 20
+
+
+def cache_folder() -> Path:
+    """Return the user's cache: `$JBUILD_CACHE`, else the platform's cache folder for jbuild."""
+    own = os.environ.get("JBUILD_CACHE")
+    if own:
+        return Path(own).expanduser().absolute()
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "jbuild"
+
+
+def shipped(name: str) -> Path:
+    """Return a folder that ships with jbuild (`recipes`, `dockerfiles`): in the wheel, else in the checkout."""
+    package = Path(__file__).parent
+    inside = package / "share" / name
+    return inside if inside.is_dir() else package.parent / name
+
+
+def project_folder(start: Path | None = None) -> Path:
+    """Return the folder that the user works in: the nearest one up from `start` with a `jbuild.toml` or `recipes/`."""
+    start = (start or Path.cwd()).absolute()
+    for folder in (start, *start.parents):
+        if (
+            (folder / "jbuild.toml").is_file()
+            or (folder / "jbuild.local.toml").is_file()
+            or (folder / "recipes").is_dir()
+        ):
+            return folder
+    return start
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellFolder:
+    """Everything of one cell: the plan that `docker buildx build` can build, and the stages' records."""
+
+    path: Path
+
+    @property
+    def dockerfile(self) -> Path:
+        """The rendered Dockerfile."""
+        return self.path / "Dockerfile"
+
+    @property
+    def layers(self) -> Path:
+        """The context's trees, one folder a layer."""
+        return self.path / "layers"
+
+    def record(self, stage: str) -> Path:
+        """Return the record of a stage: `plan.json`, `image.json`, and so on."""
+        return self.path / f"{stage}.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workspace:
+    """Where the files of a project and of the user's cache lie."""
+
+    project: Path
+    cache: Path
+
+    @classmethod
+    def here(cls) -> Workspace:
+        """Return the workspace of the current folder."""
+        return cls(project=project_folder(), cache=cache_folder())
+
+    @property
+    def recipe_folders(self) -> tuple[Path, ...]:
+        """Folders with recipes, the user's own first."""
+        return _distinct(self.project / "recipes", shipped("recipes"))
+
+    @property
+    def template_folders(self) -> tuple[Path, ...]:
+        """Folders with Dockerfile templates, the user's own first."""
+        return _distinct(self.project / "dockerfiles", shipped("dockerfiles"))
+
+    @property
+    def config_files(self) -> tuple[Path, ...]:
+        """Configuration files, weakest first; absent ones are skipped by the reader."""
+        home = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+        return (home / "jbuild" / "jbuild.toml", self.project / "jbuild.toml", self.project / "jbuild.local.toml")
+
+    def lock(self, recipe: str, cell: str) -> Path:
+        """Return a cell's lock file."""
+        return self.project / "locks" / recipe / f"pylock.{cell}.toml"
+
+    def cell(self, recipe: str, cell: str) -> CellFolder:
+        """Return a cell's folder."""
+        return CellFolder(path=self.project / "build" / recipe / cell)
+
+    @property
+    def wheels(self) -> Path:
+        """The wheelhouse: wheels by sha256."""
+        return self.cache / "wheels"
+
+    @property
+    def trees(self) -> Path:
+        """Unpacked wheels by sha256 and format."""
+        return self.cache / "trees"
+
+    @property
+    def models(self) -> Path:
+        """Model files by sha256."""
+        return self.cache / "models"
+
+    @property
+    def images(self) -> Path:
+        """Built images: one OCI layout whose blobs are shared by all cells."""
+        return self.cache / "images"
+
+    @property
+    def locks_in_use(self) -> Path:
+        """Lock files that keep several jbuild processes apart."""
+        return self.cache / "run"
+
+    @property
+    def engine_record(self) -> Path:
+        """What `scripts/engine up` says of the engine that it started."""
+        return self.cache / "engine" / "engine.json"
+
+
+def _distinct(*folders: Path) -> tuple[Path, ...]:
+    kept: dict[Path, None] = {}
+    for folder in folders:
+        if folder.is_dir():
+            kept.setdefault(folder.resolve())
+    return tuple(kept)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn failures of the disk below into errors that say what to do.
+
+    Raises:
+        DiskError: no space, quota or permission.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskError(
+                "the disk is full",
+                where=str(path),
+                hint=f"free some space (now {_free(path)} free) and run the same command again: it goes on from here",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise DiskError(
+                f"cannot write: {error.strerror}",
+                where=str(error.filename or path),
+                hint="check the folder's owner, or set JBUILD_CACHE to another folder",
+            ) from error
+        raise
+
+
+def _free(path: Path) -> str:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return f"{shutil.disk_usage(path).free / 1e6:.0f} MB"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file aside and rename it, so that nobody ever reads half of it.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
+    with disk_errors(path), aside(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside `path`, renamed to it on success and removed on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(number)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_aside(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`, which becomes `path` on success and is removed on failure.
+
+    Where another process was faster, its folder stays: both hold the same content by name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        try:
+            temporary.rename(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

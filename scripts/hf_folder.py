@@ -1,0 +1,255 @@
+"""Writes plain Hugging Face folders of Llama models without torch or transformers.
+
+Shared by stand_in_model.py and tiny_model.py. The same input always gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+FORMAT = "# jbuild stand-in model, format 1"
+"""First line of the list of sums: another value means that the folder is made again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LlamaShape:
+    """What config.json says of a Llama model with tied embeddings; lengths are in elements."""
+
+    vocabulary: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    context: int
+    rope_theta: float = 10000.0
+    rms_epsilon: float = 1e-05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vocabulary:
+    """A byte-level BPE vocabulary; the position of a token is its id."""
+
+    tokens: Sequence[str]
+    merges: Sequence[str]
+    special: Sequence[int]
+    bos: int
+    eos: int
+    pad: int
+    unknown: int
+    chat_template: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tensor:
+    """One bf16 tensor; `data` is little-endian and as long as `shape` says."""
+
+    name: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """All that a folder holds."""
+
+    shape: LlamaShape
+    vocabulary: Vocabulary
+    tensors: Iterable[Tensor]
+    readme: str
+
+
+def is_complete(folder: Path) -> bool:
+    """Tell whether `folder` holds exactly the bytes that write_folder() once put there."""
+    try:
+        first, *lines = _sums_file(folder).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return False
+    return first == FORMAT and folder.is_dir() and lines == list(_sums(folder))
+
+
+def write_folder(folder: Path, model: Model) -> None:
+    """Write `model` aside and rename it to `folder`, replacing only what was made here.
+
+    Raises:
+        FileExistsError: `folder` exists and is not one of ours.
+    """
+    if folder.exists() and not _sums_file(folder).exists():
+        message = f"{folder} exists and was not made by this script: delete it or choose another folder"
+        raise FileExistsError(message)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        aside.chmod(0o755)
+        _write_files(aside, model)
+        _exchange(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sums_file(folder: Path) -> Path:
+    # Beside the folder: inside, it would be baked into images as a part of the model.
+    return folder.with_name(folder.name + ".sha256")
+
+
+def _sums(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as stream:
+            yield f"{_sha256(stream)}  {path.name}"
+
+
+def _sha256(stream: BinaryIO) -> str:
+    # hashlib.file_digest is not in Python 3.10.
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _exchange(aside: Path, folder: Path) -> None:
+    sums = "\n".join([FORMAT, *_sums(aside)]) + "\n"
+    if folder.exists():
+        shutil.rmtree(folder)
+    # Sums first: should this end between the two, the next run makes the folder again.
+    _sums_file(folder).write_text(sums, encoding="utf-8")
+    aside.rename(folder)
+
+
+def _write_files(folder: Path, model: Model) -> None:
+    words = model.vocabulary
+    _write_json(folder / "config.json", _config(model.shape, words))
+    _write_json(folder / "generation_config.json", _generation_config(words))
+    _write_json(folder / "tokenizer.json", _tokenizer(words))
+    _write_json(folder / "tokenizer_config.json", _tokenizer_config(model.shape, words))
+    _write_json(folder / "special_tokens_map.json", _special_tokens(words))
+    (folder / "README.md").write_text(model.readme, encoding="utf-8")
+    _write_safetensors(folder / "model.safetensors", model.tensors)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_safetensors(path: Path, tensors: Iterable[Tensor]) -> None:
+    """Write the safetensors format: u64 header length, JSON header padded to 8, tensors in order of name."""
+    ordered = sorted(tensors, key=lambda tensor: tensor.name)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for tensor in ordered:
+        end = offset + len(tensor.data)
+        header[tensor.name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        stream.writelines(tensor.data for tensor in ordered)
+
+
+def _config(shape: LlamaShape, words: Vocabulary) -> dict[str, Any]:
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": words.bos,
+        "eos_token_id": words.eos,
+        "head_dim": shape.hidden // shape.heads,
+        "hidden_act": "silu",
+        "hidden_size": shape.hidden,
+        "initializer_range": 0.02,
+        "intermediate_size": shape.intermediate,
+        "max_position_embeddings": shape.context,
+        "mlp_bias": False,
+        "model_type": "llama",
+        "num_attention_heads": shape.heads,
+        "num_hidden_layers": shape.layers,
+        "num_key_value_heads": shape.kv_heads,
+        "pad_token_id": words.pad,
+        "rms_norm_eps": shape.rms_epsilon,
+        "rope_scaling": None,
+        "rope_theta": shape.rope_theta,
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "vocab_size": shape.vocabulary,
+    }
+
+
+def _generation_config(words: Vocabulary) -> dict[str, Any]:
+    return {"bos_token_id": words.bos, "eos_token_id": words.eos, "pad_token_id": words.pad}
+
+
+def _added_token(content: str) -> dict[str, Any]:
+    return {
+        "content": content,
+        "lstrip": False,
+        "normalized": False,
+        "rstrip": False,
+        "single_word": False,
+        "special": True,
+    }
+
+
+def _tokenizer(words: Vocabulary) -> dict[str, Any]:
+    # Merges as strings: every release of the tokenizers library reads them so.
+    byte_level = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": number} | _added_token(words.tokens[number]) for number in words.special],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Digits", "individual_digits": True},
+                byte_level | {"add_prefix_space": False},
+            ],
+        },
+        "post_processor": None,
+        "decoder": byte_level | {"add_prefix_space": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {token: number for number, token in enumerate(words.tokens)},
+            "merges": list(words.merges),
+        },
+    }
+
+
+def _special_tokens(words: Vocabulary) -> dict[str, Any]:
+    return {
+        "bos_token": words.tokens[words.bos],
+        "eos_token": words.tokens[words.eos],
+        "pad_token": words.tokens[words.pad],
+        "unk_token": words.tokens[words.unknown],
+    }
+
+
+def _tokenizer_config(shape: LlamaShape, words: Vocabulary) -> dict[str, Any]:
+    return {
+        "add_prefix_space": False,
+        "added_tokens_decoder": {str(number): _added_token(words.tokens[number]) for number in words.special},
+        **_special_tokens(words),
+        "chat_template": words.chat_template,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": shape.context,
+        "tokenizer_class": "GPT2Tokenizer",
+    }

@@ -1,0 +1,66 @@
+# shellcheck shell=bash
+# A Debian root file system from the machine's own mirror, as a stand-in for a base image that cannot be pulled.
+
+# One fixed moment for every file, so that the same packages give the same layer.
+BASE_EPOCH=1735689600
+
+base_sources() {
+    local suite=$1 mirror=$2
+    if [[ -n $mirror ]]; then
+        echo "deb $mirror $suite main"
+        return
+    fi
+    apt-get indextargets --format "deb \$(REPO_URI) \$(RELEASE) \$(COMPONENT)" 'Created-By: Packages' |
+        awk -v suite="$suite" '($3 == suite || index($3, suite "-") == 1) && $4 == "main"' | sort -u
+}
+
+base_reference() {
+    case $1 in
+    arm64) echo "$REGISTRY/stand-in/debian:$2-slim" ;;
+    *) echo "$REGISTRY/stand-in/debian-$1:$2-slim" ;;
+    esac
+}
+
+in_registry() {
+    local name=${1#*/} accept='application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json'
+    [[ $1 == "$REGISTRY/"* && $(http_status "${REGISTRY##*:}" "/v2/${name%:*}/manifests/${name##*:}" "$accept") == 200 ]]
+}
+
+base_packages() {
+    command -v mmdebstrap >/dev/null || echo mmdebstrap
+    command -v arch-test >/dev/null || echo arch-test
+    emulation_packages "$1"
+}
+
+# Merged /usr from the start spares the conversion, its packages and their run under QEMU.
+make_rootfs() {
+    local arch=$1 suite=$2 sources=$3 target=$4
+    SOURCE_DATE_EPOCH=$BASE_EPOCH mmdebstrap --arch="$arch" --variant=minbase --format=tar \
+        --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
+        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
+        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/info/*' \
+        --dpkgopt='path-exclude=/usr/share/locale/*' \
+        --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr --include=usr-is-merged \
+        --customize-hook="rm -f \"\$1/etc/hostname\" \"\$1/etc/resolv.conf\"" \
+        "$suite" "$target" - <<<"$sources"
+}
+
+# Built rather than imported: an import would carry the time of day, and so another digest each time.
+image_from_rootfs() {
+    local arch=$1 reference=$2 folder=$3
+    printf 'FROM scratch\nADD rootfs.tar /\nCMD ["bash"]\n' >"$folder/Dockerfile"
+    SOURCE_DATE_EPOCH=$BASE_EPOCH docker buildx build --platform "linux/$arch" --provenance=false \
+        --load --tag "$reference" "$folder"
+    docker push "$reference"
+}
+
+make_base() {
+    local arch=$1 suite=$2 reference=$3 sources=$4 work log=$ENGINE_HOME/base-$1-$2.log
+    work=$(mktemp -d "$ENGINE_HOME/base.XXXXXX")
+    # shellcheck disable=SC2064
+    trap "rm -rf '$work'" EXIT
+    say "making $reference from Debian $suite packages with mmdebstrap (log: $log)"
+    { make_rootfs "$arch" "$suite" "$sources" "$work/rootfs.tar" && image_from_rootfs "$arch" "$reference" "$work"; } \
+        >"$log" 2>&1 || { log_tail "$log"; die "the base $reference could not be made"; }
+    say "$reference pushed ($SECONDS s)"
+}

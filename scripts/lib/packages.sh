@@ -1,0 +1,114 @@
+# shellcheck shell=bash
+# Installs what is missing from the machine's own package mirror, without changing /etc/apt.
+
+APT_HOME=$ENGINE_HOME/apt
+POLICY=/usr/sbin/policy-rc.d
+SECOND_SUITE=trixie
+
+install_by_hand() {
+    die "missing here: $*. This is no root shell on Debian or Ubuntu, so nothing was installed. Install" \
+        "Docker Engine 24 or newer with buildx, QEMU user emulation for arm64 registered in binfmt_misc" \
+        "(flag F) and a registry (docker-registry), or run 'sudo scripts/engine up' on Debian or Ubuntu."
+}
+
+can_install() {
+    is_root && command -v apt-get >/dev/null && [[ $(os_field ID) =~ ^(debian|ubuntu)$ ]]
+}
+
+# Debian 12's own engine is too old for the containerd image store, and it has no buildx.
+needs_second_suite() { [[ $(os_field ID) == debian && $(os_field VERSION_ID) == 12 ]]; }
+
+own_mirror() {
+    apt-get indextargets --format "\$(REPO_URI) \$(RELEASE)" 'Created-By: Packages' |
+        awk -v suite="$(os_field VERSION_CODENAME)" '$2 == suite { print $1; exit }'
+}
+
+# A copy of the machine's apt sources and preferences plus the second suite, at a priority
+# where nothing comes from it unless asked for by name.
+prepare_apt() {
+    rm -rf "$APT_HOME/sources" "$APT_HOME/preferences"
+    mkdir -p "$APT_HOME"/{sources,preferences,lists/partial,cache/archives/partial}
+    find /etc/apt/sources.list.d -maxdepth 1 \( -name '*.list' -o -name '*.sources' \) \
+        -exec cp -t "$APT_HOME/sources" {} + 2>/dev/null || true
+    [[ ! -e /etc/apt/sources.list ]] || cp /etc/apt/sources.list "$APT_HOME/sources/00-machine.list"
+    find /etc/apt/preferences.d -maxdepth 1 -type f -exec cp -t "$APT_HOME/preferences" {} + 2>/dev/null || true
+    if needs_second_suite; then second_suite; fi
+}
+
+second_suite() {
+    local mirror
+    mirror=$(own_mirror)
+    [[ -n $mirror ]] || die "no apt source of suite $(os_field VERSION_CODENAME) found: cannot tell this machine's Debian mirror"
+    write_file "$APT_HOME/sources/zz-jbuild.sources" <<-END
+		Types: deb
+		URIs: $mirror
+		Suites: $SECOND_SUITE
+		Components: main
+		Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+	END
+    write_file "$APT_HOME/preferences/zz-jbuild" <<-END
+		Package: *
+		Pin: release n=$SECOND_SUITE
+		Pin-Priority: 100
+	END
+}
+
+apt_private() {
+    DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 apt-get -q \
+        -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$APT_HOME/sources" \
+        -o Dir::Etc::preferencesparts="$APT_HOME/preferences" \
+        -o Dir::State::lists="$APT_HOME/lists" -o Dir::Cache="$APT_HOME/cache" \
+        -o APT::Sandbox::User=root -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 "$@"
+}
+
+# The daemons are ours to start, on our own home; the packages would start them on the system's.
+forbid_autostart() {
+    [[ -e $POLICY ]] && return
+    # shellcheck disable=SC2064
+    trap "rm -f '$POLICY'" EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$POLICY"
+    chmod 0755 "$POLICY"
+}
+
+allow_autostart() {
+    [[ -e $POLICY && $(trap -p EXIT) == *"$POLICY"* ]] || return 0
+    rm -f "$POLICY"
+    trap - EXIT
+}
+
+# Packages enable their services for the next boot: a second engine would then answer first.
+disable_services() {
+    command -v systemctl >/dev/null || return 0
+    systemctl disable --quiet "$@" >/dev/null 2>&1 || true
+}
+
+# The engine, QEMU and the registry are the ones too old (or absent) in Debian 12.
+with_suites() {
+    local name
+    for name in "$@"; do
+        case $name in
+        docker* | containerd | qemu*) if needs_second_suite; then echo "$name/$SECOND_SUITE"; else echo "$name"; fi ;;
+        *) echo "$name" ;;
+        esac
+    done
+}
+
+# install_packages PACKAGE…
+install_packages() {
+    can_install || install_by_hand "$*"
+    local wanted log=$ENGINE_HOME/install.log origin="the machine's own apt sources" size
+    mkdir -p "$ENGINE_HOME"
+    mapfile -t wanted < <(with_suites "$@")
+    prepare_apt
+    needs_second_suite && origin+=" plus suite $SECOND_SUITE of the same mirror at low priority, kept private to this command"
+    say "reading the package lists of $origin"
+    apt_private update >"$log" 2>&1 || { log_tail "$log"; die "the package lists cannot be read (network?)"; }
+    size=$(apt_private install --assume-no --no-install-recommends "${wanted[@]}" 2>&1 |
+        sed -n 's/^Need to get \(.*\) of archives.*/\1/p' | sed 's|.*/||') || true
+    say "installing $* and what they need (download ${size:-unknown}), from $origin"
+    forbid_autostart
+    apt_private install --yes --no-install-recommends "${wanted[@]}" >>"$log" 2>&1 ||
+        { log_tail "$log"; die "the packages cannot be installed; the whole log is $log"; }
+    allow_autostart
+    rm -rf "$APT_HOME/cache"
+}

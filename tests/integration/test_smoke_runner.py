@@ -1,0 +1,315 @@
+"""The smoke runner against real containers that behave and misbehave."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from builder import records
+from builder.console import Console
+from builder.engine import Engine, find_engine
+from builder.errors import EngineError, JbuildError, RecipeError
+from builder.image.model import Descriptor, Image
+from builder.recipe.model import Model, PublishSpec, Question, Server, SmokeSpec, Spec
+from builder.smoke.container import LABEL
+from builder.smoke.model import SmokeFailedError, Verdict
+from builder.smoke.runner import smoke
+from builder.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from docker import DockerClient
+
+STAND_IN = Path(__file__).with_name("smoke_stand_in.py")
+BASE = "stand-in/debian-amd64:bookworm-slim"
+CA = "/etc/ssl/certs/ca-certificates.crt"
+PYTHON_IMAGE = f"""\
+# syntax-free: no image can be pulled for a front end
+FROM {{base}}
+RUN --mount=type=secret,id=ca,target={CA} apt-get update -qq \\
+ && apt-get install -y -qq --no-install-recommends python3-minimal libpython3-stdlib
+"""
+SERVER_IMAGE = """\
+FROM jbuild-test/python:1
+COPY server.py /server.py
+ENTRYPOINT ["/usr/bin/python3", "/server.py"]
+HEALTHCHECK CMD ["/usr/bin/python3", "-c", "import os, sys; sys.exit(os.environ.get('STAND_IN_FAULT') == 'unhealthy')"]
+"""
+
+
+@pytest.fixture(scope="session")
+def engine() -> Engine:
+    try:
+        return find_engine(Workspace.here())
+    except EngineError as error:
+        pytest.skip(f"no engine: {error.message}")
+
+
+@pytest.fixture(scope="session")
+def client(engine: Engine) -> Iterator[DockerClient]:
+    client = engine.client()
+    yield client
+    client.close()
+
+
+def buildx(engine: Engine, folder: Path, tag: str, *more: str) -> None:
+    argv = ["docker", "buildx", "build", "--platform=linux/amd64", "--provenance=false", "--load", f"--tag={tag}", *more]
+    subprocess.run([*argv, str(folder)], check=True, env={**os.environ, **engine.environment()}, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def stand_in(engine: Engine, client: DockerClient, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Build the stand-in's image once for each version of its file."""
+    if engine.architecture != "amd64":
+        pytest.skip("the stand-in's base image is amd64")
+    text = STAND_IN.read_text()
+    tag = "jbuild-test/openai-stand-in:" + hashlib.sha256((text + SERVER_IMAGE).encode()).hexdigest()[:12]
+    if client.images.list(name=tag):
+        return tag
+    folder = tmp_path_factory.mktemp("stand-in")
+    if not client.images.list(name="jbuild-test/python:1"):
+        bases = [name for image in client.images.list() for name in image.tags if name.endswith(BASE)]
+        if not bases:
+            pytest.skip("no amd64 base image: run `scripts/engine base --arch amd64`")
+        (folder / "Dockerfile").write_text(PYTHON_IMAGE.format(base=bases[0]))
+        buildx(engine, folder, "jbuild-test/python:1", f"--secret=id=ca,src={CA}")
+    (folder / "Dockerfile").write_text(SERVER_IMAGE)
+    (folder / "server.py").write_text(text)
+    buildx(engine, folder, tag)
+    return tag
+
+
+@pytest.fixture
+def image(client: DockerClient, stand_in: str) -> Image:
+    digest = str(client.images.get(stand_in).id)
+    blob = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=digest, size=1)
+    return Image(platform="linux/amd64", manifest=blob, config=blob, layers=(), labels=())
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(client: DockerClient) -> Iterator[None]:
+    yield
+    assert containers(client) == []
+
+
+def containers(client: DockerClient) -> list[str]:
+    mine = {"label": LABEL}
+    return [str(c.name) for c in client.containers.list(all=True, filters=mine, ignore_removed=True)]
+
+
+def spec(
+    fault: str = "",
+    *,
+    ready: float = 20,
+    answer: float = 10,
+    stop: float = 2,
+    questions: tuple[Question, ...] = (Question(ask="What is the capital of France?", expect="Paris"),),
+    **environment: str,
+) -> Spec:
+    return Spec(
+        models=(Model(name="tiny", source="./tiny"),),
+        server=Server(model="tiny"),
+        smoke=SmokeSpec(
+            questions=questions,
+            ready_within_s=ready,
+            answer_within_s=answer,
+            stop_within_s=stop,
+            environment=(("STAND_IN_FAULT", fault), *environment.items()),
+        ),
+        publish=PublishSpec(repository="test"),
+    )
+
+
+class Runner:
+    def __init__(self, image: Image, reference: str, engine: Engine, log: Path) -> None:
+        self.image, self.reference, self.engine, self.log = image, reference, engine, log
+
+    def __call__(self, wanted: Spec, **more: int) -> Verdict:
+        return smoke(self.image, self.reference, wanted, self.engine, Console(quiet=True), log=self.log, **more)
+
+    def failure(self, wanted: Spec, **more: int) -> SmokeFailedError:
+        with pytest.raises(SmokeFailedError) as caught:
+            self(wanted, **more)
+        assert caught.value.exit_code == 10
+        assert not caught.value.verdict.passed
+        assert str(self.log) in (caught.value.hint or "")
+        return caught.value
+
+
+@pytest.fixture
+def run(image: Image, stand_in: str, engine: Engine, tmp_path: Path) -> Runner:
+    return Runner(image, stand_in, engine, tmp_path / "logs" / "smoke.log")
+
+
+def test_a_good_image_passes_and_is_measured(run: Runner, image: Image, tmp_path: Path) -> None:
+    verdict = run(spec())
+    assert verdict.passed
+    assert verdict.level == "cpu"
+    assert verdict.digest == image.digest
+    (answer,) = verdict.answers
+    assert answer.text == "The capital of France is Paris."
+    assert answer.tokens == 3
+    assert answer.first_token_s is not None
+    assert 0.04 < answer.first_token_s < answer.seconds < 5
+    assert answer.tokens_per_s is not None
+    assert 5 < answer.tokens_per_s < 21
+    assert verdict.ready_s is not None
+    assert verdict.ready_s < 15
+    assert verdict.stop_s is not None
+    assert verdict.stop_s < 2
+    assert verdict.peak_memory_bytes is None or 1e6 < verdict.peak_memory_bytes < 1e9
+    assert verdict.symptoms == ()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", verdict.when)
+    assert "temperature 0 stream True" in run.log.read_text()
+    records.write(tmp_path / "smoke.json", "f", verdict)
+    assert records.read(tmp_path / "smoke.json", "f", Verdict) == verdict
+
+
+def test_proxies_and_netrc_are_not_used(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert run(spec()).passed
+
+
+def test_port_and_key_of_the_recipe_are_used(run: Runner) -> None:
+    assert run(spec(JBUILD_PORT="9123", VLLM_API_KEY="secret")).passed
+
+
+@pytest.mark.parametrize(
+    ("fault", "step", "message"),
+    [
+        ("exits", "ready", r"ended before it was ready: exit code 3: .*needs libnuma"),
+        ("unhealthy", "health check", r"HEALTHCHECK ends with code 1"),
+        ("wrong-name", "models", r"does not serve the model 'tiny', but: other"),
+        ("refuses", "question", r"status 500: .*EngineCore encountered an issue"),
+        ("garbage", "question", r"wrong answer to .*; expected: Paris; got: 'x9\$ zzz'"),
+        ("cuts-stream", "question", r"stream ended before it was complete"),
+        ("crashes-while-answering", "question", r"crashed while it was asked .*exit code 139 \(SIGSEGV\)"),
+        ("crashes-after-answer", "question", r"crashed after the answer: exit code 7"),
+        ("ignores-term", "stop", r"SIGTERM is ignored: still running 2 s after it"),
+        ("unclean-stop", "stop", r"SIGTERM did not end the server cleanly: exit code 5"),
+        ("killed-by-term", "stop", r"SIGTERM killed the server \(exit code 143\)"),
+    ],
+)
+def test_each_fault_has_its_own_message(run: Runner, fault: str, step: str, message: str) -> None:
+    error = run.failure(spec(fault))
+    assert error.verdict.step == step
+    assert re.search(message, error.message)
+    assert error.log is not None
+    assert "stand-in starting" in error.log
+    assert "\x1b" not in error.log
+
+
+def test_a_known_symptom_gives_the_hint(run: Runner) -> None:
+    error = run.failure(spec("exits"))
+    assert "add libnuma1" in (error.hint or "")
+    assert error.verdict.symptoms == ("vLLM's extension for the CPU needs libnuma, which no wheel brings",)
+
+
+def test_a_wrong_answer_is_kept_in_the_verdict(run: Runner) -> None:
+    error = run.failure(spec("garbage"))
+    assert [answer.text for answer in error.verdict.answers] == ["x9$ zzz"]
+
+
+def test_a_server_that_is_never_ready(run: Runner) -> None:
+    began = time.monotonic()
+    error = run.failure(spec("never-ready", ready=2.5))
+    assert error.verdict.step == "ready"
+    assert "not ready within 2 s" in error.message or "not ready within 3 s" in error.message
+    assert time.monotonic() - began < 12
+
+
+def test_a_model_that_hangs(run: Runner) -> None:
+    error = run.failure(spec("hangs", answer=1.5))
+    assert error.verdict.step == "question"
+
+
+def test_a_slow_answer_that_exceeds_its_time_although_it_moves(run: Runner) -> None:
+    error = run.failure(spec("slow", answer=1))
+    assert "no complete answer within 1 s" in error.message
+
+
+def test_out_of_memory_while_answering(run: Runner) -> None:
+    error = run.failure(spec("out-of-memory", answer=20), memory_bytes=64 << 20)
+    assert error.verdict.step == "question"
+    assert "out of memory" in error.message
+    assert "more memory" in (error.hint or "")
+
+
+def test_out_of_memory_at_start(run: Runner) -> None:
+    error = run.failure(spec("out-of-memory-at-start"), memory_bytes=64 << 20)
+    assert error.verdict.step == "ready"
+    assert "out of memory" in error.message
+
+
+def test_an_entrypoint_that_does_not_exist(run: Runner, client: DockerClient) -> None:
+    container = client.containers.create(run.reference, entrypoint=["/no/such/program"])
+    broken = container.commit(repository="jbuild-test/broken", tag="1", changes='ENTRYPOINT ["/no/such/program"]')
+    container.remove()
+    run.reference = "jbuild-test/broken:1"
+    try:
+        error = run.failure(spec())
+    finally:
+        client.images.remove(str(broken.id), force=True)
+    assert error.verdict.step == "start"
+    assert "/no/such/program" in error.message
+
+
+def test_an_image_that_is_not_there(run: Runner) -> None:
+    run.reference = "jbuild-test/absent:1"
+    assert "absent" in run.failure(spec()).message
+
+
+@pytest.mark.parametrize("expect", ["", "Paris|", "(", ".*"])
+def test_a_question_that_proves_nothing_is_refused(run: Runner, expect: str) -> None:
+    with pytest.raises(RecipeError):
+        run(spec(questions=(Question(ask="?", expect=expect),)))
+
+
+def test_a_recipe_without_questions_is_refused(run: Runner) -> None:
+    with pytest.raises(RecipeError):
+        run(spec(questions=()))
+
+
+def test_an_unwritable_log_is_a_disk_error(run: Runner, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    run.log = tmp_path / "file" / "smoke.log"
+    with pytest.raises((JbuildError, NotADirectoryError)):
+        run(spec())
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{root!r}, {here!r}]
+from test_smoke_runner import *
+engine = find_engine(Workspace.here())
+blob = Descriptor(media_type="m", digest="sha256:0", size=1)
+image = Image(platform="linux/amd64", manifest=blob, config=blob, layers=(), labels=())
+smoke(image, {reference!r}, spec("never-ready", ready=60), engine, Console(), log=Path({log!r}))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_runs_leave_no_container(run: Runner, client: DockerClient, number: signal.Signals) -> None:
+    here = Path(__file__).parent
+    text = INTERRUPTED.format(root=str(here.parents[1]), here=str(here), reference=run.reference, log=str(run.log))
+    with subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.PIPE, cwd=here.parents[1]) as child:
+        while not (run.log.exists() and b"ready" in run.log.read_bytes()):
+            assert child.poll() is None, child.stderr and child.stderr.read()
+            time.sleep(0.1)
+        child.send_signal(number)
+        assert child.wait(20) != 0
+    if number == signal.SIGKILL:
+        assert containers(client), "nobody could remove it"
+        assert run(spec()).passed, "the next run removes it"

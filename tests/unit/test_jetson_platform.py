@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import pytest
+
+from builder.errors import RecipeError
+from builder.jetson.model import Platform
+from builder.jetson.platform import ImpossibleError, platform_for
+from builder.jetson.tables import distributions, platforms
+
+
+def found(architecture: str = "arm64", base: str | None = None, **axes: str) -> Platform:
+    return platform_for(tuple(axes.items()), architecture, base)
+
+
+def test_a_distribution() -> None:
+    platform = found(distribution="debian-12", python="3.11", vllm="0.15.1")
+    assert (platform.name, platform.release, platform.python, platform.glibc) == (
+        "debian-12",
+        "bookworm",
+        "3.11",
+        "2.36",
+    )
+    assert platform.base == "docker.io/library/debian:bookworm-slim"
+    assert (platform.l4t, platform.cuda, platform.sms) == (None, None, ())
+
+
+def test_a_jetson_with_its_own_defaults() -> None:
+    platform = found(l4t="36.4.4")
+    assert (platform.name, platform.jetpack, platform.release, platform.python) == (
+        "l4t-36.4.4",
+        "6.2.1",
+        "22.04",
+        "3.10",
+    )
+    assert (platform.cuda, platform.sms, platform.glibc, platform.glibcxx) == ("12.6", ("8.7",), "2.35", "3.4.30")
+    assert platform.base == "nvcr.io/nvidia/l4t-jetpack:r36.4.0"
+
+
+@pytest.mark.parametrize("axes", [{"ubuntu": "24.04"}, {"python": "3.12"}, {"ubuntu": "24.04", "cuda": "12.8"}])
+def test_jetpack_6_on_ubuntu_24_04_brings_its_own_cuda(axes: dict[str, str]) -> None:
+    platform = found(l4t="36.4.0", **axes)
+    assert platform.name == "l4t-36.4.0-ubuntu-24.04"
+    assert (platform.release, platform.python, platform.cuda, platform.glibc) == ("24.04", "3.12", "12.8", "2.39")
+    assert platform.base == "docker.io/library/ubuntu:24.04"
+
+
+def test_the_axes_choose_among_published_cuda_versions() -> None:
+    assert found(l4t="36.4.0", cuda="12.9").cuda == "12.9"
+    assert found(l4t="36.3.0").cuda == "12.2"
+    assert found(l4t="39.2.0", cuda="13.0").sms == ("8.7", "11.0")
+
+
+def test_a_recipe_can_bring_its_base() -> None:
+    assert found(base="example.org/own:1", l4t="36.4.0").base == "example.org/own:1"
+
+
+@pytest.mark.parametrize(
+    ("axes", "reason"),
+    [
+        ({"distribution": "debian-12", "python": "3.12"}, "debian-12 has Python 3.11, not 3.12"),
+        ({"distribution": "debian-12", "cuda": "12.6"}, "debian-12 is a platform without a GPU: it has no CUDA 12.6"),
+        ({"distribution": "debian-12", "ubuntu": "22.04"}, "debian-12 is not Ubuntu 22.04"),
+        (
+            {"l4t": "36.4.0", "python": "3.11"},
+            "L4T 36.4.0 has no Python 3.11 (it has 3.10 on Ubuntu 22.04, 3.12 on Ubuntu 24.04)",
+        ),
+        (
+            {"l4t": "36.4.0", "cuda": "13.0"},
+            "CUDA 13.0 is not published for L4T 36.4.0 "
+            "(known: 12.6, 12.8, 12.9 on Ubuntu 22.04; 12.8, 12.9 on Ubuntu 24.04)",
+        ),
+        (
+            {"l4t": "36.4.0", "python": "3.12", "cuda": "12.6"},
+            "CUDA 12.6 is not published for L4T 36.4.0 (known: 12.8, 12.9 on Ubuntu 24.04)",
+        ),
+        ({"l4t": "35.4.1", "ubuntu": "22.04"}, "no image for L4T 35.4.1 is made on Ubuntu 22.04 (known: 20.04)"),
+        ({"l4t": "36.4.0", "architecture": "amd64"}, "L4T 36.4.0 runs on arm64 only, not on amd64"),
+    ],
+)
+def test_what_does_not_exist_has_a_reason(axes: dict[str, str], reason: str) -> None:
+    with pytest.raises(ImpossibleError) as caught:
+        found(**axes)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("axes", "message", "hint"),
+    [
+        ({"l4t": "36.4.1"}, "unknown L4T release `36.4.1`", "nearest known ones: 36.4.0, 36.4.3, 36.4.4"),
+        ({"l4t": "r35.6"}, "unknown L4T release `r35.6`", "nearest known ones: 35.6.0, 35.6.1, 35.6.2"),
+        ({"l4t": "next"}, "unknown L4T release `next`", "nearest known ones: 35.1.0, 35.2.1, 35.3.1"),
+        ({"distribution": "debian-11"}, "unknown distribution `debian-11`", "did you mean `debian-12`?"),
+        ({"l4t": "36.4.0", "ubuntu": "22.40"}, "unknown Ubuntu release `22.40`", "did you mean `22.04`?"),
+        (
+            {"l4t": "36.4.0", "python": "3.10.2"},
+            "`3.10.2` is not a python version",
+            "write major and minor, such as 3.11",
+        ),
+        ({"l4t": "36.4.0", "cuda": "cu126"}, "`cu126` is not a cuda version", "write major and minor, such as 12.6"),
+        ({"vllm": "0.9.3"}, "no axis chooses a platform", None),
+        ({"l4t": "36.4.0", "distribution": "debian-12"}, "`l4t` and `distribution` both choose a platform", None),
+    ],
+)
+def test_unknown_values_name_the_nearest(axes: dict[str, str], message: str, hint: str | None) -> None:
+    with pytest.raises(RecipeError) as caught:
+        found(**axes)
+    assert not isinstance(caught.value, ImpossibleError)
+    assert caught.value.message == message
+    assert hint is None or caught.value.hint == hint
+
+
+def test_every_row_gives_a_platform() -> None:
+    for row in platforms():
+        for cuda in (None, row.cuda, *row.cuda_published):
+            platform = found(l4t=row.l4t, **({"cuda": cuda} if cuda else {}))
+            assert platform.cuda == (cuda or row.cuda)
+    for distribution in distributions():
+        for architecture in ("arm64", "amd64"):
+            assert found(architecture, distribution=distribution.name).architecture == architecture

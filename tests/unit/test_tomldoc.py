@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder import tomldoc
+from builder.errors import DocumentError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from builder.tomldoc import Table
+
+
+def mistakes(path: Path, text: str, parse: Callable[[Table], object]) -> list[tuple[int | None, str, str, str | None]]:
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DocumentError) as caught:
+        tomldoc.collect(tomldoc.read(path), "mistakes", parse)
+    return [(p.line, p.key, p.message, p.hint) for p in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("text", "parse", "expected"),
+    [
+        ("", lambda t: t.string("a"), (None, "", "`a` is missing", "add `a = …` (a string)")),
+        ("a = 1", lambda t: t.string("a"), (1, "a", "must be a string, not a whole number", 'write it in quotes: "1"')),
+        ("a = true", lambda t: t.integer("a"), (1, "a", "must be a whole number, not true or false", None)),
+        ("a = 1.5", lambda t: t.integer("a"), (1, "a", "must be a whole number, not a number", None)),
+        ("a = nan", lambda t: t.number("a", high=2), (1, "a", "nan is out of bounds", "a number from 0 to 2")),
+        ("\na = 9", lambda t: t.integer("a", high=8), (2, "a", "9 is out of bounds", "a whole number from 0 to 8")),
+        ('a = "x"', lambda t: t.boolean("a", default=True), (1, "a", "must be true or false, not a string", None)),
+        (
+            'a = "x"',
+            lambda t: t.strings("a"),
+            (1, "a", "must be a list of strings, not a string", 'write it as a list: ["x"]'),
+        ),
+        (
+            "a = [\n1.5]",
+            lambda t: t.strings("a"),
+            (2, "a[0]", "must be a string, not a number", 'write it in quotes: "1.5"'),
+        ),
+        ('a = ["x"]', lambda t: t.strings("a", pattern="y", noun="a y"), (1, "a[0]", "`x` is not a y", None)),
+        ("a = []", lambda t: t.table("a"), (1, "a", "must be a table, not a list", None)),
+        ("a = [1]", lambda t: list(t.tables("a")), (1, "a[0]", "must be a table, not a whole number", None)),
+        ("a = 07:32:00", lambda t: t.string("a"), (1, "a", "must be a string, not a date or time", None)),
+        (
+            "[a]\nb = 1",
+            lambda t: t.string_map("a"),
+            (2, "a.b", "must be a string, not a whole number", 'write it in quotes: "1"'),
+        ),
+        ("[x]\nab = 1", lambda t: t.table("x").done(["abc"]), (2, "x.ab", "unknown key `ab`", "did you mean `abc`?")),
+        ("zz = 1", lambda t: t.done(["abc"]), (1, "zz", "unknown key `zz`", "valid here: abc")),
+        ('"a b" = 1', lambda t: t.done(), (1, '"a b"', "unknown key `a b`", "there is no valid here name")),
+    ],
+)
+def test_mistakes_are_located(
+    tmp_path: Path,
+    text: str,
+    parse: Callable[[Table], object],
+    expected: tuple[int | None, str, str, str | None],
+) -> None:
+    assert expected in mistakes(tmp_path / "x.toml", text, parse)
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "message"),
+    [
+        (b"a = 1\nb = \n", 2, "not valid TOML: "),
+        (b"a = 1\na = 2\n", 2, "not valid TOML: "),
+        (b"\xff", None, "cannot be read: not UTF-8 text"),
+        (b"a = " + b"[" * 5000, None, "not valid TOML: nested too deeply"),
+        (b"a = " + b"1" * 9999, None, "cannot be read: "),
+    ],
+)
+def test_what_is_not_toml(tmp_path: Path, content: bytes, line: int | None, message: str) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(content)
+    with pytest.raises(DocumentError) as caught:
+        tomldoc.read(path)
+    (problem,) = caught.value.problems
+    assert problem.message.startswith(message)
+    assert problem.line == line or line is None
+
+
+def test_absent_and_folder(tmp_path: Path) -> None:
+    for path, message in ((tmp_path / "no.toml", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(DocumentError) as caught:
+            tomldoc.read(path)
+        assert message in caught.value.problems[0].message
+
+
+def test_all_mistakes_come_together_in_the_order_of_lines(tmp_path: Path) -> None:
+    found = mistakes(tmp_path / "x.toml", "a = 1\nb = 2\nc = 3\n", lambda t: (t.string("c"), t.string("a")))
+    assert [line for line, *_ in found] == [1, 2, 3]
+
+
+@given(st.text())
+def test_shown_is_one_printable_line(text: str) -> None:
+    assert tomldoc.shown(text).isprintable()
+    assert len(tomldoc.shown(text * 100)) <= 201
+
+
+def test_place_of_a_problem(tmp_path: Path) -> None:
+    problem = Problem(path=tmp_path / "r.toml", line=3, key="a[0].b", message="bad")
+    assert problem.place == f"{tmp_path}/r.toml:3: a[0].b"
+
+
+def test_deep_but_valid_documents_give_errors_not_tracebacks(tmp_path: Path) -> None:
+    for depth in (50, 100, 200, 300, 400, 450):
+        path = tmp_path / "x.toml"
+        path.write_text("a = " + "[" * depth + "]" * depth, encoding="utf-8")
+        with pytest.raises(DocumentError):
+            tomldoc.collect(tomldoc.read(path), "mistakes", lambda table: table.string("b"))
