@@ -65,10 +65,17 @@ class _Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(
+    cls=_Verbs,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="jbuild")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Recipes in, proven vLLM images for NVIDIA Jetson out."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main() -> NoReturn:
@@ -109,12 +116,12 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 def _bug(console: Console, error: Exception) -> NoReturn:
     from builder.workspace import cache_folder, write_text  # noqa: PLC0415
 
-    path = cache_folder() / "crash.log"
-    write_text(path, "".join(traceback.format_exception(error)))
-    failure = JbuildError(
-        f"unexpected {type(error).__name__}: {error}",
-        where=str(path),
-        hint="this is a bug in jbuild; please report it with the file above",
-    )
+    path, trace = cache_folder() / "crash.log", "".join(traceback.format_exception(error))
+    hint, log = "this is a bug in jbuild; please report it with the file above", None
+    try:
+        write_text(path, trace)
+    except (JbuildError, OSError):
+        hint, log = "this is a bug in jbuild; please report it with the log above", trace
+    failure = JbuildError(f"unexpected {type(error).__name__}: {error}", where=str(path), hint=hint, log=log)
     console.failure(failure)
     sys.exit(_UNEXPECTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 REGISTRY_PATTERN = r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-][a-z0-9]+)*)?"
 _IMAGE_NAME = r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-][a-z0-9]+)*)*"
+_ADDRESS = r"https?://[^\s]+"
 _MODEL_SOURCE = r"hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+"
 # Where Linux distributions keep the certificates that the system trusts.
 _SYSTEM_CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
@@ -100,7 +102,7 @@ def _parser(config: Config, folder: Path):  # type: ignore[no-untyped-def]  # no
             or config.insecure_registries,
             registry_mirrors=(*_registry_mirrors(root), *config.registry_mirrors),
             model_mirrors=(*_model_mirrors(root, folder), *config.model_mirrors),
-            hub_endpoint=hub.optional_string("endpoint", pattern=r"https?://[^\s]+", noun="an http(s) address")
+            hub_endpoint=hub.optional_string("endpoint", pattern=_ADDRESS, noun="an http(s) address")
             or config.hub_endpoint,
             ca_bundle=_readable(network, "ca-bundle", folder, ca) if ca else config.ca_bundle,
             builder=build.optional_string("builder", pattern=r"[A-Za-z0-9._-]+", noun="a builder's name")
@@ -133,7 +135,7 @@ def _model_mirrors(root: Table, folder: Path) -> list[ModelMirror]:
         rules.append(
             ModelMirror(
                 source=table.string("source", pattern=_MODEL_SOURCE, noun="hf://organisation/name"),
-                folder=folder / table.string("folder"),
+                folder=folder / Path(table.string("folder")).expanduser(),
                 stand_in=table.optional_string("stand-in"),
             )
         )
@@ -160,6 +162,9 @@ def _from_environment(config: Config) -> Config:
                     f"{name} names a file that does not exist", where=value, hint=f"unset {name} or correct it"
                 )
     endpoint = os.environ.get("HF_ENDPOINT")
+    if endpoint and not re.fullmatch(_ADDRESS, endpoint):
+        hint = "unset HF_ENDPOINT or correct it"
+        raise RecipeError("HF_ENDPOINT is not an http(s) address", where=endpoint, hint=hint)
     return replace(config, ca_bundle=ca, hub_endpoint=endpoint or config.hub_endpoint)
 
 

@@ -35,6 +35,7 @@ class Task:
         self._total, self._done = total, 0.0
         self._mutex = threading.Lock()
         self._started = self._shown = time.monotonic()
+        self._ended = False
         self._live: tuple[Progress, TaskID] | None = console.live(title, total, unit)
 
     def advance(self, amount: float) -> None:
@@ -42,6 +43,8 @@ class Task:
         self._console.check()
         with self._mutex:
             self._done += amount
+            if self._ended:
+                return
             if self._live:
                 self._live[0].update(self._live[1], completed=self._done)
             elif time.monotonic() - self._shown >= _PLAIN_EVERY_S:
@@ -52,6 +55,8 @@ class Task:
         """Show what is being done just now."""
         self._console.check()
         with self._mutex:
+            if self._ended:
+                return
             if self._live:
                 self._live[0].update(self._live[1], description=f"{self._title}: {text}"[:100])
             elif time.monotonic() - self._shown >= _PLAIN_EVERY_S:
@@ -59,7 +64,9 @@ class Task:
                 self._console.say(f"{self._title} ({time.monotonic() - self._started:.0f} s): {text}")
 
     def end(self) -> None:
-        """Stop showing it."""
+        """Stop showing it; work that still winds down may go on counting."""
+        with self._mutex:
+            self._ended = True
         if self._live:
             self._console.live_end(self._live[1])
 

@@ -83,7 +83,7 @@ def _store(engine: Engine) -> Check:
     why = "images are built into an OCI layout, which the engine's own builder can do only with it"
     if engine.containerd_store:
         return Check(name="image store", state="ok", found="containerd", why=why)
-    mend = 'set {"features": {"containerd-snapshotter": true}} in daemon.json, or use --builder with a builder of another driver'
+    mend = 'set {"features": {"containerd-snapshotter": true}} in daemon.json, or use --builder with another driver'
     return Check(name="image store", state="warning", found="the engine's old store", why=why, mend=mend)
 
 

@@ -6,8 +6,11 @@ import multiprocessing
 import os
 import signal
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from builder.errors import JbuildError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +29,10 @@ def workers() -> Iterator[ProcessPoolExecutor]:
     pool = ProcessPoolExecutor(os.cpu_count() or 2, mp_context=context, initializer=_ignore_interrupt)
     try:
         yield pool
+    except BrokenProcessPool as error:
+        hint = "look for `Out of memory` in `dmesg`; close other programs, then run the same command again"
+        message = "a worker process was ended from outside, as the kernel does when memory is short"
+        raise JbuildError(message, hint=hint) from error
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise

@@ -14,6 +14,7 @@ from builder import process, stages
 from builder.errors import JbuildError
 from builder.records import fingerprint
 from builder.stages import Work
+from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,7 +97,8 @@ def preview(job: Job, session: Session, options: Options) -> list[tuple[str, str
 def _alone(job: Job, session: Session) -> Iterator[None]:
     """Keep two jbuild processes off one cell's folder."""
     folder = session.workspace.locks_in_use
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     name = fingerprint(str(session.workspace.project), job.recipe.name, job.cell.id)[:16]
     lock = FileLock(folder / f"cell-{name}")
     try:

@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from typing import IO
 
 _KILL_AFTER_S = 10
+# What a program leaves behind in its group when it ends gets this long to end too.
+_LINGER_S = 1.0
 _TAIL_LINES = 400
 _running: set[subprocess.Popen[str]] = set()
 
@@ -72,22 +76,24 @@ def run(
             errors="replace",
             start_new_session=True,
         )
-    except FileNotFoundError as error:
+    except (FileNotFoundError, PermissionError) as error:
         raise ProgramMissingError(f"`{argv[0]}` is not installed", hint="run `jbuild doctor`") from error
     _running.add(child)
     out: list[str] = []
     err: deque[str] = deque(maxlen=_TAIL_LINES)
+    failures: list[BaseException] = []
     readers = [
-        _reader(child.stdout, out.append),
-        _reader(child.stderr, lambda line: _take(line, err, on_line)),
+        _reader(child, child.stdout, out.append, failures),
+        _reader(child, child.stderr, lambda line: _take(line, err, on_line), failures),
     ]
+    ends_at = None if timeout_s is None else time.monotonic() + timeout_s
     try:
         if stdin is not None and child.stdin:
             _feed(child.stdin, stdin)
         child.wait(timeout_s)
         for reader in readers:
-            reader.join()
-    except subprocess.TimeoutExpired:
+            _join(reader, ends_at)
+    except (subprocess.TimeoutExpired, TimeoutError):
         _end(child)
         raise ProgramTimeoutError(tuple(argv), -1, "".join(err)) from None
     except BaseException:
@@ -95,6 +101,8 @@ def run(
         raise
     finally:
         _running.discard(child)
+    if failures:
+        raise failures[0]
     done = Completed(argv=tuple(argv), code=child.returncode, stdout="".join(out), stderr="".join(err))
     if check and done.code != 0:
         raise ProgramFailedError(done.argv, done.code, done.stderr or done.stdout)
@@ -127,24 +135,48 @@ def _take(line: str, tail: deque[str], on_line: Callable[[str], None] | None) ->
         on_line(line.rstrip("\n"))
 
 
-def _reader(pipe: IO[str] | None, take: Callable[[str], None]) -> threading.Thread:
+def _reader(
+    child: subprocess.Popen[str],
+    pipe: IO[str] | None,
+    take: Callable[[str], None],
+    failures: list[BaseException],
+) -> threading.Thread:
     def read() -> None:
-        for line in pipe or ():
-            take(line)
+        if pipe is None:
+            return
+        try:
+            with pipe:
+                for line in pipe:
+                    take(line)
+        except BaseException as error:  # noqa: BLE001  # raised again in the thread that waits for the program
+            failures.append(error)
+            _end(child)
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     return thread
 
 
+def _join(reader: threading.Thread, ends_at: float | None) -> None:
+    """Wait until a pipe is closed: a program that ended may have left another one behind that holds it open."""
+    reader.join(None if ends_at is None else max(0.0, ends_at - time.monotonic()))
+    if reader.is_alive():
+        raise TimeoutError
+
+
 def _end(child: subprocess.Popen[str]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(child.pid, number)
+    """End a program and its whole group; what does not end when asked to is killed."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
             child.wait(_KILL_AFTER_S)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
-        else:
-            return
+            _await_group(child.pid)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def _await_group(group: int) -> None:
+    ends_at = time.monotonic() + _LINGER_S
+    while time.monotonic() < ends_at:
+        os.killpg(group, 0)
+        time.sleep(0.01)

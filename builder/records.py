@@ -55,7 +55,7 @@ def read(path: Path, made_from: str | None, kind: type[_T]) -> _T | None:
         if body["format"] != FORMAT or (made_from is not None and body["fingerprint"] != made_from):
             return None
         found: _T = decode(body["record"], kind)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return found
 
@@ -78,14 +78,20 @@ def decode(value: Any, kind: Any) -> Any:  # noqa: C901, PLR0911  # one line for
     if origin is tuple:
         return _decode_tuple(value, arguments)
     if origin is dict:
-        return {decode(k, arguments[0]): decode(v, arguments[1]) for k, v in value.items()}
+        return {decode(k, arguments[0]): decode(v, arguments[1]) for k, v in _is(value, dict).items()}
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        return kind(**{name: decode(item, hints[name]) for name, item in value.items()})  # type: ignore[operator]
+        return kind(**{name: decode(item, hints[name]) for name, item in _is(value, dict).items()})  # type: ignore[operator]
     if kind is Path:
         return Path(value)
+    if isinstance(value, bool) and kind is not bool:
+        raise TypeError(f"{value!r} is no {kind}")
     if kind is float and isinstance(value, int):
         return float(value)
+    return _is(value, kind)
+
+
+def _is(value: Any, kind: Any) -> Any:
     if not isinstance(value, kind):
         raise TypeError(f"{value!r} is no {kind}")
     return value
@@ -100,5 +106,5 @@ def _decode_union(value: Any, kinds: tuple[Any, ...]) -> Any:
 
 def _decode_tuple(value: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(arguments) == 2 and arguments[1] is Ellipsis:  # noqa: PLR2004  # tuple[X, ...]
-        return tuple(decode(v, arguments[0]) for v in value)
-    return tuple(decode(v, k) for v, k in zip(value, arguments, strict=True))
+        return tuple(decode(v, arguments[0]) for v in _is(value, list))
+    return tuple(decode(v, k) for v, k in zip(_is(value, list), arguments, strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,6 +10,7 @@ from builder.errors import UsageError
 from builder.image.model import Image, Plan
 from builder.publish.model import Publication
 from builder.smoke.model import Verdict
+from builder.workspace import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,16 +167,15 @@ def _run_lock(work: Work) -> bool:
 
 def _render_inputs(work: Work) -> str:
     from builder.image.context import RUNTIME  # noqa: PLC0415
+    from builder.image.layers import groups  # noqa: PLC0415
     from builder.resolve import lockfile  # noqa: PLC0415
-    from builder.wheels.interpreter import native_python  # noqa: PLC0415
+    from builder.wheels.tree import variant  # noqa: PLC0415
 
-    files = [
-        path for folder in (*work.session.workspace.template_folders, RUNTIME) for path in sorted(folder.rglob("*"))
-    ]
-    sources = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.suffix in {".j2", ".sh", ".py"}]
-    compiled = native_python(work.lock.platform.python) is not None
-    description = work.job.recipe.description
-    return records.fingerprint(__version__, lockfile.content(work.lock), work.job.spec, description, sources, compiled)
+    folders = (*work.session.workspace.template_folders, RUNTIME)
+    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix in {".j2", ".sh", ".py"}]
+    sources = [sha256_of(path) for path in files]
+    made = (__version__, groups(), variant(work.lock.platform.python))
+    return records.fingerprint(lockfile.content(work.lock), work.job.spec, work.job.recipe.description, sources, made)
 
 
 def _plan_holds(work: Work, plan: Plan) -> bool:

@@ -7,7 +7,6 @@ import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from builder.errors import DocumentError, Problem
@@ -15,6 +14,7 @@ from builder.tomlplaces import Key, places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -39,7 +39,7 @@ def suggest(name: str, names: Iterable[str], *, noun: str = "valid") -> str:
     near = nearest(name, choices)
     if near:
         return f"did you mean `{near}`?"
-    return f"{noun}: {', '.join(choices)}" if choices else f"there is no {noun} name"
+    return f"{noun}: {', '.join(choices)}" if choices else "there are none"
 
 
 def shown(text: str) -> str:
@@ -214,7 +214,7 @@ class Table:
         *,
         key_pattern: str | None = None,
         value_pattern: str | None = None,
-        noun: str = "a table of strings",
+        noun: str = "a string",
     ) -> tuple[tuple[str, str], ...]:
         """Return a table of strings as pairs in file order; absent means empty."""
         table = self.table(key)

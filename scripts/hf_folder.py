@@ -10,13 +10,12 @@ import json
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 FORMAT = "# jbuild stand-in model, format 1"
 """First line of the list of sums: another value means that the folder is made again."""

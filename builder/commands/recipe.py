@@ -20,7 +20,7 @@ from builder.stages import STAGES, Options
 @click.option("--until", type=click.Choice(STAGES), help="Stop after this stage.")
 @run_options
 @as_json
-def command(  # noqa: PLR0917
+def command(
     recipe: str,
     selectors: tuple[str, ...],
     push: bool,

@@ -25,7 +25,7 @@ def command(stage: str) -> click.Command:
     @cell_option
     @run_options
     @as_json
-    def verb(  # noqa: PLR0917
+    def verb(
         recipe: str,
         selectors: tuple[str, ...],
         force: bool,

@@ -102,9 +102,7 @@ def _conclude(
             console.failure(result.error, as_result=False)
     described = [cell_json(result) for result in results]
     described += [{"cell": cell.id, "status": "impossible", "reason": cell.impossible} for cell in impossible]
-    console.result(
-        {"recipe": recipe.name, "seconds": round(seconds, 1), "cells": described}, summary(results, seconds, session)
-    )
+    console.result({"recipe": recipe.name, "seconds": round(seconds, 1), "cells": described}, summary(results, seconds))
     return CellsFailedError.exit_code if failed else 0
 
 

@@ -48,7 +48,10 @@ _CAUSES: tuple[tuple[str, type[Exception], str, str], ...] = (
         "turn on the engine's containerd image store, or use `docker buildx create --use` and --builder NAME",
     ),
     (
-        r"Cannot connect to the Docker daemon|connection refused.*docker",
+        (
+            r"Cannot connect to the Docker daemon|failed to connect to the docker API"
+            r"|docker\.sock: connect: connection refused"
+        ),
         EngineError,
         "the engine stopped answering",
         "start it, then run it again",
@@ -61,8 +64,10 @@ _CAUSES: tuple[tuple[str, type[Exception], str, str], ...] = (
         "name your company's certificates: `ca-bundle` under [network] in jbuild.toml, or SSL_CERT_FILE",
     ),
     (
-        r"Temporary failure resolving|Could not connect to|Connection timed out|i/o timeout|no such host"
-        r"|Failed to fetch",
+        (
+            r"Temporary failure resolving|Could not connect to|Connection timed out|i/o timeout|no such host"
+            r"|Failed to fetch"
+        ),
         NetworkError,
         "a server could not be reached from inside the build",
         "check network and proxy of the engine, then run it again: finished layers are kept",
@@ -120,19 +125,26 @@ def _argv(
 ) -> list[str]:
     session.workspace.images.mkdir(parents=True, exist_ok=True)
     argv = ["docker", "buildx", "build", *options(plan.platform.partition("/")[2]), "--progress=plain"]
-    argv += [f"--metadata-file={metadata}", f"--output=type=oci,tar=false,dest={session.workspace.images},{_FORMAT}"]
+    layout = _field("dest", session.workspace.images)
+    argv += [f"--metadata-file={metadata}", f"--output=type=oci,tar=false,{layout},{_FORMAT}"]
     if builder:
         argv += ["--builder", builder]
     elif engine.containerd_store:
         # The engine keeps the layers unpacked as well, which saves loading them again for the smoke run.
         argv += [f"--output=type=image,name={unproven},{_FORMAT}"]
     ca = build_ca_bundle(session.config)
-    argv += ["--secret", f"id=ca,src={ca}"] if ca else []
+    argv += ["--secret", f"id=ca,{_field('src', ca)}"] if ca else []
     netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    argv += ["--secret", f"id=netrc,src={netrc}"] if netrc.is_file() else []
+    argv += ["--secret", f"id=netrc,{_field('src', netrc)}"] if netrc.is_file() else []
     for name in _PROXIES:
         argv += [f"--build-arg={given}" for given in (name, name.lower()) if os.environ.get(given)]
     return [*argv, "."]
+
+
+def _field(name: str, path: Path) -> str:
+    """Write one field of an option, which buildx reads as CSV: a path may hold a comma."""
+    text = f"{name}={path}"
+    return '"' + text.replace('"', '""') + '"' if re.search(r'[,"]', text) else text
 
 
 def _follow(lines: list[str], note: Callable[[str], None]) -> Callable[[str], None]:
@@ -147,7 +159,7 @@ def _follow(lines: list[str], note: Callable[[str], None]) -> Callable[[str], No
 
 def _explain(error: ProgramFailedError, name: str, log: Path) -> Exception:
     for pattern, kind, message, hint in _CAUSES:
-        if re.search(pattern, error.output):
+        if re.search(pattern, error.output, re.IGNORECASE):
             return kind(f"{name}: {message}", where=str(log), hint=hint, log=error.output)  # type: ignore[call-arg]
     hint = f"the whole log is {log}; the step that failed is named in it"
     return BuildError(f"{name}: the build failed", where=str(log), hint=hint, log=error.output)

@@ -41,6 +41,8 @@ def render(template: str, folders: Sequence[Path], values: dict[str, Any]) -> st
         raise RecipeError(
             f"the template uses what does not exist: {error.message}", where=template, hint=hint
         ) from error
+    except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, OSError) as error:
+        raise RecipeError(f"the template cannot be rendered: {error}", where=template) from error
 
 
 def _environment(folders: Sequence[Path]) -> jinja2.Environment:
@@ -56,14 +58,15 @@ def _environment(folders: Sequence[Path]) -> jinja2.Environment:
     return environment
 
 
-def quoted(value: str) -> str:
+def quoted(value: object) -> str:
     """Quote a value for ENV and LABEL: nothing in it is expanded, nothing ends it.
 
     Raises:
         RecipeError: it holds a line break or another control character.
     """
-    _refuse_control(value)
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+    text = str(value)
+    _refuse_control(text)
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
     return f'"{escaped}"'
 
 

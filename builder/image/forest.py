@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def plant(trees: Iterable[Path], folder: Path) -> None:
-    """Merge trees into a folder; where two own a file, the later one wins. Folders get one time and mode.
+    """Merge trees into a folder; where two own a path, the later one wins. Folders get one time and mode.
 
     Raises:
         OSError: the disk is full or cannot be written.
@@ -29,7 +29,11 @@ def plant(trees: Iterable[Path], folder: Path) -> None:
 
 def _link(source: str, target: str) -> None:
     # Plain strings and scandir: a CUDA stack has 100,000 files, and this is most of the time it takes to render.
-    os.makedirs(target, exist_ok=True)  # noqa: PTH103
+    try:
+        os.makedirs(target, exist_ok=True)  # noqa: PTH103
+    except FileExistsError:  # an earlier tree has a file of this name
+        os.unlink(target)  # noqa: PTH108
+        os.makedirs(target)  # noqa: PTH103
     with os.scandir(source) as entries:
         for entry in entries:
             destination = f"{target}/{entry.name}"
@@ -43,10 +47,13 @@ def _link_file(source: str, destination: str) -> None:
     try:
         os.link(source, destination, follow_symlinks=False)
     except FileExistsError:
-        os.unlink(destination)  # noqa: PTH108
+        if os.path.isdir(destination) and not os.path.islink(destination):  # noqa: PTH112, PTH114
+            shutil.rmtree(destination)
+        else:
+            os.unlink(destination)  # noqa: PTH108
         _link_file(source, destination)
     except OSError as error:
-        # Another file system, or one whose count of links is used up.
-        if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM):
+        # Another file system, one whose count of links is used up, or one that has none.
+        if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
         shutil.copy2(source, destination, follow_symlinks=False)

@@ -32,7 +32,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WheelLayer:
-    """Wheels that share a layer. `name` identifies the content: same wheels and Python, same name."""
+    """Wheels that share a layer. `name` identifies the content: same wheels and variant, same name."""
 
     name: str
     wheels: tuple[LockedWheel, ...]
@@ -49,18 +49,21 @@ def groups() -> tuple[Group, ...]:
     return tomldoc.collect(document, "the layer groups have mistakes", _parse)
 
 
-def wheel_layers(wheels: Sequence[LockedWheel], python: str) -> tuple[WheelLayer, ...]:
-    """Return the layers for the wheels of a lock, lowest first."""
+def wheel_layers(wheels: Sequence[LockedWheel], variant: str) -> tuple[WheelLayer, ...]:
+    """Return the layers for the wheels of a lock, lowest first.
+
+    `variant` is what, besides the wheels, decides their trees (`builder.wheels.tree.variant`).
+    """
     grouped: dict[str, list[LockedWheel]] = {group.name: [] for group in groups()}
     for wheel in wheels:
         grouped[_group_of(wheel.name)].append(wheel)
     own = set(_large(wheels))
     layers = []
     for name, members in grouped.items():
-        layers += [_layer(wheel.name, (wheel,), python) for wheel in members if wheel in own]
+        layers += [_layer(wheel.name, (wheel,), variant) for wheel in members if wheel in own]
         rest = tuple(wheel for wheel in members if wheel not in own)
         if rest:
-            layers.append(_layer(name, rest, python))
+            layers.append(_layer(name, rest, variant))
     return tuple(layers)
 
 
@@ -77,8 +80,8 @@ def _group_of(name: str) -> str:
     return min(found, key=lambda group: "*" in group.patterns).name
 
 
-def _layer(name: str, wheels: tuple[LockedWheel, ...], python: str) -> WheelLayer:
-    content = records.fingerprint(python, [wheel.sha256 for wheel in wheels])
+def _layer(name: str, wheels: tuple[LockedWheel, ...], variant: str) -> WheelLayer:
+    content = records.fingerprint(variant, [wheel.sha256 for wheel in wheels])
     return WheelLayer(name=f"{name}-{content[:12]}", wheels=wheels)
 
 

@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import BuildError
-from builder.image.model import Descriptor, Image
+from builder.image.model import Image
+from builder.registry.model import Descriptor
 
 if TYPE_CHECKING:
     from pathlib import Path

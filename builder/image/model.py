@@ -5,15 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from builder.recipe.model import Pairs
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Descriptor:
-    """A blob of an image: OCI media type, digest (`sha256:…`), size in bytes."""
-
-    media_type: str
-    digest: str
-    size: int
+from builder.registry.model import Descriptor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from builder.image.layers import wheel_layers
 from builder.image.model import Plan
 from builder.models.fetch import fetch_model
 from builder.wheels.prepare import prepare
-from builder.wheels.tree import ENVIRONMENT, EPOCH
+from builder.wheels.tree import ENVIRONMENT, EPOCH, variant
 from builder.workspace import disk_errors, write_text
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class _Layers:
 
 def _make_layers(job: Job, lock: Lock, folder: CellFolder, trees: dict[str, Path], session: Session) -> _Layers:
     python = lock.platform.python
-    groups = wheel_layers(lock.wheels, python)
+    groups = wheel_layers(lock.wheels, variant(python))
     with session.console.task(f"{job.cell.id}: laying out", len(groups), unit="layers") as task:
         names = [context.environment_layer(folder.layers, python)]
         for group in groups:
@@ -84,7 +84,8 @@ def _wheel_layer(layers: Path, group: WheelLayer, trees: dict[str, Path]) -> str
 
 def _drop_others(layers: Path, *, keep: Iterable[str]) -> None:
     for other in {path.name for path in layers.iterdir()} - set(keep):
-        shutil.rmtree(layers / other)
+        path = layers / other
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _dockerfile(job: Job, lock: Lock, layers: _Layers, session: Session) -> str:

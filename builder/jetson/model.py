@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from builder.recipe.model import Architecture
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Platform:
@@ -16,7 +18,7 @@ class Platform:
     """
 
     name: str
-    architecture: str
+    architecture: Architecture
     distribution: str
     release: str
     python: str

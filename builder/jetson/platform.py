@@ -15,6 +15,8 @@ from builder.tomldoc import suggest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from builder.recipe.model import Architecture
+
 PLATFORM_AXES = ("l4t", "distribution", "ubuntu", "cuda", "python")
 _FORMATS = {"python": r"[0-9]\.[0-9]+", "cuda": r"[0-9]+\.[0-9]+"}
 _NEAREST = 3
@@ -48,7 +50,7 @@ class _Base:
     cuda: tuple[str, ...]
 
 
-def platform_for(values: Iterable[tuple[str, str]], architecture: str, base: str | None = None) -> Platform:
+def platform_for(values: Iterable[tuple[str, str]], architecture: Architecture, base: str | None = None) -> Platform:
     """Return the platform of a cell with these axis values.
 
     `l4t` picks a Jetson release. It comes with one distribution or more; `ubuntu`, `python` and `cuda` narrow them,
@@ -87,7 +89,7 @@ def check_value(axis: str, value: str) -> tuple[str, str] | None:
     if axis == "l4t" and value not in (known := [row.l4t for row in platforms()]):
         return f"unknown L4T release `{value}`", f"nearest known ones: {', '.join(_nearest(value, known))}"
     if axis == "distribution" and value not in (known := [row.name for row in distributions()]):
-        return f"unknown distribution `{value}`", suggest(value, known, noun="known")
+        return f"unknown distribution `{value}`", f"known ones: {', '.join(known)}"
     if axis == "ubuntu" and value not in (known := list(_ubuntu())):
         return f"unknown Ubuntu release `{value}`", suggest(value, known, noun="known")
     if axis in _FORMATS and not re.fullmatch(_FORMATS[axis], value):
@@ -97,7 +99,7 @@ def check_value(axis: str, value: str) -> tuple[str, str] | None:
 
 
 @lru_cache(maxsize=4096)
-def _find(architecture: str, axes: _Axes) -> Platform | str:
+def _find(architecture: Architecture, axes: _Axes) -> Platform | str:
     """Return a platform, or the reason why there is none: both are worth remembering."""
     if mistake := check_axes(name for name in ("l4t", "distribution") if getattr(axes, name)):
         raise RecipeError(mistake[0], hint=mistake[1])
@@ -113,7 +115,7 @@ def _find(architecture: str, axes: _Axes) -> Platform | str:
     return _platform(row, name=row.name, architecture=architecture, base=row.image, source=row.source)
 
 
-def _jetson(row: L4tRelease, architecture: str, axes: _Axes) -> Platform | str:
+def _jetson(row: L4tRelease, architecture: Architecture, axes: _Axes) -> Platform | str:
     if architecture != "arm64":
         return f"L4T {row.l4t} runs on arm64 only, not on {architecture}"
     base = _narrow(row, axes)
@@ -160,7 +162,7 @@ def _bases(row: L4tRelease) -> list[_Base]:
     return [own, *others]
 
 
-def _platform(row: Distribution, *, name: str, architecture: str, base: str, source: str) -> Platform:
+def _platform(row: Distribution, *, name: str, architecture: Architecture, base: str, source: str) -> Platform:
     return Platform(
         name=name,
         architecture=architecture,

@@ -12,13 +12,13 @@ import requests
 from builder import http
 from builder.errors import IntegrityError
 from builder.models import hub, store
-from builder.models.places import HubPlace
 from builder.models.refusals import asked, token_header
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.models.hub import HubFile
+    from builder.models.places import HubPlace
     from builder.models.threads import Watch
 
 

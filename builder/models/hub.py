@@ -74,7 +74,7 @@ def list_files(place: HubPlace, config: Config, retry: http.Retry) -> Listing:
     def ask() -> ModelInfo:
         # The client's own error for an address that is none is not among its HTTP errors.
         requests.Request("GET", place.address).prepare()
-        with _certificates(config), as_requests_does():
+        with _certificates(config), as_requests_does(place):
             return api.model_info(
                 place.repository, revision=place.revision, files_metadata=True, timeout=_LISTING_TIMEOUT_S
             )

@@ -103,7 +103,7 @@ def no_hub(place: HubPlace, reason: str) -> NetworkError:
 
 
 @contextmanager
-def as_requests_does() -> Iterator[None]:
+def as_requests_does(place: HubPlace) -> Iterator[None]:
     """Turn the failures of the hub's client, whose HTTP library depends on its version, into those of `requests`."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
 
@@ -114,11 +114,13 @@ def as_requests_does() -> Iterator[None]:
         raise ModelError(f"this is no name of a model: {error}", hint=hint) from error
     except HfHubHTTPError as error:
         raise requests.HTTPError(response=_response(error.response)) from error
+    except requests.exceptions.InvalidJSONError as error:
+        raise no_hub(place, str(error)) from error
     except requests.RequestException:
         raise
-    except ValueError as error:
-        # Tried again: what answers HTML instead of JSON is mostly a gateway in trouble.
-        raise requests.exceptions.ContentDecodingError("its answer is not JSON") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        # The client takes for granted that whatever answers 200 is a hub.
+        raise no_hub(place, str(error)) from error
     except _client_failures() as error:
         raise _connection_failure(error) from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -58,13 +58,21 @@ def together(
     Raises whatever the first piece of work that fails raises.
     """
     watch = Watch(on_bytes)
+
+    def one(key: str) -> _T:
+        watch.look()
+        try:
+            return work(key, watch)
+        except BaseException:
+            # Here, not where the result is awaited: this thread would begin with the next key meanwhile.
+            watch.stop()
+            raise
+
     pool = ThreadPoolExecutor(_PARALLEL)
-    running: dict[str, Future[_T]] = {}
     try:
-        for key in keys:
-            running[key] = pool.submit(work, key, watch)
-        done, _ = wait(running.values(), return_when=FIRST_EXCEPTION)
-        failures = [error for error in (future.exception() for future in done) if error]
+        running = {key: pool.submit(one, key) for key in keys}
+        wait(running.values())
+        failures = [error for error in (future.exception() for future in running.values()) if error]
         if failures:
             raise next((f for f in failures if not isinstance(f, StoppedError)), failures[0])
         return {key: future.result() for key, future in running.items()}

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError, RegistryError
 from builder.publish.model import TagPut
-from builder.publish.parallel import run_or_raise
+from builder.publish.parallel import Stop, run_or_raise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from builder.console import Console, Task
-    from builder.image.model import Descriptor, Image
-    from builder.publish.parallel import Stop
+    from builder.image.model import Image
     from builder.registry.client import RegistryClient
+    from builder.registry.model import Descriptor
     from builder.registry.reference import Reference
 
 # One connection seldom fills a line, and more than a few make registries slow.

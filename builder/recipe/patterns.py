@@ -36,7 +36,9 @@ LICENCE = r"[A-Za-z0-9][A-Za-z0-9 .+()-]{0,99}"
 QUANTIZATION = r"[a-z0-9][a-z0-9_-]{0,63}"
 
 # Most requirements are a name and versions; the rest is left to the library, which takes long to import.
-_VERSION = r"[0-9]+(?:\.[0-9]+)*(?:(?:a|b|rc|\.post|\.dev)[0-9]+)*"
-_CLAUSE = rf"(?:(?:==|!=)\s*{_VERSION}(?:\.\*|\+[a-z0-9]+(?:\.[a-z0-9]+)*)?|(?:>=|<=|>|<)\s*{_VERSION})"
+_RELEASE = r"[0-9]+(?:\.[0-9]+)*"
+_VERSION = rf"{_RELEASE}(?:(?:a|b|rc)[0-9]+)?(?:\.post[0-9]+)?(?:\.dev[0-9]+)?"
+_LOCAL = r"(?:\+[a-z0-9]+(?:\.[a-z0-9]+)*)?"
+_CLAUSE = rf"(?:(?:==|!=) *(?:{_RELEASE}\.\*|{_VERSION}{_LOCAL})|(?:>=|<=|>|<) *{_VERSION})"
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
-PLAIN_REQUIREMENT = rf"{_NAME}(?:\[{_NAME}(?:,{_NAME})*\])?\s*(?:{_CLAUSE}(?:\s*,\s*{_CLAUSE})*)?"
+PLAIN_REQUIREMENT = rf"{_NAME}(?:\[{_NAME}(?:,{_NAME})*\])? *(?:{_CLAUSE}(?: *, *{_CLAUSE})*)?"

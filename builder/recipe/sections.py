@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 _DAY_S = 86_400
 _MOST_TOKENS = 2**31
 _DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")
-_FORMATS = ("bin", "gguf", "pt", "pth", "safetensors")
+# What the models' room knows how to tell apart; it maps each to file endings.
+WEIGHT_FORMATS = ("bin", "ckpt", "gguf", "onnx", "pickle", "pkl", "pt", "pth", "safetensors")
 
 
 def read_spec(root: Table, slots: Slots) -> Spec:
@@ -81,8 +82,8 @@ def _model(table: Table, slots: Slots) -> Model:
         files=table.strings("files", pattern=patterns.MODEL_FILE, noun="a glob on the model's files"),
     )
     for index, name in enumerate(formats):
-        if name not in _FORMATS:
-            hint = suggest(name, _FORMATS, noun="formats")
+        if name not in WEIGHT_FORMATS:
+            hint = suggest(name, WEIGHT_FORMATS, noun="formats")
             table.document.problem((*table.path, "formats", index), f"unknown format `{shown(name)}`", hint)
     table.done()
     return model

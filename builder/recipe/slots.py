@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from builder.recipe import checks, patterns
-from builder.recipe.checks import Check
-from builder.recipe.model import Pairs
 from builder.tomldoc import shown
-from builder.tomlplaces import Path as KeyPath
 
 if TYPE_CHECKING:
+    from builder.recipe.checks import Check
+    from builder.recipe.model import Pairs
     from builder.tomldoc import Table
+    from builder.tomlplaces import Path as KeyPath
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ import requests
 
 from builder import http
 from builder.errors import IntegrityError, RegistryError
-from builder.image.model import Descriptor
 from builder.registry import credentials as found
+from builder.registry.model import Descriptor
 from builder.registry.transport import Transport, scopes_for
 from builder.registry.upload import WITHIN_S, Upload
 
@@ -88,7 +88,7 @@ class RegistryClient:
         )
         content = response.content
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        promised = response.headers.get("Docker-Content-Digest", digest)
+        promised = response.headers.get("Docker-Content-Digest") or digest
         for expected in (reference if reference.startswith("sha256:") else digest, promised):
             if expected != digest:
                 raise RegistryError(

@@ -11,12 +11,11 @@ if TYPE_CHECKING:
 
     from builder.pipeline import CellResult
     from builder.publish.model import Publication
-    from builder.session import Session
 
 
-def summary(results: Sequence[CellResult], seconds: float, session: Session) -> str:
+def summary(results: Sequence[CellResult], seconds: float) -> str:
     """Return the summary of a run as text."""
-    blocks = [_cell(result, session) for result in results]
+    blocks = [_cell(result) for result in results]
     if all(result.status == "unchanged" for result in results):
         blocks.append(f"nothing to do: everything is up to date ({seconds:.1f} s)")
     else:
@@ -51,7 +50,7 @@ def _lock_path(result: CellResult) -> str:
     return str(work.session.workspace.lock(work.job.recipe.name, work.job.cell.id))
 
 
-def _cell(result: CellResult, session: Session) -> str:
+def _cell(result: CellResult) -> str:
     made = result.work.made
     lines = [f"{result.work.job.name}: {result.status}"]
     if result.error:
@@ -69,7 +68,7 @@ def _cell(result: CellResult, session: Session) -> str:
     lines.append(
         "  time      " + ", ".join(f"{s.stage} {_time(s.seconds) if s.ran else 'unchanged'}" for s in result.stages)
     )
-    run = _run_command(result, session)
+    run = _run_command(result)
     return "\n".join(lines + ([f"  run it    {run}"] if run else []))
 
 
@@ -84,11 +83,12 @@ def _verdict(result: CellResult) -> list[str]:
     return lines
 
 
-def _run_command(result: CellResult, session: Session) -> str | None:
+def _run_command(result: CellResult) -> str | None:
     made, job = result.work.made, result.work.job
     if not made.verdict:
         return None
-    image = references(made.publication)[0] if made.publication else result.work.proven
+    pushed = references(made.publication) if made.publication else []
+    image = pushed[0] if pushed else result.work.proven
     gpu = "--runtime nvidia " if job.platform.l4t else ""
     port = job.spec.server.port
     return f"docker run --rm --platform linux/{job.platform.architecture} {gpu}-p 127.0.0.1:{port}:{port} {image}"
@@ -101,4 +101,5 @@ def _counts(results: Sequence[CellResult]) -> str:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {seconds % 60:.0f} s"  # noqa: PLR2004
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

@@ -63,22 +63,20 @@ def read(path: Path, *, recipe: str, cell: str) -> Lock | None:
     Raises:
         LockError: the file is damaged, of another format, or of another cell.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not path.is_file():
         return None
     hint = _RELOCK.format(recipe=recipe, cell=cell)
     try:
-        data = tomllib.loads(text)
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
         own = data["tool"]["jbuild"]
         if own["format"] != LOCK_FORMAT:
             raise LockError(f"lock format {own['format']} is not {LOCK_FORMAT}", where=str(path), hint=hint)
         if (own["recipe"], own["cell"]) != (recipe, cell):
             raise LockError(f"this is the lock of {own['recipe']}/{own['cell']}", where=str(path), hint=hint)
-        lock = _from_document(data, own)
-    except (ValueError, KeyError, TypeError, PylockValidationError) as error:
+        lock, checksum = _from_document(data, own), own["content"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, PylockValidationError) as error:
         raise LockError(f"the lock is damaged: {_reason(error)}", where=str(path), hint=hint) from error
-    if own["content"] != content(lock):
+    if checksum != content(lock):
         raise LockError(
             "the lock was edited by hand: its content is not what its checksum says", where=str(path), hint=hint
         )
@@ -115,7 +113,7 @@ def _wheel(package: Package, file: Any, where: str) -> LockedWheel:
         version=str(package.version),
         filename=wheel.filename,
         url=wheel.url or wheel.path or "",
-        sha256=sha256,
+        sha256=sha256.lower(),
         size=wheel.size,
     )
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from builder import records
-from builder.errors import LockError
-from builder.models.lock import lock_model
+from builder.errors import LockError, ModelError
+from builder.models.lock import lock_model, quick_state
 from builder.registry.lookup import resolve_digest
 from builder.resolve import lockfile
 from builder.resolve.model import LOCK_FORMAT, Job, Lock, LockedBase
 from builder.resolve.solve import solve
+from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 def inputs_of(job: Job) -> str:
     """Return the fingerprint of everything that a lock is made from."""
     spec = job.spec
-    return records.fingerprint(LOCK_FORMAT, spec.requires, spec.constraints, spec.models, job.platform, job.base)
+    asked = (spec.requires, spec.constraints, spec.replace, spec.models)
+    return records.fingerprint(LOCK_FORMAT, asked, job.platform, job.base)
 
 
 def current_lock(job: Job, session: Session) -> Lock | None:
@@ -49,8 +51,10 @@ def lock_cell(job: Job, session: Session, *, locked_only: bool = False, force: b
         LockError, NetworkError, ModelError, RegistryError: the cell cannot be locked.
     """
     path = session.workspace.lock(job.recipe.name, job.cell.id)
-    session.workspace.locks_in_use.mkdir(parents=True, exist_ok=True)
-    with FileLock(session.workspace.locks_in_use / f"lock-{records.fingerprint(str(path))[:16]}"):
+    folder = session.workspace.locks_in_use
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"lock-{records.fingerprint(str(path))[:16]}"):
         found = None if force else lockfile.read(path, recipe=job.recipe.name, cell=job.cell.id)
         why = _stale(found, job, session) if found else "there is none"
         if found and not why:
@@ -96,6 +100,22 @@ def _stale(found: Lock, job: Job, session: Session) -> str | None:
         return "the recipe or its platform changed"
     for locked, model in zip(found.models, job.spec.models, strict=True):
         # A folder can change under its name; a hub's revision cannot.
-        if locked.origin == "folder" and _model(model, job, session).files != locked.files:
+        if locked.origin == "folder" and _model_changed(locked, model, job, session):
             return f"the files of model {locked.name} changed"
     return None
+
+
+def _model_changed(locked: LockedModel, model: Model, job: Job, session: Session) -> bool:
+    """Compare a model's folder with its lock, by names, sizes and times where those were seen to match before."""
+    state = records.fingerprint(locked, quick_state(model, job.recipe.path.parent, session.config))
+    seen = session.workspace.cell(job.recipe.name, job.cell.id).record(f"model-{model.name}")
+    if records.read(seen, state, str) is not None:
+        return False
+    try:
+        changed = _model(model, job, session).files != locked.files
+    except ModelError:
+        # What was locked may be in the cache already; if not, fetching it says what is wrong with the folder.
+        return False
+    if not changed:
+        records.write(seen, state, locked.name)
+    return changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from builder.jetson.model import Platform
@@ -21,6 +22,13 @@ class LockedWheel:
     url: str
     sha256: str
     size: int | None = None
+
+    def __post_init__(self) -> None:
+        # Both are parts of paths in the cache, and a lock is a file that anybody may edit.
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"{self.filename} has no valid sha256")
+        if not re.fullmatch(r"[^/\\\x00-\x1f]+\.whl", self.filename):
+            raise ValueError(f"{self.filename!r} is not a wheel's file name")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.errors import LockError, NetworkError, ProgramFailedError
+from builder.errors import LockError, NetworkError, ProgramFailedError, ProgramTimeoutError
 from builder.process import run
 from builder.resolve.target import uv_flags
 
@@ -20,6 +20,7 @@ _TIMEOUT_S = 900
 _NETWORK = re.compile(
     r"error sending request|Failed to fetch|Request failed|dns error|timed out|certificate", re.IGNORECASE
 )
+_CONFLICT = "No solution found"
 _CERTIFICATE = re.compile(r"certificate|UnknownIssuer", re.IGNORECASE)
 
 
@@ -35,18 +36,25 @@ def solve(spec: Spec, platform: Platform, config: Config, cache: Path, *, before
     """
     with tempfile.TemporaryDirectory(prefix="jbuild-lock-") as name:
         folder = Path(name)
-        requires, constraints, output = folder / "requires.in", folder / "constraints.txt", folder / "pylock.toml"
-        requires.write_text("\n".join(spec.requires) + "\n", encoding="utf-8")
-        constraints.write_text("\n".join(spec.constraints) + "\n", encoding="utf-8")
+        output = folder / "pylock.toml"
+        requires = _write(folder / "requires.in", spec.requires)
+        constraints = _write(folder / "constraints.txt", spec.constraints)
+        overrides = _write(folder / "overrides.txt", spec.replace)
         if before and before.is_file():
             output.write_text(before.read_text(encoding="utf-8"), encoding="utf-8")
-        argv = [uv(), "pip", "compile", str(requires), "--constraints", str(constraints), *uv_flags(platform)]
+        argv = [uv(), "pip", "compile", requires, "--constraints", constraints, "--overrides", overrides]
+        argv += uv_flags(platform)
         argv += ["--generate-hashes", "--format", "pylock.toml", "--no-header", "--quiet", "--output-file", str(output)]
         try:
             run(argv, env=uv_environment(config, cache), timeout_s=_TIMEOUT_S)
         except ProgramFailedError as error:
             raise _explain(error, spec, platform) from error
         return output.read_text(encoding="utf-8")
+
+
+def _write(path: Path, lines: tuple[str, ...]) -> str:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return str(path)
 
 
 def uv() -> str:
@@ -64,11 +72,18 @@ def uv_environment(config: Config, cache: Path) -> dict[str, str]:
 
 def _explain(error: ProgramFailedError, spec: Spec, platform: Platform) -> LockError | NetworkError:
     asked = ", ".join(spec.requires)
-    if _NETWORK.search(error.output):
+    if isinstance(error, ProgramTimeoutError):
+        hint = "check network, proxy and index, then run it again: what uv has fetched is kept"
+        return NetworkError(f"uv did not end within {_TIMEOUT_S} s", where=asked, hint=hint, log=error.output)
+    # The explanation of a conflict holds names of packages, which may be any word.
+    if _CONFLICT not in error.output and _NETWORK.search(error.output):
         hint = "check network, proxy and index (UV_DEFAULT_INDEX, uv's configuration), then run it again"
         if _CERTIFICATE.search(error.output):
             hint = "name your company's certificates: `ca-bundle` under [network] in jbuild.toml, or SSL_CERT_FILE"
         return NetworkError("a package index did not answer", where=asked, hint=hint, log=error.output)
+    if _CONFLICT not in error.output:
+        hint = "the log above names the cause; uv reads its own configuration files too"
+        return LockError("uv cannot solve the recipe's packages", where=asked, hint=hint, log=error.output)
     return LockError(
         f"no wheels work together for {platform.name}: {platform.architecture}, Python {platform.python}, "
         f"glibc {platform.glibc}",

@@ -16,7 +16,6 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.types import DeviceRequest
 from requests import RequestException
 
-from builder.recipe.model import Pairs
 from builder.smoke.symptoms import clean
 from builder.workspace import disk_errors
 
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
     from docker import DockerClient
     from docker.models.containers import Container
+
+    from builder.recipe.model import Pairs
 
 LABEL = "jbuild.smoke"
 _OWNER = "jbuild.smoke.owner"
@@ -133,7 +134,8 @@ class Running:
 
     def settle(self) -> None:
         """Give the log of an ended container the time to arrive."""
-        self._followers[0].join(_SETTLE_S)
+        if not self.state().running:
+            self._followers[0].join(_SETTLE_S)
 
     def _follow_log(self) -> None:
         rest = b""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from builder.smoke.model import Level
 
 # Images with this label hold a CUDA build: they are given the GPU where the engine has NVIDIA's runtime.
-CUDA_LABEL = "jbuild.cuda"
+CUDA_LABEL = "io.jbuild.cuda"
 _NVIDIA = "nvidia"
 _KEY = "VLLM_API_KEY"
 

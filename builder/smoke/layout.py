@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from builder.image.model import Descriptor, Image
+    from builder.image.model import Image
+    from builder.registry.model import Descriptor
 
 _BLOCK = 1 << 20
 
@@ -19,9 +20,6 @@ def stream(image: Image, layout: Path, name: str, on_bytes: Callable[[float], No
     """Yield the tar of an image of a layout, under a name such as `repository:tag`.
 
     Engines with containerd's store read `index.json`, the others `manifest.json`. `on_bytes` is told of progress.
-
-    Raises:
-        FileNotFoundError: a blob is not in the layout.
     """
     yield from _file("oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"}).encode())
     yield from _file("index.json", index(image, name))
@@ -34,6 +32,12 @@ def stream(image: Image, layout: Path, name: str, on_bytes: Callable[[float], No
 def blobs(image: Image) -> tuple[Descriptor, ...]:
     """Return the image's blobs, each once: two layers can be the same."""
     return tuple({blob.digest: blob for blob in (image.manifest, image.config, *image.layers)}.values())
+
+
+def damaged(image: Image, layout: Path) -> tuple[Path, ...]:
+    """Return the files of the image's blobs that are absent or not of their size."""
+    files = [(layout / _path(blob), blob.size) for blob in blobs(image)]
+    return tuple(file for file, size in files if not file.is_file() or file.stat().st_size != size)
 
 
 def index(image: Image, name: str) -> bytes:
@@ -65,14 +69,10 @@ def _path(blob: Descriptor) -> str:
 
 def _blob(blob: Descriptor, layout: Path, on_bytes: Callable[[float], None]) -> Iterator[bytes]:
     yield _header(_path(blob), blob.size)
-    left = blob.size
     with (layout / _path(blob)).open("rb") as file:
-        while left and (block := file.read(min(_BLOCK, left))):
-            left -= len(block)
+        while block := file.read(_BLOCK):
             on_bytes(len(block))
             yield block
-    if left:
-        raise FileNotFoundError(f"{layout / _path(blob)} is {left} bytes short")
     yield _padding(blob.size)
 
 

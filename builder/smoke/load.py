@@ -38,7 +38,7 @@ def loaded(
 
     Raises:
         EngineError: the engine does not take the image.
-        IntegrityError: the layout lacks one of the image's blobs.
+        IntegrityError: one of the image's blobs is not whole in the layout.
     """
     client = engine.client()
     try:
@@ -74,6 +74,10 @@ def _present(client: DockerClient, image: Image) -> str | None:
 
 
 def _load(client: DockerClient, image: Image, layout: Path, console: Console) -> str:
+    damaged = oci.damaged(image, layout)
+    if damaged:
+        hint = "build it again: `jbuild build RECIPE --force`"
+        raise IntegrityError("a blob of the image is not whole in the cache", where=str(damaged[0]), hint=hint)
     # The rest of the tag keeps two jbuild processes from taking each other's image away.
     own = f"{os.getpid()}-{uuid.uuid4().hex[:6]}"
     name = f"{REPOSITORY}:{image.digest.partition(':')[2][:12]}-{own}"
@@ -83,9 +87,6 @@ def _load(client: DockerClient, image: Image, layout: Path, console: Console) ->
             for event in client.api.load_image(blobs):  # type: ignore[no-untyped-call]
                 if "error" in event:
                     raise _not_taken(str(event["error"]), name)
-    except FileNotFoundError as error:
-        hint = "build it again: `jbuild build RECIPE --force`"
-        raise IntegrityError("a blob of the image is not in the cache", where=str(error), hint=hint) from error
     except (DockerException, RequestException) as error:
         raise _not_taken(str(getattr(error, "explanation", None) or error), name) from error
     return name

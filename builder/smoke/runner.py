@@ -15,11 +15,8 @@ from typing import TYPE_CHECKING
 from docker.errors import APIError, DockerException
 from requests import RequestException
 
-from builder.console import Console
-from builder.engine import Engine
 from builder.errors import EngineError, RecipeError
 from builder.image.runtime import served_name
-from builder.recipe.model import Spec
 from builder.smoke import launch as launching
 from builder.smoke import symptoms
 from builder.smoke.client import Server, ServerError
@@ -30,9 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.console import Task
+    from builder.console import Console, Task
+    from builder.engine import Engine
     from builder.image.model import Image
-    from builder.recipe.model import Question
+    from builder.recipe.model import Question, Spec
 
 _POLL_S = 0.5
 _STOP_POLL_S = 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ _PARALLEL = 8
 _BLOCK = 1 << 20
 _PARTIAL_CONTENT = 206
 _RANGE_UNSATISFIABLE = 416
+# Answers which mean that a file is not there any more.
+_GONE = (404, 410)
 
 
 def path_of(wheel: LockedWheel, house: Path) -> Path:
@@ -54,10 +57,16 @@ def fetch(
     total = sum(wheel.size or 0 for wheel in missing) or None
     connection = http.session(session.config)
     title = f"downloading {len(missing)} wheels"
+    stopped = threading.Event()
     with session.console.task(title, total) as task, ThreadPoolExecutor(_PARALLEL) as pool:
 
+        def advance(amount: float) -> None:
+            if stopped.is_set():
+                raise KeyboardInterrupt
+            task.advance(amount)
+
         def one(wheel: LockedWheel) -> int:
-            count = _fetch_one(wheel, path_of(wheel, house), connection, task.advance)
+            count = _fetch_one(wheel, path_of(wheel, house), connection, advance)
             if on_fetched:
                 on_fetched(wheel)
             return count
@@ -67,6 +76,8 @@ def fetch(
         try:
             return sum(future.result() for future in running)
         except BaseException:
+            # Other downloads end at their next block: nobody waits for gigabytes after a failure.
+            stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -74,8 +85,9 @@ def fetch(
 def _fetch_one(
     wheel: LockedWheel, target: Path, connection: requests.Session, on_bytes: Callable[[float], None]
 ) -> int:
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / "partial"
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(target), FileLock(target.parent / "lock"):
         if target.is_file():
             return 0
@@ -105,13 +117,22 @@ def _download(
     def have() -> int:
         return partial.stat().st_size if partial.exists() else 0
 
-    on_bytes(have())
-    try:
+    def bring() -> None:
         http.Retry().run(lambda: _attempt(wheel, partial, connection, on_bytes, have()), progress=have)
+
+    begun = have()
+    on_bytes(begun)
+    try:
+        bring()
+        if begun and sha256_of(partial) != wheel.sha256:
+            # What an earlier run left was not the beginning of this file.
+            on_bytes(-have())
+            partial.unlink()
+            bring()
     except requests.RequestException as error:
         failure = http.network_error(error, wheel.url)
         failure.message = f"{wheel.filename} cannot be downloaded: {failure.message}"
-        if isinstance(error, requests.HTTPError):
+        if error.response is not None and error.response.status_code in _GONE:
             failure.hint = "the index no longer has this file: run `jbuild lock` again, or put it into the wheelhouse"
         raise failure from error
 
@@ -121,7 +142,7 @@ def _attempt(
 ) -> None:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with connection.get(wheel.url, headers=headers, stream=True) as answer:
-        if answer.status_code == _RANGE_UNSATISFIABLE:
+        if have and answer.status_code == _RANGE_UNSATISFIABLE:
             # Everything was there already, or what was there was not this file: the checksum tells.
             return
         answer.raise_for_status()

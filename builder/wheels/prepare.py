@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import as_completed
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from builder.parallel import workers
@@ -37,9 +39,15 @@ def _unpack(missing: Sequence[LockedWheel], plans: dict[str, Unpacking], session
 
         def begin(wheel: LockedWheel) -> None:
             future = pool.submit(unpack, plans[wheel.sha256])
-            future.add_done_callback(lambda _: task.advance(1))
+            future.add_done_callback(done)
             running.append(future)
 
+        def done(_: Future[None]) -> None:
+            # Called by the pool's own thread, which an exception would end; `check` below sees the same one.
+            with suppress(KeyboardInterrupt):
+                task.advance(1)
+
         fetch(missing, session, on_fetched=begin)
-        for future in running:
+        for future in as_completed(running):
+            session.console.check()
             future.result()

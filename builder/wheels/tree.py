@@ -6,7 +6,11 @@ every machine.
 
 from __future__ import annotations
 
+import configparser
+import csv
+import lzma
 import os
+import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -17,9 +21,10 @@ from filelock import FileLock
 
 from builder.errors import IntegrityError, ProgramFailedError
 from builder.process import run
+from builder.wheels.aliases import write_aliases
 from builder.wheels.house import path_of
 from builder.wheels.interpreter import native_python
-from builder.workspace import disk_errors, folder_aside
+from builder.workspace import disk_errors, folder_aside, sha256_of
 
 if TYPE_CHECKING:
     from installer.destinations import SchemeDictionaryDestination
@@ -31,7 +36,13 @@ ENVIRONMENT = "/opt/venv"
 # The one time of every file, 1980-01-01: the earliest that a zip archive can hold.
 EPOCH = 315532800
 # Part of each tree's name: raise it when the same wheel unpacks to something else.
-_FORMAT = "1"
+_FORMAT = "2"
+# What reading a file that is no sound wheel may raise, besides the errors of `installer` itself.
+_FLAWS = (
+    *(ValueError, LookupError, RuntimeError, AssertionError, EOFError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, csv.Error, configparser.Error),
+    *(NotADirectoryError, IsADirectoryError, FileExistsError),
+)
 # Sources in wheels that no interpreter of this version can compile (templates, tests of syntax) are left as they are.
 _COMPILE = (
     "import compileall,py_compile,sys;"
@@ -44,7 +55,9 @@ _COMPILE = (
 class Unpacking:
     """One wheel to unpack: from where, to where, for which Python, and which interpreter compiles it."""
 
-    name: str
+    distribution: str
+    version: str
+    sha256: str
     wheel: Path
     tree: Path
     python: str
@@ -53,15 +66,20 @@ class Unpacking:
 
 def unpacking(wheel: LockedWheel, python: str, workspace: Workspace) -> Unpacking:
     """Describe how a wheel becomes a tree for a Python minor version."""
-    compiler = native_python(python)
-    name = f"{wheel.sha256}-{_FORMAT}-py{python}" + ("-c" if compiler else "")
     return Unpacking(
-        name=wheel.filename,
+        distribution=wheel.name,
+        version=wheel.version,
+        sha256=wheel.sha256,
         wheel=path_of(wheel, workspace.wheels),
-        tree=workspace.trees / wheel.sha256[:2] / name,
+        tree=workspace.trees / wheel.sha256[:2] / f"{wheel.sha256}-{variant(python)}",
         python=python,
-        compiler=compiler,
+        compiler=native_python(python),
     )
+
+
+def variant(python: str) -> str:
+    """Return what, besides the wheel, decides a tree's bytes: our format, the Python, and whether it is compiled."""
+    return f"{_FORMAT}-py{python}" + ("-c" if native_python(python) else "")
 
 
 def unpack(work: Unpacking) -> None:
@@ -73,12 +91,14 @@ def unpack(work: Unpacking) -> None:
     """
     if work.tree.is_dir():
         return
-    work.tree.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(work.tree):
+        work.tree.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(work.tree), FileLock(f"{work.tree}.lock"):
         if work.tree.is_dir():
             return
         with folder_aside(work.tree) as folder:
             _install(work, folder)
+            write_aliases(work.distribution, work.version, folder / site_packages(work.python).lstrip("/"))
             if work.compiler:
                 _compile(work, folder)
             normalise(folder)
@@ -109,17 +129,26 @@ def normalise(folder: Path) -> None:
 
 def _install(work: Unpacking, folder: Path) -> None:
     from installer import install  # noqa: PLC0415  # slow to import; `list` does without
+    from installer.exceptions import InstallerError  # noqa: PLC0415
     from installer.sources import WheelFile  # noqa: PLC0415
 
     try:
-        with WheelFile.open(work.wheel) as source:
+        with warnings.catch_warnings(), WheelFile.open(work.wheel) as source:
+            # Many wheels ship bytecode, which `installer` leaves out and warns of: it is compiled here.
+            warnings.filterwarnings("ignore", "Skip installing .*__pycache__", RuntimeWarning)
             install(source, _destination(work, folder, source.distribution), {"INSTALLER": b"jbuild"})
-    except (ValueError, KeyError, zipfile.BadZipFile, zlib.error, FileExistsError, EOFError) as error:
-        raise IntegrityError(
-            f"{work.name} is not a wheel that can be installed: {error}",
-            where=str(work.wheel),
-            hint="exclude this version with `constraints` in the recipe, or report it to its authors",
-        ) from error
+    except (InstallerError, *_FLAWS) as error:
+        raise _unusable(work, error) from error
+
+
+def _unusable(work: Unpacking, error: Exception) -> IntegrityError:
+    name, where = work.wheel.name, str(work.wheel)
+    if sha256_of(work.wheel) != work.sha256:
+        work.wheel.unlink(missing_ok=True)
+        hint = "run the same command again: it is fetched anew"
+        return IntegrityError(f"{name} was damaged on this disk: {error}", where=where, hint=hint)
+    hint = "exclude this version with `constraints` in the recipe, or report it to its authors"
+    return IntegrityError(f"{name} is not a wheel that can be installed: {error}", where=where, hint=hint)
 
 
 def _destination(work: Unpacking, folder: Path, distribution: str) -> SchemeDictionaryDestination:
@@ -137,13 +166,19 @@ def _destination(work: Unpacking, folder: Path, distribution: str) -> SchemeDict
         interpreter=f"{ENVIRONMENT}/bin/python",
         script_kind="posix",
         destdir=str(folder),
+        # As pip does: wheels that hold a file twice, or a file that an installer writes, are common enough.
+        overwrite_existing=True,
     )
 
 
 def _compile(work: Unpacking, folder: Path) -> None:
     """Compile in a process of its own with a fixed hash seed: the same source gives the same bytes."""
     argv = [str(work.compiler), "-S", "-c", _COMPILE, str(folder)]
+    # Empty counts as unset: the user's own settings must not change what is written, or where.
+    unset = dict.fromkeys(("PYTHONDONTWRITEBYTECODE", "PYTHONOPTIMIZE", "PYTHONPYCACHEPREFIX", "PYTHONPATH"), "")
     try:
-        run(argv, env={"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": ""})
+        run(argv, env={"PYTHONHASHSEED": "0", **unset}, cwd=folder)
     except ProgramFailedError as error:
-        raise IntegrityError(f"{work.name} could not be compiled", where=str(work.wheel), log=error.output) from error
+        raise IntegrityError(
+            f"{work.wheel.name} could not be compiled", where=str(work.wheel), log=error.output
+        ) from error

@@ -10,8 +10,9 @@ base_sources() {
         echo "deb $mirror $suite main"
         return
     fi
-    apt-get indextargets --format "deb \$(REPO_URI) \$(RELEASE) \$(COMPONENT)" 'Created-By: Packages' |
-        awk -v suite="$suite" '($3 == suite || index($3, suite "-") == 1) && $4 == "main"' | sort -u
+    [[ -n $(find "$APT_HOME/lists" -name '*_Packages*' -print -quit 2>/dev/null) ]] || read_lists
+    debian_sources "deb \$(REPO_URI) \$(RELEASE) main" |
+        awk -v suite="$suite" '$3 == suite || index($3, suite "-") == 1' | sort -u
 }
 
 base_reference() {

@@ -3,6 +3,7 @@
 
 APT_HOME=$ENGINE_HOME/apt
 POLICY=/usr/sbin/policy-rc.d
+POLICY_MARK='# jbuild: gone again when the installation is over'
 SECOND_SUITE=trixie
 
 install_by_hand() {
@@ -18,27 +19,24 @@ can_install() {
 # Debian 12's own engine is too old for the containerd image store, and it has no buildx.
 needs_second_suite() { [[ $(os_field ID) == debian && $(os_field VERSION_ID) == 12 ]]; }
 
-own_mirror() {
-    apt-get indextargets --format "\$(REPO_URI) \$(RELEASE)" 'Created-By: Packages' |
-        awk -v suite="$(os_field VERSION_CODENAME)" '$2 == suite { print $1; exit }'
-}
+# debian_sources FORMAT: the machine's sources of Debian itself; known only once their lists have been read.
+debian_sources() { apt_private indextargets --format "$1" 'Created-By: Packages' 'Origin: Debian' 'Component: main'; }
 
-# A copy of the machine's apt sources and preferences plus the second suite, at a priority
-# where nothing comes from it unless asked for by name.
-prepare_apt() {
+# A copy of the machine's apt sources and preferences, to which more can be added.
+copy_apt_settings() {
     rm -rf "$APT_HOME/sources" "$APT_HOME/preferences"
     mkdir -p "$APT_HOME"/{sources,preferences,lists/partial,cache/archives/partial}
     find /etc/apt/sources.list.d -maxdepth 1 \( -name '*.list' -o -name '*.sources' \) \
         -exec cp -t "$APT_HOME/sources" {} + 2>/dev/null || true
     [[ ! -e /etc/apt/sources.list ]] || cp /etc/apt/sources.list "$APT_HOME/sources/00-machine.list"
     find /etc/apt/preferences.d -maxdepth 1 -type f -exec cp -t "$APT_HOME/preferences" {} + 2>/dev/null || true
-    if needs_second_suite; then second_suite; fi
 }
 
-second_suite() {
+# The second suite at a priority where nothing comes from it unless asked for by name.
+add_second_suite() {
     local mirror
-    mirror=$(own_mirror)
-    [[ -n $mirror ]] || die "no apt source of suite $(os_field VERSION_CODENAME) found: cannot tell this machine's Debian mirror"
+    mirror=$(debian_sources "\$(RELEASE) \$(REPO_URI)" | sed -n "s/^$(os_field VERSION_CODENAME) //p" | head -n1)
+    [[ -n $mirror ]] || die "apt has no source of Debian $(os_field VERSION_CODENAME), so the mirror to use is not known: mend apt's sources"
     write_file "$APT_HOME/sources/zz-jbuild.sources" <<-END
 		Types: deb
 		URIs: $mirror
@@ -53,8 +51,25 @@ second_suite() {
 	END
 }
 
+read_lists() {
+    local log=$ENGINE_HOME/lists.log
+    copy_apt_settings
+    update_lists "$log"
+    if needs_second_suite; then
+        add_second_suite
+        update_lists "$log"
+    fi
+}
+
+update_lists() {
+    apt_private update >"$1" 2>&1 || {
+        log_tail "$1"
+        die "the package lists cannot be read: check the network and apt's sources"
+    }
+}
+
 apt_private() {
-    DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 apt-get -q \
+    DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 setsid apt-get -q \
         -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$APT_HOME/sources" \
         -o Dir::Etc::preferencesparts="$APT_HOME/preferences" \
         -o Dir::State::lists="$APT_HOME/lists" -o Dir::Cache="$APT_HOME/cache" \
@@ -63,17 +78,10 @@ apt_private() {
 
 # The daemons are ours to start, on our own home; the packages would start them on the system's.
 forbid_autostart() {
-    [[ -e $POLICY ]] && return
-    # shellcheck disable=SC2064
-    trap "rm -f '$POLICY'" EXIT
-    printf '#!/bin/sh\nexit 101\n' >"$POLICY"
+    if [[ -e $POLICY ]] && ! grep -q "$POLICY_MARK" "$POLICY"; then return; fi
+    trap 'rm -f "$POLICY"' EXIT
+    printf '#!/bin/sh\n%s\nexit 101\n' "$POLICY_MARK" >"$POLICY"
     chmod 0755 "$POLICY"
-}
-
-allow_autostart() {
-    [[ -e $POLICY && $(trap -p EXIT) == *"$POLICY"* ]] || return 0
-    rm -f "$POLICY"
-    trap - EXIT
 }
 
 # Packages enable their services for the next boot: a second engine would then answer first.
@@ -93,22 +101,29 @@ with_suites() {
     done
 }
 
-# install_packages PACKAGE…
-install_packages() {
+# install_packages PACKAGE…, in a subshell that keeps its traps to itself.
+install_packages() (
     can_install || install_by_hand "$*"
-    local wanted log=$ENGINE_HOME/install.log origin="the machine's own apt sources" size
-    mkdir -p "$ENGINE_HOME"
+    log=$ENGINE_HOME/install.log origin="the machine's own apt sources"
     mapfile -t wanted < <(with_suites "$@")
-    prepare_apt
-    needs_second_suite && origin+=" plus suite $SECOND_SUITE of the same mirror at low priority, kept private to this command"
+    mkdir -p "$ENGINE_HOME"
+    ! needs_second_suite || origin+=" plus suite $SECOND_SUITE of the same mirror at low priority, kept private to this command"
     say "reading the package lists of $origin"
-    apt_private update >"$log" 2>&1 || { log_tail "$log"; die "the package lists cannot be read (network?)"; }
-    size=$(apt_private install --assume-no --no-install-recommends "${wanted[@]}" 2>&1 |
-        sed -n 's/^Need to get \(.*\) of archives.*/\1/p' | sed 's|.*/||') || true
-    say "installing $* and what they need (download ${size:-unknown}), from $origin"
+    read_lists
+    say "installing $* and what they need (download $(download_size "${wanted[@]}")), from $origin"
+    # In a session of its own and waited for: a Ctrl-C halfway would leave packages unconfigured.
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
     forbid_autostart
-    apt_private install --yes --no-install-recommends "${wanted[@]}" >>"$log" 2>&1 ||
+    apt_private install --yes --no-install-recommends "${wanted[@]}" >"$log" 2>&1 ||
         { log_tail "$log"; die "the packages cannot be installed; the whole log is $log"; }
-    allow_autostart
     rm -rf "$APT_HOME/cache"
+)
+
+download_size() {
+    local size
+    size=$(apt_private install --assume-no --no-install-recommends "$@" 2>&1 |
+        sed -n 's/^Need to get \(.*\) of archives.*/\1/p') || true
+    size=${size##*/}
+    echo "${size:-of unknown size}"
 }

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Runs steps side by side: a line when one starts and ends, its output in a log, all of them ended together.
 
-declare -A STEP_PID=() STEP_START=() STEP_SECONDS=()
+declare -A STEP_PID=() STEP_VIEW=() STEP_START=() STEP_SECONDS=()
 STEP_ORDER=()
 HEARTBEAT_S=10
 
@@ -14,8 +14,12 @@ begin() {
     STEP_START[$name]=$SECONDS
     STEP_ORDER+=("$name")
     say "$name: begins"
+    : >"$(step_log "$name")"
     set -m
-    "$@" </dev/null >"$(step_log "$name")" 2>&1 &
+    (
+        trap 'echo "$SECONDS" >"$(step_log "$name").end"' EXIT
+        "$@"
+    ) </dev/null >"$(step_log "$name")" 2>&1 &
     STEP_PID[$name]=$!
     set +m
     follow "$name"
@@ -26,6 +30,7 @@ follow() {
     local name=$1
     tail -n +1 -F --pid="${STEP_PID[$name]}" -s 0.3 "$(step_log "$name")" 2>/dev/null |
         sed -un 's/^\(engine\|stand-in\): /    &/p' >&2 &
+    STEP_VIEW[$name]=$!
 }
 
 still_runs() { [[ -n ${STEP_PID[$1]:-} ]] && kill -0 "${STEP_PID[$1]}" 2>/dev/null; }
@@ -46,8 +51,9 @@ finish() {
         ((++rounds % (HEARTBEAT_S * 5))) || heartbeat
     done
     wait "${STEP_PID[$name]}" || code=$?
+    wait "${STEP_VIEW[$name]}" || true
     unset "STEP_PID[$name]"
-    STEP_SECONDS[$name]=$((SECONDS - STEP_START[$name]))
+    STEP_SECONDS[$name]=$(($(cat "$(step_log "$name").end" || echo "$SECONDS") - STEP_START[$name]))
     if ((code)); then
         log_tail "$(step_log "$name")"
         die "$name failed after ${STEP_SECONDS[$name]} s. $next"
@@ -58,7 +64,7 @@ finish() {
 end_steps() {
     local name
     for name in "${!STEP_PID[@]}"; do
-        say "ending $name"
+        say "ending $name (packages that are being installed are finished first)"
         kill -TERM -- "-${STEP_PID[$name]}" 2>/dev/null || true
     done
     wait 2>/dev/null || true

@@ -15,15 +15,16 @@ import subprocess
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from builder.image.model import Descriptor, Image
+from builder.image.model import Image
 from builder.registry.client import OCI_MANIFEST
+from builder.registry.model import Descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,7 +200,8 @@ class Front(ThreadingHTTPServer):
     def __init__(self, upstream: str, *faults: Fault, tls: ssl.SSLContext | None = None, tokens: bool = False) -> None:
         """Listen on a free port of loopback."""
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream, self.faults, self.tokens = upstream, list(faults), tokens
+        self.upstream, self.tokens = upstream, tokens
+        self.faults = [replace(fault) for fault in faults]
         self.log: list[str] = []
         self.bytes_in = 0
         self.issued: dict[str, str] = {}
@@ -260,7 +262,7 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(fault.seconds)
             self._forward()
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = handle_one
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = handle_one  # noqa: N815  # http.server's names
 
     def _forward(
         self, *, cut_body_after: int | None = None, cut_answer_after: int | None = None, swap: Fault | None = None

@@ -3,6 +3,8 @@
 Runs as PID 1 of a test image, standard library only. STAND_IN_FAULT names the fault.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import signal
@@ -10,6 +12,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NoReturn
 
 FAULT = os.environ.get("STAND_IN_FAULT", "")
 MODEL = os.environ.get("STAND_IN_MODEL", "tiny")
@@ -18,17 +21,18 @@ KEY = os.environ.get("VLLM_API_KEY", "")
 WORDS = ["The capital of France ", "is ", "Paris."]
 
 
-def say(text):
-    print(text, file=sys.stderr, flush=True)
+def say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *arguments):
+    def log_message(self, *arguments: object) -> None:
         pass
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         if self.path == "/health":
             self.reply(503 if FAULT == "never-ready" else 200, {})
         elif KEY and self.headers.get("Authorization") != f"Bearer {KEY}":
@@ -38,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.reply(404, {"error": "not found"})
 
-    def do_POST(self):
+    def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         say(f"question {body['messages'][-1]['content']!r} temperature {body['temperature']} stream {body['stream']}")
         if FAULT == "refuses":
@@ -52,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
         if FAULT == "crashes-after-answer":
             threading.Timer(0.2, os._exit, [7]).start()
 
-    def stream(self, words):
+    def stream(self, words: list[str]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
@@ -66,11 +70,11 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"data: [DONE]\n\n")
         self.close_connection = True
 
-    def event(self, data):
+    def event(self, data: dict[str, object]) -> None:
         self.wfile.write(b"data: " + json.dumps(data).encode() + b"\n\n")
         self.wfile.flush()
 
-    def reply(self, status, body):
+    def reply(self, status: int, body: dict[str, object]) -> None:
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
@@ -78,13 +82,13 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def hoard():
-    held = []
+def hoard() -> NoReturn:
+    held: list[bytes] = []
     while True:
         held.append(bytearray(os.urandom(1 << 20) * 8))
 
 
-def main():
+def main() -> None:
     say("\x1b[32mstand-in\x1b[0m starting")
     if FAULT == "exits":
         say("ImportError: libnuma.so.1: cannot open shared object file: No such file or directory")
@@ -94,7 +98,7 @@ def main():
     server = ThreadingHTTPServer(("0.0.0.0", PORT), Handler)
     code = 5 if FAULT == "unclean-stop" else 143 if FAULT == "killed-by-term" else 0
 
-    def stop(number, frame):
+    def stop(number: int, frame: object) -> None:
         if FAULT == "ignores-term":
             say("SIGTERM? not now")
             return

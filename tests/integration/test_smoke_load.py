@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import io
 import json
-import os
-import subprocess
+import tarfile
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +15,8 @@ import pytest
 from builder.console import Console
 from builder.engine import Engine, find_engine
 from builder.errors import EngineError, IntegrityError
-from builder.image.model import Descriptor, Image
+from builder.image.model import Image
+from builder.registry.model import Descriptor
 from builder.smoke.load import REPOSITORY, loaded
 from builder.workspace import Workspace
 
@@ -38,30 +42,46 @@ def client(engine: Engine) -> Iterator[DockerClient]:
     client.close()
 
 
-def descriptor(data: dict[str, object]) -> Descriptor:
-    return Descriptor(media_type=str(data["mediaType"]), digest=str(data["digest"]), size=int(str(data["size"])))
+def put(layout: Path, media_type: str, data: bytes) -> Descriptor:
+    digest = hashlib.sha256(data).hexdigest()
+    folder = layout / "blobs" / "sha256"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / digest).write_bytes(data)
+    return Descriptor(media_type=f"application/vnd.oci.image.{media_type}", digest=f"sha256:{digest}", size=len(data))
+
+
+def layer(text: str) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        entry = tarfile.TarInfo("file")
+        entry.size = len(text)
+        archive.addfile(entry, io.BytesIO(text.encode()))
+    return file.getvalue()
 
 
 @pytest.fixture(params=["linux/arm64", "linux/amd64"])
-def built(request: pytest.FixtureRequest, engine: Engine, tmp_path: Path) -> tuple[Image, Path]:
-    """An image of one small file, different in every run, in an OCI layout."""
-    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY file /\nCOPY file /twice\n")
-    (tmp_path / "file").write_text(str(tmp_path))
-    layout = tmp_path / "layout"
-    output = f"--output=type=oci,tar=false,dest={layout}"
-    argv = ["docker", "buildx", "build", f"--platform={request.param}", "--provenance=false", output, str(tmp_path)]
-    subprocess.run(argv, check=True, env={**os.environ, **engine.environment()}, capture_output=True)
-    (manifest,) = json.loads((layout / "index.json").read_text())["manifests"]
-    body = json.loads((layout / "blobs" / manifest["digest"].replace(":", "/")).read_text())
-    layers = tuple(descriptor(layer) for layer in body["layers"])
-    image = Image(
-        platform=request.param,
-        manifest=descriptor(manifest),
-        config=descriptor(body["config"]),
-        layers=layers,
-        labels=(),
-    )
-    return image, layout
+def built(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Image, Path]:
+    """An image that the engine has never seen, in an OCI layout; two of its layers are the same blob."""
+    system, architecture = request.param.split("/")
+    plain = layer(uuid.uuid4().hex)
+    layers = [put(tmp_path, "layer.v1.tar", plain)] * 2
+    layers.append(put(tmp_path, "layer.v1.tar+gzip", gzip.compress(plain)))
+    differences = ["sha256:" + hashlib.sha256(plain).hexdigest()] * 3
+    rootfs = {"type": "layers", "diff_ids": differences}
+    settings = {"os": system, "architecture": architecture, "rootfs": rootfs, "config": {"Cmd": ["/file"]}}
+    config = put(tmp_path, "config.v1+json", json.dumps(settings).encode())
+    body = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": oci(config),
+        "layers": [oci(layer) for layer in layers],
+    }
+    manifest = put(tmp_path, "manifest.v1+json", json.dumps(body).encode())
+    return Image(platform=request.param, manifest=manifest, config=config, layers=tuple(layers), labels=()), tmp_path
+
+
+def oci(blob: Descriptor) -> dict[str, object]:
+    return {"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size}
 
 
 def names(client: DockerClient) -> list[str]:

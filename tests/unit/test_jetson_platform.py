@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from builder.errors import RecipeError
-from builder.jetson.model import Platform
 from builder.jetson.platform import ImpossibleError, platform_for
 from builder.jetson.tables import distributions, platforms
+
+if TYPE_CHECKING:
+    from builder.jetson.model import Platform
 
 
 def found(architecture: str = "arm64", base: str | None = None, **axes: str) -> Platform:
@@ -66,8 +70,10 @@ def test_a_recipe_can_bring_its_base() -> None:
         ),
         (
             {"l4t": "36.4.0", "cuda": "13.0"},
-            "CUDA 13.0 is not published for L4T 36.4.0 "
-            "(known: 12.6, 12.8, 12.9 on Ubuntu 22.04; 12.8, 12.9 on Ubuntu 24.04)",
+            (
+                "CUDA 13.0 is not published for L4T 36.4.0 "
+                "(known: 12.6, 12.8, 12.9 on Ubuntu 22.04; 12.8, 12.9 on Ubuntu 24.04)"
+            ),
         ),
         (
             {"l4t": "36.4.0", "python": "3.12", "cuda": "12.6"},
@@ -89,7 +95,11 @@ def test_what_does_not_exist_has_a_reason(axes: dict[str, str], reason: str) -> 
         ({"l4t": "36.4.1"}, "unknown L4T release `36.4.1`", "nearest known ones: 36.4.0, 36.4.3, 36.4.4"),
         ({"l4t": "r35.6"}, "unknown L4T release `r35.6`", "nearest known ones: 35.6.0, 35.6.1, 35.6.2"),
         ({"l4t": "next"}, "unknown L4T release `next`", "nearest known ones: 35.1.0, 35.2.1, 35.3.1"),
-        ({"distribution": "debian-11"}, "unknown distribution `debian-11`", "did you mean `debian-12`?"),
+        (
+            {"distribution": "debian-11"},
+            "unknown distribution `debian-11`",
+            "known ones: debian-12, debian-13, ubuntu-20.04, ubuntu-22.04, ubuntu-24.04",
+        ),
         ({"l4t": "36.4.0", "ubuntu": "22.40"}, "unknown Ubuntu release `22.40`", "did you mean `22.04`?"),
         (
             {"l4t": "36.4.0", "python": "3.10.2"},

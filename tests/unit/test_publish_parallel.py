@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -11,8 +14,11 @@ from builder.publish.parallel import Stop, StoppedError, run_all, run_or_raise
 
 
 def test_results_come_in_the_order_of_the_jobs() -> None:
-    jobs = [lambda n=n: time.sleep(0.01 * (3 - n)) or n for n in range(4)]  # type: ignore[misc]
-    assert run_or_raise(jobs, 4, Stop()) == [0, 1, 2, 3]
+    def job(number: int) -> int:
+        time.sleep(0.01 * (3 - number))
+        return number
+
+    assert run_or_raise([partial(job, number) for number in range(4)], 4, Stop()) == [0, 1, 2, 3]
 
 
 def test_no_jobs() -> None:
@@ -90,3 +96,19 @@ def test_ctrl_c_does_not_wait_for_a_slow_job() -> None:
         run_all([looks, deaf], 2, stop)
     assert time.monotonic() - started < 10
     assert seen.is_set()
+
+
+SLOW = "import time; from builder.publish.parallel import Stop, run_all; print(flush=True); "
+
+
+def test_a_process_does_not_outlive_ctrl_c() -> None:
+    script = SLOW + "run_all([lambda: time.sleep(60)], 1, Stop())"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        assert child.stdout
+        child.stdout.readline()
+        time.sleep(0.3)
+        child.send_signal(signal.SIGINT)
+        try:
+            assert child.wait(20) != 0
+        finally:
+            child.kill()

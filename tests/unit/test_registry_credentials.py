@@ -87,7 +87,7 @@ def test_a_helper_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     helper(
         tmp_path,
         monkeypatch,
-        """echo "{\\"ServerURL\\":\\"$server\\",\\"Username\\":\\"u\\",\\"Secret\\":\\"$server\\"}" """,
+        """echo "{\\"Username\\":\\"u\\",\\"Secret\\":\\"$server\\"}" """,
     )
     assert find("r.io") == Credentials(user="u", password="r.io")
 
@@ -124,7 +124,7 @@ def test_a_helper_that_babbles_is_an_error_without_its_secret(tmp_path: Path, mo
 
 def test_a_missing_helper_is_named(tmp_path: Path) -> None:
     configure(tmp_path, credsStore="no-such-helper")
-    with pytest.raises(RegistryError, match="docker-credential-no-such-helper.*not installed"):
+    with pytest.raises(RegistryError, match=r"docker-credential-no-such-helper.*not installed"):
         find("r.io")
 
 

@@ -5,29 +5,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import RecipeError
-from builder.registry.reference import (
-    DIGEST_PATTERN,
-    HOST_PATTERN,
-    REPOSITORY_PATTERN,
-    TAG_PATTERN,
-    Reference,
-    api_base,
-)
+from builder.registry.reference import Reference, api_base
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
 
-def whole(pattern: str) -> st.SearchStrategy[str]:
-    return st.from_regex(pattern, fullmatch=True, alphabet=st.characters(codec="ascii")).filter(lambda s: len(s) < 100)
-
-
-HOSTS = whole(HOST_PATTERN).filter(lambda h: "." in h or ":" in h).filter(lambda h: "docker." not in h)
+WORDS = st.text("abcxyz019", min_size=1, max_size=6)
+LABELS = st.text("abXY09", min_size=1, max_size=5)
+PARTS = st.lists(WORDS, min_size=1, max_size=3).flatmap(
+    lambda words: st.sampled_from([".", "_", "__", "-", "---"]).map(lambda gap: gap.join(words))
+)
+HOSTS = st.builds(
+    lambda labels, port: ".".join(labels) + port,
+    st.lists(LABELS, min_size=2, max_size=3) | st.just(["localhost"]),
+    st.sampled_from(["", ":5000", ":1"]),
+) | st.sampled_from(["[::1]:5000", "127.0.0.1:5000"])
+TAGS = st.builds(str.__add__, st.sampled_from("aZ0_"), st.text("abZ09_.-", max_size=127))
+DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64).map("sha256:{}".format)
 references = st.builds(
     Reference,
     host=HOSTS,
-    repository=whole(REPOSITORY_PATTERN),
-    tag=st.none() | whole(TAG_PATTERN),
-    digest=st.none() | whole(DIGEST_PATTERN),
+    repository=st.lists(PARTS, min_size=1, max_size=4).map("/".join),
+    tag=st.none() | TAGS,
+    digest=st.none() | DIGESTS,
 )
 
 
@@ -40,11 +40,10 @@ def test_what_is_written_reads_back(reference: Reference) -> None:
 def test_any_text_is_a_name_or_a_clear_error(text: str) -> None:
     try:
         reference = Reference.parse(text)
-    except RecipeError as error:
-        assert error.hint
-    else:
-        assert Reference.parse(str(reference)) == reference
-        assert not set(str(reference)) & set(" \n\t\"'$\\#?&%")
+    except RecipeError:
+        return
+    assert Reference.parse(str(reference)) == reference
+    assert not set(str(reference)) & set(" \n\t\"'$\\#?&%")
 
 
 @pytest.mark.parametrize(

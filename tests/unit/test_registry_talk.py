@@ -123,6 +123,9 @@ def test_a_refused_log_in_is_not_repeated_for_ever() -> None:
     with pytest.raises(RegistryError) as caught:
         asker.get_manifest("a/b", "1")
     assert len(adapter.seen) == 2
+    with pytest.raises(RegistryError):
+        asker.get_manifest("a/b", "1")
+    assert len(adapter.seen) == 3
     assert f"docker login {HOST}" in (caught.value.hint or "")
     assert "hush" not in str(caught.value.as_json())
 
@@ -281,6 +284,45 @@ def test_a_file_that_changed_is_blamed_itself(blob: Path) -> None:
         client(script)[0].upload_blob("a/b", blob, "sha256:" + "0" * 64)
     with pytest.raises(RegistryError, match="answers 400"):
         client(script)[0].upload_blob("a/b", blob, digest_of(blob))
+
+
+class Breaking(io.BytesIO):
+    """A body whose connection is cut after its last byte."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        block = super().read(size)
+        if not block:
+            raise requests.ConnectionError
+        return block
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_download_goes_on_with_and_without_ranges(blob: Path, ranges: bool) -> None:
+    whole, asked = blob.read_bytes(), list[str | None]()
+
+    def script(request: requests.PreparedRequest) -> tuple[int, dict[str, str], bytes]:
+        asked.append(request.headers.get("Range"))
+        start = int((asked[-1] or "bytes=0-")[6:-1]) if ranges else 0
+        return (
+            (206 if start else 200),
+            {},
+            whole[start:] if len(asked) > 2 else whole[start : start + 1000 * len(asked)],
+        )
+
+    reader, adapter = client(script)
+    send = adapter.send
+
+    def breaking(request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        response = send(request, *args, **options)
+        if len(asked) < 3:
+            response.raw = Breaking(response.raw.read())
+        return response
+
+    adapter.send = breaking  # type: ignore[method-assign]
+    blocks: list[bytes] = []
+    assert reader.get_blob("a/b", digest_of(blob), blocks.append) == len(whole)
+    assert b"".join(blocks) == whole
+    assert asked == [None, "bytes=1000-", "bytes=3000-" if ranges else "bytes=2000-"]
 
 
 STATUSES = [

@@ -54,7 +54,7 @@ def mistakes(path: Path, text: str, parse: Callable[[Table], object]) -> list[tu
         ),
         ("[x]\nab = 1", lambda t: t.table("x").done(["abc"]), (2, "x.ab", "unknown key `ab`", "did you mean `abc`?")),
         ("zz = 1", lambda t: t.done(["abc"]), (1, "zz", "unknown key `zz`", "valid here: abc")),
-        ('"a b" = 1', lambda t: t.done(), (1, '"a b"', "unknown key `a b`", "there is no valid here name")),
+        ('"a b" = 1', lambda t: t.done(), (1, '"a b"', "unknown key `a b`", "there are none")),
     ],
 )
 def test_mistakes_are_located(

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence
 
+if TYPE_CHECKING or __package__:
     from builder.image.runtime.settings import LOOPBACK, Settings, SettingsError, option, read_server, settle
 else:
+    # In an image the scripts lie beside each other, in no package.
     from settings import LOOPBACK, Settings, SettingsError, option, read_server, settle
 
 BIN = Path("/opt/venv/bin")

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+if TYPE_CHECKING or __package__:
     from builder.image.runtime.settings import EVERYWHERE, SettingsError, option, read_server, running_arguments, settle
 else:
+    # In an image the scripts lie beside each other, in no package.
     from settings import EVERYWHERE, SettingsError, option, read_server, running_arguments, settle
 
 _TIMEOUT_S = 10

@@ -1,0 +1,335 @@
+"""Publications to real registries, some of which misbehave: tags only where, and when, they are earned."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from servers import (
+    PASSWORD,
+    USER,
+    Fault,
+    Registry,
+    free_port,
+    locked_registry,
+    make_image,
+    registry,
+    running_front,
+    running_registry,
+    unknown_authority,
+)
+
+from builder.config import Config
+from builder.console import Console
+from builder.errors import IntegrityError, RecipeError
+from builder.http import Retry
+from builder.publish.failure import PublicationError
+from builder.publish.model import Publication, TagPut
+from builder.publish.push import publish
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from builder.image.model import Image
+
+__all__ = ["locked_registry", "registry"]
+
+TAGS = ("0.15.1", "latest")
+
+
+@pytest.fixture(autouse=True)
+def _nobodys_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Path:
+    return tmp_path / "layout"
+
+
+@pytest.fixture
+def image(layout: Path) -> Image:
+    return make_image(layout)
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Iterator[Registry]:
+    with running_registry(tmp_path / "second") as running:
+        yield running
+
+
+def push(image: Image, layout: Path, *targets: str, **options: Any) -> Publication:
+    return publish(
+        image,
+        layout,
+        targets,
+        repository=options.pop("repository", "vllm"),
+        tags=options.pop("tags", TAGS),
+        config=options.pop("config", Config()),
+        console=Console(quiet=True),
+        retry=options.pop("retry", Retry(first_wait_s=0.01, longest_wait_s=2.0)),
+        **options,
+    )
+
+
+def all_on(image: Image) -> dict[str, str]:
+    return dict.fromkeys(TAGS, image.digest)
+
+
+def blob_bytes(image: Image) -> int:
+    return image.size - image.manifest.size
+
+
+def test_an_image_is_published(registry: Registry, image: Image, layout: Path) -> None:
+    done = push(image, layout, f"{registry.host}/jbuild")
+    assert registry.tags("jbuild/vllm") == all_on(image)
+    (there,) = done.registries
+    assert there.repository == f"{registry.host}/jbuild/vllm"
+    assert there.digest == done.digest == image.digest
+    assert there.tags == tuple(TagPut(name=name, previous=None) for name in TAGS)
+    assert (there.bytes_sent, there.bytes_there, there.bytes_mounted) == (blob_bytes(image), 0, 0)
+    assert there.seconds > 0
+
+
+def test_a_second_publication_sends_nothing(registry: Registry, image: Image, layout: Path) -> None:
+    push(image, layout, registry.host)
+    with running_front(registry) as front:
+        (there,) = push(image, layout, front.host).registries
+        assert front.asked("^(PUT|POST)") == 0
+    assert (there.bytes_sent, there.bytes_there) == (0, blob_bytes(image))
+    assert there.tags[0].previous == image.digest
+
+
+def test_a_moved_tag_is_noted(registry: Registry, image: Image, layout: Path) -> None:
+    other = make_image(layout)
+    push(other, layout, registry.host, tags=("latest",))
+    (there,) = push(image, layout, registry.host).registries
+    assert there.tags == (TagPut(name="0.15.1", previous=None), TagPut(name="latest", previous=other.digest))
+    assert registry.tags("vllm") == all_on(image)
+
+
+def test_only_what_is_missing_is_sent(registry: Registry, layout: Path) -> None:
+    first = make_image(layout, sizes=(1000, 2000))
+    push(first, layout, registry.host)
+    with running_front(registry) as front:
+        again = make_image(layout, sizes=(5000,))
+        (there,) = push(again, layout, front.host).registries
+        assert front.bytes_in == there.bytes_sent + again.manifest.size * 3
+
+
+def test_two_registries(registry: Registry, second: Registry, image: Image, layout: Path) -> None:
+    done = push(image, layout, registry.host, f"{second.host}/mirror", registry.host)
+    assert [each.repository for each in done.registries] == [f"{registry.host}/vllm", f"{second.host}/mirror/vllm"]
+    assert registry.tags("vllm") == second.tags("mirror/vllm") == all_on(image)
+
+
+def test_a_second_repository_of_a_registry_is_mounted(registry: Registry, image: Image, layout: Path) -> None:
+    first, then = push(image, layout, f"{registry.host}/a", f"{registry.host}/b").registries
+    assert (first.bytes_sent, then.bytes_sent, then.bytes_mounted) == (blob_bytes(image), 0, blob_bytes(image))
+    assert registry.tags("a/vllm") == registry.tags("b/vllm") == all_on(image)
+
+
+def test_layers_of_the_base_image_are_mounted(registry: Registry, layout: Path) -> None:
+    base = f"{registry.host}/bases/debian:1"
+    image = make_image(layout, labels=(("org.opencontainers.image.base.name", base),))
+    push(image, layout, f"{registry.host}/bases", repository="debian", tags=("1",))
+    (there,) = push(image, layout, registry.host).registries
+    assert (there.bytes_sent, there.bytes_mounted) == (0, blob_bytes(image))
+
+
+def test_an_odd_base_label_is_passed_over(registry: Registry, layout: Path) -> None:
+    image = make_image(layout, labels=(("org.opencontainers.image.base.name", "https://no name"),))
+    assert push(image, layout, registry.host).digest == image.digest
+
+
+def test_a_locked_registry(
+    locked_registry: Registry, image: Image, layout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(PublicationError) as caught:
+        push(image, layout, locked_registry.host)
+    assert f"docker login {locked_registry.host}" in (caught.value.hint or "")
+    monkeypatch.setenv("JBUILD_REGISTRY_USER", USER)
+    monkeypatch.setenv("JBUILD_REGISTRY_PASSWORD", PASSWORD)
+    push(image, layout, locked_registry.host)
+    assert locked_registry.tags("vllm", user=f"{USER}:{PASSWORD}") == all_on(image)
+
+
+REFUSALS = [
+    ("blob refused", Fault(match="POST .*uploads", kind="answer", status=403, times=None), "may not push"),
+    ("log-in wanted", Fault(match="HEAD .*blobs", kind="answer", status=401, times=None), "docker login"),
+    ("name unknown", Fault(match="POST .*uploads", kind="answer", status=404, times=None), "created first"),
+    ("too large", Fault(match="PUT .*uploads", kind="answer", status=413, times=None), "client_max_body_size"),
+    ("full", Fault(match="PUT .*uploads", kind="answer", status=507, times=None), "is full"),
+    ("broken", Fault(match="PUT .*uploads", kind="answer", status=500, times=None), "registry's log"),
+    ("limited", Fault(match="POST .*uploads", kind="answer", status=429, times=None), "limits requests"),
+    ("cut for ever", Fault(match="PUT .*uploads", kind="cut", after=1, times=None), "run the same command again"),
+    ("manifest refused", Fault(match="PUT .*manifests/sha256", kind="answer", status=400, times=None), "version 2"),
+    ("manifest lost", Fault(match="GET .*manifests/sha256", kind="answer", status=404, times=None), "knows no"),
+    ("other bytes", Fault(match="GET .*manifests/sha256", kind="swap", body=b"{}", times=None), "damaged"),
+    ("gone", Fault(match="", kind="answer", status=503, times=None), "down or starting"),
+]
+
+
+@pytest.mark.parametrize(("fault", "hint"), [pytest.param(f, h, id=n) for n, f, h in REFUSALS])
+def test_a_registry_that_fails_gets_no_tag_nor_does_any_other(
+    registry: Registry, second: Registry, image: Image, layout: Path, fault: Fault, hint: str
+) -> None:
+    with running_front(registry, fault) as front:
+        with pytest.raises(PublicationError) as caught:
+            push(image, layout, front.host, second.host)
+        assert front.asked("PUT .*manifests/(?!sha256)") == 0
+        name = f"{front.host}/vllm"
+    error = caught.value
+    assert error.where == name
+    assert hint in (error.hint or "")
+    assert "No tag was put anywhere" in error.message
+    assert registry.tags("vllm") == second.tags("vllm") == {}
+    (failure,) = error.publication.failures
+    assert (failure.repository, failure.stage) == (name, "image")
+    (there,) = error.publication.registries
+    assert (there.repository, there.digest, there.tags) == (f"{second.host}/vllm", image.digest, ())
+    push(image, layout, registry.host, second.host)
+    assert registry.tags("vllm") == second.tags("vllm") == all_on(image)
+
+
+def test_the_others_are_completed_if_the_recipe_says_so(second: Registry, image: Image, layout: Path) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    with pytest.raises(PublicationError) as caught:
+        push(image, layout, nobody, second.host, all_or_nothing=False)
+    assert second.tags("vllm") == all_on(image)
+    assert "connection refused" in caught.value.message
+    assert f"Tags were put in {second.host}/vllm (0.15.1, latest)" in caught.value.message
+    assert f"{nobody}/vllm" == caught.value.where
+
+
+PASSING = [
+    Fault(match="POST .*uploads", kind="answer", status=429, headers={"Retry-After": "0"}, times=3),
+    Fault(match="PUT .*uploads", kind="answer", status=500, times=3),
+    Fault(match="PUT .*uploads", kind="cut", after=50_000, times=3),
+    Fault(match="PUT .*uploads", kind="forward-then-cut", times=2),
+    Fault(match="PUT .*manifests", kind="forward-then-cut", times=2),
+    Fault(match="PUT .*manifests/latest", kind="answer", status=502, times=2),
+    Fault(match="GET .*manifests", kind="cut-answer", after=10, times=2),
+    Fault(match="HEAD", kind="delay", seconds=0.3, times=2),
+]
+
+
+@pytest.mark.parametrize("fault", PASSING, ids=lambda fault: f"{fault.kind} {fault.match}")
+def test_faults_that_pass_do_no_harm(registry: Registry, image: Image, layout: Path, fault: Fault) -> None:
+    with running_front(registry, fault) as front:
+        (there,) = push(image, layout, front.host).registries
+    assert registry.tags("vllm") == all_on(image)
+    assert there.bytes_sent == blob_bytes(image)
+
+
+def test_a_tag_that_fails_is_reported_with_those_that_are_put(registry: Registry, image: Image, layout: Path) -> None:
+    fault = Fault(match="PUT .*manifests/latest", kind="answer", status=403, times=None)
+    with running_front(registry, fault) as front, pytest.raises(PublicationError) as caught:
+        push(image, layout, front.host)
+    (failure,) = caught.value.publication.failures
+    (there,) = caught.value.publication.registries
+    assert failure.stage == "tags"
+    assert [tag.name for tag in there.tags] == ["0.15.1"]
+    assert registry.tags("vllm") == {"0.15.1": image.digest}
+
+
+def test_a_tag_that_somebody_else_moved_is_noticed(registry: Registry, image: Image, layout: Path) -> None:
+    other = make_image(layout)
+    push(other, layout, registry.host, tags=("other",))
+    content = (layout / "blobs/sha256" / other.digest[7:]).read_bytes()
+    digest = {"Docker-Content-Digest": other.digest}
+    swap = Fault(match="GET .*manifests/0.15.1", kind="swap", body=content, headers=digest)
+    with running_front(registry, swap) as front, pytest.raises(PublicationError, match="reads back as") as caught:
+        push(image, layout, front.host)
+    assert other.digest in caught.value.message
+    assert "No tag reads back as it should" in caught.value.message
+
+
+def test_an_unknown_authority(
+    registry: Registry, image: Image, layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, certificate = unknown_authority(tmp_path, "localhost.test")
+    real = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *a, **o: real("127.0.0.1" if host == "localhost.test" else host, *a, **o)
+    )
+    monkeypatch.setenv("NO_PROXY", "localhost.test")
+    with running_front(registry, tls=context) as front:
+        target = f"localhost.test:{front.server_address[1]}"
+        with pytest.raises(PublicationError, match="not trusted") as caught:
+            push(image, layout, target)
+        assert "ca-bundle" in (caught.value.hint or "")
+        assert registry.tags("vllm") == {}
+        push(image, layout, target, config=Config(ca_bundle=certificate))
+    assert registry.tags("vllm") == all_on(image)
+
+
+@pytest.mark.parametrize(
+    "names", [{"tags": ("a b",)}, {"tags": ("ok", "--flag")}, {"repository": "Vllm"}, {"repository": "../x"}]
+)
+def test_bad_names_are_refused_before_anything_is_sent(
+    registry: Registry, image: Image, layout: Path, names: dict[str, Any]
+) -> None:
+    with running_front(registry) as front:
+        with pytest.raises(RecipeError):
+            push(image, layout, front.host, **names)
+        assert front.log == []
+
+
+def test_a_damaged_layout_is_refused_before_anything_is_sent(registry: Registry, image: Image, layout: Path) -> None:
+    layer = layout / "blobs/sha256" / image.layers[0].digest[7:]
+    content = layer.read_bytes()
+    with running_front(registry) as front:
+        for damage in (layer.unlink, lambda: layer.write_bytes(b"short")):
+            damage()
+            with pytest.raises(IntegrityError):
+                push(image, layout, front.host)
+        assert front.log == []
+        layer.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(PublicationError, match="changed on disk"):
+            push(image, layout, front.host)
+    assert registry.tags("vllm") == {}
+
+
+def test_ctrl_c_ends_at_once_and_the_next_run_goes_on(registry: Registry, image: Image, layout: Path) -> None:
+    slow = Fault(match="PUT .*uploads", kind="delay", seconds=30, times=1)
+    with running_front(registry, slow) as front:
+        threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            push(image, layout, front.host)
+        assert time.monotonic() - started < 10
+        assert registry.tags("vllm") == {}
+        (there,) = push(image, layout, front.host).registries
+    assert there.bytes_there > 0
+    assert registry.tags("vllm") == all_on(image)
+
+
+def test_two_runs_that_publish_the_same_do_not_disturb_each_other(
+    registry: Registry, image: Image, layout: Path
+) -> None:
+    outcomes: list[Publication] = []
+    runs = [threading.Thread(target=lambda: outcomes.append(push(image, layout, registry.host))) for _ in range(3)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert [each.digest for each in outcomes] == [image.digest] * 3
+    assert registry.tags("vllm") == all_on(image)
+
+
+def test_a_refused_blob_ends_the_others_of_its_registry(registry: Registry, layout: Path) -> None:
+    image = make_image(layout, sizes=(60_000_000, 1000))
+    large, small = (layer.digest[7:] for layer in image.layers)
+    refused = Fault(match=f"PUT .*{small}", kind="answer", status=403)
+    slow = Fault(match=f"PUT .*{large}", kind="delay", seconds=1)
+    with running_front(registry, refused, slow) as front:
+        with pytest.raises(PublicationError, match="answers 403"):
+            push(image, layout, front.host)
+        assert front.bytes_in < 60_000_000

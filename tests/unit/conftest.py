@@ -1,0 +1,50 @@
+"""What every unit test gets: an environment of its own, and folders that belong to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+
+from builder.config import Config
+from builder.console import Console
+from builder.session import Session
+from builder.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+hypothesis.settings.register_profile("unit", deadline=None, max_examples=60)
+hypothesis.settings.load_profile("unit")
+
+_FOREIGN = (
+    *("CI", "GITHUB_ACTIONS", "NO_COLOR", "FORCE_COLOR", "HF_ENDPOINT", "NETRC", "DOCKER_HOST", "DOCKER_CONTEXT"),
+    *("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE", "PYTHONPYCACHEPREFIX", "PYTHONOPTIMIZE"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "FTP_PROXY", "http_proxy", "https_proxy", "all_proxy", "ftp_proxy"),
+    *("NO_PROXY", "no_proxy"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing of the user's settings reaches a test, and nothing of a test reaches the user's cache."""
+    for name in _FOREIGN:
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+    monkeypatch.setenv("JBUILD_CACHE", str(home / "cache"))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """An empty project and an empty cache."""
+    (tmp_path / "project" / "recipes").mkdir(parents=True)
+    return Workspace(project=tmp_path / "project", cache=tmp_path / "cache")
+
+
+@pytest.fixture
+def session(workspace: Workspace) -> Session:
+    """A session that works in the test's own folders."""
+    return Session(workspace=workspace, config=Config(), console=Console(quiet=True))

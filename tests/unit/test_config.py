@@ -1,0 +1,200 @@
+"""The user's settings: where mistakes are, what wins, and which mirror applies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder import config
+from builder.config import Config, RegistryMirror, build_ca_bundle
+from builder.errors import DocumentError, RecipeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def written(folder: Path, text: str, name: str = "jbuild.toml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems(*paths: Path) -> list[tuple[str, int | None, str]]:
+    with pytest.raises(DocumentError) as caught:
+        config.load(paths)
+    return [(p.path.name, p.line, p.key) for p in caught.value.problems]
+
+
+def test_without_files_there_are_no_settings(tmp_path: Path) -> None:
+    assert config.load([tmp_path / "absent.toml"]) == Config()
+
+
+def test_everything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("x")
+    path = written(
+        tmp_path,
+        """
+        [publish]
+        registries = ["localhost:5000/team", "ghcr.io/me"]
+        insecure = ["localhost:5000"]
+        [hub]
+        endpoint = "https://hub.example"
+        [network]
+        ca-bundle = "ca.pem"
+        [build]
+        builder = "remote-1"
+        [[registry-mirrors]]
+        prefix = "docker.io/library"
+        mirror = "localhost:5000/mirror"
+        stand-in = "made here"
+        [[model-mirrors]]
+        source = "hf://org/name"
+        folder = "models/name"
+        """,
+    )
+    found = config.load([path])
+    assert found.registries == ("localhost:5000/team", "ghcr.io/me")
+    assert found.insecure_registries == ("localhost:5000",)
+    assert found.hub_endpoint == "https://hub.example"
+    assert found.ca_bundle == tmp_path / "ca.pem"
+    assert found.builder == "remote-1"
+    assert found.registry_mirrors == (
+        RegistryMirror(prefix="docker.io/library", mirror="localhost:5000/mirror", stand_in="made here"),
+    )
+    assert found.model_mirrors[0].folder == tmp_path / "models" / "name"
+    assert found.model_mirrors[0].stand_in is None
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key"),
+    [
+        ("[publish]\nregistrys = []\n", 2, "publish.registrys"),
+        ("[publsh]\n", 1, "publsh"),
+        ("[publish]\nregistries = 'localhost'\n", 2, "publish.registries"),
+        ("[publish]\nregistries = ['ok', 'not a host']\n", 2, "publish.registries[1]"),
+        ("[publish]\ninsecure = ['http://x']\n", 2, "publish.insecure[0]"),
+        ("[hub]\nendpoint = 'hub.example'\n", 2, "hub.endpoint"),
+        ("[hub]\nendpoint = 3\n", 2, "hub.endpoint"),
+        ("[network]\nca-bundle = 'absent.pem'\n", 2, "network.ca-bundle"),
+        ("[build]\nbuilder = '--evil'\nx = 1\n", 3, "build.x"),
+        ("[build]\nbuilder = 'a b'\n", 2, "build.builder"),
+        ("\n[[registry-mirrors]]\nprefix = 'a'\n", 2, "registry-mirrors[0]"),
+        ("[[registry-mirrors]]\nprefix = 'A B'\nmirror = 'b'\n", 2, "registry-mirrors[0].prefix"),
+        ("[[registry-mirrors]]\nprefix = 'a'\nmirror = 'b'\nnote = ''\n", 4, "registry-mirrors[0].note"),
+        ("[[model-mirrors]]\nsource = 'org/name'\nfolder = 'x'\n", 2, "model-mirrors[0].source"),
+        ("[[model-mirrors]]\nsource = 'hf://a/b'\nfolder = 7\n", 3, "model-mirrors[0].folder"),
+        ("publish = 1\n", 1, "publish"),
+        ("x = \n", 1, ""),
+    ],
+)
+def test_every_bad_key_is_located(tmp_path: Path, text: str, line: int, key: str) -> None:
+    assert ("jbuild.toml", line, key) in problems(written(tmp_path, text))
+
+
+def test_nearest_name_is_offered(tmp_path: Path) -> None:
+    with pytest.raises(DocumentError) as caught:
+        config.load([written(tmp_path, "[publish]\nregistrys = []\n")])
+    assert caught.value.problems[0].hint == "did you mean `registries`?"
+
+
+def test_mistakes_of_all_files_come_together(tmp_path: Path) -> None:
+    first = written(tmp_path, "[hub]\nendpoint = 1\n[build]\nbilder = 'x'\n", "one.toml")
+    broken = written(tmp_path, "[[[\n", "two.toml")
+    third = written(tmp_path, "[publish]\ninsecure = [1]\n", "three.toml")
+    found = problems(first, broken, third)
+    assert {name for name, _, _ in found} == {"one.toml", "two.toml", "three.toml"}
+    assert len(found) == 4
+
+
+def test_later_files_win_and_their_mirrors_come_first(tmp_path: Path) -> None:
+    mirror = "[[registry-mirrors]]\nprefix = 'docker.io'\nmirror = '{}'\n"
+    weak = written(tmp_path, "[publish]\nregistries=['a']\n[build]\nbuilder='x'\n" + mirror.format("weak"), "1.toml")
+    strong = written(tmp_path, "[publish]\nregistries=['b']\n" + mirror.format("strong"), "2.toml")
+    found = config.load([weak, strong])
+    assert found.registries == ("b",)
+    assert found.builder == "x"
+    assert found.mirrored("docker.io/library/debian")[0] == "strong/library/debian"
+
+
+def test_hub_of_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, "[hub]\nendpoint = 'https://file.example'\n")
+    assert config.load([path]).hub_endpoint == "https://file.example"
+    monkeypatch.setenv("HF_ENDPOINT", "http://environment.example")
+    assert config.load([path]).hub_endpoint == "http://environment.example"
+
+
+def test_hub_of_the_environment_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "hub.example")
+    with pytest.raises(RecipeError, match="HF_ENDPOINT"):
+        config.load([])
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE"])
+def test_certificates_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, str(written(tmp_path, "x", "env.pem")))
+    assert config.load([]).ca_bundle == tmp_path / "env.pem"
+
+
+def test_certificates_of_a_file_hold_against_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own.pem").write_text("x")
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
+    path = written(tmp_path, "[network]\nca-bundle = 'own.pem'\n")
+    assert config.load([path]).ca_bundle == tmp_path / "own.pem"
+
+
+def test_certificates_of_the_environment_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
+    with pytest.raises(RecipeError, match="SSL_CERT_FILE") as caught:
+        config.load([])
+    assert caught.value.where == "/no/such/file"
+    assert caught.value.hint
+
+
+def test_a_build_gets_the_configured_certificates_else_the_systems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, system = tmp_path / "own.pem", written(tmp_path, "x", "system.pem")
+    monkeypatch.setattr(config, "_SYSTEM_CA_FILES", ("/no/such/file", str(system)))
+    assert build_ca_bundle(Config(ca_bundle=own)) == own
+    assert build_ca_bundle(Config()) == system
+    monkeypatch.setattr(config, "_SYSTEM_CA_FILES", ())
+    assert build_ca_bundle(Config()) is None
+
+
+RULES = Config(
+    registry_mirrors=(
+        RegistryMirror(prefix="docker.io", mirror="short"),
+        RegistryMirror(prefix="docker.io/library", mirror="long:5000/x"),
+        RegistryMirror(prefix="docker.io/library/debian", mirror="exact/debian-mine"),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ("docker.io/library/debian:bookworm-slim", "exact/debian-mine:bookworm-slim"),
+        ("docker.io/library/debian@sha256:0", "exact/debian-mine@sha256:0"),
+        ("docker.io/library/debian", "exact/debian-mine"),
+        ("docker.io/library/debianish", "long:5000/x/debianish"),
+        ("docker.io/libraryx/y", "short/libraryx/y"),
+        ("docker.iox/y", "docker.iox/y"),
+        ("nvcr.io/nvidia/l4t-jetpack:r36.4.0", "nvcr.io/nvidia/l4t-jetpack:r36.4.0"),
+    ],
+)
+def test_longest_prefix_of_whole_parts_applies(image: str, name: str) -> None:
+    assert RULES.mirrored(image)[0] == name
+
+
+def test_the_rule_comes_with_the_name() -> None:
+    assert RULES.mirrored("docker.io/x/y")[1] == RULES.registry_mirrors[0]
+    assert RULES.mirrored("quay.io/x/y")[1] is None
+
+
+@given(st.permutations(RULES.registry_mirrors), st.sampled_from(["library/debian:1", "library/x", "a/b"]))
+def test_the_order_of_rules_does_not_matter_where_prefixes_differ(rules: list[RegistryMirror], rest: str) -> None:
+    image = f"docker.io/{rest}"
+    assert Config(registry_mirrors=tuple(rules)).mirrored(image) == RULES.mirrored(image)

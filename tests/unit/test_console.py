@@ -1,0 +1,239 @@
+"""What people, CI logs and programs see."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from builder import console as console_module
+from builder.console import Console
+from builder.errors import DocumentError, JbuildError, LockError, Problem
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> _Terminal:
+    """Let standard error be a person's terminal; not a fixture, since pytest sets the stream anew for each phase."""
+    stream = _Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+    return stream
+
+
+def test_plain_lines_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    console.say("working")
+    console.warn("careful")
+    console.success("done")
+    captured = capsys.readouterr()
+    assert captured.err == "working\nwarning: careful\ndone\n"
+    assert captured.out == ""
+
+
+def test_quiet_shows_notes_and_warnings_only(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(quiet=True)
+    console.say("working")
+    console.success("done")
+    console.note("needed")
+    console.warn("careful")
+    assert capsys.readouterr().err == "needed\nwarning: careful\n"
+
+
+def test_colour_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = watched(monkeypatch)
+    Console().warn("careful")
+    assert "\x1b[33mwarning: careful" in terminal.getvalue()
+
+
+def test_no_color_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = watched(monkeypatch)
+    monkeypatch.setenv("NO_COLOR", "1")
+    Console().warn("careful")
+    assert terminal.getvalue() == "warning: careful\n"
+
+
+@pytest.mark.parametrize(("name", "value"), [("CI", "true"), ("TERM", "dumb")])
+def test_ci_and_dumb_terminals_get_plain_lines(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    terminal = watched(monkeypatch)
+    monkeypatch.setenv(name, value)
+    console = Console()
+    with console.task("downloading", 10) as task:
+        task.advance(10)
+    console.say("done")
+    assert terminal.getvalue() == "done\n"
+
+
+def test_square_brackets_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = watched(monkeypatch)
+    monkeypatch.setenv("NO_COLOR", "1")
+    Console().say("[red]vllm[cpu][/red]")
+    assert terminal.getvalue() == "[red]vllm[cpu][/red]\n"
+
+
+def test_groups_fold_on_github(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    with Console().group("build"):
+        pass
+    assert capsys.readouterr().err == "::group::build\n::endgroup::\n"
+
+
+def test_groups_are_closed_on_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    with pytest.raises(ValueError), Console().group("build"):
+        raise ValueError
+    assert capsys.readouterr().err.endswith("::endgroup::\n")
+
+
+def test_groups_are_headings_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console().group("build"):
+        pass
+    assert capsys.readouterr().err == "build\n"
+
+
+def test_json_is_all_that_standard_output_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(as_json=True)
+    console.say("working")
+    with console.group("group"), console.task("task", 5) as task:
+        task.advance(5)
+    console.result({"a": [1, "é"]}, "the text for people")
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"a": [1, "é"]}
+    assert "the text for people" not in captured.err
+
+
+def test_result_without_json_is_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+    Console().result({"a": 1}, "one")
+    Console().result({"a": 1})
+    assert capsys.readouterr().out == "one\n"
+
+
+def test_table_has_columns_and_no_trailing_spaces() -> None:
+    table = Console().table(("name", "n"), [("long name", "1"), ("x", "")])
+    assert table == "name       n\nlong name  1\nx"
+
+
+def test_table_without_rows() -> None:
+    assert Console().table(("name", "n"), []) == "name  n"
+
+
+def test_failure_shows_everything_that_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    log = "\n".join(f"line {i}" for i in range(100))
+    Console().failure(LockError("no wheels", where="demo/one", hint="relax it", log=log))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:3] == ["error: no wheels", "  where: demo/one", "  the last 25 lines of its log:"]
+    assert lines[3] == "  | line 75"
+    assert lines[-2:] == ["  | line 99", "  next: relax it"]
+
+
+def test_failure_lists_every_problem_of_a_document(capsys: pytest.CaptureFixture[str]) -> None:
+    problems = [
+        Problem(path=Path("a.toml"), line=3, key="models[0].source", message="is empty", hint="name one"),
+        Problem(path=Path("b.toml"), line=None, key="", message="not valid TOML"),
+    ]
+    Console(as_json=True).failure(DocumentError("mistakes", problems))
+    captured = capsys.readouterr()
+    assert "  a.toml:3: models[0].source: is empty (name one)\n  b.toml: not valid TOML\n" in captured.err
+    found = json.loads(captured.out)
+    assert found["exit_code"] == 3
+    assert found["problems"][0] == {
+        "file": "a.toml",
+        "line": 3,
+        "key": "models[0].source",
+        "message": "is empty",
+        "hint": "name one",
+    }
+
+
+def test_failure_that_is_only_part_of_a_result_is_not_one(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(as_json=True).failure(JbuildError("x"), as_result=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_log_line_cannot_command_github(capsys: pytest.CaptureFixture[str]) -> None:
+    Console().failure(JbuildError("x", log="::set-output name=a::b"))
+    assert all(not line.lstrip().startswith("::") for line in capsys.readouterr().err.splitlines())
+
+
+def test_plain_progress_speaks_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console_module, "_PLAIN_EVERY_S", 0.0)
+    with Console().task("downloading", 2_000_000) as task:
+        task.advance(1_000_000)
+        task.note("a wheel")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "downloading: 1 of 2 MB"
+    assert lines[1].startswith("downloading (0 s): a wheel")
+
+
+def test_things_are_counted_by_their_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(console_module, "_PLAIN_EVERY_S", 0.0)
+    with Console().task("unpacking", 3, unit="wheels") as task:
+        task.advance(1)
+    with Console().task("solving", unit="steps") as task:
+        task.advance(2)
+    assert capsys.readouterr().err == "unpacking: 1 of 3 wheels\nsolving: 2 steps\n"
+
+
+def test_live_progress_leaves_the_terminal_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = watched(monkeypatch)
+    console = Console()
+    with console.task("first", 10) as first, console.task("second", unit="steps") as second:
+        first.advance(5)
+        second.note("a step")
+        console.say("between")
+    text = terminal.getvalue()
+    assert "between" in text
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # the cursor was hidden and is back
+
+
+def test_end_takes_live_progress_down_and_is_safe_to_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = watched(monkeypatch)
+    console = Console()
+    with console.task("first", 10) as task:
+        console.end()
+        console.end()
+        task.advance(1)
+    assert terminal.getvalue().count("\x1b[?25h") == 1
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_work_that_winds_down_may_count_on(live: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if live:
+        watched(monkeypatch)
+    monkeypatch.setattr(console_module, "_PLAIN_EVERY_S", 0.0)
+    console = Console()
+    with console.task("first", 10) as task:
+        pass
+    task.advance(1)
+    task.note("late")
+
+
+def test_cancel_stops_every_task_at_its_next_step() -> None:
+    console = Console()
+    with console.task("work", 10) as task:
+        task.advance(1)
+        console.cancel()
+        with pytest.raises(KeyboardInterrupt):
+            task.advance(1)
+        with pytest.raises(KeyboardInterrupt):
+            task.note("more")
+
+
+def test_rich_is_not_imported_for_plain_output() -> None:
+    from builder import process  # noqa: PLC0415
+
+    code = "import sys; from builder.console import Console; Console().say('x'); print('rich' in sys.modules)"
+    begun = time.monotonic()
+    assert process.run([sys.executable, "-c", code]).stdout == "False\n"
+    assert time.monotonic() - begun < 5

@@ -1,0 +1,251 @@
+"""Finding the engine, against engines that are a few lines of HTTP on a socket."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import socketserver
+import threading
+from hashlib import sha256
+from typing import TYPE_CHECKING, ClassVar
+
+import pytest
+
+from builder import process
+from builder.engine import Engine, _emulated_here, find_engine
+from builder.errors import EngineError, ProgramMissingError
+from builder.process import Completed
+from builder.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+VERSION = {"Version": "26.1.5", "Arch": "amd64"}
+INFO = {"DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]], "Runtimes": {"runc": {}, "nvidia": {}}}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    answers: ClassVar[dict[str, object]] = {}
+
+    def do_GET(self) -> None:
+        known = self.path in self.answers
+        self.send_response(200 if known else 500)
+        self.end_headers()
+        self.wfile.write(json.dumps(self.answers.get(self.path)).encode())
+
+    def address_string(self) -> str:
+        return "socket"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Listening(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    running: list[Listening] = []
+
+    def start(name: str, version: object = VERSION, info: object = INFO) -> str:
+        handler = type("Answering", (Handler,), {"answers": {"/version": version, "/info": info}})
+        running.append(Listening(str(tmp_path / name), handler))
+        threading.Thread(target=running[-1].serve_forever, daemon=True).start()
+        return f"unix://{tmp_path / name}"
+
+    yield start
+    for server in running:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.setattr("builder.engine._DEFAULT_HOST", f"unix://{tmp_path}/absent.sock")
+    return Workspace(project=tmp_path, cache=tmp_path / "cache")
+
+
+def record(workspace: Workspace, host: object) -> None:
+    workspace.engine_record.parent.mkdir(parents=True)
+    workspace.engine_record.write_text(json.dumps({"docker_host": host, "registry": "127.0.0.1:5000"}))
+
+
+def context(folder: Path, name: str, host: str | None) -> None:
+    meta = folder / "docker" / "contexts" / "meta" / sha256(name.encode()).hexdigest()
+    meta.mkdir(parents=True)
+    meta.joinpath("meta.json").write_text(json.dumps({"Name": name, "Endpoints": {"docker": {"Host": host}}}))
+    (folder / "docker" / "config.json").write_text(json.dumps({"currentContext": name}))
+
+
+def test_docker_host_comes_first(
+    workspace: Workspace, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(workspace, serve("recorded.sock"))
+    host = serve("own.sock")
+    monkeypatch.setenv("DOCKER_HOST", host)
+    engine = find_engine(workspace)
+    assert (engine.source, engine.docker_host, engine.endpoint) == ("environment", host, host)
+    assert engine.environment() == {"DOCKER_HOST": host}
+
+
+def test_a_docker_host_that_does_not_answer_is_not_replaced(
+    workspace: Workspace, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(workspace, serve("recorded.sock"))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
+    with pytest.raises(EngineError) as caught:
+        find_engine(workspace)
+    assert caught.value.where == "unix:///nowhere.sock"
+
+
+def test_the_default_socket_comes_before_our_own(
+    workspace: Workspace, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(workspace, serve("recorded.sock"))
+    monkeypatch.setattr("builder.engine._DEFAULT_HOST", serve("default.sock"))
+    engine = find_engine(workspace)
+    assert engine.source == "default"
+    assert engine.environment() == {}
+
+
+@pytest.mark.parametrize("by_variable", [True, False])
+def test_the_current_context_is_followed(
+    workspace: Workspace, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch, by_variable: bool
+) -> None:
+    context(workspace.project, "board", serve("board.sock"))
+    if by_variable:
+        (workspace.project / "docker" / "config.json").unlink()
+        monkeypatch.setenv("DOCKER_CONTEXT", "board")
+    engine = find_engine(workspace)
+    assert (engine.source, engine.context) == ("default", "board")
+    assert engine.endpoint.endswith("/board.sock")
+
+
+def test_a_context_that_names_nothing(workspace: Workspace) -> None:
+    context(workspace.project, "board", None)
+    with pytest.raises(EngineError, match="context `board` names no engine"):
+        find_engine(workspace)
+
+
+def test_our_own_engine_comes_last(workspace: Workspace, serve: Callable[..., str]) -> None:
+    record(workspace, serve("recorded.sock"))
+    engine = find_engine(workspace)
+    assert engine.source == "scripts/engine"
+    assert engine.environment() == {"DOCKER_HOST": engine.endpoint}
+    assert (engine.version, engine.architecture, engine.containerd_store) == ("26.1.5", "amd64", True)
+    assert engine.runtimes == ("nvidia", "runc")
+    assert engine.is_local
+
+
+@pytest.mark.parametrize("host", [None, "", "nonsense", 5])
+def test_no_engine_at_all(workspace: Workspace, host: object) -> None:
+    record(workspace, host)
+    with pytest.raises(EngineError) as caught:
+        find_engine(workspace)
+    assert "socket does not exist" in caught.value.message
+    assert "scripts/engine up" in (caught.value.hint or "")
+    assert "jbuild doctor" in (caught.value.hint or "")
+    assert caught.value.exit_code == 7
+
+
+def test_our_own_engine_was_stopped(workspace: Workspace, tmp_path: Path) -> None:
+    record(workspace, f"unix://{tmp_path}/gone.sock")
+    with pytest.raises(EngineError) as caught:
+        find_engine(workspace)
+    assert "gone.sock" in (caught.value.where or "")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+def test_a_damaged_record_is_as_good_as_none(workspace: Workspace, text: str) -> None:
+    workspace.engine_record.parent.mkdir(parents=True)
+    workspace.engine_record.write_text(text)
+    with pytest.raises(EngineError):
+        find_engine(workspace)
+
+
+def test_a_socket_that_may_not_be_used(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    with pytest.raises(EngineError) as caught:
+        find_engine(workspace)
+    assert "docker group" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(("version", "info"), [(None, INFO), (VERSION, None), ("text", INFO)])
+def test_something_else_listens_there(
+    workspace: Workspace, serve: Callable[..., str], version: object, info: object
+) -> None:
+    record(workspace, serve("odd.sock", version, info))
+    with pytest.raises(EngineError):
+        find_engine(workspace)
+
+
+def test_an_old_store_and_an_arm_machine(workspace: Workspace, serve: Callable[..., str]) -> None:
+    info = {"DriverStatus": [["Backing Filesystem", "extfs"]], "Runtimes": None}
+    record(workspace, serve("arm.sock", {"Version": "24", "Arch": "arm64"}, info))
+    engine = find_engine(workspace)
+    assert (engine.architecture, engine.containerd_store, engine.runtimes) == ("arm64", False, ())
+
+
+ENTRY = "enabled\ninterpreter /usr/bin/qemu-aarch64\nflags: {flags}\noffset 0\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("qemu-aarch64", ENTRY.format(flags="POCF"), ("arm64",)),
+        ("qemu-x86_64", ENTRY.format(flags="F"), ()),
+        ("qemu-aarch64", ENTRY.format(flags="OC"), ()),
+        ("qemu-aarch64", "disabled\nflags: F\n", ()),
+        ("qemu-riscv64", ENTRY.format(flags="F"), ()),
+        ("python3.11", ENTRY.format(flags="F"), ()),
+    ],
+)
+def test_emulation_that_works_in_containers(tmp_path: Path, name: str, text: str, found: tuple[str, ...]) -> None:
+    (tmp_path / name).write_text(text)
+    assert _emulated_here("amd64", tmp_path) == found
+
+
+def engine(**facts: object) -> Engine:
+    plain = {"docker_host": "unix:///x", "context": "default", "source": "environment", "endpoint": "unix:///x"}
+    return Engine(**{**plain, "version": "1", "containerd_store": True, "architecture": "amd64", **facts})  # type: ignore[arg-type]
+
+
+def test_what_an_engine_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "Platforms: linux/amd64, linux/arm64, linux/arm/v7\n"
+
+    def answer(argv: list[str], *, env: dict[str, str], **_: object) -> Completed:
+        assert env == {"DOCKER_HOST": "unix:///x"}
+        return Completed(argv=tuple(argv), code=0, stdout=said, stderr="")
+
+    def missing(*_: object, **__: object) -> Completed:
+        raise ProgramMissingError("docker")
+
+    monkeypatch.setattr(process, "run", missing)
+    assert engine().can_run("amd64")
+    assert engine(emulated=("arm64",)).can_run("arm64")
+    assert not engine().can_run("arm64")
+    assert not engine().has_buildx()
+    with pytest.raises(EngineError, match="amd64.* cannot run arm64"):
+        engine().require("arm64")
+    monkeypatch.setattr(process, "run", answer)
+    assert engine().can_run("arm64")
+    assert engine().has_buildx()
+    engine().require("arm64")
+
+
+def test_a_client_of_an_engine_that_went_away() -> None:
+    with pytest.raises(EngineError, match="not answer any more"):
+        engine(endpoint=f"unix:///nowhere-{os.getpid()}.sock", source="scripts/engine").client()
+
+
+def test_an_engine_elsewhere_is_not_local() -> None:
+    assert not engine(endpoint="ssh://me@board").is_local

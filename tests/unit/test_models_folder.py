@@ -1,0 +1,375 @@
+"""Models in folders: locked by content, with every bad folder refused in words that help."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_models_safetensors import weights
+
+from builder.config import Config, ModelMirror
+from builder.console import Console
+from builder.errors import DiskError, JbuildError, ModelError
+from builder.models import store
+from builder.models.lock import lock_model, quick_state
+from builder.recipe.model import Model
+
+if TYPE_CHECKING:
+    from builder.models.model import LockedModel
+
+QUIET = Console(quiet=True)
+COPY = "`cp -rL FOLDER COPY` makes a folder with files in place of links: name that one"
+MOVE = "move it out of the model's folder"
+
+
+def make_folder(folder: Path, **files: bytes | None) -> Path:
+    """Write a small whole model; `files` adds to it, or takes away what is None (`__` stands for a dot)."""
+    usual: dict[str, bytes | None] = {
+        "config.json": b"{}",
+        "tokenizer.json": b"{}",
+        "model.safetensors": weights(),
+        "README.md": b"#",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in (usual | {name.replace("__", "."): data for name, data in files.items()}).items():
+        if data is not None:
+            (folder / name).write_bytes(data)
+    return folder
+
+
+def settle() -> None:
+    """Wait until the times of files that were just written tell a later change."""
+    time.sleep(0.03)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "recipes" / "tiny")
+
+
+def lock(folder: Path, **values: Any) -> LockedModel:
+    model = Model(**{"name": "tiny", "source": "./tiny", **values})
+    return lock_model(model, folder.parent, Config(), folder.parent.parent / "models", QUIET)
+
+
+def refused(folder: Path, **values: Any) -> ModelError:
+    with pytest.raises(ModelError) as caught:
+        lock(folder, **values)
+    assert caught.value.hint
+    assert caught.value.where
+    caught.value.where.encode()
+    caught.value.message.encode()
+    return caught.value
+
+
+def test_locks_every_file_by_content(folder: Path) -> None:
+    locked = lock(folder, licence="MIT")
+    assert [file.path for file in locked.files] == ["config.json", "model.safetensors", "tokenizer.json"]
+    for file in locked.files:
+        data = (folder / file.path).read_bytes()
+        assert (file.sha256, file.size) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert (locked.origin, locked.revision, locked.licence, locked.stand_in) == ("folder", None, "MIT", None)
+
+
+def test_relative_absolute_and_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    files = lock(folder).files
+    for source in (str(folder), "~/tiny", "tiny", "../recipes/tiny"):
+        assert lock(folder, source=source).files == files
+    monkeypatch.chdir(folder.parent)
+    found = lock_model(Model(name="tiny", source="tiny"), Path(), Config(), folder.parent / "models", QUIET)
+    assert found.files == files
+
+
+def test_a_second_run_reads_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle()
+    first = lock(folder)
+    monkeypatch.setattr(store, "digest_of", lambda *_: pytest.fail("hashed again"))
+    assert lock(folder) == first
+
+
+@pytest.mark.parametrize("change", ["content", "replaced", "backdated"])
+def test_a_change_is_noticed(folder: Path, change: str) -> None:
+    settle()
+    before, path = lock(folder), folder / "model.safetensors"
+    state = quick_state(Model(name="tiny", source=str(folder)), folder, Config())
+    stamp, data = path.stat(), path.read_bytes()
+    settle()
+    if change == "replaced":
+        path.unlink()
+    path.write_bytes(data[:-1] + b"x")
+    if change == "backdated":
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    else:
+        assert quick_state(Model(name="tiny", source=str(folder)), folder, Config()) != state
+    after = lock(folder)
+    assert after != before
+    assert after.files[1].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_file_that_was_just_written_is_not_remembered(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    for number in range(5):
+        path.write_bytes(b"%d" % number)
+        assert lock(folder).files[2].sha256 == hashlib.sha256(b"%d" % number).hexdigest()
+
+
+def test_a_damaged_memory_is_as_good_as_none(folder: Path) -> None:
+    settle()
+    first = lock(folder)
+    for path in (folder.parent.parent / "models" / "known").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"\xff")
+    assert lock(folder) == first
+
+
+def test_links_inside_the_folder_are_files(folder: Path) -> None:
+    (folder / "blobs").mkdir()
+    (folder / "model.safetensors").rename(folder / "blobs" / "abc")
+    (folder / "model.safetensors").symlink_to("blobs/abc")
+    assert [file.path for file in lock(folder).files] == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_a_folder_behind_a_link_is_the_folder(folder: Path) -> None:
+    (folder.parent / "other").symlink_to(folder)
+    assert lock(folder, source="./other").files == lock(folder).files
+
+
+def test_links_to_files_outside(folder: Path) -> None:
+    outside = folder.parent / "outside.txt"
+    outside.write_text("secret")
+    (folder / "merges.txt").symlink_to(outside)
+    error = refused(folder)
+    assert error.message == "model tiny: merges.txt is a link to a file outside the folder"
+    assert error.where == str(folder)
+    assert error.hint == COPY
+
+
+def test_links_that_only_look_as_if_inside(folder: Path) -> None:
+    make_folder(folder.parent / "tiny-other")
+    (folder / "x.txt").symlink_to("../tiny-other/config.json")
+    assert refused(folder).message == "model tiny: x.txt is a link to a file outside the folder"
+
+
+@pytest.mark.parametrize(
+    ("target", "flaw"),
+    [("gone", "is a link to nothing"), ("loop", "is a link to nothing"), (".", "is a link to a folder"),
+     ("..", "is a link to a file outside the folder"), ("/dev/zero", "is a link to a file outside the folder")],
+)  # fmt: skip
+def test_other_links(folder: Path, target: str, flaw: str) -> None:
+    (folder / "loop").symlink_to(target)
+    assert refused(folder).message == f"model tiny: loop {flaw}"
+
+
+def test_special_files(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.json")
+    error = refused(folder)
+    assert (error.message, error.hint) == ("model tiny: pipe.json is a pipe, not a file", MOVE)
+    (folder / "pipe.json").unlink()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(folder / "s.json"))
+    assert refused(folder).message == "model tiny: s.json is a socket, not a file"
+
+
+@pytest.mark.parametrize("name", [b"a\nb.json", b"\xff.json", b"a\x1b[2J.json", b"a\\b.json"])
+def test_names_that_cannot_be_shown(folder: Path, name: bytes) -> None:
+    Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(b"{}")
+    error = refused(folder)
+    assert error.message.isprintable()
+    assert any(flaw in error.message for flaw in ("control characters, or one that is not UTF-8", "has a backslash"))
+    assert error.hint == "rename it, or move it out of the model's folder"
+
+
+@given(st.text(min_size=1, max_size=30))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_name_is_locked_or_refused(tmp_path: Path, name: str) -> None:
+    folder = make_folder(tmp_path / "recipes" / "tiny")
+    path = folder / f"{name}.txt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    except (OSError, ValueError):  # no such name on this file system
+        return
+    try:
+        paths = [file.path for file in lock(folder).files]
+        assert all((folder / path).resolve().is_relative_to(folder.resolve()) for path in paths)
+    except ModelError as error:
+        error.message.encode()
+    finally:
+        path.unlink()
+
+
+def test_hidden_folders_are_passed_over(folder: Path) -> None:
+    (folder / ".git").mkdir()
+    (folder / ".git" / "bad\n").symlink_to("/etc")
+    assert len(lock(folder).files) == 3
+
+
+def test_no_folder(folder: Path) -> None:
+    error = refused(folder, source="./tinny")
+    assert error.message == "model tiny: the folder does not exist"
+    assert error.where == str(folder.parent / "tinny")
+    assert error.hint == "correct `source` in the recipe: it is relative to the recipe's own folder"
+    assert refused(folder, source="tiny/config.json").message == "model tiny: the folder is not a folder"
+
+
+@pytest.mark.parametrize("source", ["s3://bucket/x", "hf://org/name", "hf://org/../x@main", "hf://org/name@../x"])
+def test_no_source(folder: Path, source: str) -> None:
+    error = refused(folder, source=source)
+    assert error.message == "this is not a source of models that jbuild knows"
+    assert error.hint == "write hf://organisation/name@revision, or the path of a folder"
+
+
+def test_a_home_of_nobody(folder: Path) -> None:
+    assert refused(folder, source="~no-such-user/x").hint == "write the folder's full path"
+
+
+def test_no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    error = refused(folder)
+    assert error.message == "model tiny has no config.json"
+    assert error.where == str(folder)
+    assert error.hint is not None
+    assert error.hint.startswith("name the folder that holds config.json")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"{", "config.json is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        (b"\xff\xfe\xff", "config.json is not JSON: it cannot be decoded"),
+        (b"[" * 100_000, "config.json is not JSON: it cannot be decoded"),
+        (b"[]", "config.json is not a JSON object"),
+    ],
+)
+def test_a_bad_config(folder: Path, data: bytes, message: str) -> None:
+    (folder / "config.json").write_bytes(data)
+    error = refused(folder)
+    assert error.message == f"model tiny: {message}"
+    assert error.hint == "copy or download the model again"
+
+
+def test_truncated_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(weights()[:-10])
+    error = refused(folder)
+    assert error.message == "model tiny: model.safetensors is truncated: its tensors take 64 bytes, 54 are there"
+    assert (error.where, error.hint) == (str(path), "copy or download the model again")
+
+
+def index(weight_map: object) -> bytes:
+    return json.dumps({"weight_map": weight_map}).encode()
+
+
+def test_a_missing_shard(folder: Path) -> None:
+    shards = {"a": "model.safetensors", "b": "model-2.safetensors", "c": "../../etc/passwd"}
+    (folder / "model.safetensors.index.json").write_bytes(index(shards))
+    error = refused(folder)
+    assert error.message == (
+        "model tiny: shard '../../etc/passwd' and 1 more named in model.safetensors.index.json is missing"
+    )
+    (folder / "model.safetensors.index.json").write_bytes(index({"b": "model-2.safetensors"}))
+    assert refused(folder).message == (
+        "model tiny: shard 'model-2.safetensors' named in model.safetensors.index.json is missing"
+    )
+    assert refused(folder).hint == ("copy the missing files too, or widen `files` in the recipe if it leaves them out")
+
+
+@pytest.mark.parametrize("broken", [None, [], {"a": 1}, {"a": None}])
+def test_a_broken_index(folder: Path, broken: object) -> None:
+    (folder / "model.safetensors.index.json").write_bytes(index(broken))
+    assert refused(folder).message == "model tiny: model.safetensors.index.json has no `weight_map` of file names"
+
+
+def test_an_index_in_a_folder_below(folder: Path) -> None:
+    below = make_folder(folder / "draft", model__safetensors__index__json=index({"a": "model.safetensors"}))
+    assert len(lock(folder).files) == 7
+    (below / "model.safetensors").unlink()
+    assert "named in draft/model.safetensors.index.json is missing" in refused(folder).message
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_files_that_may_not_be_read(folder: Path) -> None:
+    (folder / "tokenizer.json").chmod(0)
+    assert refused(folder).message == "model tiny: a file cannot be read: Permission denied"
+
+
+def test_a_file_that_changes_while_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = store.digest_of
+
+    def slow(file: Any, on_bytes: Any) -> Any:
+        found = usual(file, on_bytes)
+        with Path(file.name).open("ab") as more:
+            more.write(b" ")
+        return found
+
+    monkeypatch.setattr(store, "digest_of", slow)
+    error = refused(folder)
+    assert " changed while it was read" in error.message
+    assert error.hint == "wait until it is written, then run it again"
+
+
+def test_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "remember", full)
+    with pytest.raises(DiskError, match="the disk is full"):
+        lock(folder)
+
+
+def test_warnings(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lock(folder)
+    assert capsys.readouterr().err == ""
+    (folder / "tokenizer.json").unlink()
+    (folder / "config.json").write_bytes(b'{"auto_map": {"AutoModel": "modeling.X"}}')
+    lock(folder)
+    assert capsys.readouterr().err == (
+        "warning: model tiny has no tokenizer files: the server can answer no text\n"
+        "warning: model tiny names code of its own (`auto_map` in config.json), which is not baked in: "
+        'if the server needs it, list `files` with "*.py", after reading the code\n'
+    )
+
+
+def test_quick_states(folder: Path, tmp_path: Path) -> None:
+    hub = Model(name="tiny", source="hf://org/tiny@main")
+    assert quick_state(hub, tmp_path, Config()) == ("hub", hub.source)
+    mirror = ModelMirror(source="hf://org/tiny", folder=folder, stand_in="why")
+    mirrored = quick_state(hub, tmp_path, Config(model_mirrors=(mirror,)))
+    assert mirrored[:2] == ("folder", "why")
+    own = Model(name="tiny", source=str(folder))
+    assert quick_state(own, tmp_path, Config())[2:] == mirrored[2:]
+    (folder / "README.md").write_text("other words")
+    assert quick_state(own, tmp_path, Config())[2:] == mirrored[2:], "not part of the model"
+    (folder / "config.json").unlink()
+    assert quick_state(own, tmp_path, Config()) == ("unusable", "model tiny has no config.json")
+
+
+def test_the_hub_client_is_not_loaded_for_folders(folder: Path) -> None:
+    code = """
+import pathlib, sys
+from builder import config, console
+from builder.models.lock import lock_model
+from builder.recipe.model import Model
+folder = pathlib.Path(sys.argv[1])
+lock_model(Model(name="t", source="./tiny"), folder, config.Config(), folder, console.Console())
+sys.exit("huggingface_hub" in sys.modules)
+"""
+    assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code, str(folder.parent)]) == 0
+
+
+def test_errors_have_the_models_exit_code(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    error: JbuildError = refused(folder)
+    assert error.exit_code == 9

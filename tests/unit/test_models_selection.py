@@ -1,0 +1,151 @@
+"""Which files of a model are taken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.errors import ModelError
+from builder.models.selection import FORMATS, Selection, is_weight, select
+from builder.recipe.model import Model
+
+LLAMA = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+
+
+def model(**values: Any) -> Model:
+    return Model(**{"name": "m", "source": "./m", **values})
+
+
+def chosen(*paths: str, **values: Any) -> Selection:
+    return select(paths, model(**values))
+
+
+def refused(*paths: str, **values: Any) -> ModelError:
+    with pytest.raises(ModelError) as caught:
+        chosen(*paths, **values)
+    assert caught.value.where == "./m"
+    return caught.value
+
+
+def test_what_a_server_needs() -> None:
+    junk = (
+        ".gitattributes",
+        ".cache/huggingface/x.json",
+        "README.md",
+        "assets/logo.png",
+        "modeling_own.py",
+        "training.log",
+        "original/consolidated.00.pth",
+        "original/params.json",
+        "onnx/model.onnx",
+        "tf_model.h5",
+    )
+    needed = (
+        *LLAMA,
+        "1_Pooling/config.json",
+        "LICENSE.md",
+        "NOTICE",
+        "chat_template.jinja",
+        "merges.txt",
+        "tokenizer.model",
+        "qwen.tiktoken",
+    )
+    found = chosen(*junk, *needed)
+    assert found.paths == tuple(sorted(needed))
+    assert found.left_out == ("tf_model.h5",)
+    assert found.has_tokenizer
+
+
+def test_other_formats_are_left_out_with_their_indexes() -> None:
+    indexes = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+    found = chosen(*LLAMA, *indexes, "pytorch_model.bin", "training_args.bin", "x.gguf")
+    assert found.paths == tuple(sorted((*LLAMA, indexes[0])))
+    assert found.indexes == (indexes[0],)
+    assert found.left_out == ("pytorch_model.bin", "training_args.bin", "x.gguf")
+
+
+def test_allowed_by_name() -> None:
+    files = ("config.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "model.safetensors")
+    assert chosen(*files, formats=("bin",)).paths == files[:3]
+    assert chosen(*files, "a.pkl", "b.pt", formats=("pickle",)).left_out == ("model.safetensors",)
+    assert chosen("config.json", "onnx/model.onnx", formats=("onnx",)).paths == ("config.json", "onnx/model.onnx")
+
+
+@pytest.mark.parametrize("ending", ["bin", "pt", "pth", "ckpt", "pkl"])
+def test_pickles_alone_are_refused(ending: str) -> None:
+    error = refused("config.json", f"model.{ending}")
+    assert error.message == (
+        f"model m has weights only in formats that the recipe does not allow: model.{ending} (allowed: safetensors)"
+    )
+    assert error.hint == (
+        "convert them to safetensors (`save_pretrained` does), or, if you trust them, "
+        f'set formats = ["{ending}"]; files in that format can run code when they are loaded'
+    )
+
+
+def test_other_formats_alone_are_refused() -> None:
+    assert refused("config.json", "m.gguf").hint == (
+        'convert them to safetensors (`save_pretrained` does), or, if you trust them, set formats = ["gguf"]'
+    )
+    assert refused("config.json", "m.h5").hint == "convert them to safetensors (`save_pretrained` does)"
+    many = refused("config.json", *(f"m{i}.bin" for i in range(5)))
+    assert "m0.bin, m1.bin, m2.bin and 2 more" in many.message
+
+
+def test_no_weights() -> None:
+    assert refused("config.json", "README.md").message == "model m has no weights (safetensors)"
+    assert refused(*LLAMA, files=("*.json",)).hint == (
+        "name the folder that holds the weights, or widen `files` in the recipe"
+    )
+
+
+def test_no_config() -> None:
+    assert refused("model.safetensors", "sub/config.json").message == "model m has no config.json"
+
+
+def test_globs_choose() -> None:
+    found = chosen(*LLAMA, "modeling.py", "sub/more.py", "b.bin", files=("*.py", "model.safetensors", "*.bin"))
+    assert found.paths == ("config.json", "model.safetensors", "modeling.py", "sub/more.py")
+    assert found.left_out == ("b.bin",)
+    assert not found.has_tokenizer
+
+
+def test_a_glob_that_matches_nothing() -> None:
+    error = refused(*LLAMA, files=("tokeniser.json", "*.safetensors"))
+    assert error.message == "model m: `tokeniser.json` of `files` matches nothing"
+    assert error.hint == "did you mean `tokenizer.json`?"
+
+
+def test_a_format_that_is_none() -> None:
+    error = refused(*LLAMA, formats=("safetensor",))
+    assert (error.message, error.hint) == (
+        "model m: `safetensor` is not a weight format",
+        "did you mean `safetensors`?",
+    )
+
+
+def test_the_second_copy_of_mistrals_weights() -> None:
+    twice = (*LLAMA, "consolidated.safetensors", "consolidated.safetensors.index.json")
+    assert chosen(*twice).paths == tuple(sorted(LLAMA))
+    assert "consolidated.safetensors" in chosen(*twice, files=("*",)).paths
+    only = ("config.json", "consolidated.safetensors", "tekken.json")
+    assert chosen(*only).paths == only
+
+
+@given(
+    st.sets(st.sampled_from([*LLAMA, *(f"w.{e}" for ends in FORMATS.values() for e in ends), "r.md"])),
+    st.sets(st.sampled_from(sorted(FORMATS)), min_size=1),
+)
+def test_never_a_weight_that_is_not_allowed(paths: set[str], formats: set[str]) -> None:
+    try:
+        found = chosen(*paths, formats=tuple(formats))
+    except ModelError:
+        return
+    endings = {ending for name in formats for ending in FORMATS[name]}
+    kept = [path for path in found.paths if is_weight(path)]
+    assert kept
+    assert all(path.rpartition(".")[2] in endings for path in kept)
+    assert list(found.paths) == sorted(set(found.paths))

@@ -1,0 +1,304 @@
+"""The store, fetching from folders, and baking."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from test_models_folder import make_folder
+from test_models_safetensors import weights
+
+from builder.config import Config
+from builder.console import Console
+from builder.errors import DiskError, IntegrityError, ModelError
+from builder.models import bake as baking
+from builder.models import store
+from builder.models.bake import bake
+from builder.models.fetch import fetch_model
+from builder.models.lock import lock_model
+from builder.models.model import LockedModel, ModelFile
+from builder.models.threads import StoppedError, Watch, together
+from builder.recipe.model import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+QUIET = Console(quiet=True)
+WHEN = 1_000_000_000
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = make_folder(tmp_path / "tiny")
+    make_folder(folder / "sub", model__safetensors=weights({"x": ("U8", [7])}))
+    return folder
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "models"
+
+
+def lock(folder: Path, models: Path) -> LockedModel:
+    return lock_model(Model(name="tiny", source="./tiny"), folder.parent, Config(), models, QUIET)
+
+
+def fetch(locked: LockedModel, folder: Path, models: Path) -> None:
+    fetch_model(locked, folder.parent, Config(), models, QUIET)
+
+
+def tree(root: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Return mode, time and content of everything below a folder."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        state = path.stat()
+        found[str(path.relative_to(root))] = (
+            state.st_mode,
+            state.st_mtime_ns,
+            b"" if path.is_dir() else path.read_bytes(),
+        )
+    return found
+
+
+def test_every_content_is_stored_once(folder: Path, models: Path) -> None:
+    locked = lock(folder, models)
+    fetch(locked, folder, models)
+    blobs = [path for path in (models / "sha256").rglob("*") if path.is_file()]
+    assert sorted(path.name for path in blobs) == sorted({file.sha256 for file in locked.files})
+    assert len(blobs) == 3 < len(locked.files)
+    for path in blobs:
+        assert path.parent.name == path.name[:2]
+        assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_the_users_files_are_left_alone(folder: Path, models: Path, tmp_path: Path) -> None:
+    (folder / "config.json").chmod(0o600)
+    before = tree(folder)
+    locked = lock(folder, models)
+    fetch(locked, folder, models)
+    bake(locked, models, tmp_path / "layer", WHEN)
+    assert tree(folder) == before
+    assert {path.stat().st_nlink for path in folder.rglob("*") if path.is_file()} == {1}
+
+
+def test_nothing_is_read_when_all_is_there(folder: Path, models: Path) -> None:
+    locked = lock(folder, models)
+    fetch(locked, folder, models)
+    shutil.rmtree(folder)
+    fetch(locked, folder, models)
+
+
+def test_a_blob_that_a_crash_cut_short_is_replaced(folder: Path, models: Path) -> None:
+    locked = lock(folder, models)
+    fetch(locked, folder, models)
+    file = locked.files[-1]
+    store.blob(models, file.sha256).write_bytes(b"")
+    fetch(locked, folder, models)
+    assert store.blob(models, file.sha256).stat().st_size == file.size
+
+
+def test_a_file_that_changed_since_it_was_locked(folder: Path, models: Path) -> None:
+    locked = lock(folder, models)
+    path = folder / "model.safetensors"
+    path.write_bytes(weights()[:-1] + b"x")
+    with pytest.raises(IntegrityError) as caught:
+        fetch(locked, folder, models)
+    file = next(file for file in locked.files if file.path == "model.safetensors")
+    got = store.digest_of(path.open("rb"), lambda _: None).hexdigest()
+    assert caught.value.message == (
+        f"model.safetensors of model tiny is not the file that was locked: "
+        f"sha256 {got} ({file.size} bytes), expected {file.sha256} ({file.size} bytes)"
+    )
+    assert caught.value.where == str(path)
+    assert caught.value.hint == (
+        "put the locked file back, or, if the change is meant, run `jbuild lock` to lock the new one"
+    )
+    assert not store.has(models, file)
+    assert not (models / "partial" / file.sha256).exists()
+
+
+def test_a_file_that_is_gone(folder: Path, models: Path) -> None:
+    locked = lock(folder, models)
+    (folder / "tokenizer.json").unlink()
+    (folder / "sub" / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match="model tiny: a file cannot be read: No such file or directory"):
+        fetch(replace(locked, files=locked.files[-1:]), folder, models)
+
+
+def test_a_disk_that_fills_up(folder: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked = lock(folder, models)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "copy_and_hash", full)
+        with pytest.raises(DiskError) as caught:
+            fetch(locked, folder, models)
+    assert caught.value.message == "the disk is full"
+    fetch(locked, folder, models)
+
+
+def test_shared_blocks_where_the_file_system_can(folder: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def clone(source: Any, copy: Any) -> bool:
+        copy.write(Path(source.name).read_bytes())
+        copy.seek(0)
+        return True
+
+    locked = lock(folder, models)
+    monkeypatch.setattr(store, "_clone", clone)
+    fetch(locked, folder, models)
+    assert all(store.has(models, file) for file in locked.files)
+
+
+def test_one_file_is_gathered_by_one_at_a_time(models: Path) -> None:
+    inside, most, mutex = 0, 0, threading.Lock()
+
+    def work(_: str, watch: Watch) -> None:
+        nonlocal inside, most
+        with store.partial(models, "key", watch.look):
+            with mutex:
+                inside += 1
+                most = max(most, inside)
+            time.sleep(0.02)
+            with mutex:
+                inside -= 1
+
+    together(work, ["a", "b", "c", "d"], lambda _: None)
+    assert most == 1
+
+
+def test_waiting_for_another_ends_with_ctrl_c(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_LOOK_AGAIN_S", 0.01)
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            raise KeyboardInterrupt
+
+    with (
+        store.partial(models, "key", lambda: None),
+        pytest.raises(KeyboardInterrupt),
+        store.partial(models, "key", look),
+    ):
+        pytest.fail("held twice")
+
+
+def test_bakes(folder: Path, models: Path, tmp_path: Path) -> None:
+    locked = lock(folder, models)
+    fetch(locked, folder, models)
+    layer = tmp_path / "layer"
+    old = os.umask(0o077)
+    try:
+        bake(locked, models, layer, WHEN)
+    finally:
+        os.umask(old)
+    found = tree(layer)
+    assert {path for path, (_, _, data) in found.items() if data} == {
+        f"models/tiny/{file.path}" for file in locked.files
+    }
+    assert {(mode & 0o7777, when) for mode, when, _ in found.values()} == {
+        (0o644, WHEN * 10**9),
+        (0o755, WHEN * 10**9),
+    }
+    assert layer.stat().st_mtime == WHEN
+    sample = layer / "models" / "tiny" / "config.json"
+    assert sample.samefile(store.blob(models, locked.files[0].sha256)), "no second copy on the disk"
+
+
+def test_bakes_the_same_again_and_elsewhere(folder: Path, models: Path, tmp_path: Path) -> None:
+    locked = lock(folder, models)
+    fetch(locked, folder, models)
+    fetch(locked, folder, tmp_path / "other")
+    bake(locked, models, tmp_path / "one", WHEN)
+    bake(locked, tmp_path / "other", tmp_path / "two", WHEN)
+    first = tree(tmp_path / "one")
+    (tmp_path / "one" / "models" / "tiny" / "stale.json").write_text("old")
+    bake(locked, models, tmp_path / "one", WHEN)
+    assert tree(tmp_path / "one") == tree(tmp_path / "two") == first
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM, errno.EMLINK])
+def test_copies_where_it_cannot_link(
+    folder: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    locked = lock(folder, models)
+    fetch(locked, folder, models)
+    bake(locked, models, tmp_path / "linked", WHEN)
+
+    def no_link(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "hardlink_to", no_link)
+    bake(locked, models, tmp_path / "copied", WHEN)
+    assert tree(tmp_path / "copied") == tree(tmp_path / "linked")
+
+
+def test_a_full_disk_while_baking(folder: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked = lock(folder, models)
+    fetch(locked, folder, models)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(baking, "_lay", full)
+    with pytest.raises(DiskError):
+        bake(locked, models, tmp_path / "layer", WHEN)
+
+
+def test_baking_what_was_not_fetched(models: Path, tmp_path: Path) -> None:
+    file = ModelFile(path="config.json", sha256="ab" * 32, size=2)
+    locked = LockedModel(name="tiny", source="./tiny", origin="folder", files=(file,))
+    with pytest.raises(ModelError) as caught:
+        bake(locked, models, tmp_path / "layer", WHEN)
+    assert caught.value.message == "config.json of model tiny is not in the cache"
+    assert caught.value.hint == "run it again with `--from render`, which fetches what is missing"
+
+
+def _works(key: str, watch: Watch) -> str:
+    watch.advance(1)
+    return key.upper()
+
+
+def test_work_done_together() -> None:
+    counted: list[float] = []
+    assert together(_works, ["b", "a"], counted.append) == {"b": "B", "a": "A"}
+    assert sum(counted) == 2
+    assert together(_works, [], counted.append) == {}
+
+
+def test_one_failure_ends_the_others() -> None:
+    ended: list[str] = []
+
+    def work(key: str, watch: Watch) -> None:
+        if key == "bad":
+            raise ValueError(key)
+        try:
+            while True:
+                watch.sleep(0.01)
+        except StoppedError:
+            ended.append(key)
+            raise
+
+    with pytest.raises(ValueError, match="bad"):
+        together(work, ["x", "y", "bad", "z", "never"], lambda _: None)
+    assert set(ended) >= {"x", "y"}
+    assert "never" not in ended
+
+
+def test_progress_that_raises_ends_all() -> None:
+    def cancelled(_: float) -> None:
+        raise KeyboardInterrupt
+
+    work: Callable[[str, Watch], str] = _works
+    with pytest.raises(KeyboardInterrupt):
+        together(work, ["a", "b"], cancelled)

@@ -1,0 +1,223 @@
+"""The pure parts of the smoke room: verdicts as records, launching, levels, exit codes, memory, the tar stream."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from builder import records
+from builder.engine import Engine
+from builder.errors import EngineError, RecipeError, SmokeError
+from builder.image.model import Image
+from builder.recipe.model import Model, Question, Server, SmokeSpec, Spec
+from builder.registry.model import Descriptor
+from builder.smoke import launch as launching
+from builder.smoke import layout as oci
+from builder.smoke.container import used_memory
+from builder.smoke.model import Answer, SmokeFailedError, Verdict
+from builder.smoke.runner import check_questions, exit_meaning
+
+ENGINE = Engine(
+    docker_host=None,
+    context="default",
+    source="default",
+    endpoint="unix:///var/run/docker.sock",
+    version="26",
+    containerd_store=True,
+    architecture="amd64",
+    emulated=("arm64",),
+    runtimes=("nvidia", "runc"),
+)
+JETSON = dataclasses.replace(ENGINE, architecture="arm64", emulated=())
+REMOTE = dataclasses.replace(ENGINE, endpoint="tcp://box.example:2375", docker_host="tcp://box.example:2375")
+VERDICT = Verdict(
+    level="emulated",
+    digest="sha256:1",
+    passed=False,
+    when="2026-01-01T00:00:00+00:00",
+    log=Path("/logs/smoke.log"),
+    answers=(Answer(question="q", text="a\n\u2026", seconds=1.5, tokens=3, first_token_s=1, tokens_per_s=None),),
+    ready_s=3,
+    symptoms=("full",),
+    step="stop",
+    failure="ignored",
+)
+
+
+def image(platform: str = "linux/arm64", **labels: str) -> Image:
+    blob = Descriptor(media_type="m", digest="sha256:0", size=1)
+    pairs = tuple((name.replace("_", "."), value) for name, value in labels.items())
+    return Image(platform=platform, manifest=blob, config=blob, layers=(), labels=pairs)
+
+
+@pytest.mark.parametrize("verdict", [VERDICT, dataclasses.replace(VERDICT, answers=(), peak_memory_bytes=1, step=None)])
+def test_a_verdict_survives_its_record(tmp_path: Path, verdict: Verdict) -> None:
+    records.write(tmp_path / "smoke.json", "print", verdict)
+    assert records.read(tmp_path / "smoke.json", "print", Verdict) == verdict
+
+
+@pytest.mark.parametrize(
+    "change", [{"level": "claimed"}, {"step": "lunch"}, {"passed": "yes"}, {"answers": [{}]}, {"x": 1}]
+)
+def test_a_verdict_that_cannot_be_one_is_none(tmp_path: Path, change: dict[str, object]) -> None:
+    body = {"format": records.FORMAT, "fingerprint": "print", "record": {**records.plain(VERDICT), **change}}
+    (tmp_path / "smoke.json").write_text(json.dumps(body))
+    assert records.read(tmp_path / "smoke.json", "print", Verdict) is None
+
+
+def test_a_failure_carries_its_verdict() -> None:
+    error = SmokeFailedError("no", verdict=VERDICT, where="w", hint="h", log="l")
+    assert isinstance(error, SmokeError)
+    assert error.as_json()["step"] == "stop"
+    assert error.as_json()["level"] == "emulated"
+    assert error.exit_code == 10
+
+
+@pytest.mark.parametrize(
+    ("platform", "engine", "runtime", "level"),
+    [
+        ("linux/arm64", ENGINE, "runc", "emulated"),
+        ("linux/arm64", ENGINE, "nvidia", "emulated"),
+        ("linux/amd64", ENGINE, "runc", "cpu"),
+        ("linux/amd64", ENGINE, "", "cpu"),
+        ("linux/arm64", JETSON, "nvidia", "gpu"),
+        ("linux/arm64/v8", JETSON, "runc", "cpu"),
+    ],
+)
+def test_the_level_is_what_was_really_used(platform: str, engine: Engine, runtime: str, level: str) -> None:
+    assert launching.level(image(platform), engine, runtime) == level
+
+
+@pytest.mark.parametrize(
+    ("engine", "cuda", "wanted"),
+    [(JETSON, "12.6", True), (JETSON, "", False), (ENGINE, "12.6", False)],
+)
+def test_the_gpu_is_given_to_cuda_images_where_it_is(engine: Engine, cuda: str, wanted: bool) -> None:
+    started = launching.launch(image(io_jbuild_cuda=cuda), "r", Spec(), engine, None)
+    assert started.nvidia is wanted
+
+
+def test_an_engine_without_emulation_is_told_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "_buildx_architectures", lambda _: set())
+    with pytest.raises(EngineError, match="cannot run arm64"):
+        launching.launch(image(), "r", Spec(), dataclasses.replace(ENGINE, emulated=()), None)
+
+
+def test_a_local_engine_publishes_to_loopback_without_a_key() -> None:
+    started = launching.launch(image(), "r", Spec(), ENGINE, 5)
+    assert (started.address, started.port, started.memory_bytes) == ("127.0.0.1", 8000, 5)
+    assert launching.key(Spec(), started) is None
+    assert launching.address(ENGINE, 49153) == "http://127.0.0.1:49153"
+
+
+def test_a_remote_engine_publishes_with_a_key_of_its_own() -> None:
+    first, second = (launching.launch(image(), "r", Spec(), REMOTE, None) for _ in range(2))
+    assert first.address == ""
+    key = launching.key(Spec(), first)
+    assert key
+    assert key != launching.key(Spec(), second)
+    assert launching.address(REMOTE, 49153) == "http://box.example:49153"
+
+
+def test_port_and_key_come_from_the_recipe_and_its_smoke_run() -> None:
+    spec = Spec(
+        server=Server(port=9000, environment=(("VLLM_API_KEY", "baked"), ("JBUILD_PORT", "9001"))),
+        smoke=SmokeSpec(environment=(("VLLM_API_KEY", "asked"),)),
+    )
+    started = launching.launch(image(), "r", spec, ENGINE, None)
+    assert started.port == 9001
+    assert launching.key(spec, started) == "asked"
+    assert launching.launch(image(), "r", Spec(server=Server(arguments=("--port", "7"))), ENGINE, None).port == 7
+
+
+def test_a_port_that_is_none_is_the_recipes_mistake() -> None:
+    spec = Spec(models=(Model(name="m", source="s"),), server=Server(environment=(("JBUILD_PORT", "http"),)))
+    with pytest.raises(RecipeError, match="JBUILD_PORT"):
+        launching.launch(image(), "r", spec, ENGINE, None)
+
+
+@pytest.mark.parametrize("expect", ["", "(", "a*", "Paris|", "(?i)"])
+def test_questions_that_prove_nothing(expect: str) -> None:
+    with pytest.raises(RecipeError):
+        check_questions(Spec(smoke=SmokeSpec(questions=(Question(ask="q", expect=expect),))))
+
+
+def test_no_questions_at_all() -> None:
+    with pytest.raises(RecipeError, match="nothing"):
+        check_questions(Spec())
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning"),
+    [(3, "exit code 3"), (137, "exit code 137 (SIGKILL)"), (139, "exit code 139 (SIGSEGV)"), (255, "exit code 255")],
+)
+def test_exit_codes(code: int, meaning: str) -> None:
+    assert exit_meaning(code) == meaning
+
+
+@pytest.mark.parametrize(
+    ("sample", "used"),
+    [
+        ({"memory_stats": {"usage": 100, "stats": {"total_inactive_file": 30, "inactive_file": 1}}}, 70),
+        ({"memory_stats": {"usage": 100, "stats": {"inactive_file": 40}}}, 60),
+        ({"memory_stats": {"usage": 100}}, 100),
+        ({"memory_stats": {}}, 0),
+        ({}, 0),
+    ],
+)
+def test_memory_in_use(sample: dict[str, object], used: int) -> None:
+    assert used_memory(sample) == used
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Image:
+    def put(data: bytes) -> Descriptor:
+        digest = hashlib.sha256(data).hexdigest()
+        path = tmp_path / "blobs" / "sha256" / digest
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return Descriptor(media_type="m", digest=f"sha256:{digest}", size=len(data))
+
+    layer = put(b"l" * 1000)
+    return Image(
+        platform="linux/arm64",
+        manifest=put(b"manifest"),
+        config=put(b"c" * 512),
+        layers=(layer, layer, put(b"")),
+        labels=(),
+    )
+
+
+def test_the_tar_stream_holds_what_engines_read(built: Image, tmp_path: Path) -> None:
+    seen: list[float] = []
+    data = b"".join(oci.stream(built, tmp_path, "jbuild-smoke:1", seen.append))
+    assert len(data) % 512 == 0
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        names = archive.getnames()
+        files = {name: archive.extractfile(name).read() for name in names}  # type: ignore[union-attr]
+    assert len(names) == len(set(names)) == 3 + 4
+    for name, content in files.items():
+        if name.startswith("blobs/"):
+            assert name == "blobs/sha256/" + hashlib.sha256(content).hexdigest()
+    (manifest,) = json.loads(files["index.json"])["manifests"]
+    assert manifest["digest"] == built.digest
+    assert manifest["annotations"]["io.containerd.image.name"] == "docker.io/library/jbuild-smoke:1"
+    (docker,) = json.loads(files["manifest.json"])
+    assert docker["RepoTags"] == ["jbuild-smoke:1"]
+    assert len(docker["Layers"]) == 3
+    assert {docker["Config"], *docker["Layers"]} < set(names)
+    assert sum(seen) == sum(blob.size for blob in oci.blobs(built))
+
+
+def test_blobs_that_are_not_whole(built: Image, tmp_path: Path) -> None:
+    assert oci.damaged(built, tmp_path) == ()
+    first, second = (tmp_path / "blobs" / blob.digest.replace(":", "/") for blob in (built.layers[0], built.config))
+    first.write_bytes(b"short")
+    second.unlink()
+    assert set(oci.damaged(built, tmp_path)) == {first, second}
