@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import signal
 import sys
 import traceback
@@ -96,10 +95,6 @@ def main() -> NoReturn:
         console.end()
         console.note("interrupted; what is finished is kept, the same command goes on from there")
         sys.exit(_INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing is left to be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:  # noqa: BLE001  # the last resort; whatever arrives here is a bug
         _bug(console, error)
 

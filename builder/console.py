@@ -119,11 +119,15 @@ class Console:
 
     def result(self, value: Any, text: str | None = None) -> None:
         """Print the outcome of a verb: with `--json` the value, else the text."""
-        if self.as_json:
-            sys.stdout.write(json.dumps(value, indent=2) + "\n")
-        elif text is not None:
-            sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        lines = json.dumps(value, indent=2) if self.as_json else text
+        if lines is None:
+            return
+        try:
+            sys.stdout.write(lines + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader of our output went away (`| head`): nothing is left to be said to it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         """Return rows as text in columns, for `result`."""

@@ -174,7 +174,7 @@ def _unix_asker(endpoint: str) -> Callable[[str], dict[str, Any]]:
             response = connection.getresponse()
             if response.status != _OK:
                 raise EngineError(f"the engine answers with status {response.status}", where=endpoint, hint=_MEND)
-            return dict(json.loads(response.read()))
+            return _object(json.loads(response.read()))
         except PermissionError as error:
             raise _refused(endpoint) from error
         except FileNotFoundError as error:
@@ -185,6 +185,12 @@ def _unix_asker(endpoint: str) -> Callable[[str], dict[str, Any]]:
             connection.close()
 
     return ask
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("it says something else than an engine")  # noqa: TRY004  # as wrong as what is no JSON
+    return value
 
 
 def _client_asker(endpoint: str, context: str) -> Callable[[str], dict[str, Any]]:

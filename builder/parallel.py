@@ -1,19 +1,24 @@
-"""Work on several processors at once."""
+"""Work on several processors, or on several connections, at once."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import signal
-from concurrent.futures import Future, ProcessPoolExecutor
+import threading
+import time
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from builder.errors import JbuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+_LAST_WORDS_S = 2.0
 
 
 def _ignore_interrupt() -> None:
@@ -39,4 +44,49 @@ def workers() -> Iterator[ProcessPoolExecutor]:
     pool.shutdown()
 
 
-__all__ = ["Future", "workers"]
+class Threads(Executor):
+    """Threads that wait for servers.
+
+    They are daemons, unlike those of `ThreadPoolExecutor`: a process that is interrupted ends soon, and not when a
+    server that has fallen silent has run into its time limit.
+    """
+
+    def __init__(self, count: int) -> None:
+        """Start `count` threads."""
+        self._waiting: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        """Have a function called in one of the threads."""
+        future: Future[Any] = Future()
+
+        def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function(*arguments, **options))
+            except BaseException as error:  # noqa: BLE001  # raised where the result is awaited
+                future.set_exception(error)
+
+        self._waiting.put(work)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the threads; those that do not end within two seconds are left to the end of the process."""
+        with suppress(queue.Empty):
+            while cancel_futures:
+                self._waiting.get_nowait()
+        for _ in self._threads:
+            self._waiting.put(None)
+        until = time.monotonic() + (_LAST_WORDS_S if wait else 0.0)
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def _work(self) -> None:
+        while work := self._waiting.get():
+            work()
+
+
+__all__ = ["Future", "Threads", "workers"]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from builder import __version__, records
 from builder.errors import UsageError
 from builder.image.model import Image, Plan
 from builder.publish.model import Publication
+from builder.recipe.model import PublishSpec, SmokeSpec
+from builder.recipe.model import PublishSpec, SmokeSpec
+from builder.recipe.model import PublishSpec, SmokeSpec
+from builder.recipe.model import PublishSpec, SmokeSpec
 from builder.smoke.model import Verdict
 from builder.workspace import sha256_of
 
@@ -175,7 +179,10 @@ def _render_inputs(work: Work) -> str:
     files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix in {".j2", ".sh", ".py"}]
     sources = [sha256_of(path) for path in files]
     made = (__version__, groups(), variant(work.lock.platform.python))
-    return records.fingerprint(lockfile.content(work.lock), work.job.spec, work.job.recipe.description, sources, made)
+    spec = work.job.spec
+    # What an image is asked and where it goes do not change it; how long it may take to start stands in it.
+    baked = replace(spec, smoke=SmokeSpec(ready_within_s=spec.smoke.ready_within_s), publish=PublishSpec(repository=""))
+    return records.fingerprint(lockfile.content(work.lock), baked, work.job.recipe.description, sources, made)
 
 
 def _plan_holds(work: Work, plan: Plan) -> bool:
@@ -209,7 +216,14 @@ def _build(work: Work) -> Image:
     builder = work.options.builder or work.session.config.builder
     if builder is None:
         engine.require(work.lock.platform.architecture)
-    return build(work.job, work.plan, engine, work.session, builder=builder, unproven=work.unproven)
+    image = build(work.job, work.plan, engine, work.session, builder=builder, unproven=work.unproven)
+    verdict = records.read(work.folder.record("smoke"), None, Verdict)
+    if verdict and verdict.passed and verdict.digest == image.digest:
+        # It has proved itself before: no smoke run will follow that takes the name away.
+        from builder.smoke.load import forget  # noqa: PLC0415
+
+        forget(engine, work.unproven)
+    return image
 
 
 def _smoke_inputs(work: Work) -> str:

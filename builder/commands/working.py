@@ -10,9 +10,8 @@ import click
 from builder.commands.common import open_recipe, open_session
 from builder.config import REGISTRY_PATTERN
 from builder.errors import CellsFailedError, RecipeError
-from builder.jetson.platform import platform_for
 from builder.pipeline import preview, run_cells
-from builder.recipe.matrix import specify
+from builder.recipe.matrix import platform_of, specify
 from builder.report.summary import cell_json, summary
 from builder.resolve.model import Job
 
@@ -75,7 +74,7 @@ def work(recipe: str, selectors: Sequence[str], options: Options, *, at_once: in
 def job_of(recipe: Recipe, cell: Cell) -> Job:
     """Return a cell with everything that is needed to make it."""
     spec = specify(recipe, cell)
-    platform = platform_for(cell.values, recipe.architecture, spec.base)
+    platform = platform_of(recipe, cell)
     return Job(recipe=recipe, cell=cell, spec=spec, platform=platform)
 
 

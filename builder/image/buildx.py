@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.config import build_ca_bundle
-from builder.errors import BuildError, DiskError, EngineError, NetworkError, ProgramFailedError
+from builder.errors import BuildError, DiskError, EngineError, NetworkError, ProgramFailedError, RegistryError
 from builder.image.layout import read_image
 from builder.process import run
 from builder.wheels.tree import EPOCH
-from builder.workspace import write_text
+from builder.workspace import disk_errors, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ _CAUSES: tuple[tuple[str, type[Exception], str, str], ...] = (
         "register emulation (`jbuild doctor` shows how), or build on the target itself with --builder",
     ),
     (
-        r"OCI exporter (?:feature )?is not (?:currently )?supported|docker exporter is not supported",
+        r"(?:OCI|docker) exporter (?:feature )?is (?:currently )?not supported",
         EngineError,
         "this builder cannot export OCI images",
         "turn on the engine's containerd image store, or use `docker buildx create --use` and --builder NAME",
@@ -66,11 +66,17 @@ _CAUSES: tuple[tuple[str, type[Exception], str, str], ...] = (
     (
         (
             r"Temporary failure resolving|Could not connect to|Connection timed out|i/o timeout|no such host"
-            r"|Failed to fetch"
+            r"|Failed to fetch|connect: connection refused|TLS handshake timeout"
         ),
         NetworkError,
         "a server could not be reached from inside the build",
         "check network and proxy of the engine, then run it again: finished layers are kept",
+    ),
+    (
+        r"failed to resolve source metadata.*(?:not found|denied|unauthorized|forbidden)",
+        RegistryError,
+        "the base image cannot be had from its registry",
+        "check the registry and your log-in to it (`docker login`); `jbuild lock --force` looks the base up again",
     ),
     (
         r"Unable to locate package (\S+)",
@@ -123,7 +129,8 @@ def build(job: Job, plan: Plan, engine: Engine, session: Session, *, builder: st
 def _argv(
     plan: Plan, engine: Engine, session: Session, builder: str | None, unproven: str, metadata: Path
 ) -> list[str]:
-    session.workspace.images.mkdir(parents=True, exist_ok=True)
+    with disk_errors(session.workspace.images):
+        session.workspace.images.mkdir(parents=True, exist_ok=True)
     argv = ["docker", "buildx", "build", *options(plan.platform.partition("/")[2]), "--progress=plain"]
     layout = _field("dest", session.workspace.images)
     argv += [f"--metadata-file={metadata}", f"--output=type=oci,tar=false,{layout},{_FORMAT}"]

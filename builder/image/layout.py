@@ -28,16 +28,20 @@ def read_image(layout: Path, digest: str, platform: str) -> Image:
         BuildError: the layout lacks it.
     """
     manifest = _json(layout, digest)
-    config = _json(layout, manifest["config"]["digest"])
-    size = blob(layout, digest).stat().st_size
-    labels = config.get("config", {}).get("Labels") or {}
-    return Image(
-        platform=platform,
-        manifest=Descriptor(media_type=manifest.get("mediaType", _MANIFEST), digest=digest, size=size),
-        config=_descriptor(manifest["config"]),
-        layers=tuple(_descriptor(layer) for layer in manifest["layers"]),
-        labels=tuple(sorted(labels.items())),
-    )
+    try:
+        config = _json(layout, manifest["config"]["digest"])
+        size = blob(layout, digest).stat().st_size
+        labels = config.get("config", {}).get("Labels") or {}
+        return Image(
+            platform=platform,
+            manifest=Descriptor(media_type=manifest.get("mediaType", _MANIFEST), digest=digest, size=size),
+            config=_descriptor(manifest["config"]),
+            layers=tuple(_descriptor(layer) for layer in manifest["layers"]),
+            labels=tuple(sorted(labels.items())),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        hint = "build it again with --force, with another builder if it stays so"
+        raise BuildError(f"{digest} is no manifest of one image", where=str(layout), hint=hint) from error
 
 
 def is_whole(layout: Path, image: Image) -> bool:

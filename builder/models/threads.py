@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, TypeVar
+
+from builder.parallel import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,7 +70,7 @@ def together(
             watch.stop()
             raise
 
-    pool = ThreadPoolExecutor(_PARALLEL)
+    pool = Threads(_PARALLEL)
     try:
         running = {key: pool.submit(one, key) for key in keys}
         wait(running.values())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from builder.jetson.model import Platform
-    from builder.recipe.model import Override, Recipe, Spec
+    from builder.recipe.model import Architecture, Override, Recipe, Spec
 
 JETSON_TAG = "{vllm}-r{l4t}-cu{cuda-nodots}-{release}"
 CPU_TAG = "{vllm}-cpu-{release}"
@@ -110,7 +110,7 @@ def _cell(recipe: Recipe, values: Pairs, excluded: str | None) -> Cell:
 
 
 @lru_cache(maxsize=4096)
-def _impossible(architecture: str, axes: Pairs) -> str | None:
+def _impossible(architecture: Architecture, axes: Pairs) -> str | None:
     try:
         platform_for(axes, architecture)
     except ImpossibleError as error:

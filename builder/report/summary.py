@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from builder import records
+from builder.tomldoc import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +80,8 @@ def _verdict(result: CellResult) -> list[str]:
     lines = [f"smoke     passed at level {verdict.level}, ready after {verdict.ready_s:.0f} s"]
     for answer in verdict.answers:
         lines.append(f"asked     {answer.question}")
-        lines.append(f"answer    {' '.join(answer.text.split())}")
+        # A model may say anything, also what a terminal would obey.
+        lines.append(f"answer    {shown(' '.join(answer.text.split()))}")
     return lines
 
 

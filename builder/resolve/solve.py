@@ -21,6 +21,8 @@ _NETWORK = re.compile(
     r"error sending request|Failed to fetch|Request failed|dns error|timed out|certificate", re.IGNORECASE
 )
 _CONFLICT = "No solution found"
+# uv's words for a pin such as torch==2.11.0+cpu, whose local version only its authors' own index has.
+_LOCAL_VERSION = re.compile(r"there is no version of (?P<name>[\w.-]+)==(?P<public>[^\s+,]+)\+(?P<local>[\w.]+)")
 _CERTIFICATE = re.compile(r"certificate|UnknownIssuer", re.IGNORECASE)
 
 
@@ -84,10 +86,17 @@ def _explain(error: ProgramFailedError, spec: Spec, platform: Platform) -> LockE
     if _CONFLICT not in error.output:
         hint = "the log above names the cause; uv reads its own configuration files too"
         return LockError("uv cannot solve the recipe's packages", where=asked, hint=hint, log=error.output)
+    hint = "relax `packages` in the recipe as the explanation below says, then run it again"
+    local = _LOCAL_VERSION.search(error.output)
+    if local:
+        hint = (
+            f"only an index of its authors has the +{local['local']} build of {local['name']}: name that index to uv"
+            f' (UV_INDEX), or take the public build with `replace = ["{local["name"]}=={local["public"]}"]` under [packages]'
+        )
     return LockError(
         f"no wheels work together for {platform.name}: {platform.architecture}, Python {platform.python}, "
         f"glibc {platform.glibc}",
         where=asked,
-        hint="relax `packages` in the recipe as the explanation above says, then run it again",
+        hint=hint,
         log=error.output,
     )

@@ -15,6 +15,8 @@ _MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
 # PEP 600: the oldest glibc that wheels of each machine are built for.
 _OLDEST_GLIBC = {"arm64": 17, "amd64": 5}
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+# The C libraries (2.x) that uv has a name for; a newer one goes by the nearest older name.
+_UV_GLIBC = (17, 28, *range(31, 41))
 # What packaging's markers call the operating system and the machine of a Linux target.
 _MARKERS = {"os_name": "posix", "sys_platform": "linux", "platform_system": "Linux", "implementation_name": "cpython"}
 
@@ -26,12 +28,12 @@ def machine(platform: Platform) -> str:
 
 def uv_flags(platform: Platform) -> list[str]:
     """Return the flags that make uv solve for the platform, wheels only."""
-    libc = platform.glibc.replace(".", "_")
+    libc = max(minor for minor in _UV_GLIBC if minor <= _glibc(platform))
     return [
         "--python-version",
         platform.python,
         "--python-platform",
-        f"{machine(platform)}-manylinux_{libc}",
+        f"{machine(platform)}-manylinux_2_{libc}",
         "--only-binary",
         ":all:",
     ]
@@ -45,9 +47,12 @@ def tags(platform: Platform) -> list[Tag]:
     return [*cpython_tags(python, [abi], names), *compatible_tags(python, abi, names)]
 
 
+def _glibc(platform: Platform) -> int:
+    return int(platform.glibc.split(".")[1])
+
+
 def _platform_tags(platform: Platform) -> Iterator[str]:
-    newest = int(platform.glibc.split(".")[1])
-    for minor in range(newest, _OLDEST_GLIBC[platform.architecture] - 1, -1):
+    for minor in range(_glibc(platform), _OLDEST_GLIBC[platform.architecture] - 1, -1):
         yield f"manylinux_2_{minor}_{machine(platform)}"
         if minor in _LEGACY:
             yield f"{_LEGACY[minor]}_{machine(platform)}"

@@ -94,10 +94,10 @@ class Server:
             response = self._session.get(f"{self.address}/v1/models", timeout=(_CONNECT_S, timeout_s))
             _check(response)
             return tuple(str(model["id"]) for model in response.json()["data"])
+        except (KeyError, TypeError, ValueError) as error:  # requests' JSON errors are ValueErrors too
+            raise ServerError("/v1/models answers something else than a list of models") from error
         except requests.RequestException as error:
             raise ServerError(f"/v1/models does not answer: {_reason(error)}") from error
-        except (KeyError, TypeError, ValueError) as error:
-            raise ServerError("/v1/models answers something else than a list of models") from error
 
     def ask(self, model: str, question: Question, within_s: float) -> Answer:
         """Ask one question at temperature 0 and measure the answer as it is streamed.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -14,6 +13,7 @@ from filelock import FileLock
 
 from builder import http
 from builder.errors import IntegrityError, LockError
+from builder.parallel import Threads
 from builder.workspace import disk_errors, sha256_of
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def fetch(
     connection = http.session(session.config)
     title = f"downloading {len(missing)} wheels"
     stopped = threading.Event()
-    with session.console.task(title, total) as task, ThreadPoolExecutor(_PARALLEL) as pool:
+    with session.console.task(title, total) as task, Threads(_PARALLEL) as pool:
 
         def advance(amount: float) -> None:
             if stopped.is_set():

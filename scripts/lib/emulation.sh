@@ -34,6 +34,7 @@ register_emulation() {
     conf=$(binfmt_file "$arch")
     [[ -e $BINFMT/register ]] || mount -t binfmt_misc binfmt_misc "$BINFMT" ||
         die "this kernel has no binfmt_misc: programs of $arch cannot run here"
+    ! emulates "$arch" || return 0
     # Registered without F, by whoever: leave it and say what to do.
     [[ ! -e $BINFMT/qemu-$(qemu_name "$arch") ]] ||
         die "$arch is registered in binfmt_misc without flag F (or disabled): containers will not find QEMU there. Remove it with: echo -1 > $BINFMT/qemu-$(qemu_name "$arch")"

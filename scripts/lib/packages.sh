@@ -9,7 +9,7 @@ SECOND_SUITE=trixie
 install_by_hand() {
     die "missing here: $*. This is no root shell on Debian or Ubuntu, so nothing was installed. Install" \
         "Docker Engine 24 or newer with buildx, QEMU user emulation for arm64 registered in binfmt_misc" \
-        "(flag F) and a registry (docker-registry), or run 'sudo scripts/engine up' on Debian or Ubuntu."
+        "(flag F) and a registry (docker-registry), or, on Debian or Ubuntu, run the same command as root."
 }
 
 can_install() {

@@ -3,7 +3,7 @@
 
 declare -A STEP_PID=() STEP_VIEW=() STEP_START=() STEP_SECONDS=()
 STEP_ORDER=()
-HEARTBEAT_S=10
+HEARTBEAT_S=20
 
 step_log() { echo "$STEP_LOGS/$1.log"; }
 
@@ -26,10 +26,12 @@ begin() {
 }
 
 # Shows the lines with which our own scripts speak; the rest stays in the log.
+SPOKEN='^(engine|stand-in): '
+
 follow() {
     local name=$1
     tail -n +1 -F --pid="${STEP_PID[$name]}" -s 0.3 "$(step_log "$name")" 2>/dev/null |
-        sed -un 's/^\(engine\|stand-in\): /    &/p' >&2 &
+        sed -unE "s/$SPOKEN/    &/p" >&2 &
     STEP_VIEW[$name]=$!
 }
 
@@ -55,7 +57,8 @@ finish() {
     unset "STEP_PID[$name]"
     STEP_SECONDS[$name]=$(($(cat "$(step_log "$name").end" || echo "$SECONDS") - STEP_START[$name]))
     if ((code)); then
-        log_tail "$(step_log "$name")"
+        # What was spoken has been seen already.
+        ! grep -qvE "$SPOKEN" "$(step_log "$name")" || log_tail "$(step_log "$name")"
         die "$name failed after ${STEP_SECONDS[$name]} s. $next"
     fi
     say "$name: done in ${STEP_SECONDS[$name]} s"

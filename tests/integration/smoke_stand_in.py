@@ -83,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def hoard() -> NoReturn:
-    held: list[bytes] = []
+    held: list[bytearray] = []
     while True:
         held.append(bytearray(os.urandom(1 << 20) * 8))
 

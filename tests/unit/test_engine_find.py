@@ -234,7 +234,7 @@ def test_what_an_engine_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine(emulated=("arm64",)).can_run("arm64")
     assert not engine().can_run("arm64")
     assert not engine().has_buildx()
-    with pytest.raises(EngineError, match="amd64.* cannot run arm64"):
+    with pytest.raises(EngineError, match="cannot run arm64 programs"):
         engine().require("arm64")
     monkeypatch.setattr(process, "run", answer)
     assert engine().can_run("arm64")

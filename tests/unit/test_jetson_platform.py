@@ -10,9 +10,12 @@ from builder.jetson.tables import distributions, platforms
 
 if TYPE_CHECKING:
     from builder.jetson.model import Platform
+    from builder.recipe.model import Architecture
 
 
-def found(architecture: str = "arm64", base: str | None = None, **axes: str) -> Platform:
+def found(**axes: str) -> Platform:
+    architecture: Architecture = "amd64" if axes.pop("architecture", "") == "amd64" else "arm64"
+    base = axes.pop("base", None)
     return platform_for(tuple(axes.items()), architecture, base)
 
 
@@ -126,4 +129,4 @@ def test_every_row_gives_a_platform() -> None:
             assert platform.cuda == (cuda or row.cuda)
     for distribution in distributions():
         for architecture in ("arm64", "amd64"):
-            assert found(architecture, distribution=distribution.name).architecture == architecture
+            assert found(architecture=architecture, distribution=distribution.name).architecture == architecture

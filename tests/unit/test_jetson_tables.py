@@ -68,7 +68,8 @@ def test_releases_without_an_image_use_one_that_exists() -> None:
 
 
 def test_every_row_has_a_source_and_rows_are_in_order() -> None:
-    assert all(row.source for row in (*distributions(), *platforms()))
+    assert all(row.source for row in distributions())
+    assert all(row.source for row in platforms())
     releases = [tuple(map(int, row.l4t.split("."))) for row in platforms()]
     assert releases == sorted(releases)
 

@@ -137,15 +137,19 @@ def test_every_placeholder_is_filled_in() -> None:
     assert found.smoke.environment == (("A", "310"),)
 
 
-def test_usual_tags() -> None:
-    for axes, tag in (
-        ({"l4t": ("36.4.0",)}, "0.9.3-r36.4.0-cu126-22.04"),
-        ({"l4t": ("36.4.0",), "cuda": ("12.8",), "ubuntu": ("24.04",)}, "0.9.3-r36.4.0-cu128-24.04"),
-        ({"distribution": ("debian-12",)}, "0.9.3-cpu-bookworm"),
-        ({"distribution": ("ubuntu-22.04",)}, "0.9.3-cpu-22.04"),
-    ):
-        chosen = recipe(vllm=("0.9.3",), **axes)
-        assert specify(chosen, expand(chosen)[0]).publish.tags == (tag,)
+@pytest.mark.parametrize(
+    ("values", "tag"),
+    [
+        ((("l4t", "36.4.0"),), "0.9.3-r36.4.0-cu126-22.04"),
+        ((("l4t", "36.4.0"), ("cuda", "12.8"), ("ubuntu", "24.04")), "0.9.3-r36.4.0-cu128-24.04"),
+        ((("distribution", "debian-12"),), "0.9.3-cpu-bookworm"),
+        ((("distribution", "ubuntu-22.04"),), "0.9.3-cpu-22.04"),
+    ],
+)
+def test_usual_tags(values: Pairs, tag: str) -> None:
+    axes = tuple(Axis(name=name, values=(value,)) for name, value in (("vllm", "0.9.3"), *values))
+    chosen = replace(recipe(), matrix=Matrix(axes=axes))
+    assert specify(chosen, expand(chosen)[0]).publish.tags == (tag,)
 
 
 def test_an_impossible_cell_has_no_spec() -> None:

@@ -109,6 +109,14 @@ def test_an_engine_without_emulation_is_told_before_anything_is_started(monkeypa
         launching.launch(image(), "r", Spec(), dataclasses.replace(ENGINE, emulated=()), None)
 
 
+def test_emulation_leaves_out_what_it_is_slow_at_unless_the_recipe_says_otherwise() -> None:
+    asked = Spec(smoke=SmokeSpec(environment=(("QEMU_CPU", "max"),)))
+    assert dict(launching.launch(image(), "r", Spec(), ENGINE, None).environment) == {"QEMU_CPU": "max,sve=off"}
+    assert dict(launching.launch(image(), "r", asked, ENGINE, None).environment) == {"QEMU_CPU": "max"}
+    assert launching.launch(image(), "r", Spec(), JETSON, None).environment == ()
+    assert launching.launch(image("linux/amd64"), "r", Spec(), ENGINE, None).environment == ()
+
+
 def test_a_local_engine_publishes_to_loopback_without_a_key() -> None:
     started = launching.launch(image(), "r", Spec(), ENGINE, 5)
     assert (started.address, started.port, started.memory_bytes) == ("127.0.0.1", 8000, 5)

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.tomldoc import tomllib
 from builder.tomlplaces import Key, places
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 KEYS = st.one_of(
     st.from_regex(r"\A[A-Za-z0-9_-]{1,6}\Z"),
@@ -67,8 +72,9 @@ class Writer:
             self.put("[")
             for n, item in enumerate(value):
                 self.put(self.draw(st.sampled_from(["", "\n", " # , ]\n", "\n\n  "])))
-                self.lines[(*path, n)] = self.line
-                self.value((*path, n), item)
+                where = (*path, n)
+                self.lines[where] = self.line
+                self.value(where, item)
                 self.put(", " if n + 1 < len(value) or self.draw(st.booleans()) else "")
             self.put("]")
         elif isinstance(value, str):
@@ -100,16 +106,18 @@ class Writer:
                 self.put(self.draw(st.sampled_from(["\n", "  # x\n"])))
         for key, value in inner.items():
             self.gap()
-            self.lines[(*path, key)] = self.line
+            where: tuple[Key, ...] = (*path, key)
+            self.lines[where] = self.line
             self.put(f"[{'.'.join(map(quoted, (*names, key)))}]\n")
-            self.table((*path, key), (*names, key), value)
+            self.table(where, (*names, key), value)
         for key, items in arrays.items():
             for n, item in enumerate(items):
                 self.gap()
                 self.lines.setdefault((*path, key), self.line)
-                self.lines[(*path, key, n)] = self.line
+                where = (*path, key, n)
+                self.lines[where] = self.line
                 self.put(f"[[ {' . '.join(map(quoted, (*names, key)))} ]]\n")
-                self.table((*path, key, n), (*names, key), item)
+                self.table(where, (*names, key), item)
 
 
 @given(TABLES, st.data())

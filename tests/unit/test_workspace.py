@@ -34,9 +34,14 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
 def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), aside(path) as temporary:
-        temporary.write_text("half of the n")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with aside(path) as temporary:
+            temporary.write_text("half of the n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -61,10 +66,14 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), folder_aside(tmp_path / "tree") as folder:
-        (folder / "sub").mkdir()
-        (folder / "sub" / "a").write_text("1")
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with folder_aside(tmp_path / "tree") as folder:
+            (folder / "sub").mkdir()
+            (folder / "sub" / "a").write_text("1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 

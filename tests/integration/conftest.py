@@ -1,0 +1,142 @@
+"""What tests of the whole command line share: an engine, a registry, an index, and projects to work in."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+# The factories of the unit tests make real wheels.
+sys.path.append(str(Path(__file__).parent.with_name("unit")))
+
+from project import Done, Index, Project, clean_environment, make_model, make_wheels, new_recipe, running_index
+from servers import Registry, running_registry
+
+from builder.engine import find_engine
+from builder.errors import EngineError
+from builder.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_BASE = "stand-in/debian-amd64"
+
+
+@pytest.fixture(scope="session")
+def docker_host() -> str:
+    """The address of an engine that runs amd64 programs natively, found as jbuild finds it."""
+    try:
+        engine = find_engine(Workspace.here())
+    except EngineError as error:
+        pytest.skip(f"no engine: {error.message}; run `scripts/engine up`")
+    if engine.architecture != "amd64":
+        pytest.skip("the base image of these tests is amd64")
+    return engine.endpoint
+
+
+@pytest.fixture(scope="session")
+def base_registry() -> str:
+    """The engine's registry, with the base image in it."""
+    try:
+        host = str(json.loads(Workspace.here().engine_record.read_text())["registry"])
+        connection = http.client.HTTPConnection(host, timeout=10)
+        connection.request("GET", f"/v2/{_BASE}/tags/list")
+        tags = json.loads(connection.getresponse().read()).get("tags") or ()
+    except (OSError, ValueError, KeyError):
+        pytest.skip("no registry of scripts/engine: run `scripts/engine up`")
+    if "bookworm-slim" not in tags:
+        pytest.skip("no amd64 base image: run `scripts/engine base --arch amd64`")
+    return host
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of the tests' own, which projects share as those of one user do."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def shared_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry that is open to everybody."""
+    with running_registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def shared_index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    """A package index with the stand-in server; nobody changes it."""
+    folder = tmp_path_factory.mktemp("index")
+    make_wheels(folder)
+    with running_index(folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def make_project(
+    docker_host: str,
+    base_registry: str,
+    shared_cache: Path,
+    shared_registry: Registry,
+    shared_index: Index,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., Project]]:
+    """Give a function that makes projects, with what is given in place of what is shared, and of the recipe's tables."""
+    import docker  # noqa: PLC0415  # slow to import
+
+    client = docker.DockerClient(base_url=docker_host, timeout=120)
+    made: list[Project] = []
+
+    def make(
+        *, cache: Path = shared_cache, index: str = shared_index.host, registry: str | None = None, **changes: Any
+    ) -> Project:
+        root = tmp_path_factory.mktemp("project")
+        environment = clean_environment(root / "home", docker_host)
+        environment |= {"JBUILD_CACHE": str(cache), "UV_DEFAULT_INDEX": f"http://{index}/simple"}
+        project = Project(
+            folder=root / "work",
+            cache=cache,
+            index=index,
+            registry=registry or shared_registry.host,
+            environment=environment,
+            client=client,
+            recipe=new_recipe(**changes),
+        )
+        project.recipe.setdefault(
+            "publish", {"repository": "vllm", "registries": [f"{project.registry}/{project.name}"]}
+        )
+        project.write()
+        make_model(project.model)
+        mirror = f'[[registry-mirrors]]\nprefix = "docker.io/library/debian"\nmirror = "{base_registry}/{_BASE}"\n'
+        (project.folder / "jbuild.toml").write_text(mirror)
+        made.append(project)
+        return project
+
+    yield make
+    for project in made:
+        project.forget()
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def published(make_project: Callable[..., Project]) -> tuple[Project, Done]:
+    """A project that has gone the whole way, and the run that did it; copies of it have gone that way too."""
+    project = make_project()
+    done = project.run("recipe", "--push", "--json")
+    assert done.code == 0, done.stderr
+    return project, done
+
+
+@pytest.fixture
+def finished(published: tuple[Project, Done], tmp_path: Path) -> Project:
+    """A copy of a project that has gone the whole way, with which a test may do what it wants."""
+    return published[0].copy(tmp_path / "work")
+
+
+@pytest.fixture
+def project(make_project: Callable[..., Project]) -> Project:
+    """A project in which nothing has been made yet."""
+    return make_project()

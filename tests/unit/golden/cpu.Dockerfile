@@ -1,0 +1,49 @@
+# Rendered by jbuild for demo/one. To build it without jbuild, in this folder:
+#   docker buildx build --platform=linux/arm64 --build-arg=SOURCE_DATE_EPOCH=315532800 --provenance=false --output=type=oci,dest=image.tar,compression=zstd,force-compression=true,oci-mediatypes=true --metadata-file=metadata.json .
+FROM docker.io/library/debian:bookworm-slim@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+
+# The only step that runs on the target's own processor, or under its emulation.
+RUN --mount=type=bind,source=system,target=/run/jbuild --mount=type=secret,id=ca --mount=type=secret,id=netrc ["/bin/sh", "/run/jbuild/install.sh", "315532800", "10001", "vllm", "libgomp1", "python3"]
+
+COPY --link layers/environment-py3.11-1/ /
+COPY --link layers/torch-0123456789ab/ /
+
+COPY --link layers/model-tiny-0123456789ab/ /
+
+COPY --link layers/runtime-0123456789ab/ /
+ENV PATH="/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENV VIRTUAL_ENV="/opt/venv"
+ENV HOME="/home/vllm"
+ENV USER="vllm"
+ENV LOGNAME="vllm"
+ENV XDG_CACHE_HOME="/cache"
+ENV HF_HOME="/cache/huggingface"
+ENV VLLM_CACHE_ROOT="/cache/vllm"
+ENV VLLM_CONFIG_ROOT="/cache/vllm"
+ENV TRITON_CACHE_DIR="/cache/triton"
+ENV TORCHINDUCTOR_CACHE_DIR="/cache/inductor"
+ENV FLASHINFER_WORKSPACE_BASE="/cache"
+ENV VLLM_NO_USAGE_STATS="1"
+ENV HF_HUB_OFFLINE="1"
+ENV TRANSFORMERS_OFFLINE="1"
+ENV VLLM_CPU_KVCACHE_SPACE="1"
+WORKDIR /home/vllm
+USER 10001:10001
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=20s --start-period=900s --retries=3 CMD ["/opt/venv/bin/python", "/opt/jbuild/healthcheck.py"]
+ENTRYPOINT ["/opt/venv/bin/python", "/opt/jbuild/entrypoint.py"]
+
+LABEL "io.jbuild.cell"="one"
+LABEL "io.jbuild.lock"="…"
+LABEL "io.jbuild.model-licences"="tiny=Apache-2.0"
+LABEL "io.jbuild.models"="tiny"
+LABEL "io.jbuild.python"="3.11"
+LABEL "io.jbuild.recipe"="demo"
+LABEL "io.jbuild.torch"="2.10.0"
+LABEL "io.jbuild.vllm"="0.15.1"
+LABEL "org.opencontainers.image.base.digest"="sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+LABEL "org.opencontainers.image.base.name"="debian:bookworm-slim"
+LABEL "org.opencontainers.image.description"="A demonstration"
+LABEL "org.opencontainers.image.title"="demo one"
+LABEL "org.opencontainers.image.version"="0.15.1"

