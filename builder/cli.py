@@ -82,7 +82,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _interrupt)
     console = Console(as_json="--json" in sys.argv)
     try:
-        outcome = cli.main(standalone_mode=False)
+        outcome = cli.main(prog_name="jbuild", standalone_mode=False)
         sys.exit(outcome if isinstance(outcome, int) else 0)
     except JbuildError as error:
         console.failure(error)

@@ -11,6 +11,7 @@ import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import JbuildError
@@ -21,9 +22,18 @@ if TYPE_CHECKING:
 _LAST_WORDS_S = 2.0
 
 
-def _ignore_interrupt() -> None:
+def _begin() -> None:
     # The main process decides what Ctrl-C means; workers are ended with the pool.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the main process is killed: nothing else would, for its pipes have several owners."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager
@@ -31,7 +41,7 @@ def workers() -> Iterator[ProcessPoolExecutor]:
     """Give a pool with one process a processor; on any exception what has not begun is dropped."""
     # Forking a process that has threads can deadlock; a fork server has none.
     context = multiprocessing.get_context("forkserver")
-    pool = ProcessPoolExecutor(os.cpu_count() or 2, mp_context=context, initializer=_ignore_interrupt)
+    pool = ProcessPoolExecutor(os.cpu_count() or 2, mp_context=context, initializer=_begin)
     try:
         yield pool
     except BrokenProcessPool as error:
@@ -53,7 +63,7 @@ class Threads(Executor):
 
     def __init__(self, count: int) -> None:
         """Start `count` threads."""
-        self._waiting: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
         for thread in self._threads:
             thread.start()
@@ -61,23 +71,14 @@ class Threads(Executor):
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
         """Have a function called in one of the threads."""
         future: Future[Any] = Future()
-
-        def work() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(function(*arguments, **options))
-            except BaseException as error:  # noqa: BLE001  # raised where the result is awaited
-                future.set_exception(error)
-
-        self._waiting.put(work)
+        self._waiting.put((future, partial(function, *arguments, **options)))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the threads; those that do not end within two seconds are left to the end of the process."""
         with suppress(queue.Empty):
-            while cancel_futures:
-                self._waiting.get_nowait()
+            while cancel_futures and (item := self._waiting.get_nowait()):
+                item[0].cancel()
         for _ in self._threads:
             self._waiting.put(None)
         until = time.monotonic() + (_LAST_WORDS_S if wait else 0.0)
@@ -85,8 +86,14 @@ class Threads(Executor):
             thread.join(max(0.0, until - time.monotonic()))
 
     def _work(self) -> None:
-        while work := self._waiting.get():
-            work()
+        while item := self._waiting.get():
+            future, call = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(call())
+            except BaseException as error:  # noqa: BLE001  # raised where the result is awaited
+                future.set_exception(error)
 
 
 __all__ = ["Future", "Threads", "workers"]

@@ -61,6 +61,7 @@ def run_cells(jobs: Sequence[Job], session: Session, options: Options, *, at_onc
         # Threads do not see Ctrl-C: end their programs, and let their next step of progress stop them.
         session.console.cancel()
         process.end_all()
+        stages.abandon(session)
         raise
     finally:
         pool.shutdown(cancel_futures=True)

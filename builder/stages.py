@@ -6,12 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from builder import __version__, records
-from builder.errors import UsageError
+from builder.errors import EngineError, UsageError
 from builder.image.model import Image, Plan
 from builder.publish.model import Publication
-from builder.recipe.model import PublishSpec, SmokeSpec
-from builder.recipe.model import PublishSpec, SmokeSpec
-from builder.recipe.model import PublishSpec, SmokeSpec
 from builder.recipe.model import PublishSpec, SmokeSpec
 from builder.smoke.model import Verdict
 from builder.workspace import sha256_of
@@ -141,6 +138,20 @@ def is_done(stage: str, work: Work) -> bool:
     return found is not None
 
 
+def abandon(session: Session) -> None:
+    """Remove this process's containers, so that threads that talk to them end at once."""
+    from builder.engine import find_engine  # noqa: PLC0415
+    from builder.smoke.container import remove_own  # noqa: PLC0415
+
+    try:
+        client = find_engine(session.workspace).client()
+    except EngineError:
+        # Without an engine there are no containers.
+        return
+    remove_own(client)
+    client.close()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Step:
     """A stage with a record: where it is kept, what it is made from, whether one found still holds, how it is made."""
@@ -170,14 +181,14 @@ def _run_lock(work: Work) -> bool:
 
 
 def _render_inputs(work: Work) -> str:
-    from builder.image.context import RUNTIME  # noqa: PLC0415
+    from builder.image import runtime  # noqa: PLC0415
     from builder.image.layers import groups  # noqa: PLC0415
     from builder.resolve import lockfile  # noqa: PLC0415
     from builder.wheels.tree import variant  # noqa: PLC0415
 
-    folders = (*work.session.workspace.template_folders, RUNTIME)
-    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix in {".j2", ".sh", ".py"}]
-    sources = [sha256_of(path) for path in files]
+    templates = [path for folder in work.session.workspace.template_folders for path in sorted(folder.rglob("*"))]
+    files = [path for path in templates if path.suffix in {".j2", ".sh"}]
+    sources = [sha256_of(path) for path in (*files, *runtime.scripts())]
     made = (__version__, groups(), variant(work.lock.platform.python))
     spec = work.job.spec
     # What an image is asked and where it goes do not change it; how long it may take to start stands in it.

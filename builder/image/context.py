@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from builder import records
+from builder.image import runtime
 from builder.models.bake import bake
 from builder.wheels.tree import ENVIRONMENT, EPOCH, normalise
 from builder.workspace import disk_errors, folder_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from builder.models.model import LockedModel
-    from builder.resolve.model import Job, Lock
-
-RUNTIME = Path(__file__).with_name("runtime")
-RUNTIME_FOLDER = "/opt/jbuild"
+    from builder.recipe.model import Spec
 
 
 def make_layer(layers: Path, name: str, fill: Callable[[Path], None]) -> str:
@@ -60,35 +56,17 @@ def model_layer(layers: Path, model: LockedModel, blobs: Path) -> str:
     return make_layer(layers, f"model-{model.name}-{content}", lambda folder: bake(model, blobs, folder, EPOCH))
 
 
-def runtime_layer(layers: Path, job: Job, lock: Lock) -> str:
+def runtime_layer(layers: Path, spec: Spec) -> str:
     """Make the layer with what runs in the image: entrypoint, health check, and the server's settings."""
-    settings = json.dumps(server_settings(job, lock), indent=2, sort_keys=True) + "\n"
-    scripts = sorted(path for path in RUNTIME.glob("*.py") if path.name != "__init__.py")
-    content = hashlib.sha256(settings.encode())
-    for path in scripts:
-        content.update(path.name.encode() + path.read_bytes())
+    files = {path.name: path.read_bytes() for path in runtime.scripts()}
+    files["server.json"] = runtime.server_json(spec).encode()
+    content = records.fingerprint({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
 
     def fill(folder: Path) -> None:
-        root = folder / RUNTIME_FOLDER.lstrip("/")
+        root = folder / runtime.FOLDER.lstrip("/")
         root.mkdir(parents=True)
-        for path in scripts:
-            shutil.copyfile(path, root / path.name)
-        (root / "server.json").write_text(settings, encoding="utf-8")
+        for name, data in files.items():
+            (root / name).write_bytes(data)
         normalise(folder)
 
-    return make_layer(layers, f"runtime-{content.hexdigest()[:12]}", fill)
-
-
-def server_settings(job: Job, lock: Lock) -> dict[str, Any]:
-    """Return what the entrypoint is told: the recipe's server, with the model's path in the image."""
-    server = job.spec.server
-    name = server.model or (lock.models[0].name if lock.models else None)
-    return {
-        "model": f"/models/{name}" if name else None,
-        "served_name": server.served_name or name,
-        "port": server.port,
-        "max_model_len": server.max_model_len,
-        "dtype": server.dtype,
-        "quantization": server.quantization,
-        "arguments": list(server.arguments),
-    }
+    return make_layer(layers, f"runtime-{content[:12]}", fill)

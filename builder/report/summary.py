@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from builder import records
+from builder.engine import emulator_settings
 from builder.tomldoc import shown
 
 if TYPE_CHECKING:
@@ -91,9 +92,11 @@ def _run_command(result: CellResult) -> str | None:
         return None
     pushed = references(made.publication) if made.publication else []
     image = pushed[0] if pushed else result.work.proven
-    gpu = "--runtime nvidia " if job.platform.l4t else ""
+    options = "--runtime nvidia " if job.platform.l4t else ""
+    if made.verdict.level == "emulated":
+        options += "".join(f"-e {name}={value} " for name, value in emulator_settings(job.platform.architecture))
     port = job.spec.server.port
-    return f"docker run --rm --platform linux/{job.platform.architecture} {gpu}-p 127.0.0.1:{port}:{port} {image}"
+    return f"docker run --rm --platform linux/{job.platform.architecture} {options}-p 127.0.0.1:{port}:{port} {image}"
 
 
 def _counts(results: Sequence[CellResult]) -> str:

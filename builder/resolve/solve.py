@@ -90,8 +90,8 @@ def _explain(error: ProgramFailedError, spec: Spec, platform: Platform) -> LockE
     local = _LOCAL_VERSION.search(error.output)
     if local:
         hint = (
-            f"only an index of its authors has the +{local['local']} build of {local['name']}: name that index to uv"
-            f' (UV_INDEX), or take the public build with `replace = ["{local["name"]}=={local["public"]}"]` under [packages]'
+            f"only an index of its authors has the +{local['local']} build of {local['name']}: name it to uv (UV_INDEX), "
+            f'or take the public build with `replace = ["{local["name"]}=={local["public"]}"]` under [packages]'
         )
     return LockError(
         f"no wheels work together for {platform.name}: {platform.architecture}, Python {platform.python}, "

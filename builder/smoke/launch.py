@@ -7,6 +7,7 @@ import secrets
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from builder.engine import emulator_settings
 from builder.errors import RecipeError
 from builder.image.runtime import server_json
 from builder.image.runtime.settings import SettingsError, settle
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 CUDA_LABEL = "io.jbuild.cuda"
 _NVIDIA = "nvidia"
 _KEY = "VLLM_API_KEY"
-# What QEMU imitates. It runs SVE instructions by function calls: without them torch's matrix products are 20 to 30
-# times as fast (QEMU 10.0, torch 2.10: 0.01 against 0.4 GFLOPS), and Orin's Cortex-A78AE has none either.
-_EMULATED = {"arm64": ("QEMU_CPU", "max,sve=off")}
 
 
 def launch(image: Image, reference: str, spec: Spec, engine: Engine, memory_bytes: int | None) -> Launch:
@@ -36,8 +34,8 @@ def launch(image: Image, reference: str, spec: Spec, engine: Engine, memory_byte
     """
     engine.require(architecture(image))
     environment = dict(spec.smoke.environment)
-    if level(image, engine, "") == "emulated" and architecture(image) in _EMULATED:
-        environment.setdefault(*_EMULATED[architecture(image)])
+    if level(image, engine, "") == "emulated":
+        environment = dict(emulator_settings(architecture(image))) | environment
     if not engine.is_local:
         # The port must be reachable from here, so others reach it too.
         environment.setdefault(_KEY, secrets.token_urlsafe(24))

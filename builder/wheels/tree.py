@@ -10,6 +10,7 @@ import configparser
 import csv
 import lzma
 import os
+import shutil
 import warnings
 import zipfile
 import zlib
@@ -96,6 +97,9 @@ def unpack(work: Unpacking) -> None:
     with disk_errors(work.tree), FileLock(f"{work.tree}.lock"):
         if work.tree.is_dir():
             return
+        for left in work.tree.parent.glob(f".{work.tree.name}.*"):
+            # Of a process that was killed: whoever holds the lock is the only one at work here.
+            shutil.rmtree(left)
         with folder_aside(work.tree) as folder:
             _install(work, folder)
             write_aliases(work.distribution, work.version, folder / site_packages(work.python).lstrip("/"))

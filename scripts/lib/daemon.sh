@@ -73,6 +73,8 @@ start_engine() {
     if ! [[ -e $ENGINE_PID ]]; then
         make_bridge
         write_daemon_config
+        # Containers inherit it, and vLLM wants as many.
+        ulimit -n 65536 2>/dev/null || true
         # Names of our own, for a machine whose system containerd dockerd would use and share.
         nohup setsid dockerd --config-file "$ENGINE_HOME/daemon.json" --containerd-namespace jbuild \
             --containerd-plugins-namespace jbuild-plugins </dev/null >"$ENGINE_LOG" 2>&1 9>&- &

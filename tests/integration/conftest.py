@@ -84,7 +84,7 @@ def make_project(
     shared_index: Index,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[..., Project]]:
-    """Give a function that makes projects, with what is given in place of what is shared, and of the recipe's tables."""
+    """Give a function that makes projects, with what is given in place of what is shared or the recipe's tables."""
     import docker  # noqa: PLC0415  # slow to import
 
     client = docker.DockerClient(base_url=docker_host, timeout=120)

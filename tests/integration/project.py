@@ -101,7 +101,8 @@ class _IndexHandler(BaseHTTPRequestHandler):
             self.reply(self.file(name), "application/octet-stream")
             return
         wheels = [path for path in sorted(self.server.folder.glob("*.whl")) if path.name.split("-")[0] == name]
-        lines = (f'<a href="/files/{p.name}#sha256={sha256_of(p)}" data-core-metadata="true">{p.name}</a>' for p in wheels)
+        link = '<a href="/files/{0}#sha256={1}" data-core-metadata="true">{0}</a>'
+        lines = (link.format(path.name, sha256_of(path)) for path in wheels)
         self.reply("\n".join(lines).encode() if wheels else None, "text/html")
 
     do_HEAD = do_GET  # noqa: N815  # http.server's name
@@ -249,15 +250,6 @@ class Project:
         """Return the containers that a process left."""
         owner = f"{LABEL}.owner={socket.gethostname()}:{process}"
         return [str(c.name) for c in self.client.containers.list(all=True, filters={"label": owner})]
-
-    def processes(self) -> list[str]:
-        """Return what still runs of this project's runs, and of whatever they started."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                if f"JBUILD_CACHE={self.cache}".encode() in (path / "environ").read_bytes().split(b"\0"):
-                    found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-        return found
 
     def processes(self) -> list[str]:
         """Return what still runs of this project's runs, and of whatever they started."""

@@ -101,9 +101,7 @@ def test_while_downloading(
 def test_while_unpacking(
     make_project: Callable[..., Project], index: Index, tmp_path: Path, how: Callable[[Running], None]
 ) -> None:
-    project = make_project(
-        index=index.host, cache=tmp_path / "cache", packages={"requires": ["vllm=={vllm}", "bulky"]}
-    )
+    project = make_project(index=index.host, cache=tmp_path / "cache", packages={"requires": ["vllm=={vllm}", "bulky"]})
     running = project.start("render", project.name)
     running.until(lambda: len(list(project.cache.glob("trees/*/.*/**/m*.py"))) > 100)
     end(project, running, how)
@@ -188,83 +186,7 @@ def kill(project: Project, running: Running) -> int:
 
 
 def test_killed_while_unpacking(make_project: Callable[..., Project], index: Index, tmp_path: Path) -> None:
-    project = make_project(
-        index=index.host, cache=tmp_path / "cache", packages={"requires": ["vllm=={vllm}", "bulky"]}
-    )
-    running = project.start("render", project.name)
-    running.until(lambda: len(list(project.cache.glob("trees/*/.*/**/m*.py"))) > 100)
-    kill(project, running)
-    nothing_runs(project)
-    assert project.run("render", "--json").ran() == ["render"]
-    assert left_in(project.cache) == []
-    assert project.half_written() == []
-
-
-def test_killed_while_building(finished: Project) -> None:
-    pause = f"{5 + time.time() % 1:.6f}"
-    finished.override('{% block runtime %}\nRUN ["sleep", "' + pause + '"]\n{{ super() }}{% endblock %}\n')
-    running = finished.start("recipe", finished.name)
-    running.until(lambda: programs_running(f"^sleep {pause}"))
-    kill(finished, running)
-    done = finished.run("recipe", "--json")
-    assert done.ran() == ["build", "smoke"]
-    nothing_runs(finished)
-    assert finished.temporary_names() == []
-    assert finished.half_written() == []
-
-
-def test_killed_while_smoking(finished: Project) -> None:
-    finished.misbehave("never-ready")
-    (finished.cell / "smoke.log").unlink()
-    running = finished.start("recipe", finished.name)
-    running.until(lambda: _ready(finished.cell.parent))
-    dead = kill(finished, running)
-    assert len(finished.containers(dead)) == 1
-    finished.misbehave("")
-    done = finished.run("recipe", "--json")
-    assert done.ran() == ["smoke"]
-    assert finished.containers(dead) == []
-    assert finished.temporary_names() == []
-    nothing_runs(finished)
-
-
-def test_the_second_of_two_on_one_cell_waits_and_has_nothing_to_do(project: Project) -> None:
-    first = project.start("recipe", project.name, "--json")
-    first.until(lambda: any(": lock: " in line for line in first.err))
-    second = project.start("recipe", project.name, "--json")
-    second.until(lambda: any("another jbuild works on this cell; waiting for it" in line for line in second.err))
-    made, found = first.wait(), second.wait()
-    assert (made.code, found.code) == (0, 0)
-    assert made.ran() == ["lock", "render", "build", "smoke"]
-    assert found.ran() == []
-    assert found.cells[CELL]["digest"] == made.cells[CELL]["digest"]
-    assert project.temporary_names() == []
-
-
-def test_one_that_waits_for_another_can_be_interrupted(finished: Project) -> None:
-    finished.misbehave("never-ready")
-    (finished.cell / "smoke.log").unlink()
-    first = finished.start("recipe", finished.name)
-    first.until(lambda: _ready(finished.cell.parent))
-    second = finished.start("recipe", finished.name)
-    second.until(lambda: any("waiting for it" in line for line in second.err))
-    second.interrupt()
-    assert_interrupted(second.wait(_SOON_S))
-    assert first.child.poll() is None
-    end(finished, first, Running.interrupt)
-
-
-def kill(project: Project, running: Running) -> int:
-    running.kill()
-    done = running.wait()
-    assert done.code == -signal.SIGKILL
-    return done.process
-
-
-def test_killed_while_unpacking(make_project: Callable[..., Project], index: Index, tmp_path: Path) -> None:
-    project = make_project(
-        index=index.host, cache=tmp_path / "cache", packages={"requires": ["vllm=={vllm}", "bulky"]}
-    )
+    project = make_project(index=index.host, cache=tmp_path / "cache", packages={"requires": ["vllm=={vllm}", "bulky"]})
     running = project.start("render", project.name)
     running.until(lambda: len(list(project.cache.glob("trees/*/.*/**/m*.py"))) > 100)
     kill(project, running)

@@ -31,8 +31,8 @@ WORKDIR /home/vllm
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=20s --start-period=900s --retries=3 CMD ["/opt/venv/bin/python", "/opt/jbuild/healthcheck.py"]
-ENTRYPOINT ["/opt/venv/bin/python", "/opt/jbuild/entrypoint.py"]
+HEALTHCHECK --interval=30s --timeout=20s --start-period=900s --retries=3 CMD ["/opt/venv/bin/python", "-SE", "/opt/jbuild/healthcheck.py"]
+ENTRYPOINT ["/opt/venv/bin/python", "-SE", "/opt/jbuild/entrypoint.py"]
 
 LABEL "io.jbuild.cell"="one"
 LABEL "io.jbuild.lock"="…"

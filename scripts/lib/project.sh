@@ -1,0 +1,30 @@
+# shellcheck shell=bash
+# jbuild itself in the checkout's .venv: the Python it needs, and its own dependencies.
+
+find_python() {
+    local name
+    for name in python3 python3.13 python3.12 python3.11 python3.10; do
+        if "$name" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            command -v "$name"
+            return
+        fi
+    done
+    return 1
+}
+
+provide_python() {
+    PYTHON=$(find_python) && return
+    can_install || die "Python 3.10 or newer with its venv module is missing: install it (python3, python3-venv), then run this again"
+    install_packages python3 python3-venv
+    PYTHON=$(find_python) || die "this system's Python is older than 3.10: install a newer one, then run this again"
+}
+
+# install_project [dev]: installed again only when pyproject.toml has changed; with `dev`, the tools of the tests too.
+install_project() {
+    local env=$checkout/.venv stamp=$checkout/.venv/.installed${1:+-$1}
+    [[ -x $env/bin/python ]] || "$PYTHON" -m venv "$env"
+    if [[ -x $env/bin/jbuild ]] && cmp -s "$checkout/pyproject.toml" "$stamp"; then return; fi
+    "$env/bin/python" -m pip install --editable "$checkout"
+    [[ -z ${1:-} ]] || "$env/bin/uv" pip install --python "$env/bin/python" --group "$checkout/pyproject.toml:$1"
+    cp "$checkout/pyproject.toml" "$stamp"
+}
