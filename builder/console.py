@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # In a log without live progress, one line this often shows that something moves.
 _PLAIN_EVERY_S = 10.0
+# A line of somebody's log that shows what is going on, not the whole of it.
+_NOTE_LENGTH = 90
 _TAIL_LINES = 25
 
 
@@ -46,7 +48,7 @@ class Task:
             if self._ended:
                 return
             if self._live:
-                self._live[0].update(self._live[1], completed=self._done)
+                self._live[0].update(self._live[1], completed=self._done, measure=self._measure())
             elif time.monotonic() - self._shown >= _PLAIN_EVERY_S:
                 self._shown = time.monotonic()
                 self._console.say(f"{self._title}: {self._measure()}")
@@ -58,10 +60,11 @@ class Task:
             if self._ended:
                 return
             if self._live:
-                self._live[0].update(self._live[1], description=f"{self._title}: {text}"[:100])
+                self._live[0].update(self._live[1], measure=text[: self._console.room_for_notes()])
             elif time.monotonic() - self._shown >= _PLAIN_EVERY_S:
                 self._shown = time.monotonic()
-                self._console.say(f"{self._title} ({time.monotonic() - self._started:.0f} s): {text}")
+                seconds = time.monotonic() - self._started
+                self._console.say(f"{self._title} ({seconds:.0f} s): {text[:_NOTE_LENGTH]}")
 
     def end(self) -> None:
         """Stop showing it; work that still winds down may go on counting."""
@@ -200,7 +203,11 @@ class Console:
                 self._progress = self._new_progress()
                 self._progress.start()
             self._tasks += 1
-            return self._progress, self._progress.add_task(title, total=total, unit=unit)
+            return self._progress, self._progress.add_task(title, total=total, measure="")
+
+    def room_for_notes(self) -> int:
+        """Return how many characters of a note fit beside a live task's title, bar and time."""
+        return max(20, self._rich_console().width - 72)
 
     def live_end(self, task: TaskID) -> None:
         """End a live progress line."""
@@ -215,13 +222,14 @@ class Console:
 
     def _new_progress(self) -> Progress:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+        from rich.table import Column  # noqa: PLC0415
 
         return Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%"),
+            BarColumn(bar_width=20),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[measure]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=self._rich_console(),
             transient=True,
         )

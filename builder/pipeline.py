@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sysconfig
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -53,6 +54,8 @@ def run_cells(jobs: Sequence[Job], session: Session, options: Options, *, at_onc
     """Bring every cell up to the last stage asked for; a cell that fails does not stop the others."""
     if at_once <= 1 or len(jobs) <= 1:
         return [run_cell(job, session, options) for job in jobs]
+    # Filled at first use, and half empty to other threads meanwhile (finding uv's program needs it).
+    sysconfig.get_config_vars()
     pool = ThreadPoolExecutor(at_once)
     running = [pool.submit(run_cell, job, session, options) for job in jobs]
     try:

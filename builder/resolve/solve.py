@@ -90,7 +90,7 @@ def _explain(error: ProgramFailedError, spec: Spec, platform: Platform) -> LockE
     local = _LOCAL_VERSION.search(error.output)
     if local:
         hint = (
-            f"only an index of its authors has the +{local['local']} build of {local['name']}: name it to uv (UV_INDEX), "
+            f"only its authors' own index has the +{local['local']} build of {local['name']}: name it (UV_INDEX), "
             f'or take the public build with `replace = ["{local["name"]}=={local["public"]}"]` under [packages]'
         )
     return LockError(

@@ -22,9 +22,18 @@ provide_python() {
 # install_project [dev]: installed again only when pyproject.toml has changed; with `dev`, the tools of the tests too.
 install_project() {
     local env=$checkout/.venv stamp=$checkout/.venv/.installed${1:+-$1}
-    [[ -x $env/bin/python ]] || "$PYTHON" -m venv "$env"
     if [[ -x $env/bin/jbuild ]] && cmp -s "$checkout/pyproject.toml" "$stamp"; then return; fi
+    make_environment "$env"
     "$env/bin/python" -m pip install --editable "$checkout"
     [[ -z ${1:-} ]] || "$env/bin/uv" pip install --python "$env/bin/python" --group "$checkout/pyproject.toml:$1"
     cp "$checkout/pyproject.toml" "$stamp"
+    rm -f "$env/.unfinished"
+}
+
+# One whose making was interrupted is made anew; one that somebody else made is only given pip.
+make_environment() {
+    [[ ! -e $1/.unfinished ]] || rm -rf "$1"
+    if "$1/bin/python" -m pip --version >/dev/null 2>&1; then return; fi
+    [[ -e $1 ]] || { mkdir "$1" && touch "$1/.unfinished"; }
+    "$PYTHON" -m venv "$1"
 }

@@ -131,9 +131,11 @@ def published(make_project: Callable[..., Project]) -> tuple[Project, Done]:
 
 
 @pytest.fixture
-def finished(published: tuple[Project, Done], tmp_path: Path) -> Project:
+def finished(published: tuple[Project, Done], tmp_path: Path) -> Iterator[Project]:
     """A copy of a project that has gone the whole way, with which a test may do what it wants."""
-    return published[0].copy(tmp_path / "work")
+    copy = published[0].copy(tmp_path / "work")
+    yield copy
+    copy.forget("jbuild-unproven")
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
-from docker.errors import APIError
 from factories import make_wheel
 
 from builder.smoke.container import LABEL
@@ -270,12 +269,13 @@ class Project:
             found.append(str(path))
         return found
 
-    def forget(self) -> None:
+    def forget(self, *prefixes: str) -> None:
         """Take the project's images out of the engine."""
-        for prefix in ("jbuild", "jbuild-unproven"):
+        for prefix in prefixes or ("jbuild", "jbuild-unproven"):
             for image in self.client.images.list(name=f"{prefix}/{self.name}"):
-                with suppress(APIError):
-                    self.client.images.remove(str(image.id), force=True)
+                for tag in image.tags:
+                    if tag.startswith(f"{prefix}/"):
+                        self.client.images.remove(tag, force=True)
 
 
 class Running:
@@ -372,14 +372,18 @@ def clean_environment(home: Path, docker_host: str | None) -> dict[str, str]:
     return {**kept, **own} | ({"DOCKER_HOST": docker_host} if docker_host else {})
 
 
-def assert_refused(done: Done, code: int, *said: str) -> None:
-    """Check that a run ended with one error that says what, where and what to do next, and nothing worse."""
+def assert_refused(done: Done, code: int, *said: str, placed: bool = True) -> None:
+    """Check that a run ended with one error that says what, where and what to do next, and nothing worse.
+
+    `placed` false: the command line itself is the place.
+    """
     assert done.code == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, done.stderr
-    assert re.search(r"^  (where|[^ ].*:\d+): ", done.stderr, re.MULTILINE), done.stderr
-    assert re.search(r"^  next: .|\(.+\)$", done.stderr, re.MULTILINE), done.stderr
+    assert not placed or re.search(r"^  (where|[^ ].*:\d+): ", done.stderr, re.MULTILINE), done.stderr
+    # A mistake in a file is shown with its place, and says itself what should stand there.
+    assert re.search(r"^  next: .|^  .*\.toml:\d+: .", done.stderr, re.MULTILINE), done.stderr
     for text in said:
         assert re.search(text, done.stderr), done.stderr
 

@@ -82,9 +82,13 @@ def test_a_dry_run_tells_what_would_run_and_runs_nothing(project: Project, finis
     finished.recipe["smoke"]["questions"][0]["ask"] = "And of France, what is the capital?"
     finished.write()
     done = finished.run("recipe", "--push", "--dry-run", "--json")
-    assert done.json["dry_run"][CELL] == dict(
-        lock="unchanged", render="unchanged", build="unchanged", smoke="run", push="run"
-    )
+    assert done.json["dry_run"][CELL] == {
+        "lock": "unchanged",
+        "render": "unchanged",
+        "build": "unchanged",
+        "smoke": "run",
+        "push": "run",
+    }
 
 
 def test_every_stage_has_a_verb(project: Project, shared_registry: Registry) -> None:
@@ -138,7 +142,7 @@ def test_locked_wants_a_lock_that_fits(project: Project) -> None:
 
 
 def test_a_lock_edited_by_hand_is_refused(finished: Project) -> None:
-    finished.lock.write_text(finished.lock.read_text().replace('version = "1.0"', 'version = "1.1"'))
+    finished.lock.write_text(finished.lock.read_text().replace("Apache-2.0", "MIT"))
     assert_refused(finished.run("render"), 4, "edited by hand", "jbuild lock .* --force")
     finished.lock.write_text("[[")
     assert_refused(finished.run("render"), 4, "damaged")
@@ -189,7 +193,7 @@ def test_a_server_that_fails_is_shown_with_its_log(finished: Project, fault: str
     assert_refused(done, 10, said, r"\| stand-in starting", "smoke.log")
     assert finished.containers(done.process) == []
     assert finished.temporary_names() == []
-    assert "stand-in starting" in (finished.cell / "smoke.log").read_text()
+    assert "stand-in" in (finished.cell / "smoke.log").read_text()
     assert not finished.record("smoke")["passed"]
 
 
@@ -223,7 +227,7 @@ def test_two_cells_of_which_one_fails(project: Project, shared_registry: Registr
 
 def test_an_impossible_cell_is_said_and_left_out(finished: Project) -> None:
     finished.recipe["matrix"]["vllm"] = ["1.0", "9.9"]
-    finished.recipe["matrix"]["exclude"] = [{"when": {"vllm": "9.9"}, "reason": "not released yet"}]
+    finished.recipe["matrix"]["exclude"] = [{"vllm": "9.9", "reason": "not released yet"}]
     finished.write()
     done = finished.run("recipe", "--json")
     assert done.code == 0
@@ -240,7 +244,7 @@ def test_what_is_lost_is_made_again(finished: Project, tmp_path: Path) -> None:
     digest = finished.record("image")["manifest"]["digest"]
     finished.environment["JBUILD_CACHE"] = str(tmp_path / "cache")
     assert finished.run("recipe", "--json").ran() == ["build"]
-    for path in (finished.folder / "build").rglob("*.json"):
+    for path in finished.cell.glob("*.json"):
         path.unlink()
     done = finished.run("recipe", "--json")
     assert done.ran() == ["render", "build", "smoke"]
