@@ -38,7 +38,7 @@ class Task:
         self._mutex = threading.Lock()
         self._started = self._shown = time.monotonic()
         self._ended = False
-        self._live: tuple[Progress, TaskID] | None = console.live(title, total, unit)
+        self._live: tuple[Progress, TaskID] | None = console.live(title, total)
 
     def advance(self, amount: float) -> None:
         """Count `amount` more as done."""
@@ -194,7 +194,7 @@ class Console:
         if self._cancelled:
             raise KeyboardInterrupt
 
-    def live(self, title: str, total: float | None, unit: str) -> tuple[Progress, TaskID] | None:
+    def live(self, title: str, total: float | None) -> tuple[Progress, TaskID] | None:
         """Begin a live progress line, if a person is watching."""
         if not self.terminal or self.quiet:
             return None

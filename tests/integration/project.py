@@ -378,7 +378,7 @@ def assert_refused(done: Done, code: int, *said: str, placed: bool = True) -> No
     `placed` false: the command line itself is the place.
     """
     assert done.code == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr + done.stdout, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, done.stderr
     assert not placed or re.search(r"^  (where|[^ ].*:\d+): ", done.stderr, re.MULTILINE), done.stderr
@@ -391,8 +391,8 @@ def assert_refused(done: Done, code: int, *said: str, placed: bool = True) -> No
 def assert_interrupted(done: Done) -> None:
     """Check that a run ended as one does that was told to, and soon."""
     assert done.code == 130, f"{done.code}\n{done.stdout}{done.stderr}"
-    assert "Traceback" not in done.stderr
-    assert "error:" not in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "error:" not in done.stderr, done.stderr
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("interrupted")]
     assert "the same command goes on from there" in said
 
