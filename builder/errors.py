@@ -98,6 +98,10 @@ class LockError(JbuildError):
     exit_code = 4
 
 
+class OldLockError(LockError):
+    """The lock was written by an older jbuild; locking anew keeps its versions."""
+
+
 class NetworkError(JbuildError):
     """An index, hub or other server did not answer as it should."""
 

@@ -12,6 +12,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing import forkserver, resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import JbuildError
@@ -22,9 +23,18 @@ if TYPE_CHECKING:
 _LAST_WORDS_S = 2.0
 
 
+def _start_server() -> None:
+    """Start the fork server deaf to Ctrl-C, and its workers with it: what it means is the main process's decision."""
+    # The tracker first: starting it lets the signal through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin() -> None:
-    # The main process decides what Ctrl-C means; workers are ended with the pool.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -41,6 +51,7 @@ def workers() -> Iterator[ProcessPoolExecutor]:
     """Give a pool with one process a processor; on any exception what has not begun is dropped."""
     # Forking a process that has threads can deadlock; a fork server has none.
     context = multiprocessing.get_context("forkserver")
+    _start_server()
     pool = ProcessPoolExecutor(os.cpu_count() or 2, mp_context=context, initializer=_begin)
     try:
         yield pool

@@ -52,6 +52,7 @@ def _describe(recipe: Recipe, cell: Cell, session: Session) -> dict[str, Any]:
         shown["lock"] = {
             "path": str(session.workspace.lock(recipe.name, cell.id)),
             "base": records.plain(lock.base),
+            "advisories": records.plain(lock.advisories),
             "packages": {wheel.name: wheel.version for wheel in lock.wheels},
             "models": [
                 {"name": m.name, "revision": m.revision, "size": m.size, "stand_in": m.stand_in} for m in lock.models
@@ -90,6 +91,7 @@ def _lock_lines(lock: dict[str, Any] | None) -> list[str]:
     packages = lock["packages"]
     leading = ", ".join(f"{name} {packages[name]}" for name in _LEADING if name in packages)
     lines = [f"  lock        {lock['path']}", f"  wheels      {len(packages)}: {leading}, …"]
+    lines += [f"  advisory    {a['id']}: {', '.join(a['constrain'])} ({a['source']})" for a in lock["advisories"]]
     lines.append(f"  base digest {lock['base']['digest']}")
     if lock["base"].get("stand_in"):
         lines.append(f"  stand-in    {lock['base']['used']}: {lock['base']['stand_in']}")

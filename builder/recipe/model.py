@@ -120,6 +120,7 @@ class Spec:
     requires: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
     replace: tuple[str, ...] = ()
+    ignored_advisories: tuple[str, ...] = ()
     models: tuple[Model, ...] = ()
     server: Server = field(default_factory=Server)
     smoke: SmokeSpec = field(default_factory=SmokeSpec)

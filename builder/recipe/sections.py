@@ -31,6 +31,9 @@ def read_spec(root: Table, slots: Slots) -> Spec:
         requires=slots.texts(packages, "requires", checks.requirement),
         constraints=slots.texts(packages, "constraints", checks.requirement),
         replace=slots.texts(packages, "replace", checks.requirement),
+        ignored_advisories=packages.strings(
+            "ignore-advisories", pattern=r"[a-z0-9][a-z0-9.-]*", noun="an advisory's id"
+        ),
         models=models,
         server=_server(root.table("server"), models, slots),
         smoke=_smoke(root.table("smoke"), slots),

@@ -9,10 +9,10 @@ import tomli_w
 from packaging.pylock import Pylock, PylockSelectError, PylockValidationError
 
 from builder import records
-from builder.errors import LockError
+from builder.errors import LockError, OldLockError
 from builder.jetson.model import Platform
 from builder.models.model import LockedModel
-from builder.resolve.model import LOCK_FORMAT, Lock, LockedBase, LockedWheel
+from builder.resolve.model import LOCK_FORMAT, Lock, LockedAdvisory, LockedBase, LockedWheel
 from builder.resolve.target import markers, tags
 from builder.workspace import write_text
 
@@ -29,23 +29,13 @@ if TYPE_CHECKING:
 _RELOCK = "run `jbuild lock {recipe} --cell {cell} --force` to make it anew"
 
 
-def assemble(
-    text: str,
-    *,
-    recipe: str,
-    cell: str,
-    inputs: str,
-    platform: Platform,
-    base: LockedBase,
-    models: tuple[LockedModel, ...],
-) -> Lock:
-    """Make the lock of a cell from uv's answer: one wheel a package, the best that fits the platform.
+def wheels_of(text: str, platform: Platform, where: str) -> tuple[LockedWheel, ...]:
+    """Return the wheels of uv's answer: one a package, the best that fits the platform, by name.
 
     Raises:
         LockError: a package has no wheel for the platform, or a wheel has no sha256.
     """
-    wheels = _wheels(Pylock.from_dict(tomllib.loads(text)), platform, f"{recipe}/{cell}")
-    return Lock(recipe=recipe, cell=cell, inputs=inputs, platform=platform, base=base, wheels=wheels, models=models)
+    return _wheels(Pylock.from_dict(tomllib.loads(text)), platform, where)
 
 
 def write(path: Path, lock: Lock) -> None:
@@ -61,6 +51,7 @@ def read(path: Path, *, recipe: str, cell: str) -> Lock | None:
     """Return the lock in a file, or None if there is no file.
 
     Raises:
+        OldLockError: an older jbuild wrote it.
         LockError: the file is damaged, of another format, or of another cell.
     """
     if not path.is_file():
@@ -70,7 +61,8 @@ def read(path: Path, *, recipe: str, cell: str) -> Lock | None:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
         own = data["tool"]["jbuild"]
         if own["format"] != LOCK_FORMAT:
-            raise LockError(f"lock format {own['format']} is not {LOCK_FORMAT}", where=str(path), hint=hint)
+            kind = OldLockError if own["format"] < LOCK_FORMAT else LockError
+            raise kind(f"lock format {own['format']} is not {LOCK_FORMAT}", where=str(path), hint=hint)
         if (own["recipe"], own["cell"]) != (recipe, cell):
             raise LockError(f"this is the lock of {own['recipe']}/{own['cell']}", where=str(path), hint=hint)
         lock, checksum = _from_document(data, own), own["content"]
@@ -128,6 +120,7 @@ def _document(lock: Lock) -> dict[str, Any]:
         "platform": _without_none(records.plain(lock.platform)),
         "base": _without_none(records.plain(lock.base)),
         "models": [_without_none(records.plain(model)) for model in lock.models],
+        "advisories": [records.plain(advisory) for advisory in lock.advisories],
     }
     return {
         "lock-version": "1.0",
@@ -156,6 +149,7 @@ def _from_document(data: dict[str, Any], own: dict[str, Any]) -> Lock:
         base=records.decode(own["base"], LockedBase),
         wheels=tuple(sorted(wheels, key=lambda w: w.name)),
         models=tuple(records.decode(model, LockedModel) for model in own["models"]),
+        advisories=tuple(records.decode(advisory, LockedAdvisory) for advisory in own["advisories"]),
     )
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from builder import records
-from builder.errors import LockError, ModelError
+from builder.errors import LockError, ModelError, OldLockError
 from builder.models.lock import lock_model, quick_state
 from builder.registry.lookup import resolve_digest
-from builder.resolve import lockfile
+from builder.resolve import advisories, lockfile
+from builder.resolve.advised import solve_with_advisories
 from builder.resolve.model import LOCK_FORMAT, Job, Lock, LockedBase
-from builder.resolve.solve import solve
 from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def inputs_of(job: Job) -> str:
     """Return the fingerprint of everything that a lock is made from."""
     spec = job.spec
-    asked = (spec.requires, spec.constraints, spec.replace, spec.models)
+    asked = (spec.requires, spec.constraints, spec.replace, spec.ignored_advisories, spec.models)
     return records.fingerprint(LOCK_FORMAT, asked, job.platform, job.base)
 
 
@@ -36,9 +36,8 @@ def current_lock(job: Job, session: Session) -> Lock | None:
     Raises:
         LockError: the lock is damaged.
     """
-    path = session.workspace.lock(job.recipe.name, job.cell.id)
-    found = lockfile.read(path, recipe=job.recipe.name, cell=job.cell.id)
-    return found if found and not _stale(found, job, session) else None
+    found, why = _state(session.workspace.lock(job.recipe.name, job.cell.id), job, session)
+    return None if why else found
 
 
 def lock_cell(job: Job, session: Session, *, locked_only: bool = False, force: bool = False) -> tuple[Lock, bool]:
@@ -55,14 +54,13 @@ def lock_cell(job: Job, session: Session, *, locked_only: bool = False, force: b
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"lock-{records.fingerprint(str(path))[:16]}"):
-        found = None if force else lockfile.read(path, recipe=job.recipe.name, cell=job.cell.id)
-        why = _stale(found, job, session) if found else "there is none"
+        found, why = (None, None) if force else _state(path, job, session)
         if found and not why:
             return found, False
         if locked_only:
-            problem = f"the lock is stale: {why}" if found else "there is no lock"
+            problem = f"the lock is stale: {why}" if why else "there is no lock"
             raise LockError(problem, where=str(path), hint=_relock(job))
-        if found:
+        if why:
             session.console.say(f"{job.cell.id}: the lock is stale ({why}); locking anew")
         return _make(job, session, path, keep=not force), True
 
@@ -76,16 +74,16 @@ def _make(job: Job, session: Session, path: Path, *, keep: bool) -> Lock:
     if base.stand_in:
         session.console.warn(f"{base.used} stands in for {base.asked}: {base.stand_in}")
     with session.console.task(f"{job.cell.id}: solving", unit="steps"):
-        before = path if keep else None
-        text = solve(job.spec, job.platform, session.config, session.workspace.cache, before=before)
-    lock = lockfile.assemble(
-        text,
+        wheels, kept = solve_with_advisories(job, session, before=path if keep else None)
+    lock = Lock(
         recipe=job.recipe.name,
         cell=job.cell.id,
         inputs=inputs_of(job),
         platform=job.platform,
         base=LockedBase(name=base.asked, used=base.used, digest=base.digest, stand_in=base.stand_in),
+        wheels=wheels,
         models=tuple(_model(model, job, session) for model in job.spec.models),
+        advisories=kept,
     )
     lockfile.write(path, lock)
     return lock
@@ -95,9 +93,21 @@ def _model(model: Model, job: Job, session: Session) -> LockedModel:
     return lock_model(model, job.recipe.path.parent, session.config, session.workspace.models, session.console)
 
 
+def _state(path: Path, job: Job, session: Session) -> tuple[Lock | None, str | None]:
+    """Return the lock, if one can be read, and why it is stale, if it is."""
+    try:
+        found = lockfile.read(path, recipe=job.recipe.name, cell=job.cell.id)
+    except OldLockError as error:
+        return None, error.message
+    return found, _stale(found, job, session) if found else None
+
+
 def _stale(found: Lock, job: Job, session: Session) -> str | None:
     if found.inputs != inputs_of(job):
         return "the recipe or its platform changed"
+    against = advisories.broken(found.versions, job.spec.ignored_advisories)
+    if against:
+        return f"advisory {against[0].id} speaks against it: {against[0].symptom}"
     for locked, model in zip(found.models, job.spec.models, strict=True):
         # A folder can change under its name; a hub's revision cannot.
         if locked.origin == "folder" and _model_changed(locked, model, job, session):

@@ -9,7 +9,7 @@ from builder.jetson.model import Platform
 from builder.models.model import LockedModel
 from builder.recipe.model import Cell, Recipe, Spec
 
-LOCK_FORMAT = 1
+LOCK_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +45,15 @@ class LockedBase:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LockedAdvisory:
+    """Knowledge that this lock was made to keep: the advisory's id, what it asks for, and where it is known from."""
+
+    id: str
+    constrain: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Lock:
     """One cell, locked. `inputs` is the fingerprint of everything that the lock was made from."""
 
@@ -55,11 +64,16 @@ class Lock:
     base: LockedBase
     wheels: tuple[LockedWheel, ...]
     models: tuple[LockedModel, ...]
+    advisories: tuple[LockedAdvisory, ...] = ()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version of each distribution."""
+        return {wheel.name: wheel.version for wheel in self.wheels}
 
     def version_of(self, *names: str) -> str | None:
         """Return the version of the first of these distributions that the lock holds."""
-        versions = {wheel.name: wheel.version for wheel in self.wheels}
-        return next((versions[name] for name in names if name in versions), None)
+        return next((self.versions[name] for name in names if name in self.versions), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -279,7 +279,7 @@ def test_github_logs_are_plain_and_an_ordinary_log_too(finished: Project) -> Non
     assert time.monotonic() - before < 60
 
 
-def test_on_github_errors_are_annotated_and_groups_are_closed(make_project: Callable[..., Project]) -> None:
+def test_groups_of_a_github_log_are_closed(make_project: Callable[..., Project]) -> None:
     project = make_project()
     project.recipe["matrix"]["vllm"] = ["1.0", "1.1"]
     project.write()

@@ -278,6 +278,7 @@ def test_exit_codes_are_those_that_are_promised() -> None:
         "DocumentError": 3,
         "RecipeError": 3,
         "LockError": 4,
+        "OldLockError": 4,
         "NetworkError": 5,
         "IntegrityError": 6,
         "EngineError": 7,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -147,7 +148,7 @@ def test_damage_is_refused_with_its_place(path: Path, change: Any, named: str) -
 
 def test_another_format_is_refused(path: Path) -> None:
     edit(path, lambda d: d["tool"]["jbuild"].update(format=99))
-    assert "lock format 99 is not 1" in refusal(path).message
+    assert "lock format 99 is not 2" in refusal(path).message
 
 
 def test_the_lock_of_another_cell_is_refused(path: Path) -> None:
@@ -203,9 +204,7 @@ def answer(*packages: str, wheels: str = "") -> str:
 
 
 def assemble(text: str) -> Lock:
-    return lockfile.assemble(
-        text, recipe="demo", cell="one", inputs="f" * 64, platform=make_platform(), base=LOCK.base, models=()
-    )
+    return dataclasses.replace(LOCK, wheels=lockfile.wheels_of(text, make_platform(), "demo/one"))
 
 
 def test_uvs_answer_becomes_a_lock_sorted_by_name() -> None:

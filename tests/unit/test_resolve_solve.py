@@ -139,9 +139,7 @@ def test_versions_of_the_lock_before_are_kept(shelf: Path, tmp_path: Path) -> No
     text = solve.solve(
         make_spec(requires=("demo",), constraints=("demo<2", "helper<2")), make_platform(), Config(), tmp_path
     )
-    lock = lockfile.assemble(
-        text, recipe="demo", cell="one", inputs="x", platform=make_platform(), base=make_lock().base, models=()
-    )
+    lock = make_lock(*lockfile.wheels_of(text, make_platform(), "demo/one"))
     lockfile.write(before, lock)
     assert ask(make_spec(requires=("demo",)), tmp_path, before=before) == {"demo": "1.0", "helper": "1.0"}
 
@@ -149,9 +147,7 @@ def test_versions_of_the_lock_before_are_kept(shelf: Path, tmp_path: Path) -> No
 def test_wheels_of_a_folder_can_be_found_again(shelf: Path, tmp_path: Path) -> None:
     """What uv writes is relative to a file that is gone when the wheels are fetched."""
     text = solve.solve(make_spec(requires=("demo",)), make_platform(), Config(), tmp_path)
-    lock = lockfile.assemble(
-        text, recipe="demo", cell="one", inputs="x", platform=make_platform(), base=make_lock().base, models=()
-    )
+    lock = make_lock(*lockfile.wheels_of(text, make_platform(), "demo/one"))
     assert [wheel.url for wheel in lock.wheels] == [(shelf / wheel.filename).as_uri() for wheel in lock.wheels]
 
 
