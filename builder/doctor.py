@@ -138,6 +138,6 @@ def _room(cache: Path) -> Check:
     free = shutil.disk_usage(folder).free / 1e9
     why = f"wheels, layers and images of one cell take up to {_ROOM_GB} GB"
     if free < _ROOM_GB:
-        mend = f"free space, or set JBUILD_CACHE to a larger disk; `docker buildx prune` and deleting {cache} are safe"
+        mend = "free space, or set JBUILD_CACHE to a larger disk; `docker buildx prune` is safe"
         return Check(name="disk", state="warning", found=f"{free:.0f} GB free at {folder}", why=why, mend=mend)
     return Check(name="disk", state="ok", found=f"{free:.0f} GB free at {folder}", why=why)

@@ -35,6 +35,7 @@ def _start_server() -> None:
 
 
 def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -60,7 +61,8 @@ def workers() -> Iterator[ProcessPoolExecutor]:
         message = "a worker process was ended from outside, as the kernel does when memory is short"
         raise JbuildError(message, hint=hint) from error
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
+        # Waiting here costs nothing: the end of the process would wait too, and stumble over a pool that just ends.
+        pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
 

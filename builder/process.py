@@ -63,21 +63,7 @@ def run(
         ProgramFailedError: it ended with another code than 0 and `check` is true.
         ProgramTimeoutError: it ran longer than `timeout_s` seconds.
     """
-    full = {**os.environ, **env} if env else None
-    try:
-        child = subprocess.Popen(  # the group is ended in `_end`
-            list(argv),
-            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=full,
-            cwd=cwd,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-    except (FileNotFoundError, PermissionError) as error:
-        raise ProgramMissingError(f"`{argv[0]}` is not installed", hint="run `jbuild doctor`") from error
+    child = _start(argv, env, cwd, feed=stdin is not None)
     _running.add(child)
     out: list[str] = []
     err: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -115,9 +101,23 @@ def end_all() -> None:
         _end(child)
 
 
-def replace(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
-    """Replace this process by a program (for verbs that only hand over)."""
-    os.execvpe(argv[0], list(argv), {**os.environ, **(env or {})})  # noqa: S606
+def _start(
+    argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, *, feed: bool
+) -> subprocess.Popen[str]:
+    try:
+        return subprocess.Popen(  # its group is ended in `_end`
+            list(argv),
+            stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **env} if env else None,
+            cwd=cwd,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except (FileNotFoundError, PermissionError) as error:
+        raise ProgramMissingError(f"`{argv[0]}` is not installed", hint="run `jbuild doctor`") from error
 
 
 def _feed(pipe: IO[str], text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from builder import records
@@ -94,7 +95,9 @@ def _run_command(result: CellResult) -> str | None:
     image = pushed[0] if pushed else result.work.proven
     options = "--runtime nvidia " if job.platform.l4t else ""
     if made.verdict.level == "emulated":
-        options += "".join(f"-e {name}={value} " for name, value in emulator_settings(job.platform.architecture))
+        # As it was smoked: what makes it bearable under emulation does so here too.
+        given = (*emulator_settings(job.platform.architecture), *job.spec.smoke.environment)
+        options += "".join(f"-e {shlex.quote(f'{name}={value}')} " for name, value in given)
     port = job.spec.server.port
     return f"docker run --rm --platform linux/{job.platform.architecture} {options}-p 127.0.0.1:{port}:{port} {image}"
 

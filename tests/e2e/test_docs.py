@@ -1,0 +1,112 @@
+"""Every command that the documentation shows is run, or is named here with the reason why it is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import CHECKOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from conftest import Outcome, Project
+
+    from builder.engine import Engine
+
+pytestmark = pytest.mark.timeout(1600)
+PAGES = (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md")))
+_PROGRAMS = ("jbuild", "scripts/", "docker", "curl", "cd")
+# Commands that these tests cannot run as they stand, and what runs them instead.
+ELSEWHERE = {
+    "scripts/quickstart": "the same steps are run one by one: scripts/test sets up with the same functions",
+    "scripts/test": "it runs this test",
+    "scripts/test unit": "it runs beside this test",
+    "scripts/engine down": "it would end the engine of whoever runs the tests",
+}
+
+
+def _commands() -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
+        for line in text.splitlines():
+            if line.startswith("    ") and line.strip().startswith(_PROGRAMS):
+                yield page.name, re.split(r"\s{2,}#|\s+#", line.strip())[0].strip()
+
+
+COMMANDS = sorted(set(_commands()))
+
+
+def _of(*programs: str) -> list[str]:
+    return sorted({command for _, command in COMMANDS if command.startswith(programs) and command not in ELSEWHERE})
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) > 15
+
+
+def test_every_command_is_run_somewhere() -> None:
+    run = {*_of("jbuild "), *_of("scripts/engine "), *_of("cd "), *_of("docker run"), *_of("curl "), *ELSEWHERE}
+    assert {command for _, command in COMMANDS} - run == set()
+
+
+def test_what_is_run_elsewhere_is_still_documented() -> None:
+    assert set(ELSEWHERE) - {command for _, command in COMMANDS} == set()
+
+
+@pytest.mark.parametrize("command", _of("jbuild "))
+def test_jbuild(command: str, main_job: Outcome, project: Project) -> None:
+    assert main_job.code == 0, main_job.err
+    done = project.jbuild(*shlex.split(command)[1:])
+    assert done.code == 0, done.err
+    assert done.out.strip()
+
+
+@pytest.mark.parametrize("command", _of("scripts/engine "))
+def test_engine(command: str) -> None:
+    done = subprocess.run(shlex.split(command), cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", _of("cd "))
+def test_the_rendered_folder(command: str, main_job: Outcome, project: Project) -> None:
+    assert main_job.code == 0, main_job.err
+    done = subprocess.run(["bash", "-c", command], cwd=project.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "docker buildx build" in done.stdout
+
+
+def test_running_an_image(main_job: Outcome, engine: Engine) -> None:
+    """The CPU line of docs/running.md and its request, at a free port and with what makes emulation bearable."""
+    (start,) = [command for command in _of("docker run") if "--runtime nvidia" not in command]
+    (ask,) = _of("curl ")
+    (cell,) = main_job.result["cells"]
+    (place,) = [f"{p['repository']}@{p['digest']}" for p in cell["publication"]["registries"]]
+    emulation = '-e QEMU_CPU=max,sve=off -e "JBUILD_EXTRA_ARGS=--max-num-seqs=4 --max-num-batched-tokens=256"'
+    start = start.replace("REGISTRY/vllm:0.15.1-cpu-bookworm", place).replace("127.0.0.1:8000:8000", "127.0.0.1::8000")
+    start = start.replace("docker run --rm", f"docker run --detach {emulation}").replace("-v vllm-cache:/cache", "")
+    environment = {**os.environ, **engine.environment()}
+
+    def shell(command: str) -> str:
+        done = subprocess.run(
+            ["bash", "-c", command], env=environment, capture_output=True, text=True, check=False, timeout=900
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    container = shell(start)
+    try:
+        port = shell(f"docker port {container} 8000").rpartition(":")[2]
+        here = f"http://127.0.0.1:{port}"
+        shell(f"until curl -sf {here}/health; do docker top {container} >/dev/null || exit 1; sleep 2; done")
+        answer = json.loads(shell(ask.replace("http://127.0.0.1:8000", here)))
+        assert "Paris" in answer["choices"][0]["message"]["content"]
+        assert "vllm:" in shell(f"curl -sf {here}/metrics")
+        assert shell(f"docker stop --time 60 {container} && docker wait {container}").splitlines()[-1] == "0"
+    finally:
+        shell(f"docker rm --force {container}")
