@@ -87,7 +87,7 @@ def test_running_an_image(main_job: Outcome, engine: Engine) -> None:
     (ask,) = _of("curl ")
     (cell,) = main_job.result["cells"]
     (place,) = [f"{p['repository']}@{p['digest']}" for p in cell["publication"]["registries"]]
-    emulation = '-e QEMU_CPU=max,sve=off -e "JBUILD_EXTRA_ARGS=--max-num-seqs=4 --max-num-batched-tokens=256"'
+    emulation = '-e QEMU_CPU=max,sve=off -e "JBUILD_EXTRA_ARGS=--max-num-seqs=4 --max-num-batched-tokens=64"'
     start = start.replace("REGISTRY/vllm:0.15.1-cpu-bookworm", place).replace("127.0.0.1:8000:8000", "127.0.0.1::8000")
     start = start.replace("docker run --rm", f"docker run --detach {emulation}").replace("-v vllm-cache:/cache", "")
     environment = {**os.environ, **engine.environment()}

@@ -13,7 +13,8 @@ import pytest
 # The factories of the unit tests make real wheels.
 sys.path.append(str(Path(__file__).parent.with_name("unit")))
 
-from project import Done, Index, Project, clean_environment, make_model, make_wheels, new_recipe, running_index
+from index_server import Index, running_index
+from project import Done, Project, clean_environment, make_model, make_wheels, new_recipe
 from servers import Registry, running_registry
 
 from builder.engine import find_engine

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 from factories import make_wheel
-from project import CELL, Project, Running, assert_interrupted, make_wheels, programs_running, running_index
+from index_server import running_index
+from project import CELL, Project, Running, assert_interrupted, make_wheels, programs_running
 from servers import Fault, Registry, running_front
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from project import Index
+    from index_server import Index
     from servers import Front
 
 pytestmark = pytest.mark.timeout(180)

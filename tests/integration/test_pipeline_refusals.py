@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 from factories import make_wheel
-from project import BASE, CELL, Project, assert_refused, log_in, make_model, make_wheels, running_index
+from index_server import running_index
+from project import BASE, CELL, Project, assert_refused, log_in, make_model, make_wheels
 from servers import PASSWORD, USER, Fault, Registry, free_port, running_front, running_registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from project import Index
+    from index_server import Index
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -196,9 +196,3 @@ def test_nothing_is_remembered_of_programs_that_ended() -> None:
     with suppress(ProgramFailedError):
         process.run(python("raise SystemExit(1)"))
     assert process._running == set()
-
-
-def test_replace_hands_over_to_the_program() -> None:
-    code = "from builder import process; process.replace(['sh', '-c', 'echo $ADDED; exit 7'], env={'ADDED': 'x'})"
-    done = process.run(python(code), check=False)
-    assert (done.code, done.stdout) == (7, "x\n")
