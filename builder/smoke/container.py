@@ -10,6 +10,7 @@ import uuid
 from collections import deque
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, DockerException, NotFound
@@ -34,6 +35,7 @@ _OWNER = "jbuild.smoke.owner"
 _SHM_BYTES = 1 << 30
 _KEPT_LINES = 2000
 _SETTLE_S = 3.0
+_REMOVED_WITHIN_S = 30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -243,7 +245,13 @@ def _is_alive(process: int) -> bool:
 
 def _remove(client: DockerClient, name: str) -> None:
     with suppress(NotFound):
-        client.api.remove_container(name, force=True, v=True)
+        try:
+            client.api.remove_container(name, force=True, v=True)
+        except APIError as error:
+            if error.status_code != HTTPStatus.CONFLICT:
+                raise
+            # Another thread or process is removing it: it is gone when that one has finished.
+            client.api.wait(name, condition="removed", timeout=_REMOVED_WITHIN_S)
 
 
 @contextmanager

@@ -297,7 +297,8 @@ def assert_refused(done: Done, code: int, *said: str, placed: bool = True) -> No
     `placed` false: the command line itself is the place.
     """
     assert done.code == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr + done.stdout, done.stderr
+    # Lines of a log that is shown begin with a bar.
+    assert not re.search(r"^(?!  \|).*Traceback", done.stderr, re.MULTILINE), done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, done.stderr
     assert not placed or re.search(r"^  (where|[^ ].*:\d+): ", done.stderr, re.MULTILINE), done.stderr
