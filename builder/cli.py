@@ -79,7 +79,7 @@ def cli(context: click.Context) -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit: 0, or the code of the error's branch (see `builder.errors`)."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    _end_cleanly()
     console = Console(as_json="--json" in sys.argv)
     try:
         outcome = cli.main(prog_name="jbuild", standalone_mode=False)
@@ -102,6 +102,13 @@ def main() -> NoReturn:
 def _help_of(error: click.ClickException) -> str:
     path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "jbuild"
     return f"`{path} --help` shows what it takes"
+
+
+def _end_cleanly() -> None:
+    """Let a cancelled job and a closed terminal unwind as Ctrl-C does; what runs under nohup stays deaf to it."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -71,7 +71,11 @@ def _buildx(engine: Engine) -> Check:
     why = "`docker buildx build` makes the image"
     if find_program("docker") is None:
         return Check(
-            name="buildx", state="missing", found="no docker command", why=why, mend="apt-get install docker-cli"
+            name="buildx",
+            state="missing",
+            found="no docker command",
+            why=why,
+            mend="run `scripts/engine up`, or install Docker (Debian: docker.io)",
         )
     if not engine.has_buildx():
         mend = "apt-get install docker-buildx (docker-buildx-plugin from Docker's own packages)"

@@ -53,7 +53,7 @@ class CellResult:
 def run_cells(jobs: Sequence[Job], session: Session, options: Options, *, at_once: int = 1) -> list[CellResult]:
     """Bring every cell up to the last stage asked for; a cell that fails does not stop the others."""
     if at_once <= 1 or len(jobs) <= 1:
-        return [run_cell(job, session, options) for job in jobs]
+        return [_run_in_group(job, session, options) for job in jobs]
     # Filled at first use, and half empty to other threads meanwhile (finding uv's program needs it).
     sysconfig.get_config_vars()
     pool = ThreadPoolExecutor(at_once)
@@ -68,6 +68,11 @@ def run_cells(jobs: Sequence[Job], session: Session, options: Options, *, at_onc
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _run_in_group(job: Job, session: Session, options: Options) -> CellResult:
+    with session.console.group(job.name):
+        return run_cell(job, session, options)
 
 
 def run_cell(job: Job, session: Session, options: Options) -> CellResult:

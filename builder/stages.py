@@ -106,6 +106,20 @@ class Work:
         return self.options.registries or self.job.spec.publish.registries or self.session.config.registries
 
 
+def check(work: Work) -> None:
+    """Refuse at once what would fail only after hours.
+
+    Raises:
+        UsageError: the image is to be pushed, and nobody says where to.
+    """
+    if work.options.until == "push" and not work.targets:
+        raise UsageError(
+            "no registry to push to",
+            where=str(work.job.recipe.path),
+            hint="name one with --registry HOST/PREFIX, or `registries` under [publish] in the recipe or jbuild.toml",
+        )
+
+
 def run(stage: str, work: Work) -> bool:
     """Bring one stage of a cell up to date; return whether it had to run.
 
@@ -274,12 +288,6 @@ def _publication_holds(work: Work, publication: Publication) -> bool:
 def _push(work: Work) -> Publication:
     from builder.publish.push import publish  # noqa: PLC0415
 
-    if not work.targets:
-        raise UsageError(
-            "no registry to push to",
-            where=str(work.job.recipe.path),
-            hint="name one with --registry HOST/PREFIX, or `registries` under [publish] in the recipe or jbuild.toml",
-        )
     spec, session = work.job.spec.publish, work.session
     return publish(
         work.image,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.errors import DiskError
+from builder.errors import DiskError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ def shipped(name: str) -> Path:
 
 def project_folder(start: Path | None = None) -> Path:
     """Return the folder that the user works in: the nearest one up from `start` with a `jbuild.toml` or `recipes/`."""
-    start = (start or Path.cwd()).absolute()
+    start = (start or _here()).absolute()
     for folder in (start, *start.parents):
         if (
             (folder / "jbuild.toml").is_file()
@@ -47,6 +47,13 @@ def project_folder(start: Path | None = None) -> Path:
         ):
             return folder
     return start
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise UsageError("the current folder no longer exists", hint="`cd` to a folder that does") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,6 +152,25 @@ def _distinct(*folders: Path) -> tuple[Path, ...]:
     return tuple(kept)
 
 
+def check_cache(workspace: Workspace) -> None:
+    """Make sure that the cache is there and can be written.
+
+    Raises:
+        DiskError: it cannot.
+    """
+    folder = workspace.locks_in_use
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise DiskError(
+            f"the cache cannot be used: {error.strerror}",
+            where=str(workspace.cache),
+            hint="set JBUILD_CACHE to a folder that can be made and written",
+        ) from error
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn failures of the disk below into errors that say what to do.
@@ -161,7 +187,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 where=str(path),
                 hint=f"free some space (now {_free(path)} free) and run the same command again: it goes on from here",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise DiskError(
                 f"cannot write: {error.strerror}",
                 where=str(error.filename or path),

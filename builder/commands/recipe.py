@@ -49,5 +49,6 @@ def command(
         builder=builder,
     )
     if options.again and options.again not in options.stages:
-        raise click.UsageError(f"--from {again} comes after --until {last}")
+        more = "add --push" if again == "push" and not until else f"--from {again} comes after --until {last}"
+        raise click.UsageError(f"{more}: the run ends with {last}, before {again}")
     return work(recipe, selectors, options, at_once=jobs, dry_run=dry_run, as_json=as_json)

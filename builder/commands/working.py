@@ -9,11 +9,14 @@ import click
 
 from builder.commands.common import open_recipe, open_session
 from builder.config import REGISTRY_PATTERN
-from builder.errors import CellsFailedError, RecipeError
+from builder.engine import find_engine
+from builder.errors import CellsFailedError, EngineError, RecipeError
 from builder.pipeline import preview, run_cells
 from builder.recipe.matrix import platform_of, specify
 from builder.report.summary import cell_json, summary
 from builder.resolve.model import Job
+from builder.stages import Work, check
+from builder.workspace import check_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,13 +59,17 @@ def work(recipe: str, selectors: Sequence[str], options: Options, *, at_once: in
         JbuildError: nothing could be begun, or the only cell failed.
     """
     session = open_session(as_json=as_json)
+    check_cache(session.workspace)
     found, cells = open_recipe(recipe, selectors, session.workspace)
     impossible = [cell for cell in cells if cell.impossible]
     jobs = [job_of(found, cell) for cell in cells if not cell.impossible]
     for cell in impossible:
         session.console.say(f"{cell.id}: impossible: {cell.impossible}")
     if not jobs:
-        raise RecipeError(f"none of the selected cells of {found.name} can be built", where=str(found.path))
+        hint = f"`jbuild matrix {found.name}` shows every cell, and why it cannot be built"
+        raise RecipeError(f"none of the selected cells of {found.name} can be built", where=str(found.path), hint=hint)
+    for job in jobs:
+        check(Work(job=job, session=session, options=options))
     if dry_run:
         return _preview(found, jobs, session, options)
     begun = time.monotonic()
@@ -101,8 +108,20 @@ def _conclude(
             console.failure(result.error, as_result=False)
     described = [cell_json(result) for result in results]
     described += [{"cell": cell.id, "status": "impossible", "reason": cell.impossible} for cell in impossible]
-    console.result({"recipe": recipe.name, "seconds": round(seconds, 1), "cells": described}, summary(results, seconds))
+    console.result(
+        {"recipe": recipe.name, "seconds": round(seconds, 1), "cells": described},
+        summary(results, seconds, _docker_host(session)),
+    )
     return CellsFailedError.exit_code if failed else 0
+
+
+def _docker_host(session: Session) -> str | None:
+    """Return what DOCKER_HOST must be for the commands that are shown to reach the engine, if it must be set."""
+    try:
+        engine = find_engine(session.workspace)
+    except EngineError:
+        return None
+    return engine.docker_host if engine.source == "scripts/engine" else None
 
 
 def _registries(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:

@@ -78,13 +78,8 @@ _CAUSES: tuple[tuple[str, type[Exception], str, str], ...] = (
         "the base image cannot be had from its registry",
         "check the registry and your log-in to it (`docker login`); `jbuild lock --force` looks the base up again",
     ),
-    (
-        r"Unable to locate package (\S+)",
-        BuildError,
-        "the distribution has no such package",
-        "correct `apt` in the recipe",
-    ),
 )
+_NO_PACKAGE = re.compile(r"Unable to locate package ([a-z0-9][a-z0-9+.-]*)")
 
 
 def options(architecture: str) -> tuple[str, ...]:
@@ -119,7 +114,7 @@ def build(job: Job, plan: Plan, engine: Engine, session: Session, *, builder: st
             with session.console.task(f"{job.cell.id}: building", unit="steps") as task:
                 run(argv, env=engine.environment(), cwd=folder.path, on_line=_follow(lines, task.note))
         except ProgramFailedError as error:
-            raise _explain(error, job.name, log) from error
+            raise _explain(error, job, log) from error
         finally:
             write_text(log, "\n".join(lines) + "\n")
         digest = json.loads(metadata.read_text(encoding="utf-8"))["containerimage.digest"]
@@ -164,9 +159,29 @@ def _follow(lines: list[str], note: Callable[[str], None]) -> Callable[[str], No
     return follow
 
 
-def _explain(error: ProgramFailedError, name: str, log: Path) -> Exception:
+def _explain(error: ProgramFailedError, job: Job, log: Path) -> Exception:
+    name = job.name
+    missing = _NO_PACKAGE.search(error.output)
+    if missing:
+        return _no_package(missing.group(1), job, log, error.output)
     for pattern, kind, message, hint in _CAUSES:
         if re.search(pattern, error.output, re.IGNORECASE):
             return kind(f"{name}: {message}", where=str(log), hint=hint, log=error.output)  # type: ignore[call-arg]
     hint = f"the whole log is {log}; the step that failed is named in it"
     return BuildError(f"{name}: the build failed", where=str(log), hint=hint, log=error.output)
+
+
+def _no_package(package: str, job: Job, log: Path, output: str) -> BuildError:
+    if package in job.platform.python_packages:
+        return BuildError(
+            f"{job.name}: the base image {job.base} has no package {package}: it is not {job.platform.distribution}",
+            where=str(log),
+            hint="make `[base] image` and the cell's distribution the same in the recipe",
+            log=output,
+        )
+    return BuildError(
+        f"{job.name}: {job.platform.distribution} has no package {package}",
+        where=str(log),
+        hint="correct `apt` under [base] in the recipe",
+        log=output,
+    )

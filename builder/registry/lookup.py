@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from builder.errors import RecipeError, RegistryError
+from builder.errors import NetworkError, RecipeError, RegistryError
 from builder.registry.client import INDEXES, RegistryClient, connect
+from builder.registry.failures import ImageMissingError, RegistryUnreachableError
 from builder.registry.reference import Reference
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from builder.http import Retry
 
 _LONGEST_CONFIG = 8 << 20
+_OWN_MIRROR = "or take it from a mirror: a rule in [[registry-mirrors]] of jbuild.toml"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +42,7 @@ def resolve_digest(image: str, config: Config, architecture: str, *, retry: Retr
     """Ask the registry, or the mirror that a rule names, for an image's digest, and whether it is for an architecture.
 
     Raises:
-        RegistryUnreachableError: nobody answers.
+        NetworkError: nobody answers.
         ImageMissingError: the registry has no such image.
         RegistryError: the registry refuses.
         RecipeError: it is no image name, or the image is for other platforms.
@@ -52,6 +54,15 @@ def resolve_digest(image: str, config: Config, architecture: str, *, retry: Retr
     try:
         content, descriptor = client.get_manifest(reference.repository, reference.wanted)
         offered = _platforms(client, reference, content, descriptor.media_type)
+    except RegistryUnreachableError as error:
+        sent = f"a mirror rule sends {rule.prefix} to {rule.mirror}" if rule else _OWN_MIRROR
+        raise NetworkError(
+            f"the base image {image} cannot be looked up: {error.message}", where=used, hint=f"{error.hint}; {sent}"
+        ) from error
+    except ImageMissingError as error:
+        sent = f"a mirror rule sends {rule.prefix} to {rule.mirror}; " if rule else ""
+        hint = f"{sent}correct `image` under [base] in the recipe"
+        raise ImageMissingError(f"there is no base image {image}: {error.message}", where=used, hint=hint) from error
     except RegistryError as error:
         if rule:
             error.hint = f"{error.hint} (a mirror rule sends {rule.prefix} to {rule.mirror})"

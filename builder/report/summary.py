@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from builder.publish.model import Publication
 
 
-def summary(results: Sequence[CellResult], seconds: float) -> str:
-    """Return the summary of a run as text."""
-    blocks = [_cell(result) for result in results]
+def summary(results: Sequence[CellResult], seconds: float, docker_host: str | None = None) -> str:
+    """Return the summary of a run as text; `docker_host` is what the commands in it need to reach the engine."""
+    reach = f"DOCKER_HOST={docker_host} " if docker_host else ""
+    blocks = [_cell(result, reach) for result in results]
     if all(result.status == "unchanged" for result in results):
         blocks.append(f"nothing to do: everything is up to date ({seconds:.1f} s)")
     else:
@@ -53,7 +54,7 @@ def _lock_path(result: CellResult) -> str:
     return str(work.session.workspace.lock(work.job.recipe.name, work.job.cell.id))
 
 
-def _cell(result: CellResult) -> str:
+def _cell(result: CellResult, reach: str) -> str:
     made = result.work.made
     lines = [f"{result.work.job.name}: {result.status}"]
     if result.error:
@@ -61,7 +62,7 @@ def _cell(result: CellResult) -> str:
     if made.lock:
         lines.append(f"  lock      {_lock_path(result)} ({len(made.lock.wheels)} wheels)")
     if made.plan and not made.image:
-        lines += [f"  plan      {result.work.folder.path}", f"  build it  {' '.join(made.plan.command)}"]
+        lines += [f"  plan      {result.work.folder.path}", f"  build it  {reach}{' '.join(made.plan.command)}"]
     if made.image:
         lines += [f"  image     {made.image.digest}", f"  size      {made.image.size / 1e6:.0f} MB compressed"]
     if made.verdict:
@@ -72,7 +73,7 @@ def _cell(result: CellResult) -> str:
         "  time      " + ", ".join(f"{s.stage} {_time(s.seconds) if s.ran else 'unchanged'}" for s in result.stages)
     )
     run = _run_command(result)
-    return "\n".join(lines + ([f"  run it    {run}"] if run else []))
+    return "\n".join(lines + ([f"  run it    {reach}{run}"] if run else []))
 
 
 def _verdict(result: CellResult) -> list[str]:

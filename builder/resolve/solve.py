@@ -86,7 +86,7 @@ def _explain(error: ProgramFailedError, spec: Spec, platform: Platform) -> LockE
     if _CONFLICT not in error.output:
         hint = "the log above names the cause; uv reads its own configuration files too"
         return LockError("uv cannot solve the recipe's packages", where=asked, hint=hint, log=error.output)
-    hint = "relax `packages` in the recipe as the explanation below says, then run it again"
+    hint = "relax `packages` in the recipe as the explanation above says, then run it again"
     local = _LOCAL_VERSION.search(error.output)
     if local:
         hint = (

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from builder.recipe.model import Pairs
 
+# Signals that end a run; the container goes first.
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LABEL = "jbuild.smoke"
 _OWNER = "jbuild.smoke.owner"
 # vLLM's processes talk through shared memory; the engine's own 64 MB is too little, and unused space costs nothing.
@@ -274,7 +276,7 @@ def _uninterrupted() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    kept = [(number, signal.signal(number, lambda n, _: came.append(n))) for number in (signal.SIGINT, signal.SIGTERM)]
+    kept = [(number, signal.signal(number, lambda n, _: came.append(n))) for number in _ENDING]
     try:
         yield
     finally:

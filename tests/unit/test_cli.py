@@ -201,11 +201,19 @@ def test_show_says_that_a_lock_is_damaged(jbuild: Any, project: Path) -> None:
 
 def test_a_dry_run_runs_nothing(jbuild: Any, project: Path) -> None:
     before = sorted(project.rglob("*"))
-    code, out, _ = jbuild("recipe", "demo", "--push", "--dry-run", "--json")
+    code, out, _ = jbuild("recipe", "demo", "--push", "--registry", "127.0.0.1:1/x", "--dry-run", "--json")
     assert code == 0
     (states,) = json.loads(out)["dry_run"].values()
     assert states == dict.fromkeys(("lock", "render", "build", "smoke", "push"), "run")
     assert sorted(project.rglob("*")) == before
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_push_to_nowhere_is_refused_before_anything_runs(jbuild: Any, project: Path, more: tuple[str, ...]) -> None:
+    code, _, err = failure(jbuild, "recipe", "demo", "--push", *more)
+    assert code == 2
+    assert "no registry to push to" in err
+    assert not (project / "locks").exists()
 
 
 def test_only_impossible_cells(jbuild: Any) -> None:

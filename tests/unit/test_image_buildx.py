@@ -166,14 +166,14 @@ def test_proxies_are_named_and_their_values_not_shown(session: Session, monkeypa
         ("dial tcp 127.0.0.1:5000: connect: connection refused", NetworkError, "reached"),
         ("x: failed to resolve source metadata for localhost:5000/a@sha256:0: not found", RegistryError, "base image"),
         ("x: failed to resolve source metadata for x: pull access denied, denied", RegistryError, "base image"),
-        ("E: Unable to locate package libnope", BuildError, "no such package"),
+        ("E: Unable to locate package libnope", BuildError, "has no package libnope"),
         ('process "/bin/sh install.sh" did not complete successfully: exit code: 7', BuildError, "the build failed"),
         ("", BuildError, "the build failed"),
     ],
 )
 def test_what_a_log_means(log: str, kind: type[JbuildError], named: str) -> None:
     error = buildx._explain(
-        ProgramFailedError(("docker",), 1, f"#5 0.1 before\n{log}\n"), "demo/one", Path("build.log")
+        ProgramFailedError(("docker",), 1, f"#5 0.1 before\n{log}\n"), make_job(), Path("build.log")
     )
     assert type(error) is kind
     assert isinstance(error, JbuildError)
@@ -230,7 +230,7 @@ def test_a_build_that_fails_keeps_its_whole_log(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_docker(tmp_path / "bin", monkeypatch, "seq 1000 >&2; echo 'E: Unable to locate package libnope' >&2; exit 1")
-    with pytest.raises(BuildError, match="no such package"):
+    with pytest.raises(BuildError, match="has no package libnope"):
         built(session)
     assert len(log_of(session).splitlines()) == 1001
 
@@ -251,3 +251,13 @@ def test_steps_are_shown_without_their_numbers() -> None:
         follow(line)
     assert notes == ["[2/3] RUN x", "Get:1 http://deb", "DONE 0.1s"]
     assert len(lines) == 5
+
+
+def test_a_base_of_another_distribution_is_named() -> None:
+    job = make_job()
+    (package, *_) = job.platform.python_packages
+    log = f"#5 0.1 E: Unable to locate package {package}\n"
+    error = buildx._explain(ProgramFailedError(("docker",), 1, log), job, Path("build.log"))
+    assert isinstance(error, BuildError)
+    assert f"has no package {package}: it is not {job.platform.distribution}" in error.message
+    assert "[base] image" in str(error.hint)

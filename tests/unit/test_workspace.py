@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from builder import workspace as workspace_module
-from builder.errors import DiskError
+from builder.errors import DiskError, UsageError
 from builder.workspace import (
     Workspace,
     aside,
     cache_folder,
+    check_cache,
     disk_errors,
     folder_aside,
     project_folder,
@@ -190,3 +191,19 @@ def test_paths_of_a_cell(workspace: Workspace) -> None:
     cell = workspace.cell("r", "c")
     assert cell.dockerfile == workspace.project / "build" / "r" / "c" / "Dockerfile"
     assert cell.record("image") == cell.path / "image.json"
+
+
+def test_a_cache_that_cannot_be_made_says_what_to_set(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match="the cache cannot be used") as caught:
+        check_cache(Workspace(project=tmp_path, cache=tmp_path / "file"))
+    assert "JBUILD_CACHE" in str(caught.value.hint)
+
+
+def test_a_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(UsageError, match="no longer exists"):
+        project_folder()
