@@ -51,8 +51,9 @@ class StepFailedError(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class _Run:
-    """One smoke run and what it has found out so far."""
+    """One smoke run and what it has found out so far; `name` is its cell's, for people to tell runs apart."""
 
+    name: str
     spec: Spec
     launch: Launch
     engine: Engine
@@ -86,7 +87,8 @@ def smoke(
     """
     check_questions(spec)
     launch = launching.launch(image, reference, spec, engine, memory_bytes)
-    run = _Run(spec=spec, launch=launch, engine=engine, console=console)
+    name = dict(image.labels).get("io.jbuild.cell", "smoke")
+    run = _Run(name=name, spec=spec, launch=launch, engine=engine, console=console)
     failed: StepFailedError | None = None
     client = engine.client()
     try:
@@ -126,18 +128,18 @@ def check_questions(spec: Spec) -> None:
 
 def _steps(run: _Run, container: Running) -> None:
     run.began = time.monotonic()
-    with run.console.task("smoke: starting the server", unit="") as task:
+    with run.console.task(f"{run.name}: starting the server", unit="") as task:
         server = _wait_until_ready(run, container, task)
         run.ready_s = round(time.monotonic() - run.began, 1)
-        run.console.say(f"ready after {run.ready_s:.0f} s")
+        run.console.say(f"{run.name}: ready after {run.ready_s:.0f} s")
         _check_health_command(run, container)
     name = _check_models(run, server, container)
     for question in run.spec.smoke.questions:
-        with run.console.task(f"smoke: {question.ask}", unit="") as task:
+        with run.console.task(f"{run.name}: {question.ask}", unit="") as task:
             task.note("waiting for the answer")
             run.answers.append(_ask(run, server, name, question, container))
     _check_still_there(server, container)
-    with run.console.task("smoke: stopping the server", unit=""):
+    with run.console.task(f"{run.name}: stopping the server", unit=""):
         _stop(run, container)
 
 
@@ -194,7 +196,7 @@ def _ask(run: _Run, server: Server, name: str, question: Question, container: Ru
         expected, got = f"expected: {question.expect}", f"got: {answer.text[:_SHOWN]!r}"
         hint = "a wrong answer at temperature 0 means broken kernels, weights or chat template, or a wrong expectation"
         raise StepFailedError("question", f"wrong answer to {question.ask!r}; {expected}; {got}", hint)
-    run.console.say(f"{question.ask} -> {answer.text.strip()[:_SHOWN]} ({_pace(answer)})")
+    run.console.say(f"{run.name}: {question.ask} -> {answer.text.strip()[:_SHOWN]} ({_pace(answer)})")
     return answer
 
 
