@@ -100,8 +100,18 @@ def _not_taken(reason: str, name: str) -> EngineError:
 
 
 def _tag(client: DockerClient, reference: str, name: str) -> None:
+    """Move a name to an image; the one that had it goes, unless it has another: rebuilds would fill the disk."""
+    before = None
+    with suppress(ImageNotFound):
+        before = client.images.get(name)
     repository, _, tag = name.rpartition(":")
     client.api.tag(reference, repository, tag, force=True)
+    if before is None or before.id == client.images.get(name).id:
+        return
+    with suppress(ImageNotFound, APIError):
+        # Without force: an image that is named, or that a container runs, stays.
+        if not client.images.get(str(before.id)).tags:
+            client.api.remove_image(str(before.id))
 
 
 def _forget(client: DockerClient, name: str) -> None:

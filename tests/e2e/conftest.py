@@ -71,7 +71,7 @@ def engine() -> Engine:
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def project(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Iterator[Project]:
     """A fresh project beside the user's cache; wheels that are there are not fetched again."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "recipes").mkdir()
@@ -79,12 +79,24 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     with running_registry(tmp_path_factory.mktemp("registry")) as registry:
         (folder / "jbuild.toml").write_text(_settings(registry.host, engine_registry))
         yield Project(folder=folder, registry=registry.host)
+        _forget_images(engine, "jbuild/tiny", registry.host)
 
 
 @pytest.fixture(scope="session")
 def main_job(project: Project) -> Outcome:
     """`jbuild recipe … --push`, run once."""
     return project.jbuild("recipe", RECIPE, "--push", "--json")
+
+
+def _forget_images(engine: Engine, *beginnings: str) -> None:
+    """Take what these tests named or pulled out of the engine: each is gigabytes."""
+    client = engine.client()
+    for image in client.images.list():
+        names = [*image.tags, *(image.attrs.get("RepoDigests") or [])]
+        for name in names:
+            if name.startswith(beginnings):
+                client.images.remove(name, force=True)
+    client.close()
 
 
 def _settings(registry: str, engine_registry: str) -> str:

@@ -11,6 +11,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
+from docker.errors import ImageNotFound
 
 from builder.console import Console
 from builder.engine import Engine, find_engine
@@ -61,8 +62,13 @@ def layer(text: str) -> bytes:
 
 @pytest.fixture(params=["linux/arm64", "linux/amd64"])
 def built(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Image, Path]:
-    """An image that the engine has never seen, in an OCI layout; two of its layers are the same blob."""
-    system, architecture = request.param.split("/")
+    """An image that the engine has never seen, in an OCI layout."""
+    return build(tmp_path, request.param)
+
+
+def build(tmp_path: Path, platform: str) -> tuple[Image, Path]:
+    """Make an image; two of its layers are the same blob."""
+    system, architecture = platform.split("/")
     plain = layer(uuid.uuid4().hex)
     layers = [put(tmp_path, "layer.v1.tar", plain)] * 2
     layers.append(put(tmp_path, "layer.v1.tar+gzip", gzip.compress(plain)))
@@ -77,7 +83,7 @@ def built(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Image, Path]:
         "layers": [oci(layer) for layer in layers],
     }
     manifest = put(tmp_path, "manifest.v1+json", json.dumps(body).encode())
-    return Image(platform=request.param, manifest=manifest, config=config, layers=tuple(layers), labels=()), tmp_path
+    return Image(platform=platform, manifest=manifest, config=config, layers=tuple(layers), labels=()), tmp_path
 
 
 def oci(blob: Descriptor) -> dict[str, object]:
@@ -119,6 +125,37 @@ def test_it_is_kept_when_the_block_succeeds(built: tuple[Image, Path], engine: E
     finally:
         if exists(client, name):
             client.images.remove(name, force=True)
+
+
+def test_the_image_that_had_the_name_before_goes(tmp_path: Path, engine: Engine, client: DockerClient) -> None:
+    name = "jbuild-test/moved:cell"
+    old, new = (build(tmp_path, "linux/amd64")[0] for _ in range(2))
+    quiet = Console(quiet=True)
+    try:
+        for image in (old, new, new):
+            with loaded(image, tmp_path, engine, quiet, keep_as=name):
+                pass
+        assert client.images.get(name).id in (new.digest, new.config.digest)
+        with pytest.raises(ImageNotFound):
+            client.images.get(old.digest)
+    finally:
+        client.images.remove(name, force=True)
+
+
+def test_an_image_with_another_name_stays(tmp_path: Path, engine: Engine, client: DockerClient) -> None:
+    name, other = "jbuild-test/moved-2:cell", "jbuild-test/users-own:1"
+    old, new = (build(tmp_path, "linux/amd64")[0] for _ in range(2))
+    quiet = Console(quiet=True)
+    try:
+        with loaded(old, tmp_path, engine, quiet, keep_as=name):
+            pass
+        client.api.tag(name, *other.rsplit(":", 1))
+        with loaded(new, tmp_path, engine, quiet, keep_as=name):
+            pass
+        assert client.images.get(other).id in (old.digest, old.config.digest)
+    finally:
+        for each in (name, other):
+            client.images.remove(each, force=True)
 
 
 @pytest.mark.parametrize("damage", ["missing", "short"])
