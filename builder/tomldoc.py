@@ -286,6 +286,15 @@ def _mend(found: object, kind: type | tuple[type, ...]) -> str | None:
     return None
 
 
+def load(path: Path, title: str, parse: Callable[[Table], _T]) -> _T:
+    """Read and parse a file.
+
+    Raises:
+        DocumentError: it cannot be read, or has mistakes.
+    """
+    return collect(read(path), title, parse)
+
+
 def collect(document: Document, title: str, parse: Callable[[Table], _T]) -> _T:
     """Parse a document's top table, then raise all its mistakes together.
 

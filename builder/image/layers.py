@@ -45,8 +45,7 @@ def groups() -> tuple[Group, ...]:
     Raises:
         DocumentError: the file has mistakes.
     """
-    document = tomldoc.read(Path(__file__).with_name("layers.toml"))
-    return tomldoc.collect(document, "the layer groups have mistakes", _parse)
+    return tomldoc.load(Path(__file__).with_name("layers.toml"), "the layer groups have mistakes", _parse)
 
 
 def wheel_layers(wheels: Sequence[LockedWheel], variant: str) -> tuple[WheelLayer, ...]:

@@ -44,12 +44,23 @@ def read_image(layout: Path, digest: str, platform: str) -> Image:
         raise BuildError(f"{digest} is no manifest of one image", where=str(layout), hint=hint) from error
 
 
+def parts(image: Image) -> tuple[Descriptor, ...]:
+    """Return an image's blobs, each once: two layers can be the same."""
+    return tuple({part.digest: part for part in (image.manifest, image.config, *image.layers)}.values())
+
+
 def is_whole(layout: Path, image: Image) -> bool:
     """Return whether every blob of an image is there with its size."""
-    return all(_present(layout, part) for part in (image.manifest, image.config, *image.layers))
+    return not damaged(layout, image)
 
 
-def _present(layout: Path, part: Descriptor) -> bool:
+def damaged(layout: Path, image: Image) -> tuple[Path, ...]:
+    """Return the files of an image's blobs that are absent or not of their size."""
+    return tuple(blob(layout, part.digest) for part in parts(image) if not is_present(layout, part))
+
+
+def is_present(layout: Path, part: Descriptor) -> bool:
+    """Return whether a blob is there with its size."""
     path = blob(layout, part.digest)
     return path.is_file() and path.stat().st_size == part.size
 

@@ -83,7 +83,7 @@ def read_distributions(path: Path) -> tuple[Distribution, ...]:
         _once(root, "distributions", [row.name for row in rows])
         return rows
 
-    return tomldoc.collect(tomldoc.read(path), "the distributions have mistakes", parse)
+    return tomldoc.load(path, "the distributions have mistakes", parse)
 
 
 def read_platforms(path: Path, known: set[str]) -> tuple[L4tRelease, ...]:
@@ -98,7 +98,7 @@ def read_platforms(path: Path, known: set[str]) -> tuple[L4tRelease, ...]:
         _once(root, "platforms", [row.l4t for row in rows])
         return rows
 
-    return tomldoc.collect(tomldoc.read(path), "the platforms have mistakes", parse)
+    return tomldoc.load(path, "the platforms have mistakes", parse)
 
 
 def _distribution(table: Table) -> Distribution:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError, RegistryError
+from builder.image import layout as oci
 from builder.publish.model import TagPut
 from builder.publish.parallel import Stop, run_or_raise
 
@@ -64,8 +65,8 @@ def blob_file(layout: Path, blob: Descriptor) -> Path:
     Raises:
         IntegrityError: it is missing or has another size.
     """
-    path = layout / "blobs" / "sha256" / blob.digest.removeprefix("sha256:")
-    if not path.is_file() or path.stat().st_size != blob.size:
+    path = oci.blob(layout, blob.digest)
+    if not oci.is_present(layout, blob):
         state = "damaged" if path.is_file() else "missing"
         raise IntegrityError(
             f"the built image's blob {blob.digest} is {state}",

@@ -38,8 +38,7 @@ def advisories() -> tuple[Advisory, ...]:
     Raises:
         DocumentError: the file has mistakes.
     """
-    document = tomldoc.read(Path(__file__).with_name("advisories.toml"))
-    return tomldoc.collect(document, "the advisories have mistakes", _parse)
+    return tomldoc.load(Path(__file__).with_name("advisories.toml"), "the advisories have mistakes", _parse)
 
 
 def applying(versions: Mapping[str, str], ignored: Iterable[str] = ()) -> tuple[Advisory, ...]:

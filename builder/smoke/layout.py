@@ -6,6 +6,8 @@ import json
 import tarfile
 from typing import TYPE_CHECKING
 
+from builder.image.layout import parts
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -24,20 +26,9 @@ def stream(image: Image, layout: Path, name: str, on_bytes: Callable[[float], No
     yield from _file("oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"}).encode())
     yield from _file("index.json", index(image, name))
     yield from _file("manifest.json", docker_manifest(image, name))
-    for blob in blobs(image):
+    for blob in parts(image):
         yield from _blob(blob, layout, on_bytes)
     yield bytes(2 * tarfile.BLOCKSIZE)
-
-
-def blobs(image: Image) -> tuple[Descriptor, ...]:
-    """Return the image's blobs, each once: two layers can be the same."""
-    return tuple({blob.digest: blob for blob in (image.manifest, image.config, *image.layers)}.values())
-
-
-def damaged(image: Image, layout: Path) -> tuple[Path, ...]:
-    """Return the files of the image's blobs that are absent or not of their size."""
-    files = [(layout / _path(blob), blob.size) for blob in blobs(image)]
-    return tuple(file for file, size in files if not file.is_file() or file.stat().st_size != size)
 
 
 def index(image: Image, name: str) -> bytes:

@@ -12,6 +12,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from requests import RequestException
 
 from builder.errors import EngineError, IntegrityError
+from builder.image.layout import damaged
 from builder.smoke import layout as oci
 
 if TYPE_CHECKING:
@@ -74,10 +75,10 @@ def _present(client: DockerClient, image: Image) -> str | None:
 
 
 def _load(client: DockerClient, image: Image, layout: Path, console: Console) -> str:
-    damaged = oci.damaged(image, layout)
-    if damaged:
+    lost = damaged(layout, image)
+    if lost:
         hint = "build it again: `jbuild build RECIPE --force`"
-        raise IntegrityError("a blob of the image is not whole in the cache", where=str(damaged[0]), hint=hint)
+        raise IntegrityError("a blob of the image is not whole in the cache", where=str(lost[0]), hint=hint)
     # The rest of the tag keeps two jbuild processes from taking each other's image away.
     own = f"{os.getpid()}-{uuid.uuid4().hex[:6]}"
     name = f"{REPOSITORY}:{image.digest.partition(':')[2][:12]}-{own}"

@@ -37,7 +37,7 @@ def known(path: Path = DATA) -> tuple[Symptom, ...]:
     Raises:
         DocumentError: the data file has mistakes.
     """
-    return tomldoc.collect(tomldoc.read(path), "the table of symptoms has mistakes", _parse)
+    return tomldoc.load(path, "the table of symptoms has mistakes", _parse)
 
 
 def find(lines: Iterable[str]) -> tuple[Symptom, ...]:

@@ -34,8 +34,7 @@ def aliases() -> tuple[Alias, ...]:
     Raises:
         DocumentError: the file has mistakes.
     """
-    document = tomldoc.read(Path(__file__).with_name("aliases.toml"))
-    return tomldoc.collect(document, "the aliases have mistakes", _parse)
+    return tomldoc.load(Path(__file__).with_name("aliases.toml"), "the aliases have mistakes", _parse)
 
 
 def write_aliases(distribution: str, version: str, packages: Path) -> None:

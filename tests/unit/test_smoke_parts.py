@@ -14,6 +14,7 @@ import pytest
 from builder import records
 from builder.engine import Engine
 from builder.errors import EngineError, RecipeError, SmokeError
+from builder.image.layout import damaged, parts
 from builder.image.model import Image
 from builder.recipe.model import Model, Question, Server, SmokeSpec, Spec
 from builder.registry.model import Descriptor
@@ -220,12 +221,12 @@ def test_the_tar_stream_holds_what_engines_read(built: Image, tmp_path: Path) ->
     assert docker["RepoTags"] == ["jbuild-smoke:1"]
     assert len(docker["Layers"]) == 3
     assert {docker["Config"], *docker["Layers"]} < set(names)
-    assert sum(seen) == sum(blob.size for blob in oci.blobs(built))
+    assert sum(seen) == sum(blob.size for blob in parts(built))
 
 
 def test_blobs_that_are_not_whole(built: Image, tmp_path: Path) -> None:
-    assert oci.damaged(built, tmp_path) == ()
+    assert damaged(tmp_path, built) == ()
     first, second = (tmp_path / "blobs" / blob.digest.replace(":", "/") for blob in (built.layers[0], built.config))
     first.write_bytes(b"short")
     second.unlink()
-    assert set(oci.damaged(built, tmp_path)) == {first, second}
+    assert set(damaged(tmp_path, built)) == {first, second}
