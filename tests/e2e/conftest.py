@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from docker.errors import ImageNotFound
 from servers import running_registry
 
 from builder.engine import Engine, find_engine
@@ -95,7 +97,9 @@ def _forget_images(engine: Engine, *beginnings: str) -> None:
         names = [*image.tags, *(image.attrs.get("RepoDigests") or [])]
         for name in names:
             if name.startswith(beginnings):
-                client.images.remove(name, force=True)
+                # An engine takes the digest's name away together with the tag.
+                with suppress(ImageNotFound):
+                    client.images.remove(name, force=True)
     client.close()
 
 
