@@ -106,7 +106,7 @@ class Shelf:
             self.changed[file.filename] = ChangedFile(
                 index=index.name, filename=file.filename, locked=locked, served=file.sha256 or "", kept=kept
             )
-        return replace(file, sha256=locked, url=url, metadata=False) if kept else file
+        return replace(file, sha256=locked, url=url, metadata=None) if kept else file
 
 
 def fitting(index: Index, file: IndexFile) -> bool:
