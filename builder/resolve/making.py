@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from builder import records
 from builder.errors import IntegrityError, LockError, NetworkError
-from builder.index.client import IndexClient
+from builder.index.client import client_of
 from builder.index.front import running_front
 from builder.index.shelf import Shelf
 from builder.models.lock import lock_model
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from builder.config import Config
+    from builder.index.client import IndexClient
     from builder.index.front import Front
     from builder.models.model import LockedModel
     from builder.recipe.model import Model
@@ -62,7 +63,7 @@ def make(
         LockError, NetworkError, IntegrityError, ModelError, RegistryError: the cell cannot be locked.
     """
     path = session.workspace.lock(job.recipe.name, job.cell.id)
-    client = IndexClient(config=session.config, states=session.workspace.index_states)
+    client = client_of(session.config, session.workspace.index_states)
     locked = {w.filename: (w.sha256, w.url) for w in before.wheels if w.index} if before else {}
     shelf = Shelf(ties=ties_of(job, session.config), client=client, workspace=session.workspace, locked=locked)
     question = Question(spec=job.spec, platform=job.platform, before=path if before else None, upgrade=upgrade)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from filelock import FileLock
 
 from builder import http
 from builder.errors import IntegrityError, LockError
+from builder.index.logins import Logins
 from builder.parallel import Threads
 from builder.workspace import disk_errors, sha256_of, wheel_file
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
     from builder.resolve.model import LockedWheel
     from builder.session import Session
+
+    _Get = Callable[..., requests.Response]
 
 _PARALLEL = 8
 _BLOCK = 1 << 20
@@ -55,7 +59,8 @@ def fetch(
     if not missing:
         return 0
     total = sum(wheel.size or 0 for wheel in missing) or None
-    connection = http.session(session.config)
+    connection, logins = http.session(session.config), Logins(session.config)
+    get = functools.partial(logins.get, connection, stream=True)
     title = f"downloading {len(missing)} wheels"
     stopped = threading.Event()
     with session.console.task(title, total) as task, Threads(_PARALLEL) as pool:
@@ -66,7 +71,7 @@ def fetch(
             task.advance(amount)
 
         def one(wheel: LockedWheel) -> int:
-            count = _fetch_one(wheel, path_of(wheel, house), connection, advance)
+            count = _fetch_one(wheel, path_of(wheel, house), get, advance)
             if on_fetched:
                 on_fetched(wheel)
             return count
@@ -82,9 +87,7 @@ def fetch(
             raise
 
 
-def _fetch_one(
-    wheel: LockedWheel, target: Path, connection: requests.Session, on_bytes: Callable[[float], None]
-) -> int:
+def _fetch_one(wheel: LockedWheel, target: Path, get: _Get, on_bytes: Callable[[float], None]) -> int:
     partial = target.parent / "partial"
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +97,7 @@ def _fetch_one(
         if "://" not in wheel.url or wheel.url.startswith("file://"):
             _copy(wheel, partial)
         else:
-            _download(wheel, partial, connection, on_bytes)
+            _download(wheel, partial, get, on_bytes)
         _verify(wheel, partial)
         partial.rename(target)
         return target.stat().st_size
@@ -109,16 +112,14 @@ def _copy(wheel: LockedWheel, partial: Path) -> None:
         raise LockError(f"{wheel.filename} is no longer there", where=str(source), hint=hint) from error
 
 
-def _download(
-    wheel: LockedWheel, partial: Path, connection: requests.Session, on_bytes: Callable[[float], None]
-) -> None:
+def _download(wheel: LockedWheel, partial: Path, get: _Get, on_bytes: Callable[[float], None]) -> None:
     """Download a wheel beside its place; what an earlier try or run left is gone on from."""
 
     def have() -> int:
         return partial.stat().st_size if partial.exists() else 0
 
     def bring() -> None:
-        http.Retry().run(lambda: _attempt(wheel, partial, connection, on_bytes, have()), progress=have)
+        http.Retry().run(lambda: _attempt(wheel, partial, get, on_bytes, have()), progress=have)
 
     begun = have()
     on_bytes(begun)
@@ -137,11 +138,9 @@ def _download(
         raise failure from error
 
 
-def _attempt(
-    wheel: LockedWheel, partial: Path, connection: requests.Session, on_bytes: Callable[[float], None], have: int
-) -> None:
+def _attempt(wheel: LockedWheel, partial: Path, get: _Get, on_bytes: Callable[[float], None], have: int) -> None:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with connection.get(wheel.url, headers=headers, stream=True) as answer:
+    with get(wheel.url, headers=headers) as answer:
         if have and answer.status_code == _RANGE_UNSATISFIABLE:
             # Everything was there already, or what was there was not this file: the checksum tells.
             return
