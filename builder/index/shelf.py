@@ -72,7 +72,7 @@ class Shelf:
     offers: dict[str, Offer] = field(default_factory=dict)
     changed: dict[str, ChangedFile] = field(default_factory=dict)
     pages: dict[str, Page] = field(default_factory=dict)
-    errors: list[JbuildError] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
     _unreadable: dict[str, JbuildError] = field(default_factory=dict)
     _mutex: threading.Lock = field(default_factory=threading.Lock)
 
@@ -111,7 +111,7 @@ class Shelf:
             self._unreadable[sha256] = error
             raise
 
-    def fail(self, error: JbuildError) -> None:
+    def fail(self, error: Exception) -> None:
         """Remember an error that uv will only see as a failed request."""
         with self._mutex:
             self.errors.append(error)
@@ -179,12 +179,12 @@ def read_wheel(
                 _bring(index, file, client, workspace)
         with local.open("rb") as whole:
             return with_archive(whole, read)
-    except FLAWS as error:
-        raise _unfit(index, file, f"it is no sound wheel: {error}") from error
     except requests.RequestException as error:
         failure = http.network_error(error, file.url)
         message = f"{file.filename} cannot be read: {failure.message}"
         raise NetworkError(message, where=failure.where, hint=failure.hint) from error
+    except FLAWS as error:
+        raise _unfit(index, file, f"it is no sound wheel: {error}") from error
 
 
 def _beside(file: IndexFile, client: IndexClient) -> bytes | None:

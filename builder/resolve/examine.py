@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -134,7 +135,7 @@ def default_address(session: Session) -> str | None:
     None where it does not answer.
     """
     argv = [uv(), "pip", "compile", "-", "--no-deps", "--universal", "--no-header", "--quiet", "--no-annotate"]
-    argv += ["--emit-index-annotation", "--only-binary", ":all:"]
+    argv += ["--emit-index-annotation", "--only-binary", ":all:", "--python", sys.executable]
     try:
         environment = uv_environment(session.config, session.workspace.cache)
         text = run(argv, stdin="packaging\n", env=environment, timeout_s=_TIMEOUT_S).stdout

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from builder.errors import JbuildError, LockError
+from builder.errors import JbuildError, NoWheelsError
 from builder.index.client import client_of
 from builder.jetson.releases import never_released
 from builder.resolve.advised import pinned
@@ -65,7 +65,7 @@ def why(job: Job, session: Session) -> Why:
     """Explain a cell, from its lock if that is current, else by solving it.
 
     Raises:
-        NetworkError, RecipeError: it cannot even be asked.
+        JbuildError: it cannot even be asked.
     """
     client = client_of(session.config, session.workspace.index_states)
     lock = current_lock(job, session)
@@ -73,7 +73,7 @@ def why(job: Job, session: Session) -> Why:
         return _resolved(job, lock.wheels, lock, client, session)
     try:
         wheels = solve_only(job, session, client)
-    except LockError as error:
+    except NoWheelsError as error:
         return _unresolved(job, error, client, session)
     return _resolved(job, wheels, None, client, session)
 
@@ -124,7 +124,7 @@ def _reason(
     )
 
 
-def _unresolved(job: Job, error: LockError, client: IndexClient, session: Session) -> Why:
+def _unresolved(job: Job, error: NoWheelsError, client: IndexClient, session: Session) -> Why:
     examiner = Examiner(job=job, session=session, client=client, ties=ties_of(job, session.config))
     asked = {str(each): each for each in map(Requirement, job.spec.requires)}
     asked |= {str(each): each for each in written_in(error.log or "")}
