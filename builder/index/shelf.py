@@ -6,8 +6,9 @@ import hashlib
 import re
 import threading
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import requests
 from filelock import FileLock
@@ -171,6 +172,8 @@ def read_wheel(
         NetworkError: it cannot be read.
     """
     local = workspace.wheel(file.sha256 or "", file.filename)
+    if (given := _on_disk(file.url)) and not local.is_file():
+        local = given
     try:
         if not local.is_file():
             try:
@@ -185,6 +188,13 @@ def read_wheel(
         raise NetworkError(message, where=failure.where, hint=failure.hint) from error
     except FLAWS as error:
         raise _unfit(index, file, f"it is no sound wheel: {error}") from error
+
+
+def _on_disk(url: str) -> Path | None:
+    """Return where a wheel of one of uv's own folders lies."""
+    if "://" not in url:
+        return Path(url)
+    return Path(unquote(urlsplit(url).path)) if url.startswith("file://") else None
 
 
 def _beside(file: IndexFile, client: IndexClient) -> bytes | None:

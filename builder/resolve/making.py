@@ -94,9 +94,9 @@ def make(
             warnings=solution.warnings,
             torch_cuda=torch_cuda,
         )
-    changes = changes_of(before, lock, job, client, session, upgrade=upgrade)
     lockfile.write(path, lock)
     unresolved.forget(job, session.workspace)
+    changes = changes_of(before, lock, job, client, session, upgrade=upgrade)
     _tell(lock, changes, session)
     return lock, changes
 

@@ -84,7 +84,7 @@ def _resolved(
     ties = ties_of(job, session.config)
     with session.console.task(f"{job.cell.id}: reading what {len(wheels)} wheels ask for"):
         metadata, silent = metadata_of(wheels, ties, client, session.workspace)
-    asks = asks_of((*job.spec.requires, *job.spec.replace), metadata, job.platform)
+    asks = asks_of(job.spec, metadata, job.platform)
     examiner = Examiner(job=job, session=session, client=client, ties=ties)
     big = sorted((w for w in wheels if (w.size or 0) >= _BIG and w.name not in LEADING), key=lambda w: -(w.size or 0))
     told = [wheel for name in LEADING for wheel in wheels if wheel.name == name] + big[:_MOST_BIG]
