@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.config import Config
+    from builder.session import Session
 
 _LONGEST_PAGE = 64 << 20
 """Bytes; the longest page of the public index is a few million."""
@@ -37,6 +38,12 @@ _KEYRING_S = 20.0
 
 class IndexUnreachableError(NetworkError):
     """Neither an index nor any of its mirrors gave a usable answer."""
+
+
+def client_of(session: Session) -> IndexClient:
+    """Return the run's one client: whatever its cells share is asked for once."""
+    states = session.workspace.index_states
+    return session.share(IndexClient, lambda: IndexClient(config=session.config, states=states))
 
 
 class _UnusableError(requests.RequestException):
