@@ -91,14 +91,14 @@ class Resolving:
         return dict(self.document(cell)["tool"]["jbuild"])
 
 
-def push_base(registry: Registry, layout: Path) -> str:
-    """Put an arm64 image without a system into a registry: locking asks for its digest only."""
+def push_base(registry: Registry, layout: Path, tags: tuple[str, ...] = ("1",)) -> str:
+    """Put an arm64 image without a system into a registry: locking asks for its digest only; return its first name."""
     from servers import make_image  # noqa: PLC0415  # tests collect its fixtures
 
     image = make_image(layout, sizes=(1000,))
     console = Console(quiet=True)
-    publish(image, layout, (registry.host,), repository="base", tags=("1",), config=Config(), console=console)
-    return f"{registry.host}/base:1"
+    publish(image, layout, (registry.host,), repository="base", tags=tags, config=Config(), console=console)
+    return f"{registry.host}/base:{tags[0]}"
 
 
 def words(done: Done) -> str:
