@@ -30,6 +30,7 @@ VERBS = (
     ("build", "stage", "Build cells into images."),
     ("smoke", "stage", "Start built images and ask them the recipe's questions."),
     ("push", "stage", "Push proven images and put their tags."),
+    ("fit", "fit", "Show what memory a recipe's model needs on a board, and the longest context that fits."),
     ("doctor", "doctor", "Check this machine and show the command that mends what is missing."),
 )
 

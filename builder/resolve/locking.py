@@ -8,6 +8,7 @@ from filelock import FileLock
 
 from builder import records
 from builder.errors import LockError, ModelError, OldLockError
+from builder.fit.cells import fit_cell, warning
 from builder.models.lock import lock_model, quick_state
 from builder.registry.lookup import resolve_digest
 from builder.resolve import advisories, lockfile
@@ -86,7 +87,25 @@ def _make(job: Job, session: Session, path: Path, *, keep: bool) -> Lock:
         advisories=kept,
     )
     lockfile.write(path, lock)
+    _warn_of_boards(job, lock, session)
     return lock
+
+
+def _warn_of_boards(job: Job, lock: Lock, session: Session) -> None:
+    """Say early that a model is too large; an estimate never stands in the way of a lock."""
+    recipe = job.recipe
+    try:
+        found = fit_cell(
+            recipe, job.cell.id, job.spec, job.platform, lock.models, (), session.config, session.workspace.models
+        )
+    except ModelError as error:
+        session.console.say(f"{job.cell.id}: memory cannot be estimated: {error.message}")
+        return
+    said = warning(found, named=bool(recipe.boards))
+    if said:
+        # Of all boards of a platform, small ones are seldom meant.
+        is_meant = recipe.boards or not found.fits_somewhere
+        (session.console.warn if is_meant else session.console.say)(said)
 
 
 def _model(model: Model, job: Job, session: Session) -> LockedModel:
