@@ -32,6 +32,7 @@ VERBS = (
     ("push", "stage", "Push proven images and put their tags."),
     ("fit", "fit", "Show what memory a recipe's model needs on a board, and the longest context that fits."),
     ("diff", "diff", "Show what changed between two locks, cells or images, and what a device must pull."),
+    ("cache", "cache", "Show what the cache holds, and remove what nobody has used for a while."),
     ("doctor", "doctor", "Check this machine and show the command that mends what is missing."),
 )
 
