@@ -38,6 +38,8 @@ KINDS = (
     Kind(name="metadata", folder="metadata", pattern="??/*", of="wheels"),
     Kind(name="models", folder="models/sha256", pattern="??/*", of="models"),
     Kind(name="model downloads", folder="models/partial", pattern="*", of="models"),
+    Kind(name="solutions", folder="advised", pattern="*.json", of="nothing"),
+    Kind(name="index states", folder="indexes", pattern="*", of="nothing"),
     Kind(name="known hashes", folder="models/known", pattern="??/*", of="nothing"),
 )
 IMAGES, UV = "images", "uv"

@@ -9,11 +9,11 @@ import click
 
 from builder import records
 from builder.commands.common import as_json, cell_option, open_recipe, open_session, recipe_argument
-from builder.commands.working import job_of
 from builder.errors import ModelError, RecipeError
 from builder.fit.cells import fit_cell
 from builder.report.fit import boards_table, need, sources
 from builder.resolve import lockfile
+from builder.resolve.jobs import job_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from factories import DIGEST, make_jetson, make_job, make_locked_wheel, make_model, make_platform, make_spec
+from factories import make_jetson, make_job, make_lock, make_model, make_platform, make_spec
 from fit_parts import write_weights
 from test_fit_shape import GEMMA_3_4B, LLAMA_3_1_8B, QWEN3_8B
 
@@ -18,8 +18,7 @@ from builder.fit.tables import defaults, overheads, read_defaults, read_overhead
 from builder.models.model import ModelFile
 from builder.recipe.load import load
 from builder.recipe.model import Model, Server
-from builder.registry.lookup import ResolvedBase
-from builder.resolve import locking
+from builder.resolve.boards import warn_of_boards
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -251,26 +250,21 @@ def test_the_warning_of_a_lock(folder: Path) -> None:
     assert warning(found(folder, "agx-orin-32"), named=False) is None
 
 
-@pytest.fixture
-def no_solver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lock without index and registry: what is tested comes after them."""
-    base = ResolvedBase(asked="debian:1", used="debian:1", digest=DIGEST)
-    monkeypatch.setattr(locking, "resolve_digest", lambda *_: base)
-    monkeypatch.setattr(locking, "solve_with_advisories", lambda *_, **__: ((make_locked_wheel(),), ()))
-
-
 def _lock(folder: Path, session: Session, boards: tuple[str, ...] = ()) -> None:
     spec = make_spec(models=(Model(name="tiny", source=str(folder)),), server=Server(model="tiny", max_model_len=8192))
     job = make_job(spec=spec, platform=make_jetson(), path=folder.parent / "recipe.toml")
     job = replace(job, recipe=replace(job.recipe, boards=boards))
-    locking._make(job, session, folder.parent / "pylock.one.toml", keep=False)
+    files = tuple(
+        ModelFile(path=path.name, sha256="a" * 64, size=path.stat().st_size) for path in sorted(folder.iterdir())
+    )
+    model = make_model(source=str(folder), origin="folder", revision=None, files=files)
+    warn_of_boards(job, make_lock(models=(model,)), session)
 
 
-@pytest.mark.usefixtures("no_solver")
 def test_a_lock_warns_of_boards(folder: Path, session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     write_weights(folder / "model.safetensors", {"w": ("BF16", [100_000], 200_000)})
     _lock(folder, session)
-    assert "by estimate" not in capsys.readouterr().err
+    assert capsys.readouterr().err == ""
     _lock(folder, session, boards=("orin-nano-4",))
     assert "warning: model tiny: by estimate, it does not fit orin-nano-4; " in capsys.readouterr().err
     (folder / "config.json").write_text(json.dumps(LLAMA_3_1_8B | {"num_hidden_layers": 9000}))
@@ -278,13 +272,13 @@ def test_a_lock_warns_of_boards(folder: Path, session: Session, capsys: pytest.C
     assert "warning: model tiny: by estimate, it does not fit orin-nano-4, " in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("no_solver")
 def test_an_estimate_never_stands_in_the_way_of_a_lock(folder: Path, session: Session) -> None:
     write_weights(folder / "model.safetensors", {"w": ("BF16", [100], 200)})
     for config in ({"model_type": "other"}, {"hidden_size": "wide"}, {"text_config": []}, {"num_hidden_layers": -1}):
         (folder / "config.json").write_text(json.dumps(config))
-        _lock(folder, session)
-        assert (folder.parent / "pylock.one.toml").is_file()
+        _lock(folder, session, boards=("orin-nano-4",))
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    _lock(folder, session)
 
 
 def write_recipe(tmp_path: Path, *, boards: str = "", axis: str = 'l4t = ["36.4.0"]', arguments: str = "[]") -> None:
