@@ -16,6 +16,7 @@ from builder.parallel import Threads
 from builder.registry.lookup import resolve_digest
 from builder.resolve import lockfile, unresolved
 from builder.resolve.advised import solve_with_advisories
+from builder.resolve.boards import warn_of_boards
 from builder.resolve.builds import check_torch
 from builder.resolve.changes import changes_of
 from builder.resolve.model import LOCK_FORMAT, Lock, LockedBase, LockedIndex, LockedRule
@@ -91,6 +92,7 @@ def make(
     lockfile.write(path, lock)
     unresolved.forget(job, session.workspace)
     _tell(lock, changes, session)
+    warn_of_boards(job, lock, session)
     return lock, changes
 
 
