@@ -71,7 +71,7 @@ class _Layers:
 
 def _make_layers(job: Job, lock: Lock, folder: CellFolder, trees: dict[str, Path], session: Session) -> _Layers:
     python = lock.platform.python
-    groups = wheel_layers(lock.wheels, variant(python))
+    groups = wheel_layers(lock.wheels, variant(python), models=len(lock.models))
     with session.console.task(f"{job.cell.id}: laying out", len(groups), unit="layers") as task:
         names = [context.environment_layer(folder.layers, python)]
         for group in groups:

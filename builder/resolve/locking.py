@@ -13,6 +13,7 @@ from builder.registry.lookup import resolve_digest
 from builder.resolve import advisories, lockfile
 from builder.resolve.advised import solve_with_advisories
 from builder.resolve.model import LOCK_FORMAT, Job, Lock, LockedBase
+from builder.resolve.sizes import measured
 from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _make(job: Job, session: Session, path: Path, *, keep: bool) -> Lock:
         inputs=inputs_of(job),
         platform=job.platform,
         base=LockedBase(name=base.asked, used=base.used, digest=base.digest, stand_in=base.stand_in),
-        wheels=wheels,
+        wheels=measured(wheels, session),
         models=tuple(_model(model, job, session) for model in job.spec.models),
         advisories=kept,
     )
