@@ -19,9 +19,13 @@ def command(recipe: str, selectors: tuple[str, ...], as_json: bool) -> None:
     found, cells = open_recipe(recipe, selectors, Workspace.here())
     axes = [axis.name for axis in found.matrix.axes]
     rows = [
-        (c.id, *(c.value(axis) or "" for axis in axes), f"impossible: {c.impossible}" if c.impossible else "")
+        (
+            c.id,
+            *(c.value(axis) or "" for axis in axes),
+            f"impossible: {c.impossible}" if c.impossible else c.note or "",
+        )
         for c in cells
     ]
-    described = [{"id": c.id, "values": dict(c.values), "impossible": c.impossible} for c in cells]
+    described = [{"id": c.id, "values": dict(c.values), "impossible": c.impossible, "note": c.note} for c in cells]
     table = console.table(("cell", *axes, ""), rows)
     console.result({"recipe": found.name, "axes": axes, "cells": described}, table)

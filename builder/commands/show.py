@@ -39,6 +39,7 @@ def command(recipe: str, selectors: tuple[str, ...], as_json: bool) -> None:
 
 def _describe(recipe: Recipe, cell: Cell, session: Session) -> dict[str, Any]:
     shown: dict[str, Any] = {"cell": cell.id, "values": dict(cell.values), "impossible": cell.impossible}
+    shown["note"] = cell.note
     if cell.impossible:
         return shown
     job = job_of(recipe, cell)
@@ -68,6 +69,7 @@ def _text(cell: dict[str, Any]) -> str:
     lines = [
         cell["cell"],
         f"  platform    {platform['name']}: Python {platform['python']}, glibc {platform['glibc']}",
+        *([f"  note        {cell['note']}"] if cell["note"] else []),
         f"  base        {spec['base'] or platform['base']}",
         f"  requires    {', '.join(spec['requires'])}",
         *([f"  constraints {', '.join(spec['constraints'])}"] if spec["constraints"] else []),

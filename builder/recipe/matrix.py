@@ -105,17 +105,19 @@ def _excluded(recipe: Recipe, values: Pairs) -> str | None:
 
 
 def _cell(recipe: Recipe, values: Pairs, excluded: str | None) -> Cell:
-    reason = excluded or _impossible(recipe.architecture, tuple(pair for pair in values if pair[0] in PLATFORM_AXES))
-    return Cell(id=cell_id(values), recipe=recipe.name, values=values, impossible=reason)
+    reason, note = _judged(recipe.architecture, tuple(pair for pair in values if pair[0] in PLATFORM_AXES))
+    if excluded:
+        reason, note = excluded, None
+    return Cell(id=cell_id(values), recipe=recipe.name, values=values, impossible=reason, note=note)
 
 
 @lru_cache(maxsize=4096)
-def _impossible(architecture: Architecture, axes: Pairs) -> str | None:
+def _judged(architecture: Architecture, axes: Pairs) -> tuple[str | None, str | None]:
+    """Return why there is no platform with these axis values, or what is unusual about the one there is."""
     try:
-        platform_for(axes, architecture)
+        return None, platform_for(axes, architecture).note
     except ImpossibleError as error:
-        return error.reason
-    return None
+        return error.reason, None
 
 
 def _merge(spec: Spec, override: Override) -> Spec:

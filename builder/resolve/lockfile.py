@@ -12,7 +12,7 @@ from builder import records
 from builder.errors import LockError, OldLockError
 from builder.jetson.model import Platform
 from builder.models.model import LockedModel
-from builder.resolve.model import LOCK_FORMAT, Lock, LockedAdvisory, LockedBase, LockedWheel
+from builder.resolve.model import LOCK_FORMAT, Lock, LockedAdvisory, LockedBase, LockedInterpreter, LockedWheel
 from builder.resolve.target import markers, tags
 from builder.workspace import write_text
 
@@ -121,6 +121,8 @@ def _document(lock: Lock) -> dict[str, Any]:
         "base": _without_none(records.plain(lock.base)),
         "models": [_without_none(records.plain(model)) for model in lock.models],
         "advisories": [records.plain(advisory) for advisory in lock.advisories],
+        **({"interpreter": records.plain(lock.interpreter)} if lock.interpreter else {}),
+        **({"compiler": lock.compiler} if lock.compiler else {}),
     }
     return {
         "lock-version": "1.0",
@@ -150,6 +152,8 @@ def _from_document(data: dict[str, Any], own: dict[str, Any]) -> Lock:
         wheels=tuple(sorted(wheels, key=lambda w: w.name)),
         models=tuple(records.decode(model, LockedModel) for model in own["models"]),
         advisories=tuple(records.decode(advisory, LockedAdvisory) for advisory in own["advisories"]),
+        interpreter=records.decode(own.get("interpreter"), LockedInterpreter | None),
+        compiler=records.decode(own.get("compiler"), str | None),
     )
 
 

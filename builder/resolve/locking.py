@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from builder import records
+from builder.compiler import find_compiler
 from builder.errors import LockError, ModelError, OldLockError
+from builder.jetson.pythons import standalone
 from builder.models.lock import lock_model, quick_state
 from builder.registry.lookup import resolve_digest
 from builder.resolve import advisories, lockfile
 from builder.resolve.advised import solve_with_advisories
-from builder.resolve.model import LOCK_FORMAT, Job, Lock, LockedBase
+from builder.resolve.model import LOCK_FORMAT, Job, Lock, LockedBase, LockedInterpreter
 from builder.resolve.sizes import measured
 from builder.workspace import disk_errors
 
@@ -63,14 +65,14 @@ def lock_cell(job: Job, session: Session, *, locked_only: bool = False, force: b
             raise LockError(problem, where=str(path), hint=_relock(job))
         if why:
             session.console.say(f"{job.cell.id}: the lock is stale ({why}); locking anew")
-        return _make(job, session, path, keep=not force), True
+        return _make(job, session, path, before=found, keep=not force), True
 
 
 def _relock(job: Job) -> str:
     return f"run `jbuild lock {job.recipe.name} --cell {job.cell.id}`"
 
 
-def _make(job: Job, session: Session, path: Path, *, keep: bool) -> Lock:
+def _make(job: Job, session: Session, path: Path, *, before: Lock | None, keep: bool) -> Lock:
     base = resolve_digest(job.base, session.config, job.platform.architecture)
     if base.stand_in:
         session.console.warn(f"{base.used} stands in for {base.asked}: {base.stand_in}")
@@ -85,9 +87,33 @@ def _make(job: Job, session: Session, path: Path, *, keep: bool) -> Lock:
         wheels=measured(wheels, session),
         models=tuple(_model(model, job, session) for model in job.spec.models),
         advisories=kept,
+        interpreter=_interpreter(job),
+        compiler=_compiler(job, before, session),
     )
     lockfile.write(path, lock)
     return lock
+
+
+def _interpreter(job: Job) -> LockedInterpreter | None:
+    if job.platform.standalone is None:
+        return None
+    row = standalone(job.platform.python)
+    architecture = job.platform.architecture
+    return LockedInterpreter(release=row.release, url=row.url(architecture), sha256=dict(row.sha256)[architecture])
+
+
+def _compiler(job: Job, before: Lock | None, session: Session) -> str | None:
+    """Return the release that compiles: the image's own if it is fetched, that of the lock before, or one found here.
+
+    Another one would change the bytes of every layer.
+    """
+    python = job.platform.python
+    if job.platform.standalone:
+        return standalone(python).version
+    if before and before.compiler and before.platform.python == python:
+        return before.compiler
+    found = find_compiler(python, None, session.workspace.interpreters)
+    return found.version if found else None
 
 
 def _model(model: Model, job: Job, session: Session) -> LockedModel:

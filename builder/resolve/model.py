@@ -54,8 +54,31 @@ class LockedAdvisory:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LockedInterpreter:
+    """An interpreter of python-build-standalone: its release (`3.12.16+20261110`), its archive and its sha256."""
+
+    release: str
+    url: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        # Part of paths in the cache, as a wheel's is.
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"{self.url} has no valid sha256")
+
+    @property
+    def version(self) -> str:
+        """The version of CPython (`3.12.16`)."""
+        return self.release.partition("+")[0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Lock:
-    """One cell, locked. `inputs` is the fingerprint of everything that the lock was made from."""
+    """One cell, locked. `inputs` is the fingerprint of everything that the lock was made from.
+
+    `interpreter` is the image's own where its distribution packages none; `compiler` the version of the CPython that
+    compiles its bytecode (`3.11.7`).
+    """
 
     recipe: str
     cell: str
@@ -65,6 +88,8 @@ class Lock:
     wheels: tuple[LockedWheel, ...]
     models: tuple[LockedModel, ...]
     advisories: tuple[LockedAdvisory, ...] = ()
+    interpreter: LockedInterpreter | None = None
+    compiler: str | None = None
 
     @property
     def versions(self) -> dict[str, str]:
