@@ -25,11 +25,12 @@ VERBS = (
     ("show", "show", "Show a recipe: its cells, packages, models, questions and what has been made."),
     ("matrix", "matrix", "Show the cells of a recipe, the impossible ones with their reason."),
     ("recipe", "recipe", "Lock, render, build, smoke and, with --push, publish a recipe's cells."),
-    ("lock", "stage", "Lock cells: the exact wheels, base image and model files."),
+    ("lock", "lock", "Lock cells: the exact wheels, base image and model files."),
     ("render", "stage", "Render cells into folders that `docker buildx build` can build."),
     ("build", "stage", "Build cells into images."),
     ("smoke", "stage", "Start built images and ask them the recipe's questions."),
     ("push", "stage", "Push proven images and put their tags."),
+    ("why", "why", "Explain why a cell has no wheels, or why its packages have their versions."),
     ("doctor", "doctor", "Check this machine and show the command that mends what is missing."),
 )
 

@@ -16,6 +16,7 @@ from builder.workspace import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from builder.resolve.changes import Change
     from builder.resolve.model import Job, Lock
     from builder.session import Session
     from builder.workspace import CellFolder
@@ -31,12 +32,13 @@ class Options:
     """What a run was asked for.
 
     Stages from `again` on are run even if nothing changed; `until` is the last one. `registries` replaces the
-    recipe's and the configuration's.
+    recipe's and the configuration's. `upgrade` are packages whose locked versions are not kept (`*` for all).
     """
 
     until: str = "smoke"
     again: str | None = None
     locked_only: bool = False
+    upgrade: tuple[str, ...] = ()
     registries: tuple[str, ...] = ()
     builder: str | None = None
 
@@ -55,6 +57,7 @@ class Made:
     """What the stages of one cell have made so far; each needs those before it."""
 
     lock: Lock | None = None
+    changes: tuple[Change, ...] = ()
     plan: Plan | None = None
     image: Image | None = None
     verdict: Verdict | None = None
@@ -186,12 +189,13 @@ def _found(stage: str, step: _Step, work: Work) -> Any:
 
 
 def _run_lock(work: Work) -> bool:
-    from builder.resolve.locking import lock_cell  # noqa: PLC0415
+    from builder.resolve.locking import Wish, lock_cell  # noqa: PLC0415
 
     options = work.options
-    made, new = lock_cell(work.job, work.session, locked_only=options.locked_only, force=options.forces("lock"))
-    work.made.lock = made
-    return new
+    wish = Wish(locked_only=options.locked_only, force=options.forces("lock"), upgrade=options.upgrade)
+    locked = lock_cell(work.job, work.session, wish)
+    work.made.lock, work.made.changes = locked.lock, locked.changes
+    return locked.made
 
 
 def _render_inputs(work: Work) -> str:

@@ -118,6 +118,23 @@ class Workspace:
         """The wheelhouse: wheels by sha256."""
         return self.cache / "wheels"
 
+    def wheel(self, sha256: str, filename: str) -> Path:
+        """Return where a wheel lies in the wheelhouse."""
+        return wheel_file(self.wheels, sha256, filename)
+
+    def metadata(self, sha256: str) -> Path:
+        """Return where a wheel's METADATA is kept once it has been read."""
+        return self.cache / "metadata" / sha256[:2] / sha256
+
+    def advised(self, question: str) -> Path:
+        """Return where the advisories are kept that a question (by its fingerprint) leads to."""
+        return self.cache / "advised" / f"{question}.json"
+
+    @property
+    def index_states(self) -> Path:
+        """Since when package indexes fail, a file an index."""
+        return self.cache / "indexes"
+
     @property
     def trees(self) -> Path:
         """Unpacked wheels by sha256 and format."""
@@ -147,6 +164,11 @@ class Workspace:
     def engine_record(self) -> Path:
         """What `scripts/engine up` says of the engine that it started."""
         return self.cache / "engine" / "engine.json"
+
+
+def wheel_file(house: Path, sha256: str, filename: str) -> Path:
+    """Return where a wheel lies in a wheelhouse; its file name is kept, since tools read it."""
+    return house / sha256[:2] / sha256 / filename
 
 
 def _distinct(*folders: Path) -> tuple[Path, ...]:
@@ -213,8 +235,17 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         DiskError: the file cannot be written.
     """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file aside and rename it, so that nobody ever reads half of it.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
     with disk_errors(path), aside(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from builder.config import build_ca_bundle
 from builder.errors import BuildError, DiskError, EngineError, NetworkError, ProgramFailedError, RegistryError
 from builder.image.layout import read_image
+from builder.jetson import symptoms
 from builder.process import run
 from builder.wheels.tree import EPOCH
 from builder.workspace import disk_errors, write_text
@@ -167,6 +168,10 @@ def _explain(error: ProgramFailedError, job: Job, log: Path) -> Exception:
     for pattern, kind, message, hint in _CAUSES:
         if re.search(pattern, error.output, re.IGNORECASE):
             return kind(f"{name}: {message}", where=str(log), hint=hint, log=error.output)  # type: ignore[call-arg]
+    for symptom in symptoms.find(error.output.splitlines()):
+        return BuildError(
+            f"{name}: the build failed: {symptom.says}", where=str(log), hint=symptom.hint, log=error.output
+        )
     hint = f"the whole log is {log}; the step that failed is named in it"
     return BuildError(f"{name}: the build failed", where=str(log), hint=hint, log=error.output)
 

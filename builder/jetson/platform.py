@@ -145,7 +145,8 @@ def _with_python(platform: Platform, python: str | None) -> Platform:
 def _narrow(row: L4tRelease, axes: _Axes) -> _Base | str:
     """Return the first base of a release that has all the axis values, or why none has.
 
-    Bases that package the Python come before those that get it from python-build-standalone.
+    A Python that a base does not package is fetched only where the recipe names the base: it might have meant another
+    one that does package it.
     """
     bases = _bases(row)
     on = [base for base in bases if axes.ubuntu in (None, base.distribution.release)]
@@ -153,24 +154,19 @@ def _narrow(row: L4tRelease, axes: _Axes) -> _Base | str:
         known = ", ".join(base.distribution.release for base in bases)
         return f"no image for L4T {row.l4t} is made on Ubuntu {axes.ubuntu} (known: {known})"
     with_python = [base for base in on if axes.python in (None, base.distribution.python)]
-    with_python += [base for base in on if axes.python in base.distribution.standalone]
+    with_python += [base for base in on if axes.ubuntu and axes.python in base.distribution.standalone]
     if not with_python:
-        known = ", ".join(f"{python} on Ubuntu {release}" for python, release in _pythons(on).items())
+        known = ", ".join(
+            f"{python} on Ubuntu {base.distribution.release}"
+            for base in on
+            for python in (base.distribution.python, *(base.distribution.standalone if axes.ubuntu else ()))
+        )
         return f"L4T {row.l4t} has no Python {axes.python} (it has {known})"
     with_cuda = [base for base in with_python if axes.cuda is None or axes.cuda in base.cuda]
     if not with_cuda:
         known = "; ".join(f"{', '.join(base.cuda)} on Ubuntu {base.distribution.release}" for base in with_python)
         return f"CUDA {axes.cuda} is not published for L4T {row.l4t} (known: {known})"
     return with_cuda[0]
-
-
-def _pythons(bases: Iterable[_Base]) -> dict[str, str]:
-    """Return the Pythons that there are on these bases, and the release of the first that packages or else gets it."""
-    rows = [base.distribution for base in bases]
-    got = {python: row.release for row in reversed(rows) for python in row.standalone}
-    return {row.python: row.release for row in rows} | {
-        k: v for k, v in got.items() if k not in {r.python for r in rows}
-    }
 
 
 def _bases(row: L4tRelease) -> list[_Base]:

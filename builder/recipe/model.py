@@ -109,10 +109,12 @@ class Spec:
     """Everything a cell asks for. In a recipe, strings may hold `{axis}` placeholders; in a cell's spec none are left.
 
     `constraints` narrow what packages ask for; `replace` are requirements that stand in place of whatever any package
-    asks of that name (uv's overrides), for pins that cannot be met or are wrong.
+    asks of that name (uv's overrides), for pins that cannot be met or are wrong. `indexes` are the package indexes
+    (names or families) that packages are tied to, None for the platform's usual ones; `sources` names the index of
+    single packages; `released_before` (a date, YYYY-MM-DD) leaves out what came later.
 
     Merge rules when an override applies: `requires`, `constraints`, `replace`, `apt`, `server.arguments` are appended
-    to; environments are merged key by key; every other value is replaced.
+    to; environments and sources are merged key by key; every other value is replaced.
     """
 
     base: str | None = None
@@ -121,6 +123,9 @@ class Spec:
     constraints: tuple[str, ...] = ()
     replace: tuple[str, ...] = ()
     ignored_advisories: tuple[str, ...] = ()
+    indexes: tuple[str, ...] | None = None
+    sources: Pairs = ()
+    released_before: str | None = None
     models: tuple[Model, ...] = ()
     server: Server = field(default_factory=Server)
     smoke: SmokeSpec = field(default_factory=SmokeSpec)
@@ -139,6 +144,8 @@ class Override:
     requires: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
     replace: tuple[str, ...] = ()
+    indexes: tuple[str, ...] | None = None
+    sources: Pairs = ()
     arguments: tuple[str, ...] = ()
     environment: Pairs = ()
 

@@ -28,6 +28,9 @@ REGISTRY = rf"{_HOST}(?:/{REPOSITORY})?"
 IMAGE = rf"(?:{_HOST}/)?{REPOSITORY}(?::{TAG})?(?:@sha256:[0-9a-f]{{64}})?"
 PINNED_IMAGE = rf"(?:{_HOST}/)?{REPOSITORY}(?::{TAG}|(?::{TAG})?@sha256:[0-9a-f]{{64}})"
 
+INDEX = r"[a-z0-9][a-z0-9-]{0,63}"
+PACKAGE = r"[a-z0-9*?][a-z0-9*?-]{0,99}"
+
 MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 SERVED_NAME = r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}"
 HUB_SOURCE = r"hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9._/-]*"

@@ -39,7 +39,7 @@ def measured(wheels: Sequence[LockedWheel], session: Session) -> tuple[LockedWhe
     ):
 
         def one(wheel: LockedWheel) -> int | None:
-            size = _size(wheel, connection)
+            size = _size(wheel, session.workspace.wheel(wheel.sha256, wheel.filename), connection)
             task.advance(1)
             return size
 
@@ -47,7 +47,9 @@ def measured(wheels: Sequence[LockedWheel], session: Session) -> tuple[LockedWhe
     return tuple(replace(wheel, size=found[wheel.sha256]) if wheel.size is None else wheel for wheel in wheels)
 
 
-def _size(wheel: LockedWheel, connection: requests.Session) -> int | None:
+def _size(wheel: LockedWheel, kept: Path, connection: requests.Session) -> int | None:
+    if kept.is_file():
+        return kept.stat().st_size
     if not wheel.url.startswith(("http://", "https://")):
         path = Path(unquote(urlsplit(wheel.url).path) if "://" in wheel.url else wheel.url)
         return path.stat().st_size if path.is_file() else None

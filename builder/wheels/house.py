@@ -14,7 +14,7 @@ from filelock import FileLock
 from builder import http
 from builder.errors import IntegrityError, LockError
 from builder.parallel import Threads
-from builder.workspace import disk_errors, sha256_of
+from builder.workspace import disk_errors, sha256_of, wheel_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,8 +31,8 @@ _GONE = (404, 410)
 
 
 def path_of(wheel: LockedWheel, house: Path) -> Path:
-    """Return where a wheel lies in the wheelhouse; its file name is kept, since tools read it."""
-    return house / wheel.sha256[:2] / wheel.sha256 / wheel.filename
+    """Return where a wheel lies in the wheelhouse."""
+    return wheel_file(house, wheel.sha256, wheel.filename)
 
 
 def fetch(

@@ -159,6 +159,7 @@ def test_list_as_json(jbuild: Any, project: Path) -> None:
         "description": "A demonstration",
         "cells": 2,
         "impossible": 1,
+        "unresolved": 0,
     }
 
 

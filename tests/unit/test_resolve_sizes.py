@@ -89,6 +89,15 @@ def test_a_file_on_this_disk(session: Session, tmp_path: Path) -> None:
     assert measured((make_locked_wheel(url=str(tmp_path / "gone.whl"), size=None),), session)[0].size is None
 
 
+def test_what_is_in_the_wheelhouse_is_asked_of_nobody(server: Server, session: Session) -> None:
+    wheel = server.wheel("a", 404)
+    path = session.workspace.wheel(wheel.sha256, wheel.filename)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes(77))
+    assert measured((wheel,), session)[0].size == 77
+    assert not server.asked
+
+
 def test_a_fault_that_passes_is_waited_out(server: Server, session: Session) -> None:
     assert measured((server.wheel("a", 503, 503),), session)[0].size == SIZE
     assert server.asked["/a"] == 3

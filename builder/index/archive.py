@@ -1,0 +1,143 @@
+"""Reads single members of a wheel where it lies: in the wheelhouse, or on a server by ranges."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import zipfile
+import zlib
+from email.parser import BytesParser
+from email.policy import compat32
+from typing import TYPE_CHECKING, Any
+
+from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
+
+from builder.http import Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import requests
+
+    Auth = tuple[str, str] | None
+
+_PARTIAL_CONTENT = 206
+_TAIL = 1 << 16
+_BLOCK = 1 << 16
+_LONGEST_METADATA = 8 << 20
+FLAWS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError)
+"""What reading a file that is no sound wheel may raise."""
+
+
+class NoRangesError(Exception):
+    """The server sends whole files only."""
+
+
+class RemoteFile(io.RawIOBase):
+    """A file on a server, read by HTTP ranges, of which each block is fetched once."""
+
+    def __init__(self, url: str, session: requests.Session, auth: Auth = None, retry: Retry | None = None) -> None:
+        """Ask for the end of the file, which tells its size.
+
+        Raises:
+            NoRangesError: the server does not do ranges.
+            requests.RequestException: it does not answer.
+        """
+        super().__init__()
+        self._url, self._session, self._auth, self._retry = url, session, auth, retry or Retry(tries=3)
+        self._blocks: dict[int, bytes] = {}
+        self._at = 0
+        tail, self.size = self._retry.run(lambda: self._get(f"-{_TAIL}"))
+        self._tail_from, self._tail = self.size - len(tail), tail
+
+    def readable(self) -> bool:
+        """A remote file is there to be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Any place of it can be read."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place."""
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence])
+        return self._at
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Read on from the place."""
+        view = memoryview(buffer)
+        content = self._read(self._at, min(len(view), self.size - self._at)) if self._at < self.size else b""
+        view[: len(content)] = content
+        self._at += len(content)
+        return len(content)
+
+    def _read(self, start: int, length: int) -> bytes:
+        if start >= self._tail_from:
+            return self._tail[start - self._tail_from :][:length]
+        first, last = start // _BLOCK, (start + length - 1) // _BLOCK
+        missing = [number for number in range(first, last + 1) if number not in self._blocks]
+        if missing:
+            self._fetch(missing[0], missing[-1])
+        content = b"".join(self._blocks[number] for number in range(first, last + 1))
+        return content[start - first * _BLOCK :][:length]
+
+    def _fetch(self, first: int, last: int) -> None:
+        begin, end = first * _BLOCK, min((last + 1) * _BLOCK, self.size) - 1
+        content, _ = self._retry.run(lambda: self._get(f"{begin}-{end}"))
+        for number in range(first, last + 1):
+            self._blocks[number] = content[(number - first) * _BLOCK :][:_BLOCK]
+
+    def _get(self, span: str) -> tuple[bytes, int]:
+        headers = {"Range": f"bytes={span}", "Accept-Encoding": "identity"}
+        with self._session.get(self._url, headers=headers, auth=self._auth, stream=True) as answer:
+            answer.raise_for_status()
+            size = answer.headers.get("Content-Range", "").rpartition("/")[2]
+            if answer.status_code != _PARTIAL_CONTENT or not size.isdigit():
+                raise NoRangesError
+            return answer.content, int(size)
+
+
+def metadata_of(archive: zipfile.ZipFile) -> bytes:
+    """Return a wheel's METADATA.
+
+    Raises:
+        ValueError or another of `FLAWS`: there is none, or the archive is broken.
+    """
+    names = [n for n in archive.namelist() if n.count("/") == 1 and n.endswith(".dist-info/METADATA")]
+    if len(names) != 1:
+        raise ValueError(f"it holds {len(names)} METADATA files")
+    if archive.getinfo(names[0]).file_size > _LONGEST_METADATA:
+        raise ValueError("its METADATA is too long")
+    return archive.read(names[0])
+
+
+def check_metadata(content: bytes, filename: str) -> None:
+    """Make sure that METADATA is of the distribution and version that the file name says.
+
+    Raises:
+        ValueError: it is not; the message says what it is of.
+    """
+    headers = BytesParser(policy=compat32).parsebytes(content, headersonly=True)
+    name, version, _, _ = parse_wheel_filename(filename)
+    inner_name, inner_version = str(headers.get("Name", "")), str(headers.get("Version", ""))
+    try:
+        same = canonicalize_name(inner_name) == name and Version(inner_version) == version
+    except InvalidVersion:
+        same = False
+    if not same:
+        raise ValueError(f"its METADATA says {inner_name or 'no name'} {inner_version or 'without a version'}")
+
+
+def with_archive(file: io.IOBase, read: Callable[[zipfile.ZipFile], bytes]) -> bytes:
+    """Return what `read` finds in a wheel.
+
+    Raises:
+        One of `FLAWS`: the archive is broken.
+    """
+    with zipfile.ZipFile(io.BufferedReader(file) if isinstance(file, io.RawIOBase) else file) as archive:
+        return read(archive)
