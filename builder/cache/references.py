@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class References:
-    """The sha256 of wheels and of models' files, and the digests of images."""
+    """The sha256 of wheels (and of interpreters' archives) and of models' files, and the digests of images."""
 
     wheels: frozenset[str]
     models: frozenset[str]
@@ -38,8 +38,9 @@ def references(workspace: Workspace) -> References:
     locks = [lockfile.read_file(path) for path in sorted((workspace.project / "locks").glob("*/pylock.*.toml"))]
     cells = sorted((workspace.project / "build").glob("*/*"))
     images = [records.read(path / "image.json", None, Image) for path in cells]
+    interpreters = {lock.interpreter.sha256 for lock in locks if lock.interpreter}
     return References(
-        wheels=frozenset(wheel.sha256 for lock in locks for wheel in lock.wheels),
+        wheels=frozenset(interpreters).union(wheel.sha256 for lock in locks for wheel in lock.wheels),
         models=frozenset(file.sha256 for lock in locks for model in lock.models for file in model.files),
         images=frozenset(image.digest for image in images if image),
     )
