@@ -67,7 +67,7 @@ def make(
         LockError, NetworkError, IntegrityError, ModelError, RegistryError: the cell cannot be locked.
     """
     path = session.workspace.lock(job.recipe.name, job.cell.id)
-    client = client_of(session)
+    client = client_of(session.config, session.workspace.index_states)
     locked = {w.filename: (w.sha256, w.url) for w in before.wheels if w.index} if before else {}
     shelf = Shelf(ties=ties_of(job, session.config), client=client, workspace=session.workspace, locked=locked)
     question = Question(spec=job.spec, platform=job.platform, before=path if before else None, upgrade=upgrade)
