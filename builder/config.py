@@ -63,7 +63,8 @@ class Config:
     """All settings.
 
     `registries` are prefixes that proven images go to when a recipe names none. `ca_bundle` is a PEM file that
-    every connection of jbuild and of a build's package manager trusts.
+    every connection of jbuild and of a build's package manager trusts. `python_mirror` serves below its address what
+    python-build-standalone's releases do.
     """
 
     registries: tuple[str, ...] = ()
@@ -75,6 +76,7 @@ class Config:
     hub_endpoint: str | None = None
     ca_bundle: Path | None = None
     builder: str | None = None
+    python_mirror: str | None = None
 
     def mirrored(self, image: str) -> tuple[str, RegistryMirror | None]:
         """Return the name under which to ask for an image, and the rule that applies, longest prefix first."""
@@ -110,7 +112,9 @@ def load(files: Iterable[Path]) -> Config:
 
 def _parser(config: Config, folder: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202
     def parse(root: Table) -> Config:
-        publish, hub, network, build = (root.table(name) for name in ("publish", "hub", "network", "build"))
+        publish, hub, network, build, python = (
+            root.table(name) for name in ("publish", "hub", "network", "build", "python")
+        )
         ca = network.optional_string("ca-bundle")
         read = replace(
             config,
@@ -127,8 +131,10 @@ def _parser(config: Config, folder: Path):  # type: ignore[no-untyped-def]  # no
             ca_bundle=_readable(network, "ca-bundle", folder, ca) if ca else config.ca_bundle,
             builder=build.optional_string("builder", pattern=r"[A-Za-z0-9._-]+", noun="a builder's name")
             or config.builder,
+            python_mirror=python.optional_string("mirror", pattern=_ADDRESS, noun="an http(s) address")
+            or config.python_mirror,
         )
-        for table in (publish, hub, network, build):
+        for table in (publish, hub, network, build, python):
             table.done()
         return read
 

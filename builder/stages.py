@@ -199,6 +199,7 @@ def _run_lock(work: Work) -> bool:
 
 
 def _render_inputs(work: Work) -> str:
+    from builder.compiler import find_compiler  # noqa: PLC0415
     from builder.image import runtime  # noqa: PLC0415
     from builder.image.layers import groups  # noqa: PLC0415
     from builder.resolve import lockfile  # noqa: PLC0415
@@ -207,7 +208,9 @@ def _render_inputs(work: Work) -> str:
     templates = [path for folder in work.session.workspace.template_folders for path in sorted(folder.rglob("*"))]
     files = [path for path in templates if path.suffix in {".j2", ".sh"}]
     sources = [sha256_of(path) for path in (*files, *runtime.scripts())]
-    made = (__version__, groups(), variant(work.lock.platform.python))
+    python, pinned = work.lock.platform.python, work.lock.compiler
+    compiler = find_compiler(python, pinned, work.session.workspace.interpreters)
+    made = (__version__, groups(), variant(python, compiler))
     spec = work.job.spec
     # What an image is asked and where it goes do not change it; how long it may take to start stands in it.
     baked = replace(spec, smoke=SmokeSpec(ready_within_s=spec.smoke.ready_within_s), publish=PublishSpec(repository=""))

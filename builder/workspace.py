@@ -145,6 +145,11 @@ class Workspace:
         return self.cache / "trees"
 
     @property
+    def interpreters(self) -> Path:
+        """Interpreters that uv fetched: archives for images by sha256, and those that compile here."""
+        return self.cache / "interpreters"
+
+    @property
     def models(self) -> Path:
         """Model files by sha256."""
         return self.cache / "models"

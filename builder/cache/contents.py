@@ -36,6 +36,7 @@ KINDS = (
     Kind(name="trees", folder="trees", pattern="??/*", of="wheels"),
     Kind(name="facts", folder="facts", pattern="??/*", of="wheels"),
     Kind(name="metadata", folder="metadata", pattern="??/*", of="wheels"),
+    Kind(name="interpreters", folder="interpreters", pattern="*", of="wheels"),
     Kind(name="models", folder="models/sha256", pattern="??/*", of="models"),
     Kind(name="model downloads", folder="models/partial", pattern="*", of="models"),
     Kind(name="solutions", folder="advised", pattern="*.json", of="nothing"),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class References:
-    """The sha256 of wheels and of models' files, and the digests of images."""
+    """The sha256 of wheels (and of interpreters' archives) and of models' files, and the digests of images."""
 
     wheels: frozenset[str]
     models: frozenset[str]
@@ -40,8 +40,9 @@ def references(workspace: Workspace) -> References:
     shared = [pin.model for path in (workspace.project / "locks").glob("*/models.toml") for pin in pins.read(path)]
     cells = sorted((workspace.project / "build").glob("*/*"))
     images = [records.read(path / "image.json", None, Image) for path in cells]
+    interpreters = {lock.interpreter.sha256 for lock in locks if lock.interpreter}
     return References(
-        wheels=frozenset(wheel.sha256 for lock in locks for wheel in lock.wheels),
+        wheels=frozenset(interpreters).union(wheel.sha256 for lock in locks for wheel in lock.wheels),
         models=frozenset(
             file.sha256 for model in (*shared, *(m for lock in locks for m in lock.models)) for file in model.files
         ),

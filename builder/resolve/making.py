@@ -20,7 +20,9 @@ from builder.resolve.advised import solve_with_advisories
 from builder.resolve.boards import warn_of_boards
 from builder.resolve.builds import check_torch
 from builder.resolve.changes import changes_of
+from builder.resolve.interpreters import compiler_of, interpreter_of
 from builder.resolve.model import LOCK_FORMAT, Lock, LockedBase, LockedIndex, LockedRule
+from builder.resolve.sizes import measured
 from builder.resolve.solve import Question
 from builder.resolve.sources import ties_of
 
@@ -81,13 +83,15 @@ def make(
             inputs=inputs_of(job, session.config),
             platform=job.platform,
             base=_base(base, session),
-            wheels=solution.wheels,
+            wheels=measured(solution.wheels, session),
             models=tuple(lock_one(model, job, session) for model in job.spec.models),
             advisories=solution.advisories,
             indexes=_indexes(solution.wheels, shelf),
             rules=(*_ties(solution.wheels, shelf), *_cut_off(solution.wheels, shelf, job), *kept),
             warnings=solution.warnings,
             torch_cuda=torch_cuda,
+            interpreter=interpreter_of(job.platform),
+            compiler=compiler_of(job.platform, before, session),
         )
     changes = changes_of(before, lock, job, client, session, upgrade=upgrade)
     lockfile.write(path, lock)

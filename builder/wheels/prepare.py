@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
+    from builder.compiler import Compiler
     from builder.resolve.model import LockedWheel
     from builder.session import Session
 
 
-def prepare(wheels: Sequence[LockedWheel], python: str, session: Session) -> dict[str, Path]:
+def prepare(wheels: Sequence[LockedWheel], python: str, compiler: Compiler | None, session: Session) -> dict[str, Path]:
     """Return the tree of each wheel by its sha256, after fetching and unpacking what is missing.
 
     Raises:
         NetworkError, IntegrityError, DiskError: a wheel cannot be had, trusted or stored.
     """
-    plans = {wheel.sha256: unpacking(wheel, python, session.workspace) for wheel in wheels}
+    plans = {wheel.sha256: unpacking(wheel, python, compiler, session.workspace) for wheel in wheels}
     for plan in plans.values():
         mark_used(plan.wheel.parent)
     missing = [wheel for wheel in wheels if not mark_used(plans[wheel.sha256].tree)]

@@ -337,16 +337,16 @@ def test_a_pruned_wheel_is_fetched_and_unpacked_again(
     session: Session, tmp_path: Path, later: Callable[[float], None]
 ) -> None:
     wheel: LockedWheel = locked(make_wheel(tmp_path / "index"))
-    (tree,) = prepare((wheel,), "3.11", session).values()
+    (tree,) = prepare((wheel,), "3.11", None, session).values()
     before = tree.lstat().st_ctime
     later(31)
     assert counts(run(session)) == {"wheels": 1, "trees": 1}
     assert not tree.exists()
-    (again,) = prepare((wheel,), "3.11", session).values()
+    (again,) = prepare((wheel,), "3.11", None, session).values()
     assert again == tree
     assert tree.is_dir()
     time.sleep(0.02)
-    prepare((wheel,), "3.11", session)
+    prepare((wheel,), "3.11", None, session)
     assert tree.lstat().st_ctime > before, "using it makes it young"
 
 
@@ -400,4 +400,4 @@ def test_another_jbuild_is_mentioned(
 
 def test_every_kind_is_a_folder_that_jbuild_made() -> None:
     names = {kind.folder.partition("/")[0] for kind in contents.KINDS}
-    assert names == {"wheels", "trees", "facts", "metadata", "models", "advised", "indexes"}
+    assert names == {"wheels", "trees", "facts", "metadata", "interpreters", "models", "advised", "indexes"}
