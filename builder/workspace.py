@@ -109,6 +109,10 @@ class Workspace:
         """Return a cell's lock file."""
         return self.project / "locks" / recipe / f"pylock.{cell}.toml"
 
+    def model_lock(self, recipe: str) -> Path:
+        """Return the file with the models that all cells of a recipe share."""
+        return self.project / "locks" / recipe / "models.toml"
+
     def cell(self, recipe: str, cell: str) -> CellFolder:
         """Return a cell's folder."""
         return CellFolder(path=self.project / "build" / recipe / cell)

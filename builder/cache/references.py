@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from builder import records
 from builder.image.model import Image
+from builder.models import pins
 from builder.resolve import lockfile
 
 if TYPE_CHECKING:
@@ -36,11 +37,14 @@ def references(workspace: Workspace) -> References:
         LockError: a lock is damaged or of another format, so what it needs is not known.
     """
     locks = [lockfile.read_file(path) for path in sorted((workspace.project / "locks").glob("*/pylock.*.toml"))]
+    shared = [pin.model for path in (workspace.project / "locks").glob("*/models.toml") for pin in pins.read(path)]
     cells = sorted((workspace.project / "build").glob("*/*"))
     images = [records.read(path / "image.json", None, Image) for path in cells]
     interpreters = {lock.interpreter.sha256 for lock in locks if lock.interpreter}
     return References(
         wheels=frozenset(interpreters).union(wheel.sha256 for lock in locks for wheel in lock.wheels),
-        models=frozenset(file.sha256 for lock in locks for model in lock.models for file in model.files),
+        models=frozenset(
+            file.sha256 for model in (*shared, *(m for lock in locks for m in lock.models)) for file in model.files
+        ),
         images=frozenset(image.digest for image in images if image),
     )

@@ -12,8 +12,8 @@ from builder.commands.common import as_json, cell_option, open_recipe, open_sess
 from builder.errors import ModelError, RecipeError
 from builder.fit.cells import fit_cell
 from builder.report.fit import boards_table, need, sources
-from builder.resolve import lockfile
 from builder.resolve.jobs import job_of
+from builder.resolve.models import locked_models
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,9 +48,7 @@ def command(recipe: str, selectors: tuple[str, ...], boards: tuple[str, ...], as
 
 def _fit(recipe: Recipe, cell: Cell, boards: Sequence[str], session: Session) -> CellFit:
     job = job_of(recipe, cell)
-    path = session.workspace.lock(recipe.name, cell.id)
-    lock = lockfile.read(path, recipe=recipe.name, cell=cell.id)
-    models = lock.models if lock else None
+    models = locked_models(job, session)
     return fit_cell(recipe, cell.id, job.spec, job.platform, models, boards, session.config, session.workspace.models)
 
 

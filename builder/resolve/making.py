@@ -11,6 +11,7 @@ from builder.errors import IntegrityError, LockError, NetworkError
 from builder.index.client import client_of
 from builder.index.front import running_front
 from builder.index.shelf import Shelf
+from builder.models import pins
 from builder.models.lock import lock_model
 from builder.parallel import Threads
 from builder.registry.lookup import resolve_digest
@@ -114,11 +115,15 @@ def solve_only(job: Job, session: Session, client: IndexClient) -> tuple[LockedW
 
 
 def lock_one(model: Model, job: Job, session: Session) -> LockedModel:
-    """Return a model of a cell with its files and their hashes.
+    """Return a model of a cell with its files and their hashes: as the recipe's model lock has it, else as it is now.
 
     Raises:
-        ModelError, NetworkError, IntegrityError: it cannot be had, or is not one.
+        ModelError, NetworkError, IntegrityError, RegistryError: it cannot be had, or is not one.
+        LockError: the recipe's model lock is damaged.
     """
+    pinned = pins.find(session.workspace.model_lock(job.recipe.name), model)
+    if pinned and pinned.origin != "folder":
+        return pinned
     return lock_model(model, job.recipe.path.parent, session.config, session.workspace.models, session.console)
 
 

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 LABELS = (("io.jbuild.vllm", "0.15.1"), ("io.jbuild.torch", "2.10.0"))
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with running_registry(tmp_path / "registry") as running:
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with running_registry(tmp_path_factory.mktemp("registry")) as running:
         yield running
 
 
