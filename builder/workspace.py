@@ -124,6 +124,11 @@ class Workspace:
         return self.cache / "trees"
 
     @property
+    def facts(self) -> Path:
+        """What the audit has read of wheels and base images, by digest."""
+        return self.cache / "facts"
+
+    @property
     def models(self) -> Path:
         """Model files by sha256."""
         return self.cache / "models"

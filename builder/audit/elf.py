@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from builder.audit.source import MalformedError, Plain, mapped
+from builder.audit.source import File, MalformedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +107,7 @@ def read(path: Path) -> ElfFacts:
     Raises:
         MalformedError: it is no ELF file, or one that lies about itself.
     """
-    return read_source(Plain(mapped(path)))
+    return read_source(File(path))
 
 
 def read_header(head: bytes) -> Header:

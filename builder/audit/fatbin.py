@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from builder.audit import elf
-from builder.audit.source import MalformedError, Plain, mapped
+from builder.audit.source import File, MalformedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -51,7 +51,7 @@ def targets(path: Path) -> tuple[Target, ...]:
     Raises:
         MalformedError: it is no ELF file, or its fat binaries are cut off.
     """
-    source = Plain(mapped(path))
+    source = File(path)
     return tuple(sorted({code.target for code in codes(source, elf.read_source(source))}))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
+import os
 import zlib
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Protocol
@@ -37,17 +37,59 @@ class Source(Protocol):
 
 
 class Plain:
-    """Bytes that lie open: a mapped file, or a part of one."""
+    """Bytes in memory."""
 
-    def __init__(self, data: memoryview) -> None:
-        """Take the bytes; they are not copied."""
+    def __init__(self, data: bytes) -> None:
+        """Take the bytes."""
         self._data = data
         self.size = len(data)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return a copy of some bytes."""
+        """Return some of the bytes."""
         _check(offset, size, self.size)
-        return bytes(self._data[offset : offset + size])
+        return self._data[offset : offset + size]
+
+
+class File:
+    """The bytes of a file, read when they are asked for: a mapping would count as memory of ours."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file; it is closed when nobody holds this any more.
+
+        Raises:
+            MalformedError: it cannot be read.
+        """
+        try:
+            self._file = path.open("rb", buffering=0)
+            self.size = os.fstat(self._file.fileno()).st_size
+        except OSError as error:
+            raise MalformedError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return some of the bytes."""
+        _check(offset, size, self.size)
+        found = os.pread(self._file.fileno(), size, offset)
+        if len(found) != size:
+            raise MalformedError("the file became shorter while it was read")
+        return found
+
+
+class Part:
+    """A part of other bytes."""
+
+    def __init__(self, whole: Source, start: int, size: int) -> None:
+        """Take `size` bytes of `whole` from `start` on.
+
+        Raises:
+            MalformedError: there are fewer.
+        """
+        _check(start, size, whole.size)
+        self._whole, self._start, self.size = whole, start, size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return some of the bytes."""
+        _check(offset, size, self.size)
+        return self._whole.read(self._start + offset, size)
 
 
 class Deflated:
@@ -57,7 +99,7 @@ class Deflated:
     one block and not all that lies before. Memory does not depend on the size.
     """
 
-    def __init__(self, data: memoryview, size: int) -> None:
+    def __init__(self, data: Source, size: int) -> None:
         """Take raw deflated bytes and the size that they claim to have once inflated."""
         self._data = data
         self.size = size
@@ -84,8 +126,9 @@ class Deflated:
 
     def head(self, size: int) -> bytes:
         """Return the first bytes, or fewer, without inflating more than these."""
+        given = min(self._data.size, size + 1024)
         try:
-            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(self._data[: size + 1024], size)
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(self._data.read(0, given), size)
         except zlib.error as error:
             raise MalformedError(f"the zip member cannot be inflated: {error}") from error
 
@@ -114,13 +157,11 @@ class Deflated:
         return block
 
 
-def _inflate(
-    data: memoryview, position: int, state: zlib._Decompress, wanted: int
-) -> tuple[bytes, int, zlib._Decompress]:
+def _inflate(data: Source, position: int, state: zlib._Decompress, wanted: int) -> tuple[bytes, int, zlib._Decompress]:
     parts, missing = [], wanted
     try:
         while missing and not state.eof:
-            given = data[position : position + _INPUT]
+            given = data.read(position, min(_INPUT, data.size - position))
             part = state.decompress(given, missing)
             consumed = len(given) - len(state.unconsumed_tail)
             if not part and not consumed:
@@ -136,18 +177,3 @@ def _inflate(
 def _check(offset: int, size: int, whole: int) -> None:
     if offset < 0 or size < 0 or offset + size > whole:
         raise MalformedError(f"bytes {offset} to {offset + size} are asked for where there are {whole}")
-
-
-def mapped(path: Path) -> memoryview:
-    """Return the bytes of a file without reading them; they are unmapped when nobody holds them any more.
-
-    Raises:
-        MalformedError: the file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            if not path.stat().st_size:
-                return memoryview(b"")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except OSError as error:
-        raise MalformedError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
