@@ -70,7 +70,7 @@ def listing(wheel: Path) -> Listing:
     members: dict[str, Member] = {}
     flaws: list[tuple[str, str]] = []
     for entry in entries:
-        if entry.is_dir():
+        if entry.filename.endswith("/"):
             continue
         member = _member(entry)
         if (flaw := _flaw(entry)) or member.name in members:
@@ -101,6 +101,7 @@ def installed(name: str) -> str:
 def _flaw(entry: zipfile.ZipInfo) -> str | None:
     name, size, stored = entry.filename, entry.file_size, entry.compress_size
     checks = (
+        (not name, "has no name"),
         (name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name), "has an absolute path"),
         (".." in name.replace("\\", "/").split("/"), "reaches outside the environment"),
         (stat.S_ISLNK(entry.external_attr >> 16), "is a symbolic link, which installers unpack as a file"),

@@ -18,7 +18,7 @@ from builder.audit.environment import Node, Opaque
 from builder.audit.tables import tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from builder.audit.elf import VersionNeed
     from builder.audit.environment import Environment
@@ -112,6 +112,8 @@ class Loader:
         """Load Python, and what its imports preload."""
         self._environment = environment
         self._loaded: dict[str, Node] = {}
+        self._begun: set[Node] = set()
+        self._by_folder: dict[str, list[Node]] = {}
         self._everywhere: dict[Node, None] = {}
         self._everywhere_opaque: dict[str, Opaque] = {}
         self._providers = _Providers(environment)
@@ -123,14 +125,28 @@ class Loader:
         if wrong := self._wrong(node):
             return Verdict(node=node, failures=(wrong,))
         closure = self._closure(node)
-        failures: list[Failure] = list(closure.missing)
-        for each in closure.nodes:
-            failures += self._outdated(each, closure)
-        failures += self._undefined(closure)
+        # What an import has loaded is there: the loader gives it again, and looks no further.
+        failures = () if node in self._begun else self._failures(closure)
+        if failures and (siblings := self._siblings(node)):
+            own = self._closure(node, siblings)
+            if not self._failures(own):
+                closure, failures = own, ()
         injected = tuple(sorted(name for name, each in closure.opaque.items() if each.injected))
-        return Verdict(
-            node=node, failures=tuple(failures), injected=injected, by_import=tuple(sorted(closure.by_import))
-        )
+        by_import = tuple(sorted(closure.by_import))
+        return Verdict(node=node, failures=failures, injected=injected, by_import=by_import)
+
+    def _siblings(self, node: Node) -> dict[str, Node]:
+        """Return the libraries beside a file in its wheel: packages load those themselves, before what needs them."""
+        if node.folder not in self._by_folder:
+            self._by_folder[node.folder] = [n for n in self._environment.nodes if n.folder == node.folder]
+        beside = [n for n in self._by_folder[node.folder] if n.wheel is node.wheel and n is not node and self.fits(n)]
+        return {name: n for n in beside for name in (n.name, n.binary.soname) if name and n.is_library}
+
+    def _failures(self, closure: Closure) -> tuple[Failure, ...]:
+        outdated = [each for node in closure.nodes for each in self._outdated(node, closure)]
+        # A symbol of a version that is not there is not there either: that is said once.
+        known = {(each.node, each.need.version) for each in outdated}
+        return (*closure.missing, *outdated, *self._undefined(closure, known))
 
     def _wrong(self, node: Node) -> Missing | None:
         return None if self.fits(node) else Missing(node=node, library=node.name)
@@ -167,11 +183,12 @@ class Loader:
             nodes = [node for node in nodes if not node.shown.startswith(("nvidia/", "cusparselt/"))]
         for node in nodes:
             closure = self._closure(node)
-            if not closure.missing:
+            if not self._failures(closure):
                 self._take(closure, everywhere=node in marks)
 
     def _take(self, closure: Closure, *, everywhere: bool) -> None:
         for node in closure.nodes:
+            self._begun.add(node)
             for name in (node.name, node.binary.soname):
                 if name:
                     self._loaded.setdefault(name, node)
@@ -180,8 +197,8 @@ class Loader:
         if everywhere:
             self._everywhere_opaque.update(closure.opaque)
 
-    def _closure(self, root: Node) -> Closure:
-        """Load a file and what it needs, breadth first."""
+    def _closure(self, root: Node, siblings: Mapping[str, Node] | None = None) -> Closure:
+        """Load a file and what it needs, breadth first; what is found nowhere else may be among `siblings`."""
         closure = Closure(nodes=[root])
         names: dict[str, Node] = {name: root for name in (root.name, root.binary.soname) if name}
         chains: dict[Node, tuple[Node, ...]] = {root: (root,)}
@@ -196,6 +213,9 @@ class Loader:
                     self._remember(before, node, closure, seen_before, chains)
                     continue
                 found = self._search(library, chains[node])
+                if found is None and siblings and library in siblings:
+                    found = siblings[library]
+                    closure.by_import.add(library)
                 if found is None:
                     closure.missing.append(Missing(node=node, library=library))
                 elif isinstance(found, Opaque):
@@ -297,14 +317,15 @@ class Loader:
             number = "2.36"
         return bool(ceiling and number[:1].isdigit() and _numbers(number) > _numbers(ceiling))
 
-    def _undefined(self, closure: Closure) -> Iterator[Undefined]:
+    def _undefined(self, closure: Closure, known: set[tuple[Node, str]]) -> Iterator[Undefined]:
         scope = {*closure.everything, *self._everywhere}
         opaque = {**closure.opaque, **self._everywhere_opaque}
         for node in closure.nodes:
             if not node.wheel:
                 continue
             left = {index: node.binary.names[index] for index in self._unresolved(node, scope)}
-            left = {index: name for index, name in left.items() if not self._given(name.partition("@")[0], opaque)}
+            left = {i: name for i, name in left.items() if (node, name.partition("@")[2]) not in known}
+            left = {i: name for i, name in left.items() if not self._given(name.partition("@")[0], opaque)}
             if left:
                 elsewhere = self._providers.of_all(node, left)
                 blamed = self._blamed(node, closure)

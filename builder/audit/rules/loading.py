@@ -26,17 +26,37 @@ _FAMILIES = {"GLIBC": "glibc", "GLIBCXX": "glibcxx"}
 def loading(case: Case) -> Iterator[Finding]:
     """Yield what the loader would refuse; one finding a cause, however many files it stops."""
     grouped: dict[Hashable, list[tuple[Failure, Severity]]] = defaultdict(list)
+    unused: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
     for verdict in case.verdicts:
         if not case.loader.fits(verdict.node):
             continue
+        exempt = case.exempt(verdict.node) or case.other_gpus(verdict.node)
+        if exempt and verdict.failures:
+            unused[named(verdict.node.wheel), exempt.why].append(verdict)
+            continue
         for failure in verdict.failures:
             grouped[_cause(failure)].append((failure, _severity(case, verdict, failure)))
+    for (_, why), verdicts in unused.items():
+        yield _unused(verdicts, why)
     for found in grouped.values():
         severity = min((severity for _, severity in found), key=SEVERITIES.index)
         failures = list(dict.fromkeys(failure for failure, _ in found))
         yield _finding(case, failures, severity)
     yield from _by_runtime(case)
     yield from _by_import(case)
+
+
+_RULES = {Missing: "missing-library", Outdated: "symbol-version", Undefined: "undefined-symbol"}
+
+
+def _unused(verdicts: list[Verdict], why: str) -> Finding:
+    """Say in one finding what does not load and need not."""
+    failures = [failure for verdict in verdicts for failure in verdict.failures]
+    lacking = sorted({failure.library for failure in failures if isinstance(failure, Missing)})
+    want = f", for want of {', '.join(lacking)}" if lacking else ""
+    also = tuple(verdict.node.shown for verdict in verdicts[1:])
+    fix = "nothing to do unless you use it"
+    return finding(_RULES[type(failures[0])], "info", verdicts[0].node, f"does not load{want}; {why}", fix, also=also)
 
 
 def _cause(failure: Failure) -> Hashable:
@@ -50,8 +70,6 @@ def _cause(failure: Failure) -> Hashable:
 
 def _severity(case: Case, verdict: Verdict, failure: Failure) -> Severity:
     """A module that Python imports must load; a library that only others load may be one that nobody asks for."""
-    if case.exempt(verdict.node) or case.other_gpus(verdict.node):
-        return "info"
     if isinstance(failure, Missing):
         elsewhere = _elsewhere(case, failure.library)
         maybe = elsewhere or (case.environment.unknown_packages and not failure.library.startswith("libtorch"))
@@ -86,11 +104,8 @@ def _missing(case: Case, first: Missing, failures: list[Failure], severity: Seve
     elif case.environment.unknown_packages and severity == "warning":
         packages = ", ".join(case.environment.unknown_packages)
         detail += f" that is known here; {packages} may"
-    exempt = case.exempt(first.node)
-    if exempt:
-        detail += f" ({exempt.why})"
-    assumed = case.assumed
-    return finding("missing-library", severity, first.node, detail, fix, assumed=assumed, also=_also(failures, first))
+    also = _also(failures, first)
+    return finding("missing-library", severity, first.node, detail, fix, assumed=case.assumed, also=also)
 
 
 def _advice(case: Case, library: str) -> str:
@@ -188,7 +203,7 @@ def _by_import(case: Case) -> Iterator[Finding]:
     for verdicts in grouped.values():
         first = verdicts[0]
         names = ", ".join(sorted({name for verdict in verdicts for name in verdict.by_import}))
-        detail = f"finds {names} only because an import of another package has loaded them"
-        fix = "nothing to do while it is imported after that package, as it is meant to be"
+        detail = f"finds {names} only because Python has loaded them before, by imports"
+        fix = "nothing to do while those imports come first, as they are meant to"
         also = tuple(v.node.shown for v in verdicts[1:])
         yield finding("missing-library", "info", first.node, detail, fix, also=also)
