@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from builder.audit.case import finding, named
 from builder.audit.demangle import demangled
 from builder.audit.environment import Node
-from builder.audit.loader import Missing, Outdated, Undefined
+from builder.audit.loader import Dependent, Missing, Outdated, Undefined
 from builder.audit.model import SEVERITIES
 from builder.jetson.tables import distributions
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
 
     from builder.audit.case import Case
-    from builder.audit.loader import Failure, Verdict
+    from builder.audit.loader import Cause, Verdict
     from builder.audit.model import Finding, Severity
 
 _FAMILIES = {"GLIBC": "glibc", "GLIBCXX": "glibcxx"}
@@ -25,7 +25,7 @@ _FAMILIES = {"GLIBC": "glibc", "GLIBCXX": "glibcxx"}
 
 def loading(case: Case) -> Iterator[Finding]:
     """Yield what the loader would refuse; one finding a cause, however many files it stops."""
-    grouped: dict[Hashable, list[tuple[Failure, Severity]]] = defaultdict(list)
+    grouped: dict[Hashable, list[tuple[Cause, Severity]]] = defaultdict(list)
     unused: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
     for verdict in case.verdicts:
         if not case.loader.fits(verdict.node):
@@ -34,8 +34,8 @@ def loading(case: Case) -> Iterator[Finding]:
         if exempt and verdict.failures:
             unused[named(verdict.node.wheel), exempt.why].append(verdict)
             continue
-        for failure in verdict.failures:
-            grouped[_cause(failure)].append((failure, _severity(case, verdict, failure)))
+        for failure in _causes(verdict):
+            grouped[_cause(case, failure)].append((failure, _severity(case, verdict, failure)))
     for (_, why), verdicts in unused.items():
         yield _unused(verdicts, why)
     for found in grouped.values():
@@ -51,7 +51,7 @@ _RULES = {Missing: "missing-library", Outdated: "symbol-version", Undefined: "un
 
 def _unused(verdicts: list[Verdict], why: str) -> Finding:
     """Say in one finding what does not load and need not."""
-    failures = [failure for verdict in verdicts for failure in verdict.failures]
+    failures = [failure for verdict in verdicts for failure in _causes(verdict)]
     lacking = sorted({failure.library for failure in failures if isinstance(failure, Missing)})
     want = f", for want of {', '.join(lacking)}" if lacking else ""
     also = tuple(verdict.node.shown for verdict in verdicts[1:])
@@ -59,27 +59,35 @@ def _unused(verdicts: list[Verdict], why: str) -> Finding:
     return finding(_RULES[type(failures[0])], "info", verdicts[0].node, f"does not load{want}; {why}", fix, also=also)
 
 
-def _cause(failure: Failure) -> Hashable:
+def _causes(verdict: Verdict) -> Iterator[Cause]:
+    """Yield what is wrong in the end: what fails for another's sake is told with that one."""
+    for failure in verdict.failures:
+        yield from failure.causes if isinstance(failure, Dependent) else (failure,)
+
+
+def _cause(case: Case, failure: Cause) -> Hashable:
     wheel = failure.node.wheel.name if failure.node.wheel else None
     if isinstance(failure, Missing):
-        return ("missing", wheel, failure.library)
+        elsewhere = _elsewhere(case, failure.library)
+        return ("missing", wheel, _advice(case, failure.library), named(elsewhere.wheel) if elsewhere else None)
     if isinstance(failure, Outdated):
         return ("version", wheel, failure.need.file, failure.need.version.partition("_")[0])
     return ("symbol", wheel, named(failure.blamed.wheel) if failure.blamed else "", bool(failure.elsewhere))
 
 
-def _severity(case: Case, verdict: Verdict, failure: Failure) -> Severity:
+def _severity(case: Case, verdict: Verdict, failure: Cause) -> Severity:
     """A module that Python imports must load; a library that only others load may be one that nobody asks for."""
     if isinstance(failure, Missing):
         elsewhere = _elsewhere(case, failure.library)
-        maybe = elsewhere or (case.environment.unknown_packages and not failure.library.startswith("libtorch"))
+        # A Jetson's base image brings CUDA and much else, and is not there to be asked.
+        maybe = elsewhere or case.environment.unknown_packages or (case.unread and case.l4t)
         return "error" if verdict.node.is_module and not maybe else "warning"
     if isinstance(failure, Undefined):
         return "warning" if failure.elsewhere else "error"
     return "error" if verdict.node.is_module else "warning"
 
 
-def _finding(case: Case, failures: list[Failure], severity: Severity) -> Finding:
+def _finding(case: Case, failures: list[Cause], severity: Severity) -> Finding:
     first = failures[0]
     if isinstance(first, Missing):
         return _missing(case, first, failures, severity)
@@ -88,22 +96,22 @@ def _finding(case: Case, failures: list[Failure], severity: Severity) -> Finding
     return _undefined(first, failures, severity)
 
 
-def _also(failures: Iterable[Failure], first: Failure) -> tuple[str, ...]:
+def _also(failures: Iterable[Cause], first: Cause) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each.node.shown for each in failures if each.node is not first.node))
 
 
-def _missing(case: Case, first: Missing, failures: list[Failure], severity: Severity) -> Finding:
+def _missing(case: Case, first: Missing, failures: list[Cause], severity: Severity) -> Finding:
     library = first.library
+    libraries = sorted({failure.library for failure in failures if isinstance(failure, Missing)})
     wrong = next((n for n in case.environment.nodes if n.name == library and not case.loader.fits(n)), None)
     nothing = f"only {named(wrong.wheel)} has one, for another machine" if wrong else "nothing brings it"
     elsewhere = _elsewhere(case, library)
-    detail, fix = f"needs {library}, and {nothing}", _advice(case, library)
+    detail, fix = f"needs {', '.join(libraries)}, and {nothing}", _advice(case, library)
     if elsewhere:
-        detail = f"needs {library}; {named(elsewhere.wheel)} has it as {elsewhere.shown}, where it does not look"
+        detail = f"needs {', '.join(libraries)}, which {named(elsewhere.wheel)} has where it does not look"
         fix = "make sure that what loads it is imported first; if that is done, waive this with the reason"
-    elif case.environment.unknown_packages and severity == "warning":
-        packages = ", ".join(case.environment.unknown_packages)
-        detail += f" that is known here; {packages} may"
+    elif case.environment.unknown_packages:
+        detail += f" that is known here; {', '.join(case.environment.unknown_packages)} may"
     also = _also(failures, first)
     return finding("missing-library", severity, first.node, detail, fix, assumed=case.assumed, also=also)
 
@@ -114,7 +122,7 @@ def _advice(case: Case, library: str) -> str:
         return f"add `{package}` to `apt` under [base]"
     if library.startswith(("libtorch", "libc10")):
         return "add torch, of the release that the wheel was built for, to `requires`"
-    if re.match(r"lib(cu|nv)", library):
+    if re.match(r"lib(cu|nv|nccl)", library):
         return "add NVIDIA's wheel of it to `requires`, or a base image with that CUDA release"
     return "add a package or wheel that has it, or another build of this wheel"
 
@@ -156,9 +164,11 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"[0-9]+", version))
 
 
-def _undefined(first: Undefined, failures: list[Failure], severity: Severity) -> Finding:
+def _undefined(first: Undefined, failures: list[Cause], severity: Severity) -> Finding:
     names = {name for each in failures if isinstance(each, Undefined) for name in each.names}
-    shown = demangled(min(names, key=lambda name: (not name.startswith("_ZN"), len(name), name)))
+    # Most telling is a C++ name that is not of the wheel's own making.
+    own = first.node.wheel.name.replace("-", "_") if first.node.wheel else ""
+    shown = demangled(min(names, key=lambda name: (own in name, not name.startswith("_ZN"), len(name), name)))
     count = "a symbol" if len(names) == 1 else f"{len(names)} symbols"
     such = f"{shown}" if len(names) == 1 else f"such as {shown}"
     blamed = first.blamed
