@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 # What the loader replaces in search paths, and by what.
 _LIB_FOLDERS = {"arm64": "lib/aarch64-linux-gnu", "amd64": "lib/x86_64-linux-gnu"}
 _PLATFORMS = {"arm64": "aarch64", "amd64": "x86_64"}
+# The names of C++'s own library.
+_STANDARD = re.compile(r"_Z(T[A-Z]|GV)?(N?K?S[a-z]|N9__gnu_cxx|N10__cxxabiv1)")
+_CXX = "libstdc++.so.6"
 _PYTHON = re.compile(r"_?Py[A-Za-z_]")
 _CEILINGS = {"GLIBC": "glibc", "GLIBCXX": "glibcxx"}
 
@@ -52,7 +55,8 @@ class Outdated:
 class Undefined:
     """Symbols that nothing in scope defines; `elsewhere` are files that define all of them, were they loaded first.
 
-    `blamed` is a file of another wheel that the symbols should have come from: the first one that this file asks for.
+    `blamed` is what the symbols should have come from: for those of C++ itself its library, else the first file of
+    another wheel that this one asks for.
     """
 
     node: Node
@@ -357,10 +361,15 @@ class Loader:
             left = {index: node.binary.names[index] for index in self._unresolved(node, scope)}
             left = {i: name for i, name in left.items() if (node, name.partition("@")[2]) not in known}
             left = {i: name for i, name in left.items() if not _given(name.partition("@")[0], patterns)}
-            if left:
-                elsewhere = self._providers.of_all(node, left)
-                blamed = self._blamed(node, closure)
-                yield Undefined(node=node, names=tuple(left.values()), elsewhere=elsewhere, blamed=blamed)
+            std = {i: name for i, name in left.items() if _STANDARD.match(name)}
+            rest = {i: name for i, name in left.items() if i not in std}
+            if std:
+                library = self._provider(_CXX, closure)
+                blamed = library if isinstance(library, Node) else None
+                yield Undefined(node=node, names=tuple(std.values()), blamed=blamed)
+            if rest:
+                elsewhere, blamed = self._providers.of_all(node, rest), self._blamed(node, closure)
+                yield Undefined(node=node, names=tuple(rest.values()), elsewhere=elsewhere, blamed=blamed)
 
     def _blamed(self, node: Node, closure: Closure) -> Node | None:
         for library in node.binary.needed:

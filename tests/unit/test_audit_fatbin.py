@@ -60,7 +60,7 @@ def test_sizes_that_lie(place: int, value: int) -> None:
     section = bytearray(make_fatbin(("sass", 80), ("sass", 90)))
     form = "<Q" if value > 4 else "<I"
     struct.pack_into(form, section, place, value)
-    with pytest.raises(MalformedError, match="cut off|beyond its container"):
+    with pytest.raises(MalformedError, match=r"cut off|beyond its container"):
         codes(bytes(section))
 
 

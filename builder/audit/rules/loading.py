@@ -176,6 +176,9 @@ def _undefined(first: Undefined, failures: list[Cause], severity: Severity) -> F
         owners = ", ".join(sorted({named(node.wheel) for node in first.elsewhere}))
         detail = f"needs {count} that {owners} would define if loaded first, {such}"
         fix = "make sure that what defines them is imported first; if that is done, waive this with the reason"
+    elif blamed and blamed.wheel is None:
+        detail = f"needs {count} that {blamed.binary.soname} of the base image does not have, {such}"
+        fix = "take a base image with a newer one, or a build for this one"
     elif blamed:
         detail = f"needs {count} that {named(blamed.wheel)} does not have, {such}"
         name = blamed.wheel.name if blamed.wheel else ""
