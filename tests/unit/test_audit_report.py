@@ -197,6 +197,26 @@ def test_usage(jbuild: Any, arguments: tuple[str, ...], message: str) -> None:
     assert message in err
 
 
+def test_a_base_image_that_is_made_for_an_l4t_release(jbuild: Any, tmp_path: Path) -> None:
+    path = make_wheel(tmp_path, files={"demo/_C.so": make_elf(fatbin=make_fatbin(("sass", 80)))})
+    code, out, _ = jbuild("--wheels", str(path), "--base", "nvcr.io/nvidia/l4t-jetpack:r36.4.0", "--sm", "87", "--json")
+    assert (code, json.loads(out)["findings"][0]["rule"]) == (14, "gpu-code")
+
+
+def test_a_gpu_of_nobody_knows_which_l4t_release(jbuild: Any, tmp_path: Path) -> None:
+    path = make_wheel(tmp_path, files={"demo/_C.so": make_elf(fatbin=make_fatbin(("sass", 80)))})
+    code, out, _ = jbuild("--wheels", str(path), "--base", "x:y", "--sm", "87", "--json")
+    (finding,) = json.loads(out)["findings"]
+    assert (code, finding["severity"], finding["fix"]) == (0, "warning", "say which one with --l4t RELEASE")
+    assert jbuild("--wheels", str(path), "--base", "x:y", "--sm", "86", "--json")[0] == 0
+
+
+def test_cells_that_cannot_be(jbuild: Any) -> None:
+    code, _, err = jbuild("demo", "--cell", "vllm=0.20.2")
+    assert code == 3
+    assert "none of the selected cells of demo can be built" in err
+
+
 @pytest.mark.parametrize("name", ["demo.zip", "demo.whl"])
 def test_what_is_no_wheels_name(jbuild: Any, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
@@ -214,7 +234,7 @@ def test_several_cells_are_a_list(jbuild: Any, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(command, "lock_cell", lambda *_: (make_lock(), False))
     monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
     monkeypatch.setattr(command, "open_recipe", lambda *_: (make_job().recipe, [make_job().cell] * 2))
-    monkeypatch.setattr(command, "job_of", lambda *_: make_job())
+    monkeypatch.setattr(command, "possible_jobs", lambda *_: [make_job()] * 2)
     code, out, _ = jbuild("demo", "--json")
     assert (code, len(json.loads(out)["cells"]), json.loads(out)["recipe"]) == (14, 2, "demo")
 
