@@ -145,6 +145,11 @@ class Workspace:
         return self.cache / "trees"
 
     @property
+    def facts(self) -> Path:
+        """What the audit has read of wheels and base images, by digest."""
+        return self.cache / "facts"
+
+    @property
     def interpreters(self) -> Path:
         """Interpreters that uv fetched: archives for images by sha256, and those that compile here."""
         return self.cache / "interpreters"
