@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from builder import tomldoc
 from builder.errors import DocumentError, Problem, RecipeError
 from builder.index.model import DEFAULT
-from builder.jetson.indexes import read_rows
+from builder.jetson.indexes import ADDRESS, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -173,8 +173,8 @@ def _index_mirrors(root: Table) -> list[IndexMirror]:
     rules = []
     for table in root.tables("index-mirrors"):
         rule = IndexMirror(
-            prefix=table.string("prefix", pattern=f"{DEFAULT}|{_ADDRESS}", noun="the beginning of an index's address"),
-            mirror=table.string("mirror", pattern=_ADDRESS, noun="an http(s) address"),
+            prefix=table.string("prefix", pattern=f"{DEFAULT}|{ADDRESS}", noun="the beginning of an index's address"),
+            mirror=table.string("mirror", pattern=ADDRESS, noun="an http(s) address without `?` and `#`"),
             fallback=table.boolean("fallback", default=False),
             stand_in=table.optional_string("stand-in"),
         )

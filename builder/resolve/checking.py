@@ -40,7 +40,7 @@ def check_lock(job: Job, session: Session) -> CellCheck:
     try:
         lock = lock_cell(job, session, Wish(locked_only=True)).lock
         ties = ties_of(job, session.config)
-        client = client_of(session)
+        client = client_of(session.config, session.workspace.index_states)
         found = []
         for wheel in lock.wheels:
             index = ties.index(wheel.name)

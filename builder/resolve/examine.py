@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 _FROM = re.compile(r"# from (\S+)")
 _TIMEOUT_S = 120
+_LOOKED_AT = 3
 # A requirement as uv writes it in its explanations.
+_NONE_OF = re.compile(r"there are no versions of ([a-z0-9](?:[a-z0-9-]*[a-z0-9])?) ")
 _WRITTEN = re.compile(
     r"\b([a-z0-9](?:[a-z0-9-]*[a-z0-9])?)(?:\[[a-z0-9,-]+\])?((?:(?:==|~=|!=|>=|<=|<|>)[0-9][^\s,;]*,?)+)"
 )
@@ -131,12 +134,31 @@ class Examiner:
         return self._default
 
 
+def fault_behind(explanation: str, examiner: Examiner) -> NetworkError | None:
+    """Return what is wrong with the index of a package that uv found nothing of, if anything is.
+
+    uv takes a page that is none, as a captive portal answers, for one without files, and says `there is no version`.
+    """
+    names = (str(canonicalize_name(requirement.name)) for requirement in written_in(explanation)[:_LOOKED_AT])
+    for name in names:
+        if not examiner.index_of(name).addresses:
+            continue
+        try:
+            examiner.judged(name)
+        except NetworkError as error:
+            return error
+    return None
+
+
 def default_address(session: Session, names: Iterable[str] = ()) -> str | None:
     """Return the address of uv's own default index, which only uv knows: its configuration says it, or its program.
 
     uv tells it with a package that it finds there: one that any index has, else one of `names`. None if it finds none.
     """
-    return next(filter(None, (_address_of(name, session) for name in ("packaging", *names))), None)
+    said = (os.environ.get(name) for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL"))
+    return next(filter(None, said), None) or next(
+        filter(None, (_address_of(name, session) for name in ("packaging", *names))), None
+    )
 
 
 def _address_of(name: str, session: Session) -> str | None:
@@ -155,7 +177,8 @@ def _address_of(name: str, session: Session) -> str | None:
 def written_in(text: str) -> list[Requirement]:
     """Return the requirements that an explanation of uv's speaks of, each once, in order."""
     found: dict[str, Requirement] = {}
-    for name, versions in _WRITTEN.findall(" ".join(text.split())):
+    text = " ".join(text.split())
+    for name, versions in (*_WRITTEN.findall(text), *((name, "") for name in _NONE_OF.findall(text))):
         try:
             requirement = Requirement(f"{name}{versions.rstrip(',.')}")
         except InvalidRequirement:

@@ -20,6 +20,7 @@ from builder.resolve.advised import solve_with_advisories
 from builder.resolve.boards import warn_of_boards
 from builder.resolve.builds import check_torch
 from builder.resolve.changes import changes_of
+from builder.resolve.examine import Examiner, fault_behind
 from builder.resolve.interpreters import compiler_of, interpreter_of
 from builder.resolve.model import LOCK_FORMAT, Lock, LockedBase, LockedIndex, LockedRule
 from builder.resolve.sizes import measured
@@ -67,7 +68,7 @@ def make(
         LockError, NetworkError, IntegrityError, ModelError, RegistryError: the cell cannot be locked.
     """
     path = session.workspace.lock(job.recipe.name, job.cell.id)
-    client = client_of(session)
+    client = client_of(session.config, session.workspace.index_states)
     locked = {w.filename: (w.sha256, w.url) for w in before.wheels if w.index} if before else {}
     shelf = Shelf(ties=ties_of(job, session.config), client=client, workspace=session.workspace, locked=locked)
     question = Question(spec=job.spec, platform=job.platform, before=path if before else None, upgrade=upgrade)
@@ -152,6 +153,9 @@ def _noting(job: Job, session: Session, shelf: Shelf) -> Iterator[None]:
         yield
     except LockError as error:
         if not shelf.errors:
+            examiner = Examiner(job=job, session=session, client=shelf.client, ties=shelf.ties)
+            if fault := fault_behind(error.log or "", examiner):
+                raise fault from error
             unresolved.note(job, inputs_of(job, session.config), error, session.workspace)
             error.hint = f"{error.hint}; `jbuild why {job.recipe.name} --cell {job.cell.id}` tells more"
         raise

@@ -67,7 +67,7 @@ def why(job: Job, session: Session) -> Why:
     Raises:
         NetworkError, RecipeError: it cannot even be asked.
     """
-    client = client_of(session)
+    client = client_of(session.config, session.workspace.index_states)
     lock = current_lock(job, session)
     if lock:
         return _resolved(job, lock.wheels, lock, client, session)

@@ -299,6 +299,15 @@ def test_a_fallback_of_the_default_index(project: Resolving) -> None:
     locked(project)
 
 
+def test_a_portal_in_place_of_the_public_index(project: Resolving, jetson: JetsonIndex) -> None:
+    """uv alone says that there is no version of anything."""
+    jetson.fails(r"/portal/", "garbage", times=None)
+    project.public = f"http://{jetson.host}/portal/simple"
+    project.recipe["packages"]["requires"] = ["filelock"]
+    done = project.lock()
+    assert_refused(done, 5, "the index default does not answer for filelock", "its HTML is not a package page")
+
+
 def test_an_index_that_asks_for_a_log_in(project: Resolving, jetson: JetsonIndex) -> None:
     jetson.user = "edge:hush-hush"
     done = project.lock()
@@ -311,6 +320,31 @@ def test_an_index_that_asks_for_a_log_in(project: Resolving, jetson: JetsonIndex
     assert done.code == 0, done.stderr
     written = "".join(path.read_text() for path in project.folder.rglob("*.toml"))
     assert "hush-hush" not in done.stdout + done.stderr + written
+
+
+def test_wheels_are_fetched_with_the_log_in_too(project: Resolving, jetson: JetsonIndex) -> None:
+    name = "UV_INDEX_JETSON_AI_LAB_JP6_CU126"
+    login = {f"{name}_USERNAME": "edge", f"{name}_PASSWORD": "hush-hush"}
+    jetson.user = "edge:hush-hush"
+    assert project.lock(**login).code == 0
+    assert_refused(project.jbuild("render", "jetson"), 5, "torch.* cannot be downloaded: the server answers 401")
+    done = project.jbuild("render", "jetson", **login)
+    assert done.code == 0, done.stderr
+    made = [path.read_bytes() for path in (project.folder / "build").rglob("*") if path.is_file()]
+    assert not any(b"hush-hush" in content for content in made)
+
+
+def test_a_locked_wheel_comes_from_a_mirror_when_its_index_has_lost_it(
+    project: Resolving, jetson: JetsonIndex, jetson_sets: Path
+) -> None:
+    locked(project)
+    jetson.fails(r"\+f/", "status", times=None, status=410)
+    with running_jetson_index(jetson_sets) as other:
+        rule = {"prefix": f"http://{jetson.host}/", "mirror": f"http://{other.host}/", "fallback": True}
+        project.settings["index-mirrors"].append(rule)
+        done = project.jbuild("render", "jetson", "--locked")
+        assert done.code == 0, done.stderr
+        assert other.asked(TORCH)
 
 
 # --- wheels that are not what they say
