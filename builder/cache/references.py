@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder import records
+from builder.errors import LockError
 from builder.image.model import Image
 from builder.models import pins
 from builder.resolve import lockfile
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from builder.workspace import Workspace
 
 
@@ -30,13 +33,20 @@ class References:
 NOTHING = References(wheels=frozenset(), models=frozenset(), images=frozenset())
 
 
-def references(workspace: Workspace) -> References:
-    """Read all locks and records of the project.
+def references(workspace: Workspace, on_unreadable: Callable[[LockError], object] | None = None) -> References:
+    """Read all locks and records of the project; `on_unreadable` is told of locks that cannot be read.
 
     Raises:
-        LockError: a lock is damaged or of another format, so what it needs is not known.
+        LockError: a lock is damaged or of another format, so what it needs is not known, and nobody is to be told.
     """
-    locks = [lockfile.read_file(path) for path in sorted((workspace.project / "locks").glob("*/pylock.*.toml"))]
+    locks = []
+    for path in sorted((workspace.project / "locks").glob("*/pylock.*.toml")):
+        try:
+            locks.append(lockfile.read_file(path))
+        except LockError as error:
+            if on_unreadable is None:
+                raise
+            on_unreadable(error)
     shared = [pin.model for path in (workspace.project / "locks").glob("*/models.toml") for pin in pins.read(path)]
     cells = sorted((workspace.project / "build").glob("*/*"))
     images = [records.read(path / "image.json", None, Image) for path in cells]

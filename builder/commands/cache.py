@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from builder.cache.prune import prune
 from builder.cache.references import references
 from builder.commands.common import as_json, open_session
 from builder.report.cache import contents, pruned
+
+if TYPE_CHECKING:
+    from builder.errors import LockError
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
@@ -35,7 +39,11 @@ def info(as_json: bool) -> None:
     """Show how much of each kind the cache holds, and how much of that the locks of this project need."""
     session = open_session(as_json=as_json)
     workspace = session.workspace
-    kinds = summarise(entries(workspace, references(workspace)), workspace)
+
+    def unreadable(error: LockError) -> None:
+        session.console.warn(f"{error.where}: {error.message}; what it needs is not counted as this project's")
+
+    kinds = summarise(entries(workspace, references(workspace, unreadable)), workspace)
     described = [records.plain(kind) for kind in kinds]
     session.console.result(
         {"cache": str(workspace.cache), "kinds": described}, contents(workspace.cache, kinds, session.console.table)

@@ -34,13 +34,16 @@ def _packages(before: Subject, after: Subject) -> Changes | None:
         return None
     if before.partial or after.partial:
         # Labels name a few packages, and no hash: only those can be told apart, by their versions.
-        names = {part.name for part in one} & {part.name for part in two}
-        return _parts(_by_version(one, names), _by_version(two, names))
+        named, others = _by_label(one), _by_label(two)
+        both = set(named) & set(others)
+        return _parts([named[name] for name in both], [others[name] for name in both])
     return _parts(one, two)
 
 
-def _by_version(parts: Sequence[Part], names: set[str]) -> tuple[Part, ...]:
-    return tuple(replace(part, content=part.version) for part in parts if part.name in names)
+def _by_label(parts: Sequence[Part]) -> dict[str, Part]:
+    """Return packages by the names that labels have for them, with nothing but their versions to tell them apart."""
+    found = {part.name.removesuffix("-cpu"): part for part in parts}
+    return {name: replace(part, name=name, content=part.version, size=None) for name, part in found.items()}
 
 
 def _parts(before: Sequence[Part] | None, after: Sequence[Part] | None) -> Changes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder.errors import ModelError
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.config import Config
+    from builder.fit.model import BoardFit
+    from builder.jetson.boards import Board
     from builder.jetson.model import Platform
     from builder.models.model import LockedModel
     from builder.recipe.model import Recipe, Spec
@@ -44,7 +47,10 @@ def fit_cell(
     shape = read_shape(files.name, *files.config())
     found = boards_for(platform, boards or recipe.boards)
     vllm, gpu = pinned_version(spec.requires), bool(platform.l4t)
-    rows = tuple(estimate(spec.server, shape, files, board, gpu=gpu, vllm=vllm) for board in found or (None,))
+    rows = tuple(
+        _of_platform(estimate(spec.server, shape, files, board, gpu=gpu, vllm=vllm), board, platform)
+        for board in found or (None,)
+    )
     return CellFit(cell=cell, model=files.name, shape=shape, boards=rows)
 
 
@@ -62,6 +68,14 @@ def warning(found: CellFit, *, named: bool) -> str | None:
     if not parts:
         return None
     return f"model {found.model}: by estimate, {'; '.join(parts)}; `jbuild fit` shows the sum"
+
+
+def _of_platform(fit: BoardFit, board: Board | None, platform: Platform) -> BoardFit:
+    """Note a board that the platform's images do not run on, whatever its memory."""
+    if board is None or not platform.l4t or board.suits(platform):
+        return fit
+    said = f"images for {platform.name} (SM {', '.join(platform.sms)}) do not run on {board.name} (SM {board.sm})"
+    return replace(fit, remarks=(*fit.remarks, said))
 
 
 def _files(recipe: Recipe, spec: Spec, models: Sequence[LockedModel] | None, config: Config, store: Path) -> ModelFiles:

