@@ -32,6 +32,9 @@ VERBS = (
     ("smoke", "stage", "Start built images and ask them the recipe's questions."),
     ("push", "stage", "Push proven images and put their tags."),
     ("why", "why", "Explain why a cell has no wheels, or why its packages have their versions."),
+    ("fit", "fit", "Show what memory a recipe's model needs on a board, and the longest context that fits."),
+    ("diff", "diff", "Show what changed between two locks, cells or images, and what a device must pull."),
+    ("cache", "cache", "Show what the cache holds, and remove what nobody has used for a while."),
     ("doctor", "doctor", "Check this machine and show the command that mends what is missing."),
 )
 

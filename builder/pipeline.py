@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from builder import process, stages
+from builder.cache.use import in_use
 from builder.errors import JbuildError
 from builder.records import fingerprint
 from builder.stages import Work
@@ -56,6 +57,11 @@ def run_cells(jobs: Sequence[Job], session: Session, options: Options, *, at_onc
 
     At least as many are worked on at once as there are builders to deal them out to.
     """
+    with in_use(session.workspace):
+        return _run_cells(jobs, session, options, at_once)
+
+
+def _run_cells(jobs: Sequence[Job], session: Session, options: Options, at_once: int) -> list[CellResult]:
     builders = stages.builders_of(options, session)
     at_once = max(at_once, len(builders.names))
     if at_once <= 1 or len(jobs) <= 1:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from builder import stages
+from builder.cache.use import in_use
 from builder.engine import find_engine
 from builder.image.buildx import Request, build
 from builder.image.system import SCRIPT, SystemLayer, dockerfile_of, key_of, pin, pinned, script_of
@@ -43,9 +44,10 @@ def make_systems(
         JbuildError: a cell cannot be locked, a layer not built or not pushed.
     """
     done: list[Pinned] = []
-    for job in jobs:
-        new = [each.layer.key for each in done if each.made]
-        done.append(_system(job, session, options, registry, new=new if force else None))
+    with in_use(session.workspace):
+        for job in jobs:
+            new = [each.layer.key for each in done if each.made]
+            done.append(_system(job, session, options, registry, new=new if force else None))
     return done
 
 

@@ -293,6 +293,19 @@ def folder_aside(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def mark_used(path: Path) -> bool:
+    """Note that a file or folder of the cache is in use: its ctime becomes now, which is its age to a prune.
+
+    Its other times stay, for they end up in images. Returns False if it is not there.
+    """
+    try:
+        state = path.lstat()
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns), follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file, in hex."""
     digest = hashlib.sha256()

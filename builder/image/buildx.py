@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from builder.config import build_ca_bundle
 from builder.errors import BuildError, DiskError, EngineError, NetworkError, ProgramFailedError, RegistryError
 from builder.image.builders import buildx
-from builder.image.layout import read_image
+from builder.image.layout import blob, read_image
 from builder.jetson import symptoms
 from builder.process import run
 from builder.wheels.tree import EPOCH
-from builder.workspace import disk_errors, write_text
+from builder.workspace import disk_errors, mark_used, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,6 +142,7 @@ def build(job: Job, request: Request, engine: Engine, session: Session) -> Image
         finally:
             write_text(log, "\n".join(lines) + "\n")
         digest = json.loads(metadata.read_text(encoding="utf-8"))["containerimage.digest"]
+    mark_used(blob(request.layout, digest))
     return read_image(request.layout, digest, request.platform)
 
 

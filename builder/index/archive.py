@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import requests
 
-    Auth = tuple[str, str] | None
+    Get = Callable[[str, dict[str, str]], requests.Response]
 
 _PARTIAL_CONTENT = 206
 _TAIL = 1 << 16
@@ -37,7 +37,7 @@ class NoRangesError(Exception):
 class RemoteFile(io.RawIOBase):
     """A file on a server, read by HTTP ranges, of which each block is fetched once."""
 
-    def __init__(self, url: str, session: requests.Session, auth: Auth = None, retry: Retry | None = None) -> None:
+    def __init__(self, url: str, get: Get, retry: Retry | None = None) -> None:
         """Ask for the end of the file, which tells its size.
 
         Raises:
@@ -45,7 +45,7 @@ class RemoteFile(io.RawIOBase):
             requests.RequestException: it does not answer.
         """
         super().__init__()
-        self._url, self._session, self._auth, self._retry = url, session, auth, retry or Retry(tries=3)
+        self._url, self._ask, self._retry = url, get, retry or Retry(tries=3)
         self._blocks: dict[int, bytes] = {}
         self._at = 0
         tail, self.size = self._retry.run(lambda: self._get(f"-{_TAIL}"))
@@ -94,7 +94,7 @@ class RemoteFile(io.RawIOBase):
 
     def _get(self, span: str) -> tuple[bytes, int]:
         headers = {"Range": f"bytes={span}", "Accept-Encoding": "identity"}
-        with self._session.get(self._url, headers=headers, auth=self._auth, stream=True) as answer:
+        with self._ask(self._url, headers) as answer:
             answer.raise_for_status()
             size = answer.headers.get("Content-Range", "").rpartition("/")[2]
             if answer.status_code != _PARTIAL_CONTENT or not size.isdigit():

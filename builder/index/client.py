@@ -21,10 +21,11 @@ from builder.index.page import ACCEPT, parse
 from builder.workspace import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from builder.config import Config
+    from builder.session import Session
 
 _LONGEST_PAGE = 64 << 20
 """Bytes; the longest page of the public index is a few million."""
@@ -37,6 +38,12 @@ _KEYRING_S = 20.0
 
 class IndexUnreachableError(NetworkError):
     """Neither an index nor any of its mirrors gave a usable answer."""
+
+
+def client_of(session: Session) -> IndexClient:
+    """Return the run's one client: whatever its cells share is asked for once."""
+    states = session.workspace.index_states
+    return session.share(IndexClient, lambda: IndexClient(config=session.config, states=states))
 
 
 class _UnusableError(requests.RequestException):
@@ -63,11 +70,6 @@ class IndexClient:
     def __post_init__(self) -> None:
         self._session = http.session(self.config, http.Patience(connect_s=10.0, read_s=30.0))
 
-    @property
-    def session(self) -> requests.Session:
-        """The connections, for files beside the pages."""
-        return self._session
-
     def page(self, index: Index, project: str) -> Page | None:
         """Return what an index lists of a project (by its normalised name), or None if it does not know it.
 
@@ -88,15 +90,15 @@ class IndexClient:
             raise found
         return found
 
-    def login(self, index: Index, url: str) -> tuple[str, str] | None:
-        """Return the user and password for an address of an index, if any are known besides netrc's.
+    def login(self, index: str, url: str) -> tuple[str, str] | None:
+        """Return the user and password for an address of an index (by its name), if any are known besides netrc's.
 
         They come from the address itself or from uv's variables for the index of that name.
         """
         parts = urlsplit(url)
         if parts.username:
             return parts.username, parts.password or ""
-        name = re.sub(r"[^A-Za-z0-9]", "_", index.name).upper()
+        name = re.sub(r"[^A-Za-z0-9]", "_", index).upper()
         user, password = (os.environ.get(f"UV_INDEX_{name}_{part}") for part in ("USERNAME", "PASSWORD"))
         if user or password:
             return user or "", password or ""
@@ -106,7 +108,7 @@ class IndexClient:
         reasons: list[str] = []
         causes: list[requests.RequestException] = []
         for address in index.addresses:
-            url = f"{without_login(address.url).rstrip('/')}/{project}/"
+            url = f"{address.url.rstrip('/')}/{project}/"
             if address.url in self._failed:
                 # It has used up its tries for another project of this run.
                 reasons.append(f"{http.scrub(url)}: {self._failed[address.url]}")
@@ -126,7 +128,7 @@ class IndexClient:
 
     def _ask_address(self, index: Index, address: Address, project: str, url: str) -> Page | None:
         def attempt() -> Page | None:
-            with self._get(index, address, url) as answer:
+            with self.get(index.name, url, {"Accept": ACCEPT}) as answer:
                 if answer.status_code in _MISSING:
                     return None
                 answer.raise_for_status()
@@ -140,13 +142,18 @@ class IndexClient:
 
         return _patient(self.retry, attempt)
 
-    def _get(self, index: Index, address: Address, url: str) -> requests.Response:
-        auth = self.login(index, address.url)
-        answer = self._session.get(url, headers={"Accept": ACCEPT}, stream=True, auth=auth)
-        if answer.status_code in _REFUSED and auth is None and (found := _from_keyring(url)):
+    def get(self, index: str, url: str, headers: Mapping[str, str]) -> requests.Response:
+        """Ask for a page or a file of an index (by its name), with its log-in; the body is yet to be read.
+
+        Raises:
+            requests.RequestException: no answer. An answer of any status is returned.
+        """
+        bare, auth = without_login(url), self.login(index, url)
+        answer = self._session.get(bare, headers=headers, stream=True, auth=auth)
+        if answer.status_code in _REFUSED and auth is None and (found := _from_keyring(bare)):
             answer.close()
-            self._logins[urlsplit(address.url).netloc] = found
-            answer = self._session.get(url, headers={"Accept": ACCEPT}, stream=True, auth=found)
+            self._logins[urlsplit(bare).netloc] = found
+            answer = self._session.get(bare, headers=headers, stream=True, auth=found)
         return answer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -76,7 +77,13 @@ class Shelf:
         page = self.client.page(index, project)
         if page is None:
             return ()
-        files = tuple(self._locked_or(index, file) for file in page.files if fitting(index, file))
+        named: dict[str, IndexFile] = {}
+        for file in page.files:
+            # A page that lists a name twice, with two hashes, means the one that was locked, else its first.
+            locked = self.locked.get(file.filename, ("", ""))[0]
+            if fitting(index, file) and (file.filename not in named or file.sha256 == locked):
+                named[file.filename] = file
+        files = tuple(self._locked_or(index, file) for file in named.values())
         with self._mutex:
             self.pages[project] = page
             self.offers.update({file.sha256 or "": Offer(index=index, file=file) for file in files})
@@ -148,11 +155,10 @@ def read_wheel(
         NetworkError: it cannot be read.
     """
     local = workspace.wheel(file.sha256 or "", file.filename)
-    auth = client.login(index, file.url)
     try:
         if not local.is_file():
             try:
-                return with_archive(RemoteFile(file.url, client.session, auth), read)
+                return with_archive(RemoteFile(file.url, partial(client.get, index.name)), read)
             except NoRangesError:
                 _bring(index, file, client, local)
         with local.open("rb") as whole:
@@ -170,7 +176,7 @@ def _bring(index: Index, file: IndexFile, client: IndexClient, target: Path) -> 
 
     def attempt() -> None:
         with aside(target) as temporary:
-            with client.session.get(file.url, stream=True, auth=client.login(index, file.url)) as answer:
+            with client.get(index.name, file.url, {}) as answer:
                 answer.raise_for_status()
                 with temporary.open("wb") as out:
                     for block in answer.iter_content(_BLOCK):

@@ -164,9 +164,18 @@ def _narrow(row: L4tRelease, axes: _Axes) -> _Base | str:
         return f"L4T {row.l4t} has no Python {axes.python} (it has {known})"
     with_cuda = [base for base in with_python if axes.cuda is None or axes.cuda in base.cuda]
     if not with_cuda:
-        known = "; ".join(f"{', '.join(base.cuda)} on Ubuntu {base.distribution.release}" for base in with_python)
-        return f"CUDA {axes.cuda} is not published for L4T {row.l4t} (known: {known})"
+        return _no_cuda(row, axes, with_python, on)
     return with_cuda[0]
+
+
+def _no_cuda(row: L4tRelease, axes: _Axes, with_python: list[_Base], on: list[_Base]) -> str:
+    known = "; ".join(f"{', '.join(base.cuda)} on Ubuntu {base.distribution.release}" for base in with_python)
+    own = [base.distribution.release for base in on if axes.cuda in base.cuda]
+    if not own:
+        return f"CUDA {axes.cuda} is not published for L4T {row.l4t} (known: {known})"
+    said = f"CUDA {axes.cuda} for L4T {row.l4t} is on Ubuntu {own[0]}, Python {axes.python} is not (it has {known})"
+    fetched = [base for base in on if axes.cuda in base.cuda and axes.python in base.distribution.standalone]
+    return f'{said}; with `ubuntu = ["{own[0]}"]` as an axis that Python is fetched' if fetched else said
 
 
 def _bases(row: L4tRelease) -> list[_Base]:

@@ -34,7 +34,7 @@ def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models
         IntegrityError: a file is not the one that was locked.
         DiskError: the store cannot be written.
     """
-    missing = {file.sha256: file for file in locked.files if not store.has(models, file)}
+    missing = {file.sha256: file for file in locked.files if not store.use(models, file)}
     if not missing:
         return
     place = _place(locked, recipe_folder, config)

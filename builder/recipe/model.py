@@ -152,7 +152,7 @@ class Override:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """One recipe file. `architecture` is the one its images are for."""
+    """One recipe file. `architecture` is the one its images are for, `boards` name the boards that must bear them."""
 
     name: str
     path: Path
@@ -161,6 +161,7 @@ class Recipe:
     matrix: Matrix
     spec: Spec
     overrides: tuple[Override, ...] = ()
+    boards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -86,6 +86,24 @@ def read(path: Path, *, recipe: str, cell: str) -> Lock | None:
     return lock
 
 
+def read_file(path: Path) -> Lock:
+    """Return the lock in a file, of whatever recipe and cell it is.
+
+    Raises:
+        LockError: there is none, or it is damaged or of another format.
+    """
+    try:
+        own = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["jbuild"]
+        recipe, cell = str(own["recipe"]), str(own["cell"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        hint = "name a lock that jbuild wrote: locks/RECIPE/pylock.CELL.toml"
+        raise LockError(f"this is no lock of jbuild: {_reason(error)}", where=str(path), hint=hint) from error
+    found = read(path, recipe=recipe, cell=cell)
+    if found is None:
+        raise LockError("the lock has gone", where=str(path), hint=_RELOCK.format(recipe=recipe, cell=cell))
+    return found
+
+
 def content(lock: Lock) -> str:
     """Return the checksum of everything in a lock."""
     return records.fingerprint(lock)

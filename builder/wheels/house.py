@@ -12,13 +12,17 @@ import requests
 from filelock import FileLock
 
 from builder import http
-from builder.errors import IntegrityError, LockError
+from builder.errors import IntegrityError, LockError, NetworkError
+from builder.index.client import client_of
+from builder.index.model import DEFAULT
 from builder.parallel import Threads
+from builder.resolve.sources import addresses
 from builder.workspace import disk_errors, sha256_of, wheel_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from builder.index.client import IndexClient
     from builder.resolve.model import LockedWheel
     from builder.session import Session
 
@@ -55,7 +59,6 @@ def fetch(
     if not missing:
         return 0
     total = sum(wheel.size or 0 for wheel in missing) or None
-    connection = http.session(session.config)
     title = f"downloading {len(missing)} wheels"
     stopped = threading.Event()
     with session.console.task(title, total) as task, Threads(_PARALLEL) as pool:
@@ -66,7 +69,7 @@ def fetch(
             task.advance(amount)
 
         def one(wheel: LockedWheel) -> int:
-            count = _fetch_one(wheel, path_of(wheel, house), connection, advance)
+            count = _fetch_one(wheel, path_of(wheel, house), session, advance)
             if on_fetched:
                 on_fetched(wheel)
             return count
@@ -82,9 +85,7 @@ def fetch(
             raise
 
 
-def _fetch_one(
-    wheel: LockedWheel, target: Path, connection: requests.Session, on_bytes: Callable[[float], None]
-) -> int:
+def _fetch_one(wheel: LockedWheel, target: Path, session: Session, on_bytes: Callable[[float], None]) -> int:
     partial = target.parent / "partial"
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,7 @@ def _fetch_one(
         if "://" not in wheel.url or wheel.url.startswith("file://"):
             _copy(wheel, partial)
         else:
-            _download(wheel, partial, connection, on_bytes)
+            _download(wheel, partial, session, on_bytes)
         _verify(wheel, partial)
         partial.rename(target)
         return target.stat().st_size
@@ -109,8 +110,21 @@ def _copy(wheel: LockedWheel, partial: Path) -> None:
         raise LockError(f"{wheel.filename} is no longer there", where=str(source), hint=hint) from error
 
 
-def _download(
-    wheel: LockedWheel, partial: Path, connection: requests.Session, on_bytes: Callable[[float], None]
+def _download(wheel: LockedWheel, partial: Path, session: Session, on_bytes: Callable[[float], None]) -> None:
+    """Download a wheel beside its place, from its index, else from the mirrors that the configuration names."""
+    client, failures = client_of(session), []
+    for address in addresses(wheel.url, session.config.index_mirrors):
+        try:
+            _download_from(address.url, wheel, partial, client, on_bytes)
+        except NetworkError as error:
+            failures.append(error)
+            continue
+        return
+    raise failures[0]
+
+
+def _download_from(
+    url: str, wheel: LockedWheel, partial: Path, client: IndexClient, on_bytes: Callable[[float], None]
 ) -> None:
     """Download a wheel beside its place; what an earlier try or run left is gone on from."""
 
@@ -118,7 +132,10 @@ def _download(
         return partial.stat().st_size if partial.exists() else 0
 
     def bring() -> None:
-        http.Retry().run(lambda: _attempt(wheel, partial, connection, on_bytes, have()), progress=have)
+        def attempt() -> None:
+            _attempt(client, wheel.index or DEFAULT, url, partial, on_bytes, have())
+
+        http.Retry().run(attempt, progress=have)
 
     begun = have()
     on_bytes(begun)
@@ -130,18 +147,24 @@ def _download(
             partial.unlink()
             bring()
     except requests.RequestException as error:
-        failure = http.network_error(error, wheel.url)
-        failure.message = f"{wheel.filename} cannot be downloaded: {failure.message}"
-        if error.response is not None and error.response.status_code in _GONE:
-            failure.hint = "the index no longer has this file: run `jbuild lock` again, or put it into the wheelhouse"
-        raise failure from error
+        on_bytes(-have())
+        raise _unavailable(wheel, url, error) from error
+
+
+def _unavailable(wheel: LockedWheel, url: str, error: requests.RequestException) -> NetworkError:
+    failure = http.network_error(error, url)
+    message = f"{wheel.filename} cannot be downloaded: {failure.message}"
+    if error.response is not None and error.response.status_code in _GONE:
+        hint = "the index no longer has this file: run `jbuild lock` again, or put it into the wheelhouse"
+        return NetworkError(message, where=failure.where, hint=hint)
+    return NetworkError(message, where=failure.where, hint=failure.hint)
 
 
 def _attempt(
-    wheel: LockedWheel, partial: Path, connection: requests.Session, on_bytes: Callable[[float], None], have: int
+    client: IndexClient, index: str, url: str, partial: Path, on_bytes: Callable[[float], None], have: int
 ) -> None:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with connection.get(wheel.url, headers=headers, stream=True) as answer:
+    with client.get(index, url, headers) as answer:
         if have and answer.status_code == _RANGE_UNSATISFIABLE:
             # Everything was there already, or what was there was not this file: the checksum tells.
             return

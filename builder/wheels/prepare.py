@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from builder.parallel import workers
 from builder.wheels.house import fetch
 from builder.wheels.tree import Unpacking, unpack, unpacking
+from builder.workspace import mark_used
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,9 @@ def prepare(wheels: Sequence[LockedWheel], python: str, compiler: Compiler | Non
         NetworkError, IntegrityError, DiskError: a wheel cannot be had, trusted or stored.
     """
     plans = {wheel.sha256: unpacking(wheel, python, compiler, session.workspace) for wheel in wheels}
-    missing = [wheel for wheel in wheels if not plans[wheel.sha256].tree.is_dir()]
+    for plan in plans.values():
+        mark_used(plan.wheel.parent)
+    missing = [wheel for wheel in wheels if not mark_used(plans[wheel.sha256].tree)]
     if missing:
         _unpack(missing, plans, session)
     return {sha256: plan.tree for sha256, plan in plans.items()}

@@ -106,7 +106,10 @@ def test_a_recipe_can_bring_its_base() -> None:
         ),
         (
             {"l4t": "36.4.0", "python": "3.12", "cuda": "12.6"},
-            "CUDA 12.6 is not published for L4T 36.4.0 (known: 12.8, 12.9 on Ubuntu 24.04)",
+            (
+                "CUDA 12.6 for L4T 36.4.0 is on Ubuntu 22.04, Python 3.12 is not (it has 12.8, 12.9 on Ubuntu 24.04); "
+                'with `ubuntu = ["22.04"]` as an axis that Python is fetched'
+            ),
         ),
         (
             {"l4t": "36.4.0", "python": "3.11", "ubuntu": "22.04"},
