@@ -72,6 +72,11 @@ class CellFolder:
         """The context's trees, one folder a layer."""
         return self.path / "layers"
 
+    @property
+    def system_layer(self) -> Path:
+        """The folder in which the cell's system layer is built by itself."""
+        return self.path / "system-layer"
+
     def record(self, stage: str) -> Path:
         """Return the record of a stage: `plan.json`, `image.json`, and so on."""
         return self.path / f"{stage}.json"
@@ -112,6 +117,11 @@ class Workspace:
     def model_lock(self, recipe: str) -> Path:
         """Return the file with the models that all cells of a recipe share."""
         return self.project / "locks" / recipe / "models.toml"
+
+    @property
+    def systems(self) -> Path:
+        """The system layers that the project pins, beside its locks."""
+        return self.project / "locks" / "systems.toml"
 
     def cell(self, recipe: str, cell: str) -> CellFolder:
         """Return a cell's folder."""

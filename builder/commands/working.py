@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from builder.commands.common import open_recipe, open_session
-from builder.config import REGISTRY_PATTERN
+from builder.config import BUILDER_PATTERN, REGISTRY_PATTERN
 from builder.engine import find_engine
 from builder.errors import CellsFailedError, EngineError, RecipeError
 from builder.pipeline import preview, run_cells
@@ -29,6 +29,42 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
 
+def _builders(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    import re  # noqa: PLC0415
+
+    for value in values:
+        if not re.fullmatch(BUILDER_PATTERN, value):
+            raise click.BadParameter(f"{value!r} is not a builder's name", context, parameter)
+    return values
+
+
+def _registries(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    import re  # noqa: PLC0415
+
+    for value in values:
+        if not re.fullmatch(REGISTRY_PATTERN, value):
+            raise click.BadParameter(f"{value!r} is not a registry such as host:5000/team", context, parameter)
+    return values
+
+
+registry_option = click.option(
+    "--registry",
+    "registries",
+    multiple=True,
+    metavar="HOST/PREFIX",
+    callback=_registries,
+    help="Push to this registry instead of the configured ones; may be repeated.",
+)
+builder_option = click.option(
+    "--builder",
+    "builders",
+    multiple=True,
+    metavar="NAME",
+    callback=_builders,
+    help="Build with this buildx builder or docker context instead of the engine's own; deals out if repeated.",
+)
+
+
 def run_options(function: _F) -> _F:
     """Add the options that all working verbs have."""
     options = (
@@ -37,15 +73,8 @@ def run_options(function: _F) -> _F:
         click.option(
             "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Cells worked on at once."
         ),
-        click.option(
-            "--registry",
-            "registries",
-            multiple=True,
-            metavar="HOST/PREFIX",
-            callback=_registries,
-            help="Push to this registry instead of the configured ones; may be repeated.",
-        ),
-        click.option("--builder", metavar="NAME", help="Build with this buildx builder instead of the engine's own."),
+        registry_option,
+        builder_option,
     )
     for option in reversed(options):
         function = option(function)
@@ -127,12 +156,3 @@ def _docker_host(session: Session) -> str | None:
     except EngineError:
         return None
     return engine.docker_host if engine.source == "scripts/engine" else None
-
-
-def _registries(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    import re  # noqa: PLC0415
-
-    for value in values:
-        if not re.fullmatch(REGISTRY_PATTERN, value):
-            raise click.BadParameter(f"{value!r} is not a registry such as host:5000/team", context, parameter)
-    return values

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from builder.image import context, facts
+from builder.image import context, facts, system
 from builder.image.buildx import plain_command
 from builder.image.dockerfile import render as render_dockerfile
 from builder.image.forest import plant
@@ -17,7 +17,7 @@ from builder.image.runtime import FOLDER as RUNTIME
 from builder.models.fetch import fetch_model
 from builder.wheels.interpreter import HOME, interpreter_tree, provide_compiler
 from builder.wheels.prepare import prepare
-from builder.wheels.tree import ENVIRONMENT, EPOCH, variant
+from builder.wheels.tree import ENVIRONMENT, variant
 from builder.workspace import disk_errors, write_text
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from builder.session import Session
     from builder.workspace import CellFolder
 
-_SYSTEM_SCRIPT = "system/install.sh"
 # -S: the scripts need nothing of the wheels, and start faster without looking at them.
 _PYTHON = (f"{ENVIRONMENT}/bin/python", "-SE")
 # Records and logs change with every run; they must never reach the builder.
@@ -51,15 +50,15 @@ def render(job: Job, lock: Lock, session: Session) -> Plan:
         layers = _make_layers(job, lock, folder, python, session)
         _drop_others(folder.layers, keep=layers.all)
         text = _dockerfile(job, lock, layers, session)
-        script = _system_script(session).read_text(encoding="utf-8")
-        write_text(folder.path / _SYSTEM_SCRIPT, script)
+        script = system.script_of(session.workspace)
+        write_text(folder.path / system.SCRIPT, script)
         write_text(folder.path / ".dockerignore", _IGNORED)
         write_text(folder.dockerfile, text)
     return Plan(
         platform=f"linux/{lock.platform.architecture}",
         layers=layers.all,
         content=hashlib.sha256((text + script).encode()).hexdigest(),
-        command=plain_command(lock.platform.architecture),
+        command=plain_command(lock.platform.architecture, session.config.compression),
     )
 
 
@@ -121,16 +120,17 @@ def _drop_others(layers: Path, *, keep: Iterable[str]) -> None:
 
 
 def _dockerfile(job: Job, lock: Lock, layers: _Layers, session: Session) -> str:
-    return render_dockerfile(job.spec.template, session.workspace.template_folders, _values(job, lock, layers))
+    return render_dockerfile(job.spec.template, session.workspace.template_folders, _values(job, lock, layers, session))
 
 
-def _values(job: Job, lock: Lock, layers: _Layers) -> dict[str, Any]:
-    packages = sorted({*lock.platform.python_packages, *job.spec.apt})
+def _values(job: Job, lock: Lock, layers: _Layers, session: Session) -> dict[str, Any]:
+    layer = system.pinned(job, lock, session)
     return {
+        **system.values_of(job, lock),
+        "system": layer.reference(session.config) if layer else None,
+        "system_only": False,
         "cell": f"{job.recipe.name}/{job.cell.id}",
-        "command": plain_command(lock.platform.architecture),
-        "base": f"{lock.base.used.rpartition('@')[0] or lock.base.used}@{lock.base.digest}",
-        "system_command": ("/bin/sh", "/run/jbuild/install.sh", str(EPOCH), str(facts.UID), facts.USER, *packages),
+        "command": plain_command(lock.platform.architecture, session.config.compression),
         "python_layers": layers.python,
         "model_layers": layers.models,
         "runtime_layer": layers.runtime,
@@ -142,11 +142,4 @@ def _values(job: Job, lock: Lock, layers: _Layers) -> dict[str, Any]:
         "start_period_s": int(job.spec.smoke.ready_within_s),
         "healthcheck": (*_PYTHON, f"{RUNTIME}/healthcheck.py"),
         "entrypoint": (*_PYTHON, f"{RUNTIME}/entrypoint.py"),
-        "platform": lock.platform,
-        "values": dict(job.cell.values),
     }
-
-
-def _system_script(session: Session) -> Path:
-    found = [folder / _SYSTEM_SCRIPT for folder in session.workspace.template_folders]
-    return next(path for path in found if path.is_file())

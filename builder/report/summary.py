@@ -41,6 +41,7 @@ def cell_json(result: CellResult) -> dict[str, Any]:
         "audit": counts(made.audit) if made.audit else None,
         "plan": str(result.work.folder.path) if made.plan else None,
         "digest": made.image.digest if made.image else None,
+        "verified": made.verified,
         "size": made.image.size if made.image else None,
         "verdict": records.plain(made.verdict),
         "publication": records.plain(made.publication),
@@ -70,6 +71,8 @@ def _cell(result: CellResult, reach: str) -> str:
         lines += [f"  plan      {result.work.folder.path}", f"  build it  {reach}{' '.join(made.plan.command)}"]
     if made.image:
         lines += [f"  image     {made.image.digest}", f"  size      {made.image.size / 1e6:.0f} MB compressed"]
+    if made.verified:
+        lines.append("  verified  a second build without any cache gave the same digest")
     if made.verdict:
         lines += [f"  {line}" for line in _verdict(result)]
     if made.publication:

@@ -13,6 +13,7 @@ import pytest
 # The factories of the unit tests make real wheels.
 sys.path.append(str(Path(__file__).parent.with_name("unit")))
 
+import second_engine
 from index_server import Index, running_index
 from jetson_index import JetsonIndex, running_jetson_index
 from jetson_wheels import make_public, make_sets
@@ -95,6 +96,15 @@ def jetson_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def jetson_index(jetson_sets: Path) -> Iterator[JetsonIndex]:
     """The stand-in for the Jetson AI Lab index, with no faults and nothing asked yet."""
     with running_jetson_index(jetson_sets) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def other_engine() -> Iterator[second_engine.SecondEngine]:
+    """A second engine, for what must not depend on the first."""
+    if not second_engine.can_run():
+        pytest.skip("a second engine needs root and dockerd")
+    with second_engine.running_engine() as running:
         yield running
 
 
