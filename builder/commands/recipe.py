@@ -31,7 +31,7 @@ def command(
     locked: bool,
     jobs: int,
     registries: tuple[str, ...],
-    builder: str | None,
+    builders: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Make the cells of RECIPE: lock, render, build, smoke and, with --push, publish.
@@ -46,7 +46,7 @@ def command(
         again="lock" if force else again,
         locked_only=locked,
         registries=registries,
-        builder=builder,
+        builders=builders,
     )
     if options.again and options.again not in options.stages:
         more = "add --push" if again == "push" and not until else f"--from {again} comes after --until {last}"

@@ -89,7 +89,13 @@ class Shelf:
         page = self.client.page(index, project)
         if page is None:
             return ()
-        files = tuple(self._locked_or(index, file) for file in page.files if fitting(index, file))
+        named: dict[str, IndexFile] = {}
+        for file in page.files:
+            # A page that lists a name twice, with two hashes, means the one that was locked, else its first.
+            locked = self.locked.get(file.filename, ("", ""))[0]
+            if fitting(index, file) and (file.filename not in named or file.sha256 == locked):
+                named[file.filename] = file
+        files = tuple(self._locked_or(index, file) for file in named.values())
         with self._mutex:
             self.pages[project] = page
             self.offers.update({file.sha256 or "": Offer(index=index, file=file) for file in files})

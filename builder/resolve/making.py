@@ -13,14 +13,19 @@ from builder.index.front import running_front
 from builder.index.logins import without_login
 from builder.index.model import DEFAULT
 from builder.index.shelf import Shelf
+from builder.models import pins
 from builder.models.lock import lock_model
 from builder.parallel import Threads
 from builder.registry.lookup import resolve_digest
 from builder.resolve import lockfile, unresolved
 from builder.resolve.advised import solve_with_advisories
+from builder.resolve.boards import warn_of_boards
 from builder.resolve.builds import check_torch
 from builder.resolve.changes import changes_of
+from builder.resolve.examine import Examiner, fault_behind
+from builder.resolve.interpreters import compiler_of, interpreter_of
 from builder.resolve.model import LOCK_FORMAT, Lock, LockedBase, LockedIndex, LockedRule
+from builder.resolve.sizes import measured
 from builder.resolve.solve import Question
 from builder.resolve.sources import ties_of
 
@@ -76,7 +81,7 @@ def make(
     question = Question(spec=job.spec, platform=job.platform, before=path if before else None, upgrade=upgrade)
     with Threads(1) as pool:
         base = pool.submit(resolve_digest, job.base, session.config, job.platform.architecture)
-        with _noting(job, session), session.console.task(f"{job.cell.id}: solving", unit="steps"):
+        with _noting(job, session, shelf), session.console.task(f"{job.cell.id}: solving", unit="steps"):
             solution = _solve(job, session, question, shelf)
             torch_cuda = check_torch(job, solution.wheels, shelf.ties, client, session)
         kept = _kept_files(solution.wheels, shelf, job, upgrade)
@@ -86,18 +91,21 @@ def make(
             inputs=inputs_of(job, session.config),
             platform=job.platform,
             base=_base(base, session),
-            wheels=solution.wheels,
+            wheels=measured(solution.wheels, session),
             models=tuple(lock_one(model, job, session) for model in job.spec.models),
             advisories=solution.advisories,
             indexes=_indexes(solution.wheels, shelf),
             rules=(*_ties(solution.wheels, shelf), *_cut_off(solution.wheels, shelf, job), *kept),
             warnings=solution.warnings,
             torch_cuda=torch_cuda,
+            interpreter=interpreter_of(job.platform),
+            compiler=compiler_of(job.platform, before, session),
         )
     lockfile.write(path, lock)
     unresolved.forget(job, session.workspace)
     changes = changes_of(before, lock, job, client, session, upgrade=upgrade)
     _tell(lock, changes, session)
+    warn_of_boards(job, lock, session)
     return lock, changes
 
 
@@ -121,11 +129,15 @@ def solve_only(job: Job, session: Session, client: IndexClient) -> tuple[LockedW
 
 
 def lock_one(model: Model, job: Job, session: Session) -> LockedModel:
-    """Return a model of a cell with its files and their hashes.
+    """Return a model of a cell with its files and their hashes: as the recipe's model lock has it, else as it is now.
 
     Raises:
-        ModelError, NetworkError, IntegrityError: it cannot be had, or is not one.
+        ModelError, NetworkError, IntegrityError, RegistryError: it cannot be had, or is not one.
+        LockError: the recipe's model lock is damaged.
     """
+    pinned = pins.find(session.workspace.model_lock(job.recipe.name), model)
+    if pinned and pinned.origin != "folder":
+        return pinned
     return lock_model(model, job.recipe.path.parent, session.config, session.workspace.models, session.console)
 
 
@@ -143,11 +155,14 @@ def _solve(job: Job, session: Session, question: Question, shelf: Shelf) -> Solu
 
 
 @contextmanager
-def _noting(job: Job, session: Session) -> Iterator[None]:
+def _noting(job: Job, session: Session, shelf: Shelf) -> Iterator[None]:
     """Remember that no wheels were found for a cell, and say how to find out why."""
     try:
         yield
     except NoWheelsError as error:
+        examiner = Examiner(job=job, session=session, client=shelf.client, ties=shelf.ties)
+        if fault := fault_behind(error.log or "", examiner):
+            raise fault from error
         unresolved.note(job, inputs_of(job, session.config), error, session.workspace)
         more = f"`jbuild why {job.recipe.name} --cell {job.cell.id}` tells more"
         error.hint = f"{error.hint}; {more}" if error.hint else more
