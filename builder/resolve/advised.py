@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 # A constraint can bring in a version that another advisory speaks of, and so on; more rounds than this are a circle.
 _ROUNDS = 6
+_REMEMBERED_S = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,9 +60,9 @@ def solve_with_advisories(job: Job, session: Session, question: Question, ties: 
     given = advisories.applying(_situation(job, pins, ties), job.spec.ignored_advisories)
     active = {each: each.rules(pins) for each in given}
     memory = _memory(job, question, session)
-    learned = {each: rules for each, rules in _recalled(memory).items() if each not in active}
-    if learned:
-        solution = _rounds(job, session, question, ties, {**active, **learned})
+    learned = {} if question.upgrade else _recalled(memory)
+    if learned := {each: rules for each, rules in learned.items() if each not in active}:
+        solution = _again(job, session, question, ties, {**active, **learned})
         if solution and {each.id for each in learned} <= {each.id for each in solution.advisories}:
             return solution
     solution = _rounds(job, session, question, ties, active)
@@ -68,6 +70,16 @@ def solve_with_advisories(job: Job, session: Session, question: Question, ties: 
         raise NoWheelsError("advisories contradict each other", where=job.name, hint=_hint(active))
     records.write(memory, "", {each.id: rules for each, rules in active.items() if each not in given})
     return solution
+
+
+def _again(
+    job: Job, session: Session, question: Question, ties: Ties, active: dict[Advisory, tuple[str, ...]]
+) -> Solution | None:
+    """Ask uv with what was learned before; None: that no longer leads anywhere, and nothing is said of it."""
+    try:
+        return _rounds(job, session, question, ties, active)
+    except NoWheelsError:
+        return None
 
 
 def _rounds(
@@ -96,7 +108,13 @@ def _memory(job: Job, question: Question, session: Session) -> Path:
 
 
 def _recalled(memory: Path) -> dict[Advisory, tuple[str, ...]]:
-    found = records.read(memory, None, dict[str, tuple[str, ...]]) or {}
+    """Return what a question led to within a day: later, newer versions may lead elsewhere."""
+    try:
+        fresh = time.time() - memory.stat().st_mtime < _REMEMBERED_S
+    except FileNotFoundError:
+        fresh = False
+    found = records.read(memory, None, dict[str, tuple[str, ...]]) if fresh else None
+    found = found or {}
     return {each: found[each.id] for each in advisories.advisories() if each.id in found}
 
 

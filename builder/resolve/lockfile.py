@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 
     from packaging.pylock import Package, PackageWheel
 
+# What reading a file that is no sound lock may raise.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, PylockValidationError)
+# What older formats did not have.
+_ABSENT: dict[str, Any] = {"advisories": [], "indexes": [], "sources": {}, "rules": [], "warnings": []}
 _RELOCK = "run `jbuild lock {recipe} --cell {cell} --force` to make it anew"
 
 
@@ -81,13 +85,23 @@ def read(path: Path, *, recipe: str, cell: str) -> Lock | None:
         if (own["recipe"], own["cell"]) != (recipe, cell):
             raise LockError(f"this is the lock of {own['recipe']}/{own['cell']}", where=str(path), hint=hint)
         lock, checksum = _from_document(data, own), own["content"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, PylockValidationError) as error:
+    except _DAMAGE as error:
         raise LockError(f"the lock is damaged: {_reason(error)}", where=str(path), hint=hint) from error
     if checksum != content(lock):
         raise LockError(
             "the lock was edited by hand: its content is not what its checksum says", where=str(path), hint=hint
         )
     return lock
+
+
+def read_old(path: Path) -> Lock | None:
+    """Return what a lock of an older format says, for locking anew to start from; None if that cannot be told."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        own = data["tool"]["jbuild"]
+        return _from_document(data, {**_ABSENT, **own}) if own["format"] < LOCK_FORMAT else None
+    except _DAMAGE:
+        return None
 
 
 def read_file(path: Path) -> Lock:
@@ -156,6 +170,7 @@ def _document(lock: Lock) -> dict[str, Any]:
         "models": [_without_none(records.plain(model)) for model in lock.models],
         "advisories": records.plain(lock.advisories),
         "indexes": [_without_none(records.plain(index)) for index in lock.indexes],
+        "sources": lock.sources,
         "rules": records.plain(lock.rules),
         "warnings": records.plain(lock.warnings),
         **({"torch-cuda": lock.torch_cuda} if lock.torch_cuda else {}),
@@ -182,10 +197,10 @@ def _package(wheel: LockedWheel, addresses: dict[str, str]) -> dict[str, Any]:
 
 def _from_document(data: dict[str, Any], own: dict[str, Any]) -> Lock:
     packages = Pylock.from_dict(data).packages
-    indexes = tuple(records.decode(index, LockedIndex) for index in own["indexes"])
-    names = {index.url: index.name for index in indexes}
+    # Two indexes may have one address, as behind a mirror: the names are kept beside.
+    sources = records.decode(own["sources"], dict[str, str])
     wheels = (
-        replace(_wheel(package, wheel, own["cell"]), index=names[package.index] if package.index else None)
+        replace(_wheel(package, wheel, own["cell"]), index=sources.get(str(package.name)))
         for package in packages
         for wheel in package.wheels or ()
     )
@@ -198,7 +213,7 @@ def _from_document(data: dict[str, Any], own: dict[str, Any]) -> Lock:
         wheels=tuple(sorted(wheels, key=lambda w: w.name)),
         models=tuple(records.decode(model, LockedModel) for model in own["models"]),
         advisories=tuple(records.decode(advisory, LockedAdvisory) for advisory in own["advisories"]),
-        indexes=indexes,
+        indexes=tuple(records.decode(index, LockedIndex) for index in own["indexes"]),
         rules=tuple(records.decode(rule, LockedRule) for rule in own["rules"]),
         warnings=tuple(records.decode(warning, LockedWarning) for warning in own["warnings"]),
         torch_cuda=records.decode(own.get("torch-cuda"), str | None),

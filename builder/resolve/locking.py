@@ -15,6 +15,7 @@ from builder.models.lock import quick_state
 from builder.resolve import lockfile
 from builder.resolve.advised import situation_of
 from builder.resolve.making import inputs_of, lock_one, make
+from builder.resolve.sources import ties_of
 from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
@@ -95,13 +96,13 @@ def _state(path: Path, job: Job, session: Session) -> tuple[Lock | None, str | N
     try:
         found = lockfile.read(path, recipe=job.recipe.name, cell=job.cell.id)
     except OldLockError as error:
-        return None, error.message
+        return lockfile.read_old(path), error.message
     return found, _stale(found, job, session) if found else None
 
 
 def _stale(found: Lock, job: Job, session: Session) -> str | None:
     if found.inputs != inputs_of(job, session.config):
-        return "the recipe or its platform changed"
+        return _moved(found, job, session) or "the recipe or its platform changed"
     against = advisories.broken(situation_of(job, found.wheels), job.spec.ignored_advisories)
     if against:
         return f"advisory {against[0].id} speaks against it: {against[0].symptom}"
@@ -111,6 +112,15 @@ def _stale(found: Lock, job: Job, session: Session) -> str | None:
             return f"the files of model {locked.name} changed"
         if locked.origin != "folder" and _pinned_otherwise(locked, model, job, session):
             return f"the recipe's model lock has another {locked.name}"
+    return None
+
+
+def _moved(found: Lock, job: Job, session: Session) -> str | None:
+    ties = ties_of(job, session.config)
+    for wheel in found.wheels:
+        tie = ties.of(wheel.name)
+        if wheel.index != (tie.index if tie else None):
+            return f"{wheel.name} comes from {tie.index if tie else 'the default index'} now"
     return None
 
 

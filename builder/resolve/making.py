@@ -104,7 +104,7 @@ def make(
     lockfile.write(path, lock)
     unresolved.forget(job, session.workspace)
     changes = changes_of(before, lock, job, client, session, upgrade=upgrade)
-    _tell(lock, changes, session)
+    _tell(lock, changes, upgrade, session)
     warn_of_boards(job, lock, session)
     return lock, changes
 
@@ -228,9 +228,21 @@ def _cut_off(wheels: tuple[LockedWheel, ...], shelf: Shelf, job: Job) -> tuple[L
     rule = LockedRule(
         rule=f"nothing released from {job.spec.released_before} on", why="`released-before` of the recipe"
     )
-    used = {wheel.index for wheel in wheels}
-    blind = [index.name for index in shelf.ties.indexes if index.name in used and not index.upload_times]
-    return (rule, *(LockedRule(rule=f"no cut-off by date for the index {name}", why=_NO_TIMES) for name in blind))
+    used = {wheel.index for wheel in wheels if wheel.index}
+    timeless = {wheel.index for wheel in wheels if wheel.index and not _has_time(wheel, shelf)}
+    timeless |= {index.name for index in shelf.ties.indexes if not index.upload_times}
+    return (
+        rule,
+        *(
+            LockedRule(rule=f"no cut-off by date for the index {name}", why=_NO_TIMES)
+            for name in sorted(timeless & used)
+        ),
+    )
+
+
+def _has_time(wheel: LockedWheel, shelf: Shelf) -> bool:
+    offer = shelf.offers.get(wheel.sha256)
+    return offer is None or offer.file.upload_time is not None
 
 
 def _kept_files(
@@ -259,8 +271,11 @@ def _kept_files(
     return tuple(rules)
 
 
-def _tell(lock: Lock, changes: tuple[Change, ...], session: Session) -> None:
+def _tell(lock: Lock, changes: tuple[Change, ...], upgrade: tuple[str, ...], session: Session) -> None:
     console = session.console
+    for name in upgrade:
+        if name != _ALL and name not in lock.versions:
+            console.warn(f"{lock.cell}: there is no {name} to upgrade")
     for change in changes:
         console.say(f"{lock.cell}: {change.words}")
     for index in lock.indexes:

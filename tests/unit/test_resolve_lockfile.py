@@ -148,7 +148,7 @@ def test_damage_is_refused_with_its_place(path: Path, change: Any, named: str) -
 
 def test_another_format_is_refused(path: Path) -> None:
     edit(path, lambda d: d["tool"]["jbuild"].update(format=99))
-    assert "lock format 99 is not 3" in refusal(path).message
+    assert "lock format 99 is not 4" in refusal(path).message
 
 
 def test_the_lock_of_another_cell_is_refused(path: Path) -> None:
