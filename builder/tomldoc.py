@@ -215,13 +215,14 @@ class Table:
         key_pattern: str | None = None,
         value_pattern: str | None = None,
         noun: str = "a string",
+        key_noun: str | None = None,
     ) -> tuple[tuple[str, str], ...]:
         """Return a table of strings as pairs in file order; absent means empty."""
         table = self.table(key)
         pairs = []
         for name in table:
             if key_pattern and not re.fullmatch(key_pattern, name):
-                table.problem(name, f"`{shown(name)}` is not a valid name here ({noun})")
+                table.problem(name, f"`{shown(name)}` is not {key_noun or 'a valid name here'}")
             pairs.append((name, table.string(name, pattern=value_pattern, noun=noun)))
         return tuple(pairs)
 

@@ -145,7 +145,10 @@ def _merge(spec: Spec, override: Override) -> Spec:
         constraints=_distinct(spec.constraints + override.constraints),
         replace=_distinct(spec.replace + override.replace),
         indexes=spec.indexes if override.indexes is None else override.indexes,
-        sources=_merged(spec.sources, override.sources),
+        # Of several globs the first counts: the override's speak first.
+        sources=_merged(
+            override.sources, tuple(pair for pair in spec.sources if pair[0] not in dict(override.sources))
+        ),
         server=server,
     )
 

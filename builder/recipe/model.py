@@ -124,7 +124,7 @@ class Spec:
     single packages; `released_before` (a date, YYYY-MM-DD) leaves out what came later.
 
     Merge rules when an override applies: `requires`, `constraints`, `replace`, `apt`, `server.arguments` are appended
-    to; environments and sources are merged key by key; every other value is replaced.
+    to; environments and sources are merged key by key, sources of the override first; every other value is replaced.
     """
 
     base: str | None = None

@@ -67,8 +67,13 @@ def _indexes(table: Table) -> tuple[str, ...] | None:
 
 def _sources(table: Table) -> Pairs:
     """Read `from`: which index single packages come from."""
-    noun = "the name of a package index, or `default` for uv's own"
-    return table.string_map("from", key_pattern=patterns.PACKAGE, value_pattern=patterns.INDEX, noun=noun)
+    return table.string_map(
+        "from",
+        key_pattern=patterns.PACKAGE,
+        value_pattern=patterns.INDEX,
+        noun="the name of a package index, or `default` for uv's own",
+        key_noun="a package's name in lower case, with `-`, or a glob",
+    )
 
 
 def _date(table: Table, key: str) -> str | None:

@@ -68,7 +68,8 @@ def _try(differs: str, job: Job, client: IndexClient, session: Session) -> Neigh
         return Neighbour(differs=differs, resolves=False, failed=_cause(error))
     versions = {wheel.name: wheel.version for wheel in wheels}
     told = ", ".join(f"{name} {versions[name]}" for name in _TOLD if name in versions)
-    return Neighbour(differs=differs, resolves=True, found=f"{told}; {len(wheels)} wheels")
+    counted = "1 wheel" if len(wheels) == 1 else f"{len(wheels)} wheels"
+    return Neighbour(differs=differs, resolves=True, found="; ".join(filter(None, (told, counted))))
 
 
 def _cause(error: JbuildError) -> str:
@@ -140,6 +141,7 @@ def _other_values(job: Job) -> Iterator[Cell]:
         for axis, own in job.cell.values
         if own in (values := list(dict.fromkeys(known.get(axis, ()))))
         for place, value in enumerate(values)
+        if value != own
     ]
     for _, axis, value in sorted(near, key=lambda each: each[0]):
         yield variant(job.recipe, job.cell, axis, value)

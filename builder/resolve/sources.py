@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
@@ -26,7 +27,9 @@ def ties_of(job: Job, config: Config) -> Ties:
         RecipeError: the recipe names an index that is not known, or has nothing for the cell's platform.
     """
     rows = with_own(config.indexes)
-    ties = [_named(package, name, rows, job) for package, name in job.spec.sources]
+    # A package's own name says more than a glob, wherever it stands.
+    named = sorted(job.spec.sources, key=lambda pair: bool(re.search(r"[*?]", pair[0])))
+    ties = [_named(package, name, rows, job) for package, name in named]
     if job.spec.indexes is None:
         chosen = [row for row in rows if row.usual and row.serves(job.platform)]
         ties += [_tie(row, packages, f"usual for {_platform(job)}") for row in chosen for packages in row.packages]

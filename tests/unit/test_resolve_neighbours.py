@@ -126,6 +126,7 @@ def test_cells_that_the_recipe_could_have_differ_in_one_value(tried: dict[str, A
     assert "cell with cuda=12.8" in found
     assert any(each.startswith("cell with l4t=36.4.") for each in found)
     assert all(each.count("=") == 1 for each in found)
+    assert "cell with l4t=36.4.0" not in found
 
 
 def test_what_resolves_comes_first_and_what_fails_says_why(tried: dict[str, Any], session: Session) -> None:

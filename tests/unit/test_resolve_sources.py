@@ -332,3 +332,8 @@ def test_our_own_rows_have_their_sources() -> None:
         assert each.source
         assert each.url.endswith("/")
         assert each.packages
+
+
+def test_a_packages_own_name_says_more_than_a_glob() -> None:
+    found = ties(make_jetson(), sources=(("torch*", "jetson-ai-lab"), ("torch", "default")))
+    assert (of(found), of(found, "torchvision")) == (None, CU126)

@@ -1,0 +1,171 @@
+"""Explaining cells with the real solver: what is wanting and where, or who wants what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from factories import DIGEST, make_job, make_spec, make_wheel
+from tiny_index import Answer, TinyIndex, tiny_index
+
+from builder.commands.why import _text
+from builder.config import Config
+from builder.errors import NetworkError
+from builder.index.client import client_of
+from builder.jetson.indexes import IndexRow
+from builder.registry.lookup import ResolvedBase
+from builder.resolve import making
+from builder.resolve import why as module
+from builder.resolve.jobs import job_of
+from builder.resolve.locking import lock_cell
+from builder.resolve.why import Why, why
+from builder.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from builder.resolve.model import Job
+
+
+@pytest.fixture
+def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyIndex]:
+    """The index that uv asks by default."""
+    monkeypatch.setattr(making, "resolve_digest", lambda name, *_: ResolvedBase(asked=name, used=name, digest=DIGEST))
+    monkeypatch.setattr(making, "compiler_of", lambda *_: "3.11.7")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    (tmp_path / "uv.toml").write_text("")
+    monkeypatch.setenv("UV_CONFIG_FILE", str(tmp_path / "uv.toml"))
+    with tiny_index() as index:
+        folder = tmp_path / "public"
+        index.add(make_wheel(folder, "transformers", "4.50.0", requires=("numpy<3",)))
+        index.add(make_wheel(folder, "transformers", "5.0.0", requires=("numpy",)))
+        index.add(make_wheel(folder, "numpy", "1.26.0"))
+        index.add(make_wheel(folder, "numpy", "2.0.0"))
+        monkeypatch.setenv("UV_DEFAULT_INDEX", index.url)
+        yield index
+
+
+@pytest.fixture
+def jet(tmp_path: Path) -> Iterator[TinyIndex]:
+    """The index that vllm is tied to."""
+    with tiny_index() as index:
+        folder = tmp_path / "jet"
+        index.add(make_wheel(folder, "vllm", "0.10.2", requires=("transformers<5", "numpy<2")))
+        index.add(make_wheel(folder, "vllm", "0.20.0", "cp312-cp312-linux_aarch64"))
+        yield index
+
+
+@pytest.fixture
+def tied(session: Session, public: TinyIndex, jet: TinyIndex) -> Session:
+    """A session with that tie."""
+    row = IndexRow(name="jet", url=jet.url, packages=("vllm",))
+    return Session(workspace=session.workspace, config=Config(indexes=(row,)), console=session.console)
+
+
+def cell(*requires: str, **spec: Any) -> Job:
+    made = make_job(spec=make_spec(requires=requires, models=(), **spec))
+    return job_of(made.recipe, made.cell)
+
+
+def explain(job: Job, session: Session) -> tuple[Why, str]:
+    client_of.cache_clear()
+    said = why(job, session)
+    return said, _text(job.cell, said)
+
+
+def test_a_version_that_nobody_released_and_what_is_near(tied: Session, jet: TinyIndex) -> None:
+    said, text = explain(cell("vllm==0.9.3"), tied)
+    assert not said.resolves
+    assert "vllm 0.9.3 was never released by its authors" in text
+    assert f"vllm==0.9.3: asked jet ({jet.url})" in text
+    assert "has no wheel of such a version" in text
+    assert "has wheels for this cell of other versions: 0.10.2" in text
+    assert "the solver's words:" in text
+    assert "near it, these resolve:" in text
+    assert "vllm 0.10.2 instead of 0.9.3: vllm 0.10.2; 3 wheels" in text
+    assert "127.0.0.1" not in text.replace(jet.url, "")
+
+
+def test_wheels_for_another_python(tied: Session) -> None:
+    _, text = explain(cell("vllm==0.20.0"), tied)
+    assert "vllm-0.20.0-cp312-cp312-linux_aarch64.whl: it is for cp312-cp312, the cell has cp311" in text
+
+
+def test_the_culprit_may_be_further_down(tied: Session, jet: TinyIndex, tmp_path: Path) -> None:
+    jet.add(make_wheel(tmp_path / "more", "vllm", "0.11.0", requires=("transformers>=4.56,<5",)))
+    said, text = explain(cell("vllm==0.11.0"), tied)
+    assert [each.requirement for each in said.examined] == ["transformers<5,>=4.56"]
+    assert "asked default" in text
+    assert "has wheels for this cell of other versions: 5.0.0, 4.50.0" in text
+
+
+def test_a_package_on_no_index(tied: Session, jet: TinyIndex, tmp_path: Path) -> None:
+    jet.add(make_wheel(tmp_path / "more", "vllm", "0.11.0", requires=("nowhere",)))
+    _, text = explain(cell("vllm==0.11.0"), tied)
+    assert "nowhere: asked default" in text
+    assert "it does not know nowhere" in text
+
+
+def test_pins_that_contradict_each_other_are_all_shown(tied: Session) -> None:
+    said, text = explain(cell("numpy==1.26.0", "transformers", constraints=("numpy>=2",)), tied)
+    assert not said.resolves
+    assert "has wheels for this cell: 1.26.0" in text
+    assert "numpy 2.0.0 instead of 1.26.0: 2 wheels" in text
+
+
+def test_a_cell_that_resolves_says_who_wants_what(tied: Session) -> None:
+    said, text = explain(cell("vllm", "numpy", constraints=("transformers>4",)), tied)
+    assert said.resolves
+    lines = text.splitlines()
+    assert lines[0] == "one"
+    assert "  vllm 0.10.2 from jet (the newest there)" in lines
+    assert "    the recipe asks for vllm" in lines
+    at = lines.index("  transformers 4.50.0 from default (the newest there is 5.0.0)")
+    assert lines[at + 1] == "    vllm 0.10.2 asks for transformers<5  <- this keeps it from the newest"
+    assert "    the recipe's constraints: transformers>4" in lines
+    at = lines.index("  numpy 1.26.0 from default (the newest there is 2.0.0)")
+    assert lines[at + 1] == "    vllm 0.10.2 asks for numpy<2  <- this keeps it from the newest"
+
+
+def test_a_locked_cell_is_explained_from_its_lock(tied: Session, jet: TinyIndex, tmp_path: Path) -> None:
+    lock_cell(cell("vllm"), tied)
+    jet.add(make_wheel(tmp_path / "more", "vllm", "0.11.0"))
+    said, text = explain(cell("vllm"), tied)
+    assert "vllm 0.10.2 from jet (the newest there is 0.11.0)" in text
+    assert "nothing asks for less than the newest" in text
+    assert said.rules == ("vllm from the index jet only (usual for debian-12)",)
+
+
+def test_a_server_that_lost_a_file_costs_a_reason_only(tied: Session, public: TinyIndex) -> None:
+    lock_cell(cell("vllm"), tied)
+    public.files.clear()
+    _, text = explain(cell("vllm"), tied)
+    assert "the metadata of numpy, transformers could not be read" in text
+
+
+def test_an_index_that_is_down_is_an_error_and_not_an_explanation(tied: Session, jet: TinyIndex) -> None:
+    jet.faults["*"] = [Answer(status=400)]
+    with pytest.raises(NetworkError):
+        explain(cell("vllm"), tied)
+
+
+def test_an_impossible_cell_has_its_reason() -> None:
+    job = cell("vllm")
+    impossible = type(job.cell)(id="two", recipe="demo", values=(), impossible="no such Python")
+    assert _text(impossible, None) == "two\n  impossible: no such Python"
+
+
+def test_long_lists_are_cut_short(tied: Session, public: TinyIndex, tmp_path: Path) -> None:
+    for n in range(12):
+        public.add(make_wheel(tmp_path / "more", "many", f"1.{n}", "cp312-cp312-linux_aarch64"))
+        public.add(make_wheel(tmp_path / "more", "many", f"2.{n}"))
+    _, text = explain(cell("many<2"), tied)
+    assert "many-1.0-cp312-cp312-linux_aarch64.whl and 11 more: it is for cp312-cp312, the cell has cp311" in text
+    assert "of other versions: 2.11, 2.10, 2.9, 2.8, 2.7, 2.6 and 6 more" in text
+
+
+def test_no_more_is_looked_at_than_helps(tied: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_EXAMINED", 2)
+    said, _ = explain(cell("a==1", "b==1", "c==1"), tied)
+    assert len(said.examined) == 2
