@@ -11,7 +11,6 @@ from builder import records
 from builder.commands.common import as_json, cell_option, open_recipe, open_session, recipe_argument
 from builder.errors import LockError, RecipeError
 from builder.resolve.jobs import job_of
-from builder.resolve.why import why
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +29,8 @@ _LINES = 14
 @as_json
 def command(recipe: str, selectors: tuple[str, ...], as_json: bool) -> int:
     """Explain RECIPE's cells: why one has no wheels and what near it has, or why each big package has its version."""
+    from builder.resolve.why import why  # noqa: PLC0415  # the whole of resolution: help does without
+
     session = open_session(as_json=as_json)
     found, cells = open_recipe(recipe, selectors, session.workspace)
     explained = [(cell, None if cell.impossible else why(job_of(found, cell), session)) for cell in cells]
