@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from builder import __version__, records
+from builder.audit.model import Audit
 from builder.errors import EngineError, UsageError
 from builder.image.model import Image, Plan
 from builder.publish.model import Publication
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 # Modules of a stage are imported when it runs: a run that finds everything done needs few of them.
-STAGES = ("lock", "render", "build", "smoke", "push")
+STAGES = ("lock", "audit", "render", "build", "smoke", "push")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +56,7 @@ class Made:
     """What the stages of one cell have made so far; each needs those before it."""
 
     lock: Lock | None = None
+    audit: Audit | None = None
     plan: Plan | None = None
     image: Image | None = None
     verdict: Verdict | None = None
@@ -194,6 +196,33 @@ def _run_lock(work: Work) -> bool:
     return new
 
 
+def _audit_inputs(work: Work) -> str:
+    from builder.audit.audit import inputs_of  # noqa: PLC0415
+
+    return inputs_of(work.job, work.lock)
+
+
+def _audit_holds(_: Work, audit: Audit) -> bool:
+    """An audit that had to assume what the base image holds is made again: it may be had by now."""
+    return audit.counted("error") == 0 and audit.assumed is None
+
+
+def _audit(work: Work) -> Audit:
+    from builder.audit.audit import audit_cell, inputs_of, refuse  # noqa: PLC0415
+
+    made = audit_cell(work.job, work.lock, work.session)
+    # Kept for people to read; one with errors never counts as done.
+    records.write(work.folder.record("audit"), inputs_of(work.job, work.lock), made)
+    for warning in made.warnings:
+        work.session.console.warn(f"{work.job.cell.id}: {warning}")
+    refuse(made, work.job.recipe.name)
+    if warnings := made.counted("warning"):
+        work.session.console.say(
+            f"{work.job.cell.id}: {warnings} warnings; `jbuild audit {work.job.recipe.name}` shows them"
+        )
+    return made
+
+
 def _render_inputs(work: Work) -> str:
     from builder.image import runtime  # noqa: PLC0415
     from builder.image.layers import groups  # noqa: PLC0415
@@ -204,7 +233,7 @@ def _render_inputs(work: Work) -> str:
     files = [path for path in templates if path.suffix in {".j2", ".sh"}]
     sources = [sha256_of(path) for path in (*files, *runtime.scripts())]
     made = (__version__, groups(), variant(work.lock.platform.python))
-    spec = work.job.spec
+    spec = replace(work.job.spec, waivers=())
     # What an image is asked and where it goes do not change it; how long it may take to start stands in it.
     baked = replace(spec, smoke=SmokeSpec(ready_within_s=spec.smoke.ready_within_s), publish=PublishSpec(repository=""))
     return records.fingerprint(lockfile.content(work.lock), baked, work.job.recipe.description, sources, made)
@@ -301,6 +330,9 @@ def _push(work: Work) -> Publication:
 
 
 _STEPS = {
+    "audit": _Step(
+        record="audit", attribute="audit", kind=Audit, inputs=_audit_inputs, holds=_audit_holds, make=_audit
+    ),
     "render": _Step(record="plan", attribute="plan", kind=Plan, inputs=_render_inputs, holds=_plan_holds, make=_render),
     "build": _Step(
         record="image", attribute="image", kind=Image, inputs=_build_inputs, holds=_image_holds, make=_build

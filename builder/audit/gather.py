@@ -43,6 +43,21 @@ def gather(wheels: Sequence[LockedWheel], session: Session) -> dict[str, WheelFa
     return found
 
 
+def gather_files(paths: dict[str, Path], session: Session) -> dict[str, WheelFacts]:
+    """Return the facts of wheel files by their sha256.
+
+    Raises:
+        DiskError: the facts cannot be kept.
+    """
+    found = {sha256: facts for sha256 in paths if (facts := store.read(_place(sha256, session)))}
+    missing = {sha256: path for sha256, path in paths.items() if sha256 not in found}
+    if missing:
+        found |= read_wheels(missing, session)
+        for sha256 in missing:
+            store.write(_place(sha256, session), found[sha256])
+    return found
+
+
 def _place(sha256: str, session: Session) -> Path:
     return session.workspace.facts / sha256[:2] / f"{sha256}-{READER}"
 

@@ -76,7 +76,6 @@ class WheelFacts:
     requires: tuple[str, ...] = ()
     flaws: tuple[tuple[str, str], ...] = ()
     binaries: tuple[Binary, ...] = ()
-    extensions: tuple[str, ...] = ()
     files: bytes = b""
     file_keys: bytes = b""
     contents: bytes = b""
@@ -86,6 +85,22 @@ class WheelFacts:
         """Installed paths, seen from site-packages."""
         text = zlib.decompress(self.files).decode("utf-8", "surrogateescape") if self.files else ""
         return tuple(text.split("\n")) if text else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseFacts:
+    """What was read of a base image. Paths are absolute.
+
+    `folders` are those that the loader's cache is made of, in order; `library_path` those of LD_LIBRARY_PATH;
+    `packages` the names of what its package manager has installed; `distribution` its name, if the image says it.
+    """
+
+    binaries: tuple[Binary, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    folders: tuple[str, ...] = ()
+    library_path: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    distribution: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +133,11 @@ class GpuVerdict:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Audit:
-    """What the audit of a cell found. `gpu` is by SM and `wheel/file`; `files` holds what the loader would say."""
+    """What the audit of a cell found. `gpu` is by SM and `wheel/file`; `files` holds what the loader would say.
+
+    `injected` names what each file loads only under the NVIDIA runtime; `warnings` are about the recipe's waivers;
+    `assumed` says why the platform's facts stand in for the base image's own.
+    """
 
     cell: str
     findings: tuple[Finding, ...]
@@ -127,6 +146,7 @@ class Audit:
     files: dict[str, str] = field(default_factory=dict)
     injected: dict[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    assumed: str | None = None
     elapsed_s: float = 0.0
 
     def counted(self, severity: Severity) -> int:

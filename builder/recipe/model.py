@@ -105,6 +105,16 @@ class PublishSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Waiver:
+    """Findings of the audit that do not stop a cell: a rule's id, globs on wheel and file, and why."""
+
+    rule: str
+    reason: str
+    wheel: str = "*"
+    file: str = "*"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Spec:
     """Everything a cell asks for. In a recipe, strings may hold `{axis}` placeholders; in a cell's spec none are left.
 
@@ -127,6 +137,7 @@ class Spec:
     publish: PublishSpec = field(default_factory=lambda: PublishSpec(repository="vllm"))
     labels: Pairs = ()
     template: str = "Dockerfile.j2"
+    waivers: tuple[Waiver, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

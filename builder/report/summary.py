@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder import records
 from builder.engine import emulator_settings
+from builder.report.audit import counts, tally
 from builder.tomldoc import shown
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def cell_json(result: CellResult) -> dict[str, Any]:
         "error": result.error.as_json() if result.error else None,
         "stages": {s.stage: {"ran": s.ran, "seconds": round(s.seconds, 2)} for s in result.stages},
         "lock": str(_lock_path(result)) if made.lock else None,
+        "audit": counts(made.audit) if made.audit else None,
         "plan": str(result.work.folder.path) if made.plan else None,
         "digest": made.image.digest if made.image else None,
         "size": made.image.size if made.image else None,
@@ -61,6 +63,8 @@ def _cell(result: CellResult, reach: str) -> str:
         lines.append(f"  error     {result.error.message}")
     if made.lock:
         lines.append(f"  lock      {_lock_path(result)} ({len(made.lock.wheels)} wheels)")
+    if made.audit:
+        lines.append(f"  audit     {tally(made.audit)}")
     if made.plan and not made.image:
         lines += [f"  plan      {result.work.folder.path}", f"  build it  {reach}{' '.join(made.plan.command)}"]
     if made.image:

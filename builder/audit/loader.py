@@ -1,0 +1,383 @@
+"""What the dynamic loader would do with each file, by the rules of ld.so(8) and dlopen(3) with RTLD_NOW.
+
+Every library and extension module of the wheels is taken as if Python loaded it by its path, after the packages of
+`preloads.toml` that the environment has were imported.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import deque
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase, translate
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from builder.audit.environment import Node, Opaque
+from builder.audit.tables import tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from builder.audit.elf import VersionNeed
+    from builder.audit.environment import Environment
+
+# What the loader replaces in search paths, and by what.
+_LIB_FOLDERS = {"arm64": "lib/aarch64-linux-gnu", "amd64": "lib/x86_64-linux-gnu"}
+_PLATFORMS = {"arm64": "aarch64", "amd64": "x86_64"}
+_PYTHON = re.compile(r"_?Py[A-Za-z_]")
+_CEILINGS = {"GLIBC": "glibc", "GLIBCXX": "glibcxx"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Missing:
+    """A needed library that is found nowhere."""
+
+    node: Node
+    library: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outdated:
+    """A symbol version that the library found does not have; `assumed` if the library itself could not be read."""
+
+    node: Node
+    need: VersionNeed
+    provider: Node | Opaque
+    assumed: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Undefined:
+    """Symbols that nothing in scope defines; `elsewhere` are files that define all of them, were they loaded first.
+
+    `blamed` is a file of another wheel that the symbols should have come from: the first one that this file asks for.
+    """
+
+    node: Node
+    names: tuple[str, ...]
+    elsewhere: tuple[Node, ...] = ()
+    blamed: Node | None = None
+
+
+Failure = Missing | Outdated | Undefined
+
+
+@dataclass(slots=True)
+class Closure:
+    """A file and all that is loaded with it, in the loader's order; what was loaded before is in `before`."""
+
+    nodes: list[Node] = field(default_factory=list)
+    opaque: dict[str, Opaque] = field(default_factory=dict)
+    missing: list[Missing] = field(default_factory=list)
+    before: list[Node] = field(default_factory=list)
+    by_import: set[str] = field(default_factory=set)
+
+    @property
+    def everything(self) -> Iterator[Node]:
+        """All files in scope."""
+        yield from self.nodes
+        yield from self.before
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What the loader says of one file. `injected` are libraries that only the NVIDIA runtime brings."""
+
+    node: Node
+    failures: tuple[Failure, ...]
+    injected: tuple[str, ...] = ()
+    by_import: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """`loads`, or `fails: ` and why, the way the loader says it."""
+        return f"fails: {said(self.failures[0])}" if self.failures else "loads"
+
+
+def said(failure: Failure) -> str:
+    """Say a failure as the loader does."""
+    if isinstance(failure, Missing):
+        return f"{failure.library}: cannot open shared object file: No such file or directory"
+    if isinstance(failure, Outdated):
+        return f"version `{failure.need.version}' not found ({failure.need.file}, required by {failure.node.shown})"
+    return f"undefined symbol: {failure.names[0]} ({failure.node.shown})"
+
+
+class Loader:
+    """Loads on paper."""
+
+    def __init__(self, environment: Environment) -> None:
+        """Load Python, and what its imports preload."""
+        self._environment = environment
+        self._loaded: dict[str, Node] = {}
+        self._everywhere: dict[Node, None] = {}
+        self._everywhere_opaque: dict[str, Opaque] = {}
+        self._providers = _Providers(environment)
+        self._open: dict[Node, tuple[int, ...]] = {}
+        self._begin()
+
+    def verdict(self, node: Node) -> Verdict:
+        """Return what the loader would say of a file."""
+        if wrong := self._wrong(node):
+            return Verdict(node=node, failures=(wrong,))
+        closure = self._closure(node)
+        failures: list[Failure] = list(closure.missing)
+        for each in closure.nodes:
+            failures += self._outdated(each, closure)
+        failures += self._undefined(closure)
+        injected = tuple(sorted(name for name, each in closure.opaque.items() if each.injected))
+        return Verdict(
+            node=node, failures=tuple(failures), injected=injected, by_import=tuple(sorted(closure.by_import))
+        )
+
+    def _wrong(self, node: Node) -> Missing | None:
+        return None if self.fits(node) else Missing(node=node, library=node.name)
+
+    def fits(self, node: Node) -> bool:
+        """Return whether a file is of this machine."""
+        header = node.binary.header
+        return header.bits == 64 and header.little and header.machine == self._environment.machine  # noqa: PLR2004
+
+    def _begin(self) -> None:
+        version = self._environment.platform.python
+        python = next(filter(None, map(self._environment.find, _interpreters(version))), None)
+        if python and self.fits(python):
+            closure = self._closure(python)
+            self._take(closure, everywhere=True)
+        for name in ("libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1"):
+            found = self._environment.system.get(name)
+            if found:
+                self._take(self._closure(found), everywhere=True)
+            elif opaque := self._environment.opaque.get(name):
+                self._everywhere_opaque[name] = opaque
+        for preload in tables().preloads:
+            nodes = [node for pattern in preload.load for node in self._matching(pattern)]
+            own = {wheel.name for wheel in self._environment.wheels}
+            if preload.package in own:
+                self._preload(nodes, preload.everywhere, preload.only_with)
+
+    def _matching(self, pattern: str) -> list[Node]:
+        return [node for node in self._environment.nodes if fnmatchcase(node.shown, pattern) and self.fits(node)]
+
+    def _preload(self, nodes: list[Node], everywhere: tuple[str, ...], only_with: str | None) -> None:
+        marks = [node for node in nodes if any(fnmatchcase(node.shown, pattern) for pattern in everywhere)]
+        if only_with and not any(fnmatchcase(need, only_with) for node in marks for need in node.binary.needed):
+            nodes = [node for node in nodes if not node.shown.startswith(("nvidia/", "cusparselt/"))]
+        for node in nodes:
+            closure = self._closure(node)
+            if not closure.missing:
+                self._take(closure, everywhere=node in marks)
+
+    def _take(self, closure: Closure, *, everywhere: bool) -> None:
+        for node in closure.nodes:
+            for name in (node.name, node.binary.soname):
+                if name:
+                    self._loaded.setdefault(name, node)
+            if everywhere:
+                self._everywhere.setdefault(node)
+        if everywhere:
+            self._everywhere_opaque.update(closure.opaque)
+
+    def _closure(self, root: Node) -> Closure:
+        """Load a file and what it needs, breadth first."""
+        closure = Closure(nodes=[root])
+        names: dict[str, Node] = {name: root for name in (root.name, root.binary.soname) if name}
+        chains: dict[Node, tuple[Node, ...]] = {root: (root,)}
+        seen_before: set[Node] = set()
+        queue = deque([root])
+        while queue:
+            node = queue.popleft()
+            for library in node.binary.needed:
+                if library in names or library in closure.opaque:
+                    continue
+                if before := self._loaded.get(library):
+                    self._remember(before, node, closure, seen_before, chains)
+                    continue
+                found = self._search(library, chains[node])
+                if found is None:
+                    closure.missing.append(Missing(node=node, library=library))
+                elif isinstance(found, Opaque):
+                    closure.opaque[library] = found
+                else:
+                    names[library] = found
+                    if found.binary.soname:
+                        names.setdefault(found.binary.soname, found)
+                    if found not in chains:
+                        chains[found] = (*chains[node], found)
+                        closure.nodes.append(found)
+                        queue.append(found)
+        return closure
+
+    def _remember(
+        self, before: Node, needing: Node, closure: Closure, seen: set[Node], chains: dict[Node, tuple[Node, ...]]
+    ) -> None:
+        """Take a library that was loaded before, with all that it brought, into scope."""
+        if before.wheel and needing.wheel is not before.wheel:
+            own = self._search(before.name, chains[needing])
+            if own is None or isinstance(own, Opaque):
+                closure.by_import.add(before.binary.soname or before.name)
+        queue = deque([before])
+        while queue:
+            node = queue.popleft()
+            if node in seen:
+                continue
+            seen.add(node)
+            closure.before.append(node)
+            for library in node.binary.needed:
+                if library in self._loaded:
+                    queue.append(self._loaded[library])
+                elif opaque := self._environment.opaque.get(library):
+                    closure.opaque.setdefault(library, opaque)
+
+    def _search(self, library: str, chain: tuple[Node, ...]) -> Node | Opaque | None:
+        """Find a library as the loader does for the last file of a chain of files that load each other."""
+        if "/" in library:
+            found = self._environment.find(library) if library.startswith("/") else None
+            return found if found and self.fits(found) else None
+        for folder in self._folders(chain):
+            found = self._environment.find(f"{folder}/{library}")
+            if found and self.fits(found):
+                return found
+        found = self._environment.system.get(library)
+        if found and self.fits(found):
+            return found
+        return self._opaque(library)
+
+    def _opaque(self, library: str) -> Opaque | None:
+        opaque = self._environment.opaque
+        # A library is asked for by its file's own name now and then: libgomp.so.1.0.0 is what libgomp.so.1 links to.
+        for name in (library, re.sub(r"(\.so\.[0-9]+)[0-9.]*$", r"\1", library)):
+            if name in opaque:
+                return opaque[name]
+        return next((each for each in opaque.values() if each.injected and each.brought.has(library)), None)
+
+    def _folders(self, chain: tuple[Node, ...]) -> Iterator[str]:
+        last = chain[-1]
+        if last.binary.runpath is None:
+            for node in reversed(chain):
+                if node.binary.rpath and node.binary.runpath is None:
+                    yield from self._expanded(node.binary.rpath, node)
+        if self._environment.base:
+            yield from self._environment.base.library_path
+        if last.binary.runpath is not None:
+            yield from self._expanded(last.binary.runpath, last)
+
+    def _expanded(self, path: str, node: Node) -> Iterator[str]:
+        architecture = self._environment.platform.architecture
+        values = {"ORIGIN": node.folder, "LIB": _LIB_FOLDERS[architecture], "PLATFORM": _PLATFORMS[architecture]}
+        for folder in path.split(":"):
+            text = re.sub(r"\$(?:\{(\w+)\}|(ORIGIN|LIB|PLATFORM))", lambda m: values.get(m[1] or m[2], m[0]), folder)
+            if text.startswith("/"):
+                yield posixpath.normpath(text)
+
+    def _outdated(self, node: Node, closure: Closure) -> Iterator[Outdated]:
+        for need in node.binary.version_needs:
+            provider = self._provider(need.file, closure)
+            if provider is None or need.weak:
+                continue
+            if isinstance(provider, Opaque):
+                if provider.assumed and self._beyond(need.version):
+                    yield Outdated(node=node, need=need, provider=provider, assumed=True)
+            elif provider.binary.version_defines and need.version not in provider.binary.version_defines:
+                yield Outdated(node=node, need=need, provider=provider, assumed=False)
+
+    def _provider(self, name: str, closure: Closure) -> Node | Opaque | None:
+        for node in closure.everything:
+            if name in (node.binary.soname, node.name):
+                return node
+        return self._loaded.get(name) or closure.opaque.get(name) or self._everywhere_opaque.get(name)
+
+    def _beyond(self, version: str) -> bool:
+        """Return whether a version is newer than what the platform's row says that its libraries have."""
+        family, _, number = version.partition("_")
+        ceiling = getattr(self._environment.platform, _CEILINGS.get(family, ""), "")
+        if version == "GLIBC_ABI_DT_RELR":
+            number = "2.36"
+        return bool(ceiling and number[:1].isdigit() and _numbers(number) > _numbers(ceiling))
+
+    def _undefined(self, closure: Closure) -> Iterator[Undefined]:
+        scope = {*closure.everything, *self._everywhere}
+        opaque = {**closure.opaque, **self._everywhere_opaque}
+        for node in closure.nodes:
+            if not node.wheel:
+                continue
+            left = {index: node.binary.names[index] for index in self._unresolved(node, scope)}
+            left = {index: name for index, name in left.items() if not self._given(name.partition("@")[0], opaque)}
+            if left:
+                elsewhere = self._providers.of_all(node, left)
+                blamed = self._blamed(node, closure)
+                yield Undefined(node=node, names=tuple(left.values()), elsewhere=elsewhere, blamed=blamed)
+
+    def _blamed(self, node: Node, closure: Closure) -> Node | None:
+        for library in node.binary.needed:
+            found = self._provider(library, closure)
+            if isinstance(found, Node) and found.wheel and node.wheel and found.wheel is not node.wheel:
+                return found
+        return None
+
+    def _unresolved(self, node: Node, scope: set[Node]) -> list[int]:
+        """Return the indices of the symbols that no file in scope defines; what scopes have in common is kept."""
+        if node not in self._open:
+            mine = {node, *self._everywhere}
+            everything = range(len(node.binary.wanted_keys) // 2)
+            self._open[node] = tuple(i for i in everything if not self._providers.has(node, i, mine))
+        return [index for index in self._open[node] if not self._providers.has(node, index, scope)]
+
+    def _given(self, name: str, opaque: dict[str, Opaque]) -> bool:
+        if _PYTHON.match(name):
+            return True
+        return any(_may_define(each.brought.symbols, name) for each in opaque.values())
+
+
+class _Providers:
+    """Which files define what is wanted by any."""
+
+    def __init__(self, environment: Environment) -> None:
+        wanted: set[int] = set()
+        for node in environment.nodes:
+            wanted.update(node.binary.wanted_keys)
+        self._found: dict[int, set[Node]] = {}
+        for node in (*environment.base_nodes, *environment.nodes):
+            for key in wanted.intersection(node.binary.defined_keys):
+                self._found.setdefault(key, set()).add(node)
+
+    def has(self, node: Node, index: int, scope: set[Node]) -> bool:
+        """Return whether a file in scope defines a symbol."""
+        keys = node.binary.wanted_keys
+        for key in keys[2 * index : 2 * index + 2]:
+            found = self._found.get(key)
+            if found and not scope.isdisjoint(found):
+                return True
+        return False
+
+    def of_all(self, node: Node, indices: Iterable[int]) -> tuple[Node, ...]:
+        """Return files of wheels that together define all of some symbols; none if one of these is defined nowhere."""
+        found: dict[Node, None] = {}
+        keys = node.binary.wanted_keys
+        for index in indices:
+            each = set().union(*(self._found.get(key, ()) for key in keys[2 * index : 2 * index + 2]))
+            known = sorted((n for n in each if n.wheel and n is not node), key=lambda n: n.path)
+            if not known:
+                return ()
+            found.setdefault(next((n for n in known if n in found), known[0]))
+        return tuple(found)
+
+
+@lru_cache(maxsize=4096)
+def _pattern(symbols: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(translate(each) for each in symbols))
+
+
+def _may_define(symbols: tuple[str, ...], name: str) -> bool:
+    """Return whether a library known by name only may define a symbol: by its globs, else anything but C++."""
+    return bool(_pattern(symbols).match(name)) if symbols else not name.startswith("_Z")
+
+
+def _interpreters(version: str) -> Iterable[str]:
+    return (f"/usr/bin/python{version}", f"/usr/local/bin/python{version}")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"[0-9]+", version))
