@@ -78,7 +78,7 @@ def _audits(place: Place, runs: int) -> dict[str, Measured]:
         cache = Path(name)
         for shared in ("wheels", "engine", "uv"):
             (cache / shared).symlink_to(place.session.workspace.cache / shared)
-        environment = {"JBUILD_CACHE": str(cache), "PYTHONPATH": str(_CHECKOUT)}
+        environment = {"JBUILD_CACHE": str(cache)}
         argv = [sys.executable, "-m", "builder", "audit", STACK, "--json"]
         for _ in range(runs):
             for kind in ("cold", "warm"):
@@ -117,7 +117,7 @@ def _others(wheels: Sequence[Path], auditwheel: str | None, folder: Path) -> dic
 
 def _page(times: dict[str, Measured], lock: Lock, wheels: Sequence[Path]) -> str:
     packed = sum(path.stat().st_size for path in wheels) / 1e9
-    cell = json.loads(times["cold"].stdout)["cells"][0]
+    cell = json.loads(times["cold"].stdout)
     head = (
         f"`benchmarks/audit`, {when_and_where()}. The CUDA stack of vLLM {lock.versions['vllm']}: "
         f"{len(wheels)} wheels, {packed:.1f} GB packed, {len(cell['findings'])} findings."

@@ -75,7 +75,8 @@ def _work(stacks: tuple[Stack, ...], place: Place, *, truth_only: bool, whole: b
 
 
 def _differs(comparison: Comparison) -> bool:
-    return bool(comparison.disagreements or comparison.broken_rows)
+    found = comparison
+    return bool(found.disagreements or found.broken_rows or found.false_errors or found.unsaid)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _LIMIT_S = 900
 _LOADS = "loads"
+_ERROR = "error"
+# The rules whose findings say that a file does not load.
+_LOADING = frozenset({"missing-library", "symbol-version", "undefined-symbol", "wrong-machine", "damaged-wheel"})
 # What the loader's messages name as the cause.
 _CAUSES = (
     re.compile(r"(?P<name>\S+): cannot open shared object file"),
@@ -46,7 +49,8 @@ class Comparison:
 
     `injected` counts files that need what the NVIDIA runtime gives, `ended` those whose initialiser ended the process,
     `same_cause` failing files of which both name the same library, version or symbol. `broken_rows` are expectations of
-    the stack's row that the loader does not share.
+    the stack's row that the loader does not share. `false_errors` are files that load in spite of an error finding,
+    `unsaid` files that do not load and that no finding names.
     """
 
     stack: str
@@ -58,6 +62,9 @@ class Comparison:
     same_cause: int
     disagreements: tuple[Disagreement, ...]
     broken_rows: tuple[str, ...]
+    false_errors: tuple[str, ...]
+    unsaid: tuple[str, ...]
+    errors: int
     seconds: float
 
     @property
@@ -76,8 +83,7 @@ def audit(stack: Stack, place: Place) -> dict[str, Any]:
     done = run(argv, cwd=place.project, timeout_s=_LIMIT_S, check=False)
     if done.code not in (0, AuditError.exit_code):
         raise JbuildError(f"`jbuild audit {stack.name}` ended with {done.code}", log=done.stderr or done.stdout)
-    (cell,) = json.loads(done.stdout)["cells"]
-    return dict(cell)
+    return dict(json.loads(done.stdout))
 
 
 def compare(stack: Stack, truth: Truth, audited: dict[str, Any]) -> Comparison:
@@ -89,14 +95,14 @@ def compare(stack: Stack, truth: Truth, audited: dict[str, Any]) -> Comparison:
         if file not in truth.files:
             differing.append(Disagreement(file=file, loader="was not asked: no shared object", audit=said))
             continue
-        error = truth.error(file)
-        if error and _ENDED.fullmatch(error):
-            ended, error = ended + 1, None
+        error = refusal(truth, file)
+        ended += error is None and truth.error(file) is not None
         fails += error is not None
         if (error is None) != (said == _LOADS):
             differing.append(Disagreement(file=file, loader=error, audit=said))
         elif error:
             same_cause += _names(said, error)
+    findings = [finding for finding in audited["findings"] if finding["rule"] in _LOADING]
     return Comparison(
         stack=stack.name,
         special=stack.special,
@@ -107,8 +113,17 @@ def compare(stack: Stack, truth: Truth, audited: dict[str, Any]) -> Comparison:
         same_cause=same_cause,
         disagreements=tuple(differing),
         broken_rows=_broken_rows(stack, truth),
+        false_errors=tuple(sorted(_named(findings, _ERROR) - _failing(truth))),
+        unsaid=tuple(sorted(_failing(truth) - _named(findings))),
+        errors=sum(1 for finding in findings if finding["severity"] == _ERROR),
         seconds=float(audited["elapsed_s"]),
     )
+
+
+def refusal(truth: Truth, file: str) -> str | None:
+    """Return why the loader refuses a file, or None if it takes it, whatever its initialiser does then."""
+    error = truth.error(file)
+    return None if error and _ENDED.fullmatch(error) else error
 
 
 def cause(error: str) -> str:
@@ -126,6 +141,15 @@ def _demangled(name: str) -> str:
     if not name.startswith("_Z") or not find_program("c++filt"):
         return name
     return run(["c++filt", name]).stdout.strip()
+
+
+def _failing(truth: Truth) -> set[str]:
+    return {file for file in truth.files if refusal(truth, file)}
+
+
+def _named(findings: list[dict[str, Any]], severity: str | None = None) -> set[str]:
+    chosen = [finding for finding in findings if severity in (None, finding["severity"])]
+    return {file for finding in chosen for file in (finding["file"], *finding["also"])}
 
 
 def _injected(truth: Truth) -> int:

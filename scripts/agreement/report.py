@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from builder.workspace import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from agreement.compare import Comparison
 
@@ -63,20 +63,29 @@ def agreement(comparisons: Sequence[Comparison]) -> str:
         "",
         *_METHOD,
         "",
-        "| stack | objects | refused | injected | same verdict | same cause | what is special |",
-        "|---|--:|--:|--:|--:|--:|---|",
+        "| stack | objects | refused | injected | same verdict | same cause | error findings | what is special |",
+        "|---|--:|--:|--:|--:|--:|--:|---|",
     ]
     lines += [
-        f"| {c.stack} | {c.files} | {c.fails} | {c.injected} | {c.agreed} | {c.same_cause} | {c.special} |"
+        f"| {c.stack} | {c.files} | {c.fails} | {c.injected} | {c.agreed} | {c.same_cause} | {c.errors} | {c.special} |"
         for c in comparisons
     ]
-    lines += ["", "Disagreements:", ""]
     lines += [
-        f"- {c.stack}: `{d.file}`: loader: {_short(d.loader or 'loads')}; audit: {_short(d.audit)}"
-        for c in comparisons
-        for d in c.disagreements
-    ] or ["none."]
+        "",
+        "Disagreements, files that load in spite of an error finding, and files that do not and that none names:",
+        "",
+    ]
+    lines += [line for c in comparisons for line in _differences(c)] or ["none."]
     return "\n".join(lines)
+
+
+def _differences(found: Comparison) -> Iterator[str]:
+    for each in found.disagreements:
+        loader, audit = _short(each.loader or "loads"), _short(each.audit)
+        yield f"- {found.stack}: `{each.file}`: loader: {loader}; audit: {audit}"
+    yield from (f"- {found.stack}: `{file}`: loads, but an error finding names it" for file in found.false_errors)
+    yield from (f"- {found.stack}: `{file}`: does not load, and no finding names it" for file in found.unsaid)
+    yield from (f"- {found.stack}: the stack does not show what it is for: {row}" for row in found.broken_rows)
 
 
 _METHOD = (

@@ -44,7 +44,12 @@ def make_stand_ins(sonames: tuple[str, ...], objects: Sequence[Path], folder: Pa
 
 
 def _assemble(soname: str, symbols: tuple[str, ...], folder: Path) -> Path:
-    lines = [".text", *(f".globl {name}\n.type {name}, %function\n{name}: ret" for name in symbols)]
+    # Without the note the loader would take the stack to be meant executable, which glibc refuses from 2.41 on.
+    lines = [
+        '.section .note.GNU-stack,"",%progbits',
+        ".text",
+        *(f".globl {name}\n.type {name}, %function\n{name}: ret" for name in symbols),
+    ]
     library = folder / soname
     with tempfile.TemporaryDirectory(prefix="jbuild-agreement-") as name:
         source, middle = Path(name) / "a.s", Path(name) / "a.o"

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from agreement.elves import shared_objects
 from agreement.stand_in import make_stand_ins
 from agreement.system import system_image
@@ -22,7 +24,6 @@ from builder.resolve import lockfile
 from builder.resolve.locking import lock_cell
 from builder.wheels.prepare import prepare
 from builder.wheels.tree import ENVIRONMENT, site_packages
-from builder.workspace import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from builder.engine import Engine
     from builder.resolve.model import Lock
 
+# Part of every truth's fingerprint: raise it when the same stack gives another one.
+_FORMAT = 1
 LOADER = Path(__file__).with_name("loader.py")
 # Files that one container opens; what it said is kept when it ends.
 _BATCH = 300
@@ -70,13 +73,14 @@ def collect(stack: Stack, place: Place) -> Truth:
     """
     lock, _ = lock_cell(place.job(stack), place.session)
     path = place.truth(stack)
-    made_from = records.fingerprint(lockfile.content(lock), stack.apt, stack.runtime, sha256_of(LOADER))
+    made_from = records.fingerprint(_FORMAT, lockfile.content(lock), stack.apt, stack.runtime)
     known = records.read(path, made_from, Truth)
     if known and _is_whole(known, lock, stack):
         return known
     engine = find_engine(place.session.workspace)
     engine.require("arm64")
-    with _environment(lock, place) as root:
+    # One container at a time, and one environment.
+    with FileLock(place.folder / "lock"), _environment(lock, place) as root:
         packages = root / site_packages(lock.platform.python).lstrip("/")
         objects = tuple(shared_objects(root))
         truth = known or Truth(
@@ -163,7 +167,8 @@ class _Asking:
         request = self.root.parent / "request.json"
         asked = {"imports": imports, "files": list(absolute), "limit_s": _FILE_LIMIT_S}
         request.write_text(json.dumps(asked), encoding="utf-8")
-        argv = ["docker", "run", "--rm", "--platform=linux/arm64", "--network=none"]
+        name = f"jbuild-agreement-{self.stack.name}-{os.getpid()}"
+        argv = ["docker", "run", "--rm", f"--name={name}", "--platform=linux/arm64", "--network=none"]
         argv += [f"--volume={self.root}{ENVIRONMENT}:{ENVIRONMENT}:ro", f"--volume={request}:/run/request.json:ro"]
         argv += [f"--volume={LOADER}:/run/loader.py:ro"]
         if stand_ins:
@@ -172,7 +177,12 @@ class _Asking:
         argv += ["--tmpfs=/tmp", "--env=HOME=/tmp", "--env=XDG_CACHE_HOME=/tmp", "--env=PYTHONDONTWRITEBYTECODE=1"]
         argv += [f"--env={name}={value}" for name, value in emulator_settings("arm64")]
         argv += [self.truth.image, f"{ENVIRONMENT}/bin/python", "/run/loader.py", "/run/request.json"]
-        done = run(argv, env=self.engine.environment(), timeout_s=_CONTAINER_LIMIT_S)
+        try:
+            done = run(argv, env=self.engine.environment(), timeout_s=_CONTAINER_LIMIT_S)
+        except BaseException:
+            # The command ends when it is told to; the container does not.
+            run(["docker", "rm", "--force", name], env=self.engine.environment(), check=False)
+            raise
         said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
         failed = next((answer for answer in said if "import" in answer), None)
         if failed:

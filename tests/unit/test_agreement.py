@@ -25,8 +25,13 @@ def make_truth(**answers: dict[str, str | None]) -> truth.Truth:
     return truth.Truth(python="3.11", image="i", versions={"a": "1"}, files=files, answers=answers)
 
 
-def audited(**files: str) -> dict[str, object]:
-    return {"files": {name.replace("_so", ".so"): said for name, said in files.items()}, "elapsed_s": 1}
+def audited(*findings: dict[str, object], **files: str) -> dict[str, object]:
+    named = {name.replace("_so", ".so"): said for name, said in files.items()}
+    return {"files": named, "findings": list(findings), "elapsed_s": 1}
+
+
+def finding(severity: str, file: str, *also: str, rule: str = "missing-library") -> dict[str, object]:
+    return {"rule": rule, "severity": severity, "file": file, "also": list(also)}
 
 
 @pytest.mark.parametrize("stack", read_stacks(), ids=lambda stack: stack.name)
@@ -120,6 +125,18 @@ def test_a_stack_that_no_longer_shows_what_it_is_for_is_told() -> None:
     found = compare(stack, said, audited(a_so="loads", b_so="loads"))
 
     assert found.broken_rows == ("a*.so should be there and say `fails`", "c.so should be there and say `loads`")
+
+
+def test_error_findings_are_held_against_the_loader_too() -> None:
+    said = make_truth(
+        plain={"a.so": None, "b.so": None, "c.so": "liby: …", "d.so": "libz: …", "e.so": "ended by SIGILL"}
+    )
+    findings = (finding("error", "a.so", "e.so"), finding("warning", "b.so"), finding("info", "d.so"))
+    other = finding("error", "b.so", rule="gpu-code")
+
+    found = compare(STACK, said, audited(*findings, other))
+
+    assert (found.false_errors, found.unsaid, found.errors) == (("a.so", "e.so"), ("c.so",), 1)
 
 
 def test_what_is_no_known_message_is_a_cause_by_itself() -> None:
