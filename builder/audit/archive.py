@@ -21,6 +21,8 @@ _ENCRYPTED = 0x1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _MOST_MEMBERS = 1_000_000
 _LARGEST_MEMBER = 8 << 30
+# Inflating is what takes time: no wheel may make us inflate more than this (bytes), two minutes' worth.
+_LARGEST_WHEEL = 32 << 30
 _LONGEST_METADATA = 16 << 20
 # Deflate cannot do better than 1032 to 1.
 _BEST_RATIO = 1040
@@ -69,12 +71,16 @@ def listing(wheel: Path) -> Listing:
         raise MalformedError(f"holds {len(entries)} files", where=wheel.name)
     members: dict[str, Member] = {}
     flaws: list[tuple[str, str]] = []
+    whole = 0
     for entry in entries:
-        if entry.is_dir():
+        if entry.filename.endswith("/"):
             continue
         member = _member(entry)
         if (flaw := _flaw(entry)) or member.name in members:
             flaws.append((member.name, flaw or "is in the wheel twice"))
+        whole += member.size
+        if whole > _LARGEST_WHEEL:
+            raise MalformedError(f"holds more than {_LARGEST_WHEEL} bytes", where=wheel.name)
         if not flaw:
             members[member.name] = member
     return Listing(tuple(members.values()), tuple(flaws))
@@ -101,6 +107,7 @@ def installed(name: str) -> str:
 def _flaw(entry: zipfile.ZipInfo) -> str | None:
     name, size, stored = entry.filename, entry.file_size, entry.compress_size
     checks = (
+        (not name, "has no name"),
         (name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name), "has an absolute path"),
         (".." in name.replace("\\", "/").split("/"), "reaches outside the environment"),
         (stat.S_ISLNK(entry.external_attr >> 16), "is a symbolic link, which installers unpack as a file"),

@@ -60,6 +60,10 @@ class Case:
         row = _fitting(tables().other_gpus, node)
         return row if row and not {sm_number(sm) for sm in row.sms} & set(self.sms) else None
 
+    def hidden_code(self, node: Node) -> bool:
+        """Return whether a file keeps its GPU code where it cannot be read."""
+        return _fitting(tables().hidden_code, node) is not None
+
 
 def _fitting(rows: tuple[Exempt, ...], node: Node) -> Exempt | None:
     name = node.wheel.name if node.wheel else ""

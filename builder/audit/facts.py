@@ -14,6 +14,7 @@ from builder.audit.source import File, MalformedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from email.message import Message
     from pathlib import Path
 
     from builder.audit.archive import Listing, Member
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 # Part of each fact's name: raise it when the same wheel gives other facts.
 READER = 1
-# Inflating is what takes time: no wheel may make us inflate more than this (bytes), some minutes' worth.
-_MOST_INFLATED = 32 << 30
 # Files from this size on are read on a processor of their own.
 _LARGE = 24 << 20
 _INIT = b"PyInit_"
@@ -48,15 +47,10 @@ def read_members(wheel: Path, members: Sequence[Member]) -> tuple[list[Binary], 
     data = File(wheel)
     binaries: list[Binary] = []
     flaws: list[tuple[str, str]] = []
-    inflated = 0
     for member in members:
         try:
             head = archive.head(data, member, elf.HEADER_SIZE)
             if not head.startswith(elf.MAGIC) or elf.read_header(head).machine in _DEVICES:
-                continue
-            inflated += member.size
-            if inflated > _MOST_INFLATED:
-                flaws.append((member.path, "lies in a wheel that holds more than can be read in bounded time"))
                 continue
             binaries.append(read_binary(archive.source(data, member), member.path))
         except MalformedError as error:
@@ -103,10 +97,12 @@ def assemble(wheel: Path, listing: Listing, binaries: Iterable[Binary], flaws: I
     kept = [member for member in listing.members if "\n" not in member.path]
     text = "\n".join(member.path for member in kept).encode("utf-8", "surrogateescape")
     keys = [symbols.key(member.path.encode("utf-8", "surrogateescape")) for member in kept]
+    flaws = [*listing.flaws, *flaws]
+    texts = {name: _metadata(data, listing, name, flaws) for name in ("WHEEL", "METADATA")}
     return WheelFacts(
-        tags=_tags(data, listing),
-        requires=_requires(data, listing),
-        flaws=(*listing.flaws, *flaws),
+        tags=tuple(str(tag).strip() for tag in texts["WHEEL"].get_all("Tag", ())),
+        requires=_requires(texts["METADATA"]),
+        flaws=tuple(flaws),
         binaries=tuple(sorted(binaries, key=lambda b: b.path)),
         files=zlib.compress(text, 1),
         file_keys=array("Q", keys).tobytes(),
@@ -114,12 +110,15 @@ def assemble(wheel: Path, listing: Listing, binaries: Iterable[Binary], flaws: I
     )
 
 
-def _tags(data: Source, listing: Listing) -> tuple[str, ...]:
-    headers = Parser().parsestr(archive.metadata(data, listing.members, "WHEEL"), headersonly=True)
-    return tuple(str(tag).strip() for tag in headers.get_all("Tag", ()))
+def _metadata(data: Source, listing: Listing, name: str, flaws: list[tuple[str, str]]) -> Message:
+    try:
+        text = archive.metadata(data, listing.members, name)
+    except MalformedError as error:
+        flaws.append((f"*.dist-info/{name}", error.message))
+        text = ""
+    return Parser().parsestr(text, headersonly=True)
 
 
-def _requires(data: Source, listing: Listing) -> tuple[str, ...]:
-    headers = Parser().parsestr(archive.metadata(data, listing.members, "METADATA"), headersonly=True)
+def _requires(headers: Message) -> tuple[str, ...]:
     found = (_NAME.match(str(text).strip()) for text in headers.get_all("Requires-Dist", ()))
     return tuple(sorted({re.sub(r"[-_.]+", "-", match[0]).lower() for match in found if match}))

@@ -18,7 +18,7 @@ from builder.audit.environment import Node, Opaque
 from builder.audit.tables import tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from builder.audit.elf import VersionNeed
     from builder.audit.environment import Environment
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 # What the loader replaces in search paths, and by what.
 _LIB_FOLDERS = {"arm64": "lib/aarch64-linux-gnu", "amd64": "lib/x86_64-linux-gnu"}
 _PLATFORMS = {"arm64": "aarch64", "amd64": "x86_64"}
+# The names of C++'s own library.
+_STANDARD = re.compile(r"_Z(T[A-Z]|GV)?(N?K?S[a-z]|N9__gnu_cxx|N10__cxxabiv1)")
+_CXX = "libstdc++.so.6"
 _PYTHON = re.compile(r"_?Py[A-Za-z_]")
 _CEILINGS = {"GLIBC": "glibc", "GLIBCXX": "glibcxx"}
 
@@ -52,7 +55,8 @@ class Outdated:
 class Undefined:
     """Symbols that nothing in scope defines; `elsewhere` are files that define all of them, were they loaded first.
 
-    `blamed` is a file of another wheel that the symbols should have come from: the first one that this file asks for.
+    `blamed` is what the symbols should have come from: for those of C++ itself its library, else the first file of
+    another wheel that this one asks for.
     """
 
     node: Node
@@ -61,17 +65,31 @@ class Undefined:
     blamed: Node | None = None
 
 
-Failure = Missing | Outdated | Undefined
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dependent:
+    """A library of a package that an import should have loaded, and that itself does not load, for these causes."""
+
+    node: Node
+    library: str
+    causes: tuple[Missing | Outdated | Undefined, ...]
+
+
+Cause = Missing | Outdated | Undefined
+Failure = Cause | Dependent
 
 
 @dataclass(slots=True)
 class Closure:
-    """A file and all that is loaded with it, in the loader's order; what was loaded before is in `before`."""
+    """A file and all that is loaded with it, in the loader's order; what was loaded before is in `before`.
+
+    `names` are those that the loader knows the files by: what they were asked for as, and what they call themselves.
+    """
 
     nodes: list[Node] = field(default_factory=list)
     opaque: dict[str, Opaque] = field(default_factory=dict)
     missing: list[Missing] = field(default_factory=list)
     before: list[Node] = field(default_factory=list)
+    names: dict[str, Node] = field(default_factory=dict)
     by_import: set[str] = field(default_factory=set)
 
     @property
@@ -98,7 +116,7 @@ class Verdict:
 
 def said(failure: Failure) -> str:
     """Say a failure as the loader does."""
-    if isinstance(failure, Missing):
+    if isinstance(failure, (Missing, Dependent)):
         return f"{failure.library}: cannot open shared object file: No such file or directory"
     if isinstance(failure, Outdated):
         return f"version `{failure.need.version}' not found ({failure.need.file}, required by {failure.node.shown})"
@@ -112,6 +130,9 @@ class Loader:
         """Load Python, and what its imports preload."""
         self._environment = environment
         self._loaded: dict[str, Node] = {}
+        self._begun: set[Node] = set()
+        self._broken: dict[Node, tuple[Cause, ...]] = {}
+        self._by_folder: dict[str, list[Node]] = {}
         self._everywhere: dict[Node, None] = {}
         self._everywhere_opaque: dict[str, Opaque] = {}
         self._providers = _Providers(environment)
@@ -123,14 +144,37 @@ class Loader:
         if wrong := self._wrong(node):
             return Verdict(node=node, failures=(wrong,))
         closure = self._closure(node)
-        failures: list[Failure] = list(closure.missing)
-        for each in closure.nodes:
-            failures += self._outdated(each, closure)
-        failures += self._undefined(closure)
+        # What an import has loaded is there: the loader gives it again, and looks no further.
+        loaded = node in self._begun and node not in self._broken
+        causes = () if loaded else self._failures(closure)
+        if causes and (siblings := self._siblings(node)):
+            own = self._closure(node, siblings)
+            if not self._failures(own):
+                closure, causes = own, ()
+        failures = causes if loaded else (*self._dependent(closure), *causes)
         injected = tuple(sorted(name for name, each in closure.opaque.items() if each.injected))
-        return Verdict(
-            node=node, failures=tuple(failures), injected=injected, by_import=tuple(sorted(closure.by_import))
-        )
+        by_import = tuple(sorted(closure.by_import))
+        return Verdict(node=node, failures=failures, injected=injected, by_import=by_import)
+
+    def _dependent(self, closure: Closure) -> tuple[Dependent, ...]:
+        broken = next((node for node in closure.before if node in self._broken), None)
+        if broken is None:
+            return ()
+        library = broken.binary.soname or broken.name
+        return (Dependent(node=closure.nodes[0], library=library, causes=self._broken[broken]),)
+
+    def _siblings(self, node: Node) -> dict[str, Node]:
+        """Return the libraries beside a file in its wheel: packages load those themselves, before what needs them."""
+        if node.folder not in self._by_folder:
+            self._by_folder[node.folder] = [n for n in self._environment.nodes if n.folder == node.folder]
+        beside = [n for n in self._by_folder[node.folder] if n.wheel is node.wheel and n is not node and self.fits(n)]
+        return {name: n for n in beside for name in (n.name, n.binary.soname) if name and n.is_library}
+
+    def _failures(self, closure: Closure) -> tuple[Cause, ...]:
+        outdated = [each for node in closure.nodes for each in self._outdated(node, closure)]
+        # A symbol of a version that is not there is not there either: that is said once.
+        known = {(each.node, each.need.version) for each in outdated}
+        return (*closure.missing, *outdated, *self._undefined(closure, known))
 
     def _wrong(self, node: Node) -> Missing | None:
         return None if self.fits(node) else Missing(node=node, library=node.name)
@@ -149,7 +193,9 @@ class Loader:
         for name in ("libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1"):
             found = self._environment.system.get(name)
             if found:
-                self._take(self._closure(found), everywhere=True)
+                closure = self._closure(found)
+                closure.names.setdefault(name, found)
+                self._take(closure, everywhere=True)
             elif opaque := self._environment.opaque.get(name):
                 self._everywhere_opaque[name] = opaque
         for preload in tables().preloads:
@@ -167,23 +213,27 @@ class Loader:
             nodes = [node for node in nodes if not node.shown.startswith(("nvidia/", "cusparselt/"))]
         for node in nodes:
             closure = self._closure(node)
-            if not closure.missing:
-                self._take(closure, everywhere=node in marks)
+            # What fails is taken too, so that others are judged as they would be without that failure.
+            failures = (*self._failures(closure), *(c for each in self._dependent(closure) for c in each.causes))
+            if failures:
+                self._broken.update(dict.fromkeys(closure.nodes, failures))
+            self._take(closure, everywhere=node in marks)
 
     def _take(self, closure: Closure, *, everywhere: bool) -> None:
+        self._begun.update(closure.nodes)
+        for name, node in closure.names.items():
+            self._loaded.setdefault(name, node)
         for node in closure.nodes:
-            for name in (node.name, node.binary.soname):
-                if name:
-                    self._loaded.setdefault(name, node)
             if everywhere:
                 self._everywhere.setdefault(node)
         if everywhere:
             self._everywhere_opaque.update(closure.opaque)
 
-    def _closure(self, root: Node) -> Closure:
-        """Load a file and what it needs, breadth first."""
-        closure = Closure(nodes=[root])
-        names: dict[str, Node] = {name: root for name in (root.name, root.binary.soname) if name}
+    def _closure(self, root: Node, siblings: Mapping[str, Node] | None = None) -> Closure:
+        """Load a file and what it needs, breadth first; what is found nowhere else may be among `siblings`."""
+        # A file that is opened by its path is known by the name that it gives itself, not by its file's.
+        closure = Closure(nodes=[root], names={root.binary.soname: root} if root.binary.soname else {})
+        names = closure.names
         chains: dict[Node, tuple[Node, ...]] = {root: (root,)}
         seen_before: set[Node] = set()
         queue = deque([root])
@@ -196,6 +246,9 @@ class Loader:
                     self._remember(before, node, closure, seen_before, chains)
                     continue
                 found = self._search(library, chains[node])
+                if found is None and siblings and library in siblings:
+                    found = siblings[library]
+                    closure.by_import.add(library)
                 if found is None:
                     closure.missing.append(Missing(node=node, library=library))
                 elif isinstance(found, Opaque):
@@ -297,18 +350,26 @@ class Loader:
             number = "2.36"
         return bool(ceiling and number[:1].isdigit() and _numbers(number) > _numbers(ceiling))
 
-    def _undefined(self, closure: Closure) -> Iterator[Undefined]:
+    def _undefined(self, closure: Closure, known: set[tuple[Node, str]]) -> Iterator[Undefined]:
         scope = {*closure.everything, *self._everywhere}
-        opaque = {**closure.opaque, **self._everywhere_opaque}
+        opaque = [*closure.opaque.values(), *self._everywhere_opaque.values()]
+        # What is missing may define anything but C++: only that is told for sure to be nowhere.
+        patterns = [each.brought.symbols for each in opaque] + [()] * bool(closure.missing)
         for node in closure.nodes:
             if not node.wheel:
                 continue
             left = {index: node.binary.names[index] for index in self._unresolved(node, scope)}
-            left = {index: name for index, name in left.items() if not self._given(name.partition("@")[0], opaque)}
-            if left:
-                elsewhere = self._providers.of_all(node, left)
-                blamed = self._blamed(node, closure)
-                yield Undefined(node=node, names=tuple(left.values()), elsewhere=elsewhere, blamed=blamed)
+            left = {i: name for i, name in left.items() if (node, name.partition("@")[2]) not in known}
+            left = {i: name for i, name in left.items() if not _given(name.partition("@")[0], patterns)}
+            std = {i: name for i, name in left.items() if _STANDARD.match(name)}
+            rest = {i: name for i, name in left.items() if i not in std}
+            if std:
+                library = self._provider(_CXX, closure)
+                blamed = library if isinstance(library, Node) else None
+                yield Undefined(node=node, names=tuple(std.values()), blamed=blamed)
+            if rest:
+                elsewhere, blamed = self._providers.of_all(node, rest), self._blamed(node, closure)
+                yield Undefined(node=node, names=tuple(rest.values()), elsewhere=elsewhere, blamed=blamed)
 
     def _blamed(self, node: Node, closure: Closure) -> Node | None:
         for library in node.binary.needed:
@@ -324,11 +385,6 @@ class Loader:
             everything = range(len(node.binary.wanted_keys) // 2)
             self._open[node] = tuple(i for i in everything if not self._providers.has(node, i, mine))
         return [index for index in self._open[node] if not self._providers.has(node, index, scope)]
-
-    def _given(self, name: str, opaque: dict[str, Opaque]) -> bool:
-        if _PYTHON.match(name):
-            return True
-        return any(_may_define(each.brought.symbols, name) for each in opaque.values())
 
 
 class _Providers:
@@ -368,6 +424,11 @@ class _Providers:
 @lru_cache(maxsize=4096)
 def _pattern(symbols: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(translate(each) for each in symbols))
+
+
+def _given(name: str, patterns: Iterable[tuple[str, ...]]) -> bool:
+    """Return whether Python or a library known by name only defines a symbol."""
+    return _PYTHON.match(name) is not None or any(_may_define(symbols, name) for symbols in patterns)
 
 
 def _may_define(symbols: tuple[str, ...], name: str) -> bool:

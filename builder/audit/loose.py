@@ -51,6 +51,7 @@ def audit_wheels(
     """
     begun = time.monotonic()
     wheels = {path: _wheel(path) for path in paths}
+    _check_once(list(wheels.values()))
     architecture = _architecture(list(wheels.values()))
     facts, unread = (None, "no --base was given") if base is None else _base(base, architecture, session)
     platform = _platform(facts, architecture, l4t=l4t, python=python)
@@ -71,6 +72,14 @@ def _wheel(path: Path) -> LockedWheel:
         raise UsageError(f"not a wheel's name: {error}", where=str(path), hint="--wheels takes wheel files") from error
     digest = sha256_of(path)
     return LockedWheel(name=name, version=str(version), filename=path.name, url=str(path), sha256=digest)
+
+
+def _check_once(wheels: Sequence[LockedWheel]) -> None:
+    names = [wheel.name for wheel in wheels]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        files = ", ".join(wheel.filename for wheel in wheels if wheel.name == twice)
+        raise UsageError(f"{twice} is there twice: {files}", hint="an environment has one wheel of a name: give one")
 
 
 def _architecture(wheels: Sequence[LockedWheel]) -> Architecture:

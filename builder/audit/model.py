@@ -123,7 +123,10 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GpuVerdict:
-    """How one library runs on one GPU: `native`, `same-major`, `ptx`, `ptx-too-new` or `none`."""
+    """How one library runs on one GPU; `meant` is False for one made for other GPUs only.
+
+    `verdict` is `native`, `same-major`, `same-major-refused`, `ptx`, `ptx-too-new`, `none` or `unknown`.
+    """
 
     sass: tuple[int, ...]
     ptx: tuple[int, ...]

@@ -98,6 +98,7 @@ class Tables:
     promises: tuple[tuple[str, str], ...]
     optional: tuple[Exempt, ...]
     other_gpus: tuple[Exempt, ...]
+    hidden_code: tuple[Exempt, ...]
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -133,7 +134,7 @@ def tables() -> Tables:
     """
     essential, packages = tomldoc.load(_FOLDER / "packages.toml", "the packages have mistakes", _packages)
     policies, ptx = tomldoc.load(_FOLDER / "gpu.toml", "the GPU policies have mistakes", _gpu)
-    optional, other_gpus = tomldoc.load(_FOLDER / "exceptions.toml", "the exceptions have mistakes", _exceptions)
+    exceptions = tomldoc.load(_FOLDER / "exceptions.toml", "the exceptions have mistakes", _exceptions)
     return Tables(
         rules=rules(),
         essential=essential,
@@ -143,8 +144,9 @@ def tables() -> Tables:
         policies=policies,
         ptx=ptx,
         promises=tomldoc.load(_FOLDER / "tags.toml", "the tags have mistakes", _promises),
-        optional=optional,
-        other_gpus=other_gpus,
+        optional=exceptions[0],
+        other_gpus=exceptions[1],
+        hidden_code=exceptions[2],
     )
 
 
@@ -234,8 +236,8 @@ def _promises(root: Table) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def _exceptions(root: Table) -> tuple[tuple[Exempt, ...], tuple[Exempt, ...]]:
-    return _exempt(root, "optional"), _exempt(root, "other-gpus")
+def _exceptions(root: Table) -> tuple[tuple[Exempt, ...], ...]:
+    return tuple(_exempt(root, key) for key in ("optional", "other-gpus", "hidden-code"))
 
 
 def _exempt(root: Table, key: str) -> tuple[Exempt, ...]:

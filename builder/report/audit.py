@@ -64,14 +64,12 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
 
 def _block(finding: Finding) -> Iterator[str]:
     word = "waived" if finding.waived is not None else finding.severity
-    yield f"{word:<8} {finding.rule}: {finding.wheel}"
+    yield f"{word:<8} {finding.rule}: {finding.wheel}" + (" (assumed)" if finding.assumed else "")
     yield f"         {shown(finding.file)} {shown_long(finding.detail)}"
     if finding.also:
         more = len(finding.also) - _MOST_FILES
         files = ", ".join(shown(path) for path in finding.also[:_MOST_FILES])
         yield f"         so too: {files}" + (f" and {more} more" if more > 0 else "")
-    if finding.assumed:
-        yield f"         assumed: {finding.assumed}"
     if finding.waived is not None:
         yield f"         waived: {finding.waived}"
     else:

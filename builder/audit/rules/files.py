@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from builder.audit.case import finding, named
+from builder.audit.loader import Outdated
 from builder.audit.model import Finding
 from builder.audit.tables import tables
 
@@ -28,7 +29,7 @@ _SUFFIX = re.compile(r"(?P<stem>.+?)\.cpython-(?P<version>[0-9]{2,3})[a-z]*-[^.]
 _LIBRARY = re.compile(r"\.so(\.[0-9][^/]*)?$")
 # Files that many wheels bring by mistake or by custom, and that nothing reads.
 _HARMLESS = re.compile(
-    r"(.*/)?(__init__\.py|LICEN[CS]E[^/]*|README[^/]*|CHANGELOG[^/]*|NOTICE[^/]*|py\.typed)|tests?/.*|docs?/.*"
+    r"(.*/)?(__init__\.py|LICEN[CS]E[^/]*|README[^/]*|CHANGELOG[^/]*|NOTICE[^/]*|py\.typed|(build_backend|setup|conftest)\.py)|tests?/.*|docs?/.*"
 )
 _LEGACY = {"manylinux1": (5,), "manylinux2010": (12,), "manylinux2014": (17,)}
 
@@ -166,6 +167,8 @@ def _conflict(one: LockedWheel, two: LockedWheel, paths: Sequence[str]) -> Itera
 
 def tag_lies(case: Case) -> Iterator[Finding]:
     """Yield wheels whose binaries need more than their tag promises."""
+    failures = [failure for verdict in case.verdicts for failure in verdict.failures]
+    stopped = {failure.node.wheel for failure in failures if isinstance(failure, Outdated)}
     for wheel in case.environment.wheels:
         promised = _promised(wheel)
         nodes = [node for node in case.environment.nodes if node.wheel is wheel and node.is_library]
@@ -178,7 +181,7 @@ def tag_lies(case: Case) -> Iterator[Finding]:
             text = ".".join(map(str, version))
             yield finding(
                 "tag-lies",
-                "warning",
+                "warning" if wheel in stopped else "info",
                 node,  # type: ignore[arg-type]
                 f"needs {family}_{text}; the tag manylinux_2_{promised} promises {_dotted(ceilings[family])} at most",
                 "believe the symbol versions, not the name: `symbol-version` tells whether the image has them",

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _RUNTIME = re.compile(r"libcudart(?:-[0-9a-f]+)?\.so\.([0-9]+)")
 _RUNTIME_WHEEL = re.compile(r"nvidia-cuda-runtime(-cu[0-9]+)?")
 _CUDA = re.compile(r"lib(cudart|cublas|cublasLt|cudnn|cufft|curand|cusolver|cusparse|nccl|nvrtc|nvJitLink)\.so\.[0-9]+")
-_DONE = {"native", "same-major", "ptx"}
+_BY_CONTENT = re.compile(r"-[0-9a-f]{8}\b")
+_DONE = {"native", "same-major", "ptx", "unknown"}
 _SAID = {
     "same-major-refused": "has SASS for {near} only, which this platform is known not to run",
     "ptx-too-new": "has only PTX of CUDA {isa}, which the driver ({driver}) cannot compile",
@@ -73,7 +74,9 @@ def _verdict(case: Case, node: Node, sm: int) -> GpuVerdict:
     ptx = sorted({g.target.sm for g in node.binary.gpu if g.target.kind == "ptx"})
     usable = [g.isa for g in node.binary.gpu if g.target.kind == "ptx" and g.target.sm <= sm]
     near = any(s // 10 == sm // 10 and s < sm for s in sass)
-    if sm in sass:
+    if case.hidden_code(node):
+        verdict = "unknown"
+    elif sm in sass:
         verdict = "native"
     elif near and tables().policy(case.l4t).same_major:
         verdict = "same-major"
@@ -138,8 +141,8 @@ def two_sonames(case: Case) -> Iterator[Finding]:
     """Yield libraries of one name that two wheels, or a wheel and the base image, have: the first one loaded wins."""
     named_so: dict[str, dict[str, Node]] = defaultdict(dict)
     for node in case.environment.nodes:
-        if node.is_library and node.binary.soname and not node.is_module and case.loader.fits(node):
-            named_so[node.binary.soname].setdefault(named(node.wheel), node)
+        if _shares_name(node) and case.loader.fits(node):
+            named_so[node.binary.soname or ""].setdefault(named(node.wheel), node)
     for soname, nodes in named_so.items():
         system = case.environment.system.get(soname)
         found = [*nodes.values(), *([system] if system and _CUDA.fullmatch(soname) else [])]
@@ -147,12 +150,17 @@ def two_sonames(case: Case) -> Iterator[Finding]:
             owners = ", ".join(named(node.wheel) for node in found[1:])
             yield finding(
                 "two-sonames",
-                "warning" if _CUDA.fullmatch(soname) else "info",
+                "warning" if _CUDA.fullmatch(soname) and all(node.name == soname for node in found) else "info",
                 found[0],
                 f"is called {soname}, like a file of {owners}: whichever is loaded first serves both",
                 "keep one of them, where they are not of the same release",
                 also=tuple(node.shown for node in found[1:]),
             )
+
+
+def _shares_name(node: Node) -> bool:
+    """Return whether a library's own name says nothing of its content: auditwheel's names do."""
+    return node.is_library and not node.is_module and not _BY_CONTENT.search(node.binary.soname or "-00000000")
 
 
 def _label(node: Node) -> str:

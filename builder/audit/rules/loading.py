@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from builder.audit.case import finding, named
 from builder.audit.demangle import demangled
 from builder.audit.environment import Node
-from builder.audit.loader import Missing, Outdated, Undefined
+from builder.audit.loader import Dependent, Missing, Outdated, Undefined
 from builder.audit.model import SEVERITIES
 from builder.jetson.tables import distributions
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
 
     from builder.audit.case import Case
-    from builder.audit.loader import Failure, Verdict
+    from builder.audit.loader import Cause, Verdict
     from builder.audit.model import Finding, Severity
 
 _FAMILIES = {"GLIBC": "glibc", "GLIBCXX": "glibcxx"}
@@ -25,12 +25,19 @@ _FAMILIES = {"GLIBC": "glibc", "GLIBCXX": "glibcxx"}
 
 def loading(case: Case) -> Iterator[Finding]:
     """Yield what the loader would refuse; one finding a cause, however many files it stops."""
-    grouped: dict[Hashable, list[tuple[Failure, Severity]]] = defaultdict(list)
+    grouped: dict[Hashable, list[tuple[Cause, Severity]]] = defaultdict(list)
+    unused: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
     for verdict in case.verdicts:
         if not case.loader.fits(verdict.node):
             continue
-        for failure in verdict.failures:
-            grouped[_cause(failure)].append((failure, _severity(case, verdict, failure)))
+        exempt = case.exempt(verdict.node) or case.other_gpus(verdict.node)
+        if exempt and verdict.failures:
+            unused[named(verdict.node.wheel), exempt.why].append(verdict)
+            continue
+        for failure in _causes(verdict):
+            grouped[_cause(case, failure)].append((failure, _severity(case, verdict, failure)))
+    for (_, why), verdicts in unused.items():
+        yield _unused(verdicts, why)
     for found in grouped.values():
         severity = min((severity for _, severity in found), key=SEVERITIES.index)
         failures = list(dict.fromkeys(failure for failure, _ in found))
@@ -39,29 +46,48 @@ def loading(case: Case) -> Iterator[Finding]:
     yield from _by_import(case)
 
 
-def _cause(failure: Failure) -> Hashable:
+_RULES = {Missing: "missing-library", Outdated: "symbol-version", Undefined: "undefined-symbol"}
+
+
+def _unused(verdicts: list[Verdict], why: str) -> Finding:
+    """Say in one finding what does not load and need not."""
+    failures = [failure for verdict in verdicts for failure in _causes(verdict)]
+    lacking = sorted({failure.library for failure in failures if isinstance(failure, Missing)})
+    want = f", for want of {', '.join(lacking)}" if lacking else ""
+    also = tuple(verdict.node.shown for verdict in verdicts[1:])
+    fix = "nothing to do unless you use it"
+    return finding(_RULES[type(failures[0])], "info", verdicts[0].node, f"does not load{want}; {why}", fix, also=also)
+
+
+def _causes(verdict: Verdict) -> Iterator[Cause]:
+    """Yield what is wrong in the end: what fails for another's sake is told with that one."""
+    for failure in verdict.failures:
+        yield from failure.causes if isinstance(failure, Dependent) else (failure,)
+
+
+def _cause(case: Case, failure: Cause) -> Hashable:
     wheel = failure.node.wheel.name if failure.node.wheel else None
     if isinstance(failure, Missing):
-        return ("missing", wheel, failure.library)
+        elsewhere = _elsewhere(case, failure.library)
+        return ("missing", wheel, _advice(case, failure.library), named(elsewhere.wheel) if elsewhere else None)
     if isinstance(failure, Outdated):
         return ("version", wheel, failure.need.file, failure.need.version.partition("_")[0])
     return ("symbol", wheel, named(failure.blamed.wheel) if failure.blamed else "", bool(failure.elsewhere))
 
 
-def _severity(case: Case, verdict: Verdict, failure: Failure) -> Severity:
+def _severity(case: Case, verdict: Verdict, failure: Cause) -> Severity:
     """A module that Python imports must load; a library that only others load may be one that nobody asks for."""
-    if case.exempt(verdict.node) or case.other_gpus(verdict.node):
-        return "info"
     if isinstance(failure, Missing):
         elsewhere = _elsewhere(case, failure.library)
-        maybe = elsewhere or (case.environment.unknown_packages and not failure.library.startswith("libtorch"))
+        # A Jetson's base image brings CUDA and much else, and is not there to be asked.
+        maybe = elsewhere or case.environment.unknown_packages or (case.unread and case.l4t)
         return "error" if verdict.node.is_module and not maybe else "warning"
     if isinstance(failure, Undefined):
         return "warning" if failure.elsewhere else "error"
     return "error" if verdict.node.is_module else "warning"
 
 
-def _finding(case: Case, failures: list[Failure], severity: Severity) -> Finding:
+def _finding(case: Case, failures: list[Cause], severity: Severity) -> Finding:
     first = failures[0]
     if isinstance(first, Missing):
         return _missing(case, first, failures, severity)
@@ -70,27 +96,24 @@ def _finding(case: Case, failures: list[Failure], severity: Severity) -> Finding
     return _undefined(first, failures, severity)
 
 
-def _also(failures: Iterable[Failure], first: Failure) -> tuple[str, ...]:
+def _also(failures: Iterable[Cause], first: Cause) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each.node.shown for each in failures if each.node is not first.node))
 
 
-def _missing(case: Case, first: Missing, failures: list[Failure], severity: Severity) -> Finding:
+def _missing(case: Case, first: Missing, failures: list[Cause], severity: Severity) -> Finding:
     library = first.library
+    libraries = sorted({failure.library for failure in failures if isinstance(failure, Missing)})
     wrong = next((n for n in case.environment.nodes if n.name == library and not case.loader.fits(n)), None)
     nothing = f"only {named(wrong.wheel)} has one, for another machine" if wrong else "nothing brings it"
     elsewhere = _elsewhere(case, library)
-    detail, fix = f"needs {library}, and {nothing}", _advice(case, library)
+    detail, fix = f"needs {', '.join(libraries)}, and {nothing}", _advice(case, library)
     if elsewhere:
-        detail = f"needs {library}; {named(elsewhere.wheel)} has it as {elsewhere.shown}, where it does not look"
+        detail = f"needs {', '.join(libraries)}, which {named(elsewhere.wheel)} has where it does not look"
         fix = "make sure that what loads it is imported first; if that is done, waive this with the reason"
-    elif case.environment.unknown_packages and severity == "warning":
-        packages = ", ".join(case.environment.unknown_packages)
-        detail += f" that is known here; {packages} may"
-    exempt = case.exempt(first.node)
-    if exempt:
-        detail += f" ({exempt.why})"
-    assumed = case.assumed
-    return finding("missing-library", severity, first.node, detail, fix, assumed=assumed, also=_also(failures, first))
+    elif case.environment.unknown_packages:
+        detail += f" that is known here; {', '.join(case.environment.unknown_packages)} may"
+    also = _also(failures, first)
+    return finding("missing-library", severity, first.node, detail, fix, assumed=case.assumed, also=also)
 
 
 def _advice(case: Case, library: str) -> str:
@@ -99,7 +122,7 @@ def _advice(case: Case, library: str) -> str:
         return f"add `{package}` to `apt` under [base]"
     if library.startswith(("libtorch", "libc10")):
         return "add torch, of the release that the wheel was built for, to `requires`"
-    if re.match(r"lib(cu|nv)", library):
+    if re.match(r"lib(cu|nv|nccl)", library):
         return "add NVIDIA's wheel of it to `requires`, or a base image with that CUDA release"
     return "add a package or wheel that has it, or another build of this wheel"
 
@@ -141,9 +164,11 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"[0-9]+", version))
 
 
-def _undefined(first: Undefined, failures: list[Failure], severity: Severity) -> Finding:
+def _undefined(first: Undefined, failures: list[Cause], severity: Severity) -> Finding:
     names = {name for each in failures if isinstance(each, Undefined) for name in each.names}
-    shown = demangled(min(names, key=lambda name: (not name.startswith("_ZN"), len(name), name)))
+    # Most telling is a C++ name that is not of the wheel's own making.
+    own = first.node.wheel.name.replace("-", "_") if first.node.wheel else ""
+    shown = demangled(min(names, key=lambda name: (own in name, not name.startswith("_ZN"), len(name), name)))
     count = "a symbol" if len(names) == 1 else f"{len(names)} symbols"
     such = f"{shown}" if len(names) == 1 else f"such as {shown}"
     blamed = first.blamed
@@ -151,6 +176,9 @@ def _undefined(first: Undefined, failures: list[Failure], severity: Severity) ->
         owners = ", ".join(sorted({named(node.wheel) for node in first.elsewhere}))
         detail = f"needs {count} that {owners} would define if loaded first, {such}"
         fix = "make sure that what defines them is imported first; if that is done, waive this with the reason"
+    elif blamed and blamed.wheel is None:
+        detail = f"needs {count} that {blamed.binary.soname} of the base image does not have, {such}"
+        fix = "take a base image with a newer one, or a build for this one"
     elif blamed:
         detail = f"needs {count} that {named(blamed.wheel)} does not have, {such}"
         name = blamed.wheel.name if blamed.wheel else ""
@@ -188,7 +216,7 @@ def _by_import(case: Case) -> Iterator[Finding]:
     for verdicts in grouped.values():
         first = verdicts[0]
         names = ", ".join(sorted({name for verdict in verdicts for name in verdict.by_import}))
-        detail = f"finds {names} only because an import of another package has loaded them"
-        fix = "nothing to do while it is imported after that package, as it is meant to be"
+        detail = f"finds {names} only because Python has loaded them before, by imports"
+        fix = "nothing to do while those imports come first, as they are meant to"
         also = tuple(v.node.shown for v in verdicts[1:])
         yield finding("missing-library", "info", first.node, detail, fix, also=also)
