@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from agreement.truth import BARE, PLAIN
 from builder.errors import AuditError, JbuildError
 from builder.process import find_program, run
+from builder.resolve.locking import lock_cell
+from builder.wheels.house import path_of
 
 if TYPE_CHECKING:
     from agreement.place import Place
@@ -47,10 +49,10 @@ class Disagreement:
 class Comparison:
     """What came of one stack.
 
-    `injected` counts files that need what the NVIDIA runtime gives, `ended` those whose initialiser ended the process,
-    `same_cause` failing files of which both name the same library, version or symbol. `broken_rows` are expectations of
-    the stack's row that the loader does not share. `false_errors` are files that load in spite of an error finding,
-    `unsaid` files that do not load and that no finding names.
+    `injected` counts files that need what the NVIDIA runtime gives; `ended` are those whose initialiser ended the
+    process; `same_cause` counts failing files of which both name the same library, version or symbol. `broken_rows`
+    are expectations of the stack's row that the loader does not share. `false_errors` are files that load in spite of
+    an error finding, `unsaid` files that do not load and that no finding names.
     """
 
     stack: str
@@ -58,7 +60,7 @@ class Comparison:
     files: int
     fails: int
     injected: int
-    ended: int
+    ended: tuple[str, ...]
     same_cause: int
     disagreements: tuple[Disagreement, ...]
     broken_rows: tuple[str, ...]
@@ -79,24 +81,32 @@ def audit(stack: Stack, place: Place) -> dict[str, Any]:
     Raises:
         JbuildError: it could not be audited.
     """
-    argv = [sys.executable, "-m", "builder", "audit", stack.name, "--json", "--files"]
+    argv = [sys.executable, "-m", "builder", "audit", "--json", "--files", *_what(stack, place)]
     done = run(argv, cwd=place.project, timeout_s=_LIMIT_S, check=False)
     if done.code not in (0, AuditError.exit_code):
         raise JbuildError(f"`jbuild audit {stack.name}` ended with {done.code}", log=done.stderr or done.stdout)
     return dict(json.loads(done.stdout))
 
 
+def _what(stack: Stack, place: Place) -> list[str]:
+    if not stack.loose:
+        return [stack.name]
+    lock, _ = lock_cell(place.job(stack), place.session)
+    wheels = [str(path_of(wheel, place.session.workspace.wheels)) for wheel in lock.wheels]
+    apt = [f"--apt={package}" for package in stack.apt]
+    return [f"--base={lock.base.name}", f"--python={lock.platform.python}", *apt, "--wheels", *wheels]
+
+
 def compare(stack: Stack, truth: Truth, audited: dict[str, Any]) -> Comparison:
     """Compare file by file; one that only one of the two knows is a disagreement too."""
     verdicts: dict[str, str] = audited["files"]
-    differing, same_cause, fails, ended = [], 0, 0, 0
+    differing, same_cause, fails = [], 0, 0
     for file in sorted({*truth.files, *verdicts}):
         said = verdicts.get(file, "is not mentioned")
         if file not in truth.files:
             differing.append(Disagreement(file=file, loader="was not asked: no shared object", audit=said))
             continue
         error = refusal(truth, file)
-        ended += error is None and truth.error(file) is not None
         fails += error is not None
         if (error is None) != (said == _LOADS):
             differing.append(Disagreement(file=file, loader=error, audit=said))
@@ -109,7 +119,7 @@ def compare(stack: Stack, truth: Truth, audited: dict[str, Any]) -> Comparison:
         files=len({*truth.files, *verdicts}),
         fails=fails,
         injected=_injected(truth),
-        ended=ended,
+        ended=tuple(file for file in truth.files if truth.error(file) and not refusal(truth, file)),
         same_cause=same_cause,
         disagreements=tuple(differing),
         broken_rows=_broken_rows(stack, truth),

@@ -75,7 +75,15 @@ def agreement(comparisons: Sequence[Comparison]) -> str:
         "Disagreements, files that load in spite of an error finding, and files that do not and that none names:",
         "",
     ]
-    lines += [line for c in comparisons for line in _differences(c)] or ["none."]
+    lines += [line for c in comparisons for line in _differences(c)] or ["- none"]
+    ended = [f"- {c.stack}: `{file}`" for c in comparisons for file in c.ended]
+    if ended:
+        lines += [
+            "",
+            "Taken by the loader, but then the process is ended by the file's own initialiser: no symbol tells.",
+            "",
+        ]
+        lines += ended
     return "\n".join(lines)
 
 

@@ -20,8 +20,9 @@ _STACKS = Path(__file__).with_name("stacks.toml")
 class Stack:
     """A row of `stacks.toml`.
 
-    `runtime` are sonames that the NVIDIA runtime would inject. `breaks` and `loads` are globs of files, relative to
-    site-packages, that must fail and must load: otherwise the stack does not show what `special` says.
+    `loose` has it audited by `--wheels`, without its recipe. `runtime` are sonames that the NVIDIA runtime would
+    inject. `breaks` and `loads` are globs of files, relative to site-packages, that must fail and must load: otherwise
+    the stack does not show what `special` says.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Stack:
     runtime: tuple[str, ...] = ()
     breaks: tuple[str, ...] = ()
     loads: tuple[str, ...] = ()
+    loose: bool = False
 
     def recipe(self, model: str) -> str:
         """Return the stack as a recipe; `model` is a folder, since every recipe bakes one in."""
@@ -83,6 +85,7 @@ def _stack(table: Table) -> Stack:
         runtime=table.strings("runtime"),
         breaks=table.strings("breaks"),
         loads=table.strings("loads"),
+        loose=table.boolean("loose", default=False),
     )
     table.done()
     return stack
