@@ -2,7 +2,7 @@
 
 cold   the cache of facts is empty, wheels are in the wheelhouse; the base image is read from its registry too
 warm   the facts are there
-by hand   unzip every wheel and run `readelf -dVW --dyn-syms` on every ELF file: reading alone, without a verdict
+by hand   unzip every wheel and run `readelf -dVW --dyn-syms` on all that is called *.so*: reading, without a verdict
 auditwheel   `auditwheel show` on every wheel for aarch64 Linux that it can read: with --auditwheel PROGRAM
 
 Wheels are fetched first (some gigabytes, once). The result goes to docs/benchmarks-audit.md.
@@ -41,8 +41,7 @@ _AIMS = {"cold": 30.0, "warm": 1.0}
 _READ_ALL = """\
 set -eu
 for wheel in "$@"; do mkdir -p "$(basename "$wheel")"; unzip -q -o "$wheel" -d "$(basename "$wheel")"; done
-find . -type f -exec sh -c 'for f; do
-    if [ "$(head -c 4 "$f" | tail -c 3)" = ELF ]; then readelf -dVW --dyn-syms "$f"; fi; done' sh {} + >all.txt
+find . -type f -name '*.so*' -exec readelf -dVW --dyn-syms {} + >all.txt
 """
 _AUDITWHEEL = 'for wheel in "$@"; do "$AUDITWHEEL" show "$wheel" || true; done'
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_EVERY_S = 0.05
+_EVERY_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -52,7 +52,7 @@ class Comparison:
     `injected` counts files that need what the NVIDIA runtime gives; `ended` are those whose initialiser ended the
     process; `same_cause` counts failing files of which both name the same library, version or symbol. `broken_rows`
     are expectations of the stack's row that the loader does not share. `false_errors` are files that load in spite of
-    an error finding, `unsaid` files that do not load and that no finding names.
+    an error finding, `unsaid` files that do not load and of which no finding names either the file or the cause.
     """
 
     stack: str
@@ -124,7 +124,7 @@ def compare(stack: Stack, truth: Truth, audited: dict[str, Any]) -> Comparison:
         disagreements=tuple(differing),
         broken_rows=_broken_rows(stack, truth),
         false_errors=tuple(sorted(_named(findings, _ERROR) - _failing(truth))),
-        unsaid=tuple(sorted(_failing(truth) - _named(findings))),
+        unsaid=_unsaid(findings, truth),
         errors=sum(1 for finding in findings if finding["severity"] == _ERROR),
         seconds=float(audited["elapsed_s"]),
     )
@@ -160,6 +160,13 @@ def _failing(truth: Truth) -> set[str]:
 def _named(findings: list[dict[str, Any]], severity: str | None = None) -> set[str]:
     chosen = [finding for finding in findings if severity in (None, finding["severity"])]
     return {file for finding in chosen for file in (finding["file"], *finding["also"])}
+
+
+def _unsaid(findings: list[dict[str, Any]], truth: Truth) -> tuple[str, ...]:
+    """Return failing files that findings leave out; one that fails by what it needs is told with that."""
+    told = "\n".join(str(finding["detail"]) for finding in findings)
+    left = sorted(_failing(truth) - _named(findings))
+    return tuple(file for file in left if not _names(told, refusal(truth, file) or ""))
 
 
 def _injected(truth: Truth) -> int:

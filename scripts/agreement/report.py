@@ -92,7 +92,7 @@ def _differences(found: Comparison) -> Iterator[str]:
         loader, audit = _short(each.loader or "loads"), _short(each.audit)
         yield f"- {found.stack}: `{each.file}`: loader: {loader}; audit: {audit}"
     yield from (f"- {found.stack}: `{file}`: loads, but an error finding names it" for file in found.false_errors)
-    yield from (f"- {found.stack}: `{file}`: does not load, and no finding names it" for file in found.unsaid)
+    yield from (f"- {found.stack}: `{file}`: does not load, and no finding tells" for file in found.unsaid)
     yield from (f"- {found.stack}: the stack does not show what it is for: {row}" for row in found.broken_rows)
 
 

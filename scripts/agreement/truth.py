@@ -80,7 +80,7 @@ def collect(stack: Stack, place: Place) -> Truth:
     engine = find_engine(place.session.workspace)
     engine.require("arm64")
     # One container at a time, and one environment.
-    with FileLock(place.folder / "lock"), _environment(lock, place) as root:
+    with FileLock(place.folder / "lock"), _environment(lock, place) as (root, trees):
         packages = root / site_packages(lock.platform.python).lstrip("/")
         objects = tuple(shared_objects(root))
         truth = known or Truth(
@@ -90,7 +90,9 @@ def collect(stack: Stack, place: Place) -> Truth:
             files=tuple(sorted(os.path.relpath(path, packages) for path in objects)),
         )
         stand_ins = make_stand_ins(stack.runtime, objects, root.parent / "stand-ins")
-        asking = _Asking(engine=engine, root=root, truth=truth, stand_ins=stand_ins, place=place, stack=stack)
+        asking = _Asking(
+            engine=engine, root=root, truth=truth, stand_ins=stand_ins, place=place, stack=stack, trees=trees
+        )
         for way in _ways(lock, stack):
             asking.ask(way, truth.files, imports=("torch",) if way == TORCH else ())
             records.write(path, made_from, truth)
@@ -110,9 +112,13 @@ def _is_whole(truth: Truth, lock: Lock, stack: Stack) -> bool:
 
 
 @contextmanager
-def _environment(lock: Lock, place: Place) -> Iterator[Path]:
-    """Lay the trees of a lock out as they will lie in the image, by hard links; they are gone afterwards."""
-    trees = prepare(lock.wheels, lock.platform.python, place.session)
+def _environment(lock: Lock, place: Place) -> Iterator[tuple[Path, tuple[Path, ...]]]:
+    """Lay the trees of a lock out as they will lie in the image, by hard links that are gone afterwards.
+
+    Gives the root of the environment, and the trees.
+    """
+    prepared = prepare(lock.wheels, lock.platform.python, place.session)
+    trees = tuple(prepared[wheel.sha256] for wheel in lock.wheels)
     folder = place.folder / "environments" / lock.recipe
     shutil.rmtree(folder, ignore_errors=True)
     layers = folder / "layers"
@@ -120,8 +126,8 @@ def _environment(lock: Lock, place: Place) -> Iterator[Path]:
     bare = layers / environment_layer(layers, lock.platform.python)
     root = folder / "root"
     try:
-        plant([bare, *(trees[wheel.sha256] for wheel in lock.wheels)], root)
-        yield root
+        plant([bare, *trees], root)
+        yield root, trees
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -136,6 +142,7 @@ class _Asking:
     stand_ins: tuple[Path, ...]
     place: Place
     stack: Stack
+    trees: tuple[Path, ...]
 
     def ask(self, way: str, files: tuple[str, ...], imports: tuple[str, ...] = ()) -> None:
         """Have files opened after some imports, except those that were before."""
@@ -152,14 +159,23 @@ class _Asking:
         """Have files that did not load opened after the import of the package that they belong to."""
         ways = {way: said for way, said in self.truth.answers.items() if way not in (BARE, OWN)}
         failing = [file for file in self.truth.files if all(said[file] for said in ways.values())]
-        packages: dict[str, list[str]] = {}
+        packages: dict[tuple[str, ...], list[str]] = {}
         for file in failing:
-            package, _, rest = file.partition("/")
-            if rest and package.isidentifier():
-                packages.setdefault(package, []).append(file)
+            if own := self._own(file):
+                packages.setdefault(own, []).append(file)
         self.truth.answers.setdefault(OWN, {})
-        for package, files in packages.items():
-            self.ask(OWN, tuple(files), imports=(package,))
+        for own, files in packages.items():
+            self.ask(OWN, tuple(files), imports=own)
+
+    def _own(self, file: str) -> tuple[str, ...]:
+        """Return the package that a file lies in, else those of its wheel: auditwheel puts libraries beside them."""
+        first, _, rest = file.partition("/")
+        if rest and first.isidentifier():
+            return (first,)
+        inside = Path(site_packages(self.truth.python).lstrip("/"))
+        tree = next((tree for tree in self.trees if (tree / inside / file).is_file()), None)
+        found = (tree / inside).glob("*/__init__.py") if tree else ()
+        return tuple(sorted(path.parent.name for path in found))
 
     def _container(self, files: list[str], imports: tuple[str, ...], *, stand_ins: bool) -> Answers:
         packages = site_packages(self.truth.python)

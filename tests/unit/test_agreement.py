@@ -17,6 +17,7 @@ from builder.errors import DocumentError
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
 
+ABSENT = "cannot open shared object file: No such file or directory"
 STACK = Stack(name="s", distribution="debian-12", special="why", requires=("a",))
 
 
@@ -31,7 +32,7 @@ def audited(*findings: dict[str, object], **files: str) -> dict[str, object]:
 
 
 def finding(severity: str, file: str, *also: str, rule: str = "missing-library") -> dict[str, object]:
-    return {"rule": rule, "severity": severity, "file": file, "also": list(also)}
+    return {"rule": rule, "severity": severity, "file": file, "also": list(also), "detail": f"{file} needs libq.so.1"}
 
 
 @pytest.mark.parametrize("stack", read_stacks(), ids=lambda stack: stack.name)
@@ -100,8 +101,8 @@ def test_an_initialiser_that_ends_the_process_comes_after_loading() -> None:
 @pytest.mark.parametrize(
     ("error", "said", "same"),
     [
-        ("libx.so.1: cannot open shared object file: No such file or directory", "fails: libx.so.1 is missing", 1),
-        ("libx.so.1: cannot open shared object file: No such file or directory", "fails: liby.so.1 is missing", 0),
+        (f"libx.so.1: {ABSENT}", "fails: libx.so.1 is missing", 1),
+        (f"libx.so.1: {ABSENT}", "fails: liby.so.1 is missing", 0),
         ("/l/libstdc++.so.6: version `GLIBCXX_3.4.32' not found (required by /x)", "fails: needs GLIBCXX_3.4.32", 1),
         ("/x.so: undefined symbol: PyFoo, version A", "fails: symbol PyFoo", 1),
     ],
@@ -128,9 +129,8 @@ def test_a_stack_that_no_longer_shows_what_it_is_for_is_told() -> None:
 
 
 def test_error_findings_are_held_against_the_loader_too() -> None:
-    said = make_truth(
-        plain={"a.so": None, "b.so": None, "c.so": "liby: …", "d.so": "libz: …", "e.so": "ended by SIGILL"}
-    )
+    failing = {"c.so": "liby.so", "d.so": "libz.so", "e.so": "ended by SIGILL", "f.so": f"libq.so.1: {ABSENT}"}
+    said = make_truth(plain={"a.so": None, "b.so": None, **failing})
     findings = (finding("error", "a.so", "e.so"), finding("warning", "b.so"), finding("info", "d.so"))
     other = finding("error", "b.so", rule="gpu-code")
 
