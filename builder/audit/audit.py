@@ -20,7 +20,6 @@ from builder.audit.rules.loading import loading
 from builder.audit.tables import numbers, rules, table_digest
 from builder.errors import AuditError, NetworkError, RegistryError
 from builder.jetson.tables import platforms
-from builder.resolve import lockfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,7 +53,8 @@ def audit_cell(job: Job, lock: Lock, session: Session) -> Audit:
 
 def inputs_of(job: Job, lock: Lock) -> str:
     """Return the fingerprint of everything that an audit is made from."""
-    return records.fingerprint(lockfile.content(lock), job.spec.apt, job.spec.waivers, READER, table_digest(), FORMAT)
+    asked = (lock.wheels, lock.base, lock.platform, job.spec.apt, job.spec.waivers)
+    return records.fingerprint(FORMAT, READER, table_digest(), asked)
 
 
 def _base(locked: LockedBase, platform: Platform, session: Session) -> tuple[BaseFacts | None, str | None]:

@@ -12,9 +12,9 @@ from builder.audit.tables import tables
 
 if TYPE_CHECKING:
     from builder.audit.environment import Environment, Node
-    from builder.audit.loader import Verdict
     from builder.audit.model import Severity
     from builder.audit.tables import Exempt
+    from builder.audit.verdict import Verdict
     from builder.resolve.model import LockedWheel
 
 

@@ -22,7 +22,8 @@ MAGIC = b"\x7fELF"
 HEADER_SIZE = 64
 EXECUTABLE, SHARED = 2, 3
 _CLASS_64, _LITTLE = 2, 1
-_PT_LOAD, _PT_DYNAMIC = 1, 2
+_PT_LOAD, _PT_DYNAMIC, _PT_STACK = 1, 2, 0x6474E551
+_EXECUTABLE_FLAG = 1
 _SHT_DYNSYM = 11
 _NEEDED, _HASH, _STRTAB, _SYMTAB, _STRSZ, _SONAME, _RPATH, _RUNPATH = 1, 4, 5, 6, 10, 14, 15, 29
 _GNU_HASH, _VERSYM, _VERDEF, _VERDEFNUM = 0x6FFFFEF5, 0x6FFFFFF0, 0x6FFFFFFC, 0x6FFFFFFD
@@ -86,10 +87,14 @@ class Section(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ElfFacts:
-    """What the loader reads of a file. `sections` are those with bytes, in file order."""
+    """What the loader reads of a file. `sections` are those with bytes, in file order.
+
+    `executable_stack` says whether it asks for one, None if it says nothing.
+    """
 
     header: Header
     dynamic: bool = False
+    executable_stack: bool | None = None
     needed: tuple[str, ...] = ()
     soname: str | None = None
     rpath: str | None = None
@@ -145,6 +150,7 @@ class _Reader:
         self._section_size, self._section_count, self._names_index = fields[10], fields[11], fields[12]
         self._loads: list[tuple[int, int, int]] = []
         self._tags: dict[int, int] = {}
+        self._stack: bool | None = None
         self._strings = b""
 
     def facts(self) -> ElfFacts:
@@ -160,6 +166,7 @@ class _Reader:
         return ElfFacts(
             **common,  # type: ignore[arg-type]
             dynamic=True,
+            executable_stack=self._stack,
             needed=tuple(self._text(offset) for offset in needed),
             soname=self._optional(_SONAME),
             rpath=self._optional(_RPATH),
@@ -173,11 +180,13 @@ class _Reader:
     def _read_dynamic(self) -> list[int]:
         """Read program headers and the dynamic table; return the string offsets of what is needed."""
         dynamic = None
-        for kind, _, offset, address, _, size, _, _ in self._program_headers():
+        for kind, flags, offset, address, _, size, _, _ in self._program_headers():
             if kind == _PT_LOAD:
                 self._loads.append((address, offset, size))
             elif kind == _PT_DYNAMIC:
                 dynamic = (offset, size)
+            elif kind == _PT_STACK:
+                self._stack = bool(flags & _EXECUTABLE_FLAG)
         if dynamic is None:
             return []
         needed, count = [], min(dynamic[1] // 16, _MOST_DYNAMIC)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from builder.audit.source import Source
 
 # Part of each fact's name: raise it when the same wheel gives other facts.
-READER = 1
+READER = 2
 # Files from this size on are read on a processor of their own.
 _LARGE = 24 << 20
 _INIT = b"PyInit_"
@@ -88,6 +88,7 @@ def compact(path: str, facts: ElfFacts, gpu: tuple[Gpu, ...] = ()) -> Binary:
         wants=symbols.wanted_keys(wanted).tobytes(),
         wanted=zlib.compress(b"\n".join(symbols.shown(symbol) for symbol in wanted), 1) if wanted else b"",
         dynamic=facts.dynamic,
+        executable_stack=facts.executable_stack,
     )
 
 

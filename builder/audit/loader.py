@@ -10,17 +10,17 @@ import posixpath
 import re
 from collections import deque
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase, translate
-from functools import lru_cache
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from builder.audit.environment import Node, Opaque
+from builder.audit.providers import Providers, is_given
 from builder.audit.tables import tables
+from builder.audit.verdict import Cause, Dependent, ExecutableStack, Missing, Outdated, Undefined, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from builder.audit.elf import VersionNeed
     from builder.audit.environment import Environment
 
 # What the loader replaces in search paths, and by what.
@@ -29,53 +29,10 @@ _PLATFORMS = {"arm64": "aarch64", "amd64": "x86_64"}
 # The names of C++'s own library.
 _STANDARD = re.compile(r"_Z(T[A-Z]|GV)?(N?K?S[a-z]|N9__gnu_cxx|N10__cxxabiv1)")
 _CXX = "libstdc++.so.6"
-_PYTHON = re.compile(r"_?Py[A-Za-z_]")
+# From this C library on, dlopen refuses files that want an executable stack (its NEWS).
+_STRICT_GLIBC = (2, 41)
+_X86_64 = 62
 _CEILINGS = {"GLIBC": "glibc", "GLIBCXX": "glibcxx"}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Missing:
-    """A needed library that is found nowhere."""
-
-    node: Node
-    library: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outdated:
-    """A symbol version that the library found does not have; `assumed` if the library itself could not be read."""
-
-    node: Node
-    need: VersionNeed
-    provider: Node | Opaque
-    assumed: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Undefined:
-    """Symbols that nothing in scope defines; `elsewhere` are files that define all of them, were they loaded first.
-
-    `blamed` is what the symbols should have come from: for those of C++ itself its library, else the first file of
-    another wheel that this one asks for.
-    """
-
-    node: Node
-    names: tuple[str, ...]
-    elsewhere: tuple[Node, ...] = ()
-    blamed: Node | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Dependent:
-    """A library of a package that an import should have loaded, and that itself does not load, for these causes."""
-
-    node: Node
-    library: str
-    causes: tuple[Missing | Outdated | Undefined, ...]
-
-
-Cause = Missing | Outdated | Undefined
-Failure = Cause | Dependent
 
 
 @dataclass(slots=True)
@@ -99,30 +56,6 @@ class Closure:
         yield from self.before
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
-    """What the loader says of one file. `injected` are libraries that only the NVIDIA runtime brings."""
-
-    node: Node
-    failures: tuple[Failure, ...]
-    injected: tuple[str, ...] = ()
-    by_import: tuple[str, ...] = ()
-
-    @property
-    def text(self) -> str:
-        """`loads`, or `fails: ` and why, the way the loader says it."""
-        return f"fails: {said(self.failures[0])}" if self.failures else "loads"
-
-
-def said(failure: Failure) -> str:
-    """Say a failure as the loader does."""
-    if isinstance(failure, (Missing, Dependent)):
-        return f"{failure.library}: cannot open shared object file: No such file or directory"
-    if isinstance(failure, Outdated):
-        return f"version `{failure.need.version}' not found ({failure.need.file}, required by {failure.node.shown})"
-    return f"undefined symbol: {failure.names[0]} ({failure.node.shown})"
-
-
 class Loader:
     """Loads on paper."""
 
@@ -135,8 +68,9 @@ class Loader:
         self._by_folder: dict[str, list[Node]] = {}
         self._everywhere: dict[Node, None] = {}
         self._everywhere_opaque: dict[str, Opaque] = {}
-        self._providers = _Providers(environment)
+        self._providers = Providers(environment)
         self._open: dict[Node, tuple[int, ...]] = {}
+        self._strict_stack = self._refuses_stacks()
         self._begin()
 
     def verdict(self, node: Node) -> Verdict:
@@ -174,7 +108,19 @@ class Loader:
         outdated = [each for node in closure.nodes for each in self._outdated(node, closure)]
         # A symbol of a version that is not there is not there either: that is said once.
         known = {(each.node, each.need.version) for each in outdated}
-        return (*closure.missing, *outdated, *self._undefined(closure, known))
+        stacks = [ExecutableStack(node=node) for node in closure.nodes if self._strict_stack and self._asks(node)]
+        return (*closure.missing, *stacks, *outdated, *self._undefined(closure, known))
+
+    def _asks(self, node: Node) -> bool:
+        """Return whether a file asks for an executable stack; to say nothing means that on x86-64 alone."""
+        wanted = node.binary.executable_stack
+        return node.wheel is not None and (node.binary.header.machine == _X86_64 if wanted is None else wanted)
+
+    def _refuses_stacks(self) -> bool:
+        libc = self._environment.system.get("libc.so.6")
+        names = libc.binary.version_defines if libc else (f"GLIBC_{self._environment.platform.glibc}",)
+        numbers = [_numbers(name) for name in names if re.fullmatch(r"GLIBC_[0-9.]+", name)]
+        return max(numbers, default=(0,)) >= _STRICT_GLIBC
 
     def _wrong(self, node: Node) -> Missing | None:
         return None if self.fits(node) else Missing(node=node, library=node.name)
@@ -360,7 +306,7 @@ class Loader:
                 continue
             left = {index: node.binary.names[index] for index in self._unresolved(node, scope)}
             left = {i: name for i, name in left.items() if (node, name.partition("@")[2]) not in known}
-            left = {i: name for i, name in left.items() if not _given(name.partition("@")[0], patterns)}
+            left = {i: name for i, name in left.items() if not is_given(name.partition("@")[0], patterns)}
             std = {i: name for i, name in left.items() if _STANDARD.match(name)}
             rest = {i: name for i, name in left.items() if i not in std}
             if std:
@@ -385,55 +331,6 @@ class Loader:
             everything = range(len(node.binary.wanted_keys) // 2)
             self._open[node] = tuple(i for i in everything if not self._providers.has(node, i, mine))
         return [index for index in self._open[node] if not self._providers.has(node, index, scope)]
-
-
-class _Providers:
-    """Which files define what is wanted by any."""
-
-    def __init__(self, environment: Environment) -> None:
-        wanted: set[int] = set()
-        for node in environment.nodes:
-            wanted.update(node.binary.wanted_keys)
-        self._found: dict[int, set[Node]] = {}
-        for node in (*environment.base_nodes, *environment.nodes):
-            for key in wanted.intersection(node.binary.defined_keys):
-                self._found.setdefault(key, set()).add(node)
-
-    def has(self, node: Node, index: int, scope: set[Node]) -> bool:
-        """Return whether a file in scope defines a symbol."""
-        keys = node.binary.wanted_keys
-        for key in keys[2 * index : 2 * index + 2]:
-            found = self._found.get(key)
-            if found and not scope.isdisjoint(found):
-                return True
-        return False
-
-    def of_all(self, node: Node, indices: Iterable[int]) -> tuple[Node, ...]:
-        """Return files of wheels that together define all of some symbols; none if one of these is defined nowhere."""
-        found: dict[Node, None] = {}
-        keys = node.binary.wanted_keys
-        for index in indices:
-            each = set().union(*(self._found.get(key, ()) for key in keys[2 * index : 2 * index + 2]))
-            known = sorted((n for n in each if n.wheel and n is not node), key=lambda n: n.path)
-            if not known:
-                return ()
-            found.setdefault(next((n for n in known if n in found), known[0]))
-        return tuple(found)
-
-
-@lru_cache(maxsize=4096)
-def _pattern(symbols: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(translate(each) for each in symbols))
-
-
-def _given(name: str, patterns: Iterable[tuple[str, ...]]) -> bool:
-    """Return whether Python or a library known by name only defines a symbol."""
-    return _PYTHON.match(name) is not None or any(_may_define(symbols, name) for symbols in patterns)
-
-
-def _may_define(symbols: tuple[str, ...], name: str) -> bool:
-    """Return whether a library known by name only may define a symbol: by its globs, else anything but C++."""
-    return bool(_pattern(symbols).match(name)) if symbols else not name.startswith("_Z")
 
 
 def _interpreters(version: str) -> Iterable[str]:

@@ -13,7 +13,7 @@ from builder.audit.base import read_base
 from builder.audit.gather import gather_files
 from builder.errors import NetworkError, RegistryError, UsageError
 from builder.jetson.platform import platform_for
-from builder.jetson.tables import distributions
+from builder.jetson.tables import distributions, platforms
 from builder.registry.lookup import resolve_digest
 from builder.resolve.model import LockedWheel
 from builder.workspace import sha256_of
@@ -54,7 +54,7 @@ def audit_wheels(
     _check_once(list(wheels.values()))
     architecture = _architecture(list(wheels.values()))
     facts, unread = (None, "no --base was given") if base is None else _base(base, architecture, session)
-    platform = _platform(facts, architecture, l4t=l4t, python=python)
+    platform = _platform(facts, architecture, l4t=l4t or _l4t_of(base), python=python)
     if sms:
         platform = replace(platform, sms=tuple(f"{sm // 10}.{sm % 10}" for sm in sms))
     found = gather_files({wheel.sha256: path for path, wheel in wheels.items()}, session)
@@ -93,6 +93,12 @@ def _base(image: str, architecture: Architecture, session: Session) -> tuple[Bas
         return read_base(found.used, found.digest, architecture, session), None
     except (NetworkError, RegistryError) as error:
         return None, error.message
+
+
+def _l4t_of(base: str | None) -> str | None:
+    """Return the L4T release that a base image is made for, if its name says so."""
+    rows = (row.l4t for row in platforms() if base == row.base and "l4t" in row.base)
+    return next(rows, None)
 
 
 def _platform(facts: BaseFacts | None, architecture: Architecture, *, l4t: str | None, python: str | None) -> Platform:

@@ -46,6 +46,7 @@ class Binary:
     wants: bytes = b""
     wanted: bytes = b""
     dynamic: bool = False
+    executable_stack: bool | None = None
 
     @cached_property
     def defined_keys(self) -> array[int]:

@@ -129,12 +129,13 @@ def _row(binary: Binary, blobs: _Blobs) -> list[Any]:
         binary.inits,
         [(*g.target, *g.isa, g.times) for g in binary.gpu],
         binary.dynamic,
+        binary.executable_stack,
         [blobs.add(getattr(binary, name)) for name in _BLOBS],
     ]
 
 
 def _binary(row: list[Any], data: bytes, body: int) -> Binary:
-    path, header, needed, soname, rpath, runpath, needs, defines, inits, gpu, dynamic, places = row
+    path, header, needed, soname, rpath, runpath, needs, defines, inits, gpu, dynamic, stack, places = row
     return Binary(
         path=path,
         header=Header(*header),
@@ -147,5 +148,6 @@ def _binary(row: list[Any], data: bytes, body: int) -> Binary:
         inits=tuple(inits),
         gpu=tuple(Gpu(Target(kind, sm), (major, minor), count) for kind, sm, major, minor, count in gpu),
         dynamic=dynamic,
+        executable_stack=stack,
         **{name: _blob(data, body, place) for name, place in zip(_BLOBS, places, strict=True)},
     )

@@ -11,7 +11,7 @@ import click
 from builder.audit.audit import audit_cell
 from builder.audit.loose import audit_wheels
 from builder.commands.common import as_json, cell_option, open_recipe, open_session
-from builder.commands.working import job_of
+from builder.commands.working import possible_jobs
 from builder.errors import AuditError
 from builder.report.audit import as_json as described
 from builder.report.audit import text
@@ -56,7 +56,7 @@ def command(names: tuple[str, ...], wheels: bool, selectors: tuple[str, ...], as
         ]
         return _conclude({}, audits, session, files=options["files"])
     recipe, cells = open_recipe(names[0], selectors, session.workspace)
-    jobs = [job_of(recipe, cell) for cell in cells if not cell.impossible]
+    jobs = possible_jobs(recipe, cells, session)
     audits = [audit_cell(job, lock_cell(job, session)[0], session) for job in jobs]
     return _conclude({"recipe": recipe.name}, audits, session, files=options["files"])
 

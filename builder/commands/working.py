@@ -62,12 +62,7 @@ def work(recipe: str, selectors: Sequence[str], options: Options, *, at_once: in
     check_cache(session.workspace)
     found, cells = open_recipe(recipe, selectors, session.workspace)
     impossible = [cell for cell in cells if cell.impossible]
-    jobs = [job_of(found, cell) for cell in cells if not cell.impossible]
-    for cell in impossible:
-        session.console.say(f"{cell.id}: impossible: {cell.impossible}")
-    if not jobs:
-        hint = f"`jbuild matrix {found.name}` shows every cell, and why it cannot be built"
-        raise RecipeError(f"none of the selected cells of {found.name} can be built", where=str(found.path), hint=hint)
+    jobs = possible_jobs(found, cells, session)
     for job in jobs:
         check(Work(job=job, session=session, options=options))
     if dry_run:
@@ -76,6 +71,23 @@ def work(recipe: str, selectors: Sequence[str], options: Options, *, at_once: in
     results = run_cells(jobs, session, options, at_once=at_once)
     seconds = time.monotonic() - begun
     return _conclude(found, results, impossible, session, seconds)
+
+
+def possible_jobs(recipe: Recipe, cells: Sequence[Cell], session: Session) -> list[Job]:
+    """Return the cells that can be built, with everything that is needed to make them; say why others cannot be.
+
+    Raises:
+        RecipeError: none can.
+    """
+    for cell in cells:
+        if cell.impossible:
+            session.console.say(f"{cell.id}: impossible: {cell.impossible}")
+    jobs = [job_of(recipe, cell) for cell in cells if not cell.impossible]
+    if not jobs:
+        hint = f"`jbuild matrix {recipe.name}` shows every cell, and why it cannot be built"
+        message = f"none of the selected cells of {recipe.name} can be built"
+        raise RecipeError(message, where=str(recipe.path), hint=hint)
+    return jobs
 
 
 def job_of(recipe: Recipe, cell: Cell) -> Job:

@@ -19,7 +19,7 @@ _DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")
 # The audit's rules, which lie in a later room; a test keeps the two the same.
 AUDIT_RULES = (
     *("damaged-wheel", "wrong-machine", "other-python", "missing-library", "symbol-version", "undefined-symbol"),
-    *("toolkit-newer", "gpu-code", "two-cudas", "two-sonames", "file-conflict", "tag-lies"),
+    *("executable-stack", "toolkit-newer", "gpu-code", "two-cudas", "two-sonames", "file-conflict", "tag-lies"),
 )
 # What the models' room knows how to tell apart; it maps each to file endings.
 WEIGHT_FORMATS = ("bin", "ckpt", "gguf", "onnx", "pickle", "pkl", "pt", "pth", "safetensors")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from builder import records
 from builder.audit.model import SEVERITIES
-from builder.tomldoc import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +25,7 @@ def text(audit: Audit) -> str:
     for finding in audit.findings:
         lines += ["", *_block(finding)]
     lines += [f"warning: {warning}" for warning in audit.warnings]
-    return "\n".join([*lines, *_gpu(audit)])
+    return "\n".join(map(_printable, [*lines, *_gpu(audit)]))
 
 
 def as_json(audit: Audit, *, files: bool) -> dict[str, Any]:
@@ -65,10 +64,10 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
 def _block(finding: Finding) -> Iterator[str]:
     word = "waived" if finding.waived is not None else finding.severity
     yield f"{word:<8} {finding.rule}: {finding.wheel}" + (" (assumed)" if finding.assumed else "")
-    yield f"         {shown(finding.file)} {shown_long(finding.detail)}"
+    yield f"         {finding.file} {finding.detail}"
     if finding.also:
         more = len(finding.also) - _MOST_FILES
-        files = ", ".join(shown(path) for path in finding.also[:_MOST_FILES])
+        files = ", ".join(finding.also[:_MOST_FILES])
         yield f"         so too: {files}" + (f" and {more} more" if more > 0 else "")
     if finding.waived is not None:
         yield f"         waived: {finding.waived}"
@@ -76,9 +75,9 @@ def _block(finding: Finding) -> Iterator[str]:
         yield f"         next: {finding.fix}"
 
 
-def shown_long(detail: str) -> str:
-    """Return a detail without anything that a terminal would obey: names in wheels are anybody's."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in detail)
+def _printable(line: str) -> str:
+    """Leave out what a terminal would obey: names in wheels are anybody's."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 
 def _gpu(audit: Audit) -> Iterator[str]:

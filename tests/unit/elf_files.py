@@ -53,11 +53,13 @@ def make_elf(
     fatbin: bytes = b"",
     sections: bool = True,
     hidden: bool = False,
+    stack: int | None = None,
 ) -> bytes:
     """Return a shared library.
 
     `defined` and `undefined` are names or (name, version); `versions` are those needed of each file, `defines` those
-    that the library has. With `hidden` definitions with a version answer to those only that ask for it.
+    that the library has; `stack` are the flags of the stack that it asks for. With `hidden` definitions with a
+    version answer to those only that ask for it.
     """
     strings = _Strings()
     needs = {file: list(names) for file, names in (versions or {}).items()}
@@ -86,6 +88,7 @@ def make_elf(
         kind=kind,
         fatbin=fatbin,
         sections=sections,
+        stack=stack,
     )
 
 
@@ -121,8 +124,9 @@ def _assemble(
     kind: int,
     fatbin: bytes,
     sections: bool,
+    stack: int | None,
 ) -> bytes:
-    body, places = bytearray(64 + 2 * 56), {}
+    body, places = bytearray(64 + 3 * 56), {}
     for name, part in (
         ("symbols", symbols),
         ("strings", strings),
@@ -150,12 +154,16 @@ def _assemble(
     loaded = len(body)
     header = [struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, loaded, loaded, 4096)]
     header.append(struct.pack("<IIQQQQQQ", 2, 6, start, start, start, len(table), len(table), 8))
-    body[64 : 64 + 112] = b"".join(header)
+    if stack is not None:
+        header.append(struct.pack("<IIQQQQQQ", 0x6474E551, stack, 0, 0, 0, 0, 0, 16))
+    body[64 : 64 + 56 * len(header)] = b"".join(header)
     at, count, index = 0, 0, 0
     if sections:
         at, count, index = _sections(body, places["symbols"], len(symbols), fatbin)
     identity = b"\x7fELF\x02\x01\x01" + bytes(9)
-    body[:64] = identity + struct.pack("<HHIQQQIHHHHHH", kind, machine, 1, 0, 64, at, 0, 64, 56, 2, 64, count, index)
+    body[:64] = identity + struct.pack(
+        "<HHIQQQIHHHHHH", kind, machine, 1, 0, 64, at, 0, 64, 56, len(header), 64, count, index
+    )
     return bytes(body)
 
 

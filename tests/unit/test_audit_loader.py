@@ -8,7 +8,7 @@ import pytest
 from elf_files import AMD64, LIBC, make_base, make_binary, make_case
 from factories import make_platform
 
-from builder.audit.loader import Dependent, Missing, Outdated, Undefined
+from builder.audit.verdict import Dependent, Missing, Outdated, Undefined
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -316,6 +316,24 @@ def test_old_essentials_are_below_the_ceiling_of_their_platform(tmp_path: Path) 
     contents = {"demo/_C.so": {**MODULE, "needed": ["libc.so.6"], "versions": {"libc.so.6": ["GLIBC_ABI_DT_RELR"]}}}
     found = files(make_case(tmp_path, {"demo": contents}, unread="x", platform=platform))
     assert found["demo/_C.so"].startswith("fails: version `GLIBC_ABI_DT_RELR' not found")
+
+
+@pytest.mark.parametrize(
+    ("stack", "glibc", "loads"), [(7, "2.41", False), (7, "2.40", True), (6, "2.41", True), (None, "2.41", True)]
+)
+def test_executable_stacks(tmp_path: Path, stack: int | None, glibc: str, loads: bool) -> None:
+    libc = make_binary(f"{LIBC}/libc.so.6", soname="libc.so.6", defines=["GLIBC_2.17", f"GLIBC_{glibc}"])
+    base = make_base(binaries=(libc,))
+    said = files(make_case(tmp_path, {"demo": {"demo/_C.so": {**MODULE, "stack": stack}}}, base=base))["demo/_C.so"]
+    why = "fails: demo/_C.so: cannot enable executable stack as shared object requires: Invalid argument"
+    assert said == ("loads" if loads else why)
+
+
+def test_executable_stacks_on_x86_64_are_the_default(tmp_path: Path) -> None:
+    platform = make_platform(architecture="amd64", glibc="2.41")
+    contents = {"demo": {"demo/_C.so": {**MODULE, "machine": AMD64}}}
+    found = files(make_case(tmp_path, contents, platform=platform, unread="gone"))
+    assert found["demo/_C.so"].startswith("fails: demo/_C.so: cannot enable executable stack")
 
 
 def test_libraries_that_need_each_other(tmp_path: Path) -> None:

@@ -211,6 +211,12 @@ def test_a_torch_that_does_not_load_is_told_once(tmp_path: Path) -> None:
     assert audit(case).files["demo/_C.so"].startswith("fails: libc10.so")
 
 
+def test_an_executable_stack(tmp_path: Path) -> None:
+    platform = make_platform(glibc="2.41", distribution="debian-13")
+    found = only(make_case(tmp_path, demo(stack=7), platform=platform, unread="gone"), "executable-stack")
+    assert (found.severity, found.file) == ("error", "demo/_C.so")
+
+
 def test_what_only_the_nvidia_runtime_brings(tmp_path: Path) -> None:
     wants = demo(needed=["libcuda.so.1"])
     found = only(make_case(tmp_path, wants), "missing-library")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from builder.audit.case import finding, named
-from builder.audit.loader import Outdated
 from builder.audit.model import Finding
 from builder.audit.tables import tables
+from builder.audit.verdict import Outdated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from builder.audit.case import finding, named
 from builder.audit.model import Finding, GpuVerdict
 from builder.audit.tables import numbers, tables
+from builder.jetson.tables import platforms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,12 +39,26 @@ def coverage(case: Case) -> dict[str, dict[str, GpuVerdict]]:
 def gpu_code(case: Case) -> Iterator[Finding]:
     """Yield libraries without code for a GPU of the platform, one finding a wheel and reason."""
     for sm in case.sms:
+        yield from _unsure(case, sm)
         grouped: dict[tuple[str, str, bool], list[Node]] = defaultdict(list)
         for node in case.environment.nodes:
             if node.binary.gpu and (verdict := _verdict(case, node, sm)).verdict not in _DONE:
                 grouped[named(node.wheel), verdict.verdict, verdict.meant].append(node)
         for (_, kind, meant), nodes in grouped.items():
             yield _gpu_finding(case, nodes, sm, kind, meant=meant)
+
+
+def _unsure(case: Case, sm: int) -> Iterator[Finding]:
+    """Yield what runs on some L4T releases only, where nobody says which one it is for."""
+    if case.l4t or _dotted(sm) not in {each for row in platforms() for each in row.sms}:
+        return
+    nodes = [
+        node for node in case.environment.nodes if node.binary.gpu and _verdict(case, node, sm).verdict == "same-major"
+    ]
+    if nodes:
+        detail = f"for SM {_dotted(sm)}: has SASS of the same major only, which some L4T releases run and others do not"
+        also = tuple(node.shown for node in nodes[1:])
+        yield finding("gpu-code", "warning", nodes[0], detail, "say which one with --l4t RELEASE", also=also)
 
 
 def _gpu_finding(case: Case, nodes: list[Node], sm: int, kind: str, *, meant: bool) -> Finding:

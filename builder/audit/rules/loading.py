@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from builder.audit.case import finding, named
 from builder.audit.demangle import demangled
 from builder.audit.environment import Node
-from builder.audit.loader import Dependent, Missing, Outdated, Undefined
 from builder.audit.model import SEVERITIES
+from builder.audit.verdict import Dependent, ExecutableStack, Missing, Outdated, Undefined
 from builder.jetson.tables import distributions
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
 
     from builder.audit.case import Case
-    from builder.audit.loader import Cause, Verdict
     from builder.audit.model import Finding, Severity
+    from builder.audit.verdict import Cause, Verdict
 
 _FAMILIES = {"GLIBC": "glibc", "GLIBCXX": "glibcxx"}
 
@@ -46,7 +46,12 @@ def loading(case: Case) -> Iterator[Finding]:
     yield from _by_import(case)
 
 
-_RULES = {Missing: "missing-library", Outdated: "symbol-version", Undefined: "undefined-symbol"}
+_RULES: dict[type, str] = {
+    Missing: "missing-library",
+    Outdated: "symbol-version",
+    Undefined: "undefined-symbol",
+    ExecutableStack: "executable-stack",
+}
 
 
 def _unused(verdicts: list[Verdict], why: str) -> Finding:
@@ -72,6 +77,8 @@ def _cause(case: Case, failure: Cause) -> Hashable:
         return ("missing", wheel, _advice(case, failure.library), named(elsewhere.wheel) if elsewhere else None)
     if isinstance(failure, Outdated):
         return ("version", wheel, failure.need.file, failure.need.version.partition("_")[0])
+    if isinstance(failure, ExecutableStack):
+        return ("stack", wheel)
     return ("symbol", wheel, named(failure.blamed.wheel) if failure.blamed else "", bool(failure.elsewhere))
 
 
@@ -93,6 +100,10 @@ def _finding(case: Case, failures: list[Cause], severity: Severity) -> Finding:
         return _missing(case, first, failures, severity)
     if isinstance(first, Outdated):
         return _outdated(case, [each for each in failures if isinstance(each, Outdated)], severity)
+    if isinstance(first, ExecutableStack):
+        detail = "wants an executable stack, which the C library of this base refuses from 2.41 on"
+        fix = "take a newer build of it, or a base with an older C library, such as debian-12"
+        return finding("executable-stack", severity, first.node, detail, fix, also=_also(failures, first))
     return _undefined(first, failures, severity)
 
 
