@@ -24,7 +24,9 @@ _LIMIT_S = 900
 _LOADS = "loads"
 _ERROR = "error"
 # The rules whose findings say that a file does not load.
-_LOADING = frozenset({"missing-library", "symbol-version", "undefined-symbol", "wrong-machine", "damaged-wheel"})
+_LOADING = frozenset(
+    {"missing-library", "symbol-version", "undefined-symbol", "executable-stack", "wrong-machine", "damaged-wheel"}
+)
 # What the loader's messages name as the cause.
 _CAUSES = (
     re.compile(r"(?P<name>\S+): cannot open shared object file"),

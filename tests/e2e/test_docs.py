@@ -28,6 +28,9 @@ ELSEWHERE = {
     "scripts/test": "it runs this test",
     "scripts/test unit": "it runs beside this test",
     "scripts/engine down": "it would end the engine of whoever runs the tests",
+    "scripts/audit-agreement": "half an hour of emulation, by hand; its parts are unit tests",
+    "scripts/audit-oracles": "needs the stacks of scripts/audit-agreement; a smaller comparison is an integration test",
+    "scripts/audit-fuzz": "half an hour, by hand",
 }
 
 
