@@ -25,12 +25,17 @@ VERBS = (
     ("show", "show", "Show a recipe: its cells, packages, models, questions and what has been made."),
     ("matrix", "matrix", "Show the cells of a recipe, the impossible ones with their reason."),
     ("recipe", "recipe", "Lock, audit, render, build, smoke and, with --push, publish a recipe's cells."),
-    ("lock", "stage", "Lock cells: the exact wheels, base image and model files."),
+    ("lock", "lock", "Lock cells: the exact wheels, base image and model files."),
     ("audit", "audit", "Audit cells: what would not load or not run on the device, and why."),
     ("render", "stage", "Render cells into folders that `docker buildx build` can build."),
     ("build", "stage", "Build cells into images."),
     ("smoke", "stage", "Start built images and ask them the recipe's questions."),
     ("push", "stage", "Push proven images and put their tags."),
+    ("why", "why", "Explain why a cell has no wheels, or why its packages have their versions."),
+    ("fit", "fit", "Show what memory a recipe's model needs on a board, and the longest context that fits."),
+    ("diff", "diff", "Show what changed between two locks, cells or images, and what a device must pull."),
+    ("models", "models", "Lock, fetch or verify a recipe's models without its wheels."),
+    ("cache", "cache", "Show what the cache holds, and remove what nobody has used for a while."),
     ("doctor", "doctor", "Check this machine and show the command that mends what is missing."),
 )
 

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 from builder import tomldoc
 from builder.errors import DocumentError, Problem, RecipeError
+from builder.index.model import DEFAULT
+from builder.jetson.indexes import ADDRESS, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from builder.jetson.indexes import IndexRow
     from builder.tomldoc import Table
 
 REGISTRY_PATTERN = r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-][a-z0-9]+)*)?"
@@ -34,6 +37,19 @@ class RegistryMirror:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class IndexMirror:
+    """Package indexes whose address begins with `prefix` are asked at `mirror`.
+
+    A `fallback` is asked only when the index itself fails. The prefix `default` means uv's own default index.
+    """
+
+    prefix: str
+    mirror: str
+    fallback: bool = False
+    stand_in: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelMirror:
     """A hub model that is taken from a folder."""
 
@@ -47,16 +63,20 @@ class Config:
     """All settings.
 
     `registries` are prefixes that proven images go to when a recipe names none. `ca_bundle` is a PEM file that
-    every connection of jbuild and of a build's package manager trusts.
+    every connection of jbuild and of a build's package manager trusts. `python_mirror` serves below its address what
+    python-build-standalone's releases do.
     """
 
     registries: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
     registry_mirrors: tuple[RegistryMirror, ...] = ()
     model_mirrors: tuple[ModelMirror, ...] = ()
+    indexes: tuple[IndexRow, ...] = ()
+    index_mirrors: tuple[IndexMirror, ...] = ()
     hub_endpoint: str | None = None
     ca_bundle: Path | None = None
     builder: str | None = None
+    python_mirror: str | None = None
 
     def mirrored(self, image: str) -> tuple[str, RegistryMirror | None]:
         """Return the name under which to ask for an image, and the rule that applies, longest prefix first."""
@@ -92,7 +112,9 @@ def load(files: Iterable[Path]) -> Config:
 
 def _parser(config: Config, folder: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202
     def parse(root: Table) -> Config:
-        publish, hub, network, build = (root.table(name) for name in ("publish", "hub", "network", "build"))
+        publish, hub, network, build, python = (
+            root.table(name) for name in ("publish", "hub", "network", "build", "python")
+        )
         ca = network.optional_string("ca-bundle")
         read = replace(
             config,
@@ -102,13 +124,17 @@ def _parser(config: Config, folder: Path):  # type: ignore[no-untyped-def]  # no
             or config.insecure_registries,
             registry_mirrors=(*_registry_mirrors(root), *config.registry_mirrors),
             model_mirrors=(*_model_mirrors(root, folder), *config.model_mirrors),
+            indexes=(*read_rows(root, known=False), *config.indexes),
+            index_mirrors=(*_index_mirrors(root), *config.index_mirrors),
             hub_endpoint=hub.optional_string("endpoint", pattern=_ADDRESS, noun="an http(s) address")
             or config.hub_endpoint,
             ca_bundle=_readable(network, "ca-bundle", folder, ca) if ca else config.ca_bundle,
             builder=build.optional_string("builder", pattern=r"[A-Za-z0-9._-]+", noun="a builder's name")
             or config.builder,
+            python_mirror=python.optional_string("mirror", pattern=_ADDRESS, noun="an http(s) address")
+            or config.python_mirror,
         )
-        for table in (publish, hub, network, build):
+        for table in (publish, hub, network, build, python):
             table.done()
         return read
 
@@ -139,6 +165,22 @@ def _model_mirrors(root: Table, folder: Path) -> list[ModelMirror]:
                 stand_in=table.optional_string("stand-in"),
             )
         )
+        table.done()
+    return rules
+
+
+def _index_mirrors(root: Table) -> list[IndexMirror]:
+    rules = []
+    for table in root.tables("index-mirrors"):
+        rule = IndexMirror(
+            prefix=table.string("prefix", pattern=f"{DEFAULT}|{ADDRESS}", noun="the beginning of an index's address"),
+            mirror=table.string("mirror", pattern=ADDRESS, noun="an http(s) address without `?` and `#`"),
+            fallback=table.boolean("fallback", default=False),
+            stand_in=table.optional_string("stand-in"),
+        )
+        if rule.prefix == DEFAULT and not rule.fallback:
+            table.problem("fallback", "a mirror of uv's own index is a fallback", "or set UV_DEFAULT_INDEX instead")
+        rules.append(rule)
         table.done()
     return rules
 

@@ -93,6 +93,7 @@ class Console:
         self._progress: Progress | None = None
         self._tasks = 0
         self._cancelled = False
+        self._warned: set[str] = set()
         self._mutex = threading.RLock()
 
     def say(self, text: str) -> None:
@@ -112,8 +113,12 @@ class Console:
                 self._progress = None
 
     def warn(self, text: str) -> None:
-        """Print a warning."""
-        self._line(f"warning: {text}", style="yellow")
+        """Print a warning, once a run: what is so for ten cells is said for the first."""
+        with self._mutex:
+            known = text in self._warned
+            self._warned.add(text)
+        if not known:
+            self._line(f"warning: {text}", style="yellow")
 
     def success(self, text: str) -> None:
         """Print a line about something that is done."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from builder import process, stages
+from builder.cache.use import in_use
 from builder.errors import JbuildError
 from builder.records import fingerprint
 from builder.stages import Work
@@ -52,6 +53,11 @@ class CellResult:
 
 def run_cells(jobs: Sequence[Job], session: Session, options: Options, *, at_once: int = 1) -> list[CellResult]:
     """Bring every cell up to the last stage asked for; a cell that fails does not stop the others."""
+    with in_use(session.workspace):
+        return _run_cells(jobs, session, options, at_once)
+
+
+def _run_cells(jobs: Sequence[Job], session: Session, options: Options, at_once: int) -> list[CellResult]:
     if at_once <= 1 or len(jobs) <= 1:
         return [_run_in_group(job, session, options) for job in jobs]
     # Filled at first use, and half empty to other threads meanwhile (finding uv's program needs it).

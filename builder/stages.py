@@ -17,6 +17,7 @@ from builder.workspace import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from builder.resolve.changes import Change
     from builder.resolve.model import Job, Lock
     from builder.session import Session
     from builder.workspace import CellFolder
@@ -32,12 +33,13 @@ class Options:
     """What a run was asked for.
 
     Stages from `again` on are run even if nothing changed; `until` is the last one. `registries` replaces the
-    recipe's and the configuration's.
+    recipe's and the configuration's. `upgrade` are packages whose locked versions are not kept (`*` for all).
     """
 
     until: str = "smoke"
     again: str | None = None
     locked_only: bool = False
+    upgrade: tuple[str, ...] = ()
     registries: tuple[str, ...] = ()
     builder: str | None = None
 
@@ -56,6 +58,7 @@ class Made:
     """What the stages of one cell have made so far; each needs those before it."""
 
     lock: Lock | None = None
+    changes: tuple[Change, ...] = ()
     audit: Audit | None = None
     plan: Plan | None = None
     image: Image | None = None
@@ -188,12 +191,13 @@ def _found(stage: str, step: _Step, work: Work) -> Any:
 
 
 def _run_lock(work: Work) -> bool:
-    from builder.resolve.locking import lock_cell  # noqa: PLC0415
+    from builder.resolve.locking import Wish, lock_cell  # noqa: PLC0415
 
     options = work.options
-    made, new = lock_cell(work.job, work.session, locked_only=options.locked_only, force=options.forces("lock"))
-    work.made.lock = made
-    return new
+    wish = Wish(locked_only=options.locked_only, force=options.forces("lock"), upgrade=options.upgrade)
+    locked = lock_cell(work.job, work.session, wish)
+    work.made.lock, work.made.changes = locked.lock, locked.changes
+    return locked.made
 
 
 def _audit_inputs(work: Work) -> str:
@@ -224,6 +228,7 @@ def _audit(work: Work) -> Audit:
 
 
 def _render_inputs(work: Work) -> str:
+    from builder.compiler import find_compiler  # noqa: PLC0415
     from builder.image import runtime  # noqa: PLC0415
     from builder.image.layers import groups  # noqa: PLC0415
     from builder.resolve import lockfile  # noqa: PLC0415
@@ -232,7 +237,9 @@ def _render_inputs(work: Work) -> str:
     templates = [path for folder in work.session.workspace.template_folders for path in sorted(folder.rglob("*"))]
     files = [path for path in templates if path.suffix in {".j2", ".sh"}]
     sources = [sha256_of(path) for path in (*files, *runtime.scripts())]
-    made = (__version__, groups(), variant(work.lock.platform.python))
+    python, pinned = work.lock.platform.python, work.lock.compiler
+    compiler = find_compiler(python, pinned, work.session.workspace.interpreters)
+    made = (__version__, groups(), variant(python, compiler))
     spec = replace(work.job.spec, waivers=())
     # What an image is asked and where it goes do not change it; how long it may take to start stands in it.
     baked = replace(spec, smoke=SmokeSpec(ready_within_s=spec.smoke.ready_within_s), publish=PublishSpec(repository=""))

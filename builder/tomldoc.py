@@ -264,6 +264,15 @@ class Table:
         return cast("float", found)
 
 
+def pattern_of(table: Table, key: str) -> re.Pattern[str]:
+    """Return a regular expression; a wrong one is a problem and gives one that matches nothing."""
+    try:
+        return re.compile(table.string(key))
+    except re.error as error:
+        table.problem(key, f"no regular expression: {error}")
+        return re.compile(r"(?!)")
+
+
 def _noun(value: object) -> str:
     if isinstance(value, bool):
         return "true or false"

@@ -109,6 +109,10 @@ class Workspace:
         """Return a cell's lock file."""
         return self.project / "locks" / recipe / f"pylock.{cell}.toml"
 
+    def model_lock(self, recipe: str) -> Path:
+        """Return the file with the models that all cells of a recipe share."""
+        return self.project / "locks" / recipe / "models.toml"
+
     def cell(self, recipe: str, cell: str) -> CellFolder:
         """Return a cell's folder."""
         return CellFolder(path=self.project / "build" / recipe / cell)
@@ -117,6 +121,23 @@ class Workspace:
     def wheels(self) -> Path:
         """The wheelhouse: wheels by sha256."""
         return self.cache / "wheels"
+
+    def wheel(self, sha256: str, filename: str) -> Path:
+        """Return where a wheel lies in the wheelhouse."""
+        return wheel_file(self.wheels, sha256, filename)
+
+    def metadata(self, sha256: str) -> Path:
+        """Return where a wheel's METADATA is kept once it has been read."""
+        return self.cache / "metadata" / sha256[:2] / sha256
+
+    def advised(self, question: str) -> Path:
+        """Return where the advisories are kept that a question (by its fingerprint) leads to."""
+        return self.cache / "advised" / f"{question}.json"
+
+    @property
+    def index_states(self) -> Path:
+        """Since when package indexes fail, a file an index."""
+        return self.cache / "indexes"
 
     @property
     def trees(self) -> Path:
@@ -127,6 +148,11 @@ class Workspace:
     def facts(self) -> Path:
         """What the audit has read of wheels and base images, by digest."""
         return self.cache / "facts"
+
+    @property
+    def interpreters(self) -> Path:
+        """Interpreters that uv fetched: archives for images by sha256, and those that compile here."""
+        return self.cache / "interpreters"
 
     @property
     def models(self) -> Path:
@@ -147,6 +173,11 @@ class Workspace:
     def engine_record(self) -> Path:
         """What `scripts/engine up` says of the engine that it started."""
         return self.cache / "engine" / "engine.json"
+
+
+def wheel_file(house: Path, sha256: str, filename: str) -> Path:
+    """Return where a wheel lies in a wheelhouse; its file name is kept, since tools read it."""
+    return house / sha256[:2] / sha256 / filename
 
 
 def _distinct(*folders: Path) -> tuple[Path, ...]:
@@ -213,8 +244,17 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         DiskError: the file cannot be written.
     """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file aside and rename it, so that nobody ever reads half of it.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
     with disk_errors(path), aside(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
 
 
 @contextmanager
@@ -250,6 +290,19 @@ def folder_aside(path: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def mark_used(path: Path) -> bool:
+    """Note that a file or folder of the cache is in use: its ctime becomes now, which is its age to a prune.
+
+    Its other times stay, for they end up in images. Returns False if it is not there.
+    """
+    try:
+        state = path.lstat()
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns), follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def sha256_of(path: Path) -> str:

@@ -17,6 +17,7 @@ from builder.audit.source import File, MalformedError, Plain
 from builder.errors import RegistryError
 from builder.registry.client import INDEXES, connect
 from builder.registry.reference import Reference
+from builder.workspace import mark_used
 
 if TYPE_CHECKING:
     import tarfile
@@ -63,16 +64,12 @@ def read_base(used: str, digest: str, architecture: str, session: Session) -> Ba
         DiskError: its facts cannot be kept.
     """
     place = _place(digest, architecture, session)
+    mark_used(place)
     found = store.read_base(place)
     if found is None:
         found = _read(Reference.parse(used), digest, architecture, session)
         store.write_base(place, found)
     return found
-
-
-def known_base(digest: str, architecture: str, session: Session) -> BaseFacts | None:
-    """Return the facts of a base image if they were read before."""
-    return store.read_base(_place(digest, architecture, session))
 
 
 def _place(digest: str, architecture: str, session: Session) -> Path:

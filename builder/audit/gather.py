@@ -11,6 +11,7 @@ from builder.audit.model import WheelFacts
 from builder.audit.source import MalformedError
 from builder.parallel import workers
 from builder.wheels.house import fetch, path_of
+from builder.workspace import mark_used
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,7 @@ def gather(wheels: Sequence[LockedWheel], session: Session) -> dict[str, WheelFa
         NetworkError, IntegrityError, DiskError: a wheel cannot be had, or its facts not be kept.
     """
     places = {wheel.sha256: _place(wheel.sha256, session) for wheel in wheels}
-    found = {sha256: facts for sha256, place in places.items() if (facts := store.read(place))}
+    found = {sha256: facts for sha256, place in places.items() if mark_used(place) and (facts := store.read(place))}
     missing = {wheel.sha256: wheel for wheel in wheels if wheel.sha256 not in found}
     if missing:
         fetch(list(missing.values()), session)
@@ -49,12 +50,13 @@ def gather_files(paths: dict[str, Path], session: Session) -> dict[str, WheelFac
     Raises:
         DiskError: the facts cannot be kept.
     """
-    found = {sha256: facts for sha256 in paths if (facts := store.read(_place(sha256, session)))}
+    places = {sha256: _place(sha256, session) for sha256 in paths}
+    found = {sha256: facts for sha256, place in places.items() if mark_used(place) and (facts := store.read(place))}
     missing = {sha256: path for sha256, path in paths.items() if sha256 not in found}
     if missing:
         found |= read_wheels(missing, session)
         for sha256 in missing:
-            store.write(_place(sha256, session), found[sha256])
+            store.write(places[sha256], found[sha256])
     return found
 
 

@@ -29,6 +29,8 @@ _PLATFORMS = {"arm64": "aarch64", "amd64": "x86_64"}
 # The names of C++'s own library.
 _STANDARD = re.compile(r"_Z(T[A-Z]|GV)?(N?K?S[a-z]|N9__gnu_cxx|N10__cxxabiv1)")
 _CXX = "libstdc++.so.6"
+# What the distributions' interpreters load; that of python-build-standalone has these inside.
+_PYTHONS = ("libz.so.1", "libexpat.so.1")
 # From this C library on, dlopen refuses files that want an executable stack (its NEWS).
 _STRICT_GLIBC = (2, 41)
 _X86_64 = 62
@@ -136,7 +138,7 @@ class Loader:
         if python and self.fits(python):
             closure = self._closure(python)
             self._take(closure, everywhere=True)
-        for name in ("libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1"):
+        for name in ("libc.so.6", "libm.so.6", *(() if self._environment.platform.standalone else _PYTHONS)):
             found = self._environment.system.get(name)
             if found:
                 closure = self._closure(found)

@@ -57,7 +57,7 @@ def command(names: tuple[str, ...], wheels: bool, selectors: tuple[str, ...], as
         return _conclude({}, audits, session, files=options["files"])
     recipe, cells = open_recipe(names[0], selectors, session.workspace)
     jobs = possible_jobs(recipe, cells, session)
-    audits = [audit_cell(job, lock_cell(job, session)[0], session) for job in jobs]
+    audits = [audit_cell(job, lock_cell(job, session).lock, session) for job in jobs]
     return _conclude({"recipe": recipe.name}, audits, session, files=options["files"])
 
 

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from builder import config
 from builder.commands.common import as_json
 from builder.console import Console
 from builder.errors import DocumentError
 from builder.recipe.find import recipe_paths
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
+from builder.resolve.unresolved import reasons
 from builder.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -22,15 +24,15 @@ if TYPE_CHECKING:
 @as_json
 def command(as_json: bool) -> None:
     """List the recipes of this project and those that ship with jbuild."""
-    console = Console(as_json=as_json)
-    rows = [_row(name, path) for name, path in sorted(recipe_paths(Workspace.here().recipe_folders).items())]
+    console, workspace = Console(as_json=as_json), Workspace.here()
+    rows = [_row(name, path, workspace) for name, path in sorted(recipe_paths(workspace.recipe_folders).items())]
     table = console.table(
         ("recipe", "cells", "description"), [(r["name"], _cells(r), r.get("error") or r["description"]) for r in rows]
     )
     console.result({"recipes": rows}, table)
 
 
-def _row(name: str, path: Path) -> dict[str, Any]:
+def _row(name: str, path: Path, workspace: Workspace) -> dict[str, Any]:
     """A recipe with mistakes is listed with them: one bad file must not hide the others."""
     try:
         recipe = load(path)
@@ -39,11 +41,17 @@ def _row(name: str, path: Path) -> dict[str, Any]:
         problems = [f"{p.place}: {p.message}" for p in error.problems]
         return {"name": name, "path": str(path), "error": "has mistakes: " + "; ".join(problems), "description": ""}
     impossible = sum(1 for cell in cells if cell.impossible)
-    counts = {"cells": len(cells), "impossible": impossible}
+    without = reasons(recipe, cells, workspace, lambda: config.load(workspace.config_files))
+    counts = {"cells": len(cells), "impossible": impossible, "unresolved": len(without)}
     return {"name": name, "path": str(path), "description": recipe.description, **counts}
 
 
 def _cells(row: dict[str, Any]) -> str:
     if "error" in row:
         return "-"
-    return f"{row['cells']}" + (f" ({row['impossible']} impossible)" if row["impossible"] else "")
+    wrong = [
+        f"{row[key]} {said}"
+        for key, said in (("impossible", "impossible"), ("unresolved", "without wheels"))
+        if row[key]
+    ]
+    return f"{row['cells']}" + (f" ({', '.join(wrong)})" if wrong else "")

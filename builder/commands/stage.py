@@ -1,4 +1,4 @@
-"""`jbuild lock`, `render`, `build`, `smoke` and `push`: one stage each, the same code as `jbuild recipe`."""
+"""`jbuild render`, `build`, `smoke` and `push`: one stage each, the same code as `jbuild recipe`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from builder.commands.working import run_options, work
 from builder.stages import Options
 
 _HELP = {
-    "lock": "Lock the cells of RECIPE: the exact wheels, the base image's digest, the model files.",
     "render": "Render the cells of RECIPE into folders that plain `docker buildx build` can build.",
     "build": "Build the cells of RECIPE.",
     "smoke": "Start the built images of RECIPE and ask them its questions.",

@@ -12,9 +12,8 @@ from builder.config import REGISTRY_PATTERN
 from builder.engine import find_engine
 from builder.errors import CellsFailedError, EngineError, RecipeError
 from builder.pipeline import preview, run_cells
-from builder.recipe.matrix import platform_of, specify
 from builder.report.summary import cell_json, summary
-from builder.resolve.model import Job
+from builder.resolve.jobs import job_of
 from builder.stages import Work, check
 from builder.workspace import check_cache
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from builder.pipeline import CellResult
     from builder.recipe.model import Cell, Recipe
+    from builder.resolve.model import Job
     from builder.session import Session
     from builder.stages import Options
 
@@ -88,13 +88,6 @@ def possible_jobs(recipe: Recipe, cells: Sequence[Cell], session: Session) -> li
         message = f"none of the selected cells of {recipe.name} can be built"
         raise RecipeError(message, where=str(recipe.path), hint=hint)
     return jobs
-
-
-def job_of(recipe: Recipe, cell: Cell) -> Job:
-    """Return a cell with everything that is needed to make it."""
-    spec = specify(recipe, cell)
-    platform = platform_of(recipe, cell)
-    return Job(recipe=recipe, cell=cell, spec=spec, platform=platform)
 
 
 def _preview(recipe: Recipe, jobs: Sequence[Job], session: Session, options: Options) -> int:

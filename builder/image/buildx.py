@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from builder.config import build_ca_bundle
 from builder.errors import BuildError, DiskError, EngineError, NetworkError, ProgramFailedError, RegistryError
-from builder.image.layout import read_image
+from builder.image.layout import blob, read_image
+from builder.jetson import symptoms
 from builder.process import run
 from builder.wheels.tree import EPOCH
-from builder.workspace import disk_errors, write_text
+from builder.workspace import disk_errors, mark_used, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,6 +119,7 @@ def build(job: Job, plan: Plan, engine: Engine, session: Session, *, builder: st
         finally:
             write_text(log, "\n".join(lines) + "\n")
         digest = json.loads(metadata.read_text(encoding="utf-8"))["containerimage.digest"]
+    mark_used(blob(session.workspace.images, digest))
     return read_image(session.workspace.images, digest, plan.platform)
 
 
@@ -167,6 +169,10 @@ def _explain(error: ProgramFailedError, job: Job, log: Path) -> Exception:
     for pattern, kind, message, hint in _CAUSES:
         if re.search(pattern, error.output, re.IGNORECASE):
             return kind(f"{name}: {message}", where=str(log), hint=hint, log=error.output)  # type: ignore[call-arg]
+    for symptom in symptoms.find(error.output.splitlines()):
+        return BuildError(
+            f"{name}: the build failed: {symptom.says}", where=str(log), hint=symptom.hint, log=error.output
+        )
     hint = f"the whole log is {log}; the step that failed is named in it"
     return BuildError(f"{name}: the build failed", where=str(log), hint=hint, log=error.output)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder.image import context, facts
@@ -14,6 +15,7 @@ from builder.image.layers import wheel_layers
 from builder.image.model import Plan
 from builder.image.runtime import FOLDER as RUNTIME
 from builder.models.fetch import fetch_model
+from builder.wheels.interpreter import HOME, interpreter_tree, provide_compiler
 from builder.wheels.prepare import prepare
 from builder.wheels.tree import ENVIRONMENT, EPOCH, variant
 from builder.workspace import disk_errors, write_text
@@ -43,10 +45,10 @@ def render(job: Job, lock: Lock, session: Session) -> Plan:
     folder = session.workspace.cell(job.recipe.name, job.cell.id)
     for model in lock.models:
         fetch_model(model, job.recipe.path.parent, session.config, session.workspace.models, session.console)
-    trees = prepare(lock.wheels, lock.platform.python, session)
+    python = _prepare(lock, session)
     with disk_errors(folder.path):
         folder.layers.mkdir(parents=True, exist_ok=True)
-        layers = _make_layers(job, lock, folder, trees, session)
+        layers = _make_layers(job, lock, folder, python, session)
         _drop_others(folder.layers, keep=layers.all)
         text = _dockerfile(job, lock, layers, session)
         script = _system_script(session).read_text(encoding="utf-8")
@@ -61,6 +63,24 @@ def render(job: Job, lock: Lock, session: Session) -> Plan:
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Python:
+    """The trees of the wheels by sha256, that of the interpreter if it is fetched, and what decides their bytes."""
+
+    trees: dict[str, Path]
+    interpreter: Path | None
+    variant: str
+
+
+def _prepare(lock: Lock, session: Session) -> _Python:
+    python, compiler = lock.platform.python, provide_compiler(lock, session)
+    return _Python(
+        trees=prepare(lock.wheels, python, compiler, session),
+        interpreter=interpreter_tree(lock, lock.interpreter, compiler, session) if lock.interpreter else None,
+        variant=variant(python, compiler),
+    )
+
+
 class _Layers:
     """The names of a plan's layers, lowest first."""
 
@@ -69,16 +89,25 @@ class _Layers:
         self.all = (*self.python, *self.models, runtime)
 
 
-def _make_layers(job: Job, lock: Lock, folder: CellFolder, trees: dict[str, Path], session: Session) -> _Layers:
-    python = lock.platform.python
-    groups = wheel_layers(lock.wheels, variant(python))
+def _make_layers(job: Job, lock: Lock, folder: CellFolder, python: _Python, session: Session) -> _Layers:
+    groups = wheel_layers(lock.wheels, python.variant, models=len(lock.models))
     with session.console.task(f"{job.cell.id}: laying out", len(groups), unit="layers") as task:
-        names = [context.environment_layer(folder.layers, python)]
+        names = _interpreter_layers(lock, python.interpreter, folder.layers)
         for group in groups:
-            names.append(_wheel_layer(folder.layers, group, trees))
+            names.append(_wheel_layer(folder.layers, group, python.trees))
             task.advance(1)
         models = [context.model_layer(folder.layers, model, session.workspace.models) for model in lock.models]
     return _Layers(names, models, context.runtime_layer(folder.layers, job.spec))
+
+
+def _interpreter_layers(lock: Lock, tree: Path | None, layers: Path) -> list[str]:
+    python = lock.platform.python
+    if lock.interpreter is None or tree is None:
+        return [context.environment_layer(layers, python, context.SYSTEM_HOME)]
+    return [
+        context.interpreter_layer(layers, lock.interpreter, tree),
+        context.environment_layer(layers, python, f"{HOME}/bin"),
+    ]
 
 
 def _wheel_layer(layers: Path, group: WheelLayer, trees: dict[str, Path]) -> str:

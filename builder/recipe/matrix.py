@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
 from builder.jetson.platform import PLATFORM_AXES, ImpossibleError, platform_for
+from builder.jetson.releases import python_problem
 from builder.recipe import placeholders
 from builder.recipe.globs import matches
 from builder.recipe.model import Cell, Model, Pairs
@@ -24,6 +25,8 @@ JETSON_TAG = "{vllm}-r{l4t}-cu{cuda-nodots}-{release}"
 CPU_TAG = "{vllm}-cpu-{release}"
 
 _PREFIXES = {"vllm": "v", "python": "py", "cuda": "cu", "l4t": "r", "ubuntu": "u", "distribution": ""}
+# What decides whether a cell can exist at all.
+_DECIDING = (*PLATFORM_AXES, "vllm")
 _WITHOUT_DOTS = ("python", "cuda", "ubuntu")
 
 
@@ -36,6 +39,12 @@ def expand(recipe: Recipe) -> tuple[Cell, ...]:
     cells = [_cell(recipe, values, _excluded(recipe, values)) for values in _product(recipe)]
     cells += [_cell(recipe, values, None) for values in recipe.matrix.include]
     return tuple(cells)
+
+
+def variant(recipe: Recipe, cell: Cell, axis: str, value: str) -> Cell:
+    """Return the cell that differs from another in one value, whether or not the matrix has it."""
+    values = tuple((name, value if name == axis else own) for name, own in cell.values)
+    return _cell(recipe, values, _excluded(recipe, values))
 
 
 def specify(recipe: Recipe, cell: Cell) -> Spec:
@@ -105,17 +114,21 @@ def _excluded(recipe: Recipe, values: Pairs) -> str | None:
 
 
 def _cell(recipe: Recipe, values: Pairs, excluded: str | None) -> Cell:
-    reason = excluded or _impossible(recipe.architecture, tuple(pair for pair in values if pair[0] in PLATFORM_AXES))
-    return Cell(id=cell_id(values), recipe=recipe.name, values=values, impossible=reason)
+    axes = tuple(pair for pair in values if pair[0] in _DECIDING)
+    reason, note = (excluded, None) if excluded else _judged(recipe.architecture, axes)
+    return Cell(id=cell_id(values), recipe=recipe.name, values=values, impossible=reason, note=note)
 
 
 @lru_cache(maxsize=4096)
-def _impossible(architecture: Architecture, axes: Pairs) -> str | None:
+def _judged(architecture: Architecture, axes: Pairs) -> tuple[str | None, str | None]:
+    """Return why there is no platform with these axis values, or what is unusual about the one there is."""
     try:
-        platform_for(axes, architecture)
+        platform = platform_for(axes, architecture)
     except ImpossibleError as error:
-        return error.reason
-    return None
+        return error.reason, None
+    vllm = dict(axes).get("vllm")
+    reason = python_problem("vllm", vllm, platform.python) if vllm else None
+    return reason, None if reason else platform.note
 
 
 def _merge(spec: Spec, override: Override) -> Spec:
@@ -131,6 +144,8 @@ def _merge(spec: Spec, override: Override) -> Spec:
         requires=_distinct(spec.requires + override.requires),
         constraints=_distinct(spec.constraints + override.constraints),
         replace=_distinct(spec.replace + override.replace),
+        indexes=spec.indexes if override.indexes is None else override.indexes,
+        sources=_merged(spec.sources, override.sources),
         server=server,
     )
 

@@ -119,10 +119,12 @@ class Spec:
     """Everything a cell asks for. In a recipe, strings may hold `{axis}` placeholders; in a cell's spec none are left.
 
     `constraints` narrow what packages ask for; `replace` are requirements that stand in place of whatever any package
-    asks of that name (uv's overrides), for pins that cannot be met or are wrong.
+    asks of that name (uv's overrides), for pins that cannot be met or are wrong. `indexes` are the package indexes
+    (names or families) that packages are tied to, None for the platform's usual ones; `sources` names the index of
+    single packages; `released_before` (a date, YYYY-MM-DD) leaves out what came later.
 
     Merge rules when an override applies: `requires`, `constraints`, `replace`, `apt`, `server.arguments` are appended
-    to; environments are merged key by key; every other value is replaced.
+    to; environments and sources are merged key by key; every other value is replaced.
     """
 
     base: str | None = None
@@ -131,6 +133,9 @@ class Spec:
     constraints: tuple[str, ...] = ()
     replace: tuple[str, ...] = ()
     ignored_advisories: tuple[str, ...] = ()
+    indexes: tuple[str, ...] | None = None
+    sources: Pairs = ()
+    released_before: str | None = None
     models: tuple[Model, ...] = ()
     server: Server = field(default_factory=Server)
     smoke: SmokeSpec = field(default_factory=SmokeSpec)
@@ -150,13 +155,15 @@ class Override:
     requires: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
     replace: tuple[str, ...] = ()
+    indexes: tuple[str, ...] | None = None
+    sources: Pairs = ()
     arguments: tuple[str, ...] = ()
     environment: Pairs = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """One recipe file. `architecture` is the one its images are for."""
+    """One recipe file. `architecture` is the one its images are for, `boards` name the boards that must bear them."""
 
     name: str
     path: Path
@@ -165,16 +172,21 @@ class Recipe:
     matrix: Matrix
     spec: Spec
     overrides: tuple[Override, ...] = ()
+    boards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One point of the matrix. `impossible` is the reason why it cannot be built, if it cannot."""
+    """One point of the matrix.
+
+    `impossible` is the reason why it cannot be built, if it cannot; `note` is what is unusual about it, if anything.
+    """
 
     id: str
     recipe: str
     values: Pairs
     impossible: str | None = None
+    note: str | None = None
 
     def value(self, axis: str) -> str | None:
         """Return the cell's value on an axis, or None if the matrix has no such axis."""

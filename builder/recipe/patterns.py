@@ -28,9 +28,16 @@ REGISTRY = rf"{_HOST}(?:/{REPOSITORY})?"
 IMAGE = rf"(?:{_HOST}/)?{REPOSITORY}(?::{TAG})?(?:@sha256:[0-9a-f]{{64}})?"
 PINNED_IMAGE = rf"(?:{_HOST}/)?{REPOSITORY}(?::{TAG}|(?::{TAG})?@sha256:[0-9a-f]{{64}})"
 
+INDEX = r"[a-z0-9][a-z0-9-]{0,63}"
+PACKAGE = r"[a-z0-9*?][a-z0-9*?-]{0,99}"
+
 MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 SERVED_NAME = r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}"
 HUB_SOURCE = r"hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9._/-]*"
+# A name without a dot or a port would be an organisation of Docker Hub.
+_OCI_HOST = r"(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9-]+(?=:))(?::[0-9]{1,5})?"
+_DIGEST = r"sha256:[0-9a-f]{64}"
+OCI_SOURCE = rf"oci://{_OCI_HOST}/{REPOSITORY}(?::{TAG}(?:@{_DIGEST})?|@{_DIGEST})"
 MODEL_FILE = r"[A-Za-z0-9_*?\[][A-Za-z0-9._*?\[\]!-]*(/[A-Za-z0-9_*?\[][A-Za-z0-9._*?\[\]!-]*)*"
 LICENCE = r"[A-Za-z0-9][A-Za-z0-9 .+()-]{0,99}"
 QUANTIZATION = r"[a-z0-9][a-z0-9_-]{0,63}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 from builder.recipe import checks, patterns
@@ -10,6 +12,7 @@ from builder.recipe.model import Model, Override, PublishSpec, Question, Server,
 from builder.tomldoc import shown, suggest
 
 if TYPE_CHECKING:
+    from builder.recipe.model import Pairs
     from builder.recipe.slots import Slots
     from builder.tomldoc import Table
 
@@ -39,6 +42,9 @@ def read_spec(root: Table, slots: Slots) -> Spec:
         ignored_advisories=packages.strings(
             "ignore-advisories", pattern=r"[a-z0-9][a-z0-9.-]*", noun="an advisory's id"
         ),
+        indexes=_indexes(packages),
+        sources=_sources(packages),
+        released_before=_date(packages, "released-before"),
         models=models,
         server=_server(root.table("server"), models, slots),
         smoke=_smoke(root.table("smoke"), slots),
@@ -52,6 +58,34 @@ def read_spec(root: Table, slots: Slots) -> Spec:
     base.done()
     packages.done()
     return spec
+
+
+def _indexes(table: Table) -> tuple[str, ...] | None:
+    found = table.strings("indexes", pattern=patterns.INDEX, noun="the name of a package index")
+    return found if "indexes" in table else None
+
+
+def _sources(table: Table) -> Pairs:
+    """Read `from`: which index single packages come from."""
+    noun = "the name of a package index, or `default` for uv's own"
+    return table.string_map("from", key_pattern=patterns.PACKAGE, value_pattern=patterns.INDEX, noun=noun)
+
+
+def _date(table: Table, key: str) -> str | None:
+    """Read a date; TOML has dates of its own, people write strings."""
+    found = table.raw(key)
+    if isinstance(found, datetime):
+        table.problem(key, "must be a date without a time", "such as 2026-11-01")
+        return None
+    if isinstance(found, date):
+        return found.isoformat()
+    text = table.optional_string(key, pattern=r"[0-9]{4}-[0-9]{2}-[0-9]{2}", noun="a date such as 2026-11-01")
+    try:
+        return date.fromisoformat(text).isoformat() if text else None
+    except ValueError:
+        if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text or ""):
+            table.problem(key, f"there is no day {text}")
+        return None
 
 
 def read_overrides(root: Table, known: dict[str, tuple[str, ...]], slots: Slots) -> tuple[Override, ...]:
@@ -72,6 +106,8 @@ def _override(table: Table, known: dict[str, tuple[str, ...]], slots: Slots) -> 
         requires=slots.texts(table, "requires", checks.requirement),
         constraints=slots.texts(table, "constraints", checks.requirement),
         replace=slots.texts(table, "replace", checks.requirement),
+        indexes=_indexes(table),
+        sources=_sources(table),
         arguments=slots.texts(table, "arguments", checks.argument),
         environment=slots.environment(table),
     )

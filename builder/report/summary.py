@@ -37,6 +37,7 @@ def cell_json(result: CellResult) -> dict[str, Any]:
         "error": result.error.as_json() if result.error else None,
         "stages": {s.stage: {"ran": s.ran, "seconds": round(s.seconds, 2)} for s in result.stages},
         "lock": str(_lock_path(result)) if made.lock else None,
+        "changes": [{**records.plain(change), "words": change.words} for change in made.changes],
         "audit": counts(made.audit) if made.audit else None,
         "plan": str(result.work.folder.path) if made.plan else None,
         "digest": made.image.digest if made.image else None,

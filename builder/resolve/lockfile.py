@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
@@ -12,7 +13,17 @@ from builder import records
 from builder.errors import LockError, OldLockError
 from builder.jetson.model import Platform
 from builder.models.model import LockedModel
-from builder.resolve.model import LOCK_FORMAT, Lock, LockedAdvisory, LockedBase, LockedWheel
+from builder.resolve.model import (
+    LOCK_FORMAT,
+    Lock,
+    LockedAdvisory,
+    LockedBase,
+    LockedIndex,
+    LockedInterpreter,
+    LockedRule,
+    LockedWarning,
+    LockedWheel,
+)
 from builder.resolve.target import markers, tags
 from builder.workspace import write_text
 
@@ -75,6 +86,24 @@ def read(path: Path, *, recipe: str, cell: str) -> Lock | None:
     return lock
 
 
+def read_file(path: Path) -> Lock:
+    """Return the lock in a file, of whatever recipe and cell it is.
+
+    Raises:
+        LockError: there is none, or it is damaged or of another format.
+    """
+    try:
+        own = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["jbuild"]
+        recipe, cell = str(own["recipe"]), str(own["cell"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        hint = "name a lock that jbuild wrote: locks/RECIPE/pylock.CELL.toml"
+        raise LockError(f"this is no lock of jbuild: {_reason(error)}", where=str(path), hint=hint) from error
+    found = read(path, recipe=recipe, cell=cell)
+    if found is None:
+        raise LockError("the lock has gone", where=str(path), hint=_RELOCK.format(recipe=recipe, cell=cell))
+    return found
+
+
 def content(lock: Lock) -> str:
     """Return the checksum of everything in a lock."""
     return records.fingerprint(lock)
@@ -120,27 +149,41 @@ def _document(lock: Lock) -> dict[str, Any]:
         "platform": _without_none(records.plain(lock.platform)),
         "base": _without_none(records.plain(lock.base)),
         "models": [_without_none(records.plain(model)) for model in lock.models],
-        "advisories": [records.plain(advisory) for advisory in lock.advisories],
+        "advisories": records.plain(lock.advisories),
+        "indexes": [_without_none(records.plain(index)) for index in lock.indexes],
+        "rules": records.plain(lock.rules),
+        "warnings": records.plain(lock.warnings),
+        **({"torch-cuda": lock.torch_cuda} if lock.torch_cuda else {}),
+        **({"interpreter": records.plain(lock.interpreter)} if lock.interpreter else {}),
+        **({"compiler": lock.compiler} if lock.compiler else {}),
     }
+    addresses = {index.name: index.url for index in lock.indexes}
     return {
         "lock-version": "1.0",
         "created-by": "jbuild",
         "requires-python": f"=={lock.platform.python}.*",
-        "packages": [_package(wheel) for wheel in lock.wheels],
+        "packages": [_package(wheel, addresses) for wheel in lock.wheels],
         "tool": {"jbuild": own},
     }
 
 
-def _package(wheel: LockedWheel) -> dict[str, Any]:
+def _package(wheel: LockedWheel, addresses: dict[str, str]) -> dict[str, Any]:
     place = {"url": wheel.url} if "://" in wheel.url else {"path": wheel.url}
     size = {"size": wheel.size} if wheel.size is not None else {}
     file = {"name": wheel.filename, **place, **size, "hashes": {"sha256": wheel.sha256}}
-    return {"name": wheel.name, "version": wheel.version, "wheels": [file]}
+    index = {"index": addresses[wheel.index]} if wheel.index else {}
+    return {"name": wheel.name, "version": wheel.version, **index, "wheels": [file]}
 
 
 def _from_document(data: dict[str, Any], own: dict[str, Any]) -> Lock:
     packages = Pylock.from_dict(data).packages
-    wheels = (_wheel(package, wheel, own["cell"]) for package in packages for wheel in package.wheels or ())
+    indexes = tuple(records.decode(index, LockedIndex) for index in own["indexes"])
+    names = {index.url: index.name for index in indexes}
+    wheels = (
+        replace(_wheel(package, wheel, own["cell"]), index=names[package.index] if package.index else None)
+        for package in packages
+        for wheel in package.wheels or ()
+    )
     return Lock(
         recipe=own["recipe"],
         cell=own["cell"],
@@ -150,6 +193,12 @@ def _from_document(data: dict[str, Any], own: dict[str, Any]) -> Lock:
         wheels=tuple(sorted(wheels, key=lambda w: w.name)),
         models=tuple(records.decode(model, LockedModel) for model in own["models"]),
         advisories=tuple(records.decode(advisory, LockedAdvisory) for advisory in own["advisories"]),
+        indexes=indexes,
+        rules=tuple(records.decode(rule, LockedRule) for rule in own["rules"]),
+        warnings=tuple(records.decode(warning, LockedWarning) for warning in own["warnings"]),
+        torch_cuda=records.decode(own.get("torch-cuda"), str | None),
+        interpreter=records.decode(own.get("interpreter"), LockedInterpreter | None),
+        compiler=records.decode(own.get("compiler"), str | None),
     )
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from builder import records
 from builder.errors import LockError, ModelError, OldLockError
-from builder.models.lock import lock_model, quick_state
-from builder.registry.lookup import resolve_digest
-from builder.resolve import advisories, lockfile
-from builder.resolve.advised import solve_with_advisories
-from builder.resolve.model import LOCK_FORMAT, Job, Lock, LockedBase
+from builder.jetson import advisories
+from builder.models import pins
+from builder.models.lock import quick_state
+from builder.resolve import lockfile
+from builder.resolve.advised import situation_of
+from builder.resolve.making import inputs_of, lock_one, make
 from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
@@ -20,14 +22,30 @@ if TYPE_CHECKING:
 
     from builder.models.model import LockedModel
     from builder.recipe.model import Model
+    from builder.resolve.changes import Change
+    from builder.resolve.model import Job, Lock
     from builder.session import Session
 
 
-def inputs_of(job: Job) -> str:
-    """Return the fingerprint of everything that a lock is made from."""
-    spec = job.spec
-    asked = (spec.requires, spec.constraints, spec.replace, spec.ignored_advisories, spec.models)
-    return records.fingerprint(LOCK_FORMAT, asked, job.platform, job.base)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """How to lock: `locked_only` makes a missing or stale lock an error; `force` solves as if there were none.
+
+    `upgrade` are packages whose locked versions are not kept, `*` for all.
+    """
+
+    locked_only: bool = False
+    force: bool = False
+    upgrade: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Locked:
+    """A cell's lock, whether it was made just now, and what is different from the one before."""
+
+    lock: Lock
+    made: bool
+    changes: tuple[Change, ...] = ()
 
 
 def current_lock(job: Job, session: Session) -> Lock | None:
@@ -35,62 +53,41 @@ def current_lock(job: Job, session: Session) -> Lock | None:
 
     Raises:
         LockError: the lock is damaged.
+        RecipeError: the recipe names an index that is not known.
     """
     found, why = _state(session.workspace.lock(job.recipe.name, job.cell.id), job, session)
     return None if why else found
 
 
-def lock_cell(job: Job, session: Session, *, locked_only: bool = False, force: bool = False) -> tuple[Lock, bool]:
-    """Return the cell's lock, and whether it was made just now.
+def lock_cell(job: Job, session: Session, wish: Wish | None = None) -> Locked:
+    """Return the cell's lock, made just now if need be.
 
-    A lock whose inputs changed is stale: it is made anew, keeping the versions that still fit, and said so. With
-    `locked_only` a missing or stale lock is an error instead.
+    A lock whose inputs changed is stale: it is made anew, keeping the versions that still fit, and said so.
 
     Raises:
-        LockError, NetworkError, ModelError, RegistryError: the cell cannot be locked.
+        LockError, NetworkError, IntegrityError, ModelError, RegistryError: the cell cannot be locked.
     """
+    wish = wish or Wish()
     path = session.workspace.lock(job.recipe.name, job.cell.id)
     folder = session.workspace.locks_in_use
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"lock-{records.fingerprint(str(path))[:16]}"):
-        found, why = (None, None) if force else _state(path, job, session)
-        if found and not why:
-            return found, False
-        if locked_only:
+        found, why = (None, None) if wish.force else _state(path, job, session)
+        if found and not why and not wish.upgrade:
+            return Locked(lock=found, made=False)
+        if wish.locked_only:
             problem = f"the lock is stale: {why}" if why else "there is no lock"
             raise LockError(problem, where=str(path), hint=_relock(job))
         if why:
             session.console.say(f"{job.cell.id}: the lock is stale ({why}); locking anew")
-        return _make(job, session, path, keep=not force), True
+        before = None if wish.force else found
+        lock, changes = make(job, session, before=before, upgrade=("*",) if wish.force else wish.upgrade)
+        return Locked(lock=lock, made=True, changes=changes)
 
 
 def _relock(job: Job) -> str:
     return f"run `jbuild lock {job.recipe.name} --cell {job.cell.id}`"
-
-
-def _make(job: Job, session: Session, path: Path, *, keep: bool) -> Lock:
-    base = resolve_digest(job.base, session.config, job.platform.architecture)
-    if base.stand_in:
-        session.console.warn(f"{base.used} stands in for {base.asked}: {base.stand_in}")
-    with session.console.task(f"{job.cell.id}: solving", unit="steps"):
-        wheels, kept = solve_with_advisories(job, session, before=path if keep else None)
-    lock = Lock(
-        recipe=job.recipe.name,
-        cell=job.cell.id,
-        inputs=inputs_of(job),
-        platform=job.platform,
-        base=LockedBase(name=base.asked, used=base.used, digest=base.digest, stand_in=base.stand_in),
-        wheels=wheels,
-        models=tuple(_model(model, job, session) for model in job.spec.models),
-        advisories=kept,
-    )
-    lockfile.write(path, lock)
-    return lock
-
-
-def _model(model: Model, job: Job, session: Session) -> LockedModel:
-    return lock_model(model, job.recipe.path.parent, session.config, session.workspace.models, session.console)
 
 
 def _state(path: Path, job: Job, session: Session) -> tuple[Lock | None, str | None]:
@@ -103,16 +100,23 @@ def _state(path: Path, job: Job, session: Session) -> tuple[Lock | None, str | N
 
 
 def _stale(found: Lock, job: Job, session: Session) -> str | None:
-    if found.inputs != inputs_of(job):
+    if found.inputs != inputs_of(job, session.config):
         return "the recipe or its platform changed"
-    against = advisories.broken(found.versions, job.spec.ignored_advisories)
+    against = advisories.broken(situation_of(job, found.wheels), job.spec.ignored_advisories)
     if against:
         return f"advisory {against[0].id} speaks against it: {against[0].symptom}"
     for locked, model in zip(found.models, job.spec.models, strict=True):
         # A folder can change under its name; a hub's revision cannot.
         if locked.origin == "folder" and _model_changed(locked, model, job, session):
             return f"the files of model {locked.name} changed"
+        if locked.origin != "folder" and _pinned_otherwise(locked, model, job, session):
+            return f"the recipe's model lock has another {locked.name}"
     return None
+
+
+def _pinned_otherwise(locked: LockedModel, model: Model, job: Job, session: Session) -> bool:
+    pinned = pins.find(session.workspace.model_lock(job.recipe.name), model)
+    return pinned is not None and pinned.origin != "folder" and pinned != locked
 
 
 def _model_changed(locked: LockedModel, model: Model, job: Job, session: Session) -> bool:
@@ -122,7 +126,7 @@ def _model_changed(locked: LockedModel, model: Model, job: Job, session: Session
     if records.read(seen, state, str) is not None:
         return False
     try:
-        changed = _model(model, job, session).files != locked.files
+        changed = lock_one(model, job, session).files != locked.files
     except ModelError:
         # What was locked may be in the cache already; if not, fetching it says what is wrong with the folder.
         return False

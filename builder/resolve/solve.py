@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import LockError, NetworkError, ProgramFailedError, ProgramTimeoutError
+from builder.index.client import answered, failing_since
+from builder.index.model import DEFAULT
 from builder.process import run
 from builder.resolve.target import uv_flags
 
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
     from builder.config import Config
     from builder.jetson.model import Platform
     from builder.recipe.model import Spec
+    from builder.workspace import Workspace
 
 _TIMEOUT_S = 900
 _NETWORK = re.compile(
@@ -26,32 +32,95 @@ _LOCAL_VERSION = re.compile(r"there is no version of (?P<name>[\w.-]+)==(?P<publ
 _CERTIFICATE = re.compile(r"certificate|UnknownIssuer", re.IGNORECASE)
 
 
-def solve(spec: Spec, platform: Platform, config: Config, cache: Path, *, before: Path | None = None) -> str:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What uv is asked: a cell's requirements, and for which platform.
+
+    `front` is the index that is asked before all others. The versions of the lock at `before` are kept where they still
+    fit, except those of `upgrade` (`*` for all).
+    """
+
+    spec: Spec
+    platform: Platform
+    front: str | None = None
+    before: Path | None = None
+    upgrade: tuple[str, ...] = ()
+
+
+def solve(question: Question, config: Config, workspace: Workspace) -> str:
     """Return uv's PEP 751 lock for a cell's requirements, as text.
 
-    The versions of the lock at `before` are kept where they still fit. Indexes, mirrors and credentials are those of
-    uv's own configuration.
+    Indexes, mirrors and credentials are those of uv's own configuration, besides the front. When its default index does
+    not answer, the configured fallbacks are asked in order.
 
     Raises:
         LockError: no set of wheels satisfies the requirements.
         NetworkError: an index did not answer.
     """
+    fallbacks = [rule.mirror for rule in config.index_mirrors if rule.prefix == DEFAULT]
+    failures: list[NetworkError] = []
+    for default in (None, *fallbacks):
+        try:
+            answer = _ask(question, config, workspace, default)
+        except NetworkError as error:
+            if question.front and question.front in (error.log or ""):
+                # A tied package's index: its own mirrors have been asked.
+                raise
+            failures.append(error)
+            continue
+        answered(workspace.index_states, DEFAULT)
+        return answer
+    raise _unreachable(failures, failing_since(workspace.index_states, DEFAULT, note=True))
+
+
+def _unreachable(failures: list[NetworkError], since: str | None) -> NetworkError:
+    first, *others = failures
+    also = f", nor {'its fallback' if len(others) == 1 else 'its fallbacks'}" if others else ""
+    failing = f"; it has been failing since {since}" if since else ""
+    hint = f"{first.hint}; cells that are locked already still build from the wheelhouse"
+    return NetworkError(f"{first.message}{also}{failing}", where=first.where, hint=hint, log=first.log)
+
+
+def _ask(question: Question, config: Config, workspace: Workspace, default: str | None) -> str:
+    spec = question.spec
     with tempfile.TemporaryDirectory(prefix="jbuild-lock-") as name:
         folder = Path(name)
         output = folder / "pylock.toml"
         requires = _write(folder / "requires.in", spec.requires)
         constraints = _write(folder / "constraints.txt", spec.constraints)
         overrides = _write(folder / "overrides.txt", spec.replace)
-        if before and before.is_file():
-            output.write_text(before.read_text(encoding="utf-8"), encoding="utf-8")
-        argv = [uv(), "pip", "compile", requires, "--constraints", constraints, "--overrides", overrides]
-        argv += uv_flags(platform)
+        if question.before and question.before.is_file():
+            output.write_text(question.before.read_text(encoding="utf-8"), encoding="utf-8")
+        # Any interpreter will do: without one uv looks for the target's own, which costs more than the solving.
+        argv = [
+            uv(),
+            "pip",
+            "compile",
+            "--python",
+            sys.executable,
+            requires,
+            "--constraints",
+            constraints,
+            "--overrides",
+            overrides,
+        ]
+        argv += uv_flags(question.platform) + _wishes(question)
         argv += ["--generate-hashes", "--format", "pylock.toml", "--no-header", "--quiet", "--output-file", str(output)]
+        environment = uv_environment(config, workspace.cache, front=question.front, default=default)
         try:
-            run(argv, env=uv_environment(config, cache), timeout_s=_TIMEOUT_S)
+            run(argv, env=environment, timeout_s=_TIMEOUT_S)
         except ProgramFailedError as error:
-            raise _explain(error, spec, platform) from error
+            raise _explain(error, spec, question.platform) from error
         return output.read_text(encoding="utf-8")
+
+
+def _wishes(question: Question) -> list[str]:
+    flags = ["--index-strategy", "first-index"] if question.front else []
+    if question.spec.released_before:
+        flags += ["--exclude-newer", question.spec.released_before]
+    if "*" in question.upgrade:
+        return [*flags, "--upgrade"]
+    return [*flags, *(flag for name in question.upgrade for flag in ("--upgrade-package", name))]
 
 
 def _write(path: Path, lines: tuple[str, ...]) -> str:
@@ -66,10 +135,21 @@ def uv() -> str:
     return str(find_uv_bin())
 
 
-def uv_environment(config: Config, cache: Path) -> dict[str, str]:
+def uv_environment(
+    config: Config, cache: Path, *, front: str | None = None, default: str | None = None
+) -> dict[str, str]:
     """Return what uv's environment needs on top of the user's own."""
     own = {"UV_CACHE_DIR": str(cache / "uv"), "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"}
-    return {**own, "SSL_CERT_FILE": str(config.ca_bundle)} if config.ca_bundle else own
+    if config.ca_bundle:
+        own["SSL_CERT_FILE"] = str(config.ca_bundle)
+    if default:
+        own["UV_DEFAULT_INDEX"] = default
+    if front:
+        # The variable, not the option: an option would drop the indexes that the user has named in the variable.
+        own["UV_INDEX"] = " ".join(filter(None, (front, os.environ.get("UV_INDEX"))))
+        for name in ("NO_PROXY", "no_proxy"):
+            own[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
+    return own
 
 
 def _explain(error: ProgramFailedError, spec: Spec, platform: Platform) -> LockError | NetworkError:

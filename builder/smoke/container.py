@@ -17,7 +17,7 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.types import DeviceRequest
 from requests import RequestException
 
-from builder.smoke.symptoms import clean
+from builder.jetson.symptoms import clean
 from builder.workspace import disk_errors
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from requests import RequestException
 
 from builder.errors import EngineError, RecipeError
 from builder.image.runtime import served_name
+from builder.jetson import symptoms
 from builder.smoke import launch as launching
-from builder.smoke import symptoms
 from builder.smoke.client import Server, ServerError
 from builder.smoke.container import Launch, Running, State, running
 from builder.smoke.model import Answer, SmokeFailedError, Step, Verdict

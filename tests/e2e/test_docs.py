@@ -27,6 +27,7 @@ ELSEWHERE = {
     "scripts/quickstart": "the same steps are run one by one: scripts/test sets up with the same functions",
     "scripts/test": "it runs this test",
     "scripts/test unit": "it runs beside this test",
+    "scripts/stand-in index /tmp/jetson-index": "it serves until it is ended: tests/integration/test_jetson_index.py",
     "scripts/engine down": "it would end the engine of whoever runs the tests",
     "scripts/audit-agreement": "half an hour of emulation, by hand; its parts are unit tests",
     "scripts/audit-oracles": "needs the stacks of scripts/audit-agreement; a smaller comparison is an integration test",

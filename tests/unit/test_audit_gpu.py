@@ -44,7 +44,7 @@ def found(outcome: Audit, rule: str = "gpu-code") -> list[Finding]:
         ([("ptx", 90)], (8, 4), {}, "none"),
         ([("sass", 90)], (8, 4), {}, "none"),
         ([("ptx", 80)], (8, 7), {"l4t": None}, "ptx"),
-        ([("sass", 80)], (8, 7), {"l4t": None}, "same-major"),
+        ([("sass", 80)], (8, 7), {"l4t": None, "sms": ("8.9",)}, "same-major"),
         ([("sass", 110)], (9, 0), {"l4t": "38.4.0", "sms": (THOR,)}, "native"),
         ([("sass", 100)], (9, 0), {"l4t": "38.4.0", "sms": (THOR,)}, "none"),
         ([("ptx", 90)], (9, 0), {"l4t": "38.4.0", "sms": (THOR,)}, "ptx"),

@@ -21,6 +21,7 @@ from builder.errors import RegistryError, UsageError
 from builder.recipe.model import Waiver
 from builder.records import decode, plain
 from builder.report.audit import as_json, tally, text
+from builder.resolve.locking import Locked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -231,7 +232,7 @@ def test_one_wheel_of_a_name(tmp_path: Path, session: Session) -> None:
 
 
 def test_several_cells_are_a_list(jbuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "lock_cell", lambda *_: (make_lock(), False))
+    monkeypatch.setattr(command, "lock_cell", lambda *_: Locked(lock=make_lock(), made=False))
     monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
     monkeypatch.setattr(command, "open_recipe", lambda *_: (make_job().recipe, [make_job().cell] * 2))
     monkeypatch.setattr(command, "possible_jobs", lambda *_: [make_job()] * 2)
@@ -240,7 +241,7 @@ def test_several_cells_are_a_list(jbuild: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_one_cell_is_the_result_itself(jbuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "lock_cell", lambda *_: (make_lock(), False))
+    monkeypatch.setattr(command, "lock_cell", lambda *_: Locked(lock=make_lock(), made=False))
     monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
     code, out, _ = jbuild("demo", "--json")
     assert (code, json.loads(out)["cell"], json.loads(out)["recipe"]) == (14, "one", "demo")

@@ -46,6 +46,8 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ca-bundle = "ca.pem"
         [build]
         builder = "remote-1"
+        [python]
+        mirror = "https://mirror.example/python"
         [[registry-mirrors]]
         prefix = "docker.io/library"
         mirror = "localhost:5000/mirror"
@@ -61,6 +63,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
     assert found.hub_endpoint == "https://hub.example"
     assert found.ca_bundle == tmp_path / "ca.pem"
     assert found.builder == "remote-1"
+    assert found.python_mirror == "https://mirror.example/python"
     assert found.registry_mirrors == (
         RegistryMirror(prefix="docker.io/library", mirror="localhost:5000/mirror", stand_in="made here"),
     )
@@ -73,6 +76,8 @@ def test_everything_is_read(tmp_path: Path) -> None:
     [
         ("[publish]\nregistrys = []\n", 2, "publish.registrys"),
         ("[publsh]\n", 1, "publsh"),
+        ('[python]\nmirror = "ftp://x"\n', 2, "python.mirror"),
+        ('[python]\nmiror = "http://x"\n', 2, "python.miror"),
         ("[publish]\nregistries = 'localhost'\n", 2, "publish.registries"),
         ("[publish]\nregistries = ['ok', 'not a host']\n", 2, "publish.registries[1]"),
         ("[publish]\ninsecure = ['http://x']\n", 2, "publish.insecure[0]"),

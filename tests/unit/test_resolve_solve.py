@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from factories import make_jetson, make_lock, make_platform, make_spec, make_wheel
@@ -11,6 +11,8 @@ from factories import make_jetson, make_lock, make_platform, make_spec, make_whe
 from builder.config import Config
 from builder.errors import JbuildError, LockError, NetworkError, ProgramFailedError, ProgramTimeoutError
 from builder.resolve import lockfile, solve
+from builder.resolve.solve import Question
+from builder.workspace import Workspace
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -112,8 +114,13 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def ask(spec: Spec, cache: Path, platform: Platform | None = None, before: Path | None = None) -> dict[str, str]:
-    text = solve.solve(spec, platform or make_platform(), Config(), cache, before=before)
+def solved(spec: Spec, folder: Path, platform: Platform | None = None, **wishes: Any) -> str:
+    workspace = Workspace(project=folder, cache=folder)
+    return solve.solve(Question(spec=spec, platform=platform or make_platform(), **wishes), Config(), workspace)
+
+
+def ask(spec: Spec, folder: Path, platform: Platform | None = None, **wishes: Any) -> dict[str, str]:
+    text = solved(spec, folder, platform, **wishes)
     return {package["name"]: package["version"] for package in tomllib.loads(text)["packages"]}
 
 
@@ -136,9 +143,7 @@ def test_wheels_of_other_platforms_do_not_count(shelf: Path, tmp_path: Path) -> 
 
 def test_versions_of_the_lock_before_are_kept(shelf: Path, tmp_path: Path) -> None:
     before = tmp_path / "pylock.one.toml"
-    text = solve.solve(
-        make_spec(requires=("demo",), constraints=("demo<2", "helper<2")), make_platform(), Config(), tmp_path
-    )
+    text = solved(make_spec(requires=("demo",), constraints=("demo<2", "helper<2")), tmp_path)
     lock = make_lock(*lockfile.wheels_of(text, make_platform(), "demo/one"))
     lockfile.write(before, lock)
     assert ask(make_spec(requires=("demo",)), tmp_path, before=before) == {"demo": "1.0", "helper": "1.0"}
@@ -146,7 +151,7 @@ def test_versions_of_the_lock_before_are_kept(shelf: Path, tmp_path: Path) -> No
 
 def test_wheels_of_a_folder_can_be_found_again(shelf: Path, tmp_path: Path) -> None:
     """What uv writes is relative to a file that is gone when the wheels are fetched."""
-    text = solve.solve(make_spec(requires=("demo",)), make_platform(), Config(), tmp_path)
+    text = solved(make_spec(requires=("demo",)), tmp_path)
     lock = make_lock(*lockfile.wheels_of(text, make_platform(), "demo/one"))
     assert [wheel.url for wheel in lock.wheels] == [(shelf / wheel.filename).as_uri() for wheel in lock.wheels]
 

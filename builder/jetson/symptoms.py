@@ -1,4 +1,4 @@
-"""Reads a server's log for known troubles."""
+"""Reads the logs of builds and servers for known troubles."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder import tomldoc
+from builder.jetson.advisories import advisories
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from builder.jetson.advisories import Advisory
     from builder.tomldoc import Table
 
 DATA = Path(__file__).with_name("symptoms.toml")
@@ -32,12 +34,20 @@ class Symptom:
 
 @cache
 def known(path: Path = DATA) -> tuple[Symptom, ...]:
-    """Return all known symptoms, the more telling ones first.
+    """Return all known symptoms, the more telling ones first: those that advisories speak of, then the table's.
 
     Raises:
-        DocumentError: the data file has mistakes.
+        DocumentError: a data file has mistakes.
     """
-    return tomldoc.load(path, "the table of symptoms has mistakes", _parse)
+    told = (_of_advisory(each, each.log) for each in advisories() if each.log)
+    return (*told, *tomldoc.load(path, "the table of symptoms has mistakes", _parse))
+
+
+def _of_advisory(advisory: Advisory, pattern: re.Pattern[str]) -> Symptom:
+    rules = ", ".join(advisory.constrain)
+    hint = advisory.hint or f"add the constraint `{rules}` to the recipe, or lock anew: jbuild keeps it by itself"
+    says = f"this looks like advisory {advisory.id}: {advisory.symptom}"
+    return Symptom(pattern=pattern, says=says, hint=hint, source=advisory.source)
 
 
 def find(lines: Iterable[str]) -> tuple[Symptom, ...]:
@@ -56,12 +66,7 @@ def _parse(root: Table) -> tuple[Symptom, ...]:
 
 
 def _symptom(table: Table) -> Symptom:
-    text = table.string("pattern")
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        table.problem("pattern", f"no regular expression: {error}")
-        pattern = re.compile(r"(?!)")
+    pattern = tomldoc.pattern_of(table, "pattern")
     says, hint, source = table.string("says"), table.string("hint"), table.string("source")
     table.done()
     return Symptom(pattern=pattern, says=says, hint=hint, source=source)

