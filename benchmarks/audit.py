@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stacks = read_stacks()
     place = Place.open(stacks)
     try:
-        lock, _ = lock_cell(place.job(next(stack for stack in stacks if stack.name == STACK)), place.session)
+        lock = lock_cell(place.job(next(stack for stack in stacks if stack.name == STACK)), place.session).lock
         fetch(lock.wheels, place.session)
         wheels = [path_of(wheel, place.session.workspace.wheels) for wheel in lock.wheels]
         times = _audits(place, options.runs) | _others(wheels, options.auditwheel, place.folder)

@@ -19,7 +19,6 @@ from builder.audit import elf, fatbin
 from builder.audit.source import MalformedError
 from builder.errors import JbuildError
 from builder.resolve.locking import current_lock
-from builder.wheels.tree import unpacking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -78,7 +77,7 @@ def _trees(stacks: Sequence[Stack], place: Place) -> Iterator[Path]:
     for stack in stacks:
         lock = current_lock(place.job(stack), place.session)
         for wheel in lock.wheels if lock else ():
-            tree = unpacking(wheel, lock.platform.python, place.session.workspace).tree if lock else None
+            tree = place.tree(wheel, lock) if lock else None
             if tree and tree.is_dir() and wheel.sha256 not in seen:
                 seen.add(wheel.sha256)
                 yield tree

@@ -93,7 +93,7 @@ def audit(stack: Stack, place: Place) -> dict[str, Any]:
 def _what(stack: Stack, place: Place) -> list[str]:
     if not stack.loose:
         return [stack.name]
-    lock, _ = lock_cell(place.job(stack), place.session)
+    lock = lock_cell(place.job(stack), place.session).lock
     wheels = [str(path_of(wheel, place.session.workspace.wheels)) for wheel in lock.wheels]
     apt = [f"--apt={package}" for package in stack.apt]
     return [f"--base={lock.base.name}", f"--python={lock.platform.python}", *apt, "--wheels", *wheels]

@@ -8,19 +8,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder import config
+from builder.compiler import find_compiler
 from builder.console import Console
 from builder.errors import UsageError
 from builder.recipe.find import find
 from builder.recipe.load import load
-from builder.recipe.matrix import expand, platform_of, specify
-from builder.resolve.model import Job
+from builder.recipe.matrix import expand
+from builder.resolve.jobs import job_of
 from builder.session import Session
+from builder.wheels.tree import unpacking
 from builder.workspace import Workspace, cache_folder, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agreement.stacks import Stack
+    from builder.compiler import Compiler
+    from builder.resolve.model import Job, Lock, LockedWheel
 
 _SETTINGS = """\
 [[registry-mirrors]]
@@ -64,7 +68,15 @@ class Place:
         """Return a stack's one cell, as the verbs of jbuild see it."""
         recipe = load(find(stack.name, (self.project / "recipes",)))
         (cell,) = expand(recipe)
-        return Job(recipe=recipe, cell=cell, spec=specify(recipe, cell), platform=platform_of(recipe, cell))
+        return job_of(recipe, cell)
+
+    def compiler(self, lock: Lock) -> Compiler | None:
+        """Return what compiles a stack's bytecode, if this machine has something: imports are slow without."""
+        return find_compiler(lock.platform.python, lock.compiler, self.session.workspace.interpreters)
+
+    def tree(self, wheel: LockedWheel, lock: Lock) -> Path:
+        """Return where a stack's wheel is unpacked."""
+        return unpacking(wheel, lock.platform.python, self.compiler(lock), self.session.workspace).tree
 
     def truth(self, stack: Stack) -> Path:
         """Return the file of what the loader said of a stack."""

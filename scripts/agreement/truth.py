@@ -17,10 +17,9 @@ from agreement.stand_in import make_stand_ins
 from agreement.system import system_image
 from builder import records
 from builder.engine import emulator_settings, find_engine
-from builder.image.context import environment_layer
+from builder.image.context import SYSTEM_HOME, environment_layer
 from builder.image.forest import plant
 from builder.process import run
-from builder.resolve import lockfile
 from builder.resolve.locking import lock_cell
 from builder.wheels.prepare import prepare
 from builder.wheels.tree import ENVIRONMENT, site_packages
@@ -71,9 +70,9 @@ def collect(stack: Stack, place: Place) -> Truth:
     Raises:
         JbuildError: the stack cannot be locked or fetched, or the engine does not work.
     """
-    lock, _ = lock_cell(place.job(stack), place.session)
+    lock = lock_cell(place.job(stack), place.session).lock
     path = place.truth(stack)
-    made_from = records.fingerprint(_FORMAT, lockfile.content(lock), stack.apt, stack.runtime)
+    made_from = made_from_what(lock, stack)
     known = records.read(path, made_from, Truth)
     if known and _is_whole(known, lock, stack):
         return known
@@ -101,6 +100,12 @@ def collect(stack: Stack, place: Place) -> Truth:
     return truth
 
 
+def made_from_what(lock: Lock, stack: Stack) -> str:
+    """Return the fingerprint of all that decides what the loader says."""
+    wheels = [wheel.sha256 for wheel in lock.wheels]
+    return records.fingerprint(_FORMAT, wheels, lock.base.digest, lock.platform.python, stack.apt, stack.runtime)
+
+
 def _ways(lock: Lock, stack: Stack) -> tuple[str, ...]:
     bare = (BARE,) if stack.runtime else ()
     return (*bare, PLAIN, *((TORCH,) if "torch" in lock.versions else ()))
@@ -117,13 +122,14 @@ def _environment(lock: Lock, place: Place) -> Iterator[tuple[Path, tuple[Path, .
 
     Gives the root of the environment, and the trees.
     """
-    prepared = prepare(lock.wheels, lock.platform.python, place.session)
+    python = lock.platform.python
+    prepared = prepare(lock.wheels, python, place.compiler(lock), place.session)
     trees = tuple(prepared[wheel.sha256] for wheel in lock.wheels)
     folder = place.folder / "environments" / lock.recipe
     shutil.rmtree(folder, ignore_errors=True)
     layers = folder / "layers"
     layers.mkdir(parents=True)
-    bare = layers / environment_layer(layers, lock.platform.python)
+    bare = layers / environment_layer(layers, python, SYSTEM_HOME)
     root = folder / "root"
     try:
         plant([bare, *trees], root)
