@@ -1,9 +1,9 @@
 """Runs in the container, standard library only: has the loader open every file with all its symbols resolved.
 
-Reads a request (JSON: `imports`, modules to import first; `files`, absolute paths; `limit_s` for each file and for the
-imports) and writes one JSON line a file to standard output: {"file": …, "error": null or text}; or one line only,
-{"import": …, "error": …}. Every file is opened by a process of its own, forked from one that has made the imports, so
-that no file profits from another.
+Reads a request (JSON: `imports`, modules to import first; `files`, absolute paths; `limit_s` for each file and
+`imports_limit_s` for all imports, in seconds) and writes one JSON line a file to standard output: {"file": …, "error":
+null or text}; or one line only, {"import": …, "error": …}. Every file is opened by a process of its own, forked from
+one that has made the imports, so that no file profits from another.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> int:
         _answer(request, writer)
         os._exit(0)
     os.close(writer)
-    said = _await(child, reader, request["limit_s"])
+    said = _await(child, reader, request["imports_limit_s"])
     if said != _OK:
         _say({"import": ", ".join(request["imports"]), "error": said})
     return 0

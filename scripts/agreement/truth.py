@@ -38,6 +38,8 @@ LOADER = Path(__file__).with_name("loader.py")
 # Files that one container opens; what it said is kept when it ends.
 _BATCH = 300
 _FILE_LIMIT_S = 180
+# Of a large package whose sources must be compiled under emulation first.
+_IMPORTS_LIMIT_S = 1500
 _CONTAINER_LIMIT_S = 3600
 _SYSTEM_LIBRARIES = "/usr/lib/aarch64-linux-gnu"
 # The ways in which every file is opened: without what the NVIDIA runtime injects, with it, and after `import torch`.
@@ -188,6 +190,7 @@ class _Asking:
         absolute = {os.path.normpath(f"{packages}/{file}"): file for file in files}
         request = self.root.parent / "request.json"
         asked = {"imports": imports, "files": list(absolute), "limit_s": _FILE_LIMIT_S}
+        asked["imports_limit_s"] = _IMPORTS_LIMIT_S
         request.write_text(json.dumps(asked), encoding="utf-8")
         name = f"jbuild-agreement-{self.stack.name}-{os.getpid()}"
         argv = ["docker", "run", "--rm", f"--name={name}", "--platform=linux/arm64", "--network=none"]

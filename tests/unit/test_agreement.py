@@ -211,7 +211,9 @@ def test_the_loader_tells_an_import_that_fails(tmp_path: Path) -> None:
 
 def _ask_loader(folder: Path, *, imports: list[str], files: list[Path]) -> list[dict[str, str]]:
     request = folder / "request.json"
-    request.write_text(json.dumps({"imports": imports, "files": [str(file) for file in files], "limit_s": 20}))
+    request.write_text(
+        json.dumps({"imports": imports, "files": [str(file) for file in files], "limit_s": 20, "imports_limit_s": 20})
+    )
     done = subprocess.run([sys.executable, truth.LOADER, request], check=True, capture_output=True, text=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
