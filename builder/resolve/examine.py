@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from builder.errors import JbuildError, NetworkError
+from builder.index.client import IndexUnreachableError
 from builder.index.logins import without_login
 from builder.index.model import DEFAULT, Address, Index
 from builder.process import run
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from builder.resolve.unfit import Judged
     from builder.session import Session
 
-_FROM = re.compile(r"# from (\S+)")
+_FROM = re.compile(r"# from (https?://\S+)")
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+=)?(https?://\S+)")
 _TIMEOUT_S = 120
 _LOOKED_AT = 3
 _NAME = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
@@ -92,7 +94,7 @@ class Examiner:
         url = without_login(index.addresses[0].url) if index.addresses else ""
         nothing = Examined(requirement=f"{name}{requirement.specifier}", index=index.name, url=url)
         try:
-            page = self.client.page(index, name)
+            page = self.page(name)
         except JbuildError as error:
             return replace(nothing, said=error.message)
         if page is None:
@@ -114,6 +116,17 @@ class Examiner:
             others=_versions(each for each in rest if not each.unfit and not each.version.is_prerelease),
         )
 
+    def page(self, name: str) -> Page | None:
+        """Return what its index lists of a package, or None if it does not know it.
+
+        Raises:
+            NetworkError: the index does not answer, or is not known.
+        """
+        index = self.index_of(name)
+        if not index.addresses:
+            raise NetworkError("uv's own index could not be found out", hint="name it: UV_DEFAULT_INDEX")
+        return self.client.page(index, name)
+
     def _judge(self, page: Page, index: Index, *, yanked_too: bool = False) -> list[Judged]:
         before, platform = self.job.spec.released_before, self.job.platform
         return judge(page.files, index, platform, before=before, yanked_too=yanked_too)
@@ -124,9 +137,8 @@ class Examiner:
         Raises:
             NetworkError: the index does not answer.
         """
-        index = self.index_of(name)
-        page = self.client.page(index, name)
-        judged = self._judge(page, index) if page else ()
+        page = self.page(name)
+        judged = self._judge(page, self.index_of(name)) if page else ()
         return max((each.version for each in judged if not each.unfit and not each.version.is_prerelease), default=None)
 
     def index_of(self, name: str) -> Index:
@@ -148,13 +160,13 @@ def fault_behind(explanation: str, examiner: Examiner) -> NetworkError | None:
     """
     names = (str(canonicalize_name(requirement.name)) for requirement in written_in(explanation)[:_LOOKED_AT])
     for name in names:
-        index = examiner.index_of(name)
-        if not index.addresses:
+        if not examiner.index_of(name).addresses:
             continue
         try:
-            examiner.client.page(index, name)
-        except NetworkError as error:
-            return error
+            examiner.page(name)
+        except IndexUnreachableError as error:
+            # uv may know log-ins that we do not.
+            return None if error.refused else error
     return None
 
 
@@ -163,9 +175,11 @@ def default_address(session: Session, names: Iterable[str] = ()) -> str | None:
 
     uv tells it with a package that it finds there: one that any index has, else one of `names`. None if it finds none.
     """
-    for variable in ("UV_DEFAULT_INDEX", "UV_INDEX_URL"):
-        if said := os.environ.get(variable):
-            return without_login(said)
+    said = next(filter(None, map(os.environ.get, ("UV_DEFAULT_INDEX", "UV_INDEX_URL"))), None)
+    if said:
+        # It may be named, `name=https://…`, or be a folder, of which we know nothing.
+        address = _ADDRESS.fullmatch(said.strip())
+        return without_login(address[1]) if address else None
     return next(filter(None, (_address_of(name, session) for name in ("packaging", *names))), None)
 
 

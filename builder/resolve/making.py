@@ -149,14 +149,9 @@ def _solve(job: Job, session: Session, question: Question, shelf: Shelf) -> Solu
             solution = solve_with_advisories(job, session, replace(question, front=front.url), shelf.ties)
         except (LockError, NetworkError) as error:
             # uv saw a failed request only; the shelf knows what was wrong.
-            error.log = _without_advice(front.told(error.log or "")) or None
+            error.log = front.told(error.log or "") or None
             raise (shelf.errors[0] if shelf.errors else error) from error
         return replace(solution, wheels=tuple(_upstream(wheel, front, shelf) for wheel in solution.wheels))
-
-
-def _without_advice(explanation: str) -> str:
-    """Leave out uv's advice to look for tied packages elsewhere: that is the trap."""
-    return "\n\n".join(part for part in explanation.split("\n\n") if "--index-strategy" not in part)
 
 
 @contextmanager

@@ -16,8 +16,7 @@ from builder.config import Config
 from builder.http import Retry
 from builder.index.client import IndexClient
 from builder.jetson.indexes import IndexRow
-from builder.resolve import examine as module
-from builder.resolve.examine import Examined, Examiner, default_address, written_in
+from builder.resolve.examine import Examined, Examiner, default_address, fault_behind, written_in
 from builder.resolve.sources import ties_of
 from builder.session import Session
 
@@ -221,22 +220,69 @@ def test_other_packages_are_looked_for_where_uv_looks(
     assert (found.index, found.url, found.others) == ("default", jet.url, ("2.0",))
 
 
-def test_an_unknown_default_index_is_said_to_be_silent(
+@pytest.mark.parametrize(
+    ("variable", "value", "address"),
+    [
+        ("UV_DEFAULT_INDEX", "mine=https://index.example/simple", "https://index.example/simple"),
+        ("UV_INDEX_URL", " https://me:hush@index.example/simple/ ", "https://index.example/simple/"),
+        ("UV_DEFAULT_INDEX", "file:///srv/simple", None),
+        ("UV_DEFAULT_INDEX", "./simple", None),
+    ],
+)
+def test_the_default_index_of_a_variable(
+    session: Session, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, address: str | None
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert default_address(session) == address
+
+
+def test_the_default_index_of_uvs_own_configuration(
+    jet: TinyIndex, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jet.add(make_wheel(tmp_path, "numpy", "2.0"))
+    (tmp_path / "uv.toml").write_text(f'[[index]]\nurl = "{jet.url}"\ndefault = true\n')
+    monkeypatch.setenv("UV_CONFIG_FILE", str(tmp_path / "uv.toml"))
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    # It lacks what every index has, but not what the recipe wants.
+    assert default_address(session) is None
+    assert default_address(session, ["nope", "numpy"]) == jet.url
+
+
+def test_an_unknown_default_index_is_said_to_be_so(
     jet: TinyIndex, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "default_address", lambda *_: None)
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "file:///srv/simple")
     found = examined(jet, session, "numpy")
-    assert (found.url, found.said) == ("", "the index default does not answer for numpy")
+    assert (found.url, found.said) == ("", "uv's own index could not be found out")
 
 
-def test_a_default_index_of_the_environment_is_known_even_when_it_is_down(
-    session: Session, monkeypatch: pytest.MonkeyPatch
+NOTHING = "cause: Because there is no version of numpy==9 and you require numpy==9, we can conclude that\n"
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (Answer(content=b"<html>Please log in</html>"), "its HTML is not a package page"),
+        (Answer(status=503), "503"),
+        (Answer(status=401), None),
+        (Answer(status=404), None),
+        (None, None),
+    ],
+)
+def test_a_portal_is_told_from_an_index_without_a_package(
+    jet: TinyIndex, session: Session, monkeypatch: pytest.MonkeyPatch, fault: Answer | None, says: str | None
 ) -> None:
-    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple/")
-    assert default_address(session) == "http://127.0.0.1:9/simple/"
+    monkeypatch.setenv("UV_DEFAULT_INDEX", jet.url)
+    jet.pages["numpy"] = []
+    if fault:
+        jet.faults["*"] = [fault]
+    found = fault_behind(NOTHING, examiner(jet, session))
+    assert (found is None) == (says is None)
+    assert found is None or (says or "") in (found.log or "")
 
 
-def test_an_index_that_cannot_be_asked_tells_no_address(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("UV_DEFAULT_INDEX", raising=False)
-    monkeypatch.setenv("UV_OFFLINE", "1")
-    assert default_address(session, ["numpy"]) is None
+def test_nothing_is_said_against_an_index_that_is_not_known(
+    jet: TinyIndex, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "file:///srv/simple")
+    assert fault_behind(NOTHING, examiner(jet, session)) is None
