@@ -32,7 +32,8 @@ class Options:
     """What a run was asked for.
 
     Stages from `again` on are run even if nothing changed; `until` is the last one. `registries` replaces the
-    recipe's and the configuration's. `upgrade` are packages whose locked versions are not kept (`*` for all).
+    recipe's and the configuration's; `force_tags` puts tags even where a rule keeps them. `upgrade` are packages whose
+    locked versions are not kept (`*` for all).
     """
 
     until: str = "smoke"
@@ -40,11 +41,13 @@ class Options:
     locked_only: bool = False
     upgrade: tuple[str, ...] = ()
     registries: tuple[str, ...] = ()
+    force_tags: bool = False
     builder: str | None = None
 
     def forces(self, stage: str) -> bool:
         """Return whether a stage is to be run even if nothing changed."""
-        return self.again is not None and STAGES.index(stage) >= STAGES.index(self.again)
+        again = self.again is not None and STAGES.index(stage) >= STAGES.index(self.again)
+        return again or (stage == "push" and self.force_tags)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -280,7 +283,7 @@ def _smoke(work: Work) -> Verdict:
 
 def _push_inputs(work: Work) -> str:
     spec = work.job.spec.publish
-    return records.fingerprint(work.image.digest, spec.repository, spec.tags, work.targets)
+    return records.fingerprint(work.image.digest, spec, work.targets, _made(work.made.verdict).level)
 
 
 def _publication_holds(work: Work, publication: Publication) -> bool:
@@ -290,18 +293,19 @@ def _publication_holds(work: Work, publication: Publication) -> bool:
 
 
 def _push(work: Work) -> Publication:
-    from builder.publish.push import publish  # noqa: PLC0415
+    from builder.publish.push import Wish, publish  # noqa: PLC0415
+    from builder.publish.source import from_layout  # noqa: PLC0415
 
     spec, session = work.job.spec.publish, work.session
-    return publish(
-        work.image,
-        session.workspace.images,
-        work.targets,
+    wish = Wish(
         repository=spec.repository,
         tags=spec.tags,
-        config=session.config,
-        console=session.console,
+        level=_made(work.made.verdict).level,
+        on_failure=spec.on_failure,
+        force_tags=work.options.force_tags,
     )
+    source = from_layout(work.image, session.workspace.images)
+    return publish(source, work.targets, wish, config=session.config, console=session.console)
 
 
 _STEPS = {

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
 
+force_tags_option = click.option(
+    "--force-tags", is_flag=True, help="Put earned tags even if they are immutable or on a newer image."
+)
+
+
 def run_options(function: _F) -> _F:
     """Add the options that all working verbs have."""
     options = (
