@@ -16,6 +16,7 @@ from builder.workspace import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from builder.publish.evidence import Evidence
     from builder.resolve.changes import Change
     from builder.resolve.model import Job, Lock
     from builder.session import Session
@@ -116,14 +117,21 @@ def check(work: Work) -> None:
     """Refuse at once what would fail only after hours.
 
     Raises:
-        UsageError: the image is to be pushed, and nobody says where to.
+        UsageError: the image is to be pushed, and nobody says where to, or it cannot be signed.
     """
-    if work.options.until == "push" and not work.targets:
+    if work.options.until != "push":
+        return
+    if not work.targets:
         raise UsageError(
             "no registry to push to",
             where=str(work.job.recipe.path),
             hint="name one with --registry HOST/PREFIX, or `registries` under [publish] in the recipe or jbuild.toml",
         )
+    key = work.session.config.cosign_key
+    if key:
+        from builder.publish import signing  # noqa: PLC0415
+
+        signing.check(key)
 
 
 def run(stage: str, work: Work) -> bool:
@@ -283,7 +291,9 @@ def _smoke(work: Work) -> Verdict:
 
 def _push_inputs(work: Work) -> str:
     spec = work.job.spec.publish
-    return records.fingerprint(work.image.digest, spec, work.targets, _made(work.made.verdict).level)
+    key = work.session.config.cosign_key
+    signed = sha256_of(key) if key else None
+    return records.fingerprint(work.image.digest, spec, work.targets, _made(work.made.verdict).level, signed)
 
 
 def _publication_holds(work: Work, publication: Publication) -> bool:
@@ -293,6 +303,7 @@ def _publication_holds(work: Work, publication: Publication) -> bool:
 
 
 def _push(work: Work) -> Publication:
+    from builder.publish.evidence import Evidence  # noqa: PLC0415
     from builder.publish.push import Wish, publish  # noqa: PLC0415
     from builder.publish.source import from_layout  # noqa: PLC0415
 
@@ -303,9 +314,22 @@ def _push(work: Work) -> Publication:
         level=_made(work.made.verdict).level,
         on_failure=spec.on_failure,
         force_tags=work.options.force_tags,
+        evidence=_evidence(work) if spec.attach else Evidence(),
     )
     source = from_layout(work.image, session.workspace.images)
     return publish(source, work.targets, wish, config=session.config, console=session.console)
+
+
+def _evidence(work: Work) -> Evidence:
+    from builder.publish.evidence import Made as Records  # noqa: PLC0415
+    from builder.publish.evidence import evidence  # noqa: PLC0415
+    from builder.publish.signing import signer  # noqa: PLC0415
+
+    session = work.session
+    audit: dict[str, Any] | None = records.read(work.folder.record("audit"), None, dict[str, Any])
+    made = Records(job=work.job, lock=work.lock, plan=work.plan, verdict=_made(work.made.verdict), audit=audit)
+    name = f"{work.targets[0]}/{work.job.spec.publish.repository}"
+    return evidence(work.image.manifest, made, session.workspace, signer(session.config, session.workspace), name)
 
 
 _STEPS = {

@@ -22,12 +22,20 @@ class TagWithheld:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Attached:
+    """Something that refers to the image: `sbom`, `verdict`, `provenance`, `audit`; the digest of its manifest."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RegistryPublication:
     """What one registry holds.
 
     `repository` is host and path. Sizes are bytes of blobs: sent now, mounted from another repository of that
     registry, there already. `seconds` is what sending took. `withheld` are tags that this registry keeps elsewhere;
-    `attached` says what else lies beside the image there.
+    `attached` is what lies beside the image there; `signed` says whether it has our signature.
     """
 
     repository: str
@@ -38,7 +46,8 @@ class RegistryPublication:
     bytes_there: int
     seconds: float
     withheld: tuple[TagWithheld, ...] = ()
-    attached: tuple[str, ...] = ()
+    attached: tuple[Attached, ...] = ()
+    signed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from builder.errors import JbuildError, RegistryError
 from builder.http import Retry
+from builder.publish.attach import attach
+from builder.publish.evidence import Evidence
 from builder.publish.failure import PublicationError
 from builder.publish.model import Publication, PublicationFailure, RegistryPublication
 from builder.publish.parallel import Stop, run_all
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from builder.config import Config
     from builder.console import Console
-    from builder.publish.model import TagPut, TagWithheld
+    from builder.publish.model import Attached, TagPut, TagWithheld
     from builder.publish.source import Source
     from builder.publish.target import Sent
     from builder.recipe.model import OnFailure, TagRule
@@ -32,6 +34,7 @@ class Wish:
     """What is to be reached in every registry.
 
     `repository` lies below each target; `tags` are put if a verdict of `level` (None: there is no verdict) earns them.
+    `evidence` is there before any tag is.
     """
 
     repository: str
@@ -39,6 +42,7 @@ class Wish:
     level: str | None = None
     on_failure: OnFailure = "none"
     force_tags: bool = False
+    evidence: Evidence = field(default_factory=Evidence)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +51,7 @@ class _Goal:
 
     target: Target
     sent: Sent | None = None
+    attached: tuple[Attached, ...] = ()
     withheld: tuple[TagWithheld, ...] = ()
     put: list[TagPut] = field(default_factory=list)
     failure: PublicationFailure | None = None
@@ -83,6 +88,10 @@ def publish(
     goals = _goals(targets, wish, config, replace(retry or Retry(), sleep=stop.sleep), console, stop)
     given, withheld = earned(wish.tags, wish.level)
 
+    def add(goal: _Goal) -> None:
+        there = goal.target
+        goal.attached = attach(there.client, there.reference.repository, source.digest, wish.evidence)
+
     def judge(goal: _Goal) -> None:
         goal.withheld = goal.target.judge(source, given, force=wish.force_tags)
 
@@ -91,12 +100,13 @@ def publish(
         goal.target.tag(source, [rule.name for rule in given if rule.name not in kept], goal.put.append)
 
     _send_everywhere(goals, source, config, console, stop)
+    _everywhere([goal for goal in goals if not goal.failure], "attachments", add, stop)
     for stage, step in (("tags", judge), ("tags", tag)):
         _everywhere(_ready(goals, wish), stage, step, stop)
     publication = Publication(
         digest=source.digest,
         level=wish.level,
-        registries=tuple(_record(goal, source) for goal in goals if goal.sent),
+        registries=tuple(_record(goal, source, signed=wish.evidence.signed) for goal in goals if goal.sent),
         failures=tuple(goal.failure for goal in goals if goal.failure),
         withheld=withheld,
     )
@@ -171,7 +181,7 @@ def _base_of(source: Source, config: Config) -> Reference | None:
         return None  # a label is only a hint; without it the layers are sent
 
 
-def _record(goal: _Goal, source: Source) -> RegistryPublication:
+def _record(goal: _Goal, source: Source, *, signed: bool) -> RegistryPublication:
     sent = goal.sent
     if sent is None:
         raise AssertionError("only registries that hold the image are recorded")
@@ -184,4 +194,6 @@ def _record(goal: _Goal, source: Source) -> RegistryPublication:
         bytes_there=sent.there,
         seconds=sent.seconds,
         withheld=goal.withheld,
+        attached=goal.attached,
+        signed=signed,
     )

@@ -275,6 +275,7 @@ def connect(
     patience: http.Patience | None = None,
 ) -> RegistryClient:
     """Return a client as the configuration, the environment and `docker login` say. `own` as in `credentials.find`."""
+    config = config.for_registry(host)
     return RegistryClient(
         host,
         http.session(config, patience),

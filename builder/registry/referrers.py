@@ -15,6 +15,8 @@ from builder.registry.failures import ImageMissingError
 from builder.registry.model import Descriptor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from builder.registry.client import RegistryClient
 
 # Another run may write the same list: it is read back, and written again if an entry got lost.
@@ -65,24 +67,26 @@ def referrers(client: RegistryClient, repository: str, digest: str) -> tuple[Ref
         ) from error
 
 
-def add_referrer(client: RegistryClient, repository: str, subject: str, added: Referrer) -> None:
-    """Put a manifest on the fallback list of its subject, beside whatever is there.
+def add_referrers(client: RegistryClient, repository: str, subject: str, added: Sequence[Referrer]) -> None:
+    """Put manifests on the fallback list of their subject, beside whatever is there; read back.
 
     Raises:
-        RegistryError: the registry refuses, or the entry keeps getting lost to other writers.
+        RegistryError: the registry refuses, or entries keep getting lost to other writers.
     """
-    for _ in range(_TRIES):
+    for last in (*[False] * _TRIES, True):
         entries = _fallback(client, repository, subject)
-        if any(entry.get("digest") == added.descriptor.digest for entry in entries):
+        there = {entry.get("digest") for entry in entries}
+        missing = [each.entry for each in added if each.descriptor.digest not in there]
+        if not missing:
             return
-        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*entries, added.entry]}
-        client.put_manifest(repository, tag_of(subject), json.dumps(index).encode(), OCI_INDEX)
-    if not any(entry.get("digest") == added.descriptor.digest for entry in _fallback(client, repository, subject)):
-        raise RegistryError(
-            "what was attached does not stay on the image's list",
-            where=f"{client.host}/{repository}:{tag_of(subject)}",
-            hint="does somebody else attach to the same image? Run it again when they have finished",
-        )
+        if not last:
+            index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*entries, *missing]}
+            client.put_manifest(repository, tag_of(subject), json.dumps(index).encode(), OCI_INDEX)
+    raise RegistryError(
+        "what was attached does not stay on the image's list",
+        where=f"{client.host}/{repository}:{tag_of(subject)}",
+        hint="does somebody else attach to the same image? Run it again when they have finished",
+    )
 
 
 def _fallback(client: RegistryClient, repository: str, digest: str) -> tuple[dict[str, Any], ...]:

@@ -95,7 +95,7 @@ with_suites() {
     local name
     for name in "$@"; do
         case $name in
-        docker* | containerd | qemu*) if needs_second_suite; then echo "$name/$SECOND_SUITE"; else echo "$name"; fi ;;
+        docker* | containerd | qemu* | oras | cosign) if needs_second_suite; then echo "$name/$SECOND_SUITE"; else echo "$name"; fi ;;
         *) echo "$name" ;;
         esac
     done
