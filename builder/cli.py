@@ -30,6 +30,10 @@ VERBS = (
     ("build", "stage", "Build cells into images."),
     ("smoke", "stage", "Start built images and ask them the recipe's questions."),
     ("push", "stage", "Push proven images and put their tags."),
+    ("promote", "promote", "Bring an image that exists to registries and tags, without building."),
+    ("tags", "tags", "Show where a recipe's tags are, missing and stray ones."),
+    ("verify", "verify", "Check an image in a registry against its signature, verdict and SBOM."),
+    ("verdict", "verdict", "Write the verdict of an image to a file, to be handed over."),
     ("why", "why", "Explain why a cell has no wheels, or why its packages have their versions."),
     ("doctor", "doctor", "Check this machine and show the command that mends what is missing."),
 )

@@ -16,6 +16,7 @@ from builder.workspace import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from builder.config import Config
     from builder.publish.evidence import Evidence
     from builder.resolve.changes import Change
     from builder.resolve.model import Job, Lock
@@ -113,6 +114,22 @@ class Work:
         return self.options.registries or self.job.spec.publish.registries or self.session.config.registries
 
 
+def targets_of(spec: PublishSpec, given: tuple[str, ...], config: Config, *, where: str) -> tuple[str, ...]:
+    """Return the registries of a recipe: those given on the command line, else its own, else the configuration's.
+
+    Raises:
+        UsageError: nobody names one.
+    """
+    targets = given or spec.registries or config.registries
+    if not targets:
+        raise UsageError(
+            "no registry to push to",
+            where=where,
+            hint="name one with --registry HOST/PREFIX, or `registries` under [publish] in the recipe or jbuild.toml",
+        )
+    return targets
+
+
 def check(work: Work) -> None:
     """Refuse at once what would fail only after hours.
 
@@ -121,13 +138,9 @@ def check(work: Work) -> None:
     """
     if work.options.until != "push":
         return
-    if not work.targets:
-        raise UsageError(
-            "no registry to push to",
-            where=str(work.job.recipe.path),
-            hint="name one with --registry HOST/PREFIX, or `registries` under [publish] in the recipe or jbuild.toml",
-        )
-    key = work.session.config.cosign_key
+    config = work.session.config
+    targets_of(work.job.spec.publish, work.options.registries, config, where=str(work.job.recipe.path))
+    key = config.cosign_key
     if key:
         from builder.publish import signing  # noqa: PLC0415
 
@@ -326,10 +339,9 @@ def _evidence(work: Work) -> Evidence:
     from builder.publish.signing import signer  # noqa: PLC0415
 
     session = work.session
-    audit: dict[str, Any] | None = records.read(work.folder.record("audit"), None, dict[str, Any])
+    audit: dict[str, Any] | None = records.read(work.folder.record("audit"), None, dict)
     made = Records(job=work.job, lock=work.lock, plan=work.plan, verdict=_made(work.made.verdict), audit=audit)
-    name = f"{work.targets[0]}/{work.job.spec.publish.repository}"
-    return evidence(work.image.manifest, made, session.workspace, signer(session.config, session.workspace), name)
+    return evidence(work.image.manifest, made, session.workspace, signer(session.config, session.workspace))
 
 
 _STEPS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +30,22 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
 
+def checked_registries(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what was given, if every one is a registry's name."""
+    for value in values:
+        if not re.fullmatch(REGISTRY_PATTERN, value):
+            raise click.BadParameter(f"{value!r} is not a registry such as host:5000/team", context, parameter)
+    return values
+
+
+registry_option = click.option(
+    "--registry",
+    "registries",
+    multiple=True,
+    metavar="HOST/PREFIX",
+    callback=checked_registries,
+    help="Push to this registry instead of the configured ones; may be repeated.",
+)
 force_tags_option = click.option(
     "--force-tags", is_flag=True, help="Put earned tags even if they are immutable or on a newer image."
 )
@@ -42,14 +59,7 @@ def run_options(function: _F) -> _F:
         click.option(
             "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Cells worked on at once."
         ),
-        click.option(
-            "--registry",
-            "registries",
-            multiple=True,
-            metavar="HOST/PREFIX",
-            callback=_registries,
-            help="Push to this registry instead of the configured ones; may be repeated.",
-        ),
+        registry_option,
         click.option("--builder", metavar="NAME", help="Build with this buildx builder instead of the engine's own."),
     )
     for option in reversed(options):
@@ -120,12 +130,3 @@ def _docker_host(session: Session) -> str | None:
     except EngineError:
         return None
     return engine.docker_host if engine.source == "scripts/engine" else None
-
-
-def _registries(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    import re  # noqa: PLC0415
-
-    for value in values:
-        if not re.fullmatch(REGISTRY_PATTERN, value):
-            raise click.BadParameter(f"{value!r} is not a registry such as host:5000/team", context, parameter)
-    return values

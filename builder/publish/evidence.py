@@ -78,8 +78,8 @@ class Made:
     audit: dict[str, Any] | None = None
 
 
-def evidence(image: Descriptor, made: Made, workspace: Workspace, signer: Signer | None, name: str) -> Evidence:
-    """Return what is known of an image, signed where there is a key; `name` is where it is published first.
+def evidence(image: Descriptor, made: Made, workspace: Workspace, signer: Signer | None) -> Evidence:
+    """Return what is known of an image, signed where there is a key.
 
     The same records give the same bytes: what a registry has of it is not put again.
 
@@ -88,10 +88,12 @@ def evidence(image: Descriptor, made: Made, workspace: Workspace, signer: Signer
     """
     job, lock = made.job, made.lock
     checksum = lockfile.content(lock)
-    bill = statements.as_bytes(sbom(lock, image.digest, checksum, workspace))
+    bill = sbom(lock, image.digest, checksum, workspace)
     verdict = statements.verdict_predicate(made.verdict, lock.recipe, lock.cell, checksum)
     provenance = statements.provenance_predicate(job, lock, made.plan, checksum)
     said = [("verdict", statements.VERDICT, verdict), ("provenance", statements.PROVENANCE, provenance)]
+    # Tools look for the bare bill; the signed one is for those who trust nobody's registry.
+    said += [("signed-sbom", statements.SBOM, bill)] if signer else []
     said += [("audit", statements.AUDIT, made.audit)] if made.audit is not None else []
     repository = job.spec.publish.repository
     parts = [
@@ -99,7 +101,8 @@ def evidence(image: Descriptor, made: Made, workspace: Workspace, signer: Signer
         for each, kind, predicate in said
     ]
     return together(
-        Evidence(artifacts=(artifact(image, "sbom", MEDIA_TYPE, bill, {}),), cosign=_signature(image, name, signer)),
+        Evidence(artifacts=(artifact(image, "sbom", MEDIA_TYPE, statements.as_bytes(bill), {}),)),
+        signature(image, repository, signer),
         *parts,
     )
 
@@ -174,12 +177,13 @@ def signed_payload(digest: str, name: str) -> bytes:
     return statements.as_bytes({"critical": critical, "optional": None})
 
 
-def _signature(image: Descriptor, name: str, signer: Signer | None) -> tuple[CosignLayer, ...]:
+def signature(image: Descriptor, name: str, signer: Signer | None) -> Evidence:
+    """Return the signature of an image as evidence, none without a signer; `name` is the same for all registries."""
     if signer is None:
-        return ()
+        return Evidence()
     payload = signed_payload(image.digest, name)
     layer = _layer(_SIGNED_TYPE, payload, {_SIGNATURE: signer.sign(payload)})
-    return (CosignLayer(tag="sig", layer=layer, content=payload),)
+    return Evidence(cosign=(CosignLayer(tag="sig", layer=layer, content=payload),))
 
 
 def signature_of(layer: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 STATEMENT = "https://in-toto.io/Statement/v1"
 VERDICT = "https://in-toto.io/attestation/test-result/v0.1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
+SBOM = "https://cyclonedx.org/bom"
 AUDIT = "urn:jbuild:audit:v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _BUILD_TYPE = "urn:jbuild:build:v1"

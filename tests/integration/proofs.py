@@ -115,7 +115,7 @@ def make_evidence(
     """Return what goes along with an image."""
     workspace = Workspace(project=folder, cache=folder / "cache")
     records = Made(job=make_job(), lock=lock, plan=PLAN, verdict=make_verdict(image, level), **made)
-    return evidence(image.manifest, records, workspace, signer, "registry.example/vllm")
+    return evidence(image.manifest, records, workspace, signer)
 
 
 def oras_discover(place: str, folder: Path) -> list[dict[str, Any]]:
