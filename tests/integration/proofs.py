@@ -90,14 +90,14 @@ def make_verdict(image: Image, level: Level = "emulated", **changes: Any) -> Ver
     return Verdict(**(facts | changes))
 
 
-def labels(lock: Lock = LOCK, **more: str) -> tuple[tuple[str, str], ...]:
+def labels(of: Lock = LOCK, **more: str) -> tuple[tuple[str, str], ...]:
     """Return the labels that an image of a lock has."""
     facts = {
-        "recipe": lock.recipe,
-        "cell": lock.cell,
-        "lock": lockfile.content(lock),
-        "vllm": lock.version_of("vllm") or "",
-        "torch": lock.version_of("torch") or "",
+        "recipe": of.recipe,
+        "cell": of.cell,
+        "lock": lockfile.content(of),
+        "vllm": of.version_of("vllm") or "",
+        "torch": of.version_of("torch") or "",
         **more,
     }
     return tuple((f"io.jbuild.{name}", value) for name, value in facts.items())
