@@ -73,11 +73,17 @@ def licences(metadata: bytes | None) -> list[dict[str, Any]]:
     if expression:
         return licence(expression)
     classified = [found[1] for line in headers.get_all("Classifier") or () if (found := _CLASSIFIER.match(str(line)))]
-    named = " ".join(str(headers.get("License") or "").split())
-    named = named if named.upper() != "UNKNOWN" and len(named) <= _LONGEST_NAME else ""
+    named = _named(str(headers.get("License") or ""))
     if named and _expression(named):
         return licence(named)
     return [{"license": {"name": name}} for name in classified or filter(None, [named])]
+
+
+def _named(text: str) -> str:
+    """Return the name in a `License` field: all of it, or the first line of a whole text."""
+    whole, first = " ".join(text.split()), next(iter(text.strip().splitlines()), "").strip()
+    name = whole if len(whole) <= _LONGEST_NAME else first
+    return name if name.upper() != "UNKNOWN" and len(name) <= _LONGEST_NAME else ""
 
 
 def licence(text: str) -> list[dict[str, Any]]:

@@ -90,7 +90,7 @@ disable_services() {
     systemctl disable --quiet "$@" >/dev/null 2>&1 || true
 }
 
-# The engine, QEMU and the registry are the ones too old (or absent) in Debian 12.
+# The engine, QEMU and the registry, oras and cosign are the ones too old (or absent) in Debian 12.
 with_suites() {
     local name
     for name in "$@"; do

@@ -25,7 +25,7 @@ from servers import (
     unknown_authority,
 )
 
-from builder.config import Config
+from builder.config import Config, RegistrySettings
 from builder.console import Console
 from builder.errors import IntegrityError, RecipeError
 from builder.http import Retry
@@ -263,6 +263,8 @@ def test_an_unknown_authority(
             push(image, layout, target)
         assert "ca-bundle" in (caught.value.hint or "")
         assert registry.tags("vllm") == {}
+        own = RegistrySettings(host=target, ca_bundle=certificate)
+        push(image, layout, target, config=Config(registry_settings=(own,)))
         push(image, layout, target, config=Config(ca_bundle=certificate))
     assert registry.tags("vllm") == all_on(image)
 
