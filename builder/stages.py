@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from builder import __version__, records
-from builder.errors import EngineError, UsageError
+from builder.errors import EngineError
 from builder.image.model import Image, Plan
 from builder.publish.model import Publication
+from builder.publish.where import required_targets, targets
 from builder.recipe.model import PublishSpec, SmokeSpec
 from builder.smoke.model import Verdict
 from builder.workspace import sha256_of
@@ -16,8 +17,6 @@ from builder.workspace import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from builder.config import Config
-    from builder.publish.evidence import Evidence
     from builder.resolve.changes import Change
     from builder.resolve.model import Job, Lock
     from builder.session import Session
@@ -111,23 +110,7 @@ class Work:
     @property
     def targets(self) -> tuple[str, ...]:
         """The registries to push to: of the command line, else of the recipe, else of the configuration."""
-        return self.options.registries or self.job.spec.publish.registries or self.session.config.registries
-
-
-def targets_of(spec: PublishSpec, given: tuple[str, ...], config: Config, *, where: str) -> tuple[str, ...]:
-    """Return the registries of a recipe: those given on the command line, else its own, else the configuration's.
-
-    Raises:
-        UsageError: nobody names one.
-    """
-    targets = given or spec.registries or config.registries
-    if not targets:
-        raise UsageError(
-            "no registry to push to",
-            where=where,
-            hint="name one with --registry HOST/PREFIX, or `registries` under [publish] in the recipe or jbuild.toml",
-        )
-    return targets
+        return targets(self.job.spec.publish, self.options.registries, self.session.config)
 
 
 def check(work: Work) -> None:
@@ -139,7 +122,7 @@ def check(work: Work) -> None:
     if work.options.until != "push":
         return
     config = work.session.config
-    targets_of(work.job.spec.publish, work.options.registries, config, where=str(work.job.recipe.path))
+    required_targets(work.job.spec.publish, work.options.registries, config, where=str(work.job.recipe.path))
     key = config.cosign_key
     if key:
         from builder.publish import signing  # noqa: PLC0415
@@ -316,32 +299,22 @@ def _publication_holds(work: Work, publication: Publication) -> bool:
 
 
 def _push(work: Work) -> Publication:
-    from builder.publish.evidence import Evidence  # noqa: PLC0415
+    from builder.publish.evidence import Evidence, of_cell  # noqa: PLC0415
     from builder.publish.push import Wish, publish  # noqa: PLC0415
     from builder.publish.source import from_layout  # noqa: PLC0415
 
-    spec, session = work.job.spec.publish, work.session
+    spec, session, verdict = work.job.spec.publish, work.session, _made(work.made.verdict)
+    known = of_cell(work.image, work.job, work.lock, work.plan, verdict, session) if spec.attach else Evidence()
     wish = Wish(
         repository=spec.repository,
         tags=spec.tags,
-        level=_made(work.made.verdict).level,
+        level=verdict.level,
         on_failure=spec.on_failure,
         force_tags=work.options.force_tags,
-        evidence=_evidence(work) if spec.attach else Evidence(),
+        evidence=known,
     )
     source = from_layout(work.image, session.workspace.images)
     return publish(source, work.targets, wish, config=session.config, console=session.console)
-
-
-def _evidence(work: Work) -> Evidence:
-    from builder.publish.evidence import Made as Records  # noqa: PLC0415
-    from builder.publish.evidence import evidence  # noqa: PLC0415
-    from builder.publish.signing import signer  # noqa: PLC0415
-
-    session = work.session
-    audit: dict[str, Any] | None = records.read(work.folder.record("audit"), None, dict)
-    made = Records(job=work.job, lock=work.lock, plan=work.plan, verdict=_made(work.made.verdict), audit=audit)
-    return evidence(work.image.manifest, made, session.workspace, signer(session.config, session.workspace))
 
 
 _STEPS = {

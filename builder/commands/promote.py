@@ -13,11 +13,11 @@ from builder.commands.working import checked_registries, force_tags_option
 from builder.errors import UsageError
 from builder.publish.promote import Asked, from_cell, from_image, is_about, promote
 from builder.publish.signing import public_keys
+from builder.publish.where import required_targets
 from builder.recipe.levels import levels
 from builder.registry.reference import Reference
 from builder.report.summary import references, withheld
 from builder.resolve.jobs import job_of
-from builder.stages import targets_of
 
 if TYPE_CHECKING:
     from builder.publish.model import Publication
@@ -81,7 +81,7 @@ def _of_image(what: str, asked: Asked, session: Session) -> tuple[list[Candidate
 
 def _of_recipe(what: str, selectors: tuple[str, ...], asked: Asked, session: Session) -> tuple[list[Candidate], Asked]:
     found, cells = open_recipe(what, selectors, session.workspace)
-    targets = targets_of(found.spec.publish, asked.targets, session.config, where=str(found.path))
+    targets = required_targets(found.spec.publish, asked.targets, session.config, where=str(found.path))
     candidates = [from_cell(job_of(found, cell), session) for cell in cells if not cell.impossible]
     if asked.verdict:
         about = [candidate for candidate in candidates if is_about(asked.verdict, candidate)]

@@ -12,8 +12,8 @@ from builder.commands.common import as_json, cell_option, open_recipe, open_sess
 from builder.commands.working import registry_option
 from builder.errors import RegistryError
 from builder.publish.overview import overview
+from builder.publish.where import required_targets
 from builder.resolve.jobs import job_of
-from builder.stages import targets_of
 
 if TYPE_CHECKING:
     from builder.publish.overview import TagState
@@ -29,7 +29,7 @@ def command(recipe: str, selectors: tuple[str, ...], registries: tuple[str, ...]
     session = open_session(as_json=as_json)
     found, cells = open_recipe(recipe, selectors, session.workspace)
     jobs = [job_of(found, cell) for cell in cells if not cell.impossible]
-    targets = targets_of(found.spec.publish, registries, session.config, where=str(found.path))
+    targets = required_targets(found.spec.publish, registries, session.config, where=str(found.path))
     rows = overview(jobs, targets, session)
     table = session.console.table(("repository", "tag", "state", "level", "age", "image"), [_row(row) for row in rows])
     session.console.result({"recipe": found.name, "tags": records.plain(rows)}, table)

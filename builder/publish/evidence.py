@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from builder import records
 from builder.publish import statements
 from builder.publish.sbom import MEDIA_TYPE, sbom
+from builder.publish.signing import signer as signer_of
 from builder.registry.blobs import BytesBlob
 from builder.registry.client import OCI_MANIFEST
 from builder.registry.model import Descriptor
@@ -18,10 +20,11 @@ from builder.registry.referrers import Referrer
 from builder.resolve import lockfile
 
 if TYPE_CHECKING:
-    from builder.image.model import Plan
+    from builder.image.model import Image, Plan
     from builder.publish.signing import Signer
     from builder.registry.blobs import BlobSource
     from builder.resolve.model import Job, Lock
+    from builder.session import Session
     from builder.smoke.model import Verdict
     from builder.workspace import Workspace
 
@@ -105,6 +108,18 @@ def evidence(image: Descriptor, made: Made, workspace: Workspace, signer: Signer
         signature(image, repository, signer),
         *parts,
     )
+
+
+def of_cell(image: Image, job: Job, lock: Lock, plan: Plan, verdict: Verdict, session: Session) -> Evidence:
+    """Return what the records of a cell say of its image, signed with the configured key; its audit too if it has one.
+
+    Raises:
+        UsageError, RegistryError: it cannot be signed.
+    """
+    folder = session.workspace.cell(job.recipe.name, job.cell.id)
+    audit = records.read(folder.record("audit"), None, dict)
+    made = Made(job=job, lock=lock, plan=plan, verdict=verdict, audit=audit)
+    return evidence(image.manifest, made, session.workspace, signer_of(session.config, session.workspace))
 
 
 def together(*parts: Evidence) -> Evidence:

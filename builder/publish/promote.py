@@ -11,14 +11,14 @@ from builder.image.layout import is_whole
 from builder.image.model import Image, Plan
 from builder.publish import statements
 from builder.publish.attach import found
-from builder.publish.evidence import Evidence, Made, evidence, kept, signature, together
+from builder.publish.evidence import Evidence, kept, of_cell, signature, together
 from builder.publish.model import Publication
 from builder.publish.push import Wish, publish
 from builder.publish.signing import signer
 from builder.publish.source import Source, from_layout, from_registry
 from builder.publish.trust import best, handed_over, said_of
 from builder.recipe.model import TagRule
-from builder.registry.client import connect
+from builder.registry.lookup import connect_to
 from builder.registry.reference import Reference
 from builder.resolve import lockfile
 from builder.smoke.model import Verdict
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from builder.http import Retry
     from builder.recipe.model import OnFailure
-    from builder.registry.client import RegistryClient
     from builder.resolve.model import Job
     from builder.session import Session
 
@@ -107,7 +106,7 @@ def from_image(reference: Reference, session: Session, keys: tuple[Path, ...]) -
     Raises:
         RegistryError: it is not there, or the registry does not answer.
     """
-    client = _connect(reference, session)
+    client = connect_to(reference, session.config)
     source = from_registry(client, reference)
     beside = found(client, reference.repository, source.digest)
     said = said_of(client, reference.repository, source.digest, beside, keys)
@@ -198,8 +197,7 @@ def _evidence(job: Job, image: Image, verdict: Verdict, session: Session) -> Evi
     if plan is None or lock is None or dict(image.labels).get("io.jbuild.lock") != lockfile.content(lock):
         session.console.warn(f"{job.cell.id}: the lock has changed since the image was built; no evidence goes along")
         return Evidence()
-    made = Made(job=job, lock=lock, plan=plan, verdict=verdict, audit=records.read(folder.record("audit"), None, dict))
-    return evidence(image.manifest, made, session.workspace, signer(session.config, session.workspace))
+    return of_cell(image, job, lock, plan, verdict, session)
 
 
 def _source(image: Image, publication: Publication | None, session: Session) -> Source:
@@ -207,10 +205,5 @@ def _source(image: Image, publication: Publication | None, session: Session) -> 
         return from_layout(image, session.workspace.images)
     for there in publication.registries if publication and publication.digest == image.digest else ():
         reference = Reference.parse(there.repository).at(image.digest)
-        return from_registry(_connect(reference, session), reference)
+        return from_registry(connect_to(reference, session.config), reference)
     return from_layout(image, session.workspace.images)
-
-
-def _connect(reference: Reference, session: Session) -> RegistryClient:
-    own = {Reference.parse(f"{registry}/x").host for registry in session.config.registries}
-    return connect(reference.host, session.config, own=own)

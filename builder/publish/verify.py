@@ -15,7 +15,7 @@ from builder.publish.signing import is_signed
 from builder.publish.source import from_registry
 from builder.publish.trust import best, said_of
 from builder.recipe.levels import reaches
-from builder.registry.client import connect
+from builder.registry.lookup import connect_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,7 +112,7 @@ def verify(
         RegistryError: the image is not there, or the registry does not answer.
         UsageError: cosign is missing, and there is a key to check with.
     """
-    client = connect(reference.host, config)
+    client = connect_to(reference, config)
     source = from_registry(client, reference)
     beside = found(client, reference.repository, source.digest)
     case = _Case(

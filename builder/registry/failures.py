@@ -78,7 +78,8 @@ def _refused(response: requests.Response, *, host: str, repository: str, doing: 
     if status in _GATEWAY_FAULTS and not full:
         return RegistryUnreachableError(message, where=name, hint=f"the registry is down or starting; {_LASTING_HINT}")
     if hint is None:
-        hint = f"look into the registry's log, then {_LASTING_HINT}"
+        # distribution says no more than "unknown error" when its disk is full.
+        hint = f"look into the registry's log (is its disk full?), then {_LASTING_HINT}"
     kind: type[RegistryError] = ImageMissingError if status == _MISSING and right == "pull" else RegistryError
     if _BLOB_UNKNOWN in said:
         kind, hint = BlobUnknownError, _LASTING_HINT

@@ -131,14 +131,14 @@ def test_verify_tells_what_does_not_hold(folder: Folder, registry: Registry) -> 
     assert "not checked" in done.stdout
 
 
-def test_tags_of_a_registry_that_is_down(folder: Folder, registry: Registry) -> None:
-    nobody = f"127.0.0.1:{free_port()}"
-    done = folder.run("tags", "demo", "--registry", registry.host, "--registry", nobody)
+def test_tags_of_a_registry_that_refuses(folder: Folder, registry: Registry) -> None:
+    with running_front(registry, Fault(match="", kind="answer", status=403, times=None)) as front:
+        done = folder.run("tags", "demo", "--registry", registry.host, "--registry", front.host)
     assert done.code == 11
     assert "no image was built here" not in done.stdout
     assert "missing" in done.stdout
-    assert f"{nobody}/vllm" in done.stderr
-    assert "refused" in done.stderr
+    assert f"{front.host}/vllm" in done.stderr
+    assert "answers 403" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,6 @@ def test_tags_of_a_registry_that_is_down(folder: Folder, registry: Registry) -> 
         (("promote", "demo", "--to", "127.0.0.1:1", "--verdict", "nothing.json"), 2, "the verdict cannot be read"),
         (("promote", "demo", "--to", "127.0.0.1:1", "--key", "nothing.pub"), 2, "there is no such key"),
         (("promote", "demo", "--to", "127.0.0.1:1", "--level", "gpus"), 2, "gpus"),
-        (("verify", "127.0.0.1:1/vllm:x"), 11, "connection refused"),
         (("tags", "dem", "--registry", "127.0.0.1:1"), 2, "dem"),
     ],
 )
@@ -208,9 +207,10 @@ def test_two_runs_that_put_the_same_tag(folder: Folder, registry: Registry, tmp_
 def test_one_of_three_mirrors_is_down(folder: Folder, registry: Registry, second: Registry, tmp_path: Path) -> None:
     down = f"127.0.0.1:{free_port()}"
     all_three = [word for host in (registry.host, second.host, down) for word in ("--to", host)]
-    refused = folder.run("promote", "demo", *all_three, "--json")
+    with running_front(second, Fault(match="", kind="answer", status=403, times=None)) as front:
+        refused = folder.run("promote", "demo", "--to", registry.host, "--to", front.host, "--json")
     assert refused.code == 11
-    assert refused.json["publication"]["failures"][0]["repository"] == f"{down}/vllm"
+    assert refused.json["publication"]["failures"][0]["repository"] == f"{front.host}/vllm"
     assert registry.tags("vllm") == second.tags("vllm") == {}
     folder.write(**{"on-failure": "complete-others"})
     assert_refused(folder.run("promote", "demo", *all_three), 11, f"Tags were put in {registry.host}/vllm \\(rc\\)")
@@ -224,6 +224,6 @@ def test_one_of_three_mirrors_is_down(folder: Folder, registry: Registry, second
         assert third.tags("vllm") == {"rc": folder.image.digest}
 
 
-def test_json_is_one_object_also_when_it_fails(folder: Folder) -> None:
-    done = folder.run("verify", "127.0.0.1:1/vllm:x", "--json")
+def test_json_is_one_object_also_when_it_fails(folder: Folder, registry: Registry) -> None:
+    done = folder.run("verify", f"{registry.host}/vllm:x", "--json")
     assert json.loads(done.stdout)["exit_code"] == done.code == 11

@@ -78,16 +78,18 @@ def test_cosign_verifies_signature_and_attestations(
     checked = ("--insecure-ignore-tlog=true", "--allow-http-registry")
     key = f"--key={keys.public}"
     call("cosign", "verify", key, *checked, place(registry, image), folder=tmp_path)
-    for kind in (statements.VERDICT, statements.PROVENANCE):
+    for kind in (statements.VERDICT, statements.PROVENANCE, statements.SBOM):
         said = call(
             "cosign", "verify-attestation", key, *checked, f"--type={kind}", place(registry, image), folder=tmp_path
         )
         payload = json.loads(base64.b64decode(json.loads(said.stdout.splitlines()[0])["payload"]))
         assert payload["predicateType"] == kind
         assert payload["subject"][0]["digest"] == {"sha256": image.digest[7:]}
+    call("cosign", "verify-attestation", key, *checked, "--type=cyclonedx", place(registry, image), folder=tmp_path)
     tree = call("cosign", "tree", "--allow-http-registry", place(registry, image), folder=tmp_path).stdout
     assert "Signatures for an image" in tree
-    assert tree.count("sha256:") == 1 + 1 + 2
+    # The image, its signature, and the signed verdict, provenance and bill.
+    assert tree.count("sha256:") == 1 + 1 + 3
     other = make_keys(tmp_path / "other")
     refused = call(
         "cosign", "verify", f"--key={other.public}", *checked, place(registry, image), folder=tmp_path, check=False

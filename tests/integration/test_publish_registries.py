@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from dataclasses import replace
@@ -421,3 +422,23 @@ def test_a_failed_upload_leaves_nothing_open(registry: Registry, image: Image, l
         push(image, layout, front.host)
     # The registry itself leaves empty folders where an upload was cancelled.
     assert list(registry.storage.rglob("_uploads/*/data")) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 256 KB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("no right to mount a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_registry_whose_disk_is_really_full(small_disk: Path, image: Image, layout: Path, second: Registry) -> None:
+    with running_registry(small_disk) as full:
+        with pytest.raises(PublicationError, match="cannot send blob") as caught:
+            push(image, layout, full.host, second.host)
+        assert full.tags("vllm") == second.tags("vllm") == {}
+    assert "is its disk full?" in (caught.value.hint or "")
