@@ -6,12 +6,13 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from builder import tomldoc
+from builder.caches import Cache, read_caches
 from builder.errors import DocumentError, Problem, RecipeError
 from builder.index.model import DEFAULT
-from builder.jetson.indexes import read_rows
+from builder.jetson.indexes import ADDRESS, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from builder.jetson.indexes import IndexRow
     from builder.tomldoc import Table
 
+Compression = Literal["zstd", "gzip"]
+COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
+BUILDER_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 REGISTRY_PATTERN = r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-][a-z0-9]+)*)?"
 _HOST = r"[A-Za-z0-9.-]+(:[0-9]+)?"
 _IMAGE_NAME = r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-][a-z0-9]+)*)*"
@@ -73,8 +77,10 @@ class Config:
     """All settings.
 
     `registries` are prefixes that proven images go to when a recipe names none. `ca_bundle` is a PEM file that
-    every connection of jbuild and of a build's package manager trusts. `cosign_key` is the private key that signs
-    what is published; signatures by `trusted_keys` (public ones) are believed.
+    every connection of jbuild and of a build's package manager trusts. `python_mirror` serves below its address what
+    python-build-standalone's releases do. `compression` is that of the layers of built images. `builders` are
+    buildx builders or docker contexts that build instead of the engine, cells dealt out among them. `cosign_key` is
+    the private key that signs what is published; signatures by `trusted_keys` (public ones) are believed.
     """
 
     registries: tuple[str, ...] = ()
@@ -88,7 +94,11 @@ class Config:
     index_mirrors: tuple[IndexMirror, ...] = ()
     hub_endpoint: str | None = None
     ca_bundle: Path | None = None
-    builder: str | None = None
+    builders: tuple[str, ...] = ()
+    cache_from: tuple[Cache, ...] = ()
+    cache_to: tuple[Cache, ...] = ()
+    compression: Compression = "zstd"
+    python_mirror: str | None = None
 
     def for_registry(self, host: str) -> Config:
         """Return the configuration as it is for one registry."""
@@ -132,7 +142,9 @@ def load(files: Iterable[Path]) -> Config:
 
 def _parser(config: Config, folder: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202
     def parse(root: Table) -> Config:
-        publish, hub, network, build = (root.table(name) for name in ("publish", "hub", "network", "build"))
+        publish, hub, network, build, python = (
+            root.table(name) for name in ("publish", "hub", "network", "build", "python")
+        )
         read = replace(
             config,
             registries=publish.strings("registries", pattern=REGISTRY_PATTERN, noun="a registry such as host:5000/team")
@@ -149,14 +161,31 @@ def _parser(config: Config, folder: Path):  # type: ignore[no-untyped-def]  # no
             hub_endpoint=hub.optional_string("endpoint", pattern=_ADDRESS, noun="an http(s) address")
             or config.hub_endpoint,
             ca_bundle=_file(network, "ca-bundle", folder) or config.ca_bundle,
-            builder=build.optional_string("builder", pattern=r"[A-Za-z0-9._-]+", noun="a builder's name")
-            or config.builder,
+            builders=_builders(build) or config.builders,
+            cache_from=read_caches(build, "cache-from", "from", folder) or config.cache_from,
+            cache_to=read_caches(build, "cache-to", "to", folder) or config.cache_to,
+            compression=_compression(publish, config.compression),
+            python_mirror=python.optional_string("mirror", pattern=_ADDRESS, noun="an http(s) address")
+            or config.python_mirror,
         )
-        for table in (publish, hub, network, build):
+        for table in (publish, hub, network, build, python):
             table.done()
         return read
 
     return parse
+
+
+def _builders(build: Table) -> tuple[str, ...]:
+    one = build.optional_string("builder", pattern=BUILDER_PATTERN, noun="a builder's name")
+    several = build.strings("builders", pattern=BUILDER_PATTERN, noun="a builder's name")
+    if one is not None and several:
+        build.problem("builder", "`builder` and `builders` exclude each other", "keep `builders`")
+    return several or ((one,) if one else ())
+
+
+def _compression(publish: Table, before: Compression) -> Compression:
+    found = publish.string("compression", before, pattern="|".join(COMPRESSIONS), noun="zstd or gzip")
+    return next((kind for kind in COMPRESSIONS if kind == found), before)
 
 
 def _registry_mirrors(root: Table) -> list[RegistryMirror]:
@@ -191,8 +220,8 @@ def _index_mirrors(root: Table) -> list[IndexMirror]:
     rules = []
     for table in root.tables("index-mirrors"):
         rule = IndexMirror(
-            prefix=table.string("prefix", pattern=f"{DEFAULT}|{_ADDRESS}", noun="the beginning of an index's address"),
-            mirror=table.string("mirror", pattern=_ADDRESS, noun="an http(s) address"),
+            prefix=table.string("prefix", pattern=f"{DEFAULT}|{ADDRESS}", noun="the beginning of an index's address"),
+            mirror=table.string("mirror", pattern=ADDRESS, noun="an http(s) address without `?` and `#`"),
             fallback=table.boolean("fallback", default=False),
             stand_in=table.optional_string("stand-in"),
         )

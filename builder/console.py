@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rich.console import Console as RichConsole
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
 # In a log without live progress, one line this often shows that something moves.
 _PLAIN_EVERY_S = 10.0
@@ -33,25 +33,25 @@ class Task:
 
     def __init__(self, console: Console, title: str, total: float | None, unit: str) -> None:
         """Start showing `title`; `unit` is `B` for bytes or a noun for things counted."""
-        self._console, self._title, self._unit = console, title, unit
-        self._total, self._done = total, 0.0
+        self._console, self.title, self._unit = console, title, unit
+        self.total, self.done = total, 0.0
         self._mutex = threading.Lock()
         self._started = self._shown = time.monotonic()
         self._ended = False
-        self._live: tuple[Progress, TaskID] | None = console.live(title, total)
+        self._live: Line | None = console.live(self)
 
     def advance(self, amount: float) -> None:
         """Count `amount` more as done."""
         self._console.check()
         with self._mutex:
-            self._done += amount
+            self.done += amount
             if self._ended:
                 return
             if self._live:
-                self._live[0].update(self._live[1], completed=self._done, measure=self._measure())
+                self._live.show(self, completed=self.done, measure=self._measure())
             elif time.monotonic() - self._shown >= _PLAIN_EVERY_S:
                 self._shown = time.monotonic()
-                self._console.say(f"{self._title}: {self._measure()}")
+                self._console.say(f"{self.title}: {self._measure()}")
 
     def note(self, text: str) -> None:
         """Show what is being done just now."""
@@ -60,24 +60,56 @@ class Task:
             if self._ended:
                 return
             if self._live:
-                self._live[0].update(self._live[1], measure=text[: self._console.room_for_notes()])
+                self._live.show(self, measure=text[: self._console.room_for_notes()])
             elif time.monotonic() - self._shown >= _PLAIN_EVERY_S:
                 self._shown = time.monotonic()
                 seconds = time.monotonic() - self._started
-                self._console.say(f"{self._title} ({seconds:.0f} s): {text[:_NOTE_LENGTH]}")
+                self._console.say(f"{self.title} ({seconds:.0f} s): {text[:_NOTE_LENGTH]}")
 
     def end(self) -> None:
         """Stop showing it; work that still winds down may go on counting."""
         with self._mutex:
             self._ended = True
         if self._live:
-            self._console.live_end(self._live[1])
+            self._console.live_end(self._live, self)
 
     def _measure(self) -> str:
         if self._unit == "B":
-            done, total = f"{self._done / 1e6:.0f}", f" of {self._total / 1e6:.0f}" if self._total else ""
+            done, total = f"{self.done / 1e6:.0f}", f" of {self.total / 1e6:.0f}" if self.total else ""
             return f"{done}{total} MB"
-        return f"{self._done:.0f}{f' of {self._total:.0f}' if self._total else ''} {self._unit}"
+        return f"{self.done:.0f}{f' of {self.total:.0f}' if self.total else ''} {self._unit}"
+
+
+class Line:
+    """A live line. Work that is begun within other work, in the same thread, takes the line over until it ends."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Take a place in the live display."""
+        self._progress = progress
+        self._id = progress.add_task("", total=None, measure="")
+        self._tasks: list[Task] = []
+
+    def begin(self, task: Task) -> None:
+        """Show a task."""
+        self._tasks.append(task)
+        self._head(task)
+
+    def show(self, task: Task, **fields: Any) -> None:
+        """Show how far a task is, unless another has the line."""
+        if self._tasks and self._tasks[-1] is task:
+            self._progress.update(self._id, **fields)
+
+    def end(self, task: Task) -> bool:
+        """Give the line back to the task around this one; return whether there is none."""
+        self._tasks.remove(task)
+        if self._tasks:
+            self._head(self._tasks[-1])
+        else:
+            self._progress.remove_task(self._id)
+        return not self._tasks
+
+    def _head(self, task: Task) -> None:
+        self._progress.update(self._id, description=task.title, total=task.total, completed=task.done, measure="")
 
 
 class Console:
@@ -91,8 +123,10 @@ class Console:
         self.terminal = sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb"
         self._rich: RichConsole | None = None
         self._progress: Progress | None = None
-        self._tasks = 0
+        self._lines = 0
+        self._here = threading.local()
         self._cancelled = False
+        self._warned: set[str] = set()
         self._mutex = threading.RLock()
 
     def say(self, text: str) -> None:
@@ -112,8 +146,12 @@ class Console:
                 self._progress = None
 
     def warn(self, text: str) -> None:
-        """Print a warning."""
-        self._line(f"warning: {text}", style="yellow")
+        """Print a warning, once a run: what is so for ten cells is said for the first."""
+        with self._mutex:
+            known = text in self._warned
+            self._warned.add(text)
+        if not known:
+            self._line(f"warning: {text}", style="yellow")
 
     def success(self, text: str) -> None:
         """Print a line about something that is done."""
@@ -144,11 +182,22 @@ class Console:
     @contextmanager
     def task(self, title: str, total: float | None = None, *, unit: str = "B") -> Iterator[Task]:
         """Show the progress of a piece of work while the block runs."""
-        task = Task(self, title, total, unit)
+        cell = getattr(self._here, "cell", None)
+        named = title if cell is None or title.startswith(cell) else f"{cell}: {title}"
+        task = Task(self, named, total, unit)
         try:
             yield task
         finally:
             task.end()
+
+    @contextmanager
+    def working_on(self, cell: str) -> Iterator[None]:
+        """Name the cell that this thread works on in the title of everything that it begins within the block."""
+        self._here.cell = cell
+        try:
+            yield
+        finally:
+            self._here.cell = None
 
     @contextmanager
     def group(self, title: str) -> Iterator[None]:
@@ -194,29 +243,33 @@ class Console:
         if self._cancelled:
             raise KeyboardInterrupt
 
-    def live(self, title: str, total: float | None) -> tuple[Progress, TaskID] | None:
-        """Begin a live progress line, if a person is watching."""
+    def live(self, task: Task) -> Line | None:
+        """Show a task on its thread's line, if a person is watching."""
         if not self.terminal or self.quiet:
             return None
         with self._mutex:
-            if self._progress is None:
-                self._progress = self._new_progress()
-                self._progress.start()
-            self._tasks += 1
-            return self._progress, self._progress.add_task(title, total=total, measure="")
+            line: Line | None = getattr(self._here, "line", None)
+            if line is None:
+                if self._progress is None:
+                    self._progress = self._new_progress()
+                    self._progress.start()
+                self._lines += 1
+                line = self._here.line = Line(self._progress)
+            line.begin(task)
+            return line
 
     def room_for_notes(self) -> int:
         """Return how many characters of a note fit beside a live task's title, bar and time."""
         return max(20, self._rich_console().width - 72)
 
-    def live_end(self, task: TaskID) -> None:
-        """End a live progress line."""
+    def live_end(self, line: Line, task: Task) -> None:
+        """Take a task off its line, and the line away with the last of them."""
         with self._mutex:
-            if self._progress is None:
+            if not line.end(task):
                 return
-            self._progress.remove_task(task)
-            self._tasks -= 1
-            if self._tasks == 0:
+            self._here.line = None
+            self._lines -= 1
+            if self._lines == 0 and self._progress is not None:
                 self._progress.stop()
                 self._progress = None
 

@@ -248,11 +248,19 @@ def _current_context() -> str:
     return name or str(_json(_docker_folder() / "config.json").get("currentContext") or "default")
 
 
+def is_context(name: str) -> bool:
+    """Return whether a name is that of a docker context, besides the one without a name of its own."""
+    return name != "default" and _context_meta(name).is_file()
+
+
+def _context_meta(name: str) -> Path:
+    return _docker_folder() / "contexts" / "meta" / hashlib.sha256(name.encode()).hexdigest() / "meta.json"
+
+
 def _context_host(context: str) -> str:
     if context == "default":
         return _DEFAULT_HOST
-    kept = hashlib.sha256(context.encode()).hexdigest()
-    endpoints = _json(_docker_folder() / "contexts" / "meta" / kept / "meta.json").get("Endpoints") or {}
+    endpoints = _json(_context_meta(context)).get("Endpoints") or {}
     host = (endpoints.get("docker") or {}).get("Host")
     if not host:
         hint = "run `docker context ls` and `docker context use NAME`"

@@ -2,7 +2,7 @@
 
 Exit codes are part of the command's interface: 1 unexpected, 2 usage, 3 recipe or configuration, 4 lock,
 5 index or network, 6 integrity, 7 engine, 8 build, 9 model, 10 smoke, 11 registry or publication,
-12 disk, 13 some of several cells failed, 130 interrupted.
+12 disk, 13 some of several cells failed, 14 audit, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -154,6 +154,12 @@ class CellsFailedError(JbuildError):
     """Several cells were worked on and some failed; each failure has been shown."""
 
     exit_code = 13
+
+
+class AuditError(JbuildError):
+    """What the wheels' binaries need is not there: the image would not load or not run."""
+
+    exit_code = 14
 
 
 class ProgramMissingError(EngineError):

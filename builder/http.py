@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import math
 import random
 import re
 import socket
@@ -120,14 +121,17 @@ class Retry:
     """Tries again what can change: lost connections, time-outs, cut bodies, 429 and 5xx. Never another 4xx.
 
     Waits double from `first_wait_s` (seconds), with jitter. A `Retry-After` beyond `longest_wait_s` ends the tries,
-    because a sooner one would be refused. `on_retry` is told why and how long.
+    because a sooner one would be refused. No try begins later than `within_s` after the first. `on_retry` is told why
+    and how long.
     """
 
     tries: int = 5
     first_wait_s: float = 0.5
     longest_wait_s: float = 60.0
+    within_s: float = math.inf
     sleep: Callable[[float], object] = time.sleep
     jitter: Callable[[], float] = random.random
+    clock: Callable[[], float] = time.monotonic
     on_retry: Callable[[str], object] | None = None
 
     def run(self, attempt: Callable[[], _T], *, progress: Callable[[], int] | None = None) -> _T:
@@ -139,6 +143,7 @@ class Retry:
             requests.RequestException: the last failure.
         """
         failures, reached = 0, progress() if progress else 0
+        begun = self.clock()
         while True:
             try:
                 return attempt()
@@ -147,7 +152,7 @@ class Retry:
                     failures, reached = 0, progress()
                 failures += 1
                 wait = self._wait_s(error, failures)
-                if wait is None:
+                if wait is None or self.clock() + wait > begun + self.within_s:
                     raise
                 if self.on_retry:
                     self.on_retry(f"{reason(error)}; trying again in {wait:.1f} s ({failures + 1} of {self.tries})")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from builder import process, stages
+from builder.cache.use import in_use
 from builder.errors import JbuildError
 from builder.records import fingerprint
 from builder.stages import Work
@@ -20,6 +21,7 @@ from builder.workspace import disk_errors
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from builder.image.builders import Builders
     from builder.resolve.model import Job
     from builder.session import Session
     from builder.stages import Options
@@ -51,13 +53,23 @@ class CellResult:
 
 
 def run_cells(jobs: Sequence[Job], session: Session, options: Options, *, at_once: int = 1) -> list[CellResult]:
-    """Bring every cell up to the last stage asked for; a cell that fails does not stop the others."""
+    """Bring every cell up to the last stage asked for; a cell that fails does not stop the others.
+
+    At least as many are worked on at once as there are builders to deal them out to.
+    """
+    with in_use(session.workspace):
+        return _run_cells(jobs, session, options, at_once)
+
+
+def _run_cells(jobs: Sequence[Job], session: Session, options: Options, at_once: int) -> list[CellResult]:
+    builders = stages.builders_of(options, session)
+    at_once = max(at_once, len(builders.names))
     if at_once <= 1 or len(jobs) <= 1:
-        return [_run_in_group(job, session, options) for job in jobs]
+        return [_run_in_group(job, session, options, builders) for job in jobs]
     # Filled at first use, and half empty to other threads meanwhile (finding uv's program needs it).
     sysconfig.get_config_vars()
     pool = ThreadPoolExecutor(at_once)
-    running = [pool.submit(run_cell, job, session, options) for job in jobs]
+    running = [pool.submit(run_cell, job, session, options, builders) for job in jobs]
     try:
         return [future.result() for future in running]
     except BaseException:
@@ -70,22 +82,25 @@ def run_cells(jobs: Sequence[Job], session: Session, options: Options, *, at_onc
         pool.shutdown(cancel_futures=True)
 
 
-def _run_in_group(job: Job, session: Session, options: Options) -> CellResult:
+def _run_in_group(job: Job, session: Session, options: Options, builders: Builders) -> CellResult:
     with session.console.group(job.name):
-        return run_cell(job, session, options)
+        return run_cell(job, session, options, builders)
 
 
-def run_cell(job: Job, session: Session, options: Options) -> CellResult:
+def run_cell(job: Job, session: Session, options: Options, builders: Builders) -> CellResult:
     """Run the stages of a cell that are missing or out of date, in order."""
-    result = CellResult(Work(job=job, session=session, options=options))
+    result = CellResult(Work(job=job, session=session, options=options, builders=builders))
     try:
-        with _alone(job, session):
+        with _alone(job, session), session.console.working_on(job.cell.id):
             for stage in options.stages:
                 begun = time.monotonic()
                 ran = stages.run(stage, result.work)
                 result.stages.append(StageResult(stage=stage, ran=ran, seconds=time.monotonic() - begun))
                 said = f"{result.stages[-1].seconds:.1f} s" if ran else "unchanged"
                 session.console.say(f"{job.cell.id}: {stage}: {said}")
+            if options.verify:
+                stages.verify(result.work)
+                session.console.say(f"{job.cell.id}: verify: a second build without any cache gave the same digest")
     except JbuildError as error:
         result.error = error
     return result

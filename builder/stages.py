@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from builder import __version__, records
+from builder.audit.model import Audit
 from builder.errors import EngineError
 from builder.image.model import Image, Plan
 from builder.publish.model import Publication
-from builder.publish.where import required_targets, targets
+from builder.publish.where import targets
 from builder.recipe.model import PublishSpec, SmokeSpec
 from builder.smoke.model import Verdict
 from builder.workspace import sha256_of
@@ -17,6 +18,8 @@ from builder.workspace import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from builder.image.builders import Builders
+    from builder.publish.cell import Proven
     from builder.resolve.changes import Change
     from builder.resolve.model import Job, Lock
     from builder.session import Session
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 # Modules of a stage are imported when it runs: a run that finds everything done needs few of them.
-STAGES = ("lock", "render", "build", "smoke", "push")
+STAGES = ("lock", "audit", "render", "build", "smoke", "push")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +46,8 @@ class Options:
     upgrade: tuple[str, ...] = ()
     registries: tuple[str, ...] = ()
     force_tags: bool = False
-    builder: str | None = None
+    builders: tuple[str, ...] = ()
+    verify: bool = False
 
     def forces(self, stage: str) -> bool:
         """Return whether a stage is to be run even if nothing changed."""
@@ -62,10 +66,12 @@ class Made:
 
     lock: Lock | None = None
     changes: tuple[Change, ...] = ()
+    audit: Audit | None = None
     plan: Plan | None = None
     image: Image | None = None
     verdict: Verdict | None = None
     publication: Publication | None = None
+    verified: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +81,7 @@ class Work:
     job: Job
     session: Session
     options: Options
+    builders: Builders | None = None
     made: Made = field(default_factory=Made)
 
     @property
@@ -113,21 +120,23 @@ class Work:
         return targets(self.job.spec.publish, self.options.registries, self.session.config)
 
 
+def builders_of(options: Options, session: Session) -> Builders:
+    """Return what builds the cells of a run: the builders of the command line, else of the configuration."""
+    from builder.image.builders import Builders  # noqa: PLC0415
+
+    return Builders(options.builders or session.config.builders, session.console)
+
+
 def check(work: Work) -> None:
     """Refuse at once what would fail only after hours.
 
     Raises:
         UsageError: the image is to be pushed, and nobody says where to, or it cannot be signed.
     """
-    if work.options.until != "push":
-        return
-    config = work.session.config
-    required_targets(work.job.spec.publish, work.options.registries, config, where=str(work.job.recipe.path))
-    key = config.cosign_key
-    if key:
-        from builder.publish import signing  # noqa: PLC0415
+    if work.options.until == "push":
+        from builder.publish.cell import check  # noqa: PLC0415
 
-        signing.check(key)
+        check(work.job, work.options.registries, work.session.config)
 
 
 def run(stage: str, work: Work) -> bool:
@@ -205,7 +214,35 @@ def _run_lock(work: Work) -> bool:
     return locked.made
 
 
+def _audit_inputs(work: Work) -> str:
+    from builder.audit.audit import inputs_of  # noqa: PLC0415
+
+    return inputs_of(work.job, work.lock)
+
+
+def _audit_holds(_: Work, audit: Audit) -> bool:
+    """An audit that had to assume what the base image holds is made again: it may be had by now."""
+    return audit.counted("error") == 0 and audit.assumed is None
+
+
+def _audit(work: Work) -> Audit:
+    from builder.audit.audit import audit_cell, inputs_of, refuse  # noqa: PLC0415
+
+    made = audit_cell(work.job, work.lock, work.session)
+    # Kept for people to read; one with errors never counts as done.
+    records.write(work.folder.record("audit"), inputs_of(work.job, work.lock), made)
+    for warning in made.warnings:
+        work.session.console.warn(f"{work.job.cell.id}: {warning}")
+    refuse(made, work.job.recipe.name)
+    if warnings := made.counted("warning"):
+        work.session.console.say(
+            f"{work.job.cell.id}: {warnings} warnings; `jbuild audit {work.job.recipe.name}` shows them"
+        )
+    return made
+
+
 def _render_inputs(work: Work) -> str:
+    from builder.compiler import find_compiler  # noqa: PLC0415
     from builder.image import runtime  # noqa: PLC0415
     from builder.image.layers import groups  # noqa: PLC0415
     from builder.resolve import lockfile  # noqa: PLC0415
@@ -214,8 +251,12 @@ def _render_inputs(work: Work) -> str:
     templates = [path for folder in work.session.workspace.template_folders for path in sorted(folder.rglob("*"))]
     files = [path for path in templates if path.suffix in {".j2", ".sh"}]
     sources = [sha256_of(path) for path in (*files, *runtime.scripts())]
-    made = (__version__, groups(), variant(work.lock.platform.python))
-    spec = work.job.spec
+    systems = work.session.workspace.systems
+    pins = sha256_of(systems) if systems.is_file() else None
+    python, pinned = work.lock.platform.python, work.lock.compiler
+    compiler = find_compiler(python, pinned, work.session.workspace.interpreters)
+    made = (__version__, groups(), variant(python, compiler), work.session.config.compression, pins)
+    spec = replace(work.job.spec, waivers=())
     # What an image is asked and where it goes do not change it; how long it may take to start stands in it.
     baked = replace(spec, smoke=SmokeSpec(ready_within_s=spec.smoke.ready_within_s), publish=PublishSpec(repository=""))
     return records.fingerprint(lockfile.content(work.lock), baked, work.job.recipe.description, sources, made)
@@ -235,7 +276,8 @@ def _render(work: Work) -> Plan:
 def _build_inputs(work: Work) -> str:
     from builder.image.buildx import options  # noqa: PLC0415
 
-    return records.fingerprint(work.plan.content, work.plan.layers, options(work.lock.platform.architecture))
+    how = (options(work.lock.platform.architecture), work.session.config.compression)
+    return records.fingerprint(work.plan.content, work.plan.layers, how)
 
 
 def _image_holds(work: Work, image: Image) -> bool:
@@ -246,13 +288,17 @@ def _image_holds(work: Work, image: Image) -> bool:
 
 def _build(work: Work) -> Image:
     from builder.engine import find_engine  # noqa: PLC0415
-    from builder.image.buildx import build  # noqa: PLC0415
+    from builder.image.buildx import Request, build  # noqa: PLC0415
 
-    engine = find_engine(work.session.workspace)
-    builder = work.options.builder or work.session.config.builder
-    if builder is None:
+    engine, session = find_engine(work.session.workspace), work.session
+    builders = work.builders or builders_of(work.options, session)
+    if not builders.names:
         engine.require(work.lock.platform.architecture)
-    image = build(work.job, work.plan, engine, work.session, builder=builder, unproven=work.unproven)
+    layout, folder = session.workspace.images, work.folder.path
+    request = Request(folder=folder, platform=work.plan.platform, layout=layout, store_as=work.unproven)
+    image = builders.build(
+        work.job.cell.id, engine, lambda name: build(work.job, replace(request, builder=name), engine, session)
+    )
     verdict = records.read(work.folder.record("smoke"), None, Verdict)
     if verdict and verdict.passed and verdict.digest == image.digest:
         # It has proved itself before: no smoke run will follow that takes the name away.
@@ -260,6 +306,21 @@ def _build(work: Work) -> Image:
 
         forget(engine, work.unproven)
     return image
+
+
+def verify(work: Work) -> None:
+    """Build a cell a second time without any cache, and note that the images are the same.
+
+    Raises:
+        NotReproducibleError: they are not.
+    """
+    from builder.engine import find_engine  # noqa: PLC0415
+    from builder.image.verify import Built, verify  # noqa: PLC0415
+
+    engine, session = find_engine(work.session.workspace), work.session
+    builders = work.builders or builders_of(work.options, session)
+    built = Built(lock=work.lock, image=work.image, run=lambda make: builders.build(work.job.cell.id, engine, make))
+    work.made.verified = verify(work.job, built, engine, session)
 
 
 def _smoke_inputs(work: Work) -> str:
@@ -285,11 +346,17 @@ def _smoke(work: Work) -> Verdict:
         forget(engine, work.unproven)
 
 
+def _proven(work: Work) -> Proven:
+    from builder.publish.cell import Proven  # noqa: PLC0415
+
+    verdict, targets = _made(work.made.verdict), work.targets
+    return Proven(job=work.job, lock=work.lock, plan=work.plan, image=work.image, verdict=verdict, targets=targets)
+
+
 def _push_inputs(work: Work) -> str:
-    spec = work.job.spec.publish
-    key = work.session.config.cosign_key
-    signed = sha256_of(key) if key else None
-    return records.fingerprint(work.image.digest, spec, work.targets, _made(work.made.verdict).level, signed)
+    from builder.publish.cell import inputs_of  # noqa: PLC0415
+
+    return inputs_of(_proven(work), work.session)
 
 
 def _publication_holds(work: Work, publication: Publication) -> bool:
@@ -299,25 +366,15 @@ def _publication_holds(work: Work, publication: Publication) -> bool:
 
 
 def _push(work: Work) -> Publication:
-    from builder.publish.evidence import Evidence, of_cell  # noqa: PLC0415
-    from builder.publish.push import Wish, publish  # noqa: PLC0415
-    from builder.publish.source import from_layout  # noqa: PLC0415
+    from builder.publish.cell import publish_cell  # noqa: PLC0415
 
-    spec, session, verdict = work.job.spec.publish, work.session, _made(work.made.verdict)
-    known = of_cell(work.image, work.job, work.lock, work.plan, verdict, session) if spec.attach else Evidence()
-    wish = Wish(
-        repository=spec.repository,
-        tags=spec.tags,
-        level=verdict.level,
-        on_failure=spec.on_failure,
-        force_tags=work.options.force_tags,
-        evidence=known,
-    )
-    source = from_layout(work.image, session.workspace.images)
-    return publish(source, work.targets, wish, config=session.config, console=session.console)
+    return publish_cell(_proven(work), work.session, force_tags=work.options.force_tags)
 
 
 _STEPS = {
+    "audit": _Step(
+        record="audit", attribute="audit", kind=Audit, inputs=_audit_inputs, holds=_audit_holds, make=_audit
+    ),
     "render": _Step(record="plan", attribute="plan", kind=Plan, inputs=_render_inputs, holds=_plan_holds, make=_render),
     "build": _Step(
         record="image", attribute="image", kind=Image, inputs=_build_inputs, holds=_image_holds, make=_build

@@ -72,6 +72,11 @@ class CellFolder:
         """The context's trees, one folder a layer."""
         return self.path / "layers"
 
+    @property
+    def system_layer(self) -> Path:
+        """The folder in which the cell's system layer is built by itself."""
+        return self.path / "system-layer"
+
     def record(self, stage: str) -> Path:
         """Return the record of a stage: `plan.json`, `image.json`, and so on."""
         return self.path / f"{stage}.json"
@@ -109,6 +114,15 @@ class Workspace:
         """Return a cell's lock file."""
         return self.project / "locks" / recipe / f"pylock.{cell}.toml"
 
+    def model_lock(self, recipe: str) -> Path:
+        """Return the file with the models that all cells of a recipe share."""
+        return self.project / "locks" / recipe / "models.toml"
+
+    @property
+    def systems(self) -> Path:
+        """The system layers that the project pins, beside its locks."""
+        return self.project / "locks" / "systems.toml"
+
     def cell(self, recipe: str, cell: str) -> CellFolder:
         """Return a cell's folder."""
         return CellFolder(path=self.project / "build" / recipe / cell)
@@ -139,6 +153,16 @@ class Workspace:
     def trees(self) -> Path:
         """Unpacked wheels by sha256 and format."""
         return self.cache / "trees"
+
+    @property
+    def facts(self) -> Path:
+        """What the audit has read of wheels and base images, by digest."""
+        return self.cache / "facts"
+
+    @property
+    def interpreters(self) -> Path:
+        """Interpreters that uv fetched: archives for images by sha256, and those that compile here."""
+        return self.cache / "interpreters"
 
     @property
     def models(self) -> Path:
@@ -281,6 +305,19 @@ def folder_aside(path: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def mark_used(path: Path) -> bool:
+    """Note that a file or folder of the cache is in use: its ctime becomes now, which is its age to a prune.
+
+    Its other times stay, for they end up in images. Returns False if it is not there.
+    """
+    try:
+        state = path.lstat()
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns), follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def sha256_of(path: Path) -> str:

@@ -47,7 +47,7 @@ def command(
     locked: bool,
     jobs: int,
     registries: tuple[str, ...],
-    builder: str | None,
+    builders: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Lock the cells of RECIPE: the exact wheels, the base image's digest, the model files.
@@ -64,7 +64,7 @@ def command(
         locked_only=locked,
         upgrade=upgrade,
         registries=registries,
-        builder=builder,
+        builders=builders,
     )
     return work(recipe, selectors, options, at_once=jobs, dry_run=False, as_json=as_json)
 

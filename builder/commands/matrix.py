@@ -25,7 +25,13 @@ def command(recipe: str, selectors: tuple[str, ...], as_json: bool) -> None:
     axes = [axis.name for axis in found.matrix.axes]
     rows = [(c.id, *(c.value(axis) or "" for axis in axes), _said(c, without)) for c in cells]
     described = [
-        {"id": c.id, "values": dict(c.values), "impossible": c.impossible, "unresolved": without.get(c.id)}
+        {
+            "id": c.id,
+            "values": dict(c.values),
+            "impossible": c.impossible,
+            "unresolved": without.get(c.id),
+            "note": c.note,
+        }
         for c in cells
     ]
     table = session.console.table(("cell", *axes, ""), rows)
@@ -35,4 +41,4 @@ def command(recipe: str, selectors: tuple[str, ...], as_json: bool) -> None:
 def _said(cell: Cell, without: dict[str, str]) -> str:
     if cell.impossible:
         return f"impossible: {cell.impossible}"
-    return without.get(cell.id, "")
+    return without.get(cell.id, cell.note or "")

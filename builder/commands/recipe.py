@@ -33,7 +33,7 @@ def command(
     jobs: int,
     registries: tuple[str, ...],
     force_tags: bool,
-    builder: str | None,
+    builders: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Make the cells of RECIPE: lock, render, build, smoke and, with --push, publish.
@@ -49,7 +49,7 @@ def command(
         locked_only=locked,
         registries=registries,
         force_tags=force_tags,
-        builder=builder,
+        builders=builders,
     )
     if options.again and options.again not in options.stages:
         more = "add --push" if again == "push" and not until else f"--from {again} comes after --until {last}"

@@ -38,6 +38,7 @@ def command(recipe: str, selectors: tuple[str, ...], as_json: bool) -> None:
 
 def _describe(recipe: Recipe, cell: Cell, session: Session) -> dict[str, Any]:
     shown: dict[str, Any] = {"cell": cell.id, "values": dict(cell.values), "impossible": cell.impossible}
+    shown["note"] = cell.note
     shown["unresolved"] = reasons(recipe, (cell,), session.workspace, lambda: session.config).get(cell.id)
     if cell.impossible:
         return shown
@@ -72,6 +73,7 @@ def _text(cell: dict[str, Any]) -> str:
     lines = [
         cell["cell"],
         f"  platform    {platform['name']}: Python {platform['python']}, glibc {platform['glibc']}",
+        *([f"  note        {cell['note']}"] if cell["note"] else []),
         f"  base        {spec['base'] or platform['base']}",
         f"  requires    {', '.join(spec['requires'])}",
         *([f"  constraints {', '.join(spec['constraints'])}"] if spec["constraints"] else []),

@@ -1,4 +1,4 @@
-"""`jbuild render`, `build`, `smoke` and `push`: one stage each, the same code as `jbuild recipe`."""
+"""`jbuild render`, `smoke` and `push`: one stage each, the same code as `jbuild recipe`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from builder.stages import Options
 
 _HELP = {
     "render": "Render the cells of RECIPE into folders that plain `docker buildx build` can build.",
-    "build": "Build the cells of RECIPE.",
     "smoke": "Start the built images of RECIPE and ask them its questions.",
     "push": "Push the proven images of RECIPE by digest, then put their tags.",
 }
@@ -31,7 +30,7 @@ def command(stage: str) -> click.Command:
         locked: bool,
         jobs: int,
         registries: tuple[str, ...],
-        builder: str | None,
+        builders: tuple[str, ...],
         as_json: bool,
         force_tags: bool = False,
     ) -> int:
@@ -42,7 +41,7 @@ def command(stage: str) -> click.Command:
             locked_only=locked,
             registries=registries,
             force_tags=force_tags,
-            builder=builder,
+            builders=builders,
         )
         return work(recipe, selectors, options, at_once=jobs, dry_run=False, as_json=as_json)
 

@@ -86,7 +86,8 @@ def _unresolved(said: Why) -> Iterator[str]:
     failing = [near for near in said.neighbours if not near.resolves]
     if failing:
         yield "near it, these do not either:" if resolving else "nothing near it resolves; tried:"
-        yield from (f"  {near.differs}: {near.failed}" for near in failing)
+        for reason in dict.fromkeys(near.failed for near in failing):
+            yield f"  {'; '.join(near.differs for near in failing if near.failed == reason)}: {reason}"
 
 
 def _examined(examined: Examined) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from builder.commands.common import open_recipe, open_session
-from builder.config import REGISTRY_PATTERN
+from builder.config import BUILDER_PATTERN, REGISTRY_PATTERN
 from builder.engine import find_engine
 from builder.errors import CellsFailedError, EngineError, RecipeError
 from builder.pipeline import preview, run_cells
@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from builder.stages import Options
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
+
+
+def _builders(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not re.fullmatch(BUILDER_PATTERN, value):
+            raise click.BadParameter(f"{value!r} is not a builder's name", context, parameter)
+    return values
 
 
 def checked_registries(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -49,6 +56,14 @@ registry_option = click.option(
 force_tags_option = click.option(
     "--force-tags", is_flag=True, help="Put earned tags even if they are immutable or on a newer image."
 )
+builder_option = click.option(
+    "--builder",
+    "builders",
+    multiple=True,
+    metavar="NAME",
+    callback=_builders,
+    help="Build with this buildx builder or docker context instead of the engine's own; deals out if repeated.",
+)
 
 
 def run_options(function: _F) -> _F:
@@ -60,7 +75,7 @@ def run_options(function: _F) -> _F:
             "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Cells worked on at once."
         ),
         registry_option,
-        click.option("--builder", metavar="NAME", help="Build with this buildx builder instead of the engine's own."),
+        builder_option,
     )
     for option in reversed(options):
         function = option(function)
@@ -77,12 +92,7 @@ def work(recipe: str, selectors: Sequence[str], options: Options, *, at_once: in
     check_cache(session.workspace)
     found, cells = open_recipe(recipe, selectors, session.workspace)
     impossible = [cell for cell in cells if cell.impossible]
-    jobs = [job_of(found, cell) for cell in cells if not cell.impossible]
-    for cell in impossible:
-        session.console.say(f"{cell.id}: impossible: {cell.impossible}")
-    if not jobs:
-        hint = f"`jbuild matrix {found.name}` shows every cell, and why it cannot be built"
-        raise RecipeError(f"none of the selected cells of {found.name} can be built", where=str(found.path), hint=hint)
+    jobs = possible_jobs(found, cells, session)
     for job in jobs:
         check(Work(job=job, session=session, options=options))
     if dry_run:
@@ -91,6 +101,23 @@ def work(recipe: str, selectors: Sequence[str], options: Options, *, at_once: in
     results = run_cells(jobs, session, options, at_once=at_once)
     seconds = time.monotonic() - begun
     return _conclude(found, results, impossible, session, seconds)
+
+
+def possible_jobs(recipe: Recipe, cells: Sequence[Cell], session: Session) -> list[Job]:
+    """Return the cells that can be built, with everything that is needed to make them; say why others cannot be.
+
+    Raises:
+        RecipeError: none can.
+    """
+    for cell in cells:
+        if cell.impossible:
+            session.console.say(f"{cell.id}: impossible: {cell.impossible}")
+    jobs = [job_of(recipe, cell) for cell in cells if not cell.impossible]
+    if not jobs:
+        hint = f"`jbuild matrix {recipe.name}` shows every cell, and why it cannot be built"
+        message = f"none of the selected cells of {recipe.name} can be built"
+        raise RecipeError(message, where=str(recipe.path), hint=hint)
+    return jobs
 
 
 def _preview(recipe: Recipe, jobs: Sequence[Job], session: Session, options: Options) -> int:

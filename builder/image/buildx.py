@@ -6,26 +6,28 @@ import json
 import os
 import re
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.config import build_ca_bundle
 from builder.errors import BuildError, DiskError, EngineError, NetworkError, ProgramFailedError, RegistryError
-from builder.image.layout import read_image
+from builder.image.builders import buildx
+from builder.image.layout import blob, read_image
 from builder.jetson import symptoms
 from builder.process import run
 from builder.wheels.tree import EPOCH
-from builder.workspace import disk_errors, write_text
+from builder.workspace import disk_errors, mark_used, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from builder.config import Compression
     from builder.engine import Engine
-    from builder.image.model import Image, Plan
+    from builder.image.model import Image
     from builder.resolve.model import Job
     from builder.session import Session
 
-_FORMAT = "compression=zstd,force-compression=true,oci-mediatypes=true"
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FTP_PROXY", "ALL_PROXY")
 _STEP = re.compile(r"#\d+ (?:\d+\.\d+ )?(.+)")
 # Causes that a log names in words, the kind of error they are, and what to do.
@@ -93,55 +95,93 @@ def options(architecture: str) -> tuple[str, ...]:
     )
 
 
-def plain_command(architecture: str) -> tuple[str, ...]:
+def layer_format(compression: Compression) -> str:
+    """Return the part of `--output` that decides the layers' bytes."""
+    return f"compression={compression},force-compression=true,oci-mediatypes=true"
+
+
+def plain_command(architecture: str, compression: Compression) -> tuple[str, ...]:
     """Return the command that gives the same image without jbuild, run in the plan's folder."""
-    output = f"--output=type=oci,dest=image.tar,{_FORMAT}"
+    output = f"--output=type=oci,dest=image.tar,{layer_format(compression)}"
     return ("docker", "buildx", "build", *options(architecture), output, "--metadata-file=metadata.json", ".")
 
 
-def build(job: Job, plan: Plan, engine: Engine, session: Session, *, builder: str | None, unproven: str) -> Image:
-    """Build a plan and return the image; `unproven` names it in the engine's store until it has proved itself.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One build: the folder, the platform (`linux/arm64`), and the OCI layout that takes the image.
+
+    `builder` is a buildx builder or a docker context instead of the engine's own. `store_as` names the image in the
+    engine's store, where that can take it. A `fresh` build takes nothing from BuildKit's cache.
+    """
+
+    folder: Path
+    platform: str
+    layout: Path
+    builder: str | None = None
+    store_as: str | None = None
+    fresh: bool = False
+
+
+def build(job: Job, request: Request, engine: Engine, session: Session) -> Image:
+    """Build a folder and return the image; the folder's `build.log` has what the builder said.
 
     Raises:
         BuildError, EngineError, NetworkError, DiskError: by what the log tells.
     """
-    folder = session.workspace.cell(job.recipe.name, job.cell.id)
-    log = folder.path / "build.log"
+    log = request.folder / "build.log"
     lines: list[str] = []
     with tempfile.TemporaryDirectory(prefix="jbuild-build-") as name:
         metadata = Path(name) / "metadata.json"
-        argv = _argv(plan, engine, session, builder, unproven, metadata)
+        argv = _argv(job, request, engine, session, metadata)
+        place = f" on {request.builder}" if request.builder else ""
         try:
-            with session.console.task(f"{job.cell.id}: building", unit="steps") as task:
-                run(argv, env=engine.environment(), cwd=folder.path, on_line=_follow(lines, task.note))
+            with session.console.task(f"{job.cell.id}: building{place}", unit="steps") as task:
+                run(argv, env=engine.environment(), cwd=request.folder, on_line=_follow(lines, task.note))
         except ProgramFailedError as error:
             raise _explain(error, job, log) from error
         finally:
             write_text(log, "\n".join(lines) + "\n")
         digest = json.loads(metadata.read_text(encoding="utf-8"))["containerimage.digest"]
-    return read_image(session.workspace.images, digest, plan.platform)
+    mark_used(blob(request.layout, digest))
+    return read_image(request.layout, digest, request.platform)
 
 
-def _argv(
-    plan: Plan, engine: Engine, session: Session, builder: str | None, unproven: str, metadata: Path
-) -> list[str]:
-    with disk_errors(session.workspace.images):
-        session.workspace.images.mkdir(parents=True, exist_ok=True)
-    argv = ["docker", "buildx", "build", *options(plan.platform.partition("/")[2]), "--progress=plain"]
-    layout = _field("dest", session.workspace.images)
-    argv += [f"--metadata-file={metadata}", f"--output=type=oci,tar=false,{layout},{_FORMAT}"]
-    if builder:
-        argv += ["--builder", builder]
-    elif engine.containerd_store:
+def _argv(job: Job, request: Request, engine: Engine, session: Session, metadata: Path) -> list[str]:
+    with disk_errors(request.layout):
+        request.layout.mkdir(parents=True, exist_ok=True)
+    argv = [*buildx("build", request.builder), *options(request.platform.partition("/")[2]), "--progress=plain"]
+    kind = layer_format(session.config.compression)
+    argv += [f"--metadata-file={metadata}", f"--output=type=oci,tar=false,{_field('dest', request.layout)},{kind}"]
+    if request.store_as and not request.builder and engine.containerd_store:
         # The engine keeps the layers unpacked as well, which saves loading them again for the smoke run.
-        argv += [f"--output=type=image,name={unproven},{_FORMAT}"]
+        argv += [f"--output=type=image,name={request.store_as},{kind}"]
+    argv += ["--no-cache"] if request.fresh else _caches(job, session)
+    return [*argv, *_secrets(session), *_proxies(), "."]
+
+
+def _caches(job: Job, session: Session) -> list[str]:
+    """Return the caches of the configuration for a cell, without those that cannot work here."""
+    argv = []
+    for option, caches in (("--cache-from", session.config.cache_from), ("--cache-to", session.config.cache_to)):
+        for cache in caches:
+            if cache.lacks:
+                session.console.warn(f"{option} type={cache.kind} is left out: {cache.lacks} is not set")
+            else:
+                argv += [option, cache.argument(job.recipe.name, job.cell.id)]
+    return argv
+
+
+def _secrets(session: Session) -> list[str]:
     ca = build_ca_bundle(session.config)
-    argv += ["--secret", f"id=ca,{_field('src', ca)}"] if ca else []
     netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    argv += ["--secret", f"id=netrc,{_field('src', netrc)}"] if netrc.is_file() else []
-    for name in _PROXIES:
-        argv += [f"--build-arg={given}" for given in (name, name.lower()) if os.environ.get(given)]
-    return [*argv, "."]
+    found = [("ca", ca)] if ca else []
+    found += [("netrc", netrc)] if netrc.is_file() else []
+    return [word for name, path in found for word in ("--secret", f"id={name},{_field('src', path)}")]
+
+
+def _proxies() -> list[str]:
+    given = [spelt for name in _PROXIES for spelt in (name, name.lower()) if os.environ.get(spelt)]
+    return [f"--build-arg={name}" for name in given]
 
 
 def _field(name: str, path: Path) -> str:

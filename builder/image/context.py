@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from builder import records
 from builder.image import runtime
+from builder.image.forest import plant
 from builder.models.bake import bake
 from builder.wheels.tree import ENVIRONMENT, EPOCH, normalise
 from builder.workspace import disk_errors, folder_aside
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
     from builder.models.model import LockedModel
     from builder.recipe.model import Spec
+    from builder.resolve.model import LockedInterpreter
+
+# Where distributions keep their own interpreter.
+SYSTEM_HOME = "/usr/bin"
 
 
 def make_layer(layers: Path, name: str, fill: Callable[[Path], None]) -> str:
@@ -32,22 +37,32 @@ def make_layer(layers: Path, name: str, fill: Callable[[Path], None]) -> str:
     return name
 
 
-def environment_layer(layers: Path, python: str) -> str:
-    """Make the layer with the bare virtual environment, as `python -m venv` would lay it out."""
+def interpreter_layer(layers: Path, interpreter: LockedInterpreter, tree: Path) -> str:
+    """Make the layer of an interpreter that the distribution does not package."""
+    content = hashlib.sha256(tree.name.encode()).hexdigest()
+    return make_layer(layers, f"interpreter-{interpreter.version}-{content[:12]}", lambda folder: plant([tree], folder))
+
+
+def environment_layer(layers: Path, python: str, home: str) -> str:
+    """Make the layer with the bare virtual environment, as `python -m venv` would lay it out.
+
+    `home` is the folder of the interpreter's program in the image.
+    """
 
     def fill(folder: Path) -> None:
         root = folder / ENVIRONMENT.lstrip("/")
         (root / "bin").mkdir(parents=True)
         (root / "lib" / f"python{python}" / "site-packages").mkdir(parents=True)
         (root / "lib64").symlink_to("lib")
-        (root / "bin" / "python").symlink_to(f"/usr/bin/python{python}")
+        (root / "bin" / "python").symlink_to(f"{home}/python{python}")
         for name in ("python3", f"python{python}"):
             (root / "bin" / name).symlink_to("python")
-        text = f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {python}\n"
+        text = f"home = {home}\ninclude-system-site-packages = false\nversion = {python}\n"
         (root / "pyvenv.cfg").write_text(text, encoding="utf-8")
         normalise(folder)
 
-    return make_layer(layers, f"environment-py{python}-1", fill)
+    place = "" if home == SYSTEM_HOME else f"-{home.strip('/').replace('/', '-')}"
+    return make_layer(layers, f"environment-py{python}{place}-1", fill)
 
 
 def model_layer(layers: Path, model: LockedModel, blobs: Path) -> str:

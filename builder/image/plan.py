@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from builder.image import context, facts
+from builder.image import context, facts, system
 from builder.image.buildx import plain_command
 from builder.image.dockerfile import render as render_dockerfile
 from builder.image.forest import plant
@@ -14,8 +15,9 @@ from builder.image.layers import wheel_layers
 from builder.image.model import Plan
 from builder.image.runtime import FOLDER as RUNTIME
 from builder.models.fetch import fetch_model
+from builder.wheels.interpreter import HOME, interpreter_tree, provide_compiler
 from builder.wheels.prepare import prepare
-from builder.wheels.tree import ENVIRONMENT, EPOCH, variant
+from builder.wheels.tree import ENVIRONMENT, variant
 from builder.workspace import disk_errors, write_text
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from builder.session import Session
     from builder.workspace import CellFolder
 
-_SYSTEM_SCRIPT = "system/install.sh"
 # -S: the scripts need nothing of the wheels, and start faster without looking at them.
 _PYTHON = (f"{ENVIRONMENT}/bin/python", "-SE")
 # Records and logs change with every run; they must never reach the builder.
@@ -43,21 +44,39 @@ def render(job: Job, lock: Lock, session: Session) -> Plan:
     folder = session.workspace.cell(job.recipe.name, job.cell.id)
     for model in lock.models:
         fetch_model(model, job.recipe.path.parent, session.config, session.workspace.models, session.console)
-    trees = prepare(lock.wheels, lock.platform.python, session)
+    python = _prepare(lock, session)
     with disk_errors(folder.path):
         folder.layers.mkdir(parents=True, exist_ok=True)
-        layers = _make_layers(job, lock, folder, trees, session)
+        layers = _make_layers(job, lock, folder, python, session)
         _drop_others(folder.layers, keep=layers.all)
         text = _dockerfile(job, lock, layers, session)
-        script = _system_script(session).read_text(encoding="utf-8")
-        write_text(folder.path / _SYSTEM_SCRIPT, script)
+        script = system.script_of(session.workspace)
+        write_text(folder.path / system.SCRIPT, script)
         write_text(folder.path / ".dockerignore", _IGNORED)
         write_text(folder.dockerfile, text)
     return Plan(
         platform=f"linux/{lock.platform.architecture}",
         layers=layers.all,
         content=hashlib.sha256((text + script).encode()).hexdigest(),
-        command=plain_command(lock.platform.architecture),
+        command=plain_command(lock.platform.architecture, session.config.compression),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Python:
+    """The trees of the wheels by sha256, that of the interpreter if it is fetched, and what decides their bytes."""
+
+    trees: dict[str, Path]
+    interpreter: Path | None
+    variant: str
+
+
+def _prepare(lock: Lock, session: Session) -> _Python:
+    python, compiler = lock.platform.python, provide_compiler(lock, session)
+    return _Python(
+        trees=prepare(lock.wheels, python, compiler, session),
+        interpreter=interpreter_tree(lock, lock.interpreter, compiler, session) if lock.interpreter else None,
+        variant=variant(python, compiler),
     )
 
 
@@ -69,16 +88,25 @@ class _Layers:
         self.all = (*self.python, *self.models, runtime)
 
 
-def _make_layers(job: Job, lock: Lock, folder: CellFolder, trees: dict[str, Path], session: Session) -> _Layers:
-    python = lock.platform.python
-    groups = wheel_layers(lock.wheels, variant(python))
+def _make_layers(job: Job, lock: Lock, folder: CellFolder, python: _Python, session: Session) -> _Layers:
+    groups = wheel_layers(lock.wheels, python.variant, models=len(lock.models))
     with session.console.task(f"{job.cell.id}: laying out", len(groups), unit="layers") as task:
-        names = [context.environment_layer(folder.layers, python)]
+        names = _interpreter_layers(lock, python.interpreter, folder.layers)
         for group in groups:
-            names.append(_wheel_layer(folder.layers, group, trees))
+            names.append(_wheel_layer(folder.layers, group, python.trees))
             task.advance(1)
         models = [context.model_layer(folder.layers, model, session.workspace.models) for model in lock.models]
     return _Layers(names, models, context.runtime_layer(folder.layers, job.spec))
+
+
+def _interpreter_layers(lock: Lock, tree: Path | None, layers: Path) -> list[str]:
+    python = lock.platform.python
+    if lock.interpreter is None or tree is None:
+        return [context.environment_layer(layers, python, context.SYSTEM_HOME)]
+    return [
+        context.interpreter_layer(layers, lock.interpreter, tree),
+        context.environment_layer(layers, python, f"{HOME}/bin"),
+    ]
 
 
 def _wheel_layer(layers: Path, group: WheelLayer, trees: dict[str, Path]) -> str:
@@ -92,16 +120,17 @@ def _drop_others(layers: Path, *, keep: Iterable[str]) -> None:
 
 
 def _dockerfile(job: Job, lock: Lock, layers: _Layers, session: Session) -> str:
-    return render_dockerfile(job.spec.template, session.workspace.template_folders, _values(job, lock, layers))
+    return render_dockerfile(job.spec.template, session.workspace.template_folders, _values(job, lock, layers, session))
 
 
-def _values(job: Job, lock: Lock, layers: _Layers) -> dict[str, Any]:
-    packages = sorted({*lock.platform.python_packages, *job.spec.apt})
+def _values(job: Job, lock: Lock, layers: _Layers, session: Session) -> dict[str, Any]:
+    layer = system.pinned(job, lock, session)
     return {
+        **system.values_of(job, lock),
+        "system": layer.reference(session.config) if layer else None,
+        "system_only": False,
         "cell": f"{job.recipe.name}/{job.cell.id}",
-        "command": plain_command(lock.platform.architecture),
-        "base": f"{lock.base.used.rpartition('@')[0] or lock.base.used}@{lock.base.digest}",
-        "system_command": ("/bin/sh", "/run/jbuild/install.sh", str(EPOCH), str(facts.UID), facts.USER, *packages),
+        "command": plain_command(lock.platform.architecture, session.config.compression),
         "python_layers": layers.python,
         "model_layers": layers.models,
         "runtime_layer": layers.runtime,
@@ -113,11 +142,4 @@ def _values(job: Job, lock: Lock, layers: _Layers) -> dict[str, Any]:
         "start_period_s": int(job.spec.smoke.ready_within_s),
         "healthcheck": (*_PYTHON, f"{RUNTIME}/healthcheck.py"),
         "entrypoint": (*_PYTHON, f"{RUNTIME}/entrypoint.py"),
-        "platform": lock.platform,
-        "values": dict(job.cell.values),
     }
-
-
-def _system_script(session: Session) -> Path:
-    found = [folder / _SYSTEM_SCRIPT for folder in session.workspace.template_folders]
-    return next(path for path in found if path.is_file())

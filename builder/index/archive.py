@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import lzma
+import re
 import zipfile
 import zlib
 from email.parser import BytesParser
@@ -20,24 +21,28 @@ if TYPE_CHECKING:
 
     import requests
 
-    Auth = tuple[str, str] | None
-
 _PARTIAL_CONTENT = 206
-_TAIL = 1 << 16
+_RANGE_UNSATISFIABLE = 416
+# A zip's directory ends the file, with a comment of 64 KiB at most behind it.
+_TAIL = 1 << 17
 _BLOCK = 1 << 16
-_LONGEST_METADATA = 8 << 20
+_PLACE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)")
+LONGEST_METADATA = 8 << 20
 FLAWS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError)
 """What reading a file that is no sound wheel may raise."""
 
 
 class NoRangesError(Exception):
-    """The server sends whole files only."""
+    """The server sends whole files only, or other parts than it was asked for."""
 
 
 class RemoteFile(io.RawIOBase):
-    """A file on a server, read by HTTP ranges, of which each block is fetched once."""
+    """A file on a server, read by HTTP ranges, of which each block is fetched once.
 
-    def __init__(self, url: str, session: requests.Session, auth: Auth = None, retry: Retry | None = None) -> None:
+    `get` sends a GET request for a URL with `headers`, and streams the answer.
+    """
+
+    def __init__(self, url: str, get: Callable[..., requests.Response], retry: Retry | None = None) -> None:
         """Ask for the end of the file, which tells its size.
 
         Raises:
@@ -45,11 +50,12 @@ class RemoteFile(io.RawIOBase):
             requests.RequestException: it does not answer.
         """
         super().__init__()
-        self._url, self._session, self._auth, self._retry = url, session, auth, retry or Retry(tries=3)
+        self._url, self._send, self._retry = url, get, retry or Retry(tries=3)
         self._blocks: dict[int, bytes] = {}
         self._at = 0
-        tail, self.size = self._retry.run(lambda: self._get(f"-{_TAIL}"))
-        self._tail_from, self._tail = self.size - len(tail), tail
+        self._tail, self._tail_from, self.size = self._get(f"-{_TAIL}", _TAIL)
+        if self._tail_from + len(self._tail) != self.size:
+            raise NoRangesError
 
     def readable(self) -> bool:
         """A remote file is there to be read."""
@@ -87,19 +93,39 @@ class RemoteFile(io.RawIOBase):
         return content[start - first * _BLOCK :][:length]
 
     def _fetch(self, first: int, last: int) -> None:
-        begin, end = first * _BLOCK, min((last + 1) * _BLOCK, self.size) - 1
-        content, _ = self._retry.run(lambda: self._get(f"{begin}-{end}"))
+        begin, end = first * _BLOCK, min((last + 1) * _BLOCK, self.size)
+        content, found_at, size = self._get(f"{begin}-{end - 1}", end - begin)
+        if (found_at, len(content), size) != (begin, end - begin, self.size):
+            raise NoRangesError
         for number in range(first, last + 1):
             self._blocks[number] = content[(number - first) * _BLOCK :][:_BLOCK]
 
-    def _get(self, span: str) -> tuple[bytes, int]:
-        headers = {"Range": f"bytes={span}", "Accept-Encoding": "identity"}
-        with self._session.get(self._url, headers=headers, auth=self._auth, stream=True) as answer:
-            answer.raise_for_status()
-            size = answer.headers.get("Content-Range", "").rpartition("/")[2]
-            if answer.status_code != _PARTIAL_CONTENT or not size.isdigit():
+    def _get(self, span: str, most: int) -> tuple[bytes, int, int]:
+        """Return a part of the file, where it begins, and the size of the whole."""
+        return self._retry.run(lambda: self._ask(span, most))
+
+    def _ask(self, span: str, most: int) -> tuple[bytes, int, int]:
+        with self._send(self._url, headers={"Range": f"bytes={span}", "Accept-Encoding": "identity"}) as answer:
+            if answer.status_code != _RANGE_UNSATISFIABLE:
+                answer.raise_for_status()
+            place = _PLACE.fullmatch(answer.headers.get("Content-Range", ""))
+            if answer.status_code != _PARTIAL_CONTENT or not place:
                 raise NoRangesError
-            return answer.content, int(size)
+            content = body(answer, most)
+        first, last, size = (int(number) for number in place.groups())
+        if content is None or len(content) != last - first + 1:
+            raise NoRangesError
+        return content, first, size
+
+
+def body(answer: requests.Response, most: int) -> bytes | None:
+    """Return the body of an answer, or None if it is longer than `most` bytes."""
+    content = bytearray()
+    for block in answer.iter_content(_BLOCK):
+        content += block
+        if len(content) > most:
+            return None
+    return bytes(content)
 
 
 def metadata_of(archive: zipfile.ZipFile) -> bytes:
@@ -111,7 +137,7 @@ def metadata_of(archive: zipfile.ZipFile) -> bytes:
     names = [n for n in archive.namelist() if n.count("/") == 1 and n.endswith(".dist-info/METADATA")]
     if len(names) != 1:
         raise ValueError(f"it holds {len(names)} METADATA files")
-    if archive.getinfo(names[0]).file_size > _LONGEST_METADATA:
+    if archive.getinfo(names[0]).file_size > LONGEST_METADATA:
         raise ValueError("its METADATA is too long")
     return archive.read(names[0])
 

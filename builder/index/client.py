@@ -2,71 +2,86 @@
 
 from __future__ import annotations
 
+import copy
 import json
-import os
-import re
 import threading
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 import requests
 
-from builder import http, process
+from builder import http
 from builder.errors import JbuildError, NetworkError
+from builder.index.logins import REFUSED, Logins, variable, without_login
 from builder.index.model import Address, Index, Page
 from builder.index.page import ACCEPT, parse
 from builder.workspace import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from builder.config import Config
 
 _LONGEST_PAGE = 64 << 20
 """Bytes; the longest page of the public index is a few million."""
-_SLOWEST_PAGE_S = 120.0
+_SLOWEST_PAGE_S = 60.0
 _BLOCK = 1 << 16
 _MISSING = (404, 410)
-_REFUSED = (401, 403)
-_KEYRING_S = 20.0
+_FRESH_S = 600.0
+"""How long an answer counts: as long as the public index says of its own pages."""
+_DOWN_S = 60.0
+"""How long an index that has failed is not asked again."""
 
 
 class IndexUnreachableError(NetworkError):
     """Neither an index nor any of its mirrors gave a usable answer."""
 
 
-class _UnusableError(requests.RequestException):
-    """An answer that is no package page; trying again may help, as with other faults of servers."""
+class _UnusableError(requests.ConnectionError):
+    """An answer that is no package page. Trying again may help: a proxy's apology is often gone a moment later."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kept:
+    """What came of asking for a page, or of asking an address, and until when that counts."""
+
+    until: float
+    found: Page | JbuildError | requests.RequestException | None
 
 
 @dataclass(slots=True)
 class IndexClient:
-    """Asks indexes. Threads may share it; each page is asked for once.
+    """Asks indexes. Threads may share it; each page is asked for once in ten minutes.
 
     `states` is a folder that remembers since when an index fails, across runs.
     """
 
     config: Config
     states: Path
-    retry: http.Retry = field(default_factory=lambda: http.Retry(tries=4))
+    retry: http.Retry = field(default_factory=lambda: http.Retry(tries=4, within_s=60.0))
+    now: Callable[[], float] = time.monotonic
     _session: requests.Session = field(init=False)
-    _pages: dict[tuple[str, str], Page | JbuildError | None] = field(default_factory=dict)
+    _logins: Logins = field(init=False)
+    _pages: dict[tuple[str, str], _Kept] = field(default_factory=dict)
     _locks: dict[tuple[str, str], threading.Lock] = field(default_factory=dict)
     _mutex: threading.Lock = field(default_factory=threading.Lock)
-    _logins: dict[str, tuple[str, str]] = field(default_factory=dict)
-    _failed: dict[str, str] = field(default_factory=dict)
+    _failed: dict[str, _Kept] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._session = http.session(self.config, http.Patience(connect_s=10.0, read_s=30.0))
+        self._logins = Logins(self.config)
 
-    @property
-    def session(self) -> requests.Session:
-        """The connections, for files beside the pages."""
-        return self._session
+    def get(self, url: str, **options: Any) -> requests.Response:
+        """Send a GET request with the log-in that the server wants, if it is known.
+
+        Raises:
+            requests.RequestException: it failed.
+        """
+        return self._logins.get(self._session, url, stream=True, **options)
 
     def page(self, index: Index, project: str) -> Page | None:
         """Return what an index lists of a project (by its normalised name), or None if it does not know it.
@@ -78,102 +93,70 @@ class IndexClient:
         with self._mutex:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:
-            if key not in self._pages:
-                try:
-                    self._pages[key] = self._ask(index, project)
-                except JbuildError as error:
-                    self._pages[key] = error
-            found = self._pages[key]
-        if isinstance(found, JbuildError):
-            raise found
-        return found
+            kept = self._pages.get(key)
+            if kept is None or kept.until < self.now():
+                kept = self._pages[key] = self._ask(index, project)
+        if isinstance(kept.found, JbuildError):
+            # Each who asks gets one of their own: they write on it who they are.
+            raise copy.copy(kept.found)
+        return kept.found if isinstance(kept.found, Page) else None
 
-    def login(self, index: Index, url: str) -> tuple[str, str] | None:
-        """Return the user and password for an address of an index, if any are known besides netrc's.
+    def _ask(self, index: Index, project: str) -> _Kept:
+        try:
+            return _Kept(until=self.now() + _FRESH_S, found=self._ask_all(index, project))
+        except JbuildError as error:
+            return _Kept(until=self.now() + _DOWN_S, found=error)
 
-        They come from the address itself or from uv's variables for the index of that name.
-        """
-        parts = urlsplit(url)
-        if parts.username:
-            return parts.username, parts.password or ""
-        name = re.sub(r"[^A-Za-z0-9]", "_", index.name).upper()
-        user, password = (os.environ.get(f"UV_INDEX_{name}_{part}") for part in ("USERNAME", "PASSWORD"))
-        if user or password:
-            return user or "", password or ""
-        return self._logins.get(parts.netloc)
-
-    def _ask(self, index: Index, project: str) -> Page | None:
-        reasons: list[str] = []
-        causes: list[requests.RequestException] = []
+    def _ask_all(self, index: Index, project: str) -> Page | None:
+        failures: list[tuple[str, requests.RequestException]] = []
         for address in index.addresses:
             url = f"{without_login(address.url).rstrip('/')}/{project}/"
-            if address.url in self._failed:
-                # It has used up its tries for another project of this run.
-                reasons.append(f"{http.scrub(url)}: {self._failed[address.url]}")
-                continue
             try:
                 page = self._ask_address(index, address, project, url)
             except requests.RequestException as error:
-                reason = str(error) if isinstance(error, _UnusableError) else http.reason(error)
-                reasons.append(f"{http.scrub(url)}: {reason}")
-                causes.append(error)
-                if http.is_transient(error) or isinstance(error, _UnusableError):
-                    self._failed[address.url] = reason
+                failures.append((url, error))
                 continue
             answered(self.states, index.name)
             return page
-        raise _unreachable(index, project, reasons, failing_since(self.states, index.name, note=True), causes)
+        raise _unreachable(index, project, failures, failing_since(self.states, index.name, note=True))
 
     def _ask_address(self, index: Index, address: Address, project: str, url: str) -> Page | None:
-        def attempt() -> Page | None:
-            with self._get(index, address, url) as answer:
-                if answer.status_code in _MISSING:
-                    return None
-                answer.raise_for_status()
-                content = _read(answer)
-                try:
-                    files = parse(content, answer.headers.get("Content-Type", ""), answer.url)
-                except ValueError as error:
-                    raise _UnusableError(str(error)) from error
-            shown = http.scrub(without_login(answer.url))
-            return Page(index=index.name, project=project, url=shown, files=files, stand_in=address.stand_in)
-
-        return _patient(self.retry, attempt)
-
-    def _get(self, index: Index, address: Address, url: str) -> requests.Response:
-        auth = self.login(index, address.url)
-        answer = self._session.get(url, headers={"Accept": ACCEPT}, stream=True, auth=auth)
-        if answer.status_code in _REFUSED and auth is None and (found := _from_keyring(url)):
-            answer.close()
-            self._logins[urlsplit(address.url).netloc] = found
-            answer = self._session.get(url, headers={"Accept": ACCEPT}, stream=True, auth=found)
-        return answer
-
-
-def _patient(retry: http.Retry, attempt: Any) -> Page | None:
-    """Try again after unusable answers too: a proxy's page of apology is often gone a moment later."""
-    waits = iter(_waits(retry))
-    while True:
+        down = self._failed.get(address.url)
+        if down and isinstance(down.found, requests.RequestException) and self.now() < down.until:
+            # It has used up its tries for another project.
+            raise down.found
         try:
-            page: Page | None = retry.run(attempt)
-        except _UnusableError:
-            wait = next(waits, None)
-            if wait is None:
-                raise
-            retry.sleep(wait)
-        else:
-            return page
+            return self.retry.run(lambda: self._read_page(index, address, project, url))
+        except requests.RequestException as error:
+            if http.is_transient(error):
+                self._failed[address.url] = _Kept(until=self.now() + _DOWN_S, found=error)
+            raise
+
+    def _read_page(self, index: Index, address: Address, project: str, url: str) -> Page | None:
+        with self.get(url, headers={"Accept": ACCEPT}) as answer:
+            if answer.status_code in _MISSING:
+                return None
+            answer.raise_for_status()
+            content = _read(answer)
+            try:
+                files = parse(content, answer.headers.get("Content-Type", ""), answer.url)
+            except ValueError as error:
+                raise _UnusableError(str(error)) from error
+        shown = http.scrub(without_login(answer.url))
+        return Page(index=index.name, project=project, url=shown, files=files, stand_in=address.stand_in)
 
 
-def _waits(retry: http.Retry) -> Iterator[float]:
-    yield from (retry.first_wait_s * 2**n for n in range(min(2, retry.tries - 1)))
+@lru_cache(maxsize=4)
+def client_of(config: Config, states: Path) -> IndexClient:
+    """Return the client that all cells of a run share."""
+    return IndexClient(config=config, states=states)
 
 
 def _read(answer: requests.Response) -> bytes:
     """Return a body that is neither endless nor endlessly slow."""
-    size = int(answer.headers.get("Content-Length") or 0)
     content, begun = bytearray(), time.monotonic()
-    if size <= _LONGEST_PAGE:
+    size = answer.headers.get("Content-Length", "")
+    if not size.isdecimal() or int(size) <= _LONGEST_PAGE:
         for block in answer.iter_content(_BLOCK):
             content += block
             if len(content) > _LONGEST_PAGE:
@@ -185,45 +168,29 @@ def _read(answer: requests.Response) -> bytes:
     raise _UnusableError(f"its page is longer than {_LONGEST_PAGE >> 20} MiB")
 
 
-def without_login(url: str) -> str:
-    """Return an address without user and password."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def _from_keyring(url: str) -> tuple[str, str] | None:
-    """Ask the `keyring` program, if there is one, as pip and uv do."""
-    if not process.find_program("keyring"):
-        return None
-    try:
-        done = process.run(["keyring", "--mode", "creds", "get", url, ""], timeout_s=_KEYRING_S, check=False)
-    except JbuildError:
-        # A keyring that is locked or asks for a password on a terminal knows nothing here.
-        return None
-    user, _, password = done.stdout.rstrip("\n").partition("\n")
-    return (user, password) if done.code == 0 and user else None
-
-
 def _unreachable(
-    index: Index, project: str, reasons: list[str], since: str | None, causes: list[requests.RequestException]
+    index: Index, project: str, failures: list[tuple[str, requests.RequestException]], since: str | None
 ) -> IndexUnreachableError:
     mirrors = len(index.addresses) - 1
-    also = f", nor {'its mirror' if mirrors == 1 else f'any of its {mirrors} mirrors'}" if mirrors else ""
+    also = f", nor {'its mirror' if mirrors == 1 else f'any of its {mirrors} mirrors'}" if mirrors > 0 else ""
     failing = f"; it has been failing since {since}" if since else ""
-    untrusted = any(map(http.is_untrusted, causes))
-    refused = any(c.response is not None and c.response.status_code in _REFUSED for c in causes)
-    name = re.sub(r"[^A-Za-z0-9]", "_", index.name).upper()
+    errors = [error for _, error in failures]
     hint = "run it again later, or name a mirror in [[index-mirrors]] of jbuild.toml"
-    if untrusted:
+    if any(map(http.is_untrusted, errors)):
         hint = http.CA_HINT
-    elif refused:
-        hint = f"give it a log-in: netrc, keyring, or UV_INDEX_{name}_USERNAME and UV_INDEX_{name}_PASSWORD"
+    elif any(error.response is not None and error.response.status_code in REFUSED for error in errors):
+        name = variable(index.name)
+        hint = f"give it a log-in: netrc, keyring, or {name}_USERNAME and {name}_PASSWORD"
     return IndexUnreachableError(
         f"the index {index.name} does not answer for {project}{also}{failing}",
-        where=http.scrub(without_login(index.addresses[0].url)),
+        where=http.scrub(failures[0][0]) if failures else None,
         hint=f"{hint}; cells that are locked already still build from the wheelhouse",
-        log="\n".join(reasons),
+        log="\n".join(f"{http.scrub(url)}: {_reason(error)}" for url, error in failures) or None,
     )
+
+
+def _reason(error: requests.RequestException) -> str:
+    return str(error) if isinstance(error, _UnusableError) else http.reason(error)
 
 
 def failing_since(states: Path, name: str, *, note: bool = False) -> str | None:

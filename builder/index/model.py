@@ -34,7 +34,8 @@ class Index:
 class IndexFile:
     """One file of a page. `yanked` is the reason, `""` where none is given; `upload_time` is ISO 8601; `size` in bytes.
 
-    `metadata` tells whether the index serves the wheel's METADATA beside it (PEP 658).
+    `metadata` is the sha256 of the METADATA that the index serves beside the wheel (PEP 658), `""` where it serves it
+    without one, None where it does not.
     """
 
     filename: str
@@ -44,7 +45,7 @@ class IndexFile:
     yanked: str | None = None
     upload_time: str | None = None
     size: int | None = None
-    metadata: bool = False
+    metadata: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

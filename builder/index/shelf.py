@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import requests
+from filelock import FileLock
 
 from builder import http
 from builder.errors import IntegrityError, JbuildError, NetworkError
-from builder.index.archive import FLAWS, NoRangesError, RemoteFile, check_metadata, metadata_of, with_archive
-from builder.workspace import aside, sha256_of, write_bytes
+from builder.index.archive import (
+    FLAWS,
+    LONGEST_METADATA,
+    NoRangesError,
+    RemoteFile,
+    body,
+    check_metadata,
+    metadata_of,
+    with_archive,
+)
+from builder.workspace import aside, disk_errors, sha256_of, write_bytes
 
 if TYPE_CHECKING:
     import zipfile
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from builder.index.client import IndexClient
     from builder.index.model import Index, IndexFile, Page
@@ -62,6 +73,7 @@ class Shelf:
     changed: dict[str, ChangedFile] = field(default_factory=dict)
     pages: dict[str, Page] = field(default_factory=dict)
     errors: list[JbuildError] = field(default_factory=list)
+    _unreadable: dict[str, JbuildError] = field(default_factory=dict)
     _mutex: threading.Lock = field(default_factory=threading.Lock)
 
     def files(self, project: str) -> tuple[IndexFile, ...] | None:
@@ -76,7 +88,13 @@ class Shelf:
         page = self.client.page(index, project)
         if page is None:
             return ()
-        files = tuple(self._locked_or(index, file) for file in page.files if fitting(index, file))
+        named: dict[str, IndexFile] = {}
+        for file in page.files:
+            # A page that lists a name twice, with two hashes, means the one that was locked, else its first.
+            locked = self.locked.get(file.filename, ("", ""))[0]
+            if fitting(index, file) and (file.filename not in named or file.sha256 == locked):
+                named[file.filename] = file
+        files = tuple(self._locked_or(index, file) for file in named.values())
         with self._mutex:
             self.pages[project] = page
             self.offers.update({file.sha256 or "": Offer(index=index, file=file) for file in files})
@@ -89,8 +107,15 @@ class Shelf:
             IntegrityError: the file is no wheel, or another than its name says.
             NetworkError: it cannot be read.
         """
+        if sha256 in self._unreadable:
+            # uv asks again after some failures; whole wheels are not fetched again for that.
+            raise self._unreadable[sha256]
         offer = self.offers[sha256]
-        return wheel_metadata(offer.index, offer.file, self.client, self.workspace)
+        try:
+            return wheel_metadata(offer.index, offer.file, self.client, self.workspace)
+        except JbuildError as error:
+            self._unreadable[sha256] = error
+            raise
 
     def fail(self, error: JbuildError) -> None:
         """Remember an error that uv will only see as a failed request."""
@@ -106,13 +131,17 @@ class Shelf:
             self.changed[file.filename] = ChangedFile(
                 index=index.name, filename=file.filename, locked=locked, served=file.sha256 or "", kept=kept
             )
-        return replace(file, sha256=locked, url=url, metadata=False) if kept else file
+        return replace(file, sha256=locked, url=url, metadata=None) if kept else file
+
+
+def is_foreign(index: Index, file: IndexFile) -> bool:
+    """Tell whether a file is another index's, which this one only passes on."""
+    return any(part in urlsplit(file.url).path for part in index.foreign_files)
 
 
 def fitting(index: Index, file: IndexFile) -> bool:
     """Tell whether a file is the index's own wheel, with a hash to trust it by."""
-    foreign = any(part in urlsplit(file.url).path for part in index.foreign_files)
-    return not foreign and file.filename.endswith(".whl") and file.sha256 is not None
+    return not is_foreign(index, file) and file.filename.endswith(".whl") and file.sha256 is not None
 
 
 def wheel_metadata(index: Index, file: IndexFile, client: IndexClient, workspace: Workspace) -> bytes:
@@ -125,7 +154,7 @@ def wheel_metadata(index: Index, file: IndexFile, client: IndexClient, workspace
     path = workspace.metadata(file.sha256 or "")
     if path.is_file():
         return path.read_bytes()
-    content = read_wheel(index, file, client, workspace, metadata_of)
+    content = _beside(file, client) or read_wheel(index, file, client, workspace, metadata_of)
     try:
         check_metadata(content, file.filename)
     except ValueError as error:
@@ -148,13 +177,12 @@ def read_wheel(
         NetworkError: it cannot be read.
     """
     local = workspace.wheel(file.sha256 or "", file.filename)
-    auth = client.login(index, file.url)
     try:
         if not local.is_file():
             try:
-                return with_archive(RemoteFile(file.url, client.session, auth), read)
+                return with_archive(RemoteFile(file.url, client.get), read)
             except NoRangesError:
-                _bring(index, file, client, local)
+                _bring(index, file, client, workspace)
         with local.open("rb") as whole:
             return with_archive(whole, read)
     except FLAWS as error:
@@ -165,25 +193,43 @@ def read_wheel(
         raise NetworkError(message, where=failure.where, hint=failure.hint) from error
 
 
-def _bring(index: Index, file: IndexFile, client: IndexClient, target: Path) -> None:
-    """Fetch a whole wheel into the wheelhouse."""
+def _beside(file: IndexFile, client: IndexClient) -> bytes | None:
+    """Return the METADATA that the index serves beside a wheel; where it does not after all, the wheel's own counts."""
+    if file.metadata is None:
+        return None
+    parts = urlsplit(file.url)
+    try:
+        with client.get(parts._replace(path=f"{parts.path}.metadata").geturl()) as answer:
+            answer.raise_for_status()
+            content = body(answer, LONGEST_METADATA)
+    except requests.RequestException:
+        return None
+    return content if content and file.metadata in ("", hashlib.sha256(content).hexdigest()) else None
+
+
+def _bring(index: Index, file: IndexFile, client: IndexClient, workspace: Workspace) -> None:
+    """Fetch a whole wheel into the wheelhouse, once for all who wait for it."""
+    target = workspace.wheel(file.sha256 or "", file.filename)
 
     def attempt() -> None:
         with aside(target) as temporary:
-            with client.session.get(file.url, stream=True, auth=client.login(index, file.url)) as answer:
+            with client.get(file.url) as answer, temporary.open("wb") as out:
                 answer.raise_for_status()
-                with temporary.open("wb") as out:
-                    for block in answer.iter_content(_BLOCK):
-                        out.write(block)
+                for block in answer.iter_content(_BLOCK):
+                    out.write(block)
             if sha256_of(temporary) != file.sha256:
                 raise _unfit(index, file, "its bytes do not have the sha256 that the index gives")
 
-    http.Retry(tries=3).run(attempt)
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.parent / "lock"):
+            if not target.is_file():
+                http.Retry(tries=3).run(attempt)
 
 
 def _unfit(index: Index, file: IndexFile, why: str) -> IntegrityError:
-    name, version, *_ = file.filename.split("-")
-    plain = name.replace("_", "-").lower()
+    name, version, *_ = [*file.filename.split("-"), ""]
+    plain = re.sub(r"[-_.]+", "-", name).lower()
     return IntegrityError(
         f"{file.filename} of the index {index.name} cannot be used: {why}",
         where=http.scrub(file.url),

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _DATA = Path(__file__).with_name("indexes.toml")
 NAME = r"[a-z0-9][a-z0-9-]{0,63}"
-ADDRESS = r"https?://[^\s]+"
+# A log-in may be in it, a query or a fragment may not: names of packages are appended.
+ADDRESS = r"https?://([^\s/?#@\[\]]+@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?(/[^\s?#]*)?"
 PACKAGE = r"[a-z0-9*?][a-z0-9*?-]*"
 _GLOB = r"[0-9.*]+"
 

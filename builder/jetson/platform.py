@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
 from builder.jetson.model import Platform
+from builder.jetson.pythons import standalone
 from builder.jetson.tables import Distribution, L4tRelease, distributions, platforms
 from builder.tomldoc import suggest
 
@@ -110,9 +111,10 @@ def _find(architecture: Architecture, axes: _Axes) -> Platform | str:
         return f"{row.name} is a platform without a GPU: it has no CUDA {axes.cuda}"
     if axes.ubuntu and row.name != f"ubuntu-{axes.ubuntu}":
         return f"{row.name} is not Ubuntu {axes.ubuntu}"
-    if axes.python and axes.python != row.python:
-        return f"{row.name} has Python {row.python}, not {axes.python}"
-    return _platform(row, name=row.name, architecture=architecture, base=row.image, source=row.source)
+    if axes.python and axes.python not in (row.python, *row.standalone):
+        return f"{row.name} has Python {', '.join((row.python, *row.standalone))}, not {axes.python}"
+    found = _platform(row, name=row.name, architecture=architecture, base=row.image, source=row.source)
+    return _with_python(found, axes.python)
 
 
 def _jetson(row: L4tRelease, architecture: Architecture, axes: _Axes) -> Platform | str:
@@ -129,25 +131,51 @@ def _jetson(row: L4tRelease, architecture: Architecture, axes: _Axes) -> Platfor
         base=base.image,
         source=row.source,
     )
-    return replace(found, l4t=row.l4t, jetpack=row.jetpack, cuda=axes.cuda or base.cuda[0], sms=row.sms)
+    found = replace(found, l4t=row.l4t, jetpack=row.jetpack, cuda=axes.cuda or base.cuda[0], sms=row.sms)
+    return _with_python(found, axes.python)
+
+
+def _with_python(platform: Platform, python: str | None) -> Platform:
+    """Return a platform with a Python that its distribution does not package, if another than its own is asked for."""
+    if python in (None, platform.python):
+        return platform
+    return replace(platform, python=python, python_packages=(), standalone=standalone(python).release)
 
 
 def _narrow(row: L4tRelease, axes: _Axes) -> _Base | str:
-    """Return the first base of a release that has all the axis values, or why none has."""
+    """Return the first base of a release that has all the axis values, or why none has.
+
+    A Python that a base does not package is fetched only where the recipe names the base: it might have meant another
+    one that does package it.
+    """
     bases = _bases(row)
     on = [base for base in bases if axes.ubuntu in (None, base.distribution.release)]
     if not on:
         known = ", ".join(base.distribution.release for base in bases)
         return f"no image for L4T {row.l4t} is made on Ubuntu {axes.ubuntu} (known: {known})"
     with_python = [base for base in on if axes.python in (None, base.distribution.python)]
+    with_python += [base for base in on if axes.ubuntu and axes.python in base.distribution.standalone]
     if not with_python:
-        known = ", ".join(f"{base.distribution.python} on Ubuntu {base.distribution.release}" for base in on)
+        known = ", ".join(
+            f"{python} on Ubuntu {base.distribution.release}"
+            for base in on
+            for python in (base.distribution.python, *(base.distribution.standalone if axes.ubuntu else ()))
+        )
         return f"L4T {row.l4t} has no Python {axes.python} (it has {known})"
     with_cuda = [base for base in with_python if axes.cuda is None or axes.cuda in base.cuda]
     if not with_cuda:
-        known = "; ".join(f"{', '.join(base.cuda)} on Ubuntu {base.distribution.release}" for base in with_python)
-        return f"CUDA {axes.cuda} is not published for L4T {row.l4t} (known: {known})"
+        return _no_cuda(row, axes, with_python, on)
     return with_cuda[0]
+
+
+def _no_cuda(row: L4tRelease, axes: _Axes, with_python: list[_Base], on: list[_Base]) -> str:
+    known = "; ".join(f"{', '.join(base.cuda)} on Ubuntu {base.distribution.release}" for base in with_python)
+    own = [base.distribution.release for base in on if axes.cuda in base.cuda]
+    if not own:
+        return f"CUDA {axes.cuda} is not published for L4T {row.l4t} (known: {known})"
+    said = f"CUDA {axes.cuda} for L4T {row.l4t} is on Ubuntu {own[0]}, Python {axes.python} is not (it has {known})"
+    fetched = [base for base in on if axes.cuda in base.cuda and axes.python in base.distribution.standalone]
+    return f'{said}; with `ubuntu = ["{own[0]}"]` as an axis that Python is fetched' if fetched else said
 
 
 def _bases(row: L4tRelease) -> list[_Base]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder import tomldoc
+from builder.jetson.pythons import pythons
 
 if TYPE_CHECKING:
     from builder.tomldoc import Table
@@ -23,7 +24,11 @@ _IMAGE = r"[a-z0-9.-]+(/[a-z0-9._-]+)+:[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Distribution:
-    """One release of a Linux distribution; `python` is the interpreter that it ships at /usr/bin."""
+    """One release of a Linux distribution.
+
+    `python` is the interpreter that it ships at /usr/bin, `standalone` those that images on it get from
+    python-build-standalone.
+    """
 
     name: str
     release: str
@@ -33,6 +38,7 @@ class Distribution:
     image: str
     python_packages: tuple[str, ...]
     source: str
+    standalone: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,9 +117,19 @@ def _distribution(table: Table) -> Distribution:
         image=table.string("image", pattern=_IMAGE, noun="an image reference with a tag"),
         python_packages=_some(table, "python-packages", _WORD, "a package name"),
         source=table.string("source", pattern=".+", noun="a source"),
+        standalone=tuple(_standalone(other) for other in table.tables("standalone")),
     )
     table.done()
     return row
+
+
+def _standalone(table: Table) -> str:
+    python = table.string("python", pattern=_VERSION, noun="a version such as 3.12")
+    table.string("source", pattern=".+", noun="a source")
+    if python and python not in (known := [row.python for row in pythons()]):
+        table.problem("python", f"pythons.toml has no Python {python}", tomldoc.suggest(python, known, noun="known"))
+    table.done()
+    return python
 
 
 def _release(table: Table, known: set[str]) -> L4tRelease:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol
 
 import requests
 
@@ -23,11 +23,38 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
+class HubLine:
     """A connection to a model on a hub; threads share it."""
 
     place: HubPlace
     session: requests.Session
+
+    @property
+    def source(self) -> str:
+        """The model as recipes write it."""
+        return self.place.source
+
+    def bring(self, wanted: HubFile, partial: Path, watch: Watch) -> str:
+        """Bring a file into `partial`; see `download`."""
+        return download(wanted, partial, self, watch)
+
+
+class Line(Protocol):
+    """A connection to a place with models; threads share it."""
+
+    @property
+    def source(self) -> str:
+        """The model as recipes write it."""
+        ...
+
+    def bring(self, wanted: HubFile, partial: Path, watch: Watch) -> str:
+        """Bring a file into `partial`, going on from what is there, and return its sha256.
+
+        Raises:
+            IntegrityError: other bytes come than are listed; nothing of them is kept.
+            ModelError, NetworkError, RegistryError: the place refuses or cannot be reached; what has come is kept.
+        """
+        ...
 
 
 class _Gathering:
@@ -70,7 +97,7 @@ class _Gathering:
         return None
 
 
-def download(wanted: HubFile, partial: Path, line: Line, watch: Watch) -> str:
+def download(wanted: HubFile, partial: Path, line: HubLine, watch: Watch) -> str:
     """Bring a file into `partial`, going on from what is there, and return its sha256.
 
     Raises:
@@ -93,7 +120,7 @@ def download(wanted: HubFile, partial: Path, line: Line, watch: Watch) -> str:
     return sha256
 
 
-def _gather(wanted: HubFile, partial: Path, line: Line, watch: Watch) -> tuple[str, str | None]:
+def _gather(wanted: HubFile, partial: Path, line: HubLine, watch: Watch) -> tuple[str, str | None]:
     partial.touch()
     with partial.open("r+b") as file:
         gathering = _Gathering(wanted, file)
@@ -114,7 +141,7 @@ def _gather(wanted: HubFile, partial: Path, line: Line, watch: Watch) -> tuple[s
         return gathering.sha256.hexdigest(), gathering.flaw()
 
 
-def _receive(gathering: _Gathering, line: Line, watch: Watch) -> None:
+def _receive(gathering: _Gathering, line: HubLine, watch: Watch) -> None:
     wanted = gathering.wanted
     if gathering.size == wanted.size:
         return

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from builder import http, records
 from builder.errors import IntegrityError, ModelError
 from builder.models import store
+from builder.models.artifact import RegistryLine, client_for
 from builder.models.checks import check_weights
-from builder.models.download import Line, download
+from builder.models.download import HubLine
 from builder.models.folder import readable
 from builder.models.hub import HubFile, require_online
 from builder.models.model import ModelFile
-from builder.models.places import FolderPlace, HubPlace, locate
+from builder.models.places import FolderPlace, HubPlace, Place, RegistryPlace, locate
 from builder.models.threads import together
 from builder.workspace import disk_errors
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from builder.config import Config
     from builder.console import Console
+    from builder.models.download import Line
     from builder.models.model import LockedModel
     from builder.models.threads import Watch
 
@@ -30,11 +32,11 @@ def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models
 
     Raises:
         ModelError: the model is no longer where it was.
-        NetworkError: its hub cannot be reached.
+        NetworkError, RegistryError: its hub or registry cannot be reached, or refuses.
         IntegrityError: a file is not the one that was locked.
         DiskError: the store cannot be written.
     """
-    missing = {file.sha256: file for file in locked.files if not store.has(models, file)}
+    missing = {file.sha256: file for file in locked.files if not store.use(models, file)}
     if not missing:
         return
     place = _place(locked, recipe_folder, config)
@@ -46,15 +48,26 @@ def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models
             folder = place.path
             together(lambda key, watch: _copy(locked, missing[key], folder, models, watch), keys, task.advance)
         else:
-            require_online(place)
-            line = Line(place=place, session=http.session(config))
+            line = line_to(place, config)
             together(
                 lambda key, watch: obtain(locked.name, _listed(missing[key]), line, models, watch), keys, task.advance
             )
 
 
+def line_to(place: HubPlace | RegistryPlace, config: Config) -> Line:
+    """Return a connection to a place.
+
+    Raises:
+        NetworkError: the user wants no connections to hubs.
+    """
+    if isinstance(place, RegistryPlace):
+        return RegistryLine(place=place, client=client_for(place, config))
+    require_online(place)
+    return HubLine(place=place, session=http.session(config))
+
+
 def obtain(name: str, wanted: HubFile, line: Line, models: Path, watch: Watch) -> str:
-    """Bring one file of a hub into the store and return its sha256; `name` is the model's, for messages.
+    """Bring one file of a hub or registry into the store and return its sha256; `name` is for messages.
 
     Raises:
         ModelError, NetworkError, IntegrityError: as `fetch_model` does.
@@ -69,7 +82,7 @@ def obtain(name: str, wanted: HubFile, line: Line, models: Path, watch: Watch) -
         if here:
             watch.advance(wanted.size)
             return here
-        sha256 = download(wanted, partial, line, watch)
+        sha256 = line.bring(wanted, partial, watch)
         try:
             check_weights(name, wanted.path, partial)
         except ModelError:
@@ -89,7 +102,7 @@ def _here(models: Path, wanted: HubFile) -> str | None:
 
 
 def _key(wanted: HubFile, line: Line) -> str:
-    return wanted.sha256 or records.fingerprint(line.place.source, wanted.path, wanted.git_id)
+    return wanted.sha256 or records.fingerprint(line.source, wanted.path, wanted.git_id)
 
 
 def _git_key(wanted: HubFile) -> str:
@@ -100,10 +113,12 @@ def _listed(file: ModelFile) -> HubFile:
     return HubFile(path=file.path, size=file.size, sha256=file.sha256, git_id=None)
 
 
-def _place(locked: LockedModel, recipe_folder: Path, config: Config) -> FolderPlace | HubPlace:
+def _place(locked: LockedModel, recipe_folder: Path, config: Config) -> Place:
     place = locate(locked.source, recipe_folder, config)
     if isinstance(place, FolderPlace):
         return place
+    if isinstance(place, RegistryPlace):
+        return place.at(locked.revision) if locked.revision else place
     if locked.stand_in:
         raise ModelError(
             f"model {locked.name} was locked from a folder in place of {locked.source}, which is not configured here",

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from builder import http
 from builder.errors import ModelError
-from builder.models import hub, store
+from builder.models import artifact, hub, store
+from builder.models.artifact import client_for
 from builder.models.checks import check_small_files, check_weights
-from builder.models.download import Line
-from builder.models.fetch import obtain
+from builder.models.fetch import line_to, obtain
 from builder.models.folder import list_folder, readable
 from builder.models.model import LockedModel, ModelFile
-from builder.models.places import FolderPlace, HubPlace, locate
+from builder.models.places import FolderPlace, HubPlace, RegistryPlace, locate
 from builder.models.selection import CONFIG, is_weight, select
 from builder.models.threads import together
 from builder.workspace import disk_errors
@@ -39,7 +39,7 @@ def lock_model(model: Model, recipe_folder: Path, config: Config, models: Path, 
 
     Raises:
         ModelError: the model cannot be had or is not what a model must be.
-        NetworkError: its hub cannot be reached.
+        NetworkError, RegistryError: its hub or registry cannot be reached, or refuses.
         IntegrityError: the hub serves other bytes than it lists.
         DiskError: the store cannot be written.
     """
@@ -47,18 +47,21 @@ def lock_model(model: Model, recipe_folder: Path, config: Config, models: Path, 
     with disk_errors(models):
         if isinstance(place, HubPlace):
             return _lock_hub(model, place, config, models, console)
+        if isinstance(place, RegistryPlace):
+            return _lock_registry(model, place, config, models, console)
         return _lock_folder(model, place, models, console)
 
 
 def quick_state(model: Model, recipe_folder: Path, config: Config) -> tuple[str, ...]:
     """Return what changes when the files of a model in a folder change: their names, sizes and times.
 
-    Costs no network and no hashing. A hub's state is its name. A folder that cannot be used has its error as state.
+    Costs no network and no hashing. The state of a hub or registry is the model's name, that of a folder which cannot
+    be used is the error.
     """
     try:
         place = locate(model.source, recipe_folder, config)
-        if isinstance(place, HubPlace):
-            return ("hub", place.source)
+        if not isinstance(place, FolderPlace):
+            return ("hub" if isinstance(place, HubPlace) else "registry", place.source)
         found = list_folder(model.name, place)
         kept = select(found, model).paths
     except ModelError as error:
@@ -147,12 +150,34 @@ def _lock_hub(model: Model, place: HubPlace, config: Config, models: Path, conso
     )
 
 
+def _lock_registry(model: Model, place: RegistryPlace, config: Config, models: Path, console: Console) -> LockedModel:
+    listing = artifact.list_files(place, client_for(place, config))
+    pinned = place.at(listing.commit)
+    listed = {file.path: file for file in listing.files}
+    selection = select(listed, model)
+    if place.stand_in:
+        console.warn(f"model {model.name}: {place.reference.name} stands in for {model.source}: {place.stand_in}")
+    early = [listed[path] for path in (CONFIG, *selection.indexes)]
+    hashes = _fetch_early(model, pinned, early, config, models, console)
+    small = {path: store.blob(models, sha256).read_bytes() for path, sha256 in hashes.items()}
+    check_small_files(model, selection, small, console)
+    return LockedModel(
+        name=model.name,
+        source=model.source,
+        origin="registry",
+        files=_hub_files(selection, listed, hashes),
+        revision=listing.commit,
+        licence=model.licence or listing.licence,
+        stand_in=place.stand_in,
+    )
+
+
 def _fetch_early(
-    model: Model, place: HubPlace, wanted: list[HubFile], config: Config, models: Path, console: Console
+    model: Model, place: HubPlace | RegistryPlace, wanted: list[HubFile], config: Config, models: Path, console: Console
 ) -> dict[str, str]:
     by_path = {file.path: file for file in wanted}
     with console.task(f"reading model {model.name}", sum(file.size for file in wanted)) as task:
-        line = Line(place=place, session=http.session(config))
+        line = line_to(place, config)
         return together(
             lambda path, watch: obtain(model.name, by_path[path], line, models, watch), list(by_path), task.advance
         )

@@ -12,7 +12,7 @@ from builder.recipe import patterns
 
 _SHA256 = r"[0-9a-f]{64}"
 _LONGEST_NAME = 255
-Origin = Literal["hub", "folder"]
+Origin = Literal["hub", "folder", "registry"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +36,8 @@ class ModelFile:
 class LockedModel:
     """A model with every file that is baked in, by content.
 
-    `source` is as in the recipe. `revision` is the hub's commit. `stand_in` says why the files are not those of
-    `source`, if they are not.
+    `source` is as in the recipe. `revision` is the hub's commit, or the digest of a registry's manifest. `stand_in`
+    says why the files are not those of `source`, if they are not.
     """
 
     name: str

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import ModelError
 from builder.recipe import patterns
+from builder.registry.reference import Reference
 
 if TYPE_CHECKING:
     from builder.config import Config
 
 _HUB = "hf://"
+_OCI = "oci://"
 _COMMIT = r"[0-9a-f]{40}"
 
 
@@ -48,12 +50,30 @@ class HubPlace:
         return f"{_HUB}{self.repository}@{self.revision}"
 
 
-def locate(source: str, recipe_folder: Path, config: Config) -> FolderPlace | HubPlace:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegistryPlace:
+    """A model in a registry, after mirror rules; `stand_in` says why it is not the same model, if a rule says so."""
+
+    source: str
+    reference: Reference
+    stand_in: str | None = None
+
+    def at(self, digest: str) -> RegistryPlace:
+        """Return the place pinned to a digest."""
+        return replace(self, reference=self.reference.at(digest))
+
+
+Place = FolderPlace | HubPlace | RegistryPlace
+
+
+def locate(source: str, recipe_folder: Path, config: Config) -> Place:
     """Return where a recipe's model is; nothing is looked at.
 
     Raises:
         ModelError: the source is of no known kind.
     """
+    if source.startswith(_OCI):
+        return _in_registry(source, config)
     if "://" not in source:
         hint = "correct `source` in the recipe: it is relative to the recipe's own folder"
         return FolderPlace(path=_expanded(recipe_folder, source), hint=hint)
@@ -61,7 +81,7 @@ def locate(source: str, recipe_folder: Path, config: Config) -> FolderPlace | Hu
         raise ModelError(
             "this is not a source of models that jbuild knows",
             where=source,
-            hint="write hf://organisation/name@revision, or the path of a folder",
+            hint="write hf://organisation/name@revision, oci://host/name:tag, or the path of a folder",
         )
     repository, _, revision = source.removeprefix(_HUB).partition("@")
     wanted = (source, f"{_HUB}{repository}")
@@ -74,6 +94,14 @@ def locate(source: str, recipe_folder: Path, config: Config) -> FolderPlace | Hu
                 stand_in=rule.stand_in,
             )
     return HubPlace(repository=repository, revision=revision, endpoint=config.hub_endpoint)
+
+
+def _in_registry(source: str, config: Config) -> RegistryPlace:
+    if not re.fullmatch(patterns.OCI_SOURCE, source):
+        hint = "write oci://host/name:tag, or oci://host/name@sha256:…"
+        raise ModelError("this is not the name of a model in a registry", where=source, hint=hint)
+    used, rule = config.mirrored(source.removeprefix(_OCI))
+    return RegistryPlace(source=source, reference=Reference.parse(used), stand_in=rule.stand_in if rule else None)
 
 
 def _expanded(recipe_folder: Path, source: str) -> Path:

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from builder import records
-from builder.workspace import write_text
+from builder.workspace import mark_used, write_text
 
 if TYPE_CHECKING:
     import os
@@ -38,6 +38,11 @@ def has(models: Path, file: ModelFile) -> bool:
         return blob(models, file.sha256).stat().st_size == file.size
     except FileNotFoundError:
         return False
+
+
+def use(models: Path, file: ModelFile) -> bool:
+    """Tell whether a file is in the store, and note that it is used."""
+    return has(models, file) and mark_used(blob(models, file.sha256))
 
 
 @contextmanager

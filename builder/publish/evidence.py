@@ -34,6 +34,7 @@ EMPTY = BytesBlob(b"{}")
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 _SIGNED_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
 _SIGNATURE = "dev.cosignproject.cosign/signature"
+_TIME = "elapsed_s"
 _TITLE = "org.opencontainers.image.title"
 CosignTag = Literal["sig", "att"]
 
@@ -118,6 +119,9 @@ def of_cell(image: Image, job: Job, lock: Lock, plan: Plan, verdict: Verdict, se
     """
     folder = session.workspace.cell(job.recipe.name, job.cell.id)
     audit = records.read(folder.record("audit"), None, dict)
+    if audit:
+        # How long it took is not what it found: the same findings are the same statement.
+        audit = {name: value for name, value in audit.items() if name != _TIME}
     made = Made(job=job, lock=lock, plan=plan, verdict=verdict, audit=audit)
     return evidence(image.manifest, made, session.workspace, signer_of(session.config, session.workspace))
 

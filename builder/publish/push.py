@@ -34,7 +34,7 @@ class Wish:
     """What is to be reached in every registry.
 
     `repository` lies below each target; `tags` are put if a verdict of `level` (None: there is no verdict) earns them.
-    `evidence` is there before any tag is.
+    A `building_block` of images is never run by itself: its tags need no verdict. `evidence` is there before any tag.
     """
 
     repository: str
@@ -42,6 +42,7 @@ class Wish:
     level: str | None = None
     on_failure: OnFailure = "none"
     force_tags: bool = False
+    building_block: bool = False
     evidence: Evidence = field(default_factory=Evidence)
 
 
@@ -86,7 +87,7 @@ def publish(
     """
     stop = Stop()
     goals = _goals(targets, wish, config, replace(retry or Retry(), sleep=stop.sleep), console, stop)
-    given, withheld = earned(wish.tags, wish.level)
+    given, withheld = (wish.tags, ()) if wish.building_block else earned(wish.tags, wish.level)
 
     def add(goal: _Goal) -> None:
         there = goal.target

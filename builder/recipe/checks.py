@@ -40,6 +40,7 @@ tag = matching(patterns.TAG, "a tag: letters, digits, `_`, `.` and `-`, at most 
 repository = matching(patterns.REPOSITORY, "a repository name: lower-case letters and digits, parts joined by `/`")
 served_name = matching(patterns.SERVED_NAME, "a model name as clients send it")
 _image = matching(patterns.IMAGE, "an image reference")
+_oci = matching(patterns.OCI_SOURCE, "a model in a registry: oci://host/name:tag, or @sha256:… in place of the tag")
 _hub = matching(patterns.HUB_SOURCE, "a hub model: hf://organisation/name@revision")
 
 
@@ -68,7 +69,9 @@ def requirement(value: str) -> str | None:
 
 
 def model_source(value: str) -> str | None:
-    """Check where a model comes from: a hub with a revision, or a folder."""
+    """Check where a model comes from: a hub with a revision, a registry with a tag or digest, or a folder."""
+    if value.startswith("oci://"):
+        return _oci(value)
     return _hub(value) if "://" in value else text(value)
 
 

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, cast
 
 from builder import tomldoc
+from builder.jetson.boards import boards
 from builder.recipe import patterns
 from builder.recipe.axes import read_matrix
 from builder.recipe.model import Architecture, Matrix, Recipe
@@ -55,12 +56,23 @@ def _recipe(root: Table, path: Path) -> Recipe:
         matrix=matrix,
         spec=spec,
         overrides=read_overrides(root, matrix.known(), slots),
+        boards=_boards(root),
     )
     if "matrix" in root:
         check_texts(root.document, recipe, slots.found)
     if sound:
         check_cells(root.document, recipe, slots.found)
     return recipe
+
+
+def _boards(root: Table) -> tuple[str, ...]:
+    found = root.strings("boards")
+    known = [board.name for board in boards()] if found else []
+    for index, name in enumerate(found):
+        if name not in known:
+            hint = tomldoc.suggest(name, known, noun="boards known")
+            root.document.problem(("boards", index), f"there is no board `{tomldoc.shown(name)}`", hint)
+    return found
 
 
 def _architecture(root: Table) -> Architecture:

@@ -115,18 +115,20 @@ def _excluded(recipe: Recipe, values: Pairs) -> str | None:
 
 def _cell(recipe: Recipe, values: Pairs, excluded: str | None) -> Cell:
     axes = tuple(pair for pair in values if pair[0] in _DECIDING)
-    reason = excluded or _impossible(recipe.architecture, axes)
-    return Cell(id=cell_id(values), recipe=recipe.name, values=values, impossible=reason)
+    reason, note = (excluded, None) if excluded else _judged(recipe.architecture, axes)
+    return Cell(id=cell_id(values), recipe=recipe.name, values=values, impossible=reason, note=note)
 
 
 @lru_cache(maxsize=4096)
-def _impossible(architecture: Architecture, axes: Pairs) -> str | None:
+def _judged(architecture: Architecture, axes: Pairs) -> tuple[str | None, str | None]:
+    """Return why there is no platform with these axis values, or what is unusual about the one there is."""
     try:
         platform = platform_for(axes, architecture)
     except ImpossibleError as error:
-        return error.reason
+        return error.reason, None
     vllm = dict(axes).get("vllm")
-    return python_problem("vllm", vllm, platform.python) if vllm else None
+    reason = python_problem("vllm", vllm, platform.python) if vllm else None
+    return reason, None if reason else platform.note
 
 
 def _merge(spec: Spec, override: Override) -> Spec:

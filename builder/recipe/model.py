@@ -127,6 +127,16 @@ class PublishSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Waiver:
+    """Findings of the audit that do not stop a cell: a rule's id, globs on wheel and file, and why."""
+
+    rule: str
+    reason: str
+    wheel: str = "*"
+    file: str = "*"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Spec:
     """Everything a cell asks for. In a recipe, strings may hold `{axis}` placeholders; in a cell's spec none are left.
 
@@ -154,6 +164,7 @@ class Spec:
     publish: PublishSpec = field(default_factory=lambda: PublishSpec(repository="vllm"))
     labels: Pairs = ()
     template: str = "Dockerfile.j2"
+    waivers: tuple[Waiver, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,7 +185,7 @@ class Override:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """One recipe file. `architecture` is the one its images are for."""
+    """One recipe file. `architecture` is the one its images are for, `boards` name the boards that must bear them."""
 
     name: str
     path: Path
@@ -183,16 +194,21 @@ class Recipe:
     matrix: Matrix
     spec: Spec
     overrides: tuple[Override, ...] = ()
+    boards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One point of the matrix. `impossible` is the reason why it cannot be built, if it cannot."""
+    """One point of the matrix.
+
+    `impossible` is the reason why it cannot be built, if it cannot; `note` is what is unusual about it, if anything.
+    """
 
     id: str
     recipe: str
     values: Pairs
     impossible: str | None = None
+    note: str | None = None
 
     def value(self, axis: str) -> str | None:
         """Return the cell's value on an axis, or None if the matrix has no such axis."""

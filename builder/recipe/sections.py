@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, cast, get_args
 from builder.recipe import checks, patterns
 from builder.recipe.axes import read_when
 from builder.recipe.levels import levels
-from builder.recipe.model import Model, OnFailure, Override, PublishSpec, Question, Server, SmokeSpec, Spec, TagRule
+from builder.recipe.model import (
+    Model,
+    OnFailure,
+    Override,
+    PublishSpec,
+    Question,
+    Server,
+    SmokeSpec,
+    Spec,
+    TagRule,
+    Waiver,
+)
 from builder.tomldoc import shown, suggest
 
 if TYPE_CHECKING:
@@ -20,6 +31,11 @@ if TYPE_CHECKING:
 _DAY_S = 86_400
 _MOST_TOKENS = 2**31
 _DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")
+# The audit's rules, which lie in a later room; a test keeps the two the same.
+AUDIT_RULES = (
+    *("damaged-wheel", "wrong-machine", "other-python", "missing-library", "symbol-version", "undefined-symbol"),
+    *("executable-stack", "toolkit-newer", "gpu-code", "two-cudas", "two-sonames", "file-conflict", "tag-lies"),
+)
 # What the models' room knows how to tell apart; it maps each to file endings.
 WEIGHT_FORMATS = ("bin", "ckpt", "gguf", "onnx", "pickle", "pkl", "pt", "pth", "safetensors")
 
@@ -47,6 +63,7 @@ def read_spec(root: Table, slots: Slots) -> Spec:
         publish=_publish(root.table("publish"), slots),
         labels=slots.labels(root.table("labels")),
         template=root.string("template", Spec().template, pattern=patterns.TEMPLATE, noun="a template's file name"),
+        waivers=_waivers(root.table("audit")),
     )
     if not packages.raw("requires"):
         packages.problem("requires", "a recipe needs at least one package", 'such as `requires = ["vllm=={vllm}"]`')
@@ -204,6 +221,26 @@ def _question(table: Table) -> Question:
         table.problem("expect", problem, "a word that only a right answer holds, such as `Paris`")
     table.done()
     return question
+
+
+def _waivers(table: Table) -> tuple[Waiver, ...]:
+    found = tuple(_waiver(waive) for waive in table.tables("waive"))
+    table.done()
+    return found
+
+
+def _waiver(table: Table) -> Waiver:
+    waiver = Waiver(
+        rule=table.string("rule"),
+        reason=table.string("reason", pattern=patterns.TEXT, noun="a reason on one line"),
+        wheel=table.string("wheel", "*", pattern=patterns.TEXT, noun="a glob on wheels' names"),
+        file=table.string("file", "*", pattern=patterns.TEXT, noun="a glob on the wheel's files"),
+    )
+    if isinstance(table.raw("rule"), str) and waiver.rule not in AUDIT_RULES:
+        hint = suggest(waiver.rule, AUDIT_RULES, noun="rules")
+        table.problem("rule", f"the audit has no rule `{shown(waiver.rule)}`", hint)
+    table.done()
+    return waiver
 
 
 def _publish(table: Table, slots: Slots) -> PublishSpec:

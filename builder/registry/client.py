@@ -38,6 +38,20 @@ _BLOCK = 1 << 20
 LONGEST_DOCUMENT = 32 << 20
 
 
+class Begun:
+    """The beginning of a blob: its length so far, and its sha256 so far."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+
+    def add(self, block: bytes) -> None:
+        """Take the next bytes."""
+        self.size += len(block)
+        self.sha256.update(block)
+
+
 class RegistryClient:
     """Reads and writes one registry. Safe for threads.
 
@@ -231,39 +245,41 @@ class RegistryClient:
         self.get_blob(repository, digest, take)
         return b"".join(blocks)
 
-    def get_blob(self, repository: str, digest: str, sink: Callable[[bytes], object]) -> int:
+    def get_blob(
+        self, repository: str, digest: str, sink: Callable[[bytes], object], begun: Begun | None = None
+    ) -> int:
         """Stream a blob into `sink`, going on where a connection broke; return its bytes.
+
+        With `begun`, what the caller has of it already is not asked for again.
 
         Raises:
             IntegrityError: the bytes are not those of the digest; `sink` has got them.
         """
-        hashed, size = hashlib.sha256(), 0
+        have = begun or Begun()
 
         def attempt() -> None:
-            nonlocal size
             # Stores compress on the way if they may; then neither length nor range would be the blob's.
-            headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={size}-"} if size else {})}
+            headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have.size}-"} if have.size else {})}
             skip = 0
             with self._transport.once("GET", path, scopes=scopes, headers=headers, stream=True) as response:
-                if size and response.status_code != HTTPStatus.PARTIAL_CONTENT:
-                    skip = size
+                if have.size and response.status_code != HTTPStatus.PARTIAL_CONTENT:
+                    skip = have.size
                 for block in response.iter_content(_BLOCK):
                     fresh, skip = block[skip:], max(0, skip - len(block))
-                    hashed.update(fresh)
-                    size += len(fresh)
+                    have.add(fresh)
                     sink(fresh)
 
         path, scopes = f"/v2/{repository}/blobs/{digest}", scopes_for(repository, "pull")
         doing = f"cannot read blob {_short(digest)}"
         with self._transport.explained(repository=repository, right="pull", doing=doing):
-            self._transport.retry.run(attempt, progress=lambda: size)
-        if f"sha256:{hashed.hexdigest()}" != digest:
+            self._transport.retry.run(attempt, progress=lambda: have.size)
+        if f"sha256:{have.sha256.hexdigest()}" != digest:
             raise IntegrityError(
                 f"the registry sends other bytes than those of {digest}",
                 where=f"{self.host}/{repository}",
                 hint="the registry, or a cache in front of it, is damaged",
             )
-        return size
+        return have.size
 
 
 def connect(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder import records
 from builder.engine import emulator_settings
+from builder.report.audit import counts, tally
 from builder.tomldoc import shown
 
 if TYPE_CHECKING:
@@ -37,8 +38,10 @@ def cell_json(result: CellResult) -> dict[str, Any]:
         "stages": {s.stage: {"ran": s.ran, "seconds": round(s.seconds, 2)} for s in result.stages},
         "lock": str(_lock_path(result)) if made.lock else None,
         "changes": [{**records.plain(change), "words": change.words} for change in made.changes],
+        "audit": counts(made.audit) if made.audit else None,
         "plan": str(result.work.folder.path) if made.plan else None,
         "digest": made.image.digest if made.image else None,
+        "verified": made.verified,
         "size": made.image.size if made.image else None,
         "verdict": records.plain(made.verdict),
         "publication": records.plain(made.publication),
@@ -70,10 +73,14 @@ def _cell(result: CellResult, reach: str) -> str:
         lines.append(f"  error     {result.error.message}")
     if made.lock:
         lines.append(f"  lock      {_lock_path(result)} ({len(made.lock.wheels)} wheels)")
+    if made.audit:
+        lines.append(f"  audit     {tally(made.audit)}")
     if made.plan and not made.image:
         lines += [f"  plan      {result.work.folder.path}", f"  build it  {reach}{' '.join(made.plan.command)}"]
     if made.image:
         lines += [f"  image     {made.image.digest}", f"  size      {made.image.size / 1e6:.0f} MB compressed"]
+    if made.verified:
+        lines.append("  verified  a second build without any cache gave the same digest")
     if made.verdict:
         lines += [f"  {line}" for line in _verdict(result)]
     if made.publication:

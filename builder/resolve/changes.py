@@ -87,13 +87,14 @@ def _why(
     if change.before is None:
         return _joined(own) or None
     moved = f"it comes from {after.sources.get(change.name) or 'the default index'} now"
-    upgraded = change.name in upgrade or "*" in upgrade
+    asked = "its upgrade was asked for"
     against = tuple(ask for ask in own if not ask.requirement.specifier.contains(change.before, prereleases=True))
     return (
-        _joined(against)
+        (asked if change.name in upgrade else None)
+        or _joined(against)
         or _rule(change, job, after)
         or (moved if before.sources.get(change.name) != after.sources.get(change.name) else None)
-        or ("its upgrade was asked for" if upgraded else None)
+        or (asked if "*" in upgrade else None)
         or "the locked file is no longer offered, or no longer fits the others"
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.errors import JbuildError
-from builder.index.client import IndexClient
+from builder.index.client import client_of
 from builder.resolve.locking import Wish, lock_cell
 from builder.resolve.sources import ties_of
 
@@ -40,7 +40,7 @@ def check_lock(job: Job, session: Session) -> CellCheck:
     try:
         lock = lock_cell(job, session, Wish(locked_only=True)).lock
         ties = ties_of(job, session.config)
-        client = IndexClient(config=session.config, states=session.workspace.index_states)
+        client = client_of(session.config, session.workspace.index_states)
         found = []
         for wheel in lock.wheels:
             index = ties.index(wheel.name)

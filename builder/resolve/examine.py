@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from builder.errors import JbuildError
+from builder.errors import JbuildError, NetworkError
 from builder.index.model import DEFAULT, Address, Index
 from builder.process import run
 from builder.resolve.solve import uv, uv_environment
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 _FROM = re.compile(r"# from (\S+)")
 _TIMEOUT_S = 120
+_LOOKED_AT = 3
 # A requirement as uv writes it in its explanations.
+_NONE_OF = re.compile(r"there are no versions of ([a-z0-9](?:[a-z0-9-]*[a-z0-9])?) ")
 _WRITTEN = re.compile(
     r"\b([a-z0-9](?:[a-z0-9-]*[a-z0-9])?)(?:\[[a-z0-9,-]+\])?((?:(?:==|~=|!=|>=|<=|<|>)[0-9][^\s,;]*,?)+)"
 )
@@ -104,6 +107,8 @@ class Examiner:
             NetworkError: the index does not answer.
         """
         index = self.index_of(name)
+        if not index.addresses:
+            raise NetworkError("uv's own index could not be found out", hint="name it: UV_DEFAULT_INDEX")
         page = self.client.page(index, name)
         before = self.job.spec.released_before
         return None if page is None else judge(page.files, index, self.job.platform, before=before)
@@ -123,21 +128,45 @@ class Examiner:
 
     def _default_index(self) -> Index:
         if self._default is None:
-            url = default_address(self.session)
+            names = (Requirement(text).name for text in self.job.spec.requires)
+            url = default_address(self.session, names)
             self._default = Index(name=DEFAULT, addresses=(Address(url=url),) if url else ())
         return self._default
 
 
-def default_address(session: Session) -> str | None:
+def fault_behind(explanation: str, examiner: Examiner) -> NetworkError | None:
+    """Return what is wrong with the index of a package that uv found nothing of, if anything is.
+
+    uv takes a page that is none, as a captive portal answers, for one without files, and says `there is no version`.
+    """
+    names = (str(canonicalize_name(requirement.name)) for requirement in written_in(explanation)[:_LOOKED_AT])
+    for name in names:
+        if not examiner.index_of(name).addresses:
+            continue
+        try:
+            examiner.judged(name)
+        except NetworkError as error:
+            return error
+    return None
+
+
+def default_address(session: Session, names: Iterable[str] = ()) -> str | None:
     """Return the address of uv's own default index, which only uv knows: its configuration says it, or its program.
 
-    None where it does not answer.
+    uv tells it with a package that it finds there: one that any index has, else one of `names`. None if it finds none.
     """
+    said = (os.environ.get(name) for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL"))
+    return next(filter(None, said), None) or next(
+        filter(None, (_address_of(name, session) for name in ("packaging", *names))), None
+    )
+
+
+def _address_of(name: str, session: Session) -> str | None:
     argv = [uv(), "pip", "compile", "-", "--no-deps", "--universal", "--no-header", "--quiet", "--no-annotate"]
     argv += ["--emit-index-annotation", "--only-binary", ":all:"]
     try:
         environment = uv_environment(session.config, session.workspace.cache)
-        text = run(argv, stdin="packaging\n", env=environment, timeout_s=_TIMEOUT_S).stdout
+        text = run(argv, stdin=f"{name}\n", env=environment, timeout_s=_TIMEOUT_S).stdout
     except JbuildError:
         # Then it is down, or lacks even this package; what is told of it says so.
         return None
@@ -148,7 +177,8 @@ def default_address(session: Session) -> str | None:
 def written_in(text: str) -> list[Requirement]:
     """Return the requirements that an explanation of uv's speaks of, each once, in order."""
     found: dict[str, Requirement] = {}
-    for name, versions in _WRITTEN.findall(" ".join(text.split())):
+    text = " ".join(text.split())
+    for name, versions in (*_WRITTEN.findall(text), *((name, "") for name in _NONE_OF.findall(text))):
         try:
             requirement = Requirement(f"{name}{versions.rstrip(',.')}")
         except InvalidRequirement:

@@ -19,6 +19,7 @@ from builder.resolve.model import (
     LockedAdvisory,
     LockedBase,
     LockedIndex,
+    LockedInterpreter,
     LockedRule,
     LockedWarning,
     LockedWheel,
@@ -85,6 +86,24 @@ def read(path: Path, *, recipe: str, cell: str) -> Lock | None:
     return lock
 
 
+def read_file(path: Path) -> Lock:
+    """Return the lock in a file, of whatever recipe and cell it is.
+
+    Raises:
+        LockError: there is none, or it is damaged or of another format.
+    """
+    try:
+        own = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["jbuild"]
+        recipe, cell = str(own["recipe"]), str(own["cell"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        hint = "name a lock that jbuild wrote: locks/RECIPE/pylock.CELL.toml"
+        raise LockError(f"this is no lock of jbuild: {_reason(error)}", where=str(path), hint=hint) from error
+    found = read(path, recipe=recipe, cell=cell)
+    if found is None:
+        raise LockError("the lock has gone", where=str(path), hint=_RELOCK.format(recipe=recipe, cell=cell))
+    return found
+
+
 def content(lock: Lock) -> str:
     """Return the checksum of everything in a lock."""
     return records.fingerprint(lock)
@@ -135,6 +154,8 @@ def _document(lock: Lock) -> dict[str, Any]:
         "rules": records.plain(lock.rules),
         "warnings": records.plain(lock.warnings),
         **({"torch-cuda": lock.torch_cuda} if lock.torch_cuda else {}),
+        **({"interpreter": records.plain(lock.interpreter)} if lock.interpreter else {}),
+        **({"compiler": lock.compiler} if lock.compiler else {}),
     }
     addresses = {index.name: index.url for index in lock.indexes}
     return {
@@ -176,6 +197,8 @@ def _from_document(data: dict[str, Any], own: dict[str, Any]) -> Lock:
         rules=tuple(records.decode(rule, LockedRule) for rule in own["rules"]),
         warnings=tuple(records.decode(warning, LockedWarning) for warning in own["warnings"]),
         torch_cuda=records.decode(own.get("torch-cuda"), str | None),
+        interpreter=records.decode(own.get("interpreter"), LockedInterpreter | None),
+        compiler=records.decode(own.get("compiler"), str | None),
     )
 
 

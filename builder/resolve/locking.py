@@ -10,6 +10,7 @@ from filelock import FileLock
 from builder import records
 from builder.errors import LockError, ModelError, OldLockError
 from builder.jetson import advisories
+from builder.models import pins
 from builder.models.lock import quick_state
 from builder.resolve import lockfile
 from builder.resolve.advised import situation_of
@@ -108,7 +109,14 @@ def _stale(found: Lock, job: Job, session: Session) -> str | None:
         # A folder can change under its name; a hub's revision cannot.
         if locked.origin == "folder" and _model_changed(locked, model, job, session):
             return f"the files of model {locked.name} changed"
+        if locked.origin != "folder" and _pinned_otherwise(locked, model, job, session):
+            return f"the recipe's model lock has another {locked.name}"
     return None
+
+
+def _pinned_otherwise(locked: LockedModel, model: Model, job: Job, session: Session) -> bool:
+    pinned = pins.find(session.workspace.model_lock(job.recipe.name), model)
+    return pinned is not None and pinned.origin != "folder" and pinned != locked
 
 
 def _model_changed(locked: LockedModel, model: Model, job: Job, session: Session) -> bool:

@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING
 
 from builder import records
 from builder.errors import IntegrityError, LockError, NetworkError
-from builder.index.client import IndexClient
+from builder.index.client import client_of
 from builder.index.front import running_front
 from builder.index.shelf import Shelf
+from builder.models import pins
 from builder.models.lock import lock_model
 from builder.parallel import Threads
 from builder.registry.lookup import resolve_digest
 from builder.resolve import lockfile, unresolved
 from builder.resolve.advised import solve_with_advisories
+from builder.resolve.boards import warn_of_boards
 from builder.resolve.builds import check_torch
 from builder.resolve.changes import changes_of
+from builder.resolve.examine import Examiner, fault_behind
+from builder.resolve.interpreters import compiler_of, interpreter_of
 from builder.resolve.model import LOCK_FORMAT, Lock, LockedBase, LockedIndex, LockedRule
+from builder.resolve.sizes import measured
 from builder.resolve.solve import Question
 from builder.resolve.sources import ties_of
 
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from builder.config import Config
+    from builder.index.client import IndexClient
     from builder.index.front import Front
     from builder.models.model import LockedModel
     from builder.recipe.model import Model
@@ -62,7 +68,7 @@ def make(
         LockError, NetworkError, IntegrityError, ModelError, RegistryError: the cell cannot be locked.
     """
     path = session.workspace.lock(job.recipe.name, job.cell.id)
-    client = IndexClient(config=session.config, states=session.workspace.index_states)
+    client = client_of(session.config, session.workspace.index_states)
     locked = {w.filename: (w.sha256, w.url) for w in before.wheels if w.index} if before else {}
     shelf = Shelf(ties=ties_of(job, session.config), client=client, workspace=session.workspace, locked=locked)
     question = Question(spec=job.spec, platform=job.platform, before=path if before else None, upgrade=upgrade)
@@ -78,18 +84,21 @@ def make(
             inputs=inputs_of(job, session.config),
             platform=job.platform,
             base=_base(base, session),
-            wheels=solution.wheels,
+            wheels=measured(solution.wheels, session),
             models=tuple(lock_one(model, job, session) for model in job.spec.models),
             advisories=solution.advisories,
             indexes=_indexes(solution.wheels, shelf),
             rules=(*_ties(solution.wheels, shelf), *_cut_off(solution.wheels, shelf, job), *kept),
             warnings=solution.warnings,
             torch_cuda=torch_cuda,
+            interpreter=interpreter_of(job.platform),
+            compiler=compiler_of(job.platform, before, session),
         )
     changes = changes_of(before, lock, job, client, session, upgrade=upgrade)
     lockfile.write(path, lock)
     unresolved.forget(job, session.workspace)
     _tell(lock, changes, session)
+    warn_of_boards(job, lock, session)
     return lock, changes
 
 
@@ -106,11 +115,15 @@ def solve_only(job: Job, session: Session, client: IndexClient) -> tuple[LockedW
 
 
 def lock_one(model: Model, job: Job, session: Session) -> LockedModel:
-    """Return a model of a cell with its files and their hashes.
+    """Return a model of a cell with its files and their hashes: as the recipe's model lock has it, else as it is now.
 
     Raises:
-        ModelError, NetworkError, IntegrityError: it cannot be had, or is not one.
+        ModelError, NetworkError, IntegrityError, RegistryError: it cannot be had, or is not one.
+        LockError: the recipe's model lock is damaged.
     """
+    pinned = pins.find(session.workspace.model_lock(job.recipe.name), model)
+    if pinned and pinned.origin != "folder":
+        return pinned
     return lock_model(model, job.recipe.path.parent, session.config, session.workspace.models, session.console)
 
 
@@ -122,9 +135,15 @@ def _solve(job: Job, session: Session, question: Question, shelf: Shelf) -> Solu
             solution = solve_with_advisories(job, session, replace(question, front=front.url), shelf.ties)
         except (LockError, NetworkError) as error:
             # uv saw a failed request only; the shelf knows what was wrong.
-            error.log = (error.log or "").replace(front.url, "the index it is tied to") or None
+            error.log = _without_front(error.log or "", front) or None
             raise (shelf.errors[0] if shelf.errors else error) from error
         return replace(solution, wheels=tuple(_upstream(wheel, front, shelf) for wheel in solution.wheels))
+
+
+def _without_front(explanation: str, front: Front) -> str:
+    """Leave out the front's address, and uv's advice to look for tied packages elsewhere: that is the trap."""
+    kept = (part for part in explanation.split("\n\n") if "--index-strategy" not in part)
+    return "\n\n".join(kept).replace(front.url, "the index it is tied to")
 
 
 @contextmanager
@@ -134,6 +153,9 @@ def _noting(job: Job, session: Session, shelf: Shelf) -> Iterator[None]:
         yield
     except LockError as error:
         if not shelf.errors:
+            examiner = Examiner(job=job, session=session, client=shelf.client, ties=shelf.ties)
+            if fault := fault_behind(error.log or "", examiner):
+                raise fault from error
             unresolved.note(job, inputs_of(job, session.config), error, session.workspace)
             error.hint = f"{error.hint}; `jbuild why {job.recipe.name} --cell {job.cell.id}` tells more"
         raise

@@ -60,6 +60,25 @@ class LockedAdvisory:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LockedInterpreter:
+    """An interpreter of python-build-standalone: its release (`3.12.16+20261110`), its archive and its sha256."""
+
+    release: str
+    url: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        # Part of paths in the cache, as a wheel's is.
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"{self.url} has no valid sha256")
+
+    @property
+    def version(self) -> str:
+        """The version of CPython (`3.12.16`)."""
+        return self.release.partition("+")[0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LockedIndex:
     """An index that packages come from, and the address that answered; `stand_in` says why it is another."""
 
@@ -91,6 +110,8 @@ class Lock:
     """One cell, locked. `inputs` is the fingerprint of everything that the lock was made from.
 
     `torch_cuda` is the CUDA version that the locked torch was built for, where the cell is for a GPU.
+    `interpreter` is the image's own where its distribution packages none; `compiler` the version of the CPython that
+    compiles its bytecode (`3.11.7`).
     """
 
     recipe: str
@@ -101,6 +122,8 @@ class Lock:
     wheels: tuple[LockedWheel, ...]
     models: tuple[LockedModel, ...]
     advisories: tuple[LockedAdvisory, ...] = ()
+    interpreter: LockedInterpreter | None = None
+    compiler: str | None = None
     indexes: tuple[LockedIndex, ...] = ()
     rules: tuple[LockedRule, ...] = ()
     warnings: tuple[LockedWarning, ...] = ()

@@ -132,7 +132,8 @@ def _other_values(job: Job) -> Iterator[Cell]:
     }
     for axis, values in known.items():
         if axis in axes:
-            yield from (variant(job.recipe, job.cell, axis, value) for value in values if value != axes[axis])
+            others = dict.fromkeys(value for value in values if value != axes[axis])
+            yield from (variant(job.recipe, job.cell, axis, value) for value in others)
 
 
 def _cuda(row: L4tRelease) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,19 @@ def _ask(question: Question, config: Config, workspace: Workspace, default: str 
         overrides = _write(folder / "overrides.txt", spec.replace)
         if question.before and question.before.is_file():
             output.write_text(question.before.read_text(encoding="utf-8"), encoding="utf-8")
-        argv = [uv(), "pip", "compile", requires, "--constraints", constraints, "--overrides", overrides]
+        # Any interpreter will do: without one uv looks for the target's own, which costs more than the solving.
+        argv = [
+            uv(),
+            "pip",
+            "compile",
+            "--python",
+            sys.executable,
+            requires,
+            "--constraints",
+            constraints,
+            "--overrides",
+            overrides,
+        ]
         argv += uv_flags(question.platform) + _wishes(question)
         argv += ["--generate-hashes", "--format", "pylock.toml", "--no-header", "--quiet", "--output-file", str(output)]
         environment = uv_environment(config, workspace.cache, front=question.front, default=default)

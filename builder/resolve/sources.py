@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
-from builder.index.model import DEFAULT, Address, Index
+from builder.index.model import DEFAULT, Index
+from builder.index.places import addresses
 from builder.index.ties import Tie, Ties
 from builder.jetson.indexes import with_own
 from builder.tomldoc import suggest
 
 if TYPE_CHECKING:
-    from builder.config import Config, IndexMirror
+    from builder.config import Config
     from builder.jetson.indexes import IndexRow
     from builder.resolve.model import Job
 
@@ -75,18 +76,3 @@ def _index(row: IndexRow, config: Config) -> Index:
         foreign_files=row.foreign_files,
         upload_times=row.upload_times,
     )
-
-
-def addresses(url: str, mirrors: tuple[IndexMirror, ...]) -> tuple[Address, ...]:
-    """Return where an index is asked, in order: at itself or where the longest rule sends it, then at the fallbacks.
-
-    Rules of one prefix count in the order of the files.
-    """
-    rules = [rule for rule in mirrors if url.startswith(rule.prefix)]
-    instead = sorted((rule for rule in rules if not rule.fallback), key=lambda rule: -len(rule.prefix))
-    first = _mirrored(url, instead[0]) if instead else Address(url=url)
-    return (first, *(_mirrored(url, rule) for rule in rules if rule.fallback))
-
-
-def _mirrored(url: str, rule: IndexMirror) -> Address:
-    return Address(url=rule.mirror + url[len(rule.prefix) :], stand_in=rule.stand_in)

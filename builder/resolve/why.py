@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from builder.errors import JbuildError, LockError
-from builder.index.client import IndexClient
+from builder.index.client import client_of
 from builder.jetson.releases import never_released
 from builder.resolve.advised import pinned
 from builder.resolve.examine import Examined, Examiner, written_in
@@ -22,6 +22,7 @@ from builder.resolve.neighbours import Neighbour, neighbours
 from builder.resolve.sources import ties_of
 
 if TYPE_CHECKING:
+    from builder.index.client import IndexClient
     from builder.resolve.graph import Ask
     from builder.resolve.model import Job, Lock, LockedWheel
     from builder.session import Session
@@ -66,7 +67,7 @@ def why(job: Job, session: Session) -> Why:
     Raises:
         NetworkError, RecipeError: it cannot even be asked.
     """
-    client = IndexClient(config=session.config, states=session.workspace.index_states)
+    client = client_of(session.config, session.workspace.index_states)
     lock = current_lock(job, session)
     if lock:
         return _resolved(job, lock.wheels, lock, client, session)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -12,15 +14,20 @@ import requests
 from filelock import FileLock
 
 from builder import http
-from builder.errors import IntegrityError, LockError
+from builder.errors import IntegrityError, LockError, NetworkError
+from builder.index.logins import Logins
+from builder.index.places import addresses
 from builder.parallel import Threads
 from builder.workspace import disk_errors, sha256_of, wheel_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from builder.config import IndexMirror
     from builder.resolve.model import LockedWheel
     from builder.session import Session
+
+    _Get = Callable[..., requests.Response]
 
 _PARALLEL = 8
 _BLOCK = 1 << 20
@@ -28,6 +35,14 @@ _PARTIAL_CONTENT = 206
 _RANGE_UNSATISFIABLE = 416
 # Answers which mean that a file is not there any more.
 _GONE = (404, 410)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Line:
+    """How files are fetched: a GET request with the server's log-in, and where else indexes can be asked."""
+
+    get: _Get
+    mirrors: tuple[IndexMirror, ...]
 
 
 def path_of(wheel: LockedWheel, house: Path) -> Path:
@@ -55,7 +70,8 @@ def fetch(
     if not missing:
         return 0
     total = sum(wheel.size or 0 for wheel in missing) or None
-    connection = http.session(session.config)
+    get = functools.partial(Logins(session.config).get, http.session(session.config), stream=True)
+    line = _Line(get=get, mirrors=session.config.index_mirrors)
     title = f"downloading {len(missing)} wheels"
     stopped = threading.Event()
     with session.console.task(title, total) as task, Threads(_PARALLEL) as pool:
@@ -66,7 +82,7 @@ def fetch(
             task.advance(amount)
 
         def one(wheel: LockedWheel) -> int:
-            count = _fetch_one(wheel, path_of(wheel, house), connection, advance)
+            count = _fetch_one(wheel, path_of(wheel, house), line, advance)
             if on_fetched:
                 on_fetched(wheel)
             return count
@@ -82,9 +98,7 @@ def fetch(
             raise
 
 
-def _fetch_one(
-    wheel: LockedWheel, target: Path, connection: requests.Session, on_bytes: Callable[[float], None]
-) -> int:
+def _fetch_one(wheel: LockedWheel, target: Path, line: _Line, on_bytes: Callable[[float], None]) -> int:
     partial = target.parent / "partial"
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +108,7 @@ def _fetch_one(
         if "://" not in wheel.url or wheel.url.startswith("file://"):
             _copy(wheel, partial)
         else:
-            _download(wheel, partial, connection, on_bytes)
+            _download(wheel, partial, line, on_bytes)
         _verify(wheel, partial)
         partial.rename(target)
         return target.stat().st_size
@@ -109,16 +123,30 @@ def _copy(wheel: LockedWheel, partial: Path) -> None:
         raise LockError(f"{wheel.filename} is no longer there", where=str(source), hint=hint) from error
 
 
-def _download(
-    wheel: LockedWheel, partial: Path, connection: requests.Session, on_bytes: Callable[[float], None]
-) -> None:
+def _download(wheel: LockedWheel, partial: Path, line: _Line, on_bytes: Callable[[float], None]) -> None:
+    """Download a wheel beside its place, from its index, else from the mirrors that the configuration names."""
+    failures = []
+    for address in addresses(wheel.url, line.mirrors):
+        try:
+            _download_from(address.url, wheel, partial, line.get, on_bytes)
+        except NetworkError as error:
+            failures.append(error)
+            continue
+        return
+    raise failures[0]
+
+
+def _download_from(url: str, wheel: LockedWheel, partial: Path, get: _Get, on_bytes: Callable[[float], None]) -> None:
     """Download a wheel beside its place; what an earlier try or run left is gone on from."""
 
     def have() -> int:
         return partial.stat().st_size if partial.exists() else 0
 
     def bring() -> None:
-        http.Retry().run(lambda: _attempt(wheel, partial, connection, on_bytes, have()), progress=have)
+        def attempt() -> None:
+            _attempt(get, url, partial, on_bytes, have())
+
+        http.Retry().run(attempt, progress=have)
 
     begun = have()
     on_bytes(begun)
@@ -130,18 +158,22 @@ def _download(
             partial.unlink()
             bring()
     except requests.RequestException as error:
-        failure = http.network_error(error, wheel.url)
-        failure.message = f"{wheel.filename} cannot be downloaded: {failure.message}"
-        if error.response is not None and error.response.status_code in _GONE:
-            failure.hint = "the index no longer has this file: run `jbuild lock` again, or put it into the wheelhouse"
-        raise failure from error
+        on_bytes(-have())
+        raise _unavailable(wheel, url, error) from error
 
 
-def _attempt(
-    wheel: LockedWheel, partial: Path, connection: requests.Session, on_bytes: Callable[[float], None], have: int
-) -> None:
+def _unavailable(wheel: LockedWheel, url: str, error: requests.RequestException) -> NetworkError:
+    failure = http.network_error(error, url)
+    message = f"{wheel.filename} cannot be downloaded: {failure.message}"
+    if error.response is not None and error.response.status_code in _GONE:
+        hint = "the index no longer has this file: run `jbuild lock` again, or put it into the wheelhouse"
+        return NetworkError(message, where=failure.where, hint=hint)
+    return NetworkError(message, where=failure.where, hint=failure.hint)
+
+
+def _attempt(get: _Get, url: str, partial: Path, on_bytes: Callable[[float], None], have: int) -> None:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with connection.get(wheel.url, headers=headers, stream=True) as answer:
+    with get(url, headers=headers) as answer:
         if have and answer.status_code == _RANGE_UNSATISFIABLE:
             # Everything was there already, or what was there was not this file: the checksum tells.
             return

@@ -9,24 +9,28 @@ from typing import TYPE_CHECKING
 from builder.parallel import workers
 from builder.wheels.house import fetch
 from builder.wheels.tree import Unpacking, unpack, unpacking
+from builder.workspace import mark_used
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
+    from builder.compiler import Compiler
     from builder.resolve.model import LockedWheel
     from builder.session import Session
 
 
-def prepare(wheels: Sequence[LockedWheel], python: str, session: Session) -> dict[str, Path]:
+def prepare(wheels: Sequence[LockedWheel], python: str, compiler: Compiler | None, session: Session) -> dict[str, Path]:
     """Return the tree of each wheel by its sha256, after fetching and unpacking what is missing.
 
     Raises:
         NetworkError, IntegrityError, DiskError: a wheel cannot be had, trusted or stored.
     """
-    plans = {wheel.sha256: unpacking(wheel, python, session.workspace) for wheel in wheels}
-    missing = [wheel for wheel in wheels if not plans[wheel.sha256].tree.is_dir()]
+    plans = {wheel.sha256: unpacking(wheel, python, compiler, session.workspace) for wheel in wheels}
+    for plan in plans.values():
+        mark_used(plan.wheel.parent)
+    missing = [wheel for wheel in wheels if not mark_used(plans[wheel.sha256].tree)]
     if missing:
         _unpack(missing, plans, session)
     return {sha256: plan.tree for sha256, plan in plans.items()}

@@ -24,12 +24,12 @@ from builder.errors import IntegrityError, ProgramFailedError
 from builder.process import run
 from builder.wheels.aliases import write_aliases
 from builder.wheels.house import path_of
-from builder.wheels.interpreter import native_python
 from builder.workspace import disk_errors, folder_aside, sha256_of
 
 if TYPE_CHECKING:
     from installer.destinations import SchemeDictionaryDestination
 
+    from builder.compiler import Compiler
     from builder.resolve.model import LockedWheel
     from builder.workspace import Workspace
 
@@ -54,7 +54,7 @@ _COMPILE = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unpacking:
-    """One wheel to unpack: from where, to where, for which Python, and which interpreter compiles it."""
+    """One wheel to unpack: from where, to where, for which Python, and which interpreter compiles it, if any."""
 
     distribution: str
     version: str
@@ -62,25 +62,25 @@ class Unpacking:
     wheel: Path
     tree: Path
     python: str
-    compiler: str | None
+    compiler: Compiler | None
 
 
-def unpacking(wheel: LockedWheel, python: str, workspace: Workspace) -> Unpacking:
+def unpacking(wheel: LockedWheel, python: str, compiler: Compiler | None, workspace: Workspace) -> Unpacking:
     """Describe how a wheel becomes a tree for a Python minor version."""
     return Unpacking(
         distribution=wheel.name,
         version=wheel.version,
         sha256=wheel.sha256,
         wheel=path_of(wheel, workspace.wheels),
-        tree=workspace.trees / wheel.sha256[:2] / f"{wheel.sha256}-{variant(python)}",
+        tree=workspace.trees / wheel.sha256[:2] / f"{wheel.sha256}-{variant(python, compiler)}",
         python=python,
-        compiler=native_python(python),
+        compiler=compiler,
     )
 
 
-def variant(python: str) -> str:
-    """Return what, besides the wheel, decides a tree's bytes: our format, the Python, and whether it is compiled."""
-    return f"{_FORMAT}-py{python}" + ("-c" if native_python(python) else "")
+def variant(python: str, compiler: Compiler | None) -> str:
+    """Return what, besides the wheel, decides a tree's bytes: our format, the Python, and what compiles it."""
+    return f"{_FORMAT}-py{python}" + (f"-c{compiler.version}" if compiler else "")
 
 
 def unpack(work: Unpacking) -> None:
@@ -104,7 +104,7 @@ def unpack(work: Unpacking) -> None:
             _install(work, folder)
             write_aliases(work.distribution, work.version, folder / site_packages(work.python).lstrip("/"))
             if work.compiler:
-                _compile(work, folder)
+                compile_sources(work.compiler, folder, work.wheel.name)
             normalise(folder)
     Path(f"{work.tree}.lock").unlink(missing_ok=True)
 
@@ -175,14 +175,16 @@ def _destination(work: Unpacking, folder: Path, distribution: str) -> SchemeDict
     )
 
 
-def _compile(work: Unpacking, folder: Path) -> None:
-    """Compile in a process of its own with a fixed hash seed: the same source gives the same bytes."""
-    argv = [str(work.compiler), "-S", "-c", _COMPILE, str(folder)]
+def compile_sources(compiler: Compiler, folder: Path, what: str) -> None:
+    """Compile in a process of its own with a fixed hash seed: the same source gives the same bytes.
+
+    Raises:
+        IntegrityError: it cannot be done.
+    """
+    argv = [compiler.path, "-S", "-c", _COMPILE, str(folder)]
     # Empty counts as unset: the user's own settings must not change what is written, or where.
     unset = dict.fromkeys(("PYTHONDONTWRITEBYTECODE", "PYTHONOPTIMIZE", "PYTHONPYCACHEPREFIX", "PYTHONPATH"), "")
     try:
         run(argv, env={"PYTHONHASHSEED": "0", **unset}, cwd=folder)
     except ProgramFailedError as error:
-        raise IntegrityError(
-            f"{work.wheel.name} could not be compiled", where=str(work.wheel), log=error.output
-        ) from error
+        raise IntegrityError(f"{what} could not be compiled", where=compiler.path, log=error.output) from error

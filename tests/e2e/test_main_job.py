@@ -77,7 +77,7 @@ def test_a_second_run_does_nothing_and_says_so(cell: dict[str, Any], project: Pr
     assert again.code == 0, again.err
     assert "nothing to do" in again.out
     assert cell["digest"] in again.out
-    assert all("unchanged" in again.err for _ in ("lock", "render", "build", "smoke", "push"))
+    assert all("unchanged" in again.err for _ in ("lock", "audit", "render", "build", "smoke", "push"))
 
 
 def test_plain_buildx_gives_the_same_digest(

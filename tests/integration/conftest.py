@@ -13,7 +13,10 @@ import pytest
 # The factories of the unit tests make real wheels.
 sys.path.append(str(Path(__file__).parent.with_name("unit")))
 
+import second_engine
 from index_server import Index, running_index
+from jetson_index import JetsonIndex, running_jetson_index
+from jetson_wheels import make_public, make_sets
 from project import Done, Project, clean_environment, make_model, make_wheels, new_recipe
 from servers import Registry, running_registry
 
@@ -73,6 +76,35 @@ def shared_index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
     folder = tmp_path_factory.mktemp("index")
     make_wheels(folder)
     with running_index(folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def public_index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    """A package index with what torch wants, and with builds of torch that no Jetson is meant to get."""
+    with running_index(make_public(tmp_path_factory.mktemp("public"))) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def jetson_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the stand-in for the Jetson AI Lab index; nobody changes it."""
+    return make_sets(tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture
+def jetson_index(jetson_sets: Path) -> Iterator[JetsonIndex]:
+    """The stand-in for the Jetson AI Lab index, with no faults and nothing asked yet."""
+    with running_jetson_index(jetson_sets) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def other_engine() -> Iterator[second_engine.SecondEngine]:
+    """A second engine, for what must not depend on the first."""
+    if not second_engine.can_run():
+        pytest.skip("a second engine needs root and dockerd")
+    with second_engine.running_engine() as running:
         yield running
 
 

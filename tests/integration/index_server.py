@@ -45,6 +45,7 @@ class _IndexHandler(BaseHTTPRequestHandler):
         if kind == "files":
             self.reply(self.file(name), "application/octet-stream")
             return
+        name = name.replace("-", "_")
         wheels = [path for path in sorted(self.server.folder.glob("*.whl")) if path.name.split("-")[0] == name]
         link = '<a href="/files/{0}#sha256={1}" data-core-metadata="true">{0}</a>'
         lines = (link.format(path.name, sha256_of(path)) for path in wheels)

@@ -110,6 +110,7 @@ def test_labels_tell_what_it_is(published: tuple[Project, Done], config: dict[st
     assert labels["org.opencontainers.image.version"] == "1.0"
     assert labels["org.opencontainers.image.base.name"] == "docker.io/library/debian:bookworm-slim"
     assert labels["io.jbuild.model-licences"] == "tiny=Apache-2.0"
+    assert labels["io.jbuild.model-sources"] == "tiny=folder"
 
 
 def test_console_scripts_run_the_environments_python(

@@ -232,7 +232,7 @@ def test_the_second_of_two_on_one_cell_waits_and_has_nothing_to_do(project: Proj
     second.until(lambda: any("another jbuild works on this cell; waiting for it" in line for line in second.err))
     made, found = first.wait(), second.wait()
     assert (made.code, found.code) == (0, 0)
-    assert made.ran() == ["lock", "render", "build", "smoke"]
+    assert made.ran() == ["lock", "audit", "render", "build", "smoke"]
     assert found.ran() == []
     assert found.cells[CELL]["digest"] == made.cells[CELL]["digest"]
     assert project.temporary_names() == []

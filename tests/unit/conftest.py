@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
+from builder import cli
 from builder.config import Config
 from builder.console import Console
 from builder.session import Session
 from builder.workspace import Workspace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 hypothesis.settings.register_profile("unit", deadline=None, max_examples=60)
@@ -48,3 +52,22 @@ def workspace(tmp_path: Path) -> Workspace:
 def session(workspace: Workspace) -> Session:
     """A session that works in the test's own folders."""
     return Session(workspace=workspace, config=Config(), console=Console(quiet=True))
+
+
+@pytest.fixture
+def command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Run jbuild in this process and return exit code, standard output and standard error."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["jbuild", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield call
+    signal.signal(signal.SIGTERM, before)

@@ -132,15 +132,22 @@ def make_wheel(
     requires: tuple[str, ...] = (),
     executable: tuple[str, ...] = (),
     wheel_version: str = "1.0",
+    said: tuple[str, str] | None = None,
+    headers: tuple[str, ...] = (),
+    stored: bool = False,
 ) -> Path:
     """Write a wheel with a correct RECORD and return its path.
 
     `files` lie beside the metadata, `scripts` are console entry points, `executable` names files that have the bit.
+    METADATA speaks of the name and version in `said`, and has `headers` (`Requires-Python: >=3.9`) too. Only what is
+    `stored` has the same bytes with every zlib.
     """
     plain = name.replace("-", "_")
     info = f"{plain}-{version}.dist-info"
+    said_name, said_version = said or (name, version)
     metadata = [
-        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"Metadata-Version: 2.1\nName: {said_name}\nVersion: {said_version}\n",
+        *(f"{header}\n" for header in headers),
         *(f"Requires-Dist: {r}\n" for r in requires),
     ]
     contents: dict[str, str | bytes] = {
@@ -154,11 +161,12 @@ def make_wheel(
     contents[f"{info}/RECORD"] = _record(contents, f"{info}/RECORD")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{plain}-{version}-{tag}.whl"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    compression = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(path, "w", compression) as archive:
         for member, content in contents.items():
             entry = zipfile.ZipInfo(member, date_time=(2024, 1, 2, 3, 4, 6))
             entry.external_attr = (0o100755 if member in executable else 0o100644) << 16
-            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.compress_type = compression
             archive.writestr(entry, content)
     return path
 

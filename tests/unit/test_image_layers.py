@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,15 +12,20 @@ from factories import make_locked_wheel
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from builder.image.layers import groups, wheel_layers
+from builder.image.layers import MOST_LAYERS, groups
+from builder.image.layers import wheel_layers as plan_layers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from random import Random
+
+    from builder.image.layers import WheelLayer
     from builder.resolve.model import LockedWheel
 
 VARIANT = "1-py3.11-c"
 LARGE = 100_000_000
-# Of the 24 layers: base, system packages, environment, runtime and a model.
-ROOM = 24 - 5
+# What is no wheel: system, interpreter, environment, runtime, working folder.
+FIXED = 5
 
 _names = st.sampled_from(
     [
@@ -27,9 +33,21 @@ _names = st.sampled_from(
         *("transformers", "tokenizers", "flash-attn", "xgrammar", "ray", "pandas", "click", "zipp", "attrs", "idna"),
     ]
 )
-_wheels = st.dictionaries(_names, st.sampled_from([None, 10, LARGE - 1, LARGE, 5 * LARGE]), min_size=1, max_size=9).map(
+_sizes = st.sampled_from([None, 10, LARGE - 1, LARGE, 5 * LARGE])
+_wheels = st.dictionaries(_names, _sizes, min_size=1, max_size=9).map(
     lambda sizes: tuple(make_locked_wheel(name, size=size) for name, size in sorted(sizes.items()))
 )
+# More large wheels than there can be layers, in several groups.
+_many = st.dictionaries(
+    st.builds("{}-{}".format, st.sampled_from(["nvidia", "flash-attn", "hf", "vllm", "lib"]), st.integers(0, 30)),
+    _sizes,
+    min_size=20,
+    max_size=60,
+).map(lambda sizes: tuple(make_locked_wheel(name, size=size) for name, size in sorted(sizes.items())))
+
+
+def wheel_layers(wheels: Iterable[LockedWheel], variant: str, models: int = 1) -> tuple[WheelLayer, ...]:
+    return plan_layers(wheels, variant, models=models)
 
 
 def named(wheels: tuple[LockedWheel, ...]) -> dict[str, tuple[str, ...]]:
@@ -41,9 +59,11 @@ def changed(wheel: LockedWheel) -> LockedWheel:
     return make_locked_wheel(wheel.name, "9.9", size=wheel.size, sha256=sha256)
 
 
-@given(_wheels)
-def test_pure(wheels: tuple[LockedWheel, ...]) -> None:
-    assert wheel_layers(wheels, VARIANT) == wheel_layers(wheels, VARIANT)
+@given(_wheels, st.randoms(use_true_random=False))
+def test_pure_and_blind_to_the_order_of_the_lock(wheels: tuple[LockedWheel, ...], random: Random) -> None:
+    shuffled = list(wheels)
+    random.shuffle(shuffled)
+    assert wheel_layers(shuffled, VARIANT) == wheel_layers(wheels, VARIANT)
 
 
 @given(_wheels)
@@ -60,7 +80,7 @@ def test_large_wheels_have_a_layer_of_their_own(wheels: tuple[LockedWheel, ...])
             assert layer.name.startswith(layer.wheels[0].name)
 
 
-@given(_wheels, st.data())
+@given(_wheels | _many, st.data())
 def test_a_changed_wheel_changes_its_own_layer_only(wheels: tuple[LockedWheel, ...], data: st.DataObject) -> None:
     index = data.draw(st.integers(0, len(wheels) - 1))
     after = tuple(changed(wheel) if i == index else wheel for i, wheel in enumerate(wheels))
@@ -85,17 +105,35 @@ def test_another_python_is_another_name(wheels: tuple[LockedWheel, ...]) -> None
     assert names.isdisjoint(layer.name for layer in wheel_layers(wheels, "1-py3.11"))
 
 
-@pytest.mark.parametrize("count", [0, 1, 9, 10, 40, 200])
-def test_there_are_never_too_many_layers(count: int) -> None:
-    wheels = [make_locked_wheel(f"nvidia-{i:03}", size=LARGE + i) for i in range(count)]
-    wheels += [make_locked_wheel(name) for name in ("torch", "numpy", "click", "transformers", "vllm", "xgrammar")]
-    layers = wheel_layers(tuple(sorted(wheels, key=lambda w: w.name)), VARIANT)
-    assert len(layers) <= ROOM
-    own = [
-        layer.wheels[0].size or 0 for layer in layers if len(layer.wheels) == 1 and (layer.wheels[0].size or 0) > LARGE
-    ]
-    shared = [w.size or 0 for layer in layers if len(layer.wheels) > 1 for w in layer.wheels]
-    assert min(own, default=LARGE) >= max(shared, default=0) or not own
+@given(_wheels | _many, st.integers(0, 12))
+def test_there_are_never_too_many_layers(wheels: tuple[LockedWheel, ...], models: int) -> None:
+    assert FIXED + models + len(wheel_layers(wheels, VARIANT, models)) <= MOST_LAYERS == 24
+
+
+@given(_many)
+def test_where_layers_run_out_those_that_change_least_share(wheels: tuple[LockedWheel, ...]) -> None:
+    layers = wheel_layers(wheels, VARIANT)
+    alone = {w.name for layer in layers for w in layer.wheels if layer.name.rpartition("-")[0] == w.name}
+    shared = {wheel.name for wheel in wheels if (wheel.size or 0) >= LARGE} - alone
+    order = [group.name for group in groups()]
+    first = min((order.index(plan_group(name)) for name in alone), default=len(order))
+    assert all(order.index(plan_group(name)) <= first for name in shared)
+
+
+@cache
+def plan_group(name: str) -> str:
+    (layer,) = wheel_layers([make_locked_wheel(name)], VARIANT)
+    return layer.name.rpartition("-")[0]
+
+
+def test_the_largest_stack_seen_has_a_layer_for_every_large_wheel() -> None:
+    """vLLM 0.20.2 with torch 2.11.0 for CUDA 13: eleven wheels of 100 MB and more, every group in use, one model."""
+    nvidia = ("cublas", "cudnn-cu13", "cusolver", "cusparselt-cu13", "cufft", "nccl-cu13", "cusparse")
+    large = (*(f"nvidia-{name}" for name in nvidia), "torch", "flashinfer-cubin", "vllm", "triton")
+    small = ("nvidia-curand", "torchvision", "numpy", "xgrammar", "click", "transformers", "vllm-tools")
+    wheels = [make_locked_wheel(name, size=LARGE) for name in large] + [make_locked_wheel(name) for name in small]
+    alone = [layer.wheels[0].name for layer in wheel_layers(wheels, VARIANT) if len(layer.wheels) == 1]
+    assert set(large) <= set(alone)
 
 
 def test_layers_stand_in_the_order_of_churn() -> None:

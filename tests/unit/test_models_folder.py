@@ -226,7 +226,14 @@ def test_no_folder(folder: Path) -> None:
 def test_no_source(folder: Path, source: str) -> None:
     error = refused(folder, source=source)
     assert error.message == "this is not a source of models that jbuild knows"
-    assert error.hint == "write hf://organisation/name@revision, or the path of a folder"
+    assert error.hint == "write hf://organisation/name@revision, oci://host/name:tag, or the path of a folder"
+
+
+@pytest.mark.parametrize("source", ["oci://registry.example.com/tiny", "oci://org/tiny:1", "oci://r.io/Tiny:1"])
+def test_no_name_in_a_registry(folder: Path, source: str) -> None:
+    error = refused(folder, source=source)
+    assert error.message == "this is not the name of a model in a registry"
+    assert error.hint == "write oci://host/name:tag, or oci://host/name@sha256:…"
 
 
 def test_a_home_of_nobody(folder: Path) -> None:
@@ -345,6 +352,8 @@ def test_warnings(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_quick_states(folder: Path, tmp_path: Path) -> None:
     hub = Model(name="tiny", source="hf://org/tiny@main")
     assert quick_state(hub, tmp_path, Config()) == ("hub", hub.source)
+    artifact = Model(name="tiny", source="oci://registry.example.com/tiny:1")
+    assert quick_state(artifact, tmp_path, Config()) == ("registry", artifact.source)
     mirror = ModelMirror(source="hf://org/tiny", folder=folder, stand_in="why")
     mirrored = quick_state(hub, tmp_path, Config(model_mirrors=(mirror,)))
     assert mirrored[:2] == ("folder", "why")

@@ -118,13 +118,39 @@ def test_what_the_quick_check_of_requirements_accepts_the_library_accepts_too(te
     assert Requirement(text).name
 
 
-@pytest.mark.parametrize("text", ["hf://a/b@main", "./models/tiny", "/srv/models/tiny", "../x", "hf://a/b@refs/pr/1"])
+DIGEST = "sha256:" + "a" * 64
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("hf://a/b@main", "./models/tiny", "/srv/models/tiny", "../x", "hf://a/b@refs/pr/1"),
+        *("oci://registry.example.com/models/tiny:1.0", f"oci://registry.example.com/tiny@{DIGEST}"),
+        *(
+            "oci://127.0.0.1:5000/m/tiny:v1",
+            "oci://localhost/m:1",
+            "oci://registry:5000/m:1",
+            f"oci://r.io/m:1@{DIGEST}",
+        ),
+    ],
+)
 def test_good_sources(text: str) -> None:
     assert checks.model_source(text) is None
 
 
 @pytest.mark.parametrize(
-    "text", ["", "hf://a@main", "hf://a/b", "hf://a/b@", "hf://../b@x", "https://x/y", "hf://a/b@x y"]
+    "text",
+    [
+        *("", "hf://a@main", "hf://a/b", "hf://a/b@", "hf://../b@x", "https://x/y", "hf://a/b@x y"),
+        *("oci://", "oci://registry.example.com/tiny", "oci://tiny:1", "oci://org/tiny:1", "oci://r.io/Tiny:1"),
+        *(
+            "oci://r.io/../x:1",
+            "oci://r.io/m@main",
+            "oci://r.io/m@sha256:abc",
+            "oci://u:p@r.io/m:1",
+            "oci://r.io/m:1 x",
+        ),
+    ],
 )
 def test_bad_sources(text: str) -> None:
     assert checks.model_source(text)

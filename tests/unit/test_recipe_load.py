@@ -665,3 +665,35 @@ def test_tables_of_the_wrong_type_give_errors_not_tracebacks(tmp_path: Path) -> 
     ):
         for value in ("1", '"x"', "[1]", "[{}]", "{}", "true", "[[]]"):
             assert problems(tmp_path, f"{key} = {value}\n")
+
+
+WAIVE = '\n[[audit.waive]]\nrule = "tag-lies"\nreason = "we know"\n'
+
+
+def test_waivers_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "demo.toml"
+    path.write_text(GOOD + WAIVE + 'wheel = "vllm*"\nfile = "vllm/*"\n')
+    (waiver,) = load(path).spec.waivers
+    assert (waiver.rule, waiver.reason, waiver.wheel, waiver.file) == ("tag-lies", "we know", "vllm*", "vllm/*")
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        (WAIVE.replace("tag-lies", "tag-lie"), "the audit has no rule `tag-lie`"),
+        (WAIVE.replace('reason = "we know"\n', ""), "`reason` is missing"),
+        (WAIVE.replace("we know", ""), "is not a reason"),
+        (WAIVE + "wheels = 1\n", "unknown key `wheels`"),
+        (WAIVE.replace("audit.waive", "audit.waves"), "unknown key `waves`"),
+    ],
+)
+def test_mistakes_of_waivers_are_located(tmp_path: Path, changed: str, problem: str) -> None:
+    path = tmp_path / "demo.toml"
+    path.write_text(GOOD + changed)
+    with pytest.raises(DocumentError) as caught:
+        load(path)
+    (found,) = caught.value.problems
+    assert problem in found.message
+    assert found.line is not None
+    if "tag-lie`" in problem:
+        assert found.hint == "did you mean `tag-lies`?"

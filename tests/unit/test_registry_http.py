@@ -222,3 +222,12 @@ def test_loopback_is_not_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch) 
     made = session(Config())
     assert made.merge_environment_settings("http://r.io/", {}, None, None, None)["proxies"]["http"]
     assert not made.merge_environment_settings("http://127.0.0.1:5000/", {}, None, None, None)["proxies"]
+
+
+def test_no_try_begins_after_the_time_for_all() -> None:
+    sleeper = Sleeper()
+    moments = iter([0.0, 20.0, 61.0])
+    policy = Retry(tries=9, within_s=60.0, sleep=sleeper.naps.append, jitter=lambda: 1.0, clock=lambda: next(moments))
+    with pytest.raises(exceptions.ReadTimeout):
+        policy.run(failing(*[exceptions.ReadTimeout() for _ in range(5)]))
+    assert sleeper.naps == [0.5]

@@ -15,7 +15,7 @@ from packaging.pylock import Pylock
 
 from builder.errors import LockError
 from builder.resolve import lockfile
-from builder.resolve.model import Lock, LockedBase
+from builder.resolve.model import Lock, LockedBase, LockedInterpreter
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -253,3 +253,30 @@ def test_a_source_distribution_is_no_wheel() -> None:
 def test_packages_for_other_machines_are_left_out() -> None:
     text = answer("demo", "other") + "marker = \"platform_machine == 'x86_64'\"\n"
     assert [wheel.name for wheel in assemble(text).wheels] == ["demo"]
+
+
+INTERPRETER = LockedInterpreter(release="3.12.16+20261110", url="https://example.com/cpython.tar.gz", sha256=DIGEST)
+
+
+@pytest.mark.parametrize("interpreter", [None, INTERPRETER])
+@pytest.mark.parametrize("compiler", [None, "3.12.16"])
+def test_interpreter_and_compiler(tmp_path: Path, interpreter: LockedInterpreter | None, compiler: str | None) -> None:
+    lock = make_lock(interpreter=interpreter, compiler=compiler)
+    path = tmp_path / "pylock.one.toml"
+    lockfile.write(path, lock)
+    assert read(path) == lock
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sha256": "../../etc"}, "has no valid sha256"),
+        ({"sha256": "b" * 64}, "was edited by hand"),
+        ({"more": 1}, "the lock is damaged"),
+    ],
+)
+def test_an_interpreter_that_was_touched(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    path = tmp_path / "pylock.one.toml"
+    lockfile.write(path, make_lock(interpreter=INTERPRETER))
+    edit(path, lambda data: data["tool"]["jbuild"]["interpreter"].update(change))
+    assert said in refusal(path).message

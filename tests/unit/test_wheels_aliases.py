@@ -49,6 +49,6 @@ def test_a_tree_holds_them(workspace: Workspace, tmp_path: Path) -> None:
     target = path_of(wheel, workspace.wheels)
     target.parent.mkdir(parents=True)
     target.write_bytes(path.read_bytes())
-    work = unpacking(wheel, PYTHON, workspace)
+    work = unpacking(wheel, PYTHON, None, workspace)
     unpack(work)
     assert (work.tree / site_packages(PYTHON).lstrip("/") / row.folder / "METADATA").is_file()

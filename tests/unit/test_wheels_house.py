@@ -105,7 +105,7 @@ def index() -> Iterator[Index]:
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     patient = http.Retry
-    monkeypatch.setattr(http, "Retry", lambda: patient(sleep=lambda _: None, tries=3))
+    monkeypatch.setattr(http, "Retry", lambda tries=3: patient(sleep=lambda _: None, tries=min(tries, 3)))
 
 
 def kept(session: Session, wheel: LockedWheel) -> Path:

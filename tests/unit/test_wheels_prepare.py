@@ -26,7 +26,7 @@ PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 def test_every_wheel_gets_a_tree(session: Session, tmp_path: Path) -> None:
     wheels = [locked(make_wheel(tmp_path, f"demo{i}")) for i in range(5)]
-    trees = prepare(wheels, PYTHON, session)
+    trees = prepare(wheels, PYTHON, None, session)
     assert list(trees) == [wheel.sha256 for wheel in wheels]
     assert all(next(tree.rglob("*.dist-info")).name.startswith("demo") for tree in trees.values())
 
@@ -35,20 +35,20 @@ def test_what_is_there_needs_neither_wheels_nor_processes(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheels = [locked(make_wheel(tmp_path))]
-    first = prepare(wheels, PYTHON, session)
+    first = prepare(wheels, PYTHON, None, session)
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError
 
     monkeypatch.setattr(prepare_module, "workers", refuse)
     monkeypatch.setattr(prepare_module, "fetch", refuse)
-    assert prepare(wheels, PYTHON, session) == first
+    assert prepare(wheels, PYTHON, None, session) == first
 
 
 def test_a_failure_in_a_process_is_the_failure(session: Session, tmp_path: Path) -> None:
     wheels = [locked(make_wheel(tmp_path, "good")), locked(make_wheel(tmp_path, "bad", wheel_version="9.0"))]
     with pytest.raises(IntegrityError, match=r"bad-1\.0") as caught:
-        prepare(wheels, PYTHON, session)
+        prepare(wheels, PYTHON, None, session)
     assert caught.value.hint
 
 
@@ -59,7 +59,7 @@ def test_a_cancelled_run_ends_and_does_not_hang(session: Session, tmp_path: Path
     fetch(wheels, session)
     console.cancel()
     with pytest.raises(KeyboardInterrupt):
-        prepare(wheels, PYTHON, own)
+        prepare(wheels, PYTHON, None, own)
 
 
 def test_a_process_that_was_killed_is_a_clear_error() -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import marshal
 import os
 import pickle
+import platform
 import stat
 import sys
 import warnings
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING
 import pytest
 from factories import locked, make_wheel
 
+from builder.compiler import Compiler
 from builder.errors import DiskError, IntegrityError
-from builder.wheels import interpreter, tree
+from builder.wheels import tree
 from builder.wheels.house import path_of
 from builder.wheels.tree import ENVIRONMENT, EPOCH, Unpacking, normalise, site_packages, unpack, unpacking, variant
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from builder.workspace import Workspace
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+COMPILER = Compiler(path=sys.executable, version=platform.python_version())
 PACKAGES = site_packages(PYTHON).lstrip("/")
 
 
@@ -38,7 +41,7 @@ def housed(path: Path, workspace: Workspace, python: str = PYTHON) -> Unpacking:
     target = path_of(wheel, workspace.wheels)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(path.read_bytes())
-    return unpacking(wheel, python, workspace)
+    return unpacking(wheel, python, COMPILER if python == PYTHON else None, workspace)
 
 
 def unpacked(path: Path, workspace: Workspace, python: str = PYTHON) -> Path:
@@ -185,18 +188,21 @@ def test_sources_that_cannot_be_compiled_stay_sources(workspace: Workspace, tmp_
     assert [path.name.split(".")[0] for path in (found / "__pycache__").iterdir()] == ["good"]
 
 
-def test_without_an_interpreter_of_the_same_version_nothing_is_compiled(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wheel = make_wheel(tmp_path)
-    compiled = housed(wheel, workspace)
-    monkeypatch.setattr(tree, "native_python", lambda _: None)
-    plain = housed(wheel, workspace)
-    assert compiled.tree != plain.tree
-    assert compiled.tree.name.endswith("-c")
-    assert not variant(PYTHON).endswith("-c")
+def test_without_an_interpreter_nothing_is_compiled(workspace: Workspace, tmp_path: Path) -> None:
+    wheel = locked(make_wheel(tmp_path))
+    housed(tmp_path / wheel.filename, workspace)
+    plain = unpacking(wheel, PYTHON, None, workspace)
     unpack(plain)
     assert not list(plain.tree.rglob("*.pyc"))
+
+
+def test_the_compilers_release_is_part_of_a_trees_name(workspace: Workspace, tmp_path: Path) -> None:
+    wheel = locked(make_wheel(tmp_path))
+    compilers = (None, COMPILER, replace(COMPILER, version="3.99.1"), replace(COMPILER, path="/elsewhere"))
+    names = [unpacking(wheel, PYTHON, compiler, workspace).tree.name for compiler in compilers]
+    assert names[1] == f"{wheel.sha256}-2-py{PYTHON}-c{COMPILER.version}" == names[3]
+    assert len(set(names)) == 3
+    assert [variant(PYTHON, compiler) for compiler in compilers] == [name[65:] for name in names]
 
 
 def test_bytecode_in_a_wheel_is_left_out_without_a_word(workspace: Workspace, tmp_path: Path) -> None:
@@ -377,22 +383,3 @@ def test_normalise_leaves_the_target_of_a_link_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(outside.stat().st_mode) == 0o600
     assert outside.stat().st_mtime != EPOCH
     assert all(path.lstat().st_mtime == EPOCH for path in [folder, *folder.iterdir()])
-
-
-def test_an_interpreter_of_this_version_is_found() -> None:
-    interpreter.native_python.cache_clear()
-    assert interpreter.native_python(PYTHON) == sys.executable
-
-
-def test_an_interpreter_that_lies_about_its_version_is_not_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, script in (("python9.9", "exit 127"), ("python3", "echo PyPy 9 9")):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    interpreter.native_python.cache_clear()
-    assert interpreter.native_python("9.9") is None
-    (tmp_path / "python9.9").write_text("#!/bin/sh\necho CPython 9 9\n")
-    interpreter.native_python.cache_clear()
-    assert interpreter.native_python("9.9") == str(tmp_path / "python9.9")

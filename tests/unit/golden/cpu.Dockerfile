@@ -37,6 +37,7 @@ ENTRYPOINT ["/opt/venv/bin/python", "-SE", "/opt/jbuild/entrypoint.py"]
 LABEL "io.jbuild.cell"="one"
 LABEL "io.jbuild.lock"="…"
 LABEL "io.jbuild.model-licences"="tiny=Apache-2.0"
+LABEL "io.jbuild.model-sources"="tiny=hf://org/tiny@0000000000000000000000000000000000000000"
 LABEL "io.jbuild.models"="tiny"
 LABEL "io.jbuild.python"="3.11"
 LABEL "io.jbuild.recipe"="demo"

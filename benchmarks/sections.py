@@ -1,0 +1,31 @@
+"""Writes the results of benchmarks into their section of docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from datetime import datetime, timezone
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PAGE = CHECKOUT / "docs" / "benchmarks.md"
+_HEAD = "# Benchmarks\n\nEach section is written by the command that it names; the last run counts.\n"
+
+
+def machine() -> str:
+    """Return what the figures were measured on, in a line."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    cpu = model[1] if model else platform.machine()
+    day = datetime.now(timezone.utc).date()
+    return f"{day}, {os.cpu_count()} cores ({cpu}), {memory:.0f} GiB, {platform.system()} {platform.machine()}"
+
+
+def write_section(title: str, text: str) -> None:
+    """Replace a section of the page, or add it."""
+    page = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else _HEAD
+    section = f"## {title}\n\n{text.strip()}\n"
+    found = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    page = page[: found.start()] + section + "\n" + page[found.end() :] if found else f"{page.rstrip()}\n\n{section}"
+    PAGE.write_text(page.rstrip() + "\n", encoding="utf-8")

@@ -1,0 +1,151 @@
+"""Audits a cell: from its lock to what would fail on the device."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from builder import records
+from builder.audit.base import read_base
+from builder.audit.case import Case, sm_number
+from builder.audit.environment import Environment
+from builder.audit.facts import READER
+from builder.audit.gather import gather
+from builder.audit.model import SEVERITIES, Audit, Finding
+from builder.audit.rules.files import conflicts, damaged, other_python, tag_lies, wrong_machine
+from builder.audit.rules.gpu import coverage, gpu_code, toolkit_newer, two_cudas, two_sonames
+from builder.audit.rules.loading import loading
+from builder.audit.tables import numbers, rules, table_digest
+from builder.errors import AuditError, NetworkError, RegistryError
+from builder.jetson.tables import platforms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from builder.audit.model import BaseFacts, WheelFacts
+    from builder.jetson.model import Platform
+    from builder.recipe.model import Waiver
+    from builder.resolve.model import Job, Lock, LockedBase, LockedWheel
+    from builder.session import Session
+
+# Raise it when the same facts give other findings.
+FORMAT = 1
+_RULES = (
+    *(damaged, wrong_machine, other_python, loading),
+    *(toolkit_newer, gpu_code, two_cudas, two_sonames, conflicts, tag_lies),
+)
+
+
+def audit_cell(job: Job, lock: Lock, session: Session) -> Audit:
+    """Return what is found in a locked cell.
+
+    Raises:
+        NetworkError, IntegrityError, DiskError: a wheel cannot be had.
+    """
+    begun = time.monotonic()
+    base, unread = _base(lock.base, lock.platform, session)
+    facts = gather(lock.wheels, session)
+    case = case_of(lock.wheels, facts, lock.platform, base, unread=unread, apt=job.spec.apt)
+    return judge(case, job.cell.id, lock.base.name, job.spec.waivers, begun)
+
+
+def inputs_of(job: Job, lock: Lock) -> str:
+    """Return the fingerprint of everything that an audit is made from."""
+    asked = (lock.wheels, lock.base, lock.platform, job.spec.apt, job.spec.waivers)
+    return records.fingerprint(FORMAT, READER, table_digest(), asked)
+
+
+def _base(locked: LockedBase, platform: Platform, session: Session) -> tuple[BaseFacts | None, str | None]:
+    """Return the facts of the base image, or why there are none: the platform's row stands in then."""
+    try:
+        return read_base(locked.used, locked.digest, platform.architecture, session), None
+    except (NetworkError, RegistryError) as error:
+        return None, error.message
+
+
+def case_of(
+    wheels: Sequence[LockedWheel],
+    facts: dict[str, WheelFacts],
+    platform: Platform,
+    base: BaseFacts | None,
+    *,
+    unread: str | None = None,
+    apt: tuple[str, ...] = (),
+) -> Case:
+    """Put together what the rules look at."""
+    environment = Environment(platform=platform, wheels=tuple(wheels), facts=facts, base=base, apt=apt)
+    driver = next((numbers(row.cuda) for row in platforms() if row.l4t == platform.l4t), None)
+    return Case(
+        environment=environment,
+        sms=tuple(sm_number(sm) for sm in platform.sms),
+        driver=driver,
+        l4t=platform.l4t,
+        unread=unread if base is None else None,
+    )
+
+
+def judge(case: Case, cell: str, base: str, waivers: Sequence[Waiver], begun: float) -> Audit:
+    """Apply every rule, and the recipe's waivers to what they find."""
+    found = [finding for rule in _RULES for finding in rule(case)]
+    findings = tuple(_waived(finding, waivers) for finding in sorted(found, key=_order))
+    files = {verdict.node.shown: verdict for verdict in case.verdicts}
+    return Audit(
+        cell=cell,
+        findings=findings,
+        base=base,
+        gpu=coverage(case),
+        files={path: verdict.text for path, verdict in files.items()},
+        injected={path: verdict.injected for path, verdict in files.items() if verdict.injected},
+        warnings=tuple(_unused(waivers, findings)),
+        assumed=case.assumed,
+        elapsed_s=round(time.monotonic() - begun, 3),
+    )
+
+
+def _order(finding: Finding) -> tuple[int, int, str, str]:
+    ids = [rule.id for rule in rules()]
+    return SEVERITIES.index(finding.severity), ids.index(finding.rule), finding.wheel, finding.file
+
+
+def _waived(finding: Finding, waivers: Sequence[Waiver]) -> Finding:
+    found = next((waiver for waiver in waivers if fits(waiver, finding)), None)
+    return replace(finding, waived=found.reason) if found else finding
+
+
+def fits(waiver: Waiver, finding: Finding) -> bool:
+    """Return whether a waiver is about a finding: its rule, its wheel (with or without version), its file."""
+    wheels = (finding.wheel, finding.wheel.partition(" ")[0])
+    return (
+        waiver.rule == finding.rule
+        and any(fnmatchcase(wheel, waiver.wheel) for wheel in wheels)
+        and any(fnmatchcase(path, waiver.file) for path in (finding.file, *finding.also))
+    )
+
+
+def _unused(waivers: Sequence[Waiver], findings: Sequence[Finding]) -> Iterator[str]:
+    for waiver in waivers:
+        if not any(fits(waiver, finding) for finding in findings):
+            about = "".join(
+                f", {key} {text}" for key, text in (("wheel", waiver.wheel), ("file", waiver.file)) if text != "*"
+            )
+            yield f"the waiver of {waiver.rule}{about} matches nothing: take it out of the recipe"
+
+
+def refuse(audit: Audit, recipe: str) -> None:
+    """Stop where the audit found errors that nobody waived.
+
+    Raises:
+        AuditError: it did.
+    """
+    errors = [finding for finding in audit.findings if finding.severity == "error" and finding.waived is None]
+    if not errors:
+        return
+    first = errors[0]
+    more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
+    raise AuditError(
+        f"{first.rule}: {first.wheel}: {first.file} {first.detail}{more}",
+        where=f"{recipe}/{audit.cell}",
+        hint=f"{first.fix}; `jbuild audit {recipe} --cell {audit.cell}` shows all, docs/audit.md how to waive one",
+    )

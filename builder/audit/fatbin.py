@@ -1,0 +1,103 @@
+"""Reads which GPUs a library carries code for, from the headers of its fat binaries. Payloads are never read.
+
+The format is NVIDIA's and not documented; this is how files of CUDA 11 to 13 are seen to be, and `cuobjdump` agrees.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from builder.audit import elf
+from builder.audit.source import File, MalformedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from builder.audit.elf import ElfFacts
+    from builder.audit.source import Source
+
+Kind = Literal["ptx", "sass"]
+SECTIONS = (b".nv_fatbin", b"__nv_relfatbin")
+_MAGIC = 0xBA55ED50
+_KINDS: dict[int, Kind] = {1: "ptx", 2: "sass"}
+_CONTAINER = struct.Struct("<IHHQ")
+_ENTRY = struct.Struct("<HHIQIIHHI")
+_ALIGNMENT = 8
+# Containers of a library lie beside each other; between them there is padding at most.
+_MOST_PADDING = 4096
+_MOST_ENTRIES = 2_000_000
+
+
+class Target(NamedTuple):
+    """Code for one GPU: SASS runs on it, PTX is compiled by the driver. `sm` is 87 for 8.7, 110 for 11.0."""
+
+    kind: Kind
+    sm: int
+
+
+class Code(NamedTuple):
+    """A target, and for PTX the version of its language, which the driver must know; (0, 0) for SASS."""
+
+    target: Target
+    isa: tuple[int, int]
+
+
+def targets(path: Path) -> tuple[Target, ...]:
+    """Return what a library carries code for, sorted.
+
+    Raises:
+        MalformedError: it is no ELF file, or its fat binaries are cut off.
+    """
+    source = File(path)
+    return tuple(sorted({code.target for code in codes(source, elf.read_source(source))}))
+
+
+def codes(source: Source, facts: ElfFacts) -> Counter[Code]:
+    """Return what a library carries code for, and how often: kernels of different sources have different targets.
+
+    Raises:
+        MalformedError: the fat binaries are cut off or not such.
+    """
+    found: Counter[Code] = Counter()
+    for section in facts.sections:
+        if section.name in SECTIONS:
+            found.update(_entries(source, section.offset, section.offset + section.size))
+            if sum(found.values()) > _MOST_ENTRIES:
+                raise MalformedError("it claims more GPU code than any library has")
+    return found
+
+
+def _entries(source: Source, position: int, end: int) -> Iterator[Code]:
+    for start, stop in _containers(source, position, end):
+        at = start
+        while at + _ENTRY.size <= stop:
+            kind, _, header, size, _, _, minor, major, sm = _ENTRY.unpack(source.read(at, _ENTRY.size))
+            if header < _ENTRY.size or at + header + size > stop:
+                raise MalformedError("an entry of its GPU code reaches beyond its container")
+            if kind in _KINDS:
+                known = _KINDS[kind]
+                yield Code(Target(known, sm), (major, minor) if known == "ptx" else (0, 0))
+            at += header + size
+
+
+def _containers(source: Source, position: int, end: int) -> Iterable[tuple[int, int]]:
+    while position + _CONTAINER.size <= end:
+        magic, _, header, size = _CONTAINER.unpack(source.read(position, _CONTAINER.size))
+        if magic != _MAGIC:
+            position = _next(source, position, end)
+            continue
+        if header < _CONTAINER.size or position + header + size > end:
+            raise MalformedError("its GPU code is cut off")
+        yield position + header, position + header + size
+        position += header + size
+        position += -position % _ALIGNMENT
+
+
+def _next(source: Source, position: int, end: int) -> int:
+    """Skip padding; what follows it and is no container is no GPU code that we know."""
+    window = source.read(position, min(_MOST_PADDING, end - position))
+    found = window.find(_MAGIC.to_bytes(4, "little"), 1)
+    return position + found if found >= 0 else end

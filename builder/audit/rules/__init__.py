@@ -1,0 +1,1 @@
+"""The rules: each looks at a case and yields findings."""

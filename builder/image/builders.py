@@ -1,0 +1,121 @@
+"""Deals out builds among several buildx builders and docker contexts; BuildKit does the work.
+
+A builder that dies is given nothing more, and what it was building goes to another.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+from builder.engine import is_context
+from builder.errors import EngineError, JbuildError, ProgramMissingError
+from builder.process import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from builder.console import Console
+    from builder.engine import Engine
+
+_T = TypeVar("_T")
+
+_ANSWER_S = 30
+_DEAD = re.compile(r"^Error: +(.+)", re.MULTILINE)
+_UNKNOWN = re.compile(r"no builder .* found")
+
+
+def buildx(verb: str, builder: str | None) -> list[str]:
+    """Return the beginning of a command for a builder, a docker context, or (None) the engine's own."""
+    if builder is None:
+        return ["docker", "buildx", verb]
+    if is_context(builder):
+        return ["docker", "--context", builder, "buildx", verb]
+    return ["docker", "buildx", verb, "--builder", builder]
+
+
+class Builders:
+    """The builders of one run, shared by its cells' threads. Without names there is only the engine's own."""
+
+    def __init__(self, names: Sequence[str], console: Console) -> None:
+        """Begin with all of them alive and idle."""
+        self.names = tuple(dict.fromkeys(names))
+        self._console = console
+        self._mutex = threading.Lock()
+        self._busy = dict.fromkeys(self.names, 0)
+        self._dead: dict[str, str] = {}
+
+    def build(self, cell: str, engine: Engine, work: Callable[[str | None], _T]) -> _T:
+        """Return what `work` returns on the least busy builder; on another one if that dies meanwhile.
+
+        Raises:
+            EngineError: no builder is left.
+            JbuildError: the build failed on a builder that is alive.
+        """
+        if not self.names:
+            return work(None)
+        while True:
+            name = self._take()
+            try:
+                return work(name)
+            except JbuildError as error:
+                if len(self.names) == 1 or not self._died(name, cell, engine):
+                    raise
+                if len(self._dead) == len(self.names):
+                    raise self._none_left() from error
+            finally:
+                self._give_back(name)
+
+    def _take(self) -> str:
+        with self._mutex:
+            alive = [name for name in self.names if name not in self._dead]
+            if not alive:
+                raise self._none_left()
+            name = min(alive, key=lambda each: self._busy[each])
+            self._busy[name] += 1
+            return name
+
+    def _give_back(self, name: str) -> None:
+        with self._mutex:
+            self._busy[name] -= 1
+
+    def _died(self, name: str, cell: str, engine: Engine) -> bool:
+        """Ask a builder whether it is alive after a build on it failed, and remember it if not."""
+        reason = ask(name, engine)
+        if reason is None:
+            return False
+        with self._mutex:
+            self._dead.setdefault(name, reason)
+            others = [other for other in self.names if other not in self._dead]
+        if others:
+            self._console.warn(f"{cell}: builder {name} has died ({reason}); its cells go to {', '.join(others)}")
+        return True
+
+    def _none_left(self) -> EngineError:
+        said = "; ".join(f"{name}: {reason}" for name, reason in self._dead.items())
+        return EngineError(
+            f"no builder is left: {said}",
+            where=", ".join(self.names),
+            hint="start them again, then run the same command: what is finished is kept; `docker buildx ls` lists them",
+        )
+
+
+def ask(name: str, engine: Engine) -> str | None:
+    """Return why a builder cannot build any more, or None if it says that it can.
+
+    Raises:
+        EngineError: there is no such builder.
+    """
+    try:
+        done = run(buildx("inspect", name), env=engine.environment(), timeout_s=_ANSWER_S, check=False)
+    except ProgramMissingError:
+        raise
+    except JbuildError:
+        return "it does not answer"
+    if _UNKNOWN.search(done.stderr):
+        raise EngineError("there is no such builder", where=name, hint="`docker buildx ls` lists them")
+    dead = _DEAD.search(done.stdout)
+    if dead or done.code:
+        return dead[1] if dead else (done.stderr.strip().splitlines() or ["it does not answer"])[-1]
+    return None

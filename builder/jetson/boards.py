@@ -1,0 +1,120 @@
+"""Jetson modules: their chip, GPU and memory, and which of them a platform's images are for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder import tomldoc
+from builder.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from builder.jetson.model import Platform
+    from builder.tomldoc import Table
+
+_BOARDS = Path(__file__).with_name("boards.toml")
+_NAME = r"[a-z0-9]+(-[a-z0-9]+)*"
+# The smallest part of a module's memory that any board with a known `MemTotal` shows (an Orin Nano 8 GB).
+_USABLE_PART = 0.93
+_MIB = 1 << 20
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Board:
+    """One module: `memory_gb` as sold, `usable_mib` as Linux sees it (None: never seen), `l4t` major releases."""
+
+    name: str
+    module: str
+    chip: str
+    sm: str
+    memory_gb: int
+    usable_mib: int | None
+    l4t: tuple[str, ...]
+    power_modes: tuple[str, ...]
+    source: str
+
+    @property
+    def usable(self) -> int:
+        """Bytes that the system and the GPU share; an estimate unless `is_measured`."""
+        return self.usable_mib * _MIB if self.usable_mib else int(self.memory_gb * _GIB * _USABLE_PART)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether `usable` was read on such a board."""
+        return self.usable_mib is not None
+
+    def suits(self, platform: Platform) -> bool:
+        """Tell whether images for a platform are for this board: its L4T release runs on it, its SMs hold the GPU's."""
+        return bool(platform.l4t) and str(platform.l4t).split(".")[0] in self.l4t and self.sm in platform.sms
+
+
+@cache
+def boards() -> tuple[Board, ...]:
+    """Return all boards, in the order of their file."""
+    return read_boards(_BOARDS)
+
+
+def board(name: str) -> Board:
+    """Return the board of a name.
+
+    Raises:
+        UsageError: there is none; it names the nearest.
+    """
+    found = {row.name: row for row in boards()}
+    if name not in found:
+        raise UsageError(
+            f"there is no board `{tomldoc.shown(name)}`", hint=tomldoc.suggest(name, found, noun="boards known")
+        )
+    return found[name]
+
+
+def boards_for(platform: Platform, names: Iterable[str] = ()) -> tuple[Board, ...]:
+    """Return the boards of these names, else every board that images for a platform are for.
+
+    Raises:
+        UsageError: a name is unknown.
+    """
+    named = tuple(board(name) for name in names)
+    return named or tuple(row for row in boards() if row.suits(platform))
+
+
+def read_boards(path: Path) -> tuple[Board, ...]:
+    """Read a file of boards.
+
+    Raises:
+        DocumentError: a row is not well-formed, or a name is there twice.
+    """
+
+    def parse(root: Table) -> tuple[Board, ...]:
+        rows = tuple(_board(table) for table in root.tables("boards"))
+        names = [row.name for row in rows]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                root.document.problem(("boards", index, "name"), f"`{name}` is there twice")
+        return rows
+
+    return tomldoc.load(path, "the boards have mistakes", parse)
+
+
+def _board(table: Table) -> Board:
+    memory_gb = table.integer("memory-gb", low=1, high=4096)
+    row = Board(
+        name=table.string("name", pattern=_NAME, noun="a board's name such as orin-nx-16"),
+        module=table.string("module", pattern=".+", noun="a module's name"),
+        chip=table.string("chip", pattern=r"tegra[0-9]{3}", noun="a chip such as tegra234"),
+        sm=table.string("sm", pattern=r"[0-9]+\.[0-9]+", noun="a compute capability such as 8.7"),
+        memory_gb=memory_gb,
+        usable_mib=table.integer("usable-mib", low=1, high=memory_gb * 1024) if "usable-mib" in table else None,
+        l4t=table.strings("l4t", pattern=r"[0-9]{2}", noun="a major release such as 36"),
+        power_modes=table.strings("power-modes", pattern=r"[A-Z0-9_]+", noun="a mode of nvpmodel"),
+        source=table.string("source", pattern=".+", noun="a source"),
+    )
+    if not table.raw("l4t"):
+        table.problem("l4t", "`l4t` must not be empty")
+    table.done(also=("usable-mib",))
+    return row

@@ -1,0 +1,143 @@
+"""A model in a registry: an OCI artifact whose layers are files, each named by its title, as ORAS pushes them.
+
+The title is `org.opencontainers.image.title` of the OCI image specification, "Annotations".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from builder.errors import IntegrityError, ModelError
+from builder.models import store
+from builder.models.hub import HubFile, Listing
+from builder.models.model import path_flaw, shown
+from builder.recipe import patterns
+from builder.registry.client import INDEXES, Begun, RegistryClient, connect
+from builder.registry.reference import DIGEST_PATTERN, Reference
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from builder.config import Config
+    from builder.models.places import RegistryPlace
+    from builder.models.threads import Watch
+
+TITLE = "org.opencontainers.image.title"
+_LICENCES = "org.opencontainers.image.licenses"
+# ORAS packs a folder into an archive and says so with this.
+_UNPACK = "io.deis.oras.content.unpack"
+_PUSH = "push the files of the model's folder one by one: `cd FOLDER && oras push HOST/NAME:TAG $(find . -type f)`"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegistryLine:
+    """A connection to a model in a registry; threads share it."""
+
+    place: RegistryPlace
+    client: RegistryClient
+
+    @property
+    def source(self) -> str:
+        """The model as recipes write it."""
+        return self.place.source
+
+    def bring(self, wanted: HubFile, partial: Path, watch: Watch) -> str:
+        """Bring a file into `partial`, going on from what is there, and return its sha256.
+
+        Raises:
+            IntegrityError: the registry sends other bytes than it lists; nothing of them is kept.
+            RegistryError: the registry refuses or cannot be reached; what has arrived is kept.
+        """
+        resumes = partial.exists() and partial.stat().st_size > 0
+        try:
+            return self._gather(wanted, partial, watch)
+        except IntegrityError:
+            partial.unlink()
+            if not resumes:
+                raise
+        # The beginning may have been damaged by whatever ended the earlier run.
+        try:
+            return self._gather(wanted, partial, watch)
+        except IntegrityError:
+            partial.unlink()
+            raise
+
+    def _gather(self, wanted: HubFile, partial: Path, watch: Watch) -> str:
+        partial.touch()
+        begun = Begun()
+        with partial.open("r+b") as file:
+            while block := file.read(store.BLOCK):
+                begun.add(block)
+            watch.advance(begun.size)
+
+            def take(block: bytes) -> None:
+                file.write(block)
+                watch.advance(len(block))
+                if begun.size > wanted.size:
+                    raise self._other(wanted, f"{wanted.size} bytes are listed, more are sent")
+
+            if begun.size < wanted.size:
+                self.client.get_blob(self.place.reference.repository, f"sha256:{wanted.sha256}", take, begun)
+        found = begun.sha256.hexdigest()
+        if (found, begun.size) != (wanted.sha256, wanted.size):
+            raise self._other(wanted, f"sha256 {found} ({begun.size} bytes), expected {wanted.sha256}")
+        return found
+
+    def _other(self, wanted: HubFile, flaw: str) -> IntegrityError:
+        return IntegrityError(
+            f"{wanted.path} of {self.source} is not the file that it should be: {flaw}",
+            where=str(self.place.reference),
+            hint="the registry, or a cache in front of it, is damaged: repair it, then run this again",
+        )
+
+
+def client_for(place: RegistryPlace, config: Config) -> RegistryClient:
+    """Return a client of a place's registry."""
+    own = {Reference.parse(f"{registry}/x").host for registry in config.registries}
+    return connect(place.reference.host, config, own=own)
+
+
+def list_files(place: RegistryPlace, client: RegistryClient) -> Listing:
+    """Return the files of a model, the digest of its manifest, and its licence.
+
+    Raises:
+        ModelError: it is there, but is no artifact of files.
+        RegistryError: the registry does not answer, refuses, or lacks it.
+    """
+    content, descriptor = client.get_manifest(place.reference.repository, place.reference.wanted)
+    if descriptor.media_type in INDEXES:
+        raise _no_model(place, "it is an index of several images")
+    try:
+        document = json.loads(content)
+        files = tuple(_file(place, layer) for layer in document["layers"])
+        licence = str((document.get("annotations") or {}).get(_LICENCES) or "")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _no_model(place, "its manifest cannot be understood") from error
+    paths = [file.path for file in files]
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice:
+        raise _no_model(place, f"two of its files are called {twice}")
+    known = licence if re.fullmatch(patterns.LICENCE, licence) else None
+    return Listing(commit=descriptor.digest, licence=known, files=files)
+
+
+def _file(place: RegistryPlace, layer: dict[str, Any]) -> HubFile:
+    annotations = layer.get("annotations") or {}
+    path, digest, size = annotations.get(TITLE), layer["digest"], layer["size"]
+    if not isinstance(path, str):
+        raise _no_model(place, f"a layer of it has no `{TITLE}`, so it is no file")
+    path = path.removeprefix("./")
+    if flaw := path_flaw(path):
+        raise _no_model(place, f"it lists a file that {flaw}: {shown(path)}")
+    if annotations.get(_UNPACK) == "true":
+        raise _no_model(place, f"{path} is a packed folder")
+    if not re.fullmatch(DIGEST_PATTERN, str(digest)) or not isinstance(size, int) or size < 0:
+        raise _no_model(place, f"{path} has no sha256 or no size")
+    return HubFile(path=path, size=size, sha256=str(digest).removeprefix("sha256:"), git_id=None)
+
+
+def _no_model(place: RegistryPlace, flaw: str) -> ModelError:
+    return ModelError(f"this is no model in a registry: {flaw}", where=place.source, hint=_PUSH)

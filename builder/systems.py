@@ -1,0 +1,89 @@
+"""Builds the system layers of cells once, pushes them, and pins them in the project: `jbuild system`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from builder import stages
+from builder.cache.use import in_use
+from builder.engine import find_engine
+from builder.image.buildx import Request, build
+from builder.image.system import SCRIPT, SystemLayer, dockerfile_of, key_of, pin, pinned, script_of
+from builder.publish.push import Wish, publish
+from builder.publish.source import from_layout
+from builder.recipe.model import TagRule
+from builder.workspace import disk_errors, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from builder.image.builders import Builders
+    from builder.resolve.model import Job, Lock
+    from builder.session import Session
+    from builder.stages import Options
+
+_REPOSITORY = "jbuild-system"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pinned:
+    """A cell's system layer, and whether it was built just now."""
+
+    cell: str
+    layer: SystemLayer
+    made: bool
+
+
+def make_systems(
+    jobs: Iterable[Job], session: Session, options: Options, registry: str, *, force: bool
+) -> list[Pinned]:
+    """Return the system layer of each cell, after building, pushing and pinning those that the project pins none of.
+
+    With `force` all are built anew, each once: cells share them.
+
+    Raises:
+        JbuildError: a cell cannot be locked, a layer not built or not pushed.
+    """
+    done: list[Pinned] = []
+    with in_use(session.workspace):
+        for job in jobs:
+            new = [each.layer.key for each in done if each.made]
+            done.append(_system(job, session, options, registry, new=new if force else None))
+    return done
+
+
+def _system(job: Job, session: Session, options: Options, registry: str, *, new: list[str] | None) -> Pinned:
+    """Return the layer of one cell; `new` are those that count as pinned, None for all that are."""
+    work = stages.Work(job=job, session=session, options=options)
+    stages.run("lock", work)
+    found = pinned(job, work.lock, session)
+    if found and (new is None or found.key in new):
+        return Pinned(cell=job.cell.id, layer=found, made=False)
+    layer = _made(job, work.lock, session, stages.builders_of(options, session), registry)
+    pin(layer, session.workspace)
+    return Pinned(cell=job.cell.id, layer=layer, made=True)
+
+
+def _made(job: Job, lock: Lock, session: Session, builders: Builders, registry: str) -> SystemLayer:
+    engine, platform = find_engine(session.workspace), lock.platform
+    if not builders.names:
+        engine.require(platform.architecture)
+    folder = session.workspace.cell(job.recipe.name, job.cell.id).system_layer
+    with disk_errors(folder):
+        write_text(folder / "Dockerfile", dockerfile_of(job, lock, session))
+        write_text(folder / SCRIPT, script_of(session.workspace))
+    layout = session.workspace.images
+    # Nothing of BuildKit's cache: a new layer is asked for to have the mirror's newest packages.
+    request = Request(folder=folder, platform=f"linux/{platform.architecture}", layout=layout, fresh=True)
+    image = builders.build(
+        job.cell.id, engine, lambda name: build(job, replace(request, builder=name), engine, session)
+    )
+    key = key_of(job, lock, session)
+    tag = TagRule(name=f"{platform.distribution}-{key[:12]}")
+    wish = Wish(repository=_REPOSITORY, tags=(tag,), building_block=True)
+    source = from_layout(image, layout)
+    publication = publish(source, (registry,), wish, config=session.config, console=session.console)
+    packages = ", ".join(sorted({*platform.python_packages, *job.spec.apt}))
+    note = f"{lock.base.name} for {platform.architecture} with {packages or 'nothing more'}"
+    return SystemLayer(key=key, image=publication.registries[0].repository, digest=image.digest, note=note)

@@ -1,0 +1,172 @@
+"""The audit against a real registry, and as a stage of a run: what it stops, what a waiver lets through."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import zstandard
+from elf_files import AMD64, make_elf
+from factories import make_wheel
+from index_server import running_index
+from project import CELL, make_wheels
+from servers import Registry, registry
+from test_audit_base import layer
+
+from builder.audit import base
+from builder.audit.base import read_base
+from builder.config import Config
+from builder.console import Console
+from builder.errors import IntegrityError, RegistryError
+from builder.registry.client import OCI_INDEX, OCI_MANIFEST, connect
+from builder.session import Session
+from builder.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from index_server import Index
+    from project import Project
+
+__all__ = ["registry"]
+
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+GNU = "usr/lib/aarch64-linux-gnu"
+LOWER = layer(
+    (f"{GNU}/libx.so.1", make_elf(soname="libx.so.1", defined=["x"])),
+    (f"{GNU}/libgone.so.1", make_elf(soname="libgone.so.1")),
+    ("usr/lib/os-release", b'ID=debian\nVERSION_ID="12"\n'),
+)
+UPPER = layer((f"{GNU}/.wh.libgone.so.1", b""), (f"{GNU}/big.so", make_elf() + bytes(3 << 20)))
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    workspace = Workspace(project=tmp_path, cache=tmp_path / "cache")
+    return Session(workspace=workspace, config=Config(), console=Console(quiet=True))
+
+
+def push(host: str, folder: Path) -> str:
+    """Push an image of two layers, differently compressed, in an index beside another platform; return its digest."""
+    client = connect(host, Config())
+
+    def blob(content: bytes) -> dict[str, Any]:
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        path = folder / digest[7:]
+        path.write_bytes(content)
+        client.upload_blob("a/b", path, digest)
+        return {"digest": digest, "size": len(content)}
+
+    config = blob(json.dumps({"architecture": "arm64", "config": {"Env": ["LD_LIBRARY_PATH=/opt/lib"]}}).encode())
+    layers = [
+        blob(gzip.compress(LOWER)) | {"mediaType": f"{LAYER}+gzip"},
+        blob(zstandard.ZstdCompressor().compress(UPPER)) | {"mediaType": f"{LAYER}+zstd"},
+    ]
+    manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": layers}
+    manifest["config"] = config | {"mediaType": "application/vnd.oci.image.config.v1+json"}
+    content = json.dumps(manifest).encode()
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    client.put_manifest("a/b", digest, content, OCI_MANIFEST)
+    entry = {"mediaType": OCI_MANIFEST, "digest": digest, "size": len(content)}
+    entries = [entry | {"platform": {"os": "linux", "architecture": "arm64"}}]
+    index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
+    client.put_manifest("a/b", "1", index, OCI_INDEX)
+    return f"sha256:{hashlib.sha256(index).hexdigest()}"
+
+
+def test_a_base_image_is_read_from_its_registry_once(
+    registry: Registry, tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = push(registry.host, tmp_path)
+    found = read_base(f"{registry.host}/a/b:1", digest, "arm64", session)
+    assert [binary.path for binary in found.binaries] == [f"/{GNU}/big.so", f"/{GNU}/libx.so.1"]
+    assert (found.library_path, found.distribution) == (("/opt/lib",), ("debian-12",))
+    monkeypatch.setattr(base, "connect", lambda *_, **__: pytest.fail("asked again"))
+    assert read_base(f"{registry.host}/a/b:1", digest, "arm64", session) == found
+
+
+def test_an_image_for_another_platform(registry: Registry, tmp_path: Path, session: Session) -> None:
+    digest = push(registry.host, tmp_path)
+    with pytest.raises(RegistryError, match="cannot be understood"):
+        read_base(f"{registry.host}/a/b:1", digest, "amd64", session)
+
+
+def test_a_layer_whose_bytes_are_others(registry: Registry, tmp_path: Path, session: Session) -> None:
+    digest = push(registry.host, tmp_path)
+    for path in registry.storage.rglob("data"):
+        content = path.read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            path.write_bytes(gzip.compress(layer(("usr/lib/libevil.so", make_elf()))))
+    with pytest.raises(IntegrityError, match="other bytes"):
+        read_base(f"{registry.host}/a/b:1", digest, "arm64", session)
+    assert not list(session.workspace.facts.rglob("*-arm64-*"))
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    """An index with a wheel that needs a library of the distribution."""
+    folder = tmp_path_factory.mktemp("index")
+    make_wheels(folder)
+    module = make_elf(machine=AMD64, needed=["libc.so.6", "libnuma.so.1"], defined=["PyInit__C"], stack=6)
+    make_wheel(folder, "native", files={"native/_C.abi3.so": module}, tag="cp311-abi3-manylinux_2_28_x86_64")
+    with running_index(folder) as running:
+        yield running
+
+
+@pytest.fixture
+def native(make_project: Callable[..., Project], index: Index) -> Project:
+    """A project whose recipe installs that wheel."""
+    return make_project(index=index.host, packages={"requires": ["vllm=={vllm}", "native"]})
+
+
+def test_what_would_not_load_stops_the_run_before_the_build(native: Project) -> None:
+    done = native.run("recipe", "--until", "render", "--json")
+    assert done.code == 14
+    assert done.json["error"] == "AuditError"
+    assert "native 1.0: native/_C.abi3.so needs libnuma.so.1, and nothing brings it" in done.json["message"]
+    assert "add `libnuma1` to `apt`" in done.json["hint"]
+    assert not (native.cell / "plan.json").exists()
+    (finding,) = native.record("audit")["findings"]
+    assert (finding["rule"], finding["severity"]) == ("missing-library", "error")
+    again = native.run("recipe", "--until", "audit")
+    assert (again.code, f"{CELL}: lock: unchanged" in again.stderr) == (14, True)
+
+
+def test_a_package_mends_it_and_a_second_run_does_nothing(native: Project) -> None:
+    native.recipe["base"]["apt"] = ["libnuma1"]
+    native.write()
+    assert native.run("recipe", "--until", "audit", "--json").ran() == ["lock", "audit"]
+    done = native.run("recipe", "--until", "audit", "--json")
+    assert (done.ran(), done.cells[CELL]["audit"]) == ([], {"error": 0, "warning": 0, "info": 0, "waived": 0})
+    assert done.seconds < 5
+
+
+def test_a_waiver_lets_it_through_and_stays_visible(native: Project) -> None:
+    native.recipe["audit"] = {"waive": [{"rule": "missing-library", "wheel": "native", "reason": "we bring libnuma"}]}
+    native.write()
+    done = native.run("audit", "--json", "--files")
+    assert done.code == 0, done.stderr
+    (finding,) = done.json["findings"]
+    assert (finding["waived"], done.json["counts"]["waived"]) == ("we bring libnuma", 1)
+    assert done.json["files"]["native/_C.abi3.so"].startswith("fails: libnuma.so.1")
+    assert "waived   missing-library: native 1.0" in native.run("audit").stdout
+    native.recipe["base"]["apt"] = ["libnuma1"]
+    native.write()
+    done = native.run("audit", "--json")
+    assert (done.code, len(done.json["warnings"])) == (0, 1)
+    native.recipe["audit"]["waive"][0]["rule"] = "missing-libary"
+    native.write()
+    assert native.run("audit", "--json").code == 3
+
+
+def test_loose_wheels_on_a_real_base_image(native: Project, index: Index) -> None:
+    wheel = str(index.folder / "native-1.0-cp311-abi3-manylinux_2_28_x86_64.whl")
+    done = native.jbuild("audit", "--wheels", wheel, "--base", "docker.io/library/debian:bookworm-slim", "--json")
+    assert (done.code, done.json["assumed"]) == (14, None)
+    done = native.jbuild("audit", "--wheels", wheel, "--base", "127.0.0.1:1/none:1", "--apt", "libnuma1", "--json")
+    assert (done.code, "refused" in done.json["assumed"]) == (0, True)

@@ -1,0 +1,406 @@
+"""The cache: what it holds, what goes, and what stays beside other processes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from factories import locked, make_job, make_lock, make_locked_wheel, make_model, make_wheel
+from filelock import FileLock
+from test_diff import LAYERS, ONE, build
+
+from builder import pipeline
+from builder.cache import contents, prune
+from builder.cache.contents import entries, measure, summarise
+from builder.cache.references import NOTHING, references
+from builder.cache.use import alone, in_use
+from builder.errors import LockError
+from builder.models import store
+from builder.models.model import ModelFile
+from builder.resolve import lockfile
+from builder.stages import Options
+from builder.wheels.house import path_of
+from builder.wheels.prepare import prepare
+from builder.workspace import Workspace, mark_used
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from builder.cache.model import PruneResult
+    from builder.resolve.model import LockedWheel
+    from builder.session import Session
+
+DAY = 86_400.0
+NEEDED, OTHER = make_locked_wheel("needed"), make_locked_wheel("other")
+FILE, OTHER_FILE = (
+    ModelFile(path="model.safetensors", sha256=letter * 64, size=size) for letter, size in (("d", 70), ("e", 30))
+)
+LOCK = make_lock(NEEDED, models=(make_model(files=(FILE,)),))
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let days pass: ctimes cannot be set, so the clock is."""
+    offset = 0.0
+    real = time.time
+
+    def move(days: float) -> None:
+        nonlocal offset
+        offset += days * DAY
+
+    monkeypatch.setattr(prune.time, "time", lambda: real() + offset)
+    return move
+
+
+@pytest.fixture
+def full(session: Session) -> Workspace:
+    """A cache with one of everything that a lock of the project needs, and one that none does."""
+    workspace = session.workspace
+    for wheel in (NEEDED, OTHER):
+        path = path_of(wheel, workspace.wheels)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"w" * 100)
+        (path.parent / "lock").touch()
+        tree = workspace.trees / wheel.sha256[:2] / f"{wheel.sha256}-2-py3.11-c"
+        (tree / "opt").mkdir(parents=True)
+        (tree / "opt" / "file").write_bytes(b"t" * 50)
+        facts = workspace.cache / "facts" / wheel.sha256[:2] / f"{wheel.sha256}-1"
+        facts.parent.mkdir(parents=True)
+        facts.write_bytes(b"f" * 9)
+    for file in (FILE, OTHER_FILE):
+        blob = store.blob(workspace.models, file.sha256)
+        blob.parent.mkdir(parents=True)
+        blob.write_bytes(b"m" * file.size)
+    store.remember(workspace.models, "a" * 64, "b" * 64)
+    (workspace.models / "partial").mkdir()
+    (workspace.models / "partial" / ("9" * 64)).write_bytes(b"p" * 7)
+    (workspace.models / "partial" / f"{'9' * 64}.lock").touch()
+    for name in ("engine", "stand-in", "test"):
+        (workspace.cache / name / "deep").mkdir(parents=True)
+        (workspace.cache / name / "deep" / "file").write_bytes(b"x" * 1000)
+    lockfile.write(workspace.lock("demo", "one"), LOCK)
+    return workspace
+
+
+def run(session: Session, days: float = 30, *, keep_locked: bool = False, dry_run: bool = False) -> PruneResult:
+    return prune.prune(session, older_than_s=days * DAY, keep_locked=keep_locked, dry_run=dry_run)
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def counts(result: PruneResult) -> dict[str, int]:
+    return {kind.kind: kind.entries for kind in result.kinds if kind.entries}
+
+
+def test_what_there_is_and_what_the_project_needs(full: Workspace) -> None:
+    kinds = {kind.kind: kind for kind in summarise(entries(full, references(full)), full)}
+    wheels, trees, models = kinds["wheels"], kinds["trees"], kinds["models"]
+    assert (wheels.entries, wheels.size, wheels.locked_entries, wheels.locked_size) == (2, 200, 1, 100)
+    assert (trees.entries, trees.size, trees.locked_entries, trees.locked_size) == (2, 100, 1, 50)
+    assert (models.entries, models.size, models.locked_size) == (2, 100, 70)
+    assert (kinds["facts"].locked_entries, kinds["known hashes"].locked_entries) == (1, 0)
+    assert (kinds["model downloads"].entries, kinds["model downloads"].size) == (1, 7)
+    assert "engine" not in kinds
+
+
+def test_what_is_fresh_stays(session: Session, full: Workspace) -> None:
+    before = files(full.cache)
+    assert counts(run(session)) == {}
+    assert files(full.cache) - before == {"run/cache-in-use"}
+
+
+def test_what_is_old_goes_and_what_is_not_jbuilds_stays(
+    session: Session, full: Workspace, later: Callable[[float], None]
+) -> None:
+    later(31)
+    result = run(session)
+    assert counts(result) == {
+        "wheels": 2,
+        "trees": 2,
+        "facts": 2,
+        "models": 2,
+        "model downloads": 1,
+        "known hashes": 1,
+    }
+    assert sum(kind.frees for kind in result.kinds) == 200 + 100 + 18 + 100 + 7 + 65
+    assert files(full.cache) == {"run/cache-in-use", *(f"{name}/deep/file" for name in ("engine", "stand-in", "test"))}
+
+
+def test_what_the_project_needs_stays_if_asked(
+    session: Session, full: Workspace, later: Callable[[float], None]
+) -> None:
+    later(31)
+    run(session, keep_locked=True)
+    left = files(full.cache)
+    assert {path for path in left if path.startswith("wheels")} == {
+        f"wheels/{NEEDED.sha256[:2]}/{NEEDED.sha256}/{NEEDED.filename}",
+        f"wheels/{NEEDED.sha256[:2]}/{NEEDED.sha256}/lock",
+    }
+    assert [path.partition("/")[0] for path in sorted(left) if path.startswith(("facts", "trees"))] == [
+        "facts",
+        "trees",
+    ]
+    assert store.has(full.models, FILE)
+    assert not store.has(full.models, OTHER_FILE)
+
+
+def test_a_dry_run_removes_nothing_and_says_the_same(
+    session: Session, full: Workspace, later: Callable[[float], None]
+) -> None:
+    later(31)
+    before = files(full.cache)
+    told = run(session, dry_run=True)
+    assert files(full.cache) == {*before, "run/cache-in-use"}
+    assert {kind.kind: kind.frees for kind in told.kinds} == {
+        kind.kind: kind.frees for kind in run(session).kinds if kind.kind != "uv"
+    }
+
+
+def test_what_was_used_lately_stays(session: Session, full: Workspace, later: Callable[[float], None]) -> None:
+    tree = full.trees / OTHER.sha256[:2] / f"{OTHER.sha256}-2-py3.11-c"
+    os.utime(tree, (315532800, 315532800))
+    later(29)
+    assert counts(run(session)) == {}, "its mtime is from 1980, its ctime is not"
+    before = tree.lstat().st_ctime_ns
+    time.sleep(0.02)
+    assert mark_used(tree)
+    assert tree.lstat().st_ctime_ns > before
+    assert tree.stat().st_mtime == 315532800
+    assert not mark_used(tree / "gone")
+
+
+def test_what_is_used_while_the_prune_runs_stays(
+    session: Session, full: Workspace, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later(31)
+    tree = full.trees / OTHER.sha256[:2] / f"{OTHER.sha256}-2-py3.11-c"
+    monkeypatch.setattr(prune, "_last_use", lambda path: float("inf") if path == tree else 0.0)
+    result = run(session)
+    assert tree.is_dir()
+    assert (counts(result)["trees"], result.skipped) == (1, 1)
+
+
+def test_what_another_process_holds_stays(session: Session, full: Workspace, later: Callable[[float], None]) -> None:
+    later(31)
+    wheel = path_of(OTHER, full.wheels)
+    tree = full.trees / OTHER.sha256[:2] / f"{OTHER.sha256}-2-py3.11-c"
+    partial = full.models / "partial" / OTHER_FILE.sha256
+    with FileLock(wheel.parent / "lock"), FileLock(f"{tree}.lock"), FileLock(f"{partial}.lock"):
+        result = run(session)
+        assert wheel.is_file()
+        assert tree.is_dir()
+        assert store.has(full.models, OTHER_FILE)
+    assert result.skipped == 3
+    assert run(session).skipped == 0
+    assert not wheel.exists()
+
+
+def _use(project: Path, cache: Path, ready: Any, done: Any) -> None:
+    with in_use(Workspace(project=project, cache=cache)):
+        ready.set()
+        done.wait(30)
+
+
+def test_beside_another_jbuild(session: Session, full: Workspace, later: Callable[[float], None]) -> None:
+    """Images stay, what is a day old at most stays, and the locks inside wheel folders stay."""
+    build(session, ONE, LAYERS)
+    (full.project / "build").rename(full.project / "elsewhere")
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    other = context.Process(target=_use, args=(full.project, full.cache, ready, done), daemon=True)
+    other.start()
+    try:
+        assert ready.wait(30)
+        with alone(full) as unwatched:
+            assert not unwatched
+        assert counts(run(session, 0)) == {}
+        later(2)
+        result = run(session, 0)
+        assert result.busy
+        assert "images" not in counts(result)
+        assert counts(result)["wheels"] == 2
+        assert (path_of(OTHER, full.wheels).parent / "lock").is_file()
+    finally:
+        done.set()
+        other.join(10)
+    result = run(session, 0)
+    assert not result.busy
+    assert counts(result)["images"] == 1
+    assert files(full.cache / "images") == set()
+    assert files(full.wheels) == set()
+
+
+def test_a_run_keeps_the_cache_in_use(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def run_cell(*_: object) -> None:
+        with alone(session.workspace) as unwatched:
+            seen.append(unwatched)
+
+    monkeypatch.setattr(pipeline, "run_cell", run_cell)
+    job = make_job()
+    pipeline.run_cells([job], session, Options())
+    pipeline.run_cells([job, job], session, Options(), at_once=2)
+    assert seen == [False, False, False]
+    with alone(session.workspace) as unwatched:
+        assert unwatched
+
+
+def test_images_go_with_the_blobs_that_only_they_have(
+    session: Session, workspace: Workspace, later: Callable[[float], None]
+) -> None:
+    kept = build(session, ONE, LAYERS)
+    gone = build(session, make_lock(make_locked_wheel(), cell="two"), {**LAYERS, "COPY layers/z-1/ /": b"z" * 90})
+    (workspace.cell("demo", "two").record("image")).unlink()
+    index = workspace.images / "index.json"
+    listed = [{"digest": image.digest} for image in (kept, gone)]
+    index.write_text(json.dumps({"schemaVersion": 2, "manifests": listed}))
+    (workspace.images / "blobs" / "sha256" / "orphan").write_bytes(b"o" * 5)
+    images = {entry.content: entry for entry in entries(workspace, references(workspace))}
+    assert images[kept.digest].locked
+    assert images[gone.digest].size == 90 + gone.config.size + gone.manifest.size
+    later(31)
+    result = run(session, keep_locked=True)
+    (pruned,) = [kind for kind in result.kinds if kind.kind == "images"]
+    assert (pruned.entries, pruned.size) == (2, 90 + gone.config.size + gone.manifest.size + 5)
+    left = {path.name for path in (workspace.images / "blobs" / "sha256").iterdir()}
+    assert left == {part.digest.partition(":")[2] for part in (kept.manifest, kept.config, *kept.layers)}
+    assert json.loads(index.read_text())["manifests"] == [{"digest": kept.digest}]
+
+
+def test_bytes_that_others_link_to_are_not_freed(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "file").write_bytes(b"x" * 40)
+    (tmp_path / "tree" / "own").write_bytes(b"x" * 2)
+    (tmp_path / "layer").hardlink_to(tmp_path / "tree" / "file")
+    assert measure(tmp_path / "tree")[:2] == (42, 2)
+    assert measure(tmp_path / "layer")[:2] == (40, 0)
+    assert measure(tmp_path / "gone") == (0, 0, 0.0)
+
+
+def test_a_link_in_the_cache_is_removed_and_not_followed(
+    session: Session, workspace: Workspace, tmp_path: Path, later: Callable[[float], None]
+) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_bytes(b"x")
+    folder = workspace.trees / "aa"
+    folder.mkdir(parents=True)
+    (folder / f"{'a' * 64}-2-py3.11").symlink_to(tmp_path / "precious")
+    later(31)
+    assert counts(run(session)) == {"trees": 1}
+    assert (tmp_path / "precious" / "file").is_file()
+
+
+def test_what_a_killed_process_left_goes(
+    session: Session, workspace: Workspace, later: Callable[[float], None]
+) -> None:
+    left = workspace.trees / "aa" / f".{'a' * 64}-2-py3.11-c.k3j2"
+    left.mkdir(parents=True)
+    (left / "file").write_bytes(b"x")
+    assert counts(run(session)) == {}
+    later(31)
+    assert counts(run(session, keep_locked=True)) == {"trees": 1}
+    assert not left.exists()
+
+
+def test_an_empty_cache(session: Session) -> None:
+    assert counts(run(session, 0)) == {}
+    assert sum(kind.size for kind in summarise(entries(session.workspace, NOTHING), session.workspace)) == 0
+
+
+def test_a_damaged_lock_stops_a_prune_that_must_keep_what_is_locked(session: Session, full: Workspace) -> None:
+    path = full.lock("demo", "one")
+    path.write_text(path.read_text().replace(NEEDED.sha256, "0" * 64))
+    with pytest.raises(LockError):
+        run(session, 0, keep_locked=True)
+    assert path_of(OTHER, full.wheels).is_file()
+    told: list[LockError] = []
+    assert references(full, told.append).wheels == frozenset()
+    assert [error.where for error in told] == [str(path)]
+
+
+def test_uv_prunes_its_own(session: Session, workspace: Workspace) -> None:
+    folder = workspace.cache / "uv"
+    folder.mkdir(parents=True)
+    (folder / "stale").mkdir()
+    (folder / "stale" / "file").write_bytes(b"x" * 1000)
+    (uv,) = [kind for kind in run(session, 0).kinds if kind.kind == "uv"]
+    assert (uv.size, (folder / "stale").exists()) == (1000, False)
+    assert not [kind for kind in run(session, 0, dry_run=True).kinds if kind.kind == "uv"]
+
+
+def test_a_pruned_wheel_is_fetched_and_unpacked_again(
+    session: Session, tmp_path: Path, later: Callable[[float], None]
+) -> None:
+    wheel: LockedWheel = locked(make_wheel(tmp_path / "index"))
+    (tree,) = prepare((wheel,), "3.11", None, session).values()
+    before = tree.lstat().st_ctime
+    later(31)
+    assert counts(run(session)) == {"wheels": 1, "trees": 1}
+    assert not tree.exists()
+    (again,) = prepare((wheel,), "3.11", None, session).values()
+    assert again == tree
+    assert tree.is_dir()
+    time.sleep(0.02)
+    prepare((wheel,), "3.11", None, session)
+    assert tree.lstat().st_ctime > before, "using it makes it young"
+
+
+def test_the_commands(
+    session: Session,
+    full: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    command_line: Callable[..., tuple[int, str, str]],
+) -> None:
+    monkeypatch.chdir(full.project)
+    monkeypatch.setenv("JBUILD_CACHE", str(full.cache))
+    code, out, err = command_line("cache", "info")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == str(full.cache)
+    assert [line.split() for line in out.splitlines() if line.startswith("models ")] == [
+        ["models", "2", "0.0", "MB", "1", "0.0", "MB"]
+    ]
+    found = json.loads(command_line("cache", "info", "--json")[1])
+    assert {kind["kind"]: kind["locked_size"] for kind in found["kinds"]}["models"] == 70
+    code, out, _ = command_line("cache", "prune", "--dry-run")
+    assert (code, out) == (0, "nothing is old enough to go\n")
+    code, out, _ = command_line("cache", "prune", "--older-than", "0s", "--keep-locked", "--dry-run", "--json")
+    told = json.loads(out)
+    assert (code, told["dry_run"], told["busy"], told["frees"]) == (0, True, False, 100 + 50 + 9 + 30 + 7 + 65)
+    code, out, _ = command_line("cache", "prune", "--older-than", "0s", "--keep-locked")
+    assert (code, out.splitlines()[-1]) == (0, "freed 0.0 MB")
+    assert not path_of(OTHER, full.wheels).exists()
+    assert path_of(NEEDED, full.wheels).is_file()
+    for age in ("30", "d", "-1d", "1y", "1.5d", ""):
+        code, _, err = command_line("cache", "prune", "--older-than", age)
+        assert (code, "is no age: write a number and s, m, h, d or w" in err) == (2, True), age
+    code, out, err = command_line("cache")
+    assert (code, out, "`jbuild cache --help` shows what it takes" in err) == (2, "", True)
+    code, out, _ = command_line("cache", "--help")
+    assert (code, "prune" in out, "info" in out, "--json" in out) == (0, True, True, True)
+
+
+def test_another_jbuild_is_mentioned(
+    full: Workspace, monkeypatch: pytest.MonkeyPatch, command_line: Callable[..., tuple[int, str, str]]
+) -> None:
+    monkeypatch.chdir(full.project)
+    monkeypatch.setenv("JBUILD_CACHE", str(full.cache))
+    with in_use(full):
+        code, out, _ = command_line("cache", "prune", "--older-than", "0s")
+    assert code == 0
+    assert out.splitlines() == [
+        "nothing is old enough to go",
+        "another jbuild works: images, and whatever was used within a day, were left alone",
+    ]
+
+
+def test_every_kind_is_a_folder_that_jbuild_made() -> None:
+    names = {kind.folder.partition("/")[0] for kind in contents.KINDS}
+    assert names == {"wheels", "trees", "facts", "metadata", "interpreters", "models", "advised", "indexes"}

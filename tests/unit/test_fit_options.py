@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fit_parts import make_shape
+
+from builder.fit.options import option, pinned_version, settings_of
+from builder.recipe.model import Server
+
+if TYPE_CHECKING:
+    from builder.fit.model import Settings
+
+GIB = 1 << 30
+
+
+def settings(*arguments: str, environment: dict[str, str] | None = None, **changes: Any) -> Settings:
+    given = {name: changes.pop(name) for name in ("gpu", "vllm", "memory") if name in changes}
+    shape = make_shape(**changes.pop("shape", {}))
+    server = Server(arguments=arguments, environment=tuple((environment or {}).items()), **changes)
+    return settings_of(server, shape, **({"gpu": True, "vllm": "0.15"} | given))
+
+
+def test_defaults_of_a_gpu_server() -> None:
+    found = settings()
+    assert (found.length, found.sequences, found.batched_tokens, found.most_sequences) == (131072, 1, 2048, 256)
+    assert (found.block, found.utilization, found.dtype, found.kv_dtype) == (16, 0.9, "bfloat16", "bfloat16")
+    assert (found.hybrid, found.eager, found.kv_space) == (True, False, None)
+    assert found.remarks == ("--gpu-memory-utilization is not set: 0.9 is taken for vLLM 0.15's default",)
+
+
+def test_a_large_gpu_takes_larger_batches() -> None:
+    """`get_batch_defaults` of vLLM: from 70 GiB on."""
+    assert settings(memory=122 * GIB).batched_tokens == 8192
+    assert settings(memory=122 * GIB).most_sequences == 1024
+    assert settings(memory=61 * GIB).batched_tokens == 2048
+    assert settings(memory=122 * GIB, gpu=False).batched_tokens == 2048
+
+
+def test_defaults_of_a_server_on_the_cpu() -> None:
+    found = settings(gpu=False, environment={"VLLM_CPU_KVCACHE_SPACE": "4"})
+    assert (found.block, found.most_sequences, found.kv_space) == (128, 128, 4 * GIB)
+    assert found.remarks == ()
+    assert settings(environment={"VLLM_CPU_KVCACHE_SPACE": "4"}).kv_space is None
+
+
+@pytest.mark.parametrize(
+    ("vllm", "share"), [("0.15", 0.9), ("0.19", 0.9), ("0.20", 0.92), ("0.33", 0.92), ("1.0", 0.92), (None, 0.9)]
+)
+def test_the_share_depends_on_the_version(vllm: str | None, share: float) -> None:
+    assert settings(vllm=vllm).utilization == share
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--max-num-seqs=8", "--gpu-memory-utilization=0.7", "--kv-cache-dtype=fp8", "--max-num-batched-tokens=512"),
+        (
+            *("--max-num-seqs", "8", "--gpu_memory_utilization", ".7"),
+            *("--kv-cache-dtype", "fp8", "--max_num_batched_tokens", "512"),
+        ),
+    ],
+)
+def test_arguments(arguments: tuple[str, ...]) -> None:
+    found = settings(*arguments, "--block-size=32", "--enforce-eager", "--disable-hybrid-kv-cache-manager")
+    assert (found.sequences, found.most_sequences, found.utilization) == (8, 8, 0.7)
+    assert (found.kv_dtype, found.batched_tokens, found.block) == ("fp8", 512, 32)
+    assert (found.eager, found.hybrid, found.remarks) == (True, False, ())
+
+
+def test_of_two_sayings_the_last_one_holds() -> None:
+    assert option(["--a=1", "--a", "2"], "--a") == "2"
+    assert option(["--a"], "--a") is None
+    assert option(["--ab=1"], "--a") is None
+
+
+def test_environment_wins() -> None:
+    environment = {
+        "JBUILD_MAX_MODEL_LEN": "1024",
+        "JBUILD_DTYPE": "float16",
+        "JBUILD_GPU_MEMORY_UTILIZATION": "0.5",
+        "JBUILD_EXTRA_ARGS": "--max-num-seqs=2",
+    }
+    found = settings("--max-num-seqs=8", environment=environment, max_model_len=2048, dtype="float32")
+    assert (found.length, found.dtype, found.utilization, found.sequences) == (1024, "float16", 0.5, 2)
+    assert settings(environment={"JBUILD_EXTRA_ARGS": "'"}).sequences == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "config", "dtype"),
+    [
+        (None, "bfloat16", "bfloat16"),
+        ("auto", "float16", "float16"),
+        ("auto", "float32", "bfloat16"),
+        ("float32", "bfloat16", "float32"),
+        ("half", "bfloat16", "float16"),
+        ("float", "bfloat16", "float32"),
+    ],
+)
+def test_the_type_that_the_server_runs(asked: str | None, config: str, dtype: str) -> None:
+    assert settings(dtype=asked, shape={"dtype": config}).dtype == dtype
+
+
+def test_lengths() -> None:
+    assert settings(max_model_len=2048).length == 2048
+    assert settings(shape={"longest": None}).length == 2048
+    assert settings(max_model_len=64, shape={"longest": None}).batched_tokens == 2048
+    assert settings("--max-num-seqs=2", max_model_len=64).batched_tokens == 128
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "2", "abc", "0.5.5", "nan", "1e9"])
+def test_nonsense_is_passed_over(text: str) -> None:
+    found = settings(f"--gpu-memory-utilization={text}", f"--max-num-seqs={'x' + text}")
+    assert (found.utilization, found.most_sequences) == (0.9, 256)
+
+
+def test_what_cannot_be_counted_is_said() -> None:
+    found = settings(quantization="fp8", max_model_len=200_000)
+    assert found.remarks[1:] == (
+        "quantization fp8 at load time is not counted: the weights are an upper bound",
+        "max-model-len 200000 is beyond the 131072 tokens of config.json",
+    )
+    assert settings(quantization="awq", shape={"quantised": "awq"}).remarks[1:] == ()
+
+
+@pytest.mark.parametrize(
+    ("requires", "version"),
+    [
+        (("vllm==0.20.2",), "0.20"),
+        (("numpy<2", "VLLM-CPU == 0.15.1"), "0.15"),
+        (("vllm>=0.9",), None),
+        ((), None),
+    ],
+)
+def test_the_version_that_a_recipe_pins(requires: tuple[str, ...], version: str | None) -> None:
+    assert pinned_version(requires) == version

@@ -1,0 +1,321 @@
+"""Shapes of published models: their config.json, shortened to the keys that decide memory."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from builder.errors import ModelError
+from builder.fit.shape import read_shape
+
+if TYPE_CHECKING:
+    from builder.fit.model import Shape
+
+LLAMA_3_1_8B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "rope_scaling": {"factor": 8.0, "rope_type": "llama3", "original_max_position_embeddings": 8192},
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}
+QWEN2_5_7B = {
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "max_position_embeddings": 32768,
+    "max_window_layers": 28,
+    "num_attention_heads": 28,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 4,
+    "sliding_window": 131072,
+    "use_sliding_window": False,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 152064,
+}
+QWEN3_8B = {
+    "model_type": "qwen3",
+    "head_dim": 128,
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "max_position_embeddings": 40960,
+    "max_window_layers": 36,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 36,
+    "num_key_value_heads": 8,
+    "sliding_window": None,
+    "use_sliding_window": False,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 151936,
+}
+QWEN3_30B_A3B = {
+    "model_type": "qwen3_moe",
+    "head_dim": 128,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 768,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 40960,
+    "vocab_size": 151936,
+    "torch_dtype": "bfloat16",
+}
+MISTRAL_7B_V0_1 = {
+    "model_type": "mistral",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 32768,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "sliding_window": 4096,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 32000,
+}
+GEMMA_2_9B = {
+    "model_type": "gemma2",
+    "head_dim": 256,
+    "hidden_size": 3584,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 8192,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 42,
+    "num_key_value_heads": 8,
+    "sliding_window": 4096,
+    "sliding_window_size": 4096,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 256000,
+}
+# As published, it leaves heads, vocabulary and length to the class, and names only the language model's deviations.
+GEMMA_3_4B = {
+    "model_type": "gemma3",
+    "text_config": {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    },
+    "vision_config": {"hidden_size": 1152, "num_hidden_layers": 27, "num_attention_heads": 16},
+    "torch_dtype": "bfloat16",
+}
+DTYPE_INSIDE = {"text_config": {"model_type": "gemma3_text", "dtype": "float16"}}
+DEEPSEEK_V2_LITE = {
+    "model_type": "deepseek_v2",
+    "hidden_size": 2048,
+    "intermediate_size": 10944,
+    "moe_intermediate_size": 1408,
+    "num_experts_per_tok": 6,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "num_hidden_layers": 27,
+    "max_position_embeddings": 163840,
+    "rope_scaling": {"factor": 40, "type": "yarn", "original_max_position_embeddings": 4096},
+    "torch_dtype": "bfloat16",
+    "vocab_size": 102400,
+}
+PHI_3_MINI_4K = {
+    "model_type": "phi3",
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 4096,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 32,
+    "sliding_window": 2047,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 32064,
+}
+LLAVA_1_5_7B = {
+    "model_type": "llava",
+    "text_config": {
+        "model_type": "llama",
+        "max_position_embeddings": 4096,
+        "torch_dtype": "float16",
+        "vocab_size": 32064,
+    },
+    "vision_config": {"model_type": "clip_vision_model", "hidden_size": 1024, "num_hidden_layers": 24},
+    "torch_dtype": "float16",
+}
+QWEN2_5_VL_7B = {
+    "model_type": "qwen2_5_vl",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "max_position_embeddings": 128000,
+    "num_attention_heads": 28,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 4,
+    "sliding_window": 32768,
+    "use_sliding_window": False,
+    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+    "vision_config": {"depth": 32, "hidden_size": 1280},
+    "torch_dtype": "bfloat16",
+    "vocab_size": 152064,
+}
+GPT_OSS_20B = {
+    "model_type": "gpt_oss",
+    "head_dim": 64,
+    "hidden_size": 2880,
+    "intermediate_size": 2880,
+    "layer_types": ["sliding_attention", "full_attention"] * 12,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 64,
+    "num_experts_per_tok": 4,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 8,
+    "sliding_window": 128,
+    "quantization_config": {"quant_method": "mxfp4"},
+    "rope_scaling": {"factor": 32.0, "rope_type": "yarn", "original_max_position_embeddings": 4096},
+    "torch_dtype": "bfloat16",
+    "vocab_size": 201088,
+}
+
+
+def shape(config: dict[str, Any]) -> Shape:
+    return read_shape("tiny", "config.json", json.dumps(config).encode())
+
+
+@pytest.mark.parametrize(
+    ("config", "layers", "longest"),
+    [
+        (LLAMA_3_1_8B, [(32, 2 * 8 * 128, None)], 131072),
+        (QWEN2_5_7B, [(28, 2 * 4 * 128, None)], 32768),
+        (QWEN3_8B, [(36, 2 * 8 * 128, None)], 40960),
+        (QWEN3_30B_A3B, [(48, 2 * 4 * 128, None)], 40960),
+        (MISTRAL_7B_V0_1, [(32, 2 * 8 * 128, 4096)], 32768),
+        (MISTRAL_7B_V0_1 | {"sliding_window": None}, [(32, 2 * 8 * 128, None)], 32768),
+        (GEMMA_2_9B, [(21, 2 * 8 * 256, None), (21, 2 * 8 * 256, 4096)], 8192),
+        (GEMMA_3_4B, [(5, 2 * 4 * 256, None), (29, 2 * 4 * 256, 1024)], 131072),
+        (DEEPSEEK_V2_LITE, [(27, 512 + 64, None)], 163840),
+        (PHI_3_MINI_4K, [(32, 2 * 32 * 96, 2047)], 4096),
+        (LLAVA_1_5_7B, [(32, 2 * 32 * 128, None)], 4096),
+        (QWEN2_5_VL_7B, [(28, 2 * 4 * 128, None)], 128000),
+        (GPT_OSS_20B, [(12, 2 * 8 * 64, None), (12, 2 * 8 * 64, 128)], 131072),
+    ],
+)
+def test_layers_of_published_models(
+    config: dict[str, Any], layers: list[tuple[int, int, int | None]], longest: int
+) -> None:
+    found = shape(config)
+    assert [(each.count, each.width, each.window) for each in found.layers] == layers
+    assert (found.longest, found.unknown) == (longest, ())
+
+
+def test_what_a_null_means() -> None:
+    """`"sliding_window": null` says that there is none; an absent key leaves it to the class."""
+    without = {key: value for key, value in MISTRAL_7B_V0_1.items() if key != "sliding_window"}
+    assert shape(without).layers[0].window == 4096
+
+
+def test_numbers_that_activations_depend_on() -> None:
+    found = shape(GEMMA_3_4B)
+    assert (found.hidden, found.intermediate, found.vocabulary) == (2560, 10240, 262208)
+    assert shape(QWEN3_30B_A3B).intermediate == max(6144, 8 * 768)
+    assert shape(DEEPSEEK_V2_LITE).intermediate == 10944
+    assert shape({**LLAMA_3_1_8B, "intermediate_size": None, "model_type": "other"}).intermediate == 4 * 4096
+
+
+@pytest.mark.parametrize(
+    ("config", "dtype", "quantised", "tied"),
+    [
+        (LLAMA_3_1_8B, "bfloat16", None, False),
+        (GEMMA_3_4B, "bfloat16", None, True),
+        (GPT_OSS_20B, "bfloat16", "mxfp4", False),
+        (LLAMA_3_1_8B | {"torch_dtype": None, "dtype": "torch.float16"}, "float16", None, False),
+        (LLAMA_3_1_8B | {"torch_dtype": None}, "float32", None, False),
+        (LLAMA_3_1_8B | {"quantization_config": {"quant_method": "AWQ", "bits": 4}}, "bfloat16", "awq", False),
+        (LLAMA_3_1_8B | {"compression_config": {}}, "bfloat16", "a method without a name", False),
+        (DTYPE_INSIDE, "float16", None, True),
+    ],
+)
+def test_types(config: dict[str, Any], dtype: str, quantised: str | None, tied: bool) -> None:
+    found = shape(config)
+    assert (found.dtype, found.quantised, found.tied) == (dtype, quantised, tied)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "longest"),
+    [
+        ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072),
+        ({"rope_type": "yarn", "factor": 4.0}, 524288),
+        ({"rope_type": "linear", "factor": 2}, 262144),
+        ({"rope_type": "dynamic", "factor": 2.0}, 262144),
+        ({"rope_type": "longrope", "factor": 32.0}, 131072),
+        ({"rope_type": "linear", "factor": None}, 131072),
+        ({"rope_type": "linear", "factor": -1}, 131072),
+        ({"rope_type": "linear", "factor": True}, 131072),
+        ("nonsense", 131072),
+        (None, 131072),
+    ],
+)
+def test_rotary_scaling_makes_contexts_longer(scaling: object, longest: int) -> None:
+    assert shape(LLAMA_3_1_8B | {"rope_scaling": scaling}).longest == longest
+
+
+def test_the_shortest_length_counts() -> None:
+    assert shape(LLAMA_3_1_8B | {"seq_length": 2048}).longest == 2048
+    assert shape({**LLAMA_3_1_8B, "model_type": "other", "max_position_embeddings": None}).longest is None
+
+
+def test_layers_that_share_a_cache_are_counted_once() -> None:
+    gemma_3n = {"text_config": {"model_type": "gemma3n_text"}}
+    assert [(each.count, each.window) for each in shape(gemma_3n).layers] == [(4, None), (16, 512)]
+
+
+def test_multi_query_attention_has_one_head() -> None:
+    falcon = {"model_type": "falcon", "hidden_size": 4544, "n_head": 71, "n_layer": 32, "vocab_size": 65024}
+    assert shape(falcon | {"multi_query": True}).layers[0].width == 2 * 1 * 64
+    new = falcon | {"multi_query": True, "new_decoder_architecture": True, "num_kv_heads": 8}
+    assert shape(new).layers[0].width == 2 * 8 * 64
+
+
+def test_what_is_not_known_is_said() -> None:
+    hybrid = QWEN3_8B | {"model_type": "qwen3_next", "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 9}
+    assert shape(hybrid).unknown == ("27 of its 36 layers keep another state than a KV cache",)
+    assert shape(hybrid).layers == ()
+    mamba = {"model_type": "mamba2", "num_hidden_layers": 64, "hidden_size": 2560, "vocab_size": 50280}
+    assert shape(mamba).unknown == ("the memory of a mamba2 model's state is not known here",)
+    assert shape({}).unknown == (
+        "config.json does not say how many layers it has (`num_hidden_layers`)",
+        "config.json does not say how many heads it has (`num_attention_heads`)",
+        "config.json does not say how wide it is (`hidden_size`)",
+        "config.json does not say how many tokens it knows (`vocab_size`)",
+    )
+    assert shape(LLAMA_3_1_8B | {"num_hidden_layers": 10**9}).unknown == ("config.json speaks of 1000000000 layers",)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'"text"'])
+def test_no_configuration(text: bytes) -> None:
+    with pytest.raises(ModelError, match=r"model tiny: config\.json is not") as caught:
+        read_shape("tiny", "somewhere", text)
+    assert (caught.value.where, caught.value.exit_code) == ("somewhere", 9)
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*LLAMA_3_1_8B, "text_config", "layer_types", "sliding_window"]), ANY))
+def test_any_values_are_read_or_noted(changes: dict[str, Any]) -> None:
+    found = shape(LLAMA_3_1_8B | changes)
+    assert found.unknown or found.layers
