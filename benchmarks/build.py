@@ -19,10 +19,9 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from builder.image.system import read_systems
 from sections import machine, write_section
 from workshop import Workshop, make_model, running_workshop
-
-from builder.image.system import read_systems
 
 if TYPE_CHECKING:
     from pathlib import Path

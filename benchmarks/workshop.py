@@ -26,7 +26,9 @@ from servers import Registry, running_registry
 from builder import config, records
 from builder.console import Console
 from builder.image.model import Image
-from builder.publish.push import publish
+from builder.publish.push import Wish, publish
+from builder.publish.source import from_layout
+from builder.recipe.model import TagRule
 from builder.workspace import Workspace, cache_folder
 
 if TYPE_CHECKING:
@@ -115,15 +117,10 @@ tags = ["{{cell}}"]
         if image is None:
             raise SystemExit(f"{path} is no record of an image")
         begun = time.monotonic()
-        outcome = publish(
-            image,
-            self.workspace.images,
-            (f"{self.registry.host}/ours",),
-            repository="jbuild",
-            tags=(cell,),
-            config=config.Config(),
-            console=Console(quiet=True),
-        )
+        source = from_layout(image, self.workspace.images)
+        wish = Wish(repository="jbuild", tags=(TagRule(name=cell),), building_block=True)
+        target = f"{self.registry.host}/ours"
+        outcome = publish(source, (target,), wish, config=config.Config(), console=Console(quiet=True))
         return time.monotonic() - begun, sum(each.bytes_sent for each in outcome.registries)
 
     def lock(self, cell: str) -> dict[str, Any]:
