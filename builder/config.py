@@ -24,6 +24,7 @@ Compression = Literal["zstd", "gzip"]
 COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
 BUILDER_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 REGISTRY_PATTERN = r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-][a-z0-9]+)*)?"
+_HOST = r"[A-Za-z0-9.-]+(:[0-9]+)?"
 _IMAGE_NAME = r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-][a-z0-9]+)*)*"
 _ADDRESS = r"https?://[^\s]+"
 _MODEL_SOURCE = r"hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+"
@@ -63,17 +64,30 @@ class ModelMirror:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RegistrySettings:
+    """How one registry host is reached: its own certificate authority, or no TLS at all."""
+
+    host: str
+    ca_bundle: Path | None = None
+    insecure: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """All settings.
 
     `registries` are prefixes that proven images go to when a recipe names none. `ca_bundle` is a PEM file that
     every connection of jbuild and of a build's package manager trusts. `python_mirror` serves below its address what
     python-build-standalone's releases do. `compression` is that of the layers of built images. `builders` are
-    buildx builders or docker contexts that build instead of the engine, cells dealt out among them.
+    buildx builders or docker contexts that build instead of the engine, cells dealt out among them. `cosign_key` is
+    the private key that signs what is published; signatures by `trusted_keys` (public ones) are believed.
     """
 
     registries: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
+    registry_settings: tuple[RegistrySettings, ...] = ()
+    cosign_key: Path | None = None
+    trusted_keys: tuple[Path, ...] = ()
     registry_mirrors: tuple[RegistryMirror, ...] = ()
     model_mirrors: tuple[ModelMirror, ...] = ()
     indexes: tuple[IndexRow, ...] = ()
@@ -85,6 +99,14 @@ class Config:
     cache_to: tuple[Cache, ...] = ()
     compression: Compression = "zstd"
     python_mirror: str | None = None
+
+    def for_registry(self, host: str) -> Config:
+        """Return the configuration as it is for one registry."""
+        own = next((each for each in self.registry_settings if each.host == host), None)
+        if own is None:
+            return self
+        insecure = (*self.insecure_registries, host) if own.insecure else self.insecure_registries
+        return replace(self, ca_bundle=own.ca_bundle or self.ca_bundle, insecure_registries=insecure)
 
     def mirrored(self, image: str) -> tuple[str, RegistryMirror | None]:
         """Return the name under which to ask for an image, and the rule that applies, longest prefix first."""
@@ -123,20 +145,22 @@ def _parser(config: Config, folder: Path):  # type: ignore[no-untyped-def]  # no
         publish, hub, network, build, python = (
             root.table(name) for name in ("publish", "hub", "network", "build", "python")
         )
-        ca = network.optional_string("ca-bundle")
         read = replace(
             config,
             registries=publish.strings("registries", pattern=REGISTRY_PATTERN, noun="a registry such as host:5000/team")
             or config.registries,
             insecure_registries=publish.strings("insecure", pattern=REGISTRY_PATTERN, noun="a registry host")
             or config.insecure_registries,
+            registry_settings=(*_registry_settings(root, folder), *config.registry_settings),
+            cosign_key=_file(publish, "cosign-key", folder) or config.cosign_key,
+            trusted_keys=_files(publish, "trusted-keys", folder) or config.trusted_keys,
             registry_mirrors=(*_registry_mirrors(root), *config.registry_mirrors),
             model_mirrors=(*_model_mirrors(root, folder), *config.model_mirrors),
             indexes=(*own_rows(root), *config.indexes),
             index_mirrors=(*_index_mirrors(root), *config.index_mirrors),
             hub_endpoint=hub.optional_string("endpoint", pattern=_ADDRESS, noun="an http(s) address")
             or config.hub_endpoint,
-            ca_bundle=_readable(network, "ca-bundle", folder, ca) if ca else config.ca_bundle,
+            ca_bundle=_file(network, "ca-bundle", folder) or config.ca_bundle,
             builders=_builders(build) or config.builders,
             cache_from=read_caches(build, "cache-from", "from", folder) or config.cache_from,
             cache_to=read_caches(build, "cache-to", "to", folder) or config.cache_to,
@@ -206,6 +230,29 @@ def _index_mirrors(root: Table) -> list[IndexMirror]:
         rules.append(rule)
         table.done()
     return rules
+
+
+def _registry_settings(root: Table, folder: Path) -> list[RegistrySettings]:
+    settings = []
+    for table in root.tables("registries"):
+        settings.append(
+            RegistrySettings(
+                host=table.string("host", pattern=_HOST, noun="a registry host such as registry.example.com:5000"),
+                ca_bundle=_file(table, "ca-bundle", folder),
+                insecure=table.boolean("insecure", default=False),
+            )
+        )
+        table.done()
+    return settings
+
+
+def _file(table: Table, key: str, folder: Path) -> Path | None:
+    name = table.optional_string(key)
+    return _readable(table, key, folder, name) if name else None
+
+
+def _files(table: Table, key: str, folder: Path) -> tuple[Path, ...]:
+    return tuple(_readable(table, key, folder, name) for name in table.strings(key))
 
 
 def _readable(table: Table, key: str, folder: Path, name: str) -> Path:

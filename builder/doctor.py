@@ -38,6 +38,7 @@ def examine(session: Session) -> Iterator[Check]:
     yield _uv()
     yield from _engine(session)
     yield _registry_target(session)
+    yield from _signing(session)
     yield from _mirrors(session)
     yield _room(session.workspace.cache)
 
@@ -117,6 +118,17 @@ def _registry_target(session: Session) -> Check:
         mend = 'put `registries = ["HOST/PREFIX"]` under [publish] in jbuild.toml'
         return Check(name="registries", state="warning", found="none configured", why=why, mend=mend)
     return Check(name="registries", state="ok", found=", ".join(session.config.registries), why=why)
+
+
+def _signing(session: Session) -> Iterator[Check]:
+    if not session.config.cosign_key and not session.config.trusted_keys:
+        return
+    why = "signs what is published, and checks the signatures of others"
+    found = find_program("cosign")
+    if found is None:
+        yield Check(name="cosign", state="missing", found="none", why=why, mend="apt-get install cosign")
+    else:
+        yield Check(name="cosign", state="ok", found=found, why=why)
 
 
 def _mirrors(session: Session) -> Iterator[Check]:

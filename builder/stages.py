@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from builder import __version__, records
 from builder.audit.model import Audit
-from builder.errors import EngineError, UsageError
+from builder.errors import EngineError
 from builder.image.model import Image, Plan
 from builder.publish.model import Publication
+from builder.publish.where import targets
 from builder.recipe.model import PublishSpec, SmokeSpec
 from builder.smoke.model import Verdict
 from builder.workspace import sha256_of
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from builder.image.builders import Builders
+    from builder.publish.cell import Proven
     from builder.resolve.changes import Change
     from builder.resolve.model import Job, Lock
     from builder.session import Session
@@ -34,7 +36,8 @@ class Options:
     """What a run was asked for.
 
     Stages from `again` on are run even if nothing changed; `until` is the last one. `registries` replaces the
-    recipe's and the configuration's. `upgrade` are packages whose locked versions are not kept (`*` for all).
+    recipe's and the configuration's; `force_tags` puts tags even where a rule keeps them. `upgrade` are packages whose
+    locked versions are not kept (`*` for all).
     """
 
     until: str = "smoke"
@@ -42,12 +45,14 @@ class Options:
     locked_only: bool = False
     upgrade: tuple[str, ...] = ()
     registries: tuple[str, ...] = ()
+    force_tags: bool = False
     builders: tuple[str, ...] = ()
     verify: bool = False
 
     def forces(self, stage: str) -> bool:
         """Return whether a stage is to be run even if nothing changed."""
-        return self.again is not None and STAGES.index(stage) >= STAGES.index(self.again)
+        again = self.again is not None and STAGES.index(stage) >= STAGES.index(self.again)
+        return again or (stage == "push" and self.force_tags)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -112,7 +117,7 @@ class Work:
     @property
     def targets(self) -> tuple[str, ...]:
         """The registries to push to: of the command line, else of the recipe, else of the configuration."""
-        return self.options.registries or self.job.spec.publish.registries or self.session.config.registries
+        return targets(self.job.spec.publish, self.options.registries, self.session.config)
 
 
 def builders_of(options: Options, session: Session) -> Builders:
@@ -126,14 +131,12 @@ def check(work: Work) -> None:
     """Refuse at once what would fail only after hours.
 
     Raises:
-        UsageError: the image is to be pushed, and nobody says where to.
+        UsageError: the image is to be pushed, and nobody says where to, or it cannot be signed.
     """
-    if work.options.until == "push" and not work.targets:
-        raise UsageError(
-            "no registry to push to",
-            where=str(work.job.recipe.path),
-            hint="name one with --registry HOST/PREFIX, or `registries` under [publish] in the recipe or jbuild.toml",
-        )
+    if work.options.until == "push":
+        from builder.publish.cell import check  # noqa: PLC0415
+
+        check(work.job, work.options.registries, work.session.config)
 
 
 def run(stage: str, work: Work) -> bool:
@@ -343,9 +346,17 @@ def _smoke(work: Work) -> Verdict:
         forget(engine, work.unproven)
 
 
+def _proven(work: Work) -> Proven:
+    from builder.publish.cell import Proven  # noqa: PLC0415
+
+    verdict, targets = _made(work.made.verdict), work.targets
+    return Proven(job=work.job, lock=work.lock, plan=work.plan, image=work.image, verdict=verdict, targets=targets)
+
+
 def _push_inputs(work: Work) -> str:
-    spec = work.job.spec.publish
-    return records.fingerprint(work.image.digest, spec.repository, spec.tags, work.targets)
+    from builder.publish.cell import inputs_of  # noqa: PLC0415
+
+    return inputs_of(_proven(work), work.session)
 
 
 def _publication_holds(work: Work, publication: Publication) -> bool:
@@ -355,18 +366,9 @@ def _publication_holds(work: Work, publication: Publication) -> bool:
 
 
 def _push(work: Work) -> Publication:
-    from builder.publish.push import publish  # noqa: PLC0415
+    from builder.publish.cell import publish_cell  # noqa: PLC0415
 
-    spec, session = work.job.spec.publish, work.session
-    return publish(
-        work.image,
-        session.workspace.images,
-        work.targets,
-        repository=spec.repository,
-        tags=spec.tags,
-        config=session.config,
-        console=session.console,
-    )
+    return publish_cell(_proven(work), work.session, force_tags=work.options.force_tags)
 
 
 _STEPS = {

@@ -10,7 +10,9 @@ from builder.cache.use import in_use
 from builder.engine import find_engine
 from builder.image.buildx import Request, build
 from builder.image.system import SCRIPT, SystemLayer, dockerfile_of, key_of, pin, pinned, script_of
-from builder.publish.push import publish
+from builder.publish.push import Wish, publish
+from builder.publish.source import from_layout
+from builder.recipe.model import TagRule
 from builder.workspace import disk_errors, write_text
 
 if TYPE_CHECKING:
@@ -78,15 +80,10 @@ def _made(job: Job, lock: Lock, session: Session, builders: Builders, registry: 
         job.cell.id, engine, lambda name: build(job, replace(request, builder=name), engine, session)
     )
     key = key_of(job, lock, session)
-    publication = publish(
-        image,
-        layout,
-        (registry,),
-        repository=_REPOSITORY,
-        tags=(f"{platform.distribution}-{key[:12]}",),
-        config=session.config,
-        console=session.console,
-    )
+    tag = TagRule(name=f"{platform.distribution}-{key[:12]}")
+    wish = Wish(repository=_REPOSITORY, tags=(tag,), building_block=True)
+    source = from_layout(image, layout)
+    publication = publish(source, (registry,), wish, config=session.config, console=session.console)
     packages = ", ".join(sorted({*platform.python_packages, *job.spec.apt}))
     note = f"{lock.base.name} for {platform.architecture} with {packages or 'nothing more'}"
     return SystemLayer(key=key, image=publication.registries[0].repository, digest=image.digest, note=note)

@@ -239,6 +239,18 @@ class Table:
             else:
                 self.document.problem((*self.path, key, index), f"must be a table, not {_noun(item)}")
 
+    def strings_and_tables(self, key: str) -> Iterator[tuple[int, str | Table]]:
+        """Yield the items of a list, which are strings or tables, with their places; absent means none."""
+        for index, item in enumerate(self.value(key, list, [], "a list")):
+            if isinstance(item, str):
+                yield index, item
+            elif isinstance(item, dict):
+                yield index, Table(self.document, (*self.path, key, index), item)
+            else:
+                self.document.problem(
+                    (*self.path, key, index), f"must be a string or a table, not {_noun(item)}", _mend(item, str)
+                )
+
     def raw(self, key: str) -> Any:
         """Return a value of any type, or None; the caller checks it."""
         self._known.add(key)

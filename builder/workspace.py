@@ -175,6 +175,11 @@ class Workspace:
         return self.cache / "images"
 
     @property
+    def signatures(self) -> Path:
+        """Signatures that were made here, by key and content."""
+        return self.cache / "signatures"
+
+    @property
     def locks_in_use(self) -> Path:
         """Lock files that keep several jbuild processes apart."""
         return self.cache / "run"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from builder.commands.common import as_json, cell_option, recipe_argument
-from builder.commands.working import run_options, work
+from builder.commands.working import force_tags_option, run_options, work
 from builder.stages import STAGES, Options
 
 
@@ -18,6 +18,7 @@ from builder.stages import STAGES, Options
     "--from", "again", type=click.Choice(STAGES), help="Run this stage and the later ones even if nothing changed."
 )
 @click.option("--until", type=click.Choice(STAGES), help="Stop after this stage.")
+@force_tags_option
 @run_options
 @as_json
 def command(
@@ -31,6 +32,7 @@ def command(
     locked: bool,
     jobs: int,
     registries: tuple[str, ...],
+    force_tags: bool,
     builders: tuple[str, ...],
     as_json: bool,
 ) -> int:
@@ -46,6 +48,7 @@ def command(
         again="lock" if force else again,
         locked_only=locked,
         registries=registries,
+        force_tags=force_tags,
         builders=builders,
     )
     if options.again and options.again not in options.stages:

@@ -80,7 +80,7 @@ def _text(cell: dict[str, Any]) -> str:
         *([f"  apt         {', '.join(spec['apt'])}"] if spec["apt"] else []),
         *(f"  model       {model['name']} from {model['source']}" for model in spec["models"]),
         *(f"  question    {q['ask']} (expects {q['expect']})" for q in spec["smoke"]["questions"]),
-        f"  tags        {', '.join(spec['publish']['tags'])}",
+        f"  tags        {', '.join(map(_tag, spec['publish']['tags']))}",
         *_lock_lines(cell["lock"]),
     ]
     if cell["unresolved"]:
@@ -91,6 +91,12 @@ def _text(cell: dict[str, Any]) -> str:
         words = {"unchanged": "done", "run": "to do"}
         lines.append("  stages      " + ", ".join(f"{stage} {words[state]}" for stage, state in cell["stages"].items()))
     return "\n".join(lines)
+
+
+def _tag(rule: dict[str, Any]) -> str:
+    conditions = [f"from level {rule['level']}"] if rule["level"] else []
+    conditions += [name for name in ("moving", "immutable") if rule[name]]
+    return f"{rule['name']} ({', '.join(conditions)})" if conditions else str(rule["name"])
 
 
 def _lock_lines(lock: dict[str, Any] | None) -> list[str]:

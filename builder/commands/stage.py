@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from builder.commands.common import as_json, cell_option, recipe_argument
-from builder.commands.working import run_options, work
+from builder.commands.working import force_tags_option, run_options, work
 from builder.stages import Options
 
 _HELP = {
@@ -32,9 +32,17 @@ def command(stage: str) -> click.Command:
         registries: tuple[str, ...],
         builders: tuple[str, ...],
         as_json: bool,
+        force_tags: bool = False,
     ) -> int:
         again = stage if force else None
-        options = Options(until=stage, again=again, locked_only=locked, registries=registries, builders=builders)
+        options = Options(
+            until=stage,
+            again=again,
+            locked_only=locked,
+            registries=registries,
+            force_tags=force_tags,
+            builders=builders,
+        )
         return work(recipe, selectors, options, at_once=jobs, dry_run=False, as_json=as_json)
 
-    return verb
+    return force_tags_option(verb) if stage == "push" else verb

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,17 +31,14 @@ _F = TypeVar("_F", bound="Callable[..., Any]")
 
 
 def _builders(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    import re  # noqa: PLC0415
-
     for value in values:
         if not re.fullmatch(BUILDER_PATTERN, value):
             raise click.BadParameter(f"{value!r} is not a builder's name", context, parameter)
     return values
 
 
-def _registries(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    import re  # noqa: PLC0415
-
+def checked_registries(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what was given, if every one is a registry's name."""
     for value in values:
         if not re.fullmatch(REGISTRY_PATTERN, value):
             raise click.BadParameter(f"{value!r} is not a registry such as host:5000/team", context, parameter)
@@ -52,8 +50,11 @@ registry_option = click.option(
     "registries",
     multiple=True,
     metavar="HOST/PREFIX",
-    callback=_registries,
+    callback=checked_registries,
     help="Push to this registry instead of the configured ones; may be repeated.",
+)
+force_tags_option = click.option(
+    "--force-tags", is_flag=True, help="Put earned tags even if they are immutable or on a newer image."
 )
 builder_option = click.option(
     "--builder",

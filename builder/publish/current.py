@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from builder.registry.client import connect
 from builder.registry.reference import Reference
+from builder.registry.referrers import referrers
 
 if TYPE_CHECKING:
     from builder.config import Config
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def still_published(publication: Publication, config: Config) -> bool:
-    """Return whether every tag of a publication is on its digest in every registry.
+    """Return whether every tag of a publication is on its digest in every registry, and all evidence beside it.
 
     Raises:
         RegistryError: a registry does not answer.
@@ -25,5 +26,9 @@ def still_published(publication: Publication, config: Config) -> bool:
         for tag in each.tags:
             found = client.head_manifest(name.repository, tag.name)
             if found is None or found.digest != publication.digest:
+                return False
+        if each.attached:
+            listed = {one.descriptor.digest for one in referrers(client, name.repository, publication.digest)}
+            if not listed.issuperset(one.digest for one in each.attached):
                 return False
     return not publication.failures

@@ -14,11 +14,28 @@ class TagPut:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TagWithheld:
+    """A tag that was not put, and why: the verdict does not earn it, or what it is on is not to be replaced."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attached:
+    """Something that refers to the image: `sbom`, `verdict`, `provenance`, `audit`; the digest of its manifest."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RegistryPublication:
     """What one registry holds.
 
     `repository` is host and path. Sizes are bytes of blobs: sent now, mounted from another repository of that
-    registry, there already. `seconds` is what sending took.
+    registry, there already. `seconds` is what sending took. `withheld` are tags that this registry keeps elsewhere;
+    `attached` is what lies beside the image there; `signed` says whether it has our signature.
     """
 
     repository: str
@@ -28,11 +45,17 @@ class RegistryPublication:
     bytes_mounted: int
     bytes_there: int
     seconds: float
+    withheld: tuple[TagWithheld, ...] = ()
+    attached: tuple[Attached, ...] = ()
+    signed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublicationFailure:
-    """A registry that does not hold all it should. `stage` is `image` (blobs and manifest) or `tags`."""
+    """A registry that does not hold all it should.
+
+    `stage` is `image` (blobs and manifest), `attachments` or `tags`.
+    """
 
     repository: str
     stage: str
@@ -42,8 +65,13 @@ class PublicationFailure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Publication:
-    """Where an image went. With `failures` it is incomplete; a second run finishes it."""
+    """Where an image went. With `failures` it is incomplete; a second run finishes it.
+
+    `level` is the best of its verdicts; `withheld` are tags that it does not earn anywhere.
+    """
 
     digest: str
     registries: tuple[RegistryPublication, ...]
     failures: tuple[PublicationFailure, ...] = ()
+    level: str | None = None
+    withheld: tuple[TagWithheld, ...] = ()

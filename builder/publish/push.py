@@ -2,175 +2,199 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from builder.errors import IntegrityError, JbuildError, RegistryError
+from builder.errors import JbuildError, RegistryError
 from builder.http import Retry
+from builder.publish.attach import attach
+from builder.publish.evidence import Evidence
 from builder.publish.failure import PublicationError
-from builder.publish.model import Publication, PublicationFailure, RegistryPublication, TagPut
+from builder.publish.model import Publication, PublicationFailure, RegistryPublication
 from builder.publish.parallel import Stop, run_all
-from builder.publish.target import Sent, Source, Target, blob_file
+from builder.publish.policy import earned
+from builder.publish.target import Target
 from builder.registry.client import connect
 from builder.registry.reference import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from builder.config import Config
     from builder.console import Console
-    from builder.image.model import Image
+    from builder.publish.model import Attached, TagPut, TagWithheld
+    from builder.publish.source import Source
+    from builder.publish.target import Sent
+    from builder.recipe.model import OnFailure, TagRule
 
-_BASE_NAME = "org.opencontainers.image.base.name"
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """What is to be reached in every registry.
+
+    `repository` lies below each target; `tags` are put if a verdict of `level` (None: there is no verdict) earns them.
+    A `building_block` of images is never run by itself: its tags need no verdict. `evidence` is there before any tag.
+    """
+
+    repository: str
+    tags: tuple[TagRule, ...] = ()
+    level: str | None = None
+    on_failure: OnFailure = "none"
+    force_tags: bool = False
+    building_block: bool = False
+    evidence: Evidence = field(default_factory=Evidence)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Goal:
+    """One registry, how far it has come, and where it failed."""
+
+    target: Target
+    sent: Sent | None = None
+    attached: tuple[Attached, ...] = ()
+    withheld: tuple[TagWithheld, ...] = ()
+    put: list[TagPut] = field(default_factory=list)
+    failure: PublicationFailure | None = None
+
+    @property
+    def name(self) -> str:
+        return self.target.reference.name
+
+    def fail(self, stage: str, error: Exception) -> None:
+        if not isinstance(error, JbuildError):
+            raise error
+        self.failure = PublicationFailure(repository=self.name, stage=stage, message=error.message, hint=error.hint)
 
 
 def publish(
-    image: Image,
-    layout: Path,
+    source: Source,
     targets: tuple[str, ...],
+    wish: Wish,
     *,
-    repository: str,
-    tags: tuple[str, ...],
     config: Config,
     console: Console,
-    all_or_nothing: bool = True,
     retry: Retry | None = None,
 ) -> Publication:
-    """Bring an image to `<target>/<repository>` of every target, then put its tags there.
+    """Bring an image to `<target>/<repository>` of every target, then put the tags there that it has earned.
 
-    `layout` is the OCI layout with the image's blobs. What a registry holds is not sent again, so a second run
-    finishes what a first one left. If a registry fails to take the image, none is tagged; without `all_or_nothing`
-    the others are.
+    What a registry holds is not sent again, so a second run finishes what a first one left. If a registry fails,
+    none gets a tag, unless the wish is to complete the others.
 
     Raises:
         PublicationError: a registry failed.
         RecipeError: a target, repository or tag is malformed.
-        IntegrityError: the layout does not hold the image.
     """
     stop = Stop()
-    policy = replace(retry or Retry(), sleep=stop.sleep)
-    goals = _goals(targets, repository=repository, tags=tags, config=config, retry=policy, console=console, stop=stop)
-    source = _source(image, layout)
-    sent = _send_everywhere(goals, source, _base_of(image, config), console, stop)
-    failed = {goal: outcome for goal, outcome in sent.items() if isinstance(outcome, Exception)}
-    ready = () if failed and all_or_nothing else tuple(goal for goal in goals if goal not in failed)
-    put: dict[str, list[TagPut]] = {goal: [] for goal in goals}
-    outcomes = run_all([partial(goals[goal].tag, source, tags, put[goal].append) for goal in ready], len(ready), stop)
-    publication = _publication(image.digest, sent, put, dict(zip(ready, outcomes, strict=True)))
+    goals = _goals(targets, wish, config, replace(retry or Retry(), sleep=stop.sleep), console, stop)
+    given, withheld = (wish.tags, ()) if wish.building_block else earned(wish.tags, wish.level)
+
+    def add(goal: _Goal) -> None:
+        there = goal.target
+        goal.attached = attach(there.client, there.reference.repository, source.digest, wish.evidence)
+
+    def judge(goal: _Goal) -> None:
+        goal.withheld = goal.target.judge(source, given, force=wish.force_tags)
+
+    def tag(goal: _Goal) -> None:
+        kept = {each.name for each in goal.withheld}
+        goal.target.tag(source, [rule.name for rule in given if rule.name not in kept], goal.put.append)
+
+    _send_everywhere(goals, source, config, console, stop)
+    _everywhere([goal for goal in goals if not goal.failure], "attachments", add, stop)
+    for stage, step in (("tags", judge), ("tags", tag)):
+        _everywhere(_ready(goals, wish), stage, step, stop)
+    publication = Publication(
+        digest=source.digest,
+        level=wish.level,
+        registries=tuple(_record(goal, source, signed=wish.evidence.signed) for goal in goals if goal.sent),
+        failures=tuple(goal.failure for goal in goals if goal.failure),
+        withheld=withheld,
+    )
     if publication.failures:
         raise PublicationError(publication)
     return publication
 
 
 def _goals(
-    targets: Iterable[str],
-    *,
-    repository: str,
-    tags: Iterable[str],
-    config: Config,
-    retry: Retry,
-    console: Console,
-    stop: Stop,
-) -> dict[str, Target]:
-    """Return the targets by name, each once, after all names and tags have been checked."""
-    references = {r.name: r for r in (Reference.parse(f"{target}/{repository}") for target in targets)}
+    targets: Iterable[str], wish: Wish, config: Config, retry: Retry, console: Console, stop: Stop
+) -> list[_Goal]:
+    """Return the targets, each once, after all names and tags have been checked."""
+    references = {r.name: r for r in (Reference.parse(f"{target}/{wish.repository}") for target in targets)}
     for reference in references.values():
-        for tag in tags:
-            replace(reference, tag=tag)
+        for rule in wish.tags:
+            replace(reference, tag=rule.name)
     own = {reference.host for reference in references.values()}
 
-    def target(reference: Reference) -> Target:
+    def goal(reference: Reference) -> _Goal:
         switch = stop.child()
         policy = replace(
             retry, sleep=switch.sleep, on_retry=lambda why: console.say(f"pushing to {reference.host}: {why}")
         )
         client = connect(reference.host, config, own=own, retry=policy)
-        return Target(client=client, reference=reference, stop=switch)
+        return _Goal(target=Target(client=client, reference=reference, stop=switch))
 
-    return {name: target(reference) for name, reference in references.items()}
-
-
-def _source(image: Image, layout: Path) -> Source:
-    path = blob_file(layout, image.manifest)
-    manifest = path.read_bytes()
-    if f"sha256:{hashlib.sha256(manifest).hexdigest()}" != image.digest:
-        raise IntegrityError(
-            "the built image's manifest is damaged", where=str(path), hint="build it again with --force"
-        )
-    source = Source(image=image, manifest=manifest, layout=layout)
-    for blob in source.blobs:
-        source.path(blob)
-    return source
+    return [goal(reference) for reference in references.values()]
 
 
-def _base_of(image: Image, config: Config) -> Reference | None:
+def _ready(goals: list[_Goal], wish: Wish) -> list[_Goal]:
+    """Return the registries to go on with: those that have not failed, none if all are to be completed or none."""
+    sound = [goal for goal in goals if not goal.failure]
+    return sound if len(sound) == len(goals) or wish.on_failure == "complete-others" else []
+
+
+def _everywhere(goals: list[_Goal], stage: str, step: Callable[[_Goal], Any], stop: Stop) -> None:
+    outcomes = run_all([partial(step, goal) for goal in goals], len(goals), stop)
+    for goal, outcome in zip(goals, outcomes, strict=True):
+        if isinstance(outcome, Exception):
+            goal.fail(stage, outcome)
+
+
+def _send_everywhere(goals: list[_Goal], source: Source, config: Config, console: Console, stop: Stop) -> None:
+    """Send to all hosts at once, to the repositories of one host in turn: the later can mount from the first."""
+    hosts: dict[str, list[_Goal]] = {}
+    for goal in goals:
+        hosts.setdefault(goal.target.reference.host, []).append(goal)
+    near = [each for each in (_base_of(source, config), source.origin) if each]
+
+    def send_to(host: str) -> None:
+        sources = [each.repository for each in near if each.host == host]
+        for goal in hosts[host]:
+            try:
+                goal.sent = goal.target.send(source, tuple(sources), console)
+            except Exception as error:  # noqa: BLE001  # `fail` raises what is no failure of a registry
+                failed[goal.name] = error
+            else:
+                sources.append(goal.target.reference.repository)
+
+    failed: dict[str, Exception] = {}
+    run_all([partial(send_to, host) for host in hosts], len(hosts), stop)
+    for goal in goals:
+        if not goal.sent:
+            goal.fail("image", failed.get(goal.name) or RegistryError("not tried"))
+
+
+def _base_of(source: Source, config: Config) -> Reference | None:
     """Return where the base image was taken from: its layers can be mounted if that is in the same registry."""
-    name = dict(image.labels).get(_BASE_NAME)
     try:
-        return Reference.parse(config.mirrored(name)[0]) if name else None
+        return Reference.parse(config.mirrored(source.base_name)[0]) if source.base_name else None
     except JbuildError:
         return None  # a label is only a hint; without it the layers are sent
 
 
-def _send_everywhere(
-    goals: dict[str, Target], source: Source, base: Reference | None, console: Console, stop: Stop
-) -> dict[str, Sent | Exception]:
-    """Send to all hosts at once, to the repositories of one host in turn: the later can mount from the first."""
-    hosts: dict[str, list[str]] = {}
-    for name, target in goals.items():
-        hosts.setdefault(target.reference.host, []).append(name)
-    outcomes: dict[str, Sent | Exception] = dict.fromkeys(goals, RegistryError("not tried"))
-
-    def send_to(host: str) -> None:
-        sources = [base.repository] if base and base.host == host else []
-        for name in hosts[host]:
-            outcomes[name] = _caught(partial(goals[name].send, source, tuple(sources), console))
-            if isinstance(outcomes[name], Sent):
-                sources.append(goals[name].reference.repository)
-
-    run_all([partial(send_to, host) for host in hosts], len(hosts), stop)
-    return {name: outcomes[name] for name in goals}
-
-
-def _caught(job: Callable[[], Sent]) -> Sent | Exception:
-    try:
-        return job()
-    except Exception as error:  # noqa: BLE001  # `_failure` raises what is no failure of a registry
-        return error
-
-
-def _publication(
-    digest: str,
-    sent: dict[str, Sent | Exception],
-    put: dict[str, list[TagPut]],
-    tagging: dict[str, Exception | None],
-) -> Publication:
-    registries, failures = [], []
-    for name, outcome in sent.items():
-        tagging_error = tagging.get(name)
-        if isinstance(outcome, Exception):
-            failures.append(_failure(name, "image", outcome))
-            continue
-        if tagging_error:
-            failures.append(_failure(name, "tags", tagging_error))
-        registries.append(
-            RegistryPublication(
-                repository=name,
-                digest=digest,
-                tags=tuple(put[name]),
-                bytes_sent=outcome.sent,
-                bytes_mounted=outcome.mounted,
-                bytes_there=outcome.there,
-                seconds=outcome.seconds,
-            )
-        )
-    return Publication(digest=digest, registries=tuple(registries), failures=tuple(failures))
-
-
-def _failure(name: str, stage: str, error: Exception) -> PublicationFailure:
-    if not isinstance(error, JbuildError):
-        raise error
-    return PublicationFailure(repository=name, stage=stage, message=error.message, hint=error.hint)
+def _record(goal: _Goal, source: Source, *, signed: bool) -> RegistryPublication:
+    sent = goal.sent
+    if sent is None:
+        raise AssertionError("only registries that hold the image are recorded")
+    return RegistryPublication(
+        repository=goal.name,
+        digest=source.digest,
+        tags=tuple(goal.put),
+        bytes_sent=sent.sent,
+        bytes_mounted=sent.mounted,
+        bytes_there=sent.there,
+        seconds=sent.seconds,
+        withheld=goal.withheld,
+        attached=goal.attached,
+        signed=signed,
+    )

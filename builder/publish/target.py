@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from builder.errors import IntegrityError, RegistryError
-from builder.image import layout as oci
-from builder.publish.model import TagPut
+from builder.errors import RegistryError
+from builder.publish.model import TagPut, TagWithheld
 from builder.publish.parallel import Stop, run_or_raise
+from builder.publish.policy import not_forward
+from builder.publish.source import labels_of
+from builder.registry.client import INDEXES
+from builder.registry.failures import BlobUnknownError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from builder.console import Console, Task
-    from builder.image.model import Image
+    from builder.publish.source import Source
+    from builder.recipe.model import TagRule
+    from builder.registry.blobs import BlobSource
     from builder.registry.client import RegistryClient
-    from builder.registry.model import Descriptor
     from builder.registry.reference import Reference
 
 # One connection seldom fills a line, and more than a few make registries slow.
 _WORKERS = 4
+_SETTLE_S = (0.2, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,46 +39,6 @@ class Sent:
     mounted: int
     there: int
     seconds: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """An image on disk: its record, its manifest's bytes, and the OCI layout with its blobs."""
-
-    image: Image
-    manifest: bytes
-    layout: Path
-
-    @property
-    def blobs(self) -> tuple[Descriptor, ...]:
-        """Layers, largest first, and the configuration; each once."""
-        distinct = {blob.digest: blob for blob in (*self.image.layers, self.image.config)}
-        return tuple(sorted(distinct.values(), key=lambda blob: (-blob.size, blob.digest)))
-
-    def path(self, blob: Descriptor) -> Path:
-        """Return a blob's file.
-
-        Raises:
-            IntegrityError: it is missing or has another size.
-        """
-        return blob_file(self.layout, blob)
-
-
-def blob_file(layout: Path, blob: Descriptor) -> Path:
-    """Return the file of a blob in an OCI layout.
-
-    Raises:
-        IntegrityError: it is missing or has another size.
-    """
-    path = oci.blob(layout, blob.digest)
-    if not oci.is_present(layout, blob):
-        state = "damaged" if path.is_file() else "missing"
-        raise IntegrityError(
-            f"the built image's blob {blob.digest} is {state}",
-            where=str(path),
-            hint="build the cell again with --force",
-        )
-    return path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,11 +62,10 @@ class Target:
         mounted = self._for_each(missing, lambda blob: self._mount(blob, mount_from))
         to_send = tuple(blob for blob, done in zip(missing, mounted, strict=True) if not done)
         if to_send:
-            self._upload(source, to_send, console)
-        digest = source.image.digest
-        if self.client.head_manifest(repository, digest) is None:
-            self.client.put_manifest(repository, digest, source.manifest, source.image.manifest.media_type)
-        self._compare(digest, source.manifest)
+            self._upload(to_send, console)
+        if self.client.head_manifest(repository, source.digest) is None:
+            self._put(source)
+        self._compare(source.digest, source.content)
         sent, lacking = _bytes(to_send), _bytes(missing)
         return Sent(
             sent=sent,
@@ -110,41 +74,97 @@ class Target:
             seconds=round(time.monotonic() - started, 3),
         )
 
-    def tag(self, source: Source, tags: tuple[str, ...], done: Callable[[TagPut], object]) -> None:
+    def judge(self, source: Source, rules: Sequence[TagRule], *, force: bool) -> tuple[TagWithheld, ...]:
+        """Return the tags that stay on what they are on here, with the reason.
+
+        Raises:
+            RegistryError: an immutable tag is on another image; all such tags are named.
+        """
+        withheld, taken = [], []
+        for rule in rules if not force else ():
+            self.stop.check()
+            before = self.client.head_manifest(self.reference.repository, rule.name)
+            if before is None or before.digest == source.digest:
+                continue
+            if rule.immutable:
+                taken.append(f"{rule.name} is on {before.digest}")
+            elif rule.moving:
+                reason = not_forward(dict(source.labels), dict(self.labels(before.digest)))
+                withheld += [TagWithheld(name=rule.name, reason=reason)] if reason else []
+        if taken:
+            raise RegistryError(
+                f"immutable tags are on another image than {source.digest}: {', '.join(taken)}",
+                where=self.reference.name,
+                hint="give the new image another tag, or put the tags on it all the same with --force-tags",
+            )
+        return tuple(withheld)
+
+    def tag(self, source: Source, names: Sequence[str], done: Callable[[TagPut], object]) -> None:
         """Put tags on the digest and read them back; `done` is told of each that reads back right.
 
         Raises:
             RegistryError: it could not be done; tags before the failing one are put.
         """
-        for name in tags:
+        for name in names:
             self.stop.check()
             before = self.client.head_manifest(self.reference.repository, name)
             previous = before.digest if before else None
-            if previous != source.image.digest:
-                media_type = source.image.manifest.media_type
-                self.client.put_manifest(self.reference.repository, name, source.manifest, media_type)
-            self._compare(name, source.manifest)
+            if previous != source.digest:
+                self.client.put_manifest(self.reference.repository, name, source.content, source.manifest.media_type)
+            self._compare(name, source.content)
             done(TagPut(name=name, previous=previous))
 
-    def _for_each(self, blobs: tuple[Descriptor, ...], ask: Callable[[Descriptor], bool]) -> list[bool]:
+    def labels(self, digest: str) -> tuple[tuple[str, str], ...]:
+        """Return the labels of an image here; none for what is no single image.
+
+        Raises:
+            RegistryError: it could not be read.
+        """
+        content, descriptor = self.client.get_manifest(self.reference.repository, digest)
+        if descriptor.media_type in INDEXES:
+            return ()
+        try:
+            config = str(json.loads(content)["config"]["digest"])
+        except (ValueError, KeyError, TypeError):
+            return ()
+        return labels_of(self.client.read_blob(self.reference.repository, config))
+
+    def _put(self, source: Source) -> None:
+        """Put the manifest; a registry that finds no blob of it although all are there gets a moment.
+
+        distribution's file system driver does so while another run writes the same blob's link.
+        """
+        for wait_s in (*_SETTLE_S, None):
+            try:
+                self.client.put_manifest(
+                    self.reference.repository, source.digest, source.content, source.manifest.media_type
+                )
+            except BlobUnknownError:
+                if wait_s is None:
+                    raise
+                self.stop.sleep(wait_s)
+            else:
+                return
+
+    def _for_each(self, blobs: tuple[BlobSource, ...], ask: Callable[[BlobSource], bool]) -> list[bool]:
         return run_or_raise([partial(ask, blob) for blob in blobs], _WORKERS, self.stop)
 
-    def _mount(self, blob: Descriptor, mount_from: tuple[str, ...]) -> bool:
+    def _mount(self, blob: BlobSource, mount_from: tuple[str, ...]) -> bool:
         repository = self.reference.repository
         return any(
             self.client.mount_blob(repository, blob.digest, other) for other in mount_from if other != repository
         )
 
-    def _upload(self, source: Source, blobs: tuple[Descriptor, ...], console: Console) -> None:
+    def _upload(self, blobs: tuple[BlobSource, ...], console: Console) -> None:
         with console.task(f"pushing to {self.reference.name}", _bytes(blobs)) as task:
-            run_or_raise([partial(self._upload_one, source, blob, task) for blob in blobs], _WORKERS, self.stop)
+            run_or_raise([partial(self._upload_one, blob, task) for blob in blobs], _WORKERS, self.stop)
 
-    def _upload_one(self, source: Source, blob: Descriptor, task: Task) -> None:
+    def _upload_one(self, blob: BlobSource, task: Task) -> None:
         def count(amount: int) -> None:
             self.stop.check()
             task.advance(amount)
 
-        self.client.upload_blob(self.reference.repository, source.path(blob), blob.digest, count)
+        self.client.send_blob(self.reference.repository, blob, count)
 
     def _compare(self, reference: str, manifest: bytes) -> None:
         content, descriptor = self.client.get_manifest(self.reference.repository, reference)
@@ -156,5 +176,5 @@ class Target:
             )
 
 
-def _bytes(blobs: tuple[Descriptor, ...]) -> int:
+def _bytes(blobs: tuple[BlobSource, ...]) -> int:
     return sum(blob.size for blob in blobs)

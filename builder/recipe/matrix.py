@@ -13,7 +13,7 @@ from builder.jetson.platform import PLATFORM_AXES, ImpossibleError, platform_for
 from builder.jetson.releases import python_problem
 from builder.recipe import placeholders
 from builder.recipe.globs import matches
-from builder.recipe.model import Cell, Model, Pairs
+from builder.recipe.model import Cell, Model, Pairs, TagRule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -60,7 +60,7 @@ def specify(recipe: Recipe, cell: Cell) -> Spec:
             spec = _merge(spec, override)
     if not spec.publish.tags:
         tag = JETSON_TAG if platform.l4t else CPU_TAG
-        spec = replace(spec, publish=replace(spec.publish, tags=(tag,)))
+        spec = replace(spec, publish=replace(spec.publish, tags=(TagRule(name=tag),)))
     return _filled(spec, placeholders.facts(cell, platform))
 
 
@@ -177,6 +177,9 @@ def _filled(spec: Spec, facts: Mapping[str, str]) -> Spec:
     def model(item: Model) -> Model:
         return replace(item, source=one(item.source))
 
+    def tag(rule: TagRule) -> TagRule:
+        return replace(rule, name=one(rule.name))
+
     server, smoke, publish = spec.server, spec.smoke, spec.publish
     return replace(
         spec,
@@ -193,6 +196,6 @@ def _filled(spec: Spec, facts: Mapping[str, str]) -> Spec:
             environment=pairs(server.environment),
         ),
         smoke=replace(smoke, environment=pairs(smoke.environment)),
-        publish=replace(publish, repository=one(publish.repository), tags=many(publish.tags)),
+        publish=replace(publish, repository=one(publish.repository), tags=tuple(map(tag, publish.tags))),
         labels=pairs(spec.labels),
     )

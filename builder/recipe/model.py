@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 Architecture = Literal["arm64", "amd64"]
+# Where one registry fails: no registry gets a tag, or all the others do.
+OnFailure = Literal["none", "complete-others"]
 Pairs = tuple[tuple[str, str], ...]
 
 
@@ -96,12 +98,32 @@ class SmokeSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TagRule:
+    """A tag (in a recipe: its template) and when an image may have it.
+
+    `level` is what the verdict must reach at least, None for any that passed. A `moving` tag goes to newer versions
+    only; an `immutable` one never goes to another digest.
+    """
+
+    name: str
+    level: str | None = None
+    moving: bool = False
+    immutable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PublishSpec:
-    """Where a proven image goes: repository below each registry's prefix, and its tag templates."""
+    """Where a proven image goes: repository below each registry's prefix, and its tags.
+
+    `on_failure` says what becomes of the other registries where one fails; `attach` whether SBOM, verdict and
+    provenance go along.
+    """
 
     repository: str
-    tags: tuple[str, ...] = ()
+    tags: tuple[TagRule, ...] = ()
     registries: tuple[str, ...] = ()
+    on_failure: OnFailure = "none"
+    attach: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import re
 from datetime import date, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast, get_args
 
 from builder.recipe import checks, patterns
 from builder.recipe.axes import read_when
-from builder.recipe.model import Model, Override, PublishSpec, Question, Server, SmokeSpec, Spec, Waiver
+from builder.recipe.levels import levels
+from builder.recipe.model import (
+    Model,
+    OnFailure,
+    Override,
+    PublishSpec,
+    Question,
+    Server,
+    SmokeSpec,
+    Spec,
+    TagRule,
+    Waiver,
+)
 from builder.tomldoc import shown, suggest
 
 if TYPE_CHECKING:
@@ -239,8 +251,45 @@ def _waiver(table: Table) -> Waiver:
 def _publish(table: Table, slots: Slots) -> PublishSpec:
     publish = PublishSpec(
         repository=slots.text(table, "repository", checks.repository, default="vllm"),
-        tags=slots.texts(table, "tags", checks.tag),
+        tags=_tags(table, slots),
         registries=table.strings("registries", pattern=patterns.REGISTRY, noun="a registry: host[:port][/prefix]"),
+        on_failure=_on_failure(table),
+        attach=table.boolean("attach", default=True),
     )
     table.done()
     return publish
+
+
+def _on_failure(table: Table) -> OnFailure:
+    choices = get_args(OnFailure)
+    found = table.string("on-failure", PublishSpec(repository="").on_failure)
+    if found not in choices:
+        table.problem("on-failure", f"`{shown(found)}` is not known", suggest(found, choices, noun="known"))
+    return cast("OnFailure", found)
+
+
+def _tags(table: Table, slots: Slots) -> tuple[TagRule, ...]:
+    rules: list[TagRule] = []
+    for index, item in table.strings_and_tables("tags"):
+        if isinstance(item, str):
+            slots.item(table, "tags", index, checks.tag)
+        rule = TagRule(name=item) if isinstance(item, str) else _tag(item, slots)
+        if rule.name in [other.name for other in rules]:
+            table.document.problem((*table.path, "tags", index), f"`{shown(rule.name)}` is there twice")
+        rules.append(rule)
+    return tuple(rules)
+
+
+def _tag(table: Table, slots: Slots) -> TagRule:
+    rule = TagRule(
+        name=slots.text(table, "tag", checks.tag),
+        level=table.optional_string("level"),
+        moving=table.boolean("moving", default=False),
+        immutable=table.boolean("immutable", default=False),
+    )
+    if rule.level is not None and rule.level not in levels():
+        table.problem("level", f"`{shown(rule.level)}` is not a level", suggest(rule.level, levels(), noun="levels"))
+    if rule.moving and rule.immutable:
+        table.problem("immutable", "a tag that moves is not immutable", "take one of the two out")
+    table.done()
+    return rule

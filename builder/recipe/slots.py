@@ -52,10 +52,14 @@ class Slots:
         values = table.strings(key)
         raw = table.raw(key)
         for index, item in enumerate(raw if isinstance(raw, list) else ()):
-            self._note(table, (key, index), item, check)
+            self.item(table, key, index, check)
             if item in raw[:index]:
                 table.document.problem((*table.path, key, index), f"`{shown(str(item))}` is there twice")
         return values
+
+    def item(self, table: Table, key: str, index: int, check: Check) -> None:
+        """Remember one string of a list that the caller reads."""
+        self._note(table, (key, index), table.raw(key)[index], check)
 
     def environment(self, parent: Table) -> Pairs:
         """Read `environment`: names as shells know them, none that holds a secret, values on one line."""

@@ -8,6 +8,7 @@ from builder.jetson.platform import platform_for
 from builder.recipe import checks, placeholders
 from builder.recipe.globs import matches
 from builder.recipe.matrix import CPU_TAG, JETSON_TAG, expand
+from builder.recipe.model import TagRule
 from builder.tomldoc import shown, suggest
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def _check_tags(document: Document, recipe: Recipe, known: Known) -> None:
     path = ("publish", "tags")
     for cell, facts in known:
         repository = placeholders.fill(recipe.spec.publish.repository, facts)
-        for template in recipe.spec.publish.tags or (JETSON_TAG if "l4t" in facts else CPU_TAG,):
+        for rule in recipe.spec.publish.tags or (TagRule(name=JETSON_TAG if "l4t" in facts else CPU_TAG),):
+            template = rule.name
             if "vllm" not in facts and "{vllm}" in template:
                 document.problem(path, "the usual tag needs an axis `vllm`", "add the axis, or `publish.tags`")
                 return
@@ -119,7 +121,9 @@ def _check_tags(document: Document, recipe: Recipe, known: Known) -> None:
                 document.problem(path, f"{problem} (in cell {cell.id})")
                 return
             other, template_there = owners.setdefault((repository, tag), (cell, template))
-            if other is not cell or template_there != template:
+            # Cells may compete for a tag that moves: the newest versions get it.
+            shared = rule.moving and other is not cell and template_there == template
+            if not shared and (other is not cell or template_there != template):
                 document.problem(path, *_same_tag(tag, template, (other, cell)))
                 return
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+from contextlib import contextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import requests
@@ -12,15 +15,17 @@ import requests
 from builder import http
 from builder.errors import IntegrityError, RegistryError
 from builder.registry import credentials as found
+from builder.registry.blobs import FileBlob
 from builder.registry.model import Descriptor
 from builder.registry.transport import Transport, scopes_for
 from builder.registry.upload import WITHIN_S, Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
     from builder.config import Config
+    from builder.registry.blobs import BlobSource, Readable
     from builder.registry.credentials import CredentialSource
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -30,6 +35,7 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 INDEXES = (OCI_INDEX, DOCKER_INDEX)
 _ACCEPT = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}, {DOCKER_INDEX}, {DOCKER_MANIFEST}"}
 _BLOCK = 1 << 20
+LONGEST_DOCUMENT = 32 << 20
 
 
 class Begun:
@@ -112,9 +118,9 @@ class RegistryClient:
                 )
         return content, Descriptor(media_type=_media_type(response), digest=digest, size=len(content))
 
-    def put_manifest(self, repository: str, reference: str, content: bytes, media_type: str) -> None:
-        """Store a manifest under a tag or its digest."""
-        self._transport.call(
+    def put_manifest(self, repository: str, reference: str, content: bytes, media_type: str) -> bool:
+        """Store a manifest under a tag or its digest; return whether the registry itself lists what refers to what."""
+        response = self._transport.call(
             "PUT",
             _manifest(repository, reference),
             repository=repository,
@@ -123,6 +129,36 @@ class RegistryClient:
             headers={"Content-Type": media_type},
             body=lambda: content,
         )
+        return "OCI-Subject" in response.headers
+
+    def tags(self, repository: str) -> tuple[str, ...]:
+        """Return all tags of a repository, sorted; none if the registry does not know it."""
+        return tuple(sorted(name for page in self._pages(repository, "tags/list") for name in page.get("tags") or ()))
+
+    def referrers(self, repository: str, digest: str) -> tuple[dict[str, Any], ...] | None:
+        """Return the descriptors of what refers to a digest, or None if the registry has no such list at all."""
+        pages = list(self._pages(repository, f"referrers/{digest}"))
+        return tuple(entry for page in pages for entry in page.get("manifests") or ()) if pages else None
+
+    def _pages(self, repository: str, path: str) -> Iterator[dict[str, Any]]:
+        """Yield the pages of a list, as `Link` headers string them together (RFC 5988)."""
+        address: str | None = f"/v2/{repository}/{path}"
+        while address:
+            response = self._transport.call(
+                "GET", address, repository=repository, right="pull", doing=f"cannot list {path}", absent_ok=True
+            )
+            if response.status_code == HTTPStatus.NOT_FOUND:
+                return
+            try:
+                page = json.loads(response.content)
+            except ValueError as error:
+                hint = "is it a registry of API version 2?"
+                raise RegistryError(
+                    f"the registry's list of {path} is no JSON", where=f"{self.host}/{repository}", hint=hint
+                ) from error
+            yield page
+            following = re.search(r'<([^>]+)>\s*;\s*rel="?next"?', response.headers.get("Link", ""))
+            address = following[1] if following else None
 
     def has_blob(self, repository: str, digest: str, *, right: str = "pull") -> bool:
         """Tell whether the repository holds a blob. With the right to `push` the token serves for what follows."""
@@ -161,7 +197,53 @@ class RegistryClient:
         Raises:
             IntegrityError: the file does not hold what the digest says.
         """
-        Upload(self._transport, repository, path, digest, on_bytes=on_bytes, within_s=self._upload_within_s).run()
+        self.send_blob(repository, FileBlob(path, digest), on_bytes)
+
+    def send_blob(
+        self, repository: str, source: BlobSource, on_bytes: Callable[[int], object] = lambda _: None
+    ) -> None:
+        """Send a blob from wherever its bytes are, as `upload_blob` does with a file."""
+        Upload(self._transport, repository, source, on_bytes=on_bytes, within_s=self._upload_within_s).run()
+
+    @contextmanager
+    def open_blob(self, repository: str, digest: str, offset: int = 0) -> Iterator[Readable]:
+        """Give a blob's bytes from a place on, not yet checked; a cut connection raises urllib3's errors when read."""
+        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={offset}-"} if offset else {})}
+        response = self._transport.call(
+            "GET",
+            f"/v2/{repository}/blobs/{digest}",
+            repository=repository,
+            right="pull",
+            doing=f"cannot read blob {_short(digest)}",
+            headers=headers,
+            stream=True,
+        )
+        with response:
+            left = 0 if response.status_code == HTTPStatus.PARTIAL_CONTENT else offset
+            while left and (passed := response.raw.read(min(left, _BLOCK))):
+                left -= len(passed)
+            yield response.raw
+
+    def read_blob(self, repository: str, digest: str, *, longest: int = LONGEST_DOCUMENT) -> bytes:
+        """Return a small blob, such as a configuration.
+
+        Raises:
+            IntegrityError: its bytes are not those of the digest.
+            RegistryError: it is longer than `longest` bytes.
+        """
+        blocks: list[bytes] = []
+
+        def take(block: bytes) -> None:
+            blocks.append(block)
+            if sum(map(len, blocks)) > longest:
+                raise RegistryError(
+                    f"blob {_short(digest)} is too long for what it should be",
+                    where=f"{self.host}/{repository}",
+                    hint="is it an image of jbuild's?",
+                )
+
+        self.get_blob(repository, digest, take)
+        return b"".join(blocks)
 
     def get_blob(
         self, repository: str, digest: str, sink: Callable[[bytes], object], begun: Begun | None = None
@@ -209,6 +291,7 @@ def connect(
     patience: http.Patience | None = None,
 ) -> RegistryClient:
     """Return a client as the configuration, the environment and `docker login` say. `own` as in `credentials.find`."""
+    config = config.for_registry(host)
     return RegistryClient(
         host,
         http.session(config, patience),

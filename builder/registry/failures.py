@@ -17,6 +17,7 @@ _MISSING = 404
 _LASTING_HINT = "run the same command again: what the registry holds is not sent again"
 _GATEWAY_FAULTS = frozenset({502, 503, 504})
 _FULL = 507
+_BLOB_UNKNOWN = "MANIFEST_BLOB_UNKNOWN"
 # Words by which registries (distribution, Harbor, Quay) say that they are full while answering another status.
 _FULL_WORDS = ("no space left", "quota", "insufficient storage", "storage limit")
 
@@ -37,6 +38,10 @@ class RegistryUnreachableError(RegistryError):
 
 class ImageMissingError(RegistryError):
     """The registry answered that it holds no such image."""
+
+
+class BlobUnknownError(RegistryError):
+    """The registry does not find a blob of a manifest that is put."""
 
 
 def explain(error: requests.RequestException, *, host: str, repository: str, doing: str, right: str) -> RegistryError:
@@ -73,8 +78,11 @@ def _refused(response: requests.Response, *, host: str, repository: str, doing: 
     if status in _GATEWAY_FAULTS and not full:
         return RegistryUnreachableError(message, where=name, hint=f"the registry is down or starting; {_LASTING_HINT}")
     if hint is None:
-        hint = f"look into the registry's log, then {_LASTING_HINT}"
-    kind = ImageMissingError if status == _MISSING and right == "pull" else RegistryError
+        # distribution says no more than "unknown error" when its disk is full.
+        hint = f"look into the registry's log (is its disk full?), then {_LASTING_HINT}"
+    kind: type[RegistryError] = ImageMissingError if status == _MISSING and right == "pull" else RegistryError
+    if _BLOB_UNKNOWN in said:
+        kind, hint = BlobUnknownError, _LASTING_HINT
     return kind(message, where=name, hint=hint.format(host=host, name=name, right=right))
 
 

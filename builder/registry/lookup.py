@@ -49,8 +49,7 @@ def resolve_digest(image: str, config: Config, architecture: str, *, retry: Retr
     """
     used, rule = _mirrored(image, config)
     reference = Reference.parse(used)
-    own = {Reference.parse(f"{registry}/x").host for registry in config.registries}
-    client = connect(reference.host, config, own=own, retry=retry)
+    client = connect_to(reference, config, retry=retry)
     try:
         content, descriptor = client.get_manifest(reference.repository, reference.wanted)
         offered = _platforms(client, reference, content, descriptor.media_type)
@@ -75,6 +74,12 @@ def resolve_digest(image: str, config: Config, architecture: str, *, retry: Retr
             hint=f"name a base image that is for {wanted} too",
         )
     return ResolvedBase(asked=image, used=used, digest=descriptor.digest, stand_in=rule.stand_in if rule else None)
+
+
+def connect_to(reference: Reference, config: Config, *, retry: Retry | None = None) -> RegistryClient:
+    """Return a client for the registry of an image; the configured registries are those that are published to."""
+    own = {Reference.parse(f"{registry}/x").host for registry in config.registries}
+    return connect(reference.host, config, own=own, retry=retry)
 
 
 def _mirrored(image: str, config: Config) -> tuple[str, RegistryMirror | None]:

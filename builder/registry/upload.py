@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack, suppress
 from http import HTTPStatus
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import requests
 
-from builder.errors import DiskError, IntegrityError, RegistryError
+from builder.errors import DiskError, RegistryError
 from builder.registry.transport import scopes_for
-from builder.workspace import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
+    from builder.registry.blobs import BlobSource, Readable
     from builder.registry.transport import Transport
 
 _BLOCK = 1 << 20
 # Waiting for room to write, and for the registry to hash and store what it got, in seconds.
 WITHIN_S = (60.0, 600.0)
+_CANCEL_WITHIN_S = (3.0, 3.0)
 _CANNOT_RESUME = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
 
 
 class Upload:
-    """Sends a file as a blob. `on_bytes` gets the bytes sent since last time; negative when some must go again."""
+    """Sends a blob. `on_bytes` gets the bytes sent since last time; negative when some must go again."""
 
     def __init__(
         self,
         transport: Transport,
         repository: str,
-        path: Path,
-        digest: str,
+        source: BlobSource,
         *,
         on_bytes: Callable[[int], object],
         within_s: tuple[float, float] = WITHIN_S,
     ) -> None:
         """Take what to send and where."""
         self._transport, self._repository = transport, repository
-        self._path, self._digest = path, digest
+        self._source, self._digest = source, source.digest
         self._on_bytes, self._within_s = on_bytes, within_s
-        self._size = path.stat().st_size
+        self._size = source.size
         self._scopes = scopes_for(repository, "push")
         self._location: str | None = None
         self._reported = self._furthest = 0
@@ -52,14 +52,18 @@ class Upload:
 
         Raises:
             RegistryError: the registry refused it or could not be reached.
-            IntegrityError: the file is not what its digest says.
+            IntegrityError: the source is not what its digest says.
         """
         doing = f"cannot send blob {self._digest[:19]}…"
         with self._transport.explained(repository=self._repository, right="push", doing=doing):
             try:
                 self._transport.retry.run(self._attempt, progress=lambda: self._furthest)
-            except requests.HTTPError as error:
-                self._blame_the_file(error)
+            except BaseException as error:
+                self._cancel()
+                if isinstance(error, requests.HTTPError) and error.response.status_code == HTTPStatus.BAD_REQUEST:
+                    fault = self._source.fault()
+                    if fault:
+                        raise fault from error
                 raise
 
     def _attempt(self) -> None:
@@ -84,6 +88,7 @@ class Upload:
             )
 
     def _start(self) -> None:
+        self._cancel()
         response = self._transport.once(
             "POST", f"/v2/{self._repository}/blobs/uploads/", scopes=self._scopes, body=bytes
         )
@@ -119,20 +124,21 @@ class Upload:
         headers = {"Content-Type": "application/octet-stream"}
         if 0 < offset < self._size:
             headers["Content-Range"] = f"{offset}-{self._size - 1}"
-        with self._path.open("rb") as file:
+        with ExitStack() as opened:
             self._transport.once(
                 "PUT",
                 url,
                 scopes=self._scopes,
                 headers=headers,
-                body=lambda: self._body(file, offset),
+                body=lambda: self._body(opened, offset),
                 timeout=self._within_s,
             )
 
-    def _body(self, file: BinaryIO, offset: int) -> Body | bytes:
-        file.seek(offset)
+    def _body(self, opened: ExitStack, offset: int) -> Body | bytes:
         self._report(offset)
-        return Body(file, self._size - offset, self._count) if offset < self._size else b""
+        if offset >= self._size:
+            return b""
+        return Body(opened.enter_context(self._source.open(offset)), self._size - offset, self._count)
 
     def _held(self) -> int | None:
         response = self._transport.once(
@@ -148,21 +154,19 @@ class Upload:
         if sent != self._reported:
             self._count(sent - self._reported)
 
-    def _blame_the_file(self, error: requests.HTTPError) -> None:
-        if error.response.status_code != HTTPStatus.BAD_REQUEST or f"sha256:{sha256_of(self._path)}" == self._digest:
-            return
-        raise IntegrityError(
-            f"the built image's blob {self._digest} has changed on disk",
-            where=str(self._path),
-            hint="remove the file and build the cell again with --force",
-        ) from error
+    def _cancel(self) -> None:
+        """Let the registry forget what was sent so far: nobody goes on with it."""
+        if self._location:
+            # It is a courtesy: what a registry keeps all the same, it purges after some days.
+            with suppress(requests.RequestException, RegistryError):
+                self._transport.once("DELETE", self._location, scopes=self._scopes, timeout=_CANCEL_WITHIN_S)
 
 
 class Body:
     """A request's body of known length that is read as it is sent."""
 
-    def __init__(self, file: BinaryIO, length: int, on_bytes: Callable[[int], object]) -> None:
-        """Take an open file at its position, and how much of it to send."""
+    def __init__(self, file: Readable, length: int, on_bytes: Callable[[int], object]) -> None:
+        """Take something open at its position, and how much of it to send."""
         self._file, self._length, self._on_bytes = file, length, on_bytes
 
     def __len__(self) -> int:
@@ -178,6 +182,6 @@ class Body:
             block = self._file.read(size)
         except OSError as error:
             # As an OSError it would pass for a lost connection, and be tried again.
-            raise DiskError(f"cannot read: {error.strerror}", where=self._file.name) from error
+            raise DiskError(f"cannot read: {error.strerror}", where=getattr(self._file, "name", None)) from error
         self._on_bytes(len(block))
         return block

@@ -53,6 +53,14 @@ def references(publication: Publication) -> list[str]:
     return [f"{each.repository}:{tag.name}" for each in publication.registries for tag in each.tags]
 
 
+def withheld(publication: Publication) -> list[str]:
+    """Return which tags were not put, and why."""
+    lines = [f"{each.name}: {each.reason}" for each in publication.withheld]
+    return lines + [
+        f"{there.repository}:{e.name}: {e.reason}" for there in publication.registries for e in there.withheld
+    ]
+
+
 def _lock_path(result: CellResult) -> str:
     work = result.work
     return str(work.session.workspace.lock(work.job.recipe.name, work.job.cell.id))
@@ -77,6 +85,7 @@ def _cell(result: CellResult, reach: str) -> str:
         lines += [f"  {line}" for line in _verdict(result)]
     if made.publication:
         lines += [f"  pushed    {tag}" for tag in references(made.publication)]
+        lines += [f"  withheld  {line}" for line in withheld(made.publication)]
     lines.append(
         "  time      " + ", ".join(f"{s.stage} {_time(s.seconds) if s.ran else 'unchanged'}" for s in result.stages)
     )

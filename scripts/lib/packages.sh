@@ -90,12 +90,12 @@ disable_services() {
     systemctl disable --quiet "$@" >/dev/null 2>&1 || true
 }
 
-# The engine, QEMU and the registry are the ones too old (or absent) in Debian 12.
+# The engine, QEMU and the registry, oras and cosign are the ones too old (or absent) in Debian 12.
 with_suites() {
     local name
     for name in "$@"; do
         case $name in
-        docker* | containerd | qemu*) if needs_second_suite; then echo "$name/$SECOND_SUITE"; else echo "$name"; fi ;;
+        docker* | containerd | qemu* | oras | cosign) if needs_second_suite; then echo "$name/$SECOND_SUITE"; else echo "$name"; fi ;;
         *) echo "$name" ;;
         esac
     done

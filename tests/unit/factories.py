@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.jetson.model import Platform
 from builder.models.model import LockedModel, ModelFile
-from builder.recipe.model import Axis, Cell, Matrix, Model, PublishSpec, Recipe, Server, Spec
+from builder.recipe.model import Axis, Cell, Matrix, Model, PublishSpec, Recipe, Server, Spec, TagRule
 from builder.resolve.model import Job, Lock, LockedBase, LockedWheel
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def make_spec(**changes: Any) -> Spec:
         "requires": ("demo==1.0",),
         "models": (Model(name="tiny", source="hf://org/tiny@main"),),
         "server": Server(model="tiny", environment=(("VLLM_CPU_KVCACHE_SPACE", "1"),)),
-        "publish": PublishSpec(repository="vllm", tags=("1.0-cpu",)),
+        "publish": PublishSpec(repository="vllm", tags=(TagRule(name="1.0-cpu"),)),
     }
     return Spec(**(facts | changes))
 

@@ -109,6 +109,39 @@ def test_every_bad_key_is_located(tmp_path: Path, text: str, line: int, key: str
     assert ("jbuild.toml", line, key) in problems(written(tmp_path, text))
 
 
+def test_keys_and_single_registries(tmp_path: Path) -> None:
+    for name in ("own.key", "one.pub", "two.pub", "ca.pem"):
+        (tmp_path / name).touch()
+    text = (
+        '[publish]\ncosign-key = "own.key"\ntrusted-keys = ["one.pub", "two.pub"]\n'
+        '[[registries]]\nhost = "a.example"\nca-bundle = "ca.pem"\n'
+        '[[registries]]\nhost = "b.example:5000"\ninsecure = true\n'
+    )
+    found = config.load([written(tmp_path, text)])
+    assert found.cosign_key == tmp_path / "own.key"
+    assert found.trusted_keys == (tmp_path / "one.pub", tmp_path / "two.pub")
+    assert found.for_registry("a.example").ca_bundle == tmp_path / "ca.pem"
+    assert found.for_registry("a.example").insecure_registries == ()
+    assert found.for_registry("b.example:5000").insecure_registries == ("b.example:5000",)
+    assert found.for_registry("b.example:5000").ca_bundle == found.ca_bundle
+    assert found.for_registry("c.example") is found
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key"),
+    [
+        ('[publish]\ncosign-key = "nothing.key"', 2, "publish.cosign-key"),
+        ('[publish]\ntrusted-keys = ["nothing.pub"]', 2, "publish.trusted-keys"),
+        ('[[registries]]\nhost = "https://a.example"', 2, "registries[0].host"),
+        ('[[registries]]\nhost = "a.example"\nca-bundle = "nothing.pem"', 3, "registries[0].ca-bundle"),
+        ('[[registries]]\nhost = "a.example"\nca = "x"', 3, "registries[0].ca"),
+        ("[[registries]]\ninsecure = true", 1, "registries[0]"),
+    ],
+)
+def test_bad_keys_and_registries_are_located(tmp_path: Path, text: str, line: int, key: str) -> None:
+    assert ("jbuild.toml", line, key) in problems(written(tmp_path, text + "\n"))
+
+
 def test_nearest_name_is_offered(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         config.load([written(tmp_path, "[publish]\nregistrys = []\n")])

@@ -6,6 +6,7 @@ import pytest
 
 from builder.errors import DocumentError
 from builder.recipe.load import load
+from builder.recipe.model import TagRule
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -546,6 +547,62 @@ def test_tags(tmp_path: Path, tags: str, expected: tuple[str, str | None]) -> No
     found = problems(tmp_path, GOOD + f"tags = {tags}\n")
     assert [(message.partition(" (in cell")[0], hint) for _, _, message, hint in found] == [expected]
     assert found[0][0] == 28
+
+
+def test_tags_with_conditions(tmp_path: Path) -> None:
+    tags = (
+        '["{vllm}-rc", { tag = "{vllm}", level = "gpu", immutable = true },'
+        ' { tag = "latest", level = "cpu", moving = true }]'
+    )
+    recipe = load(good(tmp_path, "[publish]\n", f'[publish]\non-failure = "complete-others"\ntags = {tags}\n'))
+    assert recipe.spec.publish.on_failure == "complete-others"
+    assert recipe.spec.publish.tags == (
+        TagRule(name="{vllm}-rc"),
+        TagRule(name="{vllm}", level="gpu", immutable=True),
+        TagRule(name="latest", level="cpu", moving=True),
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            'tags = [{ tag = "{vllm}", level = "cpus" }]',
+            ("tags[0].level", "`cpus` is not a level", "did you mean `cpu`?"),
+        ),
+        (
+            'tags = [{ tag = "{vllm}", moving = true, immutable = true }]',
+            ("tags[0].immutable", "a tag that moves is not immutable", "take one of the two out"),
+        ),
+        (
+            'tags = [{ tag = "{vllm}", moved = true }]',
+            ("tags[0].moved", "unknown key `moved`", "did you mean `moving`?"),
+        ),
+        (
+            'tags = [{ level = "gpu" }]',
+            ("tags[0]", "`tag` is missing", "add `tag = …` (a string)"),
+        ),
+        ("tags = [3]", ("tags[0]", "must be a string or a table, not a whole number", 'write it in quotes: "3"')),
+        ('tags = ["{vllm}", { tag = "{vllm}" }]', ("tags[1]", "`{vllm}` is there twice", None)),
+        (
+            'on-failure = "complete"',
+            ("on-failure", "`complete` is not known", "did you mean `complete-others`?"),
+        ),
+    ],
+)
+def test_mistakes_in_publish(tmp_path: Path, line: str, expected: tuple[str, str, str | None]) -> None:
+    found = problems(tmp_path, GOOD.replace("[publish]\n", f"[publish]\n{line}\n"))
+    assert expected in [(key.removeprefix("publish."), message, hint) for _, key, message, hint in found]
+
+
+def test_cells_may_compete_for_a_tag_that_moves_only(tmp_path: Path) -> None:
+    def of(tag: str) -> str:
+        return GOOD.replace("[publish]\n", f"[publish]\ntags = [{tag}]\n")
+
+    assert problems(tmp_path, of('"latest"'))[0][2].endswith("would both be tagged `latest`")
+    path = tmp_path / "moving.toml"
+    path.write_text(of('{ tag = "latest", moving = true }'), encoding="utf-8")
+    assert load(path).spec.publish.tags[0].moving
 
 
 def test_the_usual_tags_tell_two_pythons_apart_or_say_how(tmp_path: Path) -> None:

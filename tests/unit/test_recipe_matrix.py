@@ -25,6 +25,7 @@ from builder.recipe.model import (
     Server,
     SmokeSpec,
     Spec,
+    TagRule,
 )
 
 
@@ -131,7 +132,7 @@ def test_every_placeholder_is_filled_in() -> None:
     assert found.labels[0][1] == (
         "0.9.3 36.2.0 12.6 126 6.0-DP 22.04 22.04 ubuntu-22.04 3.10 arm64 v0_9_3-r36_2_0-cu126 r"
     )
-    assert found.publish == PublishSpec(repository="v0.9.3", tags=("0.9.3-r36.2.0-cu126-22.04",))
+    assert found.publish == PublishSpec(repository="v0.9.3", tags=(TagRule(name="0.9.3-r36.2.0-cu126-22.04"),))
     assert found.server.arguments == ('{"a": {"b": 1}}', "0.9.3")
     assert (found.models[0].source, found.server.served_name) == ("0.9.3/m", "0.9.3")
     assert found.smoke.environment == (("A", "310"),)
@@ -149,7 +150,7 @@ def test_every_placeholder_is_filled_in() -> None:
 def test_usual_tags(values: Pairs, tag: str) -> None:
     axes = tuple(Axis(name=name, values=(value,)) for name, value in (("vllm", "0.9.3"), *values))
     chosen = replace(recipe(), matrix=Matrix(axes=axes))
-    assert specify(chosen, expand(chosen)[0]).publish.tags == (tag,)
+    assert specify(chosen, expand(chosen)[0]).publish.tags == (TagRule(name=tag),)
 
 
 def test_an_impossible_cell_has_no_spec() -> None:

@@ -24,8 +24,10 @@ def test_every_recipe_expands_and_every_cell_can_be_specified(path: Path) -> Non
     assert possible, "a recipe that ships has a cell that can be built"
     for cell in possible:
         spec = specify(recipe, cell)
-        assert "{" not in "".join((*spec.requires, *spec.publish.tags, spec.publish.repository, spec.base or ""))
-        assert all(re.fullmatch(patterns.TAG, tag) for tag in spec.publish.tags)
+        assert "{" not in "".join(
+            (*spec.requires, *(rule.name for rule in spec.publish.tags), spec.publish.repository, spec.base or "")
+        )
+        assert all(re.fullmatch(patterns.TAG, rule.name) for rule in spec.publish.tags)
         assert platform_of(recipe, cell).architecture == recipe.architecture
 
 

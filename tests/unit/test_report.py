@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from factories import DIGEST, make_jetson, make_job, make_lock
 from builder.errors import SmokeError
 from builder.image.model import Descriptor, Image, Plan
 from builder.pipeline import CellResult, StageResult
-from builder.publish.model import Publication, RegistryPublication, TagPut
+from builder.publish.model import Publication, RegistryPublication, TagPut, TagWithheld
 from builder.report.summary import _time, cell_json, references, summary
 from builder.smoke.model import Answer, Verdict
 from builder.stages import Made, Options, Work
@@ -49,6 +50,14 @@ def publication(*tags: str) -> Publication:
         seconds=4.0,
     )
     return Publication(digest=DIGEST, registries=(put,))
+
+
+def test_withheld_tags_are_told_with_their_reason(session: Session) -> None:
+    put = replace(publication("rc").registries[0], withheld=(TagWithheld(name="latest", reason="newer there"),))
+    done = Publication(digest=DIGEST, registries=(put,), withheld=(TagWithheld(name="1.0", reason="it needs more"),))
+    text = summary([result(session, image=IMAGE, verdict=VERDICT, publication=done)], 1.0)
+    assert "  pushed    localhost:5000/vllm:rc\n  withheld  1.0: it needs more\n" in text
+    assert "  withheld  localhost:5000/vllm:latest: newer there\n" in text
 
 
 def result(

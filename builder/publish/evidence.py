@@ -1,0 +1,215 @@
+"""What goes along with an image: SBOM, verdict, provenance and audit as artifacts that refer to it, and signatures.
+
+Artifacts are OCI 1.1 manifests with a `subject`. What is signed lies a second time where cosign looks for it: in the
+images under the tags `sha256-<hex>.sig` and `sha256-<hex>.att`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from builder import records
+from builder.publish import statements
+from builder.publish.sbom import MEDIA_TYPE, sbom
+from builder.publish.signing import signer as signer_of
+from builder.registry.blobs import BytesBlob
+from builder.registry.client import OCI_MANIFEST
+from builder.registry.model import Descriptor
+from builder.registry.referrers import Referrer
+from builder.resolve import lockfile
+
+if TYPE_CHECKING:
+    from builder.image.model import Image, Plan
+    from builder.publish.signing import Signer
+    from builder.registry.blobs import BlobSource
+    from builder.resolve.model import Job, Lock
+    from builder.session import Session
+    from builder.smoke.model import Verdict
+    from builder.workspace import Workspace
+
+ENVELOPE = "application/vnd.dsse.envelope.v1+json"
+PREDICATE_TYPE = "in-toto.io/predicate-type"
+EMPTY = BytesBlob(b"{}")
+_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+_SIGNED_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
+_SIGNATURE = "dev.cosignproject.cosign/signature"
+_TIME = "elapsed_s"
+_TITLE = "org.opencontainers.image.title"
+CosignTag = Literal["sig", "att"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Artifact:
+    """A manifest that refers to an image, with its blobs."""
+
+    name: str
+    referrer: Referrer
+    manifest: bytes
+    blobs: tuple[BlobSource, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CosignLayer:
+    """One signature or attestation in cosign's own image: which of the two, its descriptor as a layer, its bytes."""
+
+    tag: CosignTag
+    layer: dict[str, Any]
+    content: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """Everything that goes along with an image."""
+
+    artifacts: tuple[Artifact, ...] = ()
+    cosign: tuple[CosignLayer, ...] = ()
+
+    @property
+    def signed(self) -> bool:
+        """Whether the image itself has a signature."""
+        return any(each.tag == "sig" for each in self.cosign)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """The records of a cell that evidence is made from; an audit only where there is one."""
+
+    job: Job
+    lock: Lock
+    plan: Plan
+    verdict: Verdict
+    audit: dict[str, Any] | None = None
+
+
+def evidence(image: Descriptor, made: Made, workspace: Workspace, signer: Signer | None) -> Evidence:
+    """Return what is known of an image, signed where there is a key.
+
+    The same records give the same bytes: what a registry has of it is not put again.
+
+    Raises:
+        UsageError, RegistryError: it cannot be signed.
+    """
+    job, lock = made.job, made.lock
+    checksum = lockfile.content(lock)
+    bill = sbom(lock, image.digest, checksum, workspace)
+    verdict = statements.verdict_predicate(made.verdict, lock.recipe, lock.cell, checksum)
+    provenance = statements.provenance_predicate(job, lock, made.plan, checksum)
+    said = [("verdict", statements.VERDICT, verdict), ("provenance", statements.PROVENANCE, provenance)]
+    # Tools look for the bare bill; the signed one is for those who trust nobody's registry.
+    said += [("signed-sbom", statements.SBOM, bill)] if signer else []
+    said += [("audit", statements.AUDIT, made.audit)] if made.audit is not None else []
+    repository = job.spec.publish.repository
+    parts = [
+        stated(image, each, statements.statement(image.digest, repository, kind, predicate), signer)
+        for each, kind, predicate in said
+    ]
+    return together(
+        Evidence(artifacts=(artifact(image, "sbom", MEDIA_TYPE, statements.as_bytes(bill), {}),)),
+        signature(image, repository, signer),
+        *parts,
+    )
+
+
+def of_cell(image: Image, job: Job, lock: Lock, plan: Plan, verdict: Verdict, session: Session) -> Evidence:
+    """Return what the records of a cell say of its image, signed with the configured key; its audit too if it has one.
+
+    Raises:
+        UsageError, RegistryError: it cannot be signed.
+    """
+    folder = session.workspace.cell(job.recipe.name, job.cell.id)
+    audit = records.read(folder.record("audit"), None, dict)
+    if audit:
+        # How long it took is not what it found: the same findings are the same statement.
+        audit = {name: value for name, value in audit.items() if name != _TIME}
+    made = Made(job=job, lock=lock, plan=plan, verdict=verdict, audit=audit)
+    return evidence(image.manifest, made, session.workspace, signer_of(session.config, session.workspace))
+
+
+def together(*parts: Evidence) -> Evidence:
+    """Return all parts as one, what is the same once."""
+    artifacts = {each.referrer.descriptor.digest: each for part in parts for each in part.artifacts}
+    layers = {(each.tag, str(each.layer)): each for part in parts for each in part.cosign}
+    return Evidence(artifacts=tuple(artifacts.values()), cosign=tuple(layers.values()))
+
+
+def stated(image: Descriptor, name: str, content: bytes, signer: Signer | None) -> Evidence:
+    """Return a statement as evidence: signed, in an envelope that cosign finds too, else bare."""
+    signature = signer.sign(statements.signed_bytes(content)) if signer else None
+    return kept(image, name, statements.envelope(content, signature) if signature else content)
+
+
+def kept(image: Descriptor, name: str, content: bytes) -> Evidence:
+    """Return a statement that is there already, bare or in an envelope, as evidence.
+
+    Raises:
+        IntegrityError: it is neither.
+    """
+    payload, signatures = statements.opened(content, name)
+    kind = statements.parse(payload, name).predicate_type
+    media_type = ENVELOPE if signatures else statements.PAYLOAD_TYPE
+    made = artifact(image, name, statements.PAYLOAD_TYPE, content, {PREDICATE_TYPE: kind}, media_type=media_type)
+    if not signatures:
+        return Evidence(artifacts=(made,))
+    layer = _layer(ENVELOPE, content, {_SIGNATURE: "", "predicateType": kind})
+    return Evidence(artifacts=(made,), cosign=(CosignLayer(tag="att", layer=layer, content=content),))
+
+
+def artifact(
+    image: Descriptor,
+    name: str,
+    artifact_type: str,
+    content: bytes,
+    annotations: dict[str, str],
+    *,
+    media_type: str | None = None,
+) -> Artifact:
+    """Return content as an artifact that refers to an image (OCI image specification 1.1, "Artifact Usage")."""
+    manifest = statements.as_bytes(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "artifactType": artifact_type,
+            "config": {"mediaType": _EMPTY_TYPE, "digest": EMPTY.digest, "size": EMPTY.size},
+            "layers": [_layer(media_type or artifact_type, content, {_TITLE: f"{name}.json"})],
+            "subject": {"mediaType": image.media_type, "digest": image.digest, "size": image.size},
+            "annotations": annotations,
+        }
+    )
+    itself = BytesBlob(manifest)
+    referrer = Referrer(
+        descriptor=Descriptor(media_type=OCI_MANIFEST, digest=itself.digest, size=itself.size),
+        artifact_type=artifact_type,
+        annotations=tuple(annotations.items()),
+    )
+    return Artifact(name=name, referrer=referrer, manifest=manifest, blobs=(EMPTY, BytesBlob(content)))
+
+
+def signed_payload(digest: str, name: str) -> bytes:
+    """Return what a signature of an image is made over (cosign, "simple signing")."""
+    identity = {"docker-reference": name}
+    critical = {
+        "identity": identity,
+        "image": {"docker-manifest-digest": digest},
+        "type": "cosign container image signature",
+    }
+    return statements.as_bytes({"critical": critical, "optional": None})
+
+
+def signature(image: Descriptor, name: str, signer: Signer | None) -> Evidence:
+    """Return the signature of an image as evidence, none without a signer; `name` is the same for all registries."""
+    if signer is None:
+        return Evidence()
+    payload = signed_payload(image.digest, name)
+    layer = _layer(_SIGNED_TYPE, payload, {_SIGNATURE: signer.sign(payload)})
+    return Evidence(cosign=(CosignLayer(tag="sig", layer=layer, content=payload),))
+
+
+def signature_of(layer: dict[str, Any]) -> str:
+    """Return the signature beside a layer of cosign's image, in base64; empty for an attestation."""
+    return str((layer.get("annotations") or {}).get(_SIGNATURE) or "")
+
+
+def _layer(media_type: str, content: bytes, annotations: dict[str, str]) -> dict[str, Any]:
+    blob = BytesBlob(content)
+    return {"mediaType": media_type, "digest": blob.digest, "size": blob.size, "annotations": annotations}

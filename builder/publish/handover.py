@@ -1,0 +1,47 @@
+"""The verdict of a cell's image as a file, to be handed over to whoever may put tags."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from builder import records
+from builder.errors import UsageError
+from builder.image.model import Image
+from builder.publish import statements
+from builder.publish.signing import signer
+from builder.smoke.model import Verdict
+from builder.workspace import write_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from builder.resolve.model import Job
+    from builder.session import Session
+
+
+def write_verdict(job: Job, session: Session, path: Path) -> Verdict:
+    """Write the verdict that a cell's image has here, signed if a key is configured; return it.
+
+    Raises:
+        UsageError: there is none, or it cannot be signed.
+        DiskError: the file cannot be written.
+    """
+    folder = session.workspace.cell(job.recipe.name, job.cell.id)
+    image = records.read(folder.record("image"), None, Image)
+    verdict = records.read(folder.record("smoke"), None, Verdict)
+    if image is None or verdict is None or not verdict.passed or verdict.digest != image.digest:
+        raise UsageError(
+            "the image that was built of this cell last has no verdict here",
+            where=job.name,
+            hint=f"run `jbuild smoke {job.recipe.name} --cell {job.cell.id}`",
+        )
+    checksum = dict(image.labels).get("io.jbuild.lock", "")
+    predicate = statements.verdict_predicate(verdict, job.recipe.name, job.cell.id, checksum)
+    content = statements.statement(image.digest, job.spec.publish.repository, statements.VERDICT, predicate)
+    sign = signer(session.config, session.workspace)
+    if sign:
+        content = statements.envelope(content, sign.sign(statements.signed_bytes(content)))
+    else:
+        session.console.warn("no `cosign-key` is configured, so the verdict is not signed")
+    write_bytes(path, content)
+    return verdict

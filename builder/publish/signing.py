@@ -1,0 +1,127 @@
+"""Signatures by cosign's key pairs. cosign only ever sees bytes and a key: it talks to no registry and to no log."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder.errors import ProgramFailedError, RegistryError, UsageError
+from builder.process import find_program, run
+from builder.records import fingerprint
+from builder.workspace import sha256_of, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from builder.config import Config
+    from builder.workspace import Workspace
+
+PASSWORD = "COSIGN_PASSWORD"  # noqa: S105  # the name of the variable
+_WITHIN_S = 60.0
+_INSTALL = "install cosign (Debian: `apt-get install cosign`), or take the key out of [publish] in jbuild.toml"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signer:
+    """Signs with a private key. Signatures are kept in `cache`: the next run puts the same bytes, not new ones."""
+
+    key: Path
+    cache: Path
+
+    def sign(self, content: bytes) -> str:
+        """Return the signature of bytes, in base64.
+
+        Raises:
+            UsageError: cosign or the key's password is missing.
+            RegistryError: cosign does not sign.
+        """
+        kept = self.cache / fingerprint(sha256_of(self.key), base64.b64encode(content).decode())
+        if kept.is_file():
+            return kept.read_text(encoding="utf-8").strip()
+        check(self.key)
+        with tempfile.TemporaryDirectory(prefix="jbuild-sign-") as folder:
+            path = Path(folder) / "content"
+            path.write_bytes(content)
+            signature = _cosign("sign-blob", f"--key={self.key}", "--tlog-upload=false", "--yes", str(path)).strip()
+        write_text(kept, signature)
+        return signature
+
+
+def signer(config: Config, workspace: Workspace) -> Signer | None:
+    """Return the signer of the configured key, or None."""
+    return Signer(key=config.cosign_key, cache=workspace.signatures) if config.cosign_key else None
+
+
+def check(key: Path) -> None:
+    """Make sure that a key can be signed with.
+
+    Raises:
+        UsageError: cosign or the key's password is missing.
+    """
+    _check_program()
+    if PASSWORD not in os.environ:
+        raise UsageError(
+            f"{PASSWORD} is not set, so images cannot be signed",
+            where=str(key),
+            hint=f"export {PASSWORD} with the key's password (empty for a key without one)",
+        )
+
+
+def _check_program() -> None:
+    if find_program("cosign") is None:
+        raise UsageError("cosign is not installed, so nothing can be signed or its signature checked", hint=_INSTALL)
+
+
+def public_keys(config: Config, given: Iterable[Path] = ()) -> tuple[Path, ...]:
+    """Return the public keys whose signatures are trusted: those given, else the configured ones.
+
+    Raises:
+        UsageError: a key that was given is no file.
+    """
+    keys = tuple(given)
+    for key in keys:
+        if not key.is_file():
+            raise UsageError("there is no such key", where=str(key), hint="name the public key's file (cosign.pub)")
+    return keys or config.trusted_keys
+
+
+def is_signed(content: bytes, signatures: Iterable[str], keys: Iterable[Path]) -> bool:
+    """Return whether one of the signatures of bytes is by one of the public keys.
+
+    Raises:
+        UsageError: cosign is missing.
+    """
+    return any(_verify(content, signature, key) for signature in signatures for key in keys)
+
+
+def _verify(content: bytes, signature: str, key: Path) -> bool:
+    try:
+        base64.b64decode(signature, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    _check_program()
+    with tempfile.TemporaryDirectory(prefix="jbuild-verify-") as folder:
+        signed, signing = Path(folder) / "content", Path(folder) / "signature"
+        signed.write_bytes(content)
+        signing.write_text(signature, encoding="ascii")
+        # Without a transparency log there is nothing to ask it; the key alone decides.
+        argv = ["cosign", "verify-blob", f"--key={key}", f"--signature={signing}", "--insecure-ignore-tlog=true"]
+        done = run([*argv, str(signed)], timeout_s=_WITHIN_S, check=False)
+    return done.code == 0
+
+
+def _cosign(*arguments: str) -> str:
+    try:
+        return run(["cosign", *arguments], timeout_s=_WITHIN_S).stdout
+    except ProgramFailedError as error:
+        raise RegistryError(
+            "cosign does not sign",
+            where=next((a.removeprefix("--key=") for a in arguments if a.startswith("--key=")), None),
+            hint=f"is {PASSWORD} the key's password?",
+            log=error.output,
+        ) from error

@@ -1,0 +1,160 @@
+"""What is said of an image, as in-toto statements, and the DSSE envelopes in which they are signed.
+
+Formats: in-toto Statement v1, its test-result predicate v0.1, SLSA provenance v1, DSSE v1.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from builder import __version__, records
+from builder.errors import IntegrityError
+from builder.http import scrub
+
+if TYPE_CHECKING:
+    from builder.image.model import Plan
+    from builder.resolve.model import Job, Lock
+    from builder.smoke.model import Verdict
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+VERDICT = "https://in-toto.io/attestation/test-result/v0.1"
+PROVENANCE = "https://slsa.dev/provenance/v1"
+SBOM = "https://cyclonedx.org/bom"
+AUDIT = "urn:jbuild:audit:v1"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+_BUILD_TYPE = "urn:jbuild:build:v1"
+_BUILDER = "urn:jbuild"
+# A verdict's log lies on the machine that made it, under a path that is nobody else's business.
+_PRIVATE = ("log",)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statement:
+    """A statement that has been read: the digests that it is about, what kind it is, and what it says."""
+
+    digests: tuple[str, ...]
+    predicate_type: str
+    predicate: dict[str, Any]
+
+    @property
+    def level(self) -> str | None:
+        """The level of a verdict that passed; None for any other statement."""
+        if self.predicate_type != VERDICT or self.predicate.get("result") != "PASSED":
+            return None
+        level = self.predicate.get("level")
+        return level if isinstance(level, str) else None
+
+    @property
+    def when(self) -> str | None:
+        """When a verdict was found: UTC, ISO 8601."""
+        when = self.predicate.get("when")
+        return when if isinstance(when, str) else None
+
+
+def as_bytes(document: Any) -> bytes:
+    """Write a JSON document so that the same one always gives the same bytes."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def statement(digest: str, name: str, predicate_type: str, predicate: dict[str, Any]) -> bytes:
+    """Return a statement about an image."""
+    algorithm, _, value = digest.partition(":")
+    subject = [{"name": name, "digest": {algorithm: value}}]
+    return as_bytes({"_type": STATEMENT, "subject": subject, "predicateType": predicate_type, "predicate": predicate})
+
+
+def verdict_predicate(verdict: Verdict, recipe: str, cell: str, lock: str) -> dict[str, Any]:
+    """Return a verdict as a test result; what the format has no word for stands beside it under its own name."""
+    plain = records.plain(verdict)
+    steps = [answer.question for answer in verdict.answers]
+    failed = [] if verdict.passed else [f"{verdict.step}: {verdict.failure}"]
+    return {
+        "result": "PASSED" if verdict.passed else "FAILED",
+        "configuration": [{"name": f"{recipe}/{cell}", "digest": {"sha256": lock}}],
+        "passedTests": steps,
+        "failedTests": failed,
+        **{name: value for name, value in plain.items() if name not in _PRIVATE and value is not None},
+    }
+
+
+def provenance_predicate(job: Job, lock: Lock, plan: Plan, checksum: str) -> dict[str, Any]:
+    """Return how an image was made, from its records; it holds no times, so that the same image has one provenance."""
+    base, _, value = lock.base.digest.partition(":")
+    dependencies = [{"name": lock.base.name, "uri": lock.base.used, "digest": {base: value}}]
+    for wheel in lock.wheels:
+        place = {"downloadLocation": scrub(wheel.url)} if "://" in wheel.url else {}
+        uri = f"pkg:pypi/{wheel.name}@{wheel.version}"
+        dependencies.append({"name": wheel.filename, "uri": uri, "digest": {"sha256": wheel.sha256}, **place})
+    for model in lock.models:
+        for file in model.files:
+            name = f"{model.name}/{file.path}"
+            dependencies.append({"name": name, "uri": model.source, "digest": {"sha256": file.sha256}})
+    return {
+        "buildDefinition": {
+            "buildType": _BUILD_TYPE,
+            "externalParameters": {"recipe": job.recipe.name, "cell": job.cell.id, "values": dict(job.cell.values)},
+            "internalParameters": {"lock": checksum, "plan": plan.content, "command": list(plan.command)},
+            "resolvedDependencies": dependencies,
+        },
+        "runDetails": {"builder": {"id": _BUILDER, "version": {"jbuild": __version__}}},
+    }
+
+
+def parse(content: bytes, where: str) -> Statement:
+    """Read a statement.
+
+    Raises:
+        IntegrityError: it is none.
+    """
+    try:
+        document = json.loads(content)
+        digests = tuple(
+            f"{algorithm}:{value}" for subject in document["subject"] for algorithm, value in subject["digest"].items()
+        )
+        kind, predicate = str(document["predicateType"]), document["predicate"]
+        _require(str(document["_type"]).startswith("https://in-toto.io/Statement/") and isinstance(predicate, dict))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError("this is no in-toto statement", where=where, hint="is it the right file?") from error
+    return Statement(digests=digests, predicate_type=kind, predicate=predicate)
+
+
+def signed_bytes(payload: bytes) -> bytes:
+    """Return what the signature of an envelope is made over (DSSE v1, "PAE")."""
+    kind = PAYLOAD_TYPE.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
+def envelope(payload: bytes, signature: str) -> bytes:
+    """Return the envelope of a signed statement; the signature in base64."""
+    signatures = [{"keyid": "", "sig": signature}]
+    encoded = base64.b64encode(payload).decode()
+    return as_bytes({"payloadType": PAYLOAD_TYPE, "payload": encoded, "signatures": signatures})
+
+
+def opened(content: bytes, where: str) -> tuple[bytes, tuple[str, ...]]:
+    """Return the payload of an envelope and its signatures in base64; a bare statement has none.
+
+    Raises:
+        IntegrityError: it is neither.
+    """
+    try:
+        document = json.loads(content)
+        if "payload" not in document:
+            return content, ()
+        _require(document["payloadType"] == PAYLOAD_TYPE)
+        payload = base64.b64decode(document["payload"], validate=True)
+        return payload, tuple(str(signature["sig"]) for signature in document["signatures"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            "this is neither an in-toto statement nor a signed envelope of one",
+            where=where,
+            hint="is it the right file?",
+        ) from error
+
+
+def _require(is_so: bool) -> None:
+    if not is_so:
+        raise ValueError("another type of document")

@@ -1,0 +1,111 @@
+"""Verdicts that were made elsewhere: which of them count for a digest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from builder.errors import IntegrityError, SmokeError, UsageError
+from builder.publish import statements
+from builder.publish.attach import contents
+from builder.publish.signing import is_signed
+from builder.recipe.levels import levels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from builder.publish.evidence import Artifact, Evidence
+    from builder.publish.statements import Statement
+    from builder.registry.client import RegistryClient
+
+_UNSIGNED = "sign it (`cosign-key` under [publish] where it is made), or take it as it is with --unsigned-verdict"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Said:
+    """A statement beside an image: who says it is known only if it is `signed` by a key that is trusted."""
+
+    artifact: Artifact
+    statement: Statement
+    signed: bool
+
+
+def handed_over(content: bytes, digest: str, where: str, keys: Iterable[Path], *, unsigned: bool) -> Statement:
+    """Return the verdict in a file, if it is about this digest, passed, and is signed by a trusted key.
+
+    `unsigned` takes it without a signature.
+
+    Raises:
+        IntegrityError: it is no verdict, about another image, or its signature is not by a trusted key.
+        SmokeError: it says that the image failed.
+        UsageError: it cannot be checked: it has no signature, or there is no key.
+    """
+    payload, signatures = statements.opened(content, where)
+    statement = statements.parse(payload, where)
+    if statement.predicate_type != statements.VERDICT:
+        raise IntegrityError(
+            f"this is a statement of another kind: {statement.predicate_type}",
+            where=where,
+            hint="`jbuild verdict RECIPE --output FILE` writes a verdict",
+        )
+    if digest not in statement.digests:
+        raise IntegrityError(
+            f"the verdict is about {', '.join(statement.digests)}, not about {digest}",
+            where=where,
+            hint="hand over the verdict of this very image",
+        )
+    if statement.level is None or statement.level not in levels():
+        result = statement.predicate.get("result")
+        raise SmokeError(
+            f"the verdict does not say that the image passed at a known level: {result}, {statement.level}", where=where
+        )
+    if not unsigned:
+        _check_signature(payload, signatures, tuple(keys), where)
+    return statement
+
+
+def _check_signature(payload: bytes, signatures: tuple[str, ...], keys: tuple[Path, ...], where: str) -> None:
+    if not signatures:
+        raise UsageError("the verdict is not signed, so anybody may have written it", where=where, hint=_UNSIGNED)
+    if not keys:
+        hint = "name the public key with --key FILE, or `trusted-keys` under [publish] in jbuild.toml"
+        raise UsageError("there is no key to check the verdict's signature with", where=where, hint=hint)
+    if not is_signed(statements.signed_bytes(payload), signatures, keys):
+        raise IntegrityError(
+            "the verdict's signature is by none of the trusted keys",
+            where=where,
+            hint=f"trusted: {', '.join(map(str, keys))}",
+        )
+
+
+def said_of(
+    client: RegistryClient, repository: str, digest: str, evidence: Evidence, keys: Iterable[Path]
+) -> tuple[Said, ...]:
+    """Return the statements beside an image that are about it; what cannot be read as one is passed over.
+
+    Raises:
+        RegistryError: the registry does not answer.
+        UsageError: cosign is missing, and there is a key to check with.
+    """
+    trusted, found = tuple(keys), []
+    for artifact in evidence.artifacts:
+        if artifact.referrer.artifact_type != statements.PAYLOAD_TYPE:
+            continue
+        try:
+            payload, signatures = statements.opened(contents(client, repository, artifact), artifact.name)
+            statement = statements.parse(payload, artifact.name)
+        except IntegrityError:
+            # Anybody may attach anything; what is no statement says nothing.
+            continue
+        if digest in statement.digests:
+            signed = is_signed(statements.signed_bytes(payload), signatures, trusted)
+            found.append(Said(artifact=artifact, statement=statement, signed=signed))
+    return tuple(found)
+
+
+def best(found: Iterable[str | None]) -> str | None:
+    """Return the highest of some levels; None if there is none."""
+    order = levels()
+    known = [level for level in found if level in order]
+    return max(known, key=order.index) if known else None

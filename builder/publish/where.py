@@ -1,0 +1,32 @@
+"""Where a recipe's images go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from builder.errors import UsageError
+
+if TYPE_CHECKING:
+    from builder.config import Config
+    from builder.recipe.model import PublishSpec
+
+
+def targets(spec: PublishSpec, given: tuple[str, ...], config: Config) -> tuple[str, ...]:
+    """Return the registries of the command line, else of the recipe, else of the configuration."""
+    return given or spec.registries or config.registries
+
+
+def required_targets(spec: PublishSpec, given: tuple[str, ...], config: Config, *, where: str) -> tuple[str, ...]:
+    """Return the registries; `where` is the recipe's file.
+
+    Raises:
+        UsageError: nobody names one.
+    """
+    found = targets(spec, given, config)
+    if not found:
+        raise UsageError(
+            "no registry to push to",
+            where=where,
+            hint="name one with --registry HOST/PREFIX, or `registries` under [publish] in the recipe or jbuild.toml",
+        )
+    return found

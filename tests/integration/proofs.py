@@ -1,0 +1,124 @@
+"""What tests of evidence share: records of a cell, key pairs, and the programs that others read evidence with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from factories import make_job, make_lock, make_locked_wheel
+
+from builder.image.model import Plan
+from builder.publish.evidence import Made, evidence
+from builder.publish.signing import Signer
+from builder.resolve import lockfile
+from builder.smoke.model import Answer, Verdict
+from builder.workspace import Workspace
+
+if TYPE_CHECKING:
+    from builder.image.model import Image
+    from builder.publish.evidence import Evidence
+    from builder.resolve.model import Lock
+    from builder.smoke.model import Level
+
+PASSWORD = "hush"
+PLAN = Plan(platform="linux/arm64", layers=("x",), content="c" * 64, command=("docker", "buildx", "build", "."))
+LOCK = make_lock(make_locked_wheel("vllm", "0.15.1"), make_locked_wheel("torch", "2.10.0+cpu"))
+
+
+def require(program: str) -> str:
+    """Return the path of a program, or skip the test where it is not installed."""
+    found = shutil.which(program)
+    if not found:
+        pytest.skip(f"{program} is not installed")
+    return found
+
+
+def call(*argv: str, folder: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run another program, with nobody's credentials and the test's password."""
+    require(argv[0])
+    environment = {**os.environ, "DOCKER_CONFIG": str(folder / "docker"), "COSIGN_PASSWORD": PASSWORD}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """A key pair of cosign's."""
+
+    private: Path
+    public: Path
+    folder: Path
+
+    @property
+    def signer(self) -> Signer:
+        """What signs with it."""
+        return Signer(key=self.private, cache=self.folder / "signatures")
+
+
+def make_keys(folder: Path, name: str = "own") -> Keys:
+    """Make a key pair."""
+    folder.mkdir(parents=True, exist_ok=True)
+    call("cosign", "generate-key-pair", f"--output-key-prefix={folder / name}", folder=folder)
+    return Keys(private=folder / f"{name}.key", public=folder / f"{name}.pub", folder=folder)
+
+
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keys:
+    """A key pair, its password in the environment."""
+    monkeypatch.setenv("COSIGN_PASSWORD", PASSWORD)
+    return make_keys(tmp_path / "keys")
+
+
+def make_verdict(image: Image, level: Level = "emulated", **changes: Any) -> Verdict:
+    """Return the verdict of an image that answered."""
+    facts: dict[str, Any] = {
+        "level": level,
+        "digest": image.digest,
+        "passed": True,
+        "when": "2026-01-02T03:04:05+00:00",
+        "log": Path("/home/somebody/smoke.log"),
+        "answers": (Answer(question="Capital of France?", text="Paris", seconds=1.0, tokens=3),),
+        "ready_s": 9.5,
+    }
+    return Verdict(**(facts | changes))
+
+
+def labels(of: Lock = LOCK, **more: str) -> tuple[tuple[str, str], ...]:
+    """Return the labels that an image of a lock has."""
+    facts = {
+        "recipe": of.recipe,
+        "cell": of.cell,
+        "lock": lockfile.content(of),
+        "vllm": of.version_of("vllm") or "",
+        "torch": of.version_of("torch") or "",
+        **more,
+    }
+    return tuple((f"io.jbuild.{name}", value) for name, value in facts.items())
+
+
+def make_evidence(
+    image: Image,
+    folder: Path,
+    signer: Signer | None = None,
+    *,
+    lock: Lock = LOCK,
+    level: Level = "emulated",
+    **made: Any,
+) -> Evidence:
+    """Return what goes along with an image."""
+    workspace = Workspace(project=folder, cache=folder / "cache")
+    records = Made(job=make_job(), lock=lock, plan=PLAN, verdict=make_verdict(image, level), **made)
+    return evidence(image.manifest, records, workspace, signer)
+
+
+def oras_discover(place: str, folder: Path) -> list[dict[str, Any]]:
+    """Return what oras finds beside an image."""
+    done = call("oras", "discover", "--plain-http", "--format=json", place, folder=folder)
+    return list(json.loads(done.stdout)["manifests"] or ())

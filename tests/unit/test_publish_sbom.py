@@ -1,0 +1,98 @@
+"""Bills of materials from locks: what they list, and how licences are named."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from factories import DIGEST, locked, make_lock, make_locked_wheel, make_model, make_wheel
+
+from builder.publish.sbom import LOCK_PROPERTY, licence, licences, sbom
+from builder.publish.statements import as_bytes
+from builder.workspace import write_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from builder.workspace import Workspace
+
+
+def metadata(*lines: str) -> bytes:
+    return "\n".join(["Metadata-Version: 2.4", "Name: demo", "Version: 1.0", *lines, "", "Text."]).encode()
+
+
+LICENCES = [
+    (("License-Expression: apache-2.0 AND MIT",), [{"expression": "Apache-2.0 AND MIT"}]),
+    (("License-Expression: Apache-2.0", "License: whatever"), [{"expression": "Apache-2.0"}]),
+    (("License: MIT",), [{"expression": "MIT"}]),
+    (("License: BSD",), [{"license": {"name": "BSD"}}]),
+    (("License: UNKNOWN",), []),
+    (
+        ("License: MIT License", "        ", *["        Permission is hereby granted"] * 9),
+        [{"license": {"name": "MIT License"}}],
+    ),
+    (("License: " + "All rights " * 30,), []),
+    (
+        ("Classifier: License :: OSI Approved :: Apache Software License", "Classifier: Topic :: Software"),
+        [{"license": {"name": "Apache Software License"}}],
+    ),
+    (
+        ("License: BSD-3", "Classifier: License :: OSI Approved :: BSD License", "Classifier: License :: Other"),
+        [{"license": {"name": "BSD License"}}, {"license": {"name": "Other"}}],
+    ),
+    (("License: MIT", "Classifier: License :: OSI Approved :: MIT License"), [{"expression": "MIT"}]),
+    ((), []),
+]
+
+
+@pytest.mark.parametrize(("lines", "expected"), LICENCES)
+def test_licences(lines: tuple[str, ...], expected: list[object]) -> None:
+    assert licences(metadata(*lines)) == expected
+
+
+def test_no_metadata_no_licence() -> None:
+    assert licences(None) == []
+
+
+def test_a_licence_that_is_no_expression() -> None:
+    assert licence("Llama 3.1 Community") == [{"license": {"name": "Llama 3.1 Community"}}]
+
+
+def test_everything_in_a_lock_is_listed_with_its_hash(workspace: Workspace) -> None:
+    lock = make_lock(make_locked_wheel("torch", "2.10.0+cpu", index="pytorch"), models=(make_model(stand_in="small"),))
+    bill = sbom(lock, DIGEST, "c" * 64, workspace)
+    assert bill["metadata"]["component"]["version"] == DIGEST
+    assert bill["metadata"]["properties"] == [{"name": LOCK_PROPERTY, "value": "c" * 64}]
+    base, torch, model = bill["components"]
+    assert (base["type"], base["version"]) == ("container", lock.base.digest)
+    assert torch["purl"] == "pkg:pypi/torch@2.10.0%2Bcpu"
+    assert torch["hashes"] == [{"alg": "SHA-256", "content": lock.wheels[0].sha256}]
+    assert {"name": "io.jbuild.index", "value": "pytorch"} in torch["properties"]
+    assert (model["type"], model["version"]) == ("machine-learning-model", "0" * 40)
+    assert model["licenses"] == [{"expression": "Apache-2.0"}]
+    assert [file["name"] for file in model["components"]] == ["config.json", "model.safetensors"]
+    assert {"name": "io.jbuild.stand-in", "value": "small"} in model["properties"]
+    references = [each["bom-ref"] for each in bill["components"]]
+    assert bill["dependencies"] == [{"ref": "image", "dependsOn": sorted(references)}]
+
+
+def test_the_same_image_has_the_same_bill(workspace: Workspace) -> None:
+    bills = {as_bytes(sbom(make_lock(), DIGEST, "c", workspace)) for _ in range(3)}
+    assert len(bills) == 1
+    other = sbom(make_lock(), DIGEST.replace("0", "1"), "c", workspace)
+    assert json.loads(bills.pop())["serialNumber"] != other["serialNumber"]
+
+
+def test_licences_come_from_the_wheel_or_from_what_was_kept_of_it(workspace: Workspace, tmp_path: Path) -> None:
+    wheel = locked(make_wheel(tmp_path / "made"))
+    assert "licenses" not in sbom(make_lock(wheel), DIGEST, "c", workspace)["components"][1]
+    place = workspace.wheel(wheel.sha256, wheel.filename)
+    place.parent.mkdir(parents=True)
+    place.write_bytes((tmp_path / "made" / wheel.filename).read_bytes())
+    assert "licenses" not in sbom(make_lock(wheel), DIGEST, "c", workspace)["components"][1]
+    write_bytes(workspace.metadata(wheel.sha256), metadata("License-Expression: MIT"))
+    assert sbom(make_lock(wheel), DIGEST, "c", workspace)["components"][1]["licenses"] == [{"expression": "MIT"}]
+    workspace.metadata(wheel.sha256).unlink()
+    place.write_bytes(b"damaged")
+    assert "licenses" not in sbom(make_lock(wheel), DIGEST, "c", workspace)["components"][1]
