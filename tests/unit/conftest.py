@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from builder import cli
+from builder import cli, process
 from builder.config import Config
 from builder.console import Console
+from builder.resolve import solve
 from builder.session import Session
-from builder.workspace import Workspace
+from builder.workspace import Workspace, cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,3 +73,19 @@ def command_line(
     before = signal.getsignal(signal.SIGTERM)
     yield call
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def _known_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What uv has found out about this Python, which takes it longer than the solving of a test."""
+    cache = tmp_path_factory.mktemp("uv")
+    argv = [solve.uv(), "pip", "compile", "-", "--quiet", "--python", sys.executable]
+    process.run(argv, stdin="", env={"UV_CACHE_DIR": str(cache)})
+    return cache
+
+
+@pytest.fixture
+def quick_uv(_known_interpreter: Path, workspace: Workspace) -> None:
+    """The real uv, with caches that know this Python already."""
+    for cache in (workspace.cache, cache_folder()):
+        shutil.copytree(_known_interpreter, cache / "uv", ignore=shutil.ignore_patterns(".lock"))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from factories import DIGEST, make_model, make_wheel
 from tiny_index import Answer, TinyIndex, tiny_index
 
-from builder import cli
 from builder.index.client import client_of
 from builder.registry.lookup import ResolvedBase
 from builder.resolve import making
@@ -20,6 +17,8 @@ from builder.workspace import cache_folder
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("quick_uv")
 
 RECIPE = """description = "A demonstration"
 [matrix]
@@ -68,22 +67,15 @@ def wanting(folder: Path, version: str = "") -> None:
 
 
 @pytest.fixture
-def jbuild(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
-    """Run the command as in a process of its own and return exit code, standard output and standard error."""
+def jbuild(project: Path, command_line: Any) -> Any:
+    """Run the command as in a process of its own: nothing is remembered of what indexes said."""
 
     def call(*arguments: str) -> tuple[int, str, str]:
         client_of.cache_clear()
-        monkeypatch.setattr(sys, "argv", ["jbuild", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
+        found: tuple[int, str, str] = command_line(*arguments)
+        return found
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    yield call
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return call
 
 
 def test_a_lock_and_its_check(jbuild: Any) -> None:

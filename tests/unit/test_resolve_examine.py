@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("quick_uv")
+
 # What uv 0.13 says, run against an index of these packages.
 RANGE = """error: No solution found when resolving dependencies
   cause: Because only the following versions of transformers[extra] are available:

@@ -11,6 +11,7 @@ from tiny_index import TinyIndex, tiny_index
 
 from builder.config import Config
 from builder.http import Retry
+from builder.index import archive
 from builder.index.client import IndexClient
 from builder.index.ties import Ties
 from builder.resolve import changes as module
@@ -230,7 +231,10 @@ def test_changes_without_a_reason_are_said_all_the_same() -> None:
     assert Change(name="a", before=None, after="2").words == "a 2 is new"
 
 
-def test_a_server_that_stays_silent_costs_the_reason_only(session: Session, workspace: Workspace) -> None:
+def test_a_server_that_stays_silent_costs_the_reason_only(
+    session: Session, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "Retry", lambda **_: Retry(tries=1))
     before = make_lock(make_locked_wheel("a", "1.0", url="http://127.0.0.1:9/a-1.0-py3-none-any.whl"))
     after = make_lock(make_locked_wheel("a", "2.0", url="http://127.0.0.1:9/a-2.0-py3-none-any.whl"))
     job = make_job(spec=make_spec(requires=("a",)), platform=make_platform())

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from builder.resolve.model import LockedWheel
 
+pytestmark = pytest.mark.usefixtures("quick_uv")
+
 
 @pytest.fixture
 def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyIndex]:
@@ -181,7 +183,7 @@ def test_the_date_of_a_recipe_is_the_beginning_of_that_day_everywhere(
         ("2026-11-02T00:00:00Z", "3.0"),
     ):
         public.add(make_wheel(tmp_path / "dated", "dated", version), **{"upload-time": day})
-    for zone in ("UTC", "America/New_York", "Asia/Tokyo"):
+    for zone in ("America/New_York", "Asia/Tokyo"):
         monkeypatch.setenv("TZ", zone)
         assert solved(session, jet, "dated", released_before="2026-11-01")["dated"].version == "1.0"
 

@@ -14,7 +14,7 @@ from builder.errors import NetworkError
 from builder.index.client import client_of
 from builder.jetson.indexes import IndexRow
 from builder.registry.lookup import ResolvedBase
-from builder.resolve import making
+from builder.resolve import making, neighbours
 from builder.resolve import why as module
 from builder.resolve.jobs import job_of
 from builder.resolve.locking import lock_cell
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from builder.resolve.model import Job
 
+pytestmark = pytest.mark.usefixtures("quick_uv")
+
 
 @pytest.fixture
 def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyIndex]:
@@ -34,6 +36,7 @@ def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyInde
     monkeypatch.setattr(making, "resolve_digest", lambda name, *_: ResolvedBase(asked=name, used=name, digest=DIGEST))
     monkeypatch.setattr(making, "compiler_of", lambda *_: "3.11.7")
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    monkeypatch.setattr(neighbours, "_CELLS", 1)
     (tmp_path / "uv.toml").write_text("")
     monkeypatch.setenv("UV_CONFIG_FILE", str(tmp_path / "uv.toml"))
     with tiny_index() as index:
