@@ -76,9 +76,10 @@ def run(
     try:
         if stdin is not None and child.stdin:
             _feed(child.stdin, stdin)
-        child.wait(timeout_s)
+        # The pipes first: their end is noticed at once, that of a process by looking every 50 ms.
         for reader in readers:
             _join(reader, ends_at)
+        child.wait(None if ends_at is None else max(0.0, ends_at - time.monotonic()))
     except (subprocess.TimeoutExpired, TimeoutError):
         _end(child)
         raise ProgramTimeoutError(tuple(argv), -1, "".join(err)) from None

@@ -116,8 +116,8 @@ def _kept_as_locked(before: Lock | None, upgrade: tuple[str, ...]) -> dict[str, 
     return {w.filename: (w.sha256, w.url) for w in before.wheels if w.index and w.name not in upgrade}
 
 
-def solve_only(job: Job, session: Session, client: IndexClient) -> tuple[LockedWheel, ...]:
-    """Return the wheels that a cell would be locked to; nothing is written.
+def solve_only(job: Job, session: Session, client: IndexClient) -> Solution:
+    """Return the wheels that a cell would be locked to, and the advisories that they keep; nothing is written.
 
     Raises:
         LockError, NetworkError, IntegrityError: there are none, or they cannot be had.
@@ -125,7 +125,7 @@ def solve_only(job: Job, session: Session, client: IndexClient) -> tuple[LockedW
     shelf = Shelf(ties=ties_of(job, session.config), client=client, workspace=session.workspace)
     solution = _solve(job, session, Question(spec=job.spec, platform=job.platform), shelf)
     check_torch(job, solution.wheels, shelf.ties, client, session)
-    return solution.wheels
+    return solution
 
 
 def lock_one(model: Model, job: Job, session: Session) -> LockedModel:

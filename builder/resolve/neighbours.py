@@ -63,7 +63,7 @@ def neighbours(job: Job, culprits: Sequence[Examined], client: IndexClient, sess
 
 def _try(differs: str, job: Job, client: IndexClient, session: Session) -> Neighbour:
     try:
-        wheels = solve_only(job, session, client)
+        wheels = solve_only(job, session, client).wheels
     except JbuildError as error:
         return Neighbour(differs=differs, resolves=False, failed=_cause(error))
     versions = {wheel.name: wheel.version for wheel in wheels}

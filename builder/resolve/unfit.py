@@ -35,6 +35,15 @@ class Judged:
     unfit: str | None
 
 
+class _Fits:
+    """What fits a cell: tags, and the Pythons and ABIs among them."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+        self.tags = frozenset(tags(platform))
+        self.pythons = frozenset((tag.interpreter, tag.abi) for tag in self.tags)
+
+
 def judge(
     files: Iterable[IndexFile],
     index: Index,
@@ -48,7 +57,7 @@ def judge(
     `before` is the cut-off date of the recipe. What was yanked may be taken where an exact version is asked for. Files
     that are no wheels are left out.
     """
-    fitting = frozenset(tags(platform))
+    fits = _Fits(platform)
     found = []
     for file in files:
         try:
@@ -57,7 +66,7 @@ def judge(
             continue
         yanked = None if yanked_too else _yanked(file)
         unfit = _index_says(file, index, platform) or yanked or _came(file, index, before)
-        found.append(Judged(file=file, version=version, unfit=unfit or _tags_say(own, fitting, platform)))
+        found.append(Judged(file=file, version=version, unfit=unfit or _tags_say(own, fits)))
     return found
 
 
@@ -93,21 +102,21 @@ def _allows(requires_python: str, python: str) -> bool:
     return specifier.contains(f"{python}.0")
 
 
-def _tags_say(own: frozenset[Tag], fitting: frozenset[Tag], platform: Platform) -> str | None:
-    if own & fitting:
+def _tags_say(own: frozenset[Tag], fits: _Fits) -> str | None:
+    if own & fits.tags:
         return None
-    here = [tag for tag in own if tag.platform == "any" or _machine_of(tag.platform) == machine(platform)]
+    wanted = machine(fits.platform)
+    here = [tag for tag in own if tag.platform == "any" or _machine_of(tag.platform) == wanted]
     if not here:
-        return f"it is for {_names(tag.platform for tag in own)}, the cell is {machine(platform)}"
-    said = "; ".join(filter(None, (_python_says(here, fitting, platform), _library_says(here, platform))))
+        return f"it is for {_names(tag.platform for tag in own)}, the cell is {wanted}"
+    said = "; ".join(filter(None, (_python_says(here, fits), _library_says(here, fits.platform))))
     return said or f"its tags do not go together: {_names(map(str, here))}"
 
 
-def _python_says(here: list[Tag], fitting: frozenset[Tag], platform: Platform) -> str | None:
-    pythons = {(tag.interpreter, tag.abi) for tag in fitting}
-    if any((tag.interpreter, tag.abi) in pythons for tag in here):
+def _python_says(here: list[Tag], fits: _Fits) -> str | None:
+    if any((tag.interpreter, tag.abi) in fits.pythons for tag in here):
         return None
-    cell = f"cp{platform.python.replace('.', '')}"
+    cell = f"cp{fits.platform.python.replace('.', '')}"
     return f"it is for {_names(f'{tag.interpreter}-{tag.abi}' for tag in here)}, the cell has {cell}"
 
 

@@ -17,14 +17,15 @@ from builder.resolve.examine import Examined, Examiner, written_in
 from builder.resolve.graph import asks_of, metadata_of
 from builder.resolve.locking import current_lock
 from builder.resolve.making import solve_only
-from builder.resolve.model import LEADING
+from builder.resolve.model import LEADING, Lock
 from builder.resolve.neighbours import Neighbour, neighbours
 from builder.resolve.sources import ties_of
 
 if TYPE_CHECKING:
     from builder.index.client import IndexClient
+    from builder.resolve.advised import Solution
     from builder.resolve.graph import Ask
-    from builder.resolve.model import Job, Lock, LockedWheel
+    from builder.resolve.model import Job, LockedWheel
     from builder.session import Session
 
 _BIG = 50 << 20
@@ -70,17 +71,16 @@ def why(job: Job, session: Session) -> Why:
     client = client_of(session.config, session.workspace.index_states)
     lock = current_lock(job, session)
     if lock:
-        return _resolved(job, lock.wheels, lock, client, session)
+        return _resolved(job, lock, client, session)
     try:
-        wheels = solve_only(job, session, client)
+        solution = solve_only(job, session, client)
     except NoWheelsError as error:
         return _unresolved(job, error, client, session)
-    return _resolved(job, wheels, None, client, session)
+    return _resolved(job, solution, client, session)
 
 
-def _resolved(
-    job: Job, wheels: tuple[LockedWheel, ...], lock: Lock | None, client: IndexClient, session: Session
-) -> Why:
+def _resolved(job: Job, made: Lock | Solution, client: IndexClient, session: Session) -> Why:
+    wheels = made.wheels
     ties = ties_of(job, session.config)
     with session.console.task(f"{job.cell.id}: reading what {len(wheels)} wheels ask for"):
         metadata, silent = metadata_of(wheels, ties, client, session.workspace)
@@ -88,16 +88,16 @@ def _resolved(
     examiner = Examiner(job=job, session=session, client=client, ties=ties)
     big = sorted((w for w in wheels if (w.size or 0) >= _BIG and w.name not in LEADING), key=lambda w: -(w.size or 0))
     told = [wheel for name in LEADING for wheel in wheels if wheel.name == name] + big[:_MOST_BIG]
-    rules = _constraints(job, lock)
+    rules = _constraints(job, made)
     reasons = tuple(_reason(wheel, asks.get(wheel.name, ()), rules, examiner) for wheel in told)
-    said = tuple(f"{rule.rule} ({rule.why})" for rule in lock.rules) if lock else ()
+    said = tuple(f"{rule.rule} ({rule.why})" for rule in made.rules) if isinstance(made, Lock) else ()
     unread = (f"the metadata of {', '.join(silent)} could not be read",) if silent else ()
     return Why(resolves=True, reasons=reasons, rules=(*said, *unread))
 
 
-def _constraints(job: Job, lock: Lock | None) -> list[tuple[Requirement, str]]:
+def _constraints(job: Job, made: Lock | Solution) -> list[tuple[Requirement, str]]:
     rules = [(text, "the recipe's constraints") for text in job.spec.constraints]
-    rules += [(text, f"advisory {each.id}") for each in (lock.advisories if lock else ()) for text in each.constrain]
+    rules += [(text, f"advisory {each.id}") for each in made.advisories for text in each.constrain]
     return [(Requirement(text), source) for text, source in rules]
 
 

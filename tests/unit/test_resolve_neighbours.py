@@ -21,6 +21,7 @@ from builder.index.client import IndexClient
 from builder.recipe.matrix import expand
 from builder.recipe.model import Axis, Exclusion, Matrix, Recipe
 from builder.resolve import neighbours as module
+from builder.resolve.advised import Solution
 from builder.resolve.examine import Examined
 from builder.resolve.jobs import job_of
 from builder.resolve.neighbours import Neighbour, nearest_versions, neighbours
@@ -61,7 +62,8 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         state["asked"].append(job)
         if not state["fits"](job):
             raise NoWheelsError("no wheels work together", log=EXPLAINED)
-        return (make_locked_wheel("vllm", "0.10.2"), make_locked_wheel("torch", "2.8.0"), make_locked_wheel("x"))
+        wheels = (make_locked_wheel("vllm", "0.10.2"), make_locked_wheel("torch", "2.8.0"), make_locked_wheel("x"))
+        return Solution(wheels=wheels, advisories=(), warnings=())
 
     monkeypatch.setattr(module, "solve_only", solve_only)
     return state
@@ -163,7 +165,7 @@ def test_an_interrupt_ends_what_runs_and_begins_nothing_more(session: Session, m
         if len(begun) == 1:
             raise KeyboardInterrupt
         gate.wait(5)
-        return ()
+        return Solution(wheels=(), advisories=(), warnings=())
 
     def end_all() -> None:
         ended.append(True)

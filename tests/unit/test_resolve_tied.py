@@ -65,7 +65,7 @@ def solved(session: Session, jet: TinyIndex, *requires: str, **more: Any) -> dic
     session = Session(workspace=session.workspace, config=Config(**settings), console=session.console)
     client = IndexClient(config=session.config, states=session.workspace.index_states, retry=Retry(tries=1))
     job = make_job(spec=make_spec(requires=requires, **more))
-    return {wheel.name: wheel for wheel in solve_only(job, session, client)}
+    return {wheel.name: wheel for wheel in solve_only(job, session, client).wheels}
 
 
 def test_a_tied_package_comes_from_its_index_and_all_others_do_not(

@@ -131,6 +131,18 @@ def test_a_cell_that_resolves_says_who_wants_what(tied: Session) -> None:
     assert lines[at + 1] == "    vllm 0.10.2 asks for numpy<2  <- this keeps it from the newest"
 
 
+def test_an_advisory_that_keeps_a_package_is_named_with_and_without_a_lock(
+    tied: Session, public: TinyIndex, tmp_path: Path
+) -> None:
+    for name, versions in {"torch": ("2.10.0",), "torchvision": ("0.25.0", "0.26.0")}.items():
+        for version in versions:
+            public.add(make_wheel(tmp_path / "more", name, version))
+    wanted = "advisory torch-2.10-companions: torchvision==0.25.*  <- this keeps it from the newest"
+    assert wanted in explain(cell("torch", "torchvision"), tied)[1]
+    lock_cell(cell("torch", "torchvision"), tied)
+    assert wanted in explain(cell("torch", "torchvision"), tied)[1]
+
+
 def test_a_locked_cell_is_explained_from_its_lock(tied: Session, jet: TinyIndex, tmp_path: Path) -> None:
     lock_cell(cell("vllm"), tied)
     jet.add(make_wheel(tmp_path / "more", "vllm", "0.11.0"))
