@@ -34,6 +34,7 @@ from builder.publish.failure import PublicationError
 from builder.publish.model import Publication, TagPut
 from builder.publish.push import Wish, publish
 from builder.publish.source import from_layout
+from builder.recipe import placeholders
 from builder.recipe.model import TagRule
 
 if TYPE_CHECKING:
@@ -442,3 +443,9 @@ def test_a_registry_whose_disk_is_really_full(small_disk: Path, image: Image, la
             push(image, layout, full.host, second.host)
         assert full.tags("vllm") == second.tags("vllm") == {}
     assert "is its disk full?" in (caught.value.hint or "")
+
+
+def test_a_tag_that_the_image_names(registry: Registry, layout: Path) -> None:
+    image = versioned(layout, "0.15.1", torch="2.8.0+cu126")
+    push(image, layout, registry.host, rules=(TagRule(name=f"torch{placeholders.marks()['image-torch']}"),))
+    assert registry.tags("vllm") == {"torch2.8.0-cu126": image.digest}
