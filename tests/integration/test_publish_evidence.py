@@ -211,6 +211,20 @@ def test_everything_is_found_again(registry: Registry, image: Image, layout: Pat
     assert sorted(each.content for each in there.cosign) == sorted(each.content for each in proof.cosign)
 
 
+def test_what_is_listed_but_gone_is_passed_over(registry: Registry, image: Image, layout: Path, tmp_path: Path) -> None:
+    proof = make_evidence(image, tmp_path)
+    push(image, layout, registry.host, evidence=proof)
+    client = connect(registry.host, Config())
+    content, _ = client.get_manifest("vllm", tag_of(image.digest))
+    index = json.loads(content)
+    index["manifests"].append({**index["manifests"][0], "digest": "sha256:" + "0" * 64})
+    # A registry takes no list of what it does not hold, but may lose it later: the front tells of such a list.
+    listed = Fault(match="GET .*referrers", kind="answer", status=200, body=json.dumps(index).encode(), times=None)
+    with running_front(registry, listed) as front:
+        there = found(connect(front.host, Config()), "vllm", image.digest)
+    assert len(there.artifacts) == len(proof.artifacts)
+
+
 def test_a_list_that_cannot_be_understood(registry: Registry, image: Image, layout: Path) -> None:
     push(image, layout, registry.host)
     client = connect(registry.host, Config())
