@@ -14,6 +14,7 @@ from test_publish_registries import all_on, push
 
 from builder.config import Config
 from builder.errors import RegistryError, UsageError
+from builder.http import Retry
 from builder.publish import statements
 from builder.publish.attach import found
 from builder.publish.current import still_published
@@ -160,7 +161,8 @@ def test_without_its_evidence_an_image_gets_no_tag(
     assert failure.stage == "attachments"
     assert "attach = false" in (failure.hint or "")
     assert registry.tags("vllm") == {}
-    push(image, layout, registry.host, evidence=proof)
+    # The registry may still be writing what was cut off from it.
+    push(image, layout, registry.host, evidence=proof, retry=Retry(first_wait_s=0.3))
     assert registry.tags("vllm") == all_on(image)
     assert len(oras_discover(place(registry, image), tmp_path)) == len(KINDS)
 
