@@ -374,6 +374,11 @@ def test_nothing_is_tagged_without_a_verdict(registry: Registry, image: Image, l
     assert done.registries[0].tags == ()
 
 
+def test_a_building_block_needs_no_verdict(registry: Registry, image: Image, layout: Path) -> None:
+    push(image, layout, registry.host, rules=(RC,), level=None, building_block=True)
+    assert registry.tags("vllm") == {"1-rc": image.digest}
+
+
 def test_a_moving_tag_stays_on_what_is_newer(registry: Registry, second: Registry, layout: Path) -> None:
     old, new = versioned(layout, "0.9.2"), versioned(layout, "0.15.1")
     push(new, layout, registry.host, rules=(LATEST,))
