@@ -112,7 +112,17 @@ def _bare_command(project: Path) -> tuple[list[str], Path, dict[str, str]]:
     rules = [rule for advisory in (lock.advisories if lock else ()) for rule in advisory.constrain]
     (project / "requires.in").write_text("\n".join(job.spec.requires), encoding="utf-8")
     (project / "constraints.txt").write_text("\n".join(rules), encoding="utf-8")
-    argv = [uv(), "pip", "compile", "requires.in", "--constraints", "constraints.txt", *uv_flags(job.platform)]
+    argv = [
+        uv(),
+        "pip",
+        "compile",
+        "--python",
+        sys.executable,
+        "requires.in",
+        "--constraints",
+        "constraints.txt",
+        *uv_flags(job.platform),
+    ]
     argv += ["--generate-hashes", "--format", "pylock.toml", "--no-header", "--quiet"]
     return argv, project, uv_environment(Config(), workspace.cache)
 

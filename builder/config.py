@@ -12,7 +12,7 @@ from builder import tomldoc
 from builder.caches import Cache, read_caches
 from builder.errors import DocumentError, Problem, RecipeError
 from builder.index.model import DEFAULT
-from builder.jetson.indexes import ADDRESS, read_rows
+from builder.jetson.indexes import ADDRESS, own_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -156,7 +156,7 @@ def _parser(config: Config, folder: Path):  # type: ignore[no-untyped-def]  # no
             trusted_keys=_files(publish, "trusted-keys", folder) or config.trusted_keys,
             registry_mirrors=(*_registry_mirrors(root), *config.registry_mirrors),
             model_mirrors=(*_model_mirrors(root, folder), *config.model_mirrors),
-            indexes=(*read_rows(root, known=False), *config.indexes),
+            indexes=(*own_rows(root), *config.indexes),
             index_mirrors=(*_index_mirrors(root), *config.index_mirrors),
             hub_endpoint=hub.optional_string("endpoint", pattern=_ADDRESS, noun="an http(s) address")
             or config.hub_endpoint,

@@ -98,6 +98,10 @@ class LockError(JbuildError):
     exit_code = 4
 
 
+class NoWheelsError(LockError):
+    """No wheels fit a cell and each other; asking again the same day will not help."""
+
+
 class OldLockError(LockError):
     """The lock was written by an older jbuild; locking anew keeps its versions."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import lzma
 import re
@@ -165,5 +166,11 @@ def with_archive(file: io.IOBase, read: Callable[[zipfile.ZipFile], bytes]) -> b
     Raises:
         One of `FLAWS`: the archive is broken.
     """
-    with zipfile.ZipFile(io.BufferedReader(file) if isinstance(file, io.RawIOBase) else file) as archive:
-        return read(archive)
+    try:
+        with zipfile.ZipFile(io.BufferedReader(file) if isinstance(file, io.RawIOBase) else file) as archive:
+            return read(archive)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            # A broken directory has sent the reader to a place before the file.
+            raise zipfile.BadZipFile("its directory names places that it does not have") from error
+        raise

@@ -38,7 +38,9 @@ _DOWN_S = 60.0
 
 
 class IndexUnreachableError(NetworkError):
-    """Neither an index nor any of its mirrors gave a usable answer."""
+    """Neither an index nor any of its mirrors gave a usable answer; `refused` tells whether one wants a log-in."""
+
+    refused = False
 
 
 class _UnusableError(requests.ConnectionError):
@@ -175,18 +177,21 @@ def _unreachable(
     also = f", nor {'its mirror' if mirrors == 1 else f'any of its {mirrors} mirrors'}" if mirrors > 0 else ""
     failing = f"; it has been failing since {since}" if since else ""
     errors = [error for _, error in failures]
+    refused = any(error.response is not None and error.response.status_code in REFUSED for error in errors)
     hint = "run it again later, or name a mirror in [[index-mirrors]] of jbuild.toml"
     if any(map(http.is_untrusted, errors)):
         hint = http.CA_HINT
-    elif any(error.response is not None and error.response.status_code in REFUSED for error in errors):
+    elif refused:
         name = variable(index.name)
         hint = f"give it a log-in: netrc, keyring, or {name}_USERNAME and {name}_PASSWORD"
-    return IndexUnreachableError(
+    unreachable = IndexUnreachableError(
         f"the index {index.name} does not answer for {project}{also}{failing}",
         where=http.scrub(failures[0][0]) if failures else None,
         hint=f"{hint}; cells that are locked already still build from the wheelhouse",
         log="\n".join(f"{http.scrub(url)}: {_reason(error)}" for url, error in failures) or None,
     )
+    unreachable.refused = refused
+    return unreachable
 
 
 def _reason(error: requests.RequestException) -> str:

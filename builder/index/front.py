@@ -10,14 +10,17 @@ import json
 import re
 import secrets
 import threading
+from concurrent.futures import wait
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any
 
-from builder.errors import JbuildError
+from builder.index.logins import without_login
+from builder.parallel import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from builder.index.model import IndexFile
     from builder.index.shelf import Shelf
@@ -26,15 +29,22 @@ _JSON = "application/vnd.pypi.simple.v1+json"
 # Where an index has no upload times, none of its files is newer than any date: a cut-off cannot judge them.
 _LONG_AGO = "1980-01-01T00:00:00Z"
 _PATH = re.compile(r"/(?P<key>[0-9a-f]+)/(?:simple/(?P<project>[^/]+)/|files/(?P<sha256>[0-9a-f]{64})/[^/]+\.metadata)")
+_PLAIN = "text/plain"
 # uv takes such an answer for final; what was wrong is told by the shelf.
 _FAILED = 400
 _OK, _NOT_FOUND = 200, 404
+# An index that retries, or sends whole wheels only, takes longer than uv waits for a byte (30 s): it gets some that
+# mean nothing, blanks before JSON and a header before METADATA.
+_QUIET_S = 3.0
+_FILLING = {_JSON: b" ", _PLAIN: b"X-Patience: please\n"}
 
 
 class Front(ThreadingHTTPServer):
     """Serves a shelf. Only who knows the address can ask: its path holds a random key."""
 
     daemon_threads = True
+    # uv asks for dozens of packages at once; who finds the queue full is heard a second later.
+    request_queue_size = 128
 
     def __init__(self, shelf: Shelf) -> None:
         """Listen on a free port of loopback."""
@@ -56,6 +66,25 @@ class Front(ThreadingHTTPServer):
         """Return the address under which uv sees a file; it asks it for metadata only."""
         return f"{self.root}/files/{file.sha256}/{file.filename}"
 
+    def told(self, text: str) -> str:
+        """Return what uv says of this index in terms of those that stand behind it."""
+        text = re.sub(rf"{re.escape(self.root)}/files/([0-9a-f]+)/[^\s`)]+", self._file_behind, text)
+        return re.sub(rf"{re.escape(self.root)}/simple/?([^/\s`),]*)/?", self._index_behind, text)
+
+    def _file_behind(self, found: re.Match[str]) -> str:
+        offer = self.shelf.offers.get(found[1])
+        return offer.file.url if offer else found[0]
+
+    def _index_behind(self, found: re.Match[str]) -> str:
+        index = self.shelf.ties.index(found[1]) if found[1] else None
+        if index is None:
+            return "the index that it is tied to"
+        return f"{without_login(index.addresses[0].url).rstrip('/')}/{found[1]}/"
+
+    def server_bind(self) -> None:
+        """Bind without looking up this machine's name, which nobody needs and some networks answer slowly."""
+        TCPServer.server_bind(self)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing when uv goes away in the middle of an answer."""
 
@@ -75,6 +104,8 @@ def running_front(shelf: Shelf) -> Iterator[Front]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Else the body waits until uv has acknowledged the head: forty milliseconds an answer.
+    disable_nagle_algorithm = True
     server: Front
 
     def log_message(self, *args: object) -> None:
@@ -82,27 +113,39 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:  # http.server's name
         """Answer for a project, or for the metadata of one of its files."""
-        asked = _PATH.fullmatch(self.path)
-        if not asked or asked["key"] != self.server.key:
-            self._reply(_NOT_FOUND, b"", "text/plain")
-            return
-        try:
-            status, content, kind = self._project(asked["project"]) if asked["project"] else self._file(asked["sha256"])
-        except JbuildError as error:
-            self.server.shelf.fail(error)
-            status, content, kind = _FAILED, error.message.encode(), "text/plain"
-        self._reply(status, content, kind)
+        asked, shelf = _PATH.fullmatch(self.path), self.server.shelf
+        if asked and asked["key"] == self.server.key:
+            project, sha256 = asked["project"], asked["sha256"]
+            if project and shelf.ties.index(project):
+                return self._answer(lambda: self._page(project), _JSON)
+            if sha256 in shelf.offers:
+                return self._answer(lambda: shelf.metadata(sha256), _PLAIN)
+        return self._reply(_NOT_FOUND, b"", _PLAIN)
 
-    def _project(self, project: str) -> tuple[int, bytes, str]:
-        files = self.server.shelf.files(project)
-        if files is None:
-            return _NOT_FOUND, b"", "text/plain"
-        page = {
-            "meta": {"api-version": "1.1"},
-            "name": project,
-            "files": [self._entry(file) for file in files],
-        }
-        return _OK, json.dumps(page).encode(), _JSON
+    def _answer(self, make: Callable[[], bytes], kind: str) -> None:
+        """Reply with what is made, and keep uv waiting while it is."""
+        begun = False
+        with Threads(1) as worker:
+            made = worker.submit(make)
+            while not wait([made], _QUIET_S).done:
+                if not begun:
+                    self._head(_OK, kind, ("Transfer-Encoding", "chunked"))
+                    begun = True
+                self._chunk(_FILLING[kind])
+        error = made.exception()
+        if isinstance(error, Exception):
+            # Half an answer is no answer: uv asks again, and gets the failure.
+            self.server.shelf.fail(error)
+            self.close_connection = begun
+            return None if begun else self._reply(_FAILED, str(error).encode(), _PLAIN)
+        if not begun:
+            return self._reply(_OK, made.result(), kind)
+        self._chunk(made.result())
+        return self._chunk(b"")
+
+    def _page(self, project: str) -> bytes:
+        entries = [self._entry(file) for file in self.server.shelf.files(project) or ()]
+        return json.dumps({"meta": {"api-version": "1.1"}, "name": project, "files": entries}).encode()
 
     def _entry(self, file: IndexFile) -> dict[str, Any]:
         entry = {
@@ -117,16 +160,17 @@ class _Handler(BaseHTTPRequestHandler):
         }
         return {name: value for name, value in entry.items() if value is not None}
 
-    def _file(self, sha256: str) -> tuple[int, bytes, str]:
-        if sha256 not in self.server.shelf.offers:
-            return _NOT_FOUND, b"", "text/plain"
-        return _OK, self.server.shelf.metadata(sha256), "text/plain"
-
     def _reply(self, status: int, content: bytes, kind: str) -> None:
+        self._head(status, kind, ("Content-Length", str(len(content))))
+        self.wfile.write(content)
+
+    def _chunk(self, content: bytes) -> None:
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(content), content))
+
+    def _head(self, status: int, kind: str, length: tuple[str, str]) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header(*length)
         # The address changes from run to run: what uv kept of it would never be found again.
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
-        self.wfile.write(content)

@@ -6,8 +6,9 @@ import hashlib
 import re
 import threading
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import requests
 from filelock import FileLock
@@ -72,7 +73,7 @@ class Shelf:
     offers: dict[str, Offer] = field(default_factory=dict)
     changed: dict[str, ChangedFile] = field(default_factory=dict)
     pages: dict[str, Page] = field(default_factory=dict)
-    errors: list[JbuildError] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
     _unreadable: dict[str, JbuildError] = field(default_factory=dict)
     _mutex: threading.Lock = field(default_factory=threading.Lock)
 
@@ -117,7 +118,7 @@ class Shelf:
             self._unreadable[sha256] = error
             raise
 
-    def fail(self, error: JbuildError) -> None:
+    def fail(self, error: Exception) -> None:
         """Remember an error that uv will only see as a failed request."""
         with self._mutex:
             self.errors.append(error)
@@ -177,6 +178,8 @@ def read_wheel(
         NetworkError: it cannot be read.
     """
     local = workspace.wheel(file.sha256 or "", file.filename)
+    if (given := _on_disk(file.url)) and not local.is_file():
+        local = given
     try:
         if not local.is_file():
             try:
@@ -185,12 +188,19 @@ def read_wheel(
                 _bring(index, file, client, workspace)
         with local.open("rb") as whole:
             return with_archive(whole, read)
-    except FLAWS as error:
-        raise _unfit(index, file, f"it is no sound wheel: {error}") from error
     except requests.RequestException as error:
         failure = http.network_error(error, file.url)
         message = f"{file.filename} cannot be read: {failure.message}"
         raise NetworkError(message, where=failure.where, hint=failure.hint) from error
+    except FLAWS as error:
+        raise _unfit(index, file, f"it is no sound wheel: {error}") from error
+
+
+def _on_disk(url: str) -> Path | None:
+    """Return where a wheel of one of uv's own folders lies."""
+    if "://" not in url:
+        return Path(url)
+    return Path(unquote(urlsplit(url).path)) if url.startswith("file://") else None
 
 
 def _beside(file: IndexFile, client: IndexClient) -> bytes | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder import tomldoc
+from builder.tomldoc import suggest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,16 +62,21 @@ def indexes() -> tuple[IndexRow, ...]:
     Raises:
         DocumentError: the file has mistakes.
     """
-    return tomldoc.load(_DATA, "the indexes have mistakes", lambda root: read_rows(root, known=True))
+    return tomldoc.load(_DATA, "the indexes have mistakes", lambda root: _read(root, {}, known=True))
 
 
-def read_rows(root: Table, *, known: bool) -> tuple[IndexRow, ...]:
-    """Read a document's `[[indexes]]`; mistakes are noted in it. Rows that we know must have a source."""
-    families = root.table("families")
-    shared = {name: _family(families.table(name)) for name in families}
+def own_rows(root: Table) -> tuple[IndexRow, ...]:
+    """Read the `[[indexes]]` of a user's document, which may be of our families; mistakes are noted in it."""
+    return _read(root, {row.family: row.packages for row in indexes() if row.family}, known=False)
+
+
+def _read(root: Table, families: dict[str, tuple[str, ...]], *, known: bool) -> tuple[IndexRow, ...]:
+    """Read a document's rows; those that we know must have a source."""
+    own = root.table("families")
+    families = families | {name: _family(own.table(name)) for name in own}
     rows: list[IndexRow] = []
     for table in root.tables("indexes"):
-        rows.append(_row(table, shared, known=known))
+        rows.append(_row(table, families, known=known))
         if [row.name for row in rows].count(rows[-1].name) > 1:
             table.problem("name", f"`{rows[-1].name}` is there twice")
         table.done()
@@ -90,8 +96,11 @@ def _packages(table: Table) -> tuple[str, ...]:
 def _row(table: Table, families: dict[str, tuple[str, ...]], *, known: bool) -> IndexRow:
     family = table.optional_string("family", pattern=NAME, noun="a family's name") or ""
     packages = _packages(table) or families.get(family, ())
-    if not packages:
-        table.problem("packages", "an index is named for some packages", 'such as `packages = ["torch", "vllm"]`')
+    if not table.raw("packages") and not packages:
+        if family:
+            table.problem("family", f"there is no family `{family}` to have packages from", suggest(family, families))
+        else:
+            table.problem("packages", "an index is named for some packages", 'such as `packages = ["torch", "vllm"]`')
     row = IndexRow(
         name=table.string("name", pattern=NAME, noun="an index's name: lower-case letters, digits and `-`"),
         family=family,
@@ -111,7 +120,8 @@ def _row(table: Table, families: dict[str, tuple[str, ...]], *, known: bool) -> 
 
 
 def with_own(own: Iterable[IndexRow]) -> tuple[IndexRow, ...]:
-    """Return all rows, the user's first; one of theirs replaces ours of the same name."""
-    mine = tuple(own)
-    names = {row.name for row in mine}
-    return (*mine, *(row for row in indexes() if row.name not in names))
+    """Return all rows, the user's first; of those with one name the first counts."""
+    rows: dict[str, IndexRow] = {}
+    for row in (*own, *indexes()):
+        rows.setdefault(row.name, row)
+    return tuple(rows.values())

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from builder import records
-from builder.errors import LockError, RecipeError
+from builder.errors import NoWheelsError, RecipeError
 from builder.jetson import advisories
 from builder.jetson.advisories import Situation
 from builder.resolve import lockfile
@@ -48,7 +48,8 @@ def solve_with_advisories(job: Job, session: Session, question: Question, ties: 
     to before; the others become so when an answer breaks them, and uv is asked again.
 
     Raises:
-        LockError: no set of wheels satisfies the requirements and the advisories.
+        NoWheelsError: no set of wheels satisfies the requirements and the advisories.
+        LockError: uv cannot work.
         NetworkError: an index did not answer.
         RecipeError: the recipe ignores an advisory that does not exist.
     """
@@ -64,7 +65,7 @@ def solve_with_advisories(job: Job, session: Session, question: Question, ties: 
             return solution
     solution = _rounds(job, session, question, ties, active)
     if solution is None:
-        raise LockError("advisories contradict each other", where=job.name, hint=_hint(active))
+        raise NoWheelsError("advisories contradict each other", where=job.name, hint=_hint(active))
     records.write(memory, "", {each.id: rules for each, rules in active.items() if each not in given})
     return solution
 
@@ -132,10 +133,10 @@ def _solve(
     spec = replace(question.spec, constraints=(*question.spec.constraints, *rules))
     try:
         text = solve(replace(question, spec=spec), session.config, session.workspace)
-    except LockError as error:
+    except NoWheelsError as error:
         # A constraint of ours may be what makes it impossible: say so where the explanation speaks of its package.
         concerned = {each: kept for each, kept in active.items() if _speaks_of(error.log or "", kept)}
-        error.hint = f"{error.hint}; {_hint(concerned)}" if concerned else error.hint
+        error.hint = "; ".join(filter(None, (error.hint, _hint(concerned) if concerned else None))) or None
         raise
     return lockfile.wheels_of(text, job.platform, job.name)
 

@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from builder.errors import LockError
+from builder.errors import NoWheelsError
 from builder.index.model import DEFAULT, Index, IndexFile
 from builder.index.shelf import read_wheel
 from builder.workspace import write_bytes
@@ -38,7 +38,7 @@ def check_torch(
     """Return the CUDA version of a GPU cell's torch, None for cells without a GPU or torch.
 
     Raises:
-        LockError: it is a CPU build, or one for another CUDA than the cell's, and the recipe does not ignore that.
+        NoWheelsError: it is a CPU build, or one for another CUDA than the cell's, and the recipe does not ignore that.
         NetworkError, IntegrityError: the wheel cannot be read.
     """
     torch = next((wheel for wheel in wheels if wheel.name == _TORCH), None)
@@ -48,7 +48,7 @@ def check_torch(
     if problem := _problem(torch, cuda, job):
         check, message, hint = problem
         if check not in job.spec.ignored_advisories:
-            raise LockError(
+            raise NoWheelsError(
                 message, where=job.name, hint=f'{hint}, or `ignore-advisories = ["{check}"]` if it is meant'
             )
         session.console.warn(f"{job.cell.id}: {message}")

@@ -54,7 +54,7 @@ def changes_of(
     with session.console.task(f"{job.cell.id}: finding out why {len(changed)} packages changed"):
         # A server that does not answer costs the reason, not the lock.
         metadata, _ = metadata_of(after.wheels, ties_of(job, session.config), client, session.workspace)
-    asks = asks_of((*job.spec.requires, *job.spec.replace), metadata, job.platform)
+    asks = asks_of(job.spec, metadata, job.platform)
     return tuple(_explained(change, asks, before, after, job, upgrade) for change in changed)
 
 
@@ -101,7 +101,7 @@ def _why(
 
 def _rule(change: Change, job: Job, after: Lock) -> str | None:
     """Return the constraint of the recipe or of an advisory that the version before does not keep."""
-    rules = [(text, "`constraints` of the recipe") for text in job.spec.constraints]
+    rules = [(text, "a constraint of the recipe") for text in job.spec.constraints]
     rules += [(text, f"advisory {each.id}") for each in after.advisories for text in each.constrain]
     for text, source in rules:
         requirement = Requirement(text)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from builder.errors import JbuildError, NetworkError
+from builder.index.client import IndexUnreachableError
+from builder.index.logins import without_login
 from builder.index.model import DEFAULT, Address, Index
 from builder.process import run
 from builder.resolve.solve import uv, uv_environment
@@ -19,21 +23,27 @@ from builder.resolve.unfit import judge
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from packaging.version import Version
-
     from builder.index.client import IndexClient
+    from builder.index.model import Page
     from builder.index.ties import Ties
     from builder.resolve.model import Job
     from builder.resolve.unfit import Judged
     from builder.session import Session
 
-_FROM = re.compile(r"# from (\S+)")
+_FROM = re.compile(r"# from (https?://\S+)")
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+=)?(https?://\S+)")
 _TIMEOUT_S = 120
 _LOOKED_AT = 3
-# A requirement as uv writes it in its explanations.
-_NONE_OF = re.compile(r"there are no versions of ([a-z0-9](?:[a-z0-9-]*[a-z0-9])?) ")
+_NAME = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+_BOUNDS = r"(?:(?:==|~=|!=|>=|<=|<|>)[0-9][^\s,;)]*,?)+"
+# What uv's explanations say is wanted: a requirement, or a package of which there is nothing.
 _WRITTEN = re.compile(
-    r"\b([a-z0-9](?:[a-z0-9-]*[a-z0-9])?)(?:\[[a-z0-9,-]+\])?((?:(?:==|~=|!=|>=|<=|<|>)[0-9][^\s,;]*,?)+)"
+    rf"(?<![\w.-])(?:(?P<wanted>{_NAME})(?:\[[a-z0-9,-]+\])?(?P<bounds>{_BOUNDS})"
+    rf"|(?P<unknown>{_NAME})(?:\[[a-z0-9,-]+\])? was not found in|no versions of (?P<absent>{_NAME}))"
+)
+# What they say is there.
+_THERE = re.compile(
+    rf"only (?:\S+ is available|the following versions of (\S+) are available:(?:\s+\1{_BOUNDS})+)", re.IGNORECASE
 )
 
 
@@ -81,37 +91,45 @@ class Examiner:
         """Look at the wheels for one requirement."""
         name = str(canonicalize_name(requirement.name))
         index = self.index_of(name)
-        shown = f"{name}{requirement.specifier}"
-        url = index.addresses[0].url if index.addresses else ""
+        url = without_login(index.addresses[0].url) if index.addresses else ""
+        nothing = Examined(requirement=f"{name}{requirement.specifier}", index=index.name, url=url)
         try:
-            judged = self.judged(name)
+            page = self.page(name)
         except JbuildError as error:
-            return Examined(requirement=shown, index=index.name, url=url, said=error.message)
-        if judged is None:
-            return Examined(requirement=shown, index=index.name, url=url, said=f"it does not know {name}")
+            return replace(nothing, said=error.message)
+        if page is None:
+            return replace(nothing, said=f"it does not know {name}")
+        judged = self._judge(page, index, yanked_too=_is_exact(requirement))
+        if not judged:
+            sources = f"it has source archives of {name} only, and jbuild installs wheels"
+            return replace(nothing, said=sources if page.files else f"it has no files of {name}")
         wanted = [each for each in judged if requirement.specifier.contains(each.version, prereleases=True)]
         rest = [each for each in judged if each not in wanted]
-        return Examined(
-            requirement=shown,
-            index=index.name,
-            url=url,
+        builds = [(each, said) for each in rest if (said := _other_build(requirement, each.version))]
+        return replace(
+            nothing,
             fitting=_versions(each for each in wanted if not each.unfit),
-            unfit=tuple(Unfit(filename=each.file.filename, why=each.unfit) for each in wanted if each.unfit),
+            unfit=(
+                *(Unfit(filename=each.file.filename, why=each.unfit) for each in wanted if each.unfit),
+                *(Unfit(filename=each.file.filename, why=said) for each, said in builds),
+            ),
             others=_versions(each for each in rest if not each.unfit and not each.version.is_prerelease),
         )
 
-    def judged(self, name: str) -> list[Judged] | None:
-        """Return the wheels of a package with what speaks against each, or None if its index does not know it.
+    def page(self, name: str) -> Page | None:
+        """Return what its index lists of a package, or None if it does not know it.
 
         Raises:
-            NetworkError: the index does not answer.
+            NetworkError: the index does not answer, or is not known.
         """
         index = self.index_of(name)
         if not index.addresses:
             raise NetworkError("uv's own index could not be found out", hint="name it: UV_DEFAULT_INDEX")
-        page = self.client.page(index, name)
-        before = self.job.spec.released_before
-        return None if page is None else judge(page.files, index, self.job.platform, before=before)
+        return self.client.page(index, name)
+
+    def _judge(self, page: Page, index: Index, *, yanked_too: bool = False) -> list[Judged]:
+        before, platform = self.job.spec.released_before, self.job.platform
+        return judge(page.files, index, platform, before=before, yanked_too=yanked_too)
 
     def newest(self, name: str) -> Version | None:
         """Return the newest release of a package that has a wheel for the cell.
@@ -119,7 +137,8 @@ class Examiner:
         Raises:
             NetworkError: the index does not answer.
         """
-        judged = self.judged(name) or ()
+        page = self.page(name)
+        judged = self._judge(page, self.index_of(name)) if page else ()
         return max((each.version for each in judged if not each.unfit and not each.version.is_prerelease), default=None)
 
     def index_of(self, name: str) -> Index:
@@ -144,9 +163,10 @@ def fault_behind(explanation: str, examiner: Examiner) -> NetworkError | None:
         if not examiner.index_of(name).addresses:
             continue
         try:
-            examiner.judged(name)
-        except NetworkError as error:
-            return error
+            examiner.page(name)
+        except IndexUnreachableError as error:
+            # uv may know log-ins that we do not.
+            return None if error.refused else error
     return None
 
 
@@ -155,15 +175,17 @@ def default_address(session: Session, names: Iterable[str] = ()) -> str | None:
 
     uv tells it with a package that it finds there: one that any index has, else one of `names`. None if it finds none.
     """
-    said = (os.environ.get(name) for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL"))
-    return next(filter(None, said), None) or next(
-        filter(None, (_address_of(name, session) for name in ("packaging", *names))), None
-    )
+    said = next(filter(None, map(os.environ.get, ("UV_DEFAULT_INDEX", "UV_INDEX_URL"))), None)
+    if said:
+        # It may be named, `name=https://…`, or be a folder, of which we know nothing.
+        address = _ADDRESS.fullmatch(said.strip())
+        return without_login(address[1]) if address else None
+    return next(filter(None, (_address_of(name, session) for name in ("packaging", *names))), None)
 
 
 def _address_of(name: str, session: Session) -> str | None:
     argv = [uv(), "pip", "compile", "-", "--no-deps", "--universal", "--no-header", "--quiet", "--no-annotate"]
-    argv += ["--emit-index-annotation", "--only-binary", ":all:"]
+    argv += ["--emit-index-annotation", "--only-binary", ":all:", "--python", sys.executable]
     try:
         environment = uv_environment(session.config, session.workspace.cache)
         text = run(argv, stdin=f"{name}\n", env=environment, timeout_s=_TIMEOUT_S).stdout
@@ -177,14 +199,28 @@ def _address_of(name: str, session: Session) -> str | None:
 def written_in(text: str) -> list[Requirement]:
     """Return the requirements that an explanation of uv's speaks of, each once, in order."""
     found: dict[str, Requirement] = {}
-    text = " ".join(text.split())
-    for name, versions in (*_WRITTEN.findall(text), *((name, "") for name in _NONE_OF.findall(text))):
+    for written in _WRITTEN.finditer(_THERE.sub("", " ".join(text.split()))):
+        name = written["wanted"] or written["unknown"] or written["absent"]
         try:
-            requirement = Requirement(f"{name}{versions.rstrip(',.')}")
+            requirement = Requirement(f"{name}{(written['bounds'] or '').rstrip(',.')}")
         except InvalidRequirement:
             continue
         found.setdefault(str(requirement), requirement)
     return list(found.values())
+
+
+def _is_exact(requirement: Requirement) -> bool:
+    return any(each.operator == "==" and not each.version.endswith(".*") for each in requirement.specifier)
+
+
+def _other_build(requirement: Requirement, version: Version) -> str | None:
+    """Return why a version is not wanted where nothing but the build, its local version, is another."""
+    for each in requirement.specifier:
+        _, plus, build = each.version.partition("+")
+        if each.operator == "==" and plus and Version(each.version).public == version.public:
+            own = f"it is the build +{version.local}" if version.local else "it is the build without a local version"
+            return f"{own}, and +{build} is wanted"
+    return None
 
 
 def _versions(judged: Iterable[Judged]) -> tuple[str, ...]:

@@ -18,11 +18,12 @@ from builder.parallel import Threads
 from builder.resolve.target import markers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from builder.index.client import IndexClient
     from builder.index.ties import Ties
     from builder.jetson.model import Platform
+    from builder.recipe.model import Spec
     from builder.resolve.model import LockedWheel
     from builder.workspace import Workspace
 
@@ -46,21 +47,27 @@ class Ask:
         return f"{who} asks for {plain}"
 
 
-def asks_of(
-    requires: Iterable[str], metadata: Mapping[str, tuple[str, bytes]], platform: Platform
-) -> dict[str, tuple[Ask, ...]]:
+def asks_of(spec: Spec, metadata: Mapping[str, tuple[str, bytes]], platform: Platform) -> dict[str, tuple[Ask, ...]]:
     """Return for each distribution all that is asked of it.
 
-    `metadata` is the version and METADATA of each distribution that is there. Extras are followed.
+    `metadata` is the version and METADATA of each distribution that is there. Extras are followed. What the recipe
+    replaces is asked by the recipe alone.
     """
-    environment = markers(platform)
+    environment = {**markers(platform), "extra": ""}
     found: dict[str, list[Ask]] = {}
-    queue = deque(Ask(by=RECIPE, version=None, requirement=Requirement(text)) for text in requires)
+    replaced = {str(canonicalize_name(Requirement(text).name)) for text in spec.replace}
+    own = [Requirement(text) for text in (*spec.requires, *spec.replace)]
+    queue = deque(
+        Ask(by=RECIPE, version=None, requirement=each)
+        for each in own
+        if not each.marker or each.marker.evaluate(environment)
+    )
     done: set[tuple[str, str]] = set()
     while queue:
         ask = queue.popleft()
         name = str(canonicalize_name(ask.requirement.name))
-        found.setdefault(name, []).append(ask)
+        if ask.by == RECIPE or name not in replaced:
+            found.setdefault(name, []).append(ask)
         if name not in metadata:
             continue
         version, content = metadata[name]
@@ -68,19 +75,17 @@ def asks_of(
             if (name, extra) not in done:
                 done.add((name, extra))
                 queue.extend(_of(name, version, content, environment, extra))
-    return {name: tuple(dict.fromkeys(asks)) for name, asks in found.items()}
+    return {name: tuple({ask.words: ask for ask in asks[::-1]}.values())[::-1] for name, asks in found.items()}
 
 
-def _of(name: str, version: str, content: bytes, environment: Mapping[str, str], extra: str) -> list[Ask]:
-    """Return what a distribution asks for with an extra, without what it asks for anyway."""
-    asks = []
+def _of(name: str, version: str, content: bytes, environment: Mapping[str, str], extra: str) -> Iterator[Ask]:
+    """Yield what a distribution asks for with an extra, without what it asks for anyway."""
     for requirement in requirements(content):
         marker = requirement.marker
-        always = marker is None or marker.evaluate({**environment, "extra": ""})
-        wanted = always if not extra else not always and marker.evaluate({**environment, "extra": extra})  # type: ignore[union-attr]
-        if wanted:
-            asks.append(Ask(by=name, version=version, requirement=requirement))
-    return asks
+        always = marker is None or marker.evaluate(environment)
+        with_extra = always or (marker is not None and marker.evaluate({**environment, "extra": extra}))
+        if with_extra and not (extra and always):
+            yield Ask(by=name, version=version, requirement=requirement)
 
 
 def requirements(content: bytes) -> list[Requirement]:

@@ -10,7 +10,7 @@ import tomli_w
 from packaging.pylock import Pylock, PylockSelectError, PylockValidationError
 
 from builder import records
-from builder.errors import LockError, OldLockError
+from builder.errors import LockError, NoWheelsError, OldLockError
 from builder.jetson.model import Platform
 from builder.models.model import LockedModel
 from builder.resolve.model import (
@@ -44,9 +44,13 @@ def wheels_of(text: str, platform: Platform, where: str) -> tuple[LockedWheel, .
     """Return the wheels of uv's answer: one a package, the best that fits the platform, by name.
 
     Raises:
-        LockError: a package has no wheel for the platform, or a wheel has no sha256.
+        NoWheelsError: a package has no wheel for the platform, or a wheel has no sha256.
+        LockError: this is no answer of uv's that is known.
     """
-    return _wheels(Pylock.from_dict(tomllib.loads(text)), platform, where)
+    try:
+        return _wheels(Pylock.from_dict(tomllib.loads(text)), platform, where)
+    except (ValueError, PylockValidationError) as error:
+        raise LockError(f"uv's answer cannot be read: {error}", where=where, hint="update uv, or jbuild") from error
 
 
 def write(path: Path, lock: Lock) -> None:
@@ -118,17 +122,18 @@ def _wheels(pylock: Pylock, platform: Platform, where: str) -> tuple[LockedWheel
     try:
         chosen = list(pylock.select(environment=markers(platform), tags=fitting))  # type: ignore[arg-type]
     except PylockSelectError as error:
-        raise LockError(f"a package has no wheel for {platform.name}: {error}", where=where) from error
+        raise NoWheelsError(f"a package has no wheel for {platform.name}: {error}", where=where) from error
     return tuple(sorted((_wheel(package, file, where) for package, file in chosen), key=lambda w: w.name))
 
 
 def _wheel(package: Package, file: Any, where: str) -> LockedWheel:
     if not hasattr(file, "filename") or not file.filename.endswith(".whl"):
-        raise LockError(f"{package.name} has no wheel", where=where, hint="jbuild installs wheels only")
+        raise NoWheelsError(f"{package.name} has no wheel", where=where, hint="jbuild installs wheels only")
     wheel: PackageWheel = file
     sha256 = wheel.hashes.get("sha256")
     if not sha256:
-        raise LockError(f"the index gives no sha256 for {wheel.filename}", where=where, hint="use an index that does")
+        message = f"the index gives no sha256 for {wheel.filename}"
+        raise NoWheelsError(message, where=where, hint="use an index that does")
     return LockedWheel(
         name=str(package.name),
         version=str(package.version),

@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder import records
-from builder.errors import IntegrityError, LockError, NetworkError
+from builder.errors import IntegrityError, LockError, NetworkError, NoWheelsError
 from builder.index.client import client_of
 from builder.index.front import running_front
+from builder.index.logins import without_login
+from builder.index.model import DEFAULT
 from builder.index.shelf import Shelf
 from builder.models import pins
 from builder.models.lock import lock_model
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from builder.resolve.model import Job, LockedWheel
     from builder.session import Session
 
+_ALL = "*"
 _NO_TIMES = "its pages have no upload times, so the date says nothing about it"
 
 
@@ -69,8 +72,12 @@ def make(
     """
     path = session.workspace.lock(job.recipe.name, job.cell.id)
     client = client_of(session.config, session.workspace.index_states)
-    locked = {w.filename: (w.sha256, w.url) for w in before.wheels if w.index} if before else {}
-    shelf = Shelf(ties=ties_of(job, session.config), client=client, workspace=session.workspace, locked=locked)
+    shelf = Shelf(
+        ties=ties_of(job, session.config),
+        client=client,
+        workspace=session.workspace,
+        locked=_kept_as_locked(before, upgrade),
+    )
     question = Question(spec=job.spec, platform=job.platform, before=path if before else None, upgrade=upgrade)
     with Threads(1) as pool:
         base = pool.submit(resolve_digest, job.base, session.config, job.platform.architecture)
@@ -94,12 +101,19 @@ def make(
             interpreter=interpreter_of(job.platform),
             compiler=compiler_of(job.platform, before, session),
         )
-    changes = changes_of(before, lock, job, client, session, upgrade=upgrade)
     lockfile.write(path, lock)
     unresolved.forget(job, session.workspace)
+    changes = changes_of(before, lock, job, client, session, upgrade=upgrade)
     _tell(lock, changes, session)
     warn_of_boards(job, lock, session)
     return lock, changes
+
+
+def _kept_as_locked(before: Lock | None, upgrade: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+    """Return the tied files whose bytes stay as they are locked, whatever the index serves under their names now."""
+    if before is None or _ALL in upgrade:
+        return {}
+    return {w.filename: (w.sha256, w.url) for w in before.wheels if w.index and w.name not in upgrade}
 
 
 def solve_only(job: Job, session: Session, client: IndexClient) -> tuple[LockedWheel, ...]:
@@ -135,15 +149,9 @@ def _solve(job: Job, session: Session, question: Question, shelf: Shelf) -> Solu
             solution = solve_with_advisories(job, session, replace(question, front=front.url), shelf.ties)
         except (LockError, NetworkError) as error:
             # uv saw a failed request only; the shelf knows what was wrong.
-            error.log = _without_front(error.log or "", front) or None
+            error.log = front.told(error.log or "") or None
             raise (shelf.errors[0] if shelf.errors else error) from error
         return replace(solution, wheels=tuple(_upstream(wheel, front, shelf) for wheel in solution.wheels))
-
-
-def _without_front(explanation: str, front: Front) -> str:
-    """Leave out the front's address, and uv's advice to look for tied packages elsewhere: that is the trap."""
-    kept = (part for part in explanation.split("\n\n") if "--index-strategy" not in part)
-    return "\n\n".join(kept).replace(front.url, "the index it is tied to")
 
 
 @contextmanager
@@ -151,22 +159,40 @@ def _noting(job: Job, session: Session, shelf: Shelf) -> Iterator[None]:
     """Remember that no wheels were found for a cell, and say how to find out why."""
     try:
         yield
-    except LockError as error:
-        if not shelf.errors:
-            examiner = Examiner(job=job, session=session, client=shelf.client, ties=shelf.ties)
-            if fault := fault_behind(error.log or "", examiner):
-                raise fault from error
-            unresolved.note(job, inputs_of(job, session.config), error, session.workspace)
-            error.hint = f"{error.hint}; `jbuild why {job.recipe.name} --cell {job.cell.id}` tells more"
+    except NoWheelsError as error:
+        examiner = Examiner(job=job, session=session, client=shelf.client, ties=shelf.ties)
+        if fault := fault_behind(error.log or "", examiner):
+            raise fault from error
+        unresolved.note(job, inputs_of(job, session.config), error, session.workspace)
+        more = f"`jbuild why {job.recipe.name} --cell {job.cell.id}` tells more"
+        error.hint = f"{error.hint}; {more}" if error.hint else more
         raise
 
 
 def _upstream(wheel: LockedWheel, front: Front, shelf: Shelf) -> LockedWheel:
     """Return a wheel where its index has it, for the front is gone tomorrow."""
     if not wheel.url.startswith(front.root):
-        return wheel
+        return _untied(wheel, shelf)
     offer = shelf.offers[wheel.sha256]
     return replace(wheel, url=offer.file.url, size=offer.file.size, index=offer.index.name)
+
+
+def _untied(wheel: LockedWheel, shelf: Shelf) -> LockedWheel:
+    """Return a wheel that came from one of uv's own indexes or folders, if it may.
+
+    Raises:
+        LockError: its package is tied to another index.
+    """
+    if tie := shelf.ties.of(wheel.name):
+        hint = (
+            "unset UV_FIND_LINKS, UV_NO_INDEX and UV_TORCH_BACKEND (or what uv.toml says of them), "
+            f'or say that it may: `from = {{ {wheel.name} = "{DEFAULT}" }}` under [packages]'
+        )
+        where = without_login(wheel.url)
+        raise LockError(
+            f"{wheel.name} comes from the index {tie.index} only, and uv took another", where=where, hint=hint
+        )
+    return wheel
 
 
 def _base(base: Future[ResolvedBase], session: Session) -> LockedBase:
@@ -221,7 +247,7 @@ def _kept_files(
         if changed is None:
             continue
         said = f"the index {changed.index} serves another {changed.filename} now: sha256 {changed.served}"
-        if not changed.kept and wheel.name not in upgrade and "*" not in upgrade:
+        if not changed.kept and wheel.name not in upgrade and _ALL not in upgrade:
             raise IntegrityError(
                 f"{said}, locked was {changed.locked}",
                 where=wheel.url,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from textwrap import shorten
 from typing import TYPE_CHECKING
@@ -12,7 +11,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from builder import process
 from builder.errors import JbuildError
+from builder.parallel import Threads
 from builder.recipe.matrix import expand, variant
 from builder.resolve.advised import pinned
 from builder.resolve.jobs import job_of
@@ -48,9 +49,15 @@ class Neighbour:
 
 def neighbours(job: Job, culprits: Sequence[Examined], client: IndexClient, session: Session) -> tuple[Neighbour, ...]:
     """Solve what is near a cell; what resolves comes first."""
-    tries = [*_versions(job, culprits), *_cells(job)]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = list(pool.map(lambda each: _try(each[0], each[1], client, session), tries))
+    tries = {**dict(_versions(job, culprits)), **dict(_cells(job))}
+    with Threads(_AT_ONCE) as pool:
+        running = [pool.submit(_try, differs, other, client, session) for differs, other in tries.items()]
+        try:
+            found = [future.result() for future in running]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            process.end_all()
+            raise
     return tuple(sorted(found, key=lambda each: not each.resolves))
 
 
@@ -104,11 +111,9 @@ def _with_version(text: str, name: str, version: str) -> str:
 
 def _cells(job: Job) -> Iterator[tuple[str, Job]]:
     """Yield other cells of the recipe, then cells that it could have, those that differ least first."""
-    own = [cell for cell in expand(job.recipe) if cell.id != job.cell.id]
-    candidates = sorted(own, key=lambda cell: len(_differences(job.cell, cell)))
-    known = {cell.id for cell in (job.cell, *own)}
-    candidates += [cell for cell in _other_values(job) if cell.id not in known]
-    possible = [cell for cell in candidates if not cell.impossible]
+    own = sorted(expand(job.recipe), key=lambda cell: len(_differences(job.cell, cell)))
+    candidates = {cell.id: cell for cell in (*own, *_other_values(job))}
+    possible = [cell for cell in candidates.values() if cell.id != job.cell.id and not cell.impossible]
     for cell in possible[:_CELLS]:
         yield "cell with " + ", ".join(_differences(job.cell, cell)), job_of(job.recipe, cell)
 
@@ -119,21 +124,25 @@ def _differences(cell: Cell, other: Cell) -> list[str]:
 
 
 def _other_values(job: Job) -> Iterator[Cell]:
-    """Yield the cell with one other value on an axis that chooses the platform, of those that are known."""
+    """Yield the cell with another known value on one axis that chooses the platform, near ones first."""
     from builder.jetson.tables import distributions, platforms  # noqa: PLC0415
 
-    axes = dict(job.cell.values)
     rows = [row for row in platforms() if row.l4t == job.platform.l4t]
     known = {
         "python": [row.python for row in distributions()],
         "cuda": [cuda for row in rows for cuda in _cuda(row)],
         "distribution": [row.name for row in distributions()],
-        "l4t": [row.l4t for row in reversed(platforms())],
+        "ubuntu": [row.release for row in distributions() if row.name.startswith("ubuntu-")],
+        "l4t": [row.l4t for row in platforms()],
     }
-    for axis, values in known.items():
-        if axis in axes:
-            others = dict.fromkeys(value for value in values if value != axes[axis])
-            yield from (variant(job.recipe, job.cell, axis, value) for value in others)
+    near = [
+        (abs(place - values.index(own)), axis, value)
+        for axis, own in job.cell.values
+        if own in (values := list(dict.fromkeys(known.get(axis, ()))))
+        for place, value in enumerate(values)
+    ]
+    for _, axis, value in sorted(near, key=lambda each: each[0]):
+        yield variant(job.recipe, job.cell, axis, value)
 
 
 def _cuda(row: L4tRelease) -> tuple[str, ...]:

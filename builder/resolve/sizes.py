@@ -10,11 +10,13 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from builder import http
+from builder.index.client import client_of
 from builder.parallel import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from builder.index.client import IndexClient
     from builder.resolve.model import LockedWheel
     from builder.session import Session
 
@@ -32,14 +34,14 @@ def measured(wheels: Sequence[LockedWheel], session: Session) -> tuple[LockedWhe
     unknown = [wheel for wheel in wheels if wheel.size is None]
     if not unknown:
         return tuple(wheels)
-    connection = http.session(session.config)
+    client = client_of(session.config, session.workspace.index_states)
     with (
         session.console.task("asking for sizes", len(unknown), unit="wheels") as task,
         Threads(min(_AT_ONCE, len(unknown))) as pool,
     ):
 
         def one(wheel: LockedWheel) -> int | None:
-            size = _size(wheel, session.workspace.wheel(wheel.sha256, wheel.filename), connection)
+            size = _size(wheel, session.workspace.wheel(wheel.sha256, wheel.filename), client)
             task.advance(1)
             return size
 
@@ -47,21 +49,21 @@ def measured(wheels: Sequence[LockedWheel], session: Session) -> tuple[LockedWhe
     return tuple(replace(wheel, size=found[wheel.sha256]) if wheel.size is None else wheel for wheel in wheels)
 
 
-def _size(wheel: LockedWheel, kept: Path, connection: requests.Session) -> int | None:
+def _size(wheel: LockedWheel, kept: Path, client: IndexClient) -> int | None:
     if kept.is_file():
         return kept.stat().st_size
     if not wheel.url.startswith(("http://", "https://")):
         path = Path(unquote(urlsplit(wheel.url).path) if "://" in wheel.url else wheel.url)
         return path.stat().st_size if path.is_file() else None
     try:
-        return http.Retry().run(lambda: _asked(wheel.url, connection))
+        return http.Retry().run(lambda: _asked(wheel.url, client))
     except requests.RequestException as error:
         raise http.network_error(error, wheel.url) from error
 
 
-def _asked(url: str, connection: requests.Session) -> int | None:
+def _asked(url: str, client: IndexClient) -> int | None:
     # The beginning of an answer to GET: signed addresses are not good for HEAD, and some servers refuse it.
-    with connection.get(url, headers={"Accept-Encoding": "identity"}, stream=True) as answer:
+    with client.get(url, headers={"Accept-Encoding": "identity"}) as answer:
         if answer.status_code in _REFUSED:
             return None
         answer.raise_for_status()

@@ -9,8 +9,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from builder.errors import LockError, NetworkError, ProgramFailedError, ProgramTimeoutError
+from builder.errors import LockError, NetworkError, NoWheelsError, ProgramFailedError, ProgramTimeoutError
 from builder.index.client import answered, failing_since
 from builder.index.model import DEFAULT
 from builder.process import run
@@ -29,6 +30,8 @@ _NETWORK = re.compile(
 _CONFLICT = "No solution found"
 # uv's words for a pin such as torch==2.11.0+cpu, whose local version only its authors' own index has.
 _LOCAL_VERSION = re.compile(r"there is no version of (?P<name>[\w.-]+)==(?P<public>[^\s+,]+)\+(?P<local>[\w.]+)")
+# uv's advice to mix indexes, which is what ties are there to prevent.
+_MIXING = re.compile(r"\n+[ \t]*hint: (?:(?!\n[ \t]*\n).)*?index-strategy(?:(?!\n[ \t]*\n).)*", re.DOTALL)
 _CERTIFICATE = re.compile(r"certificate|UnknownIssuer", re.IGNORECASE)
 
 
@@ -54,7 +57,8 @@ def solve(question: Question, config: Config, workspace: Workspace) -> str:
     not answer, the configured fallbacks are asked in order.
 
     Raises:
-        LockError: no set of wheels satisfies the requirements.
+        NoWheelsError: no set of wheels satisfies the requirements.
+        LockError: uv cannot work, for instance because of its own configuration.
         NetworkError: an index did not answer.
     """
     fallbacks = [rule.mirror for rule in config.index_mirrors if rule.prefix == DEFAULT]
@@ -63,11 +67,14 @@ def solve(question: Question, config: Config, workspace: Workspace) -> str:
         try:
             answer = _ask(question, config, workspace, default)
         except NetworkError as error:
-            if question.front and question.front in (error.log or ""):
+            if question.front and urlsplit(question.front).netloc in (error.log or ""):
                 # A tied package's index: its own mirrors have been asked.
                 raise
             failures.append(error)
             continue
+        except NoWheelsError:
+            answered(workspace.index_states, DEFAULT)
+            raise
         answered(workspace.index_states, DEFAULT)
         return answer
     raise _unreachable(failures, failing_since(workspace.index_states, DEFAULT, note=True))
@@ -91,20 +98,9 @@ def _ask(question: Question, config: Config, workspace: Workspace, default: str 
         overrides = _write(folder / "overrides.txt", spec.replace)
         if question.before and question.before.is_file():
             output.write_text(question.before.read_text(encoding="utf-8"), encoding="utf-8")
-        # Any interpreter will do: without one uv looks for the target's own, which costs more than the solving.
-        argv = [
-            uv(),
-            "pip",
-            "compile",
-            "--python",
-            sys.executable,
-            requires,
-            "--constraints",
-            constraints,
-            "--overrides",
-            overrides,
-        ]
-        argv += uv_flags(question.platform) + _wishes(question)
+        argv = [uv(), "pip", "compile", requires, "--constraints", constraints, "--overrides", overrides]
+        # Any Python will do to solve for another; uv need not look for that other one all over this machine.
+        argv += ["--python", sys.executable, *uv_flags(question.platform), *_wishes(question)]
         argv += ["--generate-hashes", "--format", "pylock.toml", "--no-header", "--quiet", "--output-file", str(output)]
         environment = uv_environment(config, workspace.cache, front=question.front, default=default)
         try:
@@ -117,7 +113,8 @@ def _ask(question: Question, config: Config, workspace: Workspace, default: str 
 def _wishes(question: Question) -> list[str]:
     flags = ["--index-strategy", "first-index"] if question.front else []
     if question.spec.released_before:
-        flags += ["--exclude-newer", question.spec.released_before]
+        # A bare date would mean the end of that day, wherever this machine is.
+        flags += ["--exclude-newer", f"{question.spec.released_before}T00:00:00Z"]
     if "*" in question.upgrade:
         return [*flags, "--upgrade"]
     return [*flags, *(flag for name in question.upgrade for flag in ("--upgrade-package", name))]
@@ -147,8 +144,9 @@ def uv_environment(
     if front:
         # The variable, not the option: an option would drop the indexes that the user has named in the variable.
         own["UV_INDEX"] = " ".join(filter(None, (front, os.environ.get("UV_INDEX"))))
-        for name in ("NO_PROXY", "no_proxy"):
-            own[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
+        # Programs read one of the two, and not all the same one.
+        without = os.environ.get("NO_PROXY") or os.environ.get("no_proxy")
+        own["NO_PROXY"] = own["no_proxy"] = ",".join(filter(None, (without, "127.0.0.1")))
     return own
 
 
@@ -173,10 +171,10 @@ def _explain(error: ProgramFailedError, spec: Spec, platform: Platform) -> LockE
             f"only its authors' own index has the +{local['local']} build of {local['name']}: name it (UV_INDEX), "
             f'or take the public build with `replace = ["{local["name"]}=={local["public"]}"]` under [packages]'
         )
-    return LockError(
+    return NoWheelsError(
         f"no wheels work together for {platform.name}: {platform.architecture}, Python {platform.python}, "
         f"glibc {platform.glibc}",
         where=asked,
         hint=hint,
-        log=error.output,
+        log=_MIXING.sub("", error.output),
     )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
+from builder.index.model import DEFAULT
+from builder.index.shelf import is_foreign
 from builder.resolve.target import machine, tags
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from builder.index.model import Index, IndexFile
     from builder.jetson.model import Platform
 
+_LINUX = re.compile(r"(?:many|musl)?linux(?:1|20[0-9]+|_[0-9]+_[0-9]+)?_(.+)")
 _MANYLINUX = re.compile(r"manylinux_2_(\d+)_(.+)")
 
 
@@ -32,10 +35,18 @@ class Judged:
     unfit: str | None
 
 
-def judge(files: Iterable[IndexFile], index: Index, platform: Platform, *, before: str | None = None) -> list[Judged]:
+def judge(
+    files: Iterable[IndexFile],
+    index: Index,
+    platform: Platform,
+    *,
+    before: str | None = None,
+    yanked_too: bool = False,
+) -> list[Judged]:
     """Return the wheels of a page with what speaks against each, whatever version is wanted.
 
-    `before` is the cut-off date of the recipe. Files that are no wheels are left out.
+    `before` is the cut-off date of the recipe. What was yanked may be taken where an exact version is asked for. Files
+    that are no wheels are left out.
     """
     fitting = frozenset(tags(platform))
     found = []
@@ -44,22 +55,32 @@ def judge(files: Iterable[IndexFile], index: Index, platform: Platform, *, befor
             _, version, _, own = parse_wheel_filename(file.filename)
         except InvalidWheelFilename:
             continue
-        unfit = _index_says(file, index, platform, before) or _tags_say(own, fitting, platform)
-        found.append(Judged(file=file, version=version, unfit=unfit))
+        yanked = None if yanked_too else _yanked(file)
+        unfit = _index_says(file, index, platform) or yanked or _came(file, index, before)
+        found.append(Judged(file=file, version=version, unfit=unfit or _tags_say(own, fitting, platform)))
     return found
 
 
-def _index_says(file: IndexFile, index: Index, platform: Platform, before: str | None) -> str | None:
-    if any(part in file.url for part in index.foreign_files):
+def _index_says(file: IndexFile, index: Index, platform: Platform) -> str | None:
+    if is_foreign(index, file):
         return "it is the public index's build, which this index only passes on"
     if file.sha256 is None:
         return "the index gives no sha256 for it"
-    if file.yanked is not None:
-        return f"it was yanked{f': {file.yanked}' if file.yanked else ''}"
     if file.requires_python and not _allows(file.requires_python, platform.python):
         return f"it wants Python {file.requires_python}, the cell has {platform.python}"
+    return None
+
+
+def _yanked(file: IndexFile) -> str | None:
+    return None if file.yanked is None else f"it was yanked{f': {file.yanked}' if file.yanked else ''}"
+
+
+def _came(file: IndexFile, index: Index, before: str | None) -> str | None:
     if before and file.upload_time and file.upload_time[:10] >= before:
         return f"it came on {file.upload_time[:10]}, the recipe takes what was released before {before}"
+    # A date says nothing about an index that packages are tied to and that has no upload times.
+    if before and not file.upload_time and index.name == DEFAULT:
+        return f"the index does not say when it came, the recipe takes what was released before {before}"
     return None
 
 
@@ -68,29 +89,40 @@ def _allows(requires_python: str, python: str) -> bool:
         specifier = SpecifierSet(requires_python)
     except InvalidSpecifier:
         return True
-    # The newest release of the minor version, as installers see it.
-    return specifier.contains(f"{python}.99") or specifier.contains(f"{python}.0")
+    # As uv sees it: whatever holds for a minor version must hold for its first release.
+    return specifier.contains(f"{python}.0")
 
 
 def _tags_say(own: frozenset[Tag], fitting: frozenset[Tag], platform: Platform) -> str | None:
     if own & fitting:
         return None
-    here = [tag for tag in own if tag.platform == "any" or tag.platform.endswith(machine(platform))]
+    here = [tag for tag in own if tag.platform == "any" or _machine_of(tag.platform) == machine(platform)]
     if not here:
         return f"it is for {_names(tag.platform for tag in own)}, the cell is {machine(platform)}"
-    on_glibc = [tag for tag in here if _too_new(tag.platform, platform)]
-    if len(on_glibc) == len(here):
-        wanted = min(int(found[1]) for tag in on_glibc if (found := _MANYLINUX.fullmatch(tag.platform)))
-        return f"it needs glibc 2.{wanted}, the cell has {platform.glibc}"
-    if all(tag.platform.startswith("musllinux") for tag in here):
-        return "it is for musl, the cell has glibc"
+    said = "; ".join(filter(None, (_python_says(here, fitting, platform), _library_says(here, platform))))
+    return said or f"its tags do not go together: {_names(map(str, here))}"
+
+
+def _python_says(here: list[Tag], fitting: frozenset[Tag], platform: Platform) -> str | None:
+    pythons = {(tag.interpreter, tag.abi) for tag in fitting}
+    if any((tag.interpreter, tag.abi) in pythons for tag in here):
+        return None
     cell = f"cp{platform.python.replace('.', '')}"
     return f"it is for {_names(f'{tag.interpreter}-{tag.abi}' for tag in here)}, the cell has {cell}"
 
 
-def _too_new(name: str, platform: Platform) -> bool:
-    found = _MANYLINUX.fullmatch(name)
-    return bool(found) and int(found[1] if found else 0) > int(platform.glibc.split(".")[1])
+def _library_says(here: list[Tag], platform: Platform) -> str | None:
+    if all(tag.platform.startswith("musllinux") for tag in here):
+        return "it is for musl, the cell has glibc"
+    wanted = [int(found[1]) for tag in here if (found := _MANYLINUX.fullmatch(tag.platform))]
+    if len(wanted) == len(here) and min(wanted) > int(platform.glibc.split(".")[1]):
+        return f"it needs glibc 2.{min(wanted)}, the cell has {platform.glibc}"
+    return None
+
+
+def _machine_of(name: str) -> str | None:
+    found = _LINUX.fullmatch(name)
+    return found[1] if found else None
 
 
 def _names(names: Iterable[str]) -> str:

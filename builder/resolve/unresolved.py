@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from builder.config import Config
-    from builder.errors import LockError
+    from builder.errors import NoWheelsError
     from builder.recipe.model import Cell, Recipe
     from builder.resolve.model import Job
     from builder.workspace import Workspace
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _RECORD = "unresolved"
 
 
-def note(job: Job, inputs: str, error: LockError, workspace: Workspace) -> None:
+def note(job: Job, inputs: str, error: NoWheelsError, workspace: Workspace) -> None:
     """Remember why a cell could not be locked, for as long as its inputs are these.
 
     Raises:

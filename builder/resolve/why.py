@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from builder.errors import JbuildError, LockError
+from builder.errors import JbuildError, NoWheelsError
 from builder.index.client import client_of
 from builder.jetson.releases import never_released
 from builder.resolve.advised import pinned
@@ -65,7 +65,7 @@ def why(job: Job, session: Session) -> Why:
     """Explain a cell, from its lock if that is current, else by solving it.
 
     Raises:
-        NetworkError, RecipeError: it cannot even be asked.
+        JbuildError: it cannot even be asked.
     """
     client = client_of(session.config, session.workspace.index_states)
     lock = current_lock(job, session)
@@ -73,7 +73,7 @@ def why(job: Job, session: Session) -> Why:
         return _resolved(job, lock.wheels, lock, client, session)
     try:
         wheels = solve_only(job, session, client)
-    except LockError as error:
+    except NoWheelsError as error:
         return _unresolved(job, error, client, session)
     return _resolved(job, wheels, None, client, session)
 
@@ -84,7 +84,7 @@ def _resolved(
     ties = ties_of(job, session.config)
     with session.console.task(f"{job.cell.id}: reading what {len(wheels)} wheels ask for"):
         metadata, silent = metadata_of(wheels, ties, client, session.workspace)
-    asks = asks_of((*job.spec.requires, *job.spec.replace), metadata, job.platform)
+    asks = asks_of(job.spec, metadata, job.platform)
     examiner = Examiner(job=job, session=session, client=client, ties=ties)
     big = sorted((w for w in wheels if (w.size or 0) >= _BIG and w.name not in LEADING), key=lambda w: -(w.size or 0))
     told = [wheel for name in LEADING for wheel in wheels if wheel.name == name] + big[:_MOST_BIG]
@@ -124,7 +124,7 @@ def _reason(
     )
 
 
-def _unresolved(job: Job, error: LockError, client: IndexClient, session: Session) -> Why:
+def _unresolved(job: Job, error: NoWheelsError, client: IndexClient, session: Session) -> Why:
     examiner = Examiner(job=job, session=session, client=client, ties=ties_of(job, session.config))
     asked = {str(each): each for each in map(Requirement, job.spec.requires)}
     asked |= {str(each): each for each in written_in(error.log or "")}

@@ -12,7 +12,9 @@ from project import Done, Running, clean_environment, make_model
 
 from builder.config import Config
 from builder.console import Console
-from builder.publish.push import publish
+from builder.publish.push import Wish, publish
+from builder.publish.source import from_layout
+from builder.recipe.model import TagRule
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -97,7 +99,8 @@ def push_base(registry: Registry, layout: Path, tags: tuple[str, ...] = ("1",)) 
 
     image = make_image(layout, sizes=(1000,))
     console = Console(quiet=True)
-    publish(image, layout, (registry.host,), repository="base", tags=tags, config=Config(), console=console)
+    wish = Wish(repository="base", tags=tuple(TagRule(name=tag) for tag in tags), building_block=True)
+    publish(from_layout(image, layout), (registry.host,), wish, config=Config(), console=console)
     return f"{registry.host}/base:{tags[0]}"
 
 

@@ -58,7 +58,7 @@ class SecondEngine:
 
 def can_run() -> bool:
     """Tell whether this user may start an engine."""
-    return os.geteuid() == 0 and shutil.which("dockerd") is not None
+    return os.geteuid() == 0 and all(shutil.which(program) for program in ("dockerd", "setpriv"))
 
 
 @contextmanager
@@ -78,7 +78,8 @@ def running_engine() -> Iterator[SecondEngine]:
     }
     (folder / "daemon.json").write_text(json.dumps(settings))
     name = folder.name
-    argv = ["dockerd", "--config-file", f"{folder}/daemon.json"]
+    # It ends with whoever started it, however that ends.
+    argv = ["setpriv", "--pdeathsig", "TERM", "dockerd", "--config-file", f"{folder}/daemon.json"]
     argv += ["--containerd-namespace", name, "--containerd-plugins-namespace", f"{name}-plugins"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)

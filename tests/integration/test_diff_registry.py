@@ -13,7 +13,9 @@ from builder.console import Console
 from builder.diff.compare import compare
 from builder.diff.subject import subject
 from builder.errors import RecipeError, RegistryError
-from builder.publish.push import publish
+from builder.publish.push import Wish, publish
+from builder.publish.source import from_layout
+from builder.recipe.model import TagRule
 from builder.registry.client import OCI_INDEX, connect
 from builder.registry.failures import ImageMissingError, RegistryUnreachableError
 from builder.session import Session
@@ -42,7 +44,8 @@ def session(tmp_path: Path) -> Session:
 
 def push(session: Session, image: Image, host: str, tag: str) -> str:
     layout, console = session.workspace.images, session.console
-    publish(image, layout, (f"{host}/edge",), repository="vllm", tags=(tag,), config=session.config, console=console)
+    wish = Wish(repository="vllm", tags=(TagRule(name=tag),), building_block=True)
+    publish(from_layout(image, layout), (f"{host}/edge",), wish, config=session.config, console=console)
     return f"{host}/edge/vllm:{tag}"
 
 

@@ -147,7 +147,7 @@ def test_a_wheel_that_changed_after_the_lock(
     assert [path.name for path in project.cache.glob("wheels/*/*/*.whl")] in ([], ["ballast-1.0-py3-none-any.whl"])
     assert not (project.cell / "plan.json").exists()
     (index.folder / WHEEL).write_bytes(kept)
-    assert project.run("render", "--json").ran() == ["render"]
+    assert project.run("render", "--json").ran() == ["audit", "render"]
 
 
 def test_a_wheel_that_arrives_in_pieces(make_project: Callable[..., Project], index: Index, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_wheel_that_arrives_in_pieces(make_project: Callable[..., Project], in
         assert_refused(done, 5, f"{WHEEL} cannot be downloaded: the connection was cut")
         assert not (project.cell / "plan.json").exists()
         front.faults[:] = [Fault(match=rf"GET /files/{WHEEL}$", kind="cut-answer", after=700, times=2)]
-        assert project.run("render", "--json").ran() == ["render"]
+        assert project.run("render", "--json").ran() == ["audit", "render"]
     assert len(list(project.cache.glob(f"wheels/*/*/{WHEEL}"))) == 1
 
 

@@ -287,6 +287,7 @@ def test_exit_codes_are_those_that_are_promised() -> None:
         "DocumentError": 3,
         "RecipeError": 3,
         "LockError": 4,
+        "NoWheelsError": 4,
         "OldLockError": 4,
         "NetworkError": 5,
         "IntegrityError": 6,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -217,6 +218,58 @@ def test_work_that_winds_down_may_count_on(live: bool, monkeypatch: pytest.Monke
         pass
     task.advance(1)
     task.note("late")
+
+
+def shown(console: Console) -> list[tuple[str, float | None, float]]:
+    """Return title, total and state of each live line."""
+    assert console._progress
+    return [(task.description, task.total, task.completed) for task in console._progress.tasks]
+
+
+def test_work_within_work_takes_over_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched(monkeypatch)
+    console = Console()
+    with console.task("unpacking", 4, unit="wheels") as outer:
+        outer.advance(1)
+        with console.task("downloading", 100) as inner:
+            outer.advance(1)
+            inner.advance(30)
+            assert shown(console) == [("downloading", 100, 30)]
+        assert shown(console) == [("unpacking", 4, 2)]
+        outer.advance(1)
+        assert shown(console) == [("unpacking", 4, 3)]
+    assert console._progress is None
+
+
+def test_each_cell_has_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched(monkeypatch)
+    console, begun, seen = Console(), threading.Barrier(3, timeout=10), threading.Event()
+
+    def work(cell: str) -> None:
+        with console.working_on(cell), console.task(f"{cell}: building"), console.task("downloading"):
+            begun.wait()
+            seen.wait(10)
+
+    threads = [threading.Thread(target=work, args=(cell,)) for cell in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    titles = sorted(title for title, _, _ in shown(console))
+    seen.set()
+    for thread in threads:
+        thread.join()
+    assert titles == ["one: downloading", "two: downloading"]
+    assert console._progress is None
+
+
+def test_plain_lines_name_the_cell_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(console_module, "_PLAIN_EVERY_S", 0.0)
+    console = Console()
+    with console.working_on("one"), console.task("downloading", 2e6) as task:
+        task.advance(1e6)
+    with console.task("downloading", 2e6) as task:
+        task.advance(1e6)
+    assert capsys.readouterr().err.splitlines() == ["one: downloading: 1 of 2 MB", "downloading: 1 of 2 MB"]
 
 
 def test_cancel_stops_every_task_at_its_next_step() -> None:

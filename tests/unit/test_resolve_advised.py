@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from factories import make_job, make_spec
 
-from builder.errors import LockError, RecipeError
+from builder.errors import NoWheelsError, RecipeError
 from builder.index.ties import Ties
 from builder.resolve import advised
 from builder.resolve.advised import Solution, solve_with_advisories
@@ -37,7 +37,7 @@ class Solver:
         for needed, versions in self.rows:
             if set(needed) <= set(constraints):
                 return "".join(_package(name, version) for name, version in versions.items())
-        raise LockError("no wheels work together", hint="relax", log="transformers<4.54 cannot be met")
+        raise NoWheelsError("no wheels work together", hint="relax", log="transformers<4.54 cannot be met")
 
 
 def _package(name: str, version: str) -> str:
@@ -89,7 +89,7 @@ def test_an_answer_that_breaks_one_is_asked_for_again(
 
 def test_what_cannot_keep_its_advisories_names_them(solver: Any, session: Session) -> None:
     solver((("never",), {}))
-    with pytest.raises(LockError) as failure:
+    with pytest.raises(NoWheelsError) as failure:
         solved(job_with(requires=("vllm==0.9.1",)), session)
     assert "vllm-0.9-aimv2 (transformers<4.54)" in str(failure.value.hint)
     assert "ignore-advisories" in str(failure.value.hint)

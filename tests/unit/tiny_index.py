@@ -22,7 +22,10 @@ HTML = "text/html; charset=utf-8"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server says instead of the truth; `after` is called before the first byte goes out."""
+    """What a server says instead of the truth.
+
+    `after` is called before the first byte goes out; of what is `cut` a thousand bytes are missing.
+    """
 
     status: int = 200
     content: bytes = b""
@@ -135,16 +138,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def reply(self, answer: Answer) -> None:
         answer.after()
-        if answer.cut:
-            self.close_connection = True
-            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-            return
+        self.close_connection = answer.cut
         self.send_response(answer.status)
         for name, value in answer.headers:
             self.send_header(name, value)
         self.send_header("Content-Type", answer.kind)
         if not any(name == "Content-Length" for name, _ in answer.headers):
-            self.send_header("Content-Length", str(len(answer.content)))
+            self.send_header("Content-Length", str(len(answer.content) + 1000 * answer.cut))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(answer.content)

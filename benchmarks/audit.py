@@ -1,0 +1,144 @@
+"""Audits vLLM 0.20.2's whole CUDA stack, cold and warm, against what one would do without `jbuild audit`, side by side.
+
+cold        nothing is known of wheels or base image; the wheels are in the wheelhouse
+warm        the facts are there
+readelf     unzip every wheel, and `readelf -dVW --dyn-syms` on all that is called *.so*: reading, without a verdict
+auditwheel  `auditwheel show` on every wheel for aarch64, with --auditwheel PROGRAM: a verdict on each wheel alone
+
+Needs the registry and the base image that scripts/audit-agreement sets up, unzip, and some 20 GB of disk. Wheels are
+fetched first. Writes docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sections import CHECKOUT, machine, write_section
+
+sys.path.insert(0, str(CHECKOUT))
+sys.path.insert(0, str(CHECKOUT / "scripts"))
+
+from agreement.place import Place
+from agreement.stacks import read_stacks
+from builder.errors import AuditError, JbuildError
+from builder.resolve.locking import lock_cell
+from builder.wheels.house import fetch, path_of
+from measure import measure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from builder.resolve.model import Lock
+    from measure import Measured
+
+STACK = "vllm-0.20.2-cuda"
+# What the audit's cache is shared with while it is measured: everything but facts.
+_SHARED = ("wheels", "engine", "uv")
+_READELF = """\
+set -eu
+for wheel in "$@"; do mkdir -p "$(basename "$wheel")"; unzip -q -o "$wheel" -d "$(basename "$wheel")"; done
+find . -type f -name '*.so*' -exec readelf -dVW --dyn-syms {} + >all.txt 2>/dev/null || true
+"""
+_AUDITWHEEL = 'for wheel in "$@"; do "$AUDITWHEEL" show "$wheel" || true; done'
+_WHAT = {
+    "cold": "`jbuild audit`, nothing known of wheels or base image",
+    "warm": "`jbuild audit`, facts in the cache",
+    "readelf": "`unzip` of every wheel and `readelf` on its libraries: no verdict",
+    "auditwheel": "`auditwheel show` on every binary wheel: no environment, no base image",
+}
+
+
+def main() -> int:
+    """Run the benchmark and write its section."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=3, help="of cold and warm audits (default 3)")
+    parser.add_argument("--auditwheel", metavar="PROGRAM", help="compare with this auditwheel too")
+    options = parser.parse_args()
+    stacks = read_stacks()
+    place = Place.open(stacks)
+    try:
+        lock = lock_cell(place.job(next(stack for stack in stacks if stack.name == STACK)), place.session).lock
+        fetch(lock.wheels, place.session)
+        wheels = [path_of(wheel, place.session.workspace.wheels) for wheel in lock.wheels]
+        times = _audits(place, options.runs) | _others(wheels, options.auditwheel, place.folder)
+    except JbuildError as error:
+        place.session.console.failure(error)
+        return error.exit_code
+    text = _section(times, lock, wheels)
+    place.session.console.result(None, text)
+    write_section("Auditing", text)
+    return 0
+
+
+def _audits(place: Place, runs: int) -> dict[str, list[Measured]]:
+    """Audit with a cache of its own that shares the wheelhouse, so that the user's facts stay."""
+    measured: dict[str, list[Measured]] = {"cold": [], "warm": []}
+    argv = [sys.executable, "-m", "builder", "audit", STACK, "--json"]
+    path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=place.folder) as name:
+        cache = Path(name)
+        for shared in _SHARED:
+            (cache / shared).symlink_to(place.session.workspace.cache / shared)
+        for _ in range(runs):
+            _forget(cache)
+            for kind, found in measured.items():
+                done = measure(argv, cwd=place.project, env={"JBUILD_CACHE": str(cache), "PYTHONPATH": path})
+                if done.code not in (0, AuditError.exit_code):
+                    raise JbuildError(f"the {kind} `jbuild audit` ended with {done.code}", log=done.stderr)
+                found.append(done)
+    return measured
+
+
+def _forget(cache: Path) -> None:
+    for entry in cache.iterdir():
+        if not entry.is_symlink():
+            shutil.rmtree(entry)
+
+
+def _others(wheels: Sequence[Path], auditwheel: str | None, folder: Path) -> dict[str, list[Measured]]:
+    names = [str(wheel) for wheel in wheels]
+    measured = {}
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=folder) as name:
+        measured["readelf"] = [measure(["sh", "-c", _READELF, "sh", *names], cwd=Path(name))]
+    if measured["readelf"][0].code:
+        raise JbuildError("the wheels cannot be unzipped", log=measured["readelf"][0].stderr)
+    if auditwheel:
+        binary = [path for path in names if path.endswith("aarch64.whl")]
+        with tempfile.TemporaryDirectory(prefix="benchmark-", dir=folder) as name:
+            environment = {"AUDITWHEEL": str(Path(auditwheel).absolute()), "TMPDIR": name}
+            measured["auditwheel"] = [
+                measure(["sh", "-c", _AUDITWHEEL, "sh", *binary], cwd=Path(name), env=environment)
+            ]
+    return measured
+
+
+def _section(times: dict[str, list[Measured]], lock: Lock, wheels: Sequence[Path]) -> str:
+    packed = sum(path.stat().st_size for path in wheels) / 1e9
+    audit = json.loads(times["cold"][0].stdout)
+    cold = statistics.median(each.seconds for each in times["cold"])
+    lines = [
+        f"`.venv/bin/python benchmarks/audit.py`, {machine()}, load average {os.getloadavg()[2]:.1f}.",
+        f"The CUDA stack of vLLM {lock.versions['vllm']}: {len(wheels)} wheels, {packed:.1f} GB packed. Medians of",
+        f"{len(times['cold'])} runs; wheels are in the page cache as far as they fit. Memory is the peak of all",
+        f"processes together (PSS). The audit has {len(audit['findings'])} findings.",
+        "",
+        "| what | seconds | of cold | peak MB |",
+        "|---|--:|--:|--:|",
+    ]
+    for kind, runs in times.items():
+        seconds = statistics.median(each.seconds for each in runs)
+        peak = max(each.peak_bytes for each in runs) / 1e6
+        lines.append(f"| {_WHAT[kind]} | {seconds:.1f} | {seconds / cold:.2f} | {peak:.0f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

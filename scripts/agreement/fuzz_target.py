@@ -1,0 +1,60 @@
+"""Runs under atheris: gives a reader of the audit whatever bytes it likes. Anything but a MalformedError is a bug.
+
+Usage: fuzz_target.py elf|fatbin|wheel LIBFUZZER-OPTION… CORPUS
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris  # type: ignore[import-untyped]  # of an environment of its own
+
+with atheris.instrument_imports(include=["builder", "zipfile", "email"]):
+    from builder.audit import archive, elf, facts, fatbin
+    from builder.audit.source import MalformedError, Plain
+
+
+def read_elf(data: bytes) -> None:
+    """Read an ELF file, its GPU code included, as the audit does."""
+    facts.read_binary(Plain(data), "fuzzed.so")
+
+
+def read_fatbin(data: bytes) -> None:
+    """Read a section of GPU code."""
+    section = elf.Section(fatbin.SECTIONS[0], 0, len(data))
+    header = elf.Header(64, little=True, type=elf.SHARED, machine=183, flags=0)
+    fatbin.codes(Plain(data), elf.ElfFacts(header=header, sections=(section,)))
+
+
+def read_wheel(data: bytes) -> None:
+    """Read a whole wheel."""
+    _WHEEL.write_bytes(data)
+    listing = archive.listing(_WHEEL)
+    binaries, flaws = facts.read_members(_WHEEL, listing.members)
+    facts.assemble(_WHEEL, listing, binaries, flaws)
+
+
+_TARGETS = {"elf": read_elf, "fatbin": read_fatbin, "wheel": read_wheel}
+_FOLDER = tempfile.TemporaryDirectory(prefix="jbuild-fuzz-")
+_WHEEL = Path(_FOLDER.name) / "fuzzed-1.0-py3-none-any.whl"
+
+
+def main() -> None:
+    """Fuzz the target that the command line names, until libFuzzer ends the process."""
+    target = _TARGETS[sys.argv.pop(1)]
+
+    def one(data: bytes) -> None:
+        try:
+            target(data)
+        except MalformedError:
+            # What a reader is to say of a file that is not sound.
+            return
+
+    atheris.Setup(sys.argv, one)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The image that a stack is loaded in: the locked base with the distribution's Python and the recipe's packages."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder import records
+from builder.config import build_ca_bundle
+from builder.image import facts
+from builder.process import run
+from builder.wheels.tree import EPOCH
+from builder.workspace import shipped
+
+if TYPE_CHECKING:
+    from builder.config import Config
+    from builder.engine import Engine
+    from builder.resolve.model import Lock
+
+_LIMIT_S = 1800
+# As jbuild's own Dockerfile does it, without the layers that follow.
+_DOCKERFILE = """\
+FROM {base}
+RUN --mount=type=bind,source=install.sh,target=/run/install.sh --mount=type=secret,id=ca \
+["/bin/sh", "/run/install.sh", "{epoch}", "{uid}", "{user}", {packages}]
+"""
+
+
+def system_image(lock: Lock, apt: tuple[str, ...], engine: Engine, config: Config) -> str:
+    """Return the name of the image, which is built unless the engine has it.
+
+    Raises:
+        ProgramFailedError: it cannot be built.
+    """
+    packages = sorted({*lock.platform.python_packages, *apt})
+    script = shipped("dockerfiles") / "system" / "install.sh"
+    text = _DOCKERFILE.format(
+        base=f"{lock.base.used.rpartition(':')[0]}@{lock.base.digest}",
+        epoch=EPOCH,
+        uid=facts.UID,
+        user=facts.USER,
+        packages=", ".join(f'"{package}"' for package in packages),
+    )
+    made_from = records.fingerprint(text, script.read_text(encoding="utf-8"))
+    name = f"jbuild-agreement:{made_from[:16]}"
+    known = run(["docker", "image", "inspect", name], env=engine.environment(), check=False)
+    if known.code == 0:
+        return name
+    ca = build_ca_bundle(config)
+    with tempfile.TemporaryDirectory(prefix="jbuild-agreement-") as folder:
+        (Path(folder) / "Dockerfile").write_text(text, encoding="utf-8")
+        shutil.copy(script, Path(folder) / "install.sh")
+        argv = ["docker", "buildx", "build", "--platform=linux/arm64", "--provenance=false", "--load", "--tag", name]
+        argv += ["--secret", f"id=ca,src={ca}"] if ca else []
+        run([*argv, folder], env=engine.environment(), timeout_s=_LIMIT_S)
+    return name

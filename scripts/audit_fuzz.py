@@ -1,0 +1,185 @@
+"""Fuzzes the audit's readers of ELF files, GPU code and wheels with atheris, each for some minutes, from real seeds.
+
+Any exception but the readers' own, an input of more than ten seconds or a gigabyte of memory is a bug: it is kept, and
+the exit code is 1. Seeds are small files of the wheelhouse and of what has been unpacked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agreement.elves import shared_objects
+from agreement.report import when_and_where, write_section
+from builder.audit import elf, fatbin
+from builder.audit.source import MalformedError
+from builder.console import Console
+from builder.errors import JbuildError
+from builder.process import run
+from builder.resolve.solve import uv
+from builder.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+# The newest release that has a wheel for CPython 3.11 too.
+PACKAGE = "atheris==3.0.0"
+_CHECKOUT = Path(__file__).parents[1]
+_TARGET = Path(__file__).with_name("agreement") / "fuzz_target.py"
+_TARGETS = ("elf", "fatbin", "wheel")
+# Segments of arm64 begin at multiples of 64 KiB: no file with two of them is smaller.
+_LONGEST = 160 << 10
+_MOST_SEEDS = 300
+_INPUT_LIMIT_S = 10
+_MEMORY_LIMIT_MB = 1024
+_CONTAINER = struct.Struct("<IHHQ")
+_ENTRY_HEAD = struct.Struct("<HHIQ")
+_KEPT_PAYLOAD = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What came of fuzzing one target: seeds, inputs tried, edges covered, and the last line of a bug's log."""
+
+    target: str
+    seeds: int
+    tried: int
+    covered: int
+    bug: str | None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fuzz every target, print what came of it and write the page's section."""
+    parser = argparse.ArgumentParser(prog="scripts/audit-fuzz", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0, help="for each target (default 10)")
+    parser.add_argument("--only", choices=_TARGETS, help="only this target")
+    options = parser.parse_args(arguments)
+    workspace, console = Workspace.here(), Console()
+    folder = workspace.cache / "agreement" / "fuzz"
+    results = []
+    try:
+        python = _python(folder / "venv")
+        for target in [options.only] if options.only else _TARGETS:
+            seeds = _write_seeds(_SEEDS[target](workspace), folder / target / "seeds")
+            with console.task(f"fuzzing {target}", unit="inputs") as task:
+                results.append(_fuzz(target, python, folder / target, seeds, options.minutes * 60))
+                task.advance(results[-1].tried)
+    except JbuildError as error:
+        console.failure(error)
+        return error.exit_code
+    text = _section(results, options.minutes)
+    console.result(None, text)
+    if not options.only:
+        write_section("fuzzing", text)
+    return int(any(result.bug for result in results))
+
+
+def _python(folder: Path) -> str:
+    python = folder / "bin" / "python"
+    if not any(folder.glob("lib/*/site-packages/atheris")):
+        run([uv(), "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)])
+        run([uv(), "pip", "install", "--quiet", "--python", str(python), PACKAGE])
+    return str(python)
+
+
+def _fuzz(target: str, python: str, folder: Path, seeds: int, seconds: float) -> Result:
+    found = folder / "found"
+    found.mkdir(exist_ok=True)
+    limits = (f"-timeout={_INPUT_LIMIT_S}", f"-rss_limit_mb={_MEMORY_LIMIT_MB}", f"-max_len={_LONGEST}")
+    argv = [python, str(_TARGET), target, f"-max_total_time={round(seconds)}", *limits]
+    argv += ["-print_final_stats=1", f"-artifact_prefix={folder}/bug-", str(found), str(folder / "seeds")]
+    done = run(argv, env={"PYTHONPATH": str(_CHECKOUT)}, check=False, timeout_s=seconds + 300)
+    log = done.stdout + done.stderr
+    tried = re.search(r"number_of_executed_units: (\d+)", log)
+    covered = re.findall(r"\bcov: (\d+)", log)
+    return Result(
+        target=target,
+        seeds=seeds,
+        tried=int(tried[1]) if tried else 0,
+        covered=int(covered[-1]) if covered else 0,
+        bug=None if done.code == 0 else _bug(log),
+    )
+
+
+def _bug(log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if re.search(r"Error|Exception|ERROR|artifact|Test unit", line)]
+    return "; ".join(lines[-4:]) or log[-500:]
+
+
+def _write_seeds(seeds: Iterable[bytes], folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for count, seed in enumerate(seeds, 1):
+        (folder / str(count)).write_bytes(seed)
+        if count == _MOST_SEEDS:
+            break
+    return count
+
+
+def _elf_seeds(workspace: Workspace) -> Iterator[bytes]:
+    for path in shared_objects(workspace.trees):
+        if path.stat().st_size <= _LONGEST:
+            yield path.read_bytes()
+
+
+def _wheel_seeds(workspace: Workspace) -> Iterator[bytes]:
+    for path in sorted(workspace.wheels.glob("*/*/*.whl")):
+        if path.stat().st_size <= _LONGEST:
+            yield path.read_bytes()
+
+
+def _fatbin_seeds(workspace: Workspace) -> Iterator[bytes]:
+    """Yield sections of real libraries with their payloads cut short and their sizes put right."""
+    for path in shared_objects(workspace.trees):
+        try:
+            sections = elf.read(path).sections
+        except MalformedError:
+            continue
+        for section in sections:
+            if section.name in fatbin.SECTIONS:
+                with path.open("rb") as file:
+                    file.seek(section.offset)
+                    yield _shortened(file.read(min(section.size, 64 << 20)))[:_LONGEST]
+
+
+def _shortened(section: bytes) -> bytes:
+    made, at = bytearray(), 0
+    while at + _CONTAINER.size <= len(section) and len(made) < _LONGEST:
+        magic, version, header, size = _CONTAINER.unpack_from(section, at)
+        body, position, end = bytearray(), at + header, min(at + header + size, len(section))
+        while position + _ENTRY_HEAD.size <= end:
+            kind, kind_version, length, payload = _ENTRY_HEAD.unpack_from(section, position)
+            kept = min(payload, _KEPT_PAYLOAD)
+            body += _ENTRY_HEAD.pack(kind, kind_version, length, kept)
+            body += section[position + _ENTRY_HEAD.size : position + length + kept]
+            position += length + payload
+        made += _CONTAINER.pack(magic, version, header, len(body)) + body
+        at += header + size + (-(header + size) % 8)
+    return bytes(made)
+
+
+_SEEDS = {"elf": _elf_seeds, "fatbin": _fatbin_seeds, "wheel": _wheel_seeds}
+
+
+def _section(results: Sequence[Result], minutes: float) -> str:
+    lines = [
+        "## Fuzzing",
+        "",
+        f"`scripts/audit-fuzz` ({PACKAGE}), {when_and_where()}: {minutes:g} minutes a target.",
+        "",
+    ]
+    lines += [
+        f"- {result.target}: {result.tried} inputs from {result.seeds} real seeds, {result.covered} edges covered, "
+        + (f"a bug: {result.bug}" if result.bug else "no bug.")
+        for result in results
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

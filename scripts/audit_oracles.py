@@ -1,0 +1,110 @@
+"""Compares the audit's readers with readelf, nm and cuobjdump on every shared object of real wheels.
+
+The wheels are those of the stacks that scripts/audit-agreement works with, as far as they are locked and unpacked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from agreement import binutils, cuobjdump
+from agreement.elves import shared_objects
+from agreement.place import Place
+from agreement.report import when_and_where, write_section
+from agreement.stacks import read_stacks
+from builder.audit import elf, fatbin
+from builder.audit.source import MalformedError
+from builder.errors import JbuildError
+from builder.resolve.locking import current_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from agreement.stacks import Stack
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one oracle was asked: files, things compared (symbols, pieces of GPU code), differences by file."""
+
+    files: int = 0
+    things: int = 0
+    differences: list[str] = field(default_factory=list)
+
+    def take(self, path: str, ask: Callable[[], tuple[int, list[str]]]) -> None:
+        """Count the answer about one file."""
+        self.files += 1
+        try:
+            things, found = ask()
+        except MalformedError as error:
+            things, found = 0, [f"the reader refuses it: {error.message}"]
+        self.things += things
+        self.differences += [f"`{path}`: {text}" for text in found]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare, print and write the page's section; the exit code is 1 where something differs."""
+    parser = argparse.ArgumentParser(prog="scripts/audit-oracles", description=__doc__)
+    parser.add_argument("--only", action="append", metavar="STACK", help="only the wheels of this stack; repeatable")
+    options = parser.parse_args(arguments)
+    stacks = [stack for stack in read_stacks() if not options.only or stack.name in options.only]
+    place = Place.open(tuple(read_stacks()))
+    console = place.session.console
+    try:
+        program = cuobjdump.program(place.folder / "cuobjdump")
+        trees = list(_trees(stacks, place))
+        symbols, gpu = Tally(), Tally()
+        with console.task("comparing", len(trees), unit="wheels") as task:
+            for tree in trees:
+                _compare(tree, program, symbols, gpu)
+                task.advance(1)
+    except JbuildError as error:
+        console.failure(error)
+        return error.exit_code
+    text = _section(symbols, gpu, len(trees))
+    console.result(None, text)
+    if not options.only:
+        write_section("readers", text)
+    return int(bool(symbols.differences or gpu.differences))
+
+
+def _trees(stacks: Sequence[Stack], place: Place) -> Iterator[Path]:
+    seen = set()
+    for stack in stacks:
+        lock = current_lock(place.job(stack), place.session)
+        for wheel in lock.wheels if lock else ():
+            tree = place.tree(wheel, lock) if lock else None
+            if tree and tree.is_dir() and wheel.sha256 not in seen:
+                seen.add(wheel.sha256)
+                yield tree
+
+
+def _compare(tree: Path, program: Path, symbols: Tally, gpu: Tally) -> None:
+    for path in shared_objects(tree):
+        shown = str(path).rpartition("/site-packages/")[2]
+        symbols.take(shown, lambda path=path: binutils.differences(path))  # type: ignore[misc]
+        if any(section.name in fatbin.SECTIONS for section in elf.read(path).sections):
+            gpu.take(shown, lambda path=path: cuobjdump.differences(program, path))  # type: ignore[misc]
+
+
+def _section(symbols: Tally, gpu: Tally, wheels: int) -> str:
+    differences = (*symbols.differences, *gpu.differences)
+    listed = [f"  - {text}" for text in differences]
+    head = f"`scripts/audit-oracles`, {when_and_where()}: {wheels} wheels, {len(differences)} differences."
+    by_symbols = (
+        f"- readelf and nm: {symbols.files} files, {symbols.things} dynamic symbols: needed libraries, search paths, "
+        "soname, symbol versions, undefined symbols (weak or not) and defined ones (hidden or not)."
+    )
+    by_gpu = (
+        f"- cuobjdump ({cuobjdump.PACKAGE}): {gpu.files} files, {gpu.things} pieces of GPU code: the targets "
+        "that a file carries SASS or PTX for."
+    )
+    return "\n".join(["## Readers", "", head, "", by_symbols, by_gpu, *listed])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""What is tried near a cell that does not resolve."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from factories import make_locked_wheel, make_spec
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.version import Version
+
+from builder import process
+from builder.config import Config
+from builder.errors import NetworkError, NoWheelsError
+from builder.index.client import IndexClient
+from builder.recipe.matrix import expand
+from builder.recipe.model import Axis, Exclusion, Matrix, Recipe
+from builder.resolve import neighbours as module
+from builder.resolve.examine import Examined
+from builder.resolve.jobs import job_of
+from builder.resolve.neighbours import Neighbour, nearest_versions, neighbours
+
+if TYPE_CHECKING:
+    from builder.resolve.model import Job
+    from builder.session import Session
+
+EXPLAINED = (
+    "error: No solution found when resolving dependencies\n  cause: Because vllm==0.9.3 was not found in the package\n"
+    "         registry and you require vllm==0.9.3, we can conclude that your requirements are unsatisfiable.\n"
+)
+
+
+def job(*requires: str, exclude: tuple[Exclusion, ...] = (), **axes: tuple[str, ...]) -> Job:
+    matrix = Matrix(axes=tuple(Axis(name=name, values=values) for name, values in axes.items()), exclude=exclude)
+    recipe = Recipe(
+        name="demo",
+        path=Path("recipes/demo.toml"),
+        description="A demonstration",
+        architecture="arm64",
+        matrix=matrix,
+        spec=make_spec(requires=requires),
+    )
+    return job_of(recipe, expand(recipe)[0])
+
+
+def culprit(requirement: str, *others: str) -> Examined:
+    return Examined(requirement=requirement, index="jet", url="", others=others)
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Stand in for the solver: what fits is decided by the versions and platforms asked for, in `fits`."""
+    state: dict[str, Any] = {"asked": [], "fits": lambda _: True}
+
+    def solve_only(job: Job, *_: Any) -> Any:
+        state["asked"].append(job)
+        if not state["fits"](job):
+            raise NoWheelsError("no wheels work together", log=EXPLAINED)
+        return (make_locked_wheel("vllm", "0.10.2"), make_locked_wheel("torch", "2.8.0"), make_locked_wheel("x"))
+
+    monkeypatch.setattr(module, "solve_only", solve_only)
+    return state
+
+
+def near(job: Job, session: Session, *culprits: Examined) -> tuple[Neighbour, ...]:
+    return neighbours(job, culprits, IndexClient(config=Config(), states=session.workspace.index_states), session)
+
+
+def test_other_versions_of_a_pin_are_tried_the_nearest_first(tried: dict[str, Any], session: Session) -> None:
+    others = [f"0.{n}.0" for n in range(1, 50) if n != 9]
+    found = near(job("vllm==0.9.0", "numpy", distribution=("debian-12",)), session, culprit("vllm==0.9.0", *others))
+    versions = [each.differs for each in found if each.differs.startswith("vllm")]
+    assert versions[:3] == [f"vllm {v} instead of 0.9.0" for v in ("0.10.0", "0.8.0", "0.11.0")]
+    assert len(versions) == 7
+    assert ("vllm==0.10.0", "numpy") in [each.spec.requires for each in tried["asked"]]
+    assert found[0].found == "vllm 0.10.2, torch 2.8.0; 3 wheels"
+
+
+def test_extras_of_a_pin_stay(tried: dict[str, Any], session: Session) -> None:
+    near(job("vLLM[flashinfer,audio]==0.9.3", distribution=("debian-12",)), session, culprit("vllm==0.9.3", "0.10.2"))
+    assert ("vLLM[audio,flashinfer]==0.10.2",) in [each.spec.requires for each in tried["asked"]]
+
+
+def test_what_the_recipe_does_not_pin_has_no_other_versions(tried: dict[str, Any], session: Session) -> None:
+    found = near(
+        job("vllm>=0.9", distribution=("debian-12",)), session, culprit("vllm>=0.9", "0.8.0"), culprit("numpy<2", "1.0")
+    )
+    assert not any("instead of" in each.differs for each in found)
+
+
+def test_a_package_that_is_blamed_twice_is_tried_once(tried: dict[str, Any], session: Session) -> None:
+    blamed = (culprit("vllm==0.9.3", "0.10.2"), culprit("vllm<0.10", "0.10.2"))
+    found = near(job("vllm==0.9.3", distribution=("debian-12",)), session, *blamed)
+    assert len({each.differs for each in found}) == len(found) == len(tried["asked"])
+
+
+def test_other_cells_of_the_recipe_come_before_cells_that_it_could_have(
+    tried: dict[str, Any], session: Session
+) -> None:
+    cell = job("vllm", vllm=("0.9.3", "0.10.2"), l4t=("36.4.0", "36.5.0"), python=("3.10", "3.12"))
+    found = [each.differs for each in near(cell, session)]
+    assert found[:3] == ["cell with python=3.12", "cell with l4t=36.5.0", "cell with vllm=0.10.2"]
+    assert len(found) == 6
+    assert all(each.startswith("cell with ") for each in found)
+    assert len(set(found)) == len(found)
+
+
+def test_cells_that_cannot_exist_are_not_tried(tried: dict[str, Any], session: Session) -> None:
+    reason = Exclusion(when=(("vllm", "0.10.2"),), reason="no")
+    cell = job("vllm", exclude=(reason,), vllm=("0.9.3", "0.10.2"), distribution=("debian-12",), python=("3.11",))
+    near(cell, session)
+    assert all(each.cell.impossible is None for each in tried["asked"])
+    assert not any(each.cell.value("vllm") == "0.10.2" for each in tried["asked"])
+    # Debian 12 has one Python only.
+    assert not any(each.cell.value("python") != "3.11" for each in tried["asked"])
+
+
+def test_cells_that_the_recipe_could_have_differ_in_one_value(tried: dict[str, Any], session: Session) -> None:
+    cell = job("vllm", l4t=("36.4.0",), cuda=("12.6",))
+    found = [each.differs for each in near(cell, session)]
+    assert "cell with cuda=12.8" in found
+    assert any(each.startswith("cell with l4t=36.4.") for each in found)
+    assert all(each.count("=") == 1 for each in found)
+
+
+def test_what_resolves_comes_first_and_what_fails_says_why(tried: dict[str, Any], session: Session) -> None:
+    tried["fits"] = lambda job: job.spec.requires == ("vllm==0.10.2",)
+    found = near(job("vllm==0.9.3", distribution=("debian-12",)), session, culprit("vllm==0.9.3", "0.8.0", "0.10.2"))
+    assert [each.resolves for each in found] == [True, *[False] * (len(found) - 1)]
+    assert found[0].differs == "vllm 0.10.2 instead of 0.9.3"
+    assert found[1].failed == "vllm==0.9.3 was not found in the package registry and you require vllm==0.9.3"
+    assert not found[1].found
+
+
+def test_a_failure_without_an_explanation_has_its_own_words(
+    tried: dict[str, Any], session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*_: Any) -> Any:
+        raise NetworkError("the index jet does not answer for vllm")
+
+    monkeypatch.setattr(module, "solve_only", down)
+    found = near(job("vllm==1", distribution=("debian-12",)), session, culprit("vllm==1", "2"))
+    assert found[0].failed == "the index jet does not answer for vllm"
+
+
+def test_a_bug_is_not_taken_for_an_answer(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "solve_only", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        near(job("vllm==1", distribution=("debian-12",)), session, culprit("vllm==1", "2"))
+
+
+def test_an_interrupt_ends_what_runs_and_begins_nothing_more(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, begun, ended = threading.Event(), [], []
+
+    def solve_only(job: Job, *_: Any) -> Any:
+        begun.append(job)
+        if len(begun) == 1:
+            raise KeyboardInterrupt
+        gate.wait(5)
+        return ()
+
+    def end_all() -> None:
+        ended.append(True)
+        gate.set()
+
+    monkeypatch.setattr(module, "solve_only", solve_only)
+    monkeypatch.setattr(process, "end_all", end_all)
+    many = [f"0.{n}" for n in range(40)]
+    before = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        near(job("vllm==0.9", distribution=("debian-12",)), session, culprit("vllm==0.9", *many))
+    assert time.monotonic() - before < 3
+    assert ended
+    assert len(begun) <= 3
+
+
+_VERSIONS = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 9)).map(lambda pair: f"{pair[0]}.{pair[1]}"), unique=True
+)
+
+
+@given(_VERSIONS, st.sampled_from(["0.5", "1.0", "1.5.post1", "2.0+cu126", "9.0"]))
+def test_near_versions_are_those_with_few_between(known: list[str], wanted: str) -> None:
+    found = nearest_versions(wanted, known)
+    assert sorted(found) == sorted(str(Version(each)) for each in known)
+    ordered = sorted(map(Version, known))
+
+    def between(version: str) -> int:
+        low, high = sorted((Version(version), Version(wanted)))
+        return sum(low < each < high for each in ordered)
+
+    assert [between(each) for each in found] == sorted(between(each) for each in found)
+
+
+def test_of_two_as_near_the_newer_is_first() -> None:
+    assert nearest_versions("1.0", ["0.9", "1.1", "0.8", "1.2"]) == ["1.1", "0.9", "1.2", "0.8"]
+    assert nearest_versions("1.0", []) == []
+
+
+def test_a_job_is_left_as_it_was(tried: dict[str, Any], session: Session) -> None:
+    cell = job("vllm==0.9.3", distribution=("debian-12",))
+    before = replace(cell)
+    near(cell, session, culprit("vllm==0.9.3", "0.10.2"))
+    assert cell == before
