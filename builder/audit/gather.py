@@ -9,9 +9,10 @@ from builder.audit.archive import listing
 from builder.audit.facts import READER, assemble, jobs, read_members
 from builder.audit.model import WheelFacts
 from builder.audit.source import MalformedError
+from builder.errors import IntegrityError
 from builder.parallel import workers
 from builder.wheels.house import fetch, path_of
-from builder.workspace import mark_used
+from builder.workspace import mark_used, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,7 @@ def gather(wheels: Sequence[LockedWheel], session: Session) -> dict[str, WheelFa
     """Return the facts of each wheel by its sha256; wheels that are not in the wheelhouse are fetched.
 
     Raises:
-        NetworkError, IntegrityError, DiskError: a wheel cannot be had, or its facts not be kept.
+        NetworkError, IntegrityError, DiskError: a wheel cannot be had or is damaged, or its facts cannot be kept.
     """
     places = {wheel.sha256: _place(wheel.sha256, session) for wheel in wheels}
     found = {sha256: facts for sha256, place in places.items() if mark_used(place) and (facts := store.read(place))}
@@ -40,8 +41,19 @@ def gather(wheels: Sequence[LockedWheel], session: Session) -> dict[str, WheelFa
         paths = {sha256: path_of(wheel, session.workspace.wheels) for sha256, wheel in missing.items()}
         found |= read_wheels(paths, session)
         for sha256 in missing:
+            if found[sha256].flaws:
+                _check(paths[sha256], sha256)
             store.write(places[sha256], found[sha256])
     return found
+
+
+def _check(path: Path, sha256: str) -> None:
+    """Make sure that what is wrong with a wheel is wrong with the wheel, and not with this disk."""
+    if sha256_of(path) == sha256:
+        return
+    path.unlink(missing_ok=True)
+    hint = "run the same command again: it is fetched anew"
+    raise IntegrityError(f"{path.name} was damaged on this disk", where=str(path), hint=hint)
 
 
 def gather_files(paths: dict[str, Path], session: Session) -> dict[str, WheelFacts]:

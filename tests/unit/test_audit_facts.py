@@ -14,6 +14,7 @@ from builder.audit import gather, store, symbols
 from builder.audit.elf import Defined, Undefined
 from builder.audit.fatbin import Target
 from builder.audit.model import Gpu
+from builder.errors import IntegrityError
 from builder.wheels.house import path_of
 
 if TYPE_CHECKING:
@@ -81,6 +82,18 @@ def test_a_wheel_is_read_once(wheel: Path, session: Session, monkeypatch: pytest
     path_of(asked[0], session.workspace.wheels).unlink()
     assert gather.gather(asked, session) == first
     assert gather.gather_files({asked[0].sha256: wheel}, session) == first
+
+
+def test_a_wheel_that_was_damaged_on_this_disk(wheel: Path, session: Session) -> None:
+    asked = [locked(wheel)]
+    gather.gather(asked, session)
+    path = path_of(asked[0], session.workspace.wheels)
+    path.write_bytes(path.read_bytes()[:300])
+    for facts in session.workspace.facts.rglob("*-*"):
+        facts.unlink()
+    with pytest.raises(IntegrityError, match="was damaged on this disk"):
+        gather.gather(asked, session)
+    assert gather.gather(asked, session)[asked[0].sha256].flaws == ()
 
 
 def test_another_reader_reads_again(wheel: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

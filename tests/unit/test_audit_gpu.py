@@ -130,6 +130,13 @@ def test_a_cuda_that_fits_the_driver(tmp_path: Path) -> None:
     assert found(audit(tmp_path, runtime("13.0.96", 13), l4t="38.4.0"), "toolkit-newer") == []
 
 
+def test_libraries_of_which_there_is_one_for_every_cuda(tmp_path: Path) -> None:
+    name = "bitsandbytes/libbitsandbytes_cuda{}.so"
+    files = {name.format(version * 10): {"needed": [f"libcudart.so.{version}"]} for version in (12, 13)}
+    outcome = audit(tmp_path, {"bitsandbytes": files})
+    assert {finding.severity for finding in outcome.findings} == {"info"}
+
+
 def test_two_cudas(tmp_path: Path) -> None:
     wheels = {**library(("sass", 87), needed=["libcudart.so.12"]), **runtime("12.6.77", 12)}
     assert found(audit(tmp_path, wheels), "two-cudas") == []

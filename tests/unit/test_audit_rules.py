@@ -270,6 +270,12 @@ def test_modules_of_several_pythons(tmp_path: Path, name: str) -> None:
     assert rules(make_case(tmp_path, contents)) == []
 
 
+def test_modules_that_this_python_does_not_see_are_not_loaded_either(tmp_path: Path) -> None:
+    other = {**MODULE, "needed": ["libodd.so"]}
+    contents = {"demo": {"demo/_C.cpython-310-aarch64-linux-gnu.so": other, "demo/_C.abi3.so": MODULE}}
+    assert rules(make_case(tmp_path, contents)) == []
+
+
 def test_two_wheels_with_one_file(tmp_path: Path) -> None:
     wheels = {"one": {"shared/x.py": b"1", "shared/same.py": b""}, "two": {"shared/x.py": b"2", "shared/same.py": b""}}
     found = only(make_case(tmp_path, wheels), "file-conflict")

@@ -67,7 +67,7 @@ def wrong_machine(case: Case) -> Iterator[Finding]:
         else:
             grouped[name, _machine(node)].append(node)
     for (name, machine), nodes in grouped.items():
-        modules = [node for node in nodes if node.binary.inits and _for_python(node, case) is not False]
+        modules = [node for node in nodes if node.binary.inits and for_python(node, case) is not False]
         grave = bool(modules) and (name not in right or not _has_twin(modules[0], case))
         first = (modules or nodes)[0]
         lone = "" if name in right else ", and the wheel has none for it"
@@ -103,8 +103,8 @@ def other_python(case: Case) -> Iterator[Finding]:
     python = case.environment.platform.python
     for wheel in case.environment.wheels:
         nodes = [node for node in case.environment.nodes if node.wheel is wheel and node.binary.inits]
-        other = [node for node in nodes if _for_python(node, case) is False]
-        fitting = {_stem(node) for node in nodes if _for_python(node, case) is not False}
+        other = [node for node in nodes if for_python(node, case) is False]
+        fitting = {_stem(node) for node in nodes if for_python(node, case) is not False}
         lone = [node for node in other if _stem(node) not in fitting]
         if lone:
             found = sorted({_SUFFIX.match(node.name)["version"] for node in lone})  # type: ignore[index]
@@ -119,7 +119,7 @@ def other_python(case: Case) -> Iterator[Finding]:
             )
 
 
-def _for_python(node: Node, case: Case) -> bool | None:
+def for_python(node: Node, case: Case) -> bool | None:
     """Return whether a module's name says that this Python imports it; None if it says nothing."""
     found = _SUFFIX.match(node.name)
     if not found:

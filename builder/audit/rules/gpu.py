@@ -41,7 +41,7 @@ def gpu_code(case: Case) -> Iterator[Finding]:
     for sm in case.sms:
         yield from _unsure(case, sm)
         grouped: dict[tuple[str, str, bool], list[Node]] = defaultdict(list)
-        for node in case.environment.nodes:
+        for node in _meant(case):
             if node.binary.gpu and (verdict := _verdict(case, node, sm)).verdict not in _DONE:
                 grouped[named(node.wheel), verdict.verdict, verdict.meant].append(node)
         for (_, kind, meant), nodes in grouped.items():
@@ -108,10 +108,15 @@ def _compiler(isa: tuple[int, int]) -> tuple[int, int]:
     return min(known) if known else (isa[0] + 4, isa[1])
 
 
+def _meant(case: Case) -> Iterator[Node]:
+    """Yield the files that a process will load: not those of which there is one for every CUDA."""
+    return (node for node in case.environment.nodes if not case.exempt(node))
+
+
 def toolkit(case: Case) -> tuple[tuple[int, int], Node | None]:
     """Return the newest CUDA runtime that the wheels bring or ask for, and a file that shows it."""
     found: list[tuple[tuple[int, int], Node]] = []
-    for node in case.environment.nodes:
+    for node in _meant(case):
         names = filter(None, map(_RUNTIME.fullmatch, (node.name, *node.binary.needed)))
         found.extend(((int(match[1]), 0), node) for match in names)
         if node.wheel and _RUNTIME_WHEEL.fullmatch(node.wheel.name) and _RUNTIME.fullmatch(node.name):
@@ -138,7 +143,7 @@ def toolkit_newer(case: Case) -> Iterator[Finding]:
 def two_cudas(case: Case) -> Iterator[Finding]:
     """Yield whether one environment has or asks for CUDA runtimes of two majors."""
     found: dict[int, list[Node]] = defaultdict(list)
-    for node in case.environment.nodes:
+    for node in _meant(case):
         for library in (node.name, node.binary.soname or "", *node.binary.needed):
             if match := _RUNTIME.fullmatch(library):
                 found[int(match[1])].append(node)

@@ -10,6 +10,7 @@ from builder.audit.case import finding, named
 from builder.audit.demangle import demangled
 from builder.audit.environment import Node
 from builder.audit.model import SEVERITIES
+from builder.audit.rules.files import for_python
 from builder.audit.verdict import Dependent, ExecutableStack, Missing, Outdated, Undefined
 from builder.jetson.tables import distributions
 
@@ -28,7 +29,8 @@ def loading(case: Case) -> Iterator[Finding]:
     grouped: dict[Hashable, list[tuple[Cause, Severity]]] = defaultdict(list)
     unused: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
     for verdict in case.verdicts:
-        if not case.loader.fits(verdict.node):
+        if not case.loader.fits(verdict.node) or for_python(verdict.node, case) is False:
+            # Told by rules of their own: nothing here loads them.
             continue
         exempt = case.exempt(verdict.node) or case.other_gpus(verdict.node)
         if exempt and verdict.failures:
