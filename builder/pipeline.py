@@ -99,11 +99,26 @@ def run_cell(job: Job, session: Session, options: Options, builders: Builders) -
                 said = f"{result.stages[-1].seconds:.1f} s" if ran else "unchanged"
                 session.console.say(f"{job.cell.id}: {stage}: {said}")
             if options.verify:
-                stages.verify(result.work)
+                _verify(result.work)
                 session.console.say(f"{job.cell.id}: verify: a second build without any cache gave the same digest")
     except JbuildError as error:
         result.error = error
     return result
+
+
+def _verify(work: Work) -> None:
+    """Build a cell a second time without any cache, and note that the images are the same.
+
+    Raises:
+        NotReproducibleError: they are not.
+    """
+    from builder.engine import find_engine  # noqa: PLC0415
+    from builder.image.verify import Built, verify  # noqa: PLC0415
+
+    engine, session = find_engine(work.session.workspace), work.session
+    builders = work.builders or stages.builders_of(work.options, session)
+    built = Built(lock=work.lock, image=work.image, run=lambda make: builders.build(work.job.cell.id, engine, make))
+    work.made.verified = verify(work.job, built, engine, session)
 
 
 def preview(job: Job, session: Session, options: Options) -> list[tuple[str, str]]:

@@ -308,21 +308,6 @@ def _build(work: Work) -> Image:
     return image
 
 
-def verify(work: Work) -> None:
-    """Build a cell a second time without any cache, and note that the images are the same.
-
-    Raises:
-        NotReproducibleError: they are not.
-    """
-    from builder.engine import find_engine  # noqa: PLC0415
-    from builder.image.verify import Built, verify  # noqa: PLC0415
-
-    engine, session = find_engine(work.session.workspace), work.session
-    builders = work.builders or builders_of(work.options, session)
-    built = Built(lock=work.lock, image=work.image, run=lambda make: builders.build(work.job.cell.id, engine, make))
-    work.made.verified = verify(work.job, built, engine, session)
-
-
 def _smoke_inputs(work: Work) -> str:
     return records.fingerprint(work.image.digest, work.job.spec.smoke, work.job.spec.server)
 

@@ -41,6 +41,7 @@ KINDS = (
     Kind(name="model downloads", folder="models/partial", pattern="*", of="models"),
     Kind(name="solutions", folder="advised", pattern="*.json", of="nothing"),
     Kind(name="index states", folder="indexes", pattern="*", of="nothing"),
+    Kind(name="signatures", folder="signatures", pattern="*", of="nothing"),
     Kind(name="known hashes", folder="models/known", pattern="??/*", of="nothing"),
 )
 IMAGES, UV = "images", "uv"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder import records
+from builder.cache.use import in_use
 from builder.commands.common import as_json, cell_option, open_recipe, open_session
 from builder.commands.working import checked_registries, force_tags_option
 from builder.errors import UsageError
@@ -57,11 +58,12 @@ def command(
     session = open_session(as_json=as_json)
     keys = public_keys(session.config, options.pop("keys"))
     asked = Asked(verdict=verdict, keys=keys, unsigned=unsigned_verdict, **options)
-    if "/" in what or "@" in what:
-        candidates, asked = _of_image(what, asked, session)
-    else:
-        candidates, asked = _of_recipe(what, selectors, asked, session)
-    done = [promote(candidate, asked, session) for candidate in candidates]
+    with in_use(session.workspace):
+        if "/" in what or "@" in what:
+            candidates, asked = _of_image(what, asked, session)
+        else:
+            candidates, asked = _of_recipe(what, selectors, asked, session)
+        done = [promote(candidate, asked, session) for candidate in candidates]
     text = "\n\n".join(_text(each) for each in done)
     session.console.result({"publications": [records.plain(each) for each in done]}, text)
 

@@ -10,6 +10,7 @@ from builder import records
 from builder.commands.common import as_json, cell_option, open_recipe, open_session, recipe_argument
 from builder.errors import JbuildError
 from builder.pipeline import preview
+from builder.recipe.placeholders import unmarked
 from builder.resolve import lockfile
 from builder.resolve.jobs import job_of
 from builder.resolve.model import LEADING
@@ -96,7 +97,8 @@ def _text(cell: dict[str, Any]) -> str:
 def _tag(rule: dict[str, Any]) -> str:
     conditions = [f"from level {rule['level']}"] if rule["level"] else []
     conditions += [name for name in ("moving", "immutable") if rule[name]]
-    return f"{rule['name']} ({', '.join(conditions)})" if conditions else str(rule["name"])
+    name = unmarked(rule["name"])
+    return f"{name} ({', '.join(conditions)})" if conditions else name
 
 
 def _lock_lines(lock: dict[str, Any] | None) -> list[str]:

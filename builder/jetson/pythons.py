@@ -78,7 +78,11 @@ def _row(table: Table) -> StandalonePython:
         version=table.string("version", pattern=r"3\.[0-9]+\.[0-9]+", noun="a version such as 3.12.16"),
         build=table.string("build", pattern=r"[0-9]{8}", noun="a day such as 20261110"),
         sha256=table.string_map(
-            "sha256", key_pattern="arm64|amd64", value_pattern="[0-9a-f]{64}", noun="a sha256 by architecture"
+            "sha256",
+            key_pattern="arm64|amd64",
+            value_pattern="[0-9a-f]{64}",
+            noun="a sha256 by architecture",
+            key_noun="arm64 or amd64",
         ),
         source=table.string("source", pattern=".+", noun="a source"),
     )

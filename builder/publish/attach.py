@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, get_args
 
 from builder.errors import RegistryError
@@ -12,6 +13,7 @@ from builder.publish.statements import as_bytes
 from builder.registry.blobs import BytesBlob, RemoteBlob
 from builder.registry.client import LONGEST_DOCUMENT, OCI_MANIFEST
 from builder.registry.failures import ImageMissingError
+from builder.registry.reference import DIGEST_PATTERN
 from builder.registry.referrers import Referrer, add_referrers, referrers, tag_of
 
 if TYPE_CHECKING:
@@ -62,13 +64,8 @@ def found(client: RegistryClient, repository: str, digest: str) -> Evidence:
     Raises:
         RegistryError: the registry does not answer, or an entry cannot be read.
     """
-    artifacts = []
-    for referrer in referrers(client, repository, digest):
-        content, _ = client.get_manifest(repository, referrer.descriptor.digest)
-        parts = [p for p in _parts(content) if p.get("digest")]
-        blobs = tuple(RemoteBlob(client, repository, str(part["digest"]), int(part["size"])) for part in parts)
-        name = referrer.artifact_type or "artifact"
-        artifacts.append(Artifact(name=name, referrer=referrer, manifest=content, blobs=blobs))
+    listed = referrers(client, repository, digest)
+    artifacts = [each for each in (_artifact(client, repository, referrer) for referrer in listed) if each]
     layers = [
         CosignLayer(tag=tag, layer=layer, content=client.read_blob(repository, str(layer["digest"])))
         for tag in get_args(CosignTag)
@@ -79,11 +76,10 @@ def found(client: RegistryClient, repository: str, digest: str) -> Evidence:
 
 def contents(client: RegistryClient, repository: str, artifact: Artifact) -> bytes:
     """Return the content of an artifact in a registry: its first layer."""
-    layers = json.loads(artifact.manifest).get("layers") or [{}]
-    digest, size = layers[0].get("digest"), int(layers[0].get("size") or 0)
-    if not digest or size > LONGEST_DOCUMENT:
+    layers = parts_of(artifact.manifest)[1:]
+    if not layers or layers[0]["size"] > LONGEST_DOCUMENT:
         return b""
-    return client.read_blob(repository, str(digest))
+    return client.read_blob(repository, layers[0]["digest"])
 
 
 def _put_artifact(client: RegistryClient, repository: str, artifact: Artifact) -> bool:
@@ -147,10 +143,29 @@ def _layers(client: RegistryClient, repository: str, tag: str) -> list[dict[str,
         content, _ = client.get_manifest(repository, tag)
     except ImageMissingError:
         return []
-    return _parts(content)[1:]
+    return parts_of(content)[1:]
 
 
-def _parts(manifest: bytes) -> list[dict[str, Any]]:
-    """Return the configuration and the layers of a manifest."""
-    document = json.loads(manifest)
-    return [document.get("config") or {}, *(document.get("layers") or document.get("blobs") or ())]
+def _artifact(client: RegistryClient, repository: str, referrer: Referrer) -> Artifact | None:
+    """Return what a list names, or None if it is gone or cannot be understood: anybody may put anything on a list."""
+    try:
+        content, _ = client.get_manifest(repository, referrer.descriptor.digest)
+    except ImageMissingError:
+        return None
+    parts = parts_of(content)
+    if not parts:
+        return None
+    blobs = {part["digest"]: RemoteBlob(client, repository, part["digest"], part["size"]) for part in parts}
+    name = referrer.artifact_type or "artifact"
+    return Artifact(name=name, referrer=referrer, manifest=content, blobs=tuple(blobs.values()))
+
+
+def parts_of(manifest: bytes) -> list[dict[str, Any]]:
+    """Return the configuration and the layers of a manifest, whose digests and sizes are such; [] for anything else."""
+    try:
+        document = json.loads(manifest)
+        parts = [document["config"], *document["layers"]]
+        sound = all(re.fullmatch(DIGEST_PATTERN, part["digest"]) and type(part["size"]) is int for part in parts)
+    except (ValueError, KeyError, TypeError):
+        return []
+    return parts if sound else []

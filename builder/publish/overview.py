@@ -11,9 +11,10 @@ from builder.errors import JbuildError
 from builder.image.model import Image
 from builder.publish.attach import found, is_evidence
 from builder.publish.parallel import Stop, run_all
-from builder.publish.policy import earned
+from builder.publish.policy import earned, named
 from builder.publish.target import Target
 from builder.publish.trust import best, said_of
+from builder.recipe.placeholders import unmarked
 from builder.registry.client import connect
 from builder.registry.reference import Reference
 from builder.smoke.model import Verdict
@@ -92,7 +93,10 @@ def _expected(job: Job, session: Session) -> list[_Expected]:
     verdict = records.read(folder.record("smoke"), None, Verdict)
     proven = bool(image and verdict and verdict.passed and verdict.digest == image.digest)
     level = verdict.level if verdict and proven else None
-    return [_Expected(cell=job.cell.id, rule=rule, image=image, level=level) for rule in job.spec.publish.tags]
+    rules = job.spec.publish.tags
+    if image:
+        rules, _ = named(rules, dict(image.labels))
+    return [_Expected(cell=job.cell.id, rule=rule, image=image, level=level) for rule in rules]
 
 
 def _look(name: str, wanted: list[_Expected], recipe: str, session: Session, stop: Stop) -> list[TagState]:
@@ -116,7 +120,11 @@ def _row(target: Target, wanted: _Expected, there: list[str]) -> TagState | None
     descriptor = target.client.head_manifest(target.reference.repository, tag) if tag in there else None
     if descriptor is None:
         return TagState(
-            repository=target.reference.name, tag=tag, state="missing", cell=cell, note=_why_missing(wanted)
+            repository=target.reference.name,
+            tag=unmarked(tag),
+            state="missing",
+            cell=cell,
+            note=_why_missing(wanted),
         )
     current = wanted.image is not None and wanted.image.digest == descriptor.digest
     return _described(target, tag, descriptor.digest, "current" if current else "other", cell)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from packaging.version import InvalidVersion, Version
 
 from builder.publish.model import TagWithheld
+from builder.recipe import placeholders
 from builder.recipe.levels import reaches
 
 if TYPE_CHECKING:
@@ -30,6 +32,26 @@ def earned(rules: Iterable[TagRule], level: str | None) -> tuple[tuple[TagRule, 
             wanted = f"a verdict at level {rule.level} or better" if rule.level else "a verdict"
             reason = f"it needs {wanted}, and the image has {f'one at level {level}' if level else 'none'}"
             withheld.append(TagWithheld(name=rule.name, reason=reason))
+    return tuple(given), tuple(withheld)
+
+
+def named(rules: Iterable[TagRule], labels: Mapping[str, str]) -> tuple[tuple[TagRule, ...], tuple[TagWithheld, ...]]:
+    """Put what the image's labels say in place of the marks in tags; a tag whose label is missing is withheld."""
+    given, withheld = [], []
+    for rule in rules:
+        name, lacking = rule.name, []
+        for fact, mark in placeholders.marks().items():
+            value = labels.get(_PREFIX + fact.removeprefix("image-"))
+            if mark in name and not value:
+                lacking.append(fact)
+            # A local version's plus sign cannot be part of a tag.
+            name = name.replace(mark, (value or mark).replace("+", "-"))
+        if lacking:
+            shown = placeholders.unmarked(rule.name)
+            reason = f"the image's labels do not say what {', '.join(lacking)} is"
+            withheld.append(TagWithheld(name=shown, reason=reason))
+        else:
+            given.append(replace(rule, name=name))
     return tuple(given), tuple(withheld)
 
 

@@ -13,7 +13,7 @@ from builder.publish.evidence import Evidence
 from builder.publish.failure import PublicationError
 from builder.publish.model import Publication, PublicationFailure, RegistryPublication
 from builder.publish.parallel import Stop, run_all
-from builder.publish.policy import earned
+from builder.publish.policy import earned, named
 from builder.publish.target import Target
 from builder.registry.client import connect
 from builder.registry.reference import Reference
@@ -86,6 +86,8 @@ def publish(
         RecipeError: a target, repository or tag is malformed.
     """
     stop = Stop()
+    rules, unnamed = named(wish.tags, dict(source.labels))
+    wish = replace(wish, tags=rules)
     goals = _goals(targets, wish, config, replace(retry or Retry(), sleep=stop.sleep), console, stop)
     given, withheld = (wish.tags, ()) if wish.building_block else earned(wish.tags, wish.level)
 
@@ -109,7 +111,7 @@ def publish(
         level=wish.level,
         registries=tuple(_record(goal, source, signed=wish.evidence.signed) for goal in goals if goal.sent),
         failures=tuple(goal.failure for goal in goals if goal.failure),
-        withheld=withheld,
+        withheld=(*unnamed, *withheld),
     )
     if publication.failures:
         raise PublicationError(publication)

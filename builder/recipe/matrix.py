@@ -178,7 +178,7 @@ def _filled(spec: Spec, facts: Mapping[str, str]) -> Spec:
         return replace(item, source=one(item.source))
 
     def tag(rule: TagRule) -> TagRule:
-        return replace(rule, name=one(rule.name))
+        return replace(rule, name=placeholders.fill(rule.name, {**facts, **placeholders.marks()}))
 
     server, smoke, publish = spec.server, spec.smoke, spec.publish
     return replace(

@@ -17,6 +17,9 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z][A-Za-z0-9_-]*)\}")
 # What every cell knows besides its axes. An axis may be one of the first group, never of the second.
 _PLATFORM_FACTS = ("l4t", "distribution", "ubuntu", "cuda", "python")
 DERIVED_FACTS = ("release", "jetpack", "cuda-nodots", "python-nodots", "architecture", "recipe", "cell")
+# What is known only of the built image, from its labels: in tags, where a mark stands for it until it is published.
+MEASURED = ("vllm", "torch", "l4t", "cuda", "python")
+MEASURED_FACTS = tuple(f"image-{name}" for name in MEASURED)
 FACTS = (*_PLATFORM_FACTS, *DERIVED_FACTS)
 
 
@@ -52,3 +55,15 @@ def facts(cell: Cell, platform: Platform) -> dict[str, str]:
         "cell": cell.id,
     }
     return {**{name: value for name, value in known.items() if value}, **dict(cell.values)}
+
+
+def marks() -> dict[str, str]:
+    """Return what stands for each measured fact in a tag until the image is published: it could be part of a tag."""
+    return {f"image-{name}": f"__image-{name}__" for name in MEASURED}
+
+
+def unmarked(text: str) -> str:
+    """Return a tag with its marks as people write them."""
+    for name, mark in marks().items():
+        text = text.replace(mark, f"{{{name}}}")
+    return text

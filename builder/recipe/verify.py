@@ -25,8 +25,9 @@ _LONGEST_ID = 100
 
 def check_texts(document: Document, recipe: Recipe, slots: Sequence[Slot]) -> None:
     """Note what is wrong with strings, and with the names of their placeholders, whatever the cells are."""
-    names = {*placeholders.FACTS, *(axis.name for axis in recipe.matrix.axes)}
+    plain = {*placeholders.FACTS, *(axis.name for axis in recipe.matrix.axes)}
     for slot in slots:
+        names = _names(plain, slot)
         wanted = placeholders.names(slot.text)
         if not wanted and (problem := slot.check(slot.text)):
             document.problem(slot.path, problem)
@@ -35,13 +36,18 @@ def check_texts(document: Document, recipe: Recipe, slots: Sequence[Slot]) -> No
                 document.problem(slot.path, f"`{{{name}}}` is not an axis or fact", suggest(name, names, noun="known"))
 
 
+def _names(plain: set[str], slot: Slot) -> set[str]:
+    """Return the placeholders that a string may have: what the image shows only a tag."""
+    return plain | set(placeholders.MEASURED_FACTS) if slot.check is checks.tag else plain
+
+
 def check_cells(document: Document, recipe: Recipe, slots: Sequence[Slot]) -> None:
     """Note the mistakes that cells show: ids, rules that match nothing, values once filled in, tags."""
     cells = expand(recipe)
     _check_ids(document, cells)
     _check_rules(document, recipe, cells)
     known = [
-        (cell, placeholders.facts(cell, platform_for(cell.values, recipe.architecture)))
+        (cell, placeholders.facts(cell, platform_for(cell.values, recipe.architecture)) | placeholders.marks())
         for cell in cells
         if not cell.impossible
     ]
@@ -49,7 +55,7 @@ def check_cells(document: Document, recipe: Recipe, slots: Sequence[Slot]) -> No
     before = len(document.problems)
     for slot in slots:
         wanted = placeholders.names(slot.text)
-        if wanted and names.issuperset(wanted):
+        if wanted and _names(names, slot).issuperset(wanted):
             _check_filled(document, slot, wanted, known)
     if len(document.problems) == before:
         _check_tags(document, recipe, known)
@@ -94,7 +100,7 @@ def _check_filled(document: Document, slot: Slot, wanted: tuple[str, ...], known
             continue
         missing = next((name for name in wanted if name not in facts), None)
         if missing:
-            hint = f"known there: {', '.join(sorted(facts))}"
+            hint = f"known there: {', '.join(sorted(set(facts) - set(placeholders.MEASURED_FACTS)))}"
             document.problem(slot.path, f"cell {cell.id} has no `{{{missing}}}`", hint)
             return
         values = tuple(facts[name] for name in wanted)

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,11 +69,24 @@ def make_keys(folder: Path, name: str = "own") -> Keys:
     return Keys(private=folder / f"{name}.key", public=folder / f"{name}.pub", folder=folder)
 
 
+@pytest.fixture(scope="session")
+def key_pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Keys, Keys]:
+    """Our own key pair, and one that nobody here trusts."""
+    folder = tmp_path_factory.mktemp("keys")
+    return make_keys(folder), make_keys(folder, "stranger")
+
+
 @pytest.fixture
-def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keys:
-    """A key pair, its password in the environment."""
+def keys(key_pairs: tuple[Keys, Keys], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keys:
+    """Our own key pair, its password in the environment."""
     monkeypatch.setenv("COSIGN_PASSWORD", PASSWORD)
-    return make_keys(tmp_path / "keys")
+    return replace(key_pairs[0], folder=tmp_path / "signed")
+
+
+@pytest.fixture
+def stranger(key_pairs: tuple[Keys, Keys], keys: Keys) -> Keys:
+    """A key pair that nobody here trusts."""
+    return replace(key_pairs[1], folder=keys.folder)
 
 
 def make_verdict(image: Image, level: Level = "emulated", **changes: Any) -> Verdict:

@@ -40,6 +40,7 @@ def test_from_a_recipe_to_a_tag(published: tuple[Project, Done], shared_registry
     assert cell["verdict"]["level"] == "cpu"
     (where,) = cell["publication"]["registries"]
     assert (where["repository"], where["digest"]) == (f"{project.registry}/{project.repository}", digest)
+    assert {each["name"] for each in where["attached"]} == {"sbom", "verdict", "provenance", "audit"}
     assert cell["size"] > 1e6
     assert project.half_written() == []
     assert project.containers(done.process) == []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import tomli_w
 from project import Done, Running, assert_refused, clean_environment
-from proofs import LOCK, PASSWORD, PLAN, Keys, keys, labels, make_verdict, oras_discover
+from proofs import LOCK, PASSWORD, PLAN, Keys, key_pairs, keys, labels, make_verdict, oras_discover
 from servers import Fault, Registry, free_port, make_image, registry, running_front, running_registry
 
 from builder import records
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from builder.image.model import Image
     from builder.smoke.model import Level
 
-__all__ = ["keys", "registry"]
+__all__ = ["key_pairs", "keys", "registry"]
 
 CELL = "v0_15_1-debian12"
 OWN = replace(LOCK, cell=CELL)

@@ -8,12 +8,13 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from proofs import Keys, call, keys, labels, make_evidence, make_keys, oras_discover
+from proofs import Keys, call, key_pairs, keys, labels, make_evidence, oras_discover, stranger
 from servers import Fault, Registry, make_image, registry, running_front
 from test_publish_registries import all_on, push
 
 from builder.config import Config
 from builder.errors import RegistryError, UsageError
+from builder.http import Retry
 from builder.publish import statements
 from builder.publish.attach import found
 from builder.publish.current import still_published
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from builder.image.model import Image
 
-__all__ = ["keys", "registry"]
+__all__ = ["key_pairs", "keys", "registry", "stranger"]
 KINDS = {"sbom", "verdict", "provenance"}
 
 
@@ -71,7 +72,7 @@ def test_oras_finds_what_is_attached(registry: Registry, image: Image, layout: P
 
 
 def test_cosign_verifies_signature_and_attestations(
-    registry: Registry, image: Image, layout: Path, tmp_path: Path, keys: Keys
+    registry: Registry, image: Image, layout: Path, tmp_path: Path, keys: Keys, stranger: Keys
 ) -> None:
     done = push(image, layout, registry.host, evidence=make_evidence(image, tmp_path, keys.signer))
     assert done.registries[0].signed
@@ -90,23 +91,21 @@ def test_cosign_verifies_signature_and_attestations(
     assert "Signatures for an image" in tree
     # The image, its signature, and the signed verdict, provenance and bill.
     assert tree.count("sha256:") == 1 + 1 + 3
-    other = make_keys(tmp_path / "other")
     refused = call(
-        "cosign", "verify", f"--key={other.public}", *checked, place(registry, image), folder=tmp_path, check=False
+        "cosign", "verify", f"--key={stranger.public}", *checked, place(registry, image), folder=tmp_path, check=False
     )
     assert refused.returncode != 0
 
 
 def test_cosign_keeps_its_own_beside_ours(
-    registry: Registry, image: Image, layout: Path, tmp_path: Path, keys: Keys
+    registry: Registry, image: Image, layout: Path, tmp_path: Path, keys: Keys, stranger: Keys
 ) -> None:
     push(image, layout, registry.host)
-    other = make_keys(tmp_path / "other")
-    sign = ("cosign", "sign", f"--key={other.private}", "--tlog-upload=false", "--yes", "--allow-http-registry")
+    sign = ("cosign", "sign", f"--key={stranger.private}", "--tlog-upload=false", "--yes", "--allow-http-registry")
     call(*sign, place(registry, image), folder=tmp_path)
     push(image, layout, registry.host, evidence=make_evidence(image, tmp_path, keys.signer))
     checked = ("--insecure-ignore-tlog=true", "--allow-http-registry", place(registry, image))
-    for key in (keys, other):
+    for key in (keys, stranger):
         call("cosign", "verify", f"--key={key.public}", *checked, folder=tmp_path)
 
 
@@ -162,7 +161,8 @@ def test_without_its_evidence_an_image_gets_no_tag(
     assert failure.stage == "attachments"
     assert "attach = false" in (failure.hint or "")
     assert registry.tags("vllm") == {}
-    push(image, layout, registry.host, evidence=proof)
+    # The registry may still be writing what was cut off from it.
+    push(image, layout, registry.host, evidence=proof, retry=Retry(first_wait_s=0.3))
     assert registry.tags("vllm") == all_on(image)
     assert len(oras_discover(place(registry, image), tmp_path)) == len(KINDS)
 
@@ -211,6 +211,20 @@ def test_everything_is_found_again(registry: Registry, image: Image, layout: Pat
     assert sorted(each.content for each in there.cosign) == sorted(each.content for each in proof.cosign)
 
 
+def test_what_is_listed_but_gone_is_passed_over(registry: Registry, image: Image, layout: Path, tmp_path: Path) -> None:
+    proof = make_evidence(image, tmp_path)
+    push(image, layout, registry.host, evidence=proof)
+    client = connect(registry.host, Config())
+    content, _ = client.get_manifest("vllm", tag_of(image.digest))
+    index = json.loads(content)
+    index["manifests"].append({**index["manifests"][0], "digest": "sha256:" + "0" * 64})
+    # A registry takes no list of what it does not hold, but may lose it later: the front tells of such a list.
+    listed = Fault(match="GET .*referrers", kind="answer", status=200, body=json.dumps(index).encode(), times=None)
+    with running_front(registry, listed) as front:
+        there = found(connect(front.host, Config()), "vllm", image.digest)
+    assert len(there.artifacts) == len(proof.artifacts)
+
+
 def test_a_list_that_cannot_be_understood(registry: Registry, image: Image, layout: Path) -> None:
     push(image, layout, registry.host)
     client = connect(registry.host, Config())
@@ -228,11 +242,10 @@ def test_an_entry_that_keeps_getting_lost(registry: Registry, image: Image, layo
         add_referrers(connect(front.host, Config()), "vllm", image.digest, [first.referrer])
 
 
-def test_signatures_are_checked_with_the_key(keys: Keys, tmp_path: Path) -> None:
+def test_signatures_are_checked_with_the_key(keys: Keys, tmp_path: Path, stranger: Keys) -> None:
     signature = keys.signer.sign(b"what is signed")
-    other = make_keys(tmp_path / "other")
-    assert is_signed(b"what is signed", ["bm8=", signature], [other.public, keys.public])
-    assert not is_signed(b"what is signed", [signature], [other.public])
+    assert is_signed(b"what is signed", ["bm8=", signature], [stranger.public, keys.public])
+    assert not is_signed(b"what is signed", [signature], [stranger.public])
     assert not is_signed(b"something else", [signature], [keys.public])
     assert not is_signed(b"what is signed", ["no base64!"], [keys.public])
     assert not is_signed(b"what is signed", [], [keys.public])

@@ -13,12 +13,13 @@ from proofs import (
     PLAN,
     Keys,
     call,
+    key_pairs,
     keys,
     labels,
     make_evidence,
-    make_keys,
     make_verdict,
     oras_discover,
+    stranger,
 )
 from servers import (
     PASSWORD,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from builder.publish.model import Publication
     from builder.resolve.model import Job
 
-__all__ = ["keys", "locked_registry", "registry"]
+__all__ = ["key_pairs", "keys", "locked_registry", "registry", "stranger"]
 
 RULES = (TagRule(name="1-rc", level="emulated"), TagRule(name="1", level="gpu", immutable=True))
 
@@ -236,10 +237,10 @@ def test_a_verdict_is_handed_over_for_an_image_in_a_registry(
 
 
 def test_verdicts_that_do_not_count(
-    registry: Registry, image: Image, layout: Path, session: Session, tmp_path: Path, keys: Keys
+    registry: Registry, image: Image, layout: Path, session: Session, tmp_path: Path, keys: Keys, stranger: Keys
 ) -> None:
     push(image, layout, registry.host, level=None)
-    other, stranger = make_image(layout), make_keys(tmp_path / "stranger")
+    other = make_image(layout)
     path, public = tmp_path / "verdict.json", (keys.public,)
     cases: list[tuple[type[JbuildError], str, Any, dict[str, Any]]] = [
         (UsageError, "is not signed", lambda: verdict_file(path, image, None), {"keys": public}),

@@ -34,6 +34,7 @@ from builder.publish.failure import PublicationError
 from builder.publish.model import Publication, TagPut
 from builder.publish.push import Wish, publish
 from builder.publish.source import from_layout
+from builder.recipe import placeholders
 from builder.recipe.model import TagRule
 
 if TYPE_CHECKING:
@@ -373,6 +374,11 @@ def test_nothing_is_tagged_without_a_verdict(registry: Registry, image: Image, l
     assert done.registries[0].tags == ()
 
 
+def test_a_building_block_needs_no_verdict(registry: Registry, image: Image, layout: Path) -> None:
+    push(image, layout, registry.host, rules=(RC,), level=None, building_block=True)
+    assert registry.tags("vllm") == {"1-rc": image.digest}
+
+
 def test_a_moving_tag_stays_on_what_is_newer(registry: Registry, second: Registry, layout: Path) -> None:
     old, new = versioned(layout, "0.9.2"), versioned(layout, "0.15.1")
     push(new, layout, registry.host, rules=(LATEST,))
@@ -442,3 +448,9 @@ def test_a_registry_whose_disk_is_really_full(small_disk: Path, image: Image, la
             push(image, layout, full.host, second.host)
         assert full.tags("vllm") == second.tags("vllm") == {}
     assert "is its disk full?" in (caught.value.hint or "")
+
+
+def test_a_tag_that_the_image_names(registry: Registry, layout: Path) -> None:
+    image = versioned(layout, "0.15.1", torch="2.8.0+cu126")
+    push(image, layout, registry.host, rules=(TagRule(name=f"torch{placeholders.marks()['image-torch']}"),))
+    assert registry.tags("vllm") == {"torch2.8.0-cu126": image.digest}

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from proofs import LOCK, Keys, call, keys, labels, make_evidence, make_keys, make_verdict
+from proofs import LOCK, Keys, call, key_pairs, keys, labels, make_evidence, make_verdict, stranger
 from servers import Fault, Registry, free_port, make_image, registry, running_front, running_registry
 from test_publish_promote import RULES, asked, built, image, job, layout, session
 from test_publish_registries import push, versioned
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from builder.image.model import Image
     from builder.session import Session
 
-__all__ = ["image", "keys", "layout", "registry", "session"]
+__all__ = ["image", "key_pairs", "keys", "layout", "registry", "session", "stranger"]
 NAMES = ["digest", "blobs", "signature", "verdict", "sbom", "provenance"]
 
 
@@ -58,13 +58,12 @@ def failed(done: Verification) -> dict[str, str]:
 
 
 def test_everything_holds_with_the_key(
-    registry: Registry, image: Image, layout: Path, tmp_path: Path, keys: Keys
+    registry: Registry, image: Image, layout: Path, tmp_path: Path, keys: Keys, stranger: Keys
 ) -> None:
     push(image, layout, registry.host, evidence=make_evidence(image, tmp_path, keys.signer))
     done = check(registry.host, image, keys, level="emulated", whole=True)
     assert states(done) == dict.fromkeys(NAMES, "ok")
     assert (done.level, done.holds, done.digest) == ("emulated", True, image.digest)
-    stranger = make_keys(tmp_path / "stranger")
     refused = check(registry.host, image, stranger)
     assert failed(refused) == {
         "signature": "none of 1 is by a trusted key",

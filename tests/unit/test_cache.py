@@ -403,4 +403,14 @@ def test_another_jbuild_is_mentioned(
 
 def test_every_kind_is_a_folder_that_jbuild_made() -> None:
     names = {kind.folder.partition("/")[0] for kind in contents.KINDS}
-    assert names == {"wheels", "trees", "facts", "metadata", "interpreters", "models", "advised", "indexes"}
+    assert names == {
+        "wheels",
+        "trees",
+        "facts",
+        "metadata",
+        "interpreters",
+        "models",
+        "advised",
+        "indexes",
+        "signatures",
+    }

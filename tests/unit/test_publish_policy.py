@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import DocumentError
-from builder.publish.policy import earned, not_forward
+from builder.publish.policy import earned, named, not_forward
+from builder.recipe import placeholders
 from builder.recipe.levels import levels, reaches
 from builder.recipe.model import TagRule
 
@@ -102,3 +103,16 @@ def test_the_same_versions_of_another_cell() -> None:
 @pytest.mark.parametrize("there", [{}, {"io.jbuild.vllm": "nightly"}, {"maintainer": "somebody"}])
 def test_what_cannot_be_compared_stays(there: dict[str, str]) -> None:
     assert "cannot be compared" in str(not_forward(labels(vllm="0.15.1"), there))
+
+
+def test_tags_named_by_the_image() -> None:
+    mark = placeholders.marks()["image-torch"]
+    rules = (TagRule(name=f"1-torch{mark}", level="gpu"), TagRule(name="plain"))
+    done, withheld = named(rules, labels(torch="2.8.0+cu126"))
+    assert done == (TagRule(name="1-torch2.8.0-cu126", level="gpu"), TagRule(name="plain"))
+    assert withheld == ()
+    done, withheld = named(rules, labels())
+    assert done == (TagRule(name="plain"),)
+    assert [(each.name, each.reason) for each in withheld] == [
+        ("1-torch{image-torch}", "the image's labels do not say what image-torch is")
+    ]

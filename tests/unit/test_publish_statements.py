@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from builder.errors import IntegrityError
 from builder.image.model import Plan
 from builder.publish import statements
+from builder.publish.attach import parts_of
 from builder.publish.evidence import Evidence, artifact, kept, signature_of, signed_payload, together
 from builder.publish.statements import (
     PAYLOAD_TYPE,
@@ -164,3 +165,28 @@ def test_the_best_of_some_levels() -> None:
     assert best(["emulated", None, "gpu", "cpu", "imagined"]) == "gpu"
     assert best([None, "imagined"]) is None
     assert as_bytes({"b": 1, "a": "é"}) == '{"a":"é","b":1}'.encode()
+
+
+PART = {"mediaType": "m", "digest": DIGEST, "size": 3}
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b'{"config": {}, "layers": []}',
+        json.dumps({"config": PART}).encode(),
+        json.dumps({"config": PART, "layers": [3]}).encode(),
+        json.dumps({"config": PART, "layers": [PART | {"digest": "../../x"}]}).encode(),
+        json.dumps({"config": PART, "layers": [PART | {"size": "3"}]}).encode(),
+    ],
+)
+def test_manifests_of_others_that_cannot_be_understood(manifest: bytes) -> None:
+    assert parts_of(manifest) == []
+
+
+def test_the_parts_of_a_manifest() -> None:
+    made = artifact(IMAGE, "sbom", "application/x", b"content", {})
+    assert [part["digest"] for part in parts_of(made.manifest)] == [blob.digest for blob in made.blobs]

@@ -6,7 +6,9 @@ import pytest
 
 from builder.errors import DocumentError
 from builder.recipe.load import load
+from builder.recipe.matrix import expand, specify
 from builder.recipe.model import TagRule
+from builder.recipe.placeholders import unmarked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -593,6 +595,16 @@ def test_tags_with_conditions(tmp_path: Path) -> None:
 def test_mistakes_in_publish(tmp_path: Path, line: str, expected: tuple[str, str, str | None]) -> None:
     found = problems(tmp_path, GOOD.replace("[publish]\n", f"[publish]\n{line}\n"))
     assert expected in [(key.removeprefix("publish."), message, hint) for _, key, message, hint in found]
+
+
+def test_what_is_known_of_the_image_only_is_for_tags(tmp_path: Path) -> None:
+    path = tmp_path / "measured.toml"
+    path.write_text(GOOD.replace("[publish]\n", '[publish]\ntags = ["{vllm}-torch{image-torch}"]\n'), encoding="utf-8")
+    recipe = load(path)
+    (tag, *_) = specify(recipe, expand(recipe)[0]).publish.tags
+    assert unmarked(tag.name) == "0.15.1-torch{image-torch}"
+    found = problems(tmp_path, GOOD.replace('repository = "vllm"', 'repository = "x{image-torch}"'))
+    assert found[0][2] == "`{image-torch}` is not an axis or fact"
 
 
 def test_cells_may_compete_for_a_tag_that_moves_only(tmp_path: Path) -> None:
