@@ -7,6 +7,7 @@ goes on where it ended. One container runs at a time.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--truth", action="store_true", help="only ask the loader, do not audit")
     parser.add_argument("--list", action="store_true", help="show the stacks")
     options = parser.parse_args(arguments)
+    # As Ctrl-C does, so that the container ends too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     stacks = read_stacks()
     place = Place.open(stacks)
     try:
@@ -76,7 +79,7 @@ def _work(stacks: tuple[Stack, ...], place: Place, *, truth_only: bool, whole: b
 
 def _differs(comparison: Comparison) -> bool:
     found = comparison
-    return bool(found.disagreements or found.broken_rows or found.false_errors or found.unsaid)
+    return bool(found.disagreements or found.broken_rows or found.false_errors or found.unsaid or found.other_injected)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agreement.truth import BARE, PLAIN
+from agreement.truth import BARE, PLAIN, TORCH
 from builder.errors import AuditError, JbuildError
 from builder.process import find_program, run
 from builder.resolve.locking import lock_cell
@@ -51,20 +51,22 @@ class Disagreement:
 class Comparison:
     """What came of one stack.
 
-    `injected` counts files that need what the NVIDIA runtime gives; `ended` are those whose initialiser ended the
-    process; `same_cause` counts failing files of which both name the same library, version or symbol. `broken_rows`
-    are expectations of the stack's row that the loader does not share. `false_errors` are files that load in spite of
-    an error finding, `unsaid` files that do not load and of which no finding names either the file or the cause.
+    `injected` are files that need what the NVIDIA runtime gives, `other_injected` those on which the audit says
+    otherwise. `ended` are files whose initialiser ended the process. `same_cause` counts failing files of which both
+    name the same library, version or symbol. `broken_rows` are expectations of the stack's row that the loader does
+    not share. `false_errors` are files that load in spite of an error finding, `unsaid` files that do not load and of
+    which no finding names either the file or the cause.
     """
 
     stack: str
     special: str
     files: int
     fails: int
-    injected: int
+    injected: tuple[str, ...]
     ended: tuple[str, ...]
     same_cause: int
     disagreements: tuple[Disagreement, ...]
+    other_injected: tuple[str, ...]
     broken_rows: tuple[str, ...]
     false_errors: tuple[str, ...]
     unsaid: tuple[str, ...]
@@ -120,7 +122,8 @@ def compare(stack: Stack, truth: Truth, audited: dict[str, Any]) -> Comparison:
         special=stack.special,
         files=len({*truth.files, *verdicts}),
         fails=fails,
-        injected=_injected(truth),
+        injected=injected(truth),
+        other_injected=tuple(sorted(set(audited["injected"]) ^ {*injected(truth)})) if stack.runtime else (),
         ended=tuple(file for file in truth.files if truth.error(file) and not refusal(truth, file)),
         same_cause=same_cause,
         disagreements=tuple(differing),
@@ -171,9 +174,10 @@ def _unsaid(findings: list[dict[str, Any]], truth: Truth) -> tuple[str, ...]:
     return tuple(file for file in left if not _names(told, refusal(truth, file) or ""))
 
 
-def _injected(truth: Truth) -> int:
-    bare = truth.answers.get(BARE, {})
-    return sum(1 for file, error in bare.items() if error and not truth.answers[PLAIN][file])
+def injected(truth: Truth) -> tuple[str, ...]:
+    """Return the files that load only with what the NVIDIA runtime gives."""
+    bare, given = truth.answers.get(BARE, {}), truth.answers.get(TORCH, truth.answers[PLAIN])
+    return tuple(file for file, error in bare.items() if error and not given[file])
 
 
 def _broken_rows(stack: Stack, truth: Truth) -> tuple[str, ...]:

@@ -66,10 +66,7 @@ def agreement(comparisons: Sequence[Comparison]) -> str:
         "| stack | objects | refused | injected | same verdict | same cause | error findings | what is special |",
         "|---|--:|--:|--:|--:|--:|--:|---|",
     ]
-    lines += [
-        f"| {c.stack} | {c.files} | {c.fails} | {c.injected} | {c.agreed} | {c.same_cause} | {c.errors} | {c.special} |"
-        for c in comparisons
-    ]
+    lines += [_row(comparison) for comparison in comparisons]
     lines += [
         "",
         "Disagreements, files that load in spite of an error finding, and files that do not and that none names:",
@@ -87,12 +84,19 @@ def agreement(comparisons: Sequence[Comparison]) -> str:
     return "\n".join(lines)
 
 
+def _row(c: Comparison) -> str:
+    counts = (c.files, c.fails, len(c.injected), c.agreed, c.same_cause, c.errors)
+    return f"| {' | '.join((c.stack, *map(str, counts), c.special))} |"
+
+
 def _differences(found: Comparison) -> Iterator[str]:
     for each in found.disagreements:
         loader, audit = _short(each.loader or "loads"), _short(each.audit)
         yield f"- {found.stack}: `{each.file}`: loader: {loader}; audit: {audit}"
     yield from (f"- {found.stack}: `{file}`: loads, but an error finding names it" for file in found.false_errors)
     yield from (f"- {found.stack}: `{file}`: does not load, and no finding tells" for file in found.unsaid)
+    told = "one of the two says that it needs what the NVIDIA runtime gives"
+    yield from (f"- {found.stack}: `{file}`: {told}" for file in found.other_injected)
     yield from (f"- {found.stack}: the stack does not show what it is for: {row}" for row in found.broken_rows)
 
 

@@ -42,8 +42,9 @@ _FILE_LIMIT_S = 180
 _IMPORTS_LIMIT_S = 1500
 _CONTAINER_LIMIT_S = 3600
 _SYSTEM_LIBRARIES = "/usr/lib/aarch64-linux-gnu"
-# The ways in which every file is opened: without what the NVIDIA runtime injects, with it, and after `import torch`.
-BARE, PLAIN, TORCH = "bare", "plain", "torch"
+# The ways in which every file is opened: as it is; after `import torch`, where the stack has it; and after that, but
+# without what the NVIDIA runtime injects.
+PLAIN, TORCH, BARE = "plain", "torch", "bare"
 # After importing the package that the file belongs to: only files that failed otherwise.
 OWN = "own"
 
@@ -95,11 +96,15 @@ def collect(stack: Stack, place: Place) -> Truth:
             engine=engine, root=root, truth=truth, stand_ins=stand_ins, place=place, stack=stack, trees=trees
         )
         for way in _ways(lock, stack):
-            asking.ask(way, truth.files, imports=("torch",) if way == TORCH else ())
+            asking.ask(way, truth.files, imports=_imports(way, lock))
             records.write(path, made_from, truth)
         asking.ask_own()
         records.write(path, made_from, truth)
     return truth
+
+
+def _imports(way: str, lock: Lock) -> tuple[str, ...]:
+    return ("torch",) if way != PLAIN and "torch" in lock.versions else ()
 
 
 def made_from_what(lock: Lock, stack: Stack) -> str:
@@ -109,8 +114,8 @@ def made_from_what(lock: Lock, stack: Stack) -> str:
 
 
 def _ways(lock: Lock, stack: Stack) -> tuple[str, ...]:
-    bare = (BARE,) if stack.runtime else ()
-    return (*bare, PLAIN, *((TORCH,) if "torch" in lock.versions else ()))
+    torch = (TORCH,) if "torch" in lock.versions else ()
+    return (PLAIN, *torch, *((BARE,) if stack.runtime else ()))
 
 
 def _is_whole(truth: Truth, lock: Lock, stack: Stack) -> bool:
@@ -165,7 +170,7 @@ class _Asking:
 
     def ask_own(self) -> None:
         """Have files that did not load opened after the import of the package that they belong to."""
-        ways = {way: said for way, said in self.truth.answers.items() if way not in (BARE, OWN)}
+        ways = {way: said for way, said in self.truth.answers.items() if way in (PLAIN, TORCH)}
         failing = [file for file in self.truth.files if all(said[file] for said in ways.values())]
         packages: dict[tuple[str, ...], list[str]] = {}
         for file in failing:

@@ -28,7 +28,7 @@ def make_truth(**answers: dict[str, str | None]) -> truth.Truth:
 
 def audited(*findings: dict[str, object], **files: str) -> dict[str, object]:
     named = {name.replace("_so", ".so"): said for name, said in files.items()}
-    return {"files": named, "findings": list(findings), "elapsed_s": 1}
+    return {"files": named, "findings": list(findings), "elapsed_s": 1, "injected": {"a.so": ["libcuda.so.1"]}}
 
 
 def finding(severity: str, file: str, *also: str, rule: str = "missing-library") -> dict[str, object]:
@@ -114,9 +114,13 @@ def test_the_cause_is_the_same_where_both_name_it(error: str, said: str, same: i
 
 
 def test_files_that_need_the_runtime_are_counted() -> None:
-    said = make_truth(bare={"a.so": "libcuda.so.1: …", "b.so": "libx: …"}, plain={"a.so": None, "b.so": "libx: …"})
+    without = {"a.so": "libcuda.so.1: …", "b.so": "libx: …", "c.so": "libcuda.so.1: …"}
+    said = make_truth(bare=without, plain={"a.so": None, "b.so": "libx: …", "c.so": None})
 
-    assert compare(STACK, said, audited(a_so="loads", b_so="fails: libx")).injected == 1
+    stack = Stack(name="s", distribution="d", special="w", requires=(), runtime=("libcuda.so.1",))
+    found = compare(stack, said, audited(a_so="loads", b_so="fails: libx", c_so="loads"))
+
+    assert (found.injected, found.other_injected) == (("a.so", "c.so"), ("c.so",))
 
 
 def test_a_stack_that_no_longer_shows_what_it_is_for_is_told() -> None:
