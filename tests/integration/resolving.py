@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import sys
+import tarfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -94,10 +96,11 @@ class Resolving:
 
 
 def push_base(registry: Registry, layout: Path, tags: tuple[str, ...] = ("1",)) -> str:
-    """Put an arm64 image without a system into a registry: locking asks for its digest only; return its first name."""
+    """Put an arm64 image without a system, one empty layer, into a registry; return its first name."""
     from servers import make_image  # noqa: PLC0415  # tests collect its fixtures
 
-    image = make_image(layout, sizes=(1000,))
+    empty = gzip.compress(bytes(2 * tarfile.BLOCKSIZE), mtime=0)
+    image = make_image(layout, contents=(empty,))
     console = Console(quiet=True)
     wish = Wish(repository="base", tags=tuple(TagRule(name=tag) for tag in tags), building_block=True)
     publish(from_layout(image, layout), (registry.host,), wish, config=Config(), console=console)

@@ -130,11 +130,13 @@ def make_image(
     layout: Path,
     *,
     sizes: tuple[int, ...] = (300_000, 70_000, 1_000),
+    contents: tuple[bytes, ...] = (),
     architecture: str = "arm64",
     labels: tuple[tuple[str, str], ...] = (),
 ) -> Image:
-    """Put an image with layers of random bytes (not real tar files) into an OCI layout."""
-    layers = tuple(_blob(layout, os.urandom(size), "application/vnd.oci.image.layer.v1.tar+gzip") for size in sizes)
+    """Put an image with layers of random bytes (not real tar files), or with these contents, into an OCI layout."""
+    found = contents or tuple(os.urandom(size) for size in sizes)
+    layers = tuple(_blob(layout, content, "application/vnd.oci.image.layer.v1.tar+gzip") for content in found)
     config = {
         "os": "linux",
         "architecture": architecture,
