@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from builder.audit.source import Source
 
 # Part of each fact's name: raise it when the same wheel gives other facts.
-READER = 2
+READER = 3
 # Files from this size on are read on a processor of their own.
 _LARGE = 24 << 20
 _INIT = b"PyInit_"

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from builder.audit.source import Source
 
 Kind = Literal["ptx", "sass"]
-SECTIONS = (b".nv_fatbin", b"__nv_relfatbin")
+# What the runtime registers. `__nv_relfatbin` holds relocatable code, the device linker's input, which no GPU runs.
+SECTIONS = (b".nv_fatbin",)
 _MAGIC = 0xBA55ED50
 _KINDS: dict[int, Kind] = {1: "ptx", 2: "sass"}
 _CONTAINER = struct.Struct("<IHHQ")
