@@ -252,7 +252,7 @@ def test_what_is_lost_is_made_again(finished: Project, tmp_path: Path) -> None:
     for path in finished.cell.glob("*.json"):
         path.unlink()
     done = finished.run("recipe", "--json")
-    assert done.ran() == ["render", "build", "smoke"]
+    assert done.ran() == ["audit", "render", "build", "smoke"]
     assert done.cells[CELL]["digest"] == digest
 
 
