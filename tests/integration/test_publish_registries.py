@@ -340,7 +340,7 @@ def test_a_refused_blob_ends_the_others_of_its_registry(registry: Registry, layo
     image = make_image(layout, sizes=(60_000_000, 1000))
     large, small = (layer.digest[7:] for layer in image.layers)
     refused = Fault(match=f"PUT .*{small}", kind="answer", status=403)
-    slow = Fault(match=f"PUT .*{large}", kind="delay", seconds=1)
+    slow = Fault(match=f"PUT .*{large}", kind="delay", seconds=6)
     with running_front(registry, refused, slow) as front:
         with pytest.raises(PublicationError, match="answers 403"):
             push(image, layout, front.host)
