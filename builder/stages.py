@@ -106,8 +106,12 @@ class Work:
 
     @property
     def unproven(self) -> str:
-        """The name of the built image in the engine until it has proved itself."""
-        return f"jbuild-unproven/{self.job.recipe.name}:{self.job.cell.id}".lower()
+        """The name of the built image in the engine until it has proved itself.
+
+        It is the project's own: another checkout that builds the same cell must not take it away.
+        """
+        project = records.fingerprint(str(self.session.workspace.project))[:8]
+        return f"jbuild-unproven/{self.job.recipe.name}:{self.job.cell.id}-{project}".lower()
 
     @property
     def proven(self) -> str:

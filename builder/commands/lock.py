@@ -13,6 +13,7 @@ from builder.commands.working import run_options, work
 from builder.errors import IntegrityError
 from builder.resolve.jobs import job_of
 from builder.stages import Options
+from builder.workspace import check_cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,6 +75,7 @@ def _check(recipe: str, selectors: Sequence[str], *, as_json: bool) -> int:
     from builder.resolve.checking import check_lock  # noqa: PLC0415  # needs the room of indexes
 
     session = open_session(as_json=as_json)
+    check_cache(session.workspace)
     found, cells = open_recipe(recipe, selectors, session.workspace)
     checks = [check_lock(job_of(found, cell), session) for cell in cells if not cell.impossible]
     for each in checks:
