@@ -134,6 +134,10 @@ def _remarks(settings: Settings, machine: Machine | None, left: int | None, *, g
     if machine and machine.utilization is not None and machine.utilization < settings.utilization:
         found.append(
             f"--gpu-memory-utilization {settings.utilization:g} is more than is free on {machine.board} at the start: "
-            f"set {machine.utilization:g} or less, for which the sum is made"
+            + (
+                f"set {machine.utilization:g} or less, for which the sum is made"
+                if machine.utilization > 0
+                else "none is"
+            )
         )
     return found
