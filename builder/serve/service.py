@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from builder.recipe.model import Pairs, Spec
     from builder.resolve.model import Job
 
-_PUBLISHED = re.compile(r"(?:(\[[0-9a-fA-F:]+\]|[0-9.]+|localhost):)?([0-9]{1,5})")
+_PUBLISHED = re.compile(r"(?:(\[[0-9a-fA-F:]+\]|[0-9]+(?:\.[0-9]+){3}|localhost):)?([0-9]{1,5})")
 _HIGHEST_PORT = 65535
 
 

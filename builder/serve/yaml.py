@@ -33,9 +33,14 @@ def _mapping(found: Mapping[str, Any], indent: str) -> Iterator[str]:
 
 
 def scalar(value: Any) -> str:
-    """Return one value on one line; a JSON string is a double-quoted one of YAML."""
-    if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
-        return value
+    """Return one value on one line."""
+    if isinstance(value, str):
+        return value if _PLAIN.fullmatch(value) and value.lower() not in _WORDS else _quoted(value)
     if isinstance(value, (dict, list, tuple)) and not value:
         return "{}" if isinstance(value, dict) else "[]"
     return json.dumps(value)
+
+
+def _quoted(text: str) -> str:
+    """Return a double-quoted string in ASCII; unlike JSON, YAML puts no surrogates together."""
+    return '"' + "".join(c if " " <= c <= "~" and c not in '"\\' else f"\\U{ord(c):08x}" for c in text) + '"'
