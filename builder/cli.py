@@ -41,6 +41,7 @@ VERBS = (
     ("pick", "pick", "Name the published image that this machine, or a board, can run, and why others are out."),
     ("compose", "compose", "Write a compose file that runs a recipe's image, hardened."),
     ("run", "run", "Run a recipe's image as compose would, show its log, and stop it cleanly at Ctrl-C."),
+    ("bench", "bench", "Measure throughput and latency of an image or a running server, as JSON and a plot."),
     ("diff", "diff", "Show what changed between two locks, cells or images, and what a device must pull."),
     ("models", "models", "Lock, fetch or verify a recipe's models without its wheels."),
     ("cache", "cache", "Show what the cache holds, and remove what nobody has used for a while."),

@@ -65,7 +65,7 @@ def command(
     client = engine.client()
     try:
         hint = f"`jbuild recipe {found.name} --from smoke` makes it anew, --image names another"
-        containers.provide(client, service, session.console, hint=hint)
+        containers.provide(client, service.image, service.platform, session.console, hint=hint)
         if detach:
             started = described(job, service, containers.start(client, service, restart=True), engine)
             session.console.result(records.plain(started), _text(started))

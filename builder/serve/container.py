@@ -83,24 +83,24 @@ def check_engine(service: Service, engine: Engine) -> None:
         )
 
 
-def provide(client: DockerClient, service: Service, console: Console, *, hint: str) -> None:
-    """Make sure that the engine has a service's image; it is pulled if its name is a registry's.
+def provide(client: DockerClient, image: str, platform: str | None, console: Console, *, hint: str) -> None:
+    """Make sure that the engine has an image; it is pulled if its name is a registry's.
 
     Raises:
         EngineError: it has not, and cannot pull it.
     """
     with suppress(ImageNotFound):
-        client.images.get(service.image)
+        client.images.get(image)
         return
-    with console.task(f"pulling {service.image}", unit="layers") as task:
+    with console.task(f"pulling {image}", unit="layers") as task:
         try:
-            for event in client.api.pull(service.image, stream=True, decode=True, platform=service.platform):
+            for event in client.api.pull(image, stream=True, decode=True, platform=platform):
                 if "error" in event:
-                    raise EngineError(f"cannot pull the image: {event['error']}", where=service.image, hint=hint)
+                    raise EngineError(f"cannot pull the image: {event['error']}", where=image, hint=hint)
                 if event.get("status") == "Pull complete":
                     task.advance(1)
         except (APIError, RequestException) as error:
-            raise EngineError(f"cannot pull the image: {_said(error)}", where=service.image, hint=hint) from error
+            raise EngineError(f"cannot pull the image: {_said(error)}", where=image, hint=hint) from error
 
 
 def start(client: DockerClient, service: Service, *, restart: bool = False) -> Container:
@@ -185,13 +185,18 @@ def end_of(container: Container, service: Service) -> int:
     if code == 0:
         return code
     container.reload()
-    log = clean(container.logs(tail=_LAST_LINES).decode(errors="replace"))
+    log = last_lines(container, _LAST_LINES)
     out_of_memory = bool((container.attrs.get("State") or {}).get("OOMKilled"))
     why = "was killed: it used more memory than it may" if out_of_memory else f"ended with exit code {code}"
     hint = "`jbuild smoke RECIPE` says what usually helps"
     if out_of_memory or code == _KILLED:
         hint = "give it less to do (--max-model-len, --max-num-seqs) or more memory; `jbuild fit` shows the sum"
     raise SmokeError(f"the server {why}", where=service.name, hint=hint, log=log)
+
+
+def last_lines(container: Container, count: int) -> str:
+    """Return the end of a container's log."""
+    return clean(container.logs(tail=count).decode(errors="replace")).rstrip("\n")
 
 
 def remove(container: Container) -> None:

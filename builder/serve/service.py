@@ -126,6 +126,22 @@ def readable_key(name: str) -> Path:
     return path
 
 
+def read_key(name: str) -> str:
+    """Return the key in a file.
+
+    Raises:
+        UsageError: it cannot be read, or holds something else than one key.
+    """
+    try:
+        words = Path(name).expanduser().read_text(encoding="utf-8").split()
+    except (OSError, ValueError) as error:
+        hint = "name a file that holds the key and nothing else"
+        raise UsageError("cannot read the key", where=name, hint=hint) from error
+    if len(words) != 1:
+        raise UsageError("the file must hold one key and nothing else", where=name, hint="write the key into it")
+    return words[0]
+
+
 def emulated_environment(job: Job, engine: Engine) -> Pairs:
     """Return what makes an image of another architecture than the engine's bearable, as its smoke run has it."""
     if job.platform.architecture == engine.architecture:
