@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.bench.model import Percentiles, Step
 from builder.errors import SmokeError
+from builder.serve.container import readable
 from builder.wheels.tree import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _PROGRAM = f"{ENVIRONMENT}/bin/vllm"
 _FOLDER, _FILE = "/tmp", "jbuild-bench.json"  # noqa: S108  # in the container
 _PERCENTILES = "50,95,99"
 _TAIL = 2000
+_OTHER = "`--client jbuild` measures it from outside"
 
 
 class BenchmarkMissingError(SmokeError):
@@ -36,14 +38,14 @@ def measure_inside(
     """
     code, said = _run(container, command(port, names, load, concurrency), key)
     if code != 0:
-        raise BenchmarkMissingError(
-            f"`vllm bench serve` ended with exit code {code}", where=container.name, log=said[-_TAIL:]
-        )
+        message, log = f"`vllm bench serve` ended with exit code {code}", readable(said[-_TAIL:])
+        raise BenchmarkMissingError(message, where=container.name, hint=_OTHER, log=log)
     _, text = _run(container, ["cat", f"{_FOLDER}/{_FILE}"])
     try:
         return parse(json.loads(text), load, concurrency)
     except (ValueError, KeyError, TypeError) as error:
-        raise BenchmarkMissingError(f"its results cannot be read: {error!r}", where=container.name) from error
+        message = f"the results of `vllm bench serve` cannot be read: {error!r}"
+        raise BenchmarkMissingError(message, where=container.name, hint=_OTHER) from error
 
 
 def command(port: int, names: tuple[str, str], load: Load, concurrency: int) -> list[str]:
@@ -94,10 +96,9 @@ def _percentiles(found: dict[str, Any], metric: str) -> Percentiles:
     return Percentiles(p50=p50, p95=p95, p99=p99)
 
 
-def _run(container: Container, argv: Sequence[str], key: str | None = None) -> tuple[int, str]:
+def _run(container: Container, argv: Sequence[str], key: str | None = None) -> tuple[int, bytes]:
     # The key is where the benchmark looks for it, and no argument: those can be read by every process.
     environment = {"OPENAI_API_KEY": key} if key else {}
     done: Any = container.exec_run(list(argv), demux=True, environment=environment)
     out, err = (part or b"" for part in done.output)
-    said: bytes = out if done.exit_code == 0 else out + err
-    return int(done.exit_code), said.decode(errors="replace")
+    return int(done.exit_code), out if done.exit_code == 0 else out + err

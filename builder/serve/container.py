@@ -196,7 +196,12 @@ def end_of(container: Container, service: Service) -> int:
 
 def last_lines(container: Container, count: int) -> str:
     """Return the end of a container's log."""
-    return clean(container.logs(tail=count).decode(errors="replace")).rstrip("\n")
+    return readable(container.logs(tail=count))
+
+
+def readable(log: bytes) -> str:
+    """Return a log as text, without what a terminal would obey."""
+    return "\n".join(clean(line) for line in log.decode(errors="replace").splitlines())
 
 
 def remove(container: Container) -> None:

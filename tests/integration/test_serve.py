@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import time
+import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
 import pytest
@@ -173,3 +174,24 @@ def test_a_server_that_ends_by_itself(served: Project) -> None:
     program = ("--", "python", "-c", "print('no kernel image is available'); raise SystemExit(3)")
     ended = served.run("run", "--publish", str(free_port()), *program)
     assert_refused(ended, 10, "the server ended with exit code 3", r"\| no kernel image is available")
+
+
+def test_an_image_is_measured(served: Project) -> None:
+    """The stand-in has no tokenizer that it could name, and no benchmark: jbuild's client measures it."""
+    figures, drawing = served.folder / "bench.json", served.folder / "bench.svg"
+    load = ("--concurrency", "1,3", "--prompts", "6", "--output-tokens", "3")
+    done = served.run("bench", *load, "--output", str(figures), "--plot", str(drawing), "--json")
+    assert done.code == 0, done.stderr
+    assert json.loads(figures.read_text()) == done.json
+    assert ET.fromstring(drawing.read_text()).tag.endswith("svg")
+    assert (done.json["level"], done.json["client"], done.json["model"]) == ("cpu", "jbuild", "tiny")
+    assert done.json["remarks"] == ["jbuild's client: the server does not say where its tokenizer is"]
+    one, three = done.json["steps"]
+    assert (one["answered"], one["output_tokens"], three["answered"]) == (6, 18, 6)
+    # Its tokens come 50 ms apart.
+    assert 50 <= one["between_tokens_ms"]["p50"] < 500
+    assert three["tokens_per_s"] > one["tokens_per_s"]
+    assert not served.client.containers.list(all=True, filters={"name": name_of(served)})
+    image = f"jbuild/{served.name}:{CELL}".lower()
+    refused = served.jbuild("bench", image, "--concurrency", "1", "--prompts", "1", "--client", "vllm")
+    assert_refused(refused, 10, "`vllm bench serve` ended with exit code 1", r"\| .*Address already in use")
