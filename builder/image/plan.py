@@ -16,6 +16,7 @@ from builder.image.model import Plan
 from builder.image.runtime import ENTRYPOINT, HEALTHCHECK
 from builder.models.fetch import fetch_model
 from builder.wheels.interpreter import HOME, interpreter_tree, provide_compiler
+from builder.wheels.licences import spdx_of
 from builder.wheels.prepare import prepare
 from builder.wheels.tree import variant
 from builder.workspace import disk_errors, write_text
@@ -133,7 +134,7 @@ def _values(job: Job, lock: Lock, layers: _Layers, session: Session) -> dict[str
         "model_layers": layers.models,
         "runtime_layer": layers.runtime,
         "environment": facts.environment(job, lock),
-        "labels": facts.labels(job, lock),
+        "labels": facts.labels(job, lock, spdx_of(lock, session.workspace)),
         "user": facts.USER,
         "uid": facts.UID,
         "port": job.spec.server.port,
