@@ -287,13 +287,13 @@ def _build(work: Work) -> Image:
     from builder.image.build import build_image  # noqa: PLC0415
 
     engine, session = find_engine(work.session.workspace), work.session
-    builders = work.builders or builders_of(work.options, session)
+    builders, again = work.builders or builders_of(work.options, session), work.options.forces("build")
     if not builders.names:
         engine.require(work.lock.platform.architecture)
     return builders.build(
         work.job.cell.id,
         engine,
-        lambda name: build_image(work.job, work.lock, work.plan, engine, session, builder=name),
+        lambda name: build_image(work.job, work.lock, work.plan, engine, session, builder=name, again=again),
     )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from builder.image import tarball
-from builder.image.layout import layer_content, put, read_config, read_image
+from builder.image.layout import canonical, layer_content, put, put_image, read_config, read_image
 from builder.image.pack import Packed, pack, pack_folder
 from builder.workspace import disk_errors
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 # What SOURCE_DATE_EPOCH makes BuildKit write: `builder.wheels.tree.EPOCH` in words.
 _CREATED = "1980-01-01T00:00:00Z"
-_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _SECOND = 1_000_000_000
 _HEALTH = {"Interval": 30 * _SECOND, "Timeout": 20 * _SECOND, "Retries": 3}
@@ -43,34 +41,29 @@ def assemble(plan: Plan, layers: Path, system: Image, cell: str, session: Sessio
 
 
 def own_layers(system: Image, base: Image, cell: str, session: Session) -> Image:
-    """Return a system image whose layers above its base's are packed by us, as every layer of ours is.
+    """Return a system image with the layers of its base as they are there, and those above packed by us.
 
-    BuildKit's compressor differs from release to release; what it put into its layers does not. The base's own layers
-    stay as they are in its registry, so that whoever has the base has them.
+    BuildKit's compressor differs from release to release, and it gives a layer as it happens to have it. What is in
+    the layers does not differ. Whoever has the base has its layers in our images, too.
 
     Raises:
         BuildError: a blob is not in the layout.
         DiskError: the disk is full or cannot be written.
     """
-    layout, kept = session.workspace.images, {layer.digest for layer in base.layers}
-    layers = []
+    layout, compression = session.workspace.images, session.config.compression
+    config, below = read_config(layout, system), read_config(layout, base)["rootfs"]["diff_ids"]
+    shared = len(below) if config["rootfs"]["diff_ids"][: len(below)] == below else 0
     with session.console.task(f"{cell}: packing the system layer", unit="B") as task, disk_errors(layout):
-        for layer in system.layers:
-            if layer.digest in kept:
-                layers.append(layer)
-            else:
-                layers.append(pack(layer_content(layer, layout), session.config.compression, layout, task.advance).blob)
-    return _image(layout, read_config(layout, system), layers, system.platform)
+        own = [
+            pack(layer_content(layer, layout), compression, layout, task.advance).blob
+            for layer in system.layers[shared:]
+        ]
+    return _image(layout, config, [*base.layers[:shared], *own], system.platform)
 
 
 def _image(layout: Path, config: dict[str, Any], layers: Sequence[Descriptor], platform: str) -> Image:
-    document = {
-        "schemaVersion": 2,
-        "mediaType": _MANIFEST,
-        "config": _descriptor(put(layout, _json(config), _CONFIG)),
-        "layers": [_descriptor(layer) for layer in layers],
-    }
-    return read_image(layout, put(layout, _json(document), _MANIFEST).digest, platform)
+    manifest = put_image(layout, put(layout, canonical(config), _CONFIG), layers)
+    return read_image(layout, manifest.digest, platform)
 
 
 def _pack_all(folders: Sequence[Path], cell: str, session: Session) -> list[Packed]:
@@ -116,11 +109,3 @@ def _run_config(before: dict[str, Any], settings: Settings) -> dict[str, Any]:
         "Healthcheck": health,
         "Entrypoint": list(settings.entrypoint),
     }
-
-
-def _descriptor(found: Descriptor) -> dict[str, Any]:
-    return {"mediaType": found.media_type, "digest": found.digest, "size": found.size}
-
-
-def _json(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

@@ -5,13 +5,13 @@ Where a template does more with our layers than to lay them down, BuildKit build
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from builder import records
 from builder.image.assemble import assemble, own_layers
+from builder.image.base import base_image, fetch_layers
 from builder.image.buildx import Request, build, options
 from builder.image.layout import blob, is_whole
 from builder.image.model import Image
@@ -20,25 +20,32 @@ from builder.image.system import script_of
 from builder.workspace import disk_errors, mark_used, write_text
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from builder.engine import Engine
     from builder.image.model import Plan
     from builder.resolve.model import Job, Lock
     from builder.session import Session
 
 _SYSTEM = "Dockerfile.system"
-_BASE = "Dockerfile.base"
 # BuildKit reads what a Dockerfile's context leaves out from a file of this name.
 _IGNORE = ".dockerignore"
+_FROM = re.compile(r"FROM ([^\s]+@sha256:[0-9a-f]{64})")
 
 
 def build_image(
-    job: Job, lock: Lock, plan: Plan, engine: Engine, session: Session, *, builder: str | None, fresh: bool = False
+    job: Job,
+    lock: Lock,
+    plan: Plan,
+    engine: Engine,
+    session: Session,
+    *,
+    builder: str | None,
+    again: bool = False,
+    fresh: bool = False,
 ) -> Image:
     """Build a rendered cell into the workspace's layout and return the image.
 
-    `builder` is a buildx builder or a docker context instead of the engine's own. A `fresh` build runs every step.
+    `builder` is a buildx builder or a docker context instead of the engine's own. With `again`, the builder is asked
+    for a system image that we have; a `fresh` build runs every step of it.
 
     Raises:
         BuildError, EngineError, NetworkError, RegistryError, DiskError: by what failed.
@@ -49,28 +56,35 @@ def build_image(
     )
     if plan.system is None:
         return build(job, request, engine, session)
-    system = _system(job, lock, plan.system, request, engine, session)
+    system = None if again or fresh else _found(lock, plan.system, session)
+    system = system or _made(job, lock, plan.system, request, engine, session)
     image = assemble(plan, folder.layers, system, job.cell.id, session)
     mark_used(blob(session.workspace.images, image.digest))
     return image
 
 
-def _system(job: Job, lock: Lock, text: str, request: Request, engine: Engine, session: Session) -> Image:
-    """Return the system image, which cells with the same beginning of their Dockerfiles share."""
-    workspace, compression = session.workspace, session.config.compression
-    steps = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-    made_from = (steps, script_of(workspace), options(lock.platform.architecture), how(compression))
-    key = records.fingerprint(*made_from)[:32]
-    with disk_errors(workspace.locks_in_use):
-        workspace.locks_in_use.mkdir(parents=True, exist_ok=True)
-    with FileLock(workspace.locks_in_use / f"system-{key}"):
-        found = None if request.fresh else records.read(workspace.system(key), key, Image)
-        if found and is_whole(workspace.images, found):
-            mark_used(workspace.system(key))
-            return found
-        made = build_system(job, lock, text, request, engine, session)
-        records.write(workspace.system(key), key, made)
+def _found(lock: Lock, text: str, session: Session) -> Image | None:
+    """Return the system image that another cell, or an earlier build, has left."""
+    workspace, key = session.workspace, _key(lock, text, session)
+    found = records.read(workspace.system(key), key, Image)
+    if found is None or not is_whole(workspace.images, found):
+        return None
+    mark_used(workspace.system(key))
+    return found
+
+
+def _made(job: Job, lock: Lock, text: str, request: Request, engine: Engine, session: Session) -> Image:
+    workspace, key = session.workspace, _key(lock, text, session)
+    made = build_system(job, lock, text, request, engine, session)
+    records.write(workspace.system(key), key, made)
     return made
+
+
+def _key(lock: Lock, text: str, session: Session) -> str:
+    """Return what identifies a system image: cells whose Dockerfiles begin alike share it."""
+    steps = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    made_from = (script_of(session.workspace), options(lock.platform.architecture), how(session.config.compression))
+    return records.fingerprint(steps, made_from)[:32]
 
 
 def build_system(job: Job, lock: Lock, text: str, request: Request, engine: Engine, session: Session) -> Image:
@@ -79,18 +93,18 @@ def build_system(job: Job, lock: Lock, text: str, request: Request, engine: Engi
     Raises:
         BuildError, EngineError, NetworkError, RegistryError, DiskError: by what failed.
     """
-    _write(request.folder, _SYSTEM, text, ignored="*\n!system\n")
-    made = build(job, replace(request, dockerfile=_SYSTEM, keep=True), engine, session)
-    if "\nRUN " not in text:
-        # A pinned system layer: all its layers are in a registry as they are.
-        return made
-    base = f"{lock.base.used.rpartition('@')[0] or lock.base.used}@{lock.base.digest}"
-    _write(request.folder, _BASE, f"FROM {base}\n", ignored="*\n")
-    below = build(job, replace(request, dockerfile=_BASE, keep=True, fresh=False), engine, session)
-    return own_layers(made, below, job.cell.id, session)
-
-
-def _write(folder: Path, name: str, text: str, *, ignored: str) -> None:
-    with disk_errors(folder):
-        write_text(folder / name, text)
-        write_text(folder / f"{name}{_IGNORE}", ignored)
+    architecture = lock.platform.architecture
+    steps = [line for line in text.splitlines() if line and not line.startswith("#")]
+    if len(steps) == 1 and (only := _FROM.fullmatch(steps[0])):
+        # A pinned system layer: there is nothing to run, and nothing that BuildKit is needed for.
+        system = base_image(only[1], architecture, session)
+        fetch_layers(system, only[1], session)
+        return system
+    with disk_errors(request.folder):
+        write_text(request.folder / _SYSTEM, text)
+        write_text(request.folder / f"{_SYSTEM}{_IGNORE}", "*\n!system\n")
+    built = build(job, replace(request, dockerfile=_SYSTEM, passing=True), engine, session)
+    pinned = f"{lock.base.used.rpartition('@')[0] or lock.base.used}@{lock.base.digest}"
+    below = base_image(pinned, architecture, session)
+    fetch_layers(below, pinned, session)
+    return own_layers(built, below, job.cell.id, session)

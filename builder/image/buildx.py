@@ -95,9 +95,9 @@ def options(architecture: str) -> tuple[str, ...]:
     )
 
 
-def layer_format(compression: Compression, *, keep: bool = False) -> str:
-    """Return the part of `--output` that decides the layers' bytes; with `keep`, layers that are compressed stay."""
-    return f"compression={compression},force-compression={str(not keep).lower()},oci-mediatypes=true"
+def layer_format(compression: Compression) -> str:
+    """Return the part of `--output` that decides the layers' bytes."""
+    return f"compression={compression},force-compression=true,oci-mediatypes=true"
 
 
 def plain_command(architecture: str, compression: Compression) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ class Request:
     """One build: the folder, the platform (`linux/arm64`), and the OCI layout that takes the image.
 
     `builder` is a buildx builder or a docker context instead of the engine's own. A `fresh` build takes nothing from
-    BuildKit's cache. `dockerfile` is its file in the folder; with `keep`, layers that are compressed stay as they are.
+    BuildKit's cache. `dockerfile` is its file in the folder; with `passing`, layers are not compressed for good.
     """
 
     folder: Path
@@ -120,7 +120,7 @@ class Request:
     builder: str | None = None
     fresh: bool = False
     dockerfile: str = "Dockerfile"
-    keep: bool = False
+    passing: bool = False
 
 
 def build(job: Job, request: Request, engine: Engine, session: Session) -> Image:
@@ -151,7 +151,7 @@ def _argv(job: Job, request: Request, session: Session, metadata: Path) -> list[
     with disk_errors(request.layout):
         request.layout.mkdir(parents=True, exist_ok=True)
     argv = [*buildx("build", request.builder), *options(request.platform.partition("/")[2]), "--progress=plain"]
-    kind = layer_format(session.config.compression, keep=request.keep)
+    kind = "oci-mediatypes=true" if request.passing else layer_format(session.config.compression)
     argv += [f"--metadata-file={metadata}", f"--output=type=oci,tar=false,{_field('dest', request.layout)},{kind}"]
     argv += [f"--file={request.dockerfile}"] if request.dockerfile != "Dockerfile" else []
     argv += ["--no-cache"] if request.fresh else _caches(job, session)

@@ -67,7 +67,7 @@ def _layer_names(config: dict[str, Any]) -> list[str]:
 
 
 def _in_layer(name: str, one: tuple[Descriptor, Path], other: tuple[Descriptor, Path]) -> Difference:
-    with _members(*one) as first, _members(*other) as second:
+    with members(*one) as first, members(*other) as second:
         for a, b in zip_longest(first, second):
             if a == b:
                 continue
@@ -80,7 +80,8 @@ def _in_layer(name: str, one: tuple[Descriptor, Path], other: tuple[Descriptor, 
 
 
 @contextmanager
-def _members(layer: Descriptor, layout: Path) -> Iterator[Iterator[dict[str, Any]]]:
+def members(layer: Descriptor, layout: Path) -> Iterator[Iterator[dict[str, Any]]]:
+    """Give what is known of each file of a layer, in the order of the layer; contents by their sha256."""
     with (
         blob(layout, layer.digest).open("rb") as raw,
         unpacked(raw, layer.media_type) as stream,

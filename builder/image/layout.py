@@ -13,7 +13,7 @@ from builder.registry.model import Descriptor
 from builder.workspace import write_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _BLOCK = 1 << 20
@@ -87,6 +87,22 @@ def unpacked(raw: IO[bytes], media_type: str) -> IO[bytes]:
 
         return cast("IO[bytes]", zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
     return cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if media_type.endswith("gzip") else raw
+
+
+def put_image(layout: Path, config: Descriptor, layers: Sequence[Descriptor]) -> Descriptor:
+    """Write the manifest of an image and return what it is known by.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    described = [{"mediaType": part.media_type, "digest": part.digest, "size": part.size} for part in (config, *layers)]
+    document = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": described[0], "layers": described[1:]}
+    return put(layout, canonical(document), _MANIFEST)
+
+
+def canonical(document: object) -> bytes:
+    """Return JSON that is the same for the same content."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def parts(image: Image) -> tuple[Descriptor, ...]:
