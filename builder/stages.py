@@ -323,16 +323,22 @@ def _smoke(work: Work) -> Verdict:
     from builder.smoke.runner import smoke  # noqa: PLC0415
 
     engine, session = find_engine(work.session.workspace), work.session
-    log = work.folder.path / "smoke.log"
+    log, passed = work.folder.path / "smoke.log", work.folder.record("passed")
+    # An image that passed and could not be named is not asked again: that takes many minutes under emulation.
+    verdict = None if work.options.forces("smoke") else records.read(passed, _smoke_inputs(work), Verdict)
     try:
         with loaded(work.image, session.workspace.images, engine, session.console, keep_as=work.proven) as reference:
-            return smoke(work.image, reference, work.job.spec, engine, session.console, log=log)
+            verdict = verdict or smoke(work.image, reference, work.job.spec, engine, session.console, log=log)
+            records.write(passed, _smoke_inputs(work), verdict)
     except SmokeFailedError as error:
         # Kept for people to read; a verdict that did not pass never counts as done.
         records.write(work.folder.record("smoke"), _smoke_inputs(work), error.verdict)
+        passed.unlink(missing_ok=True)
         raise
     finally:
         forget(engine, work.unproven)
+    passed.replace(work.folder.record("smoke"))
+    return verdict
 
 
 def _proven(work: Work) -> Proven:
