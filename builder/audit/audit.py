@@ -14,6 +14,7 @@ from builder.audit.environment import Environment
 from builder.audit.facts import READER
 from builder.audit.gather import gather
 from builder.audit.model import SEVERITIES, Audit, Finding
+from builder.audit.rules.base import other_distribution
 from builder.audit.rules.files import conflicts, damaged, other_python, tag_lies, wrong_machine
 from builder.audit.rules.gpu import coverage, gpu_code, toolkit_newer, two_cudas, two_sonames
 from builder.audit.rules.loading import loading
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
     from builder.session import Session
 
 # Raise it when the same facts give other findings.
-FORMAT = 1
+FORMAT = 2
 _RULES = (
-    *(damaged, wrong_machine, other_python, loading),
+    *(other_distribution, damaged, wrong_machine, other_python, loading),
     *(toolkit_newer, gpu_code, two_cudas, two_sonames, conflicts, tag_lies),
 )
 
@@ -47,7 +48,8 @@ def audit_cell(job: Job, lock: Lock, session: Session) -> Audit:
     begun = time.monotonic()
     base, unread = _base(lock.base, lock.platform, session)
     facts = gather(lock.wheels, session)
-    case = case_of(lock.wheels, facts, lock.platform, base, unread=unread, apt=job.spec.apt)
+    told = {"unread": unread, "stand_in": lock.base.stand_in}
+    case = case_of(lock.wheels, facts, lock.platform, base, apt=job.spec.apt, **told)
     return judge(case, job.cell.id, lock.base.name, job.spec.waivers, begun)
 
 
@@ -72,6 +74,7 @@ def case_of(
     base: BaseFacts | None,
     *,
     unread: str | None = None,
+    stand_in: str | None = None,
     apt: tuple[str, ...] = (),
 ) -> Case:
     """Put together what the rules look at."""
@@ -83,6 +86,7 @@ def case_of(
         driver=driver,
         l4t=platform.l4t,
         unread=unread if base is None else None,
+        stand_in=stand_in,
     )
 
 

@@ -12,7 +12,7 @@ import zstandard
 from elf_files import AMD64, make_elf
 from factories import make_wheel
 from index_server import running_index
-from project import CELL, make_wheels
+from project import CELL, assert_refused, make_wheels
 from servers import Registry, registry
 from test_audit_base import layer
 
@@ -170,3 +170,9 @@ def test_loose_wheels_on_a_real_base_image(native: Project, index: Index) -> Non
     assert (done.code, done.json["assumed"]) == (14, None)
     done = native.jbuild("audit", "--wheels", wheel, "--base", "127.0.0.1:1/none:1", "--apt", "libnuma1", "--json")
     assert (done.code, "refused" in done.json["assumed"]) == (0, True)
+
+
+def test_a_base_image_of_another_distribution_than_the_cells(make_project: Callable[..., Project]) -> None:
+    project = make_project(matrix={"vllm": ["1.0"], "distribution": ["debian-13"]})
+    done = project.run("recipe", "--until", "render")
+    assert_refused(done, 14, "the base image: /etc/os-release says debian-12, and the cell is for debian-13")

@@ -399,3 +399,32 @@ def test_errors_stop_a_cell_and_waived_ones_do_not(tmp_path: Path) -> None:
     assert (caught.value.exit_code, caught.value.where) == (14, "recipe/one")
     assert "add `libnuma1`" in str(caught.value.hint)
     refuse(audit(case, WAIVER, Waiver(rule="undefined-symbol", reason="r")), "recipe")
+
+
+@pytest.mark.parametrize("said", ["debian-13", "ubuntu-22.04", "fedora-40"])
+def test_a_base_image_of_another_distribution(tmp_path: Path, said: str) -> None:
+    case = make_case(tmp_path, demo(needed=["libc.so.6"]), base=make_base(distribution=(said,)))
+    found = only(case, "other-distribution")
+    assert (found.severity, found.wheel, found.file) == ("error", "the base image", "/etc/os-release")
+    assert found.detail == f"says {said}, and the cell is for debian-12"
+    assert "`image` under [base]" in found.fix
+    with pytest.raises(AuditError, match=f"the base image: /etc/os-release says {said}"):
+        refuse(audit(case), "demo")
+
+
+@pytest.mark.parametrize("said", [("debian-12",), ()])
+def test_a_base_image_of_the_cells_distribution_or_of_none(tmp_path: Path, said: tuple[str, ...]) -> None:
+    assert rules(make_case(tmp_path, demo(needed=["libc.so.6"]), base=make_base(distribution=said))) == []
+
+
+def test_a_base_image_that_stands_in_is_of_another_distribution(tmp_path: Path) -> None:
+    base = make_base(distribution=("ubuntu-22.04",))
+    found = only(make_case(tmp_path, demo(), base=base, stand_in="only for trying"), "other-distribution")
+    assert found.severity == "warning"
+    assert found.detail.endswith("it stands in for the real one: only for trying")
+
+
+def test_another_distribution_can_be_waived(tmp_path: Path) -> None:
+    case = make_case(tmp_path, demo(), base=make_base(distribution=("devuan-5",)))
+    (found,) = audit(case, Waiver(rule="other-distribution", reason="it has Debian's packages")).findings
+    assert found.waived == "it has Debian's packages"
