@@ -13,6 +13,7 @@ from builder.cache.prune import prune
 from builder.cache.references import references
 from builder.commands.common import as_json, open_session
 from builder.report.cache import contents, pruned
+from builder.workspace import check_cache
 
 if TYPE_CHECKING:
     from builder.errors import LockError
@@ -39,6 +40,7 @@ def info(as_json: bool) -> None:
     """Show how much of each kind the cache holds, and how much of that the locks of this project need."""
     session = open_session(as_json=as_json)
     workspace = session.workspace
+    check_cache(workspace)
 
     def unreadable(error: LockError) -> None:
         session.console.warn(f"{error.where}: {error.message}; what it needs is not counted as this project's")
