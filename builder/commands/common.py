@@ -55,5 +55,5 @@ def open_recipe(name: str, selectors: Sequence[str], workspace: Workspace) -> tu
         UsageError: there is no such recipe or cell.
         DocumentError: the recipe has mistakes.
     """
-    recipe = load(find(name, workspace.recipe_folders))
+    recipe = load(find(name, workspace.recipe_folders), workspace.template_folders)
     return recipe, select(expand(recipe), selectors)

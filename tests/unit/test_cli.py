@@ -257,6 +257,24 @@ def test_all_mistakes_of_a_recipe_at_once(jbuild: Any, project: Path) -> None:
     assert "demo.toml:3: architecture" in err
 
 
+@pytest.mark.parametrize("verb", ["show", "matrix", "lock", "audit", "render", "recipe", "why", "fit"])
+def test_a_template_that_is_not_there_is_told_with_its_place(jbuild: Any, project: Path, verb: str) -> None:
+    path = project / "recipes" / "demo.toml"
+    path.write_text('template = "Dockerfil.j2"\n' + RECIPE)
+    code, _, err = jbuild(verb, "demo")
+    assert code == 3
+    assert f"{path}:1: template: there is no template `Dockerfil.j2` (did you mean `Dockerfile.j2`?" in err
+    assert "Dockerfil.j2" in jbuild("list")[1]
+
+
+def test_a_template_of_the_projects_own(jbuild: Any, project: Path) -> None:
+    (project / "recipes" / "demo.toml").write_text('template = "Mine.j2"\n' + RECIPE)
+    assert jbuild("show", "demo")[0] == 3
+    (project / "dockerfiles").mkdir()
+    (project / "dockerfiles" / "Mine.j2").write_text("FROM scratch\n")
+    assert jbuild("show", "demo")[0] == 0
+
+
 def test_mistakes_of_the_configuration(jbuild: Any, project: Path) -> None:
     (project / "jbuild.toml").write_text("[publish]\nregistrys = []\n")
     code, found, _ = failure(jbuild, "show", "demo")
