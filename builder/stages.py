@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from builder import __version__, records
 from builder.audit.model import Audit
-from builder.errors import EngineError
 from builder.image.model import Image, Plan
 from builder.publish.model import Publication
 from builder.publish.where import targets
@@ -175,18 +174,14 @@ def is_done(stage: str, work: Work) -> bool:
     return found is not None
 
 
-def abandon(session: Session) -> None:
-    """Remove this process's containers, so that threads that talk to them end at once."""
-    from builder.engine import find_engine  # noqa: PLC0415
-    from builder.smoke.container import remove_own  # noqa: PLC0415
-
-    try:
-        client = find_engine(session.workspace).client()
-    except EngineError:
-        # Without an engine there are no containers.
-        return
-    remove_own(client)
-    client.close()
+def last_failure(stage: str, work: Work) -> str | None:
+    """Return why a stage failed when it was last run with what it would be run with now; None if it did not."""
+    if stage not in ("audit", "smoke"):
+        # Failures of the others leave no record.
+        return None
+    step = _STEPS[stage]
+    found: Audit | Verdict | None = records.read(work.folder.record(step.record), step.inputs(work), step.kind)
+    return found.failure if found else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

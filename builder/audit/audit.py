@@ -143,13 +143,8 @@ def refuse(audit: Audit, recipe: str) -> None:
     Raises:
         AuditError: it did.
     """
-    errors = [finding for finding in audit.findings if finding.severity == "error" and finding.waived is None]
-    if not errors:
+    if not audit.errors:
         return
-    first = errors[0]
-    more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
-    raise AuditError(
-        f"{first.rule}: {first.wheel}: {first.file} {first.detail}{more}",
-        where=f"{recipe}/{audit.cell}",
-        hint=f"{first.fix}; `jbuild audit {recipe} --cell {audit.cell}` shows all, docs/audit.md how to waive one",
-    )
+    first, all_of_them = audit.errors[0], f"`jbuild audit {recipe} --cell {audit.cell}` shows all"
+    hint = f"{first.fix}; {all_of_them}, docs/audit.md how to waive one"
+    raise AuditError(audit.failure or "", where=f"{recipe}/{audit.cell}", hint=hint)

@@ -13,7 +13,7 @@ from builder.config import BUILDER_PATTERN, REGISTRY_PATTERN
 from builder.engine import find_engine
 from builder.errors import CellsFailedError, EngineError, RecipeError
 from builder.pipeline import preview, run_cells
-from builder.report.summary import cell_json, summary
+from builder.report.summary import cell_json, preview_lines, summary
 from builder.resolve.jobs import job_of
 from builder.stages import Work, check
 from builder.workspace import check_cache
@@ -122,11 +122,10 @@ def possible_jobs(recipe: Recipe, cells: Sequence[Cell], session: Session) -> li
 
 def _preview(recipe: Recipe, jobs: Sequence[Job], session: Session, options: Options) -> int:
     previews = {job.cell.id: preview(job, session, options) for job in jobs}
-    lines = [
-        f"{cell}: " + ", ".join(f"{stage} {state}" for stage, state in states) for cell, states in previews.items()
-    ]
-    described = {cell: dict(states) for cell, states in previews.items()}
-    session.console.result({"recipe": recipe.name, "dry_run": described}, "\n".join(lines))
+    lines = [line for cell, states in previews.items() for line in preview_lines(cell, states)]
+    described = {cell: {each.stage: each.state for each in states} for cell, states in previews.items()}
+    failed = {cell: each.why for cell, states in previews.items() for each in states if each.why}
+    session.console.result({"recipe": recipe.name, "dry_run": described, "failed": failed}, "\n".join(lines))
     return 0
 
 

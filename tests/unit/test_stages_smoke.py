@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from factories import DIGEST, make_job, make_lock
 from builder import engine, records, stages
 from builder.errors import EngineError
 from builder.image.model import Image
+from builder.recipe.model import SmokeSpec
 from builder.registry.model import Descriptor
 from builder.smoke import load, runner
 from builder.smoke.model import SmokeFailedError, Verdict
@@ -43,7 +45,14 @@ class Engine:
 
     def smoke(self, *_: Any, **__: Any) -> Verdict:
         self.asked += 1
-        verdict = Verdict(level="emulated", digest=DIGEST, passed=self.passes, when="2026-11-24", log=Path("smoke.log"))
+        verdict = Verdict(
+            level="emulated",
+            digest=DIGEST,
+            passed=self.passes,
+            when="2026-11-24",
+            log=Path("smoke.log"),
+            failure=None if self.passes else "it does not answer",
+        )
         if not self.passes:
             raise SmokeFailedError("it does not answer", verdict=verdict, where="", hint="", log="")
         return verdict
@@ -109,3 +118,14 @@ def test_what_passed_once_does_not_hide_a_later_failure(fake: Engine, session: S
     found = kept(work)
     assert found is not None
     assert not found.passed
+
+
+def test_a_failure_with_the_same_inputs_is_remembered(fake: Engine, work: Work) -> None:
+    assert stages.last_failure("smoke", work) is None
+    fake.passes = False
+    with pytest.raises(SmokeFailedError):
+        stages.run("smoke", work)
+    assert stages.last_failure("smoke", work) == "it does not answer"
+    other = replace(work.job.spec, smoke=SmokeSpec(ready_within_s=1))
+    assert stages.last_failure("smoke", replace(work, job=replace(work.job, spec=other))) is None
+    assert stages.last_failure("build", work) is None
