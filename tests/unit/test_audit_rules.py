@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from builder.audit.case import Case
     from builder.audit.model import Audit, Finding
+    from builder.jetson.model import Platform
 
 MODULE = {"defined": ["PyInit__C"]}
 C10 = "_ZN3c105ErrorC1ENSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
@@ -139,7 +140,8 @@ def test_versions_name_who_has_less_and_who_has_enough(tmp_path: Path) -> None:
     found = only(make_case(tmp_path, demo(needed=["libstdc++.so.6"], versions=versions)), "symbol-version")
     assert found.severity == "error"
     assert found.detail == "needs GLIBCXX_3.4.32 of libstdc++.so.6; the base image has up to GLIBCXX_3.4.30"
-    assert found.fix.endswith("or a base that has it: debian-13, ubuntu-24.04")
+    fetched = "its Python 3.11 is fetched from GitHub, or `mirror` under [python]"
+    assert found.fix.endswith(f"or a base that has it: debian-13 ({fetched})"), "Ubuntu 24.04 has Python 3.12 only"
     assert found.assumed is None
 
 
@@ -428,3 +430,24 @@ def test_another_distribution_can_be_waived(tmp_path: Path) -> None:
     case = make_case(tmp_path, demo(), base=make_base(distribution=("devuan-5",)))
     (found,) = audit(case, Waiver(rule="other-distribution", reason="it has Debian's packages")).findings
     assert found.waived == "it has Debian's packages"
+
+
+@pytest.mark.parametrize(
+    ("platform", "advice"),
+    [
+        (make_platform(python="3.12"), "debian-13 (its Python 3.12 is fetched"),
+        (make_platform(python="3.12"), "`mirror` under [python]), ubuntu-24.04"),
+        (make_platform(python="3.13"), "a base that has it: debian-13"),
+        (make_jetson(python="3.12"), "a base that has it: ubuntu-24.04"),
+        (make_platform(python="3.10"), "an older or newer release of it"),
+        (make_jetson(python="3.10"), "an older or newer release of it"),
+    ],
+)
+def test_only_bases_are_advised_on_which_the_cells_python_can_be_had(
+    tmp_path: Path, platform: Platform, advice: str
+) -> None:
+    module = f"demo/_C.cpython-{platform.python.replace('.', '')}-aarch64-linux-gnu.so"
+    files = {module: {**MODULE, "needed": ["libc.so.6"], "versions": {"libc.so.6": ["GLIBC_2.38"]}}}
+    fix = only(make_case(tmp_path, {"demo": files}, platform=platform), "symbol-version").fix
+    assert advice in fix
+    assert fix.endswith(advice) or "(" in fix

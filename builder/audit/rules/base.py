@@ -1,4 +1,4 @@
-"""What the base image itself says that it is."""
+"""What the base image itself says that it is, and which others would do."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 from builder.audit.case import named
 from builder.audit.model import Finding
+from builder.jetson.tables import distributions, platforms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from builder.audit.case import Case
+    from builder.jetson.model import Platform
+    from builder.jetson.tables import Distribution
 
 _FILE = "/etc/os-release"
 
@@ -35,3 +38,23 @@ def other_distribution(case: Case) -> Iterator[Finding]:
         fix=f"name an image of {wanted} as `image` under [base], or make the cell one of {said[0]}: "
         "the axes `distribution` or `ubuntu` choose it",
     )
+
+
+def bases_for(platform: Platform, fits: Callable[[Distribution], bool]) -> Iterator[str]:
+    """Yield the distributions that fit and on which a cell's Python can be had, with what that needs besides.
+
+    For a Jetson they are those that containers for its release are made on.
+    """
+    made_on = {
+        name
+        for row in platforms()
+        if row.l4t == platform.l4t
+        for name in (row.distribution, *(also.distribution for also in row.also_on))
+    }
+    for row in distributions():
+        if row.name == platform.distribution or not fits(row) or (platform.l4t and row.name not in made_on):
+            continue
+        if platform.python == row.python:
+            yield row.name
+        elif platform.python in row.standalone:
+            yield f"{row.name} (its Python {platform.python} is fetched from GitHub, or `mirror` under [python])"
