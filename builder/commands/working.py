@@ -13,6 +13,7 @@ from builder.config import BUILDER_PATTERN, REGISTRY_PATTERN
 from builder.engine import find_engine
 from builder.errors import CellsFailedError, EngineError, RecipeError
 from builder.pipeline import preview, run_cells
+from builder.report.failures import show_failures
 from builder.report.summary import cell_json, preview_lines, summary
 from builder.resolve.jobs import job_of
 from builder.stages import Work, check
@@ -136,10 +137,7 @@ def _conclude(
     failed = [result for result in results if result.error]
     if len(results) == 1 and failed and failed[0].error:
         raise failed[0].error
-    for result in failed:
-        if result.error:
-            console.note(f"{result.work.job.cell.id} failed:")
-            console.failure(result.error, as_result=False)
+    show_failures([(each.work.job.cell.id, each.error) for each in failed if each.error], console)
     described = [cell_json(result) for result in results]
     described += [{"cell": cell.id, "status": "impossible", "reason": cell.impossible} for cell in impossible]
     console.result(
