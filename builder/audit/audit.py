@@ -48,8 +48,8 @@ def audit_cell(job: Job, lock: Lock, session: Session) -> Audit:
     begun = time.monotonic()
     base, unread = _base(lock.base, lock.platform, session)
     facts = gather(lock.wheels, session)
-    told = {"unread": unread, "stand_in": lock.base.stand_in}
-    case = case_of(lock.wheels, facts, lock.platform, base, apt=job.spec.apt, **told)
+    stand_in, apt = lock.base.stand_in, job.spec.apt
+    case = case_of(lock.wheels, facts, lock.platform, base, unread=unread, stand_in=stand_in, apt=apt)
     return judge(case, job.cell.id, lock.base.name, job.spec.waivers, begun)
 
 
@@ -76,6 +76,7 @@ def case_of(
     unread: str | None = None,
     stand_in: str | None = None,
     apt: tuple[str, ...] = (),
+    loose: bool = False,
 ) -> Case:
     """Put together what the rules look at."""
     environment = Environment(platform=platform, wheels=tuple(wheels), facts=facts, base=base, apt=apt)
@@ -87,6 +88,7 @@ def case_of(
         l4t=platform.l4t,
         unread=unread if base is None else None,
         stand_in=stand_in,
+        loose=loose,
     )
 
 

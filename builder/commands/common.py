@@ -38,6 +38,12 @@ def cell_option(function: _F) -> _F:
     return option(function)
 
 
+def help_without_verb(context: click.Context) -> None:
+    """Show the help of a group that was called without any of its verbs."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
 def open_session(*, as_json: bool = False) -> Session:
     """Return the session of this command in the current folder.
 

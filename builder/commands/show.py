@@ -84,7 +84,7 @@ def _text(cell: dict[str, Any]) -> str:
         *(f"  model       {model['name']} from {model['source']}" for model in spec["models"]),
         *(f"  question    {q['ask']} (expects {q['expect']})" for q in spec["smoke"]["questions"]),
         f"  tags        {', '.join(map(_tag, spec['publish']['tags']))}",
-        *_lock_lines(cell["lock"]),
+        *(["  lock        not read, see the error"] if cell.get("error") else _lock_lines(cell["lock"])),
     ]
     if cell["unresolved"]:
         lines.append(f"  no wheels   {cell['unresolved']}")

@@ -16,6 +16,7 @@ from builder.pipeline import preview, run_cells
 from builder.report.failures import show_failures
 from builder.report.summary import cell_json, preview_lines, summary
 from builder.resolve.jobs import job_of
+from builder.resolve.upgrades import check_upgrades
 from builder.stages import Work, check
 from builder.workspace import check_cache
 
@@ -94,6 +95,7 @@ def work(recipe: str, selectors: Sequence[str], options: Options, *, at_once: in
     found, cells = open_recipe(recipe, selectors, session.workspace)
     impossible = [cell for cell in cells if cell.impossible]
     jobs = possible_jobs(found, cells, session)
+    check_upgrades(jobs, options.upgrade, session)
     for job in jobs:
         check(Work(job=job, session=session, options=options))
     if dry_run:

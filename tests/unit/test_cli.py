@@ -198,6 +198,8 @@ def test_show_says_that_a_lock_is_damaged(jbuild: Any, project: Path) -> None:
     code, out, _ = jbuild("show", "demo")
     assert code == 0
     assert "error       the lock is damaged" in out
+    assert "lock        not read, see the error" in out
+    assert "none yet" not in out
 
 
 def test_a_dry_run_runs_nothing(jbuild: Any, project: Path) -> None:
@@ -245,6 +247,20 @@ def test_a_missing_lock_with_locked(jbuild: Any) -> None:
 )
 def test_options_that_make_no_sense(jbuild: Any, arguments: tuple[str, ...]) -> None:
     assert failure(jbuild, *arguments)[0] == 2
+
+
+@pytest.mark.parametrize(("group", "verb"), [("models", "fetch"), ("cache", "prune")])
+def test_a_group_without_a_verb_shows_its_help(jbuild: Any, group: str, verb: str) -> None:
+    code, out, err = jbuild(group)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"Usage: jbuild {group} ")
+    assert f"  {verb} " in out
+
+
+def test_a_recipe_is_no_image_to_verify(jbuild: Any) -> None:
+    code, found, _ = failure(jbuild, "verify", "demo")
+    assert (code, found["message"]) == (2, "demo is a recipe, and an image in a registry is verified")
+    assert found["hint"] == "`jbuild tags demo` shows where its images are; then `jbuild verify HOST/NAME:TAG`"
 
 
 def test_all_mistakes_of_a_recipe_at_once(jbuild: Any, project: Path) -> None:

@@ -134,6 +134,8 @@ def _missing(case: Case, first: Missing, failures: list[Cause], severity: Severi
 
 def _advice(case: Case, library: str) -> str:
     package = case.environment.package_for(library)
+    if package and case.loose:
+        return f"install {package} in the image, and say so with `--apt {package}`"
     if package:
         return f"add `{package}` to `apt` under [base]"
     if library.startswith(("libtorch", "libc10")):
