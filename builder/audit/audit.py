@@ -148,5 +148,5 @@ def refuse(audit: Audit, recipe: str) -> None:
     if not audit.errors:
         return
     first, all_of_them = audit.errors[0], f"`jbuild audit {recipe} --cell {audit.cell}` shows all"
-    hint = f"{first.fix}; {all_of_them}, docs/audit.md how to waive one"
+    hint = f"{first.fix}; {all_of_them}, `jbuild audit --explain {first.rule}` how to waive it"
     raise AuditError(audit.failure or "", where=f"{recipe}/{audit.cell}", hint=hint)

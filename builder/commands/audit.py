@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from builder import records
 from builder.audit.audit import audit_cell
 from builder.audit.loose import audit_wheels
+from builder.audit.tables import rules
 from builder.commands.common import as_json, cell_option, open_recipe, open_session
 from builder.commands.working import possible_jobs
 from builder.errors import AuditError, CellsFailedError, JbuildError, UsageError
 from builder.jetson.platform import check_value
 from builder.report.audit import as_json as described
-from builder.report.audit import text
+from builder.report.audit import explained, text
 from builder.report.failures import show_failures
 from builder.resolve.locking import lock_cell
+from builder.tomldoc import suggest
 from builder.workspace import check_cache
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.command("audit")
-@click.argument("names", nargs=-1, required=True, metavar="RECIPE | --wheels FILE...")
+@click.argument("names", nargs=-1, metavar="RECIPE | --wheels FILE...")
 @click.option("--wheels", is_flag=True, help="Audit these wheel files together, without a recipe.")
 @cell_option
 @click.option("--base", metavar="IMAGE", help="With --wheels: the image that they are for.")
@@ -38,10 +41,20 @@ if TYPE_CHECKING:
 @click.option("--python", metavar="X.Y", help="With --wheels: the Python; default the distribution's.")
 @click.option("--apt", multiple=True, metavar="PACKAGE", help="With --wheels: a package that the image has besides.")
 @click.option("--files", is_flag=True, help="With --json: what the loader would say of every single file.")
+@click.option("--explain", metavar="RULE", help="Tell what a rule finds, and how a finding of it is waived.")
 @as_json
-def command(names: tuple[str, ...], wheels: bool, selectors: tuple[str, ...], as_json: bool, **options: Any) -> int:
+def command(
+    names: tuple[str, ...],
+    wheels: bool,
+    selectors: tuple[str, ...],
+    explain: str | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
     """Audit the cells of RECIPE: what of their wheels would not load or not run on the device, and why."""
     session = open_session(as_json=as_json)
+    if explain:
+        return _explain(explain, session)
     check_cache(session.workspace)
     _check_options(names, wheels=wheels, selectors=selectors, options=options)
     if wheels:
@@ -78,7 +91,18 @@ def _audits(jobs: Sequence[Job], session: Session) -> tuple[list[Audit], list[tu
     return audits, failures
 
 
+def _explain(name: str, session: Session) -> int:
+    rule = next((each for each in rules() if each.id == name), None)
+    if rule is None:
+        hint = suggest(name, [each.id for each in rules()], noun="rules")
+        raise UsageError(f"the audit has no rule `{name}`", hint=hint)
+    session.console.result(records.plain(rule), explained(rule))
+    return 0
+
+
 def _check_options(names: Sequence[str], *, wheels: bool, selectors: Sequence[str], options: dict[str, Any]) -> None:
+    if not names:
+        raise click.UsageError("Missing argument 'RECIPE | --wheels FILE...'")
     loose = [name for name in ("base", "sms", "l4t", "python", "apt") if options[name]]
     if wheels and selectors:
         raise click.UsageError("--cell is for recipes, --wheels for files")

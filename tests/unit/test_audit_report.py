@@ -204,6 +204,18 @@ def test_usage(jbuild: Any, arguments: tuple[str, ...], message: str) -> None:
     assert message in err
 
 
+def test_a_rule_is_explained(jbuild: Any) -> None:
+    code, out, _ = jbuild("--explain", "missing-library")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "missing-library (error at worst): Needed libraries that nothing brings"
+    assert lines[2].startswith("A library that a file needs")
+    assert 'rule = "missing-library"' in lines[-4:]
+    assert json.loads(jbuild("--explain", "gpu-code", "--json")[1])["id"] == "gpu-code"
+    code, _, err = jbuild("--explain", "gpu-cod")
+    assert (code, "did you mean `gpu-code`?" in err) == (2, True)
+
+
 def test_a_base_image_that_is_made_for_an_l4t_release(jbuild: Any, tmp_path: Path) -> None:
     path = make_wheel(tmp_path, files={"demo/_C.so": make_elf(fatbin=make_fatbin(("sass", 80)))})
     code, out, _ = jbuild("--wheels", str(path), "--base", "nvcr.io/nvidia/l4t-jetpack:r36.4.0", "--sm", "87", "--json")
