@@ -336,6 +336,7 @@ def test_exit_codes_are_those_that_are_promised() -> None:
         "ProgramMissingError": 7,
         "ProgramFailedError": 1,
         "ProgramTimeoutError": 1,
+        "ProgramSilentError": 1,
     }
     assert codes == promised
 
