@@ -43,7 +43,7 @@ def loaded(
     What was loaded is deleted at the end; with `keep_as` it stays under that name if the block succeeds.
 
     Raises:
-        EngineError: the engine does not take the image.
+        EngineError: the engine does not take the image, or does not give it the name.
         IntegrityError: one of the image's blobs is not whole in the layout.
     """
     client = engine.client()
@@ -126,12 +126,17 @@ def _not_taken(reason: str, name: str) -> EngineError:
 def _tag(client: DockerClient, reference: str, name: str) -> None:
     """Move a name to an image; the one that had it goes, unless it has another: rebuilds would fill the disk."""
     before = None
-    with suppress(ImageNotFound):
-        before = client.images.get(name)
     repository, _, tag = name.rpartition(":")
-    client.api.tag(reference, repository, tag, force=True)
-    if before is None or before.id == client.images.get(name).id:
-        return
+    try:
+        with suppress(ImageNotFound):
+            before = client.images.get(name)
+        client.api.tag(reference, repository, tag, force=True)
+        if before is None or before.id == client.images.get(name).id:
+            return
+    except (DockerException, RequestException) as error:
+        reason = str(getattr(error, "explanation", None) or error).strip()
+        hint = "`jbuild doctor` looks at the engine; the same command then goes on from here"
+        raise EngineError(f"the engine does not name the image: {reason}", where=name, hint=hint) from error
     with suppress(ImageNotFound, APIError):
         # Without force: an image that is named, or that a container runs, stays.
         if not client.images.get(str(before.id)).tags:

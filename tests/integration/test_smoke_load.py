@@ -162,6 +162,17 @@ def test_an_image_with_another_name_stays(tmp_path: Path, engine: Engine, client
             client.images.remove(each, force=True)
 
 
+def test_a_name_that_the_engine_refuses(tmp_path: Path, engine: Engine, client: DockerClient) -> None:
+    image, layout = build(tmp_path, "linux/amd64")
+    with (
+        pytest.raises(EngineError, match=r"does not name the image: .*invalid") as caught,
+        loaded(image, layout, engine, Console(quiet=True), keep_as="jbuild-test/UPPER:case") as reference,
+    ):
+        pass
+    assert caught.value.where == "jbuild-test/UPPER:case"
+    assert not exists(client, reference)
+
+
 @pytest.mark.parametrize("damage", ["missing", "short"])
 def test_a_blob_that_is_not_whole(built: tuple[Image, Path], engine: Engine, client: DockerClient, damage: str) -> None:
     image, layout = built
