@@ -56,15 +56,6 @@ def loaded(
         client.close()
 
 
-def forget(engine: Engine, name: str) -> None:
-    """Take a name off an image in the engine; an image without another name goes with it."""
-    client = engine.client()
-    try:
-        _forget(client, name)
-    finally:
-        client.close()
-
-
 def _present(client: DockerClient, image: Image) -> str | None:
     """Return the name of the image in the engine: its manifest's digest, or its config's where layers are unpacked."""
     for digest in (image.digest, image.config.digest):
