@@ -39,6 +39,7 @@ VERBS = (
     ("why", "why", "Explain why a cell has no wheels, or why its packages have their versions."),
     ("fit", "fit", "Show what memory a recipe's model needs on a board, and the longest context that fits."),
     ("diff", "diff", "Show what changed between two locks, cells or images, and what a device must pull."),
+    ("report", "report", "Write one HTML page: how far each cell is, what is in it, what failed and why."),
     ("models", "models", "Lock, fetch or verify a recipe's models without its wheels."),
     ("cache", "cache", "Show what the cache holds, and remove what nobody has used for a while."),
     ("doctor", "doctor", "Check this machine and show the command that mends what is missing."),

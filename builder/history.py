@@ -27,6 +27,7 @@ _LOG_LINES = 40
 _LOG_LENGTH = 6000
 # What is read of a history: the end of it, in bytes. A run takes one to ten thousand.
 _RECENT = 1 << 19
+_MOST = 50
 _PUBLISHED = "published"
 
 
@@ -103,7 +104,7 @@ def runs(folder: CellFolder) -> tuple[Run, ...]:
             lines = file.read().splitlines()
     except OSError:
         return ()
-    found = (_read(line) for line in lines)
+    found = (_read(line) for line in lines[-_MOST:])
     return tuple(run for run in found if run)
 
 
