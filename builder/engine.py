@@ -88,14 +88,6 @@ class Engine:
         except (DockerException, OSError) as error:
             raise EngineError("the engine does not answer any more", where=self.endpoint, hint=_MEND) from error
 
-    def has_buildx(self) -> bool:
-        """Return whether `docker buildx` works here."""
-        try:
-            process.run(["docker", "buildx", "version"], env=self.environment(), timeout_s=_ANSWER_S)
-        except (ProgramMissingError, ProgramFailedError):
-            return False
-        return True
-
     def can_run(self, architecture: Architecture) -> bool:
         """Return whether programs of an architecture run on the engine's machine, natively or by emulation."""
         return architecture in (self.architecture, *self.emulated) or architecture in self._buildx_architectures()

@@ -190,7 +190,7 @@ class RegistryClient:
         return False
 
     def try_upload(self, repository: str) -> None:
-        """Begin an upload and cancel it: whoever may do that may push. Nothing is left behind."""
+        """Begin an upload and cancel it: whoever may do that may push."""
         response = self._transport.call(
             "POST",
             f"/v2/{repository}/blobs/uploads/",
