@@ -43,6 +43,7 @@ VERBS = (
     ("run", "run", "Run a recipe's image as compose would, show its log, and stop it cleanly at Ctrl-C."),
     ("bench", "bench", "Measure throughput and latency of an image or a running server, as JSON and a plot."),
     ("diff", "diff", "Show what changed between two locks, cells or images, and what a device must pull."),
+    ("report", "report", "Write one HTML page: how far each cell is, what is in it, what failed and why."),
     ("models", "models", "Lock, fetch or verify a recipe's models without its wheels."),
     ("cache", "cache", "Show what the cache holds, and remove what nobody has used for a while."),
     ("doctor", "doctor", "Check this machine and show the command that mends what is missing."),

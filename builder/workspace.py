@@ -83,6 +83,11 @@ class CellFolder:
         """The folder in which the cell's system layer is built by itself."""
         return self.path / "system-layer"
 
+    @property
+    def history(self) -> Path:
+        """What became of the cell's runs, a line each."""
+        return self.path / "history.jsonl"
+
     def record(self, stage: str) -> Path:
         """Return the record of a stage: `plan.json`, `image.json`, and so on."""
         return self.path / f"{stage}.json"
@@ -132,6 +137,11 @@ class Workspace:
     def cell(self, recipe: str, cell: str) -> CellFolder:
         """Return a cell's folder."""
         return CellFolder(path=self.project / "build" / recipe / cell)
+
+    @property
+    def report(self) -> Path:
+        """The page of `jbuild report`."""
+        return self.project / "build" / "report.html"
 
     @property
     def wheels(self) -> Path:
