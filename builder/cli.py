@@ -40,6 +40,7 @@ VERBS = (
     ("fit", "fit", "Show what memory a recipe's model needs on a board, and the longest context that fits."),
     ("diff", "diff", "Show what changed between two locks, cells or images, and what a device must pull."),
     ("models", "models", "Lock, fetch or verify a recipe's models without its wheels."),
+    ("summary", "summary", "Sum up what runs in several places made of a plan's cells."),
     ("cache", "cache", "Show what the cache holds, and remove what nobody has used for a while."),
     ("doctor", "doctor", "Check this machine and show the command that mends what is missing."),
 )

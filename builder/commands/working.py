@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,10 +17,11 @@ from builder.pipeline import preview, run_cells
 from builder.report.summary import cell_json, summary
 from builder.resolve.jobs import job_of
 from builder.stages import Work, check
-from builder.workspace import check_cache
+from builder.workspace import check_cache, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from builder.pipeline import CellResult
     from builder.recipe.model import Cell, Recipe
@@ -82,8 +84,17 @@ def run_options(function: _F) -> _F:
     return function
 
 
-def work(recipe: str, selectors: Sequence[str], options: Options, *, at_once: int, dry_run: bool, as_json: bool) -> int:
-    """Run stages for the selected cells, print what came of it, and return the exit code.
+def work(
+    recipe: str,
+    selectors: Sequence[str],
+    options: Options,
+    *,
+    at_once: int,
+    dry_run: bool,
+    as_json: bool,
+    result: Path | None = None,
+) -> int:
+    """Run stages for the selected cells, print what came of it (and write it to `result`), and return the exit code.
 
     Raises:
         JbuildError: nothing could be begun, or the only cell failed.
@@ -100,7 +111,10 @@ def work(recipe: str, selectors: Sequence[str], options: Options, *, at_once: in
     begun = time.monotonic()
     results = run_cells(jobs, session, options, at_once=at_once)
     seconds = time.monotonic() - begun
-    return _conclude(found, results, impossible, session, seconds)
+    described = _described(found, results, impossible, seconds)
+    if result:
+        write_text(result, json.dumps(described, indent=2) + "\n")
+    return _conclude(results, described, session, seconds)
 
 
 def possible_jobs(recipe: Recipe, cells: Sequence[Cell], session: Session) -> list[Job]:
@@ -130,9 +144,15 @@ def _preview(recipe: Recipe, jobs: Sequence[Job], session: Session, options: Opt
     return 0
 
 
-def _conclude(
-    recipe: Recipe, results: Sequence[CellResult], impossible: Sequence[Cell], session: Session, seconds: float
-) -> int:
+def _described(
+    recipe: Recipe, results: Sequence[CellResult], impossible: Sequence[Cell], seconds: float
+) -> dict[str, Any]:
+    cells = [cell_json(result) for result in results]
+    cells += [{"cell": cell.id, "status": "impossible", "reason": cell.impossible} for cell in impossible]
+    return {"recipe": recipe.name, "seconds": round(seconds, 1), "cells": cells}
+
+
+def _conclude(results: Sequence[CellResult], described: dict[str, Any], session: Session, seconds: float) -> int:
     console = session.console
     failed = [result for result in results if result.error]
     if len(results) == 1 and failed and failed[0].error:
@@ -141,12 +161,7 @@ def _conclude(
         if result.error:
             console.note(f"{result.work.job.cell.id} failed:")
             console.failure(result.error, as_result=False)
-    described = [cell_json(result) for result in results]
-    described += [{"cell": cell.id, "status": "impossible", "reason": cell.impossible} for cell in impossible]
-    console.result(
-        {"recipe": recipe.name, "seconds": round(seconds, 1), "cells": described},
-        summary(results, seconds, _docker_host(session)),
-    )
+    console.result(described, summary(results, seconds, _docker_host(session)))
     return CellsFailedError.exit_code if failed else 0
 
 
