@@ -21,6 +21,7 @@ _INTERRUPTED = 130
 _UNEXPECTED = 1
 # Verb, its module below `builder.commands`, and its line in `jbuild --help`: help must not import the verbs.
 VERBS = (
+    ("init", "init", "Write a commented recipe from a few questions or options."),
     ("list", "list_", "List the recipes."),
     ("show", "show", "Show a recipe: its cells, packages, models, questions and what has been made."),
     ("matrix", "matrix", "Show the cells of a recipe, the impossible ones with their reason."),

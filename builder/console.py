@@ -27,6 +27,7 @@ _PLAIN_EVERY_S = 10.0
 # A line of somebody's log that shows what is going on, not the whole of it.
 _NOTE_LENGTH = 90
 _TAIL_LINES = 25
+_MOST_SHOWN = 8
 
 
 class Task:
@@ -182,6 +183,20 @@ class Console:
             "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells
         ]
         return "\n".join(lines)
+
+    def can_ask(self) -> bool:
+        """Return whether a person sits at both ends: one who can be asked, and sees the question."""
+        return self.terminal and sys.stdin.isatty()
+
+    def ask(self, question: str, choices: Sequence[str] = (), *, default: str | None = None) -> str:
+        """Ask the person at the terminal until the answer is one of the choices, if there are any."""
+        import click  # noqa: PLC0415  # whoever asks has it loaded already
+
+        kind = click.Choice(tuple(choices)) if choices else click.STRING
+        answer: str = click.prompt(
+            question, default=default, type=kind, show_choices=len(choices) < _MOST_SHOWN, err=True
+        )
+        return answer
 
     @contextmanager
     def task(self, title: str, total: float | None = None, *, unit: str = "B") -> Iterator[Task]:
