@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from builder import records
+from builder.commands import complete
 from builder.commands.common import as_json, open_session
 from builder.diff.compare import compare
 from builder.diff.subject import subject
@@ -12,8 +13,8 @@ from builder.report.diff import text
 
 
 @click.command("diff")
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
+@click.argument("before", metavar="A", shell_complete=complete.recipes)
+@click.argument("after", metavar="B", shell_complete=complete.recipes)
 @click.option(
     "--architecture",
     type=click.Choice(("arm64", "amd64")),

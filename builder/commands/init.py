@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from builder.commands import complete
 from builder.commands.common import as_json
 from builder.config import REGISTRY_PATTERN
 from builder.console import Console
@@ -29,7 +30,11 @@ def _registry(context: click.Context, parameter: click.Parameter, value: str | N
 
 @click.command("init")
 @click.argument("name", required=False)
-@click.option("--board", help="What the images run on: a Jetson module such as orin-nx-16, or `none` for any CPU.")
+@click.option(
+    "--board",
+    shell_complete=complete.boards,
+    help="What the images run on: a Jetson module such as orin-nx-16, or `none` for any CPU.",
+)
 @click.option("--l4t", metavar="RELEASE", help="The board's L4T release; default the newest that a recipe is for.")
 @click.option("--vllm", metavar="VERSION", help="Default that of the recipe that is most like it.")
 @click.option("--cuda", metavar="X.Y", help="Default that of the recipe that is most like it, else the platform's.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from builder.commands import complete
 from builder.commands.common import as_json, cell_option, open_recipe, open_session
 from builder.recipe.patterns import RUNNER
 from builder.resolve.unresolved import reasons
@@ -33,7 +34,7 @@ def _runners(context: click.Context, parameter: click.Parameter, values: tuple[s
 
 
 @click.command("matrix")
-@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...")
+@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...", shell_complete=complete.recipes)
 @cell_option
 @click.option(
     "--changed-since",

@@ -11,10 +11,7 @@ import click
 
 from builder.commands.common import open_recipe, open_session
 from builder.config import BUILDER_PATTERN, REGISTRY_PATTERN
-from builder.engine import find_engine
 from builder.errors import CellsFailedError, EngineError, RecipeError
-from builder.pipeline import preview, run_cells
-from builder.report.summary import cell_json, summary
 from builder.resolve.jobs import job_of
 from builder.stages import Work, check
 from builder.workspace import check_cache, write_text
@@ -108,6 +105,8 @@ def work(
         check(Work(job=job, session=session, options=options))
     if dry_run:
         return _preview(found, jobs, session, options)
+    from builder.pipeline import run_cells  # noqa: PLC0415  # slow to import; completion and --help do without
+
     begun = time.monotonic()
     results = run_cells(jobs, session, options, at_once=at_once)
     seconds = time.monotonic() - begun
@@ -135,6 +134,8 @@ def possible_jobs(recipe: Recipe, cells: Sequence[Cell], session: Session) -> li
 
 
 def _preview(recipe: Recipe, jobs: Sequence[Job], session: Session, options: Options) -> int:
+    from builder.pipeline import preview  # noqa: PLC0415
+
     previews = {job.cell.id: preview(job, session, options) for job in jobs}
     lines = [
         f"{cell}: " + ", ".join(f"{stage} {state}" for stage, state in states) for cell, states in previews.items()
@@ -147,12 +148,16 @@ def _preview(recipe: Recipe, jobs: Sequence[Job], session: Session, options: Opt
 def _described(
     recipe: Recipe, results: Sequence[CellResult], impossible: Sequence[Cell], seconds: float
 ) -> dict[str, Any]:
+    from builder.report.summary import cell_json  # noqa: PLC0415
+
     cells = [cell_json(result) for result in results]
     cells += [{"cell": cell.id, "status": "impossible", "reason": cell.impossible} for cell in impossible]
     return {"recipe": recipe.name, "seconds": round(seconds, 1), "cells": cells}
 
 
 def _conclude(results: Sequence[CellResult], described: dict[str, Any], session: Session, seconds: float) -> int:
+    from builder.report.summary import summary  # noqa: PLC0415
+
     console = session.console
     failed = [result for result in results if result.error]
     if len(results) == 1 and failed and failed[0].error:
@@ -167,6 +172,8 @@ def _conclude(results: Sequence[CellResult], described: dict[str, Any], session:
 
 def _docker_host(session: Session) -> str | None:
     """Return what DOCKER_HOST must be for the commands that are shown to reach the engine, if it must be set."""
+    from builder.engine import find_engine  # noqa: PLC0415
+
     try:
         engine = find_engine(session.workspace)
     except EngineError:
