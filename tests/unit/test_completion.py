@@ -139,8 +139,8 @@ def test_zsh_completes(project: Path, command_line: CommandLine, tmp_path: Path)
     _, source, _ = command_line("completion", "zsh")
     # The completion system itself needs a terminal: what the script hands over to it is looked at.
     script = (
-        "compdef() { :; }\n_describe() { print -l ${(P)3}; }\ncompadd() { local name=${@[-1]}; print -l -- ${(P)name}; }\n"
-        + source
+        "compdef() { :; }\n_describe() { print -l ${(P)3}; }\n"
+        "compadd() { local name=${@[-1]}; print -l -- ${(P)name}; }\n" + source
     )
     for line, _ in FEW:
         words = line.split()
