@@ -46,6 +46,7 @@ VERBS = (
     ("models", "models", "Lock, fetch or verify a recipe's models without its wheels."),
     ("summary", "summary", "Sum up what runs in several places made of a plan's cells."),
     ("cache", "cache", "Show what the cache holds, and remove what nobody has used for a while."),
+    ("schema", "schema", "Print the JSON Schema of what a verb prints with --json."),
     ("completion", "completion", "Print what a shell needs to complete verbs, options, recipes and cells."),
     ("doctor", "doctor", "Check this machine and show the command that mends what is missing."),
 )
