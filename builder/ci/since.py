@@ -45,7 +45,8 @@ def changes(selected: Selected, session: Session, ref: str) -> dict[tuple[str, s
     root = git.root_of(project)
     commit = git.commit_of(root, ref)
     found = {}
-    with git.files_at(root, commit) as files:
+    title = f"comparing with {ref}"
+    with session.console.task(title, unit="recipes"), git.files_at(root, commit) as files:
         then = _Then(root=root, files=files, session=session).cells_of([recipe for recipe, _ in selected])
         for recipe, cells in selected:
             before = then.get(recipe.name, {})

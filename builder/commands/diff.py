@@ -30,5 +30,6 @@ def command(before: str, after: str, architecture: str, as_json: bool) -> None:
     registry (HOST/NAME:TAG). No engine is needed.
     """
     session = open_session(as_json=as_json)
-    found = compare(subject(before, session, architecture), subject(after, session, architecture))
+    with session.console.task(f"comparing {before} with {after}", unit="images"):
+        found = compare(subject(before, session, architecture), subject(after, session, architecture))
     session.console.result({**records.plain(found), "identical": found.identical}, text(found))
