@@ -9,6 +9,7 @@ from builder import __version__, records
 from builder.audit.tables import table_digest
 from builder.image import runtime
 from builder.image.layers import groups
+from builder.image.pack import how
 from builder.jetson.advisories import Situation, applying
 from builder.publish.where import targets
 from builder.resolve import lockfile
@@ -77,7 +78,7 @@ def _settings(job: Job, session: Session) -> Any:
         config.python_mirror,
     )
     ties = [(tie.packages, tie.index) for tie in ties_of(job, config).ties]
-    return ties, records.plain(where), folders, config.compression
+    return ties, records.plain(where), folders, how(config.compression)
 
 
 def _templates(workspace: Workspace) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import uuid
@@ -12,11 +13,11 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from requests import RequestException
 
 from builder.errors import EngineError, IntegrityError
-from builder.image.layout import damaged
+from builder.image.layout import blob, damaged
 from builder.smoke import layout as oci
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from docker import DockerClient
@@ -56,15 +57,6 @@ def loaded(
         client.close()
 
 
-def forget(engine: Engine, name: str) -> None:
-    """Take a name off an image in the engine; an image without another name goes with it."""
-    client = engine.client()
-    try:
-        _forget(client, name)
-    finally:
-        client.close()
-
-
 def _present(client: DockerClient, image: Image) -> str | None:
     """Return the name of the image in the engine: its manifest's digest, or its config's where layers are unpacked."""
     for digest in (image.digest, image.config.digest):
@@ -82,15 +74,41 @@ def _load(client: DockerClient, image: Image, layout: Path, console: Console) ->
     # The rest of the tag keeps two jbuild processes from taking each other's image away.
     own = f"{os.getpid()}-{uuid.uuid4().hex[:6]}"
     name = f"{REPOSITORY}:{image.digest.partition(':')[2][:12]}-{own}"
+    held = _held(client, layout)
+    if held and not _send(client, image, layout, name, console, without=held):
+        return name
+    reason = _send(client, image, layout, name, console)
+    if reason:
+        raise _not_taken(reason, name)
+    return name
+
+
+def _send(
+    client: DockerClient, image: Image, layout: Path, name: str, console: Console, without: Collection[str] = ()
+) -> str | None:
+    """Send an image to the engine; return why it was not taken, None if it was."""
     try:
-        with console.task("loading the image into the engine", float(image.size)) as task:
-            blobs = oci.stream(image, layout, name, task.advance)
+        with console.task("loading the image into the engine", float(image.size), unit="B") as task:
+            blobs = oci.stream(image, layout, name, task.advance, without)
             for event in client.api.load_image(blobs):  # type: ignore[no-untyped-call]
                 if "error" in event:
-                    raise _not_taken(str(event["error"]), name)
+                    return str(event["error"])
     except (DockerException, RequestException) as error:
-        raise _not_taken(str(getattr(error, "explanation", None) or error), name) from error
-    return name
+        return str(getattr(error, "explanation", None) or error)
+    return None
+
+
+def _held(client: DockerClient, layout: Path) -> frozenset[str]:
+    """Return the layers that an engine with containerd's store has: those of its images that are of this layout.
+
+    It takes an image without them; other engines name images by what is no manifest, so that nothing is found.
+    """
+    found: set[str] = set()
+    for listed in client.api.images():
+        path = blob(layout, str(listed["Id"]))
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found |= {str(layer["digest"]) for layer in json.loads(path.read_bytes())["layers"]}
+    return frozenset(found)
 
 
 def _not_taken(reason: str, name: str) -> EngineError:

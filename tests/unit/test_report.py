@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from factories import DIGEST, make_jetson, make_job, make_lock
+from factories import DIGEST, make_jetson, make_job, make_lock, make_plan
 
 from builder.errors import SmokeError
-from builder.image.model import Descriptor, Image, Plan
+from builder.image.model import Descriptor, Image
 from builder.pipeline import CellResult, StageResult
 from builder.publish.model import Publication, RegistryPublication, TagPut, TagWithheld
 from builder.report.summary import _time, cell_json, references, summary
@@ -68,7 +68,7 @@ def result(
 
 
 def everything(session: Session, **changes: Any) -> CellResult:
-    plan = Plan(platform="linux/arm64", layers=(), content="", command=("docker", "buildx", "build", "."))
+    plan = make_plan()
     made = {
         "lock": make_lock(),
         "plan": plan,
