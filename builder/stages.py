@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from builder import __version__, records
 from builder.audit.model import Audit
-from builder.errors import EngineError
 from builder.image.model import Image, Plan, proven_name
 from builder.publish.model import Publication
 from builder.publish.where import targets
@@ -105,15 +104,6 @@ class Work:
         return _made(self.made.image)
 
     @property
-    def unproven(self) -> str:
-        """The name of the built image in the engine until it has proved itself.
-
-        It is the project's own: another checkout that builds the same cell must not take it away.
-        """
-        project = records.fingerprint(str(self.session.workspace.project))[:8]
-        return f"jbuild-unproven/{self.job.recipe.name}:{self.job.cell.id}-{project}".lower()
-
-    @property
     def proven(self) -> str:
         """The name of the image in the engine once it has."""
         return proven_name(self.job.recipe.name, self.job.cell.id)
@@ -175,18 +165,14 @@ def is_done(stage: str, work: Work) -> bool:
     return found is not None
 
 
-def abandon(session: Session) -> None:
-    """Remove this process's containers, so that threads that talk to them end at once."""
-    from builder.engine import find_engine  # noqa: PLC0415
-    from builder.smoke.container import remove_own  # noqa: PLC0415
-
-    try:
-        client = find_engine(session.workspace).client()
-    except EngineError:
-        # Without an engine there are no containers.
-        return
-    remove_own(client)
-    client.close()
+def last_failure(stage: str, work: Work) -> str | None:
+    """Return why a stage failed when it was last run with what it would be run with now; None if it did not."""
+    if stage not in ("audit", "smoke"):
+        # Failures of the others leave no record.
+        return None
+    step = _STEPS[stage]
+    found: Audit | Verdict | None = records.read(work.folder.record(step.record), step.inputs(work), step.kind)
+    return found.failure if found else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -279,9 +265,10 @@ def _render(work: Work) -> Plan:
 
 def _build_inputs(work: Work) -> str:
     from builder.image.buildx import options  # noqa: PLC0415
+    from builder.image.pack import how  # noqa: PLC0415
 
-    how = (options(work.lock.platform.architecture), work.session.config.compression)
-    return records.fingerprint(work.plan.content, work.plan.layers, how)
+    made = (options(work.lock.platform.architecture), how(work.session.config.compression))
+    return records.fingerprint(work.plan.content, work.plan.layers, work.plan.settings, made)
 
 
 def _image_holds(work: Work, image: Image) -> bool:
@@ -292,24 +279,17 @@ def _image_holds(work: Work, image: Image) -> bool:
 
 def _build(work: Work) -> Image:
     from builder.engine import find_engine  # noqa: PLC0415
-    from builder.image.buildx import Request, build  # noqa: PLC0415
+    from builder.image.build import build_image  # noqa: PLC0415
 
     engine, session = find_engine(work.session.workspace), work.session
-    builders = work.builders or builders_of(work.options, session)
+    builders, again = work.builders or builders_of(work.options, session), work.options.forces("build")
     if not builders.names:
         engine.require(work.lock.platform.architecture)
-    layout, folder = session.workspace.images, work.folder.path
-    request = Request(folder=folder, platform=work.plan.platform, layout=layout, store_as=work.unproven)
-    image = builders.build(
-        work.job.cell.id, engine, lambda name: build(work.job, replace(request, builder=name), engine, session)
+    return builders.build(
+        work.job.cell.id,
+        engine,
+        lambda name: build_image(work.job, work.lock, work.plan, engine, session, builder=name, again=again),
     )
-    verdict = records.read(work.folder.record("smoke"), None, Verdict)
-    if verdict and verdict.passed and verdict.digest == image.digest:
-        # It has proved itself before: no smoke run will follow that takes the name away.
-        from builder.smoke.load import forget  # noqa: PLC0415
-
-        forget(engine, work.unproven)
-    return image
 
 
 def _smoke_inputs(work: Work) -> str:
@@ -318,21 +298,25 @@ def _smoke_inputs(work: Work) -> str:
 
 def _smoke(work: Work) -> Verdict:
     from builder.engine import find_engine  # noqa: PLC0415
-    from builder.smoke.load import forget, loaded  # noqa: PLC0415
+    from builder.smoke.load import loaded  # noqa: PLC0415
     from builder.smoke.model import SmokeFailedError  # noqa: PLC0415
     from builder.smoke.runner import smoke  # noqa: PLC0415
 
     engine, session = find_engine(work.session.workspace), work.session
-    log = work.folder.path / "smoke.log"
+    log, passed = work.folder.path / "smoke.log", work.folder.record("passed")
+    # An image that passed and could not be named is not asked again: that takes many minutes under emulation.
+    verdict = None if work.options.forces("smoke") else records.read(passed, _smoke_inputs(work), Verdict)
     try:
         with loaded(work.image, session.workspace.images, engine, session.console, keep_as=work.proven) as reference:
-            return smoke(work.image, reference, work.job.spec, engine, session.console, log=log)
+            verdict = verdict or smoke(work.image, reference, work.job.spec, engine, session.console, log=log)
+            records.write(passed, _smoke_inputs(work), verdict)
     except SmokeFailedError as error:
         # Kept for people to read; a verdict that did not pass never counts as done.
         records.write(work.folder.record("smoke"), _smoke_inputs(work), error.verdict)
+        passed.unlink(missing_ok=True)
         raise
-    finally:
-        forget(engine, work.unproven)
+    passed.replace(work.folder.record("smoke"))
+    return verdict
 
 
 def _proven(work: Work) -> Proven:

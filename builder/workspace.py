@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _HASH_BLOCK = 1 << 20
+# A second build has a project and a cache of its own in such a folder.
+_SCRATCH, _HELD = "verify-", "held"
+# A folder is held within seconds of being made, and is never without its lock for as long as a day.
+_SOON_S, _LONG_S = 60.0, 86_400.0
 
 
 def cache_folder() -> Path:
@@ -77,6 +83,11 @@ class CellFolder:
         """The folder in which the cell's system layer is built by itself."""
         return self.path / "system-layer"
 
+    @property
+    def history(self) -> Path:
+        """What became of the cell's runs, a line each."""
+        return self.path / "history.jsonl"
+
     def record(self, stage: str) -> Path:
         """Return the record of a stage: `plan.json`, `image.json`, and so on."""
         return self.path / f"{stage}.json"
@@ -128,6 +139,11 @@ class Workspace:
         return CellFolder(path=self.project / "build" / recipe / cell)
 
     @property
+    def report(self) -> Path:
+        """The page of `jbuild report`."""
+        return self.project / "build" / "report.html"
+
+    @property
     def wheels(self) -> Path:
         """The wheelhouse: wheels by sha256."""
         return self.cache / "wheels"
@@ -173,6 +189,14 @@ class Workspace:
     def images(self) -> Path:
         """Built images: one OCI layout whose blobs are shared by all cells."""
         return self.cache / "images"
+
+    def packed(self, key: str) -> Path:
+        """Return the record of a packed layer, by what decides its bytes."""
+        return self.cache / "packed" / key[:2] / f"{key}.json"
+
+    def system(self, key: str) -> Path:
+        """Return the record of a system image, by what it is built from."""
+        return self.cache / "systems" / f"{key}.json"
 
     @property
     def signatures(self) -> Path:
@@ -288,6 +312,20 @@ def aside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def unnamed(folder: Path) -> Iterator[Path]:
+    """Give a temporary file in a folder, for what is named by its content; it is removed unless it was renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number, name = tempfile.mkstemp(prefix=".unnamed.", dir=folder)
+    os.close(number)
+    temporary = Path(name)
+    try:
+        temporary.chmod(0o644)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
 def folder_aside(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside `path`, which becomes `path` on success and is removed on failure.
 
@@ -305,6 +343,38 @@ def folder_aside(path: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def scratch(cache: Path) -> Iterator[Path]:
+    """Give an empty folder on the cache's disk, removed at the end; those of processes that were killed go first.
+
+    Raises:
+        DiskError: it cannot be made.
+    """
+    for left in abandoned(cache):
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=cache) as name, (Path(name) / _HELD).open("wb") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        yield Path(name)
+
+
+def abandoned(cache: Path) -> list[Path]:
+    """Return the folders of `scratch` that nobody holds any more."""
+    return [folder for folder in sorted(cache.glob(f"{_SCRATCH}*")) if folder.is_dir() and _is_abandoned(folder)]
+
+
+def _is_abandoned(folder: Path) -> bool:
+    try:
+        age_s = time.time() - folder.lstat().st_ctime
+        with (folder / _HELD).open("rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        # Its owner has not come to hold it, or is about to remove it.
+        return folder.is_dir() and age_s > _LONG_S
+    return age_s > _SOON_S
 
 
 def mark_used(path: Path) -> bool:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import BuildError
-from builder.image.buildx import Request, build
+from builder.image.build import build_image
 from builder.image.compare import first_difference
 from builder.image.plan import render
-from builder.workspace import Workspace, disk_errors
+from builder.workspace import Workspace, disk_errors, scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,10 +46,8 @@ def verify(job: Job, built: Built, engine: Engine, session: Session) -> str:
     """
     with _elsewhere(session) as scratch:
         plan = render(job, built.lock, scratch)
-        folder, layout = scratch.workspace.cell(job.recipe.name, job.cell.id).path, scratch.workspace.images
-        request = Request(folder=folder, platform=plan.platform, layout=layout, fresh=True)
-        second = built.run(lambda name: build(job, replace(request, builder=name), engine, scratch))
-        difference = first_difference(built.image, session.workspace.images, second, layout)
+        second = built.run(lambda name: build_image(job, built.lock, plan, engine, scratch, builder=name, fresh=True))
+        difference = first_difference(built.image, session.workspace.images, second, scratch.workspace.images)
     if difference:
         raise _differs(job, built, second, difference)
     return second.digest
@@ -75,8 +71,8 @@ def _differs(job: Job, built: Built, second: Image, difference: Difference) -> N
 def _elsewhere(session: Session) -> Iterator[Session]:
     """Give a session with a project and a cache of its own, which sees what was fetched and the user's templates."""
     own = session.workspace
-    with disk_errors(own.cache), tempfile.TemporaryDirectory(prefix="verify-", dir=own.cache) as name:
-        project, cache = Path(name) / "project", Path(name) / "cache"
+    with disk_errors(own.cache), scratch(own.cache) as folder:
+        project, cache = folder / "project", folder / "cache"
         project.mkdir()
         cache.mkdir()
         for fetched in (own.wheels, own.models, own.interpreters):

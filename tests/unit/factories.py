@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.image.model import Plan, Settings
 from builder.jetson.model import Platform
 from builder.models.model import LockedModel, ModelFile
 from builder.recipe.model import Axis, Cell, Matrix, Model, PublishSpec, Recipe, Server, Spec, TagRule
@@ -94,6 +95,33 @@ def make_lock(*wheels: LockedWheel, **changes: Any) -> Lock:
     return Lock(**(facts | changes))
 
 
+def make_settings(**changes: Any) -> Settings:
+    """Return what an image's configuration says."""
+    facts: dict[str, Any] = {
+        "environment": (("PATH", "/opt/venv/bin:/usr/bin"),),
+        "labels": (("io.jbuild.recipe", "demo"),),
+        "workdir": "/home/vllm",
+        "user": "10001:10001",
+        "port": 8000,
+        "healthcheck": ("/opt/venv/bin/python", "/opt/jbuild/healthcheck.py"),
+        "start_period_s": 600,
+        "entrypoint": ("/opt/venv/bin/python", "/opt/jbuild/entrypoint.py"),
+    }
+    return Settings(**(facts | changes))
+
+
+def make_plan(**changes: Any) -> Plan:
+    """Return a plan without layers."""
+    facts: dict[str, Any] = {
+        "platform": "linux/arm64",
+        "layers": (),
+        "content": "c" * 64,
+        "command": ("docker", "buildx", "build", "."),
+        "settings": make_settings(),
+    }
+    return Plan(**(facts | changes))
+
+
 def make_spec(**changes: Any) -> Spec:
     """Return what a small cell asks for."""
     facts: dict[str, Any] = {
@@ -106,7 +134,9 @@ def make_spec(**changes: Any) -> Spec:
     return Spec(**(facts | changes))
 
 
-def make_job(*, spec: Spec | None = None, platform: Platform | None = None, path: Path | None = None) -> Job:
+def make_job(
+    *, spec: Spec | None = None, platform: Platform | None = None, path: Path | None = None, cell: str = "one"
+) -> Job:
     """Return one cell of a recipe with one axis."""
     spec = spec or make_spec()
     recipe = Recipe(
@@ -117,8 +147,8 @@ def make_job(*, spec: Spec | None = None, platform: Platform | None = None, path
         matrix=Matrix(axes=(Axis(name="distribution", values=("debian-12",)),)),
         spec=spec,
     )
-    cell = Cell(id="one", recipe="demo", values=(("distribution", "debian-12"),))
-    return Job(recipe=recipe, cell=cell, spec=spec, platform=platform or make_platform())
+    found = Cell(id=cell, recipe="demo", values=(("distribution", "debian-12"),))
+    return Job(recipe=recipe, cell=found, spec=spec, platform=platform or make_platform())
 
 
 def make_wheel(

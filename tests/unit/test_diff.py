@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from factories import DIGEST, make_lock, make_locked_wheel, make_model
+from factories import DIGEST, make_lock, make_locked_wheel, make_model, make_plan
 
 from builder import records
 from builder.diff.compare import compare
 from builder.diff.model import Layer, Part, Subject
 from builder.diff.subject import subject
 from builder.errors import BuildError, LockError, UsageError
-from builder.image.model import Image, Plan
+from builder.image.model import Image
 from builder.models.model import ModelFile
 from builder.registry.model import Descriptor
 from builder.report.diff import text
@@ -127,7 +127,7 @@ def test_packages_models_and_base_of_two_locks(session: Session) -> None:
     assert "  - gone 1.0" in lines
     assert "  ~ numpy 2.2.6: the same version, other files (0.0 MB)" in lines
     assert "  ~ torch 2.10.0 → 2.11.0 (420.0 MB)" in lines
-    assert lines[-1] == "note: demo/two is not built: what a device pulls is not known"
+    assert lines[-1] == "note: nothing that was built from demo/two is here: what a device pulls is not known"
 
 
 def test_layers_and_what_a_device_pulls(session: Session) -> None:
@@ -194,11 +194,30 @@ def test_a_lock_that_changed_since_says_nothing_about_the_image(session: Session
     assert {part.name: part.version for part in found.packages or ()}["torch"] == "2.11.0"
 
 
+def test_a_locks_file_tells_of_the_image_that_was_built_from_it(session: Session, tmp_path: Path) -> None:
+    path = write(session, ONE)
+    build(session, ONE, LAYERS)
+    found = compare(subject(str(path), session, "arm64"), subject("demo/one", session, "arm64"))
+    assert (found.identical, found.pull, found.notes) == (True, 0, ())
+    elsewhere = tmp_path / "pylock.one.toml"
+    elsewhere.write_bytes(path.read_bytes())
+    assert subject(str(elsewhere), session, "arm64").digest == subject("demo/one", session, "arm64").digest
+    write(session, replace(ONE, wheels=TWO.wheels))
+    assert subject(str(path), session, "arm64").layers is None
+
+
+def test_a_lock_that_names_no_cell_of_ours_leads_nowhere(session: Session, tmp_path: Path) -> None:
+    path = tmp_path / "pylock.toml"
+    lockfile.write(path, replace(ONE, cell="../../elsewhere"))
+    found = subject(str(path), session, "arm64")
+    assert (found.kind, found.blobs) == ("lock", None)
+
+
 def test_a_rendered_cell_tells_the_names_of_its_layers(session: Session) -> None:
     for lock, layers in ((ONE, ("environment-1", "torch-1")), (TWO, ("environment-1", "torch-2"))):
         write(session, lock)
         folder = session.workspace.cell(lock.recipe, lock.cell)
-        plan = Plan(platform="linux/arm64", layers=layers, content="c", command=())
+        plan = make_plan(layers=layers)
         records.write(folder.record("plan"), "x", plan)
         folder.dockerfile.write_text(f'LABEL "io.jbuild.lock"="{lockfile.content(lock)}"\n')
     found = compare(subject("demo/one", session, "arm64"), subject("demo/two", session, "arm64"))
@@ -212,7 +231,7 @@ def test_a_rendered_cell_tells_the_names_of_its_layers(session: Session) -> None
 def test_a_plan_of_another_lock_does_not_count(session: Session) -> None:
     write(session, ONE)
     folder = session.workspace.cell("demo", "one")
-    records.write(folder.record("plan"), "x", Plan(platform="linux/arm64", layers=("a",), content="c", command=()))
+    records.write(folder.record("plan"), "x", make_plan(layers=("a",)))
     folder.dockerfile.write_text("FROM x\n")
     assert subject("demo/one", session, "arm64").layers is None
 
