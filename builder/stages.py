@@ -104,15 +104,6 @@ class Work:
         return _made(self.made.image)
 
     @property
-    def unproven(self) -> str:
-        """The name of the built image in the engine until it has proved itself.
-
-        It is the project's own: another checkout that builds the same cell must not take it away.
-        """
-        project = records.fingerprint(str(self.session.workspace.project))[:8]
-        return f"jbuild-unproven/{self.job.recipe.name}:{self.job.cell.id}-{project}".lower()
-
-    @property
     def proven(self) -> str:
         """The name of the image in the engine once it has."""
         return f"jbuild/{self.job.recipe.name}:{self.job.cell.id}".lower()
@@ -274,9 +265,10 @@ def _render(work: Work) -> Plan:
 
 def _build_inputs(work: Work) -> str:
     from builder.image.buildx import options  # noqa: PLC0415
+    from builder.image.pack import how  # noqa: PLC0415
 
-    how = (options(work.lock.platform.architecture), work.session.config.compression)
-    return records.fingerprint(work.plan.content, work.plan.layers, how)
+    made = (options(work.lock.platform.architecture), how(work.session.config.compression))
+    return records.fingerprint(work.plan.content, work.plan.layers, work.plan.settings, made)
 
 
 def _image_holds(work: Work, image: Image) -> bool:
@@ -287,24 +279,17 @@ def _image_holds(work: Work, image: Image) -> bool:
 
 def _build(work: Work) -> Image:
     from builder.engine import find_engine  # noqa: PLC0415
-    from builder.image.buildx import Request, build  # noqa: PLC0415
+    from builder.image.build import build_image  # noqa: PLC0415
 
     engine, session = find_engine(work.session.workspace), work.session
-    builders = work.builders or builders_of(work.options, session)
+    builders, again = work.builders or builders_of(work.options, session), work.options.forces("build")
     if not builders.names:
         engine.require(work.lock.platform.architecture)
-    layout, folder = session.workspace.images, work.folder.path
-    request = Request(folder=folder, platform=work.plan.platform, layout=layout, store_as=work.unproven)
-    image = builders.build(
-        work.job.cell.id, engine, lambda name: build(work.job, replace(request, builder=name), engine, session)
+    return builders.build(
+        work.job.cell.id,
+        engine,
+        lambda name: build_image(work.job, work.lock, work.plan, engine, session, builder=name, again=again),
     )
-    verdict = records.read(work.folder.record("smoke"), None, Verdict)
-    if verdict and verdict.passed and verdict.digest == image.digest:
-        # It has proved itself before: no smoke run will follow that takes the name away.
-        from builder.smoke.load import forget  # noqa: PLC0415
-
-        forget(engine, work.unproven)
-    return image
 
 
 def _smoke_inputs(work: Work) -> str:
@@ -313,7 +298,7 @@ def _smoke_inputs(work: Work) -> str:
 
 def _smoke(work: Work) -> Verdict:
     from builder.engine import find_engine  # noqa: PLC0415
-    from builder.smoke.load import forget, loaded  # noqa: PLC0415
+    from builder.smoke.load import loaded  # noqa: PLC0415
     from builder.smoke.model import SmokeFailedError  # noqa: PLC0415
     from builder.smoke.runner import smoke  # noqa: PLC0415
 
@@ -330,8 +315,6 @@ def _smoke(work: Work) -> Verdict:
         records.write(work.folder.record("smoke"), _smoke_inputs(work), error.verdict)
         passed.unlink(missing_ok=True)
         raise
-    finally:
-        forget(engine, work.unproven)
     passed.replace(work.folder.record("smoke"))
     return verdict
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from builder import stages
 from builder.cache.use import in_use
 from builder.engine import find_engine
-from builder.image.buildx import Request, build
+from builder.image.build import build_system
+from builder.image.buildx import Request
 from builder.image.system import SCRIPT, SystemLayer, dockerfile_of, key_of, pin, pinned, script_of
 from builder.publish.push import Wish, publish
 from builder.publish.source import from_layout
@@ -71,13 +72,12 @@ def _made(job: Job, lock: Lock, session: Session, builders: Builders, registry: 
         engine.require(platform.architecture)
     folder = session.workspace.cell(job.recipe.name, job.cell.id).system_layer
     with disk_errors(folder):
-        write_text(folder / "Dockerfile", dockerfile_of(job, lock, session))
         write_text(folder / SCRIPT, script_of(session.workspace))
-    layout = session.workspace.images
+    layout, text = session.workspace.images, dockerfile_of(job, lock, session)
     # Nothing of BuildKit's cache: a new layer is asked for to have the mirror's newest packages.
     request = Request(folder=folder, platform=f"linux/{platform.architecture}", layout=layout, fresh=True)
     image = builders.build(
-        job.cell.id, engine, lambda name: build(job, replace(request, builder=name), engine, session)
+        job.cell.id, engine, lambda name: build_system(job, lock, text, replace(request, builder=name), engine, session)
     )
     key = key_of(job, lock, session)
     tag = TagRule(name=f"{platform.distribution}-{key[:12]}")

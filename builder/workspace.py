@@ -180,6 +180,14 @@ class Workspace:
         """Built images: one OCI layout whose blobs are shared by all cells."""
         return self.cache / "images"
 
+    def packed(self, key: str) -> Path:
+        """Return the record of a packed layer, by what decides its bytes."""
+        return self.cache / "packed" / key[:2] / f"{key}.json"
+
+    def system(self, key: str) -> Path:
+        """Return the record of a system image, by what it is built from."""
+        return self.cache / "systems" / f"{key}.json"
+
     @property
     def signatures(self) -> Path:
         """Signatures that were made here, by key and content."""
@@ -289,6 +297,20 @@ def aside(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o644)
         temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def unnamed(folder: Path) -> Iterator[Path]:
+    """Give a temporary file in a folder, for what is named by its content; it is removed unless it was renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number, name = tempfile.mkstemp(prefix=".unnamed.", dir=folder)
+    os.close(number)
+    temporary = Path(name)
+    try:
+        temporary.chmod(0o644)
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 

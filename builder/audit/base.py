@@ -15,7 +15,7 @@ from builder.audit.layers import members, streamed
 from builder.audit.model import BaseFacts
 from builder.audit.source import File, MalformedError, Plain
 from builder.errors import RegistryError
-from builder.registry.client import INDEXES, connect
+from builder.registry.lookup import connect_to, image_manifest
 from builder.registry.reference import Reference
 from builder.workspace import mark_used
 
@@ -78,10 +78,9 @@ def _place(digest: str, architecture: str, session: Session) -> Path:
 
 
 def _read(reference: Reference, digest: str, architecture: str, session: Session) -> BaseFacts:
-    own = {Reference.parse(f"{registry}/x").host for registry in session.config.registries}
-    client = connect(reference.host, session.config, own=own)
+    client = connect_to(reference, session.config)
     try:
-        manifest = _manifest(client, reference.repository, digest, architecture)
+        manifest = json.loads(image_manifest(client, reference.at(digest), architecture))
         config = _blob(client, reference.repository, manifest["config"])
         layers = [(layer["mediaType"], layer["digest"], int(layer["size"])) for layer in manifest["layers"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -94,18 +93,6 @@ def _read(reference: Reference, digest: str, architecture: str, session: Session
                 _read_layer(stream, media_type, tree, task.advance)
             task.advance(size)
     return _facts(tree, config)
-
-
-def _manifest(client: RegistryClient, repository: str, digest: str, architecture: str) -> dict[str, Any]:
-    content, descriptor = client.get_manifest(repository, digest)
-    found: dict[str, Any] = json.loads(content)
-    if descriptor.media_type not in INDEXES:
-        return found
-    for entry in found["manifests"]:
-        platform = entry.get("platform") or {}
-        if (platform.get("os"), platform.get("architecture")) == ("linux", architecture):
-            return dict(json.loads(client.get_manifest(repository, entry["digest"])[0]))
-    raise ValueError(f"no image for {architecture}")
 
 
 def _blob(client: RegistryClient, repository: str, descriptor: dict[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,8 @@ KINDS = (
     Kind(name="interpreters", folder="interpreters", pattern="*", of="wheels"),
     Kind(name="models", folder="models/sha256", pattern="??/*", of="models"),
     Kind(name="model downloads", folder="models/partial", pattern="*", of="models"),
+    Kind(name="packed layers", folder="packed", pattern="??/*", of="nothing"),
+    Kind(name="system images", folder="systems", pattern="*.json", of="nothing"),
     Kind(name="solutions", folder="advised", pattern="*.json", of="nothing"),
     Kind(name="index states", folder="indexes", pattern="*", of="nothing"),
     Kind(name="signatures", folder="signatures", pattern="*", of="nothing"),

@@ -118,16 +118,17 @@ def plain_command(architecture: str, compression: Compression) -> tuple[str, ...
 class Request:
     """One build: the folder, the platform (`linux/arm64`), and the OCI layout that takes the image.
 
-    `builder` is a buildx builder or a docker context instead of the engine's own. `store_as` names the image in the
-    engine's store, where that can take it. A `fresh` build takes nothing from BuildKit's cache.
+    `builder` is a buildx builder or a docker context instead of the engine's own. A `fresh` build takes nothing from
+    BuildKit's cache. `dockerfile` is its file in the folder; with `passing`, layers are not compressed for good.
     """
 
     folder: Path
     platform: str
     layout: Path
     builder: str | None = None
-    store_as: str | None = None
     fresh: bool = False
+    dockerfile: str = "Dockerfile"
+    passing: bool = False
 
 
 def build(job: Job, request: Request, engine: Engine, session: Session) -> Image:
@@ -140,7 +141,7 @@ def build(job: Job, request: Request, engine: Engine, session: Session) -> Image
     lines: list[str] = []
     with tempfile.TemporaryDirectory(prefix="jbuild-build-") as name:
         metadata = Path(name) / "metadata.json"
-        argv = _argv(job, request, engine, session, metadata)
+        argv = _argv(job, request, session, metadata)
         place = f" on {request.builder}" if request.builder else ""
         try:
             with session.console.task(f"{job.cell.id}: building{place}", unit="steps") as task:
@@ -162,15 +163,13 @@ def build(job: Job, request: Request, engine: Engine, session: Session) -> Image
     return read_image(request.layout, digest, request.platform)
 
 
-def _argv(job: Job, request: Request, engine: Engine, session: Session, metadata: Path) -> list[str]:
+def _argv(job: Job, request: Request, session: Session, metadata: Path) -> list[str]:
     with disk_errors(request.layout):
         request.layout.mkdir(parents=True, exist_ok=True)
     argv = [*buildx("build", request.builder), *options(request.platform.partition("/")[2]), "--progress=plain"]
-    kind = layer_format(session.config.compression)
+    kind = "oci-mediatypes=true" if request.passing else layer_format(session.config.compression)
     argv += [f"--metadata-file={metadata}", f"--output=type=oci,tar=false,{_field('dest', request.layout)},{kind}"]
-    if request.store_as and not request.builder and engine.containerd_store:
-        # The engine keeps the layers unpacked as well, which saves loading them again for the smoke run.
-        argv += [f"--output=type=image,name={request.store_as},{kind}"]
+    argv += [f"--file={request.dockerfile}"] if request.dockerfile != "Dockerfile" else []
     argv += ["--no-cache"] if request.fresh else _caches(job, session)
     return [*argv, *_secrets(session), *_proxies(), "."]
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import tarfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from builder.image.layout import blob
+from builder.image.layout import blob, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +67,7 @@ def _layer_names(config: dict[str, Any]) -> list[str]:
 
 
 def _in_layer(name: str, one: tuple[Descriptor, Path], other: tuple[Descriptor, Path]) -> Difference:
-    with _members(*one) as first, _members(*other) as second:
+    with members(*one) as first, members(*other) as second:
         for a, b in zip_longest(first, second):
             if a == b:
                 continue
@@ -81,10 +80,11 @@ def _in_layer(name: str, one: tuple[Descriptor, Path], other: tuple[Descriptor, 
 
 
 @contextmanager
-def _members(layer: Descriptor, layout: Path) -> Iterator[Iterator[dict[str, Any]]]:
+def members(layer: Descriptor, layout: Path) -> Iterator[Iterator[dict[str, Any]]]:
+    """Give what is known of each file of a layer, in the order of the layer; contents by their sha256."""
     with (
         blob(layout, layer.digest).open("rb") as raw,
-        _unpacked(raw, layer.media_type) as stream,
+        unpacked(raw, layer.media_type) as stream,
         tarfile.open(fileobj=stream, mode="r|") as archive,
     ):
         yield (_facts(archive, member) for member in archive)
@@ -106,14 +106,6 @@ def _facts(archive: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:
         "sha256": digest.hexdigest() if file else "",
         "extended attributes": {k: v for k, v in member.pax_headers.items() if k.startswith("SCHILY.xattr.")},
     }
-
-
-def _unpacked(raw: IO[bytes], media_type: str) -> IO[bytes]:
-    if media_type.endswith("zstd"):
-        import zstandard  # noqa: PLC0415  # only a difference needs it
-
-        return cast("IO[bytes]", zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
-    return cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if media_type.endswith("gzip") else raw
 
 
 def _in_config(one: dict[str, Any], other: dict[str, Any]) -> Difference:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder import records, tomldoc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from builder.models.model import LockedModel, ModelFile
     from builder.resolve.model import LockedWheel
     from builder.tomldoc import Table
 
-# A wheel of this size (bytes, compressed) has a layer of its own, so that a change beside it does not move it.
+# A wheel of this size (bytes, compressed), or a model's file, has a layer of its own, so that a change beside it does
+# not move it.
 _OWN_LAYER_FROM = 100_000_000
 # What a plan may put on its base, and those of it that hold neither wheels nor models: system, interpreter,
 # environment, runtime, working folder.
@@ -54,7 +57,7 @@ def wheel_layers(wheels: Iterable[LockedWheel], variant: str, *, models: int) ->
     """Return the layers for the wheels of a lock, lowest first.
 
     `variant` is what, besides the wheels, decides their trees (`builder.wheels.tree.variant`); `models` is how many
-    layers the models take of those that a plan may have.
+    models there are beside them, each of which needs a layer at least.
     """
     grouped: dict[str, list[LockedWheel]] = {group.name: [] for group in groups()}
     for wheel in sorted(wheels, key=lambda w: w.name):
@@ -67,6 +70,35 @@ def wheel_layers(wheels: Iterable[LockedWheel], variant: str, *, models: int) ->
         if rest:
             layers.append(_layer(name, rest, variant))
     return tuple(layers)
+
+
+def model_layers(models: Sequence[LockedModel], *, wheels: int) -> tuple[LockedModel, ...]:
+    """Return the layers for the models, in their order: each as a model of the files that the layer holds.
+
+    A model's small files share one, each large file has its own, as far as the layers of wheels (there are `wheels` of
+    them) leave room; where they do not, neighbours share. Wheels come first: another model must not move them.
+    """
+    units = [_units(model) for model in models]
+    room = max(len(models), MOST_LAYERS - _FIXED_LAYERS - wheels)
+    while sum(len(each) for each in units) > room:
+        _merge_two(max(units, key=len))
+    return tuple(
+        replace(model, files=tuple(sorted(files, key=lambda file: file.path)))
+        for model, own in zip(models, units, strict=True)
+        for files in own
+    )
+
+
+def _units(model: LockedModel) -> list[tuple[ModelFile, ...]]:
+    small = tuple(file for file in model.files if file.size < _OWN_LAYER_FROM)
+    return [*([small] if small else []), *((file,) for file in model.files if file.size >= _OWN_LAYER_FROM)]
+
+
+def _merge_two(units: list[tuple[ModelFile, ...]]) -> None:
+    """Put the two neighbours together that are smallest together."""
+    sizes = [sum(file.size for file in one + other) for one, other in pairwise(units)]
+    first = sizes.index(min(sizes))
+    units[first : first + 2] = [units[first] + units[first + 1]]
 
 
 def _alone(grouped: dict[str, list[LockedWheel]], room: int) -> frozenset[str]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from builder.errors import BuildError
 from builder.image.model import Image
 from builder.registry.model import Descriptor
+from builder.workspace import write_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+_BLOCK = 1 << 20
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
@@ -42,6 +47,62 @@ def read_image(layout: Path, digest: str, platform: str) -> Image:
     except (KeyError, TypeError, AttributeError) as error:
         hint = "build it again with --force, with another builder if it stays so"
         raise BuildError(f"{digest} is no manifest of one image", where=str(layout), hint=hint) from error
+
+
+def read_config(layout: Path, image: Image) -> dict[str, Any]:
+    """Return an image's configuration.
+
+    Raises:
+        BuildError: the layout lacks it.
+    """
+    return _json(layout, image.config.digest)
+
+
+def put(layout: Path, content: bytes, media_type: str) -> Descriptor:
+    """Write a blob and return what it is known by.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    write_bytes(blob(layout, digest), content)
+    return Descriptor(media_type=media_type, digest=digest, size=len(content))
+
+
+def layer_content(layer: Descriptor, layout: Path) -> Iterator[bytes]:
+    """Yield what is compressed in a layer's blob.
+
+    Raises:
+        OSError, ValueError: the blob cannot be read.
+    """
+    with blob(layout, layer.digest).open("rb") as raw, unpacked(raw, layer.media_type) as stream:
+        while block := stream.read(_BLOCK):
+            yield block
+
+
+def unpacked(raw: IO[bytes], media_type: str) -> IO[bytes]:
+    """Return the stream that is compressed in a layer's blob."""
+    if media_type.endswith("zstd"):
+        import zstandard  # noqa: PLC0415  # only a difference needs it
+
+        return cast("IO[bytes]", zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
+    return cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if media_type.endswith("gzip") else raw
+
+
+def put_image(layout: Path, config: Descriptor, layers: Sequence[Descriptor]) -> Descriptor:
+    """Write the manifest of an image and return what it is known by.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    described = [{"mediaType": part.media_type, "digest": part.digest, "size": part.size} for part in (config, *layers)]
+    document = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": described[0], "layers": described[1:]}
+    return put(layout, canonical(document), _MANIFEST)
+
+
+def canonical(document: object) -> bytes:
+    """Return JSON that is the same for the same content."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def parts(image: Image) -> tuple[Descriptor, ...]:

@@ -33,13 +33,34 @@ class Image:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What an image's configuration says besides its layers: how a container is started, and what the image is.
+
+    `healthcheck` and `entrypoint` are commands; `start_period_s` is how long a server may take to be healthy.
+    """
+
+    environment: Pairs
+    labels: Pairs
+    workdir: str
+    user: str
+    port: int
+    healthcheck: tuple[str, ...]
+    start_period_s: int
+    entrypoint: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """A rendered cell: a folder that `docker buildx build` can build by itself.
 
     `layers` are the folders below `layers/`, lowest first; `content` is the checksum of Dockerfile and scripts.
+    `system` is the beginning of the Dockerfile, up to our layers, if what follows is nothing but layers and settings:
+    BuildKit then builds that much, and we put the rest on it. It is None where a template does more than that.
     """
 
     platform: str
     layers: tuple[str, ...]
     content: str
     command: tuple[str, ...]
+    settings: Settings
+    system: str | None = None

@@ -11,8 +11,8 @@ from builder.image import context, facts, system
 from builder.image.buildx import plain_command
 from builder.image.dockerfile import render as render_dockerfile
 from builder.image.forest import plant
-from builder.image.layers import wheel_layers
-from builder.image.model import Plan
+from builder.image.layers import model_layers, wheel_layers
+from builder.image.model import Plan, Settings
 from builder.image.runtime import FOLDER as RUNTIME
 from builder.models.fetch import fetch_model
 from builder.wheels.interpreter import HOME, interpreter_tree, provide_compiler
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _PYTHON = (f"{ENVIRONMENT}/bin/python", "-SE")
 # Records and logs change with every run; they must never reach the builder.
 _IGNORED = "*\n!layers\n!system\n"
+_BUILTIN = "builtin/Dockerfile.j2"
+_FIRST_LAYER = "COPY --link layers/"
 
 
 def render(job: Job, lock: Lock, session: Session) -> Plan:
@@ -59,7 +61,19 @@ def render(job: Job, lock: Lock, session: Session) -> Plan:
         layers=layers.all,
         content=hashlib.sha256((text + script).encode()).hexdigest(),
         command=plain_command(lock.platform.architecture, session.config.compression),
+        settings=_settings(job, lock),
+        system=_system_part(text, _dockerfile(job, lock, layers, session, template=_BUILTIN)),
     )
+
+
+def _system_part(text: str, builtin: str) -> str | None:
+    """Return what stands before our layers, if what follows is what our own template has there."""
+    begin = builtin.find(_FIRST_LAYER)
+    if begin < 0 or not text.endswith(builtin[begin:]):
+        return None
+    head = text[: len(text) - len(builtin) + begin]
+    # A step before our layers may not use them: it is built without.
+    return None if "layers/" in head else head
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,12 +104,13 @@ class _Layers:
 
 def _make_layers(job: Job, lock: Lock, folder: CellFolder, python: _Python, session: Session) -> _Layers:
     groups = wheel_layers(lock.wheels, python.variant, models=len(lock.models))
+    parts = model_layers(lock.models, wheels=len(groups))
     with session.console.task(f"{job.cell.id}: laying out", len(groups), unit="layers") as task:
         names = _interpreter_layers(lock, python.interpreter, folder.layers)
         for group in groups:
             names.append(_wheel_layer(folder.layers, group, python.trees))
             task.advance(1)
-        models = [context.model_layer(folder.layers, model, session.workspace.models) for model in lock.models]
+        models = [context.model_layer(folder.layers, part, session.workspace.models) for part in parts]
     return _Layers(names, models, context.runtime_layer(folder.layers, job.spec))
 
 
@@ -119,12 +134,26 @@ def _drop_others(layers: Path, *, keep: Iterable[str]) -> None:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def _dockerfile(job: Job, lock: Lock, layers: _Layers, session: Session) -> str:
-    return render_dockerfile(job.spec.template, session.workspace.template_folders, _values(job, lock, layers, session))
+def _dockerfile(job: Job, lock: Lock, layers: _Layers, session: Session, *, template: str | None = None) -> str:
+    values = _values(job, lock, layers, session)
+    return render_dockerfile(template or job.spec.template, session.workspace.template_folders, values)
+
+
+def _settings(job: Job, lock: Lock) -> Settings:
+    return Settings(
+        environment=facts.environment(job, lock),
+        labels=facts.labels(job, lock),
+        workdir=f"/home/{facts.USER}",
+        user=f"{facts.UID}:{facts.UID}",
+        port=job.spec.server.port,
+        healthcheck=(*_PYTHON, f"{RUNTIME}/healthcheck.py"),
+        start_period_s=int(job.spec.smoke.ready_within_s),
+        entrypoint=(*_PYTHON, f"{RUNTIME}/entrypoint.py"),
+    )
 
 
 def _values(job: Job, lock: Lock, layers: _Layers, session: Session) -> dict[str, Any]:
-    layer = system.pinned(job, lock, session)
+    layer, settings = system.pinned(job, lock, session), _settings(job, lock)
     return {
         **system.values_of(job, lock),
         "system": layer.reference(session.config) if layer else None,
@@ -134,12 +163,12 @@ def _values(job: Job, lock: Lock, layers: _Layers, session: Session) -> dict[str
         "python_layers": layers.python,
         "model_layers": layers.models,
         "runtime_layer": layers.runtime,
-        "environment": facts.environment(job, lock),
-        "labels": facts.labels(job, lock),
+        "environment": settings.environment,
+        "labels": settings.labels,
         "user": facts.USER,
         "uid": facts.UID,
-        "port": job.spec.server.port,
-        "start_period_s": int(job.spec.smoke.ready_within_s),
-        "healthcheck": (*_PYTHON, f"{RUNTIME}/healthcheck.py"),
-        "entrypoint": (*_PYTHON, f"{RUNTIME}/entrypoint.py"),
+        "port": settings.port,
+        "start_period_s": settings.start_period_s,
+        "healthcheck": settings.healthcheck,
+        "entrypoint": settings.entrypoint,
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from builder.errors import BuildError
-from builder.image.buildx import Request, build
+from builder.image.build import build_image
 from builder.image.compare import first_difference
 from builder.image.plan import render
 from builder.workspace import Workspace, disk_errors, scratch
@@ -46,10 +46,8 @@ def verify(job: Job, built: Built, engine: Engine, session: Session) -> str:
     """
     with _elsewhere(session) as scratch:
         plan = render(job, built.lock, scratch)
-        folder, layout = scratch.workspace.cell(job.recipe.name, job.cell.id).path, scratch.workspace.images
-        request = Request(folder=folder, platform=plan.platform, layout=layout, fresh=True)
-        second = built.run(lambda name: build(job, replace(request, builder=name), engine, scratch))
-        difference = first_difference(built.image, session.workspace.images, second, layout)
+        second = built.run(lambda name: build_image(job, built.lock, plan, engine, scratch, builder=name, fresh=True))
+        difference = first_difference(built.image, session.workspace.images, second, scratch.workspace.images)
     if difference:
         raise _differs(job, built, second, difference)
     return second.digest

@@ -76,6 +76,24 @@ def resolve_digest(image: str, config: Config, architecture: str, *, retry: Retr
     return ResolvedBase(asked=image, used=used, digest=descriptor.digest, stand_in=rule.stand_in if rule else None)
 
 
+def image_manifest(client: RegistryClient, reference: Reference, architecture: str) -> bytes:
+    """Return the manifest of an image, or of that for an architecture in an index of several.
+
+    Raises:
+        ImageMissingError: the registry has no such image.
+        RegistryError: the registry refuses.
+        ValueError, KeyError, TypeError: what it has is no image for this architecture.
+    """
+    content, descriptor = client.get_manifest(reference.repository, reference.wanted)
+    if descriptor.media_type not in INDEXES:
+        return content
+    for entry in json.loads(content)["manifests"]:
+        platform = entry.get("platform") or {}
+        if (platform.get("os"), platform.get("architecture")) == ("linux", architecture):
+            return client.get_manifest(reference.repository, entry["digest"])[0]
+    raise ValueError(f"no image for {architecture}")
+
+
 def connect_to(reference: Reference, config: Config, *, retry: Retry | None = None) -> RegistryClient:
     """Return a client for the registry of an image; the configured registries are those that are published to."""
     own = {Reference.parse(f"{registry}/x").host for registry in config.registries}

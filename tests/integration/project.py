@@ -157,9 +157,10 @@ class Project:
         return dict(json.loads((self.cell / f"{stage}.json").read_text())["record"])
 
     def temporary_names(self) -> list[str]:
-        """Return what the engine holds for images of this project that have not proved themselves."""
-        images = self.client.images.list(name=f"jbuild-unproven/{self.name}")
-        return [tag for image in images for tag in image.tags]
+        """Return what the engine holds for images of this project that are being asked, or were."""
+        own = {"label": f"io.jbuild.recipe={self.name}"}
+        tags = [tag for image in self.client.images.list(filters=own) for tag in image.tags]
+        return [tag for tag in tags if tag.startswith("jbuild-smoke:")]
 
     def containers(self, process: int) -> list[str]:
         """Return the containers that a process left."""
@@ -187,7 +188,7 @@ class Project:
 
     def forget(self, *prefixes: str) -> None:
         """Take the project's images out of the engine."""
-        for prefix in prefixes or ("jbuild", "jbuild-unproven"):
+        for prefix in prefixes or ("jbuild",):
             for image in self.client.images.list(name=f"{prefix}/{self.name}"):
                 for tag in image.tags:
                     if tag.startswith(f"{prefix}/"):

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from factories import make_job, make_lock, make_locked_wheel
+from factories import make_job, make_lock, make_locked_wheel, make_plan
 
-from builder.image.model import Plan
 from builder.publish.evidence import Made, evidence
 from builder.publish.signing import Signer
 from builder.resolve import lockfile
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from builder.smoke.model import Level
 
 PASSWORD = "hush"
-PLAN = Plan(platform="linux/arm64", layers=("x",), content="c" * 64, command=("docker", "buildx", "build", "."))
+PLAN = make_plan(layers=("x",))
 LOCK = make_lock(make_locked_wheel("vllm", "0.15.1"), make_locked_wheel("torch", "2.10.0+cpu"))
 
 

@@ -20,14 +20,18 @@ CELLS = {"v1_0-debian12", "v1_1-debian12"}
 DEAD = "unix:///nowhere/docker.sock"
 
 
+# For an engine that has no network for its steps: a file that tells the cells' system images apart.
+COMMAND = "mkdir -p /home/vllm /cache && touch -d @1 /of-{{ values.vllm }} /home/vllm /home /cache /"
+STEP = f'{{% block system %}}\nRUN --network=none ["/bin/sh", "-c", "{COMMAND}"]\n{{% endblock %}}\n'
+
+
 @pytest.fixture(scope="module")
 def pinned(make_project: Callable[..., Project]) -> Project:
-    """A project of two cells that run no step in their build."""
+    """A project of two cells whose system images are not the same, and quickly built."""
     project = make_project(matrix={"vllm": ["1.0", "1.1"], "distribution": ["debian-12"]})
-    done = project.run("system")
+    project.override(STEP)
+    done = project.run("render")
     assert done.code == 0, done.stderr
-    assert done.stdout.count(": pinned: ") == 1
-    assert done.stdout.count(": is pinned: ") == 1
     return project
 
 
@@ -74,7 +78,7 @@ def test_a_builder_that_dies_hands_its_cells_to_the_others(mine: Project, mortal
     mortal.context("mortal", mine.environment)
     # It takes its cell and then says nothing, until it is gone.
     mortal.signal(signal.SIGSTOP)
-    running = mine.start("build", mine.name, "--builder", "mortal", "--builder", "default", "--json")
+    running = mine.start("build", mine.name, "--force", "--builder", "mortal", "--builder", "default", "--json")
     running.until(lambda: any(": build: " in line for line in running.err), 90)
     mortal.signal(signal.SIGKILL)
     done = running.wait()
@@ -90,7 +94,7 @@ def test_when_none_is_left(mine: Project, mortal: SecondEngine) -> None:
     for name in ("one", "two"):
         mortal.context(name, mine.environment)
     mortal.signal(signal.SIGKILL)
-    done = mine.run("build", "--builder", "one", "--builder", "two", "--cell", "vllm=1.0")
+    done = mine.run("build", "--force", "--builder", "one", "--builder", "two", "--cell", "vllm=1.0")
     assert_refused(done, 7, "no builder is left: one: Cannot connect .*; two: Cannot connect", "docker buildx ls")
 
 

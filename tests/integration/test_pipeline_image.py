@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from project import CELL, Done, Project, assert_refused
 
+from builder.image.compare import members
+from builder.image.layout import blob, read_config, read_image
 from builder.wheels.tree import EPOCH
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from docker import DockerClient
+
+    from builder.image.model import Image
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -130,16 +136,45 @@ def run(client: DockerClient, image: str, *argv: str) -> str:
     return bytes(output).decode().strip()
 
 
-def test_plain_buildx_gives_the_same_image(finished: Project) -> None:
-    digest = finished.record("image")["manifest"]["digest"]
+def test_plain_buildx_gives_an_image_with_the_same_files_and_settings(finished: Project, tmp_path: Path) -> None:
     command = (finished.cell / "Dockerfile").read_text().splitlines()[1].lstrip("# ")
     argv = shlex.split(command)
     assert argv[:3] == ["docker", "buildx", "build"]
     done = subprocess.run(argv, cwd=finished.cell, env=finished.environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
-    assert json.loads((finished.cell / "metadata.json").read_text())["containerimage.digest"] == digest
-    assert (finished.cell / "image.tar").is_file()
+    with tarfile.open(finished.cell / "image.tar") as archive:
+        archive.extractall(tmp_path, filter="data")
+    digest = json.loads((finished.cell / "metadata.json").read_text())["containerimage.digest"]
+    plain = read_image(tmp_path, digest, "linux/amd64")
+    own, layout = (
+        read_image(finished.cache / "images", finished.record("image")["manifest"]["digest"], ""),
+        finished.cache / "images",
+    )
+    given = read_config(tmp_path, plain)["config"]
+    # Of old Windows images; BuildKit writes it still.
+    given.pop("ArgsEscaped", None)
+    assert given == read_config(layout, own)["config"]
+    assert merged(plain, tmp_path) == merged(own, layout)
     assert finished.run("recipe", "--json").ran() == []
+
+
+def merged(image: Image, layout: Path) -> dict[str, dict[str, Any]]:
+    """Return what is known of every file in the layers above the base, the highest layer's word first."""
+    found: dict[str, dict[str, Any]] = {}
+    for layer in image.layers[1:]:
+        with members(layer, layout) as files:
+            found |= {file["name"].rstrip("/"): file for file in files if file["name"].rstrip("/") not in ("", "home")}
+    return found
+
+
+def test_packages_of_a_template_are_still_put_together_here(finished: Project) -> None:
+    finished.override('{% block system %}{{ super() }}RUN ["touch", "/of-the-template"]\n{% endblock %}\n')
+    done = finished.run("build", "--json")
+    assert done.ran() == ["render", "build"]
+    assert "/of-the-template" in (finished.cell / "Dockerfile.system").read_text()
+    assert "COPY" not in (finished.cell / "build.log").read_text()
+    before = finished.record("plan")
+    assert before["system"].endswith('RUN ["touch", "/of-the-template"]\n\n')
 
 
 def test_a_template_of_the_project_comes_first(finished: Project) -> None:
@@ -200,7 +235,8 @@ def test_hostile_values_stay_values(finished: Project) -> None:
     assert done.code == 0, done.stderr
     added = ["ENV"] * len(environment) + ["LABEL"] * len(labels)
     assert sorted(instructions(finished)) == sorted(before + added)
-    attributes = finished.client.images.get(done.cells[CELL]["digest"]).attrs["Config"]
+    digest = finished.record("image")["config"]["digest"]
+    attributes = json.loads(blob(finished.cache / "images", digest).read_bytes())["config"]
     assert labels.items() <= attributes["Labels"].items()
     assert attributes["Labels"]["org.opencontainers.image.description"] == HOSTILE[0]
     assert {f"{name}={text}" for name, text in environment.items()} <= set(attributes["Env"])

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.image.model import Plan, Settings
 from builder.jetson.model import Platform
 from builder.models.model import LockedModel, ModelFile
 from builder.recipe.model import Axis, Cell, Matrix, Model, PublishSpec, Recipe, Server, Spec, TagRule
@@ -92,6 +93,33 @@ def make_lock(*wheels: LockedWheel, **changes: Any) -> Lock:
         "models": (make_model(),),
     }
     return Lock(**(facts | changes))
+
+
+def make_settings(**changes: Any) -> Settings:
+    """Return what an image's configuration says."""
+    facts: dict[str, Any] = {
+        "environment": (("PATH", "/opt/venv/bin:/usr/bin"),),
+        "labels": (("io.jbuild.recipe", "demo"),),
+        "workdir": "/home/vllm",
+        "user": "10001:10001",
+        "port": 8000,
+        "healthcheck": ("/opt/venv/bin/python", "/opt/jbuild/healthcheck.py"),
+        "start_period_s": 600,
+        "entrypoint": ("/opt/venv/bin/python", "/opt/jbuild/entrypoint.py"),
+    }
+    return Settings(**(facts | changes))
+
+
+def make_plan(**changes: Any) -> Plan:
+    """Return a plan without layers."""
+    facts: dict[str, Any] = {
+        "platform": "linux/arm64",
+        "layers": (),
+        "content": "c" * 64,
+        "command": ("docker", "buildx", "build", "."),
+        "settings": make_settings(),
+    }
+    return Plan(**(facts | changes))
 
 
 def make_spec(**changes: Any) -> Spec:

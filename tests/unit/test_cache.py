@@ -428,4 +428,6 @@ def test_every_kind_is_a_folder_that_jbuild_made() -> None:
         "advised",
         "indexes",
         "signatures",
+        "packed",
+        "systems",
     }

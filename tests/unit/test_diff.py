@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from factories import DIGEST, make_lock, make_locked_wheel, make_model
+from factories import DIGEST, make_lock, make_locked_wheel, make_model, make_plan
 
 from builder import records
 from builder.diff.compare import compare
 from builder.diff.model import Layer, Part, Subject
 from builder.diff.subject import subject
 from builder.errors import BuildError, LockError, UsageError
-from builder.image.model import Image, Plan
+from builder.image.model import Image
 from builder.models.model import ModelFile
 from builder.registry.model import Descriptor
 from builder.report.diff import text
@@ -217,7 +217,7 @@ def test_a_rendered_cell_tells_the_names_of_its_layers(session: Session) -> None
     for lock, layers in ((ONE, ("environment-1", "torch-1")), (TWO, ("environment-1", "torch-2"))):
         write(session, lock)
         folder = session.workspace.cell(lock.recipe, lock.cell)
-        plan = Plan(platform="linux/arm64", layers=layers, content="c", command=())
+        plan = make_plan(layers=layers)
         records.write(folder.record("plan"), "x", plan)
         folder.dockerfile.write_text(f'LABEL "io.jbuild.lock"="{lockfile.content(lock)}"\n')
     found = compare(subject("demo/one", session, "arm64"), subject("demo/two", session, "arm64"))
@@ -231,7 +231,7 @@ def test_a_rendered_cell_tells_the_names_of_its_layers(session: Session) -> None
 def test_a_plan_of_another_lock_does_not_count(session: Session) -> None:
     write(session, ONE)
     folder = session.workspace.cell("demo", "one")
-    records.write(folder.record("plan"), "x", Plan(platform="linux/arm64", layers=("a",), content="c", command=()))
+    records.write(folder.record("plan"), "x", make_plan(layers=("a",)))
     folder.dockerfile.write_text("FROM x\n")
     assert subject("demo/one", session, "arm64").layers is None
 

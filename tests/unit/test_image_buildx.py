@@ -64,14 +64,12 @@ def request(session: Session, **changes: Any) -> Request:
         "folder": workspace.cell("demo", "one").path,
         "platform": "linux/arm64",
         "layout": workspace.images,
-        "store_as": "jbuild-unproven/demo:one",
     }
     return Request(**(facts | changes))
 
 
-def argv(session: Session, *, containerd_store: bool = True, **changes: Any) -> list[str]:
-    wanted = request(session, **changes)
-    return buildx._argv(make_job(), wanted, engine(containerd_store=containerd_store), session, Path("/tmp/m.json"))
+def argv(session: Session, **changes: Any) -> list[str]:
+    return buildx._argv(make_job(), request(session, **changes), session, Path("/tmp/m.json"))
 
 
 def values(arguments: Sequence[str], option: str) -> list[str]:
@@ -93,25 +91,24 @@ def test_options_that_decide_the_digest_are_those_of_the_plain_command() -> None
     assert command[-1] == "."
 
 
-def test_the_command_for_an_engine_with_the_containerd_store(session: Session) -> None:
+def test_the_command(session: Session) -> None:
     found = argv(session)
     assert found[:3] == ["docker", "buildx", "build"]
     assert found[-1] == "."
     assert set(options("arm64")) <= set(found)
-    oci, image = map(fields, values(found, "--output"))
+    (oci,) = map(fields, values(found, "--output"))
     assert (oci["type"], oci["tar"], oci["dest"]) == ("oci", "false", str(session.workspace.images))
-    assert (image["type"], image["name"]) == ("image", "jbuild-unproven/demo:one")
     for key in ("compression", "force-compression", "oci-mediatypes"):
-        assert oci[key] == image[key]
         assert f"{key}={oci[key]}" in values(plain_command("arm64", "zstd"), "--output")[0]
     assert session.workspace.images.is_dir()
+    assert values(argv(session, builder="remote"), "--builder") == ["remote"]
 
 
-def test_another_builder_exports_to_the_layout_only(session: Session) -> None:
-    found = argv(session, builder="remote")
-    assert values(found, "--builder") == ["remote"]
-    assert len(values(found, "--output")) == 1
-    assert len(values(argv(session, containerd_store=False), "--output")) == 1
+def test_a_part_of_a_plan_has_a_dockerfile_of_its_own_and_is_packed_later(session: Session) -> None:
+    found = argv(session, dockerfile="Dockerfile.system", passing=True)
+    assert values(found, "--file") == ["Dockerfile.system"]
+    (oci,) = map(fields, values(found, "--output"))
+    assert "force-compression" not in oci
 
 
 def test_a_docker_context_is_no_builder(session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import hashlib
 import re
 from functools import cache
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import pytest
-from factories import make_locked_wheel
+from factories import make_locked_wheel, make_model
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from builder.image.layers import MOST_LAYERS, groups
+from builder.image.layers import MOST_LAYERS, groups, model_layers
 from builder.image.layers import wheel_layers as plan_layers
+from builder.models.model import ModelFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from random import Random
 
     from builder.image.layers import WheelLayer
+    from builder.models.model import LockedModel
     from builder.resolve.model import LockedWheel
 
 VARIANT = "1-py3.11-c"
@@ -134,6 +137,36 @@ def test_the_largest_stack_seen_has_a_layer_for_every_large_wheel() -> None:
     wheels = [make_locked_wheel(name, size=LARGE) for name in large] + [make_locked_wheel(name) for name in small]
     alone = [layer.wheels[0].name for layer in wheel_layers(wheels, VARIANT) if len(layer.wheels) == 1]
     assert set(large) <= set(alone)
+
+
+def model(*sizes: int, name: str = "m") -> LockedModel:
+    files = [ModelFile(path=f"{n:03}.bin", sha256=f"{n:064}", size=size) for n, size in enumerate(sizes)]
+    return make_model(name, files=tuple(files))
+
+
+def files_of(*models: LockedModel, wheels: int = 8) -> list[list[str]]:
+    return [[file.path for file in part.files] for part in model_layers(models, wheels=wheels)]
+
+
+def test_a_shard_has_a_layer_of_its_own_and_small_files_share_one() -> None:
+    assert files_of(model(1, LARGE, LARGE, 2)) == [["000.bin", "003.bin"], ["001.bin"], ["002.bin"]]
+    assert files_of(model(1, 2)) == [["000.bin", "001.bin"]]
+    assert files_of(model(LARGE), model(3, name="other")) == [["000.bin"], ["000.bin"]]
+    assert files_of() == []
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([1, LARGE, 5 * LARGE]), min_size=1, max_size=30), min_size=1, max_size=3),
+    st.integers(0, 19),
+)
+def test_models_fit_in_what_wheels_leave_and_lose_no_file(sizes: list[list[int]], wheels: int) -> None:
+    models = [model(*each, name=f"m{n}") for n, each in enumerate(sizes)]
+    parts = model_layers(models, wheels=wheels)
+    assert len(parts) <= max(len(models), MOST_LAYERS - FIXED - wheels)
+    assert [name for name, _ in groupby(part.name for part in parts)] == [each.name for each in models]
+    for each in models:
+        found = [file for part in parts if part.name == each.name for file in part.files]
+        assert sorted(found, key=lambda file: file.path) == list(each.files)
 
 
 def test_layers_stand_in_the_order_of_churn() -> None:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import DIGEST, make_job, make_lock, make_locked_wheel
+from factories import DIGEST, make_job, make_lock, make_locked_wheel, make_plan
 from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import IntegrityError
-from builder.image.model import Plan
 from builder.publish import statements
 from builder.publish.attach import parts_of
 from builder.publish.evidence import Evidence, artifact, kept, signature_of, signed_payload, together
@@ -34,7 +33,7 @@ from builder.registry.model import Descriptor
 from builder.smoke.model import Answer, Verdict
 
 IMAGE = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=DIGEST, size=1234)
-PLAN = Plan(platform="linux/arm64", layers=(), content="p" * 64, command=("docker", "buildx"))
+PLAN = make_plan(content="p" * 64, command=("docker", "buildx"))
 
 
 def verdict(**changes: Any) -> Verdict:

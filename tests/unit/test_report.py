@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from factories import DIGEST, make_jetson, make_job, make_lock
+from factories import DIGEST, make_jetson, make_job, make_lock, make_plan
 
 from builder.console import Console
 from builder.errors import NoWheelsError, SmokeError
-from builder.image.model import Descriptor, Image, Plan
+from builder.image.model import Descriptor, Image
 from builder.pipeline import CellResult, StageResult
 from builder.publish.model import Publication, RegistryPublication, TagPut, TagWithheld
 from builder.report.failures import alike, show_failures
@@ -70,7 +70,7 @@ def result(
 
 
 def everything(session: Session, **changes: Any) -> CellResult:
-    plan = Plan(platform="linux/arm64", layers=(), content="", command=("docker", "buildx", "build", "."))
+    plan = make_plan()
     made = {
         "lock": make_lock(),
         "plan": plan,

@@ -1,0 +1,186 @@
+"""Tars and blobs of layers: readable by others' tools, the same bytes whoever packs them, packed once."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import stat
+import tarfile
+from typing import TYPE_CHECKING
+
+import pytest
+import zstandard
+
+from builder.errors import BuildError, DiskError
+from builder.image import pack as pack_module
+from builder.image import tarball
+from builder.image.layout import blob
+from builder.image.pack import how, pack, pack_folder
+from builder.wheels.tree import EPOCH
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from builder.config import Compression
+    from builder.workspace import Workspace
+
+LONG = "d" * 90 + "/" + "e" * 200 + ".py"
+
+
+@pytest.fixture
+def layer(tmp_path: Path) -> Path:
+    """A layer with what layers have, made in no particular order."""
+    folder = tmp_path / "libraries-0123456789ab"
+    for name, content in (
+        ("opt/z.py", b"z"),
+        ("opt/a/b.bin", os.urandom(3_000_000)),
+        (f"opt/{LONG}", b""),
+        ("a", b"a"),
+    ):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(0o644)
+    (folder / "opt/z.py").chmod(0o755)
+    (folder / "opt/link").symlink_to("../a")
+    (folder / "opt/naïve").write_text("☃")
+    (folder / "opt/same").hardlink_to(folder / "opt/z.py")
+    (folder / "opt/empty").mkdir()
+    return folder
+
+
+def tar_of(folder: Path) -> bytes:
+    return b"".join(tarball.stream(folder))
+
+
+def test_tar_reads_what_was_written(layer: Path) -> None:
+    with tarfile.open(fileobj=io.BytesIO(tar_of(layer))) as archive:
+        found = {member.name: member for member in archive}
+        assert archive.extractfile("opt/a/b.bin").read() == (layer / "opt/a/b.bin").read_bytes()  # type: ignore[union-attr]
+        assert archive.extractfile("opt/same").read() == b"z"  # type: ignore[union-attr]
+    assert set(found) == {str(path.relative_to(layer)) for path in layer.rglob("*")}
+    assert {(m.uid, m.gid, m.uname, m.gname, m.mtime) for m in found.values()} == {(0, 0, "", "", EPOCH)}
+    assert (found["opt/link"].linkname, found["opt/link"].issym()) == ("../a", True)
+    assert (found["opt/z.py"].mode, found["a"].mode, found["opt"].mode) == (0o755, 0o644, 0o755)
+    assert found["opt/same"].isreg()
+
+
+def test_a_folder_comes_before_what_is_in_it_and_names_are_sorted(layer: Path) -> None:
+    with tarfile.open(fileobj=io.BytesIO(tar_of(layer))) as archive:
+        names = archive.getnames()
+    seen: set[str] = {""}
+    for name in names:
+        assert name.rpartition("/")[0] in seen
+        seen.add(name)
+    assert [n for n in names if "/" not in n] == ["a", "opt"]
+    assert [n for n in names if n.count("/") == 1] == sorted((n for n in names if n.count("/") == 1), key=os.fsencode)
+
+
+def test_a_device_is_refused(layer: Path, workspace: Workspace) -> None:
+    os.mkfifo(layer / "opt/pipe")
+    with pytest.raises(ValueError, match="/opt/pipe is neither"):
+        tar_of(layer)
+    with pytest.raises(BuildError, match="cannot be packed: /opt/pipe"):
+        pack_folder(layer, "zstd", workspace, lambda _: None)
+    assert list(workspace.images.rglob("*")) == []
+
+
+@pytest.mark.parametrize(("size", "said"), [(4, "became shorter"), (2, "became longer")])
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path, size: int, said: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    with pytest.raises(OSError, match=said):
+        list(tarball._content(str(path), size))
+
+
+@pytest.mark.parametrize("compression", ["zstd", "gzip"])
+def test_blob_and_diff_id(layer: Path, workspace: Workspace, compression: Compression) -> None:
+    read: list[float] = []
+    made = pack_folder(layer, compression, workspace, read.append)
+    content = blob(workspace.images, made.blob.digest).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == made.blob.digest[7:]
+    assert len(content) == made.blob.size
+    unpacked = (
+        zstandard.ZstdDecompressor().decompressobj().decompress(content)
+        if compression == "zstd"
+        else gzip.decompress(content)
+    )
+    assert unpacked == tar_of(layer)
+    assert f"sha256:{hashlib.sha256(unpacked).hexdigest()}" == made.diff_id
+    assert made.blob.media_type == f"application/vnd.oci.image.layer.v1.tar+{compression}"
+    assert sum(read) == len(unpacked)
+    assert stat.S_IMODE(blob(workspace.images, made.blob.digest).stat().st_mode) == 0o644
+
+
+def test_what_does_not_compress_is_stored_as_it_is(tmp_path: Path, workspace: Workspace) -> None:
+    weights = tmp_path / "model-0123456789ab"
+    weights.mkdir()
+    (weights / "model.safetensors").write_bytes(os.urandom(9 << 20))
+    made = pack_folder(weights, "zstd", workspace, lambda _: None)
+    assert made.blob.media_type == "application/vnd.oci.image.layer.v1.tar"
+    assert made.blob.digest == made.diff_id
+    assert blob(workspace.images, made.blob.digest).read_bytes() == tar_of(weights)
+    (weights / "model.safetensors").write_bytes(os.urandom(1 << 14) * 576)
+    other = pack(tarball.stream(weights), "zstd", workspace.images, lambda _: None)
+    assert other.blob.media_type.endswith("+zstd"), "repeats itself: nearly nothing is left of it"
+    assert other.blob.size < 1 << 20
+
+
+def test_the_number_of_processors_does_not_matter(
+    layer: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = set()
+    for count in (None, 1, 2, 7):
+        monkeypatch.setattr(pack_module.os, "cpu_count", lambda count=count: count)
+        content = [bytes(range(256)) * 20_000, os.urandom(0), b"x" * 9_000_000, *([b"y" * 1000] * 4000)]
+        found.add(pack(iter(content), "zstd", workspace.images, lambda _: None).blob.digest)
+    assert len(found) == 1
+
+
+def test_the_same_files_give_the_same_blob_wherever_they_lie(layer: Path, workspace: Workspace, tmp_path: Path) -> None:
+    made = pack_folder(layer, "zstd", workspace, lambda _: None)
+    other = tmp_path / "other" / layer.name
+    for path in sorted(layer.rglob("*"), reverse=True):
+        target = other / path.relative_to(layer)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():
+            target.symlink_to(path.readlink())
+        elif path.is_file():
+            target.write_bytes(path.read_bytes())
+            target.chmod(stat.S_IMODE(path.stat().st_mode))
+        else:
+            target.mkdir(exist_ok=True)
+    assert tar_of(other) == tar_of(layer)
+    assert pack(tarball.stream(other), "zstd", workspace.images, lambda _: None) == made
+
+
+def test_a_layer_is_packed_once(layer: Path, workspace: Workspace) -> None:
+    made = pack_folder(layer, "zstd", workspace, lambda _: None)
+    read: list[float] = []
+    assert pack_folder(layer, "zstd", workspace, read.append) == made
+    assert read == []
+    assert pack_folder(layer, "gzip", workspace, read.append) != made
+    blob(workspace.images, made.blob.digest).unlink()
+    assert pack_folder(layer, "zstd", workspace, read.append) == made
+    assert blob(workspace.images, made.blob.digest).is_file()
+
+
+def test_another_release_of_the_compressor_is_another_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = how("zstd")
+    monkeypatch.setattr(zstandard, "ZSTD_VERSION", (9, 9, 9))
+    assert how("zstd") != before
+    assert how("gzip") != how("zstd")
+
+
+def test_a_full_disk_leaves_nothing_behind(layer: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pack_module.tarball, "stream", full)
+    with pytest.raises(DiskError, match="the disk is full"):
+        pack_folder(layer, "zstd", workspace, lambda _: None)
+    monkeypatch.undo()
+    made = pack_folder(layer, "zstd", workspace, lambda _: None)
+    assert [path.name for path in (workspace.images / "blobs" / "sha256").iterdir()] == [made.blob.digest[7:]]
