@@ -44,6 +44,7 @@ class Player:
     project: Path
     root: Path
     environment: dict[str, str]
+    repository: str = "somebody/project"
     secrets: dict[str, str] = field(default_factory=dict)
     artifacts: dict[str, dict[str, bytes]] = field(default_factory=dict)
     jobs: list[Job] = field(default_factory=list)
@@ -126,7 +127,7 @@ class Player:
         )
 
     def _contexts(self, **more: Any) -> dict[str, Any]:
-        github = {"repository": "somebody/project", "ref": "refs/heads/main", "event_name": "push", "run_id": "1"}
+        github = {"repository": self.repository, "ref": "refs/heads/main", "event_name": "push", "run_id": "1"}
         return {
             "github": github,
             "job": {"workflow_repository": "owner/jbuild", "workflow_sha": "0" * 40},

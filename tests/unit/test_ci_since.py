@@ -200,6 +200,28 @@ def test_no_such_commit(repository: Repository) -> None:
         git.commit_of(repository.root, "--all")
 
 
+def test_a_clone_that_is_damaged(repository: Repository) -> None:
+    commit = repository.git("rev-parse", "HEAD")
+    tree = repository.git("rev-parse", "HEAD^{tree}")
+    (repository.root / ".git" / "objects" / tree[:2] / tree[2:]).unlink()
+    with pytest.raises(UsageError) as caught, git.files_at(repository.root, commit):
+        pytest.fail("there are no files")
+    assert caught.value.message == "`git read-tree` failed"
+    assert "failed to unpack tree object" in (caught.value.log or "")
+
+
+def test_large_files_links_and_submodules_of_then(repository: Repository) -> None:
+    repository.write("models/big.bin", "x" * (git._LARGEST + 1))
+    repository.write("models/small.bin", "x")
+    (repository.root / "link").symlink_to("models/small.bin")
+    (repository.root / "odd \u00e4\n name").write_text("x")
+    repository.git("update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},sub")
+    with git.files_at(repository.root, repository.commit()) as files:
+        found = {str(path.relative_to(files)) for path in files.rglob("*") if not path.is_dir()}
+    assert found == {"recipes/demo.toml", "models/small.bin", "link", "odd \u00e4\n name"}
+    assert not files.exists()
+
+
 def test_a_shallow_clone(repository: Repository, tmp_path: Path) -> None:
     first = repository.commit()
     repository.commit()
