@@ -29,7 +29,8 @@ def player(make_project: Callable[..., Project], tmp_path: Path) -> Player:
         smoke={"questions": [QUESTION], "ready-within-s": 60, "answer-within-s": 20, "stop-within-s": 5},
         ci={"runner": "big", "smoke-runner": "jetson-{vllm}"},
     )
-    return Player(checkout=CHECKOUT, project=project.folder, root=tmp_path, environment=project.environment)
+    environment = {**project.environment, "PYTHONPATH": ".jbuild"}
+    return Player(checkout=CHECKOUT, project=project.folder, root=tmp_path, environment=environment)
 
 
 def recipe_of(player: Player) -> Path:
@@ -85,9 +86,10 @@ def test_only_what_changed_gets_a_job(player: Player) -> None:
     git = ["git", "-c", "user.name=A", "-c", "user.email=a@example.com", "-C", str(player.project)]
     for arguments in (["init", "--quiet", "--initial-branch=main"], ["add", "."], ["commit", "--quiet", "-m", "all"]):
         subprocess.run([*git, *arguments], check=True)
-    jobs = player.play("images.yml", **{"recipes": path.stem, "changed-since": "main"})
+    # A recipe that ships with jbuild is as it was too, though jbuild itself lies in the workspace.
+    jobs = player.play("images.yml", **{"recipes": f"{path.stem} vllm-cpu-0.15.1", "changed-since": "main"})
     assert [(job.id, job.result) for job in jobs] == [("plan", "success"), ("cell", "skipped"), ("summary", "success")]
-    assert player.summary.startswith("## jbuild: 2 unchanged\n")
+    assert player.summary.startswith("## jbuild: 3 unchanged\n")
     path.write_text(path.read_text() + '\n[[overrides]]\nwhen = { vllm = "1.1" }\nconstraints = ["ballast<1"]\n')
     jobs = player.play("images.yml", **{"recipes": path.stem, "changed-since": "main", "locked": True})
     assert [(job.id, job.matrix.get("cell")) for job in jobs] == [("plan", None), ("cell", TWO), ("summary", None)]

@@ -230,7 +230,8 @@ class Machine:
     def _check_out(self, given: dict[str, Any]) -> None:
         assert given["persist-credentials"] is False
         if given.get("path"):
-            (self.workspace / given["path"]).symlink_to(self.player.checkout)
+            ignored = shutil.ignore_patterns(".git", ".venv", "build", "locks", "__pycache__", ".*_cache")
+            shutil.copytree(self.player.checkout, self.workspace / given["path"], ignore=ignored)
             return
         shutil.copytree(self.player.project, self.workspace, symlinks=True, dirs_exist_ok=True)
 
