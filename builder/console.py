@@ -245,10 +245,11 @@ class Console:
             for problem in error.problems:
                 self._line(f"  {problem.place}: {problem.message}" + (f" ({problem.hint})" if problem.hint else ""))
         if error.log:
-            lines = error.log.rstrip().splitlines()
-            self._line(f"  the last {min(len(lines), _TAIL_LINES)} lines of its log:")
-            for line in lines[-_TAIL_LINES:]:
-                self._line(f"  | {line}")
+            lines = error.log.rstrip().splitlines()[-_TAIL_LINES:]
+            self._line("  its log:" if len(lines) == 1 else f"  the last {len(lines)} lines of its log:")
+            for line in lines:
+                # A single failure's log begins with its place, which stands above.
+                self._line(f"  | {line.removeprefix(f'{error.where}: ') if len(lines) == 1 else line}")
         if error.hint:
             self._line(f"  next: {error.hint}", style="cyan")
         if self.github:

@@ -40,6 +40,12 @@ def cell_option(function: _F) -> _F:
     return option(function)
 
 
+def help_without_verb(context: click.Context) -> None:
+    """Show the help of a group that was called without any of its verbs."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
 def open_session(*, as_json: bool = False) -> Session:
     """Return the session of this command in the current folder.
 
@@ -57,5 +63,5 @@ def open_recipe(name: str, selectors: Sequence[str], workspace: Workspace) -> tu
         UsageError: there is no such recipe or cell.
         DocumentError: the recipe has mistakes.
     """
-    recipe = load(find(name, workspace.recipe_folders))
+    recipe = load(find(name, workspace.recipe_folders), workspace.template_folders)
     return recipe, select(expand(recipe), selectors)

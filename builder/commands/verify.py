@@ -8,8 +8,10 @@ import click
 
 from builder import records
 from builder.commands.common import as_json, open_session
+from builder.errors import UsageError
 from builder.publish.signing import public_keys
 from builder.publish.verify import VerificationError, verify
+from builder.recipe.find import recipe_paths
 from builder.recipe.levels import levels
 from builder.registry.reference import Reference
 
@@ -29,6 +31,9 @@ from builder.registry.reference import Reference
 def command(image: str, keys: tuple[Path, ...], level: str | None, whole: bool, as_json: bool) -> int:
     """Check IMAGE in its registry: digest, signature, verdict, SBOM and provenance."""
     session = open_session(as_json=as_json)
+    if image in recipe_paths(session.workspace.recipe_folders):
+        hint = f"`jbuild tags {image}` shows where its images are; then `jbuild verify HOST/NAME:TAG`"
+        raise UsageError(f"{image} is a recipe, and an image in a registry is verified", hint=hint)
     trusted = public_keys(session.config, keys)
     with session.console.task(f"checking {image}") as task:
         done = verify(Reference.parse(image), session.config, trusted, level=level, whole=whole, on_bytes=task.advance)

@@ -12,7 +12,9 @@ import click
 from builder.commands.common import open_recipe, open_session
 from builder.config import BUILDER_PATTERN, REGISTRY_PATTERN
 from builder.errors import CellsFailedError, EngineError, RecipeError
+from builder.report.failures import show_failures
 from builder.resolve.jobs import job_of
+from builder.resolve.upgrades import check_upgrades
 from builder.stages import Work, check
 from builder.workspace import check_cache, write_text
 
@@ -101,6 +103,7 @@ def work(
     found, cells = open_recipe(recipe, selectors, session.workspace)
     impossible = [cell for cell in cells if cell.impossible]
     jobs = possible_jobs(found, cells, session)
+    check_upgrades(jobs, options.upgrade, session)
     for job in jobs:
         check(Work(job=job, session=session, options=options))
     if dry_run:
@@ -135,13 +138,13 @@ def possible_jobs(recipe: Recipe, cells: Sequence[Cell], session: Session) -> li
 
 def _preview(recipe: Recipe, jobs: Sequence[Job], session: Session, options: Options) -> int:
     from builder.pipeline import preview  # noqa: PLC0415
+    from builder.report.summary import preview_lines  # noqa: PLC0415
 
     previews = {job.cell.id: preview(job, session, options) for job in jobs}
-    lines = [
-        f"{cell}: " + ", ".join(f"{stage} {state}" for stage, state in states) for cell, states in previews.items()
-    ]
-    described = {cell: dict(states) for cell, states in previews.items()}
-    session.console.result({"recipe": recipe.name, "dry_run": described}, "\n".join(lines))
+    lines = [line for cell, states in previews.items() for line in preview_lines(cell, states)]
+    described = {cell: {each.stage: each.state for each in states} for cell, states in previews.items()}
+    failed = {cell: each.why for cell, states in previews.items() for each in states if each.why}
+    session.console.result({"recipe": recipe.name, "dry_run": described, "failed": failed}, "\n".join(lines))
     return 0
 
 
@@ -162,10 +165,7 @@ def _conclude(results: Sequence[CellResult], described: dict[str, Any], session:
     failed = [result for result in results if result.error]
     if len(results) == 1 and failed and failed[0].error:
         raise failed[0].error
-    for result in failed:
-        if result.error:
-            console.note(f"{result.work.job.cell.id} failed:")
-            console.failure(result.error, as_result=False)
+    show_failures([(each.work.job.cell.id, each.error) for each in failed if each.error], console)
     console.result(described, summary(results, seconds, _docker_host(session)))
     return CellsFailedError.exit_code if failed else 0
 

@@ -34,6 +34,7 @@ _MOST_TOKENS = 2**31
 _DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")
 # The audit's rules, which lie in a later room; a test keeps the two the same.
 AUDIT_RULES = (
+    "other-distribution",
     *("damaged-wheel", "wrong-machine", "other-python", "missing-library", "symbol-version", "undefined-symbol"),
     *("executable-stack", "toolkit-newer", "gpu-code", "two-cudas", "two-sonames", "file-conflict", "tag-lies"),
 )

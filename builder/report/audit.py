@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.audit.model import Audit, Finding
+    from builder.audit.tables import Rule
 
 _NOUNS = {"error": ("error", "errors"), "warning": ("warning", "warnings"), "info": ("note", "notes")}
 _MOST_FILES = 3
@@ -25,7 +26,15 @@ def text(audit: Audit) -> str:
     for finding in audit.findings:
         lines += ["", *_block(finding)]
     lines += [f"warning: {warning}" for warning in audit.warnings]
-    return "\n".join(map(_printable, [*lines, *_gpu(audit)]))
+    return "\n".join(map(printable, [*lines, *_gpu(audit)]))
+
+
+def explained(rule: Rule) -> str:
+    """Return what a rule finds, and how a finding of it is waived."""
+    globs = 'wheel = "*"   # globs: default everything\nfile = "*"'
+    waiver = f'[[audit.waive]]\nrule = "{rule.id}"\n{globs}\nreason = "why you know better"'
+    heading = f"{rule.id} ({rule.severity} at worst): {rule.title}"
+    return f"{heading}\n\n{rule.says}\n\nTo waive a finding, put into the recipe:\n\n{waiver}"
 
 
 def as_json(audit: Audit, *, files: bool) -> dict[str, Any]:
@@ -75,8 +84,8 @@ def _block(finding: Finding) -> Iterator[str]:
         yield f"         next: {finding.fix}"
 
 
-def _printable(line: str) -> str:
-    """Leave out what a terminal would obey: names in wheels are anybody's."""
+def printable(line: str) -> str:
+    """Return a line without what a terminal would obey: names in wheels are anybody's."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, TypedDict
 
 from builder.cache.model import KindSummary, PruneResult
 from builder.diff.model import Difference
-from builder.doctor import Check
+from builder.doctor.mending import Mended
+from builder.doctor.model import Check
 from builder.publish.overview import TagState
 from builder.publish.verify import Verification
 from builder.schema.convert import Beside
@@ -53,6 +54,7 @@ class Doctor(TypedDict):
 
     usable: bool
     checks: list[Check]
+    mended: list[Mended]
 
 
 class Completion(TypedDict):

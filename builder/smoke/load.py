@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import socket
 import uuid
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from requests import RequestException
 from builder.errors import EngineError, IntegrityError
 from builder.image.layout import blob, damaged
 from builder.smoke import layout as oci
+from builder.smoke.container import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from builder.image.model import Image
 
 REPOSITORY = "jbuild-smoke"
+_OWNED = re.compile(REPOSITORY + r":[0-9a-f]{12}-([0-9a-f]{6})-(\d+)-[0-9a-f]{6}")
 _DISK_FULL = re.compile(r"no space left on device", re.IGNORECASE)
 
 
@@ -39,7 +43,7 @@ def loaded(
     What was loaded is deleted at the end; with `keep_as` it stays under that name if the block succeeds.
 
     Raises:
-        EngineError: the engine does not take the image.
+        EngineError: the engine does not take the image, or does not give it the name.
         IntegrityError: one of the image's blobs is not whole in the layout.
     """
     client = engine.client()
@@ -53,6 +57,7 @@ def loaded(
         finally:
             if not present:
                 _forget(client, reference)
+            _forget_abandoned(client)
     finally:
         client.close()
 
@@ -71,8 +76,8 @@ def _load(client: DockerClient, image: Image, layout: Path, console: Console) ->
     if lost:
         hint = "build it again: `jbuild build RECIPE --force`"
         raise IntegrityError("a blob of the image is not whole in the cache", where=str(lost[0]), hint=hint)
-    # The rest of the tag keeps two jbuild processes from taking each other's image away.
-    own = f"{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    # The rest of the tag keeps two jbuild processes from taking each other's image away, and tells whose it was.
+    own = f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     name = f"{REPOSITORY}:{image.digest.partition(':')[2][:12]}-{own}"
     held = _held(client, layout)
     if held and not _send(client, image, layout, name, console, without=held):
@@ -121,16 +126,34 @@ def _not_taken(reason: str, name: str) -> EngineError:
 def _tag(client: DockerClient, reference: str, name: str) -> None:
     """Move a name to an image; the one that had it goes, unless it has another: rebuilds would fill the disk."""
     before = None
-    with suppress(ImageNotFound):
-        before = client.images.get(name)
     repository, _, tag = name.rpartition(":")
-    client.api.tag(reference, repository, tag, force=True)
-    if before is None or before.id == client.images.get(name).id:
-        return
+    try:
+        with suppress(ImageNotFound):
+            before = client.images.get(name)
+        client.api.tag(reference, repository, tag, force=True)
+        if before is None or before.id == client.images.get(name).id:
+            return
+    except (DockerException, RequestException) as error:
+        reason = str(getattr(error, "explanation", None) or error).strip()
+        hint = "`jbuild doctor` looks at the engine; the same command then goes on from here"
+        raise EngineError(f"the engine does not name the image: {reason}", where=name, hint=hint) from error
     with suppress(ImageNotFound, APIError):
         # Without force: an image that is named, or that a container runs, stays.
         if not client.images.get(str(before.id)).tags:
             client.api.remove_image(str(before.id))
+
+
+def _machine() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+
+
+def _forget_abandoned(client: DockerClient) -> None:
+    """Take the names away that jbuild processes of this machine left which were killed."""
+    for listed in client.api.images(name=REPOSITORY):
+        for name in listed.get("RepoTags") or ():
+            owner = _OWNED.fullmatch(name)
+            if owner and owner[1] == _machine() and not is_alive(int(owner[2])):
+                _forget(client, name)
 
 
 def _forget(client: DockerClient, name: str) -> None:

@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -160,6 +162,17 @@ def test_an_image_with_another_name_stays(tmp_path: Path, engine: Engine, client
             client.images.remove(each, force=True)
 
 
+def test_a_name_that_the_engine_refuses(tmp_path: Path, engine: Engine, client: DockerClient) -> None:
+    image, layout = build(tmp_path, "linux/amd64")
+    with (
+        pytest.raises(EngineError, match=r"does not name the image: .*invalid") as caught,
+        loaded(image, layout, engine, Console(quiet=True), keep_as="jbuild-test/UPPER:case") as reference,
+    ):
+        pass
+    assert caught.value.where == "jbuild-test/UPPER:case"
+    assert not exists(client, reference)
+
+
 @pytest.mark.parametrize("damage", ["missing", "short"])
 def test_a_blob_that_is_not_whole(built: tuple[Image, Path], engine: Engine, client: DockerClient, damage: str) -> None:
     image, layout = built
@@ -228,3 +241,24 @@ def relabelled(image: Image, layout: Path) -> Image:
     body = json.loads((layout / "blobs" / image.digest.replace(":", "/")).read_bytes())
     manifest = put(layout, "manifest.v1+json", json.dumps({**body, "config": oci(config)}).encode())
     return replace(image, manifest=manifest, config=config)
+
+
+def test_a_name_that_a_killed_process_left_goes_and_that_of_a_living_one_stays(
+    built: tuple[Image, Path], engine: Engine, client: DockerClient
+) -> None:
+    image, layout = built
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    with loaded(image, layout, engine, Console(quiet=True)) as reference:
+        before, own = reference.rpartition("-")[0].rpartition("-")[::2]
+        assert int(own) == os.getpid()
+        dead, elsewhere = f"{before}-{int(ended.stdout)}-000000", f"{REPOSITORY}:000000000000-zzzzzz-1-000000"
+        for name in (dead, elsewhere):
+            client.api.tag(reference, *name.split(":"))
+        with loaded(image, layout, engine, Console(quiet=True)):
+            pass
+        try:
+            assert exists(client, reference)
+            assert exists(client, elsewhere)
+            assert not exists(client, dead)
+        finally:
+            client.api.remove_image(elsewhere)

@@ -136,6 +136,12 @@ def test_failure_shows_everything_that_helps(capsys: pytest.CaptureFixture[str])
     assert lines[-2:] == ["  | line 99", "  next: relax it"]
 
 
+def test_a_log_of_one_line_does_not_repeat_the_place(capsys: pytest.CaptureFixture[str]) -> None:
+    url = "http://index.example/simple/torch/"
+    Console().failure(LockError("the index does not answer", where=url, log=f"{url}: the server answers 503\n"))
+    assert capsys.readouterr().err.splitlines()[1:] == [f"  where: {url}", "  its log:", "  | the server answers 503"]
+
+
 def test_failure_lists_every_problem_of_a_document(capsys: pytest.CaptureFixture[str]) -> None:
     problems = [
         Problem(path=Path("a.toml"), line=3, key="models[0].source", message="is empty", hint="name one"),

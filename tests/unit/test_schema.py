@@ -139,6 +139,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "matrix demo --format inputs",
         "recipe demo --dry-run",
         "summary result.json",
+        "report",
+        "compose demo --image registry.example.com/vllm:1 --cell l4t=36.4.0",
         "cache info",
         "cache prune --dry-run",
         "diff locks/demo/pylock.r36_4_0-v0_10_2.toml locks/demo/pylock.r36_4_0-v0_10_2.toml",
