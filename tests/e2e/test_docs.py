@@ -38,6 +38,7 @@ ELSEWHERE = {
     "scripts/audit-agreement": "half an hour of emulation, by hand; its parts are unit tests",
     "scripts/audit-oracles": "needs the stacks of scripts/audit-agreement; a smaller comparison is an integration test",
     "scripts/audit-fuzz": "half an hour, by hand",
+    "jbuild doctor --fix": "it may change the machine: tests/unit/test_doctor_command.py, with commands of its own",
 }
 
 # Commands after which the project's images are made anew: run in a copy of it.
