@@ -242,6 +242,7 @@ def large(shop: Workshop, scale: Scale, figures: Figures, requires: tuple[str, .
     """Measure what a large model adds to a build that has everything else, against reading, hashing and writing it."""
     model = make_model(shop.folder / "large", scale.large_model, 7)
     figures.add("model once", copied(model, shop.folder / "copy"))
+    shutil.rmtree(shop.folder / "copy")
     shop.write({"a": requires}, small)
     shop.jbuild("build")
     shop.push(_CELL)

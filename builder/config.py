@@ -80,7 +80,8 @@ class Config:
     every connection of jbuild and of a build's package manager trusts. `python_mirror` serves below its address what
     python-build-standalone's releases do. `compression` is that of the layers of built images. `builders` are
     buildx builders or docker contexts that build instead of the engine, cells dealt out among them. `cosign_key` is
-    the private key that signs what is published; signatures by `trusted_keys` (public ones) are believed.
+    the private key that signs what is published; signatures by `trusted_keys` (public ones) are believed. `silent_s` is
+    how long (seconds) a builder may say nothing before it counts as hanging.
     """
 
     registries: tuple[str, ...] = ()
@@ -99,6 +100,7 @@ class Config:
     cache_to: tuple[Cache, ...] = ()
     compression: Compression = "zstd"
     python_mirror: str | None = None
+    silent_s: float = 3600.0
 
     def for_registry(self, host: str) -> Config:
         """Return the configuration as it is for one registry."""
@@ -167,6 +169,7 @@ def _parser(config: Config, folder: Path):  # type: ignore[no-untyped-def]  # no
             compression=_compression(publish, config.compression),
             python_mirror=python.optional_string("mirror", pattern=_ADDRESS, noun="an http(s) address")
             or config.python_mirror,
+            silent_s=build.number("silent-s", config.silent_s, low=60, high=7 * 86_400),
         )
         for table in (publish, hub, network, build, python):
             table.done()

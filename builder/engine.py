@@ -68,6 +68,11 @@ class Engine:
         """Whether the engine's loopback is this machine's."""
         return self.endpoint.startswith(("unix://", "npipe://"))
 
+    @property
+    def host(self) -> str | None:
+        """The name of the engine's machine, None for this one."""
+        return None if self.is_local else urlsplit(self.endpoint).hostname
+
     def environment(self) -> dict[str, str]:
         """Return what `docker` and `docker buildx` need in their environment to talk to this engine."""
         return {"DOCKER_HOST": self.docker_host} if self.docker_host else {}

@@ -182,3 +182,7 @@ class ProgramFailedError(JbuildError):
 
 class ProgramTimeoutError(ProgramFailedError):
     """A program did not end within its time."""
+
+
+class ProgramSilentError(ProgramTimeoutError):
+    """A program printed nothing for longer than it may."""

@@ -7,13 +7,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock, Timeout
 
 from builder import history, process, stages
 from builder.cache.use import in_use
-from builder.errors import JbuildError
+from builder.errors import EngineError, JbuildError
 from builder.records import fingerprint
 from builder.stages import Work
 from builder.workspace import disk_errors
@@ -34,6 +34,18 @@ class StageResult:
     stage: str
     ran: bool
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preview:
+    """What a run would do with a stage: `unchanged` is taken as it is, `run` is run.
+
+    `failed` is run again although it failed with the same inputs the last time; `why` says how.
+    """
+
+    stage: str
+    state: Literal["unchanged", "run", "failed"]
+    why: str | None = None
 
 
 @dataclass(slots=True)
@@ -76,10 +88,24 @@ def _run_cells(jobs: Sequence[Job], session: Session, options: Options, at_once:
         # Threads do not see Ctrl-C: end their programs, and let their next step of progress stop them.
         session.console.cancel()
         process.end_all()
-        stages.abandon(session)
+        _abandon(session)
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _abandon(session: Session) -> None:
+    """Remove this process's containers, so that threads that talk to them end at once."""
+    from builder.engine import find_engine  # noqa: PLC0415
+    from builder.smoke.container import remove_own  # noqa: PLC0415
+
+    try:
+        client = find_engine(session.workspace).client()
+    except EngineError:
+        # Without an engine there are no containers.
+        return
+    remove_own(client)
+    client.close()
 
 
 def _run_in_group(job: Job, session: Session, options: Options, builders: Builders) -> CellResult:
@@ -124,14 +150,19 @@ def _verify(work: Work) -> None:
     work.made.verified = verify(work.job, built, engine, session)
 
 
-def preview(job: Job, session: Session, options: Options) -> list[tuple[str, str]]:
-    """Return what a run would do with each stage, `run` or `unchanged`; after the first that runs all do."""
+def preview(job: Job, session: Session, options: Options) -> list[Preview]:
+    """Return what a run would do with each stage; after the first that runs all do."""
     work = Work(job=job, session=session, options=options)
-    done = True
-    outcome = []
+    outcome: list[Preview] = []
     for stage in options.stages:
-        done = done and stages.is_done(stage, work)
-        outcome.append((stage, "unchanged" if done else "run"))
+        # What a later stage would be made from is not known before this one has run.
+        if outcome and outcome[-1].state != "unchanged":
+            outcome.append(Preview(stage=stage, state="run"))
+        elif stages.is_done(stage, work):
+            outcome.append(Preview(stage=stage, state="unchanged"))
+        else:
+            why = stages.last_failure(stage, work)
+            outcome.append(Preview(stage=stage, state="failed" if why else "run", why=why))
     return outcome
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builder.errors import ProgramFailedError, ProgramMissingError, ProgramTimeoutError
+from builder.errors import ProgramFailedError, ProgramMissingError, ProgramSilentError, ProgramTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +49,7 @@ def run(
     cwd: Path | None = None,
     stdin: str | None = None,
     timeout_s: float | None = None,
+    silent_s: float | None = None,
     check: bool = True,
     on_line: Callable[[str], None] | None = None,
 ) -> Completed:
@@ -62,27 +63,29 @@ def run(
         ProgramMissingError: the program is not on PATH.
         ProgramFailedError: it ended with another code than 0 and `check` is true.
         ProgramTimeoutError: it ran longer than `timeout_s` seconds.
+        ProgramSilentError: it printed no line for `silent_s` seconds.
     """
+    clock = _Clock(timeout_s, silent_s)
     child = _start(argv, env, cwd, feed=stdin is not None)
     _running.add(child)
     out: list[str] = []
     err: deque[str] = deque(maxlen=_TAIL_LINES)
     failures: list[BaseException] = []
     readers = [
-        _reader(child, child.stdout, out.append, failures),
-        _reader(child, child.stderr, lambda line: _take(line, err, on_line), failures),
+        _reader(child, child.stdout, clock.heard(out.append), failures),
+        _reader(child, child.stderr, clock.heard(lambda line: _take(line, err, on_line)), failures),
     ]
-    ends_at = None if timeout_s is None else time.monotonic() + timeout_s
     try:
         if stdin is not None and child.stdin:
             _feed(child.stdin, stdin)
         # The pipes first: their end is noticed at once, that of a process by looking every 50 ms.
         for reader in readers:
-            _join(reader, ends_at)
-        child.wait(None if ends_at is None else max(0.0, ends_at - time.monotonic()))
+            _join(reader, clock)
+        child.wait(clock.left_s())
     except (subprocess.TimeoutExpired, TimeoutError):
         _end(child)
-        raise ProgramTimeoutError(tuple(argv), -1, "".join(err)) from None
+        kind = ProgramSilentError if clock.is_silent else ProgramTimeoutError
+        raise kind(tuple(argv), -1, "".join(err)) from None
     except BaseException:
         _end(child)
         raise
@@ -94,6 +97,32 @@ def run(
     if check and done.code != 0:
         raise ProgramFailedError(done.argv, done.code, done.stderr or done.stdout)
     return done
+
+
+class _Clock:
+    """Tells how long a program may still run: by its time, and by how long it has printed nothing."""
+
+    def __init__(self, timeout_s: float | None, silent_s: float | None) -> None:
+        self._last = time.monotonic()
+        self._ends_at = None if timeout_s is None else self._last + timeout_s
+        self._silent_s = silent_s
+
+    def heard(self, take: Callable[[str], None]) -> Callable[[str], None]:
+        """Return `take` with every line noted."""
+
+        def listen(line: str) -> None:
+            self._last = time.monotonic()
+            take(line)
+
+        return listen
+
+    def left_s(self) -> float | None:
+        ends = [self._ends_at, None if self._silent_s is None else self._last + self._silent_s]
+        return min((max(0.0, end - time.monotonic()) for end in ends if end is not None), default=None)
+
+    @property
+    def is_silent(self) -> bool:
+        return self._silent_s is not None and time.monotonic() - self._last >= self._silent_s
 
 
 def end_all() -> None:
@@ -158,11 +187,14 @@ def _reader(
     return thread
 
 
-def _join(reader: threading.Thread, ends_at: float | None) -> None:
+def _join(reader: threading.Thread, clock: _Clock) -> None:
     """Wait until a pipe is closed: a program that ended may have left another one behind that holds it open."""
-    reader.join(None if ends_at is None else max(0.0, ends_at - time.monotonic()))
-    if reader.is_alive():
-        raise TimeoutError
+    while reader.is_alive():
+        left_s = clock.left_s()
+        if left_s == 0:
+            raise TimeoutError
+        # What is printed meanwhile gives it more time.
+        reader.join(left_s)
 
 
 def _end(child: subprocess.Popen[str]) -> None:

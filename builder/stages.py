@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from builder import __version__, records
 from builder.audit.model import Audit
-from builder.errors import EngineError
-from builder.image.model import Image, Plan
+from builder.image.model import Image, Plan, proven_name
 from builder.publish.model import Publication
 from builder.publish.where import targets
 from builder.recipe.model import PublishSpec, SmokeSpec
@@ -107,7 +106,7 @@ class Work:
     @property
     def proven(self) -> str:
         """The name of the image in the engine once it has."""
-        return f"jbuild/{self.job.recipe.name}:{self.job.cell.id}".lower()
+        return proven_name(self.job.recipe.name, self.job.cell.id)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -166,18 +165,14 @@ def is_done(stage: str, work: Work) -> bool:
     return found is not None
 
 
-def abandon(session: Session) -> None:
-    """Remove this process's containers, so that threads that talk to them end at once."""
-    from builder.engine import find_engine  # noqa: PLC0415
-    from builder.smoke.container import remove_own  # noqa: PLC0415
-
-    try:
-        client = find_engine(session.workspace).client()
-    except EngineError:
-        # Without an engine there are no containers.
-        return
-    remove_own(client)
-    client.close()
+def last_failure(stage: str, work: Work) -> str | None:
+    """Return why a stage failed when it was last run with what it would be run with now; None if it did not."""
+    if stage not in ("audit", "smoke"):
+        # Failures of the others leave no record.
+        return None
+    step = _STEPS[stage]
+    found: Audit | Verdict | None = records.read(work.folder.record(step.record), step.inputs(work), step.kind)
+    return found.failure if found else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -308,14 +303,20 @@ def _smoke(work: Work) -> Verdict:
     from builder.smoke.runner import smoke  # noqa: PLC0415
 
     engine, session = find_engine(work.session.workspace), work.session
-    log = work.folder.path / "smoke.log"
+    log, passed = work.folder.path / "smoke.log", work.folder.record("passed")
+    # An image that passed and could not be named is not asked again: that takes many minutes under emulation.
+    verdict = None if work.options.forces("smoke") else records.read(passed, _smoke_inputs(work), Verdict)
     try:
         with loaded(work.image, session.workspace.images, engine, session.console, keep_as=work.proven) as reference:
-            return smoke(work.image, reference, work.job.spec, engine, session.console, log=log)
+            verdict = verdict or smoke(work.image, reference, work.job.spec, engine, session.console, log=log)
+            records.write(passed, _smoke_inputs(work), verdict)
     except SmokeFailedError as error:
         # Kept for people to read; a verdict that did not pass never counts as done.
         records.write(work.folder.record("smoke"), _smoke_inputs(work), error.verdict)
+        passed.unlink(missing_ok=True)
         raise
+    passed.replace(work.folder.record("smoke"))
+    return verdict
 
 
 def _proven(work: Work) -> Proven:

@@ -14,6 +14,7 @@ from builder.audit.environment import Environment
 from builder.audit.facts import READER
 from builder.audit.gather import gather
 from builder.audit.model import SEVERITIES, Audit, Finding
+from builder.audit.rules.base import other_distribution
 from builder.audit.rules.files import conflicts, damaged, other_python, tag_lies, wrong_machine
 from builder.audit.rules.gpu import coverage, gpu_code, toolkit_newer, two_cudas, two_sonames
 from builder.audit.rules.loading import loading
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
     from builder.session import Session
 
 # Raise it when the same facts give other findings.
-FORMAT = 1
+FORMAT = 2
 _RULES = (
-    *(damaged, wrong_machine, other_python, loading),
+    *(other_distribution, damaged, wrong_machine, other_python, loading),
     *(toolkit_newer, gpu_code, two_cudas, two_sonames, conflicts, tag_lies),
 )
 
@@ -47,7 +48,8 @@ def audit_cell(job: Job, lock: Lock, session: Session) -> Audit:
     begun = time.monotonic()
     base, unread = _base(lock.base, lock.platform, session)
     facts = gather(lock.wheels, session)
-    case = case_of(lock.wheels, facts, lock.platform, base, unread=unread, apt=job.spec.apt)
+    stand_in, apt = lock.base.stand_in, job.spec.apt
+    case = case_of(lock.wheels, facts, lock.platform, base, unread=unread, stand_in=stand_in, apt=apt)
     return judge(case, job.cell.id, lock.base.name, job.spec.waivers, begun)
 
 
@@ -72,7 +74,9 @@ def case_of(
     base: BaseFacts | None,
     *,
     unread: str | None = None,
+    stand_in: str | None = None,
     apt: tuple[str, ...] = (),
+    loose: bool = False,
 ) -> Case:
     """Put together what the rules look at."""
     environment = Environment(platform=platform, wheels=tuple(wheels), facts=facts, base=base, apt=apt)
@@ -83,6 +87,8 @@ def case_of(
         driver=driver,
         l4t=platform.l4t,
         unread=unread if base is None else None,
+        stand_in=stand_in,
+        loose=loose,
     )
 
 
@@ -139,13 +145,8 @@ def refuse(audit: Audit, recipe: str) -> None:
     Raises:
         AuditError: it did.
     """
-    errors = [finding for finding in audit.findings if finding.severity == "error" and finding.waived is None]
-    if not errors:
+    if not audit.errors:
         return
-    first = errors[0]
-    more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
-    raise AuditError(
-        f"{first.rule}: {first.wheel}: {first.file} {first.detail}{more}",
-        where=f"{recipe}/{audit.cell}",
-        hint=f"{first.fix}; `jbuild audit {recipe} --cell {audit.cell}` shows all, docs/audit.md how to waive one",
-    )
+    first, all_of_them = audit.errors[0], f"`jbuild audit {recipe} --cell {audit.cell}` shows all"
+    hint = f"{first.fix}; {all_of_them}, `jbuild audit --explain {first.rule}` how to waive it"
+    raise AuditError(audit.failure or "", where=f"{recipe}/{audit.cell}", hint=hint)

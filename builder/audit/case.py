@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Case:
     """One cell to audit. `sms` are compute capabilities as numbers (87); `driver` is the CUDA of the host's driver.
 
-    `unread` says why the base image could not be read, if it could not.
+    `unread` says why the base image could not be read, if it could not; `stand_in` why it is not the one that was asked
+    for, if it is not; `loose` that the wheels belong to no recipe, so that advice is about options.
     """
 
     environment: Environment
@@ -30,6 +31,8 @@ class Case:
     driver: tuple[int, int] | None = None
     l4t: str | None = None
     unread: str | None = None
+    stand_in: str | None = None
+    loose: bool = False
 
     @cached_property
     def loader(self) -> Loader:

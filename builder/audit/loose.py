@@ -55,15 +55,19 @@ def audit_wheels(
     architecture = _architecture(list(wheels.values()))
     facts, unread = (None, "no --base was given") if base is None else _base(base, architecture, session)
     platform = _platform(facts, architecture, l4t=l4t or _l4t_of(base), python=python)
+    # Nobody asked for a distribution: what the image says is right.
+    platform = replace(platform, distribution=facts.distribution[0]) if facts and facts.distribution else platform
     if sms:
         platform = replace(platform, sms=tuple(f"{sm // 10}.{sm % 10}" for sm in sms))
     found = gather_files({wheel.sha256: path for path, wheel in wheels.items()}, session)
     ordered = sorted(wheels.values(), key=lambda wheel: wheel.name)
-    case = case_of(ordered, found, platform, facts, unread=unread, apt=apt)
+    case = case_of(ordered, found, platform, facts, unread=unread, apt=apt, loose=True)
     return judge(case, "wheels", base or platform.base, (), begun)
 
 
 def _wheel(path: Path) -> LockedWheel:
+    if path.is_dir():
+        raise UsageError("this is a folder", where=str(path), hint=f"--wheels takes wheel files: {path}/*.whl")
     if not path.is_file():
         raise UsageError("there is no such file", where=str(path), hint="--wheels takes wheel files")
     try:

@@ -153,6 +153,19 @@ class Audit:
     assumed: str | None = None
     elapsed_s: float = 0.0
 
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The errors that nobody waived."""
+        return tuple(each for each in self.findings if each.severity == "error" and each.waived is None)
+
+    @property
+    def failure(self) -> str | None:
+        """The first of these errors, and how many there are besides; None if there is none."""
+        if not self.errors:
+            return None
+        first, more = self.errors[0], f", and {len(self.errors) - 1} more" if len(self.errors) > 1 else ""
+        return f"{first.rule}: {first.wheel}: {first.file} {first.detail}{more}"
+
     def counted(self, severity: Severity) -> int:
         """Return how many findings of a severity are not waived."""
         return sum(1 for finding in self.findings if finding.severity == severity and finding.waived is None)

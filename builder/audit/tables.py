@@ -23,11 +23,12 @@ _SEVERITIES = ("error", "warning", "info")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
-    """A row of `rules.toml`. Its page is docs/audit.md, under the heading that is its id."""
+    """A row of `rules.toml`: `severity` is the gravest that its findings have, `says` what it finds, in Markdown."""
 
     id: str
     severity: Severity
     title: str
+    says: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,7 +158,8 @@ def _rules(root: Table) -> tuple[Rule, ...]:
         if severity not in _SEVERITIES:
             table.problem("severity", f"unknown severity `{severity}`")
         name = table.string("id", pattern=_ID, noun="an id of words")
-        found.append(Rule(id=name, severity=severity, title=table.string("title")))  # type: ignore[arg-type]
+        title, says = table.string("title"), table.string("says").strip()
+        found.append(Rule(id=name, severity=severity, title=title, says=says))  # type: ignore[arg-type]
         if [rule.id for rule in found].count(name) > 1:
             table.problem("id", f"`{name}` is there twice")
         table.done()

@@ -17,7 +17,7 @@ from builder.cache.references import NOTHING, references
 from builder.cache.use import alone
 from builder.process import run
 from builder.resolve.solve import uv
-from builder.workspace import disk_errors
+from builder.workspace import abandoned, disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,6 +50,7 @@ def prune(session: Session, *, older_than_s: float, keep_locked: bool, dry_run: 
         gone = going if dry_run else [each for each in going if _remove(each, workspace, before, unwatched=unwatched)]
         kinds = [_pruned(kind.name, gone) for kind in KINDS]
         kinds.append(_prune_images(images, workspace, dry_run=dry_run))
+        kinds.append(_prune_abandoned(workspace, dry_run=dry_run))
         if not dry_run:
             kinds.append(_prune_uv(workspace))
             if unwatched:
@@ -144,6 +145,18 @@ def _prune_images(going: list[Entry], workspace: Workspace, *, dry_run: bool) ->
         forget_gone(workspace.images)
     size = sum(blobs.values())
     return Pruned(kind=IMAGES, entries=len(going), size=size, frees=size)
+
+
+def _prune_abandoned(workspace: Workspace, *, dry_run: bool) -> Pruned:
+    """Remove what a `build --verify` left that was killed."""
+    found = abandoned(workspace.cache)
+    size = frees = 0
+    for folder in found:
+        own, free, _ = measure(folder)
+        size, frees = size + own, frees + free
+        if not dry_run:
+            shutil.rmtree(folder)
+    return Pruned(kind="second builds", entries=len(found), size=size, frees=frees)
 
 
 def _prune_uv(workspace: Workspace) -> Pruned:

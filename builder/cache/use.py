@@ -9,7 +9,7 @@ import fcntl
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from builder.workspace import disk_errors
+from builder.workspace import check_cache, disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ def in_use(workspace: Workspace) -> Iterator[None]:
     """Keep a prune from taking images away while the block runs; waits for one that is at it.
 
     Raises:
-        DiskError: the lock cannot be made.
+        DiskError: the cache cannot be used.
     """
     with _opened(workspace) as number:
         fcntl.flock(number, fcntl.LOCK_SH)
@@ -36,7 +36,7 @@ def alone(workspace: Workspace) -> Iterator[bool]:
     """Tell whether nobody else uses the cache; if so, nobody begins while the block runs.
 
     Raises:
-        DiskError: the lock cannot be made.
+        DiskError: the cache cannot be used.
     """
     with _opened(workspace) as number:
         try:
@@ -49,9 +49,9 @@ def alone(workspace: Workspace) -> Iterator[bool]:
 
 @contextmanager
 def _opened(workspace: Workspace) -> Iterator[int]:
+    check_cache(workspace)
     folder = workspace.locks_in_use
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         file = (folder / _NAME).open("ab")
     with file:
         yield file.fileno()

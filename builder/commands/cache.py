@@ -11,8 +11,9 @@ from builder import records
 from builder.cache.contents import entries, summarise
 from builder.cache.prune import prune
 from builder.cache.references import references
-from builder.commands.common import as_json, open_session
+from builder.commands.common import as_json, help_without_verb, open_session
 from builder.report.cache import contents, pruned
+from builder.workspace import check_cache
 
 if TYPE_CHECKING:
     from builder.errors import LockError
@@ -28,9 +29,11 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: str) -> 
     return float(int(match[1]) * _SECONDS[match[2]])
 
 
-@click.group("cache", epilog="Each of them has --json.")
-def command() -> None:
+@click.group("cache", epilog="Each of them has --json.", invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
     """Show what the cache holds, and remove what nobody has used for a while."""
+    help_without_verb(context)
 
 
 @command.command("info")
@@ -39,6 +42,7 @@ def info(as_json: bool) -> None:
     """Show how much of each kind the cache holds, and how much of that the locks of this project need."""
     session = open_session(as_json=as_json)
     workspace = session.workspace
+    check_cache(workspace)
 
     def unreadable(error: LockError) -> None:
         session.console.warn(f"{error.where}: {error.message}; what it needs is not counted as this project's")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from builder import config
+from builder.commands import complete
 from builder.console import Console
 from builder.recipe.find import find
 from builder.recipe.load import load
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
-recipe_argument = click.argument("recipe")
+recipe_argument = click.argument("recipe", shell_complete=complete.recipes)
 
 
 def cell_option(function: _F) -> _F:
@@ -33,9 +34,16 @@ def cell_option(function: _F) -> _F:
         "selectors",
         multiple=True,
         metavar="SELECTOR",
+        shell_complete=complete.cells,
         help="Only these cells: an id or axis=value, with globs.",
     )
     return option(function)
+
+
+def help_without_verb(context: click.Context) -> None:
+    """Show the help of a group that was called without any of its verbs."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def open_session(*, as_json: bool = False) -> Session:
@@ -55,5 +63,5 @@ def open_recipe(name: str, selectors: Sequence[str], workspace: Workspace) -> tu
         UsageError: there is no such recipe or cell.
         DocumentError: the recipe has mistakes.
     """
-    recipe = load(find(name, workspace.recipe_folders))
+    recipe = load(find(name, workspace.recipe_folders), workspace.template_folders)
     return recipe, select(expand(recipe), selectors)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import click
 
 from builder import records
+from builder.commands import complete
 from builder.commands.common import as_json, cell_option, open_recipe, open_session, recipe_argument
 from builder.errors import ModelError, RecipeError
 from builder.fit.cells import fit_cell
-from builder.report.fit import boards_table, need, sources
+from builder.report.fit import text
 from builder.resolve.jobs import job_of
 from builder.resolve.models import locked_models
 
@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 @click.command("fit")
 @recipe_argument
 @cell_option
-@click.option("--board", "boards", multiple=True, metavar="NAME", help="This board; may be repeated.")
+@click.option(
+    "--board",
+    "boards",
+    shell_complete=complete.boards,
+    multiple=True,
+    metavar="NAME",
+    help="This board; may be repeated.",
+)
 @as_json
 def command(recipe: str, selectors: tuple[str, ...], boards: tuple[str, ...], as_json: bool) -> int:
     """Estimate the memory that RECIPE's model needs, against what its boards have.
@@ -42,7 +49,7 @@ def command(recipe: str, selectors: tuple[str, ...], boards: tuple[str, ...], as
         raise RecipeError("none of the selected cells can be built", where=str(found.path), hint=hint)
     fits = [_fit(found, cell, boards, session) for cell in possible]
     described = [{**records.plain(each), "fits_somewhere": each.fits_somewhere} for each in fits]
-    session.console.result({"recipe": found.name, "cells": described}, "\n\n".join(_text(f, session) for f in fits))
+    session.console.result({"recipe": found.name, "cells": described}, text(fits, session.console.table))
     return 0 if all(each.fits_somewhere for each in fits) else ModelError.exit_code
 
 
@@ -50,12 +57,3 @@ def _fit(recipe: Recipe, cell: Cell, boards: Sequence[str], session: Session) ->
     job = job_of(recipe, cell)
     models = locked_models(job, session)
     return fit_cell(recipe, cell.id, job.spec, job.platform, models, boards, session.config, session.workspace.models)
-
-
-def _text(found: CellFit, session: Session) -> str:
-    parts = [f"{found.cell}: {found.model} ({found.shape.model_type})"]
-    # Boards on which the server needs the same are shown together.
-    for _, group in groupby(found.boards, key=lambda each: each.lines):
-        rows = list(group)
-        parts += [session.console.table(*need(found, rows[0])), *boards_table(rows, session.console.table)]
-    return "\n".join([*parts, *sources(found.boards)])

@@ -35,7 +35,7 @@ def command(as_json: bool) -> None:
 def _row(name: str, path: Path, workspace: Workspace) -> dict[str, Any]:
     """A recipe with mistakes is listed with them: one bad file must not hide the others."""
     try:
-        recipe = load(path)
+        recipe = load(path, workspace.template_folders)
         cells = expand(recipe)
     except DocumentError as error:
         problems = [f"{p.place}: {p.message}" for p in error.problems]

@@ -8,7 +8,14 @@ import click
 
 from builder import records
 from builder.cache.use import in_use
-from builder.commands.common import as_json, cell_option, open_recipe, open_session, recipe_argument
+from builder.commands.common import (
+    as_json,
+    cell_option,
+    help_without_verb,
+    open_recipe,
+    open_session,
+    recipe_argument,
+)
 from builder.errors import IntegrityError, ModelError, RecipeError
 from builder.report.models import fetched, locked, verified
 from builder.resolve.jobs import job_of
@@ -23,9 +30,11 @@ if TYPE_CHECKING:
     from builder.session import Session
 
 
-@click.group("models", epilog="Each of them has --json.")
-def command() -> None:
+@click.group("models", epilog="Each of them has --json.", invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
     """Lock, fetch or verify the models of a recipe without its wheels; each once, whatever cells use it."""
+    help_without_verb(context)
 
 
 @command.command("lock")

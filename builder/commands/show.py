@@ -47,7 +47,9 @@ def _describe(recipe: Recipe, cell: Cell, session: Session) -> dict[str, Any]:
     shown |= {"platform": records.plain(job.platform), "spec": records.plain(job.spec), "lock": None, "stages": None}
     try:
         lock = lockfile.read(session.workspace.lock(recipe.name, cell.id), recipe=recipe.name, cell=cell.id)
-        shown["stages"] = dict(preview(job, session, Options(until=STAGES[-1])))
+        states = preview(job, session, Options(until=STAGES[-1]))
+        shown["stages"] = {each.stage: each.state for each in states}
+        shown["failed"] = next((f"{each.stage}: {each.why}" for each in states if each.why), None)
     except JbuildError as error:
         return shown | {"error": error.as_json()}
     if lock:
@@ -82,15 +84,17 @@ def _text(cell: dict[str, Any]) -> str:
         *(f"  model       {model['name']} from {model['source']}" for model in spec["models"]),
         *(f"  question    {q['ask']} (expects {q['expect']})" for q in spec["smoke"]["questions"]),
         f"  tags        {', '.join(map(_tag, spec['publish']['tags']))}",
-        *_lock_lines(cell["lock"]),
+        *(["  lock        not read, see the error"] if cell.get("error") else _lock_lines(cell["lock"])),
     ]
     if cell["unresolved"]:
         lines.append(f"  no wheels   {cell['unresolved']}")
     if cell.get("error"):
         lines.append(f"  error       {cell['error']['message']}")
     if cell["stages"]:
-        words = {"unchanged": "done", "run": "to do"}
+        words = {"unchanged": "done", "run": "to do", "failed": "failed"}
         lines.append("  stages      " + ", ".join(f"{stage} {words[state]}" for stage, state in cell["stages"].items()))
+    if cell.get("failed"):
+        lines.append(f"  failed      {cell['failed']}")
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from builder import records
 from builder.commands.common import as_json, cell_option, open_recipe, open_session, recipe_argument
 from builder.errors import LockError, RecipeError
 from builder.resolve.jobs import job_of
+from builder.workspace import check_cache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,7 @@ def command(recipe: str, selectors: tuple[str, ...], as_json: bool) -> int:
     from builder.resolve.why import why  # noqa: PLC0415  # the whole of resolution: help does without
 
     session = open_session(as_json=as_json)
+    check_cache(session.workspace)
     found, cells = open_recipe(recipe, selectors, session.workspace)
     explained = [(cell, None if cell.impossible else why(job_of(found, cell), session)) for cell in cells]
     text = "\n\n".join(_text(cell, said) for cell, said in explained)

@@ -97,5 +97,5 @@ def _notes(before: Subject, after: Subject) -> list[str]:
         if each.packages is None or each.partial:
             found.append(f"{each.name} is an image whose lock is not here: only what its labels name is compared")
         if each.blobs is None:
-            found.append(f"{each.name} is not built: what a device pulls is not known")
+            found.append(f"nothing that was built from {each.name} is here: what a device pulls is not known")
     return found

@@ -37,7 +37,7 @@ def subject(name: str, session: Session, architecture: str) -> Subject:
     """
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
-        return _of_lock(name, lockfile.read_file(path))
+        return _of_lock(name, lockfile.read_file(path), session)
     if re.fullmatch(DIGEST_PATTERN, name):
         return _with_lock(of_layout(name, name, session.workspace.images), session)
     found = _cell(name, session)
@@ -81,20 +81,34 @@ def _made(recipe: str, session: Session) -> list[str]:
     return sorted(path.name.removeprefix("pylock.").removesuffix(".toml") for path in folder.glob("pylock.*.toml"))
 
 
-def _of_lock(name: str, lock: Lock) -> Subject:
-    return Subject(name=name, kind="lock", **told_by(lock))
+def _of_lock(name: str, lock: Lock, session: Session) -> Subject:
+    return Subject(name=name, kind="lock", **told_by(lock), **_built(name, lock, session))
 
 
 def _of_cell(name: str, recipe: str, cell: str, session: Session) -> Subject:
     lock = lockfile.read_file(session.workspace.lock(recipe, cell))
-    folder, told = session.workspace.cell(recipe, cell), told_by(lock)
-    image = records.read(folder.record("image"), None, Image)
-    if image and is_whole(session.workspace.images, image):
-        built = of_layout(name, image.digest, session.workspace.images)
-        # A lock that is newer than the image says nothing about it.
-        if built.lock == lockfile.content(lock):
-            return Subject(name=name, kind="cell", layers=built.layers, blobs=built.blobs, digest=built.digest, **told)
-    return Subject(name=name, kind="cell", layers=_planned(folder, lock), **told)
+    told = told_by(lock) | _built(name, lock, session)
+    told.setdefault("layers", _planned(session.workspace.cell(recipe, cell), lock))
+    return Subject(name=name, kind="cell", **told)
+
+
+def _built(name: str, lock: Lock, session: Session) -> dict[str, Any]:
+    """Return what is known of the image that was built here from a lock; nothing if there is none."""
+    if not _are_names(lock.recipe, lock.cell):
+        return {}
+    image = records.read(session.workspace.cell(lock.recipe, lock.cell).record("image"), None, Image)
+    if image is None or not is_whole(session.workspace.images, image):
+        return {}
+    built = of_layout(name, image.digest, session.workspace.images)
+    # A lock that is newer than the image, or older, says nothing about it.
+    if built.lock != lockfile.content(lock):
+        return {}
+    return {"layers": built.layers, "blobs": built.blobs, "digest": built.digest}
+
+
+def _are_names(recipe: str | None, cell: str | None) -> bool:
+    """Tell whether what a file or an image says of itself may become part of a path."""
+    return bool(re.fullmatch(patterns.RECIPE_NAME, recipe or "") and re.fullmatch(r"[A-Za-z0-9_-]+", cell or ""))
 
 
 def _planned(folder: CellFolder, lock: Lock) -> tuple[Layer, ...] | None:
@@ -112,8 +126,7 @@ def _with_lock(image: Any, session: Session) -> Subject:
 
 
 def _lock_of(recipe: str | None, cell: str | None, content: str | None, session: Session) -> Lock | None:
-    names = recipe and re.fullmatch(patterns.RECIPE_NAME, recipe) and cell and re.fullmatch(r"[A-Za-z0-9_-]+", cell)
-    path = session.workspace.lock(str(recipe), str(cell)) if names else None
+    path = session.workspace.lock(str(recipe), str(cell)) if _are_names(recipe, cell) else None
     if path is None or not path.is_file():
         return None
     lock = lockfile.read_file(path)

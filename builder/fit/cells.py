@@ -61,10 +61,11 @@ def warning(found: CellFit, *, named: bool) -> str | None:
     """
     too_small = [each.machine.board for each in found.boards if each.machine and each.verdict == "no"]
     parts = [f"it does not fit {', '.join(too_small)}"] if too_small else []
-    for each in found.boards if named else ():
-        machine = each.machine
-        if machine and machine.utilization is not None and machine.utilization < each.settings.utilization:
-            parts.append(f"on {machine.board} the server starts with --gpu-memory-utilization {machine.utilization:g}")
+    parts += [
+        f"on {each.machine.board} the server starts with --gpu-memory-utilization {each.lower_to:g}"
+        for each in found.boards
+        if named and each.machine and each.lower_to is not None
+    ]
     if not parts:
         return None
     return f"model {found.model}: by estimate, {'; '.join(parts)}; `jbuild fit` shows the sum"

@@ -110,6 +110,12 @@ class BoardFit:
         """Bytes that the server needs before the first token is kept."""
         return sum(line.size for line in self.lines)
 
+    @property
+    def lower_to(self) -> float | None:
+        """The --gpu-memory-utilization that it must be lowered to for the server to start, if it must be."""
+        most = self.machine.utilization if self.machine else None
+        return most if most is not None and most < self.settings.utilization else None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellFit:

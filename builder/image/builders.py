@@ -15,11 +15,17 @@ from builder.process import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from builder.console import Console
     from builder.engine import Engine
 
 _T = TypeVar("_T")
+
+
+class HangingBuilderError(EngineError):
+    """A builder has said nothing for so long that it is taken to hang."""
+
 
 _ANSWER_S = 30
 _DEAD = re.compile(r"^Error: +(.+)", re.MULTILINE)
@@ -33,6 +39,16 @@ def buildx(verb: str, builder: str | None) -> list[str]:
     if is_context(builder):
         return ["docker", "--context", builder, "buildx", verb]
     return ["docker", "buildx", verb, "--builder", builder]
+
+
+def hanging(name: str, silent_s: float, log: Path, output: str) -> HangingBuilderError:
+    """Return the error for a cell whose builder has said nothing for so many seconds."""
+    return HangingBuilderError(
+        f"{name}: the builder has said nothing for {silent_s:.0f} s, and is taken to hang",
+        where=str(log),
+        hint="start it anew (`docker buildx ls`), or allow more: `silent-s` under [build] in jbuild.toml",
+        log=output,
+    )
 
 
 class Builders:
@@ -60,7 +76,7 @@ class Builders:
             try:
                 return work(name)
             except JbuildError as error:
-                if len(self.names) == 1 or not self._died(name, cell, engine):
+                if len(self.names) == 1 or not self._died(name, cell, engine, error):
                     raise
                 if len(self._dead) == len(self.names):
                     raise self._none_left() from error
@@ -80,9 +96,12 @@ class Builders:
         with self._mutex:
             self._busy[name] -= 1
 
-    def _died(self, name: str, cell: str, engine: Engine) -> bool:
-        """Ask a builder whether it is alive after a build on it failed, and remember it if not."""
-        reason = ask(name, engine)
+    def _died(self, name: str, cell: str, engine: Engine, error: JbuildError) -> bool:
+        """Ask a builder whether it is alive after a build on it failed, and remember it if not.
+
+        One that hangs may still answer.
+        """
+        reason = "it hangs" if isinstance(error, HangingBuilderError) else ask(name, engine)
         if reason is None:
             return False
         with self._mutex:

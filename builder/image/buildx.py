@@ -11,8 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.config import build_ca_bundle
-from builder.errors import BuildError, DiskError, EngineError, NetworkError, ProgramFailedError, RegistryError
-from builder.image.builders import buildx
+from builder.errors import (
+    BuildError,
+    DiskError,
+    EngineError,
+    NetworkError,
+    ProgramFailedError,
+    ProgramSilentError,
+    RegistryError,
+)
+from builder.image.builders import buildx, hanging
 from builder.image.layout import blob, read_image
 from builder.jetson import symptoms
 from builder.process import run
@@ -129,7 +137,7 @@ def build(job: Job, request: Request, engine: Engine, session: Session) -> Image
     Raises:
         BuildError, EngineError, NetworkError, DiskError: by what the log tells.
     """
-    log = request.folder / "build.log"
+    log, silent_s = request.folder / "build.log", session.config.silent_s
     lines: list[str] = []
     with tempfile.TemporaryDirectory(prefix="jbuild-build-") as name:
         metadata = Path(name) / "metadata.json"
@@ -137,7 +145,15 @@ def build(job: Job, request: Request, engine: Engine, session: Session) -> Image
         place = f" on {request.builder}" if request.builder else ""
         try:
             with session.console.task(f"{job.cell.id}: building{place}", unit="steps") as task:
-                run(argv, env=engine.environment(), cwd=request.folder, on_line=_follow(lines, task.note))
+                run(
+                    argv,
+                    env=engine.environment(),
+                    cwd=request.folder,
+                    on_line=_follow(lines, task.note),
+                    silent_s=silent_s,
+                )
+        except ProgramSilentError as error:
+            raise hanging(job.name, silent_s, log, error.output) from error
         except ProgramFailedError as error:
             raise _explain(error, job, log) from error
         finally:

@@ -28,10 +28,14 @@ def render(template: str, folders: Sequence[Path], values: dict[str, Any]) -> st
     try:
         return _environment(folders).get_template(template).render(values)
     except jinja2.TemplateNotFound as error:
-        where = ", ".join(str(folder) for folder in folders)
-        raise RecipeError(
-            f"there is no template {error.name}", where=where, hint="correct `template` in the recipe"
-        ) from error
+        places = ", ".join(str(folder) for folder in folders)
+        if error.name == template:
+            message, hint = f"there is no template {error.name} in {places}", "correct `template` in the recipe"
+        else:
+            message = f"the template {template} builds on {error.name}, which is not there"
+            hint = f"`builtin/NAME` means one that ships with jbuild, NAME one in {places}"
+        found = (str(folder / template) for folder in folders if (folder / template).is_file())
+        raise RecipeError(message, where=next(found, template), hint=hint) from error
     except jinja2.TemplateSyntaxError as error:
         raise RecipeError(
             f"the template has a mistake: {error.message}", where=f"{error.filename}:{error.lineno}"

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import BuildError
 from builder.image.build import build_image
 from builder.image.compare import first_difference
 from builder.image.plan import render
-from builder.workspace import Workspace, disk_errors
+from builder.workspace import Workspace, disk_errors, scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,8 +71,8 @@ def _differs(job: Job, built: Built, second: Image, difference: Difference) -> N
 def _elsewhere(session: Session) -> Iterator[Session]:
     """Give a session with a project and a cache of its own, which sees what was fetched and the user's templates."""
     own = session.workspace
-    with disk_errors(own.cache), tempfile.TemporaryDirectory(prefix="verify-", dir=own.cache) as name:
-        project, cache = Path(name) / "project", Path(name) / "cache"
+    with disk_errors(own.cache), scratch(own.cache) as folder:
+        project, cache = folder / "project", folder / "cache"
         project.mkdir()
         cache.mkdir()
         for fetched in (own.wheels, own.models, own.interpreters):

@@ -1,13 +1,36 @@
-"""Where an index is asked: at itself, or where rules of the configuration send it."""
+"""Where an index is asked: at itself, or where rules of the configuration send it; and the user's own ones of uv."""
 
 from __future__ import annotations
 
+import os
+import re
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from builder.index.model import Address
+from builder.index.model import Address, Index
 
 if TYPE_CHECKING:
     from builder.config import IndexMirror
+
+
+_OWN = ("UV_INDEX", "UV_EXTRA_INDEX_URL")
+_NAMED = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)=)?(?P<url>https?://\S+)")
+
+
+def own_indexes() -> tuple[Index, ...]:
+    """Return the indexes of uv's variables that it asks before its default one, in its order.
+
+    Folders are left out: they have no pages. An index without a name is called by its server.
+    """
+    words = " ".join(os.environ.get(name, "") for name in _OWN).split()
+    named = (found for word in words if (found := _NAMED.fullmatch(word)))
+    return tuple(
+        Index(
+            name=found["name"] or urlsplit(found["url"]).netloc.rpartition("@")[2],
+            addresses=(Address(url=found["url"]),),
+        )
+        for found in named
+    )
 
 
 def addresses(url: str, mirrors: tuple[IndexMirror, ...]) -> tuple[Address, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,11 @@ from builder.models.hub import HubFile, Listing
 from builder.models.model import path_flaw, shown
 from builder.recipe import patterns
 from builder.registry.client import INDEXES, Begun, RegistryClient, connect
+from builder.registry.failures import ImageMissingError
 from builder.registry.reference import DIGEST_PATTERN, Reference
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from builder.config import Config
@@ -49,6 +52,7 @@ class RegistryLine:
 
         Raises:
             IntegrityError: the registry sends other bytes than it lists; nothing of them is kept.
+            ModelError: the registry does not have the file any more.
             RegistryError: the registry refuses or cannot be reached; what has arrived is kept.
         """
         resumes = partial.exists() and partial.stat().st_size > 0
@@ -80,7 +84,8 @@ class RegistryLine:
                     raise self._other(wanted, f"{wanted.size} bytes are listed, more are sent")
 
             if begun.size < wanted.size:
-                self.client.get_blob(self.place.reference.repository, f"sha256:{wanted.sha256}", take, begun)
+                with _missing(self.place, wanted.path):
+                    self.client.get_blob(self.place.reference.repository, f"sha256:{wanted.sha256}", take, begun)
         found = begun.sha256.hexdigest()
         if (found, begun.size) != (wanted.sha256, wanted.size):
             raise self._other(wanted, f"sha256 {found} ({begun.size} bytes), expected {wanted.sha256}")
@@ -104,10 +109,11 @@ def list_files(place: RegistryPlace, client: RegistryClient) -> Listing:
     """Return the files of a model, the digest of its manifest, and its licence.
 
     Raises:
-        ModelError: it is there, but is no artifact of files.
-        RegistryError: the registry does not answer, refuses, or lacks it.
+        ModelError: the registry lacks it, or it is no artifact of files.
+        RegistryError: the registry does not answer, or refuses.
     """
-    content, descriptor = client.get_manifest(place.reference.repository, place.reference.wanted)
+    with _missing(place):
+        content, descriptor = client.get_manifest(place.reference.repository, place.reference.wanted)
     if descriptor.media_type in INDEXES:
         raise _no_model(place, "it is an index of several images")
     try:
@@ -137,6 +143,22 @@ def _file(place: RegistryPlace, layer: dict[str, Any]) -> HubFile:
     if not re.fullmatch(DIGEST_PATTERN, str(digest)) or not isinstance(size, int) or size < 0:
         raise _no_model(place, f"{path} has no sha256 or no size")
     return HubFile(path=path, size=size, sha256=str(digest).removeprefix("sha256:"), git_id=None)
+
+
+@contextmanager
+def _missing(place: RegistryPlace, path: str | None = None) -> Iterator[None]:
+    """Say of a model, or of a file of it, that its registry does not have it."""
+    try:
+        yield
+    except ImageMissingError as error:
+        reference = place.reference
+        what = f"the file {path} of {place.source}" if path else f"the model {place.source}"
+        taken = "" if place.source.endswith(str(reference)) else ", where a mirror rule or its lock looks for it"
+        raise ModelError(
+            f"the registry {reference.host} does not have {what}: {error.message}",
+            where=f"{reference}{taken}",
+            hint=f"correct `source` in the recipe, or {_PUSH.replace('HOST/NAME:TAG', str(reference))}",
+        ) from error
 
 
 def _no_model(place: RegistryPlace, flaw: str) -> ModelError:

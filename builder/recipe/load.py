@@ -10,11 +10,12 @@ from builder.jetson.boards import boards
 from builder.recipe import patterns
 from builder.recipe.axes import read_matrix
 from builder.recipe.model import Architecture, Matrix, Recipe
-from builder.recipe.sections import read_overrides, read_spec
+from builder.recipe.sections import read_overrides, read_runners, read_spec
 from builder.recipe.slots import Slots
 from builder.recipe.verify import check_cells, check_texts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from builder.tomldoc import Table
@@ -22,17 +23,17 @@ if TYPE_CHECKING:
 _ARCHITECTURES = ("amd64", "arm64")
 
 
-def load(path: Path) -> Recipe:
-    """Read a recipe.
+def load(path: Path, templates: Sequence[Path] = ()) -> Recipe:
+    """Read a recipe; `templates` are the folders in which its Dockerfile's template must lie, if that is to be seen.
 
     Raises:
         DocumentError: the file cannot be read, or has mistakes: all of them, with file, line, key and next step.
     """
     document = tomldoc.read(path)
-    return tomldoc.collect(document, f"recipe {path.name} has mistakes", lambda root: _recipe(root, path))
+    return tomldoc.collect(document, f"recipe {path.name} has mistakes", lambda root: _recipe(root, path, templates))
 
 
-def _recipe(root: Table, path: Path) -> Recipe:
+def _recipe(root: Table, path: Path, templates: Sequence[Path]) -> Recipe:
     name = path.stem
     if not re.fullmatch(patterns.RECIPE_NAME, name):
         root.problem(
@@ -48,6 +49,8 @@ def _recipe(root: Table, path: Path) -> Recipe:
     sound = len(root.document.problems) == before
     slots = Slots()
     spec = read_spec(root, slots)
+    if templates:
+        _check_template(root, spec.template, templates)
     recipe = Recipe(
         name=name,
         path=path,
@@ -57,12 +60,21 @@ def _recipe(root: Table, path: Path) -> Recipe:
         spec=spec,
         overrides=read_overrides(root, matrix.known(), slots),
         boards=_boards(root),
+        runners=read_runners(root, slots),
     )
     if "matrix" in root:
         check_texts(root.document, recipe, slots.found)
     if sound:
         check_cells(root.document, recipe, slots.found)
     return recipe
+
+
+def _check_template(root: Table, name: str, folders: Sequence[Path]) -> None:
+    if any((folder / name).is_file() for folder in folders):
+        return
+    known = [path.name for folder in folders for path in folder.glob("*.j2")]
+    hint = f"{tomldoc.suggest(name, known, noun='templates')}; your own lie in `dockerfiles/`, beside `recipes/`"
+    root.problem("template", f"there is no template `{tomldoc.shown(name)}`", hint)
 
 
 def _boards(root: Table) -> tuple[str, ...]:

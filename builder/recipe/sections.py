@@ -15,6 +15,7 @@ from builder.recipe.model import (
     Override,
     PublishSpec,
     Question,
+    Runners,
     Server,
     SmokeSpec,
     Spec,
@@ -33,6 +34,7 @@ _MOST_TOKENS = 2**31
 _DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")
 # The audit's rules, which lie in a later room; a test keeps the two the same.
 AUDIT_RULES = (
+    "other-distribution",
     *("damaged-wheel", "wrong-machine", "other-python", "missing-library", "symbol-version", "undefined-symbol"),
     *("executable-stack", "toolkit-newer", "gpu-code", "two-cudas", "two-sonames", "file-conflict", "tag-lies"),
 )
@@ -103,6 +105,16 @@ def _date(table: Table, key: str) -> str | None:
         if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text or ""):
             table.problem(key, f"there is no day {text}")
         return None
+
+
+def read_runners(root: Table, slots: Slots) -> Runners:
+    """Read on which runners CI works on the recipe's cells."""
+    table = root.table("ci")
+    runners = Runners(
+        build=slots.maybe(table, "runner", checks.runner), smoke=slots.maybe(table, "smoke-runner", checks.runner)
+    )
+    table.done()
+    return runners
 
 
 def read_overrides(root: Table, known: dict[str, tuple[str, ...]], slots: Slots) -> tuple[Override, ...]:

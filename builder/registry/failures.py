@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 _LONGEST_DETAIL = 300
 _MISSING = 404
-_LASTING_HINT = "run the same command again: what the registry holds is not sent again"
+# By right: a push that is tried again sends only what is missing, which says nothing to who reads.
+_AGAIN = {"pull": "run the same command again", "push": "run the same command again: what is there is not sent again"}
 _GATEWAY_FAULTS = frozenset({502, 503, 504})
 _FULL = 507
 _BLOB_UNKNOWN = "MANIFEST_BLOB_UNKNOWN"
@@ -25,11 +26,12 @@ _HINTS = {
     400: "the registry does not understand the request: is it a registry of API version 2?",
     401: "run `docker login {host}`, or set JBUILD_REGISTRY_USER and JBUILD_REGISTRY_PASSWORD",
     403: "the account may not {right} {name}: ask for the right, or log in as somebody else (`docker login {host}`)",
-    404: "the registry knows no {name}: check the name; some registries want the project or repository created first",
+    404: "the registry knows no {name}: check the name",
     413: "the registry or a proxy before it limits a request's size: raise that (nginx: client_max_body_size)",
     429: "the registry limits requests: wait, log in (`docker login {host}`) for more, or add a mirror rule",
     507: "the registry is full: free some space there, then run the same command again",
 }
+_CREATED_FIRST = "; some registries want the project or repository created first"
 
 
 class RegistryUnreachableError(RegistryError):
@@ -53,11 +55,11 @@ def explain(error: requests.RequestException, *, host: str, repository: str, doi
     if isinstance(error, exceptions.HTTPError) and response is not None:
         return _refused(response, host=host, repository=repository, doing=doing, right=right)
     return RegistryUnreachableError(
-        f"{doing}: {reason(error)}", where=f"{host}/{repository}", hint=_unreachable_hint(error, host)
+        f"{doing}: {reason(error)}", where=f"{host}/{repository}", hint=_unreachable_hint(error, host, _AGAIN[right])
     )
 
 
-def _unreachable_hint(error: requests.RequestException, host: str) -> str:
+def _unreachable_hint(error: requests.RequestException, host: str, again: str) -> str:
     if is_untrusted(error):
         return CA_HINT
     if isinstance(error, exceptions.SSLError):
@@ -66,7 +68,7 @@ def _unreachable_hint(error: requests.RequestException, host: str) -> str:
         return f"check HTTPS_PROXY and HTTP_PROXY, or add {host} to NO_PROXY"
     if "refused" in reason(error):
         return f"is the registry running at {host}, and is it the right port (HTTP or HTTPS)?"
-    return f"check the name {host} and the network, then {_LASTING_HINT}"
+    return f"check the name {host} and the network, then {again}"
 
 
 def _refused(response: requests.Response, *, host: str, repository: str, doing: str, right: str) -> RegistryError:
@@ -74,15 +76,18 @@ def _refused(response: requests.Response, *, host: str, repository: str, doing: 
     name = f"{host}/{repository}"
     message = f"{doing}: the registry answers {status}" + (f" ({said})" if said else "")
     full = status == _FULL or any(word in said.lower() for word in _FULL_WORDS)
-    hint = _HINTS.get(_FULL if full else status)
+    hint, again = _HINTS.get(_FULL if full else status), _AGAIN[right]
     if status in _GATEWAY_FAULTS and not full:
-        return RegistryUnreachableError(message, where=name, hint=f"the registry is down or starting; {_LASTING_HINT}")
+        return RegistryUnreachableError(message, where=name, hint=f"the registry is down or starting; {again}")
     if hint is None:
         # distribution says no more than "unknown error" when its disk is full.
-        hint = f"look into the registry's log (is its disk full?), then {_LASTING_HINT}"
+        full_disk = " (is its disk full?)" if right == "push" else ""
+        hint = f"look into the registry's log{full_disk}, then {again}"
+    if status == _MISSING and right == "push":
+        hint += _CREATED_FIRST
     kind: type[RegistryError] = ImageMissingError if status == _MISSING and right == "pull" else RegistryError
     if _BLOB_UNKNOWN in said:
-        kind, hint = BlobUnknownError, _LASTING_HINT
+        kind, hint = BlobUnknownError, again
     return kind(message, where=name, hint=hint.format(host=host, name=name, right=right))
 
 

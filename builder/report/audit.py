@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.audit.model import Audit, Finding
+    from builder.audit.tables import Rule
 
 _NOUNS = {"error": ("error", "errors"), "warning": ("warning", "warnings"), "info": ("note", "notes")}
 _MOST_FILES = 3
@@ -26,6 +27,14 @@ def text(audit: Audit) -> str:
         lines += ["", *_block(finding)]
     lines += [f"warning: {warning}" for warning in audit.warnings]
     return "\n".join(map(printable, [*lines, *_gpu(audit)]))
+
+
+def explained(rule: Rule) -> str:
+    """Return what a rule finds, and how a finding of it is waived."""
+    globs = 'wheel = "*"   # globs: default everything\nfile = "*"'
+    waiver = f'[[audit.waive]]\nrule = "{rule.id}"\n{globs}\nreason = "why you know better"'
+    heading = f"{rule.id} ({rule.severity} at worst): {rule.title}"
+    return f"{heading}\n\n{rule.says}\n\nTo waive a finding, put into the recipe:\n\n{waiver}"
 
 
 def as_json(audit: Audit, *, files: bool) -> dict[str, Any]:

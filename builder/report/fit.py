@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from builder.fit.model import BoardFit, CellFit
 
 _GIB = 1 << 30
 _WORDS = {"fits": "fits", "fewer": "fits, fewer sequences at once", "no": "does not fit", "unknown": "not known"}
 _Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+_Draw: TypeAlias = "Callable[[tuple[str, ...], list[tuple[str, ...]]], str]"
+
+
+def text(fits: Sequence[CellFit], table: _Draw) -> str:
+    """Return the estimates of cells; those that are the same are told once, with the names of all their cells."""
+    alike: dict[tuple[object, ...], list[CellFit]] = {}
+    for each in fits:
+        alike.setdefault((each.model, each.shape, each.boards), []).append(each)
+    return "\n\n".join("\n".join(_cells(same, table)) for same in alike.values())
+
+
+def _cells(same: Sequence[CellFit], table: _Draw) -> Iterator[str]:
+    found = same[0]
+    yield f"{', '.join(each.cell for each in same)}: {found.model} ({found.shape.model_type})"
+    # Boards on which the server needs the same are shown together.
+    for _, group in groupby(found.boards, key=lambda each: each.lines):
+        rows = list(group)
+        yield table(*need(found, rows[0]))
+        yield from boards_table(rows, table)
+    yield from sources(found.boards)
 
 
 def need(found: CellFit, fit: BoardFit) -> _Table:
@@ -33,7 +54,7 @@ def need(found: CellFit, fit: BoardFit) -> _Table:
     return ("  memory", "GiB", "", ""), [(f"  {row[0]}", *row[1:]) for row in rows]
 
 
-def boards_table(fits: Sequence[BoardFit], table: Callable[[tuple[str, ...], list[tuple[str, ...]]], str]) -> list[str]:
+def boards_table(fits: Sequence[BoardFit], table: _Draw) -> list[str]:
     """Return the lines about boards that need the same."""
     rows = [_board(fit) for fit in fits if fit.machine]
     parts = []
@@ -71,7 +92,13 @@ def _board(fit: BoardFit) -> tuple[str, ...]:
     if fit.longest_one and fit.longest_one != fit.longest:
         lengths = f"{fit.longest or 'none'} ({fit.longest_one} for one sequence)"
     left = "" if fit.left is None else gib(fit.left)
-    return (f"  {machine.board}", usable, gib(machine.share), left, sequences, lengths, _WORDS[fit.verdict])
+    return (f"  {machine.board}", usable, gib(machine.share), left, sequences, lengths, _word(fit))
+
+
+def _word(fit: BoardFit) -> str:
+    word = _WORDS[fit.verdict]
+    # What fits only after a change does not simply fit.
+    return f"{word}, with --gpu-memory-utilization {fit.lower_to:g}" if fit.lower_to and fit.verdict != "no" else word
 
 
 def _kv_why(found: CellFit, fit: BoardFit) -> str:

@@ -13,7 +13,7 @@ from builder.tomldoc import shown
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from builder.pipeline import CellResult
+    from builder.pipeline import CellResult, Preview
     from builder.publish.model import Publication
 
 
@@ -46,6 +46,13 @@ def cell_json(result: CellResult) -> dict[str, Any]:
         "verdict": records.plain(made.verdict),
         "publication": records.plain(made.publication),
     }
+
+
+def preview_lines(cell: str, previews: Sequence[Preview]) -> list[str]:
+    """Return what a run would do with a cell, and what of it went wrong the last time."""
+    words = {"unchanged": "unchanged", "run": "run", "failed": "run"}
+    lines = [f"{cell}: " + ", ".join(f"{each.stage} {words[each.state]}" for each in previews)]
+    return lines + [f"  {each.stage} failed the last time: {each.why}" for each in previews if each.why]
 
 
 def references(publication: Publication) -> list[str]:
@@ -86,9 +93,9 @@ def _cell(result: CellResult, reach: str) -> str:
     if made.publication:
         lines += [f"  pushed    {tag}" for tag in references(made.publication)]
         lines += [f"  withheld  {line}" for line in withheld(made.publication)]
-    lines.append(
-        "  time      " + ", ".join(f"{s.stage} {_time(s.seconds) if s.ran else 'unchanged'}" for s in result.stages)
-    )
+    if result.stages:
+        each = ", ".join(f"{s.stage} {_time(s.seconds) if s.ran else 'unchanged'}" for s in result.stages)
+        lines.append(f"  time      {_time(sum(s.seconds for s in result.stages))}: {each}")
     run = _run_command(result)
     return "\n".join(lines + ([f"  run it    {reach}{run}"] if run else []))
 

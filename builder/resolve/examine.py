@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -16,6 +16,7 @@ from builder.errors import JbuildError, NetworkError
 from builder.index.client import IndexUnreachableError
 from builder.index.logins import without_login
 from builder.index.model import DEFAULT, Address, Index
+from builder.index.places import own_indexes
 from builder.process import run
 from builder.resolve.solve import uv, uv_environment
 from builder.resolve.unfit import judge
@@ -49,10 +50,11 @@ _THERE = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unfit:
-    """A wheel that the requirement would take, and why the cell cannot."""
+    """A wheel that the requirement would take, and why the cell cannot; `came` is its day, if it came too late."""
 
     filename: str
     why: str
+    came: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +88,7 @@ class Examiner:
     client: IndexClient
     ties: Ties
     _default: Index | None = None
+    _own: tuple[Index, ...] = field(default_factory=own_indexes)
 
     def examine(self, requirement: Requirement) -> Examined:
         """Look at the wheels for one requirement."""
@@ -110,7 +113,11 @@ class Examiner:
             nothing,
             fitting=_versions(each for each in wanted if not each.unfit),
             unfit=(
-                *(Unfit(filename=each.file.filename, why=each.unfit) for each in wanted if each.unfit),
+                *(
+                    Unfit(filename=each.file.filename, why=each.unfit, came=each.too_late)
+                    for each in wanted
+                    if each.unfit
+                ),
                 *(Unfit(filename=each.file.filename, why=said) for each, said in builds),
             ),
             others=_versions(each for each in rest if not each.unfit and not each.version.is_prerelease),
@@ -143,7 +150,18 @@ class Examiner:
 
     def index_of(self, name: str) -> Index:
         """Return the index that a package comes from."""
-        return self.ties.index(name) or self._default_index()
+        return self.ties.index(name) or self._untied(name)
+
+    def _untied(self, name: str) -> Index:
+        """Return the first of uv's own indexes that knows a package, where uv stops too; else its default one."""
+        for index in self._own:
+            try:
+                if self.client.page(index, name):
+                    return index
+            except IndexUnreachableError:
+                # uv does not look further either: what is told of this one says why.
+                return index
+        return self._default_index()
 
     def _default_index(self) -> Index:
         if self._default is None:

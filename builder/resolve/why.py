@@ -117,7 +117,7 @@ def _reason(
     return Reason(
         name=wheel.name,
         version=wheel.version,
-        index=wheel.index or "default",
+        index=wheel.index or examiner.index_of(wheel.name).name,
         asks=(*(ask.words for ask in asks), *(f"{source}: {rule}" for rule, source in own)),
         newest=str(newest) if newest else None,
         held_by=tuple(held),

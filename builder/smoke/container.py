@@ -202,7 +202,7 @@ def remove_leftovers(client: DockerClient) -> None:
     host = socket.gethostname()
     for container in client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True):
         owner, _, process = str(container.labels.get(_OWNER, "")).rpartition(":")
-        if owner == host and process.isdigit() and not _is_alive(int(process)):
+        if owner == host and process.isdigit() and not is_alive(int(process)):
             _remove(client, container.id or "")
 
 
@@ -235,7 +235,8 @@ def _owner() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Return whether a process of this machine runs."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

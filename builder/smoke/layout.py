@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from builder.image.layout import parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
     from builder.image.model import Image
@@ -18,8 +18,14 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 20
 
 
-def stream(image: Image, layout: Path, name: str, on_bytes: Callable[[float], None]) -> Iterator[bytes]:
-    """Yield the tar of an image of a layout, under a name such as `repository:tag`.
+def stream(
+    image: Image,
+    layout: Path,
+    name: str,
+    on_bytes: Callable[[float], None],
+    without: Collection[str] = (),
+) -> Iterator[bytes]:
+    """Yield the tar of an image of a layout, under a name such as `repository:tag`, without some of its blobs.
 
     Engines with containerd's store read `index.json`, the others `manifest.json`. `on_bytes` is told of progress.
     """
@@ -27,7 +33,10 @@ def stream(image: Image, layout: Path, name: str, on_bytes: Callable[[float], No
     yield from _file("index.json", index(image, name))
     yield from _file("manifest.json", docker_manifest(image, name))
     for blob in parts(image):
-        yield from _blob(blob, layout, on_bytes)
+        if blob.digest in without:
+            on_bytes(blob.size)
+        else:
+            yield from _blob(blob, layout, on_bytes)
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
+import socket
 import uuid
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -12,11 +15,12 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from requests import RequestException
 
 from builder.errors import EngineError, IntegrityError
-from builder.image.layout import damaged
+from builder.image.layout import blob, damaged
 from builder.smoke import layout as oci
+from builder.smoke.container import is_alive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from docker import DockerClient
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from builder.image.model import Image
 
 REPOSITORY = "jbuild-smoke"
+_OWNED = re.compile(REPOSITORY + r":[0-9a-f]{12}-([0-9a-f]{6})-(\d+)-[0-9a-f]{6}")
 _DISK_FULL = re.compile(r"no space left on device", re.IGNORECASE)
 
 
@@ -38,7 +43,7 @@ def loaded(
     What was loaded is deleted at the end; with `keep_as` it stays under that name if the block succeeds.
 
     Raises:
-        EngineError: the engine does not take the image.
+        EngineError: the engine does not take the image, or does not give it the name.
         IntegrityError: one of the image's blobs is not whole in the layout.
     """
     client = engine.client()
@@ -52,6 +57,7 @@ def loaded(
         finally:
             if not present:
                 _forget(client, reference)
+            _forget_abandoned(client)
     finally:
         client.close()
 
@@ -70,18 +76,44 @@ def _load(client: DockerClient, image: Image, layout: Path, console: Console) ->
     if lost:
         hint = "build it again: `jbuild build RECIPE --force`"
         raise IntegrityError("a blob of the image is not whole in the cache", where=str(lost[0]), hint=hint)
-    # The rest of the tag keeps two jbuild processes from taking each other's image away.
-    own = f"{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    # The rest of the tag keeps two jbuild processes from taking each other's image away, and tells whose it was.
+    own = f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     name = f"{REPOSITORY}:{image.digest.partition(':')[2][:12]}-{own}"
+    held = _held(client, layout)
+    if held and not _send(client, image, layout, name, console, without=held):
+        return name
+    reason = _send(client, image, layout, name, console)
+    if reason:
+        raise _not_taken(reason, name)
+    return name
+
+
+def _send(
+    client: DockerClient, image: Image, layout: Path, name: str, console: Console, without: Collection[str] = ()
+) -> str | None:
+    """Send an image to the engine; return why it was not taken, None if it was."""
     try:
-        with console.task("loading the image into the engine", float(image.size)) as task:
-            blobs = oci.stream(image, layout, name, task.advance)
+        with console.task("loading the image into the engine", float(image.size), unit="B") as task:
+            blobs = oci.stream(image, layout, name, task.advance, without)
             for event in client.api.load_image(blobs):  # type: ignore[no-untyped-call]
                 if "error" in event:
-                    raise _not_taken(str(event["error"]), name)
+                    return str(event["error"])
     except (DockerException, RequestException) as error:
-        raise _not_taken(str(getattr(error, "explanation", None) or error), name) from error
-    return name
+        return str(getattr(error, "explanation", None) or error)
+    return None
+
+
+def _held(client: DockerClient, layout: Path) -> frozenset[str]:
+    """Return the layers that an engine with containerd's store has: those of its images that are of this layout.
+
+    It takes an image without them; other engines name images by what is no manifest, so that nothing is found.
+    """
+    found: set[str] = set()
+    for listed in client.api.images():
+        path = blob(layout, str(listed["Id"]))
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found |= {str(layer["digest"]) for layer in json.loads(path.read_bytes())["layers"]}
+    return frozenset(found)
 
 
 def _not_taken(reason: str, name: str) -> EngineError:
@@ -94,16 +126,34 @@ def _not_taken(reason: str, name: str) -> EngineError:
 def _tag(client: DockerClient, reference: str, name: str) -> None:
     """Move a name to an image; the one that had it goes, unless it has another: rebuilds would fill the disk."""
     before = None
-    with suppress(ImageNotFound):
-        before = client.images.get(name)
     repository, _, tag = name.rpartition(":")
-    client.api.tag(reference, repository, tag, force=True)
-    if before is None or before.id == client.images.get(name).id:
-        return
+    try:
+        with suppress(ImageNotFound):
+            before = client.images.get(name)
+        client.api.tag(reference, repository, tag, force=True)
+        if before is None or before.id == client.images.get(name).id:
+            return
+    except (DockerException, RequestException) as error:
+        reason = str(getattr(error, "explanation", None) or error).strip()
+        hint = "`jbuild doctor` looks at the engine; the same command then goes on from here"
+        raise EngineError(f"the engine does not name the image: {reason}", where=name, hint=hint) from error
     with suppress(ImageNotFound, APIError):
         # Without force: an image that is named, or that a container runs, stays.
         if not client.images.get(str(before.id)).tags:
             client.api.remove_image(str(before.id))
+
+
+def _machine() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+
+
+def _forget_abandoned(client: DockerClient) -> None:
+    """Take the names away that jbuild processes of this machine left which were killed."""
+    for listed in client.api.images(name=REPOSITORY):
+        for name in listed.get("RepoTags") or ():
+            owner = _OWNED.fullmatch(name)
+            if owner and owner[1] == _machine() and not is_alive(int(owner[2])):
+                _forget(client, name)
 
 
 def _forget(client: DockerClient, name: str) -> None:

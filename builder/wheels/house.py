@@ -18,6 +18,7 @@ from builder.errors import IntegrityError, LockError, NetworkError
 from builder.index.logins import Logins
 from builder.index.places import addresses
 from builder.parallel import Threads
+from builder.wheels.metadata import check_metadata
 from builder.workspace import disk_errors, sha256_of, wheel_file
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def fetch(
 
     Raises:
         NetworkError: a wheel cannot be had.
-        IntegrityError: its bytes are not the locked ones.
+        IntegrityError: its bytes are not the locked ones, or say something else than what it was locked by.
         DiskError: the disk is full.
     """
     house = session.workspace.wheels
@@ -82,7 +83,9 @@ def fetch(
             task.advance(amount)
 
         def one(wheel: LockedWheel) -> int:
-            count = _fetch_one(wheel, path_of(wheel, house), line, advance)
+            # Of other wheels uv has read the metadata itself: what is kept of them has decided nothing.
+            kept = session.workspace.metadata(wheel.sha256) if wheel.index else None
+            count = _fetch_one(wheel, path_of(wheel, house), line, advance, kept)
             if on_fetched:
                 on_fetched(wheel)
             return count
@@ -98,7 +101,9 @@ def fetch(
             raise
 
 
-def _fetch_one(wheel: LockedWheel, target: Path, line: _Line, on_bytes: Callable[[float], None]) -> int:
+def _fetch_one(
+    wheel: LockedWheel, target: Path, line: _Line, on_bytes: Callable[[float], None], kept: Path | None
+) -> int:
     partial = target.parent / "partial"
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +115,8 @@ def _fetch_one(wheel: LockedWheel, target: Path, line: _Line, on_bytes: Callable
         else:
             _download(wheel, partial, line, on_bytes)
         _verify(wheel, partial)
+        if kept:
+            check_metadata(wheel, partial, kept)
         partial.rename(target)
         return target.stat().st_size
 

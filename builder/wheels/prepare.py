@@ -31,6 +31,8 @@ def prepare(wheels: Sequence[LockedWheel], python: str, compiler: Compiler | Non
     for plan in plans.values():
         mark_used(plan.wheel.parent)
     missing = [wheel for wheel in wheels if not mark_used(plans[wheel.sha256].tree)]
+    # The largest first: begun last, one would keep a single processor busy when all others are done.
+    missing.sort(key=lambda wheel: wheel.size or 0, reverse=True)
     if missing:
         _unpack(missing, plans, session)
     return {sha256: plan.tree for sha256, plan in plans.items()}

@@ -12,7 +12,7 @@ import zstandard
 from elf_files import AMD64, make_elf
 from factories import make_wheel
 from index_server import running_index
-from project import CELL, make_wheels
+from project import CELL, assert_refused, make_wheels
 from servers import Registry, registry
 from test_audit_base import layer
 
@@ -133,6 +133,14 @@ def test_what_would_not_load_stops_the_run_before_the_build(native: Project) -> 
     assert not (native.cell / "plan.json").exists()
     (finding,) = native.record("audit")["findings"]
     assert (finding["rule"], finding["severity"]) == ("missing-library", "error")
+    said = "missing-library: native 1.0: native/_C.abi3.so needs libnuma.so.1, and nothing brings it"
+    planned = native.run("recipe", "--dry-run", "--json").json
+    assert planned["dry_run"][CELL]["audit"] == "failed"
+    assert planned["failed"] == {CELL: said}
+    assert f"\n  audit failed the last time: {said}\n" in native.run("recipe", "--dry-run").stdout
+    assert f"audit failed, render to do, build to do, smoke to do, push to do\n  failed      audit: {said}\n" in (
+        native.run("show").stdout
+    )
     again = native.run("recipe", "--until", "audit")
     assert (again.code, f"{CELL}: lock: unchanged" in again.stderr) == (14, True)
 
@@ -170,3 +178,9 @@ def test_loose_wheels_on_a_real_base_image(native: Project, index: Index) -> Non
     assert (done.code, done.json["assumed"]) == (14, None)
     done = native.jbuild("audit", "--wheels", wheel, "--base", "127.0.0.1:1/none:1", "--apt", "libnuma1", "--json")
     assert (done.code, "refused" in done.json["assumed"]) == (0, True)
+
+
+def test_a_base_image_of_another_distribution_than_the_cells(make_project: Callable[..., Project]) -> None:
+    project = make_project(matrix={"vllm": ["1.0"], "distribution": ["debian-13"]})
+    done = project.run("recipe", "--until", "render")
+    assert_refused(done, 14, "the base image: /etc/os-release says debian-12, and the cell is for debian-13")

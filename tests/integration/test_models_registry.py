@@ -29,7 +29,7 @@ from builder.models.fetch import fetch_model
 from builder.models.lock import lock_model
 from builder.recipe.model import Model
 from builder.registry.client import OCI_INDEX, OCI_MANIFEST, connect
-from builder.registry.failures import ImageMissingError, RegistryUnreachableError
+from builder.registry.failures import RegistryUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -250,9 +250,9 @@ def test_wrong_bytes(registry: Registry, models: Path, tmp_path: Path) -> None:
     [
         (401, RegistryError, "docker login"),
         (403, RegistryError, "may not pull"),
-        (404, ImageMissingError, "check the name"),
+        (404, ModelError, "correct `source` in the recipe, or push the files"),
         (429, RegistryError, "limits requests"),
-        (500, RegistryError, "run the same command again"),
+        (500, RegistryError, "registry's log, then run the same command again"),
         (503, RegistryUnreachableError, "down or starting"),
     ],
 )
@@ -266,8 +266,37 @@ def test_refusals(
         with pytest.raises(kind) as caught:
             lock(model_at(front.host, "refused"), models)
         assert hint in (caught.value.hint or "")
+        assert "sent again" not in (caught.value.hint or "")
         assert front.asked("manifests") == (1 if status in (401, 403, 404) else 5)
     assert not (models / "partial").exists()
+
+
+def test_a_model_that_is_not_there(registry: Registry, models: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        lock(model_at(registry.host, "nowhere"), models)
+    assert caught.value.exit_code == 9
+    name = f"{registry.host}/{REPOSITORY}:nowhere"
+    assert caught.value.message.startswith(f"the registry {registry.host} does not have the model oci://{name}: ")
+    assert caught.value.where == name
+    assert f"`cd FOLDER && oras push {name} $(find . -type f)`" in (caught.value.hint or "")
+
+
+def test_a_model_that_is_not_where_a_mirror_rule_looks(registry: Registry, models: Path) -> None:
+    rule = RegistryMirror(prefix="models.example.com/llm", mirror=f"{registry.host}/models")
+    model = Model(name="tiny", source="oci://models.example.com/llm/tiny:1")
+    with pytest.raises(ModelError, match=r"does not have the model oci://models\.example\.com/llm/tiny:1") as caught:
+        lock(model, models, registry_mirrors=(rule,))
+    assert caught.value.where == f"{registry.host}/models/tiny:1, where a mirror rule or its lock looks for it"
+
+
+def test_a_file_that_is_gone_from_the_registry(registry: Registry, models: Path, tmp_path: Path) -> None:
+    files = small_model()
+    push(registry.host, files, "gone", tmp_path / "push")
+    gone = Fault(match=blob_of(files[SHARD]), kind="answer", status=404, times=None)
+    with running_front(registry, gone) as front:
+        locked = lock(model_at(front.host, "gone"), models)
+        with pytest.raises(ModelError, match=f"does not have the file {SHARD} of oci://"):
+            fetch(locked, models)
 
 
 @pytest.mark.parametrize("status", [429, 500, 502])

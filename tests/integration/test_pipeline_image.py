@@ -209,7 +209,8 @@ def test_a_mistake_in_a_template(finished: Project, template: str, said: str) ->
 def test_a_template_that_is_not_there(finished: Project) -> None:
     finished.recipe["template"] = "Other.j2"
     finished.write()
-    assert_refused(finished.run("render"), 3, r"there is no template Other\.j2", "correct `template`")
+    said = r"\.toml:\d+: template: there is no template `Other\.j2` \(templates: Dockerfile\.j2;"
+    assert_refused(finished.run("render"), 3, said)
 
 
 def test_a_step_of_a_template_that_fails(finished: Project) -> None:

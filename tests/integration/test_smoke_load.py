@@ -6,9 +6,12 @@ import gzip
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
-import uuid
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from docker.errors import ImageNotFound
@@ -18,6 +21,7 @@ from builder.engine import Engine, find_engine
 from builder.errors import EngineError, IntegrityError
 from builder.image.model import Image
 from builder.registry.model import Descriptor
+from builder.smoke import load
 from builder.smoke.load import REPOSITORY, loaded
 from builder.workspace import Workspace
 
@@ -51,12 +55,12 @@ def put(layout: Path, media_type: str, data: bytes) -> Descriptor:
     return Descriptor(media_type=f"application/vnd.oci.image.{media_type}", digest=f"sha256:{digest}", size=len(data))
 
 
-def layer(text: str) -> bytes:
+def layer(content: bytes) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         entry = tarfile.TarInfo("file")
-        entry.size = len(text)
-        archive.addfile(entry, io.BytesIO(text.encode()))
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
     return file.getvalue()
 
 
@@ -66,10 +70,10 @@ def built(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Image, Path]:
     return build(tmp_path, request.param)
 
 
-def build(tmp_path: Path, platform: str) -> tuple[Image, Path]:
+def build(tmp_path: Path, platform: str, size: int = 32) -> tuple[Image, Path]:
     """Make an image; two of its layers are the same blob."""
     system, architecture = platform.split("/")
-    plain = layer(uuid.uuid4().hex)
+    plain = layer(os.urandom(size))
     layers = [put(tmp_path, "layer.v1.tar", plain)] * 2
     layers.append(put(tmp_path, "layer.v1.tar+gzip", gzip.compress(plain)))
     differences = ["sha256:" + hashlib.sha256(plain).hexdigest()] * 3
@@ -158,6 +162,17 @@ def test_an_image_with_another_name_stays(tmp_path: Path, engine: Engine, client
             client.images.remove(each, force=True)
 
 
+def test_a_name_that_the_engine_refuses(tmp_path: Path, engine: Engine, client: DockerClient) -> None:
+    image, layout = build(tmp_path, "linux/amd64")
+    with (
+        pytest.raises(EngineError, match=r"does not name the image: .*invalid") as caught,
+        loaded(image, layout, engine, Console(quiet=True), keep_as="jbuild-test/UPPER:case") as reference,
+    ):
+        pass
+    assert caught.value.where == "jbuild-test/UPPER:case"
+    assert not exists(client, reference)
+
+
 @pytest.mark.parametrize("damage", ["missing", "short"])
 def test_a_blob_that_is_not_whole(built: tuple[Image, Path], engine: Engine, client: DockerClient, damage: str) -> None:
     image, layout = built
@@ -177,3 +192,73 @@ def test_a_blob_with_other_bytes_is_not_taken(built: tuple[Image, Path], engine:
     blob.write_bytes(bytes(image.layers[0].size))
     with pytest.raises(EngineError), loaded(image, layout, engine, Console(quiet=True)):
         pass
+
+
+def test_layers_that_the_engine_has_are_not_sent_again(
+    tmp_path: Path, engine: Engine, client: DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not engine.containerd_store:
+        pytest.skip("only engines with containerd's store know layers by their blobs")
+    image, layout = build(tmp_path, "linux/amd64", size=2_000_000)
+    other = relabelled(image, layout)
+    sent: list[int] = []
+    stream = load.oci.stream
+
+    def counted(*arguments: Any) -> Iterator[bytes]:
+        for block in stream(*arguments):
+            sent.append(len(block))
+            yield block
+
+    monkeypatch.setattr(load.oci, "stream", counted)
+    with loaded(image, layout, engine, Console(quiet=True)):
+        assert sum(sent) > 4_000_000
+        sent.clear()
+        with loaded(other, layout, engine, Console(quiet=True)) as reference:
+            assert sum(sent) < 100_000
+            assert client.images.get(reference).attrs["Config"]["Labels"] == {"of": "the other"}
+            container = client.containers.create(reference)
+            try:
+                assert b"".join(container.get_archive("/file")[0])
+            finally:
+                container.remove()
+
+
+def test_an_engine_that_takes_nothing_less_gets_all(
+    tmp_path: Path, engine: Engine, client: DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, layout = build(tmp_path, "linux/amd64")
+    monkeypatch.setattr(load, "_held", lambda *_: frozenset(layer.digest for layer in image.layers))
+    with loaded(image, layout, engine, Console(quiet=True)) as reference:
+        assert client.images.get(reference).id in (image.digest, image.config.digest)
+
+
+def relabelled(image: Image, layout: Path) -> Image:
+    """Return an image of the same layers with another configuration."""
+    path = layout / "blobs" / image.config.digest.replace(":", "/")
+    settings = json.loads(path.read_bytes())
+    settings["config"]["Labels"] = {"of": "the other"}
+    config = put(layout, "config.v1+json", json.dumps(settings).encode())
+    body = json.loads((layout / "blobs" / image.digest.replace(":", "/")).read_bytes())
+    manifest = put(layout, "manifest.v1+json", json.dumps({**body, "config": oci(config)}).encode())
+    return replace(image, manifest=manifest, config=config)
+
+
+def test_a_name_that_a_killed_process_left_goes_and_that_of_a_living_one_stays(
+    built: tuple[Image, Path], engine: Engine, client: DockerClient
+) -> None:
+    image, layout = built
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    with loaded(image, layout, engine, Console(quiet=True)) as reference:
+        before, own = reference.rpartition("-")[0].rpartition("-")[::2]
+        assert int(own) == os.getpid()
+        dead, elsewhere = f"{before}-{int(ended.stdout)}-000000", f"{REPOSITORY}:000000000000-zzzzzz-1-000000"
+        for name in (dead, elsewhere):
+            client.api.tag(reference, *name.split(":"))
+        with loaded(image, layout, engine, Console(quiet=True)):
+            pass
+        try:
+            assert exists(client, reference)
+            assert exists(client, elsewhere)
+            assert not exists(client, dead)
+        finally:
+            client.api.remove_image(elsewhere)

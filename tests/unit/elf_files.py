@@ -238,6 +238,7 @@ def make_case(
     platform: Platform | None = None,
     apt: tuple[str, ...] = (),
     unread: str | None = None,
+    stand_in: str | None = None,
     tags: dict[str, str] | None = None,
 ) -> Case:
     """Return a case of real wheels, by name their files: bytes, or what `make_elf` takes."""
@@ -248,8 +249,9 @@ def make_case(
         made.append(make_wheel(folder, name, files=contents, tag=tag))
     ordered = make_lock(*(locked(path) for path in made)).wheels
     facts = {wheel.sha256: read_wheel(folder / wheel.filename) for wheel in ordered}
-    known = base if base is not None or unread else make_base()
-    return case_of(ordered, facts, platform or make_platform(), known, unread=unread, apt=apt)
+    platform = platform or make_platform()
+    known = base if base is not None or unread else make_base(distribution=(platform.distribution,))
+    return case_of(ordered, facts, platform, known, unread=unread, stand_in=stand_in, apt=apt)
 
 
 def read_wheel(path: Path) -> WheelFacts:

@@ -134,7 +134,9 @@ def make_spec(**changes: Any) -> Spec:
     return Spec(**(facts | changes))
 
 
-def make_job(*, spec: Spec | None = None, platform: Platform | None = None, path: Path | None = None) -> Job:
+def make_job(
+    *, spec: Spec | None = None, platform: Platform | None = None, path: Path | None = None, cell: str = "one"
+) -> Job:
     """Return one cell of a recipe with one axis."""
     spec = spec or make_spec()
     recipe = Recipe(
@@ -145,8 +147,8 @@ def make_job(*, spec: Spec | None = None, platform: Platform | None = None, path
         matrix=Matrix(axes=(Axis(name="distribution", values=("debian-12",)),)),
         spec=spec,
     )
-    cell = Cell(id="one", recipe="demo", values=(("distribution", "debian-12"),))
-    return Job(recipe=recipe, cell=cell, spec=spec, platform=platform or make_platform())
+    found = Cell(id=cell, recipe="demo", values=(("distribution", "debian-12"),))
+    return Job(recipe=recipe, cell=found, spec=spec, platform=platform or make_platform())
 
 
 def make_wheel(

@@ -17,7 +17,7 @@ from builder.audit import loose
 from builder.audit.audit import audit_cell
 from builder.audit.model import Audit, Finding, GpuVerdict
 from builder.commands import audit as command
-from builder.errors import RegistryError, UsageError
+from builder.errors import NoWheelsError, RegistryError, UsageError
 from builder.recipe.model import Waiver
 from builder.records import decode, plain
 from builder.report.audit import as_json, tally, text
@@ -26,6 +26,7 @@ from builder.resolve.locking import Locked
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from builder.resolve.model import Job
     from builder.session import Session
 
 ERROR = Finding(
@@ -163,6 +164,8 @@ def test_loose_wheels(jbuild: Any, tmp_path: Path) -> None:
     assert found["counts"]["error"] == 4
     assert list(found["gpu"]) == ["8.7"]
     assert set(found["files"]) == {"one/_C.so", "two/_C.so"}
+    code, out, _ = jbuild("--wheels", paths[0], "--base", "x:y")
+    assert "next: install libnuma1 in the image, and say so with `--apt libnuma1`" in out
     code, out, _ = jbuild("--wheels", paths[0], "--base", "x:y", "--apt", "libnuma1")
     assert (code, out.splitlines()[0].partition(" in ")[0]) == (0, "wheels: 0 errors, 0 warnings, 0 notes")
 
@@ -189,6 +192,9 @@ def test_loose_wheels_for_a_jetson(jbuild: Any, tmp_path: Path) -> None:
         (("--wheels", "x.whl", "--cell", "a"), "--cell is for recipes"),
         (("--wheels", "gone-1.0-py3-none-any.whl"), "there is no such file"),
         (("--wheels", "x.whl", "--python", "three"), "is not a Python version"),
+        (("--wheels", "."), "this is a folder"),
+        (("--wheels", "x.whl", "--l4t", "37.0.0"), "nearest known ones: 36.2.0, 38.2.0"),
+        (("--wheels", "x.whl", "--l4t", "nonsense"), "--l4t: unknown L4T release `nonsense`"),
         ((), "Missing argument"),
     ],
 )
@@ -196,6 +202,18 @@ def test_usage(jbuild: Any, arguments: tuple[str, ...], message: str) -> None:
     code, _, err = jbuild(*arguments)
     assert code == 2
     assert message in err
+
+
+def test_a_rule_is_explained(jbuild: Any) -> None:
+    code, out, _ = jbuild("--explain", "missing-library")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "missing-library (error at worst): Needed libraries that nothing brings"
+    assert lines[2].startswith("A library that a file needs")
+    assert 'rule = "missing-library"' in lines[-4:]
+    assert json.loads(jbuild("--explain", "gpu-code", "--json")[1])["id"] == "gpu-code"
+    code, _, err = jbuild("--explain", "gpu-cod")
+    assert (code, "did you mean `gpu-code`?" in err) == (2, True)
 
 
 def test_a_base_image_that_is_made_for_an_l4t_release(jbuild: Any, tmp_path: Path) -> None:
@@ -238,6 +256,28 @@ def test_several_cells_are_a_list(jbuild: Any, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(command, "possible_jobs", lambda *_: [make_job()] * 2)
     code, out, _ = jbuild("demo", "--json")
     assert (code, len(json.loads(out)["cells"]), json.loads(out)["recipe"]) == (14, 2, "demo")
+
+
+def test_a_cell_that_cannot_be_locked_does_not_stop_the_others(jbuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [make_job(cell=name) for name in ("one", "two", "three")]
+
+    def lock_cell(job: Job, *_: Any) -> Locked:
+        if job.cell.id != "two":
+            raise NoWheelsError("no wheels work together", hint=f"`jbuild why demo --cell {job.cell.id}` tells more")
+        return Locked(lock=make_lock(), made=False)
+
+    monkeypatch.setattr(command, "lock_cell", lock_cell)
+    monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
+    monkeypatch.setattr(command, "possible_jobs", lambda *_: jobs)
+    code, out, err = jbuild("demo")
+    assert code == 13
+    assert out.startswith("one: 1 error")
+    assert out.endswith("\nnot audited: one, three\n")
+    assert err.splitlines()[:2] == ["one, three failed:", "error: no wheels work together"]
+    cells = json.loads(jbuild("demo", "--json")[1])["cells"]
+    assert [cell.get("error", {}).get("exit_code") for cell in cells] == [None, 4, 4]
+    monkeypatch.setattr(command, "possible_jobs", lambda *_: jobs[:1])
+    assert jbuild("demo")[0] == 4
 
 
 def test_one_cell_is_the_result_itself(jbuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from builder.audit.case import Case
     from builder.audit.model import Audit, Finding
+    from builder.jetson.model import Platform
 
 MODULE = {"defined": ["PyInit__C"]}
 C10 = "_ZN3c105ErrorC1ENSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
@@ -139,7 +140,8 @@ def test_versions_name_who_has_less_and_who_has_enough(tmp_path: Path) -> None:
     found = only(make_case(tmp_path, demo(needed=["libstdc++.so.6"], versions=versions)), "symbol-version")
     assert found.severity == "error"
     assert found.detail == "needs GLIBCXX_3.4.32 of libstdc++.so.6; the base image has up to GLIBCXX_3.4.30"
-    assert found.fix.endswith("or a base that has it: debian-13, ubuntu-24.04")
+    fetched = "its Python 3.11 is fetched from GitHub, or `mirror` under [python]"
+    assert found.fix.endswith(f"or a base that has it: debian-13 ({fetched})"), "Ubuntu 24.04 has Python 3.12 only"
     assert found.assumed is None
 
 
@@ -399,3 +401,53 @@ def test_errors_stop_a_cell_and_waived_ones_do_not(tmp_path: Path) -> None:
     assert (caught.value.exit_code, caught.value.where) == (14, "recipe/one")
     assert "add `libnuma1`" in str(caught.value.hint)
     refuse(audit(case, WAIVER, Waiver(rule="undefined-symbol", reason="r")), "recipe")
+
+
+@pytest.mark.parametrize("said", ["debian-13", "ubuntu-22.04", "fedora-40"])
+def test_a_base_image_of_another_distribution(tmp_path: Path, said: str) -> None:
+    case = make_case(tmp_path, demo(needed=["libc.so.6"]), base=make_base(distribution=(said,)))
+    found = only(case, "other-distribution")
+    assert (found.severity, found.wheel, found.file) == ("error", "the base image", "/etc/os-release")
+    assert found.detail == f"says {said}, and the cell is for debian-12"
+    assert "`image` under [base]" in found.fix
+    with pytest.raises(AuditError, match=f"the base image: /etc/os-release says {said}"):
+        refuse(audit(case), "demo")
+
+
+@pytest.mark.parametrize("said", [("debian-12",), ()])
+def test_a_base_image_of_the_cells_distribution_or_of_none(tmp_path: Path, said: tuple[str, ...]) -> None:
+    assert rules(make_case(tmp_path, demo(needed=["libc.so.6"]), base=make_base(distribution=said))) == []
+
+
+def test_a_base_image_that_stands_in_is_of_another_distribution(tmp_path: Path) -> None:
+    base = make_base(distribution=("ubuntu-22.04",))
+    found = only(make_case(tmp_path, demo(), base=base, stand_in="only for trying"), "other-distribution")
+    assert found.severity == "warning"
+    assert found.detail.endswith("it stands in for the real one: only for trying")
+
+
+def test_another_distribution_can_be_waived(tmp_path: Path) -> None:
+    case = make_case(tmp_path, demo(), base=make_base(distribution=("devuan-5",)))
+    (found,) = audit(case, Waiver(rule="other-distribution", reason="it has Debian's packages")).findings
+    assert found.waived == "it has Debian's packages"
+
+
+@pytest.mark.parametrize(
+    ("platform", "advice"),
+    [
+        (make_platform(python="3.12"), "debian-13 (its Python 3.12 is fetched"),
+        (make_platform(python="3.12"), "`mirror` under [python]), ubuntu-24.04"),
+        (make_platform(python="3.13"), "a base that has it: debian-13"),
+        (make_jetson(python="3.12"), "a base that has it: ubuntu-24.04"),
+        (make_platform(python="3.10"), "an older or newer release of it"),
+        (make_jetson(python="3.10"), "an older or newer release of it"),
+    ],
+)
+def test_only_bases_are_advised_on_which_the_cells_python_can_be_had(
+    tmp_path: Path, platform: Platform, advice: str
+) -> None:
+    module = f"demo/_C.cpython-{platform.python.replace('.', '')}-aarch64-linux-gnu.so"
+    files = {module: {**MODULE, "needed": ["libc.so.6"], "versions": {"libc.so.6": ["GLIBC_2.38"]}}}
+    fix = only(make_case(tmp_path, {"demo": files}, platform=platform), "symbol-version").fix
+    assert advice in fix
+    assert fix.endswith(advice) or "(" in fix

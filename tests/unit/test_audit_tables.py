@@ -25,6 +25,13 @@ def test_every_rule_has_its_place_in_the_documentation() -> None:
     assert headings == [rule.id for rule in rules()]
 
 
+def test_the_documentation_says_what_the_rows_say() -> None:
+    """One text in two places: the page for who reads, the row for who asks `jbuild audit --explain`."""
+    text = DOCS.read_text(encoding="utf-8")
+    sections = dict(re.findall(r"(?ms)^### (\S+)\n\n(.*?)\n(?=\n### |\n## )", text))
+    assert {rule.id: rule.says for rule in rules()} == sections
+
+
 def test_packages_are_of_known_distributions() -> None:
     known = {row.name for row in distributions()} | {"*"}
     assert {name for row in tables().packages for name in row.on} <= known
@@ -66,8 +73,9 @@ def test_rows_are_part_of_what_an_audit_is_made_from(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("file", "text", "problem"),
     [
-        ("rules.toml", '[[rules]]\nid = "a-b"\nseverity = "grave"\ntitle = "t"\n', "unknown severity"),
-        ("rules.toml", '[[rules]]\nid = "a-b"\nseverity = "info"\ntitle = "t"\n' * 2, "there twice"),
+        ("rules.toml", '[[rules]]\nid = "a-b"\nseverity = "grave"\ntitle = "t"\nsays = "s"\n', "unknown severity"),
+        ("rules.toml", '[[rules]]\nid = "a-b"\nseverity = "info"\ntitle = "t"\nsays = "s"\n' * 2, "there twice"),
+        ("rules.toml", '[[rules]]\nid = "a-b"\nseverity = "info"\ntitle = "t"\n', "`says` is missing"),
         ("packages.toml", '[[packages]]\nname = "x"\nsource = "s"\n', "at least one library"),
         ("packages.toml", '[[packages]]\nname = "x"\nlibraries = ["l"]\n', "`source` is missing"),
         ("gpu.toml", '[[policies]]\nl4t = "36.*"\nsame-major = true\nsource = "s"\n', "must be for"),

@@ -116,6 +116,22 @@ def test_what_is_fresh_stays(session: Session, full: Workspace) -> None:
     assert files(full.cache) - before == {"run/cache-in-use"}
 
 
+def test_what_a_killed_second_build_left_goes(
+    session: Session, full: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = full.cache / "verify-abc"
+    left.mkdir()
+    (left / "held").touch()
+    (left / "layer").write_bytes(b"l" * 300)
+    assert "second builds" not in counts(run(session))
+    monkeypatch.setattr("builder.workspace._SOON_S", 0.0)
+    assert counts(run(session, dry_run=True)) == {"second builds": 1}
+    assert left.is_dir()
+    (found,) = [kind for kind in run(session).kinds if kind.kind == "second builds"]
+    assert (found.entries, found.size, found.frees) == (1, 300, 300)
+    assert not left.exists()
+
+
 def test_what_is_old_goes_and_what_is_not_jbuilds_stays(
     session: Session, full: Workspace, later: Callable[[float], None]
 ) -> None:
@@ -381,10 +397,9 @@ def test_the_commands(
     for age in ("30", "d", "-1d", "1y", "1.5d", ""):
         code, _, err = command_line("cache", "prune", "--older-than", age)
         assert (code, "is no age: write a number and s, m, h, d or w" in err) == (2, True), age
-    code, out, err = command_line("cache")
-    assert (code, out, "`jbuild cache --help` shows what it takes" in err) == (2, "", True)
-    code, out, _ = command_line("cache", "--help")
-    assert (code, "prune" in out, "info" in out, "--json" in out) == (0, True, True, True)
+    for arguments in ((), ("--help",)):
+        code, out, _ = command_line("cache", *arguments)
+        assert (code, "prune" in out, "info" in out, "--json" in out) == (0, True, True, True)
 
 
 def test_another_jbuild_is_mentioned(

@@ -198,6 +198,8 @@ def test_show_says_that_a_lock_is_damaged(jbuild: Any, project: Path) -> None:
     code, out, _ = jbuild("show", "demo")
     assert code == 0
     assert "error       the lock is damaged" in out
+    assert "lock        not read, see the error" in out
+    assert "none yet" not in out
 
 
 def test_a_dry_run_runs_nothing(jbuild: Any, project: Path) -> None:
@@ -247,6 +249,20 @@ def test_options_that_make_no_sense(jbuild: Any, arguments: tuple[str, ...]) -> 
     assert failure(jbuild, *arguments)[0] == 2
 
 
+@pytest.mark.parametrize(("group", "verb"), [("models", "fetch"), ("cache", "prune")])
+def test_a_group_without_a_verb_shows_its_help(jbuild: Any, group: str, verb: str) -> None:
+    code, out, err = jbuild(group)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"Usage: jbuild {group} ")
+    assert f"  {verb} " in out
+
+
+def test_a_recipe_is_no_image_to_verify(jbuild: Any) -> None:
+    code, found, _ = failure(jbuild, "verify", "demo")
+    assert (code, found["message"]) == (2, "demo is a recipe, and an image in a registry is verified")
+    assert found["hint"] == "`jbuild tags demo` shows where its images are; then `jbuild verify HOST/NAME:TAG`"
+
+
 def test_all_mistakes_of_a_recipe_at_once(jbuild: Any, project: Path) -> None:
     text = RECIPE.replace('architecture = "arm64"', 'architecture = "arm65"').replace("ask =", "aks =")
     (project / "recipes" / "demo.toml").write_text(text)
@@ -255,6 +271,24 @@ def test_all_mistakes_of_a_recipe_at_once(jbuild: Any, project: Path) -> None:
     assert len(found["problems"]) >= 2
     assert all(problem["line"] and problem["file"].endswith("demo.toml") for problem in found["problems"])
     assert "demo.toml:3: architecture" in err
+
+
+@pytest.mark.parametrize("verb", ["show", "matrix", "lock", "audit", "render", "recipe", "why", "fit"])
+def test_a_template_that_is_not_there_is_told_with_its_place(jbuild: Any, project: Path, verb: str) -> None:
+    path = project / "recipes" / "demo.toml"
+    path.write_text('template = "Dockerfil.j2"\n' + RECIPE)
+    code, _, err = jbuild(verb, "demo")
+    assert code == 3
+    assert f"{path}:1: template: there is no template `Dockerfil.j2` (did you mean `Dockerfile.j2`?" in err
+    assert "Dockerfil.j2" in jbuild("list")[1]
+
+
+def test_a_template_of_the_projects_own(jbuild: Any, project: Path) -> None:
+    (project / "recipes" / "demo.toml").write_text('template = "Mine.j2"\n' + RECIPE)
+    assert jbuild("show", "demo")[0] == 3
+    (project / "dockerfiles").mkdir()
+    (project / "dockerfiles" / "Mine.j2").write_text("FROM scratch\n")
+    assert jbuild("show", "demo")[0] == 0
 
 
 def test_mistakes_of_the_configuration(jbuild: Any, project: Path) -> None:
@@ -302,6 +336,7 @@ def test_exit_codes_are_those_that_are_promised() -> None:
         "ProgramMissingError": 7,
         "ProgramFailedError": 1,
         "ProgramTimeoutError": 1,
+        "ProgramSilentError": 1,
     }
     assert codes == promised
 

@@ -145,6 +145,25 @@ def test_an_upgrade_by_any_spelling(jbuild: Any, jet: TinyIndex, tmp_path: Path)
     assert "jetty 1.0 → 2.0 because its upgrade was asked for" in err
 
 
+def test_an_upgrade_of_what_no_cell_has(jbuild: Any, project: Path) -> None:
+    assert jbuild("lock", "demo")[0] == 0
+    before = {path: path.read_bytes() for path in (project / "locks").rglob("*.toml")}
+    code, _, err = jbuild("lock", "demo", "--upgrade", "jety")
+    assert code == 2
+    assert err.splitlines()[-2:] == [
+        "error: --upgrade: no selected cell has a package jety",
+        "  next: did you mean `jetty`?",
+    ]
+    assert "`jbuild show demo --json` lists them" in jbuild("lock", "demo", "--upgrade", "zzz")[2]
+    assert {path: path.read_bytes() for path in (project / "locks").rglob("*.toml")} == before
+
+
+def test_an_upgrade_before_there_is_a_lock_is_a_warning(jbuild: Any) -> None:
+    code, _, err = jbuild("lock", "demo", "--upgrade", "nope")
+    assert code == 0
+    assert "there is no nope to upgrade" in err
+
+
 def test_a_cell_without_wheels_is_shown_as_such_everywhere(jbuild: Any, project: Path) -> None:
     wanting(project, "==7")
     code, _, err = jbuild("lock", "demo")

@@ -47,6 +47,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ca-bundle = "ca.pem"
         [build]
         builder = "remote-1"
+        silent-s = 900
         cache-from = ["type=local,src=cache"]
         cache-to = ["type=registry,ref=localhost:5000/cache,mode=max"]
         [python]
@@ -67,6 +68,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
     assert found.ca_bundle == tmp_path / "ca.pem"
     assert found.builders == ("remote-1",)
     assert found.compression == "gzip"
+    assert (found.silent_s, Config().silent_s) == (900, 3600)
     assert [cache.argument("r", "c") for cache in found.cache_from] == [f"type=local,src={tmp_path}/cache"]
     assert [cache.kind for cache in found.cache_to] == ["registry"]
     assert found.python_mirror == "https://mirror.example/python"
@@ -91,6 +93,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ("[hub]\nendpoint = 3\n", 2, "hub.endpoint"),
         ("[network]\nca-bundle = 'absent.pem'\n", 2, "network.ca-bundle"),
         ("[build]\nbuilder = '--evil'\nx = 1\n", 3, "build.x"),
+        ("[build]\nsilent-s = 1\n", 2, "build.silent-s"),
         ("[build]\nbuilder = 'a b'\n", 2, "build.builder"),
         ("[build]\nbuilders = ['a', '-b']\n", 2, "build.builders[1]"),
         ("[build]\nbuilders = ['a']\nbuilder = 'b'\n", 3, "build.builder"),

@@ -127,7 +127,7 @@ def test_packages_models_and_base_of_two_locks(session: Session) -> None:
     assert "  - gone 1.0" in lines
     assert "  ~ numpy 2.2.6: the same version, other files (0.0 MB)" in lines
     assert "  ~ torch 2.10.0 → 2.11.0 (420.0 MB)" in lines
-    assert lines[-1] == "note: demo/two is not built: what a device pulls is not known"
+    assert lines[-1] == "note: nothing that was built from demo/two is here: what a device pulls is not known"
 
 
 def test_layers_and_what_a_device_pulls(session: Session) -> None:
@@ -192,6 +192,25 @@ def test_a_lock_that_changed_since_says_nothing_about_the_image(session: Session
     found = subject("demo/one", session, "arm64")
     assert found.layers is None
     assert {part.name: part.version for part in found.packages or ()}["torch"] == "2.11.0"
+
+
+def test_a_locks_file_tells_of_the_image_that_was_built_from_it(session: Session, tmp_path: Path) -> None:
+    path = write(session, ONE)
+    build(session, ONE, LAYERS)
+    found = compare(subject(str(path), session, "arm64"), subject("demo/one", session, "arm64"))
+    assert (found.identical, found.pull, found.notes) == (True, 0, ())
+    elsewhere = tmp_path / "pylock.one.toml"
+    elsewhere.write_bytes(path.read_bytes())
+    assert subject(str(elsewhere), session, "arm64").digest == subject("demo/one", session, "arm64").digest
+    write(session, replace(ONE, wheels=TWO.wheels))
+    assert subject(str(path), session, "arm64").layers is None
+
+
+def test_a_lock_that_names_no_cell_of_ours_leads_nowhere(session: Session, tmp_path: Path) -> None:
+    path = tmp_path / "pylock.toml"
+    lockfile.write(path, replace(ONE, cell="../../elsewhere"))
+    found = subject(str(path), session, "arm64")
+    assert (found.kind, found.blobs) == ("lock", None)
 
 
 def test_a_rendered_cell_tells_the_names_of_its_layers(session: Session) -> None:

@@ -320,6 +320,26 @@ def test_the_command(jbuild: Any, tmp_path: Path) -> None:
     assert any("estimate: tegrastats" in line for line in lines)
 
 
+def test_a_board_that_wants_another_setting_does_not_simply_fit(jbuild: Any, folder: Path, tmp_path: Path) -> None:
+    write_weights(folder / "model.safetensors", {"w": ("BF16", [100_000], 200_000)})
+    write_recipe(tmp_path, arguments='["--max-num-seqs=8"]')
+    _, out, _ = jbuild("fit", "demo", "--board", "orin-nx-16", "--board", "agx-orin-64", "--board", "orin-nano-4")
+    words = {line.split()[0]: line for line in out.splitlines() if line.startswith(("  orin-", "  agx-"))}
+    assert words["orin-nx-16"].endswith("  fits, with --gpu-memory-utilization 0.74")
+    assert words["agx-orin-64"].endswith("  fits")
+    assert words["orin-nano-4"].endswith("  does not fit")
+
+
+def test_cells_that_need_the_same_are_told_once(jbuild: Any, tmp_path: Path) -> None:
+    write_recipe(tmp_path, axis='l4t = ["36.4.0", "36.4.3", "38.2.0"]')
+    _, out, _ = jbuild("fit", "demo", "--board", "agx-orin-64")
+    assert [line for line in out.splitlines() if ": tiny (llama)" in line] == [
+        "v0_20_2-r36_4_0, v0_20_2-r36_4_3: tiny (llama)",
+        "v0_20_2-r38_2_0: tiny (llama)",
+    ]
+    assert out.count("  memory ") == 2
+
+
 def test_the_command_as_json(jbuild: Any, tmp_path: Path) -> None:
     write_recipe(tmp_path)
     code, out, _ = jbuild("fit", "demo", "--json", "--board", "orin-nano-8")

@@ -12,7 +12,7 @@ from test_image_buildx import engine
 from builder.console import Console
 from builder.errors import BuildError, EngineError, JbuildError, ProgramMissingError
 from builder.image import builders as module
-from builder.image.builders import Builders, ask
+from builder.image.builders import Builders, HangingBuilderError, ask, hanging
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +67,21 @@ def test_a_dead_builders_cell_goes_to_another(dead: dict[str, str], capsys: pyte
     assert [builders.build("two", ENGINE, str) for _ in range(3)] == ["b", "b", "b"]
     assert seen == ["a", "b"]
     assert "one: builder a has died (gone); its cells go to b, c" in capsys.readouterr().err
+
+
+def test_a_builder_that_hangs_is_dead_whatever_it_answers(
+    dead: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(name: str | None) -> str:
+        if name == "a":
+            raise hanging("demo/one", 3600, tmp_path / "build.log", "#5 RUN")
+        return str(name)
+
+    assert make("a", "b").build("one", ENGINE, work) == "b"
+    assert "one: builder a has died (it hangs); its cells go to b" in capsys.readouterr().err
+    with pytest.raises(HangingBuilderError, match="has said nothing for 3600 s") as caught:
+        make("a").build("one", ENGINE, work)
+    assert (caught.value.exit_code, "`silent-s` under [build]" in (caught.value.hint or "")) == (7, True)
 
 
 def test_a_build_that_fails_on_a_living_builder_fails(dead: dict[str, str]) -> None:

@@ -28,6 +28,7 @@ from builder.errors import (
     RegistryError,
 )
 from builder.image import buildx
+from builder.image.builders import HangingBuilderError
 from builder.image.buildx import Request, build, options, plain_command
 from builder.session import Session
 from builder.workspace import Workspace
@@ -312,3 +313,11 @@ def test_a_base_of_another_distribution_is_named() -> None:
     assert isinstance(error, BuildError)
     assert f"has no package {package}: it is not {job.platform.distribution}" in error.message
     assert "[base] image" in str(error.hint)
+
+
+def test_a_builder_that_hangs(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_docker(tmp_path / "bin", monkeypatch, "echo '#5 [2/7] RUN something' >&2; exec sleep 60")
+    impatient = replace(session, config=Config(silent_s=0.5))
+    with pytest.raises(HangingBuilderError, match="the builder has said nothing for 0 s"):
+        built(impatient)
+    assert log_of(session) == "#5 [2/7] RUN something\n"

@@ -224,13 +224,15 @@ def test_a_template_by_its_own_name(session: Session) -> None:
 def test_a_missing_template(session: Session) -> None:
     with pytest.raises(RecipeError, match=r"there is no template other\.j2") as caught:
         rendered(session, template="other.j2")
-    assert str(shipped("dockerfiles")) in (caught.value.where or "")
+    assert str(shipped("dockerfiles")) in caught.value.message
 
 
 def test_a_template_that_extends_what_is_not_there(session: Session) -> None:
     own_template(session, '{% extends "builtin/Other.j2" %}')
-    with pytest.raises(RecipeError, match=r"there is no template builtin/Other\.j2"):
+    with pytest.raises(RecipeError, match=r"builds on builtin/Other\.j2, which is not there") as caught:
         rendered(session)
+    assert caught.value.where == str(session.workspace.project / "dockerfiles" / "Dockerfile.j2")
+    assert "`builtin/NAME` means one that ships with jbuild" in (caught.value.hint or "")
 
 
 def test_a_mistake_in_a_template_is_located(session: Session) -> None:

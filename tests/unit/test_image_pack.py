@@ -84,7 +84,7 @@ def test_a_device_is_refused(layer: Path, workspace: Workspace) -> None:
         tar_of(layer)
     with pytest.raises(BuildError, match="cannot be packed: /opt/pipe"):
         pack_folder(layer, "zstd", workspace, lambda _: None)
-    assert [path.name for path in (workspace.images / "blobs" / "sha256").iterdir()] == []
+    assert list(workspace.images.rglob("*")) == []
 
 
 @pytest.mark.parametrize(("size", "said"), [(4, "became shorter"), (2, "became longer")])
@@ -112,6 +112,20 @@ def test_blob_and_diff_id(layer: Path, workspace: Workspace, compression: Compre
     assert made.blob.media_type == f"application/vnd.oci.image.layer.v1.tar+{compression}"
     assert sum(read) == len(unpacked)
     assert stat.S_IMODE(blob(workspace.images, made.blob.digest).stat().st_mode) == 0o644
+
+
+def test_what_does_not_compress_is_stored_as_it_is(tmp_path: Path, workspace: Workspace) -> None:
+    weights = tmp_path / "model-0123456789ab"
+    weights.mkdir()
+    (weights / "model.safetensors").write_bytes(os.urandom(9 << 20))
+    made = pack_folder(weights, "zstd", workspace, lambda _: None)
+    assert made.blob.media_type == "application/vnd.oci.image.layer.v1.tar"
+    assert made.blob.digest == made.diff_id
+    assert blob(workspace.images, made.blob.digest).read_bytes() == tar_of(weights)
+    (weights / "model.safetensors").write_bytes(os.urandom(1 << 14) * 576)
+    other = pack(tarball.stream(weights), "zstd", workspace.images, lambda _: None)
+    assert other.blob.media_type.endswith("+zstd"), "repeats itself: nearly nothing is left of it"
+    assert other.blob.size < 1 << 20
 
 
 def test_the_number_of_processors_does_not_matter(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from builder import process
-from builder.errors import EngineError, ProgramFailedError, ProgramMissingError, ProgramTimeoutError
+from builder.errors import EngineError, ProgramFailedError, ProgramMissingError, ProgramSilentError, ProgramTimeoutError
 
 # A parent with a child; both write their ids. The second form of the child does not end when asked to.
 _FAMILY = """
@@ -196,3 +196,25 @@ def test_nothing_is_remembered_of_programs_that_ended() -> None:
     with suppress(ProgramFailedError):
         process.run(python("raise SystemExit(1)"))
     assert process._running == set()
+
+
+def test_silence_ends_the_program() -> None:
+    code = "import sys,time; print('so far', file=sys.stderr, flush=True); time.sleep(60)"
+    began = time.monotonic()
+    with pytest.raises(ProgramSilentError) as caught:
+        process.run(python(code), silent_s=0.6, timeout_s=30)
+    assert time.monotonic() - began < 10
+    assert caught.value.output == "so far\n"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_whoever_speaks_now_and_then_may_go_on(stream: str) -> None:
+    code = f"import sys,time\nfor n in range(8): print(n, file=sys.{stream}, flush=True); time.sleep(0.3)"
+    assert process.run(python(code), silent_s=1.5).code == 0
+
+
+def test_whoever_speaks_has_no_more_time_than_others() -> None:
+    code = "import time\nwhile True: print(1, flush=True); time.sleep(0.05)"
+    with pytest.raises(ProgramTimeoutError) as caught:
+        process.run(python(code), silent_s=20, timeout_s=0.8)
+    assert not isinstance(caught.value, ProgramSilentError)

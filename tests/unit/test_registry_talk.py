@@ -351,6 +351,15 @@ def test_every_refusal_says_what_to_do(status: int, body: bytes, hint: str) -> N
     assert isinstance(caught.value, RegistryUnreachableError) is (status == 503)
 
 
+@pytest.mark.parametrize(("status", "body", "hint"), [s for s in STATUSES if s[0] not in (403, 413)])
+def test_who_reads_gets_no_advice_about_sending(status: int, body: bytes, hint: str) -> None:
+    with pytest.raises(RegistryError) as caught:
+        client(lambda _: (status, {}, body))[0].get_manifest("a/b", "1")
+    said = caught.value.hint or ""
+    assert not any(word in said for word in ("sent again", "created first", "disk full"))
+    assert hint in said or status == 404
+
+
 def test_a_mount_that_fails_only_says_so() -> None:
     digest = "sha256:" + "0" * 64
     assert client(lambda _: (201, {}, b""))[0].mount_blob("a/b", digest, "c")

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from factories import DIGEST, make_jetson, make_job, make_lock, make_plan
 
-from builder.errors import SmokeError
+from builder.console import Console
+from builder.errors import NoWheelsError, SmokeError
 from builder.image.model import Descriptor, Image
 from builder.pipeline import CellResult, StageResult
 from builder.publish.model import Publication, RegistryPublication, TagPut, TagWithheld
+from builder.report.failures import alike, show_failures
 from builder.report.summary import _time, cell_json, references, summary
 from builder.smoke.model import Answer, Verdict
 from builder.stages import Made, Options, Work
@@ -90,7 +92,7 @@ def test_everything_that_was_made_is_named(session: Session) -> None:
         "  asked     Capital of France?",
         "  answer    The capital is Paris.\\x1b[31m",
         "  pushed    localhost:5000/vllm:1.0-cpu",
-        "  time      lock 1 min 1 s",
+        "  time      1 min 1 s: lock 1 min 1 s",
         (
             "  run it    docker run --rm --platform linux/arm64 -e QEMU_CPU=max,sve=off "
             "-p 127.0.0.1:8000:8000 localhost:5000/vllm:1.0-cpu"
@@ -169,3 +171,32 @@ def test_json_of_a_cell_that_failed(session: Session) -> None:
     assert shown["status"] == "failed"
     assert shown["error"]["exit_code"] == 10
     assert (shown["lock"], shown["plan"], shown["digest"], shown["verdict"]) == (None, None, None, None)
+
+
+def failed(cell: str, platform: str = "debian-12", **more: Any) -> tuple[str, NoWheelsError]:
+    said = {"where": "demo==1", "hint": f"`jbuild why demo --cell {cell}` tells more", "log": "Because", **more}
+    return cell, NoWheelsError(f"no wheels work together for {platform}", **said)
+
+
+def test_cells_that_failed_of_the_same_are_told_together(capsys: pytest.CaptureFixture[str]) -> None:
+    other = ("c", SmokeError("no wheels work together for debian-12", where="demo==1"))
+    show_failures([failed("one"), failed("b"), failed("d", "debian-13"), other, failed("two")], Console())
+    err = capsys.readouterr().err
+    assert [line for line in err.splitlines() if line.endswith("failed:")] == [
+        "one, b, two failed:",
+        "d failed:",
+        "c failed:",
+    ]
+    assert err.count("error: ") == 3
+    assert "  next: `jbuild why demo --cell one` tells more" in err
+
+
+@pytest.mark.parametrize("more", [{"log": "Another"}, {"hint": "wait"}, {"where": "demo/elsewhere"}])
+def test_whatever_is_another_is_told_apart(more: dict[str, str]) -> None:
+    assert len(alike([failed("one"), failed("two", **more)])) == 2
+
+
+def test_places_that_differ_by_the_cell_only_are_the_same() -> None:
+    pairs = [failed("one", where="locks/demo/pylock.one.toml"), failed("two", where="locks/demo/pylock.two.toml")]
+    ((cells, error),) = alike(pairs)
+    assert (cells, error) == (["one", "two"], pairs[0][1])

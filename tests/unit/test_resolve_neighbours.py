@@ -16,13 +16,14 @@ from packaging.version import Version
 
 from builder import process
 from builder.config import Config
+from builder.console import Console
 from builder.errors import NetworkError, NoWheelsError
 from builder.index.client import IndexClient
 from builder.recipe.matrix import expand
 from builder.recipe.model import Axis, Exclusion, Matrix, Recipe
 from builder.resolve import neighbours as module
 from builder.resolve.advised import Solution
-from builder.resolve.examine import Examined
+from builder.resolve.examine import Examined, Unfit
 from builder.resolve.jobs import job_of
 from builder.resolve.neighbours import Neighbour, nearest_versions, neighbours
 
@@ -76,11 +77,65 @@ def near(job: Job, session: Session, *culprits: Examined) -> tuple[Neighbour, ..
 def test_other_versions_of_a_pin_are_tried_the_nearest_first(tried: dict[str, Any], session: Session) -> None:
     others = [f"0.{n}.0" for n in range(1, 50) if n != 9]
     found = near(job("vllm==0.9.0", "numpy", distribution=("debian-12",)), session, culprit("vllm==0.9.0", *others))
+    asked = [each.spec.requires for each in tried["asked"]][:7]
+    assert set(asked[:4]) == {(f"vllm=={v}", "numpy") for v in ("0.10.0", "0.8.0", "0.11.0", "0.12.0")}
     versions = [each.differs for each in found if each.differs.startswith("vllm")]
-    assert versions[:3] == [f"vllm {v} instead of 0.9.0" for v in ("0.10.0", "0.8.0", "0.11.0")]
-    assert len(versions) == 7
-    assert ("vllm==0.10.0", "numpy") in [each.spec.requires for each in tried["asked"]]
+    newest_first = ("0.34.0", "0.18.0", "0.14.0", "0.12.0", "0.11.0", "0.10.0", "0.8.0")
+    assert versions == [f"vllm {version} instead of 0.9.0" for version in newest_first]
     assert found[0].found == "vllm 0.10.2, torch 2.8.0; 3 wheels"
+
+
+def test_a_pin_is_not_tried_in_place_of_itself(tried: dict[str, Any], session: Session) -> None:
+    blamed = (culprit("torch>=2.9", "2.8.0", "2.7.0"), culprit("torch==2.8.0+cu126", "2.8.0", "2.9.0"))
+    found = near(job("torch==2.8.0", distribution=("debian-12",)), session, *blamed)
+    assert [each.differs for each in found if "instead" in each.differs] == [
+        "torch 2.9.0 instead of 2.8.0",
+        "torch 2.7.0 instead of 2.8.0",
+    ]
+
+
+def test_what_a_trial_meets_is_nobodys_news(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def solve_only(job: Job, session: Session, *_: Any) -> Solution:
+        session.console.say(f"{job.cell.id}: advisory something asks for something")
+        return Solution(wheels=(), advisories=(), warnings=())
+
+    monkeypatch.setattr(module, "solve_only", solve_only)
+    loud = replace(session, console=Console())
+    assert near(job("vllm==1", distribution=("debian-12",)), loud, culprit("vllm==1", "2"))
+    assert capsys.readouterr().err == ""
+
+
+def dated(before: str | None, *came: str | None) -> tuple[Job, Examined]:
+    cell = job("vllm==1", distribution=("debian-12",))
+    unfit = tuple(Unfit(filename=f"{day}.whl", why="too late", came=day) for day in came)
+    spec = replace(cell.spec, released_before=before)
+    return replace(cell, spec=spec), replace(culprit("vllm==1"), unfit=unfit)
+
+
+@pytest.mark.parametrize(
+    ("came", "days"),
+    [
+        (("2025-03-09", "2025-03-05", None), ("2025-03-06", "2025-04-05", "2025-06-04", "2026-03-06")),
+        ((), ("2025-03-31", "2025-05-30", "2026-03-01")),
+        (("2999-01-01",), ()),
+    ],
+)
+def test_later_dates_are_tried_up_to_today_and_then_none(
+    tried: dict[str, Any], session: Session, came: tuple[str, ...], days: tuple[str, ...]
+) -> None:
+    cell, blamed = dated("2025-03-01", *came)
+    found = [each.differs for each in near(cell, session, blamed) if "released-before" in each.differs]
+    wanted = [f"released-before {day} instead of 2025-03-01" for day in days]
+    assert found == [*wanted, "without released-before 2025-03-01"]
+    asked = {each.spec.released_before for each in tried["asked"] if each.cell.id == cell.cell.id}
+    assert asked >= {*days, None}
+
+
+def test_without_a_date_no_dates_are_tried(tried: dict[str, Any], session: Session) -> None:
+    cell, blamed = dated(None, "2025-03-05")
+    assert not any("released-before" in each.differs for each in near(cell, session, blamed))
 
 
 def test_extras_of_a_pin_stay(tried: dict[str, Any], session: Session) -> None:

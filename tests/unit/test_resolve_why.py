@@ -10,7 +10,7 @@ from tiny_index import Answer, TinyIndex, tiny_index
 
 from builder.commands.why import _text
 from builder.config import Config
-from builder.errors import NetworkError
+from builder.errors import NetworkError, NoWheelsError
 from builder.index.client import client_of
 from builder.jetson.indexes import IndexRow
 from builder.registry.lookup import ResolvedBase
@@ -93,6 +93,34 @@ def test_a_version_that_nobody_released_and_what_is_near(tied: Session, jet: Tin
 def test_wheels_for_another_python(tied: Session) -> None:
     _, text = explain(cell("vllm==0.20.0"), tied)
     assert "vllm-0.20.0-cp312-cp312-linux_aarch64.whl: it is for cp312-cp312, the cell has cp311" in text
+
+
+def test_a_date_that_hides_what_is_wanted(tied: Session, public: TinyIndex, tmp_path: Path) -> None:
+    public.add(make_wheel(tmp_path / "more", "late", "1.0"), **{"upload-time": "2026-02-03T04:05:06Z"})
+    job = cell("late", released_before="2026-02-01")
+    _, text = explain(job, tied)
+    assert "late-1.0-py3-none-any.whl: it came on 2026-02-03, the recipe takes what was released before" in text
+    assert "  near it, these resolve:\n    released-before 2026-02-04 instead of 2026-02-01: 1 wheel\n" in text
+    with pytest.raises(NoWheelsError) as caught:
+        lock_cell(job, tied)
+    hint = caught.value.hint or ""
+    assert hint.startswith("nothing that came from 2026-02-01 on is taken (`released-before` under [packages])")
+    assert "Consider using" not in (caught.value.log or "")
+
+
+def test_an_index_of_the_users_own_is_asked_before_uvs_default_one(
+    session: Session, public: TinyIndex, jet: TinyIndex, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("UV_INDEX", f"/a/folder mine={jet.url}")
+    said, text = explain(cell("vllm", "numpy", "transformers"), session)
+    assert said.resolves
+    assert "  vllm 0.10.2 from mine (the newest there)" in text.splitlines()
+    assert "  transformers 4.50.0 from default (the newest there is 5.0.0)" in text.splitlines()
+    _, text = explain(cell("vllm==0.11"), session)
+    assert f"vllm==0.11: asked mine ({jet.url})" in text
+    monkeypatch.setenv("UV_INDEX", jet.url.replace("http://", "http://me:secret@"))
+    _, text = explain(cell("vllm==0.11"), session)
+    assert f"vllm==0.11: asked {jet.host} ({jet.url})" in text
 
 
 def test_the_culprit_may_be_further_down(tied: Session, jet: TinyIndex, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from builder.audit.case import finding, named
 from builder.audit.demangle import demangled
 from builder.audit.environment import Node
 from builder.audit.model import SEVERITIES
+from builder.audit.rules.base import bases_for
 from builder.audit.rules.files import for_python
 from builder.audit.verdict import Dependent, ExecutableStack, Missing, Outdated, Undefined
-from builder.jetson.tables import distributions
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from builder.audit.verdict import Cause, Verdict
 
 _FAMILIES = {"GLIBC": "glibc", "GLIBCXX": "glibcxx"}
+_STACKS_REFUSED = "2.41"
 
 
 def loading(case: Case) -> Iterator[Finding]:
@@ -104,7 +105,9 @@ def _finding(case: Case, failures: list[Cause], severity: Severity) -> Finding:
         return _outdated(case, [each for each in failures if isinstance(each, Outdated)], severity)
     if isinstance(first, ExecutableStack):
         detail = "wants an executable stack, which the C library of this base refuses from 2.41 on"
-        fix = "take a newer build of it, or a base with an older C library, such as debian-12"
+        fix = "take a newer build of it"
+        if others := list(bases_for(case.environment.platform, lambda row: not _enough(row.glibc, _STACKS_REFUSED))):
+            fix += f", or a base with an older C library: {', '.join(others)}"
         return finding("executable-stack", severity, first.node, detail, fix, also=_also(failures, first))
     return _undefined(first, failures, severity)
 
@@ -131,6 +134,8 @@ def _missing(case: Case, first: Missing, failures: list[Cause], severity: Severi
 
 def _advice(case: Case, library: str) -> str:
     package = case.environment.package_for(library)
+    if package and case.loose:
+        return f"install {package} in the image, and say so with `--apt {package}`"
     if package:
         return f"add `{package}` to `apt` under [base]"
     if library.startswith(("libtorch", "libc10")):
@@ -157,7 +162,8 @@ def _outdated(case: Case, failures: list[Outdated], severity: Severity) -> Findi
     else:
         newest, owner = _ceiling(case, family), case.environment.platform.distribution
     detail = f"needs {need.version} of {need.file}; {owner} has up to {newest}"
-    enough = [row.name for row in distributions() if _enough(getattr(row, _FAMILIES.get(family, ""), ""), need.version)]
+    ceiling = _FAMILIES.get(family, "")
+    enough = list(bases_for(case.environment.platform, lambda row: _enough(getattr(row, ceiling, ""), need.version)))
     fix = f"take a build for {case.environment.platform.distribution}, an older or newer release of it"
     if enough:
         fix += f", or a base that has it: {', '.join(enough)}"
