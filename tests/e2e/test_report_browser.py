@@ -106,6 +106,7 @@ def test_the_map_is_walked_with_the_arrow_keys(tab: Tab, page: Path) -> None:
         tab.press(key)
         assert focused(tab) == f"#demo.{place}"
     tab.press("Enter")
+    tab.run("new Promise((done) => setTimeout(done, 200))")
     assert tab.run(f"document.getElementById('{CELL}').closest('details').open")
     assert focused(tab) == "SUMMARY"
     assert 0 <= tab.run("document.activeElement.getBoundingClientRect().top") < 400

@@ -328,8 +328,8 @@ def test_no_state_is_told_by_colour_alone(session: Session, made: Made) -> None:
 
 def palettes() -> dict[str, dict[str, str]]:
     style = STYLE.read_text()
-    light, dark = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
-    named = [dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", each)) for each in (light, dark)]
+    light, dark = re.findall(r":root \{\s*--(.*?)\}", style, re.DOTALL)
+    named = [dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", f"--{each}")) for each in (light, dark)]
     return {"light": named[0], "dark": {**named[0], **named[1]}}
 
 
