@@ -80,7 +80,7 @@ def _text(cell: dict[str, Any]) -> str:
         *([f"  constraints {', '.join(spec['constraints'])}"] if spec["constraints"] else []),
         *([f"  apt         {', '.join(spec['apt'])}"] if spec["apt"] else []),
         *(f"  model       {model['name']} from {model['source']}" for model in spec["models"]),
-        *(f"  question    {q['ask']} (expects {q['expect']})" for q in spec["smoke"]["questions"]),
+        *(f"  question    {_question(q)}" for q in spec["smoke"]["questions"]),
         f"  tags        {', '.join(map(_tag, spec['publish']['tags']))}",
         *_lock_lines(cell["lock"]),
     ]
@@ -92,6 +92,14 @@ def _text(cell: dict[str, Any]) -> str:
         words = {"unchanged": "done", "run": "to do"}
         lines.append("  stages      " + ", ".join(f"{stage} {words[state]}" for stage, state in cell["stages"].items()))
     return "\n".join(lines)
+
+
+def _question(question: dict[str, Any]) -> str:
+    asked = question["ask"] or question["prompt"] or question["chat"][-1]["content"]
+    names = ("expect", "text", "tokens", "min_tokens", "schema")
+    expected = [f"{name.replace('_', '-')} {question[name]}" for name in names if question[name]]
+    times = f", {question['at_once']} at once" if question["at_once"] > 1 else ""
+    return f"{asked} ({', '.join(expected)}{times})"
 
 
 def _tag(rule: dict[str, Any]) -> str:

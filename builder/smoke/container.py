@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import uuid
 from collections import deque
 from contextlib import contextmanager, suppress
@@ -71,6 +72,7 @@ class Running:
         self._container = container
         self._log = log
         self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._last_s = time.monotonic()
         self.peak_memory_bytes: int | None = None
         self._followers = [
             threading.Thread(target=self._follow_log, daemon=True),
@@ -86,6 +88,11 @@ class Running:
     def last_line(self) -> str:
         """The newest line of the log."""
         return self.lines[-1] if self.lines else ""
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the newest line of the log, or since the start."""
+        return time.monotonic() - self._last_s
 
     def tail(self, lines: int = 60) -> str:
         """Return the end of the log."""
@@ -148,6 +155,7 @@ class Running:
                 file.write(piece)
                 file.flush()
                 *whole, rest = (rest + piece).split(b"\n")
+                self._last_s = time.monotonic()
                 self.lines.extend(clean(line.decode(errors="replace")) for line in whole)
         if rest:
             self.lines.append(clean(rest.decode(errors="replace")))

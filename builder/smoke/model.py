@@ -8,15 +8,25 @@ from typing import Literal
 
 from builder.errors import SmokeError
 
-# Where a verdict was obtained: NVIDIA's runtime, the image's own architecture without it, or emulation of it.
-Level = Literal["gpu", "cpu", "emulated"]
-Step = Literal["start", "ready", "health check", "models", "question", "stop"]
+# What was proved, and where (builder/recipe/levels.toml).
+Level = Literal["gpu", "cpu", "emulated", "emulated-forward"]
+Step = Literal["start", "ready", "health check", "api key", "models", "question", "metrics", "stop"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Token:
+    """A token of an answer: its text, its log-probability, and those of the likeliest tokens in its place."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
     """What the model said to one question, and how fast.
 
+    Asked several times at once, it is the first one's text, the tokens of all, and the times of all together.
     `first_token_s` and `tokens_per_s` (of the tokens after the first) are None where too few tokens came to tell.
     """
 
@@ -26,6 +36,7 @@ class Answer:
     tokens: int
     first_token_s: float | None = None
     tokens_per_s: float | None = None
+    at_once: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +50,9 @@ class Verdict:
         ready_s: seconds from the container's start to the server's readiness.
         stop_s: seconds from SIGTERM to the container's end.
         peak_memory_bytes: the most memory that the container used at once.
+        image_bytes: the image's size as a registry stores it.
         symptoms: what known troubles its log tells of, also of a run that passed.
+        warnings: what else is not as it should be: errors in the log.
         log: the container's whole log.
         when: UTC, ISO 8601.
     """
@@ -53,7 +66,9 @@ class Verdict:
     ready_s: float | None = None
     stop_s: float | None = None
     peak_memory_bytes: int | None = None
+    image_bytes: int | None = None
     symptoms: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     step: Step | None = None
     failure: str | None = None
 
