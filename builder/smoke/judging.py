@@ -15,12 +15,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.image.model import Image
-    from builder.smoke.container import Running
     from builder.smoke.failure import StepFailedError
     from builder.smoke.steps import Run
 
 
-def judge(run: Run, image: Image, log: Path, container: Running | None, failed: StepFailedError | None) -> Verdict:
+def judge(run: Run, image: Image, log: Path, failed: StepFailedError | None) -> Verdict:
     """Return the verdict of a run that went well.
 
     Raises:
@@ -28,9 +27,8 @@ def judge(run: Run, image: Image, log: Path, container: Running | None, failed: 
     """
     read = logs.read(log)
     seen = symptoms.find((*read.lines, *([failed.message] if failed else ())))
-    used = container.runtime() if container else ""
     verdict = Verdict(
-        level=level.level(replace(level.facts(image, run.engine), nvidia=used == level.NVIDIA)),
+        level=level.level(replace(level.facts(image, run.engine), nvidia=run.runtime == level.NVIDIA)),
         digest=image.digest,
         passed=failed is None,
         when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -38,8 +36,10 @@ def judge(run: Run, image: Image, log: Path, container: Running | None, failed: 
         answers=tuple(run.answers),
         ready_s=run.ready_s,
         stop_s=run.stop_s,
-        peak_memory_bytes=container.peak_memory_bytes if container else None,
+        peak_memory_bytes=run.peak_memory_bytes,
         image_bytes=image.size,
+        modules=run.modules,
+        gpu=run.gpu,
         symptoms=tuple(symptom.says for symptom in seen),
         warnings=read.errors,
         step=failed.step if failed else None,
@@ -56,7 +56,7 @@ def judge(run: Run, image: Image, log: Path, container: Running | None, failed: 
         verdict=verdict,
         where=run.launch.reference,
         hint="; ".join(_advice(failed, seen, log)),
-        log=container.tail() if container else "",
+        log=run.tail,
     )
 
 

@@ -10,7 +10,9 @@ from builder.errors import SmokeError
 
 # What was proved, and where (builder/recipe/levels.toml).
 Level = Literal["gpu", "cpu", "emulated", "emulated-forward"]
-Step = Literal["start", "ready", "health check", "api key", "models", "question", "metrics", "stop"]
+Step = Literal[
+    "start", "modules", "forward", "gpu", "ready", "health check", "api key", "models", "question", "metrics", "stop"
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +42,36 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Missing:
+    """An extension module that does not load, and what it lacks: a library, or what the loader says."""
+
+    file: str
+    lacks: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Modules:
+    """The image's extension modules: how many load, which could not be tried without the GPU's driver, which fail."""
+
+    loaded: int
+    need_driver: tuple[Missing, ...] = ()
+    broken: tuple[Missing, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gpu:
+    """What torch computed on a GPU: its name and SM, what torch was built for, and how far each result was off.
+
+    Errors are norms relative to the CPU's result in float64, None where the computation itself failed.
+    """
+
+    device: str
+    sm: str
+    arch_list: tuple[str, ...]
+    errors: tuple[tuple[str, float | None], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
     """What a smoke run saw.
 
@@ -47,9 +79,11 @@ class Verdict:
         level: where it ran, found out from the engine.
         digest: the image's.
         passed: whether every step went well; else `step` and `failure` say what went wrong.
-        ready_s: seconds from the container's start to the server's readiness.
+        ready_s: seconds from the container's start to the server's readiness; without a server, to the loaded model.
         stop_s: seconds from SIGTERM to the container's end.
         peak_memory_bytes: the most memory that the container used at once.
+        modules: what became of its extension modules, where no server could be asked.
+        gpu: what the GPU computed, at that level.
         image_bytes: the image's size as a registry stores it.
         symptoms: what known troubles its log tells of, also of a run that passed.
         warnings: what else is not as it should be: errors in the log.
@@ -67,6 +101,8 @@ class Verdict:
     stop_s: float | None = None
     peak_memory_bytes: int | None = None
     image_bytes: int | None = None
+    modules: Modules | None = None
+    gpu: Gpu | None = None
     symptoms: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     step: Step | None = None

@@ -17,17 +17,21 @@ from builder.smoke import level
 from builder.smoke.container import running
 from builder.smoke.failure import StepFailedError
 from builder.smoke.judging import judge
+from builder.smoke.probing import check_gpu, check_modules, forward
 from builder.smoke.steps import Run, serve
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from docker import DockerClient
+
     from builder.console import Console
     from builder.engine import Engine
     from builder.image.model import Image
     from builder.recipe.model import Spec
-    from builder.smoke.container import Running
     from builder.smoke.model import Verdict
+
+_SMS_LABEL = "io.jbuild.sms"
 
 
 def smoke(
@@ -54,38 +58,50 @@ def smoke(
         DiskError: the log cannot be written.
     """
     check_questions(spec)
+    labels = dict(image.labels)
     run = Run(
-        name=dict(image.labels).get("io.jbuild.cell", "smoke"),
+        name=labels.get("io.jbuild.cell", "smoke"),
         spec=spec,
         launch=launching.launch(image, reference, spec, engine, memory_bytes),
         engine=engine,
         console=console,
         level=level.level(level.facts(image, engine)),
         usual_start_s=usual_start_s,
+        sms=labels.get(_SMS_LABEL, ""),
     )
-    container, failed = _run(run, log)
-    return judge(run, image, log, container, failed)
+    return judge(run, image, log, _run(run, log))
 
 
-def _run(run: Run, log: Path) -> tuple[Running | None, StepFailedError | None]:
-    """Run the container to its end; return what watched it, None if it never started, and what failed."""
-    failed: StepFailedError | None = None
+def _run(run: Run, log: Path) -> StepFailedError | None:
+    """Take the image through everything that its level asks for; return what failed."""
     client = run.engine.client()
     try:
-        with running(client, run.launch, log) as container:
-            try:
-                serve(run, container)
-            except StepFailedError as failure:
-                failed = failure
-            container.settle()
+        if run.level == "emulated-forward":
+            check_modules(run, client, log.with_name("smoke-modules.log"))
+            forward(run, client, log)
+        else:
+            if run.level == "gpu":
+                check_gpu(run, client, log.with_name("smoke-gpu.log"))
+            _serve(run, client, log)
+    except StepFailedError as failed:
+        return failed
     except APIError as error:
         message = f"the engine does not start the container: {error.explanation or error}"
-        return None, StepFailedError("start", "not-started", message)
+        return StepFailedError("start", "not-started", message)
     except (DockerException, RequestException) as error:
         raise EngineError(f"the engine went away during the smoke run: {error}", hint="run `jbuild doctor`") from error
     finally:
         client.close()
-    return container, failed
+    return None
+
+
+def _serve(run: Run, client: DockerClient, log: Path) -> None:
+    with running(client, run.launch, log) as container:
+        try:
+            serve(run, container)
+        finally:
+            container.settle()
+            run.note_container(container)
 
 
 def check_questions(spec: Spec) -> None:

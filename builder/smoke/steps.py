@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from builder.engine import Engine
     from builder.recipe.model import Question, Spec
     from builder.smoke.container import Launch, Running
-    from builder.smoke.model import Answer, Level, Step
+    from builder.smoke.model import Answer, Gpu, Level, Modules, Step
 
 _POLL_S = 0.5
 _STOP_POLL_S = 0.1
@@ -34,7 +34,8 @@ _STILL = 0.5
 class Run:
     """One smoke run and what it has found out so far; `name` is its cell's, for people to tell runs apart.
 
-    `level` is the one that can be reached, `usual_start_s` how long the start took the last time.
+    `level` is the one that can be reached, `usual_start_s` how long the start took the last time, `sms` what GPUs the
+    image is for.
     """
 
     name: str
@@ -45,9 +46,21 @@ class Run:
     level: Level
     usual_start_s: float | None = None
     began: float = 0.0
+    sms: str = ""
     answers: list[Answer] = field(default_factory=list)
     ready_s: float | None = None
     stop_s: float | None = None
+    peak_memory_bytes: int | None = None
+    runtime: str = ""
+    tail: str = ""
+    modules: Modules | None = None
+    gpu: Gpu | None = None
+
+    def note_container(self, container: Running) -> None:
+        """Keep what a container shows at its end."""
+        seen = [each for each in (self.peak_memory_bytes, container.peak_memory_bytes) if each]
+        self.peak_memory_bytes = max(seen, default=None)
+        self.runtime, self.tail = container.runtime(), container.tail()
 
 
 def serve(run: Run, container: Running) -> None:

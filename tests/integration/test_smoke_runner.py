@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +46,11 @@ RUN --mount=type=secret,id=ca,target={CA} apt-get update -qq \\
 SERVER_IMAGE = """\
 FROM jbuild-test/python:1
 COPY server.py /server.py
+# The interpreter where images of ours have it, with two extension modules: one of them wants the GPU's driver.
+RUN site=$(python3 -c "import sysconfig; print(sysconfig.get_path('purelib'))") && mkdir -p "$site" /opt/venv/bin \\
+ && ln -s /usr/bin/python3 /opt/venv/bin/python \\
+ && cp /usr/lib/python3*/lib-dynload/_hashlib.*.so "$site" && cd "$site" && for file in _hashlib.*; do \\
+    sed 's/libcrypto.so.3/libcuda.so.1\\x00\\x00/' "$file" > "gpu_${file#_}"; done
 ENTRYPOINT ["/usr/bin/python3", "/server.py"]
 HEALTHCHECK CMD ["/usr/bin/python3", "-c", "import os, sys; sys.exit(os.environ.get('STAND_IN_FAULT') == 'unhealthy')"]
 """
@@ -236,6 +244,44 @@ def test_all_kinds_of_questions_and_expectations(run: Runner) -> None:
     said = run.log.read_text()
     assert said.count("stream False") == 1, "the answer that is wanted whole too"
     assert said.count("'At once?'") == 4
+
+
+def test_a_cuda_image_without_a_gpu_is_probed(run: Runner, image: Image) -> None:
+    run.image = replace(image, labels=(("io.jbuild.cuda", "12.6"),))
+    error = run.failure(spec())
+    verdict = error.verdict
+    assert verdict.level == "emulated-forward", "without a GPU a CUDA image's server does not start"
+    assert verdict.modules is not None
+    assert verdict.modules.loaded >= 1
+    (driver,) = verdict.modules.need_driver
+    assert driver.lacks == "libcuda.so.1"
+    assert driver.file.startswith("gpu_hashlib.")
+    assert verdict.modules.broken == ()
+    assert verdict.step == "forward"
+    assert re.search(
+        r"does not run the probe: ModuleNotFoundError: No module named 'torch'.*exit code 1", error.message
+    )
+    records.write(run.log.with_name("smoke.json"), "f", verdict)
+    assert records.read(run.log.with_name("smoke.json"), "f", Verdict) == verdict
+
+
+def test_a_broken_extension_module_is_named(run: Runner, image: Image, client: DockerClient) -> None:
+    container = client.containers.create(run.reference)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        entry = tarfile.TarInfo("wheel/_C.abi3.so")
+        archive.addfile(entry)
+    container.put_archive("/usr/local/lib/python3.11/dist-packages", packed.getvalue())
+    broken = container.commit(repository="jbuild-test/broken", tag="2")
+    container.remove()
+    run.image, run.reference = replace(image, labels=(("io.jbuild.cuda", "12.6"),)), "jbuild-test/broken:2"
+    try:
+        error = run.failure(spec())
+    finally:
+        client.images.remove(str(broken.id), force=True)
+    assert error.verdict.step == "modules"
+    assert re.search(r"1 extension modules do not load, among them wheel/_C.abi3.so: .*file too short", error.message)
+    assert "jbuild audit" in (error.hint or "")
 
 
 def test_what_streams_otherwise_than_it_answers(run: Runner) -> None:
