@@ -124,10 +124,26 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """How much worse than the last verdict of its cell an image may be, as a part of it (0.5: half as much again).
+
+    None is not looked at; `exceeded` says what becomes of an image that is worse.
+    """
+
+    slower_start: float | None = None
+    later_first_token: float | None = None
+    fewer_tokens: float | None = None
+    more_memory: float | None = None
+    larger_image: float | None = None
+    exceeded: Literal["warning", "error"] = "warning"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SmokeSpec:
     """What the built image is asked, and how long it may take (seconds).
 
-    With `api_key` the server is started with a key, and must refuse who has none.
+    With `api_key` the server is started with a key, and must refuse who has none. `golden_tolerance` is how far a
+    token's log-probability may be from the recorded one, in nats.
     """
 
     questions: tuple[Question, ...] = ()
@@ -136,6 +152,8 @@ class SmokeSpec:
     stop_within_s: float = 60.0
     environment: Pairs = ()
     api_key: bool = True
+    golden_tolerance: float = 0.3
+    bounds: Bounds = field(default_factory=Bounds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast, get_args, get_type_hints
 
 from builder.recipe import checks, patterns, schema
-from builder.recipe.model import Message, Question, SmokeSpec
+from builder.recipe.model import Bounds, Message, Question, SmokeSpec
 from builder.tomldoc import shown, suggest
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from builder.recipe.slots import Slots
     from builder.tomldoc import Table
 
@@ -30,6 +32,8 @@ def read_smoke(table: Table, slots: Slots) -> SmokeSpec:
         stop_within_s=table.number("stop-within-s", usual.stop_within_s, low=1, high=_DAY_S),
         environment=slots.environment(table),
         api_key=table.boolean("api-key", default=usual.api_key),
+        golden_tolerance=table.number("golden-tolerance", usual.golden_tolerance, low=0.001, high=10),
+        bounds=_bounds(table.table("bounds")),
     )
     if not table.raw("questions"):
         table.problem(
@@ -39,6 +43,30 @@ def read_smoke(table: Table, slots: Slots) -> SmokeSpec:
         )
     table.done()
     return smoke
+
+
+def _bounds(table: Table) -> Bounds:
+    choices = get_args(get_type_hints(Bounds)["exceeded"])
+    exceeded = table.string("exceeded", Bounds().exceeded)
+    if exceeded not in choices:
+        table.problem("exceeded", f"`{shown(exceeded)}` is not known", suggest(exceeded, choices, noun="known"))
+    bounds = Bounds(
+        slower_start=_part(table, "slower-start"),
+        later_first_token=_part(table, "later-first-token"),
+        fewer_tokens=_part(table, "fewer-tokens"),
+        more_memory=_part(table, "more-memory"),
+        larger_image=_part(table, "larger-image"),
+        exceeded=cast("Literal['warning', 'error']", exceeded),
+    )
+    table.done()
+    return bounds
+
+
+def _part(table: Table, key: str) -> float | None:
+    """Read a bound such as "50%"."""
+    before = len(table.document.problems)
+    found = table.optional_string(key, pattern=r"[0-9]{1,4}%", noun='a bound such as "50%"')
+    return float(found[:-1]) / 100 if found and len(table.document.problems) == before else None
 
 
 def _question(table: Table) -> Question:

@@ -11,7 +11,18 @@ from builder.errors import SmokeError
 # What was proved, and where (builder/recipe/levels.toml).
 Level = Literal["gpu", "cpu", "emulated", "emulated-forward"]
 Step = Literal[
-    "start", "modules", "forward", "gpu", "ready", "health check", "api key", "models", "question", "metrics", "stop"
+    "start",
+    "modules",
+    "forward",
+    "gpu",
+    "ready",
+    "health check",
+    "api key",
+    "models",
+    "question",
+    "metrics",
+    "stop",
+    "bounds",
 ]
 
 
@@ -22,6 +33,15 @@ class Token:
     text: str
     logprob: float
     top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agreement:
+    """How far an answer is the golden one: for how many tokens, the largest difference in nats, what stops it."""
+
+    tokens: int
+    worst: float
+    difference: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +59,7 @@ class Answer:
     first_token_s: float | None = None
     tokens_per_s: float | None = None
     at_once: int = 1
+    golden: Agreement | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +107,7 @@ class Verdict:
         gpu: what the GPU computed, at that level.
         image_bytes: the image's size as a registry stores it.
         symptoms: what known troubles its log tells of, also of a run that passed.
-        warnings: what else is not as it should be: errors in the log.
+        warnings: what else is not as it should be: errors in the log, and what is worse than the last time.
         log: the container's whole log.
         when: UTC, ISO 8601.
     """

@@ -15,6 +15,7 @@ from builder.smoke.failure import StepFailedError, ended
 from builder.smoke.model import Answer, Gpu, Missing, Modules, Token
 from builder.smoke.probe import MARK, script
 from builder.smoke.protocol import SHOWN, Reply
+from builder.smoke.steps import accept
 from builder.wheels.tree import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -87,12 +88,12 @@ def forward(run: Run, client: DockerClient, log: Path) -> None:
     run.ready_s = round(report["load_s"], 1)
     for question, found in zip(questions, report["answers"], strict=True):
         reply = _reply(question.title, found)
-        run.answers.append(reply.answer)
         # Without a server nothing is guided, so no schema is kept.
         problem = unmet(replace(question, schema=None), reply)
         if problem:
+            run.answers.append(reply.answer)
             raise StepFailedError("forward", "wrong-answer", f"wrong answer to {question.title!r}; {problem}")
-        run.console.say(f"{run.name}: {question.title} -> {reply.answer.text.strip()[:SHOWN]}")
+        accept(run, question, reply, "forward")
 
 
 def _reply(title: str, found: dict[str, Any]) -> Reply:

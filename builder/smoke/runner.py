@@ -18,7 +18,7 @@ from builder.smoke.container import running
 from builder.smoke.failure import StepFailedError
 from builder.smoke.judging import judge
 from builder.smoke.probing import check_gpu, check_modules, forward
-from builder.smoke.steps import Run, serve
+from builder.smoke.steps import Reference, Run, serve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,13 +43,12 @@ def smoke(
     *,
     log: Path,
     memory_bytes: int | None = None,
-    usual_start_s: float | None = None,
+    given: Reference | None = None,
 ) -> Verdict:
     """Start the image by its own entrypoint, ask it the recipe's questions, end it, and return what was seen.
 
     `reference` is a name by which the engine can run the image; `log` is where the container's log is kept;
-    `memory_bytes` limits the container's memory; `usual_start_s` is how long its start took before. The container is
-    always removed.
+    `memory_bytes` limits the container's memory; `given` is what it is compared with. The container is always removed.
 
     Raises:
         SmokeFailedError: the image did not prove itself; the error carries the verdict.
@@ -66,7 +65,7 @@ def smoke(
         engine=engine,
         console=console,
         level=level.level(level.facts(image, engine)),
-        usual_start_s=usual_start_s,
+        given=given or Reference(),
         sms=labels.get(_SMS_LABEL, ""),
     )
     return judge(run, image, log, _run(run, log))

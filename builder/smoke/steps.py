@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from builder.image.runtime import served_name
@@ -13,6 +14,7 @@ from builder.smoke import launch as launching
 from builder.smoke.asking import WrongAnswerError, ask
 from builder.smoke.client import Server
 from builder.smoke.failure import StepFailedError, ended
+from builder.smoke.golden import Golden, asked, compare, find
 from builder.smoke.protocol import SHOWN, ServerError
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from builder.recipe.model import Question, Spec
     from builder.smoke.container import Launch, Running
     from builder.smoke.model import Answer, Gpu, Level, Modules, Step
+    from builder.smoke.protocol import Reply
 
 _POLL_S = 0.5
 _STOP_POLL_S = 0.1
@@ -31,11 +34,23 @@ _STILL = 0.5
 
 
 @dataclass(slots=True, kw_only=True)
+class Reference:
+    """What a run is compared with: golden tokens of `model` (a fingerprint), and how long its start took before.
+
+    Where `recorded` is a list, the answers are added to it.
+    """
+
+    golden: tuple[Golden, ...] = ()
+    model: str = ""
+    recorded: list[Golden] | None = None
+    usual_start_s: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
 class Run:
     """One smoke run and what it has found out so far; `name` is its cell's, for people to tell runs apart.
 
-    `level` is the one that can be reached, `usual_start_s` how long the start took the last time, `sms` what GPUs the
-    image is for.
+    `level` is the one that can be reached, `given` what it is compared with, `sms` what GPUs the image is for.
     """
 
     name: str
@@ -44,7 +59,7 @@ class Run:
     engine: Engine
     console: Console
     level: Level
-    usual_start_s: float | None = None
+    given: Reference = field(default_factory=Reference)
     began: float = 0.0
     sms: str = ""
     answers: list[Answer] = field(default_factory=list)
@@ -80,7 +95,7 @@ def serve(run: Run, container: Running) -> None:
     for question in run.spec.smoke.questions:
         with run.console.task(f"{run.name}: {question.title}", unit="") as task:
             task.note("waiting for the answer")
-            run.answers.append(_ask(run, server, name, question, container))
+            _ask(run, server, name, question, container)
     _check_still_there(server, container)
     _check_metrics(server, container)
     with run.console.task(f"{run.name}: stopping the server", unit=""):
@@ -91,7 +106,7 @@ def _wait_until_ready(run: Run, container: Running, task: Task) -> Server:
     within_s = run.spec.smoke.ready_within_s
     patience = _patience(run)
     if patience:
-        run.console.say(f"{run.name}: starting the server {patience}")
+        run.console.say(f"{run.name}: starting the server; {patience}")
     server: Server | None = None
     while True:
         state = container.state()
@@ -112,10 +127,10 @@ def _wait_until_ready(run: Run, container: Running, task: Task) -> Server:
 
 def _patience(run: Run) -> str:
     """Return what people should know before they wait for minutes; empty where it takes seconds."""
-    if run.usual_start_s:
-        return f"(the last time it took {_minutes(run.usual_start_s)})"
+    if run.given.usual_start_s:
+        return f"the last time it took {_minutes(run.given.usual_start_s)}"
     usual_s = usual_start_s(run.level)
-    return f"under emulation (this usually takes about {_minutes(usual_s)})" if usual_s else ""
+    return f"under emulation this usually takes about {_minutes(usual_s)}" if usual_s else ""
 
 
 def _minutes(seconds: float) -> str:
@@ -126,7 +141,8 @@ def _progress(container: Running, patience: str) -> str:
     """Return what is going on: the newest line while it is new, then for how long there has been none."""
     if container.silent_s < 2 * _POLL_S:
         return container.last_line
-    return f"no new line in its log for {container.silent_s:.0f} s {patience}".rstrip()
+    still = f"nothing new in its log for {container.silent_s:.0f} s"
+    return f"{still}; {patience}" if patience else still
 
 
 def _never_ready(within_s: float, container: Running) -> StepFailedError:
@@ -171,17 +187,44 @@ def _check_models(run: Run, server: Server, container: Running) -> str:
     return wanted or names[0]
 
 
-def _ask(run: Run, server: Server, name: str, question: Question, container: Running) -> Answer:
+def _ask(run: Run, server: Server, name: str, question: Question, container: Running) -> None:
     try:
-        answer = ask(server, name, question, run.spec.smoke.answer_within_s).answer
+        reply = ask(server, name, question, run.spec.smoke.answer_within_s, logprobs=wants_logprobs(run, question))
     except ServerError as error:
         fault = "hung-answer" if error.timed_out else "refused"
         raise _unanswered("question", fault, f"{question.title!r}: {error}", container) from error
     except WrongAnswerError as error:
         run.answers.append(error.answer)
         raise StepFailedError("question", "wrong-answer", f"wrong answer to {question.title!r}; {error}") from error
-    run.console.say(f"{run.name}: {question.title} -> {answer.text.strip()[:SHOWN]} ({_pace(answer)})")
-    return answer
+    accept(run, question, reply, "question")
+
+
+def wants_logprobs(run: Run, question: Question) -> bool:
+    """Return whether the log-probabilities of an answer are needed: to record it, or to compare it."""
+    return run.given.recorded is not None or find(run.given.golden, question, run.given.model) is not None
+
+
+def accept(run: Run, question: Question, reply: Reply, step: Step) -> None:
+    """Take a right answer: compare it with the golden one, or record it.
+
+    Raises:
+        StepFailedError: it is another one than the golden one.
+    """
+    golden = find(run.given.golden, question, run.given.model)
+    agreement = compare(golden, reply.tokens, run.spec.smoke.golden_tolerance) if golden else None
+    answer = replace(reply.answer, golden=agreement)
+    run.answers.append(answer)
+    if agreement and agreement.difference:
+        message = f"the answer to {question.title!r} is not the golden one: {agreement.difference}"
+        raise StepFailedError(step, "not-golden", message)
+    alike = f", {agreement.tokens} tokens as recorded" if agreement else ""
+    run.console.say(f"{run.name}: {question.title} -> {answer.text.strip()[:SHOWN]} ({_pace(answer)}{alike})")
+    if run.given.recorded is not None and reply.tokens:
+        source = f"level {run.level}, {datetime.now(timezone.utc).date()}, cell {run.name}"
+        recorded = Golden(
+            asked=asked(question), model=run.given.model, title=question.title, source=source, tokens=reply.tokens
+        )
+        run.given.recorded.append(recorded)
 
 
 def _check_still_there(server: Server, container: Running) -> None:

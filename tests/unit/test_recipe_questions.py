@@ -9,7 +9,7 @@ import pytest
 
 from builder.errors import DocumentError
 from builder.recipe.load import load
-from builder.recipe.model import Message, SmokeSpec
+from builder.recipe.model import Bounds, Message, SmokeSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,6 +103,34 @@ def test_mistakes_are_located(tmp_path: Path, question: str, key: str, message: 
     assert message in found.message
     assert found.line is not None
     assert found.line > len(RECIPE.splitlines())
+
+
+ONE = '[[smoke.questions]]\nask = "q"\nexpect = "x"\n'
+
+
+def test_bounds_and_tolerance(tmp_path: Path) -> None:
+    bounds = '[smoke.bounds]\nslower-start = "50%"\nfewer-tokens = "0%"\nlarger-image = "150%"\nexceeded = "error"\n'
+    smoke = read(tmp_path, f"[smoke]\ngolden-tolerance = 0.5\n{bounds}{ONE}")
+    assert smoke.golden_tolerance == 0.5
+    assert smoke.bounds == Bounds(slower_start=0.5, fewer_tokens=0.0, larger_image=1.5, exceeded="error")
+    assert read(tmp_path, ONE).bounds == Bounds()
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "message"),
+    [
+        ('slower-start = "half"', "slower-start", '`half` is not a bound such as "50%"'),
+        ("slower-start = 0.5", "slower-start", 'must be a bound such as "50%"'),
+        ('slower-starts = "50%"', "slower-starts", "unknown key `slower-starts`"),
+        ('exceeded = "fail"', "exceeded", "`fail` is not known"),
+    ],
+)
+def test_bounds_with_mistakes(tmp_path: Path, line: str, key: str, message: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        read(tmp_path, f"[smoke.bounds]\n{line}\n{ONE}")
+    (problem,) = caught.value.problems
+    assert problem.key == f"smoke.bounds.{key}"
+    assert message in problem.message
 
 
 def test_a_key_of_smoke_that_is_none(tmp_path: Path) -> None:
