@@ -34,6 +34,7 @@ ELSEWHERE = {
     "scripts/test unit": "it runs beside this test",
     "scripts/stand-in index /tmp/jetson-index": "it serves until it is ended: tests/integration/test_jetson_index.py",
     "scripts/engine down": "it would end the engine of whoever runs the tests",
+    "jbuild smoke vllm-cpu-0.15.1 --record": "minutes of emulation: test_smoke_cell.py does it with a small image",
     "jbuild build vllm-cpu-0.15.1 --verify": "minutes: test_pipeline_reproducible.py does it with a small image",
     "scripts/audit-agreement": "half an hour of emulation, by hand; its parts are unit tests",
     "scripts/audit-oracles": "needs the stacks of scripts/audit-agreement; a smaller comparison is an integration test",

@@ -56,9 +56,11 @@ def test_golden_tokens_are_recorded_and_compared(asked: Project) -> None:
     assert entry.tokens[0].top == (("The capital of France ", -0.1), ("other", -3.0))
     assert asked.run("smoke", "--json").ran() == [], "its own answers are those of the record"
 
-    near = asked.run("smoke", "--force", "--json")
+    asked.recipe["smoke"]["environment"] = {"STAND_IN_SHIFT": "-0.2"}
+    asked.write()
+    near = asked.run("smoke", "--json")
     assert near.code == 0, near.stderr
-    assert near.cells[CELL]["verdict"]["answers"][0]["golden"] == {"tokens": 3, "worst": 0.0, "difference": None}
+    assert near.cells[CELL]["verdict"]["answers"][0]["golden"] == {"tokens": 3, "worst": 0.2, "difference": None}
 
     asked.recipe["smoke"]["environment"] = {"STAND_IN_SHIFT": "-1.5"}
     asked.write()
@@ -76,19 +78,17 @@ def test_a_damaged_golden_file_is_one_located_error(asked: Project) -> None:
 
 
 def test_an_image_that_is_worse_than_the_last_one(asked: Project) -> None:
-    assert asked.run("smoke", "--force").code == 0
+    asked.recipe["smoke"]["bounds"]["exceeded"] = "error"
     asked.misbehave("slow")
-    warned = asked.run("smoke", "--force", "--json")
+    refused = asked.run("smoke")
+    assert_refused(refused, 10, "worse than the last verdict of this cell", r"smoke\.bounds")
+    assert asked.record("smoke")["step"] == "bounds"
+    assert asked.containers(refused.process) == []
+
+    asked.recipe["smoke"]["bounds"]["exceeded"] = "warning"
+    asked.write()
+    warned = asked.run("smoke", "--json")
     assert warned.code == 0, warned.stderr
     assert "to the first token: more than 100% worse" in warned.stderr
     (worse,) = warned.cells[CELL]["verdict"]["warnings"]
     assert "s to the first token" in worse
-
-    asked.misbehave("")
-    assert asked.run("smoke", "--force").code == 0
-    asked.recipe["smoke"]["bounds"]["exceeded"] = "error"
-    asked.misbehave("slow")
-    refused = asked.run("smoke", "--force")
-    assert_refused(refused, 10, "worse than the last verdict of this cell", r"smoke\.bounds")
-    assert asked.record("smoke")["step"] == "bounds"
-    assert asked.containers(refused.process) == []
