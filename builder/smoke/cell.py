@@ -68,10 +68,22 @@ def smoke_cell(request: Request, session: Session) -> Verdict:
         if before:
             said = f"this digest proved itself at level {before.level} on {before.when}"
             session.console.say(f"{job.cell.id}: {said}; --force asks it again")
+            _tidy(engine)
             return before
         verdict = _smoke(request, name, engine, session, known)
     kept.keep(session.workspace, verdict, question)
     return verdict
+
+
+def _tidy(engine: Engine) -> None:
+    """Remove what killed runs left, as every smoke run does."""
+    from builder.smoke.container import remove_leftovers  # noqa: PLC0415
+
+    client = engine.client()
+    try:
+        remove_leftovers(client)
+    finally:
+        client.close()
 
 
 def _smoke(request: Request, name: str, engine: Engine, session: Session, known: tuple[Golden, ...]) -> Verdict:

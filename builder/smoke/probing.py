@@ -15,7 +15,7 @@ from builder.smoke.failure import StepFailedError, ended
 from builder.smoke.model import Answer, Gpu, Missing, Modules, Token
 from builder.smoke.probe import MARK, script
 from builder.smoke.protocol import SHOWN, Reply
-from builder.smoke.steps import accept
+from builder.smoke.steps import accept, patience
 from builder.wheels.tree import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ def forward(run: Run, client: DockerClient, log: Path) -> None:
         {"messages": records.plain(each.messages), "prompt": each.prompt, "max_tokens": each.max_tokens}
         for each in questions
     ]
+    if told := patience(run):
+        run.console.say(f"{run.name}: the model answers without a server; {told}")
     wanted = {"model": f"{MODELS}/{model.name}" if model else "", "questions": asked}
     report = _probe(run, client, log, "forward", json.dumps(wanted))
     run.ready_s = round(report["load_s"], 1)

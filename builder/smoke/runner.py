@@ -57,14 +57,15 @@ def smoke(
         DiskError: the log cannot be written.
     """
     check_questions(spec)
-    labels = dict(image.labels)
+    labels, known = dict(image.labels), level.facts(image, engine)
     run = Run(
         name=labels.get("io.jbuild.cell", "smoke"),
         spec=spec,
         launch=launching.launch(image, reference, spec, engine, memory_bytes),
         engine=engine,
         console=console,
-        level=level.level(level.facts(image, engine)),
+        level=level.level(known),
+        emulated=not known.native,
         given=given or Reference(),
         sms=labels.get(_SMS_LABEL, ""),
     )

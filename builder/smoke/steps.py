@@ -50,7 +50,7 @@ class Reference:
 class Run:
     """One smoke run and what it has found out so far; `name` is its cell's, for people to tell runs apart.
 
-    `level` is the one that can be reached, `given` what it is compared with, `sms` what GPUs the image is for.
+    `level` is the one that can be reached, `emulated` whether the processor is imitated, `given` what it is compared with, `sms` what GPUs the image is for.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Run:
     engine: Engine
     console: Console
     level: Level
+    emulated: bool = False
     given: Reference = field(default_factory=Reference)
     began: float = 0.0
     sms: str = ""
@@ -104,9 +105,9 @@ def serve(run: Run, container: Running) -> None:
 
 def _wait_until_ready(run: Run, container: Running, task: Task) -> Server:
     within_s = run.spec.smoke.ready_within_s
-    patience = _patience(run)
-    if patience:
-        run.console.say(f"{run.name}: starting the server; {patience}")
+    told = patience(run)
+    if told:
+        run.console.say(f"{run.name}: starting the server; {told}")
     server: Server | None = None
     while True:
         state = container.state()
@@ -121,15 +122,15 @@ def _wait_until_ready(run: Run, container: Running, task: Task) -> Server:
             server = Server(launching.address(run.engine, port), launching.key(run.spec, run.launch))
         if server and server.is_healthy(min(5.0, left_s)):
             return server
-        task.note(_progress(container, patience))
+        task.note(_progress(container, told))
         time.sleep(min(_POLL_S, left_s))
 
 
-def _patience(run: Run) -> str:
+def patience(run: Run) -> str:
     """Return what people should know before they wait for minutes; empty where it takes seconds."""
     if run.given.usual_start_s:
         return f"the last time it took {_minutes(run.given.usual_start_s)}"
-    usual_s = usual_start_s(run.level)
+    usual_s = usual_start_s(run.level) if run.emulated else 0
     return f"under emulation this usually takes about {_minutes(usual_s)}" if usual_s else ""
 
 
@@ -137,12 +138,12 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"  # noqa: PLR2004  # shorter is told in seconds
 
 
-def _progress(container: Running, patience: str) -> str:
+def _progress(container: Running, told: str) -> str:
     """Return what is going on: the newest line while it is new, then for how long there has been none."""
     if container.silent_s < 2 * _POLL_S:
         return container.last_line
     still = f"nothing new in its log for {container.silent_s:.0f} s"
-    return f"{still}; {patience}" if patience else still
+    return f"{still}; {told}" if told else still
 
 
 def _never_ready(within_s: float, container: Running) -> StepFailedError:
