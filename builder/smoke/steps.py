@@ -50,7 +50,8 @@ class Reference:
 class Run:
     """One smoke run and what it has found out so far; `name` is its cell's, for people to tell runs apart.
 
-    `level` is the one that can be reached, `emulated` whether the processor is imitated, `given` what it is compared with, `sms` what GPUs the image is for.
+    `level` is the one that can be reached, `emulated` whether the processor is imitated, `given` what it is compared
+    with, `sms` what GPUs the image is for.
     """
 
     name: str
