@@ -150,3 +150,16 @@ def test_what_memory_means_is_said(shelf: Shelf) -> None:
     assert (row.out, row.notes, row.fit) == ((), ("what its model needs is not known: x",), "unknown")
     (nobody,) = pick((make("a"),), replace(NX, board=None), ("r.example",), SESSION)
     assert (nobody.notes, nobody.fit) == ((), "unknown")
+
+
+def test_a_board_whose_release_nobody_knows(shelf: Shelf) -> None:
+    shelf.rows = [state("a")]
+    thor = Host(name="agx-thor-128", architecture="arm64", is_jetson=True, board=board("agx-thor-128"))
+    (row,) = pick((make("a"),), thor, ("r.example",), SESSION)
+    release, sm = row.out
+    assert release == "it is for L4T 36.4.0, and agx-thor-128 runs 38, 39"
+    assert sm == "its kernels are for SM 8.7, and agx-thor-128's GPU is SM 11.0"
+    nobody = Host(name="a Jetson with L4T 36.3.0", architecture="arm64", is_jetson=True, l4t="36.3.0")
+    (row,) = pick((make("a"),), nobody, ("r.example",), SESSION)
+    (driver,) = row.out
+    assert "runs images for L4T 36.2 up to 36.4, not for 36.4.0" in driver
