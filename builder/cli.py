@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -17,10 +18,13 @@ from builder.errors import JbuildError, UsageError
 if TYPE_CHECKING:
     from types import FrameType
 
+    from click.shell_completion import CompletionItem
+
 _INTERRUPTED = 130
 _UNEXPECTED = 1
 # Verb, its module below `builder.commands`, and its line in `jbuild --help`: help must not import the verbs.
 VERBS = (
+    ("init", "init", "Write a commented recipe from a few questions or options."),
     ("list", "list_", "List the recipes."),
     ("show", "show", "Show a recipe: its cells, packages, models, questions and what has been made."),
     ("matrix", "matrix", "Show the cells of a recipe, the impossible ones with their reason."),
@@ -38,9 +42,17 @@ VERBS = (
     ("verdict", "verdict", "Write the verdict of an image to a file, to be handed over."),
     ("why", "why", "Explain why a cell has no wheels, or why its packages have their versions."),
     ("fit", "fit", "Show what memory a recipe's model needs on a board, and the longest context that fits."),
+    ("pick", "pick", "Name the published image that this machine, or a board, can run, and why others are out."),
+    ("compose", "compose", "Write a compose file that runs a recipe's image, hardened."),
+    ("run", "run", "Run a recipe's image as compose would, show its log, and stop it cleanly at Ctrl-C."),
+    ("bench", "bench", "Measure throughput and latency of an image or a running server, as JSON and a plot."),
     ("diff", "diff", "Show what changed between two locks, cells or images, and what a device must pull."),
+    ("report", "report", "Write one HTML page: how far each cell is, what is in it, what failed and why."),
     ("models", "models", "Lock, fetch or verify a recipe's models without its wheels."),
+    ("summary", "summary", "Sum up what runs in several places made of a plan's cells."),
     ("cache", "cache", "Show what the cache holds, and remove what nobody has used for a while."),
+    ("schema", "schema", "Print the JSON Schema of what a verb prints with --json."),
+    ("completion", "completion", "Print what a shell needs to complete verbs, options, recipes and cells."),
     ("doctor", "doctor", "Check this machine and show the command that mends what is missing."),
 )
 
@@ -59,6 +71,13 @@ class _Verbs(click.Group):
                 return command
         return None
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[Any]]:
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        from click.shell_completion import CompletionItem  # noqa: PLC0415
+
+        return [CompletionItem(name, help=line) for name, _, line in VERBS if name.startswith(incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Verbs"):
             formatter.write_dl([(name, line) for name, _, line in VERBS])
@@ -68,6 +87,9 @@ class _Verbs(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         from builder.tomldoc import suggest  # noqa: PLC0415
 
+        if ctx.resilient_parsing:
+            # A shell asks what could be typed: no time for messages.
+            return super().resolve_command(ctx, args)
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise UsageError(
                 f"there is no verb `{args[0]}`", hint=suggest(args[0], self.list_commands(ctx), noun="verbs")
@@ -91,6 +113,10 @@ def cli(context: click.Context) -> None:
 def main() -> NoReturn:
     """Run the command line and exit: 0, or the code of the error's branch (see `builder.errors`)."""
     _end_cleanly()
+    if "_JBUILD_COMPLETE" in os.environ:
+        from builder.shells import use  # noqa: PLC0415
+
+        use()
     console = Console(as_json="--json" in sys.argv)
     try:
         outcome = cli.main(prog_name="jbuild", standalone_mode=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ _PLAIN_EVERY_S = 10.0
 # A line of somebody's log that shows what is going on, not the whole of it.
 _NOTE_LENGTH = 90
 _TAIL_LINES = 25
+_MOST_SHOWN = 8
 
 
 class Task:
@@ -150,8 +152,11 @@ class Console:
         with self._mutex:
             known = text in self._warned
             self._warned.add(text)
-        if not known:
-            self._line(f"warning: {text}", style="yellow")
+        if known:
+            return
+        self._line(f"warning: {text}", style="yellow")
+        if self.github:
+            self._command("warning", text)
 
     def success(self, text: str) -> None:
         """Print a line about something that is done."""
@@ -179,6 +184,20 @@ class Console:
         ]
         return "\n".join(lines)
 
+    def can_ask(self) -> bool:
+        """Return whether a person sits at both ends: one who can be asked, and sees the question."""
+        return self.terminal and sys.stdin.isatty()
+
+    def ask(self, question: str, choices: Sequence[str] = (), *, default: str | None = None) -> str:
+        """Ask the person at the terminal until the answer is one of the choices, if there are any."""
+        import click  # noqa: PLC0415  # whoever asks has it loaded already
+
+        kind = click.Choice(tuple(choices)) if choices else click.STRING
+        answer: str = click.prompt(
+            question, default=default, type=kind, show_choices=len(choices) < _MOST_SHOWN, err=True
+        )
+        return answer
+
     @contextmanager
     def task(self, title: str, total: float | None = None, *, unit: str = "B") -> Iterator[Task]:
         """Show the progress of a piece of work while the block runs."""
@@ -202,12 +221,15 @@ class Console:
     @contextmanager
     def group(self, title: str) -> Iterator[None]:
         """Fold the lines of the block in a GitHub log; elsewhere just a heading."""
-        self._line(f"::group::{title}" if self.github else title, style="bold")
+        if self.github:
+            self._command("group", title)
+        else:
+            self._line(title, style="bold")
         try:
             yield
         finally:
             if self.github:
-                self._line("::endgroup::")
+                self._command("endgroup")
 
     def failure(self, error: JbuildError, *, as_result: bool = True) -> None:
         """Print an error: what, where, the tail of its log, what to do next.
@@ -230,6 +252,8 @@ class Console:
                 self._line(f"  | {line.removeprefix(f'{error.where}: ') if len(lines) == 1 else line}")
         if error.hint:
             self._line(f"  next: {error.hint}", style="cyan")
+        if self.github:
+            self._annotate(error)
 
     def cancel(self) -> None:
         """Make every task's next step raise KeyboardInterrupt, in whatever thread it runs."""
@@ -295,10 +319,39 @@ class Console:
             self._rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)
         return self._rich
 
+    def _annotate(self, error: JbuildError) -> None:
+        """Show an error on GitHub's page of the run, and a mistake in a file beside its line."""
+        if not isinstance(error, DocumentError):
+            hint = f"\nnext: {error.hint}" if error.hint else ""
+            self._command("error", f"{error.message}{hint}", title="jbuild")
+            return
+        root = os.environ.get("GITHUB_WORKSPACE") or os.curdir
+        for problem in error.problems:
+            line = {} if problem.line is None else {"line": str(problem.line)}
+            hint = f" ({problem.hint})" if problem.hint else ""
+            said = f"{problem.key}: {problem.message}{hint}" if problem.key else f"{problem.message}{hint}"
+            self._command("error", said, file=os.path.relpath(problem.path, root), **line, title=error.message)
+
+    def _command(self, name: str, text: str = "", **properties: str) -> None:
+        """Give GitHub's runner a command; what it reads as a line's end or a property's is escaped."""
+        text = _escaped(text)
+        given = ",".join(f"{key}={_escaped(value, ':,')}" for key, value in properties.items())
+        self._write(f"::{name}{f' {given}' if given else ''}::{text}")
+
     def _line(self, text: str, *, style: str | None = None) -> None:
+        if self.github:
+            # What others print (a log, a model) is no command to the runner.
+            text = re.sub(r"^(\s*):(?=:)|##(?=\[)", lambda found: f"{found[0]} ", text, flags=re.MULTILINE)
+        self._write(text, style=style)
+
+    def _write(self, text: str, *, style: str | None = None) -> None:
         with self._mutex:
             if self.terminal:
                 self._rich_console().print(text, style=style, markup=False)
             else:
                 sys.stderr.write(text + "\n")
                 sys.stderr.flush()
+
+
+def _escaped(text: str, also: str = "") -> str:
+    return "".join(f"%{ord(c):02X}" if c in f"%\r\n{also}" else c for c in text)

@@ -68,6 +68,11 @@ class Engine:
         """Whether the engine's loopback is this machine's."""
         return self.endpoint.startswith(("unix://", "npipe://"))
 
+    @property
+    def host(self) -> str | None:
+        """The name of the engine's machine, None for this one."""
+        return None if self.is_local else urlsplit(self.endpoint).hostname
+
     def environment(self) -> dict[str, str]:
         """Return what `docker` and `docker buildx` need in their environment to talk to this engine."""
         return {"DOCKER_HOST": self.docker_host} if self.docker_host else {}
@@ -87,14 +92,6 @@ class Engine:
             return _remote_client(self.context, timeout_s)
         except (DockerException, OSError) as error:
             raise EngineError("the engine does not answer any more", where=self.endpoint, hint=_MEND) from error
-
-    def has_buildx(self) -> bool:
-        """Return whether `docker buildx` works here."""
-        try:
-            process.run(["docker", "buildx", "version"], env=self.environment(), timeout_s=_ANSWER_S)
-        except (ProgramMissingError, ProgramFailedError):
-            return False
-        return True
 
     def can_run(self, architecture: Architecture) -> bool:
         """Return whether programs of an architecture run on the engine's machine, natively or by emulation."""
@@ -120,6 +117,33 @@ class Engine:
         except (ProgramMissingError, ProgramFailedError):
             return set()
         return set(re.findall(r"linux/(\w+)", seen))
+
+
+def proxies_of(engine: Engine) -> dict[str, str]:
+    """Return the proxies that the engine itself goes through, by their variables.
+
+    Raises:
+        EngineError: it does not answer any more.
+    """
+    facts = _info(engine)
+    named = {"HTTPS_PROXY": facts.get("HttpsProxy"), "HTTP_PROXY": facts.get("HttpProxy")}
+    return {name: str(value) for name, value in named.items() if value}
+
+
+def data_folder(engine: Engine) -> Path | None:
+    """Return where the engine keeps images, if that is on this machine.
+
+    Raises:
+        EngineError: it does not answer any more.
+    """
+    path = Path(str(_info(engine).get("DockerRootDir") or "/nowhere"))
+    return path if engine.is_local and path.is_dir() else None
+
+
+def _info(engine: Engine) -> dict[str, Any]:
+    local = engine.endpoint.startswith("unix://")
+    ask = _unix_asker(engine.endpoint) if local else _client_asker(engine.endpoint, engine.context)
+    return ask("/info")
 
 
 def emulator_settings(architecture: str) -> tuple[tuple[str, str], ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock, Timeout
 
-from builder import process, stages
+from builder import history, process, stages
 from builder.cache.use import in_use
 from builder.errors import EngineError, JbuildError
 from builder.records import fingerprint
@@ -116,19 +116,22 @@ def _run_in_group(job: Job, session: Session, options: Options, builders: Builde
 def run_cell(job: Job, session: Session, options: Options, builders: Builders) -> CellResult:
     """Run the stages of a cell that are missing or out of date, in order."""
     result = CellResult(Work(job=job, session=session, options=options, builders=builders))
+    reached = options.stages[0]
     try:
         with _alone(job, session), session.console.working_on(job.cell.id):
             for stage in options.stages:
-                begun = time.monotonic()
+                begun, reached = time.monotonic(), stage
                 ran = stages.run(stage, result.work)
                 result.stages.append(StageResult(stage=stage, ran=ran, seconds=time.monotonic() - begun))
                 said = f"{result.stages[-1].seconds:.1f} s" if ran else "unchanged"
                 session.console.say(f"{job.cell.id}: {stage}: {said}")
             if options.verify:
+                reached = "verify"
                 _verify(result.work)
                 session.console.say(f"{job.cell.id}: verify: a second build without any cache gave the same digest")
     except JbuildError as error:
         result.error = error
+    history.note(result.work, result.stages, result.error, reached)
     return result
 
 

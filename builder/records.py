@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import types
@@ -80,7 +81,7 @@ def decode(value: Any, kind: Any) -> Any:  # noqa: C901, PLR0911  # one line for
     if origin is dict:
         return {decode(k, arguments[0]): decode(v, arguments[1]) for k, v in _is(value, dict).items()}
     if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
+        hints = _hints(typing.cast("Any", kind))
         return kind(**{name: decode(item, hints[name]) for name, item in _is(value, dict).items()})  # type: ignore[operator]
     if kind is Path:
         return Path(value)
@@ -89,6 +90,12 @@ def decode(value: Any, kind: Any) -> Any:  # noqa: C901, PLR0911  # one line for
     if kind is float and isinstance(value, int):
         return float(value)
     return _is(value, kind)
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Return the types of a record's fields; worked out anew each time, they take most of the time of reading it."""
+    return typing.get_type_hints(kind)
 
 
 def _is(value: Any, kind: Any) -> Any:

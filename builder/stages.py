@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from builder import __version__, records
 from builder.audit.model import Audit
-from builder.image.model import Image, Plan
+from builder.image.model import Image, Plan, proven_name
 from builder.publish.model import Publication
 from builder.publish.where import targets
 from builder.recipe.model import PublishSpec, SmokeSpec
@@ -106,7 +106,7 @@ class Work:
     @property
     def proven(self) -> str:
         """The name of the image in the engine once it has."""
-        return f"jbuild/{self.job.recipe.name}:{self.job.cell.id}".lower()
+        return proven_name(self.job.recipe.name, self.job.cell.id)
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -83,6 +83,11 @@ class CellFolder:
         """The folder in which the cell's system layer is built by itself."""
         return self.path / "system-layer"
 
+    @property
+    def history(self) -> Path:
+        """What became of the cell's runs, a line each."""
+        return self.path / "history.jsonl"
+
     def record(self, stage: str) -> Path:
         """Return the record of a stage: `plan.json`, `image.json`, and so on."""
         return self.path / f"{stage}.json"
@@ -132,6 +137,11 @@ class Workspace:
     def cell(self, recipe: str, cell: str) -> CellFolder:
         """Return a cell's folder."""
         return CellFolder(path=self.project / "build" / recipe / cell)
+
+    @property
+    def report(self) -> Path:
+        """The page of `jbuild report`."""
+        return self.project / "build" / "report.html"
 
     @property
     def wheels(self) -> Path:
@@ -387,3 +397,24 @@ def sha256_of(path: Path) -> str:
         while block := file.read(_HASH_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def secret_beside(path: Path, name: str) -> Path:
+    """Return where a secret for the program of a file lies: in a folder beside it that only its owner enters."""
+    return path.parent / "secrets" / name
+
+
+def write_secret(path: Path, text: str) -> bool:
+    """Write a secret that a container's user is to read, unless there is one already; return whether it was written.
+
+    Engines mount files as they are, so everybody may read this one; its folder keeps everybody but its owner away.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
+    if path.exists():
+        return False
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_text(path, text)
+    return True

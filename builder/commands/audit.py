@@ -12,6 +12,7 @@ from builder import records
 from builder.audit.audit import audit_cell
 from builder.audit.loose import audit_wheels
 from builder.audit.tables import rules
+from builder.commands import complete
 from builder.commands.common import as_json, cell_option, open_recipe, open_session
 from builder.commands.working import possible_jobs
 from builder.errors import AuditError, CellsFailedError, JbuildError, UsageError
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @click.command("audit")
-@click.argument("names", nargs=-1, metavar="RECIPE | --wheels FILE...")
+@click.argument("names", nargs=-1, metavar="RECIPE | --wheels FILE...", shell_complete=complete.recipes)
 @click.option("--wheels", is_flag=True, help="Audit these wheel files together, without a recipe.")
 @cell_option
 @click.option("--base", metavar="IMAGE", help="With --wheels: the image that they are for.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from builder import config
+from builder.commands import complete
 from builder.console import Console
 from builder.recipe.find import find
 from builder.recipe.load import load
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
-recipe_argument = click.argument("recipe")
+recipe_argument = click.argument("recipe", shell_complete=complete.recipes)
 
 
 def cell_option(function: _F) -> _F:
@@ -33,6 +34,7 @@ def cell_option(function: _F) -> _F:
         "selectors",
         multiple=True,
         metavar="SELECTOR",
+        shell_complete=complete.cells,
         help="Only these cells: an id or axis=value, with globs.",
     )
     return option(function)

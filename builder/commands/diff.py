@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from builder import records
+from builder.commands import complete
 from builder.commands.common import as_json, open_session
 from builder.diff.compare import compare
 from builder.diff.subject import subject
@@ -12,8 +13,8 @@ from builder.report.diff import text
 
 
 @click.command("diff")
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
+@click.argument("before", metavar="A", shell_complete=complete.recipes)
+@click.argument("after", metavar="B", shell_complete=complete.recipes)
 @click.option(
     "--architecture",
     type=click.Choice(("arm64", "amd64")),
@@ -29,5 +30,6 @@ def command(before: str, after: str, architecture: str, as_json: bool) -> None:
     registry (HOST/NAME:TAG). No engine is needed.
     """
     session = open_session(as_json=as_json)
-    found = compare(subject(before, session, architecture), subject(after, session, architecture))
+    with session.console.task(f"comparing {before} with {after}", unit="images"):
+        found = compare(subject(before, session, architecture), subject(after, session, architecture))
     session.console.result({**records.plain(found), "identical": found.identical}, text(found))

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from builder import records
 from builder.commands.common import as_json, open_session
-from builder.doctor import examine
+from builder.doctor.examine import case_of, examine
+from builder.doctor.mending import mend
 from builder.errors import EngineError
-
-if TYPE_CHECKING:
-    from builder.doctor import Check
+from builder.recipe.find import find
+from builder.recipe.load import load
+from builder.report.doctor import text
 
 
 @click.command("doctor")
+@click.argument("recipe", required=False)
+@click.option("--fix", is_flag=True, help="Run the safe ones of the commands that mend something, then look again.")
 @as_json
-def command(as_json: bool) -> int:
-    """Check this machine: what is there, why it matters, and the command that mends what is missing."""
+def command(recipe: str | None, fix: bool, as_json: bool) -> int:
+    """Check this machine, and with RECIPE whether it can make that: what is found, why it matters, what mends it."""
     session = open_session(as_json=as_json)
-    checks = list(examine(session))
-    missing = [check.name for check in checks if check.state == "missing"]
-    verdict = f"missing: {', '.join(missing)}" if missing else "this machine can make images"
-    text = "\n".join([*(_text(check) for check in checks), verdict])
-    session.console.result({"usable": not missing, "checks": [records.plain(check) for check in checks]}, text)
-    return EngineError.exit_code if missing else 0
-
-
-def _text(check: Check) -> str:
-    line = f"{check.state:<8} {check.name:<12} {check.found}"
-    if check.state == "ok":
-        return line
-    return line + f"\n{'':<22}why: {check.why}" + (f"\n{'':<22}mend: {check.mend}" if check.mend else "")
+    found = load(find(recipe, session.workspace.recipe_folders)) if recipe else None
+    checks = list(examine(case_of(session, found)))
+    mended = mend(checks, session.console) if fix else []
+    if mended:
+        checks = list(examine(case_of(session, found)))
+    usable = all(check.state != "error" for check in checks)
+    described = {"usable": usable, "checks": records.plain(checks), "mended": records.plain(mended)}
+    session.console.result(described, text(checks, mended))
+    return 0 if usable else EngineError.exit_code

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from builder import records
+from builder.commands import complete
 from builder.commands.common import as_json, cell_option, open_recipe, open_session, recipe_argument
 from builder.errors import ModelError, RecipeError
 from builder.fit.cells import fit_cell
@@ -25,7 +26,14 @@ if TYPE_CHECKING:
 @click.command("fit")
 @recipe_argument
 @cell_option
-@click.option("--board", "boards", multiple=True, metavar="NAME", help="This board; may be repeated.")
+@click.option(
+    "--board",
+    "boards",
+    shell_complete=complete.boards,
+    multiple=True,
+    metavar="NAME",
+    help="This board; may be repeated.",
+)
 @as_json
 def command(recipe: str, selectors: tuple[str, ...], boards: tuple[str, ...], as_json: bool) -> int:
     """Estimate the memory that RECIPE's model needs, against what its boards have.

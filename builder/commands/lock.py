@@ -78,7 +78,12 @@ def _check(recipe: str, selectors: Sequence[str], *, as_json: bool) -> int:
     session = open_session(as_json=as_json)
     check_cache(session.workspace)
     found, cells = open_recipe(recipe, selectors, session.workspace)
-    checks = [check_lock(job_of(found, cell), session) for cell in cells if not cell.impossible]
+    possible = [cell for cell in cells if not cell.impossible]
+    checks = []
+    with session.console.task(f"checking the locks of {found.name}", len(possible), unit="cells") as task:
+        for cell in possible:
+            checks.append(check_lock(job_of(found, cell), session))
+            task.advance(1)
     show_failures([(each.cell, each.error) for each in checks if each.error], session.console)
     text = "\n".join(line for each in checks for line in _lines(each))
     session.console.result({"recipe": found.name, "cells": [_plain(each) for each in checks]}, text)

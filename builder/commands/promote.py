@@ -9,6 +9,7 @@ import click
 
 from builder import records
 from builder.cache.use import in_use
+from builder.commands import complete
 from builder.commands.common import as_json, cell_option, open_recipe, open_session
 from builder.commands.working import checked_registries, force_tags_option
 from builder.errors import UsageError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command("promote")
-@click.argument("what", metavar="RECIPE|IMAGE@DIGEST")
+@click.argument("what", metavar="RECIPE|IMAGE@DIGEST", shell_complete=complete.recipes)
 @cell_option
 @click.option(
     "--to",

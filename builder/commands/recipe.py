@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from builder.commands.common import as_json, cell_option, recipe_argument
@@ -18,6 +20,11 @@ from builder.stages import STAGES, Options
     "--from", "again", type=click.Choice(STAGES), help="Run this stage and the later ones even if nothing changed."
 )
 @click.option("--until", type=click.Choice(STAGES), help="Stop after this stage.")
+@click.option(
+    "--result",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write what came of the cells to this file, as JSON; `jbuild summary` reads it.",
+)
 @force_tags_option
 @run_options
 @as_json
@@ -28,6 +35,7 @@ def command(
     dry_run: bool,
     again: str | None,
     until: str | None,
+    result: Path | None,
     force: bool,
     locked: bool,
     jobs: int,
@@ -54,4 +62,4 @@ def command(
     if options.again and options.again not in options.stages:
         more = "add --push" if again == "push" and not until else f"--from {again} comes after --until {last}"
         raise click.UsageError(f"{more}: the run ends with {last}, before {again}")
-    return work(recipe, selectors, options, at_once=jobs, dry_run=dry_run, as_json=as_json)
+    return work(recipe, selectors, options, at_once=jobs, dry_run=dry_run, as_json=as_json, result=result)

@@ -30,7 +30,8 @@ def command(recipe: str, selectors: tuple[str, ...], registries: tuple[str, ...]
     found, cells = open_recipe(recipe, selectors, session.workspace)
     jobs = [job_of(found, cell) for cell in cells if not cell.impossible]
     targets = required_targets(found.spec.publish, registries, session.config, where=str(found.path))
-    rows = overview(jobs, targets, session)
+    with session.console.task(f"reading the tags of {found.name}", unit="tags"):
+        rows = overview(jobs, targets, session)
     table = session.console.table(("repository", "tag", "state", "level", "age", "image"), [_row(row) for row in rows])
     session.console.result({"recipe": found.name, "tags": records.plain(rows)}, table)
     unknown = [row for row in rows if row.state == "unknown"]

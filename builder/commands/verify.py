@@ -28,7 +28,7 @@ from builder.registry.reference import Reference
 @click.option("--level", type=click.Choice(levels()), help="What the verdict must reach.")
 @click.option("--whole", is_flag=True, help="Read every blob through and compare it with its digest.")
 @as_json
-def command(image: str, keys: tuple[Path, ...], level: str | None, whole: bool, as_json: bool) -> None:
+def command(image: str, keys: tuple[Path, ...], level: str | None, whole: bool, as_json: bool) -> int:
     """Check IMAGE in its registry: digest, signature, verdict, SBOM and provenance."""
     session = open_session(as_json=as_json)
     if image in recipe_paths(session.workspace.recipe_folders):
@@ -40,5 +40,8 @@ def command(image: str, keys: tuple[Path, ...], level: str | None, whole: bool, 
     rows = [(each.name, each.state, each.said) for each in done.findings]
     text = f"{done.image}\n{done.digest}\n\n" + session.console.table(("what", "state", "found"), rows)
     session.console.result({**records.plain(done), "holds": done.holds}, text)
-    if not done.holds:
-        raise VerificationError(done)
+    if done.holds:
+        return 0
+    # The findings are the result, and a program reads one.
+    session.console.failure(VerificationError(done), as_result=False)
+    return VerificationError.exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,18 +11,16 @@ import click
 
 from builder.commands.common import open_recipe, open_session
 from builder.config import BUILDER_PATTERN, REGISTRY_PATTERN
-from builder.engine import find_engine
 from builder.errors import CellsFailedError, EngineError, RecipeError
-from builder.pipeline import preview, run_cells
 from builder.report.failures import show_failures
-from builder.report.summary import cell_json, preview_lines, summary
 from builder.resolve.jobs import job_of
 from builder.resolve.upgrades import check_upgrades
 from builder.stages import Work, check
-from builder.workspace import check_cache
+from builder.workspace import check_cache, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from builder.pipeline import CellResult
     from builder.recipe.model import Cell, Recipe
@@ -84,8 +83,17 @@ def run_options(function: _F) -> _F:
     return function
 
 
-def work(recipe: str, selectors: Sequence[str], options: Options, *, at_once: int, dry_run: bool, as_json: bool) -> int:
-    """Run stages for the selected cells, print what came of it, and return the exit code.
+def work(
+    recipe: str,
+    selectors: Sequence[str],
+    options: Options,
+    *,
+    at_once: int,
+    dry_run: bool,
+    as_json: bool,
+    result: Path | None = None,
+) -> int:
+    """Run stages for the selected cells, print what came of it (and write it to `result`), and return the exit code.
 
     Raises:
         JbuildError: nothing could be begun, or the only cell failed.
@@ -100,10 +108,15 @@ def work(recipe: str, selectors: Sequence[str], options: Options, *, at_once: in
         check(Work(job=job, session=session, options=options))
     if dry_run:
         return _preview(found, jobs, session, options)
+    from builder.pipeline import run_cells  # noqa: PLC0415  # slow to import; completion and --help do without
+
     begun = time.monotonic()
     results = run_cells(jobs, session, options, at_once=at_once)
     seconds = time.monotonic() - begun
-    return _conclude(found, results, impossible, session, seconds)
+    described = _described(found, results, impossible, seconds)
+    if result:
+        write_text(result, json.dumps(described, indent=2) + "\n")
+    return _conclude(results, described, session, seconds)
 
 
 def possible_jobs(recipe: Recipe, cells: Sequence[Cell], session: Session) -> list[Job]:
@@ -124,6 +137,9 @@ def possible_jobs(recipe: Recipe, cells: Sequence[Cell], session: Session) -> li
 
 
 def _preview(recipe: Recipe, jobs: Sequence[Job], session: Session, options: Options) -> int:
+    from builder.pipeline import preview  # noqa: PLC0415
+    from builder.report.summary import preview_lines  # noqa: PLC0415
+
     previews = {job.cell.id: preview(job, session, options) for job in jobs}
     lines = [line for cell, states in previews.items() for line in preview_lines(cell, states)]
     described = {cell: {each.stage: each.state for each in states} for cell, states in previews.items()}
@@ -132,25 +148,32 @@ def _preview(recipe: Recipe, jobs: Sequence[Job], session: Session, options: Opt
     return 0
 
 
-def _conclude(
-    recipe: Recipe, results: Sequence[CellResult], impossible: Sequence[Cell], session: Session, seconds: float
-) -> int:
+def _described(
+    recipe: Recipe, results: Sequence[CellResult], impossible: Sequence[Cell], seconds: float
+) -> dict[str, Any]:
+    from builder.report.summary import cell_json  # noqa: PLC0415
+
+    cells = [cell_json(result) for result in results]
+    cells += [{"cell": cell.id, "status": "impossible", "reason": cell.impossible} for cell in impossible]
+    return {"recipe": recipe.name, "seconds": round(seconds, 1), "cells": cells}
+
+
+def _conclude(results: Sequence[CellResult], described: dict[str, Any], session: Session, seconds: float) -> int:
+    from builder.report.summary import summary  # noqa: PLC0415
+
     console = session.console
     failed = [result for result in results if result.error]
     if len(results) == 1 and failed and failed[0].error:
         raise failed[0].error
     show_failures([(each.work.job.cell.id, each.error) for each in failed if each.error], console)
-    described = [cell_json(result) for result in results]
-    described += [{"cell": cell.id, "status": "impossible", "reason": cell.impossible} for cell in impossible]
-    console.result(
-        {"recipe": recipe.name, "seconds": round(seconds, 1), "cells": described},
-        summary(results, seconds, _docker_host(session)),
-    )
+    console.result(described, summary(results, seconds, _docker_host(session)))
     return CellsFailedError.exit_code if failed else 0
 
 
 def _docker_host(session: Session) -> str | None:
     """Return what DOCKER_HOST must be for the commands that are shown to reach the engine, if it must be set."""
+    from builder.engine import find_engine  # noqa: PLC0415
+
     try:
         engine = find_engine(session.workspace)
     except EngineError:

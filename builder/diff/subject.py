@@ -82,12 +82,12 @@ def _made(recipe: str, session: Session) -> list[str]:
 
 
 def _of_lock(name: str, lock: Lock, session: Session) -> Subject:
-    return Subject(name=name, kind="lock", **_told_by(lock), **_built(name, lock, session))
+    return Subject(name=name, kind="lock", **told_by(lock), **_built(name, lock, session))
 
 
 def _of_cell(name: str, recipe: str, cell: str, session: Session) -> Subject:
     lock = lockfile.read_file(session.workspace.lock(recipe, cell))
-    told = _told_by(lock) | _built(name, lock, session)
+    told = told_by(lock) | _built(name, lock, session)
     told.setdefault("layers", _planned(session.workspace.cell(recipe, cell), lock))
     return Subject(name=name, kind="cell", **told)
 
@@ -121,7 +121,7 @@ def _planned(folder: CellFolder, lock: Lock) -> tuple[Layer, ...] | None:
 def _with_lock(image: Any, session: Session) -> Subject:
     """Add what the lock tells that an image was made from, if that lock is in this project."""
     known = _lock_of(image.recipe, image.cell, image.lock, session)
-    told = _told_by(known) if known else image.labelled
+    told = told_by(known) if known else image.labelled
     return Subject(name=image.name, kind="image", layers=image.layers, blobs=image.blobs, digest=image.digest, **told)
 
 
@@ -133,7 +133,8 @@ def _lock_of(recipe: str | None, cell: str | None, content: str | None, session:
     return lock if lockfile.content(lock) == content else None
 
 
-def _told_by(lock: Lock) -> dict[str, Any]:
+def told_by(lock: Lock) -> dict[str, Any]:
+    """Return what a lock tells of packages, models and base, as the fields of a subject."""
     base = lock.base
     return {
         "packages": tuple(

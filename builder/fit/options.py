@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from typing import TYPE_CHECKING
@@ -107,10 +108,12 @@ def _is_later(vllm: str | None) -> bool:
 
 
 def _words(text: str) -> list[str]:
+    """Split what the image's entrypoint splits; what it refuses is none."""
     try:
-        return shlex.split(text)
+        words = json.loads(text) if text.lstrip().startswith("[") else shlex.split(text)
     except ValueError:
         return []
+    return [word for word in words if isinstance(word, str)]
 
 
 def _whole(text: str | None) -> int | None:

@@ -17,14 +17,15 @@ UID = 10001
 USER = "vllm"
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Everything that is written at run time goes below one path, so that one volume keeps it.
+_CACHE = "/cache"
 _CACHES = (
-    ("XDG_CACHE_HOME", "/cache"),
+    ("XDG_CACHE_HOME", _CACHE),
     ("HF_HOME", "/cache/huggingface"),
     ("VLLM_CACHE_ROOT", "/cache/vllm"),
     ("VLLM_CONFIG_ROOT", "/cache/vllm"),
     ("TRITON_CACHE_DIR", "/cache/triton"),
     ("TORCHINDUCTOR_CACHE_DIR", "/cache/inductor"),
-    ("FLASHINFER_WORKSPACE_BASE", "/cache"),
+    ("FLASHINFER_WORKSPACE_BASE", _CACHE),
 )
 
 
@@ -33,7 +34,8 @@ def environment(job: Job, lock: Lock) -> Pairs:
     values = {
         "PATH": f"{ENVIRONMENT}/bin:{_SYSTEM_PATH}",
         "VIRTUAL_ENV": ENVIRONMENT,
-        "HOME": f"/home/{USER}",
+        # What knows no variable of its own (CUDA's, numba's, TVM's caches) writes below the home.
+        "HOME": _CACHE,
         # torch and getpass ask for a name even where no password file is mounted.
         "USER": USER,
         "LOGNAME": USER,

@@ -32,6 +32,11 @@ class Image:
         return self.manifest.size + self.config.size + sum(layer.size for layer in self.layers)
 
 
+def proven_name(recipe: str, cell: str) -> str:
+    """Return the name that the image of a cell has in the engine once it has proved itself."""
+    return f"jbuild/{recipe}:{cell}".lower()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """What an image's configuration says besides its layers: how a container is started, and what the image is.

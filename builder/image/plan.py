@@ -13,11 +13,11 @@ from builder.image.dockerfile import render as render_dockerfile
 from builder.image.forest import plant
 from builder.image.layers import model_layers, wheel_layers
 from builder.image.model import Plan, Settings
-from builder.image.runtime import FOLDER as RUNTIME
+from builder.image.runtime import ENTRYPOINT, HEALTHCHECK
 from builder.models.fetch import fetch_model
 from builder.wheels.interpreter import HOME, interpreter_tree, provide_compiler
 from builder.wheels.prepare import prepare
-from builder.wheels.tree import ENVIRONMENT, variant
+from builder.wheels.tree import variant
 from builder.workspace import disk_errors, write_text
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from builder.session import Session
     from builder.workspace import CellFolder
 
-# -S: the scripts need nothing of the wheels, and start faster without looking at them.
-_PYTHON = (f"{ENVIRONMENT}/bin/python", "-SE")
 # Records and logs change with every run; they must never reach the builder.
 _IGNORED = "*\n!layers\n!system\n"
 _BUILTIN = "builtin/Dockerfile.j2"
@@ -146,9 +144,9 @@ def _settings(job: Job, lock: Lock) -> Settings:
         workdir=f"/home/{facts.USER}",
         user=f"{facts.UID}:{facts.UID}",
         port=job.spec.server.port,
-        healthcheck=(*_PYTHON, f"{RUNTIME}/healthcheck.py"),
+        healthcheck=HEALTHCHECK,
         start_period_s=int(job.spec.smoke.ready_within_s),
-        entrypoint=(*_PYTHON, f"{RUNTIME}/entrypoint.py"),
+        entrypoint=ENTRYPOINT,
     )
 
 

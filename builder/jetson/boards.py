@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from builder.tomldoc import Table
 
 _BOARDS = Path(__file__).with_name("boards.toml")
+PART = r"p[0-9]{4}-[0-9]{4}"
 _NAME = r"[a-z0-9]+(-[a-z0-9]+)*"
 # The smallest part of a module's memory that any board with a known `MemTotal` shows (an Orin Nano 8 GB).
 _USABLE_PART = 0.93
@@ -26,13 +28,17 @@ _GIB = 1 << 30
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Board:
-    """One module: `memory_gb` as sold, `usable_mib` as Linux sees it (None: never seen), `l4t` major releases."""
+    """One module: `memory_gb` as sold, `usable_mib` as Linux sees it (None: never seen), `l4t` major releases.
+
+    `cpus` are its cores.
+    """
 
     name: str
     module: str
     chip: str
     sm: str
     memory_gb: int
+    cpus: int
     usable_mib: int | None
     l4t: tuple[str, ...]
     power_modes: tuple[str, ...]
@@ -47,6 +53,11 @@ class Board:
     def is_measured(self) -> bool:
         """Whether `usable` was read on such a board."""
         return self.usable_mib is not None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Its part numbers, as a device tree has them (`p3767-0000`)."""
+        return tuple(re.findall(PART, self.module))
 
     def suits(self, platform: Platform) -> bool:
         """Tell whether images for a platform are for this board: its L4T release runs on it, its SMs hold the GPU's."""
@@ -109,6 +120,7 @@ def _board(table: Table) -> Board:
         chip=table.string("chip", pattern=r"tegra[0-9]{3}", noun="a chip such as tegra234"),
         sm=table.string("sm", pattern=r"[0-9]+\.[0-9]+", noun="a compute capability such as 8.7"),
         memory_gb=memory_gb,
+        cpus=table.integer("cpus", low=1, high=1024),
         usable_mib=table.integer("usable-mib", low=1, high=memory_gb * 1024) if "usable-mib" in table else None,
         l4t=table.strings("l4t", pattern=r"[0-9]{2}", noun="a major release such as 36"),
         power_modes=table.strings("power-modes", pattern=r"[A-Z0-9_]+", noun="a mode of nvpmodel"),

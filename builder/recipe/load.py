@@ -10,7 +10,7 @@ from builder.jetson.boards import boards
 from builder.recipe import patterns
 from builder.recipe.axes import read_matrix
 from builder.recipe.model import Architecture, Matrix, Recipe
-from builder.recipe.sections import read_overrides, read_spec
+from builder.recipe.sections import read_overrides, read_runners, read_spec
 from builder.recipe.slots import Slots
 from builder.recipe.verify import check_cells, check_texts
 
@@ -60,6 +60,7 @@ def _recipe(root: Table, path: Path, templates: Sequence[Path]) -> Recipe:
         spec=spec,
         overrides=read_overrides(root, matrix.known(), slots),
         boards=_boards(root),
+        runners=read_runners(root, slots),
     )
     if "matrix" in root:
         check_texts(root.document, recipe, slots.found)

@@ -86,6 +86,13 @@ def platform_of(recipe: Recipe, cell: Cell) -> Platform:
     return replace(platform, base=placeholders.fill(base, placeholders.facts(cell, platform)))
 
 
+def runners_of(recipe: Recipe, cell: Cell) -> tuple[str | None, str | None]:
+    """Return the labels of the runner that builds a cell and of the board that asks it, where the recipe names them."""
+    known = placeholders.facts(cell, platform_of(recipe, cell))
+    build, smoke = (label and placeholders.fill(label, known) for label in (recipe.runners.build, recipe.runners.smoke))
+    return build, smoke
+
+
 def cell_id(values: Iterable[tuple[str, str]]) -> str:
     """Return a cell's id: short forms of all its axis values, of letters, digits, `_` and `-` only.
 

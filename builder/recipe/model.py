@@ -184,6 +184,14 @@ class Override:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Runners:
+    """Labels of CI runners, which may hold placeholders: one that builds, one that is a board with the GPU."""
+
+    build: str | None = None
+    smoke: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """One recipe file. `architecture` is the one its images are for, `boards` name the boards that must bear them."""
 
@@ -195,6 +203,7 @@ class Recipe:
     spec: Spec
     overrides: tuple[Override, ...] = ()
     boards: tuple[str, ...] = ()
+    runners: Runners = field(default_factory=Runners)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

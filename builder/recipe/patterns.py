@@ -18,6 +18,7 @@ APT = r"[a-z0-9][a-z0-9+.-]*[a-z0-9+](=[0-9][A-Za-z0-9.+:~-]*)?"
 ENVIRONMENT = r"[A-Za-z_][A-Za-z0-9_]{0,127}"
 SECRET = r"(.*_)?(TOKEN|PASSWORD|PASSWD|SECRET|API_?KEY|ACCESS_KEY|CREDENTIALS?)"  # noqa: S105 - a pattern
 LABEL = r"[a-z0-9]+([._-]+[a-z0-9]+)*"
+RUNNER = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 TEMPLATE = r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.j2"
 
 _COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"

@@ -15,6 +15,7 @@ from builder.recipe.model import (
     Override,
     PublishSpec,
     Question,
+    Runners,
     Server,
     SmokeSpec,
     Spec,
@@ -104,6 +105,16 @@ def _date(table: Table, key: str) -> str | None:
         if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text or ""):
             table.problem(key, f"there is no day {text}")
         return None
+
+
+def read_runners(root: Table, slots: Slots) -> Runners:
+    """Read on which runners CI works on the recipe's cells."""
+    table = root.table("ci")
+    runners = Runners(
+        build=slots.maybe(table, "runner", checks.runner), smoke=slots.maybe(table, "smoke-runner", checks.runner)
+    )
+    table.done()
+    return runners
 
 
 def read_overrides(root: Table, known: dict[str, tuple[str, ...]], slots: Slots) -> tuple[Override, ...]:

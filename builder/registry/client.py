@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -188,6 +188,21 @@ class RegistryClient:
             # A mount only saves time: whatever is really wrong shows when the blob is sent.
             return False
         return False
+
+    def try_upload(self, repository: str) -> None:
+        """Begin an upload and cancel it: whoever may do that may push."""
+        response = self._transport.call(
+            "POST",
+            f"/v2/{repository}/blobs/uploads/",
+            repository=repository,
+            right="push",
+            doing="cannot begin an upload",
+            body=bytes,
+        )
+        with suppress(requests.RequestException):
+            # What a registry keeps all the same, it purges after some days.
+            location = response.headers.get("Location", "")
+            self._transport.once("DELETE", location, scopes=scopes_for(repository, "push"))
 
     def upload_blob(
         self, repository: str, path: Path, digest: str, on_bytes: Callable[[int], object] = lambda _: None

@@ -26,7 +26,7 @@ def text(audit: Audit) -> str:
     for finding in audit.findings:
         lines += ["", *_block(finding)]
     lines += [f"warning: {warning}" for warning in audit.warnings]
-    return "\n".join(map(_printable, [*lines, *_gpu(audit)]))
+    return "\n".join(map(printable, [*lines, *_gpu(audit)]))
 
 
 def explained(rule: Rule) -> str:
@@ -84,8 +84,8 @@ def _block(finding: Finding) -> Iterator[str]:
         yield f"         next: {finding.fix}"
 
 
-def _printable(line: str) -> str:
-    """Leave out what a terminal would obey: names in wheels are anybody's."""
+def printable(line: str) -> str:
+    """Return a line without what a terminal would obey: names in wheels are anybody's."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 

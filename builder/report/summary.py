@@ -93,9 +93,9 @@ def _cell(result: CellResult, reach: str) -> str:
     if made.publication:
         lines += [f"  pushed    {tag}" for tag in references(made.publication)]
         lines += [f"  withheld  {line}" for line in withheld(made.publication)]
-    lines.append(
-        "  time      " + ", ".join(f"{s.stage} {_time(s.seconds) if s.ran else 'unchanged'}" for s in result.stages)
-    )
+    if result.stages:
+        each = ", ".join(f"{s.stage} {_time(s.seconds) if s.ran else 'unchanged'}" for s in result.stages)
+        lines.append(f"  time      {_time(sum(s.seconds for s in result.stages))}: {each}")
     run = _run_command(result)
     return "\n".join(lines + ([f"  run it    {reach}{run}"] if run else []))
 

@@ -188,7 +188,7 @@ def fault_behind(explanation: str, examiner: Examiner) -> NetworkError | None:
     return None
 
 
-def default_address(session: Session, names: Iterable[str] = ()) -> str | None:
+def default_address(session: Session, names: Iterable[str] = (), *, within_s: float = _TIMEOUT_S) -> str | None:
     """Return the address of uv's own default index, which only uv knows: its configuration says it, or its program.
 
     uv tells it with a package that it finds there: one that any index has, else one of `names`. None if it finds none.
@@ -198,15 +198,15 @@ def default_address(session: Session, names: Iterable[str] = ()) -> str | None:
         # It may be named, `name=https://…`, or be a folder, of which we know nothing.
         address = _ADDRESS.fullmatch(said.strip())
         return without_login(address[1]) if address else None
-    return next(filter(None, (_address_of(name, session) for name in ("packaging", *names))), None)
+    return next(filter(None, (_address_of(name, session, within_s) for name in ("packaging", *names))), None)
 
 
-def _address_of(name: str, session: Session) -> str | None:
+def _address_of(name: str, session: Session, within_s: float) -> str | None:
     argv = [uv(), "pip", "compile", "-", "--no-deps", "--universal", "--no-header", "--quiet", "--no-annotate"]
     argv += ["--emit-index-annotation", "--only-binary", ":all:", "--python", sys.executable]
     try:
         environment = uv_environment(session.config, session.workspace.cache)
-        text = run(argv, stdin=f"{name}\n", env=environment, timeout_s=_TIMEOUT_S).stdout
+        text = run(argv, stdin=f"{name}\n", env=environment, timeout_s=within_s).stdout
     except JbuildError:
         # Then it is down, or lacks even this package; what is told of it says so.
         return None

@@ -122,6 +122,36 @@ def read_file(path: Path) -> Lock:
     return found
 
 
+def glance(path: Path) -> tuple[Lock, str]:
+    """Return a lock and its checksum, unchecked: for people to look at many at once, never to build from.
+
+    Raises:
+        LockError: there is none, or it is damaged or of another format.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        own = data["tool"]["jbuild"]
+        if own["format"] != LOCK_FORMAT:
+            raise LockError(f"lock format {own['format']} is not {LOCK_FORMAT}", where=str(path))
+        wheels = tuple(_glanced(package, own["sources"]) for package in data["packages"])
+        return _lock(own, wheels), str(own["content"])
+    except _DAMAGE as error:
+        raise LockError(f"the lock is damaged: {_reason(error)}", where=str(path)) from error
+
+
+def _glanced(package: dict[str, Any], sources: dict[str, str]) -> LockedWheel:
+    file = package["wheels"][0]
+    return LockedWheel(
+        name=str(package["name"]),
+        version=str(package["version"]),
+        filename=str(file["name"]),
+        url=str(file.get("url") or file.get("path")),
+        sha256=str(file["hashes"]["sha256"]),
+        size=file.get("size"),
+        index=sources.get(package["name"]),
+    )
+
+
 def content(lock: Lock) -> str:
     """Return the checksum of everything in a lock."""
     return records.fingerprint(lock)
@@ -204,13 +234,17 @@ def _from_document(data: dict[str, Any], own: dict[str, Any]) -> Lock:
         for package in packages
         for wheel in package.wheels or ()
     )
+    return _lock(own, tuple(sorted(wheels, key=lambda w: w.name)))
+
+
+def _lock(own: dict[str, Any], wheels: tuple[LockedWheel, ...]) -> Lock:
     return Lock(
         recipe=own["recipe"],
         cell=own["cell"],
         inputs=own["inputs"],
         platform=records.decode(own["platform"], Platform),
         base=records.decode(own["base"], LockedBase),
-        wheels=tuple(sorted(wheels, key=lambda w: w.name)),
+        wheels=wheels,
         models=tuple(records.decode(model, LockedModel) for model in own["models"]),
         advisories=tuple(records.decode(advisory, LockedAdvisory) for advisory in own["advisories"]),
         indexes=tuple(records.decode(index, LockedIndex) for index in own["indexes"]),

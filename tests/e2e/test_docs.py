@@ -35,9 +35,17 @@ ELSEWHERE = {
     "scripts/stand-in index /tmp/jetson-index": "it serves until it is ended: tests/integration/test_jetson_index.py",
     "scripts/engine down": "it would end the engine of whoever runs the tests",
     "jbuild build vllm-cpu-0.15.1 --verify": "minutes: test_pipeline_reproducible.py does it with a small image",
+    "jbuild run vllm-cpu-0.15.1": "it serves until it is ended: tests/integration/test_serve.py",
+    "jbuild run vllm-cpu-0.15.1 --detach --publish 8001 -- --max-num-seqs 4": "tests/integration/test_serve.py",
+    "docker compose --file compose.yaml up --detach --wait": "tests/integration/test_serve.py",
+    "jbuild bench vllm-cpu-0.15.1 --concurrency 1,4,8 --output bench.json --plot bench.svg": "an hour of emulation: "
+    "tests/integration/test_serve.py measures a small image",
+    "jbuild bench --url http://127.0.0.1:8000 --prompts 16 --output-tokens 64": "tests/unit/test_bench_client.py",
     "scripts/audit-agreement": "half an hour of emulation, by hand; its parts are unit tests",
     "scripts/audit-oracles": "needs the stacks of scripts/audit-agreement; a smaller comparison is an integration test",
     "scripts/audit-fuzz": "half an hour, by hand",
+    "jbuild matrix vllm-cpu-0.15.1 --changed-since origin/main": "wants a clone: tests/unit/test_ci_since.py has some",
+    "jbuild summary result.json --plan plan.json": "wants what commands before it wrote: test_workflow_images.py",
 }
 
 # Commands after which the project's images are made anew: run in a copy of it.

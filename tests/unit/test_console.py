@@ -296,3 +296,68 @@ def test_rich_is_not_imported_for_plain_output() -> None:
     begun = time.monotonic()
     assert process.run([sys.executable, "-c", code]).stdout == "False\n"
     assert time.monotonic() - begun < 5
+
+
+@pytest.fixture
+def on_github(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Console:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(tmp_path))
+    return Console()
+
+
+def test_a_mistake_is_shown_beside_its_line_on_github(
+    on_github: Console, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recipes" / "a,b.toml"
+    problems = [
+        Problem(path=path, line=3, key="base.image", message="100% wrong", hint="did you mean `x`?"),
+        Problem(path=path, line=None, key="", message="not valid TOML:\nline"),
+    ]
+    on_github.failure(DocumentError("recipe demo: mistakes", problems))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("::")] == [
+        (
+            "::error file=recipes/a%2Cb.toml,line=3,title=recipe demo%3A mistakes"
+            "::base.image: 100%25 wrong (did you mean `x`?)"
+        ),
+        "::error file=recipes/a%2Cb.toml,title=recipe demo%3A mistakes::not valid TOML:%0Aline",
+    ]
+    assert lines[0] == "error: recipe demo: mistakes"
+
+
+def test_other_errors_and_warnings_are_annotations_on_github(
+    on_github: Console, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_github.failure(LockError("no wheels", hint="jbuild why demo"))
+    on_github.warn("careful")
+    on_github.warn("careful")
+    assert capsys.readouterr().err.splitlines() == [
+        "error: no wheels",
+        "  next: jbuild why demo",
+        "::error title=jbuild::no wheels%0Anext: jbuild why demo",
+        "warning: careful",
+        "::warning::careful",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("::add-mask::a", ": :add-mask::a"),
+        ("  ::error::a\n::debug::b", "  : :error::a\n: :debug::b"),
+        ("done ##[error]x", "done ## [error]x"),
+        ("a::b ## c", "a::b ## c"),
+    ],
+)
+def test_what_others_print_is_no_command_to_the_runner(
+    on_github: Console, capsys: pytest.CaptureFixture[str], text: str, shown: str
+) -> None:
+    on_github.say(text)
+    assert capsys.readouterr().err == f"{shown}\n"
+
+
+def test_elsewhere_nothing_is_annotated_or_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    console.failure(LockError("no wheels"))
+    console.say("::add-mask::a ##[x]")
+    assert capsys.readouterr().err == "error: no wheels\n::add-mask::a ##[x]\n"

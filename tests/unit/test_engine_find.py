@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 
 from builder import process
-from builder.engine import Engine, _emulated_here, find_engine
+from builder.engine import Engine, _emulated_here, data_folder, find_engine, proxies_of
 from builder.errors import EngineError, ProgramMissingError
 from builder.process import Completed
 from builder.workspace import Workspace
@@ -233,12 +233,10 @@ def test_what_an_engine_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine().can_run("amd64")
     assert engine(emulated=("arm64",)).can_run("arm64")
     assert not engine().can_run("arm64")
-    assert not engine().has_buildx()
     with pytest.raises(EngineError, match="cannot run arm64 programs"):
         engine().require("arm64")
     monkeypatch.setattr(process, "run", answer)
     assert engine().can_run("arm64")
-    assert engine().has_buildx()
     engine().require("arm64")
 
 
@@ -249,3 +247,13 @@ def test_a_client_of_an_engine_that_went_away() -> None:
 
 def test_an_engine_elsewhere_is_not_local() -> None:
     assert not engine(endpoint="ssh://me@board").is_local
+
+
+def test_what_an_engine_says_of_itself_when_asked_again(serve: Callable[..., str], tmp_path: Path) -> None:
+    info = {"HttpsProxy": "http://proxy:3128", "HttpProxy": "", "DockerRootDir": str(tmp_path)}
+    here = engine(endpoint=serve("a.sock", info=info))
+    assert proxies_of(here) == {"HTTPS_PROXY": "http://proxy:3128"}
+    assert data_folder(here) == tmp_path
+    assert data_folder(engine(endpoint=serve("b.sock", info={"DockerRootDir": "/nowhere/at/all"}))) is None
+    with pytest.raises(EngineError):
+        proxies_of(engine(endpoint="unix:///nowhere.sock"))

@@ -84,6 +84,8 @@ def test_environment_wins() -> None:
     found = settings("--max-num-seqs=8", environment=environment, max_model_len=2048, dtype="float32")
     assert (found.length, found.dtype, found.utilization, found.sequences) == (1024, "float16", 0.5, 2)
     assert settings(environment={"JBUILD_EXTRA_ARGS": "'"}).sequences == 1
+    assert settings(environment={"JBUILD_EXTRA_ARGS": '["--max-num-seqs", "3"]'}).sequences == 3
+    assert settings(environment={"JBUILD_EXTRA_ARGS": '["--max-num-seqs'}).sequences == 1
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ memory-gb = 16
 usable-mib = 15656
 l4t = ["36"]
 power-modes = ["MAXN", "10W"]
+cpus = 8
 source = "somewhere"
 """
 
@@ -121,4 +122,4 @@ def test_a_board_that_is_there_twice(tmp_path: Path) -> None:
     path.write_text(GOOD * 2, encoding="utf-8")
     with pytest.raises(DocumentError) as caught:
         read_boards(path)
-    assert [(p.line, p.message) for p in caught.value.problems] == [(12, "`orin-nx-16` is there twice")]
+    assert [(p.line, p.message) for p in caught.value.problems] == [(13, "`orin-nx-16` is there twice")]

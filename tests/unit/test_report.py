@@ -92,7 +92,7 @@ def test_everything_that_was_made_is_named(session: Session) -> None:
         "  asked     Capital of France?",
         "  answer    The capital is Paris.\\x1b[31m",
         "  pushed    localhost:5000/vllm:1.0-cpu",
-        "  time      lock 1 min 1 s",
+        "  time      1 min 1 s: lock 1 min 1 s",
         (
             "  run it    docker run --rm --platform linux/arm64 -e QEMU_CPU=max,sve=off "
             "-p 127.0.0.1:8000:8000 localhost:5000/vllm:1.0-cpu"

@@ -6,9 +6,12 @@ import http.server
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +23,6 @@ from builder.recipe.model import Model, Server, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SPEC = Spec(models=(Model(name="tiny", source="./tiny"),))
 
@@ -138,6 +140,71 @@ def test_a_server_open_to_everybody_is_warned_of(
 ) -> None:
     command(["--model", "x"], {"PATH": "/bin", **environment})
     assert ("without an API key" in capsys.readouterr().err) is warns
+
+
+def test_a_key_among_the_arguments_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    command(["--model", "x", "--api-key", "k"], {"PATH": "/bin"})
+    assert "--api-key can be read by whoever sees the processes" in capsys.readouterr().err
+
+
+SERVER = """\
+import http.server, os, signal, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+def stop(*_):
+    sys.stderr.write("stopping\\n")
+    raise SystemExit(0)
+signal.signal(signal.SIGTERM, stop)
+(port,) = [word[7:] for word in sys.argv if word.startswith("--port=")]
+server = http.server.HTTPServer(("127.0.0.1", int(port)), Handler)
+print("up", flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture
+def environment(folder: Path) -> Path:
+    """A folder as `/opt/venv` is in an image; its server is a stand-in."""
+    programs = folder / "venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "python").symlink_to(sys.executable)
+    (programs / "vllm").write_text(f"#!{programs / 'python'} -SE\n{SERVER}")
+    (programs / "vllm").chmod(0o755)
+    return programs.parent
+
+
+def test_the_server_takes_the_entrypoints_place_and_gets_its_signals(folder: Path, environment: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (folder / "key").write_text("s3cret\n")
+    settings = {"JBUILD_PORT": str(port), "VLLM_API_KEY_FILE": str(folder / "key"), "PATH": os.environ["PATH"]}
+    argv = [str(environment / "bin" / "python"), "-SE", str(folder / "entrypoint.py"), "--seed=$(id)"]
+    server = subprocess.Popen(argv, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert server.stdout
+        assert server.stdout.readline() == "up\n"
+        seen = Path("/proc") / str(server.pid)
+        # The same process, no shell before it, and the key where only its owner can read it.
+        words = (seen / "cmdline").read_text().split("\0")
+        assert words[2:4] == [str(environment / "bin" / "vllm"), "serve"]
+        assert "--seed=$(id)" in words
+        assert "s3cret" not in (seen / "cmdline").read_text()
+        assert "VLLM_API_KEY=s3cret" in (seen / "environ").read_text().split("\0")
+        assert list((seen / "task").iterdir()) == [seen / "task" / str(server.pid)]
+        assert start(folder / "healthcheck.py", **settings).returncode == 0
+        begun = time.monotonic()
+        server.terminate()
+        assert server.wait(5) == 0
+        assert time.monotonic() - begun < 2
+        assert server.communicate()[1] == "stopping\n"
+    finally:
+        server.kill()
+        server.communicate()
 
 
 class Health(http.server.BaseHTTPRequestHandler):

@@ -105,6 +105,18 @@ def test_extra_arguments_are_split_as_a_shell_does() -> None:
     assert arguments[-4:] == ("--chat-template", "/a b/c.jinja", "--x=y z", "$(id)")
 
 
+def test_extra_arguments_as_json_need_no_quotes() -> None:
+    words = ["--hf-overrides", '{"a": "b c"}', "$(id)", ""]
+    arguments = settled(None, {"JBUILD_EXTRA_ARGS": f" {json.dumps(words)}"}).arguments
+    assert list(arguments[-4:]) == words
+
+
+@pytest.mark.parametrize("value", ['["--seed", 1]', '["--x"', "[" * 100_000, '["a"] b'])
+def test_extra_arguments_in_wrong_json(value: str) -> None:
+    with pytest.raises(SettingsError, match="JBUILD_EXTRA_ARGS"):
+        settled(None, {"JBUILD_EXTRA_ARGS": value})
+
+
 def test_extra_arguments_with_an_open_quote() -> None:
     with pytest.raises(SettingsError, match="JBUILD_EXTRA_ARGS"):
         settled(None, {"JBUILD_EXTRA_ARGS": "--x 'y"})

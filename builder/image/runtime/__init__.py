@@ -10,11 +10,17 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder.wheels.tree import ENVIRONMENT
+
 if TYPE_CHECKING:
     from builder.recipe.model import Model, Spec
 
 FOLDER = "/opt/jbuild"
 MODELS = "/models"
+# -S: the scripts need nothing of the wheels, and start faster without looking at them.
+_PYTHON = (f"{ENVIRONMENT}/bin/python", "-SE")
+ENTRYPOINT = (*_PYTHON, f"{FOLDER}/entrypoint.py")
+HEALTHCHECK = (*_PYTHON, f"{FOLDER}/healthcheck.py")
 _NAMES = ("entrypoint.py", "healthcheck.py", "settings.py")
 
 

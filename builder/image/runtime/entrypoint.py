@@ -21,7 +21,8 @@ else:
     # In an image the scripts lie beside each other, in no package.
     from settings import LOOPBACK, Settings, SettingsError, option, read_server, settle
 
-BIN = Path("/opt/venv/bin")
+# The interpreter that runs this is that of the environment with the server.
+BIN = Path(sys.executable).parent
 _WRONG_SETTING = 2
 
 
@@ -48,7 +49,7 @@ def command(arguments: Sequence[str], environment: MutableMapping[str, str]) -> 
         return list(arguments)
     settings = settle(read_server(), environment, arguments)
     _set_key(environment)
-    _warn_if_open(settings, environment)
+    _warn_of_keys(settings, environment)
     return server_command(settings)
 
 
@@ -92,8 +93,11 @@ def _set_key(environment: MutableMapping[str, str]) -> None:
     environment["VLLM_API_KEY"] = key
 
 
-def _warn_if_open(settings: Settings, environment: MutableMapping[str, str]) -> None:
-    has_key = environment.get("VLLM_API_KEY") or option(settings.arguments, "--api-key")
+def _warn_of_keys(settings: Settings, environment: MutableMapping[str, str]) -> None:
+    named = option(settings.arguments, "--api-key")
+    if named:
+        _say("warning: --api-key can be read by whoever sees the processes: use VLLM_API_KEY or VLLM_API_KEY_FILE")
+    has_key = environment.get("VLLM_API_KEY") or named
     if settings.host not in LOOPBACK and not has_key:
         _say(
             f"warning: listening at {settings.host or 'every address'} without an API key: whoever reaches port "

@@ -148,7 +148,13 @@ def _named_model(name: str | None) -> str | None:
 
 
 def _words(text: str) -> list[str]:
+    """Return arguments, given as a JSON list of strings or as a shell's words."""
     try:
-        return shlex.split(text)
-    except ValueError as error:
+        if not text.lstrip().startswith("["):
+            return shlex.split(text)
+        words = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"JBUILD_EXTRA_ARGS cannot be split into arguments: {error}") from error
+    if not all(isinstance(word, str) for word in words):
+        raise SettingsError("JBUILD_EXTRA_ARGS: a JSON list must hold strings only")
+    return list(words)

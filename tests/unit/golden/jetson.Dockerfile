@@ -13,7 +13,7 @@ COPY --link layers/model-tiny-0123456789ab/ /
 COPY --link layers/runtime-0123456789ab/ /
 ENV PATH="/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENV VIRTUAL_ENV="/opt/venv"
-ENV HOME="/home/vllm"
+ENV HOME="/cache"
 ENV USER="vllm"
 ENV LOGNAME="vllm"
 ENV XDG_CACHE_HOME="/cache"

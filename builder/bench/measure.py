@@ -1,0 +1,127 @@
+"""Measures a server at several concurrencies, with the client that fits it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Literal
+
+from builder.bench.client import Server, measure, served_model
+from builder.bench.inside import BenchmarkMissingError, measure_inside
+from builder.bench.model import Bench, Step
+from builder.errors import SmokeError
+from builder.serve import container as containers
+from builder.smoke.client import Server as Probe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from docker.models.containers import Container
+
+    from builder.bench.model import Client, Load
+    from builder.console import Console
+    from builder.serve.model import Service
+
+Choice = Literal["auto", "vllm", "jbuild"]
+_ASK_EVERY_S = 0.5
+_LAST_LINES = 60
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A server that answers: where, what it is, and its container if we have it. `level` as a verdict's."""
+
+    server: Server
+    subject: str
+    level: str | None = None
+    container: Container | None = None
+    port: int | None = None
+    ready_s: float | None = None
+
+
+def bench(target: Target, load: Load, concurrencies: Sequence[int], choice: Choice, console: Console) -> Bench:
+    """Return what was measured.
+
+    With `auto` vLLM's own benchmark is used where it runs beside the server without emulation and works.
+
+    Raises:
+        SmokeError: the server does not answer, or `vllm` was chosen and its benchmark does not work.
+    """
+    model, root = served_model(target.server)
+    client, why = _client(target, choice, root)
+    steps: list[Step] = []
+    for concurrency in concurrencies:
+        with console.task(f"{concurrency} at once", load.prompts, unit="answers") as task:
+            if client == "vllm bench serve":
+                try:
+                    steps.append(_inside(target, (model, root or model), load, concurrency))
+                    continue
+                except BenchmarkMissingError as error:
+                    if choice == "vllm" or steps:
+                        raise
+                    client, why = "jbuild", f"jbuild's client: {error.message}"
+            steps.append(measure(target.server, model, load, concurrency, task.advance))
+        console.say(f"{concurrency} at once: {steps[-1].tokens_per_s:g} tokens/s")
+    return Bench(
+        subject=target.subject,
+        model=model,
+        client=client,
+        level=target.level,
+        when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        load=load,
+        steps=tuple(steps),
+        ready_s=target.ready_s,
+        remarks=(why,) if why else (),
+    )
+
+
+def await_ready(container: Container, service: Service, url: str, console: Console) -> float:
+    """Wait until a container's server answers; return the seconds that it took.
+
+    Raises:
+        SmokeError: it ended, or did not answer within its time.
+    """
+    began, probe = time.monotonic(), Probe(url)
+    with console.task(f"starting {service.image}", unit="lines") as task:
+        while time.monotonic() - began < service.health.start_period_s:
+            if probe.is_healthy():
+                return round(time.monotonic() - began, 1)
+            container.reload()
+            if container.status == "exited":
+                containers.end_of(container, service)
+                raise SmokeError("the server ended before it was ready", where=service.name, hint="see its arguments")
+            task.note(containers.last_lines(container, 1))
+            time.sleep(_ASK_EVERY_S)
+    raise SmokeError(
+        f"the server was not ready within {service.health.start_period_s} s",
+        where=service.name,
+        hint="`ready-within-s` under [smoke] in the recipe is how long it may take",
+        log=containers.last_lines(container, _LAST_LINES),
+    )
+
+
+def _client(target: Target, choice: Choice, root: str | None) -> tuple[Client, str | None]:
+    if choice == "jbuild":
+        return "jbuild", None
+    if target.container is None:
+        if choice == "vllm":
+            raise SmokeError(
+                "vLLM's benchmark runs in the server's container, and an address has none",
+                where=target.subject,
+                hint="leave --client out",
+            )
+        return "jbuild", "jbuild's client: the server's container is not ours"
+    if choice == "vllm":
+        return "vllm bench serve", None
+    if target.level == "emulated":
+        return "jbuild", "jbuild's client: vLLM's would be emulated too, and measure itself"
+    if root is None:
+        return "jbuild", "jbuild's client: the server does not say where its tokenizer is"
+    return "vllm bench serve", None
+
+
+def _inside(target: Target, names: tuple[str, str], load: Load, concurrency: int) -> Step:
+    if target.container is None or target.port is None:
+        raise AssertionError("vLLM's benchmark is chosen for containers only")
+    return measure_inside(target.container, target.port, names, load, concurrency, target.server.key)

@@ -1,0 +1,164 @@
+"""What became of a cell's runs: one line a run, appended and never changed. Records keep only the last."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from builder import records
+from builder.diff.model import Subject
+from builder.errors import JbuildError
+from builder.smoke.model import SmokeFailedError, Verdict
+from builder.workspace import disk_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from io import FileIO
+    from pathlib import Path
+
+    from builder.pipeline import StageResult
+    from builder.stages import Work
+    from builder.workspace import CellFolder
+
+_LOG_LINES = 40
+_LOG_LENGTH = 6000
+# What is read of a history: the end of it, in bytes. A run takes one to ten thousand.
+_RECENT = 1 << 19
+_MOST = 50
+_PUBLISHED = "published"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Took:
+    """One stage of a run: whether it ran, and for how long (seconds)."""
+
+    stage: str
+    ran: bool
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """Where a run ended, and why; `log` is the tail of a program's."""
+
+    stage: str
+    message: str
+    where: str | None = None
+    hint: str | None = None
+    log: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One run of a cell in which something was done: its end (UTC, ISO 8601), its stages, and what they made.
+
+    `digest` and `size` (bytes, compressed) are the image's, `verdict` that of a smoke run, passed or not, `tags` what
+    was put.
+    """
+
+    when: str
+    stages: tuple[Took, ...]
+    failure: Failure | None = None
+    digest: str | None = None
+    size: int | None = None
+    audit: dict[str, int] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    tags: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """What all its stages took."""
+        return sum(took.seconds for took in self.stages)
+
+    def ran(self, stage: str) -> bool:
+        """Return whether a stage was run to its end, and not found up to date."""
+        return any(took.ran for took in self.stages if took.stage == stage)
+
+
+def note(work: Work, results: Sequence[StageResult], error: JbuildError | None, stage: str) -> None:
+    """Append a run to its cell's history, and keep what was published of it for later comparisons.
+
+    Nothing is written of a run that had nothing to do. `stage` is the one that failed, if one did. A history that
+    cannot be written spoils no run: it is warned of.
+    """
+    run = _run(work, results, error, stage)
+    if error is None and not any(took.ran for took in run.stages):
+        return
+    try:
+        _append(work.folder.history, json.dumps(records.plain(run), sort_keys=True, separators=(",", ":")))
+        if run.ran("push") and run.digest:
+            _keep_published(work, run.digest)
+    except (JbuildError, OSError) as failed:
+        work.session.console.warn(f"{work.job.name}: its history is not kept: {failed}")
+
+
+def runs(folder: CellFolder) -> tuple[Run, ...]:
+    """Return the recent runs of a cell, oldest first; lines that cannot be read are left out."""
+    try:
+        with folder.history.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _RECENT))
+            lines = file.read().splitlines()
+    except OSError:
+        return ()
+    found = (_read(line) for line in lines[-_MOST:])
+    return tuple(run for run in found if run)
+
+
+def published(folder: CellFolder) -> Subject | None:
+    """Return what was last published of a cell, as comparisons need it."""
+    return records.read(folder.record(_PUBLISHED), None, Subject)
+
+
+def _run(work: Work, results: Sequence[StageResult], error: JbuildError | None, stage: str) -> Run:
+    made = work.made
+    verdict = error.verdict if isinstance(error, SmokeFailedError) else made.verdict
+    return Run(
+        when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        stages=tuple(Took(stage=each.stage, ran=each.ran, seconds=round(each.seconds, 2)) for each in results),
+        failure=_failure(error, stage) if error else None,
+        digest=made.image.digest if made.image else None,
+        size=made.image.size if made.image else None,
+        audit={name: made.audit.counted(name) for name in ("error", "warning", "info")} if made.audit else {},
+        verdict=verdict,
+        tags=tuple(f"{put.repository}:{tag.name}" for put in made.publication.registries for tag in put.tags)
+        if made.publication
+        else (),
+    )
+
+
+def _failure(error: JbuildError, stage: str) -> Failure:
+    log = "\n".join((error.log or "").splitlines()[-_LOG_LINES:])[-_LOG_LENGTH:]
+    return Failure(stage=stage, message=error.message, where=error.where, hint=error.hint, log=log or None)
+
+
+def _append(path: Path, line: str) -> None:
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b", buffering=0) as file:
+            torn = bool(file.seek(0, os.SEEK_END)) and not _ends_a_line(file)
+            # In one write, so that what two processes append cannot be mixed.
+            file.write(("\n" * torn + f"{line}\n").encode())
+
+
+def _ends_a_line(file: FileIO) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _keep_published(work: Work, digest: str) -> None:
+    from builder.diff.subject import subject  # noqa: PLC0415  # slow to import
+
+    told = subject(work.job.name, work.session, work.job.platform.architecture)
+    records.write(work.folder.record(_PUBLISHED), digest, told)
+
+
+def _read(line: bytes) -> Run | None:
+    try:
+        found: Run = records.decode(json.loads(line), Run)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found

@@ -1,0 +1,110 @@
+"""A service as a compose file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from builder.serve import yaml
+from builder.serve.model import CACHE, CPU_PERIOD_US, KEY_TARGET, KEY_VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from builder.serve.model import Service
+
+_SERVICE, _VOLUME = "vllm", "cache"
+_SECRET = KEY_TARGET.rpartition("/")[2]
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heading:
+    """What the file's first lines say: whose it is, its own name, how the server is asked, and remarks."""
+
+    of: str
+    file: str
+    ask: str
+    remarks: Sequence[str] = ()
+
+
+def compose_file(service: Service, heading: Heading) -> str:
+    """Return the text of a compose file; the key's file is named relative to it."""
+    lines = [
+        f"Written by jbuild for {heading.of}: `jbuild compose` writes it anew.",
+        *heading.remarks,
+        "",
+        f"  docker compose --file {heading.file} up --detach --wait",
+        f"  {heading.ask}",
+        f"  docker compose --file {heading.file} down",
+    ]
+    comment = "".join(f"# {line}".rstrip() + "\n" for line in lines)
+    return f"{comment}\n{yaml.dump(_without_variables(document(service)))}"
+
+
+def document(service: Service) -> dict[str, Any]:
+    """Return a compose file's document; what is None is left out, and compose takes its default."""
+    published = service.published
+    server = {
+        "image": service.image,
+        "container_name": service.name,
+        "platform": service.platform,
+        "runtime": "nvidia" if service.nvidia else None,
+        "command": list(service.arguments) or None,
+        "environment": _environment(service) or None,
+        "secrets": [_SECRET] if service.key_file else None,
+        "ports": [f"{_bracketed(published.address)}:{published.port or ''}:{service.port}"],
+        "volumes": [f"{_VOLUME}:{CACHE}"],
+        "read_only": True,
+        "tmpfs": [f"{path}:{options}" for path, options in service.tmpfs],
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "shm_size": f"{service.shm_bytes // _MIB}m",
+        "mem_limit": f"{service.memory_bytes // _MIB}m" if service.memory_bytes else None,
+        "cpu_period": CPU_PERIOD_US if service.cpus else None,
+        "cpu_quota": service.cpus * CPU_PERIOD_US if service.cpus else None,
+        "restart": service.restart,
+        "stop_grace_period": f"{service.stop_within_s}s",
+        "healthcheck": _health(service),
+        "logging": {
+            "driver": "json-file",
+            "options": {"max-size": service.log_size, "max-file": str(service.log_files)},
+        },
+    }
+    whole: dict[str, Any] = {
+        "name": service.name,
+        "services": {_SERVICE: {key: value for key, value in server.items() if value is not None}},
+        "volumes": {_VOLUME: {"name": service.volume}},
+    }
+    if service.key_file:
+        whole["secrets"] = {_SECRET: {"file": f"./{service.key_file}"}}
+    return whole
+
+
+def _environment(service: Service) -> dict[str, str]:
+    own = {KEY_VARIABLE: KEY_TARGET} if service.key_file else {}
+    return own | dict(service.environment)
+
+
+def _health(service: Service) -> dict[str, Any]:
+    health = service.health
+    return {
+        **({"test": ["CMD", *health.test]} if health.test else {}),
+        "interval": f"{health.interval_s}s",
+        "timeout": f"{health.timeout_s}s",
+        "start_period": f"{health.start_period_s}s",
+        "retries": health.retries,
+    }
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _without_variables(value: Any) -> Any:
+    """Double every dollar sign: compose would take it for the beginning of a variable."""
+    if isinstance(value, dict):
+        return {key: _without_variables(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_variables(item) for item in value]
+    return value.replace("$", "$$") if isinstance(value, str) else value

@@ -1,0 +1,130 @@
+"""The workflow that others call, played step by step on this machine with a real engine and registry."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from project import CHECKOUT, QUESTION, Project
+from workflow_player import Player
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from servers import Registry
+
+pytestmark = pytest.mark.timeout(240)
+ONE, TWO = "v1_0-debian12", "v1_1-debian12"
+
+
+@pytest.fixture
+def player(make_project: Callable[..., Project], tmp_path: Path) -> Player:
+    """Somebody's repository with a recipe of two cells, the second of which gives no right answer."""
+    project = make_project(
+        matrix={"vllm": ["1.0", "1.1"], "distribution": ["debian-12"]},
+        smoke={"questions": [QUESTION], "ready-within-s": 60, "answer-within-s": 20, "stop-within-s": 5},
+        ci={"runner": "big", "smoke-runner": "jetson-{vllm}"},
+    )
+    return Player(checkout=CHECKOUT, project=project.folder, root=tmp_path, environment=project.environment)
+
+
+def recipe_of(player: Player) -> Path:
+    (path,) = (player.project / "recipes").iterdir()
+    return path
+
+
+def tmp_home(player: Player) -> Path:
+    return Path(player.environment["HOME"])
+
+
+def test_from_a_plan_to_tags_and_the_failed_cell_again(player: Player, shared_registry: Registry) -> None:
+    path = recipe_of(player)
+    path.write_text(path.read_text() + '\n[[overrides]]\nwhen = { vllm = "1.1" }\nconstraints = ["ballast<1"]\n')
+    jobs = player.play("images.yml", recipes=path.stem, push=True)
+    assert [(job.id, job.result) for job in jobs] == [
+        ("plan", "success"),
+        ("cell", "success"),
+        ("cell", "failure"),
+        ("summary", "failure"),
+    ]
+    assert [(job.name, job.runs_on) for job in jobs[1:3]] == [
+        (f"{path.stem} {ONE}", "big"),
+        (f"{path.stem} {TWO}", "big"),
+    ]
+    assert "::group::" in jobs[1].log
+    assert "::error title=jbuild::" in jobs[2].log
+    rows = [line.split(" | ") for line in player.summary.splitlines() if "✅" in line or "❌" in line]
+    assert [(row[1], row[2]) for row in rows] == [
+        (ONE.replace("_", "&#95;"), "✅ done"),
+        (TWO.replace("_", "&#95;"), "❌ failed"),
+    ]
+    assert "The capital of France is Paris" in rows[0][6]
+    assert set(shared_registry.tags(f"{path.stem}/vllm")) == {"1.0-cpu-bookworm"}
+
+    path.write_text(path.read_text().replace("ballast<1", "ballast<2"))
+    player.summary = ""
+    again = player.run_failed_again()
+    assert [(job.id, job.matrix.get("cell"), job.result) for job in again] == [
+        ("cell", TWO, "success"),
+        ("summary", None, "success"),
+    ]
+    assert player.summary.startswith("## jbuild: 2 done\n")
+    assert set(shared_registry.tags(f"{path.stem}/vllm")) == {"1.0-cpu-bookworm", "1.1-cpu-bookworm"}
+    assert "cache-to" in (tmp_home(player) / ".config" / "jbuild" / "jbuild.toml").read_text()
+    assert (tmp_home(player) / ".cache" / "jbuild-steps" / "kept" / path.stem / TWO / "index.json").is_file()
+    files = player.artifacts[f"jbuild-cell-{path.stem}-{TWO}"]
+    assert {f"locks/{path.stem}/pylock.{TWO}.toml", f"build/{path.stem}/{TWO}/smoke.log"} <= set(files)
+
+
+def test_only_what_changed_gets_a_job(player: Player) -> None:
+    path = recipe_of(player)
+    git = ["git", "-c", "user.name=A", "-c", "user.email=a@example.com", "-C", str(player.project)]
+    for arguments in (["init", "--quiet", "--initial-branch=main"], ["add", "."], ["commit", "--quiet", "-m", "all"]):
+        subprocess.run([*git, *arguments], check=True)
+    jobs = player.play("images.yml", **{"recipes": path.stem, "changed-since": "main"})
+    assert [(job.id, job.result) for job in jobs] == [("plan", "success"), ("cell", "skipped"), ("summary", "success")]
+    assert player.summary.startswith("## jbuild: 2 unchanged\n")
+    path.write_text(path.read_text() + '\n[[overrides]]\nwhen = { vllm = "1.1" }\nconstraints = ["ballast<1"]\n')
+    jobs = player.play("images.yml", **{"recipes": path.stem, "changed-since": "main", "locked": True})
+    assert [(job.id, job.matrix.get("cell")) for job in jobs] == [("plan", None), ("cell", TWO), ("summary", None)]
+    jobs = player.play("images.yml", **{"recipes": path.stem, "changed-since": "nowhere"})
+    assert [(job.id, job.result) for job in jobs] == [("plan", "failure"), ("cell", "skipped"), ("summary", "skipped")]
+    assert "::error title=jbuild::there is no commit `nowhere`" in jobs[0].log
+
+
+@pytest.mark.parametrize(
+    ("inputs", "runners"),
+    [
+        ({"jetsons": True}, ["jetson-1.0", "jetson-1.1"]),
+        ({"runner": "mine", "arm64-runner": "arms", "cells": "vllm=1.1"}, ["mine"]),
+    ],
+)
+def test_where_cells_run_and_a_lock_that_is_wanted(
+    player: Player, inputs: dict[str, object], runners: list[str]
+) -> None:
+    jobs = player.play("images.yml", recipes=recipe_of(player).stem, locked=True, **inputs)
+    cells = [job for job in jobs if job.id == "cell"]
+    assert [job.runs_on for job in cells] == runners
+    assert all("there is no lock" in job.log for job in cells)
+    assert [job.result for job in jobs] == ["success", *["failure"] * (len(runners) + 1)]
+    assert player.summary.startswith(f"## jbuild: {len(runners)} failed\n")
+
+
+def test_a_job_that_never_came_to_its_cell_is_missing(player: Player) -> None:
+    recipe = recipe_of(player)
+    player.play("images.yml", recipes=recipe.stem, locked=True, cells="vllm=1.0")
+    del player.artifacts[f"jbuild-cell-{recipe.stem}-{ONE}"]
+    player.summary = ""
+    (summary,) = player.run_only("summary")
+    assert summary.result == "failure"
+    assert player.summary.startswith("## jbuild: 1 missing\n")
+
+
+def test_a_recipe_with_mistakes_is_annotated(player: Player) -> None:
+    path = recipe_of(player)
+    path.write_text(path.read_text().replace("architecture", "architekture"))
+    jobs = player.play("images.yml", recipes=path.stem)
+    assert [job.result for job in jobs] == ["failure", "skipped", "skipped"]
+    assert f"::error file=recipes/{path.name},line=" in jobs[0].log

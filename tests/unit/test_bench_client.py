@@ -1,0 +1,284 @@
+"""jbuild's own client against servers on loopback that stream, stutter, refuse and break off."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import re
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from builder.bench.client import Server, check_url, measure, served_model
+from builder.bench.measure import Target, bench
+from builder.bench.model import Load
+from builder.console import Console
+from builder.errors import SmokeError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LOAD = Load(prompts=4, input_length=5, output_tokens=3, within_s=5)
+
+
+class Stand(http.server.ThreadingHTTPServer):
+    """A stand-in for an OpenAI server; it has no model. It counts what is asked of it, and how much at once."""
+
+    daemon_threads = True
+
+    def __init__(self, answer: Callable[[Any, dict[str, Any]], None], key: str | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answer, self.key = answer, key
+        self.bodies: list[dict[str, Any]] = []
+        self.open = self.most_open = 0
+        self.mutex = threading.Lock()
+        self.models: Any = {"data": [{"id": "tiny", "root": "/models/tiny"}]}
+
+    def handle_error(self, *_: object) -> None:
+        """A client that gives up is no error of the server's."""
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Stand
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        if self.server.key and self.headers.get("Authorization") != f"Bearer {self.server.key}":
+            self.reply(401, {"error": "Unauthorized"})
+        else:
+            self.reply(200 if self.path.endswith("/v1/models") else 404, self.server.models)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.mutex:
+            self.server.bodies.append(body)
+            self.server.open += 1
+            self.server.most_open = max(self.server.most_open, self.server.open)
+        try:
+            self.server.answer(self, body)
+        finally:
+            with self.server.mutex:
+                self.server.open -= 1
+
+    def reply(self, status: int, body: object) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def begin(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+
+    def send(self, text: str) -> None:
+        data = text.encode()
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.wfile.flush()
+
+    def event(self, event: object) -> None:
+        self.send(f"data: {json.dumps(event)}\n\n")
+
+
+def stream(handler: Handler, body: dict[str, Any]) -> None:
+    """Send as many tokens as asked for, 20 ms apart, and what they were."""
+    handler.begin()
+    handler.event({"choices": [{"delta": {"role": "assistant", "content": ""}}]})
+    for _ in range(body["max_tokens"]):
+        time.sleep(0.02)
+        handler.event({"choices": [{"delta": {"content": "x"}}]})
+    handler.event({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": body["max_tokens"]}})
+    handler.send("data: [DONE]\n\n")
+    handler.send("")
+
+
+@contextmanager
+def running(answer: Callable[[Any, dict[str, Any]], None] = stream, key: str | None = None) -> Iterator[Stand]:
+    server = Stand(answer, key)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def at(server: Stand, **settings: Any) -> Server:
+    return Server(url=f"http://127.0.0.1:{server.server_address[1]}", **settings)
+
+
+def test_what_is_measured() -> None:
+    with running() as server:
+        step = measure(at(server), "tiny", LOAD, 2)
+    assert (step.concurrency, step.answered, step.failed) == (2, 4, 0)
+    assert (step.input_tokens, step.output_tokens) == (28, 12)
+    assert step.first_token_ms
+    assert step.between_tokens_ms
+    assert 20 <= step.first_token_ms.p50 <= step.first_token_ms.p95 <= step.first_token_ms.p99 < 2000
+    assert 15 <= step.between_tokens_ms.p50 < 500
+    # Twice two answers of three tokens, 20 ms each.
+    assert 0.12 <= step.seconds < 3
+    assert step.tokens_per_s == pytest.approx(12 / step.seconds, rel=0.01)
+
+
+def test_so_many_at_once_and_one_that_does_not_count() -> None:
+    with running() as server:
+        measure(at(server), "tiny", LOAD, 3)
+        assert server.most_open == 3
+        assert len(server.bodies) == LOAD.prompts + 1
+        asked = [body["messages"][0]["content"] for body in server.bodies]
+        assert len({text.split()[0] for text in asked}) == len(asked)
+        first = server.bodies[0]
+    assert (first["model"], first["max_tokens"], first["temperature"], first["ignore_eos"]) == ("tiny", 3, 0, True)
+
+
+def test_every_run_asks_the_same() -> None:
+    asked = []
+    for _ in range(2):
+        with running() as server:
+            measure(at(server), "tiny", LOAD, 1)
+            asked.append([body["messages"][0]["content"] for body in server.bodies])
+    assert asked[0] == asked[1]
+
+
+def test_a_server_that_does_not_know_vllms_field() -> None:
+    def answer(handler: Handler, body: dict[str, Any]) -> None:
+        if "ignore_eos" in body:
+            handler.reply(400, {"error": "unknown field"})
+        else:
+            stream(handler, body)
+
+    with running(answer) as server:
+        assert measure(at(server), "tiny", LOAD, 1).answered == 4
+
+
+def test_a_server_that_does_not_tell_its_tokens() -> None:
+    def answer(handler: Handler, body: dict[str, Any]) -> None:
+        handler.begin()
+        for _ in range(2):
+            handler.event({"choices": [{"delta": {"reasoning_content": "x"}}]})
+        handler.send("data: [DONE]\n\n")
+        handler.send("")
+
+    with running(answer) as server:
+        step = measure(at(server), "tiny", LOAD, 1)
+    assert (step.answered, step.output_tokens, step.input_tokens) == (4, 8, 0)
+
+
+def cut(handler: Handler, _: dict[str, Any]) -> None:
+    handler.begin()
+    handler.event({"choices": [{"delta": {"content": "x"}}]})
+    handler.close_connection = True
+
+
+def end_early(handler: Handler, _: dict[str, Any]) -> None:
+    handler.begin()
+    handler.event({"choices": [{"delta": {"content": "x"}}]})
+    handler.send("")
+
+
+def garble(handler: Handler, _: dict[str, Any]) -> None:
+    handler.begin()
+    handler.send("data: {no JSON\n\n")
+    handler.send("")
+
+
+def report(handler: Handler, _: dict[str, Any]) -> None:
+    handler.begin()
+    handler.event({"error": {"message": "EngineCore is dead"}})
+    handler.send("")
+
+
+FAULTS = [
+    (cut, "IncompleteRead|ended before it was complete"),
+    (end_early, "ended before it was complete"),
+    (garble, "Expecting property name"),
+    (report, "reports an error: .*EngineCore is dead"),
+    (lambda handler, _: (handler.begin(), handler.event([1]), handler.send("")), "no stream of completions"),
+    (lambda handler, _: handler.reply(500, {"error": "boom"}), "status 500: .*boom"),
+]
+
+
+@pytest.mark.parametrize(("fault", "said"), FAULTS)
+def test_what_fails_is_counted_with_its_reason(fault: Callable[[Any, dict[str, Any]], None], said: str) -> None:
+    def answer(handler: Handler, body: dict[str, Any]) -> None:
+        number = int(body["messages"][0]["content"].split()[0])
+        (fault if number % 2 else stream)(handler, body)
+
+    with running(answer) as server:
+        step = measure(at(server), "tiny", LOAD, 2)
+    assert (step.answered, step.failed, len(step.failures)) == (2, 2, 1)
+    assert step.output_tokens == 6
+    assert re.search(said, step.failures[0]), step.failures
+
+
+def test_an_answer_that_never_ends_is_given_up() -> None:
+    def answer(handler: Handler, body: dict[str, Any]) -> None:
+        if body["messages"][0]["content"].startswith("0 "):
+            stream(handler, body)
+            return
+        handler.begin()
+        for _ in range(100):
+            handler.event({"choices": [{"delta": {"content": "x"}}]})
+            time.sleep(0.02)
+
+    with running(answer) as server:
+        step = measure(at(server), "tiny", Load(prompts=1, input_length=3, output_tokens=3, within_s=0.3), 1)
+    assert step.failures == ("no complete answer within 0 s",)
+    assert (step.first_token_ms, step.between_tokens_ms, step.tokens_per_s) == (None, None, 0)
+
+
+def test_the_first_question_tells_what_is_wrong() -> None:
+    with running(lambda handler, _: handler.reply(401, {"error": "Unauthorized"})) as server:
+        with pytest.raises(SmokeError, match="status 401") as caught:
+            measure(at(server), "tiny", LOAD, 1)
+        assert "API key" in str(caught.value.hint)
+
+
+def test_the_served_model() -> None:
+    with running(key="s3cret") as server:
+        assert served_model(at(server, key="s3cret")) == ("tiny", "/models/tiny")
+        with pytest.raises(SmokeError, match="status 401") as caught:
+            served_model(at(server))
+        assert "API key" in str(caught.value.hint)
+        for wrong in ({}, [], {"data": []}, {"data": [{}]}, {"data": 1}):
+            server.models = wrong
+            with pytest.raises(SmokeError, match="list of models"):
+                served_model(at(server, key="s3cret"))
+        gone = at(server)
+    with pytest.raises(SmokeError, match="does not answer"):
+        served_model(gone)
+
+
+def test_a_whole_measurement() -> None:
+    with running() as server:
+        found = bench(Target(server=at(server), subject="x"), LOAD, (1, 2), "auto", Console(quiet=True))
+        assert [step.concurrency for step in found.steps] == [1, 2]
+        assert (found.client, found.model, found.level) == ("jbuild", "tiny", None)
+        assert found.remarks == ("jbuild's client: the server's container is not ours",)
+        with pytest.raises(SmokeError, match=r"runs in the server's container"):
+            bench(Target(server=at(server), subject="x"), LOAD, (1,), "vllm", Console(quiet=True))
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "http://127.0.0.1:8000/", "http://127.0.0.1:8000/v1/"])
+def test_an_address_with_or_without_its_version(url: str) -> None:
+    assert check_url(url) == "http://127.0.0.1:8000"
+
+
+def test_a_path_before_the_version_is_kept() -> None:
+    assert Server(url=check_url("https://host/llm/v1")).path("models") == "/llm/v1/models"
+
+
+@pytest.mark.parametrize(
+    "url", ["", "127.0.0.1:8000", "ftp://x", "http://", "http://x:99999", "http://u:p@x", "http://[x"]
+)
+def test_what_is_no_address(url: str) -> None:
+    with pytest.raises(UsageError, match="is no server's address"):
+        check_url(url)

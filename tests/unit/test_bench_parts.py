@@ -1,0 +1,174 @@
+"""What single answers tell together, what vLLM's benchmark writes, and how it is drawn and told."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.bench.inside import command as bench_command
+from builder.bench.inside import parse
+from builder.bench.model import Bench, Load, Percentiles, Step
+from builder.bench.plot import svg
+from builder.bench.statistics import Sample, percentiles, step_of
+from builder.commands.bench import command
+from builder.console import Console
+from builder.report.bench import table
+
+LOAD = Load(prompts=2, input_length=16, output_tokens=8)
+# The file that `vllm bench serve` of vLLM 0.15.1 wrote, of an emulated server.
+WRITTEN = json.loads(Path(__file__).with_name("vllm_bench.json").read_text())
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def make_step(concurrency: int = 1, **changes: object) -> Step:
+    step = Step(
+        concurrency=concurrency,
+        answered=32,
+        failed=0,
+        seconds=10.0,
+        input_tokens=4096,
+        output_tokens=4096,
+        requests_per_s=3.2,
+        tokens_per_s=409.6 * concurrency,
+        first_token_ms=Percentiles(p50=50, p95=80, p99=90),
+        between_tokens_ms=Percentiles(p50=10, p95=12, p99=30),
+    )
+    return replace(step, **changes)
+
+
+def make_bench(*steps: Step, **changes: object) -> Bench:
+    found = Bench(
+        subject="registry.example.com/vllm:1",
+        model="tiny",
+        client="jbuild",
+        level="cpu",
+        when="2026-01-02T03:04:05+00:00",
+        load=LOAD,
+        steps=steps or (make_step(1), make_step(4)),
+        ready_s=12.3,
+    )
+    return replace(found, **changes)
+
+
+@given(st.lists(st.floats(0, 1000), min_size=2, max_size=200))
+def test_percentiles_are_those_of_others(values: list[float]) -> None:
+    found = percentiles(values)
+    cuts = statistics.quantiles(values, n=100, method="inclusive")
+    assert found
+    for ours, theirs in ((found.p50, cuts[49]), (found.p95, cuts[94]), (found.p99, cuts[98])):
+        assert ours == pytest.approx(1000 * theirs, abs=0.01)
+
+
+def test_percentiles_of_one_and_of_none() -> None:
+    assert percentiles([]) is None
+    assert percentiles([0.25]) == Percentiles(p50=250, p95=250, p99=250)
+
+
+def test_a_step_is_made_of_what_was_answered() -> None:
+    samples = [
+        Sample(times_s=[0.5, 0.7, 1.0], input_tokens=10, output_tokens=3),
+        Sample(times_s=[0.1], failure="cut"),
+        Sample(times_s=[1.5], input_tokens=10, output_tokens=1),
+        Sample(failure="cut"),
+    ]
+    step = step_of(samples, 2, 2.0)
+    assert (step.answered, step.failed, step.failures) == (2, 2, ("cut",))
+    assert (step.input_tokens, step.output_tokens, step.tokens_per_s, step.requests_per_s) == (20, 4, 2.0, 1.0)
+    assert step.first_token_ms == Percentiles(p50=1000, p95=1450, p99=1490)
+    assert step.between_tokens_ms == Percentiles(p50=250, p95=295, p99=299)
+
+
+def test_vllms_own_file_is_understood() -> None:
+    step = parse(WRITTEN, LOAD, 1)
+    assert (step.answered, step.failed, step.seconds, step.output_tokens) == (2, 0, 59.524, 16)
+    assert (step.tokens_per_s, step.requests_per_s) == (0.269, 0.0336)
+    assert step.first_token_ms == Percentiles(p50=14255.682, p95=16196.714, p99=16369.251)
+    assert step.between_tokens_ms == Percentiles(p50=1906.091, p95=4101.962, p99=5366.798)
+
+
+def test_older_files_do_not_count_what_failed() -> None:
+    older = {key: value for key, value in WRITTEN.items() if key != "failed"}
+    assert parse(older | {"completed": 1}, LOAD, 1).failed == 1
+    nothing = parse({**older, "completed": 0}, LOAD, 1)
+    assert (nothing.failed, nothing.first_token_ms) == (2, None)
+
+
+@pytest.mark.parametrize("wrong", [{}, [], {**WRITTEN, "p95_itl_ms": "x"}, {**WRITTEN, "duration": None}])
+def test_what_is_no_file_of_its(wrong: object) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        parse(wrong, LOAD, 1)  # type: ignore[arg-type]
+
+
+def test_vllms_benchmark_is_told_everything() -> None:
+    argv = bench_command(8001, ("tiny", "/models/tiny"), LOAD, 4)
+    assert argv[:3] == ["/opt/venv/bin/vllm", "bench", "serve"]
+    given = {"--base-url=http://127.0.0.1:8001", "--tokenizer=/models/tiny", "--model=tiny", "--max-concurrency=4"}
+    assert given | {"--num-prompts=2", "--random-input-len=16", "--random-output-len=8"} <= set(argv)
+    assert len(set(argv)) == len(argv)
+
+
+def test_a_drawing_is_whole() -> None:
+    root = ET.fromstring(svg(make_bench(make_step(1), make_step(4), make_step(16, first_token_ms=None))))
+    lines = [line.get("points", "").split() for line in root.iter(f"{SVG}polyline")]
+    assert [len(points) for points in lines] == [3, 2, 2, 2, 3, 3, 3]
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    for circle in root.iter(f"{SVG}circle"):
+        assert 0 < float(circle.attrib["cx"]) < width
+        assert 0 < float(circle.attrib["cy"]) < height
+    texts = [text.text for text in root.iter(f"{SVG}text")]
+    assert {"1", "4", "16", "p50", "p95", "p99", "throughput, tokens/s"} <= set(texts)
+    # More is higher: of three throughputs the last is the largest.
+    assert [float(point.split(",")[1]) for point in lines[0]] == sorted(
+        (float(point.split(",")[1]) for point in lines[0]), reverse=True
+    )
+
+
+def test_a_drawing_of_nothing_and_of_hostile_names() -> None:
+    silent = make_step(1, tokens_per_s=0.0, first_token_ms=None, between_tokens_ms=None)
+    root = ET.fromstring(svg(make_bench(silent, model="<script>&", subject='"]]>', level=None)))
+    assert any("<script>&" in (text.text or "") for text in root.iter(f"{SVG}text"))
+    assert not list(root.iter(f"{SVG}script"))
+
+
+@pytest.mark.parametrize(
+    ("value", "top"), [(0.3, "0.4"), (409.6, "500"), (9.1, "10"), (8, "8"), (10, "10"), (1e-3, "0.001")]
+)
+def test_scales_end_at_round_numbers(value: float, top: str) -> None:
+    root = ET.fromstring(svg(make_bench(make_step(1, tokens_per_s=value))))
+    assert top in [text.text for text in root.iter(f"{SVG}text") if text.get("text-anchor") == "end"]
+
+
+def test_what_people_read() -> None:
+    console = Console()
+    text = table(
+        make_bench(make_step(1), make_step(8, answered=30, failed=2, failures=("cut\x1b[31m",))), console.table
+    )
+    assert "tiny, level cpu, ready after 12 s: registry.example.com/vllm:1" in text
+    assert "8        30, 2 failed  3276.8    3.20        50 / 80 / 90    10 / 12 / 30" in text
+    assert "failed at 8: cut\\x1b[31m" in text
+    assert "note: why" in table(make_bench(remarks=("why",), level=None), console.table)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "name a recipe or an image, or a server with --url"),
+        (("x", "--url", "http://x"), "name a recipe or an image, or a server with --url"),
+        (("x", "--concurrency", "1,,2"), "no list of numbers"),
+        (("x", "--concurrency", "0"), "no list of numbers"),
+        (("x", "--concurrency", "9999"), "no list of numbers"),
+        (("x", "--prompts", "0"), "not in the range"),
+    ],
+)
+def test_wrong_words(arguments: tuple[str, ...], said: str) -> None:
+    done = CliRunner().invoke(command, arguments)
+    assert done.exit_code == 2
+    assert said in done.output

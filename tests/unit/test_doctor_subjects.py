@@ -1,0 +1,116 @@
+"""What the doctor looks at, as data, and how it is told."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import string
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from builder.doctor import disk, emulation, engine, jetson, network, project, registry, subjects, surroundings, tools
+from builder.doctor.mending import Mended
+from builder.doctor.model import Check
+from builder.doctor.subjects import fine, idle, trouble
+from builder.report.doctor import text, verdict
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+ROOMS = (disk, emulation, engine, jetson, network, project, registry, surroundings, tools)
+
+
+def strings(node: ast.expr) -> set[str]:
+    """Return the words that an expression can stand for, as far as it is made of literals."""
+    return {each.value for each in ast.walk(node) if isinstance(each, ast.Constant) and isinstance(each.value, str)}
+
+
+def used(module: ModuleType) -> set[tuple[str, str]]:
+    """Return the troubles that a module speaks of; a name that is no literal stands for any."""
+    tree = ast.parse(inspect.getsource(module))
+    assigned = {
+        target.id: strings(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "trouble"]
+    pairs = set()
+    for call in calls:
+        names, kinds = (
+            assigned.get(arg.id, {"*"}) if isinstance(arg, ast.Name) else strings(arg) or {"*"} for arg in call.args[:2]
+        )
+        pairs |= {(name, kind) for name in names for kind in kinds}
+    return pairs
+
+
+def test_every_trouble_of_the_table_is_one_that_a_check_can_find() -> None:
+    rows = {(row.name, each.id) for row in subjects.subjects().values() for each in row.troubles}
+    found = {pair for module in ROOMS for pair in used(module)}
+    exact = {pair for pair in found if "*" not in pair}
+    kinds = {kind for name, kind in found if name == "*"}
+    assert exact - rows == set()
+    assert {(name, kind) for name, kind in rows if kind not in kinds} - exact == set()
+
+
+def test_what_is_not_well_says_why_it_matters_and_what_mends_it() -> None:
+    for row in subjects.subjects().values():
+        assert row.why, row.name
+        assert len({each.id for each in row.troubles}) == len(row.troubles)
+        for each in row.troubles:
+            fields = {name for _, name, _, _ in string.Formatter().parse(each.mend) if name is not None}
+            wanted = {name for word in each.safe for _, name, _, _ in string.Formatter().parse(word) if name}
+            found = trouble(row.name, each.id, "seen", **{name: f"<{name}>" for name in fields | wanted})
+            assert found.mend
+            assert found.state == each.state
+            assert all("{" not in word for word in found.fix)
+
+
+@pytest.mark.parametrize("word", ["sudo", "restart", "rm", "prune --all", "kill", "down", "purge"])
+def test_safe_commands_ask_for_no_rights_and_end_nothing(word: str) -> None:
+    for row in subjects.subjects().values():
+        for each in row.troubles:
+            assert word not in " ".join(each.safe).split(" ") or word == "prune --all"
+
+
+def test_a_value_cannot_become_a_word_of_a_command() -> None:
+    found = trouble("uv", "old", "0.1", least="0.8; rm -rf /")
+    assert found.fix == (sys.executable, "-m", "pip", "install", "--upgrade", "uv>=0.8; rm -rf /")
+
+
+def test_the_safe_command_is_left_away_where_it_would_not_help() -> None:
+    assert trouble("engine", "none", "none", fixable=False, mend="start it", script="up").fix == ()
+
+
+def test_a_report_is_a_line_a_check_and_more_for_what_is_not_well() -> None:
+    checks = [
+        fine("uv", "uv 0.13"),
+        idle("device", "no Jetson"),
+        trouble("stand-in", "used", "debian is not \x1b[31mdebian", rule="debian"),
+        trouble("stand-in", "used", "ubuntu", rule="ubuntu"),
+        trouble("disk", "short", "1 GB free"),
+    ]
+    lines = text(checks, [Mended(command="a"), Mended(command="b", failure="it could not")]).splitlines()
+    assert lines[0] == "ok       uv            uv 0.13"
+    assert lines[1] == "n/a      device        no Jetson"
+    assert lines[2] == "warning  stand-in      debian is not \N{REPLACEMENT CHARACTER}[31mdebian"
+    assert [line.strip().partition(":")[0] for line in lines[3:10]] == [
+        "why",
+        "mend",
+        "warning  stand-in      ubuntu",
+        "mend",
+        "error    disk          1 GB free",
+        "why",
+        "mend",
+    ]
+    assert lines[-3:-1] == ["mended: a", "not mended: b: it could not"]
+    assert lines[-1].startswith("to be mended: disk; worth a look: stand-in; `jbuild doctor --fix`")
+
+
+def test_a_machine_without_faults() -> None:
+    assert verdict([fine("uv", "here")]) == "this machine can make images"
+    bad = Check(name="uv", state="warning", found="", why="", mend="do", fix=())
+    assert verdict([bad]) == "this machine can make images; worth a look: uv"

@@ -1,0 +1,179 @@
+"""What became of a cell's runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from factories import DIGEST, make_job, make_lock
+
+from builder import history, pipeline, stages
+from builder.errors import BuildError, DiskError, JbuildError
+from builder.image.model import Image
+from builder.pipeline import StageResult
+from builder.publish.model import Publication, RegistryPublication, TagPut
+from builder.registry.model import Descriptor
+from builder.resolve import lockfile
+from builder.smoke.model import Answer, SmokeFailedError, Verdict
+from builder.stages import Made, Options, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from builder.session import Session
+
+PART = Descriptor(media_type="m", digest=DIGEST, size=1_000)
+IMAGE = Image(platform="linux/arm64", manifest=PART, config=PART, layers=(PART,), labels=())
+VERDICT = Verdict(
+    level="emulated",
+    digest=DIGEST,
+    passed=True,
+    when="2026-01-01T00:00:00Z",
+    log=Path("smoke.log"),
+    answers=(Answer(question="Capital?", text="Paris", seconds=2.0, tokens=5),),
+)
+PUBLICATION = Publication(
+    digest=DIGEST,
+    registries=(
+        RegistryPublication(
+            repository="r.example/vllm",
+            digest=DIGEST,
+            tags=(TagPut(name="1.0", previous=None),),
+            bytes_sent=1,
+            bytes_mounted=0,
+            bytes_there=0,
+            seconds=1.0,
+        ),
+    ),
+)
+
+
+def make_work(session: Session, **made: Any) -> Work:
+    return Work(job=make_job(), session=session, options=Options(until="push"), made=Made(**made))
+
+
+def results(*stages: str, ran: bool = True) -> list[StageResult]:
+    return [StageResult(stage=stage, ran=ran, seconds=1.234) for stage in stages]
+
+
+def test_a_run_is_a_line_that_reads_back(session: Session) -> None:
+    work = make_work(session, image=IMAGE, verdict=VERDICT, publication=PUBLICATION)
+    history.note(work, results("lock", "build", "smoke"), None, "smoke")
+    (run,) = history.runs(work.folder)
+    assert (run.digest, run.size, run.verdict, run.failure) == (DIGEST, IMAGE.size, VERDICT, None)
+    assert run.tags == ("r.example/vllm:1.0",)
+    assert [(took.stage, took.seconds) for took in run.stages] == [("lock", 1.23), ("build", 1.23), ("smoke", 1.23)]
+    assert run.seconds == pytest.approx(3.69)
+    assert run.ran("build")
+    assert not run.ran("push")
+    assert run.when.endswith("+00:00")
+    assert work.folder.history.read_text().count("\n") == 1
+
+
+def test_runs_are_appended_and_one_without_work_is_not_noted(session: Session) -> None:
+    work = make_work(session, image=IMAGE)
+    history.note(work, results("lock"), None, "lock")
+    before = work.folder.history.read_bytes()
+    history.note(work, results("lock", "build", ran=False), None, "build")
+    assert work.folder.history.read_bytes() == before
+    history.note(work, results("lock"), None, "lock")
+    assert work.folder.history.read_bytes().startswith(before)
+    assert len(history.runs(work.folder)) == 2
+
+
+def test_a_failure_is_kept_with_its_stage_and_the_tail_of_its_log(session: Session) -> None:
+    work = make_work(session)
+    log = "\n".join(f"line {number}" for number in range(1000))
+    error = BuildError("the build failed", where="build.log", hint="look at it", log=log)
+    history.note(work, results("lock", ran=False), error, "build")
+    (run,) = history.runs(work.folder)
+    assert run.failure
+    assert (run.failure.stage, run.failure.message, run.failure.hint) == ("build", "the build failed", "look at it")
+    assert run.failure.log
+    assert run.failure.log.splitlines()[-1] == "line 999"
+    assert len(run.failure.log.splitlines()) == 40
+
+
+def test_a_log_of_one_endless_line_is_cut(session: Session) -> None:
+    history.note(make_work(session), [], BuildError("it failed", log="x" * 10**6), "build")
+    assert make_work(session).folder.history.stat().st_size < 10_000
+
+
+def test_a_smoke_run_that_failed_tells_what_it_saw(session: Session) -> None:
+    verdict = replace(VERDICT, passed=False, step="question", failure="it says London")
+    error = SmokeFailedError("it says London", verdict=verdict, where="x", hint="y", log="z")
+    work = make_work(session, image=IMAGE)
+    history.note(work, results("lock"), error, "smoke")
+    assert history.runs(work.folder)[0].verdict == verdict
+
+
+def test_lines_that_cannot_be_read_hide_no_others(session: Session) -> None:
+    work = make_work(session, image=IMAGE)
+    history.note(work, results("lock"), None, "lock")
+    whole = work.folder.history.read_text()
+    work.folder.history.write_text('\n[]\n{"when": 1}\n' + whole + whole[:50])
+    history.note(work, results("lock"), None, "lock")
+    assert len(history.runs(work.folder)) == 2
+    assert whole[:50] + "\n" in work.folder.history.read_text()
+
+
+def test_of_a_long_history_the_end_is_read(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "_RECENT", 1000)
+    work = make_work(session, image=IMAGE)
+    for _ in range(20):
+        history.note(work, results("lock"), None, "lock")
+    assert 0 < len(history.runs(work.folder)) < 5
+
+
+def test_no_history(session: Session) -> None:
+    assert history.runs(make_work(session).folder) == ()
+    assert history.published(make_work(session).folder) is None
+
+
+def test_a_history_that_cannot_be_written_spoils_no_run(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    work = make_work(session, image=IMAGE)
+    work.folder.history.mkdir(parents=True)
+    history.note(work, results("lock"), None, "lock")
+    assert "warning: demo/one: its history is not kept" in capsys.readouterr().err
+
+
+def test_what_was_published_is_kept_for_comparisons(session: Session) -> None:
+    work = make_work(session, image=IMAGE, publication=PUBLICATION)
+    lockfile.write(session.workspace.lock("demo", "one"), make_lock())
+    history.note(work, results("push"), None, "push")
+    kept = history.published(work.folder)
+    assert kept
+    assert kept.packages
+    assert [(part.name, part.version) for part in kept.packages] == [("demo", "1.0")]
+
+
+@pytest.fixture
+def run_stages(session: Session, monkeypatch: pytest.MonkeyPatch) -> Callable[[JbuildError | None], history.Run]:
+    def run(error: JbuildError | None) -> history.Run:
+        def stage(name: str, work: Work) -> bool:
+            if error and name == "render":
+                raise error
+            return True
+
+        monkeypatch.setattr(stages, "run", stage)
+        (done,) = pipeline.run_cells([make_job()], session, Options(until="render"))
+        (noted,) = history.runs(done.work.folder)
+        return noted
+
+    return run
+
+
+def test_the_pipeline_notes_a_run(run_stages: Callable[[JbuildError | None], history.Run]) -> None:
+    noted = run_stages(None)
+    assert [took.stage for took in noted.stages] == ["lock", "audit", "render"]
+    assert noted.failure is None
+
+
+def test_the_pipeline_notes_the_stage_that_failed(run_stages: Callable[[JbuildError | None], history.Run]) -> None:
+    noted = run_stages(DiskError("the disk is full"))
+    assert noted.failure
+    assert (noted.failure.stage, noted.failure.message) == ("render", "the disk is full")
+    assert json.dumps([took.stage for took in noted.stages]) == '["lock", "audit"]'

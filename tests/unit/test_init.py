@@ -1,0 +1,215 @@
+"""A first recipe: from options or questions to a commented file that loads, expands and explains every key."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from builder.init.model import NO_BOARD, Answers
+from builder.init.proposals import board_choices, l4t_choices, propose
+from builder.init.write import render
+from builder.jetson.boards import boards
+from builder.recipe.load import load
+from builder.recipe.matrix import expand, specify
+from builder.workspace import shipped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    CommandLine = Callable[..., tuple[int, str, str]]
+
+CHECKOUT = Path(__file__).parents[2]
+# Where a recipe is for the board's releases: the others need a --vllm.
+KNOWN = [name for name in board_choices() if name == NO_BOARD or set(l4t_choices(name)[0][:2]) & set("9")]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jbuild.toml").touch()
+    return tmp_path
+
+
+def uncommented(text: str) -> str:
+    """Return a recipe with everything said that could be said."""
+    return re.sub(r'^# (?=(?:[a-z-]+|"[a-z.]+"|[A-Z_]+) = |\[)', "", text, flags=re.MULTILINE)
+
+
+def keys(text: str) -> set[str]:
+    """Return the keys of a recipe's tables and of the tables within lines."""
+    return set(re.findall(r'(?:^(?:# )?|[{,] )("?[A-Za-z][\w.-]*"?) = ', text, re.MULTILINE))
+
+
+def test_there_are_boards_with_a_recipe_like_theirs() -> None:
+    assert {"orin-nx-16", "orin-nano-8", "agx-thor-128", NO_BOARD} <= set(KNOWN)
+
+
+@pytest.mark.parametrize("board", KNOWN)
+def test_what_is_written_loads_and_has_a_cell_that_can_be_built(
+    project: Path, command_line: CommandLine, board: str
+) -> None:
+    code, out, err = command_line("init", "mine", "--board", board, "--registry", "registry.example.com/edge", "--json")
+    assert (code, err) == (0, "")
+    recipe = load(Path(json.loads(out)["path"]))
+    (cell,) = expand(recipe)
+    assert cell.impossible is None
+    assert specify(recipe, cell).publish.registries == ("registry.example.com/edge",)
+    assert recipe.boards == (() if board == NO_BOARD else (board,))
+
+
+@pytest.mark.parametrize("board", KNOWN)
+def test_everything_that_could_be_said_can_be_said(project: Path, board: str) -> None:
+    text = uncommented(render(propose(Answers(board=board), (shipped("recipes"),))))
+    assert not re.search(r"^# [a-z-]+ = ", text, re.MULTILINE)
+    path = project / "all.toml"
+    path.write_text(text)
+    recipe = load(path)
+    assert recipe.overrides
+    assert recipe.runners.smoke == "jetson"
+    assert len(expand(recipe)) == 2
+
+
+def test_every_key_of_the_reference_is_in_it() -> None:
+    reference = re.search(r"```toml\n(.*?)```", (CHECKOUT / "docs" / "recipes.md").read_text(), re.DOTALL)
+    assert reference
+    text = render(propose(Answers(board=NO_BOARD), (shipped("recipes"),)))
+    # Values of the two examples differ: environment variables, labels, axes.
+    missing = {key for key in keys(reference[1]) - keys(text) if not re.match(r'[A-Z"]', key)}
+    assert missing <= {"l4t", "distribution"}
+
+
+def test_every_line_with_a_key_that_is_not_plain_is_explained() -> None:
+    text = render(propose(Answers(board="orin-nx-16"), (shipped("recipes"),)))
+    lines = [line for line in text.splitlines() if re.match(r"(# )?[a-z-]+ = |(# )?\[", line)]
+    plain = [re.match(r"(?:# )?(\S+)", line)[1] for line in lines if "  # " not in line]  # type: ignore[index]
+    assert len(plain) < len(lines) / 2
+    assert all(len(line) <= 125 for line in text.splitlines())
+
+
+def test_it_follows_the_recipe_that_is_most_like_it(project: Path, command_line: CommandLine) -> None:
+    folders = (shipped("recipes"),)
+    newest = propose(Answers(board="orin-nx-16"), folders)
+    assert (newest.like and newest.like.name, dict(newest.axes)["l4t"]) == ("vllm-0.20.2", "39.2.0")
+    older = propose(Answers(board="orin-nx-16", l4t="36.4.7"), folders)
+    assert (older.like and older.like.name, older.answers.vllm) == ("vllm-0.10.2", "0.10.2")
+    assert dict(older.axes) == {"l4t": "36.4.7", "cuda": "12.6", "python": "3.10"}
+    assert propose(Answers(board="orin-nx-16", l4t="36.4.0", vllm="0.9.3"), folders).like.name == "vllm-0.9.3"  # type: ignore[union-attr]
+    cpu = propose(Answers(board=NO_BOARD), folders)
+    assert cpu.spec.replace == ("torch==2.11.0",)
+    other = propose(Answers(board=NO_BOARD, vllm="0.21.0"), folders)
+    assert (other.spec.replace, other.spec.constraints) == ((), ())
+    assert other.spec.server.environment == cpu.spec.server.environment
+
+
+def test_releases_of_a_board_come_from_the_tables() -> None:
+    for board in boards():
+        releases = l4t_choices(board.name)
+        assert releases
+        assert {release.split(".")[0] for release in releases} <= set(board.l4t)
+
+
+def test_a_python_that_the_like_recipe_does_not_have(project: Path, command_line: CommandLine) -> None:
+    code, out, err = command_line(
+        "init", "mine", "--board", "orin-nx-16", "--l4t", "36.4.0", "--cuda", "12.8", "--python", "3.12", "--json"
+    )
+    assert code == 0, err
+    axes = {"l4t": "36.4.0", "cuda": "12.8", "python": "3.12", "vllm": "0.10.2"}
+    assert json.loads(out)["axes"] == axes
+
+
+def test_a_model_is_named_after_its_source(project: Path, command_line: CommandLine) -> None:
+    model = "hf://Qwen/Qwen2.5-0.5B-Instruct@main"
+    assert command_line("init", "mine", "--board", "none", "--model", model)[0] == 0
+    (found,) = load(project / "recipes" / "mine.toml").spec.models
+    assert (found.name, found.source, found.licence) == ("qwen2.5-0.5b-instruct", model, None)
+
+
+def test_nothing_is_overwritten(project: Path, command_line: CommandLine) -> None:
+    assert command_line("init", "mine", "--board", "none")[0] == 0
+    path = project / "recipes" / "mine.toml"
+    path.write_text("# mine\n")
+    code, out, err = command_line("init", "mine", "--board", "none")
+    assert (code, out, path.read_text()) == (2, "", "# mine\n")
+    assert "there is a recipe `mine` already" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "what is the recipe for?"),
+        (("--board", "orin-nx-61"), "did you mean `orin-nx-16`?"),
+        (("--board", "orin-nx-16", "--l4t", "38.2.0"), "L4T 38.2.0 does not run on orin-nx-16"),
+        (("--board", "orin-nx-16", "--l4t", "7.1"), "unknown L4T release `7.1`"),
+        (("--board", "none", "--cuda", "12.6"), "--l4t and --cuda are for a board"),
+        (("--board", "xavier-nx-8"), "name a release with --vllm"),
+        (("--board", "orin-nx-16", "--l4t", "36.5.0", "--vllm", "0.33.0"), "vllm 0.33.0 runs on Python"),
+        (("--board", "orin-nx-16", "--l4t", "36.5.0", "--cuda", "11.4"), "CUDA 11.4 is not published for L4T 36.5.0"),
+        (("--board", "none", "--python", "2"), "`2` is not a python version"),
+        (("--board", "none", "--model", "hf://nothing"), "models[0].source"),
+        (("--board", "none", "--model", 'a"\n[x]'), "models[0].source"),
+        (("mine", "--board", "none", "--vllm", '1"]'), "matrix.vllm"),
+        (("--board", "none", "--registry", "a b"), "is not a registry"),
+        (("UPPER", "--board", "none"), "`UPPER` is not a recipe name"),
+        (("../out", "--board", "none"), "`../out` is not a recipe name"),
+    ],
+)
+def test_answers_that_make_no_recipe(
+    project: Path, command_line: CommandLine, arguments: tuple[str, ...], said: str
+) -> None:
+    code, out, err = command_line("init", *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "next: " in err
+    assert not (project / "recipes").exists()
+
+
+def converse(folder: Path, *arguments: str, answers: list[tuple[str, str]]) -> str:
+    """Run jbuild on a terminal of its own, and answer its questions."""
+    control, terminal = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "TERM": "xterm", "COLUMNS": "120"}
+    argv = [sys.executable, "-m", "builder", *arguments]
+    child = subprocess.Popen(argv, cwd=folder, env=environment, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    said, ends_at = "", time.monotonic() + 20
+    while time.monotonic() < ends_at:
+        if select.select([control], [], [], 0.1)[0]:
+            try:
+                said += os.read(control, 4096).decode()
+            except OSError:  # the other end is closed
+                break
+        if answers and said.rstrip(" ").endswith(":") and answers[0][0] in said.rsplit("\n", 1)[-1]:
+            os.write(control, f"{answers.pop(0)[1]}\n".encode())
+            said += "\n"
+    os.close(control)
+    assert child.wait(10) == 0, said
+    assert not answers, said
+    return said
+
+
+def test_on_a_terminal_what_is_missing_is_asked(project: Path) -> None:
+    said = converse(
+        project,
+        "init",
+        answers=[
+            ("Board", "orin-nx-16"),
+            ("L4T release", "36.4.7"),
+            ("vLLM", ""),
+            ("Model", ""),
+            ("Registry", "127.0.0.1:5000/edge"),
+            ("Name", "asked"),
+        ],
+    )
+    assert "Jetson Orin NX 16 GB" in said
+    recipe = load(project / "recipes" / "asked.toml")
+    assert recipe.matrix.known()["l4t"] == ("36.4.7",)
+    assert recipe.spec.publish.registries == ("127.0.0.1:5000/edge",)
