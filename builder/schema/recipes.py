@@ -104,12 +104,17 @@ class _ShownCell(TypedDict):
 
 
 class ShownCell(_ShownCell, total=False):
-    """One cell; an impossible one has no more than its reason. `stages` are `run` or `unchanged`."""
+    """One cell; an impossible one has no more than its reason.
+
+    `stages` are `unchanged`, `run`, or `failed` for one that did so the last time, with the same inputs; `failed` says
+    how.
+    """
 
     platform: Platform
     spec: Spec
     lock: ShownLock | None
     stages: dict[str, str] | None
+    failed: str | None
     error: Failure
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypedDict
 
-from builder.audit.model import Finding, GpuVerdict
+from builder.audit.model import Finding, GpuVerdict, Severity
 from builder.models.model import LockedModel
 from builder.publish.model import Publication
 from builder.report.outcome import Outcome
@@ -70,10 +70,14 @@ class Run(TypedDict):
 
 
 class DryRun(TypedDict):
-    """With --dry-run: `run` or `unchanged` for every stage of every cell."""
+    """With --dry-run: `unchanged`, `run` or `failed` (and to be run again) for every stage of every cell.
+
+    `failed` says by cell how it failed the last time, with the same inputs.
+    """
 
     recipe: str
     dry_run: dict[str, dict[str, str]]
+    failed: dict[str, str]
 
 
 class CheckedLock(TypedDict):
@@ -111,11 +115,27 @@ class Audited(_Audited, total=False):
     injected: dict[str, list[str]]
 
 
+class Explained(TypedDict):
+    """With --explain: a rule, the gravest that its findings can be, and what it finds, in Markdown."""
+
+    id: str
+    severity: Severity
+    title: str
+    says: str
+
+
+class NotAudited(TypedDict):
+    """A cell of several that could not be audited."""
+
+    cell: str
+    error: Failure
+
+
 class Audits(TypedDict):
     """What the audits of several cells found."""
 
     recipe: str
-    cells: list[Audited]
+    cells: list[Audited | NotAudited]
 
 
 class PinnedCell(TypedDict):
@@ -178,6 +198,6 @@ class Publications(TypedDict):
 
 RunResult = Run | DryRun
 LockResult = Run | Check
-AuditResult = Audited | Audits
+AuditResult = Audited | Audits | Explained
 ModelsResult = Models | VerifiedModels
 Schema = dict[str, Any]

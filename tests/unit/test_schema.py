@@ -130,6 +130,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "matrix demo --format inputs",
         "recipe demo --dry-run",
         "summary result.json",
+        "audit --explain gpu-code",
         "cache info",
         "cache prune --dry-run",
         "diff locks/demo/pylock.r36_4_0-v0_10_2.toml locks/demo/pylock.r36_4_0-v0_10_2.toml",
