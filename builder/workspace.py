@@ -123,6 +123,14 @@ class Workspace:
         """Return the file with the models that all cells of a recipe share."""
         return self.project / "locks" / recipe / "models.toml"
 
+    def golden(self, recipe: Path) -> Path:
+        """Return the file with the golden tokens of a recipe, given the recipe's own: beside it, in a folder."""
+        return recipe.parent / "golden" / recipe.name
+
+    def verdict(self, sha256: str, name: str) -> Path:
+        """Return where a verdict on an image is kept, whichever cell it is of."""
+        return self.cache / "verdicts" / sha256 / f"{name}.json"
+
     @property
     def systems(self) -> Path:
         """The system layers that the project pins, beside its locks."""

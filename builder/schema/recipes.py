@@ -104,10 +104,9 @@ class _ShownCell(TypedDict):
 
 
 class ShownCell(_ShownCell, total=False):
-    """One cell; an impossible one has no more than its reason.
+    """One cell; an impossible one has no more than its reason. `stages` are `run`, `unchanged` or `failed`.
 
-    `stages` are `unchanged`, `run`, or `failed` for one that did so the last time, with the same inputs; `failed` says
-    how.
+    `failed` names the stage that failed with the same inputs, and why.
     """
 
     platform: Platform

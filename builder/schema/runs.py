@@ -70,10 +70,7 @@ class Run(TypedDict):
 
 
 class DryRun(TypedDict):
-    """With --dry-run: `unchanged`, `run` or `failed` (and to be run again) for every stage of every cell.
-
-    `failed` says by cell how it failed the last time, with the same inputs.
-    """
+    """With --dry-run: `run`, `unchanged` or `failed` for every stage of every cell, and why those failed that did."""
 
     recipe: str
     dry_run: dict[str, dict[str, str]]

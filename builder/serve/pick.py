@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from packaging.version import InvalidVersion, Version
 
 from builder.errors import UsageError
+from builder.jetson.boards import Board  # records are described by their types
 from builder.jetson.boards import board as board_of
 from builder.jetson.device import this_device
 from builder.jetson.hosts import runs
@@ -20,7 +21,6 @@ from builder.serve.memory import memory_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from builder.jetson.boards import Board
     from builder.publish.overview import TagState
     from builder.resolve.model import Job
     from builder.session import Session
@@ -110,7 +110,7 @@ def published_image(job: Job, targets: Sequence[str], session: Session) -> tuple
 def _judged(job: Job, host: Host, rows: Sequence[TagState], session: Session, level: str | None) -> Candidate:
     best, platform = _best(rows), job.platform
     fit, against, notes = _memory(job, host, session)
-    out = [*_cannot_run(job, host), *against, *_unproven(best, rows, level)]
+    out = [*cannot_run(job, host), *against, *_unproven(best, rows, level)]
     return Candidate(
         cell=job.cell.id,
         image=f"{best.repository}@{best.digest}" if best else None,
@@ -126,7 +126,7 @@ def _judged(job: Job, host: Host, rows: Sequence[TagState], session: Session, le
     )
 
 
-def _cannot_run(job: Job, host: Host) -> list[str]:
+def cannot_run(job: Job, host: Host) -> list[str]:
     """Return what of the host's architecture, driver and GPU an image does not suit."""
     platform, board = job.platform, host.board
     if platform.architecture != host.architecture:

@@ -428,6 +428,7 @@ def test_every_kind_is_a_folder_that_jbuild_made() -> None:
         "advised",
         "indexes",
         "signatures",
+        "verdicts",
         "packed",
         "systems",
     }
