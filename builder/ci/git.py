@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING
 
 from builder import process
-from builder.errors import ProgramMissingError, UsageError
+from builder.errors import ProgramFailedError, ProgramMissingError, UsageError
 from builder.tomldoc import shown, suggest
 from builder.workspace import disk_errors
 
@@ -81,7 +81,7 @@ def files_at(root: Path, commit: str) -> Iterator[Path]:
     """Give a folder with the files of a commit, large ones left out; what git ignores is the same now and then.
 
     Raises:
-        ProgramFailedError: git could not read the commit.
+        UsageError: git could not read the commit.
         DiskError: there is no room for the files.
     """
     with disk_errors(Path(gettempdir())), TemporaryDirectory(prefix="jbuild-since-") as name:
@@ -124,11 +124,17 @@ def _link(path: Path, link: Path) -> None:
 def _git(
     folder: Path, *arguments: str, check: bool = True, env: dict[str, str] | None = None, stdin: str | None = None
 ) -> process.Completed:
-    return process.run(
-        ["git", "-c", "core.quotePath=false", *arguments],
-        cwd=folder,
-        env={"LC_ALL": "C", **(env or {})},
-        stdin=stdin,
-        timeout_s=_GIT_TIMEOUT_S,
-        check=check,
-    )
+    try:
+        return process.run(
+            ["git", "-c", "core.quotePath=false", *arguments],
+            cwd=folder,
+            # Files that git keeps elsewhere are models, not settings.
+            env={"LC_ALL": "C", "GIT_LFS_SKIP_SMUDGE": "1", **(env or {})},
+            stdin=stdin,
+            timeout_s=_GIT_TIMEOUT_S,
+            check=check,
+        )
+    except ProgramFailedError as error:
+        raise UsageError(
+            f"`git {arguments[0]}` failed", where=str(folder), hint="`git fsck` checks the clone", log=error.output
+        ) from error

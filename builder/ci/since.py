@@ -92,7 +92,9 @@ class _Then:
         return told
 
     def _moved(self, path: Path) -> Path:
-        return self._files / path.relative_to(self._root) if path.is_relative_to(self._root) else path
+        """Return where a path of now lies then; what came with a jbuild that is not the repository's own stays."""
+        beside = self._package != self._root and path.is_relative_to(self._package)
+        return self._files / path.relative_to(self._root) if path.is_relative_to(self._root) and not beside else path
 
 
 def _package_of(root: Path, files: Path) -> Path:
@@ -102,10 +104,12 @@ def _package_of(root: Path, files: Path) -> Path:
     time that go into images; else the package that runs now.
     """
     package = Path(builder.__file__).resolve().parent
-    if not package.is_relative_to(root):
+    then = files / package.relative_to(root) if package.is_relative_to(root) else None
+    # One that is installed or checked out below the root, but not the repository's own, is the same now and then.
+    if then is None or not (then / "__init__.py").resolve().is_relative_to(files) or not then.is_dir():
         return package.parent
-    then = files / package.relative_to(root)
-    of_then = {*runtime.scripts(), package / "__init__.py"}
+    scripts = {package / "image" / "runtime" / path.name for path in runtime.scripts()}
+    of_then = {*scripts, package / "__init__.py"}
     for path in package.rglob("*"):
         there = then / path.relative_to(package)
         if path.is_file() and (path.suffix == ".py" or not there.exists()) and path not in of_then:

@@ -104,12 +104,16 @@ class _ShownCell(TypedDict):
 
 
 class ShownCell(_ShownCell, total=False):
-    """One cell; an impossible one has no more than its reason. `stages` are `run` or `unchanged`."""
+    """One cell; an impossible one has no more than its reason. `stages` are `run`, `unchanged` or `failed`.
+
+    `failed` names the stage that failed with the same inputs, and why.
+    """
 
     platform: Platform
     spec: Spec
     lock: ShownLock | None
     stages: dict[str, str] | None
+    failed: str | None
     error: Failure
 
 

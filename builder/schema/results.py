@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from builder.bench.model import Bench
 from builder.errors import UsageError
-from builder.schema import images, recipes, runs
+from builder.schema import images, recipes, runs, serving
 from builder.schema.convert import DIALECT, schema_of
 from builder.schema.errors import Failure
 from builder.tomldoc import shown, suggest
@@ -31,6 +32,11 @@ RESULTS: dict[str, Any] = {
     "fit": recipes.Fit,
     "diff": images.Diff,
     "models": runs.ModelsResult,
+    "compose": serving.Compose,
+    "run": serving.RunResult,
+    "pick": serving.Pick,
+    "bench": Bench,
+    "report": serving.Report,
     "summary": runs.Summary,
     "cache": images.CacheResult,
     "completion": images.Completion,

@@ -70,10 +70,11 @@ class Run(TypedDict):
 
 
 class DryRun(TypedDict):
-    """With --dry-run: `run` or `unchanged` for every stage of every cell."""
+    """With --dry-run: `run`, `unchanged` or `failed` for every stage of every cell, and why those failed that did."""
 
     recipe: str
     dry_run: dict[str, dict[str, str]]
+    failed: dict[str, str]
 
 
 class CheckedLock(TypedDict):

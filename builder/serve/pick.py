@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from packaging.version import InvalidVersion, Version
 
 from builder.errors import UsageError
+from builder.jetson.boards import Board  # records are described by their types
 from builder.jetson.boards import board as board_of
 from builder.jetson.device import this_device
 from builder.jetson.hosts import runs
@@ -20,7 +21,6 @@ from builder.serve.memory import memory_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from builder.jetson.boards import Board
     from builder.publish.overview import TagState
     from builder.resolve.model import Job
     from builder.session import Session

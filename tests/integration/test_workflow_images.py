@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from project import CHECKOUT, QUESTION, Project
+from project import CHECKOUT, QUESTION, Project, clean_environment
 from workflow_player import Player
 
 if TYPE_CHECKING:
@@ -23,11 +23,14 @@ ONE, TWO = "v1_0-debian12", "v1_1-debian12"
 def player(make_project: Callable[..., Project], tmp_path: Path) -> Player:
     """Somebody's repository with a recipe of two cells, the second of which gives no right answer."""
     project = make_project(
+        # No image is there yet, and none of its steps.
+        cache=tmp_path / "cache",
         matrix={"vllm": ["1.0", "1.1"], "distribution": ["debian-12"]},
         smoke={"questions": [QUESTION], "ready-within-s": 60, "answer-within-s": 20, "stop-within-s": 5},
         ci={"runner": "big", "smoke-runner": "jetson-{vllm}"},
     )
-    return Player(checkout=CHECKOUT, project=project.folder, root=tmp_path, environment=project.environment)
+    environment = {**project.environment, "PYTHONPATH": ".jbuild"}
+    return Player(checkout=CHECKOUT, project=project.folder, root=tmp_path, environment=environment)
 
 
 def recipe_of(player: Player) -> Path:
@@ -73,7 +76,7 @@ def test_from_a_plan_to_tags_and_the_failed_cell_again(player: Player, shared_re
     assert player.summary.startswith("## jbuild: 2 done\n")
     assert set(shared_registry.tags(f"{path.stem}/vllm")) == {"1.0-cpu-bookworm", "1.1-cpu-bookworm"}
     assert "cache-to" in (tmp_home(player) / ".config" / "jbuild" / "jbuild.toml").read_text()
-    assert (tmp_home(player) / ".cache" / "jbuild-steps" / "kept" / path.stem / TWO / "index.json").is_file()
+    assert (tmp_home(player) / ".cache" / "jbuild-steps" / "kept" / path.stem / ONE / "index.json").is_file()
     files = player.artifacts[f"jbuild-cell-{path.stem}-{TWO}"]
     assert {f"locks/{path.stem}/pylock.{TWO}.toml", f"build/{path.stem}/{TWO}/smoke.log"} <= set(files)
 
@@ -83,9 +86,10 @@ def test_only_what_changed_gets_a_job(player: Player) -> None:
     git = ["git", "-c", "user.name=A", "-c", "user.email=a@example.com", "-C", str(player.project)]
     for arguments in (["init", "--quiet", "--initial-branch=main"], ["add", "."], ["commit", "--quiet", "-m", "all"]):
         subprocess.run([*git, *arguments], check=True)
-    jobs = player.play("images.yml", **{"recipes": path.stem, "changed-since": "main"})
+    # A recipe that ships with jbuild is as it was too, though jbuild itself lies in the workspace.
+    jobs = player.play("images.yml", **{"recipes": f"{path.stem} vllm-cpu-0.15.1", "changed-since": "main"})
     assert [(job.id, job.result) for job in jobs] == [("plan", "success"), ("cell", "skipped"), ("summary", "success")]
-    assert player.summary.startswith("## jbuild: 2 unchanged\n")
+    assert player.summary.startswith("## jbuild: 3 unchanged\n")
     path.write_text(path.read_text() + '\n[[overrides]]\nwhen = { vllm = "1.1" }\nconstraints = ["ballast<1"]\n')
     jobs = player.play("images.yml", **{"recipes": path.stem, "changed-since": "main", "locked": True})
     assert [(job.id, job.matrix.get("cell")) for job in jobs] == [("plan", None), ("cell", TWO), ("summary", None)]
@@ -128,3 +132,26 @@ def test_a_recipe_with_mistakes_is_annotated(player: Player) -> None:
     jobs = player.play("images.yml", recipes=path.stem)
     assert [job.result for job in jobs] == ["failure", "skipped", "skipped"]
     assert f"::error file=recipes/{path.name},line=" in jobs[0].log
+
+
+def test_the_repository_of_jbuild_itself_calls_its_own(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", "--shared", str(CHECKOUT), str(clone)], check=True)
+    environment = clean_environment(tmp_path / "home", None) | {"JBUILD_CACHE": str(tmp_path / "cache")}
+    # What stands in the current folder is what runs: the clone's own jbuild.
+    del environment["PYTHONPATH"]
+    player = Player(
+        checkout=clone, project=clone, root=tmp_path / "jobs", environment=environment, repository="owner/jbuild"
+    )
+    path = clone / "builder" / "jetson" / "platforms.toml"
+    path.write_text(path.read_text().replace('jetpack = "6.1"', 'jetpack = "6.1.0"'))
+    jobs = player.play(
+        "images.yml", **{"recipes": "vllm-0.10.2 vllm-cpu-0.15.1", "changed-since": "HEAD", "locked": True}
+    )
+    assert [(job.id, job.matrix.get("cell"), job.result) for job in jobs] == [
+        ("plan", None, "success"),
+        ("cell", "r36_4_0-v0_10_2-cu126-py310", "failure"),
+        ("summary", None, "failure"),
+    ]
+    assert "changed: platform\n" in jobs[0].log
+    assert "there is no lock" in jobs[1].log

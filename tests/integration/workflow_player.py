@@ -44,6 +44,7 @@ class Player:
     project: Path
     root: Path
     environment: dict[str, str]
+    repository: str = "somebody/project"
     secrets: dict[str, str] = field(default_factory=dict)
     artifacts: dict[str, dict[str, bytes]] = field(default_factory=dict)
     jobs: list[Job] = field(default_factory=list)
@@ -126,7 +127,7 @@ class Player:
         )
 
     def _contexts(self, **more: Any) -> dict[str, Any]:
-        github = {"repository": "somebody/project", "ref": "refs/heads/main", "event_name": "push", "run_id": "1"}
+        github = {"repository": self.repository, "ref": "refs/heads/main", "event_name": "push", "run_id": "1"}
         return {
             "github": github,
             "job": {"workflow_repository": "owner/jbuild", "workflow_sha": "0" * 40},
@@ -229,7 +230,8 @@ class Machine:
     def _check_out(self, given: dict[str, Any]) -> None:
         assert given["persist-credentials"] is False
         if given.get("path"):
-            (self.workspace / given["path"]).symlink_to(self.player.checkout)
+            ignored = shutil.ignore_patterns(".git", ".venv", "build", "locks", "__pycache__", ".*_cache")
+            shutil.copytree(self.player.checkout, self.workspace / given["path"], ignore=ignored)
             return
         shutil.copytree(self.player.project, self.workspace, symlinks=True, dirs_exist_ok=True)
 

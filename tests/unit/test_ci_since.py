@@ -168,7 +168,7 @@ def test_unchanged_cells_get_no_job(repository: Repository, command_line: Comman
 def test_a_repository_that_holds_jbuild_itself(
     tmp_path: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows of its tables and its version count; its other code does not."""
+    """Rows of its tables, scripts of its images and its version count; its other code does not."""
     package = Path(builder.__file__).parent
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("builder", "dockerfiles"):
@@ -177,10 +177,12 @@ def test_a_repository_that_holds_jbuild_itself(
     monkeypatch.setattr(builder, "__file__", str(repository.root / "builder" / "__init__.py"))
     with git.files_at(repository.root, repository.commit()) as files:
         repository.write("builder/later.py", "VALUE = 1\n")
-        (repository.root / "builder" / "jetson" / "boards.toml").write_text("changed")
+        for path in ("jetson/boards.toml", "image/runtime/entrypoint.py"):
+            (repository.root / "builder" / path).write_text("changed")
         assert since._package_of(repository.root, files) == files
         assert (files / "builder" / "later.py").is_file()
-        assert (files / "builder" / "jetson" / "boards.toml").read_text() != "changed"
+        for path in ("jetson/boards.toml", "image/runtime/entrypoint.py"):
+            assert (files / "builder" / path).read_text() != "changed"
         kept = files / "builder" / "__init__.py"
         kept.write_text(kept.read_text().replace("0.1.0", "0.0.9"))
         argv = [since.sys.executable, "-c", since._RUN, str(files), "matrix", "demo", "--format", "inputs"]
@@ -188,7 +190,24 @@ def test_a_repository_that_holds_jbuild_itself(
         argv[3] = str(repository.root)
         now = json.loads(subprocess.run(argv, cwd=repository.root, check=True, capture_output=True, text=True).stdout)
     before, after = told["recipes"]["demo"][FIRST], now["recipes"]["demo"][FIRST]
-    assert [part for part in after if before[part] != after[part]] == ["jbuild"]
+    assert [part for part in after if before[part] != after[part]] == ["templates", "jbuild"]
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_a_jbuild_that_lies_in_the_clone_but_is_not_its_own(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, ignored: bool
+) -> None:
+    """In a virtual environment that git ignores, or checked out beside the project."""
+    if ignored:
+        repository.write(".gitignore", "/.venv/\n")
+    commit = repository.commit()
+    repository.write(".venv/site-packages/builder/__init__.py", "")
+    monkeypatch.setattr(
+        builder, "__file__", str(repository.root / ".venv" / "site-packages" / "builder" / "__init__.py")
+    )
+    with git.files_at(repository.root, commit) as files:
+        assert since._package_of(repository.root, files) == repository.root / ".venv" / "site-packages"
+        assert not (files / ".venv" / "site-packages" / "builder" / "errors.py").exists()
 
 
 def test_no_such_commit(repository: Repository) -> None:
@@ -198,6 +217,28 @@ def test_no_such_commit(repository: Repository) -> None:
     assert (caught.value.message, caught.value.hint) == ("there is no commit `relaese`", "did you mean `release`?")
     with pytest.raises(UsageError, match="there is no commit `--all`"):
         git.commit_of(repository.root, "--all")
+
+
+def test_a_clone_that_is_damaged(repository: Repository) -> None:
+    commit = repository.git("rev-parse", "HEAD")
+    tree = repository.git("rev-parse", "HEAD^{tree}")
+    (repository.root / ".git" / "objects" / tree[:2] / tree[2:]).unlink()
+    with pytest.raises(UsageError) as caught, git.files_at(repository.root, commit):
+        pytest.fail("there are no files")
+    assert caught.value.message == "`git read-tree` failed"
+    assert "failed to unpack tree object" in (caught.value.log or "")
+
+
+def test_large_files_links_and_submodules_of_then(repository: Repository) -> None:
+    repository.write("models/big.bin", "x" * (git._LARGEST + 1))
+    repository.write("models/small.bin", "x")
+    (repository.root / "link").symlink_to("models/small.bin")
+    (repository.root / "odd \u00e4\n name").write_text("x")
+    repository.git("update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},sub")
+    with git.files_at(repository.root, repository.commit()) as files:
+        found = {str(path.relative_to(files)) for path in files.rglob("*") if not path.is_dir()}
+    assert found == {"recipes/demo.toml", "models/small.bin", "link", "odd \u00e4\n name"}
+    assert not files.exists()
 
 
 def test_a_shallow_clone(repository: Repository, tmp_path: Path) -> None:

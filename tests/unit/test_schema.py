@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
+import click
 import pytest
 import tomli_w
 from factories import make_lock, make_locked_wheel
@@ -15,7 +16,7 @@ from json_results import check
 from jsonschema import Draft202012Validator
 from test_ci_jobs import recipe_data
 
-from builder.cli import VERBS
+from builder.cli import VERBS, cli
 from builder.resolve import lockfile
 from builder.schema.convert import Beside, schema_of
 from builder.schema.results import RESULTS, schema_for
@@ -55,6 +56,14 @@ class Optional(_Needed, total=False):
 def test_every_verb_has_a_schema() -> None:
     """For a new verb: declare the type of its result in builder/schema/, and name it in RESULTS."""
     assert {name for name, _, _ in VERBS} == set(RESULTS) - {"error"}
+
+
+def test_every_verb_can_print_json() -> None:
+    context = click.Context(cli)
+    verbs = [found for name in cli.list_commands(context) if (found := cli.get_command(context, name))]
+    ends = [end for verb in verbs for end in (verb.commands.values() if isinstance(verb, click.Group) else [verb])]
+    assert len(ends) > len(VERBS)
+    assert [end.name for end in ends if not any("--json" in each.opts for each in end.params)] == []
 
 
 @pytest.mark.parametrize("verb", RESULTS)
@@ -130,6 +139,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "matrix demo --format inputs",
         "recipe demo --dry-run",
         "summary result.json",
+        "report",
+        "compose demo --image registry.example.com/vllm:1 --cell l4t=36.4.0",
         "cache info",
         "cache prune --dry-run",
         "diff locks/demo/pylock.r36_4_0-v0_10_2.toml locks/demo/pylock.r36_4_0-v0_10_2.toml",

@@ -63,7 +63,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Engine:
     found = Engine()
     monkeypatch.setattr(engine, "find_engine", lambda _: found)
     monkeypatch.setattr(load, "loaded", found.loaded)
-    monkeypatch.setattr(load, "forget", lambda *_: None)
     monkeypatch.setattr(runner, "smoke", found.smoke)
     return found
 
