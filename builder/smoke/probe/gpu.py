@@ -100,7 +100,7 @@ def _attention(torch: Any, *inputs: Any) -> Any:
     return torch.nn.functional.scaled_dot_product_attention(*parts)
 
 
-_COMPUTATIONS = {"matmul": _matmul, "attention": _attention}
+_COMPUTATIONS: dict[str, Callable[..., Any]] = {"matmul": _matmul, "attention": _attention}
 
 
 if __name__ == "__main__":
