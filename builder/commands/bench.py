@@ -12,7 +12,7 @@ import click
 
 from builder import records
 from builder.commands.common import as_json, cell_option, open_recipe, open_session
-from builder.commands.serving import board_option, possible_cells
+from builder.commands.serving import board_option, image_option, possible_cells
 from builder.commands.working import registry_option
 from builder.engine import find_engine
 from builder.errors import SmokeError
@@ -63,6 +63,7 @@ def _concurrencies(context: click.Context, parameter: click.Parameter, value: st
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures here, as JSON.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw them here, as SVG.")
 @board_option
+@image_option
 @registry_option
 @as_json
 def command(
@@ -124,11 +125,14 @@ def _started(what: str, options: dict[str, Any], session: Session) -> Iterator[T
     if what.endswith(".toml") or not set(what) & set("/:@"):
         found, cells = open_recipe(what, options["selectors"], session.workspace)
         jobs = [job_of(found, cell) for cell in possible_cells(found, cells)]
-        job, chosen = choose(jobs, session, board=options["board"], given=None, registries=options["registries"])
+        job, chosen = choose(
+            jobs, session, board=options["board"], given=options["image"], registries=options["registries"]
+        )
         service = service_here(job, chosen, session, engine, board=options["board"])
         hint = f"`jbuild recipe {found.name} --from smoke` makes it anew"
     else:
         hint = "is that its name? `docker images` lists those of the engine"
-        service = service_of_image(what, provided(what, engine, session.console, hint=hint), ANYWHERE)
+        facts = provided(what, engine, session.console, hint=hint)
+        service = service_of_image(what, facts, ANYWHERE, engine.architecture)
     with started(service, engine, session.console, hint=hint) as target:
         yield target

@@ -5,21 +5,20 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from builder.engine import emulator_settings
 from builder.errors import UsageError
 from builder.serve.model import Health, Published, Service
 from builder.smoke.level import CUDA_LABEL
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 _READY_WITHIN_S, _STOP_WITHIN_S = 900, 60
 _NS = 10**9
 
 
-def service_of_image(
-    reference: str, facts: Mapping[str, Any], published: Published, arguments: Sequence[str] = ()
-) -> Service:
-    """Return how an image is run, by what the engine says of it.
+def service_of_image(reference: str, facts: Mapping[str, Any], published: Published, architecture: str) -> Service:
+    """Return how an image is run, by what the engine says of it; `architecture` is the engine's machine's.
 
     Raises:
         UsageError: it has no entrypoint, or no single port: it is no image of a server.
@@ -41,5 +40,5 @@ def service_of_image(
         volume=f"jbuild-{name}-cache",
         health=Health(test=None, start_period_s=begins // _NS),
         stop_within_s=_STOP_WITHIN_S,
-        arguments=tuple(arguments),
+        environment=emulator_settings(facts["Architecture"]) if facts["Architecture"] != architecture else (),
     )

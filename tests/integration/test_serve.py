@@ -100,9 +100,9 @@ def test_a_compose_file_is_brought_up(served: Project) -> None:
     assert (key.parent.stat().st_mode & 0o777, key.stat().st_mode & 0o777) == (0o700, 0o644)
     config = json.loads(compose(served, file, "config", "--format", "json"))
     assert config["services"]["vllm"]["image"] == place
-    # Without --wait: the engine looks at the server's health every 30 s only.
-    compose(served, file, "up", "--detach")
     try:
+        # Without --wait: the engine looks at the server's health every 30 s only.
+        compose(served, file, "up", "--detach")
         container = container_of(served)
         check = container.attrs["Config"]["Healthcheck"]["Test"]
         assert check[0] == "CMD"

@@ -188,11 +188,13 @@ def facts(**config: Any) -> dict[str, Any]:
 def test_an_image_says_itself_how_it_runs() -> None:
     anywhere = Published(address="127.0.0.1", port=None)
     labels = {"io.jbuild.cuda": "12.6"}
-    service = service_of_image("r.example:5000/team/vLLM:0.9_x@sha256:1", facts(Labels=labels), anywhere)
+    service = service_of_image("r.example:5000/team/vLLM:0.9_x@sha256:1", facts(Labels=labels), anywhere, "arm64")
     assert (service.name, service.port, service.nvidia) == ("jbuild-vllm-0-9_x", 9000, True)
     assert (service.platform, service.health.start_period_s) == ("linux/arm64", 60)
-    plain = service_of_image("x", facts(Labels=None, Healthcheck=None), anywhere)
+    plain = service_of_image("x", facts(Labels=None, Healthcheck=None), anywhere, "amd64")
     assert (plain.nvidia, plain.health.start_period_s) == (False, 900)
+    # What makes emulation bearable is given where there is one.
+    assert (service.environment, dict(plain.environment)) == ((), {"QEMU_CPU": "max,sve=off"})
 
 
 TWO_PORTS = {"1/tcp": {}, "2/tcp": {}}
@@ -201,4 +203,4 @@ TWO_PORTS = {"1/tcp": {}, "2/tcp": {}}
 @pytest.mark.parametrize("config", [{"ExposedPorts": None}, {"ExposedPorts": TWO_PORTS}, {"Entrypoint": None}])
 def test_an_image_of_no_server(config: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="is no server's"):
-        service_of_image("x", facts(**config), Published(address="127.0.0.1", port=None))
+        service_of_image("x", facts(**config), Published(address="127.0.0.1", port=None), "arm64")

@@ -1,0 +1,126 @@
+"""vLLM's own benchmark in a container that is not there: what is run, what is read, and what happens where it fails."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from test_bench_client import LOAD, at, running
+from test_serve_container import SERVICE, Fake
+
+from builder.bench.inside import BenchmarkMissingError, measure_inside
+from builder.bench.measure import Target, await_ready, bench
+from builder.console import Console
+from builder.errors import SmokeError
+
+if TYPE_CHECKING:
+    from test_bench_client import Stand
+
+WRITTEN = Path(__file__).with_name("vllm_bench.json").read_bytes()
+QUIET = Console(quiet=True)
+
+
+class Container(Fake):
+    """A container in which the benchmark ends with a code, and writes something."""
+
+    name = "fake"
+
+    def __init__(self, code: int = 0, written: bytes = WRITTEN, said: bytes = b"") -> None:
+        super().__init__()
+        self.ends, self.written, self.said = code, written, said
+        self.ran: list[tuple[list[str], dict[str, str]]] = []
+
+    def exec_run(self, argv: list[str], *, demux: bool, environment: dict[str, str]) -> Any:
+        self.ran.append((argv, environment))
+        if argv[0] == "cat":
+            return SimpleNamespace(exit_code=0, output=(self.written, None))
+        return SimpleNamespace(exit_code=self.ends, output=(None, self.said))
+
+
+def target(server: Stand, container: Container | None, level: str = "cpu") -> Target:
+    return Target(server=at(server, key="k"), subject="x", level=level, container=container, port=8000)  # type: ignore[arg-type]
+
+
+def test_it_is_run_once_for_each_concurrency_with_the_key_in_its_environment() -> None:
+    container = Container()
+    with running() as server:
+        found = bench(target(server, container), LOAD, (1, 4), "auto", QUIET)
+    assert (found.client, found.remarks) == ("vllm bench serve", ())
+    assert [step.concurrency for step in found.steps] == [1, 4]
+    argvs = [argv for argv, _ in container.ran if argv[0] != "cat"]
+    assert [word for argv in argvs for word in argv if "concurrency" in word] == [
+        "--max-concurrency=1",
+        "--max-concurrency=4",
+    ]
+    assert "--tokenizer=/models/tiny" in argvs[0]
+    assert container.ran[0][1] == {"OPENAI_API_KEY": "k"}
+    assert not any(word.partition("=")[2] == "k" for argv in argvs for word in argv)
+
+
+def test_where_it_fails_ours_takes_over_and_says_why() -> None:
+    container = Container(code=2, said=b"vllm: no such command: bench\n")
+    with running() as server:
+        found = bench(target(server, container), LOAD, (1, 2), "auto", QUIET)
+        assert found.client == "jbuild"
+        assert found.remarks == ("jbuild's client: `vllm bench serve` ended with exit code 2",)
+        assert [step.answered for step in found.steps] == [4, 4]
+        with pytest.raises(BenchmarkMissingError, match="exit code 2") as caught:
+            bench(target(server, container), LOAD, (1,), "vllm", QUIET)
+    assert caught.value.log == "vllm: no such command: bench"
+    assert "--client jbuild" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("written", [b"", b"{}", b"[]", b'{"completed": "x"}', json.dumps({"completed": 1}).encode()])
+def test_results_that_cannot_be_read(written: bytes) -> None:
+    container: Any = Container(written=written)
+    with pytest.raises(BenchmarkMissingError, match="cannot be read"):
+        measure_inside(container, 8000, ("tiny", "/models/tiny"), LOAD, 1, None)
+    assert container.ran[0][1] == {}
+
+
+def test_under_emulation_it_would_measure_itself() -> None:
+    container = Container()
+    with running() as server:
+        found = bench(target(server, container, "emulated"), LOAD, (1,), "auto", QUIET)
+    assert found.client == "jbuild"
+    assert "emulated too" in found.remarks[0]
+    assert container.ran == []
+
+
+def test_a_choice_is_kept() -> None:
+    container = Container()
+    with running() as server:
+        assert bench(target(server, container), LOAD, (1,), "jbuild", QUIET).client == "jbuild"
+        assert bench(target(server, container, "emulated"), LOAD, (1,), "vllm", QUIET).client == "vllm bench serve"
+
+
+class Starting(Container):
+    """A container whose server is not there yet."""
+
+    def __init__(self, status: str, code: int = 0) -> None:
+        super().__init__()
+        self.status, self.code, self.log = status, code, (b"loading\n",)
+
+
+def test_a_server_that_ends_before_it_is_ready() -> None:
+    nowhere = "http://127.0.0.1:9"
+    failed: Any = Starting("exited", 3)
+    with pytest.raises(SmokeError, match="ended with exit code 3") as caught:
+        await_ready(failed, SERVICE, nowhere, QUIET)
+    assert caught.value.log == "loading"
+    done: Any = Starting("exited")
+    with pytest.raises(SmokeError, match="ended before it was ready"):
+        await_ready(done, SERVICE, nowhere, QUIET)
+
+
+def test_a_server_that_is_never_ready() -> None:
+    slow: Any = Starting("running")
+    service = replace(SERVICE, health=replace(SERVICE.health, start_period_s=1))
+    with pytest.raises(SmokeError, match="not ready within 1 s") as caught:
+        await_ready(slow, service, "http://127.0.0.1:9", QUIET)
+    assert caught.value.log == "loading"
+    assert "ready-within-s" in str(caught.value.hint)
