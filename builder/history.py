@@ -81,11 +81,11 @@ class Run:
 def note(work: Work, results: Sequence[StageResult], error: JbuildError | None, stage: str) -> None:
     """Append a run to its cell's history, and keep what was published of it for later comparisons.
 
-    Nothing is written of a run that had nothing to do. `stage` is the one that failed, if one did. A history that
-    cannot be written spoils no run: it is warned of.
+    Nothing is written of a run that had nothing to do, unless it shows that an earlier failure is over. `stage` is the
+    one that failed, if one did. A history that cannot be written spoils no run: it is warned of.
     """
     run = _run(work, results, error, stage)
-    if error is None and not any(took.ran for took in run.stages):
+    if error is None and not any(took.ran for took in run.stages) and not _is_recovery(run, work.folder):
         return
     try:
         _append(work.folder.history, json.dumps(records.plain(run), sort_keys=True, separators=(",", ":")))
@@ -111,6 +111,13 @@ def runs(folder: CellFolder) -> tuple[Run, ...]:
 def published(folder: CellFolder) -> Subject | None:
     """Return what was last published of a cell, as comparisons need it."""
     return records.read(folder.record(_PUBLISHED), None, Subject)
+
+
+def _is_recovery(run: Run, folder: CellFolder) -> bool:
+    """Return whether the stage at which the last run failed has been passed."""
+    before = runs(folder)[-1:]
+    failed = before[0].failure.stage if before and before[0].failure else None
+    return failed in {took.stage for took in run.stages}
 
 
 def _run(work: Work, results: Sequence[StageResult], error: JbuildError | None, stage: str) -> Run:

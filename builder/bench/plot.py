@@ -19,7 +19,8 @@ _STYLE = """\
   text { font: 12px system-ui, sans-serif; fill: #1b1f24 }
   .title { font-size: 15px; font-weight: 600 } .small { font-size: 11px; fill: #59636e }
   .grid { stroke: #d1d9e0; stroke-width: 1 } .line { fill: none; stroke-width: 2 }
-  .a { stroke: #0969da } .b { stroke: #bc4c00; stroke-dasharray: 6 3 } .c { stroke: #8250df; stroke-dasharray: 2 3 }
+  .a { stroke: #0969da } .b { stroke: #bc4c00 } .c { stroke: #8250df }
+  .line.b { stroke-dasharray: 6 3 } .line.c { stroke-dasharray: 2 3 }
   circle { stroke-width: 2; fill: #ffffff } .back { fill: #ffffff }
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3 } .small { fill: #9198a1 } .grid { stroke: #3d444d } .back, circle { fill: #0d1117 }
@@ -131,6 +132,6 @@ def _load(bench: Bench) -> str:
 
 
 def _round_up(value: float) -> float:
-    """Return the next of 1, 2, 4, 5 or 8 times a power of ten."""
+    """Return the next of some round numbers times a power of ten."""
     power: float = 10.0 ** math.floor(math.log10(value))
-    return next((times * power for times in (1, 2, 4, 5, 8) if times * power >= value), 10 * power)
+    return next((times * power for times in (1, 2, 3, 4, 5, 6, 8) if times * power >= value), 10 * power)

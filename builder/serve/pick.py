@@ -110,7 +110,7 @@ def published_image(job: Job, targets: Sequence[str], session: Session) -> tuple
 def _judged(job: Job, host: Host, rows: Sequence[TagState], session: Session, level: str | None) -> Candidate:
     best, platform = _best(rows), job.platform
     fit, against, notes = _memory(job, host, session)
-    out = [*_cannot_run(job, host), *against, *_unproven(best, rows, level)]
+    out = [*cannot_run(job, host), *against, *_unproven(best, rows, level)]
     return Candidate(
         cell=job.cell.id,
         image=f"{best.repository}@{best.digest}" if best else None,
@@ -126,7 +126,7 @@ def _judged(job: Job, host: Host, rows: Sequence[TagState], session: Session, le
     )
 
 
-def _cannot_run(job: Job, host: Host) -> list[str]:
+def cannot_run(job: Job, host: Host) -> list[str]:
     """Return what of the host's architecture, driver and GPU an image does not suit."""
     platform, board = job.platform, host.board
     if platform.architecture != host.architecture:
@@ -198,4 +198,4 @@ def _newest_first(text: str | None) -> tuple[int, ...]:
     try:
         return tuple(-number for number in Version(text or "0").release)
     except InvalidVersion:
-        return (0,)
+        return (1,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -93,6 +94,8 @@ class Tab:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._from], [], [], _ENDS_WITHIN_S)
+            assert ready, "the browser says nothing"
             block = os.read(self._from, 1 << 20)
             assert block, "the browser has ended"
             self._buffer += block

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -106,6 +107,7 @@ def test_the_map_is_walked_with_the_arrow_keys(tab: Tab, page: Path) -> None:
         tab.press(key)
         assert focused(tab) == f"#demo.{place}"
     tab.press("Enter")
+    tab.run("new Promise((done) => setTimeout(done, 200))")
     assert tab.run(f"document.getElementById('{CELL}').closest('details').open")
     assert focused(tab) == "SUMMARY"
     assert 0 <= tab.run("document.activeElement.getBoundingClientRect().top") < 400
@@ -159,3 +161,18 @@ def test_on_paper_everything_but_packages_is_open(tab: Tab, page: Path, tmp_path
     tab.run("window.dispatchEvent(new Event('afterprint'))")
     assert tab.run(f"document.getElementById('{CELL}').closest('details').open") is False
     tab.call("Emulation.setEmulatedMedia", media="")
+
+
+def test_without_scripts_everything_can_be_opened_and_read(tab: Tab, page: Path) -> None:
+    tab.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        tab.open(page, **DESK)
+        assert tab.run("document.querySelector('.search').offsetHeight") == 0
+        assert tab.run("document.querySelectorAll('.map a').length") == 6
+        # The browser itself opens what a link leads into.
+        tab.run(f"document.querySelector('a[href=\"#{CELL}\"]').click()")
+        time.sleep(0.3)
+        assert tab.run(f"document.getElementById('{CELL}').closest('details').open")
+        assert "It is Paris." in tab.run("document.body.innerText")
+    finally:
+        tab.call("Emulation.setScriptExecutionDisabled", value=False)

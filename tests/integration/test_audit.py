@@ -86,7 +86,7 @@ def test_a_base_image_is_read_from_its_registry_once(
     found = read_base(f"{registry.host}/a/b:1", digest, "arm64", session)
     assert [binary.path for binary in found.binaries] == [f"/{GNU}/big.so", f"/{GNU}/libx.so.1"]
     assert (found.library_path, found.distribution) == (("/opt/lib",), ("debian-12",))
-    monkeypatch.setattr(base, "connect", lambda *_, **__: pytest.fail("asked again"))
+    monkeypatch.setattr(base, "connect_to", lambda *_, **__: pytest.fail("asked again"))
     assert read_base(f"{registry.host}/a/b:1", digest, "arm64", session) == found
 
 

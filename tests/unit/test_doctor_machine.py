@@ -289,7 +289,7 @@ def test_a_gpu_that_the_image_has_no_code_for(session: Session, programs: Path, 
     several.write_text(RECIPE.replace('"36.4.0", "38.4.0"', '"38.4.0"'))
     root = make_jetson_files(tmp_path / "root", l4t="R38 (release), REVISION: 4.0")
     found = named(examine(session, root, recipe=load(several)), "images")
-    assert "no code for the GPU of orin-nx-16 (SM 8.7)" in found.found
+    assert "its kernels are for SM 11.0, and orin-nx-16's GPU is SM 8.7" in found.found
 
 
 def test_without_a_recipe_all_are_looked_at_but_those_with_mistakes(

@@ -84,6 +84,15 @@ def test_runs_are_appended_and_one_without_work_is_not_noted(session: Session) -
     assert len(history.runs(work.folder)) == 2
 
 
+def test_a_run_without_work_is_noted_where_it_shows_that_a_failure_is_over(session: Session) -> None:
+    work = make_work(session, image=IMAGE)
+    history.note(work, results("lock", "build"), BuildError("the registry is down"), "push")
+    history.note(work, results("lock", "build", ran=False), None, "build")
+    assert len(history.runs(work.folder)) == 1
+    history.note(work, results("lock", "build", "push", ran=False), None, "push")
+    assert [bool(run.failure) for run in history.runs(work.folder)] == [True, False]
+
+
 def test_a_failure_is_kept_with_its_stage_and_the_tail_of_its_log(session: Session) -> None:
     work = make_work(session)
     log = "\n".join(f"line {number}" for number in range(1000))

@@ -1,14 +1,13 @@
-"""Bills of materials from locks: what they list, and how licences are named."""
+"""Bills of materials from locks: what they list, and the licences of it."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
 
-import pytest
 from factories import DIGEST, locked, make_lock, make_locked_wheel, make_model, make_wheel
 
-from builder.publish.sbom import LOCK_PROPERTY, licence, licences, sbom
+from builder.publish.sbom import LOCK_PROPERTY, sbom
 from builder.publish.statements import as_bytes
 from builder.workspace import write_bytes
 
@@ -20,43 +19,6 @@ if TYPE_CHECKING:
 
 def metadata(*lines: str) -> bytes:
     return "\n".join(["Metadata-Version: 2.4", "Name: demo", "Version: 1.0", *lines, "", "Text."]).encode()
-
-
-LICENCES = [
-    (("License-Expression: apache-2.0 AND MIT",), [{"expression": "Apache-2.0 AND MIT"}]),
-    (("License-Expression: Apache-2.0", "License: whatever"), [{"expression": "Apache-2.0"}]),
-    (("License: MIT",), [{"expression": "MIT"}]),
-    (("License: BSD",), [{"license": {"name": "BSD"}}]),
-    (("License: UNKNOWN",), []),
-    (
-        ("License: MIT License", "        ", *["        Permission is hereby granted"] * 9),
-        [{"license": {"name": "MIT License"}}],
-    ),
-    (("License: " + "All rights " * 30,), []),
-    (
-        ("Classifier: License :: OSI Approved :: Apache Software License", "Classifier: Topic :: Software"),
-        [{"license": {"name": "Apache Software License"}}],
-    ),
-    (
-        ("License: BSD-3", "Classifier: License :: OSI Approved :: BSD License", "Classifier: License :: Other"),
-        [{"license": {"name": "BSD License"}}, {"license": {"name": "Other"}}],
-    ),
-    (("License: MIT", "Classifier: License :: OSI Approved :: MIT License"), [{"expression": "MIT"}]),
-    ((), []),
-]
-
-
-@pytest.mark.parametrize(("lines", "expected"), LICENCES)
-def test_licences(lines: tuple[str, ...], expected: list[object]) -> None:
-    assert licences(metadata(*lines)) == expected
-
-
-def test_no_metadata_no_licence() -> None:
-    assert licences(None) == []
-
-
-def test_a_licence_that_is_no_expression() -> None:
-    assert licence("Llama 3.1 Community") == [{"license": {"name": "Llama 3.1 Community"}}]
 
 
 def test_everything_in_a_lock_is_listed_with_its_hash(workspace: Workspace) -> None:

@@ -177,7 +177,7 @@ def _steps(found: Found, failure: Failure | None) -> tuple[Step, ...]:
     took = {each.stage: each.seconds for run in found.runs for each in run.stages if each.ran}
     steps = []
     for stage in STAGES:
-        state: StepState = "done" if found.done(stage) else "open"
+        state: StepState = "done" if found.done(stage) else "to do"
         if failure and failure.stage == stage:
             state = "failed"
         elif state == "done" and found.is_stale and STAGES.index(stage) >= STAGES.index("render"):

@@ -18,7 +18,7 @@ State = Literal[
     "impossible", "no wheels", "not begun", "locked", "audited", "planned", "built", "smoked", "published", "stale",
     "failed",
 ]  # fmt: skip
-StepState = Literal["done", "failed", "stale", "open"]
+StepState = Literal["done", "failed", "stale", "to do"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

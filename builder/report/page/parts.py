@@ -96,7 +96,7 @@ def charts_of(runs: Sequence[Run]) -> tuple[Chart, ...]:
         ("server ready after", "s", [run.verdict.ready_s for run in asked if run.verdict]),
         ("answer, tokens a second", "tokens/s", [_speed(run) for run in asked]),
         ("image", "MB", [run.size / 1e6 for run in runs if run.size and run.ran("build")]),
-        ("whole run", "s", [run.seconds for run in runs if run.failure is None]),
+        ("whole run", "s", [run.seconds for run in asked if run.failure is None]),
     )
     known = [(title, unit, [v for v in values if v is not None][-_CHARTED:]) for title, unit, values in figures]
     return tuple(_chart(title, values, unit) for title, unit, values in known if len(values) > 1)
