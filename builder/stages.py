@@ -36,7 +36,7 @@ class Options:
 
     Stages from `again` on are run even if nothing changed; `until` is the last one. `registries` replaces the
     recipe's and the configuration's; `force_tags` puts tags even where a rule keeps them. `upgrade` are packages whose
-    locked versions are not kept (`*` for all).
+    locked versions are not kept (`*` for all). `record` makes the answers of the smoke run the golden ones.
     """
 
     until: str = "smoke"
@@ -47,11 +47,12 @@ class Options:
     force_tags: bool = False
     builders: tuple[str, ...] = ()
     verify: bool = False
+    record: bool = False
 
     def forces(self, stage: str) -> bool:
         """Return whether a stage is to be run even if nothing changed."""
         again = self.again is not None and STAGES.index(stage) >= STAGES.index(self.again)
-        return again or (stage == "push" and self.force_tags)
+        return again or (stage == "push" and self.force_tags) or (stage == "smoke" and self.record)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -293,30 +294,30 @@ def _build(work: Work) -> Image:
 
 
 def _smoke_inputs(work: Work) -> str:
-    return records.fingerprint(work.image.digest, work.job.spec.smoke, work.job.spec.server)
+    from builder.smoke.cell import inputs_of  # noqa: PLC0415
+
+    return inputs_of(work.job, work.lock, work.image, work.session)
 
 
 def _smoke(work: Work) -> Verdict:
-    from builder.engine import find_engine  # noqa: PLC0415
-    from builder.smoke.load import loaded  # noqa: PLC0415
+    from builder.smoke.cell import Request, smoke_cell  # noqa: PLC0415
     from builder.smoke.model import SmokeFailedError  # noqa: PLC0415
-    from builder.smoke.runner import smoke  # noqa: PLC0415
 
-    engine, session = find_engine(work.session.workspace), work.session
-    log, passed = work.folder.path / "smoke.log", work.folder.record("passed")
-    # An image that passed and could not be named is not asked again: that takes many minutes under emulation.
-    verdict = None if work.options.forces("smoke") else records.read(passed, _smoke_inputs(work), Verdict)
+    request = Request(
+        job=work.job,
+        lock=work.lock,
+        image=work.image,
+        folder=work.folder,
+        proven=work.proven,
+        again=work.options.forces("smoke"),
+        record=work.options.record,
+    )
     try:
-        with loaded(work.image, session.workspace.images, engine, session.console, keep_as=work.proven) as reference:
-            verdict = verdict or smoke(work.image, reference, work.job.spec, engine, session.console, log=log)
-            records.write(passed, _smoke_inputs(work), verdict)
+        return smoke_cell(request, work.session)
     except SmokeFailedError as error:
         # Kept for people to read; a verdict that did not pass never counts as done.
         records.write(work.folder.record("smoke"), _smoke_inputs(work), error.verdict)
-        passed.unlink(missing_ok=True)
         raise
-    passed.replace(work.folder.record("smoke"))
-    return verdict
 
 
 def _proven(work: Work) -> Proven:

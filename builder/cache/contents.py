@@ -43,6 +43,7 @@ KINDS = (
     Kind(name="system images", folder="systems", pattern="*.json", of="nothing"),
     Kind(name="solutions", folder="advised", pattern="*.json", of="nothing"),
     Kind(name="index states", folder="indexes", pattern="*", of="nothing"),
+    Kind(name="verdicts", folder="verdicts", pattern="*", of="nothing"),
     Kind(name="signatures", folder="signatures", pattern="*", of="nothing"),
     Kind(name="known hashes", folder="models/known", pattern="??/*", of="nothing"),
 )

@@ -82,7 +82,7 @@ def _text(cell: dict[str, Any]) -> str:
         *([f"  constraints {', '.join(spec['constraints'])}"] if spec["constraints"] else []),
         *([f"  apt         {', '.join(spec['apt'])}"] if spec["apt"] else []),
         *(f"  model       {model['name']} from {model['source']}" for model in spec["models"]),
-        *(f"  question    {q['ask']} (expects {q['expect']})" for q in spec["smoke"]["questions"]),
+        *(f"  question    {_question(q)}" for q in spec["smoke"]["questions"]),
         f"  tags        {', '.join(map(_tag, spec['publish']['tags']))}",
         *(["  lock        not read, see the error"] if cell.get("error") else _lock_lines(cell["lock"])),
     ]
@@ -96,6 +96,14 @@ def _text(cell: dict[str, Any]) -> str:
     if cell.get("failed"):
         lines.append(f"  failed      {cell['failed']}")
     return "\n".join(lines)
+
+
+def _question(question: dict[str, Any]) -> str:
+    asked = question["ask"] or question["prompt"] or question["chat"][-1]["content"]
+    names = ("expect", "text", "tokens", "min_tokens", "schema")
+    expected = [f"{name.replace('_', '-')} {question[name]}" for name in names if question[name]]
+    times = f", {question['at_once']} at once" if question["at_once"] > 1 else ""
+    return f"{asked} ({', '.join(expected)}{times})"
 
 
 def _tag(rule: dict[str, Any]) -> str:

@@ -14,6 +14,10 @@ _HELP = {
     "push": "Push the proven images of RECIPE by digest, then put their tags.",
 }
 
+_record_option = click.option(
+    "--record", is_flag=True, help="Write the answers beside the recipe, to compare every later run with them."
+)
+
 
 def command(stage: str) -> click.Command:
     """Return the verb of a stage."""
@@ -33,6 +37,7 @@ def command(stage: str) -> click.Command:
         builders: tuple[str, ...],
         as_json: bool,
         force_tags: bool = False,
+        record: bool = False,
     ) -> int:
         again = stage if force else None
         options = Options(
@@ -42,7 +47,10 @@ def command(stage: str) -> click.Command:
             registries=registries,
             force_tags=force_tags,
             builders=builders,
+            record=record,
         )
         return work(recipe, selectors, options, at_once=jobs, dry_run=False, as_json=as_json)
 
+    if stage == "smoke":
+        return _record_option(verb)
     return force_tags_option(verb) if stage == "push" else verb

@@ -62,7 +62,7 @@ def render(proposal: Proposal) -> str:
         answers=answers,
         axes=dict(proposal.axes),
         spec=spec,
-        question=spec.smoke.questions[0] if spec.smoke.questions else _QUESTION,
+        question=next((each for each in spec.smoke.questions if each.ask and each.expect), _QUESTION),
         like=proposal.like.name if proposal.like else None,
         for_board=answers.board != NO_BOARD,
         model_name=model.name if model else _model_name(answers.model or ""),

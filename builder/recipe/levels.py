@@ -15,13 +15,22 @@ DATA = Path(__file__).with_name("levels.toml")
 
 
 @cache
+def _table(path: Path) -> dict[str, int]:
+    return tomldoc.load(path, "the table of levels has mistakes", _parse)
+
+
 def levels(path: Path = DATA) -> tuple[str, ...]:
     """Return the names of all levels, the least first.
 
     Raises:
         DocumentError: the table has mistakes.
     """
-    return tomldoc.load(path, "the table of levels has mistakes", _parse)
+    return tuple(_table(path))
+
+
+def usual_start_s(level: str) -> int:
+    """Return how long a start usually takes at a level, in seconds; 0 where it is not worth telling."""
+    return _table(DATA).get(level, 0)
 
 
 def reaches(level: str, wanted: str | None) -> bool:
@@ -30,11 +39,12 @@ def reaches(level: str, wanted: str | None) -> bool:
     return wanted is None or (level in order and order.index(level) >= order.index(wanted))
 
 
-def _parse(root: Table) -> tuple[str, ...]:
-    names = []
+def _parse(root: Table) -> dict[str, int]:
+    starts = {}
     for table in root.tables("levels"):
-        names.append(table.string("name", pattern=r"[a-z]+(-[a-z]+)*", noun="a level's name"))
+        name = table.string("name", pattern=r"[a-z]+(-[a-z]+)*", noun="a level's name")
+        starts[name] = table.integer("usual-start-s", 0)
         table.string("proves")
         table.string("source")
         table.done()
-    return tuple(names)
+    return starts

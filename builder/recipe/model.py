@@ -78,23 +78,82 @@ class Server:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
-    """One chat question, asked at temperature 0; `expect` is a regular expression searched in the answer."""
+class Message:
+    """One message of a chat."""
 
-    ask: str
-    expect: str
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """One question, asked at temperature 0, and what a right answer is.
+
+    One of `ask` (a chat of one message), `chat` (a whole one) and `prompt` (text to be continued) is given. An answer
+    meets all expectations that are there: `expect` is a regular expression searched in it, `text` what it is to the
+    letter, `tokens` the tokens that it begins with, `schema` a JSON schema, as JSON, that the server is told too
+    (guided output). It is asked `at_once` times at the same moment, and `also_whole` once more without streaming.
+    """
+
+    ask: str = ""
+    chat: tuple[Message, ...] = ()
+    prompt: str = ""
+    expect: str | None = None
+    text: str | None = None
+    tokens: tuple[str, ...] = ()
+    min_tokens: int = 0
+    schema: str | None = None
     max_tokens: int = 32
+    at_once: int = 1
+    also_whole: bool = False
+
+    @property
+    def title(self) -> str:
+        """What people know it by: what is asked last."""
+        return self.ask or self.prompt or (self.chat[-1].content if self.chat else "")
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The chat, empty where text is to be continued."""
+        return (Message(role="user", content=self.ask),) if self.ask else self.chat
+
+    @property
+    def expects(self) -> bool:
+        """Whether there is an answer that would be wrong."""
+        return bool(self.expect or self.text or self.tokens or self.min_tokens or self.schema)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """How much worse than the last verdict of its cell an image may be, as a part of it (0.5: half as much again).
+
+    None is not looked at; `exceeded` says what becomes of an image that is worse.
+    """
+
+    slower_start: float | None = None
+    later_first_token: float | None = None
+    fewer_tokens: float | None = None
+    more_memory: float | None = None
+    larger_image: float | None = None
+    exceeded: Literal["warning", "error"] = "warning"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SmokeSpec:
-    """What the built image is asked, and how long it may take (seconds)."""
+    """What the built image is asked, and how long it may take (seconds).
+
+    With `api_key` the server is started with a key, and must refuse who has none. `golden_tolerance` is how far a
+    token's log-probability may be from the recorded one, in nats.
+    """
 
     questions: tuple[Question, ...] = ()
     ready_within_s: float = 900.0
     answer_within_s: float = 300.0
     stop_within_s: float = 60.0
     environment: Pairs = ()
+    api_key: bool = True
+    golden_tolerance: float = 0.3
+    bounds: Bounds = field(default_factory=Bounds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,14 +14,13 @@ from builder.recipe.model import (
     OnFailure,
     Override,
     PublishSpec,
-    Question,
     Runners,
     Server,
-    SmokeSpec,
     Spec,
     TagRule,
     Waiver,
 )
+from builder.recipe.questions import read_smoke
 from builder.tomldoc import shown, suggest
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from builder.recipe.slots import Slots
     from builder.tomldoc import Table
 
-_DAY_S = 86_400
 _MOST_TOKENS = 2**31
 _DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")
 # The audit's rules, which lie in a later room; a test keeps the two the same.
@@ -61,7 +59,7 @@ def read_spec(root: Table, slots: Slots) -> Spec:
         released_before=_date(packages, "released-before"),
         models=models,
         server=_server(root.table("server"), models, slots),
-        smoke=_smoke(root.table("smoke"), slots),
+        smoke=read_smoke(root.table("smoke"), slots),
         publish=_publish(root.table("publish"), slots),
         labels=slots.labels(root.table("labels")),
         template=root.string("template", Spec().template, pattern=patterns.TEMPLATE, noun="a template's file name"),
@@ -207,37 +205,6 @@ def _tokens(table: Table, key: str) -> int | None:
         return table.integer(key, low=1, high=_MOST_TOKENS)
     table.raw(key)
     return None
-
-
-def _smoke(table: Table, slots: Slots) -> SmokeSpec:
-    usual = SmokeSpec()
-    smoke = SmokeSpec(
-        questions=tuple(_question(question) for question in table.tables("questions")),
-        ready_within_s=table.number("ready-within-s", usual.ready_within_s, low=1, high=_DAY_S),
-        answer_within_s=table.number("answer-within-s", usual.answer_within_s, low=1, high=_DAY_S),
-        stop_within_s=table.number("stop-within-s", usual.stop_within_s, low=1, high=_DAY_S),
-        environment=slots.environment(table),
-    )
-    if not table.raw("questions"):
-        table.problem(
-            "questions",
-            "a recipe asks its image at least one question: nothing else proves it",
-            "add a [[smoke.questions]] table with `ask` and `expect`",
-        )
-    table.done()
-    return smoke
-
-
-def _question(table: Table) -> Question:
-    question = Question(
-        ask=table.string("ask", pattern=patterns.LINES, noun="a question without control characters"),
-        expect=table.string("expect"),
-        max_tokens=table.integer("max-tokens", Question(ask="", expect="").max_tokens, low=1, high=_MOST_TOKENS),
-    )
-    if isinstance(table.raw("expect"), str) and (problem := checks.expectation(question.expect)):
-        table.problem("expect", problem, "a word that only a right answer holds, such as `Paris`")
-    table.done()
-    return question
 
 
 def _waivers(table: Table) -> tuple[Waiver, ...]:

@@ -105,10 +105,14 @@ def _verdict(result: CellResult) -> list[str]:
     if verdict is None:
         return []
     lines = [f"smoke     passed at level {verdict.level}, ready after {verdict.ready_s:.0f} s"]
+    if verdict.modules:
+        count = len(verdict.modules.need_driver)
+        lines.append(f"modules   {verdict.modules.loaded} load, {count} need the GPU's driver and could not be tried")
     for answer in verdict.answers:
         lines.append(f"asked     {answer.question}")
         # A model may say anything, also what a terminal would obey.
         lines.append(f"answer    {shown(' '.join(answer.text.split()))}")
+    lines += [f"warning   {shown(warning)}" for warning in verdict.warnings]
     return lines
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.errors import UsageError
 from builder.serve.model import Health, Published, Service
-from builder.smoke.launch import CUDA_LABEL
+from builder.smoke.level import CUDA_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

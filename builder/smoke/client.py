@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import requests
 
-from builder.smoke.model import Answer
+from builder.smoke import protocol
+from builder.smoke.protocol import SHOWN, Reply, ServerError, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,52 +18,10 @@ if TYPE_CHECKING:
     from builder.recipe.model import Question
 
 _CONNECT_S = 5.0
-_SHOWN = 300
 _OK = 200
-
-
-class ServerError(Exception):
-    """The server did not answer as it should."""
-
-
-@dataclass(slots=True)
-class _Stream:
-    """A chat completion as it comes in, with the seconds since the question at which its parts came."""
-
-    texts: list[str] = field(default_factory=list)
-    first_s: float | None = None
-    last_s: float = 0.0
-    pieces: int = 0
-    tokens: int | None = None
-    complete: bool = False
-
-    def take(self, event: dict[str, Any], now_s: float) -> None:
-        """Add one event."""
-        if "error" in event:
-            raise ServerError(f"the server reports an error: {json.dumps(event['error'])[:_SHOWN]}")
-        usage = event.get("usage") or {}
-        self.tokens = usage.get("completion_tokens", self.tokens)
-        for choice in event.get("choices") or ():
-            delta = choice.get("delta") or {}
-            text = delta.get("content") or ""
-            if text or delta.get("reasoning_content") or delta.get("reasoning"):
-                self.first_s = now_s if self.first_s is None else self.first_s
-                self.last_s = now_s
-                self.pieces += 1
-            self.texts.append(text)
-
-    def answer(self, question: str, seconds: float) -> Answer:
-        """Return what came, measured."""
-        tokens = self.pieces if self.tokens is None else self.tokens
-        spread = self.last_s - self.first_s if self.first_s is not None else 0.0
-        return Answer(
-            question=question,
-            text="".join(self.texts),
-            seconds=round(seconds, 3),
-            tokens=tokens,
-            first_token_s=None if self.first_s is None else round(self.first_s, 3),
-            tokens_per_s=round((tokens - 1) / spread, 3) if tokens > 1 and spread > 0 else None,
-        )
+_UNAUTHORIZED = 401
+# A line of Prometheus's text format: name, labels, value.
+_SAMPLE = re.compile(r"[A-Za-z_:][\w:]*(\{.*\})? \S+( \d+)?")
 
 
 class Server:
@@ -91,57 +50,92 @@ class Server:
             ServerError: `/v1/models` does not answer as it should.
         """
         try:
-            response = self._session.get(f"{self.address}/v1/models", timeout=(_CONNECT_S, timeout_s))
-            _check(response)
-            return tuple(str(model["id"]) for model in response.json()["data"])
+            return tuple(str(model["id"]) for model in self._get("/v1/models", timeout_s).json()["data"])
         except (KeyError, TypeError, ValueError) as error:  # requests' JSON errors are ValueErrors too
             raise ServerError("/v1/models answers something else than a list of models") from error
-        except requests.RequestException as error:
-            raise ServerError(f"/v1/models does not answer: {_reason(error)}") from error
 
-    def ask(self, model: str, question: Question, within_s: float) -> Answer:
-        """Ask one question at temperature 0 and measure the answer as it is streamed.
+    def metrics(self, timeout_s: float = 60.0) -> int:
+        """Return how many samples `/metrics` has, in the format of Prometheus.
+
+        Raises:
+            ServerError: it has none, or something else than samples.
+        """
+        lines = [line for line in self._get("/metrics", timeout_s).text.splitlines() if line and line[0] != "#"]
+        wrong = next((line for line in lines if not _SAMPLE.fullmatch(line)), None)
+        if wrong is not None or not lines:
+            raise ServerError(f"/metrics answers something else than samples: {(wrong or 'nothing')[:SHOWN]!r}")
+        return len(lines)
+
+    def check_refusal(self, timeout_s: float = 60.0) -> None:
+        """Make sure that nobody gets in without the key, or with another one.
+
+        Raises:
+            ServerError: somebody does.
+        """
+        for said, headers in (("without a key", {}), ("with a wrong key", {"Authorization": "Bearer wrong"})):
+            try:
+                # Not the session, which has the key.
+                with requests.Session() as stranger:
+                    stranger.trust_env = False
+                    url = f"{self.address}/v1/models"
+                    status = stranger.get(url, headers=headers, timeout=(_CONNECT_S, timeout_s)).status_code
+            except requests.RequestException as error:
+                raise ServerError(f"/v1/models does not answer: {_reason(error)}") from error
+            if status != _UNAUTHORIZED:
+                raise ServerError(f"{said}, /v1/models answers with status {status}, not {_UNAUTHORIZED}")
+
+    def ask(
+        self, model: str, question: Question, within_s: float, *, stream: bool = True, logprobs: bool = False
+    ) -> Reply:
+        """Ask one question at temperature 0 and measure the answer; seconds.
 
         Raises:
             ServerError: no complete answer came within the time.
         """
         began = time.monotonic()
-        stream = _Stream()
+        taken = Stream()
+        sent = protocol.body(model, question, stream=stream, logprobs=logprobs)
         try:
-            with self._post(_body(model, question), within_s) as response:
-                for event in _events(response):
+            with self._post(protocol.path(question), sent, within_s) as response:
+                for event in _events(response) if stream else _whole(response):
                     now_s = time.monotonic() - began
                     if now_s > within_s:
-                        raise ServerError(f"no complete answer within {within_s:.0f} s")
+                        raise ServerError(f"no complete answer within {within_s:.0f} s", timed_out=True)
                     if event is None:
-                        stream.complete = True
+                        taken.complete = True
                         break
-                    stream.take(event, now_s)
+                    taken.take(event, now_s)
         except requests.RequestException as error:
+            if "timed out" in _reason(error):
+                raise ServerError(f"the answer stood still for {within_s:.0f} s", timed_out=True) from error
             raise ServerError(f"the connection failed while the model was answering: {_reason(error)}") from error
-        if not stream.complete:
+        if not taken.complete:
             raise ServerError("the answer's stream ended before it was complete")
-        return stream.answer(question.ask, time.monotonic() - began)
+        return taken.reply(question.title, time.monotonic() - began)
 
-    def _post(self, body: dict[str, Any], within_s: float) -> requests.Response:
-        url = f"{self.address}/v1/chat/completions"
+    def _get(self, path: str, timeout_s: float) -> requests.Response:
         try:
-            response = self._session.post(url, json=body, stream=True, timeout=(_CONNECT_S, within_s))
+            response = self._session.get(f"{self.address}{path}", timeout=(_CONNECT_S, timeout_s))
+        except requests.RequestException as error:
+            raise ServerError(f"{path} does not answer: {_reason(error)}") from error
+        _check(response)
+        return response
+
+    def _post(self, path: str, body: dict[str, Any], within_s: float) -> requests.Response:
+        try:
+            response = self._session.post(
+                f"{self.address}{path}", json=body, stream=True, timeout=(_CONNECT_S, within_s)
+            )
         except requests.ReadTimeout:
-            raise ServerError(f"no answer within {within_s:.0f} s") from None
+            raise ServerError(f"no answer within {within_s:.0f} s", timed_out=True) from None
         _check(response)
         return response
 
 
-def _body(model: str, question: Question) -> dict[str, Any]:
-    return {
-        "model": model,
-        "messages": [{"role": "user", "content": question.ask}],
-        "temperature": 0,
-        "max_tokens": question.max_tokens,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+def _whole(response: requests.Response) -> Iterator[dict[str, Any] | None]:
+    """Yield an answer that comes in one piece, and its end."""
+    yield _object(response.content, "the answer is")
+    yield None
 
 
 def _events(response: requests.Response) -> Iterator[dict[str, Any] | None]:
@@ -153,19 +147,23 @@ def _events(response: requests.Response) -> Iterator[dict[str, Any] | None]:
         if data == b"[DONE]":
             yield None
             return
-        try:
-            event = json.loads(data)
-        except ValueError:
-            raise ServerError(f"the stream holds something else than JSON: {data[:_SHOWN]!r}") from None
-        if not isinstance(event, dict):
-            raise ServerError(f"the stream holds something else than objects: {data[:_SHOWN]!r}")
-        yield event
+        yield _object(data, "the stream holds")
+
+
+def _object(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        raise ServerError(f"{what} something else than JSON: {data[:SHOWN]!r}") from None
+    if not isinstance(found, dict):
+        raise ServerError(f"{what} something else than objects: {data[:SHOWN]!r}")
+    return found
 
 
 def _check(response: requests.Response) -> None:
     if response.status_code != _OK:
         path, status = response.request.path_url, response.status_code
-        raise ServerError(f"{path} answers with status {status}: {response.text[:_SHOWN]}")
+        raise ServerError(f"{path} answers with status {status}: {response.text[:SHOWN]}")
 
 
 def _reason(error: requests.RequestException) -> str:

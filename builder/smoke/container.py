@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
+import tarfile
 import threading
+import time
 import uuid
 from collections import deque
 from contextlib import contextmanager, suppress
@@ -42,7 +45,11 @@ _REMOVED_WITHIN_S = 30
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:
-    """How a container is started. `address` is where its port is published, on the engine's machine."""
+    """How a container is started. `address` is where its port is published, on the engine's machine.
+
+    A `command` stands in place of the image's own program, and publishes no port; `files` are put into the root of the
+    container's file system.
+    """
 
     reference: str
     platform: str
@@ -51,6 +58,8 @@ class Launch:
     address: str = "127.0.0.1"
     memory_bytes: int | None = None
     nvidia: bool = False
+    command: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +80,7 @@ class Running:
         self._container = container
         self._log = log
         self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._last_s = time.monotonic()
         self.peak_memory_bytes: int | None = None
         self._followers = [
             threading.Thread(target=self._follow_log, daemon=True),
@@ -86,6 +96,11 @@ class Running:
     def last_line(self) -> str:
         """The newest line of the log."""
         return self.lines[-1] if self.lines else ""
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the newest line of the log, or since the start."""
+        return time.monotonic() - self._last_s
 
     def tail(self, lines: int = 60) -> str:
         """Return the end of the log."""
@@ -136,6 +151,10 @@ class Running:
             return False
         return True
 
+    def output(self) -> str:
+        """Return all that the program has printed to standard output."""
+        return self._container.logs(stdout=True, stderr=False).decode(errors="replace")
+
     def settle(self) -> None:
         """Give the log of an ended container the time to arrive."""
         if not self.state().running:
@@ -148,6 +167,7 @@ class Running:
                 file.write(piece)
                 file.flush()
                 *whole, rest = (rest + piece).split(b"\n")
+                self._last_s = time.monotonic()
                 self.lines.extend(clean(line.decode(errors="replace")) for line in whole)
         if rest:
             self.lines.append(clean(rest.decode(errors="replace")))
@@ -188,6 +208,8 @@ def running(client: DockerClient, launch: Launch, log: Path) -> Iterator[Running
     with _terminated_like_interrupted():
         try:
             container = client.containers.create(name=name, **_arguments(launch))
+            if launch.files:
+                container.put_archive("/", _archive(launch.files))
             container.start()
             watched = Running(container, log)
             watched.watch()
@@ -218,17 +240,31 @@ def _arguments(launch: Launch) -> dict[str, Any]:
         "platform": launch.platform,
         "environment": dict(launch.environment),
         "labels": {LABEL: "1", _OWNER: _owner()},
-        "ports": {f"{launch.port}/tcp": (launch.address, None)},
         "shm_size": _SHM_BYTES,
         # It is asked once, by the smoke run itself: under emulation every call costs seconds.
         "healthcheck": {"test": ["NONE"]},
         "use_config_proxy": False,
     }
+    if launch.command:
+        arguments |= {"entrypoint": list(launch.command), "command": []}
+    else:
+        arguments |= {"ports": {f"{launch.port}/tcp": (launch.address, None)}}
     if launch.memory_bytes:
         arguments |= {"mem_limit": launch.memory_bytes, "memswap_limit": launch.memory_bytes}
     if launch.nvidia:
         arguments |= {"runtime": "nvidia", "device_requests": [DeviceRequest(count=-1, capabilities=[["gpu"]])]}
     return arguments
+
+
+def _archive(files: tuple[Path, ...]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for file in files:
+            entry = tarfile.TarInfo(file.name)
+            entry.size, entry.mode = file.stat().st_size, 0o444
+            with file.open("rb") as content:
+                archive.addfile(entry, content)
+    return packed.getvalue()
 
 
 def _owner() -> str:

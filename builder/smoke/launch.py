@@ -1,4 +1,4 @@
-"""How an image is started for its smoke run, where it can be reached, and what level of proof that gives."""
+"""How an image is started for its smoke run, and where it can be reached."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ from builder.errors import RecipeError
 from builder.image.runtime import server_json
 from builder.image.runtime.settings import SettingsError, settle
 from builder.smoke.container import Launch
+from builder.smoke.level import architecture, facts, level
 
 if TYPE_CHECKING:
     from builder.engine import Engine
     from builder.image.model import Image
-    from builder.recipe.model import Architecture, Spec
-    from builder.smoke.model import Level
+    from builder.recipe.model import Spec
 
-# Images with this label hold a CUDA build: they are given the GPU where the engine has NVIDIA's runtime.
-CUDA_LABEL = "io.jbuild.cuda"
-_NVIDIA = "nvidia"
 _KEY = "VLLM_API_KEY"
 
 
@@ -33,12 +30,16 @@ def launch(image: Image, reference: str, spec: Spec, engine: Engine, memory_byte
         RecipeError: the recipe's environment gives the server a port that is none.
     """
     engine.require(architecture(image))
+    known = facts(image, engine)
     environment = dict(spec.smoke.environment)
-    if level(image, engine, "") == "emulated":
+    if not known.native:
         environment = dict(emulator_settings(architecture(image))) | environment
-    if not engine.is_local:
-        # The port must be reachable from here, so others reach it too.
+    if spec.smoke.api_key or not engine.is_local:
+        # On another machine the port must be reachable from here, so others reach it too.
         environment.setdefault(_KEY, secrets.token_urlsafe(24))
+        if f"{_KEY}_FILE" in dict(spec.server.environment):
+            # The file is a secret of the machine that the image is for; the entrypoint takes one of the two.
+            environment.setdefault(f"{_KEY}_FILE", "")
     return Launch(
         reference=reference,
         platform=image.platform,
@@ -46,20 +47,8 @@ def launch(image: Image, reference: str, spec: Spec, engine: Engine, memory_byte
         environment=tuple(environment.items()),
         address="127.0.0.1" if engine.is_local else "",
         memory_bytes=memory_bytes,
-        nvidia=_wants_gpu(image) and _NVIDIA in engine.runtimes and architecture(image) == engine.architecture,
+        nvidia=level(known) == "gpu",
     )
-
-
-def architecture(image: Image) -> Architecture:
-    """Return the architecture of an image's platform."""
-    return "arm64" if image.platform.split("/")[1] == "arm64" else "amd64"
-
-
-def level(image: Image, engine: Engine, runtime: str) -> Level:
-    """Return what a run of an image on an engine proves, given the container runtime that was really used."""
-    if architecture(image) != engine.architecture:
-        return "emulated"
-    return "gpu" if runtime == _NVIDIA else "cpu"
 
 
 def address(engine: Engine, port: int) -> str:
@@ -71,10 +60,6 @@ def address(engine: Engine, port: int) -> str:
 def key(spec: Spec, started: Launch) -> str | None:
     """Return the API key that the server was started with, if it was."""
     return dict((*spec.server.environment, *started.environment)).get(_KEY)
-
-
-def _wants_gpu(image: Image) -> bool:
-    return bool(dict(image.labels).get(CUDA_LABEL))
 
 
 def _port(spec: Spec) -> int:

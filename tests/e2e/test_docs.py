@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from builder.engine import Engine
 
 pytestmark = pytest.mark.timeout(1600)
-PAGES = (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md")))
+PAGES = (CHECKOUT / "README.md", CHECKOUT / "README.zh-CN.md", *sorted((CHECKOUT / "docs").glob("*.md")))
 _PROGRAMS = ("jbuild", "scripts/", "docker", "curl", "cd", "oras", "cosign")
 # Its commands build upon each other, and name registries that everybody has under another name.
 SEQUENCE = "publishing.md"
@@ -34,6 +34,7 @@ ELSEWHERE = {
     "scripts/test unit": "it runs beside this test",
     "scripts/stand-in index /tmp/jetson-index": "it serves until it is ended: tests/integration/test_jetson_index.py",
     "scripts/engine down": "it would end the engine of whoever runs the tests",
+    "jbuild smoke vllm-cpu-0.15.1 --record": "minutes of emulation: test_smoke_cell.py does it with a small image",
     "jbuild build vllm-cpu-0.15.1 --verify": "minutes: test_pipeline_reproducible.py does it with a small image",
     "jbuild run vllm-cpu-0.15.1": "it serves until it is ended: tests/integration/test_serve.py",
     "jbuild run vllm-cpu-0.15.1 --detach --publish 8001 -- --max-num-seqs 4": "tests/integration/test_serve.py",

@@ -12,13 +12,16 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import NoReturn
 
 FAULT = os.environ.get("STAND_IN_FAULT", "")
 MODEL = os.environ.get("STAND_IN_MODEL", "tiny")
 PORT = int(os.environ.get("JBUILD_PORT", "8000"))
 KEY = os.environ.get("VLLM_API_KEY", "")
+SHIFT = float(os.environ.get("STAND_IN_SHIFT", "0"))
 WORDS = ["The capital of France ", "is ", "Paris."]
+SCHEMA_WORDS = ['{"city": ', '"Paris"', "}"]
 
 
 def say(text: str) -> None:
@@ -34,17 +37,27 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/health":
-            self.reply(503 if FAULT == "never-ready" else 200, {})
-        elif KEY and self.headers.get("Authorization") != f"Bearer {KEY}":
+            self.reply(503 if FAULT in ("never-ready", "hangs-at-start") else 200, {})
+        elif self.path == "/metrics":
+            samples = "no samples here" if FAULT == "bad-metrics" else 'vllm:generation_tokens_total{engine="0"} 3.0'
+            self.send("text/plain", f"# TYPE vllm:generation_tokens counter\n{samples}\n".encode())
+        elif self.is_stranger():
             self.reply(401, {"error": "Unauthorized"})
         elif self.path == "/v1/models":
             self.reply(200, {"object": "list", "data": [{"id": "other" if FAULT == "wrong-name" else MODEL}]})
         else:
             self.reply(404, {"error": "not found"})
 
+    def is_stranger(self) -> bool:
+        return bool(KEY) and FAULT != "open-to-all" and self.headers.get("Authorization") != f"Bearer {KEY}"
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        say(f"question {body['messages'][-1]['content']!r} temperature {body['temperature']} stream {body['stream']}")
+        if self.is_stranger():
+            self.reply(401, {"error": "Unauthorized"})
+            return
+        asked = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
+        say(f"question {asked!r} temperature {body['temperature']} stream {body['stream']}")
         if FAULT == "refuses":
             self.reply(500, {"error": {"message": "EngineCore encountered an issue"}})
             return
@@ -52,19 +65,36 @@ class Handler(BaseHTTPRequestHandler):
             os._exit(139)
         if FAULT == "out-of-memory":
             hoard()
-        self.stream(["x9$ ", "zzz"] if FAULT == "garbage" else WORDS)
+        if FAULT == "loses-child":
+            lose_child()
+            self.reply(500, {"error": {"message": "EngineCore died"}})
+            return
+        if FAULT == "error-in-log":
+            say("(EngineCore pid=7) ERROR 11-24 10:00:00 [core.py:12] a block was freed twice")
+        words = ["x9$ ", "zzz"] if FAULT == "garbage" else SCHEMA_WORDS if "response_format" in body else WORDS
+        (self.stream if body["stream"] else self.whole)(words, body)
         if FAULT == "crashes-after-answer":
             threading.Timer(0.2, os._exit, [7]).start()
 
-    def stream(self, words: list[str]) -> None:
+    def whole(self, words: list[str], body: dict[str, object]) -> None:
+        text = "".join(words) + ("?" if FAULT == "streams-otherwise" else "")
+        said = {"message": {"content": text}} if "messages" in body else {"text": text}
+        self.reply(200, {"choices": [said], "usage": {"completion_tokens": len(words)}})
+
+    def stream(self, words: list[str], body: dict[str, object]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
-        self.event({"choices": [{"delta": {"role": "assistant", "content": ""}}]})
+        chat = "messages" in body
+        if chat:
+            self.event({"choices": [{"delta": {"role": "assistant", "content": ""}}]})
         for word in words:
             time.sleep(30 if FAULT == "hangs" else 0.6 if FAULT == "slow" else 0.05)
-            self.event({"choices": [{"delta": {"content": word}}]})
+            said: dict[str, object] = {"delta": {"content": word}} if chat else {"text": word}
+            if body.get("logprobs"):
+                said["logprobs"] = chat_logprobs(word) if chat else plain_logprobs(word)
+            self.event({"choices": [said]})
         self.event({"choices": [], "usage": {"completion_tokens": len(words)}})
         if FAULT != "cuts-stream":
             self.wfile.write(b"data: [DONE]\n\n")
@@ -75,11 +105,29 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def reply(self, status: int, body: dict[str, object]) -> None:
-        data = json.dumps(body).encode()
+        self.send("application/json", json.dumps(body).encode(), status)
+
+    def send(self, kind: str, data: bytes, status: int = 200) -> None:
         self.send_response(status)
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+
+def top(word: str) -> list[tuple[str, float]]:
+    """A chosen token and the next likely one; garbage is as likely as anything."""
+    chosen = -0.1 + SHIFT
+    return [(word, -9.0 if FAULT == "garbage" else chosen), ("other", -3.0)]
+
+
+def chat_logprobs(word: str) -> dict[str, object]:
+    named = [{"token": token, "logprob": logprob} for token, logprob in top(word)]
+    return {"content": [{**named[0], "top_logprobs": named}]}
+
+
+def plain_logprobs(word: str) -> dict[str, object]:
+    return {"tokens": [word], "token_logprobs": [top(word)[0][1]], "top_logprobs": [dict(top(word))]}
 
 
 def hoard() -> NoReturn:
@@ -88,8 +136,27 @@ def hoard() -> NoReturn:
         held.append(bytearray(os.urandom(1 << 20) * 8))
 
 
+def lose_child() -> None:
+    """Let the kernel kill a child for want of memory, as it does with vLLM's engine; this process lives on."""
+    child = os.fork()
+    if child == 0:
+        Path("/proc/self/oom_score_adj").write_text("1000")
+        hoard()
+    os.waitpid(child, 0)
+
+
+def chatter() -> NoReturn:
+    while True:
+        say("loading weights")
+        time.sleep(0.2)
+
+
 def main() -> None:
     say("\x1b[32mstand-in\x1b[0m starting")
+    if FAULT == "never-ready":
+        threading.Thread(target=chatter, daemon=True).start()
+    if FAULT == "ends-well":
+        sys.exit(0)
     if FAULT == "exits":
         say("ImportError: libnuma.so.1: cannot open shared object file: No such file or directory")
         sys.exit(3)

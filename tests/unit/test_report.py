@@ -17,7 +17,7 @@ from builder.pipeline import CellResult, StageResult
 from builder.publish.model import Publication, RegistryPublication, TagPut, TagWithheld
 from builder.report.failures import alike, show_failures
 from builder.report.summary import _time, cell_json, references, summary
-from builder.smoke.model import Answer, Verdict
+from builder.smoke.model import Answer, Missing, Modules, Verdict
 from builder.stages import Made, Options, Work
 
 if TYPE_CHECKING:
@@ -100,6 +100,15 @@ def test_everything_that_was_made_is_named(session: Session) -> None:
         "",
         "1 done in 2 min 5 s",
     ]
+
+
+def test_what_a_smoke_run_could_not_try_and_what_it_warns_of(session: Session) -> None:
+    modules = Modules(loaded=240, need_driver=(Missing(file="vllm/_C.abi3.so", lacks="libcuda.so.1"),))
+    verdict = replace(VERDICT, level="emulated-forward", modules=modules, warnings=("ERROR \x1b[31m once",))
+    text = summary([everything(session, verdict=verdict)], 1.0)
+    assert "  smoke     passed at level emulated-forward, ready after 93 s\n" in text
+    assert "  modules   240 load, 1 need the GPU's driver and could not be tried\n" in text
+    assert "  warning   ERROR \\x1b[31m once\n" in text
 
 
 def test_a_rendered_cell_says_how_to_build_it(session: Session) -> None:

@@ -20,9 +20,11 @@ from builder.recipe.model import Model, Question, Server, SmokeSpec, Spec
 from builder.registry.model import Descriptor
 from builder.smoke import launch as launching
 from builder.smoke import layout as oci
-from builder.smoke.container import used_memory
+from builder.smoke.container import State, used_memory
+from builder.smoke.failure import StepFailedError, ended, exit_meaning, faults
+from builder.smoke.level import Facts, facts, level
 from builder.smoke.model import Answer, SmokeFailedError, Verdict
-from builder.smoke.runner import check_questions, exit_meaning
+from builder.smoke.runner import check_questions
 
 ENGINE = Engine(
     docker_host=None,
@@ -37,6 +39,7 @@ ENGINE = Engine(
 )
 JETSON = dataclasses.replace(ENGINE, architecture="arm64", emulated=())
 REMOTE = dataclasses.replace(ENGINE, endpoint="tcp://box.example:2375", docker_host="tcp://box.example:2375")
+OPEN = Spec(smoke=SmokeSpec(api_key=False))
 VERDICT = Verdict(
     level="emulated",
     digest="sha256:1",
@@ -81,18 +84,38 @@ def test_a_failure_carries_its_verdict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("platform", "engine", "runtime", "level"),
+    ("cuda", "native", "nvidia", "expected"),
     [
-        ("linux/arm64", ENGINE, "runc", "emulated"),
-        ("linux/arm64", ENGINE, "nvidia", "emulated"),
-        ("linux/amd64", ENGINE, "runc", "cpu"),
-        ("linux/amd64", ENGINE, "", "cpu"),
-        ("linux/arm64", JETSON, "nvidia", "gpu"),
-        ("linux/arm64/v8", JETSON, "runc", "cpu"),
+        (False, False, False, "emulated"),
+        (False, False, True, "emulated"),
+        (False, True, False, "cpu"),
+        (False, True, True, "cpu"),
+        (True, False, False, "emulated-forward"),
+        (True, False, True, "emulated-forward"),
+        (True, True, False, "emulated-forward"),
+        (True, True, True, "gpu"),
     ],
 )
-def test_the_level_is_what_was_really_used(platform: str, engine: Engine, runtime: str, level: str) -> None:
-    assert launching.level(image(platform), engine, runtime) == level
+def test_the_level_follows_from_what_is_there(cuda: bool, native: bool, nvidia: bool, expected: str) -> None:
+    assert level(Facts(cuda=cuda, native=native, nvidia=nvidia)) == expected
+
+
+@pytest.mark.parametrize(
+    ("platform", "cuda", "engine", "expected"),
+    [
+        ("linux/arm64", "", ENGINE, Facts(cuda=False, native=False, nvidia=True)),
+        ("linux/arm64/v8", "12.6", JETSON, Facts(cuda=True, native=True, nvidia=True)),
+        ("linux/amd64", "", REMOTE, Facts(cuda=False, native=True, nvidia=True)),
+        (
+            "linux/arm64",
+            "12.6",
+            dataclasses.replace(JETSON, runtimes=("runc",)),
+            Facts(cuda=True, native=True, nvidia=False),
+        ),
+    ],
+)
+def test_the_facts_are_the_engines_and_the_images(platform: str, cuda: str, engine: Engine, expected: Facts) -> None:
+    assert facts(image(platform, io_jbuild_cuda=cuda), engine) == expected
 
 
 @pytest.mark.parametrize(
@@ -111,26 +134,27 @@ def test_an_engine_without_emulation_is_told_before_anything_is_started(monkeypa
 
 
 def test_emulation_leaves_out_what_it_is_slow_at_unless_the_recipe_says_otherwise() -> None:
-    asked = Spec(smoke=SmokeSpec(environment=(("QEMU_CPU", "max"),)))
-    assert dict(launching.launch(image(), "r", Spec(), ENGINE, None).environment) == {"QEMU_CPU": "max,sve=off"}
+    asked = Spec(smoke=SmokeSpec(environment=(("QEMU_CPU", "max"),), api_key=False))
+    assert dict(launching.launch(image(), "r", OPEN, ENGINE, None).environment) == {"QEMU_CPU": "max,sve=off"}
     assert dict(launching.launch(image(), "r", asked, ENGINE, None).environment) == {"QEMU_CPU": "max"}
-    assert launching.launch(image(), "r", Spec(), JETSON, None).environment == ()
-    assert launching.launch(image("linux/amd64"), "r", Spec(), ENGINE, None).environment == ()
+    assert launching.launch(image(), "r", OPEN, JETSON, None).environment == ()
+    assert launching.launch(image("linux/amd64"), "r", OPEN, ENGINE, None).environment == ()
 
 
-def test_a_local_engine_publishes_to_loopback_without_a_key() -> None:
-    started = launching.launch(image(), "r", Spec(), ENGINE, 5)
+def test_a_local_engine_publishes_to_loopback() -> None:
+    started = launching.launch(image(), "r", OPEN, ENGINE, 5)
     assert (started.address, started.port, started.memory_bytes) == ("127.0.0.1", 8000, 5)
-    assert launching.key(Spec(), started) is None
+    assert launching.key(OPEN, started) is None
     assert launching.address(ENGINE, 49153) == "http://127.0.0.1:49153"
 
 
 def test_a_remote_engine_publishes_with_a_key_of_its_own() -> None:
-    first, second = (launching.launch(image(), "r", Spec(), REMOTE, None) for _ in range(2))
+    first, second = (launching.launch(image(), "r", OPEN, REMOTE, None) for _ in range(2))
     assert first.address == ""
     key = launching.key(Spec(), first)
     assert key
     assert key != launching.key(Spec(), second)
+    assert launching.key(Spec(), launching.launch(image(), "r", Spec(), ENGINE, None)), "it must be asked for one"
     assert launching.address(REMOTE, 49153) == "http://box.example:49153"
 
 
@@ -145,6 +169,13 @@ def test_port_and_key_come_from_the_recipe_and_its_smoke_run() -> None:
     assert launching.launch(image(), "r", Spec(server=Server(arguments=("--port", "7"))), ENGINE, None).port == 7
 
 
+def test_a_key_in_a_file_gives_way_to_the_smoke_runs_own() -> None:
+    spec = Spec(server=Server(environment=(("VLLM_API_KEY_FILE", "/run/secrets/key"),)))
+    environment = dict(launching.launch(image(), "r", spec, ENGINE, None).environment)
+    assert environment["VLLM_API_KEY"]
+    assert environment["VLLM_API_KEY_FILE"] == "", "the entrypoint takes one of the two"
+
+
 def test_a_port_that_is_none_is_the_recipes_mistake() -> None:
     spec = Spec(models=(Model(name="m", source="s"),), server=Server(environment=(("JBUILD_PORT", "http"),)))
     with pytest.raises(RecipeError, match="JBUILD_PORT"):
@@ -155,6 +186,15 @@ def test_a_port_that_is_none_is_the_recipes_mistake() -> None:
 def test_questions_that_prove_nothing(expect: str) -> None:
     with pytest.raises(RecipeError):
         check_questions(Spec(smoke=SmokeSpec(questions=(Question(ask="q", expect=expect),))))
+
+
+def test_a_question_that_expects_nothing() -> None:
+    with pytest.raises(RecipeError, match="expects nothing"):
+        check_questions(Spec(smoke=SmokeSpec(questions=(Question(ask="q"),))))
+
+
+def test_an_answer_to_the_letter_needs_no_pattern() -> None:
+    check_questions(Spec(smoke=SmokeSpec(questions=(Question(prompt="2 + 2 =", text=" 4"),))))
 
 
 def test_no_questions_at_all() -> None:
@@ -168,6 +208,25 @@ def test_no_questions_at_all() -> None:
 )
 def test_exit_codes(code: int, meaning: str) -> None:
     assert exit_meaning(code) == meaning
+
+
+def test_every_fault_is_used_and_every_use_is_a_fault() -> None:
+    code = "".join(path.read_text() for path in (Path(__file__).parents[2] / "builder" / "smoke").glob("*.py"))
+    assert [name for name in faults() if f'"{name}"' not in code] == []
+    for name, fault in faults().items():
+        assert fault.helps, name
+        assert fault.source, name
+        assert StepFailedError("ready", name, "m").hint == "; or ".join(fault.helps)
+
+
+def test_what_ended_for_want_of_memory_says_so_whatever_the_step() -> None:
+    state = State(running=False, code=137, out_of_memory=True)
+    error = ended("ready", "ended-early", "it ended", state)
+    assert error.fault.id == "out-of-memory"
+    assert "out of memory" in error.message
+    error = ended("ready", "ended-early", "it ended", dataclasses.replace(state, out_of_memory=False, error="no space"))
+    assert error.fault.id == "ended-early"
+    assert error.message == "it ended: exit code 137 (SIGKILL) (no space)"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from builder.errors import EngineError
 from builder.image.model import Image
 from builder.recipe.model import SmokeSpec
 from builder.registry.model import Descriptor
-from builder.smoke import load, runner
+from builder.smoke import cell, load, runner
 from builder.smoke.model import SmokeFailedError, Verdict
 from builder.stages import Made, Options, Work
 
@@ -29,6 +29,9 @@ BLOB = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", diges
 
 class Engine:
     """Stands in for the engine and the runner: counts how often the image is asked, names it or does not."""
+
+    architecture = "amd64"
+    runtimes = ()
 
     def __init__(self) -> None:
         self.names_it = True
@@ -64,6 +67,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.setattr(engine, "find_engine", lambda _: found)
     monkeypatch.setattr(load, "loaded", found.loaded)
     monkeypatch.setattr(runner, "smoke", found.smoke)
+    monkeypatch.setattr(cell, "_tidy", lambda _: None)
     return found
 
 
@@ -93,7 +97,7 @@ def test_an_image_that_could_not_be_named_is_not_asked_again(fake: Engine, work:
     assert (fake.asked, fake.named) == (1, 1)
     assert kept(work) == work.made.verdict
     assert not stages.run("smoke", work)
-    assert [path.name for path in work.folder.path.iterdir()] == ["smoke.json"]
+    assert sorted(path.name for path in work.folder.path.iterdir()) == ["smoke-emulated.json", "smoke.json"]
 
 
 def test_a_forced_run_asks_again(fake: Engine, session: Session) -> None:

@@ -1,0 +1,147 @@
+"""Golden tokens: what a reference run answered, with log-probabilities, to tell kernels that compute garbage.
+
+They lie beside the recipe, one file a recipe. An entry is for one question and one model, by their content: it counts
+for every cell that asks that question of that model, on whatever hardware and in whatever precision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from builder import records, tomldoc
+from builder.smoke.model import Agreement, Token
+from builder.workspace import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from builder.models.model import LockedModel
+    from builder.recipe.model import Question
+    from builder.tomldoc import Table
+
+_HEADING = "# What a reference run answered: written by `jbuild smoke --record`, compared by every later smoke run.\n\n"
+_SHORT = 16
+_DIGITS = 4
+_LEAST = -1e9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Golden:
+    """The recorded answer to a question: `asked` and `model` are fingerprints, `title` and `source` are for people."""
+
+    asked: str
+    model: str
+    title: str
+    source: str
+    tokens: tuple[Token, ...]
+
+
+def asked(question: Question) -> str:
+    """Return the fingerprint of what decides the answer to a question."""
+    return records.fingerprint(question.messages, question.prompt, question.schema, question.max_tokens)[:_SHORT]
+
+
+def model_print(model: LockedModel | None) -> str:
+    """Return the fingerprint of a model's files, empty where none is baked in."""
+    return records.fingerprint([(file.path, file.sha256) for file in model.files])[:_SHORT] if model else ""
+
+
+def find(known: Iterable[Golden], question: Question, model: str) -> Golden | None:
+    """Return what was recorded for a question and a model."""
+    wanted = (asked(question), model)
+    return next((each for each in known if (each.asked, each.model) == wanted), None)
+
+
+def compare(golden: Golden, tokens: Sequence[Token], tolerance: float) -> Agreement:
+    """Compare an answer with the recorded one, token by token; `tolerance` is in nats.
+
+    Where two tokens are about equally likely, rounding decides, and all that follows is another answer: the comparison
+    ends there. Everything else that is not the recorded token, or is further off than the tolerance, is a difference.
+    """
+    worst = 0.0
+    for index, wanted in enumerate(golden.tokens):
+        if index == len(tokens):
+            rival = any(wanted.logprob - logprob <= tolerance for text, logprob in wanted.top if text != wanted.text)
+            difference = None if rival else f"it ends before token {index + 1}, {wanted.text!r}"
+            return Agreement(tokens=index, worst=worst, difference=difference)
+        got = tokens[index]
+        if got.text != wanted.text:
+            return Agreement(tokens=index, worst=worst, difference=_other(index, wanted, got, tolerance))
+        worst = max(worst, round(abs(got.logprob - wanted.logprob), _DIGITS))
+        if not abs(got.logprob - wanted.logprob) <= tolerance:
+            off = f"has log-probability {got.logprob:.2f}, recorded {wanted.logprob:.2f} (allowed ±{tolerance:g})"
+            return Agreement(tokens=index, worst=worst, difference=f"token {index + 1}, {wanted.text!r}, {off}")
+    return Agreement(tokens=len(golden.tokens), worst=worst)
+
+
+def _other(index: int, wanted: Token, got: Token, tolerance: float) -> str | None:
+    recorded = dict(wanted.top).get(got.text)
+    if recorded is not None and wanted.logprob - recorded <= tolerance:
+        return None
+    return f"token {index + 1} is {got.text!r}, recorded {wanted.text!r} at log-probability {wanted.logprob:.2f}"
+
+
+def read(path: Path) -> tuple[Golden, ...]:
+    """Return what was recorded, nothing if there is no file.
+
+    Raises:
+        DocumentError: the file has mistakes.
+    """
+    if not path.is_file():
+        return ()
+    return tomldoc.load(path, f"the golden tokens in {path.name} have mistakes", _parse)
+
+
+def write(path: Path, recorded: Sequence[Golden]) -> None:
+    """Write recorded answers in place of those to the same questions of the same models; others stay.
+
+    Raises:
+        DocumentError: the file that is there has mistakes.
+        DiskError: it cannot be written.
+    """
+    new = {(each.asked, each.model): each for each in (*read(path), *recorded)}
+    entries = [_plain(each) for _, each in sorted(new.items(), key=lambda item: (item[1].title, item[0]))]
+    write_text(path, _HEADING + tomli_w.dumps({"golden": entries}))
+
+
+def _plain(golden: Golden) -> dict[str, Any]:
+    tokens = [
+        {
+            "text": token.text,
+            "logprob": round(token.logprob, _DIGITS),
+            "top": {text: round(logprob, _DIGITS) for text, logprob in token.top},
+        }
+        for token in golden.tokens
+    ]
+    named = {"question": golden.title, "asked": golden.asked, "model": golden.model, "source": golden.source}
+    return {**named, "tokens": tokens}
+
+
+def _parse(root: Table) -> tuple[Golden, ...]:
+    return tuple(_golden(table) for table in root.tables("golden"))
+
+
+def _golden(table: Table) -> Golden:
+    golden = Golden(
+        asked=table.string("asked", pattern=rf"[0-9a-f]{{{_SHORT}}}", noun="a fingerprint"),
+        model=table.string("model", pattern=rf"([0-9a-f]{{{_SHORT}}})?", noun="a fingerprint"),
+        title=table.string("question"),
+        source=table.string("source"),
+        tokens=tuple(_token(token) for token in table.tables("tokens")),
+    )
+    if not golden.tokens:
+        table.problem("tokens", "an answer without tokens proves nothing", "record it again: `jbuild smoke --record`")
+    table.done()
+    return golden
+
+
+def _token(table: Table) -> Token:
+    top = table.table("top")
+    likely = tuple((text, top.number(text, low=_LEAST)) for text in top)
+    token = Token(text=table.string("text"), logprob=table.number("logprob", low=_LEAST), top=likely)
+    table.done()
+    return token

@@ -1,0 +1,284 @@
+"""The steps of a smoke run that asks a server: each goes well or raises `StepFailedError`."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from builder.image.runtime import served_name
+from builder.recipe.levels import usual_start_s
+from builder.smoke import launch as launching
+from builder.smoke.asking import WrongAnswerError, ask
+from builder.smoke.client import Server
+from builder.smoke.failure import StepFailedError, ended
+from builder.smoke.golden import Golden, asked, compare, find
+from builder.smoke.protocol import SHOWN, ServerError
+
+if TYPE_CHECKING:
+    from builder.console import Console, Task
+    from builder.engine import Engine
+    from builder.recipe.model import Question, Spec
+    from builder.smoke.container import Launch, Running
+    from builder.smoke.model import Answer, Gpu, Level, Modules, Step
+    from builder.smoke.protocol import Reply
+
+_POLL_S = 0.5
+_STOP_POLL_S = 0.1
+# A server that dies of an answer does it at once; its exit takes the engine a moment to see.
+_SETTLE_S = 1.0
+# A server that has said nothing for this part of its time stands still; one that still speaks is slow.
+_STILL = 0.5
+
+
+@dataclass(slots=True, kw_only=True)
+class Reference:
+    """What a run is compared with: golden tokens of `model` (a fingerprint), and how long its start took before.
+
+    Where `recorded` is a list, the answers are added to it.
+    """
+
+    golden: tuple[Golden, ...] = ()
+    model: str = ""
+    recorded: list[Golden] | None = None
+    usual_start_s: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """One smoke run and what it has found out so far; `name` is its cell's, for people to tell runs apart.
+
+    `level` is the one that can be reached, `emulated` whether the processor is imitated, `given` what it is compared
+    with, `sms` what GPUs the image is for.
+    """
+
+    name: str
+    spec: Spec
+    launch: Launch
+    engine: Engine
+    console: Console
+    level: Level
+    emulated: bool = False
+    given: Reference = field(default_factory=Reference)
+    began: float = 0.0
+    sms: str = ""
+    answers: list[Answer] = field(default_factory=list)
+    ready_s: float | None = None
+    stop_s: float | None = None
+    peak_memory_bytes: int | None = None
+    runtime: str = ""
+    tail: str = ""
+    modules: Modules | None = None
+    gpu: Gpu | None = None
+
+    def note_container(self, container: Running) -> None:
+        """Keep what a container shows at its end."""
+        seen = [each for each in (self.peak_memory_bytes, container.peak_memory_bytes) if each]
+        self.peak_memory_bytes = max(seen, default=None)
+        self.runtime, self.tail = container.runtime(), container.tail()
+
+
+def serve(run: Run, container: Running) -> None:
+    """Take the server through all steps, from its start to its end.
+
+    Raises:
+        StepFailedError: one of them went wrong.
+    """
+    run.began = time.monotonic()
+    with run.console.task(f"{run.name}: starting the server", unit="") as task:
+        server = _wait_until_ready(run, container, task)
+        run.ready_s = round(time.monotonic() - run.began, 1)
+        run.console.say(f"{run.name}: ready after {run.ready_s:.0f} s")
+        _check_health_command(run, container)
+    _check_key(run, server, container)
+    name = _check_models(run, server, container)
+    for question in run.spec.smoke.questions:
+        with run.console.task(f"{run.name}: {question.title}", unit="") as task:
+            task.note("waiting for the answer")
+            _ask(run, server, name, question, container)
+    _check_still_there(server, container)
+    _check_metrics(server, container)
+    with run.console.task(f"{run.name}: stopping the server", unit=""):
+        _stop(run, container)
+
+
+def _wait_until_ready(run: Run, container: Running, task: Task) -> Server:
+    within_s = run.spec.smoke.ready_within_s
+    told = patience(run)
+    if told:
+        run.console.say(f"{run.name}: starting the server; {told}")
+    server: Server | None = None
+    while True:
+        state = container.state()
+        if not state.running:
+            what = "the container ended before it was ready"
+            raise ended("ready", "ended-early" if state.code else "ended-well-early", what, state)
+        left_s = run.began + within_s - time.monotonic()
+        if left_s <= 0:
+            raise _never_ready(within_s, container)
+        port = None if server else container.published(run.launch.port)
+        if port:
+            server = Server(launching.address(run.engine, port), launching.key(run.spec, run.launch))
+        if server and server.is_healthy(min(5.0, left_s)):
+            return server
+        task.note(_progress(container, told))
+        time.sleep(min(_POLL_S, left_s))
+
+
+def patience(run: Run) -> str:
+    """Return what people should know before they wait for minutes; empty where it takes seconds."""
+    if run.given.usual_start_s:
+        return f"the last time it took {_minutes(run.given.usual_start_s)}"
+    usual_s = usual_start_s(run.level) if run.emulated else 0
+    return f"under emulation this usually takes about {_minutes(usual_s)}" if usual_s else ""
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"  # noqa: PLR2004  # shorter is told in seconds
+
+
+def _progress(container: Running, told: str) -> str:
+    """Return what is going on: the newest line while it is new, then for how long there has been none."""
+    if container.silent_s < 2 * _POLL_S:
+        return container.last_line
+    still = f"nothing new in its log for {container.silent_s:.0f} s"
+    return f"{still}; {told}" if told else still
+
+
+def _never_ready(within_s: float, container: Running) -> StepFailedError:
+    message, silent_s = f"the server was not ready within {within_s:.0f} s", container.silent_s
+    if silent_s > within_s * _STILL:
+        return StepFailedError(
+            "ready", "hung-start", f"{message}, and its log stands still: nothing for {silent_s:.0f} s"
+        )
+    return StepFailedError("ready", "slow-start", f"{message}, but its log still moves: last {silent_s:.0f} s ago")
+
+
+def _check_health_command(run: Run, container: Running) -> None:
+    """Run the image's own health check once: an engine that trusts it would otherwise never call the image healthy."""
+    argv = container.health_command(run.launch.reference)
+    if not argv:
+        return
+    code, output = container.call(argv)
+    if code != 0:
+        message = f"ready, but the image's HEALTHCHECK ends with code {code}: {output[-SHOWN:]}"
+        raise StepFailedError("health check", "unhealthy", message)
+
+
+def _check_key(run: Run, server: Server, container: Running) -> None:
+    """Make sure that the server, which was started with a key, refuses who has none; those after this have it."""
+    if not run.spec.smoke.api_key:
+        return
+    try:
+        server.check_refusal()
+    except ServerError as error:
+        raise _unanswered("api key", "open-to-all", str(error), container) from error
+
+
+def _check_models(run: Run, server: Server, container: Running) -> str:
+    try:
+        names = server.models()
+    except ServerError as error:
+        raise _unanswered("models", "refused", str(error), container) from error
+    wanted = served_name(run.spec)
+    if not names or (wanted and wanted not in names):
+        served = ", ".join(names) or "none"
+        raise StepFailedError("models", "wrong-model", f"the server does not serve the model {wanted!r}, but: {served}")
+    return wanted or names[0]
+
+
+def _ask(run: Run, server: Server, name: str, question: Question, container: Running) -> None:
+    try:
+        reply = ask(server, name, question, run.spec.smoke.answer_within_s, logprobs=wants_logprobs(run, question))
+    except ServerError as error:
+        fault = "hung-answer" if error.timed_out else "refused"
+        raise _unanswered("question", fault, f"{question.title!r}: {error}", container) from error
+    except WrongAnswerError as error:
+        run.answers.append(error.answer)
+        raise StepFailedError("question", "wrong-answer", f"wrong answer to {question.title!r}; {error}") from error
+    accept(run, question, reply, "question")
+
+
+def wants_logprobs(run: Run, question: Question) -> bool:
+    """Return whether the log-probabilities of an answer are needed: to record it, or to compare it."""
+    return run.given.recorded is not None or find(run.given.golden, question, run.given.model) is not None
+
+
+def accept(run: Run, question: Question, reply: Reply, step: Step) -> None:
+    """Take a right answer: compare it with the golden one, or record it.
+
+    Raises:
+        StepFailedError: it is another one than the golden one.
+    """
+    golden = find(run.given.golden, question, run.given.model)
+    agreement = compare(golden, reply.tokens, run.spec.smoke.golden_tolerance) if golden else None
+    answer = replace(reply.answer, golden=agreement)
+    run.answers.append(answer)
+    if agreement and agreement.difference:
+        message = f"the answer to {question.title!r} is not the golden one: {agreement.difference}"
+        raise StepFailedError(step, "not-golden", message)
+    alike = f", {agreement.tokens} tokens as recorded" if agreement else ""
+    run.console.say(f"{run.name}: {question.title} -> {answer.text.strip()[:SHOWN]} ({_pace(answer)}{alike})")
+    if run.given.recorded is not None and reply.tokens:
+        source = f"level {run.level}, {datetime.now(timezone.utc).date()}, cell {run.name}"
+        recorded = Golden(
+            asked=asked(question), model=run.given.model, title=question.title, source=source, tokens=reply.tokens
+        )
+        run.given.recorded.append(recorded)
+
+
+def _check_still_there(server: Server, container: Running) -> None:
+    time.sleep(_SETTLE_S)
+    state = container.state()
+    if not state.running:
+        raise ended("question", "crashed", "the container crashed after the answer", state)
+    if not server.is_healthy(timeout_s=30):
+        message = "the server answered, but /health does not answer any more"
+        raise StepFailedError("question", "out-of-memory" if state.out_of_memory else "crashed", message)
+
+
+def _check_metrics(server: Server, container: Running) -> None:
+    try:
+        server.metrics()
+    except ServerError as error:
+        raise _unanswered("metrics", "bad-metrics", str(error), container) from error
+
+
+def _stop(run: Run, container: Running) -> None:
+    began, within_s = time.monotonic(), run.spec.smoke.stop_within_s
+    container.terminate()
+    while (state := container.state()).running:
+        if time.monotonic() - began > within_s:
+            message = f"SIGTERM is ignored: still running {within_s:.0f} s after it"
+            raise StepFailedError("stop", "ignores-sigterm", message)
+        time.sleep(_STOP_POLL_S)
+    run.stop_s = round(time.monotonic() - began, 1)
+    if state.out_of_memory:
+        raise ended("stop", "out-of-memory", "the container lost a process", state)
+    if state.code == 128 + signal.SIGTERM:
+        message = "SIGTERM killed the server (exit code 143): it did not shut down"
+        raise StepFailedError("stop", "unclean-end", message)
+    if state.code != 0:
+        raise ended("stop", "unclean-end", "SIGTERM did not end the server cleanly", state)
+
+
+def _unanswered(step: Step, fault: str, message: str, container: Running) -> StepFailedError:
+    """Tell a server that answers badly from one that died while answering, or lost a process."""
+    time.sleep(_SETTLE_S)
+    state = container.state()
+    if not state.running:
+        return ended(step, "crashed", f"the container crashed while it was asked ({message})", state)
+    if state.out_of_memory:
+        return StepFailedError(
+            step, "out-of-memory", f"{message}: out of memory, the kernel killed one of its processes"
+        )
+    return StepFailedError(step, fault, message)
+
+
+def _pace(answer: Answer) -> str:
+    rate = f", {answer.tokens_per_s:.1f} tokens/s" if answer.tokens_per_s else ""
+    first = f", first token after {answer.first_token_s:.1f} s" if answer.first_token_s is not None else ""
+    times = f"{answer.at_once} at once, " if answer.at_once > 1 else ""
+    return f"{times}{answer.seconds:.1f} s{first}{rate}"

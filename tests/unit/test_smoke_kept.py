@@ -1,0 +1,136 @@
+"""What is kept of a verdict: by digest and question, and how much worse the next may be."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from builder.recipe.model import Bounds, Question, Server, SmokeSpec, Spec
+from builder.smoke import bounds, kept
+from builder.smoke.golden import Golden
+from builder.smoke.model import Answer, Token, Verdict
+from builder.workspace import Workspace
+
+if TYPE_CHECKING:
+    from builder.smoke.model import Level
+
+ANSWER = Answer(question="q", text="a", seconds=2.0, tokens=8, first_token_s=1.0, tokens_per_s=10.0)
+DIGEST = "sha256:" + "a" * 64
+VERDICT = Verdict(
+    level="emulated",
+    digest=DIGEST,
+    passed=True,
+    when="2026-01-01T00:00:00+00:00",
+    log=Path("smoke.log"),
+    answers=(ANSWER, ANSWER, ANSWER),
+    ready_s=100.0,
+    peak_memory_bytes=1_000_000_000,
+    image_bytes=500_000_000,
+)
+SPEC = Spec(smoke=SmokeSpec(questions=(Question(ask="q", expect="a"),)))
+GOLDEN = Golden(asked="a" * 16, model="", title="q", source="s", tokens=(Token(text="a", logprob=-0.1),))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(project=tmp_path / "work", cache=tmp_path / "cache")
+
+
+def test_a_digest_is_known_by_its_level_and_questions(workspace: Workspace) -> None:
+    question = kept.question_print(SPEC, ())
+    kept.keep(workspace, VERDICT, question)
+    assert kept.find(workspace, DIGEST, "emulated", question) == VERDICT
+    assert kept.find(workspace, DIGEST, "cpu", question) is None
+    assert kept.find(workspace, "sha256:" + "b" * 64, "emulated", question) is None
+    assert kept.find(workspace, DIGEST, "emulated", kept.question_print(SPEC, (GOLDEN,))) is None
+
+
+@pytest.mark.parametrize("change", [{"passed": False}, {"digest": "sha256:0"}, {"level": "gpu"}])
+def test_what_is_no_proof_of_this_digest_at_this_level(workspace: Workspace, change: dict[str, Any]) -> None:
+    question = kept.question_print(SPEC, ())
+    kept.keep(workspace, VERDICT, question)
+    (path,) = (workspace.cache / "verdicts").rglob("*.json")
+    wrong = dataclasses.replace(VERDICT, **change)
+    kept.keep(workspace, wrong, question)
+    (other,) = set((workspace.cache / "verdicts").rglob("*.json")) - {path} or {path}
+    other.replace(path)
+    assert kept.find(workspace, DIGEST, "emulated", question) is None
+
+
+def test_how_long_it_may_take_and_how_bad_it_may_be_prove_nothing() -> None:
+    smoke = SPEC.smoke
+    same = dataclasses.replace(smoke, ready_within_s=5.0, answer_within_s=1.0, bounds=Bounds(slower_start=0.1))
+    assert kept.question_print(dataclasses.replace(SPEC, smoke=same), ()) == kept.question_print(SPEC, ())
+    for changed in (
+        dataclasses.replace(smoke, questions=(*smoke.questions, *smoke.questions)),
+        dataclasses.replace(smoke, api_key=False),
+        dataclasses.replace(smoke, environment=(("A", "1"),)),
+        dataclasses.replace(smoke, golden_tolerance=0.1),
+    ):
+        assert kept.question_print(dataclasses.replace(SPEC, smoke=changed), ()) != kept.question_print(SPEC, ())
+    assert kept.question_print(dataclasses.replace(SPEC, server=Server(port=1)), ()) != kept.question_print(SPEC, ())
+
+
+ALL = Bounds(slower_start=0.5, later_first_token=0.5, fewer_tokens=0.3, more_memory=0.2, larger_image=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, ()),
+        ({"ready_s": 149.0}, ()),
+        ({"ready_s": 151.0}, ("151.0 s to ready, the last time 100.0 s to ready: more than 50% worse",)),
+        ({"ready_s": 10.0}, ()),
+        (
+            {"first_token_s": 1.6},
+            ("1.60 s to the first token, the last time 1.00 s to the first token: more than 50% worse",),
+        ),
+        ({"tokens_per_s": 7.5}, ()),
+        ({"tokens_per_s": 6.5}, ("6.5 tokens/s, the last time 10.0 tokens/s: more than 30% worse",)),
+        ({"tokens_per_s": 90.0}, ()),
+        (
+            {"peak_memory_bytes": 1_300_000_000},
+            ("1300000000 bytes of memory, the last time 1000000000 bytes of memory: more than 20% worse",),
+        ),
+        (
+            {"image_bytes": 560_000_000},
+            ("an image of 560000000 bytes, the last time an image of 500000000 bytes: more than 10% worse",),
+        ),
+        ({"ready_s": None, "peak_memory_bytes": None, "first_token_s": None}, ()),
+    ],
+)
+def test_what_is_worse_than_the_last_time(change: dict[str, Any], said: tuple[str, ...]) -> None:
+    of_answer = {name: value for name, value in change.items() if name in ("first_token_s", "tokens_per_s")}
+    answers = (dataclasses.replace(ANSWER, **of_answer),) * 3
+    rest = {name: value for name, value in change.items() if name not in of_answer}
+    assert bounds.exceeded(ALL, dataclasses.replace(VERDICT, answers=answers, **rest), VERDICT) == said
+
+
+def test_what_the_recipe_does_not_bound_is_not_looked_at() -> None:
+    awful = dataclasses.replace(VERDICT, ready_s=9000.0, peak_memory_bytes=1 << 40, image_bytes=1 << 40)
+    assert bounds.exceeded(Bounds(), awful, VERDICT) == ()
+
+
+def test_a_small_difference_is_noise_however_large_a_part_it_is() -> None:
+    quick = dataclasses.replace(VERDICT, ready_s=0.5)
+    assert bounds.exceeded(ALL, dataclasses.replace(VERDICT, ready_s=2.0), quick) == ()
+    assert bounds.exceeded(ALL, dataclasses.replace(VERDICT, ready_s=3.0), quick) != ()
+
+
+def test_one_slow_answer_of_three_is_no_trend() -> None:
+    slow = dataclasses.replace(ANSWER, first_token_s=60.0)
+    assert bounds.exceeded(ALL, dataclasses.replace(VERDICT, answers=(ANSWER, slow, ANSWER)), VERDICT) == ()
+
+
+def levels() -> tuple[Level, ...]:
+    return ("emulated", "cpu")
+
+
+def test_both_levels_are_kept_beside_each_other(workspace: Workspace) -> None:
+    question = kept.question_print(SPEC, ())
+    for level in levels():
+        kept.keep(workspace, dataclasses.replace(VERDICT, level=level), question)
+    assert all(kept.find(workspace, DIGEST, level, question) for level in levels())
