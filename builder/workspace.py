@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _HASH_BLOCK = 1 << 20
-# A second build has a project and a cache of its own in such a folder.
-_SCRATCH, _HELD = "verify-", "held"
-# A folder is held within seconds of being made, and is never without its lock for as long as a day.
-_SOON_S, _LONG_S = 60.0, 86_400.0
 
 
 def cache_folder() -> Path:
@@ -351,38 +345,6 @@ def folder_aside(path: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def scratch(cache: Path) -> Iterator[Path]:
-    """Give an empty folder on the cache's disk, removed at the end; those of processes that were killed go first.
-
-    Raises:
-        DiskError: it cannot be made.
-    """
-    for left in abandoned(cache):
-        shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=cache) as name, (Path(name) / _HELD).open("wb") as file:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-        yield Path(name)
-
-
-def abandoned(cache: Path) -> list[Path]:
-    """Return the folders of `scratch` that nobody holds any more."""
-    return [folder for folder in sorted(cache.glob(f"{_SCRATCH}*")) if folder.is_dir() and _is_abandoned(folder)]
-
-
-def _is_abandoned(folder: Path) -> bool:
-    try:
-        age_s = time.time() - folder.lstat().st_ctime
-        with (folder / _HELD).open("rb") as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except FileNotFoundError:
-        # Its owner has not come to hold it, or is about to remove it.
-        return folder.is_dir() and age_s > _LONG_S
-    return age_s > _SOON_S
 
 
 def mark_used(path: Path) -> bool:

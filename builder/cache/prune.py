@@ -17,7 +17,8 @@ from builder.cache.references import NOTHING, references
 from builder.cache.use import alone
 from builder.process import run
 from builder.resolve.solve import uv
-from builder.workspace import abandoned, disk_errors
+from builder.scratch import abandoned
+from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -155,7 +156,7 @@ def _prune_abandoned(workspace: Workspace, *, dry_run: bool) -> Pruned:
         own, free, _ = measure(folder)
         size, frees = size + own, frees + free
         if not dry_run:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
     return Pruned(kind="second builds", entries=len(found), size=size, frees=frees)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _FILE = "compose.yaml"
 _KEY = "vllm-api-key"
+_MAKE_KEY = f"Its API key is yours to make: mkdir -m 700 secrets && openssl rand -hex 24 >secrets/{_KEY}"
 
 
 @click.command("compose")
@@ -71,7 +72,8 @@ def command(
         environment=memory.environment if memory else (),
     )
     ask = ask_line(service, served_name(job.spec))
-    heading = Heading(of=job.name, file=target.name, ask=ask, remarks=_remarks(row, memory))
+    notes = [*_remarks(row, memory), *([] if output else [_MAKE_KEY])]
+    heading = Heading(of=job.name, file=target.name, ask=ask, remarks=notes)
     text = compose_file(service, heading)
     if output:
         made = write_secret(key, new_key())

@@ -55,6 +55,9 @@ def build_image(
         folder=folder.path, platform=plan.platform, layout=session.workspace.images, builder=builder, fresh=fresh
     )
     if plan.system is None:
+        session.console.say(
+            f"{job.cell.id}: {job.spec.template} does more with layers than lay them down: BuildKit builds all"
+        )
         return build(job, request, engine, session)
     system = None if again or fresh else _found(lock, plan.system, session)
     system = system or _made(job, lock, plan.system, request, engine, session)

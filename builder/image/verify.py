@@ -10,7 +10,8 @@ from builder.errors import BuildError
 from builder.image.build import build_image
 from builder.image.compare import first_difference
 from builder.image.plan import render
-from builder.workspace import Workspace, disk_errors, scratch
+from builder.scratch import scratch
+from builder.workspace import Workspace, disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

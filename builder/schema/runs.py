@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypedDict
 
-from builder.audit.model import Finding, GpuVerdict
+from builder.audit.model import Finding, GpuVerdict, Severity
 from builder.models.model import LockedModel
 from builder.publish.model import Publication
 from builder.report.outcome import Outcome
@@ -112,11 +112,27 @@ class Audited(_Audited, total=False):
     injected: dict[str, list[str]]
 
 
+class Explained(TypedDict):
+    """With --explain: a rule, the gravest that its findings can be, and what it finds, in Markdown."""
+
+    id: str
+    severity: Severity
+    title: str
+    says: str
+
+
+class NotAudited(TypedDict):
+    """A cell of several that could not be audited."""
+
+    cell: str
+    error: Failure
+
+
 class Audits(TypedDict):
     """What the audits of several cells found."""
 
     recipe: str
-    cells: list[Audited]
+    cells: list[Audited | NotAudited]
 
 
 class PinnedCell(TypedDict):
@@ -179,6 +195,6 @@ class Publications(TypedDict):
 
 RunResult = Run | DryRun
 LockResult = Run | Check
-AuditResult = Audited | Audits
+AuditResult = Audited | Audits | Explained
 ModelsResult = Models | VerifiedModels
 Schema = dict[str, Any]

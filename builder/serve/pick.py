@@ -198,4 +198,4 @@ def _newest_first(text: str | None) -> tuple[int, ...]:
     try:
         return tuple(-number for number in Version(text or "0").release)
     except InvalidVersion:
-        return (0,)
+        return (1,)

@@ -72,10 +72,14 @@ class Missing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Modules:
-    """The image's extension modules: how many load, which could not be tried without the GPU's driver, which fail."""
+    """The image's extension modules: how many load, which could not be tried without the GPU's driver, which fail.
+
+    `optional` ones fail too, but are tried by packages that go without them, or the recipe waives what they lack.
+    """
 
     loaded: int
     need_driver: tuple[Missing, ...] = ()
+    optional: tuple[Missing, ...] = ()
     broken: tuple[Missing, ...] = ()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from builder import records
@@ -19,16 +20,20 @@ from builder.smoke.steps import accept, patience
 from builder.wheels.tree import ENVIRONMENT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from docker import DockerClient
 
     from builder.console import Task
+    from builder.recipe.model import Waiver
     from builder.smoke.container import Running
     from builder.smoke.model import Step
     from builder.smoke.steps import Run
 
 _POLL_S = 0.5
+# The audit's rules about what does not load; whoever waives one for a file knows that it will not.
+_LOADING = ("missing-library", "symbol-version", "undefined-symbol")
 _TOLD = 3
 
 
@@ -58,14 +63,17 @@ def check_modules(run: Run, client: DockerClient, log: Path) -> None:
     """
     given = [word for glob in _driver() for word in ("--driver", glob)]
     report = _probe(run, client, log, "extensions", *given)
+    failed = [Missing(file=each["file"], lacks=each["error"]) for each in report["broken"]]
     run.modules = Modules(
         loaded=report["loaded"],
         need_driver=tuple(Missing(file=each["file"], lacks=each["library"]) for each in report["driver"]),
-        broken=tuple(Missing(file=each["file"], lacks=each["error"]) for each in report["broken"]),
+        optional=tuple(each for each in failed if _may_fail(each.file, run.spec.waivers)),
+        broken=tuple(each for each in failed if not _may_fail(each.file, run.spec.waivers)),
     )
     libraries = ", ".join(sorted({each.lacks for each in run.modules.need_driver}))
     apart = f"; {len(run.modules.need_driver)} need the GPU's driver ({libraries})" if libraries else ""
-    run.console.say(f"{run.name}: {run.modules.loaded} extension modules load{apart}")
+    spare = f"; {len(run.modules.optional)} that may fail do" if run.modules.optional else ""
+    run.console.say(f"{run.name}: {run.modules.loaded} extension modules load{apart}{spare}")
     if run.modules.broken:
         told = "; ".join(f"{each.file}: {each.lacks}" for each in run.modules.broken[:_TOLD])
         message = f"{len(run.modules.broken)} extension modules do not load, among them {told}"
@@ -159,6 +167,14 @@ _TITLES = {
     "extensions": "loading every extension module",
     "forward": "letting the model answer on the CPU",
 }
+
+
+def _may_fail(file: str, waivers: Sequence[Waiver]) -> bool:
+    """Return whether a module that does not load is one that nobody needs: by the audit's table, or by a waiver."""
+    from builder.audit.tables import tables  # noqa: PLC0415  # slow to read, and few runs need it
+
+    known = any(fnmatchcase(file, row.file) for row in tables().optional)
+    return known or any(row.rule in _LOADING and fnmatchcase(file, row.file) for row in waivers if row.file != "*")
 
 
 def _driver() -> tuple[str, ...]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from builder.engine import Engine
 
 pytestmark = pytest.mark.timeout(1600)
-PAGES = (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md")))
+PAGES = (CHECKOUT / "README.md", CHECKOUT / "README.zh-CN.md", *sorted((CHECKOUT / "docs").glob("*.md")))
 _PROGRAMS = ("jbuild", "scripts/", "docker", "curl", "cd", "oras", "cosign")
 # Its commands build upon each other, and name registries that everybody has under another name.
 SEQUENCE = "publishing.md"

@@ -143,24 +143,17 @@ def test_a_model_that_is_too_large_for_the_board(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "cell", "said"),
+    ("arguments", "said"),
     [
-        (("--board", "agx-thor-128", "--l4t", "39.2.0"), "v0.20.2-r36.4.0", "error 801"),
-        (("--board", "agx-thor-128"), "v0.20.2-r36.4.0", "agx-thor-128 runs 38, 39"),
-        (
-            ("--board", "agx-thor-128"),
-            "v0.20.2-r36.4.0",
-            "for SM 8.7, and agx-thor-128's GPU is SM 11.0",
-        ),
-        (("--l4t", "36.3.0"), "v0.20.2-r36.4.0", "runs images for L4T 36.2 up to 36.4, not for 36.4.0"),
-        ((), "v0.20.2-r36.4.0", "it is for arm64, and this machine"),
+        (("--board", "agx-thor-128", "--l4t", "39.2.0"), "error 801"),
+        ((), "it is for arm64, and this machine"),
     ],
 )
-def test_what_does_not_suit(shop: Shop, arguments: tuple[str, ...], cell: str, said: str) -> None:
+def test_what_does_not_suit(shop: Shop, arguments: tuple[str, ...], said: str) -> None:
     shop.put(NEW)
     done = shop.pick(*arguments, "--json")
     assert done.code == 11
-    assert any(said in reason for reason in by_cell(done)[cell]["out"]), by_cell(done)[cell]
+    assert any(said in reason for reason in by_cell(done)["v0.20.2-r36.4.0"]["out"]), done.stdout
 
 
 def test_several_registries_and_one_that_refuses(shop: Shop, registry: Registry) -> None:

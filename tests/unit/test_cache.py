@@ -124,7 +124,7 @@ def test_what_a_killed_second_build_left_goes(
     (left / "held").touch()
     (left / "layer").write_bytes(b"l" * 300)
     assert "second builds" not in counts(run(session))
-    monkeypatch.setattr("builder.workspace._SOON_S", 0.0)
+    monkeypatch.setattr("builder.scratch._SOON_S", 0.0)
     assert counts(run(session, dry_run=True)) == {"second builds": 1}
     assert left.is_dir()
     (found,) = [kind for kind in run(session).kinds if kind.kind == "second builds"]

@@ -139,6 +139,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "matrix demo --format inputs",
         "recipe demo --dry-run",
         "summary result.json",
+        "audit --explain gpu-code",
         "report",
         "compose demo --image registry.example.com/vllm:1 --cell l4t=36.4.0",
         "cache info",

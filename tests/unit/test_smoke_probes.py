@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from builder.recipe.model import Waiver
 from builder.smoke.probe import MARK, script
 from builder.smoke.probe.extensions import needed_driver
 from builder.smoke.probe.gpu import examine, runs_on
+from builder.smoke.probing import _may_fail
 
 
 def a_module() -> Path:
@@ -233,3 +235,15 @@ def test_probes_stand_alone(name: str, tmp_path: Path) -> None:
     alone = shutil.copy(script(name), tmp_path)
     code = f"import runpy; runpy.run_path({str(alone)!r})"
     subprocess.run([sys.executable, "-ISc", code], check=True, timeout=20, cwd=tmp_path)
+
+
+def test_a_module_that_nobody_needs_may_fail() -> None:
+    waived = Waiver(rule="missing-library", reason="not used", file="ours/plugin*.so")
+    other = Waiver(rule="gpu-code", reason="not used", file="ours/*.so")
+    everything = Waiver(rule="missing-library", reason="says nothing of a file")
+    assert _may_fail("numba/np/ufunc/tbbpool.cpython-312-x86_64-linux-gnu.so", ())
+    assert _may_fail("cuda/core/cu13/_tensor_bridge.cpython-312-x86_64-linux-gnu.so", ())
+    assert not _may_fail("vllm/_C.abi3.so", (waived, other, everything))
+    assert _may_fail("ours/plugin_a.so", (waived,))
+    assert not _may_fail("ours/plugin_a.so", (other, everything))
+    assert not _may_fail("import torch", (everything,))

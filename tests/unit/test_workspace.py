@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,14 +12,12 @@ from builder import workspace as workspace_module
 from builder.errors import DiskError, UsageError
 from builder.workspace import (
     Workspace,
-    abandoned,
     aside,
     cache_folder,
     check_cache,
     disk_errors,
     folder_aside,
     project_folder,
-    scratch,
     sha256_of,
     shipped,
     write_text,
@@ -211,40 +207,3 @@ def test_a_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     gone.rmdir()
     with pytest.raises(UsageError, match="no longer exists"):
         project_folder()
-
-
-HOLDER = """
-import pathlib, sys, time
-from builder.workspace import scratch
-with scratch(pathlib.Path(sys.argv[1])) as folder:
-    (folder / "cache").mkdir()
-    print(folder, flush=True)
-    time.sleep(60)
-"""
-
-
-def test_what_a_killed_process_left_goes_with_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    argv = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    checkout = Path(workspace_module.__file__).parents[1]
-    with subprocess.Popen(argv, cwd=checkout, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        left = Path(holder.stdout.readline().strip())
-        monkeypatch.setattr(workspace_module, "_SOON_S", 0.0)
-        assert abandoned(tmp_path) == [], "its owner lives"
-        holder.kill()
-    assert (left / "cache").is_dir()
-    monkeypatch.setattr(workspace_module, "_SOON_S", 60.0)
-    assert abandoned(tmp_path) == [], "it may just have been made"
-    monkeypatch.setattr(workspace_module, "_SOON_S", 0.0)
-    assert abandoned(tmp_path) == [left]
-    with scratch(tmp_path) as folder:
-        assert [path.name for path in tmp_path.iterdir()] == [folder.name]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_an_older_jbuild_left_goes_after_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "verify-abc" / "project").mkdir(parents=True)
-    (tmp_path / "verify-me").write_text("no folder of ours")
-    assert abandoned(tmp_path) == []
-    monkeypatch.setattr(workspace_module, "_LONG_S", 0.0)
-    assert [path.name for path in abandoned(tmp_path)] == ["verify-abc"]

@@ -1,0 +1,42 @@
+"""The reference in docs/recipes.md loads, and names every key that a recipe may have."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from builder.recipe.load import load
+from builder.tomldoc import Table
+
+CHECKOUT = Path(__file__).parents[2]
+PAGES = [CHECKOUT / "docs" / f"{name}.md" for name in ("recipes", "smoke", "publishing", "ci", "audit")]
+
+
+@pytest.fixture
+def accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> set[tuple[str, str]]:
+    """Each key that was asked for while the reference was read, with the table that it stands in."""
+    found: set[tuple[str, str]] = set()
+    path, done = tmp_path / "reference.toml", Table.done
+
+    def noted(table: Table, also: tuple[str, ...] = ()) -> None:
+        # Tables of data are read on the way, too.
+        if table.document.path == path:
+            name = ".".join(str(part) for part in table.path if isinstance(part, str))
+            found.update((name, key) for key in {*table._known, *also})
+        done(table, also)
+
+    monkeypatch.setattr(Table, "done", noted)
+    reference = re.search(r"```toml\n(.*?)```", PAGES[0].read_text(), re.DOTALL)
+    assert reference
+    path.write_text(reference[1])
+    assert load(path).overrides
+    return found
+
+
+def test_every_key_that_is_read_is_told_of(accepted: set[tuple[str, str]]) -> None:
+    assert len(accepted) > 60
+    text = "\n".join(page.read_text() for page in PAGES)
+    missing = {(table, key) for table, key in accepted if not re.search(rf"(?<![\w-]){re.escape(key)}(?![\w-])", text)}
+    assert missing == set()

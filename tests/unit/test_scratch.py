@@ -1,0 +1,50 @@
+"""Folders for a while, and what is left of those whose owners were killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder import scratch as module
+from builder.scratch import abandoned, scratch
+
+if TYPE_CHECKING:
+    import pytest
+
+HOLDER = """
+import pathlib, sys, time
+from builder.scratch import scratch
+with scratch(pathlib.Path(sys.argv[1])) as folder:
+    (folder / "cache").mkdir()
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_left_goes_with_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    checkout = Path(module.__file__).parents[1]
+    with subprocess.Popen(argv, cwd=checkout, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        left = Path(holder.stdout.readline().strip())
+        monkeypatch.setattr(module, "_SOON_S", 0.0)
+        assert abandoned(tmp_path) == [], "its owner lives"
+        holder.kill()
+    assert (left / "cache").is_dir()
+    monkeypatch.setattr(module, "_SOON_S", 60.0)
+    assert abandoned(tmp_path) == [], "it may just have been made"
+    monkeypatch.setattr(module, "_SOON_S", 0.0)
+    assert abandoned(tmp_path) == [left]
+    with scratch(tmp_path) as folder:
+        assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_older_jbuild_left_goes_after_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "verify-abc" / "project").mkdir(parents=True)
+    (tmp_path / "verify-me").write_text("no folder of ours")
+    assert abandoned(tmp_path) == []
+    monkeypatch.setattr(module, "_LONG_S", 0.0)
+    assert [path.name for path in abandoned(tmp_path)] == ["verify-abc"]

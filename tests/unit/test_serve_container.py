@@ -1,0 +1,204 @@
+"""How a container is watched to its end, and what is said of one that cannot be had; no engine is asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+from docker.errors import APIError, ImageNotFound, NotFound
+from factories import make_jetson, make_job
+
+from builder.console import Console
+from builder.engine import Engine
+from builder.errors import EngineError, SmokeError, UsageError
+from builder.serve import container as containers
+from builder.serve.bare import service_of_image
+from builder.serve.model import Published
+from builder.serve.service import service_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SERVICE = service_of(make_job(), "image")
+QUIET = Console(quiet=True)
+
+
+def refusal(status: int, text: str) -> APIError:
+    response = requests.Response()
+    response.status_code = status
+    return APIError(text, response=response, explanation=text)
+
+
+class Fake:
+    """A container of an engine that is not there."""
+
+    def __init__(self, code: int = 0, log: tuple[bytes, ...] = (), *, killed: bool = False, status: str = "") -> None:
+        self.code, self.log, self.status = code, log, status
+        self.attrs = {"State": {"OOMKilled": killed}}
+        self.ports: dict[str, Any] = {}
+        self.calls: list[str] = []
+        self.refuses: APIError | None = None
+        self.gone = False
+
+    def wait(self) -> dict[str, int]:
+        return {"StatusCode": self.code}
+
+    def reload(self) -> None:
+        pass
+
+    def logs(self, *, stream: bool = False, follow: bool = False, tail: int = 0) -> Any:
+        return iter(self.log) if stream else b"".join(self.log)
+
+    def start(self) -> None:
+        self.calls.append("start")
+        if self.refuses:
+            raise self.refuses
+
+    def stop(self, timeout: int) -> None:
+        self.calls.append(f"stop {timeout}")
+        if self.gone:
+            raise NotFound("gone")
+
+    def remove(self, *, force: bool, v: bool) -> None:
+        self.calls.append("remove")
+        if self.gone:
+            raise NotFound("gone")
+
+
+class Client:
+    """An engine's client that gives one container, or refuses."""
+
+    def __init__(self, container: Fake | None = None, error: Exception | None = None, events: Any = ()) -> None:
+        self.containers = self.images = self.api = self
+        self.container, self.error, self.events = container, error, events
+        self.pulled: list[str] = []
+
+    def create(self, **_: Any) -> Any:
+        if self.error:
+            raise self.error
+        return self.container
+
+    def get(self, name: str) -> None:
+        raise ImageNotFound(name)
+
+    def pull(self, name: str, **_: Any) -> Iterator[dict[str, str]]:
+        self.pulled.append(name)
+        if self.error:
+            raise self.error
+        return iter(self.events)
+
+
+def test_a_clean_end() -> None:
+    assert containers.end_of(Fake(), SERVICE) == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "killed", "said", "hint"),
+    [
+        (3, False, "ended with exit code 3", "jbuild smoke"),
+        (137, False, "ended with exit code 137", "jbuild fit"),
+        (137, True, "used more memory than it may", "jbuild fit"),
+    ],
+)
+def test_an_end_that_is_none(code: int, killed: bool, said: str, hint: str) -> None:
+    with pytest.raises(SmokeError, match=said) as caught:
+        containers.end_of(Fake(code=code, killed=killed, log=(b"one\n", b"\x1b[31mtwo\n")), SERVICE)
+    assert hint in str(caught.value.hint)
+    assert caught.value.log == "one\ntwo"
+
+
+def test_a_log_comes_in_lines_however_it_is_cut() -> None:
+    pieces = (b"on", b"e\ntwo\nth", b"r\xc3", b"\xa9e\n\n", b"rest")
+    assert list(containers.log_lines(Fake(log=pieces))) == ["one", "two", "thrée", "", "rest"]
+
+
+def test_a_container_is_stopped_and_removed_whatever_happens() -> None:
+    container = Fake()
+    with pytest.raises(KeyboardInterrupt), containers.started(Client(container), SERVICE):
+        raise KeyboardInterrupt
+    assert container.calls == ["start", "stop 60", "remove"]
+
+
+def test_one_that_is_gone_already_is_as_good() -> None:
+    container = Fake()
+    with containers.started(Client(container), SERVICE):
+        container.gone = True
+    assert container.calls == ["start", "stop 60", "remove"]
+
+
+def test_one_that_does_not_start_is_removed() -> None:
+    container = Fake()
+    container.refuses = refusal(500, "port is already allocated")
+    with pytest.raises(EngineError, match="port is already allocated") as caught:
+        containers.start(Client(container), SERVICE)
+    assert "--publish" in str(caught.value.hint)
+    assert container.calls == ["start", "remove"]
+
+
+def test_a_name_that_is_taken() -> None:
+    with pytest.raises(EngineError, match="in use") as caught:
+        containers.start(Client(error=refusal(409, "the name is in use")), SERVICE)
+    assert caught.value.hint == f"stop it: `docker rm --force {SERVICE.name}`"
+    with pytest.raises(EngineError, match="no such runtime") as caught:
+        containers.start(Client(error=refusal(500, "no such runtime")), SERVICE)
+    assert "jbuild doctor" in str(caught.value.hint)
+
+
+def test_an_image_is_pulled_where_the_engine_lacks_it() -> None:
+    client = Client(events=[{"status": "Pulling"}, {"status": "Pull complete"}])
+    containers.provide(client, "r/x@sha256:1", "linux/arm64", QUIET, hint="")
+    assert client.pulled == ["r/x@sha256:1"]
+    with pytest.raises(EngineError, match="cannot pull the image: unauthorized"):
+        containers.provide(Client(events=[{"error": "unauthorized"}]), "r/x", None, QUIET, hint="")
+    with pytest.raises(EngineError, match="cannot pull the image: nothing there"):
+        containers.provide(Client(error=refusal(404, "nothing there")), "r/x", None, QUIET, hint="h")
+
+
+def test_where_it_is_published() -> None:
+    container = Fake()
+    anywhere = service_of(make_job(), "image", published=Published(address="127.0.0.1", port=None))
+    container.ports = {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "49153"}]}
+    assert containers.published_of(container, anywhere) == Published(address="127.0.0.1", port=49153)
+    assert containers.published_of(container, SERVICE).port == 8000
+    with pytest.raises(SmokeError, match="exit code 4"):
+        containers.published_of(Fake(code=4, status="exited"), anywhere)
+
+
+def make_engine(**changes: Any) -> Engine:
+    facts: dict[str, Any] = {"docker_host": None, "context": "default", "source": "default", "version": "26"}
+    facts |= {"endpoint": "unix:///x", "containerd_store": True, "architecture": "arm64", "runtimes": ("runc",)}
+    return Engine(**(facts | changes))
+
+
+def test_the_gpu_needs_nvidias_runtime() -> None:
+    gpu = service_of(make_job(platform=make_jetson()), "image")
+    containers.check_engine(SERVICE, make_engine())
+    with pytest.raises(EngineError, match="no `nvidia` runtime") as caught:
+        containers.check_engine(gpu, make_engine())
+    assert "nvidia-ctk runtime configure" in str(caught.value.hint)
+    containers.check_engine(gpu, make_engine(runtimes=("nvidia", "runc")))
+
+
+def facts(**config: Any) -> dict[str, Any]:
+    own = {"ExposedPorts": {"9000/tcp": {}}, "Entrypoint": ["x"], "Healthcheck": {"StartPeriod": 60 * 10**9}}
+    return {"Architecture": "arm64", "Os": "linux", "Config": {**own, **config}}
+
+
+def test_an_image_says_itself_how_it_runs() -> None:
+    anywhere = Published(address="127.0.0.1", port=None)
+    labels = {"io.jbuild.cuda": "12.6"}
+    service = service_of_image("r.example:5000/team/vLLM:0.9_x@sha256:1", facts(Labels=labels), anywhere)
+    assert (service.name, service.port, service.nvidia) == ("jbuild-vllm-0-9_x", 9000, True)
+    assert (service.platform, service.health.start_period_s) == ("linux/arm64", 60)
+    plain = service_of_image("x", facts(Labels=None, Healthcheck=None), anywhere)
+    assert (plain.nvidia, plain.health.start_period_s) == (False, 900)
+
+
+TWO_PORTS = {"1/tcp": {}, "2/tcp": {}}
+
+
+@pytest.mark.parametrize("config", [{"ExposedPorts": None}, {"ExposedPorts": TWO_PORTS}, {"Entrypoint": None}])
+def test_an_image_of_no_server(config: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="is no server's"):
+        service_of_image("x", facts(**config), Published(address="127.0.0.1", port=None))
