@@ -82,10 +82,13 @@ def note(work: Work, results: Sequence[StageResult], error: JbuildError | None, 
     """Append a run to its cell's history, and keep what was published of it for later comparisons.
 
     Nothing is written of a run that had nothing to do, unless it shows that an earlier failure is over. `stage` is the
-    one that failed, if one did. A history that cannot be written spoils no run: it is warned of.
+    last one that was begun. A history that cannot be written spoils no run: it is warned of.
     """
     run = _run(work, results, error, stage)
     if error is None and not any(took.ran for took in run.stages) and not _is_recovery(run, work.folder):
+        return
+    if stage == "lock" and error and (work.options.locked_only or not work.folder.path.is_dir()):
+        # Refused before anything was made of the cell: such a run leaves nothing behind.
         return
     try:
         _append(work.folder.history, json.dumps(records.plain(run), sort_keys=True, separators=(",", ":")))

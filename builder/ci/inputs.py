@@ -51,6 +51,7 @@ def _own(job: Job, session: Session) -> Parts:
         "platform": records.fingerprint(job.platform),
         "knowledge": records.fingerprint(_knowledge(job, lock)),
         "lock": records.fingerprint(pins),
+        "golden": records.fingerprint(_sha256(workspace.golden(job.recipe.path))),
         "settings": records.fingerprint(_settings(job, session)),
     }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder import records
+from builder.commands import complete
 from builder.commands.common import as_json, cell_option, open_recipe, open_session
 from builder.commands.serving import board_option, image_option, possible_cells
 from builder.commands.working import registry_option
@@ -37,7 +38,7 @@ def _concurrencies(context: click.Context, parameter: click.Parameter, value: st
 
 
 @click.command("bench")
-@click.argument("what", metavar="RECIPE|IMAGE", required=False)
+@click.argument("what", metavar="RECIPE|IMAGE", required=False, shell_complete=complete.recipes)
 @cell_option
 @click.option("--url", metavar="http://HOST:PORT", help="Measure a server that runs instead of starting one.")
 @click.option(

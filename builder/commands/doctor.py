@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from builder import records
+from builder.commands import complete
 from builder.commands.common import as_json, open_session
 from builder.doctor.examine import case_of, examine
 from builder.doctor.mending import mend
@@ -15,7 +16,7 @@ from builder.report.doctor import text
 
 
 @click.command("doctor")
-@click.argument("recipe", required=False)
+@click.argument("recipe", required=False, shell_complete=complete.recipes)
 @click.option("--fix", is_flag=True, help="Run the safe ones of the commands that mend something, then look again.")
 @as_json
 def command(recipe: str | None, fix: bool, as_json: bool) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from builder.commands import complete
 from builder.commands.common import as_json, open_session
 from builder.recipe.find import find, recipe_paths
 from builder.report.cache import size_of
@@ -15,7 +16,7 @@ from builder.workspace import write_text
 
 
 @click.command("report")
-@click.argument("recipes", nargs=-1, metavar="[RECIPE]...")
+@click.argument("recipes", nargs=-1, metavar="[RECIPE]...", shell_complete=complete.recipes)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Default: build/report.html.")
 @as_json
 def command(recipes: tuple[str, ...], output: Path | None, as_json: bool) -> None:

@@ -12,9 +12,7 @@ import click
 from builder.commands.common import open_recipe, open_session
 from builder.config import BUILDER_PATTERN, REGISTRY_PATTERN
 from builder.errors import CellsFailedError, EngineError, RecipeError
-from builder.report.failures import show_failures
 from builder.resolve.jobs import job_of
-from builder.resolve.upgrades import check_upgrades
 from builder.stages import Work, check
 from builder.workspace import check_cache, write_text
 
@@ -103,6 +101,8 @@ def work(
     found, cells = open_recipe(recipe, selectors, session.workspace)
     impossible = [cell for cell in cells if cell.impossible]
     jobs = possible_jobs(found, cells, session)
+    from builder.resolve.upgrades import check_upgrades  # noqa: PLC0415  # slow to import; completion does without
+
     check_upgrades(jobs, options.upgrade, session)
     for job in jobs:
         check(Work(job=job, session=session, options=options))
@@ -165,6 +165,8 @@ def _conclude(results: Sequence[CellResult], described: dict[str, Any], session:
     failed = [result for result in results if result.error]
     if len(results) == 1 and failed and failed[0].error:
         raise failed[0].error
+    from builder.report.failures import show_failures  # noqa: PLC0415
+
     show_failures([(each.work.job.cell.id, each.error) for each in failed if each.error], console)
     console.result(described, summary(results, seconds, _docker_host(session)))
     return CellsFailedError.exit_code if failed else 0

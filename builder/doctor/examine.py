@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from builder.doctor import disk, emulation, engine, jetson, network, project, registry, surroundings, tools
-from builder.doctor.model import Case
+from builder.doctor.model import Case, Check
 from builder.doctor.subjects import subjects
 from builder.engine import find_engine
 from builder.errors import EngineError
@@ -17,7 +17,6 @@ from builder.resolve.jobs import job_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.doctor.model import Check
     from builder.recipe.model import Recipe
     from builder.session import Session
 
@@ -45,9 +44,12 @@ def case_of(session: Session, recipe: Recipe | None = None) -> Case:
 
 def examine(case: Case) -> Iterator[Check]:
     """Yield every check in the order of the table. All are made at once, for most wait for somebody else."""
-    order = list(subjects())
-    with Threads(len(_ROOMS)) as pool:
-        found = [check for checks in pool.map(partial(_all, case), _ROOMS) for check in checks]
+    order, found = list(subjects()), list[Check]()
+    console = case.session.console
+    with console.task("looking around", len(_ROOMS), unit="subjects") as task, Threads(len(_ROOMS)) as pool:
+        for checks in pool.map(partial(_all, case), _ROOMS):
+            found += checks
+            task.advance(1)
     yield from sorted(found, key=lambda check: order.index(check.name))
 
 

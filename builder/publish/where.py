@@ -25,7 +25,7 @@ def required_targets(spec: PublishSpec, given: tuple[str, ...], config: Config, 
     found = targets(spec, given, config)
     if not found:
         raise UsageError(
-            "no registry to push to",
+            "no registry is named",
             where=where,
             hint="name one with --registry HOST/PREFIX, or `registries` under [publish] in the recipe or jbuild.toml",
         )

@@ -16,6 +16,7 @@ from builder.smoke.client import Server
 from builder.smoke.failure import StepFailedError, ended
 from builder.smoke.golden import Golden, asked, compare, find
 from builder.smoke.protocol import SHOWN, ServerError
+from builder.tomldoc import shown
 
 if TYPE_CHECKING:
     from builder.console import Console, Task
@@ -220,7 +221,9 @@ def accept(run: Run, question: Question, reply: Reply, step: Step) -> None:
         message = f"the answer to {question.title!r} is not the golden one: {agreement.difference}"
         raise StepFailedError(step, "not-golden", message)
     alike = f", {agreement.tokens} tokens as recorded" if agreement else ""
-    run.console.say(f"{run.name}: {question.title} -> {answer.text.strip()[:SHOWN]} ({_pace(answer)}{alike})")
+    # A model may say anything, also what a terminal would obey.
+    said = shown(" ".join(answer.text.split()))
+    run.console.say(f"{run.name}: {question.title} -> {said} ({_pace(answer)}{alike})")
     if run.given.recorded is not None and reply.tokens:
         source = f"level {run.level}, {datetime.now(timezone.utc).date()}, cell {run.name}"
         recorded = Golden(

@@ -144,7 +144,7 @@ def test_tags_of_a_registry_that_refuses(folder: Folder, registry: Registry) -> 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("promote", "demo"), 2, "no registry to push to"),
+        (("promote", "demo"), 2, "no registry is named"),
         (("promote", "127.0.0.1:1/vllm@sha256:" + "0" * 64), 2, "where is the image to go"),
         (("promote", "127.0.0.1:1/vllm:tag", "--to", "127.0.0.1:1"), 2, "promoted by its digest"),
         (("promote", "demo", "--to", "not a registry"), 2, "is not a registry"),

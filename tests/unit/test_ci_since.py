@@ -109,7 +109,8 @@ def test_a_lock_a_template_and_settings(repository: Repository, changed: Any) ->
     assert changed() == {SECOND: ["lock"]}
     repository.commit()
     repository.write("dockerfiles/mine.j2", "FROM x\n")
-    assert changed() == {FIRST: ["templates"], SECOND: ["templates"]}
+    repository.write("recipes/golden/demo.toml", "")
+    assert changed() == {FIRST: ["golden", "templates"], SECOND: ["golden", "templates"]}
     repository.commit()
     repository.write("jbuild.toml", '[publish]\nregistries = ["registry.example.com/edge"]\ncosign-key = "key"\n')
     repository.write("key", "a key")

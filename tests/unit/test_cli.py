@@ -215,7 +215,7 @@ def test_a_dry_run_runs_nothing(jbuild: Any, project: Path) -> None:
 def test_a_push_to_nowhere_is_refused_before_anything_runs(jbuild: Any, project: Path, more: tuple[str, ...]) -> None:
     code, _, err = failure(jbuild, "recipe", "demo", "--push", *more)
     assert code == 2
-    assert "no registry to push to" in err
+    assert "no registry is named" in err
     assert not (project / "locks").exists()
 
 

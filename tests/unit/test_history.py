@@ -11,7 +11,7 @@ import pytest
 from factories import DIGEST, make_job, make_lock
 
 from builder import history, pipeline, stages
-from builder.errors import BuildError, DiskError, JbuildError
+from builder.errors import BuildError, DiskError, JbuildError, LockError
 from builder.image.model import Image
 from builder.pipeline import StageResult
 from builder.publish.model import Publication, RegistryPublication, TagPut
@@ -91,6 +91,18 @@ def test_a_run_without_work_is_noted_where_it_shows_that_a_failure_is_over(sessi
     assert len(history.runs(work.folder)) == 1
     history.note(work, results("lock", "build", "push", ran=False), None, "push")
     assert [bool(run.failure) for run in history.runs(work.folder)] == [True, False]
+
+
+def test_a_run_that_was_refused_at_once_leaves_nothing(session: Session) -> None:
+    work = make_work(session)
+    refusal = LockError("the index is down")
+    history.note(work, [], refusal, "lock")
+    assert not work.folder.path.exists()
+    work.folder.path.mkdir(parents=True)
+    history.note(Work(job=work.job, session=session, options=Options(locked_only=True)), [], refusal, "lock")
+    assert not work.folder.history.exists()
+    history.note(work, [], refusal, "lock")
+    assert [run.failure.stage for run in history.runs(work.folder) if run.failure] == ["lock"]
 
 
 def test_a_failure_is_kept_with_its_stage_and_the_tail_of_its_log(session: Session) -> None:

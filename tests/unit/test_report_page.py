@@ -28,6 +28,7 @@ from builder.report.page.grid import grid_of
 from builder.report.page.model import CellView
 from builder.report.page.parts import charts_of
 from builder.report.page.render import SIGNS, clean, render, time_of
+from builder.smoke.model import Agreement, Gpu, Missing, Modules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,6 +176,23 @@ def test_figures_over_past_runs(made: Made, view: Callable[..., CellView]) -> No
     assert charts["server ready after"].range == "91.0 to 94.0 s in 5 runs"
     assert charts["server ready after"].heights[-1] == 100
     assert charts_of(()) == ()
+
+
+def test_what_a_smoke_run_saw_besides_its_answers(session: Session, made: Made) -> None:
+    image = made.image(made.lock())
+    verdict = made.verdict(
+        image,
+        gpu=Gpu(device="Orin", sm="8.7", arch_list=("sm_80", "sm_87")),
+        modules=Modules(loaded=41, broken=(Missing(file="a/_C.so", lacks=f"libx.so {BAD}"),)),
+        warnings=("slower than the last time",),
+    )
+    golden = Agreement(tokens=7, worst=0.1, difference="then it says London")
+    made.verdict(image, gpu=verdict.gpu, modules=verdict.modules, warnings=verdict.warnings,
+                 answers=(replace(verdict.answers[0], at_once=4, golden=golden),))  # fmt: skip
+    text = " ".join(Reader(page(session)).texts)
+    for said in ("Orin, SM 8.7", "41 load", "1 are broken", "lacks libx.so </script>", "slower than the last time"):
+        assert said in text
+    assert "4 at once, 7 tokens as golden: then it says London" in text
 
 
 def test_runs_are_newest_first_and_not_endless(made: Made, view: Callable[..., CellView]) -> None:

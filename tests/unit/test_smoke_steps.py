@@ -112,3 +112,9 @@ def test_answers_are_recorded_on_request_only() -> None:
     assert (made.asked, made.model, made.tokens) == (golden.asked(QUESTION), "m", TOKENS)
     assert "level emulated" in made.source
     assert "cell cell" in made.source
+
+
+def test_what_a_model_says_is_shown_on_one_line_that_no_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+    reply = Reply(answer=Answer(question="q", text="Paris.\n\nAnd\x1b[31m more", seconds=1.0, tokens=1), tokens=TOKENS)
+    accept(run(console=Console()), QUESTION, reply, "question")
+    assert capsys.readouterr().err == "cell: q -> Paris. And\\x1b[31m more (1.0 s)\n"

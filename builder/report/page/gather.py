@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 def gather(paths: Sequence[Path], session: Session) -> Page:
     """Return the page of these recipes. Files are read and nobody is asked: it works offline."""
-    recipes = tuple(sorted((_recipe(path, session) for path in paths), key=_is_untouched))
+    views = []
+    with session.console.task("reading", len(paths), unit="recipes") as task:
+        for path in paths:
+            views.append(_recipe(path, session))
+            task.advance(1)
+    recipes = tuple(sorted(views, key=_is_untouched))
     return Page(
         project=session.workspace.project.name,
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
