@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -218,7 +219,7 @@ def test_two_cells_of_which_one_fails(project: Project, shared_registry: Registr
     project.write()
     done = project.run("recipe", "--push", "--jobs", "2")
     assert done.code == 13
-    assert done.stderr.count("error: ") == 1
+    assert len(re.findall("^error: ", done.stderr, re.MULTILINE)) == 1
     assert "v1_1-debian12 failed:\nerror: smoke: wrong answer" in done.stderr
     assert f"{project.name}/v1_1-debian12: failed\n  error     smoke: wrong answer" in done.stdout
     assert "1 done, 1 failed in" in done.stdout
