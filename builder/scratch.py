@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# A second build has a project and a cache of its own in such a folder.
-_SCRATCH, _HELD = "verify-", "held"
+# A second build has a project and a cache of its own in such a folder; each export goes through one.
+_SCRATCH, _HELD = "scratch-", "held"
 # A folder is held within seconds of being made, and is never without its lock for as long as a day.
 _SOON_S, _LONG_S = 60.0, 86_400.0
 
@@ -28,6 +28,7 @@ def scratch(cache: Path) -> Iterator[Path]:
     for left in abandoned(cache):
         # Another process may be removing it too.
         shutil.rmtree(left, ignore_errors=True)
+    cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=cache) as name, (Path(name) / _HELD).open("wb") as file:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX)
         yield Path(name)

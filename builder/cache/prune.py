@@ -157,7 +157,7 @@ def _prune_abandoned(workspace: Workspace, *, dry_run: bool) -> Pruned:
         size, frees = size + own, frees + free
         if not dry_run:
             shutil.rmtree(folder, ignore_errors=True)
-    return Pruned(kind="second builds", entries=len(found), size=size, frees=frees)
+    return Pruned(kind="scratch", entries=len(found), size=size, frees=frees)
 
 
 def _prune_uv(workspace: Workspace) -> Pruned:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +20,10 @@ from builder.errors import (
     RegistryError,
 )
 from builder.image.builders import buildx, hanging
-from builder.image.layout import blob, read_image
+from builder.image.layout import blob, read_image, take_blobs
 from builder.jetson import symptoms
 from builder.process import run
+from builder.scratch import scratch
 from builder.wheels.tree import EPOCH
 from builder.workspace import disk_errors, mark_used, write_text
 
@@ -139,9 +139,10 @@ def build(job: Job, request: Request, engine: Engine, session: Session) -> Image
     """
     log, silent_s = request.folder / "build.log", session.config.silent_s
     lines: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="jbuild-build-") as name:
-        metadata = Path(name) / "metadata.json"
-        argv = _argv(job, request, session, metadata)
+    # An export of its own: two that write into one layout at once stumble over each other's half-written blobs.
+    with disk_errors(session.workspace.cache), scratch(session.workspace.cache) as folder:
+        metadata, exported = folder / "metadata.json", folder / "layout"
+        argv = _argv(job, request, session, metadata, exported)
         place = f" on {request.builder}" if request.builder else ""
         try:
             with session.console.task(f"{job.cell.id}: building{place}", unit="steps") as task:
@@ -159,16 +160,15 @@ def build(job: Job, request: Request, engine: Engine, session: Session) -> Image
         finally:
             write_text(log, "\n".join(lines) + "\n")
         digest = json.loads(metadata.read_text(encoding="utf-8"))["containerimage.digest"]
+        take_blobs(exported, request.layout)
     mark_used(blob(request.layout, digest))
     return read_image(request.layout, digest, request.platform)
 
 
-def _argv(job: Job, request: Request, session: Session, metadata: Path) -> list[str]:
-    with disk_errors(request.layout):
-        request.layout.mkdir(parents=True, exist_ok=True)
+def _argv(job: Job, request: Request, session: Session, metadata: Path, exported: Path) -> list[str]:
     argv = [*buildx("build", request.builder), *options(request.platform.partition("/")[2]), "--progress=plain"]
     kind = "oci-mediatypes=true" if request.passing else layer_format(session.config.compression)
-    argv += [f"--metadata-file={metadata}", f"--output=type=oci,tar=false,{_field('dest', request.layout)},{kind}"]
+    argv += [f"--metadata-file={metadata}", f"--output=type=oci,tar=false,{_field('dest', exported)},{kind}"]
     argv += [f"--file={request.dockerfile}"] if request.dockerfile != "Dockerfile" else []
     argv += ["--no-cache"] if request.fresh else _caches(job, session)
     return [*argv, *_secrets(session), *_proxies(), "."]

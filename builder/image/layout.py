@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from builder.errors import BuildError
 from builder.image.model import Image
 from builder.registry.model import Descriptor
-from builder.workspace import write_bytes
+from builder.workspace import disk_errors, write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -103,6 +103,19 @@ def put_image(layout: Path, config: Descriptor, layers: Sequence[Descriptor]) ->
 def canonical(document: object) -> bytes:
     """Return JSON that is the same for the same content."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def take_blobs(exported: Path, layout: Path) -> None:
+    """Move the blobs of a layout into another on the same disk; those that are there stay.
+
+    Raises:
+        DiskError: they cannot be moved.
+    """
+    folder = layout / "blobs" / "sha256"
+    with disk_errors(layout):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (exported / "blobs" / "sha256").iterdir():
+            path.replace(folder / path.name)
 
 
 def parts(image: Image) -> tuple[Descriptor, ...]:

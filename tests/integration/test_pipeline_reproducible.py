@@ -50,7 +50,7 @@ def test_a_second_build_without_any_cache_gives_the_same_digest(mine: Project) -
     assert cell["verified"] == cell["digest"] == mine.record("image")["manifest"]["digest"]
     assert "verify: a second build without any cache gave the same digest" in done.stderr
     assert "verified  a second build without any cache" in mine.run("build", "--verify").stdout
-    assert list(mine.cache.glob("verify-*")) == []
+    assert list(mine.cache.glob("scratch-*")) == []
 
 
 def test_the_first_layer_and_file_that_differ_are_named(mine: Project) -> None:
@@ -59,7 +59,7 @@ def test_the_first_layer_and_file_that_differ_are_named(mine: Project) -> None:
     done = mine.run("build", "--verify")
     said = r"two builds are not the same image \(sha256:\w+ and sha256:\w+\); they differ first in RUN"
     assert_refused(done, 8, said, r"/home/vllm: time \d+ and \d+", "let this step of your template")
-    assert list(mine.cache.glob("verify-*")) == []
+    assert list(mine.cache.glob("scratch-*")) == []
     assert mine.run("build").code == 0
 
 

@@ -119,15 +119,15 @@ def test_what_is_fresh_stays(session: Session, full: Workspace) -> None:
 def test_what_a_killed_second_build_left_goes(
     session: Session, full: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = full.cache / "verify-abc"
+    left = full.cache / "scratch-abc"
     left.mkdir()
     (left / "held").touch()
     (left / "layer").write_bytes(b"l" * 300)
-    assert "second builds" not in counts(run(session))
+    assert "scratch" not in counts(run(session))
     monkeypatch.setattr("builder.scratch._SOON_S", 0.0)
-    assert counts(run(session, dry_run=True)) == {"second builds": 1}
+    assert counts(run(session, dry_run=True)) == {"scratch": 1}
     assert left.is_dir()
-    (found,) = [kind for kind in run(session).kinds if kind.kind == "second builds"]
+    (found,) = [kind for kind in run(session).kinds if kind.kind == "scratch"]
     assert (found.entries, found.size, found.frees) == (1, 300, 300)
     assert not left.exists()
 

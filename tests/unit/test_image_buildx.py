@@ -31,7 +31,6 @@ from builder.image import buildx
 from builder.image.builders import HangingBuilderError
 from builder.image.buildx import Request, build, options, plain_command
 from builder.session import Session
-from builder.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +68,7 @@ def request(session: Session, **changes: Any) -> Request:
 
 
 def argv(session: Session, **changes: Any) -> list[str]:
-    return buildx._argv(make_job(), request(session, **changes), session, Path("/tmp/m.json"))
+    return buildx._argv(make_job(), request(session, **changes), session, Path("/tmp/m.json"), Path("/tmp/layout"))
 
 
 def values(arguments: Sequence[str], option: str) -> list[str]:
@@ -97,10 +96,9 @@ def test_the_command(session: Session) -> None:
     assert found[-1] == "."
     assert set(options("arm64")) <= set(found)
     (oci,) = map(fields, values(found, "--output"))
-    assert (oci["type"], oci["tar"], oci["dest"]) == ("oci", "false", str(session.workspace.images))
+    assert (oci["type"], oci["tar"], oci["dest"]) == ("oci", "false", "/tmp/layout")
     for key in ("compression", "force-compression", "oci-mediatypes"):
         assert f"{key}={oci[key]}" in values(plain_command("arm64", "zstd"), "--output")[0]
-    assert session.workspace.images.is_dir()
     assert values(argv(session, builder="remote"), "--builder") == ["remote"]
 
 
@@ -173,10 +171,9 @@ def test_certificates_and_log_ins_are_secrets(
 
 
 def test_a_cache_with_a_comma_in_its_path(session: Session, tmp_path: Path) -> None:
-    own = Session(
-        workspace=Workspace(project=tmp_path, cache=tmp_path / "a,b"), config=session.config, console=session.console
-    )
-    assert fields(values(argv(own), "--output")[0])["dest"] == str(tmp_path / "a,b" / "images")
+    exported = tmp_path / "a,b" / "layout"
+    found = buildx._argv(make_job(), request(session), session, Path("/tmp/m.json"), exported)
+    assert fields(values(found, "--output")[0])["dest"] == str(exported)
 
 
 def test_proxies_are_named_and_their_values_not_shown(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,18 +260,22 @@ def put(layout: Path, content: bytes) -> str:
 def test_a_build_gives_the_image_of_the_layout(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = put(session.workspace.images, b"{}")
+    config = put(tmp_path / "builder", b"{}")
     manifest = {"config": {"mediaType": "c", "digest": config, "size": 2}, "layers": []}
-    digest = put(session.workspace.images, json.dumps(manifest).encode())
+    digest = put(tmp_path / "builder", json.dumps(manifest).encode())
     fake_docker(
         tmp_path / "bin",
         monkeypatch,
         f"""
-        for each in "$@"; do case $each in --metadata-file=*) out=${{each#*=}};; esac; done
+        for each in "$@"; do case $each in
+            --metadata-file=*) out=${{each#*=}};;
+            --output=*) dest=${{each#*dest=}}; mkdir "${{dest%%,*}}"; cp -r {tmp_path}/builder/blobs "${{dest%%,*}}";;
+        esac; done
         echo '{{"containerimage.digest": "{digest}"}}' > "$out"
         echo "#5 [2/3] RUN x" >&2; echo "$DOCKER_HOST $PWD" >&2""",
     )
     assert built(session).digest == digest
+    assert [path.name for path in session.workspace.cache.iterdir()] == ["images"], "nothing else is left"
     assert log_of(session) == f"#5 [2/3] RUN x\ntcp://x:1 {session.workspace.cell('demo', 'one').path}\n"
 
 

@@ -43,8 +43,8 @@ def test_what_a_killed_process_left_goes_with_the_next_one(tmp_path: Path, monke
 
 
 def test_what_an_older_jbuild_left_goes_after_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "verify-abc" / "project").mkdir(parents=True)
-    (tmp_path / "verify-me").write_text("no folder of ours")
+    (tmp_path / "scratch-abc" / "project").mkdir(parents=True)
+    (tmp_path / "scratch-me").write_text("no folder of ours")
     assert abandoned(tmp_path) == []
     monkeypatch.setattr(module, "_LONG_S", 0.0)
-    assert [path.name for path in abandoned(tmp_path)] == ["verify-abc"]
+    assert [path.name for path in abandoned(tmp_path)] == ["scratch-abc"]
