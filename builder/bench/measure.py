@@ -50,6 +50,11 @@ def bench(target: Target, load: Load, concurrencies: Sequence[int], choice: Choi
     """
     model, root = served_model(target.server)
     client, why = _client(target, choice, root)
+    if target.level == "emulated":
+        asked = load.prompts * len(concurrencies)
+        console.warn(
+            f"{target.subject} is emulated: {asked} answers may take hours; --prompts 2 --concurrency 1 tries it"
+        )
     steps: list[Step] = []
     for concurrency in concurrencies:
         with console.task(f"{concurrency} at once", load.prompts, unit="answers") as task:

@@ -62,7 +62,8 @@ def command(name: str | None, board: str | None, as_json: bool, **given: str | N
     made = path.stem
     like = proposal.like.name if proposal.like else None
     shown = {"recipe": made, "path": str(path), "like": like, "axes": {**dict(proposal.axes), "vllm": _vllm(proposal)}}
-    console.result(shown, f"{path}\nnext: `jbuild show {made}`, then `jbuild recipe {made}`")
+    after = f"\nafter the pattern of {like}" if like else ""
+    console.result(shown, f"{path}{after}\nnext: `jbuild show {made}`, then `jbuild recipe {made}`")
 
 
 def _vllm(proposal: Proposal) -> str:

@@ -53,4 +53,7 @@ def pruned(result: PruneResult, *, dry_run: bool, table: Table) -> str:
 
 def size_of(size: int) -> str:
     """Return bytes as people compare them."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"  # noqa: PLR2004  # from a GB on
+    for unit, bytes_of, digits in (("GB", 1e9, 2), ("MB", 1e6, 1)):
+        if size >= bytes_of:
+            return f"{size / bytes_of:.{digits}f} {unit}"
+    return f"{size / 1e3:.1f} kB" if size else "0.0 MB"

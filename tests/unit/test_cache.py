@@ -381,7 +381,7 @@ def test_the_commands(
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == str(full.cache)
     assert [line.split() for line in out.splitlines() if line.startswith("models ")] == [
-        ["models", "2", "0.0", "MB", "1", "0.0", "MB"]
+        ["models", "2", "0.1", "kB", "1", "0.1", "kB"]
     ]
     found = json.loads(command_line("cache", "info", "--json")[1])
     assert {kind["kind"]: kind["locked_size"] for kind in found["kinds"]}["models"] == 70
@@ -391,7 +391,7 @@ def test_the_commands(
     told = json.loads(out)
     assert (code, told["dry_run"], told["busy"], told["frees"]) == (0, True, False, 100 + 50 + 9 + 30 + 7 + 65)
     code, out, _ = command_line("cache", "prune", "--older-than", "0s", "--keep-locked")
-    assert (code, out.splitlines()[-1]) == (0, "freed 0.0 MB")
+    assert (code, out.splitlines()[-1]) == (0, "freed 0.3 kB")
     assert not path_of(OTHER, full.wheels).exists()
     assert path_of(NEEDED, full.wheels).is_file()
     for age in ("30", "d", "-1d", "1y", "1.5d", ""):
