@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from builder import history, process, stages
 from builder.cache.use import in_use
 from builder.errors import EngineError, JbuildError
 from builder.records import fingerprint
 from builder.stages import Work
-from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -169,11 +168,8 @@ def preview(job: Job, session: Session, options: Options) -> list[Preview]:
 @contextmanager
 def _alone(job: Job, session: Session) -> Iterator[None]:
     """Keep two jbuild processes off one cell's folder."""
-    folder = session.workspace.locks_in_use
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     name = fingerprint(str(session.workspace.project), job.recipe.name, job.cell.id)[:16]
-    lock = FileLock(folder / f"cell-{name}")
+    lock = session.workspace.file_lock(f"cell-{name}")
     try:
         lock.acquire(timeout=0)
     except Timeout:

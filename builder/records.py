@@ -30,6 +30,11 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def as_bytes(document: object) -> bytes:
+    """Return a JSON document so that the same one always gives the same bytes."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
 def fingerprint(*inputs: Any) -> str:
     """Return the sha256 of any records and values, independent of the order of keys."""
     text = json.dumps([FORMAT, *(plain(i) for i in inputs)], sort_keys=True, separators=(",", ":"))

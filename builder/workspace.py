@@ -17,6 +17,8 @@ from builder.errors import DiskError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from filelock import FileLock
+
 _HASH_BLOCK = 1 << 20
 
 
@@ -209,6 +211,19 @@ class Workspace:
     def locks_in_use(self) -> Path:
         """Lock files that keep several jbuild processes apart."""
         return self.cache / "run"
+
+    def file_lock(self, name: str) -> FileLock:
+        """Return a lock by a name, which other jbuild processes of this user take, too.
+
+        Raises:
+            DiskError: it cannot be made.
+        """
+        from filelock import FileLock  # noqa: PLC0415  # `list` does without
+
+        folder = self.locks_in_use
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / name)
 
     @property
     def engine_record(self) -> Path:

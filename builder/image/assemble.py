@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from builder.image import tarball
-from builder.image.layout import canonical, layer_content, put, put_image, read_config, read_image
-from builder.image.pack import Packed, pack, pack_folder
+from builder.image.layout import layer_content, put, put_image, read_config, read_image
+from builder.image.pack import Packed, find_packed, pack, pack_folder
+from builder.records import as_bytes
 from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
@@ -62,13 +63,15 @@ def own_layers(system: Image, base: Image, cell: str, session: Session) -> Image
 
 
 def _image(layout: Path, config: dict[str, Any], layers: Sequence[Descriptor], platform: str) -> Image:
-    manifest = put_image(layout, put(layout, canonical(config), _CONFIG), layers)
+    manifest = put_image(layout, put(layout, as_bytes(config), _CONFIG), layers)
     return read_image(layout, manifest.digest, platform)
 
 
 def _pack_all(folders: Sequence[Path], cell: str, session: Session) -> list[Packed]:
-    total = float(sum(tarball.size_of(folder) for folder in folders))
     compression, workspace = session.config.compression, session.workspace
+    # Most layers are packed already: only the files of the others are counted, of which there may be 100,000.
+    missing = [folder for folder in folders if not find_packed(folder, compression, workspace)]
+    total = float(sum(tarball.size_of(folder) for folder in missing))
     with session.console.task(f"{cell}: packing layers", total, unit="B") as task, ThreadPoolExecutor(_AT_ONCE) as pool:
         running = [pool.submit(pack_folder, each, compression, workspace, task.advance) for each in folders]
         try:

@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from builder.errors import BuildError
 from builder.image.model import Image
+from builder.records import as_bytes
 from builder.registry.model import Descriptor
 from builder.workspace import disk_errors, write_bytes
 
@@ -97,12 +98,7 @@ def put_image(layout: Path, config: Descriptor, layers: Sequence[Descriptor]) ->
     """
     described = [{"mediaType": part.media_type, "digest": part.digest, "size": part.size} for part in (config, *layers)]
     document = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": described[0], "layers": described[1:]}
-    return put(layout, canonical(document), _MANIFEST)
-
-
-def canonical(document: object) -> bytes:
-    """Return JSON that is the same for the same content."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return put(layout, as_bytes(document), _MANIFEST)
 
 
 def take_blobs(exported: Path, layout: Path) -> None:

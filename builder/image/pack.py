@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
-from filelock import FileLock
-
 from builder import records
 from builder.errors import BuildError
 from builder.image import tarball
@@ -70,16 +68,11 @@ def pack_folder(
         BuildError: the folder holds what a layer cannot.
         DiskError: the disk is full, or cannot be written.
     """
-    key = records.fingerprint(folder.name, how(compression))
-    record = workspace.packed(key)
-    with disk_errors(workspace.locks_in_use):
-        workspace.locks_in_use.mkdir(parents=True, exist_ok=True)
+    key = _key(folder, compression)
     # Cells that share a layer may be built at once.
-    with FileLock(workspace.locks_in_use / f"pack-{key[:16]}"):
-        found = records.read(record, key, Packed)
-        if found and is_present(workspace.images, found.blob):
-            mark_used(record)
-            mark_used(blob(workspace.images, found.blob.digest))
+    with workspace.file_lock(f"pack-{key[:16]}"):
+        found = find_packed(folder, compression, workspace)
+        if found:
             return found
         try:
             with disk_errors(workspace.images):
@@ -87,8 +80,23 @@ def pack_folder(
         except ValueError as error:
             hint = "this is a bug in jbuild; please report it"
             raise BuildError(f"layer {folder.name} cannot be packed: {error}", where=str(folder), hint=hint) from error
-        records.write(record, key, made)
+        records.write(workspace.packed(key), key, made)
     return made
+
+
+def find_packed(folder: Path, compression: Compression, workspace: Workspace) -> Packed | None:
+    """Return the blob that a layer's folder was packed into, if it is there."""
+    key = _key(folder, compression)
+    found = records.read(workspace.packed(key), key, Packed)
+    if found is None or not is_present(workspace.images, found.blob):
+        return None
+    mark_used(workspace.packed(key))
+    mark_used(blob(workspace.images, found.blob.digest))
+    return found
+
+
+def _key(folder: Path, compression: Compression) -> str:
+    return records.fingerprint(folder.name, how(compression))
 
 
 def pack(

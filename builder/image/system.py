@@ -10,13 +10,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from builder import tomldoc
 from builder.image import facts
 from builder.image.dockerfile import render as render_dockerfile
 from builder.wheels.tree import EPOCH
-from builder.workspace import disk_errors, write_text
+from builder.workspace import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -103,10 +101,8 @@ def pin(row: SystemLayer, workspace: Workspace) -> None:
         DiskError: it cannot be written.
     """
     path = workspace.systems
-    with disk_errors(workspace.locks_in_use):
-        workspace.locks_in_use.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
-    with FileLock(workspace.locks_in_use / f"systems-{name}"):
+    with workspace.file_lock(f"systems-{name}"):
         kept = [other for other in read_systems(path) if other.key != row.key]
         write_text(path, _text([*kept, row]))
 

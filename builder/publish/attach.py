@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from builder.errors import RegistryError
 from builder.publish.evidence import Artifact, CosignLayer, CosignTag, Evidence
 from builder.publish.model import Attached
-from builder.publish.statements import as_bytes
+from builder.records import as_bytes
 from builder.registry.blobs import BytesBlob, RemoteBlob
 from builder.registry.client import LONGEST_DOCUMENT, OCI_MANIFEST
 from builder.registry.failures import ImageMissingError

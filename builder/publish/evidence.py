@@ -13,6 +13,7 @@ from builder import records
 from builder.publish import statements
 from builder.publish.sbom import MEDIA_TYPE, sbom
 from builder.publish.signing import signer as signer_of
+from builder.records import as_bytes
 from builder.registry.blobs import BytesBlob
 from builder.registry.client import OCI_MANIFEST
 from builder.registry.model import Descriptor
@@ -105,7 +106,7 @@ def evidence(image: Descriptor, made: Made, workspace: Workspace, signer: Signer
         for each, kind, predicate in said
     ]
     return together(
-        Evidence(artifacts=(artifact(image, "sbom", MEDIA_TYPE, statements.as_bytes(bill), {}),)),
+        Evidence(artifacts=(artifact(image, "sbom", MEDIA_TYPE, as_bytes(bill), {}),)),
         signature(image, repository, signer),
         *parts,
     )
@@ -165,7 +166,7 @@ def artifact(
     media_type: str | None = None,
 ) -> Artifact:
     """Return content as an artifact that refers to an image (OCI image specification 1.1, "Artifact Usage")."""
-    manifest = statements.as_bytes(
+    manifest = as_bytes(
         {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
@@ -193,7 +194,7 @@ def signed_payload(digest: str, name: str) -> bytes:
         "image": {"docker-manifest-digest": digest},
         "type": "cosign container image signature",
     }
-    return statements.as_bytes({"critical": critical, "optional": None})
+    return as_bytes({"critical": critical, "optional": None})
 
 
 def signature(image: Descriptor, name: str, signer: Signer | None) -> Evidence:

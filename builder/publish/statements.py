@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from builder import __version__, records
 from builder.errors import IntegrityError
 from builder.http import scrub
+from builder.records import as_bytes
 
 if TYPE_CHECKING:
     from builder.image.model import Plan
@@ -52,11 +53,6 @@ class Statement:
         """When a verdict was found: UTC, ISO 8601."""
         when = self.predicate.get("when")
         return when if isinstance(when, str) else None
-
-
-def as_bytes(document: Any) -> bytes:
-    """Write a JSON document so that the same one always gives the same bytes."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def statement(digest: str, name: str, predicate_type: str, predicate: dict[str, Any]) -> bytes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from builder import records
 from builder.ci.model import CiPlan
 from builder.errors import UsageError
+from builder.report.words import duration
 from builder.tomldoc import shown
 
 if TYPE_CHECKING:
@@ -124,15 +125,10 @@ def size(one: Outcome) -> str:
 
 def times(one: Outcome) -> str:
     """Return what the stages that ran took, all together first."""
-    each = ", ".join(f"{stage} {_time(seconds)}" for stage, seconds in one.stages.items())
-    return f"{_time(sum(one.stages.values()))} ({each})" if each else ""
+    each = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in one.stages.items())
+    return f"{duration(sum(one.stages.values()))} ({each})" if each else ""
 
 
 def said(one: Outcome) -> str:
     """Return what the model said, on one line."""
     return "; ".join(" ".join(answer.split()) for answer in one.answers)
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

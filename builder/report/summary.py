@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from builder import records
 from builder.engine import emulator_settings
 from builder.report.audit import counts, tally
+from builder.report.words import duration
 from builder.tomldoc import shown
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def summary(results: Sequence[CellResult], seconds: float, docker_host: str | No
     if all(result.status == "unchanged" for result in results):
         blocks.append(f"nothing to do: everything is up to date ({seconds:.1f} s)")
     else:
-        blocks.append(f"{_counts(results)} in {_time(seconds)}")
+        blocks.append(f"{_counts(results)} in {duration(seconds)}")
     return "\n\n".join(blocks)
 
 
@@ -94,8 +95,8 @@ def _cell(result: CellResult, reach: str) -> str:
         lines += [f"  pushed    {tag}" for tag in references(made.publication)]
         lines += [f"  withheld  {line}" for line in withheld(made.publication)]
     if result.stages:
-        each = ", ".join(f"{s.stage} {_time(s.seconds) if s.ran else 'unchanged'}" for s in result.stages)
-        lines.append(f"  time      {_time(sum(s.seconds for s in result.stages))}: {each}")
+        each = ", ".join(f"{s.stage} {duration(s.seconds) if s.ran else 'unchanged'}" for s in result.stages)
+        lines.append(f"  time      {duration(sum(s.seconds for s in result.stages))}: {each}")
     run = _run_command(result)
     return "\n".join(lines + ([f"  run it    {reach}{run}"] if run else []))
 
@@ -135,8 +136,3 @@ def _counts(results: Sequence[CellResult]) -> str:
     words = ("done", "unchanged", "failed")
     counts = {word: sum(1 for r in results if r.status == word) for word in words}
     return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from builder import records
 from builder.errors import LockError, ModelError, OldLockError
 from builder.jetson import advisories
@@ -16,7 +14,6 @@ from builder.resolve import lockfile
 from builder.resolve.advised import situation_of
 from builder.resolve.making import inputs_of, lock_one, make
 from builder.resolve.sources import ties_of
-from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,10 +67,7 @@ def lock_cell(job: Job, session: Session, wish: Wish | None = None) -> Locked:
     """
     wish = wish or Wish()
     path = session.workspace.lock(job.recipe.name, job.cell.id)
-    folder = session.workspace.locks_in_use
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"lock-{records.fingerprint(str(path))[:16]}"):
+    with session.workspace.file_lock(f"lock-{records.fingerprint(str(path))[:16]}"):
         found, why = (None, None) if wish.force else _state(path, job, session)
         if found and not why and not wish.upgrade:
             return Locked(lock=found, made=False)

@@ -6,8 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from filelock import FileLock
-
 from builder import records
 from builder.errors import LockError, OldLockError
 from builder.models import pins, store
@@ -56,10 +54,8 @@ def lock_models(jobs: Sequence[Job], every: Sequence[Job], session: Session) -> 
         LockError: the model lock is damaged.
     """
     recipe, config, workspace = jobs[0].recipe, session.config, session.workspace
-    path, folder = workspace.model_lock(recipe.name), workspace.locks_in_use
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"models-{records.fingerprint(str(path))[:16]}"):
+    path = workspace.model_lock(recipe.name)
+    with workspace.file_lock(f"models-{records.fingerprint(str(path))[:16]}"):
         wanted = {pins.asked(model): model for job in jobs for model in job.spec.models}
         others = {pins.asked(model) for job in every for model in job.spec.models} - set(wanted)
         kept = [pin for pin in pins.read(path) if pin.asked in others]

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from builder import records
 from builder.image.runtime import served_model
 from builder.smoke import bounds, golden, kept
 from builder.smoke.model import SmokeFailedError, Verdict
-from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
     from builder.engine import Engine
@@ -114,10 +111,8 @@ def _smoke(request: Request, name: str, engine: Engine, session: Session, known:
 
 def _record(request: Request, recorded: list[Golden], session: Session) -> None:
     """Write golden answers; cells of one recipe, which share the file, may do it at the same time."""
-    path, locks = session.workspace.golden(request.job.recipe.path), session.workspace.locks_in_use
-    with disk_errors(locks):
-        locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"golden-{records.fingerprint(str(path))[:16]}"):
+    path = session.workspace.golden(request.job.recipe.path)
+    with session.workspace.file_lock(f"golden-{records.fingerprint(str(path))[:16]}"):
         golden.write(path, recorded)
     session.console.say(f"{request.job.cell.id}: {len(recorded)} golden answers are in {path}")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from factories import DIGEST, locked, make_lock, make_locked_wheel, make_model, make_wheel
 
 from builder.publish.sbom import LOCK_PROPERTY, sbom
-from builder.publish.statements import as_bytes
+from builder.records import as_bytes
 from builder.workspace import write_bytes
 
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ from builder.publish.evidence import Evidence, artifact, kept, signature_of, sig
 from builder.publish.statements import (
     PAYLOAD_TYPE,
     VERDICT,
-    as_bytes,
     envelope,
     opened,
     parse,
@@ -29,6 +28,7 @@ from builder.publish.statements import (
     verdict_predicate,
 )
 from builder.publish.trust import best
+from builder.records import as_bytes
 from builder.registry.model import Descriptor
 from builder.smoke.model import Answer, Verdict
 

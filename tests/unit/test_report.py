@@ -16,7 +16,8 @@ from builder.image.model import Descriptor, Image
 from builder.pipeline import CellResult, StageResult
 from builder.publish.model import Publication, RegistryPublication, TagPut, TagWithheld
 from builder.report.failures import alike, show_failures
-from builder.report.summary import _time, cell_json, references, summary
+from builder.report.summary import cell_json, references, summary
+from builder.report.words import duration
 from builder.smoke.model import Answer, Missing, Modules, Verdict
 from builder.stages import Made, Options, Work
 
@@ -157,7 +158,7 @@ def test_failures_are_counted_and_named(session: Session) -> None:
     ],
 )
 def test_time(seconds: float, text: str) -> None:
-    assert _time(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_references_are_every_tag_in_every_registry() -> None:
