@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import struct
@@ -13,7 +14,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sections import CHECKOUT
 
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 BASE = "docker.io/library/debian:bookworm-slim"
 _MIRROR = "stand-in/debian"
 RECIPE = "bench"
+# Bytes that do not compress, or numbers as a normal distribution gives them, in bf16.
+Weights = Literal["noise", "bf16"]
+# The standard deviation of weights, about as models have it.
+_SPREAD = 0.02
 
 
 @dataclass(kw_only=True)
@@ -162,21 +167,43 @@ def running_workshop(apt: tuple[str, ...]) -> Iterator[Workshop]:
             )
 
 
-def make_model(folder: Path, size: int, seed: int) -> Path:
-    """Write a model's folder with `size` bytes that do not compress, in shards of at most 1 GB."""
+def make_model(folder: Path, size: int, seed: int, kind: Weights = "noise") -> Path:
+    """Write a model's folder with `size` bytes of weights, in shards of at most 1 GB."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
     shards = [min(10**9, size - at) for at in range(0, size, 10**9)]
     names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
     for index, (name, length) in enumerate(zip(names, shards, strict=True)):
-        header = json.dumps({f"w{index}": {"dtype": "U8", "shape": [length], "data_offsets": [0, length]}}).encode()
+        tensor = {"dtype": "U8", "shape": [length], "data_offsets": [0, length]}
+        header = json.dumps({f"w{index}": tensor}).encode()
         with (folder / name).open("wb") as file:
             file.write(struct.pack("<Q", len(header)) + header + bytes([seed]))
             left = length - 1
             while left:
-                file.write(os.urandom(min(left, 1 << 24)))
+                file.write(_weights(min(left, 1 << 24), kind))
                 left -= min(left, 1 << 24)
     weights = {f"w{index}": name for index, name in enumerate(names)}
     index_file = {"metadata": {"total_size": size}, "weight_map": weights}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index_file))
     return folder
+
+
+def _weights(size: int, kind: Weights) -> bytes:
+    if kind == "noise":
+        return os.urandom(size)
+    pairs = bytearray(size + size % 2)
+    # Low bytes are the last bit of the exponent and the mantissa, as good as noise; high ones sign and exponent.
+    pairs[0::2] = os.urandom(len(pairs) // 2)
+    pairs[1::2] = os.urandom(len(pairs) // 2).translate(_high_bytes())
+    return bytes(pairs[:size])
+
+
+def _high_bytes() -> bytes:
+    """Return a table from uniform bytes to the high bytes of normally distributed numbers in bf16."""
+    found = bytearray()
+    for sign in (0, 128):
+        for half in range(128):
+            low, high = (min(2.0 ** (2 * half - 127 + step), 1e3) for step in (0, 2))
+            share = math.erf(high / _SPREAD / math.sqrt(2)) - math.erf(low / _SPREAD / math.sqrt(2))
+            found += bytes([sign + half]) * round(share * 128)
+    return bytes(found[:256]).ljust(256, b"\x3c")

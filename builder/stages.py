@@ -199,7 +199,12 @@ def _run_lock(work: Work) -> bool:
     from builder.resolve.locking import Wish, lock_cell  # noqa: PLC0415
 
     options = work.options
-    wish = Wish(locked_only=options.locked_only, force=options.forces("lock"), upgrade=options.upgrade)
+    wish = Wish(
+        locked_only=options.locked_only,
+        force=options.forces("lock"),
+        upgrade=options.upgrade,
+        fetching="render" in options.stages,
+    )
     locked = lock_cell(work.job, work.session, wish)
     work.made.lock, work.made.changes = locked.lock, locked.changes
     return locked.made
@@ -273,9 +278,13 @@ def _build_inputs(work: Work) -> str:
 
 
 def _image_holds(work: Work, image: Image) -> bool:
-    from builder.image.layout import is_whole  # noqa: PLC0415
+    from builder.image.layout import is_whole, mark_image_used  # noqa: PLC0415
 
-    return is_whole(work.session.workspace.images, image)
+    layout = work.session.workspace.images
+    if not is_whole(layout, image):
+        return False
+    mark_image_used(layout, image)
+    return True
 
 
 def _build(work: Work) -> Image:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from builder.cache.images import image_entries
+from builder.cache.images import borrowed, image_entries
 from builder.cache.model import Entry, KindSummary
 
 if TYPE_CHECKING:
@@ -47,14 +47,19 @@ KINDS = (
     Kind(name="signatures", folder="signatures", pattern="*", of="nothing"),
     Kind(name="known hashes", folder="models/known", pattern="??/*", of="nothing"),
 )
-IMAGES, UV = "images", "uv"
+IMAGES, MODELS, UV = "images", "models", "uv"
 
 
 def entries(workspace: Workspace, references: References) -> Iterator[Entry]:
     """Yield everything in the cache that can go, but uv's own; images by their manifests."""
+    lent = borrowed(workspace.images, references.images)
     for kind in KINDS:
         for path in sorted((workspace.cache / kind.folder).glob(kind.pattern)):
             entry = _entry(kind, path, references)
+            if entry and kind.name == MODELS and path.name in lent.used:
+                # An image is whole only with them.
+                used = max(entry.used, lent.used[path.name])
+                entry = replace(entry, used=used, locked=entry.locked or path.name in lent.locked)
             if entry:
                 yield entry
     yield from image_entries(workspace.images, references.images)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder.cache.model import Entry
+from builder.image import pieces
 from builder.workspace import write_text
 
 if TYPE_CHECKING:
@@ -15,6 +17,14 @@ if TYPE_CHECKING:
 KIND = "images"
 # Manifests are small; nothing larger is read to find out whether it is one.
 _LONGEST_MANIFEST = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Borrowed:
+    """Files of the cache that images consist of, by name: when such an image was last used, and which must stay."""
+
+    used: dict[str, float]
+    locked: frozenset[str]
 
 
 def image_entries(layout: Path, needed: Collection[str]) -> Iterator[Entry]:
@@ -52,6 +62,23 @@ def removable(layout: Path, going: Collection[Entry]) -> dict[Path, int]:
     return {path: path.stat().st_size for path in sorted(set(paths)) if path.is_file()}
 
 
+def borrowed(layout: Path, needed: Collection[str]) -> Borrowed:
+    """Return what images borrow of the rest of the cache: the names of files that blobs of theirs consist of.
+
+    `needed` are the digests of images that stay.
+    """
+    kept = set().union(*(blobs for digest, blobs in _manifests(layout).items() if digest in needed))
+    used: dict[str, float] = {}
+    locked: set[str] = set()
+    for path in _files(layout / pieces.FOLDER):
+        digest = f"sha256:{path.name}"
+        found = pieces.read(layout, digest)
+        names = [file.name for file in pieces.files_of(layout, found)] if found else []
+        used |= {name: max(used.get(name, 0.0), path.stat().st_ctime) for name in names}
+        locked.update(names if digest in kept else ())
+    return Borrowed(used=used, locked=frozenset(locked))
+
+
 def forget_gone(layout: Path) -> None:
     """Take the images whose manifests are gone out of the layout's index.
 
@@ -83,12 +110,18 @@ def _manifests(layout: Path) -> dict[str, set[str]]:
 
 
 def _blobs(layout: Path) -> list[Path]:
-    folder = layout / "blobs" / "sha256"
-    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    return [*_files(layout / "blobs"), *_files(layout / pieces.FOLDER)]
+
+
+def _files(folder: Path) -> list[Path]:
+    own = folder / "sha256"
+    return sorted(path for path in own.iterdir() if path.is_file()) if own.is_dir() else []
 
 
 def _path(layout: Path, digest: str) -> Path:
-    return layout / "blobs" / "sha256" / digest.partition(":")[2].replace("/", "_")
+    name = digest.partition(":")[2].replace("/", "_")
+    path = layout / "blobs" / "sha256" / name
+    return path if path.is_file() else layout / pieces.FOLDER / "sha256" / name
 
 
 def _size(layout: Path, digest: str) -> int:

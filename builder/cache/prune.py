@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from builder.cache.contents import IMAGES, KINDS, UV, entries, measure
-from builder.cache.images import forget_gone, removable
+from builder.cache.contents import IMAGES, KINDS, MODELS, UV, entries, measure
+from builder.cache.images import borrowed, forget_gone, removable
 from builder.cache.model import Entry, Pruned, PruneResult
 from builder.cache.references import NOTHING, references
 from builder.cache.use import alone
@@ -46,7 +46,8 @@ def prune(session: Session, *, older_than_s: float, keep_locked: bool, dry_run: 
     with disk_errors(workspace.cache), alone(workspace) as unwatched:
         before = time.time() - (older_than_s if unwatched else max(older_than_s, _RECENT_S))
         found = [entry for entry in entries(workspace, needed) if not entry.locked and entry.used < before]
-        going = [entry for entry in found if entry.kind != IMAGES]
+        lent = frozenset() if unwatched else frozenset(borrowed(workspace.images, ()).used)
+        going = [e for e in found if e.kind != IMAGES and not (e.kind == MODELS and e.path.name in lent)]
         images = [entry for entry in found if entry.kind == IMAGES] if unwatched else []
         gone = going if dry_run else [each for each in going if _remove(each, workspace, before, unwatched=unwatched)]
         kinds = [_pruned(kind.name, gone) for kind in KINDS]

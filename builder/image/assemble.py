@@ -12,7 +12,7 @@ from builder.records import as_bytes
 from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from builder.image.model import Image, Plan, Settings
@@ -28,15 +28,19 @@ _HEALTH = {"Interval": 30 * _SECOND, "Timeout": 20 * _SECOND, "Retries": 3}
 _AT_ONCE = 3
 
 
-def assemble(plan: Plan, layers: Path, system: Image, cell: str, session: Session) -> Image:
+def assemble(
+    plan: Plan, layers: Path, system: Image, cell: str, session: Session, elsewhere: Mapping[str, Path]
+) -> Image:
     """Put a plan's layers on a system image, and its settings into the configuration; return the image.
+
+    `elsewhere` tells where the cache keeps the contents of files, by their paths in the image.
 
     Raises:
         BuildError: a layer cannot be packed, or the system image is not whole.
         DiskError: the disk is full or cannot be written.
     """
     layout = session.workspace.images
-    packed = _pack_all([layers / name for name in plan.layers], cell, session)
+    packed = _pack_all([layers / name for name in plan.layers], elsewhere, cell, session)
     config = _config(read_config(layout, system), packed, plan)
     return _image(layout, config, (*system.layers, *(layer.blob for layer in packed)), plan.platform)
 
@@ -67,13 +71,13 @@ def _image(layout: Path, config: dict[str, Any], layers: Sequence[Descriptor], p
     return read_image(layout, manifest.digest, platform)
 
 
-def _pack_all(folders: Sequence[Path], cell: str, session: Session) -> list[Packed]:
+def _pack_all(folders: Sequence[Path], elsewhere: Mapping[str, Path], cell: str, session: Session) -> list[Packed]:
     compression, workspace = session.config.compression, session.workspace
     # Most layers are packed already: only the files of the others are counted, of which there may be 100,000.
     missing = [folder for folder in folders if not find_packed(folder, compression, workspace)]
     total = float(sum(tarball.size_of(folder) for folder in missing))
     with session.console.task(f"{cell}: packing layers", total, unit="B") as task, ThreadPoolExecutor(_AT_ONCE) as pool:
-        running = [pool.submit(pack_folder, each, compression, workspace, task.advance) for each in folders]
+        running = [pool.submit(pack_folder, each, compression, workspace, task.advance, elsewhere) for each in folders]
         try:
             return [future.result() for future in running]
         except BaseException:

@@ -13,10 +13,11 @@ from builder import records
 from builder.image.assemble import assemble, own_layers
 from builder.image.base import base_image, fetch_layers
 from builder.image.buildx import Request, build, options
-from builder.image.layout import blob, is_whole
+from builder.image.layout import is_whole, mark_image_used
 from builder.image.model import Image
 from builder.image.pack import how
 from builder.image.system import script_of
+from builder.models.bake import kept_files
 from builder.workspace import disk_errors, mark_used, write_text
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ def build_image(
         return build(job, request, engine, session)
     system = None if again or fresh else _found(lock, plan.system, session)
     system = system or _made(job, lock, plan.system, request, engine, session)
-    image = assemble(plan, folder.layers, system, job.cell.id, session)
-    mark_used(blob(session.workspace.images, image.digest))
+    elsewhere = kept_files(lock.models, session.workspace.models)
+    image = assemble(plan, folder.layers, system, job.cell.id, session, elsewhere)
+    mark_image_used(session.workspace.images, image)
     return image
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from builder.image.layout import blob, unpacked
+from builder.image.layout import blob, open_blob, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +83,7 @@ def _in_layer(name: str, one: tuple[Descriptor, Path], other: tuple[Descriptor, 
 def members(layer: Descriptor, layout: Path) -> Iterator[Iterator[dict[str, Any]]]:
     """Give what is known of each file of a layer, in the order of the layer; contents by their sha256."""
     with (
-        blob(layout, layer.digest).open("rb") as raw,
+        open_blob(layout, layer.digest) as raw,
         unpacked(raw, layer.media_type) as stream,
         tarfile.open(fileobj=stream, mode="r|") as archive,
     ):

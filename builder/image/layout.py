@@ -8,10 +8,11 @@ import json
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from builder.errors import BuildError
+from builder.image import pieces
 from builder.image.model import Image
 from builder.records import as_bytes
 from builder.registry.model import Descriptor
-from builder.workspace import disk_errors, write_bytes
+from builder.workspace import disk_errors, mark_used, write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,9 +23,27 @@ _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 def blob(layout: Path, digest: str) -> Path:
-    """Return the file of a blob."""
+    """Return the file of a blob. A blob that consists of files elsewhere has none: see `open_blob`."""
     algorithm, _, value = digest.partition(":")
     return layout / "blobs" / algorithm / value
+
+
+def open_blob(layout: Path, digest: str) -> IO[bytes]:
+    """Open a blob for reading, from any place on.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+    """
+    try:
+        return blob(layout, digest).open("rb")
+    except FileNotFoundError:
+        return pieces.open_pieces(layout, digest)
+
+
+def mark_blob_used(layout: Path, digest: str) -> None:
+    """Note that a blob is in use, with whatever it consists of."""
+    if not mark_used(blob(layout, digest)):
+        pieces.mark_pieces_used(layout, digest)
 
 
 def read_image(layout: Path, digest: str, platform: str) -> Image:
@@ -76,7 +95,7 @@ def layer_content(layer: Descriptor, layout: Path) -> Iterator[bytes]:
     Raises:
         OSError, ValueError: the blob cannot be read.
     """
-    with blob(layout, layer.digest).open("rb") as raw, unpacked(raw, layer.media_type) as stream:
+    with open_blob(layout, layer.digest) as raw, unpacked(raw, layer.media_type) as stream:
         while block := stream.read(_BLOCK):
             yield block
 
@@ -129,10 +148,20 @@ def damaged(layout: Path, image: Image) -> tuple[Path, ...]:
     return tuple(blob(layout, part.digest) for part in parts(image) if not is_present(layout, part))
 
 
+def mark_image_used(layout: Path, image: Image) -> None:
+    """Note that an image is in use: its manifest, and the files elsewhere that layers of it consist of."""
+    mark_used(blob(layout, image.digest))
+    for layer in image.layers:
+        mark_blob_used(layout, layer.digest)
+
+
 def is_present(layout: Path, part: Descriptor) -> bool:
     """Return whether a blob is there with its size."""
     path = blob(layout, part.digest)
-    return path.is_file() and path.stat().st_size == part.size
+    if path.is_file():
+        return path.stat().st_size == part.size
+    found = pieces.read(layout, part.digest)
+    return found is not None and found.size == part.size
 
 
 def _json(layout: Path, digest: str) -> dict[str, Any]:

@@ -14,25 +14,29 @@ from typing import TYPE_CHECKING, Protocol
 
 from builder import records
 from builder.errors import BuildError
-from builder.image import tarball
-from builder.image.layout import blob, is_present
+from builder.image import pieces, tarball
+from builder.image.layout import blob, is_present, mark_blob_used
 from builder.registry.model import Descriptor
 from builder.workspace import disk_errors, mark_used, unnamed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from builder.config import Compression
     from builder.workspace import Workspace
 
 # Part of every packed layer's key: raise it when the same folder packs to other bytes.
-_FORMAT = "2"
+_FORMAT = "3"
 # How much of a stream (bytes) tells whether it compresses, and to what part of itself it must to be worth it.
 _SAMPLE = 8 << 20
 _WORTH = 0.97
+# What a layer whose contents lie elsewhere may have besides them (bytes).
+_MOST_LITERAL = 1 << 20
 # zstd's 6 is 6 % smaller than its 3, at twice the time, which is still a fraction of unpacking and compiling.
 _LEVELS = {"zstd": 6, "gzip": 6}
+# All that is to be gained in weights is their exponents' bits, and the first level finds them, ten times as fast.
+_WEIGHTS_LEVEL = 1
 _MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar"
 # What zlib calls a gzip stream without a name and a time in it.
 _GZIP_WINDOW = 31
@@ -54,15 +58,20 @@ class _Compressor(Protocol):
 
 def how(compression: Compression) -> str:
     """Return what, besides the files, decides a layer's bytes: our format, the compressor, its release and level."""
-    return f"{_FORMAT}-{compression}-{_release(compression)}-{_LEVELS[compression]}"
+    return f"{_FORMAT}-{compression}-{_release(compression)}-{_LEVELS[compression]}-{_WEIGHTS_LEVEL}"
 
 
 def pack_folder(
-    folder: Path, compression: Compression, workspace: Workspace, on_bytes: Callable[[float], object]
+    folder: Path,
+    compression: Compression,
+    workspace: Workspace,
+    on_bytes: Callable[[float], object],
+    elsewhere: Mapping[str, Path] | None = None,
 ) -> Packed:
     """Return the blob of a layer's folder, whose name stands for what is in it, packing it if it is not there.
 
-    `on_bytes` is told of bytes read.
+    `on_bytes` is told of bytes read. `elsewhere` tells of the files of models, by their paths in the image, where the
+    cache keeps them: if they do not compress, they stay there, and the blob consists of them (`builder.image.pieces`).
 
     Raises:
         BuildError: the folder holds what a layer cannot.
@@ -76,7 +85,7 @@ def pack_folder(
             return found
         try:
             with disk_errors(workspace.images):
-                made = pack(tarball.stream(folder), compression, workspace.images, on_bytes)
+                made = _pack_folder(folder, compression, elsewhere or {}, workspace, on_bytes)
         except ValueError as error:
             hint = "this is a bug in jbuild; please report it"
             raise BuildError(f"layer {folder.name} cannot be packed: {error}", where=str(folder), hint=hint) from error
@@ -91,8 +100,52 @@ def find_packed(folder: Path, compression: Compression, workspace: Workspace) ->
     if found is None or not is_present(workspace.images, found.blob):
         return None
     mark_used(workspace.packed(key))
-    mark_used(blob(workspace.images, found.blob.digest))
+    mark_blob_used(workspace.images, found.blob.digest)
     return found
+
+
+def _pack_folder(
+    folder: Path,
+    compression: Compression,
+    elsewhere: Mapping[str, Path],
+    workspace: Workspace,
+    on_bytes: Callable[[float], object],
+) -> Packed:
+    weights = {name: path for name, path in elsewhere.items() if (folder / name).is_file()}
+    made = _in_pieces(folder, weights, workspace, on_bytes) if weights else None
+    level = _WEIGHTS_LEVEL if weights else None
+    return made or pack(tarball.stream(folder), compression, workspace.images, on_bytes, level=level)
+
+
+def _in_pieces(
+    folder: Path, own: Mapping[str, Path], workspace: Workspace, on_bytes: Callable[[float], object]
+) -> Packed | None:
+    """Return the blob of a layer that consists of files kept elsewhere; None if it is to have a file of its own."""
+    parts = list(tarball.parts(folder, own))
+    kept = {str(path) for path in own.values()}
+    literal = sum(len(part) if isinstance(part, bytes) else part.size * (part.path not in kept) for part in parts)
+    if literal > _MOST_LITERAL or _shrinks(_beginning(tarball.blocks(parts))):
+        return None
+    digest = hashlib.sha256()
+    for block in tarball.blocks(parts):
+        digest.update(block)
+        on_bytes(len(block))
+    name = f"sha256:{digest.hexdigest()}"
+    size = sum(len(part) if isinstance(part, bytes) else part.size for part in parts)
+    pieces.write(workspace.images, name, _joined(parts, kept))
+    return Packed(blob=Descriptor(media_type=_MEDIA_TYPE, digest=name, size=size), diff_id=name)
+
+
+def _joined(parts: Iterable[bytes | tarball.Content], kept: Collection[str]) -> Iterator[bytes | tarball.Content]:
+    """Yield the parts, literal ones that follow one another as one; so are the contents that are not kept elsewhere."""
+    literal = bytearray()
+    for part in parts:
+        if isinstance(part, tarball.Content) and part.path in kept:
+            yield from (bytes(literal), part)
+            literal.clear()
+        else:
+            literal += b"".join(tarball.blocks([part]))
+    yield bytes(literal)
 
 
 def _key(folder: Path, compression: Compression) -> str:
@@ -100,18 +153,24 @@ def _key(folder: Path, compression: Compression) -> str:
 
 
 def pack(
-    content: Iterable[bytes], compression: Compression, layout: Path, on_bytes: Callable[[float], object]
+    content: Iterable[bytes],
+    compression: Compression,
+    layout: Path,
+    on_bytes: Callable[[float], object],
+    *,
+    level: int | None = None,
 ) -> Packed:
     """Compress a tar stream into a blob of a layout; the same stream gives the same blob on any number of processors.
 
-    What does not compress, as the weights of many models, is stored as it is: a device need not unpack it either.
+    `level` is the compressor's, instead of the one that we take. What does not compress, as the weights of many models,
+    is stored as it is: a device need not unpack it either.
 
     Raises:
         OSError: the stream cannot be read, or the blob not written.
     """
     blocks = iter(content)
     beginning = _beginning(blocks)
-    compressor = _compressor(compression) if _shrinks(beginning) else None
+    compressor = _compressor(compression, level or _LEVELS[compression]) if _shrinks(beginning) else None
     inner, outer, size = hashlib.sha256(), hashlib.sha256(), 0
     with unnamed(layout / "blobs" / "sha256") as temporary:
         with temporary.open("wb") as file:
@@ -145,15 +204,14 @@ def _shrinks(beginning: Sequence[bytes]) -> bool:
     return len(sample) < _SAMPLE or len(zlib.compress(sample, 1)) < _WORTH * len(sample)
 
 
-def _compressor(compression: Compression) -> _Compressor:
+def _compressor(compression: Compression, level: int) -> _Compressor:
     if compression == "gzip":
-        return zlib.compressobj(_LEVELS["gzip"], zlib.DEFLATED, _GZIP_WINDOW)
+        return zlib.compressobj(level, zlib.DEFLATED, _GZIP_WINDOW)
     import zstandard  # noqa: PLC0415  # only packing needs it
 
     # At least one worker: without any, zstd cuts its input otherwise, and the bytes are others.
-    found: _Compressor = zstandard.ZstdCompressor(
-        level=_LEVELS["zstd"], threads=max(1, os.cpu_count() or 1)
-    ).compressobj()
+    threads = max(1, os.cpu_count() or 1)
+    found: _Compressor = zstandard.ZstdCompressor(level=level, threads=threads).compressobj()
     return found
 
 

@@ -5,16 +5,25 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.wheels.tree import EPOCH
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 # Files are handed on in blocks of this many bytes, small ones together.
 _BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The content of a file: where it is read from, and its size in bytes."""
+
+    path: str
+    size: int
 
 
 def stream(folder: Path) -> Iterator[bytes]:
@@ -26,8 +35,30 @@ def stream(folder: Path) -> Iterator[bytes]:
         OSError: a file cannot be read, or changed its size meanwhile.
         ValueError: it holds what an image's layer cannot: a device, a pipe, a socket.
     """
+    return blocks(parts(folder))
+
+
+def parts(folder: Path, elsewhere: Mapping[str, Path] | None = None) -> Iterator[bytes | Content]:
+    """Yield the tar of what lies in a folder: literal bytes, and the contents of files unread.
+
+    `elsewhere` tells by path in the tar where else a file's content lies.
+
+    Raises:
+        OSError: a folder cannot be read.
+        ValueError: as `stream` does.
+    """
+    yield from _entries(str(folder), "", elsewhere or {})
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def blocks(content: Iterable[bytes | Content]) -> Iterator[bytes]:
+    """Yield the bytes of a tar's parts in blocks of about a megabyte.
+
+    Raises:
+        OSError: a file cannot be read, or is not of its size any more.
+    """
     waiting = bytearray()
-    for piece in _pieces(str(folder), ""):
+    for piece in _read(content):
         if len(piece) >= _BLOCK:
             if waiting:
                 yield bytes(waiting)
@@ -38,7 +69,8 @@ def stream(folder: Path) -> Iterator[bytes]:
         if len(waiting) >= _BLOCK:
             yield bytes(waiting)
             waiting.clear()
-    yield bytes(waiting) + bytes(2 * tarfile.BLOCKSIZE)
+    if waiting:
+        yield bytes(waiting)
 
 
 def size_of(folder: Path) -> int:
@@ -46,7 +78,7 @@ def size_of(folder: Path) -> int:
     return sum(os.lstat(os.path.join(base, name)).st_size for base, _, names in os.walk(folder) for name in names)  # noqa: PTH118
 
 
-def _pieces(root: str, inside: str) -> Iterator[bytes]:
+def _entries(root: str, inside: str, elsewhere: Mapping[str, Path]) -> Iterator[bytes | Content]:
     # Plain strings and scandir: a CUDA stack has 100,000 files.
     with os.scandir(f"{root}/{inside}") as entries:
         found = sorted(entries, key=lambda entry: os.fsencode(entry.name))
@@ -55,12 +87,13 @@ def _pieces(root: str, inside: str) -> Iterator[bytes]:
         state = entry.stat(follow_symlinks=False)
         if stat.S_ISDIR(state.st_mode):
             yield _header(name, tarfile.DIRTYPE, state.st_mode)
-            yield from _pieces(root, f"{name}/")
+            yield from _entries(root, f"{name}/", elsewhere)
         elif stat.S_ISLNK(state.st_mode):
             yield _header(name, tarfile.SYMTYPE, 0o777, target=os.readlink(entry.path))  # noqa: PTH115
         elif stat.S_ISREG(state.st_mode):
             yield _header(name, tarfile.REGTYPE, state.st_mode, size=state.st_size)
-            yield from _content(entry.path, state.st_size)
+            yield Content(str(elsewhere.get(name, entry.path)), state.st_size)
+            yield bytes(-state.st_size % tarfile.BLOCKSIZE)
         else:
             raise ValueError(f"/{name} is neither a file nor a folder nor a symbolic link")
 
@@ -70,6 +103,14 @@ def _header(name: str, kind: bytes, mode: int, *, size: int = 0, target: str = "
     entry.type, entry.size, entry.linkname, entry.mtime = kind, size, target, EPOCH
     entry.mode = mode & 0o7777
     return entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def _read(content: Iterable[bytes | Content]) -> Iterator[bytes]:
+    for part in content:
+        if isinstance(part, bytes):
+            yield part
+        else:
+            yield from _content(part.path, part.size)
 
 
 def _content(path: str, size: int) -> Iterator[bytes]:
@@ -83,4 +124,3 @@ def _content(path: str, size: int) -> Iterator[bytes]:
             yield block
         if file.read(1):
             raise OSError(f"{path} became longer while it was read")
-    yield bytes(-size % tarfile.BLOCKSIZE)

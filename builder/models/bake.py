@@ -13,6 +13,8 @@ from builder.models import store
 from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from builder.models.model import LockedModel, ModelFile
 
 _FILE_MODE = 0o644
@@ -43,6 +45,15 @@ def bake(locked: LockedModel, models: Path, folder: Path, mtime: int) -> None:
         for path in (*folders, root.parent, folder):
             path.chmod(_FOLDER_MODE)
             os.utime(path, (mtime, mtime))
+
+
+def kept_files(models: Iterable[LockedModel], store_folder: Path) -> dict[str, Path]:
+    """Return where the store has the files of models, by their paths in an image."""
+    return {
+        f"models/{model.name}/{file.path}": store.blob(store_folder, file.sha256)
+        for model in models
+        for file in model.files
+    }
 
 
 def _stored(locked: LockedModel, file: ModelFile, models: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder import http
@@ -20,7 +21,6 @@ from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
     from pathlib import Path
 
     from builder.config import Config
@@ -31,11 +31,14 @@ if TYPE_CHECKING:
     from builder.recipe.model import Model
 
 
-def lock_model(model: Model, recipe_folder: Path, config: Config, models: Path, console: Console) -> LockedModel:
+def lock_model(
+    model: Model, recipe_folder: Path, config: Config, models: Path, console: Console, *, fetching: bool = False
+) -> LockedModel:
     """Find a model's files and their hashes; `models` is the store (`Workspace.models`).
 
     Large files of a folder are hashed once and remembered by path, size, times and inode. Of a hub only small
-    files are fetched: it tells the hashes of large ones.
+    files are fetched: it tells the hashes of large ones. `fetching` says that all of it will be fetched next: then the
+    files of a folder go into the store as they are hashed, and are read once.
 
     Raises:
         ModelError: the model cannot be had or is not what a model must be.
@@ -49,7 +52,7 @@ def lock_model(model: Model, recipe_folder: Path, config: Config, models: Path, 
             return _lock_hub(model, place, config, models, console)
         if isinstance(place, RegistryPlace):
             return _lock_registry(model, place, config, models, console)
-        return _lock_folder(model, place, models, console)
+        return _lock_folder(model, place, models, console, fetching=fetching)
 
 
 def quick_state(model: Model, recipe_folder: Path, config: Config) -> tuple[str, ...]:
@@ -70,7 +73,7 @@ def quick_state(model: Model, recipe_folder: Path, config: Config) -> tuple[str,
     return ("folder", place.stand_in or "", *states)
 
 
-def _lock_folder(model: Model, place: FolderPlace, models: Path, console: Console) -> LockedModel:
+def _lock_folder(model: Model, place: FolderPlace, models: Path, console: Console, *, fetching: bool) -> LockedModel:
     found = list_folder(model.name, place)
     selection = select(found, model)
     if place.stand_in:
@@ -80,7 +83,9 @@ def _lock_folder(model: Model, place: FolderPlace, models: Path, console: Consol
         check_small_files(model, selection, small, console)
         for path in filter(is_weight, selection.paths):
             check_weights(model.name, path, place.path / path)
-    hashes = _hash_all(model.name, place.path, {path: found[path] for path in selection.paths}, models, console)
+    hashes = _Hashing(name=model.name, folder=place.path, models=models, taking=fetching).run(
+        {path: found[path] for path in selection.paths}, console
+    )
     files = tuple(ModelFile(path=path, sha256=hashes[path], size=found[path].st_size) for path in selection.paths)
     return LockedModel(
         name=model.name,
@@ -93,41 +98,60 @@ def _lock_folder(model: Model, place: FolderPlace, models: Path, console: Consol
     )
 
 
-def _hash_all(
-    name: str, folder: Path, states: dict[str, os.stat_result], models: Path, console: Console
-) -> dict[str, str]:
-    hashes, unknown = {}, {}
-    for path, state in states.items():
-        key = store.key_of(folder / path, state)
-        known = store.remembered(models, key)
-        if known:
-            hashes[path] = known
-        else:
-            unknown[path] = key
-    if not unknown:
-        return hashes
-    total = sum(states[path].st_size for path in unknown)
-    with console.task(f"hashing model {name}", total) as task:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Hashing:
+    """Hashes the files of a model's folder; with `taking`, into the store `models` at once."""
 
-        def one(path: str, watch: Watch) -> str:
-            return _hash(name, folder / path, states[path], unknown[path], models, watch.advance)
+    name: str
+    folder: Path
+    models: Path
+    taking: bool
 
-        return hashes | together(one, sorted(unknown, key=lambda path: -states[path].st_size), task.advance)
+    def run(self, states: dict[str, os.stat_result], console: Console) -> dict[str, str]:
+        """Return the sha256 of each file, by its path in the folder."""
+        keys = {path: store.key_of(self.folder / path, state) for path, state in states.items()}
+        known = {path: sha256 for path, key in keys.items() if (sha256 := store.remembered(self.models, key))}
+        unknown = sorted(set(states) - set(known), key=lambda path: -states[path].st_size)
+        if not unknown:
+            return known
+        total = sum(states[path].st_size for path in unknown)
+        with console.task(f"{'fetching' if self.taking else 'hashing'} model {self.name}", total) as task:
+            return known | together(lambda path, watch: self._one(path, states[path], watch), unknown, task.advance)
 
+    def _one(self, path: str, before: os.stat_result, watch: Watch) -> str:
+        file = self.folder / path
+        key = store.key_of(file, before)
+        if not self.taking:
+            return self._read(file, key, None, watch)
+        with store.partial(self.models, key, watch.look) as partial:
+            # Another cell's lock may have taken it meanwhile.
+            known = store.remembered(self.models, key)
+            if known:
+                watch.advance(before.st_size)
+                return known
+            try:
+                sha256 = self._read(file, key, partial, watch)
+                store.adopt(self.models, partial, sha256)
+            finally:
+                # A file of the user's may be another next time: there is nothing to go on from.
+                partial.unlink(missing_ok=True)
+            return sha256
 
-def _hash(
-    name: str, path: Path, before: os.stat_result, key: str, models: Path, on_bytes: Callable[[float], None]
-) -> str:
-    with readable(name), path.open("rb") as file:
+    def _read(self, path: Path, key: str, copy: Path | None, watch: Watch) -> str:
+        """Return the sha256 of a file, and remember it, if nobody wrote to it meanwhile."""
         begun = time.time_ns()
-        sha256 = store.digest_of(file, on_bytes).hexdigest()
-        after = path.stat()
-    if store.key_of(path, after) != store.key_of(path, before):
-        hint = "wait until it is written, then run it again"
-        raise ModelError(f"model {name}: {path.name} changed while it was read", where=str(path), hint=hint)
-    if store.is_settled(after, begun):
-        store.remember(models, key, sha256)
-    return sha256
+        with readable(self.name), path.open("rb") as file:
+            if copy:
+                sha256 = store.copy_and_hash(file, copy, watch.advance)
+            else:
+                sha256 = store.digest_of(file, watch.advance).hexdigest()
+            after = path.stat()
+        if store.key_of(path, after) != key:
+            hint = "wait until it is written, then run it again"
+            raise ModelError(f"model {self.name}: {path.name} changed while it was read", where=str(path), hint=hint)
+        if store.is_settled(after, begun):
+            store.remember(self.models, key, sha256)
+        return sha256
 
 
 def _lock_hub(model: Model, place: HubPlace, config: Config, models: Path, console: Console) -> LockedModel:

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError, RegistryError
 from builder.image import layout as oci
-from builder.registry.blobs import FileBlob, RemoteBlob
+from builder.image.pieces import changed_file
+from builder.registry.blobs import RemoteBlob
 from builder.registry.client import INDEXES
 from builder.registry.model import Descriptor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from builder.errors import JbuildError
     from builder.image.model import Image
     from builder.recipe.model import Pairs
-    from builder.registry.blobs import BlobSource
+    from builder.registry.blobs import BlobSource, Readable
     from builder.registry.client import RegistryClient
     from builder.registry.reference import Reference
 
+_BLOCK = 1 << 20
 _BASE_NAME = "org.opencontainers.image.base.name"
 
 
@@ -49,19 +54,51 @@ class Source:
         return dict(self.labels).get(_BASE_NAME)
 
 
+@dataclass(frozen=True, slots=True)
+class LayoutBlob:
+    """A blob of an OCI layout; `size` in bytes."""
+
+    layout: Path
+    digest: str
+    size: int
+
+    @contextmanager
+    def open(self, offset: int) -> Iterator[Readable]:
+        """Give the blob's bytes from a place on."""
+        with oci.open_blob(self.layout, self.digest) as file:
+            file.seek(offset)
+            yield file
+
+    def fault(self) -> JbuildError | None:
+        """Compare what is on the disk with the digest."""
+        digest = hashlib.sha256()
+        with self.open(0) as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+        if f"sha256:{digest.hexdigest()}" == self.digest:
+            return None
+        return IntegrityError(
+            f"the built image's blob {self.digest} has changed on disk",
+            where=str(changed_file(self.layout, self.digest) or oci.blob(self.layout, self.digest)),
+            hint="remove the file and build the cell again with --force",
+        )
+
+
 def from_layout(image: Image, layout: Path) -> Source:
     """Return a built image in its OCI layout.
 
     Raises:
         IntegrityError: the layout does not hold the image.
     """
-    path = _blob_file(layout, image.manifest)
+    for part in oci.parts(image):
+        _require(layout, part)
+    path = oci.blob(layout, image.digest)
     content = path.read_bytes()
     if f"sha256:{hashlib.sha256(content).hexdigest()}" != image.digest:
         raise IntegrityError(
             "the built image's manifest is damaged", where=str(path), hint="build it again with --force"
         )
-    blobs = [FileBlob(_blob_file(layout, blob), blob.digest) for blob in (*image.layers, image.config)]
+    blobs = [LayoutBlob(layout, part.digest, part.size) for part in (*image.layers, image.config)]
     return Source(manifest=image.manifest, content=content, labels=image.labels, blobs=_ordered(blobs))
 
 
@@ -111,13 +148,13 @@ def _parts(content: bytes, reference: Reference) -> list[Descriptor]:
         ) from error
 
 
-def _ordered(blobs: list[FileBlob] | list[RemoteBlob]) -> tuple[BlobSource, ...]:
+def _ordered(blobs: list[LayoutBlob] | list[RemoteBlob]) -> tuple[BlobSource, ...]:
     distinct: dict[str, BlobSource] = {blob.digest: blob for blob in blobs}
     return tuple(sorted(distinct.values(), key=lambda blob: (-blob.size, blob.digest)))
 
 
-def _blob_file(layout: Path, blob: Descriptor) -> Path:
-    """Return the file of a blob.
+def _require(layout: Path, blob: Descriptor) -> None:
+    """Make sure that a blob is there.
 
     Raises:
         IntegrityError: it is missing or has another size.
@@ -130,4 +167,3 @@ def _blob_file(layout: Path, blob: Descriptor) -> Path:
             where=str(path),
             hint="build the cell again with --force",
         )
-    return path

@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 class Wish:
     """How to lock: `locked_only` makes a missing or stale lock an error; `force` solves as if there were none.
 
-    `upgrade` are packages whose locked versions are not kept, `*` for all.
+    `upgrade` are packages whose locked versions are not kept, `*` for all. `fetching` says that what is locked will be
+    fetched next, so that models in folders need not be read twice.
     """
 
     locked_only: bool = False
     force: bool = False
     upgrade: tuple[str, ...] = ()
+    fetching: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +55,7 @@ def current_lock(job: Job, session: Session) -> Lock | None:
         LockError: the lock is damaged.
         RecipeError: the recipe names an index that is not known.
     """
-    found, why = _state(session.workspace.lock(job.recipe.name, job.cell.id), job, session)
+    found, why = _state(session.workspace.lock(job.recipe.name, job.cell.id), job, session, Wish())
     return None if why else found
 
 
@@ -68,7 +70,7 @@ def lock_cell(job: Job, session: Session, wish: Wish | None = None) -> Locked:
     wish = wish or Wish()
     path = session.workspace.lock(job.recipe.name, job.cell.id)
     with session.workspace.file_lock(f"lock-{records.fingerprint(str(path))[:16]}"):
-        found, why = (None, None) if wish.force else _state(path, job, session)
+        found, why = (None, None) if wish.force else _state(path, job, session, wish)
         if found and not why and not wish.upgrade:
             return Locked(lock=found, made=False)
         if wish.locked_only:
@@ -77,7 +79,8 @@ def lock_cell(job: Job, session: Session, wish: Wish | None = None) -> Locked:
         if why:
             session.console.say(f"{job.cell.id}: the lock is stale ({why}); locking anew")
         before = None if wish.force else found
-        lock, changes = make(job, session, before=before, upgrade=("*",) if wish.force else wish.upgrade)
+        upgrade = ("*",) if wish.force else wish.upgrade
+        lock, changes = make(job, session, before=before, upgrade=upgrade, fetching=wish.fetching)
         return Locked(lock=lock, made=True, changes=changes)
 
 
@@ -85,16 +88,16 @@ def _relock(job: Job) -> str:
     return f"run `jbuild lock {job.recipe.name} --cell {job.cell.id}`"
 
 
-def _state(path: Path, job: Job, session: Session) -> tuple[Lock | None, str | None]:
+def _state(path: Path, job: Job, session: Session, wish: Wish) -> tuple[Lock | None, str | None]:
     """Return the lock, if one can be read, and why it is stale, if it is."""
     try:
         found = lockfile.read(path, recipe=job.recipe.name, cell=job.cell.id)
     except OldLockError as error:
         return lockfile.read_old(path), error.message
-    return found, _stale(found, job, session) if found else None
+    return found, _stale(found, job, session, wish) if found else None
 
 
-def _stale(found: Lock, job: Job, session: Session) -> str | None:
+def _stale(found: Lock, job: Job, session: Session, wish: Wish) -> str | None:
     if found.inputs != inputs_of(job, session.config):
         return _moved(found, job, session) or "the recipe or its platform changed"
     against = advisories.broken(situation_of(job, found.wheels), job.spec.ignored_advisories)
@@ -102,7 +105,7 @@ def _stale(found: Lock, job: Job, session: Session) -> str | None:
         return f"advisory {against[0].id} speaks against it: {against[0].symptom}"
     for locked, model in zip(found.models, job.spec.models, strict=True):
         # A folder can change under its name; a hub's revision cannot.
-        if locked.origin == "folder" and _model_changed(locked, model, job, session):
+        if locked.origin == "folder" and _model_changed(locked, model, job, session, wish):
             return f"the files of model {locked.name} changed"
         if locked.origin != "folder" and _pinned_otherwise(locked, model, job, session):
             return f"the recipe's model lock has another {locked.name}"
@@ -123,14 +126,14 @@ def _pinned_otherwise(locked: LockedModel, model: Model, job: Job, session: Sess
     return pinned is not None and pinned.origin != "folder" and pinned != locked
 
 
-def _model_changed(locked: LockedModel, model: Model, job: Job, session: Session) -> bool:
+def _model_changed(locked: LockedModel, model: Model, job: Job, session: Session, wish: Wish) -> bool:
     """Compare a model's folder with its lock, by names, sizes and times where those were seen to match before."""
     state = records.fingerprint(locked, quick_state(model, job.recipe.path.parent, session.config))
     seen = session.workspace.cell(job.recipe.name, job.cell.id).record(f"model-{model.name}")
     if records.read(seen, state, str) is not None:
         return False
     try:
-        changed = lock_one(model, job, session).files != locked.files
+        changed = lock_one(model, job, session, fetching=wish.fetching and not wish.locked_only).files != locked.files
     except ModelError:
         # What was locked may be in the cache already; if not, fetching it says what is wrong with the folder.
         return False

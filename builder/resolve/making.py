@@ -61,11 +61,12 @@ def inputs_of(job: Job, config: Config) -> str:
 
 
 def make(
-    job: Job, session: Session, *, before: Lock | None = None, upgrade: tuple[str, ...] = ()
+    job: Job, session: Session, *, before: Lock | None = None, upgrade: tuple[str, ...] = (), fetching: bool = False
 ) -> tuple[Lock, tuple[Change, ...]]:
     """Make, write and return the lock of a cell, and what is different from the one before.
 
-    Versions of the lock before are kept where they still fit, except those of `upgrade` (`*` for all).
+    Versions of the lock before are kept where they still fit, except those of `upgrade` (`*` for all). `fetching` says
+    that the models will be fetched next.
 
     Raises:
         LockError, NetworkError, IntegrityError, ModelError, RegistryError: the cell cannot be locked.
@@ -92,7 +93,7 @@ def make(
             platform=job.platform,
             base=_base(base, session),
             wheels=measured(solution.wheels, session),
-            models=tuple(lock_one(model, job, session) for model in job.spec.models),
+            models=tuple(lock_one(model, job, session, fetching=fetching) for model in job.spec.models),
             advisories=solution.advisories,
             indexes=_indexes(solution.wheels, shelf),
             rules=(*_ties(solution.wheels, shelf), *_cut_off(solution.wheels, shelf, job), *kept),
@@ -128,7 +129,7 @@ def solve_only(job: Job, session: Session, client: IndexClient) -> Solution:
     return solution
 
 
-def lock_one(model: Model, job: Job, session: Session) -> LockedModel:
+def lock_one(model: Model, job: Job, session: Session, *, fetching: bool = False) -> LockedModel:
     """Return a model of a cell with its files and their hashes: as the recipe's model lock has it, else as it is now.
 
     Raises:
@@ -138,7 +139,8 @@ def lock_one(model: Model, job: Job, session: Session) -> LockedModel:
     pinned = pins.find(session.workspace.model_lock(job.recipe.name), model)
     if pinned and pinned.origin != "folder":
         return pinned
-    return lock_model(model, job.recipe.path.parent, session.config, session.workspace.models, session.console)
+    folder, store = job.recipe.path.parent, session.workspace.models
+    return lock_model(model, folder, session.config, store, session.console, fetching=fetching)
 
 
 def _solve(job: Job, session: Session, question: Question, shelf: Shelf) -> Solution:

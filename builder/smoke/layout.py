@@ -6,7 +6,7 @@ import json
 import tarfile
 from typing import TYPE_CHECKING
 
-from builder.image.layout import parts
+from builder.image.layout import open_blob, parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -69,7 +69,7 @@ def _path(blob: Descriptor) -> str:
 
 def _blob(blob: Descriptor, layout: Path, on_bytes: Callable[[float], None]) -> Iterator[bytes]:
     yield _header(_path(blob), blob.size)
-    with (layout / _path(blob)).open("rb") as file:
+    with open_blob(layout, blob.digest) as file:
         while block := file.read(_BLOCK):
             on_bytes(len(block))
             yield block

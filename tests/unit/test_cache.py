@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +20,8 @@ from builder.cache.contents import entries, measure, summarise
 from builder.cache.references import NOTHING, references
 from builder.cache.use import alone, in_use
 from builder.errors import LockError
+from builder.image import pieces, tarball
+from builder.image.layout import blob
 from builder.models import store
 from builder.models.model import ModelFile
 from builder.resolve import lockfile
@@ -28,11 +31,12 @@ from builder.wheels.prepare import prepare
 from builder.workspace import Workspace, mark_used
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from builder.cache.model import PruneResult
-    from builder.resolve.model import LockedWheel
+    from builder.image.model import Image
+    from builder.resolve.model import Lock, LockedWheel
     from builder.session import Session
 
 DAY = 86_400.0
@@ -289,6 +293,53 @@ def test_images_go_with_the_blobs_that_only_they_have(
     left = {path.name for path in (workspace.images / "blobs" / "sha256").iterdir()}
     assert left == {part.digest.partition(":")[2] for part in (kept.manifest, kept.config, *kept.layers)}
     assert json.loads(index.read_text())["manifests"] == [{"digest": kept.digest}]
+
+
+def build_borrowing(session: Session, lock: Lock, file: ModelFile) -> Image:
+    """Build an image whose layer consists of a model's file."""
+    content = b"0" * 512
+    image = build(session, lock, {"COPY layers/model-1/ /": content})
+    layer, layout = image.layers[0], session.workspace.images
+    blob(layout, layer.digest).unlink()
+    pieces.write(layout, layer.digest, [tarball.Content(str(store.blob(session.workspace.models, file.sha256)), 30)])
+    return image
+
+
+def test_the_files_that_images_consist_of_stay_with_them(
+    session: Session, full: Workspace, later: Callable[[float], None]
+) -> None:
+    borrowed = make_lock(make_locked_wheel(), cell="two")
+    build_borrowing(session, borrowed, OTHER_FILE)
+    later(31)
+    run(session, keep_locked=True)
+    assert store.has(full.models, OTHER_FILE), "no lock names it, but the image of a cell needs it"
+    (full.cell("demo", "two").record("image")).unlink()
+    run(session, keep_locked=True)
+    assert not store.has(full.models, OTHER_FILE)
+    assert files(full.images) == set()
+
+
+def test_files_are_as_old_as_the_use_of_the_image(session: Session, full: Workspace) -> None:
+    build_borrowing(session, make_lock(make_locked_wheel(), cell="two"), OTHER_FILE)
+    found = {entry.content: entry for entry in entries(full, NOTHING)}
+    note = next((full.images / "pieces" / "sha256").iterdir())
+    assert found[OTHER_FILE.sha256].used == note.stat().st_ctime
+    assert found[FILE.sha256].used == store.blob(full.models, FILE.sha256).stat().st_ctime
+
+
+def test_beside_another_jbuild_the_files_of_images_stay(
+    session: Session, full: Workspace, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def watched(_: Workspace) -> Iterator[bool]:
+        yield False
+
+    build_borrowing(session, make_lock(make_locked_wheel(), cell="two"), OTHER_FILE)
+    monkeypatch.setattr(prune, "alone", watched)
+    later(31)
+    run(session)
+    assert store.has(full.models, OTHER_FILE)
+    assert not store.has(full.models, FILE)
 
 
 def test_bytes_that_others_link_to_are_not_freed(tmp_path: Path) -> None:

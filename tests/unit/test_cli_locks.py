@@ -54,7 +54,7 @@ def project(tmp_path: Path, jet: TinyIndex, monkeypatch: pytest.MonkeyPatch) -> 
     (folder / "jbuild.toml").write_text(f'[[indexes]]\nname = "jet"\nurl = "{jet.url}"\npackages = ["jetty"]\n')
     monkeypatch.chdir(folder)
     monkeypatch.setattr(making, "resolve_digest", lambda name, *_: ResolvedBase(asked=name, used=name, digest=DIGEST))
-    monkeypatch.setattr(making, "lock_one", lambda model, *_: make_model(model.name))
+    monkeypatch.setattr(making, "lock_one", lambda model, *_, **__: make_model(model.name))
     monkeypatch.setattr(making, "compiler_of", lambda *_: "3.11.7")
     (tmp_path / "uv.toml").write_text("")
     monkeypatch.setenv("UV_CONFIG_FILE", str(tmp_path / "uv.toml"))

@@ -65,7 +65,7 @@ PLAN = make_plan(layers=("environment-1", "libraries-2"))
 
 def test_layers_lie_on_those_of_the_system(session: Session, layers: Path) -> None:
     system = image_of(session, (b"base", GZIP))
-    image = assemble(PLAN, layers, system, "one", session)
+    image = assemble(PLAN, layers, system, "one", session, {})
     assert image.layers[0] == system.layers[0]
     assert [layer.media_type for layer in image.layers] == [GZIP, ZSTD, ZSTD]
     assert is_whole(session.workspace.images, image)
@@ -79,7 +79,7 @@ def test_layers_lie_on_those_of_the_system(session: Session, layers: Path) -> No
 
 
 def test_settings_win_over_those_of_the_base(session: Session, layers: Path) -> None:
-    image = assemble(PLAN, layers, image_of(session), "one", session)
+    image = assemble(PLAN, layers, image_of(session), "one", session, {})
     config = read_config(session.workspace.images, image)["config"]
     assert config["Env"] == ["PATH=/opt/venv/bin:/usr/bin", "LANG=C", "ODD=a=b"]
     assert config["Labels"] == {"of": "the base", "io.jbuild.recipe": "demo"}
@@ -92,16 +92,16 @@ def test_settings_win_over_those_of_the_base(session: Session, layers: Path) -> 
 
 
 def test_a_base_that_says_nothing(session: Session, layers: Path) -> None:
-    image = assemble(PLAN, layers, image_of(session, config={}), "one", session)
+    image = assemble(PLAN, layers, image_of(session, config={}), "one", session, {})
     assert read_config(session.workspace.images, image)["config"]["ExposedPorts"] == {"8000/tcp": {}}
 
 
 def test_the_same_parts_give_the_same_digest(session: Session, layers: Path) -> None:
     system = image_of(session, (b"base", GZIP))
-    image = assemble(PLAN, layers, system, "one", session)
-    assert assemble(PLAN, layers, system, "one", session) == image
+    image = assemble(PLAN, layers, system, "one", session, {})
+    assert assemble(PLAN, layers, system, "one", session, {}) == image
     for change in ({"port": 9000}, {"environment": ()}, {"labels": ()}, {"start_period_s": 1}):
-        other = assemble(replace(PLAN, settings=make_settings(**change)), layers, system, "one", session)
+        other = assemble(replace(PLAN, settings=make_settings(**change)), layers, system, "one", session, {})
         assert other.digest != image.digest
         assert other.layers == image.layers
         difference = first_difference(image, session.workspace.images, other, session.workspace.images)
@@ -111,7 +111,7 @@ def test_the_same_parts_give_the_same_digest(session: Session, layers: Path) -> 
 
 def test_gzip_where_it_is_asked_for(session: Session, layers: Path) -> None:
     own = replace(session, config=Config(compression="gzip"))
-    image = assemble(PLAN, layers, image_of(own), "one", own)
+    image = assemble(PLAN, layers, image_of(own), "one", own, {})
     assert {layer.media_type for layer in image.layers} == {GZIP}
 
 

@@ -128,6 +128,22 @@ def test_what_does_not_compress_is_stored_as_it_is(tmp_path: Path, workspace: Wo
     assert other.blob.size < 1 << 20
 
 
+def test_weights_that_compress_are_packed_by_the_first_level(tmp_path: Path, workspace: Workspace) -> None:
+    """A model's layer by that level, all others by the usual one."""
+    content = b"".join(bytes([at % 251, at >> 7 & 127]) * (at % 13) for at in range(60_000))
+    stored = tmp_path / "stored"
+    stored.write_bytes(content)
+    layer = tmp_path / "model-tiny-0123456789ab"
+    (layer / "models").mkdir(parents=True)
+    (layer / "models" / "w.bin").write_bytes(content)
+    made = pack_folder(layer, "zstd", workspace, lambda _: None, {"models/w.bin": stored})
+    first = pack(tarball.stream(layer), "zstd", workspace.images, lambda _: None, level=1)
+    usual = pack(tarball.stream(layer), "zstd", workspace.images, lambda _: None)
+    assert made == first
+    assert made.diff_id == usual.diff_id
+    assert made.blob.digest != usual.blob.digest
+
+
 def test_the_number_of_processors_does_not_matter(
     layer: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

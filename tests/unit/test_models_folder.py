@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from builder.config import Config, ModelMirror
 from builder.console import Console
 from builder.errors import DiskError, JbuildError, ModelError
 from builder.models import store
+from builder.models.fetch import fetch_model
 from builder.models.lock import lock_model, quick_state
 from builder.recipe.model import Model
 
@@ -323,6 +325,68 @@ def test_a_file_that_changes_while_it_is_read(folder: Path, monkeypatch: pytest.
     error = refused(folder)
     assert " changed while it was read" in error.message
     assert error.hint == "wait until it is written, then run it again"
+
+
+def take(folder: Path) -> LockedModel:
+    """Lock a model that will be fetched next."""
+    model, models = Model(name="tiny", source="./tiny"), folder.parent.parent / "models"
+    return lock_model(model, folder.parent, Config(), models, QUIET, fetching=True)
+
+
+def test_files_that_will_be_fetched_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle()
+    models = folder.parent.parent / "models"
+    locked = take(folder)
+    assert {file.path: file.sha256 for file in locked.files} == {
+        file.path: hashlib.sha256((folder / file.path).read_bytes()).hexdigest() for file in locked.files
+    }
+    for file in locked.files:
+        assert store.blob(models, file.sha256).read_bytes() == (folder / file.path).read_bytes()
+        assert store.blob(models, file.sha256).stat().st_ino != (folder / file.path).stat().st_ino
+    monkeypatch.setattr(store, "copy_and_hash", None)
+    monkeypatch.setattr(store, "digest_of", None)
+    assert take(folder) == locked
+    fetch_model(locked, folder.parent, Config(), models, QUIET)
+    assert [path for path in (models / "partial").iterdir() if path.suffix != ".lock"] == []
+
+
+def test_a_lock_alone_takes_nothing(folder: Path) -> None:
+    lock(folder)
+    assert not (folder.parent.parent / "models" / "sha256").exists()
+
+
+def test_a_file_that_changes_while_it_is_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = store.copy_and_hash
+
+    def slow(file: Any, target: Path, on_bytes: Any) -> str:
+        found = usual(file, target, on_bytes)
+        with Path(file.name).open("ab") as more:
+            more.write(b" ")
+        return found
+
+    monkeypatch.setattr(store, "copy_and_hash", slow)
+    with pytest.raises(ModelError, match="changed while it was read"):
+        take(folder)
+    models = folder.parent.parent / "models"
+    assert not (models / "sha256").exists()
+    assert [path for path in (models / "partial").iterdir() if path.suffix != ".lock"] == []
+
+
+def test_cells_that_take_the_same_files_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle()
+    taken: list[str] = []
+    usual = store.copy_and_hash
+
+    def counted(file: Any, target: Path, on_bytes: Any) -> str:
+        taken.append(file.name)
+        time.sleep(0.05)
+        return usual(file, target, on_bytes)
+
+    monkeypatch.setattr(store, "copy_and_hash", counted)
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(take, [folder] * 3))
+    assert made[0] == made[1] == made[2]
+    assert len(taken) == len(set(taken)) == len(made[0].files)
 
 
 def test_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def test_a_lock_with_another_revision_is_stale(session: Session) -> None:
     pins.write(session.workspace.model_lock("demo"), [Pin(asked=ASKED, model=replace(LOCKED, revision="1" * 40))])
     assert locking._pinned_otherwise(LOCKED, MODEL, job, session)
     fresh = replace(lock, inputs=making.inputs_of(job, session.config))
-    assert locking._stale(fresh, job, session) == "the recipe's model lock has another tiny"
+    assert locking._stale(fresh, job, session, locking.Wish()) == "the recipe's model lock has another tiny"
 
 
 def test_ten_cells_lock_fetch_and_verify_one_model_once(
