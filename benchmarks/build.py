@@ -1,6 +1,6 @@
 """Building with jbuild against one Dockerfile with `RUN uv pip install`, and with `RUN pip install`, under emulation.
 
-The same engine (one of its own, emptied for every cold run), the same wheels from the same folder, the same base with
+The same kind of engine (a new one for every cold run), the same wheels from the same folder, the same base with
 the distribution's packages installed. Needs root, the index for locking, and `scripts/engine up` with its arm64 base.
 Writes docs/benchmarks.md. `--small` does it with a few light wheels, to try it out.
 """

@@ -6,12 +6,13 @@ import json
 import math
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,6 +50,7 @@ class Workshop:
     """The engine and the registry, the folder of project and cache, and the address of the engine with a network."""
 
     folder: Path
+    engines: ExitStack
     engine: SecondEngine
     registry: Registry
     apt: tuple[str, ...]
@@ -136,22 +138,46 @@ tags = ["{{cell}}"]
         return {wheel.name: wheel for wheel in found.wheels} if found else {}
 
     def cold(self) -> None:
-        """Forget everything that was built: trees, images, plans, the engine's cache, what was pushed."""
-        for folder in (self.workspace.trees, self.workspace.images, self.project / "build"):
-            shutil.rmtree(folder, ignore_errors=True)
-        self.engine.forget()
+        """Begin anew: nothing was unpacked, rendered, built or pushed, and the engine is another one."""
+        self._aside(self.workspace.trees, self.workspace.images, self.project / "build")
+        self.engine.signal(signal.SIGKILL)
+        self._empty(self.engine.folder / "data")
+        self.engine = self.engines.enter_context(running_engine())
+        self.environment["DOCKER_HOST"] = self.engine.host
         # Its system layer stays: all contenders are built on it.
         repositories = self.registry.storage / "docker" / "registry" / "v2" / "repositories"
         for name in ("ours", "theirs"):
             shutil.rmtree(repositories / name, ignore_errors=True)
+
+    def _aside(self, *folders: Path) -> None:
+        """Take folders away without removing their files.
+
+        ext4 searches long for a place for new files where many were removed in the last minutes: whoever is measured
+        next would pay for that, and no user would.
+        """
+        attic = Path(tempfile.mkdtemp(prefix="aside-", dir=self.folder))
+        for folder in folders:
+            if folder.exists():
+                folder.rename(attic / folder.name)
+        for folder in folders[:2]:
+            self._empty(attic / folder.name)
+
+    @staticmethod
+    def _empty(folder: Path) -> None:
+        """Give the disk back what files hold, but not the files themselves."""
+        for base, _, names in os.walk(folder):
+            for name in names:
+                path = Path(base, name)
+                if path.is_file() and not path.is_symlink():
+                    os.truncate(path, 0)
 
 
 @contextmanager
 def running_workshop(apt: tuple[str, ...]) -> Iterator[Workshop]:
     """Set up a workshop and take it down; wheels and model files are those of the user's cache."""
     recorded = json.loads((cache_folder() / "engine" / "engine.json").read_text(encoding="utf-8"))
-    with tempfile.TemporaryDirectory(prefix="jbuild-bench-") as name, running_engine() as engine:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="jbuild-bench-") as name, ExitStack() as engines:
+        folder, engine = Path(name), engines.enter_context(running_engine())
         (folder / "cache").mkdir()
         (folder / "project").mkdir()
         for shared in ("wheels", "uv", "metadata"):
@@ -163,7 +189,13 @@ def running_workshop(apt: tuple[str, ...]) -> Iterator[Workshop]:
             own = {"PYTHONPATH": str(CHECKOUT), "JBUILD_CACHE": str(folder / "cache"), "DOCKER_HOST": engine.host}
             networked = os.environ.get("DOCKER_HOST") or recorded["docker_host"] or ""
             yield Workshop(
-                folder=folder, engine=engine, registry=registry, apt=apt, networked=networked, environment=own
+                folder=folder,
+                engines=engines,
+                engine=engine,
+                registry=registry,
+                apt=apt,
+                networked=networked,
+                environment=own,
             )
 
 

@@ -56,11 +56,12 @@ class IndexMirror:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelMirror:
-    """A hub model that is taken from a folder."""
+    """A hub model that is taken from a folder, which the file named as `written`."""
 
     source: str
     folder: Path
     stand_in: str | None = None
+    written: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,11 +209,13 @@ def _registry_mirrors(root: Table) -> list[RegistryMirror]:
 def _model_mirrors(root: Table, folder: Path) -> list[ModelMirror]:
     rules = []
     for table in root.tables("model-mirrors"):
+        written = table.string("folder")
         rules.append(
             ModelMirror(
                 source=table.string("source", pattern=_MODEL_SOURCE, noun="hf://organisation/name"),
-                folder=folder / Path(table.string("folder")).expanduser(),
+                folder=folder / Path(written).expanduser(),
                 stand_in=table.optional_string("stand-in"),
+                written=written,
             )
         )
         table.done()

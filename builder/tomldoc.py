@@ -25,6 +25,8 @@ _T = TypeVar("_T")
 _MISSING: Any = object()
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _SHOWN = 200
+# As many names as are read at a glance.
+_FEW = 4
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
@@ -34,8 +36,11 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 
 def suggest(name: str, names: Iterable[str], *, noun: str = "valid") -> str:
-    """Return a hint that names the nearest choice, else all choices."""
+    """Return a hint that names the nearest choice, those that begin with the name if several do, else all choices."""
     choices = sorted(set(names))
+    begun = [choice for choice in choices if name and choice.startswith(name)]
+    if 1 < len(begun) <= _FEW:
+        return f"did you mean {', '.join(f'`{choice}`' for choice in begun[:-1])} or `{begun[-1]}`?"
     near = nearest(name, choices)
     if near:
         return f"did you mean `{near}`?"
@@ -113,7 +118,8 @@ def read(path: Path) -> Document:
         return Document(path=path, data=tomllib.loads(text), text=text)
     except tomllib.TOMLDecodeError as error:
         at = re.search(r"at line (\d+)", str(error))
-        line = int(at.group(1)) if at else None
+        # What is cut short is noticed at the end.
+        line = int(at.group(1)) if at else len(text.rstrip().splitlines())
         problem = Problem(path=path, line=line, key="", message=f"not valid TOML: {shown(str(error))}")
     except RecursionError:
         problem = Problem(path=path, line=None, key="", message="not valid TOML: nested too deeply")

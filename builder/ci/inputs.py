@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from builder import __version__, records
@@ -70,8 +69,8 @@ def _settings(job: Job, session: Session) -> Any:
     config = session.config
     sources = [model.source for model in job.spec.models]
     mirrors = [rule for rule in config.model_mirrors if any(source.startswith(rule.source) for source in sources)]
-    # Another state of the project lies in another folder.
-    folders = [os.path.relpath(rule.folder, session.workspace.project) for rule in mirrors]
+    # As they are written: another state of the project lies in another folder.
+    folders = [rule.written for rule in mirrors]
     where = (
         targets(job.spec.publish, (), config),
         config.mirrored(job.base),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _FILE = "compose.yaml"
 _KEY = "vllm-api-key"
+_SAVE = f"Save it as {_FILE} to use it as below, or let jbuild write file and key: --output {_FILE}."
 _MAKE_KEY = f"Its API key is yours to make: mkdir -m 700 secrets && openssl rand -hex 24 >secrets/{_KEY}"
 
 
@@ -72,7 +73,7 @@ def command(
         environment=memory.environment if memory else (),
     )
     ask = ask_line(service, served_name(job.spec))
-    notes = [*_remarks(row, memory), *([] if output else [_MAKE_KEY])]
+    notes = [*_remarks(row, memory), *([] if output else [_SAVE, _MAKE_KEY])]
     heading = Heading(of=job.name, file=target.name, ask=ask, remarks=notes)
     text = compose_file(service, heading)
     if output:

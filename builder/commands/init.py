@@ -15,6 +15,7 @@ from builder.console import Console
 from builder.errors import UsageError
 from builder.init.model import Answers
 from builder.init.proposals import board_choices, l4t_choices, propose
+from builder.init.remarks import remarks
 from builder.init.write import write
 from builder.workspace import Workspace
 
@@ -62,6 +63,8 @@ def command(name: str | None, board: str | None, as_json: bool, **given: str | N
     made = path.stem
     like = proposal.like.name if proposal.like else None
     shown = {"recipe": made, "path": str(path), "like": like, "axes": {**dict(proposal.axes), "vllm": _vllm(proposal)}}
+    for remark in remarks(path):
+        console.warn(remark)
     after = f"\nafter the pattern of {like}" if like else ""
     console.result(shown, f"{path}{after}\nnext: `jbuild show {made}`, then `jbuild recipe {made}`")
 

@@ -24,8 +24,8 @@ _CREATED = "1980-01-01T00:00:00Z"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _SECOND = 1_000_000_000
 _HEALTH = {"Interval": 30 * _SECOND, "Timeout": 20 * _SECOND, "Retries": 3}
-# One large layer keeps all processors busy; two at once keep them so while a third is read or ends.
-_AT_ONCE = 3
+# One large layer keeps all processors busy; a second keeps them so while it is read, or ends.
+_AT_ONCE = 2
 
 
 def assemble(

@@ -112,7 +112,9 @@ def _pack_folder(
     on_bytes: Callable[[float], object],
 ) -> Packed:
     weights = {name: path for name, path in elsewhere.items() if (folder / name).is_file()}
-    made = _in_pieces(folder, weights, workspace, on_bytes) if weights else None
+    # What a prune has taken from the cache is still in the folder.
+    kept = {name: path for name, path in weights.items() if path.is_file()}
+    made = _in_pieces(folder, kept, workspace, on_bytes) if kept else None
     level = _WEIGHTS_LEVEL if weights else None
     return made or pack(tarball.stream(folder), compression, workspace.images, on_bytes, level=level)
 

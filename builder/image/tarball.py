@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 # Files are handed on in blocks of this many bytes, small ones together.
 _BLOCK = 1 << 20
+# What the fields of a usual header hold: bytes of a name, and a size in eleven octal digits.
+_LONGEST = tarfile.LENGTH_NAME
+_LARGEST = 8**11 - 1
+# Names of user and group, device numbers, the prefix and the rest of the block: all empty.
+_NOBODY = bytes(32 + 32 + 8 + 8 + 155 + 12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ def parts(folder: Path, elsewhere: Mapping[str, Path] | None = None) -> Iterator
         OSError: a folder cannot be read.
         ValueError: as `stream` does.
     """
-    yield from _entries(str(folder), "", elsewhere or {})
+    yield from _entries(str(folder), elsewhere or {})
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
@@ -78,31 +83,82 @@ def size_of(folder: Path) -> int:
     return sum(os.lstat(os.path.join(base, name)).st_size for base, _, names in os.walk(folder) for name in names)  # noqa: PTH118
 
 
-def _entries(root: str, inside: str, elsewhere: Mapping[str, Path]) -> Iterator[bytes | Content]:
-    # Plain strings and scandir: a CUDA stack has 100,000 files.
-    with os.scandir(f"{root}/{inside}") as entries:
-        found = sorted(entries, key=lambda entry: os.fsencode(entry.name))
-    for entry in found:
-        name = f"{inside}{entry.name}"
+def _entries(root: str, elsewhere: Mapping[str, Path]) -> Iterator[bytes | Content]:
+    # Plain strings, scandir and no recursion: a CUDA stack has 100,000 files.
+    waiting = _listed(root, "")
+    while waiting:
+        name, entry = waiting.pop()
         state = entry.stat(follow_symlinks=False)
         if stat.S_ISDIR(state.st_mode):
-            yield _header(name, tarfile.DIRTYPE, state.st_mode)
-            yield from _entries(root, f"{name}/", elsewhere)
+            yield header(f"{name}/", tarfile.DIRTYPE, state.st_mode)
+            waiting += _listed(root, f"{name}/")
         elif stat.S_ISLNK(state.st_mode):
-            yield _header(name, tarfile.SYMTYPE, 0o777, target=os.readlink(entry.path))  # noqa: PTH115
+            yield header(name, tarfile.SYMTYPE, 0o777, target=os.readlink(entry.path))  # noqa: PTH115
         elif stat.S_ISREG(state.st_mode):
-            yield _header(name, tarfile.REGTYPE, state.st_mode, size=state.st_size)
+            yield header(name, tarfile.REGTYPE, state.st_mode, size=state.st_size)
             yield Content(str(elsewhere.get(name, entry.path)), state.st_size)
             yield bytes(-state.st_size % tarfile.BLOCKSIZE)
         else:
             raise ValueError(f"/{name} is neither a file nor a folder nor a symbolic link")
 
 
-def _header(name: str, kind: bytes, mode: int, *, size: int = 0, target: str = "") -> bytes:
-    entry = tarfile.TarInfo(name)
-    entry.type, entry.size, entry.linkname, entry.mtime = kind, size, target, EPOCH
-    entry.mode = mode & 0o7777
-    return entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+def _listed(root: str, inside: str) -> list[tuple[str, os.DirEntry[str]]]:
+    """Return what lies in a folder, by the path in the tar, the last first."""
+    with os.scandir(f"{root}/{inside}") as entries:
+        found = sorted(entries, key=lambda entry: os.fsencode(entry.name), reverse=True)
+    return [(f"{inside}{entry.name}", entry) for entry in found]
+
+
+def header(name: str, kind: bytes, mode: int, *, size: int = 0, target: str = "") -> bytes:
+    """Return what stands before a file's content: as `tarfile` writes it, in its PAX format, with any Python.
+
+    Its own takes five times as long, and what it writes is no promise of Python's.
+    """
+    records = [*_long("path", name), *_long("linkpath", target)]
+    if size > _LARGEST:
+        records.append(("size", str(size)))
+    extended = _extended(records) if records else b""
+    short = 0 if size > _LARGEST else size
+    return extended + _block(_ascii(name), kind, mode & 0o7777, short, EPOCH, _ascii(target))
+
+
+def _long(key: str, value: str) -> list[tuple[str, str]]:
+    return [] if len(value) <= _LONGEST and value.isascii() else [(key, value)]
+
+
+def _ascii(value: str) -> bytes:
+    return value.encode("ascii", "replace")[:_LONGEST]
+
+
+def _extended(records: list[tuple[str, str]]) -> bytes:
+    """Return a PAX header with what the usual one has no room for."""
+    content = b""
+    if any(not _is_text(value) for _, value in records):
+        content = b"21 hdrcharset=BINARY\n"
+    for key, value in records:
+        rest = f" {key}=".encode() + value.encode("utf-8", "surrogateescape") + b"\n"
+        length = len(rest)
+        # A record begins with its length, the digits of that included.
+        while length != len(rest) + len(str(length)):
+            length = len(rest) + len(str(length))
+        content += str(length).encode() + rest
+    padding = bytes(-len(content) % tarfile.BLOCKSIZE)
+    return _block(b"././@PaxHeader", tarfile.XHDTYPE, 0, len(content), 0, b"") + content + padding
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _block(name: bytes, kind: bytes, mode: int, size: int, mtime: int, target: bytes) -> bytes:
+    """Return one block of POSIX's ustar, owned by root; its checksum counts as blanks in itself."""
+    before = b"%b%07o\0%b%011o\0%011o\0" % (name.ljust(_LONGEST, b"\0"), mode, b"0000000\0" * 2, size, mtime)
+    after = b"%b%bustar\x0000%b" % (kind, target.ljust(_LONGEST, b"\0"), _NOBODY)
+    return b"%b%06o\0 %b" % (before, sum(before) + sum(after) + 8 * ord(" "), after)
 
 
 def _read(content: Iterable[bytes | Content]) -> Iterator[bytes]:
@@ -116,11 +172,15 @@ def _read(content: Iterable[bytes | Content]) -> Iterator[bytes]:
 def _content(path: str, size: int) -> Iterator[bytes]:
     left = size
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # as above
-        while left:
-            block = file.read(min(left, _BLOCK))
-            if not block:
-                raise OSError(f"{path} became shorter while it was read")
+        while True:
+            # One byte more than there should be: that a file became longer shows without another read.
+            block = file.read(min(left + 1, _BLOCK))
+            if len(block) > left:
+                raise OSError(f"{path} became longer while it was read")
             left -= len(block)
-            yield block
-        if file.read(1):
-            raise OSError(f"{path} became longer while it was read")
+            if block:
+                yield block
+            if not block and left:
+                raise OSError(f"{path} became shorter while it was read")
+            if not block or (not left and len(block) < _BLOCK):
+                return

@@ -37,19 +37,15 @@ ENVIRONMENT = "/opt/venv"
 # The one time of every file, 1980-01-01: the earliest that a zip archive can hold.
 EPOCH = 315532800
 # Part of each tree's name: raise it when the same wheel unpacks to something else.
-_FORMAT = "2"
+_FORMAT = "3"
 # What reading a file that is no sound wheel may raise, besides the errors of `installer` itself.
 _FLAWS = (
     *(ValueError, LookupError, RuntimeError, AssertionError, EOFError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, csv.Error, configparser.Error),
     *(NotADirectoryError, IsADirectoryError, FileExistsError),
 )
-# Sources in wheels that no interpreter of this version can compile (templates, tests of syntax) are left as they are.
-_COMPILE = (
-    "import compileall,py_compile,sys;"
-    "compileall.compile_dir(sys.argv[1],quiet=2,stripdir=sys.argv[1],prependdir='/',"
-    "invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"
-)
+# Run as text: a script's folder would be where the interpreter looks for modules first.
+_COMPILE = Path(__file__).with_name("compile_tree.py").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

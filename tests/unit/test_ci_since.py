@@ -145,6 +145,21 @@ def test_what_git_ignores_is_the_same_then(repository: Repository, changed: Any)
     assert changed() == {}
 
 
+def test_a_mirror_of_models_outside_the_project_is_the_same_then(
+    repository: Repository, changed: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "far").mkdir()
+    mirrors = [("org/far", str(tmp_path / "far")), ("org/near", "near"), ("org/beside", "../beside")]
+    repository.recipe(
+        models=[{"name": source[4:], "source": f"hf://{source}@main"} for source, _ in mirrors], server={"model": "far"}
+    )
+    rules = "".join(f'[[model-mirrors]]\nsource = "hf://{source}"\nfolder = "{at}"\n' for source, at in mirrors)
+    repository.write(".gitignore", "jbuild.local.toml\n")
+    repository.write("jbuild.local.toml", rules)
+    repository.commit()
+    assert changed() == {}
+
+
 def test_a_recipe_that_could_not_be_read_is_new(
     repository: Repository, command_line: CommandLine, changed: Any
 ) -> None:

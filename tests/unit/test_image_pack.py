@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import zstandard
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from builder.errors import BuildError, DiskError
 from builder.image import pack as pack_module
@@ -65,6 +67,27 @@ def test_tar_reads_what_was_written(layer: Path) -> None:
     assert (found["opt/link"].linkname, found["opt/link"].issym()) == ("../a", True)
     assert (found["opt/z.py"].mode, found["a"].mode, found["opt"].mode) == (0o755, 0o644, 0o755)
     assert found["opt/same"].isreg()
+
+
+@given(
+    name=st.text(st.characters(blacklist_characters="\0"), min_size=1, max_size=130),
+    kind=st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE]),
+    mode=st.integers(0, 0o107777),
+    size=st.one_of(st.integers(0, 1 << 20), st.integers(8**11 - 2, 1 << 40)),
+    target=st.text(st.characters(blacklist_characters="\0"), min_size=1, max_size=130),
+)
+@example(name="a" * 100, kind=tarfile.REGTYPE, mode=0o644, size=8**11, target="b" * 101)
+@example(name="\udcff" * 90, kind=tarfile.SYMTYPE, mode=0o644, size=0, target="\udc80é")
+@example(name="é" * 100, kind=tarfile.DIRTYPE, mode=0o755, size=0, target="x")
+def test_headers_are_those_of_tarfile(name: str, kind: bytes, mode: int, size: int, target: str) -> None:
+    """Byte for byte, whatever names there are."""
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.mode, entry.mtime = kind, mode & 0o7777, EPOCH
+    entry.size = size if kind == tarfile.REGTYPE else 0
+    entry.linkname = target if kind == tarfile.SYMTYPE else ""
+    own = name if kind != tarfile.DIRTYPE or name.endswith("/") else f"{name}/"
+    made = tarball.header(own, kind, mode, size=entry.size, target=entry.linkname)
+    assert made == entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
 def test_a_folder_comes_before_what_is_in_it_and_names_are_sorted(layer: Path) -> None:

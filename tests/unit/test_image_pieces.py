@@ -188,6 +188,15 @@ def test_much_beside_what_is_kept_makes_a_file(
     assert blob(workspace.images, made.blob.digest).is_file()
 
 
+def test_what_the_store_has_lost_is_packed_from_the_layer(
+    workspace: Workspace, model: LockedModel, layer: Path, packed: Packed
+) -> None:
+    weights(workspace).unlink()
+    made = pack_folder(layer, "zstd", workspace, lambda _: None, kept_files([model], workspace.models))
+    assert made == packed
+    assert blob(workspace.images, made.blob.digest).read_bytes() == whole(tarball.stream(layer))
+
+
 def test_use_of_an_image_is_use_of_its_files(workspace: Workspace, image: Image) -> None:
     path = weights(workspace)
     before = path.stat()

@@ -134,6 +134,26 @@ def test_a_model_is_named_after_its_source(project: Path, command_line: CommandL
     assert (found.name, found.source, found.licence) == ("qwen2.5-0.5b-instruct", model, None)
 
 
+def test_a_model_that_is_not_there_is_remarked(project: Path, command_line: CommandLine) -> None:
+    said = f"the model's folder {project / 'tiny'} "
+    code, _, err = command_line("init", "one", "--board", "none", "--model", "../tiny")
+    assert (code, f"warning: {said}is not there: sources are relative to the recipe" in err) == (0, True)
+    (project / "tiny").mkdir()
+    assert f"{said}has no config.json" in command_line("init", "two", "--board", "none", "--model", "../tiny")[2]
+    (project / "tiny" / "config.json").write_text("{}")
+    assert said not in command_line("init", "three", "--board", "none", "--model", "../tiny")[2]
+
+
+def test_a_tag_that_another_recipe_plans_is_remarked(project: Path, command_line: CommandLine) -> None:
+    assert "plans the tag" not in command_line("init", "one", "--board", "none")[2]
+    (project / "recipes" / "broken.toml").write_text("x")
+    err = command_line("init", "two", "--board", "none")[2]
+    assert re.search(r"warning: recipe one plans the tag vllm:\S+ too: give one of the two another", err)
+    two = project / "recipes" / "two.toml"
+    two.write_text(two.read_text().replace('repository = "vllm"', 'repository = "mine"'))
+    assert "recipe two plans" not in command_line("init", "three", "--board", "none")[2]
+
+
 def test_nothing_is_overwritten(project: Path, command_line: CommandLine) -> None:
     assert command_line("init", "mine", "--board", "none")[0] == 0
     path = project / "recipes" / "mine.toml"

@@ -41,7 +41,11 @@ def test_select(selectors: tuple[str, ...], expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("selectors", "message", "hint"),
     [
-        (("v0_9_3-r36_4_0-py3",), "no cell is called `v0_9_3-r36_4_0-py3`", "did you mean `v0_9_3-r36_4_0-py312`?"),
+        (
+            ("v0_9_3-r36_4_0-py3",),
+            "no cell is called `v0_9_3-r36_4_0-py3`",
+            "did you mean `v0_9_3-r36_4_0-py310` or `v0_9_3-r36_4_0-py312`?",
+        ),
         (("pyhton=3.10",), "`pyhton` is not an axis of this recipe", "did you mean `python`?"),
         (("zz=1",), "`zz` is not an axis of this recipe", "axes: l4t, python, vllm"),
         (("python=3.11",), "no cell has python=3.11", "did you mean `3.12`?"),

@@ -7,6 +7,7 @@ import marshal
 import os
 import pickle
 import platform
+import py_compile
 import stat
 import sys
 import warnings
@@ -170,7 +171,7 @@ def test_the_users_own_settings_do_not_change_the_bytecode(
 def test_modules_of_the_current_folder_are_not_imported(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "compileall.py").write_text("raise SystemExit(9)\n")
+    (tmp_path / "warnings.py").write_text("raise SystemExit(9)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     unpacked(make_wheel(tmp_path), workspace)
@@ -188,6 +189,35 @@ def test_sources_that_cannot_be_compiled_stay_sources(workspace: Workspace, tmp_
     assert [path.name.split(".")[0] for path in (found / "__pycache__").iterdir()] == ["good"]
 
 
+def test_test_suites_stay_sources(workspace: Workspace, tmp_path: Path) -> None:
+    files = {
+        "demo/testing.py": "x = 1\n",
+        "demo/tests/__init__.py": "",
+        "demo/deep/test/test_m.py": "",
+        "demo/test_m.py": "x = 1\n",
+        "tests/a.py": "x = 1\n",
+    }
+    found = unpacked(make_wheel(tmp_path, files=files), workspace) / PACKAGES
+    compiled = {path.name.partition(".")[0] for path in found.rglob("*.pyc")}
+    assert compiled == {"testing", "test_m"}
+    assert not list((found / "demo" / "tests").rglob("*.pyc"))
+    assert not list((found / "demo" / "deep").rglob("*.pyc"))
+    assert (found / "tests" / "a.py").is_file()
+
+
+def test_bytecode_is_what_python_itself_would_write(workspace: Workspace, tmp_path: Path) -> None:
+    source = "import os\n\nclass A:\n    def f(self, x=(1, 2)):\n        return [y for y in x if y], os.name\n"
+    found = unpacked(make_wheel(tmp_path, files={"demo/m.py": source}), workspace) / PACKAGES / "demo"
+    (made,) = (found / "__pycache__").glob("m.*")
+    other = tmp_path / "m.pyc"
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    place = f"{site_packages(PYTHON)}/demo/m.py"
+    py_compile.compile(str(found / "m.py"), cfile=str(other), dfile=place, invalidation_mode=mode)
+    ours, theirs = made.read_bytes(), other.read_bytes()
+    assert ours[:16] == theirs[:16]
+    assert marshal.loads(ours[16:]) == marshal.loads(theirs[16:])
+
+
 def test_without_an_interpreter_nothing_is_compiled(workspace: Workspace, tmp_path: Path) -> None:
     wheel = locked(make_wheel(tmp_path))
     housed(tmp_path / wheel.filename, workspace)
@@ -200,7 +230,7 @@ def test_the_compilers_release_is_part_of_a_trees_name(workspace: Workspace, tmp
     wheel = locked(make_wheel(tmp_path))
     compilers = (None, COMPILER, replace(COMPILER, version="3.99.1"), replace(COMPILER, path="/elsewhere"))
     names = [unpacking(wheel, PYTHON, compiler, workspace).tree.name for compiler in compilers]
-    assert names[1] == f"{wheel.sha256}-2-py{PYTHON}-c{COMPILER.version}" == names[3]
+    assert names[1] == f"{wheel.sha256}-3-py{PYTHON}-c{COMPILER.version}" == names[3]
     assert len(set(names)) == 3
     assert [variant(PYTHON, compiler) for compiler in compilers] == [name[65:] for name in names]
 

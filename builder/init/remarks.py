@@ -1,0 +1,47 @@
+"""What the author of a new recipe should know of it before the first run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder.errors import JbuildError
+from builder.models.selection import CONFIG
+from builder.recipe.find import recipe_paths
+from builder.recipe.load import load
+from builder.recipe.matrix import expand, specify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def remarks(path: Path) -> Iterator[str]:
+    """Yield what is to be done about a recipe that was just written, beside those that lie in its folder."""
+    yield from _absent_models(path)
+    own = _tags(path)
+    for name, other in recipe_paths([path.parent]).items():
+        shared = own & _tags(other) if other.resolve() != path.resolve() else None
+        if shared:
+            repository, tag = min(shared)
+            yield (
+                f"recipe {name} plans the tag {repository}:{tag} too: "
+                "give one of the two another `publish.repository`, or `publish.tags`"
+            )
+
+
+def _absent_models(path: Path) -> Iterator[str]:
+    for model in load(path).spec.models:
+        folder = path.parent / Path(model.source).expanduser()
+        if "://" not in model.source and not (folder / CONFIG).is_file():
+            what = f"has no {CONFIG}" if folder.is_dir() else "is not there"
+            yield f"the model's folder {folder.resolve()} {what}: sources are relative to the recipe"
+
+
+def _tags(path: Path) -> frozenset[tuple[str, str]]:
+    """Return repository and tag of everything that a recipe publishes; nothing of one with mistakes."""
+    try:
+        recipe = load(path)
+        published = [specify(recipe, cell).publish for cell in expand(recipe) if not cell.impossible]
+    except JbuildError:
+        return frozenset()
+    return frozenset((each.repository, rule.name) for each in published for rule in each.tags)
