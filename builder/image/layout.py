@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from builder.errors import BuildError
+from builder.errors import BuildError, IntegrityError
 from builder.image import pieces
 from builder.image.model import Image
 from builder.records import as_bytes
@@ -146,6 +146,27 @@ def is_whole(layout: Path, image: Image) -> bool:
 def damaged(layout: Path, image: Image) -> tuple[Path, ...]:
     """Return the files of an image's blobs that are absent or not of their size."""
     return tuple(blob(layout, part.digest) for part in parts(image) if not is_present(layout, part))
+
+
+def fault(layout: Path, digest: str) -> IntegrityError | None:
+    """Read a blob through, and return what is wrong if its bytes are not those of its digest.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+    """
+    found = hashlib.sha256()
+    with open_blob(layout, digest) as file:
+        while block := file.read(_BLOCK):
+            found.update(block)
+    if f"sha256:{found.hexdigest()}" == digest:
+        return None
+    weights = pieces.changed_file(layout, digest)
+    again = "run `jbuild render RECIPE --force`, then the same command again" if weights else "build it with --force"
+    return IntegrityError(
+        f"the built image's blob {digest} has changed on disk",
+        where=str(weights or blob(layout, digest)),
+        hint=f"remove the file; {again}",
+    )
 
 
 def mark_image_used(layout: Path, image: Image) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError, RegistryError
 from builder.image import layout as oci
-from builder.image.pieces import changed_file
 from builder.registry.blobs import RemoteBlob
 from builder.registry.client import INDEXES
 from builder.registry.model import Descriptor
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from builder.registry.client import RegistryClient
     from builder.registry.reference import Reference
 
-_BLOCK = 1 << 20
 _BASE_NAME = "org.opencontainers.image.base.name"
 
 
@@ -71,17 +69,7 @@ class LayoutBlob:
 
     def fault(self) -> JbuildError | None:
         """Compare what is on the disk with the digest."""
-        digest = hashlib.sha256()
-        with self.open(0) as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-        if f"sha256:{digest.hexdigest()}" == self.digest:
-            return None
-        return IntegrityError(
-            f"the built image's blob {self.digest} has changed on disk",
-            where=str(changed_file(self.layout, self.digest) or oci.blob(self.layout, self.digest)),
-            hint="remove the file and build the cell again with --force",
-        )
+        return oci.fault(self.layout, self.digest)
 
 
 def from_layout(image: Image, layout: Path) -> Source:

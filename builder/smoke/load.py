@@ -15,7 +15,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from requests import RequestException
 
 from builder.errors import EngineError, IntegrityError
-from builder.image.layout import blob, damaged
+from builder.image.layout import blob, damaged, fault, parts
 from builder.smoke import layout as oci
 from builder.smoke.container import is_alive
 
@@ -84,7 +84,9 @@ def _load(client: DockerClient, image: Image, layout: Path, console: Console) ->
         return name
     reason = _send(client, image, layout, name, console)
     if reason:
-        raise _not_taken(reason, name)
+        # It may have been right to refuse.
+        changed = next(filter(None, (fault(layout, part.digest) for part in parts(image))), None)
+        raise changed or _not_taken(reason, name)
     return name
 
 
@@ -95,12 +97,14 @@ def _send(
     try:
         with console.task("loading the image into the engine", float(image.size), unit="B") as task:
             blobs = oci.stream(image, layout, name, task.advance, without)
-            for event in client.api.load_image(blobs):  # type: ignore[no-untyped-call]
-                if "error" in event:
-                    return str(event["error"])
+            events = list(client.api.load_image(blobs))  # type: ignore[no-untyped-call]
+        reason = next((str(event["error"]) for event in events if "error" in event), None)
     except (DockerException, RequestException) as error:
-        return str(getattr(error, "explanation", None) or error)
-    return None
+        reason = str(getattr(error, "explanation", None) or error)
+    if reason:
+        # containerd names an image before it finds that a layer is no good, and would take it for whole next time.
+        _forget(client, name)
+    return reason
 
 
 def _held(client: DockerClient, layout: Path) -> frozenset[str]:

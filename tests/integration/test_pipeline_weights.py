@@ -79,11 +79,19 @@ def test_what_was_lost_or_damaged_in_the_cache(weighty: Project) -> None:
 
     name = model_layer(weighty.record("image"))["digest"].partition(":")[2]
     (weighty.cache / "images" / "blobs" / "sha256" / name).unlink()
-    done = weighty.run("build", "--force", "--json")
+    assert weighty.run("render", "--force").code == 0
+    done = weighty.run("build", "--json")
     assert done.code == 0, done.stderr
     assert done.cells[CELL]["digest"] == digest
     path = stored(weighty)
     path.unlink()
     path.write_bytes(bytes(SIZE + 100))
     os.truncate(path, (weighty.model / "model.safetensors").stat().st_size)
-    assert_refused(weighty.run("smoke"), 10, "the engine does not take the image")
+    for verb in ("smoke", "recipe"):
+        assert_refused(
+            weighty.run(verb), 6, "blob sha256:[0-9a-f]+ has changed on disk", path.name, "render RECIPE --force"
+        )
+    path.unlink()
+    assert weighty.run("render", "--force").code == 0
+    done = weighty.run("smoke", "--json")
+    assert done.code == 0, done.stderr
