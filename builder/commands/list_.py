@@ -25,25 +25,28 @@ if TYPE_CHECKING:
 def command(as_json: bool) -> None:
     """List the recipes of this project and those that ship with jbuild."""
     console, workspace = Console(as_json=as_json), Workspace.here()
-    rows = [_row(name, path, workspace) for name, path in sorted(recipe_paths(workspace.recipe_folders).items())]
+    found = [_row(name, path, workspace) for name, path in sorted(recipe_paths(workspace.recipe_folders).items())]
     table = console.table(
-        ("recipe", "cells", "description"), [(r["name"], _cells(r), r.get("error") or r["description"]) for r in rows]
+        ("recipe", "cells", "description"), [(row["name"], _cells(row), about) for row, about in found]
     )
-    console.result({"recipes": rows}, table)
+    console.result({"recipes": [row for row, _ in found]}, table)
 
 
-def _row(name: str, path: Path, workspace: Workspace) -> dict[str, Any]:
-    """A recipe with mistakes is listed with them: one bad file must not hide the others."""
+def _row(name: str, path: Path, workspace: Workspace) -> tuple[dict[str, Any], str]:
+    """Return what is said of a recipe, and in a few words: a bad file is listed too, and must not hide the others."""
     try:
         recipe = load(path, workspace.template_folders)
         cells = expand(recipe)
     except DocumentError as error:
         problems = [f"{p.place}: {p.message}" for p in error.problems]
-        return {"name": name, "path": str(path), "error": "has mistakes: " + "; ".join(problems), "description": ""}
+        about = "has mistakes: " + problems[0]
+        about += f" (and {len(problems) - 1} more: `jbuild show {name}`)" if problems[1:] else ""
+        error_text = "has mistakes: " + "; ".join(problems)
+        return {"name": name, "path": str(path), "error": error_text, "description": ""}, about
     impossible = sum(1 for cell in cells if cell.impossible)
     without = reasons(recipe, cells, workspace, lambda: config.load(workspace.config_files))
     counts = {"cells": len(cells), "impossible": impossible, "unresolved": len(without)}
-    return {"name": name, "path": str(path), "description": recipe.description, **counts}
+    return {"name": name, "path": str(path), "description": recipe.description, **counts}, recipe.description
 
 
 def _cells(row: dict[str, Any]) -> str:

@@ -55,6 +55,8 @@ def command(
         "candidates": records.plain(rows),
     }
     told = [f"{best.image if best else 'no image'} for {host.name}", *(line for row in rows for line in _lines(row))]
+    if not best and not board:
+        told.append("`--board NAME` picks for a board instead of this machine")
     session.console.result(shown, "\n".join(told))
     return 0 if best else RegistryError.exit_code
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,9 @@ _CREATED = "1980-01-01T00:00:00Z"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _SECOND = 1_000_000_000
 _HEALTH = {"Interval": 30 * _SECOND, "Timeout": 20 * _SECOND, "Retries": 3}
-# One large layer keeps all processors busy; a second keeps them so while it is read, or ends.
-_AT_ONCE = 2
+# One large layer keeps a few processors busy; a second keeps them so while it is read, or ends. What does not compress
+# keeps one busy, with its hash.
+_AT_ONCE = min(4, max(2, (os.cpu_count() or 2) // 2))
 
 
 def assemble(

@@ -192,9 +192,9 @@ def test_a_blob_with_other_bytes_is_not_taken(built: tuple[Image, Path], engine:
     blob.write_bytes(bytes(image.layers[0].size))
     # The second time is no other: nothing of the first is left.
     for _ in range(2):
-        with pytest.raises(IntegrityError, match="has changed on disk") as caught:
-            with loaded(image, layout, engine, Console(quiet=True)):
-                pass
+        refused = pytest.raises(IntegrityError, match="has changed on disk")
+        with refused as caught, loaded(image, layout, engine, Console(quiet=True)):
+            pass
         assert caught.value.where == str(blob)
         assert not [name for name in names(client) if image.digest[7:19] in name]
 
