@@ -12,6 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
+import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,8 @@ def running_engine() -> Iterator[SecondEngine]:
         "features": {"containerd-snapshotter": True},
     }
     (folder / "daemon.json").write_text(json.dumps(settings))
-    name = folder.name
+    # containerd takes no underscores where the folder may have them.
+    name = f"jbuild-2-{uuid.uuid4().hex[:8]}"
     # It ends with whoever started it, however that ends.
     argv = ["setpriv", "--pdeathsig", "TERM", "dockerd", "--config-file", f"{folder}/daemon.json"]
     argv += ["--containerd-namespace", name, "--containerd-plugins-namespace", f"{name}-plugins"]
