@@ -137,7 +137,13 @@ def main() -> NoReturn:
 
 
 def _help_of(error: click.ClickException) -> str:
-    path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "jbuild"
+    if isinstance(error, click.UsageError) and error.ctx:
+        path = error.ctx.command_path
+    else:
+        # Of an option without its value, click does not tell whose it is.
+        names = {name for name, _, _ in VERBS}
+        verb = next((each for each in sys.argv[1:] if each in names), None)
+        path = f"jbuild {verb}" if verb else "jbuild"
     return f"`{path} --help` shows what it takes"
 
 

@@ -123,6 +123,11 @@ def test_an_unknown_option(jbuild: Any) -> None:
     assert "`jbuild list --help` shows what it takes" in err
 
 
+def test_an_option_without_its_value_names_the_verbs_help(jbuild: Any) -> None:
+    code, found, _ = failure(jbuild, "fit", "demo", "--json", "--board")
+    assert (code, found["hint"]) == (2, "`jbuild fit --help` shows what it takes")
+
+
 def test_a_missing_argument_as_json(jbuild: Any) -> None:
     code, found, _ = failure(jbuild, "show")
     assert code == 2
