@@ -124,8 +124,9 @@ def test_an_unknown_option(jbuild: Any) -> None:
 
 
 def test_an_option_without_its_value_names_the_verbs_help(jbuild: Any) -> None:
-    code, found, _ = failure(jbuild, "fit", "demo", "--json", "--board")
-    assert (code, found["hint"]) == (2, "`jbuild fit --help` shows what it takes")
+    code, out, err = jbuild("fit", "demo", "--board")
+    assert (code, out) == (2, "")
+    assert "  next: `jbuild fit --help` shows what it takes\n" in err
 
 
 def test_a_missing_argument_as_json(jbuild: Any) -> None:
