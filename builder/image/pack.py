@@ -10,10 +10,11 @@ import os
 import zlib
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from builder import records
-from builder.errors import BuildError
+from builder.errors import BuildError, IntegrityError
 from builder.image import pieces, tarball
 from builder.image.layout import blob, is_present, mark_blob_used
 from builder.registry.model import Descriptor
@@ -21,7 +22,6 @@ from builder.workspace import disk_errors, mark_used, unnamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from builder.config import Compression
     from builder.workspace import Workspace
@@ -75,6 +75,7 @@ def pack_folder(
 
     Raises:
         BuildError: the folder holds what a layer cannot.
+        IntegrityError: a model's file is not what its sha256 says.
         DiskError: the disk is full, or cannot be written.
     """
     key = _key(folder, compression)
@@ -86,6 +87,8 @@ def pack_folder(
         try:
             with disk_errors(workspace.images):
                 made = _pack_folder(folder, compression, elsewhere or {}, workspace, on_bytes)
+        except tarball.ChangedError as error:
+            raise _changed(folder, Path(str(error))) from error
         except ValueError as error:
             hint = "this is a bug in jbuild; please report it"
             raise BuildError(f"layer {folder.name} cannot be packed: {error}", where=str(folder), hint=hint) from error
@@ -104,6 +107,14 @@ def find_packed(folder: Path, compression: Compression, workspace: Workspace) ->
     return found
 
 
+def _changed(folder: Path, path: Path) -> IntegrityError:
+    if path.is_relative_to(folder):
+        hint = f"remove {folder}; `jbuild render RECIPE --force` makes it anew"
+    else:
+        hint = "`jbuild models verify RECIPE` takes it away; then `jbuild render RECIPE --force` fetches it again"
+    return IntegrityError("a model's file is not the one that was locked any more", where=str(path), hint=hint)
+
+
 def _pack_folder(
     folder: Path,
     compression: Compression,
@@ -112,19 +123,20 @@ def _pack_folder(
     on_bytes: Callable[[float], object],
 ) -> Packed:
     weights = {name: path for name, path in elsewhere.items() if (folder / name).is_file()}
-    # What a prune has taken from the cache is still in the folder.
-    kept = {name: path for name, path in weights.items() if path.is_file()}
-    made = _in_pieces(folder, kept, workspace, on_bytes) if kept else None
-    level = _WEIGHTS_LEVEL if weights else None
-    return made or pack(tarball.stream(folder), compression, workspace.images, on_bytes, level=level)
+    if not weights:
+        return pack(tarball.stream(folder), compression, workspace.images, on_bytes)
+    parts = list(tarball.parts(folder, weights))
+    made = _in_pieces(parts, {str(path) for path in weights.values()}, workspace, on_bytes)
+    return made or pack(tarball.blocks(parts), compression, workspace.images, on_bytes, level=_WEIGHTS_LEVEL)
 
 
 def _in_pieces(
-    folder: Path, own: Mapping[str, Path], workspace: Workspace, on_bytes: Callable[[float], object]
+    parts: Sequence[bytes | tarball.Content],
+    kept: Collection[str],
+    workspace: Workspace,
+    on_bytes: Callable[[float], object],
 ) -> Packed | None:
     """Return the blob of a layer that consists of files kept elsewhere; None if it is to have a file of its own."""
-    parts = list(tarball.parts(folder, own))
-    kept = {str(path) for path in own.values()}
     literal = sum(len(part) if isinstance(part, bytes) else part.size * (part.path not in kept) for part in parts)
     if literal > _MOST_LITERAL or _shrinks(_beginning(tarball.blocks(parts))):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import tarfile
@@ -25,10 +26,15 @@ _NOBODY = bytes(32 + 32 + 8 + 8 + 155 + 12)
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The content of a file: where it is read from, and its size in bytes."""
+    """The content of a file: where it is read from, its size in bytes, and its sha256, if that is to be checked."""
 
     path: str
     size: int
+    sha256: str | None = None
+
+
+class ChangedError(Exception):
+    """A file is not what its sha256 says; the path is the argument."""
 
 
 def stream(folder: Path) -> Iterator[bytes]:
@@ -46,7 +52,7 @@ def stream(folder: Path) -> Iterator[bytes]:
 def parts(folder: Path, elsewhere: Mapping[str, Path] | None = None) -> Iterator[bytes | Content]:
     """Yield the tar of what lies in a folder: literal bytes, and the contents of files unread.
 
-    `elsewhere` tells by path in the tar where else a file's content lies.
+    `elsewhere` tells by path in the tar where else a file's content lies, as long as it does, under its sha256.
 
     Raises:
         OSError: a folder cannot be read.
@@ -61,6 +67,7 @@ def blocks(content: Iterable[bytes | Content]) -> Iterator[bytes]:
 
     Raises:
         OSError: a file cannot be read, or is not of its size any more.
+        ChangedError: one is not what its sha256 says.
     """
     waiting = bytearray()
     for piece in _read(content):
@@ -96,10 +103,16 @@ def _entries(root: str, elsewhere: Mapping[str, Path]) -> Iterator[bytes | Conte
             yield header(name, tarfile.SYMTYPE, 0o777, target=os.readlink(entry.path))  # noqa: PTH115
         elif stat.S_ISREG(state.st_mode):
             yield header(name, tarfile.REGTYPE, state.st_mode, size=state.st_size)
-            yield Content(str(elsewhere.get(name, entry.path)), state.st_size)
+            yield _content_of(entry, state.st_size, elsewhere.get(name))
             yield bytes(-state.st_size % tarfile.BLOCKSIZE)
         else:
             raise ValueError(f"/{name} is neither a file nor a folder nor a symbolic link")
+
+
+def _content_of(entry: os.DirEntry[str], size: int, elsewhere: Path | None) -> Content:
+    if elsewhere is None:
+        return Content(entry.path, size)
+    return Content(str(elsewhere) if elsewhere.is_file() else entry.path, size, elsewhere.name)
 
 
 def _listed(root: str, inside: str) -> list[tuple[str, os.DirEntry[str]]]:
@@ -165,8 +178,19 @@ def _read(content: Iterable[bytes | Content]) -> Iterator[bytes]:
     for part in content:
         if isinstance(part, bytes):
             yield part
-        else:
+        elif part.sha256 is None:
             yield from _content(part.path, part.size)
+        else:
+            yield from _checked(part)
+
+
+def _checked(part: Content) -> Iterator[bytes]:
+    found = hashlib.sha256()
+    for block in _content(part.path, part.size):
+        found.update(block)
+        yield block
+    if found.hexdigest() != part.sha256:
+        raise ChangedError(part.path)
 
 
 def _content(path: str, size: int) -> Iterator[bytes]:

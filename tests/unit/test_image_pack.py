@@ -159,7 +159,7 @@ def test_what_does_not_compress_is_stored_as_it_is(tmp_path: Path, workspace: Wo
 def test_weights_that_compress_are_packed_by_the_first_level(tmp_path: Path, workspace: Workspace) -> None:
     """A model's layer by that level, all others by the usual one."""
     content = b"".join(bytes([at % 251, at >> 7 & 127]) * (at % 13) for at in range(60_000))
-    stored = tmp_path / "stored"
+    stored = tmp_path / hashlib.sha256(content).hexdigest()
     stored.write_bytes(content)
     layer = tmp_path / "model-tiny-0123456789ab"
     (layer / "models").mkdir(parents=True)

@@ -197,6 +197,30 @@ def test_what_the_store_has_lost_is_packed_from_the_layer(
     assert blob(workspace.images, made.blob.digest).read_bytes() == whole(tarball.stream(layer))
 
 
+@pytest.mark.parametrize("compresses", [False, True])
+def test_weights_that_changed_in_the_cache_are_never_packed(
+    workspace: Workspace, tmp_path: Path, *, compresses: bool
+) -> None:
+    content = b"0123456789abcdef" * (1 << 20) if compresses else os.urandom(9 << 20)
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = store.blob(workspace.models, sha256)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    model = make_model(name="tiny", files=(ModelFile(path="w.safetensors", sha256=sha256, size=len(content)),))
+    layer, kept = tmp_path / "layer", kept_files([model], workspace.models)
+    bake(model, workspace.models, layer, EPOCH)
+    with path.open("r+b") as file:
+        file.seek(8 << 20)
+        file.write(b"!")
+    for place, way_out in ((path, "`jbuild models verify RECIPE`"), (layer / "models/tiny/w.safetensors", "remove /")):
+        with pytest.raises(IntegrityError, match="not the one that was locked") as caught:
+            pack_folder(layer, "zstd", workspace, lambda _: None, kept)
+        assert caught.value.where == str(place)
+        assert (caught.value.hint or "").startswith(way_out)
+        path.unlink(missing_ok=True)
+    assert not [each for each in workspace.images.rglob("*") if each.is_file()]
+
+
 def test_use_of_an_image_is_use_of_its_files(workspace: Workspace, image: Image) -> None:
     path = weights(workspace)
     before = path.stat()
