@@ -115,6 +115,14 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
+class Server(ThreadingHTTPServer):
+    """As vLLM's own server does, it says nothing of clients that hang up."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 def top(word: str) -> list[tuple[str, float]]:
     """A chosen token and the next likely one; garbage is as likely as anything."""
     chosen = -0.1 + SHIFT
@@ -162,7 +170,7 @@ def main() -> None:
         sys.exit(3)
     if FAULT == "out-of-memory-at-start":
         hoard()
-    server = ThreadingHTTPServer(("0.0.0.0", PORT), Handler)
+    server = Server(("0.0.0.0", PORT), Handler)
     code = 5 if FAULT == "unclean-stop" else 143 if FAULT == "killed-by-term" else 0
 
     def stop(number: int, frame: object) -> None:
