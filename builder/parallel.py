@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import sysconfig
 import threading
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -76,6 +77,8 @@ class Threads(Executor):
 
     def __init__(self, count: int) -> None:
         """Start `count` threads."""
+        # Until Python 3.13, who asks first, from one of several threads, makes the others see half of it.
+        sysconfig.get_config_vars()
         self._waiting: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
         for thread in self._threads:
