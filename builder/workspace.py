@@ -283,7 +283,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise DiskError(
                 f"cannot write: {error.strerror}",
                 where=str(error.filename or path),
-                hint="check the folder's owner, or set JBUILD_CACHE to another folder",
+                hint="check the folder's owner and that its disk may be written (JBUILD_CACHE names another cache)",
             ) from error
         raise
 
@@ -362,6 +362,23 @@ def folder_aside(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def move(path: Path, target: Path) -> None:
+    """Rename a file; where the target is on another disk, copy it there, aside first.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    try:
+        path.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with unnamed(target.parent) as temporary:
+            shutil.copyfile(path, temporary)
+            temporary.replace(target)
+        path.unlink()
+
+
 def mark_used(path: Path) -> bool:
     """Note that a file or folder of the cache is in use: its ctime becomes now, which is its age to a prune.
 
@@ -372,6 +389,10 @@ def mark_used(path: Path) -> bool:
         os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns), follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        # Of another user, or on a disk that is only read: it can be used all the same.
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS):
+            raise
     return True
 
 

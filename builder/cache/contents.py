@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from builder.cache.images import borrowed, image_entries
 from builder.cache.model import Entry, KindSummary
+from builder.wheels.tree import is_current
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -105,6 +106,8 @@ def _entry(kind: Kind, path: Path, references: References) -> Entry | None:
     if kind.name == "wheels" and not size:
         return None
     locked = content is not None and content in references.of(kind.of)
+    if kind.name == "trees":
+        locked = locked and is_current(path.name)
     return Entry(kind=kind.name, path=path, content=content, size=size, frees=frees, used=used, locked=locked)
 
 

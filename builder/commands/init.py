@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -55,6 +57,8 @@ def command(name: str | None, board: str | None, as_json: bool, **given: str | N
     if board is None:
         known = ", ".join(board_choices())
         raise UsageError("what is the recipe for?", hint=f"name a board with --board: {known}")
+    if given["model"]:
+        given["model"] = _from_recipes(given["model"], workspace)
     answers = Answers(board=board, name=name, **given)
     if asks:
         answers = _ask_rest(answers, console, workspace)
@@ -67,6 +71,14 @@ def command(name: str | None, board: str | None, as_json: bool, **given: str | N
         console.warn(remark)
     after = f"\nafter the pattern of {like}" if like else ""
     console.result(shown, f"{path}{after}\nnext: `jbuild show {made}`, then `jbuild recipe {made}`")
+
+
+def _from_recipes(source: str, workspace: Workspace) -> str:
+    """Return a folder as a recipe names it: what a shell completes is relative to the current folder."""
+    here, recipes = Path(source), workspace.project / "recipes"
+    if "://" in source or here.is_absolute() or (recipes / here).is_dir() or not here.is_dir():
+        return source
+    return os.path.relpath(here, recipes)
 
 
 def _vllm(proposal: Proposal) -> str:

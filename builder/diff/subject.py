@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from builder import records
 from builder.diff.images import of_layout, of_registry
 from builder.diff.model import Layer, Part, Subject
-from builder.errors import UsageError
-from builder.image.layout import is_whole
+from builder.errors import LockError, UsageError
+from builder.image.layout import blob, is_whole
 from builder.image.model import Image, Plan
 from builder.recipe import patterns
 from builder.recipe.find import recipe_paths
@@ -31,15 +31,25 @@ def subject(name: str, session: Session, architecture: str) -> Subject:
 
     Raises:
         UsageError: it is none of these.
-        LockError: the lock is damaged.
+        LockError: the lock is damaged, or the cell is not locked.
         BuildError: the cache does not hold the image.
         RegistryError: the registry does not answer, or does not hold it.
     """
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
         return _of_lock(name, lockfile.read_file(path), session)
+    if path.suffix == ".toml":
+        hint = "`jbuild diff RECIPE/CELL …` finds a cell's lock itself; locks lie in locks/RECIPE/"
+        raise UsageError(f"there is no lock at `{shown(name)}`", hint=hint)
     if re.fullmatch(DIGEST_PATTERN, name):
+        if not blob(session.workspace.images, name).is_file():
+            hint = "`jbuild tags RECIPE` shows what is published: HOST/NAME@DIGEST names an image of a registry"
+            raise UsageError(f"the cache holds no image {name}", hint=hint)
         return _with_lock(of_layout(name, name, session.workspace.images), session)
+    if name.startswith("sha256:"):
+        raise UsageError(
+            f"`{shown(name)}` is no whole digest", hint="sha256: and 64 digits; registries know no short ones"
+        )
     found = _cell(name, session)
     if found:
         return _of_cell(name, *found, session)
@@ -70,10 +80,12 @@ def _cell(name: str, session: Session) -> tuple[str, str] | None:
     if not made and recipe not in recipe_paths(session.workspace.recipe_folders):
         return None
     if cell is None:
-        hint = f"name one: {', '.join(f'{recipe}/{each}' for each in made)}" if made else f"run `jbuild lock {recipe}`"
+        if not made:
+            raise LockError(f"recipe {recipe} is not locked", hint=f"run `jbuild lock {recipe}`")
+        hint = f"name one: {', '.join(f'{recipe}/{each}' for each in made)}"
         raise UsageError(f"recipe {recipe} has {len(made)} cells that have been locked", hint=hint)
     hint = suggest(cell, made, noun="locked cells") if made else f"run `jbuild lock {recipe}`"
-    raise UsageError(f"cell {shown(name)} is not locked", hint=hint)
+    raise LockError(f"cell {shown(name)} is not locked", hint=hint)
 
 
 def _made(recipe: str, session: Session) -> list[str]:

@@ -91,7 +91,10 @@ def _remarks(server: Server, shape: Shape, utilization: str | None, vllm: str | 
     if server.quantization and not shape.quantised:
         found.append(f"quantization {server.quantization} at load time is not counted: the weights are an upper bound")
     if shape.longest and server.max_model_len and server.max_model_len > shape.longest:
-        found.append(f"max-model-len {server.max_model_len} is beyond the {shape.longest} tokens of config.json")
+        found.append(
+            f"max-model-len {server.max_model_len} is beyond the {shape.longest} tokens of config.json: "
+            "vLLM does not start with it, unless VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"
+        )
     return found
 
 

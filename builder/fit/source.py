@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from builder.errors import ModelError
 from builder.models import store
-from builder.models.folder import list_folder
+from builder.models.checks import check_whole
+from builder.models.folder import list_folder, readable
 from builder.models.places import FolderPlace, locate
 from builder.models.selection import CONFIG, select
 
@@ -64,15 +65,19 @@ def local_files(model: Model, recipe_folder: Path, config: Config) -> ModelFiles
     """Return the files of a model that is not locked: it must be in a folder.
 
     Raises:
-        ModelError: it is elsewhere, or the folder holds no model.
+        ModelError: it is elsewhere, or the folder holds no whole model.
     """
     place = locate(model.source, recipe_folder, config)
     if not isinstance(place, FolderPlace):
         hint = "lock the recipe's models first: `jbuild models lock RECIPE`, or `jbuild lock RECIPE`"
         raise ModelError(f"model {model.name} is not locked, and not in a folder", where=model.source, hint=hint)
-    found = list_folder(model.name, place)
-    sizes = {path: found[path].st_size for path in select(found, model).paths}
-    folder = place.path
+    found, folder = list_folder(model.name, place), place.path
+    selection = select(found, model)
+    with readable(model.name):
+        small = {path: (folder / path).read_bytes() for path in (CONFIG, *selection.indexes)}
+    # Half a model would need half the memory.
+    check_whole(model, selection, small)
+    sizes = {path: found[path].st_size for path in selection.paths}
     return ModelFiles(
         name=model.name,
         source=model.source,

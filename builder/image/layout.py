@@ -12,7 +12,7 @@ from builder.image import pieces
 from builder.image.model import Image
 from builder.records import as_bytes
 from builder.registry.model import Descriptor
-from builder.workspace import disk_errors, mark_used, write_bytes
+from builder.workspace import disk_errors, mark_used, move, write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -121,7 +121,7 @@ def put_image(layout: Path, config: Descriptor, layers: Sequence[Descriptor]) ->
 
 
 def take_blobs(exported: Path, layout: Path) -> None:
-    """Move the blobs of a layout into another on the same disk; those that are there stay.
+    """Move the blobs of a layout into another; those that are there are replaced by the same.
 
     Raises:
         DiskError: they cannot be moved.
@@ -130,7 +130,7 @@ def take_blobs(exported: Path, layout: Path) -> None:
     with disk_errors(layout):
         folder.mkdir(parents=True, exist_ok=True)
         for path in (exported / "blobs" / "sha256").iterdir():
-            path.replace(folder / path.name)
+            move(path, folder / path.name)
 
 
 def parts(image: Image) -> tuple[Descriptor, ...]:

@@ -48,6 +48,7 @@ def render(job: Job, lock: Lock, session: Session) -> Plan:
     python = _prepare(lock, session)
     with disk_errors(folder.path):
         folder.layers.mkdir(parents=True, exist_ok=True)
+        _keep_out_of_git(folder)
         layers = _make_layers(job, lock, folder, python, session)
         _drop_others(folder.layers, keep=layers.all)
         text = _dockerfile(job, lock, layers, session)
@@ -63,6 +64,13 @@ def render(job: Job, lock: Lock, session: Session) -> Plan:
         settings=_settings(job, lock, session.workspace),
         system=_system_part(text, _dockerfile(job, lock, layers, session, template=_BUILTIN)),
     )
+
+
+def _keep_out_of_git(folder: CellFolder) -> None:
+    """Have git pass over what is built: a plan has 100,000 files, and `git add` is soon said."""
+    path = folder.path.parents[1] / ".gitignore"
+    if not path.exists():
+        write_text(path, "*\n")
 
 
 def _system_part(text: str, builtin: str) -> str | None:

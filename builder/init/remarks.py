@@ -12,21 +12,30 @@ from builder.recipe.load import load
 from builder.recipe.matrix import expand, specify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+
+_FEW = 3
 
 
 def remarks(path: Path) -> Iterator[str]:
     """Yield what is to be done about a recipe that was just written, beside those that lie in its folder."""
     yield from _absent_models(path)
     own = _tags(path)
-    for name, other in recipe_paths([path.parent]).items():
-        shared = own & _tags(other) if other.resolve() != path.resolve() else None
-        if shared:
-            repository, tag = min(shared)
-            yield (
-                f"recipe {name} plans the tag {repository}:{tag} too: "
-                "give one of the two another `publish.repository`, or `publish.tags`"
-            )
+    others = {name: _tags(other) for name, other in recipe_paths([path.parent]).items() if name != path.stem}
+    shared = {name: own & tags for name, tags in others.items() if own & tags}
+    if shared:
+        repository, tag = min(min(tags) for tags in shared.values())
+        yield (
+            f"the tag {repository}:{tag} is planned by {_names(sorted(shared))} too: "
+            "give one another `publish.repository`, or `publish.tags`"
+        )
+
+
+def _names(names: Sequence[str]) -> str:
+    if len(names) <= _FEW:
+        return f"recipe{'s' if names[1:] else ''} {', '.join(names)}"
+    return f"recipes {', '.join(names[:_FEW])} and {len(names) - _FEW} more"
 
 
 def _absent_models(path: Path) -> Iterator[str]:

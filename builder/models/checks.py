@@ -27,9 +27,7 @@ def check_small_files(model: Model, selection: Selection, read: dict[str, bytes]
     Raises:
         ModelError: one of them is damaged, or a shard is missing.
     """
-    config = _object(model, CONFIG, read[CONFIG])
-    for path in selection.indexes:
-        _check_index(model, path, read[path], selection)
+    config = check_whole(model, selection, read)
     if not selection.has_tokenizer:
         console.warn(f"model {model.name} has no tokenizer files: the server can answer no text")
     if config.get("auto_map") and not any(suffix_of(path) == "py" for path in selection.paths):
@@ -37,6 +35,17 @@ def check_small_files(model: Model, selection: Selection, read: dict[str, bytes]
             f"model {model.name} names code of its own (`auto_map` in {CONFIG}), which is not baked in: "
             'if the server needs it, list `files` with "*.py", after reading the code'
         )
+
+
+def check_whole(model: Model, selection: Selection, read: dict[str, bytes]) -> dict[str, Any]:
+    """Check that every shard is there that an index names, and return config.json; `read` as above.
+
+    Raises:
+        ModelError: a file is damaged, or a shard is missing.
+    """
+    for path in selection.indexes:
+        _check_index(model, path, read[path], selection)
+    return _object(model, CONFIG, read[CONFIG])
 
 
 def check_weights(name: str, path: str, file: Path) -> None:

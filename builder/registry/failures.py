@@ -26,7 +26,7 @@ _HINTS = {
     400: "the registry does not understand the request: is it a registry of API version 2?",
     401: "run `docker login {host}`, or set JBUILD_REGISTRY_USER and JBUILD_REGISTRY_PASSWORD",
     403: "the account may not {right} {name}: ask for the right, or log in as somebody else (`docker login {host}`)",
-    404: "the registry knows no {name}: check the name",
+    404: "the registry knows no {name}, or not this tag of it: check both",
     413: "the registry or a proxy before it limits a request's size: raise that (nginx: client_max_body_size)",
     429: "the registry limits requests: wait, log in (`docker login {host}`) for more, or add a mirror rule",
     507: "the registry is full: free some space there, then run the same command again",

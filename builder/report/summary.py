@@ -22,7 +22,7 @@ def summary(results: Sequence[CellResult], seconds: float, docker_host: str | No
     """Return the summary of a run as text; `docker_host` is what the commands in it need to reach the engine."""
     reach = f"DOCKER_HOST={docker_host} " if docker_host else ""
     blocks = [_cell(result, reach) for result in results]
-    if all(result.status == "unchanged" for result in results):
+    if all(result.status == "unchanged" and not result.work.made.verified for result in results):
         blocks.append(f"nothing to do: everything is up to date ({seconds:.1f} s)")
     else:
         blocks.append(f"{_counts(results)} in {duration(seconds)}")

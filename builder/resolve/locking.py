@@ -10,6 +10,7 @@ from builder.errors import LockError, ModelError, OldLockError
 from builder.jetson import advisories
 from builder.models import pins
 from builder.models.lock import quick_state
+from builder.models.places import FolderPlace, locate
 from builder.resolve import lockfile
 from builder.resolve.advised import situation_of
 from builder.resolve.making import inputs_of, lock_one, make
@@ -126,6 +127,15 @@ def _pinned_otherwise(locked: LockedModel, model: Model, job: Job, session: Sess
     return pinned is not None and pinned.origin != "folder" and pinned != locked
 
 
+def _has_files(model: Model, job: Job, session: Session) -> bool:
+    """Tell whether a model's folder holds anything: one that is not on this machine at all is no mistake."""
+    try:
+        place = locate(model.source, job.recipe.path.parent, session.config)
+        return isinstance(place, FolderPlace) and any(place.path.iterdir())
+    except (ModelError, OSError):
+        return False
+
+
 def _model_changed(locked: LockedModel, model: Model, job: Job, session: Session, wish: Wish) -> bool:
     """Compare a model's folder with its lock, by names, sizes and times where those were seen to match before."""
     state = records.fingerprint(locked, quick_state(model, job.recipe.path.parent, session.config))
@@ -134,8 +144,10 @@ def _model_changed(locked: LockedModel, model: Model, job: Job, session: Session
         return False
     try:
         changed = lock_one(model, job, session, fetching=wish.fetching and not wish.locked_only).files != locked.files
-    except ModelError:
+    except ModelError as error:
         # What was locked may be in the cache already; if not, fetching it says what is wrong with the folder.
+        if _has_files(model, job, session):
+            session.console.warn(f"{job.cell.id}: {error.message}; the files that were locked are used")
         return False
     if not changed:
         records.write(seen, state, locked.name)

@@ -79,6 +79,11 @@ def variant(python: str, compiler: Compiler | None) -> str:
     return f"{_FORMAT}-py{python}" + (f"-c{compiler.version}" if compiler else "")
 
 
+def is_current(name: str) -> bool:
+    """Tell whether a tree of this name is laid out as trees are now; others are never used again."""
+    return name.partition("-")[2].startswith(f"{_FORMAT}-py")
+
+
 def unpack(work: Unpacking) -> None:
     """Unpack a wheel into its tree, unless it is there.
 

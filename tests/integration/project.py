@@ -178,7 +178,7 @@ class Project:
 
     def half_written(self) -> list[str]:
         """Return what was written aside and never renamed, and records that cannot be read."""
-        found = [str(p) for p in self.folder.rglob(".*") if p.name != ".dockerignore"]
+        found = [str(p) for p in self.folder.rglob(".*") if p.name not in (".dockerignore", ".gitignore")]
         for path in [*self.folder.glob("build/*/*/*.json"), *self.folder.glob("build/*/*/layers/*/opt/jbuild/*.json")]:
             with suppress(ValueError):
                 json.loads(path.read_text())

@@ -28,6 +28,7 @@ from builder.resolve import lockfile
 from builder.stages import Options
 from builder.wheels.house import path_of
 from builder.wheels.prepare import prepare
+from builder.wheels.tree import variant
 from builder.workspace import Workspace, mark_used
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def full(session: Session) -> Workspace:
         path.parent.mkdir(parents=True)
         path.write_bytes(b"w" * 100)
         (path.parent / "lock").touch()
-        tree = workspace.trees / wheel.sha256[:2] / f"{wheel.sha256}-2-py3.11-c"
+        tree = workspace.trees / wheel.sha256[:2] / f"{wheel.sha256}-{variant('3.11', None)}"
         (tree / "opt").mkdir(parents=True)
         (tree / "opt" / "file").write_bytes(b"t" * 50)
         facts = workspace.cache / "facts" / wheel.sha256[:2] / f"{wheel.sha256}-1"
@@ -183,8 +184,20 @@ def test_a_dry_run_removes_nothing_and_says_the_same(
     }
 
 
+def test_a_tree_of_an_older_layout_is_nobodys(
+    session: Session, full: Workspace, later: Callable[[float], None]
+) -> None:
+    tree = full.trees / NEEDED.sha256[:2] / f"{NEEDED.sha256}-{variant('3.11', None)}"
+    older = tree.with_name(f"{NEEDED.sha256}-1-py3.11")
+    older.mkdir()
+    later(31)
+    run(session, keep_locked=True)
+    assert tree.is_dir()
+    assert not older.exists()
+
+
 def test_what_was_used_lately_stays(session: Session, full: Workspace, later: Callable[[float], None]) -> None:
-    tree = full.trees / OTHER.sha256[:2] / f"{OTHER.sha256}-2-py3.11-c"
+    tree = full.trees / OTHER.sha256[:2] / f"{OTHER.sha256}-{variant('3.11', None)}"
     os.utime(tree, (315532800, 315532800))
     later(29)
     assert counts(run(session)) == {}, "its mtime is from 1980, its ctime is not"
@@ -200,7 +213,7 @@ def test_what_is_used_while_the_prune_runs_stays(
     session: Session, full: Workspace, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     later(31)
-    tree = full.trees / OTHER.sha256[:2] / f"{OTHER.sha256}-2-py3.11-c"
+    tree = full.trees / OTHER.sha256[:2] / f"{OTHER.sha256}-{variant('3.11', None)}"
     monkeypatch.setattr(prune, "_last_use", lambda path: float("inf") if path == tree else 0.0)
     result = run(session)
     assert tree.is_dir()
@@ -210,7 +223,7 @@ def test_what_is_used_while_the_prune_runs_stays(
 def test_what_another_process_holds_stays(session: Session, full: Workspace, later: Callable[[float], None]) -> None:
     later(31)
     wheel = path_of(OTHER, full.wheels)
-    tree = full.trees / OTHER.sha256[:2] / f"{OTHER.sha256}-2-py3.11-c"
+    tree = full.trees / OTHER.sha256[:2] / f"{OTHER.sha256}-{variant('3.11', None)}"
     partial = full.models / "partial" / OTHER_FILE.sha256
     with FileLock(wheel.parent / "lock"), FileLock(f"{tree}.lock"), FileLock(f"{partial}.lock"):
         result = run(session)

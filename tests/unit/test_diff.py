@@ -14,7 +14,7 @@ from builder import records
 from builder.diff.compare import compare
 from builder.diff.model import Layer, Part, Subject
 from builder.diff.subject import subject
-from builder.errors import BuildError, LockError, UsageError
+from builder.errors import LockError, UsageError
 from builder.image.model import Image
 from builder.models.model import ModelFile
 from builder.registry.model import Descriptor
@@ -247,12 +247,12 @@ def test_a_recipe_with_one_locked_cell_needs_no_cell(session: Session) -> None:
 
 def test_what_has_not_been_locked(session: Session) -> None:
     write(session, ONE)
-    with pytest.raises(UsageError, match="cell demo/onne is not locked") as caught:
+    with pytest.raises(LockError, match="cell demo/onne is not locked") as caught:
         subject("demo/onne", session, "arm64")
     assert caught.value.hint == "did you mean `one`?"
     (session.workspace.project / "recipes" / "fresh.toml").write_text("")
     for name in ("fresh", "fresh/one"):
-        with pytest.raises(UsageError) as caught:
+        with pytest.raises(LockError, match="is not locked") as caught:
             subject(name, session, "arm64")
         assert caught.value.hint == "run `jbuild lock fresh`"
 
@@ -270,8 +270,20 @@ def test_what_is_no_lock(session: Session, tmp_path: Path) -> None:
 
 
 def test_an_image_that_the_cache_lacks(session: Session) -> None:
-    with pytest.raises(BuildError, match="is not in the layout"):
+    with pytest.raises(UsageError, match=f"the cache holds no image {DIGEST}"):
         subject(DIGEST, session, "arm64")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("locks/none.toml", "there is no lock at `locks/none.toml`"),
+        ("sha256:7c0a86d07035", "`sha256:7c0a86d07035` is no whole digest"),
+    ],
+)
+def test_what_is_nearly_a_name_asks_no_registry(session: Session, name: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        subject(name, session, "arm64")
 
 
 def test_a_label_calls_every_build_of_vllm_by_one_name() -> None:
@@ -304,7 +316,7 @@ def test_the_command(
     code, out, _ = command_line("diff", "demo/one", "demo/one")
     assert (code, "nothing is different" in out) == (0, True)
     code, _, err = command_line("diff", "demo/one", "demo/three")
-    assert (code, "cell demo/three is not locked" in err) == (2, True)
+    assert (code, "cell demo/three is not locked" in err) == (4, True)
     assert command_line("diff", "demo/one", "UPPER case:1")[0] == 3
     assert command_line("diff", "demo/one", "demo-1.0")[0] == 2
     code, _, err = command_line("diff", "demo/one", "demmo/one")

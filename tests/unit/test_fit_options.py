@@ -120,7 +120,10 @@ def test_what_cannot_be_counted_is_said() -> None:
     found = settings(quantization="fp8", max_model_len=200_000)
     assert found.remarks[1:] == (
         "quantization fp8 at load time is not counted: the weights are an upper bound",
-        "max-model-len 200000 is beyond the 131072 tokens of config.json",
+        (
+            "max-model-len 200000 is beyond the 131072 tokens of config.json: "
+            "vLLM does not start with it, unless VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"
+        ),
     )
     assert settings(quantization="awq", shape={"quantised": "awq"}).remarks[1:] == ()
 

@@ -145,13 +145,25 @@ def test_a_model_that_is_not_there_is_remarked(project: Path, command_line: Comm
 
 
 def test_a_tag_that_another_recipe_plans_is_remarked(project: Path, command_line: CommandLine) -> None:
-    assert "plans the tag" not in command_line("init", "one", "--board", "none")[2]
+    assert "the tag" not in command_line("init", "one", "--board", "none")[2]
     (project / "recipes" / "broken.toml").write_text("x")
     err = command_line("init", "two", "--board", "none")[2]
-    assert re.search(r"warning: recipe one plans the tag vllm:\S+ too: give one of the two another", err)
+    assert re.search(r"warning: the tag vllm:\S+ is planned by recipe one too: give one another", err)
     two = project / "recipes" / "two.toml"
     two.write_text(two.read_text().replace('repository = "vllm"', 'repository = "mine"'))
-    assert "recipe two plans" not in command_line("init", "three", "--board", "none")[2]
+    assert "planned by recipe one too" in command_line("init", "three", "--board", "none")[2]
+    for name in ("four", "five"):
+        command_line("init", name, "--board", "none")
+    assert "planned by recipes five, four, one and 1 more too" in command_line("init", "six", "--board", "none")[2]
+
+
+def test_a_model_is_named_as_a_shell_completes_it(project: Path, command_line: CommandLine) -> None:
+    (project / "models" / "tiny").mkdir(parents=True)
+    (project / "models" / "tiny" / "config.json").write_text("{}")
+    code, _, err = command_line("init", "mine", "--board", "none", "--model", "models/tiny/")
+    assert (code, "not there" in err) == (0, False)
+    (found,) = load(project / "recipes" / "mine.toml").spec.models
+    assert found.source == "../models/tiny"
 
 
 def test_nothing_is_overwritten(project: Path, command_line: CommandLine) -> None:

@@ -17,6 +17,8 @@ from builder.workspace import (
     check_cache,
     disk_errors,
     folder_aside,
+    mark_used,
+    move,
     project_folder,
     sha256_of,
     shipped,
@@ -148,6 +150,37 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert cache_folder() == tmp_path / "xdg" / "jbuild"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == tmp_path / ".cache" / "jbuild"
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EROFS])
+def test_what_cannot_be_marked_as_used_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A cache of another user's, or on a disk that is only read."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(os, "utime", refuse)
+    assert mark_used(tmp_path / "file")
+    assert not mark_used(tmp_path / "absent")
+
+
+def test_a_file_is_moved_to_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        if path.parent != Path(target).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return usual(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "blob").write_bytes(b"content")
+    move(tmp_path / "here" / "blob", tmp_path / "there" / "blob")
+    assert (tmp_path / "there" / "blob").read_bytes() == b"content"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["blob"]
 
 
 @pytest.mark.parametrize("marker", ["jbuild.toml", "jbuild.local.toml", "recipes/"])
