@@ -149,5 +149,6 @@ def _changed(locked: LockedModel, file: ModelFile, source: Path, sha256: str, si
         f"{file.path} of model {locked.name} is not the file that was locked: "
         f"sha256 {sha256} ({size} bytes), expected {file.sha256} ({file.size} bytes)",
         where=str(source),
-        hint="put the locked file back, or, if the change is meant, run `jbuild lock RECIPE` (or `jbuild models lock RECIPE`)",
+        hint="put the locked file back, or, if the change is meant, "
+        "run `jbuild lock RECIPE` (or `jbuild models lock RECIPE`)",
     )
