@@ -118,7 +118,8 @@ def test_a_file_that_changed_since_it_was_locked(folder: Path, models: Path) -> 
     )
     assert caught.value.where == str(path)
     assert caught.value.hint == (
-        "put the locked file back, or, if the change is meant, run `jbuild lock RECIPE` (or `jbuild models lock RECIPE`)"
+        "put the locked file back, or, if the change is meant, "
+        "run `jbuild lock RECIPE` (or `jbuild models lock RECIPE`)"
     )
     assert not store.has(models, file)
     assert not (models / "partial" / file.sha256).exists()
