@@ -14,6 +14,7 @@ import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -230,6 +231,7 @@ def _weights(size: int, kind: Weights) -> bytes:
     return bytes(pairs[:size])
 
 
+@cache
 def _high_bytes() -> bytes:
     """Return a table from uniform bytes to the high bytes of normally distributed numbers in bf16."""
     found = bytearray()

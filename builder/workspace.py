@@ -10,7 +10,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from builder.errors import DiskError, UsageError
 
@@ -398,10 +398,15 @@ def mark_used(path: Path) -> bool:
 
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file, in hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
+        return sha256_of_rest(file)
+
+
+def sha256_of_rest(file: IO[bytes]) -> str:
+    """Return the sha256 of what is left to be read of an open file, in hex."""
+    digest = hashlib.sha256()
+    while block := file.read(_HASH_BLOCK):
+        digest.update(block)
     return digest.hexdigest()
 
 

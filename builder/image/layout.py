@@ -12,7 +12,7 @@ from builder.image import pieces
 from builder.image.model import Image
 from builder.records import as_bytes
 from builder.registry.model import Descriptor
-from builder.workspace import disk_errors, mark_used, move, write_bytes
+from builder.workspace import disk_errors, mark_used, move, sha256_of_rest, write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -154,12 +154,9 @@ def fault(layout: Path, digest: str) -> IntegrityError | None:
     Raises:
         OSError: it is not there, or cannot be read.
     """
-    found = hashlib.sha256()
     with open_blob(layout, digest) as file:
-        while block := file.read(_BLOCK):
-            found.update(block)
-    if f"sha256:{found.hexdigest()}" == digest:
-        return None
+        if f"sha256:{sha256_of_rest(file)}" == digest:
+            return None
     weights = pieces.changed_file(layout, digest)
     again = "run `jbuild render RECIPE --force`, then the same command again" if weights else "build it with --force"
     return IntegrityError(

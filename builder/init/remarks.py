@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder.config import Config
 from builder.errors import JbuildError
+from builder.models.places import FolderPlace, locate
 from builder.models.selection import CONFIG
 from builder.recipe.find import recipe_paths
 from builder.recipe.load import load
@@ -13,6 +14,7 @@ from builder.recipe.matrix import expand, specify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 
 _FEW = 3
@@ -40,10 +42,10 @@ def _names(names: Sequence[str]) -> str:
 
 def _absent_models(path: Path) -> Iterator[str]:
     for model in load(path).spec.models:
-        folder = path.parent / Path(model.source).expanduser()
-        if "://" not in model.source and not (folder / CONFIG).is_file():
-            what = f"has no {CONFIG}" if folder.is_dir() else "is not there"
-            yield f"the model's folder {folder.resolve()} {what}: sources are relative to the recipe"
+        place = locate(model.source, path.parent, Config())
+        if isinstance(place, FolderPlace) and not (place.path / CONFIG).is_file():
+            what = f"has no {CONFIG}" if place.path.is_dir() else "is not there"
+            yield f"the model's folder {place.path.resolve()} {what}: sources are relative to the recipe"
 
 
 def _tags(path: Path) -> frozenset[tuple[str, str]]:
