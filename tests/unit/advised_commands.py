@@ -195,15 +195,7 @@ def _parse(context: click.Context, words: list[str], *, complete: bool) -> None:
             raise click.UsageError(f"there is no verb {words[0]}")
         _parse(_context(verb, context), words[1:], complete=complete)
         return
-    try:
-        # The parser consumes the list.
-        values, surplus, parameters = command.make_parser(context).parse_args([*words])
-    except click.BadOptionUsage as error:
-        if complete or not words[-1].startswith("--"):
-            raise
-        # A sentence may name an option without its value.
-        _parse(context, [*words, VALUE], complete=False)
-        return
+    values, surplus, parameters = _read(context, words, complete=complete)
     if surplus:
         raise click.UsageError(f"more arguments than it takes: {' '.join(surplus)}")
     for parameter in parameters:
@@ -212,6 +204,19 @@ def _parse(context: click.Context, words: list[str], *, complete: bool) -> None:
                 parameter.type.convert(value, parameter, context)
     if not {"-h", "--help"}.intersection(words):
         _check_required(command, values, complete=complete)
+
+
+def _read(
+    context: click.Context, words: list[str], *, complete: bool
+) -> tuple[Mapping[str, object], list[str], list[click.Parameter]]:
+    try:
+        # The parser consumes the list.
+        return context.command.make_parser(context).parse_args([*words])
+    except click.BadOptionUsage:
+        if complete or not words[-1].startswith("--"):
+            raise
+        # A sentence may name an option without its value.
+        return _read(context, [*words, VALUE], complete=True)
 
 
 def _check_required(command: click.Command, values: Mapping[str, object], *, complete: bool) -> None:
