@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from proofs import Keys, call, key_pairs, keys, labels, make_evidence, oras_discover, stranger
+from publishing import all_on, push
 from servers import Fault, Registry, make_image, registry, running_front
-from test_publish_registries import all_on, push
 
 from builder.config import Config
 from builder.errors import RegistryError, UsageError
