@@ -262,6 +262,10 @@ class Table:
         self._known.add(key)
         return self._data.get(key)
 
+    def expect(self, keys: Iterable[str]) -> None:
+        """Make keys known, whether they are read or not."""
+        self._known.update(keys)
+
     def done(self, also: Iterable[str] = ()) -> None:
         """Note every key that was not read as unknown, with the nearest name that is."""
         valid = self._known | set(also)

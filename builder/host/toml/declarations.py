@@ -1,0 +1,265 @@
+"""Declarations of TOML tables: the same one reads a table, checks it, and gives its JSON Schema (draft 2020-12)."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from builder.tomldoc import shown, suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from builder.tomldoc import Table
+
+_T = TypeVar("_T")
+Schema = dict[str, Any]
+# What a stronger layer does to the value of a weaker one: takes its place, or comes before its items.
+Merge = Literal["replace", "prepend"]
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValueType:
+    """One type of value.
+
+    `read` takes the table, the key and the reader's context; it notes mistakes in the document and returns the value,
+    or None if there is no usable one. `table` is the declaration of a nested table, which is read if absent, too: it
+    may have required keys.
+    """
+
+    read: Callable[[Table, str, Any], Any]
+    schema: Callable[[], Schema]
+    table: TableDeclaration[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableKey:
+    """One key of a table.
+
+    Attributes:
+        name: The key as users write it.
+        type: Type of the value.
+        description: One sentence for users; editors show it.
+        field: Argument of the table's builder that takes the value; by default the name with `_`.
+        required: Whether the key must be there; message and hint where an empty list will not do either.
+        spread: The value is a dictionary of arguments.
+        merge: How layers of the configuration are merged.
+        variables: Environment variables beside jbuild's own; they are stronger than files.
+        fallback_variables: Environment variables that count only if nothing else sets the key.
+    """
+
+    name: str
+    type: ValueType
+    description: str
+    _: KW_ONLY
+    field: str = ""
+    required: bool | tuple[str, str] = False
+    spread: bool = False
+    merge: Merge = "replace"
+    variables: tuple[str, ...] = ()
+    fallback_variables: tuple[str, ...] = ()
+
+    @property
+    def argument(self) -> str:
+        """The builder's argument that takes the value."""
+        return self.field or self.name.replace("-", "_")
+
+    def read(self, table: Table, context: Any) -> dict[str, Any]:
+        """Return the arguments that this key sets; nothing if it is absent or unusable."""
+        if isinstance(self.required, tuple) and table.raw(self.name) in (None, []):
+            table.problem(self.name, *self.required)
+        elif self.required or self.type.table or self.name in table:
+            value = self.type.read(table, self.name, context)
+            if self.spread:
+                return dict(value)
+            if value is not None:
+                return {self.argument: value}
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class TableDeclaration(Generic[_T]):
+    """One table: its keys, and what is built from their values.
+
+    `record` is the dataclass that has the defaults, if `build` is not one itself. `check` notes what only several keys
+    together show; `constraints` are its counterpart in the JSON Schema.
+    """
+
+    build: Callable[..., _T]
+    keys: tuple[TableKey, ...]
+    _: KW_ONLY
+    record: type | None = None
+    check: Callable[[Table, _T, Any], None] | None = None
+    constraints: Schema = field(default_factory=dict)
+
+    def read(self, table: Table, context: Any) -> _T:
+        """Read a table; mistakes are noted in its document, unknown keys when the table is done."""
+        table.expect(key.name for key in self.keys)
+        values: dict[str, Any] = {}
+        for key in self.keys:
+            values.update(key.read(table, context))
+        result = self.build(**values)
+        if self.check:
+            self.check(table, result, context)
+        return result
+
+    def leaves(self, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], TableKey]]:
+        """Yield the keys with their paths, those of spread tables in place of the tables."""
+        for key in self.keys:
+            if key.spread and key.type.table:
+                yield from key.type.table.leaves((*path, key.name))
+            else:
+                yield (*path, key.name), key
+
+    def schema(self) -> Schema:
+        """Return the JSON Schema."""
+        record = self.record or self.build
+        defaults = {f.name: f.default for f in fields(record)} if is_dataclass(record) else {}
+        properties: dict[str, Schema] = {}
+        for key in self.keys:
+            schema = {"description": key.description, **key.type.schema()}
+            if isinstance(key.required, tuple) and schema.get("type") == "array":
+                schema["minItems"] = 1
+            default = defaults.get(key.argument)
+            if isinstance(default, (str, int, float)) or (isinstance(default, tuple) and default):
+                schema["default"] = list(default) if isinstance(default, tuple) else default
+            properties[key.name] = schema
+        required = [key.name for key in self.keys if key.required]
+        return {
+            "type": "object",
+            "properties": properties,
+            **({"required": required} if required else {}),
+            "additionalProperties": False,
+            **self.constraints,
+        }
+
+    def document_schema(self, title: str, description: str) -> Schema:
+        """Return the JSON Schema of a document whose top table this is."""
+        return {"$schema": DIALECT, "title": title, "description": description, **self.schema()}
+
+
+def whole(pattern: str) -> str:
+    """Return a pattern that only a whole string matches: JSON Schema searches."""
+    return f"^(?:{pattern})$"
+
+
+def string_schema(pattern: str | None = None) -> Schema:
+    """Return the JSON Schema of a string that matches a pattern as a whole."""
+    return {"type": "string", **({"pattern": whole(pattern)} if pattern else {})}
+
+
+def list_schema(items: Schema, **more: Any) -> Schema:
+    """Return the JSON Schema of a list."""
+    return {"type": "array", "items": items, **more}
+
+
+def string(pattern: str | None = None, noun: str = "a string") -> ValueType:
+    """Return the type of strings that match a pattern as a whole."""
+    return ValueType(
+        read=lambda table, key, _: table.string(key, pattern=pattern, noun=noun), schema=lambda: string_schema(pattern)
+    )
+
+
+def strings(pattern: str | None = None, noun: str = "a list of strings") -> ValueType:
+    """Return the type of lists of strings, each matching a pattern as a whole."""
+    return ValueType(
+        read=lambda table, key, _: table.strings(key, pattern=pattern, noun=noun),
+        schema=lambda: list_schema(string_schema(pattern)),
+    )
+
+
+def boolean() -> ValueType:
+    """Return the type of true and false."""
+    return ValueType(
+        read=lambda table, key, _: table.value(key, bool, None, "true or false"), schema=lambda: {"type": "boolean"}
+    )
+
+
+def integer(low: int, high: int) -> ValueType:
+    """Return the type of whole numbers within bounds."""
+    return _bounded("integer", int, "a whole number", low, high)
+
+
+def number(low: float, high: float) -> ValueType:
+    """Return the type of numbers within bounds."""
+    return _bounded("number", (int, float), "a number", low, high)
+
+
+def _bounded(name: str, kind: Any, noun: str, low: float, high: float) -> ValueType:
+    def read(table: Table, key: str, _: Any) -> Any:
+        value: Any = table.value(key, kind, None, noun)
+        if value is not None and not low <= value <= high:
+            table.problem(key, f"{shown(str(value))} is out of bounds", f"{noun} from {low} to {high}")
+            return None
+        return float(value) if name == "number" and value is not None else value
+
+    return ValueType(read=read, schema=lambda: {"type": name, "minimum": low, "maximum": high})
+
+
+def choice(choices: Iterable[str] | Callable[[], Iterable[str]], message: str, noun: str) -> ValueType:
+    """Return the type of strings out of a few; `message` names a wrong one as `{}`, `noun` the choices in its hint."""
+    return ValueType(
+        read=lambda table, key, _: _checked_choice(table, key, choices, message, noun),
+        schema=lambda: {"enum": list(choices() if callable(choices) else choices)},
+    )
+
+
+def _checked_choice(table: Table, key: str, choices: Any, message: str, noun: str) -> str:
+    value, names = table.string(key), choices() if callable(choices) else choices
+    if isinstance(table.raw(key), str) and value not in names:
+        table.problem(key, message.format(f"`{shown(value)}`"), suggest(value, names, noun=noun))
+    return value
+
+
+def choices(names: Iterable[str] | Callable[[], Iterable[str]], message: str, noun: str) -> ValueType:
+    """Return the type of lists of strings out of a few, as `choice` does of one."""
+
+    def read(table: Table, key: str, _: Any) -> tuple[str, ...]:
+        values, known = table.strings(key), names() if callable(names) else names
+        for index, value in enumerate(table.raw(key) if isinstance(table.raw(key), list) else ()):
+            if isinstance(value, str) and value not in known:
+                hint = suggest(value, known, noun=noun)
+                table.document.problem((*table.path, key, index), message.format(f"`{shown(value)}`"), hint)
+        return values
+
+    return ValueType(read=read, schema=lambda: list_schema({"enum": list(names() if callable(names) else names)}))
+
+
+def string_map(key_pattern: str, key_noun: str, value_pattern: str, noun: str) -> ValueType:
+    """Return the type of tables of strings, read as pairs in file order."""
+    return ValueType(
+        read=lambda table, key, _: table.string_map(
+            key, key_pattern=key_pattern, value_pattern=value_pattern, noun=noun, key_noun=key_noun
+        ),
+        schema=lambda: {
+            "type": "object",
+            "propertyNames": {"pattern": whole(key_pattern)},
+            "additionalProperties": string_schema(value_pattern),
+        },
+    )
+
+
+def nested(declaration: TableDeclaration[Any]) -> ValueType:
+    """Return the type of one table, read as an empty one if it is absent."""
+
+    def read(table: Table, key: str, context: Any) -> Any:
+        inner = table.table(key)
+        value = declaration.read(inner, context)
+        inner.done()
+        return value
+
+    return ValueType(read=read, schema=declaration.schema, table=declaration)
+
+
+def tables(declaration: TableDeclaration[Any]) -> ValueType:
+    """Return the type of arrays of tables, read as a tuple."""
+
+    def read(table: Table, key: str, context: Any) -> tuple[Any, ...]:
+        values = []
+        for inner in table.tables(key):
+            values.append(declaration.read(inner, context))
+            inner.done()
+        return tuple(values)
+
+    return ValueType(read=read, schema=lambda: list_schema(declaration.schema()))
