@@ -78,7 +78,7 @@ class TableKey:
         return {}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TableDeclaration(Generic[_T]):
     """One table: its keys, and what is built from their values.
 
