@@ -150,6 +150,11 @@ def overlaid(config: Config, settings: Mapping[str, Any]) -> Config:
     return replace(config, **merged)
 
 
+def with_options(config: Config, **options: Any) -> Config:
+    """Return the configuration with a layer over it in which an empty value is not set: a recipe's, or options'."""
+    return overlaid(config, {name: value for name, value in options.items() if value})
+
+
 def load(files: Iterable[Path]) -> Config:
     """Read the configuration files that exist, weakest first, then the environment.
 
