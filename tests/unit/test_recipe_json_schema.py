@@ -104,7 +104,7 @@ def test_shipped_recipes_name_their_schema_and_fit_it(path: Path) -> None:
 
 
 def kind_of(data: dict[str, Any]) -> str:
-    """Tell what a documented block is: a whole recipe, or tables of a recipe, of a configuration, or of something else."""
+    """Return what a documented block is: a whole recipe, tables of one kind of file, or something else."""
     if OTHER_TABLES & set(data):
         return "other"
     if "matrix" in data and "description" in data:

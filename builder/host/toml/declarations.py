@@ -201,7 +201,7 @@ def choice(choices: Iterable[str] | Callable[[], Iterable[str]], message: str, n
     """Return the type of strings out of a few; `message` names a wrong one as `{}`, `noun` the choices in its hint."""
     return ValueType(
         read=lambda table, key, _: _checked_choice(table, key, choices, message, noun),
-        schema=lambda: {"enum": list(choices() if callable(choices) else choices)},
+        schema=lambda: {"type": "string", "enum": list(choices() if callable(choices) else choices)},
     )
 
 
@@ -223,7 +223,9 @@ def choices(names: Iterable[str] | Callable[[], Iterable[str]], message: str, no
                 table.document.problem((*table.path, key, index), message.format(f"`{shown(value)}`"), hint)
         return values
 
-    return ValueType(read=read, schema=lambda: list_schema({"enum": list(names() if callable(names) else names)}))
+    return ValueType(
+        read=read, schema=lambda: list_schema({"type": "string", "enum": list(names() if callable(names) else names)})
+    )
 
 
 def string_map(key_pattern: str, key_noun: str, value_pattern: str, noun: str) -> ValueType:
