@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial, reduce
@@ -13,18 +14,18 @@ from builder import tomldoc
 from builder.caches import Cache, read_caches
 from builder.errors import DocumentError, Problem, RecipeError
 from builder.host.toml.declarations import (
+    Field,
     TableDeclaration,
-    TableKey,
     ValueType,
     boolean,
     choice,
     list_schema,
-    nested,
     number,
     string,
     string_schema,
     strings,
     tables,
+    under,
 )
 from builder.index.model import DEFAULT
 from builder.jetson.indexes import ADDRESS, INDEX_KEYS
@@ -176,31 +177,29 @@ def load(files: Iterable[Path]) -> Config:
         raise DocumentError("the configuration has mistakes", problems)
     layers.extend(_from_variable(*setting) for setting in _variables("variables"))
     fields = {name for layer in layers for name in layer}
-    for keys, key, variable in _variables("fallback_variables"):
-        if key.argument not in fields:
-            layers.append(_from_variable(keys, key, variable))
-            fields.add(key.argument)
+    for field, variable in _variables("fallback_variables"):
+        if field.argument not in fields:
+            layers.append(_from_variable(field, variable))
+            fields.add(field.argument)
     return reduce(overlaid, layers, Config())
 
 
-def _variables(kind: Literal["variables", "fallback_variables"]) -> Iterator[tuple[tuple[str, ...], TableKey, str]]:
+def _variables(kind: Literal["variables", "fallback_variables"]) -> Iterator[tuple[Field, str]]:
     """Yield the environment variables that are set, with their keys; jbuild's own last, as the strongest."""
-    for path, key in _CONFIG.leaves():
-        own = [f"JBUILD_{'_'.join(path).upper().replace('-', '_')}"] if kind == "variables" and len(path) > 1 else []
-        for variable in (*getattr(key, kind), *own):
-            if os.environ.get(variable):
-                yield path, key, variable
+    for field in _CONFIG.fields:
+        own = [f"JBUILD_{re.sub('[.-]', '_', field.name).upper()}"] if kind == "variables" and "." in field.name else []
+        yield from ((field, name) for name in (*getattr(field, kind), *own) if os.environ.get(name))
 
 
-def _from_variable(path: tuple[str, ...], key: TableKey, variable: str) -> dict[str, Any]:
+def _from_variable(field: Field, variable: str) -> dict[str, Any]:
     """Return the setting of a variable, checked as a file's would be; spaces separate the items of a list."""
-    text = os.environ[variable]
-    value: Any = text.split() if key.type.schema()["type"] == "array" else text
-    if key.type.schema()["type"] == "number":
+    text, kind = os.environ[variable], field.type.schema()["type"]
+    value: Any = text.split() if kind == "array" else text
+    if kind == "number":
         with suppress(ValueError):
             value = float(text)
-    table, name = path
-    document = tomldoc.Document(path=Path(variable), data={table: {name: value}}, text="")
+    table, _, key = field.name.partition(".")
+    document = tomldoc.Document(path=Path(variable), data={table: {key: value}}, text="")
     settings = _CONFIG.read(document.root(), Path())
     for problem in document.problems:
         hint = problem.hint or f"unset {variable} or correct it"
@@ -236,13 +235,14 @@ def _caches(direction: Direction) -> ValueType:
     )
 
 
-def _build(builder: str | None = None, **settings: Any) -> dict[str, Any]:
-    return settings if builder is None else {"builders": (builder,), **settings}
+def _settings(builder: str | None = None, **settings: Any) -> dict[str, Any]:
+    return settings if builder is None else {**settings, "builders": (builder,)}
 
 
-def _check_build(table: Table, _: object, __: Path) -> None:
-    if "builder" in table and table.raw("builders"):
-        table.problem("builder", "`builder` and `builders` exclude each other", "keep `builders`")
+def _check_builders(root: Table, _: object, __: Path) -> None:
+    build = root.table("build")
+    if "builder" in build and build.raw("builders"):
+        build.problem("builder", "`builder` and `builders` exclude each other", "keep `builders`")
 
 
 def _check_index_mirror(table: Table, rule: IndexMirror, _: Path) -> None:
@@ -255,45 +255,84 @@ _FILES = ValueType(read=_read_files, schema=lambda: list_schema(string_schema())
 _FOLDER = ValueType(read=_read_folder, schema=string_schema)
 _HTTP = string(_ADDRESS, "an http(s) address")
 _IMAGE_PREFIX = string(_IMAGE_NAME, "the beginning of an image name")
-_STAND_IN = TableKey("stand-in", string(), "Why the mirror is not the same; locks and output name it.")
+_STAND_IN = Field("stand-in", string(), "Why the mirror is not the same; locks and output name it.")
 
-_PUBLISH = TableDeclaration[dict[str, Any]](
-    dict,
-    (
-        TableKey(
+_REGISTRY = TableDeclaration(
+    RegistrySettings,
+    Field(
+        "host",
+        string(_HOST, "a registry host such as registry.example.com:5000"),
+        "The registry's host.",
+        required=True,
+    ),
+    Field("ca-bundle", _FILE, "PEM file that is trusted for this host in place of network.ca-bundle."),
+    Field("insecure", boolean(), "Whether the registry has no TLS."),
+)
+_REGISTRY_MIRROR = TableDeclaration(
+    RegistryMirror,
+    Field("prefix", _IMAGE_PREFIX, "Beginning of the image names; the longest prefix wins.", required=True),
+    Field("mirror", _IMAGE_PREFIX, "What replaces the prefix.", required=True),
+    _STAND_IN,
+)
+_MODEL_MIRROR = TableDeclaration(
+    lambda folder, **values: ModelMirror(folder=folder[0], written=folder[1], **values),
+    Field("source", string(_MODEL_SOURCE, "hf://organisation/name"), "Model of the hub.", required=True),
+    Field("folder", _FOLDER, "Folder with the model, relative to this file.", required=True),
+    _STAND_IN,
+    record=ModelMirror,
+)
+_INDEX_MIRROR = TableDeclaration(
+    IndexMirror,
+    Field(
+        "prefix",
+        string(f"{DEFAULT}|{ADDRESS}", "the beginning of an index's address"),
+        "Beginning of the indexes' addresses; `default` is uv's own index.",
+        required=True,
+    ),
+    Field(
+        "mirror",
+        string(ADDRESS, "an http(s) address without `?` and `#`"),
+        "Address that replaces the prefix.",
+        required=True,
+    ),
+    Field("fallback", boolean(), "Whether the mirror is asked only if the index itself fails."),
+    _STAND_IN,
+    check=_check_index_mirror,
+)
+# Single values and lists of a stronger layer replace the weaker ones, so a layer can empty a list. Tables of rules are
+# prepended: each layer adds rules for its own servers, and of rules that are alike the first applies.
+_CONFIG = TableDeclaration(
+    _settings,
+    *under(
+        "publish",
+        Field(
             "registries",
             strings(REGISTRY_PATTERN, "a registry such as host:5000/team"),
             "Registries that proven images go to if a recipe names none.",
         ),
-        TableKey(
+        Field(
             "insecure",
             strings(REGISTRY_PATTERN, "a registry host"),
             "Registries without TLS; loopback always is.",
-            field="insecure_registries",
+            argument="insecure_registries",
         ),
-        TableKey("compression", choice(COMPRESSIONS, "{} is not zstd or gzip", "known"), "Compression of layers."),
-        TableKey("cosign-key", _FILE, "Private key that signs published images."),
-        TableKey("trusted-keys", _FILES, "Public keys whose signatures and verdicts count."),
+        Field("compression", choice(COMPRESSIONS, "{} is not zstd or gzip", "known"), "Compression of layers."),
+        Field("cosign-key", _FILE, "Private key that signs published images."),
+        Field("trusted-keys", _FILES, "Public keys whose signatures and verdicts count."),
     ),
-    record=Config,
-)
-_HUB = TableDeclaration[dict[str, Any]](
-    dict,
-    (
-        TableKey(
+    *under(
+        "hub",
+        Field(
             "endpoint",
             _HTTP,
             "Address of the model hub or of a mirror of it.",
-            field="hub_endpoint",
+            argument="hub_endpoint",
             variables=("HF_ENDPOINT",),
         ),
     ),
-    record=Config,
-)
-_NETWORK = TableDeclaration[dict[str, Any]](
-    dict,
-    (
-        TableKey(
+    *under(
+        "network",
+        Field(
             "ca-bundle",
             _FILE,
             "PEM file of certificates that every connection trusts.",
@@ -301,98 +340,38 @@ _NETWORK = TableDeclaration[dict[str, Any]](
             fallback_variables=("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE"),
         ),
     ),
-    record=Config,
-)
-_BUILD = TableDeclaration(
-    _build,
-    (
-        TableKey("builder", string(BUILDER_PATTERN, "a builder's name"), "One builder, in place of `builders`."),
-        TableKey(
+    *under(
+        "build",
+        Field("builder", string(BUILDER_PATTERN, "a builder's name"), "One builder, in place of `builders`."),
+        Field(
             "builders",
             strings(BUILDER_PATTERN, "a builder's name"),
             "Buildx builders or docker contexts that build instead of the engine.",
         ),
-        TableKey("cache-from", _caches("from"), "BuildKit caches to read, such as type=registry,ref=HOST/NAME."),
-        TableKey("cache-to", _caches("to"), "BuildKit caches to write."),
-        TableKey("silent-s", number(60, 7 * 86_400), "Seconds without output after which a builder counts as hanging."),
+        Field("cache-from", _caches("from"), "BuildKit caches to read, such as type=registry,ref=HOST/NAME."),
+        Field("cache-to", _caches("to"), "BuildKit caches to write."),
+        Field("silent-s", number(60, 7 * 86_400), "Seconds without output after which a builder counts as hanging."),
     ),
+    *under(
+        "python",
+        Field("mirror", _HTTP, "Mirror of python-build-standalone's releases.", argument="python_mirror"),
+    ),
+    Field("registries", tables(_REGISTRY), "Single registries.", argument="registry_settings", merge="prepend"),
+    Field("registry-mirrors", tables(_REGISTRY_MIRROR), "Mirrors of registries.", merge="prepend"),
+    Field("model-mirrors", tables(_MODEL_MIRROR), "Folders in place of hub models.", merge="prepend"),
+    *INDEX_KEYS,
+    Field("index-mirrors", tables(_INDEX_MIRROR), "Mirrors of package indexes.", merge="prepend"),
+    tables={
+        "publish": "Where proven images go, and how.",
+        "hub": "The model hub.",
+        "network": "Connections of jbuild and of builds.",
+        "build": "The builders of images.",
+        "python": "Pythons that are fetched.",
+    },
     record=Config,
-    check=_check_build,
+    check=_check_builders,
 )
-_PYTHON = TableDeclaration[dict[str, Any]](
-    dict,
-    (TableKey("mirror", _HTTP, "Mirror of python-build-standalone's releases.", field="python_mirror"),),
-    record=Config,
-)
-_REGISTRY = TableDeclaration(
-    RegistrySettings,
-    (
-        TableKey(
-            "host",
-            string(_HOST, "a registry host such as registry.example.com:5000"),
-            "The registry's host.",
-            required=True,
-        ),
-        TableKey("ca-bundle", _FILE, "PEM file that is trusted for this host in place of network.ca-bundle."),
-        TableKey("insecure", boolean(), "Whether the registry has no TLS."),
-    ),
-)
-_REGISTRY_MIRROR = TableDeclaration(
-    RegistryMirror,
-    (
-        TableKey("prefix", _IMAGE_PREFIX, "Beginning of the image names; the longest prefix wins.", required=True),
-        TableKey("mirror", _IMAGE_PREFIX, "What replaces the prefix.", required=True),
-        _STAND_IN,
-    ),
-)
-_MODEL_MIRROR = TableDeclaration(
-    lambda folder, **values: ModelMirror(folder=folder[0], written=folder[1], **values),
-    (
-        TableKey("source", string(_MODEL_SOURCE, "hf://organisation/name"), "Model of the hub.", required=True),
-        TableKey("folder", _FOLDER, "Folder with the model, relative to this file.", required=True),
-        _STAND_IN,
-    ),
-    record=ModelMirror,
-)
-_INDEX_MIRROR = TableDeclaration(
-    IndexMirror,
-    (
-        TableKey(
-            "prefix",
-            string(f"{DEFAULT}|{ADDRESS}", "the beginning of an index's address"),
-            "Beginning of the indexes' addresses; `default` is uv's own index.",
-            required=True,
-        ),
-        TableKey(
-            "mirror",
-            string(ADDRESS, "an http(s) address without `?` and `#`"),
-            "Address that replaces the prefix.",
-            required=True,
-        ),
-        TableKey("fallback", boolean(), "Whether the mirror is asked only if the index itself fails."),
-        _STAND_IN,
-    ),
-    check=_check_index_mirror,
-)
-# Single values and lists of a stronger layer replace the weaker ones, so a layer can empty a list. Tables of rules are
-# prepended: each layer adds rules for its own servers, and of rules that are alike the first applies.
-_CONFIG = TableDeclaration[dict[str, Any]](
-    dict,
-    (
-        TableKey("publish", nested(_PUBLISH), "Where proven images go, and how.", spread=True),
-        TableKey("hub", nested(_HUB), "The model hub.", spread=True),
-        TableKey("network", nested(_NETWORK), "Connections of jbuild and of builds.", spread=True),
-        TableKey("build", nested(_BUILD), "The builders of images.", spread=True),
-        TableKey("python", nested(_PYTHON), "Pythons that are fetched.", spread=True),
-        TableKey("registries", tables(_REGISTRY), "Single registries.", field="registry_settings", merge="prepend"),
-        TableKey("registry-mirrors", tables(_REGISTRY_MIRROR), "Mirrors of registries.", merge="prepend"),
-        TableKey("model-mirrors", tables(_MODEL_MIRROR), "Folders in place of hub models.", merge="prepend"),
-        *INDEX_KEYS,
-        TableKey("index-mirrors", tables(_INDEX_MIRROR), "Mirrors of package indexes.", merge="prepend"),
-    ),
-    record=Config,
-)
-_KEYS = {key.argument: key for _, key in _CONFIG.leaves()}
+_KEYS = {field.argument: field for field in _CONFIG.fields}
 
 
 def config_schema() -> Schema:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from builder import tomldoc
 from builder.host.toml.declarations import (
+    Field,
     TableDeclaration,
-    TableKey,
     ValueType,
     boolean,
     nested,
@@ -103,40 +103,38 @@ def _read_rows(root: Table, families: Mapping[str, tuple[str, ...]]) -> tuple[In
     return tuple(rows)
 
 
-_PACKAGES = TableKey(
+_PACKAGES = Field(
     "packages",
     strings(PACKAGE, "a package's name in lower case, with `-`, or a glob"),
     "Packages (globs) that come from the index and from nowhere else.",
 )
-_FAMILY = TableDeclaration[tuple[str, ...]](lambda packages=(): packages, (_PACKAGES,))
+_FAMILY = TableDeclaration[tuple[str, ...]](lambda packages=(): packages, _PACKAGES)
 _INDEX = TableDeclaration(
     IndexRow,
-    (
-        TableKey(
-            "name",
-            string(NAME, "an index's name: lower-case letters, digits and `-`"),
-            "The index's name; that of one of jbuild's indexes replaces it.",
-            required=True,
-        ),
-        TableKey("url", string(ADDRESS, "an http(s) address"), "Address of the index.", required=True),
-        _PACKAGES,
-        TableKey("family", string(NAME, "a family's name"), "Family of indexes that the packages are those of."),
-        TableKey(
-            "foreign-files",
-            strings(r"/[^\s]*", "a part of a path such as /root/pypi/"),
-            "Parts of the addresses of files that are not the index's own; they are ignored.",
-        ),
-        TableKey("l4t", strings(_GLOB, "an L4T release or glob"), "L4T releases (globs) of its wheels; default any."),
-        TableKey("cuda", strings(r"[0-9]+\.[0-9]+", "a version such as 12.6"), "CUDA of its wheels; default any."),
-        TableKey("usual", boolean(), "Whether the index is used by recipes that name none."),
-        TableKey("upload-times", boolean(), "Whether its pages state upload times."),
-        TableKey("lacks", string(), "What the index lacks."),
-        TableKey("source", string(), "Source of this information."),
+    Field(
+        "name",
+        string(NAME, "an index's name: lower-case letters, digits and `-`"),
+        "The index's name; that of one of jbuild's indexes replaces it.",
+        required=True,
     ),
+    Field("url", string(ADDRESS, "an http(s) address"), "Address of the index.", required=True),
+    _PACKAGES,
+    Field("family", string(NAME, "a family's name"), "Family of indexes that the packages are those of."),
+    Field(
+        "foreign-files",
+        strings(r"/[^\s]*", "a part of a path such as /root/pypi/"),
+        "Parts of the addresses of files that are not the index's own; they are ignored.",
+    ),
+    Field("l4t", strings(_GLOB, "an L4T release or glob"), "L4T releases (globs) of its wheels; default any."),
+    Field("cuda", strings(r"[0-9]+\.[0-9]+", "a version such as 12.6"), "CUDA of its wheels; default any."),
+    Field("usual", boolean(), "Whether the index is used by recipes that name none."),
+    Field("upload-times", boolean(), "Whether its pages state upload times."),
+    Field("lacks", string(), "What the index lacks."),
+    Field("source", string(), "Source of this information."),
 )
 # The keys of a user's document that are about indexes. Families are read along with the indexes.
 INDEX_KEYS = (
-    TableKey(
+    Field(
         "families",
         ValueType(
             read=lambda root, *_: None if "indexes" in root else _read_rows(root, {}) and None,
@@ -144,7 +142,7 @@ INDEX_KEYS = (
         ),
         "Packages of families of indexes.",
     ),
-    TableKey(
+    Field(
         "indexes",
         ValueType(read=_read_own_rows, schema=tables(_INDEX).schema),
         "Package indexes for some packages.",

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from builder import tomldoc
-from builder.host.toml.declarations import TableDeclaration, TableKey, choice, choices, nested, string, tables
+from builder.host.toml.declarations import Field, TableDeclaration, choice, choices, nested, string, tables
 from builder.jetson.boards import boards
 from builder.recipe import patterns
 from builder.recipe.axes import MATRIX
@@ -45,50 +45,53 @@ def _known_boards() -> tuple[str, ...]:
 
 _RECIPE = TableDeclaration[dict[str, Any]](
     dict,
-    (
-        TableKey(
-            "description",
-            string(patterns.TEXT, "a description on one line"),
-            "One line about the images of the recipe.",
-            required=True,
-        ),
-        TableKey(
-            "architecture",
-            choice(get_args(Architecture), "unknown architecture {}", "architectures"),
-            "Architecture of the images; default arm64.",
-        ),
-        TableKey(
-            "template",
-            string(patterns.TEMPLATE, "a template's file name"),
-            "Dockerfile template: a file in dockerfiles/, of the project or of jbuild.",
-        ),
-        TableKey(
-            "boards",
-            choices(_known_boards, "there is no board {}", "boards known"),
-            "Boards whose memory the models must fit; default all boards of the platform.",
-        ),
-        TableKey(
-            "matrix",
-            MATRIX,
-            "Axes with their values; a cell is a combination of one value of each.",
-            required=("a recipe needs a matrix", 'such as `[matrix]` with `vllm = ["0.15.1"]`'),
-        ),
-        TableKey("base", nested(BASE), "The base image and its packages.", spread=True),
-        TableKey("packages", nested(PACKAGES), "The Python packages of the image.", spread=True, required=True),
-        TableKey(
-            "models",
-            tables(MODEL),
-            "Models in the image.",
-            required=("a recipe needs a model: without one the image cannot answer", "add a [[models]] table"),
-        ),
-        TableKey("server", nested(SERVER), "The image's server: options of `vllm serve`."),
-        TableKey("smoke", nested(SMOKE), "The smoke run: questions to the built image.", required=True),
-        TableKey("publish", nested(PUBLISH), "Where a proven image is pushed to, and its tags."),
-        TableKey("ci", nested(RUNNERS), "CI runners for the cells.", field="runners"),
-        TableKey("audit", nested(AUDIT), "The audit of the wheels.", spread=True),
-        TableKey("labels", LABELS, "Labels of the image."),
-        TableKey("overrides", tables(OVERRIDE), "Changes for the cells whose axis values match."),
+    Field(
+        "description",
+        string(patterns.TEXT, "a description on one line"),
+        "One line about the images of the recipe.",
+        required=True,
     ),
+    Field(
+        "architecture",
+        choice(get_args(Architecture), "unknown architecture {}", "architectures"),
+        "Architecture of the images; default arm64.",
+    ),
+    Field(
+        "template",
+        string(patterns.TEMPLATE, "a template's file name"),
+        "Dockerfile template: a file in dockerfiles/, of the project or of jbuild.",
+    ),
+    Field(
+        "boards",
+        choices(_known_boards, "there is no board {}", "boards known"),
+        "Boards whose memory the models must fit; default all boards of the platform.",
+    ),
+    Field(
+        "matrix",
+        MATRIX,
+        "Axes with their values; a cell is a combination of one value of each.",
+        required=("a recipe needs a matrix", 'such as `[matrix]` with `vllm = ["0.15.1"]`'),
+    ),
+    *BASE,
+    *PACKAGES,
+    Field(
+        "models",
+        tables(MODEL),
+        "Models in the image.",
+        required=("a recipe needs a model: without one the image cannot answer", "add a [[models]] table"),
+    ),
+    Field("server", nested(SERVER), "The image's server: options of `vllm serve`."),
+    Field("smoke", nested(SMOKE), "The smoke run: questions to the built image.", required=True),
+    Field("publish", nested(PUBLISH), "Where a proven image is pushed to, and its tags."),
+    Field("ci", nested(RUNNERS), "CI runners for the cells.", argument="runners"),
+    *AUDIT,
+    Field("labels", LABELS, "Labels of the image."),
+    Field("overrides", tables(OVERRIDE), "Changes for the cells whose axis values match."),
+    tables={
+        "base": "The base image and its packages.",
+        "packages": "The Python packages of the image.",
+        "audit": "The audit of the wheels.",
+    },
     record=Spec,
 )
 

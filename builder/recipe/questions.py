@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, get_args, get_type_hints
 
 from builder.host.toml.declarations import (
+    Field,
     TableDeclaration,
-    TableKey,
     ValueType,
     boolean,
     choice,
@@ -45,30 +45,26 @@ def _read_percent(table: Table, key: str, _: Slots) -> float | None:
 _percent = ValueType(read=_read_percent, schema=lambda: string_schema(_PERCENT))
 _BOUNDS = TableDeclaration(
     Bounds,
-    (
-        TableKey("slower-start", _percent, "How much longer the start may take."),
-        TableKey("later-first-token", _percent, "How much later the first token may come."),
-        TableKey("fewer-tokens", _percent, "How many fewer tokens a second there may be."),
-        TableKey("more-memory", _percent, "How much more memory the server may take."),
-        TableKey("larger-image", _percent, "How much larger the image may be."),
-        TableKey(
-            "exceeded",
-            choice(get_args(get_type_hints(Bounds)["exceeded"]), "{} is not known", "known"),
-            "What an exceeded bound is: a warning, or an error.",
-        ),
+    Field("slower-start", _percent, "How much longer the start may take."),
+    Field("later-first-token", _percent, "How much later the first token may come."),
+    Field("fewer-tokens", _percent, "How many fewer tokens a second there may be."),
+    Field("more-memory", _percent, "How much more memory the server may take."),
+    Field("larger-image", _percent, "How much larger the image may be."),
+    Field(
+        "exceeded",
+        choice(get_args(get_type_hints(Bounds)["exceeded"]), "{} is not known", "known"),
+        "What an exceeded bound is: a warning, or an error.",
     ),
 )
 _MESSAGE = TableDeclaration(
     Message,
-    (
-        TableKey(
-            "role",
-            choice(get_args(get_type_hints(Message)["role"]), "{} is not a role", "roles"),
-            "Who speaks.",
-            required=True,
-        ),
-        TableKey("content", string(patterns.LINES, "a message's text"), "The message's text.", required=True),
+    Field(
+        "role",
+        choice(get_args(get_type_hints(Message)["role"]), "{} is not a role", "roles"),
+        "Who speaks.",
+        required=True,
     ),
+    Field("content", string(patterns.LINES, "a message's text"), "The message's text.", required=True),
 )
 
 
@@ -114,27 +110,25 @@ def _check(table: Table, question: Question, _: Slots) -> None:
 _text = string(patterns.LINES, "text without control characters")
 _QUESTION = TableDeclaration(
     Question,
-    (
-        TableKey("ask", _text, "The question, as a chat of one message."),
-        TableKey("chat", tables(_MESSAGE), "A whole chat, in place of `ask`."),
-        TableKey("prompt", _text, "Text for the model to continue, in place of `ask`."),
-        TableKey(
-            "expect",
-            ValueType(read=_read_expectation, schema=lambda: {"type": "string", "minLength": 1}),
-            "A regular expression, searched in the answer.",
-        ),
-        TableKey("text", _text, "The answer, to the letter."),
-        TableKey("tokens", strings(), "The tokens that the answer begins with."),
-        TableKey("min-tokens", integer(0, _MOST_TOKENS), "How many tokens the answer must have at least."),
-        TableKey(
-            "schema",
-            ValueType(read=_read_schema, schema=schema.keyword_schema),
-            "A JSON Schema, written as TOML, that the answer must fit; the server gets it for guided output.",
-        ),
-        TableKey("max-tokens", integer(1, _MOST_TOKENS), "How many tokens the answer may have at most."),
-        TableKey("at-once", integer(1, _MOST_AT_ONCE), "How many times the question is asked at the same moment."),
-        TableKey("also-whole", boolean(), "Whether the question is asked once more without streaming."),
+    Field("ask", _text, "The question, as a chat of one message."),
+    Field("chat", tables(_MESSAGE), "A whole chat, in place of `ask`."),
+    Field("prompt", _text, "Text for the model to continue, in place of `ask`."),
+    Field(
+        "expect",
+        ValueType(read=_read_expectation, schema=lambda: {"type": "string", "minLength": 1}),
+        "A regular expression, searched in the answer.",
     ),
+    Field("text", _text, "The answer, to the letter."),
+    Field("tokens", strings(), "The tokens that the answer begins with."),
+    Field("min-tokens", integer(0, _MOST_TOKENS), "How many tokens the answer must have at least."),
+    Field(
+        "schema",
+        ValueType(read=_read_schema, schema=schema.keyword_schema),
+        "A JSON Schema, written as TOML, that the answer must fit; the server gets it for guided output.",
+    ),
+    Field("max-tokens", integer(1, _MOST_TOKENS), "How many tokens the answer may have at most."),
+    Field("at-once", integer(1, _MOST_AT_ONCE), "How many times the question is asked at the same moment."),
+    Field("also-whole", boolean(), "Whether the question is asked once more without streaming."),
     check=_check,
     constraints={
         "oneOf": [{"required": [name]} for name in _KINDS],
@@ -143,26 +137,24 @@ _QUESTION = TableDeclaration(
 )
 SMOKE = TableDeclaration(
     SmokeSpec,
-    (
-        TableKey(
-            "questions",
-            tables(_QUESTION),
-            "Questions to the image, asked at temperature 0.",
-            required=(
-                "a recipe asks its image at least one question: nothing else proves it",
-                "add a [[smoke.questions]] table with `ask` and `expect`",
-            ),
+    Field(
+        "questions",
+        tables(_QUESTION),
+        "Questions to the image, asked at temperature 0.",
+        required=(
+            "a recipe asks its image at least one question: nothing else proves it",
+            "add a [[smoke.questions]] table with `ask` and `expect`",
         ),
-        TableKey("ready-within-s", number(1, _DAY_S), "Longest time until the server is ready, in seconds."),
-        TableKey("answer-within-s", number(1, _DAY_S), "Longest time until an answer is complete, in seconds."),
-        TableKey("stop-within-s", number(1, _DAY_S), "Longest time until the server has stopped, in seconds."),
-        TableKey("environment", ENVIRONMENT, "Environment variables for the smoke run only."),
-        TableKey("api-key", boolean(), "Whether the server is started with a key and must refuse clients without it."),
-        TableKey(
-            "golden-tolerance",
-            number(0.001, 10),
-            "How far a log-probability may be from the recorded one, in nats.",
-        ),
-        TableKey("bounds", nested(_BOUNDS), "How much worse than the last verdict of the cell the image may be."),
     ),
+    Field("ready-within-s", number(1, _DAY_S), "Longest time until the server is ready, in seconds."),
+    Field("answer-within-s", number(1, _DAY_S), "Longest time until an answer is complete, in seconds."),
+    Field("stop-within-s", number(1, _DAY_S), "Longest time until the server has stopped, in seconds."),
+    Field("environment", ENVIRONMENT, "Environment variables for the smoke run only."),
+    Field("api-key", boolean(), "Whether the server is started with a key and must refuse clients without it."),
+    Field(
+        "golden-tolerance",
+        number(0.001, 10),
+        "How far a log-probability may be from the recorded one, in nats.",
+    ),
+    Field("bounds", nested(_BOUNDS), "How much worse than the last verdict of the cell the image may be."),
 )

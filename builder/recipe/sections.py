@@ -7,8 +7,8 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, get_args
 
 from builder.host.toml.declarations import (
+    Field,
     TableDeclaration,
-    TableKey,
     ValueType,
     boolean,
     choice,
@@ -20,6 +20,7 @@ from builder.host.toml.declarations import (
     string_schema,
     strings,
     tables,
+    under,
 )
 from builder.recipe import checks, patterns
 from builder.recipe.axes import condition
@@ -31,7 +32,6 @@ from builder.recipe.model import (
     PublishSpec,
     Runners,
     Server,
-    Spec,
     TagRule,
     Waiver,
 )
@@ -72,22 +72,19 @@ def _date(table: Table, key: str, _: Slots) -> str | None:
         return None
 
 
-BASE = TableDeclaration[dict[str, Any]](
-    dict,
-    (
-        TableKey("image", slot(checks.image), "Base image with a tag or digest; default the platform's.", field="base"),
-        TableKey("apt", slot_list(checks.apt), "Packages of the distribution, NAME or NAME=VERSION."),
-    ),
-    record=Spec,
+BASE = under(
+    "base",
+    Field("image", slot(checks.image), "Base image with a tag or digest; default the platform's.", argument="base"),
+    Field("apt", slot_list(checks.apt), "Packages of the distribution, NAME or NAME=VERSION."),
 )
 
 # An override may change these, too.
-_INDEXES = TableKey(
+_INDEXES = Field(
     "indexes",
     strings(patterns.INDEX, "the name of a package index"),
     "Indexes that their packages come from only; default the platform's usual ones.",
 )
-_SOURCES = TableKey(
+_SOURCES = Field(
     "from",
     string_map(
         patterns.PACKAGE,
@@ -96,86 +93,79 @@ _SOURCES = TableKey(
         "the name of a package index, or `default` for uv's own",
     ),
     "The index of single packages (globs); `default` is uv's own.",
-    field="sources",
+    argument="sources",
 )
-_CONSTRAINTS = TableKey("constraints", slot_list(checks.requirement), "Requirements that narrow what packages ask for.")
-_REPLACE = TableKey(
+_CONSTRAINTS = Field("constraints", slot_list(checks.requirement), "Requirements that narrow what packages ask for.")
+_REPLACE = Field(
     "replace", slot_list(checks.requirement), "Requirements that replace whatever any package asks for of that name."
 )
-_ARGUMENTS = TableKey(
+_ARGUMENTS = Field(
     "arguments", slot_list(checks.argument), "Other options of `vllm serve`, one string for each argument."
 )
 
-PACKAGES = TableDeclaration[dict[str, Any]](
-    dict,
-    (
-        TableKey(
-            "requires",
-            slot_list(checks.requirement),
-            "Packages to install, as wheels only.",
-            required=("a recipe needs at least one package", 'such as `requires = ["vllm=={vllm}"]`'),
-        ),
-        _CONSTRAINTS,
-        _REPLACE,
-        TableKey(
-            "ignore-advisories",
-            strings(r"[a-z0-9][a-z0-9.-]*", "an advisory's id"),
-            "Advisories that must not change the recipe; `jbuild show` lists the applied ones.",
-            field="ignored_advisories",
-        ),
-        _INDEXES,
-        _SOURCES,
-        TableKey(
-            "released-before",
-            ValueType(read=_date, schema=lambda: string_schema(_DAY)),
-            "Date (YYYY-MM-DD): no newer files, on indexes that state upload times.",
-        ),
+PACKAGES = under(
+    "packages",
+    Field(
+        "requires",
+        slot_list(checks.requirement),
+        "Packages to install, as wheels only.",
+        required=("a recipe needs at least one package", 'such as `requires = ["vllm=={vllm}"]`'),
     ),
-    record=Spec,
+    _CONSTRAINTS,
+    _REPLACE,
+    Field(
+        "ignore-advisories",
+        strings(r"[a-z0-9][a-z0-9.-]*", "an advisory's id"),
+        "Advisories that must not change the recipe; `jbuild show` lists the applied ones.",
+        argument="ignored_advisories",
+    ),
+    _INDEXES,
+    _SOURCES,
+    Field(
+        "released-before",
+        ValueType(read=_date, schema=lambda: string_schema(_DAY)),
+        "Date (YYYY-MM-DD): no newer files, on indexes that state upload times.",
+    ),
 )
 
 MODEL = TableDeclaration(
     Model,
-    (
-        TableKey(
-            "name",
-            string(patterns.MODEL_NAME, "a folder name: letters, digits, `.`, `_` and `-`"),
-            "Folder of the model in the image: /models/NAME.",
-            required=True,
-        ),
-        TableKey(
-            "source",
-            slot(checks.model_source),
-            "hf://ORGANISATION/NAME@REVISION, oci://HOST/NAME:TAG, or a folder relative to the recipe.",
-            required=True,
-        ),
-        TableKey("licence", string(patterns.LICENCE, "a licence such as Apache-2.0"), "Licence, such as Apache-2.0."),
-        TableKey("formats", choices(WEIGHT_FORMATS, "unknown format {}", "formats"), "Weight formats to allow."),
-        TableKey(
-            "files",
-            strings(patterns.MODEL_FILE, "a glob on the model's files"),
-            "Globs on the model's files; default what a model server needs.",
-        ),
+    Field(
+        "name",
+        string(patterns.MODEL_NAME, "a folder name: letters, digits, `.`, `_` and `-`"),
+        "Folder of the model in the image: /models/NAME.",
+        required=True,
+    ),
+    Field(
+        "source",
+        slot(checks.model_source),
+        "hf://ORGANISATION/NAME@REVISION, oci://HOST/NAME:TAG, or a folder relative to the recipe.",
+        required=True,
+    ),
+    Field("licence", string(patterns.LICENCE, "a licence such as Apache-2.0"), "Licence, such as Apache-2.0."),
+    Field("formats", choices(WEIGHT_FORMATS, "unknown format {}", "formats"), "Weight formats to allow."),
+    Field(
+        "files",
+        strings(patterns.MODEL_FILE, "a glob on the model's files"),
+        "Globs on the model's files; default what a model server needs.",
     ),
 )
 
 SERVER = TableDeclaration(
     Server,
-    (
-        TableKey("model", string(), "Name of the model to serve; default the only one."),
-        TableKey("served-name", slot(checks.served_name), "Model name for clients; default the model's name."),
-        # The server does not run as root, so ports below 1024 are not for it.
-        TableKey("port", integer(1024, 65535), "Port that the server listens on."),
-        TableKey("max-model-len", integer(1, _MOST_TOKENS), "Longest context in tokens."),
-        TableKey("dtype", choice(_DTYPES, "unknown type {}", "types"), "Data type of weights and activations."),
-        TableKey(
-            "quantization",
-            string(patterns.QUANTIZATION, "a quantization method"),
-            "Quantization method of the weights.",
-        ),
-        _ARGUMENTS,
-        TableKey("environment", ENVIRONMENT, "Environment variables of the image."),
+    Field("model", string(), "Name of the model to serve; default the only one."),
+    Field("served-name", slot(checks.served_name), "Model name for clients; default the model's name."),
+    # The server does not run as root, so ports below 1024 are not for it.
+    Field("port", integer(1024, 65535), "Port that the server listens on."),
+    Field("max-model-len", integer(1, _MOST_TOKENS), "Longest context in tokens."),
+    Field("dtype", choice(_DTYPES, "unknown type {}", "types"), "Data type of weights and activations."),
+    Field(
+        "quantization",
+        string(patterns.QUANTIZATION, "a quantization method"),
+        "Quantization method of the weights.",
     ),
+    _ARGUMENTS,
+    Field("environment", ENVIRONMENT, "Environment variables of the image."),
 )
 
 
@@ -201,12 +191,10 @@ def _check_tag(table: Table, rule: TagRule, _: Slots) -> None:
 
 _TAG = TableDeclaration(
     TagRule,
-    (
-        TableKey("tag", slot(checks.tag), "The tag, with placeholders.", field="name", required=True),
-        TableKey("level", choice(levels, "{} is not a level", "levels"), "Level that the verdict must reach at least."),
-        TableKey("moving", boolean(), "Whether the tag moves to newer versions."),
-        TableKey("immutable", boolean(), "Whether the tag must never move to another digest."),
-    ),
+    Field("tag", slot(checks.tag), "The tag, with placeholders.", argument="name", required=True),
+    Field("level", choice(levels, "{} is not a level", "levels"), "Level that the verdict must reach at least."),
+    Field("moving", boolean(), "Whether the tag moves to newer versions."),
+    Field("immutable", boolean(), "Whether the tag must never move to another digest."),
     check=_check_tag,
 )
 
@@ -228,57 +216,50 @@ def _tags(table: Table, key: str, slots: Slots) -> tuple[TagRule, ...]:
 
 PUBLISH = TableDeclaration(
     lambda repository="vllm", **values: PublishSpec(repository=repository, **values),
-    (
-        TableKey("repository", slot(checks.repository), "Repository below each registry's prefix."),
-        TableKey(
-            "tags",
-            ValueType(read=_tags, schema=lambda: list_schema({"anyOf": [slot_schema(checks.tag), _TAG.schema()]})),
-            "Tags of the images, or tables with the level that a tag requires.",
-        ),
-        TableKey(
-            "registries",
-            strings(patterns.REGISTRY, "a registry: host[:port][/prefix]"),
-            "Registries to push to; default those of jbuild.toml.",
-        ),
-        TableKey(
-            "on-failure",
-            choice(get_args(OnFailure), "{} is not known", "known"),
-            "What happens if one registry fails: no tag anywhere, or tags at all others.",
-        ),
-        TableKey("attach", boolean(), "Whether SBOM, verdict and provenance are attached to the image."),
+    Field("repository", slot(checks.repository), "Repository below each registry's prefix."),
+    Field(
+        "tags",
+        ValueType(read=_tags, schema=lambda: list_schema({"anyOf": [slot_schema(checks.tag), _TAG.schema()]})),
+        "Tags of the images, or tables with the level that a tag requires.",
     ),
+    Field(
+        "registries",
+        strings(patterns.REGISTRY, "a registry: host[:port][/prefix]"),
+        "Registries to push to; default those of jbuild.toml.",
+    ),
+    Field(
+        "on-failure",
+        choice(get_args(OnFailure), "{} is not known", "known"),
+        "What happens if one registry fails: no tag anywhere, or tags at all others.",
+    ),
+    Field("attach", boolean(), "Whether SBOM, verdict and provenance are attached to the image."),
     record=PublishSpec,
 )
 
 RUNNERS = TableDeclaration(
     Runners,
-    (
-        TableKey("runner", slot(checks.runner), "Label of the CI runner that builds the cells.", field="build"),
-        TableKey(
-            "smoke-runner", slot(checks.runner), "Label of the CI runner on a board, for the smoke run.", field="smoke"
-        ),
+    Field("runner", slot(checks.runner), "Label of the CI runner that builds the cells.", argument="build"),
+    Field(
+        "smoke-runner", slot(checks.runner), "Label of the CI runner on a board, for the smoke run.", argument="smoke"
     ),
 )
 
 _WAIVER = TableDeclaration(
     Waiver,
-    (
-        TableKey("rule", choice(AUDIT_RULES, "the audit has no rule {}", "rules"), "The audit's rule.", required=True),
-        TableKey(
-            "reason",
-            string(patterns.TEXT, "a reason on one line"),
-            "Why these findings must not stop a cell.",
-            required=True,
-        ),
-        TableKey("wheel", string(patterns.TEXT, "a glob on wheels' names"), "Glob on the wheel's name."),
-        TableKey("file", string(patterns.TEXT, "a glob on the wheel's files"), "Glob on the wheel's files."),
+    Field("rule", choice(AUDIT_RULES, "the audit has no rule {}", "rules"), "The audit's rule.", required=True),
+    Field(
+        "reason",
+        string(patterns.TEXT, "a reason on one line"),
+        "Why these findings must not stop a cell.",
+        required=True,
     ),
+    Field("wheel", string(patterns.TEXT, "a glob on wheels' names"), "Glob on the wheel's name."),
+    Field("file", string(patterns.TEXT, "a glob on the wheel's files"), "Glob on the wheel's files."),
 )
 
-AUDIT = TableDeclaration[dict[str, Any]](
-    dict,
-    (TableKey("waive", tables(_WAIVER), "Findings of the audit that must not stop a cell.", field="waivers"),),
-    record=Spec,
+AUDIT = under(
+    "audit",
+    Field("waive", tables(_WAIVER), "Findings of the audit that must not stop a cell.", argument="waivers"),
 )
 
 
@@ -299,29 +280,27 @@ def _when(_: Table, __: str, slots: Slots) -> Any:
 
 OVERRIDE = _OverrideDeclaration(
     Override,
-    (
-        TableKey(
-            "when",
-            ValueType(
-                read=_when,
-                schema=lambda: {
-                    "type": "object",
-                    "minProperties": 1,
-                    "additionalProperties": string_schema(patterns.GLOB),
-                },
-            ),
-            "Values of axes (globs) of the cells that the override is for.",
-            required=True,
+    Field(
+        "when",
+        ValueType(
+            read=_when,
+            schema=lambda: {
+                "type": "object",
+                "minProperties": 1,
+                "additionalProperties": string_schema(patterns.GLOB),
+            },
         ),
-        TableKey("base", slot(checks.image), "Base image, in place of the recipe's."),
-        TableKey("apt", slot_list(checks.apt), "More packages of the distribution."),
-        TableKey("requires", slot_list(checks.requirement), "More packages to install."),
-        _CONSTRAINTS,
-        _REPLACE,
-        _INDEXES,
-        _SOURCES,
-        _ARGUMENTS,
-        TableKey("environment", ENVIRONMENT, "Environment variables of the image, merged by name."),
+        "Values of axes (globs) of the cells that the override is for.",
+        required=True,
     ),
+    Field("base", slot(checks.image), "Base image, in place of the recipe's."),
+    Field("apt", slot_list(checks.apt), "More packages of the distribution."),
+    Field("requires", slot_list(checks.requirement), "More packages to install."),
+    _CONSTRAINTS,
+    _REPLACE,
+    _INDEXES,
+    _SOURCES,
+    _ARGUMENTS,
+    Field("environment", ENVIRONMENT, "Environment variables of the image, merged by name."),
     constraints={"minProperties": 2},
 )

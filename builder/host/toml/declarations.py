@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass
+from dataclasses import KW_ONLY, dataclass, fields, is_dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from builder.tomldoc import shown, suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Mapping
 
     from builder.tomldoc import Table
 
@@ -24,26 +25,24 @@ class ValueType:
     """One type of value.
 
     `read` takes the table, the key and the reader's context; it notes mistakes in the document and returns the value,
-    or None if there is no usable one. `table` is the declaration of a nested table, which is read if absent, too: it
-    may have required keys.
+    or None if there is no usable one. A type that is `always` read gives a value for an absent key, too.
     """
 
     read: Callable[[Table, str, Any], Any]
     schema: Callable[[], Schema]
-    table: TableDeclaration[Any] | None = None
+    always: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class TableKey:
-    """One key of a table.
+class Field:
+    """One key of a table, or of a table in it: `name` may have dots.
 
     Attributes:
         name: The key as users write it.
         type: Type of the value.
         description: One sentence for users; editors show it.
-        field: Argument of the table's builder that takes the value; by default the name with `_`.
+        argument: Argument of the builder that takes the value; by default the key with `_`.
         required: Whether the key must be there; message and hint where an empty list will not do either.
-        spread: The value is a dictionary of arguments.
         merge: How layers of the configuration are merged.
         variables: Environment variables beside jbuild's own; they are stronger than files.
         fallback_variables: Environment variables that count only if nothing else sets the key.
@@ -52,91 +51,98 @@ class TableKey:
     name: str
     type: ValueType
     description: str
+    argument: str = ""
     _: KW_ONLY
-    field: str = ""
     required: bool | tuple[str, str] = False
-    spread: bool = False
     merge: Merge = "replace"
     variables: tuple[str, ...] = ()
     fallback_variables: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "argument", self.argument or self.key.replace("-", "_"))
+
     @property
-    def argument(self) -> str:
-        """The builder's argument that takes the value."""
-        return self.field or self.name.replace("-", "_")
+    def key(self) -> str:
+        """The last part of the name."""
+        return self.name.rpartition(".")[2]
 
     def read(self, table: Table, context: Any) -> dict[str, Any]:
-        """Return the arguments that this key sets; nothing if it is absent or unusable."""
-        if isinstance(self.required, tuple) and table.raw(self.name) in (None, []):
-            table.problem(self.name, *self.required)
-        elif self.required or self.type.table or self.name in table:
-            value = self.type.read(table, self.name, context)
-            if self.spread:
-                return dict(value)
+        """Return the argument that this key sets; nothing if it is absent or unusable."""
+        if isinstance(self.required, tuple) and table.raw(self.key) in (None, []):
+            table.problem(self.key, *self.required)
+        elif self.required or self.type.always or self.key in table:
+            value = self.type.read(table, self.key, context)
             if value is not None:
                 return {self.argument: value}
         return {}
 
 
-@dataclass(frozen=True)
-class TableDeclaration(Generic[_T]):
-    """One table: its keys, and what is built from their values.
+def under(table: str, *fields: Field) -> tuple[Field, ...]:
+    """Return fields of a table in the table."""
+    return tuple(replace(field, name=f"{table}.{field.name}") for field in fields)
 
-    `record` is the dataclass that has the defaults, if `build` is not one itself. `check` notes what only several keys
-    together show; `constraints` are its counterpart in the JSON Schema.
+
+class TableDeclaration(Generic[_T]):
+    """One table: its fields, and what is built from their values.
+
+    `tables` describes the tables that fields with dots are in. `record` is the dataclass that has the defaults, if
+    `build` is not one itself. `check` notes what only several keys together show; `constraints` are its counterpart in
+    the JSON Schema.
     """
 
-    build: Callable[..., _T]
-    keys: tuple[TableKey, ...]
-    _: KW_ONLY
-    record: type | None = None
-    check: Callable[[Table, _T, Any], None] | None = None
-    constraints: Schema = field(default_factory=dict)
+    def __init__(
+        self,
+        build: Callable[..., _T],
+        *fields: Field,
+        tables: Mapping[str, str] = MappingProxyType({}),
+        record: type | None = None,
+        check: Callable[[Table, _T, Any], None] | None = None,
+        constraints: Schema | None = None,
+    ) -> None:
+        self.build, self.fields, self.tables, self.check = build, fields, tables, check
+        self.record, self.constraints = record or build, constraints or {}
 
     def read(self, table: Table, context: Any) -> _T:
         """Read a table; mistakes are noted in its document, unknown keys when the table is done."""
-        table.expect(key.name for key in self.keys)
+        inner = {name: table.table(name) for name in self.tables} | {"": table}
         values: dict[str, Any] = {}
-        for key in self.keys:
-            values.update(key.read(table, context))
+        for field in self.fields:
+            holder = inner[field.name.rpartition(".")[0]]
+            holder.expect([field.key])
+            values.update(field.read(holder, context))
         result = self.build(**values)
         if self.check:
             self.check(table, result, context)
+        for name in self.tables:
+            inner[name].done()
         return result
-
-    def leaves(self, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], TableKey]]:
-        """Yield the keys with their paths, those of spread tables in place of the tables."""
-        for key in self.keys:
-            if key.spread and key.type.table:
-                yield from key.type.table.leaves((*path, key.name))
-            else:
-                yield (*path, key.name), key
 
     def schema(self) -> Schema:
         """Return the JSON Schema."""
-        record = self.record or self.build
-        defaults = {f.name: f.default for f in fields(record)} if is_dataclass(record) else {}
-        properties: dict[str, Schema] = {}
-        for key in self.keys:
-            schema = {"description": key.description, **key.type.schema()}
-            if isinstance(key.required, tuple) and schema.get("type") == "array":
+        defaults = {f.name: f.default for f in fields(self.record)} if is_dataclass(self.record) else {}
+        inner = {name: {"description": text, **_object()} for name, text in self.tables.items()} | {"": _object()}
+        inner[""]["properties"].update({name: inner[name] for name in self.tables})
+        for field in self.fields:
+            schema = {"description": field.description, **field.type.schema()}
+            if isinstance(field.required, tuple) and schema.get("type") == "array":
                 schema["minItems"] = 1
-            default = defaults.get(key.argument)
+            default = defaults.get(field.argument)
             if isinstance(default, (str, int, float)) or (isinstance(default, tuple) and default):
                 schema["default"] = list(default) if isinstance(default, tuple) else default
-            properties[key.name] = schema
-        required = [key.name for key in self.keys if key.required]
-        return {
-            "type": "object",
-            "properties": properties,
-            **({"required": required} if required else {}),
-            "additionalProperties": False,
-            **self.constraints,
-        }
+            table, _, key = field.name.rpartition(".")
+            inner[table]["properties"][key] = schema
+            for name in ([key, table] if table else [key]) if field.required else ():
+                holder = inner[table if name == key else ""]
+                holder["required"] = [*holder.get("required", ()), name]
+        return inner[""] | self.constraints
 
     def document_schema(self, title: str, description: str) -> Schema:
         """Return the JSON Schema of a document whose top table this is."""
         return {"$schema": DIALECT, "title": title, "description": description, **self.schema()}
+
+
+def _object() -> Schema:
+    return {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 def whole(pattern: str) -> str:
@@ -243,7 +249,7 @@ def string_map(key_pattern: str, key_noun: str, value_pattern: str, noun: str) -
 
 
 def nested(declaration: TableDeclaration[Any]) -> ValueType:
-    """Return the type of one table, read as an empty one if it is absent."""
+    """Return the type of one table, read as an empty one if it is absent: it may have required keys."""
 
     def read(table: Table, key: str, context: Any) -> Any:
         inner = table.table(key)
@@ -251,7 +257,7 @@ def nested(declaration: TableDeclaration[Any]) -> ValueType:
         inner.done()
         return value
 
-    return ValueType(read=read, schema=declaration.schema, table=declaration)
+    return ValueType(read=read, schema=declaration.schema, always=True)
 
 
 def tables(declaration: TableDeclaration[Any]) -> ValueType:
