@@ -255,16 +255,19 @@ _FILES = ValueType(read=_read_files, schema=lambda: list_schema(string_schema())
 _FOLDER = ValueType(read=_read_folder, schema=string_schema)
 _HTTP = string(_ADDRESS, "an http(s) address")
 _IMAGE_PREFIX = string(_IMAGE_NAME, "the beginning of an image name")
+_BUILDERS = strings(BUILDER_PATTERN, "a builder's name")
+_REGISTRIES = strings(REGISTRY_PATTERN, "a registry such as host:5000/team")
+_REGISTRY_HOSTS = strings(REGISTRY_PATTERN, "a registry host")
+_REGISTRY_HOST = string(_HOST, "a registry host such as registry.example.com:5000")
+_INDEX_PREFIX = string(f"{DEFAULT}|{ADDRESS}", "the beginning of an index's address")
+_INDEX_ADDRESS = string(ADDRESS, "an http(s) address without `?` and `#`")
+# Those of curl, pip and requests: they are not meant for jbuild alone.
+_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
 _STAND_IN = Field("stand-in", string(), "Why the mirror is not the same; locks and output name it.")
 
 _REGISTRY = TableDeclaration(
     RegistrySettings,
-    Field(
-        "host",
-        string(_HOST, "a registry host such as registry.example.com:5000"),
-        "The registry's host.",
-        required=True,
-    ),
+    Field("host", _REGISTRY_HOST, "The registry's host.", required=True),
     Field("ca-bundle", _FILE, "PEM file that is trusted for this host in place of network.ca-bundle."),
     Field("insecure", boolean(), "Whether the registry has no TLS."),
 )
@@ -283,18 +286,8 @@ _MODEL_MIRROR = TableDeclaration(
 )
 _INDEX_MIRROR = TableDeclaration(
     IndexMirror,
-    Field(
-        "prefix",
-        string(f"{DEFAULT}|{ADDRESS}", "the beginning of an index's address"),
-        "Beginning of the indexes' addresses; `default` is uv's own index.",
-        required=True,
-    ),
-    Field(
-        "mirror",
-        string(ADDRESS, "an http(s) address without `?` and `#`"),
-        "Address that replaces the prefix.",
-        required=True,
-    ),
+    Field("prefix", _INDEX_PREFIX, "Beginning of indexes' addresses; `default` is uv's own index.", required=True),
+    Field("mirror", _INDEX_ADDRESS, "Address that replaces the prefix.", required=True),
     Field("fallback", boolean(), "Whether the mirror is asked only if the index itself fails."),
     _STAND_IN,
     check=_check_index_mirror,
@@ -305,49 +298,24 @@ _CONFIG = TableDeclaration(
     _settings,
     *under(
         "publish",
-        Field(
-            "registries",
-            strings(REGISTRY_PATTERN, "a registry such as host:5000/team"),
-            "Registries that proven images go to if a recipe names none.",
-        ),
-        Field(
-            "insecure",
-            strings(REGISTRY_PATTERN, "a registry host"),
-            "Registries without TLS; loopback always is.",
-            argument="insecure_registries",
-        ),
+        Field("registries", _REGISTRIES, "Registries that proven images go to if a recipe names none."),
+        Field("insecure", _REGISTRY_HOSTS, "Registries without TLS; loopback always is.", "insecure_registries"),
         Field("compression", choice(COMPRESSIONS, "{} is not zstd or gzip", "known"), "Compression of layers."),
         Field("cosign-key", _FILE, "Private key that signs published images."),
         Field("trusted-keys", _FILES, "Public keys whose signatures and verdicts count."),
     ),
     *under(
         "hub",
-        Field(
-            "endpoint",
-            _HTTP,
-            "Address of the model hub or of a mirror of it.",
-            argument="hub_endpoint",
-            variables=("HF_ENDPOINT",),
-        ),
+        Field("endpoint", _HTTP, "Address of the model hub or a mirror.", "hub_endpoint", variables=("HF_ENDPOINT",)),
     ),
     *under(
         "network",
-        Field(
-            "ca-bundle",
-            _FILE,
-            "PEM file of certificates that every connection trusts.",
-            # Those of curl, pip and requests: they are not meant for jbuild alone.
-            fallback_variables=("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE"),
-        ),
+        Field("ca-bundle", _FILE, "Certificates (PEM) that every connection trusts.", fallback_variables=_CA_VARIABLES),
     ),
     *under(
         "build",
         Field("builder", string(BUILDER_PATTERN, "a builder's name"), "One builder, in place of `builders`."),
-        Field(
-            "builders",
-            strings(BUILDER_PATTERN, "a builder's name"),
-            "Buildx builders or docker contexts that build instead of the engine.",
-        ),
+        Field("builders", _BUILDERS, "Buildx builders or docker contexts that build instead of the engine."),
         Field("cache-from", _caches("from"), "BuildKit caches to read, such as type=registry,ref=HOST/NAME."),
         Field("cache-to", _caches("to"), "BuildKit caches to write."),
         Field("silent-s", number(60, 7 * 86_400), "Seconds without output after which a builder counts as hanging."),

@@ -103,28 +103,18 @@ def _read_rows(root: Table, families: Mapping[str, tuple[str, ...]]) -> tuple[In
     return tuple(rows)
 
 
-_PACKAGES = Field(
-    "packages",
-    strings(PACKAGE, "a package's name in lower case, with `-`, or a glob"),
-    "Packages (globs) that come from the index and from nowhere else.",
-)
+_PACKAGE_GLOBS = strings(PACKAGE, "a package's name in lower case, with `-`, or a glob")
+_INDEX_NAME = string(NAME, "an index's name: lower-case letters, digits and `-`")
+_PATHS = strings(r"/[^\s]*", "a part of a path such as /root/pypi/")
+_PACKAGES = Field("packages", _PACKAGE_GLOBS, "Packages (globs) that come from the index and from nowhere else.")
 _FAMILY = TableDeclaration[tuple[str, ...]](lambda packages=(): packages, _PACKAGES)
 _INDEX = TableDeclaration(
     IndexRow,
-    Field(
-        "name",
-        string(NAME, "an index's name: lower-case letters, digits and `-`"),
-        "The index's name; that of one of jbuild's indexes replaces it.",
-        required=True,
-    ),
+    Field("name", _INDEX_NAME, "The index's name; that of one of jbuild's indexes replaces it.", required=True),
     Field("url", string(ADDRESS, "an http(s) address"), "Address of the index.", required=True),
     _PACKAGES,
     Field("family", string(NAME, "a family's name"), "Family of indexes that the packages are those of."),
-    Field(
-        "foreign-files",
-        strings(r"/[^\s]*", "a part of a path such as /root/pypi/"),
-        "Parts of the addresses of files that are not the index's own; they are ignored.",
-    ),
+    Field("foreign-files", _PATHS, "Parts of addresses of files that are not the index's own; they are ignored."),
     Field("l4t", strings(_GLOB, "an L4T release or glob"), "L4T releases (globs) of its wheels; default any."),
     Field("cuda", strings(r"[0-9]+\.[0-9]+", "a version such as 12.6"), "CUDA of its wheels; default any."),
     Field("usual", boolean(), "Whether the index is used by recipes that name none."),
@@ -132,22 +122,15 @@ _INDEX = TableDeclaration(
     Field("lacks", string(), "What the index lacks."),
     Field("source", string(), "Source of this information."),
 )
+_FAMILIES = ValueType(
+    read=lambda root, *_: None if "indexes" in root else _read_rows(root, {}) and None,
+    schema=lambda: {"type": "object", "additionalProperties": nested(_FAMILY).schema()},
+)
+_INDEXES = ValueType(read=_read_own_rows, schema=tables(_INDEX).schema)
 # The keys of a user's document that are about indexes. Families are read along with the indexes.
 INDEX_KEYS = (
-    Field(
-        "families",
-        ValueType(
-            read=lambda root, *_: None if "indexes" in root else _read_rows(root, {}) and None,
-            schema=lambda: {"type": "object", "additionalProperties": nested(_FAMILY).schema()},
-        ),
-        "Packages of families of indexes.",
-    ),
-    Field(
-        "indexes",
-        ValueType(read=_read_own_rows, schema=tables(_INDEX).schema),
-        "Package indexes for some packages.",
-        merge="prepend",
-    ),
+    Field("families", _FAMILIES, "Packages of families of indexes."),
+    Field("indexes", _INDEXES, "Package indexes for some packages.", merge="prepend"),
 )
 
 

@@ -39,47 +39,22 @@ if TYPE_CHECKING:
 _OWN = ("description", "architecture", "boards", "matrix", "overrides", "runners")
 
 
-def _known_boards() -> tuple[str, ...]:
-    return tuple(board.name for board in boards())
-
-
+_LINE = string(patterns.TEXT, "a description on one line")
+_ARCHITECTURE = choice(get_args(Architecture), "unknown architecture {}", "architectures")
+_TEMPLATE = string(patterns.TEMPLATE, "a template's file name")
+_BOARDS = choices(lambda: [board.name for board in boards()], "there is no board {}", "boards known")
+_NO_MATRIX = ("a recipe needs a matrix", 'such as `[matrix]` with `vllm = ["0.15.1"]`')
+_NO_MODEL = ("a recipe needs a model: without one the image cannot answer", "add a [[models]] table")
 _RECIPE = TableDeclaration[dict[str, Any]](
     dict,
-    Field(
-        "description",
-        string(patterns.TEXT, "a description on one line"),
-        "One line about the images of the recipe.",
-        required=True,
-    ),
-    Field(
-        "architecture",
-        choice(get_args(Architecture), "unknown architecture {}", "architectures"),
-        "Architecture of the images; default arm64.",
-    ),
-    Field(
-        "template",
-        string(patterns.TEMPLATE, "a template's file name"),
-        "Dockerfile template: a file in dockerfiles/, of the project or of jbuild.",
-    ),
-    Field(
-        "boards",
-        choices(_known_boards, "there is no board {}", "boards known"),
-        "Boards whose memory the models must fit; default all boards of the platform.",
-    ),
-    Field(
-        "matrix",
-        MATRIX,
-        "Axes with their values; a cell is a combination of one value of each.",
-        required=("a recipe needs a matrix", 'such as `[matrix]` with `vllm = ["0.15.1"]`'),
-    ),
+    Field("description", _LINE, "One line about the images of the recipe.", required=True),
+    Field("architecture", _ARCHITECTURE, "Architecture of the images; default arm64."),
+    Field("template", _TEMPLATE, "Dockerfile template: a file in dockerfiles/, of the project or of jbuild."),
+    Field("boards", _BOARDS, "Boards whose memory the models must fit; default all boards of the platform."),
+    Field("matrix", MATRIX, "Axes; a cell is a combination of one value of each.", required=_NO_MATRIX),
     *BASE,
     *PACKAGES,
-    Field(
-        "models",
-        tables(MODEL),
-        "Models in the image.",
-        required=("a recipe needs a model: without one the image cannot answer", "add a [[models]] table"),
-    ),
+    Field("models", tables(MODEL), "Models in the image.", required=_NO_MODEL),
     Field("server", nested(SERVER), "The image's server: options of `vllm serve`."),
     Field("smoke", nested(SMOKE), "The smoke run: questions to the built image.", required=True),
     Field("publish", nested(PUBLISH), "Where a proven image is pushed to, and its tags."),

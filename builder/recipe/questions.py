@@ -43,6 +43,7 @@ def _read_percent(table: Table, key: str, _: Slots) -> float | None:
 
 
 _percent = ValueType(read=_read_percent, schema=lambda: string_schema(_PERCENT))
+_EXCEEDED = choice(get_args(get_type_hints(Bounds)["exceeded"]), "{} is not known", "known")
 _BOUNDS = TableDeclaration(
     Bounds,
     Field("slower-start", _percent, "How much longer the start may take."),
@@ -50,20 +51,12 @@ _BOUNDS = TableDeclaration(
     Field("fewer-tokens", _percent, "How many fewer tokens a second there may be."),
     Field("more-memory", _percent, "How much more memory the server may take."),
     Field("larger-image", _percent, "How much larger the image may be."),
-    Field(
-        "exceeded",
-        choice(get_args(get_type_hints(Bounds)["exceeded"]), "{} is not known", "known"),
-        "What an exceeded bound is: a warning, or an error.",
-    ),
+    Field("exceeded", _EXCEEDED, "What an exceeded bound is: a warning, or an error."),
 )
+_ROLE = choice(get_args(get_type_hints(Message)["role"]), "{} is not a role", "roles")
 _MESSAGE = TableDeclaration(
     Message,
-    Field(
-        "role",
-        choice(get_args(get_type_hints(Message)["role"]), "{} is not a role", "roles"),
-        "Who speaks.",
-        required=True,
-    ),
+    Field("role", _ROLE, "Who speaks.", required=True),
     Field("content", string(patterns.LINES, "a message's text"), "The message's text.", required=True),
 )
 
@@ -108,24 +101,18 @@ def _check(table: Table, question: Question, _: Slots) -> None:
 
 
 _text = string(patterns.LINES, "text without control characters")
+_EXPECTATION = ValueType(read=_read_expectation, schema=lambda: {"type": "string", "minLength": 1})
+_SCHEMA = ValueType(read=_read_schema, schema=schema.keyword_schema)
 _QUESTION = TableDeclaration(
     Question,
     Field("ask", _text, "The question, as a chat of one message."),
     Field("chat", tables(_MESSAGE), "A whole chat, in place of `ask`."),
     Field("prompt", _text, "Text for the model to continue, in place of `ask`."),
-    Field(
-        "expect",
-        ValueType(read=_read_expectation, schema=lambda: {"type": "string", "minLength": 1}),
-        "A regular expression, searched in the answer.",
-    ),
+    Field("expect", _EXPECTATION, "A regular expression, searched in the answer."),
     Field("text", _text, "The answer, to the letter."),
     Field("tokens", strings(), "The tokens that the answer begins with."),
     Field("min-tokens", integer(0, _MOST_TOKENS), "How many tokens the answer must have at least."),
-    Field(
-        "schema",
-        ValueType(read=_read_schema, schema=schema.keyword_schema),
-        "A JSON Schema, written as TOML, that the answer must fit; the server gets it for guided output.",
-    ),
+    Field("schema", _SCHEMA, "A JSON Schema, written as TOML, that the answer must fit (guided output)."),
     Field("max-tokens", integer(1, _MOST_TOKENS), "How many tokens the answer may have at most."),
     Field("at-once", integer(1, _MOST_AT_ONCE), "How many times the question is asked at the same moment."),
     Field("also-whole", boolean(), "Whether the question is asked once more without streaming."),
@@ -135,26 +122,18 @@ _QUESTION = TableDeclaration(
         "anyOf": [{"required": [name]} for name in _EXPECTATIONS],
     },
 )
+_NO_QUESTION = (
+    "a recipe asks its image at least one question: nothing else proves it",
+    "add a [[smoke.questions]] table with `ask` and `expect`",
+)
 SMOKE = TableDeclaration(
     SmokeSpec,
-    Field(
-        "questions",
-        tables(_QUESTION),
-        "Questions to the image, asked at temperature 0.",
-        required=(
-            "a recipe asks its image at least one question: nothing else proves it",
-            "add a [[smoke.questions]] table with `ask` and `expect`",
-        ),
-    ),
+    Field("questions", tables(_QUESTION), "Questions to the image, asked at temperature 0.", required=_NO_QUESTION),
     Field("ready-within-s", number(1, _DAY_S), "Longest time until the server is ready, in seconds."),
     Field("answer-within-s", number(1, _DAY_S), "Longest time until an answer is complete, in seconds."),
     Field("stop-within-s", number(1, _DAY_S), "Longest time until the server has stopped, in seconds."),
     Field("environment", ENVIRONMENT, "Environment variables for the smoke run only."),
     Field("api-key", boolean(), "Whether the server is started with a key and must refuse clients without it."),
-    Field(
-        "golden-tolerance",
-        number(0.001, 10),
-        "How far a log-probability may be from the recorded one, in nats.",
-    ),
+    Field("golden-tolerance", number(0.001, 10), "How far log-probabilities may be off the recorded ones, in nats."),
     Field("bounds", nested(_BOUNDS), "How much worse than the last verdict of the cell the image may be."),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from builder.host.toml.declarations import (
     Field,
@@ -72,6 +72,21 @@ def _date(table: Table, key: str, _: Slots) -> str | None:
         return None
 
 
+_REQUIREMENTS = slot_list(checks.requirement)
+_NO_PACKAGE = ("a recipe needs at least one package", 'such as `requires = ["vllm=={vllm}"]`')
+_IDS = strings(r"[a-z0-9][a-z0-9.-]*", "an advisory's id")
+_DATE = ValueType(read=_date, schema=lambda: string_schema(_DAY))
+_INDEX_NAMES = strings(patterns.INDEX, "the name of a package index")
+_INDEX_OF = string_map(
+    (patterns.PACKAGE, "a package's name in lower case, with `-`, or a glob"),
+    (patterns.INDEX, "the name of a package index, or `default` for uv's own"),
+)
+_MODEL_NAME = string(patterns.MODEL_NAME, "a folder name: letters, digits, `.`, `_` and `-`")
+_MODEL_SOURCE = slot(checks.model_source)
+_MODEL_FILES = strings(patterns.MODEL_FILE, "a glob on the model's files")
+_REGISTRIES = strings(patterns.REGISTRY, "a registry: host[:port][/prefix]")
+_ON_FAILURE = choice(get_args(OnFailure), "{} is not known", "known")
+
 BASE = under(
     "base",
     Field("image", slot(checks.image), "Base image with a tag or digest; default the platform's.", argument="base"),
@@ -80,75 +95,31 @@ BASE = under(
 
 # An override may change these, too.
 _INDEXES = Field(
-    "indexes",
-    strings(patterns.INDEX, "the name of a package index"),
-    "Indexes that their packages come from only; default the platform's usual ones.",
+    "indexes", _INDEX_NAMES, "Indexes that their packages come from only; default the platform's usual ones."
 )
-_SOURCES = Field(
-    "from",
-    string_map(
-        patterns.PACKAGE,
-        "a package's name in lower case, with `-`, or a glob",
-        patterns.INDEX,
-        "the name of a package index, or `default` for uv's own",
-    ),
-    "The index of single packages (globs); `default` is uv's own.",
-    argument="sources",
-)
-_CONSTRAINTS = Field("constraints", slot_list(checks.requirement), "Requirements that narrow what packages ask for.")
-_REPLACE = Field(
-    "replace", slot_list(checks.requirement), "Requirements that replace whatever any package asks for of that name."
-)
-_ARGUMENTS = Field(
-    "arguments", slot_list(checks.argument), "Other options of `vllm serve`, one string for each argument."
-)
+_SOURCES = Field("from", _INDEX_OF, "The index of single packages (globs); `default` is uv's own.", "sources")
+_CONSTRAINTS = Field("constraints", _REQUIREMENTS, "Requirements that narrow what packages ask for.")
+_REPLACE = Field("replace", _REQUIREMENTS, "Requirements that replace whatever any package asks for of that name.")
+_ARGUMENTS = Field("arguments", slot_list(checks.argument), "Other options of `vllm serve`, one string an argument.")
 
 PACKAGES = under(
     "packages",
-    Field(
-        "requires",
-        slot_list(checks.requirement),
-        "Packages to install, as wheels only.",
-        required=("a recipe needs at least one package", 'such as `requires = ["vllm=={vllm}"]`'),
-    ),
+    Field("requires", _REQUIREMENTS, "Packages to install, as wheels only.", required=_NO_PACKAGE),
     _CONSTRAINTS,
     _REPLACE,
-    Field(
-        "ignore-advisories",
-        strings(r"[a-z0-9][a-z0-9.-]*", "an advisory's id"),
-        "Advisories that must not change the recipe; `jbuild show` lists the applied ones.",
-        argument="ignored_advisories",
-    ),
+    Field("ignore-advisories", _IDS, "Advisories that must not change the recipe.", "ignored_advisories"),
     _INDEXES,
     _SOURCES,
-    Field(
-        "released-before",
-        ValueType(read=_date, schema=lambda: string_schema(_DAY)),
-        "Date (YYYY-MM-DD): no newer files, on indexes that state upload times.",
-    ),
+    Field("released-before", _DATE, "Date (YYYY-MM-DD): no newer files, on indexes that state upload times."),
 )
 
 MODEL = TableDeclaration(
     Model,
-    Field(
-        "name",
-        string(patterns.MODEL_NAME, "a folder name: letters, digits, `.`, `_` and `-`"),
-        "Folder of the model in the image: /models/NAME.",
-        required=True,
-    ),
-    Field(
-        "source",
-        slot(checks.model_source),
-        "hf://ORGANISATION/NAME@REVISION, oci://HOST/NAME:TAG, or a folder relative to the recipe.",
-        required=True,
-    ),
+    Field("name", _MODEL_NAME, "Folder of the model in the image: /models/NAME.", required=True),
+    Field("source", _MODEL_SOURCE, "hf://ORGANISATION/NAME@REVISION, oci://HOST/NAME:TAG or a folder.", required=True),
     Field("licence", string(patterns.LICENCE, "a licence such as Apache-2.0"), "Licence, such as Apache-2.0."),
     Field("formats", choices(WEIGHT_FORMATS, "unknown format {}", "formats"), "Weight formats to allow."),
-    Field(
-        "files",
-        strings(patterns.MODEL_FILE, "a glob on the model's files"),
-        "Globs on the model's files; default what a model server needs.",
-    ),
+    Field("files", _MODEL_FILES, "Globs on the model's files; default what a model server needs."),
 )
 
 SERVER = TableDeclaration(
@@ -159,11 +130,7 @@ SERVER = TableDeclaration(
     Field("port", integer(1024, 65535), "Port that the server listens on."),
     Field("max-model-len", integer(1, _MOST_TOKENS), "Longest context in tokens."),
     Field("dtype", choice(_DTYPES, "unknown type {}", "types"), "Data type of weights and activations."),
-    Field(
-        "quantization",
-        string(patterns.QUANTIZATION, "a quantization method"),
-        "Quantization method of the weights.",
-    ),
+    Field("quantization", string(patterns.QUANTIZATION, "a quantization method"), "Quantization of the weights."),
     _ARGUMENTS,
     Field("environment", ENVIRONMENT, "Environment variables of the image."),
 )
@@ -214,24 +181,13 @@ def _tags(table: Table, key: str, slots: Slots) -> tuple[TagRule, ...]:
     return tuple(rules)
 
 
+_TAGS = ValueType(read=_tags, schema=lambda: list_schema({"anyOf": [slot_schema(checks.tag), _TAG.schema()]}))
 PUBLISH = TableDeclaration(
     lambda repository="vllm", **values: PublishSpec(repository=repository, **values),
     Field("repository", slot(checks.repository), "Repository below each registry's prefix."),
-    Field(
-        "tags",
-        ValueType(read=_tags, schema=lambda: list_schema({"anyOf": [slot_schema(checks.tag), _TAG.schema()]})),
-        "Tags of the images, or tables with the level that a tag requires.",
-    ),
-    Field(
-        "registries",
-        strings(patterns.REGISTRY, "a registry: host[:port][/prefix]"),
-        "Registries to push to; default those of jbuild.toml.",
-    ),
-    Field(
-        "on-failure",
-        choice(get_args(OnFailure), "{} is not known", "known"),
-        "What happens if one registry fails: no tag anywhere, or tags at all others.",
-    ),
+    Field("tags", _TAGS, "Tags of the images, or tables with the level that a tag requires."),
+    Field("registries", _REGISTRIES, "Registries to push to; default those of jbuild.toml."),
+    Field("on-failure", _ON_FAILURE, "What happens if one registry fails: no tag anywhere, or tags at all others."),
     Field("attach", boolean(), "Whether SBOM, verdict and provenance are attached to the image."),
     record=PublishSpec,
 )
@@ -239,20 +195,13 @@ PUBLISH = TableDeclaration(
 RUNNERS = TableDeclaration(
     Runners,
     Field("runner", slot(checks.runner), "Label of the CI runner that builds the cells.", argument="build"),
-    Field(
-        "smoke-runner", slot(checks.runner), "Label of the CI runner on a board, for the smoke run.", argument="smoke"
-    ),
+    Field("smoke-runner", slot(checks.runner), "Label of the CI runner on a board, for smoke runs.", "smoke"),
 )
 
 _WAIVER = TableDeclaration(
     Waiver,
     Field("rule", choice(AUDIT_RULES, "the audit has no rule {}", "rules"), "The audit's rule.", required=True),
-    Field(
-        "reason",
-        string(patterns.TEXT, "a reason on one line"),
-        "Why these findings must not stop a cell.",
-        required=True,
-    ),
+    Field("reason", string(patterns.TEXT, "a reason on one line"), "Why these may not stop a cell.", required=True),
     Field("wheel", string(patterns.TEXT, "a glob on wheels' names"), "Glob on the wheel's name."),
     Field("file", string(patterns.TEXT, "a glob on the wheel's files"), "Glob on the wheel's files."),
 )
@@ -274,28 +223,16 @@ class _OverrideDeclaration(TableDeclaration[Override]):
         return override
 
 
-def _when(_: Table, __: str, slots: Slots) -> Any:
-    return slots.when
-
-
+_WHEN = ValueType(
+    read=lambda _, __, slots: slots.when,
+    schema=lambda: {"type": "object", "minProperties": 1, "additionalProperties": string_schema(patterns.GLOB)},
+)
 OVERRIDE = _OverrideDeclaration(
     Override,
-    Field(
-        "when",
-        ValueType(
-            read=_when,
-            schema=lambda: {
-                "type": "object",
-                "minProperties": 1,
-                "additionalProperties": string_schema(patterns.GLOB),
-            },
-        ),
-        "Values of axes (globs) of the cells that the override is for.",
-        required=True,
-    ),
+    Field("when", _WHEN, "Values of axes (globs) of the cells that the override is for.", required=True),
     Field("base", slot(checks.image), "Base image, in place of the recipe's."),
     Field("apt", slot_list(checks.apt), "More packages of the distribution."),
-    Field("requires", slot_list(checks.requirement), "More packages to install."),
+    Field("requires", _REQUIREMENTS, "More packages to install."),
     _CONSTRAINTS,
     _REPLACE,
     _INDEXES,

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from builder.tomldoc import Table
+    from builder.tomlplaces import Path
+
+    _Names = Iterable[str] | Callable[[], Iterable[str]]
 
 _T = TypeVar("_T")
 Schema = dict[str, Any]
@@ -203,47 +206,48 @@ def _bounded(name: str, kind: Any, noun: str, low: float, high: float) -> ValueT
     return ValueType(read=read, schema=lambda: {"type": name, "minimum": low, "maximum": high})
 
 
-def choice(choices: Iterable[str] | Callable[[], Iterable[str]], message: str, noun: str) -> ValueType:
-    """Return the type of strings out of a few; `message` names a wrong one as `{}`, `noun` the choices in its hint."""
-    return ValueType(
-        read=lambda table, key, _: _checked_choice(table, key, choices, message, noun),
-        schema=lambda: {"type": "string", "enum": list(choices() if callable(choices) else choices)},
-    )
+def choice(known: _Names, message: str, noun: str) -> ValueType:
+    """Return the type of strings out of a few; `message` names a wrong one as `{}`, `noun` the names in its hint."""
+
+    def read(table: Table, key: str, _: Any) -> str:
+        _check_names(table, (key,), table.raw(key), known, message, noun)
+        return table.string(key)
+
+    return ValueType(read=read, schema=lambda: _enum(known))
 
 
-def _checked_choice(table: Table, key: str, choices: Any, message: str, noun: str) -> str:
-    value, names = table.string(key), choices() if callable(choices) else choices
-    if isinstance(table.raw(key), str) and value not in names:
-        table.problem(key, message.format(f"`{shown(value)}`"), suggest(value, names, noun=noun))
-    return value
-
-
-def choices(names: Iterable[str] | Callable[[], Iterable[str]], message: str, noun: str) -> ValueType:
+def choices(known: _Names, message: str, noun: str) -> ValueType:
     """Return the type of lists of strings out of a few, as `choice` does of one."""
 
     def read(table: Table, key: str, _: Any) -> tuple[str, ...]:
-        values, known = table.strings(key), names() if callable(names) else names
-        for index, value in enumerate(table.raw(key) if isinstance(table.raw(key), list) else ()):
-            if isinstance(value, str) and value not in known:
-                hint = suggest(value, known, noun=noun)
-                table.document.problem((*table.path, key, index), message.format(f"`{shown(value)}`"), hint)
-        return values
+        for index, item in enumerate(table.raw(key) if isinstance(table.raw(key), list) else ()):
+            _check_names(table, (key, index), item, known, message, noun)
+        return table.strings(key)
 
-    return ValueType(
-        read=read, schema=lambda: list_schema({"type": "string", "enum": list(names() if callable(names) else names)})
-    )
+    return ValueType(read=read, schema=lambda: list_schema(_enum(known)))
 
 
-def string_map(key_pattern: str, key_noun: str, value_pattern: str, noun: str) -> ValueType:
-    """Return the type of tables of strings, read as pairs in file order."""
+def _check_names(table: Table, keys: Path, value: Any, known: _Names, message: str, noun: str) -> None:
+    names = known() if callable(known) else known
+    if isinstance(value, str) and value not in names:
+        hint = suggest(value, names, noun=noun)
+        table.document.problem((*table.path, *keys), message.format(f"`{shown(value)}`"), hint)
+
+
+def _enum(known: _Names) -> Schema:
+    return {"type": "string", "enum": list(known() if callable(known) else known)}
+
+
+def string_map(keys: tuple[str, str], values: tuple[str, str]) -> ValueType:
+    """Return the type of tables of strings, read as pairs in file order; pattern and noun of keys and of values."""
     return ValueType(
         read=lambda table, key, _: table.string_map(
-            key, key_pattern=key_pattern, value_pattern=value_pattern, noun=noun, key_noun=key_noun
+            key, key_pattern=keys[0], key_noun=keys[1], value_pattern=values[0], noun=values[1]
         ),
         schema=lambda: {
             "type": "object",
-            "propertyNames": {"pattern": whole(key_pattern)},
-            "additionalProperties": string_schema(value_pattern),
+            "propertyNames": {"pattern": whole(keys[0])},
+            "additionalProperties": string_schema(values[0]),
         },
     )
 
