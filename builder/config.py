@@ -187,8 +187,10 @@ def load(files: Iterable[Path]) -> Config:
 def _variables(kind: Literal["variables", "fallback_variables"]) -> Iterator[tuple[Field, str]]:
     """Yield the environment variables that are set, with their keys; jbuild's own last, as the strongest."""
     for field in _CONFIG.fields:
-        own = [f"JBUILD_{re.sub('[.-]', '_', field.name).upper()}"] if kind == "variables" and "." in field.name else []
-        yield from ((field, name) for name in (*getattr(field, kind), *own) if os.environ.get(name))
+        named = (
+            [f"JBUILD_{re.sub('[.-]', '_', field.name).upper()}"] if kind == "variables" and "." in field.name else []
+        )
+        yield from ((field, name) for name in (*getattr(field, kind), *named) if os.environ.get(name))
 
 
 def _from_variable(field: Field, variable: str) -> dict[str, Any]:
@@ -240,9 +242,10 @@ def _settings(builder: str | None = None, **settings: Any) -> dict[str, Any]:
 
 
 def _check_builders(root: Table, _: object, __: Path) -> None:
-    build = root.table("build")
-    if "builder" in build and build.raw("builders"):
-        build.problem("builder", "`builder` and `builders` exclude each other", "keep `builders`")
+    build = root.raw("build")
+    if isinstance(build, dict) and "builder" in build and build.get("builders"):
+        message = "`builder` and `builders` exclude each other"
+        root.document.problem(("build", "builder"), message, "keep `builders`")
 
 
 def _check_index_mirror(table: Table, rule: IndexMirror, _: Path) -> None:

@@ -151,10 +151,6 @@ class Table:
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._data))
 
-    def keys(self) -> list[str]:
-        """Return the table's keys in file order."""
-        return list(self._data)
-
     def problem(self, key: str | None, message: str, hint: str | None = None) -> None:
         """Note a mistake at a key of this table, or at the table itself."""
         self.document.problem((*self.path, key) if key is not None else self.path, message, hint)

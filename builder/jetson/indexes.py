@@ -81,8 +81,8 @@ def _read_own_rows(root: Table, _: str, __: object) -> tuple[IndexRow, ...]:
 
 
 def _read_rows(root: Table, families: Mapping[str, tuple[str, ...]]) -> tuple[IndexRow, ...]:
-    own = root.table("families")
-    families = {**families, **{name: nested(_FAMILY).read(own, name, None) for name in own}}
+    table = root.table("families")
+    families = {**families, **{name: nested(_FAMILY).read(table, name, None) for name in table}}
     rows: list[IndexRow] = []
     for table in root.tables("indexes"):
         row = _INDEX.read(table, None)

@@ -35,9 +35,8 @@ if TYPE_CHECKING:
     from builder.host.toml.declarations import Schema
     from builder.tomldoc import Table
 
-# The keys of a recipe that are not the spec's.
-_OWN = ("description", "architecture", "boards", "matrix", "overrides", "runners")
-
+# The fields that are the recipe's; the others are the spec's.
+_RECIPE_FIELDS = ("description", "architecture", "boards", "matrix", "overrides", "runners")
 
 _LINE = string(patterns.TEXT, "a description on one line")
 _ARCHITECTURE = choice(get_args(Architecture), "unknown architecture {}", "architectures")
@@ -94,11 +93,9 @@ def _recipe(root: Table, path: Path, templates: Sequence[Path]) -> Recipe:
             None, f"`{tomldoc.shown(name)}` is not a recipe name", "lower-case letters, digits, `.`, `_` and `-`"
         )
     slots = Slots()
-    values = _RECIPE.read(root, slots)
-    own: dict[str, Any] = {"matrix": Matrix(axes=()), "architecture": "arm64"} | {
-        field: values.pop(field) for field in _OWN if field in values
-    }
-    recipe = Recipe(name=name, path=path, **own, spec=_spec(root, values))
+    values: dict[str, Any] = {"matrix": Matrix(axes=()), "architecture": "arm64"} | _RECIPE.read(root, slots)
+    fields = {field: values.pop(field) for field in _RECIPE_FIELDS if field in values}
+    recipe = Recipe(name=name, path=path, **fields, spec=_spec(root, values))
     if templates:
         _check_template(root, recipe.spec.template, templates)
     # Mistakes of the cells are reported only if the axes are right.

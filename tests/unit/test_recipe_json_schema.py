@@ -75,15 +75,15 @@ def test_the_files_are_current(name: str, file: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_key_is_described_and_every_table_is_closed(name: str) -> None:
-    seen = 0
+    count = 0
 
     def walk(schema: dict[str, Any], path: str) -> None:
-        nonlocal seen
+        nonlocal count
         for key, below in schema.get("properties", {}).items():
             if path.endswith(".schema"):  # keywords of JSON Schema itself
                 continue
             assert re.fullmatch(r"[A-Za-z].{3,110}\.", below.get("description", "")), f"{path}.{key}"
-            seen += 1
+            count += 1
             walk(below, f"{path}.{key}")
         if "properties" in schema and not path.endswith(".schema"):
             assert "additionalProperties" in schema, path
@@ -91,7 +91,7 @@ def test_every_key_is_described_and_every_table_is_closed(name: str) -> None:
             walk(below, path) if isinstance(below, dict) else None
 
     walk(input_schema(name), name)
-    assert seen > {"recipe": 80, "config": 45}[name]
+    assert count > {"recipe": 80, "config": 45}[name]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -114,16 +114,16 @@ def kind_of(data: dict[str, Any]) -> str:
 
 
 def test_every_documented_block_fits_a_schema() -> None:
-    kinds = {place: kind_of(parsed(text.replace(":PORT/", ":8000/"))) for place, text in BLOCKS}
-    assert [place for place, kind in kinds.items() if kind == "nothing"] == []
-    for place, text in BLOCKS:
-        if kinds[place] == "recipe":
+    kinds = {location: kind_of(parsed(text.replace(":PORT/", ":8000/"))) for location, text in BLOCKS}
+    assert [location for location, kind in kinds.items() if kind == "nothing"] == []
+    for location, text in BLOCKS:
+        if kinds[location] == "recipe":
             validator("recipe").validate(parsed(text))
     assert Counter(kinds.values()) == {"recipe": 2, "tables of recipe": 6, "tables of config": 6, "other": 1}
 
 
-REFERENCE = parsed(next(text for place, text in BLOCKS if place == "recipes.md-0"))
-SETTINGS = parsed("\n".join(text for place, text in BLOCKS if place.startswith("configuration.md")))
+REFERENCE = parsed(next(text for location, text in BLOCKS if location == "recipes.md-0"))
+SETTINGS = parsed("\n".join(text for location, text in BLOCKS if location.startswith("configuration.md")))
 JUNK = [1, 2.5, True, "x", "two words\n", "", [], ["x"], [1], [{}], {}, {"zz": 1}, {"zz": "x"}, [[]]]
 
 
@@ -184,7 +184,7 @@ def test_what_the_loader_accepts_the_schema_accepts(
 def test_what_is_structurally_wrong_both_reject(name: str, data: dict[str, Any], folder: Path) -> None:
     # Tables whose names are the user's own.
     free = {("matrix",), ("labels",), ("server", "environment"), ("smoke", "environment"), ("packages", "from")}
-    wrong = 0
+    count = 0
     for path in paths_of(data):
         holder: Any = data
         for key in path:
@@ -197,7 +197,7 @@ def test_what_is_structurally_wrong_both_reject(name: str, data: dict[str, Any],
             edited = changed(data, path, "a string")
         else:
             continue
-        wrong += 1
+        count += 1
         assert not validator(name).is_valid(edited), path
         assert not accepts(name, edited, folder), path
-    assert wrong > {"recipe": 90, "config": 40}[name]
+    assert count > {"recipe": 90, "config": 40}[name]

@@ -79,6 +79,15 @@ class Field:
                 return {self.argument: value}
         return {}
 
+    def schema(self, default: object) -> Schema:
+        """Return the JSON Schema; only plain defaults are stated."""
+        schema = {"description": self.description, **self.type.schema()}
+        if isinstance(self.required, tuple) and schema["type"] == "array":
+            schema["minItems"] = 1
+        if isinstance(default, (str, int, float)) or (isinstance(default, tuple) and default):
+            schema["default"] = list(default) if isinstance(default, tuple) else default
+        return schema
+
 
 def under(table: str, *fields: Field) -> tuple[Field, ...]:
     """Return fields of a table in the table."""
@@ -123,21 +132,16 @@ class TableDeclaration(Generic[_T]):
     def schema(self) -> Schema:
         """Return the JSON Schema."""
         defaults = {f.name: f.default for f in fields(self.record)} if is_dataclass(self.record) else {}
-        inner = {name: {"description": text, **_object()} for name, text in self.tables.items()} | {"": _object()}
-        inner[""]["properties"].update({name: inner[name] for name in self.tables})
+        objects = {"": _object()} | {name: {"description": text} | _object() for name, text in self.tables.items()}
         for field in self.fields:
-            schema = {"description": field.description, **field.type.schema()}
-            if isinstance(field.required, tuple) and schema.get("type") == "array":
-                schema["minItems"] = 1
-            default = defaults.get(field.argument)
-            if isinstance(default, (str, int, float)) or (isinstance(default, tuple) and default):
-                schema["default"] = list(default) if isinstance(default, tuple) else default
             table, _, key = field.name.rpartition(".")
-            inner[table]["properties"][key] = schema
-            for name in ([key, table] if table else [key]) if field.required else ():
-                holder = inner[table if name == key else ""]
-                holder["required"] = [*holder.get("required", ()), name]
-        return inner[""] | self.constraints
+            objects[table]["properties"][key] = field.schema(defaults.get(field.argument))
+            if field.required:
+                objects[table].setdefault("required", []).append(key)
+        root = objects.pop("")
+        root["properties"].update(objects)
+        required = [*root.get("required", ()), *(name for name, schema in objects.items() if "required" in schema)]
+        return root | ({"required": required} if required else {}) | self.constraints
 
     def document_schema(self, title: str, description: str) -> Schema:
         """Return the JSON Schema of a document whose top table this is."""
@@ -206,36 +210,36 @@ def _bounded(name: str, kind: Any, noun: str, low: float, high: float) -> ValueT
     return ValueType(read=read, schema=lambda: {"type": name, "minimum": low, "maximum": high})
 
 
-def choice(known: _Names, message: str, noun: str) -> ValueType:
+def choice(names: _Names, message: str, noun: str) -> ValueType:
     """Return the type of strings out of a few; `message` names a wrong one as `{}`, `noun` the names in its hint."""
 
     def read(table: Table, key: str, _: Any) -> str:
-        _check_names(table, (key,), table.raw(key), known, message, noun)
+        _check_names(table, (key,), table.raw(key), names, message, noun)
         return table.string(key)
 
-    return ValueType(read=read, schema=lambda: _enum(known))
+    return ValueType(read=read, schema=lambda: _enum(names))
 
 
-def choices(known: _Names, message: str, noun: str) -> ValueType:
+def choices(names: _Names, message: str, noun: str) -> ValueType:
     """Return the type of lists of strings out of a few, as `choice` does of one."""
 
     def read(table: Table, key: str, _: Any) -> tuple[str, ...]:
         for index, item in enumerate(table.raw(key) if isinstance(table.raw(key), list) else ()):
-            _check_names(table, (key, index), item, known, message, noun)
+            _check_names(table, (key, index), item, names, message, noun)
         return table.strings(key)
 
-    return ValueType(read=read, schema=lambda: list_schema(_enum(known)))
+    return ValueType(read=read, schema=lambda: list_schema(_enum(names)))
 
 
-def _check_names(table: Table, keys: Path, value: Any, known: _Names, message: str, noun: str) -> None:
-    names = known() if callable(known) else known
-    if isinstance(value, str) and value not in names:
-        hint = suggest(value, names, noun=noun)
+def _check_names(table: Table, keys: Path, value: Any, names: _Names, message: str, noun: str) -> None:
+    allowed = names() if callable(names) else names
+    if isinstance(value, str) and value not in allowed:
+        hint = suggest(value, allowed, noun=noun)
         table.document.problem((*table.path, *keys), message.format(f"`{shown(value)}`"), hint)
 
 
-def _enum(known: _Names) -> Schema:
-    return {"type": "string", "enum": list(known() if callable(known) else known)}
+def _enum(names: _Names) -> Schema:
+    return {"type": "string", "enum": list(names() if callable(names) else names)}
 
 
 def string_map(keys: tuple[str, str], values: tuple[str, str]) -> ValueType:
