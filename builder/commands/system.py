@@ -7,6 +7,7 @@ import click
 from builder.commands.common import as_json, cell_option, open_recipe, open_session, recipe_argument
 from builder.commands.working import builder_option, registry_option
 from builder.errors import RecipeError, UsageError
+from builder.publish.where import targets
 from builder.resolve.jobs import job_of
 from builder.stages import Options
 from builder.systems import make_systems
@@ -39,12 +40,12 @@ def command(
     if not jobs:
         hint = f"`jbuild matrix {found.name}` shows every cell, and why it cannot be built"
         raise RecipeError(f"none of the selected cells of {found.name} can be built", where=str(found.path), hint=hint)
-    targets = registries or found.spec.publish.registries or session.config.registries
-    if not targets:
+    goals = targets(found.spec.publish, registries, session.config)
+    if not goals:
         hint = "name one with --registry HOST/PREFIX, or `registries` under [publish] in the recipe or jbuild.toml"
         raise UsageError("no registry to keep the layers in", where=str(found.path), hint=hint)
     options = Options(until="lock", registries=registries, builders=builders)
-    done = make_systems(jobs, session, options, targets[0], force=force)
+    done = make_systems(jobs, session, options, goals[0], force=force)
     rows = [{"cell": d.cell, "image": d.layer.image, "digest": d.layer.digest, "made": d.made} for d in done]
     lines = [f"{d.cell}: {'pinned' if d.made else 'is pinned'}: {d.layer.image}@{d.layer.digest}" for d in done]
     described = {"recipe": found.name, "pins": str(session.workspace.systems), "cells": rows}
