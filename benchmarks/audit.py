@@ -49,10 +49,10 @@ find . -type f -name '*.so*' -exec readelf -dVW --dyn-syms {} + >all.txt 2>/dev/
 """
 _AUDITWHEEL = 'for wheel in "$@"; do "$AUDITWHEEL" show "$wheel" || true; done'
 _WHAT = {
-    "cold": "`jbuild audit`, nothing known of wheels or base image",
-    "warm": "`jbuild audit`, facts in the cache",
-    "readelf": "`unzip` of every wheel and `readelf` on its libraries: no verdict",
-    "auditwheel": "`auditwheel show` on every binary wheel: no environment, no base image",
+    "cold": "`jbuild audit`, no cached facts about wheels or base image",
+    "warm": "`jbuild audit`, cached facts",
+    "readelf": "`unzip` of every wheel and `readelf` on its libraries, without a verdict",
+    "auditwheel": "`auditwheel show` on every binary wheel, without environment and base image",
 }
 
 
@@ -127,10 +127,10 @@ def _section(times: dict[str, list[Measured]], lock: Lock, wheels: Sequence[Path
     lines = [
         f"`.venv/bin/python benchmarks/audit.py`, {machine()}, load average {os.getloadavg()[2]:.1f}.",
         f"The CUDA stack of vLLM {lock.versions['vllm']}: {len(wheels)} wheels, {packed:.1f} GB packed. Medians of",
-        f"{len(times['cold'])} runs; wheels are in the page cache as far as they fit. Memory is the peak of all",
+        f"{len(times['cold'])} runs, with as many wheels in the page cache as fit. Memory is the peak of all",
         f"processes together (PSS). The audit has {len(audit['findings'])} findings.",
         "",
-        "| what | seconds | of cold | peak MB |",
+        "| command | seconds | ratio to cold | peak MB |",
         "|---|--:|--:|--:|",
     ]
     for kind, runs in times.items():

@@ -31,8 +31,8 @@ _OTHER = "vb-debian12"
 _ENVIRONMENT = "/opt/venv"
 _BLOCK = 1 << 24
 WEIGHTS: dict[Weights, str] = {
-    "noise": "weights that do not compress, as quantised ones",
-    "bf16": "weights in bf16, which zstd makes a fifth smaller",
+    "noise": "incompressible weights, such as quantised ones",
+    "bf16": "bf16 weights, which zstd compresses by a fifth",
 }
 
 
@@ -294,23 +294,23 @@ def page(figures: Figures, scale: Scale, options: str) -> str:
     pip = "not measured"
     if "pip cold" in figures.seconds:
         slow = figures.median("pip cold")
-        pip = f"{slow:.1f} s, of which jbuild takes {figures.median('jbuild cold') / slow:.2f}"
+        pip = f"{slow:.1f} s; jbuild takes {figures.median('jbuild cold') / slow:.2f} of that time"
     runs = len(figures.seconds["uv cold"])
     command = f"benchmarks/build.py {options}".rstrip()
     what = f"{scale.changing} {scale.versions[0]} for arm64 with a model of {scale.model / 1e6:.0f} MB"
     times = f"{sent / max(changed, 1):.2f} times the changed wheels"
     notes = (
-        f"`RUN pip install`, cold: {pip}; the aim is 0.1 at most.",
-        f"jbuild compiles bytecode; uv does so if asked, and its cold build then takes {compiled:.1f} s.",
-        f"Sent to the registry when only {scale.changing} changed: {sent / 1e6:.1f} MB, {times} (which hold no",
-        "bytecode); the aim is 1.1 at most.",
-        f"A model of {scale.large_model / 1e9:.1f} GB baked in (lock, build, push), the aim is 3 at most:",
+        f"`RUN pip install`, cold: {pip} (aim: ≤ 0.1).",
+        f"jbuild compiles bytecode; with `--compile-bytecode`, uv's cold build takes {compiled:.1f} s.",
+        f"Upload to the registry when only {scale.changing} changed: {sent / 1e6:.1f} MB, {times} (without",
+        "bytecode; aim: ≤ 1.1).",
+        f"Baking in a model of {scale.large_model / 1e9:.1f} GB (lock, build, push; aim: ≤ 3 times):",
         "",
         *(f"- {what}: {baking(figures, kind)}" for kind, what in WEIGHTS.items()),
     )
     lines = (
         f"`.venv/bin/python {command}`, {machine()}.",
-        f"{what}; medians of {runs}. The package step (apt) is the same for all and left out, as is locking.",
+        f"{what}; medians of {runs}. The times exclude locking and the package step (apt), which is the same for all.",
         "",
         "| case | jbuild, s | uv in the Dockerfile, s | ratio to uv's cold build | aim |",
         "|---|---|---|---|---|",
@@ -318,7 +318,7 @@ def page(figures: Figures, scale: Scale, options: str) -> str:
         row("nothing changed", "unchanged", "≤ 3 s"),
         row(f"only {scale.changing} changed", "version", "≤ 0.25"),
         row("only the model changed", "model", "≤ 0.15 plus the model's own bytes"),
-        row("a second cell that shares all but one wheel", "cell", "≤ 0.2"),
+        row("a second cell that shares all wheels but one", "cell", "≤ 0.2"),
         "",
         *notes,
     )

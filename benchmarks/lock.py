@@ -71,12 +71,12 @@ def main() -> int:
     cells = len(VERSIONS) * len(DISTRIBUTIONS)
     lines = (
         f"`.venv/bin/python benchmarks/lock.py`, {machine()}.",
-        f"Caches are warm; medians of {len(pairs)} pairs, run in turn.",
+        f"Warm caches; medians of {len(pairs)} pairs of alternating runs.",
         "",
-        "| what | seconds | ratio |",
+        "| command | seconds | ratio |",
         "|---|---|---|",
-        f"| bare `uv pip compile`, same arguments, constraints and cache | {bare:.2f} | 1 |",
-        f"| `jbuild lock` of the cell (base digest, model and advisories too) | {one:.2f} | {ratio:.2f} |",
+        f"| `uv pip compile` alone, same arguments, constraints and cache | {bare:.2f} | 1 |",
+        f"| `jbuild lock` of the cell (includes base digest, model and advisories) | {one:.2f} | {ratio:.2f} |",
         f"| `jbuild lock --jobs 4`, {cells} cells, all different | {many:.2f} | {many / one:.1f} of one cell |",
     )
     text = "\n".join(lines)

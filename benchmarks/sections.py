@@ -10,7 +10,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAGE = CHECKOUT / "docs" / "benchmarks.md"
-_HEAD = "# Benchmarks\n\nEach section is written by the command that it names; the last run counts.\n"
+_HEAD = "# Benchmarks\n\nEach section names its command and shows the results of the last run.\n"
 
 
 def machine() -> str:

@@ -170,7 +170,7 @@ def _section(results: Sequence[Result], minutes: float) -> str:
     lines = [
         "## Fuzzing",
         "",
-        f"`scripts/audit-fuzz` ({PACKAGE}), {when_and_where()}: {minutes:g} minutes a target.",
+        f"`scripts/audit-fuzz` ({PACKAGE}), {when_and_where()}: {minutes:g} minutes per target.",
         "",
     ]
     lines += [

@@ -100,8 +100,8 @@ def _section(symbols: Tally, gpu: Tally, wheels: int) -> str:
         "soname, symbol versions, undefined symbols (weak or not) and defined ones (hidden or not)."
     )
     by_gpu = (
-        f"- cuobjdump ({cuobjdump.PACKAGE}): {gpu.files} files, {gpu.things} pieces of GPU code: the targets "
-        "that a file carries SASS or PTX for."
+        f"- cuobjdump ({cuobjdump.PACKAGE}): {gpu.files} files, {gpu.things} GPU code entries: "
+        "the targets with SASS or PTX in a file."
     )
     return "\n".join(["## Readers", "", head, "", by_symbols, by_gpu, *listed])
 

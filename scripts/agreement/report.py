@@ -1,4 +1,4 @@
-"""The page of results, `docs/audit-agreement.md`: each command writes the section that is its own."""
+"""Writes the results into `docs/audit-agreement.md`: each command writes its own section."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _SECTIONS = ("loader", "readers", "fuzzing")
 _FRAME = """\
 # The audit against the loader
 
-What `scripts/audit-agreement`, `scripts/audit-oracles` and `scripts/audit-fuzz` found when they were last run by hand.
-Each writes a section of its own below.
+`scripts/audit-agreement`, `scripts/audit-oracles` and `scripts/audit-fuzz` are run by hand. Each command writes its
+latest results into its own section.
 """
 _SHOWN = 160
 
 
 def write_section(name: str, text: str, page: Path = PAGE) -> None:
-    """Put a section into the page, in place of what it said before."""
+    """Replace a section of the page."""
     old = page.read_text(encoding="utf-8") if page.is_file() else ""
     kept = {key: _section(key, old) for key in _SECTIONS} | {name: text.strip()}
     parts = [f"<!-- {key} -->\n{body}\n<!-- /{key} -->\n" for key, body in kept.items() if body]
@@ -41,19 +41,19 @@ def _section(name: str, page: str) -> str:
 
 
 def when_and_where() -> str:
-    """Return date, processors and memory, as results are signed."""
+    """Return the date, the number of CPUs and the memory, for the head of a section."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     date = datetime.now(tz=timezone.utc).date()
     return f"{date}, {os.cpu_count()} processors ({platform.machine()}), {memory:.0f} GB of memory"
 
 
 def agreement(comparisons: Sequence[Comparison]) -> str:
-    """Return the section on the loader: a row a stack, then every disagreement."""
+    """Return the section about the loader: one row per stack, then every disagreement."""
     files, agreed = sum(c.files for c in comparisons), sum(c.agreed for c in comparisons)
     fails, same = sum(c.fails for c in comparisons), sum(c.same_cause for c in comparisons)
     head = (
         f"`scripts/audit-agreement`, {when_and_where()}: {len(comparisons)} stacks, {files} shared objects, "
-        f"the same verdict on {agreed} ({_percent(agreed, files)}). The loader refuses {fails}; of {same} of them "
+        f"the same verdict on {agreed} ({_percent(agreed, files)}). The loader refuses {fails}; for {same} of them, "
         "both name the same cause."
     )
     lines = [
@@ -63,13 +63,13 @@ def agreement(comparisons: Sequence[Comparison]) -> str:
         "",
         *_METHOD,
         "",
-        "| stack | objects | refused | injected | same verdict | same cause | error findings | what is special |",
+        "| stack | objects | refused | injected | same verdict | same cause | error findings | purpose |",
         "|---|--:|--:|--:|--:|--:|--:|---|",
     ]
     lines += [_row(comparison) for comparison in comparisons]
     lines += [
         "",
-        "Disagreements, files that load in spite of an error finding, and files that do not and that none names:",
+        "Disagreements, files that load despite an error finding, and files that fail to load without a finding:",
         "",
     ]
     lines += [line for c in comparisons for line in _differences(c)] or ["- none"]
@@ -77,7 +77,7 @@ def agreement(comparisons: Sequence[Comparison]) -> str:
     if ended:
         lines += [
             "",
-            "Taken by the loader, but then the process is ended by the file's own initialiser: no symbol tells.",
+            "The loader accepts these files, but their own initialiser ends the process, which no symbol shows:",
             "",
         ]
         lines += ended
@@ -93,19 +93,18 @@ def _differences(found: Comparison) -> Iterator[str]:
     for each in found.disagreements:
         loader, audit = _short(each.loader or "loads"), _short(each.audit)
         yield f"- {found.stack}: `{each.file}`: loader: {loader}; audit: {audit}"
-    yield from (f"- {found.stack}: `{file}`: loads, but an error finding names it" for file in found.false_errors)
-    yield from (f"- {found.stack}: `{file}`: does not load, and no finding tells" for file in found.unsaid)
-    told = "one of the two says that it needs what the NVIDIA runtime gives"
+    yield from (f"- {found.stack}: `{file}`: loads despite an error finding" for file in found.false_errors)
+    yield from (f"- {found.stack}: `{file}`: does not load, without a finding" for file in found.unsaid)
+    told = "only one of the two reports that it needs libraries of the NVIDIA runtime"
     yield from (f"- {found.stack}: `{file}`: {told}" for file in found.other_injected)
-    yield from (f"- {found.stack}: the stack does not show what it is for: {row}" for row in found.broken_rows)
+    yield from (f"- {found.stack}: the stack no longer serves its purpose: {row}" for row in found.broken_rows)
 
 
 _METHOD = (
-    "Every shared object of every wheel is opened with `dlopen(RTLD_NOW)` in the stack's arm64 image, each in a",
-    "process of its own: plainly, after `import torch` where the stack has it, and, where both failed, after importing",
-    "the package that it belongs to. A file loads if it loads in one of these ways. `injected` counts files that need",
-    "what the NVIDIA runtime gives and load once a stand-in of libcuda.so.1 is there, a library that defines every",
-    "symbol asked of it. The stacks are in `scripts/agreement/stacks.toml`.",
+    "The command opens every shared object of every wheel with `dlopen(RTLD_NOW)` in the stack's arm64 image, each in",
+    "its own process: alone, then after `import torch` if the stack has torch, and, if both fail, after importing its",
+    "package. One success is enough. `injected` counts files that need libraries of the NVIDIA runtime and load with a",
+    "stand-in for libcuda.so.1 that defines every requested symbol. `scripts/agreement/stacks.toml` lists the stacks.",
 )
 
 
