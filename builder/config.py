@@ -8,11 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from builder import tomldoc
 from builder.caches import Cache, read_caches
 from builder.errors import DocumentError, Problem, RecipeError
+from builder.host.index_rows import ADDRESS, DEFAULT, INDEX_KEYS
 from builder.host.toml.declarations import (
     Field,
     TableDeclaration,
@@ -27,15 +29,13 @@ from builder.host.toml.declarations import (
     tables,
     under,
 )
-from builder.index.model import DEFAULT
-from builder.jetson.indexes import ADDRESS, INDEX_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from builder.caches import Direction
+    from builder.host.index_rows import IndexRow
     from builder.host.toml.declarations import Schema
-    from builder.jetson.indexes import IndexRow
     from builder.tomldoc import Table
 
 Compression = Literal["zstd", "gzip"]
@@ -156,8 +156,18 @@ def with_options(config: Config, **options: Any) -> Config:
     return overlaid(config, {name: value for name, value in options.items() if value})
 
 
-def load(files: Iterable[Path]) -> Config:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Context:
+    """What the values of a file are read with: relative paths start at `folder`; `families` are those of indexes."""
+
+    folder: Path
+    families: Mapping[str, tuple[str, ...]]
+
+
+def load(files: Iterable[Path], families: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> Config:
     """Read the configuration files that exist, weakest first, then the environment.
+
+    `families` are the package globs of jbuild's own families of indexes (`builder.jetson.indexes.families`).
 
     Raises:
         DocumentError: files have mistakes; those of all files are reported together.
@@ -169,7 +179,10 @@ def load(files: Iterable[Path]) -> Config:
         if not path.is_file():
             continue
         try:
-            document, parse = tomldoc.read(path), partial(_CONFIG.read, context=path.parent)
+            document, parse = (
+                tomldoc.read(path),
+                partial(_CONFIG.read, context=_Context(folder=path.parent, families=families)),
+            )
             layers.append(tomldoc.collect(document, "the configuration has mistakes", parse))
         except DocumentError as error:
             problems.extend(error.problems)
@@ -202,20 +215,20 @@ def _from_variable(field: Field, variable: str) -> dict[str, Any]:
             value = float(text)
     table, _, key = field.name.partition(".")
     document = tomldoc.Document(path=Path(variable), data={table: {key: value}}, text="")
-    settings = _CONFIG.read(document.root(), Path())
+    settings = _CONFIG.read(document.root(), _Context(folder=Path(), families={}))
     for problem in document.problems:
         hint = problem.hint or f"unset {variable} or correct it"
         raise RecipeError(f"{variable}: {problem.message}", where=text, hint=hint)
     return settings
 
 
-def _read_file(table: Table, key: str, folder: Path) -> Path | None:
+def _read_file(table: Table, key: str, context: _Context) -> Path | None:
     name = table.string(key)
-    return _readable(table, key, folder, name) if name else None
+    return _readable(table, key, context.folder, name) if name else None
 
 
-def _read_files(table: Table, key: str, folder: Path) -> tuple[Path, ...]:
-    return tuple(_readable(table, key, folder, name) for name in table.strings(key))
+def _read_files(table: Table, key: str, context: _Context) -> tuple[Path, ...]:
+    return tuple(_readable(table, key, context.folder, name) for name in table.strings(key))
 
 
 def _readable(table: Table, key: str, folder: Path, name: str) -> Path:
@@ -225,14 +238,14 @@ def _readable(table: Table, key: str, folder: Path, name: str) -> Path:
     return path
 
 
-def _read_folder(table: Table, key: str, folder: Path) -> tuple[Path, str]:
+def _read_folder(table: Table, key: str, context: _Context) -> tuple[Path, str]:
     name = table.string(key)
-    return folder / Path(name).expanduser(), name
+    return context.folder / Path(name).expanduser(), name
 
 
 def _caches(direction: Direction) -> ValueType:
     return ValueType(
-        read=lambda table, key, folder: read_caches(table, key, direction, folder),
+        read=lambda table, key, context: read_caches(table, key, direction, context.folder),
         schema=lambda: list_schema(string_schema()),
     )
 
@@ -241,14 +254,14 @@ def _settings(builder: str | None = None, **settings: Any) -> dict[str, Any]:
     return settings if builder is None else {**settings, "builders": (builder,)}
 
 
-def _check_builders(root: Table, _: object, __: Path) -> None:
+def _check_builders(root: Table, _: object, __: _Context) -> None:
     build = root.raw("build")
     if isinstance(build, dict) and "builder" in build and build.get("builders"):
         message = "`builder` and `builders` exclude each other"
         root.document.problem(("build", "builder"), message, "keep `builders`")
 
 
-def _check_index_mirror(table: Table, rule: IndexMirror, _: Path) -> None:
+def _check_index_mirror(table: Table, rule: IndexMirror, _: _Context) -> None:
     if rule.prefix == DEFAULT and not rule.fallback:
         table.problem("fallback", "a mirror of uv's own index is a fallback", "or set UV_DEFAULT_INDEX instead")
 

@@ -9,6 +9,7 @@ import click
 from builder import config
 from builder.commands import complete
 from builder.console import Console
+from builder.jetson.indexes import families
 from builder.recipe.find import find
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
@@ -53,7 +54,9 @@ def open_session(*, as_json: bool = False) -> Session:
         DocumentError: a configuration file has mistakes.
     """
     workspace = Workspace.here()
-    return Session(workspace=workspace, config=config.load(workspace.config_files), console=Console(as_json=as_json))
+    return Session(
+        workspace=workspace, config=config.load(workspace.config_files, families()), console=Console(as_json=as_json)
+    )
 
 
 def open_recipe(name: str, selectors: Sequence[str], workspace: Workspace) -> tuple[Recipe, tuple[Cell, ...]]:

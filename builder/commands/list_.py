@@ -10,6 +10,7 @@ from builder import config
 from builder.commands.common import as_json
 from builder.console import Console
 from builder.errors import DocumentError
+from builder.jetson.indexes import families
 from builder.recipe.find import recipe_paths
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
@@ -44,7 +45,7 @@ def _row(name: str, path: Path, workspace: Workspace) -> tuple[dict[str, Any], s
         error_text = "has mistakes: " + "; ".join(problems)
         return {"name": name, "path": str(path), "error": error_text, "description": ""}, about
     impossible = sum(1 for cell in cells if cell.impossible)
-    without = reasons(recipe, cells, workspace, lambda: config.load(workspace.config_files))
+    without = reasons(recipe, cells, workspace, lambda: config.load(workspace.config_files, families()))
     counts = {"cells": len(cells), "impossible": impossible, "unresolved": len(without)}
     return {"name": name, "path": str(path), "description": recipe.description, **counts}, recipe.description
 

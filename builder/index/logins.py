@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from builder import process
 from builder.errors import JbuildError
-from builder.index.model import DEFAULT
+from builder.host.index_rows import DEFAULT
 from builder.index.places import addresses
 from builder.jetson.indexes import with_own
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DEFAULT = "default"
-"""The name of uv's own default index, wherever its configuration points to."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Address:

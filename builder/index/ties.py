@@ -6,7 +6,7 @@ import fnmatch
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builder.index.model import DEFAULT
+from builder.host.index_rows import DEFAULT
 
 if TYPE_CHECKING:
     from builder.index.model import Index

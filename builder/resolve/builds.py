@@ -7,7 +7,8 @@ import re
 from typing import TYPE_CHECKING
 
 from builder.errors import NoWheelsError
-from builder.index.model import DEFAULT, Index, IndexFile
+from builder.host.index_rows import DEFAULT
+from builder.index.model import Index, IndexFile
 from builder.index.shelf import read_wheel
 from builder.workspace import write_bytes
 

@@ -13,9 +13,10 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from builder.errors import JbuildError, NetworkError
+from builder.host.index_rows import DEFAULT
 from builder.index.client import IndexUnreachableError
 from builder.index.logins import without_login
-from builder.index.model import DEFAULT, Address, Index
+from builder.index.model import Address, Index
 from builder.index.places import own_indexes
 from builder.process import run
 from builder.resolve.solve import uv, uv_environment

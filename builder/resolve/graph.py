@@ -12,7 +12,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from builder.errors import IntegrityError, NetworkError
-from builder.index.model import DEFAULT, Index, IndexFile
+from builder.host.index_rows import DEFAULT
+from builder.index.model import Index, IndexFile
 from builder.index.shelf import wheel_metadata
 from builder.parallel import Threads
 from builder.resolve.target import markers

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from builder import records
 from builder.errors import IntegrityError, LockError, NetworkError, NoWheelsError
+from builder.host.index_rows import DEFAULT
 from builder.index.client import client_of
 from builder.index.front import running_front
 from builder.index.logins import without_login
-from builder.index.model import DEFAULT
 from builder.index.shelf import Shelf
 from builder.models import pins
 from builder.models.lock import lock_model

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from builder.errors import LockError, NetworkError, NoWheelsError, ProgramFailedError, ProgramTimeoutError
+from builder.host.index_rows import DEFAULT
 from builder.index.client import answered, failing_since
-from builder.index.model import DEFAULT
 from builder.process import run
 from builder.resolve.target import uv_flags
 

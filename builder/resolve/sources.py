@@ -6,7 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
-from builder.index.model import DEFAULT, Index
+from builder.host.index_rows import DEFAULT
+from builder.index.model import Index
 from builder.index.places import addresses
 from builder.index.ties import Tie, Ties
 from builder.jetson.indexes import with_own
@@ -14,7 +15,7 @@ from builder.tomldoc import suggest
 
 if TYPE_CHECKING:
     from builder.config import Config
-    from builder.jetson.indexes import IndexRow
+    from builder.host.index_rows import IndexRow
     from builder.resolve.model import Job
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-from builder.index.model import DEFAULT
+from builder.host.index_rows import DEFAULT
 from builder.index.shelf import is_foreign
 from builder.resolve.target import machine, tags
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from builder import config
 from builder.config import Config, RegistryMirror, build_ca_bundle, with_options
 from builder.errors import DocumentError, RecipeError
+from builder.jetson.indexes import families
 from builder.publish.where import targets
 from builder.recipe.model import PublishSpec
 
@@ -287,7 +288,7 @@ def test_variables_are_checked_as_keys_are(
 
 def test_own_families_of_indexes(tmp_path: Path) -> None:
     text = "[families.mine]\npackages = ['torch']\n[[indexes]]\nname = 'a'\nurl = 'https://x/'\nfamily = 'mine'\n"
-    assert config.load([written(tmp_path, text)]).indexes[0].packages == ("torch",)
+    assert config.load([written(tmp_path, text)], families()).indexes[0].packages == ("torch",)
     path = written(tmp_path, "[families.mine]\npackage = ['torch']\n")
     assert problems(path) == [("jbuild.toml", 2, "families.mine.package")]
 

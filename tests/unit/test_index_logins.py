@@ -13,11 +13,11 @@ from tiny_index import Answer, TinyIndex, tiny_index
 
 from builder import http
 from builder.config import Config, IndexMirror
+from builder.host.index_rows import IndexRow
 from builder.http import Retry
 from builder.index.client import IndexClient, IndexUnreachableError
 from builder.index.logins import Logins
 from builder.index.model import Address, Index
-from builder.jetson.indexes import IndexRow
 from builder.session import Session
 from builder.wheels.house import fetch, path_of
 

@@ -13,12 +13,13 @@ from tiny_index import Answer, TinyIndex, tiny_index
 
 from builder.config import Config
 from builder.errors import IntegrityError, JbuildError, NetworkError
+from builder.host.index_rows import DEFAULT
 from builder.http import Retry
 from builder.index import archive
 from builder.index import shelf as module
 from builder.index.archive import metadata_of
 from builder.index.client import IndexClient
-from builder.index.model import DEFAULT, Address, Index, IndexFile
+from builder.index.model import Address, Index, IndexFile
 from builder.index.shelf import Shelf, fitting, read_wheel, wheel_metadata
 from builder.index.ties import Tie, Ties
 

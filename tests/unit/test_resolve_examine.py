@@ -13,9 +13,9 @@ from packaging.requirements import Requirement
 from tiny_index import Answer, TinyIndex, tiny_index
 
 from builder.config import Config
+from builder.host.index_rows import IndexRow
 from builder.http import Retry
 from builder.index.client import IndexClient
-from builder.jetson.indexes import IndexRow
 from builder.resolve.examine import Examined, Examiner, default_address, fault_behind, written_in
 from builder.resolve.sources import ties_of
 from builder.session import Session

@@ -15,8 +15,8 @@ from tiny_index import Answer, TinyIndex, tiny_index
 
 from builder.config import Config
 from builder.errors import IntegrityError, LockError, NetworkError, NoWheelsError
+from builder.host.index_rows import IndexRow
 from builder.index.client import client_of
-from builder.jetson.indexes import IndexRow
 from builder.registry.lookup import ResolvedBase
 from builder.resolve import advised, lockfile, making, unresolved
 from builder.resolve.checking import CellCheck, check_lock

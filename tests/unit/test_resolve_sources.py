@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from builder import config
 from builder.config import Config, IndexMirror
 from builder.errors import DocumentError, RecipeError
+from builder.host.index_rows import IndexRow
 from builder.index.model import Address
 from builder.index.places import addresses
-from builder.jetson.indexes import IndexRow, indexes, with_own
+from builder.jetson.indexes import families, indexes, with_own
 from builder.jetson.platform import platform_for
 from builder.jetson.tables import platforms
 from builder.resolve.sources import ties_of
@@ -232,7 +233,7 @@ def test_mirrors_hold_for_our_indexes_and_for_the_users() -> None:
 
 def settings_of(folder: Path, text: str) -> Config:
     (folder / "jbuild.toml").write_text(text)
-    return config.load([folder / "jbuild.toml"])
+    return config.load([folder / "jbuild.toml"], families())
 
 
 def test_own_indexes_are_read(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from tiny_index import Answer, TinyIndex, tiny_index
 
 from builder.config import Config, IndexMirror
 from builder.errors import IntegrityError, LockError, NetworkError, NoWheelsError
+from builder.host.index_rows import IndexRow
 from builder.http import Retry
 from builder.index import front
 from builder.index.client import IndexClient, failing_since
-from builder.jetson.indexes import IndexRow
 from builder.resolve.making import solve_only
 from builder.session import Session
 

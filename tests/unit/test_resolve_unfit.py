@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.tags import Tag
 
-from builder.index.model import DEFAULT, Index, IndexFile
+from builder.host.index_rows import DEFAULT
+from builder.index.model import Index, IndexFile
 from builder.resolve.target import tags
 from builder.resolve.unfit import judge
 

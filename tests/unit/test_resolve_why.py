@@ -11,8 +11,8 @@ from tiny_index import Answer, TinyIndex, tiny_index
 from builder.commands.why import _text
 from builder.config import Config
 from builder.errors import NetworkError, NoWheelsError
+from builder.host.index_rows import IndexRow
 from builder.index.client import client_of
-from builder.jetson.indexes import IndexRow
 from builder.registry.lookup import ResolvedBase
 from builder.resolve import making, neighbours
 from builder.resolve import why as module

@@ -1,0 +1,130 @@
+"""Rows of package indexes, in jbuild's own table and in configuration files: one declaration reads both."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from builder.host.toml.declarations import (
+    Field,
+    TableDeclaration,
+    ValueType,
+    boolean,
+    nested,
+    string,
+    strings,
+    tables,
+)
+from builder.tomldoc import suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from builder.jetson.model import Platform
+    from builder.tomldoc import Table
+
+DEFAULT = "default"
+"""The name of uv's own default index, wherever its configuration points to."""
+NAME = r"[a-z0-9][a-z0-9-]{0,63}"
+# A log-in may be in it, a query or a fragment may not: names of packages are appended.
+ADDRESS = r"https?://([^\s/?#@\[\]]+@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?(/[^\s?#]*)?"
+PACKAGE = r"[a-z0-9*?][a-z0-9*?-]*"
+_GLOB = r"[0-9.*]+"
+
+
+class HasFamilies(Protocol):
+    """What reads a configuration: `families` are the package globs of jbuild's own families of indexes."""
+
+    @property
+    def families(self) -> Mapping[str, tuple[str, ...]]:
+        """Package globs by family."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexRow:
+    """A package index and what it is for.
+
+    `l4t` (globs) and `cuda` are the platforms that its wheels are built for, any where empty; `packages` (globs) come
+    from it only; `usual` says whether they do without being asked for.
+    """
+
+    name: str
+    url: str
+    packages: tuple[str, ...] = ()
+    family: str = ""
+    foreign_files: tuple[str, ...] = ()
+    l4t: tuple[str, ...] = ()
+    cuda: tuple[str, ...] = ()
+    usual: bool = True
+    upload_times: bool = True
+    lacks: str = ""
+    source: str = ""
+
+    def serves(self, platform: Platform) -> bool:
+        """Tell whether the index has wheels for a platform."""
+        l4t = not self.l4t or any(fnmatch.fnmatchcase(platform.l4t or "", glob) for glob in self.l4t)
+        return l4t and (not self.cuda or platform.cuda in self.cuda)
+
+    def is_called(self, name: str) -> bool:
+        """Tell whether a name means this index: its own, or its family's."""
+        return name in (self.name, self.family)
+
+
+def read_rows(root: Table, families: Mapping[str, tuple[str, ...]]) -> tuple[IndexRow, ...]:
+    """Read the `[[indexes]]` of a document; mistakes are noted in it. `families` are added to the document's own."""
+    table = root.table("families")
+    families = {**families, **{name: nested(_FAMILY).read(table, name, None) for name in table}}
+    rows: list[IndexRow] = []
+    for table in root.tables("indexes"):
+        row = _INDEX.read(table, None)
+        row = replace(row, packages=row.packages or families.get(row.family, ()))
+        if not row.packages and not table.raw("packages"):
+            if row.family:
+                hint = suggest(row.family, families)
+                table.problem("family", f"there is no family `{row.family}` to have packages from", hint)
+            else:
+                hint = 'such as `packages = ["torch", "vllm"]`'
+                table.problem("packages", "an index is named for some packages", hint)
+        if row.name == DEFAULT:
+            table.problem("name", "`default` is uv's own index", "choose another name")
+        if row.name in [other.name for other in rows]:
+            table.problem("name", f"`{row.name}` is there twice")
+        table.done()
+        rows.append(row)
+    return tuple(rows)
+
+
+def _read_own_rows(root: Table, _: str, context: HasFamilies) -> tuple[IndexRow, ...]:
+    return read_rows(root, context.families)
+
+
+_PACKAGE_GLOBS = strings(PACKAGE, "a package's name in lower case, with `-`, or a glob")
+_INDEX_NAME = string(NAME, "an index's name: lower-case letters, digits and `-`")
+_PATHS = strings(r"/[^\s]*", "a part of a path such as /root/pypi/")
+_PACKAGES = Field("packages", _PACKAGE_GLOBS, "Packages (globs) that come from the index and from nowhere else.")
+_FAMILY = TableDeclaration[tuple[str, ...]](lambda packages=(): packages, _PACKAGES)
+_INDEX = TableDeclaration(
+    IndexRow,
+    Field("name", _INDEX_NAME, "The index's name; that of one of jbuild's indexes replaces it.", required=True),
+    Field("url", string(ADDRESS, "an http(s) address"), "Address of the index.", required=True),
+    _PACKAGES,
+    Field("family", string(NAME, "a family's name"), "Family of indexes that the packages are those of."),
+    Field("foreign-files", _PATHS, "Parts of addresses of files that are not the index's own; they are ignored."),
+    Field("l4t", strings(_GLOB, "an L4T release or glob"), "L4T releases (globs) of its wheels; default any."),
+    Field("cuda", strings(r"[0-9]+\.[0-9]+", "a version such as 12.6"), "CUDA of its wheels; default any."),
+    Field("usual", boolean(), "Whether the index is used by recipes that name none."),
+    Field("upload-times", boolean(), "Whether its pages state upload times."),
+    Field("lacks", string(), "What the index lacks."),
+    Field("source", string(), "Source of this information."),
+)
+_FAMILIES = ValueType(
+    read=lambda root, *_: None if "indexes" in root else read_rows(root, {}) and None,
+    schema=lambda: {"type": "object", "additionalProperties": nested(_FAMILY).schema()},
+)
+_INDEXES = ValueType(read=_read_own_rows, schema=tables(_INDEX).schema)
+# The keys of a user's document that are about indexes. Families are read along with the indexes.
+INDEX_KEYS = (
+    Field("families", _FAMILIES, "Packages of families of indexes."),
+    Field("indexes", _INDEXES, "Package indexes for some packages.", merge="prepend"),
+)
