@@ -209,7 +209,7 @@ def test_a_rule_is_explained(jbuild: Any) -> None:
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == "missing-library (error at worst): Needed libraries that nothing brings"
-    assert lines[2].startswith("A library that a file needs")
+    assert lines[2].startswith("A file needs a library")
     assert 'rule = "missing-library"' in lines[-4:]
     assert json.loads(jbuild("--explain", "gpu-code", "--json")[1])["id"] == "gpu-code"
     code, _, err = jbuild("--explain", "gpu-cod")
