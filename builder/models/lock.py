@@ -11,12 +11,12 @@ from builder.errors import ModelError
 from builder.models import artifact, hub, store
 from builder.models.artifact import client_for
 from builder.models.checks import check_small_files, check_weights
-from builder.models.fetch import line_to, obtain
+from builder.models.fetch import fetchers, obtain
 from builder.models.folder import list_folder, readable
 from builder.models.model import LockedModel, ModelFile
 from builder.models.places import FolderPlace, HubPlace, RegistryPlace, locate
 from builder.models.selection import CONFIG, is_weight, select
-from builder.models.threads import together
+from builder.remote.download import Expected, PartialFile, transfer_all
 from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from builder.console import Console
     from builder.models.hub import HubFile
     from builder.models.selection import Selection
-    from builder.models.threads import Watch
     from builder.recipe.model import Model
+    from builder.remote.download import Progress
 
 
 def lock_model(
@@ -116,35 +116,39 @@ class _Hashing:
             return known
         total = sum(states[path].st_size for path in unknown)
         with console.task(f"{'fetching' if self.taking else 'hashing'} model {self.name}", total) as task:
-            return known | together(lambda path, watch: self._one(path, states[path], watch), unknown, task.advance)
+            hashes = transfer_all(lambda path, progress: self._one(path, states[path], progress), unknown, task.advance)
+        return known | dict(zip(unknown, hashes, strict=True))
 
-    def _one(self, path: str, before: os.stat_result, watch: Watch) -> str:
+    def _one(self, path: str, before: os.stat_result, progress: Progress) -> str:
         file = self.folder / path
         key = store.key_of(file, before)
         if not self.taking:
-            return self._read(file, key, None, watch)
-        with store.partial(self.models, key, watch.look) as partial:
+            return self._read(file, key, None, progress)
+        with store.partial(self.models, key, progress.token.check) as partial:
             # Another cell's lock may have taken it meanwhile.
             known = store.remembered(self.models, key)
             if known:
-                watch.advance(before.st_size)
+                progress.advance(before.st_size)
                 return known
             try:
-                sha256 = self._read(file, key, partial, watch)
+                sha256 = self._read(file, key, partial, progress)
                 store.adopt(self.models, partial, sha256)
             finally:
                 # A file of the user's may be another next time: there is nothing to go on from.
                 partial.unlink(missing_ok=True)
             return sha256
 
-    def _read(self, path: Path, key: str, copy: Path | None, watch: Watch) -> str:
+    def _read(self, path: Path, key: str, copy: Path | None, progress: Progress) -> str:
         """Return the sha256 of a file, and remember it, if nobody wrote to it meanwhile."""
         begun = time.time_ns()
         with readable(self.name), path.open("rb") as file:
             if copy:
-                sha256 = store.copy_and_hash(file, copy, watch.advance)
+                with copy.open("w+b") as target:
+                    content = PartialFile(target, Expected(), progress)
+                    content.copy_from(file)
+                sha256 = content.sha256
             else:
-                sha256 = store.digest_of(file, watch.advance).hexdigest()
+                sha256 = store.digest_of(file, progress.advance).hexdigest()
             after = path.stat()
         if store.key_of(path, after) != key:
             hint = "wait until it is written, then run it again"
@@ -199,12 +203,12 @@ def _lock_registry(model: Model, place: RegistryPlace, config: Config, models: P
 def _fetch_early(
     model: Model, place: HubPlace | RegistryPlace, wanted: list[HubFile], config: Config, models: Path, console: Console
 ) -> dict[str, str]:
-    by_path = {file.path: file for file in wanted}
     with console.task(f"reading model {model.name}", sum(file.size for file in wanted)) as task:
-        line = line_to(place, config)
-        return together(
-            lambda path, watch: obtain(model.name, by_path[path], line, models, watch), list(by_path), task.advance
+        fetcher = fetchers(place, config)
+        hashes = transfer_all(
+            lambda file, progress: obtain(model.name, fetcher(file), models, progress), wanted, task.advance
         )
+    return {file.path: sha256 for file, sha256 in zip(wanted, hashes, strict=True)}
 
 
 def _hub_files(selection: Selection, listed: dict[str, HubFile], hashes: dict[str, str]) -> tuple[ModelFile, ...]:

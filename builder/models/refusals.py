@@ -13,7 +13,7 @@ from builder.errors import JbuildError, ModelError, NetworkError
 from builder.models.model import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from builder.models.places import HubPlace
 
@@ -31,14 +31,15 @@ def token_header() -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def asked(place: HubPlace, retry: http.Retry, ask: Callable[[], Any], progress: Callable[[], int] | None = None) -> Any:
-    """Ask a hub for something, again where that can help; failures come as errors that say what to do.
+@contextmanager
+def hub_errors(place: HubPlace) -> Iterator[None]:
+    """Turn the failed requests below into errors that say what to do.
 
     Raises:
         ModelError, NetworkError: what the hub's last answer means.
     """
     try:
-        return retry.run(ask, progress=progress)
+        yield
     except requests.HTTPError as error:
         if error.response is None:
             raise _unreachable(place, http.reason(error)) from error
