@@ -12,6 +12,7 @@ import time
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from builder.errors import JbuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -176,6 +177,35 @@ class TaskGroup:
                 future.set_result(call())
             except BaseException as error:  # noqa: BLE001  # raised where the result is awaited
                 future.set_exception(error)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Counts the bytes of a job, and ends it when its token is cancelled."""
+
+    token: CancelToken = field(default_factory=CancelToken)
+    on_bytes: Callable[[float], object] = lambda _: None
+
+    def advance(self, amount: float) -> None:
+        """Count `amount` bytes more.
+
+        Raises:
+            StoppedError: the token is cancelled.
+        """
+        self.token.check()
+        self.on_bytes(amount)
+
+
+def map_with_progress(
+    work: Callable[[_Item, Progress], _T], items: Sequence[_Item], on_bytes: Callable[[float], object], limit: int = 4
+) -> list[_T]:
+    """Do the work for every item in a few threads and return the results in order; the first failure ends all.
+
+    The default `limit` fills a fast connection; more would only make the disk seek.
+    """
+    with TaskGroup(limit) as group:
+        progress = Progress(token=group.token, on_bytes=on_bytes)
+        return group.map(lambda item: work(item, progress), items)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import requests
 
 from builder import http
 from builder.errors import IntegrityError, JbuildError, NetworkError
+from builder.host.concurrency import Progress
 from builder.index.archive import (
     FLAWS,
     LONGEST_METADATA,
@@ -23,7 +24,7 @@ from builder.index.archive import (
     metadata_of,
     with_archive,
 )
-from builder.remote.download import Expected, Progress, download, download_once, local_path, receive
+from builder.remote.download import Expected, download, download_once, local_path, receive
 from builder.workspace import write_bytes
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from builder import http, records
 from builder.errors import IntegrityError, ModelError
+from builder.host.concurrency import map_with_progress
 from builder.models import store
 from builder.models.artifact import RegistryFetcher, client_for
 from builder.models.checks import check_weights
@@ -14,7 +15,7 @@ from builder.models.folder import readable
 from builder.models.hub import HubFetcher, HubFile, require_online
 from builder.models.model import ModelFile
 from builder.models.places import FolderPlace, RegistryPlace, locate
-from builder.remote.download import Fetcher, download, transfer_all
+from builder.remote.download import Fetcher, download
 from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 
     from builder.config import Config
     from builder.console import Console
+    from builder.host.concurrency import Progress
     from builder.models.model import LockedModel
     from builder.models.places import HubPlace
-    from builder.remote.download import PartialFile, Progress
+    from builder.remote.download import PartialFile
 
 
 def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models: Path, console: Console) -> None:
@@ -45,7 +47,7 @@ def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models
     files = sorted(missing.values(), key=lambda file: (-file.size, file.sha256))
     total = sum(file.size for file in files)
     with disk_errors(models), console.task(f"fetching model {locked.name}", total) as task:
-        transfer_all(
+        map_with_progress(
             lambda file, progress: obtain(locked.name, fetcher(_listed(file)), models, progress), files, task.advance
         )
 

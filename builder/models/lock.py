@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from builder import http
 from builder.errors import ModelError
+from builder.host.concurrency import map_with_progress
 from builder.models import artifact, hub, store
 from builder.models.artifact import client_for
 from builder.models.checks import check_small_files, check_weights
@@ -16,7 +17,7 @@ from builder.models.folder import list_folder, readable
 from builder.models.model import LockedModel, ModelFile
 from builder.models.places import FolderPlace, HubPlace, RegistryPlace, locate
 from builder.models.selection import CONFIG, is_weight, select
-from builder.remote.download import Expected, PartialFile, transfer_all
+from builder.remote.download import Expected, PartialFile
 from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
     from builder.config import Config
     from builder.console import Console
+    from builder.host.concurrency import Progress
     from builder.models.hub import HubFile
     from builder.models.selection import Selection
     from builder.recipe.model import Model
-    from builder.remote.download import Progress
 
 
 def lock_model(
@@ -116,7 +117,9 @@ class _Hashing:
             return known
         total = sum(states[path].st_size for path in unknown)
         with console.task(f"{'fetching' if self.taking else 'hashing'} model {self.name}", total) as task:
-            hashes = transfer_all(lambda path, progress: self._one(path, states[path], progress), unknown, task.advance)
+            hashes = map_with_progress(
+                lambda path, progress: self._one(path, states[path], progress), unknown, task.advance
+            )
         return known | dict(zip(unknown, hashes, strict=True))
 
     def _one(self, path: str, before: os.stat_result, progress: Progress) -> str:
@@ -205,7 +208,7 @@ def _fetch_early(
 ) -> dict[str, str]:
     with console.task(f"reading model {model.name}", sum(file.size for file in wanted)) as task:
         fetcher = fetchers(place, config)
-        hashes = transfer_all(
+        hashes = map_with_progress(
             lambda file, progress: obtain(model.name, fetcher(file), models, progress), wanted, task.advance
         )
     return {file.path: sha256 for file, sha256 in zip(wanted, hashes, strict=True)}

@@ -5,49 +5,29 @@ from __future__ import annotations
 import fcntl
 import hashlib
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol, TypeVar
+from typing import IO, TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
 import requests
 from filelock import FileLock, Timeout
 
 from builder.errors import JbuildError
-from builder.host.concurrency import CancelToken, TaskGroup
 from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from builder import http
     from builder.errors import IntegrityError
-
-_T = TypeVar("_T")
-_Item = TypeVar("_Item")
+    from builder.host.concurrency import Progress
 
 BLOCK = 1 << 20
 # `FICLONE` of linux/fs.h: share the blocks of another file, on file systems that can.
 _CLONE = 0x40049409
 _LOCK_POLL_S = 0.5
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """Counts the bytes of a job, and ends it when its token is cancelled."""
-
-    token: CancelToken = field(default_factory=CancelToken)
-    on_bytes: Callable[[float], object] = lambda _: None
-
-    def advance(self, amount: float) -> None:
-        """Count `amount` bytes more.
-
-        Raises:
-            StoppedError: the token is cancelled.
-        """
-        self.token.check()
-        self.on_bytes(amount)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -260,18 +240,6 @@ def receive(request: Callable[[dict[str, str]], requests.Response], blob: Partia
             raise requests.ConnectionError(f"the connection was cut after {blob.size} of {blob.expected_size} bytes")
 
     retry.run(attempt, progress=lambda: blob.size)
-
-
-def transfer_all(
-    work: Callable[[_Item, Progress], _T], items: Sequence[_Item], on_bytes: Callable[[float], object], limit: int = 4
-) -> list[_T]:
-    """Do the work for every item in a few threads and return the results in order; the first failure ends all.
-
-    The default `limit` fills a fast line; more would only make the disk seek.
-    """
-    with TaskGroup(limit) as group:
-        progress = Progress(token=group.token, on_bytes=on_bytes)
-        return group.map(lambda item: work(item, progress), items)
 
 
 def local_path(url: str) -> Path | None:

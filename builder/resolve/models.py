@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from builder import records
 from builder.errors import LockError, OldLockError
+from builder.host.concurrency import map_with_progress
 from builder.models import pins, store
 from builder.models.fetch import fetch_model
 from builder.models.lock import lock_model
-from builder.remote.download import transfer_all
 from builder.resolve import lockfile
 from builder.workspace import disk_errors
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from builder.host.concurrency import Progress
     from builder.models.model import LockedModel, ModelFile
-    from builder.remote.download import Progress
     from builder.resolve.model import Job
     from builder.session import Session
 
@@ -136,7 +136,7 @@ def verify_models(used: Sequence[UsedModel], session: Session) -> tuple[Verified
     total = sum(file.size for file in files.values())
     with disk_errors(models), session.console.task("verifying models", total) as task:
         largest_first = sorted(files.values(), key=lambda file: (-file.size, file.sha256))
-        states = transfer_all(lambda file, progress: _state(file, models, progress), largest_first, task.advance)
+        states = map_with_progress(lambda file, progress: _state(file, models, progress), largest_first, task.advance)
     by_hash = {file.sha256: state for file, state in zip(largest_first, states, strict=True)}
     return tuple(
         Verified(

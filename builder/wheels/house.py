@@ -10,9 +10,10 @@ import requests
 
 from builder import http
 from builder.errors import IntegrityError, LockError, NetworkError
+from builder.host.concurrency import map_with_progress
 from builder.index.logins import Logins
 from builder.index.places import addresses
-from builder.remote.download import Expected, download, download_once, local_path, receive, transfer_all
+from builder.remote.download import Expected, download, download_once, local_path, receive
 from builder.wheels.metadata import check_metadata
 from builder.workspace import wheel_file
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from builder.remote.download import PartialFile, Progress
+    from builder.host.concurrency import Progress
+    from builder.remote.download import PartialFile
     from builder.resolve.model import LockedWheel
     from builder.session import Session
 
@@ -67,7 +69,7 @@ def fetch(
     total = sum(wheel.size or 0 for wheel in missing) or None
     with session.console.task(f"downloading {len(missing)} wheels", total) as task:
         # The largest first: the last to end should be a small one.
-        return sum(transfer_all(fetch_one, sorted(missing, key=lambda w: -(w.size or 0)), task.advance, _PARALLEL))
+        return sum(map_with_progress(fetch_one, sorted(missing, key=lambda w: -(w.size or 0)), task.advance, _PARALLEL))
 
 
 def _bring(wheel: LockedWheel, path: Path, get: _Get, session: Session, progress: Progress) -> None:

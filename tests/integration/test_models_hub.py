@@ -20,6 +20,7 @@ from builder.models.bake import bake
 from builder.models.fetch import fetch_model
 from builder.models.lock import lock_model
 from builder.recipe.model import Model
+from builder.remote.download import BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -30,6 +30,7 @@ from builder.models.lock import lock_model
 from builder.recipe.model import Model
 from builder.registry.client import OCI_INDEX, OCI_MANIFEST, connect
 from builder.registry.failures import RegistryUnreachableError
+from builder.remote.download import BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

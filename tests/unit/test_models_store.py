@@ -18,6 +18,7 @@ from test_models_safetensors import weights
 from builder.config import Config
 from builder.console import Console
 from builder.errors import DiskError, IntegrityError, ModelError
+from builder.host.concurrency import Progress, map_with_progress
 from builder.models import bake as baking
 from builder.models import store
 from builder.models.bake import bake
@@ -26,7 +27,7 @@ from builder.models.lock import lock_model
 from builder.models.model import LockedModel, ModelFile
 from builder.recipe.model import Model
 from builder.remote import download as remote_download
-from builder.remote.download import PartialFile, Progress, transfer_all
+from builder.remote.download import PartialFile
 
 QUIET = Console(quiet=True)
 WHEN = 1_000_000_000
@@ -170,7 +171,7 @@ def test_one_file_is_gathered_by_one_at_a_time(models: Path) -> None:
             with mutex:
                 inside -= 1
 
-    transfer_all(work, ["a", "b", "c", "d"], lambda _: None)
+    map_with_progress(work, ["a", "b", "c", "d"], lambda _: None)
     assert most == 1
 
 

@@ -11,19 +11,18 @@ import pytest
 import requests
 
 from builder.errors import IntegrityError, NetworkError
-from builder.host.concurrency import CancelToken, StoppedError
+from builder.host.concurrency import CancelToken, Progress, StoppedError, map_with_progress
 from builder.http import Retry
+from builder.remote import download as remote_download
 from builder.remote.download import (
     Expected,
     PartialBlob,
     PartialFile,
-    Progress,
     download,
     download_once,
     file_lock,
     local_path,
     receive,
-    transfer_all,
 )
 
 if TYPE_CHECKING:
@@ -60,9 +59,9 @@ class Source:
         start = int((self.starts[-1] or "bytes=0-")[len("bytes=") : -1])
         if start >= len(self.content):
             return answer(416)
-        return (
-            answer(206, self.content[start:], Content_Range=f"bytes {start}-") if start else answer(200, self.content)
-        )
+        if start:
+            return answer(206, self.content[start:], Content_Range=f"bytes {start}-")
+        return answer(200, self.content)
 
     def fetch(self, content: PartialFile) -> None:
         try:
@@ -126,10 +125,10 @@ def test_other_bytes_are_refused_and_not_kept(tmp_path: Path, content: bytes, fl
 
 def test_what_has_arrived_stays_after_a_failure_but_does_not_count(tmp_path: Path) -> None:
     path, (counted, progress) = tmp_path / "file", counter()
-    source = Source(answers=[answer(200, CONTENT[:1000]), *[answer(503)] * 3])
+    source = Source(answers=[answer(200, CONTENT[:1000]), answer(206, CONTENT[1000:1100]), *[answer(503)] * 3])
     with pytest.raises(NetworkError, match="503"):
         download(source, path, WHOLE, progress)
-    assert path.read_bytes() == CONTENT[:1000]
+    assert path.read_bytes() == CONTENT[:1100]
     assert sum(counted) == 0
     assert len(source.starts) == 3, "progress renews the tries"
 
@@ -144,14 +143,12 @@ def test_a_sink_that_cannot_restart() -> None:
     assert (b"".join(blocks), blob.sha256, blob.size) == (CONTENT, SHA256, len(CONTENT))
 
 
-def test_a_cancelled_download_ends_and_keeps_what_has_arrived(tmp_path: Path) -> None:
+def test_a_cancelled_download_ends_and_keeps_what_has_arrived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     token = CancelToken()
+    monkeypatch.setattr(remote_download, "BLOCK", 1000)
     with pytest.raises(StoppedError):
         download(Source(), tmp_path / "file", WHOLE, Progress(token=token, on_bytes=lambda _: token.cancel()))
-    (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(StoppedError):
-        download(Source(), tmp_path / "file", WHOLE, Progress(token=token))
-    assert (tmp_path / "file").read_bytes() == b"x"
+    assert 0 < (tmp_path / "file").stat().st_size < len(CONTENT)
 
 
 def test_a_file_is_brought_once(tmp_path: Path) -> None:
@@ -173,9 +170,8 @@ def test_waiting_for_a_lock_ends_with_the_token(tmp_path: Path) -> None:
 
 
 def test_addresses_of_local_files() -> None:
-    assert [str(local_path(url)) for url in ("/a/b c", "file:///a/b%20c", "https://host/a")] == ["/a/b c"] * 2 + [
-        "None"
-    ]
+    assert [str(local_path(url)) for url in ("/a/b c", "file:///a/b%20c")] == ["/a/b c"] * 2
+    assert local_path("https://host/a") is None
 
 
 def _count(key: str, progress: Progress) -> str:
@@ -185,9 +181,9 @@ def _count(key: str, progress: Progress) -> str:
 
 def test_transfers_together() -> None:
     counted: list[float] = []
-    assert transfer_all(_count, ["b", "a"], counted.append) == ["B", "A"]
+    assert map_with_progress(_count, ["b", "a"], counted.append) == ["B", "A"]
     assert sum(counted) == 2
-    assert transfer_all(_count, [], counted.append) == []
+    assert map_with_progress(_count, [], counted.append) == []
 
 
 def test_one_failed_transfer_ends_the_others() -> None:
@@ -204,7 +200,7 @@ def test_one_failed_transfer_ends_the_others() -> None:
             raise
 
     with pytest.raises(ValueError, match="bad"):
-        transfer_all(work, ["x", "y", "bad", "z", "never"], lambda _: None)
+        map_with_progress(work, ["x", "y", "bad", "z", "never"], lambda _: None)
     assert set(ended) >= {"x", "y"}
     assert "never" not in ended
 
@@ -215,4 +211,4 @@ def test_progress_that_raises_ends_all() -> None:
 
     work: Callable[[str, Progress], str] = _count
     with pytest.raises(KeyboardInterrupt):
-        transfer_all(work, ["a", "b"], cancelled)
+        map_with_progress(work, ["a", "b"], cancelled)
