@@ -220,15 +220,9 @@ class _IndexFileFetcher:
     client: IndexClient
 
     def fetch(self, content: PartialFile) -> None:
-        """Append what is missing.
-
-        Raises:
-            requests.RequestException: the server does not give it.
-        """
         receive(lambda headers: self.client.get(self.file.url, headers=headers), content, http.Retry(tries=3))
 
     def mismatch(self, content: PartialFile) -> IntegrityError:  # noqa: ARG002  # the index's hash says it all
-        """Return the error for other bytes."""
         return _unfit(self.index, self.file, "its bytes do not have the sha256 that the index gives")
 
 

@@ -15,14 +15,13 @@ from builder.errors import IntegrityError, ModelError
 from builder.models.hub import HubFile, Listing
 from builder.models.model import path_flaw, shown
 from builder.recipe import patterns
-from builder.registry.client import INDEXES, RegistryClient, connect
+from builder.registry.client import INDEXES, RegistryClient
 from builder.registry.failures import ImageMissingError
-from builder.registry.reference import DIGEST_PATTERN, Reference
+from builder.registry.reference import DIGEST_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.config import Config
     from builder.models.places import RegistryPlace
     from builder.remote.download import PartialFile
 
@@ -63,12 +62,6 @@ class RegistryFetcher:
             where=str(self.place.reference),
             hint="the registry, or a cache in front of it, is damaged: repair it, then run this again",
         )
-
-
-def client_for(place: RegistryPlace, config: Config) -> RegistryClient:
-    """Return a client of a place's registry."""
-    own = {Reference.parse(f"{registry}/x").host for registry in config.registries}
-    return connect(place.reference.host, config, own=own)
 
 
 def list_files(place: RegistryPlace, client: RegistryClient) -> Listing:

@@ -9,12 +9,13 @@ from builder import http, records
 from builder.errors import IntegrityError, ModelError
 from builder.host.concurrency import map_with_progress
 from builder.models import store
-from builder.models.artifact import RegistryFetcher, client_for
+from builder.models.artifact import RegistryFetcher
 from builder.models.checks import check_weights
 from builder.models.folder import readable
 from builder.models.hub import HubFetcher, HubFile, require_online
 from builder.models.model import ModelFile
 from builder.models.places import FolderPlace, RegistryPlace, locate
+from builder.registry.lookup import connect_to
 from builder.remote.download import Fetcher, download
 from builder.workspace import disk_errors
 
@@ -71,7 +72,7 @@ def fetchers(place: HubPlace | RegistryPlace, config: Config) -> Callable[[HubFi
         NetworkError: the user wants no connections to hubs.
     """
     if isinstance(place, RegistryPlace):
-        client = client_for(place, config)
+        client = connect_to(place.reference, config)
         return lambda file: RegistryFetcher(place=place, file=file, client=client)
     require_online(place)
     session = http.session(config)
@@ -155,20 +156,13 @@ class _FolderFetcher:
 
     @property
     def source(self) -> str:
-        """The model as recipes write it."""
         return self.model.source
 
     def fetch(self, content: PartialFile) -> None:
-        """Copy the file.
-
-        Raises:
-            ModelError: it cannot be read.
-        """
         with readable(self.model.name), self.path.open("rb") as file:
             content.copy_from(file)
 
     def mismatch(self, content: PartialFile) -> IntegrityError:
-        """Return the error for a file that changed since it was locked."""
         return IntegrityError(
             f"{self.file.path} of model {self.model.name} is not the file that was locked: "
             f"sha256 {content.sha256} ({content.size} bytes), expected {self.file.sha256} ({self.file.size} bytes)",

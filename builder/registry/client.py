@@ -16,7 +16,6 @@ import requests
 from builder import http
 from builder.errors import IntegrityError, RegistryError
 from builder.registry import credentials as found
-from builder.registry.blobs import FileBlob
 from builder.registry.model import Descriptor
 from builder.registry.transport import Transport, scopes_for
 from builder.registry.upload import WITHIN_S, Upload
@@ -24,7 +23,6 @@ from builder.remote.download import BLOCK, PartialBlob, receive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
-    from pathlib import Path
 
     from builder.config import Config
     from builder.registry.blobs import BlobSource, Readable
@@ -191,20 +189,14 @@ class RegistryClient:
             location = response.headers.get("Location", "")
             self._transport.once("DELETE", location, scopes=scopes_for(repository, "push"))
 
-    def upload_blob(
-        self, repository: str, path: Path, digest: str, on_bytes: Callable[[int], object] = lambda _: None
-    ) -> None:
-        """Send a file as a blob, streamed; resumed when the connection breaks; read back at the end.
-
-        Raises:
-            IntegrityError: the file does not hold what the digest says.
-        """
-        self.send_blob(repository, FileBlob(path, digest), on_bytes)
-
     def send_blob(
         self, repository: str, source: BlobSource, on_bytes: Callable[[int], object] = lambda _: None
     ) -> None:
-        """Send a blob from wherever its bytes are, as `upload_blob` does with a file."""
+        """Send a blob, streamed; resumed when the connection breaks; read back at the end.
+
+        Raises:
+            IntegrityError: the source does not hold what the digest says.
+        """
         Upload(self._transport, repository, source, on_bytes=on_bytes, within_s=self._upload_within_s).run()
 
     @contextmanager

@@ -1,8 +1,10 @@
-"""The wheelhouse: every wheel once, by sha256, fetched in parallel, resumed and verified."""
+"""The wheelhouse: each wheel once, by sha256, fetched in parallel, resumed and verified."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from email.parser import BytesParser
+from email.policy import compat32
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,10 +13,10 @@ import requests
 from builder import http
 from builder.errors import IntegrityError, LockError, NetworkError
 from builder.host.concurrency import map_with_progress
+from builder.index.archive import FLAWS, metadata_of, with_archive
 from builder.index.logins import Logins
 from builder.index.places import addresses
 from builder.remote.download import Expected, download, download_once, local_path, receive
-from builder.wheels.metadata import check_metadata
 from builder.workspace import wheel_file
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 _PARALLEL = 8
 # Answers which mean that a file is not there any more.
 _GONE = (404, 410)
+# What a solver goes by.
+_DECISIVE = ("Name", "Version", "Requires-Python", "Requires-Dist", "Provides-Extra")
+_REFUSED = ".refused"
 
 
 def path_of(wheel: LockedWheel, house: Path) -> Path:
@@ -85,7 +90,7 @@ def _bring(wheel: LockedWheel, path: Path, get: _Get, session: Session, progress
         raise failures[0]
     # Of other wheels uv has read the metadata itself: the cached copy has decided nothing.
     if wheel.index:
-        check_metadata(wheel, path, session.workspace.metadata(wheel.sha256))
+        _check_metadata(wheel, path, session.workspace.metadata(wheel.sha256))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,12 +102,6 @@ class _WheelFetcher:
     get: _Get
 
     def fetch(self, content: PartialFile) -> None:
-        """Append what is missing.
-
-        Raises:
-            NetworkError: the server does not give it.
-            LockError: the folder no longer has it.
-        """
         if source := local_path(self.url):
             try:
                 with source.open("rb") as file:
@@ -125,10 +124,48 @@ class _WheelFetcher:
         return NetworkError(message, where=failure.where, hint=hint if gone else failure.hint)
 
     def mismatch(self, content: PartialFile) -> IntegrityError:
-        """Return the error for another file."""
         return IntegrityError(
             f"{self.wheel.filename} is not the file that was locked: {content.flaw()}",
             where=self.wheel.url,
             hint="the index serves another file under this name; "
             "find out why, then run `jbuild lock` to take the new one",
         )
+
+
+def _check_metadata(wheel: LockedWheel, path: Path, kept: Path) -> None:
+    """Refuse a wheel, whole at `path`, whose METADATA differs from what the index served at lock time, at `kept`.
+
+    METADATA that is read by ranges, or served beside a wheel, is covered by no hash; only the whole wheel is. The
+    cached copy is set aside then, so that locking reads it again; until that has been done, the wheel stays refused.
+
+    Raises:
+        IntegrityError: it does.
+        DiskError: that cannot be noted.
+    """
+    refused = kept.with_suffix(_REFUSED)
+    if kept.is_file():
+        if _same(kept.read_bytes(), path):
+            refused.unlink(missing_ok=True)
+            return
+        kept.rename(refused)
+    if refused.is_file():
+        raise IntegrityError(
+            f"{wheel.filename} says other things of itself than what the index said of it when the cell was locked",
+            where=wheel.url,
+            hint="run `jbuild lock RECIPE --force` to lock by what it says now, and tell whoever runs the index",
+        )
+
+
+def _same(said: bytes, path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            own = with_archive(file, metadata_of)
+        except FLAWS:
+            # Whatever is wrong with it, it is not what it was said to be.
+            return False
+    return said == own or _decisive(said) == _decisive(own)
+
+
+def _decisive(content: bytes) -> dict[str, list[str]]:
+    headers = BytesParser(policy=compat32).parsebytes(content, headersonly=True)
+    return {name: sorted(" ".join(str(text).split()) for text in headers.get_all(name, ())) for name in _DECISIVE}

@@ -28,6 +28,7 @@ from builder.models.bake import bake
 from builder.models.fetch import fetch_model
 from builder.models.lock import lock_model
 from builder.recipe.model import Model
+from builder.registry.blobs import BytesBlob
 from builder.registry.client import OCI_INDEX, OCI_MANIFEST, connect
 from builder.registry.failures import RegistryUnreachableError
 from builder.remote.download import BLOCK
@@ -82,7 +83,7 @@ def push(host: str, files: dict[str, bytes], tag: str, folder: Path, **changes: 
     for title, content in {**files, "{}": b"{}"}.items():
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         (folder / "blob").write_bytes(content)
-        client.upload_blob(REPOSITORY, folder / "blob", digest)
+        client.send_blob(REPOSITORY, BytesBlob((folder / "blob").read_bytes()))
         entry = {"mediaType": "application/octet-stream", "digest": digest, "size": len(content)}
         layers.append({**entry, "annotations": {TITLE: title}})
     empty = {**layers.pop(), "mediaType": "application/vnd.oci.empty.v1+json"}
