@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import IntegrityError, ModelError
-from builder.models.hub import HubFile, Listing
-from builder.models.model import path_flaw, shown
+from builder.models.model import HubFile, Listing, path_flaw, shown
 from builder.recipe import patterns
 from builder.registry.client import INDEXES, RegistryClient
 from builder.registry.failures import ImageMissingError

@@ -12,11 +12,10 @@ from builder.models import store
 from builder.models.artifact import RegistryFetcher
 from builder.models.checks import check_weights
 from builder.models.folder import readable
-from builder.models.hub import HubFetcher, HubFile, require_online
-from builder.models.model import ModelFile
+from builder.models.model import HubFile, ModelFile
 from builder.models.places import FolderPlace, RegistryPlace, locate
 from builder.registry.lookup import connect_to
-from builder.remote.download import Fetcher, download
+from builder.remote.download import Expected, Fetcher, download
 from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
@@ -74,6 +73,8 @@ def fetchers(place: HubPlace | RegistryPlace, config: Config) -> Callable[[HubFi
     if isinstance(place, RegistryPlace):
         client = connect_to(place.reference, config)
         return lambda file: RegistryFetcher(place=place, file=file, client=client)
+    from builder.models.hub import HubFetcher, require_online  # noqa: PLC0415  # huggingface_hub is slow to import
+
     require_online(place)
     session = http.session(config)
     return lambda file: HubFetcher(place=place, file=file, session=session)
@@ -99,7 +100,8 @@ def obtain(name: str, fetcher: ModelFetcher, models: Path, progress: Progress) -
 
 def _fetch(name: str, fetcher: ModelFetcher, partial: Path, models: Path, progress: Progress) -> str:
     file = fetcher.file
-    sha256 = download(fetcher, partial, file.expected, progress)
+    expected = Expected(sha256=file.sha256, size=file.size, git_id=file.git_id)
+    sha256 = download(fetcher, partial, expected, progress)
     try:
         check_weights(name, file.path, partial)
     except ModelError:

@@ -14,14 +14,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import requests
+from huggingface_hub import HfApi, constants, hf_hub_url
 
 from builder import http
 from builder.config import build_ca_bundle
 from builder.errors import IntegrityError, ModelError, NetworkError
-from builder.models.model import path_flaw, shown
+from builder.models.model import HubFile, Listing, path_flaw, shown
 from builder.models.refusals import as_requests_does, hub_errors, no_hub, token_header
 from builder.recipe import patterns
-from builder.remote.download import Expected, receive
+from builder.remote.download import receive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,30 +35,6 @@ if TYPE_CHECKING:
 
 _LISTING_TIMEOUT_S = 60.0
 _COMMIT = r"[0-9a-f]{40}([0-9a-f]{24})?"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HubFile:
-    """A file as a hub lists it: large ones with their sha256, small ones with git's object id; `size` is in bytes."""
-
-    path: str
-    size: int
-    sha256: str | None
-    git_id: str | None
-
-    @property
-    def expected(self) -> Expected:
-        """What its bytes must be."""
-        return Expected(sha256=self.sha256, size=self.size, git_id=self.git_id)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Listing:
-    """All files of a model at one commit."""
-
-    commit: str
-    licence: str | None
-    files: tuple[HubFile, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,8 +70,6 @@ class HubFetcher:
 
     @property
     def _address(self) -> str:
-        from huggingface_hub import hf_hub_url  # noqa: PLC0415
-
         place = self.place
         return str(hf_hub_url(place.repository, self.file.path, revision=place.revision, endpoint=place.address))
 
@@ -113,8 +88,6 @@ def list_files(place: HubPlace, config: Config, retry: http.Retry) -> Listing:
         NetworkError: the hub cannot be reached or does not answer as a hub.
     """
     require_online(place)
-    from huggingface_hub import HfApi  # noqa: PLC0415
-
     api = HfApi(endpoint=place.address, library_name="jbuild")
 
     def ask() -> ModelInfo:
@@ -139,8 +112,6 @@ def require_online(place: HubPlace) -> None:
     Raises:
         NetworkError: the user wants no connections to hubs.
     """
-    from huggingface_hub import constants  # noqa: PLC0415
-
     if constants.HF_HUB_OFFLINE:
         hint = "unset HF_HUB_OFFLINE, or map the model to a folder with [[model-mirrors]] in jbuild.toml"
         raise NetworkError("HF_HUB_OFFLINE is set, and the model is not here yet", where=place.source, hint=hint)

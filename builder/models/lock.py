@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from builder import http
 from builder.errors import ModelError
 from builder.host.concurrency import map_with_progress
-from builder.models import artifact, hub, store
+from builder.models import artifact, store
 from builder.models.checks import check_small_files, check_weights
 from builder.models.fetch import fetchers, obtain
 from builder.models.folder import list_folder, readable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from builder.config import Config
     from builder.console import Console
     from builder.host.concurrency import Progress
-    from builder.models.hub import HubFile, Listing
+    from builder.models.model import HubFile, Listing
     from builder.recipe.model import Model
 
 
@@ -192,6 +192,8 @@ def _list_remote(
     if isinstance(place, RegistryPlace):
         listing = artifact.list_files(place, connect_to(place.reference, config))
         return listing, place.at(listing.commit)
+    from builder.models import hub  # noqa: PLC0415  # huggingface_hub is slow to import
+
     listing = hub.list_files(place, config, http.Retry(on_retry=console.warn))
     return listing, replace(place, revision=listing.commit)
 
