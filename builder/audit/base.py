@@ -98,9 +98,7 @@ def _read(reference: Reference, digest: str, architecture: str, session: Session
 def _blob(client: RegistryClient, repository: str, descriptor: dict[str, Any]) -> dict[str, Any]:
     if int(descriptor["size"]) > _LARGEST_TEXT:
         raise ValueError("not a configuration")
-    blocks: list[bytes] = []
-    client.get_blob(repository, descriptor["digest"], blocks.append)
-    return dict(json.loads(b"".join(blocks)))
+    return dict(json.loads(client.read_blob(repository, descriptor["digest"])))
 
 
 def _read_layer(stream: IO[bytes], media_type: str, tree: _Tree, advance: Callable[[float], object]) -> None:

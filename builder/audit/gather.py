@@ -10,7 +10,7 @@ from builder.audit.facts import READER, assemble, jobs, read_members
 from builder.audit.model import WheelFacts
 from builder.audit.source import MalformedError
 from builder.errors import IntegrityError
-from builder.parallel import workers
+from builder.host.concurrency import workers
 from builder.wheels.house import fetch, path_of
 from builder.workspace import mark_used, sha256_of
 

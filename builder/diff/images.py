@@ -113,10 +113,8 @@ def _of_architecture(index: dict[str, Any], architecture: str, name: str) -> str
 def _config(client: RegistryClient, repository: str, manifest: dict[str, Any]) -> dict[str, Any]:
     if int(manifest["config"]["size"]) > _LONGEST_CONFIG:
         raise ValueError("not a configuration")
-    blocks: list[bytes] = []
-    client.get_blob(repository, str(manifest["config"]["digest"]), blocks.append)
-    found: dict[str, Any] = json.loads(b"".join(blocks))
-    return found
+    config: dict[str, Any] = json.loads(client.read_blob(repository, str(manifest["config"]["digest"])))
+    return config
 
 
 def _found(name: str, digest: str, manifest: dict[str, Any], config: dict[str, Any]) -> Found:

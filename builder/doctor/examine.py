@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from builder.doctor import disk, emulation, engine, jetson, network, project, registry, surroundings, tools
@@ -10,7 +9,7 @@ from builder.doctor.model import Case, Check
 from builder.doctor.subjects import subjects
 from builder.engine import find_engine
 from builder.errors import EngineError
-from builder.parallel import Threads
+from builder.host.concurrency import TaskGroup
 from builder.recipe.matrix import expand
 from builder.resolve.jobs import job_of
 
@@ -46,9 +45,9 @@ def examine(case: Case) -> Iterator[Check]:
     """Yield every check in the order of the table. All are made at once, for most wait for somebody else."""
     order, found = list(subjects()), list[Check]()
     console = case.session.console
-    with console.task("looking around", len(_ROOMS), unit="subjects") as task, Threads(len(_ROOMS)) as pool:
-        for checks in pool.map(partial(_all, case), _ROOMS):
-            found += checks
+    with console.task("looking around", len(_ROOMS), unit="subjects") as task, TaskGroup(len(_ROOMS)) as group:
+        for future in [group.submit(_all, case, room) for room in _ROOMS]:
+            found += future.result()
             task.advance(1)
     yield from sorted(found, key=lambda check: order.index(check.name))
 

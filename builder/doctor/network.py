@@ -13,10 +13,10 @@ import requests
 
 from builder import http
 from builder.doctor.subjects import fine, idle, trouble
+from builder.host.concurrency import TaskGroup
 from builder.index.client import client_of
 from builder.index.logins import without_login
 from builder.models.places import HubPlace, locate
-from builder.parallel import Threads
 from builder.registry.reference import Reference, api_base
 from builder.resolve.examine import default_address
 from builder.resolve.sources import ties_of
@@ -51,8 +51,8 @@ class _Asked:
 def check(case: Case) -> Iterator[Check]:
     """Ask everybody at once; the clock is compared with whoever tells the time."""
     questions = list(_questions(case))
-    with Threads(max(len(questions), 1)) as pool:
-        asked = list(pool.map(lambda ask: ask(), questions))
+    with TaskGroup(max(len(questions), 1)) as group:
+        asked = group.map(lambda ask: ask(), questions)
     yield from (_judged(each) for each in asked if each.subject == "index")
     hubs = [each for each in asked if each.subject == "hub"]
     yield from (_judged(each) for each in hubs)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from builder import http
 from builder.doctor.subjects import fine, trouble
 from builder.errors import RegistryError
-from builder.parallel import Threads
+from builder.host.concurrency import TaskGroup
 from builder.publish.where import targets
 from builder.recipe.model import PublishSpec
 from builder.registry.client import connect
@@ -30,8 +30,8 @@ def check(case: Case) -> Iterator[Check]:
     if not places:
         yield trouble("registry", "none", "none is configured")
         return
-    with Threads(len(places)) as pool:
-        yield from pool.map(partial(_place, case), places)
+    with TaskGroup(len(places)) as group:
+        yield from group.map(partial(_place, case), places)
 
 
 def _places(case: Case) -> Iterator[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from builder.host.concurrency import map_with_progress
 from builder.image import tarball
 from builder.image.layout import layer_content, put, put_image, read_config, read_image
 from builder.image.pack import Packed, find_packed, pack, pack_folder
@@ -78,13 +78,13 @@ def _pack_all(folders: Sequence[Path], elsewhere: Mapping[str, Path], cell: str,
     # Most layers are packed already: only the files of the others are counted, of which there may be 100,000.
     missing = [folder for folder in folders if not find_packed(folder, compression, workspace)]
     total = float(sum(tarball.size_of(folder) for folder in missing))
-    with session.console.task(f"{cell}: packing layers", total, unit="B") as task, ThreadPoolExecutor(_AT_ONCE) as pool:
-        running = [pool.submit(pack_folder, each, compression, workspace, task.advance, elsewhere) for each in folders]
-        try:
-            return [future.result() for future in running]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with session.console.task(f"{cell}: packing layers", total, unit="B") as task:
+        return map_with_progress(
+            lambda folder, progress: pack_folder(folder, compression, workspace, progress.advance, elsewhere),
+            folders,
+            task.advance,
+            _AT_ONCE,
+        )
 
 
 def _config(system: dict[str, Any], packed: Sequence[Packed], plan: Plan) -> dict[str, Any]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from concurrent.futures import as_completed
 from typing import TYPE_CHECKING, Any
 
 from builder import records
 from builder.errors import RegistryError
+from builder.host.concurrency import map_with_progress
 from builder.image.layout import blob, is_present, put, put_image, read_image
 from builder.image.model import Image
-from builder.parallel import Threads
 from builder.registry.failures import ImageMissingError
 from builder.registry.lookup import connect_to, image_manifest
 from builder.registry.model import Descriptor
@@ -84,18 +83,14 @@ def fetch_layers(image: Image, pinned: str, session: Session) -> None:
     if not missing:
         return
     reference = Reference.parse(pinned)
-    client, pool = connect_to(reference, session.config), Threads(_AT_ONCE)
-    title = f"fetching the layers of {reference.name}"
-    try:
-        with session.console.task(title, float(sum(layer.size for layer in missing.values())), unit="B") as task:
-            running = [
-                pool.submit(_fetch, client, reference.repository, layer, layout, task.advance)
-                for layer in missing.values()
-            ]
-            for future in as_completed(running):
-                future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    client, title = connect_to(reference, session.config), f"fetching the layers of {reference.name}"
+    with session.console.task(title, float(sum(layer.size for layer in missing.values())), unit="B") as task:
+        map_with_progress(
+            lambda layer, progress: _fetch(client, reference.repository, layer, layout, progress.advance),
+            list(missing.values()),
+            task.advance,
+            _AT_ONCE,
+        )
 
 
 def _fetch(

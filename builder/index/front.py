@@ -16,8 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any
 
+from builder.host.concurrency import TaskGroup
 from builder.index.logins import without_login
-from builder.parallel import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, make: Callable[[], bytes], kind: str) -> None:
         """Reply with what is made, and keep uv waiting while it is."""
         begun = False
-        with Threads(1) as worker:
+        with TaskGroup(1) as worker:
             made = worker.submit(make)
             while not wait([made], _QUIET_S).done:
                 if not begun:

@@ -6,15 +6,14 @@ import hashlib
 import re
 import threading
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import requests
-from filelock import FileLock
 
 from builder import http
 from builder.errors import IntegrityError, JbuildError, NetworkError
+from builder.host.concurrency import Progress
 from builder.index.archive import (
     FLAWS,
     LONGEST_METADATA,
@@ -25,7 +24,8 @@ from builder.index.archive import (
     metadata_of,
     with_archive,
 )
-from builder.workspace import aside, disk_errors, sha256_of, write_bytes
+from builder.remote.download import Expected, download, download_once, local_path, receive
+from builder.workspace import write_bytes
 
 if TYPE_CHECKING:
     import zipfile
@@ -34,9 +34,8 @@ if TYPE_CHECKING:
     from builder.index.client import IndexClient
     from builder.index.model import Index, IndexFile, Page
     from builder.index.ties import Ties
+    from builder.remote.download import PartialFile
     from builder.workspace import Workspace
-
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,14 +177,16 @@ def read_wheel(
         NetworkError: it cannot be read.
     """
     local = workspace.wheel(file.sha256 or "", file.filename)
-    if (given := _on_disk(file.url)) and not local.is_file():
+    if (given := local_path(file.url)) and not local.is_file():
         local = given
     try:
         if not local.is_file():
             try:
                 return with_archive(RemoteFile(file.url, client.get), read)
             except NoRangesError:
-                _bring(index, file, client, workspace)
+                fetcher = _IndexFileFetcher(index=index, file=file, client=client)
+                expected = Expected(sha256=file.sha256)
+                download_once(local, lambda path: download(fetcher, path, expected, Progress()), lambda: None)
         with local.open("rb") as whole:
             return with_archive(whole, read)
     except requests.RequestException as error:
@@ -194,13 +195,6 @@ def read_wheel(
         raise NetworkError(message, where=failure.where, hint=failure.hint) from error
     except FLAWS as error:
         raise _unfit(index, file, f"it is no sound wheel: {error}") from error
-
-
-def _on_disk(url: str) -> Path | None:
-    """Return where a wheel of one of uv's own folders lies."""
-    if "://" not in url:
-        return Path(url)
-    return Path(unquote(urlsplit(url).path)) if url.startswith("file://") else None
 
 
 def _beside(file: IndexFile, client: IndexClient) -> bytes | None:
@@ -217,24 +211,19 @@ def _beside(file: IndexFile, client: IndexClient) -> bytes | None:
     return content if content and file.metadata in ("", hashlib.sha256(content).hexdigest()) else None
 
 
-def _bring(index: Index, file: IndexFile, client: IndexClient, workspace: Workspace) -> None:
-    """Fetch a whole wheel into the wheelhouse, once for all who wait for it."""
-    target = workspace.wheel(file.sha256 or "", file.filename)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _IndexFileFetcher:
+    """A whole wheel of an index that does not serve ranges."""
 
-    def attempt() -> None:
-        with aside(target) as temporary:
-            with client.get(file.url) as answer, temporary.open("wb") as out:
-                answer.raise_for_status()
-                for block in answer.iter_content(_BLOCK):
-                    out.write(block)
-            if sha256_of(temporary) != file.sha256:
-                raise _unfit(index, file, "its bytes do not have the sha256 that the index gives")
+    index: Index
+    file: IndexFile
+    client: IndexClient
 
-    with disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.parent / "lock"):
-            if not target.is_file():
-                http.Retry(tries=3).run(attempt)
+    def fetch(self, content: PartialFile) -> None:
+        receive(lambda headers: self.client.get(self.file.url, headers=headers), content, http.Retry(tries=3))
+
+    def mismatch(self, content: PartialFile) -> IntegrityError:  # noqa: ARG002  # the index's hash says it all
+        return _unfit(self.index, self.file, "its bytes do not have the sha256 that the index gives")
 
 
 def _unfit(index: Index, file: IndexFile, why: str) -> IntegrityError:

@@ -12,21 +12,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import IntegrityError, ModelError
-from builder.models import store
-from builder.models.hub import HubFile, Listing
-from builder.models.model import path_flaw, shown
+from builder.models.model import HubFile, Listing, path_flaw, shown
 from builder.recipe import patterns
-from builder.registry.client import INDEXES, Begun, RegistryClient, connect
+from builder.registry.client import INDEXES, RegistryClient
 from builder.registry.failures import ImageMissingError
-from builder.registry.reference import DIGEST_PATTERN, Reference
+from builder.registry.reference import DIGEST_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-    from builder.config import Config
     from builder.models.places import RegistryPlace
-    from builder.models.threads import Watch
+    from builder.remote.download import PartialFile
 
 TITLE = "org.opencontainers.image.title"
 _LICENCES = "org.opencontainers.image.licenses"
@@ -36,10 +32,11 @@ _PUSH = "push the files of the model's folder one by one: `cd FOLDER && oras pus
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RegistryLine:
-    """A connection to a model in a registry; threads share it."""
+class RegistryFetcher:
+    """A file of a model in a registry."""
 
     place: RegistryPlace
+    file: HubFile
     client: RegistryClient
 
     @property
@@ -47,62 +44,23 @@ class RegistryLine:
         """The model as recipes write it."""
         return self.place.source
 
-    def bring(self, wanted: HubFile, partial: Path, watch: Watch) -> str:
-        """Bring a file into `partial`, going on from what is there, and return its sha256.
+    def fetch(self, content: PartialFile) -> None:
+        """Append what is missing.
 
         Raises:
-            IntegrityError: the registry sends other bytes than it lists; nothing of them is kept.
             ModelError: the registry does not have the file any more.
-            RegistryError: the registry refuses or cannot be reached; what has arrived is kept.
+            RegistryError: the registry refuses or cannot be reached.
         """
-        resumes = partial.exists() and partial.stat().st_size > 0
-        try:
-            return self._gather(wanted, partial, watch)
-        except IntegrityError:
-            partial.unlink()
-            if not resumes:
-                raise
-        # The beginning may have been damaged by whatever ended the earlier run.
-        try:
-            return self._gather(wanted, partial, watch)
-        except IntegrityError:
-            partial.unlink()
-            raise
+        with _missing(self.place, self.file.path):
+            self.client.fetch_blob(self.place.reference.repository, f"sha256:{self.file.sha256}", content)
 
-    def _gather(self, wanted: HubFile, partial: Path, watch: Watch) -> str:
-        partial.touch()
-        begun = Begun()
-        with partial.open("r+b") as file:
-            while block := file.read(store.BLOCK):
-                begun.add(block)
-            watch.advance(begun.size)
-
-            def take(block: bytes) -> None:
-                file.write(block)
-                watch.advance(len(block))
-                if begun.size > wanted.size:
-                    raise self._other(wanted, f"{wanted.size} bytes are listed, more are sent")
-
-            if begun.size < wanted.size:
-                with _missing(self.place, wanted.path):
-                    self.client.get_blob(self.place.reference.repository, f"sha256:{wanted.sha256}", take, begun)
-        found = begun.sha256.hexdigest()
-        if (found, begun.size) != (wanted.sha256, wanted.size):
-            raise self._other(wanted, f"sha256 {found} ({begun.size} bytes), expected {wanted.sha256}")
-        return found
-
-    def _other(self, wanted: HubFile, flaw: str) -> IntegrityError:
+    def mismatch(self, content: PartialFile) -> IntegrityError:
+        """Return the error for other bytes."""
         return IntegrityError(
-            f"{wanted.path} of {self.source} is not the file that it should be: {flaw}",
+            f"{self.file.path} of {self.source} is not the file that it should be: {content.flaw()}",
             where=str(self.place.reference),
             hint="the registry, or a cache in front of it, is damaged: repair it, then run this again",
         )
-
-
-def client_for(place: RegistryPlace, config: Config) -> RegistryClient:
-    """Return a client of a place's registry."""
-    own = {Reference.parse(f"{registry}/x").host for registry in config.registries}
-    return connect(place.reference.host, config, own=own)
 
 
 def list_files(place: RegistryPlace, client: RegistryClient) -> Listing:

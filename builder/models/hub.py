@@ -10,53 +10,74 @@ import os
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import requests
+from huggingface_hub import HfApi, constants, hf_hub_url
 
+from builder import http
 from builder.config import build_ca_bundle
-from builder.errors import ModelError, NetworkError
-from builder.models.model import path_flaw, shown
-from builder.models.refusals import as_requests_does, asked, no_hub
+from builder.errors import IntegrityError, ModelError, NetworkError
+from builder.models.model import HubFile, Listing, path_flaw, shown
+from builder.models.refusals import as_requests_does, hub_errors, no_hub, token_header
 from builder.recipe import patterns
+from builder.remote.download import receive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from huggingface_hub.hf_api import ModelInfo
 
-    from builder import http
     from builder.config import Config
     from builder.models.places import HubPlace
+    from builder.remote.download import PartialFile
 
 _LISTING_TIMEOUT_S = 60.0
 _COMMIT = r"[0-9a-f]{40}([0-9a-f]{24})?"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HubFile:
-    """A file as a hub lists it: large ones with their sha256, small ones with git's object id; `size` is in bytes."""
+class HubFetcher:
+    """A file of a model on a hub."""
 
-    path: str
-    size: int
-    sha256: str | None
-    git_id: str | None
+    place: HubPlace
+    file: HubFile
+    session: requests.Session
+
+    @property
+    def source(self) -> str:
+        """The model as recipes write it."""
+        return self.place.source
+
+    def fetch(self, content: PartialFile) -> None:
+        """Append what is missing.
+
+        Raises:
+            ModelError, NetworkError: the hub refuses or cannot be reached.
+        """
+        get = partial(self.session.get, self._address, auth=_authorised, stream=True)
+        with hub_errors(self.place):
+            receive(lambda headers: get(headers=headers), content, http.Retry(sleep=content.progress.token.sleep))
+
+    def mismatch(self, content: PartialFile) -> IntegrityError:
+        """Return the error for other bytes."""
+        return IntegrityError(
+            f"{self.file.path} of {self.source} is not the file that it should be: {content.flaw()}",
+            where=http.scrub(self._address),
+            hint="a proxy or mirror may have changed it: run it again, or set HF_ENDPOINT to another hub",
+        )
+
+    @property
+    def _address(self) -> str:
+        place = self.place
+        return str(hf_hub_url(place.repository, self.file.path, revision=place.revision, endpoint=place.address))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Listing:
-    """All files of a model at one commit."""
-
-    commit: str
-    licence: str | None
-    files: tuple[HubFile, ...]
-
-
-def address(place: HubPlace, path: str) -> str:
-    """Return where a file is downloaded from."""
-    from huggingface_hub import hf_hub_url  # noqa: PLC0415
-
-    return str(hf_hub_url(place.repository, path, revision=place.revision, endpoint=place.address))
+def _authorised(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """As headers alone, a password for the hub's git in ~/.netrc would replace them."""
+    request.headers.update(token_header())
+    return request
 
 
 def list_files(place: HubPlace, config: Config, retry: http.Retry) -> Listing:
@@ -67,8 +88,6 @@ def list_files(place: HubPlace, config: Config, retry: http.Retry) -> Listing:
         NetworkError: the hub cannot be reached or does not answer as a hub.
     """
     require_online(place)
-    from huggingface_hub import HfApi  # noqa: PLC0415
-
     api = HfApi(endpoint=place.address, library_name="jbuild")
 
     def ask() -> ModelInfo:
@@ -79,7 +98,8 @@ def list_files(place: HubPlace, config: Config, retry: http.Retry) -> Listing:
                 place.repository, revision=place.revision, files_metadata=True, timeout=_LISTING_TIMEOUT_S
             )
 
-    info = asked(place, retry, ask)
+    with hub_errors(place):
+        info = retry.run(ask)
     try:
         return _listing(info)
     except (TypeError, ValueError, AttributeError) as error:
@@ -92,8 +112,6 @@ def require_online(place: HubPlace) -> None:
     Raises:
         NetworkError: the user wants no connections to hubs.
     """
-    from huggingface_hub import constants  # noqa: PLC0415
-
     if constants.HF_HUB_OFFLINE:
         hint = "unset HF_HUB_OFFLINE, or map the model to a folder with [[model-mirrors]] in jbuild.toml"
         raise NetworkError("HF_HUB_OFFLINE is set, and the model is not here yet", where=place.source, hint=hint)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from builder import http
 from builder.errors import ModelError
-from builder.models import artifact, hub, store
-from builder.models.artifact import client_for
+from builder.host.concurrency import map_with_progress
+from builder.models import artifact, store
 from builder.models.checks import check_small_files, check_weights
-from builder.models.fetch import line_to, obtain
+from builder.models.fetch import fetchers, obtain
 from builder.models.folder import list_folder, readable
 from builder.models.model import LockedModel, ModelFile
 from builder.models.places import FolderPlace, HubPlace, RegistryPlace, locate
 from builder.models.selection import CONFIG, is_weight, select
-from builder.models.threads import together
+from builder.registry.lookup import connect_to
+from builder.remote.download import Expected, PartialFile
 from builder.workspace import disk_errors
 
 if TYPE_CHECKING:
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
 
     from builder.config import Config
     from builder.console import Console
-    from builder.models.hub import HubFile
-    from builder.models.selection import Selection
-    from builder.models.threads import Watch
+    from builder.host.concurrency import Progress
+    from builder.models.model import HubFile, Listing
     from builder.recipe.model import Model
 
 
@@ -48,11 +48,9 @@ def lock_model(
     """
     place = locate(model.source, recipe_folder, config)
     with disk_errors(models):
-        if isinstance(place, HubPlace):
-            return _lock_hub(model, place, config, models, console)
-        if isinstance(place, RegistryPlace):
-            return _lock_registry(model, place, config, models, console)
-        return _lock_folder(model, place, models, console, fetching=fetching)
+        if isinstance(place, FolderPlace):
+            return _lock_folder(model, place, models, console, fetching=fetching)
+        return _lock_remote(model, place, config, models, console)
 
 
 def quick_state(model: Model, recipe_folder: Path, config: Config) -> tuple[str, ...]:
@@ -116,35 +114,41 @@ class _Hashing:
             return known
         total = sum(states[path].st_size for path in unknown)
         with console.task(f"{'fetching' if self.taking else 'hashing'} model {self.name}", total) as task:
-            return known | together(lambda path, watch: self._one(path, states[path], watch), unknown, task.advance)
+            hashes = map_with_progress(
+                lambda path, progress: self._one(path, states[path], progress), unknown, task.advance
+            )
+        return known | dict(zip(unknown, hashes, strict=True))
 
-    def _one(self, path: str, before: os.stat_result, watch: Watch) -> str:
+    def _one(self, path: str, before: os.stat_result, progress: Progress) -> str:
         file = self.folder / path
         key = store.key_of(file, before)
         if not self.taking:
-            return self._read(file, key, None, watch)
-        with store.partial(self.models, key, watch.look) as partial:
+            return self._read(file, key, None, progress)
+        with store.partial(self.models, key, progress.token.check) as partial:
             # Another cell's lock may have taken it meanwhile.
             known = store.remembered(self.models, key)
             if known:
-                watch.advance(before.st_size)
+                progress.advance(before.st_size)
                 return known
             try:
-                sha256 = self._read(file, key, partial, watch)
+                sha256 = self._read(file, key, partial, progress)
                 store.adopt(self.models, partial, sha256)
             finally:
                 # A file of the user's may be another next time: there is nothing to go on from.
                 partial.unlink(missing_ok=True)
             return sha256
 
-    def _read(self, path: Path, key: str, copy: Path | None, watch: Watch) -> str:
+    def _read(self, path: Path, key: str, copy: Path | None, progress: Progress) -> str:
         """Return the sha256 of a file, and remember it, if nobody wrote to it meanwhile."""
         begun = time.time_ns()
         with readable(self.name), path.open("rb") as file:
             if copy:
-                sha256 = store.copy_and_hash(file, copy, watch.advance)
+                with copy.open("w+b") as target:
+                    content = PartialFile(target, Expected(), progress)
+                    content.copy_from(file)
+                sha256 = content.sha256
             else:
-                sha256 = store.digest_of(file, watch.advance).hexdigest()
+                sha256 = store.digest_of(file, progress.advance).hexdigest()
             after = path.stat()
         if store.key_of(path, after) != key:
             hint = "wait until it is written, then run it again"
@@ -154,61 +158,52 @@ class _Hashing:
         return sha256
 
 
-def _lock_hub(model: Model, place: HubPlace, config: Config, models: Path, console: Console) -> LockedModel:
-    listing = hub.list_files(place, config, http.Retry(on_retry=console.warn))
-    pinned = HubPlace(repository=place.repository, revision=listing.commit, endpoint=place.endpoint)
+def _lock_remote(
+    model: Model, place: HubPlace | RegistryPlace, config: Config, models: Path, console: Console
+) -> LockedModel:
+    listing, pinned = _list_remote(place, config, console)
     listed = {file.path: file for file in listing.files}
     selection = select(listed, model)
-    early = {CONFIG, *selection.indexes, *(p for p in selection.paths if not listed[p].sha256)}
+    stand_in = None
+    if isinstance(place, RegistryPlace) and (stand_in := place.stand_in):
+        console.warn(f"model {model.name}: {place.reference.name} stands in for {model.source}: {stand_in}")
+    early = {CONFIG, *selection.indexes, *(path for path in selection.paths if not listed[path].sha256)}
     hashes = _fetch_early(model, pinned, [listed[path] for path in sorted(early)], config, models, console)
     small = {path: store.blob(models, hashes[path]).read_bytes() for path in (CONFIG, *selection.indexes)}
     check_small_files(model, selection, small, console)
-    files = _hub_files(selection, listed, hashes)
     return LockedModel(
         name=model.name,
         source=model.source,
-        origin="hub",
-        files=files,
+        origin="registry" if isinstance(place, RegistryPlace) else "hub",
+        files=tuple(
+            ModelFile(path=path, sha256=listed[path].sha256 or hashes[path], size=listed[path].size)
+            for path in selection.paths
+        ),
         revision=listing.commit,
         licence=model.licence or listing.licence,
+        stand_in=stand_in,
     )
 
 
-def _lock_registry(model: Model, place: RegistryPlace, config: Config, models: Path, console: Console) -> LockedModel:
-    listing = artifact.list_files(place, client_for(place, config))
-    pinned = place.at(listing.commit)
-    listed = {file.path: file for file in listing.files}
-    selection = select(listed, model)
-    if place.stand_in:
-        console.warn(f"model {model.name}: {place.reference.name} stands in for {model.source}: {place.stand_in}")
-    early = [listed[path] for path in (CONFIG, *selection.indexes)]
-    hashes = _fetch_early(model, pinned, early, config, models, console)
-    small = {path: store.blob(models, sha256).read_bytes() for path, sha256 in hashes.items()}
-    check_small_files(model, selection, small, console)
-    return LockedModel(
-        name=model.name,
-        source=model.source,
-        origin="registry",
-        files=_hub_files(selection, listed, hashes),
-        revision=listing.commit,
-        licence=model.licence or listing.licence,
-        stand_in=place.stand_in,
-    )
+def _list_remote(
+    place: HubPlace | RegistryPlace, config: Config, console: Console
+) -> tuple[Listing, HubPlace | RegistryPlace]:
+    """Return the files of a model, and its place at the commit or digest that it has now."""
+    if isinstance(place, RegistryPlace):
+        listing = artifact.list_files(place, connect_to(place.reference, config))
+        return listing, place.at(listing.commit)
+    from builder.models import hub  # noqa: PLC0415  # huggingface_hub is slow to import
+
+    listing = hub.list_files(place, config, http.Retry(on_retry=console.warn))
+    return listing, replace(place, revision=listing.commit)
 
 
 def _fetch_early(
     model: Model, place: HubPlace | RegistryPlace, wanted: list[HubFile], config: Config, models: Path, console: Console
 ) -> dict[str, str]:
-    by_path = {file.path: file for file in wanted}
     with console.task(f"reading model {model.name}", sum(file.size for file in wanted)) as task:
-        line = line_to(place, config)
-        return together(
-            lambda path, watch: obtain(model.name, by_path[path], line, models, watch), list(by_path), task.advance
+        fetcher = fetchers(place, config)
+        hashes = map_with_progress(
+            lambda file, progress: obtain(model.name, fetcher(file), models, progress), wanted, task.advance
         )
-
-
-def _hub_files(selection: Selection, listed: dict[str, HubFile], hashes: dict[str, str]) -> tuple[ModelFile, ...]:
-    return tuple(
-        ModelFile(path=path, sha256=listed[path].sha256 or hashes[path], size=listed[path].size)
-        for path in selection.paths
-    )
+    return {file.path: sha256 for file, sha256 in zip(wanted, hashes, strict=True)}

@@ -33,6 +33,25 @@ class ModelFile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HubFile:
+    """A file as a hub lists it: large ones with their sha256, small ones with git's object id; `size` is in bytes."""
+
+    path: str
+    size: int
+    sha256: str | None
+    git_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """All files of a model at one commit."""
+
+    commit: str
+    licence: str | None
+    files: tuple[HubFile, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LockedModel:
     """A model with every file that is baked in, by content.
 

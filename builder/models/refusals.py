@@ -7,13 +7,15 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import requests
+from huggingface_hub import constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from builder import http
 from builder.errors import JbuildError, ModelError, NetworkError
 from builder.models.model import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from builder.models.places import HubPlace
 
@@ -21,24 +23,28 @@ _OTHER_HUB = (
     "set HF_ENDPOINT, or hub.endpoint in jbuild.toml, to a hub that can be reached, "
     "or map the model to a folder with [[model-mirrors]]"
 )
+# The base classes of an HTTP failure are those of the client's HTTP library.
+_CLIENT_FAILURES: tuple[type[Exception], ...] = (
+    OSError,
+    *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)),
+)
 
 
 def token_header() -> dict[str, str]:
     """Return the header that says who asks, by HF_TOKEN or `hf auth login`; empty if nobody is logged in."""
-    from huggingface_hub import constants, get_token  # noqa: PLC0415  # slow to import
-
     token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def asked(place: HubPlace, retry: http.Retry, ask: Callable[[], Any], progress: Callable[[], int] | None = None) -> Any:
-    """Ask a hub for something, again where that can help; failures come as errors that say what to do.
+@contextmanager
+def hub_errors(place: HubPlace) -> Iterator[None]:
+    """Turn the failed requests below into errors that say what to do.
 
     Raises:
         ModelError, NetworkError: what the hub's last answer means.
     """
     try:
-        return retry.run(ask, progress=progress)
+        yield
     except requests.HTTPError as error:
         if error.response is None:
             raise _unreachable(place, http.reason(error)) from error
@@ -105,8 +111,6 @@ def no_hub(place: HubPlace, reason: str) -> NetworkError:
 @contextmanager
 def as_requests_does(place: HubPlace) -> Iterator[None]:
     """Turn the failures of the hub's client, whose HTTP library depends on its version, into those of `requests`."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
-
     try:
         yield
     except HFValidationError as error:
@@ -121,15 +125,8 @@ def as_requests_does(place: HubPlace) -> Iterator[None]:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         # The client takes for granted that whatever answers 200 is a hub.
         raise no_hub(place, str(error)) from error
-    except _client_failures() as error:
+    except _CLIENT_FAILURES as error:
         raise _connection_failure(error) from error
-
-
-def _client_failures() -> tuple[type[Exception], ...]:
-    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
-
-    bases = (base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
-    return (OSError, *bases)
 
 
 def _connection_failure(error: Exception) -> requests.RequestException:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
 from builder import records
+from builder.remote.download import BLOCK, file_lock
 from builder.workspace import mark_used, write_text
 
 if TYPE_CHECKING:
@@ -19,10 +17,6 @@ if TYPE_CHECKING:
 
     from builder.models.model import ModelFile
 
-BLOCK = 1 << 20
-# `FICLONE` of linux/fs.h: share the blocks of another file, on file systems that can.
-_CLONE = 0x40049409
-_LOOK_AGAIN_S = 0.5
 # Files that were written this recently (ns) may be written again within the same tick of the file system's clock.
 _SETTLED_NS = 20_000_000
 
@@ -46,26 +40,15 @@ def use(models: Path, file: ModelFile) -> bool:
 
 
 @contextmanager
-def partial(models: Path, key: str, going_on: Callable[[], object]) -> Iterator[Path]:
+def partial(models: Path, key: str, check: Callable[[], object]) -> Iterator[Path]:
     """Give the file in which content is gathered, held against other threads and processes.
 
-    `key` names the content. It is left behind on failure, for the next run to go on from. `going_on` is called
-    while waiting; it may raise to end the wait.
+    `key` names the content. It is left behind on failure, for the next run to go on from. `check` is called while
+    waiting; it may raise to end the wait.
     """
     path = models / "partial" / key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f"{key}.lock"))
-    while True:
-        going_on()
-        try:
-            lock.acquire(timeout=_LOOK_AGAIN_S)
-            break
-        except Timeout:
-            continue
-    try:
+    with file_lock(path.with_name(f"{key}.lock"), check):
         yield path
-    finally:
-        lock.release()
 
 
 def adopt(models: Path, gathered: Path, sha256: str) -> Path:
@@ -76,22 +59,6 @@ def adopt(models: Path, gathered: Path, sha256: str) -> Path:
     return gathered.replace(target)
 
 
-def copy_and_hash(source: IO[bytes], target: Path, on_bytes: Callable[[float], None]) -> str:
-    """Copy a file, sharing its blocks where that is possible, and return the sha256 of what was written.
-
-    Never a hard link: the copy's mode and times will be changed.
-    """
-    with target.open("w+b") as copy:
-        if _clone(source, copy):
-            return digest_of(copy, on_bytes).hexdigest()
-        digest = hashlib.sha256()
-        while block := source.read(BLOCK):
-            digest.update(block)
-            copy.write(block)
-            on_bytes(len(block))
-        return digest.hexdigest()
-
-
 def digest_of(file: IO[bytes], on_bytes: Callable[[float], None]) -> hashlib._Hash:
     """Return the sha256 of the rest of a file, to be added to."""
     digest = hashlib.sha256()
@@ -99,14 +66,6 @@ def digest_of(file: IO[bytes], on_bytes: Callable[[float], None]) -> hashlib._Ha
         digest.update(block)
         on_bytes(len(block))
     return digest
-
-
-def _clone(source: IO[bytes], copy: IO[bytes]) -> bool:
-    try:
-        fcntl.ioctl(copy.fileno(), _CLONE, source.fileno())
-    except OSError:
-        return False
-    return True
 
 
 def key_of(path: Path, state: os.stat_result) -> str:

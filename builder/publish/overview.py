@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from builder import records
 from builder.errors import JbuildError
+from builder.host.concurrency import CancelToken, TaskGroup
 from builder.image.model import Image
 from builder.publish.attach import found, is_evidence
-from builder.publish.parallel import Stop, run_all
 from builder.publish.policy import earned, named
 from builder.publish.target import Target
 from builder.publish.trust import best, said_of
@@ -65,17 +64,15 @@ def overview(jobs: Sequence[Job], targets: Sequence[str], session: Session) -> t
 
     A registry that does not answer is one row that says so.
     """
-    stop = Stop()
     places: dict[str, list[_Expected]] = {}
     for job in jobs:
         for target in targets:
             name = Reference.parse(f"{target}/{job.spec.publish.repository}").name
             places.setdefault(name, []).extend(_expected(job, session))
-    outcomes = run_all(
-        [partial(_look, name, wanted, jobs[0].recipe.name, session, stop) for name, wanted in places.items()],
-        _WORKERS,
-        stop,
-    )
+    with TaskGroup(_WORKERS) as group:
+        outcomes = group.gather(
+            lambda name: _look(name, places[name], jobs[0].recipe.name, session, group.token), places
+        )
     rows: list[TagState] = []
     for name, outcome in zip(places, outcomes, strict=True):
         if isinstance(outcome, JbuildError):
@@ -99,19 +96,18 @@ def _expected(job: Job, session: Session) -> list[_Expected]:
     return [_Expected(cell=job.cell.id, rule=rule, image=image, level=level) for rule in rules]
 
 
-def _look(name: str, wanted: list[_Expected], recipe: str, session: Session, stop: Stop) -> list[TagState]:
+def _look(name: str, wanted: list[_Expected], recipe: str, session: Session, token: CancelToken) -> list[TagState]:
     reference = Reference.parse(name)
     client = connect(reference.host, session.config, own={reference.host})
-    target = Target(client=client, reference=reference, stop=stop)
+    target = Target(client=client, reference=reference, token=token)
     there = [tag for tag in client.tags(reference.repository) if not is_evidence(tag)]
     names = {each.rule.name for each in wanted}
     strays = [tag for tag in there if tag not in names]
-    jobs = [partial(_row, target, each, there) for each in wanted]
-    states: list[TagState | None] = []
-    for outcome in run_all([*jobs, *(partial(_stray, target, tag, recipe) for tag in strays)], _WORKERS, stop):
-        if isinstance(outcome, Exception):
-            raise outcome
-        states.append(outcome)
+    with TaskGroup(_WORKERS, token=token.child()) as group:
+        states = [
+            *group.map(lambda expected: _row(target, expected, there), wanted),
+            *group.map(lambda tag: _stray(target, tag, recipe), strays),
+        ]
     return [state for state in states if state]
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import JbuildError, RegistryError
+from builder.host.concurrency import CancelToken, TaskGroup
 from builder.http import Retry
 from builder.publish.attach import attach
 from builder.publish.evidence import Evidence
 from builder.publish.failure import PublicationError
 from builder.publish.model import Publication, PublicationFailure, RegistryPublication
-from builder.publish.parallel import Stop, run_all
 from builder.publish.policy import earned, named
 from builder.publish.target import Target
 from builder.registry.client import connect
@@ -85,10 +84,10 @@ def publish(
         PublicationError: a registry failed.
         RecipeError: a target, repository or tag is malformed.
     """
-    stop = Stop()
+    token = CancelToken()
     rules, unnamed = named(wish.tags, dict(source.labels))
     wish = replace(wish, tags=rules)
-    goals = _goals(targets, wish, config, replace(retry or Retry(), sleep=stop.sleep), console, stop)
+    goals = _goals(targets, wish, config, replace(retry or Retry(), sleep=token.sleep), console, token)
     given, withheld = (wish.tags, ()) if wish.building_block else earned(wish.tags, wish.level)
 
     def add(goal: _Goal) -> None:
@@ -102,10 +101,10 @@ def publish(
         kept = {each.name for each in goal.withheld}
         goal.target.tag(source, [rule.name for rule in given if rule.name not in kept], goal.put.append)
 
-    _send_everywhere(goals, source, config, console, stop)
-    _everywhere([goal for goal in goals if not goal.failure], "attachments", add, stop)
+    _send_everywhere(goals, source, config, console, token)
+    _everywhere([goal for goal in goals if not goal.failure], "attachments", add, token)
     for stage, step in (("tags", judge), ("tags", tag)):
-        _everywhere(_ready(goals, wish), stage, step, stop)
+        _everywhere(_ready(goals, wish), stage, step, token)
     publication = Publication(
         digest=source.digest,
         level=wish.level,
@@ -119,7 +118,7 @@ def publish(
 
 
 def _goals(
-    targets: Iterable[str], wish: Wish, config: Config, retry: Retry, console: Console, stop: Stop
+    targets: Iterable[str], wish: Wish, config: Config, retry: Retry, console: Console, token: CancelToken
 ) -> list[_Goal]:
     """Return the targets, each once, after all names and tags have been checked."""
     references = {r.name: r for r in (Reference.parse(f"{target}/{wish.repository}") for target in targets)}
@@ -129,12 +128,12 @@ def _goals(
     own = {reference.host for reference in references.values()}
 
     def goal(reference: Reference) -> _Goal:
-        switch = stop.child()
+        own_token = token.child()
         policy = replace(
-            retry, sleep=switch.sleep, on_retry=lambda why: console.say(f"pushing to {reference.host}: {why}")
+            retry, sleep=own_token.sleep, on_retry=lambda why: console.say(f"pushing to {reference.host}: {why}")
         )
         client = connect(reference.host, config, own=own, retry=policy)
-        return _Goal(target=Target(client=client, reference=reference, stop=switch))
+        return _Goal(target=Target(client=client, reference=reference, token=own_token))
 
     return [goal(reference) for reference in references.values()]
 
@@ -145,14 +144,15 @@ def _ready(goals: list[_Goal], wish: Wish) -> list[_Goal]:
     return sound if len(sound) == len(goals) or wish.on_failure == "complete-others" else []
 
 
-def _everywhere(goals: list[_Goal], stage: str, step: Callable[[_Goal], Any], stop: Stop) -> None:
-    outcomes = run_all([partial(step, goal) for goal in goals], len(goals), stop)
+def _everywhere(goals: list[_Goal], stage: str, step: Callable[[_Goal], Any], token: CancelToken) -> None:
+    with TaskGroup(len(goals), token=token) as group:
+        outcomes = group.gather(step, goals)
     for goal, outcome in zip(goals, outcomes, strict=True):
         if isinstance(outcome, Exception):
             goal.fail(stage, outcome)
 
 
-def _send_everywhere(goals: list[_Goal], source: Source, config: Config, console: Console, stop: Stop) -> None:
+def _send_everywhere(goals: list[_Goal], source: Source, config: Config, console: Console, token: CancelToken) -> None:
     """Send to all hosts at once, to the repositories of one host in turn: the later can mount from the first."""
     hosts: dict[str, list[_Goal]] = {}
     for goal in goals:
@@ -170,7 +170,8 @@ def _send_everywhere(goals: list[_Goal], source: Source, config: Config, console
                 sources.append(goal.target.reference.repository)
 
     failed: dict[str, Exception] = {}
-    run_all([partial(send_to, host) for host in hosts], len(hosts), stop)
+    with TaskGroup(len(hosts), token=token) as group:
+        group.gather(send_to, hosts)
     for goal in goals:
         if not goal.sent:
             goal.fail("image", failed.get(goal.name) or RegistryError("not tried"))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from builder.errors import RegistryError
+from builder.host.concurrency import CancelToken, TaskGroup
 from builder.publish.model import TagPut, TagWithheld
-from builder.publish.parallel import Stop, run_or_raise
 from builder.publish.policy import not_forward
 from builder.publish.source import labels_of
 from builder.registry.client import INDEXES
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from builder.registry.client import RegistryClient
     from builder.registry.reference import Reference
 
+_T = TypeVar("_T")
 # One connection seldom fills a line, and more than a few make registries slow.
 _WORKERS = 4
 _SETTLE_S = (0.2, 1.0)
@@ -47,7 +47,7 @@ class Target:
 
     client: RegistryClient
     reference: Reference
-    stop: Stop
+    token: CancelToken
 
     def send(self, source: Source, mount_from: tuple[str, ...], console: Console) -> Sent:
         """Bring blobs and manifest there, what is missing only, and read the manifest back by its digest.
@@ -82,7 +82,7 @@ class Target:
         """
         withheld, taken = [], []
         for rule in rules if not force else ():
-            self.stop.check()
+            self.token.check()
             before = self.client.head_manifest(self.reference.repository, rule.name)
             if before is None or before.digest == source.digest:
                 continue
@@ -106,7 +106,7 @@ class Target:
             RegistryError: it could not be done; tags before the failing one are put.
         """
         for name in names:
-            self.stop.check()
+            self.token.check()
             before = self.client.head_manifest(self.reference.repository, name)
             previous = before.digest if before else None
             if previous != source.digest:
@@ -142,12 +142,13 @@ class Target:
             except BlobUnknownError:
                 if wait_s is None:
                     raise
-                self.stop.sleep(wait_s)
+                self.token.sleep(wait_s)
             else:
                 return
 
-    def _for_each(self, blobs: tuple[BlobSource, ...], ask: Callable[[BlobSource], bool]) -> list[bool]:
-        return run_or_raise([partial(ask, blob) for blob in blobs], _WORKERS, self.stop)
+    def _for_each(self, blobs: tuple[BlobSource, ...], work: Callable[[BlobSource], _T]) -> list[_T]:
+        with TaskGroup(_WORKERS, token=self.token) as group:
+            return group.map(work, blobs)
 
     def _mount(self, blob: BlobSource, mount_from: tuple[str, ...]) -> bool:
         repository = self.reference.repository
@@ -157,11 +158,11 @@ class Target:
 
     def _upload(self, blobs: tuple[BlobSource, ...], console: Console) -> None:
         with console.task(f"pushing to {self.reference.name}", _bytes(blobs)) as task:
-            run_or_raise([partial(self._upload_one, blob, task) for blob in blobs], _WORKERS, self.stop)
+            self._for_each(blobs, lambda blob: self._upload_one(blob, task))
 
     def _upload_one(self, blob: BlobSource, task: Task) -> None:
         def count(amount: int) -> None:
-            self.stop.check()
+            self.token.check()
             task.advance(amount)
 
         self.client.send_blob(self.reference.repository, blob, count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from requests.auth import AuthBase
 
 from builder.errors import RegistryError
 from builder.http import is_loopback, scrub
-from builder.registry import challenge
 
 if TYPE_CHECKING:
     import requests
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _TOKEN_LIFE_S = 60.0
 _MARGIN_S = 10.0
 _CLIENT = "jbuild"
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105
+_PARAMETER = re.compile(rf'({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))')
+_SCHEME = re.compile(rf"({_TOKEN})(?=\s|,|$)")
+_GAP = re.compile(r"[\s,]*")
 
 
 class Authorization(AuthBase):
@@ -74,7 +78,7 @@ class Authority:
         with self._mutex:
             if self.header(scopes) != used:
                 return True  # another thread was faster
-            offers = {c.scheme: c for c in challenge.parse(refused.headers.get("WWW-Authenticate", ""))}
+            offers = {c.scheme: c for c in parse_challenges(refused.headers.get("WWW-Authenticate", ""))}
             credentials = self._credentials()
             if "bearer" in offers:
                 self._passes[scopes] = self._token(offers["bearer"], scopes, credentials)
@@ -89,7 +93,7 @@ class Authority:
             self._found = (self._source(),)
         return self._found[0]
 
-    def _token(self, offer: challenge.Challenge, scopes: tuple[str, ...], credentials: Credentials | None) -> _Pass:
+    def _token(self, offer: Challenge, scopes: tuple[str, ...], credentials: Credentials | None) -> _Pass:
         realm = offer.get("realm") or ""
         self._check_realm(realm)
         started = time.monotonic()
@@ -131,3 +135,37 @@ class Authority:
                 "the registry's token server answers no token", where=self._host, hint="check the registry's set-up"
             ) from error
         return _Pass(header=f"Bearer {token}", until=started + max(life - _MARGIN_S, life / 2))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Challenge:
+    """One way to log in that a server offers (RFC 9110, section 11.6.1); names are in lower case."""
+
+    scheme: str
+    parameters: tuple[tuple[str, str], ...] = ()
+
+    def get(self, name: str) -> str | None:
+        """Return a parameter's value, or None."""
+        return dict(self.parameters).get(name)
+
+
+def parse_challenges(header: str) -> tuple[Challenge, ...]:
+    """Return the challenges of a `WWW-Authenticate` header in its order, up to what cannot be read; never raises."""
+    found: list[tuple[str, list[tuple[str, str]]]] = []
+    position = 0
+    while True:
+        position = _end_of(_GAP.match(header, position), position)
+        parameter = _PARAMETER.match(header, position)
+        scheme = _SCHEME.match(header, position)
+        if parameter and found:
+            value = parameter[3] if parameter[2] is None else re.sub(r"\\(.)", r"\1", parameter[2])
+            found[-1][1].append((parameter[1].lower(), value))
+        elif scheme and not parameter:
+            found.append((scheme[1].lower(), []))
+        else:
+            return tuple(Challenge(scheme=name, parameters=tuple(pairs)) for name, pairs in found)
+        position = _end_of(parameter or scheme, position)
+
+
+def _end_of(match: re.Match[str] | None, position: int) -> int:
+    return match.end() if match else position

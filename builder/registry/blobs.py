@@ -1,4 +1,4 @@
-"""Where the bytes of a blob come from that goes into a registry: a file, memory, another registry."""
+"""Where the bytes of a blob come from that goes into a registry: memory, another registry."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from builder.errors import IntegrityError
-from builder.workspace import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from builder.errors import JbuildError
     from builder.registry.client import RegistryClient
@@ -43,36 +41,6 @@ class BlobSource(Protocol):
 
     def fault(self) -> JbuildError | None:
         """Return what is wrong if the bytes are not those of the digest: a registry has refused them."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileBlob:
-    """A blob in a file."""
-
-    path: Path
-    digest: str
-
-    @property
-    def size(self) -> int:
-        """The file's size."""
-        return self.path.stat().st_size
-
-    @contextmanager
-    def open(self, offset: int) -> Iterator[Readable]:
-        """Give the file's bytes from a place on."""
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            yield file
-
-    def fault(self) -> JbuildError | None:
-        """Compare the file with its digest."""
-        if f"sha256:{sha256_of(self.path)}" == self.digest:
-            return None
-        return IntegrityError(
-            f"the built image's blob {self.digest} has changed on disk",
-            where=str(self.path),
-            hint="remove the file and build the cell again with --force",
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from contextlib import contextmanager, suppress
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -15,14 +16,13 @@ import requests
 from builder import http
 from builder.errors import IntegrityError, RegistryError
 from builder.registry import credentials as found
-from builder.registry.blobs import FileBlob
 from builder.registry.model import Descriptor
 from builder.registry.transport import Transport, scopes_for
 from builder.registry.upload import WITHIN_S, Upload
+from builder.remote.download import BLOCK, PartialBlob, receive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
-    from pathlib import Path
 
     from builder.config import Config
     from builder.registry.blobs import BlobSource, Readable
@@ -34,22 +34,7 @@ DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 INDEXES = (OCI_INDEX, DOCKER_INDEX)
 _ACCEPT = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}, {DOCKER_INDEX}, {DOCKER_MANIFEST}"}
-_BLOCK = 1 << 20
 LONGEST_DOCUMENT = 32 << 20
-
-
-class Begun:
-    """The beginning of a blob: its length so far, and its sha256 so far."""
-
-    def __init__(self) -> None:
-        """Begin with nothing."""
-        self.size = 0
-        self.sha256 = hashlib.sha256()
-
-    def add(self, block: bytes) -> None:
-        """Take the next bytes."""
-        self.size += len(block)
-        self.sha256.update(block)
 
 
 class RegistryClient:
@@ -204,20 +189,14 @@ class RegistryClient:
             location = response.headers.get("Location", "")
             self._transport.once("DELETE", location, scopes=scopes_for(repository, "push"))
 
-    def upload_blob(
-        self, repository: str, path: Path, digest: str, on_bytes: Callable[[int], object] = lambda _: None
-    ) -> None:
-        """Send a file as a blob, streamed; resumed when the connection breaks; read back at the end.
-
-        Raises:
-            IntegrityError: the file does not hold what the digest says.
-        """
-        self.send_blob(repository, FileBlob(path, digest), on_bytes)
-
     def send_blob(
         self, repository: str, source: BlobSource, on_bytes: Callable[[int], object] = lambda _: None
     ) -> None:
-        """Send a blob from wherever its bytes are, as `upload_blob` does with a file."""
+        """Send a blob, streamed; resumed when the connection breaks; read back at the end.
+
+        Raises:
+            IntegrityError: the source does not hold what the digest says.
+        """
         Upload(self._transport, repository, source, on_bytes=on_bytes, within_s=self._upload_within_s).run()
 
     @contextmanager
@@ -235,7 +214,7 @@ class RegistryClient:
         )
         with response:
             left = 0 if response.status_code == HTTPStatus.PARTIAL_CONTENT else offset
-            while left and (passed := response.raw.read(min(left, _BLOCK))):
+            while left and (passed := response.raw.read(min(left, BLOCK))):
                 left -= len(passed)
             yield response.raw
 
@@ -260,41 +239,28 @@ class RegistryClient:
         self.get_blob(repository, digest, take)
         return b"".join(blocks)
 
-    def get_blob(
-        self, repository: str, digest: str, sink: Callable[[bytes], object], begun: Begun | None = None
-    ) -> int:
-        """Stream a blob into `sink`, going on where a connection broke; return its bytes.
-
-        With `begun`, what the caller has of it already is not asked for again.
+    def get_blob(self, repository: str, digest: str, sink: Callable[[bytes], object]) -> int:
+        """Stream a blob into `sink`, resuming where a connection broke; return its size in bytes.
 
         Raises:
-            IntegrityError: the bytes are not those of the digest; `sink` has got them.
+            IntegrityError: the bytes are not those of the digest; `sink` has received them.
         """
-        have = begun or Begun()
-
-        def attempt() -> None:
-            # Stores compress on the way if they may; then neither length nor range would be the blob's.
-            headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have.size}-"} if have.size else {})}
-            skip = 0
-            with self._transport.once("GET", path, scopes=scopes, headers=headers, stream=True) as response:
-                if have.size and response.status_code != HTTPStatus.PARTIAL_CONTENT:
-                    skip = have.size
-                for block in response.iter_content(_BLOCK):
-                    fresh, skip = block[skip:], max(0, skip - len(block))
-                    have.add(fresh)
-                    sink(fresh)
-
-        path, scopes = f"/v2/{repository}/blobs/{digest}", scopes_for(repository, "pull")
-        doing = f"cannot read blob {_short(digest)}"
-        with self._transport.explained(repository=repository, right="pull", doing=doing):
-            self._transport.retry.run(attempt, progress=lambda: have.size)
-        if f"sha256:{have.sha256.hexdigest()}" != digest:
+        blob = PartialBlob(sink)
+        self.fetch_blob(repository, digest, blob)
+        if f"sha256:{blob.sha256}" != digest:
             raise IntegrityError(
                 f"the registry sends other bytes than those of {digest}",
                 where=f"{self.host}/{repository}",
                 hint="the registry, or a cache in front of it, is damaged",
             )
-        return have.size
+        return blob.size
+
+    def fetch_blob(self, repository: str, digest: str, blob: PartialBlob) -> None:
+        """Append what is missing of a blob; its hash is not checked."""
+        path, scopes = f"/v2/{repository}/blobs/{digest}", scopes_for(repository, "pull")
+        request = partial(self._transport.once, "GET", path, scopes=scopes, stream=True)
+        with self._transport.explained(repository=repository, right="pull", doing=f"cannot read blob {_short(digest)}"):
+            receive(lambda headers: request(headers=headers), blob, self._transport.retry)
 
 
 def connect(

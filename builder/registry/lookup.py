@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from builder.errors import NetworkError, RecipeError, RegistryError
 from builder.registry.client import INDEXES, RegistryClient, connect
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from builder.config import Config, RegistryMirror
     from builder.http import Retry
 
-_LONGEST_CONFIG = 8 << 20
 _OWN_MIRROR = "or take it from a mirror: a rule in [[registry-mirrors]] of jbuild.toml"
 
 
@@ -112,7 +111,7 @@ def _platforms(client: RegistryClient, reference: Reference, content: bytes, med
         if media_type in INDEXES:
             entries = [entry.get("platform") or {} for entry in document["manifests"]]
         else:
-            entries = [json.loads(_small_blob(client, reference.repository, document["config"]))]
+            entries = [json.loads(client.read_blob(reference.repository, document["config"]["digest"]))]
         names = {f"{entry.get('os')}/{entry.get('architecture')}" for entry in entries}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RegistryError(
@@ -120,11 +119,3 @@ def _platforms(client: RegistryClient, reference: Reference, content: bytes, med
         ) from error
     # Attestations lie beside images as entries of an unknown platform.
     return tuple(sorted(names - {"unknown/unknown", "None/None"}))
-
-
-def _small_blob(client: RegistryClient, repository: str, descriptor: dict[str, Any]) -> bytes:
-    if int(descriptor["size"]) > _LONGEST_CONFIG:
-        raise ValueError("not a configuration")
-    blocks: list[bytes] = []
-    client.get_blob(repository, descriptor["digest"], blocks.append)
-    return b"".join(blocks)

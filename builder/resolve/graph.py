@@ -12,10 +12,10 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from builder.errors import IntegrityError, NetworkError
+from builder.host.concurrency import TaskGroup
 from builder.host.index_rows import DEFAULT
 from builder.index.model import Index, IndexFile
 from builder.index.shelf import wheel_metadata
-from builder.parallel import Threads
 from builder.resolve.target import markers
 
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ def metadata_of(
         return wheel_metadata(ties.named(wheel.index) if wheel.index else default, file, client, workspace)
 
     found, silent = {}, []
-    with Threads(_CONNECTIONS) as pool:
-        running = [(wheel, pool.submit(read, wheel)) for wheel in wheels]
+    with TaskGroup(_CONNECTIONS) as group:
+        running = [(wheel, group.submit(read, wheel)) for wheel in wheels]
         for wheel, future in running:
             try:
                 found[wheel.name] = (wheel.version, future.result())

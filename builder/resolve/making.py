@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from builder import records
 from builder.errors import IntegrityError, LockError, NetworkError, NoWheelsError
+from builder.host.concurrency import TaskGroup
 from builder.host.index_rows import DEFAULT
 from builder.index.client import client_of
 from builder.index.front import running_front
@@ -15,7 +16,6 @@ from builder.index.logins import without_login
 from builder.index.shelf import Shelf
 from builder.models import pins
 from builder.models.lock import lock_model
-from builder.parallel import Threads
 from builder.registry.lookup import resolve_digest
 from builder.resolve import lockfile, unresolved
 from builder.resolve.advised import solve_with_advisories
@@ -80,8 +80,8 @@ def make(
         locked=_kept_as_locked(before, upgrade),
     )
     question = Question(spec=job.spec, platform=job.platform, before=path if before else None, upgrade=upgrade)
-    with Threads(1) as pool:
-        base = pool.submit(resolve_digest, job.base, session.config, job.platform.architecture)
+    with TaskGroup(1) as group:
+        base = group.submit(resolve_digest, job.base, session.config, job.platform.architecture)
         with _noting(job, session, shelf), session.console.task(f"{job.cell.id}: solving", unit="steps"):
             solution = _solve(job, session, question, shelf)
             torch_cuda = check_torch(job, solution.wheels, shelf.ties, client, session)

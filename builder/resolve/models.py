@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from builder import records
 from builder.errors import LockError, OldLockError
+from builder.host.concurrency import map_with_progress
 from builder.models import pins, store
 from builder.models.fetch import fetch_model
 from builder.models.lock import lock_model
-from builder.models.threads import together
 from builder.resolve import lockfile
 from builder.workspace import disk_errors
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from builder.host.concurrency import Progress
     from builder.models.model import LockedModel, ModelFile
-    from builder.models.threads import Watch
     from builder.resolve.model import Job
     from builder.session import Session
 
@@ -135,16 +135,14 @@ def verify_models(used: Sequence[UsedModel], session: Session) -> tuple[Verified
     files = {file.sha256: file for each in used for file in each.model.files}
     total = sum(file.size for file in files.values())
     with disk_errors(models), session.console.task("verifying models", total) as task:
-
-        def one(sha256: str, watch: Watch) -> State:
-            return _state(files[sha256], models, watch)
-
-        states = together(one, sorted(files, key=lambda key: (-files[key].size, key)), task.advance)
+        largest_first = sorted(files.values(), key=lambda file: (-file.size, file.sha256))
+        states = map_with_progress(lambda file, progress: _state(file, models, progress), largest_first, task.advance)
+    by_hash = {file.sha256: state for file, state in zip(largest_first, states, strict=True)}
     return tuple(
         Verified(
             used=each,
-            missing=tuple(file.path for file in each.model.files if states[file.sha256] == "missing"),
-            damaged=tuple(file.path for file in each.model.files if states[file.sha256] == "damaged"),
+            missing=tuple(file.path for file in each.model.files if by_hash[file.sha256] == "missing"),
+            damaged=tuple(file.path for file in each.model.files if by_hash[file.sha256] == "damaged"),
         )
         for each in used
     )
@@ -154,12 +152,12 @@ def _asks(job: Job, asked: str) -> bool:
     return any(pins.asked(model) == asked for model in job.spec.models)
 
 
-def _state(file: ModelFile, models: Path, watch: Watch) -> State:
+def _state(file: ModelFile, models: Path, progress: Progress) -> State:
     path = store.blob(models, file.sha256)
     if not path.is_file():
         return "missing"
-    with store.partial(models, file.sha256, watch.look), path.open("rb") as content:
-        if store.digest_of(content, watch.advance).hexdigest() == file.sha256:
+    with store.partial(models, file.sha256, progress.token.check), path.open("rb") as content:
+        if store.digest_of(content, progress.advance).hexdigest() == file.sha256:
             return "whole"
         path.unlink()
         return "damaged"

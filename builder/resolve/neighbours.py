@@ -15,7 +15,7 @@ from packaging.version import Version
 from builder import process
 from builder.console import Console
 from builder.errors import JbuildError
-from builder.parallel import Threads
+from builder.host.concurrency import TaskGroup
 from builder.recipe.matrix import expand, variant
 from builder.resolve.advised import pinned
 from builder.resolve.jobs import job_of
@@ -65,14 +65,8 @@ def neighbours(job: Job, culprits: Sequence[Examined], client: IndexClient, sess
     tries = {each.differs: each for each in (*_dates(job, culprits), *_versions(job, culprits), *_cells(job))}
     # What is tried is not the user's cell: what it meets on the way is nobody's news.
     quiet = replace(session, console=Console(quiet=True))
-    with Threads(_AT_ONCE) as pool:
-        running = [pool.submit(_try, each.differs, each.job, client, quiet) for each in tries.values()]
-        try:
-            found = [future.result() for future in running]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            process.end_all()
-            raise
+    with TaskGroup(_AT_ONCE, on_cancel=process.end_all) as group:
+        found = group.map(lambda each: _try(each.differs, each.job, client, quiet), tries.values())
     # Tried were the nearest ones first; versions of one package are read in order.
     return tuple(sorted(found, key=lambda each: (not each.resolves, *tries[each.differs].order)))
 

@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from builder import http
+from builder.host.concurrency import TaskGroup
 from builder.index.client import client_of
-from builder.parallel import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ def measured(wheels: Sequence[LockedWheel], session: Session) -> tuple[LockedWhe
     client = client_of(session.config, session.workspace.index_states)
     with (
         session.console.task("asking for sizes", len(unknown), unit="wheels") as task,
-        Threads(min(_AT_ONCE, len(unknown))) as pool,
+        TaskGroup(min(_AT_ONCE, len(unknown))) as group,
     ):
 
         def one(wheel: LockedWheel) -> int | None:
@@ -45,7 +45,7 @@ def measured(wheels: Sequence[LockedWheel], session: Session) -> tuple[LockedWhe
             task.advance(1)
             return size
 
-        found = dict(zip((wheel.sha256 for wheel in unknown), pool.map(one, unknown), strict=True))
+        found = dict(zip((wheel.sha256 for wheel in unknown), group.map(one, unknown), strict=True))
     return tuple(replace(wheel, size=found[wheel.sha256]) if wheel.size is None else wheel for wheel in wheels)
 
 

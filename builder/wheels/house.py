@@ -1,49 +1,41 @@
-"""The wheelhouse: every wheel once, by sha256, fetched in parallel, resumed and verified."""
+"""The wheelhouse: each wheel once, by sha256, fetched in parallel, resumed and verified."""
 
 from __future__ import annotations
 
-import functools
-import shutil
-import threading
 from dataclasses import dataclass
-from pathlib import Path
+from email.parser import BytesParser
+from email.policy import compat32
+from functools import partial
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 import requests
-from filelock import FileLock
 
 from builder import http
 from builder.errors import IntegrityError, LockError, NetworkError
+from builder.host.concurrency import map_with_progress
+from builder.index.archive import FLAWS, metadata_of, with_archive
 from builder.index.logins import Logins
 from builder.index.places import addresses
-from builder.parallel import Threads
-from builder.wheels.metadata import check_metadata
-from builder.workspace import disk_errors, sha256_of, wheel_file
+from builder.remote.download import Expected, download, download_once, local_path, receive
+from builder.workspace import wheel_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from builder.config import IndexMirror
+    from builder.host.concurrency import Progress
+    from builder.remote.download import PartialFile
     from builder.resolve.model import LockedWheel
     from builder.session import Session
 
     _Get = Callable[..., requests.Response]
 
 _PARALLEL = 8
-_BLOCK = 1 << 20
-_PARTIAL_CONTENT = 206
-_RANGE_UNSATISFIABLE = 416
 # Answers which mean that a file is not there any more.
 _GONE = (404, 410)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Line:
-    """How files are fetched: a GET request with the server's log-in, and where else indexes can be asked."""
-
-    get: _Get
-    mirrors: tuple[IndexMirror, ...]
+# What a solver goes by.
+_DECISIVE = ("Name", "Version", "Requires-Python", "Requires-Dist", "Provides-Extra")
+_REFUSED = ".refused"
 
 
 def path_of(wheel: LockedWheel, house: Path) -> Path:
@@ -70,137 +62,110 @@ def fetch(
             on_fetched(wheel)
     if not missing:
         return 0
+    get = partial(Logins(session.config).get, http.session(session.config), stream=True)
+
+    def fetch_one(wheel: LockedWheel, progress: Progress) -> int:
+        target = path_of(wheel, house)
+        fetched = download_once(target, lambda path: _bring(wheel, path, get, session, progress), progress.token.check)
+        if on_fetched:
+            on_fetched(wheel)
+        return target.stat().st_size if fetched else 0
+
     total = sum(wheel.size or 0 for wheel in missing) or None
-    get = functools.partial(Logins(session.config).get, http.session(session.config), stream=True)
-    line = _Line(get=get, mirrors=session.config.index_mirrors)
-    title = f"downloading {len(missing)} wheels"
-    stopped = threading.Event()
-    with session.console.task(title, total) as task, Threads(_PARALLEL) as pool:
-
-        def advance(amount: float) -> None:
-            if stopped.is_set():
-                raise KeyboardInterrupt
-            task.advance(amount)
-
-        def one(wheel: LockedWheel) -> int:
-            # Of other wheels uv has read the metadata itself: what is kept of them has decided nothing.
-            kept = session.workspace.metadata(wheel.sha256) if wheel.index else None
-            count = _fetch_one(wheel, path_of(wheel, house), line, advance, kept)
-            if on_fetched:
-                on_fetched(wheel)
-            return count
-
+    with session.console.task(f"downloading {len(missing)} wheels", total) as task:
         # The largest first: the last to end should be a small one.
-        running = [pool.submit(one, wheel) for wheel in sorted(missing, key=lambda w: -(w.size or 0))]
+        return sum(map_with_progress(fetch_one, sorted(missing, key=lambda w: -(w.size or 0)), task.advance, _PARALLEL))
+
+
+def _bring(wheel: LockedWheel, path: Path, get: _Get, session: Session, progress: Progress) -> None:
+    """Fetch a wheel to `path`, from its index, else from the mirrors that the configuration names; check it."""
+    expected, failures = Expected(sha256=wheel.sha256), list[NetworkError]()
+    for address in addresses(wheel.url, session.config.index_mirrors):
         try:
-            return sum(future.result() for future in running)
-        except BaseException:
-            # Other downloads end at their next block: nobody waits for gigabytes after a failure.
-            stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _fetch_one(
-    wheel: LockedWheel, target: Path, line: _Line, on_bytes: Callable[[float], None], kept: Path | None
-) -> int:
-    partial = target.parent / "partial"
-    with disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    with disk_errors(target), FileLock(target.parent / "lock"):
-        if target.is_file():
-            return 0
-        if "://" not in wheel.url or wheel.url.startswith("file://"):
-            _copy(wheel, partial)
-        else:
-            _download(wheel, partial, line, on_bytes)
-        _verify(wheel, partial)
-        if kept:
-            check_metadata(wheel, partial, kept)
-        partial.rename(target)
-        return target.stat().st_size
-
-
-def _copy(wheel: LockedWheel, partial: Path) -> None:
-    source = Path(unquote(urlsplit(wheel.url).path)) if "://" in wheel.url else Path(wheel.url)
-    try:
-        shutil.copyfile(source, partial)
-    except FileNotFoundError as error:
-        hint = "put the wheel back, or run `jbuild lock` again"
-        raise LockError(f"{wheel.filename} is no longer there", where=str(source), hint=hint) from error
-
-
-def _download(wheel: LockedWheel, partial: Path, line: _Line, on_bytes: Callable[[float], None]) -> None:
-    """Download a wheel beside its place, from its index, else from the mirrors that the configuration names."""
-    failures = []
-    for address in addresses(wheel.url, line.mirrors):
-        try:
-            _download_from(address.url, wheel, partial, line.get, on_bytes)
+            download(_WheelFetcher(wheel=wheel, url=address.url, get=get), path, expected, progress)
+            break
         except NetworkError as error:
             failures.append(error)
-            continue
-        return
-    raise failures[0]
+    else:
+        raise failures[0]
+    # Of other wheels uv has read the metadata itself: the cached copy has decided nothing.
+    if wheel.index:
+        _check_metadata(wheel, path, session.workspace.metadata(wheel.sha256))
 
 
-def _download_from(url: str, wheel: LockedWheel, partial: Path, get: _Get, on_bytes: Callable[[float], None]) -> None:
-    """Download a wheel beside its place; what an earlier try or run left is gone on from."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _WheelFetcher:
+    """A wheel at an address, or in a folder."""
 
-    def have() -> int:
-        return partial.stat().st_size if partial.exists() else 0
+    wheel: LockedWheel
+    url: str
+    get: _Get
 
-    def bring() -> None:
-        def attempt() -> None:
-            _attempt(get, url, partial, on_bytes, have())
-
-        http.Retry().run(attempt, progress=have)
-
-    begun = have()
-    on_bytes(begun)
-    try:
-        bring()
-        if begun and sha256_of(partial) != wheel.sha256:
-            # What an earlier run left was not the beginning of this file.
-            on_bytes(-have())
-            partial.unlink()
-            bring()
-    except requests.RequestException as error:
-        on_bytes(-have())
-        raise _unavailable(wheel, url, error) from error
-
-
-def _unavailable(wheel: LockedWheel, url: str, error: requests.RequestException) -> NetworkError:
-    failure = http.network_error(error, url)
-    message = f"{wheel.filename} cannot be downloaded: {failure.message}"
-    if error.response is not None and error.response.status_code in _GONE:
-        hint = "the index no longer has this file: run `jbuild lock` again, or put it into the wheelhouse"
-        return NetworkError(message, where=failure.where, hint=hint)
-    return NetworkError(message, where=failure.where, hint=failure.hint)
-
-
-def _attempt(get: _Get, url: str, partial: Path, on_bytes: Callable[[float], None], have: int) -> None:
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with get(url, headers=headers) as answer:
-        if have and answer.status_code == _RANGE_UNSATISFIABLE:
-            # Everything was there already, or what was there was not this file: the checksum tells.
+    def fetch(self, content: PartialFile) -> None:
+        if source := local_path(self.url):
+            try:
+                with source.open("rb") as file:
+                    content.copy_from(file)
+            except FileNotFoundError as error:
+                hint = "put the wheel back, or run `jbuild lock` again"
+                raise LockError(f"{self.wheel.filename} is no longer there", where=str(source), hint=hint) from error
             return
-        answer.raise_for_status()
-        resumed = answer.status_code == _PARTIAL_CONTENT
-        if not resumed:
-            on_bytes(-have)
-        with partial.open("ab" if resumed else "wb") as file:
-            for block in answer.iter_content(_BLOCK):
-                file.write(block)
-                on_bytes(len(block))
+        try:
+            retry = http.Retry(sleep=content.progress.token.sleep)
+            receive(lambda headers: self.get(self.url, headers=headers), content, retry)
+        except requests.RequestException as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: requests.RequestException) -> NetworkError:
+        failure = http.network_error(error, self.url)
+        message = f"{self.wheel.filename} cannot be downloaded: {failure.message}"
+        gone = error.response is not None and error.response.status_code in _GONE
+        hint = "the index no longer has this file: run `jbuild lock` again, or put it into the wheelhouse"
+        return NetworkError(message, where=failure.where, hint=hint if gone else failure.hint)
+
+    def mismatch(self, content: PartialFile) -> IntegrityError:
+        return IntegrityError(
+            f"{self.wheel.filename} is not the file that was locked: {content.flaw()}",
+            where=self.wheel.url,
+            hint="the index serves another file under this name; "
+            "find out why, then run `jbuild lock` to take the new one",
+        )
 
 
-def _verify(wheel: LockedWheel, partial: Path) -> None:
-    found = sha256_of(partial)
-    if found == wheel.sha256:
-        return
-    partial.unlink()
-    raise IntegrityError(
-        f"{wheel.filename} is not the file that was locked: sha256 {found}, locked {wheel.sha256}",
-        where=wheel.url,
-        hint="the index serves another file under this name; find out why, then run `jbuild lock` to take the new one",
-    )
+def _check_metadata(wheel: LockedWheel, path: Path, kept: Path) -> None:
+    """Refuse a wheel, whole at `path`, whose METADATA differs from what the index served at lock time, at `kept`.
+
+    METADATA that is read by ranges, or served beside a wheel, is covered by no hash; only the whole wheel is. The
+    cached copy is set aside then, so that locking reads it again; until that has been done, the wheel stays refused.
+
+    Raises:
+        IntegrityError: it does.
+        DiskError: that cannot be noted.
+    """
+    refused = kept.with_suffix(_REFUSED)
+    if kept.is_file():
+        if _same(kept.read_bytes(), path):
+            refused.unlink(missing_ok=True)
+            return
+        kept.rename(refused)
+    if refused.is_file():
+        raise IntegrityError(
+            f"{wheel.filename} says other things of itself than what the index said of it when the cell was locked",
+            where=wheel.url,
+            hint="run `jbuild lock RECIPE --force` to lock by what it says now, and tell whoever runs the index",
+        )
+
+
+def _same(said: bytes, path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            own = with_archive(file, metadata_of)
+        except FLAWS:
+            # Whatever is wrong with it, it is not what it was said to be.
+            return False
+    return said == own or _decisive(said) == _decisive(own)
+
+
+def _decisive(content: bytes) -> dict[str, list[str]]:
+    headers = BytesParser(policy=compat32).parsebytes(content, headersonly=True)
+    return {name: sorted(" ".join(str(text).split()) for text in headers.get_all(name, ())) for name in _DECISIVE}

@@ -6,7 +6,7 @@ from concurrent.futures import as_completed
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from builder.parallel import workers
+from builder.host.concurrency import workers
 from builder.wheels.house import fetch
 from builder.wheels.tree import Unpacking, unpack, unpacking
 from builder.workspace import mark_used

@@ -20,6 +20,7 @@ from builder.audit.base import read_base
 from builder.config import Config
 from builder.console import Console
 from builder.errors import IntegrityError, RegistryError
+from builder.registry.blobs import BytesBlob
 from builder.registry.client import OCI_INDEX, OCI_MANIFEST, connect
 from builder.session import Session
 from builder.workspace import Workspace
@@ -58,7 +59,7 @@ def push(host: str, folder: Path) -> str:
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         path = folder / digest[7:]
         path.write_bytes(content)
-        client.upload_blob("a/b", path, digest)
+        client.send_blob("a/b", BytesBlob(path.read_bytes()))
         return {"digest": digest, "size": len(content)}
 
     config = blob(json.dumps({"architecture": "arm64", "config": {"Env": ["LD_LIBRARY_PATH=/opt/lib"]}}).encode())

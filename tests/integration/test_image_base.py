@@ -14,6 +14,7 @@ from builder.console import Console
 from builder.errors import IntegrityError, RegistryError
 from builder.image.base import base_image, fetch_layers
 from builder.image.layout import blob, is_whole, read_config
+from builder.registry.blobs import BytesBlob
 from builder.registry.client import DOCKER_INDEX, DOCKER_MANIFEST, RegistryClient, connect
 from builder.registry.failures import ImageMissingError
 from builder.session import Session
@@ -45,7 +46,7 @@ def push_docker_style(registry: Registry, image: Image, layout: Path, session: S
     """Push an image, and one for another architecture, as Docker did before OCI; return the index's digest."""
     client = connect(registry.host, session.config)
     for part in (image.config, *image.layers):
-        client.upload_blob("a/base", blob(layout, part.digest), part.digest)
+        client.send_blob("a/base", BytesBlob(blob(layout, part.digest).read_bytes()))
     layers = [{"mediaType": DOCKER_LAYER, "digest": part.digest, "size": part.size} for part in image.layers]
     config = {"mediaType": "application/vnd.docker.container.image.v1+json", "digest": image.config.digest, "size": 1}
     ours = put(client, {"schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "config": config, "layers": layers})

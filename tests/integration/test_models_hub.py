@@ -16,11 +16,11 @@ from builder import http
 from builder.config import Config, ModelMirror
 from builder.console import Console
 from builder.errors import IntegrityError, JbuildError, ModelError, NetworkError
-from builder.models import store
 from builder.models.bake import bake
 from builder.models.fetch import fetch_model
 from builder.models.lock import lock_model
 from builder.recipe.model import Model
+from builder.remote.download import BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -282,7 +282,7 @@ def test_a_line_that_is_cut_goes_on_where_it_was(hub: HubStandIn, models: Path) 
     fetch(locked, hub, models)
     begins = [begin_of(asked) for asked in hub.requests(f"/cdn/{SHARD}")]
     assert begins[0] == 0
-    assert all(begin >= BIG * 0.9 - store.BLOCK for begin in begins[1:])
+    assert all(begin >= BIG * 0.9 - BLOCK for begin in begins[1:])
     assert left_over(models) == []
 
 
@@ -296,7 +296,7 @@ def test_the_next_run_goes_on_where_a_killed_one_was(hub: HubStandIn, models: Pa
     assert left_over(models) == [hashlib.sha256(hub.files[SHARD]).hexdigest()]
     hub.asked.clear()
     fetch(locked, hub, models)
-    assert [begin_of(asked) >= BIG * 0.9 - store.BLOCK for asked in hub.requests(f"/cdn/{SHARD}")] == [True]
+    assert [begin_of(asked) >= BIG * 0.9 - BLOCK for asked in hub.requests(f"/cdn/{SHARD}")] == [True]
 
 
 def test_a_server_without_ranges_starts_over(hub: HubStandIn, models: Path) -> None:

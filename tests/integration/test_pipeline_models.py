@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from builder.config import Config
 from builder.models.artifact import TITLE
+from builder.registry.blobs import BytesBlob
 from builder.registry.client import OCI_MANIFEST, connect
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def push(project: Project, tag: str) -> tuple[str, str]:
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         path = project.folder / "blob"
         path.write_bytes(content)
-        client.upload_blob(repository, path, digest)
+        client.send_blob(repository, BytesBlob(path.read_bytes()))
         path.unlink()
         return {"mediaType": "application/octet-stream", "digest": digest, "size": len(content)}
 

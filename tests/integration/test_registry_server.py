@@ -23,6 +23,7 @@ from servers import (
 from builder.config import Config, RegistryMirror
 from builder.errors import IntegrityError, RecipeError, RegistryError
 from builder.http import CA_HINT, Patience, Retry
+from builder.registry.blobs import BytesBlob
 from builder.registry.client import OCI_INDEX, RegistryClient, connect
 from builder.registry.failures import ImageMissingError, RegistryUnreachableError
 from builder.registry.lookup import resolve_digest
@@ -49,7 +50,7 @@ def ask(host: str, **options: Any) -> RegistryClient:
 
 def push(client: RegistryClient, image: Image, layout: Path, tag: str = "1") -> None:
     for blob in (image.config, *image.layers):
-        client.upload_blob("a/b", layout / "blobs/sha256" / blob.digest[7:], blob.digest)
+        client.send_blob("a/b", BytesBlob((layout / "blobs/sha256" / blob.digest[7:]).read_bytes()))
     content = (layout / "blobs/sha256" / image.digest[7:]).read_bytes()
     client.put_manifest("a/b", tag, content, image.manifest.media_type)
 
@@ -177,7 +178,7 @@ def test_an_upload_that_is_cut_goes_again(registry: Registry, tmp_path: Path) ->
     with running_front(registry, Fault(match="PUT .*uploads", kind="cut", after=1_000_000, times=2)) as front:
         layer = image.layers[0]
         path = tmp_path / "blobs/sha256" / layer.digest[7:]
-        ask(front.host).upload_blob("a/b", path, layer.digest, counted.append)
+        ask(front.host).send_blob("a/b", BytesBlob(path.read_bytes()), counted.append)
     assert sum(counted) == layer.size
     assert ask(registry.host).has_blob("a/b", layer.digest)
 
@@ -186,7 +187,7 @@ def test_an_upload_whose_answer_is_lost_does_not_go_again(registry: Registry, tm
     image = make_image(tmp_path, sizes=(1_000_000,))
     layer = image.layers[0]
     with running_front(registry, Fault(match="PUT .*uploads", kind="forward-then-cut")) as front:
-        ask(front.host).upload_blob("a/b", tmp_path / "blobs/sha256" / layer.digest[7:], layer.digest)
+        ask(front.host).send_blob("a/b", BytesBlob((tmp_path / "blobs/sha256" / layer.digest[7:]).read_bytes()))
         assert front.asked("PUT .*uploads") == 1
         assert front.bytes_in == layer.size
 

@@ -24,6 +24,7 @@ from builder.models import store
 from builder.models.fetch import fetch_model
 from builder.models.lock import lock_model, quick_state
 from builder.recipe.model import Model
+from builder.remote.download import PartialFile
 
 if TYPE_CHECKING:
     from builder.models.model import LockedModel
@@ -328,7 +329,7 @@ def test_files_that_will_be_fetched_are_read_once(folder: Path, monkeypatch: pyt
     for file in locked.files:
         assert store.blob(models, file.sha256).read_bytes() == (folder / file.path).read_bytes()
         assert store.blob(models, file.sha256).stat().st_ino != (folder / file.path).stat().st_ino
-    monkeypatch.setattr(store, "copy_and_hash", None)
+    monkeypatch.setattr(PartialFile, "copy_from", None)
     monkeypatch.setattr(store, "digest_of", None)
     assert take(folder) == locked
     fetch_model(locked, folder.parent, Config(), models, QUIET)
@@ -341,15 +342,14 @@ def test_a_lock_alone_takes_nothing(folder: Path) -> None:
 
 
 def test_a_file_that_changes_while_it_is_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = store.copy_and_hash
+    usual = PartialFile.copy_from
 
-    def slow(file: Any, target: Path, on_bytes: Any) -> str:
-        found = usual(file, target, on_bytes)
+    def slow(content: PartialFile, file: Any) -> None:
+        usual(content, file)
         with Path(file.name).open("ab") as more:
             more.write(b" ")
-        return found
 
-    monkeypatch.setattr(store, "copy_and_hash", slow)
+    monkeypatch.setattr(PartialFile, "copy_from", slow)
     with pytest.raises(ModelError, match="changed while it was read"):
         take(folder)
     models = folder.parent.parent / "models"
@@ -360,14 +360,14 @@ def test_a_file_that_changes_while_it_is_taken(folder: Path, monkeypatch: pytest
 def test_cells_that_take_the_same_files_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle()
     taken: list[str] = []
-    usual = store.copy_and_hash
+    usual = PartialFile.copy_from
 
-    def counted(file: Any, target: Path, on_bytes: Any) -> str:
+    def counted(content: PartialFile, file: Any) -> None:
         taken.append(file.name)
         time.sleep(0.05)
-        return usual(file, target, on_bytes)
+        usual(content, file)
 
-    monkeypatch.setattr(store, "copy_and_hash", counted)
+    monkeypatch.setattr(PartialFile, "copy_from", counted)
     with ThreadPoolExecutor(3) as pool:
         made = list(pool.map(take, [folder] * 3))
     assert made[0] == made[1] == made[2]

@@ -9,7 +9,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from model_files import make_folder, weights
@@ -17,17 +17,16 @@ from model_files import make_folder, weights
 from builder.config import Config
 from builder.console import Console
 from builder.errors import DiskError, IntegrityError, ModelError
+from builder.host.concurrency import Progress, map_with_progress
 from builder.models import bake as baking
 from builder.models import store
 from builder.models.bake import bake
 from builder.models.fetch import fetch_model
 from builder.models.lock import lock_model
 from builder.models.model import LockedModel, ModelFile
-from builder.models.threads import StoppedError, Watch, together
 from builder.recipe.model import Model
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from builder.remote import download as remote_download
+from builder.remote.download import PartialFile
 
 QUIET = Console(quiet=True)
 WHEN = 1_000_000_000
@@ -139,7 +138,7 @@ def test_a_disk_that_fills_up(folder: Path, models: Path, monkeypatch: pytest.Mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store, "copy_and_hash", full)
+        patched.setattr(PartialFile, "copy_from", full)
         with pytest.raises(DiskError) as caught:
             fetch(locked, folder, models)
     assert caught.value.message == "the disk is full"
@@ -153,7 +152,7 @@ def test_shared_blocks_where_the_file_system_can(folder: Path, models: Path, mon
         return True
 
     locked = lock(folder, models)
-    monkeypatch.setattr(store, "_clone", clone)
+    monkeypatch.setattr(remote_download, "_clone", clone)
     fetch(locked, folder, models)
     assert all(store.has(models, file) for file in locked.files)
 
@@ -161,9 +160,9 @@ def test_shared_blocks_where_the_file_system_can(folder: Path, models: Path, mon
 def test_one_file_is_gathered_by_one_at_a_time(models: Path) -> None:
     inside, most, mutex = 0, 0, threading.Lock()
 
-    def work(_: str, watch: Watch) -> None:
+    def work(_: str, progress: Progress) -> None:
         nonlocal inside, most
-        with store.partial(models, "key", watch.look):
+        with store.partial(models, "key", progress.token.check):
             with mutex:
                 inside += 1
                 most = max(most, inside)
@@ -171,12 +170,12 @@ def test_one_file_is_gathered_by_one_at_a_time(models: Path) -> None:
             with mutex:
                 inside -= 1
 
-    together(work, ["a", "b", "c", "d"], lambda _: None)
+    map_with_progress(work, ["a", "b", "c", "d"], lambda _: None)
     assert most == 1
 
 
 def test_waiting_for_another_ends_with_ctrl_c(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(remote_download, "_LOCK_POLL_S", 0.01)
     looks = 0
 
     def look() -> None:
@@ -262,43 +261,3 @@ def test_baking_what_was_not_fetched(models: Path, tmp_path: Path) -> None:
         bake(locked, models, tmp_path / "layer", WHEN)
     assert caught.value.message == "config.json of model tiny is not in the cache"
     assert caught.value.hint == "run it again with `--from render`, which fetches what is missing"
-
-
-def _works(key: str, watch: Watch) -> str:
-    watch.advance(1)
-    return key.upper()
-
-
-def test_work_done_together() -> None:
-    counted: list[float] = []
-    assert together(_works, ["b", "a"], counted.append) == {"b": "B", "a": "A"}
-    assert sum(counted) == 2
-    assert together(_works, [], counted.append) == {}
-
-
-def test_one_failure_ends_the_others() -> None:
-    ended: list[str] = []
-
-    def work(key: str, watch: Watch) -> None:
-        if key == "bad":
-            raise ValueError(key)
-        try:
-            while True:
-                watch.sleep(0.01)
-        except StoppedError:
-            ended.append(key)
-            raise
-
-    with pytest.raises(ValueError, match="bad"):
-        together(work, ["x", "y", "bad", "z", "never"], lambda _: None)
-    assert set(ended) >= {"x", "y"}
-    assert "never" not in ended
-
-
-def test_progress_that_raises_ends_all() -> None:
-    def cancelled(_: float) -> None:
-        raise KeyboardInterrupt
-
-    work: Callable[[str, Watch], str] = _works
-    with pytest.raises(KeyboardInterrupt):
-        together(work, ["a", "b"], cancelled)

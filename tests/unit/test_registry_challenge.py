@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.registry.challenge import Challenge, parse
+from builder.registry.auth import Challenge, parse_challenges
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ from builder.registry.challenge import Challenge, parse
     ],
 )
 def test_headers(header: str, challenges: list[tuple[str, dict[str, str]]]) -> None:
-    found = parse(header)
+    found = parse_challenges(header)
     assert [each.scheme for each in found] == [scheme for scheme, _ in challenges]
     for each, (_, parameters) in zip(found, challenges, strict=True):
         assert {name: each.get(name) for name in parameters} == parameters
@@ -45,7 +45,7 @@ def test_headers(header: str, challenges: list[tuple[str, dict[str, str]]]) -> N
 
 @given(st.text())
 def test_never_raises(header: str) -> None:
-    parse(header)
+    parse_challenges(header)
 
 
 TOKENS = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True)
@@ -61,4 +61,4 @@ def test_what_is_written_by_the_grammar_reads_back(challenges: list[tuple[str, l
     header = ", ".join(
         f"{scheme} {','.join(f'{name}={quoted(value)}' for name, value in pairs)}" for scheme, pairs in challenges
     )
-    assert parse(header) == tuple(Challenge(scheme=s, parameters=tuple(p)) for s, p in challenges)
+    assert parse_challenges(header) == tuple(Challenge(scheme=s, parameters=tuple(p)) for s, p in challenges)

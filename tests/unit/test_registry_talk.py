@@ -14,6 +14,7 @@ from requests.adapters import BaseAdapter
 from builder.config import Config
 from builder.errors import IntegrityError, RegistryError
 from builder.http import Retry, session
+from builder.registry.blobs import BytesBlob
 from builder.registry.client import RegistryClient
 from builder.registry.credentials import Credentials
 from builder.registry.failures import ImageMissingError, RegistryUnreachableError
@@ -206,7 +207,7 @@ def digest_of(path: Path) -> str:
 def test_an_upload_goes_on_where_the_registry_stopped(blob: Path) -> None:
     store, counted = Store(1000, 2000), list[int]()
     sender, adapter = client(store)
-    sender.upload_blob("a/b", blob, digest_of(blob), counted.append)
+    sender.send_blob("a/b", BytesBlob(blob.read_bytes()), counted.append)
     assert store.kept == blob.read_bytes()
     assert store.ranges == [None, "1000-10239", "3000-10239"]
     assert sum(counted) == blob.stat().st_size
@@ -215,20 +216,20 @@ def test_an_upload_goes_on_where_the_registry_stopped(blob: Path) -> None:
 
 def test_an_upload_that_gets_on_may_break_more_often_than_tries(blob: Path) -> None:
     store = Store(*[500] * 12)
-    client(store)[0].upload_blob("a/b", blob, digest_of(blob))
+    client(store)[0].send_blob("a/b", BytesBlob(blob.read_bytes()))
     assert store.kept == blob.read_bytes()
 
 
 def test_an_upload_that_does_not_get_on_ends(blob: Path) -> None:
     sender, adapter = client(Store(*[0] * 50))
     with pytest.raises(RegistryUnreachableError, match="cannot send blob"):
-        sender.upload_blob("a/b", blob, digest_of(blob))
+        sender.send_blob("a/b", BytesBlob(blob.read_bytes()))
     assert [each.method for each in adapter.seen].count("PUT") == 5
 
 
 def test_all_bytes_held_but_not_closed(blob: Path) -> None:
     store = Store(blob.stat().st_size)
-    client(store)[0].upload_blob("a/b", blob, digest_of(blob))
+    client(store)[0].send_blob("a/b", BytesBlob(blob.read_bytes()))
     assert store.done
     assert store.ranges == [None, None]
 
@@ -237,7 +238,7 @@ def test_an_empty_blob(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.touch()
     store = Store()
-    client(store)[0].upload_blob("a/b", empty, digest_of(empty))
+    client(store)[0].send_blob("a/b", BytesBlob(empty.read_bytes()))
     assert store.done
 
 
@@ -250,7 +251,7 @@ def test_other_hosts_get_no_credentials(blob: Path) -> None:
         return token_server(request)
 
     sender, adapter = client(script)
-    sender.upload_blob("a/b", blob, digest_of(blob))
+    sender.send_blob("a/b", BytesBlob(blob.read_bytes()))
     (put,) = [each for each in adapter.seen if each.method == "PUT"]
     assert "Authorization" not in put.headers
     assert parse_qs(urlsplit(put.url or "").query) == {"sig": ["1"], "digest": [digest_of(blob)]}
@@ -258,13 +259,13 @@ def test_other_hosts_get_no_credentials(blob: Path) -> None:
 
 def test_what_begins_with_tls_goes_on_with_it(blob: Path) -> None:
     sender, adapter = client(Store(location=f"http://{HOST}/up"))
-    sender.upload_blob("a/b", blob, digest_of(blob))
+    sender.send_blob("a/b", BytesBlob(blob.read_bytes()))
     assert all((each.url or "").startswith("https://") for each in adapter.seen)
 
 
 def test_a_registry_without_locations(blob: Path) -> None:
     with pytest.raises(RegistryError, match="without saying where"):
-        client(lambda _: (202, {}, b""))[0].upload_blob("a/b", blob, digest_of(blob))
+        client(lambda _: (202, {}, b""))[0].send_blob("a/b", BytesBlob(blob.read_bytes()))
 
 
 def test_a_registry_that_forgets(blob: Path) -> None:
@@ -274,8 +275,19 @@ def test_a_registry_that_forgets(blob: Path) -> None:
 
     sender, adapter = client(script)
     with pytest.raises(RegistryError, match="shows None bytes"):
-        sender.upload_blob("a/b", blob, digest_of(blob))
+        sender.send_blob("a/b", BytesBlob(blob.read_bytes()))
     assert [(each.method, urlsplit(each.url or "").path) for each in adapter.seen][-1] == ("DELETE", "/up")
+
+
+class Changed(BytesBlob):
+    """A blob whose bytes are not those of its digest."""
+
+    @property
+    def digest(self) -> str:
+        return "sha256:" + "0" * 64
+
+    def fault(self) -> IntegrityError:
+        return IntegrityError("changed on disk")
 
 
 def test_a_file_that_changed_is_blamed_itself(blob: Path) -> None:
@@ -283,9 +295,9 @@ def test_a_file_that_changed_is_blamed_itself(blob: Path) -> None:
         return (202, {"Location": "/up"}, b"") if request.method == "POST" else (400, {}, b"")
 
     with pytest.raises(IntegrityError, match="changed on disk"):
-        client(script)[0].upload_blob("a/b", blob, "sha256:" + "0" * 64)
+        client(script)[0].send_blob("a/b", Changed(blob.read_bytes()))
     with pytest.raises(RegistryError, match="answers 400"):
-        client(script)[0].upload_blob("a/b", blob, digest_of(blob))
+        client(script)[0].send_blob("a/b", BytesBlob(blob.read_bytes()))
 
 
 class Breaking(io.BytesIO):

@@ -16,7 +16,7 @@ from factories import locked, make_wheel
 from builder import http, workspace
 from builder.errors import DiskError, IntegrityError, LockError, NetworkError
 from builder.process import run
-from builder.wheels import house
+from builder.remote import download
 from builder.wheels.house import fetch, path_of
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def index() -> Iterator[Index]:
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     patient = http.Retry
-    monkeypatch.setattr(http, "Retry", lambda tries=3: patient(sleep=lambda _: None, tries=min(tries, 3)))
+    monkeypatch.setattr(http, "Retry", lambda tries=3, **_: patient(sleep=lambda _: None, tries=min(tries, 3)))
 
 
 def kept(session: Session, wheel: LockedWheel) -> Path:
@@ -182,7 +182,7 @@ def test_a_server_without_ranges_sends_everything_again(index: Index, session: S
 def test_a_connection_that_breaks_often_is_resumed(
     index: Index, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(house, "_BLOCK", 10)  # what came of a block that was cut is lost
+    monkeypatch.setattr(download, "BLOCK", 10)  # what came of a block that was cut is lost
     wheel = index.add(make_wheel(tmp_path))
     index.cuts = [50] * 6  # more often than there are tries, but each gets further
     fetch([wheel], session)
@@ -193,7 +193,7 @@ def test_a_connection_that_breaks_often_is_resumed(
 def test_a_connection_that_always_breaks_is_given_up_and_resumed_by_the_next_run(
     index: Index, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(house, "_BLOCK", 10)
+    monkeypatch.setattr(download, "BLOCK", 10)
     wheel = index.add(make_wheel(tmp_path))
     index.cuts = [200, 0, 0]
     with pytest.raises(NetworkError) as caught:
@@ -303,7 +303,7 @@ def test_a_full_disk(index: Index, session: Session, tmp_path: Path, monkeypatch
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(house, "_attempt", full)
+    monkeypatch.setattr(download.PartialFile, "add", full)
     with pytest.raises(DiskError, match="the disk is full"):
         fetch([wheel], session)
 

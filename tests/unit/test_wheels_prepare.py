@@ -12,7 +12,7 @@ from factories import locked, make_wheel
 
 from builder.console import Console
 from builder.errors import IntegrityError, JbuildError
-from builder.parallel import workers
+from builder.host.concurrency import workers
 from builder.session import Session
 from builder.wheels import prepare as prepare_module
 from builder.wheels.house import fetch

@@ -1,0 +1,1 @@
+"""Servers that jbuild reads from and writes to."""

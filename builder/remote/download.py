@@ -1,0 +1,263 @@
+"""Downloads: resumed within the file, hashed as they arrive, trusted only when the hash is right."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Protocol
+from urllib.parse import unquote, urlsplit
+
+import requests
+from filelock import FileLock, Timeout
+
+from builder.errors import JbuildError
+from builder.workspace import disk_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from builder import http
+    from builder.errors import IntegrityError
+    from builder.host.concurrency import Progress
+
+BLOCK = 1 << 20
+# `FICLONE` of linux/fs.h: share the blocks of another file, on file systems that can.
+_CLONE = 0x40049409
+_LOCK_POLL_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expected:
+    """What a file must be, as far as its server or lock tells; `size` in bytes, `git_id` is Git's SHA-1 of a blob."""
+
+    sha256: str | None = None
+    size: int | None = None
+    git_id: str | None = None
+
+
+class PartialBlob:
+    """The beginning of a blob: its size and hash so far; `sink` gets each block."""
+
+    def __init__(self, sink: Callable[[bytes], object], size: int | None = None) -> None:
+        """Start empty; `size` (bytes) is that of the whole blob, if known."""
+        self._sink, self.expected_size = sink, size
+        self._reset()
+
+    def _reset(self) -> None:
+        self.size = 0
+        self._sha256 = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """The hash so far, in hex."""
+        return self._sha256.hexdigest()
+
+    def add(self, block: bytes) -> None:
+        """Append the next bytes."""
+        self._sink(block)
+        self._count(block)
+
+    def _count(self, block: bytes) -> None:
+        self.size += len(block)
+        self._sha256.update(block)
+
+    def restart(self) -> None:
+        """Drop everything.
+
+        Raises:
+            requests.ConnectionError: the sink cannot take it back.
+        """
+        raise requests.ConnectionError("the server cannot resume within a blob")
+
+
+class PartialFile(PartialBlob):
+    """The beginning of a file on disk, which an earlier run may have written."""
+
+    def __init__(self, file: IO[bytes], expected: Expected, progress: Progress) -> None:
+        """Take a file that is open for reading and writing."""
+        self.expected, self.progress, self._file = expected, progress, file
+        super().__init__(file.write, expected.size)
+
+    def _reset(self) -> None:
+        super()._reset()
+        # Hubs list no other hash of small files.
+        self._git = hashlib.sha1(b"blob %d\x00" % (self.expected.size or 0), usedforsecurity=False)
+
+    def _count(self, block: bytes) -> None:
+        super()._count(block)
+        self._git.update(block)
+        self.progress.advance(len(block))
+
+    def resume(self) -> None:
+        """Hash what an earlier run left; more than the whole file is dropped."""
+        self._reread()
+        if self.expected_size is not None and self.size > self.expected_size:
+            self.restart()
+
+    def restart(self) -> None:
+        """Drop everything."""
+        self.progress.on_bytes(-self.size)
+        self._file.seek(0)
+        self._file.truncate()
+        self._reset()
+
+    def copy_from(self, source: IO[bytes]) -> None:
+        """Replace everything by a copy of another file, sharing its blocks where the file system can.
+
+        Never a hard link: the copy's mode and times will be changed.
+        """
+        self.restart()
+        if _clone(source, self._file):
+            self._reread()
+            return
+        while block := source.read(BLOCK):
+            self.add(block)
+
+    def _reread(self) -> None:
+        while block := self._file.read(BLOCK):
+            self._count(block)
+
+    def flaw(self) -> str | None:
+        """Return how the content differs from the expected one, or None."""
+        if self.expected.size is not None and self.size != self.expected.size:
+            return f"{self.size} bytes or more, expected {self.expected.size}"
+        if self.expected.sha256:
+            return None if self.sha256 == self.expected.sha256 else self._differs("sha256", self.sha256)
+        git_id = self._git.hexdigest()
+        return None if self.expected.git_id in (None, git_id) else self._differs("git id", git_id)
+
+    def _differs(self, kind: str, actual: str) -> str:
+        return f"{kind} {actual}, expected {self.expected.sha256 or self.expected.git_id}"
+
+
+class Fetcher(Protocol):
+    """Where one file comes from: a hub, a registry, an index, a folder."""
+
+    def fetch(self, content: PartialFile) -> None:
+        """Append what `content` lacks.
+
+        Raises:
+            JbuildError: the source refuses or cannot be reached; what has arrived stays.
+        """
+
+    def mismatch(self, content: PartialFile) -> IntegrityError:
+        """Return the error for content with a flaw."""
+
+
+def download(fetcher: Fetcher, path: Path, expected: Expected, progress: Progress) -> str:
+    """Fetch a file to `path`, resuming what is there, and return its sha256.
+
+    Raises:
+        IntegrityError: the source serves other bytes; the file is removed.
+        JbuildError: the source refuses or cannot be reached; what has arrived stays.
+    """
+    path.touch()
+    with path.open("r+b") as file:
+        content = PartialFile(file, expected, progress)
+        content.resume()
+        resumed = content.size > 0
+        try:
+            if content.flaw():
+                fetcher.fetch(content)
+            if resumed and content.flaw():
+                # Whatever ended the earlier run may have damaged the beginning.
+                content.restart()
+                fetcher.fetch(content)
+        except JbuildError:
+            progress.on_bytes(-content.size)
+            raise
+    if content.flaw():
+        path.unlink()
+        raise fetcher.mismatch(content)
+    return content.sha256
+
+
+def download_once(target: Path, bring: Callable[[Path], object], check: Callable[[], object]) -> bool:
+    """Have `bring` fetch into a partial file and rename it to `target`, once for all threads and processes.
+
+    `check` may raise to end the wait for another process. Returns whether the file was missing.
+
+    Raises:
+        DiskError: the disk is full or cannot be written.
+    """
+    with disk_errors(target), file_lock(target.parent / "lock", check):
+        if target.is_file():
+            return False
+        partial = target.parent / "partial"
+        bring(partial)
+        partial.rename(target)
+        return True
+
+
+@contextmanager
+def file_lock(path: Path, check: Callable[[], object]) -> Iterator[None]:
+    """Hold a lock file against other threads and processes; `check` is called while waiting, and may raise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    while not lock.is_locked:
+        check()
+        try:
+            lock.acquire(timeout=_LOCK_POLL_S)
+        except Timeout:
+            continue
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def receive(request: Callable[[dict[str, str]], requests.Response], blob: PartialBlob, retry: http.Retry) -> None:
+    """Append what a server has more of a blob, again after failures as `retry` says.
+
+    `request` sends the GET request with the given headers, streamed. A server without ranges sends what is there
+    once more; it is skipped.
+
+    Raises:
+        requests.RequestException: the last failure.
+    """
+
+    def attempt() -> None:
+        if blob.size == blob.expected_size:
+            return
+        # A compressed answer would have another length, and no ranges.
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={blob.size}-"} if blob.size else {})
+        with request(headers) as response:
+            if blob.size and _is_other_range(response, blob.size):
+                blob.restart()
+                raise requests.ConnectionError("the server cannot resume within a file")
+            response.raise_for_status()
+            skip = 0 if response.status_code == HTTPStatus.PARTIAL_CONTENT else blob.size
+            for block in response.iter_content(BLOCK):
+                blob.add(block[skip:])
+                skip = max(0, skip - len(block))
+                if blob.expected_size is not None and blob.size > blob.expected_size:
+                    return
+        if blob.expected_size is not None and blob.size < blob.expected_size:
+            raise requests.ConnectionError(f"the connection was cut after {blob.size} of {blob.expected_size} bytes")
+
+    retry.run(attempt, progress=lambda: blob.size)
+
+
+def local_path(url: str) -> Path | None:
+    """Return the file of a path or file:// address, or None if a server has it."""
+    if "://" not in url:
+        return Path(url)
+    return Path(unquote(urlsplit(url).path)) if url.startswith("file://") else None
+
+
+def _is_other_range(response: requests.Response, start: int) -> bool:
+    if response.status_code == HTTPStatus.PARTIAL_CONTENT:
+        return not response.headers.get("Content-Range", f"bytes {start}-").startswith(f"bytes {start}-")
+    return response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+
+
+def _clone(source: IO[bytes], copy: IO[bytes]) -> bool:
+    try:
+        fcntl.ioctl(copy.fileno(), _CLONE, source.fileno())
+    except OSError:
+        return False
+    return True
