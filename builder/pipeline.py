@@ -56,7 +56,7 @@ class CellResult:
     error: JbuildError | None = None
 
     @property
-    def status(self) -> str:
+    def status(self) -> Literal["done", "unchanged", "failed"]:
         """`failed`, `unchanged` when nothing had to run, else `done`."""
         if self.error:
             return "failed"

@@ -11,16 +11,16 @@ from elf_files import make_base, make_elf, make_fatbin
 from factories import locked, make_job, make_lock, make_platform, make_spec, make_wheel
 from test_cli import RECIPE
 
-from builder import cli
 from builder.audit import audit as room
 from builder.audit import loose
 from builder.audit.audit import audit_cell
 from builder.audit.model import Audit, Finding, GpuVerdict
-from builder.commands import audit as command
+from builder.cli import main as cli
+from builder.cli.verbs import audit as command
+from builder.cli.views.audit_view import audited, text
 from builder.errors import NoWheelsError, RegistryError, UsageError
 from builder.recipe.model import Waiver
 from builder.records import decode, plain
-from builder.report.audit import as_json, tally, text
 from builder.resolve.locking import Locked
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def test_text() -> None:
     block = lines.index("error    missing-library: demo 1.0")
     assert lines[block + 1 : block + 4] == [
         "         demo/_C.so needs libnuma.so.1, and nothing brings it",
-        "         so too: demo/m0.so, demo/m1.so, demo/m2.so and 2 more",
+        "         also: demo/m0.so, demo/m1.so, demo/m2.so and 2 more",
         "         next: add `libnuma1` to `apt` under [base]",
     ]
     assert "waived   tag-lies: x 1" in lines
@@ -76,12 +76,12 @@ def test_nothing_that_a_terminal_obeys() -> None:
 
 
 def test_json() -> None:
-    shown = json.loads(json.dumps(as_json(AUDIT, files=False)))
+    shown = json.loads(json.dumps(plain(audited(AUDIT, files=False))))
     assert set(shown) == {"cell", "base", "findings", "counts", "gpu", "warnings", "assumed", "elapsed_s"}
     assert shown["counts"] == {"error": 1, "warning": 0, "info": 1, "waived": 1}
     assert shown["findings"][0].keys() >= {"rule", "severity", "wheel", "file", "detail", "fix", "also", "waived"}
     assert shown["gpu"]["8.7"]["x 1/x.so"] == {"sass": [87], "ptx": [], "verdict": "native", "meant": True}
-    assert as_json(AUDIT, files=True)["files"] == {"demo/_C.so": "fails: libnuma.so.1"}
+    assert plain(audited(AUDIT, files=True))["files"] == {"demo/_C.so": "fails: libnuma.so.1"}
 
 
 def test_an_audit_survives_its_record() -> None:
@@ -89,7 +89,7 @@ def test_an_audit_survives_its_record() -> None:
 
 
 def test_tally_counts_nobody_twice() -> None:
-    assert tally(Audit(cell="one", base="b", findings=())) == "0 errors, 0 warnings, 0 notes"
+    assert str(Audit(cell="one", base="b", findings=()).counts) == "0 errors, 0 warnings, 0 notes"
 
 
 @pytest.fixture
@@ -187,8 +187,8 @@ def test_loose_wheels_for_a_jetson(jbuild: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("demo", "--sm", "87"), "--sm goes with --wheels"),
-        (("demo", "other"), "one recipe at a time"),
+        (("demo", "--sm", "87"), "--sm needs --wheels"),
+        (("demo", "other"), "audit takes one recipe"),
         (("--wheels", "x.whl", "--cell", "a"), "--cell is for recipes"),
         (("--wheels", "gone-1.0-py3-none-any.whl"), "there is no such file"),
         (("--wheels", "x.whl", "--python", "three"), "is not a Python version"),

@@ -18,9 +18,8 @@ from builder.bench.inside import parse
 from builder.bench.model import Bench, Load, Percentiles, Step
 from builder.bench.plot import svg
 from builder.bench.statistics import Sample, percentiles, step_of
-from builder.commands.bench import command
+from builder.cli.verbs.bench import command, table
 from builder.console import Console
-from builder.report.bench import table
 
 LOAD = Load(prompts=2, input_length=16, output_tokens=8)
 # The file that `vllm bench serve` of vLLM 0.15.1 wrote, of an emulated server.
@@ -162,9 +161,9 @@ def test_what_people_read() -> None:
     [
         ((), "name a recipe or an image, or a server with --url"),
         (("x", "--url", "http://x"), "name a recipe or an image, or a server with --url"),
-        (("x", "--concurrency", "1,,2"), "no list of numbers"),
-        (("x", "--concurrency", "0"), "no list of numbers"),
-        (("x", "--concurrency", "9999"), "no list of numbers"),
+        (("x", "--concurrency", "1,,2"), "not a list of numbers"),
+        (("x", "--concurrency", "0"), "not a list of numbers"),
+        (("x", "--concurrency", "9999"), "not a list of numbers"),
         (("x", "--prompts", "0"), "not in the range"),
     ],
 )

@@ -450,7 +450,7 @@ def test_the_commands(
     found = json.loads(command_line("cache", "info", "--json")[1])
     assert {kind["kind"]: kind["locked_size"] for kind in found["kinds"]}["models"] == 70
     code, out, _ = command_line("cache", "prune", "--dry-run")
-    assert (code, out) == (0, "nothing is old enough to go\n")
+    assert (code, out) == (0, "nothing is old enough to be removed\n")
     code, out, _ = command_line("cache", "prune", "--older-than", "0s", "--keep-locked", "--dry-run", "--json")
     told = json.loads(out)
     assert (code, told["dry_run"], told["busy"], told["frees"]) == (0, True, False, 100 + 50 + 9 + 30 + 7 + 65)
@@ -460,7 +460,7 @@ def test_the_commands(
     assert path_of(NEEDED, full.wheels).is_file()
     for age in ("30", "d", "-1d", "1y", "1.5d", ""):
         code, _, err = command_line("cache", "prune", "--older-than", age)
-        assert (code, "is no age: write a number and s, m, h, d or w" in err) == (2, True), age
+        assert (code, "is not an age: write a number and s, m, h, d or w" in err) == (2, True), age
     for arguments in ((), ("--help",)):
         code, out, _ = command_line("cache", *arguments)
         assert (code, "prune" in out, "info" in out, "--json" in out) == (0, True, True, True)
@@ -475,8 +475,8 @@ def test_another_jbuild_is_mentioned(
         code, out, _ = command_line("cache", "prune", "--older-than", "0s")
     assert code == 0
     assert out.splitlines() == [
-        "nothing is old enough to go",
-        "another jbuild works: images, and whatever was used within a day, were left alone",
+        "nothing is old enough to be removed",
+        "another jbuild runs: images and entries used within a day stay",
     ]
 
 

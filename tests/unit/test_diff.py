@@ -11,6 +11,7 @@ import pytest
 from factories import DIGEST, make_lock, make_locked_wheel, make_model, make_plan
 
 from builder import records
+from builder.cli.verbs.diff import text
 from builder.diff.compare import compare
 from builder.diff.model import Layer, Part, Subject
 from builder.diff.subject import subject
@@ -18,7 +19,6 @@ from builder.errors import LockError, UsageError
 from builder.image.model import Image
 from builder.models.model import ModelFile
 from builder.registry.model import Descriptor
-from builder.report.diff import text
 from builder.resolve import lockfile
 
 if TYPE_CHECKING:

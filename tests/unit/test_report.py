@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from factories import DIGEST, make_jetson, make_job, make_lock, make_plan
 
+from builder import records
+from builder.cli.failures import alike, show_failures
+from builder.cli.views.run_view import finished_cell, summary
 from builder.console import Console
 from builder.errors import NoWheelsError, SmokeError
+from builder.host.units import duration
 from builder.image.model import Descriptor, Image
 from builder.pipeline import CellResult, StageResult
 from builder.publish.model import Publication, RegistryPublication, TagPut, TagWithheld
-from builder.report.failures import alike, show_failures
-from builder.report.summary import cell_json, references, summary
-from builder.report.words import duration
 from builder.smoke.model import Answer, Missing, Modules, Verdict
 from builder.stages import Made, Options, Work
 
@@ -164,11 +165,11 @@ def test_time(seconds: float, text: str) -> None:
 def test_references_are_every_tag_in_every_registry() -> None:
     one = publication("a", "b")
     both = Publication(digest=DIGEST, registries=(*one.registries, *publication("c").registries))
-    assert [each.rpartition(":")[2] for each in references(both)] == ["a", "b", "c"]
+    assert [each.rpartition(":")[2] for each in both.references] == ["a", "b", "c"]
 
 
 def test_json_of_a_cell_is_json(session: Session) -> None:
-    shown = json.loads(json.dumps(cell_json(everything(session))))
+    shown = json.loads(json.dumps(records.plain(finished_cell(everything(session)))))
     assert (shown["cell"], shown["status"], shown["digest"], shown["size"]) == ("one", "done", DIGEST, 500_002_000)
     assert shown["stages"] == {"lock": {"ran": True, "seconds": 61.0}}
     assert shown["verdict"]["answers"][0]["text"].strip().startswith("The capital")
@@ -177,7 +178,7 @@ def test_json_of_a_cell_is_json(session: Session) -> None:
 
 
 def test_json_of_a_cell_that_failed(session: Session) -> None:
-    shown = json.loads(json.dumps(cell_json(result(session, error=SmokeError("no", hint="look")))))
+    shown = json.loads(json.dumps(records.plain(finished_cell(result(session, error=SmokeError("no", hint="look"))))))
     assert shown["status"] == "failed"
     assert shown["error"]["exit_code"] == 10
     assert (shown["lock"], shown["plan"], shown["digest"], shown["verdict"]) == (None, None, None, None)

@@ -14,7 +14,6 @@ from builder.image.model import Image, Plan
 from builder.publish.model import Publication
 from builder.report.page import parts
 from builder.report.page.model import CellView, Step
-from builder.report.summary import references, withheld
 from builder.resolve import lockfile
 from builder.smoke.model import Verdict
 from builder.stages import STAGES
@@ -108,8 +107,8 @@ def cell_view(cell: Cell, session: Session, without_wheels: str | None) -> CellV
         audit=parts.audit_view(found.audit) if found.audit else None,
         image=parts.image_view(found.image, layers) if found.image else None,
         verdict=found.verdict,
-        tags=tuple(references(found.publication)) if found.publication else (),
-        withheld=tuple(withheld(found.publication)) if found.publication else (),
+        tags=tuple(found.publication.references) if found.publication else (),
+        withheld=tuple(found.publication.withheld_reasons) if found.publication else (),
         difference=difference,
         same_as_published=same,
         runs=tuple(reversed(found.runs[-_MOST_RUNS:])),
@@ -188,5 +187,5 @@ def _steps(found: Found, failure: Failure | None) -> tuple[Step, ...]:
 
 def _command(cell: Cell, state: State, found: Found) -> str:
     if state == "published" and found.publication:
-        return f"docker pull {references(found.publication)[0]}" if references(found.publication) else ""
+        return f"docker pull {found.publication.references[0]}" if found.publication.references else ""
     return f"jbuild recipe {cell.recipe} --cell {cell.id}" + (" --push" if state == "smoked" else "")

@@ -12,7 +12,6 @@ from builder.diff.images import of_layout
 from builder.diff.model import Layer, Subject
 from builder.diff.subject import told_by
 from builder.errors import JbuildError
-from builder.report.audit import tally
 from builder.report.page.model import AuditView, Chart, ImageView, LayerBar
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def audit_view(audit: Audit) -> AuditView:
     return AuditView(
         findings=tuple(order[:_MOST_FINDINGS]),
         more=max(0, len(order) - _MOST_FINDINGS),
-        tally=tally(audit),
+        tally=str(audit.counts),
         gpu=tuple(gpu),
         assumed=audit.assumed,
     )

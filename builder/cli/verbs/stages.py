@@ -1,0 +1,107 @@
+"""`jbuild lock`, `render`, `build`, `smoke` and `push`: aliases of `jbuild recipe --until STAGE`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from builder.cli.options import (
+    add_options,
+    builder_option,
+    cell_option,
+    force_tags_option,
+    json_option,
+    push_registry_option,
+    recipe_argument,
+    refuse_options,
+    run_options,
+)
+from builder.cli.verbs.recipe import run
+from builder.stages import Options
+
+_ALL = "*"
+_PACKAGE = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_EARLIER = "Earlier stages run first if they are missing or out of date."
+
+
+def _packages(_context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name != _ALL and not re.fullmatch(_PACKAGE, name):
+            raise click.BadParameter(f"{name!r} is not the name of a package")
+    return tuple(re.sub(r"[-_.]+", "-", name).lower() for name in names)
+
+
+# Verb, which is its last stage; its help; its options besides those of all.
+ALIASES: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "lock": (
+        """Lock the cells of RECIPE: exact wheels, the digest of the base image, and model files.
+
+        Keeps locked versions that still fit, and shows each change with its reason.
+        """,
+        (
+            click.option("--check", is_flag=True, help="Check that locks are current and served; change nothing."),
+            click.option(
+                "--upgrade",
+                is_flag=False,
+                flag_value=_ALL,
+                multiple=True,
+                metavar="[PACKAGE]",
+                callback=_packages,
+                help="Upgrade this package, or all packages. Can be repeated.",
+            ),
+        ),
+    ),
+    "render": (
+        f"Write a Dockerfile and build contexts for `docker buildx build` for each cell of RECIPE. {_EARLIER}",
+        (),
+    ),
+    "build": (
+        f"Build the images of RECIPE's cells. {_EARLIER}",
+        (
+            click.option("--verify", is_flag=True, help="Build again without a cache, and compare the two images."),
+            builder_option,
+        ),
+    ),
+    "smoke": (
+        f"Run the images of RECIPE's cells and test their answers. {_EARLIER}",
+        (
+            click.option("--record", is_flag=True, help="Record the answers; later runs compare theirs with them."),
+            builder_option,
+        ),
+    ),
+    "push": (
+        f"Push tested images of RECIPE by digest, then put their tags. {_EARLIER}",
+        (force_tags_option, push_registry_option, builder_option),
+    ),
+}
+
+
+def _alias(stage: str, text: str, options: tuple[Any, ...]) -> click.Command:
+    @click.command(stage, help=text)
+    @add_options(recipe_argument, cell_option, *options)
+    @run_options
+    @json_option
+    def verb(
+        recipe: str,
+        selectors: tuple[str, ...],
+        force: bool,
+        locked: bool,
+        jobs: int,
+        as_json: bool,
+        check: bool = False,
+        **more: Any,
+    ) -> int:
+        if check:
+            from builder.cli.verbs.lock import check_locks  # noqa: PLC0415  # needs the room of indexes
+
+            refuse_options(("force", "locked", "jobs", "upgrade"), "has no effect with --check")
+            return check_locks(recipe, selectors, as_json=as_json)
+        arguments = Options(until=stage, again=stage if force else None, locked_only=locked, **more)
+        return run(recipe, selectors, arguments, parallel=jobs, as_json=as_json)
+
+    return verb
+
+
+COMMANDS = {stage: _alias(stage, text, options) for stage, (text, options) in ALIASES.items()}

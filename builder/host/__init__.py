@@ -1,0 +1,1 @@
+"""The machine that jbuild runs on: processes, files and their formats."""
