@@ -84,7 +84,7 @@ def test_a_version_that_nobody_released_and_what_is_near(tied: Session, jet: Tin
     assert f"vllm==0.9.3: asked jet ({jet.url})" in text
     assert "has no wheels of such versions" in text
     assert "has wheels of other versions for this cell: 0.10.2" in text
-    assert "the solver's words:" in text
+    assert "the solver says:" in text
     assert "similar cells that resolve:" in text
     assert "vllm 0.10.2 instead of 0.9.3: vllm 0.10.2; 3 wheels" in text
     assert "127.0.0.1" not in text.replace(jet.url, "")
