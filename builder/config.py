@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from builder import tomldoc
 from builder.caches import Cache, read_caches
 from builder.errors import DocumentError, Problem, RecipeError
+from builder.host.toml.declarations import (
+    Field,
+    TableDeclaration,
+    ValueType,
+    boolean,
+    choice,
+    list_schema,
+    number,
+    string,
+    string_schema,
+    strings,
+    tables,
+    under,
+)
 from builder.index.model import DEFAULT
-from builder.jetson.indexes import ADDRESS, own_rows
+from builder.jetson.indexes import ADDRESS, INDEX_KEYS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from builder.caches import Direction
+    from builder.host.toml.declarations import Schema
     from builder.jetson.indexes import IndexRow
     from builder.tomldoc import Table
 
@@ -120,144 +138,83 @@ class Config:
         return image, None
 
 
-def load(files: Iterable[Path]) -> Config:
-    """Read the configuration files that exist, then the environment.
+def overlaid(config: Config, settings: Mapping[str, Any]) -> Config:
+    """Return the configuration with a stronger layer over it; `settings` holds the fields that the layer sets.
 
-    Later files replace single values and come before earlier ones in lists of mirrors.
+    The one place where layers are merged, in this order: defaults, user's file, project's file, project's local file,
+    environment, recipe, command line. Each field's declaration states how.
+    """
+    merged: dict[str, Any] = {
+        name: (*value, *getattr(config, name)) if _KEYS[name].merge == "prepend" else value
+        for name, value in settings.items()
+    }
+    return replace(config, **merged)
+
+
+def with_options(config: Config, **options: Any) -> Config:
+    """Return the configuration with a layer over it in which an empty value is not set: a recipe's, or options'."""
+    return overlaid(config, {name: value for name, value in options.items() if value})
+
+
+def load(files: Iterable[Path]) -> Config:
+    """Read the configuration files that exist, weakest first, then the environment.
 
     Raises:
-        DocumentError: a file has mistakes; those of all files are reported together.
+        DocumentError: files have mistakes; those of all files are reported together.
+        RecipeError: an environment variable has a wrong value.
     """
-    config = Config()
+    layers: list[dict[str, Any]] = []
     problems: list[Problem] = []
     for path in files:
         if not path.is_file():
             continue
         try:
-            document = tomldoc.read(path)
-            config = tomldoc.collect(document, "the configuration has mistakes", _parser(config, path.parent))
+            document, parse = tomldoc.read(path), partial(_CONFIG.read, context=path.parent)
+            layers.append(tomldoc.collect(document, "the configuration has mistakes", parse))
         except DocumentError as error:
             problems.extend(error.problems)
     if problems:
         raise DocumentError("the configuration has mistakes", problems)
-    return _from_environment(config)
+    layers.extend(_from_variable(*setting) for setting in _variables("variables"))
+    fields = {name for layer in layers for name in layer}
+    for field, variable in _variables("fallback_variables"):
+        if field.argument not in fields:
+            layers.append(_from_variable(field, variable))
+            fields.add(field.argument)
+    return reduce(overlaid, layers, Config())
 
 
-def _parser(config: Config, folder: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    def parse(root: Table) -> Config:
-        publish, hub, network, build, python = (
-            root.table(name) for name in ("publish", "hub", "network", "build", "python")
+def _variables(kind: Literal["variables", "fallback_variables"]) -> Iterator[tuple[Field, str]]:
+    """Yield the environment variables that are set, with their keys; jbuild's own last, as the strongest."""
+    for field in _CONFIG.fields:
+        named = (
+            [f"JBUILD_{re.sub('[.-]', '_', field.name).upper()}"] if kind == "variables" and "." in field.name else []
         )
-        read = replace(
-            config,
-            registries=publish.strings("registries", pattern=REGISTRY_PATTERN, noun="a registry such as host:5000/team")
-            or config.registries,
-            insecure_registries=publish.strings("insecure", pattern=REGISTRY_PATTERN, noun="a registry host")
-            or config.insecure_registries,
-            registry_settings=(*_registry_settings(root, folder), *config.registry_settings),
-            cosign_key=_file(publish, "cosign-key", folder) or config.cosign_key,
-            trusted_keys=_files(publish, "trusted-keys", folder) or config.trusted_keys,
-            registry_mirrors=(*_registry_mirrors(root), *config.registry_mirrors),
-            model_mirrors=(*_model_mirrors(root, folder), *config.model_mirrors),
-            indexes=(*own_rows(root), *config.indexes),
-            index_mirrors=(*_index_mirrors(root), *config.index_mirrors),
-            hub_endpoint=hub.optional_string("endpoint", pattern=_ADDRESS, noun="an http(s) address")
-            or config.hub_endpoint,
-            ca_bundle=_file(network, "ca-bundle", folder) or config.ca_bundle,
-            builders=_builders(build) or config.builders,
-            cache_from=read_caches(build, "cache-from", "from", folder) or config.cache_from,
-            cache_to=read_caches(build, "cache-to", "to", folder) or config.cache_to,
-            compression=_compression(publish, config.compression),
-            python_mirror=python.optional_string("mirror", pattern=_ADDRESS, noun="an http(s) address")
-            or config.python_mirror,
-            silent_s=build.number("silent-s", config.silent_s, low=60, high=7 * 86_400),
-        )
-        for table in (publish, hub, network, build, python):
-            table.done()
-        return read
-
-    return parse
+        yield from ((field, name) for name in (*getattr(field, kind), *named) if os.environ.get(name))
 
 
-def _builders(build: Table) -> tuple[str, ...]:
-    one = build.optional_string("builder", pattern=BUILDER_PATTERN, noun="a builder's name")
-    several = build.strings("builders", pattern=BUILDER_PATTERN, noun="a builder's name")
-    if one is not None and several:
-        build.problem("builder", "`builder` and `builders` exclude each other", "keep `builders`")
-    return several or ((one,) if one else ())
-
-
-def _compression(publish: Table, before: Compression) -> Compression:
-    found = publish.string("compression", before, pattern="|".join(COMPRESSIONS), noun="zstd or gzip")
-    return next((kind for kind in COMPRESSIONS if kind == found), before)
-
-
-def _registry_mirrors(root: Table) -> list[RegistryMirror]:
-    rules = []
-    for table in root.tables("registry-mirrors"):
-        rules.append(
-            RegistryMirror(
-                prefix=table.string("prefix", pattern=_IMAGE_NAME, noun="the beginning of an image name"),
-                mirror=table.string("mirror", pattern=_IMAGE_NAME, noun="the beginning of an image name"),
-                stand_in=table.optional_string("stand-in"),
-            )
-        )
-        table.done()
-    return rules
-
-
-def _model_mirrors(root: Table, folder: Path) -> list[ModelMirror]:
-    rules = []
-    for table in root.tables("model-mirrors"):
-        written = table.string("folder")
-        rules.append(
-            ModelMirror(
-                source=table.string("source", pattern=_MODEL_SOURCE, noun="hf://organisation/name"),
-                folder=folder / Path(written).expanduser(),
-                stand_in=table.optional_string("stand-in"),
-                written=written,
-            )
-        )
-        table.done()
-    return rules
-
-
-def _index_mirrors(root: Table) -> list[IndexMirror]:
-    rules = []
-    for table in root.tables("index-mirrors"):
-        rule = IndexMirror(
-            prefix=table.string("prefix", pattern=f"{DEFAULT}|{ADDRESS}", noun="the beginning of an index's address"),
-            mirror=table.string("mirror", pattern=ADDRESS, noun="an http(s) address without `?` and `#`"),
-            fallback=table.boolean("fallback", default=False),
-            stand_in=table.optional_string("stand-in"),
-        )
-        if rule.prefix == DEFAULT and not rule.fallback:
-            table.problem("fallback", "a mirror of uv's own index is a fallback", "or set UV_DEFAULT_INDEX instead")
-        rules.append(rule)
-        table.done()
-    return rules
-
-
-def _registry_settings(root: Table, folder: Path) -> list[RegistrySettings]:
-    settings = []
-    for table in root.tables("registries"):
-        settings.append(
-            RegistrySettings(
-                host=table.string("host", pattern=_HOST, noun="a registry host such as registry.example.com:5000"),
-                ca_bundle=_file(table, "ca-bundle", folder),
-                insecure=table.boolean("insecure", default=False),
-            )
-        )
-        table.done()
+def _from_variable(field: Field, variable: str) -> dict[str, Any]:
+    """Return the setting of a variable, checked as a file's would be; spaces separate the items of a list."""
+    text, kind = os.environ[variable], field.type.schema()["type"]
+    value: Any = text.split() if kind == "array" else text
+    if kind == "number":
+        with suppress(ValueError):
+            value = float(text)
+    table, _, key = field.name.partition(".")
+    document = tomldoc.Document(path=Path(variable), data={table: {key: value}}, text="")
+    settings = _CONFIG.read(document.root(), Path())
+    for problem in document.problems:
+        hint = problem.hint or f"unset {variable} or correct it"
+        raise RecipeError(f"{variable}: {problem.message}", where=text, hint=hint)
     return settings
 
 
-def _file(table: Table, key: str, folder: Path) -> Path | None:
-    name = table.optional_string(key)
+def _read_file(table: Table, key: str, folder: Path) -> Path | None:
+    name = table.string(key)
     return _readable(table, key, folder, name) if name else None
 
 
-def _files(table: Table, key: str, folder: Path) -> tuple[Path, ...]:
+def _read_files(table: Table, key: str, folder: Path) -> tuple[Path, ...]:
     return tuple(_readable(table, key, folder, name) for name in table.strings(key))
 
 
@@ -268,22 +225,129 @@ def _readable(table: Table, key: str, folder: Path, name: str) -> Path:
     return path
 
 
-def _from_environment(config: Config) -> Config:
-    """Apply the variables that curl, pip, requests and the hub's own client already honour."""
-    ca = config.ca_bundle
-    for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE"):
-        value = os.environ.get(name)
-        if ca is None and value:
-            ca = Path(value)
-            if not ca.is_file():
-                raise RecipeError(
-                    f"{name} names a file that does not exist", where=value, hint=f"unset {name} or correct it"
-                )
-    endpoint = os.environ.get("HF_ENDPOINT")
-    if endpoint and not re.fullmatch(_ADDRESS, endpoint):
-        hint = "unset HF_ENDPOINT or correct it"
-        raise RecipeError("HF_ENDPOINT is not an http(s) address", where=endpoint, hint=hint)
-    return replace(config, ca_bundle=ca, hub_endpoint=endpoint or config.hub_endpoint)
+def _read_folder(table: Table, key: str, folder: Path) -> tuple[Path, str]:
+    name = table.string(key)
+    return folder / Path(name).expanduser(), name
+
+
+def _caches(direction: Direction) -> ValueType:
+    return ValueType(
+        read=lambda table, key, folder: read_caches(table, key, direction, folder),
+        schema=lambda: list_schema(string_schema()),
+    )
+
+
+def _settings(builder: str | None = None, **settings: Any) -> dict[str, Any]:
+    return settings if builder is None else {**settings, "builders": (builder,)}
+
+
+def _check_builders(root: Table, _: object, __: Path) -> None:
+    build = root.raw("build")
+    if isinstance(build, dict) and "builder" in build and build.get("builders"):
+        message = "`builder` and `builders` exclude each other"
+        root.document.problem(("build", "builder"), message, "keep `builders`")
+
+
+def _check_index_mirror(table: Table, rule: IndexMirror, _: Path) -> None:
+    if rule.prefix == DEFAULT and not rule.fallback:
+        table.problem("fallback", "a mirror of uv's own index is a fallback", "or set UV_DEFAULT_INDEX instead")
+
+
+_FILE = ValueType(read=_read_file, schema=string_schema)
+_FILES = ValueType(read=_read_files, schema=lambda: list_schema(string_schema()))
+_FOLDER = ValueType(read=_read_folder, schema=string_schema)
+_HTTP = string(_ADDRESS, "an http(s) address")
+_IMAGE_PREFIX = string(_IMAGE_NAME, "the beginning of an image name")
+_BUILDERS = strings(BUILDER_PATTERN, "a builder's name")
+_REGISTRIES = strings(REGISTRY_PATTERN, "a registry such as host:5000/team")
+_REGISTRY_HOSTS = strings(REGISTRY_PATTERN, "a registry host")
+_REGISTRY_HOST = string(_HOST, "a registry host such as registry.example.com:5000")
+_INDEX_PREFIX = string(f"{DEFAULT}|{ADDRESS}", "the beginning of an index's address")
+_INDEX_ADDRESS = string(ADDRESS, "an http(s) address without `?` and `#`")
+# Those of curl, pip and requests: they are not meant for jbuild alone.
+_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
+_STAND_IN = Field("stand-in", string(), "Why the mirror is not the same; locks and output name it.")
+
+_REGISTRY = TableDeclaration(
+    RegistrySettings,
+    Field("host", _REGISTRY_HOST, "The registry's host.", required=True),
+    Field("ca-bundle", _FILE, "PEM file that is trusted for this host in place of network.ca-bundle."),
+    Field("insecure", boolean(), "Whether the registry has no TLS."),
+)
+_REGISTRY_MIRROR = TableDeclaration(
+    RegistryMirror,
+    Field("prefix", _IMAGE_PREFIX, "Beginning of the image names; the longest prefix wins.", required=True),
+    Field("mirror", _IMAGE_PREFIX, "What replaces the prefix.", required=True),
+    _STAND_IN,
+)
+_MODEL_MIRROR = TableDeclaration(
+    lambda folder, **values: ModelMirror(folder=folder[0], written=folder[1], **values),
+    Field("source", string(_MODEL_SOURCE, "hf://organisation/name"), "Model of the hub.", required=True),
+    Field("folder", _FOLDER, "Folder with the model, relative to this file.", required=True),
+    _STAND_IN,
+    record=ModelMirror,
+)
+_INDEX_MIRROR = TableDeclaration(
+    IndexMirror,
+    Field("prefix", _INDEX_PREFIX, "Beginning of indexes' addresses; `default` is uv's own index.", required=True),
+    Field("mirror", _INDEX_ADDRESS, "Address that replaces the prefix.", required=True),
+    Field("fallback", boolean(), "Whether the mirror is asked only if the index itself fails."),
+    _STAND_IN,
+    check=_check_index_mirror,
+)
+# Single values and lists of a stronger layer replace the weaker ones, so a layer can empty a list. Tables of rules are
+# prepended: each layer adds rules for its own servers, and of rules that are alike the first applies.
+_CONFIG = TableDeclaration(
+    _settings,
+    *under(
+        "publish",
+        Field("registries", _REGISTRIES, "Registries that proven images go to if a recipe names none."),
+        Field("insecure", _REGISTRY_HOSTS, "Registries without TLS; loopback always is.", "insecure_registries"),
+        Field("compression", choice(COMPRESSIONS, "{} is not zstd or gzip", "known"), "Compression of layers."),
+        Field("cosign-key", _FILE, "Private key that signs published images."),
+        Field("trusted-keys", _FILES, "Public keys whose signatures and verdicts count."),
+    ),
+    *under(
+        "hub",
+        Field("endpoint", _HTTP, "Address of the model hub or a mirror.", "hub_endpoint", variables=("HF_ENDPOINT",)),
+    ),
+    *under(
+        "network",
+        Field("ca-bundle", _FILE, "Certificates (PEM) that every connection trusts.", fallback_variables=_CA_VARIABLES),
+    ),
+    *under(
+        "build",
+        Field("builder", string(BUILDER_PATTERN, "a builder's name"), "One builder, in place of `builders`."),
+        Field("builders", _BUILDERS, "Buildx builders or docker contexts that build instead of the engine."),
+        Field("cache-from", _caches("from"), "BuildKit caches to read, such as type=registry,ref=HOST/NAME."),
+        Field("cache-to", _caches("to"), "BuildKit caches to write."),
+        Field("silent-s", number(60, 7 * 86_400), "Seconds without output after which a builder counts as hanging."),
+    ),
+    *under(
+        "python",
+        Field("mirror", _HTTP, "Mirror of python-build-standalone's releases.", argument="python_mirror"),
+    ),
+    Field("registries", tables(_REGISTRY), "Single registries.", argument="registry_settings", merge="prepend"),
+    Field("registry-mirrors", tables(_REGISTRY_MIRROR), "Mirrors of registries.", merge="prepend"),
+    Field("model-mirrors", tables(_MODEL_MIRROR), "Folders in place of hub models.", merge="prepend"),
+    *INDEX_KEYS,
+    Field("index-mirrors", tables(_INDEX_MIRROR), "Mirrors of package indexes.", merge="prepend"),
+    tables={
+        "publish": "Where proven images go, and how.",
+        "hub": "The model hub.",
+        "network": "Connections of jbuild and of builds.",
+        "build": "The builders of images.",
+        "python": "Pythons that are fetched.",
+    },
+    record=Config,
+    check=_check_builders,
+)
+_KEYS = {field.argument: field for field in _CONFIG.fields}
+
+
+def config_schema() -> Schema:
+    """Return the JSON Schema (draft 2020-12) of configuration files."""
+    return _CONFIG.document_schema("jbuild configuration", "Settings of jbuild: jbuild.toml or jbuild.local.toml.")
 
 
 def build_ca_bundle(config: Config) -> Path | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from builder import __version__, records
 from builder.audit.model import Audit
+from builder.config import with_options
 from builder.image.model import Image, Plan, proven_name
 from builder.publish.model import Publication
 from builder.publish.where import targets
@@ -119,7 +120,7 @@ def builders_of(options: Options, session: Session) -> Builders:
     """Return what builds the cells of a run: the builders of the command line, else of the configuration."""
     from builder.image.builders import Builders  # noqa: PLC0415
 
-    return Builders(options.builders or session.config.builders, session.console)
+    return Builders(with_options(session.config, builders=options.builders).builders, session.console)
 
 
 def check(work: Work) -> None:

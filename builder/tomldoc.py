@@ -151,10 +151,6 @@ class Table:
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._data))
 
-    def keys(self) -> list[str]:
-        """Return the table's keys in file order."""
-        return list(self._data)
-
     def problem(self, key: str | None, message: str, hint: str | None = None) -> None:
         """Note a mistake at a key of this table, or at the table itself."""
         self.document.problem((*self.path, key) if key is not None else self.path, message, hint)
@@ -261,6 +257,10 @@ class Table:
         """Return a value of any type, or None; the caller checks it."""
         self._known.add(key)
         return self._data.get(key)
+
+    def expect(self, keys: Iterable[str]) -> None:
+        """Make keys known, whether they are read or not."""
+        self._known.update(keys)
 
     def done(self, also: Iterable[str] = ()) -> None:
         """Note every key that was not read as unknown, with the nearest name that is."""

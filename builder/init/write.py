@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from builder.errors import DocumentError, UsageError
 from builder.init.model import NO_BOARD
 from builder.recipe import patterns
+from builder.recipe.json_schema import FILES, schema_text
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
 from builder.recipe.model import Question
@@ -27,7 +28,7 @@ _COLUMN = 52
 
 
 def write(proposal: Proposal, folder: Path) -> Path:
-    """Write a recipe into a folder and return its path.
+    """Write a recipe into a folder, and the schema of recipes beside the folder; return the recipe's path.
 
     Raises:
         UsageError: there is one of that name, or the answers do not make a recipe that can be built.
@@ -45,6 +46,8 @@ def write(proposal: Proposal, folder: Path) -> Path:
     text = render(proposal)
     _check(name, text)
     write_text(path, text)
+    # Editors read it for the recipe's first line; it belongs to this version of jbuild, so an older one is replaced.
+    write_text(folder.parent / "schemas" / FILES["recipe"], schema_text("recipe"))
     return path
 
 

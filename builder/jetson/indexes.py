@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder import tomldoc
+from builder.host.toml.declarations import (
+    Field,
+    TableDeclaration,
+    ValueType,
+    boolean,
+    nested,
+    string,
+    strings,
+    tables,
+)
 from builder.tomldoc import suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from builder.jetson.model import Platform
     from builder.tomldoc import Table
@@ -35,7 +45,7 @@ class IndexRow:
 
     name: str
     url: str
-    packages: tuple[str, ...]
+    packages: tuple[str, ...] = ()
     family: str = ""
     foreign_files: tuple[str, ...] = ()
     l4t: tuple[str, ...] = ()
@@ -62,61 +72,66 @@ def indexes() -> tuple[IndexRow, ...]:
     Raises:
         DocumentError: the file has mistakes.
     """
-    return tomldoc.load(_DATA, "the indexes have mistakes", lambda root: _read(root, {}, known=True))
+    return tomldoc.load(_DATA, "the indexes have mistakes", lambda root: _read_rows(root, {}))
 
 
-def own_rows(root: Table) -> tuple[IndexRow, ...]:
+def _read_own_rows(root: Table, _: str, __: object) -> tuple[IndexRow, ...]:
     """Read the `[[indexes]]` of a user's document, which may be of our families; mistakes are noted in it."""
-    return _read(root, {row.family: row.packages for row in indexes() if row.family}, known=False)
+    return _read_rows(root, {row.family: row.packages for row in indexes() if row.family})
 
 
-def _read(root: Table, families: dict[str, tuple[str, ...]], *, known: bool) -> tuple[IndexRow, ...]:
-    """Read a document's rows; those that we know must have a source."""
-    own = root.table("families")
-    families = families | {name: _family(own.table(name)) for name in own}
+def _read_rows(root: Table, families: Mapping[str, tuple[str, ...]]) -> tuple[IndexRow, ...]:
+    table = root.table("families")
+    families = {**families, **{name: nested(_FAMILY).read(table, name, None) for name in table}}
     rows: list[IndexRow] = []
     for table in root.tables("indexes"):
-        rows.append(_row(table, families, known=known))
-        if [row.name for row in rows].count(rows[-1].name) > 1:
-            table.problem("name", f"`{rows[-1].name}` is there twice")
+        row = _INDEX.read(table, None)
+        row = replace(row, packages=row.packages or families.get(row.family, ()))
+        if not row.packages and not table.raw("packages"):
+            if row.family:
+                hint = suggest(row.family, families)
+                table.problem("family", f"there is no family `{row.family}` to have packages from", hint)
+            else:
+                hint = 'such as `packages = ["torch", "vllm"]`'
+                table.problem("packages", "an index is named for some packages", hint)
+        if row.name == "default":
+            table.problem("name", "`default` is uv's own index", "choose another name")
+        if row.name in [other.name for other in rows]:
+            table.problem("name", f"`{row.name}` is there twice")
         table.done()
+        rows.append(row)
     return tuple(rows)
 
 
-def _family(table: Table) -> tuple[str, ...]:
-    packages = _packages(table)
-    table.done()
-    return packages
-
-
-def _packages(table: Table) -> tuple[str, ...]:
-    return table.strings("packages", pattern=PACKAGE, noun="a package's name in lower case, with `-`, or a glob")
-
-
-def _row(table: Table, families: dict[str, tuple[str, ...]], *, known: bool) -> IndexRow:
-    family = table.optional_string("family", pattern=NAME, noun="a family's name") or ""
-    packages = _packages(table) or families.get(family, ())
-    if not table.raw("packages") and not packages:
-        if family:
-            table.problem("family", f"there is no family `{family}` to have packages from", suggest(family, families))
-        else:
-            table.problem("packages", "an index is named for some packages", 'such as `packages = ["torch", "vllm"]`')
-    row = IndexRow(
-        name=table.string("name", pattern=NAME, noun="an index's name: lower-case letters, digits and `-`"),
-        family=family,
-        url=table.string("url", pattern=ADDRESS, noun="an http(s) address"),
-        foreign_files=table.strings("foreign-files", pattern=r"/[^\s]*", noun="a part of a path such as /root/pypi/"),
-        l4t=table.strings("l4t", pattern=_GLOB, noun="an L4T release or glob"),
-        cuda=table.strings("cuda", pattern=r"[0-9]+\.[0-9]+", noun="a version such as 12.6"),
-        packages=packages,
-        usual=table.boolean("usual", default=True),
-        upload_times=table.boolean("upload-times", default=True),
-        lacks=table.optional_string("lacks") or "",
-        source=table.string("source") if known else table.optional_string("source") or "",
-    )
-    if row.name == "default":
-        table.problem("name", "`default` is uv's own index", "choose another name")
-    return row
+_PACKAGE_GLOBS = strings(PACKAGE, "a package's name in lower case, with `-`, or a glob")
+_INDEX_NAME = string(NAME, "an index's name: lower-case letters, digits and `-`")
+_PATHS = strings(r"/[^\s]*", "a part of a path such as /root/pypi/")
+_PACKAGES = Field("packages", _PACKAGE_GLOBS, "Packages (globs) that come from the index and from nowhere else.")
+_FAMILY = TableDeclaration[tuple[str, ...]](lambda packages=(): packages, _PACKAGES)
+_INDEX = TableDeclaration(
+    IndexRow,
+    Field("name", _INDEX_NAME, "The index's name; that of one of jbuild's indexes replaces it.", required=True),
+    Field("url", string(ADDRESS, "an http(s) address"), "Address of the index.", required=True),
+    _PACKAGES,
+    Field("family", string(NAME, "a family's name"), "Family of indexes that the packages are those of."),
+    Field("foreign-files", _PATHS, "Parts of addresses of files that are not the index's own; they are ignored."),
+    Field("l4t", strings(_GLOB, "an L4T release or glob"), "L4T releases (globs) of its wheels; default any."),
+    Field("cuda", strings(r"[0-9]+\.[0-9]+", "a version such as 12.6"), "CUDA of its wheels; default any."),
+    Field("usual", boolean(), "Whether the index is used by recipes that name none."),
+    Field("upload-times", boolean(), "Whether its pages state upload times."),
+    Field("lacks", string(), "What the index lacks."),
+    Field("source", string(), "Source of this information."),
+)
+_FAMILIES = ValueType(
+    read=lambda root, *_: None if "indexes" in root else _read_rows(root, {}) and None,
+    schema=lambda: {"type": "object", "additionalProperties": nested(_FAMILY).schema()},
+)
+_INDEXES = ValueType(read=_read_own_rows, schema=tables(_INDEX).schema)
+# The keys of a user's document that are about indexes. Families are read along with the indexes.
+INDEX_KEYS = (
+    Field("families", _FAMILIES, "Packages of families of indexes."),
+    Field("indexes", _INDEXES, "Package indexes for some packages.", merge="prepend"),
+)
 
 
 def with_own(own: Iterable[IndexRow]) -> tuple[IndexRow, ...]:

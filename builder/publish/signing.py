@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder.config import with_options
 from builder.errors import ProgramFailedError, RegistryError, UsageError
 from builder.process import find_program, run
 from builder.records import fingerprint
@@ -87,7 +88,7 @@ def public_keys(config: Config, given: Iterable[Path] = ()) -> tuple[Path, ...]:
     for key in keys:
         if not key.is_file():
             raise UsageError("there is no such key", where=str(key), hint="name the public key's file (cosign.pub)")
-    return keys or config.trusted_keys
+    return with_options(config, trusted_keys=keys).trusted_keys
 
 
 def is_signed(content: bytes, signatures: Iterable[str], keys: Iterable[Path]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from builder.config import with_options
 from builder.errors import UsageError
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 def targets(spec: PublishSpec, given: tuple[str, ...], config: Config) -> tuple[str, ...]:
     """Return the registries of the command line, else of the recipe, else of the configuration."""
-    return given or spec.registries or config.registries
+    return with_options(with_options(config, registries=spec.registries), registries=given).registries
 
 
 def required_targets(spec: PublishSpec, given: tuple[str, ...], config: Config, *, where: str) -> tuple[str, ...]:

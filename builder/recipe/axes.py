@@ -1,4 +1,4 @@
-"""Reading `[matrix]`: axes, what is excluded and why, what is included."""
+"""`[matrix]`: axes, exclusions with their reasons, inclusions; and conditions on axes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
+from builder.host.toml.declarations import ValueType, list_schema, string_schema, whole
 from builder.jetson.platform import check_axes, check_value
+from builder.jetson.tables import distributions, platforms
 from builder.recipe import patterns
 from builder.recipe.globs import glob
 from builder.recipe.model import Axis, Exclusion, Matrix, Pairs
@@ -17,22 +19,25 @@ from builder.tomldoc import shown, suggest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from builder.host.toml.declarations import Schema
+    from builder.recipe.slots import Slots
     from builder.tomldoc import Table
 
 _RULES = ("exclude", "include")
 _MOST_CELLS = 100_000
 
 
-def read_matrix(table: Table) -> Matrix:
-    """Read the matrix; mistakes are noted in the document."""
+def _matrix(root: Table, key: str, slots: Slots) -> Matrix:
+    """Read the matrix and give its values to the context; mistakes are noted in the document."""
+    table = root.table(key)
     axes = tuple(axis for name in table if name not in _RULES and (axis := _axis(table, name)))
     if mistake := check_axes(axis.name for axis in axes):
         table.problem(None, *mistake)
     if (count := prod(len(axis.values) for axis in axes)) > _MOST_CELLS:
         table.problem(None, f"{count} cells are too many", f"at most {_MOST_CELLS}: make two recipes of it")
     matrix = Matrix(axes=axes, include=tuple(_included(row, axes) for row in table.tables("include")))
-    known = matrix.known()
-    matrix = replace(matrix, exclude=tuple(_excluded(row, known) for row in table.tables("exclude")))
+    slots.axes = matrix.known()
+    matrix = replace(matrix, exclude=tuple(_excluded(row, slots.axes) for row in table.tables("exclude")))
     table.done()
     return matrix
 
@@ -52,6 +57,14 @@ def read_when(table: Table, values: dict[str, tuple[str, ...]], keys: Iterable[s
         else:
             when.append((name, pattern))
     return tuple(when)
+
+
+def condition(table: Table, slots: Slots) -> Pairs:
+    """Read the `when` of an override."""
+    when = table.table("when")
+    if not list(when):
+        table.problem(None, "an override says when it applies", 'add `when = { axis = "value" }`')
+    return read_when(when, slots.axes)
 
 
 def _axis(table: Table, name: str) -> Axis | None:
@@ -98,3 +111,47 @@ def _included(row: Table, axes: Sequence[Axis]) -> Pairs:
         values.append((axis.name, value))
     row.done()
     return tuple(values)
+
+
+def _schema() -> Schema:
+    reason = {"description": "Why nobody should build these cells.", **string_schema(patterns.TEXT)}
+    value = string_schema(patterns.VALUE)
+    excluded = {
+        "type": "object",
+        "properties": {"reason": reason},
+        "required": ["reason"],
+        "minProperties": 2,
+        "additionalProperties": string_schema(patterns.GLOB),
+    }
+    names = {"pattern": whole(patterns.AXIS), "not": {"enum": list(DERIVED_FACTS)}}
+    rules = {
+        "exclude": {"description": "Cells that nobody should build.", **list_schema(excluded)},
+        "include": {
+            "description": "More cells, with a value for each axis.",
+            **list_schema({"type": "object", "additionalProperties": value}),
+        },
+    }
+    axes = {
+        name: {"description": text, **_values({"enum": values} if values else value)}
+        for name, text, values in (
+            ("vllm", "Versions of vLLM.", None),
+            ("l4t", "L4T releases, for Jetsons.", [row.l4t for row in platforms()]),
+            ("distribution", "Distributions, for any CPU.", [row.name for row in distributions()]),
+            ("cuda", "CUDA versions, major and minor.", None),
+            ("python", "Python versions, major and minor.", None),
+        )
+    }
+    return {
+        "type": "object",
+        "properties": {**axes, **rules},
+        "oneOf": [{"required": ["l4t"]}, {"required": ["distribution"]}],
+        "propertyNames": names,
+        "additionalProperties": _values(value),
+    }
+
+
+def _values(item: Schema) -> Schema:
+    return list_schema(item, minItems=1, uniqueItems=True)
+
+
+MATRIX = ValueType(read=_matrix, schema=_schema)

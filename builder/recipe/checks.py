@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from builder.recipe import patterns
 from builder.tomldoc import shown
@@ -23,26 +24,28 @@ _OWN_KEYS = {
 _IMAGE_SETS = ("--host", "--api-key")
 
 
-def matching(pattern: str, noun: str) -> Check:
-    """Return a check that a value matches a pattern as a whole."""
-    compiled = re.compile(pattern)
+@dataclass(frozen=True, slots=True)
+class PatternCheck:
+    """A check that a value matches a pattern as a whole."""
 
-    def check(value: str) -> str | None:
-        return None if compiled.fullmatch(value) else f"`{shown(value)}` is not {noun}"
+    pattern: str
+    noun: str
 
-    return check
+    def __call__(self, value: str) -> str | None:
+        """Return what is wrong with a value, or None."""
+        return None if re.fullmatch(self.pattern, value) else f"`{shown(value)}` is not {self.noun}"
 
 
-text = matching(patterns.TEXT, "one line of text without control characters")
-optional_text = matching(patterns.OPTIONAL_TEXT, "one line of text without control characters")
-apt = matching(patterns.APT, "a package name as apt knows them")
-tag = matching(patterns.TAG, "a tag: letters, digits, `_`, `.` and `-`, at most 128")
-repository = matching(patterns.REPOSITORY, "a repository name: lower-case letters and digits, parts joined by `/`")
-served_name = matching(patterns.SERVED_NAME, "a model name as clients send it")
-runner = matching(patterns.RUNNER, "a runner's label: letters, digits, `.`, `_` and `-`")
-_image = matching(patterns.IMAGE, "an image reference")
-_oci = matching(patterns.OCI_SOURCE, "a model in a registry: oci://host/name:tag, or @sha256:… in place of the tag")
-_hub = matching(patterns.HUB_SOURCE, "a hub model: hf://organisation/name@revision")
+text = PatternCheck(patterns.TEXT, "one line of text without control characters")
+optional_text = PatternCheck(patterns.OPTIONAL_TEXT, "one line of text without control characters")
+apt = PatternCheck(patterns.APT, "a package name as apt knows them")
+tag = PatternCheck(patterns.TAG, "a tag: letters, digits, `_`, `.` and `-`, at most 128")
+repository = PatternCheck(patterns.REPOSITORY, "a repository name: lower-case letters and digits, parts joined by `/`")
+served_name = PatternCheck(patterns.SERVED_NAME, "a model name as clients send it")
+runner = PatternCheck(patterns.RUNNER, "a runner's label: letters, digits, `.`, `_` and `-`")
+_image = PatternCheck(patterns.IMAGE, "an image reference")
+_oci = PatternCheck(patterns.OCI_SOURCE, "a model in a registry: oci://host/name:tag, or @sha256:… in place of the tag")
+_hub = PatternCheck(patterns.HUB_SOURCE, "a hub model: hf://organisation/name@revision")
 
 
 def image(value: str) -> str | None:
@@ -90,7 +93,7 @@ def expectation(value: str) -> str | None:
     """Check a regular expression that an answer must match, and that not every answer does."""
     if not value:
         return "expects nothing, so it proves nothing"
-    if problem := matching(patterns.LINES, "a pattern without control characters")(value):
+    if problem := PatternCheck(patterns.LINES, "a pattern without control characters")(value):
         return problem
     try:
         found = re.compile(value).search("")

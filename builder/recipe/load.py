@@ -3,24 +3,76 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, cast
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, get_args
 
 from builder import tomldoc
+from builder.host.toml.declarations import Field, TableDeclaration, choice, choices, nested, string, tables
 from builder.jetson.boards import boards
 from builder.recipe import patterns
-from builder.recipe.axes import read_matrix
-from builder.recipe.model import Architecture, Matrix, Recipe
-from builder.recipe.sections import read_overrides, read_runners, read_spec
-from builder.recipe.slots import Slots
+from builder.recipe.axes import MATRIX
+from builder.recipe.model import Architecture, Matrix, Recipe, Spec
+from builder.recipe.questions import SMOKE
+from builder.recipe.sections import (
+    AUDIT,
+    BASE,
+    MODEL,
+    OVERRIDE,
+    PACKAGES,
+    PUBLISH,
+    RUNNERS,
+    SERVER,
+    served_model,
+)
+from builder.recipe.slots import LABELS, Slots
 from builder.recipe.verify import check_cells, check_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from builder.host.toml.declarations import Schema
     from builder.tomldoc import Table
 
-_ARCHITECTURES = ("amd64", "arm64")
+# The fields that are the recipe's; the others are the spec's.
+_RECIPE_FIELDS = ("description", "architecture", "boards", "matrix", "overrides", "runners")
+
+_LINE = string(patterns.TEXT, "a description on one line")
+_ARCHITECTURE = choice(get_args(Architecture), "unknown architecture {}", "architectures")
+_TEMPLATE = string(patterns.TEMPLATE, "a template's file name")
+_BOARDS = choices(lambda: [board.name for board in boards()], "there is no board {}", "boards known")
+_NO_MATRIX = ("a recipe needs a matrix", 'such as `[matrix]` with `vllm = ["0.15.1"]`')
+_NO_MODEL = ("a recipe needs a model: without one the image cannot answer", "add a [[models]] table")
+_RECIPE = TableDeclaration[dict[str, Any]](
+    dict,
+    Field("description", _LINE, "One line about the images of the recipe.", required=True),
+    Field("architecture", _ARCHITECTURE, "Architecture of the images; default arm64."),
+    Field("template", _TEMPLATE, "Dockerfile template: a file in dockerfiles/, of the project or of jbuild."),
+    Field("boards", _BOARDS, "Boards whose memory the models must fit; default all boards of the platform."),
+    Field("matrix", MATRIX, "Axes; a cell is a combination of one value of each.", required=_NO_MATRIX),
+    *BASE,
+    *PACKAGES,
+    Field("models", tables(MODEL), "Models in the image.", required=_NO_MODEL),
+    Field("server", nested(SERVER), "The image's server: options of `vllm serve`."),
+    Field("smoke", nested(SMOKE), "The smoke run: questions to the built image.", required=True),
+    Field("publish", nested(PUBLISH), "Where a proven image is pushed to, and its tags."),
+    Field("ci", nested(RUNNERS), "CI runners for the cells.", argument="runners"),
+    *AUDIT,
+    Field("labels", LABELS, "Labels of the image."),
+    Field("overrides", tables(OVERRIDE), "Changes for the cells whose axis values match."),
+    tables={
+        "base": "The base image and its packages.",
+        "packages": "The Python packages of the image.",
+        "audit": "The audit of the wheels.",
+    },
+    record=Spec,
+)
+
+
+def recipe_schema() -> Schema:
+    """Return the JSON Schema (draft 2020-12) of recipe files."""
+    return _RECIPE.document_schema("jbuild recipe", "A recipe: images of vLLM with models, for a matrix of platforms.")
 
 
 def load(path: Path, templates: Sequence[Path] = ()) -> Recipe:
@@ -30,7 +82,8 @@ def load(path: Path, templates: Sequence[Path] = ()) -> Recipe:
         DocumentError: the file cannot be read, or has mistakes: all of them, with file, line, key and next step.
     """
     document = tomldoc.read(path)
-    return tomldoc.collect(document, f"recipe {path.name} has mistakes", lambda root: _recipe(root, path, templates))
+    parse = partial(_recipe, path=path, templates=templates)
+    return tomldoc.collect(document, f"recipe {path.name} has mistakes", parse)
 
 
 def _recipe(root: Table, path: Path, templates: Sequence[Path]) -> Recipe:
@@ -39,34 +92,25 @@ def _recipe(root: Table, path: Path, templates: Sequence[Path]) -> Recipe:
         root.problem(
             None, f"`{tomldoc.shown(name)}` is not a recipe name", "lower-case letters, digits, `.`, `_` and `-`"
         )
-    description = root.string("description", pattern=patterns.TEXT, noun="a description on one line")
-    before = len(root.document.problems)
-    architecture = _architecture(root)
-    if "matrix" not in root:
-        root.problem("matrix", "a recipe needs a matrix", 'such as `[matrix]` with `vllm = ["0.15.1"]`')
-    matrix = read_matrix(root.table("matrix")) if "matrix" in root else Matrix(axes=())
-    # What is wrong with the cells is worth telling only when the axes themselves are right.
-    sound = len(root.document.problems) == before
     slots = Slots()
-    spec = read_spec(root, slots)
+    values: dict[str, Any] = {"matrix": Matrix(axes=()), "architecture": "arm64"} | _RECIPE.read(root, slots)
+    fields = {field: values.pop(field) for field in _RECIPE_FIELDS if field in values}
+    recipe = Recipe(name=name, path=path, **fields, spec=_spec(root, values))
     if templates:
-        _check_template(root, spec.template, templates)
-    recipe = Recipe(
-        name=name,
-        path=path,
-        description=description,
-        architecture=architecture,
-        matrix=matrix,
-        spec=spec,
-        overrides=read_overrides(root, matrix.known(), slots),
-        boards=_boards(root),
-        runners=read_runners(root, slots),
-    )
+        _check_template(root, recipe.spec.template, templates)
+    # Mistakes of the cells are reported only if the axes are right.
+    sound = not any(re.match(r"(matrix|architecture)\b", problem.key) for problem in root.document.problems)
     if "matrix" in root:
         check_texts(root.document, recipe, slots.found)
     if sound:
         check_cells(root.document, recipe, slots.found)
     return recipe
+
+
+def _spec(root: Table, values: dict[str, Any]) -> Spec:
+    spec = Spec(**values)
+    model = served_model(root.document, spec.server.model, spec.models)
+    return replace(spec, server=replace(spec.server, model=model))
 
 
 def _check_template(root: Table, name: str, folders: Sequence[Path]) -> None:
@@ -75,21 +119,3 @@ def _check_template(root: Table, name: str, folders: Sequence[Path]) -> None:
     known = [path.name for folder in folders for path in folder.glob("*.j2")]
     hint = f"{tomldoc.suggest(name, known, noun='templates')}; your own lie in `dockerfiles/`, beside `recipes/`"
     root.problem("template", f"there is no template `{tomldoc.shown(name)}`", hint)
-
-
-def _boards(root: Table) -> tuple[str, ...]:
-    found = root.strings("boards")
-    known = [board.name for board in boards()] if found else []
-    for index, name in enumerate(found):
-        if name not in known:
-            hint = tomldoc.suggest(name, known, noun="boards known")
-            root.document.problem(("boards", index), f"there is no board `{tomldoc.shown(name)}`", hint)
-    return found
-
-
-def _architecture(root: Table) -> Architecture:
-    found = root.string("architecture", "arm64")
-    if found not in _ARCHITECTURES:
-        hint = tomldoc.suggest(found, _ARCHITECTURES, noun="architectures")
-        root.problem("architecture", f"unknown architecture `{tomldoc.shown(found)}`", hint)
-    return cast("Architecture", found)

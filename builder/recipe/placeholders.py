@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from builder.recipe.model import Cell
 
 # Other braces, as in `{"image": 2}` or the pattern `a{2}`, are text.
-_PLACEHOLDER = re.compile(r"\{([A-Za-z][A-Za-z0-9_-]*)\}")
+PATTERN = r"\{([A-Za-z][A-Za-z0-9_-]*)\}"
+_PLACEHOLDER = re.compile(PATTERN)
 
 # What every cell knows besides its axes. An axis may be one of the first group, never of the second.
 _PLATFORM_FACTS = ("l4t", "distribution", "ubuntu", "cuda", "python")

@@ -1,16 +1,28 @@
-"""Reading what a recipe asks its image: `[smoke]` and its questions."""
+"""What a recipe asks its image, declared once: `[smoke]` and its questions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, get_args, get_type_hints
 
+from builder.host.toml.declarations import (
+    Field,
+    TableDeclaration,
+    ValueType,
+    boolean,
+    choice,
+    integer,
+    nested,
+    number,
+    string,
+    string_schema,
+    strings,
+    tables,
+)
 from builder.recipe import checks, patterns, schema
 from builder.recipe.model import Bounds, Message, Question, SmokeSpec
-from builder.tomldoc import shown, suggest
+from builder.recipe.slots import ENVIRONMENT
 
 if TYPE_CHECKING:
-    from typing import Literal
-
     from builder.recipe.slots import Slots
     from builder.tomldoc import Table
 
@@ -20,76 +32,52 @@ _MOST_AT_ONCE = 256
 _KINDS = ("ask", "chat", "prompt")
 _EXPECTATIONS = ("expect", "text", "tokens", "min-tokens", "schema")
 _RIGHT = "a word that only a right answer holds, such as `Paris`"
+_PERCENT = r"[0-9]{1,4}%"
 
 
-def read_smoke(table: Table, slots: Slots) -> SmokeSpec:
-    """Read what the image is asked, and how long it may take."""
-    usual = SmokeSpec()
-    smoke = SmokeSpec(
-        questions=tuple(_question(question) for question in table.tables("questions")),
-        ready_within_s=table.number("ready-within-s", usual.ready_within_s, low=1, high=_DAY_S),
-        answer_within_s=table.number("answer-within-s", usual.answer_within_s, low=1, high=_DAY_S),
-        stop_within_s=table.number("stop-within-s", usual.stop_within_s, low=1, high=_DAY_S),
-        environment=slots.environment(table),
-        api_key=table.boolean("api-key", default=usual.api_key),
-        golden_tolerance=table.number("golden-tolerance", usual.golden_tolerance, low=0.001, high=10),
-        bounds=_bounds(table.table("bounds")),
-    )
-    if not table.raw("questions"):
-        table.problem(
-            "questions",
-            "a recipe asks its image at least one question: nothing else proves it",
-            "add a [[smoke.questions]] table with `ask` and `expect`",
-        )
-    table.done()
-    return smoke
-
-
-def _bounds(table: Table) -> Bounds:
-    choices = get_args(get_type_hints(Bounds)["exceeded"])
-    exceeded = table.string("exceeded", Bounds().exceeded)
-    if exceeded not in choices:
-        table.problem("exceeded", f"`{shown(exceeded)}` is not known", suggest(exceeded, choices, noun="known"))
-    bounds = Bounds(
-        slower_start=_part(table, "slower-start"),
-        later_first_token=_part(table, "later-first-token"),
-        fewer_tokens=_part(table, "fewer-tokens"),
-        more_memory=_part(table, "more-memory"),
-        larger_image=_part(table, "larger-image"),
-        exceeded=cast("Literal['warning', 'error']", exceeded),
-    )
-    table.done()
-    return bounds
-
-
-def _part(table: Table, key: str) -> float | None:
+def _read_percent(table: Table, key: str, _: Slots) -> float | None:
     """Read a bound such as "50%"."""
     before = len(table.document.problems)
-    found = table.optional_string(key, pattern=r"[0-9]{1,4}%", noun='a bound such as "50%"')
-    return float(found[:-1]) / 100 if found and len(table.document.problems) == before else None
+    value = table.string(key, pattern=_PERCENT, noun='a bound such as "50%"')
+    return float(value[:-1]) / 100 if len(table.document.problems) == before else None
 
 
-def _question(table: Table) -> Question:
-    usual = Question()
-    question = Question(
-        ask=_text(table, "ask") or "",
-        chat=tuple(_message(message) for message in table.tables("chat")),
-        prompt=_text(table, "prompt") or "",
-        expect=_pattern(table),
-        text=_text(table, "text"),
-        tokens=table.strings("tokens"),
-        min_tokens=table.integer("min-tokens", usual.min_tokens, high=_MOST_TOKENS),
-        schema=_schema(table),
-        max_tokens=table.integer("max-tokens", usual.max_tokens, low=1, high=_MOST_TOKENS),
-        at_once=table.integer("at-once", usual.at_once, low=1, high=_MOST_AT_ONCE),
-        also_whole=table.boolean("also-whole", default=usual.also_whole),
-    )
-    _check(table, question)
-    table.done()
-    return question
+_percent = ValueType(read=_read_percent, schema=lambda: string_schema(_PERCENT))
+_EXCEEDED = choice(get_args(get_type_hints(Bounds)["exceeded"]), "{} is not known", "known")
+_BOUNDS = TableDeclaration(
+    Bounds,
+    Field("slower-start", _percent, "How much longer the start may take."),
+    Field("later-first-token", _percent, "How much later the first token may come."),
+    Field("fewer-tokens", _percent, "How many fewer tokens a second there may be."),
+    Field("more-memory", _percent, "How much more memory the server may take."),
+    Field("larger-image", _percent, "How much larger the image may be."),
+    Field("exceeded", _EXCEEDED, "What an exceeded bound is: a warning, or an error."),
+)
+_ROLE = choice(get_args(get_type_hints(Message)["role"]), "{} is not a role", "roles")
+_MESSAGE = TableDeclaration(
+    Message,
+    Field("role", _ROLE, "Who speaks.", required=True),
+    Field("content", string(patterns.LINES, "a message's text"), "The message's text.", required=True),
+)
 
 
-def _check(table: Table, question: Question) -> None:
+def _read_expectation(table: Table, key: str, _: Slots) -> str:
+    value = table.string(key)
+    if isinstance(table.raw(key), str) and (problem := checks.expectation(value)):
+        table.problem(key, problem, _RIGHT)
+    return value
+
+
+def _read_schema(table: Table, key: str, _: Slots) -> str | None:
+    """Read a JSON schema, written as TOML."""
+    raw = table.raw(key)
+    problems = schema.problems(raw)
+    for path, message in problems:
+        table.document.problem((*table.path, key, *path), message)
+    return None if problems else schema.text(raw)
+
+
+def _check(table: Table, question: Question, _: Slots) -> None:
     given = [kind for kind in _KINDS if kind in table]
     if not given:
         table.problem(
@@ -112,33 +100,40 @@ def _check(table: Table, question: Question) -> None:
             table.problem(key, f"an answer ends after {question.max_tokens} tokens", f"set `max-tokens = {wanted}`")
 
 
-def _text(table: Table, key: str) -> str | None:
-    return table.optional_string(key, pattern=patterns.LINES, noun="text without control characters")
-
-
-def _pattern(table: Table) -> str | None:
-    found = table.optional_string("expect")
-    if found is not None and isinstance(table.raw("expect"), str) and (problem := checks.expectation(found)):
-        table.problem("expect", problem, _RIGHT)
-    return found
-
-
-def _message(table: Table) -> Message:
-    roles = get_args(get_type_hints(Message)["role"])
-    role, content = table.string("role"), table.string("content", pattern=patterns.LINES, noun="a message's text")
-    if isinstance(table.raw("role"), str) and role not in roles:
-        table.problem("role", f"`{shown(role)}` is not a role", suggest(role, roles, noun="roles"))
-    table.done()
-    return Message(role=cast("Message", role), content=content)  # type: ignore[arg-type]
-
-
-def _schema(table: Table) -> str | None:
-    """Read a JSON schema, written as TOML."""
-    if "schema" not in table:
-        table.raw("schema")
-        return None
-    found = table.raw("schema")
-    problems = schema.problems(found)
-    for path, message in problems:
-        table.document.problem((*table.path, "schema", *path), message)
-    return None if problems else schema.text(found)
+_text = string(patterns.LINES, "text without control characters")
+_EXPECTATION = ValueType(read=_read_expectation, schema=lambda: {"type": "string", "minLength": 1})
+_SCHEMA = ValueType(read=_read_schema, schema=schema.keyword_schema)
+_QUESTION = TableDeclaration(
+    Question,
+    Field("ask", _text, "The question, as a chat of one message."),
+    Field("chat", tables(_MESSAGE), "A whole chat, in place of `ask`."),
+    Field("prompt", _text, "Text for the model to continue, in place of `ask`."),
+    Field("expect", _EXPECTATION, "A regular expression, searched in the answer."),
+    Field("text", _text, "The answer, to the letter."),
+    Field("tokens", strings(), "The tokens that the answer begins with."),
+    Field("min-tokens", integer(0, _MOST_TOKENS), "How many tokens the answer must have at least."),
+    Field("schema", _SCHEMA, "A JSON Schema, written as TOML, that the answer must fit (guided output)."),
+    Field("max-tokens", integer(1, _MOST_TOKENS), "How many tokens the answer may have at most."),
+    Field("at-once", integer(1, _MOST_AT_ONCE), "How many times the question is asked at the same moment."),
+    Field("also-whole", boolean(), "Whether the question is asked once more without streaming."),
+    check=_check,
+    constraints={
+        "oneOf": [{"required": [name]} for name in _KINDS],
+        "anyOf": [{"required": [name]} for name in _EXPECTATIONS],
+    },
+)
+_NO_QUESTION = (
+    "a recipe asks its image at least one question: nothing else proves it",
+    "add a [[smoke.questions]] table with `ask` and `expect`",
+)
+SMOKE = TableDeclaration(
+    SmokeSpec,
+    Field("questions", tables(_QUESTION), "Questions to the image, asked at temperature 0.", required=_NO_QUESTION),
+    Field("ready-within-s", number(1, _DAY_S), "Longest time until the server is ready, in seconds."),
+    Field("answer-within-s", number(1, _DAY_S), "Longest time until an answer is complete, in seconds."),
+    Field("stop-within-s", number(1, _DAY_S), "Longest time until the server has stopped, in seconds."),
+    Field("environment", ENVIRONMENT, "Environment variables for the smoke run only."),
+    Field("api-key", boolean(), "Whether the server is started with a key and must refuse clients without it."),
+    Field("golden-tolerance", number(0.001, 10), "How far log-probabilities may be off the recorded ones, in nats."),
+    Field("bounds", nested(_BOUNDS), "How much worse than the last verdict of the cell the image may be."),
+)

@@ -45,6 +45,18 @@ _KEYWORDS: dict[str, tuple[type, ...]] = {
     "minimum": (int, float),
     "maximum": (int, float),
 }
+# A schema without any of these allows everything.
+_DEFINING = ("type", "enum", "const")
+
+
+def keyword_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the top of such a schema."""
+    return {
+        "type": "object",
+        "propertyNames": {"enum": list(_KEYWORDS)},
+        "properties": {"type": {"enum": list(_TYPES)}},
+        "anyOf": [{"required": [name]} for name in _DEFINING],
+    }
 
 
 def problems(schema: Any, path: Path = ()) -> list[tuple[Path, str]]:
@@ -52,7 +64,7 @@ def problems(schema: Any, path: Path = ()) -> list[tuple[Path, str]]:
     if not isinstance(schema, dict):
         return [(path, 'must be a JSON schema as a table, such as { type = "object" }')]
     found: list[tuple[Path, str]] = []
-    if not path and not {"type", "enum", "const"} & set(schema):
+    if not path and not set(_DEFINING) & set(schema):
         found.append((path, "this schema allows everything, so it proves nothing: give it a `type`"))
     for key, value in schema.items():
         found += [((*path, key), message) for message in _wrong(key, value)]

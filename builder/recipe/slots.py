@@ -1,4 +1,4 @@
-"""Strings of a recipe that may hold placeholders: where they stand and what they must be once filled in."""
+"""Types of a recipe's strings that may hold placeholders: their places, and the checks of the filled strings."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from builder.recipe import checks, patterns
+from builder.host.toml.declarations import ValueType, list_schema, whole
+from builder.recipe import checks, patterns, placeholders
 from builder.tomldoc import shown
 
 if TYPE_CHECKING:
+    from builder.host.toml.declarations import Schema
     from builder.recipe.checks import Check
     from builder.recipe.model import Pairs
     from builder.tomldoc import Table
@@ -28,68 +30,97 @@ class Slot:
 
 @dataclass(slots=True)
 class Slots:
-    """Reads strings from tables and remembers them for the check of the whole recipe."""
+    """What reading a recipe goes along with: its slots so far, and the values of each axis.
+
+    `when` are the cells that the next strings are for.
+    """
 
     when: Pairs = ()
     found: list[Slot] = field(default_factory=list)
+    axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def only(self, when: Pairs) -> Slots:
-        """Return a reader of strings for some cells only, which remembers them in the same list."""
-        return Slots(when=when, found=self.found)
+        """Return a context for some cells only, which collects into the same list."""
+        return Slots(when=when, found=self.found, axes=self.axes)
 
-    def text(self, table: Table, key: str, check: Check, default: str | None = None) -> str:
-        """Read a string; it is required if there is no default."""
-        value = table.string(key) if default is None else table.string(key, default)
-        self._note(table, (key,), table.raw(key), check)
-        return value
+    def note(self, table: Table, keys: KeyPath, value: object, check: Check) -> None:
+        """Remember a string, if it is one."""
+        if isinstance(value, str):
+            self.found.append(Slot((*table.path, *keys), value, check, self.when))
 
-    def maybe(self, table: Table, key: str, check: Check) -> str | None:
-        """Read a string that may be absent."""
-        return self.text(table, key, check) if key in table else table.optional_string(key)
 
-    def texts(self, table: Table, key: str, check: Check) -> tuple[str, ...]:
-        """Read a list of strings, each there once."""
-        values = table.strings(key)
-        raw = table.raw(key)
+def slot(check: Check) -> ValueType:
+    """Return the type of strings that may hold placeholders."""
+
+    def read(table: Table, key: str, slots: Slots) -> str:
+        slots.note(table, (key,), table.raw(key), check)
+        return table.string(key)
+
+    return ValueType(read=read, schema=lambda: slot_schema(check))
+
+
+def slot_list(check: Check) -> ValueType:
+    """Return the type of lists of such strings, each there once."""
+
+    def read(table: Table, key: str, slots: Slots) -> tuple[str, ...]:
+        values, raw = table.strings(key), table.raw(key)
         for index, item in enumerate(raw if isinstance(raw, list) else ()):
-            self.item(table, key, index, check)
+            slots.note(table, (key, index), item, check)
             if item in raw[:index]:
                 table.document.problem((*table.path, key, index), f"`{shown(str(item))}` is there twice")
         return values
 
-    def item(self, table: Table, key: str, index: int, check: Check) -> None:
-        """Remember one string of a list that the caller reads."""
-        self._note(table, (key, index), table.raw(key)[index], check)
+    return ValueType(read=read, schema=lambda: list_schema(slot_schema(check), uniqueItems=True))
 
-    def environment(self, parent: Table) -> Pairs:
-        """Read `environment`: names as shells know them, none that holds a secret, values on one line."""
-        table = parent.table("environment")
-        pairs = []
-        for name in table:
-            if not re.fullmatch(patterns.ENVIRONMENT, name):
-                table.problem(name, f"`{shown(name)}` is not the name of an environment variable")
-            elif re.fullmatch(patterns.SECRET, name):
-                table.problem(
-                    name, f"`{name}` is a secret: it would be readable in the image", "set it when the image runs"
-                )
-            pairs.append((name, self.text(table, name, checks.optional_text)))
-        return tuple(pairs)
 
-    def labels(self, table: Table, prefix: str = "") -> Pairs:
-        """Read labels; TOML takes the dots of an unquoted name for tables, which is meant as one name all the same."""
-        pairs: list[tuple[str, str]] = []
-        for key in table:
-            name = prefix + key
-            if isinstance(table.raw(key), dict):
-                pairs.extend(self.labels(table.table(key), f"{name}."))
-                continue
-            if not re.fullmatch(patterns.LABEL, name):
-                table.problem(
-                    key, f"`{shown(name)}` is not a label name", "lower-case letters, digits, `.`, `-` and `_`"
-                )
-            pairs.append((name, self.text(table, key, checks.optional_text)))
-        return tuple(pairs)
+def slot_schema(check: Check) -> Schema:
+    """Return the JSON Schema of a string that a check accepts, or that has a placeholder."""
+    if not isinstance(check, checks.PatternCheck):
+        return {"type": "string"}
+    return {"type": "string", "pattern": f"{whole(check.pattern)}|{placeholders.PATTERN}"}
 
-    def _note(self, table: Table, keys: KeyPath, value: object, check: Check) -> None:
-        if isinstance(value, str):
-            self.found.append(Slot((*table.path, *keys), value, check, self.when))
+
+def _environment(parent: Table, key: str, slots: Slots) -> Pairs:
+    """Read `environment`: names as shells know them, none that holds a secret, values on one line."""
+    table = parent.table(key)
+    for name in table:
+        if not re.fullmatch(patterns.ENVIRONMENT, name):
+            table.problem(name, f"`{shown(name)}` is not the name of an environment variable")
+        elif re.fullmatch(patterns.SECRET, name):
+            table.problem(
+                name, f"`{name}` is a secret: it would be readable in the image", "set it when the image runs"
+            )
+    return tuple((name, _VALUE.read(table, name, slots)) for name in table)
+
+
+def _labels(parent: Table, key: str, slots: Slots, prefix: str = "") -> Pairs:
+    """Read labels; TOML takes the dots of an unquoted name for tables, which is meant as one name all the same."""
+    table, pairs = parent.table(key), list[tuple[str, str]]()
+    for name in table:
+        full = prefix + name
+        if isinstance(table.raw(name), dict):
+            pairs.extend(_labels(table, name, slots, f"{full}."))
+            continue
+        if not re.fullmatch(patterns.LABEL, full):
+            table.problem(name, f"`{shown(full)}` is not a label name", "lower-case letters, digits, `.`, `-` and `_`")
+        pairs.append((full, _VALUE.read(table, name, slots)))
+    return tuple(pairs)
+
+
+_VALUE = slot(checks.optional_text)
+ENVIRONMENT = ValueType(
+    read=_environment,
+    schema=lambda: {
+        "type": "object",
+        "propertyNames": {"pattern": whole(patterns.ENVIRONMENT), "not": {"pattern": whole(patterns.SECRET)}},
+        "additionalProperties": _VALUE.schema(),
+    },
+)
+LABELS = ValueType(
+    read=_labels,
+    schema=lambda: {
+        "type": "object",
+        "propertyNames": {"pattern": whole(patterns.LABEL)},
+        "additionalProperties": {"anyOf": [_VALUE.schema(), {"type": "object"}]},
+    },
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder import config
-from builder.config import Config, RegistryMirror, build_ca_bundle
+from builder.config import Config, RegistryMirror, build_ca_bundle, with_options
 from builder.errors import DocumentError, RecipeError
+from builder.publish.where import targets
+from builder.recipe.model import PublishSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -168,6 +171,124 @@ def test_later_files_win_and_their_mirrors_come_first(tmp_path: Path) -> None:
     assert found.registries == ("b",)
     assert found.builders == ("x",)
     assert found.mirrored("docker.io/library/debian")[0] == "strong/library/debian"
+
+
+LISTS = {
+    "registries": "[publish]\nregistries = {}\n",
+    "insecure_registries": "[publish]\ninsecure = {}\n",
+    "builders": "[build]\nbuilders = {}\n",
+}
+
+
+@pytest.mark.parametrize("field", LISTS)
+def test_a_project_can_empty_a_users_list(tmp_path: Path, field: str) -> None:
+    user = written(tmp_path, LISTS[field].format('["one", "two"]'), "user.toml")
+    project = written(tmp_path, LISTS[field].format("[]"), "project.toml")
+    silent = written(tmp_path, "[publish]\n[build]\n", "silent.toml")
+    assert getattr(config.load([user, silent]), field) == ("one", "two")
+    assert getattr(config.load([user, project]), field) == ()
+    assert getattr(config.load([user, project, silent]), field) == ()
+
+
+def test_a_project_can_empty_keys_and_caches(tmp_path: Path) -> None:
+    (tmp_path / "one.pub").touch()
+    text = '[publish]\ntrusted-keys = ["one.pub"]\n[build]\ncache-from = ["type=gha"]\ncache-to = ["type=gha"]\n'
+    user = written(tmp_path, text, "user.toml")
+    empty = "[publish]\ntrusted-keys = []\n[build]\ncache-from = []\ncache-to = []\n"
+    found = config.load([user, written(tmp_path, empty, "project.toml")])
+    assert (found.trusted_keys, found.cache_from, found.cache_to) == ((), (), ())
+
+
+def test_a_later_file_can_set_a_default_again(tmp_path: Path) -> None:
+    user = written(tmp_path, "[publish]\ncompression = 'gzip'\n[build]\nsilent-s = 90\n", "user.toml")
+    project = written(tmp_path, "[publish]\ncompression = 'zstd'\n[build]\nsilent-s = 3600\n", "project.toml")
+    assert (config.load([user]).compression, config.load([user]).silent_s) == ("gzip", 90)
+    assert config.load([user, project]) == Config()
+
+
+def test_one_builder_replaces_several(tmp_path: Path) -> None:
+    user = written(tmp_path, "[build]\nbuilders = ['a', 'b']\n", "user.toml")
+    assert config.load([user, written(tmp_path, "[build]\nbuilder = 'c'\n", "project.toml")]).builders == ("c",)
+
+
+def test_rules_of_all_layers_are_kept_the_strongest_first(tmp_path: Path) -> None:
+    rule = "[[index-mirrors]]\nprefix = 'https://x/'\nmirror = 'https://{}/'\n"
+    files = [written(tmp_path, rule.format(name), f"{name}.toml") for name in ("user", "project", "local")]
+    assert [r.mirror for r in config.load(files).index_mirrors] == [
+        "https://local/",
+        "https://project/",
+        "https://user/",
+    ]
+
+
+def test_the_whole_cascade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [
+        written(tmp_path, LISTS["registries"].format(f'["{name}"]'), f"{name}.toml")
+        for name in ("user", "project", "local")
+    ]
+    assert config.load([]).registries == ()
+    assert [config.load(files[:count]).registries[0] for count in (1, 2, 3)] == ["user", "project", "local"]
+    monkeypatch.setenv("JBUILD_PUBLISH_REGISTRIES", "environment:5000/team other")
+    found = config.load(files)
+    assert found.registries == ("environment:5000/team", "other")
+    assert with_options(found, registries=("option",)).registries == ("option",)
+    assert with_options(found, registries=()).registries == found.registries
+
+
+def test_recipes_stand_between_the_environment_and_the_command_line() -> None:
+    found = Config(registries=("file",))
+    own, bare = PublishSpec(repository="vllm", registries=("recipe",)), PublishSpec(repository="vllm")
+    assert targets(bare, (), found) == ("file",)
+    assert targets(own, (), found) == ("recipe",)
+    assert targets(own, ("option",), found) == ("option",)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field", "expected"),
+    [
+        ("JBUILD_PUBLISH_COMPRESSION", "gzip", "compression", "gzip"),
+        ("JBUILD_PUBLISH_INSECURE", "a:1 b:2", "insecure_registries", ("a:1", "b:2")),
+        ("JBUILD_BUILD_BUILDER", "far", "builders", ("far",)),
+        ("JBUILD_BUILD_BUILDERS", "a b", "builders", ("a", "b")),
+        ("JBUILD_BUILD_SILENT_S", "90", "silent_s", 90.0),
+        ("JBUILD_PYTHON_MIRROR", "https://m", "python_mirror", "https://m"),
+        ("JBUILD_HUB_ENDPOINT", "https://h", "hub_endpoint", "https://h"),
+    ],
+)
+def test_every_single_setting_has_a_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, field: str, expected: object
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "https://weaker")
+    monkeypatch.setenv(variable, value)
+    assert getattr(config.load([]), field) == expected
+    monkeypatch.setenv(variable, "")
+    assert getattr(config.load([]), field) == getattr(Config(hub_endpoint="https://weaker"), field)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("JBUILD_PUBLISH_COMPRESSION", "xz", "`xz` is not zstd or gzip"),
+        ("JBUILD_PUBLISH_REGISTRIES", "ok https://x", "`https://x` is not a registry such as host:5000/team"),
+        ("JBUILD_BUILD_SILENT_S", "1", "1.0 is out of bounds"),
+        ("JBUILD_BUILD_SILENT_S", "long", "must be a number, not a string"),
+        ("JBUILD_NETWORK_CA_BUNDLE", "/no/such/file", "no such file: /no/such/file"),
+    ],
+)
+def test_variables_are_checked_as_keys_are(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(RecipeError, match=re.escape(f"{variable}: {message}")) as caught:
+        config.load([])
+    assert (caught.value.where, bool(caught.value.hint)) == (value, True)
+
+
+def test_own_families_of_indexes(tmp_path: Path) -> None:
+    text = "[families.mine]\npackages = ['torch']\n[[indexes]]\nname = 'a'\nurl = 'https://x/'\nfamily = 'mine'\n"
+    assert config.load([written(tmp_path, text)]).indexes[0].packages == ("torch",)
+    path = written(tmp_path, "[families.mine]\npackage = ['torch']\n")
+    assert problems(path) == [("jbuild.toml", 2, "families.mine.package")]
 
 
 def test_hub_of_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

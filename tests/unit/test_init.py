@@ -13,12 +13,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jsonschema
 import pytest
 
 from builder.init.model import NO_BOARD, Answers
 from builder.init.proposals import board_choices, l4t_choices, propose
 from builder.init.write import render
 from builder.jetson.boards import boards
+from builder.recipe.json_schema import schema_text
 from builder.recipe.load import load
 from builder.recipe.matrix import expand, specify
 from builder.workspace import shipped
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     CommandLine = Callable[..., tuple[int, str, str]]
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 CHECKOUT = Path(__file__).parents[2]
 # Where a recipe is for the board's releases: the others need a --vllm.
@@ -142,6 +149,18 @@ def test_a_model_that_is_not_there_is_remarked(project: Path, command_line: Comm
     assert f"{said}has no config.json" in command_line("init", "two", "--board", "none", "--model", "../tiny")[2]
     (project / "tiny" / "config.json").write_text("{}")
     assert said not in command_line("init", "three", "--board", "none", "--model", "../tiny")[2]
+
+
+def test_what_is_written_names_its_schema(project: Path, command_line: CommandLine) -> None:
+    schema = project / "schemas" / "recipe.schema.json"
+    schema.parent.mkdir()
+    schema.write_text("an older one")
+    assert command_line("init", "mine", "--board", "none")[0] == 0
+    path = project / "recipes" / "mine.toml"
+    first, rest = path.read_text().split("\n", 1)
+    assert (path.parent / first.removeprefix("#:schema ")).resolve() == schema.resolve()
+    assert schema.read_text() == schema_text("recipe")
+    jsonschema.validate(tomllib.loads(rest), json.loads(schema.read_text()))
 
 
 def test_a_tag_that_another_recipe_plans_is_remarked(project: Path, command_line: CommandLine) -> None:

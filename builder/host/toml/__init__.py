@@ -1,0 +1,1 @@
+"""TOML documents: tables as declarations that read, check and describe them."""

@@ -1,0 +1,281 @@
+"""Declarations of TOML tables: the same one reads a table, checks it, and gives its JSON Schema (draft 2020-12)."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, fields, is_dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from builder.tomldoc import shown, suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from builder.tomldoc import Table
+    from builder.tomlplaces import Path
+
+    _Names = Iterable[str] | Callable[[], Iterable[str]]
+
+_T = TypeVar("_T")
+Schema = dict[str, Any]
+# What a stronger layer does to the value of a weaker one: takes its place, or comes before its items.
+Merge = Literal["replace", "prepend"]
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValueType:
+    """One type of value.
+
+    `read` takes the table, the key and the reader's context; it notes mistakes in the document and returns the value,
+    or None if there is no usable one. A type that is `always` read gives a value for an absent key, too.
+    """
+
+    read: Callable[[Table, str, Any], Any]
+    schema: Callable[[], Schema]
+    always: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One key of a table, or of a table in it: `name` may have dots.
+
+    Attributes:
+        name: The key as users write it.
+        type: Type of the value.
+        description: One sentence for users; editors show it.
+        argument: Argument of the builder that takes the value; by default the key with `_`.
+        required: Whether the key must be there; message and hint where an empty list will not do either.
+        merge: How layers of the configuration are merged.
+        variables: Environment variables beside jbuild's own; they are stronger than files.
+        fallback_variables: Environment variables that count only if nothing else sets the key.
+    """
+
+    name: str
+    type: ValueType
+    description: str
+    argument: str = ""
+    _: KW_ONLY
+    required: bool | tuple[str, str] = False
+    merge: Merge = "replace"
+    variables: tuple[str, ...] = ()
+    fallback_variables: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "argument", self.argument or self.key.replace("-", "_"))
+
+    @property
+    def key(self) -> str:
+        """The last part of the name."""
+        return self.name.rpartition(".")[2]
+
+    def read(self, table: Table, context: Any) -> dict[str, Any]:
+        """Return the argument that this key sets; nothing if it is absent or unusable."""
+        if isinstance(self.required, tuple) and table.raw(self.key) in (None, []):
+            table.problem(self.key, *self.required)
+        elif self.required or self.type.always or self.key in table:
+            value = self.type.read(table, self.key, context)
+            if value is not None:
+                return {self.argument: value}
+        return {}
+
+    def schema(self, default: object) -> Schema:
+        """Return the JSON Schema; only plain defaults are stated."""
+        schema = {"description": self.description, **self.type.schema()}
+        if isinstance(self.required, tuple) and schema["type"] == "array":
+            schema["minItems"] = 1
+        if isinstance(default, (str, int, float)) or (isinstance(default, tuple) and default):
+            schema["default"] = list(default) if isinstance(default, tuple) else default
+        return schema
+
+
+def under(table: str, *fields: Field) -> tuple[Field, ...]:
+    """Return fields of a table in the table."""
+    return tuple(replace(field, name=f"{table}.{field.name}") for field in fields)
+
+
+class TableDeclaration(Generic[_T]):
+    """One table: its fields, and what is built from their values.
+
+    `tables` describes the tables that fields with dots are in. `record` is the dataclass that has the defaults, if
+    `build` is not one itself. `check` notes what only several keys together show; `constraints` are its counterpart in
+    the JSON Schema.
+    """
+
+    def __init__(
+        self,
+        build: Callable[..., _T],
+        *fields: Field,
+        tables: Mapping[str, str] = MappingProxyType({}),
+        record: type | None = None,
+        check: Callable[[Table, _T, Any], None] | None = None,
+        constraints: Schema | None = None,
+    ) -> None:
+        self.build, self.fields, self.tables, self.check = build, fields, tables, check
+        self.record, self.constraints = record or build, constraints or {}
+
+    def read(self, table: Table, context: Any) -> _T:
+        """Read a table; mistakes are noted in its document, unknown keys when the table is done."""
+        inner = {name: table.table(name) for name in self.tables} | {"": table}
+        values: dict[str, Any] = {}
+        for field in self.fields:
+            holder = inner[field.name.rpartition(".")[0]]
+            holder.expect([field.key])
+            values.update(field.read(holder, context))
+        result = self.build(**values)
+        if self.check:
+            self.check(table, result, context)
+        for name in self.tables:
+            inner[name].done()
+        return result
+
+    def schema(self) -> Schema:
+        """Return the JSON Schema."""
+        defaults = {f.name: f.default for f in fields(self.record)} if is_dataclass(self.record) else {}
+        objects = {"": _object()} | {name: {"description": text} | _object() for name, text in self.tables.items()}
+        for field in self.fields:
+            table, _, key = field.name.rpartition(".")
+            objects[table]["properties"][key] = field.schema(defaults.get(field.argument))
+            if field.required:
+                objects[table].setdefault("required", []).append(key)
+        root = objects.pop("")
+        root["properties"].update(objects)
+        required = [*root.get("required", ()), *(name for name, schema in objects.items() if "required" in schema)]
+        return root | ({"required": required} if required else {}) | self.constraints
+
+    def document_schema(self, title: str, description: str) -> Schema:
+        """Return the JSON Schema of a document whose top table this is."""
+        return {"$schema": DIALECT, "title": title, "description": description, **self.schema()}
+
+
+def _object() -> Schema:
+    return {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+def whole(pattern: str) -> str:
+    """Return a pattern that only a whole string matches: JSON Schema searches."""
+    return f"^(?:{pattern})$"
+
+
+def string_schema(pattern: str | None = None) -> Schema:
+    """Return the JSON Schema of a string that matches a pattern as a whole."""
+    return {"type": "string", **({"pattern": whole(pattern)} if pattern else {})}
+
+
+def list_schema(items: Schema, **more: Any) -> Schema:
+    """Return the JSON Schema of a list."""
+    return {"type": "array", "items": items, **more}
+
+
+def string(pattern: str | None = None, noun: str = "a string") -> ValueType:
+    """Return the type of strings that match a pattern as a whole."""
+    return ValueType(
+        read=lambda table, key, _: table.string(key, pattern=pattern, noun=noun), schema=lambda: string_schema(pattern)
+    )
+
+
+def strings(pattern: str | None = None, noun: str = "a list of strings") -> ValueType:
+    """Return the type of lists of strings, each matching a pattern as a whole."""
+    return ValueType(
+        read=lambda table, key, _: table.strings(key, pattern=pattern, noun=noun),
+        schema=lambda: list_schema(string_schema(pattern)),
+    )
+
+
+def boolean() -> ValueType:
+    """Return the type of true and false."""
+    return ValueType(
+        read=lambda table, key, _: table.value(key, bool, None, "true or false"), schema=lambda: {"type": "boolean"}
+    )
+
+
+def integer(low: int, high: int) -> ValueType:
+    """Return the type of whole numbers within bounds."""
+    return _bounded("integer", int, "a whole number", low, high)
+
+
+def number(low: float, high: float) -> ValueType:
+    """Return the type of numbers within bounds."""
+    return _bounded("number", (int, float), "a number", low, high)
+
+
+def _bounded(name: str, kind: Any, noun: str, low: float, high: float) -> ValueType:
+    def read(table: Table, key: str, _: Any) -> Any:
+        value: Any = table.value(key, kind, None, noun)
+        if value is not None and not low <= value <= high:
+            table.problem(key, f"{shown(str(value))} is out of bounds", f"{noun} from {low} to {high}")
+            return None
+        return float(value) if name == "number" and value is not None else value
+
+    return ValueType(read=read, schema=lambda: {"type": name, "minimum": low, "maximum": high})
+
+
+def choice(names: _Names, message: str, noun: str) -> ValueType:
+    """Return the type of strings out of a few; `message` names a wrong one as `{}`, `noun` the names in its hint."""
+
+    def read(table: Table, key: str, _: Any) -> str:
+        _check_names(table, (key,), table.raw(key), names, message, noun)
+        return table.string(key)
+
+    return ValueType(read=read, schema=lambda: _enum(names))
+
+
+def choices(names: _Names, message: str, noun: str) -> ValueType:
+    """Return the type of lists of strings out of a few, as `choice` does of one."""
+
+    def read(table: Table, key: str, _: Any) -> tuple[str, ...]:
+        for index, item in enumerate(table.raw(key) if isinstance(table.raw(key), list) else ()):
+            _check_names(table, (key, index), item, names, message, noun)
+        return table.strings(key)
+
+    return ValueType(read=read, schema=lambda: list_schema(_enum(names)))
+
+
+def _check_names(table: Table, keys: Path, value: Any, names: _Names, message: str, noun: str) -> None:
+    allowed = names() if callable(names) else names
+    if isinstance(value, str) and value not in allowed:
+        hint = suggest(value, allowed, noun=noun)
+        table.document.problem((*table.path, *keys), message.format(f"`{shown(value)}`"), hint)
+
+
+def _enum(names: _Names) -> Schema:
+    return {"type": "string", "enum": list(names() if callable(names) else names)}
+
+
+def string_map(keys: tuple[str, str], values: tuple[str, str]) -> ValueType:
+    """Return the type of tables of strings, read as pairs in file order; pattern and noun of keys and of values."""
+    return ValueType(
+        read=lambda table, key, _: table.string_map(
+            key, key_pattern=keys[0], key_noun=keys[1], value_pattern=values[0], noun=values[1]
+        ),
+        schema=lambda: {
+            "type": "object",
+            "propertyNames": {"pattern": whole(keys[0])},
+            "additionalProperties": string_schema(values[0]),
+        },
+    )
+
+
+def nested(declaration: TableDeclaration[Any]) -> ValueType:
+    """Return the type of one table, read as an empty one if it is absent: it may have required keys."""
+
+    def read(table: Table, key: str, context: Any) -> Any:
+        inner = table.table(key)
+        value = declaration.read(inner, context)
+        inner.done()
+        return value
+
+    return ValueType(read=read, schema=declaration.schema, always=True)
+
+
+def tables(declaration: TableDeclaration[Any]) -> ValueType:
+    """Return the type of arrays of tables, read as a tuple."""
+
+    def read(table: Table, key: str, context: Any) -> tuple[Any, ...]:
+        values = []
+        for inner in table.tables(key):
+            values.append(declaration.read(inner, context))
+            inner.done()
+        return tuple(values)
+
+    return ValueType(read=read, schema=lambda: list_schema(declaration.schema()))
