@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _STATE_TIMEOUT_S = 300.0
 # Run as `python -c`: the first argument is where the package lies, whatever is in the current folder.
-_RUN = "import sys; sys.path[0] = sys.argv.pop(1); from builder.cli import main; main()"
+_RUN = "import sys; sys.path[0] = sys.argv.pop(1); from builder.cli.main import main; main()"
 NEW = ("new",)
 
 

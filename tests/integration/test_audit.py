@@ -137,7 +137,7 @@ def test_what_would_not_load_stops_the_run_before_the_build(native: Project) -> 
     planned = native.run("recipe", "--dry-run", "--json").json
     assert planned["dry_run"][CELL]["audit"] == "failed"
     assert planned["failed"] == {CELL: said}
-    assert f"\n  audit failed the last time: {said}\n" in native.run("recipe", "--dry-run").stdout
+    assert f"\n  audit failed in the last run: {said}\n" in native.run("recipe", "--dry-run").stdout
     assert f"audit failed, render to do, build to do, smoke to do, push to do\n  failed      audit: {said}\n" in (
         native.run("show").stdout
     )

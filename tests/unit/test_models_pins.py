@@ -219,7 +219,7 @@ def test_the_commands(jbuild: Any, session: Session) -> None:
             "  missing  config.json",
             "  missing  model.safetensors",
             "  missing  tokenizer.json",
-            "next: `jbuild models fetch demo` brings them",
+            "next: `jbuild models fetch demo` fetches them",
         ],
     )
     code, out, _ = jbuild("models", "fetch", "demo", "--json")
