@@ -1,0 +1,1 @@
+"""This machine: processes, threads, files and the console."""
