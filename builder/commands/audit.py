@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder import records
-from builder.audit.audit import audit_cell
 from builder.audit.loose import audit_wheels
+from builder.audit.stage import audit_cell
 from builder.audit.tables import rules
 from builder.commands import complete
 from builder.commands.common import as_json, cell_option, open_recipe, open_session
@@ -20,7 +20,7 @@ from builder.jetson.platform import check_value
 from builder.report.audit import as_json as described
 from builder.report.audit import explained, text
 from builder.report.failures import show_failures
-from builder.resolve.locking import lock_cell
+from builder.resolve.stage import lock_cell
 from builder.tomldoc import suggest
 from builder.workspace import check_cache
 

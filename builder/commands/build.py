@@ -6,7 +6,7 @@ import click
 
 from builder.commands.common import as_json, cell_option, recipe_argument
 from builder.commands.working import run_options, work
-from builder.stages import Options
+from builder.pipeline.order import RunOptions
 
 
 @click.command("build")
@@ -30,7 +30,7 @@ def command(
 
     With --verify each is built twice; if the images differ, the first layer and file that do are named.
     """
-    options = Options(
+    options = RunOptions(
         until="build",
         again="build" if force else None,
         locked_only=locked,

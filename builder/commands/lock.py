@@ -11,9 +11,9 @@ from builder import records
 from builder.commands.common import as_json, cell_option, open_recipe, open_session, recipe_argument
 from builder.commands.working import run_options, work
 from builder.errors import IntegrityError
+from builder.pipeline.order import RunOptions
 from builder.report.failures import show_failures
 from builder.resolve.jobs import job_of
-from builder.stages import Options
 from builder.workspace import check_cache
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def command(
         if force or upgrade:
             raise click.UsageError("--check changes nothing: leave --force and --upgrade out")
         return _check(recipe, selectors, as_json=as_json)
-    options = Options(
+    options = RunOptions(
         until="lock",
         again="lock" if force else None,
         locked_only=locked,

@@ -8,7 +8,7 @@ import click
 
 from builder.commands.common import as_json, cell_option, recipe_argument
 from builder.commands.working import force_tags_option, run_options, work
-from builder.stages import STAGES, Options
+from builder.pipeline.order import STAGES, RunOptions
 
 
 @click.command("recipe")
@@ -51,7 +51,7 @@ def command(
     last = until or ("push" if push else "smoke")
     if push and STAGES.index(last) < STAGES.index("push"):
         raise click.UsageError(f"--push and --until {last} exclude each other")
-    options = Options(
+    options = RunOptions(
         until=last,
         again="lock" if force else again,
         locked_only=locked,

@@ -9,13 +9,13 @@ import click
 from builder import records
 from builder.commands.common import as_json, cell_option, open_recipe, open_session, recipe_argument
 from builder.errors import JbuildError
-from builder.pipeline import preview
+from builder.pipeline.order import STAGES, RunOptions
+from builder.pipeline.runner import preview
 from builder.recipe.placeholders import unmarked
 from builder.resolve import lockfile
 from builder.resolve.jobs import job_of
 from builder.resolve.model import LEADING
 from builder.resolve.unresolved import reasons
-from builder.stages import STAGES, Options
 
 if TYPE_CHECKING:
     from builder.recipe.model import Cell, Recipe
@@ -47,7 +47,7 @@ def _describe(recipe: Recipe, cell: Cell, session: Session) -> dict[str, Any]:
     shown |= {"platform": records.plain(job.platform), "spec": records.plain(job.spec), "lock": None, "stages": None}
     try:
         lock = lockfile.read(session.workspace.lock(recipe.name, cell.id), recipe=recipe.name, cell=cell.id)
-        states = preview(job, session, Options(until=STAGES[-1]))
+        states = preview(job, session, RunOptions(until=STAGES[-1]))
         shown["stages"] = {each.stage: each.state for each in states}
         shown["failed"] = next((f"{each.stage}: {each.why}" for each in states if each.why), None)
     except JbuildError as error:

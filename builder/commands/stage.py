@@ -6,7 +6,7 @@ import click
 
 from builder.commands.common import as_json, cell_option, recipe_argument
 from builder.commands.working import force_tags_option, run_options, work
-from builder.stages import Options
+from builder.pipeline.order import RunOptions
 
 _HELP = {
     "render": "Render the cells of RECIPE into folders that plain `docker buildx build` can build.",
@@ -40,7 +40,7 @@ def command(stage: str) -> click.Command:
         record: bool = False,
     ) -> int:
         again = stage if force else None
-        options = Options(
+        options = RunOptions(
             until=stage,
             again=again,
             locked_only=locked,

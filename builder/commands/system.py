@@ -7,8 +7,8 @@ import click
 from builder.commands.common import as_json, cell_option, open_recipe, open_session, recipe_argument
 from builder.commands.working import builder_option, registry_option
 from builder.errors import RecipeError, UsageError
+from builder.pipeline.order import RunOptions
 from builder.resolve.jobs import job_of
-from builder.stages import Options
 from builder.systems import make_systems
 from builder.workspace import check_cache
 
@@ -43,7 +43,7 @@ def command(
     if not targets:
         hint = "name one with --registry HOST/PREFIX, or `registries` under [publish] in the recipe or jbuild.toml"
         raise UsageError("no registry to keep the layers in", where=str(found.path), hint=hint)
-    options = Options(until="lock", registries=registries, builders=builders)
+    options = RunOptions(until="lock", registries=registries, builders=builders)
     done = make_systems(jobs, session, options, targets[0], force=force)
     rows = [{"cell": d.cell, "image": d.layer.image, "digest": d.layer.digest, "made": d.made} for d in done]
     lines = [f"{d.cell}: {'pinned' if d.made else 'is pinned'}: {d.layer.image}@{d.layer.digest}" for d in done]

@@ -13,18 +13,17 @@ from builder.commands.common import open_recipe, open_session
 from builder.config import BUILDER_PATTERN, REGISTRY_PATTERN
 from builder.errors import CellsFailedError, EngineError, RecipeError
 from builder.resolve.jobs import job_of
-from builder.stages import Work, check
 from builder.workspace import check_cache, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from builder.pipeline import CellResult
+    from builder.pipeline.order import RunOptions
+    from builder.pipeline.runner import CellResult
     from builder.recipe.model import Cell, Recipe
     from builder.resolve.model import Job
     from builder.session import Session
-    from builder.stages import Options
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
@@ -84,7 +83,7 @@ def run_options(function: _F) -> _F:
 def work(
     recipe: str,
     selectors: Sequence[str],
-    options: Options,
+    options: RunOptions,
     *,
     at_once: int,
     dry_run: bool,
@@ -104,11 +103,13 @@ def work(
     from builder.resolve.upgrades import check_upgrades  # noqa: PLC0415  # slow to import; completion does without
 
     check_upgrades(jobs, options.upgrade, session)
+    from builder.pipeline.runner import check  # noqa: PLC0415  # slow to import; completion does without
+
     for job in jobs:
-        check(Work(job=job, session=session, options=options))
+        check(job, session, options)
     if dry_run:
         return _preview(found, jobs, session, options)
-    from builder.pipeline import run_cells  # noqa: PLC0415  # slow to import; completion and --help do without
+    from builder.pipeline.runner import run_cells  # noqa: PLC0415  # slow to import; completion and --help do without
 
     begun = time.monotonic()
     results = run_cells(jobs, session, options, at_once=at_once)
@@ -136,8 +137,8 @@ def possible_jobs(recipe: Recipe, cells: Sequence[Cell], session: Session) -> li
     return jobs
 
 
-def _preview(recipe: Recipe, jobs: Sequence[Job], session: Session, options: Options) -> int:
-    from builder.pipeline import preview  # noqa: PLC0415
+def _preview(recipe: Recipe, jobs: Sequence[Job], session: Session, options: RunOptions) -> int:
+    from builder.pipeline.runner import preview  # noqa: PLC0415
     from builder.report.summary import preview_lines  # noqa: PLC0415
 
     previews = {job.cell.id: preview(job, session, options) for job in jobs}
@@ -167,7 +168,7 @@ def _conclude(results: Sequence[CellResult], described: dict[str, Any], session:
         raise failed[0].error
     from builder.report.failures import show_failures  # noqa: PLC0415
 
-    show_failures([(each.work.job.cell.id, each.error) for each in failed if each.error], console)
+    show_failures([(each.run.job.cell.id, each.error) for each in failed if each.error], console)
     console.result(described, summary(results, seconds, _docker_host(session)))
     return CellsFailedError.exit_code if failed else 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +15,8 @@ from builder.resolve.model import Locked
 from builder.smoke.model import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from builder.resolve.model import Job, Lock
     from builder.session import Session
     from builder.workspace import CellFolder
@@ -79,9 +80,7 @@ class CellRun:
         return proven_name(self.job.recipe.name, self.job.cell.id)
 
 
-def start(
-    job: Job, session: Session, options: RunOptions | None = None, builders: Builders | None = None
-) -> CellRun:
+def start(job: Job, session: Session, options: RunOptions | None = None, builders: Builders | None = None) -> CellRun:
     """Return the run of a cell before its first stage; `builders` are shared by the cells of one command."""
     options = options or RunOptions()
     return CellRun(job=job, session=session, options=options, builders=builders or builders_of(options, session))

@@ -13,7 +13,7 @@ from builder.audit.model import Audit
 from builder.errors import JbuildError
 from builder.image.model import Image
 from builder.publish.model import Publication
-from builder.resolve.model import Lock
+from builder.resolve.model import Lock  # noqa: TC001  # records are decoded by the types of their fields
 from builder.smoke.model import SmokeFailedError, Verdict
 from builder.workspace import disk_errors
 

@@ -1,4 +1,4 @@
-"""The stages in order, and how far a run goes. The one list of stages: the choices of --from and --until are its names."""
+"""The one list of stages, in order, and the options of a run: how far it goes, and what runs again."""
 
 from __future__ import annotations
 

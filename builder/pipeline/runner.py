@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sysconfig
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -15,10 +13,11 @@ from builder import process
 from builder.cache.use import in_use
 from builder.engine import find_engine
 from builder.errors import EngineError, JbuildError
+from builder.host.concurrency import TaskGroup
 from builder.pipeline import history
 from builder.pipeline.cell import builders_of, start
 from builder.pipeline.history import StageResult
-from builder.pipeline.stage import RecordedFailure, stage_of
+from builder.pipeline.stage import stage_of
 from builder.records import fingerprint
 
 if TYPE_CHECKING:
@@ -91,20 +90,14 @@ def run_cells(jobs: Sequence[Job], session: Session, options: RunOptions, *, at_
 def _run_at_once(
     jobs: Sequence[Job], session: Session, options: RunOptions, builders: Builders, at_once: int
 ) -> list[CellResult]:
-    # Filled at first use, and half empty to other threads meanwhile (finding uv's program needs it).
-    sysconfig.get_config_vars()
-    pool = ThreadPoolExecutor(at_once)
-    running = [pool.submit(run_cell, job, session, options, builders) for job in jobs]
-    try:
-        return [future.result() for future in running]
-    except BaseException:
+    def stop() -> None:
         # Threads do not see Ctrl-C: end their programs, and let their next step of progress stop them.
         session.console.cancel()
         process.end_all()
         _remove_containers(session)
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+    with TaskGroup(at_once, on_cancel=stop, grace_s=None) as group:
+        return group.map(lambda job: run_cell(job, session, options, builders), jobs)
 
 
 def _remove_containers(session: Session) -> None:
@@ -158,7 +151,7 @@ def bring_up_to_date(stage: Stage[object], run: CellRun) -> tuple[CellRun, bool]
     try:
         record = stage.make(run)
     except JbuildError as error:
-        if isinstance(error, RecordedFailure):
+        if error.record is not None:
             stage.save(run, error.record)
         raise
     stage.save(run, record)

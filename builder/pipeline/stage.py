@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from builder import records
 from builder.pipeline.order import MODULES
@@ -54,7 +54,7 @@ class Stage(Protocol[_T]):
         """Run the stage.
 
         Raises:
-            JbuildError: the stage failed. A `RecordedFailure` has a record to keep.
+            JbuildError: the stage failed; `record` of the error is kept.
         """
         ...
 
@@ -87,16 +87,6 @@ class Stage(Protocol[_T]):
         """
         del run
         return None
-
-
-@runtime_checkable
-class RecordedFailure(Protocol):
-    """An error of a stage that ran to its end: its record says what is wrong. Such a record never holds."""
-
-    @property
-    def record(self) -> object:
-        """The record to keep."""
-        ...
 
 
 def stage_of(name: str) -> Stage[object]:

@@ -6,23 +6,28 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from builder import records
+from builder.audit.model import Audit
 from builder.engine import emulator_settings
+from builder.image.model import Image, Plan
+from builder.publish.model import Publication
 from builder.report.audit import counts, tally
 from builder.report.words import duration
+from builder.resolve.model import Locked
+from builder.smoke.model import Verdict
 from builder.tomldoc import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from builder.pipeline import CellResult, Preview
-    from builder.publish.model import Publication
+    from builder.pipeline.cell import CellRun
+    from builder.pipeline.runner import CellResult, Preview
 
 
 def summary(results: Sequence[CellResult], seconds: float, docker_host: str | None = None) -> str:
     """Return the summary of a run as text; `docker_host` is what the commands in it need to reach the engine."""
     reach = f"DOCKER_HOST={docker_host} " if docker_host else ""
     blocks = [_cell(result, reach) for result in results]
-    if all(result.status == "unchanged" and not result.work.made.verified for result in results):
+    if all(result.status == "unchanged" and not result.verified for result in results):
         blocks.append(f"nothing to do: everything is up to date ({seconds:.1f} s)")
     else:
         blocks.append(f"{_counts(results)} in {duration(seconds)}")
@@ -31,21 +36,22 @@ def summary(results: Sequence[CellResult], seconds: float, docker_host: str | No
 
 def cell_json(result: CellResult) -> dict[str, Any]:
     """Return what became of a cell, as `--json` shows it."""
-    made = result.work.made
+    run = result.run
+    locked, audit, image = run.find(Locked), run.find(Audit), run.find(Image)
     return {
-        "cell": result.work.job.cell.id,
+        "cell": run.job.cell.id,
         "status": result.status,
         "error": result.error.as_json() if result.error else None,
-        "stages": {s.stage: {"ran": s.ran, "seconds": round(s.seconds, 2)} for s in result.stages},
-        "lock": str(_lock_path(result)) if made.lock else None,
-        "changes": [{**records.plain(change), "words": change.words} for change in made.changes],
-        "audit": counts(made.audit) if made.audit else None,
-        "plan": str(result.work.folder.path) if made.plan else None,
-        "digest": made.image.digest if made.image else None,
-        "verified": made.verified,
-        "size": made.image.size if made.image else None,
-        "verdict": records.plain(made.verdict),
-        "publication": records.plain(made.publication),
+        "stages": {s.stage: {"ran": s.ran, "seconds": s.seconds} for s in result.stages},
+        "lock": str(_lock_path(result)) if locked else None,
+        "changes": [{**records.plain(change), "words": change.words} for change in (locked.changes if locked else ())],
+        "audit": counts(audit) if audit else None,
+        "plan": str(run.folder.path) if run.find(Plan) else None,
+        "digest": image.digest if image else None,
+        "verified": result.verified,
+        "size": image.size if image else None,
+        "verdict": records.plain(run.find(Verdict)),
+        "publication": records.plain(run.find(Publication)),
     }
 
 
@@ -70,41 +76,38 @@ def withheld(publication: Publication) -> list[str]:
 
 
 def _lock_path(result: CellResult) -> str:
-    work = result.work
-    return str(work.session.workspace.lock(work.job.recipe.name, work.job.cell.id))
+    run = result.run
+    return str(run.session.workspace.lock(run.job.recipe.name, run.job.cell.id))
 
 
 def _cell(result: CellResult, reach: str) -> str:
-    made = result.work.made
-    lines = [f"{result.work.job.name}: {result.status}"]
+    run, lines = result.run, [f"{result.run.job.name}: {result.status}"]
+    locked, audit, plan, image = run.find(Locked), run.find(Audit), run.find(Plan), run.find(Image)
     if result.error:
         lines.append(f"  error     {result.error.message}")
-    if made.lock:
-        lines.append(f"  lock      {_lock_path(result)} ({len(made.lock.wheels)} wheels)")
-    if made.audit:
-        lines.append(f"  audit     {tally(made.audit)}")
-    if made.plan and not made.image:
-        lines += [f"  plan      {result.work.folder.path}", f"  build it  {reach}{' '.join(made.plan.command)}"]
-    if made.image:
-        lines += [f"  image     {made.image.digest}", f"  size      {made.image.size / 1e6:.0f} MB compressed"]
-    if made.verified:
+    if locked:
+        lines.append(f"  lock      {_lock_path(result)} ({len(locked.lock.wheels)} wheels)")
+    if audit:
+        lines.append(f"  audit     {tally(audit)}")
+    if plan and not image:
+        lines += [f"  plan      {run.folder.path}", f"  build it  {reach}{' '.join(plan.command)}"]
+    if image:
+        lines += [f"  image     {image.digest}", f"  size      {image.size / 1e6:.0f} MB compressed"]
+    if result.verified:
         lines.append("  verified  a second build without any cache gave the same digest")
-    if made.verdict:
-        lines += [f"  {line}" for line in _verdict(result)]
-    if made.publication:
-        lines += [f"  pushed    {tag}" for tag in references(made.publication)]
-        lines += [f"  withheld  {line}" for line in withheld(made.publication)]
+    if verdict := run.find(Verdict):
+        lines += [f"  {line}" for line in _verdict(verdict)]
+    if publication := run.find(Publication):
+        lines += [f"  pushed    {tag}" for tag in references(publication)]
+        lines += [f"  withheld  {line}" for line in withheld(publication)]
     if result.stages:
         each = ", ".join(f"{s.stage} {duration(s.seconds) if s.ran else 'unchanged'}" for s in result.stages)
         lines.append(f"  time      {duration(sum(s.seconds for s in result.stages))}: {each}")
-    run = _run_command(result)
-    return "\n".join(lines + ([f"  run it    {reach}{run}"] if run else []))
+    command = _run_command(run)
+    return "\n".join(lines + ([f"  run it    {reach}{command}"] if command else []))
 
 
-def _verdict(result: CellResult) -> list[str]:
-    verdict = result.work.made.verdict
-    if verdict is None:
-        return []
+def _verdict(verdict: Verdict) -> list[str]:
     lines = [f"smoke     passed at level {verdict.level}, ready after {verdict.ready_s:.0f} s"]
     if verdict.modules:
         count = len(verdict.modules.need_driver)
@@ -117,14 +120,14 @@ def _verdict(result: CellResult) -> list[str]:
     return lines
 
 
-def _run_command(result: CellResult) -> str | None:
-    made, job = result.work.made, result.work.job
-    if not made.verdict:
+def _run_command(run: CellRun) -> str | None:
+    job, verdict, publication = run.job, run.find(Verdict), run.find(Publication)
+    if not verdict:
         return None
-    pushed = references(made.publication) if made.publication else []
-    image = pushed[0] if pushed else result.work.proven
+    pushed = references(publication) if publication else []
+    image = pushed[0] if pushed else run.proven_name
     options = "--runtime nvidia " if job.platform.l4t else ""
-    if made.verdict.level == "emulated":
+    if verdict.level == "emulated":
         # As it was smoked: what makes it bearable under emulation does so here too.
         given = (*emulator_settings(job.platform.architecture), *job.spec.smoke.environment)
         options += "".join(f"-e {shlex.quote(f'{name}={value}')} " for name, value in given)

@@ -8,8 +8,8 @@ from builder.audit.model import Finding, GpuVerdict, Severity
 from builder.models.model import LockedModel
 from builder.publish.model import Publication
 from builder.report.outcome import Outcome
-from builder.resolve.changes import Change
 from builder.resolve.checking import Finding as LockFinding
+from builder.resolve.model import LockChange
 from builder.schema.convert import Beside
 from builder.schema.errors import Failure
 from builder.smoke.model import Verdict
@@ -43,7 +43,7 @@ class Made(TypedDict):
     error: Failure | None
     stages: dict[str, Stage]
     lock: str | None
-    changes: list[Annotated[_Words, Beside(kind=Change)]]
+    changes: list[Annotated[_Words, Beside(kind=LockChange)]]
     audit: Counts | None
     plan: str | None
     digest: str | None

@@ -14,14 +14,14 @@ from test_cli import RECIPE
 from builder import cli
 from builder.audit import audit as room
 from builder.audit import loose
-from builder.audit.audit import audit_cell
+from builder.audit.stage import audit_cell
 from builder.audit.model import Audit, Finding, GpuVerdict
 from builder.commands import audit as command
 from builder.errors import NoWheelsError, RegistryError, UsageError
 from builder.recipe.model import Waiver
 from builder.records import decode, plain
 from builder.report.audit import as_json, tally, text
-from builder.resolve.locking import Locked
+from builder.resolve.stage import Locked
 
 if TYPE_CHECKING:
     from pathlib import Path
