@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from builder.errors import JbuildError
 from builder.index.client import client_of
-from builder.resolve.locking import Wish, lock_cell
 from builder.resolve.sources import ties_of
+from builder.resolve.stage import Wish, lock_cell
 
 if TYPE_CHECKING:
     from builder.resolve.model import Job, LockedWheel

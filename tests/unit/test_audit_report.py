@@ -11,17 +11,17 @@ from elf_files import make_base, make_elf, make_fatbin
 from factories import locked, make_job, make_lock, make_platform, make_spec, make_wheel
 from test_cli import RECIPE
 
-from builder.audit import audit as room
 from builder.audit import loose
-from builder.audit.audit import audit_cell
+from builder.audit import stage as room
 from builder.audit.model import Audit, Finding, GpuVerdict
+from builder.audit.stage import audit_cell
 from builder.cli import main as cli
 from builder.cli.verbs import audit as command
 from builder.cli.views.audit_view import audited, text
 from builder.errors import NoWheelsError, RegistryError, UsageError
 from builder.recipe.model import Waiver
 from builder.records import decode, plain
-from builder.resolve.locking import Locked
+from builder.resolve.stage import Locked
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,13 +14,15 @@ from builder import records
 from builder.cli.failures import alike, show_failures
 from builder.cli.views.run_view import finished_cell, summary
 from builder.console import Console
-from builder.errors import NoWheelsError, SmokeError
+from builder.errors import JbuildError, NoWheelsError, SmokeError
 from builder.host.units import duration
 from builder.image.model import Descriptor, Image
-from builder.pipeline import CellResult, StageResult
+from builder.pipeline.cell import start
+from builder.pipeline.history import StageResult
+from builder.pipeline.runner import CellResult
 from builder.publish.model import Publication, RegistryPublication, TagPut, TagWithheld
+from builder.resolve.model import Locked
 from builder.smoke.model import Answer, Missing, Modules, Verdict
-from builder.stages import Made, Options, Work
 
 if TYPE_CHECKING:
     from builder.session import Session
@@ -65,16 +67,16 @@ def test_withheld_tags_are_told_with_their_reason(session: Session) -> None:
 
 
 def result(
-    session: Session, *, ran: bool = True, error: SmokeError | None = None, job: Any = None, **made: Any
+    session: Session, *, ran: bool = True, error: JbuildError | None = None, job: Any = None, **made: object
 ) -> CellResult:
-    work = Work(job=job or make_job(), session=session, options=Options(), made=Made(**made))
-    return CellResult(work, [StageResult(stage="lock", ran=ran, seconds=61.0)], error)
+    run = start(job or make_job(), session).with_records(*filter(None, made.values()))
+    return CellResult(run=run, stages=(StageResult(stage="lock", ran=ran, seconds=61.0),), error=error)
 
 
 def everything(session: Session, **changes: Any) -> CellResult:
     plan = make_plan()
     made = {
-        "lock": make_lock(),
+        "lock": Locked(lock=make_lock()),
         "plan": plan,
         "image": IMAGE,
         "verdict": VERDICT,
@@ -141,7 +143,7 @@ def test_a_run_that_did_nothing_says_so(session: Session) -> None:
 
 
 def test_failures_are_counted_and_named(session: Session) -> None:
-    failed = result(session, error=SmokeError("it said Rome"), lock=make_lock())
+    failed = result(session, error=SmokeError("it said Rome"), lock=Locked(lock=make_lock()))
     text = summary([everything(session), failed, everything(session, ran=False)], 59.0)
     assert "demo/one: failed\n  error     it said Rome" in text
     assert text.splitlines()[-1] == "1 done, 1 unchanged, 1 failed in 59.0 s"

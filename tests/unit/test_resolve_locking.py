@@ -21,7 +21,7 @@ from builder.registry.lookup import ResolvedBase
 from builder.resolve import advised, lockfile, making, unresolved
 from builder.resolve.checking import CellCheck, check_lock
 from builder.resolve.jobs import job_of
-from builder.resolve.locking import Locked, Wish, current_lock, lock_cell
+from builder.resolve.stage import Locked, Wish, current_lock, lock_cell
 from builder.session import Session
 
 if sys.version_info >= (3, 11):

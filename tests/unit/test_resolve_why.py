@@ -17,7 +17,7 @@ from builder.registry.lookup import ResolvedBase
 from builder.resolve import making, neighbours
 from builder.resolve import why as module
 from builder.resolve.jobs import job_of
-from builder.resolve.locking import lock_cell
+from builder.resolve.stage import lock_cell
 from builder.resolve.why import Why, why
 from builder.session import Session
 

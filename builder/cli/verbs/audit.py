@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from builder.audit.audit import audit_cell
 from builder.audit.loose import audit_wheels
+from builder.audit.stage import audit_cell
 from builder.audit.tables import rules
 from builder.cli import completers
 from builder.cli.failures import failure_of, show_failures
@@ -19,7 +19,7 @@ from builder.cli.selection import open_recipe, open_session, possible_jobs
 from builder.cli.views.audit_view import AuditedCells, UnauditedCell, audited, explained, text
 from builder.errors import AuditError, CellsFailedError, JbuildError, UsageError
 from builder.jetson.platform import check_value
-from builder.resolve.locking import lock_cell
+from builder.resolve.stage import lock_cell
 from builder.tomldoc import suggest
 from builder.workspace import check_cache
 

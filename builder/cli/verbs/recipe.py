@@ -23,13 +23,13 @@ from builder.cli.options import (
 from builder.cli.results import show
 from builder.cli.selection import open_recipe, open_session, possible_jobs
 from builder.errors import CellsFailedError, EngineError
-from builder.stages import STAGES, Options, Work, check
+from builder.pipeline.order import STAGES, RunOptions
 from builder.workspace import check_cache, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from builder.pipeline import CellResult
+    from builder.pipeline.runner import CellResult
     from builder.session import Session
 
 
@@ -74,7 +74,7 @@ def command(
     """
     last = until or ("push" if push else "smoke")
     _check_options(last, again=again, push=push, until=until)
-    options = Options(
+    options = RunOptions(
         until=last,
         again="lock" if force else again,
         locked_only=locked,
@@ -101,7 +101,7 @@ def _check_options(last: str, *, again: str | None, push: bool, until: str | Non
 def run(
     name: str,
     selectors: Sequence[str],
-    options: Options,
+    options: RunOptions,
     *,
     parallel: int,
     as_json: bool,
@@ -119,18 +119,18 @@ def run(
     impossible = [cell for cell in cells if cell.impossible]
     jobs = possible_jobs(recipe, cells, session)
     from builder.cli.views import run_view  # noqa: PLC0415  # slow to import; completion and --help do without
-    from builder.pipeline import preview, run_cells  # noqa: PLC0415  # and these
+    from builder.pipeline import runner  # noqa: PLC0415  # and these
     from builder.resolve.upgrades import check_upgrades  # noqa: PLC0415
 
     check_upgrades(jobs, options.upgrade, session)
     for job in jobs:
-        check(Work(job=job, session=session, options=options))
+        runner.check(job, session, options)
     if dry_run:
-        previews = {job.cell.id: preview(job, session, options) for job in jobs}
+        previews = {job.cell.id: runner.preview(job, session, options) for job in jobs}
         show(run_view.dry_run(recipe.name, previews), run_view.dry_run_text(previews), session.console)
         return 0
     started = time.monotonic()
-    results = run_cells(jobs, session, options, at_once=parallel)
+    results = runner.run_cells(jobs, session, options, at_once=parallel)
     seconds = time.monotonic() - started
     result = run_view.run_result(recipe.name, results, impossible, seconds)
     if file:
@@ -146,7 +146,7 @@ def _show_failures(results: Sequence[CellResult], session: Session) -> bool:
     Raises:
         JbuildError: the only cell failed.
     """
-    failures = [(result.work.job.cell.id, result.error) for result in results if result.error]
+    failures = [(result.run.job.cell.id, result.error) for result in results if result.error]
     if failures and len(results) == 1:
         raise failures[0][1]
     if failures:

@@ -21,11 +21,11 @@ from builder.cli.views.show_view import (
     text,
 )
 from builder.errors import JbuildError
-from builder.pipeline import preview
+from builder.pipeline.order import STAGES, RunOptions
+from builder.pipeline.runner import preview
 from builder.resolve import lockfile
 from builder.resolve.jobs import job_of
 from builder.resolve.unresolved import reasons
-from builder.stages import STAGES, Options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +64,7 @@ def _cell(recipe: Recipe, cell: Cell, session: Session) -> AnyCell:
     path = session.workspace.lock(recipe.name, cell.id)
     try:
         lock = lockfile.read(path, recipe=recipe.name, cell=cell.id)
-        states = preview(job, session, Options(until=STAGES[-1]))
+        states = preview(job, session, RunOptions(until=STAGES[-1]))
     except JbuildError as error:
         return UnreadCell(**head, error=failure_of(error))
     return ShownCell(

@@ -19,7 +19,7 @@ from builder.cli.options import (
     run_options,
 )
 from builder.cli.verbs.recipe import run
-from builder.stages import Options
+from builder.pipeline.order import RunOptions
 
 _ALL = "*"
 _PACKAGE = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
@@ -98,7 +98,7 @@ def _alias(stage: str, text: str, options: tuple[Any, ...]) -> click.Command:
 
             refuse_options(("force", "locked", "jobs", "upgrade"), "has no effect with --check")
             return check_locks(recipe, selectors, as_json=as_json)
-        arguments = Options(until=stage, again=stage if force else None, locked_only=locked, **more)
+        arguments = RunOptions(until=stage, again=stage if force else None, locked_only=locked, **more)
         return run(recipe, selectors, arguments, parallel=jobs, as_json=as_json)
 
     return verb

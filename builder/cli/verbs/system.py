@@ -10,8 +10,8 @@ from builder.cli.options import builder_option, cell_option, json_option, recipe
 from builder.cli.results import show
 from builder.cli.selection import open_recipe, open_session, possible_jobs
 from builder.errors import UsageError
+from builder.pipeline.order import RunOptions
 from builder.publish.where import targets
-from builder.stages import Options
 from builder.systems import make_systems
 from builder.workspace import check_cache
 
@@ -67,7 +67,7 @@ def command(
     if not registries:
         hint = "name one with --registry HOST/PREFIX, or `registries` under [publish] in the recipe or jbuild.toml"
         raise UsageError("no registry to push the layers to", where=str(loaded.path), hint=hint)
-    options = Options(until="lock", builders=builders)
+    options = RunOptions(until="lock", builders=builders)
     pinned = [
         PinnedCell(cell=cell.cell, image=cell.layer.image, digest=cell.layer.digest, made=cell.made)
         for cell in make_systems(jobs, session, options, registries[0], force=force)

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from builder import records
-from builder.audit.model import FindingCounts
+from builder.audit.model import Audit, FindingCounts
 from builder.cli.failures import Failure, failure_of
 from builder.engine import emulator_settings
 from builder.host.units import duration
-from builder.pipeline import CellResult, Preview
+from builder.image.model import Image, Plan
+from builder.pipeline.cell import CellRun
+from builder.pipeline.runner import CellResult, Preview
 from builder.publish.model import Publication
 from builder.recipe.model import Cell
-from builder.resolve.changes import Change
+from builder.resolve.model import LockChange, Locked
 from builder.smoke.model import Verdict
 from builder.tomldoc import shown
 
@@ -29,10 +31,10 @@ class StageTime:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LockChange:
+class ShownChange:
     """A change of a lock; `words` is the same for people."""
 
-    change: Change = field(metadata=records.FLAT)
+    change: LockChange = field(metadata=records.FLAT)
     words: str
 
 
@@ -45,7 +47,7 @@ class FinishedCell:
     error: Failure | None
     stages: dict[str, StageTime]
     lock: str | None
-    changes: tuple[LockChange, ...]
+    changes: tuple[ShownChange, ...]
     audit: FindingCounts | None
     plan: str | None
     digest: str | None
@@ -89,7 +91,7 @@ def summary(results: Sequence[CellResult], seconds: float, docker_host: str | No
     """Return the summary of a run as text; its commands reach the engine with `docker_host`, if it is set."""
     reach = f"DOCKER_HOST={docker_host} " if docker_host else ""
     blocks = [_cell(result, reach) for result in results]
-    if all(result.status == "unchanged" and not result.work.made.verified for result in results):
+    if all(result.status == "unchanged" and not result.verified for result in results):
         blocks.append(f"nothing to do: everything is up to date ({seconds:.1f} s)")
     else:
         blocks.append(f"{_counts(results)} in {duration(seconds)}")
@@ -104,21 +106,23 @@ def run_result(recipe: str, results: Sequence[CellResult], impossible: Sequence[
 
 def finished_cell(result: CellResult) -> FinishedCell:
     """Return the outcome of a cell as a result."""
-    made = result.work.made
+    run = result.run
+    locked, audit, image = run.find(Locked), run.find(Audit), run.find(Image)
+    changes = locked.changes if locked else ()
     return FinishedCell(
-        cell=result.work.job.cell.id,
+        cell=run.job.cell.id,
         status=result.status,
         error=failure_of(result.error) if result.error else None,
-        stages={s.stage: StageTime(ran=s.ran, seconds=round(s.seconds, 2)) for s in result.stages},
-        lock=_lock_path(result) if made.lock else None,
-        changes=tuple(LockChange(change=change, words=change.words) for change in made.changes),
-        audit=made.audit.counts if made.audit else None,
-        plan=str(result.work.folder.path) if made.plan else None,
-        digest=made.image.digest if made.image else None,
-        verified=made.verified,
-        size=made.image.size if made.image else None,
-        verdict=made.verdict,
-        publication=made.publication,
+        stages={stage.stage: StageTime(ran=stage.ran, seconds=stage.seconds) for stage in result.stages},
+        lock=_lock_path(run) if locked else None,
+        changes=tuple(ShownChange(change=change, words=change.words) for change in changes),
+        audit=audit.counts if audit else None,
+        plan=str(run.folder.path) if run.find(Plan) else None,
+        digest=image.digest if image else None,
+        verified=result.verified,
+        size=image.size if image else None,
+        verdict=run.find(Verdict),
+        publication=run.find(Publication),
     )
 
 
@@ -141,42 +145,38 @@ def dry_run_text(previews: Mapping[str, Sequence[Preview]]) -> str:
     return "\n".join(lines)
 
 
-def _lock_path(result: CellResult) -> str:
-    work = result.work
-    return str(work.session.workspace.lock(work.job.recipe.name, work.job.cell.id))
+def _lock_path(run: CellRun) -> str:
+    return str(run.session.workspace.lock(run.job.recipe.name, run.job.cell.id))
 
 
 def _cell(result: CellResult, reach: str) -> str:
-    made = result.work.made
-    lines = [f"{result.work.job.name}: {result.status}"]
+    run, lines = result.run, [f"{result.run.job.name}: {result.status}"]
+    locked, audit, plan, image = run.find(Locked), run.find(Audit), run.find(Plan), run.find(Image)
     if result.error:
         lines.append(f"  error     {result.error.message}")
-    if made.lock:
-        lines.append(f"  lock      {_lock_path(result)} ({len(made.lock.wheels)} wheels)")
-    if made.audit:
-        lines.append(f"  audit     {made.audit.counts}")
-    if made.plan and not made.image:
-        lines += [f"  plan      {result.work.folder.path}", f"  build it  {reach}{' '.join(made.plan.command)}"]
-    if made.image:
-        lines += [f"  image     {made.image.digest}", f"  size      {made.image.size / 1e6:.0f} MB compressed"]
-    if made.verified:
+    if locked:
+        lines.append(f"  lock      {_lock_path(run)} ({len(locked.lock.wheels)} wheels)")
+    if audit:
+        lines.append(f"  audit     {audit.counts}")
+    if plan and not image:
+        lines += [f"  plan      {run.folder.path}", f"  build it  {reach}{' '.join(plan.command)}"]
+    if image:
+        lines += [f"  image     {image.digest}", f"  size      {image.size / 1e6:.0f} MB compressed"]
+    if result.verified:
         lines.append("  verified  a second build without any cache gave the same digest")
-    if made.verdict:
-        lines += [f"  {line}" for line in _verdict(result)]
-    if made.publication:
-        lines += [f"  pushed    {tag}" for tag in made.publication.references]
-        lines += [f"  withheld  {line}" for line in made.publication.withheld_reasons]
+    if verdict := run.find(Verdict):
+        lines += [f"  {line}" for line in _verdict(verdict)]
+    if publication := run.find(Publication):
+        lines += [f"  pushed    {tag}" for tag in publication.references]
+        lines += [f"  withheld  {reason}" for reason in publication.withheld_reasons]
     if result.stages:
         stages = ", ".join(f"{s.stage} {duration(s.seconds) if s.ran else 'unchanged'}" for s in result.stages)
         lines.append(f"  time      {duration(sum(s.seconds for s in result.stages))}: {stages}")
-    run = _run_command(result)
-    return "\n".join(lines + ([f"  run it    {reach}{run}"] if run else []))
+    command = _run_command(run)
+    return "\n".join(lines + ([f"  run it    {reach}{command}"] if command else []))
 
 
-def _verdict(result: CellResult) -> list[str]:
-    verdict = result.work.made.verdict
-    if verdict is None:
-        return []
+def _verdict(verdict: Verdict) -> list[str]:
     lines = [f"smoke     passed at level {verdict.level}, ready after {verdict.ready_s:.0f} s"]
     if verdict.modules:
         count = len(verdict.modules.need_driver)
@@ -185,18 +185,17 @@ def _verdict(result: CellResult) -> list[str]:
         lines.append(f"asked     {answer.question}")
         # The answer of a model may hold control characters.
         lines.append(f"answer    {shown(' '.join(answer.text.split()))}")
-    lines += [f"warning   {shown(warning)}" for warning in verdict.warnings]
-    return lines
+    return lines + [f"warning   {shown(warning)}" for warning in verdict.warnings]
 
 
-def _run_command(result: CellResult) -> str | None:
-    made, job = result.work.made, result.work.job
-    if not made.verdict:
+def _run_command(run: CellRun) -> str | None:
+    job, verdict, publication = run.job, run.find(Verdict), run.find(Publication)
+    if not verdict:
         return None
-    pushed = made.publication.references if made.publication else []
-    image = pushed[0] if pushed else result.work.proven
+    pushed = publication.references if publication else []
+    image = pushed[0] if pushed else run.proven_name
     options = "--runtime nvidia " if job.platform.l4t else ""
-    if made.verdict.level == "emulated":
+    if verdict.level == "emulated":
         # The settings of the smoke run make emulation bearable here too.
         environment = (*emulator_settings(job.platform.architecture), *job.spec.smoke.environment)
         options += "".join(f"-e {shlex.quote(f'{name}={value}')} " for name, value in environment)

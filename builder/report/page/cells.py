@@ -5,25 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from builder import history, records
-from builder.audit.model import Audit
 from builder.errors import LockError
-from builder.history import Failure
 from builder.image.facts import stand_ins
-from builder.image.model import Image, Plan
-from builder.publish.model import Publication
+from builder.pipeline import history
+from builder.pipeline.cell import CellRecords, passed
+from builder.pipeline.history import Failure
+from builder.pipeline.order import STAGES
 from builder.report.page import parts
 from builder.report.page.model import CellView, Step
 from builder.resolve import lockfile
-from builder.smoke.model import Verdict
-from builder.stages import STAGES
 
 if TYPE_CHECKING:
-    from builder.history import Run
+    from builder.audit.model import Audit
+    from builder.image.model import Image, Plan
+    from builder.pipeline.history import Run
+    from builder.publish.model import Publication
     from builder.recipe.model import Cell
     from builder.report.page.model import State, StepState
     from builder.resolve.model import Lock
     from builder.session import Session
+    from builder.smoke.model import Verdict
     from builder.workspace import CellFolder
 
 _MOST_RUNS = 20
@@ -60,7 +61,7 @@ class Found:
         """Return whether a stage's record is there and holds for what was made before it."""
         digest = self.image.digest if self.image else None
         if stage == "smoke":
-            return bool(self.verdict and self.verdict.passed and self.verdict.digest == digest)
+            return passed(self.image, self.verdict) is not None
         if stage == "push":
             return bool(self.publication and self.publication.digest == digest and not self.publication.failures)
         if stage == "audit":
@@ -92,7 +93,9 @@ def cell_view(cell: Cell, session: Session, without_wheels: str | None) -> CellV
     state = _state(found, failure)
     layers = parts.layers_of(found.image, session.workspace.images) if found.image else ()
     same = not found.is_stale and found.done("push")
-    difference = parts.difference(found.lock, found.image, layers, folder) if found.lock and not same else None
+    difference = None
+    if found.lock and not same:
+        difference = parts.difference(found.lock, found.image, history.published(folder), session.workspace.images)
     return CellView(
         recipe=cell.recipe,
         id=cell.id,
@@ -138,15 +141,16 @@ def _found(cell: Cell, session: Session, folder: CellFolder) -> Found:
         lock, content = lockfile.glance(path) if path.is_file() else (None, None)
     except LockError as error:
         flaw = error.message
+    records = CellRecords(folder)
     return Found(
         lock=lock,
         content=content,
         flaw=flaw,
-        audit=records.read(folder.record("audit"), None, Audit),
-        plan=records.read(folder.record("plan"), None, Plan),
-        image=records.read(folder.record("image"), None, Image),
-        verdict=records.read(folder.record("smoke"), None, Verdict),
-        publication=records.read(folder.record("publish"), None, Publication),
+        audit=records.audit(),
+        plan=records.plan(),
+        image=records.image(),
+        verdict=records.verdict(),
+        publication=records.publication(),
         runs=history.runs(folder),
     )
 

@@ -11,8 +11,8 @@ from test_image_buildx import engine
 
 from builder.console import Console
 from builder.errors import BuildError, EngineError, JbuildError, ProgramMissingError
-from builder.image import builders as module
-from builder.image.builders import Builders, HangingBuilderError, ask, hanging
+from builder.pipeline import builders as module
+from builder.pipeline.builders import Builders, HangingBuilderError, ask, hanging
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""Audits a cell: from its lock to what would fail on the device."""
+"""The audit stage: from a lock to what would fail on the device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from builder import records
 from builder.audit.base import read_base
 from builder.audit.case import Case, sm_number
 from builder.audit.environment import Environment
@@ -21,12 +20,14 @@ from builder.audit.rules.loading import loading
 from builder.audit.tables import numbers, rules, table_digest
 from builder.errors import AuditError, NetworkError, RegistryError
 from builder.jetson.tables import platforms
+from builder.pipeline.stage import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from builder.audit.model import BaseFacts, WheelFacts
     from builder.jetson.model import Platform
+    from builder.pipeline.cell import CellRun
     from builder.recipe.model import Waiver
     from builder.resolve.model import Job, Lock, LockedBase, LockedWheel
     from builder.session import Session
@@ -37,6 +38,50 @@ _RULES = (
     *(other_distribution, damaged, wrong_machine, other_python, loading),
     *(toolkit_newer, gpu_code, two_cudas, two_sonames, conflicts, tag_lies),
 )
+
+
+class AuditStage(Stage[Audit]):
+    """From a lock to findings; one that is an error and not waived ends the run."""
+
+    name = "audit"
+    record = Audit
+
+    def project_inputs(self, run: CellRun) -> Mapping[str, object]:
+        """Return the parts of the recipe, and the tables of the audit."""
+        return {"audit": (FORMAT, READER, table_digest()), "recipe": (run.job.spec.apt, run.job.spec.waivers)}
+
+    def run_inputs(self, run: CellRun) -> object:
+        """Return the parts of the lock."""
+        return run.lock.wheels, run.lock.base, run.lock.platform
+
+    def holds(self, run: CellRun, record: Audit) -> bool:
+        """Return whether there are no errors, and the base image was read: it may be reachable now."""
+        del run
+        return record.counted("error") == 0 and record.assumed is None
+
+    def make(self, run: CellRun) -> Audit:
+        """Audit the cell, and show warnings.
+
+        Raises:
+            AuditError: there are errors that nobody waived.
+            NetworkError, IntegrityError, DiskError: a wheel cannot be had.
+        """
+        console, cell, recipe = run.session.console, run.job.cell.id, run.job.recipe.name
+        audit = audit_cell(run.job, run.lock, run.session)
+        for warning in audit.warnings:
+            console.warn(f"{cell}: {warning}")
+        _refuse(audit, recipe)
+        if warnings := audit.counted("warning"):
+            console.say(f"{cell}: {warnings} warnings; `jbuild audit {recipe}` shows them")
+        return audit
+
+    def last_failure(self, run: CellRun) -> str | None:
+        """Return the errors of the last audit in short, if it had any."""
+        audit = self.load(run)
+        return audit.failure if audit else None
+
+
+STAGE = AuditStage()
 
 
 def audit_cell(job: Job, lock: Lock, session: Session) -> Audit:
@@ -51,12 +96,6 @@ def audit_cell(job: Job, lock: Lock, session: Session) -> Audit:
     stand_in, apt = lock.base.stand_in, job.spec.apt
     case = case_of(lock.wheels, facts, lock.platform, base, unread=unread, stand_in=stand_in, apt=apt)
     return judge(case, job.cell.id, lock.base.name, job.spec.waivers, begun)
-
-
-def inputs_of(job: Job, lock: Lock) -> str:
-    """Return the fingerprint of everything that an audit is made from."""
-    asked = (lock.wheels, lock.base, lock.platform, job.spec.apt, job.spec.waivers)
-    return records.fingerprint(FORMAT, READER, table_digest(), asked)
 
 
 def _base(locked: LockedBase, platform: Platform, session: Session) -> tuple[BaseFacts | None, str | None]:
@@ -139,7 +178,7 @@ def _unused(waivers: Sequence[Waiver], findings: Sequence[Finding]) -> Iterator[
             yield f"the waiver of {waiver.rule}{about} matches nothing: take it out of the recipe"
 
 
-def refuse(audit: Audit, recipe: str) -> None:
+def _refuse(audit: Audit, recipe: str) -> None:
     """Stop where the audit found errors that nobody waived.
 
     Raises:
@@ -149,4 +188,6 @@ def refuse(audit: Audit, recipe: str) -> None:
         return
     first, all_of_them = audit.errors[0], f"`jbuild audit {recipe} --cell {audit.cell}` shows all"
     hint = f"{first.fix}; {all_of_them}, `jbuild audit --explain {first.rule}` how to waive it"
-    raise AuditError(audit.failure or "", where=f"{recipe}/{audit.cell}", hint=hint)
+    error = AuditError(audit.failure or "", where=f"{recipe}/{audit.cell}", hint=hint)
+    error.record = audit
+    raise error

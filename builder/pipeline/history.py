@@ -9,8 +9,11 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from builder import records
-from builder.diff.model import Subject
+from builder.audit.model import Audit
 from builder.errors import JbuildError
+from builder.image.model import Image
+from builder.publish.model import Publication
+from builder.resolve.model import Lock  # noqa: TC001  # records are decoded by the types of their fields
 from builder.smoke.model import SmokeFailedError, Verdict
 from builder.workspace import disk_errors
 
@@ -19,8 +22,7 @@ if TYPE_CHECKING:
     from io import FileIO
     from pathlib import Path
 
-    from builder.pipeline import StageResult
-    from builder.stages import Work
+    from builder.pipeline.cell import CellRun
     from builder.workspace import CellFolder
 
 _LOG_LINES = 40
@@ -32,8 +34,8 @@ _PUBLISHED = "published"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Took:
-    """One stage of a run: whether it ran, and for how long (seconds)."""
+class StageResult:
+    """One stage of one cell: whether it ran, and for how long (seconds)."""
 
     stage: str
     ran: bool
@@ -60,7 +62,7 @@ class Run:
     """
 
     when: str
-    stages: tuple[Took, ...]
+    stages: tuple[StageResult, ...]
     failure: Failure | None = None
     digest: str | None = None
     size: int | None = None
@@ -71,31 +73,40 @@ class Run:
     @property
     def seconds(self) -> float:
         """What all its stages took."""
-        return sum(took.seconds for took in self.stages)
+        return sum(result.seconds for result in self.stages)
 
     def ran(self, stage: str) -> bool:
         """Return whether a stage was run to its end, and not found up to date."""
-        return any(took.ran for took in self.stages if took.stage == stage)
+        return any(result.ran for result in self.stages if result.stage == stage)
 
 
-def note(work: Work, results: Sequence[StageResult], error: JbuildError | None, stage: str) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LastPublication:
+    """The image that was last published of a cell, and the lock that it was built from."""
+
+    lock: Lock
+    image: Image
+
+
+def note(run: CellRun, results: Sequence[StageResult], error: JbuildError | None, stage: str) -> None:
     """Append a run to its cell's history, and keep what was published of it for later comparisons.
 
     Nothing is written of a run that had nothing to do, unless it shows that an earlier failure is over. `stage` is the
     last one that was begun. A history that cannot be written spoils no run: it is warned of.
     """
-    run = _run(work, results, error, stage)
-    if error is None and not any(took.ran for took in run.stages) and not _is_recovery(run, work.folder):
+    entry = _entry(run, results, error, stage)
+    if error is None and not any(result.ran for result in results) and not _is_recovery(entry, run.folder):
         return
-    if stage == "lock" and error and (work.options.locked_only or not work.folder.path.is_dir()):
+    if stage == "lock" and error and (run.options.locked_only or not run.folder.path.is_dir()):
         # Refused before anything was made of the cell: such a run leaves nothing behind.
         return
     try:
-        _append(work.folder.history, json.dumps(records.plain(run), sort_keys=True, separators=(",", ":")))
-        if run.ran("push") and run.digest:
-            _keep_published(work, run.digest)
+        _append(run.folder.history, json.dumps(records.plain(entry), sort_keys=True, separators=(",", ":")))
+        if entry.ran("push"):
+            published = LastPublication(lock=run.lock, image=run.image)
+            records.write(run.folder.record(_PUBLISHED), run.image.digest, published)
     except (JbuildError, OSError) as failed:
-        work.session.console.warn(f"{work.job.name}: its history is not kept: {failed}")
+        run.session.console.warn(f"{run.job.name}: its history is not kept: {failed}")
 
 
 def runs(folder: CellFolder) -> tuple[Run, ...]:
@@ -111,31 +122,30 @@ def runs(folder: CellFolder) -> tuple[Run, ...]:
     return tuple(run for run in found if run)
 
 
-def published(folder: CellFolder) -> Subject | None:
-    """Return what was last published of a cell, as comparisons need it."""
-    return records.read(folder.record(_PUBLISHED), None, Subject)
+def published(folder: CellFolder) -> LastPublication | None:
+    """Return the last publication of a cell, or None."""
+    return records.read(folder.record(_PUBLISHED), None, LastPublication)
 
 
 def _is_recovery(run: Run, folder: CellFolder) -> bool:
     """Return whether the stage at which the last run failed has been passed."""
     before = runs(folder)[-1:]
     failed = before[0].failure.stage if before and before[0].failure else None
-    return failed in {took.stage for took in run.stages}
+    return failed in {result.stage for result in run.stages}
 
 
-def _run(work: Work, results: Sequence[StageResult], error: JbuildError | None, stage: str) -> Run:
-    made = work.made
-    verdict = error.verdict if isinstance(error, SmokeFailedError) else made.verdict
+def _entry(run: CellRun, results: Sequence[StageResult], error: JbuildError | None, stage: str) -> Run:
+    audit, image, publication = run.find(Audit), run.find(Image), run.find(Publication)
     return Run(
         when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        stages=tuple(Took(stage=each.stage, ran=each.ran, seconds=round(each.seconds, 2)) for each in results),
+        stages=tuple(results),
         failure=_failure(error, stage) if error else None,
-        digest=made.image.digest if made.image else None,
-        size=made.image.size if made.image else None,
-        audit={name: made.audit.counted(name) for name in ("error", "warning", "info")} if made.audit else {},
-        verdict=verdict,
-        tags=tuple(f"{put.repository}:{tag.name}" for put in made.publication.registries for tag in put.tags)
-        if made.publication
+        digest=image.digest if image else None,
+        size=image.size if image else None,
+        audit={name: audit.counted(name) for name in ("error", "warning", "info")} if audit else {},
+        verdict=error.verdict if isinstance(error, SmokeFailedError) else run.find(Verdict),
+        tags=tuple(f"{put.repository}:{tag.name}" for put in publication.registries for tag in put.tags)
+        if publication
         else (),
     )
 
@@ -157,13 +167,6 @@ def _append(path: Path, line: str) -> None:
 def _ends_a_line(file: FileIO) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
-
-
-def _keep_published(work: Work, digest: str) -> None:
-    from builder.diff.subject import subject  # noqa: PLC0415  # slow to import
-
-    told = subject(work.job.name, work.session, work.job.platform.architecture)
-    records.write(work.folder.record(_PUBLISHED), digest, told)
 
 
 def _read(line: bytes) -> Run | None:

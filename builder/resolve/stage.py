@@ -1,4 +1,4 @@
-"""Locks a cell, or finds that its lock is still right."""
+"""The lock stage: locks a cell, or finds that its lock is still current."""
 
 from __future__ import annotations
 
@@ -8,22 +8,110 @@ from typing import TYPE_CHECKING
 from builder import records
 from builder.errors import LockError, ModelError, OldLockError
 from builder.jetson import advisories
+from builder.jetson.advisories import Situation
 from builder.models import pins
 from builder.models.lock import quick_state
 from builder.models.places import FolderPlace, locate
+from builder.pipeline.stage import Stage
 from builder.resolve import lockfile
-from builder.resolve.advised import situation_of
-from builder.resolve.making import inputs_of, lock_one, make
-from builder.resolve.sources import ties_of
+from builder.resolve.advised import pinned, situation_of
+from builder.resolve.making import lock_one, make
+from builder.resolve.model import LOCK_FORMAT, Locked
+from builder.resolve.sources import asked_of, lock_inputs, ties_of
+from builder.workspace import sha256_of, sha256_of_file
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from builder.models.model import LockedModel
+    from builder.pipeline.cell import CellRun
     from builder.recipe.model import Model
-    from builder.resolve.changes import Change
     from builder.resolve.model import Job, Lock
     from builder.session import Session
+
+
+class LockStage(Stage[Locked]):
+    """From a recipe's cell to its lock, which is a file of the project and not a record in the cell's folder."""
+
+    name = "lock"
+    record = Locked
+
+    def project_inputs(self, run: CellRun) -> Mapping[str, object]:
+        """Return what decides the lock, and the lock itself, which a project may commit."""
+        job, session, locked = run.job, run.session, run.find(Locked)
+        workspace, recipe = session.workspace, job.recipe.name
+        if locked:
+            situation = situation_of(job, locked.lock.wheels)
+        else:
+            situation = Situation(versions=pinned(job.spec.requires), platform=job.platform, apt=job.spec.apt)
+        lock_files = (workspace.lock(recipe, job.cell.id), workspace.model_lock(recipe))
+        rows = advisories.applying(situation, job.spec.ignored_advisories)
+        asked, ties = asked_of(job, session.config)
+        return {
+            "jbuild": LOCK_FORMAT,
+            "recipe": (asked, job.base),
+            "platform": job.platform,
+            "settings": ties,
+            "advisories": [(row.id, row.constrain) for row in rows],
+            "models": [_folder_files(model, job, session) for model in job.spec.models],
+            "lock": [sha256_of_file(path) for path in lock_files],
+        }
+
+    def run_inputs(self, run: CellRun) -> object:
+        """Return None: no stage comes before this one."""
+        del run
+        return None
+
+    def inputs(self, run: CellRun) -> str:
+        """Return the fingerprint that lock files hold: it stays what it is, for projects commit them."""
+        return lock_inputs(run.job, run.session.config)
+
+    def load(self, run: CellRun) -> Locked | None:
+        """Return the lock if it is current."""
+        if run.options.upgrade:
+            return None
+        lock = current_lock(run.job, run.session, _wish(run))
+        return Locked(lock=lock) if lock else None
+
+    def holds(self, run: CellRun, record: Locked) -> bool:
+        """Return True: only a current lock is loaded."""
+        del run, record
+        return True
+
+    def make(self, run: CellRun) -> Locked:
+        """Lock the cell; see `lock_cell`."""
+        return lock_cell(run.job, run.session, _wish(run))
+
+    def save(self, run: CellRun, record: Locked) -> None:
+        """Do nothing: `make` has written the lock while it kept other processes off it."""
+
+
+STAGE = LockStage()
+
+
+def _wish(run: CellRun) -> Wish:
+    options = run.options
+    return Wish(
+        locked_only=options.locked_only,
+        force=options.forces("lock"),
+        upgrade=options.upgrade,
+        fetching="render" in options.stages,
+    )
+
+
+def _folder_files(model: Model, job: Job, session: Session) -> list[tuple[str, str]] | None:
+    """Return the files of a model that is a folder of the project, with their sha256; None for all others."""
+    try:
+        place = locate(model.source, job.recipe.path.parent, session.config)
+    except ModelError:
+        return None
+    if not isinstance(place, FolderPlace):
+        return None
+    folder = place.path.resolve()
+    if not folder.is_relative_to(session.workspace.project.resolve()):
+        return None
+    return [(str(path.relative_to(folder)), sha256_of(path)) for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,23 +128,15 @@ class Wish:
     fetching: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Locked:
-    """A cell's lock, whether it was made just now, and what is different from the one before."""
-
-    lock: Lock
-    made: bool
-    changes: tuple[Change, ...] = ()
-
-
-def current_lock(job: Job, session: Session) -> Lock | None:
+def current_lock(job: Job, session: Session, wish: Wish | None = None) -> Lock | None:
     """Return the cell's lock if it is there and its inputs are unchanged.
 
     Raises:
         LockError: the lock is damaged.
         RecipeError: the recipe names an index that is not known.
     """
-    found, why = _state(session.workspace.lock(job.recipe.name, job.cell.id), job, session, Wish())
+    path = session.workspace.lock(job.recipe.name, job.cell.id)
+    found, why = _state(path, job, session, wish or Wish())
     return None if why else found
 
 
@@ -73,7 +153,7 @@ def lock_cell(job: Job, session: Session, wish: Wish | None = None) -> Locked:
     with session.workspace.file_lock(f"lock-{records.fingerprint(str(path))[:16]}"):
         found, why = (None, None) if wish.force else _state(path, job, session, wish)
         if found and not why and not wish.upgrade:
-            return Locked(lock=found, made=False)
+            return Locked(lock=found)
         if wish.locked_only:
             problem = f"the lock is stale: {why}" if why else "there is no lock"
             raise LockError(problem, where=str(path), hint=_relock(job))
@@ -99,7 +179,7 @@ def _state(path: Path, job: Job, session: Session, wish: Wish) -> tuple[Lock | N
 
 
 def _stale(found: Lock, job: Job, session: Session, wish: Wish) -> str | None:
-    if found.inputs != inputs_of(job, session.config):
+    if found.inputs != lock_inputs(job, session.config):
         return _moved(found, job, session) or "the recipe or its platform changed"
     against = advisories.broken(situation_of(job, found.wheels), job.spec.ignored_advisories)
     if against:
@@ -137,11 +217,12 @@ def _has_files(model: Model, job: Job, session: Session) -> bool:
 
 
 def _model_changed(locked: LockedModel, model: Model, job: Job, session: Session, wish: Wish) -> bool:
-    """Compare a model's folder with its lock, by names, sizes and times where those were seen to match before."""
+    """Compare a model's folder with its lock, once for the same names, sizes and times."""
     state = records.fingerprint(locked, quick_state(model, job.recipe.path.parent, session.config))
-    seen = session.workspace.cell(job.recipe.name, job.cell.id).record(f"model-{model.name}")
-    if records.read(seen, state, str) is not None:
-        return False
+    comparison = session.workspace.cell(job.recipe.name, job.cell.id).record(f"model-{model.name}")
+    before = records.read(comparison, state, str)
+    if before is not None:
+        return before != locked.name
     try:
         changed = lock_one(model, job, session, fetching=wish.fetching and not wish.locked_only).files != locked.files
     except ModelError as error:
@@ -149,6 +230,6 @@ def _model_changed(locked: LockedModel, model: Model, job: Job, session: Session
         if _has_files(model, job, session):
             session.console.warn(f"{job.cell.id}: {error.message}; the files that were locked are used")
         return False
-    if not changed:
-        records.write(seen, state, locked.name)
+    # The name for the same files, nothing for others.
+    records.write(comparison, state, "" if changed else locked.name)
     return changed

@@ -22,7 +22,7 @@ from builder.workspace import disk_errors, mark_used, write_text
 
 if TYPE_CHECKING:
     from builder.engine import Engine
-    from builder.image.model import Plan
+    from builder.pipeline.cell import CellRun
     from builder.resolve.model import Job, Lock
     from builder.session import Session
 
@@ -33,15 +33,7 @@ _FROM = re.compile(r"FROM ([^\s]+@sha256:[0-9a-f]{64})")
 
 
 def build_image(
-    job: Job,
-    lock: Lock,
-    plan: Plan,
-    engine: Engine,
-    session: Session,
-    *,
-    builder: str | None,
-    again: bool = False,
-    fresh: bool = False,
+    run: CellRun, engine: Engine, *, builder: str | None, again: bool = False, fresh: bool = False
 ) -> Image:
     """Build a rendered cell into the workspace's layout and return the image.
 
@@ -51,7 +43,7 @@ def build_image(
     Raises:
         BuildError, EngineError, NetworkError, RegistryError, DiskError: by what failed.
     """
-    folder = session.workspace.cell(job.recipe.name, job.cell.id)
+    job, lock, plan, session, folder = run.job, run.lock, run.plan, run.session, run.folder
     request = Request(
         folder=folder.path, platform=plan.platform, layout=session.workspace.images, builder=builder, fresh=fresh
     )
