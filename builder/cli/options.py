@@ -97,18 +97,7 @@ def verb_group(name: str, text: str) -> click.Group:
     return group
 
 
-def add_options(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Return a decorator that adds options in the order in which `--help` shows them."""
-
-    def decorate(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-run_options = add_options(
+RUN_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--force", is_flag=True, help="Run even if nothing has changed."),
     click.option("--locked", is_flag=True, help="Fail if a lock is missing or out of date instead of updating it."),
     click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Cells to run in parallel."),

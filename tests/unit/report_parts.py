@@ -7,19 +7,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.history import Failure, Run, Took
+from builder.stages import STAGES
 from factories import make_lock, make_locked_wheel, make_model
 
 from builder import history, records
 from builder.audit.model import Audit, Finding
 from builder.diff.model import Subject
 from builder.diff.subject import told_by
-from builder.history import Failure, Run, Took
 from builder.image.model import Image, Plan, Settings
 from builder.publish.model import Publication, RegistryPublication, TagPut
 from builder.registry.model import Descriptor
 from builder.resolve import lockfile
 from builder.smoke.model import Answer, Verdict
-from builder.stages import STAGES
 
 if TYPE_CHECKING:
     from builder.resolve.model import Lock

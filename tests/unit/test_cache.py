@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from builder.stages import Options
 from factories import locked, make_job, make_lock, make_locked_wheel, make_model, make_wheel
 from filelock import FileLock
 from test_diff import LAYERS, ONE, build
@@ -25,7 +26,6 @@ from builder.image.layout import blob
 from builder.models import store
 from builder.models.model import ModelFile
 from builder.resolve import lockfile
-from builder.stages import Options
 from builder.wheels.house import path_of
 from builder.wheels.prepare import prepare
 from builder.wheels.tree import variant

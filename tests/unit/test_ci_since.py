@@ -16,7 +16,7 @@ from test_ci_jobs import read, recipe_data
 import builder
 from builder.ci import git, since
 from builder.ci.inputs import cells_of
-from builder.cli.selection import open_session
+from builder.cli.cell_selection import open_session
 from builder.errors import UsageError
 from builder.jetson import advisories
 from builder.resolve import lockfile

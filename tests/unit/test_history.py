@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from builder.stages import Made, Options, Work
 from factories import DIGEST, make_job, make_lock
 
 from builder import history, pipeline, stages
@@ -18,7 +19,6 @@ from builder.publish.model import Publication, RegistryPublication, TagPut
 from builder.registry.model import Descriptor
 from builder.resolve import lockfile
 from builder.smoke.model import Answer, SmokeFailedError, Verdict
-from builder.stages import Made, Options, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,9 +11,8 @@ from test_report import everything, result
 
 from builder import records
 from builder.ci.model import CiPlan, Entry, Skipped
-from builder.cli.verbs.summary import read_outcomes
+from builder.cli.verbs.summary import Outcome, counted, markdown, plain, read_outcomes
 from builder.cli.views.run_view import finished_cell
-from builder.cli.views.summary_view import Outcome, counted, markdown, plain
 from builder.errors import BuildError, UsageError
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from builder.history import Failure
 from factories import make_lock, make_locked_wheel
 from report_parts import Made, digest, write_recipe
 
 from builder import records
 from builder.audit.model import Finding
-from builder.history import Failure
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
 from builder.report.page.cells import cell_view

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from builder.stages import Made, Options, Work
 from factories import DIGEST, make_job, make_lock
 
 from builder import engine, records, stages
@@ -17,7 +18,6 @@ from builder.recipe.model import SmokeSpec
 from builder.registry.model import Descriptor
 from builder.smoke import cell, load, runner
 from builder.smoke.model import SmokeFailedError, Verdict
-from builder.stages import Made, Options, Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

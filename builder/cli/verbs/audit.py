@@ -3,34 +3,71 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from builder import records
 from builder.audit.loose import audit_wheels
+from builder.audit.model import Audit, Finding, FindingCounts, GpuVerdict
 from builder.audit.stage import audit_cell
-from builder.audit.tables import rules
+from builder.audit.tables import Rule, rules
 from builder.cli import completers
-from builder.cli.failures import failure_of, show_failures
+from builder.cli.cell_selection import open_session, select_cells
+from builder.cli.failures import Failure, failure_of, show_failures
 from builder.cli.options import cell_option, json_option, refuse_options
-from builder.cli.results import show
-from builder.cli.selection import open_recipe, open_session, possible_jobs
-from builder.cli.views.audit_view import AuditedCells, UnauditedCell, audited, explained, text
+from builder.cli.results import printable, show
 from builder.errors import AuditError, CellsFailedError, JbuildError, UsageError
 from builder.jetson.platform import check_value
+from builder.resolve.model import Job
 from builder.resolve.stage import lock_cell
+from builder.session import Session
 from builder.tomldoc import suggest
 from builder.workspace import check_cache
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from builder.audit.model import Audit
-    from builder.resolve.model import Job
-    from builder.session import Session
-
 _LOOSE = ("base", "sms", "l4t", "python", "apt")
+_MOST_FILES = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditedCell:
+    """Findings about one cell; `files` and `injected` come with --files, `recipe` if one cell is shown."""
+
+    recipe: str | None = field(default=None, metadata=records.OPTIONAL)
+    cell: str
+    base: str
+    findings: tuple[Finding, ...]
+    counts: FindingCounts
+    gpu: dict[str, dict[str, GpuVerdict]]
+    warnings: tuple[str, ...]
+    assumed: str | None
+    elapsed_s: float
+    files: dict[str, str] | None = field(default=None, metadata=records.OPTIONAL)
+    injected: dict[str, tuple[str, ...]] | None = field(default=None, metadata=records.OPTIONAL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnauditedCell:
+    """One of several cells, whose audit failed."""
+
+    cell: str
+    error: Failure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditedCells:
+    """Findings about several cells."""
+
+    recipe: str
+    cells: tuple[AuditedCell | UnauditedCell, ...]
+
+
+# The last one comes with --explain.
+AuditResult = AuditedCell | AuditedCells | Rule
 
 
 @click.command("audit")
@@ -52,12 +89,7 @@ _LOOSE = ("base", "sms", "l4t", "python", "apt")
 @click.option("--explain", metavar="RULE", help="Explain a rule, and how to waive its findings.")
 @json_option
 def command(
-    names: tuple[str, ...],
-    wheels: bool,
-    selectors: tuple[str, ...],
-    explain: str | None,
-    as_json: bool,
-    **options: Any,
+    names: tuple[str, ...], wheels: bool, selectors: tuple[str, ...], explain: str | None, as_json: bool, **options: Any
 ) -> int:
     """Check that the locked wheels of RECIPE's cells load and run on the device.
 
@@ -85,10 +117,10 @@ def command(
             )
         ]
         return _conclude(None, audits, session, files=options["files"])
-    recipe, cells = open_recipe(names[0], selectors, session.workspace)
-    jobs = possible_jobs(recipe, cells, session)
-    audits, failures = _audits(jobs, session)
-    return _conclude(recipe.name, audits, session, files=options["files"], failures=failures)
+    selection = select_cells(names[0], selectors, session)
+    selection.show_impossible()
+    audits, failures = _audits(selection.jobs(), session)
+    return _conclude(selection.recipe.name, audits, session, files=options["files"], failures=failures)
 
 
 def _audits(jobs: Sequence[Job], session: Session) -> tuple[list[Audit], list[tuple[str, JbuildError]]]:
@@ -148,3 +180,61 @@ def _conclude(
     if failures:
         return CellsFailedError.exit_code
     return AuditError.exit_code if any(audit.counted("error") for audit in audits) else 0
+
+
+def text(audit: Audit) -> str:
+    """Return an audit as text."""
+    lines = [f"{audit.cell}: {audit.counts} in {audit.elapsed_s:.1f} s"]
+    if audit.assumed:
+        lines.append(f"assumed: {audit.assumed}")
+    for finding in audit.findings:
+        lines += ["", *_block(finding)]
+    lines += [f"warning: {warning}" for warning in audit.warnings]
+    return "\n".join(map(printable, [*lines, *_gpu(audit)]))
+
+
+def explained(rule: Rule) -> str:
+    """Return the description of a rule, and how to waive its findings."""
+    globs = 'wheel = "*"   # globs; default: all\nfile = "*"'
+    waiver = f'[[audit.waive]]\nrule = "{rule.id}"\n{globs}\nreason = "why it is safe"'
+    heading = f"{rule.id} ({rule.severity} at worst): {rule.title}"
+    return f"{heading}\n\n{rule.says}\n\nTo waive a finding, put into the recipe:\n\n{waiver}"
+
+
+def audited(audit: Audit, *, files: bool, recipe: str | None = None) -> AuditedCell:
+    """Return an audit as a result; `files` adds what the loader would say about each file."""
+    return AuditedCell(
+        recipe=recipe,
+        cell=audit.cell,
+        base=audit.base,
+        findings=audit.findings,
+        counts=audit.counts,
+        gpu=audit.gpu,
+        warnings=audit.warnings,
+        assumed=audit.assumed,
+        elapsed_s=audit.elapsed_s,
+        files=audit.files if files else None,
+        injected=audit.injected if files else None,
+    )
+
+
+def _block(finding: Finding) -> Iterator[str]:
+    word = "waived" if finding.waived is not None else finding.severity
+    yield f"{word:<8} {finding.rule}: {finding.wheel}" + (" (assumed)" if finding.assumed else "")
+    yield f"         {finding.file} {finding.detail}"
+    if finding.also:
+        more = len(finding.also) - _MOST_FILES
+        files = ", ".join(finding.also[:_MOST_FILES])
+        yield f"         also: {files}" + (f" and {more} more" if more > 0 else "")
+    if finding.waived is not None:
+        yield f"         waived: {finding.waived}"
+    else:
+        yield f"         next: {finding.fix}"
+
+
+def _gpu(audit: Audit) -> Iterator[str]:
+    for sm, libraries in audit.gpu.items():
+        kinds = Counter(verdict.verdict for verdict in libraries.values())
+        if kinds:
+            yield ""
+            yield f"GPU code for SM {sm}: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))

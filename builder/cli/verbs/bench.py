@@ -14,6 +14,7 @@ import click
 from builder import records
 from builder.bench.model import Bench, Load, Percentiles, Step
 from builder.cli import completers
+from builder.cli.cell_selection import open_session, select_cells
 from builder.cli.options import (
     board_option,
     cell_option,
@@ -23,7 +24,6 @@ from builder.cli.options import (
     refuse_options,
 )
 from builder.cli.results import show
-from builder.cli.selection import open_recipe, open_session, possible_jobs
 from builder.engine import find_engine
 from builder.errors import SmokeError
 from builder.session import Session
@@ -143,13 +143,12 @@ def _started(name: str, options: dict[str, Any], session: Session) -> Iterator[T
         refuse_options(("registries",), "has no effect with --image")
     engine = find_engine(session.workspace)
     if is_recipe:
-        recipe, cells = open_recipe(name, options["selectors"], session.workspace)
-        jobs = possible_jobs(recipe, cells)
+        selection = select_cells(name, options["selectors"], session)
         job, chosen = choose(
-            jobs, session, board=options["board"], given=options["image"], registries=options["registries"]
+            selection.jobs(), session, board=options["board"], given=options["image"], registries=options["registries"]
         )
         service = service_here(job, chosen, session, engine, board=options["board"])
-        hint = f"`jbuild recipe {recipe.name} --from smoke` loads it again"
+        hint = f"`jbuild recipe {selection.recipe.name} --from smoke` loads it again"
     else:
         hint = "check its name: `docker images` lists the images of the engine"
         facts = provided(name, engine, session.console, hint=hint)

@@ -14,9 +14,9 @@ from builder.cache.contents import entries, summarise
 from builder.cache.model import KindSummary, PruneResult
 from builder.cache.prune import prune
 from builder.cache.references import references
+from builder.cli.cell_selection import open_session
 from builder.cli.options import json_option, verb_group
 from builder.cli.results import show
-from builder.cli.selection import open_session
 from builder.errors import LockError
 from builder.host.units import size_of
 from builder.workspace import check_cache

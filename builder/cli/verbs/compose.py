@@ -7,18 +7,9 @@ from pathlib import Path
 
 import click
 
-from builder.cli.options import (
-    board_option,
-    cell_option,
-    image_option,
-    json_option,
-    lookup_registry_option,
-    publish_option,
-    recipe_argument,
-    refuse_options,
-)
+from builder.cli.cell_selection import Selection, recipe_verb
+from builder.cli.options import board_option, image_option, lookup_registry_option, publish_option, refuse_options
 from builder.cli.results import show
-from builder.cli.selection import only_job, open_recipe, open_session
 from builder.image.runtime import served_name
 from builder.jetson.boards import Board
 from builder.serve.ask import ask_line, new_key
@@ -49,28 +40,25 @@ class ComposeResult:
     service: Service
 
 
-@click.command("compose")
-@recipe_argument
-@cell_option
-@board_option
-@image_option
-@publish_option
-@lookup_registry_option
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the compose file here, with a new API key beside it. Default: standard output.",
+@recipe_verb(
+    "compose",
+    board_option,
+    image_option,
+    publish_option,
+    lookup_registry_option,
+    click.option(
+        "--output",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Write the compose file here, with a new API key beside it. Default: standard output.",
+    ),
 )
-@json_option
 def command(
-    recipe: str,
-    selectors: tuple[str, ...],
+    selection: Selection,
     board: str | None,
     image: str | None,
     published: Published | None,
     registries: tuple[str, ...],
     output: Path | None,
-    as_json: bool,
 ) -> None:
     """Write a compose file for the image of a cell of RECIPE: hardened, and limited to the resources of a board.
 
@@ -78,9 +66,7 @@ def command(
     """
     if image:
         refuse_options(("registries",), "has no effect with --image")
-    session = open_session(as_json=as_json)
-    loaded, cells = open_recipe(recipe, selectors, session.workspace)
-    job = only_job(loaded, cells, purpose="a compose file runs one image")
+    session, job = selection.session, selection.only_job("a compose file runs one image")
     chosen, row = image_of(job, session, image, registries), chosen_board(job, board)
     target = output or Path(_FILE)
     key = secret_beside(target, _KEY)
@@ -102,7 +88,7 @@ def command(
         write_text(output, text)
         session.console.say(f"{key}: {'a new API key' if is_new else 'the API key is kept'}")
     result = ComposeResult(
-        recipe=loaded.name,
+        recipe=job.recipe.name,
         cell=job.cell.id,
         image=chosen,
         board=row.name if row else None,

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import click
 
 from builder.cli import completers
+from builder.cli.cell_selection import open_session
 from builder.cli.options import json_option
 from builder.cli.results import printable, show
-from builder.cli.selection import open_session
 from builder.doctor.examine import case_of, examine
 from builder.doctor.mending import Mended, mend
 from builder.doctor.model import Check

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from builder.cli.cell_selection import Selection
 from builder.cli.failures import Failure, failure_of, show_failures
 from builder.cli.results import show
-from builder.cli.selection import open_recipe, open_session
 from builder.cli.views.run_view import RunResult
 from builder.errors import IntegrityError
 from builder.resolve.checking import CellCheck, Finding, check_lock
-from builder.resolve.jobs import job_of
 from builder.workspace import check_cache
 
 
@@ -36,21 +34,18 @@ class LockCheck:
 LockResult = RunResult | LockCheck
 
 
-def check_locks(recipe: str, selectors: Sequence[str], *, as_json: bool) -> int:
+def check_locks(selection: Selection) -> int:
     """Check locks; a locked file that is gone or changed is an error unless the wheelhouse has it."""
-    session = open_session(as_json=as_json)
+    session, recipe, jobs, checks = selection.session, selection.recipe.name, selection.possible_jobs(), []
     check_cache(session.workspace)
-    loaded, cells = open_recipe(recipe, selectors, session.workspace)
-    possible = [cell for cell in cells if not cell.impossible]
-    checks = []
-    with session.console.task(f"checking the locks of {loaded.name}", len(possible), unit="cells") as task:
-        for cell in possible:
-            checks.append(check_lock(job_of(loaded, cell), session))
+    with session.console.task(f"checking the locks of {recipe}", len(jobs), unit="cells") as task:
+        for job in jobs:
+            checks.append(check_lock(job, session))
             task.advance(1)
     errors = [(check.cell, check.error) for check in checks if check.error]
     show_failures(errors, session.console)
     text = "\n".join(line for check in checks for line in _lines(check))
-    show(LockCheck(recipe=loaded.name, cells=tuple(map(_checked, checks))), text, session.console)
+    show(LockCheck(recipe=recipe, cells=tuple(map(_checked, checks))), text, session.console)
     if errors:
         return errors[0][1].exit_code
     lost = any(not finding.kept for check in checks for finding in check.findings)

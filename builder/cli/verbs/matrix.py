@@ -13,9 +13,9 @@ import click
 from builder import records
 from builder.ci.model import CiPlan
 from builder.cli import completers
+from builder.cli.cell_selection import open_session, select_cells
 from builder.cli.options import cell_option, json_option, refuse_options
 from builder.cli.results import show
-from builder.cli.selection import open_recipe, open_session
 from builder.recipe.model import Cell, Recipe
 from builder.recipe.patterns import RUNNER
 from builder.resolve.unresolved import reasons
@@ -71,11 +71,7 @@ def _runners(context: click.Context, parameter: click.Parameter, values: tuple[s
 @click.command("matrix")
 @click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...", shell_complete=completers.recipes)
 @cell_option
-@click.option(
-    "--changed-since",
-    metavar="REF",
-    help="Only cells whose inputs have changed since this git commit.",
-)
+@click.option("--changed-since", metavar="REF", help="Only cells whose inputs have changed since this git commit.")
 @click.option(
     "--format",
     "form",
@@ -113,7 +109,8 @@ def command(
         refuse_options(("runners", "output"), "needs --format github")
     if form == "table" and len(recipes) > 1:
         raise click.UsageError("only --format github and inputs take several recipes")
-    selected = [open_recipe(recipe, selectors, session.workspace) for recipe in recipes]
+    selections = [select_cells(recipe, selectors, session) for recipe in recipes]
+    selected = [(selection.recipe, selection.cells) for selection in selections]
     if form == "inputs":
         refuse_options(("changed_since",), "has no effect on --format inputs")
         _show_inputs(selected, session)

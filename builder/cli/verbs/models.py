@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from builder import records
 from builder.cache.use import in_use
-from builder.cli.options import cell_option, json_option, recipe_argument, verb_group
+from builder.cli.cell_selection import Selection, recipe_verb
+from builder.cli.options import verb_group
 from builder.cli.results import show
-from builder.cli.selection import open_recipe, open_session, possible_jobs
 from builder.errors import IntegrityError, ModelError
 from builder.models.model import LockedModel
+from builder.recipe.matrix import expand
 from builder.resolve.model import Job
 from builder.resolve.models import UsedModel, Verified, fetch_models, lock_models, used_models, verify_models
-from builder.session import Session
 from builder.workspace import check_cache
 
 
@@ -61,31 +61,25 @@ command = verb_group(
 )
 
 
-@command.command("lock")
-@recipe_argument
-@cell_option
-@json_option
-def lock(recipe: str, selectors: tuple[str, ...], as_json: bool) -> None:
+@recipe_verb("lock", group=command)
+def lock(selection: Selection) -> None:
     """Lock the models of RECIPE: every file by sha256 and size, in locks/RECIPE/models.toml.
 
     `jbuild lock` reads that file, so that all cells use the same revision until the next `jbuild models lock`.
     """
-    session = open_session(as_json=as_json)
-    jobs = _jobs(recipe, selectors, session)
+    session, jobs = selection.session, selection.jobs()
+    check_cache(session.workspace)
     with in_use(session.workspace):
-        locked = lock_models(jobs, _jobs(recipe, (), session), session)
+        locked = lock_models(jobs, _all_jobs(selection), session)
     path = session.workspace.model_lock(jobs[0].recipe.name)
     show(_list(jobs, locked, path), "\n".join([*map(_line, locked), str(path)]), session.console)
 
 
-@command.command("fetch")
-@recipe_argument
-@cell_option
-@json_option
-def fetch(recipe: str, selectors: tuple[str, ...], as_json: bool) -> None:
+@recipe_verb("fetch", group=command)
+def fetch(selection: Selection) -> None:
     """Fetch the locked models of RECIPE into the cache, and verify them. An interrupted download resumes."""
-    session = open_session(as_json=as_json)
-    jobs = _jobs(recipe, selectors, session)
+    session, jobs = selection.session, selection.jobs()
+    check_cache(session.workspace)
     used = used_models(jobs, session)
     with in_use(session.workspace):
         fetch_models(used, jobs[0].recipe.path.parent, session)
@@ -93,17 +87,14 @@ def fetch(recipe: str, selectors: tuple[str, ...], as_json: bool) -> None:
     show(_list(jobs, used), "\n".join(text), session.console)
 
 
-@command.command("verify")
-@recipe_argument
-@cell_option
-@json_option
-def verify(recipe: str, selectors: tuple[str, ...], as_json: bool) -> int:
+@recipe_verb("verify", group=command)
+def verify(selection: Selection) -> int:
     """Compare the cached models of RECIPE with their locks, byte by byte.
 
     Removes damaged files. Ends with exit code 6 if a file was damaged, with 9 if one is missing.
     """
-    session = open_session(as_json=as_json)
-    jobs = _jobs(recipe, selectors, session)
+    session, jobs = selection.session, selection.jobs()
+    check_cache(session.workspace)
     with in_use(session.workspace):
         checked = verify_models(used_models(jobs, session), session)
     damaged, missing = any(model.damaged for model in checked), any(model.missing for model in checked)
@@ -115,9 +106,8 @@ def verify(recipe: str, selectors: tuple[str, ...], as_json: bool) -> int:
     return ModelError.exit_code if missing else 0
 
 
-def _jobs(recipe: str, selectors: Sequence[str], session: Session) -> list[Job]:
-    check_cache(session.workspace)
-    return possible_jobs(*open_recipe(recipe, selectors, session.workspace))
+def _all_jobs(selection: Selection) -> list[Job]:
+    return replace(selection, cells=expand(selection.recipe)).jobs()
 
 
 def _list(jobs: Sequence[Job], models: Sequence[UsedModel], path: Path | None = None) -> ModelList:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import click
 
 from builder.cli import completers
-from builder.cli.options import cell_option, json_option, lookup_registry_option, recipe_argument
+from builder.cli.cell_selection import Selection, recipe_verb
+from builder.cli.options import lookup_registry_option
 from builder.cli.results import show
-from builder.cli.selection import open_recipe, open_session, possible_jobs
 from builder.errors import RegistryError
 from builder.publish.where import required_targets
 from builder.recipe.levels import levels
@@ -26,41 +26,31 @@ class PickResult:
     candidates: tuple[Candidate, ...]
 
 
-@click.command("pick")
-@recipe_argument
-@cell_option
-@click.option(
-    "--board", metavar="NAME", shell_complete=completers.boards, help="Pick for this board. Default: this machine."
+@recipe_verb(
+    "pick",
+    click.option(
+        "--board", metavar="NAME", shell_complete=completers.boards, help="Pick for this board. Default: this machine."
+    ),
+    click.option("--l4t", metavar="RELEASE", help="L4T release of the board. Default: this machine's."),
+    click.option("--level", type=click.Choice(levels()), help="Level that the verdict of the image must reach."),
+    lookup_registry_option,
 )
-@click.option("--l4t", metavar="RELEASE", help="L4T release of the board. Default: this machine's.")
-@click.option("--level", type=click.Choice(levels()), help="Level that the verdict of the image must reach.")
-@lookup_registry_option
-@json_option
 def command(
-    recipe: str,
-    selectors: tuple[str, ...],
-    board: str | None,
-    l4t: str | None,
-    level: str | None,
-    registries: tuple[str, ...],
-    as_json: bool,
+    selection: Selection, board: str | None, l4t: str | None, level: str | None, registries: tuple[str, ...]
 ) -> int:
     """Find the published image of RECIPE that this machine can run, and show why it cannot run the others.
 
     Ends with exit code 11 if there is none.
     """
-    session = open_session(as_json=as_json)
-    loaded, cells = open_recipe(recipe, selectors, session.workspace)
-    jobs = possible_jobs(loaded, cells)
-    targets = required_targets(loaded.spec.publish, registries, session.config, where=str(loaded.path))
-    host = host_of(board, l4t)
-    rows = pick(jobs, host, targets, session, level=level)
+    session, recipe, host = selection.session, selection.recipe, host_of(board, l4t)
+    targets = required_targets(recipe.spec.publish, registries, session.config, where=str(recipe.path))
+    rows = pick(selection.jobs(), host, targets, session, level=level)
     best = rows[0] if not rows[0].out else None
     image = best.image if best else None
     lines = [f"{image if best else 'no image'} for {host.name}", *(line for row in rows for line in _lines(row))]
     if not best and not board:
         lines.append("`--board NAME` picks for a board instead of this machine")
-    result = PickResult(recipe=loaded.name, host=host, image=image, candidates=tuple(rows))
+    result = PickResult(recipe=recipe.name, host=host, image=image, candidates=tuple(rows))
     show(result, "\n".join(lines), session.console)
     return 0 if best else RegistryError.exit_code
 

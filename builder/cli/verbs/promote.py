@@ -10,9 +10,9 @@ import click
 
 from builder.cache.use import in_use
 from builder.cli import completers
+from builder.cli.cell_selection import open_session, select_cells
 from builder.cli.options import cell_option, force_tags_option, json_option, refuse_options, registry_names
 from builder.cli.results import show
-from builder.cli.selection import open_recipe, open_session
 from builder.errors import UsageError
 from builder.publish.model import Publication
 from builder.publish.promote import Asked, Candidate, from_cell, from_image, is_about, promote
@@ -20,7 +20,6 @@ from builder.publish.signing import public_keys
 from builder.publish.where import required_targets
 from builder.recipe.levels import levels
 from builder.registry.reference import Reference
-from builder.resolve.jobs import job_of
 from builder.session import Session
 
 
@@ -91,9 +90,10 @@ def _of_image(image: str, request: Asked, session: Session) -> Candidate:
 def _of_recipe(
     name: str, selectors: tuple[str, ...], request: Asked, session: Session
 ) -> tuple[list[Candidate], Asked]:
-    recipe, cells = open_recipe(name, selectors, session.workspace)
+    selection = select_cells(name, selectors, session)
+    recipe = selection.recipe
     targets = required_targets(recipe.spec.publish, request.targets, session.config, where=str(recipe.path))
-    candidates = [from_cell(job_of(recipe, cell), session) for cell in cells if not cell.impossible]
+    candidates = [from_cell(job, session) for job in selection.possible_jobs()]
     if request.verdict:
         about = [candidate for candidate in candidates if is_about(request.verdict, candidate)]
         # Without one, the check of the verdict names the image that it is about.

@@ -5,23 +5,14 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from builder import records
-from builder.cli.options import (
-    builder_option,
-    cell_option,
-    force_tags_option,
-    json_option,
-    push_registry_option,
-    recipe_argument,
-    refuse_options,
-    run_options,
-)
+from builder.cli.cell_selection import Selection, recipe_verb
+from builder.cli.options import RUN_OPTIONS, builder_option, force_tags_option, push_registry_option, refuse_options
 from builder.cli.results import show
-from builder.cli.selection import open_recipe, open_session, possible_jobs
 from builder.errors import CellsFailedError, EngineError
 from builder.pipeline.order import STAGES, RunOptions
 from builder.workspace import check_cache, write_text
@@ -33,28 +24,29 @@ if TYPE_CHECKING:
     from builder.session import Session
 
 
-@click.command("recipe")
-@recipe_argument
-@cell_option
-@click.option("--push", is_flag=True, help="Push images that passed their smoke test.")
-@click.option("--dry-run", is_flag=True, help="Show the stages that would run, and run none.")
-@click.option(
-    "--from", "again", type=click.Choice(STAGES), help="Run this stage and the later ones even if nothing has changed."
+@recipe_verb(
+    "recipe",
+    click.option("--push", is_flag=True, help="Push images that passed their smoke test."),
+    click.option("--dry-run", is_flag=True, help="Show the stages that would run, and run none."),
+    click.option(
+        "--from",
+        "again",
+        type=click.Choice(STAGES),
+        help="Run this stage and the later ones even if nothing has changed.",
+    ),
+    click.option("--until", type=click.Choice(STAGES), help="Stop after this stage."),
+    click.option(
+        "--result",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Write the result to this file too, as JSON. `jbuild summary` reads it.",
+    ),
+    force_tags_option,
+    *RUN_OPTIONS,
+    push_registry_option,
+    builder_option,
 )
-@click.option("--until", type=click.Choice(STAGES), help="Stop after this stage.")
-@click.option(
-    "--result",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the result to this file too, as JSON. `jbuild summary` reads it.",
-)
-@force_tags_option
-@run_options
-@push_registry_option
-@builder_option
-@json_option
 def command(
-    recipe: str,
-    selectors: tuple[str, ...],
+    selection: Selection,
     push: bool,
     dry_run: bool,
     again: str | None,
@@ -63,10 +55,7 @@ def command(
     force: bool,
     locked: bool,
     jobs: int,
-    registries: tuple[str, ...],
-    force_tags: bool,
-    builders: tuple[str, ...],
-    as_json: bool,
+    **more: Any,
 ) -> int:
     """Lock, audit, render, build and smoke the cells of RECIPE, and push them with --push.
 
@@ -74,15 +63,8 @@ def command(
     """
     last = until or ("push" if push else "smoke")
     _check_options(last, again=again, push=push, until=until)
-    options = RunOptions(
-        until=last,
-        again="lock" if force else again,
-        locked_only=locked,
-        registries=registries,
-        force_tags=force_tags,
-        builders=builders,
-    )
-    return run(recipe, selectors, options, parallel=jobs, dry_run=dry_run, as_json=as_json, file=result)
+    options = RunOptions(until=last, again="lock" if force else again, locked_only=locked, **more)
+    return run(selection, options, parallel=jobs, dry_run=dry_run, file=result)
 
 
 def _check_options(last: str, *, again: str | None, push: bool, until: str | None) -> None:
@@ -99,25 +81,17 @@ def _check_options(last: str, *, again: str | None, push: bool, until: str | Non
 
 
 def run(
-    name: str,
-    selectors: Sequence[str],
-    options: RunOptions,
-    *,
-    parallel: int,
-    as_json: bool,
-    dry_run: bool = False,
-    file: Path | None = None,
+    selection: Selection, options: RunOptions, *, parallel: int, dry_run: bool = False, file: Path | None = None
 ) -> int:
     """Run stages of the selected cells, show the result (and write it to a file), and return the exit code.
 
     Raises:
         JbuildError: the run could not start, or its only cell failed.
     """
-    session = open_session(as_json=as_json)
+    session, recipe = selection.session, selection.recipe.name
     check_cache(session.workspace)
-    recipe, cells = open_recipe(name, selectors, session.workspace)
-    impossible = [cell for cell in cells if cell.impossible]
-    jobs = possible_jobs(recipe, cells, session)
+    selection.show_impossible()
+    jobs = selection.jobs()
     from builder.cli.views import run_view  # noqa: PLC0415  # slow to import; completion and --help do without
     from builder.pipeline import runner  # noqa: PLC0415  # and these
     from builder.resolve.upgrades import check_upgrades  # noqa: PLC0415
@@ -127,12 +101,12 @@ def run(
         runner.check(job, session, options)
     if dry_run:
         previews = {job.cell.id: runner.preview(job, session, options) for job in jobs}
-        show(run_view.dry_run(recipe.name, previews), run_view.dry_run_text(previews), session.console)
+        show(run_view.dry_run(recipe, previews), run_view.dry_run_text(previews), session.console)
         return 0
     started = time.monotonic()
     results = runner.run_cells(jobs, session, options, at_once=parallel)
     seconds = time.monotonic() - started
-    result = run_view.run_result(recipe.name, results, impossible, seconds)
+    result = run_view.run_result(recipe, results, [cell for cell in selection.cells if cell.impossible], seconds)
     if file:
         write_text(file, json.dumps(records.plain(result), indent=2) + "\n")
     failed = _show_failures(results, session)

@@ -7,18 +7,9 @@ from dataclasses import dataclass, field
 import click
 
 from builder import records
-from builder.cli.options import (
-    board_option,
-    cell_option,
-    image_option,
-    json_option,
-    lookup_registry_option,
-    publish_option,
-    recipe_argument,
-    refuse_options,
-)
+from builder.cli.cell_selection import Selection, recipe_verb
+from builder.cli.options import board_option, image_option, lookup_registry_option, publish_option, refuse_options
 from builder.cli.results import show
-from builder.cli.selection import open_recipe, open_session, possible_jobs
 from builder.engine import find_engine
 from builder.serve.here import Followed, Started, described, follow, service_here
 from builder.serve.images import choose
@@ -37,28 +28,27 @@ class EndedServer:
 ServerResult = Started | EndedServer
 
 
-@click.command("run")
-@recipe_argument
-@click.argument("extra", nargs=-1, metavar="[-- EXTRA…]")
-@cell_option
-@board_option
-@image_option
-@publish_option
-@lookup_registry_option
-@click.option("--key-file", metavar="FILE", help="File with the API key that clients must send. Default: VLLM_API_KEY.")
-@click.option("--detach", is_flag=True, help="Run in the background, and restart with Docker.")
-@json_option
+@recipe_verb(
+    "run",
+    click.argument("extra", nargs=-1, metavar="[-- EXTRA…]"),
+    board_option,
+    image_option,
+    publish_option,
+    lookup_registry_option,
+    click.option(
+        "--key-file", metavar="FILE", help="File with the API key that clients must send. Default: VLLM_API_KEY."
+    ),
+    click.option("--detach", is_flag=True, help="Run in the background, and restart with Docker."),
+)
 def command(
-    recipe: str,
+    selection: Selection,
     extra: tuple[str, ...],
-    selectors: tuple[str, ...],
     board: str | None,
     image: str | None,
     published: Published | None,
     registries: tuple[str, ...],
     key_file: str | None,
     detach: bool,
-    as_json: bool,
 ) -> None:
     """Run the image of a cell of RECIPE with the settings of `jbuild compose`: hardened, on loopback, until Ctrl-C.
 
@@ -66,13 +56,11 @@ def command(
     """
     from builder.serve import container as containers  # noqa: PLC0415  # the engine's API is slow to import
 
-    session = open_session(as_json=as_json)
     if image:
         refuse_options(("registries",), "has no effect with --image")
-    loaded, cells = open_recipe(recipe, selectors, session.workspace)
+    session = selection.session
     key = readable_key(key_file) if key_file else None
-    jobs = possible_jobs(loaded, cells)
-    job, chosen = choose(jobs, session, board=board, given=image, registries=registries)
+    job, chosen = choose(selection.jobs(), session, board=board, given=image, registries=registries)
     engine = find_engine(session.workspace)
     service = service_here(
         job, chosen, session, engine, board=board, published=published, key_file=key, arguments=extra
@@ -84,7 +72,7 @@ def command(
         )
     client = engine.client()
     try:
-        hint = f"`jbuild recipe {loaded.name} --from smoke` loads it again, --image names another"
+        hint = f"`jbuild recipe {selection.recipe.name} --from smoke` loads it again, --image names another"
         containers.provide(client, service.image, service.platform, session.console, hint=hint)
         if detach:
             started = described(job, service, containers.start(client, service, restart=True), engine)

@@ -7,17 +7,8 @@ from typing import Any
 
 import click
 
-from builder.cli.options import (
-    add_options,
-    builder_option,
-    cell_option,
-    force_tags_option,
-    json_option,
-    push_registry_option,
-    recipe_argument,
-    refuse_options,
-    run_options,
-)
+from builder.cli.cell_selection import Selection, recipe_verb
+from builder.cli.options import RUN_OPTIONS, builder_option, force_tags_option, push_registry_option, refuse_options
 from builder.cli.verbs.recipe import run
 from builder.pipeline.order import RunOptions
 
@@ -79,27 +70,15 @@ ALIASES: dict[str, tuple[str, tuple[Any, ...]]] = {
 
 
 def _alias(stage: str, text: str, options: tuple[Any, ...]) -> click.Command:
-    @click.command(stage, help=text)
-    @add_options(recipe_argument, cell_option, *options)
-    @run_options
-    @json_option
-    def verb(
-        recipe: str,
-        selectors: tuple[str, ...],
-        force: bool,
-        locked: bool,
-        jobs: int,
-        as_json: bool,
-        check: bool = False,
-        **more: Any,
-    ) -> int:
+    @recipe_verb(stage, *options, *RUN_OPTIONS, text=text)
+    def verb(selection: Selection, force: bool, locked: bool, jobs: int, check: bool = False, **more: Any) -> int:
         if check:
             from builder.cli.verbs.lock import check_locks  # noqa: PLC0415  # needs the room of indexes
 
             refuse_options(("force", "locked", "jobs", "upgrade"), "has no effect with --check")
-            return check_locks(recipe, selectors, as_json=as_json)
-        arguments = RunOptions(until=stage, again=stage if force else None, locked_only=locked, **more)
-        return run(recipe, selectors, arguments, parallel=jobs, as_json=as_json)
+            return check_locks(selection)
+        run_options = RunOptions(until=stage, again=stage if force else None, locked_only=locked, **more)
+        return run(selection, run_options, parallel=jobs)
 
     return verb
 

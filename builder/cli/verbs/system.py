@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import click
 
-from builder.cli.options import builder_option, cell_option, json_option, recipe_argument, registry_names
+from builder.cli.cell_selection import Selection, recipe_verb
+from builder.cli.options import builder_option, registry_names
 from builder.cli.results import show
-from builder.cli.selection import open_recipe, open_session, possible_jobs
 from builder.errors import UsageError
 from builder.pipeline.order import RunOptions
 from builder.publish.where import targets
@@ -35,43 +35,33 @@ class SystemResult:
     cells: tuple[PinnedCell, ...]
 
 
-@click.command("system")
-@recipe_argument
-@cell_option
-@click.option("--force", is_flag=True, help="Rebuild pinned layers with the newest packages of the mirror.")
-@click.option(
-    "--registry",
-    metavar="HOST/PREFIX",
-    callback=registry_names,
-    help="Push to this registry. Default: the first one configured.",
+@recipe_verb(
+    "system",
+    click.option("--force", is_flag=True, help="Rebuild pinned layers with the newest packages of the mirror."),
+    click.option(
+        "--registry",
+        metavar="HOST/PREFIX",
+        callback=registry_names,
+        help="Push to this registry. Default: the first one configured.",
+    ),
+    builder_option,
 )
-@builder_option
-@json_option
-def command(
-    recipe: str,
-    selectors: tuple[str, ...],
-    force: bool,
-    registry: str | None,
-    builders: tuple[str, ...],
-    as_json: bool,
-) -> None:
+def command(selection: Selection, force: bool, registry: str | None, builders: tuple[str, ...]) -> None:
     """Build the system layers of RECIPE's cells, push them, and pin them by digest for all later builds.
 
     locks/systems.toml holds the pins: every build with that file uses the same system packages.
     """
-    session = open_session(as_json=as_json)
+    session, recipe, jobs = selection.session, selection.recipe, selection.jobs()
     check_cache(session.workspace)
-    loaded, cells = open_recipe(recipe, selectors, session.workspace)
-    jobs = possible_jobs(loaded, cells)
-    registries = targets(loaded.spec.publish, (registry,) if registry else (), session.config)
+    registries = targets(recipe.spec.publish, (registry,) if registry else (), session.config)
     if not registries:
         hint = "name one with --registry HOST/PREFIX, or `registries` under [publish] in the recipe or jbuild.toml"
-        raise UsageError("no registry to push the layers to", where=str(loaded.path), hint=hint)
+        raise UsageError("no registry to push the layers to", where=str(recipe.path), hint=hint)
     options = RunOptions(until="lock", builders=builders)
     pinned = [
         PinnedCell(cell=cell.cell, image=cell.layer.image, digest=cell.layer.digest, made=cell.made)
         for cell in make_systems(jobs, session, options, registries[0], force=force)
     ]
     lines = [f"{cell.cell}: {'pinned' if cell.made else 'unchanged'}: {cell.image}@{cell.digest}" for cell in pinned]
-    result = SystemResult(recipe=loaded.name, pins=str(session.workspace.systems), cells=tuple(pinned))
+    result = SystemResult(recipe=recipe.name, pins=str(session.workspace.systems), cells=tuple(pinned))
     show(result, "\n".join(lines), session.console)

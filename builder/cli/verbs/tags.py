@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-import click
-
-from builder.cli.options import cell_option, json_option, lookup_registry_option, recipe_argument
+from builder.cli.cell_selection import Selection, recipe_verb
+from builder.cli.options import lookup_registry_option
 from builder.cli.results import show
-from builder.cli.selection import open_recipe, open_session
 from builder.errors import RegistryError
 from builder.publish.overview import TagState, overview
 from builder.publish.where import required_targets
-from builder.resolve.jobs import job_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,21 +21,15 @@ class TagsResult:
     tags: tuple[TagState, ...]
 
 
-@click.command("tags")
-@recipe_argument
-@cell_option
-@lookup_registry_option
-@json_option
-def command(recipe: str, selectors: tuple[str, ...], registries: tuple[str, ...], as_json: bool) -> int:
+@recipe_verb("tags", lookup_registry_option)
+def command(selection: Selection, registries: tuple[str, ...]) -> int:
     """Show which image each tag of RECIPE points to in every registry, and tags that are missing or left over."""
-    session = open_session(as_json=as_json)
-    loaded, cells = open_recipe(recipe, selectors, session.workspace)
-    jobs = [job_of(loaded, cell) for cell in cells if not cell.impossible]
-    targets = required_targets(loaded.spec.publish, registries, session.config, where=str(loaded.path))
-    with session.console.task(f"reading the tags of {loaded.name}", unit="tags"):
-        rows = overview(jobs, targets, session)
+    session, recipe = selection.session, selection.recipe
+    targets = required_targets(recipe.spec.publish, registries, session.config, where=str(recipe.path))
+    with session.console.task(f"reading the tags of {recipe.name}", unit="tags"):
+        rows = overview(selection.possible_jobs(), targets, session)
     table = session.console.table(("repository", "tag", "state", "level", "age", "image"), [_row(row) for row in rows])
-    show(TagsResult(recipe=loaded.name, tags=tuple(rows)), table, session.console)
+    show(TagsResult(recipe=recipe.name, tags=tuple(rows)), table, session.console)
     unknown = [row for row in rows if row.state == "unknown"]
     for row in unknown:
         session.console.warn(f"{row.repository}: {row.note}")

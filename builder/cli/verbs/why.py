@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import click
-
-from builder.cli.options import cell_option, json_option, recipe_argument
+from builder.cli.cell_selection import Selection, recipe_verb
 from builder.cli.results import show
-from builder.cli.selection import open_recipe, open_session
 from builder.errors import LockError, RecipeError
 from builder.resolve.jobs import job_of
 from builder.workspace import check_cache
 
 
-@click.command("why")
-@recipe_argument
-@cell_option
-@json_option
-def command(recipe: str, selectors: tuple[str, ...], as_json: bool) -> int:
+@recipe_verb("why")
+def command(selection: Selection) -> int:
     """Explain why a cell of RECIPE has no wheels and which similar cells have, or why its packages have their versions.
 
     Explains the large packages. Ends with exit code 4 if a cell does not resolve.
@@ -24,16 +18,15 @@ def command(recipe: str, selectors: tuple[str, ...], as_json: bool) -> int:
     from builder.cli.views.why_view import ExplainedCell, UnexplainedCell, WhyResult, text  # noqa: PLC0415  # resolution
     from builder.resolve.why import why  # noqa: PLC0415  # and this: help does without
 
-    session = open_session(as_json=as_json)
+    session, recipe = selection.session, selection.recipe
     check_cache(session.workspace)
-    loaded, cells = open_recipe(recipe, selectors, session.workspace)
     explained = tuple(
         UnexplainedCell(cell=cell.id, impossible=cell.impossible)
         if cell.impossible
-        else ExplainedCell(cell=cell.id, why=why(job_of(loaded, cell), session))
-        for cell in cells
+        else ExplainedCell(cell=cell.id, why=why(job_of(recipe, cell), session))
+        for cell in selection.cells
     )
-    show(WhyResult(recipe=loaded.name, cells=explained), "\n\n".join(map(text, explained)), session.console)
+    show(WhyResult(recipe=recipe.name, cells=explained), "\n\n".join(map(text, explained)), session.console)
     explanations = [cell.why for cell in explained if isinstance(cell, ExplainedCell)]
     if not explanations:
         return RecipeError.exit_code
