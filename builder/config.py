@@ -126,8 +126,8 @@ class Config:
         own = next((each for each in self.registry_settings if each.host == host), None)
         if own is None:
             return self
-        insecure = (*self.insecure_registries, host) if own.insecure else self.insecure_registries
-        return replace(self, ca_bundle=own.ca_bundle or self.ca_bundle, insecure_registries=insecure)
+        insecure = (*self.insecure_registries, host) if own.insecure else ()
+        return with_options(self, ca_bundle=own.ca_bundle, insecure_registries=insecure)
 
     def mirrored(self, image: str) -> tuple[str, RegistryMirror | None]:
         """Return the name under which to ask for an image, and the rule that applies, longest prefix first."""

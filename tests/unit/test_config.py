@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import TYPE_CHECKING
 
@@ -370,3 +371,9 @@ def test_the_rule_comes_with_the_name() -> None:
 def test_the_order_of_rules_does_not_matter_where_prefixes_differ(rules: list[RegistryMirror], rest: str) -> None:
     image = f"docker.io/{rest}"
     assert Config(registry_mirrors=tuple(rules)).mirrored(image) == RULES.mirrored(image)
+
+
+def test_every_setting_is_declared() -> None:
+    declared = {field.argument for field in config._CONFIG.fields}
+    # `builder` is another spelling, and families are read with the indexes.
+    assert declared - {"builder", "families"} == {field.name for field in dataclasses.fields(Config)}
