@@ -45,7 +45,7 @@ VERBS = (
     ("pick", "pick", "Name the published image that this machine, or a board, can run, and why others are out."),
     ("compose", "compose", "Write a compose file that runs a recipe's image, hardened."),
     ("run", "run", "Run a recipe's image as compose would, show its log, and stop it cleanly at Ctrl-C."),
-    ("bench", "bench", "Measure throughput and latency of an image or a running server, as JSON and a plot."),
+    ("bench", "bench", "Measure throughput and latency of an image or a running server."),
     ("diff", "diff", "Show what changed between two locks, cells or images, and what a device must pull."),
     ("report", "report", "Write one HTML page: how far each cell is, what is in it, what failed and why."),
     ("models", "models", "Lock, fetch or verify a recipe's models without its wheels."),

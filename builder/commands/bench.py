@@ -62,7 +62,6 @@ def _concurrencies(context: click.Context, parameter: click.Parameter, value: st
 )
 @click.option("--key-file", metavar="FILE", help="The API key of the server at --url; else VLLM_API_KEY.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures here, as JSON.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw them here, as SVG.")
 @board_option
 @image_option
 @registry_option
@@ -76,7 +75,6 @@ def command(
     output_tokens: int,
     choice: Choice,
     output: Path | None,
-    plot: Path | None,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -89,7 +87,6 @@ def command(
         raise click.UsageError("name a recipe or an image, or a server with --url")
     from builder.bench.measure import bench  # noqa: PLC0415  # the engine's API is slow to import
     from builder.bench.model import Load  # noqa: PLC0415
-    from builder.bench.plot import svg  # noqa: PLC0415
 
     session = open_session(as_json=as_json)
     load = Load(prompts=prompts, input_length=input_length, output_tokens=output_tokens)
@@ -98,8 +95,6 @@ def command(
     shown = records.plain(found)
     if output:
         write_text(output, json.dumps(shown, indent=2) + "\n")
-    if plot:
-        write_text(plot, svg(found))
     session.console.result(shown, table(found, session.console.table))
     return SmokeError.exit_code if any(step.failed for step in found.steps) else 0
 
