@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SERVICE, _VOLUME = "vllm", "cache"
 _SECRET = KEY_TARGET.rpartition("/")[2]
 _MIB = 1 << 20
-# Compose's parser takes more strings for numbers than PyYAML does, such as 1e3 and 08: all others than these are quoted.
+# Compose takes more strings for numbers than PyYAML does, such as 1e3 and 08: all others than these are quoted.
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 _KEYWORDS = frozenset({"true", "false", "yes", "no", "on", "off", "y", "n", "null"})
 

@@ -12,12 +12,13 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.bench.client import percentiles, step_of
 from builder.bench.inside import command as bench_command
 from builder.bench.inside import parse
 from builder.bench.model import Bench, Load, Percentiles, Step
-from builder.bench.statistics import Sample, percentiles, step_of
 from builder.commands.bench import command
 from builder.console import Console
+from builder.remote.openai import ServerError, StreamedAnswer
 from builder.report.bench import table
 
 LOAD = Load(prompts=2, input_length=16, output_tokens=8)
@@ -71,10 +72,10 @@ def test_percentiles_of_one_and_of_none() -> None:
 
 def test_a_step_is_made_of_what_was_answered() -> None:
     samples = [
-        Sample(times_s=[0.5, 0.7, 1.0], input_tokens=10, output_tokens=3),
-        Sample(times_s=[0.1], failure="cut"),
-        Sample(times_s=[1.5], input_tokens=10, output_tokens=1),
-        Sample(failure="cut"),
+        StreamedAnswer(times_s=[0.5, 0.7, 1.0], input_tokens=10, output_tokens=3),
+        ServerError("cut"),
+        StreamedAnswer(times_s=[1.5], input_tokens=10, output_tokens=1),
+        ServerError("cut"),
     ]
     step = step_of(samples, 2, 2.0)
     assert (step.answered, step.failed, step.failures) == (2, 2, ("cut",))

@@ -1,0 +1,1 @@
+"""This machine: its engine, processes, files and console."""
