@@ -1,4 +1,4 @@
-"""What single answers tell together, what vLLM's benchmark writes, and how it is shown."""
+"""What single answers tell together, what vLLM's benchmark writes, and what people read."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.bench.client import percentiles, step_of
 from builder.bench.inside import command as bench_command
 from builder.bench.inside import parse
 from builder.bench.model import Bench, Load, Percentiles, Step
-from builder.bench.statistics import Sample, percentiles, step_of
 from builder.cli.verbs.bench import command, table
 from builder.console import Console
+from builder.remote.openai import ServerError, StreamedAnswer
 
 LOAD = Load(prompts=2, input_length=16, output_tokens=8)
 # The file that `vllm bench serve` of vLLM 0.15.1 wrote, of an emulated server.
@@ -70,10 +71,10 @@ def test_percentiles_of_one_and_of_none() -> None:
 
 def test_a_step_is_made_of_what_was_answered() -> None:
     samples = [
-        Sample(times_s=[0.5, 0.7, 1.0], input_tokens=10, output_tokens=3),
-        Sample(times_s=[0.1], failure="cut"),
-        Sample(times_s=[1.5], input_tokens=10, output_tokens=1),
-        Sample(failure="cut"),
+        StreamedAnswer(times_s=[0.5, 0.7, 1.0], input_tokens=10, output_tokens=3),
+        ServerError("cut"),
+        StreamedAnswer(times_s=[1.5], input_tokens=10, output_tokens=1),
+        ServerError("cut"),
     ]
     step = step_of(samples, 2, 2.0)
     assert (step.answered, step.failed, step.failures) == (2, 2, ("cut",))

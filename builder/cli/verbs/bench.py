@@ -120,12 +120,13 @@ def command(
 
 @contextmanager
 def _running(url: str, key_file: str | None, session: Session) -> Iterator[Target]:
-    from builder.bench.client import Server, check_url  # noqa: PLC0415
+    from builder.bench.client import check_url  # noqa: PLC0415
     from builder.bench.measure import Target  # noqa: PLC0415
+    from builder.remote.openai import OpenAIServer  # noqa: PLC0415
     from builder.serve.service import read_key  # noqa: PLC0415
 
     key = read_key(key_file) if key_file else os.environ.get("VLLM_API_KEY")
-    server = Server(url=check_url(url), key=key, ca=session.config.ca_bundle)
+    server = OpenAIServer(url=check_url(url), key=key, ca=session.config.ca_bundle)
     yield Target(server=server, subject=server.url)
 
 

@@ -1,0 +1,1 @@
+"""Clients of servers: registries, indexes, hubs and model servers."""
