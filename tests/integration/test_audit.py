@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import zstandard
-from elf_files import AMD64, make_elf
+from elf_files import AMD64, layer, make_elf
 from factories import make_wheel
 from index_server import running_index
 from project import CELL, assert_refused, make_wheels
 from servers import Registry, registry
-from test_audit_base import layer
 
 from builder.audit import base
 from builder.audit.base import read_base

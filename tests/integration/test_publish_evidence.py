@@ -8,16 +8,16 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from builder.publish.current import still_published
 from proofs import Keys, call, key_pairs, keys, labels, make_evidence, oras_discover, stranger
+from publishing import all_on, push
 from servers import Fault, Registry, make_image, registry, running_front
-from test_publish_registries import all_on, push
 
 from builder.config import Config
 from builder.errors import RegistryError, UsageError
 from builder.http import Retry
 from builder.publish import statements
 from builder.publish.attach import found
-from builder.publish.current import still_published
 from builder.publish.failure import PublicationError
 from builder.publish.signing import Signer, is_signed
 from builder.registry.client import OCI_INDEX, connect

@@ -7,20 +7,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from factories import make_job, make_spec
 from proofs import (
-    LOCK,
-    PLAN,
     Keys,
     call,
     key_pairs,
     keys,
-    labels,
     make_evidence,
     make_verdict,
     oras_discover,
     stranger,
 )
+from publishing import asked, blob_bytes, built, image, job, layout, push, session
 from servers import (
     PASSWORD,
     USER,
@@ -32,20 +29,15 @@ from servers import (
     running_front,
     running_registry,
 )
-from test_publish_registries import RETRY, blob_bytes, push
 
 from builder import records
 from builder.config import Config
-from builder.console import Console
 from builder.errors import IntegrityError, JbuildError, RegistryError, SmokeError, UsageError
 from builder.publish import statements
 from builder.publish.failure import PublicationError
 from builder.publish.handover import write_verdict
 from builder.publish.promote import Asked, from_cell, from_image, promote
-from builder.recipe.model import PublishSpec, TagRule
 from builder.registry.reference import Reference
-from builder.resolve import lockfile
-from builder.session import Session
 from builder.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -54,11 +46,9 @@ if TYPE_CHECKING:
 
     from builder.image.model import Image
     from builder.publish.model import Publication
-    from builder.resolve.model import Job
+    from builder.session import Session
 
-__all__ = ["key_pairs", "keys", "locked_registry", "registry", "stranger"]
-
-RULES = (TagRule(name="1-rc", level="emulated"), TagRule(name="1", level="gpu", immutable=True))
+__all__ = ["image", "key_pairs", "keys", "layout", "locked_registry", "registry", "session", "stranger"]
 
 
 @pytest.fixture(autouse=True)
@@ -70,39 +60,6 @@ def _nobodys_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 def second(tmp_path: Path) -> Iterator[Registry]:
     with running_registry(tmp_path / "second") as running:
         yield running
-
-
-@pytest.fixture
-def session(tmp_path: Path) -> Session:
-    workspace = Workspace(project=tmp_path / "project", cache=tmp_path / "cache")
-    return Session(workspace=workspace, config=Config(), console=Console(quiet=True))
-
-
-@pytest.fixture
-def layout(session: Session) -> Path:
-    return session.workspace.images
-
-
-@pytest.fixture
-def image(layout: Path) -> Image:
-    return make_image(layout, labels=labels())
-
-
-def job() -> Job:
-    return make_job(spec=make_spec(publish=PublishSpec(repository="vllm", tags=RULES)))
-
-
-def built(session: Session, image: Image, level: Any = "emulated") -> Job:
-    """Leave the records that a cell has once its image has proved itself."""
-    folder = session.workspace.cell("demo", "one")
-    for stage, record in (("image", image), ("plan", PLAN), ("smoke", make_verdict(image, level))):
-        records.write(folder.record(stage), "x", record)
-    lockfile.write(session.workspace.lock("demo", "one"), LOCK)
-    return job()
-
-
-def asked(*targets: str, **more: Any) -> Asked:
-    return Asked(targets=targets, retry=RETRY, **more)
 
 
 def at(registry: Registry | str, image: Image) -> Reference:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from publishing import TAGS, all_on, blob_bytes, push, versioned
 from servers import (
     PASSWORD,
     USER,
@@ -27,13 +28,9 @@ from servers import (
 )
 
 from builder.config import Config, RegistrySettings
-from builder.console import Console
 from builder.errors import IntegrityError, RecipeError
-from builder.http import Retry
 from builder.publish.failure import PublicationError
 from builder.publish.model import Publication, TagPut
-from builder.publish.push import Wish, publish
-from builder.publish.source import from_layout
 from builder.recipe import placeholders
 from builder.recipe.model import TagRule
 
@@ -44,9 +41,6 @@ if TYPE_CHECKING:
     from builder.image.model import Image
 
 __all__ = ["locked_registry", "registry"]
-
-TAGS = ("0.15.1", "latest")
-RETRY = Retry(first_wait_s=0.01, longest_wait_s=2.0)
 
 
 @pytest.fixture(autouse=True)
@@ -68,21 +62,6 @@ def image(layout: Path) -> Image:
 def second(tmp_path: Path) -> Iterator[Registry]:
     with running_registry(tmp_path / "second") as running:
         yield running
-
-
-def push(image: Image, layout: Path, *targets: str, **options: Any) -> Publication:
-    rules = options.pop("rules", None) or tuple(TagRule(name=name) for name in options.pop("tags", TAGS))
-    config, retry = options.pop("config", Config()), options.pop("retry", RETRY)
-    wish = Wish(**{"repository": "vllm", "tags": rules, "level": "cpu", **options})
-    return publish(from_layout(image, layout), targets, wish, config=config, console=Console(quiet=True), retry=retry)
-
-
-def all_on(image: Image) -> dict[str, str]:
-    return dict.fromkeys(TAGS, image.digest)
-
-
-def blob_bytes(image: Image) -> int:
-    return image.size - image.manifest.size
 
 
 def test_an_image_is_published(registry: Registry, image: Image, layout: Path) -> None:
@@ -349,13 +328,6 @@ def test_a_refused_blob_ends_the_others_of_its_registry(registry: Registry, layo
 
 RC, RELEASE = TagRule(name="1-rc"), TagRule(name="1", level="gpu", immutable=True)
 LATEST = TagRule(name="latest", moving=True)
-
-
-def versioned(layout: Path, vllm: str, **more: str) -> Image:
-    facts = {"vllm": vllm, "recipe": "r", "cell": "c", **more}
-    return make_image(
-        layout, sizes=(1000,), labels=tuple((f"io.jbuild.{name}", value) for name, value in facts.items())
-    )
 
 
 def test_a_tag_waits_for_its_level_and_the_digest_goes_up(registry: Registry, image: Image, layout: Path) -> None:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from proofs import LOCK, Keys, call, key_pairs, keys, labels, make_evidence, make_verdict, stranger
+from publishing import RULES, asked, built, image, job, layout, push, session, versioned
 from servers import Fault, Registry, free_port, make_image, registry, running_front, running_registry
-from test_publish_promote import RULES, asked, built, image, job, layout, session
-from test_publish_registries import push, versioned
 
 from builder.config import Config
 from builder.errors import RegistryError

@@ -12,8 +12,8 @@ import tomli_w
 import yaml
 from project import Done, Running, assert_refused, clean_environment
 from proofs import make_evidence
+from publishing import push
 from servers import Fault, Registry, make_image, registry, running_front
-from test_publish_registries import push
 
 from builder.recipe.model import TagRule
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import struct
+import tarfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -259,3 +261,19 @@ def read_wheel(path: Path) -> WheelFacts:
     found = listing(path)
     read = [read_members(path, members) for members in jobs(found)]
     return assemble(path, found, (b for part in read for b in part[0]), (f for part in read for f in part[1]))
+
+
+def layer(*entries: tuple[str, bytes | str]) -> bytes:
+    """Return a tar: bytes are files, `-> x` links, `=> x` hard links, `/` folders."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in entries:
+            entry = tarfile.TarInfo(name)
+            if isinstance(content, bytes):
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+                continue
+            kind, _, entry.linkname = content.partition(" ")
+            entry.type = {"->": tarfile.SYMTYPE, "=>": tarfile.LNKTYPE, "/": tarfile.DIRTYPE}[kind]
+            archive.addfile(entry)
+    return buffer.getvalue()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gzip
 import io
-import tarfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import zstandard
-from elf_files import make_elf
+from elf_files import layer, make_elf
 
 from builder.audit import base
 from builder.audit.base import _facts, _read_layer, _Tree
@@ -22,22 +21,6 @@ if TYPE_CHECKING:
 
 TAR = "application/vnd.oci.image.layer.v1.tar"
 GNU = "usr/lib/aarch64-linux-gnu"
-
-
-def layer(*entries: tuple[str, bytes | str]) -> bytes:
-    """Return a tar: bytes are files, `-> x` links, `=> x` hard links, `/` folders."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in entries:
-            entry = tarfile.TarInfo(name)
-            if isinstance(content, bytes):
-                entry.size = len(content)
-                archive.addfile(entry, io.BytesIO(content))
-                continue
-            kind, _, entry.linkname = content.partition(" ")
-            entry.type = {"->": tarfile.SYMTYPE, "=>": tarfile.LNKTYPE, "/": tarfile.DIRTYPE}[kind]
-            archive.addfile(entry)
-    return buffer.getvalue()
 
 
 def facts(*layers: bytes, media_type: str = TAR, config: dict[str, Any] | None = None) -> BaseFacts:

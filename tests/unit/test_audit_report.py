@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from elf_files import make_base, make_elf, make_fatbin
 from factories import locked, make_job, make_lock, make_platform, make_spec, make_wheel
-from test_cli import RECIPE
+from recipe_factory import RECIPE
 
 from builder.audit import loose
 from builder.audit import stage as room

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from test_bench_client import LOAD, at, running
-from test_serve_container import SERVICE, Fake
+from engine_factory import SERVICE, Fake
+from openai_server import LOAD, at, running
 
 from builder.bench.inside import BenchmarkMissingError, measure_inside
 from builder.bench.measure import Target, await_ready, bench
@@ -18,7 +18,7 @@ from builder.console import Console
 from builder.errors import SmokeError
 
 if TYPE_CHECKING:
-    from test_bench_client import Stand
+    from openai_server import Stand
 
 WRITTEN = Path(__file__).with_name("vllm_bench.json").read_bytes()
 QUIET = Console(quiet=True)

@@ -13,7 +13,7 @@ import pytest
 from builder.stages import Options
 from factories import locked, make_job, make_lock, make_locked_wheel, make_model, make_wheel
 from filelock import FileLock
-from test_diff import LAYERS, ONE, build
+from image_factory import LAYERS, ONE, build
 
 from builder import pipeline
 from builder.cache import contents, prune

@@ -7,32 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tomli_w
+from recipe_factory import read, recipe_data
 
 from builder.ci.jobs import outputs, plan
 from builder.ci.runners import github
 from builder.errors import DocumentError, UsageError
-from builder.recipe.load import load
-from builder.recipe.matrix import expand
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from builder.recipe.model import Cell, Recipe
     from builder.workspace import Workspace
 
     CommandLine = Callable[..., tuple[int, str, str]]
-
-
-def recipe_data(**changes: Any) -> dict[str, Any]:
-    return {
-        "description": "two Jetsons",
-        "matrix": {"l4t": ["36.4.0", "39.2.0"], "vllm": ["0.20.2"]},
-        "packages": {"requires": ["vllm=={vllm}"]},
-        "models": [{"name": "tiny", "source": "hf://org/tiny@main"}],
-        "smoke": {"questions": [{"ask": "Hello?", "expect": "Hi"}]},
-        **changes,
-    }
 
 
 def write(folder: Path, name: str = "demo", **changes: Any) -> Path:
@@ -40,11 +27,6 @@ def write(folder: Path, name: str = "demo", **changes: Any) -> Path:
     path.parent.mkdir(exist_ok=True)
     path.write_text(tomli_w.dumps(recipe_data(**changes)))
     return path
-
-
-def read(path: Path) -> tuple[Recipe, tuple[Cell, ...]]:
-    recipe = load(path)
-    return recipe, expand(recipe)
 
 
 def test_a_cell_is_a_job(tmp_path: Path) -> None:

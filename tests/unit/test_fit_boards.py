@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from factories import make_jetson, make_job, make_lock, make_model, make_platform, make_spec
-from fit_parts import write_weights
-from test_fit_shape import GEMMA_3_4B, LLAMA_3_1_8B, QWEN3_8B
+from fit_parts import GEMMA_3_4B, LLAMA_3_1_8B, QWEN3_8B, write_weights
 
 from builder.config import Config
 from builder.errors import DocumentError, ModelError, UsageError

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis.strategies as st
 import pytest
+from fit_parts import GEMMA_3_4B, LLAMA_3_1_8B, QWEN3_8B
 from hypothesis import given
 
 from builder.errors import ModelError
@@ -15,19 +16,6 @@ from builder.fit.shape import read_shape
 if TYPE_CHECKING:
     from builder.fit.model import Shape
 
-LLAMA_3_1_8B = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 131072,
-    "rope_scaling": {"factor": 8.0, "rope_type": "llama3", "original_max_position_embeddings": 8192},
-    "vocab_size": 128256,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-}
 QWEN2_5_7B = {
     "model_type": "qwen2",
     "hidden_size": 3584,
@@ -41,21 +29,6 @@ QWEN2_5_7B = {
     "use_sliding_window": False,
     "torch_dtype": "bfloat16",
     "vocab_size": 152064,
-}
-QWEN3_8B = {
-    "model_type": "qwen3",
-    "head_dim": 128,
-    "hidden_size": 4096,
-    "intermediate_size": 12288,
-    "max_position_embeddings": 40960,
-    "max_window_layers": 36,
-    "num_attention_heads": 32,
-    "num_hidden_layers": 36,
-    "num_key_value_heads": 8,
-    "sliding_window": None,
-    "use_sliding_window": False,
-    "torch_dtype": "bfloat16",
-    "vocab_size": 151936,
 }
 QWEN3_30B_A3B = {
     "model_type": "qwen3_moe",
@@ -97,20 +70,6 @@ GEMMA_2_9B = {
     "sliding_window_size": 4096,
     "torch_dtype": "bfloat16",
     "vocab_size": 256000,
-}
-# As published, it leaves heads, vocabulary and length to the class, and names only the language model's deviations.
-GEMMA_3_4B = {
-    "model_type": "gemma3",
-    "text_config": {
-        "hidden_size": 2560,
-        "intermediate_size": 10240,
-        "model_type": "gemma3_text",
-        "num_hidden_layers": 34,
-        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
-        "sliding_window": 1024,
-    },
-    "vision_config": {"hidden_size": 1152, "num_hidden_layers": 27, "num_attention_heads": 16},
-    "torch_dtype": "bfloat16",
 }
 DTYPE_INSIDE = {"text_config": {"model_type": "gemma3_text", "dtype": "float16"}}
 DEEPSEEK_V2_LITE = {

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from engine_factory import engine
 from factories import make_job
 
 from builder.caches import Cache
 from builder.config import Config
-from builder.engine import Engine
 from builder.errors import (
     BuildError,
     DiskError,
@@ -37,19 +37,6 @@ if TYPE_CHECKING:
 
     from builder.config import Compression
     from builder.image.model import Image
-
-
-def engine(**changes: Any) -> Engine:
-    facts: dict[str, Any] = {
-        "docker_host": None,
-        "context": "default",
-        "source": "default",
-        "endpoint": "unix:///var/run/docker.sock",
-        "version": "28.0",
-        "containerd_store": True,
-        "architecture": "amd64",
-    }
-    return Engine(**(facts | changes))
 
 
 @pytest.fixture(autouse=True)

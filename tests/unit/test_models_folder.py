@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_models_safetensors import weights
+from model_files import make_folder, weights
 
 from builder.config import Config, ModelMirror
 from builder.console import Console
@@ -31,21 +31,6 @@ if TYPE_CHECKING:
 QUIET = Console(quiet=True)
 COPY = "`cp -rL FOLDER COPY` makes a folder with files in place of links: name that one"
 MOVE = "move it out of the model's folder"
-
-
-def make_folder(folder: Path, **files: bytes | None) -> Path:
-    """Write a small whole model; `files` adds to it, or takes away what is None (`__` stands for a dot)."""
-    usual: dict[str, bytes | None] = {
-        "config.json": b"{}",
-        "tokenizer.json": b"{}",
-        "model.safetensors": weights(),
-        "README.md": b"#",
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in (usual | {name.replace("__", "."): data for name, data in files.items()}).items():
-        if data is not None:
-            (folder / name).write_bytes(data)
-    return folder
 
 
 def settle() -> None:

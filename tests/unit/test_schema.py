@@ -14,7 +14,7 @@ import tomli_w
 from factories import make_lock, make_locked_wheel
 from json_results import check
 from jsonschema import Draft202012Validator
-from test_ci_jobs import recipe_data
+from recipe_factory import recipe_data
 
 from builder import records
 from builder.cli.main import cli, verbs

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
-from docker.errors import APIError, ImageNotFound, NotFound
+from docker.errors import APIError, ImageNotFound
+from engine_factory import SERVICE, Fake, make_engine
 from factories import make_jetson, make_job
 
 from builder.console import Console
-from builder.engine import Engine
 from builder.errors import EngineError, SmokeError, UsageError
 from builder.serve import container as containers
 from builder.serve.bare import service_of_image
@@ -20,7 +20,6 @@ from builder.serve.service import service_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SERVICE = service_of(make_job(), "image")
 QUIET = Console(quiet=True)
 
 
@@ -28,42 +27,6 @@ def refusal(status: int, text: str) -> APIError:
     response = requests.Response()
     response.status_code = status
     return APIError(text, response=response, explanation=text)
-
-
-class Fake:
-    """A container of an engine that is not there."""
-
-    def __init__(self, code: int = 0, log: tuple[bytes, ...] = (), *, killed: bool = False, status: str = "") -> None:
-        self.code, self.log, self.status = code, log, status
-        self.attrs = {"State": {"OOMKilled": killed}}
-        self.ports: dict[str, Any] = {}
-        self.calls: list[str] = []
-        self.refuses: APIError | None = None
-        self.gone = False
-
-    def wait(self) -> dict[str, int]:
-        return {"StatusCode": self.code}
-
-    def reload(self) -> None:
-        pass
-
-    def logs(self, *, stream: bool = False, follow: bool = False, tail: int = 0) -> Any:
-        return iter(self.log) if stream else b"".join(self.log)
-
-    def start(self) -> None:
-        self.calls.append("start")
-        if self.refuses:
-            raise self.refuses
-
-    def stop(self, timeout: int) -> None:
-        self.calls.append(f"stop {timeout}")
-        if self.gone:
-            raise NotFound("gone")
-
-    def remove(self, *, force: bool, v: bool) -> None:
-        self.calls.append("remove")
-        if self.gone:
-            raise NotFound("gone")
 
 
 class Client:
@@ -163,12 +126,6 @@ def test_where_it_is_published() -> None:
     assert containers.published_of(container, SERVICE).port == 8000
     with pytest.raises(SmokeError, match="exit code 4"):
         containers.published_of(Fake(code=4, status="exited"), anywhere)
-
-
-def make_engine(**changes: Any) -> Engine:
-    facts: dict[str, Any] = {"docker_host": None, "context": "default", "source": "default", "version": "26"}
-    facts |= {"endpoint": "unix:///x", "containerd_store": True, "architecture": "arm64", "runtimes": ("runc",)}
-    return Engine(**(facts | changes))
 
 
 def test_the_gpu_needs_nvidias_runtime() -> None:

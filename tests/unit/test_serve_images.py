@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from engine_factory import make_engine
 from factories import DIGEST, make_jetson, make_job, make_spec
-from test_serve_container import make_engine
 
 from builder import records
 from builder.config import Config

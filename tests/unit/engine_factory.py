@@ -1,0 +1,68 @@
+"""Engines and containers for tests that start neither."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from docker.errors import APIError, NotFound
+from factories import make_job
+
+from builder.engine import Engine
+from builder.serve.service import service_of
+
+SERVICE = service_of(make_job(), "image")
+
+
+class Fake:
+    """A container of an engine that is not there."""
+
+    def __init__(self, code: int = 0, log: tuple[bytes, ...] = (), *, killed: bool = False, status: str = "") -> None:
+        self.code, self.log, self.status = code, log, status
+        self.attrs = {"State": {"OOMKilled": killed}}
+        self.ports: dict[str, Any] = {}
+        self.calls: list[str] = []
+        self.refuses: APIError | None = None
+        self.gone = False
+
+    def wait(self) -> dict[str, int]:
+        return {"StatusCode": self.code}
+
+    def reload(self) -> None:
+        pass
+
+    def logs(self, *, stream: bool = False, follow: bool = False, tail: int = 0) -> Any:
+        return iter(self.log) if stream else b"".join(self.log)
+
+    def start(self) -> None:
+        self.calls.append("start")
+        if self.refuses:
+            raise self.refuses
+
+    def stop(self, timeout: int) -> None:
+        self.calls.append(f"stop {timeout}")
+        if self.gone:
+            raise NotFound("gone")
+
+    def remove(self, *, force: bool, v: bool) -> None:
+        self.calls.append("remove")
+        if self.gone:
+            raise NotFound("gone")
+
+
+def make_engine(**changes: Any) -> Engine:
+    facts: dict[str, Any] = {"docker_host": None, "context": "default", "source": "default", "version": "26"}
+    facts |= {"endpoint": "unix:///x", "containerd_store": True, "architecture": "arm64", "runtimes": ("runc",)}
+    return Engine(**(facts | changes))
+
+
+def engine(**changes: Any) -> Engine:
+    facts: dict[str, Any] = {
+        "docker_host": None,
+        "context": "default",
+        "source": "default",
+        "endpoint": "unix:///var/run/docker.sock",
+        "version": "28.0",
+        "containerd_store": True,
+        "architecture": "amd64",
+    }
+    return Engine(**(facts | changes))
