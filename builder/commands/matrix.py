@@ -38,8 +38,9 @@ def _runners(context: click.Context, parameter: click.Parameter, values: tuple[s
 @cell_option
 @click.option(
     "--changed-since",
-    metavar="REF",
-    help="Only cells that are made from something else than at this commit of git's.",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Only cells whose inputs differ from FILE, which `--format inputs` wrote earlier.",
 )
 @click.option(
     "--format",
@@ -47,7 +48,7 @@ def _runners(context: click.Context, parameter: click.Parameter, values: tuple[s
     type=click.Choice(("table", "github", "inputs")),
     default="table",
     show_default=True,
-    help="`github`: lines for $GITHUB_OUTPUT; `inputs`: fingerprints of what each cell is made from.",
+    help="`github`: lines for $GITHUB_OUTPUT; `inputs`: JSON with fingerprints of each cell's inputs.",
 )
 @click.option(
     "--runner",
@@ -62,7 +63,7 @@ def _runners(context: click.Context, parameter: click.Parameter, values: tuple[s
 def command(
     recipes: tuple[str, ...],
     selectors: tuple[str, ...],
-    changed_since: str | None,
+    changed_since: Path | None,
     form: str,
     runners: dict[str, str],
     output: Path | None,
@@ -80,23 +81,23 @@ def command(
         return
     changed = _changed(selected, session, changed_since) if changed_since else None
     if form == "github":
-        _show_jobs(selected, runners, changed, changed_since or "", output, session)
+        _show_jobs(selected, runners, changed, str(changed_since or ""), output, session)
     else:
         _show_table(*selected[0], changed, session)
 
 
 def _changed(
-    selected: Sequence[tuple[Recipe, Sequence[Cell]]], session: Session, ref: str
+    selected: Sequence[tuple[Recipe, Sequence[Cell]]], session: Session, before: Path
 ) -> dict[tuple[str, str], tuple[str, ...]]:
-    from builder.ci.since import changes  # noqa: PLC0415  # needs the rooms of locks and images
+    from builder.ci.inputs import changes  # noqa: PLC0415  # needs the rooms of locks and images
 
-    return changes(selected, session, ref)
+    return changes(selected, session, before)
 
 
 def _show_inputs(selected: Sequence[tuple[Recipe, Sequence[Cell]]], session: Session) -> None:
-    from builder.ci.inputs import cells_of  # noqa: PLC0415  # needs the rooms of locks and images
+    from builder.ci.inputs import inputs_of  # noqa: PLC0415  # needs the rooms of locks and images
 
-    found = {recipe.name: cells_of(recipe, cells, session) for recipe, cells in selected}
+    found = {recipe.name: inputs_of(recipe, cells, session) for recipe, cells in selected}
     session.console.result({"recipes": found}, json.dumps({"recipes": found}, indent=2))
 
 

@@ -53,7 +53,7 @@ class _MatrixCell(TypedDict):
 
 
 class MatrixCell(_MatrixCell, total=False):
-    """One cell; `changed` names, with --changed-since, the parts of its inputs that did (`new`: it was not there)."""
+    """One cell; `changed` names, with --changed-since, the inputs that did (`new`: the file does not have the cell)."""
 
     changed: list[str]
 
@@ -67,7 +67,7 @@ class Matrix(TypedDict):
 
 
 class Inputs(TypedDict):
-    """With --format inputs: fingerprints by recipe, cell and part."""
+    """With --format inputs: fingerprints by recipe, cell and input."""
 
     recipes: dict[str, dict[str, dict[str, str]]]
 

@@ -80,7 +80,7 @@ def build(session: Session, lock: Lock, layers: dict[str, bytes], *, of: Lock | 
     own_entry = {"mediaType": configuration.media_type, "digest": configuration.digest, "size": configuration.size}
     manifest = put(json.dumps({"config": own_entry, "layers": entries}).encode(), "manifest.v1+json")
     image = Image(platform="linux/arm64", manifest=manifest, config=configuration, layers=tuple(described), labels=())
-    records.write(session.workspace.cell(lock.recipe, lock.cell).record("image"), "x", image)
+    records.write(session.workspace.cell(lock.recipe, lock.cell).record("build"), "x", image)
     return image
 
 
@@ -218,7 +218,7 @@ def test_a_rendered_cell_tells_the_names_of_its_layers(session: Session) -> None
         write(session, lock)
         folder = session.workspace.cell(lock.recipe, lock.cell)
         plan = make_plan(layers=layers)
-        records.write(folder.record("plan"), "x", plan)
+        records.write(folder.record("render"), "x", plan)
         folder.dockerfile.write_text(f'LABEL "io.jbuild.lock"="{lockfile.content(lock)}"\n')
     found = compare(subject("demo/one", session, "arm64"), subject("demo/two", session, "arm64"))
     assert found.layers is not None
@@ -231,7 +231,7 @@ def test_a_rendered_cell_tells_the_names_of_its_layers(session: Session) -> None
 def test_a_plan_of_another_lock_does_not_count(session: Session) -> None:
     write(session, ONE)
     folder = session.workspace.cell("demo", "one")
-    records.write(folder.record("plan"), "x", make_plan(layers=("a",)))
+    records.write(folder.record("render"), "x", make_plan(layers=("a",)))
     folder.dockerfile.write_text("FROM x\n")
     assert subject("demo/one", session, "arm64").layers is None
 

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from factories import DIGEST, make_jetson, make_job, make_lock, make_plan
+from factories import DIGEST, make_jetson, make_job, make_lock, make_plan, make_run
 
 from builder.console import Console
 from builder.errors import NoWheelsError, SmokeError
 from builder.image.model import Descriptor, Image
-from builder.pipeline import CellResult, StageResult
+from builder.pipeline.history import StageResult
+from builder.pipeline.runner import CellResult
 from builder.publish.model import Publication, RegistryPublication, TagPut, TagWithheld
 from builder.report.failures import alike, show_failures
 from builder.report.summary import cell_json, references, summary
 from builder.report.words import duration
 from builder.smoke.model import Answer, Missing, Modules, Verdict
-from builder.stages import Made, Options, Work
 
 if TYPE_CHECKING:
     from builder.session import Session
@@ -66,8 +66,8 @@ def test_withheld_tags_are_told_with_their_reason(session: Session) -> None:
 def result(
     session: Session, *, ran: bool = True, error: SmokeError | None = None, job: Any = None, **made: Any
 ) -> CellResult:
-    work = Work(job=job or make_job(), session=session, options=Options(), made=Made(**made))
-    return CellResult(work, [StageResult(stage="lock", ran=ran, seconds=61.0)], error)
+    run = make_run(session, *(record for record in made.values() if record), job=job)
+    return CellResult(run=run, stages=(StageResult(stage="lock", ran=ran, seconds=61.0),), error=error)
 
 
 def everything(session: Session, **changes: Any) -> CellResult:
