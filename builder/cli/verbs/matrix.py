@@ -29,7 +29,7 @@ Changes = Mapping[tuple[str, str], Sequence[str]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MatrixCell:
-    """One cell; `changed` lists, with --changed-since, the inputs that differ (`new`: the cell was not there)."""
+    """One cell; `changed` lists, with --changed-since, the inputs that differ (`new`: the file lacks the cell)."""
 
     id: str
     values: dict[str, str]
@@ -71,14 +71,19 @@ def _runners(context: click.Context, parameter: click.Parameter, values: tuple[s
 @click.command("matrix")
 @click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...", shell_complete=completers.recipes)
 @cell_option
-@click.option("--changed-since", metavar="REF", help="Only cells whose inputs have changed since this git commit.")
+@click.option(
+    "--changed-since",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Only cells whose inputs differ from those in FILE, an earlier output of --format inputs.",
+)
 @click.option(
     "--format",
     "form",
     type=click.Choice(("table", "github", "inputs")),
     default="table",
     show_default=True,
-    help="`github`: a job matrix for $GITHUB_OUTPUT. `inputs`: fingerprints of each cell's inputs.",
+    help="`github`: a job matrix for $GITHUB_OUTPUT. `inputs`: JSON with fingerprints of each cell's inputs.",
 )
 @click.option(
     "--runner",
@@ -97,7 +102,7 @@ def _runners(context: click.Context, parameter: click.Parameter, values: tuple[s
 def command(
     recipes: tuple[str, ...],
     selectors: tuple[str, ...],
-    changed_since: str | None,
+    changed_since: Path | None,
     form: str,
     runners: dict[str, str],
     output: Path | None,
@@ -117,21 +122,24 @@ def command(
         return
     changed = _changed(selected, session, changed_since) if changed_since else None
     if form == "github":
-        _show_jobs(selected, runners, changed, changed_since or "", output, session)
+        _show_jobs(selected, runners, changed, str(changed_since or ""), output, session)
     else:
         _show_table(*selected[0], changed, session)
 
 
-def _changed(selected: Selected, session: Session, ref: str) -> Changes:
-    from builder.ci.since import changes  # noqa: PLC0415  # needs the rooms of locks and images
+def _changed(selected: Selected, session: Session, before: Path) -> Changes:
+    from builder.ci.inputs import changes  # noqa: PLC0415  # needs the rooms of locks and images
 
-    return changes(selected, session, ref)
+    return changes(selected, session, before)
 
 
 def _show_inputs(selected: Selected, session: Session) -> None:
-    from builder.ci.inputs import cells_of  # noqa: PLC0415  # needs the rooms of locks and images
+    from builder.ci.inputs import inputs_of  # noqa: PLC0415  # needs the rooms of locks and images
 
-    result = InputDigests(recipes={recipe.name: cells_of(recipe, cells, session) for recipe, cells in selected})
+    recipes = {recipe.name: inputs_of(recipe, cells, session) for recipe, cells in selected}
+    result = InputDigests(
+        recipes={name: {cell: dict(names[cell]) for cell in names} for name, names in recipes.items()}
+    )
     show(result, json.dumps(records.plain(result), indent=2), session.console)
 
 

@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from builder.stages import Made, Options, Work
-from factories import DIGEST, make_job, make_lock
+from factories import DIGEST, make_lock, make_run
 
-from builder import engine, records, stages
+from builder import records
 from builder.errors import EngineError
 from builder.image.model import Image
+from builder.pipeline.runner import bring_up_to_date
+from builder.pipeline.stage import stage_of
 from builder.recipe.model import SmokeSpec
 from builder.registry.model import Descriptor
-from builder.smoke import cell, load, runner
+from builder.smoke import cell
 from builder.smoke.model import SmokeFailedError, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from builder.pipeline.cell import CellRun
     from builder.session import Session
 
 BLOB = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=DIGEST, size=1)
@@ -64,71 +66,75 @@ class Engine:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Engine:
     found = Engine()
-    monkeypatch.setattr(engine, "find_engine", lambda _: found)
-    monkeypatch.setattr(load, "loaded", found.loaded)
-    monkeypatch.setattr(runner, "smoke", found.smoke)
+    monkeypatch.setattr(cell, "find_engine", lambda _: found)
+    monkeypatch.setattr(cell, "loaded", found.loaded)
+    monkeypatch.setattr(cell, "smoke", found.smoke)
     monkeypatch.setattr(cell, "_tidy", lambda _: None)
     return found
 
 
 @pytest.fixture
-def work(session: Session) -> Work:
-    return new_work(session)
+def run(session: Session) -> CellRun:
+    return new_run(session)
 
 
-def new_work(session: Session, **options: Any) -> Work:
+def new_run(session: Session, **options: Any) -> CellRun:
     image = Image(platform="linux/arm64", manifest=BLOB, config=BLOB, layers=(), labels=())
-    made = Made(lock=make_lock(), image=image)
-    return Work(job=make_job(), session=session, options=Options(**options), made=made)
+    return make_run(session, make_lock(), image, **options)
 
 
-def kept(work: Work) -> Verdict | None:
-    return records.read(work.folder.record("smoke"), None, Verdict)
+def smoke(run: CellRun) -> tuple[CellRun, bool]:
+    return bring_up_to_date(stage_of("smoke"), run)
 
 
-def test_an_image_that_could_not_be_named_is_not_asked_again(fake: Engine, work: Work) -> None:
+def kept(run: CellRun) -> Verdict | None:
+    return records.read(run.folder.record("smoke"), None, Verdict)
+
+
+def test_an_image_that_could_not_be_named_is_not_asked_again(fake: Engine, run: CellRun) -> None:
     fake.names_it = False
     for _ in range(2):
         with pytest.raises(EngineError):
-            stages.run("smoke", work)
-    assert (fake.asked, kept(work)) == (1, None)
+            smoke(run)
+    assert (fake.asked, kept(run)) == (1, None)
     fake.names_it = True
-    assert stages.run("smoke", work)
+    done, ran = smoke(run)
+    assert ran
     assert (fake.asked, fake.named) == (1, 1)
-    assert kept(work) == work.made.verdict
-    assert not stages.run("smoke", work)
-    assert sorted(path.name for path in work.folder.path.iterdir()) == ["smoke-emulated.json", "smoke.json"]
+    assert kept(run) == done.find(Verdict)
+    assert smoke(run) == (done, False)
+    assert sorted(path.name for path in run.folder.path.iterdir()) == ["smoke-emulated.json", "smoke.json"]
 
 
 def test_a_forced_run_asks_again(fake: Engine, session: Session) -> None:
     fake.names_it = False
     for count in (1, 2):
         with pytest.raises(EngineError):
-            stages.run("smoke", new_work(session, again="smoke"))
+            smoke(new_run(session, again="smoke"))
         assert fake.asked == count
 
 
 def test_what_passed_once_does_not_hide_a_later_failure(fake: Engine, session: Session) -> None:
     fake.names_it = False
     with pytest.raises(EngineError):
-        stages.run("smoke", new_work(session))
+        smoke(new_run(session))
     fake.passes = False
     with pytest.raises(SmokeFailedError):
-        stages.run("smoke", new_work(session, again="smoke"))
-    work = new_work(session)
+        smoke(new_run(session, again="smoke"))
+    run = new_run(session)
     with pytest.raises(SmokeFailedError):
-        stages.run("smoke", work)
-    found = kept(work)
+        smoke(run)
+    found = kept(run)
     assert found is not None
     assert not found.passed
 
 
-def test_a_failure_with_the_same_inputs_is_remembered(fake: Engine, work: Work) -> None:
-    assert stages.last_failure("smoke", work) is None
+def test_a_failure_with_the_same_inputs_is_remembered(fake: Engine, run: CellRun) -> None:
+    assert stage_of("smoke").last_failure(run) is None
     fake.passes = False
     with pytest.raises(SmokeFailedError):
-        stages.run("smoke", work)
-    assert stages.last_failure("smoke", work) == "it does not answer"
-    other = replace(work.job.spec, smoke=SmokeSpec(ready_within_s=1))
-    assert stages.last_failure("smoke", replace(work, job=replace(work.job, spec=other))) is None
-    assert stages.last_failure("build", work) is None
+        smoke(run)
+    assert stage_of("smoke").last_failure(run) == "it does not answer"
+    other = replace(run.job.spec, smoke=SmokeSpec(ready_within_s=1))
+    assert stage_of("smoke").last_failure(replace(run, job=replace(run.job, spec=other))) is None
+    assert stage_of("build").last_failure(run) is None

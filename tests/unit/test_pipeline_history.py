@@ -5,24 +5,26 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from builder.stages import Made, Options, Work
-from factories import DIGEST, make_job, make_lock
+from factories import DIGEST, make_job, make_lock, make_run
 
-from builder import history, pipeline, stages
+from builder import records
 from builder.errors import BuildError, DiskError, JbuildError, LockError
 from builder.image.model import Image
-from builder.pipeline import StageResult
+from builder.pipeline import history, runner
+from builder.pipeline.history import StageResult
+from builder.pipeline.order import RunOptions
 from builder.publish.model import Publication, RegistryPublication, TagPut
 from builder.registry.model import Descriptor
-from builder.resolve import lockfile
 from builder.smoke.model import Answer, SmokeFailedError, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from builder.pipeline.cell import CellRun
+    from builder.pipeline.stage import Stage
     from builder.session import Session
 
 PART = Descriptor(media_type="m", digest=DIGEST, size=1_000)
@@ -51,16 +53,12 @@ PUBLICATION = Publication(
 )
 
 
-def make_work(session: Session, **made: Any) -> Work:
-    return Work(job=make_job(), session=session, options=Options(until="push"), made=Made(**made))
-
-
 def results(*stages: str, ran: bool = True) -> list[StageResult]:
-    return [StageResult(stage=stage, ran=ran, seconds=1.234) for stage in stages]
+    return [StageResult(stage=stage, ran=ran, seconds=1.23) for stage in stages]
 
 
 def test_a_run_is_a_line_that_reads_back(session: Session) -> None:
-    work = make_work(session, image=IMAGE, verdict=VERDICT, publication=PUBLICATION)
+    work = make_run(session, IMAGE, VERDICT, PUBLICATION)
     history.note(work, results("lock", "build", "smoke"), None, "smoke")
     (run,) = history.runs(work.folder)
     assert (run.digest, run.size, run.verdict, run.failure) == (DIGEST, IMAGE.size, VERDICT, None)
@@ -74,7 +72,7 @@ def test_a_run_is_a_line_that_reads_back(session: Session) -> None:
 
 
 def test_runs_are_appended_and_one_without_work_is_not_noted(session: Session) -> None:
-    work = make_work(session, image=IMAGE)
+    work = make_run(session, IMAGE)
     history.note(work, results("lock"), None, "lock")
     before = work.folder.history.read_bytes()
     history.note(work, results("lock", "build", ran=False), None, "build")
@@ -85,7 +83,7 @@ def test_runs_are_appended_and_one_without_work_is_not_noted(session: Session) -
 
 
 def test_a_run_without_work_is_noted_where_it_shows_that_a_failure_is_over(session: Session) -> None:
-    work = make_work(session, image=IMAGE)
+    work = make_run(session, IMAGE)
     history.note(work, results("lock", "build"), BuildError("the registry is down"), "push")
     history.note(work, results("lock", "build", ran=False), None, "build")
     assert len(history.runs(work.folder)) == 1
@@ -94,19 +92,19 @@ def test_a_run_without_work_is_noted_where_it_shows_that_a_failure_is_over(sessi
 
 
 def test_a_run_that_was_refused_at_once_leaves_nothing(session: Session) -> None:
-    work = make_work(session)
+    work = make_run(session)
     refusal = LockError("the index is down")
     history.note(work, [], refusal, "lock")
     assert not work.folder.path.exists()
     work.folder.path.mkdir(parents=True)
-    history.note(Work(job=work.job, session=session, options=Options(locked_only=True)), [], refusal, "lock")
+    history.note(make_run(session, locked_only=True), [], refusal, "lock")
     assert not work.folder.history.exists()
     history.note(work, [], refusal, "lock")
     assert [run.failure.stage for run in history.runs(work.folder) if run.failure] == ["lock"]
 
 
 def test_a_failure_is_kept_with_its_stage_and_the_tail_of_its_log(session: Session) -> None:
-    work = make_work(session)
+    work = make_run(session)
     log = "\n".join(f"line {number}" for number in range(1000))
     error = BuildError("the build failed", where="build.log", hint="look at it", log=log)
     history.note(work, results("lock", ran=False), error, "build")
@@ -119,20 +117,20 @@ def test_a_failure_is_kept_with_its_stage_and_the_tail_of_its_log(session: Sessi
 
 
 def test_a_log_of_one_endless_line_is_cut(session: Session) -> None:
-    history.note(make_work(session), [], BuildError("it failed", log="x" * 10**6), "build")
-    assert make_work(session).folder.history.stat().st_size < 10_000
+    history.note(make_run(session), [], BuildError("it failed", log="x" * 10**6), "build")
+    assert make_run(session).folder.history.stat().st_size < 10_000
 
 
 def test_a_smoke_run_that_failed_tells_what_it_saw(session: Session) -> None:
     verdict = replace(VERDICT, passed=False, step="question", failure="it says London")
     error = SmokeFailedError("it says London", verdict=verdict, where="x", hint="y", log="z")
-    work = make_work(session, image=IMAGE)
+    work = make_run(session, IMAGE)
     history.note(work, results("lock"), error, "smoke")
     assert history.runs(work.folder)[0].verdict == verdict
 
 
 def test_lines_that_cannot_be_read_hide_no_others(session: Session) -> None:
-    work = make_work(session, image=IMAGE)
+    work = make_run(session, IMAGE)
     history.note(work, results("lock"), None, "lock")
     whole = work.folder.history.read_text()
     work.folder.history.write_text('\n[]\n{"when": 1}\n' + whole + whole[:50])
@@ -143,45 +141,48 @@ def test_lines_that_cannot_be_read_hide_no_others(session: Session) -> None:
 
 def test_of_a_long_history_the_end_is_read(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "_RECENT", 1000)
-    work = make_work(session, image=IMAGE)
+    work = make_run(session, IMAGE)
     for _ in range(20):
         history.note(work, results("lock"), None, "lock")
     assert 0 < len(history.runs(work.folder)) < 5
 
 
 def test_no_history(session: Session) -> None:
-    assert history.runs(make_work(session).folder) == ()
-    assert history.published(make_work(session).folder) is None
+    assert history.runs(make_run(session).folder) == ()
+    assert history.published(make_run(session).folder) is None
 
 
 def test_a_history_that_cannot_be_written_spoils_no_run(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
-    work = make_work(session, image=IMAGE)
+    work = make_run(session, IMAGE)
     work.folder.history.mkdir(parents=True)
     history.note(work, results("lock"), None, "lock")
     assert "warning: demo/one: its history is not kept" in capsys.readouterr().err
 
 
 def test_what_was_published_is_kept_for_comparisons(session: Session) -> None:
-    work = make_work(session, image=IMAGE, publication=PUBLICATION)
-    lockfile.write(session.workspace.lock("demo", "one"), make_lock())
+    work, lock = make_run(session, make_lock(), IMAGE, PUBLICATION), make_lock()
     history.note(work, results("push"), None, "push")
-    kept = history.published(work.folder)
-    assert kept
-    assert kept.packages
-    assert [(part.name, part.version) for part in kept.packages] == [("demo", "1.0")]
+    assert history.published(work.folder) == history.LastPublication(lock=lock, image=IMAGE)
+
+
+def test_a_publication_that_an_older_jbuild_kept_is_none(session: Session) -> None:
+    folder = make_run(session).folder
+    older = {"name": "demo/one", "kind": "cell", "packages": [], "digest": DIGEST}
+    records.write(folder.record("published"), DIGEST, older)
+    assert history.published(folder) is None
 
 
 @pytest.fixture
 def run_stages(session: Session, monkeypatch: pytest.MonkeyPatch) -> Callable[[JbuildError | None], history.Run]:
     def run(error: JbuildError | None) -> history.Run:
-        def stage(name: str, work: Work) -> bool:
-            if error and name == "render":
+        def bring_up_to_date(stage: Stage[object], work: CellRun) -> tuple[CellRun, bool]:
+            if error and stage.name == "render":
                 raise error
-            return True
+            return work, True
 
-        monkeypatch.setattr(stages, "run", stage)
-        (done,) = pipeline.run_cells([make_job()], session, Options(until="render"))
-        (noted,) = history.runs(done.work.folder)
+        monkeypatch.setattr(runner, "bring_up_to_date", bring_up_to_date)
+        (done,) = runner.run_cells([make_job()], session, RunOptions(until="render"))
+        (noted,) = history.runs(done.run.folder)
         return noted
 
     return run
