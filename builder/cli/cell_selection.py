@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder import config
-from builder.cli.options import cell_option, json_option, recipe_argument
+from builder.cli.verb_options import cell_option, json_option, recipe_argument
 from builder.console import Console
 from builder.errors import RecipeError, UsageError
 from builder.recipe.find import find
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Selection:
+class CellSelection:
     """A recipe and its selected cells, impossible ones included, in the session of this command."""
 
     session: Session
@@ -103,7 +103,7 @@ def open_session(*, as_json: bool = False) -> Session:
     return Session(workspace=workspace, config=config.load(workspace.config_files), console=Console(as_json=as_json))
 
 
-def select_cells(name: str, selectors: Sequence[str], session: Session) -> Selection:
+def select_cells(name: str, selectors: Sequence[str], session: Session) -> CellSelection:
     """Return a recipe and its selected cells.
 
     Raises:
@@ -111,4 +111,4 @@ def select_cells(name: str, selectors: Sequence[str], session: Session) -> Selec
         DocumentError: the recipe has mistakes.
     """
     recipe = load(find(name, session.workspace.recipe_folders), session.workspace.template_folders)
-    return Selection(session=session, recipe=recipe, cells=select(expand(recipe), selectors))
+    return CellSelection(session=session, recipe=recipe, cells=select(expand(recipe), selectors))

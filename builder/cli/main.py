@@ -47,7 +47,7 @@ VERBS = {
     "Inspect recipes": (
         Verb("list", "list_", "List recipes."),
         Verb("show", "show", "Show the cells of a recipe: settings, lock and stages."),
-        Verb("matrix", "matrix", "List the cells of a recipe, or plan CI jobs for them."),
+        Verb("matrix", "cell_matrix", "List the cells of a recipe, or plan CI jobs for them."),
         Verb("why", "why", "Explain package versions, or why no wheels fit."),
         Verb("diff", "diff", "Compare two locks, cells or images."),
         Verb("report", "report", "Write an HTML page about all recipes."),

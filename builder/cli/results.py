@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder import records
 from builder.errors import UsageError
-from builder.host.json_schema import DIALECT, schema_of
+from builder.host.dataclass_schema import DIALECT, schema_of
 from builder.tomldoc import shown, suggest
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ RESULTS = {
     "init": "verbs.init:InitResult",
     "list": "verbs.list_:ListResult",
     "show": "verbs.show:ShowResult",
-    "matrix": "verbs.matrix:MatrixResult",
+    "matrix": "verbs.cell_matrix:MatrixResult",
     "recipe": "views.run_view:RecipeResult",
-    "lock": "verbs.lock:LockResult",
+    "lock": "verbs.check_locks:LockResult",
     "audit": "verbs.audit:AuditResult",
     "render": "views.run_view:RunResult",
     "build": "views.run_view:RunResult",
@@ -45,7 +45,7 @@ RESULTS = {
     "completion": "verbs.completion:CompletionResult",
     "schema": "verbs.schema:SchemaResult",
     "doctor": "verbs.doctor:DoctorResult",
-    "error": "failures:Failure",
+    "error": "error_output:VerbFailure",
 }
 
 

@@ -16,7 +16,7 @@ from builder.audit import stage as room
 from builder.audit.model import Audit, Finding, GpuVerdict
 from builder.audit.stage import audit_cell
 from builder.cli import main as cli
-from builder.cli.cell_selection import Selection
+from builder.cli.cell_selection import CellSelection
 from builder.cli.verbs import audit as command
 from builder.cli.verbs.audit import audited, text
 from builder.errors import NoWheelsError, RegistryError, UsageError
@@ -257,7 +257,7 @@ def test_one_wheel_of_a_name(tmp_path: Path, session: Session) -> None:
 def test_several_cells_are_a_list(jbuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "lock_cell", lambda *_: Locked(lock=make_lock()))
     monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
-    monkeypatch.setattr(Selection, "jobs", lambda _: [make_job()] * 2)
+    monkeypatch.setattr(CellSelection, "jobs", lambda _: [make_job()] * 2)
     code, out, _ = jbuild("demo", "--json")
     assert (code, len(json.loads(out)["cells"]), json.loads(out)["recipe"]) == (14, 2, "demo")
 
@@ -272,7 +272,7 @@ def test_a_cell_that_cannot_be_locked_does_not_stop_the_others(jbuild: Any, monk
 
     monkeypatch.setattr(command, "lock_cell", lock_cell)
     monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
-    monkeypatch.setattr(Selection, "jobs", lambda _: jobs)
+    monkeypatch.setattr(CellSelection, "jobs", lambda _: jobs)
     code, out, err = jbuild("demo")
     assert code == 13
     assert out.startswith("one: 1 error")
@@ -280,7 +280,7 @@ def test_a_cell_that_cannot_be_locked_does_not_stop_the_others(jbuild: Any, monk
     assert err.splitlines()[1:3] == ["one, three failed:", "error: no wheels work together"]
     cells = json.loads(jbuild("demo", "--json")[1])["cells"]
     assert [cell.get("error", {}).get("exit_code") for cell in cells] == [None, 4, 4]
-    monkeypatch.setattr(Selection, "jobs", lambda _: jobs[:1])
+    monkeypatch.setattr(CellSelection, "jobs", lambda _: jobs[:1])
     assert jbuild("demo")[0] == 4
 
 

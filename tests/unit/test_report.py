@@ -11,7 +11,7 @@ from factories import DIGEST, make_jetson, make_job, make_lock
 from result_factory import IMAGE, VERDICT, everything, publication, result
 
 from builder import records
-from builder.cli.failures import alike, show_failures
+from builder.cli.error_output import alike, show_failures
 from builder.cli.views.run_view import finished_cell, summary
 from builder.console import Console
 from builder.errors import NoWheelsError, SmokeError

@@ -18,9 +18,9 @@ from builder.audit.stage import audit_cell
 from builder.audit.tables import Rule, rules
 from builder.cli import completers
 from builder.cli.cell_selection import open_session, select_cells
-from builder.cli.failures import Failure, failure_of, show_failures
-from builder.cli.options import cell_option, json_option, refuse_options
+from builder.cli.error_output import VerbFailure, failure_of, show_failures
 from builder.cli.results import printable, show
+from builder.cli.verb_options import cell_option, json_option, refuse_options
 from builder.errors import AuditError, CellsFailedError, JbuildError, UsageError
 from builder.jetson.platform import check_value
 from builder.resolve.model import Job
@@ -55,7 +55,7 @@ class UnauditedCell:
     """One of several cells, whose audit failed."""
 
     cell: str
-    error: Failure
+    error: VerbFailure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

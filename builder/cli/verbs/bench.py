@@ -15,7 +15,8 @@ from builder import records
 from builder.bench.model import Bench, Load, Percentiles, Step
 from builder.cli import completers
 from builder.cli.cell_selection import open_session, select_cells
-from builder.cli.options import (
+from builder.cli.results import show
+from builder.cli.verb_options import (
     board_option,
     cell_option,
     image_option,
@@ -23,7 +24,6 @@ from builder.cli.options import (
     lookup_registry_option,
     refuse_options,
 )
-from builder.cli.results import show
 from builder.engine import find_engine
 from builder.errors import SmokeError
 from builder.session import Session
@@ -160,11 +160,11 @@ def _started(name: str, options: dict[str, Any], session: Session) -> Iterator[T
 
 def table(result: Bench, columns: Callable[[Sequence[str], Sequence[Sequence[str]]], str]) -> str:
     """Return a measurement as text; latencies are p50 / p95 / p99."""
-    where = f"level {result.level}" if result.level else "at an address"
+    origin = f"level {result.level}" if result.level else "at an address"
     ready = f", ready after {result.ready_s:.0f} s" if result.ready_s is not None else ""
     load = result.load
     lines = [
-        f"{result.model}, {where}{ready}: {result.subject}",
+        f"{result.model}, {origin}{ready}: {result.subject}",
         f"{load.prompts} prompts of {load.input_length}, {load.output_tokens} tokens each, by {result.client}",
         "",
         columns(_HEADINGS, [_row(step) for step in result.steps]),

@@ -15,8 +15,8 @@ from builder.cache.model import KindSummary, PruneResult
 from builder.cache.prune import prune
 from builder.cache.references import references
 from builder.cli.cell_selection import open_session
-from builder.cli.options import json_option, verb_group
 from builder.cli.results import show
+from builder.cli.verb_options import json_option, verb_group
 from builder.errors import LockError
 from builder.host.units import size_of
 from builder.workspace import check_cache
@@ -91,9 +91,9 @@ def prune_command(older_than: float, keep_locked: bool, dry_run: bool, as_json: 
     models are never removed.
     """
     session = open_session(as_json=as_json)
-    gone = prune(session, older_than_s=older_than, keep_locked=keep_locked, dry_run=dry_run)
-    result = CachePruned(pruned=gone, dry_run=dry_run, frees=sum(kind.frees for kind in gone.kinds))
-    show(result, pruned(gone, dry_run=dry_run, table=session.console.table), session.console)
+    removed = prune(session, older_than_s=older_than, keep_locked=keep_locked, dry_run=dry_run)
+    result = CachePruned(pruned=removed, dry_run=dry_run, frees=sum(kind.frees for kind in removed.kinds))
+    show(result, pruned(removed, dry_run=dry_run, table=session.console.table), session.console)
 
 
 def contents(cache: Path, kinds: Sequence[KindSummary], table: Table) -> str:

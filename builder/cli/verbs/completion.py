@@ -9,8 +9,8 @@ from typing import Any
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 
-from builder.cli.options import json_option
 from builder.cli.results import show
+from builder.cli.verb_options import json_option
 from builder.console import Console
 
 SHELLS = ("bash", "zsh", "fish")
@@ -73,7 +73,7 @@ def command(shell: str, as_json: bool) -> None:
     install_bash()
     completion = get_completion_class(shell)
     assert completion  # noqa: S101  # click has all of SHELLS
-    line, file = _INSTALL[shell]
+    command_text, file = _INSTALL[shell]
     source = completion(click.get_current_context().find_root().command, {}, _PROGRAM, _VARIABLE).source().strip("\n")
-    script = f"{source}\n\n# To complete in every session, add this line to {file}:\n#   {line}"
+    script = f"{source}\n\n# To complete in every session, add this line to {file}:\n#   {command_text}"
     show(CompletionResult(shell=shell, script=script), script, Console(as_json=as_json))

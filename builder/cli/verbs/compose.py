@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from builder.cli.cell_selection import Selection, recipe_verb
-from builder.cli.options import board_option, image_option, lookup_registry_option, publish_option, refuse_options
+from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
+from builder.cli.verb_options import board_option, image_option, lookup_registry_option, publish_option, refuse_options
 from builder.image.runtime import served_name
 from builder.jetson.boards import Board
 from builder.serve.ask import ask_line, new_key
@@ -53,7 +53,7 @@ class ComposeResult:
     ),
 )
 def command(
-    selection: Selection,
+    selection: CellSelection,
     board: str | None,
     image: str | None,
     published: Published | None,

@@ -10,8 +10,8 @@ import click
 from builder import records
 from builder.cli import completers
 from builder.cli.cell_selection import open_session
-from builder.cli.options import json_option
 from builder.cli.results import show
+from builder.cli.verb_options import json_option
 from builder.diff.compare import compare
 from builder.diff.model import Change, Changes, Difference, Layer, LayerChanges
 from builder.diff.subject import subject

@@ -10,8 +10,8 @@ import click
 
 from builder.cli import completers
 from builder.cli.cell_selection import open_session
-from builder.cli.options import json_option
 from builder.cli.results import printable, show
+from builder.cli.verb_options import json_option
 from builder.doctor.examine import case_of, examine
 from builder.doctor.mending import Mended, mend
 from builder.doctor.model import Check

@@ -10,7 +10,7 @@ import click
 
 from builder import records
 from builder.cli import completers
-from builder.cli.cell_selection import Selection, recipe_verb
+from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.errors import ModelError
 from builder.fit.cells import fit_cell
@@ -52,7 +52,7 @@ class FitResult:
         help="Estimate for this board. Can be repeated.",
     ),
 )
-def command(selection: Selection, boards: tuple[str, ...]) -> int:
+def command(selection: CellSelection, boards: tuple[str, ...]) -> int:
     """Estimate the memory that RECIPE's model needs, and compare it with the memory of boards.
 
     Prints the sum line by line, and the largest max-model-len that fits. Without --board, the boards are those of the

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from builder.cli import completers
-from builder.cli.options import json_option, registry_names
 from builder.cli.results import show
+from builder.cli.verb_options import json_option, registry_names
 from builder.console import Console
 from builder.errors import UsageError
 from builder.init.model import Answers

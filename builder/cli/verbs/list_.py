@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from builder import config, records
-from builder.cli.options import json_option
 from builder.cli.results import show
+from builder.cli.verb_options import json_option
 from builder.console import Console
 from builder.errors import DocumentError
 from builder.recipe.find import recipe_paths
@@ -61,7 +61,7 @@ def _row(name: str, path: Path, workspace: Workspace) -> tuple[ListedRecipe, str
         more = f" (and {len(problems) - 1} more: `jbuild show {name}`)" if problems[1:] else ""
         text = f"has mistakes: {'; '.join(problems)}"
         return ListedRecipe(name=name, path=str(path), description="", error=text), f"has mistakes: {problems[0]}{more}"
-    listed = ListedRecipe(
+    row = ListedRecipe(
         name=name,
         path=str(path),
         description=recipe.description,
@@ -69,7 +69,7 @@ def _row(name: str, path: Path, workspace: Workspace) -> tuple[ListedRecipe, str
         impossible=sum(1 for cell in cells if cell.impossible),
         unresolved=len(reasons(recipe, cells, workspace, lambda: config.load(workspace.config_files))),
     )
-    return listed, recipe.description
+    return row, recipe.description
 
 
 def _cells(recipe: ListedRecipe) -> str:

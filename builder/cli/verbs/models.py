@@ -8,9 +8,9 @@ from pathlib import Path
 
 from builder import records
 from builder.cache.use import in_use
-from builder.cli.cell_selection import Selection, recipe_verb
-from builder.cli.options import verb_group
+from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
+from builder.cli.verb_options import verb_group
 from builder.errors import IntegrityError, ModelError
 from builder.models.model import LockedModel
 from builder.recipe.matrix import expand
@@ -29,7 +29,7 @@ class ModelUse:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelFiles:
+class CheckedModel:
     """A model in the cache, compared with its lock; `missing` and `damaged` are files."""
 
     use: ModelUse = field(metadata=records.FLAT)
@@ -52,7 +52,7 @@ class ModelCheck:
 
     recipe: str
     whole: bool
-    models: tuple[ModelFiles, ...]
+    models: tuple[CheckedModel, ...]
 
 
 ModelsResult = ModelList | ModelCheck
@@ -62,7 +62,7 @@ command = verb_group(
 
 
 @recipe_verb("lock", group=command)
-def lock(selection: Selection) -> None:
+def lock(selection: CellSelection) -> None:
     """Lock the models of RECIPE: every file by sha256 and size, in locks/RECIPE/models.toml.
 
     `jbuild lock` reads that file, so that all cells use the same revision until the next `jbuild models lock`.
@@ -72,23 +72,23 @@ def lock(selection: Selection) -> None:
     with in_use(session.workspace):
         locked = lock_models(jobs, _all_jobs(selection), session)
     path = session.workspace.model_lock(jobs[0].recipe.name)
-    show(_list(jobs, locked, path), "\n".join([*map(_line, locked), str(path)]), session.console)
+    show(_list(jobs, locked, path), "\n".join([*map(_model_text, locked), str(path)]), session.console)
 
 
 @recipe_verb("fetch", group=command)
-def fetch(selection: Selection) -> None:
+def fetch(selection: CellSelection) -> None:
     """Fetch the locked models of RECIPE into the cache, and verify them. An interrupted download resumes."""
     session, jobs = selection.session, selection.jobs()
     check_cache(session.workspace)
     used = used_models(jobs, session)
     with in_use(session.workspace):
         fetch_models(used, jobs[0].recipe.path.parent, session)
-    text = [*map(_line, used), f"all models are in {session.workspace.models}"]
+    text = [*map(_model_text, used), f"all models are in {session.workspace.models}"]
     show(_list(jobs, used), "\n".join(text), session.console)
 
 
 @recipe_verb("verify", group=command)
-def verify(selection: Selection) -> int:
+def verify(selection: CellSelection) -> int:
     """Compare the cached models of RECIPE with their locks, byte by byte.
 
     Removes damaged files. Ends with exit code 6 if a file was damaged, with 9 if one is missing.
@@ -98,7 +98,7 @@ def verify(selection: Selection) -> int:
     with in_use(session.workspace):
         checked = verify_models(used_models(jobs, session), session)
     damaged, missing = any(model.damaged for model in checked), any(model.missing for model in checked)
-    files = tuple(ModelFiles(use=_use(model.used), missing=model.missing, damaged=model.damaged) for model in checked)
+    files = tuple(CheckedModel(use=_use(model.used), missing=model.missing, damaged=model.damaged) for model in checked)
     result = ModelCheck(recipe=jobs[0].recipe.name, whole=not (damaged or missing), models=files)
     show(result, _check_text(checked, result), session.console)
     if damaged:
@@ -106,7 +106,7 @@ def verify(selection: Selection) -> int:
     return ModelError.exit_code if missing else 0
 
 
-def _all_jobs(selection: Selection) -> list[Job]:
+def _all_jobs(selection: CellSelection) -> list[Job]:
     return replace(selection, cells=expand(selection.recipe)).jobs()
 
 
@@ -132,7 +132,7 @@ def _check_text(checked: Sequence[Verified], result: ModelCheck) -> str:
     return "\n".join(lines)
 
 
-def _line(used: UsedModel) -> str:
+def _model_text(used: UsedModel) -> str:
     model = used.model
     revision = f" at {model.revision}" if model.revision else ""
     cells = f"{len(used.cells)} cell{'s' if len(used.cells) > 1 else ''}"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import click
 
 from builder.cli import completers
-from builder.cli.cell_selection import Selection, recipe_verb
-from builder.cli.options import lookup_registry_option
+from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
+from builder.cli.verb_options import lookup_registry_option
 from builder.errors import RegistryError
 from builder.publish.where import required_targets
 from builder.recipe.levels import levels
@@ -36,7 +36,7 @@ class PickResult:
     lookup_registry_option,
 )
 def command(
-    selection: Selection, board: str | None, l4t: str | None, level: str | None, registries: tuple[str, ...]
+    selection: CellSelection, board: str | None, l4t: str | None, level: str | None, registries: tuple[str, ...]
 ) -> int:
     """Find the published image of RECIPE that this machine can run, and show why it cannot run the others.
 

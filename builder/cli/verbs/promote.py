@@ -11,8 +11,8 @@ import click
 from builder.cache.use import in_use
 from builder.cli import completers
 from builder.cli.cell_selection import open_session, select_cells
-from builder.cli.options import cell_option, force_tags_option, json_option, refuse_options, registry_names
 from builder.cli.results import show
+from builder.cli.verb_options import cell_option, force_tags_option, json_option, refuse_options, registry_names
 from builder.errors import UsageError
 from builder.publish.model import Publication
 from builder.publish.promote import Asked, Candidate, from_cell, from_image, is_about, promote

@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder import records
-from builder.cli.cell_selection import Selection, recipe_verb
-from builder.cli.options import RUN_OPTIONS, builder_option, force_tags_option, push_registry_option, refuse_options
+from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
+from builder.cli.verb_options import (
+    RUN_OPTIONS,
+    builder_option,
+    force_tags_option,
+    push_registry_option,
+    refuse_options,
+)
 from builder.errors import CellsFailedError, EngineError
 from builder.pipeline.order import STAGES, RunOptions
 from builder.workspace import check_cache, write_text
@@ -46,7 +52,7 @@ if TYPE_CHECKING:
     builder_option,
 )
 def command(
-    selection: Selection,
+    selection: CellSelection,
     push: bool,
     dry_run: bool,
     again: str | None,
@@ -81,7 +87,7 @@ def _check_options(last: str, *, again: str | None, push: bool, until: str | Non
 
 
 def run(
-    selection: Selection, options: RunOptions, *, parallel: int, dry_run: bool = False, file: Path | None = None
+    selection: CellSelection, options: RunOptions, *, parallel: int, dry_run: bool = False, file: Path | None = None
 ) -> int:
     """Run stages of the selected cells, show the result (and write it to a file), and return the exit code.
 
@@ -124,7 +130,7 @@ def _show_failures(results: Sequence[CellResult], session: Session) -> bool:
     if failures and len(results) == 1:
         raise failures[0][1]
     if failures:
-        from builder.cli.failures import show_failures  # noqa: PLC0415  # not needed by a run that succeeds
+        from builder.cli.error_output import show_failures  # noqa: PLC0415  # not needed by a run that succeeds
 
         show_failures(failures, session.console)
     return bool(failures)

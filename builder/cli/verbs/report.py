@@ -9,8 +9,8 @@ import click
 
 from builder.cli import completers
 from builder.cli.cell_selection import open_session
-from builder.cli.options import json_option
 from builder.cli.results import show
+from builder.cli.verb_options import json_option
 from builder.host.units import size_of
 from builder.recipe.find import find, recipe_paths
 from builder.report.page.gather import gather

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import click
 
 from builder import records
-from builder.cli.cell_selection import Selection, recipe_verb
-from builder.cli.options import board_option, image_option, lookup_registry_option, publish_option, refuse_options
+from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
+from builder.cli.verb_options import board_option, image_option, lookup_registry_option, publish_option, refuse_options
 from builder.engine import find_engine
 from builder.serve.here import Followed, Started, described, follow, service_here
 from builder.serve.images import choose
@@ -41,7 +41,7 @@ ServerResult = Started | EndedServer
     click.option("--detach", is_flag=True, help="Run in the background, and restart with Docker."),
 )
 def command(
-    selection: Selection,
+    selection: CellSelection,
     extra: tuple[str, ...],
     board: str | None,
     image: str | None,
@@ -80,9 +80,9 @@ def command(
             return
         with containers.started(client, service) as container:
             started = described(job, service, container, engine)
-            seen = follow(container, service, started, engine, session)
-        text = f"{started.container} ended with exit code {seen.exit_code}"
-        show(EndedServer(started=started, followed=seen), text, session.console)
+            followed = follow(container, service, started, engine, session)
+        text = f"{started.container} ended with exit code {followed.exit_code}"
+        show(EndedServer(started=started, followed=followed), text, session.console)
     finally:
         client.close()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from builder.cli.options import json_option
+from builder.cli.verb_options import json_option
 from builder.console import Console
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from builder.cli import results
-from builder.cli.cell_selection import Selection, recipe_verb
-from builder.cli.failures import Failure, failure_of
+from builder.cli.cell_selection import CellSelection, recipe_verb
+from builder.cli.error_output import VerbFailure, failure_of
 from builder.errors import JbuildError
 from builder.jetson.model import Platform
 from builder.pipeline.order import STAGES, RunOptions
@@ -69,7 +69,7 @@ class UnreadCell(ImpossibleCell):
     spec: Spec
     lock: None = None
     stages: None = None
-    error: Failure
+    error: VerbFailure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +98,7 @@ class ShowResult:
 
 
 @recipe_verb("show")
-def command(selection: Selection) -> None:
+def command(selection: CellSelection) -> None:
     """Show the cells of RECIPE: their settings, locked versions and stages."""
     session, recipe = selection.session, selection.recipe
     result = ShowResult(

@@ -7,8 +7,14 @@ from typing import Any
 
 import click
 
-from builder.cli.cell_selection import Selection, recipe_verb
-from builder.cli.options import RUN_OPTIONS, builder_option, force_tags_option, push_registry_option, refuse_options
+from builder.cli.cell_selection import CellSelection, recipe_verb
+from builder.cli.verb_options import (
+    RUN_OPTIONS,
+    builder_option,
+    force_tags_option,
+    push_registry_option,
+    refuse_options,
+)
 from builder.cli.verbs.recipe import run
 from builder.pipeline.order import RunOptions
 
@@ -71,9 +77,9 @@ ALIASES: dict[str, tuple[str, tuple[Any, ...]]] = {
 
 def _alias(stage: str, text: str, options: tuple[Any, ...]) -> click.Command:
     @recipe_verb(stage, *options, *RUN_OPTIONS, text=text)
-    def verb(selection: Selection, force: bool, locked: bool, jobs: int, check: bool = False, **more: Any) -> int:
+    def verb(selection: CellSelection, force: bool, locked: bool, jobs: int, check: bool = False, **more: Any) -> int:
         if check:
-            from builder.cli.verbs.lock import check_locks  # noqa: PLC0415  # needs the room of indexes
+            from builder.cli.verbs.check_locks import check_locks  # noqa: PLC0415  # needs the room of indexes
 
             refuse_options(("force", "locked", "jobs", "upgrade"), "has no effect with --check")
             return check_locks(selection)

@@ -13,8 +13,8 @@ import click
 
 from builder import records
 from builder.ci.model import CiPlan
-from builder.cli.options import json_option
 from builder.cli.results import show
+from builder.cli.verb_options import json_option
 from builder.console import Console
 from builder.errors import CellsFailedError, UsageError
 from builder.host.units import duration

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import click
 
-from builder.cli.cell_selection import Selection, recipe_verb
-from builder.cli.options import builder_option, registry_names
+from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
+from builder.cli.verb_options import builder_option, registry_names
 from builder.errors import UsageError
 from builder.pipeline.order import RunOptions
 from builder.publish.where import targets
@@ -46,7 +46,7 @@ class SystemResult:
     ),
     builder_option,
 )
-def command(selection: Selection, force: bool, registry: str | None, builders: tuple[str, ...]) -> None:
+def command(selection: CellSelection, force: bool, registry: str | None, builders: tuple[str, ...]) -> None:
     """Build the system layers of RECIPE's cells, push them, and pin them by digest for all later builds.
 
     locks/systems.toml holds the pins: every build with that file uses the same system packages.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from builder.cli.cell_selection import Selection, recipe_verb
-from builder.cli.options import lookup_registry_option
+from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
+from builder.cli.verb_options import lookup_registry_option
 from builder.errors import RegistryError
 from builder.publish.overview import TagState, overview
 from builder.publish.where import required_targets
@@ -22,7 +22,7 @@ class TagsResult:
 
 
 @recipe_verb("tags", lookup_registry_option)
-def command(selection: Selection, registries: tuple[str, ...]) -> int:
+def command(selection: CellSelection, registries: tuple[str, ...]) -> int:
     """Show which image each tag of RECIPE points to in every registry, and tags that are missing or left over."""
     session, recipe = selection.session, selection.recipe
     targets = required_targets(recipe.spec.publish, registries, session.config, where=str(recipe.path))

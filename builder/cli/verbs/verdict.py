@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from builder.cli.cell_selection import Selection, recipe_verb
+from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.publish.handover import write_verdict
 
@@ -26,7 +26,7 @@ class VerdictResult:
     "verdict",
     click.option("--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="File to write."),
 )
-def command(selection: Selection, output: Path) -> None:
+def command(selection: CellSelection, output: Path) -> None:
     """Export the smoke verdict of RECIPE's image to a file, signed if `cosign-key` is configured.
 
     `jbuild promote --verdict FILE` reads it on another machine.

@@ -9,8 +9,8 @@ import click
 
 from builder import records
 from builder.cli.cell_selection import open_session
-from builder.cli.options import json_option
 from builder.cli.results import show
+from builder.cli.verb_options import json_option
 from builder.errors import UsageError
 from builder.publish.signing import public_keys
 from builder.publish.verify import Verification, VerificationError, verify

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from builder.cli.cell_selection import Selection, recipe_verb
+from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.errors import LockError, RecipeError
 from builder.resolve.jobs import job_of
@@ -10,7 +10,7 @@ from builder.workspace import check_cache
 
 
 @recipe_verb("why")
-def command(selection: Selection) -> int:
+def command(selection: CellSelection) -> int:
     """Explain why a cell of RECIPE has no wheels and which similar cells have, or why its packages have their versions.
 
     Explains the large packages. Ends with exit code 4 if a cell does not resolve.

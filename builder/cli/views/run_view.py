@@ -9,7 +9,7 @@ from typing import Literal
 
 from builder import records
 from builder.audit.model import Audit, FindingCounts
-from builder.cli.failures import Failure, failure_of
+from builder.cli.error_output import VerbFailure, failure_of
 from builder.engine import emulator_settings
 from builder.host.units import duration
 from builder.image.model import Image, Plan
@@ -44,7 +44,7 @@ class FinishedCell:
 
     cell: str
     status: Literal["done", "unchanged", "failed"]
-    error: Failure | None
+    error: VerbFailure | None
     stages: dict[str, StageTime]
     lock: str | None
     changes: tuple[ShownChange, ...]

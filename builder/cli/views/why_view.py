@@ -10,7 +10,7 @@ from builder import records
 from builder.resolve.examine import Examined
 from builder.resolve.why import Reason, Why
 
-_SHOWN = 6
+_MOST = 6
 _LINES = 14
 
 
@@ -61,10 +61,10 @@ def _resolved(why: Why) -> Iterator[str]:
 def _reason(reason: Reason) -> Iterator[str]:
     newest = "the newest" if reason.newest in (None, reason.version) else f"the newest is {reason.newest}"
     yield f"{reason.name} {reason.version} from {reason.index} ({newest})"
-    for requirement in sorted(reason.asks, key=lambda text: text not in reason.held_by)[:_SHOWN]:
+    for requirement in sorted(reason.asks, key=lambda text: text not in reason.held_by)[:_MOST]:
         yield f"  {requirement}" + ("  <- this excludes the newest" if requirement in reason.held_by else "")
-    if len(reason.asks) > _SHOWN:
-        yield f"  and {len(reason.asks) - _SHOWN} more requirements"
+    if len(reason.asks) > _MOST:
+        yield f"  and {len(reason.asks) - _MOST} more requirements"
     if not reason.held_by and reason.newest not in (None, reason.version):
         yield "  no requirement excludes the newest: the lock keeps this version, or newer ones have unmet requirements"
 
@@ -77,15 +77,15 @@ def _unresolved(why: Why) -> Iterator[str]:
     if why.explanation:
         yield "the solver says:"
         yield from (f"  {line}" for line in why.explanation.strip().splitlines()[:_LINES])
-    resolving = [near for near in why.neighbours if near.resolves]
+    resolving = [cell for cell in why.neighbours if cell.resolves]
     if resolving:
         yield "similar cells that resolve:"
-        yield from (f"  {near.differs}: {near.found}" for near in resolving)
-    failing = [near for near in why.neighbours if not near.resolves]
+        yield from (f"  {cell.differs}: {cell.found}" for cell in resolving)
+    failing = [cell for cell in why.neighbours if not cell.resolves]
     if failing:
         yield "similar cells that do not resolve:" if resolving else "no similar cell resolves; tried:"
-        for reason in dict.fromkeys(near.failed for near in failing):
-            yield f"  {'; '.join(near.differs for near in failing if near.failed == reason)}: {reason}"
+        for reason in dict.fromkeys(cell.failed for cell in failing):
+            yield f"  {'; '.join(cell.differs for cell in failing if cell.failed == reason)}: {reason}"
 
 
 def _examined(examined: Examined) -> Iterator[str]:
@@ -96,7 +96,7 @@ def _examined(examined: Examined) -> Iterator[str]:
     if examined.fitting:
         yield f"  has wheels for this cell: {_some(examined.fitting)}"
     reasons = Counter(unfit.why for unfit in examined.unfit)
-    for reason, count in reasons.most_common(_SHOWN):
+    for reason, count in reasons.most_common(_MOST):
         name = next(unfit.filename for unfit in examined.unfit if unfit.why == reason)
         yield f"  {name}{f' and {count - 1} more' if count > 1 else ''}: {reason}"
     if not examined.fitting and not examined.unfit:
@@ -106,5 +106,5 @@ def _examined(examined: Examined) -> Iterator[str]:
 
 
 def _some(versions: tuple[str, ...]) -> str:
-    more = len(versions) - _SHOWN
-    return ", ".join(versions[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    more = len(versions) - _MOST
+    return ", ".join(versions[:_MOST]) + (f" and {more} more" if more > 0 else "")

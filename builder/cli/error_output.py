@@ -24,7 +24,7 @@ class Mistake:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Failure:
+class VerbFailure:
     """Why a verb failed: `error` names the branch, `hint` the next step, `log` is the tail of a program's output.
 
     `problems` come with documents; `step` and `level` with a smoke run; `publication` with an incomplete push.
@@ -42,9 +42,9 @@ class Failure:
     publication: dict[str, Any] | None = field(default=None, metadata=records.OPTIONAL)
 
 
-def failure_of(error: JbuildError) -> Failure:
+def failure_of(error: JbuildError) -> VerbFailure:
     """Return an error as a part of a result."""
-    return cast("Failure", records.decode(error.as_json(), Failure))
+    return cast("VerbFailure", records.decode(error.as_json(), VerbFailure))
 
 
 def show_failures(failures: Sequence[tuple[str, JbuildError]], console: Console) -> None:

@@ -14,8 +14,8 @@ from builder import records
 from builder.ci.model import CiPlan
 from builder.cli import completers
 from builder.cli.cell_selection import open_session, select_cells
-from builder.cli.options import cell_option, json_option, refuse_options
 from builder.cli.results import show
+from builder.cli.verb_options import cell_option, json_option, refuse_options
 from builder.recipe.model import Cell, Recipe
 from builder.recipe.patterns import RUNNER
 from builder.resolve.unresolved import reasons
@@ -165,8 +165,8 @@ def _show_jobs(
 
 
 def _show_table(recipe: Recipe, cells: Sequence[Cell], changed: Changes | None, session: Session) -> None:
-    shown = [cell for cell in cells if changed is None or cell.impossible or changed.get((recipe.name, cell.id))]
-    without = reasons(recipe, shown, session.workspace, lambda: session.config)
+    selected = [cell for cell in cells if changed is None or cell.impossible or changed.get((recipe.name, cell.id))]
+    without = reasons(recipe, selected, session.workspace, lambda: session.config)
     rows = tuple(
         MatrixCell(
             id=cell.id,
@@ -176,12 +176,12 @@ def _show_table(recipe: Recipe, cells: Sequence[Cell], changed: Changes | None, 
             note=cell.note,
             changed=None if changed is None else tuple(changed.get((recipe.name, cell.id), ())),
         )
-        for cell in shown
+        for cell in selected
     )
     axes = tuple(axis.name for axis in recipe.matrix.axes)
     table = [(row.id, *(row.values.get(axis, "") for axis in axes), _remark(row)) for row in rows]
-    if len(shown) < len(cells):
-        session.console.say(f"{len(cells) - len(shown)} of {len(cells)} cells are unchanged")
+    if len(selected) < len(cells):
+        session.console.say(f"{len(cells) - len(selected)} of {len(cells)} cells are unchanged")
     result = CellTable(recipe=recipe.name, axes=axes, cells=rows)
     show(result, session.console.table(("cell", *axes, ""), table), session.console)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from builder.cli.cell_selection import Selection
-from builder.cli.failures import Failure, failure_of, show_failures
+from builder.cli.cell_selection import CellSelection
+from builder.cli.error_output import VerbFailure, failure_of, show_failures
 from builder.cli.results import show
 from builder.cli.views.run_view import RunResult
 from builder.errors import IntegrityError
@@ -19,7 +19,7 @@ class CheckedLock:
 
     cell: str
     current: bool
-    error: Failure | None
+    error: VerbFailure | None
     findings: tuple[Finding, ...]
 
 
@@ -34,7 +34,7 @@ class LockCheck:
 LockResult = RunResult | LockCheck
 
 
-def check_locks(selection: Selection) -> int:
+def check_locks(selection: CellSelection) -> int:
     """Check locks; a locked file that is gone or changed is an error unless the wheelhouse has it."""
     session, recipe, jobs, checks = selection.session, selection.recipe.name, selection.possible_jobs(), []
     check_cache(session.workspace)
