@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from filelock import Timeout
@@ -178,7 +178,8 @@ def _verify(run: CellRun) -> str | None:
 
 def preview(job: Job, session: Session, options: RunOptions) -> list[Preview]:
     """Return what a run would do with each stage; all stages after the first that runs do so too."""
-    run = start(job, session, options)
+    # With `locked_only` not even the files of a model are brought into the cache.
+    run = start(job, session, replace(options, locked_only=True))
     outcome: list[Preview] = []
     for name in options.stages:
         # The inputs of a later stage are unknown before this one has run.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder import records
@@ -12,6 +11,7 @@ from builder.jetson.advisories import Situation
 from builder.models import pins
 from builder.models.lock import quick_state
 from builder.models.places import FolderPlace, locate
+from builder.pipeline.order import RunOptions
 from builder.pipeline.stage import Stage
 from builder.resolve import lockfile
 from builder.resolve.advised import pinned, situation_of
@@ -71,7 +71,7 @@ class LockStage(Stage[Locked]):
         """Return the lock if it is current."""
         if run.options.upgrade:
             return None
-        lock = current_lock(run.job, run.session, _wish(run))
+        lock = current_lock(run.job, run.session, run.options)
         return Locked(lock=lock) if lock else None
 
     def holds(self, run: CellRun, record: Locked) -> bool:
@@ -81,23 +81,13 @@ class LockStage(Stage[Locked]):
 
     def make(self, run: CellRun) -> Locked:
         """Lock the cell; see `lock_cell`."""
-        return lock_cell(run.job, run.session, _wish(run))
+        return lock_cell(run.job, run.session, run.options)
 
     def save(self, run: CellRun, record: Locked) -> None:
         """Do nothing: `make` has written the lock while it kept other processes off it."""
 
 
 STAGE = LockStage()
-
-
-def _wish(run: CellRun) -> Wish:
-    options = run.options
-    return Wish(
-        locked_only=options.locked_only,
-        force=options.forces("lock"),
-        upgrade=options.upgrade,
-        fetching="render" in options.stages,
-    )
 
 
 def _folder_files(model: Model, job: Job, session: Session) -> list[tuple[str, str]] | None:
@@ -114,21 +104,11 @@ def _folder_files(model: Model, job: Job, session: Session) -> list[tuple[str, s
     return [(str(path.relative_to(folder)), sha256_of(path)) for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
-    """How to lock: `locked_only` makes a missing or stale lock an error; `force` solves as if there were none.
-
-    `upgrade` are packages whose locked versions are not kept, `*` for all. `fetching` says that what is locked will be
-    fetched next, so that models in folders need not be read twice.
-    """
-
-    locked_only: bool = False
-    force: bool = False
-    upgrade: tuple[str, ...] = ()
-    fetching: bool = False
+# Of a verb that needs the lock alone.
+_LOCK_ONLY = RunOptions(until="lock")
 
 
-def current_lock(job: Job, session: Session, wish: Wish | None = None) -> Lock | None:
+def current_lock(job: Job, session: Session, options: RunOptions = _LOCK_ONLY) -> Lock | None:
     """Return the cell's lock if it is there and its inputs are unchanged.
 
     Raises:
@@ -136,11 +116,11 @@ def current_lock(job: Job, session: Session, wish: Wish | None = None) -> Lock |
         RecipeError: the recipe names an index that is not known.
     """
     path = session.workspace.lock(job.recipe.name, job.cell.id)
-    found, why = _state(path, job, session, wish or Wish())
+    found, why = _state(path, job, session, options)
     return None if why else found
 
 
-def lock_cell(job: Job, session: Session, wish: Wish | None = None) -> Locked:
+def lock_cell(job: Job, session: Session, options: RunOptions = _LOCK_ONLY) -> Locked:
     """Return the cell's lock, made just now if need be.
 
     A lock whose inputs changed is stale: it is made anew, keeping the versions that still fit, and said so.
@@ -148,20 +128,19 @@ def lock_cell(job: Job, session: Session, wish: Wish | None = None) -> Locked:
     Raises:
         LockError, NetworkError, IntegrityError, ModelError, RegistryError: the cell cannot be locked.
     """
-    wish = wish or Wish()
     path = session.workspace.lock(job.recipe.name, job.cell.id)
     with session.workspace.file_lock(f"lock-{records.fingerprint(str(path))[:16]}"):
-        found, why = (None, None) if wish.force else _state(path, job, session, wish)
-        if found and not why and not wish.upgrade:
+        found, why = (None, None) if options.forces("lock") else _state(path, job, session, options)
+        if found and not why and not options.upgrade:
             return Locked(lock=found)
-        if wish.locked_only:
+        if options.locked_only:
             problem = f"the lock is stale: {why}" if why else "there is no lock"
             raise LockError(problem, where=str(path), hint=_relock(job))
         if why:
             session.console.say(f"{job.cell.id}: the lock is stale ({why}); locking anew")
-        before = None if wish.force else found
-        upgrade = ("*",) if wish.force else wish.upgrade
-        lock, changes = make(job, session, before=before, upgrade=upgrade, fetching=wish.fetching)
+        before = None if options.forces("lock") else found
+        upgrade = ("*",) if options.forces("lock") else options.upgrade
+        lock, changes = make(job, session, before=before, upgrade=upgrade, fetching="render" in options.stages)
         return Locked(lock=lock, made=True, changes=changes)
 
 
@@ -169,16 +148,16 @@ def _relock(job: Job) -> str:
     return f"run `jbuild lock {job.recipe.name} --cell {job.cell.id}`"
 
 
-def _state(path: Path, job: Job, session: Session, wish: Wish) -> tuple[Lock | None, str | None]:
+def _state(path: Path, job: Job, session: Session, options: RunOptions) -> tuple[Lock | None, str | None]:
     """Return the lock, if one can be read, and why it is stale, if it is."""
     try:
         found = lockfile.read(path, recipe=job.recipe.name, cell=job.cell.id)
     except OldLockError as error:
         return lockfile.read_old(path), error.message
-    return found, _stale(found, job, session, wish) if found else None
+    return found, _stale(found, job, session, options) if found else None
 
 
-def _stale(found: Lock, job: Job, session: Session, wish: Wish) -> str | None:
+def _stale(found: Lock, job: Job, session: Session, options: RunOptions) -> str | None:
     if found.inputs != lock_inputs(job, session.config):
         return _moved(found, job, session) or "the recipe or its platform changed"
     against = advisories.broken(situation_of(job, found.wheels), job.spec.ignored_advisories)
@@ -186,7 +165,7 @@ def _stale(found: Lock, job: Job, session: Session, wish: Wish) -> str | None:
         return f"advisory {against[0].id} speaks against it: {against[0].symptom}"
     for locked, model in zip(found.models, job.spec.models, strict=True):
         # A folder can change under its name; a hub's revision cannot.
-        if locked.origin == "folder" and _model_changed(locked, model, job, session, wish):
+        if locked.origin == "folder" and _model_changed(locked, model, job, session, options):
             return f"the files of model {locked.name} changed"
         if locked.origin != "folder" and _pinned_otherwise(locked, model, job, session):
             return f"the recipe's model lock has another {locked.name}"
@@ -216,15 +195,16 @@ def _has_files(model: Model, job: Job, session: Session) -> bool:
         return False
 
 
-def _model_changed(locked: LockedModel, model: Model, job: Job, session: Session, wish: Wish) -> bool:
+def _model_changed(locked: LockedModel, model: Model, job: Job, session: Session, options: RunOptions) -> bool:
     """Compare a model's folder with its lock, once for the same names, sizes and times."""
     state = records.fingerprint(locked, quick_state(model, job.recipe.path.parent, session.config))
     comparison = session.workspace.cell(job.recipe.name, job.cell.id).record(f"model-{model.name}")
     before = records.read(comparison, state, str)
     if before is not None:
         return before != locked.name
+    fetching = "render" in options.stages and not options.locked_only
     try:
-        changed = lock_one(model, job, session, fetching=wish.fetching and not wish.locked_only).files != locked.files
+        changed = lock_one(model, job, session, fetching=fetching).files != locked.files
     except ModelError as error:
         # What was locked may be in the cache already; if not, fetching it says what is wrong with the folder.
         if _has_files(model, job, session):

@@ -236,7 +236,14 @@ class Machine:
     def _check_out(self, given: dict[str, Any]) -> None:
         assert given["persist-credentials"] is False
         if given.get("path"):
-            ignored = shutil.ignore_patterns(".git", ".venv", "build", "locks", "__pycache__", ".*_cache")
+            checkout, unwanted = (
+                self.player.checkout,
+                shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache"),
+            )
+
+            def ignored(folder: str, names: list[str]) -> set[str]:
+                return unwanted(folder, names) | ({"build", "locks"} if Path(folder) == checkout else set())
+
             shutil.copytree(self.player.checkout, self.workspace / given["path"], ignore=ignored)
             return
         shutil.copytree(self.player.project, self.workspace, symlinks=True, dirs_exist_ok=True)

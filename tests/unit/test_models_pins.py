@@ -15,6 +15,7 @@ from builder.errors import LockError
 from builder.models import lock as locking_models
 from builder.models import pins, store
 from builder.models.pins import Pin
+from builder.pipeline.order import RunOptions
 from builder.recipe.model import Model, Server
 from builder.resolve import lockfile, making, sources, stage
 from builder.resolve.making import lock_one
@@ -105,7 +106,7 @@ def test_a_lock_with_another_revision_is_stale(session: Session) -> None:
     pins.write(session.workspace.model_lock("demo"), [Pin(asked=ASKED, model=replace(LOCKED, revision="1" * 40))])
     assert stage._pinned_otherwise(LOCKED, MODEL, job, session)
     fresh = replace(lock, inputs=sources.lock_inputs(job, session.config))
-    assert stage._stale(fresh, job, session, stage.Wish()) == "the recipe's model lock has another tiny"
+    assert stage._stale(fresh, job, session, RunOptions()) == "the recipe's model lock has another tiny"
 
 
 def test_ten_cells_lock_fetch_and_verify_one_model_once(
