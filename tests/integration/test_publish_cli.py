@@ -43,7 +43,7 @@ class Folder:
         self.image = image or make_image(self.workspace.images, labels=labels(OWN))
         self.write(**publish)
         folder = self.workspace.cell("demo", CELL)
-        for stage, record in (("image", self.image), ("plan", PLAN), ("smoke", make_verdict(self.image, level))):
+        for stage, record in (("build", self.image), ("render", PLAN), ("smoke", make_verdict(self.image, level))):
             records.write(folder.record(stage), "x", record)
         lockfile.write(self.workspace.lock("demo", CELL), OWN)
 
