@@ -40,18 +40,16 @@ _RULES = (
 )
 
 
-class AuditStage(Stage[Audit]):
+class _AuditStage(Stage[Audit]):
     """From a lock to findings; one that is an error and not waived ends the run."""
 
     name = "audit"
     record = Audit
 
     def project_inputs(self, run: CellRun) -> Mapping[str, object]:
-        """Return the parts of the recipe, and the tables of the audit."""
         return {"audit": (FORMAT, READER, table_digest()), "recipe": (run.job.spec.apt, run.job.spec.waivers)}
 
     def run_inputs(self, run: CellRun) -> object:
-        """Return the parts of the lock."""
         return run.lock.wheels, run.lock.base, run.lock.platform
 
     def holds(self, run: CellRun, record: Audit) -> bool:
@@ -60,12 +58,6 @@ class AuditStage(Stage[Audit]):
         return record.counted("error") == 0 and record.assumed is None
 
     def make(self, run: CellRun) -> Audit:
-        """Audit the cell, and show warnings.
-
-        Raises:
-            AuditError: there are errors that nobody waived.
-            NetworkError, IntegrityError, DiskError: a wheel cannot be had.
-        """
         console, cell, recipe = run.session.console, run.job.cell.id, run.job.recipe.name
         audit = audit_cell(run.job, run.lock, run.session)
         for warning in audit.warnings:
@@ -76,12 +68,11 @@ class AuditStage(Stage[Audit]):
         return audit
 
     def last_failure(self, run: CellRun) -> str | None:
-        """Return the errors of the last audit in short, if it had any."""
         audit = self.load(run)
         return audit.failure if audit else None
 
 
-STAGE = AuditStage()
+STAGE = _AuditStage()
 
 
 def audit_cell(job: Job, lock: Lock, session: Session) -> Audit:

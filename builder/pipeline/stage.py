@@ -36,7 +36,8 @@ class Stage(Protocol[_T]):
 
     def run_inputs(self, run: CellRun) -> object:
         """Return the inputs that only a run knows: from records of earlier stages and from this machine."""
-        ...
+        del run
+        return None
 
     def inputs(self, run: CellRun) -> str:
         """Return the fingerprint of all inputs: a record made from the same ones is not made again."""
@@ -48,7 +49,8 @@ class Stage(Protocol[_T]):
 
     def holds(self, run: CellRun, record: _T) -> bool:
         """Return whether a record made from these inputs counts: whether the files behind it are still there, say."""
-        ...
+        del run, record
+        return True
 
     def make(self, run: CellRun) -> _T:
         """Run the stage.

@@ -24,48 +24,29 @@ if TYPE_CHECKING:
     from builder.pipeline.cell import CellRun
 
 
-class PushStage(Stage[Publication]):
+class _PushStage(Stage[Publication]):
     """From an image with a passed verdict to a publication."""
 
     name = "push"
     record = Publication
 
     def project_inputs(self, run: CellRun) -> Mapping[str, object]:
-        """Return the recipe's rules, and the registries."""
         return {"recipe": run.job.spec.publish, "settings": _targets(run)}
 
     def run_inputs(self, run: CellRun) -> object:
-        """Return the image, the level of its verdict, and the key of signatures."""
         key = run.session.config.cosign_key
         return run.image.digest, run.get(Verdict).level, sha256_of(key) if key else None
 
     def check(self, run: CellRun) -> None:
-        """Refuse before the first stage what would fail only after hours.
-
-        Raises:
-            UsageError: no registry is named, or the image cannot be signed.
-        """
         config = run.session.config
         required_targets(run.job.spec.publish, run.options.registries, config, where=str(run.job.recipe.path))
         if config.cosign_key:
             signing.check(config.cosign_key)
 
     def holds(self, run: CellRun, record: Publication) -> bool:
-        """Return whether every registry still has the image, its tags and its evidence.
-
-        Raises:
-            RegistryError: a registry does not answer.
-        """
         return not run.options.force_tags and still_published(record, run.session.config)
 
     def make(self, run: CellRun) -> Publication:
-        """Bring the image to its registries, with its evidence, and put the tags that it has earned.
-
-        Raises:
-            PublicationError: a registry failed.
-            IntegrityError: the layout does not hold the image.
-            UsageError, RegistryError: it cannot be signed.
-        """
         session, spec = run.session, run.job.spec.publish
         wish = Wish(
             repository=spec.repository,
@@ -79,7 +60,7 @@ class PushStage(Stage[Publication]):
         return publish(source, _targets(run), wish, config=session.config, console=session.console)
 
 
-STAGE = PushStage()
+STAGE = _PushStage()
 
 
 def _targets(run: CellRun) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from builder.session import Session
 
 
-class LockStage(Stage[Locked]):
+class _LockStage(Stage[Locked]):
     """From a recipe's cell to its lock, which is a file of the project and not a record in the cell's folder."""
 
     name = "lock"
@@ -58,36 +58,24 @@ class LockStage(Stage[Locked]):
             "lock": [sha256_of_file(path) for path in lock_files],
         }
 
-    def run_inputs(self, run: CellRun) -> object:
-        """Return None: no stage comes before this one."""
-        del run
-        return None
-
     def inputs(self, run: CellRun) -> str:
         """Return the fingerprint that lock files hold: it stays what it is, for projects commit them."""
         return lock_inputs(run.job, run.session.config)
 
     def load(self, run: CellRun) -> Locked | None:
-        """Return the lock if it is current."""
         if run.options.upgrade:
             return None
         lock = current_lock(run.job, run.session, run.options)
         return Locked(lock=lock) if lock else None
 
-    def holds(self, run: CellRun, record: Locked) -> bool:
-        """Return True: only a current lock is loaded."""
-        del run, record
-        return True
-
     def make(self, run: CellRun) -> Locked:
-        """Lock the cell; see `lock_cell`."""
         return lock_cell(run.job, run.session, run.options)
 
     def save(self, run: CellRun, record: Locked) -> None:
         """Do nothing: `make` has written the lock while it kept other processes off it."""
 
 
-STAGE = LockStage()
+STAGE = _LockStage()
 
 
 def _folder_files(model: Model, job: Job, session: Session) -> list[tuple[str, str]] | None:

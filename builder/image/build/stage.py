@@ -17,21 +17,19 @@ if TYPE_CHECKING:
     from builder.pipeline.cell import CellRun
 
 
-class BuildStage(Stage[Image]):
+class _BuildStage(Stage[Image]):
     """From a plan to an image, on one of the builders."""
 
     name = "build"
     record = Image
 
     def project_inputs(self, run: CellRun) -> Mapping[str, object]:
-        """Return the options of BuildKit, and how layers are compressed."""
         return {
             "jbuild": options(run.job.platform.architecture),
             "settings": how(run.session.config.compression),
         }
 
     def run_inputs(self, run: CellRun) -> object:
-        """Return the plan."""
         return run.plan.content, run.plan.layers, run.plan.settings
 
     def holds(self, run: CellRun, record: Image) -> bool:
@@ -43,7 +41,6 @@ class BuildStage(Stage[Image]):
         return True
 
     def make(self, run: CellRun) -> Image:
-        """Build the plan."""
         from builder.image.build.cell_image import build_image  # noqa: PLC0415  # slow to import
 
         engine, again = find_engine(run.session.workspace), run.options.forces(self.name)
@@ -54,15 +51,9 @@ class BuildStage(Stage[Image]):
         )
 
     def verify(self, run: CellRun) -> str | None:
-        """Build a second time without any cache; return the digest that both images have.
-
-        Raises:
-            NotReproducibleError: the images differ.
-            JbuildError: the second build failed.
-        """
         from builder.image.verify import verify  # noqa: PLC0415  # slow to import
 
         return verify(run)
 
 
-STAGE = BuildStage()
+STAGE = _BuildStage()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from builder.workspace import Workspace
 
 
-class RenderStage(Stage[Plan]):
+class _RenderStage(Stage[Plan]):
     """From a lock to Dockerfile and layers."""
 
     name = "render"
@@ -43,32 +43,29 @@ class RenderStage(Stage[Plan]):
         }
 
     def run_inputs(self, run: CellRun) -> object:
-        """Return the lock's content, and the Python that compiles bytecode on this machine."""
         python, workspace = run.lock.platform.python, run.session.workspace
         compiler = find_compiler(python, run.lock.compiler, workspace.interpreters)
         return lockfile.content(run.lock), variant(python, compiler)
 
     def holds(self, run: CellRun, record: Plan) -> bool:
-        """Return whether the Dockerfile and all layers are still there."""
         folder = run.folder
         return folder.dockerfile.is_file() and all((folder.layers / layer).is_dir() for layer in record.layers)
 
     def make(self, run: CellRun) -> Plan:
-        """Fetch wheels and models, and lay them out."""
         from builder.image.plan import render  # noqa: PLC0415  # slow to import
 
         return render(run.job, run.lock, run.session)
 
 
-STAGE = RenderStage()
+STAGE = _RenderStage()
 
 
-def _templates(workspace: Workspace) -> list[tuple[int, str, str]]:
+def _templates(workspace: Workspace) -> list[tuple[str, str]]:
     """Return the templates, the user's own first, and the scripts that images run, with their sha256."""
     files = [
-        (number, str(path.relative_to(folder)), sha256_of(path))
-        for number, folder in enumerate(workspace.template_folders)
+        (str(path.relative_to(folder)), sha256_of(path))
+        for folder in workspace.template_folders
         for path in sorted(folder.rglob("*"))
         if path.suffix in {".j2", ".sh"}
     ]
-    return files + [(-1, path.name, sha256_of(path)) for path in runtime.scripts()]
+    return files + [(path.name, sha256_of(path)) for path in runtime.scripts()]
