@@ -29,7 +29,7 @@ sys.path.insert(0, str(CHECKOUT / "scripts"))
 from agreement.place import Place
 from agreement.stacks import read_stacks
 from builder.errors import AuditError, JbuildError
-from builder.resolve.locking import lock_cell
+from builder.resolve.stage import lock_cell
 from builder.wheels.house import fetch, path_of
 from measure import measure
 

@@ -19,10 +19,12 @@ class JbuildError(Exception):
     """An expected failure; subclasses name the branch.
 
     `where` is a file, URL, cell or image; `hint` is the next step, a command if there is one; `log` is the tail
-    of what a program printed, if that helps to understand the failure.
+    of what a program printed, if that helps to understand the failure. `record` is that of a stage that ran to its end
+    and failed: people read it, and it never counts as done.
     """
 
     exit_code: ClassVar[int] = 1
+    record: object | None = None
 
     def __init__(
         self, message: str, *, where: str | None = None, hint: str | None = None, log: str | None = None

@@ -17,17 +17,31 @@ _T = TypeVar("_T")
 
 # Part of every fingerprint: raise it when a stage gives other results for the same inputs.
 FORMAT = 1
+# Metadata of fields: the keys of a FLAT one stand in the object around it; an OPTIONAL one that is None has no key.
+FLAT = {"json": "flat"}
+OPTIONAL = {"json": "optional"}
 
 
 def plain(value: Any) -> Any:
     """Turn dataclasses, tuples and paths into what JSON can hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return _object(value)
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _object(record: Any) -> dict[str, Any]:
+    keys: dict[str, Any] = {}
+    for field in dataclasses.fields(record):
+        value, form = getattr(record, field.name), field.metadata.get("json")
+        if form == "flat":
+            keys |= plain(value)
+        elif form != "optional" or value is not None:
+            keys[field.name] = plain(value)
+    return keys
 
 
 def as_bytes(document: object) -> bytes:

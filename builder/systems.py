@@ -5,24 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from builder import stages
 from builder.cache.use import in_use
 from builder.engine import find_engine
-from builder.image.build import build_system
+from builder.image.build.cell_image import build_system
 from builder.image.buildx import Request
 from builder.image.system import SCRIPT, SystemLayer, dockerfile_of, key_of, pin, pinned, script_of
+from builder.pipeline.cell import builders_of
 from builder.publish.push import Wish, publish
 from builder.publish.source import from_layout
 from builder.recipe.model import TagRule
+from builder.resolve.stage import lock_cell
 from builder.workspace import disk_errors, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from builder.image.builders import Builders
+    from builder.pipeline.builders import Builders
+    from builder.pipeline.order import RunOptions
     from builder.resolve.model import Job, Lock
     from builder.session import Session
-    from builder.stages import Options
 
 _REPOSITORY = "jbuild-system"
 
@@ -37,7 +38,7 @@ class Pinned:
 
 
 def make_systems(
-    jobs: Iterable[Job], session: Session, options: Options, registry: str, *, force: bool
+    jobs: Iterable[Job], session: Session, options: RunOptions, registry: str, *, force: bool
 ) -> list[Pinned]:
     """Return the system layer of each cell, after building, pushing and pinning those that the project pins none of.
 
@@ -54,14 +55,13 @@ def make_systems(
     return done
 
 
-def _system(job: Job, session: Session, options: Options, registry: str, *, new: list[str] | None) -> Pinned:
+def _system(job: Job, session: Session, options: RunOptions, registry: str, *, new: list[str] | None) -> Pinned:
     """Return the layer of one cell; `new` are those that count as pinned, None for all that are."""
-    work = stages.Work(job=job, session=session, options=options)
-    stages.run("lock", work)
-    found = pinned(job, work.lock, session)
+    lock = lock_cell(job, session).lock
+    found = pinned(job, lock, session)
     if found and (new is None or found.key in new):
         return Pinned(cell=job.cell.id, layer=found, made=False)
-    layer = _made(job, work.lock, session, stages.builders_of(options, session), registry)
+    layer = _made(job, lock, session, builders_of(options, session), registry)
     pin(layer, session.workspace)
     return Pinned(cell=job.cell.id, layer=layer, made=True)
 

@@ -85,7 +85,7 @@ class CellFolder:
         return self.path / "history.jsonl"
 
     def record(self, stage: str) -> Path:
-        """Return the record of a stage: `plan.json`, `image.json`, and so on."""
+        """Return the record of a stage: `render.json`, `build.json`, and so on."""
         return self.path / f"{stage}.json"
 
 
@@ -400,6 +400,11 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file, in hex."""
     with path.open("rb") as file:
         return sha256_of_rest(file)
+
+
+def sha256_of_file(path: Path) -> str | None:
+    """Return the sha256 of a file, in hex, or None where there is no file."""
+    return sha256_of(path) if path.is_file() else None
 
 
 def sha256_of_rest(file: IO[bytes]) -> str:

@@ -18,7 +18,7 @@ from agreement.stacks import read_stacks
 from builder.audit import elf, fatbin
 from builder.audit.source import MalformedError
 from builder.errors import JbuildError
-from builder.resolve.locking import current_lock
+from builder.resolve.stage import current_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

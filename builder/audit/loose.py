@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-from builder.audit.audit import case_of, judge
 from builder.audit.base import read_base
 from builder.audit.gather import gather_files
+from builder.audit.stage import case_of, judge
 from builder.errors import NetworkError, RegistryError, UsageError
 from builder.jetson.platform import platform_for
 from builder.jetson.tables import distributions, platforms

@@ -136,6 +136,22 @@ class GpuVerdict:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FindingCounts:
+    """Findings of an audit that nobody waived, by severity, and those waived."""
+
+    error: int
+    warning: int
+    info: int
+    waived: int
+
+    def __str__(self) -> str:
+        """Return the counts in words."""
+        nouns = ((self.error, "error"), (self.warning, "warning"), (self.info, "note"))
+        words = ", ".join(f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in nouns)
+        return words + (f", {self.waived} waived" if self.waived else "")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Audit:
     """What the audit of a cell found. `gpu` is by SM and `wheel/file`; `files` holds what the loader would say.
 
@@ -165,6 +181,12 @@ class Audit:
             return None
         first, more = self.errors[0], f", and {len(self.errors) - 1} more" if len(self.errors) > 1 else ""
         return f"{first.rule}: {first.wheel}: {first.file} {first.detail}{more}"
+
+    @property
+    def counts(self) -> FindingCounts:
+        """The number of findings of each severity, and of those waived."""
+        waived = sum(1 for finding in self.findings if finding.waived is not None)
+        return FindingCounts(**{severity: self.counted(severity) for severity in SEVERITIES}, waived=waived)
 
     def counted(self, severity: Severity) -> int:
         """Return how many findings of a severity are not waived."""

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder import records, tomldoc
+from builder.audit.model import Severity  # noqa: TC001  # results are described by their types
 from builder.workspace import sha256_of
 
 if TYPE_CHECKING:
-    from builder.audit.model import Severity
     from builder.tomldoc import Table
 
 _FOLDER = Path(__file__).parent

@@ -1,1 +1,1 @@
-"""How fast a server answers: measured at a few concurrencies, kept as JSON, drawn as SVG."""
+"""How fast a server answers: measured at a few concurrencies and kept as JSON."""

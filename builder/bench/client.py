@@ -1,58 +1,28 @@
-"""jbuild's own client: streams answers of an OpenAI server, several at once, and notes when each token comes."""
+"""jbuild's own client: streams the answers of an OpenAI server, several at once, and measures when tokens arrive."""
 
 from __future__ import annotations
 
-import http.client
-import json
+import math
 import random
-import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from builder.bench.statistics import Sample, step_of
+from builder.bench.model import Percentiles, Step
 from builder.errors import SmokeError, UsageError
+from builder.remote.openai import CHAT_COMPLETIONS, ServerError, StreamedAnswer, completion_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
-    from builder.bench.model import Load, Step
+    from builder.bench.model import Load
+    from builder.remote.openai import OpenAIServer, ServedModel
 
-_OK, _BAD_REQUEST, _UNAUTHORIZED = 200, 400, 401
+_BAD_REQUEST, _UNAUTHORIZED = 400, 401
 _SHOWN = 200
 # Words that are one token each in most vocabularies.
 _WORDS = ("the", "of", "and", "to", "in", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not", "he")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Server:
-    """An OpenAI server: `http(s)://host[:port][/path]` without `/v1`, its API key, and who vouches for its name."""
-
-    url: str
-    key: str | None = None
-    ca: Path | None = None
-
-    def open(self, within_s: float) -> http.client.HTTPConnection:
-        """Return a connection of its own."""
-        parts = urlsplit(self.url)
-        if parts.scheme == "https":
-            context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
-            return http.client.HTTPSConnection(parts.netloc, timeout=within_s, context=context)
-        return http.client.HTTPConnection(parts.netloc, timeout=within_s)
-
-    def path(self, name: str) -> str:
-        """Return the path of one of the protocol's addresses."""
-        return f"{urlsplit(self.url).path.rstrip('/')}/v1/{name}"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What every request carries."""
-        own = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        return {"Content-Type": "application/json", **own}
 
 
 def check_url(url: str) -> str:
@@ -62,68 +32,70 @@ def check_url(url: str) -> str:
         UsageError: it is none.
     """
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        parsed = urlsplit(url)
+        port = parsed.port
     except ValueError:
-        parts, port = urlsplit(""), None
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.query or "@" in parts.netloc:
+        parsed, port = urlsplit(""), None
+    is_http = parsed.scheme in ("http", "https") and parsed.hostname and port != 0
+    if not is_http or parsed.query or "@" in parsed.netloc:
         raise UsageError(f"`{url[:_SHOWN]}` is no server's address", hint="write http://HOST:PORT")
     return url.rstrip("/").removesuffix("/v1")
 
 
-def served_model(server: Server, within_s: float = 30.0) -> tuple[str, str | None]:
-    """Return the first model's name, and what the server calls its root: for vLLM the model's folder.
+def served_model(server: OpenAIServer, within_s: float = 30.0) -> ServedModel:
+    """Return the first model that a server serves.
 
     Raises:
-        SmokeError: the server does not tell.
+        SmokeError: the server does not answer, or serves none.
     """
-    connection = server.open(within_s)
     try:
-        connection.request("GET", server.path("models"), headers=server.headers)
-        response = connection.getresponse()
-        content = response.read()
-        if response.status != _OK:
-            raise _refused(server, response.status, content)
-        first = json.loads(content)["data"][0]
-        return str(first["id"]), first.get("root")
-    except (OSError, http.client.HTTPException) as error:
-        raise SmokeError(f"the server does not answer: {error}", where=server.url, hint="is it ready?") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise SmokeError("its list of models is none", where=server.url, hint="is it an OpenAI server?") from error
-    finally:
-        connection.close()
+        models = server.models(within_s)
+    except ServerError as error:
+        raise _smoke_error(server, str(error), error, "is it ready, and an OpenAI server?") from error
+    if not models:
+        raise SmokeError("its list of models is empty", where=server.url, hint="is it an OpenAI server?")
+    return models[0]
 
 
 def measure(
-    server: Server, model: str, load: Load, concurrency: int, on_answer: Callable[[float], object] = lambda _: None
+    server: OpenAIServer,
+    model: str,
+    load: Load,
+    concurrency: int,
+    on_answer: Callable[[float], object] = lambda _: None,
 ) -> Step:
-    """Ask all prompts, so many at once, after one that does not count.
+    """Send all prompts, `concurrency` at once, after one that does not count.
 
     Raises:
         SmokeError: the first question was not answered.
     """
-    prompts = list(_prompts(load, concurrency))
-    body = partial(_body, model, load, ignore_eos=True)
-    first = _ask(server, body(prompts[0]), load.within_s)
-    if first.failure and f"status {_BAD_REQUEST}" in first.failure:
-        # Not every server knows vLLM's own field.
-        body = partial(_body, model, load, ignore_eos=False)
-        first = _ask(server, body(prompts[0]), load.within_s)
-    if first.failure:
-        raise SmokeError(
-            f"the first question was not answered: {first.failure}", where=server.url, hint=_hint(first.failure)
-        )
+    first, *prompts = _prompts(load, concurrency)
+    body = completion_body(model, load.output_tokens) | {"ignore_eos": True}
 
-    def ask(prompt: str) -> Sample:
-        sample = _ask(server, body(prompt), load.within_s)
+    def ask(prompt: str) -> StreamedAnswer | ServerError:
+        try:
+            messages = [{"role": "user", "content": prompt}]
+            return server.complete(CHAT_COMPLETIONS, body | {"messages": messages}, load.within_s)
+        except ServerError as error:
+            return error
+
+    def ask_and_count(prompt: str) -> StreamedAnswer | ServerError:
+        answer = ask(prompt)
         on_answer(1)
-        return sample
+        return answer
 
+    answer = ask(first)
+    if isinstance(answer, ServerError) and answer.status == _BAD_REQUEST:
+        # Not every server accepts vLLM's own field.
+        del body["ignore_eos"]
+        answer = ask(first)
+    if isinstance(answer, ServerError):
+        raise _smoke_error(server, f"the first question was not answered: {answer}", answer, "see the server's log")
     with ThreadPoolExecutor(concurrency) as pool:
-        began = time.monotonic()
-        samples = list(pool.map(ask, prompts[1:]))
-        seconds = time.monotonic() - began
-    return step_of(samples, concurrency, seconds)
+        start_s = time.monotonic()
+        answers = list(pool.map(ask_and_count, prompts))
+        seconds = time.monotonic() - start_s
+    return step_of(answers, concurrency, seconds)
 
 
 def _prompts(load: Load, concurrency: int) -> Iterator[str]:
@@ -134,74 +106,43 @@ def _prompts(load: Load, concurrency: int) -> Iterator[str]:
         yield " ".join([str(number), *words])
 
 
-def _body(model: str, load: Load, prompt: str, *, ignore_eos: bool) -> bytes:
-    body: dict[str, Any] = {
-        "model": model,
-        "messages": [{"role": "user", "content": prompt}],
-        "temperature": 0,
-        "max_tokens": load.output_tokens,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    return json.dumps(body | ({"ignore_eos": True} if ignore_eos else {})).encode()
+def _smoke_error(server: OpenAIServer, message: str, error: ServerError, hint: str) -> SmokeError:
+    if error.status == _UNAUTHORIZED:
+        hint = "it wants an API key: set VLLM_API_KEY, or add --key-file FILE"
+    return SmokeError(message, where=server.url, hint=hint)
 
 
-def _ask(server: Server, body: bytes, within_s: float) -> Sample:
-    connection, sample = server.open(within_s), Sample()
-    began = time.monotonic()
-    try:
-        connection.request("POST", server.path("chat/completions"), body=body, headers=server.headers)
-        response = connection.getresponse()
-        if response.status != _OK:
-            sample.failure = f"status {response.status}: {_text(response.read())}"
-            return sample
-        _read(response, sample, began, within_s)
-    except (TypeError, AttributeError):
-        sample.failure = "its answer is no stream of completions"
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        sample.failure = str(error) or type(error).__name__
-    finally:
-        connection.close()
-    return sample
+def step_of(answers: Sequence[StreamedAnswer | ServerError], concurrency: int, seconds: float) -> Step:
+    """Return the measures of answers, and of failures, that came within some seconds."""
+    good = [answer for answer in answers if isinstance(answer, StreamedAnswer)]
+    failures = [str(answer) for answer in answers if isinstance(answer, ServerError)]
+    tokens = sum(answer.tokens for answer in good)
+    gaps = [later - earlier for a in good for earlier, later in zip(a.times_s, a.times_s[1:], strict=False)]
+    return Step(
+        concurrency=concurrency,
+        answered=len(good),
+        failed=len(failures),
+        seconds=round(seconds, 3),
+        input_tokens=sum(answer.input_tokens or 0 for answer in good),
+        output_tokens=tokens,
+        requests_per_s=round(len(good) / seconds, 4),
+        tokens_per_s=round(tokens / seconds, 3),
+        first_token_ms=percentiles([answer.times_s[0] for answer in good if answer.times_s]),
+        between_tokens_ms=percentiles(gaps),
+        failures=tuple(dict.fromkeys(failures)),
+    )
 
 
-def _read(response: http.client.HTTPResponse, sample: Sample, began: float, within_s: float) -> None:
-    """Take a stream in, event by event; what comes without the regular end is no answer."""
-    while line := response.readline():
-        now_s = time.monotonic() - began
-        if now_s > within_s:
-            raise TimeoutError(f"no complete answer within {within_s:.0f} s")
-        if not line.startswith(b"data:"):
-            continue
-        data = line[len(b"data:") :].strip()
-        if data == b"[DONE]":
-            sample.output_tokens = sample.output_tokens or len(sample.times_s)
-            return
-        _take(json.loads(data), sample, now_s)
-    raise ValueError("the answer's stream ended before it was complete")
+def percentiles(values_s: Sequence[float]) -> Percentiles | None:
+    """Return the percentiles of seconds, between ranks in proportion (as NumPy does by default); None without any."""
+    if not values_s:
+        return None
+    ordered = sorted(values_s)
+    return Percentiles(p50=_percentile(ordered, 50), p95=_percentile(ordered, 95), p99=_percentile(ordered, 99))
 
 
-def _take(event: dict[str, Any], sample: Sample, now_s: float) -> None:
-    if "error" in event:
-        raise ValueError(f"the server reports an error: {_text(json.dumps(event['error']).encode())}")
-    usage = event.get("usage") or {}
-    sample.output_tokens = usage.get("completion_tokens", sample.output_tokens)
-    sample.input_tokens = usage.get("prompt_tokens", sample.input_tokens)
-    deltas = [choice.get("delta") or {} for choice in event.get("choices") or ()]
-    if any(delta.get(part) for delta in deltas for part in ("content", "reasoning", "reasoning_content")):
-        sample.times_s.append(now_s)
-
-
-def _refused(server: Server, status: int, content: bytes) -> SmokeError:
-    said = f"status {status}"
-    return SmokeError(f"the server answers with {said}: {_text(content)}", where=server.url, hint=_hint(said))
-
-
-def _hint(failure: str) -> str:
-    if f"status {_UNAUTHORIZED}" in failure:
-        return "it wants an API key: set VLLM_API_KEY, or add --key-file FILE"
-    return "see the server's log"
-
-
-def _text(content: bytes) -> str:
-    return content[:_SHOWN].decode(errors="replace")
+def _percentile(ordered: list[float], percent: int) -> float:
+    rank = (len(ordered) - 1) * percent / 100
+    lower, fraction = math.floor(rank), rank % 1
+    upper = min(lower + 1, len(ordered) - 1)
+    return round(1000 * (ordered[lower] + (ordered[upper] - ordered[lower]) * fraction), 3)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal
 
-from builder.bench.client import Server, measure, served_model
+from builder.bench.client import measure, served_model
 from builder.bench.inside import BenchmarkMissingError, measure_inside
 from builder.bench.model import Bench, Step
 from builder.errors import SmokeError
+from builder.remote.openai import OpenAIServer
 from builder.serve import container as containers
-from builder.smoke.client import Server as Probe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ _LAST_LINES = 60
 class Target:
     """A server that answers: where, what it is, and its container if we have it. `level` as a verdict's."""
 
-    server: Server
+    server: OpenAIServer
     subject: str
     level: str | None = None
     container: Container | None = None
@@ -48,7 +48,8 @@ def bench(target: Target, load: Load, concurrencies: Sequence[int], choice: Choi
     Raises:
         SmokeError: the server does not answer, or `vllm` was chosen and its benchmark does not work.
     """
-    model, root = served_model(target.server)
+    served = served_model(target.server)
+    model, root = served.name, served.root
     client, why = _client(target, choice, root)
     if target.level == "emulated":
         asked = load.prompts * len(concurrencies)
@@ -87,11 +88,11 @@ def await_ready(container: Container, service: Service, url: str, console: Conso
     Raises:
         SmokeError: it ended, or did not answer within its time.
     """
-    began, probe = time.monotonic(), Probe(url)
+    start_s, server = time.monotonic(), OpenAIServer(url=url)
     with console.task(f"starting {service.image}", unit="lines") as task:
-        while time.monotonic() - began < service.health.start_period_s:
-            if probe.is_healthy():
-                return round(time.monotonic() - began, 1)
+        while time.monotonic() - start_s < service.health.start_period_s:
+            if server.is_healthy():
+                return round(time.monotonic() - start_s, 1)
             container.reload()
             if container.status == "exited":
                 containers.end_of(container, service)

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from builder.bench.client import Server
 from builder.bench.measure import Target, await_ready
 from builder.errors import EngineError
+from builder.remote.openai import OpenAIServer
 from builder.serve import container as containers
 from builder.serve.ask import address_of
 from builder.serve.model import Published
@@ -62,7 +62,7 @@ def started(service: Service, engine: Engine, console: Console, *, hint: str) ->
             url = address_of(containers.published_of(container, own))
             ready_s = await_ready(container, own, url, console)
             yield Target(
-                server=Server(url=url, key=dict(own.environment).get(_KEY)),
+                server=OpenAIServer(url=url, key=dict(own.environment).get(_KEY)),
                 subject=own.image,
                 level=_level(own, engine),
                 container=container,

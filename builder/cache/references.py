@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builder import records
 from builder.errors import LockError
-from builder.image.model import Image
 from builder.models import pins
+from builder.pipeline.cell import CellRecords
 from builder.resolve import lockfile
+from builder.workspace import CellFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ def references(workspace: Workspace, on_unreadable: Callable[[LockError], object
             on_unreadable(error)
     shared = [pin.model for path in (workspace.project / "locks").glob("*/models.toml") for pin in pins.read(path)]
     cells = sorted((workspace.project / "build").glob("*/*"))
-    images = [records.read(path / "image.json", None, Image) for path in cells]
+    images = [CellRecords(CellFolder(path=path)).image() for path in cells]
     interpreters = {lock.interpreter.sha256 for lock in locks if lock.interpreter}
     return References(
         wheels=frozenset(interpreters).union(wheel.sha256 for lock in locks for wheel in lock.wheels),

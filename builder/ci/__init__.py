@@ -1,1 +1,1 @@
-"""Which cells a CI system is to work on: jobs for GitHub's matrix, and what changed since a commit."""
+"""Which cells a CI system is to work on: jobs for GitHub's matrix, and which inputs changed."""

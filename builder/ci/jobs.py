@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def plan(selected: Selected, runners: Mapping[str, str], changed: Changes | None = None, since: str = "") -> CiPlan:
     """Return the jobs for the cells of some recipes.
 
-    `runners` are labels by architecture, with `""` for all others: they win over the recipes' own. `changed` says which
-    inputs of a cell are others than at the commit `since`; a cell that is not there gets no job.
+    `runners` are labels by architecture, with `""` for all others: they win over the recipes' own. `changed` names the
+    inputs of a cell that differ from the file `since`; a cell without any gets no job.
 
     Raises:
         UsageError: these are more jobs than a matrix may have.
@@ -36,7 +36,7 @@ def plan(selected: Selected, runners: Mapping[str, str], changed: Changes | None
             if cell.impossible:
                 skipped.append(_skipped(cell, "impossible", cell.impossible))
             elif changed is not None and not changed.get((recipe.name, cell.id)):
-                skipped.append(_skipped(cell, "unchanged", f"nothing that it is made from changed since {since}"))
+                skipped.append(_skipped(cell, "unchanged", f"no input changed since {since}"))
             else:
                 include.append(_entry(recipe, cell, runners))
     _check_count(include)
@@ -74,5 +74,5 @@ def _check_count(include: Sequence[Entry]) -> None:
         raise UsageError(
             f"{len(include)} cells are more than the {most} jobs that a matrix of GitHub's may have",
             where=", ".join(dict.fromkeys(entry.recipe for entry in include)),
-            hint="choose some with --cell axis=value or --changed-since REF, or call the workflow once for each part",
+            hint="choose some with --cell axis=value or --changed-since FILE, or call the workflow once for each part",
         )

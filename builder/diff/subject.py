@@ -11,7 +11,7 @@ from builder.diff.images import of_layout, of_registry
 from builder.diff.model import Layer, Part, Subject
 from builder.errors import LockError, UsageError
 from builder.image.layout import blob, is_whole
-from builder.image.model import Image, Plan
+from builder.pipeline.cell import CellRecords
 from builder.recipe import patterns
 from builder.recipe.find import recipe_paths
 from builder.registry.reference import DIGEST_PATTERN
@@ -108,7 +108,7 @@ def _built(name: str, lock: Lock, session: Session) -> dict[str, Any]:
     """Return what is known of the image that was built here from a lock; nothing if there is none."""
     if not _are_names(lock.recipe, lock.cell):
         return {}
-    image = records.read(session.workspace.cell(lock.recipe, lock.cell).record("image"), None, Image)
+    image = CellRecords(session.workspace.cell(lock.recipe, lock.cell)).image()
     if image is None or not is_whole(session.workspace.images, image):
         return {}
     built = of_layout(name, image.digest, session.workspace.images)
@@ -124,7 +124,7 @@ def _are_names(recipe: str | None, cell: str | None) -> bool:
 
 
 def _planned(folder: CellFolder, lock: Lock) -> tuple[Layer, ...] | None:
-    plan = records.read(folder.record("plan"), None, Plan)
+    plan = CellRecords(folder).plan()
     if plan is None or lockfile.content(lock) not in folder.dockerfile.read_text(encoding="utf-8", errors="replace"):
         return None
     return tuple(Layer(name=name) for name in plan.layers)

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from builder.doctor.subjects import fine, trouble
 from builder.engine import data_folder
 from builder.errors import EngineError, LockError
-from builder.image.model import Image
 from builder.models.store import has
-from builder.records import read
+from builder.pipeline.cell import CellRecords
 from builder.resolve import lockfile
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def _lock(case: Case, cell: str) -> Lock | None:
 
 def _built(case: Case, lock: Lock) -> bool:
     """Return whether the image of this very lock is there: nothing more is needed for it."""
-    image = read(case.session.workspace.cell(lock.recipe, lock.cell).record("image"), None, Image)
+    image = CellRecords(case.session.workspace.cell(lock.recipe, lock.cell)).image()
     return image is not None and dict(image.labels).get("io.jbuild.lock") == lockfile.content(lock)
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from builder.doctor.subjects import fine, idle, trouble
 from builder.errors import JbuildError
-from builder.image.builders import ask, buildx
 from builder.jetson.device import this_device
+from builder.pipeline.builders import ask, buildx
 from builder.process import find_program, run
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from builder.errors import (
     ProgramSilentError,
     RegistryError,
 )
-from builder.image.builders import buildx, hanging
 from builder.image.layout import blob, read_image, take_blobs
 from builder.jetson import symptoms
+from builder.pipeline.builders import buildx, hanging
 from builder.process import run
 from builder.scratch import scratch
 from builder.wheels.tree import EPOCH

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from builder.engine import find_engine
 from builder.errors import BuildError
-from builder.image.build import build_image
+from builder.image.build.cell_image import build_image
 from builder.image.compare import first_difference
 from builder.image.plan import render
 from builder.scratch import scratch
 from builder.workspace import Workspace, disk_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from builder.engine import Engine
     from builder.image.compare import Difference
     from builder.image.model import Image
-    from builder.resolve.model import Job, Lock
+    from builder.pipeline.cell import CellRun
     from builder.session import Session
 
 
@@ -27,16 +27,7 @@ class NotReproducibleError(BuildError):
     """Two builds of one lock are not the same image."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Built:
-    """What a cell's build stage has made, and who builds: `run` gives the builder's name to what it is handed."""
-
-    lock: Lock
-    image: Image
-    run: Callable[[Callable[[str | None], Image]], Image]
-
-
-def verify(job: Job, built: Built, engine: Engine, session: Session) -> str:
+def verify(run: CellRun) -> str:
     """Unpack, compile, lay out and build again; return the digest that both builds have.
 
     Nothing is taken from the first but wheels, model files and interpreter archives, which their sha256 vouches for.
@@ -45,23 +36,26 @@ def verify(job: Job, built: Built, engine: Engine, session: Session) -> str:
         NotReproducibleError: the images differ; it names the first layer and file that do.
         JbuildError: the second build failed.
     """
-    with _elsewhere(session) as scratch:
-        plan = render(job, built.lock, scratch)
-        second = built.run(lambda name: build_image(job, built.lock, plan, engine, scratch, builder=name, fresh=True))
-        difference = first_difference(built.image, session.workspace.images, second, scratch.workspace.images)
+    engine = find_engine(run.session.workspace)
+    with _elsewhere(run.session) as scratch:
+        again = replace(run, session=scratch).with_records(render(run.job, run.lock, scratch))
+        second = run.builders.build(
+            run.job.cell.id, engine, lambda name: build_image(again, engine, builder=name, fresh=True)
+        )
+        difference = first_difference(run.image, run.session.workspace.images, second, scratch.workspace.images)
     if difference:
-        raise _differs(job, built, second, difference)
+        raise _differs(run, second, difference)
     return second.digest
 
 
-def _differs(job: Job, built: Built, second: Image, difference: Difference) -> NotReproducibleError:
+def _differs(run: CellRun, second: Image, difference: Difference) -> NotReproducibleError:
     hint = "this is a bug in jbuild; please report it with what is said above"
     if difference.layer.startswith("RUN"):
         hint = "let this step of your template give the same bytes each time"
     if "/run/jbuild/install.sh" in difference.layer:
         hint = "the package mirror may have moved between the builds: `jbuild system` pins this step's layer"
     return NotReproducibleError(
-        f"{job.name}: two builds are not the same image ({built.image.digest} and {second.digest}); "
+        f"{run.job.name}: two builds are not the same image ({run.image.digest} and {second.digest}); "
         f"they differ first in {difference.words}",
         where=difference.layer,
         hint=hint,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from builder import records
+from builder.audit.model import Audit
 from builder.publish import statements
 from builder.publish.sbom import MEDIA_TYPE, sbom
 from builder.publish.signing import signer as signer_of
@@ -19,15 +20,12 @@ from builder.registry.client import OCI_MANIFEST
 from builder.registry.model import Descriptor
 from builder.registry.referrers import Referrer
 from builder.resolve import lockfile
+from builder.smoke.model import Verdict
 
 if TYPE_CHECKING:
-    from builder.image.model import Image, Plan
+    from builder.pipeline.cell import CellRun
     from builder.publish.signing import Signer
     from builder.registry.blobs import BlobSource
-    from builder.resolve.model import Job, Lock
-    from builder.session import Session
-    from builder.smoke.model import Verdict
-    from builder.workspace import Workspace
 
 ENVELOPE = "application/vnd.dsse.envelope.v1+json"
 PREDICATE_TYPE = "in-toto.io/predicate-type"
@@ -72,59 +70,45 @@ class Evidence:
         return any(each.tag == "sig" for each in self.cosign)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Made:
-    """The records of a cell that evidence is made from; an audit only where there is one."""
+def of_cell(run: CellRun) -> Evidence:
+    """Return the evidence for a cell's image, signed with the configured key; its audit too if it has one.
 
-    job: Job
-    lock: Lock
-    plan: Plan
-    verdict: Verdict
-    audit: dict[str, Any] | None = None
+    Raises:
+        UsageError, RegistryError: it cannot be signed.
+    """
+    return evidence(run, signer_of(run.session.config, run.session.workspace))
 
 
-def evidence(image: Descriptor, made: Made, workspace: Workspace, signer: Signer | None) -> Evidence:
-    """Return what is known of an image, signed where there is a key.
+def evidence(run: CellRun, signer: Signer | None) -> Evidence:
+    """Return the evidence for a cell's image, signed where there is a key.
 
     The same records give the same bytes: what a registry has of it is not put again.
 
     Raises:
         UsageError, RegistryError: it cannot be signed.
     """
-    job, lock = made.job, made.lock
+    job, lock, image = run.job, run.lock, run.image.manifest
     checksum = lockfile.content(lock)
-    bill = sbom(lock, image.digest, checksum, workspace)
-    verdict = statements.verdict_predicate(made.verdict, lock.recipe, lock.cell, checksum)
-    provenance = statements.provenance_predicate(job, lock, made.plan, checksum)
-    said = [("verdict", statements.VERDICT, verdict), ("provenance", statements.PROVENANCE, provenance)]
+    bill = sbom(lock, image.digest, checksum, run.session.workspace)
+    verdict = statements.verdict_predicate(run.get(Verdict), lock.recipe, lock.cell, checksum)
+    provenance = statements.provenance_predicate(job, lock, run.plan, checksum)
+    predicates = [("verdict", statements.VERDICT, verdict), ("provenance", statements.PROVENANCE, provenance)]
     # Tools look for the bare bill; the signed one is for those who trust nobody's registry.
-    said += [("signed-sbom", statements.SBOM, bill)] if signer else []
-    said += [("audit", statements.AUDIT, made.audit)] if made.audit is not None else []
+    predicates += [("signed-sbom", statements.SBOM, bill)] if signer else []
+    if audit := run.find(Audit):
+        # How long it took is not what it found: the same findings are the same statement.
+        findings = {name: value for name, value in records.plain(audit).items() if name != _TIME}
+        predicates.append(("audit", statements.AUDIT, findings))
     repository = job.spec.publish.repository
-    parts = [
-        stated(image, each, statements.statement(image.digest, repository, kind, predicate), signer)
-        for each, kind, predicate in said
+    statement_evidence = [
+        stated(image, name, statements.statement(image.digest, repository, kind, predicate), signer)
+        for name, kind, predicate in predicates
     ]
     return together(
         Evidence(artifacts=(artifact(image, "sbom", MEDIA_TYPE, as_bytes(bill), {}),)),
         signature(image, repository, signer),
-        *parts,
+        *statement_evidence,
     )
-
-
-def of_cell(image: Image, job: Job, lock: Lock, plan: Plan, verdict: Verdict, session: Session) -> Evidence:
-    """Return what the records of a cell say of its image, signed with the configured key; its audit too if it has one.
-
-    Raises:
-        UsageError, RegistryError: it cannot be signed.
-    """
-    folder = session.workspace.cell(job.recipe.name, job.cell.id)
-    audit = records.read(folder.record("audit"), None, dict)
-    if audit:
-        # How long it took is not what it found: the same findings are the same statement.
-        audit = {name: value for name, value in audit.items() if name != _TIME}
-    made = Made(job=job, lock=lock, plan=plan, verdict=verdict, audit=audit)
-    return evidence(image.manifest, made, session.workspace, signer_of(session.config, session.workspace))
 
 
 def together(*parts: Evidence) -> Evidence:

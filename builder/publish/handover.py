@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from builder import records
 from builder.errors import UsageError
-from builder.image.model import Image
+from builder.pipeline.cell import CellRecords
 from builder.publish import statements
 from builder.publish.signing import signer
-from builder.smoke.model import Verdict
 from builder.workspace import write_bytes
 
 if TYPE_CHECKING:
@@ -17,6 +15,7 @@ if TYPE_CHECKING:
 
     from builder.resolve.model import Job
     from builder.session import Session
+    from builder.smoke.model import Verdict
 
 
 def write_verdict(job: Job, session: Session, path: Path) -> Verdict:
@@ -26,10 +25,9 @@ def write_verdict(job: Job, session: Session, path: Path) -> Verdict:
         UsageError: there is none, or it cannot be signed.
         DiskError: the file cannot be written.
     """
-    folder = session.workspace.cell(job.recipe.name, job.cell.id)
-    image = records.read(folder.record("image"), None, Image)
-    verdict = records.read(folder.record("smoke"), None, Verdict)
-    if image is None or verdict is None or not verdict.passed or verdict.digest != image.digest:
+    records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
+    image, verdict = records.image(), records.proven()
+    if image is None or verdict is None:
         raise UsageError(
             "the image that was built of this cell last has no verdict here",
             where=job.name,

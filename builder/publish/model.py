@@ -75,3 +75,18 @@ class Publication:
     failures: tuple[PublicationFailure, ...] = ()
     level: str | None = None
     withheld: tuple[TagWithheld, ...] = ()
+
+    @property
+    def references(self) -> list[str]:
+        """The references that the image can be pulled by: every tag in every registry."""
+        return [f"{registry.repository}:{tag.name}" for registry in self.registries for tag in registry.tags]
+
+    @property
+    def withheld_reasons(self) -> list[str]:
+        """The tags that were not put, with their reasons."""
+        reasons = [f"{tag.name}: {tag.reason}" for tag in self.withheld]
+        return reasons + [
+            f"{registry.repository}:{tag.name}: {tag.reason}"
+            for registry in self.registries
+            for tag in registry.withheld
+        ]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from builder import records
 from builder.errors import JbuildError
 from builder.host.concurrency import CancelToken, TaskGroup
 from builder.image.model import Image
+from builder.pipeline.cell import CellRecords
 from builder.publish.attach import found, is_evidence
 from builder.publish.policy import earned, named
 from builder.publish.target import Target
@@ -16,11 +16,11 @@ from builder.publish.trust import best, said_of
 from builder.recipe.placeholders import unmarked
 from builder.registry.client import connect
 from builder.registry.reference import Reference
-from builder.smoke.model import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from builder.image.model import Image
     from builder.recipe.model import TagRule
     from builder.resolve.model import Job
     from builder.session import Session
@@ -85,11 +85,9 @@ def overview(jobs: Sequence[Job], targets: Sequence[str], session: Session) -> t
 
 
 def _expected(job: Job, session: Session) -> list[_Expected]:
-    folder = session.workspace.cell(job.recipe.name, job.cell.id)
-    image = records.read(folder.record("image"), None, Image)
-    verdict = records.read(folder.record("smoke"), None, Verdict)
-    proven = bool(image and verdict and verdict.passed and verdict.digest == image.digest)
-    level = verdict.level if verdict and proven else None
+    records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
+    image, verdict = records.image(), records.proven()
+    level = verdict.level if verdict else None
     rules = job.spec.publish.tags
     if image:
         rules, _ = named(rules, dict(image.labels))

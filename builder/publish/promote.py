@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from builder import records
 from builder.errors import RegistryError, UsageError
 from builder.image.layout import is_whole
-from builder.image.model import Image, Plan
+from builder.pipeline.cell import CellRecords, start
 from builder.publish import statements
 from builder.publish.attach import found
 from builder.publish.evidence import Evidence, kept, of_cell, signature, together
-from builder.publish.model import Publication
 from builder.publish.push import Wish, publish
 from builder.publish.signing import signer
 from builder.publish.source import Source, from_layout, from_registry
@@ -21,15 +19,18 @@ from builder.recipe.model import TagRule
 from builder.registry.lookup import connect_to
 from builder.registry.reference import Reference
 from builder.resolve import lockfile
-from builder.smoke.model import Verdict
+from builder.resolve.model import Locked
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.http import Retry
+    from builder.image.model import Image
+    from builder.publish.model import Publication
     from builder.recipe.model import OnFailure
     from builder.resolve.model import Job
     from builder.session import Session
+    from builder.smoke.model import Verdict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,21 +79,17 @@ def from_cell(job: Job, session: Session) -> Candidate:
         UsageError: none was built here.
         RegistryError: it is in a registry only, which does not answer.
     """
-    workspace, spec = session.workspace, job.spec.publish
-    folder = workspace.cell(job.recipe.name, job.cell.id)
-    image = records.read(folder.record("image"), None, Image)
+    spec, records = job.spec.publish, CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
+    image, proven = records.image(), records.proven()
     if image is None:
         raise UsageError(
             "no image was built of this cell here",
             where=job.name,
             hint=f"run `jbuild recipe {job.recipe.name} --cell {job.cell.id}`, or name a registry's IMAGE@DIGEST",
         )
-    verdict = records.read(folder.record("smoke"), None, Verdict)
-    proven = verdict if verdict and verdict.passed and verdict.digest == image.digest else None
-    known = _evidence(job, image, proven, session) if spec.attach and proven else Evidence()
     return Candidate(
-        source=_source(image, records.read(folder.record("publish"), None, Publication), session),
-        evidence=known,
+        source=_source(image, records.publication(), session),
+        evidence=_evidence(job, image, proven, session) if spec.attach and proven else Evidence(),
         repository=spec.repository,
         levels=(proven.level,) if proven else (),
         rules=spec.tags,
@@ -191,13 +188,14 @@ def _read(path: Path) -> bytes:
 
 def _evidence(job: Job, image: Image, verdict: Verdict, session: Session) -> Evidence:
     """Return what the records of a cell say of its image, as far as they are still those of the image."""
-    folder = session.workspace.cell(job.recipe.name, job.cell.id)
-    plan = records.read(folder.record("plan"), None, Plan)
+    records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
+    plan, audit = records.plan(), records.audit()
     lock = lockfile.read(session.workspace.lock(job.recipe.name, job.cell.id), recipe=job.recipe.name, cell=job.cell.id)
     if plan is None or lock is None or dict(image.labels).get("io.jbuild.lock") != lockfile.content(lock):
         session.console.warn(f"{job.cell.id}: the lock has changed since the image was built; no evidence goes along")
         return Evidence()
-    return of_cell(image, job, lock, plan, verdict, session)
+    run = start(job, session).with_records(Locked(lock=lock), plan, image, verdict)
+    return of_cell(run.with_records(audit) if audit else run)
 
 
 def _source(image: Image, publication: Publication | None, session: Session) -> Source:

@@ -1,1 +1,1 @@
-"""What people look at: tables and summaries."""
+"""The HTML page about a project."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from builder.resolve.graph import RECIPE, Ask, asks_of, metadata_of
+from builder.resolve.model import LockChange
 from builder.resolve.sources import ties_of
 
 if TYPE_CHECKING:
@@ -19,32 +19,9 @@ if TYPE_CHECKING:
 _NAMED = 3
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
-    """One distribution: its versions before and after (None: not there), and why, as far as that is known."""
-
-    name: str
-    before: str | None
-    after: str | None
-    why: str | None = None
-
-    @property
-    def words(self) -> str:
-        """The change in words."""
-        if self.before is None:
-            said = f"{self.name} {self.after} is new"
-        elif self.after is None:
-            said = f"{self.name} {self.before} is gone"
-        elif self.before == self.after:
-            said = f"{self.name} {self.after}: another file"
-        else:
-            said = f"{self.name} {self.before} → {self.after}"
-        return f"{said} because {self.why}" if self.why else said
-
-
 def changes_of(
     before: Lock | None, after: Lock, job: Job, client: IndexClient, session: Session, *, upgrade: tuple[str, ...] = ()
-) -> tuple[Change, ...]:
+) -> tuple[LockChange, ...]:
     """Return the differences of a lock to the one before, sorted by name; none if there was none."""
     if before is None:
         return ()
@@ -58,10 +35,10 @@ def changes_of(
     return tuple(_explained(change, asks, before, after, job, upgrade) for change in changed)
 
 
-def _differing(before: Lock, after: Lock) -> list[Change]:
+def _differing(before: Lock, after: Lock) -> list[LockChange]:
     old, new = ({wheel.name: wheel for wheel in lock.wheels} for lock in (before, after))
     return [
-        Change(
+        LockChange(
             name=name,
             before=old[name].version if name in old else None,
             after=new[name].version if name in new else None,
@@ -72,14 +49,14 @@ def _differing(before: Lock, after: Lock) -> list[Change]:
 
 
 def _explained(
-    change: Change, asks: dict[str, tuple[Ask, ...]], before: Lock, after: Lock, job: Job, upgrade: tuple[str, ...]
-) -> Change:
+    change: LockChange, asks: dict[str, tuple[Ask, ...]], before: Lock, after: Lock, job: Job, upgrade: tuple[str, ...]
+) -> LockChange:
     why = _why(change, asks, before, after, job, upgrade)
-    return Change(name=change.name, before=change.before, after=change.after, why=why)
+    return LockChange(name=change.name, before=change.before, after=change.after, why=why)
 
 
 def _why(
-    change: Change, asks: dict[str, tuple[Ask, ...]], before: Lock, after: Lock, job: Job, upgrade: tuple[str, ...]
+    change: LockChange, asks: dict[str, tuple[Ask, ...]], before: Lock, after: Lock, job: Job, upgrade: tuple[str, ...]
 ) -> str | None:
     own = asks.get(change.name, ())
     if change.after is None:
@@ -99,7 +76,7 @@ def _why(
     )
 
 
-def _rule(change: Change, job: Job, after: Lock) -> str | None:
+def _rule(change: LockChange, job: Job, after: Lock) -> str | None:
     """Return the constraint of the recipe or of an advisory that the version before does not keep."""
     rules = [(text, "a constraint of the recipe") for text in job.spec.constraints]
     rules += [(text, f"advisory {each.id}") for each in after.advisories for text in each.constrain]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from builder.errors import JbuildError
 from builder.index.client import client_of
-from builder.resolve.locking import Wish, lock_cell
+from builder.pipeline.order import RunOptions
 from builder.resolve.sources import ties_of
+from builder.resolve.stage import lock_cell
 
 if TYPE_CHECKING:
     from builder.resolve.model import Job, LockedWheel
@@ -38,7 +39,7 @@ class CellCheck:
 def check_lock(job: Job, session: Session) -> CellCheck:
     """Look at a cell's lock, and at the pages of the indexes that its packages are tied to."""
     try:
-        lock = lock_cell(job, session, Wish(locked_only=True)).lock
+        lock = lock_cell(job, session, RunOptions(until="lock", locked_only=True)).lock
         ties = ties_of(job, session.config)
         client = client_of(session.config, session.workspace.index_states)
         found = []

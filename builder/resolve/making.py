@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from builder import records
 from builder.errors import IntegrityError, LockError, NetworkError, NoWheelsError
 from builder.host.concurrency import TaskGroup
 from builder.host.index_rows import DEFAULT
@@ -24,45 +23,31 @@ from builder.resolve.builds import check_torch
 from builder.resolve.changes import changes_of
 from builder.resolve.examine import Examiner, fault_behind
 from builder.resolve.interpreters import compiler_of, interpreter_of
-from builder.resolve.model import LOCK_FORMAT, Lock, LockedBase, LockedIndex, LockedRule
+from builder.resolve.model import Lock, LockedBase, LockedIndex, LockedRule
 from builder.resolve.sizes import measured
 from builder.resolve.solve import Question
-from builder.resolve.sources import ties_of
+from builder.resolve.sources import lock_inputs, ties_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from concurrent.futures import Future
 
-    from builder.config import Config
     from builder.index.client import IndexClient
     from builder.index.front import Front
     from builder.models.model import LockedModel
     from builder.recipe.model import Model
     from builder.registry.lookup import ResolvedBase
     from builder.resolve.advised import Solution
-    from builder.resolve.changes import Change
-    from builder.resolve.model import Job, LockedWheel
+    from builder.resolve.model import Job, LockChange, LockedWheel
     from builder.session import Session
 
 _ALL = "*"
 _NO_TIMES = "its pages have no upload times, so the date says nothing about it"
 
 
-def inputs_of(job: Job, config: Config) -> str:
-    """Return the fingerprint of everything that a lock is made from.
-
-    Raises:
-        RecipeError: the recipe names an index that is not known.
-    """
-    spec = job.spec
-    asked = (spec.requires, spec.constraints, spec.replace, spec.ignored_advisories, spec.models, spec.released_before)
-    ties = tuple((tie.packages, tie.index) for tie in ties_of(job, config).ties)
-    return records.fingerprint(LOCK_FORMAT, asked, ties, job.platform, job.base)
-
-
 def make(
     job: Job, session: Session, *, before: Lock | None = None, upgrade: tuple[str, ...] = (), fetching: bool = False
-) -> tuple[Lock, tuple[Change, ...]]:
+) -> tuple[Lock, tuple[LockChange, ...]]:
     """Make, write and return the lock of a cell, and what is different from the one before.
 
     Versions of the lock before are kept where they still fit, except those of `upgrade` (`*` for all). `fetching` says
@@ -89,7 +74,7 @@ def make(
         lock = Lock(
             recipe=job.recipe.name,
             cell=job.cell.id,
-            inputs=inputs_of(job, session.config),
+            inputs=lock_inputs(job, session.config),
             platform=job.platform,
             base=_base(base, session),
             wheels=measured(solution.wheels, session),
@@ -165,7 +150,7 @@ def _noting(job: Job, session: Session, shelf: Shelf) -> Iterator[None]:
         examiner = Examiner(job=job, session=session, client=shelf.client, ties=shelf.ties)
         if fault := fault_behind(error.log or "", examiner):
             raise fault from error
-        unresolved.note(job, inputs_of(job, session.config), error, session.workspace)
+        unresolved.note(job, lock_inputs(job, session.config), error, session.workspace)
         more = f"`jbuild why {job.recipe.name} --cell {job.cell.id}` tells more"
         error.hint = f"{error.hint}; {more}" if error.hint else more
         raise
@@ -273,7 +258,7 @@ def _kept_files(
     return tuple(rules)
 
 
-def _tell(lock: Lock, changes: tuple[Change, ...], upgrade: tuple[str, ...], session: Session) -> None:
+def _tell(lock: Lock, changes: tuple[LockChange, ...], upgrade: tuple[str, ...], session: Session) -> None:
     console = session.console
     for name in upgrade:
         if name != _ALL and name not in lock.versions:

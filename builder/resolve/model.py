@@ -145,6 +145,38 @@ class Lock:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LockChange:
+    """One distribution: its versions before and after (None: not there), and why, as far as that is known."""
+
+    name: str
+    before: str | None
+    after: str | None
+    why: str | None = None
+
+    @property
+    def words(self) -> str:
+        """The change in words."""
+        if self.before is None:
+            text = f"{self.name} {self.after} is new"
+        elif self.after is None:
+            text = f"{self.name} {self.before} is gone"
+        elif self.before == self.after:
+            text = f"{self.name} {self.after}: another file"
+        else:
+            text = f"{self.name} {self.before} → {self.after}"
+        return f"{text} because {self.why}" if self.why else text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Locked:
+    """A cell's lock; `made` if it was made just now, and the changes to the lock before."""
+
+    lock: Lock
+    made: bool = False
+    changes: tuple[LockChange, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     """A cell with everything that is needed to make it."""
 

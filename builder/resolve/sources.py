@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from builder import records
 from builder.errors import RecipeError
 from builder.host.index_rows import DEFAULT
 from builder.index.model import Index
 from builder.index.places import addresses
 from builder.index.ties import Tie, Ties
 from builder.jetson.indexes import with_own
+from builder.resolve.model import LOCK_FORMAT
 from builder.tomldoc import suggest
 
 if TYPE_CHECKING:
@@ -40,6 +42,27 @@ def ties_of(job: Job, config: Config) -> Ties:
     names = {tie.index for tie in ties}
     indexes = tuple(_index(row, config) for row in rows if row.name in names)
     return Ties(ties=tuple(ties), indexes=indexes)
+
+
+def asked_of(job: Job, config: Config) -> tuple[tuple[object, ...], tuple[tuple[str, str], ...]]:
+    """Return what a lock is solved from besides platform and base: parts of the recipe, and packages with their index.
+
+    Raises:
+        RecipeError: the recipe names an index that is not known.
+    """
+    spec = job.spec
+    asked = (spec.requires, spec.constraints, spec.replace, spec.ignored_advisories, spec.models, spec.released_before)
+    return asked, tuple((tie.packages, tie.index) for tie in ties_of(job, config).ties)
+
+
+def lock_inputs(job: Job, config: Config) -> str:
+    """Return the fingerprint of everything that a lock is made from.
+
+    Raises:
+        RecipeError: the recipe names an index that is not known.
+    """
+    asked, ties = asked_of(job, config)
+    return records.fingerprint(LOCK_FORMAT, asked, ties, job.platform, job.base)
 
 
 def _tie(row: IndexRow, packages: str, why: str) -> Tie:

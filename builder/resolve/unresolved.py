@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from builder import records
 from builder.errors import RecipeError
+from builder.resolve.jobs import job_of
+from builder.resolve.sources import lock_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -49,17 +51,13 @@ def reasons(
     tried = cells(recipe.name, workspace)
     if not tried:
         return {}
-    # Slow to import, and lists rarely need it.
-    from builder.resolve.jobs import job_of  # noqa: PLC0415
-    from builder.resolve.making import inputs_of  # noqa: PLC0415
-
     config, known = settings(), {}
     for cell in found:
         if cell.id in tried and not cell.impossible:
             job = job_of(recipe, cell)
             # A recipe that names an index that is gone has other inputs than when it was tried.
             with suppress(RecipeError):
-                known[cell.id] = reason(job, inputs_of(job, config), workspace)
+                known[cell.id] = reason(job, lock_inputs(job, config), workspace)
     return {cell: why for cell, why in known.items() if why}
 
 

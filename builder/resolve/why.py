@@ -15,11 +15,11 @@ from builder.jetson.releases import never_released
 from builder.resolve.advised import pinned
 from builder.resolve.examine import Examined, Examiner, written_in
 from builder.resolve.graph import asks_of, metadata_of
-from builder.resolve.locking import current_lock
 from builder.resolve.making import solve_only
 from builder.resolve.model import LEADING, Lock
 from builder.resolve.neighbours import Neighbour, neighbours
 from builder.resolve.sources import ties_of
+from builder.resolve.stage import current_lock
 
 if TYPE_CHECKING:
     from builder.index.client import IndexClient

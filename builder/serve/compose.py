@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from builder.serve import yaml
+import yaml
+
 from builder.serve.model import CACHE, CPU_PERIOD_US, KEY_TARGET, KEY_VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from builder.serve.model import Service
 
 _SERVICE, _VOLUME = "vllm", "cache"
 _SECRET = KEY_TARGET.rpartition("/")[2]
 _MIB = 1 << 20
+# Compose takes more strings for numbers than PyYAML does, such as 1e3 and 08: all others than these are quoted.
+_PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
+_KEYWORDS = frozenset({"true", "false", "yes", "no", "on", "off", "y", "n", "null"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +45,7 @@ def compose_file(service: Service, heading: Heading) -> str:
         f"  docker compose --file {heading.file} down",
     ]
     comment = "".join(f"# {line}".rstrip() + "\n" for line in lines)
-    return f"{comment}\n{yaml.dump(_without_variables(document(service)))}"
+    return f"{comment}\n{to_yaml(_without_variables(document(service)))}"
 
 
 def document(service: Service) -> dict[str, Any]:
@@ -79,6 +85,29 @@ def document(service: Service) -> dict[str, Any]:
     if service.key_file:
         whole["secrets"] = {_SECRET: {"file": f"./{service.key_file}"}}
     return whole
+
+
+class _Dumper(yaml.SafeDumper):
+    """Indents lists, and writes no anchors and aliases."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
+        super().increase_indent(flow, indentless=False)
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+
+def _string(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    is_plain = _PLAIN.fullmatch(text) and text.lower() not in _KEYWORDS
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_plain else '"')
+
+
+_Dumper.add_representer(str, _string)
+
+
+def to_yaml(document: Mapping[str, Any]) -> str:
+    """Return a document as YAML in block style, its keys in their own order."""
+    return yaml.dump(dict(document), Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=sys.maxsize)
 
 
 def _environment(service: Service) -> dict[str, str]:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from builder.image.runtime import served_name
+from builder.remote.openai import OpenAIServer
 from builder.serve import container as containers
 from builder.serve.ask import address_of, ask_line
 from builder.serve.memory import memory_of
 from builder.serve.service import chosen_board, emulated_environment, service_of
-from builder.smoke.client import Server
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,9 +130,9 @@ def follow(container: Container, service: Service, started: Started, engine: Eng
 
 
 def _say_when_ready(seen: Followed, started: Started, session: Session, over: threading.Event) -> None:
-    begun, server = time.monotonic(), Server(started.url)
+    start_s, server = time.monotonic(), OpenAIServer(url=started.url)
     while not over.wait(_ASK_EVERY_S):
         if server.is_healthy():
-            seen.ready_s = round(time.monotonic() - begun, 1)
+            seen.ready_s = round(time.monotonic() - start_s, 1)
             session.console.note(f"ready after {seen.ready_s:.0f} s; Ctrl-C ends it; try it:\n  {started.ask}")
             return

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from builder import records
 from builder.errors import UsageError
-from builder.image.model import Image, proven_name
-from builder.publish.model import Publication
+from builder.image.model import proven_name
+from builder.pipeline.cell import CellRecords
 from builder.publish.where import required_targets, targets
 from builder.serve.pick import host_of, pick, published_image
-from builder.smoke.model import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from builder.image.model import Image
+    from builder.publish.model import Publication
     from builder.resolve.model import Job
     from builder.session import Session
 
@@ -38,14 +38,12 @@ def image_of(job: Job, session: Session, given: str | None = None, registries: t
     """
     if given:
         return Chosen(reference=given, digest=None, where="given")
-    folder = session.workspace.cell(job.recipe.name, job.cell.id)
-    publication = records.read(folder.record("publish"), None, Publication)
-    image = records.read(folder.record("image"), None, Image)
+    records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
+    publication, image = records.publication(), records.image()
     if publication and publication.registries and not registries and _is_current(publication, image):
         place = publication.registries[0].repository
         return Chosen(reference=f"{place}@{publication.digest}", digest=publication.digest, where="registry")
-    verdict = records.read(folder.record("smoke"), None, Verdict)
-    if image and verdict and verdict.passed and verdict.digest == image.digest and not registries:
+    if image and records.proven() and not registries:
         return Chosen(reference=proven_name(job.recipe.name, job.cell.id), digest=image.digest, where="engine")
     found = targets(job.spec.publish, registries, session.config)
     there = published_image(job, found, session) if found else None

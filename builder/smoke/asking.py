@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder.recipe import schema
-from builder.smoke.protocol import SHOWN, Reply
+from builder.remote.openai import SHOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from builder.recipe.model import Question
-    from builder.smoke.client import Server
+    from builder.smoke.client import Reply, ServerUnderTest
     from builder.smoke.model import Answer
 
 # From this many tokens on, an answer that came in one piece was not streamed.
@@ -29,7 +29,7 @@ class WrongAnswerError(Exception):
         self.answer = answer
 
 
-def ask(server: Server, model: str, question: Question, within_s: float, *, logprobs: bool = False) -> Reply:
+def ask(server: ServerUnderTest, model: str, question: Question, within_s: float, *, logprobs: bool = False) -> Reply:
     """Ask a question, as often and in as many ways as it says, and return the answer.
 
     Raises:

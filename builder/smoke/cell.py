@@ -1,90 +1,60 @@
-"""The smoke run of a cell: what it is compared with, what is kept of it, and when none is needed."""
+"""The smoke run of a cell: comparison with earlier runs, their verdicts, and when no run is needed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder import records
-from builder.image.runtime import served_model
+from builder.engine import find_engine
 from builder.smoke import bounds, golden, kept
+from builder.smoke.container import remove_leftovers
+from builder.smoke.level import facts, level
+from builder.smoke.load import loaded
 from builder.smoke.model import SmokeFailedError, Verdict
+from builder.smoke.runner import smoke
+from builder.smoke.steps import Reference
 
 if TYPE_CHECKING:
     from builder.engine import Engine
-    from builder.image.model import Image
-    from builder.resolve.model import Job, Lock
-    from builder.session import Session
+    from builder.pipeline.cell import CellRun
     from builder.smoke.golden import Golden
-    from builder.smoke.steps import Reference
-    from builder.workspace import CellFolder
+    from builder.smoke.model import Level
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """A cell whose image is to prove itself.
-
-    `proven` is its name in the engine once it has. With `again` it is asked even if it has before, and with `record`
-    its answers become the golden ones.
-    """
-
-    job: Job
-    lock: Lock
-    image: Image
-    folder: CellFolder
-    proven: str
-    again: bool = False
-    record: bool = False
-
-
-def inputs_of(job: Job, lock: Lock, image: Image, session: Session) -> str:
-    """Return the fingerprint of everything that a verdict follows from.
+def smoke_cell(run: CellRun) -> Verdict:
+    """Return the verdict of a cell's image: an earlier one on the same questions, else of a smoke run.
 
     Raises:
-        DocumentError: the golden tokens have mistakes.
-    """
-    return records.fingerprint(image.digest, job.spec.smoke, job.spec.server, _golden(job, lock, session))
-
-
-def smoke_cell(request: Request, session: Session) -> Verdict:
-    """Return the verdict of a cell's image: one that it has already, else of a smoke run.
-
-    Raises:
-        SmokeFailedError: the image did not prove itself; the error carries the verdict.
+        SmokeFailedError: the image did not pass; the error carries the verdict.
         RecipeError, DocumentError, EngineError, IntegrityError, DiskError: it could not be tried.
     """
-    from builder.engine import find_engine  # noqa: PLC0415
-    from builder.smoke.level import facts, level  # noqa: PLC0415
-    from builder.smoke.load import loaded  # noqa: PLC0415
-
-    engine, job, image = find_engine(session.workspace), request.job, request.image
-    known = _golden(job, request.lock, session)
-    question, reached = kept.question_print(job.spec, known), level(facts(image, engine))
+    workspace, console, job, image = run.session.workspace, run.session.console, run.job, run.image
+    engine, options = find_engine(workspace), run.options
+    recorded = golden.of_cell(run)
+    question, reached = kept.question_print(job.spec, recorded), level(facts(image, engine))
     before = None
-    if not (request.again or request.record):
-        before = kept.find(session.workspace, image.digest, reached, question)
-    layout = session.workspace.images
-    with loaded(image, layout, engine, session.console, keep_as=request.proven) as name:
+    if not (options.forces("smoke") or options.record):
+        before = kept.find(workspace, image.digest, reached, question)
+    with loaded(image, workspace.images, engine, console, keep_as=run.proven_name) as name:
         if before:
-            said = f"this digest proved itself at level {before.level} on {before.when}"
-            session.console.say(f"{job.cell.id}: {said}; --force asks it again")
+            proof = f"this digest proved itself at level {before.level} on {before.when}"
+            console.say(f"{job.cell.id}: {proof}; --force asks it again")
             _tidy(engine)
             return before
         try:
-            verdict = _smoke(request, name, engine, session, known)
+            verdict = _smoke(run, name, engine, reached, recorded)
         except SmokeFailedError:
             # It has passed before, perhaps: what it does now counts.
-            kept.drop(session.workspace, image.digest, reached, question)
+            kept.drop(workspace, image.digest, reached, question)
             raise
         # Before the engine names the image: a name that is refused must not cost another run of many minutes.
-        kept.keep(session.workspace, verdict, question)
+        kept.keep(workspace, verdict, question)
     return verdict
 
 
 def _tidy(engine: Engine) -> None:
     """Remove what killed runs left, as every smoke run does."""
-    from builder.smoke.container import remove_leftovers  # noqa: PLC0415
-
     client = engine.client()
     try:
         remove_leftovers(client)
@@ -92,49 +62,42 @@ def _tidy(engine: Engine) -> None:
         client.close()
 
 
-def _smoke(request: Request, name: str, engine: Engine, session: Session, known: tuple[Golden, ...]) -> Verdict:
-    from builder.smoke.level import facts, level  # noqa: PLC0415
-    from builder.smoke.runner import smoke  # noqa: PLC0415
-
-    spec, folder = request.job.spec, request.folder
-    last_path = folder.record(f"smoke-{level(facts(request.image, engine))}")
+def _smoke(run: CellRun, name: str, engine: Engine, reached: Level, recorded: tuple[Golden, ...]) -> Verdict:
+    session, folder = run.session, run.folder
+    last_path = folder.record(f"smoke-{reached}")
     last = records.read(last_path, None, Verdict)
-    reference = _reference(request, known, last)
-    verdict = smoke(request.image, name, spec, engine, session.console, log=folder.path / "smoke.log", given=reference)
+    reference = Reference(
+        golden=() if run.options.record else recorded,
+        model=golden.model_of(run),
+        recorded=[] if run.options.record else None,
+        usual_start_s=last.ready_s if last else None,
+    )
+    log = folder.path / "smoke.log"
+    verdict = smoke(run.image, name, run.job.spec, engine, session.console, log=log, given=reference)
     if last:
-        verdict = _compared(request, verdict, last, session)
+        verdict = _compared(run, verdict, last)
     records.write(last_path, "", verdict)
     if reference.recorded is not None:
-        _record(request, reference.recorded, session)
+        _record(run, reference.recorded)
     return verdict
 
 
-def _record(request: Request, recorded: list[Golden], session: Session) -> None:
+def _record(run: CellRun, recorded: list[Golden]) -> None:
     """Write golden answers; cells of one recipe, which share the file, may do it at the same time."""
-    path = session.workspace.golden(request.job.recipe.path)
-    with session.workspace.file_lock(f"golden-{records.fingerprint(str(path))[:16]}"):
+    workspace = run.session.workspace
+    path = workspace.golden(run.job.recipe.path)
+    with workspace.file_lock(f"golden-{records.fingerprint(str(path))[:16]}"):
         golden.write(path, recorded)
-    session.console.say(f"{request.job.cell.id}: {len(recorded)} golden answers are in {path}")
+    run.session.console.say(f"{run.job.cell.id}: {len(recorded)} golden answers are in {path}")
 
 
-def _reference(request: Request, known: tuple[Golden, ...], last: Verdict | None) -> Reference:
-    from builder.smoke.steps import Reference  # noqa: PLC0415
-
-    return Reference(
-        golden=() if request.record else known,
-        model=_model(request.job, request.lock),
-        recorded=[] if request.record else None,
-        usual_start_s=last.ready_s if last else None,
-    )
-
-
-def _compared(request: Request, verdict: Verdict, last: Verdict, session: Session) -> Verdict:
+def _compared(run: CellRun, verdict: Verdict, last: Verdict) -> Verdict:
     """Return the verdict with what is worse than the last time.
 
     Raises:
         SmokeFailedError: something is, and the recipe says that this is an error.
     """
-    limits, job = request.job.spec.smoke.bounds, request.job
+    limits, job = run.job.spec.smoke.bounds, run.job
     worse = bounds.exceeded(limits, verdict, last)
     if worse and limits.exceeded == "error":
         failed = replace(verdict, passed=False, step="bounds", failure="; ".join(worse))
@@ -143,21 +106,9 @@ def _compared(request: Request, verdict: Verdict, last: Verdict, session: Sessio
             verdict=failed,
             where=job.name,
             hint="if it is meant to be so, raise the bound in `[smoke.bounds]`, or delete "
-            f"{request.folder.record(f'smoke-{verdict.level}')} to begin anew",
+            f"{run.folder.record(f'smoke-{verdict.level}')} to begin anew",
             log="",
         )
-    for each in worse:
-        session.console.warn(f"{job.cell.id}: {each}")
+    for regression in worse:
+        run.session.console.warn(f"{job.cell.id}: {regression}")
     return replace(verdict, warnings=(*verdict.warnings, *worse))
-
-
-def _model(job: Job, lock: Lock) -> str:
-    served = served_model(job.spec)
-    return golden.model_print(next((each for each in lock.models if served and each.name == served.name), None))
-
-
-def _golden(job: Job, lock: Lock, session: Session) -> tuple[Golden, ...]:
-    """Return what was recorded for this cell's questions and model."""
-    known, model = golden.read(session.workspace.golden(job.recipe.path)), _model(job, lock)
-    found = (golden.find(known, question, model) for question in job.spec.smoke.questions)
-    return tuple(dict.fromkeys(each for each in found if each))

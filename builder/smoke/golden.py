@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from builder import records, tomldoc
+from builder.image.runtime import served_model
+from builder.resolve.model import Locked
 from builder.smoke.model import Agreement, Token
 from builder.workspace import write_text
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.models.model import LockedModel
+    from builder.pipeline.cell import CellRun
     from builder.recipe.model import Question
     from builder.tomldoc import Table
 
@@ -54,6 +57,27 @@ def find(known: Iterable[Golden], question: Question, model: str) -> Golden | No
     """Return what was recorded for a question and a model."""
     wanted = (asked(question), model)
     return next((each for each in known if (each.asked, each.model) == wanted), None)
+
+
+def model_of(run: CellRun) -> str:
+    """Return the fingerprint of the model that a locked cell serves, empty where none is baked in."""
+    served = served_model(run.job.spec)
+    return model_print(next((model for model in run.lock.models if served and model.name == served.name), None))
+
+
+def of_cell(run: CellRun) -> tuple[Golden, ...]:
+    """Return the golden answers to a cell's questions: those of its model, or of any model before it is locked.
+
+    Raises:
+        DocumentError: the file has mistakes.
+    """
+    recorded = read(run.session.workspace.golden(run.job.recipe.path))
+    questions = run.job.spec.smoke.questions
+    if run.find(Locked) is None:
+        prints = {asked(question) for question in questions}
+        return tuple(entry for entry in recorded if entry.asked in prints)
+    entries = (find(recorded, question, model_of(run)) for question in questions)
+    return tuple(dict.fromkeys(entry for entry in entries if entry))
 
 
 def compare(golden: Golden, tokens: Sequence[Token], tolerance: float) -> Agreement:

@@ -140,6 +140,7 @@ class SmokeFailedError(SmokeError):
     def __init__(self, message: str, *, verdict: Verdict, where: str, hint: str, log: str) -> None:
         super().__init__(message, where=where, hint=hint, log=log)
         self.verdict = verdict
+        self.record = verdict
 
     def as_json(self) -> dict[str, object]:
         """Return the error with the step that failed."""

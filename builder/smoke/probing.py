@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from builder import records
 from builder.image.runtime import MODELS, served_model
+from builder.remote.openai import SHOWN
 from builder.smoke.asking import unmet
+from builder.smoke.client import Reply
 from builder.smoke.container import running
 from builder.smoke.failure import StepFailedError, ended
 from builder.smoke.model import Answer, Gpu, Missing, Modules, Token
 from builder.smoke.probe import MARK, script
-from builder.smoke.protocol import SHOWN, Reply
 from builder.smoke.steps import accept, patience
 from builder.wheels.tree import ENVIRONMENT
 

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 
 from builder.image.runtime import served_name
 from builder.recipe.levels import usual_start_s
+from builder.remote.openai import SHOWN, ServerError
 from builder.smoke import launch as launching
 from builder.smoke.asking import WrongAnswerError, ask
-from builder.smoke.client import Server
+from builder.smoke.client import ServerUnderTest
 from builder.smoke.failure import StepFailedError, ended
 from builder.smoke.golden import Golden, asked, compare, find
-from builder.smoke.protocol import SHOWN, ServerError
 from builder.tomldoc import shown
 
 if TYPE_CHECKING:
     from builder.console import Console, Task
     from builder.engine import Engine
     from builder.recipe.model import Question, Spec
+    from builder.smoke.client import Reply
     from builder.smoke.container import Launch, Running
     from builder.smoke.model import Answer, Gpu, Level, Modules, Step
-    from builder.smoke.protocol import Reply
 
 _POLL_S = 0.5
 _STOP_POLL_S = 0.1
@@ -105,12 +105,12 @@ def serve(run: Run, container: Running) -> None:
         _stop(run, container)
 
 
-def _wait_until_ready(run: Run, container: Running, task: Task) -> Server:
+def _wait_until_ready(run: Run, container: Running, task: Task) -> ServerUnderTest:
     within_s = run.spec.smoke.ready_within_s
     told = patience(run)
     if told:
         run.console.say(f"{run.name}: starting the server; {told}")
-    server: Server | None = None
+    server: ServerUnderTest | None = None
     while True:
         state = container.state()
         if not state.running:
@@ -121,7 +121,7 @@ def _wait_until_ready(run: Run, container: Running, task: Task) -> Server:
             raise _never_ready(within_s, container)
         port = None if server else container.published(run.launch.port)
         if port:
-            server = Server(launching.address(run.engine, port), launching.key(run.spec, run.launch))
+            server = ServerUnderTest(url=launching.address(run.engine, port), key=launching.key(run.spec, run.launch))
         if server and server.is_healthy(min(5.0, left_s)):
             return server
         task.note(_progress(container, told))
@@ -168,7 +168,7 @@ def _check_health_command(run: Run, container: Running) -> None:
         raise StepFailedError("health check", "unhealthy", message)
 
 
-def _check_key(run: Run, server: Server, container: Running) -> None:
+def _check_key(run: Run, server: ServerUnderTest, container: Running) -> None:
     """Make sure that the server, which was started with a key, refuses who has none; those after this have it."""
     if not run.spec.smoke.api_key:
         return
@@ -178,9 +178,9 @@ def _check_key(run: Run, server: Server, container: Running) -> None:
         raise _unanswered("api key", "open-to-all", str(error), container) from error
 
 
-def _check_models(run: Run, server: Server, container: Running) -> str:
+def _check_models(run: Run, server: ServerUnderTest, container: Running) -> str:
     try:
-        names = server.models()
+        names = [model.name for model in server.models()]
     except ServerError as error:
         raise _unanswered("models", "refused", str(error), container) from error
     wanted = served_name(run.spec)
@@ -190,7 +190,7 @@ def _check_models(run: Run, server: Server, container: Running) -> str:
     return wanted or names[0]
 
 
-def _ask(run: Run, server: Server, name: str, question: Question, container: Running) -> None:
+def _ask(run: Run, server: ServerUnderTest, name: str, question: Question, container: Running) -> None:
     try:
         reply = ask(server, name, question, run.spec.smoke.answer_within_s, logprobs=wants_logprobs(run, question))
     except ServerError as error:
@@ -232,17 +232,17 @@ def accept(run: Run, question: Question, reply: Reply, step: Step) -> None:
         run.given.recorded.append(recorded)
 
 
-def _check_still_there(server: Server, container: Running) -> None:
+def _check_still_there(server: ServerUnderTest, container: Running) -> None:
     time.sleep(_SETTLE_S)
     state = container.state()
     if not state.running:
         raise ended("question", "crashed", "the container crashed after the answer", state)
-    if not server.is_healthy(timeout_s=30):
+    if not server.is_healthy(within_s=30):
         message = "the server answered, but /health does not answer any more"
         raise StepFailedError("question", "out-of-memory" if state.out_of_memory else "crashed", message)
 
 
-def _check_metrics(server: Server, container: Running) -> None:
+def _check_metrics(server: ServerUnderTest, container: Running) -> None:
     try:
         server.metrics()
     except ServerError as error:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from agreement.truth import BARE, PLAIN, TORCH
 from builder.errors import AuditError, JbuildError
 from builder.process import find_program, run
-from builder.resolve.locking import lock_cell
+from builder.resolve.stage import lock_cell
 from builder.wheels.house import path_of
 
 if TYPE_CHECKING:

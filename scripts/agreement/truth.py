@@ -20,7 +20,7 @@ from builder.engine import emulator_settings, find_engine
 from builder.image.context import SYSTEM_HOME, environment_layer
 from builder.image.forest import plant
 from builder.process import run
-from builder.resolve.locking import lock_cell
+from builder.resolve.stage import lock_cell
 from builder.wheels.prepare import prepare
 from builder.wheels.tree import ENVIRONMENT, site_packages
 

@@ -39,14 +39,15 @@ ELSEWHERE = {
     "jbuild run vllm-cpu-0.15.1": "it serves until it is ended: tests/integration/test_serve.py",
     "jbuild run vllm-cpu-0.15.1 --detach --publish 8001 -- --max-num-seqs 4": "tests/integration/test_serve.py",
     "docker compose --file compose.yaml up --detach --wait": "tests/integration/test_serve.py",
-    "jbuild bench vllm-cpu-0.15.1 --concurrency 1,4,8 --output bench.json --plot bench.svg": "an hour of emulation: "
+    "jbuild bench vllm-cpu-0.15.1 --concurrency 1,4,8 --output bench.json": "an hour of emulation: "
     "tests/integration/test_serve.py measures a small image",
     "jbuild bench --url http://127.0.0.1:8000 --prompts 16 --output-tokens 64": "tests/unit/test_bench_client.py",
     "scripts/audit-agreement": "half an hour of emulation, by hand; its parts are unit tests",
     "scripts/audit-oracles": "needs the stacks of scripts/audit-agreement; a smaller comparison is an integration test",
     "scripts/audit-fuzz": "half an hour, by hand",
     "jbuild doctor --fix": "it may change the machine: tests/unit/test_doctor_command.py, with commands of its own",
-    "jbuild matrix vllm-cpu-0.15.1 --changed-since origin/main": "wants a clone: tests/unit/test_ci_since.py has some",
+    "jbuild matrix vllm-cpu-0.15.1 --format inputs > inputs.json": "wants a shell: tests/unit/test_ci_inputs.py",
+    "jbuild matrix vllm-cpu-0.15.1 --changed-since inputs.json": "wants that file: tests/unit/test_ci_inputs.py",
     "jbuild summary result.json --plan plan.json": "wants what commands before it wrote: test_workflow_images.py",
 }
 

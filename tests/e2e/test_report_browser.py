@@ -13,7 +13,7 @@ from browser import PROGRAM, browsing
 from conftest import CHECKOUT
 from report_parts import Made, write_recipe
 
-from builder.history import Failure
+from builder.pipeline.history import Failure
 from builder.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -315,7 +315,7 @@ def assert_interrupted(done: Done) -> None:
     assert "Traceback" not in done.stderr, done.stderr
     assert "error:" not in done.stderr, done.stderr
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("interrupted")]
-    assert "the same command goes on from there" in said
+    assert "the same command resumes from there" in said
 
 
 def log_in(environment: Mapping[str, str], host: str, user: str, password: str) -> None:

@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from factories import make_job, make_lock, make_locked_wheel, make_plan
+from factories import make_lock, make_locked_wheel, make_plan, make_run
 
-from builder.publish.evidence import Made, evidence
+from builder.config import Config
+from builder.console import Console
+from builder.publish.evidence import evidence
 from builder.publish.signing import Signer
 from builder.resolve import lockfile
+from builder.session import Session
 from builder.smoke.model import Answer, Verdict
 from builder.workspace import Workspace
 
 if TYPE_CHECKING:
+    from builder.audit.model import Audit
     from builder.image.model import Image
     from builder.publish.evidence import Evidence
     from builder.resolve.model import Lock
@@ -122,12 +126,13 @@ def make_evidence(
     *,
     lock: Lock = LOCK,
     level: Level = "emulated",
-    **made: Any,
+    audit: Audit | None = None,
 ) -> Evidence:
     """Return what goes along with an image."""
     workspace = Workspace(project=folder, cache=folder / "cache")
-    records = Made(job=make_job(), lock=lock, plan=PLAN, verdict=make_verdict(image, level), **made)
-    return evidence(image.manifest, records, workspace, signer)
+    session = Session(workspace=workspace, config=Config(), console=Console(quiet=True))
+    run = make_run(session, lock, PLAN, image, make_verdict(image, level))
+    return evidence(run.with_records(audit) if audit else run, signer)
 
 
 def oras_discover(place: str, folder: Path) -> list[dict[str, Any]]:

@@ -79,7 +79,7 @@ def job() -> Job:
 def built(session: Session, image: Image, level: Any = "emulated") -> Job:
     """Leave the records that a cell has once its image has proved itself."""
     folder = session.workspace.cell("demo", "one")
-    for stage, record in (("image", image), ("plan", PLAN), ("smoke", make_verdict(image, level))):
+    for stage, record in (("build", image), ("render", PLAN), ("smoke", make_verdict(image, level))):
         records.write(folder.record(stage), "x", record)
     lockfile.write(session.workspace.lock("demo", "one"), LOCK)
     return job()

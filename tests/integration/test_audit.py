@@ -130,14 +130,14 @@ def test_what_would_not_load_stops_the_run_before_the_build(native: Project) -> 
     assert done.json["error"] == "AuditError"
     assert "native 1.0: native/_C.abi3.so needs libnuma.so.1, and nothing brings it" in done.json["message"]
     assert "add `libnuma1` to `apt`" in done.json["hint"]
-    assert not (native.cell / "plan.json").exists()
+    assert not (native.cell / "render.json").exists()
     (finding,) = native.record("audit")["findings"]
     assert (finding["rule"], finding["severity"]) == ("missing-library", "error")
     said = "missing-library: native 1.0: native/_C.abi3.so needs libnuma.so.1, and nothing brings it"
     planned = native.run("recipe", "--dry-run", "--json").json
     assert planned["dry_run"][CELL]["audit"] == "failed"
     assert planned["failed"] == {CELL: said}
-    assert f"\n  audit failed the last time: {said}\n" in native.run("recipe", "--dry-run").stdout
+    assert f"\n  audit failed in the last run: {said}\n" in native.run("recipe", "--dry-run").stdout
     assert f"audit failed, render to do, build to do, smoke to do, push to do\n  failed      audit: {said}\n" in (
         native.run("show").stdout
     )

@@ -45,14 +45,14 @@ def test_a_cache_spares_another_engine_the_step(mine: Project, other_engine: Sec
     configure(mine, f'[build]\ncache-to = ["type={kind},{rule},mode=max"]')
     done = mine.run("build", "--force")
     assert done.code == 0, done.stderr
-    digest = mine.record("image")["manifest"]["digest"]
+    digest = mine.record("build")["manifest"]["digest"]
     path = mine.folder / "jbuild.toml"
     path.write_text(
         path.read_text().replace("cache-to", "cache-from").replace("dest=", "src=").replace(",mode=max", "")
     )
     done = mine.run("build", "--force", "--builder", kind)
     assert done.code == 0, done.stderr
-    assert mine.record("image")["manifest"]["digest"] == digest
+    assert mine.record("build")["manifest"]["digest"] == digest
     assert (mine.folder / "caches" / CELL / "index.json").is_file() == (kind == "local")
 
 
@@ -83,15 +83,15 @@ def test_a_cache_of_github_outside_github(mine: Project) -> None:
 def test_compression_is_zstd_unless_it_is_to_be_gzip(mine: Project) -> None:
     def kinds() -> set[str]:
         # The base's layer is as its registry has it.
-        return {layer["media_type"].rpartition("+")[2] for layer in mine.record("image")["layers"][1:]}
+        return {layer["media_type"].rpartition("+")[2] for layer in mine.record("build")["layers"][1:]}
 
     assert kinds() == {"zstd"}
-    before = mine.record("image")["manifest"]["digest"]
+    before = mine.record("build")["manifest"]["digest"]
     configure(mine, '[publish]\ncompression = "gzip"')
     done = mine.run("smoke", "--json")
     assert done.code == 0, done.stderr
     assert done.ran() == ["render", "build", "smoke"]
     assert kinds() == {"gzip"}
-    assert mine.record("image")["manifest"]["digest"] != before
-    assert "compression=gzip," in json.dumps(mine.record("plan")["command"])
+    assert mine.record("build")["manifest"]["digest"] != before
+    assert "compression=gzip," in json.dumps(mine.record("render")["command"])
     assert mine.run("smoke", "--json").ran() == []

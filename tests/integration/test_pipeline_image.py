@@ -147,7 +147,7 @@ def test_plain_buildx_gives_an_image_with_the_same_files_and_settings(finished: 
     digest = json.loads((finished.cell / "metadata.json").read_text())["containerimage.digest"]
     plain = read_image(tmp_path, digest, "linux/amd64")
     own, layout = (
-        read_image(finished.cache / "images", finished.record("image")["manifest"]["digest"], ""),
+        read_image(finished.cache / "images", finished.record("build")["manifest"]["digest"], ""),
         finished.cache / "images",
     )
     given = read_config(tmp_path, plain)["config"]
@@ -173,7 +173,7 @@ def test_packages_of_a_template_are_still_put_together_here(finished: Project) -
     assert done.ran() == ["render", "build"]
     assert "/of-the-template" in (finished.cell / "Dockerfile.system").read_text()
     assert "COPY" not in (finished.cell / "build.log").read_text()
-    before = finished.record("plan")
+    before = finished.record("render")
     assert before["system"].endswith('RUN ["touch", "/of-the-template"]\n\n')
 
 
@@ -183,7 +183,7 @@ def test_a_template_of_the_project_comes_first(finished: Project) -> None:
     assert done.ran() == ["render", "build"]
     assert "Dockerfile.j2 does more with layers than lay them down: BuildKit builds all" in done.stderr
     assert (finished.cell / "Dockerfile").read_text().endswith('LABEL "team"="edge 1.0"\n')
-    assert ["team", "edge 1.0"] in finished.record("image")["labels"]
+    assert ["team", "edge 1.0"] in finished.record("build")["labels"]
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_hostile_values_stay_values(finished: Project) -> None:
     assert done.code == 0, done.stderr
     added = ["ENV"] * len(environment) + ["LABEL"] * len(labels)
     assert sorted(instructions(finished)) == sorted(before + added)
-    digest = finished.record("image")["config"]["digest"]
+    digest = finished.record("build")["config"]["digest"]
     attributes = json.loads(blob(finished.cache / "images", digest).read_bytes())["config"]
     assert labels.items() <= attributes["Labels"].items()
     assert attributes["Labels"]["org.opencontainers.image.description"] == HOSTILE[0]

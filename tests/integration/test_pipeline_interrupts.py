@@ -93,7 +93,7 @@ def test_while_downloading(
     running = project.start("render", project.name)
     running.until(lambda: front.asked(r"GET /files/vllm-1.0-.*\.whl$"))
     end(project, running, how)
-    assert not (project.cell / "plan.json").exists()
+    assert not (project.cell / "render.json").exists()
     assert left_in(project.cache) == []
     assert project.run("render", "--json").ran() == ["audit", "render"]
 
@@ -106,7 +106,7 @@ def test_while_unpacking(
     running = project.start("render", project.name)
     running.until(lambda: len(list(project.cache.glob("trees/*/.*/**/m*.py"))) > 100)
     end(project, running, how)
-    assert not (project.cell / "plan.json").exists()
+    assert not (project.cell / "render.json").exists()
     assert left_in(project.cache) == []
     assert project.run("render", "--json").ran() == ["render"]
 
@@ -119,7 +119,7 @@ def test_while_building(finished: Project, how: Callable[[Running], None]) -> No
     running.until(lambda: programs_running(f"^sleep {pause}"))
     end(finished, running, how)
     assert finished.temporary_names() == []
-    assert finished.record("image")["manifest"]["digest"] == finished.record("smoke")["digest"]
+    assert finished.record("build")["manifest"]["digest"] == finished.record("smoke")["digest"]
     ends_at = time.monotonic() + 15
     while programs_running(f"^sleep {pause}"):
         assert time.monotonic() < ends_at, "the engine goes on building"
@@ -151,11 +151,11 @@ def test_while_pushing(finished: Project, shared_registry: Registry, how: Callab
     with running_front(shared_registry, Fault(match="^PATCH|^PUT", kind="delay", seconds=_FOREVER_S)) as front:
         target = f"{front.host}/{finished.name}-{how.__name__}"
         repository = target.partition("/")[2] + "/vllm"
-        (finished.cell / "publish.json").unlink()
+        (finished.cell / "push.json").unlink()
         running = finished.start("push", finished.name, "--registry", target)
         running.until(lambda: front.asked("^PATCH|^PUT"))
         end(finished, running, how)
-        assert not (finished.cell / "publish.json").exists()
+        assert not (finished.cell / "push.json").exists()
         assert shared_registry.tags(repository) == {}
         front.faults.clear()
         done = finished.run("push", "--json", "--registry", target)

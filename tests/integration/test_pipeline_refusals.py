@@ -145,7 +145,7 @@ def test_a_wheel_that_changed_after_the_lock(
     done = project.run("recipe", "--push", "--locked")
     assert_refused(done, 6, f"{WHEEL} is not the file that was locked", f"/files/{WHEEL}", "jbuild lock")
     assert [path.name for path in project.cache.glob("wheels/*/*/*.whl")] in ([], ["ballast-1.0-py3-none-any.whl"])
-    assert not (project.cell / "plan.json").exists()
+    assert not (project.cell / "render.json").exists()
     (index.folder / WHEEL).write_bytes(kept)
     assert project.run("render", "--json").ran() == ["audit", "render"]
 
@@ -158,7 +158,7 @@ def test_a_wheel_that_arrives_in_pieces(make_project: Callable[..., Project], in
         front.faults.append(Fault(match=rf"GET /files/{WHEEL}$", kind="cut-answer", after=0, times=None))
         done = project.run("render")
         assert_refused(done, 5, f"{WHEEL} cannot be downloaded: the connection was cut")
-        assert not (project.cell / "plan.json").exists()
+        assert not (project.cell / "render.json").exists()
         front.faults[:] = [Fault(match=rf"GET /files/{WHEEL}$", kind="cut-answer", after=700, times=2)]
         assert project.run("render", "--json").ran() == ["audit", "render"]
     assert len(list(project.cache.glob(f"wheels/*/*/{WHEEL}"))) == 1
@@ -239,7 +239,7 @@ def test_a_disk_that_fills_while_unpacking(make_project: Callable[..., Project],
         project = make_project(index=index.host, cache=disk, packages={"requires": ["vllm=={vllm}", "heavy"]})
         done = project.run("recipe")
         assert_refused(done, 12, "the disk is full", str(disk), "free some space .* run the same command again")
-        assert not (project.cell / "plan.json").exists()
+        assert not (project.cell / "render.json").exists()
         assert project.half_written() == []
         assert [str(path) for path in disk.glob("trees/*/.*")] == []
         subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)

@@ -34,7 +34,7 @@ def state_of(folder: Path) -> dict[str, tuple[int, int]]:
 def test_from_a_recipe_to_a_tag(published: tuple[Project, Done], shared_registry: Registry) -> None:
     project, done = published
     cell = done.cells[CELL]
-    digest = project.record("image")["manifest"]["digest"]
+    digest = project.record("build")["manifest"]["digest"]
     assert shared_registry.tags(project.repository) == {TAG: digest}
     assert (cell["digest"], cell["status"], done.ran()) == (digest, "done", ALL)
     assert [answer["text"] for answer in cell["verdict"]["answers"]] == ["The capital of France is Paris."]
@@ -209,7 +209,7 @@ def test_a_server_that_fails_by_the_images_own_environment(finished: Project) ->
     done = finished.run("recipe", "--push")
     assert_refused(done, 10, "wrong answer")
     assert finished.temporary_names() == []
-    failed = finished.record("image")["manifest"]["digest"]
+    failed = finished.record("build")["manifest"]["digest"]
     assert [i.id for i in finished.client.images.list(all=True) if i.id == failed] == []
 
 
@@ -246,7 +246,7 @@ def test_an_impossible_cell_is_said_and_left_out(finished: Project) -> None:
 
 def test_what_is_lost_is_made_again(finished: Project, tmp_path: Path) -> None:
     """A deleted cache and a deleted build folder cost time, nothing else."""
-    digest = finished.record("image")["manifest"]["digest"]
+    digest = finished.record("build")["manifest"]["digest"]
     finished.environment["JBUILD_CACHE"] = str(tmp_path / "cache")
     assert finished.run("recipe", "--json").ran() == ["build"]
     for path in finished.cell.glob("*.json"):

@@ -50,7 +50,7 @@ def model_layer(image: dict[str, Any]) -> dict[str, Any]:
 def test_it_is_built_asked_and_pushed_without_a_second_copy(weighty: Project) -> None:
     done = weighty.run("recipe", "--push", "--json")
     assert done.code == 0, done.stderr
-    layer = model_layer(weighty.record("image"))
+    layer = model_layer(weighty.record("build"))
     name = layer["digest"].partition(":")[2]
     assert layer["media_type"] == "application/vnd.oci.image.layer.v1.tar"
     assert not (weighty.cache / "images" / "blobs" / "sha256" / name).exists()
@@ -77,7 +77,7 @@ def test_what_was_lost_or_damaged_in_the_cache(weighty: Project) -> None:
     assert (done.code, done.ran()) == (0, ["build"]), done.stderr
     assert done.cells[CELL]["digest"] == digest
 
-    name = model_layer(weighty.record("image"))["digest"].partition(":")[2]
+    name = model_layer(weighty.record("build"))["digest"].partition(":")[2]
     (weighty.cache / "images" / "blobs" / "sha256" / name).unlink()
     assert weighty.run("render", "--force").code == 0
     done = weighty.run("build", "--json")

@@ -43,7 +43,7 @@ class Folder:
         self.image = image or make_image(self.workspace.images, labels=labels(OWN))
         self.write(**publish)
         folder = self.workspace.cell("demo", CELL)
-        for stage, record in (("image", self.image), ("plan", PLAN), ("smoke", make_verdict(self.image, level))):
+        for stage, record in (("build", self.image), ("render", PLAN), ("smoke", make_verdict(self.image, level))):
             records.write(folder.record(stage), "x", record)
         lockfile.write(self.workspace.lock("demo", CELL), OWN)
 
@@ -145,8 +145,8 @@ def test_tags_of_a_registry_that_refuses(folder: Folder, registry: Registry) -> 
     ("arguments", "code", "said"),
     [
         (("promote", "demo"), 2, "no registry is named"),
-        (("promote", "127.0.0.1:1/vllm@sha256:" + "0" * 64), 2, "where is the image to go"),
-        (("promote", "127.0.0.1:1/vllm:tag", "--to", "127.0.0.1:1"), 2, "promoted by its digest"),
+        (("promote", "127.0.0.1:1/vllm@sha256:" + "0" * 64), 2, "no registry to copy to"),
+        (("promote", "127.0.0.1:1/vllm:tag", "--to", "127.0.0.1:1"), 2, "promote an image by its digest"),
         (("promote", "demo", "--to", "not a registry"), 2, "is not a registry"),
         (("promote", "demo", "--to", "127.0.0.1:1", "--verdict", "nothing.json"), 2, "the verdict cannot be read"),
         (("promote", "demo", "--to", "127.0.0.1:1", "--key", "nothing.pub"), 2, "there is no such key"),

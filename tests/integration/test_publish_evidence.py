@@ -12,14 +12,15 @@ from proofs import Keys, call, key_pairs, keys, labels, make_evidence, oras_disc
 from publishing import all_on, push
 from servers import Fault, Registry, make_image, registry, running_front
 
+from builder.audit.model import Audit
 from builder.config import Config
 from builder.errors import RegistryError, UsageError
 from builder.http import Retry
 from builder.publish import statements
 from builder.publish.attach import found
-from builder.publish.current import still_published
 from builder.publish.failure import PublicationError
 from builder.publish.signing import Signer, is_signed
+from builder.publish.stage import still_published
 from builder.registry.client import OCI_INDEX, connect
 from builder.registry.referrers import add_referrers, referrers, tag_of
 
@@ -52,7 +53,12 @@ def place(registry: Registry, image: Image) -> str:
 
 
 def test_oras_finds_what_is_attached(registry: Registry, image: Image, layout: Path, tmp_path: Path) -> None:
-    done = push(image, layout, registry.host, evidence=make_evidence(image, tmp_path, audit={"findings": []}))
+    done = push(
+        image,
+        layout,
+        registry.host,
+        evidence=make_evidence(image, tmp_path, audit=Audit(cell="one", findings=(), base="debian")),
+    )
     assert {each.name for each in done.registries[0].attached} == KINDS | {"audit"}
     assert still_published(done, Config())
     there = oras_discover(place(registry, image), tmp_path)

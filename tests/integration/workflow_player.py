@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from expressions import condition, fill, shown
 
-PINNED = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)@[0-9a-f]{40}")
+PINNED = re.compile(r"(?P<name>[\w.-]+/[\w.-]+(/[\w.-]+)?)@[0-9a-f]{40}")
 _LEFT_OUT = ("docker/setup-docker-action", "docker/setup-qemu-action")
 _LONGEST_S = 120.0
 
@@ -47,9 +47,11 @@ class Player:
     repository: str = "somebody/project"
     secrets: dict[str, str] = field(default_factory=dict)
     artifacts: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    caches: dict[str, bytes] = field(default_factory=dict)
     jobs: list[Job] = field(default_factory=list)
     summary: str = ""
     _numbers: count[int] = field(default_factory=count)
+    _runs: count[int] = field(default_factory=count)
 
     def play(self, name: str, **inputs: Any) -> list[Job]:
         """Run a workflow with these inputs; return its jobs."""
@@ -127,7 +129,9 @@ class Player:
         )
 
     def _contexts(self, **more: Any) -> dict[str, Any]:
-        github = {"repository": self.repository, "ref": "refs/heads/main", "event_name": "push", "run_id": "1"}
+        github = {"repository": self.repository, "ref": "refs/heads/main", "event_name": "push"}
+        # Caches are never overwritten, so the key of each run is another.
+        github |= {"run_id": str(next(self._runs)), "run_attempt": "1"}
         return {
             "github": github,
             "job": {"workflow_repository": "owner/jbuild", "workflow_sha": "0" * 40},
@@ -180,6 +184,8 @@ class Machine:
                 "actions/upload-artifact": self._upload,
                 "actions/download-artifact": self._download,
                 "actions/cache": self._cache,
+                "actions/cache/restore": self._restore,
+                "actions/cache/save": self._save,
             }[pinned["name"]](given)
         return True
 
@@ -230,7 +236,14 @@ class Machine:
     def _check_out(self, given: dict[str, Any]) -> None:
         assert given["persist-credentials"] is False
         if given.get("path"):
-            ignored = shutil.ignore_patterns(".git", ".venv", "build", "locks", "__pycache__", ".*_cache")
+            checkout, unwanted = (
+                self.player.checkout,
+                shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache"),
+            )
+
+            def ignored(folder: str, names: list[str]) -> set[str]:
+                return unwanted(folder, names) | ({"build", "locks"} if Path(folder) == checkout else set())
+
             shutil.copytree(self.player.checkout, self.workspace / given["path"], ignore=ignored)
             return
         shutil.copytree(self.player.project, self.workspace, symlinks=True, dirs_exist_ok=True)
@@ -259,6 +272,15 @@ class Machine:
     def _cache(self, given: dict[str, Any]) -> None:
         assert all(line.startswith("~/.cache/jbuild") for line in given["path"].split()), given["path"]
         assert not given["key"].endswith("-"), given["key"]
+
+    def _restore(self, given: dict[str, Any]) -> None:
+        keys = [key for key in self.player.caches if key.startswith(given["restore-keys"])]
+        if keys:
+            (self.workspace / given["path"]).write_bytes(self.player.caches[keys[-1]])
+
+    def _save(self, given: dict[str, Any]) -> None:
+        assert given["key"] not in self.player.caches, "a cache is never overwritten"
+        self.player.caches[given["key"]] = (self.workspace / given["path"]).read_bytes()
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ _FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 _FIELD = re.compile(r"\{\{.*?\}\}|\{[a-z_][a-z_.\[\]0-9]*\}")
 _STATEMENT = re.compile(r"\{%.*?%\}")
 # A command begins a row, an expansion or a part of a pipe; settings of the environment may stand before it.
-_BEGIN = re.compile(r"(?:^|\$\(|[|;&(] *)(?:\$ +)?(?:[A-Z_]+=\S+ +)*(jbuild [^|;&)]*)")
+_BEGIN = re.compile(r"(?:^|\$\(|[|;&(] *)(?:\$ +)?(?:[A-Z_]+=\S+ +)*(jbuild [^|;&)>]*)")
 _BARE = re.compile(r"(?:\A|: )(jbuild ([a-z]+)(?: [^\s,;.]+)*)\Z")
 _METAVARIABLE = re.compile(r"[A-Z][A-Z_0-9/@:.-]*|…|\$.*")
 _OPTION = re.compile(r"(--[a-z][a-z0-9-]*)(?:[ =].*)?")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from builder import cli, process
+from builder import process
+from builder.cli import main as cli
 from builder.config import Config
 from builder.console import Console
 from builder.resolve import solve

@@ -12,10 +12,10 @@ from factories import locked, make_lock, make_platform, make_wheel
 
 from builder.audit import elf
 from builder.audit.archive import listing
-from builder.audit.audit import case_of
 from builder.audit.facts import assemble, compact, jobs, read_members
 from builder.audit.model import BaseFacts
 from builder.audit.source import Plain
+from builder.audit.stage import case_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

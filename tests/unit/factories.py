@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 from builder.image.model import Plan, Settings
 from builder.jetson.model import Platform
 from builder.models.model import LockedModel, ModelFile
+from builder.pipeline.cell import start
+from builder.pipeline.order import RunOptions
 from builder.recipe.model import Axis, Cell, Matrix, Model, PublishSpec, Recipe, Server, Spec, TagRule
-from builder.resolve.model import Job, Lock, LockedBase, LockedWheel
+from builder.resolve.model import Job, Lock, Locked, LockedBase, LockedWheel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from builder.pipeline.cell import CellRun
+    from builder.session import Session
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
@@ -149,6 +154,12 @@ def make_job(
     )
     found = Cell(id=cell, recipe="demo", values=(("distribution", "debian-12"),))
     return Job(recipe=recipe, cell=found, spec=spec, platform=platform or make_platform())
+
+
+def make_run(session: Session, *records: object, job: Job | None = None, **options: Any) -> CellRun:
+    """Return the run of a cell in which stages have made these records; a lock stands for its record."""
+    made = (Locked(lock=record) if isinstance(record, Lock) else record for record in records)
+    return start(job or make_job(), session, RunOptions(**options)).with_records(*made)
 
 
 def make_wheel(

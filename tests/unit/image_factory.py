@@ -60,5 +60,5 @@ def build(session: Session, lock: Lock, layers: dict[str, bytes], *, of: Lock | 
     own_entry = {"mediaType": configuration.media_type, "digest": configuration.digest, "size": configuration.size}
     manifest = put(json.dumps({"config": own_entry, "layers": entries}).encode(), "manifest.v1+json")
     image = Image(platform="linux/arm64", manifest=manifest, config=configuration, layers=tuple(described), labels=())
-    records.write(session.workspace.cell(lock.recipe, lock.cell).record("image"), "x", image)
+    records.write(session.workspace.cell(lock.recipe, lock.cell).record("build"), "x", image)
     return image

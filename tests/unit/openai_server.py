@@ -9,8 +9,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from builder.bench.client import Server
 from builder.bench.model import Load
+from builder.remote.openai import OpenAIServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +28,7 @@ class Stand(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answer, self.key = answer, key
         self.bodies: list[dict[str, Any]] = []
+        self.paths: list[str] = []
         self.open = self.most_open = 0
         self.mutex = threading.Lock()
         self.models: Any = {"data": [{"id": "tiny", "root": "/models/tiny"}]}
@@ -44,6 +45,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        self.server.paths.append(self.path)
         if self.server.key and self.headers.get("Authorization") != f"Bearer {self.server.key}":
             self.reply(401, {"error": "Unauthorized"})
         else:
@@ -105,5 +107,5 @@ def running(answer: Callable[[Any, dict[str, Any]], None] = stream, key: str | N
         server.server_close()
 
 
-def at(server: Stand, **settings: Any) -> Server:
-    return Server(url=f"http://127.0.0.1:{server.server_address[1]}", **settings)
+def at(server: Stand, **settings: Any) -> OpenAIServer:
+    return OpenAIServer(url=f"http://127.0.0.1:{server.server_address[1]}", **settings)

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from factories import make_lock, make_locked_wheel, make_model
 
-from builder import history, records
+from builder import records
 from builder.audit.model import Audit, Finding
-from builder.diff.model import Subject
-from builder.diff.subject import told_by
-from builder.history import Failure, Run, Took
 from builder.image.model import Image, Plan, Settings
+from builder.pipeline import history
+from builder.pipeline.history import Failure, LastPublication, Run, StageResult
+from builder.pipeline.order import STAGES
 from builder.publish.model import Publication, RegistryPublication, TagPut
 from builder.registry.model import Descriptor
 from builder.resolve import lockfile
 from builder.smoke.model import Answer, Verdict
-from builder.stages import STAGES
 
 if TYPE_CHECKING:
     from builder.resolve.model import Lock
@@ -89,7 +88,7 @@ class Made:
             environment=(), labels=(), workdir="/", user="1", port=1, healthcheck=(), start_period_s=1, entrypoint=()
         )
         plan = Plan(platform="linux/arm64", layers=("torch",), content="c", command=(), settings=settings)
-        records.write(self.folder.record("plan"), "f", plan)
+        records.write(self.folder.record("render"), "f", plan)
 
     def image(self, lock: Lock, seed: str = "image") -> Image:
         """Write its image."""
@@ -98,7 +97,7 @@ class Made:
         part = Descriptor(media_type="m", digest=digest(seed), size=1000)
         labels = (("io.jbuild.lock", lockfile.content(lock)),)
         image = Image(platform="linux/arm64", manifest=part, config=part, layers=layers, labels=labels)
-        records.write(self.folder.record("image"), "f", image)
+        records.write(self.folder.record("build"), "f", image)
         return image
 
     def verdict(self, image: Image, text: str = "It is Paris.", **changes: Any) -> Verdict:
@@ -130,19 +129,18 @@ class Made:
             seconds=1.0,
         )
         found = Publication(digest=image.digest, registries=(put,), level="emulated")
-        records.write(self.folder.record("publish"), "f", found)
+        records.write(self.folder.record("push"), "f", found)
         return found
 
     def published(self, lock: Lock, image: Image) -> None:
         """Write what was last published, as the history keeps it."""
-        blobs = tuple((layer.digest, layer.size) for layer in image.layers)
-        told = Subject(name="published", kind="cell", layers=(), blobs=blobs, digest=image.digest, **told_by(lock))
-        records.write(self.folder.record("published"), image.digest, told)
+        publication = LastPublication(lock=lock, image=image)
+        records.write(self.folder.record("published"), image.digest, publication)
 
     def run(self, *, failure: Failure | None = None, verdict: Verdict | None = None, day: int = 1) -> None:
         """Append a run to its history."""
         upto = STAGES.index(failure.stage) if failure else len(STAGES)
-        stages = tuple(Took(stage=stage, ran=True, seconds=float(day)) for stage in STAGES[:upto])
+        stages = tuple(StageResult(stage=stage, ran=True, seconds=float(day)) for stage in STAGES[:upto])
         when = f"2026-11-{day:02}T10:00:00+00:00"
         run = Run(when=when, stages=stages, failure=failure, verdict=verdict, digest=digest("image"), size=10**8 * day)
         line = json.dumps(records.plain(run))

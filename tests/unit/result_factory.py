@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factories import DIGEST, make_job, make_lock, make_plan
+from factories import DIGEST, make_lock, make_plan, make_run
 
-from builder.image.model import Descriptor, Image
-from builder.pipeline import CellResult, StageResult
+from builder.image.model import Image
+from builder.pipeline.history import StageResult
+from builder.pipeline.runner import CellResult
 from builder.publish.model import Publication, RegistryPublication, TagPut
+from builder.registry.model import Descriptor
+from builder.resolve.model import Locked
 from builder.smoke.model import Answer, Verdict
-from builder.stages import Made, Options, Work
 
 if TYPE_CHECKING:
-    from builder.errors import SmokeError
+    from builder.errors import JbuildError
     from builder.session import Session
 
 
@@ -50,16 +52,16 @@ def publication(*tags: str) -> Publication:
 
 
 def result(
-    session: Session, *, ran: bool = True, error: SmokeError | None = None, job: Any = None, **made: Any
+    session: Session, *, ran: bool = True, error: JbuildError | None = None, job: Any = None, **made: object
 ) -> CellResult:
-    work = Work(job=job or make_job(), session=session, options=Options(), made=Made(**made))
-    return CellResult(work, [StageResult(stage="lock", ran=ran, seconds=61.0)], error)
+    run = make_run(session, *filter(None, made.values()), job=job)
+    return CellResult(run=run, stages=(StageResult(stage="lock", ran=ran, seconds=61.0),), error=error)
 
 
 def everything(session: Session, **changes: Any) -> CellResult:
     plan = make_plan()
     made = {
-        "lock": make_lock(),
+        "lock": Locked(lock=make_lock()),
         "plan": plan,
         "image": IMAGE,
         "verdict": VERDICT,

@@ -9,7 +9,7 @@ import pytest
 from elf_files import make_case, make_fatbin
 from factories import make_jetson
 
-from builder.audit.audit import judge
+from builder.audit.stage import judge
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,25 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from elf_files import make_base, make_elf, make_fatbin
-from factories import locked, make_job, make_lock, make_platform, make_spec, make_wheel
+from factories import locked, make_job, make_lock, make_platform, make_run, make_spec, make_wheel
 from recipe_factory import RECIPE
 
-from builder import cli
-from builder.audit import audit as room
 from builder.audit import loose
-from builder.audit.audit import audit_cell
+from builder.audit import stage as room
 from builder.audit.model import Audit, Finding, GpuVerdict
-from builder.commands import audit as command
+from builder.audit.stage import audit_cell
+from builder.cli import main as cli
+from builder.cli.cell_selection import CellSelection
+from builder.cli.verbs import audit as command
+from builder.cli.verbs.audit import audited, text
 from builder.errors import NoWheelsError, RegistryError, UsageError
 from builder.recipe.model import Waiver
 from builder.records import decode, plain
-from builder.report.audit import as_json, tally, text
-from builder.resolve.locking import Locked
+from builder.resolve.model import Locked
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.resolve.model import Job
+    from builder.resolve.model import Job, Lock
     from builder.session import Session
 
 ERROR = Finding(
@@ -63,7 +64,7 @@ def test_text() -> None:
     block = lines.index("error    missing-library: demo 1.0")
     assert lines[block + 1 : block + 4] == [
         "         demo/_C.so needs libnuma.so.1, and nothing brings it",
-        "         so too: demo/m0.so, demo/m1.so, demo/m2.so and 2 more",
+        "         also: demo/m0.so, demo/m1.so, demo/m2.so and 2 more",
         "         next: add `libnuma1` to `apt` under [base]",
     ]
     assert "waived   tag-lies: x 1" in lines
@@ -76,12 +77,12 @@ def test_nothing_that_a_terminal_obeys() -> None:
 
 
 def test_json() -> None:
-    shown = json.loads(json.dumps(as_json(AUDIT, files=False)))
+    shown = json.loads(json.dumps(plain(audited(AUDIT, files=False))))
     assert set(shown) == {"cell", "base", "findings", "counts", "gpu", "warnings", "assumed", "elapsed_s"}
     assert shown["counts"] == {"error": 1, "warning": 0, "info": 1, "waived": 1}
     assert shown["findings"][0].keys() >= {"rule", "severity", "wheel", "file", "detail", "fix", "also", "waived"}
     assert shown["gpu"]["8.7"]["x 1/x.so"] == {"sass": [87], "ptx": [], "verdict": "native", "meant": True}
-    assert as_json(AUDIT, files=True)["files"] == {"demo/_C.so": "fails: libnuma.so.1"}
+    assert plain(audited(AUDIT, files=True))["files"] == {"demo/_C.so": "fails: libnuma.so.1"}
 
 
 def test_an_audit_survives_its_record() -> None:
@@ -89,7 +90,7 @@ def test_an_audit_survives_its_record() -> None:
 
 
 def test_tally_counts_nobody_twice() -> None:
-    assert tally(Audit(cell="one", base="b", findings=())) == "0 errors, 0 warnings, 0 notes"
+    assert str(Audit(cell="one", base="b", findings=()).counts) == "0 errors, 0 warnings, 0 notes"
 
 
 @pytest.fixture
@@ -123,18 +124,22 @@ def test_a_base_image_that_cannot_be_read(tmp_path: Path, session: Session, monk
     assert "the registry answers 401" in found.assumed
 
 
-def test_what_an_audit_is_made_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_audit_is_made_from(tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel = locked(make_wheel(tmp_path))
     job, lock = make_job(), make_lock(wheel)
-    before = room.inputs_of(job, lock)
-    assert room.inputs_of(job, make_lock(wheel, models=())) == before
+
+    def inputs(job: Job, lock: Lock) -> str:
+        return room.STAGE.inputs(make_run(session, lock, job=job))
+
+    before = inputs(job, lock)
+    assert inputs(job, make_lock(wheel, models=())) == before
     others = (
-        room.inputs_of(job, make_lock(wheel, platform=make_platform(glibc="2.40"))),
-        room.inputs_of(make_job(spec=make_spec(apt=("x",))), lock),
-        room.inputs_of(make_job(spec=make_spec(waivers=(Waiver(rule="tag-lies", reason="r"),))), lock),
+        inputs(job, make_lock(wheel, platform=make_platform(glibc="2.40"))),
+        inputs(make_job(spec=make_spec(apt=("x",))), lock),
+        inputs(make_job(spec=make_spec(waivers=(Waiver(rule="tag-lies", reason="r"),))), lock),
     )
     monkeypatch.setattr(room, "table_digest", lambda: "other rows")
-    assert len({before, *others, room.inputs_of(job, lock)}) == 5
+    assert len({before, *others, inputs(job, lock)}) == 5
 
 
 @pytest.fixture
@@ -187,8 +192,8 @@ def test_loose_wheels_for_a_jetson(jbuild: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("demo", "--sm", "87"), "--sm goes with --wheels"),
-        (("demo", "other"), "one recipe at a time"),
+        (("demo", "--sm", "87"), "--sm needs --wheels"),
+        (("demo", "other"), "audit takes one recipe"),
         (("--wheels", "x.whl", "--cell", "a"), "--cell is for recipes"),
         (("--wheels", "gone-1.0-py3-none-any.whl"), "there is no such file"),
         (("--wheels", "x.whl", "--python", "three"), "is not a Python version"),
@@ -250,10 +255,9 @@ def test_one_wheel_of_a_name(tmp_path: Path, session: Session) -> None:
 
 
 def test_several_cells_are_a_list(jbuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "lock_cell", lambda *_: Locked(lock=make_lock(), made=False))
+    monkeypatch.setattr(command, "lock_cell", lambda *_: Locked(lock=make_lock()))
     monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
-    monkeypatch.setattr(command, "open_recipe", lambda *_: (make_job().recipe, [make_job().cell] * 2))
-    monkeypatch.setattr(command, "possible_jobs", lambda *_: [make_job()] * 2)
+    monkeypatch.setattr(CellSelection, "jobs", lambda _: [make_job()] * 2)
     code, out, _ = jbuild("demo", "--json")
     assert (code, len(json.loads(out)["cells"]), json.loads(out)["recipe"]) == (14, 2, "demo")
 
@@ -264,24 +268,24 @@ def test_a_cell_that_cannot_be_locked_does_not_stop_the_others(jbuild: Any, monk
     def lock_cell(job: Job, *_: Any) -> Locked:
         if job.cell.id != "two":
             raise NoWheelsError("no wheels work together", hint=f"`jbuild why demo --cell {job.cell.id}` tells more")
-        return Locked(lock=make_lock(), made=False)
+        return Locked(lock=make_lock())
 
     monkeypatch.setattr(command, "lock_cell", lock_cell)
     monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
-    monkeypatch.setattr(command, "possible_jobs", lambda *_: jobs)
+    monkeypatch.setattr(CellSelection, "jobs", lambda _: jobs)
     code, out, err = jbuild("demo")
     assert code == 13
     assert out.startswith("one: 1 error")
     assert out.endswith("\nnot audited: one, three\n")
-    assert err.splitlines()[:2] == ["one, three failed:", "error: no wheels work together"]
+    assert err.splitlines()[1:3] == ["one, three failed:", "error: no wheels work together"]
     cells = json.loads(jbuild("demo", "--json")[1])["cells"]
     assert [cell.get("error", {}).get("exit_code") for cell in cells] == [None, 4, 4]
-    monkeypatch.setattr(command, "possible_jobs", lambda *_: jobs[:1])
+    monkeypatch.setattr(CellSelection, "jobs", lambda _: jobs[:1])
     assert jbuild("demo")[0] == 4
 
 
 def test_one_cell_is_the_result_itself(jbuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "lock_cell", lambda *_: Locked(lock=make_lock(), made=False))
+    monkeypatch.setattr(command, "lock_cell", lambda *_: Locked(lock=make_lock()))
     monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
     code, out, _ = jbuild("demo", "--json")
     assert (code, json.loads(out)["cell"], json.loads(out)["recipe"]) == (14, "one", "demo")

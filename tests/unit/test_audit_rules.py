@@ -9,7 +9,7 @@ import pytest
 from elf_files import AMD64, make_base, make_binary, make_case
 from factories import make_jetson, make_platform
 
-from builder.audit.audit import fits, judge, refuse
+from builder.audit.stage import fits, judge, refuse
 from builder.errors import AuditError
 from builder.recipe.model import Waiver
 

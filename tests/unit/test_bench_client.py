@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from openai_server import LOAD, Handler, at, running, stream
 
-from builder.bench.client import Server, check_url, measure, served_model
+from builder.bench.client import check_url, measure, served_model
 from builder.bench.measure import Target, bench
 from builder.bench.model import Load
 from builder.console import Console
 from builder.errors import SmokeError, UsageError
+from builder.remote.openai import OpenAIServer, ServedModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,9 +105,9 @@ def report(handler: Handler, _: dict[str, Any]) -> None:
 FAULTS = [
     (cut, "IncompleteRead|ended before it was complete"),
     (end_early, "ended before it was complete"),
-    (garble, "Expecting property name"),
+    (garble, "something else than JSON"),
     (report, "reports an error: .*EngineCore is dead"),
-    (lambda handler, _: (handler.begin(), handler.event([1]), handler.send("")), "no stream of completions"),
+    (lambda handler, _: (handler.begin(), handler.event([1]), handler.send("")), "something else than objects"),
     (lambda handler, _: handler.reply(500, {"error": "boom"}), "status 500: .*boom"),
 ]
 
@@ -149,7 +150,7 @@ def test_the_first_question_tells_what_is_wrong() -> None:
 
 def test_the_served_model() -> None:
     with running(key="s3cret") as server:
-        assert served_model(at(server, key="s3cret")) == ("tiny", "/models/tiny")
+        assert served_model(at(server, key="s3cret")) == ServedModel(name="tiny", root="/models/tiny")
         with pytest.raises(SmokeError, match="status 401") as caught:
             served_model(at(server))
         assert "API key" in str(caught.value.hint)
@@ -178,7 +179,10 @@ def test_an_address_with_or_without_its_version(url: str) -> None:
 
 
 def test_a_path_before_the_version_is_kept() -> None:
-    assert Server(url=check_url("https://host/llm/v1")).path("models") == "/llm/v1/models"
+    with running() as server:
+        proxied = at(server).url + "/llm/v1"
+        assert served_model(OpenAIServer(url=check_url(proxied))).name == "tiny"
+        assert server.paths == ["/llm/v1/models"]
 
 
 @pytest.mark.parametrize(

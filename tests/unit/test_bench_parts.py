@@ -1,10 +1,9 @@
-"""What single answers tell together, what vLLM's benchmark writes, and how it is drawn and told."""
+"""What single answers tell together, what vLLM's benchmark writes, and what people read."""
 
 from __future__ import annotations
 
 import json
 import statistics
-import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,19 +12,17 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.bench.client import percentiles, step_of
 from builder.bench.inside import command as bench_command
 from builder.bench.inside import parse
 from builder.bench.model import Bench, Load, Percentiles, Step
-from builder.bench.plot import svg
-from builder.bench.statistics import Sample, percentiles, step_of
-from builder.commands.bench import command
+from builder.cli.verbs.bench import command, table
 from builder.console import Console
-from builder.report.bench import table
+from builder.remote.openai import ServerError, StreamedAnswer
 
 LOAD = Load(prompts=2, input_length=16, output_tokens=8)
 # The file that `vllm bench serve` of vLLM 0.15.1 wrote, of an emulated server.
 WRITTEN = json.loads(Path(__file__).with_name("vllm_bench.json").read_text())
-SVG = "{http://www.w3.org/2000/svg}"
 
 
 def make_step(concurrency: int = 1, **changes: object) -> Step:
@@ -74,10 +71,10 @@ def test_percentiles_of_one_and_of_none() -> None:
 
 def test_a_step_is_made_of_what_was_answered() -> None:
     samples = [
-        Sample(times_s=[0.5, 0.7, 1.0], input_tokens=10, output_tokens=3),
-        Sample(times_s=[0.1], failure="cut"),
-        Sample(times_s=[1.5], input_tokens=10, output_tokens=1),
-        Sample(failure="cut"),
+        StreamedAnswer(times_s=[0.5, 0.7, 1.0], input_tokens=10, output_tokens=3),
+        ServerError("cut"),
+        StreamedAnswer(times_s=[1.5], input_tokens=10, output_tokens=1),
+        ServerError("cut"),
     ]
     step = step_of(samples, 2, 2.0)
     assert (step.answered, step.failed, step.failures) == (2, 2, ("cut",))
@@ -115,37 +112,6 @@ def test_vllms_benchmark_is_told_everything() -> None:
     assert len(set(argv)) == len(argv)
 
 
-def test_a_drawing_is_whole() -> None:
-    root = ET.fromstring(svg(make_bench(make_step(1), make_step(4), make_step(16, first_token_ms=None))))
-    lines = [line.get("points", "").split() for line in root.iter(f"{SVG}polyline")]
-    assert [len(points) for points in lines] == [3, 2, 2, 2, 3, 3, 3]
-    _, _, width, height = map(float, root.attrib["viewBox"].split())
-    for circle in root.iter(f"{SVG}circle"):
-        assert 0 < float(circle.attrib["cx"]) < width
-        assert 0 < float(circle.attrib["cy"]) < height
-    texts = [text.text for text in root.iter(f"{SVG}text")]
-    assert {"1", "4", "16", "p50", "p95", "p99", "throughput, tokens/s"} <= set(texts)
-    # More is higher: of three throughputs the last is the largest.
-    assert [float(point.split(",")[1]) for point in lines[0]] == sorted(
-        (float(point.split(",")[1]) for point in lines[0]), reverse=True
-    )
-
-
-def test_a_drawing_of_nothing_and_of_hostile_names() -> None:
-    silent = make_step(1, tokens_per_s=0.0, first_token_ms=None, between_tokens_ms=None)
-    root = ET.fromstring(svg(make_bench(silent, model="<script>&", subject='"]]>', level=None)))
-    assert any("<script>&" in (text.text or "") for text in root.iter(f"{SVG}text"))
-    assert not list(root.iter(f"{SVG}script"))
-
-
-@pytest.mark.parametrize(
-    ("value", "top"), [(0.3, "0.3"), (210.5, "300"), (409.6, "500"), (9.1, "10"), (8, "8"), (10, "10"), (1e-3, "0.001")]
-)
-def test_scales_end_at_round_numbers(value: float, top: str) -> None:
-    root = ET.fromstring(svg(make_bench(make_step(1, tokens_per_s=value))))
-    assert top in [text.text for text in root.iter(f"{SVG}text") if text.get("text-anchor") == "end"]
-
-
 def test_what_people_read() -> None:
     console = Console()
     text = table(
@@ -162,9 +128,9 @@ def test_what_people_read() -> None:
     [
         ((), "name a recipe or an image, or a server with --url"),
         (("x", "--url", "http://x"), "name a recipe or an image, or a server with --url"),
-        (("x", "--concurrency", "1,,2"), "no list of numbers"),
-        (("x", "--concurrency", "0"), "no list of numbers"),
-        (("x", "--concurrency", "9999"), "no list of numbers"),
+        (("x", "--concurrency", "1,,2"), "not a list of numbers"),
+        (("x", "--concurrency", "0"), "not a list of numbers"),
+        (("x", "--concurrency", "9999"), "not a list of numbers"),
         (("x", "--prompts", "0"), "not in the range"),
     ],
 )

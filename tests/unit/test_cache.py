@@ -14,7 +14,6 @@ from factories import locked, make_job, make_lock, make_locked_wheel, make_model
 from filelock import FileLock
 from image_factory import LAYERS, ONE, build
 
-from builder import pipeline
 from builder.cache import contents, prune
 from builder.cache.contents import entries, measure, summarise
 from builder.cache.references import NOTHING, references
@@ -24,8 +23,9 @@ from builder.image import pieces, tarball
 from builder.image.layout import blob
 from builder.models import store
 from builder.models.model import ModelFile
+from builder.pipeline import runner
+from builder.pipeline.order import RunOptions
 from builder.resolve import lockfile
-from builder.stages import Options
 from builder.wheels.house import path_of
 from builder.wheels.prepare import prepare
 from builder.wheels.tree import variant
@@ -277,10 +277,10 @@ def test_a_run_keeps_the_cache_in_use(session: Session, monkeypatch: pytest.Monk
         with alone(session.workspace) as unwatched:
             seen.append(unwatched)
 
-    monkeypatch.setattr(pipeline, "run_cell", run_cell)
+    monkeypatch.setattr(runner, "run_cell", run_cell)
     job = make_job()
-    pipeline.run_cells([job], session, Options())
-    pipeline.run_cells([job, job], session, Options(), at_once=2)
+    runner.run_cells([job], session, RunOptions())
+    runner.run_cells([job, job], session, RunOptions(), at_once=2)
     assert seen == [False, False, False]
     with alone(session.workspace) as unwatched:
         assert unwatched
@@ -291,7 +291,7 @@ def test_images_go_with_the_blobs_that_only_they_have(
 ) -> None:
     kept = build(session, ONE, LAYERS)
     gone = build(session, make_lock(make_locked_wheel(), cell="two"), {**LAYERS, "COPY layers/z-1/ /": b"z" * 90})
-    (workspace.cell("demo", "two").record("image")).unlink()
+    (workspace.cell("demo", "two").record("build")).unlink()
     index = workspace.images / "index.json"
     listed = [{"digest": image.digest} for image in (kept, gone)]
     index.write_text(json.dumps({"schemaVersion": 2, "manifests": listed}))
@@ -326,7 +326,7 @@ def test_the_files_that_images_consist_of_stay_with_them(
     later(31)
     run(session, keep_locked=True)
     assert store.has(full.models, OTHER_FILE), "no lock names it, but the image of a cell needs it"
-    (full.cell("demo", "two").record("image")).unlink()
+    (full.cell("demo", "two").record("build")).unlink()
     run(session, keep_locked=True)
     assert not store.has(full.models, OTHER_FILE)
     assert files(full.images) == set()
@@ -450,7 +450,7 @@ def test_the_commands(
     found = json.loads(command_line("cache", "info", "--json")[1])
     assert {kind["kind"]: kind["locked_size"] for kind in found["kinds"]}["models"] == 70
     code, out, _ = command_line("cache", "prune", "--dry-run")
-    assert (code, out) == (0, "nothing is old enough to go\n")
+    assert (code, out) == (0, "nothing is old enough to be removed\n")
     code, out, _ = command_line("cache", "prune", "--older-than", "0s", "--keep-locked", "--dry-run", "--json")
     told = json.loads(out)
     assert (code, told["dry_run"], told["busy"], told["frees"]) == (0, True, False, 100 + 50 + 9 + 30 + 7 + 65)
@@ -460,7 +460,7 @@ def test_the_commands(
     assert path_of(NEEDED, full.wheels).is_file()
     for age in ("30", "d", "-1d", "1y", "1.5d", ""):
         code, _, err = command_line("cache", "prune", "--older-than", age)
-        assert (code, "is no age: write a number and s, m, h, d or w" in err) == (2, True), age
+        assert (code, "is not an age: write a number and s, m, h, d or w" in err) == (2, True), age
     for arguments in ((), ("--help",)):
         code, out, _ = command_line("cache", *arguments)
         assert (code, "prune" in out, "info" in out, "--json" in out) == (0, True, True, True)
@@ -475,8 +475,8 @@ def test_another_jbuild_is_mentioned(
         code, out, _ = command_line("cache", "prune", "--older-than", "0s")
     assert code == 0
     assert out.splitlines() == [
-        "nothing is old enough to go",
-        "another jbuild works: images, and whatever was used within a day, were left alone",
+        "nothing is old enough to be removed",
+        "another jbuild runs: images and entries used within a day stay",
     ]
 
 

@@ -125,9 +125,9 @@ def test_several_recipes_share_a_matrix(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("demo", "demo"), "one recipe at a time"),
-        (("demo", "--runner", "x"), "--runner and --output go with --format github"),
-        (("demo", "--format", "github", "--runner", "sparc=x y"), "no runner such as"),
+        (("demo", "demo"), "take several recipes"),
+        (("demo", "--runner", "x"), "--runner needs --format github"),
+        (("demo", "--format", "github", "--runner", "sparc=x y"), "is not a runner such as"),
         (("demo", "--format", "gitlab"), "'table', 'github', 'inputs'"),
         (("nothing", "--format", "github"), "there is no recipe `nothing`"),
     ],

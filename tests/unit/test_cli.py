@@ -15,8 +15,9 @@ import click
 import pytest
 from recipe_factory import RECIPE
 
-from builder import __version__, cli, process
-from builder.commands import list_
+from builder import __version__, process
+from builder.cli import main as cli
+from builder.cli.verbs import list_
 from builder.errors import CellsFailedError, JbuildError, UsageError
 from builder.workspace import cache_folder
 
@@ -65,10 +66,11 @@ def failure(jbuild: Any, *arguments: str) -> tuple[int, dict[str, Any], str]:
 def test_help_names_every_verb(jbuild: Any, arguments: tuple[str, ...]) -> None:
     code, out, err = jbuild(*arguments)
     assert (code, err) == (0, "")
-    assert all(f"\n  {name} " in out for name, _, _ in cli.VERBS)
+    assert all(f"\n  {verb.name} " in out for verb in cli.verbs())
+    assert [line[:-1] for line in out.splitlines() if line[:1].isalpha() and line.endswith(":")][1:] == list(cli.VERBS)
 
 
-@pytest.mark.parametrize("verb", [name for name, _, _ in cli.VERBS])
+@pytest.mark.parametrize("verb", [verb.name for verb in cli.verbs()])
 def test_every_verb_has_help_and_json(jbuild: Any, verb: str) -> None:
     code, out, _ = jbuild(verb, "--help")
     assert code == 0
@@ -87,20 +89,20 @@ def test_an_unknown_verb_gets_the_nearest_name(jbuild: Any) -> None:
 
 
 def test_an_unknown_verb_near_nothing_gets_all_names(jbuild: Any) -> None:
-    assert f"verbs: {', '.join(sorted(name for name, _, _ in cli.VERBS))}\n" in jbuild("xyzzy")[2]
+    assert f"verbs: {', '.join(sorted(verb.name for verb in cli.verbs()))}\n" in jbuild("xyzzy")[2]
 
 
 def test_an_unknown_option(jbuild: Any) -> None:
     code, out, err = jbuild("list", "--jsn")
     assert (code, out) == (2, "")
     assert err.startswith("error: No such option")
-    assert "`jbuild list --help` shows what it takes" in err
+    assert "`jbuild list --help` lists arguments and options" in err
 
 
 def test_an_option_without_its_value_names_the_verbs_help(jbuild: Any) -> None:
     code, out, err = jbuild("fit", "demo", "--board")
     assert (code, out) == (2, "")
-    assert "  next: `jbuild fit --help` shows what it takes\n" in err
+    assert "  next: `jbuild fit --help` lists arguments and options\n" in err
 
 
 def test_a_missing_argument_as_json(jbuild: Any) -> None:
@@ -223,10 +225,33 @@ def test_a_missing_lock_with_locked(jbuild: Any) -> None:
         ("recipe", "demo", "--registry", "http://x"),
         ("push", "demo", "--registry", "not a registry"),
         ("list", "demo"),
+        ("lock", "demo", "--registry", "127.0.0.1:1/x"),
+        ("lock", "demo", "--builder", "default"),
+        ("lock", "demo", "--check", "--jobs", "2"),
+        ("render", "demo", "--registry", "127.0.0.1:1/x"),
+        ("render", "demo", "--builder", "default"),
+        ("build", "demo", "--force-tags"),
+        ("smoke", "demo", "--verify"),
+        ("recipe", "demo", "--registry", "127.0.0.1:1/x"),
+        ("recipe", "demo", "--force-tags", "--until", "build"),
+        ("recipe", "demo", "--builder", "default", "--until", "render"),
+        ("audit", "--explain", "gpu-code", "--sm", "87"),
+        ("bench", "demo", "--key-file", "key"),
+        ("bench", "--url", "http://127.0.0.1:1", "--board", "orin-nx-16"),
+        ("bench", "debian:12", "--cell", "x"),
+        ("compose", "demo", "--image", "x:1", "--registry", "127.0.0.1:1/x"),
+        ("promote", "demo", "--level", "gpu"),
+        ("matrix", "demo", "--output", "plan.json"),
     ],
 )
 def test_options_that_make_no_sense(jbuild: Any, arguments: tuple[str, ...]) -> None:
     assert failure(jbuild, *arguments)[0] == 2
+
+
+def test_what_is_for_json_only_needs_it(jbuild: Any) -> None:
+    code, out, err = jbuild("audit", "demo", "--files")
+    assert (code, out) == (2, "")
+    assert "--files needs --json" in err
 
 
 @pytest.mark.parametrize(("group", "verb"), [("models", "fetch"), ("cache", "prune")])
@@ -239,7 +264,7 @@ def test_a_group_without_a_verb_shows_its_help(jbuild: Any, group: str, verb: st
 
 def test_a_recipe_is_no_image_to_verify(jbuild: Any) -> None:
     code, found, _ = failure(jbuild, "verify", "demo")
-    assert (code, found["message"]) == (2, "demo is a recipe, and an image in a registry is verified")
+    assert (code, found["message"]) == (2, "demo is a recipe; `jbuild verify` checks an image in a registry")
     assert found["hint"] == "`jbuild tags demo` shows where its images are; then `jbuild verify HOST/NAME:TAG`"
 
 
@@ -335,7 +360,7 @@ def test_an_interrupt(jbuild: Any, monkeypatch: pytest.MonkeyPatch, interrupt: B
     _raising(monkeypatch, interrupt)
     code, out, err = jbuild("list")
     assert (code, out) == (130, "")
-    assert err.strip() == "interrupted; what is finished is kept, the same command goes on from there"
+    assert err.strip() == "interrupted; finished stages are kept, and the same command resumes from there"
 
 
 def test_a_bug_is_one_message_and_a_file(jbuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,8 +400,8 @@ def test_sigterm_is_an_interrupt(project: Path) -> None:
     code = f"""
 import sys, time
 sys.argv = ["jbuild", "list"]
-from builder import cli
-from builder.commands import list_
+from builder.cli import main as cli
+from builder.cli.verbs import list_
 def wait(*_):
     open({str(project / "ready")!r}, "w").close()
     time.sleep(60)
@@ -397,13 +422,13 @@ def test_help_imports_no_verb_and_no_heavy_library() -> None:
     code = """
 import sys
 sys.argv = ["jbuild", "--help"]
-from builder import cli
+from builder.cli import main as cli
 try:
     cli.main()
 except SystemExit:
     pass
 print(sorted(set(sys.modules) & {"requests", "rich", "docker", "jinja2", "huggingface_hub", "installer", "uv"}), sorted(
-    name for name in sys.modules if name.startswith("builder.commands")), file=sys.stderr)
+    name for name in sys.modules if name.startswith("builder.cli.verbs")), file=sys.stderr)
 """
     assert process.run([sys.executable, "-c", code]).stderr == "[] []\n"
 
@@ -412,7 +437,7 @@ def test_list_imports_no_heavy_library(project: Path) -> None:
     code = """
 import sys
 sys.argv = ["jbuild", "list"]
-from builder import cli
+from builder.cli import main as cli
 try:
     cli.main()
 except SystemExit:

@@ -16,7 +16,7 @@ import pytest
 import tomli_w
 from recipe_factory import recipe_data
 
-from builder.cli import VERBS
+from builder.cli.main import verbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,15 +77,15 @@ def test_bash_completes_verbs_options_recipes_and_cells(project: Path, command_l
 
 def test_an_empty_word_gives_every_verb_without_importing_one(project: Path) -> None:
     code = (
-        "import sys, builder.cli as c\n"
+        "import sys, builder.cli.main as c\n"
         "from click.shell_completion import BashComplete\n"
         "items = BashComplete(c.cli, {}, 'jbuild', '_JBUILD_COMPLETE').get_completions([], '')\n"
-        "print([i.value for i in items], [n for n in sys.modules if n.startswith('builder.commands.')])"
+        "print([i.value for i in items], [n for n in sys.modules if n.startswith('builder.cli.verbs.')])"
     )
     argv = [sys.executable, "-c", code]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == f"{[name for name, _, _ in VERBS]} []"
+    assert done.stdout.strip() == f"{[verb.name for verb in verbs()]} []"
 
 
 @pytest.mark.parametrize("words", ["jbuild ma", "jbuild recipe jetson-demo --cell r3"])

@@ -11,12 +11,12 @@ from factories import DIGEST, make_lock, make_locked_wheel, make_model, make_pla
 from image_factory import LAYERS, ONE, build
 
 from builder import records
+from builder.cli.verbs.diff import text
 from builder.diff.compare import compare
 from builder.diff.model import Layer, Part, Subject
 from builder.diff.subject import subject
 from builder.errors import LockError, UsageError
 from builder.models.model import ModelFile
-from builder.report.diff import text
 from builder.resolve import lockfile
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def test_a_rendered_cell_tells_the_names_of_its_layers(session: Session) -> None
         write(session, lock)
         folder = session.workspace.cell(lock.recipe, lock.cell)
         plan = make_plan(layers=layers)
-        records.write(folder.record("plan"), "x", plan)
+        records.write(folder.record("render"), "x", plan)
         folder.dockerfile.write_text(f'LABEL "io.jbuild.lock"="{lockfile.content(lock)}"\n')
     found = compare(subject("demo/one", session, "arm64"), subject("demo/two", session, "arm64"))
     assert found.layers is not None
@@ -183,7 +183,7 @@ def test_a_rendered_cell_tells_the_names_of_its_layers(session: Session) -> None
 def test_a_plan_of_another_lock_does_not_count(session: Session) -> None:
     write(session, ONE)
     folder = session.workspace.cell("demo", "one")
-    records.write(folder.record("plan"), "x", make_plan(layers=("a",)))
+    records.write(folder.record("render"), "x", make_plan(layers=("a",)))
     folder.dockerfile.write_text("FROM x\n")
     assert subject("demo/one", session, "arm64").layers is None
 

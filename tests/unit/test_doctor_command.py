@@ -61,7 +61,7 @@ def test_what_is_missing_decides_the_exit_code(command_line: Jbuild) -> None:
     code, out, err = command_line("doctor")
     assert (code, err) == (7, "")
     assert "error    engine        no engine runs: its socket does not exist" in out
-    assert out.splitlines()[-1].startswith("to be mended: engine; worth a look: registry")
+    assert out.splitlines()[-1].startswith("to be fixed: engine; warnings: registry")
 
 
 def test_json_has_every_check_in_the_tables_order(command_line: Jbuild) -> None:
@@ -102,7 +102,7 @@ def test_fix_prints_each_command_then_runs_it_and_looks_again(
     code, out, err = command_line("doctor", "--fix")
     assert (tmp_path / "ran").read_text() == "up\n"
     assert err.splitlines() == [f"running: {script} up", "starting"]
-    assert f"mended: {script} up" in out
+    assert f"fixed: {script} up" in out
     assert code == 7, "it was looked at again, and there is still no engine"
 
 

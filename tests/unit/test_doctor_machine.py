@@ -169,7 +169,7 @@ def test_a_cell_whose_image_is_built_needs_nothing(session: Session) -> None:
     assert written
     labels = (("io.jbuild.lock", lockfile.content(written)),)
     image = Image(platform="linux/arm64", manifest=part, config=part, layers=(), labels=labels)
-    records.write(session.workspace.cell("demo", "one").record("image"), "f", image)
+    records.write(session.workspace.cell("demo", "one").record("build"), "f", image)
     assert disk.needed(case) == disk.Need(unknown=("two",))
 
 

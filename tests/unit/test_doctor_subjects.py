@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from builder.cli.verbs.doctor import text, verdict
 from builder.doctor import disk, emulation, engine, jetson, network, project, registry, subjects, surroundings, tools
 from builder.doctor.mending import Mended
 from builder.doctor.model import Check
 from builder.doctor.subjects import fine, idle, trouble
-from builder.report.doctor import text, verdict
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -99,18 +99,18 @@ def test_a_report_is_a_line_a_check_and_more_for_what_is_not_well() -> None:
     assert lines[2] == "warning  stand-in      debian is not \N{REPLACEMENT CHARACTER}[31mdebian"
     assert [line.strip().partition(":")[0] for line in lines[3:10]] == [
         "why",
-        "mend",
+        "fix",
         "warning  stand-in      ubuntu",
-        "mend",
+        "fix",
         "error    disk          1 GB free",
         "why",
-        "mend",
+        "fix",
     ]
-    assert lines[-3:-1] == ["mended: a", "not mended: b: it could not"]
-    assert lines[-1].startswith("to be mended: disk; worth a look: stand-in; `jbuild doctor --fix`")
+    assert lines[-3:-1] == ["fixed: a", "not fixed: b: it could not"]
+    assert lines[-1].startswith("to be fixed: disk; warnings: stand-in; `jbuild doctor --fix`")
 
 
 def test_a_machine_without_faults() -> None:
-    assert verdict([fine("uv", "here")]) == "this machine can make images"
+    assert verdict([fine("uv", "here")]) == "this machine can build images"
     bad = Check(name="uv", state="warning", found="", why="", mend="do", fix=())
-    assert verdict([bad]) == "this machine can make images; worth a look: uv"
+    assert verdict([bad]) == "this machine can build images; warnings: uv"

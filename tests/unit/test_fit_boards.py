@@ -388,7 +388,7 @@ def test_errors_of_the_command(jbuild: Any, tmp_path: Path) -> None:
     assert (code, "model.safetensors is truncated" in err) == (9, True)
     write_recipe(tmp_path, axis='l4t = ["36.4.0"]\npython = ["3.8"]')
     code, _, err = jbuild("fit", "demo")
-    assert (code, "none of the selected cells can be built" in err) == (3, True)
+    assert (code, "none of the selected cells of demo can be built" in err) == (3, True)
 
 
 def test_rows_have_sources() -> None:

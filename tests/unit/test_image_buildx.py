@@ -28,8 +28,8 @@ from builder.errors import (
     RegistryError,
 )
 from builder.image import buildx
-from builder.image.builders import HangingBuilderError
 from builder.image.buildx import Request, build, options, plain_command
+from builder.pipeline.builders import HangingBuilderError
 from builder.session import Session
 
 if TYPE_CHECKING:

@@ -197,7 +197,7 @@ def test_nothing_is_overwritten(project: Path, command_line: CommandLine) -> Non
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "what is the recipe for?"),
+        ((), "no board is given"),
         (("--board", "orin-nx-61"), "did you mean `orin-nx-16`?"),
         (("--board", "orin-nx-16", "--l4t", "38.2.0"), "L4T 38.2.0 does not run on orin-nx-16"),
         (("--board", "orin-nx-16", "--l4t", "7.1"), "unknown L4T release `7.1`"),

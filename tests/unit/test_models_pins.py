@@ -15,8 +15,9 @@ from builder.errors import LockError
 from builder.models import lock as locking_models
 from builder.models import pins, store
 from builder.models.pins import Pin
+from builder.pipeline.order import RunOptions
 from builder.recipe.model import Model, Server
-from builder.resolve import lockfile, locking, making
+from builder.resolve import lockfile, making, sources, stage
 from builder.resolve.making import lock_one
 from builder.resolve.models import fetch_models, lock_models, locked_models, used_models, verify_models
 
@@ -99,13 +100,13 @@ def test_a_folder_is_followed_whatever_is_shared(session: Session, tmp_path: Pat
 def test_a_lock_with_another_revision_is_stale(session: Session) -> None:
     job = make_job(spec=make_spec(models=(MODEL,)))
     lock = make_lock(models=(LOCKED,))
-    assert not locking._pinned_otherwise(LOCKED, MODEL, job, session)
+    assert not stage._pinned_otherwise(LOCKED, MODEL, job, session)
     pins.write(session.workspace.model_lock("demo"), [Pin(asked=ASKED, model=LOCKED)])
-    assert not locking._pinned_otherwise(LOCKED, MODEL, job, session)
+    assert not stage._pinned_otherwise(LOCKED, MODEL, job, session)
     pins.write(session.workspace.model_lock("demo"), [Pin(asked=ASKED, model=replace(LOCKED, revision="1" * 40))])
-    assert locking._pinned_otherwise(LOCKED, MODEL, job, session)
-    fresh = replace(lock, inputs=making.inputs_of(job, session.config))
-    assert locking._stale(fresh, job, session, locking.Wish()) == "the recipe's model lock has another tiny"
+    assert stage._pinned_otherwise(LOCKED, MODEL, job, session)
+    fresh = replace(lock, inputs=sources.lock_inputs(job, session.config))
+    assert stage._stale(fresh, job, session, RunOptions()) == "the recipe's model lock has another tiny"
 
 
 def test_ten_cells_lock_fetch_and_verify_one_model_once(
@@ -203,7 +204,7 @@ def test_the_commands(jbuild: Any, session: Session) -> None:
             "  missing  config.json",
             "  missing  model.safetensors",
             "  missing  tokenizer.json",
-            "next: `jbuild models fetch demo` brings them",
+            "next: `jbuild models fetch demo` fetches them",
         ],
     )
     code, out, _ = jbuild("models", "fetch", "demo", "--json")

@@ -25,8 +25,8 @@ def test_a_publication_is_kept(tmp_path: Path) -> None:
         registries=(held("a/b", TagPut(name="1", previous=None), TagPut(name="2", previous=DIGEST)), held("c/d")),
         failures=(PublicationFailure(repository="e/f", stage="image", message="no"),),
     )
-    records.write(tmp_path / "publish.json", "x", publication)
-    assert records.read(tmp_path / "publish.json", "x", Publication) == publication
+    records.write(tmp_path / "push.json", "x", publication)
+    assert records.read(tmp_path / "push.json", "x", Publication) == publication
 
 
 def test_the_error_names_every_failure_and_what_holds() -> None:

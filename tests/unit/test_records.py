@@ -79,8 +79,8 @@ def test_round_trip_of_real_records(tmp_path: Path) -> None:
         layers=(Descriptor(media_type="l", digest=DIGEST, size=3),),
         labels=(("a", "b"),),
     )
-    records.write(tmp_path / "image.json", "f", image)
-    assert records.read(tmp_path / "image.json", "f", Image) == image
+    records.write(tmp_path / "build.json", "f", image)
+    assert records.read(tmp_path / "build.json", "f", Image) == image
     records.write(tmp_path / "lock.json", "f", make_lock())
     assert records.read(tmp_path / "lock.json", "f", Lock) == make_lock()
 

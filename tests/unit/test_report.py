@@ -10,12 +10,14 @@ import pytest
 from factories import DIGEST, make_jetson, make_job, make_lock
 from result_factory import IMAGE, VERDICT, everything, publication, result
 
+from builder import records
+from builder.cli.error_output import alike, show_failures
+from builder.cli.views.run_view import finished_cell, summary
 from builder.console import Console
 from builder.errors import NoWheelsError, SmokeError
+from builder.host.units import duration
 from builder.publish.model import Publication, TagWithheld
-from builder.report.failures import alike, show_failures
-from builder.report.summary import cell_json, references, summary
-from builder.report.words import duration
+from builder.resolve.model import Locked
 from builder.smoke.model import Missing, Modules
 
 if TYPE_CHECKING:
@@ -88,7 +90,7 @@ def test_a_run_that_did_nothing_says_so(session: Session) -> None:
 
 
 def test_failures_are_counted_and_named(session: Session) -> None:
-    failed = result(session, error=SmokeError("it said Rome"), lock=make_lock())
+    failed = result(session, error=SmokeError("it said Rome"), lock=Locked(lock=make_lock()))
     text = summary([everything(session), failed, everything(session, ran=False)], 59.0)
     assert "demo/one: failed\n  error     it said Rome" in text
     assert text.splitlines()[-1] == "1 done, 1 unchanged, 1 failed in 59.0 s"
@@ -112,11 +114,11 @@ def test_time(seconds: float, text: str) -> None:
 def test_references_are_every_tag_in_every_registry() -> None:
     one = publication("a", "b")
     both = Publication(digest=DIGEST, registries=(*one.registries, *publication("c").registries))
-    assert [each.rpartition(":")[2] for each in references(both)] == ["a", "b", "c"]
+    assert [each.rpartition(":")[2] for each in both.references] == ["a", "b", "c"]
 
 
 def test_json_of_a_cell_is_json(session: Session) -> None:
-    shown = json.loads(json.dumps(cell_json(everything(session))))
+    shown = json.loads(json.dumps(records.plain(finished_cell(everything(session)))))
     assert (shown["cell"], shown["status"], shown["digest"], shown["size"]) == ("one", "done", DIGEST, 500_002_000)
     assert shown["stages"] == {"lock": {"ran": True, "seconds": 61.0}}
     assert shown["verdict"]["answers"][0]["text"].strip().startswith("The capital")
@@ -125,7 +127,7 @@ def test_json_of_a_cell_is_json(session: Session) -> None:
 
 
 def test_json_of_a_cell_that_failed(session: Session) -> None:
-    shown = json.loads(json.dumps(cell_json(result(session, error=SmokeError("no", hint="look")))))
+    shown = json.loads(json.dumps(records.plain(finished_cell(result(session, error=SmokeError("no", hint="look"))))))
     assert shown["status"] == "failed"
     assert shown["error"]["exit_code"] == 10
     assert (shown["lock"], shown["plan"], shown["digest"], shown["verdict"]) == (None, None, None, None)

@@ -11,10 +11,9 @@ from result_factory import everything, result
 
 from builder import records
 from builder.ci.model import CiPlan, Entry, Skipped
+from builder.cli.verbs.summary import Outcome, counted, markdown, plain, read_outcomes
+from builder.cli.views.run_view import finished_cell
 from builder.errors import BuildError, UsageError
-from builder.report.github import markdown, plain
-from builder.report.outcome import Outcome, counted, outcomes
-from builder.report.summary import cell_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,16 +51,16 @@ def write_result(path: Path, *cells: dict[str, Any]) -> Path:
 def files(tmp_path: Path, session: Session) -> tuple[list[Path], Path]:
     """Results of two cells, one of which failed, and a plan of three."""
     error = BuildError("apt failed", where="demo/two", hint="jbuild doctor", log="one\n<b>two</b>\n\n\nlast")
-    failed = {**cell_json(result(session, error=error)), "cell": "two"}
+    failed = {**records.plain(finished_cell(result(session, error=error))), "cell": "two"}
     results = [
-        write_result(tmp_path / "1.json", cell_json(everything(session))),
+        write_result(tmp_path / "1.json", records.plain(finished_cell(everything(session)))),
         write_result(tmp_path / "2.json", failed, {"cell": "odd", "status": "impossible", "reason": "why"}),
     ]
     return results, write_plan(tmp_path / "plan.json", "one", "two", "three")
 
 
 def test_every_planned_cell_has_a_line(files: tuple[list[Path], Path]) -> None:
-    found = outcomes(*files)
+    found = read_outcomes(*files)
     assert [(one.cell, one.status) for one in found] == [
         ("one", "done"),
         ("two", "failed"),
@@ -81,11 +80,11 @@ def test_every_planned_cell_has_a_line(files: tuple[list[Path], Path]) -> None:
 
 
 def test_without_a_plan_what_was_run_is_all(files: tuple[list[Path], Path]) -> None:
-    assert [one.cell for one in outcomes(files[0], None)] == ["one", "two", "odd"]
+    assert [one.cell for one in read_outcomes(files[0], None)] == ["one", "two", "odd"]
 
 
 def test_the_table_for_github(files: tuple[list[Path], Path]) -> None:
-    text = markdown(outcomes(*files))
+    text = markdown(read_outcomes(*files))
     lines = text.splitlines()
     assert lines[0] == "## jbuild: 1 done, 1 failed, 1 missing, 2 impossible"
     assert lines[2] == "| recipe | cell | status | reason | size | level | answer | times |"
@@ -122,7 +121,7 @@ def test_the_verb_fails_if_a_cell_did(files: tuple[list[Path], Path], command_li
     results, plan = files
     code, out, err = command_line("summary", *map(str, results), "--plan", str(plan), "--format", "github")
     assert (code, err) == (13, "")
-    assert out == markdown(outcomes(results, plan)) + "\n"
+    assert out == markdown(read_outcomes(results, plan)) + "\n"
     code, out, _ = command_line("summary", str(results[0]))
     assert code == 0
     assert out.splitlines()[-1] == "1 done"
@@ -137,7 +136,7 @@ def test_what_is_no_result(tmp_path: Path, text: str, command_line: CommandLine)
     path.write_text(text)
     code, out, err = command_line("summary", str(path))
     assert (code, out) == (2, "")
-    assert "this is no result of a run" in err
+    assert "not the result of a run" in err
     assert str(path) in err
 
 
@@ -145,13 +144,13 @@ def test_what_is_no_plan(tmp_path: Path) -> None:
     for text in ("", "[]", '{"include": [{"recipe": "demo"}]}'):
         path = tmp_path / "plan.json"
         path.write_text(text)
-        with pytest.raises(UsageError, match="this is no plan"):
-            outcomes((), path)
-    with pytest.raises(UsageError, match="this is no plan"):
-        outcomes((), tmp_path / "none.json")
+        with pytest.raises(UsageError, match="not a plan of jobs"):
+            read_outcomes((), path)
+    with pytest.raises(UsageError, match="not a plan of jobs"):
+        read_outcomes((), tmp_path / "none.json")
 
 
 def test_the_verb_wants_something_to_sum_up(command_line: CommandLine) -> None:
     code, _, err = command_line("summary")
     assert code == 2
-    assert "name the results of runs, or a --plan" in err
+    assert "name results of runs, or a --plan" in err

@@ -19,7 +19,7 @@ from report_parts import Made, digest, write_recipe
 
 from builder import records
 from builder.audit.model import Finding
-from builder.history import Failure
+from builder.pipeline.history import Failure
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
 from builder.report.page.cells import cell_view
@@ -265,7 +265,7 @@ def poisoned(workspace: Workspace) -> None:
     verdict = made.verdict(image, text=BAD, symptoms=(BAD,))
     publication = made.publication(image)
     records.write(
-        made.folder.record("publish"),
+        made.folder.record("push"),
         "f",
         replace(publication, registries=(replace(publication.registries[0], repository=BAD),)),
     )

@@ -15,9 +15,9 @@ from builder.index import archive
 from builder.index.client import IndexClient
 from builder.index.ties import Ties
 from builder.resolve import changes as module
-from builder.resolve.changes import Change, changes_of
+from builder.resolve.changes import changes_of
 from builder.resolve.graph import asks_of, metadata_of, requirements
-from builder.resolve.model import LockedAdvisory
+from builder.resolve.model import LockChange, LockedAdvisory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -227,8 +227,8 @@ def test_a_file_that_is_gone_is_the_last_guess(words: Any) -> None:
 
 
 def test_changes_without_a_reason_are_said_all_the_same() -> None:
-    assert Change(name="a", before="1", after="2").words == "a 1 → 2"
-    assert Change(name="a", before=None, after="2").words == "a 2 is new"
+    assert LockChange(name="a", before="1", after="2").words == "a 1 → 2"
+    assert LockChange(name="a", before=None, after="2").words == "a 2 is new"
 
 
 def test_a_server_that_stays_silent_costs_the_reason_only(

@@ -17,11 +17,12 @@ from builder.config import Config
 from builder.errors import IntegrityError, LockError, NetworkError, NoWheelsError
 from builder.host.index_rows import IndexRow
 from builder.index.client import client_of
+from builder.pipeline.order import RunOptions
 from builder.registry.lookup import ResolvedBase
 from builder.resolve import advised, lockfile, making, unresolved
 from builder.resolve.checking import CellCheck, check_lock
 from builder.resolve.jobs import job_of
-from builder.resolve.locking import Locked, Wish, current_lock, lock_cell
+from builder.resolve.stage import current_lock, lock_cell
 from builder.session import Session
 
 if sys.version_info >= (3, 11):
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.resolve.model import Job, Lock
+    from builder.resolve.model import Job, Lock, Locked
 
 pytestmark = pytest.mark.usefixtures("quick_uv")
 
@@ -74,10 +75,10 @@ def cell(**spec: Any) -> Job:
     return job_of(made.recipe, made.cell)
 
 
-def lock(job: Job, session: Session, **wish: Any) -> Locked:
+def lock(job: Job, session: Session, **options: Any) -> Locked:
     # As in another run: nothing is remembered of what indexes said.
     client_of.cache_clear()
-    return lock_cell(job, session, Wish(**wish))
+    return lock_cell(job, session, RunOptions(until="lock", **options))
 
 
 def path_of(session: Session) -> Path:
@@ -188,7 +189,7 @@ def test_a_missing_lock_is_an_error_where_only_locked_cells_count(tied: Session)
 def test_force_starts_from_nothing(tied: Session, jet: TinyIndex, tmp_path: Path) -> None:
     lock(cell(), tied)
     jet.add(make_wheel(tmp_path / "newer", "jetty", "2.0"))
-    again = lock(cell(), tied, force=True)
+    again = lock(cell(), tied, again="lock")
     assert again.lock.versions["jetty"] == "2.0"
     assert again.changes == ()
 

@@ -8,7 +8,7 @@ import pytest
 from factories import DIGEST, make_job, make_spec, make_wheel
 from tiny_index import Answer, TinyIndex, tiny_index
 
-from builder.commands.why import _text
+from builder.cli.views.why_view import ExplainedCell, UnexplainedCell, text
 from builder.config import Config
 from builder.errors import NetworkError, NoWheelsError
 from builder.host.index_rows import IndexRow
@@ -17,7 +17,7 @@ from builder.registry.lookup import ResolvedBase
 from builder.resolve import making, neighbours
 from builder.resolve import why as module
 from builder.resolve.jobs import job_of
-from builder.resolve.locking import lock_cell
+from builder.resolve.stage import lock_cell
 from builder.resolve.why import Why, why
 from builder.session import Session
 
@@ -74,7 +74,7 @@ def cell(*requires: str, **spec: Any) -> Job:
 def explain(job: Job, session: Session) -> tuple[Why, str]:
     client_of.cache_clear()
     said = why(job, session)
-    return said, _text(job.cell, said)
+    return said, text(ExplainedCell(cell=job.cell.id, why=said))
 
 
 def test_a_version_that_nobody_released_and_what_is_near(tied: Session, jet: TinyIndex) -> None:
@@ -82,10 +82,10 @@ def test_a_version_that_nobody_released_and_what_is_near(tied: Session, jet: Tin
     assert not said.resolves
     assert "vllm 0.9.3 was never released by its authors" in text
     assert f"vllm==0.9.3: asked jet ({jet.url})" in text
-    assert "has no wheel of such a version" in text
-    assert "has wheels for this cell of other versions: 0.10.2" in text
-    assert "the solver's words:" in text
-    assert "near it, these resolve:" in text
+    assert "has no wheels of such versions" in text
+    assert "has wheels of other versions for this cell: 0.10.2" in text
+    assert "the solver says:" in text
+    assert "similar cells that resolve:" in text
     assert "vllm 0.10.2 instead of 0.9.3: vllm 0.10.2; 3 wheels" in text
     assert "127.0.0.1" not in text.replace(jet.url, "")
 
@@ -100,7 +100,7 @@ def test_a_date_that_hides_what_is_wanted(tied: Session, public: TinyIndex, tmp_
     job = cell("late", released_before="2026-02-01")
     _, text = explain(job, tied)
     assert "late-1.0-py3-none-any.whl: it came on 2026-02-03, the recipe takes what was released before" in text
-    assert "  near it, these resolve:\n    released-before 2026-02-04 instead of 2026-02-01: 1 wheel\n" in text
+    assert "  similar cells that resolve:\n    released-before 2026-02-04 instead of 2026-02-01: 1 wheel\n" in text
     with pytest.raises(NoWheelsError) as caught:
         lock_cell(job, tied)
     hint = caught.value.hint or ""
@@ -114,8 +114,8 @@ def test_an_index_of_the_users_own_is_asked_before_uvs_default_one(
     monkeypatch.setenv("UV_INDEX", f"/a/folder mine={jet.url}")
     said, text = explain(cell("vllm", "numpy", "transformers"), session)
     assert said.resolves
-    assert "  vllm 0.10.2 from mine (the newest there)" in text.splitlines()
-    assert "  transformers 4.50.0 from default (the newest there is 5.0.0)" in text.splitlines()
+    assert "  vllm 0.10.2 from mine (the newest)" in text.splitlines()
+    assert "  transformers 4.50.0 from default (the newest is 5.0.0)" in text.splitlines()
     _, text = explain(cell("vllm==0.11"), session)
     assert f"vllm==0.11: asked mine ({jet.url})" in text
     monkeypatch.setenv("UV_INDEX", jet.url.replace("http://", "http://me:secret@"))
@@ -128,7 +128,7 @@ def test_the_culprit_may_be_further_down(tied: Session, jet: TinyIndex, tmp_path
     said, text = explain(cell("vllm==0.11.0"), tied)
     assert [each.requirement for each in said.examined] == ["transformers<5,>=4.56"]
     assert "asked default" in text
-    assert "has wheels for this cell of other versions: 5.0.0, 4.50.0" in text
+    assert "has wheels of other versions for this cell: 5.0.0, 4.50.0" in text
 
 
 def test_a_package_on_no_index(tied: Session, jet: TinyIndex, tmp_path: Path) -> None:
@@ -150,13 +150,13 @@ def test_a_cell_that_resolves_says_who_wants_what(tied: Session) -> None:
     assert said.resolves
     lines = text.splitlines()
     assert lines[0] == "one"
-    assert "  vllm 0.10.2 from jet (the newest there)" in lines
+    assert "  vllm 0.10.2 from jet (the newest)" in lines
     assert "    the recipe asks for vllm" in lines
-    at = lines.index("  transformers 4.50.0 from default (the newest there is 5.0.0)")
-    assert lines[at + 1] == "    vllm 0.10.2 asks for transformers<5  <- this keeps it from the newest"
+    at = lines.index("  transformers 4.50.0 from default (the newest is 5.0.0)")
+    assert lines[at + 1] == "    vllm 0.10.2 asks for transformers<5  <- this excludes the newest"
     assert "    the recipe's constraints: transformers>4" in lines
-    at = lines.index("  numpy 1.26.0 from default (the newest there is 2.0.0)")
-    assert lines[at + 1] == "    vllm 0.10.2 asks for numpy<2  <- this keeps it from the newest"
+    at = lines.index("  numpy 1.26.0 from default (the newest is 2.0.0)")
+    assert lines[at + 1] == "    vllm 0.10.2 asks for numpy<2  <- this excludes the newest"
 
 
 def test_an_advisory_that_keeps_a_package_is_named_with_and_without_a_lock(
@@ -165,7 +165,7 @@ def test_an_advisory_that_keeps_a_package_is_named_with_and_without_a_lock(
     for name, versions in {"torch": ("2.10.0",), "torchvision": ("0.25.0", "0.26.0")}.items():
         for version in versions:
             public.add(make_wheel(tmp_path / "more", name, version))
-    wanted = "advisory torch-2.10-companions: torchvision==0.25.*  <- this keeps it from the newest"
+    wanted = "advisory torch-2.10-companions: torchvision==0.25.*  <- this excludes the newest"
     assert wanted in explain(cell("torch", "torchvision"), tied)[1]
     lock_cell(cell("torch", "torchvision"), tied)
     assert wanted in explain(cell("torch", "torchvision"), tied)[1]
@@ -175,8 +175,8 @@ def test_a_locked_cell_is_explained_from_its_lock(tied: Session, jet: TinyIndex,
     lock_cell(cell("vllm"), tied)
     jet.add(make_wheel(tmp_path / "more", "vllm", "0.11.0"))
     said, text = explain(cell("vllm"), tied)
-    assert "vllm 0.10.2 from jet (the newest there is 0.11.0)" in text
-    assert "nothing asks for less than the newest" in text
+    assert "vllm 0.10.2 from jet (the newest is 0.11.0)" in text
+    assert "no requirement excludes the newest" in text
     assert said.rules == ("vllm from the index jet only (usual for debian-12)",)
 
 
@@ -194,9 +194,7 @@ def test_an_index_that_is_down_is_an_error_and_not_an_explanation(tied: Session,
 
 
 def test_an_impossible_cell_has_its_reason() -> None:
-    job = cell("vllm")
-    impossible = type(job.cell)(id="two", recipe="demo", values=(), impossible="no such Python")
-    assert _text(impossible, None) == "two\n  impossible: no such Python"
+    assert text(UnexplainedCell(cell="two", impossible="no such Python")) == "two\n  impossible: no such Python"
 
 
 def test_long_lists_are_cut_short(tied: Session, public: TinyIndex, tmp_path: Path) -> None:
@@ -205,7 +203,7 @@ def test_long_lists_are_cut_short(tied: Session, public: TinyIndex, tmp_path: Pa
         public.add(make_wheel(tmp_path / "more", "many", f"2.{n}"))
     _, text = explain(cell("many<2"), tied)
     assert "many-1.0-cp312-cp312-linux_aarch64.whl and 11 more: it is for cp312-cp312, the cell has cp311" in text
-    assert "of other versions: 2.11, 2.10, 2.9, 2.8, 2.7, 2.6 and 6 more" in text
+    assert "of other versions for this cell: 2.11, 2.10, 2.9, 2.8, 2.7, 2.6 and 6 more" in text
 
 
 def test_no_more_is_looked_at_than_helps(tied: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal
 
 import click
 import pytest
@@ -16,10 +16,11 @@ from json_results import check
 from jsonschema import Draft202012Validator
 from recipe_factory import recipe_data
 
-from builder.cli import VERBS, cli
+from builder import records
+from builder.cli.main import cli, verbs
+from builder.cli.results import RESULTS, result_schema
+from builder.host.dataclass_schema import schema_of
 from builder.resolve import lockfile
-from builder.schema.convert import Beside, schema_of
-from builder.schema.results import RESULTS, schema_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,33 +44,32 @@ class Record:
     kind: Literal["a", "b"] | None = None
 
 
-class _Needed(TypedDict):
-    one: dict[str, bool]
+@dataclass(frozen=True)
+class Optional:
+    """May lack a key, and has the keys of a record."""
 
-
-class Optional(_Needed, total=False):
-    """May lack a key."""
-
-    two: list[Any]
+    record: Record = field(metadata=records.FLAT)
+    one: dict[str, bool] = field(default_factory=dict)
+    two: tuple[int, ...] | None = field(default=None, metadata=records.OPTIONAL)
 
 
 def test_every_verb_has_a_schema() -> None:
-    """For a new verb: declare the type of its result in builder/schema/, and name it in RESULTS."""
-    assert {name for name, _, _ in VERBS} == set(RESULTS) - {"error"}
+    """For a new verb: declare the dataclass of its result beside it, and name it in RESULTS."""
+    assert {verb.name for verb in verbs()} == set(RESULTS) - {"error"}
 
 
 def test_every_verb_can_print_json() -> None:
     context = click.Context(cli)
-    verbs = [found for name in cli.list_commands(context) if (found := cli.get_command(context, name))]
-    ends = [end for verb in verbs for end in (verb.commands.values() if isinstance(verb, click.Group) else [verb])]
-    assert len(ends) > len(VERBS)
+    commands = [found for name in cli.list_commands(context) if (found := cli.get_command(context, name))]
+    ends = [end for verb in commands for end in (verb.commands.values() if isinstance(verb, click.Group) else [verb])]
+    assert len(ends) > len(verbs())
     assert [end.name for end in ends if not any("--json" in each.opts for each in end.params)] == []
 
 
 @pytest.mark.parametrize("verb", RESULTS)
 @pytest.mark.parametrize("closed", [True, False])
 def test_every_schema_is_one(verb: str, closed: bool) -> None:
-    schema = schema_for(verb, closed=closed)
+    schema = result_schema(verb, closed=closed)
     Draft202012Validator.check_schema(schema)
     assert json.loads(json.dumps(schema)) == schema
     assert ('additionalProperties": false' in json.dumps(schema)) == (closed and verb != "schema")
@@ -96,17 +96,24 @@ def test_a_dataclass_as_a_schema() -> None:
     }
 
 
-def test_keys_that_may_be_absent_and_a_record_beside() -> None:
-    found = schema_of(Optional, closed=True)
-    assert (found["required"], found["additionalProperties"]) == (["one"], False)
-    assert found["properties"]["one"] == {"type": "object", "additionalProperties": {"type": "boolean"}}
-    both = schema_of(Annotated[Optional, Beside(kind=Record)])
-    assert list(both["properties"]) == ["name", "path", "sizes", "pair", "kind", "one", "two"]
-    assert both["required"] == ["name", "path", "sizes", "pair", "kind", "one"]
+def test_keys_that_may_be_absent_and_keys_of_a_flat_record() -> None:
+    schema = schema_of(Optional, closed=True)
+    assert (schema["required"], schema["additionalProperties"]) == ([*schema_of(Record)["required"], "one"], False)
+    assert schema["properties"]["one"] == {"type": "object", "additionalProperties": {"type": "boolean"}}
+    assert schema["properties"]["two"] == {"type": "array", "items": {"type": "integer"}}
+    assert list(schema["properties"]) == ["name", "path", "sizes", "pair", "kind", "one", "two"]
+
+
+@pytest.mark.parametrize("two", [None, (1, 2)])
+def test_a_result_as_json_fits_its_schema(two: tuple[int, ...] | None) -> None:
+    record = Record(name="a", path=Path("b"), sizes=(), pair=("c", 1.0))
+    value = records.plain(Optional(record=record, one={"x": True}, two=two))
+    assert ("two" in value, value["name"], value["kind"]) == (two is not None, "a", None)
+    Draft202012Validator(schema_of(Optional, closed=True)).validate(value)
 
 
 def test_what_is_no_result_is_refused() -> None:
-    with pytest.raises(TypeError, match="nothing that a result is made of"):
+    with pytest.raises(TypeError, match="JSON cannot hold"):
         schema_of(set[str])
 
 
@@ -191,6 +198,6 @@ def test_the_page_names_every_verb_and_its_keys() -> None:
     rows = dict(re.findall(r"^\| `([a-z]+)` \| (.*?) \|", page, re.MULTILINE))
     assert list(rows) == list(RESULTS)
     for verb, row in rows.items():
-        schema = schema_for(verb)
+        schema = result_schema(verb)
         forms = [set(form.get("properties", ())) for form in schema.get("anyOf", [schema])]
         assert [set(re.findall(r"`([a-z_]+)`", part)) for part in row.split("; or ")] == forms, verb

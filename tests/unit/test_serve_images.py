@@ -47,7 +47,7 @@ def write(session: Session, stage: str, record: Any) -> None:
 
 def build(session: Session, digest: str = DIGEST, *, passed: bool = True) -> None:
     blob = Descriptor(media_type="x", digest=digest, size=1)
-    write(session, "image", Image(platform="linux/arm64", manifest=blob, config=blob, layers=(), labels=()))
+    write(session, "build", Image(platform="linux/arm64", manifest=blob, config=blob, layers=(), labels=()))
     log = session.workspace.project / "log"
     write(session, "smoke", Verdict(level="cpu", digest=digest, passed=passed, when="2026-01-02", log=log))
 
@@ -62,7 +62,7 @@ def publish(session: Session, digest: str = DIGEST) -> None:
         bytes_there=0,
         seconds=0,
     )
-    write(session, "publish", Publication(digest=digest, registries=(there,)))
+    write(session, "push", Publication(digest=digest, registries=(there,)))
 
 
 @pytest.fixture

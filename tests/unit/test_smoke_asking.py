@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from builder.recipe.model import Question
+from builder.remote.openai import ServerError
 from builder.smoke.asking import WrongAnswerError, ask, together, unmet
+from builder.smoke.client import Reply
 from builder.smoke.model import Answer, Token
-from builder.smoke.protocol import Reply, ServerError
 
 ANSWER = Answer(question="q", text="It is Paris.", seconds=2.0, tokens=4, first_token_s=0.5, tokens_per_s=2.0)
 TOKENS = tuple(Token(text=text, logprob=-0.1) for text in ("It", " is", " Paris", "."))

@@ -11,9 +11,9 @@ from builder.console import Console
 from builder.recipe.levels import levels, usual_start_s
 from builder.recipe.model import Question, SmokeSpec, Spec
 from builder.smoke import golden
+from builder.smoke.client import Reply
 from builder.smoke.failure import StepFailedError
 from builder.smoke.model import Answer, Token
-from builder.smoke.protocol import Reply
 from builder.smoke.steps import Reference, Run, _never_ready, _progress, accept, patience, wants_logprobs
 
 QUESTION = Question(ask="q", expect="a")

@@ -36,7 +36,7 @@ def test_every_action_is_pinned_to_a_commit_whose_tag_is_named(path: Path) -> No
     assert lines
     for line in lines:
         if "uses: ./" not in line:
-            assert re.search(r"uses: [\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), line
+            assert re.search(r"uses: [\w.-]+/[\w.-]+(/[\w.-]+)?@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), line
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

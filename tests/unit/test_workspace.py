@@ -223,7 +223,7 @@ def test_paths_of_a_cell(workspace: Workspace) -> None:
     assert workspace.lock("r", "c") == workspace.project / "locks" / "r" / "pylock.c.toml"
     cell = workspace.cell("r", "c")
     assert cell.dockerfile == workspace.project / "build" / "r" / "c" / "Dockerfile"
-    assert cell.record("image") == cell.path / "image.json"
+    assert cell.record("build") == cell.path / "build.json"
 
 
 def test_a_cache_that_cannot_be_made_says_what_to_set(tmp_path: Path) -> None:

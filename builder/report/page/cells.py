@@ -5,26 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from builder import history, records
-from builder.audit.model import Audit
 from builder.errors import LockError
-from builder.history import Failure
 from builder.image.facts import stand_ins
-from builder.image.model import Image, Plan
-from builder.publish.model import Publication
+from builder.pipeline import history
+from builder.pipeline.cell import CellRecords, passed
+from builder.pipeline.history import Failure
+from builder.pipeline.order import STAGES
 from builder.report.page import parts
 from builder.report.page.model import CellView, Step
-from builder.report.summary import references, withheld
 from builder.resolve import lockfile
-from builder.smoke.model import Verdict
-from builder.stages import STAGES
 
 if TYPE_CHECKING:
-    from builder.history import Run
+    from builder.audit.model import Audit
+    from builder.image.model import Image, Plan
+    from builder.pipeline.history import Run
+    from builder.publish.model import Publication
     from builder.recipe.model import Cell
     from builder.report.page.model import State, StepState
     from builder.resolve.model import Lock
     from builder.session import Session
+    from builder.smoke.model import Verdict
     from builder.workspace import CellFolder
 
 _MOST_RUNS = 20
@@ -61,7 +61,7 @@ class Found:
         """Return whether a stage's record is there and holds for what was made before it."""
         digest = self.image.digest if self.image else None
         if stage == "smoke":
-            return bool(self.verdict and self.verdict.passed and self.verdict.digest == digest)
+            return passed(self.image, self.verdict) is not None
         if stage == "push":
             return bool(self.publication and self.publication.digest == digest and not self.publication.failures)
         if stage == "audit":
@@ -93,7 +93,9 @@ def cell_view(cell: Cell, session: Session, without_wheels: str | None) -> CellV
     state = _state(found, failure)
     layers = parts.layers_of(found.image, session.workspace.images) if found.image else ()
     same = not found.is_stale and found.done("push")
-    difference = parts.difference(found.lock, found.image, layers, folder) if found.lock and not same else None
+    difference = None
+    if found.lock and not same:
+        difference = parts.difference(found.lock, found.image, history.published(folder), session.workspace.images)
     return CellView(
         recipe=cell.recipe,
         id=cell.id,
@@ -108,8 +110,8 @@ def cell_view(cell: Cell, session: Session, without_wheels: str | None) -> CellV
         audit=parts.audit_view(found.audit) if found.audit else None,
         image=parts.image_view(found.image, layers) if found.image else None,
         verdict=found.verdict,
-        tags=tuple(references(found.publication)) if found.publication else (),
-        withheld=tuple(withheld(found.publication)) if found.publication else (),
+        tags=tuple(found.publication.references) if found.publication else (),
+        withheld=tuple(found.publication.withheld_reasons) if found.publication else (),
         difference=difference,
         same_as_published=same,
         runs=tuple(reversed(found.runs[-_MOST_RUNS:])),
@@ -139,15 +141,16 @@ def _found(cell: Cell, session: Session, folder: CellFolder) -> Found:
         lock, content = lockfile.glance(path) if path.is_file() else (None, None)
     except LockError as error:
         flaw = error.message
+    records = CellRecords(folder)
     return Found(
         lock=lock,
         content=content,
         flaw=flaw,
-        audit=records.read(folder.record("audit"), None, Audit),
-        plan=records.read(folder.record("plan"), None, Plan),
-        image=records.read(folder.record("image"), None, Image),
-        verdict=records.read(folder.record("smoke"), None, Verdict),
-        publication=records.read(folder.record("publish"), None, Publication),
+        audit=records.audit(),
+        plan=records.plan(),
+        image=records.image(),
+        verdict=records.verdict(),
+        publication=records.publication(),
         runs=history.runs(folder),
     )
 
@@ -188,5 +191,5 @@ def _steps(found: Found, failure: Failure | None) -> tuple[Step, ...]:
 
 def _command(cell: Cell, state: State, found: Found) -> str:
     if state == "published" and found.publication:
-        return f"docker pull {references(found.publication)[0]}" if references(found.publication) else ""
+        return f"docker pull {found.publication.references[0]}" if found.publication.references else ""
     return f"jbuild recipe {cell.recipe} --cell {cell.id}" + (" --push" if state == "smoked" else "")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from builder.audit.model import Finding
     from builder.diff.model import Difference
-    from builder.history import Failure, Run
+    from builder.pipeline.history import Failure, Run
     from builder.recipe.model import Pairs
     from builder.resolve.model import Lock
     from builder.smoke.model import Verdict

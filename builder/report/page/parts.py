@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from builder import history
 from builder.audit.model import SEVERITIES
 from builder.diff.compare import compare
 from builder.diff.images import of_layout
 from builder.diff.model import Layer, Subject
 from builder.diff.subject import told_by
 from builder.errors import JbuildError
-from builder.report.audit import tally
 from builder.report.page.model import AuditView, Chart, ImageView, LayerBar
 
 if TYPE_CHECKING:
@@ -21,10 +19,9 @@ if TYPE_CHECKING:
 
     from builder.audit.model import Audit
     from builder.diff.model import Difference
-    from builder.history import Run
     from builder.image.model import Image
+    from builder.pipeline.history import LastPublication, Run
     from builder.resolve.model import Lock
-    from builder.workspace import CellFolder
 
 _MOST_FINDINGS = 100
 _CHARTED = 24
@@ -61,30 +58,26 @@ def audit_view(audit: Audit) -> AuditView:
     return AuditView(
         findings=tuple(order[:_MOST_FINDINGS]),
         more=max(0, len(order) - _MOST_FINDINGS),
-        tally=tally(audit),
+        tally=str(audit.counts),
         gpu=tuple(gpu),
         assumed=audit.assumed,
     )
 
 
-def difference(lock: Lock, image: Image | None, layers: Sequence[Layer], folder: CellFolder) -> Difference | None:
-    """Return what is different now from the image that was last published from here; None if nothing was."""
-    before = history.published(folder)
-    if before is None:
+def difference(lock: Lock, image: Image | None, published: LastPublication | None, layout: Path) -> Difference | None:
+    """Return the difference to the image that was last published from here; None if nothing was."""
+    if published is None:
         return None
-    blobs = None
-    if image:
-        parts = {part.digest: part.size for part in (image.config, *image.layers)}
-        blobs = tuple(parts.items())
-    after = Subject(
-        name=f"{lock.recipe}/{lock.cell}",
-        kind="cell",
-        layers=tuple(layers) if image else None,
-        blobs=blobs,
-        digest=image.digest if image else None,
-        **told_by(lock),
-    )
-    return compare(before, after)
+    return compare(_subject(published.lock, published.image, layout), _subject(lock, image, layout))
+
+
+def _subject(lock: Lock, image: Image | None, layout: Path) -> Subject:
+    name = f"{lock.recipe}/{lock.cell}"
+    if image is None:
+        return Subject(name=name, kind="cell", **told_by(lock))
+    blobs = tuple({blob.digest: blob.size for blob in (image.config, *image.layers)}.items())
+    layers = layers_of(image, layout)
+    return Subject(name=name, kind="cell", layers=layers, blobs=blobs, digest=image.digest, **told_by(lock))
 
 
 def charts_of(runs: Sequence[Run]) -> tuple[Chart, ...]:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.report.cache import size_of
+from builder.host.units import size_of
 from builder.report.page.parts import short
 
 if TYPE_CHECKING:

@@ -1,0 +1,117 @@
+"""From names on the command line to a session, a recipe, its cells, and the jobs to make them."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from builder import config
+from builder.cli.verb_options import cell_option, json_option, recipe_argument
+from builder.console import Console
+from builder.errors import RecipeError, UsageError
+from builder.jetson.indexes import families
+from builder.recipe.find import find
+from builder.recipe.load import load
+from builder.recipe.matrix import expand
+from builder.recipe.select import select
+from builder.resolve.jobs import job_of
+from builder.session import Session
+from builder.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from builder.recipe.model import Cell, Recipe
+    from builder.resolve.model import Job
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellSelection:
+    """A recipe and its selected cells, impossible ones included, in the session of this command."""
+
+    session: Session
+    recipe: Recipe
+    cells: tuple[Cell, ...]
+
+    def possible_jobs(self) -> list[Job]:
+        """Return the jobs of the cells that can be built; there may be none."""
+        return [job_of(self.recipe, cell) for cell in self.cells if not cell.impossible]
+
+    def jobs(self) -> list[Job]:
+        """Return the jobs of the cells that can be built.
+
+        Raises:
+            RecipeError: no cell can be built.
+        """
+        jobs = self.possible_jobs()
+        if not jobs:
+            name = self.recipe.name
+            hint = f"`jbuild matrix {name}` lists every cell, and why it cannot be built"
+            message = f"none of the selected cells of {name} can be built"
+            raise RecipeError(message, where=str(self.recipe.path), hint=hint)
+        return jobs
+
+    def only_job(self, purpose: str) -> Job:
+        """Return the job of the only cell that can be built; `purpose` says in the message why it must be one.
+
+        Raises:
+            RecipeError: no cell can be built.
+            UsageError: several can.
+        """
+        jobs = self.jobs()
+        if len(jobs) > 1:
+            name = self.recipe.name
+            hint = f"name one with --cell; `jbuild pick {name}` names the one that this machine can run"
+            raise UsageError(f"{purpose}, and {len(jobs)} cells are selected", where=name, hint=hint)
+        return jobs[0]
+
+    def show_impossible(self) -> None:
+        """Print why cells cannot be built."""
+        for cell in self.cells:
+            if cell.impossible:
+                self.session.console.say(f"{cell.id}: impossible: {cell.impossible}")
+
+
+def recipe_verb(
+    name: str, *options: Callable[[Any], Any], group: click.Group | None = None, text: str | None = None
+) -> Callable[[Callable[..., int | None]], click.Command]:
+    """Return a decorator that makes a verb of a function whose first parameter is the selection.
+
+    The verb has RECIPE, --cell, some more options and --json; its help is `text`, else the function's docstring.
+    """
+
+    def decorate(function: Callable[..., int | None]) -> click.Command:
+        def verb(recipe: str, selectors: tuple[str, ...], as_json: bool, **values: Any) -> int | None:
+            return function(select_cells(recipe, selectors, open_session(as_json=as_json)), **values)
+
+        for option in reversed((recipe_argument, cell_option, *options, json_option)):
+            verb = option(verb)
+        return (group or click).command(name, help=text or inspect.getdoc(function))(verb)
+
+    return decorate
+
+
+def open_session(*, as_json: bool = False) -> Session:
+    """Return the session of this command in the current folder.
+
+    Raises:
+        DocumentError: a configuration file has mistakes.
+    """
+    workspace = Workspace.here()
+    return Session(
+        workspace=workspace, config=config.load(workspace.config_files, families()), console=Console(as_json=as_json)
+    )
+
+
+def select_cells(name: str, selectors: Sequence[str], session: Session) -> CellSelection:
+    """Return a recipe and its selected cells.
+
+    Raises:
+        UsageError: there is no such recipe or cell.
+        DocumentError: the recipe has mistakes.
+    """
+    recipe = load(find(name, session.workspace.recipe_folders), session.workspace.template_folders)
+    return CellSelection(session=session, recipe=recipe, cells=select(expand(recipe), selectors))

@@ -1,0 +1,69 @@
+"""Completion of recipes, cells and boards. Nothing here may fail or print: a user is typing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from builder.errors import JbuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import click
+    from click.shell_completion import CompletionItem
+
+_MOST = 500
+
+
+def recipes(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+    """Return the recipes whose names begin with a text."""
+    from click.shell_completion import CompletionItem  # noqa: PLC0415
+
+    from builder.recipe.find import recipe_paths  # noqa: PLC0415
+    from builder.workspace import Workspace  # noqa: PLC0415
+
+    try:
+        names = recipe_paths(Workspace.here().recipe_folders)
+    except (JbuildError, OSError):
+        return []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def cells(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+    """Return the selectors, ids and `axis=value`, that begin with a text: of the recipes on the line, else of all."""
+    from click.shell_completion import CompletionItem  # noqa: PLC0415
+
+    argument = context.params.get("recipe") or context.params.get("recipes") or context.params.get("names")
+    # click has not parsed the arguments of a line that ends with an option.
+    names = (argument,) if isinstance(argument, str) else tuple(argument or context.args)
+    selectors = dict.fromkeys(text for text in _selectors(names) if text.startswith(incomplete))
+    return [CompletionItem(text) for text in list(selectors)[:_MOST]]
+
+
+def boards(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+    """Return the boards whose names begin with a text."""
+    from click.shell_completion import CompletionItem  # noqa: PLC0415
+
+    from builder.jetson.boards import boards as board_rows  # noqa: PLC0415
+
+    return [CompletionItem(row.name, help=row.module) for row in board_rows() if row.name.startswith(incomplete)]
+
+
+def _selectors(names: tuple[str, ...]) -> Iterator[str]:
+    from builder.recipe.find import recipe_paths  # noqa: PLC0415
+    from builder.recipe.load import load  # noqa: PLC0415
+    from builder.recipe.matrix import expand  # noqa: PLC0415
+    from builder.workspace import Workspace  # noqa: PLC0415
+
+    try:
+        paths = recipe_paths(Workspace.here().recipe_folders)
+    except (JbuildError, OSError):
+        return
+    for path in [paths[name] for name in names if name in paths] if names else paths.values():
+        try:
+            recipe = load(path)
+        except JbuildError:
+            # The verb itself reports the mistake; other recipes have cells too.
+            continue
+        yield from (cell.id for cell in expand(recipe))
+        yield from (f"{axis}={value}" for axis, values in recipe.matrix.known().items() for value in values)

@@ -1,0 +1,201 @@
+"""Names the verbs and imports them only when called; turns errors into exits, in this one place."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import click
+
+from builder import __version__
+from builder.console import Console
+from builder.errors import JbuildError, UsageError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from click.shell_completion import CompletionItem
+
+_INTERRUPTED = 130
+_UNEXPECTED = 1
+
+
+class Verb(NamedTuple):
+    """A verb, its module below `builder.cli.verbs`, and its line in `jbuild --help`: help must not import the verbs."""
+
+    name: str
+    module: str
+    help: str
+
+
+# By the headings of `jbuild --help`.
+VERBS = {
+    "Make images": (
+        Verb("init", "init", "Write a new recipe."),
+        Verb("recipe", "recipe", "Build and test images, and push them with --push."),
+        Verb("lock", "stages", "Lock wheels, base image and model files."),
+        Verb("audit", "audit", "Check that the locked wheels load and run on the device."),
+        Verb("render", "stages", "Write Dockerfiles and build contexts."),
+        Verb("build", "stages", "Build images."),
+        Verb("smoke", "stages", "Run images and test their answers."),
+        Verb("system", "system", "Build, push and pin the system layer that builds start from."),
+    ),
+    "Inspect recipes": (
+        Verb("list", "list_", "List recipes."),
+        Verb("show", "show", "Show the cells of a recipe: settings, lock and stages."),
+        Verb("matrix", "cell_matrix", "List the cells of a recipe, or plan CI jobs for them."),
+        Verb("why", "why", "Explain package versions, or why no wheels fit."),
+        Verb("diff", "diff", "Compare two locks, cells or images."),
+        Verb("report", "report", "Write an HTML page about all recipes."),
+        Verb("summary", "summary", "Merge results of several machines."),
+    ),
+    "Publish images": (
+        Verb("push", "stages", "Push tested images and their tags."),
+        Verb("promote", "promote", "Copy an image to other registries or tags."),
+        Verb("tags", "tags", "Show which image each tag points to."),
+        Verb("verify", "verify", "Check the signature, verdict and SBOM of an image."),
+        Verb("verdict", "verdict", "Export a smoke verdict."),
+    ),
+    "Run on a device": (
+        Verb("pick", "pick", "Find the published image that suits a board."),
+        Verb("fit", "fit", "Estimate the memory that a model needs on a board."),
+        Verb("compose", "compose", "Write a compose file for an image."),
+        Verb("run", "run", "Run an image."),
+        Verb("bench", "bench", "Measure throughput and latency of a server."),
+    ),
+    "Maintain this machine": (
+        Verb("doctor", "doctor", "Check this machine, and fix problems."),
+        Verb("models", "models", "Lock, fetch or verify model files."),
+        Verb("cache", "cache", "Show or prune the cache."),
+    ),
+    "Integrate with other tools": (
+        Verb("completion", "completion", "Print a shell completion script."),
+        Verb("schema", "schema", "Print a JSON Schema: of recipes, configuration or results."),
+    ),
+}
+
+
+def verbs() -> tuple[Verb, ...]:
+    """Return all verbs, in the order of `jbuild --help`."""
+    return tuple(verb for group in VERBS.values() for verb in group)
+
+
+class _Verbs(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return [verb.name for verb in verbs()]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        for verb in verbs():
+            if verb.name == cmd_name:
+                module = importlib.import_module(f"builder.cli.verbs.{verb.module}")
+                command: click.Command = module.COMMANDS[verb.name] if verb.module == "stages" else module.command
+                return command
+        return None
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[Any]]:
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        from click.shell_completion import CompletionItem  # noqa: PLC0415
+
+        return [CompletionItem(verb.name, help=verb.help) for verb in verbs() if verb.name.startswith(incomplete)]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        width = max(len(verb.name) for verb in verbs())
+        for heading, group in VERBS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(verb.name.ljust(width), verb.help) for verb in group])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        from builder.tomldoc import suggest  # noqa: PLC0415
+
+        if ctx.resilient_parsing:
+            # A shell completes a word: messages have no place there.
+            return super().resolve_command(ctx, args)
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise UsageError(
+                f"there is no verb `{args[0]}`", hint=suggest(args[0], self.list_commands(ctx), noun="verbs")
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.command(
+    cls=_Verbs,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(__version__, prog_name="jbuild")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Build, test and publish vLLM images for NVIDIA Jetson from recipes."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0, or the code of the error's branch (see `builder.errors`)."""
+    _end_cleanly()
+    if "_JBUILD_COMPLETE" in os.environ:
+        from builder.cli.verbs.completion import install_bash  # noqa: PLC0415
+
+        install_bash()
+    console = Console(as_json="--json" in sys.argv)
+    try:
+        outcome = cli.main(prog_name="jbuild", standalone_mode=False)
+        sys.exit(outcome if isinstance(outcome, int) else 0)
+    except JbuildError as error:
+        console.failure(error)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        failure = UsageError(error.format_message(), hint=_help_of(error))
+        console.failure(failure)
+        sys.exit(failure.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        console.end()
+        console.note("interrupted; finished stages are kept, and the same command resumes from there")
+        sys.exit(_INTERRUPTED)
+    except Exception as error:  # noqa: BLE001  # the last resort: any other error is a bug
+        _bug(console, error)
+
+
+def _help_of(error: click.ClickException) -> str:
+    if isinstance(error, click.UsageError) and error.ctx:
+        path = error.ctx.command_path
+    else:
+        # For an option without its value, click does not name the verb.
+        names = {verb.name for verb in verbs()}
+        name = next((word for word in sys.argv[1:] if word in names), None)
+        path = f"jbuild {name}" if name else "jbuild"
+    return f"`{path} --help` lists arguments and options"
+
+
+def _end_cleanly() -> None:
+    """Let a cancelled job and a closed terminal unwind as Ctrl-C does; a run under nohup ignores the terminal."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _bug(console: Console, error: Exception) -> NoReturn:
+    from builder.workspace import cache_folder, write_text  # noqa: PLC0415
+
+    path, trace = cache_folder() / "crash.log", "".join(traceback.format_exception(error))
+    hint, log = "this is a bug in jbuild; please report it with the file above", None
+    try:
+        write_text(path, trace)
+    except (JbuildError, OSError):
+        hint, log = "this is a bug in jbuild; please report it with the log above", trace
+    failure = JbuildError(f"unexpected {type(error).__name__}: {error}", where=str(path), hint=hint, log=log)
+    console.failure(failure)
+    sys.exit(_UNEXPECTED)

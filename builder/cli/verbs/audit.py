@@ -1,0 +1,240 @@
+"""`jbuild audit`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from builder import records
+from builder.audit.loose import audit_wheels
+from builder.audit.model import Audit, Finding, FindingCounts, GpuVerdict
+from builder.audit.stage import audit_cell
+from builder.audit.tables import Rule, rules
+from builder.cli import completers
+from builder.cli.cell_selection import open_session, select_cells
+from builder.cli.error_output import VerbFailure, failure_of, show_failures
+from builder.cli.results import printable, show
+from builder.cli.verb_options import cell_option, json_option, refuse_options
+from builder.errors import AuditError, CellsFailedError, JbuildError, UsageError
+from builder.jetson.platform import check_value
+from builder.resolve.model import Job
+from builder.resolve.stage import lock_cell
+from builder.session import Session
+from builder.tomldoc import suggest
+from builder.workspace import check_cache
+
+_LOOSE = ("base", "sms", "l4t", "python", "apt")
+_MOST_FILES = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditedCell:
+    """Findings about one cell; `files` and `injected` come with --files, `recipe` if one cell is shown."""
+
+    recipe: str | None = field(default=None, metadata=records.OPTIONAL)
+    cell: str
+    base: str
+    findings: tuple[Finding, ...]
+    counts: FindingCounts
+    gpu: dict[str, dict[str, GpuVerdict]]
+    warnings: tuple[str, ...]
+    assumed: str | None
+    elapsed_s: float
+    files: dict[str, str] | None = field(default=None, metadata=records.OPTIONAL)
+    injected: dict[str, tuple[str, ...]] | None = field(default=None, metadata=records.OPTIONAL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnauditedCell:
+    """One of several cells, whose audit failed."""
+
+    cell: str
+    error: VerbFailure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditedCells:
+    """Findings about several cells."""
+
+    recipe: str
+    cells: tuple[AuditedCell | UnauditedCell, ...]
+
+
+# The last one comes with --explain.
+AuditResult = AuditedCell | AuditedCells | Rule
+
+
+@click.command("audit")
+@click.argument("names", nargs=-1, metavar="RECIPE | --wheels FILE...", shell_complete=completers.recipes)
+@click.option("--wheels", is_flag=True, help="Audit wheel files together, without a recipe.")
+@cell_option
+@click.option("--base", metavar="IMAGE", help="With --wheels: base image of the wheels.")
+@click.option(
+    "--sm",
+    "sms",
+    multiple=True,
+    type=click.IntRange(20, 999),
+    help="With --wheels: compute capability of a GPU, such as 87.",
+)
+@click.option("--l4t", metavar="RELEASE", help="With --wheels: L4T release, for its driver and GPUs.")
+@click.option("--python", metavar="X.Y", help="With --wheels: Python version. Default: that of the distribution.")
+@click.option("--apt", multiple=True, metavar="PACKAGE", help="With --wheels: package that the image has in addition.")
+@click.option("--files", is_flag=True, help="With --json: add the result of loading each file.")
+@click.option("--explain", metavar="RULE", help="Explain a rule, and how to waive its findings.")
+@json_option
+def command(
+    names: tuple[str, ...], wheels: bool, selectors: tuple[str, ...], explain: str | None, as_json: bool, **options: Any
+) -> int:
+    """Check that the locked wheels of RECIPE's cells load and run on the device.
+
+    Ends with exit code 14 if there are errors.
+    """
+    session = open_session(as_json=as_json)
+    if not as_json:
+        refuse_options(("files",), "needs --json")
+    if explain:
+        refuse_options(("wheels", "selectors", "files", *_LOOSE), "has no effect with --explain")
+        return _explain(explain, session)
+    check_cache(session.workspace)
+    _check_options(names, wheels=wheels, options=options)
+    if wheels:
+        paths = [Path(name) for name in names]
+        audits = [
+            audit_wheels(
+                paths,
+                session,
+                base=options["base"],
+                sms=options["sms"],
+                l4t=options["l4t"],
+                python=options["python"],
+                apt=options["apt"],
+            )
+        ]
+        return _conclude(None, audits, session, files=options["files"])
+    selection = select_cells(names[0], selectors, session)
+    selection.show_impossible()
+    audits, failures = _audits(selection.jobs(), session)
+    return _conclude(selection.recipe.name, audits, session, files=options["files"], failures=failures)
+
+
+def _audits(jobs: Sequence[Job], session: Session) -> tuple[list[Audit], list[tuple[str, JbuildError]]]:
+    """Audit every cell; of several, one that fails does not stop the others."""
+    audits: list[Audit] = []
+    failures: list[tuple[str, JbuildError]] = []
+    for job in jobs:
+        try:
+            audits.append(audit_cell(job, lock_cell(job, session).lock, session))
+        except JbuildError as error:
+            if len(jobs) == 1:
+                raise
+            failures.append((job.cell.id, error))
+    return audits, failures
+
+
+def _explain(name: str, session: Session) -> int:
+    by_id = {rule.id: rule for rule in rules()}
+    if name not in by_id:
+        raise UsageError(f"the audit has no rule `{name}`", hint=suggest(name, by_id, noun="rules"))
+    show(by_id[name], explained(by_id[name]), session.console)
+    return 0
+
+
+def _check_options(names: Sequence[str], *, wheels: bool, options: dict[str, Any]) -> None:
+    if not names:
+        raise click.UsageError("Missing argument 'RECIPE | --wheels FILE...'")
+    if wheels:
+        refuse_options(("selectors",), "is for recipes, --wheels for files")
+    else:
+        refuse_options(_LOOSE, "needs --wheels: a recipe sets it")
+    if not wheels and len(names) > 1:
+        raise click.UsageError("audit takes one recipe; for wheel files add --wheels")
+    if options["l4t"] and (mistake := check_value("l4t", options["l4t"])):
+        raise UsageError(f"--l4t: {mistake[0]}", hint=mistake[1])
+    if options["python"] and not re.fullmatch(r"3\.[0-9]{1,2}", options["python"]):
+        raise click.UsageError(f"{options['python']!r} is not a Python version such as 3.10")
+
+
+def _conclude(
+    recipe: str | None,
+    audits: Sequence[Audit],
+    session: Session,
+    *,
+    files: bool,
+    failures: Sequence[tuple[str, JbuildError]] = (),
+) -> int:
+    show_failures(failures, session.console)
+    blocks = [text(audit) for audit in audits]
+    blocks += [f"not audited: {', '.join(cell for cell, _ in failures)}"] if failures else []
+    if len(audits) == 1 and not failures:
+        show(audited(audits[0], files=files, recipe=recipe), blocks[0], session.console)
+    else:
+        cells = [audited(audit, files=files) for audit in audits]
+        unaudited = [UnauditedCell(cell=cell, error=failure_of(error)) for cell, error in failures]
+        show(AuditedCells(recipe=recipe or "", cells=(*cells, *unaudited)), "\n\n".join(blocks), session.console)
+    if failures:
+        return CellsFailedError.exit_code
+    return AuditError.exit_code if any(audit.counted("error") for audit in audits) else 0
+
+
+def text(audit: Audit) -> str:
+    """Return an audit as text."""
+    lines = [f"{audit.cell}: {audit.counts} in {audit.elapsed_s:.1f} s"]
+    if audit.assumed:
+        lines.append(f"assumed: {audit.assumed}")
+    for finding in audit.findings:
+        lines += ["", *_block(finding)]
+    lines += [f"warning: {warning}" for warning in audit.warnings]
+    return "\n".join(map(printable, [*lines, *_gpu(audit)]))
+
+
+def explained(rule: Rule) -> str:
+    """Return the description of a rule, and how to waive its findings."""
+    globs = 'wheel = "*"   # globs; default: all\nfile = "*"'
+    waiver = f'[[audit.waive]]\nrule = "{rule.id}"\n{globs}\nreason = "why it is safe"'
+    heading = f"{rule.id} ({rule.severity} at worst): {rule.title}"
+    return f"{heading}\n\n{rule.says}\n\nTo waive a finding, put into the recipe:\n\n{waiver}"
+
+
+def audited(audit: Audit, *, files: bool, recipe: str | None = None) -> AuditedCell:
+    """Return an audit as a result; `files` adds what the loader would say about each file."""
+    return AuditedCell(
+        recipe=recipe,
+        cell=audit.cell,
+        base=audit.base,
+        findings=audit.findings,
+        counts=audit.counts,
+        gpu=audit.gpu,
+        warnings=audit.warnings,
+        assumed=audit.assumed,
+        elapsed_s=audit.elapsed_s,
+        files=audit.files if files else None,
+        injected=audit.injected if files else None,
+    )
+
+
+def _block(finding: Finding) -> Iterator[str]:
+    word = "waived" if finding.waived is not None else finding.severity
+    yield f"{word:<8} {finding.rule}: {finding.wheel}" + (" (assumed)" if finding.assumed else "")
+    yield f"         {finding.file} {finding.detail}"
+    if finding.also:
+        more = len(finding.also) - _MOST_FILES
+        files = ", ".join(finding.also[:_MOST_FILES])
+        yield f"         also: {files}" + (f" and {more} more" if more > 0 else "")
+    if finding.waived is not None:
+        yield f"         waived: {finding.waived}"
+    else:
+        yield f"         next: {finding.fix}"
+
+
+def _gpu(audit: Audit) -> Iterator[str]:
+    for sm, libraries in audit.gpu.items():
+        kinds = Counter(verdict.verdict for verdict in libraries.values())
+        if kinds:
+            yield ""
+            yield f"GPU code for SM {sm}: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))

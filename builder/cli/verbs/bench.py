@@ -1,0 +1,183 @@
+"""`jbuild bench`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from builder import records
+from builder.bench.model import Bench, Load, Percentiles, Step
+from builder.cli import completers
+from builder.cli.cell_selection import open_session, select_cells
+from builder.cli.results import show
+from builder.cli.verb_options import (
+    board_option,
+    cell_option,
+    image_option,
+    json_option,
+    lookup_registry_option,
+    refuse_options,
+)
+from builder.engine import find_engine
+from builder.errors import SmokeError
+from builder.session import Session
+from builder.tomldoc import shown
+from builder.workspace import write_text
+
+if TYPE_CHECKING:
+    from builder.bench.measure import Choice, Target
+
+_MOST_AT_ONCE = 1024
+_STARTING = ("selectors", "board", "image", "registries")
+_HEADINGS = ("at once", "answered", "tokens/s", "requests/s", "first token ms", "between tokens ms")
+
+
+def _concurrencies(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    numbers = [int(text) if text.isascii() and text.isdigit() else 0 for text in value.split(",")]
+    if not all(0 < number <= _MOST_AT_ONCE for number in numbers):
+        raise click.BadParameter(f"{value!r} is not a list of numbers such as 1,4,8", context, parameter)
+    return tuple(dict.fromkeys(numbers))
+
+
+@click.command("bench")
+@click.argument("name", metavar="RECIPE|IMAGE", required=False, shell_complete=completers.recipes)
+@cell_option
+@click.option("--url", metavar="http://HOST:PORT", help="Measure this running server instead of starting one.")
+@click.option(
+    "--concurrency",
+    "concurrencies",
+    default="1,4,8",
+    show_default=True,
+    callback=_concurrencies,
+    help="Requests in flight: one measurement for each number.",
+)
+@click.option(
+    "--prompts", type=click.IntRange(1, 100_000), default=32, show_default=True, help="Requests of a measurement."
+)
+@click.option(
+    "--input-length", type=click.IntRange(1, 1_000_000), default=128, show_default=True, help="Tokens of a prompt."
+)
+@click.option(
+    "--output-tokens", type=click.IntRange(1, 100_000), default=128, show_default=True, help="Tokens of an answer."
+)
+@click.option(
+    "--client",
+    "choice",
+    type=click.Choice(["auto", "vllm", "jbuild"]),
+    default="auto",
+    show_default=True,
+    help="Measure with vLLM's own benchmark in the container, or with jbuild's client.",
+)
+@click.option("--key-file", metavar="FILE", help="File with the API key of the server at --url. Default: VLLM_API_KEY.")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures to this file, as JSON."
+)
+@board_option
+@image_option
+@lookup_registry_option
+@json_option
+def command(
+    name: str | None,
+    url: str | None,
+    concurrencies: tuple[int, ...],
+    prompts: int,
+    input_length: int,
+    output_tokens: int,
+    choice: Choice,
+    output: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Measure throughput and latency of the image of RECIPE, of IMAGE, or of a running server.
+
+    Prints throughput, time to the first token and time between tokens (p50, p95, p99) for each concurrency. Ends with
+    exit code 10 if requests were not answered.
+    """
+    if (name is None) == (url is None):
+        raise click.UsageError("name a recipe or an image, or a server with --url")
+    from builder.bench.measure import bench  # noqa: PLC0415  # the engine's API is slow to import
+
+    if url:
+        refuse_options(_STARTING, "has no effect with --url")
+    else:
+        refuse_options(("key_file",), "needs --url")
+
+    session = open_session(as_json=as_json)
+    load = Load(prompts=prompts, input_length=input_length, output_tokens=output_tokens)
+    with _running(url, options["key_file"], session) if url else _started(str(name), options, session) as target:
+        result = bench(target, load, concurrencies, choice, session.console)
+    if output:
+        write_text(output, json.dumps(records.plain(result), indent=2) + "\n")
+    show(result, table(result, session.console.table), session.console)
+    return SmokeError.exit_code if any(step.failed for step in result.steps) else 0
+
+
+@contextmanager
+def _running(url: str, key_file: str | None, session: Session) -> Iterator[Target]:
+    from builder.bench.client import check_url  # noqa: PLC0415
+    from builder.bench.measure import Target  # noqa: PLC0415
+    from builder.remote.openai import OpenAIServer  # noqa: PLC0415
+    from builder.serve.service import read_key  # noqa: PLC0415
+
+    key = read_key(key_file) if key_file else os.environ.get("VLLM_API_KEY")
+    server = OpenAIServer(url=check_url(url), key=key, ca=session.config.ca_bundle)
+    yield Target(server=server, subject=server.url)
+
+
+@contextmanager
+def _started(name: str, options: dict[str, Any], session: Session) -> Iterator[Target]:
+    from builder.bench.target import ANYWHERE, provided, started  # noqa: PLC0415
+    from builder.serve.bare import service_of_image  # noqa: PLC0415
+    from builder.serve.here import service_here  # noqa: PLC0415
+    from builder.serve.images import choose  # noqa: PLC0415
+
+    is_recipe = name.endswith(".toml") or not set(name) & set("/:@")
+    if not is_recipe:
+        refuse_options(_STARTING, "needs a recipe")
+    elif options["image"]:
+        refuse_options(("registries",), "has no effect with --image")
+    engine = find_engine(session.workspace)
+    if is_recipe:
+        selection = select_cells(name, options["selectors"], session)
+        job, chosen = choose(
+            selection.jobs(), session, board=options["board"], given=options["image"], registries=options["registries"]
+        )
+        service = service_here(job, chosen, session, engine, board=options["board"])
+        hint = f"`jbuild recipe {selection.recipe.name} --from smoke` loads it again"
+    else:
+        hint = "check its name: `docker images` lists the images of the engine"
+        facts = provided(name, engine, session.console, hint=hint)
+        service = service_of_image(name, facts, ANYWHERE, engine.architecture)
+    with started(service, engine, session.console, hint=hint) as target:
+        yield target
+
+
+def table(result: Bench, columns: Callable[[Sequence[str], Sequence[Sequence[str]]], str]) -> str:
+    """Return a measurement as text; latencies are p50 / p95 / p99."""
+    origin = f"level {result.level}" if result.level else "at an address"
+    ready = f", ready after {result.ready_s:.0f} s" if result.ready_s is not None else ""
+    load = result.load
+    lines = [
+        f"{result.model}, {origin}{ready}: {result.subject}",
+        f"{load.prompts} prompts of {load.input_length}, {load.output_tokens} tokens each, by {result.client}",
+        "",
+        columns(_HEADINGS, [_row(step) for step in result.steps]),
+    ]
+    lines += [f"failed at {step.concurrency}: {shown(reason)}" for step in result.steps for reason in step.failures]
+    return "\n".join([*lines, *(f"note: {remark}" for remark in result.remarks)])
+
+
+def _row(step: Step) -> tuple[str, ...]:
+    answered = str(step.answered) if not step.failed else f"{step.answered}, {step.failed} failed"
+    rates = (f"{step.tokens_per_s:.1f}", f"{step.requests_per_s:.2f}")
+    return (str(step.concurrency), answered, *rates, _ms(step.first_token_ms), _ms(step.between_tokens_ms))
+
+
+def _ms(times: Percentiles | None) -> str:
+    return f"{times.p50:.0f} / {times.p95:.0f} / {times.p99:.0f}" if times else "-"

@@ -1,0 +1,193 @@
+"""`jbuild matrix`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from builder import records
+from builder.ci.model import CiPlan
+from builder.cli import completers
+from builder.cli.cell_selection import open_session, select_cells
+from builder.cli.results import show
+from builder.cli.verb_options import cell_option, json_option, refuse_options
+from builder.recipe.model import Cell, Recipe
+from builder.recipe.patterns import RUNNER
+from builder.resolve.unresolved import reasons
+from builder.session import Session
+from builder.workspace import write_text
+
+_RUNNER = re.compile(rf"(?:(?P<architecture>amd64|arm64)=)?(?P<label>{RUNNER})")
+Selected = Sequence[tuple[Recipe, Sequence[Cell]]]
+Changes = Mapping[tuple[str, str], Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatrixCell:
+    """One cell; `changed` lists, with --changed-since, the inputs that differ (`new`: the file lacks the cell)."""
+
+    id: str
+    values: dict[str, str]
+    impossible: str | None
+    unresolved: str | None
+    note: str | None
+    changed: tuple[str, ...] | None = field(default=None, metadata=records.OPTIONAL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellTable:
+    """The cells of a recipe."""
+
+    recipe: str
+    axes: tuple[str, ...]
+    cells: tuple[MatrixCell, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputDigests:
+    """With --format inputs: fingerprints by recipe, cell and input."""
+
+    recipes: dict[str, dict[str, dict[str, str]]]
+
+
+MatrixResult = CellTable | CiPlan | InputDigests
+
+
+def _runners(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    labels = {}
+    for value in values:
+        match = _RUNNER.fullmatch(value)
+        if not match:
+            raise click.BadParameter(f"{value!r} is not a runner such as arm64=ubuntu-24.04-arm", context, parameter)
+        labels[match["architecture"] or ""] = match["label"]
+    return labels
+
+
+@click.command("matrix")
+@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...", shell_complete=completers.recipes)
+@cell_option
+@click.option(
+    "--changed-since",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Only cells whose inputs differ from those in FILE, an earlier output of --format inputs.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("table", "github", "inputs")),
+    default="table",
+    show_default=True,
+    help="`github`: a job matrix for $GITHUB_OUTPUT. `inputs`: JSON with fingerprints of each cell's inputs.",
+)
+@click.option(
+    "--runner",
+    "runners",
+    multiple=True,
+    callback=_runners,
+    metavar="[ARCH=]LABEL",
+    help="With --format github: runner of all cells, or of one architecture. Can be repeated.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --format github: write the plan to this file too.",
+)
+@json_option
+def command(
+    recipes: tuple[str, ...],
+    selectors: tuple[str, ...],
+    changed_since: Path | None,
+    form: str,
+    runners: dict[str, str],
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """List the cells of RECIPE: their values on each axis, and why a cell cannot be built."""
+    session = open_session(as_json=as_json)
+    if form != "github":
+        refuse_options(("runners", "output"), "needs --format github")
+    if form == "table" and len(recipes) > 1:
+        raise click.UsageError("only --format github and inputs take several recipes")
+    selections = [select_cells(recipe, selectors, session) for recipe in recipes]
+    selected = [(selection.recipe, selection.cells) for selection in selections]
+    if form == "inputs":
+        refuse_options(("changed_since",), "has no effect on --format inputs")
+        _show_inputs(selected, session)
+        return
+    changed = _changed(selected, session, changed_since) if changed_since else None
+    if form == "github":
+        _show_jobs(selected, runners, changed, str(changed_since or ""), output, session)
+    else:
+        _show_table(*selected[0], changed, session)
+
+
+def _changed(selected: Selected, session: Session, before: Path) -> Changes:
+    from builder.ci.inputs import changes  # noqa: PLC0415  # needs the rooms of locks and images
+
+    return changes(selected, session, before)
+
+
+def _show_inputs(selected: Selected, session: Session) -> None:
+    from builder.ci.inputs import inputs_of  # noqa: PLC0415  # needs the rooms of locks and images
+
+    recipes = {recipe.name: inputs_of(recipe, cells, session) for recipe, cells in selected}
+    result = InputDigests(
+        recipes={name: {cell: dict(names[cell]) for cell in names} for name, names in recipes.items()}
+    )
+    show(result, json.dumps(records.plain(result), indent=2), session.console)
+
+
+def _show_jobs(
+    selected: Selected,
+    runners: Mapping[str, str],
+    changed: Changes | None,
+    since: str,
+    output: Path | None,
+    session: Session,
+) -> None:
+    from builder.ci.jobs import outputs, plan  # noqa: PLC0415
+
+    result = plan(selected, runners, changed, since)
+    for entry in result.include:
+        inputs = ", ".join((changed or {}).get((entry.recipe, entry.cell), ()))
+        session.console.say(f"{entry.name}: on {entry.runner}" + (f"; changed: {inputs}" if inputs else ""))
+    for cell in result.skipped:
+        session.console.say(f"{cell.recipe} {cell.cell}: {cell.status}: {cell.reason}")
+    if output:
+        write_text(output, json.dumps(records.plain(result), indent=2) + "\n")
+    show(result, outputs(result), session.console)
+
+
+def _show_table(recipe: Recipe, cells: Sequence[Cell], changed: Changes | None, session: Session) -> None:
+    selected = [cell for cell in cells if changed is None or cell.impossible or changed.get((recipe.name, cell.id))]
+    without = reasons(recipe, selected, session.workspace, lambda: session.config)
+    rows = tuple(
+        MatrixCell(
+            id=cell.id,
+            values=dict(cell.values),
+            impossible=cell.impossible,
+            unresolved=without.get(cell.id),
+            note=cell.note,
+            changed=None if changed is None else tuple(changed.get((recipe.name, cell.id), ())),
+        )
+        for cell in selected
+    )
+    axes = tuple(axis.name for axis in recipe.matrix.axes)
+    table = [(row.id, *(row.values.get(axis, "") for axis in axes), _remark(row)) for row in rows]
+    if len(selected) < len(cells):
+        session.console.say(f"{len(cells) - len(selected)} of {len(cells)} cells are unchanged")
+    result = CellTable(recipe=recipe.name, axes=axes, cells=rows)
+    show(result, session.console.table(("cell", *axes, ""), table), session.console)
+
+
+def _remark(cell: MatrixCell) -> str:
+    if cell.impossible:
+        return f"impossible: {cell.impossible}"
+    changed = f"changed: {', '.join(cell.changed)}" if cell.changed else ""
+    return cell.unresolved or "; ".join(filter(None, (changed, cell.note or "")))

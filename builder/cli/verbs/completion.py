@@ -1,0 +1,79 @@
+"""`jbuild completion`: click's completion scripts, with a bash that splits words at `=`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
+
+from builder.cli.results import show
+from builder.cli.verb_options import json_option
+from builder.console import Console
+
+SHELLS = ("bash", "zsh", "fish")
+_VARIABLE = "_JBUILD_COMPLETE"
+_PROGRAM = "jbuild"
+_INSTALL = {
+    "bash": ('eval "$(jbuild completion bash)"', "~/.bashrc"),
+    "zsh": ('eval "$(jbuild completion zsh)"', "~/.zshrc, after compinit"),
+    "fish": ("jbuild completion fish | source", "~/.config/fish/config.fish"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompletionResult:
+    """A script that makes a shell complete the command line."""
+
+    shell: str
+    script: str
+
+
+class _Bash(BashComplete):
+    """Bash splits words at `=`: `--cell vllm=0.9` comes as three words, and bash replaces the last only."""
+
+    _prefix = ""
+
+    @staticmethod
+    def _check_version() -> None:
+        """Accept any bash: 4.4 is from 2016, and jbuild's own scripts need it too."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """Return the words before the incomplete one, and the incomplete one, both joined at `=`."""
+        current = int(os.environ["COMP_CWORD"])
+        words: list[str] = []
+        for word in os.environ["COMP_WORDS"].split("\n")[: current + 1]:
+            if words and (word == "=" or words[-1].endswith("=")):
+                words[-1] += word
+            else:
+                words.append(word)
+        *before, incomplete = words[1:] if len(words) > 1 else [""]
+        self._prefix = incomplete[: incomplete.rfind("=") + 1]
+        return before, incomplete
+
+    def format_completion(self, item: CompletionItem[Any]) -> str:
+        """Return a completion without the text before the word that bash replaces."""
+        # In `--option=value` only the value is completed.
+        prefix = self._prefix.partition("=")[2] if self._prefix.startswith("-") else self._prefix
+        return f"{item.type},{str(item.value).removeprefix(prefix)}"
+
+
+def install_bash() -> None:
+    """Let click complete in bash with our class."""
+    add_completion_class(_Bash, "bash")
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(SHELLS))
+@json_option
+def command(shell: str, as_json: bool) -> None:
+    """Print the script that completes verbs, options, recipes and cells in SHELL, and how to install it."""
+    install_bash()
+    completion = get_completion_class(shell)
+    assert completion  # noqa: S101  # click has all of SHELLS
+    command_text, file = _INSTALL[shell]
+    source = completion(click.get_current_context().find_root().command, {}, _PROGRAM, _VARIABLE).source().strip("\n")
+    script = f"{source}\n\n# To complete in every session, add this line to {file}:\n#   {command_text}"
+    show(CompletionResult(shell=shell, script=script), script, Console(as_json=as_json))

@@ -1,0 +1,101 @@
+"""`jbuild diff`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import click
+
+from builder import records
+from builder.cli import completers
+from builder.cli.cell_selection import open_session
+from builder.cli.results import show
+from builder.cli.verb_options import json_option
+from builder.diff.compare import compare
+from builder.diff.model import Change, Changes, Difference, Layer, LayerChanges
+from builder.diff.subject import subject
+from builder.host.units import megabytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiffResult:
+    """What changed between two locks, cells or images; sizes in bytes."""
+
+    difference: Difference = field(metadata=records.FLAT)
+    identical: bool
+
+
+@click.command("diff")
+@click.argument("before", metavar="A", shell_complete=completers.recipes)
+@click.argument("after", metavar="B", shell_complete=completers.recipes)
+@click.option(
+    "--architecture",
+    type=click.Choice(("arm64", "amd64")),
+    default="arm64",
+    show_default=True,
+    help="Architecture to compare in images for several.",
+)
+@json_option
+def command(before: str, after: str, architecture: str, as_json: bool) -> None:
+    """Show what changed from A to B: packages, models, layers, and the download for a device that has A.
+
+    A and B are lock files, cells (RECIPE/CELL, or RECIPE if it has one cell), digests of built images, or images in a
+    registry (HOST/NAME:TAG). No engine is needed.
+    """
+    session = open_session(as_json=as_json)
+    with session.console.task(f"comparing {before} with {after}", unit="images"):
+        difference = compare(subject(before, session, architecture), subject(after, session, architecture))
+    show(DiffResult(difference=difference, identical=difference.identical), text(difference), session.console)
+
+
+def text(difference: Difference) -> str:
+    """Return a comparison as text."""
+    lines = [f"from {difference.before.name}", f"to   {difference.after.name}"]
+    if difference.identical:
+        lines.append("nothing is different")
+    if difference.base:
+        lines.append(f"base: {difference.base.before} → {difference.base.after}")
+    for title, changes in (("packages", difference.packages), ("models", difference.models)):
+        if changes:
+            lines += _changes(title, changes)
+    if difference.layers:
+        lines += _layers(difference.layers)
+    if difference.pull is not None and difference.whole is not None:
+        lines.append(f"a device that has the first pulls {megabytes(difference.pull)} of {megabytes(difference.whole)}")
+    return "\n".join([*lines, *(f"note: {note}" for note in difference.notes)])
+
+
+def _changes(title: str, changes: Changes) -> Iterator[str]:
+    yield f"{title}: {len(changes.changed)} different, {changes.same} the same"
+    yield from (f"  {_change(change)}" for change in changes.changed)
+
+
+def _change(change: Change) -> str:
+    size = f" ({megabytes(change.size)})" if change.size is not None else ""
+    if change.before is None:
+        return f"+ {change.name} {change.after}{size}"
+    if change.after is None:
+        return f"- {change.name} {change.before}"
+    if change.rebuilt:
+        return f"~ {change.name} {change.after}: the same version, other files{size}"
+    return f"~ {change.name} {change.before} → {change.after}{size}"
+
+
+def _layers(layers: LayerChanges) -> Iterator[str]:
+    same = f"{len(layers.kept)} the same" + (f" ({_sum(layers.kept)})" if _is_known(layers.kept) else "")
+    yield f"layers: {len(layers.added)} new, {len(layers.removed)} gone, {same}"
+    for sign, changed in (("-", layers.removed), ("+", layers.added)):
+        yield from (f"  {sign} {layer.name}{_size(layer)}" for layer in changed)
+
+
+def _size(layer: Layer) -> str:
+    return f" ({megabytes(layer.size)})" if layer.size is not None else ""
+
+
+def _is_known(layers: tuple[Layer, ...]) -> bool:
+    return bool(layers) and all(layer.size is not None for layer in layers)
+
+
+def _sum(layers: tuple[Layer, ...]) -> str:
+    return megabytes(sum(layer.size or 0 for layer in layers))

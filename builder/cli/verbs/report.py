@@ -1,0 +1,85 @@
+"""`jbuild report`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from builder.cli import completers
+from builder.cli.cell_selection import open_session
+from builder.cli.results import show
+from builder.cli.verb_options import json_option
+from builder.host.units import size_of
+from builder.recipe.find import find, recipe_paths
+from builder.report.page.gather import gather
+from builder.report.page.render import render
+from builder.workspace import write_text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportedCell:
+    """The progress of a cell."""
+
+    cell: str
+    state: str
+    detail: str
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportedRecipe:
+    """A recipe of the page."""
+
+    recipe: str
+    mistakes: tuple[str, ...]
+    cells: tuple[ReportedCell, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportResult:
+    """A page that was written: its path, its bytes, and the number of cells in each state."""
+
+    path: str
+    size: int
+    counts: dict[str, int]
+    recipes: tuple[ReportedRecipe, ...]
+
+
+@click.command("report")
+@click.argument("recipes", nargs=-1, metavar="[RECIPE]...", shell_complete=completers.recipes)
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write. Default: build/report.html."
+)
+@json_option
+def command(recipes: tuple[str, ...], output: Path | None, as_json: bool) -> None:
+    """Write an HTML page about RECIPEs, or all recipes: progress, contents and failures of each cell.
+
+    The page is one file and needs no network. It shows the runs of this project on this machine.
+    """
+    session = open_session(as_json=as_json)
+    folders = session.workspace.recipe_folders
+    paths = [find(name, folders) for name in recipes] or list(recipe_paths(folders).values())
+    page = gather(paths, session)
+    html = render(page)
+    target = output or session.workspace.report
+    write_text(target, html)
+    result = ReportResult(
+        path=str(target),
+        size=len(html.encode()),
+        counts=page.counts,
+        recipes=tuple(
+            ReportedRecipe(
+                recipe=recipe.name,
+                mistakes=tuple(recipe.mistakes),
+                cells=tuple(
+                    ReportedCell(cell=cell.id, state=cell.state, detail=cell.detail, reason=cell.reason)
+                    for cell in recipe.cells
+                ),
+            )
+            for recipe in page.recipes
+        ),
+    )
+    counts = ", ".join(f"{count} {state}" for state, count in page.counts.items()) or "no cells"
+    show(result, f"{target}: {size_of(result.size)}, {counts}", session.console)

@@ -1,0 +1,48 @@
+"""`jbuild schema`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from builder.cli.verb_options import json_option
+from builder.console import Console
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+SchemaResult = dict[str, Any]
+# Files that users write; other names are verbs, whose results the schemas describe.
+INPUTS = ("recipe", "config")
+
+
+def _names(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+    from click.shell_completion import CompletionItem  # noqa: PLC0415
+
+    inputs = [CompletionItem(name) for name in INPUTS if name.startswith(incomplete)]
+    verbs = context.find_root().command.shell_complete(context, incomplete)
+    return inputs + [item for item in verbs if item.value not in INPUTS]
+
+
+@click.command("schema")
+@click.argument("name", metavar="recipe | config | VERB | error", shell_complete=_names)
+@click.option("--result", is_flag=True, help="Print the schema of a verb's result where a file has the same name.")
+@json_option
+def command(name: str, result: bool, as_json: bool) -> None:
+    """Print a JSON Schema.
+
+    `recipe` and `config` are the schemas of recipe files and jbuild.toml, for editors. With the name of a verb, print
+    the schema of its --json output; with `error`, the schema of that output when a verb fails. `--result recipe` is the
+    output of the verb `recipe`.
+    """
+    if name in INPUTS and not result:
+        from builder.recipe.json_schema import input_schema  # noqa: PLC0415  # the tables of all keys
+
+        schema = input_schema(name)
+    else:
+        from builder.cli.results import result_schema  # noqa: PLC0415  # the records of all rooms
+
+        schema = result_schema(name)
+    Console(as_json=as_json).result(schema, json.dumps(schema, indent=2))

@@ -1,0 +1,225 @@
+"""`jbuild show`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.cli import results
+from builder.cli.cell_selection import CellSelection, recipe_verb
+from builder.cli.error_output import VerbFailure, failure_of
+from builder.errors import JbuildError
+from builder.jetson.model import Platform
+from builder.pipeline.order import STAGES, RunOptions
+from builder.pipeline.runner import preview
+from builder.recipe.model import Cell, Question, Recipe, Spec, TagRule
+from builder.recipe.placeholders import unmarked
+from builder.resolve import lockfile
+from builder.resolve.jobs import job_of
+from builder.resolve.model import LEADING, Lock, LockedAdvisory, LockedBase, LockedIndex, LockedRule, LockedWarning
+from builder.resolve.unresolved import reasons
+from builder.session import Session
+
+_STATES = {"unchanged": "done", "run": "to do", "failed": "failed"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShownModel:
+    """A locked model; `size` in bytes."""
+
+    name: str
+    revision: str | None
+    size: int
+    stand_in: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShownLock:
+    """The lock of a cell; `packages` are versions by name."""
+
+    path: str
+    base: LockedBase
+    advisories: tuple[LockedAdvisory, ...]
+    indexes: tuple[LockedIndex, ...]
+    rules: tuple[LockedRule, ...]
+    warnings: tuple[LockedWarning, ...]
+    torch_cuda: str | None
+    packages: dict[str, str]
+    models: tuple[ShownModel, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImpossibleCell:
+    """A cell that is declared impossible, with the reason."""
+
+    cell: str
+    values: dict[str, str]
+    impossible: str | None
+    note: str | None
+    unresolved: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnreadCell(ImpossibleCell):
+    """A cell whose lock or records cannot be read, with the error."""
+
+    platform: Platform
+    spec: Spec
+    lock: None = None
+    stages: None = None
+    error: VerbFailure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShownCell(ImpossibleCell):
+    """A cell. `stages` are `run`, `unchanged` or `failed`; `failed` is the stage that failed with the same inputs."""
+
+    platform: Platform
+    spec: Spec
+    lock: ShownLock | None
+    stages: dict[str, str]
+    failed: str | None
+
+
+AnyCell = ShownCell | UnreadCell | ImpossibleCell
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShowResult:
+    """A recipe, cell by cell."""
+
+    recipe: str
+    path: str
+    description: str
+    architecture: str
+    cells: tuple[AnyCell, ...]
+
+
+@recipe_verb("show")
+def command(selection: CellSelection) -> None:
+    """Show the cells of RECIPE: their settings, locked versions and stages."""
+    session, recipe = selection.session, selection.recipe
+    result = ShowResult(
+        recipe=recipe.name,
+        path=str(recipe.path),
+        description=recipe.description,
+        architecture=recipe.architecture,
+        cells=tuple(_cell(recipe, cell, session) for cell in selection.cells),
+    )
+    results.show(result, text(result), session.console)
+
+
+def _cell(recipe: Recipe, cell: Cell, session: Session) -> AnyCell:
+    unresolved = reasons(recipe, (cell,), session.workspace, lambda: session.config).get(cell.id)
+    head: dict[str, Any] = {"cell": cell.id, "values": dict(cell.values), "impossible": cell.impossible}
+    head |= {"note": cell.note, "unresolved": unresolved}
+    if cell.impossible:
+        return ImpossibleCell(**head)
+    job = job_of(recipe, cell)
+    head |= {"platform": job.platform, "spec": job.spec}
+    path = session.workspace.lock(recipe.name, cell.id)
+    try:
+        lock = lockfile.read(path, recipe=recipe.name, cell=cell.id)
+        states = preview(job, session, RunOptions(until=STAGES[-1]))
+    except JbuildError as error:
+        return UnreadCell(**head, error=failure_of(error))
+    return ShownCell(
+        **head,
+        lock=_lock(lock, path) if lock else None,
+        stages={state.stage: state.state for state in states},
+        failed=next((f"{state.stage}: {state.why}" for state in states if state.why), None),
+    )
+
+
+def _lock(lock: Lock, path: Path) -> ShownLock:
+    return ShownLock(
+        path=str(path),
+        base=lock.base,
+        advisories=lock.advisories,
+        indexes=lock.indexes,
+        rules=lock.rules,
+        warnings=lock.warnings,
+        torch_cuda=lock.torch_cuda,
+        packages={wheel.name: wheel.version for wheel in lock.wheels},
+        models=tuple(
+            ShownModel(name=model.name, revision=model.revision, size=model.size, stand_in=model.stand_in)
+            for model in lock.models
+        ),
+    )
+
+
+def text(result: ShowResult) -> str:
+    """Return a recipe as text."""
+    heading = f"{result.recipe}: {result.description}\n{result.path}, for {result.architecture}"
+    return "\n\n".join([heading, *("\n".join(_cell_lines(cell)) for cell in result.cells)])
+
+
+def _cell_lines(cell: AnyCell) -> Iterator[str]:
+    yield cell.cell
+    if not isinstance(cell, (ShownCell, UnreadCell)):
+        yield f"  impossible  {cell.impossible}"
+        return
+    yield from _settings(cell)
+    if isinstance(cell, UnreadCell):
+        yield "  lock        not read, see the error"
+    else:
+        yield from _lock_lines(cell.lock) if cell.lock else iter(["  lock        none yet"])
+    if cell.unresolved:
+        yield f"  no wheels   {cell.unresolved}"
+    if isinstance(cell, UnreadCell):
+        yield f"  error       {cell.error.message}"
+        return
+    yield "  stages      " + ", ".join(f"{stage} {_STATES[state]}" for stage, state in cell.stages.items())
+    if cell.failed:
+        yield f"  failed      {cell.failed}"
+
+
+def _settings(cell: ShownCell | UnreadCell) -> Iterator[str]:
+    platform, spec = cell.platform, cell.spec
+    yield f"  platform    {platform.name}: Python {platform.python}, glibc {platform.glibc}"
+    if cell.note:
+        yield f"  note        {cell.note}"
+    yield f"  base        {spec.base or platform.base}"
+    yield f"  requires    {', '.join(spec.requires)}"
+    if spec.constraints:
+        yield f"  constraints {', '.join(spec.constraints)}"
+    if spec.apt:
+        yield f"  apt         {', '.join(spec.apt)}"
+    yield from (f"  model       {model.name} from {model.source}" for model in spec.models)
+    yield from (f"  question    {_question(question)}" for question in spec.smoke.questions)
+    yield f"  tags        {', '.join(map(_tag, spec.publish.tags))}"
+
+
+def _question(question: Question) -> str:
+    names = ("expect", "text", "tokens", "min_tokens", "schema")
+    values = ((name.replace("_", "-"), getattr(question, name)) for name in names)
+    expectations = [f"{name} {value}" for name, value in values if value]
+    parallel = f", {question.at_once} at once" if question.at_once > 1 else ""
+    return f"{question.title} ({', '.join(expectations)}{parallel})"
+
+
+def _tag(rule: TagRule) -> str:
+    conditions = [f"from level {rule.level}"] if rule.level else []
+    conditions += [name for name in ("moving", "immutable") if getattr(rule, name)]
+    name = unmarked(rule.name)
+    return f"{name} ({', '.join(conditions)})" if conditions else name
+
+
+def _lock_lines(lock: ShownLock) -> Iterator[str]:
+    packages = lock.packages
+    leading = ", ".join(f"{name} {packages[name]}" for name in LEADING if name in packages)
+    yield f"  lock        {lock.path}"
+    yield f"  wheels      {len(packages)}: {leading}, …"
+    if lock.torch_cuda:
+        yield f"  torch       a build for CUDA {lock.torch_cuda}"
+    yield from (f"  applied     {rule.rule} ({rule.why})" for rule in lock.rules)
+    yield from (f"  warning     {row.symptom} ({row.source}); {row.hint}" for row in lock.warnings)
+    yield from (f"  index       {index.name}: {index.url}" for index in lock.indexes)
+    yield from (f"  stand-in    index {index.name}: {index.stand_in}" for index in lock.indexes if index.stand_in)
+    yield from (f"  advisory    {row.id}: {', '.join(row.constrain)} ({row.source})" for row in lock.advisories)
+    yield f"  base digest {lock.base.digest}"
+    if lock.base.stand_in:
+        yield f"  stand-in    {lock.base.used}: {lock.base.stand_in}"
+    yield from (f"  stand-in    model {model.name}: {model.stand_in}" for model in lock.models if model.stand_in)

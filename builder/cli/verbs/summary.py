@@ -1,0 +1,213 @@
+"""`jbuild summary`."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from builder import records
+from builder.ci.model import CiPlan
+from builder.cli.results import show
+from builder.cli.verb_options import json_option
+from builder.console import Console
+from builder.errors import CellsFailedError, UsageError
+from builder.host.units import duration
+from builder.tomldoc import shown
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_HEADINGS = ("recipe", "cell", "status", "level", "size", "times", "")
+_MISSING = "no result: the job was cancelled, or ended before this cell"
+# Statuses that make a summary a failure; the others are `done`, `unchanged` and `impossible`.
+FAILED = ("failed", "missing")
+_SIGNS = {"done": "✅", "unchanged": "✅", "failed": "❌", "missing": "❌", "impossible": "⚪"}
+_COLUMNS = ("recipe", "cell", "status", "reason", "size", "level", "answer", "times")
+_LOG_LINES = 25
+_MOST_LOGS = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """The outcome of one cell.
+
+    `status` is `done`, `unchanged`, `failed`, `missing` (planned, without a result) or `impossible`.
+    `size` is in bytes, compressed; `stages` are seconds of those that ran; `log` is the tail of the failure.
+    """
+
+    recipe: str
+    cell: str
+    status: str
+    reason: str = ""
+    level: str | None = None
+    size: int | None = None
+    answers: tuple[str, ...] = ()
+    digest: str | None = None
+    tags: tuple[str, ...] = ()
+    stages: dict[str, float] = field(default_factory=dict)
+    hint: str | None = None
+    log: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SummaryResult:
+    """Outcomes of the cells of a plan, from the results of several machines."""
+
+    cells: tuple[Outcome, ...]
+
+
+@click.command("summary")
+@click.argument("results", nargs=-1, type=_FILE, metavar="[RESULT...]")
+@click.option(
+    "--plan", type=_FILE, help="Plan of all cells: the file of `jbuild matrix --format github --output FILE`."
+)
+@click.option("--format", "form", type=click.Choice(("text", "github")), default="text", show_default=True)
+@json_option
+def command(results: tuple[Path, ...], plan: Path | None, form: str, as_json: bool) -> int:
+    """Merge results of several machines: the files of `jbuild recipe --result FILE`.
+
+    Ends with exit code 13 if a cell failed, or was planned and has no result.
+    """
+    console = Console(as_json=as_json)
+    if not results and plan is None:
+        raise click.UsageError("name results of runs, or a --plan")
+    cells = read_outcomes(results, plan)
+    table = f"{console.table(_HEADINGS, text_rows(cells))}\n{counted(cells)}"
+    show(SummaryResult(cells=cells), markdown(cells) if form == "github" else table, console)
+    return CellsFailedError.exit_code if any(cell.status in FAILED for cell in cells) else 0
+
+
+def read_outcomes(results: Iterable[Path], plan: Path | None) -> tuple[Outcome, ...]:
+    """Return the outcomes of all cells: those of the plan in its order, then other cells of the results.
+
+    Raises:
+        UsageError: a file is not a plan, or not the result of a run.
+    """
+    outcomes = {(cell.recipe, cell.cell): cell for path in results for cell in _of_result(path)}
+    if plan is None:
+        return tuple(outcomes.values())
+    planned = _plan(plan)
+    included = [
+        outcomes.pop(
+            (entry.recipe, entry.cell), Outcome(recipe=entry.recipe, cell=entry.cell, status="missing", reason=_MISSING)
+        )
+        for entry in planned.include
+    ]
+    skipped = [
+        Outcome(recipe=cell.recipe, cell=cell.cell, status=cell.status, reason=cell.reason) for cell in planned.skipped
+    ]
+    return (*included, *outcomes.values(), *skipped)
+
+
+def _plan(path: Path) -> CiPlan:
+    try:
+        return records.decode(json.loads(path.read_text(encoding="utf-8")), CiPlan)  # type: ignore[no-any-return]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        hint = "`jbuild matrix RECIPE --format github --output FILE` writes one"
+        raise UsageError("not a plan of jobs", where=str(path), hint=hint) from error
+
+
+def _of_result(path: Path) -> Iterator[Outcome]:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        yield from [_outcome(str(result["recipe"]), cell) for cell in result["cells"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        hint = "`jbuild recipe RECIPE --result FILE` writes one"
+        raise UsageError("not the result of a run", where=str(path), hint=hint) from error
+
+
+def _outcome(recipe: str, cell: dict[str, Any]) -> Outcome:
+    if cell["status"] == "impossible":
+        return Outcome(recipe=recipe, cell=cell["cell"], status="impossible", reason=cell["reason"])
+    error, verdict = cell["error"] or {}, cell["verdict"] or {}
+    publication = cell["publication"] or {"registries": []}
+    return Outcome(
+        recipe=recipe,
+        cell=cell["cell"],
+        status=cell["status"],
+        reason=error.get("message") or "",
+        level=verdict.get("level"),
+        size=cell["size"],
+        answers=tuple(answer["text"] for answer in verdict.get("answers", ())),
+        digest=cell["digest"],
+        tags=tuple(
+            f"{registry['repository']}:{tag['name']}"
+            for registry in publication["registries"]
+            for tag in registry["tags"]
+        ),
+        stages={name: stage["seconds"] for name, stage in cell["stages"].items() if stage["ran"]},
+        hint=error.get("hint"),
+        log=error.get("log"),
+    )
+
+
+def counted(outcomes: Sequence[Outcome]) -> str:
+    """Return the number of cells with each status."""
+    statuses = [outcome.status for outcome in outcomes]
+    return ", ".join(f"{statuses.count(word)} {word}" for word in dict.fromkeys(statuses)) or "no cells"
+
+
+def text_rows(outcomes: Iterable[Outcome]) -> list[tuple[str, ...]]:
+    """Return rows for a table on a terminal."""
+    return [
+        (
+            outcome.recipe,
+            outcome.cell,
+            outcome.status,
+            outcome.level or "",
+            _size(outcome),
+            _times(outcome),
+            shown(outcome.reason or _answers(outcome)),
+        )
+        for outcome in outcomes
+    ]
+
+
+def _size(outcome: Outcome) -> str:
+    return "" if outcome.size is None else f"{outcome.size / 1e6:.0f} MB"
+
+
+def _times(outcome: Outcome) -> str:
+    stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in outcome.stages.items())
+    return f"{duration(sum(outcome.stages.values()))} ({stages})" if stages else ""
+
+
+def _answers(outcome: Outcome) -> str:
+    return "; ".join(" ".join(answer.split()) for answer in outcome.answers)
+
+
+def markdown(outcomes: Sequence[Outcome]) -> str:
+    """Return a table of the cells, with the logs of failures and the tags below it."""
+    rows = [_COLUMNS, ("---",) * len(_COLUMNS), *map(_row, outcomes)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    failures = [_failure(cell) for cell in outcomes if cell.status in FAILED and (cell.hint or cell.log)]
+    left_out = len(failures) - _MOST_LOGS
+    more = [f"and {left_out} more; see the logs of their jobs"] if left_out > 0 else []
+    tags = [f"- {plain(tag)} is {plain(cell.digest or '')}" for cell in outcomes for tag in cell.tags]
+    section = ["### Tags", "\n".join(tags)] if tags else []
+    return "\n\n".join([f"## jbuild: {counted(outcomes)}", table, *failures[:_MOST_LOGS], *more, *section])
+
+
+def plain(text: str) -> str:
+    """Return untrusted text as Markdown that shows it as it is: characters of markup become references."""
+    return "".join(c if c.isalnum() or c in " -" else f"&#{ord(c)};" for c in shown(text))
+
+
+def _row(outcome: Outcome) -> tuple[str, ...]:
+    status = f"{_SIGNS.get(outcome.status, '')} {outcome.status}"
+    first = (plain(outcome.recipe), plain(outcome.cell), status, plain(outcome.reason))
+    return (*first, _size(outcome), plain(outcome.level or ""), plain(_answers(outcome)), plain(_times(outcome)))
+
+
+def _failure(outcome: Outcome) -> str:
+    lines = (outcome.log or "").rstrip().splitlines()[-_LOG_LINES:]
+    log = "\n".join(html.escape("".join(c for c in line if c.isprintable() or c == "\t")) for line in lines)
+    title = f"<summary>{plain(outcome.recipe)} {plain(outcome.cell)}: {plain(outcome.reason)}</summary>"
+    hint = f"Next: {plain(outcome.hint)}\n" if outcome.hint else ""
+    # A blank line would end the HTML block, and the rest would be Markdown.
+    block = "<pre>" + "\n".join(line or " " for line in log.split("\n")) + "</pre>\n" if log else ""
+    return f"<details>{title}\n\n{hint}\n{block}</details>"

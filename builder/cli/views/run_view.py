@@ -1,0 +1,209 @@
+"""The end of a run: its result, and its text with the image, answers, tags and times of each cell."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from builder import records
+from builder.audit.model import Audit, FindingCounts
+from builder.cli.error_output import VerbFailure, failure_of
+from builder.engine import emulator_settings
+from builder.host.units import duration
+from builder.image.model import Image, Plan
+from builder.pipeline.cell import CellRun
+from builder.pipeline.runner import CellResult, Preview
+from builder.publish.model import Publication
+from builder.recipe.model import Cell
+from builder.resolve.model import LockChange, Locked
+from builder.smoke.model import Verdict
+from builder.tomldoc import shown
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageTime:
+    """One stage: whether it ran, and for how many seconds."""
+
+    ran: bool
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShownChange:
+    """A change of a lock; `words` is the same for people."""
+
+    change: LockChange = field(metadata=records.FLAT)
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinishedCell:
+    """The outcome of a cell. `lock` and `plan` are paths, `size` is in bytes, compressed."""
+
+    cell: str
+    status: Literal["done", "unchanged", "failed"]
+    error: VerbFailure | None
+    stages: dict[str, StageTime]
+    lock: str | None
+    changes: tuple[ShownChange, ...]
+    audit: FindingCounts | None
+    plan: str | None
+    digest: str | None
+    verified: str | None
+    size: int | None
+    verdict: Verdict | None
+    publication: Publication | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SkippedCell:
+    """A cell that is declared impossible."""
+
+    cell: str
+    status: Literal["impossible"] = "impossible"
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResult:
+    """The outcome of a run: the cells of a recipe."""
+
+    recipe: str
+    seconds: float
+    cells: tuple[FinishedCell | SkippedCell, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DryRun:
+    """With --dry-run: `run`, `unchanged` or `failed` for each stage of each cell, and the reasons of failures."""
+
+    recipe: str
+    dry_run: dict[str, dict[str, str]]
+    failed: dict[str, str]
+
+
+RecipeResult = RunResult | DryRun
+
+
+def summary(results: Sequence[CellResult], seconds: float, docker_host: str | None = None) -> str:
+    """Return the summary of a run as text; its commands reach the engine with `docker_host`, if it is set."""
+    reach = f"DOCKER_HOST={docker_host} " if docker_host else ""
+    blocks = [_cell(result, reach) for result in results]
+    if all(result.status == "unchanged" and not result.verified for result in results):
+        blocks.append(f"nothing to do: everything is up to date ({seconds:.1f} s)")
+    else:
+        blocks.append(f"{_counts(results)} in {duration(seconds)}")
+    return "\n\n".join(blocks)
+
+
+def run_result(recipe: str, results: Sequence[CellResult], impossible: Sequence[Cell], seconds: float) -> RunResult:
+    """Return the result of a run of some cells, with the impossible ones at the end."""
+    skipped = [SkippedCell(cell=cell.id, reason=cell.impossible or "") for cell in impossible]
+    return RunResult(recipe=recipe, seconds=round(seconds, 1), cells=(*map(finished_cell, results), *skipped))
+
+
+def finished_cell(result: CellResult) -> FinishedCell:
+    """Return the outcome of a cell as a result."""
+    run = result.run
+    locked, audit, image = run.find(Locked), run.find(Audit), run.find(Image)
+    changes = locked.changes if locked else ()
+    return FinishedCell(
+        cell=run.job.cell.id,
+        status=result.status,
+        error=failure_of(result.error) if result.error else None,
+        stages={stage.stage: StageTime(ran=stage.ran, seconds=stage.seconds) for stage in result.stages},
+        lock=_lock_path(run) if locked else None,
+        changes=tuple(ShownChange(change=change, words=change.words) for change in changes),
+        audit=audit.counts if audit else None,
+        plan=str(run.folder.path) if run.find(Plan) else None,
+        digest=image.digest if image else None,
+        verified=result.verified,
+        size=image.size if image else None,
+        verdict=run.find(Verdict),
+        publication=run.find(Publication),
+    )
+
+
+def dry_run(recipe: str, previews: Mapping[str, Sequence[Preview]]) -> DryRun:
+    """Return the result of a dry run, from the previews of each cell."""
+    return DryRun(
+        recipe=recipe,
+        dry_run={cell: {stage.stage: stage.state for stage in stages} for cell, stages in previews.items()},
+        failed={cell: stage.why for cell, stages in previews.items() for stage in stages if stage.why},
+    )
+
+
+def dry_run_text(previews: Mapping[str, Sequence[Preview]]) -> str:
+    """Return the stages that a run would execute, and the failures of the last run."""
+    words = {"unchanged": "unchanged", "run": "run", "failed": "run"}
+    lines = []
+    for cell, stages in previews.items():
+        lines.append(f"{cell}: " + ", ".join(f"{stage.stage} {words[stage.state]}" for stage in stages))
+        lines += [f"  {stage.stage} failed in the last run: {stage.why}" for stage in stages if stage.why]
+    return "\n".join(lines)
+
+
+def _lock_path(run: CellRun) -> str:
+    return str(run.session.workspace.lock(run.job.recipe.name, run.job.cell.id))
+
+
+def _cell(result: CellResult, reach: str) -> str:
+    run, lines = result.run, [f"{result.run.job.name}: {result.status}"]
+    locked, audit, plan, image = run.find(Locked), run.find(Audit), run.find(Plan), run.find(Image)
+    if result.error:
+        lines.append(f"  error     {result.error.message}")
+    if locked:
+        lines.append(f"  lock      {_lock_path(run)} ({len(locked.lock.wheels)} wheels)")
+    if audit:
+        lines.append(f"  audit     {audit.counts}")
+    if plan and not image:
+        lines += [f"  plan      {run.folder.path}", f"  build it  {reach}{' '.join(plan.command)}"]
+    if image:
+        lines += [f"  image     {image.digest}", f"  size      {image.size / 1e6:.0f} MB compressed"]
+    if result.verified:
+        lines.append("  verified  a second build without any cache gave the same digest")
+    if verdict := run.find(Verdict):
+        lines += [f"  {line}" for line in _verdict(verdict)]
+    if publication := run.find(Publication):
+        lines += [f"  pushed    {tag}" for tag in publication.references]
+        lines += [f"  withheld  {reason}" for reason in publication.withheld_reasons]
+    if result.stages:
+        stages = ", ".join(f"{s.stage} {duration(s.seconds) if s.ran else 'unchanged'}" for s in result.stages)
+        lines.append(f"  time      {duration(sum(s.seconds for s in result.stages))}: {stages}")
+    command = _run_command(run)
+    return "\n".join(lines + ([f"  run it    {reach}{command}"] if command else []))
+
+
+def _verdict(verdict: Verdict) -> list[str]:
+    lines = [f"smoke     passed at level {verdict.level}, ready after {verdict.ready_s:.0f} s"]
+    if verdict.modules:
+        count = len(verdict.modules.need_driver)
+        lines.append(f"modules   {verdict.modules.loaded} load, {count} need the GPU's driver and could not be tried")
+    for answer in verdict.answers:
+        lines.append(f"asked     {answer.question}")
+        # The answer of a model may hold control characters.
+        lines.append(f"answer    {shown(' '.join(answer.text.split()))}")
+    return lines + [f"warning   {shown(warning)}" for warning in verdict.warnings]
+
+
+def _run_command(run: CellRun) -> str | None:
+    job, verdict, publication = run.job, run.find(Verdict), run.find(Publication)
+    if not verdict:
+        return None
+    pushed = publication.references if publication else []
+    image = pushed[0] if pushed else run.proven_name
+    options = "--runtime nvidia " if job.platform.l4t else ""
+    if verdict.level == "emulated":
+        # The settings of the smoke run make emulation bearable here too.
+        environment = (*emulator_settings(job.platform.architecture), *job.spec.smoke.environment)
+        options += "".join(f"-e {shlex.quote(f'{name}={value}')} " for name, value in environment)
+    port = job.spec.server.port
+    return f"docker run --rm --platform linux/{job.platform.architecture} {options}-p 127.0.0.1:{port}:{port} {image}"
+
+
+def _counts(results: Sequence[CellResult]) -> str:
+    words = ("done", "unchanged", "failed")
+    counts = {word: sum(1 for r in results if r.status == word) for word in words}
+    return ", ".join(f"{count} {word}" for word, count in counts.items() if count)

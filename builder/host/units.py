@@ -1,0 +1,29 @@
+"""Times and sizes as people read them."""
+
+from __future__ import annotations
+
+_GIB = 1 << 30
+
+
+def duration(seconds: float) -> str:
+    """Return a time in minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def size_of(size: int) -> str:
+    """Return bytes in the unit that suits their number."""
+    for unit, factor, digits in (("GB", 1e9, 2), ("MB", 1e6, 1)):
+        if size >= factor:
+            return f"{size / factor:.{digits}f} {unit}"
+    return f"{size / 1e3:.1f} kB" if size else "0.0 MB"
+
+
+def megabytes(size: int) -> str:
+    """Return bytes in MB, so that sizes compare at a glance."""
+    return f"{size / 1e6:.1f} MB"
+
+
+def gib(size: int) -> str:
+    """Return bytes in GiB, without the unit."""
+    return f"{size / _GIB:.2f}"

@@ -1,0 +1,1 @@
+"""The build stage: from a rendered plan to an image."""

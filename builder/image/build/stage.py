@@ -1,0 +1,59 @@
+"""The build stage: from a rendered plan to an image in the cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from builder.engine import find_engine
+from builder.image.buildx import options
+from builder.image.layout import is_whole, mark_image_used
+from builder.image.model import Image
+from builder.image.pack import how
+from builder.pipeline.stage import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from builder.pipeline.cell import CellRun
+
+
+class _BuildStage(Stage[Image]):
+    """From a plan to an image, on one of the builders."""
+
+    name = "build"
+    record = Image
+
+    def project_inputs(self, run: CellRun) -> Mapping[str, object]:
+        return {
+            "jbuild": options(run.job.platform.architecture),
+            "settings": how(run.session.config.compression),
+        }
+
+    def run_inputs(self, run: CellRun) -> object:
+        return run.plan.content, run.plan.layers, run.plan.settings
+
+    def holds(self, run: CellRun, record: Image) -> bool:
+        """Return whether the cache holds the whole image, and note that it is in use."""
+        layout = run.session.workspace.images
+        if not is_whole(layout, record):
+            return False
+        mark_image_used(layout, record)
+        return True
+
+    def make(self, run: CellRun) -> Image:
+        from builder.image.build.cell_image import build_image  # noqa: PLC0415  # slow to import
+
+        engine, again = find_engine(run.session.workspace), run.options.forces(self.name)
+        if not run.builders.names:
+            engine.require(run.lock.platform.architecture)
+        return run.builders.build(
+            run.job.cell.id, engine, lambda name: build_image(run, engine, builder=name, again=again)
+        )
+
+    def verify(self, run: CellRun) -> str | None:
+        from builder.image.verify import verify  # noqa: PLC0415  # slow to import
+
+        return verify(run)
+
+
+STAGE = _BuildStage()

@@ -1,0 +1,1 @@
+"""The render stage: from a lock to a folder that `docker buildx build` can build."""

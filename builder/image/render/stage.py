@@ -1,0 +1,71 @@
+"""The render stage: from a lock to a folder that `docker buildx build` can build."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from builder import __version__
+from builder.compiler import find_compiler
+from builder.image import runtime
+from builder.image.layers import groups
+from builder.image.model import Plan
+from builder.pipeline.stage import Stage
+from builder.recipe.model import PublishSpec, SmokeSpec
+from builder.resolve import lockfile
+from builder.wheels.tree import variant
+from builder.workspace import sha256_of, sha256_of_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from builder.pipeline.cell import CellRun
+    from builder.workspace import Workspace
+
+
+class _RenderStage(Stage[Plan]):
+    """From a lock to Dockerfile and layers."""
+
+    name = "render"
+    record = Plan
+
+    def project_inputs(self, run: CellRun) -> Mapping[str, object]:
+        """Return what of the recipe ends up in the image, templates, scripts and pinned system layers."""
+        workspace, spec = run.session.workspace, run.job.spec
+        # What an image is asked and where it goes do not change it; how long it may take to start stands in it.
+        smoke, publish = SmokeSpec(ready_within_s=spec.smoke.ready_within_s), PublishSpec(repository="")
+        return {
+            "jbuild": (__version__, groups()),
+            "recipe": (replace(spec, waivers=(), smoke=smoke, publish=publish), run.job.recipe.description),
+            "settings": run.session.config.compression,
+            "lock": sha256_of_file(workspace.systems),
+            "templates": _templates(workspace),
+        }
+
+    def run_inputs(self, run: CellRun) -> object:
+        python, workspace = run.lock.platform.python, run.session.workspace
+        compiler = find_compiler(python, run.lock.compiler, workspace.interpreters)
+        return lockfile.content(run.lock), variant(python, compiler)
+
+    def holds(self, run: CellRun, record: Plan) -> bool:
+        folder = run.folder
+        return folder.dockerfile.is_file() and all((folder.layers / layer).is_dir() for layer in record.layers)
+
+    def make(self, run: CellRun) -> Plan:
+        from builder.image.plan import render  # noqa: PLC0415  # slow to import
+
+        return render(run.job, run.lock, run.session)
+
+
+STAGE = _RenderStage()
+
+
+def _templates(workspace: Workspace) -> list[tuple[str, str]]:
+    """Return the templates, the user's own first, and the scripts that images run, with their sha256."""
+    files = [
+        (str(path.relative_to(folder)), sha256_of(path))
+        for folder in workspace.template_folders
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in {".j2", ".sh"}
+    ]
+    return files + [(path.name, sha256_of(path)) for path in runtime.scripts()]

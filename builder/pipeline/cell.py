@@ -1,0 +1,134 @@
+"""One cell: its run through the stages, and the records that earlier runs left of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from builder import records
+from builder.audit.model import Audit
+from builder.config import with_options
+from builder.image.model import Image, Plan, proven_name
+from builder.pipeline.builders import Builders
+from builder.pipeline.order import RunOptions
+from builder.publish.model import Publication
+from builder.resolve.model import Locked
+from builder.smoke.model import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from builder.resolve.model import Job, Lock
+    from builder.session import Session
+    from builder.workspace import CellFolder
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellRun:
+    """One cell on its way through the stages; `records` holds the record of every finished stage by its class."""
+
+    job: Job
+    session: Session
+    options: RunOptions
+    builders: Builders
+    records: Mapping[type[object], object] = field(default_factory=dict)
+
+    def with_records(self, *new: object) -> CellRun:
+        """Return the run with more records."""
+        return replace(self, records={**self.records, **{type(record): record for record in new}})
+
+    def find(self, kind: type[_T]) -> _T | None:
+        """Return the record of a class, or None before its stage has finished."""
+        record = self.records.get(kind)
+        return record if isinstance(record, kind) else None
+
+    def get(self, kind: type[_T]) -> _T:
+        """Return the record of a class, which an earlier stage made.
+
+        Raises:
+            LookupError: no stage made it; stages run in order, so this is a bug.
+        """
+        record = self.find(kind)
+        if record is None:
+            raise LookupError(f"{self.job.name}: no stage has made a {kind.__name__} yet")
+        return record
+
+    @property
+    def folder(self) -> CellFolder:
+        """The cell's folder."""
+        return self.session.workspace.cell(self.job.recipe.name, self.job.cell.id)
+
+    @property
+    def lock(self) -> Lock:
+        """The lock, which every later stage needs."""
+        return self.get(Locked).lock
+
+    @property
+    def plan(self) -> Plan:
+        """The plan, which the build needs."""
+        return self.get(Plan)
+
+    @property
+    def image(self) -> Image:
+        """The image, which the smoke run and the push need."""
+        return self.get(Image)
+
+    @property
+    def proven_name(self) -> str:
+        """The name of the image in the engine after a smoke run that passed."""
+        return proven_name(self.job.recipe.name, self.job.cell.id)
+
+
+def start(job: Job, session: Session, options: RunOptions | None = None, builders: Builders | None = None) -> CellRun:
+    """Return the run of a cell before its first stage; `builders` are shared by the cells of one command."""
+    options = options or RunOptions()
+    return CellRun(job=job, session=session, options=options, builders=builders or builders_of(options, session))
+
+
+def builders_of(options: RunOptions, session: Session) -> Builders:
+    """Return the builders of the command line, else of the configuration."""
+    return Builders(with_options(session.config, builders=options.builders).builders, session.console)
+
+
+@dataclass(frozen=True, slots=True)
+class CellRecords:
+    """The JSON records that the stages of a cell left in its folder; None where a stage has not run.
+
+    Records count whatever they were made from: the runner alone asks whether their inputs have changed.
+    """
+
+    folder: CellFolder
+
+    def audit(self) -> Audit | None:
+        """Return the last audit, with or without errors."""
+        return self._read("audit", Audit)
+
+    def plan(self) -> Plan | None:
+        """Return the rendered plan."""
+        return self._read("render", Plan)
+
+    def image(self) -> Image | None:
+        """Return the image built last."""
+        return self._read("build", Image)
+
+    def verdict(self) -> Verdict | None:
+        """Return the last smoke verdict, passed or not, of whichever image."""
+        return self._read("smoke", Verdict)
+
+    def publication(self) -> Publication | None:
+        """Return the last publication."""
+        return self._read("push", Publication)
+
+    def proven(self) -> Verdict | None:
+        """Return the verdict that the image built last has passed, or None."""
+        return passed(self.image(), self.verdict())
+
+    def _read(self, stage: str, kind: type[_T]) -> _T | None:
+        return records.read(self.folder.record(stage), None, kind)
+
+
+def passed(image: Image | None, verdict: Verdict | None) -> Verdict | None:
+    """Return a verdict if exactly this image passed it, else None."""
+    return verdict if image and verdict and verdict.passed and verdict.digest == image.digest else None

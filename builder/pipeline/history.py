@@ -1,0 +1,177 @@
+"""What became of a cell's runs: one line a run, appended and never changed. Records keep only the last."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from builder import records
+from builder.audit.model import Audit
+from builder.errors import JbuildError
+from builder.image.model import Image
+from builder.publish.model import Publication
+from builder.resolve.model import Lock  # noqa: TC001  # records are decoded by the types of their fields
+from builder.smoke.model import SmokeFailedError, Verdict
+from builder.workspace import disk_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from io import FileIO
+    from pathlib import Path
+
+    from builder.pipeline.cell import CellRun
+    from builder.workspace import CellFolder
+
+_LOG_LINES = 40
+_LOG_LENGTH = 6000
+# What is read of a history: the end of it, in bytes. A run takes one to ten thousand.
+_RECENT = 1 << 19
+_MOST = 50
+_PUBLISHED = "published"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageResult:
+    """One stage of one cell: whether it ran, and for how long (seconds)."""
+
+    stage: str
+    ran: bool
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """Where a run ended, and why; `log` is the tail of a program's."""
+
+    stage: str
+    message: str
+    where: str | None = None
+    hint: str | None = None
+    log: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One run of a cell in which something was done: its end (UTC, ISO 8601), its stages, and what they made.
+
+    `digest` and `size` (bytes, compressed) are the image's, `verdict` that of a smoke run, passed or not, `tags` what
+    was put.
+    """
+
+    when: str
+    stages: tuple[StageResult, ...]
+    failure: Failure | None = None
+    digest: str | None = None
+    size: int | None = None
+    audit: dict[str, int] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    tags: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """What all its stages took."""
+        return sum(result.seconds for result in self.stages)
+
+    def ran(self, stage: str) -> bool:
+        """Return whether a stage was run to its end, and not found up to date."""
+        return any(result.ran for result in self.stages if result.stage == stage)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LastPublication:
+    """The image that was last published of a cell, and the lock that it was built from."""
+
+    lock: Lock
+    image: Image
+
+
+def note(run: CellRun, results: Sequence[StageResult], error: JbuildError | None, stage: str) -> None:
+    """Append a run to its cell's history, and keep what was published of it for later comparisons.
+
+    Nothing is written of a run that had nothing to do, unless it shows that an earlier failure is over. `stage` is the
+    last one that was begun. A history that cannot be written spoils no run: it is warned of.
+    """
+    entry = _entry(run, results, error, stage)
+    if error is None and not any(result.ran for result in results) and not _is_recovery(entry, run.folder):
+        return
+    if stage == "lock" and error and (run.options.locked_only or not run.folder.path.is_dir()):
+        # Refused before anything was made of the cell: such a run leaves nothing behind.
+        return
+    try:
+        _append(run.folder.history, json.dumps(records.plain(entry), sort_keys=True, separators=(",", ":")))
+        if entry.ran("push"):
+            published = LastPublication(lock=run.lock, image=run.image)
+            records.write(run.folder.record(_PUBLISHED), run.image.digest, published)
+    except (JbuildError, OSError) as failed:
+        run.session.console.warn(f"{run.job.name}: its history is not kept: {failed}")
+
+
+def runs(folder: CellFolder) -> tuple[Run, ...]:
+    """Return the recent runs of a cell, oldest first; lines that cannot be read are left out."""
+    try:
+        with folder.history.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _RECENT))
+            lines = file.read().splitlines()
+    except OSError:
+        return ()
+    found = (_read(line) for line in lines[-_MOST:])
+    return tuple(run for run in found if run)
+
+
+def published(folder: CellFolder) -> LastPublication | None:
+    """Return the last publication of a cell, or None."""
+    return records.read(folder.record(_PUBLISHED), None, LastPublication)
+
+
+def _is_recovery(run: Run, folder: CellFolder) -> bool:
+    """Return whether the stage at which the last run failed has been passed."""
+    before = runs(folder)[-1:]
+    failed = before[0].failure.stage if before and before[0].failure else None
+    return failed in {result.stage for result in run.stages}
+
+
+def _entry(run: CellRun, results: Sequence[StageResult], error: JbuildError | None, stage: str) -> Run:
+    audit, image, publication = run.find(Audit), run.find(Image), run.find(Publication)
+    return Run(
+        when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        stages=tuple(results),
+        failure=_failure(error, stage) if error else None,
+        digest=image.digest if image else None,
+        size=image.size if image else None,
+        audit={name: audit.counted(name) for name in ("error", "warning", "info")} if audit else {},
+        verdict=error.verdict if isinstance(error, SmokeFailedError) else run.find(Verdict),
+        tags=tuple(f"{put.repository}:{tag.name}" for put in publication.registries for tag in put.tags)
+        if publication
+        else (),
+    )
+
+
+def _failure(error: JbuildError, stage: str) -> Failure:
+    log = "\n".join((error.log or "").splitlines()[-_LOG_LINES:])[-_LOG_LENGTH:]
+    return Failure(stage=stage, message=error.message, where=error.where, hint=error.hint, log=log or None)
+
+
+def _append(path: Path, line: str) -> None:
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b", buffering=0) as file:
+            torn = bool(file.seek(0, os.SEEK_END)) and not _ends_a_line(file)
+            # In one write, so that what two processes append cannot be mixed.
+            file.write(("\n" * torn + f"{line}\n").encode())
+
+
+def _ends_a_line(file: FileIO) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _read(line: bytes) -> Run | None:
+    try:
+        found: Run = records.decode(json.loads(line), Run)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found

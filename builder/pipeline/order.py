@@ -1,0 +1,52 @@
+"""The one list of stages, in order, and the options of a run: how far it goes, and what runs again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# The module of each stage, whose `STAGE` implements `builder.pipeline.stage.Stage`.
+MODULES = {
+    "lock": "builder.resolve.stage",
+    "audit": "builder.audit.stage",
+    "render": "builder.image.render.stage",
+    "build": "builder.image.build.stage",
+    "smoke": "builder.smoke.stage",
+    "push": "builder.publish.stage",
+}
+STAGES = tuple(MODULES)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOptions:
+    """The options of a run.
+
+    Attributes:
+        until: The last stage.
+        again: The first stage that runs even if nothing changed; later stages do so too.
+        locked_only: Whether a missing or stale lock is an error.
+        upgrade: Packages whose locked versions are not kept, `*` for all.
+        registries: Registries that replace those of the recipe and the configuration.
+        force_tags: Whether tags are put even where a rule keeps them.
+        builders: Builders that replace the configured ones.
+        verify: Whether the image is built a second time and compared.
+        record: Whether the answers of the smoke run become the golden ones.
+    """
+
+    until: str = "smoke"
+    again: str | None = None
+    locked_only: bool = False
+    upgrade: tuple[str, ...] = ()
+    registries: tuple[str, ...] = ()
+    force_tags: bool = False
+    builders: tuple[str, ...] = ()
+    verify: bool = False
+    record: bool = False
+
+    def forces(self, stage: str) -> bool:
+        """Return whether a stage runs even if nothing changed."""
+        return self.again is not None and STAGES.index(stage) >= STAGES.index(self.again)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of the stages up to the last one, in order."""
+        return STAGES[: STAGES.index(self.until) + 1]

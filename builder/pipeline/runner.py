@@ -1,0 +1,213 @@
+"""Runs cells through the stages: the same few steps for every stage, and several cells at once."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from filelock import Timeout
+
+from builder import process
+from builder.cache.use import in_use
+from builder.engine import find_engine
+from builder.errors import EngineError, JbuildError
+from builder.host.concurrency import TaskGroup
+from builder.pipeline import history
+from builder.pipeline.cell import builders_of, start
+from builder.pipeline.history import StageResult
+from builder.pipeline.stage import stage_of
+from builder.records import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from builder.pipeline.builders import Builders
+    from builder.pipeline.cell import CellRun
+    from builder.pipeline.order import RunOptions
+    from builder.pipeline.stage import Stage
+    from builder.resolve.model import Job
+    from builder.session import Session
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preview:
+    """What a run would do with a stage: `unchanged` is taken as it is, `run` is run.
+
+    `failed` is run again although it failed with the same inputs the last time; `why` says how.
+    """
+
+    stage: str
+    state: Literal["unchanged", "run", "failed"]
+    why: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellResult:
+    """The outcome of a cell: the run with its records, its stages so far, and the error that ended it.
+
+    `verified` is the digest that a second build gave too, None if there was none.
+    """
+
+    run: CellRun
+    stages: tuple[StageResult, ...] = ()
+    error: JbuildError | None = None
+    verified: str | None = None
+
+    @property
+    def status(self) -> Literal["done", "unchanged", "failed"]:
+        """`failed`, `unchanged` when nothing had to run, else `done`."""
+        if self.error:
+            return "failed"
+        return "done" if any(stage.ran for stage in self.stages) else "unchanged"
+
+
+def check(job: Job, session: Session, options: RunOptions) -> None:
+    """Refuse at once what would fail only after hours.
+
+    Raises:
+        UsageError: a stage lacks an option or a setting, such as a registry to push to.
+    """
+    run = start(job, session, options)
+    for name in options.stages:
+        stage_of(name).check(run)
+
+
+def run_cells(jobs: Sequence[Job], session: Session, options: RunOptions, *, at_once: int = 1) -> list[CellResult]:
+    """Bring every cell up to the last stage of the run; a cell that fails does not stop the others.
+
+    At least as many cells are worked on at once as there are builders.
+    """
+    with in_use(session.workspace):
+        builders = builders_of(options, session)
+        at_once = max(at_once, len(builders.names))
+        if at_once <= 1 or len(jobs) <= 1:
+            return [_run_in_group(job, session, options, builders) for job in jobs]
+        return _run_at_once(jobs, session, options, builders, at_once)
+
+
+def _run_at_once(
+    jobs: Sequence[Job], session: Session, options: RunOptions, builders: Builders, at_once: int
+) -> list[CellResult]:
+    def stop() -> None:
+        # Threads do not see Ctrl-C: end their programs, and let their next step of progress stop them.
+        session.console.cancel()
+        process.end_all()
+        _remove_containers(session)
+
+    with TaskGroup(at_once, on_cancel=stop, grace_s=None) as group:
+        return group.map(lambda job: run_cell(job, session, options, builders), jobs)
+
+
+def _remove_containers(session: Session) -> None:
+    """Remove this process's containers, so that threads that talk to them end at once."""
+    from builder.smoke.container import remove_own  # noqa: PLC0415  # slow to import, and only after Ctrl-C
+
+    try:
+        client = find_engine(session.workspace).client()
+    except EngineError:
+        # Without an engine there are no containers.
+        return
+    remove_own(client)
+    client.close()
+
+
+def _run_in_group(job: Job, session: Session, options: RunOptions, builders: Builders) -> CellResult:
+    with session.console.group(job.name):
+        return run_cell(job, session, options, builders)
+
+
+def run_cell(job: Job, session: Session, options: RunOptions, builders: Builders) -> CellResult:
+    """Run the stages of a cell that are missing or out of date, in order."""
+    run, results, console = start(job, session, options, builders), list[StageResult](), session.console
+    current, verified, error = options.stages[0], None, None
+    try:
+        with _alone(job, session), console.working_on(job.cell.id):
+            for current in options.stages:
+                before = time.monotonic()
+                run, ran = bring_up_to_date(stage_of(current), run)
+                results.append(StageResult(stage=current, ran=ran, seconds=round(time.monotonic() - before, 2)))
+                state = f"{results[-1].seconds:.1f} s" if ran else "unchanged"
+                console.say(f"{job.cell.id}: {current}: {state}")
+            if options.verify:
+                current = "verify"
+                verified = _verify(run)
+    except JbuildError as failure:
+        error = failure
+    history.note(run, results, error, current)
+    return CellResult(run=run, stages=tuple(results), error=error, verified=verified)
+
+
+def bring_up_to_date(stage: Stage[object], run: CellRun) -> tuple[CellRun, bool]:
+    """Return the run with the record of a stage, and whether the stage had to run.
+
+    Raises:
+        JbuildError: the stage failed; the records of earlier stages stay.
+    """
+    record = _current_record(stage, run)
+    if record is not None:
+        return run.with_records(record), False
+    try:
+        record = stage.make(run)
+    except JbuildError as error:
+        if error.record is not None:
+            stage.save(run, error.record)
+        raise
+    stage.save(run, record)
+    return run.with_records(record), True
+
+
+def _current_record(stage: Stage[object], run: CellRun) -> object | None:
+    if run.options.forces(stage.name):
+        return None
+    record = stage.load(run)
+    return record if record is not None and stage.holds(run, record) else None
+
+
+def _verify(run: CellRun) -> str | None:
+    """Run a second time what can be, without any cache; return the digest that both runs gave.
+
+    Raises:
+        JbuildError: the second run failed, or gave something else.
+    """
+    digests = [digest for name in run.options.stages if (digest := stage_of(name).verify(run))]
+    run.session.console.say(f"{run.job.cell.id}: verify: a second build without any cache gave the same digest")
+    return digests[-1] if digests else None
+
+
+def preview(job: Job, session: Session, options: RunOptions) -> list[Preview]:
+    """Return what a run would do with each stage; all stages after the first that runs do so too."""
+    # With `locked_only` not even the files of a model are brought into the cache.
+    run = start(job, session, replace(options, locked_only=True))
+    outcome: list[Preview] = []
+    for name in options.stages:
+        # The inputs of a later stage are unknown before this one has run.
+        if outcome and outcome[-1].state != "unchanged":
+            outcome.append(Preview(stage=name, state="run"))
+            continue
+        stage = stage_of(name)
+        record = _current_record(stage, run)
+        if record is not None:
+            run = run.with_records(record)
+            outcome.append(Preview(stage=name, state="unchanged"))
+        else:
+            why = stage.last_failure(run)
+            outcome.append(Preview(stage=name, state="failed" if why else "run", why=why))
+    return outcome
+
+
+@contextmanager
+def _alone(job: Job, session: Session) -> Iterator[None]:
+    """Keep two jbuild processes off one cell's folder."""
+    name = fingerprint(str(session.workspace.project), job.recipe.name, job.cell.id)[:16]
+    lock = session.workspace.file_lock(f"cell-{name}")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        session.console.say(f"{job.cell.id}: another jbuild works on this cell; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,97 @@
+"""What a stage is, and where to find each: modules of stages are imported when they are needed."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from builder import records
+from builder.pipeline.order import MODULES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from builder.pipeline.cell import CellRun
+
+_T = TypeVar("_T")
+
+
+class Stage(Protocol[_T]):
+    """A step from the records of earlier stages to its own record.
+
+    Attributes:
+        name: The verb, and the name of the record's file.
+        record: The class of the record.
+    """
+
+    name: str
+    record: type[_T]
+
+    def project_inputs(self, run: CellRun) -> Mapping[str, object]:
+        """Return the inputs that are known before a run, by name: recipe, configuration, tables, files.
+
+        `run` may have records of earlier stages. `jbuild matrix --format inputs` prints the fingerprints by name.
+        """
+        ...
+
+    def run_inputs(self, run: CellRun) -> object:
+        """Return the inputs that only a run knows: from records of earlier stages and from this machine."""
+        del run
+        return None
+
+    def inputs(self, run: CellRun) -> str:
+        """Return the fingerprint of all inputs: a record made from the same ones is not made again."""
+        return records.fingerprint(self.project_inputs(run), self.run_inputs(run))
+
+    def load(self, run: CellRun) -> _T | None:
+        """Return the record made from these inputs, or None."""
+        return records.read(run.folder.record(self.name), self.inputs(run), self.record)
+
+    def holds(self, run: CellRun, record: _T) -> bool:
+        """Return whether a record made from these inputs counts: whether the files behind it are still there, say."""
+        del run, record
+        return True
+
+    def make(self, run: CellRun) -> _T:
+        """Run the stage.
+
+        Raises:
+            JbuildError: the stage failed; `record` of the error is kept.
+        """
+        ...
+
+    def save(self, run: CellRun, record: _T) -> None:
+        """Write a record with the fingerprint of its inputs.
+
+        Raises:
+            DiskError: the file cannot be written.
+        """
+        records.write(run.folder.record(self.name), self.inputs(run), record)
+
+    def check(self, run: CellRun) -> None:
+        """Refuse before the first stage what would fail only after hours.
+
+        Raises:
+            UsageError: the options or the configuration do not suffice for this stage.
+        """
+        del run
+
+    def last_failure(self, run: CellRun) -> str | None:
+        """Return why the stage failed when it last ran with these inputs; None if it did not, or left no record."""
+        del run
+        return None
+
+    def verify(self, run: CellRun) -> str | None:
+        """Repeat the stage without any cache, and return the digest that both runs gave; None if it cannot.
+
+        Raises:
+            JbuildError: the second run failed, or gave something else.
+        """
+        del run
+        return None
+
+
+def stage_of(name: str) -> Stage[object]:
+    """Return a stage by its name."""
+    stage: Stage[object] = import_module(MODULES[name]).STAGE
+    return stage

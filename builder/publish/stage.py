@@ -1,0 +1,90 @@
+"""The push stage: from a proven image to registries, with its evidence and the tags that its verdict earns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from builder.pipeline.stage import Stage
+from builder.publish import signing
+from builder.publish.evidence import Evidence, of_cell
+from builder.publish.model import Publication
+from builder.publish.push import Wish, publish
+from builder.publish.source import from_layout
+from builder.publish.where import required_targets, targets
+from builder.registry.client import connect
+from builder.registry.reference import Reference
+from builder.registry.referrers import referrers
+from builder.smoke.model import Verdict
+from builder.workspace import sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from builder.config import Config
+    from builder.pipeline.cell import CellRun
+
+
+class _PushStage(Stage[Publication]):
+    """From an image with a passed verdict to a publication."""
+
+    name = "push"
+    record = Publication
+
+    def project_inputs(self, run: CellRun) -> Mapping[str, object]:
+        return {"recipe": run.job.spec.publish, "settings": _targets(run)}
+
+    def run_inputs(self, run: CellRun) -> object:
+        key = run.session.config.cosign_key
+        return run.image.digest, run.get(Verdict).level, sha256_of(key) if key else None
+
+    def check(self, run: CellRun) -> None:
+        config = run.session.config
+        required_targets(run.job.spec.publish, run.options.registries, config, where=str(run.job.recipe.path))
+        if config.cosign_key:
+            signing.check(config.cosign_key)
+
+    def holds(self, run: CellRun, record: Publication) -> bool:
+        return not run.options.force_tags and still_published(record, run.session.config)
+
+    def make(self, run: CellRun) -> Publication:
+        session, spec = run.session, run.job.spec.publish
+        wish = Wish(
+            repository=spec.repository,
+            tags=spec.tags,
+            level=run.get(Verdict).level,
+            on_failure=spec.on_failure,
+            force_tags=run.options.force_tags,
+            evidence=of_cell(run) if spec.attach else Evidence(),
+        )
+        source = from_layout(run.image, session.workspace.images)
+        return publish(source, _targets(run), wish, config=session.config, console=session.console)
+
+
+STAGE = _PushStage()
+
+
+def _targets(run: CellRun) -> tuple[str, ...]:
+    return targets(run.job.spec.publish, run.options.registries, run.session.config)
+
+
+def still_published(publication: Publication, config: Config) -> bool:
+    """Return whether every tag of a publication is on its digest in every registry, and all evidence beside it.
+
+    Tags may have been moved by others since, and registries emptied.
+
+    Raises:
+        RegistryError: a registry does not answer.
+    """
+    names = [Reference.parse(registry.repository) for registry in publication.registries]
+    own = {name.host for name in names}
+    for name, registry in zip(names, publication.registries, strict=True):
+        client = connect(name.host, config, own=own)
+        for tag in registry.tags:
+            descriptor = client.head_manifest(name.repository, tag.name)
+            if descriptor is None or descriptor.digest != publication.digest:
+                return False
+        if registry.attached:
+            digests = {entry.descriptor.digest for entry in referrers(client, name.repository, publication.digest)}
+            if not digests.issuperset(artifact.digest for artifact in registry.attached):
+                return False
+    return not publication.failures

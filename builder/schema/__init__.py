@@ -1,1 +1,0 @@
-"""What `--json` prints, verb by verb, as types; and those types as JSON Schema."""

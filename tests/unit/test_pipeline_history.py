@@ -1,0 +1,201 @@
+"""What became of a cell's runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from factories import DIGEST, make_job, make_lock, make_run
+
+from builder import records
+from builder.errors import BuildError, DiskError, JbuildError, LockError
+from builder.image.model import Image
+from builder.pipeline import history, runner
+from builder.pipeline.history import StageResult
+from builder.pipeline.order import RunOptions
+from builder.publish.model import Publication, RegistryPublication, TagPut
+from builder.registry.model import Descriptor
+from builder.smoke.model import Answer, SmokeFailedError, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from builder.pipeline.cell import CellRun
+    from builder.pipeline.stage import Stage
+    from builder.session import Session
+
+PART = Descriptor(media_type="m", digest=DIGEST, size=1_000)
+IMAGE = Image(platform="linux/arm64", manifest=PART, config=PART, layers=(PART,), labels=())
+VERDICT = Verdict(
+    level="emulated",
+    digest=DIGEST,
+    passed=True,
+    when="2026-01-01T00:00:00Z",
+    log=Path("smoke.log"),
+    answers=(Answer(question="Capital?", text="Paris", seconds=2.0, tokens=5),),
+)
+PUBLICATION = Publication(
+    digest=DIGEST,
+    registries=(
+        RegistryPublication(
+            repository="r.example/vllm",
+            digest=DIGEST,
+            tags=(TagPut(name="1.0", previous=None),),
+            bytes_sent=1,
+            bytes_mounted=0,
+            bytes_there=0,
+            seconds=1.0,
+        ),
+    ),
+)
+
+
+def results(*stages: str, ran: bool = True) -> list[StageResult]:
+    return [StageResult(stage=stage, ran=ran, seconds=1.23) for stage in stages]
+
+
+def test_a_run_is_a_line_that_reads_back(session: Session) -> None:
+    work = make_run(session, IMAGE, VERDICT, PUBLICATION)
+    history.note(work, results("lock", "build", "smoke"), None, "smoke")
+    (run,) = history.runs(work.folder)
+    assert (run.digest, run.size, run.verdict, run.failure) == (DIGEST, IMAGE.size, VERDICT, None)
+    assert run.tags == ("r.example/vllm:1.0",)
+    assert [(took.stage, took.seconds) for took in run.stages] == [("lock", 1.23), ("build", 1.23), ("smoke", 1.23)]
+    assert run.seconds == pytest.approx(3.69)
+    assert run.ran("build")
+    assert not run.ran("push")
+    assert run.when.endswith("+00:00")
+    assert work.folder.history.read_text().count("\n") == 1
+
+
+def test_runs_are_appended_and_one_without_work_is_not_noted(session: Session) -> None:
+    work = make_run(session, IMAGE)
+    history.note(work, results("lock"), None, "lock")
+    before = work.folder.history.read_bytes()
+    history.note(work, results("lock", "build", ran=False), None, "build")
+    assert work.folder.history.read_bytes() == before
+    history.note(work, results("lock"), None, "lock")
+    assert work.folder.history.read_bytes().startswith(before)
+    assert len(history.runs(work.folder)) == 2
+
+
+def test_a_run_without_work_is_noted_where_it_shows_that_a_failure_is_over(session: Session) -> None:
+    work = make_run(session, IMAGE)
+    history.note(work, results("lock", "build"), BuildError("the registry is down"), "push")
+    history.note(work, results("lock", "build", ran=False), None, "build")
+    assert len(history.runs(work.folder)) == 1
+    history.note(work, results("lock", "build", "push", ran=False), None, "push")
+    assert [bool(run.failure) for run in history.runs(work.folder)] == [True, False]
+
+
+def test_a_run_that_was_refused_at_once_leaves_nothing(session: Session) -> None:
+    work = make_run(session)
+    refusal = LockError("the index is down")
+    history.note(work, [], refusal, "lock")
+    assert not work.folder.path.exists()
+    work.folder.path.mkdir(parents=True)
+    history.note(make_run(session, locked_only=True), [], refusal, "lock")
+    assert not work.folder.history.exists()
+    history.note(work, [], refusal, "lock")
+    assert [run.failure.stage for run in history.runs(work.folder) if run.failure] == ["lock"]
+
+
+def test_a_failure_is_kept_with_its_stage_and_the_tail_of_its_log(session: Session) -> None:
+    work = make_run(session)
+    log = "\n".join(f"line {number}" for number in range(1000))
+    error = BuildError("the build failed", where="build.log", hint="look at it", log=log)
+    history.note(work, results("lock", ran=False), error, "build")
+    (run,) = history.runs(work.folder)
+    assert run.failure
+    assert (run.failure.stage, run.failure.message, run.failure.hint) == ("build", "the build failed", "look at it")
+    assert run.failure.log
+    assert run.failure.log.splitlines()[-1] == "line 999"
+    assert len(run.failure.log.splitlines()) == 40
+
+
+def test_a_log_of_one_endless_line_is_cut(session: Session) -> None:
+    history.note(make_run(session), [], BuildError("it failed", log="x" * 10**6), "build")
+    assert make_run(session).folder.history.stat().st_size < 10_000
+
+
+def test_a_smoke_run_that_failed_tells_what_it_saw(session: Session) -> None:
+    verdict = replace(VERDICT, passed=False, step="question", failure="it says London")
+    error = SmokeFailedError("it says London", verdict=verdict, where="x", hint="y", log="z")
+    work = make_run(session, IMAGE)
+    history.note(work, results("lock"), error, "smoke")
+    assert history.runs(work.folder)[0].verdict == verdict
+
+
+def test_lines_that_cannot_be_read_hide_no_others(session: Session) -> None:
+    work = make_run(session, IMAGE)
+    history.note(work, results("lock"), None, "lock")
+    whole = work.folder.history.read_text()
+    work.folder.history.write_text('\n[]\n{"when": 1}\n' + whole + whole[:50])
+    history.note(work, results("lock"), None, "lock")
+    assert len(history.runs(work.folder)) == 2
+    assert whole[:50] + "\n" in work.folder.history.read_text()
+
+
+def test_of_a_long_history_the_end_is_read(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "_RECENT", 1000)
+    work = make_run(session, IMAGE)
+    for _ in range(20):
+        history.note(work, results("lock"), None, "lock")
+    assert 0 < len(history.runs(work.folder)) < 5
+
+
+def test_no_history(session: Session) -> None:
+    assert history.runs(make_run(session).folder) == ()
+    assert history.published(make_run(session).folder) is None
+
+
+def test_a_history_that_cannot_be_written_spoils_no_run(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    work = make_run(session, IMAGE)
+    work.folder.history.mkdir(parents=True)
+    history.note(work, results("lock"), None, "lock")
+    assert "warning: demo/one: its history is not kept" in capsys.readouterr().err
+
+
+def test_what_was_published_is_kept_for_comparisons(session: Session) -> None:
+    work, lock = make_run(session, make_lock(), IMAGE, PUBLICATION), make_lock()
+    history.note(work, results("push"), None, "push")
+    assert history.published(work.folder) == history.LastPublication(lock=lock, image=IMAGE)
+
+
+def test_a_publication_that_an_older_jbuild_kept_is_none(session: Session) -> None:
+    folder = make_run(session).folder
+    older = {"name": "demo/one", "kind": "cell", "packages": [], "digest": DIGEST}
+    records.write(folder.record("published"), DIGEST, older)
+    assert history.published(folder) is None
+
+
+@pytest.fixture
+def run_stages(session: Session, monkeypatch: pytest.MonkeyPatch) -> Callable[[JbuildError | None], history.Run]:
+    def run(error: JbuildError | None) -> history.Run:
+        def bring_up_to_date(stage: Stage[object], work: CellRun) -> tuple[CellRun, bool]:
+            if error and stage.name == "render":
+                raise error
+            return work, True
+
+        monkeypatch.setattr(runner, "bring_up_to_date", bring_up_to_date)
+        (done,) = runner.run_cells([make_job()], session, RunOptions(until="render"))
+        (noted,) = history.runs(done.run.folder)
+        return noted
+
+    return run
+
+
+def test_the_pipeline_notes_a_run(run_stages: Callable[[JbuildError | None], history.Run]) -> None:
+    noted = run_stages(None)
+    assert [took.stage for took in noted.stages] == ["lock", "audit", "render"]
+    assert noted.failure is None
+
+
+def test_the_pipeline_notes_the_stage_that_failed(run_stages: Callable[[JbuildError | None], history.Run]) -> None:
+    noted = run_stages(DiskError("the disk is full"))
+    assert noted.failure
+    assert (noted.failure.stage, noted.failure.message) == ("render", "the disk is full")
+    assert json.dumps([took.stage for took in noted.stages]) == '["lock", "audit"]'
