@@ -133,7 +133,7 @@ def test_a_damaged_lock_is_a_failure_and_hides_nothing(made: Made, view: Callabl
 
 def test_damaged_records_are_as_good_as_none(made: Made, view: Callable[..., CellView]) -> None:
     made.whole()
-    for name in ("audit", "plan", "image", "smoke", "publish"):
+    for name in ("audit", "render", "build", "smoke", "push"):
         made.folder.record(name).write_text('{"record": [')
     assert view().state == "locked"
 
