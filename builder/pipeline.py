@@ -96,7 +96,7 @@ def _run_cells(jobs: Sequence[Job], session: Session, options: Options, at_once:
 def _abandon(session: Session) -> None:
     """Remove this process's containers, so that threads that talk to them end at once."""
     from builder.engine import find_engine  # noqa: PLC0415
-    from builder.smoke.container import remove_own  # noqa: PLC0415
+    from builder.host.engine.container import remove_own  # noqa: PLC0415
 
     try:
         client = find_engine(session.workspace).client()

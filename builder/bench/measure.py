@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal
@@ -11,21 +10,16 @@ from builder.bench.client import measure, served_model
 from builder.bench.inside import BenchmarkMissingError, measure_inside
 from builder.bench.model import Bench, Step
 from builder.errors import SmokeError
-from builder.remote.openai import OpenAIServer
-from builder.serve import container as containers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from docker.models.containers import Container
-
     from builder.bench.model import Client, Load
     from builder.console import Console
-    from builder.serve.model import Service
+    from builder.host.engine.container import RunningContainer
+    from builder.remote.openai import OpenAIServer
 
 Choice = Literal["auto", "vllm", "jbuild"]
-_ASK_EVERY_S = 0.5
-_LAST_LINES = 60
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +29,7 @@ class Target:
     server: OpenAIServer
     subject: str
     level: str | None = None
-    container: Container | None = None
+    container: RunningContainer | None = None
     port: int | None = None
     ready_s: float | None = None
 
@@ -79,31 +73,6 @@ def bench(target: Target, load: Load, concurrencies: Sequence[int], choice: Choi
         steps=tuple(steps),
         ready_s=target.ready_s,
         remarks=(why,) if why else (),
-    )
-
-
-def await_ready(container: Container, service: Service, url: str, console: Console) -> float:
-    """Wait until a container's server answers; return the seconds that it took.
-
-    Raises:
-        SmokeError: it ended, or did not answer within its time.
-    """
-    start_s, server = time.monotonic(), OpenAIServer(url=url)
-    with console.task(f"starting {service.image}", unit="lines") as task:
-        while time.monotonic() - start_s < service.health.start_period_s:
-            if server.is_healthy():
-                return round(time.monotonic() - start_s, 1)
-            container.reload()
-            if container.status == "exited":
-                containers.end_of(container, service)
-                raise SmokeError("the server ended before it was ready", where=service.name, hint="see its arguments")
-            task.note(containers.last_lines(container, 1))
-            time.sleep(_ASK_EVERY_S)
-    raise SmokeError(
-        f"the server was not ready within {service.health.start_period_s} s",
-        where=service.name,
-        hint="`ready-within-s` under [smoke] in the recipe is how long it may take",
-        log=containers.last_lines(container, _LAST_LINES),
     )
 
 

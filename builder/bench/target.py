@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from builder.bench.measure import Target, await_ready
+from builder.bench.measure import Target
 from builder.errors import EngineError
 from builder.remote.openai import OpenAIServer
 from builder.serve import container as containers
@@ -60,7 +60,7 @@ def started(service: Service, engine: Engine, console: Console, *, hint: str) ->
         containers.provide(client, own.image, own.platform, console, hint=hint)
         with containers.started(client, own) as container:
             url = address_of(containers.published_of(container, own))
-            ready_s = await_ready(container, own, url, console)
+            ready_s = containers.await_ready(container, own, url, console)
             yield Target(
                 server=OpenAIServer(url=url, key=dict(own.environment).get(_KEY)),
                 subject=own.image,

@@ -7,19 +7,19 @@ from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, DockerException, ImageNotFound
 from docker.types import LogConfig
 from requests import RequestException
 
 from builder.errors import EngineError, SmokeError
-from builder.jetson.symptoms import clean
+from builder.host.engine.container import RunningContainer
+from builder.remote.openai import OpenAIServer
 from builder.serve.model import CACHE, CPU_PERIOD_US, KEY_TARGET, KEY_VARIABLE, Published
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from docker import DockerClient
-    from docker.models.containers import Container
 
     from builder.console import Console
     from builder.engine import Engine
@@ -30,6 +30,7 @@ _LAST_LINES = 60
 _KILLED = 137
 # A port is published a moment after the start.
 _PUBLISHED_WITHIN_S = 5.0
+_POLL_S = 0.5
 
 
 def arguments_of(service: Service, *, restart: bool = False) -> dict[str, Any]:
@@ -100,35 +101,37 @@ def provide(client: DockerClient, image: str, platform: str | None, console: Con
                 if event.get("status") == "Pull complete":
                     task.advance(1)
         except (APIError, RequestException) as error:
-            raise EngineError(f"cannot pull the image: {_said(error)}", where=image, hint=hint) from error
+            raise EngineError(f"cannot pull the image: {_explanation(error)}", where=image, hint=hint) from error
 
 
-def start(client: DockerClient, service: Service, *, restart: bool = False) -> Container:
+def start(client: DockerClient, service: Service, *, restart: bool = False) -> RunningContainer:
     """Create and start a service's container; what cannot be started is removed again.
 
     Raises:
         EngineError: the engine will not.
     """
     try:
-        container = client.containers.create(**arguments_of(service, restart=restart))
+        created = client.containers.create(**arguments_of(service, restart=restart))
     except APIError as error:
         taken = error.status_code == HTTPStatus.CONFLICT
         hint = f"stop it: `docker rm --force {service.name}`" if taken else "see the engine's log; `jbuild doctor`"
-        raise EngineError(_said(error), where=service.image, hint=hint) from error
+        raise EngineError(_explanation(error), where=service.image, hint=hint) from error
+    container = RunningContainer(created)
     try:
-        container.start()
+        created.start()
     except APIError as error:
-        remove(container)
+        container.remove()
+        message = f"the container does not start: {_explanation(error)}"
         hint = "is the port taken? Name another with --publish; `jbuild doctor` looks at the engine"
-        raise EngineError(f"the container does not start: {_said(error)}", where=service.image, hint=hint) from error
+        raise EngineError(message, where=service.image, hint=hint) from error
     except BaseException:
-        remove(container)
+        container.remove()
         raise
     return container
 
 
 @contextmanager
-def started(client: DockerClient, service: Service) -> Iterator[Container]:
+def started(client: DockerClient, service: Service) -> Iterator[RunningContainer]:
     """Give a service's container, started; it is stopped cleanly and removed at the end of the block.
 
     Raises:
@@ -139,13 +142,12 @@ def started(client: DockerClient, service: Service) -> Iterator[Container]:
         yield container
     finally:
         try:
-            with suppress(NotFound):
-                container.stop(timeout=service.stop_within_s)
+            container.stop(service.stop_within_s)
         finally:
-            remove(container)
+            container.remove()
 
 
-def published_of(container: Container, service: Service) -> Published:
+def published_of(container: RunningContainer, service: Service) -> Published:
     """Return where a container's server is really published.
 
     Raises:
@@ -156,59 +158,55 @@ def published_of(container: Container, service: Service) -> Published:
         return service.published
     until = time.monotonic() + _PUBLISHED_WITHIN_S
     while time.monotonic() < until:
-        container.reload()
-        if container.status == "exited":
+        if not container.state().running:
             end_of(container, service)
-        for each in container.ports.get(f"{service.port}/tcp") or ():
-            return Published(address=service.published.address, port=int(each["HostPort"]))
+        port = container.published(service.port)
+        if port:
+            return Published(address=service.published.address, port=port)
         time.sleep(0.1)
     raise EngineError("the container's port is not published", where=service.name, hint="see `docker logs`")
 
 
-def log_lines(container: Container) -> Iterator[str]:
-    """Yield a container's log as it comes, line by line, until the container ends."""
-    rest = b""
-    for piece in container.logs(stream=True, follow=True):
-        *whole, rest = (rest + piece).split(b"\n")
-        yield from (clean(line.decode(errors="replace")) for line in whole)
-    if rest:
-        yield clean(rest.decode(errors="replace"))
+def await_ready(container: RunningContainer, service: Service, url: str, console: Console) -> float:
+    """Wait until a container's server answers; return the seconds that it took.
+
+    Raises:
+        SmokeError: it ended, or did not answer within its time.
+    """
+    start_s, server = time.monotonic(), OpenAIServer(url=url)
+    with console.task(f"starting {service.image}", unit="lines") as task:
+        while time.monotonic() - start_s < service.health.start_period_s:
+            if server.is_healthy():
+                return round(time.monotonic() - start_s, 1)
+            if not container.state().running:
+                end_of(container, service)
+                raise SmokeError("the server ended before it was ready", where=service.name, hint="see its arguments")
+            task.note(container.last_lines(1))
+            time.sleep(_POLL_S)
+    raise SmokeError(
+        f"the server was not ready within {service.health.start_period_s} s",
+        where=service.name,
+        hint="`ready-within-s` under [smoke] in the recipe is how long it may take",
+        log=container.last_lines(_LAST_LINES),
+    )
 
 
-def end_of(container: Container, service: Service) -> int:
+def end_of(container: RunningContainer, service: Service) -> int:
     """Return the exit code of a container that has ended.
 
     Raises:
         SmokeError: its server ended by itself, and not well.
     """
-    code = int(container.wait()["StatusCode"])
+    code = container.wait()
     if code == 0:
         return code
-    container.reload()
-    log = last_lines(container, _LAST_LINES)
-    out_of_memory = bool((container.attrs.get("State") or {}).get("OOMKilled"))
+    out_of_memory = container.state().out_of_memory
     why = "was killed: it used more memory than it may" if out_of_memory else f"ended with exit code {code}"
     hint = "`jbuild smoke RECIPE` says what usually helps"
     if out_of_memory or code == _KILLED:
         hint = "give it less to do (--max-model-len, --max-num-seqs) or more memory; `jbuild fit` shows the sum"
-    raise SmokeError(f"the server {why}", where=service.name, hint=hint, log=log)
+    raise SmokeError(f"the server {why}", where=service.name, hint=hint, log=container.last_lines(_LAST_LINES))
 
 
-def last_lines(container: Container, count: int) -> str:
-    """Return the end of a container's log."""
-    return readable(container.logs(tail=count))
-
-
-def readable(log: bytes) -> str:
-    """Return a log as text, without what a terminal would obey."""
-    return "\n".join(clean(line) for line in log.decode(errors="replace").splitlines())
-
-
-def remove(container: Container) -> None:
-    """Remove a container whatever it does; that it is gone already is as good."""
-    with suppress(NotFound):
-        container.remove(force=True, v=True)
-
-
-def _said(error: DockerException | RequestException) -> str:
+def _explanation(error: DockerException | RequestException) -> str:
     return str(getattr(error, "explanation", None) or error)

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from docker.models.containers import Container
-
     from builder.engine import Engine
+    from builder.host.engine.container import RunningContainer
     from builder.resolve.model import Job
     from builder.serve.images import Chosen
     from builder.serve.model import Published, Service
@@ -89,7 +88,7 @@ def service_here(
     )
 
 
-def described(job: Job, service: Service, container: Container, engine: Engine) -> Started:
+def described(job: Job, service: Service, container: RunningContainer, engine: Engine) -> Started:
     """Return what is to be known of a container.
 
     Raises:
@@ -107,7 +106,9 @@ def described(job: Job, service: Service, container: Container, engine: Engine) 
     )
 
 
-def follow(container: Container, service: Service, started: Started, engine: Engine, session: Session) -> Followed:
+def follow(
+    container: RunningContainer, service: Service, started: Started, engine: Engine, session: Session
+) -> Followed:
     """Show a server's log until it ends; an interruption stops it cleanly, and is how it is meant to end.
 
     Raises:
@@ -117,12 +118,12 @@ def follow(container: Container, service: Service, started: Started, engine: Eng
     if engine.is_local:
         threading.Thread(target=_say_when_ready, args=(seen, started, session, over), daemon=True).start()
     try:
-        for line in containers.log_lines(container):
+        for line in container.log_lines():
             console.say(line)
     except KeyboardInterrupt:
         seen.interrupted = True
         console.note(f"stopping {service.name}: it has {service.stop_within_s} s to end")
-        container.stop(timeout=service.stop_within_s)
+        container.stop(service.stop_within_s)
     finally:
         over.set()
     seen.exit_code = containers.end_of(container, service)

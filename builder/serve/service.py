@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import stat
@@ -10,21 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.engine import emulator_settings
-from builder.errors import RecipeError, UsageError
+from builder.errors import UsageError
 from builder.image.facts import UID
-from builder.image.runtime import HEALTHCHECK, server_json
-from builder.image.runtime.settings import LOOPBACK, SettingsError, settle
+from builder.image.runtime import HEALTHCHECK
+from builder.image.runtime.settings import LOOPBACK
 from builder.jetson.boards import board as board_of
 from builder.jetson.device import this_device
 from builder.serve.memory import limit
 from builder.serve.model import Health, Published, Service
+from builder.smoke.launch import server_port
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from builder.engine import Engine
     from builder.jetson.boards import Board
-    from builder.recipe.model import Pairs, Spec
+    from builder.recipe.model import Pairs
     from builder.resolve.model import Job
 
 _PUBLISHED = re.compile(r"(?:(\[[0-9a-fA-F:]+\]|[0-9]+(?:\.[0-9]+){3}|localhost):)?([0-9]{1,5})")
@@ -47,7 +47,7 @@ def service_of(
         RecipeError: the recipe's environment, or what is added to it, makes no server.
     """
     spec, name = job.spec, service_name(job)
-    port = _port(spec, environment, arguments)
+    port = server_port(spec, environment, arguments)
     return Service(
         name=name,
         image=image,
@@ -153,13 +153,3 @@ def is_open(service: Service) -> bool:
     """Tell whether others than this machine can reach the server without a key."""
     has_key = service.key_file or dict(service.environment).get("VLLM_API_KEY")
     return service.published.address not in LOOPBACK and not has_key
-
-
-def _port(spec: Spec, environment: Pairs, arguments: Sequence[str]) -> int:
-    """Return the port that the entrypoint will settle on, by the entrypoint's own rules."""
-    try:
-        return settle(json.loads(server_json(spec)), dict((*spec.server.environment, *environment)), arguments).port
-    except SettingsError as error:
-        raise RecipeError(
-            f"the server cannot be started: {error}", hint="correct [server] in the recipe, or what is added to it"
-        ) from error

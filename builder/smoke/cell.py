@@ -83,7 +83,7 @@ def smoke_cell(request: Request, session: Session) -> Verdict:
 
 def _tidy(engine: Engine) -> None:
     """Remove what killed runs left, as every smoke run does."""
-    from builder.smoke.container import remove_leftovers  # noqa: PLC0415
+    from builder.host.engine.container import remove_leftovers  # noqa: PLC0415
 
     client = engine.client()
     try:

@@ -4,22 +4,65 @@ from __future__ import annotations
 
 import json
 import secrets
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from builder.engine import emulator_settings
+from builder.engine import SHM_BYTES, emulator_settings
 from builder.errors import RecipeError
 from builder.image.runtime import server_json
 from builder.image.runtime.settings import SettingsError, settle
-from builder.smoke.container import Launch
 from builder.smoke.level import architecture, facts, level
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from builder.engine import Engine
     from builder.image.model import Image
-    from builder.recipe.model import Spec
+    from builder.recipe.model import Pairs, Spec
 
 _KEY = "VLLM_API_KEY"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    """How a container is started. `address` is where its port is published, on the engine's machine.
+
+    A `command` stands in place of the image's own program, and publishes no port; `files` are put into the root of the
+    container's file system.
+    """
+
+    reference: str
+    platform: str
+    port: int
+    environment: Pairs = ()
+    address: str = "127.0.0.1"
+    memory_bytes: int | None = None
+    nvidia: bool = False
+    command: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of the engine's API that create the container."""
+        arguments: dict[str, Any] = {
+            "image": self.reference,
+            "platform": self.platform,
+            "environment": dict(self.environment),
+            "shm_size": SHM_BYTES,
+            # It is asked once, by the smoke run itself: under emulation every call costs seconds.
+            "healthcheck": {"test": ["NONE"]},
+            "use_config_proxy": False,
+        }
+        if self.command:
+            arguments |= {"entrypoint": list(self.command), "command": []}
+        else:
+            arguments |= {"ports": {f"{self.port}/tcp": (self.address, None)}}
+        if self.memory_bytes:
+            arguments |= {"mem_limit": self.memory_bytes, "memswap_limit": self.memory_bytes}
+        if self.nvidia:
+            arguments |= {"runtime": "nvidia", "device_requests": [{"count": -1, "capabilities": [["gpu"]]}]}
+        return arguments
 
 
 def launch(image: Image, reference: str, spec: Spec, engine: Engine, memory_bytes: int | None) -> Launch:
@@ -43,7 +86,7 @@ def launch(image: Image, reference: str, spec: Spec, engine: Engine, memory_byte
     return Launch(
         reference=reference,
         platform=image.platform,
-        port=_port(spec),
+        port=server_port(spec, spec.smoke.environment),
         environment=tuple(environment.items()),
         address="127.0.0.1" if engine.is_local else "",
         memory_bytes=memory_bytes,
@@ -62,10 +105,14 @@ def key(spec: Spec, started: Launch) -> str | None:
     return dict((*spec.server.environment, *started.environment)).get(_KEY)
 
 
-def _port(spec: Spec) -> int:
-    """Return the port that the entrypoint will settle on, by the entrypoint's own rules."""
-    environment = dict((*spec.server.environment, *spec.smoke.environment))
+def server_port(spec: Spec, environment: Pairs, arguments: Sequence[str] = ()) -> int:
+    """Return the port that the entrypoint will settle on, by the entrypoint's own rules.
+
+    Raises:
+        RecipeError: the settings make no server.
+    """
     try:
-        return settle(json.loads(server_json(spec)), environment, ()).port
+        return settle(json.loads(server_json(spec)), dict((*spec.server.environment, *environment)), arguments).port
     except SettingsError as error:
-        raise RecipeError(f"the server cannot be started: {error}") from error
+        hint = "correct [server] in the recipe, or what is added to it"
+        raise RecipeError(f"the server cannot be started: {error}", hint=hint) from error

@@ -12,9 +12,9 @@ from docker.errors import APIError, DockerException
 from requests import RequestException
 
 from builder.errors import EngineError, RecipeError
+from builder.host.engine.container import temporary_container
 from builder.smoke import launch as launching
 from builder.smoke import level
-from builder.smoke.container import running
 from builder.smoke.failure import StepFailedError
 from builder.smoke.judging import judge
 from builder.smoke.probing import check_gpu, check_modules, forward
@@ -96,7 +96,7 @@ def _run(run: Run, log: Path) -> StepFailedError | None:
 
 
 def _serve(run: Run, client: DockerClient, log: Path) -> None:
-    with running(client, run.launch, log) as container:
+    with temporary_container(client, run.launch.arguments(), log) as container:
         try:
             serve(run, container)
         finally:

@@ -12,6 +12,7 @@ from factories import make_jetson, make_job
 from builder.console import Console
 from builder.engine import Engine
 from builder.errors import EngineError, SmokeError, UsageError
+from builder.host.engine.container import RunningContainer
 from builder.serve import container as containers
 from builder.serve.bare import service_of_image
 from builder.serve.model import Published
@@ -33,10 +34,13 @@ def refusal(status: int, text: str) -> APIError:
 class Fake:
     """A container of an engine that is not there."""
 
-    def __init__(self, code: int = 0, log: tuple[bytes, ...] = (), *, killed: bool = False, status: str = "") -> None:
-        self.code, self.log, self.status = code, log, status
-        self.attrs = {"State": {"OOMKilled": killed}}
+    def __init__(
+        self, code: int = 0, log: tuple[bytes, ...] = (), *, killed: bool = False, running: bool = True
+    ) -> None:
+        self.code, self.log = code, log
         self.ports: dict[str, Any] = {}
+        state = {"Running": running, "ExitCode": code, "OOMKilled": killed}
+        self.attrs = {"State": state, "NetworkSettings": {"Ports": self.ports}}
         self.calls: list[str] = []
         self.refuses: APIError | None = None
         self.gone = False
@@ -90,7 +94,7 @@ class Client:
 
 
 def test_a_clean_end() -> None:
-    assert containers.end_of(Fake(), SERVICE) == 0
+    assert containers.end_of(RunningContainer(Fake()), SERVICE) == 0
 
 
 @pytest.mark.parametrize(
@@ -102,15 +106,11 @@ def test_a_clean_end() -> None:
     ],
 )
 def test_an_end_that_is_none(code: int, killed: bool, said: str, hint: str) -> None:
+    fake = Fake(code=code, killed=killed, log=(b"one\n", b"\x1b[31mtwo\n"))
     with pytest.raises(SmokeError, match=said) as caught:
-        containers.end_of(Fake(code=code, killed=killed, log=(b"one\n", b"\x1b[31mtwo\n")), SERVICE)
+        containers.end_of(RunningContainer(fake), SERVICE)
     assert hint in str(caught.value.hint)
     assert caught.value.log == "one\ntwo"
-
-
-def test_a_log_comes_in_lines_however_it_is_cut() -> None:
-    pieces = (b"on", b"e\ntwo\nth", b"r\xc3", b"\xa9e\n\n", b"rest")
-    assert list(containers.log_lines(Fake(log=pieces))) == ["one", "two", "thrée", "", "rest"]
 
 
 def test_a_container_is_stopped_and_removed_whatever_happens() -> None:
@@ -158,11 +158,12 @@ def test_an_image_is_pulled_where_the_engine_lacks_it() -> None:
 def test_where_it_is_published() -> None:
     container = Fake()
     anywhere = service_of(make_job(), "image", published=Published(address="127.0.0.1", port=None))
-    container.ports = {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "49153"}]}
-    assert containers.published_of(container, anywhere) == Published(address="127.0.0.1", port=49153)
-    assert containers.published_of(container, SERVICE).port == 8000
+    container.ports["8000/tcp"] = [{"HostIp": "127.0.0.1", "HostPort": "49153"}]
+    running = RunningContainer(container)
+    assert containers.published_of(running, anywhere) == Published(address="127.0.0.1", port=49153)
+    assert containers.published_of(running, SERVICE).port == 8000
     with pytest.raises(SmokeError, match="exit code 4"):
-        containers.published_of(Fake(code=4, status="exited"), anywhere)
+        containers.published_of(RunningContainer(Fake(code=4, running=False)), anywhere)
 
 
 def make_engine(**changes: Any) -> Engine:

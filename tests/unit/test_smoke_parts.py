@@ -14,13 +14,14 @@ import pytest
 from builder import records
 from builder.engine import Engine
 from builder.errors import EngineError, RecipeError, SmokeError
+from builder.host.engine.container import ContainerState
+from builder.host.engine.container_log import used_memory
 from builder.image.layout import damaged, parts
 from builder.image.model import Image
 from builder.recipe.model import Model, Question, Server, SmokeSpec, Spec
 from builder.registry.model import Descriptor
 from builder.smoke import launch as launching
 from builder.smoke import layout as oci
-from builder.smoke.container import State, used_memory
 from builder.smoke.failure import StepFailedError, ended, exit_meaning, faults
 from builder.smoke.level import Facts, facts, level
 from builder.smoke.model import Answer, SmokeFailedError, Verdict
@@ -220,7 +221,7 @@ def test_every_fault_is_used_and_every_use_is_a_fault() -> None:
 
 
 def test_what_ended_for_want_of_memory_says_so_whatever_the_step() -> None:
-    state = State(running=False, code=137, out_of_memory=True)
+    state = ContainerState(running=False, code=137, out_of_memory=True)
     error = ended("ready", "ended-early", "it ended", state)
     assert error.fault.id == "out-of-memory"
     assert "out of memory" in error.message
