@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal
 
 from builder.bench.client import measure, served_model
 from builder.bench.inside import BenchmarkMissingError, measure_inside
 from builder.bench.model import Bench, Step
-from builder.errors import SmokeError
+from builder.errors import EngineError, SmokeError
+from builder.remote.openai import OpenAIServer
+from builder.serve import container as containers
+from builder.serve.model import Published
+from builder.serve.service import address_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from docker import DockerClient
 
     from builder.bench.model import Client, Load
     from builder.console import Console
+    from builder.engine import Engine
     from builder.host.engine.container import RunningContainer
-    from builder.remote.openai import OpenAIServer
+    from builder.serve.model import Service
 
 Choice = Literal["auto", "vllm", "jbuild"]
+# A server that runs already keeps its own port.
+ANY_PORT = Published(address="127.0.0.1", port=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Target:
+class BenchTarget:
     """A server that answers: where, what it is, and its container if we have it. `level` as a verdict's."""
 
     server: OpenAIServer
@@ -34,7 +44,44 @@ class Target:
     ready_s: float | None = None
 
 
-def bench(target: Target, load: Load, concurrencies: Sequence[int], choice: Choice, console: Console) -> Bench:
+@contextmanager
+def started(
+    client: DockerClient, service: Service, engine: Engine, console: Console, *, hint: str
+) -> Iterator[BenchTarget]:
+    """Give a service's server once it answers, in a container beside any other of it.
+
+    Raises:
+        EngineError: the engine cannot run it, or is another machine's.
+        SmokeError: the server does not get ready.
+    """
+    if not engine.is_local:
+        raise EngineError(
+            "the engine is on another machine, whose loopback cannot be reached",
+            where=engine.endpoint,
+            hint="start the server there with `jbuild run --detach`, and measure it with --url",
+        )
+    containers.check_engine(service, engine)
+    service = replace(service, name=f"{service.name}-bench", published=ANY_PORT)
+    containers.provide(client, service.image, service.platform, console, hint=hint)
+    with containers.started(client, service) as container:
+        url = address_of(containers.published_of(container, service))
+        yield BenchTarget(
+            server=OpenAIServer(url=url, key=dict(service.environment).get("VLLM_API_KEY")),
+            subject=service.image,
+            level=_level(service, engine),
+            container=container,
+            port=service.port,
+            ready_s=containers.await_ready(container, service, url, console),
+        )
+
+
+def _level(service: Service, engine: Engine) -> str:
+    if not service.platform.endswith(f"/{engine.architecture}"):
+        return "emulated"
+    return "gpu" if service.nvidia else "cpu"
+
+
+def bench(target: BenchTarget, load: Load, concurrencies: Sequence[int], choice: Choice, console: Console) -> Bench:
     """Return what was measured.
 
     With `auto` vLLM's own benchmark is used where it runs beside the server without emulation and works.
@@ -76,7 +123,7 @@ def bench(target: Target, load: Load, concurrencies: Sequence[int], choice: Choi
     )
 
 
-def _client(target: Target, choice: Choice, root: str | None) -> tuple[Client, str | None]:
+def _client(target: BenchTarget, choice: Choice, root: str | None) -> tuple[Client, str | None]:
     if choice == "jbuild":
         return "jbuild", None
     if target.container is None:
@@ -96,7 +143,7 @@ def _client(target: Target, choice: Choice, root: str | None) -> tuple[Client, s
     return "vllm bench serve", None
 
 
-def _inside(target: Target, names: tuple[str, str], load: Load, concurrency: int) -> Step:
+def _inside(target: BenchTarget, names: tuple[str, str], load: Load, concurrency: int) -> Step:
     if target.container is None or target.port is None:
         raise AssertionError("vLLM's benchmark is chosen for containers only")
     return measure_inside(target.container, target.port, names, load, concurrency, target.server.key)

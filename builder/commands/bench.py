@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from builder import records
+from builder.bench.client import check_url
+from builder.bench.model import Load
 from builder.commands import complete
 from builder.commands.common import as_json, cell_option, open_recipe, open_session
 from builder.commands.serving import board_option, image_option, possible_cells
 from builder.commands.working import registry_option
 from builder.engine import find_engine
 from builder.errors import SmokeError
+from builder.remote.openai import OpenAIServer
 from builder.report.bench import table
 from builder.resolve.jobs import job_of
+from builder.serve.images import choose
+from builder.serve.service import read_key, service_of_image
 from builder.workspace import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.bench.measure import Choice, Target
+    from builder.bench.measure import BenchTarget, Choice
     from builder.session import Session
 
 _MOST_AT_ONCE = 1024
@@ -86,7 +91,6 @@ def command(
     if (what is None) == (url is None):
         raise click.UsageError("name a recipe or an image, or a server with --url")
     from builder.bench.measure import bench  # noqa: PLC0415  # the engine's API is slow to import
-    from builder.bench.model import Load  # noqa: PLC0415
 
     session = open_session(as_json=as_json)
     load = Load(prompts=prompts, input_length=input_length, output_tokens=output_tokens)
@@ -100,36 +104,33 @@ def command(
 
 
 @contextmanager
-def _running(url: str, key_file: str | None, session: Session) -> Iterator[Target]:
-    from builder.bench.client import check_url  # noqa: PLC0415
-    from builder.bench.measure import Target  # noqa: PLC0415
-    from builder.remote.openai import OpenAIServer  # noqa: PLC0415
-    from builder.serve.service import read_key  # noqa: PLC0415
+def _running(url: str, key_file: str | None, session: Session) -> Iterator[BenchTarget]:
+    from builder.bench.measure import BenchTarget  # noqa: PLC0415
 
     key = read_key(key_file) if key_file else os.environ.get("VLLM_API_KEY")
     server = OpenAIServer(url=check_url(url), key=key, ca=session.config.ca_bundle)
-    yield Target(server=server, subject=server.url)
+    yield BenchTarget(server=server, subject=server.url)
 
 
 @contextmanager
-def _started(what: str, options: dict[str, Any], session: Session) -> Iterator[Target]:
-    from builder.bench.target import ANYWHERE, provided, started  # noqa: PLC0415
-    from builder.serve.bare import service_of_image  # noqa: PLC0415
+def _started(name: str, options: dict[str, Any], session: Session) -> Iterator[BenchTarget]:
+    from builder.bench.measure import ANY_PORT, started  # noqa: PLC0415
+    from builder.serve import container as containers  # noqa: PLC0415
     from builder.serve.here import service_here  # noqa: PLC0415
-    from builder.serve.images import choose  # noqa: PLC0415
 
     engine = find_engine(session.workspace)
-    if what.endswith(".toml") or not set(what) & set("/:@"):
-        found, cells = open_recipe(what, options["selectors"], session.workspace)
-        jobs = [job_of(found, cell) for cell in possible_cells(found, cells)]
-        job, chosen = choose(
-            jobs, session, board=options["board"], given=options["image"], registries=options["registries"]
-        )
-        service = service_here(job, chosen, session, engine, board=options["board"])
-        hint = f"`jbuild recipe {found.name} --from smoke` makes it anew"
-    else:
-        hint = "is that its name? `docker images` lists those of the engine"
-        facts = provided(what, engine, session.console, hint=hint)
-        service = service_of_image(what, facts, ANYWHERE, engine.architecture)
-    with started(service, engine, session.console, hint=hint) as target:
-        yield target
+    with closing(engine.client()) as client:
+        if name.endswith(".toml") or not set(name) & set("/:@"):
+            recipe, cells = open_recipe(name, options["selectors"], session.workspace)
+            jobs = [job_of(recipe, cell) for cell in possible_cells(recipe, cells)]
+            board, image = options["board"], options["image"]
+            job, chosen = choose(jobs, session, board=board, given=image, registries=options["registries"])
+            service = service_here(job, chosen, session, engine, board=board)
+            hint = f"`jbuild recipe {recipe.name} --from smoke` makes it anew"
+        else:
+            hint = "is that its name? `docker images` lists those of the engine"
+            containers.provide(client, name, None, session.console, hint=hint)
+            facts = client.images.get(name).attrs
+            service = service_of_image(name, facts, ANY_PORT, engine.architecture)
+        with started(client, service, engine, session.console, hint=hint) as target:
+            yield target

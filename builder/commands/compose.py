@@ -12,11 +12,10 @@ from builder.commands.common import as_json, cell_option, open_recipe, open_sess
 from builder.commands.serving import board_option, image_option, only_job, publish_option
 from builder.commands.working import registry_option
 from builder.image.runtime import served_name
-from builder.serve.ask import ask_line, new_key
 from builder.serve.compose import Heading, compose_file
 from builder.serve.images import image_of
 from builder.serve.memory import memory_of
-from builder.serve.service import chosen_board, service_of
+from builder.serve.service import chosen_board, curl_hint, new_key, service_of
 from builder.workspace import secret_beside, write_secret, write_text
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def command(
         key_file=key.relative_to(target.parent),
         environment=memory.environment if memory else (),
     )
-    ask = ask_line(service, served_name(job.spec))
+    ask = curl_hint(service, served_name(job.spec))
     notes = [*_remarks(row, memory), *([] if output else [_SAVE, _MAKE_KEY])]
     heading = Heading(of=job.name, file=target.name, ask=ask, remarks=notes)
     text = compose_file(service, heading)

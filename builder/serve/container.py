@@ -85,7 +85,7 @@ def check_engine(service: Service, engine: Engine) -> None:
 
 
 def provide(client: DockerClient, image: str, platform: str | None, console: Console, *, hint: str) -> None:
-    """Make sure that the engine has an image; it is pulled if its name is a registry's.
+    """Make sure that the engine has an image; pull it if not.
 
     Raises:
         EngineError: it has not, and cannot pull it.

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from builder.image.runtime import served_name
 from builder.remote.openai import OpenAIServer
 from builder.serve import container as containers
-from builder.serve.ask import address_of, ask_line
 from builder.serve.memory import memory_of
-from builder.serve.service import chosen_board, emulated_environment, service_of
+from builder.serve.service import address_of, chosen_board, curl_hint, emulated_environment, service_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +100,7 @@ def described(job: Job, service: Service, container: RunningContainer, engine: E
         container=service.name,
         image=service.image,
         url=address_of(real.published, engine.host),
-        ask=ask_line(real, served_name(job.spec), engine.host),
+        ask=curl_hint(real, served_name(job.spec), engine.host),
         docker=f"DOCKER_HOST={engine.docker_host} docker" if engine.source == "scripts/engine" else "docker",
     )
 

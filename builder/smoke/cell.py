@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from builder import records
 from builder.image.runtime import served_model
-from builder.smoke import bounds, golden, kept
+from builder.smoke import golden, past_verdicts
 from builder.smoke.model import SmokeFailedError, Verdict
 
 if TYPE_CHECKING:
@@ -54,15 +54,15 @@ def smoke_cell(request: Request, session: Session) -> Verdict:
         RecipeError, DocumentError, EngineError, IntegrityError, DiskError: it could not be tried.
     """
     from builder.engine import find_engine  # noqa: PLC0415
-    from builder.smoke.level import facts, level  # noqa: PLC0415
+    from builder.smoke.launch import facts, level  # noqa: PLC0415
     from builder.smoke.load import loaded  # noqa: PLC0415
 
     engine, job, image = find_engine(session.workspace), request.job, request.image
     known = _golden(job, request.lock, session)
-    question, reached = kept.question_print(job.spec, known), level(facts(image, engine))
+    question, reached = past_verdicts.question_fingerprint(job.spec, known), level(facts(image, engine))
     before = None
     if not (request.again or request.record):
-        before = kept.find(session.workspace, image.digest, reached, question)
+        before = past_verdicts.find_verdict(session.workspace, image.digest, reached, question)
     layout = session.workspace.images
     with loaded(image, layout, engine, session.console, keep_as=request.proven) as name:
         if before:
@@ -74,10 +74,10 @@ def smoke_cell(request: Request, session: Session) -> Verdict:
             verdict = _smoke(request, name, engine, session, known)
         except SmokeFailedError:
             # It has passed before, perhaps: what it does now counts.
-            kept.drop(session.workspace, image.digest, reached, question)
+            past_verdicts.drop_verdict(session.workspace, image.digest, reached, question)
             raise
         # Before the engine names the image: a name that is refused must not cost another run of many minutes.
-        kept.keep(session.workspace, verdict, question)
+        past_verdicts.keep_verdict(session.workspace, verdict, question)
     return verdict
 
 
@@ -93,7 +93,7 @@ def _tidy(engine: Engine) -> None:
 
 
 def _smoke(request: Request, name: str, engine: Engine, session: Session, known: tuple[Golden, ...]) -> Verdict:
-    from builder.smoke.level import facts, level  # noqa: PLC0415
+    from builder.smoke.launch import facts, level  # noqa: PLC0415
     from builder.smoke.runner import smoke  # noqa: PLC0415
 
     spec, folder = request.job.spec, request.folder
@@ -135,7 +135,7 @@ def _compared(request: Request, verdict: Verdict, last: Verdict, session: Sessio
         SmokeFailedError: something is, and the recipe says that this is an error.
     """
     limits, job = request.job.spec.smoke.bounds, request.job
-    worse = bounds.exceeded(limits, verdict, last)
+    worse = past_verdicts.regressions(limits, verdict, last)
     if worse and limits.exceeded == "error":
         failed = replace(verdict, passed=False, step="bounds", failure="; ".join(worse))
         raise SmokeFailedError(

@@ -1,4 +1,4 @@
-"""How an image is started for its smoke run, and where it can be reached."""
+"""How an image is started for its smoke run, at which level that proves something, and where it is reached."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from builder.engine import SHM_BYTES, emulator_settings
 from builder.errors import RecipeError
 from builder.image.runtime import server_json
 from builder.image.runtime.settings import SettingsError, settle
-from builder.smoke.level import architecture, facts, level
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,9 +19,47 @@ if TYPE_CHECKING:
 
     from builder.engine import Engine
     from builder.image.model import Image
-    from builder.recipe.model import Pairs, Spec
+    from builder.recipe.model import Architecture, Pairs, Spec
+    from builder.smoke.model import Level
 
 _KEY = "VLLM_API_KEY"
+# Images with this label hold a CUDA build.
+CUDA_LABEL = "io.jbuild.cuda"
+NVIDIA = "nvidia"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LevelFacts:
+    """What the level follows from: a CUDA build, the processor's own architecture, NVIDIA's runtime."""
+
+    cuda: bool
+    native: bool
+    nvidia: bool
+
+
+def facts(image: Image, engine: Engine) -> LevelFacts:
+    """Return what is so for an image on an engine."""
+    return LevelFacts(
+        cuda=bool(dict(image.labels).get(CUDA_LABEL)),
+        native=architecture(image) == engine.architecture,
+        nvidia=NVIDIA in engine.runtimes,
+    )
+
+
+def level(known: LevelFacts) -> Level:
+    """Return what a run proves.
+
+    A CUDA build without a GPU does not start its server, also on its own processor: only the forward pass is left.
+    A CPU build proves nothing of the GPU, whatever the runtime.
+    """
+    if known.cuda:
+        return "gpu" if known.native and known.nvidia else "emulated-forward"
+    return "cpu" if known.native else "emulated"
+
+
+def architecture(image: Image) -> Architecture:
+    """Return the architecture of an image's platform."""
+    return "arm64" if image.platform.split("/")[1] == "arm64" else "amd64"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +98,7 @@ class Launch:
         if self.memory_bytes:
             arguments |= {"mem_limit": self.memory_bytes, "memswap_limit": self.memory_bytes}
         if self.nvidia:
-            arguments |= {"runtime": "nvidia", "device_requests": [{"count": -1, "capabilities": [["gpu"]]}]}
+            arguments |= {"runtime": NVIDIA, "device_requests": [{"count": -1, "capabilities": [["gpu"]]}]}
         return arguments
 
 

@@ -13,7 +13,7 @@ from test_bench_client import LOAD, at, running
 from test_serve_container import SERVICE, Fake
 
 from builder.bench.inside import BenchmarkMissingError, measure_inside
-from builder.bench.measure import Target, bench
+from builder.bench.measure import BenchTarget, bench
 from builder.console import Console
 from builder.errors import SmokeError
 from builder.host.engine.container import RunningContainer
@@ -43,9 +43,9 @@ class Container(Fake):
         return SimpleNamespace(exit_code=self.ends, output=(None, self.said))
 
 
-def target(server: Stand, container: Container | None, level: str = "cpu") -> Target:
+def target(server: Stand, container: Container | None, level: str = "cpu") -> BenchTarget:
     running = RunningContainer(container) if container else None
-    return Target(server=at(server, key="k"), subject="x", level=level, container=running, port=8000)
+    return BenchTarget(server=at(server, key="k"), subject="x", level=level, container=running, port=8000)
 
 
 def test_it_is_run_once_for_each_concurrency_with_the_key_in_its_environment() -> None:

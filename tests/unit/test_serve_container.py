@@ -14,9 +14,8 @@ from builder.engine import Engine
 from builder.errors import EngineError, SmokeError, UsageError
 from builder.host.engine.container import RunningContainer
 from builder.serve import container as containers
-from builder.serve.bare import service_of_image
 from builder.serve.model import Published
-from builder.serve.service import service_of
+from builder.serve.service import service_of, service_of_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

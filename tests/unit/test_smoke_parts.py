@@ -23,7 +23,7 @@ from builder.registry.model import Descriptor
 from builder.smoke import launch as launching
 from builder.smoke import layout as oci
 from builder.smoke.failure import StepFailedError, ended, exit_meaning, faults
-from builder.smoke.level import Facts, facts, level
+from builder.smoke.launch import LevelFacts, facts, level
 from builder.smoke.model import Answer, SmokeFailedError, Verdict
 from builder.smoke.runner import check_questions
 
@@ -98,24 +98,26 @@ def test_a_failure_carries_its_verdict() -> None:
     ],
 )
 def test_the_level_follows_from_what_is_there(cuda: bool, native: bool, nvidia: bool, expected: str) -> None:
-    assert level(Facts(cuda=cuda, native=native, nvidia=nvidia)) == expected
+    assert level(LevelFacts(cuda=cuda, native=native, nvidia=nvidia)) == expected
 
 
 @pytest.mark.parametrize(
     ("platform", "cuda", "engine", "expected"),
     [
-        ("linux/arm64", "", ENGINE, Facts(cuda=False, native=False, nvidia=True)),
-        ("linux/arm64/v8", "12.6", JETSON, Facts(cuda=True, native=True, nvidia=True)),
-        ("linux/amd64", "", REMOTE, Facts(cuda=False, native=True, nvidia=True)),
+        ("linux/arm64", "", ENGINE, LevelFacts(cuda=False, native=False, nvidia=True)),
+        ("linux/arm64/v8", "12.6", JETSON, LevelFacts(cuda=True, native=True, nvidia=True)),
+        ("linux/amd64", "", REMOTE, LevelFacts(cuda=False, native=True, nvidia=True)),
         (
             "linux/arm64",
             "12.6",
             dataclasses.replace(JETSON, runtimes=("runc",)),
-            Facts(cuda=True, native=True, nvidia=False),
+            LevelFacts(cuda=True, native=True, nvidia=False),
         ),
     ],
 )
-def test_the_facts_are_the_engines_and_the_images(platform: str, cuda: str, engine: Engine, expected: Facts) -> None:
+def test_the_facts_are_the_engines_and_the_images(
+    platform: str, cuda: str, engine: Engine, expected: LevelFacts
+) -> None:
     assert facts(image(platform, io_jbuild_cuda=cuda), engine) == expected
 
 
