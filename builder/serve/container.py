@@ -14,7 +14,7 @@ from requests import RequestException
 from builder.errors import EngineError, SmokeError
 from builder.host.engine.container import RunningContainer
 from builder.remote.openai import OpenAIServer
-from builder.serve.model import CACHE, CPU_PERIOD_US, KEY_TARGET, KEY_VARIABLE, Published
+from builder.serve.model import CACHE, CPU_PERIOD_US, KEY_TARGET, Published
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,17 +36,15 @@ _POLL_S = 0.5
 def arguments_of(service: Service, *, restart: bool = False) -> dict[str, Any]:
     """Return what the engine's API is given to create a service's container."""
     volumes = {service.volume: {"bind": CACHE, "mode": "rw"}}
-    environment = dict(service.environment)
     if service.key_file:
         volumes[str(service.key_file.absolute())] = {"bind": KEY_TARGET, "mode": "ro"}
-        environment = {KEY_VARIABLE: KEY_TARGET} | environment
     published = service.published
     arguments: dict[str, Any] = {
         "name": service.name,
         "image": service.image,
         "command": list(service.arguments) or None,
         "platform": service.platform,
-        "environment": environment,
+        "environment": service.container_environment,
         "ports": {f"{service.port}/tcp": (published.address, published.port)},
         "volumes": volumes,
         "read_only": True,

@@ -64,3 +64,8 @@ class Service:
     log_size: str = "10m"
     log_files: int = 3
     restart: str = "unless-stopped"
+
+    @property
+    def container_environment(self) -> dict[str, str]:
+        """The environment with the variable that names the mounted key."""
+        return ({KEY_VARIABLE: KEY_TARGET} if self.key_file else {}) | dict(self.environment)

@@ -106,15 +106,13 @@ class RunningContainer:
         """Return the exit code once the container has ended."""
         return int(self._container.wait()["StatusCode"])
 
-    def terminate(self) -> bool:
-        """Send SIGTERM to PID 1; return False if the container has ended."""
+    def terminate(self) -> None:
+        """Send SIGTERM to PID 1, unless the container has ended."""
         try:
             self._container.kill(signal="SIGTERM")
         except APIError:
             if self.state().running:
                 raise
-            return False
-        return True
 
     def stop(self, within_s: int) -> None:
         """Stop the program by SIGTERM, after `within_s` seconds by SIGKILL."""
