@@ -14,7 +14,6 @@ from builder.errors import EngineError, SmokeError
 from builder.remote.openai import OpenAIServer
 from builder.serve import container as containers
 from builder.serve.model import Published
-from builder.serve.service import address_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,14 +63,14 @@ def started(
     service = replace(service, name=f"{service.name}-bench", published=ANY_PORT)
     containers.provide(client, service.image, service.platform, console, hint=hint)
     with containers.started(client, service) as container:
-        url = address_of(containers.published_of(container, service))
+        url, ready_s = containers.await_ready(container, service, console)
         yield BenchTarget(
             server=OpenAIServer(url=url, key=dict(service.environment).get("VLLM_API_KEY")),
             subject=service.image,
             level=_level(service, engine),
             container=container,
             port=service.port,
-            ready_s=containers.await_ready(container, service, url, console),
+            ready_s=ready_s,
         )
 
 

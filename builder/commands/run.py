@@ -67,11 +67,12 @@ def command(
         hint = f"`jbuild recipe {found.name} --from smoke` makes it anew, --image names another"
         containers.provide(client, service.image, service.platform, session.console, hint=hint)
         if detach:
-            started = described(job, service, containers.start(client, service, restart=True), engine)
+            containers.start(client, service, restart=True)
+            started = described(job, service, engine)
             session.console.result(records.plain(started), _text(started))
             return
         with containers.started(client, service) as container:
-            started = described(job, service, container, engine)
+            started = described(job, service, engine)
             seen = follow(container, service, started, engine, session)
         said = f"{started.container} has ended with exit code {seen.exit_code}"
         session.console.result({**records.plain(started), **records.plain(seen)}, said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ from requests import RequestException
 from builder.errors import EngineError, SmokeError
 from builder.host.engine.container import RunningContainer
 from builder.remote.openai import OpenAIServer
-from builder.serve.model import CACHE, CPU_PERIOD_US, KEY_TARGET, Published
+from builder.serve.model import CACHE, CPU_PERIOD_US, KEY_TARGET
+from builder.serve.service import address_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 _NVIDIA = "nvidia"
 _LAST_LINES = 60
 _KILLED = 137
-# A port is published a moment after the start.
-_PUBLISHED_WITHIN_S = 5.0
 _POLL_S = 0.5
 
 
@@ -145,44 +145,27 @@ def started(client: DockerClient, service: Service) -> Iterator[RunningContainer
             container.remove()
 
 
-def published_of(container: RunningContainer, service: Service) -> Published:
-    """Return where a container's server is really published.
-
-    Raises:
-        EngineError: it is not, within seconds.
-        SmokeError: its server has ended already.
-    """
-    if service.published.port:
-        return service.published
-    until = time.monotonic() + _PUBLISHED_WITHIN_S
-    while time.monotonic() < until:
-        if not container.state().running:
-            end_of(container, service)
-        port = container.published(service.port)
-        if port:
-            return Published(address=service.published.address, port=port)
-        time.sleep(0.1)
-    raise EngineError("the container's port is not published", where=service.name, hint="see `docker logs`")
-
-
-def await_ready(container: RunningContainer, service: Service, url: str, console: Console) -> float:
-    """Wait until a container's server answers; return the seconds that it took.
+def await_ready(container: RunningContainer, service: Service, console: Console) -> tuple[str, float]:
+    """Wait until a container's server answers; return its address and the seconds that it took.
 
     Raises:
         SmokeError: it ended, or did not answer within its time.
     """
-    start_s, server = time.monotonic(), OpenAIServer(url=url)
+    start_s, within_s = time.monotonic(), service.health.start_period_s
     with console.task(f"starting {service.image}", unit="lines") as task:
-        while time.monotonic() - start_s < service.health.start_period_s:
-            if server.is_healthy():
-                return round(time.monotonic() - start_s, 1)
+        while (elapsed_s := time.monotonic() - start_s) < within_s:
             if not container.state().running:
                 end_of(container, service)
                 raise SmokeError("the server ended before it was ready", where=service.name, hint="see its arguments")
+            # The engine publishes a port a moment after the start.
+            port = service.published.port or container.published(service.port)
+            url = address_of(replace(service.published, port=port))
+            if port and OpenAIServer(url=url).is_healthy():
+                return url, round(elapsed_s, 1)
             task.note(container.last_lines(1))
             time.sleep(_POLL_S)
     raise SmokeError(
-        f"the server was not ready within {service.health.start_period_s} s",
+        f"the server was not ready within {within_s} s",
         where=service.name,
         hint="`ready-within-s` under [smoke] in the recipe is how long it may take",
         log=container.last_lines(_LAST_LINES),

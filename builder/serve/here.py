@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.image.runtime import served_name
@@ -87,20 +87,15 @@ def service_here(
     )
 
 
-def described(job: Job, service: Service, container: RunningContainer, engine: Engine) -> Started:
-    """Return what is to be known of a container.
-
-    Raises:
-        EngineError: its port is not published.
-    """
-    real = replace(service, published=containers.published_of(container, service))
+def described(job: Job, service: Service, engine: Engine) -> Started:
+    """Return how the container of a service that was started is reached."""
     return Started(
         recipe=job.recipe.name,
         cell=job.cell.id,
         container=service.name,
         image=service.image,
-        url=address_of(real.published, engine.host),
-        ask=curl_hint(real, served_name(job.spec), engine.host),
+        url=address_of(service.published, engine.host),
+        ask=curl_hint(service, served_name(job.spec), engine.host),
         docker=f"DOCKER_HOST={engine.docker_host} docker" if engine.source == "scripts/engine" else "docker",
     )
 

@@ -6,7 +6,6 @@ import json
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from builder.engine import SHM_BYTES, emulator_settings
 from builder.errors import RecipeError
@@ -133,8 +132,7 @@ def launch(image: Image, reference: str, spec: Spec, engine: Engine, memory_byte
 
 def address(engine: Engine, port: int) -> str:
     """Return where a published port of the engine's machine is reached from here."""
-    host = "127.0.0.1" if engine.is_local else urlsplit(engine.endpoint).hostname
-    return f"http://{host}:{port}"
+    return f"http://{engine.host or '127.0.0.1'}:{port}"
 
 
 def key(spec: Spec, started: Launch) -> str | None:

@@ -13,9 +13,9 @@ from builder.host.engine.container import temporary_container
 from builder.image.runtime import MODELS, served_model
 from builder.remote.openai import SHOWN
 from builder.smoke.asking import unmet
-from builder.smoke.client import Reply
+from builder.smoke.client import Reply, measured_answer
 from builder.smoke.failure import StepFailedError, ended
-from builder.smoke.model import Answer, Gpu, Missing, Modules, Token
+from builder.smoke.model import Gpu, Missing, Modules, Token
 from builder.smoke.probe import MARK, script
 from builder.smoke.steps import accept, patience
 from builder.wheels.tree import ENVIRONMENT
@@ -113,15 +113,8 @@ def _reply(title: str, found: dict[str, Any]) -> Reply:
         for each in found["tokens"]
     )
     seconds, first_s = found["seconds"], found["first_token_s"]
-    spread = seconds - first_s if first_s is not None else 0.0
-    answer = Answer(
-        question=title,
-        text=found["text"],
-        seconds=round(seconds, 3),
-        tokens=len(tokens),
-        first_token_s=None if first_s is None else round(first_s, 3),
-        tokens_per_s=round((len(tokens) - 1) / spread, 3) if len(tokens) > 1 and spread > 0 else None,
-    )
+    times_s = () if first_s is None else (first_s, seconds)
+    answer = measured_answer(title, found["text"], len(tokens), seconds, times_s)
     return Reply(answer=answer, tokens=tokens, pieces=len(tokens))
 
 

@@ -13,7 +13,7 @@ from test_bench_client import LOAD, at, running
 from test_serve_container import SERVICE, Fake
 
 from builder.bench.inside import BenchmarkMissingError, measure_inside
-from builder.bench.measure import BenchTarget, bench
+from builder.bench.measure import ANY_PORT, BenchTarget, bench
 from builder.console import Console
 from builder.errors import SmokeError
 from builder.host.engine.container import RunningContainer
@@ -110,21 +110,34 @@ class Starting(Container):
         self.code, self.log = code, (b"loading\n",)
 
 
+ANYWHERE = replace(SERVICE, published=ANY_PORT)
+
+
+def test_a_server_is_ready_once_its_port_is_published_and_answers() -> None:
+    with running() as server:
+        port = server.server_address[1]
+        container = Starting(running=True)
+        container.ports["8000/tcp"] = [{"HostIp": "127.0.0.1", "HostPort": str(port)}]
+        url, ready_s = await_ready(RunningContainer(container), ANYWHERE, QUIET)
+        assert (url, server.paths) == (f"http://127.0.0.1:{port}", ["/health"])
+        fixed = replace(SERVICE, published=replace(ANY_PORT, port=port))
+        assert await_ready(RunningContainer(Starting(running=True)), fixed, QUIET)[0] == url
+    assert ready_s < 5
+
+
 def test_a_server_that_ends_before_it_is_ready() -> None:
-    nowhere = "http://127.0.0.1:9"
     failed = RunningContainer(Starting(running=False, code=3))
     with pytest.raises(SmokeError, match="ended with exit code 3") as caught:
-        await_ready(failed, SERVICE, nowhere, QUIET)
+        await_ready(failed, ANYWHERE, QUIET)
     assert caught.value.log == "loading"
     done = RunningContainer(Starting(running=False))
     with pytest.raises(SmokeError, match="ended before it was ready"):
-        await_ready(done, SERVICE, nowhere, QUIET)
+        await_ready(done, ANYWHERE, QUIET)
 
 
 def test_a_server_that_is_never_ready() -> None:
-    slow = RunningContainer(Starting(running=True))
-    service = replace(SERVICE, health=replace(SERVICE.health, start_period_s=1))
+    nowhere = replace(ANYWHERE, published=replace(ANY_PORT, port=9), health=replace(SERVICE.health, start_period_s=1))
     with pytest.raises(SmokeError, match="not ready within 1 s") as caught:
-        await_ready(slow, service, "http://127.0.0.1:9", QUIET)
+        await_ready(RunningContainer(Starting(running=True)), nowhere, QUIET)
     assert caught.value.log == "loading"
     assert "ready-within-s" in str(caught.value.hint)

@@ -156,13 +156,9 @@ def test_an_image_is_pulled_where_the_engine_lacks_it() -> None:
 
 def test_where_it_is_published() -> None:
     container = Fake()
-    anywhere = service_of(make_job(), "image", published=Published(address="127.0.0.1", port=None))
+    assert RunningContainer(container).published(8000) is None
     container.ports["8000/tcp"] = [{"HostIp": "127.0.0.1", "HostPort": "49153"}]
-    running = RunningContainer(container)
-    assert containers.published_of(running, anywhere) == Published(address="127.0.0.1", port=49153)
-    assert containers.published_of(running, SERVICE).port == 8000
-    with pytest.raises(SmokeError, match="exit code 4"):
-        containers.published_of(RunningContainer(Fake(code=4, running=False)), anywhere)
+    assert RunningContainer(container).published(8000) == 49153
 
 
 def make_engine(**changes: Any) -> Engine:
