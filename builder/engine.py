@@ -41,6 +41,8 @@ _OCI_NAMES = {"aarch64": "arm64", "x86_64": "amd64", "arm64": "arm64", "amd64": 
 # What QEMU imitates. It runs SVE instructions by function calls: without them torch's matrix products are 20 to 30
 # times as fast (QEMU 10.0, torch 2.10: 0.01 against 0.4 GFLOPS), and Orin's Cortex-A78AE has none either.
 _EMULATORS = {"arm64": ("QEMU_CPU", "max,sve=off")}
+# vLLM's processes talk through shared memory; the engine's own 64 MB is too little, and unused space costs nothing.
+SHM_BYTES = 1 << 30
 _MEND = "start Docker, or run `scripts/engine up` for an engine of jbuild's own; then `jbuild doctor`"
 
 

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from builder.bench.model import Percentiles, Step
 from builder.errors import SmokeError
-from builder.serve.container import readable
+from builder.host.engine.container_log import printable_log
 from builder.wheels.tree import ENVIRONMENT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from docker.models.containers import Container
-
     from builder.bench.model import Load
+    from builder.host.engine.container import RunningContainer
 
 _PROGRAM = f"{ENVIRONMENT}/bin/vllm"
 _FOLDER, _FILE = "/tmp", "jbuild-bench.json"  # noqa: S108  # in the container
@@ -29,18 +26,21 @@ class BenchmarkMissingError(SmokeError):
 
 
 def measure_inside(
-    container: Container, port: int, names: tuple[str, str], load: Load, concurrency: int, key: str | None
+    container: RunningContainer, port: int, names: tuple[str, str], load: Load, concurrency: int, key: str | None
 ) -> Step:
     """Return what vLLM's benchmark measures; `names` are the model's served name and its folder in the container.
 
     Raises:
         BenchmarkMissingError: there is none in the image, or it failed.
     """
-    code, said = _run(container, command(port, names, load, concurrency), key)
+    # The key is where the benchmark looks for it, and no argument: those can be read by every process.
+    environment = {"OPENAI_API_KEY": key} if key else {}
+    code, stdout, stderr = container.execute(command(port, names, load, concurrency), environment)
     if code != 0:
-        message, log = f"`vllm bench serve` ended with exit code {code}", readable(said[-_TAIL:])
+        message = f"`vllm bench serve` ended with exit code {code}"
+        log = printable_log((stdout + stderr)[-_TAIL:])
         raise BenchmarkMissingError(message, where=container.name, hint=_OTHER, log=log)
-    _, text = _run(container, ["cat", f"{_FOLDER}/{_FILE}"])
+    _, text, _ = container.execute(["cat", f"{_FOLDER}/{_FILE}"])
     try:
         return parse(json.loads(text), load, concurrency)
     except (ValueError, KeyError, TypeError) as error:
@@ -94,11 +94,3 @@ def parse(found: dict[str, Any], load: Load, concurrency: int) -> Step:
 def _percentiles(found: dict[str, Any], metric: str) -> Percentiles:
     p50, p95, p99 = (round(float(found[f"p{percent}_{metric}_ms"]), 3) for percent in _PERCENTILES.split(","))
     return Percentiles(p50=p50, p95=p95, p99=p99)
-
-
-def _run(container: Container, argv: Sequence[str], key: str | None = None) -> tuple[int, bytes]:
-    # The key is where the benchmark looks for it, and no argument: those can be read by every process.
-    environment = {"OPENAI_API_KEY": key} if key else {}
-    done: Any = container.exec_run(list(argv), demux=True, environment=environment)
-    out, err = (part or b"" for part in done.output)
-    return int(done.exit_code), out if done.exit_code == 0 else out + err

@@ -2,45 +2,85 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal
 
 from builder.bench.client import measure, served_model
 from builder.bench.inside import BenchmarkMissingError, measure_inside
 from builder.bench.model import Bench, Step
-from builder.errors import SmokeError
+from builder.errors import EngineError, SmokeError
 from builder.remote.openai import OpenAIServer
 from builder.serve import container as containers
+from builder.serve.model import Published
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from docker.models.containers import Container
+    from docker import DockerClient
 
     from builder.bench.model import Client, Load
     from builder.console import Console
+    from builder.engine import Engine
+    from builder.host.engine.container import RunningContainer
     from builder.serve.model import Service
 
 Choice = Literal["auto", "vllm", "jbuild"]
-_ASK_EVERY_S = 0.5
-_LAST_LINES = 60
+# A server that runs already keeps its own port.
+ANY_PORT = Published(address="127.0.0.1", port=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Target:
+class BenchTarget:
     """A server that answers: where, what it is, and its container if we have it. `level` as a verdict's."""
 
     server: OpenAIServer
     subject: str
     level: str | None = None
-    container: Container | None = None
+    container: RunningContainer | None = None
     port: int | None = None
     ready_s: float | None = None
 
 
-def bench(target: Target, load: Load, concurrencies: Sequence[int], choice: Choice, console: Console) -> Bench:
+@contextmanager
+def started(
+    client: DockerClient, service: Service, engine: Engine, console: Console, *, hint: str
+) -> Iterator[BenchTarget]:
+    """Give a service's server once it answers, in a container beside any other of it.
+
+    Raises:
+        EngineError: the engine cannot run it, or is another machine's.
+        SmokeError: the server does not get ready.
+    """
+    if not engine.is_local:
+        raise EngineError(
+            "the engine is on another machine, whose loopback cannot be reached",
+            where=engine.endpoint,
+            hint="start the server there with `jbuild run --detach`, and measure it with --url",
+        )
+    containers.check_engine(service, engine)
+    service = replace(service, name=f"{service.name}-bench", published=ANY_PORT)
+    containers.provide(client, service.image, service.platform, console, hint=hint)
+    with containers.started(client, service) as container:
+        url, ready_s = containers.await_ready(container, service, console)
+        yield BenchTarget(
+            server=OpenAIServer(url=url, key=dict(service.environment).get("VLLM_API_KEY")),
+            subject=service.image,
+            level=_level(service, engine),
+            container=container,
+            port=service.port,
+            ready_s=ready_s,
+        )
+
+
+def _level(service: Service, engine: Engine) -> str:
+    if not service.platform.endswith(f"/{engine.architecture}"):
+        return "emulated"
+    return "gpu" if service.nvidia else "cpu"
+
+
+def bench(target: BenchTarget, load: Load, concurrencies: Sequence[int], choice: Choice, console: Console) -> Bench:
     """Return what was measured.
 
     With `auto` vLLM's own benchmark is used where it runs beside the server without emulation and works.
@@ -82,32 +122,7 @@ def bench(target: Target, load: Load, concurrencies: Sequence[int], choice: Choi
     )
 
 
-def await_ready(container: Container, service: Service, url: str, console: Console) -> float:
-    """Wait until a container's server answers; return the seconds that it took.
-
-    Raises:
-        SmokeError: it ended, or did not answer within its time.
-    """
-    start_s, server = time.monotonic(), OpenAIServer(url=url)
-    with console.task(f"starting {service.image}", unit="lines") as task:
-        while time.monotonic() - start_s < service.health.start_period_s:
-            if server.is_healthy():
-                return round(time.monotonic() - start_s, 1)
-            container.reload()
-            if container.status == "exited":
-                containers.end_of(container, service)
-                raise SmokeError("the server ended before it was ready", where=service.name, hint="see its arguments")
-            task.note(containers.last_lines(container, 1))
-            time.sleep(_ASK_EVERY_S)
-    raise SmokeError(
-        f"the server was not ready within {service.health.start_period_s} s",
-        where=service.name,
-        hint="`ready-within-s` under [smoke] in the recipe is how long it may take",
-        log=containers.last_lines(container, _LAST_LINES),
-    )
-
-
-def _client(target: Target, choice: Choice, root: str | None) -> tuple[Client, str | None]:
+def _client(target: BenchTarget, choice: Choice, root: str | None) -> tuple[Client, str | None]:
     if choice == "jbuild":
         return "jbuild", None
     if target.container is None:
@@ -127,7 +142,7 @@ def _client(target: Target, choice: Choice, root: str | None) -> tuple[Client, s
     return "vllm bench serve", None
 
 
-def _inside(target: Target, names: tuple[str, str], load: Load, concurrency: int) -> Step:
+def _inside(target: BenchTarget, names: tuple[str, str], load: Load, concurrency: int) -> Step:
     if target.container is None or target.port is None:
         raise AssertionError("vLLM's benchmark is chosen for containers only")
     return measure_inside(target.container, target.port, names, load, concurrency, target.server.key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,14 +11,13 @@ from builder import tomldoc
 from builder.jetson.advisories import advisories
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Iterable
 
     from builder.jetson.advisories import Advisory
     from builder.tomldoc import Table
 
 DATA = Path(__file__).with_name("symptoms.toml")
-# Colours and cursor movements: a log is shown on terminals, which must not obey it.
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,11 +52,6 @@ def find(lines: Iterable[str]) -> tuple[Symptom, ...]:
     """Return the symptoms that lines tell of, in the table's order."""
     seen = list(lines)
     return tuple(symptom for symptom in known() if any(symptom.pattern.search(line) for line in seen))
-
-
-def clean(line: str) -> str:
-    """Return a line of a log without what a terminal would obey; of overwritten text, what was left to see."""
-    return _CONTROL.sub("", line.rstrip("\r\n").rsplit("\r", 1)[-1])
 
 
 def _parse(root: Table) -> tuple[Symptom, ...]:

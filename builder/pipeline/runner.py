@@ -102,7 +102,7 @@ def _run_at_once(
 
 def _remove_containers(session: Session) -> None:
     """Remove this process's containers, so that threads that talk to them end at once."""
-    from builder.smoke.container import remove_own  # noqa: PLC0415  # slow to import, and only after Ctrl-C
+    from builder.host.engine.container import remove_own  # noqa: PLC0415  # slow to import, and only after Ctrl-C
 
     try:
         client = find_engine(session.workspace).client()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from builder.serve.model import CACHE, CPU_PERIOD_US, KEY_TARGET, KEY_VARIABLE
+from builder.serve.model import CACHE, CPU_PERIOD_US, KEY_TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,7 +57,7 @@ def document(service: Service) -> dict[str, Any]:
         "platform": service.platform,
         "runtime": "nvidia" if service.nvidia else None,
         "command": list(service.arguments) or None,
-        "environment": _environment(service) or None,
+        "environment": service.container_environment or None,
         "secrets": [_SECRET] if service.key_file else None,
         "ports": [f"{_bracketed(published.address)}:{published.port or ''}:{service.port}"],
         "volumes": [f"{_VOLUME}:{CACHE}"],
@@ -108,11 +108,6 @@ _Dumper.add_representer(str, _string)
 def to_yaml(document: Mapping[str, Any]) -> str:
     """Return a document as YAML in block style, its keys in their own order."""
     return yaml.dump(dict(document), Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=sys.maxsize)
-
-
-def _environment(service: Service) -> dict[str, str]:
-    own = {KEY_VARIABLE: KEY_TARGET} if service.key_file else {}
-    return own | dict(service.environment)
 
 
 def _health(service: Service) -> dict[str, Any]:

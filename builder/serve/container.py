@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, DockerException, ImageNotFound
 from docker.types import LogConfig
 from requests import RequestException
 
 from builder.errors import EngineError, SmokeError
-from builder.jetson.symptoms import clean
-from builder.serve.model import CACHE, CPU_PERIOD_US, KEY_TARGET, KEY_VARIABLE, Published
+from builder.host.engine.container import RunningContainer
+from builder.remote.openai import OpenAIServer
+from builder.serve.model import CACHE, CPU_PERIOD_US, KEY_TARGET
+from builder.serve.service import address_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from docker import DockerClient
-    from docker.models.containers import Container
 
     from builder.console import Console
     from builder.engine import Engine
@@ -28,24 +30,21 @@ if TYPE_CHECKING:
 _NVIDIA = "nvidia"
 _LAST_LINES = 60
 _KILLED = 137
-# A port is published a moment after the start.
-_PUBLISHED_WITHIN_S = 5.0
+_POLL_S = 0.5
 
 
 def arguments_of(service: Service, *, restart: bool = False) -> dict[str, Any]:
     """Return what the engine's API is given to create a service's container."""
     volumes = {service.volume: {"bind": CACHE, "mode": "rw"}}
-    environment = dict(service.environment)
     if service.key_file:
         volumes[str(service.key_file.absolute())] = {"bind": KEY_TARGET, "mode": "ro"}
-        environment = {KEY_VARIABLE: KEY_TARGET} | environment
     published = service.published
     arguments: dict[str, Any] = {
         "name": service.name,
         "image": service.image,
         "command": list(service.arguments) or None,
         "platform": service.platform,
-        "environment": environment,
+        "environment": service.container_environment,
         "ports": {f"{service.port}/tcp": (published.address, published.port)},
         "volumes": volumes,
         "read_only": True,
@@ -84,7 +83,7 @@ def check_engine(service: Service, engine: Engine) -> None:
 
 
 def provide(client: DockerClient, image: str, platform: str | None, console: Console, *, hint: str) -> None:
-    """Make sure that the engine has an image; it is pulled if its name is a registry's.
+    """Make sure that the engine has an image; pull it if not.
 
     Raises:
         EngineError: it has not, and cannot pull it.
@@ -100,35 +99,37 @@ def provide(client: DockerClient, image: str, platform: str | None, console: Con
                 if event.get("status") == "Pull complete":
                     task.advance(1)
         except (APIError, RequestException) as error:
-            raise EngineError(f"cannot pull the image: {_said(error)}", where=image, hint=hint) from error
+            raise EngineError(f"cannot pull the image: {_explanation(error)}", where=image, hint=hint) from error
 
 
-def start(client: DockerClient, service: Service, *, restart: bool = False) -> Container:
+def start(client: DockerClient, service: Service, *, restart: bool = False) -> RunningContainer:
     """Create and start a service's container; what cannot be started is removed again.
 
     Raises:
         EngineError: the engine will not.
     """
     try:
-        container = client.containers.create(**arguments_of(service, restart=restart))
+        created = client.containers.create(**arguments_of(service, restart=restart))
     except APIError as error:
         taken = error.status_code == HTTPStatus.CONFLICT
         hint = f"stop it: `docker rm --force {service.name}`" if taken else "see the engine's log; `jbuild doctor`"
-        raise EngineError(_said(error), where=service.image, hint=hint) from error
+        raise EngineError(_explanation(error), where=service.image, hint=hint) from error
+    container = RunningContainer(created)
     try:
-        container.start()
+        created.start()
     except APIError as error:
-        remove(container)
+        container.remove()
+        message = f"the container does not start: {_explanation(error)}"
         hint = "is the port taken? Name another with --publish; `jbuild doctor` looks at the engine"
-        raise EngineError(f"the container does not start: {_said(error)}", where=service.image, hint=hint) from error
+        raise EngineError(message, where=service.image, hint=hint) from error
     except BaseException:
-        remove(container)
+        container.remove()
         raise
     return container
 
 
 @contextmanager
-def started(client: DockerClient, service: Service) -> Iterator[Container]:
+def started(client: DockerClient, service: Service) -> Iterator[RunningContainer]:
     """Give a service's container, started; it is stopped cleanly and removed at the end of the block.
 
     Raises:
@@ -139,76 +140,54 @@ def started(client: DockerClient, service: Service) -> Iterator[Container]:
         yield container
     finally:
         try:
-            with suppress(NotFound):
-                container.stop(timeout=service.stop_within_s)
+            container.stop(service.stop_within_s)
         finally:
-            remove(container)
+            container.remove()
 
 
-def published_of(container: Container, service: Service) -> Published:
-    """Return where a container's server is really published.
+def await_ready(container: RunningContainer, service: Service, console: Console) -> tuple[str, float]:
+    """Wait until a container's server answers; return its address and the seconds that it took.
 
     Raises:
-        EngineError: it is not, within seconds.
-        SmokeError: its server has ended already.
+        SmokeError: it ended, or did not answer within its time.
     """
-    if service.published.port:
-        return service.published
-    until = time.monotonic() + _PUBLISHED_WITHIN_S
-    while time.monotonic() < until:
-        container.reload()
-        if container.status == "exited":
-            end_of(container, service)
-        for each in container.ports.get(f"{service.port}/tcp") or ():
-            return Published(address=service.published.address, port=int(each["HostPort"]))
-        time.sleep(0.1)
-    raise EngineError("the container's port is not published", where=service.name, hint="see `docker logs`")
+    start_s, within_s = time.monotonic(), service.health.start_period_s
+    with console.task(f"starting {service.image}", unit="lines") as task:
+        while (elapsed_s := time.monotonic() - start_s) < within_s:
+            if not container.state().running:
+                end_of(container, service)
+                raise SmokeError("the server ended before it was ready", where=service.name, hint="see its arguments")
+            # The engine publishes a port a moment after the start.
+            port = service.published.port or container.published(service.port)
+            url = address_of(replace(service.published, port=port))
+            if port and OpenAIServer(url=url).is_healthy():
+                return url, round(elapsed_s, 1)
+            task.note(container.last_lines(1))
+            time.sleep(_POLL_S)
+    raise SmokeError(
+        f"the server was not ready within {within_s} s",
+        where=service.name,
+        hint="`ready-within-s` under [smoke] in the recipe is how long it may take",
+        log=container.last_lines(_LAST_LINES),
+    )
 
 
-def log_lines(container: Container) -> Iterator[str]:
-    """Yield a container's log as it comes, line by line, until the container ends."""
-    rest = b""
-    for piece in container.logs(stream=True, follow=True):
-        *whole, rest = (rest + piece).split(b"\n")
-        yield from (clean(line.decode(errors="replace")) for line in whole)
-    if rest:
-        yield clean(rest.decode(errors="replace"))
-
-
-def end_of(container: Container, service: Service) -> int:
+def end_of(container: RunningContainer, service: Service) -> int:
     """Return the exit code of a container that has ended.
 
     Raises:
         SmokeError: its server ended by itself, and not well.
     """
-    code = int(container.wait()["StatusCode"])
+    code = container.wait()
     if code == 0:
         return code
-    container.reload()
-    log = last_lines(container, _LAST_LINES)
-    out_of_memory = bool((container.attrs.get("State") or {}).get("OOMKilled"))
+    out_of_memory = container.state().out_of_memory
     why = "was killed: it used more memory than it may" if out_of_memory else f"ended with exit code {code}"
     hint = "`jbuild smoke RECIPE` says what usually helps"
     if out_of_memory or code == _KILLED:
         hint = "give it less to do (--max-model-len, --max-num-seqs) or more memory; `jbuild fit` shows the sum"
-    raise SmokeError(f"the server {why}", where=service.name, hint=hint, log=log)
+    raise SmokeError(f"the server {why}", where=service.name, hint=hint, log=container.last_lines(_LAST_LINES))
 
 
-def last_lines(container: Container, count: int) -> str:
-    """Return the end of a container's log."""
-    return readable(container.logs(tail=count))
-
-
-def readable(log: bytes) -> str:
-    """Return a log as text, without what a terminal would obey."""
-    return "\n".join(clean(line) for line in log.decode(errors="replace").splitlines())
-
-
-def remove(container: Container) -> None:
-    """Remove a container whatever it does; that it is gone already is as good."""
-    with suppress(NotFound):
-        container.remove(force=True, v=True)
-
-
-def _said(error: DockerException | RequestException) -> str:
+def _explanation(error: DockerException | RequestException) -> str:
     return str(getattr(error, "explanation", None) or error)

@@ -5,23 +5,21 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.image.runtime import served_name
 from builder.remote.openai import OpenAIServer
 from builder.serve import container as containers
-from builder.serve.ask import address_of, ask_line
 from builder.serve.memory import memory_of
-from builder.serve.service import chosen_board, emulated_environment, service_of
+from builder.serve.service import address_of, chosen_board, curl_hint, emulated_environment, service_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from docker.models.containers import Container
-
     from builder.engine import Engine
+    from builder.host.engine.container import RunningContainer
     from builder.resolve.model import Job
     from builder.serve.images import Chosen
     from builder.serve.model import Published, Service
@@ -89,25 +87,22 @@ def service_here(
     )
 
 
-def described(job: Job, service: Service, container: Container, engine: Engine) -> Started:
-    """Return what is to be known of a container.
-
-    Raises:
-        EngineError: its port is not published.
-    """
-    real = replace(service, published=containers.published_of(container, service))
+def described(job: Job, service: Service, engine: Engine) -> Started:
+    """Return how the container of a service that was started is reached."""
     return Started(
         recipe=job.recipe.name,
         cell=job.cell.id,
         container=service.name,
         image=service.image,
-        url=address_of(real.published, engine.host),
-        ask=ask_line(real, served_name(job.spec), engine.host),
+        url=address_of(service.published, engine.host),
+        ask=curl_hint(service, served_name(job.spec), engine.host),
         docker=f"DOCKER_HOST={engine.docker_host} docker" if engine.source == "scripts/engine" else "docker",
     )
 
 
-def follow(container: Container, service: Service, started: Started, engine: Engine, session: Session) -> Followed:
+def follow(
+    container: RunningContainer, service: Service, started: Started, engine: Engine, session: Session
+) -> Followed:
     """Show a server's log until it ends; an interruption stops it cleanly, and is how it is meant to end.
 
     Raises:
@@ -117,12 +112,12 @@ def follow(container: Container, service: Service, started: Started, engine: Eng
     if engine.is_local:
         threading.Thread(target=_say_when_ready, args=(seen, started, session, over), daemon=True).start()
     try:
-        for line in containers.log_lines(container):
+        for line in container.log_lines():
             console.say(line)
     except KeyboardInterrupt:
         seen.interrupted = True
         console.note(f"stopping {service.name}: it has {service.stop_within_s} s to end")
-        container.stop(timeout=service.stop_within_s)
+        container.stop(service.stop_within_s)
     finally:
         over.set()
     seen.exit_code = containers.end_of(container, service)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.engine import SHM_BYTES
 from builder.recipe.model import Pairs
 
 # Where a mounted key lies in the container, and the entrypoint's variable that names it.
@@ -57,10 +58,14 @@ class Service:
     arguments: tuple[str, ...] = ()
     memory_bytes: int | None = None
     cpus: int | None = None
-    # vLLM's processes talk through shared memory; the engine's own 64 MB is too little, and unused space costs nothing.
-    shm_bytes: int = 1 << 30
+    shm_bytes: int = SHM_BYTES
     key_file: Path | None = None
     tmpfs: Pairs = (("/tmp", "mode=1777,size=1g"),)  # noqa: S108  # in the container
     log_size: str = "10m"
     log_files: int = 3
     restart: str = "unless-stopped"
+
+    @property
+    def container_environment(self) -> dict[str, str]:
+        """The environment with the variable that names the mounted key."""
+        return ({KEY_VARIABLE: KEY_TARGET} if self.key_file else {}) | dict(self.environment)

@@ -1,34 +1,40 @@
-"""From a cell, an image of it and a board to the service that runs it."""
+"""The service that runs an image, made from its cell and a board or from the image alone, and how it is reached."""
 
 from __future__ import annotations
 
 import json
 import re
+import secrets
 import shlex
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from builder.engine import emulator_settings
-from builder.errors import RecipeError, UsageError
+from builder.errors import UsageError
 from builder.image.facts import UID
-from builder.image.runtime import HEALTHCHECK, server_json
-from builder.image.runtime.settings import LOOPBACK, SettingsError, settle
+from builder.image.runtime import HEALTHCHECK
+from builder.image.runtime.settings import EVERYWHERE, LOOPBACK
 from builder.jetson.boards import board as board_of
 from builder.jetson.device import this_device
 from builder.serve.memory import limit
 from builder.serve.model import Health, Published, Service
+from builder.smoke.launch import CUDA_LABEL, server_port
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from builder.engine import Engine
     from builder.jetson.boards import Board
-    from builder.recipe.model import Pairs, Spec
+    from builder.recipe.model import Pairs
     from builder.resolve.model import Job
 
 _PUBLISHED = re.compile(r"(?:(\[[0-9a-fA-F:]+\]|[0-9]+(?:\.[0-9]+){3}|localhost):)?([0-9]{1,5})")
 _HIGHEST_PORT = 65535
+_QUESTION = "What is the capital of France?"
+# For images without a health check, and of which no recipe is known.
+_READY_WITHIN_S, _STOP_WITHIN_S = 900, 60
+_NS = 10**9
 
 
 def service_of(
@@ -47,7 +53,7 @@ def service_of(
         RecipeError: the recipe's environment, or what is added to it, makes no server.
     """
     spec, name = job.spec, service_name(job)
-    port = _port(spec, environment, arguments)
+    port = server_port(spec, environment, arguments)
     return Service(
         name=name,
         image=image,
@@ -64,6 +70,33 @@ def service_of(
         # One core stays the system's, or nobody can log in while the server is busy.
         cpus=max(1, board.cpus - 1) if board else None,
         key_file=key_file,
+    )
+
+
+def service_of_image(reference: str, facts: Mapping[str, Any], published: Published, architecture: str) -> Service:
+    """Return how an image is run, by what the engine says of it; `architecture` is the engine's machine's.
+
+    Raises:
+        UsageError: it has no entrypoint, or no single port: it is no image of a server.
+    """
+    config = facts.get("Config") or {}
+    ports = [int(found[1]) for name in config.get("ExposedPorts") or () if (found := re.fullmatch(r"(\d+)/tcp", name))]
+    if len(ports) != 1 or not config.get("Entrypoint"):
+        hint = "name an image of jbuild's, or measure a server that runs with --url"
+        raise UsageError("the image is no server's: it has no single port and entrypoint", where=reference, hint=hint)
+    begins = (config.get("Healthcheck") or {}).get("StartPeriod") or _READY_WITHIN_S * _NS
+    name = re.sub(r"[^a-z0-9_-]+", "-", reference.rpartition("/")[2].partition("@")[0].lower())
+    return Service(
+        name=f"jbuild-{name}",
+        image=reference,
+        platform=f"{facts.get('Os') or 'linux'}/{facts['Architecture']}",
+        nvidia=bool((config.get("Labels") or {}).get(CUDA_LABEL)),
+        port=ports[0],
+        published=published,
+        volume=f"jbuild-{name}-cache",
+        health=Health(test=None, start_period_s=begins // _NS),
+        stop_within_s=_STOP_WITHIN_S,
+        environment=emulator_settings(facts["Architecture"]) if facts["Architecture"] != architecture else (),
     )
 
 
@@ -105,6 +138,36 @@ def parse_published(text: str) -> Published:
         raise UsageError(f"`{text[:80]}` is no port", hint="write PORT or ADDRESS:PORT, such as 127.0.0.1:8001")
     address = (found[1] or LOOPBACK[0]).strip("[]")
     return Published(address=LOOPBACK[0] if address == "localhost" else address, port=int(found[2]))
+
+
+def address_of(published: Published, host: str | None = None) -> str:
+    """Return where the server is reached; `host` is the engine's machine, None for this one.
+
+    On a loopback address only that machine reaches it.
+    """
+    reached = LOOPBACK[0] if published.address in EVERYWHERE else published.address
+    address = host if host and published.address not in LOOPBACK else reached
+    return f"http://{f'[{address}]' if ':' in address else address}:{published.port}"
+
+
+def curl_hint(service: Service, model: str | None, host: str | None = None) -> str:
+    """Return a command that asks the server a question, or, not knowing its model, what it serves."""
+    url = address_of(service.published, host)
+    words = ["curl"]
+    if service.key_file:
+        words += ["-H", f'"Authorization: Bearer $(cat {shlex.quote(str(service.key_file))})"']
+    elif dict(service.environment).get("VLLM_API_KEY"):
+        words += ["-H", '"Authorization: Bearer $VLLM_API_KEY"']
+    if model is None:
+        return " ".join([*words, f"{url}/v1/models"])
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": _QUESTION}]})
+    json_type = "'Content-Type: application/json'"
+    return " ".join([*words, "-H", json_type, "-d", shlex.quote(body), f"{url}/v1/chat/completions"])
+
+
+def new_key() -> str:
+    """Return a new API key, as the only line of a file."""
+    return f"{secrets.token_urlsafe(32)}\n"
 
 
 def readable_key(name: str) -> Path:
@@ -153,13 +216,3 @@ def is_open(service: Service) -> bool:
     """Tell whether others than this machine can reach the server without a key."""
     has_key = service.key_file or dict(service.environment).get("VLLM_API_KEY")
     return service.published.address not in LOOPBACK and not has_key
-
-
-def _port(spec: Spec, environment: Pairs, arguments: Sequence[str]) -> int:
-    """Return the port that the entrypoint will settle on, by the entrypoint's own rules."""
-    try:
-        return settle(json.loads(server_json(spec)), dict((*spec.server.environment, *environment)), arguments).port
-    except SettingsError as error:
-        raise RecipeError(
-            f"the server cannot be started: {error}", hint="correct [server] in the recipe, or what is added to it"
-        ) from error

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from builder import records
 from builder.engine import find_engine
-from builder.smoke import bounds, golden, kept
-from builder.smoke.container import remove_leftovers
-from builder.smoke.level import facts, level
+from builder.host.engine.container import remove_leftovers
+from builder.smoke import golden, past_verdicts
+from builder.smoke.launch import facts, level
 from builder.smoke.load import loaded
 from builder.smoke.model import SmokeFailedError, Verdict
 from builder.smoke.runner import smoke
@@ -32,10 +32,10 @@ def smoke_cell(run: CellRun) -> Verdict:
     workspace, console, job, image = run.session.workspace, run.session.console, run.job, run.image
     engine, options = find_engine(workspace), run.options
     recorded = golden.of_cell(run)
-    question, reached = kept.question_print(job.spec, recorded), level(facts(image, engine))
+    question, reached = past_verdicts.question_fingerprint(job.spec, recorded), level(facts(image, engine))
     before = None
     if not (options.forces("smoke") or options.record):
-        before = kept.find(workspace, image.digest, reached, question)
+        before = past_verdicts.find_verdict(workspace, image.digest, reached, question)
     with loaded(image, workspace.images, engine, console, keep_as=run.proven_name) as name:
         if before:
             proof = f"this digest proved itself at level {before.level} on {before.when}"
@@ -46,10 +46,10 @@ def smoke_cell(run: CellRun) -> Verdict:
             verdict = _smoke(run, name, engine, reached, recorded)
         except SmokeFailedError:
             # It has passed before, perhaps: what it does now counts.
-            kept.drop(workspace, image.digest, reached, question)
+            past_verdicts.drop_verdict(workspace, image.digest, reached, question)
             raise
         # Before the engine names the image: a name that is refused must not cost another run of many minutes.
-        kept.keep(workspace, verdict, question)
+        past_verdicts.keep_verdict(workspace, verdict, question)
     return verdict
 
 
@@ -98,7 +98,7 @@ def _compared(run: CellRun, verdict: Verdict, last: Verdict) -> Verdict:
         SmokeFailedError: something is, and the recipe says that this is an error.
     """
     limits, job = run.job.spec.smoke.bounds, run.job
-    worse = bounds.exceeded(limits, verdict, last)
+    worse = past_verdicts.regressions(limits, verdict, last)
     if worse and limits.exceeded == "error":
         failed = replace(verdict, passed=False, step="bounds", failure="; ".join(worse))
         raise SmokeFailedError(

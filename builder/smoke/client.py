@@ -16,7 +16,7 @@ from builder.remote.openai import CHAT_COMPLETIONS, COMPLETIONS, SHOWN, OpenAISe
 from builder.smoke.model import Answer, Token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from builder.recipe.model import Question
     from builder.remote.openai import StreamedAnswer
@@ -100,23 +100,27 @@ def _body(model: str, question: Question, *, stream: bool, logprobs: bool) -> di
     return body
 
 
-def _reply(title: str, streamed: StreamedAnswer) -> Reply:
-    times_s = streamed.times_s
+def measured_answer(title: str, text: str, tokens: int, seconds: float, times_s: Sequence[float]) -> Answer:
+    """Return an answer to a question; `times_s` are the seconds until its first, and its last, token."""
     spread = times_s[-1] - times_s[0] if times_s else 0.0
-    answer = Answer(
+    return Answer(
         question=title,
-        text="".join(streamed.texts),
-        seconds=round(streamed.seconds, 3),
-        tokens=streamed.tokens,
+        text=text,
+        seconds=round(seconds, 3),
+        tokens=tokens,
         first_token_s=round(times_s[0], 3) if times_s else None,
-        tokens_per_s=round((streamed.tokens - 1) / spread, 3) if streamed.tokens > 1 and spread > 0 else None,
+        tokens_per_s=round((tokens - 1) / spread, 3) if tokens > 1 and spread > 0 else None,
     )
+
+
+def _reply(title: str, streamed: StreamedAnswer) -> Reply:
+    answer = measured_answer(title, "".join(streamed.texts), streamed.tokens, streamed.seconds, streamed.times_s)
     try:
         tokens = tuple(token for logprobs in streamed.logprobs for token in _tokens(logprobs))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         text = json.dumps(streamed.logprobs)[:SHOWN]
         raise ServerError(f"the log-probabilities have not the protocol's form: {text}") from error
-    return Reply(answer=answer, tokens=tokens, pieces=len(times_s))
+    return Reply(answer=answer, tokens=tokens, pieces=len(streamed.times_s))
 
 
 def _tokens(logprobs: dict[str, Any]) -> Iterator[Token]:

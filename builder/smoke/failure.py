@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from builder import tomldoc
 
 if TYPE_CHECKING:
-    from builder.smoke.container import State
+    from builder.host.engine.container import ContainerState
     from builder.smoke.model import Step
     from builder.tomldoc import Table
 
@@ -62,7 +62,7 @@ class StepFailedError(Exception):
         return "; or ".join(self.fault.helps)
 
 
-def ended(step: Step, fault: str, what: str, state: State) -> StepFailedError:
+def ended(step: Step, fault: str, what: str, state: ContainerState) -> StepFailedError:
     """Return the failure of a container that has ended: for want of memory, if that was it."""
     if state.out_of_memory:
         message = f"{what}: out of memory, the kernel killed it (exit code {state.code})"

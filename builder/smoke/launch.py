@@ -1,25 +1,104 @@
-"""How an image is started for its smoke run, and where it can be reached."""
+"""How an image is started for its smoke run, at which level that proves something, and where it is reached."""
 
 from __future__ import annotations
 
 import json
 import secrets
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from builder.engine import emulator_settings
+from builder.engine import SHM_BYTES, emulator_settings
 from builder.errors import RecipeError
 from builder.image.runtime import server_json
 from builder.image.runtime.settings import SettingsError, settle
-from builder.smoke.container import Launch
-from builder.smoke.level import architecture, facts, level
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from builder.engine import Engine
     from builder.image.model import Image
-    from builder.recipe.model import Spec
+    from builder.recipe.model import Architecture, Pairs, Spec
+    from builder.smoke.model import Level
 
 _KEY = "VLLM_API_KEY"
+# Images with this label hold a CUDA build.
+CUDA_LABEL = "io.jbuild.cuda"
+NVIDIA = "nvidia"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LevelFacts:
+    """What the level follows from: a CUDA build, the processor's own architecture, NVIDIA's runtime."""
+
+    cuda: bool
+    native: bool
+    nvidia: bool
+
+
+def facts(image: Image, engine: Engine) -> LevelFacts:
+    """Return what is so for an image on an engine."""
+    return LevelFacts(
+        cuda=bool(dict(image.labels).get(CUDA_LABEL)),
+        native=architecture(image) == engine.architecture,
+        nvidia=NVIDIA in engine.runtimes,
+    )
+
+
+def level(known: LevelFacts) -> Level:
+    """Return what a run proves.
+
+    A CUDA build without a GPU does not start its server, also on its own processor: only the forward pass is left.
+    A CPU build proves nothing of the GPU, whatever the runtime.
+    """
+    if known.cuda:
+        return "gpu" if known.native and known.nvidia else "emulated-forward"
+    return "cpu" if known.native else "emulated"
+
+
+def architecture(image: Image) -> Architecture:
+    """Return the architecture of an image's platform."""
+    return "arm64" if image.platform.split("/")[1] == "arm64" else "amd64"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    """How a container is started. `address` is where its port is published, on the engine's machine.
+
+    A `command` stands in place of the image's own program, and publishes no port; `files` are put into the root of the
+    container's file system.
+    """
+
+    reference: str
+    platform: str
+    port: int
+    environment: Pairs = ()
+    address: str = "127.0.0.1"
+    memory_bytes: int | None = None
+    nvidia: bool = False
+    command: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of the engine's API that create the container."""
+        arguments: dict[str, Any] = {
+            "image": self.reference,
+            "platform": self.platform,
+            "environment": dict(self.environment),
+            "shm_size": SHM_BYTES,
+            # It is asked once, by the smoke run itself: under emulation every call costs seconds.
+            "healthcheck": {"test": ["NONE"]},
+            "use_config_proxy": False,
+        }
+        if self.command:
+            arguments |= {"entrypoint": list(self.command), "command": []}
+        else:
+            arguments |= {"ports": {f"{self.port}/tcp": (self.address, None)}}
+        if self.memory_bytes:
+            arguments |= {"mem_limit": self.memory_bytes, "memswap_limit": self.memory_bytes}
+        if self.nvidia:
+            arguments |= {"runtime": NVIDIA, "device_requests": [{"count": -1, "capabilities": [["gpu"]]}]}
+        return arguments
 
 
 def launch(image: Image, reference: str, spec: Spec, engine: Engine, memory_bytes: int | None) -> Launch:
@@ -43,7 +122,7 @@ def launch(image: Image, reference: str, spec: Spec, engine: Engine, memory_byte
     return Launch(
         reference=reference,
         platform=image.platform,
-        port=_port(spec),
+        port=server_port(spec, spec.smoke.environment),
         environment=tuple(environment.items()),
         address="127.0.0.1" if engine.is_local else "",
         memory_bytes=memory_bytes,
@@ -53,8 +132,7 @@ def launch(image: Image, reference: str, spec: Spec, engine: Engine, memory_byte
 
 def address(engine: Engine, port: int) -> str:
     """Return where a published port of the engine's machine is reached from here."""
-    host = "127.0.0.1" if engine.is_local else urlsplit(engine.endpoint).hostname
-    return f"http://{host}:{port}"
+    return f"http://{engine.host or '127.0.0.1'}:{port}"
 
 
 def key(spec: Spec, started: Launch) -> str | None:
@@ -62,10 +140,14 @@ def key(spec: Spec, started: Launch) -> str | None:
     return dict((*spec.server.environment, *started.environment)).get(_KEY)
 
 
-def _port(spec: Spec) -> int:
-    """Return the port that the entrypoint will settle on, by the entrypoint's own rules."""
-    environment = dict((*spec.server.environment, *spec.smoke.environment))
+def server_port(spec: Spec, environment: Pairs, arguments: Sequence[str] = ()) -> int:
+    """Return the port that the entrypoint will settle on, by the entrypoint's own rules.
+
+    Raises:
+        RecipeError: the settings make no server.
+    """
     try:
-        return settle(json.loads(server_json(spec)), environment, ()).port
+        return settle(json.loads(server_json(spec)), dict((*spec.server.environment, *environment)), arguments).port
     except SettingsError as error:
-        raise RecipeError(f"the server cannot be started: {error}") from error
+        hint = "correct [server] in the recipe, or what is added to it"
+        raise RecipeError(f"the server cannot be started: {error}", hint=hint) from error

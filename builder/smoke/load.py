@@ -15,9 +15,9 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from requests import RequestException
 
 from builder.errors import EngineError, IntegrityError
+from builder.host.engine.container import is_alive
 from builder.image.layout import blob, damaged, fault, parts
 from builder.smoke import layout as oci
-from builder.smoke.container import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

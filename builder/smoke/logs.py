@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder import tomldoc
-from builder.jetson.symptoms import clean
+from builder.host.engine.container_log import printable_line
 
 if TYPE_CHECKING:
     from builder.tomldoc import Table
@@ -45,7 +45,7 @@ def read(path: Path) -> Read:
         return Read(lines=(), errors=())
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _READ_BYTES))
-        lines = tuple(clean(line.decode(errors="replace")) for line in file)
+        lines = tuple(printable_line(line.decode(errors="replace")) for line in file)
     return Read(lines=lines, errors=errors(lines))
 
 

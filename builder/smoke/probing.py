@@ -9,13 +9,13 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from builder import records
+from builder.host.engine.container import temporary_container
 from builder.image.runtime import MODELS, served_model
 from builder.remote.openai import SHOWN
 from builder.smoke.asking import unmet
-from builder.smoke.client import Reply
-from builder.smoke.container import running
+from builder.smoke.client import Reply, measured_answer
 from builder.smoke.failure import StepFailedError, ended
-from builder.smoke.model import Answer, Gpu, Missing, Modules, Token
+from builder.smoke.model import Gpu, Missing, Modules, Token
 from builder.smoke.probe import MARK, script
 from builder.smoke.steps import accept, patience
 from builder.wheels.tree import ENVIRONMENT
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
     from builder.console import Task
+    from builder.host.engine.container import WatchedContainer
     from builder.recipe.model import Waiver
-    from builder.smoke.container import Running
     from builder.smoke.model import Step
     from builder.smoke.steps import Run
 
@@ -113,15 +113,8 @@ def _reply(title: str, found: dict[str, Any]) -> Reply:
         for each in found["tokens"]
     )
     seconds, first_s = found["seconds"], found["first_token_s"]
-    spread = seconds - first_s if first_s is not None else 0.0
-    answer = Answer(
-        question=title,
-        text=found["text"],
-        seconds=round(seconds, 3),
-        tokens=len(tokens),
-        first_token_s=None if first_s is None else round(first_s, 3),
-        tokens_per_s=round((len(tokens) - 1) / spread, 3) if len(tokens) > 1 and spread > 0 else None,
-    )
+    times_s = () if first_s is None else (first_s, seconds)
+    answer = measured_answer(title, found["text"], len(tokens), seconds, times_s)
     return Reply(answer=answer, tokens=tokens, pieces=len(tokens))
 
 
@@ -135,7 +128,7 @@ def _probe(run: Run, client: DockerClient, log: Path, name: str, *arguments: str
     )
     with (
         run.console.task(f"{run.name}: {_TITLES[name]}", unit="") as task,
-        running(client, launch, log) as container,
+        temporary_container(client, launch.arguments(), log, launch.files) as container,
     ):
         try:
             _wait(run, container, step, task)
@@ -146,19 +139,23 @@ def _probe(run: Run, client: DockerClient, log: Path, name: str, *arguments: str
         state = container.state()
     if not said:
         raise ended(
-            step, "no-probe", f"the image's Python does not run the probe: {container.last_line[:SHOWN]}", state
+            step, "no-probe", f"the image's Python does not run the probe: {container.log.last_line[:SHOWN]}", state
         )
     return dict(json.loads(said[-1]))
 
 
-def _wait(run: Run, container: Running, step: Step, task: Task) -> None:
+def _wait(run: Run, container: WatchedContainer, step: Step, task: Task) -> None:
     smoke = run.spec.smoke
     within_s = smoke.ready_within_s + smoke.answer_within_s * len(smoke.questions)
     ends_at = time.monotonic() + within_s
     while container.state().running:
         if time.monotonic() > ends_at:
             raise StepFailedError(step, "slow-start", f"the probe did not end within {within_s:.0f} s")
-        task.note(container.last_line if container.silent_s < 2 * _POLL_S else f"busy for {container.silent_s:.0f} s")
+        task.note(
+            container.log.last_line
+            if container.log.silent_s < 2 * _POLL_S
+            else f"busy for {container.log.silent_s:.0f} s"
+        )
         time.sleep(_POLL_S)
 
 

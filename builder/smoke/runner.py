@@ -6,21 +6,26 @@ Every step either goes well or raises `StepFailedError`; the verdict records whi
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from docker.errors import APIError, DockerException
 from requests import RequestException
 
 from builder.errors import EngineError, RecipeError
+from builder.host.engine.container import temporary_container
+from builder.jetson import symptoms
 from builder.smoke import launch as launching
-from builder.smoke import level
-from builder.smoke.container import running
+from builder.smoke import logs
 from builder.smoke.failure import StepFailedError
-from builder.smoke.judging import judge
+from builder.smoke.launch import NVIDIA, facts, level
+from builder.smoke.model import SmokeFailedError, Verdict
 from builder.smoke.probing import check_gpu, check_modules, forward
 from builder.smoke.steps import Reference, Run, serve
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from docker import DockerClient
@@ -29,7 +34,6 @@ if TYPE_CHECKING:
     from builder.engine import Engine
     from builder.image.model import Image
     from builder.recipe.model import Spec
-    from builder.smoke.model import Verdict
 
 _SMS_LABEL = "io.jbuild.sms"
 
@@ -57,19 +61,19 @@ def smoke(
         DiskError: the log cannot be written.
     """
     check_questions(spec)
-    labels, known = dict(image.labels), level.facts(image, engine)
+    labels, known = dict(image.labels), facts(image, engine)
     run = Run(
         name=labels.get("io.jbuild.cell", "smoke"),
         spec=spec,
         launch=launching.launch(image, reference, spec, engine, memory_bytes),
         engine=engine,
         console=console,
-        level=level.level(known),
+        level=level(known),
         emulated=not known.native,
         given=given or Reference(),
         sms=labels.get(_SMS_LABEL, ""),
     )
-    return judge(run, image, log, _run(run, log))
+    return _judge(run, image, log, _run(run, log))
 
 
 def _run(run: Run, log: Path) -> StepFailedError | None:
@@ -96,12 +100,58 @@ def _run(run: Run, log: Path) -> StepFailedError | None:
 
 
 def _serve(run: Run, client: DockerClient, log: Path) -> None:
-    with running(client, run.launch, log) as container:
+    with temporary_container(client, run.launch.arguments(), log) as container:
         try:
             serve(run, container)
         finally:
             container.settle()
             run.note_container(container)
+
+
+def _judge(run: Run, image: Image, log: Path, failed: StepFailedError | None) -> Verdict:
+    """Return the verdict of a run that went well.
+
+    Raises:
+        SmokeFailedError: it did not; the error carries the verdict, what usually helps and the log's end.
+    """
+    read = logs.read(log)
+    seen = symptoms.find((*read.lines, *([failed.message] if failed else ())))
+    verdict = Verdict(
+        level=level(replace(facts(image, run.engine), nvidia=run.runtime == NVIDIA)),
+        digest=image.digest,
+        passed=failed is None,
+        when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        log=log,
+        answers=tuple(run.answers),
+        ready_s=run.ready_s,
+        stop_s=run.stop_s,
+        peak_memory_bytes=run.peak_memory_bytes,
+        image_bytes=image.size,
+        modules=run.modules,
+        gpu=run.gpu,
+        symptoms=tuple(symptom.says for symptom in seen),
+        warnings=read.errors,
+        step=failed.step if failed else None,
+        failure=failed.message if failed else None,
+    )
+    if failed is None:
+        for symptom in seen:
+            run.console.warn(f"{run.name}: passed, but its log says: {symptom.says} ({symptom.hint})")
+        for line in read.errors:
+            run.console.warn(f"{run.name}: passed, but its log has an error: {line}")
+        return verdict
+    raise SmokeFailedError(
+        ": ".join([f"smoke: {failed.message}", *verdict.symptoms[:1]]),
+        verdict=verdict,
+        where=run.launch.reference,
+        hint="; ".join(_advice(failed, seen, log)),
+        log=run.tail,
+    )
+
+
+def _advice(failed: StepFailedError, seen: tuple[symptoms.Symptom, ...], log: Path) -> Iterator[str]:
+    yield seen[0].hint if seen else failed.hint
+    yield f"the whole log is {log}"
 
 
 def check_questions(spec: Spec) -> None:

@@ -21,9 +21,10 @@ from builder.tomldoc import shown
 if TYPE_CHECKING:
     from builder.console import Console, Task
     from builder.engine import Engine
+    from builder.host.engine.container import WatchedContainer
     from builder.recipe.model import Question, Spec
     from builder.smoke.client import Reply
-    from builder.smoke.container import Launch, Running
+    from builder.smoke.launch import Launch
     from builder.smoke.model import Answer, Gpu, Level, Modules, Step
 
 _POLL_S = 0.5
@@ -74,14 +75,14 @@ class Run:
     modules: Modules | None = None
     gpu: Gpu | None = None
 
-    def note_container(self, container: Running) -> None:
+    def note_container(self, container: WatchedContainer) -> None:
         """Keep what a container shows at its end."""
-        seen = [each for each in (self.peak_memory_bytes, container.peak_memory_bytes) if each]
+        seen = [each for each in (self.peak_memory_bytes, container.log.peak_memory_bytes) if each]
         self.peak_memory_bytes = max(seen, default=None)
-        self.runtime, self.tail = container.runtime(), container.tail()
+        self.runtime, self.tail = container.runtime(), container.log.tail()
 
 
-def serve(run: Run, container: Running) -> None:
+def serve(run: Run, container: WatchedContainer) -> None:
     """Take the server through all steps, from its start to its end.
 
     Raises:
@@ -105,7 +106,7 @@ def serve(run: Run, container: Running) -> None:
         _stop(run, container)
 
 
-def _wait_until_ready(run: Run, container: Running, task: Task) -> ServerUnderTest:
+def _wait_until_ready(run: Run, container: WatchedContainer, task: Task) -> ServerUnderTest:
     within_s = run.spec.smoke.ready_within_s
     told = patience(run)
     if told:
@@ -140,16 +141,16 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"  # noqa: PLR2004  # shorter is told in seconds
 
 
-def _progress(container: Running, told: str) -> str:
+def _progress(container: WatchedContainer, told: str) -> str:
     """Return what is going on: the newest line while it is new, then for how long there has been none."""
-    if container.silent_s < 2 * _POLL_S:
-        return container.last_line
-    still = f"nothing new in its log for {container.silent_s:.0f} s"
+    if container.log.silent_s < 2 * _POLL_S:
+        return container.log.last_line
+    still = f"nothing new in its log for {container.log.silent_s:.0f} s"
     return f"{still}; {told}" if told else still
 
 
-def _never_ready(within_s: float, container: Running) -> StepFailedError:
-    message, silent_s = f"the server was not ready within {within_s:.0f} s", container.silent_s
+def _never_ready(within_s: float, container: WatchedContainer) -> StepFailedError:
+    message, silent_s = f"the server was not ready within {within_s:.0f} s", container.log.silent_s
     if silent_s > within_s * _STILL:
         return StepFailedError(
             "ready", "hung-start", f"{message}, and its log stands still: nothing for {silent_s:.0f} s"
@@ -157,18 +158,19 @@ def _never_ready(within_s: float, container: Running) -> StepFailedError:
     return StepFailedError("ready", "slow-start", f"{message}, but its log still moves: last {silent_s:.0f} s ago")
 
 
-def _check_health_command(run: Run, container: Running) -> None:
+def _check_health_command(run: Run, container: WatchedContainer) -> None:
     """Run the image's own health check once: an engine that trusts it would otherwise never call the image healthy."""
     argv = container.health_command(run.launch.reference)
     if not argv:
         return
-    code, output = container.call(argv)
+    code, stdout, stderr = container.execute(argv)
     if code != 0:
+        output = (stdout + stderr).decode(errors="replace").strip()
         message = f"ready, but the image's HEALTHCHECK ends with code {code}: {output[-SHOWN:]}"
         raise StepFailedError("health check", "unhealthy", message)
 
 
-def _check_key(run: Run, server: ServerUnderTest, container: Running) -> None:
+def _check_key(run: Run, server: ServerUnderTest, container: WatchedContainer) -> None:
     """Make sure that the server, which was started with a key, refuses who has none; those after this have it."""
     if not run.spec.smoke.api_key:
         return
@@ -178,7 +180,7 @@ def _check_key(run: Run, server: ServerUnderTest, container: Running) -> None:
         raise _unanswered("api key", "open-to-all", str(error), container) from error
 
 
-def _check_models(run: Run, server: ServerUnderTest, container: Running) -> str:
+def _check_models(run: Run, server: ServerUnderTest, container: WatchedContainer) -> str:
     try:
         names = [model.name for model in server.models()]
     except ServerError as error:
@@ -190,7 +192,7 @@ def _check_models(run: Run, server: ServerUnderTest, container: Running) -> str:
     return wanted or names[0]
 
 
-def _ask(run: Run, server: ServerUnderTest, name: str, question: Question, container: Running) -> None:
+def _ask(run: Run, server: ServerUnderTest, name: str, question: Question, container: WatchedContainer) -> None:
     try:
         reply = ask(server, name, question, run.spec.smoke.answer_within_s, logprobs=wants_logprobs(run, question))
     except ServerError as error:
@@ -232,7 +234,7 @@ def accept(run: Run, question: Question, reply: Reply, step: Step) -> None:
         run.given.recorded.append(recorded)
 
 
-def _check_still_there(server: ServerUnderTest, container: Running) -> None:
+def _check_still_there(server: ServerUnderTest, container: WatchedContainer) -> None:
     time.sleep(_SETTLE_S)
     state = container.state()
     if not state.running:
@@ -242,14 +244,14 @@ def _check_still_there(server: ServerUnderTest, container: Running) -> None:
         raise StepFailedError("question", "out-of-memory" if state.out_of_memory else "crashed", message)
 
 
-def _check_metrics(server: ServerUnderTest, container: Running) -> None:
+def _check_metrics(server: ServerUnderTest, container: WatchedContainer) -> None:
     try:
         server.metrics()
     except ServerError as error:
         raise _unanswered("metrics", "bad-metrics", str(error), container) from error
 
 
-def _stop(run: Run, container: Running) -> None:
+def _stop(run: Run, container: WatchedContainer) -> None:
     began, within_s = time.monotonic(), run.spec.smoke.stop_within_s
     container.terminate()
     while (state := container.state()).running:
@@ -267,7 +269,7 @@ def _stop(run: Run, container: Running) -> None:
         raise ended("stop", "unclean-end", "SIGTERM did not end the server cleanly", state)
 
 
-def _unanswered(step: Step, fault: str, message: str, container: Running) -> StepFailedError:
+def _unanswered(step: Step, fault: str, message: str, container: WatchedContainer) -> StepFailedError:
     """Tell a server that answers badly from one that died while answering, or lost a process."""
     time.sleep(_SETTLE_S)
     state = container.state()

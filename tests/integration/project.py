@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 from factories import make_wheel
 
-from builder.smoke.container import LABEL
+from builder.host.engine.container import LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -21,10 +21,10 @@ from builder import records
 from builder.console import Console
 from builder.engine import Engine, find_engine
 from builder.errors import EngineError, RecipeError
+from builder.host.engine.container import LABEL
 from builder.image.model import Image
 from builder.recipe.model import Message, Model, PublishSpec, Question, Server, SmokeSpec, Spec
 from builder.registry.model import Descriptor
-from builder.smoke.container import LABEL
 from builder.smoke.model import SmokeFailedError, Verdict
 from builder.smoke.runner import smoke
 from builder.workspace import Workspace
@@ -382,6 +382,8 @@ import sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {here!r}]
 from test_smoke_runner import *
+# As builder.cli does.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 engine = find_engine(Workspace.here())
 blob = Descriptor(media_type="m", digest="sha256:0", size=1)
 image = Image(platform="linux/amd64", manifest=blob, config=blob, layers=(), labels=())

@@ -16,10 +16,13 @@ SERVICE = service_of(make_job(), "image")
 class Fake:
     """A container of an engine that is not there."""
 
-    def __init__(self, code: int = 0, log: tuple[bytes, ...] = (), *, killed: bool = False, status: str = "") -> None:
-        self.code, self.log, self.status = code, log, status
-        self.attrs = {"State": {"OOMKilled": killed}}
+    def __init__(
+        self, code: int = 0, log: tuple[bytes, ...] = (), *, killed: bool = False, running: bool = True
+    ) -> None:
+        self.code, self.log = code, log
         self.ports: dict[str, Any] = {}
+        state = {"Running": running, "ExitCode": code, "OOMKilled": killed}
+        self.attrs = {"State": state, "NetworkSettings": {"Ports": self.ports}}
         self.calls: list[str] = []
         self.refuses: APIError | None = None
         self.gone = False

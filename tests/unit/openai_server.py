@@ -49,7 +49,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.server.key and self.headers.get("Authorization") != f"Bearer {self.server.key}":
             self.reply(401, {"error": "Unauthorized"})
         else:
-            self.reply(200 if self.path.endswith("/v1/models") else 404, self.server.models)
+            self.reply(200 if self.path.endswith(("/v1/models", "/health")) else 404, self.server.models)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -10,7 +10,7 @@ import pytest
 from openai_server import LOAD, Handler, at, running, stream
 
 from builder.bench.client import check_url, measure, served_model
-from builder.bench.measure import Target, bench
+from builder.bench.measure import BenchTarget, bench
 from builder.bench.model import Load
 from builder.console import Console
 from builder.errors import SmokeError, UsageError
@@ -165,12 +165,12 @@ def test_the_served_model() -> None:
 
 def test_a_whole_measurement() -> None:
     with running() as server:
-        found = bench(Target(server=at(server), subject="x"), LOAD, (1, 2), "auto", Console(quiet=True))
+        found = bench(BenchTarget(server=at(server), subject="x"), LOAD, (1, 2), "auto", Console(quiet=True))
         assert [step.concurrency for step in found.steps] == [1, 2]
         assert (found.client, found.model, found.level) == ("jbuild", "tiny", None)
         assert found.remarks == ("jbuild's client: the server's container is not ours",)
         with pytest.raises(SmokeError, match=r"runs in the server's container"):
-            bench(Target(server=at(server), subject="x"), LOAD, (1,), "vllm", Console(quiet=True))
+            bench(BenchTarget(server=at(server), subject="x"), LOAD, (1,), "vllm", Console(quiet=True))
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "http://127.0.0.1:8000/", "http://127.0.0.1:8000/v1/"])

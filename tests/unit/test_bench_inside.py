@@ -13,9 +13,11 @@ from engine_factory import SERVICE, Fake
 from openai_server import LOAD, at, running
 
 from builder.bench.inside import BenchmarkMissingError, measure_inside
-from builder.bench.measure import Target, await_ready, bench
+from builder.bench.measure import ANY_PORT, BenchTarget, bench
 from builder.console import Console
 from builder.errors import SmokeError
+from builder.host.engine.container import RunningContainer
+from builder.serve.container import await_ready
 
 if TYPE_CHECKING:
     from openai_server import Stand
@@ -41,8 +43,9 @@ class Container(Fake):
         return SimpleNamespace(exit_code=self.ends, output=(None, self.said))
 
 
-def target(server: Stand, container: Container | None, level: str = "cpu") -> Target:
-    return Target(server=at(server, key="k"), subject="x", level=level, container=container, port=8000)  # type: ignore[arg-type]
+def target(server: Stand, container: Container | None, level: str = "cpu") -> BenchTarget:
+    running = RunningContainer(container) if container else None
+    return BenchTarget(server=at(server, key="k"), subject="x", level=level, container=running, port=8000)
 
 
 def test_it_is_run_once_for_each_concurrency_with_the_key_in_its_environment() -> None:
@@ -78,7 +81,7 @@ def test_where_it_fails_ours_takes_over_and_says_why() -> None:
 def test_results_that_cannot_be_read(written: bytes) -> None:
     container: Any = Container(written=written)
     with pytest.raises(BenchmarkMissingError, match="cannot be read"):
-        measure_inside(container, 8000, ("tiny", "/models/tiny"), LOAD, 1, None)
+        measure_inside(RunningContainer(container), 8000, ("tiny", "/models/tiny"), LOAD, 1, None)
     assert container.ran[0][1] == {}
 
 
@@ -101,26 +104,40 @@ def test_a_choice_is_kept() -> None:
 class Starting(Container):
     """A container whose server is not there yet."""
 
-    def __init__(self, status: str, code: int = 0) -> None:
+    def __init__(self, *, running: bool, code: int = 0) -> None:
         super().__init__()
-        self.status, self.code, self.log = status, code, (b"loading\n",)
+        self.attrs["State"]["Running"] = running
+        self.code, self.log = code, (b"loading\n",)
+
+
+ANYWHERE = replace(SERVICE, published=ANY_PORT)
+
+
+def test_a_server_is_ready_once_its_port_is_published_and_answers() -> None:
+    with running() as server:
+        port = server.server_address[1]
+        container = Starting(running=True)
+        container.ports["8000/tcp"] = [{"HostIp": "127.0.0.1", "HostPort": str(port)}]
+        url, ready_s = await_ready(RunningContainer(container), ANYWHERE, QUIET)
+        assert (url, server.paths) == (f"http://127.0.0.1:{port}", ["/health"])
+        fixed = replace(SERVICE, published=replace(ANY_PORT, port=port))
+        assert await_ready(RunningContainer(Starting(running=True)), fixed, QUIET)[0] == url
+    assert ready_s < 5
 
 
 def test_a_server_that_ends_before_it_is_ready() -> None:
-    nowhere = "http://127.0.0.1:9"
-    failed: Any = Starting("exited", 3)
+    failed = RunningContainer(Starting(running=False, code=3))
     with pytest.raises(SmokeError, match="ended with exit code 3") as caught:
-        await_ready(failed, SERVICE, nowhere, QUIET)
+        await_ready(failed, ANYWHERE, QUIET)
     assert caught.value.log == "loading"
-    done: Any = Starting("exited")
+    done = RunningContainer(Starting(running=False))
     with pytest.raises(SmokeError, match="ended before it was ready"):
-        await_ready(done, SERVICE, nowhere, QUIET)
+        await_ready(done, ANYWHERE, QUIET)
 
 
 def test_a_server_that_is_never_ready() -> None:
-    slow: Any = Starting("running")
-    service = replace(SERVICE, health=replace(SERVICE.health, start_period_s=1))
+    nowhere = replace(ANYWHERE, published=replace(ANY_PORT, port=9), health=replace(SERVICE.health, start_period_s=1))
     with pytest.raises(SmokeError, match="not ready within 1 s") as caught:
-        await_ready(slow, service, "http://127.0.0.1:9", QUIET)
+        await_ready(RunningContainer(Starting(running=True)), nowhere, QUIET)
     assert caught.value.log == "loading"
     assert "ready-within-s" in str(caught.value.hint)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.errors import DocumentError
-from builder.jetson.symptoms import clean, find, known
+from builder.jetson.symptoms import find, known
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,21 +79,6 @@ def test_a_healthy_log_has_no_symptoms() -> None:
 def test_symptoms_come_in_the_tables_order_and_once() -> None:
     lines = ["No space left on device", "exec format error", "No space left on device"]
     assert [s.pattern.pattern for s in find(lines)] == ["exec format error", "No space left on device"]
-
-
-@pytest.mark.parametrize(
-    ("line", "shown"),
-    [
-        ("\x1b[32mgreen\x1b[0m\n", "green"),
-        ("\x1b[0;36m(APIServer pid=1)\x1b[0;0m ok\r\n", "(APIServer pid=1) ok"),
-        (" 0%|   |\r 50%|#  |\r100%|###|\n", "100%|###|"),
-        ("\x1b]0;title\x07text", "0;titletext"),
-        ("\x1b[2J\x1b[1;1Hgone\x00\x9b5m", "gone5m"),
-        ("tab\there", "tab\there"),
-    ],
-)
-def test_what_a_terminal_would_obey_is_taken_out(line: str, shown: str) -> None:
-    assert clean(line) == shown
 
 
 def test_a_broken_table_is_told_with_its_line(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from factories import make_jetson, make_job
 
 from builder.console import Console
 from builder.errors import EngineError, SmokeError, UsageError
+from builder.host.engine.container import RunningContainer
 from builder.serve import container as containers
-from builder.serve.bare import service_of_image
 from builder.serve.model import Published
-from builder.serve.service import service_of
+from builder.serve.service import service_of, service_of_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,7 @@ class Client:
 
 
 def test_a_clean_end() -> None:
-    assert containers.end_of(Fake(), SERVICE) == 0
+    assert containers.end_of(RunningContainer(Fake()), SERVICE) == 0
 
 
 @pytest.mark.parametrize(
@@ -65,15 +65,11 @@ def test_a_clean_end() -> None:
     ],
 )
 def test_an_end_that_is_none(code: int, killed: bool, said: str, hint: str) -> None:
+    fake = Fake(code=code, killed=killed, log=(b"one\n", b"\x1b[31mtwo\n"))
     with pytest.raises(SmokeError, match=said) as caught:
-        containers.end_of(Fake(code=code, killed=killed, log=(b"one\n", b"\x1b[31mtwo\n")), SERVICE)
+        containers.end_of(RunningContainer(fake), SERVICE)
     assert hint in str(caught.value.hint)
     assert caught.value.log == "one\ntwo"
-
-
-def test_a_log_comes_in_lines_however_it_is_cut() -> None:
-    pieces = (b"on", b"e\ntwo\nth", b"r\xc3", b"\xa9e\n\n", b"rest")
-    assert list(containers.log_lines(Fake(log=pieces))) == ["one", "two", "thrée", "", "rest"]
 
 
 def test_a_container_is_stopped_and_removed_whatever_happens() -> None:
@@ -120,12 +116,9 @@ def test_an_image_is_pulled_where_the_engine_lacks_it() -> None:
 
 def test_where_it_is_published() -> None:
     container = Fake()
-    anywhere = service_of(make_job(), "image", published=Published(address="127.0.0.1", port=None))
-    container.ports = {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "49153"}]}
-    assert containers.published_of(container, anywhere) == Published(address="127.0.0.1", port=49153)
-    assert containers.published_of(container, SERVICE).port == 8000
-    with pytest.raises(SmokeError, match="exit code 4"):
-        containers.published_of(Fake(code=4, status="exited"), anywhere)
+    assert RunningContainer(container).published(8000) is None
+    container.ports["8000/tcp"] = [{"HostIp": "127.0.0.1", "HostPort": "49153"}]
+    assert RunningContainer(container).published(8000) == 49153
 
 
 def test_the_gpu_needs_nvidias_runtime() -> None:

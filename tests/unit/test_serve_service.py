@@ -12,12 +12,20 @@ from factories import make_jetson, make_job, make_spec
 from builder.errors import RecipeError, UsageError
 from builder.jetson.boards import board, boards
 from builder.recipe.model import Server, SmokeSpec
-from builder.serve.ask import ask_line, new_key
 from builder.serve.compose import Heading, compose_file, document
 from builder.serve.container import arguments_of
 from builder.serve.memory import limit
 from builder.serve.model import Published
-from builder.serve.service import chosen_board, is_open, parse_published, readable_key, service_name, service_of
+from builder.serve.service import (
+    chosen_board,
+    curl_hint,
+    is_open,
+    new_key,
+    parse_published,
+    readable_key,
+    service_name,
+    service_of,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,7 +120,7 @@ def test_a_dollar_sign_is_no_variable_of_composes() -> None:
 def test_an_ipv6_address_is_bracketed() -> None:
     service = make_service(published=parse_published("[::1]:8001"))
     assert server_in(service)["ports"] == ["[::1]:8001:8000"]
-    assert "http://[::1]:8001/v1/models" in ask_line(service, None)
+    assert "http://[::1]:8001/v1/models" in curl_hint(service, None)
 
 
 @pytest.mark.parametrize(
@@ -183,15 +191,15 @@ def test_every_board_leaves_the_server_something() -> None:
 
 
 def test_a_question_to_try() -> None:
-    line = ask_line(make_service(), "tiny's")
+    line = curl_hint(make_service(), "tiny's")
     assert line.startswith("curl -H 'Content-Type: application/json' -d '{\"model\": \"tiny'\"'\"'s\"")
     assert line.endswith("http://127.0.0.1:8000/v1/chat/completions")
-    assert '"Authorization: Bearer $(cat secrets/key)"' in ask_line(make_service(key_file="secrets/key"), "tiny")
-    assert "$VLLM_API_KEY" in ask_line(make_service(environment=(("VLLM_API_KEY", "s3cret"),)), "tiny")
-    assert "s3cret" not in ask_line(make_service(environment=(("VLLM_API_KEY", "s3cret"),)), "tiny")
+    assert '"Authorization: Bearer $(cat secrets/key)"' in curl_hint(make_service(key_file="secrets/key"), "tiny")
+    assert "$VLLM_API_KEY" in curl_hint(make_service(environment=(("VLLM_API_KEY", "s3cret"),)), "tiny")
+    assert "s3cret" not in curl_hint(make_service(environment=(("VLLM_API_KEY", "s3cret"),)), "tiny")
     reached = make_service(published=Published(address="0.0.0.0", port=8001))
-    assert ask_line(reached, None, "board.example.com") == "curl http://board.example.com:8001/v1/models"
-    assert ask_line(make_service(), None, "board.example.com") == "curl http://127.0.0.1:8000/v1/models"
+    assert curl_hint(reached, None, "board.example.com") == "curl http://board.example.com:8001/v1/models"
+    assert curl_hint(make_service(), None, "board.example.com") == "curl http://127.0.0.1:8000/v1/models"
 
 
 def test_keys_are_new_each_time() -> None:

@@ -14,15 +14,16 @@ import pytest
 from builder import records
 from builder.engine import Engine
 from builder.errors import EngineError, RecipeError, SmokeError
+from builder.host.engine.container import ContainerState
+from builder.host.engine.container_log import used_memory
 from builder.image.layout import damaged, parts
 from builder.image.model import Image
 from builder.recipe.model import Model, Question, Server, SmokeSpec, Spec
 from builder.registry.model import Descriptor
 from builder.smoke import launch as launching
 from builder.smoke import layout as oci
-from builder.smoke.container import State, used_memory
 from builder.smoke.failure import StepFailedError, ended, exit_meaning, faults
-from builder.smoke.level import Facts, facts, level
+from builder.smoke.launch import LevelFacts, facts, level
 from builder.smoke.model import Answer, SmokeFailedError, Verdict
 from builder.smoke.runner import check_questions
 
@@ -97,24 +98,26 @@ def test_a_failure_carries_its_verdict() -> None:
     ],
 )
 def test_the_level_follows_from_what_is_there(cuda: bool, native: bool, nvidia: bool, expected: str) -> None:
-    assert level(Facts(cuda=cuda, native=native, nvidia=nvidia)) == expected
+    assert level(LevelFacts(cuda=cuda, native=native, nvidia=nvidia)) == expected
 
 
 @pytest.mark.parametrize(
     ("platform", "cuda", "engine", "expected"),
     [
-        ("linux/arm64", "", ENGINE, Facts(cuda=False, native=False, nvidia=True)),
-        ("linux/arm64/v8", "12.6", JETSON, Facts(cuda=True, native=True, nvidia=True)),
-        ("linux/amd64", "", REMOTE, Facts(cuda=False, native=True, nvidia=True)),
+        ("linux/arm64", "", ENGINE, LevelFacts(cuda=False, native=False, nvidia=True)),
+        ("linux/arm64/v8", "12.6", JETSON, LevelFacts(cuda=True, native=True, nvidia=True)),
+        ("linux/amd64", "", REMOTE, LevelFacts(cuda=False, native=True, nvidia=True)),
         (
             "linux/arm64",
             "12.6",
             dataclasses.replace(JETSON, runtimes=("runc",)),
-            Facts(cuda=True, native=True, nvidia=False),
+            LevelFacts(cuda=True, native=True, nvidia=False),
         ),
     ],
 )
-def test_the_facts_are_the_engines_and_the_images(platform: str, cuda: str, engine: Engine, expected: Facts) -> None:
+def test_the_facts_are_the_engines_and_the_images(
+    platform: str, cuda: str, engine: Engine, expected: LevelFacts
+) -> None:
     assert facts(image(platform, io_jbuild_cuda=cuda), engine) == expected
 
 
@@ -220,7 +223,7 @@ def test_every_fault_is_used_and_every_use_is_a_fault() -> None:
 
 
 def test_what_ended_for_want_of_memory_says_so_whatever_the_step() -> None:
-    state = State(running=False, code=137, out_of_memory=True)
+    state = ContainerState(running=False, code=137, out_of_memory=True)
     error = ended("ready", "ended-early", "it ended", state)
     assert error.fault.id == "out-of-memory"
     assert "out of memory" in error.message

@@ -34,7 +34,7 @@ def run(**changes: Any) -> Run:
 
 
 def container(silent_s: float, last_line: str = "loading weights") -> Any:
-    return SimpleNamespace(silent_s=silent_s, last_line=last_line)
+    return SimpleNamespace(log=SimpleNamespace(silent_s=silent_s, last_line=last_line))
 
 
 @pytest.mark.parametrize(

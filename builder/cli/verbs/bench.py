@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from builder import records
+from builder.bench.client import check_url
 from builder.bench.model import Bench, Load, Percentiles, Step
 from builder.cli import completers
 from builder.cli.cell_selection import open_session, select_cells
@@ -26,12 +27,15 @@ from builder.cli.verb_options import (
 )
 from builder.engine import find_engine
 from builder.errors import SmokeError
+from builder.remote.openai import OpenAIServer
+from builder.serve.images import choose
+from builder.serve.service import read_key, service_of_image
 from builder.session import Session
 from builder.tomldoc import shown
 from builder.workspace import write_text
 
 if TYPE_CHECKING:
-    from builder.bench.measure import Choice, Target
+    from builder.bench.measure import BenchTarget, Choice
 
 _MOST_AT_ONCE = 1024
 _STARTING = ("selectors", "board", "image", "registries")
@@ -119,23 +123,19 @@ def command(
 
 
 @contextmanager
-def _running(url: str, key_file: str | None, session: Session) -> Iterator[Target]:
-    from builder.bench.client import check_url  # noqa: PLC0415
-    from builder.bench.measure import Target  # noqa: PLC0415
-    from builder.remote.openai import OpenAIServer  # noqa: PLC0415
-    from builder.serve.service import read_key  # noqa: PLC0415
+def _running(url: str, key_file: str | None, session: Session) -> Iterator[BenchTarget]:
+    from builder.bench.measure import BenchTarget  # noqa: PLC0415
 
     key = read_key(key_file) if key_file else os.environ.get("VLLM_API_KEY")
     server = OpenAIServer(url=check_url(url), key=key, ca=session.config.ca_bundle)
-    yield Target(server=server, subject=server.url)
+    yield BenchTarget(server=server, subject=server.url)
 
 
 @contextmanager
-def _started(name: str, options: dict[str, Any], session: Session) -> Iterator[Target]:
-    from builder.bench.target import ANYWHERE, provided, started  # noqa: PLC0415
-    from builder.serve.bare import service_of_image  # noqa: PLC0415
+def _started(name: str, options: dict[str, Any], session: Session) -> Iterator[BenchTarget]:
+    from builder.bench.measure import ANY_PORT, started  # noqa: PLC0415
+    from builder.serve import container as containers  # noqa: PLC0415
     from builder.serve.here import service_here  # noqa: PLC0415
-    from builder.serve.images import choose  # noqa: PLC0415
 
     is_recipe = name.endswith(".toml") or not set(name) & set("/:@")
     if not is_recipe:
@@ -143,19 +143,20 @@ def _started(name: str, options: dict[str, Any], session: Session) -> Iterator[T
     elif options["image"]:
         refuse_options(("registries",), "has no effect with --image")
     engine = find_engine(session.workspace)
-    if is_recipe:
-        selection = select_cells(name, options["selectors"], session)
-        job, chosen = choose(
-            selection.jobs(), session, board=options["board"], given=options["image"], registries=options["registries"]
-        )
-        service = service_here(job, chosen, session, engine, board=options["board"])
-        hint = f"`jbuild recipe {selection.recipe.name} --from smoke` loads it again"
-    else:
-        hint = "check its name: `docker images` lists the images of the engine"
-        facts = provided(name, engine, session.console, hint=hint)
-        service = service_of_image(name, facts, ANYWHERE, engine.architecture)
-    with started(service, engine, session.console, hint=hint) as target:
-        yield target
+    with closing(engine.client()) as client:
+        if is_recipe:
+            selection = select_cells(name, options["selectors"], session)
+            board, image = options["board"], options["image"]
+            job, chosen = choose(selection.jobs(), session, board=board, given=image, registries=options["registries"])
+            service = service_here(job, chosen, session, engine, board=board)
+            hint = f"`jbuild recipe {selection.recipe.name} --from smoke` loads it again"
+        else:
+            hint = "check its name: `docker images` lists the images of the engine"
+            containers.provide(client, name, None, session.console, hint=hint)
+            facts = client.images.get(name).attrs
+            service = service_of_image(name, facts, ANY_PORT, engine.architecture)
+        with started(client, service, engine, session.console, hint=hint) as target:
+            yield target
 
 
 def table(result: Bench, columns: Callable[[Sequence[str], Sequence[Sequence[str]]], str]) -> str:

@@ -12,12 +12,11 @@ from builder.cli.results import show
 from builder.cli.verb_options import board_option, image_option, lookup_registry_option, publish_option, refuse_options
 from builder.image.runtime import served_name
 from builder.jetson.boards import Board
-from builder.serve.ask import ask_line, new_key
 from builder.serve.compose import Heading, compose_file
 from builder.serve.images import Chosen, image_of
 from builder.serve.memory import Memory, memory_of
 from builder.serve.model import Published, Service
-from builder.serve.service import chosen_board, service_of
+from builder.serve.service import chosen_board, curl_hint, new_key, service_of
 from builder.workspace import secret_beside, write_secret, write_text
 
 _FILE = "compose.yaml"
@@ -79,7 +78,7 @@ def command(
         key_file=key.relative_to(target.parent),
         environment=memory.environment if memory else (),
     )
-    ask = ask_line(service, served_name(job.spec))
+    ask = curl_hint(service, served_name(job.spec))
     notes = [*_remarks(row, memory), *([] if output else [_SAVE, _MAKE_KEY])]
     heading = Heading(of=job.name, file=target.name, ask=ask, remarks=notes)
     text = compose_file(service, heading)

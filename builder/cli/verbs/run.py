@@ -75,11 +75,12 @@ def command(
         hint = f"`jbuild recipe {selection.recipe.name} --from smoke` loads it again, --image names another"
         containers.provide(client, service.image, service.platform, session.console, hint=hint)
         if detach:
-            started = described(job, service, containers.start(client, service, restart=True), engine)
+            containers.start(client, service, restart=True)
+            started = described(job, service, engine)
             show(started, _text(started), session.console)
             return
         with containers.started(client, service) as container:
-            started = described(job, service, container, engine)
+            started = described(job, service, engine)
             followed = follow(container, service, started, engine, session)
         text = f"{started.container} ended with exit code {followed.exit_code}"
         show(EndedServer(started=started, followed=followed), text, session.console)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from builder.recipe.model import Bounds, Question, Server, SmokeSpec, Spec
-from builder.smoke import bounds, kept
+from builder.smoke import past_verdicts
 from builder.smoke.golden import Golden
 from builder.smoke.model import Answer, Token, Verdict
 from builder.workspace import Workspace
@@ -40,38 +40,47 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def test_a_digest_is_known_by_its_level_and_questions(workspace: Workspace) -> None:
-    question = kept.question_print(SPEC, ())
-    kept.keep(workspace, VERDICT, question)
-    assert kept.find(workspace, DIGEST, "emulated", question) == VERDICT
-    assert kept.find(workspace, DIGEST, "cpu", question) is None
-    assert kept.find(workspace, "sha256:" + "b" * 64, "emulated", question) is None
-    assert kept.find(workspace, DIGEST, "emulated", kept.question_print(SPEC, (GOLDEN,))) is None
+    question = past_verdicts.question_fingerprint(SPEC, ())
+    past_verdicts.keep_verdict(workspace, VERDICT, question)
+    assert past_verdicts.find_verdict(workspace, DIGEST, "emulated", question) == VERDICT
+    assert past_verdicts.find_verdict(workspace, DIGEST, "cpu", question) is None
+    assert past_verdicts.find_verdict(workspace, "sha256:" + "b" * 64, "emulated", question) is None
+    assert (
+        past_verdicts.find_verdict(workspace, DIGEST, "emulated", past_verdicts.question_fingerprint(SPEC, (GOLDEN,)))
+        is None
+    )
 
 
 @pytest.mark.parametrize("change", [{"passed": False}, {"digest": "sha256:0"}, {"level": "gpu"}])
 def test_what_is_no_proof_of_this_digest_at_this_level(workspace: Workspace, change: dict[str, Any]) -> None:
-    question = kept.question_print(SPEC, ())
-    kept.keep(workspace, VERDICT, question)
+    question = past_verdicts.question_fingerprint(SPEC, ())
+    past_verdicts.keep_verdict(workspace, VERDICT, question)
     (path,) = (workspace.cache / "verdicts").rglob("*.json")
     wrong = dataclasses.replace(VERDICT, **change)
-    kept.keep(workspace, wrong, question)
+    past_verdicts.keep_verdict(workspace, wrong, question)
     (other,) = set((workspace.cache / "verdicts").rglob("*.json")) - {path} or {path}
     other.replace(path)
-    assert kept.find(workspace, DIGEST, "emulated", question) is None
+    assert past_verdicts.find_verdict(workspace, DIGEST, "emulated", question) is None
 
 
 def test_how_long_it_may_take_and_how_bad_it_may_be_prove_nothing() -> None:
     smoke = SPEC.smoke
     same = dataclasses.replace(smoke, ready_within_s=5.0, answer_within_s=1.0, bounds=Bounds(slower_start=0.1))
-    assert kept.question_print(dataclasses.replace(SPEC, smoke=same), ()) == kept.question_print(SPEC, ())
+    assert past_verdicts.question_fingerprint(
+        dataclasses.replace(SPEC, smoke=same), ()
+    ) == past_verdicts.question_fingerprint(SPEC, ())
     for changed in (
         dataclasses.replace(smoke, questions=(*smoke.questions, *smoke.questions)),
         dataclasses.replace(smoke, api_key=False),
         dataclasses.replace(smoke, environment=(("A", "1"),)),
         dataclasses.replace(smoke, golden_tolerance=0.1),
     ):
-        assert kept.question_print(dataclasses.replace(SPEC, smoke=changed), ()) != kept.question_print(SPEC, ())
-    assert kept.question_print(dataclasses.replace(SPEC, server=Server(port=1)), ()) != kept.question_print(SPEC, ())
+        assert past_verdicts.question_fingerprint(
+            dataclasses.replace(SPEC, smoke=changed), ()
+        ) != past_verdicts.question_fingerprint(SPEC, ())
+    assert past_verdicts.question_fingerprint(
+        dataclasses.replace(SPEC, server=Server(port=1)), ()
+    ) != past_verdicts.question_fingerprint(SPEC, ())
 
 
 ALL = Bounds(slower_start=0.5, later_first_token=0.5, fewer_tokens=0.3, more_memory=0.2, larger_image=0.1)
@@ -106,23 +115,23 @@ def test_what_is_worse_than_the_last_time(change: dict[str, Any], said: tuple[st
     of_answer = {name: value for name, value in change.items() if name in ("first_token_s", "tokens_per_s")}
     answers = (dataclasses.replace(ANSWER, **of_answer),) * 3
     rest = {name: value for name, value in change.items() if name not in of_answer}
-    assert bounds.exceeded(ALL, dataclasses.replace(VERDICT, answers=answers, **rest), VERDICT) == said
+    assert past_verdicts.regressions(ALL, dataclasses.replace(VERDICT, answers=answers, **rest), VERDICT) == said
 
 
 def test_what_the_recipe_does_not_bound_is_not_looked_at() -> None:
     awful = dataclasses.replace(VERDICT, ready_s=9000.0, peak_memory_bytes=1 << 40, image_bytes=1 << 40)
-    assert bounds.exceeded(Bounds(), awful, VERDICT) == ()
+    assert past_verdicts.regressions(Bounds(), awful, VERDICT) == ()
 
 
 def test_a_small_difference_is_noise_however_large_a_part_it_is() -> None:
     quick = dataclasses.replace(VERDICT, ready_s=0.5)
-    assert bounds.exceeded(ALL, dataclasses.replace(VERDICT, ready_s=2.0), quick) == ()
-    assert bounds.exceeded(ALL, dataclasses.replace(VERDICT, ready_s=3.0), quick) != ()
+    assert past_verdicts.regressions(ALL, dataclasses.replace(VERDICT, ready_s=2.0), quick) == ()
+    assert past_verdicts.regressions(ALL, dataclasses.replace(VERDICT, ready_s=3.0), quick) != ()
 
 
 def test_one_slow_answer_of_three_is_no_trend() -> None:
     slow = dataclasses.replace(ANSWER, first_token_s=60.0)
-    assert bounds.exceeded(ALL, dataclasses.replace(VERDICT, answers=(ANSWER, slow, ANSWER)), VERDICT) == ()
+    assert past_verdicts.regressions(ALL, dataclasses.replace(VERDICT, answers=(ANSWER, slow, ANSWER)), VERDICT) == ()
 
 
 def levels() -> tuple[Level, ...]:
@@ -130,7 +139,7 @@ def levels() -> tuple[Level, ...]:
 
 
 def test_both_levels_are_kept_beside_each_other(workspace: Workspace) -> None:
-    question = kept.question_print(SPEC, ())
+    question = past_verdicts.question_fingerprint(SPEC, ())
     for level in levels():
-        kept.keep(workspace, dataclasses.replace(VERDICT, level=level), question)
-    assert all(kept.find(workspace, DIGEST, level, question) for level in levels())
+        past_verdicts.keep_verdict(workspace, dataclasses.replace(VERDICT, level=level), question)
+    assert all(past_verdicts.find_verdict(workspace, DIGEST, level, question) for level in levels())

@@ -1,0 +1,238 @@
+"""Containers of the engine: started, asked, and removed whatever happens."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+import tarfile
+import threading
+import uuid
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from docker.errors import APIError, NotFound
+
+from builder.host.engine.container_log import LogFollower, printable_log, split_lines
+from builder.workspace import disk_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from docker import DockerClient
+    from docker.models.containers import Container
+
+# Temporary containers carry both labels; the second one names the machine and the process that started them.
+LABEL = "jbuild.smoke"
+_OWNER = "jbuild.smoke.owner"
+_DEFERRED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_REMOVED_WITHIN_S = 30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContainerState:
+    """The state of a container; `code` is its exit code."""
+
+    running: bool
+    code: int
+    out_of_memory: bool
+    error: str = ""
+
+
+class RunningContainer:
+    """A container that was started."""
+
+    def __init__(self, container: Container) -> None:
+        """Wrap a container of the engine's API."""
+        self._container = container
+
+    @property
+    def name(self) -> str:
+        """The container's name."""
+        return str(self._container.name)
+
+    def state(self) -> ContainerState:
+        """Ask the engine for the container's state."""
+        self._container.reload()
+        state = self._container.attrs["State"]
+        return ContainerState(
+            running=bool(state["Running"]),
+            code=int(state["ExitCode"]),
+            out_of_memory=bool(state.get("OOMKilled")),
+            error=str(state.get("Error") or ""),
+        )
+
+    def published(self, port: int) -> int | None:
+        """Return the port of the engine's machine that leads to one of the container."""
+        self._container.reload()
+        ports = self._container.attrs["NetworkSettings"].get("Ports") or {}
+        bindings = ports.get(f"{port}/tcp")
+        return int(bindings[0]["HostPort"]) if bindings else None
+
+    def runtime(self) -> str:
+        """Return the container runtime that the engine used."""
+        return str(self._container.attrs["HostConfig"].get("Runtime") or "")
+
+    def health_command(self, reference: str) -> list[str]:
+        """Return the health check of the container's image as a command line; empty if it has none."""
+        image = self._container.client.images.get(reference)  # type: ignore[union-attr]
+        test = (image.attrs["Config"].get("Healthcheck") or {}).get("Test") or ["NONE"]
+        commands = {"CMD": test[1:], "CMD-SHELL": ["/bin/sh", "-c", *test[1:]]}
+        return commands.get(test[0], [])
+
+    def execute(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> tuple[int, bytes, bytes]:
+        """Run a program in the container; return its exit code, standard output and standard error."""
+        completed: Any = self._container.exec_run(list(argv), demux=True, environment=dict(environment or {}))
+        stdout, stderr = (stream or b"" for stream in completed.output)
+        return int(completed.exit_code or 0), stdout, stderr
+
+    def output(self) -> str:
+        """Return the program's standard output so far."""
+        return self._container.logs(stdout=True, stderr=False).decode(errors="replace")
+
+    def log_lines(self) -> Iterator[str]:
+        """Yield the lines of the log as they come, until the container ends."""
+        return split_lines(self._container.logs(stream=True, follow=True))
+
+    def last_lines(self, count: int) -> str:
+        """Return the end of the log."""
+        return printable_log(self._container.logs(tail=count))
+
+    def wait(self) -> int:
+        """Return the exit code once the container has ended."""
+        return int(self._container.wait()["StatusCode"])
+
+    def terminate(self) -> None:
+        """Send SIGTERM to PID 1, unless the container has ended."""
+        try:
+            self._container.kill(signal="SIGTERM")
+        except APIError:
+            if self.state().running:
+                raise
+
+    def stop(self, within_s: int) -> None:
+        """Stop the program by SIGTERM, after `within_s` seconds by SIGKILL."""
+        with suppress(NotFound):
+            self._container.stop(timeout=within_s)
+
+    def remove(self) -> None:
+        """Remove the container whatever it does, unless it is gone."""
+        _remove(self._container)
+
+
+class WatchedContainer(RunningContainer):
+    """A container whose log and memory are followed."""
+
+    def __init__(self, container: Container, log: Path) -> None:
+        """Follow a container that was started; `log` is the file for its log."""
+        super().__init__(container)
+        self.log = LogFollower(container, log)
+
+    def settle(self) -> None:
+        """Give the log of an ended container the time to arrive."""
+        if not self.state().running:
+            self.log.join()
+
+
+@contextmanager
+def temporary_container(
+    client: DockerClient, arguments: Mapping[str, Any], log: Path, files: Sequence[Path] = ()
+) -> Iterator[WatchedContainer]:
+    """Start a container for the block, and remove it at the end, also on Ctrl-C.
+
+    `arguments` are those of the engine's API, and `files` are copied to the root of the container's file system. A
+    container whose process was killed is removed by the next call on this machine.
+
+    Raises:
+        APIError: the engine will not start it.
+        DiskError: the log cannot be written.
+    """
+    remove_leftovers(client)
+    with disk_errors(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(b"")
+    name = f"jbuild-smoke-{uuid.uuid4().hex[:12]}"
+    try:
+        labels = {LABEL: "1", _OWNER: _owner()}
+        container = client.containers.create(name=name, labels=labels, **arguments)
+        if files:
+            container.put_archive("/", _archive(files))
+        container.start()
+        yield WatchedContainer(container, log)
+    finally:
+        # By its name: an interrupted `create` returns no container.
+        with _signals_deferred(), suppress(NotFound):
+            _remove(client.containers.get(name))
+
+
+def remove_leftovers(client: DockerClient) -> None:
+    """Remove temporary containers whose processes on this machine were killed."""
+    host = socket.gethostname()
+    for container in client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True):
+        owner, _, process = str(container.labels.get(_OWNER, "")).rpartition(":")
+        if owner == host and process.isdigit() and not is_alive(int(process)):
+            _remove(container)
+
+
+def remove_own(client: DockerClient) -> None:
+    """Remove all temporary containers of this process, so that its threads that wait for them end."""
+    for container in client.containers.list(all=True, filters={"label": f"{_OWNER}={_owner()}"}, ignore_removed=True):
+        _remove(container)
+
+
+def is_alive(process: int) -> bool:
+    """Return whether a process of this machine runs."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _owner() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _remove(container: Container) -> None:
+    with suppress(NotFound):
+        try:
+            container.remove(force=True, v=True)
+        except APIError as error:
+            if error.status_code != HTTPStatus.CONFLICT:
+                raise
+            # Another thread or process is removing it: wait until that one has finished.
+            container.wait(condition="removed", timeout=_REMOVED_WITHIN_S)
+
+
+def _archive(files: Sequence[Path]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for file in files:
+            entry = tarfile.TarInfo(file.name)
+            entry.size, entry.mode = file.stat().st_size, 0o444
+            with file.open("rb") as content:
+                archive.addfile(entry, content)
+    return buffer.getvalue()
+
+
+@contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Put signals off until the block is done: a second Ctrl-C must not keep a container alive."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pending: list[int] = []
+    handlers = {number: signal.signal(number, lambda n, _: pending.append(n)) for number in _DEFERRED_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for late in pending:
+            signal.raise_signal(late)
