@@ -29,14 +29,14 @@ sys.path.insert(0, str(CHECKOUT / "scripts"))
 from agreement.place import Place
 from agreement.stacks import read_stacks
 from builder.errors import AuditError, JbuildError
-from builder.resolve.stage import lock_cell
-from builder.wheels.house import fetch, path_of
+from builder.lock.stage import lock_cell
+from builder.remote.wheelhouse import fetch, path_of
 from measure import measure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from builder.resolve.model import Lock
+    from builder.model.locks import Lock
     from measure import Measured
 
 STACK = "vllm-0.20.2-cuda"

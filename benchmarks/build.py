@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from builder.image.system import read_systems
+from builder.image.build.system_pins import read_systems
 from sections import machine, write_section
 from workshop import Weights, Workshop, make_model, running_workshop
 

@@ -19,14 +19,14 @@ from sections import CHECKOUT, machine, write_section
 
 sys.path.insert(0, str(CHECKOUT))
 
-from builder.config import Config
+from builder.host.config import Config
+from builder.host.paths import Workspace, cache_folder
+from builder.lock import lockfile
+from builder.lock.solve import uv, uv_environment
+from builder.lock.uv_target import uv_flags
+from builder.recipe.job import job_of
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
-from builder.resolve import lockfile
-from builder.resolve.jobs import job_of
-from builder.resolve.solve import uv, uv_environment
-from builder.resolve.target import uv_flags
-from builder.workspace import Workspace, cache_folder
 
 BASE = "127.0.0.1:5000/stand-in/debian:bookworm-slim"
 VERSIONS = ("0.10.2", "0.11.0", "0.11.2", "0.12.0", "0.13.0", "0.14.0", "0.15.0", "0.15.1")

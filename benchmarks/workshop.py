@@ -26,13 +26,13 @@ sys.path.insert(0, str(CHECKOUT))
 from second_engine import SecondEngine, running_engine
 from servers import Registry, running_registry
 
-from builder import config, records
-from builder.console import Console
-from builder.image.model import Image
+from builder.host import config, records
+from builder.host.console import Console
+from builder.host.paths import Workspace, cache_folder
+from builder.model.images import Image
+from builder.model.recipes import TagRule
+from builder.publish.image_source import from_layout
 from builder.publish.push import Wish, publish
-from builder.publish.source import from_layout
-from builder.recipe.model import TagRule
-from builder.workspace import Workspace, cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,7 +133,7 @@ tags = ["{{cell}}"]
 
     def lock(self, cell: str) -> dict[str, Any]:
         """Return the wheels of a cell's lock: file name, sha256 and size by distribution."""
-        from builder.resolve import lockfile  # noqa: PLC0415
+        from builder.lock import lockfile  # noqa: PLC0415
 
         found = lockfile.read(self.workspace.lock(RECIPE, cell), recipe=RECIPE, cell=cell)
         return {wheel.name: wheel for wheel in found.wheels} if found else {}

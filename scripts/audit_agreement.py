@@ -17,7 +17,7 @@ from agreement.report import agreement, write_section
 from agreement.stacks import read_stacks
 from agreement.truth import collect
 from builder.errors import JbuildError, UsageError
-from builder.tomldoc import suggest
+from builder.host.toml.documents import suggest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

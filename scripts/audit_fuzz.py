@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 from agreement.elves import shared_objects
 from agreement.report import when_and_where, write_section
 from builder.audit import elf, fatbin
-from builder.audit.source import MalformedError
-from builder.console import Console
+from builder.audit.byte_source import MalformedError
 from builder.errors import JbuildError
-from builder.process import run
-from builder.resolve.solve import uv
-from builder.workspace import Workspace
+from builder.host.console import Console
+from builder.host.paths import Workspace
+from builder.host.process import run
+from builder.lock.solve import uv
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -16,9 +16,9 @@ from agreement.place import Place
 from agreement.report import when_and_where, write_section
 from agreement.stacks import read_stacks
 from builder.audit import elf, fatbin
-from builder.audit.source import MalformedError
+from builder.audit.byte_source import MalformedError
 from builder.errors import JbuildError
-from builder.resolve.stage import current_lock
+from builder.lock.stage import current_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -18,8 +18,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from builder.fit.kv import sequence_bytes
-from builder.fit.model import Layers, Settings, Shape
+from builder.models.fit.kv_cache import sequence_bytes
+from builder.models.fit.memory_estimate import Layers, Settings, Shape
 
 _SPECS, _UTILS = "vllm/v1/kv_cache_interface.py", "vllm/v1/core/kv_cache_utils.py"
 _FUNCTIONS = (

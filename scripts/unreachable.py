@@ -12,16 +12,16 @@ from concurrent.futures import wait as wait_for
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder import config
 from builder.errors import JbuildError
-from builder.http import Retry
-from builder.models import hub
-from builder.models.places import HubPlace, locate
-from builder.registry.lookup import resolve_digest
-from builder.workspace import Workspace
+from builder.host import config
+from builder.host.paths import Workspace
+from builder.remote.http import Retry
+from builder.remote.hub import hub_client
+from builder.remote.hub.model_sources import HubPlace, locate
+from builder.remote.registry.base_lookup import resolve_digest
 
 if TYPE_CHECKING:
-    from builder.config import Config
+    from builder.host.config import Config
 
 BASE = "docker.io/library/debian:bookworm-slim"
 MODEL = "hf://HuggingFaceTB/SmolLM2-135M-Instruct@main"
@@ -59,7 +59,7 @@ def ask_model(settings: Config) -> None:
     """Ask for the list of the recipe's model files."""
     place = locate(MODEL, Path(), settings)
     if isinstance(place, HubPlace):
-        hub.list_files(place, settings, TWICE)
+        hub_client.list_files(place, settings, TWICE)
 
 
 def _report(name: str, reason: str) -> None:

@@ -13,13 +13,13 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from builder.audit.source import File, MalformedError
+from builder.audit.byte_source import File, MalformedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.audit.source import Source
+    from builder.audit.byte_source import Source
 
 MAGIC = b"\x7fELF"
 HEADER_SIZE = 64

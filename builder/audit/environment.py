@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from builder.audit.tables import Brought, tables
-from builder.wheels.tree import site_packages
+from builder.audit.rule_tables import Brought, tables
+from builder.image.wheels.tree import site_packages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from builder.audit.model import BaseFacts, Binary, WheelFacts
-    from builder.jetson.model import Platform
-    from builder.resolve.model import LockedWheel
+    from builder.model.audits import BaseFacts, Binary, WheelFacts
+    from builder.model.locks import LockedWheel
+    from builder.model.platforms import Platform
 
 MACHINES = {"arm64": 183, "amd64": 62}
 _LIBRARY = re.compile(r"\.so(\.[0-9][^/]*)?$")

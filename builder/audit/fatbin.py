@@ -10,14 +10,14 @@ from collections import Counter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from builder.audit import elf
-from builder.audit.source import File, MalformedError
+from builder.audit.byte_source import File, MalformedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from builder.audit.byte_source import Source
     from builder.audit.elf import ElfFacts
-    from builder.audit.source import Source
 
 Kind = Literal["ptx", "sass"]
 # What the runtime registers. `__nv_relfatbin` holds relocatable code, the device linker's input, which no GPU runs.

@@ -14,9 +14,9 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from builder.audit.environment import Node, Opaque
+from builder.audit.load_outcome import Cause, Dependent, ExecutableStack, Missing, Outdated, Undefined, Verdict
 from builder.audit.providers import Providers, is_given
-from builder.audit.tables import tables
-from builder.audit.verdict import Cause, Dependent, ExecutableStack, Missing, Outdated, Undefined, Verdict
+from builder.audit.rule_tables import tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -7,30 +7,30 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from builder.audit.base import read_base
-from builder.audit.case import Case, sm_number
+from builder.audit.audit_context import Case, sm_number
+from builder.audit.base_image import read_base
 from builder.audit.environment import Environment
-from builder.audit.facts import READER
-from builder.audit.gather import gather
-from builder.audit.model import SEVERITIES, Audit, Finding
-from builder.audit.rules.base import other_distribution
-from builder.audit.rules.files import conflicts, damaged, other_python, tag_lies, wrong_machine
-from builder.audit.rules.gpu import coverage, gpu_code, toolkit_newer, two_cudas, two_sonames
-from builder.audit.rules.loading import loading
-from builder.audit.tables import numbers, rules, table_digest
+from builder.audit.gather_facts import gather
+from builder.audit.rule_tables import numbers, rules, table_digest
+from builder.audit.rules.base_rules import other_distribution
+from builder.audit.rules.file_rules import conflicts, damaged, other_python, tag_lies, wrong_machine
+from builder.audit.rules.gpu_rules import coverage, gpu_code, toolkit_newer, two_cudas, two_sonames
+from builder.audit.rules.loading_rules import loading
+from builder.audit.wheel_facts import READER
 from builder.errors import AuditError, NetworkError, RegistryError
-from builder.jetson.tables import platforms
+from builder.jetson.distributions import platforms
+from builder.model.audits import SEVERITIES, Audit, Finding
 from builder.pipeline.stage import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from builder.audit.model import BaseFacts, WheelFacts
-    from builder.jetson.model import Platform
+    from builder.host.session import Session
+    from builder.model.audits import BaseFacts, WheelFacts
+    from builder.model.locks import Job, Lock, LockedBase, LockedWheel
+    from builder.model.platforms import Platform
+    from builder.model.recipes import Waiver
     from builder.pipeline.cell import CellRun
-    from builder.recipe.model import Waiver
-    from builder.resolve.model import Job, Lock, LockedBase, LockedWheel
-    from builder.session import Session
 
 # Raise it when the same facts give other findings.
 FORMAT = 2

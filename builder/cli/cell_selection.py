@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from builder import config
 from builder.cli.verb_options import cell_option, json_option, recipe_argument
-from builder.console import Console
 from builder.errors import RecipeError, UsageError
+from builder.host import config
+from builder.host.console import Console
+from builder.host.paths import Workspace
+from builder.host.session import Session
 from builder.jetson.indexes import families
 from builder.recipe.find import find
+from builder.recipe.job import job_of
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
 from builder.recipe.select import select
-from builder.resolve.jobs import job_of
-from builder.session import Session
-from builder.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from builder.recipe.model import Cell, Recipe
-    from builder.resolve.model import Job
+    from builder.model.locks import Job
+    from builder.model.recipes import Cell, Recipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

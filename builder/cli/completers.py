@@ -19,8 +19,8 @@ def recipes(_: click.Context, __: click.Parameter, incomplete: str) -> list[Comp
     """Return the recipes whose names begin with a text."""
     from click.shell_completion import CompletionItem  # noqa: PLC0415
 
+    from builder.host.paths import Workspace  # noqa: PLC0415
     from builder.recipe.find import recipe_paths  # noqa: PLC0415
-    from builder.workspace import Workspace  # noqa: PLC0415
 
     try:
         names = recipe_paths(Workspace.here().recipe_folders)
@@ -50,10 +50,10 @@ def boards(_: click.Context, __: click.Parameter, incomplete: str) -> list[Compl
 
 
 def _selectors(names: tuple[str, ...]) -> Iterator[str]:
+    from builder.host.paths import Workspace  # noqa: PLC0415
     from builder.recipe.find import recipe_paths  # noqa: PLC0415
     from builder.recipe.load import load  # noqa: PLC0415
     from builder.recipe.matrix import expand  # noqa: PLC0415
-    from builder.workspace import Workspace  # noqa: PLC0415
 
     try:
         paths = recipe_paths(Workspace.here().recipe_folders)

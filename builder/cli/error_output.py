@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from builder import records
-from builder.console import Console
 from builder.errors import JbuildError
+from builder.host import records
+from builder.host.console import Console
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

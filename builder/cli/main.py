@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import click
 
 from builder import __version__
-from builder.console import Console
 from builder.errors import JbuildError, UsageError
+from builder.host.console import Console
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -114,7 +114,7 @@ class _Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        from builder.tomldoc import suggest  # noqa: PLC0415
+        from builder.host.toml.documents import suggest  # noqa: PLC0415
 
         if ctx.resilient_parsing:
             # A shell completes a word: messages have no place there.
@@ -188,7 +188,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _bug(console: Console, error: Exception) -> NoReturn:
-    from builder.workspace import cache_folder, write_text  # noqa: PLC0415
+    from builder.host.paths import cache_folder, write_text  # noqa: PLC0415
 
     path, trace = cache_folder() / "crash.log", "".join(traceback.format_exception(error))
     hint, log = "this is a bug in jbuild; please report it with the file above", None

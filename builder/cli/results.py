@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from builder import records
 from builder.errors import UsageError
+from builder.host import records
 from builder.host.dataclass_schema import DIALECT, schema_of
-from builder.tomldoc import shown, suggest
+from builder.host.toml.documents import shown, suggest
 
 if TYPE_CHECKING:
-    from builder.console import Console
+    from builder.host.console import Console
 
 # Verb, or `error` for what any verb prints when it fails; module below `builder.cli`, and dataclass or union of them.
 RESULTS = {

@@ -6,23 +6,14 @@ import fnmatch
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from builder.host.toml.declarations import (
-    Field,
-    TableDeclaration,
-    ValueType,
-    boolean,
-    nested,
-    string,
-    strings,
-    tables,
-)
-from builder.tomldoc import suggest
+from builder.host.toml.declarations import Field, TableDeclaration, ValueType, boolean, nested, string, strings, tables
+from builder.host.toml.documents import suggest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from builder.jetson.model import Platform
-    from builder.tomldoc import Table
+    from builder.host.toml.documents import Table
+    from builder.model.platforms import Platform
 
 DEFAULT = "default"
 """The name of uv's own default index, wherever its configuration points to."""

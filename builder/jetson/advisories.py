@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from builder import tomldoc
+from builder.host.toml import documents
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from builder.jetson.model import Platform
-    from builder.tomldoc import Table
+    from builder.host.toml.documents import Table
+    from builder.model.platforms import Platform
 
 _ID = r"[a-z0-9][a-z0-9.-]*"
 _PLACE = re.compile(r"\{([a-z0-9-]+)\}")
@@ -78,7 +78,7 @@ def advisories() -> tuple[Advisory, ...]:
     Raises:
         DocumentError: the file has mistakes.
     """
-    return tomldoc.load(Path(__file__).with_name("advisories.toml"), "the advisories have mistakes", _parse)
+    return documents.load(Path(__file__).with_name("advisories.toml"), "the advisories have mistakes", _parse)
 
 
 def applying(situation: Situation, ignored: Iterable[str] = ()) -> tuple[Advisory, ...]:
@@ -156,7 +156,7 @@ def _advisory(table: Table) -> Advisory:
         glibcxx_below=table.optional_string("glibcxx-below", pattern=r"[0-9]+\.[0-9]+\.[0-9]+", noun="such as 3.4.32"),
         needs_apt=table.optional_string("needs-apt"),
         symptom=table.string("symptom", pattern=".+", noun="what people see"),
-        log=tomldoc.pattern_of(table, "log") if "log" in table else None,
+        log=documents.pattern_of(table, "log") if "log" in table else None,
         hint=table.optional_string("hint") or "",
         source=table.string("source", pattern=".+", noun="a source"),
     )

@@ -8,14 +8,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder import tomldoc
 from builder.errors import UsageError
+from builder.host.toml import documents
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from builder.jetson.model import Platform
-    from builder.tomldoc import Table
+    from builder.host.toml.documents import Table
+    from builder.model.platforms import Platform
 
 _BOARDS = Path(__file__).with_name("boards.toml")
 PART = r"p[0-9]{4}-[0-9]{4}"
@@ -79,7 +79,7 @@ def board(name: str) -> Board:
     found = {row.name: row for row in boards()}
     if name not in found:
         raise UsageError(
-            f"there is no board `{tomldoc.shown(name)}`", hint=tomldoc.suggest(name, found, noun="boards known")
+            f"there is no board `{documents.shown(name)}`", hint=documents.suggest(name, found, noun="boards known")
         )
     return found[name]
 
@@ -109,7 +109,7 @@ def read_boards(path: Path) -> tuple[Board, ...]:
                 root.document.problem(("boards", index, "name"), f"`{name}` is there twice")
         return rows
 
-    return tomldoc.load(path, "the boards have mistakes", parse)
+    return documents.load(path, "the boards have mistakes", parse)
 
 
 def _board(table: Table) -> Board:

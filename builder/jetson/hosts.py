@@ -7,11 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder import tomldoc
+from builder.host.toml import documents
 
 if TYPE_CHECKING:
-    from builder.jetson.model import Platform
-    from builder.tomldoc import Table
+    from builder.host.toml.documents import Table
+    from builder.model.platforms import Platform
 
 _HOSTS = Path(__file__).with_name("hosts.toml")
 _VERSION = r"[0-9]+(\.[0-9]+){0,2}"
@@ -108,7 +108,7 @@ def read_hosts(path: Path) -> HostRules:
             refusals=tuple(_refusal(table) for table in root.tables("refusals")),
         )
 
-    return tomldoc.load(path, "the rules of hosts have mistakes", parse)
+    return documents.load(path, "the rules of hosts have mistakes", parse)
 
 
 def _host(table: Table) -> Host:

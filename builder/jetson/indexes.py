@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder import tomldoc
 from builder.host.index_rows import read_rows
+from builder.host.toml import documents
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +24,7 @@ def indexes() -> tuple[IndexRow, ...]:
     Raises:
         DocumentError: the file has mistakes.
     """
-    return tomldoc.load(_DATA, "the indexes have mistakes", lambda root: read_rows(root, {}))
+    return documents.load(_DATA, "the indexes have mistakes", lambda root: read_rows(root, {}))
 
 
 def families() -> dict[str, tuple[str, ...]]:

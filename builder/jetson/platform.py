@@ -8,15 +8,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
-from builder.jetson.model import Platform
+from builder.host.toml.documents import suggest
+from builder.jetson.distributions import Distribution, L4tRelease, distributions, platforms
 from builder.jetson.pythons import standalone
-from builder.jetson.tables import Distribution, L4tRelease, distributions, platforms
-from builder.tomldoc import suggest
+from builder.model.platforms import Platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from builder.recipe.model import Architecture
+    from builder.model.recipes import Architecture
 
 PLATFORM_AXES = ("l4t", "distribution", "ubuntu", "cuda", "python")
 _FORMATS = {"python": r"[0-9]\.[0-9]+", "cuda": r"[0-9]+\.[0-9]+"}

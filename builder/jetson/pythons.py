@@ -7,11 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder import tomldoc
+from builder.host.toml import documents
 
 if TYPE_CHECKING:
-    from builder.recipe.model import Architecture
-    from builder.tomldoc import Table
+    from builder.host.toml.documents import Table
+    from builder.model.recipes import Architecture
 
 _RELEASES = "https://github.com/astral-sh/python-build-standalone/releases/download"
 _MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
@@ -59,7 +59,7 @@ def read_pythons(path: Path) -> tuple[StandalonePython, ...]:
     Raises:
         DocumentError: a row is not well-formed or a version is there twice.
     """
-    return tomldoc.load(path, "the interpreters have mistakes", _parse)
+    return documents.load(path, "the interpreters have mistakes", _parse)
 
 
 def _parse(root: Table) -> tuple[StandalonePython, ...]:

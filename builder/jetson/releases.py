@@ -7,10 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder import tomldoc
+from builder.host.toml import documents
 
 if TYPE_CHECKING:
-    from builder.tomldoc import Table
+    from builder.host.toml.documents import Table
 
 _DATA = Path(__file__).with_name("releases.toml")
 
@@ -50,7 +50,7 @@ def releases() -> Releases:
     Raises:
         DocumentError: the file has mistakes.
     """
-    return tomldoc.load(_DATA, "the releases have mistakes", _parse)
+    return documents.load(_DATA, "the releases have mistakes", _parse)
 
 
 def never_released(package: str, version: str) -> str | None:

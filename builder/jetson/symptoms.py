@@ -7,15 +7,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder import tomldoc
+from builder.host.toml import documents
 from builder.jetson.advisories import advisories
 
 if TYPE_CHECKING:
     import re
     from collections.abc import Iterable
 
+    from builder.host.toml.documents import Table
     from builder.jetson.advisories import Advisory
-    from builder.tomldoc import Table
 
 DATA = Path(__file__).with_name("symptoms.toml")
 
@@ -38,7 +38,7 @@ def known(path: Path = DATA) -> tuple[Symptom, ...]:
         DocumentError: a data file has mistakes.
     """
     told = (_of_advisory(each, each.log) for each in advisories() if each.log)
-    return (*told, *tomldoc.load(path, "the table of symptoms has mistakes", _parse))
+    return (*told, *documents.load(path, "the table of symptoms has mistakes", _parse))
 
 
 def _of_advisory(advisory: Advisory, pattern: re.Pattern[str]) -> Symptom:
@@ -59,7 +59,7 @@ def _parse(root: Table) -> tuple[Symptom, ...]:
 
 
 def _symptom(table: Table) -> Symptom:
-    pattern = tomldoc.pattern_of(table, "pattern")
+    pattern = documents.pattern_of(table, "pattern")
     says, hint, source = table.string("says"), table.string("hint"), table.string("source")
     table.done()
     return Symptom(pattern=pattern, says=says, hint=hint, source=source)

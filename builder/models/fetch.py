@@ -5,29 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from builder import http, records
 from builder.errors import IntegrityError, ModelError
+from builder.host import records
 from builder.host.concurrency import map_with_progress
-from builder.models import store
-from builder.models.artifact import RegistryFetcher
-from builder.models.checks import check_weights
+from builder.host.paths import disk_errors
+from builder.model.model_files import HubFile, ModelFile
+from builder.models import model_store
 from builder.models.folder import readable
-from builder.models.model import HubFile, ModelFile
-from builder.models.places import FolderPlace, RegistryPlace, locate
-from builder.registry.lookup import connect_to
+from builder.models.model_checks import check_weights
+from builder.remote import http
 from builder.remote.download import Expected, Fetcher, download
-from builder.workspace import disk_errors
+from builder.remote.hub.artifact import RegistryFetcher
+from builder.remote.hub.model_sources import FolderPlace, RegistryPlace, locate
+from builder.remote.registry.base_lookup import connect_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from builder.config import Config
-    from builder.console import Console
     from builder.host.concurrency import Progress
-    from builder.models.model import LockedModel
-    from builder.models.places import HubPlace
+    from builder.host.config import Config
+    from builder.host.console import Console
+    from builder.model.model_files import LockedModel
     from builder.remote.download import PartialFile
+    from builder.remote.hub.model_sources import HubPlace
 
 
 def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models: Path, console: Console) -> None:
@@ -39,7 +40,7 @@ def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models
         IntegrityError: a file is not the one that was locked.
         DiskError: the store cannot be written.
     """
-    missing = {file.sha256: file for file in locked.files if not store.use(models, file)}
+    missing = {file.sha256: file for file in locked.files if not model_store.use(models, file)}
     if not missing:
         return
     fetcher = _fetchers(locked, recipe_folder, config)
@@ -73,7 +74,7 @@ def fetchers(place: HubPlace | RegistryPlace, config: Config) -> Callable[[HubFi
     if isinstance(place, RegistryPlace):
         client = connect_to(place.reference, config)
         return lambda file: RegistryFetcher(place=place, file=file, client=client)
-    from builder.models.hub import HubFetcher, require_online  # noqa: PLC0415  # huggingface_hub is slow to import
+    from builder.remote.hub.hub_client import HubFetcher, require_online  # noqa: PLC0415  # huggingface_hub is slow to import
 
     require_online(place)
     session = http.session(config)
@@ -89,7 +90,7 @@ def obtain(name: str, fetcher: ModelFetcher, models: Path, progress: Progress) -
     file = fetcher.file
     sha256 = _stored(models, file)
     if sha256 is None:
-        with store.partial(models, _key(fetcher), progress.token.check) as partial:
+        with model_store.partial(models, _key(fetcher), progress.token.check) as partial:
             # Another thread or process may have fetched it while this one waited.
             sha256 = _stored(models, file)
             if sha256 is None:
@@ -107,15 +108,15 @@ def _fetch(name: str, fetcher: ModelFetcher, partial: Path, models: Path, progre
     except ModelError:
         partial.unlink()
         raise
-    store.adopt(models, partial, sha256)
+    model_store.adopt(models, partial, sha256)
     if file.git_id:
-        store.remember(models, _git_key(file), sha256)
+        model_store.remember(models, _git_key(file), sha256)
     return sha256
 
 
 def _stored(models: Path, file: HubFile) -> str | None:
-    sha256 = file.sha256 or (store.remembered(models, _git_key(file)) if file.git_id else None)
-    if sha256 and store.has(models, ModelFile(path=file.path, sha256=sha256, size=file.size)):
+    sha256 = file.sha256 or (model_store.remembered(models, _git_key(file)) if file.git_id else None)
+    if sha256 and model_store.has(models, ModelFile(path=file.path, sha256=sha256, size=file.size)):
         return sha256
     return None
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import ModelError
-from builder.models.model import kind_of, path_flaw, shown
+from builder.model.model_files import kind_of, path_flaw, shown
 from builder.models.selection import CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.models.places import FolderPlace
+    from builder.remote.hub.model_sources import FolderPlace
 
 # Failures of a copy's other end.
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

@@ -8,13 +8,13 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from builder.errors import ModelError
-from builder.models.model import suffix_of
-from builder.tomldoc import suggest
+from builder.host.toml.documents import suggest
+from builder.model.model_files import suffix_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from builder.recipe.model import Model
+    from builder.model.recipes import Model
 
 CONFIG = "config.json"
 INDEX_ENDING = ".index.json"

@@ -9,16 +9,16 @@ import re
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
-from builder.engine import is_context
 from builder.errors import EngineError, JbuildError, ProgramMissingError
-from builder.process import run
+from builder.host.engine.docker import is_context
+from builder.host.process import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from builder.console import Console
-    from builder.engine import Engine
+    from builder.host.console import Console
+    from builder.host.engine.docker import Engine
 
 _T = TypeVar("_T")
 

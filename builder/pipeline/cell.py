@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from builder import records
-from builder.audit.model import Audit
-from builder.config import with_options
-from builder.image.model import Image, Plan, proven_name
+from builder.host import records
+from builder.host.config import with_options
+from builder.model.audits import Audit
+from builder.model.images import Image, Plan, proven_name
+from builder.model.locks import Locked
+from builder.model.publications import Publication
+from builder.model.verdicts import Verdict
 from builder.pipeline.builders import Builders
 from builder.pipeline.order import RunOptions
-from builder.publish.model import Publication
-from builder.resolve.model import Locked
-from builder.smoke.model import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from builder.resolve.model import Job, Lock
-    from builder.session import Session
-    from builder.workspace import CellFolder
+    from builder.host.paths import CellFolder
+    from builder.host.session import Session
+    from builder.model.locks import Job, Lock
 
 _T = TypeVar("_T")
 

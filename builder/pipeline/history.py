@@ -8,22 +8,22 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from builder import records
-from builder.audit.model import Audit
 from builder.errors import JbuildError
-from builder.image.model import Image
-from builder.publish.model import Publication
-from builder.resolve.model import Lock  # noqa: TC001  # records are decoded by the types of their fields
-from builder.smoke.model import SmokeFailedError, Verdict
-from builder.workspace import disk_errors
+from builder.host import records
+from builder.host.paths import disk_errors
+from builder.model.audits import Audit
+from builder.model.images import Image
+from builder.model.locks import Lock  # noqa: TC001  # records are decoded by the types of their fields
+from builder.model.publications import Publication
+from builder.model.verdicts import SmokeFailedError, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from io import FileIO
     from pathlib import Path
 
+    from builder.host.paths import CellFolder
     from builder.pipeline.cell import CellRun
-    from builder.workspace import CellFolder
 
 _LOG_LINES = 40
 _LOG_LENGTH = 6000

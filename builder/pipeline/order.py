@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 # The module of each stage, whose `STAGE` implements `builder.pipeline.stage.Stage`.
 MODULES = {
-    "lock": "builder.resolve.stage",
+    "lock": "builder.lock.stage",
     "audit": "builder.audit.stage",
     "render": "builder.image.render.stage",
     "build": "builder.image.build.stage",

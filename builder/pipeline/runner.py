@@ -9,26 +9,26 @@ from typing import TYPE_CHECKING, Literal
 
 from filelock import Timeout
 
-from builder import process
-from builder.cache.use import in_use
-from builder.engine import find_engine
 from builder.errors import EngineError, JbuildError
+from builder.host import process
+from builder.host.cache_use import in_use
 from builder.host.concurrency import TaskGroup
+from builder.host.engine.docker import find_engine
+from builder.host.records import fingerprint
 from builder.pipeline import history
 from builder.pipeline.cell import builders_of, start
 from builder.pipeline.history import StageResult
 from builder.pipeline.stage import stage_of
-from builder.records import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from builder.host.session import Session
+    from builder.model.locks import Job
     from builder.pipeline.builders import Builders
     from builder.pipeline.cell import CellRun
     from builder.pipeline.order import RunOptions
     from builder.pipeline.stage import Stage
-    from builder.resolve.model import Job
-    from builder.session import Session
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

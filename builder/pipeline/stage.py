@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from builder import records
+from builder.host import records
 from builder.pipeline.order import MODULES
 
 if TYPE_CHECKING:

@@ -9,23 +9,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from builder import records
-from builder.audit.model import Audit
+from builder.host import records
+from builder.host.records import as_bytes
+from builder.lock import lockfile
+from builder.model.audits import Audit
+from builder.model.descriptors import Descriptor
+from builder.model.verdicts import Verdict
 from builder.publish import statements
 from builder.publish.sbom import MEDIA_TYPE, sbom
 from builder.publish.signing import signer as signer_of
-from builder.records import as_bytes
-from builder.registry.blobs import BytesBlob
-from builder.registry.client import OCI_MANIFEST
-from builder.registry.model import Descriptor
-from builder.registry.referrers import Referrer
-from builder.resolve import lockfile
-from builder.smoke.model import Verdict
+from builder.remote.registry.blobs import BytesBlob
+from builder.remote.registry.referrers import Referrer
+from builder.remote.registry.registry_client import OCI_MANIFEST
 
 if TYPE_CHECKING:
     from builder.pipeline.cell import CellRun
     from builder.publish.signing import Signer
-    from builder.registry.blobs import BlobSource
+    from builder.remote.registry.blobs import BlobSource
 
 ENVELOPE = "application/vnd.dsse.envelope.v1+json"
 PREDICATE_TYPE = "in-toto.io/predicate-type"

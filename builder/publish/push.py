@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 from builder.errors import JbuildError, RegistryError
 from builder.host.concurrency import CancelToken, TaskGroup
-from builder.http import Retry
-from builder.publish.attach import attach
+from builder.model.publications import Publication, PublicationFailure, RegistryPublication
+from builder.publish.attachments import attach
+from builder.publish.errors import PublicationError
 from builder.publish.evidence import Evidence
-from builder.publish.failure import PublicationError
-from builder.publish.model import Publication, PublicationFailure, RegistryPublication
-from builder.publish.policy import earned, named
-from builder.publish.target import Target
-from builder.registry.client import connect
-from builder.registry.reference import Reference
+from builder.publish.registry_target import Target
+from builder.publish.tag_policy import earned, named
+from builder.remote.http import Retry
+from builder.remote.registry.reference import Reference
+from builder.remote.registry.registry_client import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from builder.config import Config
-    from builder.console import Console
-    from builder.publish.model import Attached, TagPut, TagWithheld
-    from builder.publish.source import Source
-    from builder.publish.target import Sent
-    from builder.recipe.model import OnFailure, TagRule
+    from builder.host.config import Config
+    from builder.host.console import Console
+    from builder.model.publications import Attached, TagPut, TagWithheld
+    from builder.model.recipes import OnFailure, TagRule
+    from builder.publish.image_source import Source
+    from builder.publish.registry_target import Sent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

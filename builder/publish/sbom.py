@@ -6,12 +6,12 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from builder import __version__
-from builder.wheels.licences import licence, licences, metadata
+from builder.image.wheels.licences import licence, licences, metadata
 
 if TYPE_CHECKING:
-    from builder.models.model import LockedModel
-    from builder.resolve.model import Lock, LockedBase, LockedWheel
-    from builder.workspace import Workspace
+    from builder.host.paths import Workspace
+    from builder.model.locks import Lock, LockedBase, LockedWheel
+    from builder.model.model_files import LockedModel
 
 MEDIA_TYPE = "application/vnd.cyclonedx+json"
 LOCK_PROPERTY = "io.jbuild.lock"

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.config import with_options
 from builder.errors import ProgramFailedError, RegistryError, UsageError
-from builder.process import find_program, run
-from builder.records import fingerprint
-from builder.workspace import sha256_of, write_text
+from builder.host.config import with_options
+from builder.host.paths import sha256_of, write_text
+from builder.host.process import find_program, run
+from builder.host.records import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from builder.config import Config
-    from builder.workspace import Workspace
+    from builder.host.config import Config
+    from builder.host.paths import Workspace
 
 PASSWORD = "COSIGN_PASSWORD"  # noqa: S105  # the name of the variable
 _WITHIN_S = 60.0

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from builder.host.paths import sha256_of
+from builder.model.publications import Publication
+from builder.model.verdicts import Verdict
 from builder.pipeline.stage import Stage
 from builder.publish import signing
+from builder.publish.destinations import required_targets, targets
 from builder.publish.evidence import Evidence, of_cell
-from builder.publish.model import Publication
+from builder.publish.image_source import from_layout
 from builder.publish.push import Wish, publish
-from builder.publish.source import from_layout
-from builder.publish.where import required_targets, targets
-from builder.registry.client import connect
-from builder.registry.reference import Reference
-from builder.registry.referrers import referrers
-from builder.smoke.model import Verdict
-from builder.workspace import sha256_of
+from builder.remote.registry.reference import Reference
+from builder.remote.registry.referrers import referrers
+from builder.remote.registry.registry_client import connect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from builder.config import Config
+    from builder.host.config import Config
     from builder.pipeline.cell import CellRun
 
 

@@ -10,15 +10,16 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from builder import __version__, records
+from builder import __version__
 from builder.errors import IntegrityError
-from builder.http import scrub
-from builder.records import as_bytes
+from builder.host import records
+from builder.host.records import as_bytes
+from builder.remote.http import scrub
 
 if TYPE_CHECKING:
-    from builder.image.model import Plan
-    from builder.resolve.model import Job, Lock
-    from builder.smoke.model import Verdict
+    from builder.model.images import Plan
+    from builder.model.locks import Job, Lock
+    from builder.model.verdicts import Verdict
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 VERDICT = "https://in-toto.io/attestation/test-result/v0.1"

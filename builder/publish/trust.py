@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError, SmokeError, UsageError
 from builder.publish import statements
-from builder.publish.attach import contents
+from builder.publish.attachments import contents
 from builder.publish.signing import is_signed
 from builder.recipe.levels import levels
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from builder.publish.evidence import Artifact, Evidence
     from builder.publish.statements import Statement
-    from builder.registry.client import RegistryClient
+    from builder.remote.registry.registry_client import RegistryClient
 
 _UNSIGNED = "sign it (`cosign-key` under [publish] where it is made), or take it as it is with --unsigned-verdict"
 

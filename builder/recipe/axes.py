@@ -8,20 +8,20 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from builder.host.toml.declarations import ValueType, list_schema, string_schema, whole
+from builder.host.toml.documents import shown, suggest
+from builder.jetson.distributions import distributions, platforms
 from builder.jetson.platform import check_axes, check_value
-from builder.jetson.tables import distributions, platforms
-from builder.recipe import patterns
+from builder.model import patterns
+from builder.model.recipes import Axis, Exclusion, Matrix, Pairs
 from builder.recipe.globs import glob
-from builder.recipe.model import Axis, Exclusion, Matrix, Pairs
 from builder.recipe.placeholders import DERIVED_FACTS
-from builder.tomldoc import shown, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from builder.host.toml.declarations import Schema
+    from builder.host.toml.documents import Table
     from builder.recipe.slots import Slots
-    from builder.tomldoc import Table
 
 _RULES = ("exclude", "include")
 _MOST_CELLS = 100_000

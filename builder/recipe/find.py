@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import UsageError
-from builder.tomldoc import shown, suggest
+from builder.host.toml.documents import shown, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from builder.recipe.model import Pairs
+    from builder.model.recipes import Pairs
 
 
 @lru_cache(maxsize=1024)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from builder.config import config_schema
+from builder.host.config import config_schema
 from builder.recipe.load import recipe_schema
 
 if TYPE_CHECKING:

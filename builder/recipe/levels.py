@@ -6,17 +6,17 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder import tomldoc
+from builder.host.toml import documents
 
 if TYPE_CHECKING:
-    from builder.tomldoc import Table
+    from builder.host.toml.documents import Table
 
 DATA = Path(__file__).with_name("levels.toml")
 
 
 @cache
 def _table(path: Path) -> dict[str, int]:
-    return tomldoc.load(path, "the table of levels has mistakes", _parse)
+    return documents.load(path, "the table of levels has mistakes", _parse)
 
 
 def levels(path: Path = DATA) -> tuple[str, ...]:

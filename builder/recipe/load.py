@@ -7,33 +7,23 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
-from builder import tomldoc
+from builder.host.toml import documents
 from builder.host.toml.declarations import Field, TableDeclaration, choice, choices, nested, string, tables
 from builder.jetson.boards import boards
-from builder.recipe import patterns
+from builder.model import patterns
+from builder.model.recipes import Architecture, Matrix, Recipe, Spec
 from builder.recipe.axes import MATRIX
-from builder.recipe.model import Architecture, Matrix, Recipe, Spec
+from builder.recipe.cross_checks import check_cells, check_texts
 from builder.recipe.questions import SMOKE
-from builder.recipe.sections import (
-    AUDIT,
-    BASE,
-    MODEL,
-    OVERRIDE,
-    PACKAGES,
-    PUBLISH,
-    RUNNERS,
-    SERVER,
-    served_model,
-)
+from builder.recipe.sections import AUDIT, BASE, MODEL, OVERRIDE, PACKAGES, PUBLISH, RUNNERS, SERVER, served_model
 from builder.recipe.slots import LABELS, Slots
-from builder.recipe.verify import check_cells, check_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from builder.host.toml.declarations import Schema
-    from builder.tomldoc import Table
+    from builder.host.toml.documents import Table
 
 # The fields that are the recipe's; the others are the spec's.
 _RECIPE_FIELDS = ("description", "architecture", "boards", "matrix", "overrides", "runners")
@@ -81,16 +71,16 @@ def load(path: Path, templates: Sequence[Path] = ()) -> Recipe:
     Raises:
         DocumentError: the file cannot be read, or has mistakes: all of them, with file, line, key and next step.
     """
-    document = tomldoc.read(path)
+    document = documents.read(path)
     parse = partial(_recipe, path=path, templates=templates)
-    return tomldoc.collect(document, f"recipe {path.name} has mistakes", parse)
+    return documents.collect(document, f"recipe {path.name} has mistakes", parse)
 
 
 def _recipe(root: Table, path: Path, templates: Sequence[Path]) -> Recipe:
     name = path.stem
     if not re.fullmatch(patterns.RECIPE_NAME, name):
         root.problem(
-            None, f"`{tomldoc.shown(name)}` is not a recipe name", "lower-case letters, digits, `.`, `_` and `-`"
+            None, f"`{documents.shown(name)}` is not a recipe name", "lower-case letters, digits, `.`, `_` and `-`"
         )
     slots = Slots()
     values: dict[str, Any] = {"matrix": Matrix(axes=()), "architecture": "arm64"} | _RECIPE.read(root, slots)
@@ -117,5 +107,5 @@ def _check_template(root: Table, name: str, folders: Sequence[Path]) -> None:
     if any((folder / name).is_file() for folder in folders):
         return
     known = [path.name for folder in folders for path in folder.glob("*.j2")]
-    hint = f"{tomldoc.suggest(name, known, noun='templates')}; your own lie in `dockerfiles/`, beside `recipes/`"
-    root.problem("template", f"there is no template `{tomldoc.shown(name)}`", hint)
+    hint = f"{documents.suggest(name, known, noun='templates')}; your own lie in `dockerfiles/`, beside `recipes/`"
+    root.problem("template", f"there is no template `{documents.shown(name)}`", hint)

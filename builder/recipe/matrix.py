@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from builder.errors import RecipeError
 from builder.jetson.platform import PLATFORM_AXES, ImpossibleError, platform_for
 from builder.jetson.releases import python_problem
+from builder.model.recipes import Cell, Model, Pairs, TagRule
 from builder.recipe import placeholders
 from builder.recipe.globs import matches
-from builder.recipe.model import Cell, Model, Pairs, TagRule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from builder.jetson.model import Platform
-    from builder.recipe.model import Architecture, Override, Recipe, Spec
+    from builder.model.platforms import Platform
+    from builder.model.recipes import Architecture, Override, Recipe, Spec
 
 JETSON_TAG = "{vllm}-r{l4t}-cu{cuda-nodots}-{release}"
 CPU_TAG = "{vllm}-cpu-{release}"

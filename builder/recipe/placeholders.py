@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from builder.jetson.model import Platform
-    from builder.recipe.model import Cell
+    from builder.model.platforms import Platform
+    from builder.model.recipes import Cell
 
 # Other braces, as in `{"image": 2}` or the pattern `a{2}`, are text.
 PATTERN = r"\{([A-Za-z][A-Za-z0-9_-]*)\}"

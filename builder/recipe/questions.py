@@ -18,13 +18,14 @@ from builder.host.toml.declarations import (
     strings,
     tables,
 )
-from builder.recipe import checks, patterns, schema
-from builder.recipe.model import Bounds, Message, Question, SmokeSpec
+from builder.model import patterns
+from builder.model.recipes import Bounds, Message, Question, SmokeSpec
+from builder.recipe import guided_schema, value_checks
 from builder.recipe.slots import ENVIRONMENT
 
 if TYPE_CHECKING:
+    from builder.host.toml.documents import Table
     from builder.recipe.slots import Slots
-    from builder.tomldoc import Table
 
 _DAY_S = 86_400
 _MOST_TOKENS = 2**31
@@ -63,7 +64,7 @@ _MESSAGE = TableDeclaration(
 
 def _read_expectation(table: Table, key: str, _: Slots) -> str:
     value = table.string(key)
-    if isinstance(table.raw(key), str) and (problem := checks.expectation(value)):
+    if isinstance(table.raw(key), str) and (problem := value_checks.expectation(value)):
         table.problem(key, problem, _RIGHT)
     return value
 
@@ -71,10 +72,10 @@ def _read_expectation(table: Table, key: str, _: Slots) -> str:
 def _read_schema(table: Table, key: str, _: Slots) -> str | None:
     """Read a JSON schema, written as TOML."""
     raw = table.raw(key)
-    problems = schema.problems(raw)
+    problems = guided_schema.problems(raw)
     for path, message in problems:
         table.document.problem((*table.path, key, *path), message)
-    return None if problems else schema.text(raw)
+    return None if problems else guided_schema.text(raw)
 
 
 def _check(table: Table, question: Question, _: Slots) -> None:
@@ -102,7 +103,7 @@ def _check(table: Table, question: Question, _: Slots) -> None:
 
 _text = string(patterns.LINES, "text without control characters")
 _EXPECTATION = ValueType(read=_read_expectation, schema=lambda: {"type": "string", "minLength": 1})
-_SCHEMA = ValueType(read=_read_schema, schema=schema.keyword_schema)
+_SCHEMA = ValueType(read=_read_schema, schema=guided_schema.keyword_schema)
 _QUESTION = TableDeclaration(
     Question,
     Field("ask", _text, "The question, as a chat of one message."),

@@ -22,25 +22,17 @@ from builder.host.toml.declarations import (
     tables,
     under,
 )
-from builder.recipe import checks, patterns
+from builder.host.toml.documents import shown, suggest
+from builder.model import patterns
+from builder.model.recipes import Model, OnFailure, Override, PublishSpec, Runners, Server, TagRule, Waiver
+from builder.recipe import value_checks
 from builder.recipe.axes import condition
 from builder.recipe.levels import levels
-from builder.recipe.model import (
-    Model,
-    OnFailure,
-    Override,
-    PublishSpec,
-    Runners,
-    Server,
-    TagRule,
-    Waiver,
-)
 from builder.recipe.slots import ENVIRONMENT, slot, slot_list, slot_schema
-from builder.tomldoc import shown, suggest
 
 if TYPE_CHECKING:
+    from builder.host.toml.documents import Document, Table
     from builder.recipe.slots import Slots
-    from builder.tomldoc import Document, Table
 
 _MOST_TOKENS = 2**31
 _DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
@@ -72,7 +64,7 @@ def _date(table: Table, key: str, _: Slots) -> str | None:
         return None
 
 
-_REQUIREMENTS = slot_list(checks.requirement)
+_REQUIREMENTS = slot_list(value_checks.requirement)
 _NO_PACKAGE = ("a recipe needs at least one package", 'such as `requires = ["vllm=={vllm}"]`')
 _IDS = strings(r"[a-z0-9][a-z0-9.-]*", "an advisory's id")
 _DATE = ValueType(read=_date, schema=lambda: string_schema(_DAY))
@@ -82,15 +74,17 @@ _INDEX_OF = string_map(
     (patterns.INDEX, "the name of a package index, or `default` for uv's own"),
 )
 _MODEL_NAME = string(patterns.MODEL_NAME, "a folder name: letters, digits, `.`, `_` and `-`")
-_MODEL_SOURCE = slot(checks.model_source)
+_MODEL_SOURCE = slot(value_checks.model_source)
 _MODEL_FILES = strings(patterns.MODEL_FILE, "a glob on the model's files")
 _REGISTRIES = strings(patterns.REGISTRY, "a registry: host[:port][/prefix]")
 _ON_FAILURE = choice(get_args(OnFailure), "{} is not known", "known")
 
 BASE = under(
     "base",
-    Field("image", slot(checks.image), "Base image with a tag or digest; default the platform's.", argument="base"),
-    Field("apt", slot_list(checks.apt), "Packages of the distribution, NAME or NAME=VERSION."),
+    Field(
+        "image", slot(value_checks.image), "Base image with a tag or digest; default the platform's.", argument="base"
+    ),
+    Field("apt", slot_list(value_checks.apt), "Packages of the distribution, NAME or NAME=VERSION."),
 )
 
 # An override may change these, too.
@@ -100,7 +94,9 @@ _INDEXES = Field(
 _SOURCES = Field("from", _INDEX_OF, "The index of single packages (globs); `default` is uv's own.", "sources")
 _CONSTRAINTS = Field("constraints", _REQUIREMENTS, "Requirements that narrow what packages ask for.")
 _REPLACE = Field("replace", _REQUIREMENTS, "Requirements that replace whatever any package asks for of that name.")
-_ARGUMENTS = Field("arguments", slot_list(checks.argument), "Other options of `vllm serve`, one string an argument.")
+_ARGUMENTS = Field(
+    "arguments", slot_list(value_checks.argument), "Other options of `vllm serve`, one string an argument."
+)
 
 PACKAGES = under(
     "packages",
@@ -125,7 +121,7 @@ MODEL = TableDeclaration(
 SERVER = TableDeclaration(
     Server,
     Field("model", string(), "Name of the model to serve; default the only one."),
-    Field("served-name", slot(checks.served_name), "Model name for clients; default the model's name."),
+    Field("served-name", slot(value_checks.served_name), "Model name for clients; default the model's name."),
     # The server does not run as root, so ports below 1024 are not for it.
     Field("port", integer(1024, 65535), "Port that the server listens on."),
     Field("max-model-len", integer(1, _MOST_TOKENS), "Longest context in tokens."),
@@ -158,7 +154,7 @@ def _check_tag(table: Table, rule: TagRule, _: Slots) -> None:
 
 _TAG = TableDeclaration(
     TagRule,
-    Field("tag", slot(checks.tag), "The tag, with placeholders.", argument="name", required=True),
+    Field("tag", slot(value_checks.tag), "The tag, with placeholders.", argument="name", required=True),
     Field("level", choice(levels, "{} is not a level", "levels"), "Level that the verdict must reach at least."),
     Field("moving", boolean(), "Whether the tag moves to newer versions."),
     Field("immutable", boolean(), "Whether the tag must never move to another digest."),
@@ -170,7 +166,7 @@ def _tags(table: Table, key: str, slots: Slots) -> tuple[TagRule, ...]:
     rules: list[TagRule] = []
     for index, item in table.strings_and_tables(key):
         if isinstance(item, str):
-            slots.note(table, (key, index), item, checks.tag)
+            slots.note(table, (key, index), item, value_checks.tag)
             rule = TagRule(name=item)
         else:
             rule = _TAG.read(item, slots)
@@ -181,10 +177,10 @@ def _tags(table: Table, key: str, slots: Slots) -> tuple[TagRule, ...]:
     return tuple(rules)
 
 
-_TAGS = ValueType(read=_tags, schema=lambda: list_schema({"anyOf": [slot_schema(checks.tag), _TAG.schema()]}))
+_TAGS = ValueType(read=_tags, schema=lambda: list_schema({"anyOf": [slot_schema(value_checks.tag), _TAG.schema()]}))
 PUBLISH = TableDeclaration(
     lambda repository="vllm", **values: PublishSpec(repository=repository, **values),
-    Field("repository", slot(checks.repository), "Repository below each registry's prefix."),
+    Field("repository", slot(value_checks.repository), "Repository below each registry's prefix."),
     Field("tags", _TAGS, "Tags of the images, or tables with the level that a tag requires."),
     Field("registries", _REGISTRIES, "Registries to push to; default those of jbuild.toml."),
     Field("on-failure", _ON_FAILURE, "What happens if one registry fails: no tag anywhere, or tags at all others."),
@@ -194,8 +190,8 @@ PUBLISH = TableDeclaration(
 
 RUNNERS = TableDeclaration(
     Runners,
-    Field("runner", slot(checks.runner), "Label of the CI runner that builds the cells.", argument="build"),
-    Field("smoke-runner", slot(checks.runner), "Label of the CI runner on a board, for smoke runs.", "smoke"),
+    Field("runner", slot(value_checks.runner), "Label of the CI runner that builds the cells.", argument="build"),
+    Field("smoke-runner", slot(value_checks.runner), "Label of the CI runner on a board, for smoke runs.", "smoke"),
 )
 
 _WAIVER = TableDeclaration(
@@ -230,8 +226,8 @@ _WHEN = ValueType(
 OVERRIDE = _OverrideDeclaration(
     Override,
     Field("when", _WHEN, "Values of axes (globs) of the cells that the override is for.", required=True),
-    Field("base", slot(checks.image), "Base image, in place of the recipe's."),
-    Field("apt", slot_list(checks.apt), "More packages of the distribution."),
+    Field("base", slot(value_checks.image), "Base image, in place of the recipe's."),
+    Field("apt", slot_list(value_checks.apt), "More packages of the distribution."),
     Field("requires", _REQUIREMENTS, "More packages to install."),
     _CONSTRAINTS,
     _REPLACE,

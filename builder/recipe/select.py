@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from builder.errors import UsageError
+from builder.host.toml.documents import shown, suggest
 from builder.recipe.globs import glob
-from builder.tomldoc import shown, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from builder.recipe.model import Cell
+    from builder.model.recipes import Cell
 
 _SHOWN = 8
 

@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from builder.host.toml.declarations import ValueType, list_schema, whole
-from builder.recipe import checks, patterns, placeholders
-from builder.tomldoc import shown
+from builder.host.toml.documents import shown
+from builder.model import patterns
+from builder.recipe import placeholders, value_checks
 
 if TYPE_CHECKING:
     from builder.host.toml.declarations import Schema
-    from builder.recipe.checks import Check
-    from builder.recipe.model import Pairs
-    from builder.tomldoc import Table
-    from builder.tomlplaces import Path as KeyPath
+    from builder.host.toml.documents import Table
+    from builder.host.toml.positions import Path as KeyPath
+    from builder.model.recipes import Pairs
+    from builder.recipe.value_checks import Check
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def slot_list(check: Check) -> ValueType:
 
 def slot_schema(check: Check) -> Schema:
     """Return the JSON Schema of a string that a check accepts, or that has a placeholder."""
-    if not isinstance(check, checks.PatternCheck):
+    if not isinstance(check, value_checks.PatternCheck):
         return {"type": "string"}
     return {"type": "string", "pattern": f"{whole(check.pattern)}|{placeholders.PATTERN}"}
 
@@ -107,7 +108,7 @@ def _labels(parent: Table, key: str, slots: Slots, prefix: str = "") -> Pairs:
     return tuple(pairs)
 
 
-_VALUE = slot(checks.optional_text)
+_VALUE = slot(value_checks.optional_text)
 ENVIRONMENT = ValueType(
     read=_environment,
     schema=lambda: {

@@ -15,14 +15,14 @@ import requests
 from filelock import FileLock, Timeout
 
 from builder.errors import JbuildError
-from builder.workspace import disk_errors
+from builder.host.paths import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from builder import http
     from builder.errors import IntegrityError
     from builder.host.concurrency import Progress
+    from builder.remote import http
 
 BLOCK = 1 << 20
 # `FICLONE` of linux/fs.h: share the blocks of another file, on file systems that can.

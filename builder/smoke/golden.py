@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from builder import records, tomldoc
+from builder.host import records
+from builder.host.paths import write_text
+from builder.host.toml import documents
 from builder.image.runtime import served_model
-from builder.resolve.model import Locked
-from builder.smoke.model import Agreement, Token
-from builder.workspace import write_text
+from builder.model.locks import Locked
+from builder.model.verdicts import Agreement, Token
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from builder.models.model import LockedModel
+    from builder.host.toml.documents import Table
+    from builder.model.model_files import LockedModel
+    from builder.model.recipes import Question
     from builder.pipeline.cell import CellRun
-    from builder.recipe.model import Question
-    from builder.tomldoc import Table
 
 _HEADING = "# What a reference run answered: written by `jbuild smoke --record`, compared by every later smoke run.\n\n"
 _SHORT = 16
@@ -117,7 +118,7 @@ def read(path: Path) -> tuple[Golden, ...]:
     """
     if not path.is_file():
         return ()
-    return tomldoc.load(path, f"the golden tokens in {path.name} have mistakes", _parse)
+    return documents.load(path, f"the golden tokens in {path.name} have mistakes", _parse)
 
 
 def write(path: Path, recorded: Sequence[Golden]) -> None:

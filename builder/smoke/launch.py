@@ -7,8 +7,8 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from builder.engine import SHM_BYTES, emulator_settings
 from builder.errors import RecipeError
+from builder.host.engine.docker import SHM_BYTES, emulator_settings
 from builder.image.runtime import server_json
 from builder.image.runtime.settings import SettingsError, settle
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from builder.engine import Engine
-    from builder.image.model import Image
-    from builder.recipe.model import Architecture, Pairs, Spec
-    from builder.smoke.model import Level
+    from builder.host.engine.docker import Engine
+    from builder.model.images import Image
+    from builder.model.recipes import Architecture, Pairs, Spec
+    from builder.model.verdicts import Level
 
 _KEY = "VLLM_API_KEY"
 # Images with this label hold a CUDA build.

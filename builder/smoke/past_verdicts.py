@@ -5,17 +5,17 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING
 
-from builder import records
-from builder.smoke.model import Verdict
+from builder.host import records
+from builder.model.verdicts import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from builder.recipe.model import Bounds, Spec
+    from builder.host.paths import Workspace
+    from builder.model.recipes import Bounds, Spec
+    from builder.model.verdicts import Level
     from builder.smoke.golden import Golden
-    from builder.smoke.model import Level
-    from builder.workspace import Workspace
 
 # Differences below these mean nothing, however large a part they are: seconds, tokens/s, bytes.
 _NOISE = {"start": 2.0, "first_token": 0.2, "tokens": 0.5, "memory": 64e6, "image": 1e6}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from builder.model.verdicts import Verdict
 from builder.pipeline.stage import Stage
 from builder.smoke import golden
-from builder.smoke.model import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,7 @@ class _SmokeStage(Stage[Verdict]):
         return record.passed and not run.options.record
 
     def make(self, run: CellRun) -> Verdict:
-        from builder.smoke.cell import smoke_cell  # noqa: PLC0415  # slow to import
+        from builder.smoke.cell_verdict import smoke_cell  # noqa: PLC0415  # slow to import
 
         return smoke_cell(run)
 

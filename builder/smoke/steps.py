@@ -8,24 +8,24 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from builder.host.toml.documents import shown
 from builder.image.runtime import served_name
 from builder.recipe.levels import usual_start_s
 from builder.remote.openai import SHOWN, ServerError
 from builder.smoke import launch as launching
-from builder.smoke.asking import WrongAnswerError, ask
-from builder.smoke.client import ServerUnderTest
-from builder.smoke.failure import StepFailedError, ended
+from builder.smoke.ask import WrongAnswerError, ask
+from builder.smoke.errors import StepFailedError, ended
 from builder.smoke.golden import Golden, asked, compare, find
-from builder.tomldoc import shown
+from builder.smoke.openai_client import ServerUnderTest
 
 if TYPE_CHECKING:
-    from builder.console import Console, Task
-    from builder.engine import Engine
+    from builder.host.console import Console, Task
     from builder.host.engine.container import WatchedContainer
-    from builder.recipe.model import Question, Spec
-    from builder.smoke.client import Reply
+    from builder.host.engine.docker import Engine
+    from builder.model.recipes import Question, Spec
+    from builder.model.verdicts import Answer, Gpu, Level, Modules, Step
     from builder.smoke.launch import Launch
-    from builder.smoke.model import Answer, Gpu, Level, Modules, Step
+    from builder.smoke.openai_client import Reply
 
 _POLL_S = 0.5
 _STOP_POLL_S = 0.1

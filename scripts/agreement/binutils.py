@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from builder.audit import elf
-from builder.process import run
+from builder.host.process import run
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from agreement.truth import BARE, PLAIN, TORCH
 from builder.errors import AuditError, JbuildError
-from builder.process import find_program, run
-from builder.resolve.stage import lock_cell
-from builder.wheels.house import path_of
+from builder.host.process import find_program, run
+from builder.lock.stage import lock_cell
+from builder.remote.wheelhouse import path_of
 
 if TYPE_CHECKING:
     from agreement.place import Place

@@ -10,8 +10,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from builder.audit import fatbin
-from builder.process import run
-from builder.resolve.solve import uv
+from builder.host.process import run
+from builder.lock.solve import uv
 
 if TYPE_CHECKING:
     from pathlib import Path

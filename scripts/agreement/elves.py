@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.process import run
+from builder.host.process import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

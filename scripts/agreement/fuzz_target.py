@@ -12,13 +12,13 @@ from pathlib import Path
 import atheris  # type: ignore[import-untyped]  # of an environment of its own
 
 with atheris.instrument_imports(include=["builder", "zipfile", "email"]):
-    from builder.audit import archive, elf, facts, fatbin
-    from builder.audit.source import MalformedError, Plain
+    from builder.audit import elf, fatbin, wheel_facts, wheel_reader
+    from builder.audit.byte_source import MalformedError, Plain
 
 
 def read_elf(data: bytes) -> None:
     """Read an ELF file, its GPU code included, as the audit does."""
-    facts.read_binary(Plain(data), "fuzzed.so")
+    wheel_facts.read_binary(Plain(data), "fuzzed.so")
 
 
 def read_fatbin(data: bytes) -> None:
@@ -31,9 +31,9 @@ def read_fatbin(data: bytes) -> None:
 def read_wheel(data: bytes) -> None:
     """Read a whole wheel."""
     _WHEEL.write_bytes(data)
-    listing = archive.listing(_WHEEL)
-    binaries, flaws = facts.read_members(_WHEEL, listing.members)
-    facts.assemble(_WHEEL, listing, binaries, flaws)
+    listing = wheel_reader.listing(_WHEEL)
+    binaries, flaws = wheel_facts.read_members(_WHEEL, listing.members)
+    wheel_facts.assemble(_WHEEL, listing, binaries, flaws)
 
 
 _TARGETS = {"elf": read_elf, "fatbin": read_fatbin, "wheel": read_wheel}

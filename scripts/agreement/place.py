@@ -7,24 +7,24 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builder import config
-from builder.compiler import find_compiler
-from builder.console import Console
 from builder.errors import UsageError
+from builder.host import config
+from builder.host.console import Console
+from builder.host.interpreters import find_compiler
+from builder.host.paths import Workspace, cache_folder, write_text
+from builder.host.session import Session
+from builder.image.wheels.tree import unpacking
 from builder.recipe.find import find
+from builder.recipe.job import job_of
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
-from builder.resolve.jobs import job_of
-from builder.session import Session
-from builder.wheels.tree import unpacking
-from builder.workspace import Workspace, cache_folder, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agreement.stacks import Stack
-    from builder.compiler import Compiler
-    from builder.resolve.model import Job, Lock, LockedWheel
+    from builder.host.interpreters import Compiler
+    from builder.model.locks import Job, Lock, LockedWheel
 
 _SETTINGS = """\
 [[registry-mirrors]]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from builder import tomldoc
+from builder.host.toml import documents
 
 if TYPE_CHECKING:
-    from builder.tomldoc import Table
+    from builder.host.toml.documents import Table
 
 _STACKS = Path(__file__).with_name("stacks.toml")
 
@@ -69,7 +69,7 @@ def read_stacks(path: Path = _STACKS) -> tuple[Stack, ...]:
     def parse(root: Table) -> tuple[Stack, ...]:
         return tuple(_stack(table) for table in root.tables("stacks"))
 
-    return tomldoc.load(path, "the stacks have mistakes", parse)
+    return documents.load(path, "the stacks have mistakes", parse)
 
 
 def _stack(table: Table) -> Stack:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from agreement.elves import needed, undefined
 from builder.errors import UsageError
-from builder.process import find_program, run
+from builder.host.process import find_program, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

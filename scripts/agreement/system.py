@@ -7,17 +7,17 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder import records
-from builder.config import build_ca_bundle
-from builder.image import facts
-from builder.process import run
-from builder.wheels.tree import EPOCH
-from builder.workspace import shipped
+from builder.host import records
+from builder.host.config import build_ca_bundle
+from builder.host.paths import shipped
+from builder.host.process import run
+from builder.image.render import image_labels
+from builder.image.wheels.tree import EPOCH
 
 if TYPE_CHECKING:
-    from builder.config import Config
-    from builder.engine import Engine
-    from builder.resolve.model import Lock
+    from builder.host.config import Config
+    from builder.host.engine.docker import Engine
+    from builder.model.locks import Lock
 
 _LIMIT_S = 1800
 # As jbuild's own Dockerfile does it, without the layers that follow.
@@ -39,8 +39,8 @@ def system_image(lock: Lock, apt: tuple[str, ...], engine: Engine, config: Confi
     text = _DOCKERFILE.format(
         base=f"{lock.base.used.rpartition(':')[0]}@{lock.base.digest}",
         epoch=EPOCH,
-        uid=facts.UID,
-        user=facts.USER,
+        uid=image_labels.UID,
+        user=image_labels.USER,
         packages=", ".join(f'"{package}"' for package in packages),
     )
     made_from = records.fingerprint(text, script.read_text(encoding="utf-8"))

@@ -15,22 +15,22 @@ from filelock import FileLock
 from agreement.elves import shared_objects
 from agreement.stand_in import make_stand_ins
 from agreement.system import system_image
-from builder import records
-from builder.engine import emulator_settings, find_engine
-from builder.image.context import SYSTEM_HOME, environment_layer
-from builder.image.forest import plant
-from builder.process import run
-from builder.resolve.stage import lock_cell
-from builder.wheels.prepare import prepare
-from builder.wheels.tree import ENVIRONMENT, site_packages
+from builder.host import records
+from builder.host.engine.docker import emulator_settings, find_engine
+from builder.host.process import run
+from builder.image.render.context import SYSTEM_HOME, environment_layer
+from builder.image.render.link_tree import plant
+from builder.image.wheels.prepare import prepare
+from builder.image.wheels.tree import ENVIRONMENT, site_packages
+from builder.lock.stage import lock_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agreement.place import Place
     from agreement.stacks import Stack
-    from builder.engine import Engine
-    from builder.resolve.model import Lock
+    from builder.host.engine.docker import Engine
+    from builder.model.locks import Lock
 
 # Part of every truth's fingerprint: raise it when the same stack gives another one.
 _FORMAT = 1

@@ -15,8 +15,8 @@ import pytest
 from docker.errors import ImageNotFound
 from servers import running_registry
 
-from builder.engine import Engine, find_engine
-from builder.workspace import Workspace, cache_folder
+from builder.host.engine.docker import Engine, find_engine
+from builder.host.paths import Workspace, cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

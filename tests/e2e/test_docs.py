@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from conftest import Outcome, Project
 
-    from builder.engine import Engine
+    from builder.host.engine.docker import Engine
 
 pytestmark = pytest.mark.timeout(1600)
 PAGES = (CHECKOUT / "README.md", CHECKOUT / "README.zh-CN.md", *sorted((CHECKOUT / "docs").glob("*.md")))

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from builder.workspace import cache_folder
+from builder.host.paths import cache_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import Outcome, Project
 
-    from builder.engine import Engine
+    from builder.host.engine.docker import Engine
 
 RECIPE = "vllm-cpu-0.15.1"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -13,8 +13,8 @@ from browser import PROGRAM, browsing
 from conftest import CHECKOUT
 from report_parts import Made, write_recipe
 
+from builder.host.paths import Workspace
 from builder.pipeline.history import Failure
-from builder.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

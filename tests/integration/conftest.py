@@ -20,9 +20,9 @@ from jetson_wheels import make_public, make_sets
 from project import Done, Project, clean_environment, make_model, make_wheels, new_recipe
 from servers import Registry, running_registry
 
-from builder.engine import find_engine
 from builder.errors import EngineError
-from builder.workspace import Workspace
+from builder.host.engine.docker import find_engine
+from builder.host.paths import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

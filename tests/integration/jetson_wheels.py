@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from factories import make_wheel
 from tiny_elf import shared_object
 
-from builder import tomldoc
+from builder.host.toml import documents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.tomldoc import Table
+    from builder.host.toml.documents import Table
 
 SECOND = "uploaded-later"
 """The folder within a set where the second file of one name lies."""
@@ -105,7 +105,7 @@ def index_table() -> IndexTable:
     Raises:
         DocumentError: it has mistakes.
     """
-    return tomldoc.load(Path(__file__).with_name("jetson_index.toml"), "the stand-in's table has mistakes", _parse)
+    return documents.load(Path(__file__).with_name("jetson_index.toml"), "the stand-in's table has mistakes", _parse)
 
 
 def make_sets(folder: Path, *names: str) -> Path:
@@ -212,7 +212,7 @@ def _requirements(table: Table) -> Requirements:
 def _row(table: Table, cuda: dict[str, str], shared: dict[str, Requirements]) -> WheelRow:
     own, like, pins = _requirements(table), table.optional_string("like"), table.string_map("pins")
     if like and like not in shared:
-        table.problem("like", f"`{like}` is no id under [[metadata]]", tomldoc.suggest(like, shared))
+        table.problem("like", f"`{like}` is no id under [[metadata]]", documents.suggest(like, shared))
     said = dict(table.string_map("said"))
     row = WheelRow(
         name=table.string("name", pattern=r"[a-z0-9_]+", noun="a name as in a wheel's file name"),
@@ -230,6 +230,6 @@ def _row(table: Table, cuda: dict[str, str], shared: dict[str, Requirements]) ->
         assumed=table.optional_string("assumed"),
     )
     for unknown in set(row.sets) - set(cuda):
-        table.problem("sets", f"`{unknown}` is no name under [[sets]]", tomldoc.suggest(unknown, cuda))
+        table.problem("sets", f"`{unknown}` is no name under [[sets]]", documents.suggest(unknown, cuda))
     table.done()
     return row

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from factories import make_lock, make_locked_wheel, make_plan, make_run
 
-from builder.config import Config
-from builder.console import Console
+from builder.host.config import Config
+from builder.host.console import Console
+from builder.host.paths import Workspace
+from builder.host.session import Session
+from builder.lock import lockfile
+from builder.model.verdicts import Answer, Verdict
 from builder.publish.evidence import evidence
 from builder.publish.signing import Signer
-from builder.resolve import lockfile
-from builder.session import Session
-from builder.smoke.model import Answer, Verdict
-from builder.workspace import Workspace
 
 if TYPE_CHECKING:
-    from builder.audit.model import Audit
-    from builder.image.model import Image
+    from builder.model.audits import Audit
+    from builder.model.images import Image
+    from builder.model.locks import Lock
+    from builder.model.verdicts import Level
     from builder.publish.evidence import Evidence
-    from builder.resolve.model import Lock
-    from builder.smoke.model import Level
 
 PASSWORD = "hush"
 PLAN = make_plan(layers=("x",))

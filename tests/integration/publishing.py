@@ -9,24 +9,24 @@ from factories import make_job, make_spec
 from proofs import LOCK, PLAN, labels, make_verdict
 from servers import make_image
 
-from builder import records
-from builder.config import Config
-from builder.console import Console
-from builder.http import Retry
-from builder.publish.promote import Asked
+from builder.host import records
+from builder.host.config import Config
+from builder.host.console import Console
+from builder.host.paths import Workspace
+from builder.host.session import Session
+from builder.lock import lockfile
+from builder.model.recipes import PublishSpec, TagRule
+from builder.publish.image_source import from_layout
+from builder.publish.promotion import Asked
 from builder.publish.push import Wish, publish
-from builder.publish.source import from_layout
-from builder.recipe.model import PublishSpec, TagRule
-from builder.resolve import lockfile
-from builder.session import Session
-from builder.workspace import Workspace
+from builder.remote.http import Retry
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.image.model import Image
-    from builder.publish.model import Publication
-    from builder.resolve.model import Job
+    from builder.model.images import Image
+    from builder.model.locks import Job
+    from builder.model.publications import Publication
 
 
 RULES = (TagRule(name="1-rc", level="emulated"), TagRule(name="1", level="gpu", immutable=True))

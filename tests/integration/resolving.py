@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 from project import Done, Running, clean_environment, make_model
 
-from builder.config import Config
-from builder.console import Console
+from builder.host.config import Config
+from builder.host.console import Console
+from builder.model.recipes import TagRule
+from builder.publish.image_source import from_layout
 from builder.publish.push import Wish, publish
-from builder.publish.source import from_layout
-from builder.recipe.model import TagRule
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -22,9 +22,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from builder.image.model import Image
-from builder.registry.client import OCI_INDEX, OCI_MANIFEST
-from builder.registry.model import Descriptor
+from builder.model.descriptors import Descriptor
+from builder.model.images import Image
+from builder.remote.registry.registry_client import OCI_INDEX, OCI_MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

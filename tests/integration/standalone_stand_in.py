@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.resolve.model import LockedInterpreter
+    from builder.model.locks import LockedInterpreter
 
 MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _LEFT_OUT = ("__pycache__", "site-packages", "dist-packages", "test", "idlelib", "tkinter", "ensurepip")

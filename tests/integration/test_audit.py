@@ -15,15 +15,15 @@ from index_server import running_index
 from project import CELL, assert_refused, make_wheels
 from servers import Registry, registry
 
-from builder.audit import base
-from builder.audit.base import read_base
-from builder.config import Config
-from builder.console import Console
+from builder.audit import base_image
+from builder.audit.base_image import read_base
 from builder.errors import IntegrityError, RegistryError
-from builder.registry.blobs import BytesBlob
-from builder.registry.client import OCI_INDEX, OCI_MANIFEST, connect
-from builder.session import Session
-from builder.workspace import Workspace
+from builder.host.config import Config
+from builder.host.console import Console
+from builder.host.paths import Workspace
+from builder.host.session import Session
+from builder.remote.registry.blobs import BytesBlob
+from builder.remote.registry.registry_client import OCI_INDEX, OCI_MANIFEST, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,7 +86,7 @@ def test_a_base_image_is_read_from_its_registry_once(
     found = read_base(f"{registry.host}/a/b:1", digest, "arm64", session)
     assert [binary.path for binary in found.binaries] == [f"/{GNU}/big.so", f"/{GNU}/libx.so.1"]
     assert (found.library_path, found.distribution) == (("/opt/lib",), ("debian-12",))
-    monkeypatch.setattr(base, "connect_to", lambda *_, **__: pytest.fail("asked again"))
+    monkeypatch.setattr(base_image, "connect_to", lambda *_, **__: pytest.fail("asked again"))
     assert read_base(f"{registry.host}/a/b:1", digest, "arm64", session) == found
 
 

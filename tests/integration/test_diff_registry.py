@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers import Front, Registry, make_image, running_registry
 
-from builder.config import Config
-from builder.console import Console
-from builder.diff.compare import compare
-from builder.diff.subject import subject
 from builder.errors import RecipeError, RegistryError
+from builder.host.config import Config
+from builder.host.console import Console
+from builder.host.paths import Workspace
+from builder.host.session import Session
+from builder.model.recipes import TagRule
+from builder.project.diff.comparison import compare
+from builder.project.diff.subject import subject
+from builder.publish.image_source import from_layout
 from builder.publish.push import Wish, publish
-from builder.publish.source import from_layout
-from builder.recipe.model import TagRule
-from builder.registry.client import OCI_INDEX, connect
-from builder.registry.failures import ImageMissingError, RegistryUnreachableError
-from builder.session import Session
-from builder.workspace import Workspace
+from builder.remote.registry.errors import ImageMissingError, RegistryUnreachableError
+from builder.remote.registry.registry_client import OCI_INDEX, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.image.model import Image
+    from builder.model.images import Image
 
 LABELS = (("io.jbuild.vllm", "0.15.1"), ("io.jbuild.torch", "2.10.0"))
 

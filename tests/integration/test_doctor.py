@@ -8,20 +8,20 @@ import pytest
 from doctor_parts import make_case
 from servers import PASSWORD, USER, Registry, locked_registry, registry
 
-from builder.config import Config
-from builder.console import Console
-from builder.doctor import emulation, engine, surroundings
-from builder.doctor import registry as registries
-from builder.engine import data_folder, find_engine
 from builder.errors import EngineError
-from builder.session import Session
-from builder.workspace import Workspace
+from builder.host.config import Config
+from builder.host.console import Console
+from builder.host.engine.docker import data_folder, find_engine
+from builder.host.paths import Workspace
+from builder.host.session import Session
+from builder.project.doctor import emulation_check, engine_check, proxy_check
+from builder.project.doctor import registry_check as registries
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.doctor.model import Check
-    from builder.engine import Engine
+    from builder.host.engine.docker import Engine
+    from builder.project.doctor.check_records import Check
 
 __all__ = ["locked_registry", "registry"]
 
@@ -42,9 +42,9 @@ def session(folder: Path, *targets: str) -> Session:
 
 def test_an_arm64_program_runs_in_the_engine_and_leaves_nothing(running: Engine, tmp_path: Path) -> None:
     case = make_case(session(tmp_path), engine=running)
-    (found,) = emulation.check(case)
+    (found,) = emulation_check.check(case)
     assert found.state == "ok", found.found
-    with emulation._image(running) as image:
+    with emulation_check._image(running) as image:
         client = running.client()
         assert [each.attrs["Architecture"] for each in client.images.list(name=image)] == ["arm64"]
     assert client.images.list(name="jbuild-doctor") == []
@@ -52,11 +52,11 @@ def test_an_arm64_program_runs_in_the_engine_and_leaves_nothing(running: Engine,
 
 
 def test_the_engine_tells_its_builder_and_its_folder(running: Engine, tmp_path: Path) -> None:
-    checks = list(engine.check(make_case(session(tmp_path), engine=running)))
+    checks = list(engine_check.check(make_case(session(tmp_path), engine=running)))
     states = {check.name: check.state for check in checks}
     assert states["engine"] == states["buildx"] == states["builder"] == "ok"
     assert data_folder(running)
-    assert {check.name for check in surroundings.check(make_case(session(tmp_path), engine=running))} >= {"proxy"}
+    assert {check.name for check in proxy_check.check(make_case(session(tmp_path), engine=running))} >= {"proxy"}
 
 
 def push(folder: Path, *targets: str) -> list[Check]:

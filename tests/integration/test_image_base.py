@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 import pytest
 from servers import Fault, Registry, make_image, registry, running_front
 
-from builder.config import Config
-from builder.console import Console
 from builder.errors import IntegrityError, RegistryError
-from builder.image.base import base_image, fetch_layers
-from builder.image.layout import blob, is_whole, read_config
-from builder.registry.blobs import BytesBlob
-from builder.registry.client import DOCKER_INDEX, DOCKER_MANIFEST, RegistryClient, connect
-from builder.registry.failures import ImageMissingError
-from builder.session import Session
-from builder.workspace import Workspace
+from builder.host.config import Config
+from builder.host.console import Console
+from builder.host.paths import Workspace
+from builder.host.session import Session
+from builder.image.build.base_blobs import base_image, fetch_layers
+from builder.image.oci.layout import blob, is_whole, read_config
+from builder.remote.registry.blobs import BytesBlob
+from builder.remote.registry.errors import ImageMissingError
+from builder.remote.registry.registry_client import DOCKER_INDEX, DOCKER_MANIFEST, RegistryClient, connect
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.image.model import Image
+    from builder.model.images import Image
 
 __all__ = ["registry"]
 

@@ -14,7 +14,7 @@ import pytest
 from jetson_client import CU126, TORCH, TORCH_FILE, TORCH_SHA256
 from jetson_index import JetsonIndex, running_jetson_index
 
-from builder.resolve.solve import uv
+from builder.lock.solve import uv
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hub_stand_in import COMMIT, Asked, HubStandIn, small_model, weights
 
-from builder import http
-from builder.config import Config, ModelMirror
-from builder.console import Console
 from builder.errors import IntegrityError, JbuildError, ModelError, NetworkError
-from builder.models.bake import bake
+from builder.host.config import Config, ModelMirror
+from builder.host.console import Console
+from builder.image.render.model_layer import bake
+from builder.model.recipes import Model
 from builder.models.fetch import fetch_model
-from builder.models.lock import lock_model
-from builder.recipe.model import Model
+from builder.models.model_lock import lock_model
+from builder.remote import http
 from builder.remote.download import BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.models.model import LockedModel
+    from builder.model.model_files import LockedModel
 
 MODEL = Model(name="tiny", source="hf://org/tiny@main")
 BIG = 10_000_000
@@ -449,7 +449,7 @@ def test_a_stop_keeps_what_has_arrived(hub: HubStandIn, models: Path, monkeypatc
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("builder.console.Task.advance", interrupt)
+        patched.setattr("builder.host.console.Task.advance", interrupt)
         with pytest.raises(KeyboardInterrupt):
             fetch(locked, hub, models)
     kept = [(models / "partial" / name).stat().st_size for name in left_over(models)]

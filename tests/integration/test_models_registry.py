@@ -18,26 +18,26 @@ import pytest
 from hub_stand_in import small_model, weights
 from servers import PASSWORD, USER, Fault, Registry, running_front, running_registry
 
-from builder import http
-from builder.config import Config, RegistryMirror
-from builder.console import Console
 from builder.errors import DiskError, IntegrityError, JbuildError, ModelError, RegistryError
-from builder.models import store
-from builder.models.artifact import TITLE
-from builder.models.bake import bake
+from builder.host.config import Config, RegistryMirror
+from builder.host.console import Console
+from builder.image.render.model_layer import bake
+from builder.model.recipes import Model
+from builder.models import model_store
 from builder.models.fetch import fetch_model
-from builder.models.lock import lock_model
-from builder.recipe.model import Model
-from builder.registry.blobs import BytesBlob
-from builder.registry.client import OCI_INDEX, OCI_MANIFEST, connect
-from builder.registry.failures import RegistryUnreachableError
+from builder.models.model_lock import lock_model
+from builder.remote import http
 from builder.remote.download import BLOCK
+from builder.remote.hub.artifact import TITLE
+from builder.remote.registry.blobs import BytesBlob
+from builder.remote.registry.errors import RegistryUnreachableError
+from builder.remote.registry.registry_client import OCI_INDEX, OCI_MANIFEST, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from builder.models.model import LockedModel
+    from builder.model.model_files import LockedModel
 
 REPOSITORY = "models/tiny"
 SHARD = "model-00002-of-00002.safetensors"
@@ -61,7 +61,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name.lower(), raising=False)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "no-docker"))
     quick = functools.partial(http.Retry, first_wait_s=0.01)
-    monkeypatch.setattr("builder.registry.transport.Retry", quick)
+    monkeypatch.setattr("builder.remote.registry.transport.Retry", quick)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def left_over(models: Path) -> list[str]:
 
 
 def has(models: Path, content: bytes) -> bool:
-    return store.blob(models, hashlib.sha256(content).hexdigest()).exists()
+    return model_store.blob(models, hashlib.sha256(content).hexdigest()).exists()
 
 
 def blob_of(content: bytes) -> str:
@@ -127,7 +127,7 @@ def test_locks_fetches_and_bakes(registry: Registry, models: Path, tmp_path: Pat
     assert tuple(file.path for file in locked.files) == TAKEN
     for file in locked.files:
         assert (file.size, file.sha256) == (len(files[file.path]), hashlib.sha256(files[file.path]).hexdigest())
-    assert not store.blob(models, hashlib.sha256(files[SHARD]).hexdigest()).exists(), (
+    assert not model_store.blob(models, hashlib.sha256(files[SHARD]).hexdigest()).exists(), (
         "weights are not needed for a lock"
     )
     fetch(locked, models)
@@ -161,7 +161,7 @@ def test_what_oras_pushes(registry: Registry, models: Path, tmp_path: Path) -> N
     assert tuple(file.path for file in locked.files) == ("1_Pooling/config.json", *TAKEN)
     fetch(locked, models)
     for file in locked.files:
-        assert store.blob(models, file.sha256).read_bytes() == files[file.path]
+        assert model_store.blob(models, file.sha256).read_bytes() == files[file.path]
 
 
 def test_a_folder_that_oras_packed_is_refused(registry: Registry, models: Path, tmp_path: Path) -> None:

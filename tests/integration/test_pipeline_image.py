@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from project import CELL, Done, Project, assert_refused
 
-from builder.image.compare import members
-from builder.image.layout import blob, read_config, read_image
-from builder.wheels.tree import EPOCH
+from builder.image.oci.layout import blob, read_config, read_image
+from builder.image.oci.layout_diff import members
+from builder.image.wheels.tree import EPOCH
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from docker import DockerClient
 
-    from builder.image.model import Image
+    from builder.model.images import Image
 
 pytestmark = pytest.mark.timeout(180)
 

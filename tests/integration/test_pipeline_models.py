@@ -6,10 +6,10 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
-from builder.config import Config
-from builder.models.artifact import TITLE
-from builder.registry.blobs import BytesBlob
-from builder.registry.client import OCI_MANIFEST, connect
+from builder.host.config import Config
+from builder.remote.hub.artifact import TITLE
+from builder.remote.registry.blobs import BytesBlob
+from builder.remote.registry.registry_client import OCI_MANIFEST, connect
 
 if TYPE_CHECKING:
     from project import Project

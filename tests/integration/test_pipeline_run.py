@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from project import CELL, QUESTION, Done, Project, assert_refused, make_model
 
-from builder.resolve import lockfile
+from builder.lock import lockfile
 
 if TYPE_CHECKING:
     from collections.abc import Callable

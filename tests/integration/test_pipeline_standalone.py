@@ -14,14 +14,14 @@ import pytest
 from project import BASE, Project, assert_refused
 from standalone_stand_in import MINOR, put_archive, running_mirror
 
-from builder.jetson.tables import distributions
-from builder.resolve import lockfile
+from builder.jetson.distributions import distributions
+from builder.lock import lockfile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from builder.resolve.model import Lock
+    from builder.model.locks import Lock
 
 DISTRIBUTION = next((row.name for row in distributions() if MINOR in row.standalone), None)
 CELL = f"v1_0-{(DISTRIBUTION or '').replace('-', '')}-py{MINOR.replace('.', '')}"

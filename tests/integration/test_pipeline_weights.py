@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from project import CELL, assert_refused
 
-from builder.config import Config
-from builder.registry.client import connect
+from builder.host.config import Config
+from builder.remote.registry.registry_client import connect
 
 if TYPE_CHECKING:
     from pathlib import Path

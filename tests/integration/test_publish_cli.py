@@ -14,16 +14,16 @@ from project import Done, Running, assert_refused, clean_environment
 from proofs import LOCK, PASSWORD, PLAN, Keys, key_pairs, keys, labels, make_verdict, oras_discover
 from servers import Fault, Registry, free_port, make_image, registry, running_front, running_registry
 
-from builder import records
-from builder.resolve import lockfile
-from builder.workspace import Workspace
+from builder.host import records
+from builder.host.paths import Workspace
+from builder.lock import lockfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.image.model import Image
-    from builder.smoke.model import Level
+    from builder.model.images import Image
+    from builder.model.verdicts import Level
 
 __all__ = ["key_pairs", "keys", "registry"]
 

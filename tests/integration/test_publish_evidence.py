@@ -12,22 +12,22 @@ from proofs import Keys, call, key_pairs, keys, labels, make_evidence, oras_disc
 from publishing import all_on, push
 from servers import Fault, Registry, make_image, registry, running_front
 
-from builder.audit.model import Audit
-from builder.config import Config
 from builder.errors import RegistryError, UsageError
-from builder.http import Retry
+from builder.host.config import Config
+from builder.model.audits import Audit
 from builder.publish import statements
-from builder.publish.attach import found
-from builder.publish.failure import PublicationError
+from builder.publish.attachments import found
+from builder.publish.errors import PublicationError
 from builder.publish.signing import Signer, is_signed
 from builder.publish.stage import still_published
-from builder.registry.client import OCI_INDEX, connect
-from builder.registry.referrers import add_referrers, referrers, tag_of
+from builder.remote.http import Retry
+from builder.remote.registry.referrers import add_referrers, referrers, tag_of
+from builder.remote.registry.registry_client import OCI_INDEX, connect
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.image.model import Image
+    from builder.model.images import Image
 
 __all__ = ["key_pairs", "keys", "registry", "stranger"]
 KINDS = {"sbom", "verdict", "provenance"}

@@ -30,23 +30,23 @@ from servers import (
     running_registry,
 )
 
-from builder import records
-from builder.config import Config
 from builder.errors import IntegrityError, JbuildError, RegistryError, SmokeError, UsageError
+from builder.host import records
+from builder.host.config import Config
+from builder.host.paths import Workspace
 from builder.publish import statements
-from builder.publish.failure import PublicationError
-from builder.publish.handover import write_verdict
-from builder.publish.promote import Asked, from_cell, from_image, promote
-from builder.registry.reference import Reference
-from builder.workspace import Workspace
+from builder.publish.errors import PublicationError
+from builder.publish.export_verdict import write_verdict
+from builder.publish.promotion import Asked, from_cell, from_image, promote
+from builder.remote.registry.reference import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.image.model import Image
-    from builder.publish.model import Publication
-    from builder.session import Session
+    from builder.host.session import Session
+    from builder.model.images import Image
+    from builder.model.publications import Publication
 
 __all__ = ["image", "key_pairs", "keys", "layout", "locked_registry", "registry", "session", "stranger"]
 

@@ -27,18 +27,18 @@ from servers import (
     unknown_authority,
 )
 
-from builder.config import Config, RegistrySettings
 from builder.errors import IntegrityError, RecipeError
-from builder.publish.failure import PublicationError
-from builder.publish.model import Publication, TagPut
+from builder.host.config import Config, RegistrySettings
+from builder.model.publications import Publication, TagPut
+from builder.model.recipes import TagRule
+from builder.publish.errors import PublicationError
 from builder.recipe import placeholders
-from builder.recipe.model import TagRule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.image.model import Image
+    from builder.model.images import Image
 
 __all__ = ["locked_registry", "registry"]
 

@@ -10,23 +10,23 @@ from proofs import LOCK, Keys, call, key_pairs, keys, labels, make_evidence, mak
 from publishing import RULES, asked, built, image, job, layout, push, session, versioned
 from servers import Fault, Registry, free_port, make_image, registry, running_front, running_registry
 
-from builder.config import Config
 from builder.errors import RegistryError
+from builder.host.config import Config
+from builder.lock import lockfile
+from builder.model.recipes import TagRule
 from builder.publish import statements
-from builder.publish.overview import TagState, overview
-from builder.publish.promote import from_cell, promote
-from builder.publish.verify import Verification, verify
-from builder.recipe.model import TagRule
-from builder.registry.client import connect
-from builder.registry.reference import Reference
-from builder.resolve import lockfile
+from builder.publish.promotion import from_cell, promote
+from builder.publish.tag_status import TagState, overview
+from builder.publish.verification import Verification, verify
+from builder.remote.registry.reference import Reference
+from builder.remote.registry.registry_client import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.image.model import Image
-    from builder.session import Session
+    from builder.host.session import Session
+    from builder.model.images import Image
 
 __all__ = ["image", "key_pairs", "keys", "layout", "registry", "session", "stranger"]
 NAMES = ["digest", "blobs", "signature", "verdict", "sbom", "provenance"]

@@ -20,18 +20,18 @@ from servers import (
     unknown_authority,
 )
 
-from builder.config import Config, RegistryMirror
 from builder.errors import IntegrityError, RecipeError, RegistryError
-from builder.http import CA_HINT, Patience, Retry
-from builder.registry.blobs import BytesBlob
-from builder.registry.client import OCI_INDEX, RegistryClient, connect
-from builder.registry.failures import ImageMissingError, RegistryUnreachableError
-from builder.registry.lookup import resolve_digest
+from builder.host.config import Config, RegistryMirror
+from builder.remote.http import CA_HINT, Patience, Retry
+from builder.remote.registry.base_lookup import resolve_digest
+from builder.remote.registry.blobs import BytesBlob
+from builder.remote.registry.errors import ImageMissingError, RegistryUnreachableError
+from builder.remote.registry.registry_client import OCI_INDEX, RegistryClient, connect
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.image.model import Image
+    from builder.model.images import Image
 
 __all__ = ["locked_registry", "registry"]
 

@@ -15,12 +15,12 @@ from proofs import make_evidence
 from publishing import push
 from servers import Fault, Registry, make_image, registry, running_front
 
-from builder.recipe.model import TagRule
+from builder.model.recipes import TagRule
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.smoke.model import Level
+    from builder.model.verdicts import Level
 
 __all__ = ["registry"]
 RECIPE = {

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from docker.errors import ImageNotFound
 
-from builder.console import Console
-from builder.engine import Engine, find_engine
 from builder.errors import EngineError, IntegrityError
-from builder.image.model import Image
-from builder.registry.model import Descriptor
-from builder.smoke import load
-from builder.smoke.load import REPOSITORY, loaded
-from builder.workspace import Workspace
+from builder.host.console import Console
+from builder.host.engine.docker import Engine, find_engine
+from builder.host.paths import Workspace
+from builder.model.descriptors import Descriptor
+from builder.model.images import Image
+from builder.smoke import engine_load
+from builder.smoke.engine_load import REPOSITORY, loaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -207,14 +207,14 @@ def test_layers_that_the_engine_has_are_not_sent_again(
     image, layout = build(tmp_path, "linux/amd64", size=2_000_000)
     other = relabelled(image, layout)
     sent: list[int] = []
-    stream = load.oci.stream
+    stream = engine_load.oci.stream
 
     def counted(*arguments: Any) -> Iterator[bytes]:
         for block in stream(*arguments):
             sent.append(len(block))
             yield block
 
-    monkeypatch.setattr(load.oci, "stream", counted)
+    monkeypatch.setattr(engine_load.oci, "stream", counted)
     with loaded(image, layout, engine, Console(quiet=True)):
         assert sum(sent) > 4_000_000
         sent.clear()
@@ -232,7 +232,7 @@ def test_an_engine_that_takes_nothing_less_gets_all(
     tmp_path: Path, engine: Engine, client: DockerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image, layout = build(tmp_path, "linux/amd64")
-    monkeypatch.setattr(load, "_held", lambda *_: frozenset(layer.digest for layer in image.layers))
+    monkeypatch.setattr(engine_load, "_held", lambda *_: frozenset(layer.digest for layer in image.layers))
     with loaded(image, layout, engine, Console(quiet=True)) as reference:
         assert client.images.get(reference).id in (image.digest, image.config.digest)
 

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from builder import records
-from builder.console import Console
-from builder.engine import Engine, find_engine
 from builder.errors import EngineError, RecipeError
+from builder.host import records
+from builder.host.console import Console
 from builder.host.engine.container import LABEL
-from builder.image.model import Image
-from builder.recipe.model import Message, Model, PublishSpec, Question, Server, SmokeSpec, Spec
-from builder.registry.model import Descriptor
-from builder.smoke.model import SmokeFailedError, Verdict
-from builder.smoke.runner import smoke
-from builder.workspace import Workspace
+from builder.host.engine.docker import Engine, find_engine
+from builder.host.paths import Workspace
+from builder.model.descriptors import Descriptor
+from builder.model.images import Image
+from builder.model.recipes import Message, Model, PublishSpec, Question, Server, SmokeSpec, Spec
+from builder.model.verdicts import SmokeFailedError, Verdict
+from builder.smoke.smoke_run import smoke
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

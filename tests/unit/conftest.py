@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from builder import process
 from builder.cli import main as cli
-from builder.config import Config
-from builder.console import Console
-from builder.resolve import solve
-from builder.session import Session
-from builder.workspace import Workspace, cache_folder
+from builder.host import process
+from builder.host.config import Config
+from builder.host.console import Console
+from builder.host.paths import Workspace, cache_folder
+from builder.host.session import Session
+from builder.lock import solve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

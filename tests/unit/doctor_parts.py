@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from builder.doctor.model import Case
-from builder.engine import Engine
+from builder.host.engine.docker import Engine
+from builder.project.doctor.check_records import Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from builder.doctor.model import Check
-    from builder.session import Session
+    from builder.host.session import Session
+    from builder.project.doctor.check_records import Check
 
 INSPECTED = "Name: default\nPlatforms: linux/amd64, linux/amd64/v2, linux/arm64\n"
 

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 from factories import locked, make_lock, make_platform, make_wheel
 
 from builder.audit import elf
-from builder.audit.archive import listing
-from builder.audit.facts import assemble, compact, jobs, read_members
-from builder.audit.model import BaseFacts
-from builder.audit.source import Plain
+from builder.audit.byte_source import Plain
 from builder.audit.stage import case_of
+from builder.audit.wheel_facts import assemble, compact, jobs, read_members
+from builder.audit.wheel_reader import listing
+from builder.model.audits import BaseFacts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from builder.audit.case import Case
-    from builder.audit.model import Binary, WheelFacts
-    from builder.jetson.model import Platform
+    from builder.audit.audit_context import Case
+    from builder.model.audits import Binary, WheelFacts
+    from builder.model.platforms import Platform
 
 ARM64, AMD64 = 183, 62
 

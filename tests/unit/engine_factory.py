@@ -7,8 +7,8 @@ from typing import Any
 from docker.errors import APIError, NotFound
 from factories import make_job
 
-from builder.engine import Engine
-from builder.serve.service import service_of
+from builder.device.serve.service import service_of
+from builder.host.engine.docker import Engine
 
 SERVICE = service_of(make_job(), "image")
 

@@ -8,19 +8,19 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.image.model import Plan, Settings
-from builder.jetson.model import Platform
-from builder.models.model import LockedModel, ModelFile
+from builder.model.images import Plan, Settings
+from builder.model.locks import Job, Lock, Locked, LockedBase, LockedWheel
+from builder.model.model_files import LockedModel, ModelFile
+from builder.model.platforms import Platform
+from builder.model.recipes import Axis, Cell, Matrix, Model, PublishSpec, Recipe, Server, Spec, TagRule
 from builder.pipeline.cell import start
 from builder.pipeline.order import RunOptions
-from builder.recipe.model import Axis, Cell, Matrix, Model, PublishSpec, Recipe, Server, Spec, TagRule
-from builder.resolve.model import Job, Lock, Locked, LockedBase, LockedWheel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from builder.host.session import Session
     from builder.pipeline.cell import CellRun
-    from builder.session import Session
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 

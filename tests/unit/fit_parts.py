@@ -6,7 +6,7 @@ import json
 import struct
 from typing import TYPE_CHECKING, Any
 
-from builder.fit.model import Layers, Settings, Shape
+from builder.models.fit.memory_estimate import Layers, Settings, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from factories import make_lock, make_locked_wheel
 
-from builder import records
-from builder.image.model import Image
-from builder.registry.model import Descriptor
-from builder.resolve import lockfile
+from builder.host import records
+from builder.lock import lockfile
+from builder.model.descriptors import Descriptor
+from builder.model.images import Image
 
 if TYPE_CHECKING:
-    from builder.resolve.model import Lock
-    from builder.session import Session
+    from builder.host.session import Session
+    from builder.model.locks import Lock
 
 
 LAYERS = {

@@ -10,7 +10,7 @@ from builder.recipe.matrix import expand
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.recipe.model import Cell, Recipe
+    from builder.model.recipes import Cell, Recipe
 
 RECIPE = """
 description = "A demonstration"

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from factories import make_lock, make_locked_wheel, make_model
 
-from builder import records
-from builder.audit.model import Audit, Finding
-from builder.image.model import Image, Plan, Settings
+from builder.host import records
+from builder.lock import lockfile
+from builder.model.audits import Audit, Finding
+from builder.model.descriptors import Descriptor
+from builder.model.images import Image, Plan, Settings
+from builder.model.publications import Publication, RegistryPublication, TagPut
+from builder.model.verdicts import Answer, Verdict
 from builder.pipeline import history
 from builder.pipeline.history import Failure, LastPublication, Run, StageResult
 from builder.pipeline.order import STAGES
-from builder.publish.model import Publication, RegistryPublication, TagPut
-from builder.registry.model import Descriptor
-from builder.resolve import lockfile
-from builder.smoke.model import Answer, Verdict
 
 if TYPE_CHECKING:
-    from builder.resolve.model import Lock
-    from builder.workspace import CellFolder, Workspace
+    from builder.host.paths import CellFolder, Workspace
+    from builder.model.locks import Lock
 
 RECIPE = """
 description = {description}

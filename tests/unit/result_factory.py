@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from factories import DIGEST, make_lock, make_plan, make_run
 
-from builder.image.model import Image
+from builder.model.descriptors import Descriptor
+from builder.model.images import Image
+from builder.model.locks import Locked
+from builder.model.publications import Publication, RegistryPublication, TagPut
+from builder.model.verdicts import Answer, Verdict
 from builder.pipeline.history import StageResult
 from builder.pipeline.runner import CellResult
-from builder.publish.model import Publication, RegistryPublication, TagPut
-from builder.registry.model import Descriptor
-from builder.resolve.model import Locked
-from builder.smoke.model import Answer, Verdict
 
 if TYPE_CHECKING:
     from builder.errors import JbuildError
-    from builder.session import Session
+    from builder.host.session import Session
 
 
 IMAGE = Image(

@@ -14,9 +14,9 @@ from factories import make_wheel
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.audit import archive
-from builder.audit.archive import installed, listing
-from builder.audit.source import File, MalformedError
+from builder.audit import wheel_reader
+from builder.audit.byte_source import File, MalformedError
+from builder.audit.wheel_reader import installed, listing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,7 +109,7 @@ def test_a_bomb_takes_bounded_time_and_memory(tmp_path: Path, monkeypatch: pytes
     assert tracemalloc.get_traced_memory()[1] < 40 << 20
     tracemalloc.stop()
     assert time.monotonic() - begun < 10
-    monkeypatch.setattr(archive, "_LARGEST_WHEEL", 100 << 20)
+    monkeypatch.setattr(wheel_reader, "_LARGEST_WHEEL", 100 << 20)
     with pytest.raises(MalformedError, match="holds more than"):
         listing(path)
 
@@ -125,7 +125,7 @@ def test_many_files(tmp_path: Path) -> None:
 
 
 def test_more_files_than_any_wheel_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "_MOST_MEMBERS", 2)
+    monkeypatch.setattr(wheel_reader, "_MOST_MEMBERS", 2)
     with pytest.raises(MalformedError, match="holds 3 files"):
         listing(write(tmp_path, ("a", b""), ("b", b""), ("c", b"")))
 
@@ -142,11 +142,11 @@ def test_a_directory_that_points_elsewhere(tmp_path: Path) -> None:
     path = write(tmp_path, ("a.so", make_elf()))
     (member,) = listing(path).members
     with pytest.raises(MalformedError, match="no member"):
-        archive.source(File(path), member._replace(offset=5))
+        wheel_reader.source(File(path), member._replace(offset=5))
     with pytest.raises(MalformedError, match="asked for"):
-        archive.source(File(path), member._replace(offset=1 << 40))
+        wheel_reader.source(File(path), member._replace(offset=1 << 40))
     with pytest.raises(MalformedError, match="asked for"):
-        archive.source(File(path), member._replace(stored=1 << 30))
+        wheel_reader.source(File(path), member._replace(stored=1 << 30))
 
 
 def test_stored_and_deflated_members_read_alike(tmp_path: Path) -> None:
@@ -155,8 +155,8 @@ def test_stored_and_deflated_members_read_alike(tmp_path: Path) -> None:
         file.writestr("stored", b"0123456789", zipfile.ZIP_STORED)
         file.writestr("deflated", b"0123456789", zipfile.ZIP_DEFLATED)
     for member in listing(path).members:
-        assert archive.source(File(path), member).read(2, 3) == b"234"
-        assert archive.head(File(path), member, 64) == b"0123456789"
+        assert wheel_reader.source(File(path), member).read(2, 3) == b"234"
+        assert wheel_reader.head(File(path), member, 64) == b"0123456789"
 
 
 def test_metadata(tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ import pytest
 import zstandard
 from elf_files import layer, make_elf
 
-from builder.audit import base
-from builder.audit.base import _facts, _read_layer, _Tree
-from builder.audit.layers import members
-from builder.audit.source import MalformedError
+from builder.audit import base_image
+from builder.audit.base_image import _facts, _read_layer, _Tree
+from builder.audit.base_layers import members
+from builder.audit.byte_source import MalformedError
 from builder.errors import RegistryError
 
 if TYPE_CHECKING:
-    from builder.audit.model import BaseFacts
+    from builder.model.audits import BaseFacts
 
 TAR = "application/vnd.oci.image.layer.v1.tar"
 GNU = "usr/lib/aarch64-linux-gnu"
@@ -104,8 +104,8 @@ def test_packages_and_distribution() -> None:
 
 
 def test_large_libraries_do_not_lie_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "_IN_MEMORY", 10)
-    monkeypatch.setattr(base, "Plain", lambda _: pytest.fail("in memory"))
+    monkeypatch.setattr(base_image, "_IN_MEMORY", 10)
+    monkeypatch.setattr(base_image, "Plain", lambda _: pytest.fail("in memory"))
     assert paths(facts(layer(("usr/lib/libx.so", LIBRARY)))) == ["/usr/lib/libx.so"]
 
 

@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from builder.audit import elf
+from builder.audit.byte_source import MalformedError, Plain
 from builder.audit.elf import Defined, Undefined, VersionNeed
-from builder.audit.source import MalformedError, Plain
 from builder.errors import AuditError
 
 FULL: dict[str, Any] = {

@@ -10,9 +10,9 @@ from factories import make_platform
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.audit.base_layers import streamed
+from builder.audit.byte_source import MalformedError
 from builder.audit.demangle import demangled
-from builder.audit.layers import streamed
-from builder.audit.source import MalformedError
 from builder.errors import IntegrityError
 
 if TYPE_CHECKING:

@@ -10,17 +10,17 @@ from factories import locked, make_wheel
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.audit import gather, store, symbols
+from builder.audit import facts_cache, gather_facts, symbols
 from builder.audit.elf import Defined, Undefined
 from builder.audit.fatbin import Target
-from builder.audit.model import Gpu
 from builder.errors import IntegrityError
-from builder.wheels.house import path_of
+from builder.model.audits import Gpu
+from builder.remote.wheelhouse import path_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.session import Session
+    from builder.host.session import Session
 
 MODULE = make_elf(
     needed=["libc.so.6"],
@@ -53,62 +53,62 @@ def test_what_is_kept_of_a_wheel(wheel: Path) -> None:
 
 def test_facts_survive_the_cache(wheel: Path, tmp_path: Path) -> None:
     found = read_wheel(wheel)
-    store.write(tmp_path / "facts", found)
-    assert store.read(tmp_path / "facts") == found
+    facts_cache.write(tmp_path / "facts", found)
+    assert facts_cache.read(tmp_path / "facts") == found
 
 
 def test_a_base_images_facts_survive_the_cache(tmp_path: Path) -> None:
     base = make_base(library_path=("/opt/x",), packages=("libc6",))
-    store.write_base(tmp_path / "base", base)
-    assert store.read_base(tmp_path / "base") == base
+    facts_cache.write_base(tmp_path / "base", base)
+    assert facts_cache.read_base(tmp_path / "base") == base
 
 
 def test_damaged_facts_are_as_good_as_none(wheel: Path, tmp_path: Path) -> None:
     path = tmp_path / "facts"
-    store.write(path, read_wheel(wheel))
+    facts_cache.write(path, read_wheel(wheel))
     data = path.read_bytes()
     for size in range(0, len(data), 7):
         path.write_bytes(data[:size])
-        assert store.read(path) is None
+        assert facts_cache.read(path) is None
     path.write_bytes(b"other " + data)
-    assert store.read(path) is None
-    assert store.read(tmp_path / "none") is None
+    assert facts_cache.read(path) is None
+    assert facts_cache.read(tmp_path / "none") is None
 
 
 def test_a_wheel_is_read_once(wheel: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [locked(wheel)]
-    first = gather.gather(asked, session)
-    monkeypatch.setattr(gather, "read_wheels", lambda *_: pytest.fail("read again"))
+    first = gather_facts.gather(asked, session)
+    monkeypatch.setattr(gather_facts, "read_wheels", lambda *_: pytest.fail("read again"))
     path_of(asked[0], session.workspace.wheels).unlink()
-    assert gather.gather(asked, session) == first
-    assert gather.gather_files({asked[0].sha256: wheel}, session) == first
+    assert gather_facts.gather(asked, session) == first
+    assert gather_facts.gather_files({asked[0].sha256: wheel}, session) == first
 
 
 def test_a_wheel_that_was_damaged_on_this_disk(wheel: Path, session: Session) -> None:
     asked = [locked(wheel)]
-    gather.gather(asked, session)
+    gather_facts.gather(asked, session)
     path = path_of(asked[0], session.workspace.wheels)
     path.write_bytes(path.read_bytes()[:300])
     for facts in session.workspace.facts.rglob("*-*"):
         facts.unlink()
     with pytest.raises(IntegrityError, match="was damaged on this disk"):
-        gather.gather(asked, session)
-    assert gather.gather(asked, session)[asked[0].sha256].flaws == ()
+        gather_facts.gather(asked, session)
+    assert gather_facts.gather(asked, session)[asked[0].sha256].flaws == ()
 
 
 def test_another_reader_reads_again(wheel: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = {locked(wheel).sha256: wheel}
-    gather.gather_files(paths, session)
-    monkeypatch.setattr(gather, "READER", 99)
-    monkeypatch.setattr(gather, "read_wheels", lambda *_: {locked(wheel).sha256: read_wheel(wheel)})
-    gather.gather_files(paths, session)
+    gather_facts.gather_files(paths, session)
+    monkeypatch.setattr(gather_facts, "READER", 99)
+    monkeypatch.setattr(gather_facts, "read_wheels", lambda *_: {locked(wheel).sha256: read_wheel(wheel)})
+    gather_facts.gather_files(paths, session)
     assert len(list(session.workspace.facts.rglob("*-99"))) == 1
 
 
 def test_what_is_no_wheel_is_a_fact_too(tmp_path: Path, session: Session) -> None:
     path = tmp_path / "demo-1.0-py3-none-any.whl"
     path.write_bytes(b"no zip")
-    (facts,) = gather.read_wheels({"0" * 64: path}, session).values()
+    (facts,) = gather_facts.read_wheels({"0" * 64: path}, session).values()
     assert facts.flaws[0][0] == path.name
     assert facts.flaws[0][1].startswith("not a zip")
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.audit import elf, fatbin
+from builder.audit.byte_source import MalformedError, Plain
 from builder.audit.fatbin import Code, Target
-from builder.audit.source import MalformedError, Plain
 
 if TYPE_CHECKING:
     from pathlib import Path

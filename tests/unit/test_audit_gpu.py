@@ -14,7 +14,7 @@ from builder.audit.stage import judge
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.audit.model import Audit, Finding
+    from builder.model.audits import Audit, Finding
 
 ORIN, THOR = "8.7", "11.0"
 

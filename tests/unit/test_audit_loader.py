@@ -8,12 +8,12 @@ import pytest
 from elf_files import AMD64, LIBC, make_base, make_binary, make_case
 from factories import make_platform
 
-from builder.audit.verdict import Dependent, Missing, Outdated, Undefined
+from builder.audit.load_outcome import Dependent, Missing, Outdated, Undefined
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.audit.case import Case
+    from builder.audit.audit_context import Case
 
 MODULE = {"defined": ["PyInit__C"], "undefined": ["PyModule_Create2", "_Py_Dealloc"]}
 TORCH = {

@@ -11,24 +11,24 @@ from elf_files import make_base, make_elf, make_fatbin
 from factories import locked, make_job, make_lock, make_platform, make_run, make_spec, make_wheel
 from recipe_factory import RECIPE
 
-from builder.audit import loose
+from builder.audit import loose_wheels
 from builder.audit import stage as room
-from builder.audit.model import Audit, Finding, GpuVerdict
 from builder.audit.stage import audit_cell
 from builder.cli import main as cli
 from builder.cli.cell_selection import CellSelection
 from builder.cli.verbs import audit as command
 from builder.cli.verbs.audit import audited, text
 from builder.errors import NoWheelsError, RegistryError, UsageError
-from builder.recipe.model import Waiver
-from builder.records import decode, plain
-from builder.resolve.model import Locked
+from builder.host.records import decode, plain
+from builder.model.audits import Audit, Finding, GpuVerdict
+from builder.model.locks import Locked
+from builder.model.recipes import Waiver
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.resolve.model import Job, Lock
-    from builder.session import Session
+    from builder.host.session import Session
+    from builder.model.locks import Job, Lock
 
 ERROR = Finding(
     rule="missing-library",
@@ -147,8 +147,8 @@ def jbuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "demo.toml").write_text(RECIPE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loose, "read_base", lambda *_: make_base())
-    monkeypatch.setattr(loose, "resolve_digest", lambda *_: make_lock().base)
+    monkeypatch.setattr(loose_wheels, "read_base", lambda *_: make_base())
+    monkeypatch.setattr(loose_wheels, "resolve_digest", lambda *_: make_lock().base)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["jbuild", "audit", *arguments])
@@ -251,7 +251,7 @@ def test_what_is_no_wheels_name(jbuild: Any, tmp_path: Path, name: str) -> None:
 def test_one_wheel_of_a_name(tmp_path: Path, session: Session) -> None:
     paths = [make_wheel(tmp_path, "demo", version) for version in ("1.0", "2.0")]
     with pytest.raises(UsageError, match="demo is there twice"):
-        loose.audit_wheels(paths, session, base=None)
+        loose_wheels.audit_wheels(paths, session, base=None)
 
 
 def test_several_cells_are_a_list(jbuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:

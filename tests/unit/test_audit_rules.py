@@ -11,14 +11,14 @@ from factories import make_jetson, make_platform
 
 from builder.audit.stage import fits, judge, refuse
 from builder.errors import AuditError
-from builder.recipe.model import Waiver
+from builder.model.recipes import Waiver
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.audit.case import Case
-    from builder.audit.model import Audit, Finding
-    from builder.jetson.model import Platform
+    from builder.audit.audit_context import Case
+    from builder.model.audits import Audit, Finding
+    from builder.model.platforms import Platform
 
 MODULE = {"defined": ["PyInit__C"]}
 C10 = "_ZN3c105ErrorC1ENSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"

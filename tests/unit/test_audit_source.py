@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.audit import source
-from builder.audit.source import Deflated, File, MalformedError, Part, Plain
+from builder.audit import byte_source
+from builder.audit.byte_source import Deflated, File, MalformedError, Part, Plain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,9 +24,9 @@ def deflated(data: bytes, size: int | None = None) -> Deflated:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "_BLOCK", 1000)
-    monkeypatch.setattr(source, "_INPUT", 64)
-    monkeypatch.setattr(source, "_KEPT_BLOCKS", 2)
+    monkeypatch.setattr(byte_source, "_BLOCK", 1000)
+    monkeypatch.setattr(byte_source, "_INPUT", 64)
+    monkeypatch.setattr(byte_source, "_KEPT_BLOCKS", 2)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -53,8 +53,8 @@ def test_going_back_inflates_one_block_and_not_all_before_it(monkeypatch: pytest
     found = deflated(os.urandom(20_000))
     found.read(19_999, 1)
     inflated: list[int] = []
-    usual = source._inflate
-    monkeypatch.setattr(source, "_inflate", lambda *args: inflated.append(args[3]) or usual(*args))
+    usual = byte_source._inflate
+    monkeypatch.setattr(byte_source, "_inflate", lambda *args: inflated.append(args[3]) or usual(*args))
     found.read(7500, 10)
     assert inflated == [1000]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.audit import tables as module
-from builder.audit.tables import numbers, rules, table_digest, tables
+from builder.audit import rule_tables as module
+from builder.audit.rule_tables import numbers, rules, table_digest, tables
 from builder.errors import DocumentError
-from builder.jetson.tables import distributions, platforms
+from builder.jetson.distributions import distributions, platforms
 from builder.recipe.sections import AUDIT_RULES
 
 DOCS = Path(__file__).parents[2] / "docs" / "audit.md"

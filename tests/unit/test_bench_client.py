@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from openai_server import LOAD, Handler, at, running, stream
 
-from builder.bench.client import check_url, measure, served_model
-from builder.bench.measure import BenchTarget, bench
-from builder.bench.model import Load
-from builder.console import Console
+from builder.device.bench.load_client import check_url, measure, served_model
+from builder.device.bench.measure import BenchTarget, bench
+from builder.device.bench.measurement import Load
 from builder.errors import SmokeError, UsageError
+from builder.host.console import Console
 from builder.remote.openai import OpenAIServer, ServedModel
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ import pytest
 from engine_factory import SERVICE, Fake
 from openai_server import LOAD, at, running
 
-from builder.bench.inside import BenchmarkMissingError, measure_inside
-from builder.bench.measure import ANY_PORT, BenchTarget, bench
-from builder.console import Console
+from builder.device.bench.measure import ANY_PORT, BenchTarget, bench
+from builder.device.bench.vllm_bench import BenchmarkMissingError, measure_inside
+from builder.device.serve.service_container import await_ready
 from builder.errors import SmokeError
+from builder.host.console import Console
 from builder.host.engine.container import RunningContainer
-from builder.serve.container import await_ready
 
 if TYPE_CHECKING:
     from openai_server import Stand

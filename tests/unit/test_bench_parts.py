@@ -12,12 +12,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.bench.client import percentiles, step_of
-from builder.bench.inside import command as bench_command
-from builder.bench.inside import parse
-from builder.bench.model import Bench, Load, Percentiles, Step
 from builder.cli.verbs.bench import command, table
-from builder.console import Console
+from builder.device.bench.load_client import percentiles, step_of
+from builder.device.bench.measurement import Bench, Load, Percentiles, Step
+from builder.device.bench.vllm_bench import command as bench_command
+from builder.device.bench.vllm_bench import parse
+from builder.host.console import Console
 from builder.remote.openai import ServerError, StreamedAnswer
 
 LOAD = Load(prompts=2, input_length=16, output_tokens=8)

@@ -14,31 +14,31 @@ from factories import locked, make_job, make_lock, make_locked_wheel, make_model
 from filelock import FileLock
 from image_factory import LAYERS, ONE, build
 
-from builder.cache import contents, prune
-from builder.cache.contents import entries, measure, summarise
-from builder.cache.references import NOTHING, references
-from builder.cache.use import alone, in_use
 from builder.errors import LockError
-from builder.image import pieces, tarball
-from builder.image.layout import blob
-from builder.models import store
-from builder.models.model import ModelFile
+from builder.host.cache_use import alone, in_use
+from builder.host.paths import Workspace, mark_used
+from builder.image.oci import tarball, virtual_blob
+from builder.image.oci.layout import blob
+from builder.image.wheels.prepare import prepare
+from builder.image.wheels.tree import variant
+from builder.lock import lockfile
+from builder.model.model_files import ModelFile
+from builder.models import model_store
 from builder.pipeline import runner
 from builder.pipeline.order import RunOptions
-from builder.resolve import lockfile
-from builder.wheels.house import path_of
-from builder.wheels.prepare import prepare
-from builder.wheels.tree import variant
-from builder.workspace import Workspace, mark_used
+from builder.project.cache import contents, prune
+from builder.project.cache.contents import entries, measure, summarise
+from builder.project.cache.references import NOTHING, references
+from builder.remote.wheelhouse import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from builder.cache.model import PruneResult
-    from builder.image.model import Image
-    from builder.resolve.model import Lock, LockedWheel
-    from builder.session import Session
+    from builder.host.session import Session
+    from builder.model.images import Image
+    from builder.model.locks import Lock, LockedWheel
+    from builder.project.cache.cache_usage import PruneResult
 
 DAY = 86_400.0
 NEEDED, OTHER = make_locked_wheel("needed"), make_locked_wheel("other")
@@ -78,10 +78,10 @@ def full(session: Session) -> Workspace:
         facts.parent.mkdir(parents=True)
         facts.write_bytes(b"f" * 9)
     for file in (FILE, OTHER_FILE):
-        blob = store.blob(workspace.models, file.sha256)
+        blob = model_store.blob(workspace.models, file.sha256)
         blob.parent.mkdir(parents=True)
         blob.write_bytes(b"m" * file.size)
-    store.remember(workspace.models, "a" * 64, "b" * 64)
+    model_store.remember(workspace.models, "a" * 64, "b" * 64)
     (workspace.models / "partial").mkdir()
     (workspace.models / "partial" / ("9" * 64)).write_bytes(b"p" * 7)
     (workspace.models / "partial" / f"{'9' * 64}.lock").touch()
@@ -129,7 +129,7 @@ def test_what_a_killed_second_build_left_goes(
     (left / "held").touch()
     (left / "layer").write_bytes(b"l" * 300)
     assert "scratch" not in counts(run(session))
-    monkeypatch.setattr("builder.scratch._SOON_S", 0.0)
+    monkeypatch.setattr("builder.host.locks._SOON_S", 0.0)
     assert counts(run(session, dry_run=True)) == {"scratch": 1}
     assert left.is_dir()
     (found,) = [kind for kind in run(session).kinds if kind.kind == "scratch"]
@@ -168,8 +168,8 @@ def test_what_the_project_needs_stays_if_asked(
         "facts",
         "trees",
     ]
-    assert store.has(full.models, FILE)
-    assert not store.has(full.models, OTHER_FILE)
+    assert model_store.has(full.models, FILE)
+    assert not model_store.has(full.models, OTHER_FILE)
 
 
 def test_a_dry_run_removes_nothing_and_says_the_same(
@@ -229,7 +229,7 @@ def test_what_another_process_holds_stays(session: Session, full: Workspace, lat
         result = run(session)
         assert wheel.is_file()
         assert tree.is_dir()
-        assert store.has(full.models, OTHER_FILE)
+        assert model_store.has(full.models, OTHER_FILE)
     assert result.skipped == 3
     assert run(session).skipped == 0
     assert not wheel.exists()
@@ -314,7 +314,9 @@ def build_borrowing(session: Session, lock: Lock, file: ModelFile) -> Image:
     image = build(session, lock, {"COPY layers/model-1/ /": content})
     layer, layout = image.layers[0], session.workspace.images
     blob(layout, layer.digest).unlink()
-    pieces.write(layout, layer.digest, [tarball.Content(str(store.blob(session.workspace.models, file.sha256)), 30)])
+    virtual_blob.write(
+        layout, layer.digest, [tarball.Content(str(model_store.blob(session.workspace.models, file.sha256)), 30)]
+    )
     return image
 
 
@@ -325,10 +327,10 @@ def test_the_files_that_images_consist_of_stay_with_them(
     build_borrowing(session, borrowed, OTHER_FILE)
     later(31)
     run(session, keep_locked=True)
-    assert store.has(full.models, OTHER_FILE), "no lock names it, but the image of a cell needs it"
+    assert model_store.has(full.models, OTHER_FILE), "no lock names it, but the image of a cell needs it"
     (full.cell("demo", "two").record("build")).unlink()
     run(session, keep_locked=True)
-    assert not store.has(full.models, OTHER_FILE)
+    assert not model_store.has(full.models, OTHER_FILE)
     assert files(full.images) == set()
 
 
@@ -337,7 +339,7 @@ def test_files_are_as_old_as_the_use_of_the_image(session: Session, full: Worksp
     found = {entry.content: entry for entry in entries(full, NOTHING)}
     note = next((full.images / "pieces" / "sha256").iterdir())
     assert found[OTHER_FILE.sha256].used == note.stat().st_ctime
-    assert found[FILE.sha256].used == store.blob(full.models, FILE.sha256).stat().st_ctime
+    assert found[FILE.sha256].used == model_store.blob(full.models, FILE.sha256).stat().st_ctime
 
 
 def test_beside_another_jbuild_the_files_of_images_stay(
@@ -351,8 +353,8 @@ def test_beside_another_jbuild_the_files_of_images_stay(
     monkeypatch.setattr(prune, "alone", watched)
     later(31)
     run(session)
-    assert store.has(full.models, OTHER_FILE)
-    assert not store.has(full.models, FILE)
+    assert model_store.has(full.models, OTHER_FILE)
+    assert not model_store.has(full.models, FILE)
 
 
 def test_bytes_that_others_link_to_are_not_freed(tmp_path: Path) -> None:

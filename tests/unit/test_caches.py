@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import tomldoc
-from builder.caches import Cache, Direction, read_caches
+from builder.host.buildkit_caches import Cache, Direction, read_caches
+from builder.host.toml import documents
 
 FOLDER = Path("/project")
 
 
 def read(texts: list[str], direction: Direction) -> tuple[tuple[Cache, ...], list[tuple[str, str, str | None]]]:
-    document = tomldoc.Document(path=FOLDER / "jbuild.toml", data={"cache": texts}, text="")
+    document = documents.Document(path=FOLDER / "jbuild.toml", data={"cache": texts}, text="")
     found = read_caches(document.root(), "cache", direction, FOLDER)
     return found, [(p.key, p.message, p.hint) for p in document.problems]
 

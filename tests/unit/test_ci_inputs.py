@@ -11,14 +11,14 @@ from factories import make_lock, make_locked_wheel
 from test_ci_jobs import read, recipe_data
 
 import builder
-from builder.ci.inputs import inputs_of
 from builder.cli.cell_selection import open_session
 from builder.image.render import stage as render
 from builder.jetson import advisories
-from builder.recipe.model import Question
-from builder.resolve import lockfile
+from builder.lock import lockfile
+from builder.model.recipes import Question
+from builder.model.verdicts import Token
+from builder.project.ci.cell_inputs import inputs_of
 from builder.smoke import golden
-from builder.smoke.model import Token
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,15 +9,15 @@ import pytest
 import tomli_w
 from recipe_factory import read, recipe_data
 
-from builder.ci.jobs import outputs, plan
-from builder.ci.runners import github
 from builder.errors import DocumentError, UsageError
+from builder.project.ci.github_jobs import outputs, plan
+from builder.project.ci.runners import github
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from builder.workspace import Workspace
+    from builder.host.paths import Workspace
 
     CommandLine = Callable[..., tuple[int, str, str]]
 

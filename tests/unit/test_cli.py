@@ -15,11 +15,12 @@ import click
 import pytest
 from recipe_factory import RECIPE
 
-from builder import __version__, process
+from builder import __version__
 from builder.cli import main as cli
 from builder.cli.verbs import list_
 from builder.errors import CellsFailedError, JbuildError, UsageError
-from builder.workspace import cache_folder
+from builder.host import process
+from builder.host.paths import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

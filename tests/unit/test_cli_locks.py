@@ -9,10 +9,10 @@ import pytest
 from factories import DIGEST, make_model, make_wheel
 from tiny_index import Answer, TinyIndex, tiny_index
 
-from builder.index.client import client_of
-from builder.registry.lookup import ResolvedBase
-from builder.resolve import making
-from builder.workspace import cache_folder
+from builder.host.paths import cache_folder
+from builder.lock import resolve
+from builder.remote.index.index_client import client_of
+from builder.remote.registry.base_lookup import ResolvedBase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,9 +53,9 @@ def project(tmp_path: Path, jet: TinyIndex, monkeypatch: pytest.MonkeyPatch) -> 
     wanting(folder)
     (folder / "jbuild.toml").write_text(f'[[indexes]]\nname = "jet"\nurl = "{jet.url}"\npackages = ["jetty"]\n')
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(making, "resolve_digest", lambda name, *_: ResolvedBase(asked=name, used=name, digest=DIGEST))
-    monkeypatch.setattr(making, "lock_one", lambda model, *_, **__: make_model(model.name))
-    monkeypatch.setattr(making, "compiler_of", lambda *_: "3.11.7")
+    monkeypatch.setattr(resolve, "resolve_digest", lambda name, *_: ResolvedBase(asked=name, used=name, digest=DIGEST))
+    monkeypatch.setattr(resolve, "lock_one", lambda model, *_, **__: make_model(model.name))
+    monkeypatch.setattr(resolve, "compiler_of", lambda *_: "3.11.7")
     (tmp_path / "uv.toml").write_text("")
     monkeypatch.setenv("UV_CONFIG_FILE", str(tmp_path / "uv.toml"))
     monkeypatch.setenv("UV_DEFAULT_INDEX", jet.url)

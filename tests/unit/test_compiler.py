@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from builder import compiler
-from builder.compiler import Compiler, find_compiler
+from builder.host import interpreters
+from builder.host.interpreters import Compiler, find_compiler
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    compiler._asked.cache_clear()
+    interpreters._asked.cache_clear()
     return folder
 
 
@@ -46,10 +46,10 @@ def test_one_that_lies_about_its_version_is_not_taken(programs: Path, tmp_path: 
     put(programs / "python3", "echo PyPy 9.9.1")
     assert find_compiler("9.9", None, tmp_path) is None
     put(programs / "python9.9", "echo CPython 9.8.1")
-    compiler._asked.cache_clear()
+    interpreters._asked.cache_clear()
     assert find_compiler("9.9", None, tmp_path) is None
     path = put(programs / "python9.9", "echo CPython 9.9.1")
-    compiler._asked.cache_clear()
+    interpreters._asked.cache_clear()
     assert find_compiler("9.9", None, tmp_path) == Compiler(path=path, version="9.9.1")
 
 
@@ -73,7 +73,7 @@ def test_what_uv_fetched_is_found(programs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "fetched" / f"cpython-{OWN.version}-linux-x86_64-gnu" / "bin"
     folder.mkdir(parents=True)
     (folder / f"python{PYTHON}").symlink_to(sys.executable)
-    found = compiler._by_uv(OWN.version, tmp_path / "fetched")
+    found = interpreters._by_uv(OWN.version, tmp_path / "fetched")
     assert found is not None
     assert found.version == OWN.version
 

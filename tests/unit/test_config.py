@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import config
-from builder.config import Config, RegistryMirror, build_ca_bundle, with_options
 from builder.errors import DocumentError, RecipeError
+from builder.host import config
+from builder.host.config import Config, RegistryMirror, build_ca_bundle, with_options
 from builder.jetson.indexes import families
-from builder.publish.where import targets
-from builder.recipe.model import PublishSpec
+from builder.model.recipes import PublishSpec
+from builder.publish.destinations import targets
 
 if TYPE_CHECKING:
     from pathlib import Path

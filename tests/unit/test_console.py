@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import console as console_module
-from builder.console import Console
 from builder.errors import DocumentError, JbuildError, LockError, Problem
+from builder.host import console as console_module
+from builder.host.console import Console
 
 
 class _Terminal(io.StringIO):
@@ -290,9 +290,9 @@ def test_cancel_stops_every_task_at_its_next_step() -> None:
 
 
 def test_rich_is_not_imported_for_plain_output() -> None:
-    from builder import process  # noqa: PLC0415
+    from builder.host import process  # noqa: PLC0415
 
-    code = "import sys; from builder.console import Console; Console().say('x'); print('rich' in sys.modules)"
+    code = "import sys; from builder.host.console import Console; Console().say('x'); print('rich' in sys.modules)"
     begun = time.monotonic()
     assert process.run([sys.executable, "-c", code]).stdout == "False\n"
     assert time.monotonic() - begun < 5

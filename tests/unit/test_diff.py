@@ -10,21 +10,21 @@ import pytest
 from factories import DIGEST, make_lock, make_locked_wheel, make_model, make_plan
 from image_factory import LAYERS, ONE, build
 
-from builder import records
 from builder.cli.verbs.diff import text
-from builder.diff.compare import compare
-from builder.diff.model import Layer, Part, Subject
-from builder.diff.subject import subject
 from builder.errors import LockError, UsageError
-from builder.models.model import ModelFile
-from builder.resolve import lockfile
+from builder.host import records
+from builder.lock import lockfile
+from builder.model.model_files import ModelFile
+from builder.project.diff.comparison import compare
+from builder.project.diff.difference import Layer, Part, Subject
+from builder.project.diff.subject import subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from builder.resolve.model import Lock
-    from builder.session import Session
+    from builder.host.session import Session
+    from builder.model.locks import Lock
 
 OTHER_MODEL = make_model(files=(ModelFile(path="config.json", sha256="c" * 64, size=10),), revision="1" * 40)
 TWO = make_lock(

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import pytest
 from doctor_parts import serving
 
-from builder.doctor import disk, emulation, engine, mending
-from builder.doctor.mending import mend
-from builder.doctor.model import Check
-from builder.doctor.subjects import subjects
+from builder.project.doctor import disk_check, emulation_check, engine_check, fixes
+from builder.project.doctor.check_records import Check
+from builder.project.doctor.check_table import subjects
+from builder.project.doctor.fixes import mend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from builder.session import Session
+    from builder.host.session import Session
 
     Jbuild = Callable[..., tuple[int, str, str]]
 
@@ -49,9 +49,9 @@ def _bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("builder.engine._DEFAULT_HOST", f"unix://{tmp_path}/absent.sock")
-    monkeypatch.setattr(engine, "can_start_engine", lambda: False)
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: SimpleNamespace(free=90_000_000_000))
+    monkeypatch.setattr("builder.host.engine.docker._DEFAULT_HOST", f"unix://{tmp_path}/absent.sock")
+    monkeypatch.setattr(engine_check, "can_start_engine", lambda: False)
+    monkeypatch.setattr(disk_check.shutil, "disk_usage", lambda _: SimpleNamespace(free=90_000_000_000))
     with serving() as index:
         monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://{index.host}/simple")
         yield
@@ -96,7 +96,7 @@ def test_fix_prints_each_command_then_runs_it_and_looks_again(
     script = tmp_path / "engine"
     script.write_text(f'#!/bin/sh\necho starting >&2\necho "$@" >> {tmp_path}/ran\n')
     script.chmod(stat.S_IRWXU)
-    for module in (engine, emulation):
+    for module in (engine_check, emulation_check):
         monkeypatch.setattr(module, "can_start_engine", lambda: True)
         monkeypatch.setattr(module, "engine_script", lambda: str(script))
     code, out, err = command_line("doctor", "--fix")
@@ -118,7 +118,7 @@ def test_what_several_need_is_run_once_and_what_is_well_is_left_alone(session: S
 
 
 def test_a_command_that_fails_stops_no_other(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mending, "_WITHIN_S", 5)
+    monkeypatch.setattr(fixes, "_WITHIN_S", 5)
     commands = [("/bin/sh", "-c", "echo it cannot >&2; exit 3"), ("/nowhere/program",), ("/bin/true",)]
     done = mend([check(*command) for command in commands], session.console)
     assert [each.failure for each in done] == ["it cannot", "`/nowhere/program` is not installed", None]

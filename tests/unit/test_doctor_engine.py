@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 from doctor_parts import called, docker, jetson, make_case, make_engine, named, program
 
-from builder.config import Config
-from builder.doctor import emulation, engine
-from builder.session import Session
+from builder.host.config import Config
+from builder.host.session import Session
+from builder.project.doctor import emulation_check, engine_check
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.doctor.model import Check
+    from builder.project.doctor.check_records import Check
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def look(session: Session, root: Path, **changes: object) -> list[Check]:
-    return list(engine.check(make_case(session, root=root, **changes)))
+    return list(engine_check.check(make_case(session, root=root, **changes)))
 
 
 def test_all_is_well(session: Session, programs: Path, root: Path) -> None:
@@ -74,7 +74,7 @@ def test_without_an_engine_one_is_started_only_where_there_is_none(
     state_of_docker_host: str | None,
     fix: bool,
 ) -> None:
-    monkeypatch.setattr(engine, "can_start_engine", lambda: mine)
+    monkeypatch.setattr(engine_check, "can_start_engine", lambda: mine)
     if state_of_docker_host:
         monkeypatch.setenv("DOCKER_HOST", state_of_docker_host)
     (found,) = look(session, root, engine=None, refusal=refusal, mend="start Docker")
@@ -147,7 +147,7 @@ def test_the_runtime_of_an_engine_elsewhere(session: Session, programs: Path, ro
 
 
 def emulated(session: Session, root: Path, **changes: object) -> Check:
-    (found,) = emulation.check(make_case(session, root=root, **changes))
+    (found,) = emulation_check.check(make_case(session, root=root, **changes))
     return found
 
 
@@ -185,7 +185,7 @@ def test_the_program_does_not_run(
     said: str,
     fixable: bool,
 ) -> None:
-    monkeypatch.setattr(emulation, "can_start_engine", lambda: True)
+    monkeypatch.setattr(emulation_check, "can_start_engine", lambda: True)
     docker(programs, ran="echo 'exec /program: exec format error' >&2; exit 126")
     if registered:
         entry(root, registered)
@@ -215,9 +215,9 @@ def test_without_engine_or_docker_nothing_can_be_run(session: Session, programs:
 
 def test_the_program_is_an_arm64_program(tmp_path: Path) -> None:
     path = tmp_path / "program"
-    path.write_bytes(emulation.program())
+    path.write_bytes(emulation_check.program())
     path.chmod(stat.S_IRWXU)
     runner = [] if platform.machine() == "aarch64" else [shutil.which("qemu-aarch64-static")]
     if runner == [None]:
         pytest.skip("no emulator of arm64 is installed")
-    assert subprocess.run([*runner, str(path)], check=False).returncode == emulation.ANSWER  # type: ignore[list-item]
+    assert subprocess.run([*runner, str(path)], check=False).returncode == emulation_check.ANSWER  # type: ignore[list-item]

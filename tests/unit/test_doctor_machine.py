@@ -13,21 +13,21 @@ from doctor_parts import jetson as make_jetson_files
 from doctor_parts import make_case, make_engine, named, program, zone
 from factories import make_job, make_lock, make_locked_wheel
 
-from builder import records
-from builder.config import Config, IndexMirror, ModelMirror, RegistryMirror
-from builder.doctor import disk, jetson, project, tools
 from builder.errors import EngineError
-from builder.image.model import Image
+from builder.host import records
+from builder.host.config import Config, IndexMirror, ModelMirror, RegistryMirror
+from builder.host.session import Session
+from builder.lock import lockfile
+from builder.model.descriptors import Descriptor
+from builder.model.images import Image
+from builder.project.doctor import disk_check, jetson_check, stand_ins_check, tools_check
 from builder.recipe.load import load
-from builder.registry.model import Descriptor
-from builder.resolve import lockfile
-from builder.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from builder.doctor.model import Case, Check
-    from builder.resolve.model import Lock
+    from builder.model.locks import Lock
+    from builder.project.doctor.check_records import Case, Check
 
 GB = 1_000_000_000
 RECIPE = """
@@ -63,26 +63,26 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_uv(session: Session, programs: Path, monkeypatch: pytest.MonkeyPatch, said: str, state: str) -> None:
     path = program(programs, "uv", f"echo '{said}'")
-    monkeypatch.setattr("builder.resolve.solve.uv", lambda: str(path))
-    (found,) = tools.check(make_case(session))
+    monkeypatch.setattr("builder.lock.solve.uv", lambda: str(path))
+    (found,) = tools_check.check(make_case(session))
     assert found.state == state
     assert said in found.found
     assert bool(found.fix) is (state != "ok")
 
 
 def test_no_uv(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builder.resolve.solve.uv", lambda: "/nowhere/uv")
-    (found,) = tools.check(make_case(session))
+    monkeypatch.setattr("builder.lock.solve.uv", lambda: "/nowhere/uv")
+    (found,) = tools_check.check(make_case(session))
     assert found.state == "error"
     assert "uv>=0.8" in found.fix
 
 
 def test_cosign_only_where_something_is_signed(session: Session, programs: Path) -> None:
-    assert all(check.name != "cosign" for check in tools.check(make_case(session)))
+    assert all(check.name != "cosign" for check in tools_check.check(make_case(session)))
     signing = with_config(session, cosign_key=Path("cosign.key"))
-    assert named(list(tools.check(make_case(signing))), "cosign").state == "error"
+    assert named(list(tools_check.check(make_case(signing))), "cosign").state == "error"
     program(programs, "cosign", "exit 0")
-    assert named(list(tools.check(make_case(signing))), "cosign").state == "ok"
+    assert named(list(tools_check.check(make_case(signing))), "cosign").state == "ok"
 
 
 def test_every_stand_in_is_named(session: Session) -> None:
@@ -92,7 +92,7 @@ def test_every_stand_in_is_named(session: Session) -> None:
         index_mirrors=(IndexMirror(prefix="https://i", mirror="https://j", stand_in="y"),),
         model_mirrors=(ModelMirror(source="hf://o/m", folder=Path("/m"), stand_in="z"),),
     )
-    found = list(project.check(make_case(own)))
+    found = list(stand_ins_check.check(make_case(own)))
     assert [check.found for check in found] == [
         "c is taken from d: x",
         "https://i is taken from https://j: y",
@@ -104,7 +104,7 @@ def test_every_stand_in_is_named(session: Session) -> None:
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     def have(size: float) -> None:
-        monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: SimpleNamespace(free=size))
+        monkeypatch.setattr(disk_check.shutil, "disk_usage", lambda _: SimpleNamespace(free=size))
 
     return have
 
@@ -120,16 +120,16 @@ def locked_case(session: Session, *locks: Lock) -> Case:
 
 def test_without_a_recipe_the_usual_size_counts(session: Session, free: Callable[[float], None]) -> None:
     free(30 * GB)
-    assert next(disk.check(make_case(session, engine=None))).state == "ok"
+    assert next(disk_check.check(make_case(session, engine=None))).state == "ok"
     free(10 * GB)
-    (found,) = disk.check(make_case(session, engine=None))
+    (found,) = disk_check.check(make_case(session, engine=None))
     assert found.state == "warning"
     assert found.fix[1:] == ("-m", "builder", "cache", "prune", "--keep-locked")
 
 
 def test_a_recipe_that_is_not_locked_tells_no_size(session: Session, free: Callable[[float], None]) -> None:
     free(10 * GB)
-    (found,) = disk.check(locked_case(session))
+    (found,) = disk_check.check(locked_case(session))
     assert (found.state, "no lock tells" in found.found) == ("warning", True)
 
 
@@ -137,15 +137,15 @@ def test_what_is_needed_is_the_sum_of_the_locks(session: Session, free: Callable
     wheel = make_locked_wheel("torch", size=GB)
     locks = [make_lock(wheel, models=(), cell=cell) for cell in ("one", "two")]
     case = locked_case(session, *locks)
-    need = disk.needed(case)
+    need = disk_check.needed(case)
     # The wheel, its tree and its layer; the engine's packed and unpacked copies. Two cells share all of it.
-    assert need == disk.Need(cache=(1 + 4.1 + 1) * GB, engine=(1 + 4.1) * GB)
+    assert need == disk_check.Need(cache=(1 + 4.1 + 1) * GB, engine=(1 + 4.1) * GB)
     free(11 * GB)
-    assert next(disk.check(case)).state == "error"
+    assert next(disk_check.check(case)).state == "error"
     free(12 * GB)
-    assert next(disk.check(case)).state == "warning"
+    assert next(disk_check.check(case)).state == "warning"
     free(20 * GB)
-    assert next(disk.check(case)).state == "ok"
+    assert next(disk_check.check(case)).state == "ok"
 
 
 def test_what_is_in_the_cache_needs_no_more_room(session: Session) -> None:
@@ -154,10 +154,10 @@ def test_what_is_in_the_cache_needs_no_more_room(session: Session) -> None:
     path = session.workspace.wheel(wheel.sha256, wheel.filename)
     path.parent.mkdir(parents=True)
     path.touch()
-    assert disk.needed(case).cache == pytest.approx((4.1 + 1) * GB)
+    assert disk_check.needed(case).cache == pytest.approx((4.1 + 1) * GB)
     (session.workspace.trees / wheel.sha256[:2] / f"{wheel.sha256}-2-py3.11").mkdir(parents=True)
-    assert disk.needed(case).cache == pytest.approx(GB)
-    assert disk.needed(case).unknown == ("two",)
+    assert disk_check.needed(case).cache == pytest.approx(GB)
+    assert disk_check.needed(case).unknown == ("two",)
 
 
 def test_a_cell_whose_image_is_built_needs_nothing(session: Session) -> None:
@@ -170,7 +170,7 @@ def test_a_cell_whose_image_is_built_needs_nothing(session: Session) -> None:
     labels = (("io.jbuild.lock", lockfile.content(written)),)
     image = Image(platform="linux/arm64", manifest=part, config=part, layers=(), labels=labels)
     records.write(session.workspace.cell("demo", "one").record("build"), "f", image)
-    assert disk.needed(case) == disk.Need(unknown=("two",))
+    assert disk_check.needed(case) == disk_check.Need(unknown=("two",))
 
 
 def test_an_engine_on_another_disk_is_judged_by_itself(
@@ -180,23 +180,23 @@ def test_an_engine_on_another_disk_is_judged_by_itself(
         locked_case(session, make_lock(make_locked_wheel("torch", size=GB), models=())), engine=make_engine()
     )
     elsewhere = SimpleNamespace(stat=lambda: SimpleNamespace(st_dev=-1), __str__=lambda: "/data")
-    monkeypatch.setattr(disk, "data_folder", lambda _: elsewhere)
+    monkeypatch.setattr(disk_check, "data_folder", lambda _: elsewhere)
     monkeypatch.setattr(
-        disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=GB if path is elsewhere else 50 * GB)
+        disk_check.shutil, "disk_usage", lambda path: SimpleNamespace(free=GB if path is elsewhere else 50 * GB)
     )
-    assert [check.state for check in disk.check(case)] == ["ok", "error"]
+    assert [check.state for check in disk_check.check(case)] == ["ok", "error"]
 
 
 def test_an_engine_that_goes_away_is_told_elsewhere(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(_: object) -> Path:
         raise EngineError("gone")
 
-    monkeypatch.setattr(disk, "data_folder", gone)
-    assert len(list(disk.check(make_case(session)))) == 1
+    monkeypatch.setattr(disk_check, "data_folder", gone)
+    assert len(list(disk_check.check(make_case(session)))) == 1
 
 
 def examine(session: Session, root: Path, **changes: Any) -> list[Check]:
-    return list(jetson.check(make_case(session, root=root, **changes)))
+    return list(jetson_check.check(make_case(session, root=root, **changes)))
 
 
 def test_no_jetson(session: Session, tmp_path: Path) -> None:

@@ -12,21 +12,21 @@ import pytest
 from doctor_parts import make_case, named, serving
 from factories import make_job, make_spec
 
-from builder.config import Config
-from builder.doctor import network, registry
-from builder.recipe.model import Model, PublishSpec, TagRule
-from builder.session import Session
+from builder.host.config import Config
+from builder.host.session import Session
+from builder.model.recipes import Model, PublishSpec, TagRule
+from builder.project.doctor import network_check, registry_check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from builder.doctor.model import Check
-    from builder.resolve.model import Job
+    from builder.model.locks import Job
+    from builder.project.doctor.check_records import Check
 
 
 @pytest.fixture(autouse=True)
 def _short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "_WITHIN_S", (0.5, 0.5))
+    monkeypatch.setattr(network_check, "_WITHIN_S", (0.5, 0.5))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def look(session: Session, monkeypatch: pytest.MonkeyPatch) -> Callable[..., lis
         monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://{index}/simple")
         config = Config(**({"hub_endpoint": f"http://{index}"} | settings))  # type: ignore[arg-type]
         own = Session(workspace=session.workspace, config=config, console=session.console)
-        return list(network.check(make_case(own, jobs=jobs, recipe=jobs[0].recipe if jobs else None)))
+        return list(network_check.check(make_case(own, jobs=jobs, recipe=jobs[0].recipe if jobs else None)))
 
     return examine
 
@@ -88,7 +88,7 @@ def test_a_server_that_says_nothing_ends_within_its_limit(look: Callable[..., li
 
 
 def test_an_index_that_uv_finds_nothing_on(look: Callable[..., list[Check]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "default_address", lambda *_, **__: None)
+    monkeypatch.setattr(network_check, "default_address", lambda *_, **__: None)
     with serving() as server:
         assert named(look(server.host), "index").found == "uv's own: uv finds nothing there"
 
@@ -138,7 +138,7 @@ def test_the_hub_is_asked_only_for_models_that_come_from_it(
 
 def pushes(session: Session, *registries: str, jobs: tuple[Job, ...] = ()) -> list[Check]:
     own = Session(workspace=session.workspace, config=Config(registries=registries), console=session.console)
-    return list(registry.check(make_case(own, jobs=jobs)))
+    return list(registry_check.check(make_case(own, jobs=jobs)))
 
 
 def test_no_registry(session: Session) -> None:

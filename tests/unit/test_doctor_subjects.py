@@ -11,15 +11,36 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.cli.verbs.doctor import text, verdict
-from builder.doctor import disk, emulation, engine, jetson, network, project, registry, subjects, surroundings, tools
-from builder.doctor.mending import Mended
-from builder.doctor.model import Check
-from builder.doctor.subjects import fine, idle, trouble
+from builder.project.doctor import (
+    check_table,
+    disk_check,
+    emulation_check,
+    engine_check,
+    jetson_check,
+    network_check,
+    proxy_check,
+    registry_check,
+    stand_ins_check,
+    tools_check,
+)
+from builder.project.doctor.check_records import Check
+from builder.project.doctor.check_table import fine, idle, trouble
+from builder.project.doctor.fixes import Mended
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-ROOMS = (disk, emulation, engine, jetson, network, project, registry, surroundings, tools)
+ROOMS = (
+    disk_check,
+    emulation_check,
+    engine_check,
+    jetson_check,
+    network_check,
+    stand_ins_check,
+    registry_check,
+    proxy_check,
+    tools_check,
+)
 
 
 def strings(node: ast.expr) -> set[str]:
@@ -48,7 +69,7 @@ def used(module: ModuleType) -> set[tuple[str, str]]:
 
 
 def test_every_trouble_of_the_table_is_one_that_a_check_can_find() -> None:
-    rows = {(row.name, each.id) for row in subjects.subjects().values() for each in row.troubles}
+    rows = {(row.name, each.id) for row in check_table.subjects().values() for each in row.troubles}
     found = {pair for module in ROOMS for pair in used(module)}
     exact = {pair for pair in found if "*" not in pair}
     kinds = {kind for name, kind in found if name == "*"}
@@ -57,7 +78,7 @@ def test_every_trouble_of_the_table_is_one_that_a_check_can_find() -> None:
 
 
 def test_what_is_not_well_says_why_it_matters_and_what_mends_it() -> None:
-    for row in subjects.subjects().values():
+    for row in check_table.subjects().values():
         assert row.why, row.name
         assert len({each.id for each in row.troubles}) == len(row.troubles)
         for each in row.troubles:
@@ -71,7 +92,7 @@ def test_what_is_not_well_says_why_it_matters_and_what_mends_it() -> None:
 
 @pytest.mark.parametrize("word", ["sudo", "restart", "rm", "prune --all", "kill", "down", "purge"])
 def test_safe_commands_ask_for_no_rights_and_end_nothing(word: str) -> None:
-    for row in subjects.subjects().values():
+    for row in check_table.subjects().values():
         for each in row.troubles:
             assert word not in " ".join(each.safe).split(" ") or word == "prune --all"
 

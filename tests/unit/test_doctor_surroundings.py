@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from doctor_parts import make_case, make_engine, named
 
-from builder.config import Config, RegistrySettings
-from builder.doctor import surroundings
-from builder.session import Session
+from builder.host.config import Config, RegistrySettings
+from builder.host.session import Session
+from builder.project.doctor import proxy_check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,12 +48,12 @@ def proxy() -> Iterator[str]:
 @pytest.fixture
 def engine_proxies(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     found: dict[str, str] = {}
-    monkeypatch.setattr(surroundings, "proxies_of", lambda _: found)
+    monkeypatch.setattr(proxy_check, "proxies_of", lambda _: found)
     return found
 
 
 def look(session: Session, **changes: object) -> list:  # type: ignore[type-arg]
-    return list(surroundings.check(make_case(session, engine=make_engine(), **changes)))
+    return list(proxy_check.check(make_case(session, engine=make_engine(), **changes)))
 
 
 @pytest.mark.usefixtures("engine_proxies")
@@ -128,7 +128,7 @@ def test_a_registrys_own_authority_is_looked_at_too(session: Session, tmp_path: 
 
 @pytest.mark.usefixtures("engine_proxies")
 def test_a_machine_without_any_authority(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builder.config._SYSTEM_CA_FILES", ("/nowhere/ca.crt",))
+    monkeypatch.setattr("builder.host.config._SYSTEM_CA_FILES", ("/nowhere/ca.crt",))
     found = named(look(session), "certificates")
     assert found.state == "warning"
     assert "ca-certificates" in (found.mend or "")

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from builder import process
-from builder.engine import Engine, _emulated_here, data_folder, find_engine, proxies_of
 from builder.errors import EngineError, ProgramMissingError
-from builder.process import Completed
-from builder.workspace import Workspace
+from builder.host import process
+from builder.host.engine.docker import Engine, _emulated_here, data_folder, find_engine, proxies_of
+from builder.host.paths import Workspace
+from builder.host.process import Completed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,7 +67,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     for name in ("DOCKER_HOST", "DOCKER_CONTEXT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    monkeypatch.setattr("builder.engine._DEFAULT_HOST", f"unix://{tmp_path}/absent.sock")
+    monkeypatch.setattr("builder.host.engine.docker._DEFAULT_HOST", f"unix://{tmp_path}/absent.sock")
     return Workspace(project=tmp_path, cache=tmp_path / "cache")
 
 
@@ -108,7 +108,7 @@ def test_the_default_socket_comes_before_our_own(
     workspace: Workspace, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(workspace, serve("recorded.sock"))
-    monkeypatch.setattr("builder.engine._DEFAULT_HOST", serve("default.sock"))
+    monkeypatch.setattr("builder.host.engine.docker._DEFAULT_HOST", serve("default.sock"))
     engine = find_engine(workspace)
     assert engine.source == "default"
     assert engine.environment() == {}

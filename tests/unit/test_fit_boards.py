@@ -10,21 +10,21 @@ import pytest
 from factories import make_jetson, make_job, make_lock, make_model, make_platform, make_spec
 from fit_parts import GEMMA_3_4B, LLAMA_3_1_8B, QWEN3_8B, write_weights
 
-from builder.config import Config
 from builder.errors import DocumentError, ModelError, UsageError
-from builder.fit.cells import fit_cell, warning
-from builder.fit.tables import defaults, overheads, read_defaults, read_overheads
-from builder.models.model import ModelFile
+from builder.host.config import Config
+from builder.lock.boards_warning import warn_of_boards
+from builder.model.model_files import ModelFile
+from builder.model.recipes import Model, Server
+from builder.models.fit.cell_fit import fit_cell, warning
+from builder.models.fit.fit_defaults import defaults, overheads, read_defaults, read_overheads
 from builder.recipe.load import load
-from builder.recipe.model import Model, Server
-from builder.resolve.boards import warn_of_boards
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from builder.fit.model import CellFit
-    from builder.session import Session
+    from builder.host.session import Session
+    from builder.models.fit.memory_estimate import CellFit
 
 GIB = 1 << 30
 LLAMA = 8_030_261_248
@@ -222,12 +222,12 @@ def test_a_model_on_a_hub_must_be_locked(folder: Path) -> None:
 
 
 def test_a_locked_models_sizes_serve_until_its_weights_are_here(folder: Path, tmp_path: Path) -> None:
-    from builder.models import store  # noqa: PLC0415
-    from builder.workspace import sha256_of  # noqa: PLC0415
+    from builder.host.paths import sha256_of  # noqa: PLC0415
+    from builder.models import model_store  # noqa: PLC0415
 
     config = folder / "config.json"
     sha256 = sha256_of(config)
-    blob = store.blob(tmp_path / "store", sha256)
+    blob = model_store.blob(tmp_path / "store", sha256)
     blob.parent.mkdir(parents=True)
     blob.write_bytes(config.read_bytes())
     locked = make_model(

@@ -10,7 +10,7 @@ import pytest
 from fit_parts import layers, make_settings, make_shape
 from hypothesis import given
 
-from builder.fit.kv import element_bytes, longest, sequence_bytes, stored, token_bytes
+from builder.models.fit.kv_cache import element_bytes, longest, sequence_bytes, stored, token_bytes
 
 GIB = 1 << 30
 

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fit_parts import make_shape
 
-from builder.fit.options import option, pinned_version, settings_of
-from builder.recipe.model import Server
+from builder.model.recipes import Server
+from builder.models.fit.server_options import option, pinned_version, settings_of
 
 if TYPE_CHECKING:
-    from builder.fit.model import Settings
+    from builder.models.fit.memory_estimate import Settings
 
 GIB = 1 << 30
 

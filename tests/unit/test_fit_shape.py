@@ -11,10 +11,10 @@ from fit_parts import GEMMA_3_4B, LLAMA_3_1_8B, QWEN3_8B
 from hypothesis import given
 
 from builder.errors import ModelError
-from builder.fit.shape import read_shape
+from builder.models.fit.model_shape import read_shape
 
 if TYPE_CHECKING:
-    from builder.fit.model import Shape
+    from builder.models.fit.memory_estimate import Shape
 
 QWEN2_5_7B = {
     "model_type": "qwen2",

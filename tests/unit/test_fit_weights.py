@@ -6,8 +6,8 @@ import pytest
 from fit_parts import make_shape, write_weights
 
 from builder.errors import ModelError
-from builder.fit.source import ModelFiles
-from builder.fit.weights import weigh
+from builder.models.fit.model_config import ModelFiles
+from builder.models.fit.weights import weigh
 
 if TYPE_CHECKING:
     from pathlib import Path

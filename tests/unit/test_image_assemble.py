@@ -11,16 +11,16 @@ import pytest
 import zstandard
 from factories import make_plan, make_settings
 
-from builder.config import Config
-from builder.image.assemble import assemble, own_layers
-from builder.image.compare import first_difference
-from builder.image.layout import blob, is_whole, layer_content, put, read_config, read_image
+from builder.host.config import Config
+from builder.image.oci.assemble import assemble, own_layers
+from builder.image.oci.layout import blob, is_whole, layer_content, put, read_config, read_image
+from builder.image.oci.layout_diff import first_difference
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.image.model import Image
-    from builder.session import Session
+    from builder.host.session import Session
+    from builder.model.images import Image
 
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"

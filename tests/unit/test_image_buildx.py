@@ -15,8 +15,6 @@ import pytest
 from engine_factory import engine
 from factories import make_job
 
-from builder.caches import Cache
-from builder.config import Config
 from builder.errors import (
     BuildError,
     DiskError,
@@ -27,21 +25,23 @@ from builder.errors import (
     ProgramMissingError,
     RegistryError,
 )
-from builder.image import buildx
-from builder.image.buildx import Request, build, options, plain_command
+from builder.host.buildkit_caches import Cache
+from builder.host.config import Config
+from builder.host.session import Session
+from builder.image.build import buildx
+from builder.image.build.buildx import Request, build, options, plain_command
 from builder.pipeline.builders import HangingBuilderError
-from builder.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from builder.config import Compression
-    from builder.image.model import Image
+    from builder.host.config import Compression
+    from builder.model.images import Image
 
 
 @pytest.fixture(autouse=True)
 def _no_system_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builder.config._SYSTEM_CA_FILES", ())
+    monkeypatch.setattr("builder.host.config._SYSTEM_CA_FILES", ())
 
 
 def request(session: Session, **changes: Any) -> Request:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import zstandard
 
-from builder.image.compare import first_difference
-from builder.image.layout import read_image
+from builder.image.oci.layout import read_image
+from builder.image.oci.layout_diff import first_difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from builder.image.model import Image
+    from builder.model.images import Image
 
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "+zstd": lambda data: zstandard.ZstdCompressor().compress(data),

@@ -18,14 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import RecipeError
-from builder.image import plan
-from builder.image.dockerfile import exec_form, quoted, render, word
-from builder.recipe.model import Server
-from builder.resolve.model import LockedBase
-from builder.workspace import shipped
+from builder.host.paths import shipped
+from builder.image.render import plan
+from builder.image.render.dockerfile import exec_form, quoted, render, word
+from builder.model.locks import LockedBase
+from builder.model.recipes import Server
 
 if TYPE_CHECKING:
-    from builder.session import Session
+    from builder.host.session import Session
 
 GOLDEN = Path(__file__).with_name("golden")
 LAYERS = plan._Layers(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from factories import make_job, make_lock, make_model
 
-from builder.image.facts import labels
+from builder.image.render.image_labels import labels
 
 DIGEST = "sha256:" + "a" * 64
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.image.forest import plant
-from builder.wheels.tree import EPOCH
+from builder.image.render.link_tree import plant
+from builder.image.wheels.tree import EPOCH
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:

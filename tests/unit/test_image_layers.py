@@ -13,17 +13,17 @@ from factories import make_locked_wheel, make_model
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from builder.image.layers import MOST_LAYERS, groups, model_layers
-from builder.image.layers import wheel_layers as plan_layers
-from builder.models.model import ModelFile
+from builder.image.render.layer_groups import MOST_LAYERS, groups, model_layers
+from builder.image.render.layer_groups import wheel_layers as plan_layers
+from builder.model.model_files import ModelFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from random import Random
 
-    from builder.image.layers import WheelLayer
-    from builder.models.model import LockedModel
-    from builder.resolve.model import LockedWheel
+    from builder.image.render.layer_groups import WheelLayer
+    from builder.model.locks import LockedWheel
+    from builder.model.model_files import LockedModel
 
 VARIANT = "1-py3.11-c"
 LARGE = 100_000_000

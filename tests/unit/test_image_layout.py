@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from builder.errors import BuildError
-from builder.image.layout import blob, is_whole, read_image
+from builder.image.oci.layout import blob, is_whole, read_image
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,17 +16,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from builder.errors import BuildError, DiskError
-from builder.image import pack as pack_module
-from builder.image import tarball
-from builder.image.layout import blob
-from builder.image.pack import how, pack, pack_folder
-from builder.wheels.tree import EPOCH
+from builder.image.oci import pack as pack_module
+from builder.image.oci import tarball
+from builder.image.oci.layout import blob
+from builder.image.oci.pack import how, pack, pack_folder
+from builder.image.wheels.tree import EPOCH
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.config import Compression
-    from builder.workspace import Workspace
+    from builder.host.config import Compression
+    from builder.host.paths import Workspace
 
 # As file systems have them: any bytes but zero.
 NAMES = st.one_of(

@@ -12,24 +12,24 @@ import pytest
 from factories import make_model
 
 from builder.errors import IntegrityError
-from builder.image import pieces, tarball
-from builder.image.compare import members
-from builder.image.layout import blob, damaged, is_present, is_whole, mark_image_used, open_blob, put, put_image
-from builder.image.layout import read_image as read_it
-from builder.image.pack import Packed, pack, pack_folder
-from builder.models import store
-from builder.models.bake import bake, kept_files
-from builder.models.model import LockedModel, ModelFile
-from builder.publish.source import from_layout
-from builder.smoke.layout import stream
-from builder.wheels.tree import EPOCH
+from builder.image.oci import tarball, virtual_blob
+from builder.image.oci.layout import blob, damaged, is_present, is_whole, mark_image_used, open_blob, put, put_image
+from builder.image.oci.layout import read_image as read_it
+from builder.image.oci.layout_diff import members
+from builder.image.oci.pack import Packed, pack, pack_folder
+from builder.image.render.model_layer import bake, kept_files
+from builder.image.wheels.tree import EPOCH
+from builder.model.model_files import LockedModel, ModelFile
+from builder.models import model_store
+from builder.publish.image_source import from_layout
+from builder.smoke.engine_archive import stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from builder.image.model import Image
-    from builder.workspace import Workspace
+    from builder.host.paths import Workspace
+    from builder.model.images import Image
 
 CONTENT = {"a/model-1.safetensors": os.urandom((9 << 20) + 5), "config.json": b"{}", "model-2.safetensors": b""}
 
@@ -41,7 +41,7 @@ def model(workspace: Workspace) -> LockedModel:
     for path, content in CONTENT.items():
         sha256 = hashlib.sha256(content).hexdigest()
         files.append(ModelFile(path=path, sha256=sha256, size=len(content)))
-        target = store.blob(workspace.models, sha256)
+        target = model_store.blob(workspace.models, sha256)
         target.parent.mkdir(parents=True)
         target.write_bytes(content)
     return make_model(name="tiny", files=tuple(files))
@@ -69,7 +69,7 @@ def image(workspace: Workspace, packed: Packed) -> Image:
 
 
 def weights(workspace: Workspace) -> Path:
-    return store.blob(workspace.models, hashlib.sha256(CONTENT["a/model-1.safetensors"]).hexdigest())
+    return model_store.blob(workspace.models, hashlib.sha256(CONTENT["a/model-1.safetensors"]).hexdigest())
 
 
 def whole(blocks: Iterable[bytes]) -> bytes:
@@ -161,14 +161,14 @@ def test_a_file_that_is_cut_while_it_is_read(workspace: Workspace, packed: Packe
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b"\xff"])
 def test_a_damaged_note_is_as_good_as_none(workspace: Workspace, packed: Packed, damage: bytes) -> None:
-    pieces.place(workspace.images, packed.blob.digest).write_bytes(damage)
+    virtual_blob.place(workspace.images, packed.blob.digest).write_bytes(damage)
     assert not is_present(workspace.images, packed.blob)
 
 
 def test_what_compresses_has_a_file_of_its_own(workspace: Workspace, tmp_path: Path) -> None:
     content = b"0123456789abcdef" * (1 << 20)
     sha256 = hashlib.sha256(content).hexdigest()
-    target = store.blob(workspace.models, sha256)
+    target = model_store.blob(workspace.models, sha256)
     target.parent.mkdir(parents=True)
     target.write_bytes(content)
     model = make_model(name="tiny", files=(ModelFile(path="w.safetensors", sha256=sha256, size=len(content)),))
@@ -203,7 +203,7 @@ def test_weights_that_changed_in_the_cache_are_never_packed(
 ) -> None:
     content = b"0123456789abcdef" * (1 << 20) if compresses else os.urandom(9 << 20)
     sha256 = hashlib.sha256(content).hexdigest()
-    path = store.blob(workspace.models, sha256)
+    path = model_store.blob(workspace.models, sha256)
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     model = make_model(name="tiny", files=(ModelFile(path="w.safetensors", sha256=sha256, size=len(content)),))

@@ -11,19 +11,19 @@ import pytest
 from factories import locked, make_job, make_lock, make_platform, make_spec, make_wheel
 
 from builder.errors import IntegrityError
-from builder.image import context
-from builder.image import plan as plan_module
-from builder.image.plan import render
-from builder.recipe.model import Server
-from builder.resolve.model import LockedInterpreter
-from builder.wheels.tree import EPOCH
+from builder.image.render import context
+from builder.image.render import plan as plan_module
+from builder.image.render.plan import render
+from builder.image.wheels.tree import EPOCH
+from builder.model.locks import LockedInterpreter
+from builder.model.recipes import Server
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.image.model import Plan
-    from builder.resolve.model import Job, Lock
-    from builder.session import Session
+    from builder.host.session import Session
+    from builder.model.images import Plan
+    from builder.model.locks import Job, Lock
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
@@ -133,7 +133,7 @@ def test_a_failure_leaves_no_half_layer(session: Session, tmp_path: Path, monkey
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("builder.image.plan.plant", fail)
+    monkeypatch.setattr("builder.image.render.plan.plant", fail)
     with pytest.raises(KeyboardInterrupt):
         render(job, lock, session)
     assert [path.name for path in (folder_of(session) / "layers").iterdir()] == [f"environment-py{PYTHON}-1"]

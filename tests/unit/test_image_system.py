@@ -12,15 +12,15 @@ from factories import DIGEST, make_job, make_lock, make_locked_wheel, make_platf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder.config import Config, RegistryMirror
 from builder.errors import DocumentError
-from builder.image import plan
-from builder.image.system import SystemLayer, dockerfile_of, key_of, pin, pinned, read_systems
-from builder.resolve.model import LockedBase
-from builder.workspace import shipped
+from builder.host.config import Config, RegistryMirror
+from builder.host.paths import shipped
+from builder.image.build.system_pins import SystemLayer, dockerfile_of, key_of, pin, pinned, read_systems
+from builder.image.render import plan
+from builder.model.locks import LockedBase
 
 if TYPE_CHECKING:
-    from builder.session import Session
+    from builder.host.session import Session
 
 LAYERS = plan._Layers(["environment-py3.11-1"], [], "runtime-0123456789ab")
 JOB, LOCK = make_job(), make_lock()

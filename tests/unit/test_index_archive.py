@@ -18,9 +18,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_index import Answer, TinyIndex, tiny_index
 
-from builder.http import Retry
-from builder.index import archive
-from builder.index.archive import FLAWS, NoRangesError, RemoteFile, body, check_metadata, metadata_of, with_archive
+from builder.remote.http import Retry
+from builder.remote.index import remote_wheel
+from builder.remote.index.remote_wheel import (
+    FLAWS,
+    NoRangesError,
+    RemoteFile,
+    body,
+    check_metadata,
+    metadata_of,
+    with_archive,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -203,7 +211,7 @@ def test_metadata_that_is_there_twice() -> None:
 
 
 def test_metadata_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "LONGEST_METADATA", 10)
+    monkeypatch.setattr(remote_wheel, "LONGEST_METADATA", 10)
     with pytest.raises(ValueError, match="too long"):
         with_archive(packed(("demo-1.0.dist-info/METADATA", b"x" * 11)), metadata_of)
     assert with_archive(packed(("demo-1.0.dist-info/METADATA", b"x" * 10)), metadata_of) == b"x" * 10

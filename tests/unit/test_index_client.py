@@ -15,11 +15,11 @@ import requests
 from factories import make_wheel
 from tiny_index import HTML, JSON, Answer, TinyIndex, json_page, tiny_index
 
-from builder.config import Config
-from builder.http import Retry
-from builder.index import client as module
-from builder.index.client import IndexClient, IndexUnreachableError, client_of, failing_since
-from builder.index.model import Address, Index
+from builder.host.config import Config
+from builder.remote.http import Retry
+from builder.remote.index import index_client as module
+from builder.remote.index.index_client import IndexClient, IndexUnreachableError, client_of, failing_since
+from builder.remote.index.listing import Address, Index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,21 +15,21 @@ import requests
 from factories import make_wheel
 from tiny_index import Answer, TinyIndex, tiny_index
 
-from builder.config import Config
 from builder.errors import NetworkError
-from builder.http import Retry
-from builder.index import front as module
-from builder.index.client import IndexClient
-from builder.index.front import Front, running_front
-from builder.index.model import Address, Index, IndexFile
-from builder.index.shelf import Shelf
-from builder.index.ties import Tie, Ties
+from builder.host.config import Config
+from builder.remote.http import Retry
+from builder.remote.index import index_proxy as module
+from builder.remote.index.index_client import IndexClient
+from builder.remote.index.index_pins import Tie, Ties
+from builder.remote.index.index_proxy import Front, running_front
+from builder.remote.index.index_view import Shelf
+from builder.remote.index.listing import Address, Index, IndexFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.workspace import Workspace
+    from builder.host.paths import Workspace
 
 
 @pytest.fixture

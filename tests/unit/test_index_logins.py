@@ -11,21 +11,21 @@ import requests
 from factories import locked, make_wheel
 from tiny_index import Answer, TinyIndex, tiny_index
 
-from builder import http
-from builder.config import Config, IndexMirror
+from builder.host.config import Config, IndexMirror
 from builder.host.index_rows import IndexRow
-from builder.http import Retry
-from builder.index.client import IndexClient, IndexUnreachableError
-from builder.index.logins import Logins
-from builder.index.model import Address, Index
-from builder.session import Session
-from builder.wheels.house import fetch, path_of
+from builder.host.session import Session
+from builder.remote import http
+from builder.remote.http import Retry
+from builder.remote.index.index_client import IndexClient, IndexUnreachableError
+from builder.remote.index.listing import Address, Index
+from builder.remote.index.logins import Logins
+from builder.remote.wheelhouse import fetch, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from builder.workspace import Workspace
+    from builder.host.paths import Workspace
 
 PASSWORD = "hu/sh@1:%"
 QUOTED = "hu%2Fsh%401%3A%25"

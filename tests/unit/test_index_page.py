@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.index.model import IndexFile
-from builder.index.page import parse
+from builder.remote.index.listing import IndexFile
+from builder.remote.index.pages import parse
 
 JSON = "application/vnd.pypi.simple.v1+json"
 HTML = "text/html"

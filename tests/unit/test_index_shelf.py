@@ -11,23 +11,23 @@ import pytest
 from factories import make_wheel
 from tiny_index import Answer, TinyIndex, tiny_index
 
-from builder.config import Config
 from builder.errors import IntegrityError, JbuildError, NetworkError
+from builder.host.config import Config
 from builder.host.index_rows import DEFAULT
-from builder.http import Retry
-from builder.index import archive
-from builder.index import shelf as module
-from builder.index.archive import metadata_of
-from builder.index.client import IndexClient
-from builder.index.model import Address, Index, IndexFile
-from builder.index.shelf import Shelf, fitting, read_wheel, wheel_metadata
-from builder.index.ties import Tie, Ties
+from builder.remote.http import Retry
+from builder.remote.index import index_view as module
+from builder.remote.index import remote_wheel
+from builder.remote.index.index_client import IndexClient
+from builder.remote.index.index_pins import Tie, Ties
+from builder.remote.index.index_view import Shelf, fitting, read_wheel, wheel_metadata
+from builder.remote.index.listing import Address, Index, IndexFile
+from builder.remote.index.remote_wheel import metadata_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.workspace import Workspace
+    from builder.host.paths import Workspace
 
 JET = Index(name="jet", addresses=(Address(url="http://127.0.0.1:9/"),), foreign_files=("/root/pypi/",))
 SHA = "a" * 64
@@ -39,7 +39,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
         return Retry(**options, sleep=lambda _: None)
 
     monkeypatch.setattr(module.http, "Retry", quick)
-    monkeypatch.setattr(archive, "Retry", quick)
+    monkeypatch.setattr(remote_wheel, "Retry", quick)
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_metadata_is_read_once_for_all(server: TinyIndex, workspace: Workspace, 
 def test_metadata_beside_a_wheel_saves_reading_it(server: TinyIndex, workspace: Workspace, tmp_path: Path) -> None:
     wheel = torch(tmp_path)
     with wheel.open("rb") as file:
-        content = archive.with_archive(file, metadata_of)
+        content = remote_wheel.with_archive(file, metadata_of)
     server.add(wheel, **{"core-metadata": {"sha256": hashlib.sha256(content).hexdigest()}})
     server.files[f"{wheel.name}.metadata"] = content
     made = shelf(server, workspace)

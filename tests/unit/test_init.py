@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 import jsonschema
 import pytest
 
-from builder.init.model import NO_BOARD, Answers
-from builder.init.proposals import board_choices, l4t_choices, propose
-from builder.init.write import render
+from builder.host.paths import shipped
 from builder.jetson.boards import boards
+from builder.project.init.new_recipe import NO_BOARD, Answers
+from builder.project.init.proposals import board_choices, l4t_choices, propose
+from builder.project.init.write import render
 from builder.recipe.json_schema import schema_text
 from builder.recipe.load import load
 from builder.recipe.matrix import expand, specify
-from builder.workspace import shipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable

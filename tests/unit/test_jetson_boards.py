@@ -7,7 +7,7 @@ from factories import make_jetson, make_platform
 
 from builder.errors import DocumentError, UsageError
 from builder.jetson.boards import board, boards, boards_for, read_boards
-from builder.jetson.tables import platforms
+from builder.jetson.distributions import platforms
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,9 +6,9 @@ import pytest
 from factories import make_jetson, make_platform
 
 from builder.errors import DocumentError
+from builder.jetson.distributions import platforms
 from builder.jetson.hosts import host_rules, read_hosts, runs
 from builder.jetson.platform import platform_for
-from builder.jetson.tables import platforms
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.errors import RecipeError
+from builder.jetson.distributions import distributions, platforms
 from builder.jetson.platform import ImpossibleError, platform_for
 from builder.jetson.pythons import standalone
-from builder.jetson.tables import distributions, platforms
 
 if TYPE_CHECKING:
-    from builder.jetson.model import Platform
-    from builder.recipe.model import Architecture
+    from builder.model.platforms import Platform
+    from builder.model.recipes import Architecture
 
 
 def found(**axes: str) -> Platform:

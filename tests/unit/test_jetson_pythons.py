@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.errors import DocumentError
+from builder.host.process import run
 from builder.jetson.pythons import StandalonePython, pythons, read_pythons, standalone
-from builder.process import run
-from builder.resolve.solve import uv
+from builder.lock.solve import uv
 
 if TYPE_CHECKING:
     from pathlib import Path

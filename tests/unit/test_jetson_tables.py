@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.errors import DocumentError
-from builder.jetson.tables import distributions, platforms, read_distributions, read_platforms
+from builder.jetson.distributions import distributions, platforms, read_distributions, read_platforms
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,17 +17,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_files import make_folder, weights
 
-from builder.config import Config, ModelMirror
-from builder.console import Console
 from builder.errors import DiskError, JbuildError, ModelError
-from builder.models import store
+from builder.host.config import Config, ModelMirror
+from builder.host.console import Console
+from builder.model.recipes import Model
+from builder.models import model_store
 from builder.models.fetch import fetch_model
-from builder.models.lock import lock_model, quick_state
-from builder.recipe.model import Model
+from builder.models.model_lock import lock_model, quick_state
 from builder.remote.download import PartialFile
 
 if TYPE_CHECKING:
-    from builder.models.model import LockedModel
+    from builder.model.model_files import LockedModel
 
 QUIET = Console(quiet=True)
 COPY = "`cp -rL FOLDER COPY` makes a folder with files in place of links: name that one"
@@ -81,7 +81,7 @@ def test_relative_absolute_and_home(folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_second_run_reads_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle()
     first = lock(folder)
-    monkeypatch.setattr(store, "digest_of", lambda *_: pytest.fail("hashed again"))
+    monkeypatch.setattr(model_store, "digest_of", lambda *_: pytest.fail("hashed again"))
     assert lock(folder) == first
 
 
@@ -299,7 +299,7 @@ def test_files_that_may_not_be_read(folder: Path) -> None:
 
 
 def test_a_file_that_changes_while_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = store.digest_of
+    usual = model_store.digest_of
 
     def slow(file: Any, on_bytes: Any) -> Any:
         found = usual(file, on_bytes)
@@ -307,7 +307,7 @@ def test_a_file_that_changes_while_it_is_read(folder: Path, monkeypatch: pytest.
             more.write(b" ")
         return found
 
-    monkeypatch.setattr(store, "digest_of", slow)
+    monkeypatch.setattr(model_store, "digest_of", slow)
     error = refused(folder)
     assert " changed while it was read" in error.message
     assert error.hint == "wait until it is written, then run it again"
@@ -327,10 +327,10 @@ def test_files_that_will_be_fetched_are_read_once(folder: Path, monkeypatch: pyt
         file.path: hashlib.sha256((folder / file.path).read_bytes()).hexdigest() for file in locked.files
     }
     for file in locked.files:
-        assert store.blob(models, file.sha256).read_bytes() == (folder / file.path).read_bytes()
-        assert store.blob(models, file.sha256).stat().st_ino != (folder / file.path).stat().st_ino
+        assert model_store.blob(models, file.sha256).read_bytes() == (folder / file.path).read_bytes()
+        assert model_store.blob(models, file.sha256).stat().st_ino != (folder / file.path).stat().st_ino
     monkeypatch.setattr(PartialFile, "copy_from", None)
-    monkeypatch.setattr(store, "digest_of", None)
+    monkeypatch.setattr(model_store, "digest_of", None)
     assert take(folder) == locked
     fetch_model(locked, folder.parent, Config(), models, QUIET)
     assert [path for path in (models / "partial").iterdir() if path.suffix != ".lock"] == []
@@ -380,7 +380,7 @@ def test_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "remember", full)
+    monkeypatch.setattr(model_store, "remember", full)
     with pytest.raises(DiskError, match="the disk is full"):
         lock(folder)
 
@@ -417,9 +417,9 @@ def test_quick_states(folder: Path, tmp_path: Path) -> None:
 def test_the_hub_client_is_not_loaded_for_folders(folder: Path) -> None:
     code = """
 import pathlib, sys
-from builder import config, console
-from builder.models.lock import lock_model
-from builder.recipe.model import Model
+from builder.host import config, console
+from builder.models.model_lock import lock_model
+from builder.model.recipes import Model
 folder = pathlib.Path(sys.argv[1])
 lock_model(Model(name="t", source="./tiny"), folder, config.Config(), folder, console.Console())
 sys.exit("huggingface_hub" in sys.modules)

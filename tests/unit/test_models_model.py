@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import records
-from builder.models.model import LockedModel, ModelFile, path_flaw, shown, suffix_of
+from builder.host import records
+from builder.model.model_files import LockedModel, ModelFile, path_flaw, shown, suffix_of
 
 SHA = "ab" * 32
 PARTS = st.sampled_from(["a", "..", ".", "", "b c", "é", "\n", "\\", "~", "-x", "\udcff", "x" * 256]) | st.text(

@@ -12,24 +12,24 @@ from factories import make_job, make_lock, make_model, make_spec
 from recipe_factory import ten_cells
 
 from builder.errors import LockError
-from builder.models import lock as locking_models
-from builder.models import pins, store
-from builder.models.pins import Pin
+from builder.lock import index_sources, lockfile, resolve, stage
+from builder.lock.recipe_models import fetch_models, lock_models, locked_models, used_models, verify_models
+from builder.lock.resolve import lock_one
+from builder.model.recipes import Model, Server
+from builder.models import model_lock as locking_models
+from builder.models import model_pins, model_store
+from builder.models.model_pins import Pin
 from builder.pipeline.order import RunOptions
-from builder.recipe.model import Model, Server
-from builder.resolve import lockfile, making, sources, stage
-from builder.resolve.making import lock_one
-from builder.resolve.models import fetch_models, lock_models, locked_models, used_models, verify_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from builder.resolve.model import Job
-    from builder.session import Session
+    from builder.host.session import Session
+    from builder.model.locks import Job
 
 MODEL = Model(name="tiny", source="hf://org/tiny@main")
-ASKED = pins.asked(MODEL)
+ASKED = model_pins.asked(MODEL)
 LOCKED = make_model()
 
 
@@ -50,12 +50,12 @@ def ten_jobs(*models: Model) -> list[Job]:
 
 def test_what_is_written_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "locks" / "demo" / "models.toml"
-    assert pins.read(path) == ()
+    assert model_pins.read(path) == ()
     other = Pin(asked="x", model=make_model("another", revision=None, origin="folder", licence=None, stand_in="why"))
-    pins.write(path, [Pin(asked=ASKED, model=LOCKED), other])
-    assert pins.read(path) == (other, Pin(asked=ASKED, model=LOCKED))
-    assert pins.find(path, MODEL) == LOCKED
-    assert pins.find(path, replace(MODEL, formats=("gguf",))) is None
+    model_pins.write(path, [Pin(asked=ASKED, model=LOCKED), other])
+    assert model_pins.read(path) == (other, Pin(asked=ASKED, model=LOCKED))
+    assert model_pins.find(path, MODEL) == LOCKED
+    assert model_pins.find(path, replace(MODEL, formats=("gguf",))) is None
 
 
 @pytest.mark.parametrize(
@@ -72,12 +72,12 @@ def test_what_is_written_reads_back(tmp_path: Path) -> None:
 )
 def test_a_file_that_was_changed_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
     path = tmp_path / "demo" / "models.toml"
-    pins.write(path, [Pin(asked=ASKED, model=LOCKED)])
+    model_pins.write(path, [Pin(asked=ASKED, model=LOCKED)])
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(LockError, match=message.replace("[", "\\[")) as caught:
-        pins.read(path)
+        model_pins.read(path)
     assert (caught.value.where, caught.value.hint) == (
         str(path),
         "run `jbuild models lock demo` after deleting it",
@@ -85,15 +85,15 @@ def test_a_file_that_was_changed_is_refused(tmp_path: Path, old: str, new: str, 
 
 
 def test_a_lock_takes_the_shared_model(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "lock_model", lambda *_: pytest.fail("the hub was asked"))
-    pins.write(session.workspace.model_lock("demo"), [Pin(asked=ASKED, model=LOCKED)])
+    monkeypatch.setattr(resolve, "lock_model", lambda *_: pytest.fail("the hub was asked"))
+    model_pins.write(session.workspace.model_lock("demo"), [Pin(asked=ASKED, model=LOCKED)])
     assert lock_one(MODEL, make_job(), session) == LOCKED
 
 
 def test_a_folder_is_followed_whatever_is_shared(session: Session, tmp_path: Path) -> None:
     model = Model(name="tiny", source=str(write_model(tmp_path / "model")))
     stale = make_model(source=model.source, origin="folder")
-    pins.write(session.workspace.model_lock("demo"), [Pin(asked=pins.asked(model), model=stale)])
+    model_pins.write(session.workspace.model_lock("demo"), [Pin(asked=model_pins.asked(model), model=stale)])
     assert lock_one(model, make_job(), session).files != stale.files
 
 
@@ -101,11 +101,11 @@ def test_a_lock_with_another_revision_is_stale(session: Session) -> None:
     job = make_job(spec=make_spec(models=(MODEL,)))
     lock = make_lock(models=(LOCKED,))
     assert not stage._pinned_otherwise(LOCKED, MODEL, job, session)
-    pins.write(session.workspace.model_lock("demo"), [Pin(asked=ASKED, model=LOCKED)])
+    model_pins.write(session.workspace.model_lock("demo"), [Pin(asked=ASKED, model=LOCKED)])
     assert not stage._pinned_otherwise(LOCKED, MODEL, job, session)
-    pins.write(session.workspace.model_lock("demo"), [Pin(asked=ASKED, model=replace(LOCKED, revision="1" * 40))])
+    model_pins.write(session.workspace.model_lock("demo"), [Pin(asked=ASKED, model=replace(LOCKED, revision="1" * 40))])
     assert stage._pinned_otherwise(LOCKED, MODEL, job, session)
-    fresh = replace(lock, inputs=sources.lock_inputs(job, session.config))
+    fresh = replace(lock, inputs=index_sources.lock_inputs(job, session.config))
     assert stage._stale(fresh, job, session, RunOptions()) == "the recipe's model lock has another tiny"
 
 
@@ -117,7 +117,7 @@ def test_ten_cells_lock_fetch_and_verify_one_model_once(
     asked: list[str] = []
     real = locking_models.lock_model
     monkeypatch.setattr(
-        "builder.resolve.models.lock_model", lambda model, *rest: asked.append(model.name) or real(model, *rest)
+        "builder.lock.recipe_models.lock_model", lambda model, *rest: asked.append(model.name) or real(model, *rest)
     )
     (used,) = lock_models(jobs, jobs, session)
     assert (asked, len(used.cells)) == (["tiny"], 10)
@@ -135,9 +135,9 @@ def test_verifying_takes_away_what_is_damaged(session: Session, tmp_path: Path) 
     used = lock_models(jobs, jobs, session)
     fetch_models(used, tmp_path, session)
     weights = next(file for file in used[0].model.files if file.path == "model.safetensors")
-    blob = store.blob(session.workspace.models, weights.sha256)
+    blob = model_store.blob(session.workspace.models, weights.sha256)
     blob.write_bytes(blob.read_bytes()[:-1] + b"!")
-    assert store.has(session.workspace.models, weights), "its size is right"
+    assert model_store.has(session.workspace.models, weights), "its size is right"
     (found,) = verify_models(used, session)
     assert (found.missing, found.damaged) == ((), ("model.safetensors",))
     (found,) = verify_models(used, session)
@@ -153,7 +153,7 @@ def test_a_cells_own_lock_comes_first(session: Session) -> None:
     with pytest.raises(LockError, match="one: its models are not locked") as caught:
         used_models([job], session)
     assert caught.value.hint == "run `jbuild models lock demo`, or `jbuild lock demo` for the wheels too"
-    pins.write(session.workspace.model_lock("demo"), [Pin(asked=ASKED, model=LOCKED)])
+    model_pins.write(session.workspace.model_lock("demo"), [Pin(asked=ASKED, model=LOCKED)])
     assert locked_models(job, session) == (LOCKED,)
     own = replace(LOCKED, revision="2" * 40)
     path = session.workspace.lock("demo", "one")
@@ -169,9 +169,9 @@ def test_what_other_cells_ask_for_stays(session: Session, tmp_path: Path) -> Non
     jobs = [*ten_jobs(one)[:1], *ten_jobs(two)[1:2]]
     lock_models(ten_jobs(gone), ten_jobs(gone), session)
     lock_models(jobs[:1], jobs, session)
-    assert [pin.model.name for pin in pins.read(path)] == ["one"]
+    assert [pin.model.name for pin in model_pins.read(path)] == ["one"]
     lock_models(jobs[1:], jobs, session)
-    assert [pin.model.name for pin in pins.read(path)] == ["one", "two"]
+    assert [pin.model.name for pin in model_pins.read(path)] == ["one", "two"]
 
 
 RECIPE = ten_cells('source = "../model"\nlicence = "Apache-2.0"')
@@ -211,7 +211,7 @@ def test_the_commands(jbuild: Any, session: Session) -> None:
     (model,) = json.loads(out)["models"]
     assert (code, model["name"], len(model["cells"]), len(model["files"])) == (0, "tiny", 10, 3)
     assert jbuild("models", "verify", "demo")[:2] == (0, "tiny: 3 of 3 files are as locked\n")
-    blob = store.blob(session.workspace.models, model["files"][1]["sha256"])
+    blob = model_store.blob(session.workspace.models, model["files"][1]["sha256"])
     blob.write_bytes(b"x" * blob.stat().st_size)
     code, out, _ = jbuild("models", "verify", "demo", "--json")
     found = json.loads(out)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import ModelError
+from builder.model.recipes import Model
 from builder.models.selection import FORMATS, Selection, is_weight, select
-from builder.recipe.model import Model
 
 LLAMA = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
 

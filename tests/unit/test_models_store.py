@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from model_files import make_folder, weights
 
-from builder.config import Config
-from builder.console import Console
 from builder.errors import DiskError, IntegrityError, ModelError
 from builder.host.concurrency import Progress, map_with_progress
-from builder.models import bake as baking
-from builder.models import store
-from builder.models.bake import bake
+from builder.host.config import Config
+from builder.host.console import Console
+from builder.image.render import model_layer as baking
+from builder.image.render.model_layer import bake
+from builder.model.model_files import LockedModel, ModelFile
+from builder.model.recipes import Model
+from builder.models import model_store
 from builder.models.fetch import fetch_model
-from builder.models.lock import lock_model
-from builder.models.model import LockedModel, ModelFile
-from builder.recipe.model import Model
+from builder.models.model_lock import lock_model
 from builder.remote import download as remote_download
 from builder.remote.download import PartialFile
 
@@ -97,9 +97,9 @@ def test_a_blob_that_a_crash_cut_short_is_replaced(folder: Path, models: Path) -
     locked = lock(folder, models)
     fetch(locked, folder, models)
     file = locked.files[-1]
-    store.blob(models, file.sha256).write_bytes(b"")
+    model_store.blob(models, file.sha256).write_bytes(b"")
     fetch(locked, folder, models)
-    assert store.blob(models, file.sha256).stat().st_size == file.size
+    assert model_store.blob(models, file.sha256).stat().st_size == file.size
 
 
 def test_a_file_that_changed_since_it_was_locked(folder: Path, models: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_file_that_changed_since_it_was_locked(folder: Path, models: Path) -> 
     with pytest.raises(IntegrityError) as caught:
         fetch(locked, folder, models)
     file = next(file for file in locked.files if file.path == "model.safetensors")
-    got = store.digest_of(path.open("rb"), lambda _: None).hexdigest()
+    got = model_store.digest_of(path.open("rb"), lambda _: None).hexdigest()
     assert caught.value.message == (
         f"model.safetensors of model tiny is not the file that was locked: "
         f"sha256 {got} ({file.size} bytes), expected {file.sha256} ({file.size} bytes)"
@@ -119,7 +119,7 @@ def test_a_file_that_changed_since_it_was_locked(folder: Path, models: Path) -> 
         "put the locked file back, or, if the change is meant, "
         "run `jbuild lock RECIPE` (or `jbuild models lock RECIPE`)"
     )
-    assert not store.has(models, file)
+    assert not model_store.has(models, file)
     assert not (models / "partial" / file.sha256).exists()
 
 
@@ -154,7 +154,7 @@ def test_shared_blocks_where_the_file_system_can(folder: Path, models: Path, mon
     locked = lock(folder, models)
     monkeypatch.setattr(remote_download, "_clone", clone)
     fetch(locked, folder, models)
-    assert all(store.has(models, file) for file in locked.files)
+    assert all(model_store.has(models, file) for file in locked.files)
 
 
 def test_one_file_is_gathered_by_one_at_a_time(models: Path) -> None:
@@ -162,7 +162,7 @@ def test_one_file_is_gathered_by_one_at_a_time(models: Path) -> None:
 
     def work(_: str, progress: Progress) -> None:
         nonlocal inside, most
-        with store.partial(models, "key", progress.token.check):
+        with model_store.partial(models, "key", progress.token.check):
             with mutex:
                 inside += 1
                 most = max(most, inside)
@@ -185,9 +185,9 @@ def test_waiting_for_another_ends_with_ctrl_c(models: Path, monkeypatch: pytest.
             raise KeyboardInterrupt
 
     with (
-        store.partial(models, "key", lambda: None),
+        model_store.partial(models, "key", lambda: None),
         pytest.raises(KeyboardInterrupt),
-        store.partial(models, "key", look),
+        model_store.partial(models, "key", look),
     ):
         pytest.fail("held twice")
 
@@ -211,7 +211,7 @@ def test_bakes(folder: Path, models: Path, tmp_path: Path) -> None:
     }
     assert layer.stat().st_mtime == WHEN
     sample = layer / "models" / "tiny" / "config.json"
-    assert sample.samefile(store.blob(models, locked.files[0].sha256)), "no second copy on the disk"
+    assert sample.samefile(model_store.blob(models, locked.files[0].sha256)), "no second copy on the disk"
 
 
 def test_bakes_the_same_again_and_elsewhere(folder: Path, models: Path, tmp_path: Path) -> None:

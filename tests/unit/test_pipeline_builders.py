@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from engine_factory import engine
 
-from builder.console import Console
 from builder.errors import BuildError, EngineError, JbuildError, ProgramMissingError
+from builder.host.console import Console
 from builder.pipeline import builders as module
 from builder.pipeline.builders import Builders, HangingBuilderError, ask, hanging
 

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING
 import pytest
 from factories import DIGEST, make_job, make_lock, make_run
 
-from builder import records
 from builder.errors import BuildError, DiskError, JbuildError, LockError
-from builder.image.model import Image
+from builder.host import records
+from builder.model.descriptors import Descriptor
+from builder.model.images import Image
+from builder.model.publications import Publication, RegistryPublication, TagPut
+from builder.model.verdicts import Answer, SmokeFailedError, Verdict
 from builder.pipeline import history, runner
 from builder.pipeline.history import StageResult
 from builder.pipeline.order import RunOptions
-from builder.publish.model import Publication, RegistryPublication, TagPut
-from builder.registry.model import Descriptor
-from builder.smoke.model import Answer, SmokeFailedError, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from builder.host.session import Session
     from builder.pipeline.cell import CellRun
     from builder.pipeline.stage import Stage
-    from builder.session import Session
 
 PART = Descriptor(media_type="m", digest=DIGEST, size=1_000)
 IMAGE = Image(platform="linux/arm64", manifest=PART, config=PART, layers=(PART,), labels=())

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 import pytest
 from factories import make_job, make_lock, make_plan, make_run
 
-from builder import records
-from builder.audit.model import Audit, Finding
 from builder.errors import AuditError
+from builder.host import records
 from builder.jetson import symptoms
+from builder.model.audits import Audit, Finding
+from builder.model.locks import Locked
 from builder.pipeline import runner
 from builder.pipeline.cell import CellRecords
 from builder.pipeline.order import STAGES, RunOptions
 from builder.pipeline.runner import bring_up_to_date, preview
 from builder.pipeline.stage import Stage, stage_of
-from builder.resolve.model import Locked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from builder.host.session import Session
     from builder.pipeline.cell import CellRun
-    from builder.session import Session
 
 FINDING = Finding(rule="undefined-symbol", severity="error", wheel="x 1", file="x.so", detail="lacks y", fix="pin it")
 

@@ -13,8 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from builder import process
-from builder.errors import EngineError, ProgramFailedError, ProgramMissingError, ProgramSilentError, ProgramTimeoutError
+from builder.errors import (
+    EngineError,
+    ProgramFailedError,
+    ProgramMissingError,
+    ProgramSilentError,
+    ProgramTimeoutError,
+)
+from builder.host import process
 
 # A parent with a child; both write their ids. The second form of the child does not end when asked to.
 _FAMILY = """
@@ -167,7 +173,7 @@ def test_interrupt_ends_the_whole_group(tmp_path: Path, child: str) -> None:
     ready = tmp_path / "ready"
     code = f"""
 import sys
-from builder import process
+from builder.host import process
 try:
     process.run([sys.executable, "-c", {_FAMILY.format(child=child, ready=str(ready))!r}])
 except KeyboardInterrupt:

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import DocumentError
-from builder.publish.policy import earned, named, not_forward
+from builder.model.recipes import TagRule
+from builder.publish.tag_policy import earned, named, not_forward
 from builder.recipe import placeholders
 from builder.recipe.levels import levels, reaches
-from builder.recipe.model import TagRule
 
 if TYPE_CHECKING:
     from pathlib import Path

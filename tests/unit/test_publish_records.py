@@ -3,9 +3,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from builder import records
-from builder.publish.failure import PublicationError
-from builder.publish.model import Publication, PublicationFailure, RegistryPublication, TagPut
+from builder.host import records
+from builder.model.publications import Publication, PublicationFailure, RegistryPublication, TagPut
+from builder.publish.errors import PublicationError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from factories import DIGEST, locked, make_lock, make_locked_wheel, make_model, make_wheel
 
+from builder.host.paths import write_bytes
+from builder.host.records import as_bytes
 from builder.publish.sbom import LOCK_PROPERTY, sbom
-from builder.records import as_bytes
-from builder.workspace import write_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.workspace import Workspace
+    from builder.host.paths import Workspace
 
 
 def metadata(*lines: str) -> bytes:

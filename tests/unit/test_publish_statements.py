@@ -13,8 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import IntegrityError
+from builder.host.records import as_bytes
+from builder.model.descriptors import Descriptor
+from builder.model.verdicts import Answer, Verdict
 from builder.publish import statements
-from builder.publish.attach import parts_of
+from builder.publish.attachments import parts_of
 from builder.publish.evidence import Evidence, artifact, kept, signature_of, signed_payload, together
 from builder.publish.statements import (
     PAYLOAD_TYPE,
@@ -28,9 +31,6 @@ from builder.publish.statements import (
     verdict_predicate,
 )
 from builder.publish.trust import best
-from builder.records import as_bytes
-from builder.registry.model import Descriptor
-from builder.smoke.model import Answer, Verdict
 
 IMAGE = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=DIGEST, size=1234)
 PLAN = make_plan(content="p" * 64, command=("docker", "buildx"))

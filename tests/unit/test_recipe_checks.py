@@ -6,23 +6,24 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from builder.model import patterns
 from builder.models.selection import FORMATS
-from builder.recipe import checks, patterns, placeholders
+from builder.recipe import placeholders, value_checks
 from builder.recipe.sections import WEIGHT_FORMATS
 
 ONE_LINE = (
-    checks.text,
-    checks.optional_text,
-    checks.apt,
-    checks.tag,
-    checks.repository,
-    checks.image,
-    checks.requirement,
-    checks.model_source,
-    checks.served_name,
-    checks.argument,
+    value_checks.text,
+    value_checks.optional_text,
+    value_checks.apt,
+    value_checks.tag,
+    value_checks.repository,
+    value_checks.image,
+    value_checks.requirement,
+    value_checks.model_source,
+    value_checks.served_name,
+    value_checks.argument,
 )
-NARROW = (checks.apt, checks.tag, checks.repository, checks.image, checks.served_name)
+NARROW = (value_checks.apt, value_checks.tag, value_checks.repository, value_checks.image, value_checks.served_name)
 PATTERNS = {
     name: value
     for name, value in vars(patterns).items()
@@ -54,12 +55,12 @@ def test_what_a_shell_would_obey_never_passes_where_names_are_meant(text: str) -
 
 @pytest.mark.parametrize("name", ["-o", "--x", "a", "A1", "", "foo-", "a b", "a;b", "a=", "a=-1", "lib/foo"])
 def test_bad_packages(name: str) -> None:
-    assert checks.apt(name)
+    assert value_checks.apt(name)
 
 
 @pytest.mark.parametrize("name", ["g++", "libnuma1", "python3.11", "libc6=2.36-9+deb12u9", "libstdc++6=1:2~rc1"])
 def test_good_packages(name: str) -> None:
-    assert checks.apt(name) is None
+    assert value_checks.apt(name) is None
 
 
 @pytest.mark.parametrize(
@@ -74,14 +75,14 @@ def test_good_packages(name: str) -> None:
     ],
 )
 def test_good_images(name: str) -> None:
-    assert checks.image(name) is None
+    assert value_checks.image(name) is None
 
 
 @pytest.mark.parametrize(
     "name", ["debian", "Debian:1", "a:b:c", "a@sha256:0", "-a:1", "a//b:1", "a:", ":1", "a:-1", "http://a/b:1"]
 )
 def test_bad_images(name: str) -> None:
-    assert checks.image(name)
+    assert value_checks.image(name)
 
 
 @pytest.mark.parametrize(
@@ -101,14 +102,14 @@ def test_bad_images(name: str) -> None:
     ],
 )
 def test_good_requirements(text: str) -> None:
-    assert checks.requirement(text) is None
+    assert value_checks.requirement(text) is None
 
 
 @pytest.mark.parametrize(
     "text", ["", "==1", "-r x", "--index-url x", "a b", "a==", "a @ https://h/x.whl", "./x", "a==1 # x", "a==nightly"]
 )
 def test_bad_requirements(text: str) -> None:
-    assert checks.requirement(text)
+    assert value_checks.requirement(text)
 
 
 @given(st.from_regex(patterns.PLAIN_REQUIREMENT, fullmatch=True))
@@ -135,7 +136,7 @@ DIGEST = "sha256:" + "a" * 64
     ],
 )
 def test_good_sources(text: str) -> None:
-    assert checks.model_source(text) is None
+    assert value_checks.model_source(text) is None
 
 
 @pytest.mark.parametrize(
@@ -153,22 +154,22 @@ def test_good_sources(text: str) -> None:
     ],
 )
 def test_bad_sources(text: str) -> None:
-    assert checks.model_source(text)
+    assert value_checks.model_source(text)
 
 
 @pytest.mark.parametrize("text", ["--port=1", "--served_model_name", "-q", "--api-key=x", "--host", "a\nb", ""])
 def test_bad_arguments(text: str) -> None:
-    assert checks.argument(text)
+    assert value_checks.argument(text)
 
 
 @pytest.mark.parametrize("text", ["Paris", "(?i)paris", r"\bParis\b", "[Pp]aris$", "a\tb"])
 def test_good_expectations(text: str) -> None:
-    assert checks.expectation(text) is None
+    assert value_checks.expectation(text) is None
 
 
 @pytest.mark.parametrize("text", ["", ".*", "^", "a|", "(", "[", "(?P<a>x)(?P<a>y)", "a{99999999999}", "a\x1b"])
 def test_bad_expectations(text: str) -> None:
-    assert checks.expectation(text)
+    assert value_checks.expectation(text)
 
 
 @pytest.mark.parametrize("name", ["TOKENIZERS_PARALLELISM", "A", "_B1", "HF_HOME", "VLLM_CPU_KVCACHE_SPACE"])

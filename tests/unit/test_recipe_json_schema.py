@@ -17,8 +17,8 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder import config
 from builder.errors import DocumentError
+from builder.host import config
 from builder.recipe.json_schema import FILES, input_schema, schema_text
 from builder.recipe.load import load
 

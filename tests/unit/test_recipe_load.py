@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.errors import DocumentError
+from builder.model.recipes import TagRule
 from builder.recipe.load import load
 from builder.recipe.matrix import expand, specify
-from builder.recipe.model import TagRule
 from builder.recipe.placeholders import unmarked
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import RecipeError
-from builder.recipe import patterns
-from builder.recipe.matrix import cell_id, expand, platform_of, specify
-from builder.recipe.model import (
+from builder.model import patterns
+from builder.model.recipes import (
     Axis,
     Cell,
     Exclusion,
@@ -27,6 +26,7 @@ from builder.recipe.model import (
     Spec,
     TagRule,
 )
+from builder.recipe.matrix import cell_id, expand, platform_of, specify
 
 
 def recipe(spec: Spec | None = None, *, exclude: tuple[Exclusion, ...] = (), **axes: tuple[str, ...]) -> Recipe:

@@ -13,7 +13,7 @@ from builder.recipe.matrix import expand, specify
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.recipe.model import Recipe, Spec
+    from builder.model.recipes import Recipe, Spec
 
 RECIPE = """description = "A recipe"
 [matrix]

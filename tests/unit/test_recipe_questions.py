@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.errors import DocumentError
+from builder.model.recipes import Bounds, Message, SmokeSpec
 from builder.recipe.load import load
-from builder.recipe.model import Bounds, Message, SmokeSpec
 
 if TYPE_CHECKING:
     from pathlib import Path

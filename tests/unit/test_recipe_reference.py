@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from builder.host.toml.documents import Table
 from builder.recipe.load import load
-from builder.tomldoc import Table
 
 CHECKOUT = Path(__file__).parents[2]
 PAGES = [CHECKOUT / "docs" / f"{name}.md" for name in ("recipes", "smoke", "publishing", "ci", "audit")]

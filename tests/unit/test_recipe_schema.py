@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.recipe import schema
+from builder.recipe import guided_schema
 
 CITY: dict[str, Any] = {
     "type": "object",
@@ -45,15 +45,15 @@ CITY: dict[str, Any] = {
     ],
 )
 def test_schemas_with_mistakes(found: Any, path: tuple[str, ...], message: str) -> None:
-    (problem,) = schema.problems(found)
+    (problem,) = guided_schema.problems(found)
     assert problem[0] == path
     assert message in problem[1]
 
 
 @pytest.mark.parametrize("found", [CITY, {"type": "string"}, {"enum": ["a", 1]}, {"const": 3}])
 def test_schemas_without(found: dict[str, Any]) -> None:
-    assert schema.problems(found) == []
-    assert json.loads(schema.text(found)) == found
+    assert guided_schema.problems(found) == []
+    assert json.loads(guided_schema.text(found)) == found
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,13 @@ def test_schemas_without(found: dict[str, Any]) -> None:
     ],
 )
 def test_answers(answer: Any, problem: str | None) -> None:
-    found = schema.unmet(json.dumps(answer), schema.text(CITY))
+    found = guided_schema.unmet(json.dumps(answer), guided_schema.text(CITY))
     assert found == problem or (problem and found and problem in found)
 
 
 @pytest.mark.parametrize("text", ["", "Paris", '{"city": ', "[" * 100_000])
 def test_what_is_no_json(text: str) -> None:
-    assert schema.unmet(text, schema.text(CITY)) == "it is no JSON"
+    assert guided_schema.unmet(text, guided_schema.text(CITY)) == "it is no JSON"
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_what_is_no_json(text: str) -> None:
     ],
 )
 def test_each_keyword(wanted: dict[str, Any], right: str, wrong: str) -> None:
-    assert schema.unmet(right, schema.text(wanted)) is None
-    assert schema.unmet(wrong, schema.text(wanted)) is not None
+    assert guided_schema.unmet(right, guided_schema.text(wanted)) is None
+    assert guided_schema.unmet(wrong, guided_schema.text(wanted)) is not None
 
 
 @given(
@@ -106,5 +106,5 @@ def test_each_keyword(wanted: dict[str, Any], right: str, wrong: str) -> None:
     )
 )
 def test_any_answer_is_judged(answer: Any) -> None:
-    wrong = schema.unmet(json.dumps(answer), schema.text(CITY))
+    wrong = guided_schema.unmet(json.dumps(answer), guided_schema.text(CITY))
     assert wrong or (isinstance(answer, dict) and answer["city"] in ("Paris", "Rome"))

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from builder.errors import UsageError
+from builder.model.recipes import Cell
 from builder.recipe.matrix import cell_id
-from builder.recipe.model import Cell
 from builder.recipe.select import select
 
 CELLS = tuple(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.recipe import patterns
+from builder.model import patterns
 from builder.recipe.load import load
 from builder.recipe.matrix import expand, platform_of, specify
 

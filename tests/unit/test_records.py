@@ -13,10 +13,10 @@ from factories import DIGEST, make_lock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import records
-from builder.image.model import Image
-from builder.registry.model import Descriptor
-from builder.resolve.model import Lock
+from builder.host import records
+from builder.model.descriptors import Descriptor
+from builder.model.images import Image
+from builder.model.locks import Lock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

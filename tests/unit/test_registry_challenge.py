@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.registry.auth import Challenge, parse_challenges
+from builder.remote.registry.auth import Challenge, parse_challenges
 
 
 @pytest.mark.parametrize(

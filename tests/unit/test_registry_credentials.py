@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from builder.errors import RegistryError
-from builder.registry import credentials
-from builder.registry.credentials import Credentials, find
+from builder.remote.registry import credentials
+from builder.remote.registry.credentials import Credentials, find
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from requests import exceptions
 
 from builder import __version__
-from builder.config import Config
 from builder.errors import NetworkError
-from builder.http import Retry, is_loopback, is_transient, network_error, reason, scrub, session
+from builder.host.config import Config
+from builder.remote.http import Retry, is_loopback, is_transient, network_error, reason, scrub, session
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import RecipeError
-from builder.registry.reference import Reference, api_base
+from builder.remote.registry.reference import Reference, api_base
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 

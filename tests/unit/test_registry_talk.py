@@ -11,13 +11,13 @@ import pytest
 import requests
 from requests.adapters import BaseAdapter
 
-from builder.config import Config
 from builder.errors import IntegrityError, RegistryError
-from builder.http import Retry, session
-from builder.registry.blobs import BytesBlob
-from builder.registry.client import RegistryClient
-from builder.registry.credentials import Credentials
-from builder.registry.failures import ImageMissingError, RegistryUnreachableError
+from builder.host.config import Config
+from builder.remote.http import Retry, session
+from builder.remote.registry.blobs import BytesBlob
+from builder.remote.registry.credentials import Credentials
+from builder.remote.registry.errors import ImageMissingError, RegistryUnreachableError
+from builder.remote.registry.registry_client import RegistryClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,6 @@ import requests
 
 from builder.errors import IntegrityError, NetworkError
 from builder.host.concurrency import CancelToken, Progress, StoppedError, map_with_progress
-from builder.http import Retry
 from builder.remote import download as remote_download
 from builder.remote.download import (
     Expected,
@@ -24,6 +23,7 @@ from builder.remote.download import (
     local_path,
     receive,
 )
+from builder.remote.http import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable

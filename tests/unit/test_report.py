@@ -10,18 +10,18 @@ import pytest
 from factories import DIGEST, make_jetson, make_job, make_lock
 from result_factory import IMAGE, VERDICT, everything, publication, result
 
-from builder import records
 from builder.cli.error_output import alike, show_failures
 from builder.cli.views.run_view import finished_cell, summary
-from builder.console import Console
 from builder.errors import NoWheelsError, SmokeError
+from builder.host import records
+from builder.host.console import Console
 from builder.host.units import duration
-from builder.publish.model import Publication, TagWithheld
-from builder.resolve.model import Locked
-from builder.smoke.model import Missing, Modules
+from builder.model.locks import Locked
+from builder.model.publications import Publication, TagWithheld
+from builder.model.verdicts import Missing, Modules
 
 if TYPE_CHECKING:
-    from builder.session import Session
+    from builder.host.session import Session
 
 
 def test_withheld_tags_are_told_with_their_reason(session: Session) -> None:

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from result_factory import everything, result
 
-from builder import records
-from builder.ci.model import CiPlan, Entry, Skipped
 from builder.cli.verbs.summary import Outcome, counted, markdown, plain, read_outcomes
 from builder.cli.views.run_view import finished_cell
 from builder.errors import BuildError, UsageError
+from builder.host import records
+from builder.project.ci.ci_plan import CiPlan, Entry, Skipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from builder.session import Session
+    from builder.host.session import Session
 
     CommandLine = Callable[..., tuple[int, str, str]]
 

@@ -17,24 +17,24 @@ import pytest
 from factories import make_lock, make_locked_wheel
 from report_parts import Made, digest, write_recipe
 
-from builder import records
-from builder.audit.model import Finding
+from builder.host import records
+from builder.model.audits import Finding
+from builder.model.verdicts import Agreement, Gpu, Missing, Modules
 from builder.pipeline.history import Failure
+from builder.project.page.cell_view import cell_view
+from builder.project.page.grid import grid_of
+from builder.project.page.page_data import gather
+from builder.project.page.page_html import SIGNS, clean, render, time_of
+from builder.project.page.page_model import CellView
+from builder.project.page.page_parts import charts_of
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
-from builder.report.page.cells import cell_view
-from builder.report.page.gather import gather
-from builder.report.page.grid import grid_of
-from builder.report.page.model import CellView
-from builder.report.page.parts import charts_of
-from builder.report.page.render import SIGNS, clean, render, time_of
-from builder.smoke.model import Agreement, Gpu, Missing, Modules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from builder.session import Session
-    from builder.workspace import Workspace
+    from builder.host.paths import Workspace
+    from builder.host.session import Session
 
 STYLE = Path(__file__).parents[2] / "builder" / "report" / "templates" / "page.css"
 CELL = "v0_15_1-debian12"

@@ -8,14 +8,14 @@ import pytest
 from factories import make_job, make_spec
 
 from builder.errors import NoWheelsError, RecipeError
-from builder.index.ties import Ties
-from builder.resolve import advised
-from builder.resolve.advised import Solution, solve_with_advisories
-from builder.resolve.solve import Question
+from builder.lock import advisory_solve
+from builder.lock.advisory_solve import Solution, solve_with_advisories
+from builder.lock.solve import Question
+from builder.remote.index.index_pins import Ties
 
 if TYPE_CHECKING:
-    from builder.resolve.model import Job
-    from builder.session import Session
+    from builder.host.session import Session
+    from builder.model.locks import Job
 
 DIGEST = "a" * 64
 
@@ -51,7 +51,7 @@ def solver(monkeypatch: pytest.MonkeyPatch) -> Any:
     def use(*rows: tuple[tuple[str, ...], dict[str, str]]) -> Solver:
         made = Solver(*rows)
         head = 'lock-version = "1.0"\ncreated-by = "uv"\n'
-        monkeypatch.setattr(advised, "solve", lambda *a, **k: head + made(*a, **k))
+        monkeypatch.setattr(advisory_solve, "solve", lambda *a, **k: head + made(*a, **k))
         return made
 
     return use

@@ -8,20 +8,20 @@ import pytest
 from factories import locked, make_jetson, make_job, make_locked_wheel, make_platform, make_spec, make_wheel
 from tiny_index import TinyIndex, tiny_index
 
-from builder.config import Config
 from builder.errors import IntegrityError, NetworkError, NoWheelsError
-from builder.http import Retry
-from builder.index.client import IndexClient
-from builder.index.ties import Ties
-from builder.resolve.builds import check_torch
+from builder.host.config import Config
+from builder.lock.torch_build import check_torch
+from builder.remote.http import Retry
+from builder.remote.index.index_client import IndexClient
+from builder.remote.index.index_pins import Ties
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.jetson.model import Platform
-    from builder.resolve.model import LockedWheel
-    from builder.session import Session
+    from builder.host.session import Session
+    from builder.model.locks import LockedWheel
+    from builder.model.platforms import Platform
 
 LIBRARY = {"torch/lib/libtorch_cuda.so": "x" * 1000}
 VERSION = "__version__ = '2.8.0'\ndebug = False\ncuda: Optional[str] = '{}'\nhip: Optional[str] = None\n"

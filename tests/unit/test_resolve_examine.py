@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from tiny_index import Answer, TinyIndex, tiny_index
 
-from builder.config import Config
+from builder.host.config import Config
 from builder.host.index_rows import IndexRow
-from builder.http import Retry
-from builder.index.client import IndexClient
-from builder.resolve.examine import Examined, Examiner, default_address, fault_behind, written_in
-from builder.resolve.sources import ties_of
-from builder.session import Session
+from builder.host.session import Session
+from builder.lock.index_sources import ties_of
+from builder.lock.inspect_index import Examined, Examiner, default_address, fault_behind, written_in
+from builder.remote.http import Retry
+from builder.remote.index.index_client import IndexClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,23 +9,23 @@ import pytest
 from factories import locked, make_jetson, make_job, make_lock, make_locked_wheel, make_platform, make_spec, make_wheel
 from tiny_index import TinyIndex, tiny_index
 
-from builder.config import Config
-from builder.http import Retry
-from builder.index import archive
-from builder.index.client import IndexClient
-from builder.index.ties import Ties
-from builder.resolve import changes as module
-from builder.resolve.changes import changes_of
-from builder.resolve.graph import asks_of, metadata_of, requirements
-from builder.resolve.model import LockChange, LockedAdvisory
+from builder.host.config import Config
+from builder.lock import changes as module
+from builder.lock.changes import changes_of
+from builder.lock.graph import asks_of, metadata_of, requirements
+from builder.model.locks import LockChange, LockedAdvisory
+from builder.remote.http import Retry
+from builder.remote.index import remote_wheel
+from builder.remote.index.index_client import IndexClient
+from builder.remote.index.index_pins import Ties
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.resolve.model import Lock
-    from builder.session import Session
-    from builder.workspace import Workspace
+    from builder.host.paths import Workspace
+    from builder.host.session import Session
+    from builder.model.locks import Lock
 
 Metadata = "dict[str, tuple[str, bytes]]"
 
@@ -234,7 +234,7 @@ def test_changes_without_a_reason_are_said_all_the_same() -> None:
 def test_a_server_that_stays_silent_costs_the_reason_only(
     session: Session, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive, "Retry", lambda **_: Retry(tries=1))
+    monkeypatch.setattr(remote_wheel, "Retry", lambda **_: Retry(tries=1))
     before = make_lock(make_locked_wheel("a", "1.0", url="http://127.0.0.1:9/a-1.0-py3-none-any.whl"))
     after = make_lock(make_locked_wheel("a", "2.0", url="http://127.0.0.1:9/a-2.0-py3-none-any.whl"))
     job = make_job(spec=make_spec(requires=("a",)), platform=make_platform())

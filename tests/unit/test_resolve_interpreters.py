@@ -12,11 +12,11 @@ from factories import make_lock, make_platform
 
 from builder.jetson.platform import platform_for
 from builder.jetson.pythons import standalone
-from builder.resolve.interpreters import compiler_of, interpreter_of
+from builder.lock.interpreter_pins import compiler_of, interpreter_of
 
 if TYPE_CHECKING:
-    from builder.recipe.model import Architecture
-    from builder.session import Session
+    from builder.host.session import Session
+    from builder.model.recipes import Architecture
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 

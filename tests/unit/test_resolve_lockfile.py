@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from packaging.pylock import Pylock
 
 from builder.errors import LockError
-from builder.resolve import lockfile
-from builder.resolve.model import Lock, LockedBase, LockedInterpreter
+from builder.lock import lockfile
+from builder.model.locks import Lock, LockedBase, LockedInterpreter
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -13,17 +13,17 @@ import tomli_w
 from factories import DIGEST, make_job, make_spec, make_wheel
 from tiny_index import Answer, TinyIndex, tiny_index
 
-from builder.config import Config
 from builder.errors import IntegrityError, LockError, NetworkError, NoWheelsError
+from builder.host.config import Config
 from builder.host.index_rows import IndexRow
-from builder.index.client import client_of
+from builder.host.session import Session
+from builder.lock import advisory_solve, lockfile, resolve, unresolved
+from builder.lock.lock_check import CellCheck, check_lock
+from builder.lock.stage import current_lock, lock_cell
 from builder.pipeline.order import RunOptions
-from builder.registry.lookup import ResolvedBase
-from builder.resolve import advised, lockfile, making, unresolved
-from builder.resolve.checking import CellCheck, check_lock
-from builder.resolve.jobs import job_of
-from builder.resolve.stage import current_lock, lock_cell
-from builder.session import Session
+from builder.recipe.job import job_of
+from builder.remote.index.index_client import client_of
+from builder.remote.registry.base_lookup import ResolvedBase
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.resolve.model import Job, Lock, Locked
+    from builder.model.locks import Job, Lock, Locked
 
 pytestmark = pytest.mark.usefixtures("quick_uv")
 
@@ -42,8 +42,8 @@ pytestmark = pytest.mark.usefixtures("quick_uv")
 @pytest.fixture
 def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyIndex]:
     """The index that uv asks by default."""
-    monkeypatch.setattr(making, "resolve_digest", lambda name, *_: ResolvedBase(asked=name, used=name, digest=DIGEST))
-    monkeypatch.setattr(making, "compiler_of", lambda *_: "3.11.7")
+    monkeypatch.setattr(resolve, "resolve_digest", lambda name, *_: ResolvedBase(asked=name, used=name, digest=DIGEST))
+    monkeypatch.setattr(resolve, "compiler_of", lambda *_: "3.11.7")
     (tmp_path / "uv.toml").write_text("")
     monkeypatch.setenv("UV_CONFIG_FILE", str(tmp_path / "uv.toml"))
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
@@ -399,7 +399,7 @@ def test_a_lock_is_there_before_its_reasons_are(tied: Session, monkeypatch: pyte
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(making, "changes_of", interrupted)
+    monkeypatch.setattr(resolve, "changes_of", interrupted)
     with pytest.raises(KeyboardInterrupt):
         lock(cell(), tied)
     assert current_lock(cell(), tied)
@@ -407,9 +407,9 @@ def test_a_lock_is_there_before_its_reasons_are(tied: Session, monkeypatch: pyte
 
 def test_what_an_advisory_led_to_is_forgotten_after_a_day(session: Session) -> None:
     memory = session.workspace.advised("x")
-    advised.records.write(memory, "", {"vllm-0.9-aimv2": ("transformers<4.54",)})
-    assert [each.id for each in advised._recalled(memory)] == ["vllm-0.9-aimv2"]
+    advisory_solve.records.write(memory, "", {"vllm-0.9-aimv2": ("transformers<4.54",)})
+    assert [each.id for each in advisory_solve._recalled(memory)] == ["vllm-0.9-aimv2"]
     yesterday = memory.stat().st_mtime - 86_500
     os.utime(memory, (yesterday, yesterday))
-    assert advised._recalled(memory) == {}
-    assert advised._recalled(session.workspace.advised("absent")) == {}
+    assert advisory_solve._recalled(memory) == {}
+    assert advisory_solve._recalled(session.workspace.advised("absent")) == {}

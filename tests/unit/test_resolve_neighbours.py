@@ -14,22 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from builder import process
-from builder.config import Config
-from builder.console import Console
 from builder.errors import NetworkError, NoWheelsError
-from builder.index.client import IndexClient
+from builder.host import process
+from builder.host.config import Config
+from builder.host.console import Console
+from builder.lock import alternatives as module
+from builder.lock.advisory_solve import Solution
+from builder.lock.alternatives import Neighbour, nearest_versions, neighbours
+from builder.lock.inspect_index import Examined, Unfit
+from builder.model.recipes import Axis, Exclusion, Matrix, Recipe
+from builder.recipe.job import job_of
 from builder.recipe.matrix import expand
-from builder.recipe.model import Axis, Exclusion, Matrix, Recipe
-from builder.resolve import neighbours as module
-from builder.resolve.advised import Solution
-from builder.resolve.examine import Examined, Unfit
-from builder.resolve.jobs import job_of
-from builder.resolve.neighbours import Neighbour, nearest_versions, neighbours
+from builder.remote.index.index_client import IndexClient
 
 if TYPE_CHECKING:
-    from builder.resolve.model import Job
-    from builder.session import Session
+    from builder.host.session import Session
+    from builder.model.locks import Job
 
 EXPLAINED = (
     "error: No solution found when resolving dependencies\n  cause: Because vllm==0.9.3 was not found in the package\n"

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 import pytest
 from factories import locked, make_locked_wheel, make_wheel
 
-from builder import http
 from builder.errors import NetworkError
-from builder.resolve.sizes import measured
+from builder.lock.wheel_sizes import measured
+from builder.remote import http
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.resolve.model import LockedWheel
-    from builder.session import Session
+    from builder.host.session import Session
+    from builder.model.locks import LockedWheel
 
 SIZE = 300_000_000
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from factories import make_jetson, make_lock, make_platform, make_spec, make_wheel
 
-from builder.config import Config
 from builder.errors import JbuildError, LockError, NetworkError, ProgramFailedError, ProgramTimeoutError
-from builder.resolve import lockfile, solve
-from builder.resolve.solve import Question
-from builder.workspace import Workspace
+from builder.host.config import Config
+from builder.host.paths import Workspace
+from builder.lock import lockfile, solve
+from builder.lock.solve import Question
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,8 +22,8 @@ else:
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.jetson.model import Platform
-    from builder.recipe.model import Spec
+    from builder.model.platforms import Platform
+    from builder.model.recipes import Spec
 
 CONFLICT = """error: No solution found when resolving dependencies
   cause: Because there is no version of certificate-timed-out==99.1 and you require certificate-timed-out==99.1, we can

@@ -9,22 +9,22 @@ from factories import make_jetson, make_job, make_platform, make_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import config
-from builder.config import Config, IndexMirror
 from builder.errors import DocumentError, RecipeError
+from builder.host import config
+from builder.host.config import Config, IndexMirror
 from builder.host.index_rows import IndexRow
-from builder.index.model import Address
-from builder.index.places import addresses
+from builder.jetson.distributions import platforms
 from builder.jetson.indexes import families, indexes, with_own
 from builder.jetson.platform import platform_for
-from builder.jetson.tables import platforms
-from builder.resolve.sources import ties_of
+from builder.lock.index_sources import ties_of
+from builder.remote.index.listing import Address
+from builder.remote.index.mirrors import addresses
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.index.ties import Ties
-    from builder.jetson.model import Platform
+    from builder.model.platforms import Platform
+    from builder.remote.index.index_pins import Ties
 
 CU126 = "jetson-ai-lab-jp6-cu126"
 

@@ -10,10 +10,10 @@ from packaging.markers import Marker
 from packaging.tags import Tag, compatible_tags, cpython_tags, create_compatible_tags_selector
 from packaging.utils import parse_wheel_filename
 
-from builder.jetson.tables import distributions
-from builder.process import run
-from builder.resolve.solve import uv
-from builder.resolve.target import machine, markers, tags, uv_flags
+from builder.host.process import run
+from builder.jetson.distributions import distributions
+from builder.lock.solve import uv
+from builder.lock.uv_target import machine, markers, tags, uv_flags
 
 DEBIAN = make_platform()
 JETSON = make_jetson()

@@ -9,20 +9,20 @@ import pytest
 from factories import make_job, make_spec, make_wheel
 from tiny_index import Answer, TinyIndex, tiny_index
 
-from builder.config import Config, IndexMirror
 from builder.errors import IntegrityError, LockError, NetworkError, NoWheelsError
+from builder.host.config import Config, IndexMirror
 from builder.host.index_rows import IndexRow
-from builder.http import Retry
-from builder.index import front
-from builder.index.client import IndexClient, failing_since
-from builder.resolve.making import solve_only
-from builder.session import Session
+from builder.host.session import Session
+from builder.lock.resolve import solve_only
+from builder.remote.http import Retry
+from builder.remote.index import index_proxy
+from builder.remote.index.index_client import IndexClient, failing_since
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.resolve.model import LockedWheel
+    from builder.model.locks import LockedWheel
 
 pytestmark = pytest.mark.usefixtures("quick_uv")
 
@@ -132,7 +132,7 @@ def test_a_proxy_of_the_user_stays_in_force_but_for_the_front(
 
 
 def test_hosts_without_a_proxy_stay_so(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    from builder.resolve.solve import uv_environment  # noqa: PLC0415
+    from builder.lock.solve import uv_environment  # noqa: PLC0415
 
     def without(**variables: str) -> set[str]:
         for name in ("NO_PROXY", "no_proxy"):
@@ -233,7 +233,7 @@ def test_an_index_slower_than_uv_waits_is_waited_for(
 ) -> None:
     import time  # noqa: PLC0415
 
-    monkeypatch.setattr(front, "_QUIET_S", 0.3)
+    monkeypatch.setattr(index_proxy, "_QUIET_S", 0.3)
     monkeypatch.setenv("UV_HTTP_TIMEOUT", "1")
     path = "/files/jetty-2.0-cp311-cp311-linux_aarch64.whl"
     jet.faults[path] = [Answer(status=307, headers=(("Location", path),), after=lambda: time.sleep(1.4))]

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from packaging.tags import Tag
 
 from builder.host.index_rows import DEFAULT
-from builder.index.model import Index, IndexFile
-from builder.resolve.target import tags
-from builder.resolve.unfit import judge
+from builder.lock.compatibility import judge
+from builder.lock.uv_target import tags
+from builder.remote.index.listing import Index, IndexFile
 
 if TYPE_CHECKING:
-    from builder.jetson.model import Platform
+    from builder.model.platforms import Platform
 
 JET = Index(name="jet", addresses=(), foreign_files=("/root/pypi/",))
 PUBLIC = Index(name=DEFAULT, addresses=())

@@ -9,23 +9,23 @@ from factories import DIGEST, make_job, make_spec, make_wheel
 from tiny_index import Answer, TinyIndex, tiny_index
 
 from builder.cli.views.why_view import ExplainedCell, UnexplainedCell, text
-from builder.config import Config
 from builder.errors import NetworkError, NoWheelsError
+from builder.host.config import Config
 from builder.host.index_rows import IndexRow
-from builder.index.client import client_of
-from builder.registry.lookup import ResolvedBase
-from builder.resolve import making, neighbours
-from builder.resolve import why as module
-from builder.resolve.jobs import job_of
-from builder.resolve.stage import lock_cell
-from builder.resolve.why import Why, why
-from builder.session import Session
+from builder.host.session import Session
+from builder.lock import alternatives, resolve
+from builder.lock import explanation as module
+from builder.lock.explanation import Why, why
+from builder.lock.stage import lock_cell
+from builder.recipe.job import job_of
+from builder.remote.index.index_client import client_of
+from builder.remote.registry.base_lookup import ResolvedBase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.resolve.model import Job
+    from builder.model.locks import Job
 
 pytestmark = pytest.mark.usefixtures("quick_uv")
 
@@ -33,10 +33,10 @@ pytestmark = pytest.mark.usefixtures("quick_uv")
 @pytest.fixture
 def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyIndex]:
     """The index that uv asks by default."""
-    monkeypatch.setattr(making, "resolve_digest", lambda name, *_: ResolvedBase(asked=name, used=name, digest=DIGEST))
-    monkeypatch.setattr(making, "compiler_of", lambda *_: "3.11.7")
+    monkeypatch.setattr(resolve, "resolve_digest", lambda name, *_: ResolvedBase(asked=name, used=name, digest=DIGEST))
+    monkeypatch.setattr(resolve, "compiler_of", lambda *_: "3.11.7")
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
-    monkeypatch.setattr(neighbours, "_CELLS", 1)
+    monkeypatch.setattr(alternatives, "_CELLS", 1)
     (tmp_path / "uv.toml").write_text("")
     monkeypatch.setenv("UV_CONFIG_FILE", str(tmp_path / "uv.toml"))
     with tiny_index() as index:

@@ -19,7 +19,7 @@ import pytest
 from builder.image.runtime import scripts, server_json
 from builder.image.runtime.entrypoint import command, server_command
 from builder.image.runtime.settings import Settings, SettingsError
-from builder.recipe.model import Model, Server, Spec
+from builder.model.recipes import Model, Server, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,7 +22,7 @@ from builder.image.runtime.settings import (
     running_arguments,
     settle,
 )
-from builder.recipe.model import Model, Server, Spec
+from builder.model.recipes import Model, Server, Spec
 
 TINY = Model(name="tiny", source="./tiny")
 OTHER = Model(name="other", source="./other")

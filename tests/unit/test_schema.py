@@ -16,11 +16,11 @@ from json_results import check
 from jsonschema import Draft202012Validator
 from recipe_factory import recipe_data
 
-from builder import records
 from builder.cli.main import cli, verbs
 from builder.cli.results import RESULTS, result_schema
+from builder.host import records
 from builder.host.dataclass_schema import schema_of
-from builder.resolve import lockfile
+from builder.lock import lockfile
 
 if TYPE_CHECKING:
     from collections.abc import Callable

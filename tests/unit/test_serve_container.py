@@ -10,12 +10,12 @@ from docker.errors import APIError, ImageNotFound
 from engine_factory import SERVICE, Fake, make_engine
 from factories import make_jetson, make_job
 
-from builder.console import Console
+from builder.device.serve import service_container as containers
+from builder.device.serve.service import service_of, service_of_image
+from builder.device.serve.service_records import Published
 from builder.errors import EngineError, SmokeError, UsageError
+from builder.host.console import Console
 from builder.host.engine.container import RunningContainer
-from builder.serve import container as containers
-from builder.serve.model import Published
-from builder.serve.service import service_of, service_of_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,27 +9,27 @@ import pytest
 from engine_factory import make_engine
 from factories import DIGEST, make_jetson, make_job, make_spec
 
-from builder import records
-from builder.config import Config
-from builder.console import Console
+from builder.device.serve import image_selection, local
+from builder.device.serve.image_choice import Candidate
+from builder.device.serve.image_selection import Chosen, choose, image_of
+from builder.device.serve.local import service_here
+from builder.device.serve.memory_limits import Memory
 from builder.errors import UsageError
-from builder.image.model import Image
+from builder.host import records
+from builder.host.config import Config
+from builder.host.console import Console
+from builder.host.session import Session
 from builder.jetson.boards import board
-from builder.publish.model import Publication, RegistryPublication
-from builder.recipe.model import PublishSpec, SmokeSpec
-from builder.registry.model import Descriptor
-from builder.serve import here, images
-from builder.serve.here import service_here
-from builder.serve.images import Chosen, choose, image_of
-from builder.serve.memory import Memory
-from builder.serve.pick import Candidate
-from builder.session import Session
-from builder.smoke.model import Verdict
+from builder.model.descriptors import Descriptor
+from builder.model.images import Image
+from builder.model.publications import Publication, RegistryPublication
+from builder.model.recipes import PublishSpec, SmokeSpec
+from builder.model.verdicts import Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.workspace import Workspace
+    from builder.host.paths import Workspace
 
 OTHER = DIGEST.replace("0", "f")
 JOB = make_job()
@@ -74,7 +74,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         asked.append(targets)
         return f"there/vllm@{OTHER}", OTHER
 
-    monkeypatch.setattr(images, "published_image", answer)
+    monkeypatch.setattr(image_selection, "published_image", answer)
     return asked
 
 
@@ -122,7 +122,7 @@ def test_the_recipes_registries_go_before_the_configured_ones(
 
 
 def test_an_image_that_is_nowhere(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "published_image", lambda *_: None)
+    monkeypatch.setattr(image_selection, "published_image", lambda *_: None)
     with pytest.raises(UsageError, match=r"none was made here, and none is in r\.example/edge") as caught:
         image_of(JOB, session)
     assert "jbuild recipe demo --cell one" in str(caught.value.hint)
@@ -143,12 +143,14 @@ def choose_of(session: Session, *cells: str) -> tuple[str, Chosen]:
 
 
 def test_of_several_cells_the_best_one(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "pick", lambda *_: (candidate("two"), candidate("one", "no")))
+    monkeypatch.setattr(image_selection, "pick", lambda *_: (candidate("two"), candidate("one", "no")))
     assert choose_of(session, "one", "two") == ("two", CHOSEN)
 
 
 def test_of_several_cells_none(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "pick", lambda *_: (candidate("one", "too old", "x"), candidate("two", "too new")))
+    monkeypatch.setattr(
+        image_selection, "pick", lambda *_: (candidate("one", "too old", "x"), candidate("two", "too new"))
+    )
     with pytest.raises(UsageError, match="no image for orin-nx-16: one: too old; two: too new") as caught:
         choose_of(session, "one", "two")
     assert "jbuild pick demo" in str(caught.value.hint)
@@ -157,8 +159,8 @@ def test_of_several_cells_none(session: Session, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
-    monkeypatch.setattr("builder.serve.service.this_device", lambda: None)
-    monkeypatch.setattr(here, "memory_of", lambda *_: Memory(fit=None, unknown="x"))
+    monkeypatch.setattr("builder.device.serve.service.this_device", lambda: None)
+    monkeypatch.setattr(local, "memory_of", lambda *_: Memory(fit=None, unknown="x"))
 
 
 def test_a_key_of_the_environment_goes_along(
@@ -181,7 +183,7 @@ def test_a_boards_memory_sets_what_vllm_may_take(
     session: Session, monkeypatch: pytest.MonkeyPatch, nothing_known: None
 ) -> None:
     settings = (("JBUILD_GPU_MEMORY_UTILIZATION", "0.47"),)
-    monkeypatch.setattr(here, "memory_of", lambda *_: Memory(fit=None, unknown="x", environment=settings))
+    monkeypatch.setattr(local, "memory_of", lambda *_: Memory(fit=None, unknown="x", environment=settings))
     job = make_job(platform=make_jetson())
     service = service_here(job, CHOSEN, session, make_engine(), board="orin-nano-8")
     assert service.environment == settings

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from factories import make_jetson, make_job
 
-from builder.config import Config
-from builder.console import Console
+from builder.device.serve import image_choice as picking
+from builder.device.serve.image_choice import Host, host_of, pick
+from builder.device.serve.memory_limits import Memory
 from builder.errors import UsageError
+from builder.host.config import Config
+from builder.host.console import Console
+from builder.host.paths import Workspace
+from builder.host.session import Session
 from builder.jetson.boards import board
 from builder.jetson.device import Device
-from builder.publish.overview import TagState
-from builder.serve import pick as picking
-from builder.serve.memory import Memory
-from builder.serve.pick import Host, host_of, pick
-from builder.session import Session
-from builder.workspace import Workspace
+from builder.publish.tag_status import TagState
 
 if TYPE_CHECKING:
-    from builder.resolve.model import Job
+    from builder.model.locks import Job
 
 SESSION = Session(
     workspace=Workspace(project=Path("/nowhere"), cache=Path("/nowhere")), config=Config(), console=Console(quiet=True)

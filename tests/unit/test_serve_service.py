@@ -9,14 +9,9 @@ import pytest
 import yaml
 from factories import make_jetson, make_job, make_spec
 
-from builder.errors import RecipeError, UsageError
-from builder.jetson.boards import board, boards
-from builder.recipe.model import Server, SmokeSpec
-from builder.serve.compose import Heading, compose_file, document
-from builder.serve.container import arguments_of
-from builder.serve.memory import limit
-from builder.serve.model import Published
-from builder.serve.service import (
+from builder.device.serve.compose_file import Heading, compose_file, document
+from builder.device.serve.memory_limits import limit
+from builder.device.serve.service import (
     chosen_board,
     curl_hint,
     is_open,
@@ -26,11 +21,16 @@ from builder.serve.service import (
     service_name,
     service_of,
 )
+from builder.device.serve.service_container import arguments_of
+from builder.device.serve.service_records import Published
+from builder.errors import RecipeError, UsageError
+from builder.jetson.boards import board, boards
+from builder.model.recipes import Server, SmokeSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.serve.model import Service
+    from builder.device.serve.service_records import Service
 
 IMAGE = "registry.example.com/vllm@sha256:" + "a" * 64
 HEADING = Heading(of="demo/one", file="compose.yaml", ask="curl x")
@@ -172,7 +172,7 @@ def test_names_that_an_engine_and_compose_allow() -> None:
 
 def test_the_board_is_the_one_named_else_this_one_else_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job(platform=make_jetson())
-    monkeypatch.setattr("builder.serve.service.this_device", lambda: None)
+    monkeypatch.setattr("builder.device.serve.service.this_device", lambda: None)
     assert chosen_board(job, None) is None
     assert chosen_board(job, "orin-nano-8") == board("orin-nano-8")
     one = replace(job, recipe=replace(job.recipe, boards=("agx-orin-32",)))

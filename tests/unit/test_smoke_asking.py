@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from builder.recipe.model import Question
+from builder.model.recipes import Question
+from builder.model.verdicts import Answer, Token
 from builder.remote.openai import ServerError
-from builder.smoke.asking import WrongAnswerError, ask, together, unmet
-from builder.smoke.client import Reply
-from builder.smoke.model import Answer, Token
+from builder.smoke.ask import WrongAnswerError, ask, together, unmet
+from builder.smoke.openai_client import Reply
 
 ANSWER = Answer(question="q", text="It is Paris.", seconds=2.0, tokens=4, first_token_s=0.5, tokens_per_s=2.0)
 TOKENS = tuple(Token(text=text, logprob=-0.1) for text in ("It", " is", " Paris", "."))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from builder.recipe.model import Message, Question
+from builder.model.recipes import Message, Question
 from builder.remote.openai import ServedModel, ServerError
-from builder.smoke.client import ServerUnderTest
+from builder.smoke.openai_client import ServerUnderTest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

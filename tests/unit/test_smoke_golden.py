@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import DocumentError
-from builder.recipe.model import Message, Question
+from builder.model.recipes import Message, Question
+from builder.model.verdicts import Agreement, Token
 from builder.smoke import golden
 from builder.smoke.golden import Golden, compare
-from builder.smoke.model import Agreement, Token
 
 if TYPE_CHECKING:
     from pathlib import Path

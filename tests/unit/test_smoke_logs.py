@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from builder.smoke.logs import Read, errors, read
+from builder.smoke.log_errors import Read, errors, read
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,21 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from builder import records
-from builder.engine import Engine
 from builder.errors import EngineError, RecipeError, SmokeError
+from builder.host import records
 from builder.host.engine.container import ContainerState
 from builder.host.engine.container_log import used_memory
-from builder.image.layout import damaged, parts
-from builder.image.model import Image
-from builder.recipe.model import Model, Question, Server, SmokeSpec, Spec
-from builder.registry.model import Descriptor
+from builder.host.engine.docker import Engine
+from builder.image.oci.layout import damaged, parts
+from builder.model.descriptors import Descriptor
+from builder.model.images import Image
+from builder.model.recipes import Model, Question, Server, SmokeSpec, Spec
+from builder.model.verdicts import Answer, SmokeFailedError, Verdict
+from builder.smoke import engine_archive as oci
 from builder.smoke import launch as launching
-from builder.smoke import layout as oci
-from builder.smoke.failure import StepFailedError, ended, exit_meaning, faults
+from builder.smoke.errors import StepFailedError, ended, exit_meaning, faults
 from builder.smoke.launch import LevelFacts, facts, level
-from builder.smoke.model import Answer, SmokeFailedError, Verdict
-from builder.smoke.runner import check_questions
+from builder.smoke.smoke_run import check_questions
 
 ENGINE = Engine(
     docker_host=None,

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from builder.recipe.model import Bounds, Question, Server, SmokeSpec, Spec
+from builder.host.paths import Workspace
+from builder.model.recipes import Bounds, Question, Server, SmokeSpec, Spec
+from builder.model.verdicts import Answer, Token, Verdict
 from builder.smoke import past_verdicts
 from builder.smoke.golden import Golden
-from builder.smoke.model import Answer, Token, Verdict
-from builder.workspace import Workspace
 
 if TYPE_CHECKING:
-    from builder.smoke.model import Level
+    from builder.model.verdicts import Level
 
 ANSWER = Answer(question="q", text="a", seconds=2.0, tokens=8, first_token_s=1.0, tokens_per_s=10.0)
 DIGEST = "sha256:" + "a" * 64

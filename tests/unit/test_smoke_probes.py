@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from builder.recipe.model import Waiver
+from builder.model.recipes import Waiver
 from builder.smoke.probe import MARK, script
 from builder.smoke.probe.extensions import needed_driver
 from builder.smoke.probe.gpu import examine, runs_on
-from builder.smoke.probing import _may_fail
+from builder.smoke.probe_runs import _may_fail
 
 
 def a_module() -> Path:

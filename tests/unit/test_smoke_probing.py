@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from builder.console import Console
-from builder.recipe.model import Model, Question, SmokeSpec, Spec
-from builder.smoke import golden, probing
-from builder.smoke.failure import StepFailedError
-from builder.smoke.model import Missing, Modules, Token
+from builder.host.console import Console
+from builder.model.recipes import Model, Question, SmokeSpec, Spec
+from builder.model.verdicts import Missing, Modules, Token
+from builder.smoke import golden, probe_runs
+from builder.smoke.errors import StepFailedError
 from builder.smoke.steps import Reference, Run
 
 LOG = Path("smoke.log")
@@ -48,7 +48,7 @@ class Probes:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.report: dict[str, Any] = {}
         self.called: list[tuple[str, ...]] = []
-        monkeypatch.setattr(probing, "_probe", self)
+        monkeypatch.setattr(probe_runs, "_probe", self)
 
     def __call__(self, _: Run, __: object, ___: Path, name: str, *arguments: str) -> dict[str, Any]:
         self.called.append((name, *arguments))
@@ -63,7 +63,7 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> Probes:
 def test_the_model_answers_without_a_server(probes: Probes) -> None:
     probes.report = {"load_s": 12.34, "answers": [ANSWER]}
     running = run()
-    probing.forward(running, None, LOG)  # type: ignore[arg-type]
+    probe_runs.forward(running, None, LOG)  # type: ignore[arg-type]
     ((name, asked),) = probes.called
     assert name == "forward"
     assert json.loads(asked) == {
@@ -79,7 +79,7 @@ def test_its_wrong_answer_is_kept(probes: Probes) -> None:
     probes.report = {"load_s": 1.0, "answers": [{**ANSWER, "text": "It is Rome"}]}
     running = run()
     with pytest.raises(StepFailedError, match="wrong answer to 'Capital of France\\?'; expected: Paris") as caught:
-        probing.forward(running, None, LOG)  # type: ignore[arg-type]
+        probe_runs.forward(running, None, LOG)  # type: ignore[arg-type]
     assert (caught.value.step, caught.value.fault.id) == ("forward", "wrong-answer")
     assert [answer.text for answer in running.answers] == ["It is Rome"]
 
@@ -87,7 +87,7 @@ def test_its_wrong_answer_is_kept(probes: Probes) -> None:
 def test_without_a_server_nothing_is_guided(probes: Probes) -> None:
     probes.report = {"load_s": 1.0, "answers": [ANSWER]}
     running = run(SCHEMA)
-    probing.forward(running, None, LOG)  # type: ignore[arg-type]
+    probe_runs.forward(running, None, LOG)  # type: ignore[arg-type]
     assert len(running.answers) == 1
 
 
@@ -97,7 +97,7 @@ def test_it_is_compared_with_the_golden_answer(probes: Probes) -> None:
     known = golden.Golden(asked=golden.asked(PARIS), model="m", title="t", source="s", tokens=(token,))
     running = run(given=Reference(golden=(known,), model="m"))
     with pytest.raises(StepFailedError, match=r"log-probability -0\.20, recorded -2\.00"):
-        probing.forward(running, None, LOG)  # type: ignore[arg-type]
+        probe_runs.forward(running, None, LOG)  # type: ignore[arg-type]
 
 
 def test_an_answer_without_any_token(probes: Probes) -> None:
@@ -105,7 +105,7 @@ def test_an_answer_without_any_token(probes: Probes) -> None:
     probes.report = {"load_s": 1.0, "answers": [silent]}
     running = run()
     with pytest.raises(StepFailedError, match="got: ''"):
-        probing.forward(running, None, LOG)  # type: ignore[arg-type]
+        probe_runs.forward(running, None, LOG)  # type: ignore[arg-type]
     assert running.answers[0].tokens_per_s is None
 
 
@@ -115,7 +115,7 @@ def test_modules_that_need_the_driver_are_told_and_no_failure(
     needy = [{"file": f"vllm/_{letter}.abi3.so", "library": "libcuda.so.1"} for letter in "CM"]
     probes.report = {"loaded": 240, "driver": needy, "broken": []}
     running = run()
-    probing.check_modules(running, None, LOG)  # type: ignore[arg-type]
+    probe_runs.check_modules(running, None, LOG)  # type: ignore[arg-type]
     missing = tuple(Missing(file=f"vllm/_{letter}.abi3.so", lacks="libcuda.so.1") for letter in "CM")
     assert running.modules == Modules(loaded=240, need_driver=missing)
     assert "240 extension modules load; 2 need the GPU's driver (libcuda.so.1)" in capsys.readouterr().err
@@ -131,7 +131,7 @@ def test_modules_that_are_broken_are_a_failure(probes: Probes) -> None:
     with pytest.raises(
         StepFailedError, match=r"5 extension modules do not load, among them m0\.so: undefined"
     ) as caught:
-        probing.check_modules(running, None, LOG)  # type: ignore[arg-type]
+        probe_runs.check_modules(running, None, LOG)  # type: ignore[arg-type]
     assert "m3.so" not in caught.value.message
     assert running.modules is not None
     assert len(running.modules.broken) == 5
@@ -149,7 +149,7 @@ GPU = {
 def test_a_gpu_that_gives_the_cpus_numbers(probes: Probes) -> None:
     probes.report = GPU
     running = run(level="gpu")
-    probing.check_gpu(running, None, LOG)  # type: ignore[arg-type]
+    probe_runs.check_gpu(running, None, LOG)  # type: ignore[arg-type]
     assert probes.called == [("gpu", "--sms", "8.7,11.0")]
     assert running.gpu is not None
     assert (running.gpu.device, running.gpu.sm, running.gpu.errors) == ("Orin", "8.7", (("matmul float32", 2e-7),))
@@ -159,6 +159,6 @@ def test_a_gpu_that_does_not(probes: Probes) -> None:
     probes.report = {"checks": [], "problems": ["torch sees no GPU"]}
     running = run(level="gpu")
     with pytest.raises(StepFailedError, match="torch sees no GPU") as caught:
-        probing.check_gpu(running, None, LOG)  # type: ignore[arg-type]
+        probe_runs.check_gpu(running, None, LOG)  # type: ignore[arg-type]
     assert (caught.value.step, caught.value.fault.id) == ("gpu", "wrong-gpu")
     assert running.gpu is not None, "what was seen is in the verdict all the same"

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from factories import DIGEST, make_lock, make_run
 
-from builder import records
 from builder.errors import EngineError
-from builder.image.model import Image
+from builder.host import records
+from builder.model.descriptors import Descriptor
+from builder.model.images import Image
+from builder.model.recipes import SmokeSpec
+from builder.model.verdicts import SmokeFailedError, Verdict
 from builder.pipeline.runner import bring_up_to_date
 from builder.pipeline.stage import stage_of
-from builder.recipe.model import SmokeSpec
-from builder.registry.model import Descriptor
-from builder.smoke import cell
-from builder.smoke.model import SmokeFailedError, Verdict
+from builder.smoke import cell_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from builder.host.session import Session
     from builder.pipeline.cell import CellRun
-    from builder.session import Session
 
 BLOB = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=DIGEST, size=1)
 
@@ -66,10 +66,10 @@ class Engine:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Engine:
     found = Engine()
-    monkeypatch.setattr(cell, "find_engine", lambda _: found)
-    monkeypatch.setattr(cell, "loaded", found.loaded)
-    monkeypatch.setattr(cell, "smoke", found.smoke)
-    monkeypatch.setattr(cell, "_tidy", lambda _: None)
+    monkeypatch.setattr(cell_verdict, "find_engine", lambda _: found)
+    monkeypatch.setattr(cell_verdict, "loaded", found.loaded)
+    monkeypatch.setattr(cell_verdict, "smoke", found.smoke)
+    monkeypatch.setattr(cell_verdict, "_tidy", lambda _: None)
     return found
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from builder.console import Console
+from builder.host.console import Console
+from builder.model.recipes import Question, SmokeSpec, Spec
+from builder.model.verdicts import Answer, Token
 from builder.recipe.levels import levels, usual_start_s
-from builder.recipe.model import Question, SmokeSpec, Spec
 from builder.smoke import golden
-from builder.smoke.client import Reply
-from builder.smoke.failure import StepFailedError
-from builder.smoke.model import Answer, Token
+from builder.smoke.errors import StepFailedError
+from builder.smoke.openai_client import Reply
 from builder.smoke.steps import Reference, Run, _never_ready, _progress, accept, patience, wants_logprobs
 
 QUESTION = Question(ask="q", expect="a")

@@ -6,20 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import tomldoc
 from builder.errors import DocumentError, Problem
+from builder.host.toml import documents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from builder.tomldoc import Table
+    from builder.host.toml.documents import Table
 
 
 def mistakes(path: Path, text: str, parse: Callable[[Table], object]) -> list[tuple[int | None, str, str, str | None]]:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DocumentError) as caught:
-        tomldoc.collect(tomldoc.read(path), "mistakes", parse)
+        documents.collect(documents.read(path), "mistakes", parse)
     return [(p.line, p.key, p.message, p.hint) for p in caught.value.problems]
 
 
@@ -81,7 +81,7 @@ def test_what_is_not_toml(tmp_path: Path, content: bytes, line: int | None, mess
     path = tmp_path / "x.toml"
     path.write_bytes(content)
     with pytest.raises(DocumentError) as caught:
-        tomldoc.read(path)
+        documents.read(path)
     (problem,) = caught.value.problems
     assert problem.message.startswith(message)
     assert problem.line == line or line is None
@@ -90,7 +90,7 @@ def test_what_is_not_toml(tmp_path: Path, content: bytes, line: int | None, mess
 def test_absent_and_folder(tmp_path: Path) -> None:
     for path, message in ((tmp_path / "no.toml", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(DocumentError) as caught:
-            tomldoc.read(path)
+            documents.read(path)
         assert message in caught.value.problems[0].message
 
 
@@ -101,8 +101,8 @@ def test_all_mistakes_come_together_in_the_order_of_lines(tmp_path: Path) -> Non
 
 @given(st.text())
 def test_shown_is_one_printable_line(text: str) -> None:
-    assert tomldoc.shown(text).isprintable()
-    assert len(tomldoc.shown(text * 100)) <= 201
+    assert documents.shown(text).isprintable()
+    assert len(documents.shown(text * 100)) <= 201
 
 
 def test_place_of_a_problem(tmp_path: Path) -> None:
@@ -115,4 +115,4 @@ def test_deep_but_valid_documents_give_errors_not_tracebacks(tmp_path: Path) -> 
         path = tmp_path / "x.toml"
         path.write_text("a = " + "[" * depth + "]" * depth, encoding="utf-8")
         with pytest.raises(DocumentError):
-            tomldoc.collect(tomldoc.read(path), "mistakes", lambda table: table.string("b"))
+            documents.collect(documents.read(path), "mistakes", lambda table: table.string("b"))

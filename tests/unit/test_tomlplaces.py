@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.tomlplaces import Key, places
+from builder.host.toml.positions import Key, places
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from factories import locked, make_wheel
 
-from builder.wheels.aliases import aliases, write_aliases
-from builder.wheels.house import path_of
-from builder.wheels.tree import site_packages, unpack, unpacking
+from builder.image.wheels.metadata_aliases import aliases, write_aliases
+from builder.image.wheels.tree import site_packages, unpack, unpacking
+from builder.remote.wheelhouse import path_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.workspace import Workspace
+    from builder.host.paths import Workspace
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 

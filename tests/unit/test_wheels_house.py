@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 import pytest
 from factories import locked, make_wheel
 
-from builder import http, workspace
 from builder.errors import DiskError, IntegrityError, LockError, NetworkError
-from builder.process import run
-from builder.remote import download
-from builder.wheels.house import fetch, path_of
+from builder.host import paths
+from builder.host.process import run
+from builder.remote import download, http
+from builder.remote.wheelhouse import fetch, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.resolve.model import LockedWheel
-    from builder.session import Session
+    from builder.host.session import Session
+    from builder.model.locks import LockedWheel
 
 
 @dataclass
@@ -122,7 +122,7 @@ def test_wheels_come_in_parallel_and_are_verified(index: Index, session: Session
     wheels = [index.add(make_wheel(tmp_path, f"demo{i}")) for i in range(6)]
     index.delay_s = 0.1
     assert fetch(wheels, session) == sum(wheel.size or 0 for wheel in wheels)
-    assert all(workspace.sha256_of(kept(session, wheel)) == wheel.sha256 for wheel in wheels)
+    assert all(paths.sha256_of(kept(session, wheel)) == wheel.sha256 for wheel in wheels)
     assert index.most_at_once > 1
 
 
@@ -335,12 +335,12 @@ def test_two_processes_want_one_wheel(index: Index, session: Session, tmp_path: 
     index.delay_s = 0.5
     code = f"""
 from pathlib import Path
-from builder.config import Config
-from builder.console import Console
-from builder.resolve.model import LockedWheel
-from builder.session import Session
-from builder.wheels.house import fetch
-from builder.workspace import Workspace
+from builder.host.config import Config
+from builder.host.console import Console
+from builder.model.locks import LockedWheel
+from builder.host.session import Session
+from builder.remote.wheelhouse import fetch
+from builder.host.paths import Workspace
 folder = Path({str(session.workspace.cache)!r})
 session = Session(workspace=Workspace(project=folder, cache=folder), config=Config(), console=Console(quiet=True))
 fetch([{wheel!r}], session)
@@ -348,5 +348,5 @@ fetch([{wheel!r}], session)
     with ThreadPoolExecutor(2) as pool:
         running = [pool.submit(run, [sys.executable, "-c", code], timeout_s=60) for _ in range(2)]
         assert [future.result().code for future in running] == [0, 0]
-    assert workspace.sha256_of(kept(session, wheel)) == wheel.sha256
+    assert paths.sha256_of(kept(session, wheel)) == wheel.sha256
     assert len(index.seen) == 1

@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING
 import pytest
 from factories import make_lock, make_platform
 
-from builder.compiler import Compiler, find_compiler
-from builder.config import Config
-from builder.console import Console
 from builder.errors import IntegrityError, JbuildError, NetworkError
-from builder.resolve.model import LockedInterpreter
-from builder.session import Session
-from builder.wheels import interpreter
-from builder.wheels.interpreter import interpreter_tree, provide_compiler
-from builder.wheels.tree import EPOCH
+from builder.host.config import Config
+from builder.host.console import Console
+from builder.host.interpreters import Compiler, find_compiler
+from builder.host.session import Session
+from builder.image.wheels import standalone_python
+from builder.image.wheels.standalone_python import interpreter_tree, provide_compiler
+from builder.image.wheels.tree import EPOCH
+from builder.model.locks import LockedInterpreter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.resolve.model import Lock
-    from builder.workspace import Workspace
+    from builder.host.paths import Workspace
+    from builder.model.locks import Lock
 
 RELEASE = "3.12.16+20261110"
 NAME = f"cpython-{RELEASE}-aarch64-unknown-linux-gnu-install_only_stripped.tar.gz"
@@ -209,7 +209,7 @@ def test_an_archive_that_reaches_outside_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.tar.gz"
     path.write_bytes(archive({**FILES, "python/../../../evil": b"x"}))
     with pytest.raises(IntegrityError, match="is no interpreter"):
-        interpreter._unpack(path, tmp_path / "a" / "b", "3.12")
+        standalone_python._unpack(path, tmp_path / "a" / "b", "3.12")
     assert not (tmp_path / "evil").exists()
 
 

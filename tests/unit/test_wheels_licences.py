@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.licenses import canonicalize_license_expression
 
-from builder.wheels.licences import licence, licences, names, spdx_of
-from builder.workspace import Workspace, write_bytes
+from builder.host.paths import Workspace, write_bytes
+from builder.image.wheels.licences import licence, licences, names, spdx_of
 
 
 def metadata(*lines: str) -> bytes:

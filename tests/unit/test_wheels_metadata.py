@@ -9,15 +9,15 @@ import pytest
 from factories import locked, make_wheel
 
 from builder.errors import IntegrityError
-from builder.index.archive import metadata_of, with_archive
-from builder.wheels.house import fetch, path_of
-from builder.workspace import write_bytes
+from builder.host.paths import write_bytes
+from builder.remote.index.remote_wheel import metadata_of, with_archive
+from builder.remote.wheelhouse import fetch, path_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.resolve.model import LockedWheel
-    from builder.session import Session
+    from builder.host.session import Session
+    from builder.model.locks import LockedWheel
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 from factories import locked, make_wheel
 
-from builder.console import Console
 from builder.errors import IntegrityError, JbuildError
 from builder.host.concurrency import workers
-from builder.session import Session
-from builder.wheels import prepare as prepare_module
-from builder.wheels.house import fetch
-from builder.wheels.prepare import prepare
+from builder.host.console import Console
+from builder.host.session import Session
+from builder.image.wheels import prepare as prepare_module
+from builder.image.wheels.prepare import prepare
+from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,18 +18,27 @@ from typing import TYPE_CHECKING
 import pytest
 from factories import locked, make_wheel
 
-from builder.compiler import Compiler
 from builder.errors import DiskError, IntegrityError
-from builder.wheels import tree
-from builder.wheels.house import path_of
-from builder.wheels.tree import ENVIRONMENT, EPOCH, Unpacking, normalise, site_packages, unpack, unpacking, variant
+from builder.host.interpreters import Compiler
+from builder.image.wheels import tree
+from builder.image.wheels.tree import (
+    ENVIRONMENT,
+    EPOCH,
+    Unpacking,
+    normalise,
+    site_packages,
+    unpack,
+    unpacking,
+    variant,
+)
+from builder.remote.wheelhouse import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
     from types import CodeType
 
-    from builder.workspace import Workspace
+    from builder.host.paths import Workspace
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 COMPILER = Compiler(path=sys.executable, version=platform.python_version())

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import workspace as workspace_module
 from builder.errors import DiskError, UsageError
-from builder.workspace import (
+from builder.host import paths as workspace_module
+from builder.host.paths import (
     Workspace,
     aside,
     cache_folder,

@@ -11,23 +11,23 @@ from typing import Any
 
 import click
 
-from builder import records
-from builder.audit.loose import audit_wheels
-from builder.audit.model import Audit, Finding, FindingCounts, GpuVerdict
+from builder.audit.loose_wheels import audit_wheels
+from builder.audit.rule_tables import Rule, rules
 from builder.audit.stage import audit_cell
-from builder.audit.tables import Rule, rules
 from builder.cli import completers
 from builder.cli.cell_selection import open_session, select_cells
 from builder.cli.error_output import VerbFailure, failure_of, show_failures
 from builder.cli.results import printable, show
 from builder.cli.verb_options import cell_option, json_option, refuse_options
 from builder.errors import AuditError, CellsFailedError, JbuildError, UsageError
+from builder.host import records
+from builder.host.paths import check_cache
+from builder.host.session import Session
+from builder.host.toml.documents import suggest
 from builder.jetson.platform import check_value
-from builder.resolve.model import Job
-from builder.resolve.stage import lock_cell
-from builder.session import Session
-from builder.tomldoc import suggest
-from builder.workspace import check_cache
+from builder.lock.stage import lock_cell
+from builder.model.audits import Audit, Finding, FindingCounts, GpuVerdict
+from builder.model.locks import Job
 
 _LOOSE = ("base", "sms", "l4t", "python", "apt")
 _MOST_FILES = 3

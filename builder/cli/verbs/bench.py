@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from builder import records
-from builder.bench.client import check_url
-from builder.bench.model import Bench, Load, Percentiles, Step
 from builder.cli import completers
 from builder.cli.cell_selection import open_session, select_cells
 from builder.cli.results import show
@@ -25,17 +22,20 @@ from builder.cli.verb_options import (
     lookup_registry_option,
     refuse_options,
 )
-from builder.engine import find_engine
+from builder.device.bench.load_client import check_url
+from builder.device.bench.measurement import Bench, Load, Percentiles, Step
+from builder.device.serve.image_selection import choose
+from builder.device.serve.service import read_key, service_of_image
 from builder.errors import SmokeError
+from builder.host import records
+from builder.host.engine.docker import find_engine
+from builder.host.paths import write_text
+from builder.host.session import Session
+from builder.host.toml.documents import shown
 from builder.remote.openai import OpenAIServer
-from builder.serve.images import choose
-from builder.serve.service import read_key, service_of_image
-from builder.session import Session
-from builder.tomldoc import shown
-from builder.workspace import write_text
 
 if TYPE_CHECKING:
-    from builder.bench.measure import BenchTarget, Choice
+    from builder.device.bench.measure import BenchTarget, Choice
 
 _MOST_AT_ONCE = 1024
 _STARTING = ("selectors", "board", "image", "registries")
@@ -105,7 +105,7 @@ def command(
     """
     if (name is None) == (url is None):
         raise click.UsageError("name a recipe or an image, or a server with --url")
-    from builder.bench.measure import bench  # noqa: PLC0415  # the engine's API is slow to import
+    from builder.device.bench.measure import bench  # noqa: PLC0415  # the engine's API is slow to import
 
     if url:
         refuse_options(_STARTING, "has no effect with --url")
@@ -124,7 +124,7 @@ def command(
 
 @contextmanager
 def _running(url: str, key_file: str | None, session: Session) -> Iterator[BenchTarget]:
-    from builder.bench.measure import BenchTarget  # noqa: PLC0415
+    from builder.device.bench.measure import BenchTarget  # noqa: PLC0415
 
     key = read_key(key_file) if key_file else os.environ.get("VLLM_API_KEY")
     server = OpenAIServer(url=check_url(url), key=key, ca=session.config.ca_bundle)
@@ -133,9 +133,9 @@ def _running(url: str, key_file: str | None, session: Session) -> Iterator[Bench
 
 @contextmanager
 def _started(name: str, options: dict[str, Any], session: Session) -> Iterator[BenchTarget]:
-    from builder.bench.measure import ANY_PORT, started  # noqa: PLC0415
-    from builder.serve import container as containers  # noqa: PLC0415
-    from builder.serve.here import service_here  # noqa: PLC0415
+    from builder.device.bench.measure import ANY_PORT, started  # noqa: PLC0415
+    from builder.device.serve import service_container as containers  # noqa: PLC0415
+    from builder.device.serve.local import service_here  # noqa: PLC0415
 
     is_recipe = name.endswith(".toml") or not set(name) & set("/:@")
     if not is_recipe:

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import click
 
-from builder import records
-from builder.cache.contents import entries, summarise
-from builder.cache.model import KindSummary, PruneResult
-from builder.cache.prune import prune
-from builder.cache.references import references
 from builder.cli.cell_selection import open_session
 from builder.cli.results import show
 from builder.cli.verb_options import json_option, verb_group
 from builder.errors import LockError
+from builder.host import records
+from builder.host.paths import check_cache
 from builder.host.units import size_of
-from builder.workspace import check_cache
+from builder.project.cache.cache_usage import KindSummary, PruneResult
+from builder.project.cache.contents import entries, summarise
+from builder.project.cache.prune import prune
+from builder.project.cache.references import references
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import click
 
-from builder import records
-from builder.ci.model import CiPlan
 from builder.cli import completers
 from builder.cli.cell_selection import open_session, select_cells
 from builder.cli.results import show
 from builder.cli.verb_options import cell_option, json_option, refuse_options
-from builder.recipe.model import Cell, Recipe
-from builder.recipe.patterns import RUNNER
-from builder.resolve.unresolved import reasons
-from builder.session import Session
-from builder.workspace import write_text
+from builder.host import records
+from builder.host.paths import write_text
+from builder.host.session import Session
+from builder.lock.unresolved import reasons
+from builder.model.patterns import RUNNER
+from builder.model.recipes import Cell, Recipe
+from builder.project.ci.ci_plan import CiPlan
 
 _RUNNER = re.compile(rf"(?:(?P<architecture>amd64|arm64)=)?(?P<label>{RUNNER})")
 Selected = Sequence[tuple[Recipe, Sequence[Cell]]]
@@ -128,13 +128,13 @@ def command(
 
 
 def _changed(selected: Selected, session: Session, before: Path) -> Changes:
-    from builder.ci.inputs import changes  # noqa: PLC0415  # needs the rooms of locks and images
+    from builder.project.ci.cell_inputs import changes  # noqa: PLC0415  # needs the rooms of locks and images
 
     return changes(selected, session, before)
 
 
 def _show_inputs(selected: Selected, session: Session) -> None:
-    from builder.ci.inputs import inputs_of  # noqa: PLC0415  # needs the rooms of locks and images
+    from builder.project.ci.cell_inputs import inputs_of  # noqa: PLC0415  # needs the rooms of locks and images
 
     recipes = {recipe.name: inputs_of(recipe, cells, session) for recipe, cells in selected}
     result = InputDigests(
@@ -151,7 +151,7 @@ def _show_jobs(
     output: Path | None,
     session: Session,
 ) -> None:
-    from builder.ci.jobs import outputs, plan  # noqa: PLC0415
+    from builder.project.ci.github_jobs import outputs, plan  # noqa: PLC0415
 
     result = plan(selected, runners, changed, since)
     for entry in result.include:

@@ -9,8 +9,8 @@ from builder.cli.error_output import VerbFailure, failure_of, show_failures
 from builder.cli.results import show
 from builder.cli.views.run_view import RunResult
 from builder.errors import IntegrityError
-from builder.resolve.checking import CellCheck, Finding, check_lock
-from builder.workspace import check_cache
+from builder.host.paths import check_cache
+from builder.lock.lock_check import CellCheck, Finding, check_lock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

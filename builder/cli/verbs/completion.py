@@ -11,7 +11,7 @@ from click.shell_completion import BashComplete, CompletionItem, add_completion_
 
 from builder.cli.results import show
 from builder.cli.verb_options import json_option
-from builder.console import Console
+from builder.host.console import Console
 
 SHELLS = ("bash", "zsh", "fish")
 _VARIABLE = "_JBUILD_COMPLETE"

@@ -9,15 +9,21 @@ import click
 
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
-from builder.cli.verb_options import board_option, image_option, lookup_registry_option, publish_option, refuse_options
+from builder.cli.verb_options import (
+    board_option,
+    image_option,
+    lookup_registry_option,
+    publish_option,
+    refuse_options,
+)
+from builder.device.serve.compose_file import Heading, compose_file
+from builder.device.serve.image_selection import Chosen, image_of
+from builder.device.serve.memory_limits import Memory, memory_of
+from builder.device.serve.service import chosen_board, curl_hint, new_key, service_of
+from builder.device.serve.service_records import Published, Service
+from builder.host.paths import secret_beside, write_secret, write_text
 from builder.image.runtime import served_name
 from builder.jetson.boards import Board
-from builder.serve.compose import Heading, compose_file
-from builder.serve.images import Chosen, image_of
-from builder.serve.memory import Memory, memory_of
-from builder.serve.model import Published, Service
-from builder.serve.service import chosen_board, curl_hint, new_key, service_of
-from builder.workspace import secret_beside, write_secret, write_text
 
 _FILE = "compose.yaml"
 _KEY = "vllm-api-key"

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 
 import click
 
-from builder import records
 from builder.cli import completers
 from builder.cli.cell_selection import open_session
 from builder.cli.results import show
 from builder.cli.verb_options import json_option
-from builder.diff.compare import compare
-from builder.diff.model import Change, Changes, Difference, Layer, LayerChanges
-from builder.diff.subject import subject
+from builder.host import records
 from builder.host.units import megabytes
+from builder.project.diff.comparison import compare
+from builder.project.diff.difference import Change, Changes, Difference, Layer, LayerChanges
+from builder.project.diff.subject import subject
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,10 +12,10 @@ from builder.cli import completers
 from builder.cli.cell_selection import open_session
 from builder.cli.results import printable, show
 from builder.cli.verb_options import json_option
-from builder.doctor.examine import case_of, examine
-from builder.doctor.mending import Mended, mend
-from builder.doctor.model import Check
 from builder.errors import EngineError
+from builder.project.doctor.check_records import Check
+from builder.project.doctor.examination import case_of, examine
+from builder.project.doctor.fixes import Mended, mend
 from builder.recipe.find import find
 from builder.recipe.load import load
 

@@ -8,17 +8,17 @@ from itertools import groupby
 
 import click
 
-from builder import records
 from builder.cli import completers
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.errors import ModelError
-from builder.fit.cells import fit_cell
-from builder.fit.model import BoardFit, CellFit
+from builder.host import records
+from builder.host.session import Session
 from builder.host.units import gib
-from builder.resolve.model import Job
-from builder.resolve.models import locked_models
-from builder.session import Session
+from builder.lock.recipe_models import locked_models
+from builder.model.locks import Job
+from builder.models.fit.cell_fit import fit_cell
+from builder.models.fit.memory_estimate import BoardFit, CellFit
 
 _WORDS = {"fits": "fits", "fewer": "fits, fewer sequences at once", "no": "does not fit", "unknown": "not known"}
 _Table = tuple[tuple[str, ...], list[tuple[str, ...]]]

@@ -11,13 +11,13 @@ import click
 from builder.cli import completers
 from builder.cli.results import show
 from builder.cli.verb_options import json_option, registry_names
-from builder.console import Console
 from builder.errors import UsageError
-from builder.init.model import Answers
-from builder.init.proposals import board_choices, l4t_choices, propose
-from builder.init.remarks import remarks
-from builder.init.write import write
-from builder.workspace import Workspace
+from builder.host.console import Console
+from builder.host.paths import Workspace
+from builder.project.init.new_recipe import Answers
+from builder.project.init.proposals import board_choices, l4t_choices, propose
+from builder.project.init.remarks import remarks
+from builder.project.init.write import write
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import click
 
-from builder import config, records
 from builder.cli.results import show
 from builder.cli.verb_options import json_option
-from builder.console import Console
 from builder.errors import DocumentError
+from builder.host import config, records
+from builder.host.console import Console
+from builder.host.paths import Workspace
 from builder.jetson.indexes import families
+from builder.lock.unresolved import reasons
 from builder.recipe.find import recipe_paths
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
-from builder.resolve.unresolved import reasons
-from builder.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from builder import records
-from builder.cache.use import in_use
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.cli.verb_options import verb_group
 from builder.errors import IntegrityError, ModelError
-from builder.models.model import LockedModel
+from builder.host import records
+from builder.host.cache_use import in_use
+from builder.host.paths import check_cache
+from builder.lock.recipe_models import UsedModel, Verified, fetch_models, lock_models, used_models, verify_models
+from builder.model.locks import Job
+from builder.model.model_files import LockedModel
 from builder.recipe.matrix import expand
-from builder.resolve.model import Job
-from builder.resolve.models import UsedModel, Verified, fetch_models, lock_models, used_models, verify_models
-from builder.workspace import check_cache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,10 +10,10 @@ from builder.cli import completers
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.cli.verb_options import lookup_registry_option
+from builder.device.serve.image_choice import Candidate, Host, host_of, pick
 from builder.errors import RegistryError
-from builder.publish.where import required_targets
+from builder.publish.destinations import required_targets
 from builder.recipe.levels import levels
-from builder.serve.pick import Candidate, Host, host_of, pick
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,19 +8,19 @@ from typing import Any
 
 import click
 
-from builder.cache.use import in_use
 from builder.cli import completers
 from builder.cli.cell_selection import open_session, select_cells
 from builder.cli.results import show
 from builder.cli.verb_options import cell_option, force_tags_option, json_option, refuse_options, registry_names
 from builder.errors import UsageError
-from builder.publish.model import Publication
-from builder.publish.promote import Asked, Candidate, from_cell, from_image, is_about, promote
+from builder.host.cache_use import in_use
+from builder.host.session import Session
+from builder.model.publications import Publication
+from builder.publish.destinations import required_targets
+from builder.publish.promotion import Asked, Candidate, from_cell, from_image, is_about, promote
 from builder.publish.signing import public_keys
-from builder.publish.where import required_targets
 from builder.recipe.levels import levels
-from builder.registry.reference import Reference
-from builder.session import Session
+from builder.remote.registry.reference import Reference
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from builder import records
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.cli.verb_options import (
@@ -20,14 +19,15 @@ from builder.cli.verb_options import (
     refuse_options,
 )
 from builder.errors import CellsFailedError, EngineError
+from builder.host import records
+from builder.host.paths import check_cache, write_text
 from builder.pipeline.order import STAGES, RunOptions
-from builder.workspace import check_cache, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from builder.host.session import Session
     from builder.pipeline.runner import CellResult
-    from builder.session import Session
 
 
 @recipe_verb(
@@ -99,8 +99,8 @@ def run(
     selection.show_impossible()
     jobs = selection.jobs()
     from builder.cli.views import run_view  # noqa: PLC0415  # slow to import; completion and --help do without
+    from builder.lock.upgrades import check_upgrades  # noqa: PLC0415
     from builder.pipeline import runner  # noqa: PLC0415  # and these
-    from builder.resolve.upgrades import check_upgrades  # noqa: PLC0415
 
     check_upgrades(jobs, options.upgrade, session)
     for job in jobs:
@@ -138,7 +138,7 @@ def _show_failures(results: Sequence[CellResult], session: Session) -> bool:
 
 def _docker_host(session: Session) -> str | None:
     """Return the DOCKER_HOST with which the commands of the summary reach the engine, if it must be set."""
-    from builder.engine import find_engine  # noqa: PLC0415
+    from builder.host.engine.docker import find_engine  # noqa: PLC0415
 
     try:
         engine = find_engine(session.workspace)

@@ -11,11 +11,11 @@ from builder.cli import completers
 from builder.cli.cell_selection import open_session
 from builder.cli.results import show
 from builder.cli.verb_options import json_option
+from builder.host.paths import write_text
 from builder.host.units import size_of
+from builder.project.page.page_data import gather
+from builder.project.page.page_html import render
 from builder.recipe.find import find, recipe_paths
-from builder.report.page.gather import gather
-from builder.report.page.render import render
-from builder.workspace import write_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,15 +6,21 @@ from dataclasses import dataclass, field
 
 import click
 
-from builder import records
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
-from builder.cli.verb_options import board_option, image_option, lookup_registry_option, publish_option, refuse_options
-from builder.engine import find_engine
-from builder.serve.here import Followed, Started, described, follow, service_here
-from builder.serve.images import choose
-from builder.serve.model import Published
-from builder.serve.service import is_open, readable_key
+from builder.cli.verb_options import (
+    board_option,
+    image_option,
+    lookup_registry_option,
+    publish_option,
+    refuse_options,
+)
+from builder.device.serve.image_selection import choose
+from builder.device.serve.local import Followed, Started, described, follow, service_here
+from builder.device.serve.service import is_open, readable_key
+from builder.device.serve.service_records import Published
+from builder.host import records
+from builder.host.engine.docker import find_engine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +60,7 @@ def command(
 
     If RECIPE has several cells, runs the one that `jbuild pick` finds. EXTRA arguments are passed to `vllm serve`.
     """
-    from builder.serve import container as containers  # noqa: PLC0415  # the engine's API is slow to import
+    from builder.device.serve import service_container as containers  # noqa: PLC0415  # the engine's API is slow to import
 
     if image:
         refuse_options(("registries",), "has no effect with --image")

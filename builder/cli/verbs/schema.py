@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder.cli.verb_options import json_option
-from builder.console import Console
+from builder.host.console import Console
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -11,16 +11,24 @@ from builder.cli import results
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.error_output import VerbFailure, failure_of
 from builder.errors import JbuildError
-from builder.jetson.model import Platform
+from builder.host.session import Session
+from builder.lock import lockfile
+from builder.lock.unresolved import reasons
+from builder.model.locks import (
+    LEADING,
+    Lock,
+    LockedAdvisory,
+    LockedBase,
+    LockedIndex,
+    LockedRule,
+    LockedWarning,
+)
+from builder.model.platforms import Platform
+from builder.model.recipes import Cell, Question, Recipe, Spec, TagRule
 from builder.pipeline.order import STAGES, RunOptions
 from builder.pipeline.runner import preview
-from builder.recipe.model import Cell, Question, Recipe, Spec, TagRule
+from builder.recipe.job import job_of
 from builder.recipe.placeholders import unmarked
-from builder.resolve import lockfile
-from builder.resolve.jobs import job_of
-from builder.resolve.model import LEADING, Lock, LockedAdvisory, LockedBase, LockedIndex, LockedRule, LockedWarning
-from builder.resolve.unresolved import reasons
-from builder.session import Session
 
 _STATES = {"unchanged": "done", "run": "to do", "failed": "failed"}
 

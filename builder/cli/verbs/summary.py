@@ -11,14 +11,14 @@ from typing import Any
 
 import click
 
-from builder import records
-from builder.ci.model import CiPlan
 from builder.cli.results import show
 from builder.cli.verb_options import json_option
-from builder.console import Console
 from builder.errors import CellsFailedError, UsageError
+from builder.host import records
+from builder.host.console import Console
+from builder.host.toml.documents import shown
 from builder.host.units import duration
-from builder.tomldoc import shown
+from builder.project.ci.ci_plan import CiPlan
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _HEADINGS = ("recipe", "cell", "status", "level", "size", "times", "")

@@ -10,10 +10,10 @@ from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.cli.verb_options import builder_option, registry_names
 from builder.errors import UsageError
+from builder.host.paths import check_cache
 from builder.pipeline.order import RunOptions
-from builder.publish.where import targets
-from builder.systems import make_systems
-from builder.workspace import check_cache
+from builder.publish.destinations import targets
+from builder.publish.system_layer import make_systems
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,8 +9,8 @@ from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.cli.verb_options import lookup_registry_option
 from builder.errors import RegistryError
-from builder.publish.overview import TagState, overview
-from builder.publish.where import required_targets
+from builder.publish.destinations import required_targets
+from builder.publish.tag_status import TagState, overview
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import click
 
-from builder import records
 from builder.cli.cell_selection import open_session
 from builder.cli.results import show
 from builder.cli.verb_options import json_option
 from builder.errors import UsageError
+from builder.host import records
 from builder.publish.signing import public_keys
-from builder.publish.verify import Verification, VerificationError, verify
+from builder.publish.verification import Verification, VerificationError, verify
 from builder.recipe.find import recipe_paths
 from builder.recipe.levels import levels
-from builder.registry.reference import Reference
+from builder.remote.registry.reference import Reference
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.errors import LockError, RecipeError
-from builder.resolve.jobs import job_of
-from builder.workspace import check_cache
+from builder.host.paths import check_cache
+from builder.recipe.job import job_of
 
 
 @recipe_verb("why")
@@ -16,7 +16,7 @@ def command(selection: CellSelection) -> int:
     Explains the large packages. Ends with exit code 4 if a cell does not resolve.
     """
     from builder.cli.views.why_view import ExplainedCell, UnexplainedCell, WhyResult, text  # noqa: PLC0415  # resolution
-    from builder.resolve.why import why  # noqa: PLC0415  # and this: help does without
+    from builder.lock.explanation import why  # noqa: PLC0415  # and this: help does without
 
     session, recipe = selection.session, selection.recipe
     check_cache(session.workspace)

@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from builder import records
-from builder.audit.model import Audit, FindingCounts
 from builder.cli.error_output import VerbFailure, failure_of
-from builder.engine import emulator_settings
+from builder.host import records
+from builder.host.engine.docker import emulator_settings
+from builder.host.toml.documents import shown
 from builder.host.units import duration
-from builder.image.model import Image, Plan
+from builder.model.audits import Audit, FindingCounts
+from builder.model.images import Image, Plan
+from builder.model.locks import LockChange, Locked
+from builder.model.publications import Publication
+from builder.model.recipes import Cell
+from builder.model.verdicts import Verdict
 from builder.pipeline.cell import CellRun
 from builder.pipeline.runner import CellResult, Preview
-from builder.publish.model import Publication
-from builder.recipe.model import Cell
-from builder.resolve.model import LockChange, Locked
-from builder.smoke.model import Verdict
-from builder.tomldoc import shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

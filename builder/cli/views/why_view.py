@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from builder import records
-from builder.resolve.examine import Examined
-from builder.resolve.why import Reason, Why
+from builder.host import records
+from builder.lock.explanation import Reason, Why
+from builder.lock.inspect_index import Examined
 
 _MOST = 6
 _LINES = 14

@@ -6,13 +6,13 @@ from dataclasses import KW_ONLY, dataclass, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from builder.tomldoc import shown, suggest
+from builder.host.toml.documents import shown, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from builder.tomldoc import Table
-    from builder.tomlplaces import Path
+    from builder.host.toml.documents import Table
+    from builder.host.toml.positions import Path
 
     _Names = Iterable[str] | Callable[[], Iterable[str]]
 

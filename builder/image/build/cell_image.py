@@ -9,22 +9,22 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from builder import records
-from builder.image.assemble import assemble, own_layers
-from builder.image.base import base_image, fetch_layers
-from builder.image.buildx import Request, build, options
-from builder.image.layout import is_whole, mark_image_used
-from builder.image.model import Image
-from builder.image.pack import how
-from builder.image.system import script_of
-from builder.models.bake import kept_files
-from builder.workspace import disk_errors, mark_used, write_text
+from builder.host import records
+from builder.host.paths import disk_errors, mark_used, write_text
+from builder.image.build.base_blobs import base_image, fetch_layers
+from builder.image.build.buildx import Request, build, options
+from builder.image.build.system_pins import script_of
+from builder.image.oci.assemble import assemble, own_layers
+from builder.image.oci.layout import is_whole, mark_image_used
+from builder.image.oci.pack import how
+from builder.image.render.model_layer import kept_files
+from builder.model.images import Image
 
 if TYPE_CHECKING:
-    from builder.engine import Engine
+    from builder.host.engine.docker import Engine
+    from builder.host.session import Session
+    from builder.model.locks import Job, Lock
     from builder.pipeline.cell import CellRun
-    from builder.resolve.model import Job, Lock
-    from builder.session import Session
 
 _SYSTEM = "Dockerfile.system"
 # BuildKit reads what a Dockerfile's context leaves out from a file of this name.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from builder.engine import find_engine
-from builder.image.buildx import options
-from builder.image.layout import is_whole, mark_image_used
-from builder.image.model import Image
-from builder.image.pack import how
+from builder.host.engine.docker import find_engine
+from builder.image.build.buildx import options
+from builder.image.oci.layout import is_whole, mark_image_used
+from builder.image.oci.pack import how
+from builder.model.images import Image
 from builder.pipeline.stage import Stage
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class _BuildStage(Stage[Image]):
         )
 
     def verify(self, run: CellRun) -> str | None:
-        from builder.image.verify import verify  # noqa: PLC0415  # slow to import
+        from builder.image.build.reproduce import verify  # noqa: PLC0415  # slow to import
 
         return verify(run)
 

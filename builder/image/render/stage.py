@@ -6,21 +6,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder import __version__
-from builder.compiler import find_compiler
+from builder.host.interpreters import find_compiler
+from builder.host.paths import sha256_of, sha256_of_file
 from builder.image import runtime
-from builder.image.layers import groups
-from builder.image.model import Plan
+from builder.image.render.layer_groups import groups
+from builder.image.wheels.tree import variant
+from builder.lock import lockfile
+from builder.model.images import Plan
+from builder.model.recipes import PublishSpec, SmokeSpec
 from builder.pipeline.stage import Stage
-from builder.recipe.model import PublishSpec, SmokeSpec
-from builder.resolve import lockfile
-from builder.wheels.tree import variant
-from builder.workspace import sha256_of, sha256_of_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from builder.host.paths import Workspace
     from builder.pipeline.cell import CellRun
-    from builder.workspace import Workspace
 
 
 class _RenderStage(Stage[Plan]):
@@ -52,7 +52,7 @@ class _RenderStage(Stage[Plan]):
         return folder.dockerfile.is_file() and all((folder.layers / layer).is_dir() for layer in record.layers)
 
     def make(self, run: CellRun) -> Plan:
-        from builder.image.plan import render  # noqa: PLC0415  # slow to import
+        from builder.image.render.plan import render  # noqa: PLC0415  # slow to import
 
         return render(run.job, run.lock, run.session)
 

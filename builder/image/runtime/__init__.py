@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.wheels.tree import ENVIRONMENT
+from builder.image.wheels.tree import ENVIRONMENT
 
 if TYPE_CHECKING:
-    from builder.recipe.model import Model, Spec
+    from builder.model.recipes import Model, Spec
 
 FOLDER = "/opt/jbuild"
 MODELS = "/models"

@@ -1,0 +1,210 @@
+"""What a base image brings: its libraries and their symbols, its search paths, its packages. Read once by digest."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any
+
+from builder.audit import elf, facts_cache
+from builder.audit.base_layers import members, streamed
+from builder.audit.byte_source import File, MalformedError, Plain
+from builder.audit.wheel_facts import READER, compact
+from builder.errors import RegistryError
+from builder.host.paths import mark_used
+from builder.model.audits import BaseFacts
+from builder.remote.registry.base_lookup import connect_to, image_manifest
+from builder.remote.registry.reference import Reference
+
+if TYPE_CHECKING:
+    import tarfile
+    from collections.abc import Callable
+
+    from builder.audit.byte_source import Source
+    from builder.host.session import Session
+    from builder.model.audits import Binary
+    from builder.remote.registry.registry_client import RegistryClient
+
+_LIBRARY = re.compile(r"(usr/|opt/|lib/|lib64/)(.*/)?[^/]+\.so(\.[^/]*)?")
+_PYTHON = re.compile(r"usr/(local/)?bin/python3(\.[0-9]+)?")
+_TEXT = re.compile(r"etc/ld\.so\.conf(\.d/[^/]+\.conf)?|var/lib/dpkg/status(\.d/[^/]+)?|(etc|usr/lib)/os-release")
+_LINK = re.compile(r"(lib|lib64|usr|opt|etc/alternatives|bin)(/.*)?")
+_WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
+_IN_MEMORY = 16 << 20
+_LARGEST_LIBRARY = 4 << 30
+_LARGEST_TEXT = 32 << 20
+_MOST_LAYERS = 512
+# Where ldconfig looks besides what ld.so.conf names.
+_TRUSTED = ("/lib", "/usr/lib", "/lib64", "/usr/lib64")
+
+
+@dataclass(slots=True)
+class _Tree:
+    """The files of the layers read so far, by path without leading slash."""
+
+    binaries: dict[str, Binary] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def remove(self, path: str, *, below_only: bool = False) -> None:
+        for files in (self.binaries, self.links, self.texts):
+            gone = [p for p in files if p.startswith(f"{path}/") or (p == path and not below_only)]
+            for each in gone:
+                del files[each]
+
+
+def read_base(used: str, digest: str, architecture: str, session: Session) -> BaseFacts:
+    """Return the facts of a base image: from the cache, else read from its registry.
+
+    Raises:
+        NetworkError, RegistryError, IntegrityError: the image cannot be read.
+        DiskError: its facts cannot be kept.
+    """
+    place = _place(digest, architecture, session)
+    mark_used(place)
+    found = facts_cache.read_base(place)
+    if found is None:
+        found = _read(Reference.parse(used), digest, architecture, session)
+        facts_cache.write_base(place, found)
+    return found
+
+
+def _place(digest: str, architecture: str, session: Session) -> Path:
+    name = digest.removeprefix("sha256:")
+    return session.workspace.facts / name[:2] / f"{name}-{architecture}-{READER}"
+
+
+def _read(reference: Reference, digest: str, architecture: str, session: Session) -> BaseFacts:
+    client = connect_to(reference, session.config)
+    try:
+        manifest = json.loads(image_manifest(client, reference.at(digest), architecture))
+        config = _blob(client, reference.repository, manifest["config"])
+        layers = [(layer["mediaType"], layer["digest"], int(layer["size"])) for layer in manifest["layers"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RegistryError("the base image's manifest cannot be understood", where=str(reference)) from error
+    tree = _Tree()
+    title = f"reading the libraries of {reference.name}"
+    with session.console.task(title, sum(layer[2] for layer in layers)) as task:
+        for media_type, blob, size in layers[:_MOST_LAYERS]:
+            with streamed(client, reference.repository, blob) as stream:
+                _read_layer(stream, media_type, tree, task.advance)
+            task.advance(size)
+    return _facts(tree, config)
+
+
+def _blob(client: RegistryClient, repository: str, descriptor: dict[str, Any]) -> dict[str, Any]:
+    if int(descriptor["size"]) > _LARGEST_TEXT:
+        raise ValueError("not a configuration")
+    return dict(json.loads(client.read_blob(repository, descriptor["digest"])))
+
+
+def _read_layer(stream: IO[bytes], media_type: str, tree: _Tree, advance: Callable[[float], object]) -> None:
+    # What a layer removes is of the layers below, wherever in it that is said.
+    new = _Tree()
+    for entry, opened in members(stream, media_type):
+        advance(0)
+        path = str(PurePosixPath("/", entry.name)).lstrip("/")
+        folder, _, name = path.rpartition("/")
+        if name == _OPAQUE:
+            tree.remove(folder, below_only=True)
+        elif name.startswith(_WHITEOUT):
+            tree.remove(f"{folder}/{name[len(_WHITEOUT) :]}".lstrip("/"))
+        else:
+            if not entry.isdir():
+                tree.remove(path)
+            _take(entry, path, opened, new, tree)
+    for kind in ("binaries", "links", "texts"):
+        getattr(tree, kind).update(getattr(new, kind))
+
+
+def _take(entry: tarfile.TarInfo, path: str, opened: Callable[[], IO[bytes] | None], new: _Tree, below: _Tree) -> None:
+    if entry.issym():
+        if _LINK.fullmatch(path):
+            new.links[path] = entry.linkname
+    elif entry.islnk():
+        target = str(PurePosixPath("/", entry.linkname)).lstrip("/")
+        if binary := new.binaries.get(target) or below.binaries.get(target):
+            new.binaries[path] = replace(binary, path=f"/{path}")
+    elif entry.isfile() and (_LIBRARY.fullmatch(path) or _PYTHON.fullmatch(path)):
+        if binary := _binary(entry, path, opened):
+            new.binaries[path] = binary
+    elif entry.isfile() and _TEXT.fullmatch(path) and entry.size <= _LARGEST_TEXT:
+        file = opened()
+        new.texts[path] = file.read().decode("utf-8", "replace") if file else ""
+
+
+def _binary(entry: tarfile.TarInfo, path: str, opened: Callable[[], IO[bytes] | None]) -> Binary | None:
+    """Read a library of a layer; what is none (a linker script, say) is passed over, as the loader does."""
+    file = opened()
+    if file is None or not elf.HEADER_SIZE <= entry.size <= _LARGEST_LIBRARY:
+        return None
+    head = file.read(4)
+    if head != elf.MAGIC:
+        return None
+    try:
+        if entry.size <= _IN_MEMORY:
+            return compact(f"/{path}", elf.read_source(Plain(head + file.read())))
+        return compact(f"/{path}", elf.read_source(_spooled(head, file)))
+    except MalformedError:
+        return None
+
+
+def _spooled(head: bytes, file: IO[bytes]) -> Source:
+    with tempfile.NamedTemporaryFile() as temporary:
+        temporary.write(head)
+        while block := file.read(1 << 20):
+            temporary.write(block)
+        temporary.flush()
+        # The file stays readable through what is open when its name goes.
+        return File(Path(temporary.name))
+
+
+def _facts(tree: _Tree, config: dict[str, Any]) -> BaseFacts:
+    environment = dict(text.partition("=")[::2] for text in (config.get("config") or {}).get("Env") or ())
+    listed = environment.get("LD_LIBRARY_PATH", "")
+    status = "\n\n".join(text for path, text in sorted(tree.texts.items()) if path.startswith("var/lib/dpkg/"))
+    return BaseFacts(
+        binaries=tuple(sorted(tree.binaries.values(), key=lambda b: b.path)),
+        links=tuple(sorted((f"/{path}", target) for path, target in tree.links.items())),
+        folders=tuple(dict.fromkeys([*_configured(tree.texts, "etc/ld.so.conf"), *_TRUSTED])),
+        library_path=tuple(folder for folder in listed.split(":") if folder.startswith("/")),
+        packages=_packages(status),
+        distribution=_distribution(tree.texts),
+    )
+
+
+def _distribution(texts: dict[str, str]) -> tuple[str, ...]:
+    """Return the distribution's name as platforms have it, `debian-12`, if the image says what it is."""
+    text = texts.get("etc/os-release") or texts.get("usr/lib/os-release") or ""
+    lines = dict(line.partition("=")[::2] for line in text.splitlines())
+    name, version = (lines.get(key, "").strip("\"'") for key in ("ID", "VERSION_ID"))
+    return (f"{name}-{version}",) if name and version else ()
+
+
+def _configured(texts: dict[str, str], path: str, depth: int = 4) -> list[str]:
+    """Return the folders that ld.so.conf names, in order."""
+    found: list[str] = []
+    for line in texts.get(path, "").splitlines():
+        text = line.partition("#")[0].strip()
+        if text.startswith("include ") and depth:
+            pattern = PurePosixPath(text.split(None, 1)[1].lstrip("/"))
+            for other in sorted(texts):
+                if PurePosixPath(other).match(str(pattern)):
+                    found += _configured(texts, other, depth - 1)
+        elif text.startswith("/"):
+            found.append(text.rstrip("/"))
+    return found
+
+
+def _packages(status: str) -> tuple[str, ...]:
+    """Return the names of the installed packages."""
+    found = set()
+    for paragraph in status.split("\n\n"):
+        name = re.search(r"(?m)^Package: (\S+)", paragraph)
+        state = re.search(r"(?m)^Status: (.*)", paragraph)
+        if name and (state is None or state[1].endswith(" installed")):
+            found.add(name[1])
+    return tuple(sorted(found))

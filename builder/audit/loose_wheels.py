@@ -1,0 +1,116 @@
+"""Audits wheels that belong to no recipe."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from builder.audit.base_image import read_base
+from builder.audit.gather_facts import gather_files
+from builder.audit.stage import case_of, judge
+from builder.errors import NetworkError, RegistryError, UsageError
+from builder.host.paths import sha256_of
+from builder.jetson.distributions import distributions, platforms
+from builder.jetson.platform import platform_for
+from builder.model.locks import LockedWheel
+from builder.remote.registry.base_lookup import resolve_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from builder.host.session import Session
+    from builder.model.audits import Audit, BaseFacts
+    from builder.model.platforms import Platform
+    from builder.model.recipes import Architecture
+
+_USUAL = "debian-12"
+
+
+def audit_wheels(
+    paths: Sequence[Path],
+    session: Session,
+    *,
+    base: str | None,
+    sms: Sequence[int] = (),
+    l4t: str | None = None,
+    python: str | None = None,
+    apt: tuple[str, ...] = (),
+) -> Audit:
+    """Return what is found in some wheel files, put into one environment on a base image.
+
+    The architecture is that of the wheels' names, arm64 where they do not tell; the distribution is the base image's,
+    else the L4T release's, else the one that ships the Python.
+
+    Raises:
+        UsageError: a file is no wheel, or not there.
+        RecipeError: the L4T release is unknown, or has no such Python.
+    """
+    begun = time.monotonic()
+    wheels = {path: _wheel(path) for path in paths}
+    _check_once(list(wheels.values()))
+    architecture = _architecture(list(wheels.values()))
+    facts, unread = (None, "no --base was given") if base is None else _base(base, architecture, session)
+    platform = _platform(facts, architecture, l4t=l4t or _l4t_of(base), python=python)
+    # Nobody asked for a distribution: what the image says is right.
+    platform = replace(platform, distribution=facts.distribution[0]) if facts and facts.distribution else platform
+    if sms:
+        platform = replace(platform, sms=tuple(f"{sm // 10}.{sm % 10}" for sm in sms))
+    found = gather_files({wheel.sha256: path for path, wheel in wheels.items()}, session)
+    ordered = sorted(wheels.values(), key=lambda wheel: wheel.name)
+    case = case_of(ordered, found, platform, facts, unread=unread, apt=apt, loose=True)
+    return judge(case, "wheels", base or platform.base, (), begun)
+
+
+def _wheel(path: Path) -> LockedWheel:
+    if path.is_dir():
+        raise UsageError("this is a folder", where=str(path), hint=f"--wheels takes wheel files: {path}/*.whl")
+    if not path.is_file():
+        raise UsageError("there is no such file", where=str(path), hint="--wheels takes wheel files")
+    try:
+        name, version, *_ = parse_wheel_filename(path.name)
+    except InvalidWheelFilename as error:
+        raise UsageError(f"not a wheel's name: {error}", where=str(path), hint="--wheels takes wheel files") from error
+    digest = sha256_of(path)
+    return LockedWheel(name=name, version=str(version), filename=path.name, url=str(path), sha256=digest)
+
+
+def _check_once(wheels: Sequence[LockedWheel]) -> None:
+    names = [wheel.name for wheel in wheels]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        files = ", ".join(wheel.filename for wheel in wheels if wheel.name == twice)
+        raise UsageError(f"{twice} is there twice: {files}", hint="an environment has one wheel of a name: give one")
+
+
+def _architecture(wheels: Sequence[LockedWheel]) -> Architecture:
+    names = [wheel.filename for wheel in wheels]
+    return "amd64" if any("x86_64" in n for n in names) and not any("aarch64" in n for n in names) else "arm64"
+
+
+def _base(image: str, architecture: Architecture, session: Session) -> tuple[BaseFacts | None, str | None]:
+    try:
+        found = resolve_digest(image, session.config, architecture)
+        return read_base(found.used, found.digest, architecture, session), None
+    except (NetworkError, RegistryError) as error:
+        return None, error.message
+
+
+def _l4t_of(base: str | None) -> str | None:
+    """Return the L4T release that a base image is made for, if its name says so."""
+    rows = (row.l4t for row in platforms() if base == row.base and "l4t" in row.base)
+    return next(rows, None)
+
+
+def _platform(facts: BaseFacts | None, architecture: Architecture, *, l4t: str | None, python: str | None) -> Platform:
+    axes = [("python", python)] if python else []
+    if l4t:
+        return platform_for([("l4t", l4t), *axes], architecture)
+    known = {row.name: row for row in distributions()}
+    named = next((name for name in (facts.distribution if facts else ()) if name in known), None)
+    by_python = next((row.name for row in distributions() if row.python == python), _USUAL)
+    platform = platform_for([("distribution", named or by_python)], architecture)
+    return replace(platform, python=python) if python else platform

@@ -1,0 +1,241 @@
+"""What the loader would refuse: missing libraries, versions and symbols, grouped by cause."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from builder.audit.audit_context import finding, named
+from builder.audit.demangle import demangled
+from builder.audit.environment import Node
+from builder.audit.load_outcome import Dependent, ExecutableStack, Missing, Outdated, Undefined
+from builder.audit.rules.base_rules import bases_for
+from builder.audit.rules.file_rules import for_python
+from builder.model.audits import SEVERITIES
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Iterator
+
+    from builder.audit.audit_context import Case
+    from builder.audit.load_outcome import Cause, Verdict
+    from builder.model.audits import Finding, Severity
+
+_FAMILIES = {"GLIBC": "glibc", "GLIBCXX": "glibcxx"}
+_STACKS_REFUSED = "2.41"
+
+
+def loading(case: Case) -> Iterator[Finding]:
+    """Yield what the loader would refuse; one finding a cause, however many files it stops."""
+    grouped: dict[Hashable, list[tuple[Cause, Severity]]] = defaultdict(list)
+    unused: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
+    for verdict in case.verdicts:
+        if not case.loader.fits(verdict.node) or for_python(verdict.node, case) is False:
+            # Told by rules of their own: nothing here loads them.
+            continue
+        exempt = case.exempt(verdict.node) or case.other_gpus(verdict.node)
+        if exempt and verdict.failures:
+            unused[named(verdict.node.wheel), exempt.why].append(verdict)
+            continue
+        for failure in _causes(verdict):
+            grouped[_cause(case, failure)].append((failure, _severity(case, verdict, failure)))
+    for (_, why), verdicts in unused.items():
+        yield _unused(verdicts, why)
+    for found in grouped.values():
+        severity = min((severity for _, severity in found), key=SEVERITIES.index)
+        failures = list(dict.fromkeys(failure for failure, _ in found))
+        yield _finding(case, failures, severity)
+    yield from _by_runtime(case)
+    yield from _by_import(case)
+
+
+_RULES: dict[type, str] = {
+    Missing: "missing-library",
+    Outdated: "symbol-version",
+    Undefined: "undefined-symbol",
+    ExecutableStack: "executable-stack",
+}
+
+
+def _unused(verdicts: list[Verdict], why: str) -> Finding:
+    """Say in one finding what does not load and need not."""
+    failures = [failure for verdict in verdicts for failure in _causes(verdict)]
+    lacking = sorted({failure.library for failure in failures if isinstance(failure, Missing)})
+    want = f", for want of {', '.join(lacking)}" if lacking else ""
+    also = tuple(verdict.node.shown for verdict in verdicts[1:])
+    fix = "nothing to do unless you use it"
+    return finding(_RULES[type(failures[0])], "info", verdicts[0].node, f"does not load{want}; {why}", fix, also=also)
+
+
+def _causes(verdict: Verdict) -> Iterator[Cause]:
+    """Yield what is wrong in the end: what fails for another's sake is told with that one."""
+    for failure in verdict.failures:
+        yield from failure.causes if isinstance(failure, Dependent) else (failure,)
+
+
+def _cause(case: Case, failure: Cause) -> Hashable:
+    wheel = failure.node.wheel.name if failure.node.wheel else None
+    if isinstance(failure, Missing):
+        elsewhere = _elsewhere(case, failure.library)
+        return ("missing", wheel, _advice(case, failure.library), named(elsewhere.wheel) if elsewhere else None)
+    if isinstance(failure, Outdated):
+        return ("version", wheel, failure.need.file, failure.need.version.partition("_")[0])
+    if isinstance(failure, ExecutableStack):
+        return ("stack", wheel)
+    return ("symbol", wheel, named(failure.blamed.wheel) if failure.blamed else "", bool(failure.elsewhere))
+
+
+def _severity(case: Case, verdict: Verdict, failure: Cause) -> Severity:
+    """A module that Python imports must load; a library that only others load may be one that nobody asks for."""
+    if isinstance(failure, Missing):
+        elsewhere = _elsewhere(case, failure.library)
+        # A Jetson's base image brings CUDA and much else, and is not there to be asked.
+        maybe = elsewhere or case.environment.unknown_packages or (case.unread and case.l4t)
+        return "error" if verdict.node.is_module and not maybe else "warning"
+    if isinstance(failure, Undefined):
+        return "warning" if failure.elsewhere else "error"
+    return "error" if verdict.node.is_module else "warning"
+
+
+def _finding(case: Case, failures: list[Cause], severity: Severity) -> Finding:
+    first = failures[0]
+    if isinstance(first, Missing):
+        return _missing(case, first, failures, severity)
+    if isinstance(first, Outdated):
+        return _outdated(case, [each for each in failures if isinstance(each, Outdated)], severity)
+    if isinstance(first, ExecutableStack):
+        detail = "wants an executable stack, which the C library of this base refuses from 2.41 on"
+        fix = "take a newer build of it"
+        if others := list(bases_for(case.environment.platform, lambda row: not _enough(row.glibc, _STACKS_REFUSED))):
+            fix += f", or a base with an older C library: {', '.join(others)}"
+        return finding("executable-stack", severity, first.node, detail, fix, also=_also(failures, first))
+    return _undefined(first, failures, severity)
+
+
+def _also(failures: Iterable[Cause], first: Cause) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(each.node.shown for each in failures if each.node is not first.node))
+
+
+def _missing(case: Case, first: Missing, failures: list[Cause], severity: Severity) -> Finding:
+    library = first.library
+    libraries = sorted({failure.library for failure in failures if isinstance(failure, Missing)})
+    wrong = next((n for n in case.environment.nodes if n.name == library and not case.loader.fits(n)), None)
+    nothing = f"only {named(wrong.wheel)} has one, for another machine" if wrong else "nothing brings it"
+    elsewhere = _elsewhere(case, library)
+    detail, fix = f"needs {', '.join(libraries)}, and {nothing}", _advice(case, library)
+    if elsewhere:
+        detail = f"needs {', '.join(libraries)}, which {named(elsewhere.wheel)} has where it does not look"
+        fix = "make sure that what loads it is imported first; if that is done, waive this with the reason"
+    elif case.environment.unknown_packages:
+        detail += f" that is known here; {', '.join(case.environment.unknown_packages)} may"
+    also = _also(failures, first)
+    return finding("missing-library", severity, first.node, detail, fix, assumed=case.assumed, also=also)
+
+
+def _advice(case: Case, library: str) -> str:
+    package = case.environment.package_for(library)
+    if package and case.loose:
+        return f"install {package} in the image, and say so with `--apt {package}`"
+    if package:
+        return f"add `{package}` to `apt` under [base]"
+    if library.startswith(("libtorch", "libc10")):
+        return "add torch, of the release that the wheel was built for, to `requires`"
+    if re.match(r"lib(cu|nv|nccl)", library):
+        return "add NVIDIA's wheel of it to `requires`, or a base image with that CUDA release"
+    return "add a package or wheel that has it, or another build of this wheel"
+
+
+def _elsewhere(case: Case, library: str) -> Node | None:
+    """Return a wheel's file that would do, if something loaded it first."""
+    names = (n for n in case.environment.nodes if library in (n.name, n.binary.soname) and case.loader.fits(n))
+    return next(names, None)
+
+
+def _outdated(case: Case, failures: list[Outdated], severity: Severity) -> Finding:
+    first = max(failures, key=lambda each: _numbers(each.need.version))
+    need, provider = first.need, first.provider
+    family = need.version.partition("_")[0]
+    if isinstance(provider, Node):
+        known = [version for version in provider.binary.version_defines if version.startswith(f"{family}_")]
+        newest = max(known, key=_numbers, default="none of that family")
+        owner = named(provider.wheel)
+    else:
+        newest, owner = _ceiling(case, family), case.environment.platform.distribution
+    detail = f"needs {need.version} of {need.file}; {owner} has up to {newest}"
+    ceiling = _FAMILIES.get(family, "")
+    enough = list(bases_for(case.environment.platform, lambda row: _enough(getattr(row, ceiling, ""), need.version)))
+    fix = f"take a build for {case.environment.platform.distribution}, an older or newer release of it"
+    if enough:
+        fix += f", or a base that has it: {', '.join(enough)}"
+    assumed = case.assumed if first.assumed else None
+    return finding("symbol-version", severity, first.node, detail, fix, assumed=assumed, also=_also(failures, first))
+
+
+def _ceiling(case: Case, family: str) -> str:
+    return f"{family}_{getattr(case.environment.platform, _FAMILIES.get(family, ''), '')}"
+
+
+def _enough(ceiling: str, version: str) -> bool:
+    return bool(ceiling) and _numbers(ceiling) >= _numbers(version)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"[0-9]+", version))
+
+
+def _undefined(first: Undefined, failures: list[Cause], severity: Severity) -> Finding:
+    names = {name for each in failures if isinstance(each, Undefined) for name in each.names}
+    # Most telling is a C++ name that is not of the wheel's own making.
+    own = first.node.wheel.name.replace("-", "_") if first.node.wheel else ""
+    shown = demangled(min(names, key=lambda name: (own in name, not name.startswith("_ZN"), len(name), name)))
+    count = "a symbol" if len(names) == 1 else f"{len(names)} symbols"
+    such = f"{shown}" if len(names) == 1 else f"such as {shown}"
+    blamed = first.blamed
+    if first.elsewhere:
+        owners = ", ".join(sorted({named(node.wheel) for node in first.elsewhere}))
+        detail = f"needs {count} that {owners} would define if loaded first, {such}"
+        fix = "make sure that what defines them is imported first; if that is done, waive this with the reason"
+    elif blamed and blamed.wheel is None:
+        detail = f"needs {count} that {blamed.binary.soname} of the base image does not have, {such}"
+        fix = "take a base image with a newer one, or a build for this one"
+    elif blamed:
+        detail = f"needs {count} that {named(blamed.wheel)} does not have, {such}"
+        name = blamed.wheel.name if blamed.wheel else ""
+        fix = f"take the build of it that was made for {named(blamed.wheel)}, or the {name} that it was made for"
+    else:
+        detail = f"needs {count} that nothing it loads defines, {such}"
+        fix = "take another build or release of it"
+    return finding("undefined-symbol", severity, first.node, detail, fix, also=_also(failures, first))
+
+
+def _by_runtime(case: Case) -> Iterator[Finding]:
+    """Say once a wheel what loads under the NVIDIA runtime only, where the platform has no GPU."""
+    if case.sms:
+        return
+    grouped: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in case.verdicts:
+        if verdict.injected and not verdict.failures and verdict.node.wheel:
+            grouped[verdict.node.wheel.name].append(verdict)
+    for verdicts in grouped.values():
+        modules = [v for v in verdicts if v.node.is_module and not case.exempt(v.node)]
+        first = (modules or verdicts)[0]
+        names = ", ".join(sorted({name for verdict in verdicts for name in verdict.injected}))
+        detail = f"loads only where the NVIDIA runtime brings {names}, and the platform has no GPU"
+        fix = "run the image with `--runtime nvidia`, or take a build for the CPU"
+        also = tuple(v.node.shown for v in verdicts if v is not first)
+        yield finding("missing-library", "warning" if modules else "info", first.node, detail, fix, also=also)
+
+
+def _by_import(case: Case) -> Iterator[Finding]:
+    """Say once a wheel what loads only because an import has loaded libraries of other wheels before."""
+    grouped: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in case.verdicts:
+        if verdict.by_import and not verdict.failures and verdict.node.wheel:
+            grouped[verdict.node.wheel.name].append(verdict)
+    for verdicts in grouped.values():
+        first = verdicts[0]
+        names = ", ".join(sorted({name for verdict in verdicts for name in verdict.by_import}))
+        detail = f"finds {names} only because Python has loaded them before, by imports"
+        fix = "nothing to do while those imports come first, as they are meant to"
+        also = tuple(v.node.shown for v in verdicts[1:])
+        yield finding("missing-library", "info", first.node, detail, fix, also=also)

@@ -1,0 +1,125 @@
+"""From a wheel to its facts, read once by sha256 and kept in the cache."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from array import array
+from email.parser import Parser
+from typing import TYPE_CHECKING
+
+from builder.audit import elf, fatbin, symbols, wheel_reader
+from builder.audit.byte_source import File, MalformedError
+from builder.model.audits import Binary, Gpu, WheelFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from email.message import Message
+    from pathlib import Path
+
+    from builder.audit.byte_source import Source
+    from builder.audit.elf import ElfFacts
+    from builder.audit.wheel_reader import Listing, Member
+
+# Part of each fact's name: raise it when the same wheel gives other facts.
+READER = 3
+# Files from this size on are read on a processor of their own.
+_LARGE = 24 << 20
+_INIT = b"PyInit_"
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+# Machines that are no processors: NVIDIA and AMD GPUs, and BPF. Files for them are data to the loader.
+_DEVICES = frozenset({190, 224, 247})
+
+
+def jobs(listing: Listing) -> list[tuple[Member, ...]]:
+    """Return the files of a wheel in portions of work: large ones alone, the rest together."""
+    large = [member for member in listing.members if member.size >= _LARGE]
+    rest = tuple(member for member in listing.members if member.size < _LARGE)
+    return [*((member,) for member in sorted(large, key=lambda m: -m.size)), rest]
+
+
+def read_members(wheel: Path, members: Sequence[Member]) -> tuple[list[Binary], list[tuple[str, str]]]:
+    """Read the ELF files among some files of a wheel; what cannot be read is returned as flaws.
+
+    Raises:
+        MalformedError: the wheel cannot be opened.
+    """
+    data = File(wheel)
+    binaries: list[Binary] = []
+    flaws: list[tuple[str, str]] = []
+    for member in members:
+        try:
+            head = wheel_reader.head(data, member, elf.HEADER_SIZE)
+            if not head.startswith(elf.MAGIC) or elf.read_header(head).machine in _DEVICES:
+                continue
+            binaries.append(read_binary(wheel_reader.source(data, member), member.path))
+        except MalformedError as error:
+            flaws.append((member.path, error.message))
+    return binaries, flaws
+
+
+def read_binary(source: Source, path: str) -> Binary:
+    """Read one ELF file.
+
+    Raises:
+        MalformedError: it is cut off or lies.
+    """
+    facts = elf.read_source(source)
+    gpu = fatbin.codes(source, facts)
+    return compact(path, facts, tuple(Gpu(c.target, c.isa, n) for c, n in sorted(gpu.items())))
+
+
+def compact(path: str, facts: ElfFacts, gpu: tuple[Gpu, ...] = ()) -> Binary:
+    """Return what the audit keeps of an ELF file."""
+    wanted = [symbol for symbol in facts.undefined if not symbol.weak]
+    inits = sorted(d.name[len(_INIT) :].decode("utf-8", "replace") for d in facts.defined if d.name.startswith(_INIT))
+    return Binary(
+        path=path,
+        header=facts.header,
+        needed=facts.needed,
+        soname=facts.soname,
+        rpath=facts.rpath,
+        runpath=facts.runpath,
+        version_needs=facts.version_needs,
+        version_defines=facts.version_defines,
+        inits=tuple(inits),
+        gpu=gpu,
+        defines=symbols.defined_keys(facts.defined).tobytes(),
+        wants=symbols.wanted_keys(wanted).tobytes(),
+        wanted=zlib.compress(b"\n".join(symbols.shown(symbol) for symbol in wanted), 1) if wanted else b"",
+        dynamic=facts.dynamic,
+        executable_stack=facts.executable_stack,
+    )
+
+
+def assemble(wheel: Path, listing: Listing, binaries: Iterable[Binary], flaws: Iterable[tuple[str, str]]) -> WheelFacts:
+    """Put together what was read of a wheel."""
+    data = File(wheel)
+    kept = [member for member in listing.members if "\n" not in member.path]
+    text = "\n".join(member.path for member in kept).encode("utf-8", "surrogateescape")
+    keys = [symbols.key(member.path.encode("utf-8", "surrogateescape")) for member in kept]
+    flaws = [*listing.flaws, *flaws]
+    texts = {name: _metadata(data, listing, name, flaws) for name in ("WHEEL", "METADATA")}
+    return WheelFacts(
+        tags=tuple(str(tag).strip() for tag in texts["WHEEL"].get_all("Tag", ())),
+        requires=_requires(texts["METADATA"]),
+        flaws=tuple(flaws),
+        binaries=tuple(sorted(binaries, key=lambda b: b.path)),
+        files=zlib.compress(text, 1),
+        file_keys=array("Q", keys).tobytes(),
+        contents=array("Q", [member.crc << 32 | member.size & 0xFFFFFFFF for member in kept]).tobytes(),
+    )
+
+
+def _metadata(data: Source, listing: Listing, name: str, flaws: list[tuple[str, str]]) -> Message:
+    try:
+        text = wheel_reader.metadata(data, listing.members, name)
+    except MalformedError as error:
+        flaws.append((f"*.dist-info/{name}", error.message))
+        text = ""
+    return Parser().parsestr(text, headersonly=True)
+
+
+def _requires(headers: Message) -> tuple[str, ...]:
+    found = (_NAME.match(str(text).strip()) for text in headers.get_all("Requires-Dist", ()))
+    return tuple(sorted({re.sub(r"[-_.]+", "-", match[0]).lower() for match in found if match}))

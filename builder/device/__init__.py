@@ -1,0 +1,1 @@
+"""What happens on the board: memory estimates, services, measurements."""

@@ -1,0 +1,148 @@
+"""jbuild's own client: streams the answers of an OpenAI server, several at once, and measures when tokens arrive."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from builder.device.bench.measurement import Percentiles, Step
+from builder.errors import SmokeError, UsageError
+from builder.remote.openai import CHAT_COMPLETIONS, ServerError, StreamedAnswer, completion_body
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from builder.device.bench.measurement import Load
+    from builder.remote.openai import OpenAIServer, ServedModel
+
+_BAD_REQUEST, _UNAUTHORIZED = 400, 401
+_SHOWN = 200
+# Words that are one token each in most vocabularies.
+_WORDS = ("the", "of", "and", "to", "in", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not", "he")
+
+
+def check_url(url: str) -> str:
+    """Return a server's address without `/v1` and a closing slash.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        parsed = urlsplit(url)
+        port = parsed.port
+    except ValueError:
+        parsed, port = urlsplit(""), None
+    is_http = parsed.scheme in ("http", "https") and parsed.hostname and port != 0
+    if not is_http or parsed.query or "@" in parsed.netloc:
+        raise UsageError(f"`{url[:_SHOWN]}` is no server's address", hint="write http://HOST:PORT")
+    return url.rstrip("/").removesuffix("/v1")
+
+
+def served_model(server: OpenAIServer, within_s: float = 30.0) -> ServedModel:
+    """Return the first model that a server serves.
+
+    Raises:
+        SmokeError: the server does not answer, or serves none.
+    """
+    try:
+        models = server.models(within_s)
+    except ServerError as error:
+        raise _smoke_error(server, str(error), error, "is it ready, and an OpenAI server?") from error
+    if not models:
+        raise SmokeError("its list of models is empty", where=server.url, hint="is it an OpenAI server?")
+    return models[0]
+
+
+def measure(
+    server: OpenAIServer,
+    model: str,
+    load: Load,
+    concurrency: int,
+    on_answer: Callable[[float], object] = lambda _: None,
+) -> Step:
+    """Send all prompts, `concurrency` at once, after one that does not count.
+
+    Raises:
+        SmokeError: the first question was not answered.
+    """
+    first, *prompts = _prompts(load, concurrency)
+    body = completion_body(model, load.output_tokens) | {"ignore_eos": True}
+
+    def ask(prompt: str) -> StreamedAnswer | ServerError:
+        try:
+            messages = [{"role": "user", "content": prompt}]
+            return server.complete(CHAT_COMPLETIONS, body | {"messages": messages}, load.within_s)
+        except ServerError as error:
+            return error
+
+    def ask_and_count(prompt: str) -> StreamedAnswer | ServerError:
+        answer = ask(prompt)
+        on_answer(1)
+        return answer
+
+    answer = ask(first)
+    if isinstance(answer, ServerError) and answer.status == _BAD_REQUEST:
+        # Not every server accepts vLLM's own field.
+        del body["ignore_eos"]
+        answer = ask(first)
+    if isinstance(answer, ServerError):
+        raise _smoke_error(server, f"the first question was not answered: {answer}", answer, "see the server's log")
+    with ThreadPoolExecutor(concurrency) as pool:
+        start_s = time.monotonic()
+        answers = list(pool.map(ask_and_count, prompts))
+        seconds = time.monotonic() - start_s
+    return step_of(answers, concurrency, seconds)
+
+
+def _prompts(load: Load, concurrency: int) -> Iterator[str]:
+    """Yield one prompt more than asked for, the same in every run, no two with the same beginning."""
+    chance = random.Random(concurrency)  # noqa: S311  # no secret
+    for number in range(load.prompts + 1):
+        words = chance.choices(_WORDS, k=max(1, load.input_length - 2))
+        yield " ".join([str(number), *words])
+
+
+def _smoke_error(server: OpenAIServer, message: str, error: ServerError, hint: str) -> SmokeError:
+    if error.status == _UNAUTHORIZED:
+        hint = "it wants an API key: set VLLM_API_KEY, or add --key-file FILE"
+    return SmokeError(message, where=server.url, hint=hint)
+
+
+def step_of(answers: Sequence[StreamedAnswer | ServerError], concurrency: int, seconds: float) -> Step:
+    """Return the measures of answers, and of failures, that came within some seconds."""
+    good = [answer for answer in answers if isinstance(answer, StreamedAnswer)]
+    failures = [str(answer) for answer in answers if isinstance(answer, ServerError)]
+    tokens = sum(answer.tokens for answer in good)
+    gaps = [later - earlier for a in good for earlier, later in zip(a.times_s, a.times_s[1:], strict=False)]
+    return Step(
+        concurrency=concurrency,
+        answered=len(good),
+        failed=len(failures),
+        seconds=round(seconds, 3),
+        input_tokens=sum(answer.input_tokens or 0 for answer in good),
+        output_tokens=tokens,
+        requests_per_s=round(len(good) / seconds, 4),
+        tokens_per_s=round(tokens / seconds, 3),
+        first_token_ms=percentiles([answer.times_s[0] for answer in good if answer.times_s]),
+        between_tokens_ms=percentiles(gaps),
+        failures=tuple(dict.fromkeys(failures)),
+    )
+
+
+def percentiles(values_s: Sequence[float]) -> Percentiles | None:
+    """Return the percentiles of seconds, between ranks in proportion (as NumPy does by default); None without any."""
+    if not values_s:
+        return None
+    ordered = sorted(values_s)
+    return Percentiles(p50=_percentile(ordered, 50), p95=_percentile(ordered, 95), p99=_percentile(ordered, 99))
+
+
+def _percentile(ordered: list[float], percent: int) -> float:
+    rank = (len(ordered) - 1) * percent / 100
+    lower, fraction = math.floor(rank), rank % 1
+    upper = min(lower + 1, len(ordered) - 1)
+    return round(1000 * (ordered[lower] + (ordered[upper] - ordered[lower]) * fraction), 3)

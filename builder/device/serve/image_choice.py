@@ -1,0 +1,201 @@
+"""Which image of a recipe a device is to run, and why not the others."""
+
+from __future__ import annotations
+
+import platform as machine
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from packaging.version import InvalidVersion, Version
+
+from builder.device.serve.memory_limits import memory_of
+from builder.errors import UsageError
+from builder.jetson.boards import Board  # records are described by their types
+from builder.jetson.boards import board as board_of
+from builder.jetson.device import this_device
+from builder.jetson.hosts import runs
+from builder.jetson.platform import check_value
+from builder.publish.tag_status import overview
+from builder.recipe.levels import levels, reaches
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from builder.host.session import Session
+    from builder.model.locks import Job
+    from builder.publish.tag_status import TagState
+
+_ARCHITECTURES = {"aarch64": "arm64", "arm64": "arm64", "x86_64": "amd64", "amd64": "amd64"}
+_FITS = ("fits", "fewer", "unknown", "no")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Host:
+    """The machine that is to run an image; `l4t` and `board` None: not a Jetson, or not known."""
+
+    name: str
+    architecture: str
+    is_jetson: bool
+    l4t: str | None = None
+    board: Board | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """A cell's image and what stands against it; `image` names it by digest where it is published.
+
+    `level` is the best that verdicts beside it prove. `out` are the reasons why the host cannot run it, `notes` what
+    else is to be known.
+    """
+
+    cell: str
+    image: str | None
+    tag: str | None
+    digest: str | None
+    level: str | None
+    vllm: str | None
+    l4t: str | None
+    cuda: str | None
+    fit: str
+    out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def host_of(board: str | None, l4t: str | None) -> Host:
+    """Return the host of a board's name and a release, else this machine; each is found out where it is not given.
+
+    Raises:
+        UsageError: the board or the release is unknown.
+    """
+    mistake = check_value("l4t", l4t) if l4t else None
+    if mistake:
+        raise UsageError(mistake[0], hint=mistake[1])
+    here = this_device()
+    if board:
+        found = board_of(board)
+        own = here.l4t if here and here.board == board else None
+        return Host(name=found.name, architecture="arm64", is_jetson=True, l4t=l4t or own, board=found)
+    if here:
+        known = board_of(here.board) if here.board else None
+        return Host(name=here.model, architecture="arm64", is_jetson=True, l4t=l4t or here.l4t, board=known)
+    if l4t:
+        return Host(name=f"a Jetson with L4T {l4t}", architecture="arm64", is_jetson=True, l4t=l4t)
+    own_architecture = _ARCHITECTURES.get(machine.machine(), machine.machine())
+    return Host(name=f"this machine ({own_architecture})", architecture=own_architecture, is_jetson=False)
+
+
+def pick(
+    jobs: Sequence[Job], host: Host, targets: Sequence[str], session: Session, *, level: str | None = None
+) -> tuple[Candidate, ...]:
+    """Return all cells' images, those that the host can run first, the best of them foremost.
+
+    `level` is what the verdict must reach.
+
+    Raises:
+        RegistryError: what the registry says makes no sense.
+    """
+    rows = overview(jobs, targets, session)
+    found = [_judged(job, host, [row for row in rows if row.cell == job.cell.id], session, level) for job in jobs]
+    silent = [f"{row.repository}: {row.note}" for row in rows if row.state == "unknown"]
+    found = [_with_silence(each, silent) for each in found]
+    return tuple(sorted(found, key=_rank))
+
+
+def published_image(job: Job, targets: Sequence[str], session: Session) -> tuple[str, str] | None:
+    """Return the image of a cell in a registry, by digest, and the digest: the one with the best verdict."""
+    best = _best([row for row in overview([job], targets, session) if row.cell == job.cell.id])
+    return (f"{best.repository}@{best.digest}", str(best.digest)) if best else None
+
+
+def _judged(job: Job, host: Host, rows: Sequence[TagState], session: Session, level: str | None) -> Candidate:
+    best, platform = _best(rows), job.platform
+    fit, against, notes = _memory(job, host, session)
+    out = [*cannot_run(job, host), *against, *_unproven(best, rows, level)]
+    return Candidate(
+        cell=job.cell.id,
+        image=f"{best.repository}@{best.digest}" if best else None,
+        tag=best.tag if best else None,
+        digest=best.digest if best else None,
+        level=best.level if best else None,
+        vllm=dict(job.cell.values).get("vllm"),
+        l4t=platform.l4t,
+        cuda=platform.cuda,
+        fit=fit,
+        out=tuple(out),
+        notes=tuple(notes),
+    )
+
+
+def cannot_run(job: Job, host: Host) -> list[str]:
+    """Return what of the host's architecture, driver and GPU an image does not suit."""
+    platform, board = job.platform, host.board
+    if platform.architecture != host.architecture:
+        return [f"it is for {platform.architecture}, and {host.name} is {host.architecture}"]
+    if platform.l4t is None:
+        return []
+    if not host.is_jetson:
+        return [f"it is for a Jetson with L4T {platform.l4t}, and this is none"]
+    found = []
+    if host.l4t and (reason := runs(host.l4t, platform)):
+        found.append(reason)
+    if board and not host.l4t and platform.l4t.split(".")[0] not in board.l4t:
+        found.append(f"it is for L4T {platform.l4t}, and {board.name} runs {', '.join(board.l4t)}")
+    if board and board.sm not in platform.sms:
+        found.append(f"its kernels are for SM {', '.join(platform.sms)}, and {board.name}'s GPU is SM {board.sm}")
+    return found
+
+
+def _memory(job: Job, host: Host, session: Session) -> tuple[str, list[str], list[str]]:
+    """Return what the estimate says of the host's memory, what stands against it, and what is to be known."""
+    if host.board is None:
+        return "unknown", [], []
+    found = memory_of(job, host.board, session)
+    verdict = found.fit.verdict if found.fit else "unknown"
+    if verdict == "no":
+        return verdict, [f"by estimate its model does not fit {host.board.name}: `jbuild fit` shows the sum"], []
+    return verdict, [], list(found.remarks)
+
+
+def _unproven(best: TagState | None, rows: Sequence[TagState], level: str | None) -> list[str]:
+    if best is None:
+        names = dict.fromkeys(f"{row.repository}:{row.tag}" for row in rows)
+        return [f"not published: there is no {' and no '.join(names)}"] if names else ["not published"]
+    if best.level is None:
+        return ["no verdict that counts lies beside it"]
+    if not reaches(best.level, level):
+        return [f"its verdict is of level {best.level}, not {level} or better"]
+    return []
+
+
+def _with_silence(found: Candidate, silent: Sequence[str]) -> Candidate:
+    """Say of what is not published which registries did not answer: it may be there."""
+    if found.image or not silent:
+        return found
+    return replace(found, out=(*(r for r in found.out if r != "not published"), *(f"not known: {s}" for s in silent)))
+
+
+def _best(rows: Sequence[TagState]) -> TagState | None:
+    there = [row for row in rows if row.digest]
+    order = levels()
+    return max(there, key=lambda row: order.index(row.level) if row.level in order else -1, default=None)
+
+
+def _rank(found: Candidate) -> tuple[object, ...]:
+    """Sort what runs before what does not, the GPU before the CPU, then by room, level, and versions."""
+    order = levels()
+    level = order.index(found.level) if found.level in order else -1
+    return (
+        len(found.out) > 0,
+        found.l4t is None,
+        _FITS.index(found.fit),
+        -level,
+        *(_newest_first(text) for text in (found.vllm, found.l4t, found.cuda)),
+        found.cell,
+    )
+
+
+def _newest_first(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(-number for number in Version(text or "0").release)
+    except InvalidVersion:
+        return (1,)

@@ -1,0 +1,133 @@
+"""A cell's server on this machine's engine: with what it starts, what people are told of it, and its log followed."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from builder.device.serve import service_container as containers
+from builder.device.serve.memory_limits import memory_of
+from builder.device.serve.service import address_of, chosen_board, curl_hint, emulated_environment, service_of
+from builder.image.runtime import served_name
+from builder.remote.openai import OpenAIServer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from builder.device.serve.image_selection import Chosen
+    from builder.device.serve.service_records import Published, Service
+    from builder.host.engine.container import RunningContainer
+    from builder.host.engine.docker import Engine
+    from builder.host.session import Session
+    from builder.model.locks import Job
+
+_KEY = "VLLM_API_KEY"
+_ASK_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Started:
+    """A container that was started: where its server will be reached, how it is asked, and `docker` as it is called."""
+
+    recipe: str
+    cell: str
+    container: str
+    image: str
+    url: str
+    ask: str
+    docker: str
+
+
+@dataclass(slots=True)
+class Followed:
+    """What was seen of a server: seconds until it was ready, its exit code, and whether it was told to end."""
+
+    ready_s: float | None = None
+    exit_code: int | None = None
+    interrupted: bool = False
+
+
+def service_here(
+    job: Job,
+    chosen: Chosen,
+    session: Session,
+    engine: Engine,
+    *,
+    board: str | None = None,
+    published: Published | None = None,
+    key_file: Path | None = None,
+    arguments: Sequence[str] = (),
+) -> Service:
+    """Return the service of a cell on an engine: its board's limits, what emulation needs, the environment's key.
+
+    Raises:
+        RecipeError, UsageError: as `service_of` and `chosen_board`.
+    """
+    row = chosen_board(job, board)
+    environment = dict(emulated_environment(job, engine))
+    if row:
+        memory = memory_of(job, row, session)
+        environment |= dict(memory.environment)
+        for remark in memory.remarks:
+            session.console.say(f"on {row.name}, {remark}")
+    if key_file is None and os.environ.get(_KEY):
+        environment[_KEY] = os.environ[_KEY]
+    return service_of(
+        job,
+        chosen.reference,
+        row,
+        published=published,
+        key_file=key_file,
+        environment=tuple(environment.items()),
+        arguments=arguments,
+    )
+
+
+def described(job: Job, service: Service, engine: Engine) -> Started:
+    """Return how the container of a service that was started is reached."""
+    return Started(
+        recipe=job.recipe.name,
+        cell=job.cell.id,
+        container=service.name,
+        image=service.image,
+        url=address_of(service.published, engine.host),
+        ask=curl_hint(service, served_name(job.spec), engine.host),
+        docker=f"DOCKER_HOST={engine.docker_host} docker" if engine.source == "scripts/engine" else "docker",
+    )
+
+
+def follow(
+    container: RunningContainer, service: Service, started: Started, engine: Engine, session: Session
+) -> Followed:
+    """Show a server's log until it ends; an interruption stops it cleanly, and is how it is meant to end.
+
+    Raises:
+        SmokeError: it ended by itself, and not well.
+    """
+    console, seen, over = session.console, Followed(), threading.Event()
+    if engine.is_local:
+        threading.Thread(target=_say_when_ready, args=(seen, started, session, over), daemon=True).start()
+    try:
+        for line in container.log_lines():
+            console.say(line)
+    except KeyboardInterrupt:
+        seen.interrupted = True
+        console.note(f"stopping {service.name}: it has {service.stop_within_s} s to end")
+        container.stop(service.stop_within_s)
+    finally:
+        over.set()
+    seen.exit_code = containers.end_of(container, service)
+    return seen
+
+
+def _say_when_ready(seen: Followed, started: Started, session: Session, over: threading.Event) -> None:
+    start_s, server = time.monotonic(), OpenAIServer(url=started.url)
+    while not over.wait(_ASK_EVERY_S):
+        if server.is_healthy():
+            seen.ready_s = round(time.monotonic() - start_s, 1)
+            session.console.note(f"ready after {seen.ready_s:.0f} s; Ctrl-C ends it; try it:\n  {started.ask}")
+            return

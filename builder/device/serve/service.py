@@ -1,0 +1,218 @@
+"""The service that runs an image, made from its cell and a board or from the image alone, and how it is reached."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shlex
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder.device.serve.memory_limits import limit
+from builder.device.serve.service_records import Health, Published, Service
+from builder.errors import UsageError
+from builder.host.engine.docker import emulator_settings
+from builder.image.render.image_labels import UID
+from builder.image.runtime import HEALTHCHECK
+from builder.image.runtime.settings import EVERYWHERE, LOOPBACK
+from builder.jetson.boards import board as board_of
+from builder.jetson.device import this_device
+from builder.smoke.launch import CUDA_LABEL, server_port
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from builder.host.engine.docker import Engine
+    from builder.jetson.boards import Board
+    from builder.model.locks import Job
+    from builder.model.recipes import Pairs
+
+_PUBLISHED = re.compile(r"(?:(\[[0-9a-fA-F:]+\]|[0-9]+(?:\.[0-9]+){3}|localhost):)?([0-9]{1,5})")
+_HIGHEST_PORT = 65535
+_QUESTION = "What is the capital of France?"
+# For images without a health check, and of which no recipe is known.
+_READY_WITHIN_S, _STOP_WITHIN_S = 900, 60
+_NS = 10**9
+
+
+def service_of(
+    job: Job,
+    image: str,
+    board: Board | None = None,
+    *,
+    published: Published | None = None,
+    key_file: Path | None = None,
+    environment: Pairs = (),
+    arguments: Sequence[str] = (),
+) -> Service:
+    """Return how the image of a cell is run, within what a board has; without `published` on its port of loopback.
+
+    Raises:
+        RecipeError: the recipe's environment, or what is added to it, makes no server.
+    """
+    spec, name = job.spec, service_name(job)
+    port = server_port(spec, environment, arguments)
+    return Service(
+        name=name,
+        image=image,
+        platform=f"linux/{job.platform.architecture}",
+        nvidia=bool(job.platform.l4t),
+        port=port,
+        published=published or Published(address=LOOPBACK[0], port=port),
+        volume=f"{name}-cache",
+        health=Health(test=HEALTHCHECK, start_period_s=int(spec.smoke.ready_within_s)),
+        stop_within_s=int(spec.smoke.stop_within_s),
+        environment=environment,
+        arguments=tuple(arguments),
+        memory_bytes=limit(board, gpu=bool(job.platform.l4t)) if board else None,
+        # One core stays the system's, or nobody can log in while the server is busy.
+        cpus=max(1, board.cpus - 1) if board else None,
+        key_file=key_file,
+    )
+
+
+def service_of_image(reference: str, facts: Mapping[str, Any], published: Published, architecture: str) -> Service:
+    """Return how an image is run, by what the engine says of it; `architecture` is the engine's machine's.
+
+    Raises:
+        UsageError: it has no entrypoint, or no single port: it is no image of a server.
+    """
+    config = facts.get("Config") or {}
+    ports = [int(found[1]) for name in config.get("ExposedPorts") or () if (found := re.fullmatch(r"(\d+)/tcp", name))]
+    if len(ports) != 1 or not config.get("Entrypoint"):
+        hint = "name an image of jbuild's, or measure a server that runs with --url"
+        raise UsageError("the image is no server's: it has no single port and entrypoint", where=reference, hint=hint)
+    begins = (config.get("Healthcheck") or {}).get("StartPeriod") or _READY_WITHIN_S * _NS
+    name = re.sub(r"[^a-z0-9_-]+", "-", reference.rpartition("/")[2].partition("@")[0].lower())
+    return Service(
+        name=f"jbuild-{name}",
+        image=reference,
+        platform=f"{facts.get('Os') or 'linux'}/{facts['Architecture']}",
+        nvidia=bool((config.get("Labels") or {}).get(CUDA_LABEL)),
+        port=ports[0],
+        published=published,
+        volume=f"jbuild-{name}-cache",
+        health=Health(test=None, start_period_s=begins // _NS),
+        stop_within_s=_STOP_WITHIN_S,
+        environment=emulator_settings(facts["Architecture"]) if facts["Architecture"] != architecture else (),
+    )
+
+
+def service_name(job: Job) -> str:
+    """Return a name for a cell's container and project: what both the engine and compose allow."""
+    return re.sub(r"[^a-z0-9_-]+", "-", f"jbuild-{job.recipe.name}-{job.cell.id}".lower())
+
+
+def chosen_board(job: Job, name: str | None) -> Board | None:
+    """Return the board of a name, else the one that this is, else the recipe's if it names one; None: any.
+
+    Raises:
+        UsageError: there is no such board, or the cell's images are not for it.
+    """
+    device = this_device()
+    own = job.recipe.boards[0] if len(job.recipe.boards) == 1 else None
+    found = name or (device.board if device else None) or own
+    if found is None:
+        return None
+    board = board_of(found)
+    if name and job.platform.l4t and not board.suits(job.platform):
+        raise UsageError(
+            f"images for {job.platform.name} (SM {', '.join(job.platform.sms)}) do not run on {board.name} "
+            f"(SM {board.sm}, L4T {', '.join(board.l4t)})",
+            where=job.name,
+            hint=f"`jbuild pick {job.recipe.name} --board {board.name}` shows the cells that do",
+        )
+    return board
+
+
+def parse_published(text: str) -> Published:
+    """Return an address and port written as `[ADDRESS:]PORT`; loopback unless another address is named.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    found = _PUBLISHED.fullmatch(text)
+    if not found or not 0 < int(found[2]) <= _HIGHEST_PORT:
+        raise UsageError(f"`{text[:80]}` is no port", hint="write PORT or ADDRESS:PORT, such as 127.0.0.1:8001")
+    address = (found[1] or LOOPBACK[0]).strip("[]")
+    return Published(address=LOOPBACK[0] if address == "localhost" else address, port=int(found[2]))
+
+
+def address_of(published: Published, host: str | None = None) -> str:
+    """Return where the server is reached; `host` is the engine's machine, None for this one.
+
+    On a loopback address only that machine reaches it.
+    """
+    reached = LOOPBACK[0] if published.address in EVERYWHERE else published.address
+    address = host if host and published.address not in LOOPBACK else reached
+    return f"http://{f'[{address}]' if ':' in address else address}:{published.port}"
+
+
+def curl_hint(service: Service, model: str | None, host: str | None = None) -> str:
+    """Return a command that asks the server a question, or, not knowing its model, what it serves."""
+    url = address_of(service.published, host)
+    words = ["curl"]
+    if service.key_file:
+        words += ["-H", f'"Authorization: Bearer $(cat {shlex.quote(str(service.key_file))})"']
+    elif dict(service.environment).get("VLLM_API_KEY"):
+        words += ["-H", '"Authorization: Bearer $VLLM_API_KEY"']
+    if model is None:
+        return " ".join([*words, f"{url}/v1/models"])
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": _QUESTION}]})
+    json_type = "'Content-Type: application/json'"
+    return " ".join([*words, "-H", json_type, "-d", shlex.quote(body), f"{url}/v1/chat/completions"])
+
+
+def new_key() -> str:
+    """Return a new API key, as the only line of a file."""
+    return f"{secrets.token_urlsafe(32)}\n"
+
+
+def readable_key(name: str) -> Path:
+    """Return a key's file, if the server's user in the container will be able to read it.
+
+    Raises:
+        UsageError: it is not there, or is for its owner only.
+    """
+    path = Path(name).expanduser()
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the key: {error.strerror}", where=name, hint="name a file that is there"
+        ) from error
+    if not path.is_file() or not (state.st_mode & stat.S_IROTH or state.st_uid == UID):
+        hint = f"`chmod 444 {shlex.quote(name)}`, in a folder that only you may enter (mode 700)"
+        raise UsageError(f"user {UID} of the container may not read the key", where=name, hint=hint)
+    return path
+
+
+def read_key(name: str) -> str:
+    """Return the key in a file.
+
+    Raises:
+        UsageError: it cannot be read, or holds something else than one key.
+    """
+    try:
+        words = Path(name).expanduser().read_text(encoding="utf-8").split()
+    except (OSError, ValueError) as error:
+        hint = "name a file that holds the key and nothing else"
+        raise UsageError("cannot read the key", where=name, hint=hint) from error
+    if len(words) != 1:
+        raise UsageError("the file must hold one key and nothing else", where=name, hint="write the key into it")
+    return words[0]
+
+
+def emulated_environment(job: Job, engine: Engine) -> Pairs:
+    """Return what makes an image of another architecture than the engine's bearable, as its smoke run has it."""
+    if job.platform.architecture == engine.architecture:
+        return ()
+    return tuple(dict((*emulator_settings(job.platform.architecture), *job.spec.smoke.environment)).items())
+
+
+def is_open(service: Service) -> bool:
+    """Tell whether others than this machine can reach the server without a key."""
+    has_key = service.key_file or dict(service.environment).get("VLLM_API_KEY")
+    return service.published.address not in LOOPBACK and not has_key

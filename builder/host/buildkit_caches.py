@@ -1,0 +1,123 @@
+"""Build caches of BuildKit's that the configuration names: rules that are checked when read, and handed to buildx.
+
+Types and attributes are those of `docker buildx build --cache-from` and `--cache-to`; what holds a secret is left out,
+since a command line is open to everybody on a machine.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from builder.host.toml.documents import shown, suggest
+
+if TYPE_CHECKING:
+    from builder.host.toml.documents import Table
+
+Direction = Literal["from", "to"]
+
+_EXPORT = (
+    *("mode", "compression", "compression-level", "force-compression", "ignore-error", "oci-mediatypes"),
+    *("image-manifest",),
+)
+# For each type: the attributes it must have in each direction, and those it may have besides the export's.
+_REQUIRED: dict[str, dict[Direction, tuple[str, ...]]] = {
+    "registry": {"from": ("ref",), "to": ("ref",)},
+    "local": {"from": ("src",), "to": ("dest",)},
+    "gha": {"from": (), "to": ()},
+}
+_OPTIONAL = {"registry": (), "local": ("tag", "digest"), "gha": ("scope", "url", "timeout", "repository")}
+_PATHS = ("src", "dest")
+_SECRETS = {"token": "ACTIONS_RUNTIME_TOKEN", "ghtoken": "GITHUB_TOKEN"}
+_VALUE = r"[^\x00-\x1f\x7f]+"
+_PLACEHOLDERS = ("recipe", "cell")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cache:
+    """One cache to read or to write. Values may hold `{recipe}` and `{cell}`."""
+
+    attributes: tuple[tuple[str, str], ...]
+
+    @property
+    def kind(self) -> str:
+        """`registry`, `local` or `gha`."""
+        return dict(self.attributes)["type"]
+
+    def argument(self, recipe: str, cell: str) -> str:
+        """Return the rule as buildx takes it, a line of CSV, for one cell."""
+        names = {"recipe": recipe, "cell": cell.lower()}
+        fields = [
+            f"{key}={re.sub('{(recipe|cell)}', lambda found: names[found[1]], value)}" for key, value in self.attributes
+        ]
+        return ",".join(
+            f'"{field.replace(chr(34), chr(34) * 2)}"' if re.search('[,"]', field) else field for field in fields
+        )
+
+    @property
+    def lacks(self) -> str | None:
+        """What in the environment is missing, without which buildx passes it over in silence."""
+        missing = [name for name in ("ACTIONS_RUNTIME_TOKEN",) if self.kind == "gha" and not os.environ.get(name)]
+        return missing[0] if missing else None
+
+
+def read_caches(table: Table, key: str, direction: Direction, folder: Path) -> tuple[Cache, ...]:
+    """Return the caches of a list of strings such as `type=registry,ref=HOST/NAME`; paths are relative to `folder`."""
+    found = []
+    for index, text in enumerate(table.strings(key)):
+        try:
+            found.append(_cache(text, direction, folder))
+        except _Mistake as mistake:
+            message, hint = mistake.args
+            table.document.problem((*table.path, key, index), message, hint)
+    return tuple(found)
+
+
+class _Mistake(Exception):  # noqa: N818  # no failure: a note for the reader of the file
+    """What is wrong with a rule, and what to write instead."""
+
+
+def _cache(text: str, direction: Direction, folder: Path) -> Cache:
+    attributes = _attributes(text)
+    kind = attributes.get("type", "")
+    if kind not in _REQUIRED:
+        said = f"`{shown(kind)}` is no type of cache" if kind else "`type=` is missing"
+        raise _Mistake(said, suggest(kind, _REQUIRED, noun="types"))
+    for name in _REQUIRED[kind][direction]:
+        if name not in attributes:
+            raise _Mistake(f"a cache of type {kind} needs `{name}=`", f"type={kind},{name}=…")
+    allowed = {"type", *_REQUIRED[kind][direction], *_OPTIONAL[kind], *(_EXPORT if direction == "to" else ())}
+    for name, value in attributes.items():
+        if name in _SECRETS:
+            raise _Mistake(f"`{name}` is a secret", f"set {_SECRETS[name]} in the environment instead")
+        if name not in allowed:
+            raise _Mistake(f"unknown attribute `{shown(name)}`", suggest(name, allowed, noun="valid here"))
+        _check_value(name, value)
+    made = {k: str(folder / Path(v).expanduser()) if k in _PATHS else v for k, v in attributes.items()}
+    return Cache(attributes=tuple(made.items()))
+
+
+def _attributes(text: str) -> dict[str, str]:
+    try:
+        ((*fields,),) = csv.reader([text], strict=True)
+    except (csv.Error, ValueError) as error:
+        raise _Mistake(f"`{shown(text)}` cannot be read", "write type=registry,ref=HOST/NAME") from error
+    pairs = [field.partition("=") for field in fields]
+    for name, equals, _ in pairs:
+        if not equals:
+            raise _Mistake(f"`{shown(name)}` has no value", f"{shown(name)}=…")
+    if len({name for name, _, _ in pairs}) < len(pairs):
+        raise _Mistake("an attribute is there twice", None)
+    return {name.strip(): value for name, _, value in pairs}
+
+
+def _check_value(name: str, value: str) -> None:
+    if not re.fullmatch(_VALUE, value):
+        raise _Mistake(f"`{name}` holds a control character, or nothing", None)
+    for placeholder in re.findall(r"{([^}]*)}", value):
+        if placeholder not in _PLACEHOLDERS:
+            raise _Mistake(f"unknown placeholder `{{{shown(placeholder)}}}`", "known: {recipe}, {cell}")

@@ -1,0 +1,370 @@
+"""The user's settings: mirrors, registries, hub, certificates. Files, weakest first, then the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from builder.errors import DocumentError, Problem, RecipeError
+from builder.host.buildkit_caches import Cache, read_caches
+from builder.host.index_rows import ADDRESS, DEFAULT, INDEX_KEYS
+from builder.host.toml import documents
+from builder.host.toml.declarations import (
+    Field,
+    TableDeclaration,
+    ValueType,
+    boolean,
+    choice,
+    list_schema,
+    number,
+    string,
+    string_schema,
+    strings,
+    tables,
+    under,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from builder.host.buildkit_caches import Direction
+    from builder.host.index_rows import IndexRow
+    from builder.host.toml.declarations import Schema
+    from builder.host.toml.documents import Table
+
+Compression = Literal["zstd", "gzip"]
+COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
+BUILDER_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+REGISTRY_PATTERN = r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-][a-z0-9]+)*)?"
+_HOST = r"[A-Za-z0-9.-]+(:[0-9]+)?"
+_IMAGE_NAME = r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-][a-z0-9]+)*)*"
+_ADDRESS = r"https?://[^\s]+"
+_MODEL_SOURCE = r"hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+"
+# Where Linux distributions keep the certificates that the system trusts.
+_SYSTEM_CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegistryMirror:
+    """Images whose name begins with `prefix` are taken from `mirror`; `stand_in` says if and why it is not the same."""
+
+    prefix: str
+    mirror: str
+    stand_in: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexMirror:
+    """Package indexes whose address begins with `prefix` are asked at `mirror`.
+
+    A `fallback` is asked only when the index itself fails. The prefix `default` means uv's own default index.
+    """
+
+    prefix: str
+    mirror: str
+    fallback: bool = False
+    stand_in: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelMirror:
+    """A hub model that is taken from a folder, which the file named as `written`."""
+
+    source: str
+    folder: Path
+    stand_in: str | None = None
+    written: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegistrySettings:
+    """How one registry host is reached: its own certificate authority, or no TLS at all."""
+
+    host: str
+    ca_bundle: Path | None = None
+    insecure: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """All settings.
+
+    `registries` are prefixes that proven images go to when a recipe names none. `ca_bundle` is a PEM file that
+    every connection of jbuild and of a build's package manager trusts. `python_mirror` serves below its address what
+    python-build-standalone's releases do. `compression` is that of the layers of built images. `builders` are
+    buildx builders or docker contexts that build instead of the engine, cells dealt out among them. `cosign_key` is
+    the private key that signs what is published; signatures by `trusted_keys` (public ones) are believed. `silent_s` is
+    how long (seconds) a builder may say nothing before it counts as hanging.
+    """
+
+    registries: tuple[str, ...] = ()
+    insecure_registries: tuple[str, ...] = ()
+    registry_settings: tuple[RegistrySettings, ...] = ()
+    cosign_key: Path | None = None
+    trusted_keys: tuple[Path, ...] = ()
+    registry_mirrors: tuple[RegistryMirror, ...] = ()
+    model_mirrors: tuple[ModelMirror, ...] = ()
+    indexes: tuple[IndexRow, ...] = ()
+    index_mirrors: tuple[IndexMirror, ...] = ()
+    hub_endpoint: str | None = None
+    ca_bundle: Path | None = None
+    builders: tuple[str, ...] = ()
+    cache_from: tuple[Cache, ...] = ()
+    cache_to: tuple[Cache, ...] = ()
+    compression: Compression = "zstd"
+    python_mirror: str | None = None
+    silent_s: float = 3600.0
+
+    def for_registry(self, host: str) -> Config:
+        """Return the configuration as it is for one registry."""
+        own = next((each for each in self.registry_settings if each.host == host), None)
+        if own is None:
+            return self
+        insecure = (*self.insecure_registries, host) if own.insecure else ()
+        return with_options(self, ca_bundle=own.ca_bundle, insecure_registries=insecure)
+
+    def mirrored(self, image: str) -> tuple[str, RegistryMirror | None]:
+        """Return the name under which to ask for an image, and the rule that applies, longest prefix first."""
+        for rule in sorted(self.registry_mirrors, key=lambda r: -len(r.prefix)):
+            rest = image[len(rule.prefix) :]
+            if image.startswith(rule.prefix) and (not rest or rest[0] in "/:@"):
+                return rule.mirror + rest, rule
+        return image, None
+
+
+def overlaid(config: Config, settings: Mapping[str, Any]) -> Config:
+    """Return the configuration with a stronger layer over it; `settings` holds the fields that the layer sets.
+
+    The one place where layers are merged, in this order: defaults, user's file, project's file, project's local file,
+    environment, recipe, command line. Each field's declaration states how.
+    """
+    merged: dict[str, Any] = {
+        name: (*value, *getattr(config, name)) if _KEYS[name].merge == "prepend" else value
+        for name, value in settings.items()
+    }
+    return replace(config, **merged)
+
+
+def with_options(config: Config, **options: Any) -> Config:
+    """Return the configuration with a layer over it in which an empty value is not set: a recipe's, or options'."""
+    return overlaid(config, {name: value for name, value in options.items() if value})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Context:
+    """What the values of a file are read with: relative paths start at `folder`; `families` are those of indexes."""
+
+    folder: Path
+    families: Mapping[str, tuple[str, ...]]
+
+
+def load(files: Iterable[Path], families: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> Config:
+    """Read the configuration files that exist, weakest first, then the environment.
+
+    `families` are the package globs of jbuild's own families of indexes (`builder.jetson.indexes.families`).
+
+    Raises:
+        DocumentError: files have mistakes; those of all files are reported together.
+        RecipeError: an environment variable has a wrong value.
+    """
+    layers: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    for path in files:
+        if not path.is_file():
+            continue
+        try:
+            document, parse = (
+                documents.read(path),
+                partial(_CONFIG.read, context=_Context(folder=path.parent, families=families)),
+            )
+            layers.append(documents.collect(document, "the configuration has mistakes", parse))
+        except DocumentError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise DocumentError("the configuration has mistakes", problems)
+    layers.extend(_from_variable(*setting) for setting in _variables("variables"))
+    fields = {name for layer in layers for name in layer}
+    for field, variable in _variables("fallback_variables"):
+        if field.argument not in fields:
+            layers.append(_from_variable(field, variable))
+            fields.add(field.argument)
+    return reduce(overlaid, layers, Config())
+
+
+def _variables(kind: Literal["variables", "fallback_variables"]) -> Iterator[tuple[Field, str]]:
+    """Yield the environment variables that are set, with their keys; jbuild's own last, as the strongest."""
+    for field in _CONFIG.fields:
+        named = (
+            [f"JBUILD_{re.sub('[.-]', '_', field.name).upper()}"] if kind == "variables" and "." in field.name else []
+        )
+        yield from ((field, name) for name in (*getattr(field, kind), *named) if os.environ.get(name))
+
+
+def _from_variable(field: Field, variable: str) -> dict[str, Any]:
+    """Return the setting of a variable, checked as a file's would be; spaces separate the items of a list."""
+    text, kind = os.environ[variable], field.type.schema()["type"]
+    value: Any = text.split() if kind == "array" else text
+    if kind == "number":
+        with suppress(ValueError):
+            value = float(text)
+    table, _, key = field.name.partition(".")
+    document = documents.Document(path=Path(variable), data={table: {key: value}}, text="")
+    settings = _CONFIG.read(document.root(), _Context(folder=Path(), families={}))
+    for problem in document.problems:
+        hint = problem.hint or f"unset {variable} or correct it"
+        raise RecipeError(f"{variable}: {problem.message}", where=text, hint=hint)
+    return settings
+
+
+def _read_file(table: Table, key: str, context: _Context) -> Path | None:
+    name = table.string(key)
+    return _readable(table, key, context.folder, name) if name else None
+
+
+def _read_files(table: Table, key: str, context: _Context) -> tuple[Path, ...]:
+    return tuple(_readable(table, key, context.folder, name) for name in table.strings(key))
+
+
+def _readable(table: Table, key: str, folder: Path, name: str) -> Path:
+    path = folder / Path(name).expanduser()
+    if not path.is_file():
+        table.problem(key, f"no such file: {path}")
+    return path
+
+
+def _read_folder(table: Table, key: str, context: _Context) -> tuple[Path, str]:
+    name = table.string(key)
+    return context.folder / Path(name).expanduser(), name
+
+
+def _caches(direction: Direction) -> ValueType:
+    return ValueType(
+        read=lambda table, key, context: read_caches(table, key, direction, context.folder),
+        schema=lambda: list_schema(string_schema()),
+    )
+
+
+def _settings(builder: str | None = None, **settings: Any) -> dict[str, Any]:
+    return settings if builder is None else {**settings, "builders": (builder,)}
+
+
+def _check_builders(root: Table, _: object, __: _Context) -> None:
+    build = root.raw("build")
+    if isinstance(build, dict) and "builder" in build and build.get("builders"):
+        message = "`builder` and `builders` exclude each other"
+        root.document.problem(("build", "builder"), message, "keep `builders`")
+
+
+def _check_index_mirror(table: Table, rule: IndexMirror, _: _Context) -> None:
+    if rule.prefix == DEFAULT and not rule.fallback:
+        table.problem("fallback", "a mirror of uv's own index is a fallback", "or set UV_DEFAULT_INDEX instead")
+
+
+_FILE = ValueType(read=_read_file, schema=string_schema)
+_FILES = ValueType(read=_read_files, schema=lambda: list_schema(string_schema()))
+_FOLDER = ValueType(read=_read_folder, schema=string_schema)
+_HTTP = string(_ADDRESS, "an http(s) address")
+_IMAGE_PREFIX = string(_IMAGE_NAME, "the beginning of an image name")
+_BUILDERS = strings(BUILDER_PATTERN, "a builder's name")
+_REGISTRIES = strings(REGISTRY_PATTERN, "a registry such as host:5000/team")
+_REGISTRY_HOSTS = strings(REGISTRY_PATTERN, "a registry host")
+_REGISTRY_HOST = string(_HOST, "a registry host such as registry.example.com:5000")
+_INDEX_PREFIX = string(f"{DEFAULT}|{ADDRESS}", "the beginning of an index's address")
+_INDEX_ADDRESS = string(ADDRESS, "an http(s) address without `?` and `#`")
+# Those of curl, pip and requests: they are not meant for jbuild alone.
+_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
+_STAND_IN = Field("stand-in", string(), "Why the mirror is not the same; locks and output name it.")
+
+_REGISTRY = TableDeclaration(
+    RegistrySettings,
+    Field("host", _REGISTRY_HOST, "The registry's host.", required=True),
+    Field("ca-bundle", _FILE, "PEM file that is trusted for this host in place of network.ca-bundle."),
+    Field("insecure", boolean(), "Whether the registry has no TLS."),
+)
+_REGISTRY_MIRROR = TableDeclaration(
+    RegistryMirror,
+    Field("prefix", _IMAGE_PREFIX, "Beginning of the image names; the longest prefix wins.", required=True),
+    Field("mirror", _IMAGE_PREFIX, "What replaces the prefix.", required=True),
+    _STAND_IN,
+)
+_MODEL_MIRROR = TableDeclaration(
+    lambda folder, **values: ModelMirror(folder=folder[0], written=folder[1], **values),
+    Field("source", string(_MODEL_SOURCE, "hf://organisation/name"), "Model of the hub.", required=True),
+    Field("folder", _FOLDER, "Folder with the model, relative to this file.", required=True),
+    _STAND_IN,
+    record=ModelMirror,
+)
+_INDEX_MIRROR = TableDeclaration(
+    IndexMirror,
+    Field("prefix", _INDEX_PREFIX, "Beginning of indexes' addresses; `default` is uv's own index.", required=True),
+    Field("mirror", _INDEX_ADDRESS, "Address that replaces the prefix.", required=True),
+    Field("fallback", boolean(), "Whether the mirror is asked only if the index itself fails."),
+    _STAND_IN,
+    check=_check_index_mirror,
+)
+# Single values and lists of a stronger layer replace the weaker ones, so a layer can empty a list. Tables of rules are
+# prepended: each layer adds rules for its own servers, and of rules that are alike the first applies.
+_CONFIG = TableDeclaration(
+    _settings,
+    *under(
+        "publish",
+        Field("registries", _REGISTRIES, "Registries that proven images go to if a recipe names none."),
+        Field("insecure", _REGISTRY_HOSTS, "Registries without TLS; loopback always is.", "insecure_registries"),
+        Field("compression", choice(COMPRESSIONS, "{} is not zstd or gzip", "known"), "Compression of layers."),
+        Field("cosign-key", _FILE, "Private key that signs published images."),
+        Field("trusted-keys", _FILES, "Public keys whose signatures and verdicts count."),
+    ),
+    *under(
+        "hub",
+        Field("endpoint", _HTTP, "Address of the model hub or a mirror.", "hub_endpoint", variables=("HF_ENDPOINT",)),
+    ),
+    *under(
+        "network",
+        Field("ca-bundle", _FILE, "Certificates (PEM) that every connection trusts.", fallback_variables=_CA_VARIABLES),
+    ),
+    *under(
+        "build",
+        Field("builder", string(BUILDER_PATTERN, "a builder's name"), "One builder, in place of `builders`."),
+        Field("builders", _BUILDERS, "Buildx builders or docker contexts that build instead of the engine."),
+        Field("cache-from", _caches("from"), "BuildKit caches to read, such as type=registry,ref=HOST/NAME."),
+        Field("cache-to", _caches("to"), "BuildKit caches to write."),
+        Field("silent-s", number(60, 7 * 86_400), "Seconds without output after which a builder counts as hanging."),
+    ),
+    *under(
+        "python",
+        Field("mirror", _HTTP, "Mirror of python-build-standalone's releases.", argument="python_mirror"),
+    ),
+    Field("registries", tables(_REGISTRY), "Single registries.", argument="registry_settings", merge="prepend"),
+    Field("registry-mirrors", tables(_REGISTRY_MIRROR), "Mirrors of registries.", merge="prepend"),
+    Field("model-mirrors", tables(_MODEL_MIRROR), "Folders in place of hub models.", merge="prepend"),
+    *INDEX_KEYS,
+    Field("index-mirrors", tables(_INDEX_MIRROR), "Mirrors of package indexes.", merge="prepend"),
+    tables={
+        "publish": "Where proven images go, and how.",
+        "hub": "The model hub.",
+        "network": "Connections of jbuild and of builds.",
+        "build": "The builders of images.",
+        "python": "Pythons that are fetched.",
+    },
+    record=Config,
+    check=_check_builders,
+)
+_KEYS = {field.argument: field for field in _CONFIG.fields}
+
+
+def config_schema() -> Schema:
+    """Return the JSON Schema (draft 2020-12) of configuration files."""
+    return _CONFIG.document_schema("jbuild configuration", "Settings of jbuild: jbuild.toml or jbuild.local.toml.")
+
+
+def build_ca_bundle(config: Config) -> Path | None:
+    """Return the certificates that a build's package manager is given: the configured bundle, else the system's."""
+    if config.ca_bundle:
+        return config.ca_bundle
+    return next((Path(name) for name in _SYSTEM_CA_FILES if Path(name).is_file()), None)

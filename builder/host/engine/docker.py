@@ -1,0 +1,332 @@
+"""Finds the container engine and says what it can do.
+
+The order: what the user set (DOCKER_HOST), what the user's `docker` command talks to, the engine of `scripts/engine`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from builder.errors import EngineError, ProgramFailedError, ProgramMissingError
+from builder.host import process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Literal
+
+    from docker import DockerClient
+
+    from builder.host.paths import Workspace
+    from builder.model.recipes import Architecture
+
+    Source = Literal["environment", "default", "scripts/engine"]
+
+_DEFAULT_HOST = "unix:///var/run/docker.sock"
+_ANSWER_S = 5.0
+# Loading or exporting an image of many gigabytes is one request.
+_LONG_S = 1800.0
+_OK = 200
+_BINFMT = Path("/proc/sys/fs/binfmt_misc")
+# Names of architectures: as QEMU and the kernel have them, as OCI does.
+_OCI_NAMES = {"aarch64": "arm64", "x86_64": "amd64", "arm64": "arm64", "amd64": "amd64"}
+# What QEMU imitates. It runs SVE instructions by function calls: without them torch's matrix products are 20 to 30
+# times as fast (QEMU 10.0, torch 2.10: 0.01 against 0.4 GFLOPS), and Orin's Cortex-A78AE has none either.
+_EMULATORS = {"arm64": ("QEMU_CPU", "max,sve=off")}
+# vLLM's processes talk through shared memory; the engine's own 64 MB is too little, and unused space costs nothing.
+SHM_BYTES = 1 << 30
+_MEND = "start Docker, or run `scripts/engine up` for an engine of jbuild's own; then `jbuild doctor`"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Engine:
+    """A container engine that answers.
+
+    `docker_host` is what DOCKER_HOST must be for `docker` to reach it, None where that needs nothing. `endpoint` is its
+    address. `emulated` are the architectures that its machine runs by emulation, as far as this machine can see.
+    `runtimes` are its container runtimes, such as `nvidia`.
+    """
+
+    docker_host: str | None
+    context: str
+    source: Source
+    endpoint: str
+    version: str
+    containerd_store: bool
+    architecture: str
+    emulated: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = ()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the engine's loopback is this machine's."""
+        return self.endpoint.startswith(("unix://", "npipe://"))
+
+    @property
+    def host(self) -> str | None:
+        """The name of the engine's machine, None for this one."""
+        return None if self.is_local else urlsplit(self.endpoint).hostname
+
+    def environment(self) -> dict[str, str]:
+        """Return what `docker` and `docker buildx` need in their environment to talk to this engine."""
+        return {"DOCKER_HOST": self.docker_host} if self.docker_host else {}
+
+    def client(self, timeout_s: float = _LONG_S) -> DockerClient:
+        """Return a client of the engine's API; requests may take `timeout_s` seconds.
+
+        Raises:
+            EngineError: the engine does not answer any more.
+        """
+        import docker  # noqa: PLC0415  # slow to import
+        from docker.errors import DockerException  # noqa: PLC0415
+
+        try:
+            if self.source == "scripts/engine" or self.endpoint.startswith("unix://"):
+                return docker.DockerClient(base_url=self.endpoint, timeout=int(timeout_s))
+            return _remote_client(self.context, timeout_s)
+        except (DockerException, OSError) as error:
+            raise EngineError("the engine does not answer any more", where=self.endpoint, hint=_MEND) from error
+
+    def can_run(self, architecture: Architecture) -> bool:
+        """Return whether programs of an architecture run on the engine's machine, natively or by emulation."""
+        return architecture in (self.architecture, *self.emulated) or architecture in self._buildx_architectures()
+
+    def require(self, architecture: Architecture) -> None:
+        """Make sure that programs of an architecture run.
+
+        Raises:
+            EngineError: they do not.
+        """
+        if not self.can_run(architecture):
+            raise EngineError(
+                f"the engine's machine ({self.architecture}) cannot run {architecture} programs",
+                where=self.endpoint,
+                hint="run `scripts/engine up`, or install qemu-user-static with binfmt there; then `jbuild doctor`",
+            )
+
+    def _buildx_architectures(self) -> set[str]:
+        """Ask the builder: the only one who knows of emulation on another machine or in Docker Desktop's."""
+        try:
+            seen = process.run(["docker", "buildx", "inspect"], env=self.environment(), timeout_s=30).stdout
+        except (ProgramMissingError, ProgramFailedError):
+            return set()
+        return set(re.findall(r"linux/(\w+)", seen))
+
+
+def proxies_of(engine: Engine) -> dict[str, str]:
+    """Return the proxies that the engine itself goes through, by their variables.
+
+    Raises:
+        EngineError: it does not answer any more.
+    """
+    facts = _info(engine)
+    named = {"HTTPS_PROXY": facts.get("HttpsProxy"), "HTTP_PROXY": facts.get("HttpProxy")}
+    return {name: str(value) for name, value in named.items() if value}
+
+
+def data_folder(engine: Engine) -> Path | None:
+    """Return where the engine keeps images, if that is on this machine.
+
+    Raises:
+        EngineError: it does not answer any more.
+    """
+    path = Path(str(_info(engine).get("DockerRootDir") or "/nowhere"))
+    return path if engine.is_local and path.is_dir() else None
+
+
+def _info(engine: Engine) -> dict[str, Any]:
+    local = engine.endpoint.startswith("unix://")
+    ask = _unix_asker(engine.endpoint) if local else _client_asker(engine.endpoint, engine.context)
+    return ask("/info")
+
+
+def emulator_settings(architecture: str) -> tuple[tuple[str, str], ...]:
+    """Return the environment in which a container of a foreign architecture is emulated fast."""
+    return (_EMULATORS[architecture],) if architecture in _EMULATORS else ()
+
+
+def find_engine(workspace: Workspace) -> Engine:
+    """Return the engine to work with.
+
+    Raises:
+        EngineError: there is none, or it may not be used; the hint says what mends it.
+    """
+    own = os.environ.get("DOCKER_HOST")
+    if own:
+        return _asked(own, context="default", source="environment", docker_host=own)
+    context = _current_context()
+    try:
+        return _asked(_context_host(context), context=context, source="default", docker_host=None)
+    except EngineError as refused:
+        recorded = _recorded_host(workspace.engine_record)
+        if recorded is None:
+            raise
+        try:
+            return _asked(recorded, context="default", source="scripts/engine", docker_host=recorded)
+        except EngineError as error:
+            both = f"{refused.message}; {error.message}"
+            raise EngineError(both, where=f"{refused.where}, {recorded}", hint=refused.hint) from error
+
+
+def _asked(endpoint: str, *, context: str, source: Source, docker_host: str | None) -> Engine:
+    ask = _unix_asker(endpoint) if endpoint.startswith("unix://") else _client_asker(endpoint, context)
+    version, facts = ask("/version"), ask("/info")
+    status = dict(pair for pair in facts.get("DriverStatus") or () if len(pair) == 2)  # noqa: PLR2004  # name, value
+    architecture = _OCI_NAMES.get(version.get("Arch", ""), version.get("Arch", ""))
+    return Engine(
+        docker_host=docker_host,
+        context=context,
+        source=source,
+        endpoint=endpoint,
+        version=version.get("Version", ""),
+        containerd_store="containerd" in status.get("driver-type", ""),
+        architecture=architecture,
+        emulated=_emulated_here(architecture) if endpoint.startswith("unix://") else (),
+        runtimes=tuple(sorted(facts.get("Runtimes") or ())),
+    )
+
+
+def _unix_asker(endpoint: str) -> Callable[[str], dict[str, Any]]:
+    """Ask over the socket without the SDK, whose import alone takes longer than the answer."""
+    path = endpoint[len("unix://") :]
+
+    def ask(what: str) -> dict[str, Any]:
+        connection = http.client.HTTPConnection("localhost", timeout=_ANSWER_S)
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.sock.settimeout(_ANSWER_S)
+        try:
+            connection.sock.connect(path)
+            connection.request("GET", what)
+            response = connection.getresponse()
+            if response.status != _OK:
+                raise EngineError(f"the engine answers with status {response.status}", where=endpoint, hint=_MEND)
+            return _object(json.loads(response.read()))
+        except PermissionError as error:
+            raise _refused(endpoint) from error
+        except FileNotFoundError as error:
+            raise EngineError("no engine runs: its socket does not exist", where=endpoint, hint=_MEND) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise _silent(endpoint, error) from error
+        finally:
+            connection.close()
+
+    return ask
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("it says something else than an engine")  # noqa: TRY004  # as wrong as what is no JSON
+    return value
+
+
+def _client_asker(endpoint: str, context: str) -> Callable[[str], dict[str, Any]]:
+    from docker.errors import DockerException  # noqa: PLC0415  # slow to import
+
+    try:
+        client = _remote_client(context, _ANSWER_S)
+    except (DockerException, OSError, ValueError) as error:
+        raise _silent(endpoint, error) from error
+
+    def ask(what: str) -> dict[str, Any]:
+        try:
+            return dict(client.version() if what == "/version" else client.info())
+        except (DockerException, OSError) as error:
+            raise _silent(endpoint, error) from error
+
+    return ask
+
+
+def _remote_client(context: str, timeout_s: float) -> DockerClient:
+    """Return a client for DOCKER_HOST if set, else for a context, with the TLS settings of either."""
+    import docker  # noqa: PLC0415  # slow to import
+    from docker.context import ContextAPI  # noqa: PLC0415
+
+    if os.environ.get("DOCKER_HOST"):
+        return docker.from_env(timeout=int(timeout_s), use_ssh_client=True)
+    known = ContextAPI.get_context(context)
+    tls = getattr(known, "TLSConfig", None) or False
+    return docker.DockerClient(base_url=known.Host, tls=tls, timeout=int(timeout_s), use_ssh_client=True)
+
+
+def _refused(endpoint: str) -> EngineError:
+    return EngineError(
+        "the engine's socket may not be used by this user",
+        where=endpoint,
+        hint="join the docker group: `sudo usermod -aG docker $USER`, and log in again; then `jbuild doctor`",
+    )
+
+
+def _silent(endpoint: str, error: Exception) -> EngineError:
+    return EngineError(f"the engine does not answer: {error}", where=endpoint, hint=_MEND)
+
+
+def _current_context() -> str:
+    """Return the context that the `docker` command uses."""
+    name = os.environ.get("DOCKER_CONTEXT")
+    return name or str(_json(_docker_folder() / "config.json").get("currentContext") or "default")
+
+
+def is_context(name: str) -> bool:
+    """Return whether a name is that of a docker context, besides the one without a name of its own."""
+    return name != "default" and _context_meta(name).is_file()
+
+
+def _context_meta(name: str) -> Path:
+    return _docker_folder() / "contexts" / "meta" / hashlib.sha256(name.encode()).hexdigest() / "meta.json"
+
+
+def _context_host(context: str) -> str:
+    if context == "default":
+        return _DEFAULT_HOST
+    endpoints = _json(_context_meta(context)).get("Endpoints") or {}
+    host = (endpoints.get("docker") or {}).get("Host")
+    if not host:
+        hint = "run `docker context ls` and `docker context use NAME`"
+        raise EngineError(f"docker context `{context}` names no engine", where=context, hint=hint)
+    return str(host)
+
+
+def _docker_folder() -> Path:
+    return Path(os.environ.get("DOCKER_CONFIG") or "~/.docker").expanduser()
+
+
+def _recorded_host(record: Path) -> str | None:
+    host = _json(record).get("docker_host")
+    return host if isinstance(host, str) and urlsplit(host).scheme else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _emulated_here(native: str, folder: Path = _BINFMT) -> tuple[str, ...]:
+    """Return what the kernel runs by emulation.
+
+    Containers lack the emulator's file: only an entry with flag F, which the kernel keeps open, works in them.
+    """
+    found = set()
+    for entry in folder.glob("qemu-*"):
+        text = _text(entry)
+        name = _OCI_NAMES.get(entry.name[len("qemu-") :])
+        if name and name != native and text.startswith("enabled") and re.search(r"^flags:.*F", text, re.MULTILINE):
+            found.add(name)
+    return tuple(sorted(found))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""

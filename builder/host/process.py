@@ -1,0 +1,220 @@
+"""The one place that starts processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from builder.errors import (
+    ProgramFailedError,
+    ProgramMissingError,
+    ProgramSilentError,
+    ProgramTimeoutError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+    from typing import IO
+
+_KILL_AFTER_S = 10
+# What a program leaves behind in its group when it ends gets this long to end too.
+_LINGER_S = 1.0
+_TAIL_LINES = 400
+_running: set[subprocess.Popen[str]] = set()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completed:
+    """A program that ended: its code and what it printed."""
+
+    argv: tuple[str, ...]
+    code: int
+    stdout: str
+    stderr: str
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of a program on PATH, or None."""
+    return shutil.which(name)
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+    timeout_s: float | None = None,
+    silent_s: float | None = None,
+    check: bool = True,
+    on_line: Callable[[str], None] | None = None,
+) -> Completed:
+    """Run a program to its end and return what it printed.
+
+    `env` is added to this process's environment. `on_line` gets every line of standard error as it comes (programs
+    report progress there). The program runs in a process group of its own, which is ended with it on any exception,
+    Ctrl-C included, so that nothing is left running.
+
+    Raises:
+        ProgramMissingError: the program is not on PATH.
+        ProgramFailedError: it ended with another code than 0 and `check` is true.
+        ProgramTimeoutError: it ran longer than `timeout_s` seconds.
+        ProgramSilentError: it printed no line for `silent_s` seconds.
+    """
+    clock = _Clock(timeout_s, silent_s)
+    child = _start(argv, env, cwd, feed=stdin is not None)
+    _running.add(child)
+    out: list[str] = []
+    err: deque[str] = deque(maxlen=_TAIL_LINES)
+    failures: list[BaseException] = []
+    readers = [
+        _reader(child, child.stdout, clock.heard(out.append), failures),
+        _reader(child, child.stderr, clock.heard(lambda line: _take(line, err, on_line)), failures),
+    ]
+    try:
+        if stdin is not None and child.stdin:
+            _feed(child.stdin, stdin)
+        # The pipes first: their end is noticed at once, that of a process by looking every 50 ms.
+        for reader in readers:
+            _join(reader, clock)
+        child.wait(clock.left_s())
+    except (subprocess.TimeoutExpired, TimeoutError):
+        _end(child)
+        kind = ProgramSilentError if clock.is_silent else ProgramTimeoutError
+        raise kind(tuple(argv), -1, "".join(err)) from None
+    except BaseException:
+        _end(child)
+        raise
+    finally:
+        _running.discard(child)
+    if failures:
+        raise failures[0]
+    done = Completed(argv=tuple(argv), code=child.returncode, stdout="".join(out), stderr="".join(err))
+    if check and done.code != 0:
+        raise ProgramFailedError(done.argv, done.code, done.stderr or done.stdout)
+    return done
+
+
+class _Clock:
+    """Tells how long a program may still run: by its time, and by how long it has printed nothing."""
+
+    def __init__(self, timeout_s: float | None, silent_s: float | None) -> None:
+        self._last = time.monotonic()
+        self._ends_at = None if timeout_s is None else self._last + timeout_s
+        self._silent_s = silent_s
+
+    def heard(self, take: Callable[[str], None]) -> Callable[[str], None]:
+        """Return `take` with every line noted."""
+
+        def listen(line: str) -> None:
+            self._last = time.monotonic()
+            take(line)
+
+        return listen
+
+    def left_s(self) -> float | None:
+        ends = [self._ends_at, None if self._silent_s is None else self._last + self._silent_s]
+        return min((max(0.0, end - time.monotonic()) for end in ends if end is not None), default=None)
+
+    @property
+    def is_silent(self) -> bool:
+        return self._silent_s is not None and time.monotonic() - self._last >= self._silent_s
+
+
+def end_all() -> None:
+    """End every program that still runs, with its group; whoever waits for it sees it fail."""
+    for child in tuple(_running):
+        _end(child)
+
+
+def _start(
+    argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, *, feed: bool
+) -> subprocess.Popen[str]:
+    try:
+        return subprocess.Popen(  # its group is ended in `_end`
+            list(argv),
+            stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **env} if env else None,
+            cwd=cwd,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except (FileNotFoundError, PermissionError) as error:
+        raise ProgramMissingError(f"`{argv[0]}` is not installed", hint="run `jbuild doctor`") from error
+
+
+def _feed(pipe: IO[str], text: str) -> None:
+    try:
+        pipe.write(text)
+        pipe.close()
+    except BrokenPipeError:
+        # The program ended without reading; its exit code tells the rest.
+        return
+
+
+def _take(line: str, tail: deque[str], on_line: Callable[[str], None] | None) -> None:
+    tail.append(line)
+    if on_line:
+        on_line(line.rstrip("\n"))
+
+
+def _reader(
+    child: subprocess.Popen[str],
+    pipe: IO[str] | None,
+    take: Callable[[str], None],
+    failures: list[BaseException],
+) -> threading.Thread:
+    def read() -> None:
+        if pipe is None:
+            return
+        try:
+            with pipe:
+                for line in pipe:
+                    take(line)
+        except BaseException as error:  # noqa: BLE001  # raised again in the thread that waits for the program
+            failures.append(error)
+            _end(child)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    return thread
+
+
+def _join(reader: threading.Thread, clock: _Clock) -> None:
+    """Wait until a pipe is closed: a program that ended may have left another one behind that holds it open."""
+    while reader.is_alive():
+        left_s = clock.left_s()
+        if left_s == 0:
+            raise TimeoutError
+        # What is printed meanwhile gives it more time.
+        reader.join(left_s)
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    """End a program and its whole group; what does not end when asked to is killed."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(_KILL_AFTER_S)
+            _await_group(child.pid)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def _await_group(group: int) -> None:
+    ends_at = time.monotonic() + _LINGER_S
+    while time.monotonic() < ends_at:
+        os.killpg(group, 0)
+        time.sleep(0.01)

@@ -1,0 +1,136 @@
+"""Records of stages: JSON files with the fingerprint of the inputs that they were made from."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from builder.host.paths import write_text
+
+_T = TypeVar("_T")
+
+# Part of every fingerprint: raise it when a stage gives other results for the same inputs.
+FORMAT = 1
+# Metadata of fields: the keys of a FLAT one stand in the object around it; an OPTIONAL one that is None has no key.
+FLAT = {"json": "flat"}
+OPTIONAL = {"json": "optional"}
+
+
+def plain(value: Any) -> Any:
+    """Turn dataclasses, tuples and paths into what JSON can hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _object(value)
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _object(record: Any) -> dict[str, Any]:
+    keys: dict[str, Any] = {}
+    for field in dataclasses.fields(record):
+        value, form = getattr(record, field.name), field.metadata.get("json")
+        if form == "flat":
+            keys |= plain(value)
+        elif form != "optional" or value is not None:
+            keys[field.name] = plain(value)
+    return keys
+
+
+def as_bytes(document: object) -> bytes:
+    """Return a JSON document so that the same one always gives the same bytes."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def fingerprint(*inputs: Any) -> str:
+    """Return the sha256 of any records and values, independent of the order of keys."""
+    text = json.dumps([FORMAT, *(plain(i) for i in inputs)], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write(path: Path, made_from: str, record: Any) -> None:
+    """Write a stage's record with the fingerprint of its inputs.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
+    body = {"format": FORMAT, "fingerprint": made_from, "record": plain(record)}
+    write_text(path, json.dumps(body, indent=2, sort_keys=True) + "\n")
+
+
+def read(path: Path, made_from: str | None, kind: type[_T]) -> _T | None:
+    """Return a stage's record, or None if there is none made from these inputs.
+
+    A record that cannot be read is as good as none: the stage is run again. With `made_from` None any record counts.
+    """
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        if body["format"] != FORMAT or (made_from is not None and body["fingerprint"] != made_from):
+            return None
+        found: _T = decode(body["record"], kind)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found
+
+
+def decode(value: Any, kind: Any) -> Any:  # noqa: C901, PLR0911  # one line for each kind of type
+    """Turn plain JSON back into records, by the fields' types.
+
+    Raises:
+        ValueError, KeyError, TypeError: the value does not fit.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _decode_union(value, arguments)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ValueError(f"{value!r} is none of {arguments}")
+        return value
+    if origin is tuple:
+        return _decode_tuple(value, arguments)
+    if origin is dict:
+        return {decode(k, arguments[0]): decode(v, arguments[1]) for k, v in _is(value, dict).items()}
+    if dataclasses.is_dataclass(kind):
+        hints = _hints(typing.cast("Any", kind))
+        return kind(**{name: decode(item, hints[name]) for name, item in _is(value, dict).items()})  # type: ignore[operator]
+    if kind is Path:
+        return Path(value)
+    if isinstance(value, bool) and kind is not bool:
+        raise TypeError(f"{value!r} is no {kind}")
+    if kind is float and isinstance(value, int):
+        return float(value)
+    return _is(value, kind)
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Return the types of a record's fields; worked out anew each time, they take most of the time of reading it."""
+    return typing.get_type_hints(kind)
+
+
+def _is(value: Any, kind: Any) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {kind}")
+    return value
+
+
+def _decode_union(value: Any, kinds: tuple[Any, ...]) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    (kind,) = [k for k in kinds if k is not type(None)]
+    return decode(value, kind)
+
+
+def _decode_tuple(value: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(arguments) == 2 and arguments[1] is Ellipsis:  # noqa: PLR2004  # tuple[X, ...]
+        return tuple(decode(v, arguments[0]) for v in _is(value, list))
+    return tuple(decode(v, k) for v, k in zip(_is(value, list), arguments, strict=True))

@@ -1,0 +1,247 @@
+"""Builds a plan with `docker buildx build` into the OCI layout, and into the engine's own store where it can."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder.errors import (
+    BuildError,
+    DiskError,
+    EngineError,
+    NetworkError,
+    ProgramFailedError,
+    ProgramSilentError,
+    RegistryError,
+)
+from builder.host.config import build_ca_bundle
+from builder.host.locks import scratch
+from builder.host.paths import disk_errors, mark_used, write_text
+from builder.host.process import run
+from builder.image.oci.layout import blob, read_image, take_blobs
+from builder.image.wheels.tree import EPOCH
+from builder.jetson import symptoms
+from builder.pipeline.builders import buildx, hanging
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from builder.host.config import Compression
+    from builder.host.engine.docker import Engine
+    from builder.host.session import Session
+    from builder.model.images import Image
+    from builder.model.locks import Job
+
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FTP_PROXY", "ALL_PROXY")
+_STEP = re.compile(r"#\d+ (?:\d+\.\d+ )?(.+)")
+# Causes that a log names in words, the kind of error they are, and what to do.
+_CAUSES: tuple[tuple[str, type[Exception], str, str], ...] = (
+    (
+        r"no space left on device",
+        DiskError,
+        "the disk of the builder is full",
+        "free space with `docker buildx prune`, then run it again",
+    ),
+    (
+        r"exec format error|no match for platform|does not support platform",
+        EngineError,
+        "the builder cannot run programs of the target's architecture",
+        "register emulation (`jbuild doctor` shows how), or build on the target itself with --builder",
+    ),
+    (
+        r"(?:OCI|docker) exporter (?:feature )?is (?:currently )?not supported",
+        EngineError,
+        "this builder cannot export OCI images",
+        "turn on the engine's containerd image store, or use `docker buildx create --use` and --builder NAME",
+    ),
+    (
+        (
+            r"Cannot connect to the Docker daemon|failed to connect to the docker API"
+            r"|docker\.sock: connect: connection refused"
+        ),
+        EngineError,
+        "the engine stopped answering",
+        "start it, then run it again",
+    ),
+    (r"no builder .* found", EngineError, "there is no such builder", "`docker buildx ls` lists them"),
+    (
+        r"Certificate verification failed|certificate signed by unknown authority|x509:",
+        NetworkError,
+        "a server's certificate is not trusted inside the build",
+        "name your company's certificates: `ca-bundle` under [network] in jbuild.toml, or SSL_CERT_FILE",
+    ),
+    (
+        (
+            r"Temporary failure resolving|Could not connect to|Connection timed out|i/o timeout|no such host"
+            r"|Failed to fetch|connect: connection refused|TLS handshake timeout"
+        ),
+        NetworkError,
+        "a server could not be reached from inside the build",
+        "check network and proxy of the engine, then run it again: finished layers are kept",
+    ),
+    (
+        r"failed to resolve source metadata.*(?:not found|denied|unauthorized|forbidden)",
+        RegistryError,
+        "the base image cannot be had from its registry",
+        "check the registry and your log-in to it (`docker login`); `jbuild lock --force` looks the base up again",
+    ),
+)
+_NO_PACKAGE = re.compile(r"Unable to locate package ([a-z0-9][a-z0-9+.-]*)")
+
+
+def options(architecture: str) -> tuple[str, ...]:
+    """Return the options that decide the image's digest."""
+    return (
+        f"--platform=linux/{architecture}",
+        f"--build-arg=SOURCE_DATE_EPOCH={EPOCH}",
+        # Provenance holds times and would give every build another digest.
+        "--provenance=false",
+    )
+
+
+def layer_format(compression: Compression) -> str:
+    """Return the part of `--output` that decides the layers' bytes."""
+    return f"compression={compression},force-compression=true,oci-mediatypes=true"
+
+
+def plain_command(architecture: str, compression: Compression) -> tuple[str, ...]:
+    """Return the command that gives the same image without jbuild, run in the plan's folder."""
+    output = f"--output=type=oci,dest=image.tar,{layer_format(compression)}"
+    return ("docker", "buildx", "build", *options(architecture), output, "--metadata-file=metadata.json", ".")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One build: the folder, the platform (`linux/arm64`), and the OCI layout that takes the image.
+
+    `builder` is a buildx builder or a docker context instead of the engine's own. A `fresh` build takes nothing from
+    BuildKit's cache. `dockerfile` is its file in the folder; with `passing`, layers are not compressed for good.
+    """
+
+    folder: Path
+    platform: str
+    layout: Path
+    builder: str | None = None
+    fresh: bool = False
+    dockerfile: str = "Dockerfile"
+    passing: bool = False
+
+
+def build(job: Job, request: Request, engine: Engine, session: Session) -> Image:
+    """Build a folder and return the image; the folder's `build.log` has what the builder said.
+
+    Raises:
+        BuildError, EngineError, NetworkError, DiskError: by what the log tells.
+    """
+    log, silent_s = request.folder / "build.log", session.config.silent_s
+    lines: list[str] = []
+    # An export of its own: two that write into one layout at once stumble over each other's half-written blobs.
+    with disk_errors(session.workspace.cache), scratch(session.workspace.cache) as folder:
+        metadata, exported = folder / "metadata.json", folder / "layout"
+        argv = _argv(job, request, session, metadata, exported)
+        place = f" on {request.builder}" if request.builder else ""
+        try:
+            with session.console.task(f"{job.cell.id}: building{place}", unit="steps") as task:
+                run(
+                    argv,
+                    env=engine.environment(),
+                    cwd=request.folder,
+                    on_line=_follow(lines, task.note),
+                    silent_s=silent_s,
+                )
+        except ProgramSilentError as error:
+            raise hanging(job.name, silent_s, log, error.output) from error
+        except ProgramFailedError as error:
+            raise _explain(error, job, log) from error
+        finally:
+            write_text(log, "\n".join(lines) + "\n")
+        digest = json.loads(metadata.read_text(encoding="utf-8"))["containerimage.digest"]
+        take_blobs(exported, request.layout)
+    mark_used(blob(request.layout, digest))
+    return read_image(request.layout, digest, request.platform)
+
+
+def _argv(job: Job, request: Request, session: Session, metadata: Path, exported: Path) -> list[str]:
+    argv = [*buildx("build", request.builder), *options(request.platform.partition("/")[2]), "--progress=plain"]
+    kind = "oci-mediatypes=true" if request.passing else layer_format(session.config.compression)
+    argv += [f"--metadata-file={metadata}", f"--output=type=oci,tar=false,{_field('dest', exported)},{kind}"]
+    argv += [f"--file={request.dockerfile}"] if request.dockerfile != "Dockerfile" else []
+    argv += ["--no-cache"] if request.fresh else _caches(job, session)
+    return [*argv, *_secrets(session), *_proxies(), "."]
+
+
+def _caches(job: Job, session: Session) -> list[str]:
+    """Return the caches of the configuration for a cell, without those that cannot work here."""
+    argv = []
+    for option, caches in (("--cache-from", session.config.cache_from), ("--cache-to", session.config.cache_to)):
+        for cache in caches:
+            if cache.lacks:
+                session.console.warn(f"{option} type={cache.kind} is left out: {cache.lacks} is not set")
+            else:
+                argv += [option, cache.argument(job.recipe.name, job.cell.id)]
+    return argv
+
+
+def _secrets(session: Session) -> list[str]:
+    ca = build_ca_bundle(session.config)
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    found = [("ca", ca)] if ca else []
+    found += [("netrc", netrc)] if netrc.is_file() else []
+    return [word for name, path in found for word in ("--secret", f"id={name},{_field('src', path)}")]
+
+
+def _proxies() -> list[str]:
+    given = [spelt for name in _PROXIES for spelt in (name, name.lower()) if os.environ.get(spelt)]
+    return [f"--build-arg={name}" for name in given]
+
+
+def _field(name: str, path: Path) -> str:
+    """Write one field of an option, which buildx reads as CSV: a path may hold a comma."""
+    text = f"{name}={path}"
+    return '"' + text.replace('"', '""') + '"' if re.search(r'[,"]', text) else text
+
+
+def _follow(lines: list[str], note: Callable[[str], None]) -> Callable[[str], None]:
+    def follow(line: str) -> None:
+        lines.append(line)
+        step = _STEP.match(line)
+        if step:
+            note(step.group(1))
+
+    return follow
+
+
+def _explain(error: ProgramFailedError, job: Job, log: Path) -> Exception:
+    name = job.name
+    missing = _NO_PACKAGE.search(error.output)
+    if missing:
+        return _no_package(missing.group(1), job, log, error.output)
+    for pattern, kind, message, hint in _CAUSES:
+        if re.search(pattern, error.output, re.IGNORECASE):
+            return kind(f"{name}: {message}", where=str(log), hint=hint, log=error.output)  # type: ignore[call-arg]
+    for symptom in symptoms.find(error.output.splitlines()):
+        return BuildError(
+            f"{name}: the build failed: {symptom.says}", where=str(log), hint=symptom.hint, log=error.output
+        )
+    hint = f"the whole log is {log}; the step that failed is named in it"
+    return BuildError(f"{name}: the build failed", where=str(log), hint=hint, log=error.output)
+
+
+def _no_package(package: str, job: Job, log: Path, output: str) -> BuildError:
+    if package in job.platform.python_packages:
+        return BuildError(
+            f"{job.name}: the base image {job.base} has no package {package}: it is not {job.platform.distribution}",
+            where=str(log),
+            hint="make `[base] image` and the cell's distribution the same in the recipe",
+            log=output,
+        )
+    return BuildError(
+        f"{job.name}: {job.platform.distribution} has no package {package}",
+        where=str(log),
+        hint="correct `apt` under [base] in the recipe",
+        log=output,
+    )

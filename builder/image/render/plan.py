@@ -1,0 +1,182 @@
+"""Renders a plan: Dockerfile and contexts in the cell's folder, which plain `docker buildx build` can build."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from builder.host.paths import disk_errors, write_text
+from builder.image.build import system_pins
+from builder.image.build.buildx import plain_command
+from builder.image.render import context, image_labels
+from builder.image.render.dockerfile import render as render_dockerfile
+from builder.image.render.layer_groups import model_layers, wheel_layers
+from builder.image.render.link_tree import plant
+from builder.image.runtime import ENTRYPOINT, HEALTHCHECK
+from builder.image.wheels.licences import spdx_of
+from builder.image.wheels.prepare import prepare
+from builder.image.wheels.standalone_python import HOME, interpreter_tree, provide_compiler
+from builder.image.wheels.tree import variant
+from builder.model.images import Plan, Settings
+from builder.models.fetch import fetch_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from builder.host.paths import CellFolder, Workspace
+    from builder.host.session import Session
+    from builder.image.render.layer_groups import WheelLayer
+    from builder.model.locks import Job, Lock
+
+# Records and logs change with every run; they must never reach the builder.
+_IGNORED = "*\n!layers\n!system\n"
+_BUILTIN = "builtin/Dockerfile.j2"
+_FIRST_LAYER = "COPY --link layers/"
+
+
+def render(job: Job, lock: Lock, session: Session) -> Plan:
+    """Fetch what the lock names and lay it out.
+
+    Raises:
+        NetworkError, IntegrityError, ModelError, RecipeError, DiskError: something cannot be had, trusted or written.
+    """
+    folder = session.workspace.cell(job.recipe.name, job.cell.id)
+    for model in lock.models:
+        fetch_model(model, job.recipe.path.parent, session.config, session.workspace.models, session.console)
+    python = _prepare(lock, session)
+    with disk_errors(folder.path):
+        folder.layers.mkdir(parents=True, exist_ok=True)
+        _keep_out_of_git(folder)
+        layers = _make_layers(job, lock, folder, python, session)
+        _drop_others(folder.layers, keep=layers.all)
+        text = _dockerfile(job, lock, layers, session)
+        script = system_pins.script_of(session.workspace)
+        write_text(folder.path / system_pins.SCRIPT, script)
+        write_text(folder.path / ".dockerignore", _IGNORED)
+        write_text(folder.dockerfile, text)
+    return Plan(
+        platform=f"linux/{lock.platform.architecture}",
+        layers=layers.all,
+        content=hashlib.sha256((text + script).encode()).hexdigest(),
+        command=plain_command(lock.platform.architecture, session.config.compression),
+        settings=_settings(job, lock, session.workspace),
+        system=_system_part(text, _dockerfile(job, lock, layers, session, template=_BUILTIN)),
+    )
+
+
+def _keep_out_of_git(folder: CellFolder) -> None:
+    """Have git pass over what is built: a plan has 100,000 files, and `git add` is soon said."""
+    path = folder.path.parents[1] / ".gitignore"
+    if not path.exists():
+        write_text(path, "*\n")
+
+
+def _system_part(text: str, builtin: str) -> str | None:
+    """Return what stands before our layers, if what follows is what our own template has there."""
+    begin = builtin.find(_FIRST_LAYER)
+    if begin < 0 or not text.endswith(builtin[begin:]):
+        return None
+    head = text[: len(text) - len(builtin) + begin]
+    # A step before our layers may not use them: it is built without.
+    return None if "layers/" in head else head
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Python:
+    """The trees of the wheels by sha256, that of the interpreter if it is fetched, and what decides their bytes."""
+
+    trees: dict[str, Path]
+    interpreter: Path | None
+    variant: str
+
+
+def _prepare(lock: Lock, session: Session) -> _Python:
+    python, compiler = lock.platform.python, provide_compiler(lock, session)
+    return _Python(
+        trees=prepare(lock.wheels, python, compiler, session),
+        interpreter=interpreter_tree(lock, lock.interpreter, compiler, session) if lock.interpreter else None,
+        variant=variant(python, compiler),
+    )
+
+
+class _Layers:
+    """The names of a plan's layers, lowest first."""
+
+    def __init__(self, python: Iterable[str], models: Iterable[str], runtime: str) -> None:
+        self.python, self.models, self.runtime = tuple(python), tuple(models), runtime
+        self.all = (*self.python, *self.models, runtime)
+
+
+def _make_layers(job: Job, lock: Lock, folder: CellFolder, python: _Python, session: Session) -> _Layers:
+    groups = wheel_layers(lock.wheels, python.variant, models=len(lock.models))
+    parts = model_layers(lock.models, wheels=len(groups))
+    with session.console.task(f"{job.cell.id}: laying out", len(groups), unit="layers") as task:
+        names = _interpreter_layers(lock, python.interpreter, folder.layers)
+        for group in groups:
+            names.append(_wheel_layer(folder.layers, group, python.trees))
+            task.advance(1)
+        models = [context.model_layer(folder.layers, part, session.workspace.models) for part in parts]
+    return _Layers(names, models, context.runtime_layer(folder.layers, job.spec))
+
+
+def _interpreter_layers(lock: Lock, tree: Path | None, layers: Path) -> list[str]:
+    python = lock.platform.python
+    if lock.interpreter is None or tree is None:
+        return [context.environment_layer(layers, python, context.SYSTEM_HOME)]
+    return [
+        context.interpreter_layer(layers, lock.interpreter, tree),
+        context.environment_layer(layers, python, f"{HOME}/bin"),
+    ]
+
+
+def _wheel_layer(layers: Path, group: WheelLayer, trees: dict[str, Path]) -> str:
+    return context.make_layer(layers, group.name, lambda folder: plant((trees[w.sha256] for w in group.wheels), folder))
+
+
+def _drop_others(layers: Path, *, keep: Iterable[str]) -> None:
+    for other in {path.name for path in layers.iterdir()} - set(keep):
+        path = layers / other
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _dockerfile(job: Job, lock: Lock, layers: _Layers, session: Session, *, template: str | None = None) -> str:
+    values = _values(job, lock, layers, session)
+    return render_dockerfile(template or job.spec.template, session.workspace.template_folders, values)
+
+
+def _settings(job: Job, lock: Lock, workspace: Workspace) -> Settings:
+    return Settings(
+        environment=image_labels.environment(job, lock),
+        labels=image_labels.labels(job, lock, spdx_of(lock, workspace)),
+        workdir=f"/home/{image_labels.USER}",
+        user=f"{image_labels.UID}:{image_labels.UID}",
+        port=job.spec.server.port,
+        healthcheck=HEALTHCHECK,
+        start_period_s=int(job.spec.smoke.ready_within_s),
+        entrypoint=ENTRYPOINT,
+    )
+
+
+def _values(job: Job, lock: Lock, layers: _Layers, session: Session) -> dict[str, Any]:
+    layer, settings = system_pins.pinned(job, lock, session), _settings(job, lock, session.workspace)
+    return {
+        **system_pins.values_of(job, lock),
+        "system": layer.reference(session.config) if layer else None,
+        "system_only": False,
+        "cell": f"{job.recipe.name}/{job.cell.id}",
+        "command": plain_command(lock.platform.architecture, session.config.compression),
+        "python_layers": layers.python,
+        "model_layers": layers.models,
+        "runtime_layer": layers.runtime,
+        "environment": settings.environment,
+        "labels": settings.labels,
+        "user": image_labels.USER,
+        "uid": image_labels.UID,
+        "port": settings.port,
+        "start_period_s": settings.start_period_s,
+        "healthcheck": settings.healthcheck,
+        "entrypoint": settings.entrypoint,
+    }

@@ -1,0 +1,97 @@
+"""What is different between two locks of a cell, in words and with the reason."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from builder.lock.graph import RECIPE, Ask, asks_of, metadata_of
+from builder.lock.index_sources import ties_of
+from builder.model.locks import LockChange
+
+if TYPE_CHECKING:
+    from builder.host.session import Session
+    from builder.model.locks import Job, Lock
+    from builder.remote.index.index_client import IndexClient
+
+_NAMED = 3
+
+
+def changes_of(
+    before: Lock | None, after: Lock, job: Job, client: IndexClient, session: Session, *, upgrade: tuple[str, ...] = ()
+) -> tuple[LockChange, ...]:
+    """Return the differences of a lock to the one before, sorted by name; none if there was none."""
+    if before is None:
+        return ()
+    changed = _differing(before, after)
+    if not changed:
+        return ()
+    with session.console.task(f"{job.cell.id}: finding out why {len(changed)} packages changed"):
+        # A server that does not answer costs the reason, not the lock.
+        metadata, _ = metadata_of(after.wheels, ties_of(job, session.config), client, session.workspace)
+    asks = asks_of(job.spec, metadata, job.platform)
+    return tuple(_explained(change, asks, before, after, job, upgrade) for change in changed)
+
+
+def _differing(before: Lock, after: Lock) -> list[LockChange]:
+    old, new = ({wheel.name: wheel for wheel in lock.wheels} for lock in (before, after))
+    return [
+        LockChange(
+            name=name,
+            before=old[name].version if name in old else None,
+            after=new[name].version if name in new else None,
+        )
+        for name in sorted({*old, *new})
+        if name not in old or name not in new or old[name].sha256 != new[name].sha256
+    ]
+
+
+def _explained(
+    change: LockChange, asks: dict[str, tuple[Ask, ...]], before: Lock, after: Lock, job: Job, upgrade: tuple[str, ...]
+) -> LockChange:
+    why = _why(change, asks, before, after, job, upgrade)
+    return LockChange(name=change.name, before=change.before, after=change.after, why=why)
+
+
+def _why(
+    change: LockChange, asks: dict[str, tuple[Ask, ...]], before: Lock, after: Lock, job: Job, upgrade: tuple[str, ...]
+) -> str | None:
+    own = asks.get(change.name, ())
+    if change.after is None:
+        return "nothing asks for it any more"
+    if change.before is None:
+        return _joined(own) or None
+    moved = f"it comes from {after.sources.get(change.name) or 'the default index'} now"
+    asked = "its upgrade was asked for"
+    against = tuple(ask for ask in own if not ask.requirement.specifier.contains(change.before, prereleases=True))
+    return (
+        (asked if change.name in upgrade else None)
+        or _joined(against)
+        or _rule(change, job, after)
+        or (moved if before.sources.get(change.name) != after.sources.get(change.name) else None)
+        or (asked if "*" in upgrade else None)
+        or "the locked file is no longer offered, or no longer fits the others"
+    )
+
+
+def _rule(change: LockChange, job: Job, after: Lock) -> str | None:
+    """Return the constraint of the recipe or of an advisory that the version before does not keep."""
+    rules = [(text, "a constraint of the recipe") for text in job.spec.constraints]
+    rules += [(text, f"advisory {each.id}") for each in after.advisories for text in each.constrain]
+    for text, source in rules:
+        requirement = Requirement(text)
+        if canonicalize_name(requirement.name) == change.name and not requirement.specifier.contains(
+            change.before or "", prereleases=True
+        ):
+            return f"{source} asks for {text}"
+    return None
+
+
+def _joined(asks: tuple[Ask, ...]) -> str:
+    # The recipe's own word weighs more than any package's.
+    ordered = sorted(asks, key=lambda ask: ask.by != RECIPE)
+    more = len(ordered) - _NAMED
+    said = " and ".join(ask.words for ask in ordered[:_NAMED])
+    return f"{said} and {more} more" if more > 0 else said

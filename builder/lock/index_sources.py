@@ -1,0 +1,105 @@
+"""From a cell to its ties: which packages come from which index, and why."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from builder.errors import RecipeError
+from builder.host import records
+from builder.host.index_rows import DEFAULT
+from builder.host.toml.documents import suggest
+from builder.jetson.indexes import with_own
+from builder.model.locks import LOCK_FORMAT
+from builder.remote.index.index_pins import Tie, Ties
+from builder.remote.index.listing import Index
+from builder.remote.index.mirrors import addresses
+
+if TYPE_CHECKING:
+    from builder.host.config import Config
+    from builder.host.index_rows import IndexRow
+    from builder.model.locks import Job
+
+
+def ties_of(job: Job, config: Config) -> Ties:
+    """Return which packages of a cell come from one index only.
+
+    The recipe's `from` speaks first, then the indexes that it names, else those that are usual for the platform.
+
+    Raises:
+        RecipeError: the recipe names an index that is not known, or has nothing for the cell's platform.
+    """
+    rows = with_own(config.indexes)
+    # A package's own name says more than a glob, wherever it stands.
+    named = sorted(job.spec.sources, key=lambda pair: bool(re.search(r"[*?]", pair[0])))
+    ties = [_named(package, name, rows, job) for package, name in named]
+    if job.spec.indexes is None:
+        chosen = [row for row in rows if row.usual and row.serves(job.platform)]
+        ties += [_tie(row, packages, f"usual for {_platform(job)}") for row in chosen for packages in row.packages]
+    else:
+        chosen = [_row(name, rows, job) for name in job.spec.indexes]
+        ties += [_tie(row, packages, "`indexes` of the recipe") for row in chosen for packages in row.packages]
+    names = {tie.index for tie in ties}
+    indexes = tuple(_index(row, config) for row in rows if row.name in names)
+    return Ties(ties=tuple(ties), indexes=indexes)
+
+
+def asked_of(job: Job, config: Config) -> tuple[tuple[object, ...], tuple[tuple[str, str], ...]]:
+    """Return what a lock is solved from besides platform and base: parts of the recipe, and packages with their index.
+
+    Raises:
+        RecipeError: the recipe names an index that is not known.
+    """
+    spec = job.spec
+    asked = (spec.requires, spec.constraints, spec.replace, spec.ignored_advisories, spec.models, spec.released_before)
+    return asked, tuple((tie.packages, tie.index) for tie in ties_of(job, config).ties)
+
+
+def lock_inputs(job: Job, config: Config) -> str:
+    """Return the fingerprint of everything that a lock is made from.
+
+    Raises:
+        RecipeError: the recipe names an index that is not known.
+    """
+    asked, ties = asked_of(job, config)
+    return records.fingerprint(LOCK_FORMAT, asked, ties, job.platform, job.base)
+
+
+def _tie(row: IndexRow, packages: str, why: str) -> Tie:
+    return Tie(packages=packages, index=row.name, why=why)
+
+
+def _named(package: str, name: str, rows: tuple[IndexRow, ...], job: Job) -> Tie:
+    why = "`from` of the recipe"
+    if name == DEFAULT:
+        return Tie(packages=package, index=DEFAULT, why=why)
+    return Tie(packages=package, index=_row(name, rows, job).name, why=why)
+
+
+def _row(name: str, rows: tuple[IndexRow, ...], job: Job) -> IndexRow:
+    called = [row for row in rows if row.is_called(name)]
+    where = f"{job.recipe.path}, cell {job.cell.id}"
+    if not called:
+        known = {DEFAULT, *(row.name for row in rows), *(row.family for row in rows if row.family)}
+        hint = f"{suggest(name, known, noun='known')}; one of your own goes into [[indexes]] of jbuild.toml"
+        raise RecipeError(f"there is no package index `{name}`", where=where, hint=hint)
+    serving = [row for row in called if row.serves(job.platform)]
+    if not serving:
+        has = ", ".join(f"{row.name} (L4T {' '.join(row.l4t)}, CUDA {' '.join(row.cuda)})" for row in called)
+        hint = f"it has {has}; leave it out for this cell with an override"
+        raise RecipeError(f"the index `{name}` has nothing for {_platform(job)}", where=where, hint=hint)
+    return serving[0]
+
+
+def _platform(job: Job) -> str:
+    platform = job.platform
+    return f"L4T {platform.l4t} with CUDA {platform.cuda}" if platform.l4t else platform.name
+
+
+def _index(row: IndexRow, config: Config) -> Index:
+    return Index(
+        name=row.name,
+        addresses=addresses(row.url, config.index_mirrors),
+        foreign_files=row.foreign_files,
+        upload_times=row.upload_times,
+    )

@@ -1,0 +1,263 @@
+"""Lock files: PEP 751 with a `[tool.jbuild]` table, read with every check and written whole."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+from packaging.pylock import Pylock, PylockSelectError, PylockValidationError
+
+from builder.errors import LockError, NoWheelsError, OldLockError
+from builder.host import records
+from builder.host.paths import write_text
+from builder.lock.uv_target import markers, tags
+from builder.model.locks import (
+    LOCK_FORMAT,
+    Lock,
+    LockedAdvisory,
+    LockedBase,
+    LockedIndex,
+    LockedInterpreter,
+    LockedRule,
+    LockedWarning,
+    LockedWheel,
+)
+from builder.model.model_files import LockedModel
+from builder.model.platforms import Platform
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from packaging.pylock import Package, PackageWheel
+
+# What reading a file that is no sound lock may raise.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, PylockValidationError)
+# What older formats did not have.
+_ABSENT: dict[str, Any] = {"advisories": [], "indexes": [], "sources": {}, "rules": [], "warnings": []}
+_RELOCK = "run `jbuild lock {recipe} --cell {cell} --force` to make it anew"
+
+
+def wheels_of(text: str, platform: Platform, where: str) -> tuple[LockedWheel, ...]:
+    """Return the wheels of uv's answer: one a package, the best that fits the platform, by name.
+
+    Raises:
+        NoWheelsError: a package has no wheel for the platform, or a wheel has no sha256.
+        LockError: this is no answer of uv's that is known.
+    """
+    try:
+        return _wheels(Pylock.from_dict(tomllib.loads(text)), platform, where)
+    except (ValueError, PylockValidationError) as error:
+        raise LockError(f"uv's answer cannot be read: {error}", where=where, hint="update uv, or jbuild") from error
+
+
+def write(path: Path, lock: Lock) -> None:
+    """Write a lock file.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
+    write_text(path, tomli_w.dumps(_document(lock), indent=2))
+
+
+def read(path: Path, *, recipe: str, cell: str) -> Lock | None:
+    """Return the lock in a file, or None if there is no file.
+
+    Raises:
+        OldLockError: an older jbuild wrote it.
+        LockError: the file is damaged, of another format, or of another cell.
+    """
+    if not path.is_file():
+        return None
+    hint = _RELOCK.format(recipe=recipe, cell=cell)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        own = data["tool"]["jbuild"]
+        if own["format"] != LOCK_FORMAT:
+            kind = OldLockError if own["format"] < LOCK_FORMAT else LockError
+            raise kind(f"lock format {own['format']} is not {LOCK_FORMAT}", where=str(path), hint=hint)
+        if (own["recipe"], own["cell"]) != (recipe, cell):
+            raise LockError(f"this is the lock of {own['recipe']}/{own['cell']}", where=str(path), hint=hint)
+        lock, checksum = _from_document(data, own), own["content"]
+    except _DAMAGE as error:
+        raise LockError(f"the lock is damaged: {_reason(error)}", where=str(path), hint=hint) from error
+    if checksum != content(lock):
+        raise LockError(
+            "the lock was edited by hand: its content is not what its checksum says", where=str(path), hint=hint
+        )
+    return lock
+
+
+def read_old(path: Path) -> Lock | None:
+    """Return what a lock of an older format says, for locking anew to start from; None if that cannot be told."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        own = data["tool"]["jbuild"]
+        return _from_document(data, {**_ABSENT, **own}) if own["format"] < LOCK_FORMAT else None
+    except _DAMAGE:
+        return None
+
+
+def read_file(path: Path) -> Lock:
+    """Return the lock in a file, of whatever recipe and cell it is.
+
+    Raises:
+        LockError: there is none, or it is damaged or of another format.
+    """
+    try:
+        own = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["jbuild"]
+        recipe, cell = str(own["recipe"]), str(own["cell"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        hint = "name a lock that jbuild wrote: locks/RECIPE/pylock.CELL.toml"
+        raise LockError(f"this is no lock of jbuild: {_reason(error)}", where=str(path), hint=hint) from error
+    found = read(path, recipe=recipe, cell=cell)
+    if found is None:
+        raise LockError("the lock has gone", where=str(path), hint=_RELOCK.format(recipe=recipe, cell=cell))
+    return found
+
+
+def glance(path: Path) -> tuple[Lock, str]:
+    """Return a lock and its checksum, unchecked: for people to look at many at once, never to build from.
+
+    Raises:
+        LockError: there is none, or it is damaged or of another format.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        own = data["tool"]["jbuild"]
+        if own["format"] != LOCK_FORMAT:
+            raise LockError(f"lock format {own['format']} is not {LOCK_FORMAT}", where=str(path))
+        wheels = tuple(_glanced(package, own["sources"]) for package in data["packages"])
+        return _lock(own, wheels), str(own["content"])
+    except _DAMAGE as error:
+        raise LockError(f"the lock is damaged: {_reason(error)}", where=str(path)) from error
+
+
+def _glanced(package: dict[str, Any], sources: dict[str, str]) -> LockedWheel:
+    file = package["wheels"][0]
+    return LockedWheel(
+        name=str(package["name"]),
+        version=str(package["version"]),
+        filename=str(file["name"]),
+        url=str(file.get("url") or file.get("path")),
+        sha256=str(file["hashes"]["sha256"]),
+        size=file.get("size"),
+        index=sources.get(package["name"]),
+    )
+
+
+def content(lock: Lock) -> str:
+    """Return the checksum of everything in a lock."""
+    return records.fingerprint(lock)
+
+
+def _reason(error: Exception) -> str:
+    return f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else str(error)
+
+
+def _wheels(pylock: Pylock, platform: Platform, where: str) -> tuple[LockedWheel, ...]:
+    fitting = tags(platform)
+    try:
+        chosen = list(pylock.select(environment=markers(platform), tags=fitting))  # type: ignore[arg-type]
+    except PylockSelectError as error:
+        raise NoWheelsError(f"a package has no wheel for {platform.name}: {error}", where=where) from error
+    return tuple(sorted((_wheel(package, file, where) for package, file in chosen), key=lambda w: w.name))
+
+
+def _wheel(package: Package, file: Any, where: str) -> LockedWheel:
+    if not hasattr(file, "filename") or not file.filename.endswith(".whl"):
+        raise NoWheelsError(f"{package.name} has no wheel", where=where, hint="jbuild installs wheels only")
+    wheel: PackageWheel = file
+    sha256 = wheel.hashes.get("sha256")
+    if not sha256:
+        message = f"the index gives no sha256 for {wheel.filename}"
+        raise NoWheelsError(message, where=where, hint="use an index that does")
+    return LockedWheel(
+        name=str(package.name),
+        version=str(package.version),
+        filename=wheel.filename,
+        url=wheel.url or wheel.path or "",
+        sha256=sha256.lower(),
+        size=wheel.size,
+    )
+
+
+def _document(lock: Lock) -> dict[str, Any]:
+    own = {
+        "format": LOCK_FORMAT,
+        "recipe": lock.recipe,
+        "cell": lock.cell,
+        "inputs": lock.inputs,
+        "content": content(lock),
+        "platform": _without_none(records.plain(lock.platform)),
+        "base": _without_none(records.plain(lock.base)),
+        "models": [_without_none(records.plain(model)) for model in lock.models],
+        "advisories": records.plain(lock.advisories),
+        "indexes": [_without_none(records.plain(index)) for index in lock.indexes],
+        "sources": lock.sources,
+        "rules": records.plain(lock.rules),
+        "warnings": records.plain(lock.warnings),
+        **({"torch-cuda": lock.torch_cuda} if lock.torch_cuda else {}),
+        **({"interpreter": records.plain(lock.interpreter)} if lock.interpreter else {}),
+        **({"compiler": lock.compiler} if lock.compiler else {}),
+    }
+    addresses = {index.name: index.url for index in lock.indexes}
+    return {
+        "lock-version": "1.0",
+        "created-by": "jbuild",
+        "requires-python": f"=={lock.platform.python}.*",
+        "packages": [_package(wheel, addresses) for wheel in lock.wheels],
+        "tool": {"jbuild": own},
+    }
+
+
+def _package(wheel: LockedWheel, addresses: dict[str, str]) -> dict[str, Any]:
+    place = {"url": wheel.url} if "://" in wheel.url else {"path": wheel.url}
+    size = {"size": wheel.size} if wheel.size is not None else {}
+    file = {"name": wheel.filename, **place, **size, "hashes": {"sha256": wheel.sha256}}
+    index = {"index": addresses[wheel.index]} if wheel.index else {}
+    return {"name": wheel.name, "version": wheel.version, **index, "wheels": [file]}
+
+
+def _from_document(data: dict[str, Any], own: dict[str, Any]) -> Lock:
+    packages = Pylock.from_dict(data).packages
+    # Two indexes may have one address, as behind a mirror: the names are kept beside.
+    sources = records.decode(own["sources"], dict[str, str])
+    wheels = (
+        replace(_wheel(package, wheel, own["cell"]), index=sources.get(str(package.name)))
+        for package in packages
+        for wheel in package.wheels or ()
+    )
+    return _lock(own, tuple(sorted(wheels, key=lambda w: w.name)))
+
+
+def _lock(own: dict[str, Any], wheels: tuple[LockedWheel, ...]) -> Lock:
+    return Lock(
+        recipe=own["recipe"],
+        cell=own["cell"],
+        inputs=own["inputs"],
+        platform=records.decode(own["platform"], Platform),
+        base=records.decode(own["base"], LockedBase),
+        wheels=wheels,
+        models=tuple(records.decode(model, LockedModel) for model in own["models"]),
+        advisories=tuple(records.decode(advisory, LockedAdvisory) for advisory in own["advisories"]),
+        indexes=tuple(records.decode(index, LockedIndex) for index in own["indexes"]),
+        rules=tuple(records.decode(rule, LockedRule) for rule in own["rules"]),
+        warnings=tuple(records.decode(warning, LockedWarning) for warning in own["warnings"]),
+        torch_cuda=records.decode(own.get("torch-cuda"), str | None),
+        interpreter=records.decode(own.get("interpreter"), LockedInterpreter | None),
+        compiler=records.decode(own.get("compiler"), str | None),
+    )
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null: an absent key reads back as the field's default."""
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return [_without_none(v) for v in value] if isinstance(value, list) else value

@@ -1,0 +1,163 @@
+"""The models of a recipe's cells without their wheels: locked, fetched and verified, each once."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from builder.errors import LockError, OldLockError
+from builder.host import records
+from builder.host.concurrency import map_with_progress
+from builder.host.paths import disk_errors
+from builder.lock import lockfile
+from builder.models import model_pins, model_store
+from builder.models.fetch import fetch_model
+from builder.models.model_lock import lock_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from builder.host.concurrency import Progress
+    from builder.host.session import Session
+    from builder.model.locks import Job
+    from builder.model.model_files import LockedModel, ModelFile
+
+State = Literal["whole", "missing", "damaged"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UsedModel:
+    """A locked model and the cells that use it."""
+
+    model: LockedModel
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verified:
+    """What was found of a used model in the store: files that are missing, and those whose bytes are others."""
+
+    used: UsedModel
+    missing: tuple[str, ...]
+    damaged: tuple[str, ...]
+
+
+def lock_models(jobs: Sequence[Job], every: Sequence[Job], session: Session) -> tuple[UsedModel, ...]:
+    """Lock what these cells ask for and write it to the recipe's model lock; `every` is all cells that can be.
+
+    Each model is looked up once, however many cells use it. What only other cells ask for stays as it was.
+
+    Raises:
+        ModelError, NetworkError, IntegrityError, RegistryError: a model cannot be had, or is not one.
+        LockError: the model lock is damaged.
+    """
+    recipe, config, workspace = jobs[0].recipe, session.config, session.workspace
+    path = workspace.model_lock(recipe.name)
+    with workspace.file_lock(f"models-{records.fingerprint(str(path))[:16]}"):
+        wanted = {model_pins.asked(model): model for job in jobs for model in job.spec.models}
+        others = {model_pins.asked(model) for job in every for model in job.spec.models} - set(wanted)
+        kept = [pin for pin in model_pins.read(path) if pin.asked in others]
+        made = [
+            model_pins.Pin(
+                asked=asked,
+                model=lock_model(model, recipe.path.parent, config, workspace.models, session.console),
+            )
+            for asked, model in wanted.items()
+        ]
+        model_pins.write(path, [*kept, *made])
+    return tuple(
+        UsedModel(model=pin.model, cells=tuple(job.cell.id for job in jobs if _asks(job, pin.asked))) for pin in made
+    )
+
+
+def used_models(jobs: Iterable[Job], session: Session) -> tuple[UsedModel, ...]:
+    """Return the models that cells are locked to, by their locks, else by the recipe's model lock; each once.
+
+    Raises:
+        LockError: a cell's models are not locked, or a lock is damaged.
+    """
+    found: dict[str, tuple[LockedModel, list[str]]] = {}
+    for job in jobs:
+        for model in models_of(job, session):
+            found.setdefault(records.fingerprint(model), (model, []))[1].append(job.cell.id)
+    return tuple(UsedModel(model=model, cells=tuple(cells)) for model, cells in found.values())
+
+
+def models_of(job: Job, session: Session) -> tuple[LockedModel, ...]:
+    """Return the models that a cell is locked to.
+
+    Raises:
+        LockError: they are not locked, or a lock is damaged.
+    """
+    found = locked_models(job, session)
+    if found is None:
+        recipe = job.recipe.name
+        hint = f"run `jbuild models lock {recipe}`, or `jbuild lock {recipe}` for the wheels too"
+        raise LockError(f"{job.cell.id}: its models are not locked", where=str(job.recipe.path), hint=hint)
+    return found
+
+
+def locked_models(job: Job, session: Session) -> tuple[LockedModel, ...] | None:
+    """Return the models that a cell is locked to, or None if some are not.
+
+    Raises:
+        LockError: a lock is damaged.
+    """
+    recipe, workspace = job.recipe.name, session.workspace
+    with suppress(OldLockError):
+        lock = lockfile.read(workspace.lock(recipe, job.cell.id), recipe=recipe, cell=job.cell.id)
+        if lock:
+            return lock.models
+    found = [model_pins.find(workspace.model_lock(recipe), model) for model in job.spec.models]
+    models = tuple(model for model in found if model)
+    return models if len(models) == len(found) else None
+
+
+def fetch_models(used: Sequence[UsedModel], recipe_folder: Path, session: Session) -> None:
+    """Bring the files of models into the store; what is there costs nothing.
+
+    Raises:
+        ModelError, NetworkError, IntegrityError, RegistryError, DiskError: a file cannot be had, trusted or stored.
+    """
+    for each in used:
+        fetch_model(each.model, recipe_folder, session.config, session.workspace.models, session.console)
+
+
+def verify_models(used: Sequence[UsedModel], session: Session) -> tuple[Verified, ...]:
+    """Read every file of models in the store and compare it with its lock; damaged ones are taken away.
+
+    Raises:
+        DiskError: the store cannot be read or written.
+    """
+    models = session.workspace.models
+    files = {file.sha256: file for each in used for file in each.model.files}
+    total = sum(file.size for file in files.values())
+    with disk_errors(models), session.console.task("verifying models", total) as task:
+        largest_first = sorted(files.values(), key=lambda file: (-file.size, file.sha256))
+        states = map_with_progress(lambda file, progress: _state(file, models, progress), largest_first, task.advance)
+    by_hash = {file.sha256: state for file, state in zip(largest_first, states, strict=True)}
+    return tuple(
+        Verified(
+            used=each,
+            missing=tuple(file.path for file in each.model.files if by_hash[file.sha256] == "missing"),
+            damaged=tuple(file.path for file in each.model.files if by_hash[file.sha256] == "damaged"),
+        )
+        for each in used
+    )
+
+
+def _asks(job: Job, asked: str) -> bool:
+    return any(model_pins.asked(model) == asked for model in job.spec.models)
+
+
+def _state(file: ModelFile, models: Path, progress: Progress) -> State:
+    path = model_store.blob(models, file.sha256)
+    if not path.is_file():
+        return "missing"
+    with model_store.partial(models, file.sha256, progress.token.check), path.open("rb") as content:
+        if model_store.digest_of(content, progress.advance).hexdigest() == file.sha256:
+            return "whole"
+        path.unlink()
+        return "damaged"

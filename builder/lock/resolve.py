@@ -1,0 +1,275 @@
+"""Makes the lock of a cell: asks indexes, registry and hub, and says what it applied and what changed."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from builder.errors import IntegrityError, LockError, NetworkError, NoWheelsError
+from builder.host.concurrency import TaskGroup
+from builder.host.index_rows import DEFAULT
+from builder.lock import lockfile, unresolved
+from builder.lock.advisory_solve import solve_with_advisories
+from builder.lock.boards_warning import warn_of_boards
+from builder.lock.changes import changes_of
+from builder.lock.index_sources import lock_inputs, ties_of
+from builder.lock.inspect_index import Examiner, fault_behind
+from builder.lock.interpreter_pins import compiler_of, interpreter_of
+from builder.lock.solve import Question
+from builder.lock.torch_build import check_torch
+from builder.lock.wheel_sizes import measured
+from builder.model.locks import Lock, LockedBase, LockedIndex, LockedRule
+from builder.models import model_pins
+from builder.models.model_lock import lock_model
+from builder.remote.index.index_client import client_of
+from builder.remote.index.index_proxy import running_front
+from builder.remote.index.index_view import Shelf
+from builder.remote.index.logins import without_login
+from builder.remote.registry.base_lookup import resolve_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from concurrent.futures import Future
+
+    from builder.host.session import Session
+    from builder.lock.advisory_solve import Solution
+    from builder.model.locks import Job, LockChange, LockedWheel
+    from builder.model.model_files import LockedModel
+    from builder.model.recipes import Model
+    from builder.remote.index.index_client import IndexClient
+    from builder.remote.index.index_proxy import Front
+    from builder.remote.registry.base_lookup import ResolvedBase
+
+_ALL = "*"
+_NO_TIMES = "its pages have no upload times, so the date says nothing about it"
+
+
+def make(
+    job: Job, session: Session, *, before: Lock | None = None, upgrade: tuple[str, ...] = (), fetching: bool = False
+) -> tuple[Lock, tuple[LockChange, ...]]:
+    """Make, write and return the lock of a cell, and what is different from the one before.
+
+    Versions of the lock before are kept where they still fit, except those of `upgrade` (`*` for all). `fetching` says
+    that the models will be fetched next.
+
+    Raises:
+        LockError, NetworkError, IntegrityError, ModelError, RegistryError: the cell cannot be locked.
+    """
+    path = session.workspace.lock(job.recipe.name, job.cell.id)
+    client = client_of(session.config, session.workspace.index_states)
+    shelf = Shelf(
+        ties=ties_of(job, session.config),
+        client=client,
+        workspace=session.workspace,
+        locked=_kept_as_locked(before, upgrade),
+    )
+    question = Question(spec=job.spec, platform=job.platform, before=path if before else None, upgrade=upgrade)
+    with TaskGroup(1) as group:
+        base = group.submit(resolve_digest, job.base, session.config, job.platform.architecture)
+        with _noting(job, session, shelf), session.console.task(f"{job.cell.id}: solving", unit="steps"):
+            solution = _solve(job, session, question, shelf)
+            torch_cuda = check_torch(job, solution.wheels, shelf.ties, client, session)
+        kept = _kept_files(solution.wheels, shelf, job, upgrade)
+        lock = Lock(
+            recipe=job.recipe.name,
+            cell=job.cell.id,
+            inputs=lock_inputs(job, session.config),
+            platform=job.platform,
+            base=_base(base, session),
+            wheels=measured(solution.wheels, session),
+            models=tuple(lock_one(model, job, session, fetching=fetching) for model in job.spec.models),
+            advisories=solution.advisories,
+            indexes=_indexes(solution.wheels, shelf),
+            rules=(*_ties(solution.wheels, shelf), *_cut_off(solution.wheels, shelf, job), *kept),
+            warnings=solution.warnings,
+            torch_cuda=torch_cuda,
+            interpreter=interpreter_of(job.platform),
+            compiler=compiler_of(job.platform, before, session),
+        )
+    lockfile.write(path, lock)
+    unresolved.forget(job, session.workspace)
+    changes = changes_of(before, lock, job, client, session, upgrade=upgrade)
+    _tell(lock, changes, upgrade, session)
+    warn_of_boards(job, lock, session)
+    return lock, changes
+
+
+def _kept_as_locked(before: Lock | None, upgrade: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+    """Return the tied files whose bytes stay as they are locked, whatever the index serves under their names now."""
+    if before is None or _ALL in upgrade:
+        return {}
+    return {w.filename: (w.sha256, w.url) for w in before.wheels if w.index and w.name not in upgrade}
+
+
+def solve_only(job: Job, session: Session, client: IndexClient) -> Solution:
+    """Return the wheels that a cell would be locked to, and the advisories that they keep; nothing is written.
+
+    Raises:
+        LockError, NetworkError, IntegrityError: there are none, or they cannot be had.
+    """
+    shelf = Shelf(ties=ties_of(job, session.config), client=client, workspace=session.workspace)
+    solution = _solve(job, session, Question(spec=job.spec, platform=job.platform), shelf)
+    check_torch(job, solution.wheels, shelf.ties, client, session)
+    return solution
+
+
+def lock_one(model: Model, job: Job, session: Session, *, fetching: bool = False) -> LockedModel:
+    """Return a model of a cell with its files and their hashes: as the recipe's model lock has it, else as it is now.
+
+    Raises:
+        ModelError, NetworkError, IntegrityError, RegistryError: it cannot be had, or is not one.
+        LockError: the recipe's model lock is damaged.
+    """
+    pinned = model_pins.find(session.workspace.model_lock(job.recipe.name), model)
+    if pinned and pinned.origin != "folder":
+        return pinned
+    folder, store = job.recipe.path.parent, session.workspace.models
+    return lock_model(model, folder, session.config, store, session.console, fetching=fetching)
+
+
+def _solve(job: Job, session: Session, question: Question, shelf: Shelf) -> Solution:
+    if not shelf.ties:
+        return solve_with_advisories(job, session, question, shelf.ties)
+    with running_front(shelf) as front:
+        try:
+            solution = solve_with_advisories(job, session, replace(question, front=front.url), shelf.ties)
+        except (LockError, NetworkError) as error:
+            # uv saw a failed request only; the shelf knows what was wrong.
+            error.log = front.told(error.log or "") or None
+            raise (shelf.errors[0] if shelf.errors else error) from error
+        return replace(solution, wheels=tuple(_upstream(wheel, front, shelf) for wheel in solution.wheels))
+
+
+@contextmanager
+def _noting(job: Job, session: Session, shelf: Shelf) -> Iterator[None]:
+    """Remember that no wheels were found for a cell, and say how to find out why."""
+    try:
+        yield
+    except NoWheelsError as error:
+        examiner = Examiner(job=job, session=session, client=shelf.client, ties=shelf.ties)
+        if fault := fault_behind(error.log or "", examiner):
+            raise fault from error
+        unresolved.note(job, lock_inputs(job, session.config), error, session.workspace)
+        more = f"`jbuild why {job.recipe.name} --cell {job.cell.id}` tells more"
+        error.hint = f"{error.hint}; {more}" if error.hint else more
+        raise
+
+
+def _upstream(wheel: LockedWheel, front: Front, shelf: Shelf) -> LockedWheel:
+    """Return a wheel where its index has it, for the front is gone tomorrow."""
+    if not wheel.url.startswith(front.root):
+        return _untied(wheel, shelf)
+    offer = shelf.offers[wheel.sha256]
+    return replace(wheel, url=offer.file.url, size=offer.file.size, index=offer.index.name)
+
+
+def _untied(wheel: LockedWheel, shelf: Shelf) -> LockedWheel:
+    """Return a wheel that came from one of uv's own indexes or folders, if it may.
+
+    Raises:
+        LockError: its package is tied to another index.
+    """
+    if tie := shelf.ties.of(wheel.name):
+        hint = (
+            "unset UV_FIND_LINKS, UV_NO_INDEX and UV_TORCH_BACKEND (or what uv.toml says of them), "
+            f'or say that it may: `from = {{ {wheel.name} = "{DEFAULT}" }}` under [packages]'
+        )
+        where = without_login(wheel.url)
+        raise LockError(
+            f"{wheel.name} comes from the index {tie.index} only, and uv took another", where=where, hint=hint
+        )
+    return wheel
+
+
+def _base(base: Future[ResolvedBase], session: Session) -> LockedBase:
+    found = base.result()
+    if found.stand_in:
+        session.console.warn(f"{found.used} stands in for {found.asked}: {found.stand_in}")
+    return LockedBase(name=found.asked, used=found.used, digest=found.digest, stand_in=found.stand_in)
+
+
+def _indexes(wheels: tuple[LockedWheel, ...], shelf: Shelf) -> tuple[LockedIndex, ...]:
+    pages = {wheel.index: shelf.pages[wheel.name] for wheel in wheels if wheel.index and wheel.name in shelf.pages}
+    return tuple(
+        LockedIndex(name=name, url=page.url.removesuffix("/").rpartition("/")[0] + "/", stand_in=page.stand_in)
+        for name, page in sorted(pages.items())
+    )
+
+
+def _ties(wheels: tuple[LockedWheel, ...], shelf: Shelf) -> tuple[LockedRule, ...]:
+    """Say which packages came from which index only, and why."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for wheel in wheels:
+        if tie := shelf.ties.of(wheel.name):
+            found.setdefault((tie.index, tie.why), []).append(wheel.name)
+    return tuple(
+        LockedRule(rule=f"{', '.join(names)} from the index {index} only", why=why)
+        for (index, why), names in sorted(found.items())
+    )
+
+
+def _cut_off(wheels: tuple[LockedWheel, ...], shelf: Shelf, job: Job) -> tuple[LockedRule, ...]:
+    if not job.spec.released_before:
+        return ()
+    rule = LockedRule(
+        rule=f"nothing released from {job.spec.released_before} on", why="`released-before` of the recipe"
+    )
+    used = {wheel.index for wheel in wheels if wheel.index}
+    timeless = {wheel.index for wheel in wheels if wheel.index and not _has_time(wheel, shelf)}
+    timeless |= {index.name for index in shelf.ties.indexes if not index.upload_times}
+    return (
+        rule,
+        *(
+            LockedRule(rule=f"no cut-off by date for the index {name}", why=_NO_TIMES)
+            for name in sorted(timeless & used)
+        ),
+    )
+
+
+def _has_time(wheel: LockedWheel, shelf: Shelf) -> bool:
+    offer = shelf.offers.get(wheel.sha256)
+    return offer is None or offer.file.upload_time is not None
+
+
+def _kept_files(
+    wheels: tuple[LockedWheel, ...], shelf: Shelf, job: Job, upgrade: tuple[str, ...]
+) -> tuple[LockedRule, ...]:
+    """Say which locked files the index serves with other bytes now.
+
+    Raises:
+        IntegrityError: one of them is not in the wheelhouse, and its package was not to be upgraded.
+    """
+    rules = []
+    for wheel in wheels:
+        changed = shelf.changed.get(wheel.filename)
+        if changed is None:
+            continue
+        said = f"the index {changed.index} serves another {changed.filename} now: sha256 {changed.served}"
+        if not changed.kept and wheel.name not in upgrade and _ALL not in upgrade:
+            raise IntegrityError(
+                f"{said}, locked was {changed.locked}",
+                where=wheel.url,
+                hint="find out why; to take the new one: "
+                f"`jbuild lock {job.recipe.name} --cell {job.cell.id} --upgrade {wheel.name}`",
+            )
+        if changed.kept and wheel.sha256 == changed.locked:
+            rules.append(LockedRule(rule=f"{changed.filename} from the wheelhouse, as it was locked", why=said))
+    return tuple(rules)
+
+
+def _tell(lock: Lock, changes: tuple[LockChange, ...], upgrade: tuple[str, ...], session: Session) -> None:
+    console = session.console
+    for name in upgrade:
+        if name != _ALL and name not in lock.versions:
+            console.warn(f"{lock.cell}: there is no {name} to upgrade")
+    for change in changes:
+        console.say(f"{lock.cell}: {change.words}")
+    for index in lock.indexes:
+        if index.stand_in:
+            console.warn(f"{index.url} stands in for the index {index.name}: {index.stand_in}")
+    for rule in lock.rules:
+        if "wheelhouse" in rule.rule:
+            console.warn(f"{lock.cell}: {rule.why}; {rule.rule}")
+    for warning in lock.warnings:
+        console.warn(f"{lock.cell}: {warning.symptom} ({warning.source}); {warning.hint}")

@@ -1,0 +1,66 @@
+"""Remembers for which cells no wheels were found, so that lists can say so without asking again."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from builder.errors import RecipeError
+from builder.host import records
+from builder.lock.index_sources import lock_inputs
+from builder.recipe.job import job_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from builder.errors import NoWheelsError
+    from builder.host.config import Config
+    from builder.host.paths import Workspace
+    from builder.model.locks import Job
+    from builder.model.recipes import Cell, Recipe
+
+_RECORD = "unresolved"
+
+
+def note(job: Job, inputs: str, error: NoWheelsError, workspace: Workspace) -> None:
+    """Remember why a cell could not be locked, for as long as its inputs are these.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    records.write(workspace.cell(job.recipe.name, job.cell.id).record(_RECORD), inputs, error.message)
+
+
+def forget(job: Job, workspace: Workspace) -> None:
+    """Forget it: the cell is locked."""
+    workspace.cell(job.recipe.name, job.cell.id).record(_RECORD).unlink(missing_ok=True)
+
+
+def cells(recipe: str, workspace: Workspace) -> set[str]:
+    """Return the ids of the cells of a recipe that something is remembered for."""
+    return {path.parent.name for path in workspace.cell(recipe, "any").path.parent.glob(f"*/{_RECORD}.json")}
+
+
+def reasons(
+    recipe: Recipe, found: Iterable[Cell], workspace: Workspace, settings: Callable[[], Config]
+) -> dict[str, str]:
+    """Return why cells of a recipe had no wheels when they were last tried, by their ids.
+
+    Cells that were not tried, or whose inputs have changed since, are not there. `settings` are read if there are any.
+    """
+    tried = cells(recipe.name, workspace)
+    if not tried:
+        return {}
+    config, known = settings(), {}
+    for cell in found:
+        if cell.id in tried and not cell.impossible:
+            job = job_of(recipe, cell)
+            # A recipe that names an index that is gone has other inputs than when it was tried.
+            with suppress(RecipeError):
+                known[cell.id] = reason(job, lock_inputs(job, config), workspace)
+    return {cell: why for cell, why in known.items() if why}
+
+
+def reason(job: Job, inputs: str, workspace: Workspace) -> str | None:
+    """Return why a cell could not be locked when it was last tried, or None if it was not, or its inputs changed."""
+    return records.read(workspace.cell(job.recipe.name, job.cell.id).record(_RECORD), inputs, str)

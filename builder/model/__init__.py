@@ -1,0 +1,1 @@
+"""The records that stages hand on: recipe, platform, lock, models, audit, image, verdict, publication."""

@@ -1,0 +1,86 @@
+"""The files of the model that a cell serves, as far as they are on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from builder.errors import ModelError
+from builder.models import model_store
+from builder.models.folder import list_folder, readable
+from builder.models.model_checks import check_whole
+from builder.models.selection import CONFIG, select
+from builder.remote.hub.model_sources import FolderPlace, locate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from builder.host.config import Config
+    from builder.model.model_files import LockedModel
+    from builder.model.recipes import Model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFiles:
+    """A model's files: sizes in bytes by path, and where one of them lies here, if it does."""
+
+    name: str
+    source: str
+    sizes: dict[str, int]
+    find: Callable[[str], Path | None]
+
+    def config(self) -> tuple[str, bytes]:
+        """Return where config.json is, and its bytes.
+
+        Raises:
+            ModelError: it is not on this machine.
+        """
+        path = self.find(CONFIG)
+        if path is None:
+            hint = "`jbuild models fetch` brings it"
+            raise ModelError(f"{CONFIG} of model {self.name} is not on this machine", where=self.source, hint=hint)
+        return str(path), path.read_bytes()
+
+
+def locked_files(locked: LockedModel, recipe_folder: Path, config: Config, models: Path) -> ModelFiles:
+    """Return the files of a locked model: in the store, else in the folder that it was locked from."""
+    place = locate(locked.source, recipe_folder, config)
+    by_path = {file.path: file for file in locked.files}
+
+    def find(path: str) -> Path | None:
+        file = by_path.get(path)
+        if file is None:
+            return None
+        if model_store.has(models, file):
+            return model_store.blob(models, file.sha256)
+        near = place.path / path if isinstance(place, FolderPlace) else None
+        return near if near and near.is_file() and near.stat().st_size == file.size else None
+
+    sizes = {file.path: file.size for file in locked.files}
+    return ModelFiles(name=locked.name, source=locked.source, sizes=sizes, find=find)
+
+
+def local_files(model: Model, recipe_folder: Path, config: Config) -> ModelFiles:
+    """Return the files of a model that is not locked: it must be in a folder.
+
+    Raises:
+        ModelError: it is elsewhere, or the folder holds no whole model.
+    """
+    place = locate(model.source, recipe_folder, config)
+    if not isinstance(place, FolderPlace):
+        hint = "lock the recipe's models first: `jbuild models lock RECIPE`, or `jbuild lock RECIPE`"
+        raise ModelError(f"model {model.name} is not locked, and not in a folder", where=model.source, hint=hint)
+    found, folder = list_folder(model.name, place), place.path
+    selection = select(found, model)
+    with readable(model.name):
+        small = {path: (folder / path).read_bytes() for path in (CONFIG, *selection.indexes)}
+    # Half a model would need half the memory.
+    check_whole(model, selection, small)
+    sizes = {path: found[path].st_size for path in selection.paths}
+    return ModelFiles(
+        name=model.name,
+        source=model.source,
+        sizes=sizes,
+        find=lambda path: folder / path if path in sizes else None,
+    )

@@ -1,0 +1,128 @@
+"""What of a recipe's [server] decides memory, with vLLM's defaults for the rest."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+from builder.models.fit.memory_estimate import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from builder.model.recipes import Server
+    from builder.models.fit.memory_estimate import Shape
+
+_GIB = 1 << 30
+# vLLM's defaults, read in 0.15.1 and 0.20.2: `config/cache.py` and `get_batch_defaults` in `engine/arg_utils.py`.
+_UTILIZATION, _UTILIZATION_LATER = 0.9, 0.92
+_LATER = (0, 20)
+_BATCH, _SEQUENCES = 2048, 256
+_BATCH_LARGE, _SEQUENCES_LARGE, _LARGE = 8192, 1024, 70 * _GIB
+_SEQUENCES_CPU = 128
+_BLOCK, _BLOCK_CPU = 16, 128
+# What vLLM takes where a model's configuration names no length.
+_NO_LENGTH = 2048
+_VERSION = re.compile(r"vllm(?:-cpu)? *== *([0-9]+)\.([0-9]+)")
+
+
+def settings_of(server: Server, shape: Shape, *, gpu: bool, vllm: str | None, memory: int | None = None) -> Settings:
+    """Return the settings of a server on a machine with `memory` bytes, where that is known.
+
+    `vllm` is its version, if that is known.
+    """
+    environment = dict(server.environment)
+    given = [*server.arguments, *_words(environment.get("JBUILD_EXTRA_ARGS", ""))]
+    dtype = _dtype(environment.get("JBUILD_DTYPE") or server.dtype, shape)
+    kv_dtype = option(given, "--kv-cache-dtype") or "auto"
+    length = _whole(environment.get("JBUILD_MAX_MODEL_LEN")) or server.max_model_len or shape.longest or _NO_LENGTH
+    large = gpu and memory is not None and memory >= _LARGE
+    most = _whole(option(given, "--max-num-seqs")) or _sequences(gpu=gpu, large=large)
+    batch = _whole(option(given, "--max-num-batched-tokens"))
+    wanted = _whole(option(given, "--max-num-seqs"))
+    utilization = environment.get("JBUILD_GPU_MEMORY_UTILIZATION") or option(given, "--gpu-memory-utilization")
+    space = _whole(environment.get("VLLM_CPU_KVCACHE_SPACE"))
+    return Settings(
+        dtype=dtype,
+        kv_dtype=dtype if kv_dtype == "auto" else kv_dtype,
+        length=length,
+        sequences=wanted or 1,
+        batched_tokens=batch or min(_BATCH_LARGE if large else _BATCH, most * length),
+        most_sequences=most,
+        block=_whole(option(given, "--block-size")) or (_BLOCK if gpu else _BLOCK_CPU),
+        utilization=_share(utilization) or (_UTILIZATION_LATER if _is_later(vllm) else _UTILIZATION),
+        hybrid="--disable-hybrid-kv-cache-manager" not in given,
+        eager="--enforce-eager" in given,
+        kv_space=space * _GIB if space and not gpu else None,
+        remarks=tuple(_remarks(server, shape, utilization, vllm, gpu=gpu)),
+    )
+
+
+def option(arguments: Sequence[str], name: str) -> str | None:
+    """Return the value of an option, given as `--name value` or `--name=value`; the last one holds."""
+    value = None
+    for index, argument in enumerate(arguments):
+        head, _, tail = argument.partition("=")
+        if head.replace("_", "-") == name:
+            value = tail or next(iter(arguments[index + 1 : index + 2]), None)
+    return value
+
+
+def pinned_version(requires: Sequence[str]) -> str | None:
+    """Return the version of vLLM that requirements pin, or None."""
+    found = (_VERSION.match(text.strip().lower()) for text in requires)
+    return next((f"{match[1]}.{match[2]}" for match in found if match), None)
+
+
+def _sequences(*, gpu: bool, large: bool) -> int:
+    if not gpu:
+        return _SEQUENCES_CPU
+    return _SEQUENCES_LARGE if large else _SEQUENCES
+
+
+def _remarks(server: Server, shape: Shape, utilization: str | None, vllm: str | None, *, gpu: bool) -> list[str]:
+    found = []
+    if gpu and not utilization:
+        used = _UTILIZATION_LATER if _is_later(vllm) else _UTILIZATION
+        known = f"vLLM {vllm}'s" if vllm else "an unknown vLLM's"
+        found.append(f"--gpu-memory-utilization is not set: {used} is taken for {known} default")
+    if server.quantization and not shape.quantised:
+        found.append(f"quantization {server.quantization} at load time is not counted: the weights are an upper bound")
+    if shape.longest and server.max_model_len and server.max_model_len > shape.longest:
+        found.append(
+            f"max-model-len {server.max_model_len} is beyond the {shape.longest} tokens of config.json: "
+            "vLLM does not start with it, unless VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"
+        )
+    return found
+
+
+def _dtype(asked: str | None, shape: Shape) -> str:
+    """`auto` takes the configuration's type, but never 32 bits."""
+    if asked in (None, "auto"):
+        return "bfloat16" if shape.dtype in ("float32", "float64") else shape.dtype
+    return {"half": "float16", "float": "float32"}.get(str(asked), str(asked))
+
+
+def _is_later(vllm: str | None) -> bool:
+    numbers = tuple(int(part) for part in re.findall(r"[0-9]+", vllm or "")[:2])
+    return len(numbers) == 2 and numbers >= _LATER  # noqa: PLR2004  # major and minor
+
+
+def _words(text: str) -> list[str]:
+    """Split what the image's entrypoint splits; what it refuses is none."""
+    try:
+        words = json.loads(text) if text.lstrip().startswith("[") else shlex.split(text)
+    except ValueError:
+        return []
+    return [word for word in words if isinstance(word, str)]
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text and re.fullmatch(r"[1-9][0-9]{0,9}", text) else None
+
+
+def _share(text: str | None) -> float | None:
+    found = float(text) if text and re.fullmatch(r"[01]?\.[0-9]{1,6}|1", text) else None
+    return found if found and found <= 1 else None

@@ -1,0 +1,210 @@
+"""Locks a model: every file that will be baked in, by sha256 and size, checked as far as that can be done early."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from builder.errors import ModelError
+from builder.host.concurrency import map_with_progress
+from builder.host.paths import disk_errors
+from builder.model.model_files import LockedModel, ModelFile
+from builder.models import model_store
+from builder.models.fetch import fetchers, obtain
+from builder.models.folder import list_folder, readable
+from builder.models.model_checks import check_small_files, check_weights
+from builder.models.selection import CONFIG, is_weight, select
+from builder.remote import http
+from builder.remote.download import Expected, PartialFile
+from builder.remote.hub import artifact
+from builder.remote.hub.model_sources import FolderPlace, HubPlace, RegistryPlace, locate
+from builder.remote.registry.base_lookup import connect_to
+
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
+    from builder.host.concurrency import Progress
+    from builder.host.config import Config
+    from builder.host.console import Console
+    from builder.model.model_files import HubFile, Listing
+    from builder.model.recipes import Model
+
+
+def lock_model(
+    model: Model, recipe_folder: Path, config: Config, models: Path, console: Console, *, fetching: bool = False
+) -> LockedModel:
+    """Find a model's files and their hashes; `models` is the store (`Workspace.models`).
+
+    Large files of a folder are hashed once and remembered by path, size, times and inode. Of a hub only small
+    files are fetched: it tells the hashes of large ones. `fetching` says that all of it will be fetched next: then the
+    files of a folder go into the store as they are hashed, and are read once.
+
+    Raises:
+        ModelError: the model cannot be had or is not what a model must be.
+        NetworkError, RegistryError: its hub or registry cannot be reached, or refuses.
+        IntegrityError: the hub serves other bytes than it lists.
+        DiskError: the store cannot be written.
+    """
+    place = locate(model.source, recipe_folder, config)
+    with disk_errors(models):
+        if isinstance(place, FolderPlace):
+            return _lock_folder(model, place, models, console, fetching=fetching)
+        return _lock_remote(model, place, config, models, console)
+
+
+def quick_state(model: Model, recipe_folder: Path, config: Config) -> tuple[str, ...]:
+    """Return what changes when the files of a model in a folder change: their names, sizes and times.
+
+    Costs no network and no hashing. The state of a hub or registry is the model's name, that of a folder which cannot
+    be used is the error.
+    """
+    try:
+        place = locate(model.source, recipe_folder, config)
+        if not isinstance(place, FolderPlace):
+            return ("hub" if isinstance(place, HubPlace) else "registry", place.source)
+        found = list_folder(model.name, place)
+        kept = select(found, model).paths
+    except ModelError as error:
+        return ("unusable", error.message)
+    states = (f"{path} {found[path].st_size} {found[path].st_mtime_ns}" for path in kept)
+    return ("folder", place.stand_in or "", *states)
+
+
+def _lock_folder(model: Model, place: FolderPlace, models: Path, console: Console, *, fetching: bool) -> LockedModel:
+    found = list_folder(model.name, place)
+    selection = select(found, model)
+    if place.stand_in:
+        console.warn(f"model {model.name}: {place.path} stands in for {model.source}: {place.stand_in}")
+    with readable(model.name):
+        small = {path: (place.path / path).read_bytes() for path in (CONFIG, *selection.indexes)}
+        check_small_files(model, selection, small, console)
+        for path in filter(is_weight, selection.paths):
+            check_weights(model.name, path, place.path / path)
+    hashes = _Hashing(name=model.name, folder=place.path, models=models, taking=fetching).run(
+        {path: found[path] for path in selection.paths}, console
+    )
+    files = tuple(ModelFile(path=path, sha256=hashes[path], size=found[path].st_size) for path in selection.paths)
+    return LockedModel(
+        name=model.name,
+        source=model.source,
+        origin="folder",
+        files=files,
+        revision=place.revision,
+        licence=model.licence,
+        stand_in=place.stand_in,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Hashing:
+    """Hashes the files of a model's folder; with `taking`, into the store `models` at once."""
+
+    name: str
+    folder: Path
+    models: Path
+    taking: bool
+
+    def run(self, states: dict[str, os.stat_result], console: Console) -> dict[str, str]:
+        """Return the sha256 of each file, by its path in the folder."""
+        keys = {path: model_store.key_of(self.folder / path, state) for path, state in states.items()}
+        known = {path: sha256 for path, key in keys.items() if (sha256 := model_store.remembered(self.models, key))}
+        unknown = sorted(set(states) - set(known), key=lambda path: -states[path].st_size)
+        if not unknown:
+            return known
+        total = sum(states[path].st_size for path in unknown)
+        with console.task(f"{'fetching' if self.taking else 'hashing'} model {self.name}", total) as task:
+            hashes = map_with_progress(
+                lambda path, progress: self._one(path, states[path], progress), unknown, task.advance
+            )
+        return known | dict(zip(unknown, hashes, strict=True))
+
+    def _one(self, path: str, before: os.stat_result, progress: Progress) -> str:
+        file = self.folder / path
+        key = model_store.key_of(file, before)
+        if not self.taking:
+            return self._read(file, key, None, progress)
+        with model_store.partial(self.models, key, progress.token.check) as partial:
+            # Another cell's lock may have taken it meanwhile.
+            known = model_store.remembered(self.models, key)
+            if known:
+                progress.advance(before.st_size)
+                return known
+            try:
+                sha256 = self._read(file, key, partial, progress)
+                model_store.adopt(self.models, partial, sha256)
+            finally:
+                # A file of the user's may be another next time: there is nothing to go on from.
+                partial.unlink(missing_ok=True)
+            return sha256
+
+    def _read(self, path: Path, key: str, copy: Path | None, progress: Progress) -> str:
+        """Return the sha256 of a file, and remember it, if nobody wrote to it meanwhile."""
+        begun = time.time_ns()
+        with readable(self.name), path.open("rb") as file:
+            if copy:
+                with copy.open("w+b") as target:
+                    content = PartialFile(target, Expected(), progress)
+                    content.copy_from(file)
+                sha256 = content.sha256
+            else:
+                sha256 = model_store.digest_of(file, progress.advance).hexdigest()
+            after = path.stat()
+        if model_store.key_of(path, after) != key:
+            hint = "wait until it is written, then run it again"
+            raise ModelError(f"model {self.name}: {path.name} changed while it was read", where=str(path), hint=hint)
+        if model_store.is_settled(after, begun):
+            model_store.remember(self.models, key, sha256)
+        return sha256
+
+
+def _lock_remote(
+    model: Model, place: HubPlace | RegistryPlace, config: Config, models: Path, console: Console
+) -> LockedModel:
+    listing, pinned = _list_remote(place, config, console)
+    listed = {file.path: file for file in listing.files}
+    selection = select(listed, model)
+    stand_in = None
+    if isinstance(place, RegistryPlace) and (stand_in := place.stand_in):
+        console.warn(f"model {model.name}: {place.reference.name} stands in for {model.source}: {stand_in}")
+    early = {CONFIG, *selection.indexes, *(path for path in selection.paths if not listed[path].sha256)}
+    hashes = _fetch_early(model, pinned, [listed[path] for path in sorted(early)], config, models, console)
+    small = {path: model_store.blob(models, hashes[path]).read_bytes() for path in (CONFIG, *selection.indexes)}
+    check_small_files(model, selection, small, console)
+    return LockedModel(
+        name=model.name,
+        source=model.source,
+        origin="registry" if isinstance(place, RegistryPlace) else "hub",
+        files=tuple(
+            ModelFile(path=path, sha256=listed[path].sha256 or hashes[path], size=listed[path].size)
+            for path in selection.paths
+        ),
+        revision=listing.commit,
+        licence=model.licence or listing.licence,
+        stand_in=stand_in,
+    )
+
+
+def _list_remote(
+    place: HubPlace | RegistryPlace, config: Config, console: Console
+) -> tuple[Listing, HubPlace | RegistryPlace]:
+    """Return the files of a model, and its place at the commit or digest that it has now."""
+    if isinstance(place, RegistryPlace):
+        listing = artifact.list_files(place, connect_to(place.reference, config))
+        return listing, place.at(listing.commit)
+    from builder.remote.hub import hub_client  # noqa: PLC0415  # huggingface_hub is slow to import
+
+    listing = hub_client.list_files(place, config, http.Retry(on_retry=console.warn))
+    return listing, replace(place, revision=listing.commit)
+
+
+def _fetch_early(
+    model: Model, place: HubPlace | RegistryPlace, wanted: list[HubFile], config: Config, models: Path, console: Console
+) -> dict[str, str]:
+    with console.task(f"reading model {model.name}", sum(file.size for file in wanted)) as task:
+        fetcher = fetchers(place, config)
+        hashes = map_with_progress(
+            lambda file, progress: obtain(model.name, fetcher(file), models, progress), wanted, task.advance
+        )
+    return {file.path: sha256 for file, sha256 in zip(wanted, hashes, strict=True)}

@@ -1,0 +1,122 @@
+"""What lies in the cache, kind by kind. `engine/` and `stand-in/` are not jbuild's to look into."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from builder.image.wheels.tree import is_current
+from builder.project.cache.cache_usage import Entry, KindSummary
+from builder.project.cache.cached_images import borrowed, image_entries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from builder.host.paths import Workspace
+    from builder.project.cache.references import References
+
+_SHA256 = 64
+_HEX = frozenset("0123456789abcdef")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """Entries that lie at `pattern` below a folder of the cache, under the sha256 of a wheel or of a model's file."""
+
+    name: str
+    folder: str
+    pattern: str
+    of: str
+
+
+KINDS = (
+    Kind(name="wheels", folder="wheels", pattern="??/*", of="wheels"),
+    Kind(name="trees", folder="trees", pattern="??/*", of="wheels"),
+    Kind(name="facts", folder="facts", pattern="??/*", of="wheels"),
+    Kind(name="metadata", folder="metadata", pattern="??/*", of="wheels"),
+    Kind(name="interpreters", folder="interpreters", pattern="*", of="wheels"),
+    Kind(name="models", folder="models/sha256", pattern="??/*", of="models"),
+    Kind(name="model downloads", folder="models/partial", pattern="*", of="models"),
+    Kind(name="packed layers", folder="packed", pattern="??/*", of="nothing"),
+    Kind(name="system images", folder="systems", pattern="*.json", of="nothing"),
+    Kind(name="solutions", folder="advised", pattern="*.json", of="nothing"),
+    Kind(name="index states", folder="indexes", pattern="*", of="nothing"),
+    Kind(name="verdicts", folder="verdicts", pattern="*", of="nothing"),
+    Kind(name="signatures", folder="signatures", pattern="*", of="nothing"),
+    Kind(name="known hashes", folder="models/known", pattern="??/*", of="nothing"),
+)
+IMAGES, MODELS, UV = "images", "models", "uv"
+
+
+def entries(workspace: Workspace, references: References) -> Iterator[Entry]:
+    """Yield everything in the cache that can go, but uv's own; images by their manifests."""
+    lent = borrowed(workspace.images, references.images)
+    for kind in KINDS:
+        for path in sorted((workspace.cache / kind.folder).glob(kind.pattern)):
+            entry = _entry(kind, path, references)
+            if entry and kind.name == MODELS and path.name in lent.used:
+                # An image is whole only with them.
+                used = max(entry.used, lent.used[path.name])
+                entry = replace(entry, used=used, locked=entry.locked or path.name in lent.locked)
+            if entry:
+                yield entry
+    yield from image_entries(workspace.images, references.images)
+
+
+def summarise(found: Iterable[Entry], workspace: Workspace) -> tuple[KindSummary, ...]:
+    """Return how much there is of each kind, uv's own cache last."""
+    by_kind: dict[str, list[Entry]] = {name: [] for name in (*(kind.name for kind in KINDS), IMAGES)}
+    for entry in found:
+        by_kind[entry.kind].append(entry)
+    uv_size, _, _ = measure(workspace.cache / UV)
+    uv = KindSummary(kind=UV, entries=0, size=uv_size, locked_entries=0, locked_size=0)
+    return (*(_summary(kind, members) for kind, members in by_kind.items()), uv)
+
+
+def measure(path: Path) -> tuple[int, int, float]:
+    """Return bytes, bytes that removal frees, and the last use, of a file or folder; links are not followed."""
+    try:
+        own = path.lstat()
+    except FileNotFoundError:
+        return 0, 0, 0.0
+    if not stat.S_ISDIR(own.st_mode):
+        return own.st_size, own.st_size if own.st_nlink == 1 else 0, own.st_ctime
+    size = frees = 0
+    for base, _, files in os.walk(path):
+        for name in files:
+            state = os.lstat(os.path.join(base, name))  # noqa: PTH118  # a tree has thousands of files
+            size += state.st_size
+            frees += state.st_size if state.st_nlink == 1 else 0
+    # A folder's mtime may be set to one value for all; its ctime is when it was made, or marked as used.
+    return size, frees, own.st_ctime
+
+
+def _entry(kind: Kind, path: Path, references: References) -> Entry | None:
+    if path.name.endswith(".lock"):
+        return None
+    name = path.name[:_SHA256]
+    content = name if len(name) == _SHA256 and _HEX.issuperset(name) else None
+    try:
+        size, frees, used = measure(path)
+    except FileNotFoundError:  # another process was faster
+        return None
+    if kind.name == "wheels" and not size:
+        return None
+    locked = content is not None and content in references.of(kind.of)
+    if kind.name == "trees":
+        locked = locked and is_current(path.name)
+    return Entry(kind=kind.name, path=path, content=content, size=size, frees=frees, used=used, locked=locked)
+
+
+def _summary(kind: str, members: list[Entry]) -> KindSummary:
+    locked = [entry for entry in members if entry.locked]
+    return KindSummary(
+        kind=kind,
+        entries=len(members),
+        size=sum(entry.size for entry in members),
+        locked_entries=len(locked),
+        locked_size=sum(entry.size for entry in locked),
+    )

@@ -1,0 +1,172 @@
+"""Removes from the cache what nobody has used for a while, beside other jbuild processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from builder.host.cache_use import alone
+from builder.host.locks import abandoned
+from builder.host.paths import disk_errors
+from builder.host.process import run
+from builder.lock.solve import uv
+from builder.project.cache.cache_usage import Entry, Pruned, PruneResult
+from builder.project.cache.cached_images import borrowed, forget_gone, removable
+from builder.project.cache.contents import IMAGES, KINDS, MODELS, UV, entries, measure
+from builder.project.cache.references import NOTHING, references
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from builder.host.paths import Workspace
+    from builder.host.session import Session
+
+# While another jbuild works, what was used this recently (seconds) may be what it is about to use.
+_RECENT_S = 86_400.0
+
+
+def prune(session: Session, *, older_than_s: float, keep_locked: bool, dry_run: bool) -> PruneResult:
+    """Remove what was last used before `older_than_s` seconds; with `keep_locked`, nothing that this project needs.
+
+    While another jbuild works, images stay, and so does whatever was used within a day. `engine/`, `stand-in/` and
+    everything else that jbuild did not make stay always.
+
+    Raises:
+        LockError: what this project needs is not known, for one of its locks is damaged.
+        DiskError: something cannot be removed.
+    """
+    workspace = session.workspace
+    needed = references(workspace) if keep_locked else NOTHING
+    with disk_errors(workspace.cache), alone(workspace) as unwatched:
+        before = time.time() - (older_than_s if unwatched else max(older_than_s, _RECENT_S))
+        found = [entry for entry in entries(workspace, needed) if not entry.locked and entry.used < before]
+        lent = frozenset() if unwatched else frozenset(borrowed(workspace.images, ()).used)
+        going = [e for e in found if e.kind != IMAGES and not (e.kind == MODELS and e.path.name in lent)]
+        images = [entry for entry in found if entry.kind == IMAGES] if unwatched else []
+        gone = going if dry_run else [each for each in going if _remove(each, workspace, before, unwatched=unwatched)]
+        kinds = [_pruned(kind.name, gone) for kind in KINDS]
+        kinds.append(_prune_images(images, workspace, dry_run=dry_run))
+        kinds.append(_prune_abandoned(workspace, dry_run=dry_run))
+        if not dry_run:
+            kinds.append(_prune_uv(workspace))
+            if unwatched:
+                _tidy(workspace)
+    return PruneResult(kinds=tuple(kinds), busy=not unwatched, skipped=len(going) - len(gone))
+
+
+def _tidy(workspace: Workspace) -> None:
+    """Remove the lock files of downloads that have ended, and folders that nothing is left in."""
+    for path in (workspace.models / "partial").glob("*.lock"):
+        path.unlink()
+    for path in workspace.wheels.glob("??/*/lock"):
+        if not any(other.name != path.name for other in path.parent.iterdir()):
+            shutil.rmtree(path.parent)
+    for kind in KINDS:
+        for folder in (workspace.cache / kind.folder).glob("??"):
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _pruned(kind: str, gone: Sequence[Entry]) -> Pruned:
+    members = [entry for entry in gone if entry.kind == kind]
+    size, frees = sum(entry.size for entry in members), sum(entry.frees for entry in members)
+    return Pruned(kind=kind, entries=len(members), size=size, frees=frees)
+
+
+def _remove(entry: Entry, workspace: Workspace, before: float, *, unwatched: bool) -> bool:
+    """Remove an entry unless somebody holds it or has used it since it was looked at."""
+    with _held(entry, workspace) as held:
+        if not held or _last_use(entry.path) >= before:
+            return False
+        if entry.kind == "wheels" and not unwatched:
+            # Another process may wait for the lock inside: the folder stays, and the lock with it.
+            for path in entry.path.iterdir():
+                if path.name != "lock":
+                    path.unlink()
+            return True
+        # Renamed first: whoever looks for it meanwhile finds all of it or nothing.
+        aside = entry.path.with_name(f".{entry.path.name[:100]}.pruned-{os.getpid()}")
+        entry.path.rename(aside)
+        shutil.rmtree(aside) if aside.is_dir() and not aside.is_symlink() else aside.unlink()
+        return True
+
+
+@contextmanager
+def _held(entry: Entry, workspace: Workspace) -> Iterator[bool]:
+    """Hold the lock that processes hold which make this entry; False if one of them does."""
+    path = _lock_of(entry, workspace)
+    if path is None:
+        yield True
+        return
+    if not path.parent.is_dir():
+        yield True
+        return
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+        if entry.kind == "trees":
+            path.unlink(missing_ok=True)
+
+
+def _lock_of(entry: Entry, workspace: Workspace) -> Path | None:
+    if entry.kind == "wheels":
+        return entry.path / "lock" if entry.path.is_dir() else None
+    if entry.kind == "trees":
+        # What a killed process left is called `.<tree>.<random>`.
+        name = entry.path.name if entry.content else entry.path.name.lstrip(".").rpartition(".")[0]
+        return entry.path.with_name(f"{name}.lock") if name else None
+    if entry.kind in ("models", "model downloads"):
+        return workspace.models / "partial" / f"{entry.path.name}.lock"
+    return None
+
+
+def _last_use(path: Path) -> float:
+    with suppress(FileNotFoundError):
+        return path.lstat().st_ctime
+    return float("inf")
+
+
+def _prune_images(going: list[Entry], workspace: Workspace, *, dry_run: bool) -> Pruned:
+    blobs = removable(workspace.images, going)
+    if not dry_run:
+        for path in blobs:
+            path.unlink(missing_ok=True)
+        forget_gone(workspace.images)
+    size = sum(blobs.values())
+    return Pruned(kind=IMAGES, entries=len(going), size=size, frees=size)
+
+
+def _prune_abandoned(workspace: Workspace, *, dry_run: bool) -> Pruned:
+    """Remove what a `build --verify` left that was killed."""
+    found = abandoned(workspace.cache)
+    size = frees = 0
+    for folder in found:
+        own, free, _ = measure(folder)
+        size, frees = size + own, frees + free
+        if not dry_run:
+            shutil.rmtree(folder, ignore_errors=True)
+    return Pruned(kind="scratch", entries=len(found), size=size, frees=frees)
+
+
+def _prune_uv(workspace: Workspace) -> Pruned:
+    """Let uv remove what it can do without; it keeps its own processes apart."""
+    folder = workspace.cache / UV
+    if not folder.is_dir():
+        return Pruned(kind=UV, entries=0, size=0, frees=0)
+    before = measure(folder)[0]
+    run([uv(), "cache", "prune", "--quiet"], env={"UV_CACHE_DIR": str(folder)})
+    size = max(0, before - measure(folder)[0])
+    return Pruned(kind=UV, entries=0, size=size, frees=size)

@@ -1,0 +1,101 @@
+"""Compares two sides: a pure function of what they tell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from builder.project.diff.difference import Change, Changes, Difference, LayerChanges
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from builder.project.diff.difference import Layer, Part, Subject
+
+
+def compare(before: Subject, after: Subject) -> Difference:
+    """Return what is different between two sides."""
+    return Difference(
+        before=before,
+        after=after,
+        packages=_packages(before, after),
+        models=_parts(before.models, after.models),
+        base=_base(before.base, after.base),
+        layers=_layers(before.layers, after.layers),
+        pull=_pull(before, after),
+        whole=sum(size for _, size in after.blobs) if after.blobs is not None else None,
+        notes=tuple(_notes(before, after)),
+    )
+
+
+def _packages(before: Subject, after: Subject) -> Changes | None:
+    one, two = before.packages, after.packages
+    if one is None or two is None:
+        return None
+    if before.partial or after.partial:
+        # Labels name a few packages, and no hash: only those can be told apart, by their versions.
+        named, others = _by_label(one), _by_label(two)
+        both = set(named) & set(others)
+        return _parts([named[name] for name in both], [others[name] for name in both])
+    return _parts(one, two)
+
+
+def _by_label(parts: Sequence[Part]) -> dict[str, Part]:
+    """Return packages by the names that labels have for them, with nothing but their versions to tell them apart."""
+    found = {part.name.removesuffix("-cpu"): part for part in parts}
+    return {name: replace(part, name=name, content=part.version, size=None) for name, part in found.items()}
+
+
+def _parts(before: Sequence[Part] | None, after: Sequence[Part] | None) -> Changes | None:
+    if before is None or after is None:
+        return None
+    one, two = ({part.name: part for part in parts} for parts in (before, after))
+    changed, same = [], 0
+    for name in sorted({*one, *two}):
+        old, new = one.get(name), two.get(name)
+        if old and new and old.content == new.content:
+            same += 1
+            continue
+        size = new.size if new else None
+        versions = (old.version if old else None, new.version if new else None)
+        changed.append(Change(name=name, before=versions[0], after=versions[1], size=size))
+    return Changes(changed=tuple(changed), same=same)
+
+
+def _base(before: Part | None, after: Part | None) -> Change | None:
+    if before is None or after is None or before.content == after.content:
+        return None
+    return Change(name=after.name, before=before.version, after=after.version)
+
+
+def _layers(before: Sequence[Layer] | None, after: Sequence[Layer] | None) -> LayerChanges | None:
+    if before is None or after is None:
+        return None
+    built = all(layer.digest for layer in (*before, *after))
+    one, two = ({_key(layer, built=built): layer for layer in layers} for layers in (before, after))
+    return LayerChanges(
+        removed=tuple(layer for key, layer in one.items() if key not in two),
+        added=tuple(layer for key, layer in two.items() if key not in one),
+        kept=tuple(layer for key, layer in two.items() if key in one),
+    )
+
+
+def _key(layer: Layer, *, built: bool) -> str:
+    return layer.digest if built and layer.digest else layer.name
+
+
+def _pull(before: Subject, after: Subject) -> int | None:
+    if before.blobs is None or after.blobs is None:
+        return None
+    here = {digest for digest, _ in before.blobs}
+    return sum(size for digest, size in after.blobs if digest not in here)
+
+
+def _notes(before: Subject, after: Subject) -> list[str]:
+    found = []
+    for each in (before, after):
+        if each.packages is None or each.partial:
+            found.append(f"{each.name} is an image whose lock is not here: only what its labels name is compared")
+        if each.blobs is None:
+            found.append(f"nothing that was built from {each.name} is here: what a device pulls is not known")
+    return found

@@ -1,0 +1,43 @@
+"""Runs the commands that mend something and are safe, each once."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from builder.errors import JbuildError
+from builder.host.process import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from builder.host.console import Console
+    from builder.project.doctor.check_records import Check
+
+_WITHIN_S = 1200
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mended:
+    """A command that was run, and what it said if it failed."""
+
+    command: str
+    failure: str | None = None
+
+
+def mend(checks: Iterable[Check], console: Console) -> list[Mended]:
+    """Run the safe commands of what is not well, each printed before it is run; one that fails stops none."""
+    commands = dict.fromkeys(check.fix for check in checks if check.fix and check.state in {"warning", "error"})
+    return [_run(argv, console) for argv in commands]
+
+
+def _run(argv: tuple[str, ...], console: Console) -> Mended:
+    command = shlex.join(argv)
+    console.note(f"running: {command}")
+    try:
+        run(argv, timeout_s=_WITHIN_S, on_line=console.say)
+    except JbuildError as error:
+        said = (error.log or error.message).strip().splitlines()
+        return Mended(command=command, failure=said[-1] if said else error.message)
+    return Mended(command=command)

@@ -1,0 +1,173 @@
+"""What is proposed for a new recipe: releases from the tables, everything else from the recipe that is most like it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from packaging.version import InvalidVersion, Version
+
+from builder.errors import JbuildError, UsageError
+from builder.host.toml.documents import shown
+from builder.jetson.boards import board, boards
+from builder.jetson.distributions import platforms
+from builder.jetson.platform import check_value, platform_for
+from builder.model.recipes import Spec
+from builder.project.init.new_recipe import NO_BOARD, Answers
+from builder.recipe.find import recipe_paths
+from builder.recipe.load import load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from builder.model.recipes import Recipe
+
+_GENERIC = Spec(requires=("vllm=={vllm}",))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proposal:
+    """Answers to everything, the axes that choose the platform, and the recipe whose other values are taken over.
+
+    `like` is None where no recipe is for such a machine; `spec` is then a generic one.
+    """
+
+    answers: Answers
+    axes: tuple[tuple[str, str], ...]
+    spec: Spec
+    like: Recipe | None
+
+
+def board_choices() -> dict[str, str]:
+    """Return what a recipe can be for, with a word about each."""
+    modules = {row.name: f"{row.module}, SM {row.sm}, L4T {', '.join(row.l4t)}" for row in boards()}
+    return {**modules, NO_BOARD: "the CPU of any arm64 machine"}
+
+
+def l4t_choices(name: str) -> tuple[str, ...]:
+    """Return the L4T releases for a board, the newest first.
+
+    Raises:
+        UsageError: there is no such board.
+    """
+    row = board(name)
+    found = [p.l4t for p in platforms() if p.l4t.split(".")[0] in row.l4t and row.sm in p.sms]
+    return tuple(sorted(found, key=Version, reverse=True))
+
+
+def propose(answers: Answers, folders: tuple[Path, ...]) -> Proposal:
+    """Return what a new recipe could be, with what was answered kept.
+
+    Raises:
+        UsageError: an answer is nothing that is known, or no L4T release is for the board.
+    """
+    if answers.board == NO_BOARD:
+        if answers.l4t or answers.cuda:
+            raise UsageError("--l4t and --cuda are for a board", hint="name it with --board")
+    else:
+        answers = replace(answers, l4t=_release(answers, folders))
+    like = _most_like(answers, _known(folders))
+    values = _first_values(like)
+    if answers.vllm is None:
+        if "vllm" not in values:
+            raise UsageError(
+                f"no recipe is for L4T {answers.l4t}, so no vLLM can be proposed", hint="name a release with --vllm"
+            )
+        answers = replace(answers, vllm=values["vllm"])
+    spec = like.spec if like else _GENERIC
+    if answers.vllm != values.get("vllm"):
+        # Pins belong to the release that they were found with.
+        spec = replace(spec, constraints=(), replace=())
+    model = answers.model or (spec.models[0].source if spec.models else None)
+    if model is None:
+        raise UsageError("no model can be proposed", hint="name one with --model hf://ORGANISATION/NAME@REVISION")
+    answers = replace(answers, model=model, name=answers.name or _name(answers))
+    return Proposal(answers=answers, axes=_axes(answers, values), spec=spec, like=like)
+
+
+def _release(answers: Answers, folders: tuple[Path, ...]) -> str:
+    """Return the L4T release asked for, else the newest that a recipe is for, else the newest."""
+    releases = l4t_choices(answers.board)
+    if answers.l4t:
+        if mistake := check_value("l4t", answers.l4t):
+            raise UsageError(mistake[0], hint=mistake[1])
+        if answers.l4t not in releases:
+            known = ", ".join(releases)
+            raise UsageError(f"L4T {answers.l4t} does not run on {answers.board}", hint=f"these do: {known}")
+        return answers.l4t
+    used = {value for recipe in _known(folders) for value in recipe.matrix.known().get("l4t", ())}
+    if not releases:
+        raise UsageError(f"no L4T release is known for {answers.board}", hint="`jbuild init --help` shows the boards")
+    return next((release for release in releases if release in used), releases[0])
+
+
+def _known(folders: tuple[Path, ...]) -> list[Recipe]:
+    """Return the recipes that ship with jbuild, whose folder comes last: nobody knows what the others have proved."""
+    recipes = []
+    for path in recipe_paths(folders[-1:]).values():
+        try:
+            recipes.append(load(path))
+        except JbuildError:
+            # One with mistakes is nothing to take after; `jbuild list` tells of them.
+            continue
+    return recipes
+
+
+def _most_like(answers: Answers, known: list[Recipe]) -> Recipe | None:
+    """Return the recipe for the same kind of machine: of the same vLLM, else L4T release, else with the newest vLLM."""
+
+    def likeness(recipe: Recipe) -> tuple[bool, bool, Version]:
+        values = recipe.matrix.known()
+        versions = values.get("vllm", ())
+        return (
+            answers.vllm in versions,
+            answers.l4t in values.get("l4t", ()),
+            max(map(_version, versions), default=_NONE),
+        )
+
+    alike = [recipe for recipe in known if recipe.architecture == "arm64" and _same_kind(answers, recipe)]
+    return max(alike, key=likeness, default=None)
+
+
+_NONE = Version("0")
+
+
+def _version(text: str) -> Version:
+    try:
+        return Version(text)
+    except InvalidVersion:
+        return _NONE
+
+
+def _same_kind(answers: Answers, recipe: Recipe) -> bool:
+    releases = recipe.matrix.known().get("l4t", ())
+    if answers.l4t is None:
+        return not releases
+    return any(release.split(".")[0] == answers.l4t.split(".")[0] for release in releases)
+
+
+def _first_values(recipe: Recipe | None) -> dict[str, str]:
+    return {axis.name: axis.values[0] for axis in recipe.matrix.axes} if recipe else {}
+
+
+def _axes(answers: Answers, values: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the axes that choose the platform: what was answered, what the like recipe has if that exists too."""
+    place = {"l4t": answers.l4t} if answers.l4t else {"distribution": values.get("distribution", "debian-12")}
+    given = {"cuda": answers.cuda, "python": answers.python}
+    fixed = {**place, **{name: value for name, value in given.items() if value}}
+    proposed = {name: values[name] for name in ("ubuntu", "cuda", "python") if name in values} | fixed
+    try:
+        platform_for(proposed.items(), "arm64")
+    except JbuildError:
+        proposed = fixed
+    try:
+        platform = platform_for(proposed.items(), "arm64")
+    except JbuildError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+    found = {"python": platform.python, **({"cuda": platform.cuda} if platform.cuda else {}), **proposed}
+    return tuple((name, found[name]) for name in ("l4t", "distribution", "ubuntu", "cuda", "python") if name in found)
+
+
+def _name(answers: Answers) -> str:
+    kind = "cpu" if answers.board == NO_BOARD else answers.board
+    return shown(f"vllm-{answers.vllm}-{kind}").lower().replace("+", "-")

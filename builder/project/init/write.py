@@ -1,0 +1,109 @@
+"""A new recipe as a commented file, which is read back before it is kept."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from builder.errors import DocumentError, UsageError
+from builder.host.paths import write_text
+from builder.host.toml.documents import shown
+from builder.model import patterns
+from builder.model.recipes import Question
+from builder.project.init.new_recipe import NO_BOARD
+from builder.recipe.json_schema import FILES, schema_text
+from builder.recipe.load import load
+from builder.recipe.matrix import expand
+
+if TYPE_CHECKING:
+    from builder.project.init.proposals import Proposal
+
+_TEMPLATE = Path(__file__).with_name("recipe.toml.j2")
+_QUESTION = Question(ask="What is the capital of France?", expect="Paris")
+# The column in which the explanations begin.
+_COLUMN = 52
+
+
+def write(proposal: Proposal, folder: Path) -> Path:
+    """Write a recipe into a folder, and the schema of recipes beside the folder; return the recipe's path.
+
+    Raises:
+        UsageError: there is one of that name, or the answers do not make a recipe that can be built.
+        DiskError: it cannot be written.
+    """
+    name = proposal.answers.name or ""
+    if not re.fullmatch(patterns.RECIPE_NAME, name):
+        hint = "lower-case letters, digits, `.`, `_` and `-`"
+        raise UsageError(f"`{shown(name)}` is not a recipe name", hint=hint)
+    path = folder / f"{name}.toml"
+    if path.exists():
+        raise UsageError(
+            f"there is a recipe `{name}` already", where=str(path), hint="choose another name: `jbuild init NAME`"
+        )
+    text = render(proposal)
+    _check(name, text)
+    write_text(path, text)
+    # Editors read it for the recipe's first line; it belongs to this version of jbuild, so an older one is replaced.
+    write_text(folder.parent / "schemas" / FILES["recipe"], schema_text("recipe"))
+    return path
+
+
+def render(proposal: Proposal) -> str:
+    """Return the text of a recipe."""
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415  # slow to import
+
+    environment = Environment(  # noqa: S701  # TOML, not HTML; values go through the filter `toml`
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["toml"] = _toml
+    answers, spec = proposal.answers, proposal.spec
+    model = spec.models[0] if spec.models and spec.models[0].source == answers.model else None
+    text = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        answers=answers,
+        axes=dict(proposal.axes),
+        spec=spec,
+        question=next((each for each in spec.smoke.questions if each.ask and each.expect), _QUESTION),
+        like=proposal.like.name if proposal.like else None,
+        for_board=answers.board != NO_BOARD,
+        model_name=model.name if model else _model_name(answers.model or ""),
+        licence=model.licence if model else None,
+    )
+    return "".join(f"{_aligned(line)}\n" for line in text.splitlines())
+
+
+def _check(name: str, text: str) -> None:
+    """Make sure that the recipe can be read, and that its cell can be built."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}.toml"
+        path.write_text(text, encoding="utf-8")
+        try:
+            (cell,) = expand(load(path))
+        except DocumentError as error:
+            first = error.problems[0]
+            message = f"this makes no recipe: {first.key}: {first.message}"
+            raise UsageError(message, hint=first.hint or "`jbuild init --help` shows what can be said") from error
+    if cell.impossible:
+        raise UsageError(
+            f"this cannot be built: {cell.impossible}", hint="choose another --vllm, --python, --cuda or --l4t"
+        )
+
+
+def _model_name(source: str) -> str:
+    last = source.partition("@")[0].rstrip("/").rpartition("/")[2].partition(":")[0].lower()
+    return re.sub(r"[^a-z0-9._-]", "-", last).strip("._-") or "model"
+
+
+def _toml(value: Any) -> str:
+    """Write a string, a number or a list of strings as TOML does; JSON's strings are TOML's."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _aligned(line: str) -> str:
+    """Move what explains a key into its column."""
+    code, mark, comment = line.partition("  ## ")
+    return f"{code.rstrip().ljust(_COLUMN - 2)}  # {comment}" if mark else line

@@ -1,0 +1,195 @@
+"""From a cell's lock, records and history to what the page says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from builder.errors import LockError
+from builder.image.render.image_labels import stand_ins
+from builder.lock import lockfile
+from builder.pipeline import history
+from builder.pipeline.cell import CellRecords, passed
+from builder.pipeline.history import Failure
+from builder.pipeline.order import STAGES
+from builder.project.page import page_parts
+from builder.project.page.page_model import CellView, Step
+
+if TYPE_CHECKING:
+    from builder.host.paths import CellFolder
+    from builder.host.session import Session
+    from builder.model.audits import Audit
+    from builder.model.images import Image, Plan
+    from builder.model.locks import Lock
+    from builder.model.publications import Publication
+    from builder.model.recipes import Cell
+    from builder.model.verdicts import Verdict
+    from builder.pipeline.history import Run
+    from builder.project.page.page_model import State, StepState
+
+_MOST_RUNS = 20
+_REACHED: dict[str, State] = {
+    "lock": "locked",
+    "audit": "audited",
+    "render": "planned",
+    "build": "built",
+    "smoke": "smoked",
+    "push": "published",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What is there of a cell; `content` is the lock's checksum, `flaw` why it cannot be read."""
+
+    lock: Lock | None = None
+    content: str | None = None
+    flaw: str | None = None
+    audit: Audit | None = None
+    plan: Plan | None = None
+    image: Image | None = None
+    verdict: Verdict | None = None
+    publication: Publication | None = None
+    runs: tuple[Run, ...] = ()
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the image was made from another lock than the one that is there now."""
+        return bool(self.image and self.content and dict(self.image.labels).get("io.jbuild.lock") != self.content)
+
+    def done(self, stage: str) -> bool:
+        """Return whether a stage's record is there and holds for what was made before it."""
+        digest = self.image.digest if self.image else None
+        if stage == "smoke":
+            return passed(self.image, self.verdict) is not None
+        if stage == "push":
+            return bool(self.publication and self.publication.digest == digest and not self.publication.failures)
+        if stage == "audit":
+            return bool(self.audit and not self.audit.counted("error"))
+        return {"lock": self.lock, "render": self.plan, "build": self.image}[stage] is not None
+
+    def failure(self) -> Failure | None:
+        """Return where the cell failed, and why: the last run's end, else what the records tell."""
+        last = self.runs[-1].failure if self.runs else None
+        if last or self.flaw:
+            return last or Failure(stage="lock", message=self.flaw or "")
+        if self.audit and self.audit.counted("error"):
+            worst = next(f for f in self.audit.findings if f.severity == "error" and f.waived is None)
+            return Failure(stage="audit", message=f"{worst.rule}: {worst.wheel} {worst.detail}", hint=worst.fix)
+        if self.verdict and not self.verdict.passed and self.image and self.verdict.digest == self.image.digest:
+            return Failure(stage="smoke", message=self.verdict.failure or "the image did not prove itself")
+        return None
+
+
+def cell_view(cell: Cell, session: Session, without_wheels: str | None) -> CellView:
+    """Return what the page says of a cell; `without_wheels` is why none were found when it was last tried."""
+    if cell.impossible:
+        return _bare(cell, "impossible", cell.impossible)
+    folder = session.workspace.cell(cell.recipe, cell.id)
+    found = _found(cell, session, folder)
+    if without_wheels:
+        return _without_wheels(cell, without_wheels, found.runs)
+    failure = found.failure()
+    state = _state(found, failure)
+    layers = page_parts.layers_of(found.image, session.workspace.images) if found.image else ()
+    same = not found.is_stale and found.done("push")
+    difference = None
+    if found.lock and not same:
+        difference = page_parts.difference(found.lock, found.image, history.published(folder), session.workspace.images)
+    return CellView(
+        recipe=cell.recipe,
+        id=cell.id,
+        values=cell.values,
+        state=state,
+        detail=_detail(state, found, failure),
+        note=cell.note,
+        command=_command(cell, state, found),
+        failure=failure,
+        steps=_steps(found, failure),
+        lock=found.lock,
+        audit=page_parts.audit_view(found.audit) if found.audit else None,
+        image=page_parts.image_view(found.image, layers) if found.image else None,
+        verdict=found.verdict,
+        tags=tuple(found.publication.references) if found.publication else (),
+        withheld=tuple(found.publication.withheld_reasons) if found.publication else (),
+        difference=difference,
+        same_as_published=same,
+        runs=tuple(reversed(found.runs[-_MOST_RUNS:])),
+        charts=page_parts.charts_of(found.runs),
+        stand_ins=tuple(stand_ins(found.lock)) if found.lock else (),
+    )
+
+
+def _bare(cell: Cell, state: State, reason: str) -> CellView:
+    return CellView(recipe=cell.recipe, id=cell.id, values=cell.values, state=state, reason=reason, note=cell.note)
+
+
+def _without_wheels(cell: Cell, reason: str, runs: tuple[Run, ...]) -> CellView:
+    failure = runs[-1].failure if runs else None
+    return replace(
+        _bare(cell, "no wheels", reason),
+        command=f"jbuild why {cell.recipe} --cell {cell.id}",
+        failure=failure,
+        runs=tuple(reversed(runs[-_MOST_RUNS:])),
+    )
+
+
+def _found(cell: Cell, session: Session, folder: CellFolder) -> Found:
+    path = session.workspace.lock(cell.recipe, cell.id)
+    lock, content, flaw = None, None, None
+    try:
+        lock, content = lockfile.glance(path) if path.is_file() else (None, None)
+    except LockError as error:
+        flaw = error.message
+    records = CellRecords(folder)
+    return Found(
+        lock=lock,
+        content=content,
+        flaw=flaw,
+        audit=records.audit(),
+        plan=records.plan(),
+        image=records.image(),
+        verdict=records.verdict(),
+        publication=records.publication(),
+        runs=history.runs(folder),
+    )
+
+
+def _state(found: Found, failure: Failure | None) -> State:
+    if failure:
+        return "failed"
+    if found.is_stale:
+        return "stale"
+    reached: State = "not begun"
+    for stage in STAGES:
+        if not found.done(stage):
+            return reached
+        reached = _REACHED[stage]
+    return reached
+
+
+def _detail(state: State, found: Found, failure: Failure | None) -> str:
+    if failure:
+        return f"at {failure.stage}"
+    if state == "stale":
+        return "the lock is newer"
+    return found.verdict.level if found.verdict and state in {"smoked", "published"} else ""
+
+
+def _steps(found: Found, failure: Failure | None) -> tuple[Step, ...]:
+    took = {each.stage: each.seconds for run in found.runs for each in run.stages if each.ran}
+    steps = []
+    for stage in STAGES:
+        state: StepState = "done" if found.done(stage) else "to do"
+        if failure and failure.stage == stage:
+            state = "failed"
+        elif state == "done" and found.is_stale and STAGES.index(stage) >= STAGES.index("render"):
+            state = "stale"
+        steps.append(Step(name=stage, state=state, seconds=took.get(stage)))
+    return tuple(steps)
+
+
+def _command(cell: Cell, state: State, found: Found) -> str:
+    if state == "published" and found.publication:
+        return f"docker pull {found.publication.references[0]}" if found.publication.references else ""
+    return f"jbuild recipe {cell.recipe} --cell {cell.id}" + (" --push" if state == "smoked" else "")

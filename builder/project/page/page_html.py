@@ -1,0 +1,105 @@
+"""The page as one HTML file: styles and script are in it, and its own policy forbids everything else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import unicodedata
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder.host.units import size_of
+from builder.project.page.page_parts import short
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+    from builder.model.locks import LockedWheel
+    from builder.project.page.page_model import Page
+
+_TEMPLATES = Path(__file__).with_name("templates")
+_MINUTE_S = 60
+# Words and signs of the states: colour alone tells nobody anything.
+SIGNS = {
+    "failed": "✗",
+    "published": "✔",
+    "smoked": "✓",
+    "built": "▣",
+    "planned": "▤",
+    "audited": "▥",
+    "locked": "▢",
+    "stale": "↻",
+    "not begun": "·",
+    "no wheels": "∅",
+    "impossible": "⊘",
+}
+
+
+def render(page: Page) -> str:
+    """Return the page as HTML."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415  # slow to import
+    from markupsafe import Markup  # noqa: PLC0415
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=clean,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"size": size_of, "time": time_of, "slug": slug, "short": short, "package_row": package_row}
+    style, script = (_text(name) for name in ("page.css", "page.js"))
+    policy = (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    # Ours, and hashed: escaping would change both.
+    parts = {"style": Markup(style), "script": Markup(script)}  # noqa: S704
+    return environment.get_template("page.html.j2").render(page=page, policy=policy, signs=SIGNS, **parts)
+
+
+def package_row(wheel: LockedWheel) -> Markup:
+    """Return a row of a package table: most cells of a recipe share most rows, and there are thousands of them."""
+    return _row(wheel.name, wheel.version, wheel.size, wheel.index)
+
+
+@lru_cache(maxsize=1 << 14)
+def _row(name: str, version: str, size: int | None, index: str | None) -> Markup:
+    from markupsafe import Markup  # noqa: PLC0415
+
+    megabytes = "" if size is None else f"{size / 1e6:.1f}"
+    source = Markup(" <i>{}</i>").format(clean(index)) if index else ""
+    return Markup("<tr><th>{}<td>{}{}<td>{}\n").format(clean(name), clean(version), source, megabytes)
+
+
+def clean(value: Any) -> Any:
+    """Return a value without what would be obeyed and not shown: control characters, changes of direction.
+
+    What a model, a log or a wheel's name says is anybody's; escaping alone leaves these in.
+    """
+    if type(value) is not str or value.isprintable():
+        return value
+    return "".join(
+        c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in value
+    )
+
+
+def time_of(seconds: float) -> str:
+    """Return a duration as people say it."""
+    minutes, rest = divmod(round(seconds), _MINUTE_S)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def slug(text: str) -> str:
+    """Return a text as a part of a class name."""
+    return text.replace(" ", "-")
+
+
+def _text(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8").strip()
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

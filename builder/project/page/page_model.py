@@ -1,0 +1,149 @@
+"""What the page shows, already in words: times in seconds, sizes in bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from builder.model.audits import Finding
+    from builder.model.locks import Lock
+    from builder.model.recipes import Pairs
+    from builder.model.verdicts import Verdict
+    from builder.pipeline.history import Failure, Run
+    from builder.project.diff.difference import Difference
+
+# How far a cell has come; `stale`: what was built is not of the lock that is there now.
+State = Literal[
+    "impossible", "no wheels", "not begun", "locked", "audited", "planned", "built", "smoked", "published", "stale",
+    "failed",
+]  # fmt: skip
+StepState = Literal["done", "failed", "stale", "to do"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One stage of a cell; `seconds` is what it took when it last ran, where a history tells."""
+
+    name: str
+    state: StepState
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerBar:
+    """A layer in a chart; `part` is its share of the largest one, in percent."""
+
+    name: str
+    size: int
+    part: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """One figure over past runs, oldest first, as columns of these heights in percent of the highest."""
+
+    title: str
+    heights: tuple[int, ...]
+    last: str
+    range: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditView:
+    """An audit: its findings, the gravest first, how many more there are, and the GPU code by SM in words."""
+
+    findings: tuple[Finding, ...]
+    more: int
+    tally: str
+    gpu: tuple[str, ...]
+    assumed: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageView:
+    """A built image."""
+
+    digest: str
+    size: int
+    layers: tuple[LayerBar, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellView:
+    """One cell. `detail` is the second line of its place in the map; `command` is what to do next."""
+
+    recipe: str
+    id: str
+    values: Pairs
+    state: State
+    detail: str = ""
+    reason: str | None = None
+    note: str | None = None
+    command: str | None = None
+    failure: Failure | None = None
+    steps: tuple[Step, ...] = ()
+    lock: Lock | None = None
+    audit: AuditView | None = None
+    image: ImageView | None = None
+    verdict: Verdict | None = None
+    tags: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
+    difference: Difference | None = None
+    same_as_published: bool = False
+    runs: tuple[Run, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    stand_ins: tuple[str, ...] = ()
+
+    @property
+    def anchor(self) -> str:
+        """Where it is on the page."""
+        return f"{self.recipe}.{self.id}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One row of the map: its values on the axes that rows stand for, and a cell or nothing for each column."""
+
+    head: tuple[str, ...]
+    cells: tuple[CellView | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """A matrix on paper: `column_axis` runs across, `row_axes` down; `fixed` are axes with one value."""
+
+    column_axis: str
+    columns: tuple[str, ...]
+    row_axes: tuple[str, ...]
+    rows: tuple[Row, ...]
+    fixed: Pairs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecipeView:
+    """One recipe; one with `mistakes` has no cells."""
+
+    name: str
+    description: str = ""
+    architecture: str = ""
+    grid: Grid | None = None
+    cells: tuple[CellView, ...] = ()
+    mistakes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """The whole page: the project's name, when it was made (UTC, ISO 8601), and how many cells are in each state."""
+
+    project: str
+    made: str
+    version: str
+    recipes: tuple[RecipeView, ...]
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def troubled(self) -> tuple[CellView, ...]:
+        """The cells that somebody should look at first."""
+        cells = (cell for recipe in self.recipes for cell in recipe.cells)
+        return tuple(cell for cell in cells if cell.state in {"failed", "no wheels"})

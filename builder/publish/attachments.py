@@ -1,0 +1,171 @@
+"""Evidence into a registry, and out of one again."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, get_args
+
+from builder.errors import RegistryError
+from builder.host.records import as_bytes
+from builder.model.publications import Attached
+from builder.publish.evidence import Artifact, CosignLayer, CosignTag, Evidence
+from builder.remote.registry.blobs import BytesBlob, RemoteBlob
+from builder.remote.registry.errors import ImageMissingError
+from builder.remote.registry.reference import DIGEST_PATTERN
+from builder.remote.registry.referrers import Referrer, add_referrers, referrers, tag_of
+from builder.remote.registry.registry_client import LONGEST_DOCUMENT, OCI_MANIFEST
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from builder.remote.registry.blobs import BlobSource
+    from builder.remote.registry.registry_client import RegistryClient
+
+_CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+_TRIES = 5
+_HINT = "set `attach = false` under [publish] in the recipe if this registry cannot hold artifacts"
+
+
+def attach(client: RegistryClient, repository: str, digest: str, evidence: Evidence) -> tuple[Attached, ...]:
+    """Put evidence beside an image, what is missing only; return what of it refers to the image now.
+
+    Raises:
+        RegistryError: the registry refuses.
+    """
+    try:
+        unlisted = [each.referrer for each in evidence.artifacts if not _put_artifact(client, repository, each)]
+        _list(client, repository, digest, unlisted)
+        for tag in get_args(CosignTag):
+            layers = [each for each in evidence.cosign if each.tag == tag]
+            if layers:
+                _put_layers(client, repository, digest, tag, layers)
+        # Another run may have written the list in between, without what was not on it yet when it was read.
+        _list(client, repository, digest, unlisted)
+    except RegistryError as error:
+        error.hint = f"{error.hint}; {_HINT}" if error.hint else _HINT
+        raise
+    return tuple(Attached(name=each.name, digest=each.referrer.descriptor.digest) for each in evidence.artifacts)
+
+
+def cosign_tag(digest: str, tag: CosignTag) -> str:
+    """Return the tag of cosign's image with signatures (`sig`) or attestations (`att`)."""
+    return f"{tag_of(digest)}.{tag}"
+
+
+def is_evidence(tag: str) -> bool:
+    """Return whether a tag is none of a person's, but holds evidence of a digest."""
+    return tag.startswith("sha256-")
+
+
+def found(client: RegistryClient, repository: str, digest: str) -> Evidence:
+    """Return all evidence that lies beside an image.
+
+    Raises:
+        RegistryError: the registry does not answer, or an entry cannot be read.
+    """
+    listed = referrers(client, repository, digest)
+    artifacts = [each for each in (_artifact(client, repository, referrer) for referrer in listed) if each]
+    layers = [
+        CosignLayer(tag=tag, layer=layer, content=client.read_blob(repository, str(layer["digest"])))
+        for tag in get_args(CosignTag)
+        for layer in _layers(client, repository, cosign_tag(digest, tag))
+    ]
+    return Evidence(artifacts=tuple(artifacts), cosign=tuple(layers))
+
+
+def contents(client: RegistryClient, repository: str, artifact: Artifact) -> bytes:
+    """Return the content of an artifact in a registry: its first layer."""
+    layers = parts_of(artifact.manifest)[1:]
+    if not layers or layers[0]["size"] > LONGEST_DOCUMENT:
+        return b""
+    return client.read_blob(repository, layers[0]["digest"])
+
+
+def _put_artifact(client: RegistryClient, repository: str, artifact: Artifact) -> bool:
+    """Put an artifact where it is missing; return whether the registry has said that it lists it itself."""
+    descriptor = artifact.referrer.descriptor
+    if client.head_manifest(repository, descriptor.digest) is not None:
+        return False
+    _put_blobs(client, repository, artifact.blobs)
+    return client.put_manifest(repository, descriptor.digest, artifact.manifest, descriptor.media_type)
+
+
+def _list(client: RegistryClient, repository: str, digest: str, unlisted: Sequence[Referrer]) -> None:
+    if unlisted and client.referrers(repository, digest) is None:
+        add_referrers(client, repository, digest, unlisted)
+
+
+def _put_layers(client: RegistryClient, repository: str, digest: str, tag: CosignTag, added: list[CosignLayer]) -> None:
+    """Add layers to cosign's image, beside whatever others have put there; read back, for they may do so just now."""
+    name = cosign_tag(digest, tag)
+    for _ in range(_TRIES):
+        there = _layers(client, repository, name)
+        missing = [each for each in added if each.layer not in there]
+        if not missing:
+            return
+        layers = [*there, *(each.layer for each in missing)]
+        # What cosign itself writes: a configuration that says nothing but what the layers are.
+        config = BytesBlob(
+            as_bytes(
+                {
+                    "architecture": "",
+                    "config": {},
+                    "created": "0001-01-01T00:00:00Z",
+                    "history": [{"created": "0001-01-01T00:00:00Z"} for _ in layers],
+                    "os": "",
+                    "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
+                }
+            )
+        )
+        _put_blobs(client, repository, (config, *(BytesBlob(each.content) for each in missing)))
+        described = {"mediaType": _CONFIG_TYPE, "digest": config.digest, "size": config.size}
+        manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": described, "layers": layers}
+        client.put_manifest(repository, name, as_bytes(manifest), OCI_MANIFEST)
+    if any(each.layer not in _layers(client, repository, name) for each in added):
+        raise RegistryError(
+            "signatures do not stay on the image's list",
+            where=f"{client.host}/{repository}:{name}",
+            hint="does somebody else sign the same image? Run it again when they have finished",
+        )
+
+
+def _put_blobs(client: RegistryClient, repository: str, blobs: tuple[BlobSource, ...]) -> None:
+    for blob in blobs:
+        if not client.has_blob(repository, blob.digest, right="push"):
+            client.send_blob(repository, blob)
+
+
+def _layers(client: RegistryClient, repository: str, tag: str) -> list[dict[str, Any]]:
+    if client.head_manifest(repository, tag) is None:
+        return []
+    try:
+        content, _ = client.get_manifest(repository, tag)
+    except ImageMissingError:
+        return []
+    return parts_of(content)[1:]
+
+
+def _artifact(client: RegistryClient, repository: str, referrer: Referrer) -> Artifact | None:
+    """Return what a list names, or None if it is gone or cannot be understood: anybody may put anything on a list."""
+    try:
+        content, _ = client.get_manifest(repository, referrer.descriptor.digest)
+    except ImageMissingError:
+        return None
+    parts = parts_of(content)
+    if not parts:
+        return None
+    blobs = {part["digest"]: RemoteBlob(client, repository, part["digest"], part["size"]) for part in parts}
+    name = referrer.artifact_type or "artifact"
+    return Artifact(name=name, referrer=referrer, manifest=content, blobs=tuple(blobs.values()))
+
+
+def parts_of(manifest: bytes) -> list[dict[str, Any]]:
+    """Return the configuration and the layers of a manifest, whose digests and sizes are such; [] for anything else."""
+    try:
+        document = json.loads(manifest)
+        parts = [document["config"], *document["layers"]]
+        sound = all(re.fullmatch(DIGEST_PATTERN, part["digest"]) and type(part["size"]) is int for part in parts)
+    except (ValueError, KeyError, TypeError):
+        return []
+    return parts if sound else []

@@ -1,0 +1,33 @@
+"""Where a recipe's images go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from builder.errors import UsageError
+from builder.host.config import with_options
+
+if TYPE_CHECKING:
+    from builder.host.config import Config
+    from builder.model.recipes import PublishSpec
+
+
+def targets(spec: PublishSpec, given: tuple[str, ...], config: Config) -> tuple[str, ...]:
+    """Return the registries of the command line, else of the recipe, else of the configuration."""
+    return with_options(with_options(config, registries=spec.registries), registries=given).registries
+
+
+def required_targets(spec: PublishSpec, given: tuple[str, ...], config: Config, *, where: str) -> tuple[str, ...]:
+    """Return the registries; `where` is the recipe's file.
+
+    Raises:
+        UsageError: nobody names one.
+    """
+    found = targets(spec, given, config)
+    if not found:
+        raise UsageError(
+            "no registry is named",
+            where=where,
+            hint="name one with --registry HOST/PREFIX, or `registries` under [publish] in the recipe or jbuild.toml",
+        )
+    return found

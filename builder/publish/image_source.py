@@ -1,0 +1,157 @@
+"""An image that is to be published: on this disk or in a registry, its manifest at hand, its blobs on call."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from builder.errors import IntegrityError, RegistryError
+from builder.image.oci import layout as oci
+from builder.model.descriptors import Descriptor
+from builder.remote.registry.blobs import RemoteBlob
+from builder.remote.registry.registry_client import INDEXES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from builder.errors import JbuildError
+    from builder.model.images import Image
+    from builder.model.recipes import Pairs
+    from builder.remote.registry.blobs import BlobSource, Readable
+    from builder.remote.registry.reference import Reference
+    from builder.remote.registry.registry_client import RegistryClient
+
+_BASE_NAME = "org.opencontainers.image.base.name"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """An image: its manifest's descriptor and bytes, its labels, and every blob, each once, the largest first.
+
+    `origin` is the registry that it comes from, None for this disk.
+    """
+
+    manifest: Descriptor
+    content: bytes
+    labels: Pairs
+    blobs: tuple[BlobSource, ...]
+    origin: Reference | None = None
+
+    @property
+    def digest(self) -> str:
+        """The image's digest."""
+        return self.manifest.digest
+
+    @property
+    def base_name(self) -> str | None:
+        """The base image's name, as the labels hold it."""
+        return dict(self.labels).get(_BASE_NAME)
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutBlob:
+    """A blob of an OCI layout; `size` in bytes."""
+
+    layout: Path
+    digest: str
+    size: int
+
+    @contextmanager
+    def open(self, offset: int) -> Iterator[Readable]:
+        """Give the blob's bytes from a place on."""
+        with oci.open_blob(self.layout, self.digest) as file:
+            file.seek(offset)
+            yield file
+
+    def fault(self) -> JbuildError | None:
+        """Compare what is on the disk with the digest."""
+        return oci.fault(self.layout, self.digest)
+
+
+def from_layout(image: Image, layout: Path) -> Source:
+    """Return a built image in its OCI layout.
+
+    Raises:
+        IntegrityError: the layout does not hold the image.
+    """
+    for part in oci.parts(image):
+        _require(layout, part)
+    path = oci.blob(layout, image.digest)
+    content = path.read_bytes()
+    if f"sha256:{hashlib.sha256(content).hexdigest()}" != image.digest:
+        raise IntegrityError(
+            "the built image's manifest is damaged", where=str(path), hint="build it again with --force"
+        )
+    blobs = [LayoutBlob(layout, part.digest, part.size) for part in (*image.layers, image.config)]
+    return Source(manifest=image.manifest, content=content, labels=image.labels, blobs=_ordered(blobs))
+
+
+def from_registry(client: RegistryClient, reference: Reference) -> Source:
+    """Return an image in a registry, by tag or digest.
+
+    Raises:
+        ImageMissingError: the registry does not have it.
+        RegistryError: the registry refuses, or what it has is no single image.
+    """
+    repository = reference.repository
+    content, manifest = client.get_manifest(repository, reference.wanted)
+    if manifest.media_type in INDEXES:
+        raise RegistryError(
+            "it is an index of several images, and jbuild's are single ones",
+            where=str(reference),
+            hint=f"name one of its images by digest: `docker buildx imagetools inspect {reference}` lists them",
+        )
+    config, *layers = _parts(content, reference)
+    labels = labels_of(client.read_blob(repository, config.digest))
+    blobs = [RemoteBlob(client, repository, blob.digest, blob.size) for blob in (*layers, config)]
+    return Source(
+        manifest=manifest, content=content, labels=labels, blobs=_ordered(blobs), origin=reference.at(manifest.digest)
+    )
+
+
+def labels_of(config: bytes) -> Pairs:
+    """Return the labels in an image's configuration, sorted; none if it is no such thing."""
+    try:
+        labels = json.loads(config)["config"]["Labels"] or {}
+        return tuple(sorted((str(name), str(value)) for name, value in labels.items()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ()
+
+
+def _parts(content: bytes, reference: Reference) -> list[Descriptor]:
+    """Return an image manifest's configuration and layers."""
+    try:
+        manifest = json.loads(content)
+        return [
+            Descriptor(media_type=str(part["mediaType"]), digest=str(part["digest"]), size=int(part["size"]))
+            for part in (manifest["config"], *manifest["layers"])
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RegistryError(
+            "its manifest cannot be understood", where=str(reference), hint="is it a container image?"
+        ) from error
+
+
+def _ordered(blobs: list[LayoutBlob] | list[RemoteBlob]) -> tuple[BlobSource, ...]:
+    distinct: dict[str, BlobSource] = {blob.digest: blob for blob in blobs}
+    return tuple(sorted(distinct.values(), key=lambda blob: (-blob.size, blob.digest)))
+
+
+def _require(layout: Path, blob: Descriptor) -> None:
+    """Make sure that a blob is there.
+
+    Raises:
+        IntegrityError: it is missing or has another size.
+    """
+    path = oci.blob(layout, blob.digest)
+    if not oci.is_present(layout, blob):
+        state = "damaged" if path.is_file() else "missing"
+        raise IntegrityError(
+            f"the built image's blob {blob.digest} is {state}",
+            where=str(path),
+            hint="build the cell again with --force",
+        )

@@ -1,0 +1,207 @@
+"""Moves a digest that is there already to registries and tags: nothing is built, and the engine is not asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from builder.errors import RegistryError, UsageError
+from builder.image.oci.layout import is_whole
+from builder.lock import lockfile
+from builder.model.locks import Locked
+from builder.model.recipes import TagRule
+from builder.pipeline.cell import CellRecords, start
+from builder.publish import statements
+from builder.publish.attachments import found
+from builder.publish.evidence import Evidence, kept, of_cell, signature, together
+from builder.publish.image_source import Source, from_layout, from_registry
+from builder.publish.push import Wish, publish
+from builder.publish.signing import signer
+from builder.publish.trust import best, handed_over, said_of
+from builder.remote.registry.base_lookup import connect_to
+from builder.remote.registry.reference import Reference
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from builder.host.session import Session
+    from builder.model.images import Image
+    from builder.model.locks import Job
+    from builder.model.publications import Publication
+    from builder.model.recipes import OnFailure
+    from builder.model.verdicts import Verdict
+    from builder.remote.http import Retry
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """An image that may be promoted: where it is, what is known of it, and the tags that its recipe wants.
+
+    `levels` are those of the verdicts that count; `unsigned` those of verdicts beside it that nobody vouches for.
+    """
+
+    source: Source
+    evidence: Evidence
+    repository: str
+    levels: tuple[str, ...] = ()
+    unsigned: tuple[str, ...] = ()
+    rules: tuple[TagRule, ...] = ()
+    on_failure: OnFailure = "none"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What the command line asks for.
+
+    `tags` replace the recipe's, and are put from `level` on; `verdict` is a file that was handed over, signed by one of
+    `keys`, unless `unsigned` takes verdicts without a signature too.
+    """
+
+    targets: tuple[str, ...]
+    tags: tuple[str, ...] = ()
+    level: str | None = None
+    verdict: Path | None = None
+    keys: tuple[Path, ...] = ()
+    unsigned: bool = False
+    force_tags: bool = False
+    repository: str | None = None
+    retry: Retry | None = field(default=None, compare=False)
+
+    def to(self, targets: tuple[str, ...]) -> Asked:
+        """Return the same for other registries."""
+        return replace(self, targets=targets)
+
+
+def from_cell(job: Job, session: Session) -> Candidate:
+    """Return the image that a cell was built into last, from this disk or else from where it was published.
+
+    Raises:
+        UsageError: none was built here.
+        RegistryError: it is in a registry only, which does not answer.
+    """
+    spec, records = job.spec.publish, CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
+    image, proven = records.image(), records.proven()
+    if image is None:
+        raise UsageError(
+            "no image was built of this cell here",
+            where=job.name,
+            hint=f"run `jbuild recipe {job.recipe.name} --cell {job.cell.id}`, or name a registry's IMAGE@DIGEST",
+        )
+    return Candidate(
+        source=_source(image, records.publication(), session),
+        evidence=_evidence(job, image, proven, session) if spec.attach and proven else Evidence(),
+        repository=spec.repository,
+        levels=(proven.level,) if proven else (),
+        rules=spec.tags,
+        on_failure=spec.on_failure,
+    )
+
+
+def from_image(reference: Reference, session: Session, keys: tuple[Path, ...]) -> Candidate:
+    """Return an image in a registry, with everything that lies beside it there.
+
+    Raises:
+        RegistryError: it is not there, or the registry does not answer.
+    """
+    client = connect_to(reference, session.config)
+    source = from_registry(client, reference)
+    beside = found(client, reference.repository, source.digest)
+    said = said_of(client, reference.repository, source.digest, beside, keys)
+    verdicts = [each for each in said if each.statement.level]
+    sign, repository = signer(session.config, session.workspace), reference.repository.rpartition("/")[2]
+    return Candidate(
+        source=source,
+        evidence=together(beside, signature(source.manifest, repository, sign)),
+        repository=repository,
+        levels=tuple(each.statement.level or "" for each in verdicts if each.signed),
+        unsigned=tuple(each.statement.level or "" for each in verdicts if not each.signed),
+    )
+
+
+def is_about(verdict: Path, candidate: Candidate) -> bool:
+    """Return whether a verdict's file is about an image.
+
+    Raises:
+        UsageError: there is no such file.
+        IntegrityError: it holds no statement.
+    """
+    payload, _ = statements.opened(_read(verdict), str(verdict))
+    return candidate.source.digest in statements.parse(payload, str(verdict)).digests
+
+
+def promote(candidate: Candidate, asked: Asked, session: Session) -> Publication:
+    """Bring an image and its evidence to registries, and put the tags that its verdicts earn.
+
+    Raises:
+        PublicationError: a registry failed.
+        RegistryError: a tag that was asked for by name is not earned.
+        IntegrityError, SmokeError, UsageError: the verdict that was handed over does not count.
+    """
+    candidate = _with_verdict(candidate, asked)
+    level = best((*candidate.levels, *(candidate.unsigned if asked.unsigned else ())))
+    known = {rule.name: rule for rule in candidate.rules}
+    rules = tuple(known.get(name) or TagRule(name=name, level=asked.level) for name in asked.tags) or candidate.rules
+    if candidate.unsigned and not level:
+        session.console.warn(
+            "the image's own verdict is not signed by a trusted key, so it does not count; --unsigned-verdict takes it"
+        )
+    wish = Wish(
+        repository=asked.repository or candidate.repository,
+        tags=rules,
+        level=level,
+        on_failure=candidate.on_failure,
+        force_tags=asked.force_tags,
+        evidence=candidate.evidence,
+    )
+    done = publish(
+        candidate.source, asked.targets, wish, config=session.config, console=session.console, retry=asked.retry
+    )
+    if asked.tags and done.withheld:
+        raise RegistryError(
+            "; ".join(f"tag {each.name} was not put: {each.reason}" for each in done.withheld),
+            where=candidate.source.digest,
+            hint="hand over a better verdict with --verdict FILE; the digest itself is in every registry",
+        )
+    return done
+
+
+def _with_verdict(candidate: Candidate, asked: Asked) -> Candidate:
+    if asked.verdict is None:
+        return candidate
+    content, where = _read(asked.verdict), str(asked.verdict)
+    digest = candidate.source.digest
+    statement = handed_over(content, digest, where, asked.keys, unsigned=asked.unsigned)
+    return replace(
+        candidate,
+        evidence=together(candidate.evidence, kept(candidate.source.manifest, "verdict", content)),
+        levels=(*candidate.levels, statement.level or ""),
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        hint = "`jbuild verdict RECIPE --output FILE` writes one where the image was asked"
+        raise UsageError(f"the verdict cannot be read: {error.strerror}", where=str(path), hint=hint) from error
+
+
+def _evidence(job: Job, image: Image, verdict: Verdict, session: Session) -> Evidence:
+    """Return what the records of a cell say of its image, as far as they are still those of the image."""
+    records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
+    plan, audit = records.plan(), records.audit()
+    lock = lockfile.read(session.workspace.lock(job.recipe.name, job.cell.id), recipe=job.recipe.name, cell=job.cell.id)
+    if plan is None or lock is None or dict(image.labels).get("io.jbuild.lock") != lockfile.content(lock):
+        session.console.warn(f"{job.cell.id}: the lock has changed since the image was built; no evidence goes along")
+        return Evidence()
+    run = start(job, session).with_records(Locked(lock=lock), plan, image, verdict)
+    return of_cell(run.with_records(audit) if audit else run)
+
+
+def _source(image: Image, publication: Publication | None, session: Session) -> Source:
+    if is_whole(session.workspace.images, image):
+        return from_layout(image, session.workspace.images)
+    for there in publication.registries if publication and publication.digest == image.digest else ():
+        reference = Reference.parse(there.repository).at(image.digest)
+        return from_registry(connect_to(reference, session.config), reference)
+    return from_layout(image, session.workspace.images)

@@ -1,0 +1,181 @@
+"""One registry that an image goes to: blobs, then the manifest by digest, and later its tags; each read back."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from builder.errors import RegistryError
+from builder.host.concurrency import CancelToken, TaskGroup
+from builder.model.publications import TagPut, TagWithheld
+from builder.publish.image_source import labels_of
+from builder.publish.tag_policy import not_forward
+from builder.remote.registry.errors import BlobUnknownError
+from builder.remote.registry.registry_client import INDEXES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from builder.host.console import Console, Task
+    from builder.model.recipes import TagRule
+    from builder.publish.image_source import Source
+    from builder.remote.registry.blobs import BlobSource
+    from builder.remote.registry.reference import Reference
+    from builder.remote.registry.registry_client import RegistryClient
+
+_T = TypeVar("_T")
+# One connection seldom fills a line, and more than a few make registries slow.
+_WORKERS = 4
+_SETTLE_S = (0.2, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sent:
+    """Bytes of blobs by the way they came to be there, and the seconds it took."""
+
+    sent: int
+    mounted: int
+    there: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A repository of a registry."""
+
+    client: RegistryClient
+    reference: Reference
+    token: CancelToken
+
+    def send(self, source: Source, mount_from: tuple[str, ...], console: Console) -> Sent:
+        """Bring blobs and manifest there, what is missing only, and read the manifest back by its digest.
+
+        Raises:
+            RegistryError, IntegrityError: it could not be done.
+        """
+        started, repository = time.monotonic(), self.reference.repository
+        blobs = source.blobs
+        held = self._for_each(blobs, lambda blob: self.client.has_blob(repository, blob.digest, right="push"))
+        missing = tuple(blob for blob, there in zip(blobs, held, strict=True) if not there)
+        mounted = self._for_each(missing, lambda blob: self._mount(blob, mount_from))
+        to_send = tuple(blob for blob, done in zip(missing, mounted, strict=True) if not done)
+        if to_send:
+            self._upload(to_send, console)
+        if self.client.head_manifest(repository, source.digest) is None:
+            self._put(source)
+        self._compare(source.digest, source.content)
+        sent, lacking = _bytes(to_send), _bytes(missing)
+        return Sent(
+            sent=sent,
+            mounted=lacking - sent,
+            there=_bytes(blobs) - lacking,
+            seconds=round(time.monotonic() - started, 3),
+        )
+
+    def judge(self, source: Source, rules: Sequence[TagRule], *, force: bool) -> tuple[TagWithheld, ...]:
+        """Return the tags that stay on what they are on here, with the reason.
+
+        Raises:
+            RegistryError: an immutable tag is on another image; all such tags are named.
+        """
+        withheld, taken = [], []
+        for rule in rules if not force else ():
+            self.token.check()
+            before = self.client.head_manifest(self.reference.repository, rule.name)
+            if before is None or before.digest == source.digest:
+                continue
+            if rule.immutable:
+                taken.append(f"{rule.name} is on {before.digest}")
+            elif rule.moving:
+                reason = not_forward(dict(source.labels), dict(self.labels(before.digest)))
+                withheld += [TagWithheld(name=rule.name, reason=reason)] if reason else []
+        if taken:
+            raise RegistryError(
+                f"immutable tags are on another image than {source.digest}: {', '.join(taken)}",
+                where=self.reference.name,
+                hint="give the new image another tag, or put the tags on it all the same with --force-tags",
+            )
+        return tuple(withheld)
+
+    def tag(self, source: Source, names: Sequence[str], done: Callable[[TagPut], object]) -> None:
+        """Put tags on the digest and read them back; `done` is told of each that reads back right.
+
+        Raises:
+            RegistryError: it could not be done; tags before the failing one are put.
+        """
+        for name in names:
+            self.token.check()
+            before = self.client.head_manifest(self.reference.repository, name)
+            previous = before.digest if before else None
+            if previous != source.digest:
+                self.client.put_manifest(self.reference.repository, name, source.content, source.manifest.media_type)
+            self._compare(name, source.content)
+            done(TagPut(name=name, previous=previous))
+
+    def labels(self, digest: str) -> tuple[tuple[str, str], ...]:
+        """Return the labels of an image here; none for what is no single image.
+
+        Raises:
+            RegistryError: it could not be read.
+        """
+        content, descriptor = self.client.get_manifest(self.reference.repository, digest)
+        if descriptor.media_type in INDEXES:
+            return ()
+        try:
+            config = str(json.loads(content)["config"]["digest"])
+        except (ValueError, KeyError, TypeError):
+            return ()
+        return labels_of(self.client.read_blob(self.reference.repository, config))
+
+    def _put(self, source: Source) -> None:
+        """Put the manifest; a registry that finds no blob of it although all are there gets a moment.
+
+        distribution's file system driver does so while another run writes the same blob's link.
+        """
+        for wait_s in (*_SETTLE_S, None):
+            try:
+                self.client.put_manifest(
+                    self.reference.repository, source.digest, source.content, source.manifest.media_type
+                )
+            except BlobUnknownError:
+                if wait_s is None:
+                    raise
+                self.token.sleep(wait_s)
+            else:
+                return
+
+    def _for_each(self, blobs: tuple[BlobSource, ...], work: Callable[[BlobSource], _T]) -> list[_T]:
+        with TaskGroup(_WORKERS, token=self.token) as group:
+            return group.map(work, blobs)
+
+    def _mount(self, blob: BlobSource, mount_from: tuple[str, ...]) -> bool:
+        repository = self.reference.repository
+        return any(
+            self.client.mount_blob(repository, blob.digest, other) for other in mount_from if other != repository
+        )
+
+    def _upload(self, blobs: tuple[BlobSource, ...], console: Console) -> None:
+        with console.task(f"pushing to {self.reference.name}", _bytes(blobs)) as task:
+            self._for_each(blobs, lambda blob: self._upload_one(blob, task))
+
+    def _upload_one(self, blob: BlobSource, task: Task) -> None:
+        def count(amount: int) -> None:
+            self.token.check()
+            task.advance(amount)
+
+        self.client.send_blob(self.reference.repository, blob, count)
+
+    def _compare(self, reference: str, manifest: bytes) -> None:
+        content, descriptor = self.client.get_manifest(self.reference.repository, reference)
+        if content != manifest:
+            raise RegistryError(
+                f"{reference} reads back as {descriptor.digest}, another image than was put",
+                where=self.reference.name,
+                hint="does somebody else push the same tag? Run it again when they have finished",
+            )
+
+
+def _bytes(blobs: tuple[BlobSource, ...]) -> int:
+    return sum(blob.size for blob in blobs)

@@ -1,0 +1,89 @@
+"""Builds the system layers of cells once, pushes them, and pins them in the project: `jbuild system`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from builder.host.cache_use import in_use
+from builder.host.engine.docker import find_engine
+from builder.host.paths import disk_errors, write_text
+from builder.image.build.buildx import Request
+from builder.image.build.cell_image import build_system
+from builder.image.build.system_pins import SCRIPT, SystemLayer, dockerfile_of, key_of, pin, pinned, script_of
+from builder.lock.stage import lock_cell
+from builder.model.recipes import TagRule
+from builder.pipeline.cell import builders_of
+from builder.publish.image_source import from_layout
+from builder.publish.push import Wish, publish
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from builder.host.session import Session
+    from builder.model.locks import Job, Lock
+    from builder.pipeline.builders import Builders
+    from builder.pipeline.order import RunOptions
+
+_REPOSITORY = "jbuild-system"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pinned:
+    """A cell's system layer, and whether it was built just now."""
+
+    cell: str
+    layer: SystemLayer
+    made: bool
+
+
+def make_systems(
+    jobs: Iterable[Job], session: Session, options: RunOptions, registry: str, *, force: bool
+) -> list[Pinned]:
+    """Return the system layer of each cell, after building, pushing and pinning those that the project pins none of.
+
+    With `force` all are built anew, each once: cells share them.
+
+    Raises:
+        JbuildError: a cell cannot be locked, a layer not built or not pushed.
+    """
+    done: list[Pinned] = []
+    with in_use(session.workspace):
+        for job in jobs:
+            new = [each.layer.key for each in done if each.made]
+            done.append(_system(job, session, options, registry, new=new if force else None))
+    return done
+
+
+def _system(job: Job, session: Session, options: RunOptions, registry: str, *, new: list[str] | None) -> Pinned:
+    """Return the layer of one cell; `new` are those that count as pinned, None for all that are."""
+    lock = lock_cell(job, session).lock
+    found = pinned(job, lock, session)
+    if found and (new is None or found.key in new):
+        return Pinned(cell=job.cell.id, layer=found, made=False)
+    layer = _made(job, lock, session, builders_of(options, session), registry)
+    pin(layer, session.workspace)
+    return Pinned(cell=job.cell.id, layer=layer, made=True)
+
+
+def _made(job: Job, lock: Lock, session: Session, builders: Builders, registry: str) -> SystemLayer:
+    engine, platform = find_engine(session.workspace), lock.platform
+    if not builders.names:
+        engine.require(platform.architecture)
+    folder = session.workspace.cell(job.recipe.name, job.cell.id).system_layer
+    with disk_errors(folder):
+        write_text(folder / SCRIPT, script_of(session.workspace))
+    layout, text = session.workspace.images, dockerfile_of(job, lock, session)
+    # Nothing of BuildKit's cache: a new layer is asked for to have the mirror's newest packages.
+    request = Request(folder=folder, platform=f"linux/{platform.architecture}", layout=layout, fresh=True)
+    image = builders.build(
+        job.cell.id, engine, lambda name: build_system(job, lock, text, replace(request, builder=name), engine, session)
+    )
+    key = key_of(job, lock, session)
+    tag = TagRule(name=f"{platform.distribution}-{key[:12]}")
+    wish = Wish(repository=_REPOSITORY, tags=(tag,), building_block=True)
+    source = from_layout(image, layout)
+    publication = publish(source, (registry,), wish, config=session.config, console=session.console)
+    packages = ", ".join(sorted({*platform.python_packages, *job.spec.apt}))
+    note = f"{lock.base.name} for {platform.architecture} with {packages or 'nothing more'}"
+    return SystemLayer(key=key, image=publication.registries[0].repository, digest=image.digest, note=note)

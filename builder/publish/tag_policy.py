@@ -1,0 +1,85 @@
+"""Which tags an image may have: by its verdict's level, and by what the tag is on already."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from packaging.version import InvalidVersion, Version
+
+from builder.model.publications import TagWithheld
+from builder.recipe import placeholders
+from builder.recipe.levels import reaches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from builder.model.recipes import TagRule
+
+_PREFIX = "io.jbuild."
+# The labels that say which of two images is newer, the weightiest first.
+_DECIDING = ("vllm", "l4t", "cuda", "torch")
+_ORIGIN = ("recipe", "cell")
+
+
+def earned(rules: Iterable[TagRule], level: str | None) -> tuple[tuple[TagRule, ...], tuple[TagWithheld, ...]]:
+    """Part tags into those that a verdict of this level earns and those that it does not; None is no verdict."""
+    given, withheld = [], []
+    for rule in rules:
+        if level is not None and reaches(level, rule.level):
+            given.append(rule)
+        else:
+            wanted = f"a verdict at level {rule.level} or better" if rule.level else "a verdict"
+            reason = f"it needs {wanted}, and the image has {f'one at level {level}' if level else 'none'}"
+            withheld.append(TagWithheld(name=rule.name, reason=reason))
+    return tuple(given), tuple(withheld)
+
+
+def named(rules: Iterable[TagRule], labels: Mapping[str, str]) -> tuple[tuple[TagRule, ...], tuple[TagWithheld, ...]]:
+    """Put what the image's labels say in place of the marks in tags; a tag whose label is missing is withheld."""
+    given, withheld = [], []
+    for rule in rules:
+        name, lacking = rule.name, []
+        for fact, mark in placeholders.marks().items():
+            value = labels.get(_PREFIX + fact.removeprefix("image-"))
+            if mark in name and not value:
+                lacking.append(fact)
+            # A local version's plus sign cannot be part of a tag.
+            name = name.replace(mark, (value or mark).replace("+", "-"))
+        if lacking:
+            shown = placeholders.unmarked(rule.name)
+            reason = f"the image's labels do not say what {', '.join(lacking)} is"
+            withheld.append(TagWithheld(name=shown, reason=reason))
+        else:
+            given.append(replace(rule, name=name))
+    return tuple(given), tuple(withheld)
+
+
+def not_forward(labels: Mapping[str, str], there: Mapping[str, str]) -> str | None:
+    """Return why a moving tag is not to go from the image with the labels `there` to one with `labels`, or None.
+
+    Images are compared by the versions that their labels hold; the same versions of the same cell are a rebuild.
+    """
+    for name in _DECIDING:
+        new, old = labels.get(_PREFIX + name), there.get(_PREFIX + name)
+        if new == old:
+            continue
+        order = _compare(new, old)
+        if order is None:
+            return f"its {name} ({old or 'not known'}) cannot be compared with this image's ({new or 'not known'})"
+        if order < 0:
+            return f"it is on a newer image ({name} {old}, this one has {new})"
+        if order > 0:
+            return None
+    origins = [tuple(each.get(_PREFIX + name) for name in _ORIGIN) for each in (labels, there)]
+    if origins[0] != origins[1]:
+        return f"it is on an image of the same versions from another cell ({'/'.join(map(str, origins[1]))})"
+    return None
+
+
+def _compare(new: str | None, old: str | None) -> int | None:
+    try:
+        one, two = Version(new or ""), Version(old or "")
+    except InvalidVersion:
+        return None
+    return (one > two) - (one < two)

@@ -1,0 +1,156 @@
+"""What is where: every tag of a recipe in every registry, with the digest and the level behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from builder.errors import JbuildError
+from builder.host.concurrency import CancelToken, TaskGroup
+from builder.model.images import Image
+from builder.pipeline.cell import CellRecords
+from builder.publish.attachments import found, is_evidence
+from builder.publish.registry_target import Target
+from builder.publish.tag_policy import earned, named
+from builder.publish.trust import best, said_of
+from builder.recipe.placeholders import unmarked
+from builder.remote.registry.reference import Reference
+from builder.remote.registry.registry_client import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from builder.host.session import Session
+    from builder.model.images import Image
+    from builder.model.locks import Job
+    from builder.model.recipes import TagRule
+
+# On the image built here last; on another one; not there; there, but no cell asks for it; nobody knows.
+State = Literal["current", "other", "missing", "stray", "unknown"]
+_WORKERS = 8
+_RECIPE = "io.jbuild.recipe"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TagState:
+    """One tag in one registry.
+
+    `cell` asks for it, None for a stray one. `level` and `proved` (UTC, ISO 8601) are those of the best verdict that
+    lies beside the image; `note` says why a tag is missing or unknown.
+    """
+
+    repository: str
+    tag: str | None
+    state: State
+    cell: str | None = None
+    digest: str | None = None
+    level: str | None = None
+    proved: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Expected:
+    """A tag that a cell asks for, and the image that it should be on, as far as one was built here."""
+
+    cell: str
+    rule: TagRule
+    image: Image | None
+    level: str | None
+
+
+def overview(jobs: Sequence[Job], targets: Sequence[str], session: Session) -> tuple[TagState, ...]:
+    """Return the tags of a recipe's cells in all registries, then stray ones of the recipe.
+
+    A registry that does not answer is one row that says so.
+    """
+    places: dict[str, list[_Expected]] = {}
+    for job in jobs:
+        for target in targets:
+            name = Reference.parse(f"{target}/{job.spec.publish.repository}").name
+            places.setdefault(name, []).extend(_expected(job, session))
+    with TaskGroup(_WORKERS) as group:
+        outcomes = group.gather(
+            lambda name: _look(name, places[name], jobs[0].recipe.name, session, group.token), places
+        )
+    rows: list[TagState] = []
+    for name, outcome in zip(places, outcomes, strict=True):
+        if isinstance(outcome, JbuildError):
+            rows.append(TagState(repository=name, tag=None, state="unknown", note=outcome.message))
+        elif isinstance(outcome, Exception):
+            raise outcome
+        else:
+            rows.extend(outcome)
+    return tuple(rows)
+
+
+def _expected(job: Job, session: Session) -> list[_Expected]:
+    records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
+    image, verdict = records.image(), records.proven()
+    level = verdict.level if verdict else None
+    rules = job.spec.publish.tags
+    if image:
+        rules, _ = named(rules, dict(image.labels))
+    return [_Expected(cell=job.cell.id, rule=rule, image=image, level=level) for rule in rules]
+
+
+def _look(name: str, wanted: list[_Expected], recipe: str, session: Session, token: CancelToken) -> list[TagState]:
+    reference = Reference.parse(name)
+    client = connect(reference.host, session.config, own={reference.host})
+    target = Target(client=client, reference=reference, token=token)
+    there = [tag for tag in client.tags(reference.repository) if not is_evidence(tag)]
+    names = {each.rule.name for each in wanted}
+    strays = [tag for tag in there if tag not in names]
+    with TaskGroup(_WORKERS, token=token.child()) as group:
+        states = [
+            *group.map(lambda expected: _row(target, expected, there), wanted),
+            *group.map(lambda tag: _stray(target, tag, recipe), strays),
+        ]
+    return [state for state in states if state]
+
+
+def _row(target: Target, wanted: _Expected, there: list[str]) -> TagState | None:
+    tag, cell = wanted.rule.name, wanted.cell
+    descriptor = target.client.head_manifest(target.reference.repository, tag) if tag in there else None
+    if descriptor is None:
+        return TagState(
+            repository=target.reference.name,
+            tag=unmarked(tag),
+            state="missing",
+            cell=cell,
+            note=_why_missing(wanted),
+        )
+    current = wanted.image is not None and wanted.image.digest == descriptor.digest
+    return _described(target, tag, descriptor.digest, "current" if current else "other", cell)
+
+
+def _why_missing(wanted: _Expected) -> str:
+    if wanted.image is None:
+        return "no image was built here"
+    _, withheld = earned((wanted.rule,), wanted.level)
+    return withheld[0].reason if withheld else "not pushed yet"
+
+
+def _stray(target: Target, tag: str, recipe: str) -> TagState | None:
+    """Return a tag that no cell asks for, if it is on an image of this recipe: repositories are shared."""
+    descriptor = target.client.head_manifest(target.reference.repository, tag)
+    if descriptor is None or dict(target.labels(descriptor.digest)).get(_RECIPE) != recipe:
+        return None
+    return _described(target, tag, descriptor.digest, "stray", None)
+
+
+def _described(target: Target, tag: str, digest: str, state: State, cell: str | None) -> TagState:
+    repository = target.reference.repository
+    beside = found(target.client, repository, digest)
+    verdicts = [each.statement for each in said_of(target.client, repository, digest, beside, ())]
+    level = best(each.level for each in verdicts)
+    proved = max((each.when or "" for each in verdicts if level and each.level == level), default="")
+    return TagState(
+        repository=target.reference.name,
+        tag=tag,
+        state=state,
+        cell=cell,
+        digest=digest,
+        level=level,
+        proved=proved or None,
+    )

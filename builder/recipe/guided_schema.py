@@ -1,0 +1,166 @@
+"""JSON schemas for guided output: the part that vLLM's grammars know, checked in recipes and in answers.
+
+What is not in the table of keywords is refused: an expectation that is read past would prove nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import date, datetime, time
+from typing import TYPE_CHECKING, Any
+
+from builder.host.toml.documents import key_path, shown, suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from builder.host.toml.positions import Path
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "array": (list,),
+    "boolean": (bool,),
+    "integer": (int,),
+    "null": (type(None),),
+    "number": (int, float),
+    "object": (dict,),
+    "string": (str,),
+}
+# The values that each keyword takes (JSON Schema 2020-12, validation vocabulary).
+_KEYWORDS: dict[str, tuple[type, ...]] = {
+    "type": (str,),
+    "description": (str,),
+    "title": (str,),
+    "properties": (dict,),
+    "required": (list,),
+    "additionalProperties": (bool,),
+    "items": (dict,),
+    "enum": (list,),
+    "const": (str, int, float, bool),
+    "pattern": (str,),
+    "minLength": (int,),
+    "maxLength": (int,),
+    "minItems": (int,),
+    "maxItems": (int,),
+    "minimum": (int, float),
+    "maximum": (int, float),
+}
+# A schema without any of these allows everything.
+_DEFINING = ("type", "enum", "const")
+
+
+def keyword_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the top of such a schema."""
+    return {
+        "type": "object",
+        "propertyNames": {"enum": list(_KEYWORDS)},
+        "properties": {"type": {"enum": list(_TYPES)}},
+        "anyOf": [{"required": [name]} for name in _DEFINING],
+    }
+
+
+def problems(schema: Any, path: Path = ()) -> list[tuple[Path, str]]:
+    """Return what is wrong with a schema, with the key path of each mistake."""
+    if not isinstance(schema, dict):
+        return [(path, 'must be a JSON schema as a table, such as { type = "object" }')]
+    found: list[tuple[Path, str]] = []
+    if not path and not set(_DEFINING) & set(schema):
+        found.append((path, "this schema allows everything, so it proves nothing: give it a `type`"))
+    for key, value in schema.items():
+        found += [((*path, key), message) for message in _wrong(key, value)]
+    properties = schema.get("properties")
+    for name, below in properties.items() if isinstance(properties, dict) else ():
+        found += problems(below, (*path, "properties", name))
+    if isinstance(schema.get("items"), dict):
+        found += problems(schema["items"], (*path, "items"))
+    return found
+
+
+def _wrong(key: str, value: Any) -> Iterator[str]:
+    if key not in _KEYWORDS:
+        yield f"unknown keyword `{shown(key)}` ({suggest(key, _KEYWORDS, noun='known')})"
+    elif not _takes(key, value):
+        yield f"`{key}` does not take this value"
+    elif key == "type" and value not in _TYPES:
+        yield f"`{shown(value)}` is not a type ({suggest(value, _TYPES, noun='types')})"
+    elif key == "enum" and (not value or any(isinstance(item, (dict, date, datetime, time)) for item in value)):
+        yield "`enum` lists at least one value: strings, numbers, true or false"
+    elif key == "required" and not all(isinstance(item, str) for item in value):
+        yield "`required` lists names of properties"
+    elif key == "pattern":
+        try:
+            re.compile(value)
+        except re.error as error:
+            yield f"no regular expression: {error}"
+
+
+def _takes(key: str, value: Any) -> bool:
+    kinds = _KEYWORDS[key]
+    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+
+
+def text(schema: Any) -> str:
+    """Write a schema as JSON, the same one always alike."""
+    return json.dumps(schema, sort_keys=True)
+
+
+def unmet(answer: str, schema: str) -> str | None:
+    """Return why an answer does not fit a schema (as JSON), or None if it does."""
+    try:
+        value = json.loads(answer)
+    except (ValueError, RecursionError):
+        return "it is no JSON"
+    return next(_mismatches(value, json.loads(schema), ()), None)
+
+
+def _mismatches(value: Any, schema: dict[str, Any], path: Path) -> Iterator[str]:
+    where = f" at `{key_path(path)}`" if path else ""
+    if "type" in schema and not _is_a(value, schema["type"]):
+        yield f"it is no {schema['type']}{where}"
+        return
+    yield from (f"{message}{where}" for message in _off(value, schema))
+    if isinstance(value, dict):
+        known = schema.get("properties") or {}
+        yield from (f"`{name}` is missing{where}" for name in schema.get("required") or () if name not in value)
+        for name, item in value.items():
+            if name in known:
+                yield from _mismatches(item, known[name], (*path, name))
+            elif schema.get("additionalProperties") is False:
+                yield f"`{shown(name)}` is not foreseen{where}"
+    if isinstance(value, list) and "items" in schema:
+        for index, item in enumerate(value):
+            yield from _mismatches(item, schema["items"], (*path, index))
+
+
+def _is_a(value: Any, name: str) -> bool:
+    if isinstance(value, bool):
+        return name == "boolean"
+    if name == "integer" and isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, _TYPES[name])
+
+
+def _off(value: Any, schema: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with a value itself: choices, lengths and sizes."""
+    allowed = schema.get("enum", [schema["const"]] if "const" in schema else None)
+    # JSON's true is not its 1, Python's is.
+    if allowed is not None and not any(
+        value == item and isinstance(value, bool) == isinstance(item, bool) for item in allowed
+    ):
+        yield f"{shown(json.dumps(value))} is not {' or '.join(json.dumps(item) for item in allowed)}"
+    if isinstance(value, str) and "pattern" in schema and not re.search(schema["pattern"], value):
+        yield f"{shown(json.dumps(value))} does not match `{schema['pattern']}`"
+    size = len(value) if isinstance(value, (str, list)) else value
+    low, high = _LIMITS.get(type(value), ("", ""))
+    if low in schema and size < schema[low]:
+        yield f"{shown(json.dumps(value))} is below the `{low}` of {schema[low]}"
+    if high in schema and size > schema[high]:
+        yield f"{shown(json.dumps(value))} is above the `{high}` of {schema[high]}"
+
+
+_LIMITS: dict[type, tuple[str, str]] = {
+    str: ("minLength", "maxLength"),
+    list: ("minItems", "maxItems"),
+    int: ("minimum", "maximum"),
+    float: ("minimum", "maximum"),
+}

@@ -1,0 +1,102 @@
+"""Checks of single values: each returns None, or what is wrong with the value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from builder.host.toml.documents import shown
+from builder.model import patterns
+
+Check = Callable[[str], "str | None"]
+
+# Options of the server that have a key of their own in a recipe, or that the image sets itself.
+_OWN_KEYS = {
+    "--model": "server.model",
+    "--served-model-name": "server.served-name",
+    "--port": "server.port",
+    "--max-model-len": "server.max-model-len",
+    "--dtype": "server.dtype",
+    "--quantization": "server.quantization",
+    "-q": "server.quantization",
+}
+_IMAGE_SETS = ("--host", "--api-key")
+
+
+@dataclass(frozen=True, slots=True)
+class PatternCheck:
+    """A check that a value matches a pattern as a whole."""
+
+    pattern: str
+    noun: str
+
+    def __call__(self, value: str) -> str | None:
+        """Return what is wrong with a value, or None."""
+        return None if re.fullmatch(self.pattern, value) else f"`{shown(value)}` is not {self.noun}"
+
+
+text = PatternCheck(patterns.TEXT, "one line of text without control characters")
+optional_text = PatternCheck(patterns.OPTIONAL_TEXT, "one line of text without control characters")
+apt = PatternCheck(patterns.APT, "a package name as apt knows them")
+tag = PatternCheck(patterns.TAG, "a tag: letters, digits, `_`, `.` and `-`, at most 128")
+repository = PatternCheck(patterns.REPOSITORY, "a repository name: lower-case letters and digits, parts joined by `/`")
+served_name = PatternCheck(patterns.SERVED_NAME, "a model name as clients send it")
+runner = PatternCheck(patterns.RUNNER, "a runner's label: letters, digits, `.`, `_` and `-`")
+_image = PatternCheck(patterns.IMAGE, "an image reference")
+_oci = PatternCheck(patterns.OCI_SOURCE, "a model in a registry: oci://host/name:tag, or @sha256:… in place of the tag")
+_hub = PatternCheck(patterns.HUB_SOURCE, "a hub model: hf://organisation/name@revision")
+
+
+def image(value: str) -> str | None:
+    """Check a base image: a reference with a tag or a digest, for without one it means another image every month."""
+    if not re.fullmatch(patterns.PINNED_IMAGE, value):
+        return _image(value) or f"`{value}` has neither a tag nor a digest"
+    return None
+
+
+def requirement(value: str) -> str | None:
+    """Check a requirement of PEP 508 that names versions, not a URL."""
+    if re.fullmatch(patterns.PLAIN_REQUIREMENT, value):
+        return None
+    if problem := text(value):
+        return problem
+    from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415 - slow, and rarely needed
+
+    try:
+        parsed = Requirement(value)
+    except InvalidRequirement as error:
+        return f"`{shown(value)}` is not a requirement: {shown(str(error).splitlines()[0])}"
+    if parsed.url:
+        return f"`{shown(value)}` names a URL: name a version instead"
+    return None
+
+
+def model_source(value: str) -> str | None:
+    """Check where a model comes from: a hub with a revision, a registry with a tag or digest, or a folder."""
+    if value.startswith("oci://"):
+        return _oci(value)
+    return _hub(value) if "://" in value else text(value)
+
+
+def argument(value: str) -> str | None:
+    """Check an argument of the server that no key of the recipe stands for."""
+    option = value.split("=", 1)[0].replace("_", "-")
+    if option in _OWN_KEYS:
+        return f"`{shown(value)}` belongs into `{_OWN_KEYS[option]}`"
+    if option in _IMAGE_SETS:
+        return f"`{shown(value)}` is set when the image runs, not in a recipe"
+    return text(value)
+
+
+def expectation(value: str) -> str | None:
+    """Check a regular expression that an answer must match, and that not every answer does."""
+    if not value:
+        return "expects nothing, so it proves nothing"
+    if problem := PatternCheck(patterns.LINES, "a pattern without control characters")(value):
+        return problem
+    try:
+        found = re.compile(value).search("")
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"`{shown(value)}` is not a regular expression: {error}"
+    return f"`{shown(value)}` matches an empty answer, so it proves nothing" if found else None

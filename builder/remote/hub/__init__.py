@@ -1,0 +1,1 @@
+"""Model hubs and registries that serve models."""

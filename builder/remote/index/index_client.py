@@ -1,0 +1,219 @@
+"""Asks package indexes for their pages: with log-ins, retries, mirrors, and a memory of since when one fails."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import requests
+
+from builder.errors import JbuildError, NetworkError
+from builder.host.paths import write_text
+from builder.remote import http
+from builder.remote.index.listing import Address, Index, Page
+from builder.remote.index.logins import REFUSED, Logins, variable, without_login
+from builder.remote.index.pages import ACCEPT, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from builder.host.config import Config
+
+_LONGEST_PAGE = 64 << 20
+"""Bytes; the longest page of the public index is a few million."""
+_SLOWEST_PAGE_S = 60.0
+_BLOCK = 1 << 16
+_MISSING = (404, 410)
+_FRESH_S = 600.0
+"""How long an answer counts: as long as the public index says of its own pages."""
+_DOWN_S = 60.0
+"""How long an index that has failed is not asked again."""
+
+
+class IndexUnreachableError(NetworkError):
+    """Neither an index nor any of its mirrors gave a usable answer; `refused` tells whether one wants a log-in."""
+
+    refused = False
+
+
+class _UnusableError(requests.ConnectionError):
+    """An answer that is no package page. Trying again may help: a proxy's apology is often gone a moment later."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kept:
+    """What came of asking for a page, or of asking an address, and until when that counts."""
+
+    until: float
+    found: Page | JbuildError | requests.RequestException | None
+
+
+@dataclass(slots=True)
+class IndexClient:
+    """Asks indexes. Threads may share it; each page is asked for once in ten minutes.
+
+    `states` is a folder that remembers since when an index fails, across runs.
+    """
+
+    config: Config
+    states: Path
+    retry: http.Retry = field(default_factory=lambda: http.Retry(tries=4, within_s=60.0))
+    now: Callable[[], float] = time.monotonic
+    _session: requests.Session = field(init=False)
+    _logins: Logins = field(init=False)
+    _pages: dict[tuple[str, str], _Kept] = field(default_factory=dict)
+    _locks: dict[tuple[str, str], threading.Lock] = field(default_factory=dict)
+    _mutex: threading.Lock = field(default_factory=threading.Lock)
+    _failed: dict[str, _Kept] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._session = http.session(self.config, http.Patience(connect_s=10.0, read_s=30.0))
+        self._logins = Logins(self.config)
+
+    def get(self, url: str, **options: Any) -> requests.Response:
+        """Send a GET request with the log-in that the server wants, if it is known.
+
+        Raises:
+            requests.RequestException: it failed.
+        """
+        return self._logins.get(self._session, url, stream=True, **options)
+
+    def page(self, index: Index, project: str) -> Page | None:
+        """Return what an index lists of a project (by its normalised name), or None if it does not know it.
+
+        Raises:
+            IndexUnreachableError: the index and its mirrors did not answer as an index should.
+        """
+        key = (index.name, project)
+        with self._mutex:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
+            kept = self._pages.get(key)
+            if kept is None or kept.until < self.now():
+                kept = self._pages[key] = self._ask(index, project)
+        if isinstance(kept.found, JbuildError):
+            # Each who asks gets one of their own: they write on it who they are.
+            raise copy.copy(kept.found)
+        return kept.found if isinstance(kept.found, Page) else None
+
+    def _ask(self, index: Index, project: str) -> _Kept:
+        try:
+            return _Kept(until=self.now() + _FRESH_S, found=self._ask_all(index, project))
+        except JbuildError as error:
+            return _Kept(until=self.now() + _DOWN_S, found=error)
+
+    def _ask_all(self, index: Index, project: str) -> Page | None:
+        failures: list[tuple[str, requests.RequestException]] = []
+        for address in index.addresses:
+            url = f"{without_login(address.url).rstrip('/')}/{project}/"
+            try:
+                page = self._ask_address(index, address, project, url)
+            except requests.RequestException as error:
+                failures.append((url, error))
+                continue
+            answered(self.states, index.name)
+            return page
+        raise _unreachable(index, project, failures, failing_since(self.states, index.name, note=True))
+
+    def _ask_address(self, index: Index, address: Address, project: str, url: str) -> Page | None:
+        down = self._failed.get(address.url)
+        if down and isinstance(down.found, requests.RequestException) and self.now() < down.until:
+            # It has used up its tries for another project.
+            raise down.found
+        try:
+            return self.retry.run(lambda: self._read_page(index, address, project, url))
+        except requests.RequestException as error:
+            if http.is_transient(error):
+                self._failed[address.url] = _Kept(until=self.now() + _DOWN_S, found=error)
+            raise
+
+    def _read_page(self, index: Index, address: Address, project: str, url: str) -> Page | None:
+        with self.get(url, headers={"Accept": ACCEPT}) as answer:
+            if answer.status_code in _MISSING:
+                return None
+            answer.raise_for_status()
+            content = _read(answer)
+            try:
+                files = parse(content, answer.headers.get("Content-Type", ""), answer.url)
+            except ValueError as error:
+                raise _UnusableError(str(error)) from error
+        shown = http.scrub(without_login(answer.url))
+        return Page(index=index.name, project=project, url=shown, files=files, stand_in=address.stand_in)
+
+
+@lru_cache(maxsize=4)
+def client_of(config: Config, states: Path) -> IndexClient:
+    """Return the client that all cells of a run share."""
+    return IndexClient(config=config, states=states)
+
+
+def _read(answer: requests.Response) -> bytes:
+    """Return a body that is neither endless nor endlessly slow."""
+    content, begun = bytearray(), time.monotonic()
+    size = answer.headers.get("Content-Length", "")
+    if not size.isdecimal() or int(size) <= _LONGEST_PAGE:
+        for block in answer.iter_content(_BLOCK):
+            content += block
+            if len(content) > _LONGEST_PAGE:
+                break
+            if time.monotonic() - begun > _SLOWEST_PAGE_S:
+                raise requests.exceptions.ReadTimeout(response=answer)
+        else:
+            return bytes(content)
+    raise _UnusableError(f"its page is longer than {_LONGEST_PAGE >> 20} MiB")
+
+
+def _unreachable(
+    index: Index, project: str, failures: list[tuple[str, requests.RequestException]], since: str | None
+) -> IndexUnreachableError:
+    mirrors = len(index.addresses) - 1
+    also = f", nor {'its mirror' if mirrors == 1 else f'any of its {mirrors} mirrors'}" if mirrors > 0 else ""
+    failing = f"; it has been failing since {since}" if since else ""
+    errors = [error for _, error in failures]
+    refused = any(error.response is not None and error.response.status_code in REFUSED for error in errors)
+    hint = "run it again later, or name a mirror in [[index-mirrors]] of jbuild.toml"
+    if any(map(http.is_untrusted, errors)):
+        hint = http.CA_HINT
+    elif refused:
+        name = variable(index.name)
+        hint = f"give it a log-in: netrc, keyring, or {name}_USERNAME and {name}_PASSWORD"
+    unreachable = IndexUnreachableError(
+        f"the index {index.name} does not answer for {project}{also}{failing}",
+        where=http.scrub(failures[0][0]) if failures else None,
+        hint=f"{hint}; cells that are locked already still build from the wheelhouse",
+        log="\n".join(f"{http.scrub(url)}: {_reason(error)}" for url, error in failures) or None,
+    )
+    unreachable.refused = refused
+    return unreachable
+
+
+def _reason(error: requests.RequestException) -> str:
+    return str(error) if isinstance(error, _UnusableError) else http.reason(error)
+
+
+def failing_since(states: Path, name: str, *, note: bool = False) -> str | None:
+    """Return since when an index fails (UTC, to the minute), as far as this machine knows; `note` that it fails now.
+
+    None where it fails for the first time.
+    """
+    path = states / f"{name}.json"
+    try:
+        since = str(json.loads(path.read_text(encoding="utf-8"))["failing_since"])
+    except (OSError, ValueError, KeyError, TypeError):
+        since = ""
+    if note and not since:
+        moment = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+        write_text(path, json.dumps({"failing_since": moment}) + "\n")
+    return since or None
+
+
+def answered(states: Path, name: str) -> None:
+    """Forget that an index has failed."""
+    (states / f"{name}.json").unlink(missing_ok=True)

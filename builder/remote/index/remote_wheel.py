@@ -1,0 +1,176 @@
+"""Reads single members of a wheel where it lies: in the wheelhouse, or on a server by ranges."""
+
+from __future__ import annotations
+
+import errno
+import io
+import lzma
+import re
+import zipfile
+import zlib
+from email.parser import BytesParser
+from email.policy import compat32
+from typing import TYPE_CHECKING, Any
+
+from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
+
+from builder.remote.http import Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import requests
+
+_PARTIAL_CONTENT = 206
+_RANGE_UNSATISFIABLE = 416
+# A zip's directory ends the file, with a comment of 64 KiB at most behind it.
+_TAIL = 1 << 17
+_BLOCK = 1 << 16
+_PLACE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)")
+LONGEST_METADATA = 8 << 20
+FLAWS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError)
+"""What reading a file that is no sound wheel may raise."""
+
+
+class NoRangesError(Exception):
+    """The server sends whole files only, or other parts than it was asked for."""
+
+
+class RemoteFile(io.RawIOBase):
+    """A file on a server, read by HTTP ranges, of which each block is fetched once.
+
+    `get` sends a GET request for a URL with `headers`, and streams the answer.
+    """
+
+    def __init__(self, url: str, get: Callable[..., requests.Response], retry: Retry | None = None) -> None:
+        """Ask for the end of the file, which tells its size.
+
+        Raises:
+            NoRangesError: the server does not do ranges.
+            requests.RequestException: it does not answer.
+        """
+        super().__init__()
+        self._url, self._send, self._retry = url, get, retry or Retry(tries=3)
+        self._blocks: dict[int, bytes] = {}
+        self._at = 0
+        self._tail, self._tail_from, self.size = self._get(f"-{_TAIL}", _TAIL)
+        if self._tail_from + len(self._tail) != self.size:
+            raise NoRangesError
+
+    def readable(self) -> bool:
+        """A remote file is there to be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Any place of it can be read."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place."""
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence])
+        return self._at
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Read on from the place."""
+        view = memoryview(buffer)
+        content = self._read(self._at, min(len(view), self.size - self._at)) if self._at < self.size else b""
+        view[: len(content)] = content
+        self._at += len(content)
+        return len(content)
+
+    def _read(self, start: int, length: int) -> bytes:
+        if start >= self._tail_from:
+            return self._tail[start - self._tail_from :][:length]
+        first, last = start // _BLOCK, (start + length - 1) // _BLOCK
+        missing = [number for number in range(first, last + 1) if number not in self._blocks]
+        if missing:
+            self._fetch(missing[0], missing[-1])
+        content = b"".join(self._blocks[number] for number in range(first, last + 1))
+        return content[start - first * _BLOCK :][:length]
+
+    def _fetch(self, first: int, last: int) -> None:
+        begin, end = first * _BLOCK, min((last + 1) * _BLOCK, self.size)
+        content, found_at, size = self._get(f"{begin}-{end - 1}", end - begin)
+        if (found_at, len(content), size) != (begin, end - begin, self.size):
+            raise NoRangesError
+        for number in range(first, last + 1):
+            self._blocks[number] = content[(number - first) * _BLOCK :][:_BLOCK]
+
+    def _get(self, span: str, most: int) -> tuple[bytes, int, int]:
+        """Return a part of the file, where it begins, and the size of the whole."""
+        return self._retry.run(lambda: self._ask(span, most))
+
+    def _ask(self, span: str, most: int) -> tuple[bytes, int, int]:
+        with self._send(self._url, headers={"Range": f"bytes={span}", "Accept-Encoding": "identity"}) as answer:
+            if answer.status_code != _RANGE_UNSATISFIABLE:
+                answer.raise_for_status()
+            place = _PLACE.fullmatch(answer.headers.get("Content-Range", ""))
+            if answer.status_code != _PARTIAL_CONTENT or not place:
+                raise NoRangesError
+            content = body(answer, most)
+        first, last, size = (int(number) for number in place.groups())
+        if content is None or len(content) != last - first + 1:
+            raise NoRangesError
+        return content, first, size
+
+
+def body(answer: requests.Response, most: int) -> bytes | None:
+    """Return the body of an answer, or None if it is longer than `most` bytes."""
+    content = bytearray()
+    for block in answer.iter_content(_BLOCK):
+        content += block
+        if len(content) > most:
+            return None
+    return bytes(content)
+
+
+def metadata_of(archive: zipfile.ZipFile) -> bytes:
+    """Return a wheel's METADATA.
+
+    Raises:
+        ValueError or another of `FLAWS`: there is none, or the archive is broken.
+    """
+    names = [n for n in archive.namelist() if n.count("/") == 1 and n.endswith(".dist-info/METADATA")]
+    if len(names) != 1:
+        raise ValueError(f"it holds {len(names)} METADATA files")
+    if archive.getinfo(names[0]).file_size > LONGEST_METADATA:
+        raise ValueError("its METADATA is too long")
+    return archive.read(names[0])
+
+
+def check_metadata(content: bytes, filename: str) -> None:
+    """Make sure that METADATA is of the distribution and version that the file name says.
+
+    Raises:
+        ValueError: it is not; the message says what it is of.
+    """
+    headers = BytesParser(policy=compat32).parsebytes(content, headersonly=True)
+    name, version, _, _ = parse_wheel_filename(filename)
+    inner_name, inner_version = str(headers.get("Name", "")), str(headers.get("Version", ""))
+    try:
+        same = canonicalize_name(inner_name) == name and Version(inner_version) == version
+    except InvalidVersion:
+        same = False
+    if not same:
+        raise ValueError(f"its METADATA says {inner_name or 'no name'} {inner_version or 'without a version'}")
+
+
+def with_archive(file: io.IOBase, read: Callable[[zipfile.ZipFile], bytes]) -> bytes:
+    """Return what `read` finds in a wheel.
+
+    Raises:
+        One of `FLAWS`: the archive is broken.
+    """
+    try:
+        with zipfile.ZipFile(io.BufferedReader(file) if isinstance(file, io.RawIOBase) else file) as archive:
+            return read(archive)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            # A broken directory has sent the reader to a place before the file.
+            raise zipfile.BadZipFile("its directory names places that it does not have") from error
+        raise

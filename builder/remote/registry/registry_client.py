@@ -1,0 +1,294 @@
+"""A registry, as the OCI distribution specification 1.1 describes it: manifests and blobs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from contextlib import contextmanager, suppress
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import requests
+
+from builder.errors import IntegrityError, RegistryError
+from builder.model.descriptors import Descriptor
+from builder.remote import http
+from builder.remote.download import BLOCK, PartialBlob, receive
+from builder.remote.registry import credentials as found
+from builder.remote.registry.transport import Transport, scopes_for
+from builder.remote.registry.upload import WITHIN_S, Upload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from builder.host.config import Config
+    from builder.remote.registry.blobs import BlobSource, Readable
+    from builder.remote.registry.credentials import CredentialSource
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+INDEXES = (OCI_INDEX, DOCKER_INDEX)
+_ACCEPT = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}, {DOCKER_INDEX}, {DOCKER_MANIFEST}"}
+LONGEST_DOCUMENT = 32 << 20
+
+
+class RegistryClient:
+    """Reads and writes one registry. Safe for threads.
+
+    Every method raises RegistryUnreachableError if nobody answers, ImageMissingError if what is read is not there,
+    and RegistryError if the registry refuses.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        session: requests.Session,
+        credentials: CredentialSource,
+        *,
+        insecure: Collection[str] = (),
+        retry: http.Retry | None = None,
+        upload_within_s: tuple[float, float] = WITHIN_S,
+    ) -> None:
+        """Take the registry's host; `credentials` is called when the registry asks for a log-in."""
+        self.host = host
+        self._transport = Transport(host, session, credentials, insecure=insecure, retry=retry)
+        self._upload_within_s = upload_within_s
+
+    def head_manifest(self, repository: str, reference: str) -> Descriptor | None:
+        """Return what a tag or digest is, or None if the registry has no such thing."""
+        response = self._transport.call(
+            "HEAD",
+            _manifest(repository, reference),
+            repository=repository,
+            right="pull",
+            doing=f"cannot ask for {_short(reference)}",
+            headers=_ACCEPT,
+            absent_ok=True,
+        )
+        if response.status_code == HTTPStatus.NOT_FOUND:
+            return None
+        digest, size = response.headers.get("Docker-Content-Digest"), response.headers.get("Content-Length")
+        if not digest or not size:
+            return self.get_manifest(repository, reference)[1]
+        return Descriptor(media_type=_media_type(response), digest=digest, size=int(size))
+
+    def get_manifest(self, repository: str, reference: str) -> tuple[bytes, Descriptor]:
+        """Return a manifest or index, its bytes checked against the digest that was asked for or promised.
+
+        Raises:
+            RegistryError: also if the bytes are others.
+        """
+        response = self._transport.call(
+            "GET",
+            _manifest(repository, reference),
+            repository=repository,
+            right="pull",
+            doing=f"cannot read the manifest of {_short(reference)}",
+            headers=_ACCEPT,
+        )
+        content = response.content
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        promised = response.headers.get("Docker-Content-Digest") or digest
+        for expected in (reference if reference.startswith("sha256:") else digest, promised):
+            if expected != digest:
+                raise RegistryError(
+                    f"the registry answers {digest} where {expected} was expected",
+                    where=f"{self.host}/{repository}:{_short(reference)}",
+                    hint="the registry, or a cache in front of it, is damaged: repair it, then run this again",
+                )
+        return content, Descriptor(media_type=_media_type(response), digest=digest, size=len(content))
+
+    def put_manifest(self, repository: str, reference: str, content: bytes, media_type: str) -> bool:
+        """Store a manifest under a tag or its digest; return whether the registry itself lists what refers to what."""
+        response = self._transport.call(
+            "PUT",
+            _manifest(repository, reference),
+            repository=repository,
+            right="push",
+            doing=f"cannot put {_short(reference)}",
+            headers={"Content-Type": media_type},
+            body=lambda: content,
+        )
+        return "OCI-Subject" in response.headers
+
+    def tags(self, repository: str) -> tuple[str, ...]:
+        """Return all tags of a repository, sorted; none if the registry does not know it."""
+        return tuple(sorted(name for page in self._pages(repository, "tags/list") for name in page.get("tags") or ()))
+
+    def referrers(self, repository: str, digest: str) -> tuple[dict[str, Any], ...] | None:
+        """Return the descriptors of what refers to a digest, or None if the registry has no such list at all."""
+        pages = list(self._pages(repository, f"referrers/{digest}"))
+        return tuple(entry for page in pages for entry in page.get("manifests") or ()) if pages else None
+
+    def _pages(self, repository: str, path: str) -> Iterator[dict[str, Any]]:
+        """Yield the pages of a list, as `Link` headers string them together (RFC 5988)."""
+        address: str | None = f"/v2/{repository}/{path}"
+        while address:
+            response = self._transport.call(
+                "GET", address, repository=repository, right="pull", doing=f"cannot list {path}", absent_ok=True
+            )
+            if response.status_code == HTTPStatus.NOT_FOUND:
+                return
+            try:
+                page = json.loads(response.content)
+            except ValueError as error:
+                hint = "is it a registry of API version 2?"
+                raise RegistryError(
+                    f"the registry's list of {path} is no JSON", where=f"{self.host}/{repository}", hint=hint
+                ) from error
+            yield page
+            following = re.search(r'<([^>]+)>\s*;\s*rel="?next"?', response.headers.get("Link", ""))
+            address = following[1] if following else None
+
+    def has_blob(self, repository: str, digest: str, *, right: str = "pull") -> bool:
+        """Tell whether the repository holds a blob. With the right to `push` the token serves for what follows."""
+        response = self._transport.call(
+            "HEAD",
+            f"/v2/{repository}/blobs/{digest}",
+            repository=repository,
+            right=right,
+            doing=f"cannot ask for blob {_short(digest)}",
+            absent_ok=True,
+        )
+        return response.status_code != HTTPStatus.NOT_FOUND
+
+    def mount_blob(self, repository: str, digest: str, from_repository: str) -> bool:
+        """Let the registry take a blob from another of its repositories; False if it does not."""
+        query = urlencode({"mount": digest, "from": from_repository})
+        scopes = (*scopes_for(repository, "push"), *scopes_for(from_repository, "pull"))
+        try:
+            response = self._transport.once(
+                "POST", f"/v2/{repository}/blobs/uploads/?{query}", scopes=scopes, body=bytes
+            )
+            if response.status_code == HTTPStatus.CREATED:
+                return True
+            # 202: the registry opened an upload instead, which nobody will use.
+            self._transport.once("DELETE", response.headers.get("Location", ""), scopes=scopes)
+        except requests.RequestException:
+            # A mount only saves time: whatever is really wrong shows when the blob is sent.
+            return False
+        return False
+
+    def try_upload(self, repository: str) -> None:
+        """Begin an upload and cancel it: whoever may do that may push."""
+        response = self._transport.call(
+            "POST",
+            f"/v2/{repository}/blobs/uploads/",
+            repository=repository,
+            right="push",
+            doing="cannot begin an upload",
+            body=bytes,
+        )
+        with suppress(requests.RequestException):
+            # What a registry keeps all the same, it purges after some days.
+            location = response.headers.get("Location", "")
+            self._transport.once("DELETE", location, scopes=scopes_for(repository, "push"))
+
+    def send_blob(
+        self, repository: str, source: BlobSource, on_bytes: Callable[[int], object] = lambda _: None
+    ) -> None:
+        """Send a blob, streamed; resumed when the connection breaks; read back at the end.
+
+        Raises:
+            IntegrityError: the source does not hold what the digest says.
+        """
+        Upload(self._transport, repository, source, on_bytes=on_bytes, within_s=self._upload_within_s).run()
+
+    @contextmanager
+    def open_blob(self, repository: str, digest: str, offset: int = 0) -> Iterator[Readable]:
+        """Give a blob's bytes from a place on, not yet checked; a cut connection raises urllib3's errors when read."""
+        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={offset}-"} if offset else {})}
+        response = self._transport.call(
+            "GET",
+            f"/v2/{repository}/blobs/{digest}",
+            repository=repository,
+            right="pull",
+            doing=f"cannot read blob {_short(digest)}",
+            headers=headers,
+            stream=True,
+        )
+        with response:
+            left = 0 if response.status_code == HTTPStatus.PARTIAL_CONTENT else offset
+            while left and (passed := response.raw.read(min(left, BLOCK))):
+                left -= len(passed)
+            yield response.raw
+
+    def read_blob(self, repository: str, digest: str, *, longest: int = LONGEST_DOCUMENT) -> bytes:
+        """Return a small blob, such as a configuration.
+
+        Raises:
+            IntegrityError: its bytes are not those of the digest.
+            RegistryError: it is longer than `longest` bytes.
+        """
+        blocks: list[bytes] = []
+
+        def take(block: bytes) -> None:
+            blocks.append(block)
+            if sum(map(len, blocks)) > longest:
+                raise RegistryError(
+                    f"blob {_short(digest)} is too long for what it should be",
+                    where=f"{self.host}/{repository}",
+                    hint="is it an image of jbuild's?",
+                )
+
+        self.get_blob(repository, digest, take)
+        return b"".join(blocks)
+
+    def get_blob(self, repository: str, digest: str, sink: Callable[[bytes], object]) -> int:
+        """Stream a blob into `sink`, resuming where a connection broke; return its size in bytes.
+
+        Raises:
+            IntegrityError: the bytes are not those of the digest; `sink` has received them.
+        """
+        blob = PartialBlob(sink)
+        self.fetch_blob(repository, digest, blob)
+        if f"sha256:{blob.sha256}" != digest:
+            raise IntegrityError(
+                f"the registry sends other bytes than those of {digest}",
+                where=f"{self.host}/{repository}",
+                hint="the registry, or a cache in front of it, is damaged",
+            )
+        return blob.size
+
+    def fetch_blob(self, repository: str, digest: str, blob: PartialBlob) -> None:
+        """Append what is missing of a blob; its hash is not checked."""
+        path, scopes = f"/v2/{repository}/blobs/{digest}", scopes_for(repository, "pull")
+        request = partial(self._transport.once, "GET", path, scopes=scopes, stream=True)
+        with self._transport.explained(repository=repository, right="pull", doing=f"cannot read blob {_short(digest)}"):
+            receive(lambda headers: request(headers=headers), blob, self._transport.retry)
+
+
+def connect(
+    host: str,
+    config: Config,
+    *,
+    own: Collection[str] = (),
+    retry: http.Retry | None = None,
+    patience: http.Patience | None = None,
+) -> RegistryClient:
+    """Return a client as the configuration, the environment and `docker login` say. `own` as in `credentials.find`."""
+    config = config.for_registry(host)
+    return RegistryClient(
+        host,
+        http.session(config, patience),
+        lambda: found.find(host, own=own),
+        insecure=config.insecure_registries,
+        retry=retry,
+    )
+
+
+def _manifest(repository: str, reference: str) -> str:
+    return f"/v2/{repository}/manifests/{reference}"
+
+
+def _media_type(response: requests.Response) -> str:
+    return response.headers.get("Content-Type", OCI_MANIFEST).partition(";")[0].strip()
+
+
+def _short(reference: str) -> str:
+    return f"{reference[:19]}…" if reference.startswith("sha256:") else reference

@@ -1,0 +1,187 @@
+"""One blob on its way into a registry: one streamed PUT, resumed where the registry says it stopped."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack, suppress
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+import requests
+
+from builder.errors import DiskError, RegistryError
+from builder.remote.registry.transport import scopes_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from builder.remote.registry.blobs import BlobSource, Readable
+    from builder.remote.registry.transport import Transport
+
+_BLOCK = 1 << 20
+# Waiting for room to write, and for the registry to hash and store what it got, in seconds.
+WITHIN_S = (60.0, 600.0)
+_CANCEL_WITHIN_S = (3.0, 3.0)
+_CANNOT_RESUME = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+
+
+class Upload:
+    """Sends a blob. `on_bytes` gets the bytes sent since last time; negative when some must go again."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        repository: str,
+        source: BlobSource,
+        *,
+        on_bytes: Callable[[int], object],
+        within_s: tuple[float, float] = WITHIN_S,
+    ) -> None:
+        """Take what to send and where."""
+        self._transport, self._repository = transport, repository
+        self._source, self._digest = source, source.digest
+        self._on_bytes, self._within_s = on_bytes, within_s
+        self._size = source.size
+        self._scopes = scopes_for(repository, "push")
+        self._location: str | None = None
+        self._reported = self._furthest = 0
+
+    def run(self) -> None:
+        """Send it, and read back that it is there.
+
+        Raises:
+            RegistryError: the registry refused it or could not be reached.
+            IntegrityError: the source is not what its digest says.
+        """
+        doing = f"cannot send blob {self._digest[:19]}…"
+        with self._transport.explained(repository=self._repository, right="push", doing=doing):
+            try:
+                self._transport.retry.run(self._attempt, progress=lambda: self._furthest)
+            except BaseException as error:
+                self._cancel()
+                if isinstance(error, requests.HTTPError) and error.response.status_code == HTTPStatus.BAD_REQUEST:
+                    fault = self._source.fault()
+                    if fault:
+                        raise fault from error
+                raise
+
+    def _attempt(self) -> None:
+        # The connection may have been lost after the registry had stored all of it.
+        if self._location and self._held() == self._size:
+            self._report(self._size)
+            return
+        offset = self._resumable()
+        try:
+            self._put(offset)
+        except requests.HTTPError as error:
+            if not offset or error.response.status_code not in _CANNOT_RESUME:
+                raise
+            self._start()
+            self._put(0)
+        held = self._held()
+        if held != self._size:
+            raise RegistryError(
+                f"the registry took blob {self._digest} but shows {held} bytes of {self._size}",
+                where=f"{self._transport.host}/{self._repository}",
+                hint="look into the registry's log and storage",
+            )
+
+    def _start(self) -> None:
+        self._cancel()
+        response = self._transport.once(
+            "POST", f"/v2/{self._repository}/blobs/uploads/", scopes=self._scopes, body=bytes
+        )
+        self._follow(response)
+
+    def _follow(self, response: requests.Response) -> None:
+        location = response.headers.get("Location")
+        if not location:
+            raise RegistryError(
+                "the registry opens an upload without saying where",
+                where=f"{self._transport.host}/{self._repository}",
+                hint="is it a registry of API version 2?",
+            )
+        self._location = self._transport.absolute(location)
+
+    def _resumable(self) -> int:
+        """Return how many bytes the open upload holds; opens a new one if there is none."""
+        if self._location:
+            response = self._transport.once("GET", self._location, scopes=self._scopes, absent_ok=True)
+            match = re.fullmatch(r"(?:bytes=)?0-([0-9]+)", response.headers.get("Range", ""))
+            # "0-0" is how distribution writes both no byte and one byte.
+            if response.ok and match and 0 < int(match[1]) < self._size:
+                self._follow(response)
+                return int(match[1]) + 1
+        self._start()
+        return 0
+
+    def _put(self, offset: int) -> None:
+        self._report(offset)
+        self._furthest = max(self._furthest, offset)
+        location = self._location or ""
+        url = f"{location}{'&' if '?' in location else '?'}{urlencode({'digest': self._digest})}"
+        headers = {"Content-Type": "application/octet-stream"}
+        if 0 < offset < self._size:
+            headers["Content-Range"] = f"{offset}-{self._size - 1}"
+        with ExitStack() as opened:
+            self._transport.once(
+                "PUT",
+                url,
+                scopes=self._scopes,
+                headers=headers,
+                body=lambda: self._body(opened, offset),
+                timeout=self._within_s,
+            )
+
+    def _body(self, opened: ExitStack, offset: int) -> Body | bytes:
+        self._report(offset)
+        if offset >= self._size:
+            return b""
+        return Body(opened.enter_context(self._source.open(offset)), self._size - offset, self._count)
+
+    def _held(self) -> int | None:
+        response = self._transport.once(
+            "HEAD", f"/v2/{self._repository}/blobs/{self._digest}", scopes=self._scopes, absent_ok=True
+        )
+        return int(response.headers.get("Content-Length", -1)) if response.ok else None
+
+    def _count(self, sent: int) -> None:
+        self._reported += sent
+        self._on_bytes(sent)
+
+    def _report(self, sent: int) -> None:
+        if sent != self._reported:
+            self._count(sent - self._reported)
+
+    def _cancel(self) -> None:
+        """Let the registry forget what was sent so far: nobody goes on with it."""
+        if self._location:
+            # It is a courtesy: what a registry keeps all the same, it purges after some days.
+            with suppress(requests.RequestException, RegistryError):
+                self._transport.once("DELETE", self._location, scopes=self._scopes, timeout=_CANCEL_WITHIN_S)
+
+
+class Body:
+    """A request's body of known length that is read as it is sent."""
+
+    def __init__(self, file: Readable, length: int, on_bytes: Callable[[int], object]) -> None:
+        """Take something open at its position, and how much of it to send."""
+        self._file, self._length, self._on_bytes = file, length, on_bytes
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[bytes]:
+        while block := self.read():
+            yield block
+
+    def read(self, size: int = _BLOCK) -> bytes:
+        """Return the next block."""
+        try:
+            block = self._file.read(size)
+        except OSError as error:
+            # As an OSError it would pass for a lost connection, and be tried again.
+            raise DiskError(f"cannot read: {error.strerror}", where=getattr(self._file, "name", None)) from error
+        self._on_bytes(len(block))
+        return block

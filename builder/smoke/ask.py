@@ -1,0 +1,99 @@
+"""Asks a server one question in all the ways that a recipe wants, and says what is wrong with the answers."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from builder.recipe import guided_schema
+from builder.remote.openai import SHOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from builder.model.recipes import Question
+    from builder.model.verdicts import Answer
+    from builder.smoke.openai_client import Reply, ServerUnderTest
+
+# From this many tokens on, an answer that came in one piece was not streamed.
+_STREAMED = 8
+
+
+class WrongAnswerError(Exception):
+    """The model answered, and the answer is not right; `answer` is what it said."""
+
+    def __init__(self, message: str, answer: Answer) -> None:
+        super().__init__(message)
+        self.answer = answer
+
+
+def ask(server: ServerUnderTest, model: str, question: Question, within_s: float, *, logprobs: bool = False) -> Reply:
+    """Ask a question, as often and in as many ways as it says, and return the answer.
+
+    Raises:
+        ServerError: the server did not answer as it should.
+        WrongAnswerError: an answer does not meet the expectations.
+    """
+    logprobs = logprobs or bool(question.tokens)
+    if question.at_once > 1:
+        with ThreadPoolExecutor(question.at_once) as pool:
+            asked = [
+                pool.submit(server.ask, model, question, within_s, logprobs=logprobs) for _ in range(question.at_once)
+            ]
+            replies = [each.result() for each in asked]
+    else:
+        replies = [server.ask(model, question, within_s, logprobs=logprobs)]
+    for reply in replies:
+        if problem := unmet(question, reply):
+            raise WrongAnswerError(problem, reply.answer)
+    if question.also_whole:
+        _check_whole(server.ask(model, question, within_s, stream=False), replies[0])
+    return replace(replies[0], answer=together([reply.answer for reply in replies]))
+
+
+def unmet(question: Question, reply: Reply) -> str | None:
+    """Return what an answer should have been and was not, or None if it is right."""
+    return next(_misses(question, reply), None)
+
+
+def _misses(question: Question, reply: Reply) -> Iterator[str]:
+    text, tokens = reply.answer.text, [token.text for token in reply.tokens]
+    got = f"got: {text[:SHOWN]!r}"
+    if question.expect is not None and not re.search(question.expect, text):
+        yield f"expected: {question.expect}; {got}"
+    if question.text is not None and text != question.text:
+        yield f"expected to the letter: {question.text[:SHOWN]!r}; {got}"
+    first, wanted = tokens[: len(question.tokens)], list(question.tokens)
+    if first != wanted:
+        yield f"expected the tokens {wanted}; got: {first}"
+    if reply.answer.tokens < question.min_tokens:
+        yield f"expected at least {question.min_tokens} tokens; got {reply.answer.tokens}: {text[:SHOWN]!r}"
+    if question.schema and (problem := guided_schema.unmet(text, question.schema)):
+        yield f"expected JSON of the schema, but {problem}; {got}"
+    if reply.answer.tokens >= _STREAMED and reply.pieces == 1:
+        yield f"expected a stream; {reply.answer.tokens} tokens came in one piece"
+
+
+def _check_whole(whole: Reply, streamed: Reply) -> None:
+    if whole.answer.text != streamed.answer.text:
+        message = f"expected the same text without streaming: {streamed.answer.text[:SHOWN]!r}"
+        raise WrongAnswerError(f"{message}; got: {whole.answer.text[:SHOWN]!r}", whole.answer)
+
+
+def together(answers: Sequence[Answer]) -> Answer:
+    """Return answers that were given at once as one: the tokens of all, the longest times."""
+    if len(answers) == 1:
+        return answers[0]
+    tokens, seconds = sum(answer.tokens for answer in answers), max(answer.seconds for answer in answers)
+    firsts = [answer.first_token_s for answer in answers if answer.first_token_s is not None]
+    spread = seconds - min(firsts, default=seconds)
+    return replace(
+        answers[0],
+        seconds=seconds,
+        tokens=tokens,
+        first_token_s=max(firsts, default=None),
+        tokens_per_s=round((tokens - len(answers)) / spread, 3) if spread > 0 else None,
+        at_once=len(answers),
+    )

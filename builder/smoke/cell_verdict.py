@@ -1,0 +1,114 @@
+"""The smoke run of a cell: comparison with earlier runs, their verdicts, and when no run is needed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from builder.host import records
+from builder.host.engine.container import remove_leftovers
+from builder.host.engine.docker import find_engine
+from builder.model.verdicts import SmokeFailedError, Verdict
+from builder.smoke import golden, past_verdicts
+from builder.smoke.engine_load import loaded
+from builder.smoke.launch import facts, level
+from builder.smoke.smoke_run import smoke
+from builder.smoke.steps import Reference
+
+if TYPE_CHECKING:
+    from builder.host.engine.docker import Engine
+    from builder.model.verdicts import Level
+    from builder.pipeline.cell import CellRun
+    from builder.smoke.golden import Golden
+
+
+def smoke_cell(run: CellRun) -> Verdict:
+    """Return the verdict of a cell's image: an earlier one on the same questions, else of a smoke run.
+
+    Raises:
+        SmokeFailedError: the image did not pass; the error carries the verdict.
+        RecipeError, DocumentError, EngineError, IntegrityError, DiskError: it could not be tried.
+    """
+    workspace, console, job, image = run.session.workspace, run.session.console, run.job, run.image
+    engine, options = find_engine(workspace), run.options
+    recorded = golden.of_cell(run)
+    question, reached = past_verdicts.question_fingerprint(job.spec, recorded), level(facts(image, engine))
+    before = None
+    if not (options.forces("smoke") or options.record):
+        before = past_verdicts.find_verdict(workspace, image.digest, reached, question)
+    with loaded(image, workspace.images, engine, console, keep_as=run.proven_name) as name:
+        if before:
+            proof = f"this digest proved itself at level {before.level} on {before.when}"
+            console.say(f"{job.cell.id}: {proof}; --force asks it again")
+            _tidy(engine)
+            return before
+        try:
+            verdict = _smoke(run, name, engine, reached, recorded)
+        except SmokeFailedError:
+            # It has passed before, perhaps: what it does now counts.
+            past_verdicts.drop_verdict(workspace, image.digest, reached, question)
+            raise
+        # Before the engine names the image: a name that is refused must not cost another run of many minutes.
+        past_verdicts.keep_verdict(workspace, verdict, question)
+    return verdict
+
+
+def _tidy(engine: Engine) -> None:
+    """Remove what killed runs left, as every smoke run does."""
+    client = engine.client()
+    try:
+        remove_leftovers(client)
+    finally:
+        client.close()
+
+
+def _smoke(run: CellRun, name: str, engine: Engine, reached: Level, recorded: tuple[Golden, ...]) -> Verdict:
+    session, folder = run.session, run.folder
+    last_path = folder.record(f"smoke-{reached}")
+    last = records.read(last_path, None, Verdict)
+    reference = Reference(
+        golden=() if run.options.record else recorded,
+        model=golden.model_of(run),
+        recorded=[] if run.options.record else None,
+        usual_start_s=last.ready_s if last else None,
+    )
+    log = folder.path / "smoke.log"
+    verdict = smoke(run.image, name, run.job.spec, engine, session.console, log=log, given=reference)
+    if last:
+        verdict = _compared(run, verdict, last)
+    records.write(last_path, "", verdict)
+    if reference.recorded is not None:
+        _record(run, reference.recorded)
+    return verdict
+
+
+def _record(run: CellRun, recorded: list[Golden]) -> None:
+    """Write golden answers; cells of one recipe, which share the file, may do it at the same time."""
+    workspace = run.session.workspace
+    path = workspace.golden(run.job.recipe.path)
+    with workspace.file_lock(f"golden-{records.fingerprint(str(path))[:16]}"):
+        golden.write(path, recorded)
+    run.session.console.say(f"{run.job.cell.id}: {len(recorded)} golden answers are in {path}")
+
+
+def _compared(run: CellRun, verdict: Verdict, last: Verdict) -> Verdict:
+    """Return the verdict with what is worse than the last time.
+
+    Raises:
+        SmokeFailedError: something is, and the recipe says that this is an error.
+    """
+    limits, job = run.job.spec.smoke.bounds, run.job
+    worse = past_verdicts.regressions(limits, verdict, last)
+    if worse and limits.exceeded == "error":
+        failed = replace(verdict, passed=False, step="bounds", failure="; ".join(worse))
+        raise SmokeFailedError(
+            f"smoke: it works, but is worse than the last verdict of this cell: {failed.failure}",
+            verdict=failed,
+            where=job.name,
+            hint="if it is meant to be so, raise the bound in `[smoke.bounds]`, or delete "
+            f"{run.folder.record(f'smoke-{verdict.level}')} to begin anew",
+            log="",
+        )
+    for regression in worse:
+        run.session.console.warn(f"{job.cell.id}: {regression}")
+    return replace(verdict, warnings=(*verdict.warnings, *worse))

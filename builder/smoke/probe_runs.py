@@ -1,0 +1,182 @@
+"""Runs probes inside an image: what can be proved of it besides, or without, its server."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from builder.host import records
+from builder.host.engine.container import temporary_container
+from builder.image.runtime import MODELS, served_model
+from builder.image.wheels.tree import ENVIRONMENT
+from builder.model.verdicts import Gpu, Missing, Modules, Token
+from builder.remote.openai import SHOWN
+from builder.smoke.ask import unmet
+from builder.smoke.errors import StepFailedError, ended
+from builder.smoke.openai_client import Reply, measured_answer
+from builder.smoke.probe import MARK, script
+from builder.smoke.steps import accept, patience
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from docker import DockerClient
+
+    from builder.host.console import Task
+    from builder.host.engine.container import WatchedContainer
+    from builder.model.recipes import Waiver
+    from builder.model.verdicts import Step
+    from builder.smoke.steps import Run
+
+_POLL_S = 0.5
+# The audit's rules about what does not load; whoever waives one for a file knows that it will not.
+_LOADING = ("missing-library", "symbol-version", "undefined-symbol")
+_TOLD = 3
+
+
+def check_gpu(run: Run, client: DockerClient, log: Path) -> None:
+    """Make sure that torch computes on the GPU what it computes on the CPU.
+
+    Raises:
+        StepFailedError: it does not, or the GPU is not one that the image is for.
+    """
+    report = _probe(run, client, log, "gpu", "--sms", run.sms)
+    run.gpu = Gpu(
+        device=str(report.get("device", "")),
+        sm=str(report.get("sm", "")),
+        arch_list=tuple(report.get("arch_list", ())),
+        errors=tuple((check["name"], check["error"]) for check in report["checks"]),
+    )
+    if report["problems"]:
+        raise StepFailedError("gpu", "wrong-gpu", "; ".join(report["problems"][:_TOLD]))
+    run.console.say(f"{run.name}: {run.gpu.device} (SM {run.gpu.sm}) gives the CPU's numbers")
+
+
+def check_modules(run: Run, client: DockerClient, log: Path) -> None:
+    """Make sure that every extension module of the image loads, as far as that can be seen without a GPU's driver.
+
+    Raises:
+        StepFailedError: one does not.
+    """
+    given = [word for glob in _driver() for word in ("--driver", glob)]
+    report = _probe(run, client, log, "extensions", *given)
+    failed = [Missing(file=each["file"], lacks=each["error"]) for each in report["broken"]]
+    run.modules = Modules(
+        loaded=report["loaded"],
+        need_driver=tuple(Missing(file=each["file"], lacks=each["library"]) for each in report["driver"]),
+        optional=tuple(each for each in failed if _may_fail(each.file, run.spec.waivers)),
+        broken=tuple(each for each in failed if not _may_fail(each.file, run.spec.waivers)),
+    )
+    libraries = ", ".join(sorted({each.lacks for each in run.modules.need_driver}))
+    apart = f"; {len(run.modules.need_driver)} need the GPU's driver ({libraries})" if libraries else ""
+    spare = f"; {len(run.modules.optional)} that may fail do" if run.modules.optional else ""
+    run.console.say(f"{run.name}: {run.modules.loaded} extension modules load{apart}{spare}")
+    if run.modules.broken:
+        told = "; ".join(f"{each.file}: {each.lacks}" for each in run.modules.broken[:_TOLD])
+        message = f"{len(run.modules.broken)} extension modules do not load, among them {told}"
+        raise StepFailedError("modules", "broken-module", message)
+
+
+def forward(run: Run, client: DockerClient, log: Path) -> None:
+    """Let the baked model answer with the image's own torch and transformers, on the CPU.
+
+    Raises:
+        StepFailedError: it does not, or answers wrongly.
+    """
+    model, questions = served_model(run.spec), run.spec.smoke.questions
+    asked = [
+        {"messages": records.plain(each.messages), "prompt": each.prompt, "max_tokens": each.max_tokens}
+        for each in questions
+    ]
+    if told := patience(run):
+        run.console.say(f"{run.name}: the model answers without a server; {told}")
+    wanted = {"model": f"{MODELS}/{model.name}" if model else "", "questions": asked}
+    report = _probe(run, client, log, "forward", json.dumps(wanted))
+    run.ready_s = round(report["load_s"], 1)
+    for question, found in zip(questions, report["answers"], strict=True):
+        reply = _reply(question.title, found)
+        # Without a server nothing is guided, so no schema is kept.
+        problem = unmet(replace(question, schema=None), reply)
+        if problem:
+            run.answers.append(reply.answer)
+            raise StepFailedError("forward", "wrong-answer", f"wrong answer to {question.title!r}; {problem}")
+        accept(run, question, reply, "forward")
+
+
+def _reply(title: str, found: dict[str, Any]) -> Reply:
+    tokens = tuple(
+        Token(text=each["text"], logprob=each["logprob"], top=tuple((name, value) for name, value in each["top"]))
+        for each in found["tokens"]
+    )
+    seconds, first_s = found["seconds"], found["first_token_s"]
+    times_s = () if first_s is None else (first_s, seconds)
+    answer = measured_answer(title, found["text"], len(tokens), seconds, times_s)
+    return Reply(answer=answer, tokens=tokens, pieces=len(tokens))
+
+
+def _probe(run: Run, client: DockerClient, log: Path, name: str, *arguments: str) -> dict[str, Any]:
+    """Run a probe in a container of its own and return what it reports."""
+    step: Step = _STEPS[name]
+    launch = replace(
+        run.launch,
+        command=(f"{ENVIRONMENT}/bin/python", f"/{script(name).name}", *arguments),
+        files=(script(name),),
+    )
+    with (
+        run.console.task(f"{run.name}: {_TITLES[name]}", unit="") as task,
+        temporary_container(client, launch.arguments(), log, launch.files) as container,
+    ):
+        try:
+            _wait(run, container, step, task)
+        finally:
+            container.settle()
+            run.note_container(container)
+        said = [line[len(MARK) :] for line in container.output().splitlines() if line.startswith(MARK)]
+        state = container.state()
+    if not said:
+        raise ended(
+            step, "no-probe", f"the image's Python does not run the probe: {container.log.last_line[:SHOWN]}", state
+        )
+    return dict(json.loads(said[-1]))
+
+
+def _wait(run: Run, container: WatchedContainer, step: Step, task: Task) -> None:
+    smoke = run.spec.smoke
+    within_s = smoke.ready_within_s + smoke.answer_within_s * len(smoke.questions)
+    ends_at = time.monotonic() + within_s
+    while container.state().running:
+        if time.monotonic() > ends_at:
+            raise StepFailedError(step, "slow-start", f"the probe did not end within {within_s:.0f} s")
+        task.note(
+            container.log.last_line
+            if container.log.silent_s < 2 * _POLL_S
+            else f"busy for {container.log.silent_s:.0f} s"
+        )
+        time.sleep(_POLL_S)
+
+
+_STEPS: dict[str, Step] = {"gpu": "gpu", "extensions": "modules", "forward": "forward"}
+_TITLES = {
+    "gpu": "computing on the GPU",
+    "extensions": "loading every extension module",
+    "forward": "letting the model answer on the CPU",
+}
+
+
+def _may_fail(file: str, waivers: Sequence[Waiver]) -> bool:
+    """Return whether a module that does not load is one that nobody needs: by the audit's table, or by a waiver."""
+    from builder.audit.rule_tables import tables  # noqa: PLC0415  # slow to read, and few runs need it
+
+    known = any(fnmatchcase(file, row.file) for row in tables().optional)
+    return known or any(row.rule in _LOADING and fnmatchcase(file, row.file) for row in waivers if row.file != "*")
+
+
+def _driver() -> tuple[str, ...]:
+    """Return the libraries that NVIDIA's runtime brings, as globs."""
+    from builder.audit.rule_tables import tables  # noqa: PLC0415  # slow to read, and few runs need it
+
+    return tuple(library for row in tables().injected for library in row.libraries)

@@ -1,0 +1,174 @@
+"""Runs a built image as its users will, asks it the recipe's questions, and judges.
+
+Every step either goes well or raises `StepFailedError`; the verdict records which.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from docker.errors import APIError, DockerException
+from requests import RequestException
+
+from builder.errors import EngineError, RecipeError
+from builder.host.engine.container import temporary_container
+from builder.jetson import symptoms
+from builder.model.verdicts import SmokeFailedError, Verdict
+from builder.smoke import launch as launching
+from builder.smoke import log_errors
+from builder.smoke.errors import StepFailedError
+from builder.smoke.launch import NVIDIA, facts, level
+from builder.smoke.probe_runs import check_gpu, check_modules, forward
+from builder.smoke.steps import Reference, Run, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from docker import DockerClient
+
+    from builder.host.console import Console
+    from builder.host.engine.docker import Engine
+    from builder.model.images import Image
+    from builder.model.recipes import Spec
+
+_SMS_LABEL = "io.jbuild.sms"
+
+
+def smoke(
+    image: Image,
+    reference: str,
+    spec: Spec,
+    engine: Engine,
+    console: Console,
+    *,
+    log: Path,
+    memory_bytes: int | None = None,
+    given: Reference | None = None,
+) -> Verdict:
+    """Start the image by its own entrypoint, ask it the recipe's questions, end it, and return what was seen.
+
+    `reference` is a name by which the engine can run the image; `log` is where the container's log is kept;
+    `memory_bytes` limits the container's memory; `given` is what it is compared with. The container is always removed.
+
+    Raises:
+        SmokeFailedError: the image did not prove itself; the error carries the verdict.
+        RecipeError: the recipe's questions cannot tell anything.
+        EngineError: the engine cannot run the image's architecture, or went away.
+        DiskError: the log cannot be written.
+    """
+    check_questions(spec)
+    labels, known = dict(image.labels), facts(image, engine)
+    run = Run(
+        name=labels.get("io.jbuild.cell", "smoke"),
+        spec=spec,
+        launch=launching.launch(image, reference, spec, engine, memory_bytes),
+        engine=engine,
+        console=console,
+        level=level(known),
+        emulated=not known.native,
+        given=given or Reference(),
+        sms=labels.get(_SMS_LABEL, ""),
+    )
+    return _judge(run, image, log, _run(run, log))
+
+
+def _run(run: Run, log: Path) -> StepFailedError | None:
+    """Take the image through everything that its level asks for; return what failed."""
+    client = run.engine.client()
+    try:
+        if run.level == "emulated-forward":
+            check_modules(run, client, log.with_name("smoke-modules.log"))
+            forward(run, client, log)
+        else:
+            if run.level == "gpu":
+                check_gpu(run, client, log.with_name("smoke-gpu.log"))
+            _serve(run, client, log)
+    except StepFailedError as failed:
+        return failed
+    except APIError as error:
+        message = f"the engine does not start the container: {error.explanation or error}"
+        return StepFailedError("start", "not-started", message)
+    except (DockerException, RequestException) as error:
+        raise EngineError(f"the engine went away during the smoke run: {error}", hint="run `jbuild doctor`") from error
+    finally:
+        client.close()
+    return None
+
+
+def _serve(run: Run, client: DockerClient, log: Path) -> None:
+    with temporary_container(client, run.launch.arguments(), log) as container:
+        try:
+            serve(run, container)
+        finally:
+            container.settle()
+            run.note_container(container)
+
+
+def _judge(run: Run, image: Image, log: Path, failed: StepFailedError | None) -> Verdict:
+    """Return the verdict of a run that went well.
+
+    Raises:
+        SmokeFailedError: it did not; the error carries the verdict, what usually helps and the log's end.
+    """
+    read = log_errors.read(log)
+    seen = symptoms.find((*read.lines, *([failed.message] if failed else ())))
+    verdict = Verdict(
+        level=level(replace(facts(image, run.engine), nvidia=run.runtime == NVIDIA)),
+        digest=image.digest,
+        passed=failed is None,
+        when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        log=log,
+        answers=tuple(run.answers),
+        ready_s=run.ready_s,
+        stop_s=run.stop_s,
+        peak_memory_bytes=run.peak_memory_bytes,
+        image_bytes=image.size,
+        modules=run.modules,
+        gpu=run.gpu,
+        symptoms=tuple(symptom.says for symptom in seen),
+        warnings=read.errors,
+        step=failed.step if failed else None,
+        failure=failed.message if failed else None,
+    )
+    if failed is None:
+        for symptom in seen:
+            run.console.warn(f"{run.name}: passed, but its log says: {symptom.says} ({symptom.hint})")
+        for line in read.errors:
+            run.console.warn(f"{run.name}: passed, but its log has an error: {line}")
+        return verdict
+    raise SmokeFailedError(
+        ": ".join([f"smoke: {failed.message}", *verdict.symptoms[:1]]),
+        verdict=verdict,
+        where=run.launch.reference,
+        hint="; ".join(_advice(failed, seen, log)),
+        log=run.tail,
+    )
+
+
+def _advice(failed: StepFailedError, seen: tuple[symptoms.Symptom, ...], log: Path) -> Iterator[str]:
+    yield seen[0].hint if seen else failed.hint
+    yield f"the whole log is {log}"
+
+
+def check_questions(spec: Spec) -> None:
+    """Make sure that the answers can prove something.
+
+    Raises:
+        RecipeError: there is no question, or an answer that says nothing would pass.
+    """
+    if not spec.smoke.questions:
+        raise RecipeError("the recipe asks its image nothing", hint="add `[[smoke.questions]]` with `ask` and `expect`")
+    for question in spec.smoke.questions:
+        hint = "expect a word that only a right answer holds"
+        if not question.expects:
+            raise RecipeError(f"the recipe expects nothing of the answer to {question.title!r}", hint=hint)
+        try:
+            empty = question.expect is not None and re.search(question.expect, "")
+        except re.error as error:
+            raise RecipeError(f"`expect` of {question.title!r} is no regular expression: {error}") from error
+        if empty:
+            raise RecipeError(f"every answer to {question.title!r} would pass, even an empty one", hint=hint)
