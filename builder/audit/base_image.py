@@ -14,7 +14,7 @@ from builder.audit.base_layers import members, streamed
 from builder.audit.byte_source import File, MalformedError, Plain
 from builder.audit.wheel_facts import READER, compact
 from builder.errors import RegistryError
-from builder.host.paths import mark_used
+from builder.host.files import mark_used
 from builder.model.audits import BaseFacts
 from builder.remote.registry.base_lookup import connect_to, image_manifest
 from builder.remote.registry.reference import Reference

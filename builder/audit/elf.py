@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from builder.audit.byte_source import File, MalformedError
+from builder.model.audits import Header, VersionNeed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,16 +47,6 @@ _LONGEST_PATH = 64 << 10
 _EXTENDED = 0xFFFF
 
 
-class Header(NamedTuple):
-    """The identity of an ELF file: bits (32 or 64), byte order, type and machine as `elf.h` numbers them."""
-
-    bits: int
-    little: bool
-    type: int
-    machine: int
-    flags: int
-
-
 class Undefined(NamedTuple):
     """A symbol that something else must define; a weak one may stay undefined. `version` is None if it asks for any."""
 
@@ -70,14 +61,6 @@ class Defined(NamedTuple):
     name: bytes
     version: bytes | None
     hidden: bool
-
-
-class VersionNeed(NamedTuple):
-    """A version that a needed library must define; a weak one need not."""
-
-    file: str
-    version: str
-    weak: bool
 
 
 class Section(NamedTuple):

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from builder.audit.rule_tables import Brought, tables
-from builder.image.wheels.tree import site_packages
+from builder.model.images import site_packages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -6,10 +6,8 @@ import json
 import struct
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from builder.audit.elf import Header, VersionNeed
-from builder.audit.fatbin import Target
-from builder.host.paths import aside, disk_errors
-from builder.model.audits import BaseFacts, Binary, Gpu, WheelFacts
+from builder.host.files import aside, disk_errors
+from builder.model.audits import BaseFacts, Binary, Gpu, Header, Target, VersionNeed, WheelFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from builder.audit import elf
 from builder.audit.byte_source import File, MalformedError
+from builder.model.audits import Kind, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from builder.audit.byte_source import Source
     from builder.audit.elf import ElfFacts
 
-Kind = Literal["ptx", "sass"]
 # What the runtime registers. `__nv_relfatbin` holds relocatable code, the device linker's input, which no GPU runs.
 SECTIONS = (b".nv_fatbin",)
 _MAGIC = 0xBA55ED50
@@ -30,13 +30,6 @@ _ALIGNMENT = 8
 # Containers of a library lie beside each other; between them there is padding at most.
 _MOST_PADDING = 4096
 _MOST_ENTRIES = 2_000_000
-
-
-class Target(NamedTuple):
-    """Code for one GPU: SASS runs on it, PTX is compiled by the driver. `sm` is 87 for 8.7, 110 for 11.0."""
-
-    kind: Kind
-    sm: int
 
 
 class Code(NamedTuple):

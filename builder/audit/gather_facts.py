@@ -10,7 +10,7 @@ from builder.audit.wheel_facts import READER, assemble, jobs, read_members
 from builder.audit.wheel_reader import listing
 from builder.errors import IntegrityError
 from builder.host.concurrency import workers
-from builder.host.paths import mark_used, sha256_of
+from builder.host.files import mark_used, sha256_of
 from builder.model.audits import WheelFacts
 from builder.remote.wheelhouse import fetch, path_of
 

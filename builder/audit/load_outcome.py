@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from builder.audit.elf import VersionNeed
     from builder.audit.environment import Node, Opaque
+    from builder.model.audits import VersionNeed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

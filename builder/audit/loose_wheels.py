@@ -12,7 +12,7 @@ from builder.audit.base_image import read_base
 from builder.audit.gather_facts import gather_files
 from builder.audit.stage import case_of, judge
 from builder.errors import NetworkError, RegistryError, UsageError
-from builder.host.paths import sha256_of
+from builder.host.files import sha256_of
 from builder.jetson.distributions import distributions, platforms
 from builder.jetson.platform import platform_for
 from builder.model.locks import LockedWheel

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.host import records
-from builder.host.paths import sha256_of
+from builder.host.files import sha256_of
 from builder.host.toml import documents
 from builder.model.audits import Severity  # noqa: TC001  # results are described by their types
 

@@ -188,7 +188,8 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _bug(console: Console, error: Exception) -> NoReturn:
-    from builder.host.paths import cache_folder, write_text  # noqa: PLC0415
+    from builder.host.files import write_text  # noqa: PLC0415
+    from builder.host.paths import cache_folder  # noqa: PLC0415
 
     path, trace = cache_folder() / "crash.log", "".join(traceback.format_exception(error))
     hint, log = "this is a bug in jbuild; please report it with the file above", None

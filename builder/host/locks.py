@@ -13,8 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder.host.files import disk_errors
+from builder.host.paths import check_cache
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from builder.host.paths import Workspace
 
 # A second build has a project and a cache of its own in such a folder; each export goes through one.
 _SCRATCH, _HELD = "scratch-", "held"
@@ -50,3 +55,44 @@ def _is_abandoned(folder: Path) -> bool:
         # Its owner has not come to hold it, or is about to remove it.
         return folder.is_dir() and age_s > _LONG_S
     return age_s > _SOON_S
+
+
+_NAME = "cache-in-use"
+
+
+@contextmanager
+def in_use(workspace: Workspace) -> Iterator[None]:
+    """Keep a prune from taking images away while the block runs; waits for one that is at it.
+
+    Raises:
+        DiskError: the cache cannot be used.
+    """
+    with _opened(workspace) as number:
+        fcntl.flock(number, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def alone(workspace: Workspace) -> Iterator[bool]:
+    """Tell whether nobody else uses the cache; if so, nobody begins while the block runs.
+
+    Raises:
+        DiskError: the cache cannot be used.
+    """
+    with _opened(workspace) as number:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+@contextmanager
+def _opened(workspace: Workspace) -> Iterator[int]:
+    check_cache(workspace)
+    folder = workspace.locks_in_use
+    with disk_errors(folder):
+        file = (folder / _NAME).open("ab")
+    with file:
+        yield file.fileno()

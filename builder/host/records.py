@@ -11,7 +11,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from builder.host.paths import write_text
+from builder.host.files import write_text
 
 _T = TypeVar("_T")
 

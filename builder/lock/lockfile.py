@@ -11,7 +11,7 @@ from packaging.pylock import Pylock, PylockSelectError, PylockValidationError
 
 from builder.errors import LockError, NoWheelsError, OldLockError
 from builder.host import records
-from builder.host.paths import write_text
+from builder.host.files import write_text
 from builder.lock.uv_target import markers, tags
 from builder.model.locks import (
     LOCK_FORMAT,

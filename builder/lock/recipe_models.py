@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from builder.errors import LockError, OldLockError
 from builder.host import records
 from builder.host.concurrency import map_with_progress
-from builder.host.paths import disk_errors
+from builder.host.files import disk_errors
 from builder.lock import lockfile
 from builder.models import model_pins, model_store
 from builder.models.fetch import fetch_model

@@ -6,21 +6,23 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from builder.errors import IntegrityError, LockError, NetworkError, NoWheelsError
+from builder.errors import IntegrityError, LockError, ModelError, NetworkError, NoWheelsError
 from builder.host.concurrency import TaskGroup
 from builder.host.index_rows import DEFAULT
+from builder.host.interpreters import find_compiler
+from builder.jetson.pythons import standalone
 from builder.lock import lockfile, unresolved
 from builder.lock.advisory_solve import solve_with_advisories
-from builder.lock.boards_warning import warn_of_boards
 from builder.lock.changes import changes_of
 from builder.lock.index_sources import lock_inputs, ties_of
 from builder.lock.inspect_index import Examiner, fault_behind
-from builder.lock.interpreter_pins import compiler_of, interpreter_of
 from builder.lock.solve import Question
 from builder.lock.torch_build import check_torch
 from builder.lock.wheel_sizes import measured
-from builder.model.locks import Lock, LockedBase, LockedIndex, LockedRule
+from builder.model.locks import Lock, LockedBase, LockedIndex, LockedInterpreter, LockedRule
 from builder.models import model_pins
+from builder.models.fit.cell_fit import fit_cell
+from builder.models.fit.cell_fit import warning as fit_warning
 from builder.models.model_lock import lock_model
 from builder.remote.index.index_client import client_of
 from builder.remote.index.index_proxy import running_front
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from builder.lock.advisory_solve import Solution
     from builder.model.locks import Job, LockChange, LockedWheel
     from builder.model.model_files import LockedModel
+    from builder.model.platforms import Platform
     from builder.model.recipes import Model
     from builder.remote.index.index_client import IndexClient
     from builder.remote.index.index_proxy import Front
@@ -273,3 +276,39 @@ def _tell(lock: Lock, changes: tuple[LockChange, ...], upgrade: tuple[str, ...],
             console.warn(f"{lock.cell}: {rule.why}; {rule.rule}")
     for warning in lock.warnings:
         console.warn(f"{lock.cell}: {warning.symptom} ({warning.source}); {warning.hint}")
+
+
+def warn_of_boards(job: Job, lock: Lock, session: Session) -> None:
+    """Warn of boards that a locked model does not fit; an estimate never stands in the way of a lock."""
+    recipe, workspace = job.recipe, session.workspace
+    try:
+        found = fit_cell(recipe, job.cell.id, job.spec, job.platform, lock.models, (), session.config, workspace.models)
+    except ModelError as error:
+        session.console.say(f"{job.cell.id}: memory cannot be estimated: {error.message}")
+        return
+    said = fit_warning(found, named=bool(recipe.boards))
+    if said:
+        # Of all boards of a platform, small ones are seldom meant.
+        is_meant = recipe.boards or not found.fits_somewhere
+        (session.console.warn if is_meant else session.console.say)(said)
+
+
+def interpreter_of(platform: Platform) -> LockedInterpreter | None:
+    """Return the interpreter to fetch for a platform whose distribution packages none."""
+    if platform.standalone is None:
+        return None
+    row, architecture = standalone(platform.python), platform.architecture
+    return LockedInterpreter(release=row.release, url=row.url(architecture), sha256=dict(row.sha256)[architecture])
+
+
+def compiler_of(platform: Platform, before: Lock | None, session: Session) -> str | None:
+    """Return the release that compiles: the image's own if it is fetched, that of the lock before, or one found here.
+
+    Another one would change the bytes of every layer.
+    """
+    if platform.standalone:
+        return standalone(platform.python).version
+    if before and before.compiler and before.platform.python == platform.python:
+        return before.compiler
+    found = find_compiler(platform.python, None, session.workspace.interpreters)
+    return found.version if found else None

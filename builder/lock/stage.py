@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from builder.errors import LockError, ModelError, OldLockError
 from builder.host import records
-from builder.host.paths import sha256_of, sha256_of_file
+from builder.host.files import sha256_of
+from builder.host.paths import sha256_of_file
 from builder.jetson import advisories
 from builder.jetson.advisories import Situation
 from builder.lock import lockfile

@@ -7,8 +7,8 @@ import re
 from typing import TYPE_CHECKING
 
 from builder.errors import NoWheelsError
+from builder.host.files import write_bytes
 from builder.host.index_rows import DEFAULT
-from builder.host.paths import write_bytes
 from builder.remote.index.index_view import read_wheel
 from builder.remote.index.listing import Index, IndexFile
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from builder.audit.elf import Header, VersionNeed
-from builder.audit.fatbin import Target
-
+Kind = Literal["ptx", "sass"]
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
@@ -191,3 +189,28 @@ class Audit:
     def counted(self, severity: Severity) -> int:
         """Return how many findings of a severity are not waived."""
         return sum(1 for finding in self.findings if finding.severity == severity and finding.waived is None)
+
+
+class Header(NamedTuple):
+    """The identity of an ELF file: bits (32 or 64), byte order, type and machine as `elf.h` numbers them."""
+
+    bits: int
+    little: bool
+    type: int
+    machine: int
+    flags: int
+
+
+class VersionNeed(NamedTuple):
+    """A version that a needed library must define; a weak one need not."""
+
+    file: str
+    version: str
+    weak: bool
+
+
+class Target(NamedTuple):
+    """Code for one GPU: SASS runs on it, PTX is compiled by the driver. `sm` is 87 for 8.7, 110 for 11.0."""
+
+    kind: Kind
+    sm: int

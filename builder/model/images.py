@@ -69,3 +69,11 @@ class Plan:
     command: tuple[str, ...]
     settings: Settings
     system: str | None = None
+
+
+ENVIRONMENT = "/opt/venv"
+
+
+def site_packages(python: str) -> str:
+    """Return the environment's site-packages folder in the image."""
+    return f"{ENVIRONMENT}/lib/python{python}/site-packages"

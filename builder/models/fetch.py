@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from builder.errors import IntegrityError, ModelError
 from builder.host import records
 from builder.host.concurrency import map_with_progress
-from builder.host.paths import disk_errors
+from builder.host.files import disk_errors
 from builder.model.model_files import HubFile, ModelFile
 from builder.models import model_store
 from builder.models.folder import readable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import ModelError
 from builder.host.concurrency import map_with_progress
-from builder.host.paths import disk_errors
+from builder.host.files import disk_errors
 from builder.model.model_files import LockedModel, ModelFile
 from builder.models import model_store
 from builder.models.fetch import fetchers, obtain

@@ -10,7 +10,7 @@ import tomli_w
 
 from builder.errors import LockError
 from builder.host import records
-from builder.host.paths import write_text
+from builder.host.files import write_text
 from builder.model.model_files import LockedModel
 
 if sys.version_info >= (3, 11):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 from builder.host import records
-from builder.host.paths import mark_used, write_text
+from builder.host.files import mark_used, write_text
 from builder.remote.download import BLOCK, file_lock
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import JbuildError
 from builder.host import records
-from builder.host.paths import disk_errors
+from builder.host.files import disk_errors
 from builder.model.audits import Audit
 from builder.model.images import Image
 from builder.model.locks import Lock  # noqa: TC001  # records are decoded by the types of their fields

@@ -11,9 +11,9 @@ from filelock import Timeout
 
 from builder.errors import EngineError, JbuildError
 from builder.host import process
-from builder.host.cache_use import in_use
 from builder.host.concurrency import TaskGroup
 from builder.host.engine.docker import find_engine
+from builder.host.locks import in_use
 from builder.host.records import fingerprint
 from builder.pipeline import history
 from builder.pipeline.cell import builders_of, start

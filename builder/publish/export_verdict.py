@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from builder.errors import UsageError
-from builder.host.paths import write_bytes
+from builder.host.files import write_bytes
 from builder.pipeline.cell import CellRecords
 from builder.publish import statements
 from builder.publish.signing import signer

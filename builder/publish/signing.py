@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import ProgramFailedError, RegistryError, UsageError
 from builder.host.config import with_options
-from builder.host.paths import sha256_of, write_text
+from builder.host.files import sha256_of, write_text
 from builder.host.process import find_program, run
 from builder.host.records import fingerprint
 

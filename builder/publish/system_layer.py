@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from builder.host.cache_use import in_use
 from builder.host.engine.docker import find_engine
-from builder.host.paths import disk_errors, write_text
+from builder.host.files import disk_errors, write_text
+from builder.host.locks import in_use
 from builder.image.build.buildx import Request
 from builder.image.build.cell_image import build_system
 from builder.image.build.system_pins import SCRIPT, SystemLayer, dockerfile_of, key_of, pin, pinned, script_of

@@ -15,7 +15,7 @@ import requests
 from filelock import FileLock, Timeout
 
 from builder.errors import JbuildError
-from builder.host.paths import disk_errors
+from builder.host.files import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from builder.host import records
-from builder.host.paths import write_text
+from builder.host.files import write_text
 from builder.host.toml import documents
 from builder.image.runtime import served_model
 from builder.model.locks import Locked

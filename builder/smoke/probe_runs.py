@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from builder.host import records
 from builder.host.engine.container import temporary_container
 from builder.image.runtime import MODELS, served_model
-from builder.image.wheels.tree import ENVIRONMENT
+from builder.model.images import ENVIRONMENT
 from builder.model.verdicts import Gpu, Missing, Modules, Token
 from builder.remote.openai import SHOWN
 from builder.smoke.ask import unmet

@@ -13,7 +13,8 @@ import atheris  # type: ignore[import-untyped]  # of an environment of its own
 
 with atheris.instrument_imports(include=["builder", "zipfile", "email"]):
     from builder.audit import elf, fatbin, wheel_facts, wheel_reader
-    from builder.audit.byte_source import MalformedError, Plain
+    from builder.model.audits import Header
+from builder.audit.byte_source import MalformedError, Plain
 
 
 def read_elf(data: bytes) -> None:
@@ -24,7 +25,7 @@ def read_elf(data: bytes) -> None:
 def read_fatbin(data: bytes) -> None:
     """Read a section of GPU code."""
     section = elf.Section(fatbin.SECTIONS[0], 0, len(data))
-    header = elf.Header(64, little=True, type=elf.SHARED, machine=183, flags=0)
+    header = Header(64, little=True, type=elf.SHARED, machine=183, flags=0)
     fatbin.codes(Plain(data), elf.ElfFacts(header=header, sections=(section,)))
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from builder.errors import UsageError
 from builder.host import config
 from builder.host.console import Console
+from builder.host.files import write_text
 from builder.host.interpreters import find_compiler
-from builder.host.paths import Workspace, cache_folder, write_text
+from builder.host.paths import Workspace, cache_folder
 from builder.host.session import Session
 from builder.image.wheels.tree import unpacking
 from builder.recipe.find import find

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.host.paths import write_text
+from builder.host.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

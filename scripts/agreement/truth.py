@@ -21,8 +21,8 @@ from builder.host.process import run
 from builder.image.render.context import SYSTEM_HOME, environment_layer
 from builder.image.render.link_tree import plant
 from builder.image.wheels.prepare import prepare
-from builder.image.wheels.tree import ENVIRONMENT, site_packages
 from builder.lock.stage import lock_cell
+from builder.model.images import ENVIRONMENT, site_packages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 ROOMS = (
     "model",
     "host",
-    "remote",
     "jetson",
+    "remote",
     "recipe",
     "models",
     "pipeline",

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from builder.audit import elf
 from builder.audit.byte_source import MalformedError, Plain
-from builder.audit.elf import Defined, Undefined, VersionNeed
+from builder.audit.elf import Defined, Undefined
 from builder.errors import AuditError
+from builder.model.audits import Header, VersionNeed
 
 FULL: dict[str, Any] = {
     "needed": ["libc.so.6", "libx.so.1"],
@@ -36,7 +37,7 @@ def read(data: bytes) -> elf.ElfFacts:
 @pytest.mark.parametrize("sections", [True, False])
 def test_everything_that_the_loader_reads(sections: bool) -> None:
     found = read(make_elf(**FULL, sections=sections))
-    assert found.header == elf.Header(64, True, elf.SHARED, ARM64, 0)
+    assert found.header == Header(64, True, elf.SHARED, ARM64, 0)
     assert found.dynamic
     assert (found.needed, found.soname) == (("libc.so.6", "libx.so.1"), "libdemo.so.2")
     assert (found.rpath, found.runpath) == (None, "$ORIGIN/../lib:/opt/lib")

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from builder.audit import facts_cache, gather_facts, symbols
 from builder.audit.elf import Defined, Undefined
-from builder.audit.fatbin import Target
 from builder.errors import IntegrityError
-from builder.model.audits import Gpu
+from builder.model.audits import Gpu, Target
 from builder.remote.wheelhouse import path_of
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from builder.audit import elf, fatbin
 from builder.audit.byte_source import MalformedError, Plain
-from builder.audit.fatbin import Code, Target
+from builder.audit.fatbin import Code
+from builder.model.audits import Target
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,8 +15,9 @@ from filelock import FileLock
 from image_factory import LAYERS, ONE, build
 
 from builder.errors import LockError
-from builder.host.cache_use import alone, in_use
-from builder.host.paths import Workspace, mark_used
+from builder.host.files import mark_used
+from builder.host.locks import alone, in_use
+from builder.host.paths import Workspace
 from builder.image.oci import tarball, virtual_blob
 from builder.image.oci.layout import blob
 from builder.image.wheels.prepare import prepare

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tomli_w
 from factories import make_lock, make_locked_wheel
-from test_ci_jobs import read, recipe_data
+from recipe_factory import read, recipe_data
 
 import builder
 from builder.cli.cell_selection import open_session

@@ -12,7 +12,7 @@ from fit_parts import GEMMA_3_4B, LLAMA_3_1_8B, QWEN3_8B, write_weights
 
 from builder.errors import DocumentError, ModelError, UsageError
 from builder.host.config import Config
-from builder.lock.boards_warning import warn_of_boards
+from builder.lock.resolve import warn_of_boards
 from builder.model.model_files import ModelFile
 from builder.model.recipes import Model, Server
 from builder.models.fit.cell_fit import fit_cell, warning
@@ -222,7 +222,7 @@ def test_a_model_on_a_hub_must_be_locked(folder: Path) -> None:
 
 
 def test_a_locked_models_sizes_serve_until_its_weights_are_here(folder: Path, tmp_path: Path) -> None:
-    from builder.host.paths import sha256_of  # noqa: PLC0415
+    from builder.host.files import sha256_of  # noqa: PLC0415
     from builder.models import model_store  # noqa: PLC0415
 
     config = folder / "config.json"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from factories import DIGEST, locked, make_lock, make_locked_wheel, make_model, make_wheel
 
-from builder.host.paths import write_bytes
+from builder.host.files import write_bytes
 from builder.host.records import as_bytes
 from builder.publish.sbom import LOCK_PROPERTY, sbom
 

@@ -12,7 +12,7 @@ from factories import make_lock, make_platform
 
 from builder.jetson.platform import platform_for
 from builder.jetson.pythons import standalone
-from builder.lock.interpreter_pins import compiler_of, interpreter_of
+from builder.lock.resolve import compiler_of, interpreter_of
 
 if TYPE_CHECKING:
     from builder.host.session import Session

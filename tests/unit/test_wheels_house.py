@@ -14,7 +14,7 @@ import pytest
 from factories import locked, make_wheel
 
 from builder.errors import DiskError, IntegrityError, LockError, NetworkError
-from builder.host import paths
+from builder.host import files
 from builder.host.process import run
 from builder.remote import download, http
 from builder.remote.wheelhouse import fetch, path_of
@@ -122,7 +122,7 @@ def test_wheels_come_in_parallel_and_are_verified(index: Index, session: Session
     wheels = [index.add(make_wheel(tmp_path, f"demo{i}")) for i in range(6)]
     index.delay_s = 0.1
     assert fetch(wheels, session) == sum(wheel.size or 0 for wheel in wheels)
-    assert all(paths.sha256_of(kept(session, wheel)) == wheel.sha256 for wheel in wheels)
+    assert all(files.sha256_of(kept(session, wheel)) == wheel.sha256 for wheel in wheels)
     assert index.most_at_once > 1
 
 
@@ -348,5 +348,5 @@ fetch([{wheel!r}], session)
     with ThreadPoolExecutor(2) as pool:
         running = [pool.submit(run, [sys.executable, "-c", code], timeout_s=60) for _ in range(2)]
         assert [future.result().code for future in running] == [0, 0]
-    assert paths.sha256_of(kept(session, wheel)) == wheel.sha256
+    assert files.sha256_of(kept(session, wheel)) == wheel.sha256
     assert len(index.seen) == 1

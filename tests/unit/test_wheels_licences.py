@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.licenses import canonicalize_license_expression
 
-from builder.host.paths import Workspace, write_bytes
+from builder.host.files import write_bytes
+from builder.host.paths import Workspace
 from builder.image.wheels.licences import licence, licences, names, spdx_of
 
 

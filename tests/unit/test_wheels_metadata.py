@@ -9,7 +9,7 @@ import pytest
 from factories import locked, make_wheel
 
 from builder.errors import IntegrityError
-from builder.host.paths import write_bytes
+from builder.host.files import write_bytes
 from builder.remote.index.remote_wheel import metadata_of, with_archive
 from builder.remote.wheelhouse import fetch, path_of
 

@@ -21,16 +21,8 @@ from factories import locked, make_wheel
 from builder.errors import DiskError, IntegrityError
 from builder.host.interpreters import Compiler
 from builder.image.wheels import tree
-from builder.image.wheels.tree import (
-    ENVIRONMENT,
-    EPOCH,
-    Unpacking,
-    normalise,
-    site_packages,
-    unpack,
-    unpacking,
-    variant,
-)
+from builder.image.wheels.tree import EPOCH, Unpacking, normalise, unpack, unpacking, variant
+from builder.model.images import ENVIRONMENT, site_packages
 from builder.remote.wheelhouse import path_of
 
 if TYPE_CHECKING:

@@ -10,20 +10,8 @@ import pytest
 
 from builder.errors import DiskError, UsageError
 from builder.host import paths as workspace_module
-from builder.host.paths import (
-    Workspace,
-    aside,
-    cache_folder,
-    check_cache,
-    disk_errors,
-    folder_aside,
-    mark_used,
-    move,
-    project_folder,
-    sha256_of,
-    shipped,
-    write_text,
-)
+from builder.host.files import aside, disk_errors, folder_aside, mark_used, move, sha256_of, write_text
+from builder.host.paths import Workspace, cache_folder, check_cache, project_folder, shipped
 
 
 def test_a_file_is_written_whole(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from builder.device.serve.service import read_key, service_of_image
 from builder.errors import SmokeError
 from builder.host import records
 from builder.host.engine.docker import find_engine
-from builder.host.paths import write_text
+from builder.host.files import write_text
 from builder.host.session import Session
 from builder.host.toml.documents import shown
 from builder.remote.openai import OpenAIServer

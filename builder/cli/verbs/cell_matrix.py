@@ -15,7 +15,7 @@ from builder.cli.cell_selection import open_session, select_cells
 from builder.cli.results import show
 from builder.cli.verb_options import cell_option, json_option, refuse_options
 from builder.host import records
-from builder.host.paths import write_text
+from builder.host.files import write_text
 from builder.host.session import Session
 from builder.lock.unresolved import reasons
 from builder.model.patterns import RUNNER

@@ -21,7 +21,7 @@ from builder.device.serve.image_selection import Chosen, image_of
 from builder.device.serve.memory_limits import Memory, memory_of
 from builder.device.serve.service import chosen_board, curl_hint, new_key, service_of
 from builder.device.serve.service_records import Published, Service
-from builder.host.paths import secret_beside, write_secret, write_text
+from builder.host.files import secret_beside, write_secret, write_text
 from builder.image.runtime import served_name
 from builder.jetson.boards import Board
 

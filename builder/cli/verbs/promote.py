@@ -13,7 +13,7 @@ from builder.cli.cell_selection import open_session, select_cells
 from builder.cli.results import show
 from builder.cli.verb_options import cell_option, force_tags_option, json_option, refuse_options, registry_names
 from builder.errors import UsageError
-from builder.host.cache_use import in_use
+from builder.host.locks import in_use
 from builder.host.session import Session
 from builder.model.publications import Publication
 from builder.publish.destinations import required_targets

@@ -20,7 +20,8 @@ from builder.cli.verb_options import (
 )
 from builder.errors import CellsFailedError, EngineError
 from builder.host import records
-from builder.host.paths import check_cache, write_text
+from builder.host.files import write_text
+from builder.host.paths import check_cache
 from builder.pipeline.order import STAGES, RunOptions
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from builder.cli import completers
 from builder.cli.cell_selection import open_session
 from builder.cli.results import show
 from builder.cli.verb_options import json_option
-from builder.host.paths import write_text
+from builder.host.files import write_text
 from builder.host.units import size_of
 from builder.project.page.page_data import gather
 from builder.project.page.page_html import render

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from builder.device.bench.measurement import Percentiles, Step
 from builder.errors import SmokeError
 from builder.host.engine.container_log import printable_log
-from builder.image.wheels.tree import ENVIRONMENT
+from builder.model.images import ENVIRONMENT
 
 if TYPE_CHECKING:
     from builder.device.bench.measurement import Load

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from docker.errors import APIError, NotFound
 
 from builder.host.engine.container_log import LogFollower, printable_log, split_lines
-from builder.host.paths import disk_errors
+from builder.host.files import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from builder.errors import RegistryError
 from builder.host import records
 from builder.host.concurrency import map_with_progress
-from builder.host.paths import disk_errors, mark_used, unnamed
+from builder.host.files import disk_errors, mark_used, unnamed
 from builder.image.oci.layout import blob, is_present, put, put_image, read_image
 from builder.model.descriptors import Descriptor
 from builder.model.images import Image

@@ -19,8 +19,8 @@ from builder.errors import (
     RegistryError,
 )
 from builder.host.config import build_ca_bundle
+from builder.host.files import disk_errors, mark_used, write_text
 from builder.host.locks import scratch
-from builder.host.paths import disk_errors, mark_used, write_text
 from builder.host.process import run
 from builder.image.oci.layout import blob, read_image, take_blobs
 from builder.image.wheels.tree import EPOCH

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder.host import records
-from builder.host.paths import disk_errors, mark_used, write_text
+from builder.host.files import disk_errors, mark_used, write_text
 from builder.image.build.base_blobs import base_image, fetch_layers
 from builder.image.build.buildx import Request, build, options
 from builder.image.build.system_pins import script_of

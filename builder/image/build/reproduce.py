@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from builder.errors import BuildError
 from builder.host.engine.docker import find_engine
+from builder.host.files import disk_errors
 from builder.host.locks import scratch
-from builder.host.paths import Workspace, disk_errors
+from builder.host.paths import Workspace
 from builder.image.build.cell_image import build_image
 from builder.image.oci.layout_diff import first_difference
 from builder.image.render.plan import render

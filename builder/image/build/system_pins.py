@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from builder.host.paths import write_text
+from builder.host.files import write_text
 from builder.host.toml import documents
 from builder.image.render import image_labels
 from builder.image.render.dockerfile import render as render_dockerfile

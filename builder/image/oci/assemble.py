@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from builder.host.concurrency import map_with_progress
-from builder.host.paths import disk_errors
+from builder.host.files import disk_errors
 from builder.host.records import as_bytes
 from builder.image.oci import tarball
 from builder.image.oci.layout import layer_content, put, put_image, read_config, read_image

@@ -8,7 +8,7 @@ import json
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from builder.errors import BuildError, IntegrityError
-from builder.host.paths import disk_errors, mark_used, move, sha256_of_rest, write_bytes
+from builder.host.files import disk_errors, mark_used, move, sha256_of_rest, write_bytes
 from builder.host.records import as_bytes
 from builder.image.oci import virtual_blob
 from builder.model.descriptors import Descriptor

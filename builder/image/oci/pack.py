@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from builder.errors import BuildError, IntegrityError
 from builder.host import records
-from builder.host.paths import disk_errors, mark_used, unnamed
+from builder.host.files import disk_errors, mark_used, unnamed
 from builder.image.oci import tarball, virtual_blob
 from builder.image.oci.layout import blob, is_present, mark_blob_used
 from builder.model.descriptors import Descriptor
@@ -71,7 +71,7 @@ def pack_folder(
     """Return the blob of a layer's folder, whose name stands for what is in it, packing it if it is not there.
 
     `on_bytes` is told of bytes read. `elsewhere` tells of the files of models, by their paths in the image, where the
-    cache keeps them: if they do not compress, they stay there, and the blob consists of them (`builder.image.oci.virtual_blob`).
+    cache keeps them: if they do not compress, they stay there, and the blob consists of them (`virtual_blob`).
 
     Raises:
         BuildError: the folder holds what a layer cannot.

@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import IO, TYPE_CHECKING, cast
 
 from builder.host import records
-from builder.host.paths import mark_used, sha256_of
+from builder.host.files import mark_used, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -6,11 +6,12 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from builder.host import records
-from builder.host.paths import disk_errors, folder_aside
+from builder.host.files import disk_errors, folder_aside
 from builder.image import runtime
 from builder.image.render.link_tree import plant
 from builder.image.render.model_layer import bake
-from builder.image.wheels.tree import ENVIRONMENT, EPOCH, normalise
+from builder.image.wheels.tree import EPOCH, normalise
+from builder.model.images import ENVIRONMENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from builder.image.wheels.tree import ENVIRONMENT
 from builder.lock import lockfile
+from builder.model.images import ENVIRONMENT
 
 if TYPE_CHECKING:
     from builder.model.locks import Job, Lock

@@ -57,7 +57,7 @@ def groups() -> tuple[Group, ...]:
 def wheel_layers(wheels: Iterable[LockedWheel], variant: str, *, models: int) -> tuple[WheelLayer, ...]:
     """Return the layers for the wheels of a lock, lowest first.
 
-    `variant` is what, besides the wheels, decides their trees (`builder.image.wheels.tree.variant`); `models` is how many
+    `variant` is what, besides the wheels, decides their trees (`image.wheels.tree.variant`); `models` is how many
     models there are beside them, each of which needs a layer at least.
     """
     grouped: dict[str, list[LockedWheel]] = {group.name: [] for group in groups()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import ModelError
-from builder.host.paths import disk_errors
+from builder.host.files import disk_errors
 from builder.models import model_store
 
 if TYPE_CHECKING:

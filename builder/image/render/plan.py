@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from builder.host.paths import disk_errors, write_text
+from builder.host.files import disk_errors, write_text
 from builder.image.build import system_pins
 from builder.image.build.buildx import plain_command
 from builder.image.render import context, image_labels

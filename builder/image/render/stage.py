@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder import __version__
+from builder.host.files import sha256_of
 from builder.host.interpreters import find_compiler
-from builder.host.paths import sha256_of, sha256_of_file
+from builder.host.paths import sha256_of_file
 from builder.image import runtime
 from builder.image.render.layer_groups import groups
 from builder.image.wheels.tree import variant

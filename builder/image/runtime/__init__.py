@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.image.wheels.tree import ENVIRONMENT
+from builder.model.images import ENVIRONMENT
 
 if TYPE_CHECKING:
     from builder.model.recipes import Model, Spec

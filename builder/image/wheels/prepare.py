@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from builder.host.concurrency import workers
-from builder.host.paths import mark_used
+from builder.host.files import mark_used
 from builder.image.wheels.tree import Unpacking, unpack, unpacking
 from builder.remote.wheelhouse import fetch
 

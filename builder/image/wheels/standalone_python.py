@@ -18,8 +18,8 @@ from builder.errors import (
     ProgramFailedError,
     ProgramTimeoutError,
 )
+from builder.host.files import disk_errors, folder_aside, sha256_of
 from builder.host.interpreters import find_compiler
-from builder.host.paths import disk_errors, folder_aside, sha256_of
 from builder.host.process import run
 from builder.image.wheels.tree import compile_sources, normalise, variant
 from builder.lock.solve import uv, uv_environment

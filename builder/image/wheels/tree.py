@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from builder.errors import IntegrityError, ProgramFailedError
-from builder.host.paths import disk_errors, folder_aside, sha256_of
+from builder.host.files import disk_errors, folder_aside, sha256_of
 from builder.host.process import run
 from builder.image.wheels.metadata_aliases import write_aliases
+from builder.model.images import ENVIRONMENT, site_packages
 from builder.remote.wheelhouse import path_of
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from builder.host.paths import Workspace
     from builder.model.locks import LockedWheel
 
-ENVIRONMENT = "/opt/venv"
 # The one time of every file, 1980-01-01: the earliest that a zip archive can hold.
 EPOCH = 315532800
 # Part of each tree's name: raise it when the same wheel unpacks to something else.
@@ -108,11 +108,6 @@ def unpack(work: Unpacking) -> None:
                 compile_sources(work.compiler, folder, work.wheel.name)
             normalise(folder)
     Path(f"{work.tree}.lock").unlink(missing_ok=True)
-
-
-def site_packages(python: str) -> str:
-    """Return the environment's site-packages folder in the image."""
-    return f"{ENVIRONMENT}/lib/python{python}/site-packages"
 
 
 def normalise(folder: Path) -> None:

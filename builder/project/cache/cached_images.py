@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from builder.host.paths import write_text
+from builder.host.files import write_text
 from builder.image.oci import virtual_blob
 from builder.project.cache.cache_usage import Entry
 

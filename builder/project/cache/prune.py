@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from builder.host.cache_use import alone
-from builder.host.locks import abandoned
-from builder.host.paths import disk_errors
+from builder.host.files import disk_errors
+from builder.host.locks import abandoned, alone
 from builder.host.process import run
 from builder.lock.solve import uv
 from builder.project.cache.cache_usage import Entry, Pruned, PruneResult

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import DocumentError, UsageError
-from builder.host.paths import write_text
+from builder.host.files import write_text
 from builder.host.toml.documents import shown
 from builder.model import patterns
 from builder.model.recipes import Question

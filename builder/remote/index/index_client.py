@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 
 from builder.errors import JbuildError, NetworkError
-from builder.host.paths import write_text
+from builder.host.files import write_text
 from builder.remote import http
 from builder.remote.index.listing import Address, Index, Page
 from builder.remote.index.logins import REFUSED, Logins, variable, without_login

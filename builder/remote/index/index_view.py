@@ -13,7 +13,7 @@ import requests
 
 from builder.errors import IntegrityError, JbuildError, NetworkError
 from builder.host.concurrency import Progress
-from builder.host.paths import write_bytes
+from builder.host.files import write_bytes
 from builder.remote import http
 from builder.remote.download import Expected, download, download_once, local_path, receive
 from builder.remote.index.remote_wheel import (
