@@ -32,7 +32,7 @@ from builder.host.paths import Workspace, cache_folder
 from builder.model.images import Image
 from builder.model.recipes import TagRule
 from builder.publish.image_source import from_layout
-from builder.publish.push import Wish, publish
+from builder.publish.push import PublishOptions, publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,7 +126,7 @@ tags = ["{{cell}}"]
             raise SystemExit(f"{path} is no record of an image")
         begun = time.monotonic()
         source = from_layout(image, self.workspace.images)
-        wish = Wish(repository="jbuild", tags=(TagRule(name=cell),), building_block=True)
+        wish = PublishOptions(repository="jbuild", tags=(TagRule(name=cell),), building_block=True)
         target = f"{self.registry.host}/ours"
         outcome = publish(source, (target,), wish, config=config.Config(), console=Console(quiet=True))
         return time.monotonic() - begun, sum(each.bytes_sent for each in outcome.registries)

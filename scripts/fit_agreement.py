@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from builder.models.fit.kv_cache import sequence_bytes
-from builder.models.fit.memory_estimate import Layers, Settings, Shape
+from builder.models.fit.memory_estimate import Layers, ServingSettings, Shape
 
 _SPECS, _UTILS = "vllm/v1/kv_cache_interface.py", "vllm/v1/core/kv_cache_utils.py"
 _FUNCTIONS = (
@@ -95,7 +95,7 @@ def ours(case: Case) -> int:
     kinds = [(full, None), (sliding, window)]
     layers = tuple(Layers(count=count, width=2 * heads * size, what="", window=span) for count, span in kinds if count)
     shape = Shape(model_type="", layers=layers, hidden=1, intermediate=1, vocabulary=1, longest=None, dtype="bfloat16")
-    settings = Settings(
+    settings = ServingSettings(
         dtype="bfloat16",
         kv_dtype="bfloat16",
         length=tokens,

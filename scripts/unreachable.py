@@ -17,7 +17,7 @@ from builder.host import config
 from builder.host.paths import Workspace
 from builder.remote.http import Retry
 from builder.remote.hub import hub_client
-from builder.remote.hub.model_sources import HubPlace, locate
+from builder.remote.hub.model_sources import HubSource, locate
 from builder.remote.registry.base_lookup import resolve_digest
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def ask_base(settings: Config) -> None:
 def ask_model(settings: Config) -> None:
     """Ask for the list of the recipe's model files."""
     place = locate(MODEL, Path(), settings)
-    if isinstance(place, HubPlace):
+    if isinstance(place, HubSource):
         hub_client.list_files(place, settings, TWICE)
 
 

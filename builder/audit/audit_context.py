@@ -12,14 +12,14 @@ from builder.model.audits import Finding
 
 if TYPE_CHECKING:
     from builder.audit.environment import Environment, Node
-    from builder.audit.load_outcome import Verdict
+    from builder.audit.load_outcome import LoadOutcome
     from builder.audit.rule_tables import Exempt
     from builder.model.audits import Severity
     from builder.model.locks import LockedWheel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class AuditContext:
     """One cell to audit. `sms` are compute capabilities as numbers (87); `driver` is the CUDA of the host's driver.
 
     `unread` says why the base image could not be read, if it could not; `stand_in` why it is not the one that was asked
@@ -40,7 +40,7 @@ class Case:
         return Loader(self.environment)
 
     @cached_property
-    def verdicts(self) -> tuple[Verdict, ...]:
+    def verdicts(self) -> tuple[LoadOutcome, ...]:
         """What the loader says of every library and extension module of the wheels."""
         nodes = sorted(self.environment.nodes, key=lambda node: node.path)
         return tuple(self.loader.verdict(node) for node in nodes if node.is_library)

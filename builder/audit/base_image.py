@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import tarfile
     from collections.abc import Callable
 
-    from builder.audit.byte_source import Source
+    from builder.audit.byte_source import ByteSource
     from builder.host.session import Session
     from builder.model.audits import Binary
     from builder.remote.registry.registry_client import RegistryClient
@@ -152,7 +152,7 @@ def _binary(entry: tarfile.TarInfo, path: str, opened: Callable[[], IO[bytes] | 
         return None
 
 
-def _spooled(head: bytes, file: IO[bytes]) -> Source:
+def _spooled(head: bytes, file: IO[bytes]) -> ByteSource:
     with tempfile.NamedTemporaryFile() as temporary:
         temporary.write(head)
         while block := file.read(1 << 20):

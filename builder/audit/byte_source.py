@@ -21,7 +21,7 @@ class MalformedError(AuditError):
     """A file is not what it says it is: cut off, lying or too large."""
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """Bytes of a known size that can be read at any place."""
 
     @property
@@ -74,10 +74,10 @@ class File:
         return found
 
 
-class Part:
+class SourceRange:
     """A part of other bytes."""
 
-    def __init__(self, whole: Source, start: int, size: int) -> None:
+    def __init__(self, whole: ByteSource, start: int, size: int) -> None:
         """Take `size` bytes of `whole` from `start` on.
 
         Raises:
@@ -99,7 +99,7 @@ class Deflated:
     one block and not all that lies before. Memory does not depend on the size.
     """
 
-    def __init__(self, data: Source, size: int) -> None:
+    def __init__(self, data: ByteSource, size: int) -> None:
         """Take raw deflated bytes and the size that they claim to have once inflated."""
         self._data = data
         self.size = size
@@ -157,7 +157,9 @@ class Deflated:
         return block
 
 
-def _inflate(data: Source, position: int, state: zlib._Decompress, wanted: int) -> tuple[bytes, int, zlib._Decompress]:
+def _inflate(
+    data: ByteSource, position: int, state: zlib._Decompress, wanted: int
+) -> tuple[bytes, int, zlib._Decompress]:
     parts, missing = [], wanted
     try:
         while missing and not state.eof:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.audit.byte_source import Source
+    from builder.audit.byte_source import ByteSource
 
 MAGIC = b"\x7fELF"
 HEADER_SIZE = 64
@@ -47,7 +47,7 @@ _LONGEST_PATH = 64 << 10
 _EXTENDED = 0xFFFF
 
 
-class Undefined(NamedTuple):
+class UndefinedSymbol(NamedTuple):
     """A symbol that something else must define; a weak one may stay undefined. `version` is None if it asks for any."""
 
     name: bytes
@@ -85,7 +85,7 @@ class ElfFacts:
     soname: str | None = None
     rpath: str | None = None
     runpath: str | None = None
-    undefined: tuple[Undefined, ...] = ()
+    undefined: tuple[UndefinedSymbol, ...] = ()
     defined: tuple[Defined, ...] = ()
     version_needs: tuple[VersionNeed, ...] = ()
     version_defines: tuple[str, ...] = ()
@@ -115,7 +115,7 @@ def read_header(head: bytes) -> Header:
     return Header(bits, little, kind, machine, flags)
 
 
-def read_source(source: Source) -> ElfFacts:
+def read_source(source: ByteSource) -> ElfFacts:
     """Read a file from any source of bytes.
 
     Raises:
@@ -124,11 +124,11 @@ def read_source(source: Source) -> ElfFacts:
     header = read_header(source.read(0, min(HEADER_SIZE, source.size)))
     if header.bits != 64 or not header.little:  # noqa: PLR2004
         return ElfFacts(header=header)
-    return _Reader(source, header).facts()
+    return _ElfReader(source, header).facts()
 
 
-class _Reader:
-    def __init__(self, source: Source, header: Header) -> None:
+class _ElfReader:
+    def __init__(self, source: ByteSource, header: Header) -> None:
         self._source, self._header = source, header
         fields = struct.unpack_from("<16xHHIQQQIHHHHHH", source.read(0, HEADER_SIZE))
         self._program_offset, self._section_offset = fields[4], fields[5]
@@ -290,7 +290,7 @@ class _Reader:
 
     def _symbols(
         self, section_size: int, versions: dict[int, bytes]
-    ) -> tuple[tuple[Undefined, ...], tuple[Defined, ...]]:
+    ) -> tuple[tuple[UndefinedSymbol, ...], tuple[Defined, ...]]:
         if _SYMTAB not in self._tags:
             return (), ()
         count = section_size // 24 if section_size else self._count()
@@ -299,7 +299,7 @@ class _Reader:
         table = self._at(self._tags[_SYMTAB], count * 24)
         indices = self._table(_VERSYM, count * 2)
         marks = [mark for (mark,) in struct.iter_unpack("<H", indices)] if indices else [_BASE_VERSION] * count
-        undefined: list[Undefined] = []
+        undefined: list[UndefinedSymbol] = []
         defined: list[Defined] = []
         strings, find, length = self._strings, self._strings.find, 0
         for (name, info, other, section, _, _), mark in zip(struct.iter_unpack("<IBBHQQ", table), marks, strict=True):
@@ -312,7 +312,7 @@ class _Reader:
                 raise MalformedError("a symbol's name lies outside the string table, or has no end")
             version = versions.get(mark & _INDEX)
             if section == 0:
-                undefined.append(Undefined(strings[name:end], version, binding == _WEAK_BINDING))
+                undefined.append(UndefinedSymbol(strings[name:end], version, binding == _WEAK_BINDING))
             elif other & 3 in (0, 3):  # visible: default or protected
                 defined.append(Defined(strings[name:end], version, bool(mark & _HIDDEN_VERSION)))
         return tuple(undefined), tuple(defined)

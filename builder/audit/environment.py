@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from builder.audit.rule_tables import Brought, tables
+from builder.audit.rule_tables import KnownExports, tables
 from builder.model.images import site_packages
 
 if TYPE_CHECKING:
@@ -54,11 +54,11 @@ class Node:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Opaque:
+class UnreadLibrary:
     """A library known by its name only. `why` says how it comes there; `assumed` if that is a guess."""
 
     name: str
-    brought: Brought
+    brought: KnownExports
     why: str
     injected: bool = False
     assumed: bool = False
@@ -161,9 +161,9 @@ class Environment:
         return found
 
     @cached_property
-    def opaque(self) -> dict[str, Opaque]:
+    def opaque(self) -> dict[str, UnreadLibrary]:
         """Libraries known by name only."""
-        found: dict[str, Opaque] = {}
+        found: dict[str, UnreadLibrary] = {}
         if self.base is None:
             why = f"{self.platform.distribution} has it"
             self._add(found, tables().essential, why, assumed=True)
@@ -172,14 +172,16 @@ class Environment:
             self._add(found, rows, f"apt package {package}")
         for row in tables().injected:
             for name in row.libraries:
-                found.setdefault(name, Opaque(name=name, brought=row, why="the NVIDIA runtime", injected=True))
+                found.setdefault(name, UnreadLibrary(name=name, brought=row, why="the NVIDIA runtime", injected=True))
         return found
 
-    def _add(self, found: dict[str, Opaque], rows: Iterable[Brought], why: str, *, assumed: bool = False) -> None:
+    def _add(
+        self, found: dict[str, UnreadLibrary], rows: Iterable[KnownExports], why: str, *, assumed: bool = False
+    ) -> None:
         for row in rows:
             if row.is_on(self.platform.distribution):
                 for name in row.libraries:
-                    found.setdefault(name, Opaque(name=name, brought=row, why=why, assumed=assumed))
+                    found.setdefault(name, UnreadLibrary(name=name, brought=row, why=why, assumed=assumed))
 
     @cached_property
     def installed(self) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ import json
 import struct
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from builder.host.files import aside, disk_errors
-from builder.model.audits import BaseFacts, Binary, Gpu, Header, Target, VersionNeed, WheelFacts
+from builder.host.files import atomic_file, disk_errors
+from builder.model.audits import BaseFacts, Binary, GpuCode, GpuTarget, Header, VersionNeed, WheelFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ def write_base(path: Path, facts: BaseFacts) -> None:
 
 def _write(path: Path, head: dict[str, Any], blobs: _Blobs) -> None:
     text = json.dumps(head, separators=(",", ":")).encode()
-    with disk_errors(path), aside(path) as temporary:
+    with disk_errors(path), atomic_file(path) as temporary:
         temporary.write_bytes(b"".join([_MAGIC, _LENGTH.pack(len(text)), text, *blobs.parts]))
 
 
@@ -144,7 +144,7 @@ def _binary(row: list[Any], data: bytes, body: int) -> Binary:
         version_needs=tuple(VersionNeed(*need) for need in needs),
         version_defines=tuple(defines),
         inits=tuple(inits),
-        gpu=tuple(Gpu(Target(kind, sm), (major, minor), count) for kind, sm, major, minor, count in gpu),
+        gpu=tuple(GpuCode(GpuTarget(kind, sm), (major, minor), count) for kind, sm, major, minor, count in gpu),
         dynamic=dynamic,
         executable_stack=stack,
         **{name: _blob(data, body, place) for name, place in zip(_BLOBS, places, strict=True)},

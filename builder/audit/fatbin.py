@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from builder.audit import elf
 from builder.audit.byte_source import File, MalformedError
-from builder.model.audits import Kind, Target
+from builder.model.audits import GpuTarget, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from builder.audit.byte_source import Source
+    from builder.audit.byte_source import ByteSource
     from builder.audit.elf import ElfFacts
 
 # What the runtime registers. `__nv_relfatbin` holds relocatable code, the device linker's input, which no GPU runs.
@@ -35,11 +35,11 @@ _MOST_ENTRIES = 2_000_000
 class Code(NamedTuple):
     """A target, and for PTX the version of its language, which the driver must know; (0, 0) for SASS."""
 
-    target: Target
+    target: GpuTarget
     isa: tuple[int, int]
 
 
-def targets(path: Path) -> tuple[Target, ...]:
+def targets(path: Path) -> tuple[GpuTarget, ...]:
     """Return what a library carries code for, sorted.
 
     Raises:
@@ -49,7 +49,7 @@ def targets(path: Path) -> tuple[Target, ...]:
     return tuple(sorted({code.target for code in codes(source, elf.read_source(source))}))
 
 
-def codes(source: Source, facts: ElfFacts) -> Counter[Code]:
+def codes(source: ByteSource, facts: ElfFacts) -> Counter[Code]:
     """Return what a library carries code for, and how often: kernels of different sources have different targets.
 
     Raises:
@@ -64,7 +64,7 @@ def codes(source: Source, facts: ElfFacts) -> Counter[Code]:
     return found
 
 
-def _entries(source: Source, position: int, end: int) -> Iterator[Code]:
+def _entries(source: ByteSource, position: int, end: int) -> Iterator[Code]:
     for start, stop in _containers(source, position, end):
         at = start
         while at + _ENTRY.size <= stop:
@@ -73,11 +73,11 @@ def _entries(source: Source, position: int, end: int) -> Iterator[Code]:
                 raise MalformedError("an entry of its GPU code reaches beyond its container")
             if kind in _KINDS:
                 known = _KINDS[kind]
-                yield Code(Target(known, sm), (major, minor) if known == "ptx" else (0, 0))
+                yield Code(GpuTarget(known, sm), (major, minor) if known == "ptx" else (0, 0))
             at += header + size
 
 
-def _containers(source: Source, position: int, end: int) -> Iterable[tuple[int, int]]:
+def _containers(source: ByteSource, position: int, end: int) -> Iterable[tuple[int, int]]:
     while position + _CONTAINER.size <= end:
         magic, _, header, size = _CONTAINER.unpack(source.read(position, _CONTAINER.size))
         if magic != _MAGIC:
@@ -90,7 +90,7 @@ def _containers(source: Source, position: int, end: int) -> Iterable[tuple[int, 
         position += -position % _ALIGNMENT
 
 
-def _next(source: Source, position: int, end: int) -> int:
+def _next(source: ByteSource, position: int, end: int) -> int:
     """Skip padding; what follows it and is no container is no GPU code that we know."""
     window = source.read(position, min(_MOST_PADDING, end - position))
     found = window.find(_MAGIC.to_bytes(4, "little"), 1)

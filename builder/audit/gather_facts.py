@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ProcessPoolExecutor
     from pathlib import Path
 
-    from builder.audit.wheel_reader import Listing
+    from builder.audit.wheel_reader import WheelMembers
     from builder.host.session import Session
     from builder.model.audits import Binary
     from builder.model.locks import LockedWheel
@@ -82,7 +82,7 @@ def _place(sha256: str, session: Session) -> Path:
 
 def read_wheels(paths: dict[str, Path], session: Session) -> dict[str, WheelFacts]:
     """Read wheels on all processors; one that is no zip has that as its only fact."""
-    listings: dict[str, Listing] = {}
+    listings: dict[str, WheelMembers] = {}
     found: dict[str, WheelFacts] = {}
     for sha256, path in paths.items():
         try:
@@ -97,7 +97,7 @@ def read_wheels(paths: dict[str, Path], session: Session) -> dict[str, WheelFact
     return found
 
 
-def _read_all(wheels: dict[str, tuple[Path, Listing]], session: Session) -> dict[str, list[_Read]]:
+def _read_all(wheels: dict[str, tuple[Path, WheelMembers]], session: Session) -> dict[str, list[_Read]]:
     portions = [
         (sum(member.size for member in members), sha256, path, members)
         for sha256, (path, each) in wheels.items()

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from builder.audit.environment import Node, Opaque
+    from builder.audit.environment import Node, UnreadLibrary
     from builder.model.audits import VersionNeed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Missing:
+class MissingLibrary:
     """A needed library that is found nowhere."""
 
     node: Node
@@ -24,12 +24,12 @@ class Outdated:
 
     node: Node
     need: VersionNeed
-    provider: Node | Opaque
+    provider: Node | UnreadLibrary
     assumed: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Undefined:
+class UnresolvedSymbol:
     """Symbols that nothing in scope defines; `elsewhere` are files that define all of them, were they loaded first.
 
     `blamed` is what the symbols should have come from: for those of C++ itself its library, else the first file of
@@ -58,12 +58,12 @@ class Dependent:
     causes: tuple[Cause, ...]
 
 
-Cause = Missing | Outdated | Undefined | ExecutableStack
+Cause = MissingLibrary | Outdated | UnresolvedSymbol | ExecutableStack
 Failure = Cause | Dependent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class LoadOutcome:
     """What the loader says of one file. `injected` are libraries that only the NVIDIA runtime brings."""
 
     node: Node
@@ -79,7 +79,7 @@ class Verdict:
 
 def said(failure: Failure) -> str:
     """Say a failure as the loader does."""
-    if isinstance(failure, (Missing, Dependent)):
+    if isinstance(failure, (MissingLibrary, Dependent)):
         return f"{failure.library}: cannot open shared object file: No such file or directory"
     if isinstance(failure, ExecutableStack):
         return f"{failure.node.shown}: cannot enable executable stack as shared object requires: Invalid argument"

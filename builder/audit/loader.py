@@ -13,8 +13,16 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from builder.audit.environment import Node, Opaque
-from builder.audit.load_outcome import Cause, Dependent, ExecutableStack, Missing, Outdated, Undefined, Verdict
+from builder.audit.environment import Node, UnreadLibrary
+from builder.audit.load_outcome import (
+    Cause,
+    Dependent,
+    ExecutableStack,
+    LoadOutcome,
+    MissingLibrary,
+    Outdated,
+    UnresolvedSymbol,
+)
 from builder.audit.providers import Providers, is_given
 from builder.audit.rule_tables import tables
 
@@ -45,8 +53,8 @@ class Closure:
     """
 
     nodes: list[Node] = field(default_factory=list)
-    opaque: dict[str, Opaque] = field(default_factory=dict)
-    missing: list[Missing] = field(default_factory=list)
+    opaque: dict[str, UnreadLibrary] = field(default_factory=dict)
+    missing: list[MissingLibrary] = field(default_factory=list)
     before: list[Node] = field(default_factory=list)
     names: dict[str, Node] = field(default_factory=dict)
     by_import: set[str] = field(default_factory=set)
@@ -69,16 +77,16 @@ class Loader:
         self._broken: dict[Node, tuple[Cause, ...]] = {}
         self._by_folder: dict[str, list[Node]] = {}
         self._everywhere: dict[Node, None] = {}
-        self._everywhere_opaque: dict[str, Opaque] = {}
+        self._everywhere_opaque: dict[str, UnreadLibrary] = {}
         self._providers = Providers(environment)
         self._open: dict[Node, tuple[int, ...]] = {}
         self._strict_stack = self._refuses_stacks()
         self._begin()
 
-    def verdict(self, node: Node) -> Verdict:
+    def verdict(self, node: Node) -> LoadOutcome:
         """Return what the loader would say of a file."""
         if wrong := self._wrong(node):
-            return Verdict(node=node, failures=(wrong,))
+            return LoadOutcome(node=node, failures=(wrong,))
         closure = self._closure(node)
         # What an import has loaded is there: the loader gives it again, and looks no further.
         loaded = node in self._begun and node not in self._broken
@@ -90,7 +98,7 @@ class Loader:
         failures = causes if loaded else (*self._dependent(closure), *causes)
         injected = tuple(sorted(name for name, each in closure.opaque.items() if each.injected))
         by_import = tuple(sorted(closure.by_import))
-        return Verdict(node=node, failures=failures, injected=injected, by_import=by_import)
+        return LoadOutcome(node=node, failures=failures, injected=injected, by_import=by_import)
 
     def _dependent(self, closure: Closure) -> tuple[Dependent, ...]:
         broken = next((node for node in closure.before if node in self._broken), None)
@@ -124,8 +132,8 @@ class Loader:
         numbers = [_numbers(name) for name in names if re.fullmatch(r"GLIBC_[0-9.]+", name)]
         return max(numbers, default=(0,)) >= _STRICT_GLIBC
 
-    def _wrong(self, node: Node) -> Missing | None:
-        return None if self.fits(node) else Missing(node=node, library=node.name)
+    def _wrong(self, node: Node) -> MissingLibrary | None:
+        return None if self.fits(node) else MissingLibrary(node=node, library=node.name)
 
     def fits(self, node: Node) -> bool:
         """Return whether a file is of this machine."""
@@ -198,8 +206,8 @@ class Loader:
                     found = siblings[library]
                     closure.by_import.add(library)
                 if found is None:
-                    closure.missing.append(Missing(node=node, library=library))
-                elif isinstance(found, Opaque):
+                    closure.missing.append(MissingLibrary(node=node, library=library))
+                elif isinstance(found, UnreadLibrary):
                     closure.opaque[library] = found
                 else:
                     names[library] = found
@@ -217,7 +225,7 @@ class Loader:
         """Take a library that was loaded before, with all that it brought, into scope."""
         if before.wheel and needing.wheel is not before.wheel:
             own = self._search(before.name, chains[needing])
-            if own is None or isinstance(own, Opaque):
+            if own is None or isinstance(own, UnreadLibrary):
                 closure.by_import.add(before.binary.soname or before.name)
         queue = deque([before])
         while queue:
@@ -232,7 +240,7 @@ class Loader:
                 elif opaque := self._environment.opaque.get(library):
                     closure.opaque.setdefault(library, opaque)
 
-    def _search(self, library: str, chain: tuple[Node, ...]) -> Node | Opaque | None:
+    def _search(self, library: str, chain: tuple[Node, ...]) -> Node | UnreadLibrary | None:
         """Find a library as the loader does for the last file of a chain of files that load each other."""
         if "/" in library:
             found = self._environment.find(library) if library.startswith("/") else None
@@ -246,7 +254,7 @@ class Loader:
             return found
         return self._opaque(library)
 
-    def _opaque(self, library: str) -> Opaque | None:
+    def _opaque(self, library: str) -> UnreadLibrary | None:
         opaque = self._environment.opaque
         # A library is asked for by its file's own name now and then: libgomp.so.1.0.0 is what libgomp.so.1 links to.
         for name in (library, re.sub(r"(\.so\.[0-9]+)[0-9.]*$", r"\1", library)):
@@ -278,13 +286,13 @@ class Loader:
             provider = self._provider(need.file, closure)
             if provider is None or need.weak:
                 continue
-            if isinstance(provider, Opaque):
+            if isinstance(provider, UnreadLibrary):
                 if provider.assumed and self._beyond(need.version):
                     yield Outdated(node=node, need=need, provider=provider, assumed=True)
             elif provider.binary.version_defines and need.version not in provider.binary.version_defines:
                 yield Outdated(node=node, need=need, provider=provider, assumed=False)
 
-    def _provider(self, name: str, closure: Closure) -> Node | Opaque | None:
+    def _provider(self, name: str, closure: Closure) -> Node | UnreadLibrary | None:
         for node in closure.everything:
             if name in (node.binary.soname, node.name):
                 return node
@@ -298,7 +306,7 @@ class Loader:
             number = "2.36"
         return bool(ceiling and number[:1].isdigit() and _numbers(number) > _numbers(ceiling))
 
-    def _undefined(self, closure: Closure, known: set[tuple[Node, str]]) -> Iterator[Undefined]:
+    def _undefined(self, closure: Closure, known: set[tuple[Node, str]]) -> Iterator[UnresolvedSymbol]:
         scope = {*closure.everything, *self._everywhere}
         opaque = [*closure.opaque.values(), *self._everywhere_opaque.values()]
         # What is missing may define anything but C++: only that is told for sure to be nowhere.
@@ -314,10 +322,10 @@ class Loader:
             if std:
                 library = self._provider(_CXX, closure)
                 blamed = library if isinstance(library, Node) else None
-                yield Undefined(node=node, names=tuple(std.values()), blamed=blamed)
+                yield UnresolvedSymbol(node=node, names=tuple(std.values()), blamed=blamed)
             if rest:
                 elsewhere, blamed = self._providers.of_all(node, rest), self._blamed(node, closure)
-                yield Undefined(node=node, names=tuple(rest.values()), elsewhere=elsewhere, blamed=blamed)
+                yield UnresolvedSymbol(node=node, names=tuple(rest.values()), elsewhere=elsewhere, blamed=blamed)
 
     def _blamed(self, node: Node, closure: Closure) -> Node | None:
         for library in node.binary.needed:

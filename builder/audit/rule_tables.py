@@ -33,7 +33,7 @@ class Rule:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Brought:
+class KnownExports:
     """Libraries whose names are known while their content is not; `symbols` are globs on what they define.
 
     `package` is None for what the base image or the NVIDIA runtime brings by itself.
@@ -91,9 +91,9 @@ class Tables:
     """All of it. `ptx` maps versions of PTX to the first CUDA that compiles them, `promises` tags to GLIBCXX."""
 
     rules: tuple[Rule, ...]
-    essential: tuple[Brought, ...]
-    packages: tuple[Brought, ...]
-    injected: tuple[Brought, ...]
+    essential: tuple[KnownExports, ...]
+    packages: tuple[KnownExports, ...]
+    injected: tuple[KnownExports, ...]
     preloads: tuple[Preload, ...]
     policies: tuple[GpuPolicy, ...]
     ptx: tuple[tuple[tuple[int, int], tuple[int, int]], ...]
@@ -167,8 +167,8 @@ def _rules(root: Table) -> tuple[Rule, ...]:
     return tuple(found)
 
 
-def _brought(table: Table, package: str | None = None) -> Brought:
-    row = Brought(
+def _brought(table: Table, package: str | None = None) -> KnownExports:
+    row = KnownExports(
         libraries=table.strings("libraries"),
         symbols=table.strings("symbols"),
         on=table.strings("on") or ("*",),
@@ -181,7 +181,7 @@ def _brought(table: Table, package: str | None = None) -> Brought:
     return row
 
 
-def _packages(root: Table) -> tuple[tuple[Brought, ...], tuple[Brought, ...]]:
+def _packages(root: Table) -> tuple[tuple[KnownExports, ...], tuple[KnownExports, ...]]:
     essential = tuple(_brought(table) for table in root.tables("essential"))
     named = tuple(
         _brought(table, table.string("name", pattern=r"[a-z0-9][a-z0-9.+-]*")) for table in root.tables("packages")
@@ -189,7 +189,7 @@ def _packages(root: Table) -> tuple[tuple[Brought, ...], tuple[Brought, ...]]:
     return essential, named
 
 
-def _injected(root: Table) -> tuple[Brought, ...]:
+def _injected(root: Table) -> tuple[KnownExports, ...]:
     return tuple(_brought(table) for table in root.tables("injected"))
 
 

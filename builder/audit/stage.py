@@ -7,7 +7,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from builder.audit.audit_context import Case, sm_number
+from builder.audit.audit_context import AuditContext, sm_number
 from builder.audit.base_image import read_base
 from builder.audit.environment import Environment
 from builder.audit.gather_facts import gather
@@ -107,11 +107,11 @@ def case_of(
     stand_in: str | None = None,
     apt: tuple[str, ...] = (),
     loose: bool = False,
-) -> Case:
+) -> AuditContext:
     """Put together what the rules look at."""
     environment = Environment(platform=platform, wheels=tuple(wheels), facts=facts, base=base, apt=apt)
     driver = next((numbers(row.cuda) for row in platforms() if row.l4t == platform.l4t), None)
-    return Case(
+    return AuditContext(
         environment=environment,
         sms=tuple(sm_number(sm) for sm in platform.sms),
         driver=driver,
@@ -122,7 +122,7 @@ def case_of(
     )
 
 
-def judge(case: Case, cell: str, base: str, waivers: Sequence[Waiver], begun: float) -> Audit:
+def judge(case: AuditContext, cell: str, base: str, waivers: Sequence[Waiver], begun: float) -> Audit:
     """Apply every rule, and the recipe's waivers to what they find."""
     found = [finding for rule in _RULES for finding in rule(case)]
     findings = tuple(_waived(finding, waivers) for finding in sorted(found, key=_order))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from builder.audit.elf import Defined, Undefined
+    from builder.audit.elf import Defined, UndefinedSymbol
 
 
 def key(name: bytes) -> int:
@@ -39,7 +39,7 @@ def defined_keys(symbols: Iterable[Defined]) -> array[int]:
     return array("Q", [key(name) for name in names])
 
 
-def wanted_keys(symbols: Iterable[Undefined]) -> array[int]:
+def wanted_keys(symbols: Iterable[UndefinedSymbol]) -> array[int]:
     """Return two keys for each symbol: any definition that answers to one of them will do."""
     keys = array("Q")
     for name, version, _ in symbols:
@@ -48,6 +48,6 @@ def wanted_keys(symbols: Iterable[Undefined]) -> array[int]:
     return keys
 
 
-def shown(symbol: Undefined) -> bytes:
+def shown(symbol: UndefinedSymbol) -> bytes:
     """Return a symbol as `name@VERSION`, or the name alone."""
     return symbol.name if symbol.version is None else symbol.name + b"@" + symbol.version

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 from builder.audit import elf, fatbin, symbols, wheel_reader
 from builder.audit.byte_source import File, MalformedError
-from builder.model.audits import Binary, Gpu, WheelFacts
+from builder.model.audits import Binary, GpuCode, WheelFacts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from email.message import Message
     from pathlib import Path
 
-    from builder.audit.byte_source import Source
+    from builder.audit.byte_source import ByteSource
     from builder.audit.elf import ElfFacts
-    from builder.audit.wheel_reader import Listing, Member
+    from builder.audit.wheel_reader import Member, WheelMembers
 
 # Part of each fact's name: raise it when the same wheel gives other facts.
 READER = 3
@@ -31,7 +31,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _DEVICES = frozenset({190, 224, 247})
 
 
-def jobs(listing: Listing) -> list[tuple[Member, ...]]:
+def jobs(listing: WheelMembers) -> list[tuple[Member, ...]]:
     """Return the files of a wheel in portions of work: large ones alone, the rest together."""
     large = [member for member in listing.members if member.size >= _LARGE]
     rest = tuple(member for member in listing.members if member.size < _LARGE)
@@ -58,7 +58,7 @@ def read_members(wheel: Path, members: Sequence[Member]) -> tuple[list[Binary], 
     return binaries, flaws
 
 
-def read_binary(source: Source, path: str) -> Binary:
+def read_binary(source: ByteSource, path: str) -> Binary:
     """Read one ELF file.
 
     Raises:
@@ -66,10 +66,10 @@ def read_binary(source: Source, path: str) -> Binary:
     """
     facts = elf.read_source(source)
     gpu = fatbin.codes(source, facts)
-    return compact(path, facts, tuple(Gpu(c.target, c.isa, n) for c, n in sorted(gpu.items())))
+    return compact(path, facts, tuple(GpuCode(c.target, c.isa, n) for c, n in sorted(gpu.items())))
 
 
-def compact(path: str, facts: ElfFacts, gpu: tuple[Gpu, ...] = ()) -> Binary:
+def compact(path: str, facts: ElfFacts, gpu: tuple[GpuCode, ...] = ()) -> Binary:
     """Return what the audit keeps of an ELF file."""
     wanted = [symbol for symbol in facts.undefined if not symbol.weak]
     inits = sorted(d.name[len(_INIT) :].decode("utf-8", "replace") for d in facts.defined if d.name.startswith(_INIT))
@@ -92,7 +92,9 @@ def compact(path: str, facts: ElfFacts, gpu: tuple[Gpu, ...] = ()) -> Binary:
     )
 
 
-def assemble(wheel: Path, listing: Listing, binaries: Iterable[Binary], flaws: Iterable[tuple[str, str]]) -> WheelFacts:
+def assemble(
+    wheel: Path, listing: WheelMembers, binaries: Iterable[Binary], flaws: Iterable[tuple[str, str]]
+) -> WheelFacts:
     """Put together what was read of a wheel."""
     data = File(wheel)
     kept = [member for member in listing.members if "\n" not in member.path]
@@ -111,7 +113,7 @@ def assemble(wheel: Path, listing: Listing, binaries: Iterable[Binary], flaws: I
     )
 
 
-def _metadata(data: Source, listing: Listing, name: str, flaws: list[tuple[str, str]]) -> Message:
+def _metadata(data: ByteSource, listing: WheelMembers, name: str, flaws: list[tuple[str, str]]) -> Message:
     try:
         text = wheel_reader.metadata(data, listing.members, name)
     except MalformedError as error:

@@ -8,13 +8,13 @@ import struct
 import zipfile
 from typing import TYPE_CHECKING, NamedTuple
 
-from builder.audit.byte_source import Deflated, MalformedError, Part
+from builder.audit.byte_source import Deflated, MalformedError, SourceRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from builder.audit.byte_source import Source
+    from builder.audit.byte_source import ByteSource
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _ENCRYPTED = 0x1
@@ -49,14 +49,14 @@ class Member(NamedTuple):
     method: int
 
 
-class Listing(NamedTuple):
+class WheelMembers(NamedTuple):
     """The files of a wheel, and what is wrong with the others."""
 
     members: tuple[Member, ...]
     flaws: tuple[tuple[str, str], ...]
 
 
-def listing(wheel: Path) -> Listing:
+def listing(wheel: Path) -> WheelMembers:
     """Return the files of a wheel; those that no installer should unpack are told as flaws, (name, what is wrong).
 
     Raises:
@@ -83,7 +83,7 @@ def listing(wheel: Path) -> Listing:
             raise MalformedError(f"holds more than {_LARGEST_WHEEL} bytes", where=wheel.name)
         if not flaw:
             members[member.name] = member
-    return Listing(tuple(members.values()), tuple(flaws))
+    return WheelMembers(tuple(members.values()), tuple(flaws))
 
 
 def _member(entry: zipfile.ZipInfo) -> Member:
@@ -119,7 +119,7 @@ def _flaw(entry: zipfile.ZipInfo) -> str | None:
     return next((text for wrong, text in checks if wrong), None)
 
 
-def source(data: Source, member: Member) -> Source:
+def source(data: ByteSource, member: Member) -> ByteSource:
     """Return a member's bytes, inflated where they are asked for.
 
     Raises:
@@ -129,11 +129,11 @@ def source(data: Source, member: Member) -> Source:
     if magic != b"PK\x03\x04":
         raise MalformedError("the zip's directory points at something that is no member")
     start = member.offset + _LOCAL_HEADER.size + name + extra
-    stored = Part(data, start, member.stored)
+    stored = SourceRange(data, start, member.stored)
     return Deflated(stored, member.size) if member.method == zipfile.ZIP_DEFLATED else stored
 
 
-def head(data: Source, member: Member, size: int) -> bytes:
+def head(data: ByteSource, member: Member, size: int) -> bytes:
     """Return the first bytes of a member, or fewer if it is shorter.
 
     Raises:
@@ -145,7 +145,7 @@ def head(data: Source, member: Member, size: int) -> bytes:
     return found.read(0, min(size, found.size))
 
 
-def metadata(data: Source, members: Iterable[Member], name: str) -> str:
+def metadata(data: ByteSource, members: Iterable[Member], name: str) -> str:
     """Return a text of a wheel's `.dist-info`, or nothing where there is none.
 
     Raises:

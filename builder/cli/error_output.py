@@ -44,7 +44,7 @@ class VerbFailure:
 
 def failure_of(error: JbuildError) -> VerbFailure:
     """Return an error as a part of a result."""
-    return cast("VerbFailure", records.decode(error.as_json(), VerbFailure))
+    return cast("VerbFailure", records.from_json(error.as_json(), VerbFailure))
 
 
 def show_failures(failures: Sequence[tuple[str, JbuildError]], console: Console) -> None:

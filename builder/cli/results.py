@@ -51,7 +51,7 @@ RESULTS = {
 
 def show(result: Any, text: str, console: Console) -> None:
     """Print a result: as JSON with `--json`, else its text."""
-    console.result(records.plain(result), text)
+    console.result(records.to_json(result), text)
 
 
 def printable(line: str) -> str:

@@ -38,7 +38,7 @@ _PLACEHOLDERS = ("recipe", "cell")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cache:
+class BuildCache:
     """One cache to read or to write. Values may hold `{recipe}` and `{cell}`."""
 
     attributes: tuple[tuple[str, str], ...]
@@ -65,7 +65,7 @@ class Cache:
         return missing[0] if missing else None
 
 
-def read_caches(table: Table, key: str, direction: Direction, folder: Path) -> tuple[Cache, ...]:
+def read_caches(table: Table, key: str, direction: Direction, folder: Path) -> tuple[BuildCache, ...]:
     """Return the caches of a list of strings such as `type=registry,ref=HOST/NAME`; paths are relative to `folder`."""
     found = []
     for index, text in enumerate(table.strings(key)):
@@ -81,7 +81,7 @@ class _Mistake(Exception):  # noqa: N818  # no failure: a note for the reader of
     """What is wrong with a rule, and what to write instead."""
 
 
-def _cache(text: str, direction: Direction, folder: Path) -> Cache:
+def _cache(text: str, direction: Direction, folder: Path) -> BuildCache:
     attributes = _attributes(text)
     kind = attributes.get("type", "")
     if kind not in _REQUIRED:
@@ -98,7 +98,7 @@ def _cache(text: str, direction: Direction, folder: Path) -> Cache:
             raise _Mistake(f"unknown attribute `{shown(name)}`", suggest(name, allowed, noun="valid here"))
         _check_value(name, value)
     made = {k: str(folder / Path(v).expanduser()) if k in _PATHS else v for k, v in attributes.items()}
-    return Cache(attributes=tuple(made.items()))
+    return BuildCache(attributes=tuple(made.items()))
 
 
 def _attributes(text: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from builder.errors import DocumentError, Problem, RecipeError
-from builder.host.buildkit_caches import Cache, read_caches
+from builder.host.buildkit_caches import BuildCache, read_caches
 from builder.host.index_rows import ADDRESS, DEFAULT, INDEX_KEYS
 from builder.host.toml import documents
 from builder.host.toml.declarations import (
@@ -115,8 +115,8 @@ class Config:
     hub_endpoint: str | None = None
     ca_bundle: Path | None = None
     builders: tuple[str, ...] = ()
-    cache_from: tuple[Cache, ...] = ()
-    cache_to: tuple[Cache, ...] = ()
+    cache_from: tuple[BuildCache, ...] = ()
+    cache_to: tuple[BuildCache, ...] = ()
     compression: Compression = "zstd"
     python_mirror: str | None = None
     silent_s: float = 3600.0

@@ -40,7 +40,7 @@ class Task:
         self._mutex = threading.Lock()
         self._started = self._shown = time.monotonic()
         self._ended = False
-        self._live: Line | None = console.live(self)
+        self._live: ProgressLine | None = console.live(self)
 
     def advance(self, amount: float) -> None:
         """Count `amount` more as done."""
@@ -82,7 +82,7 @@ class Task:
         return f"{self.done:.0f}{f' of {self.total:.0f}' if self.total else ''} {self._unit}"
 
 
-class Line:
+class ProgressLine:
     """A live line. Work that is begun within other work, in the same thread, takes the line over until it ends."""
 
     def __init__(self, progress: Progress) -> None:
@@ -268,18 +268,18 @@ class Console:
         if self._cancelled:
             raise KeyboardInterrupt
 
-    def live(self, task: Task) -> Line | None:
+    def live(self, task: Task) -> ProgressLine | None:
         """Show a task on its thread's line, if a person is watching."""
         if not self.terminal or self.quiet:
             return None
         with self._mutex:
-            line: Line | None = getattr(self._here, "line", None)
+            line: ProgressLine | None = getattr(self._here, "line", None)
             if line is None:
                 if self._progress is None:
                     self._progress = self._new_progress()
                     self._progress.start()
                 self._lines += 1
-                line = self._here.line = Line(self._progress)
+                line = self._here.line = ProgressLine(self._progress)
             line.begin(task)
             return line
 
@@ -287,7 +287,7 @@ class Console:
         """Return how many characters of a note fit beside a live task's title, bar and time."""
         return max(20, self._rich_console().width - 72)
 
-    def live_end(self, line: Line, task: Task) -> None:
+    def live_end(self, line: ProgressLine, task: Task) -> None:
         """Take a task off its line, and the line away with the last of them."""
         with self._mutex:
             if not line.end(task):

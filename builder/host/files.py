@@ -66,12 +66,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         DiskError: the file cannot be written.
     """
-    with disk_errors(path), aside(path) as temporary:
+    with disk_errors(path), atomic_file(path) as temporary:
         temporary.write_bytes(content)
 
 
 @contextmanager
-def aside(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Give a temporary file beside `path`, renamed to it on success and removed on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -86,7 +86,7 @@ def aside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def unnamed(folder: Path) -> Iterator[Path]:
+def temp_file(folder: Path) -> Iterator[Path]:
     """Give a temporary file in a folder, for what is named by its content; it is removed unless it was renamed."""
     folder.mkdir(parents=True, exist_ok=True)
     number, name = tempfile.mkstemp(prefix=".unnamed.", dir=folder)
@@ -100,7 +100,7 @@ def unnamed(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def folder_aside(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside `path`, which becomes `path` on success and is removed on failure.
 
     Where another process was faster, its folder stays: both hold the same content by name.
@@ -130,7 +130,7 @@ def move(path: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        with unnamed(target.parent) as temporary:
+        with temp_file(target.parent) as temporary:
             shutil.copyfile(path, temporary)
             temporary.replace(target)
         path.unlink()

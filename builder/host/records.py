@@ -22,14 +22,14 @@ FLAT = {"json": "flat"}
 OPTIONAL = {"json": "optional"}
 
 
-def plain(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """Turn dataclasses, tuples and paths into what JSON can hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _object(value)
     if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
+        return [to_json(v) for v in value]
     return str(value) if isinstance(value, Path) else value
 
 
@@ -38,9 +38,9 @@ def _object(record: Any) -> dict[str, Any]:
     for field in dataclasses.fields(record):
         value, form = getattr(record, field.name), field.metadata.get("json")
         if form == "flat":
-            keys |= plain(value)
+            keys |= to_json(value)
         elif form != "optional" or value is not None:
-            keys[field.name] = plain(value)
+            keys[field.name] = to_json(value)
     return keys
 
 
@@ -51,7 +51,7 @@ def as_bytes(document: object) -> bytes:
 
 def fingerprint(*inputs: Any) -> str:
     """Return the sha256 of any records and values, independent of the order of keys."""
-    text = json.dumps([FORMAT, *(plain(i) for i in inputs)], sort_keys=True, separators=(",", ":"))
+    text = json.dumps([FORMAT, *(to_json(i) for i in inputs)], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -61,7 +61,7 @@ def write(path: Path, made_from: str, record: Any) -> None:
     Raises:
         DiskError: the file cannot be written.
     """
-    body = {"format": FORMAT, "fingerprint": made_from, "record": plain(record)}
+    body = {"format": FORMAT, "fingerprint": made_from, "record": to_json(record)}
     write_text(path, json.dumps(body, indent=2, sort_keys=True) + "\n")
 
 
@@ -74,13 +74,13 @@ def read(path: Path, made_from: str | None, kind: type[_T]) -> _T | None:
         body = json.loads(path.read_text(encoding="utf-8"))
         if body["format"] != FORMAT or (made_from is not None and body["fingerprint"] != made_from):
             return None
-        found: _T = decode(body["record"], kind)
+        found: _T = from_json(body["record"], kind)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return found
 
 
-def decode(value: Any, kind: Any) -> Any:  # noqa: C901, PLR0911  # one line for each kind of type
+def from_json(value: Any, kind: Any) -> Any:  # noqa: C901, PLR0911  # one line for each kind of type
     """Turn plain JSON back into records, by the fields' types.
 
     Raises:
@@ -98,10 +98,10 @@ def decode(value: Any, kind: Any) -> Any:  # noqa: C901, PLR0911  # one line for
     if origin is tuple:
         return _decode_tuple(value, arguments)
     if origin is dict:
-        return {decode(k, arguments[0]): decode(v, arguments[1]) for k, v in _is(value, dict).items()}
+        return {from_json(k, arguments[0]): from_json(v, arguments[1]) for k, v in _is(value, dict).items()}
     if dataclasses.is_dataclass(kind):
         hints = _hints(typing.cast("Any", kind))
-        return kind(**{name: decode(item, hints[name]) for name, item in _is(value, dict).items()})  # type: ignore[operator]
+        return kind(**{name: from_json(item, hints[name]) for name, item in _is(value, dict).items()})  # type: ignore[operator]
     if kind is Path:
         return Path(value)
     if isinstance(value, bool) and kind is not bool:
@@ -127,10 +127,10 @@ def _decode_union(value: Any, kinds: tuple[Any, ...]) -> Any:
     if value is None and type(None) in kinds:
         return None
     (kind,) = [k for k in kinds if k is not type(None)]
-    return decode(value, kind)
+    return from_json(value, kind)
 
 
 def _decode_tuple(value: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(arguments) == 2 and arguments[1] is Ellipsis:  # noqa: PLR2004  # tuple[X, ...]
-        return tuple(decode(v, arguments[0]) for v in _is(value, list))
-    return tuple(decode(v, k) for v, k in zip(_is(value, list), arguments, strict=True))
+        return tuple(from_json(v, arguments[0]) for v in _is(value, list))
+    return tuple(from_json(v, k) for v, k in zip(_is(value, list), arguments, strict=True))

@@ -19,7 +19,7 @@ _RELEASE_NOUN = "a release such as 36.4"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Releases:
+class ReleaseRange:
     """L4T releases from one (inclusive) up to another (exclusive)."""
 
     start: str
@@ -33,11 +33,11 @@ class Releases:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Host:
+class HostRule:
     """Devices with these releases run images made for those."""
 
-    releases: Releases
-    images: Releases
+    releases: ReleaseRange
+    images: ReleaseRange
     source: str
 
 
@@ -45,8 +45,8 @@ class Host:
 class Refusal:
     """A failure that is known: on hosts of these releases, with images of those or with CUDA from a version on."""
 
-    hosts: Releases
-    images: Releases | None
+    hosts: ReleaseRange
+    images: ReleaseRange | None
     cuda_from: str | None
     reason: str
     source: str
@@ -64,7 +64,7 @@ class Refusal:
 class HostRules:
     """Everything that is known of hosts and images."""
 
-    hosts: tuple[Host, ...]
+    hosts: tuple[HostRule, ...]
     refusals: tuple[Refusal, ...]
 
 
@@ -111,8 +111,8 @@ def read_hosts(path: Path) -> HostRules:
     return documents.load(path, "the rules of hosts have mistakes", parse)
 
 
-def _host(table: Table) -> Host:
-    row = Host(releases=_releases(table), images=_inner(table, "images"), source=_source(table))
+def _host(table: Table) -> HostRule:
+    row = HostRule(releases=_releases(table), images=_inner(table, "images"), source=_source(table))
     table.done()
     return row
 
@@ -131,15 +131,15 @@ def _refusal(table: Table) -> Refusal:
     return row
 
 
-def _inner(table: Table, key: str) -> Releases:
+def _inner(table: Table, key: str) -> ReleaseRange:
     inner = table.table(key)
     found = _releases(inner)
     inner.done()
     return found
 
 
-def _releases(table: Table) -> Releases:
-    found = Releases(
+def _releases(table: Table) -> ReleaseRange:
+    found = ReleaseRange(
         start=table.string("from", pattern=_VERSION, noun=_RELEASE_NOUN),
         below=table.string("below", pattern=_VERSION, noun=_RELEASE_NOUN),
     )

@@ -36,7 +36,7 @@ class PythonRange:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Releases:
+class ReleaseTable:
     """All rows of `releases.toml`."""
 
     never: tuple[NeverReleased, ...]
@@ -44,7 +44,7 @@ class Releases:
 
 
 @cache
-def releases() -> Releases:
+def releases() -> ReleaseTable:
     """Return the rows of `releases.toml`.
 
     Raises:
@@ -81,9 +81,9 @@ def python_problem(package: str, version: str, python: str) -> str | None:
     return None
 
 
-def _parse(root: Table) -> Releases:
+def _parse(root: Table) -> ReleaseTable:
     never = tuple(_never(table) for table in root.tables("never-released"))
-    return Releases(never=never, pythons=tuple(_pythons(table) for table in root.tables("pythons")))
+    return ReleaseTable(never=never, pythons=tuple(_pythons(table) for table in root.tables("pythons")))
 
 
 def _never(table: Table) -> NeverReleased:

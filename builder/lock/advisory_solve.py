@@ -16,7 +16,7 @@ from builder.host.toml.documents import suggest
 from builder.jetson import advisories
 from builder.jetson.advisories import Situation
 from builder.lock import lockfile
-from builder.lock.solve import Question, solve
+from builder.lock.solve import SolveRequest, solve
 from builder.lock.torch_build import CHECKS
 from builder.model.locks import LockedAdvisory, LockedWarning, LockedWheel
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.jetson.advisories import Advisory
     from builder.model.locks import Job
-    from builder.remote.index.index_pins import Ties
+    from builder.remote.index.index_pins import IndexPins
 
 # A constraint can bring in a version that another advisory speaks of, and so on; more rounds than this are a circle.
 _ROUNDS = 6
@@ -43,7 +43,7 @@ class Solution:
     warnings: tuple[LockedWarning, ...]
 
 
-def solve_with_advisories(job: Job, session: Session, question: Question, ties: Ties) -> Solution:
+def solve_with_advisories(job: Job, session: Session, question: SolveRequest, ties: IndexPins) -> Solution:
     """Return the wheels of a cell, and the advisories that they keep.
 
     Advisories of packages that the recipe pins are constraints from the start, as are those that the same question led
@@ -73,7 +73,7 @@ def solve_with_advisories(job: Job, session: Session, question: Question, ties: 
 
 
 def _again(
-    job: Job, session: Session, question: Question, ties: Ties, active: dict[Advisory, tuple[str, ...]]
+    job: Job, session: Session, question: SolveRequest, ties: IndexPins, active: dict[Advisory, tuple[str, ...]]
 ) -> Solution | None:
     """Ask uv with what was learned before; None: that no longer leads anywhere, and nothing is said of it."""
     try:
@@ -83,7 +83,7 @@ def _again(
 
 
 def _rounds(
-    job: Job, session: Session, question: Question, ties: Ties, active: dict[Advisory, tuple[str, ...]]
+    job: Job, session: Session, question: SolveRequest, ties: IndexPins, active: dict[Advisory, tuple[str, ...]]
 ) -> Solution | None:
     """Ask uv until no advisory speaks against the answer; `active` grows by those that did. None: it is a circle."""
     ignored = job.spec.ignored_advisories
@@ -100,7 +100,7 @@ def _rounds(
     return None
 
 
-def _memory(job: Job, question: Question, session: Session) -> Path:
+def _memory(job: Job, question: SolveRequest, session: Session) -> Path:
     """Return where the advisories are kept that a question leads to: asking it again then takes one round."""
     spec = question.spec
     asked = (spec.requires, spec.constraints, spec.replace, spec.ignored_advisories, spec.indexes, spec.sources)
@@ -139,13 +139,13 @@ def pinned(requires: Iterable[str]) -> dict[str, str]:
     return pins
 
 
-def _situation(job: Job, versions: dict[str, str], ties: Ties) -> Situation:
+def _situation(job: Job, versions: dict[str, str], ties: IndexPins) -> Situation:
     tied = {name: tie.index for name in versions if (tie := ties.of(name))}
     return Situation(versions=versions, platform=job.platform, sources=tied, apt=job.spec.apt)
 
 
 def _solve(
-    job: Job, session: Session, question: Question, active: dict[Advisory, tuple[str, ...]]
+    job: Job, session: Session, question: SolveRequest, active: dict[Advisory, tuple[str, ...]]
 ) -> tuple[LockedWheel, ...]:
     rules = tuple(rule for each in active.values() for rule in each)
     spec = replace(question.spec, constraints=(*question.spec.constraints, *rules))

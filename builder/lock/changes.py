@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from builder.lock.graph import RECIPE, Ask, asks_of, metadata_of
+from builder.lock.graph import RECIPE, Requester, asks_of, metadata_of
 from builder.lock.index_sources import ties_of
 from builder.model.locks import LockChange
 
@@ -49,14 +49,24 @@ def _differing(before: Lock, after: Lock) -> list[LockChange]:
 
 
 def _explained(
-    change: LockChange, asks: dict[str, tuple[Ask, ...]], before: Lock, after: Lock, job: Job, upgrade: tuple[str, ...]
+    change: LockChange,
+    asks: dict[str, tuple[Requester, ...]],
+    before: Lock,
+    after: Lock,
+    job: Job,
+    upgrade: tuple[str, ...],
 ) -> LockChange:
     why = _why(change, asks, before, after, job, upgrade)
     return LockChange(name=change.name, before=change.before, after=change.after, why=why)
 
 
 def _why(
-    change: LockChange, asks: dict[str, tuple[Ask, ...]], before: Lock, after: Lock, job: Job, upgrade: tuple[str, ...]
+    change: LockChange,
+    asks: dict[str, tuple[Requester, ...]],
+    before: Lock,
+    after: Lock,
+    job: Job,
+    upgrade: tuple[str, ...],
 ) -> str | None:
     own = asks.get(change.name, ())
     if change.after is None:
@@ -89,7 +99,7 @@ def _rule(change: LockChange, job: Job, after: Lock) -> str | None:
     return None
 
 
-def _joined(asks: tuple[Ask, ...]) -> str:
+def _joined(asks: tuple[Requester, ...]) -> str:
     # The recipe's own word weighs more than any package's.
     ordered = sorted(asks, key=lambda ask: ask.by != RECIPE)
     more = len(ordered) - _NAMED

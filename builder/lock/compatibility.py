@@ -27,7 +27,7 @@ _MANYLINUX = re.compile(r"manylinux_2_(\d+)_(.+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judged:
+class JudgedWheel:
     """A wheel of an index: its version, and why it is unfit for the cell; None if it fits.
 
     `too_late` is the day (ISO 8601) on which it came, if nothing but the recipe's date speaks against it.
@@ -39,7 +39,7 @@ class Judged:
     too_late: str | None = None
 
 
-class _Fits:
+class _Compatibility:
     """What fits a cell: tags, and the Pythons and ABIs among them."""
 
     def __init__(self, platform: Platform) -> None:
@@ -55,13 +55,13 @@ def judge(
     *,
     before: str | None = None,
     yanked_too: bool = False,
-) -> list[Judged]:
+) -> list[JudgedWheel]:
     """Return the wheels of a page with what speaks against each, whatever version is wanted.
 
     `before` is the cut-off date of the recipe. What was yanked may be taken where an exact version is asked for. Files
     that are no wheels are left out.
     """
-    fits = _Fits(platform)
+    fits = _Compatibility(platform)
     found = []
     for file in files:
         try:
@@ -72,7 +72,7 @@ def judge(
         unfit = _index_says(file, index, platform) or yanked or _tags_say(own, fits)
         late = None if unfit else _came(file, index, before)
         came = file.upload_time[:10] if late and file.upload_time else None
-        found.append(Judged(file=file, version=version, unfit=unfit or late, too_late=came))
+        found.append(JudgedWheel(file=file, version=version, unfit=unfit or late, too_late=came))
     return found
 
 
@@ -108,7 +108,7 @@ def _allows(requires_python: str, python: str) -> bool:
     return specifier.contains(f"{python}.0")
 
 
-def _tags_say(own: frozenset[Tag], fits: _Fits) -> str | None:
+def _tags_say(own: frozenset[Tag], fits: _Compatibility) -> str | None:
     if own & fits.tags:
         return None
     wanted = machine(fits.platform)
@@ -119,7 +119,7 @@ def _tags_say(own: frozenset[Tag], fits: _Fits) -> str | None:
     return said or f"its tags do not go together: {_names(map(str, here))}"
 
 
-def _python_says(here: list[Tag], fits: _Fits) -> str | None:
+def _python_says(here: list[Tag], fits: _Compatibility) -> str | None:
     if any((tag.interpreter, tag.abi) in fits.pythons for tag in here):
         return None
     cell = f"cp{fits.platform.python.replace('.', '')}"

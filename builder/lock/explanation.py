@@ -12,10 +12,10 @@ from packaging.version import Version
 from builder.errors import JbuildError, NoWheelsError
 from builder.jetson.releases import never_released
 from builder.lock.advisory_solve import pinned
-from builder.lock.alternatives import Neighbour, neighbours
+from builder.lock.alternatives import Alternative, neighbours
 from builder.lock.graph import asks_of, metadata_of
 from builder.lock.index_sources import ties_of
-from builder.lock.inspect_index import Examined, Examiner, written_in
+from builder.lock.inspect_index import IndexContents, IndexInspector, written_in
 from builder.lock.resolve import solve_only
 from builder.lock.stage import current_lock
 from builder.model.locks import LEADING, Lock
@@ -24,7 +24,7 @@ from builder.remote.index.index_client import client_of
 if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.lock.advisory_solve import Solution
-    from builder.lock.graph import Ask
+    from builder.lock.graph import Requester
     from builder.model.locks import Job, LockedWheel
     from builder.remote.index.index_client import IndexClient
 
@@ -58,8 +58,8 @@ class Why:
     error: str = ""
     explanation: str = ""
     never_released: tuple[str, ...] = ()
-    examined: tuple[Examined, ...] = ()
-    neighbours: tuple[Neighbour, ...] = ()
+    examined: tuple[IndexContents, ...] = ()
+    neighbours: tuple[Alternative, ...] = ()
 
 
 def why(job: Job, session: Session) -> Why:
@@ -85,7 +85,7 @@ def _resolved(job: Job, made: Lock | Solution, client: IndexClient, session: Ses
     with session.console.task(f"{job.cell.id}: reading what {len(wheels)} wheels ask for"):
         metadata, silent = metadata_of(wheels, ties, client, session.workspace)
     asks = asks_of(job.spec, metadata, job.platform)
-    examiner = Examiner(job=job, session=session, client=client, ties=ties)
+    examiner = IndexInspector(job=job, session=session, client=client, ties=ties)
     big = sorted((w for w in wheels if (w.size or 0) >= _BIG and w.name not in LEADING), key=lambda w: -(w.size or 0))
     told = [wheel for name in LEADING for wheel in wheels if wheel.name == name] + big[:_MOST_BIG]
     rules = _constraints(job, made)
@@ -102,7 +102,7 @@ def _constraints(job: Job, made: Lock | Solution) -> list[tuple[Requirement, str
 
 
 def _reason(
-    wheel: LockedWheel, asks: tuple[Ask, ...], rules: list[tuple[Requirement, str]], examiner: Examiner
+    wheel: LockedWheel, asks: tuple[Requester, ...], rules: list[tuple[Requirement, str]], examiner: IndexInspector
 ) -> Reason:
     own = [(rule, source) for rule, source in rules if canonicalize_name(rule.name) == wheel.name]
     try:
@@ -125,7 +125,7 @@ def _reason(
 
 
 def _unresolved(job: Job, error: NoWheelsError, client: IndexClient, session: Session) -> Why:
-    examiner = Examiner(job=job, session=session, client=client, ties=ties_of(job, session.config))
+    examiner = IndexInspector(job=job, session=session, client=client, ties=ties_of(job, session.config))
     asked = {str(each): each for each in map(Requirement, job.spec.requires)}
     asked |= {str(each): each for each in written_in(error.log or "")}
     with session.console.task(f"{job.cell.id}: looking at what the indexes have") as task:

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from builder.model.platforms import Platform
     from builder.model.recipes import Spec
     from builder.remote.index.index_client import IndexClient
-    from builder.remote.index.index_pins import Ties
+    from builder.remote.index.index_pins import IndexPins
 
 _CONNECTIONS = 16
 RECIPE = "the recipe"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ask:
+class Requester:
     """A requirement and who has it: the recipe, or a distribution of a version."""
 
     by: str
@@ -48,18 +48,20 @@ class Ask:
         return f"{who} asks for {plain}"
 
 
-def asks_of(spec: Spec, metadata: Mapping[str, tuple[str, bytes]], platform: Platform) -> dict[str, tuple[Ask, ...]]:
+def asks_of(
+    spec: Spec, metadata: Mapping[str, tuple[str, bytes]], platform: Platform
+) -> dict[str, tuple[Requester, ...]]:
     """Return for each distribution all that is asked of it.
 
     `metadata` is the version and METADATA of each distribution that is there. Extras are followed. What the recipe
     replaces is asked by the recipe alone.
     """
     environment = {**markers(platform), "extra": ""}
-    found: dict[str, list[Ask]] = {}
+    found: dict[str, list[Requester]] = {}
     replaced = {str(canonicalize_name(Requirement(text).name)) for text in spec.replace}
     own = [Requirement(text) for text in (*spec.requires, *spec.replace)]
     queue = deque(
-        Ask(by=RECIPE, version=None, requirement=each)
+        Requester(by=RECIPE, version=None, requirement=each)
         for each in own
         if not each.marker or each.marker.evaluate(environment)
     )
@@ -79,14 +81,14 @@ def asks_of(spec: Spec, metadata: Mapping[str, tuple[str, bytes]], platform: Pla
     return {name: tuple({ask.words: ask for ask in asks[::-1]}.values())[::-1] for name, asks in found.items()}
 
 
-def _of(name: str, version: str, content: bytes, environment: Mapping[str, str], extra: str) -> Iterator[Ask]:
+def _of(name: str, version: str, content: bytes, environment: Mapping[str, str], extra: str) -> Iterator[Requester]:
     """Yield what a distribution asks for with an extra, without what it asks for anyway."""
     for requirement in requirements(content):
         marker = requirement.marker
         always = marker is None or marker.evaluate(environment)
         with_extra = always or (marker is not None and marker.evaluate({**environment, "extra": extra}))
         if with_extra and not (extra and always):
-            yield Ask(by=name, version=version, requirement=requirement)
+            yield Requester(by=name, version=version, requirement=requirement)
 
 
 def requirements(content: bytes) -> list[Requirement]:
@@ -102,7 +104,7 @@ def requirements(content: bytes) -> list[Requirement]:
 
 
 def metadata_of(
-    wheels: Iterable[LockedWheel], ties: Ties, client: IndexClient, workspace: Workspace
+    wheels: Iterable[LockedWheel], ties: IndexPins, client: IndexClient, workspace: Workspace
 ) -> tuple[dict[str, tuple[str, bytes]], tuple[str, ...]]:
     """Return the version and METADATA of each wheel, and the names of those whose server did not give it."""
     default = Index(name=DEFAULT, addresses=())

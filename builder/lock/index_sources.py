@@ -11,7 +11,7 @@ from builder.host.index_rows import DEFAULT
 from builder.host.toml.documents import suggest
 from builder.jetson.indexes import with_own
 from builder.model.locks import LOCK_FORMAT
-from builder.remote.index.index_pins import Tie, Ties
+from builder.remote.index.index_pins import IndexPin, IndexPins
 from builder.remote.index.listing import Index
 from builder.remote.index.mirrors import addresses
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from builder.model.locks import Job
 
 
-def ties_of(job: Job, config: Config) -> Ties:
+def ties_of(job: Job, config: Config) -> IndexPins:
     """Return which packages of a cell come from one index only.
 
     The recipe's `from` speaks first, then the indexes that it names, else those that are usual for the platform.
@@ -41,7 +41,7 @@ def ties_of(job: Job, config: Config) -> Ties:
         ties += [_tie(row, packages, "`indexes` of the recipe") for row in chosen for packages in row.packages]
     names = {tie.index for tie in ties}
     indexes = tuple(_index(row, config) for row in rows if row.name in names)
-    return Ties(ties=tuple(ties), indexes=indexes)
+    return IndexPins(ties=tuple(ties), indexes=indexes)
 
 
 def asked_of(job: Job, config: Config) -> tuple[tuple[object, ...], tuple[tuple[str, str], ...]]:
@@ -65,15 +65,15 @@ def lock_inputs(job: Job, config: Config) -> str:
     return records.fingerprint(LOCK_FORMAT, asked, ties, job.platform, job.base)
 
 
-def _tie(row: IndexRow, packages: str, why: str) -> Tie:
-    return Tie(packages=packages, index=row.name, why=why)
+def _tie(row: IndexRow, packages: str, why: str) -> IndexPin:
+    return IndexPin(packages=packages, index=row.name, why=why)
 
 
-def _named(package: str, name: str, rows: tuple[IndexRow, ...], job: Job) -> Tie:
+def _named(package: str, name: str, rows: tuple[IndexRow, ...], job: Job) -> IndexPin:
     why = "`from` of the recipe"
     if name == DEFAULT:
-        return Tie(packages=package, index=DEFAULT, why=why)
-    return Tie(packages=package, index=_row(name, rows, job).name, why=why)
+        return IndexPin(packages=package, index=DEFAULT, why=why)
+    return IndexPin(packages=package, index=_row(name, rows, job).name, why=why)
 
 
 def _row(name: str, rows: tuple[IndexRow, ...], job: Job) -> IndexRow:

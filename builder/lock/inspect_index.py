@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from builder.host.session import Session
-    from builder.lock.compatibility import Judged
+    from builder.lock.compatibility import JudgedWheel
     from builder.model.locks import Job
     from builder.remote.index.index_client import IndexClient
-    from builder.remote.index.index_pins import Ties
-    from builder.remote.index.listing import Page
+    from builder.remote.index.index_pins import IndexPins
+    from builder.remote.index.listing import ProjectPage
 
 _FROM = re.compile(r"# from (https?://\S+)")
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+=)?(https?://\S+)")
@@ -50,7 +50,7 @@ _THERE = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Unfit:
+class UnfitWheel:
     """A wheel that the requirement would take, and why the cell cannot; `came` is its day, if it came too late."""
 
     filename: str
@@ -59,7 +59,7 @@ class Unfit:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Examined:
+class IndexContents:
     """What an index has for a requirement.
 
     `fitting` are the versions that it could take, `unfit` the wheels that it would but for the cell, `others` the
@@ -70,7 +70,7 @@ class Examined:
     index: str
     url: str
     fitting: tuple[str, ...] = ()
-    unfit: tuple[Unfit, ...] = ()
+    unfit: tuple[UnfitWheel, ...] = ()
     others: tuple[str, ...] = ()
     said: str | None = None
 
@@ -81,22 +81,22 @@ class Examined:
 
 
 @dataclass(slots=True)
-class Examiner:
+class IndexInspector:
     """Asks indexes for the packages of one job."""
 
     job: Job
     session: Session
     client: IndexClient
-    ties: Ties
+    ties: IndexPins
     _default: Index | None = None
     _own: tuple[Index, ...] = field(default_factory=own_indexes)
 
-    def examine(self, requirement: Requirement) -> Examined:
+    def examine(self, requirement: Requirement) -> IndexContents:
         """Look at the wheels for one requirement."""
         name = str(canonicalize_name(requirement.name))
         index = self.index_of(name)
         url = without_login(index.addresses[0].url) if index.addresses else ""
-        nothing = Examined(requirement=f"{name}{requirement.specifier}", index=index.name, url=url)
+        nothing = IndexContents(requirement=f"{name}{requirement.specifier}", index=index.name, url=url)
         try:
             page = self.page(name)
         except JbuildError as error:
@@ -115,16 +115,16 @@ class Examiner:
             fitting=_versions(each for each in wanted if not each.unfit),
             unfit=(
                 *(
-                    Unfit(filename=each.file.filename, why=each.unfit, came=each.too_late)
+                    UnfitWheel(filename=each.file.filename, why=each.unfit, came=each.too_late)
                     for each in wanted
                     if each.unfit
                 ),
-                *(Unfit(filename=each.file.filename, why=said) for each, said in builds),
+                *(UnfitWheel(filename=each.file.filename, why=said) for each, said in builds),
             ),
             others=_versions(each for each in rest if not each.unfit and not each.version.is_prerelease),
         )
 
-    def page(self, name: str) -> Page | None:
+    def page(self, name: str) -> ProjectPage | None:
         """Return what its index lists of a package, or None if it does not know it.
 
         Raises:
@@ -135,7 +135,7 @@ class Examiner:
             raise NetworkError("uv's own index could not be found out", hint="name it: UV_DEFAULT_INDEX")
         return self.client.page(index, name)
 
-    def _judge(self, page: Page, index: Index, *, yanked_too: bool = False) -> list[Judged]:
+    def _judge(self, page: ProjectPage, index: Index, *, yanked_too: bool = False) -> list[JudgedWheel]:
         before, platform = self.job.spec.released_before, self.job.platform
         return judge(page.files, index, platform, before=before, yanked_too=yanked_too)
 
@@ -172,7 +172,7 @@ class Examiner:
         return self._default
 
 
-def fault_behind(explanation: str, examiner: Examiner) -> NetworkError | None:
+def fault_behind(explanation: str, examiner: IndexInspector) -> NetworkError | None:
     """Return what is wrong with the index of a package that uv found nothing of, if anything is.
 
     uv takes a page that is none, as a captive portal answers, for one without files, and says `there is no version`.
@@ -242,5 +242,5 @@ def _other_build(requirement: Requirement, version: Version) -> str | None:
     return None
 
 
-def _versions(judged: Iterable[Judged]) -> tuple[str, ...]:
+def _versions(judged: Iterable[JudgedWheel]) -> tuple[str, ...]:
     return tuple(str(version) for version in sorted({each.version for each in judged}, reverse=True))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class LockFinding:
     """A locked wheel that its index serves with other bytes, or no longer; `kept` if the wheelhouse has it."""
 
     filename: str
@@ -32,7 +32,7 @@ class CellCheck:
     """What is wrong with a cell's lock; nothing if `error` and `findings` are empty."""
 
     cell: str
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[LockFinding, ...] = ()
     error: JbuildError | None = None
 
 
@@ -54,12 +54,14 @@ def check_lock(job: Job, session: Session) -> CellCheck:
     return CellCheck(cell=job.cell.id, findings=tuple(each for each in found if each))
 
 
-def _finding(wheel: LockedWheel, index: str, served: dict[str, str | None], session: Session) -> Finding | None:
+def _finding(wheel: LockedWheel, index: str, served: dict[str, str | None], session: Session) -> LockFinding | None:
     if served.get(wheel.filename) == wheel.sha256:
         return None
     kept = session.workspace.wheel(wheel.sha256, wheel.filename).is_file()
     where = "the locked file is in the wheelhouse" if kept else "and the locked file is not in the wheelhouse"
     if wheel.filename in served:
         says = f"the index {index} serves another file under this name (sha256 {served[wheel.filename]}); {where}"
-        return Finding(filename=wheel.filename, index=index, says=says, kept=kept, changed=True)
-    return Finding(filename=wheel.filename, index=index, says=f"the index {index} no longer has it; {where}", kept=kept)
+        return LockFinding(filename=wheel.filename, index=index, says=says, kept=kept, changed=True)
+    return LockFinding(
+        filename=wheel.filename, index=index, says=f"the index {index} no longer has it; {where}", kept=kept
+    )

@@ -195,16 +195,16 @@ def _document(lock: Lock) -> dict[str, Any]:
         "cell": lock.cell,
         "inputs": lock.inputs,
         "content": content(lock),
-        "platform": _without_none(records.plain(lock.platform)),
-        "base": _without_none(records.plain(lock.base)),
-        "models": [_without_none(records.plain(model)) for model in lock.models],
-        "advisories": records.plain(lock.advisories),
-        "indexes": [_without_none(records.plain(index)) for index in lock.indexes],
+        "platform": _without_none(records.to_json(lock.platform)),
+        "base": _without_none(records.to_json(lock.base)),
+        "models": [_without_none(records.to_json(model)) for model in lock.models],
+        "advisories": records.to_json(lock.advisories),
+        "indexes": [_without_none(records.to_json(index)) for index in lock.indexes],
         "sources": lock.sources,
-        "rules": records.plain(lock.rules),
-        "warnings": records.plain(lock.warnings),
+        "rules": records.to_json(lock.rules),
+        "warnings": records.to_json(lock.warnings),
         **({"torch-cuda": lock.torch_cuda} if lock.torch_cuda else {}),
-        **({"interpreter": records.plain(lock.interpreter)} if lock.interpreter else {}),
+        **({"interpreter": records.to_json(lock.interpreter)} if lock.interpreter else {}),
         **({"compiler": lock.compiler} if lock.compiler else {}),
     }
     addresses = {index.name: index.url for index in lock.indexes}
@@ -228,7 +228,7 @@ def _package(wheel: LockedWheel, addresses: dict[str, str]) -> dict[str, Any]:
 def _from_document(data: dict[str, Any], own: dict[str, Any]) -> Lock:
     packages = Pylock.from_dict(data).packages
     # Two indexes may have one address, as behind a mirror: the names are kept beside.
-    sources = records.decode(own["sources"], dict[str, str])
+    sources = records.from_json(own["sources"], dict[str, str])
     wheels = (
         replace(_wheel(package, wheel, own["cell"]), index=sources.get(str(package.name)))
         for package in packages
@@ -242,17 +242,17 @@ def _lock(own: dict[str, Any], wheels: tuple[LockedWheel, ...]) -> Lock:
         recipe=own["recipe"],
         cell=own["cell"],
         inputs=own["inputs"],
-        platform=records.decode(own["platform"], Platform),
-        base=records.decode(own["base"], LockedBase),
+        platform=records.from_json(own["platform"], Platform),
+        base=records.from_json(own["base"], LockedBase),
         wheels=wheels,
-        models=tuple(records.decode(model, LockedModel) for model in own["models"]),
-        advisories=tuple(records.decode(advisory, LockedAdvisory) for advisory in own["advisories"]),
-        indexes=tuple(records.decode(index, LockedIndex) for index in own["indexes"]),
-        rules=tuple(records.decode(rule, LockedRule) for rule in own["rules"]),
-        warnings=tuple(records.decode(warning, LockedWarning) for warning in own["warnings"]),
-        torch_cuda=records.decode(own.get("torch-cuda"), str | None),
-        interpreter=records.decode(own.get("interpreter"), LockedInterpreter | None),
-        compiler=records.decode(own.get("compiler"), str | None),
+        models=tuple(records.from_json(model, LockedModel) for model in own["models"]),
+        advisories=tuple(records.from_json(advisory, LockedAdvisory) for advisory in own["advisories"]),
+        indexes=tuple(records.from_json(index, LockedIndex) for index in own["indexes"]),
+        rules=tuple(records.from_json(rule, LockedRule) for rule in own["rules"]),
+        warnings=tuple(records.from_json(warning, LockedWarning) for warning in own["warnings"]),
+        torch_cuda=records.from_json(own.get("torch-cuda"), str | None),
+        interpreter=records.from_json(own.get("interpreter"), LockedInterpreter | None),
+        compiler=records.from_json(own.get("compiler"), str | None),
     )
 
 

@@ -15,8 +15,8 @@ from builder.lock import lockfile, unresolved
 from builder.lock.advisory_solve import solve_with_advisories
 from builder.lock.changes import changes_of
 from builder.lock.index_sources import lock_inputs, ties_of
-from builder.lock.inspect_index import Examiner, fault_behind
-from builder.lock.solve import Question
+from builder.lock.inspect_index import IndexInspector, fault_behind
+from builder.lock.solve import SolveRequest
 from builder.lock.torch_build import check_torch
 from builder.lock.wheel_sizes import measured
 from builder.model.locks import Lock, LockedBase, LockedIndex, LockedInterpreter, LockedRule
@@ -26,7 +26,7 @@ from builder.models.fit.cell_fit import warning as fit_warning
 from builder.models.model_lock import lock_model
 from builder.remote.index.index_client import client_of
 from builder.remote.index.index_proxy import running_front
-from builder.remote.index.index_view import Shelf
+from builder.remote.index.index_view import IndexView
 from builder.remote.index.logins import without_login
 from builder.remote.registry.base_lookup import resolve_digest
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from builder.model.platforms import Platform
     from builder.model.recipes import Model
     from builder.remote.index.index_client import IndexClient
-    from builder.remote.index.index_proxy import Front
+    from builder.remote.index.index_proxy import IndexProxy
     from builder.remote.registry.base_lookup import ResolvedBase
 
 _ALL = "*"
@@ -61,13 +61,13 @@ def make(
     """
     path = session.workspace.lock(job.recipe.name, job.cell.id)
     client = client_of(session.config, session.workspace.index_states)
-    shelf = Shelf(
+    shelf = IndexView(
         ties=ties_of(job, session.config),
         client=client,
         workspace=session.workspace,
         locked=_kept_as_locked(before, upgrade),
     )
-    question = Question(spec=job.spec, platform=job.platform, before=path if before else None, upgrade=upgrade)
+    question = SolveRequest(spec=job.spec, platform=job.platform, before=path if before else None, upgrade=upgrade)
     with TaskGroup(1) as group:
         base = group.submit(resolve_digest, job.base, session.config, job.platform.architecture)
         with _noting(job, session, shelf), session.console.task(f"{job.cell.id}: solving", unit="steps"):
@@ -111,8 +111,8 @@ def solve_only(job: Job, session: Session, client: IndexClient) -> Solution:
     Raises:
         LockError, NetworkError, IntegrityError: there are none, or they cannot be had.
     """
-    shelf = Shelf(ties=ties_of(job, session.config), client=client, workspace=session.workspace)
-    solution = _solve(job, session, Question(spec=job.spec, platform=job.platform), shelf)
+    shelf = IndexView(ties=ties_of(job, session.config), client=client, workspace=session.workspace)
+    solution = _solve(job, session, SolveRequest(spec=job.spec, platform=job.platform), shelf)
     check_torch(job, solution.wheels, shelf.ties, client, session)
     return solution
 
@@ -131,7 +131,7 @@ def lock_one(model: Model, job: Job, session: Session, *, fetching: bool = False
     return lock_model(model, folder, session.config, store, session.console, fetching=fetching)
 
 
-def _solve(job: Job, session: Session, question: Question, shelf: Shelf) -> Solution:
+def _solve(job: Job, session: Session, question: SolveRequest, shelf: IndexView) -> Solution:
     if not shelf.ties:
         return solve_with_advisories(job, session, question, shelf.ties)
     with running_front(shelf) as front:
@@ -145,12 +145,12 @@ def _solve(job: Job, session: Session, question: Question, shelf: Shelf) -> Solu
 
 
 @contextmanager
-def _noting(job: Job, session: Session, shelf: Shelf) -> Iterator[None]:
+def _noting(job: Job, session: Session, shelf: IndexView) -> Iterator[None]:
     """Remember that no wheels were found for a cell, and say how to find out why."""
     try:
         yield
     except NoWheelsError as error:
-        examiner = Examiner(job=job, session=session, client=shelf.client, ties=shelf.ties)
+        examiner = IndexInspector(job=job, session=session, client=shelf.client, ties=shelf.ties)
         if fault := fault_behind(error.log or "", examiner):
             raise fault from error
         unresolved.note(job, lock_inputs(job, session.config), error, session.workspace)
@@ -159,7 +159,7 @@ def _noting(job: Job, session: Session, shelf: Shelf) -> Iterator[None]:
         raise
 
 
-def _upstream(wheel: LockedWheel, front: Front, shelf: Shelf) -> LockedWheel:
+def _upstream(wheel: LockedWheel, front: IndexProxy, shelf: IndexView) -> LockedWheel:
     """Return a wheel where its index has it, for the front is gone tomorrow."""
     if not wheel.url.startswith(front.root):
         return _untied(wheel, shelf)
@@ -167,7 +167,7 @@ def _upstream(wheel: LockedWheel, front: Front, shelf: Shelf) -> LockedWheel:
     return replace(wheel, url=offer.file.url, size=offer.file.size, index=offer.index.name)
 
 
-def _untied(wheel: LockedWheel, shelf: Shelf) -> LockedWheel:
+def _untied(wheel: LockedWheel, shelf: IndexView) -> LockedWheel:
     """Return a wheel that came from one of uv's own indexes or folders, if it may.
 
     Raises:
@@ -192,7 +192,7 @@ def _base(base: Future[ResolvedBase], session: Session) -> LockedBase:
     return LockedBase(name=found.asked, used=found.used, digest=found.digest, stand_in=found.stand_in)
 
 
-def _indexes(wheels: tuple[LockedWheel, ...], shelf: Shelf) -> tuple[LockedIndex, ...]:
+def _indexes(wheels: tuple[LockedWheel, ...], shelf: IndexView) -> tuple[LockedIndex, ...]:
     pages = {wheel.index: shelf.pages[wheel.name] for wheel in wheels if wheel.index and wheel.name in shelf.pages}
     return tuple(
         LockedIndex(name=name, url=page.url.removesuffix("/").rpartition("/")[0] + "/", stand_in=page.stand_in)
@@ -200,7 +200,7 @@ def _indexes(wheels: tuple[LockedWheel, ...], shelf: Shelf) -> tuple[LockedIndex
     )
 
 
-def _ties(wheels: tuple[LockedWheel, ...], shelf: Shelf) -> tuple[LockedRule, ...]:
+def _ties(wheels: tuple[LockedWheel, ...], shelf: IndexView) -> tuple[LockedRule, ...]:
     """Say which packages came from which index only, and why."""
     found: dict[tuple[str, str], list[str]] = {}
     for wheel in wheels:
@@ -212,7 +212,7 @@ def _ties(wheels: tuple[LockedWheel, ...], shelf: Shelf) -> tuple[LockedRule, ..
     )
 
 
-def _cut_off(wheels: tuple[LockedWheel, ...], shelf: Shelf, job: Job) -> tuple[LockedRule, ...]:
+def _cut_off(wheels: tuple[LockedWheel, ...], shelf: IndexView, job: Job) -> tuple[LockedRule, ...]:
     if not job.spec.released_before:
         return ()
     rule = LockedRule(
@@ -230,13 +230,13 @@ def _cut_off(wheels: tuple[LockedWheel, ...], shelf: Shelf, job: Job) -> tuple[L
     )
 
 
-def _has_time(wheel: LockedWheel, shelf: Shelf) -> bool:
+def _has_time(wheel: LockedWheel, shelf: IndexView) -> bool:
     offer = shelf.offers.get(wheel.sha256)
     return offer is None or offer.file.upload_time is not None
 
 
 def _kept_files(
-    wheels: tuple[LockedWheel, ...], shelf: Shelf, job: Job, upgrade: tuple[str, ...]
+    wheels: tuple[LockedWheel, ...], shelf: IndexView, job: Job, upgrade: tuple[str, ...]
 ) -> tuple[LockedRule, ...]:
     """Say which locked files the index serves with other bytes now.
 

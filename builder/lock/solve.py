@@ -41,7 +41,7 @@ _CERTIFICATE = re.compile(r"certificate|UnknownIssuer", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
+class SolveRequest:
     """What uv is asked: a cell's requirements, and for which platform.
 
     `front` is the index that is asked before all others. The versions of the lock at `before` are kept where they still
@@ -55,7 +55,7 @@ class Question:
     upgrade: tuple[str, ...] = ()
 
 
-def solve(question: Question, config: Config, workspace: Workspace) -> str:
+def solve(question: SolveRequest, config: Config, workspace: Workspace) -> str:
     """Return uv's PEP 751 lock for a cell's requirements, as text.
 
     Indexes, mirrors and credentials are those of uv's own configuration, besides the front. When its default index does
@@ -93,7 +93,7 @@ def _unreachable(failures: list[NetworkError], since: str | None) -> NetworkErro
     return NetworkError(f"{first.message}{also}{failing}", where=first.where, hint=hint, log=first.log)
 
 
-def _ask(question: Question, config: Config, workspace: Workspace, default: str | None) -> str:
+def _ask(question: SolveRequest, config: Config, workspace: Workspace, default: str | None) -> str:
     spec = question.spec
     with tempfile.TemporaryDirectory(prefix="jbuild-lock-") as name:
         folder = Path(name)
@@ -115,7 +115,7 @@ def _ask(question: Question, config: Config, workspace: Workspace, default: str 
         return output.read_text(encoding="utf-8")
 
 
-def _wishes(question: Question) -> list[str]:
+def _wishes(question: SolveRequest) -> list[str]:
     flags = ["--index-strategy", "first-index"] if question.front else []
     if question.spec.released_before:
         # A bare date would mean the end of that day, wherever this machine is.

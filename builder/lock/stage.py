@@ -19,7 +19,7 @@ from builder.models import model_pins
 from builder.models.model_lock import quick_state
 from builder.pipeline.order import RunOptions
 from builder.pipeline.stage import Stage
-from builder.remote.hub.model_sources import FolderPlace, locate
+from builder.remote.hub.model_sources import FolderSource, locate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +85,7 @@ def _folder_files(model: Model, job: Job, session: Session) -> list[tuple[str, s
         place = locate(model.source, job.recipe.path.parent, session.config)
     except ModelError:
         return None
-    if not isinstance(place, FolderPlace):
+    if not isinstance(place, FolderSource):
         return None
     folder = place.path.resolve()
     if not folder.is_relative_to(session.workspace.project.resolve()):
@@ -179,7 +179,7 @@ def _has_files(model: Model, job: Job, session: Session) -> bool:
     """Tell whether a model's folder holds anything: one that is not on this machine at all is no mistake."""
     try:
         place = locate(model.source, job.recipe.path.parent, session.config)
-        return isinstance(place, FolderPlace) and any(place.path.iterdir())
+        return isinstance(place, FolderSource) and any(place.path.iterdir())
     except (ModelError, OSError):
         return False
 

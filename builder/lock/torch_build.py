@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.locks import Job, LockedWheel
     from builder.remote.index.index_client import IndexClient
-    from builder.remote.index.index_pins import Ties
+    from builder.remote.index.index_pins import IndexPins
 
 CPU_TORCH = "cpu-torch"
 OTHER_CUDA = "other-cuda"
@@ -34,7 +34,7 @@ _LONGEST = 1 << 20
 
 
 def check_torch(
-    job: Job, wheels: tuple[LockedWheel, ...], ties: Ties, client: IndexClient, session: Session
+    job: Job, wheels: tuple[LockedWheel, ...], ties: IndexPins, client: IndexClient, session: Session
 ) -> str | None:
     """Return the CUDA version of a GPU cell's torch, None for cells without a GPU or torch.
 
@@ -69,7 +69,7 @@ def _problem(torch: LockedWheel, cuda: str | None, job: Job) -> tuple[str, str, 
     return None
 
 
-def _cuda_of(torch: LockedWheel, ties: Ties, client: IndexClient, session: Session) -> str | None:
+def _cuda_of(torch: LockedWheel, ties: IndexPins, client: IndexClient, session: Session) -> str | None:
     path = session.workspace.metadata(torch.sha256).with_suffix(".torch.json")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["cuda"]

@@ -13,10 +13,10 @@ Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 
-class Gpu(NamedTuple):
+class GpuCode(NamedTuple):
     """Code for one GPU in a library: `isa` is the version of its language for PTX, `times` how often it is there."""
 
-    target: Target
+    target: GpuTarget
     isa: tuple[int, int]
     times: int
 
@@ -39,7 +39,7 @@ class Binary:
     version_needs: tuple[VersionNeed, ...] = ()
     version_defines: tuple[str, ...] = ()
     inits: tuple[str, ...] = ()
-    gpu: tuple[Gpu, ...] = ()
+    gpu: tuple[GpuCode, ...] = ()
     defines: bytes = b""
     wants: bytes = b""
     wanted: bytes = b""
@@ -209,7 +209,7 @@ class VersionNeed(NamedTuple):
     weak: bool
 
 
-class Target(NamedTuple):
+class GpuTarget(NamedTuple):
     """Code for one GPU: SASS runs on it, PTX is compiled by the driver. `sm` is 87 for 8.7, 110 for 11.0."""
 
     kind: Kind

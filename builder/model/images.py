@@ -38,7 +38,7 @@ def proven_name(recipe: str, cell: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class ImageSettings:
     """What an image's configuration says besides its layers: how a container is started, and what the image is.
 
     `healthcheck` and `entrypoint` are commands; `start_period_s` is how long a server may take to be healthy.
@@ -67,7 +67,7 @@ class Plan:
     layers: tuple[str, ...]
     content: str
     command: tuple[str, ...]
-    settings: Settings
+    settings: ImageSettings
     system: str | None = None
 
 

@@ -43,7 +43,7 @@ class HubFile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Listing:
+class HubListing:
     """All files of a model at one commit."""
 
     commit: str

@@ -61,7 +61,7 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Server:
+class ServerSpec:
     """How the image's server is started; maps to `vllm serve` options.
 
     `model` names one of the recipe's models. `max_model_len` is in tokens. `arguments` are passed as they are.
@@ -218,7 +218,7 @@ class Spec:
     sources: Pairs = ()
     released_before: str | None = None
     models: tuple[Model, ...] = ()
-    server: Server = field(default_factory=Server)
+    server: ServerSpec = field(default_factory=ServerSpec)
     smoke: SmokeSpec = field(default_factory=SmokeSpec)
     publish: PublishSpec = field(default_factory=lambda: PublishSpec(repository="vllm"))
     labels: Pairs = ()

@@ -63,7 +63,7 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Missing:
+class FailedModule:
     """An extension module that does not load, and what it lacks: a library, or what the loader says."""
 
     file: str
@@ -78,13 +78,13 @@ class Modules:
     """
 
     loaded: int
-    need_driver: tuple[Missing, ...] = ()
-    optional: tuple[Missing, ...] = ()
-    broken: tuple[Missing, ...] = ()
+    need_driver: tuple[FailedModule, ...] = ()
+    optional: tuple[FailedModule, ...] = ()
+    broken: tuple[FailedModule, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Gpu:
+class GpuComputation:
     """What torch computed on a GPU: its name and SM, what torch was built for, and how far each result was off.
 
     Errors are norms relative to the CPU's result in float64, None where the computation itself failed.
@@ -127,7 +127,7 @@ class Verdict:
     peak_memory_bytes: int | None = None
     image_bytes: int | None = None
     modules: Modules | None = None
-    gpu: Gpu | None = None
+    gpu: GpuComputation | None = None
     symptoms: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     step: Step | None = None

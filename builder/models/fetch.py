@@ -16,7 +16,7 @@ from builder.models.model_checks import check_weights
 from builder.remote import http
 from builder.remote.download import Expected, Fetcher, download
 from builder.remote.hub.artifact import RegistryFetcher
-from builder.remote.hub.model_sources import FolderPlace, RegistryPlace, locate
+from builder.remote.hub.model_sources import FolderSource, RegistrySource, locate
 from builder.remote.registry.base_lookup import connect_to
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from builder.host.console import Console
     from builder.model.model_files import LockedModel
     from builder.remote.download import PartialFile
-    from builder.remote.hub.model_sources import HubPlace
+    from builder.remote.hub.model_sources import HubSource
 
 
 def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models: Path, console: Console) -> None:
@@ -65,13 +65,13 @@ class ModelFetcher(Fetcher, Protocol):
         """The file as it is listed."""
 
 
-def fetchers(place: HubPlace | RegistryPlace, config: Config) -> Callable[[HubFile], ModelFetcher]:
+def fetchers(place: HubSource | RegistrySource, config: Config) -> Callable[[HubFile], ModelFetcher]:
     """Connect to a hub or registry; threads share the connections.
 
     Raises:
         NetworkError: the user wants no connections to hubs.
     """
-    if isinstance(place, RegistryPlace):
+    if isinstance(place, RegistrySource):
         client = connect_to(place.reference, config)
         return lambda file: RegistryFetcher(place=place, file=file, client=client)
     from builder.remote.hub.hub_client import HubFetcher, require_online  # noqa: PLC0415  # huggingface_hub is slow to import
@@ -135,10 +135,10 @@ def _listed(file: ModelFile) -> HubFile:
 
 def _fetchers(locked: LockedModel, recipe_folder: Path, config: Config) -> Callable[[HubFile], ModelFetcher]:
     place = locate(locked.source, recipe_folder, config)
-    if isinstance(place, FolderPlace):
+    if isinstance(place, FolderSource):
         folder = place.path
         return lambda file: _FolderFetcher(model=locked, file=file, path=folder / file.path)
-    if isinstance(place, RegistryPlace):
+    if isinstance(place, RegistrySource):
         return fetchers(place.at(locked.revision) if locked.revision else place, config)
     if locked.stand_in:
         raise ModelError(

@@ -15,14 +15,14 @@ from builder.models.selection import CONFIG
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.remote.hub.model_sources import FolderPlace
+    from builder.remote.hub.model_sources import FolderSource
 
 # Failures of a copy's other end.
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _COPY = "`cp -rL FOLDER COPY` makes a folder with files in place of links: name that one"
 
 
-def list_folder(name: str, place: FolderPlace) -> dict[str, os.stat_result]:
+def list_folder(name: str, place: FolderSource) -> dict[str, os.stat_result]:
     """Return what is known of every file of a model's folder by its path in it; hidden ones are passed over.
 
     Raises:

@@ -18,7 +18,7 @@ from builder.models.selection import CONFIG, is_weight, select
 from builder.remote import http
 from builder.remote.download import Expected, PartialFile
 from builder.remote.hub import artifact
-from builder.remote.hub.model_sources import FolderPlace, HubPlace, RegistryPlace, locate
+from builder.remote.hub.model_sources import FolderSource, HubSource, RegistrySource, locate
 from builder.remote.registry.base_lookup import connect_to
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from builder.host.concurrency import Progress
     from builder.host.config import Config
     from builder.host.console import Console
-    from builder.model.model_files import HubFile, Listing
+    from builder.model.model_files import HubFile, HubListing
     from builder.model.recipes import Model
 
 
@@ -49,7 +49,7 @@ def lock_model(
     """
     place = locate(model.source, recipe_folder, config)
     with disk_errors(models):
-        if isinstance(place, FolderPlace):
+        if isinstance(place, FolderSource):
             return _lock_folder(model, place, models, console, fetching=fetching)
         return _lock_remote(model, place, config, models, console)
 
@@ -62,8 +62,8 @@ def quick_state(model: Model, recipe_folder: Path, config: Config) -> tuple[str,
     """
     try:
         place = locate(model.source, recipe_folder, config)
-        if not isinstance(place, FolderPlace):
-            return ("hub" if isinstance(place, HubPlace) else "registry", place.source)
+        if not isinstance(place, FolderSource):
+            return ("hub" if isinstance(place, HubSource) else "registry", place.source)
         found = list_folder(model.name, place)
         kept = select(found, model).paths
     except ModelError as error:
@@ -72,7 +72,7 @@ def quick_state(model: Model, recipe_folder: Path, config: Config) -> tuple[str,
     return ("folder", place.stand_in or "", *states)
 
 
-def _lock_folder(model: Model, place: FolderPlace, models: Path, console: Console, *, fetching: bool) -> LockedModel:
+def _lock_folder(model: Model, place: FolderSource, models: Path, console: Console, *, fetching: bool) -> LockedModel:
     found = list_folder(model.name, place)
     selection = select(found, model)
     if place.stand_in:
@@ -160,13 +160,13 @@ class _Hashing:
 
 
 def _lock_remote(
-    model: Model, place: HubPlace | RegistryPlace, config: Config, models: Path, console: Console
+    model: Model, place: HubSource | RegistrySource, config: Config, models: Path, console: Console
 ) -> LockedModel:
     listing, pinned = _list_remote(place, config, console)
     listed = {file.path: file for file in listing.files}
     selection = select(listed, model)
     stand_in = None
-    if isinstance(place, RegistryPlace) and (stand_in := place.stand_in):
+    if isinstance(place, RegistrySource) and (stand_in := place.stand_in):
         console.warn(f"model {model.name}: {place.reference.name} stands in for {model.source}: {stand_in}")
     early = {CONFIG, *selection.indexes, *(path for path in selection.paths if not listed[path].sha256)}
     hashes = _fetch_early(model, pinned, [listed[path] for path in sorted(early)], config, models, console)
@@ -175,7 +175,7 @@ def _lock_remote(
     return LockedModel(
         name=model.name,
         source=model.source,
-        origin="registry" if isinstance(place, RegistryPlace) else "hub",
+        origin="registry" if isinstance(place, RegistrySource) else "hub",
         files=tuple(
             ModelFile(path=path, sha256=listed[path].sha256 or hashes[path], size=listed[path].size)
             for path in selection.paths
@@ -187,10 +187,10 @@ def _lock_remote(
 
 
 def _list_remote(
-    place: HubPlace | RegistryPlace, config: Config, console: Console
-) -> tuple[Listing, HubPlace | RegistryPlace]:
+    place: HubSource | RegistrySource, config: Config, console: Console
+) -> tuple[HubListing, HubSource | RegistrySource]:
     """Return the files of a model, and its place at the commit or digest that it has now."""
-    if isinstance(place, RegistryPlace):
+    if isinstance(place, RegistrySource):
         listing = artifact.list_files(place, connect_to(place.reference, config))
         return listing, place.at(listing.commit)
     from builder.remote.hub import hub_client  # noqa: PLC0415  # huggingface_hub is slow to import
@@ -200,7 +200,12 @@ def _list_remote(
 
 
 def _fetch_early(
-    model: Model, place: HubPlace | RegistryPlace, wanted: list[HubFile], config: Config, models: Path, console: Console
+    model: Model,
+    place: HubSource | RegistrySource,
+    wanted: list[HubFile],
+    config: Config,
+    models: Path,
+    console: Console,
 ) -> dict[str, str]:
     with console.task(f"reading model {model.name}", sum(file.size for file in wanted)) as task:
         fetcher = fetchers(place, config)

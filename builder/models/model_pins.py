@@ -70,7 +70,7 @@ def write(path: Path, pins: Iterable[Pin]) -> None:
         DiskError: the file cannot be written.
     """
     ordered = tuple(sorted(pins, key=lambda pin: (pin.model.name, pin.asked)))
-    tables = [{"asked": pin.asked, **_without_none(records.plain(pin.model))} for pin in ordered]
+    tables = [{"asked": pin.asked, **_without_none(records.to_json(pin.model))} for pin in ordered]
     document = {"format": FORMAT, "content": records.fingerprint(ordered), "models": tables}
     write_text(path, tomli_w.dumps(document, indent=2))
 
@@ -87,7 +87,7 @@ def find(path: Path, model: Model) -> LockedModel | None:
 
 def _pin(table: dict[str, Any]) -> Pin:
     own = {key: value for key, value in table.items() if key != "asked"}
-    return Pin(asked=str(table["asked"]), model=records.decode(own, LockedModel))
+    return Pin(asked=str(table["asked"]), model=records.from_json(own, LockedModel))
 
 
 def _without_none(table: dict[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class HistoryRun:
     """One run of a cell in which something was done: its end (UTC, ISO 8601), its stages, and what they made.
 
     `digest` and `size` (bytes, compressed) are the image's, `verdict` that of a smoke run, passed or not, `tags` what
@@ -101,7 +101,7 @@ def note(run: CellRun, results: Sequence[StageResult], error: JbuildError | None
         # Refused before anything was made of the cell: such a run leaves nothing behind.
         return
     try:
-        _append(run.folder.history, json.dumps(records.plain(entry), sort_keys=True, separators=(",", ":")))
+        _append(run.folder.history, json.dumps(records.to_json(entry), sort_keys=True, separators=(",", ":")))
         if entry.ran("push"):
             published = LastPublication(lock=run.lock, image=run.image)
             records.write(run.folder.record(_PUBLISHED), run.image.digest, published)
@@ -109,7 +109,7 @@ def note(run: CellRun, results: Sequence[StageResult], error: JbuildError | None
         run.session.console.warn(f"{run.job.name}: its history is not kept: {failed}")
 
 
-def runs(folder: CellFolder) -> tuple[Run, ...]:
+def runs(folder: CellFolder) -> tuple[HistoryRun, ...]:
     """Return the recent runs of a cell, oldest first; lines that cannot be read are left out."""
     try:
         with folder.history.open("rb") as file:
@@ -127,16 +127,16 @@ def published(folder: CellFolder) -> LastPublication | None:
     return records.read(folder.record(_PUBLISHED), None, LastPublication)
 
 
-def _is_recovery(run: Run, folder: CellFolder) -> bool:
+def _is_recovery(run: HistoryRun, folder: CellFolder) -> bool:
     """Return whether the stage at which the last run failed has been passed."""
     before = runs(folder)[-1:]
     failed = before[0].failure.stage if before and before[0].failure else None
     return failed in {result.stage for result in run.stages}
 
 
-def _entry(run: CellRun, results: Sequence[StageResult], error: JbuildError | None, stage: str) -> Run:
+def _entry(run: CellRun, results: Sequence[StageResult], error: JbuildError | None, stage: str) -> HistoryRun:
     audit, image, publication = run.find(Audit), run.find(Image), run.find(Publication)
-    return Run(
+    return HistoryRun(
         when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         stages=tuple(results),
         failure=_failure(error, stage) if error else None,
@@ -169,9 +169,9 @@ def _ends_a_line(file: FileIO) -> bool:
     return file.read(1) == b"\n"
 
 
-def _read(line: bytes) -> Run | None:
+def _read(line: bytes) -> HistoryRun | None:
     try:
-        found: Run = records.decode(json.loads(line), Run)
+        found: HistoryRun = records.from_json(json.loads(line), HistoryRun)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return found

@@ -13,7 +13,7 @@ from builder.errors import EngineError, JbuildError
 from builder.host import process
 from builder.host.concurrency import TaskGroup
 from builder.host.engine.docker import find_engine
-from builder.host.locks import in_use
+from builder.host.file_locks import in_use
 from builder.host.records import fingerprint
 from builder.pipeline import history
 from builder.pipeline.cell import builders_of, start

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from builder.errors import RegistryError
-from builder.host.records import plain
+from builder.host.records import to_json
 
 if TYPE_CHECKING:
     from builder.model.publications import Publication
@@ -27,7 +27,7 @@ class PublicationError(RegistryError):
 
     def as_json(self) -> dict[str, object]:
         """Return the error with what each registry holds."""
-        return {**super().as_json(), "publication": plain(self.publication)}
+        return {**super().as_json(), "publication": to_json(self.publication)}
 
 
 def _tags_now(publication: Publication) -> str:

@@ -97,7 +97,7 @@ def evidence(run: CellRun, signer: Signer | None) -> Evidence:
     predicates += [("signed-sbom", statements.SBOM, bill)] if signer else []
     if audit := run.find(Audit):
         # How long it took is not what it found: the same findings are the same statement.
-        findings = {name: value for name, value in records.plain(audit).items() if name != _TIME}
+        findings = {name: value for name, value in records.to_json(audit).items() if name != _TIME}
         predicates.append(("audit", statements.AUDIT, findings))
     repository = job.spec.publish.repository
     statement_evidence = [

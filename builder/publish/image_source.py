@@ -29,7 +29,7 @@ _BASE_NAME = "org.opencontainers.image.base.name"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class ImageSource:
     """An image: its manifest's descriptor and bytes, its labels, and every blob, each once, the largest first.
 
     `origin` is the registry that it comes from, None for this disk.
@@ -72,7 +72,7 @@ class LayoutBlob:
         return oci.fault(self.layout, self.digest)
 
 
-def from_layout(image: Image, layout: Path) -> Source:
+def from_layout(image: Image, layout: Path) -> ImageSource:
     """Return a built image in its OCI layout.
 
     Raises:
@@ -87,10 +87,10 @@ def from_layout(image: Image, layout: Path) -> Source:
             "the built image's manifest is damaged", where=str(path), hint="build it again with --force"
         )
     blobs = [LayoutBlob(layout, part.digest, part.size) for part in (*image.layers, image.config)]
-    return Source(manifest=image.manifest, content=content, labels=image.labels, blobs=_ordered(blobs))
+    return ImageSource(manifest=image.manifest, content=content, labels=image.labels, blobs=_ordered(blobs))
 
 
-def from_registry(client: RegistryClient, reference: Reference) -> Source:
+def from_registry(client: RegistryClient, reference: Reference) -> ImageSource:
     """Return an image in a registry, by tag or digest.
 
     Raises:
@@ -108,7 +108,7 @@ def from_registry(client: RegistryClient, reference: Reference) -> Source:
     config, *layers = _parts(content, reference)
     labels = labels_of(client.read_blob(repository, config.digest))
     blobs = [RemoteBlob(client, repository, blob.digest, blob.size) for blob in (*layers, config)]
-    return Source(
+    return ImageSource(
         manifest=manifest, content=content, labels=labels, blobs=_ordered(blobs), origin=reference.at(manifest.digest)
     )
 

@@ -14,8 +14,8 @@ from builder.pipeline.cell import CellRecords, start
 from builder.publish import statements
 from builder.publish.attachments import found
 from builder.publish.evidence import Evidence, kept, of_cell, signature, together
-from builder.publish.image_source import Source, from_layout, from_registry
-from builder.publish.push import Wish, publish
+from builder.publish.image_source import ImageSource, from_layout, from_registry
+from builder.publish.push import PublishOptions, publish
 from builder.publish.signing import signer
 from builder.publish.trust import best, handed_over, said_of
 from builder.remote.registry.base_lookup import connect_to
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
+class PromotionCandidate:
     """An image that may be promoted: where it is, what is known of it, and the tags that its recipe wants.
 
     `levels` are those of the verdicts that count; `unsigned` those of verdicts beside it that nobody vouches for.
     """
 
-    source: Source
+    source: ImageSource
     evidence: Evidence
     repository: str
     levels: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class PromoteOptions:
     """What the command line asks for.
 
     `tags` replace the recipe's, and are put from `level` on; `verdict` is a file that was handed over, signed by one of
@@ -67,12 +67,12 @@ class Asked:
     repository: str | None = None
     retry: Retry | None = field(default=None, compare=False)
 
-    def to(self, targets: tuple[str, ...]) -> Asked:
+    def to(self, targets: tuple[str, ...]) -> PromoteOptions:
         """Return the same for other registries."""
         return replace(self, targets=targets)
 
 
-def from_cell(job: Job, session: Session) -> Candidate:
+def from_cell(job: Job, session: Session) -> PromotionCandidate:
     """Return the image that a cell was built into last, from this disk or else from where it was published.
 
     Raises:
@@ -87,7 +87,7 @@ def from_cell(job: Job, session: Session) -> Candidate:
             where=job.name,
             hint=f"run `jbuild recipe {job.recipe.name} --cell {job.cell.id}`, or name a registry's IMAGE@DIGEST",
         )
-    return Candidate(
+    return PromotionCandidate(
         source=_source(image, records.publication(), session),
         evidence=_evidence(job, image, proven, session) if spec.attach and proven else Evidence(),
         repository=spec.repository,
@@ -97,7 +97,7 @@ def from_cell(job: Job, session: Session) -> Candidate:
     )
 
 
-def from_image(reference: Reference, session: Session, keys: tuple[Path, ...]) -> Candidate:
+def from_image(reference: Reference, session: Session, keys: tuple[Path, ...]) -> PromotionCandidate:
     """Return an image in a registry, with everything that lies beside it there.
 
     Raises:
@@ -109,7 +109,7 @@ def from_image(reference: Reference, session: Session, keys: tuple[Path, ...]) -
     said = said_of(client, reference.repository, source.digest, beside, keys)
     verdicts = [each for each in said if each.statement.level]
     sign, repository = signer(session.config, session.workspace), reference.repository.rpartition("/")[2]
-    return Candidate(
+    return PromotionCandidate(
         source=source,
         evidence=together(beside, signature(source.manifest, repository, sign)),
         repository=repository,
@@ -118,7 +118,7 @@ def from_image(reference: Reference, session: Session, keys: tuple[Path, ...]) -
     )
 
 
-def is_about(verdict: Path, candidate: Candidate) -> bool:
+def is_about(verdict: Path, candidate: PromotionCandidate) -> bool:
     """Return whether a verdict's file is about an image.
 
     Raises:
@@ -129,7 +129,7 @@ def is_about(verdict: Path, candidate: Candidate) -> bool:
     return candidate.source.digest in statements.parse(payload, str(verdict)).digests
 
 
-def promote(candidate: Candidate, asked: Asked, session: Session) -> Publication:
+def promote(candidate: PromotionCandidate, asked: PromoteOptions, session: Session) -> Publication:
     """Bring an image and its evidence to registries, and put the tags that its verdicts earn.
 
     Raises:
@@ -145,7 +145,7 @@ def promote(candidate: Candidate, asked: Asked, session: Session) -> Publication
         session.console.warn(
             "the image's own verdict is not signed by a trusted key, so it does not count; --unsigned-verdict takes it"
         )
-    wish = Wish(
+    wish = PublishOptions(
         repository=asked.repository or candidate.repository,
         tags=rules,
         level=level,
@@ -165,7 +165,7 @@ def promote(candidate: Candidate, asked: Asked, session: Session) -> Publication
     return done
 
 
-def _with_verdict(candidate: Candidate, asked: Asked) -> Candidate:
+def _with_verdict(candidate: PromotionCandidate, asked: PromoteOptions) -> PromotionCandidate:
     if asked.verdict is None:
         return candidate
     content, where = _read(asked.verdict), str(asked.verdict)
@@ -198,7 +198,7 @@ def _evidence(job: Job, image: Image, verdict: Verdict, session: Session) -> Evi
     return of_cell(run.with_records(audit) if audit else run)
 
 
-def _source(image: Image, publication: Publication | None, session: Session) -> Source:
+def _source(image: Image, publication: Publication | None, session: Session) -> ImageSource:
     if is_whole(session.workspace.images, image):
         return from_layout(image, session.workspace.images)
     for there in publication.registries if publication and publication.digest == image.digest else ():

@@ -11,7 +11,7 @@ from builder.model.publications import Publication, PublicationFailure, Registry
 from builder.publish.attachments import attach
 from builder.publish.errors import PublicationError
 from builder.publish.evidence import Evidence
-from builder.publish.registry_target import Target
+from builder.publish.registry_target import RegistryTarget
 from builder.publish.tag_policy import earned, named
 from builder.remote.http import Retry
 from builder.remote.registry.reference import Reference
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from builder.host.console import Console
     from builder.model.publications import Attached, TagPut, TagWithheld
     from builder.model.recipes import OnFailure, TagRule
-    from builder.publish.image_source import Source
-    from builder.publish.registry_target import Sent
+    from builder.publish.image_source import ImageSource
+    from builder.publish.registry_target import BytesSent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
+class PublishOptions:
     """What is to be reached in every registry.
 
     `repository` lies below each target; `tags` are put if a verdict of `level` (None: there is no verdict) earns them.
@@ -46,11 +46,11 @@ class Wish:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Goal:
+class _Destination:
     """One registry, how far it has come, and where it failed."""
 
-    target: Target
-    sent: Sent | None = None
+    target: RegistryTarget
+    sent: BytesSent | None = None
     attached: tuple[Attached, ...] = ()
     withheld: tuple[TagWithheld, ...] = ()
     put: list[TagPut] = field(default_factory=list)
@@ -67,9 +67,9 @@ class _Goal:
 
 
 def publish(
-    source: Source,
+    source: ImageSource,
     targets: tuple[str, ...],
-    wish: Wish,
+    wish: PublishOptions,
     *,
     config: Config,
     console: Console,
@@ -90,14 +90,14 @@ def publish(
     goals = _goals(targets, wish, config, replace(retry or Retry(), sleep=token.sleep), console, token)
     given, withheld = (wish.tags, ()) if wish.building_block else earned(wish.tags, wish.level)
 
-    def add(goal: _Goal) -> None:
+    def add(goal: _Destination) -> None:
         there = goal.target
         goal.attached = attach(there.client, there.reference.repository, source.digest, wish.evidence)
 
-    def judge(goal: _Goal) -> None:
+    def judge(goal: _Destination) -> None:
         goal.withheld = goal.target.judge(source, given, force=wish.force_tags)
 
-    def tag(goal: _Goal) -> None:
+    def tag(goal: _Destination) -> None:
         kept = {each.name for each in goal.withheld}
         goal.target.tag(source, [rule.name for rule in given if rule.name not in kept], goal.put.append)
 
@@ -118,8 +118,8 @@ def publish(
 
 
 def _goals(
-    targets: Iterable[str], wish: Wish, config: Config, retry: Retry, console: Console, token: CancelToken
-) -> list[_Goal]:
+    targets: Iterable[str], wish: PublishOptions, config: Config, retry: Retry, console: Console, token: CancelToken
+) -> list[_Destination]:
     """Return the targets, each once, after all names and tags have been checked."""
     references = {r.name: r for r in (Reference.parse(f"{target}/{wish.repository}") for target in targets)}
     for reference in references.values():
@@ -127,24 +127,24 @@ def _goals(
             replace(reference, tag=rule.name)
     own = {reference.host for reference in references.values()}
 
-    def goal(reference: Reference) -> _Goal:
+    def goal(reference: Reference) -> _Destination:
         own_token = token.child()
         policy = replace(
             retry, sleep=own_token.sleep, on_retry=lambda why: console.say(f"pushing to {reference.host}: {why}")
         )
         client = connect(reference.host, config, own=own, retry=policy)
-        return _Goal(target=Target(client=client, reference=reference, token=own_token))
+        return _Destination(target=RegistryTarget(client=client, reference=reference, token=own_token))
 
     return [goal(reference) for reference in references.values()]
 
 
-def _ready(goals: list[_Goal], wish: Wish) -> list[_Goal]:
+def _ready(goals: list[_Destination], wish: PublishOptions) -> list[_Destination]:
     """Return the registries to go on with: those that have not failed, none if all are to be completed or none."""
     sound = [goal for goal in goals if not goal.failure]
     return sound if len(sound) == len(goals) or wish.on_failure == "complete-others" else []
 
 
-def _everywhere(goals: list[_Goal], stage: str, step: Callable[[_Goal], Any], token: CancelToken) -> None:
+def _everywhere(goals: list[_Destination], stage: str, step: Callable[[_Destination], Any], token: CancelToken) -> None:
     with TaskGroup(len(goals), token=token) as group:
         outcomes = group.gather(step, goals)
     for goal, outcome in zip(goals, outcomes, strict=True):
@@ -152,9 +152,11 @@ def _everywhere(goals: list[_Goal], stage: str, step: Callable[[_Goal], Any], to
             goal.fail(stage, outcome)
 
 
-def _send_everywhere(goals: list[_Goal], source: Source, config: Config, console: Console, token: CancelToken) -> None:
+def _send_everywhere(
+    goals: list[_Destination], source: ImageSource, config: Config, console: Console, token: CancelToken
+) -> None:
     """Send to all hosts at once, to the repositories of one host in turn: the later can mount from the first."""
-    hosts: dict[str, list[_Goal]] = {}
+    hosts: dict[str, list[_Destination]] = {}
     for goal in goals:
         hosts.setdefault(goal.target.reference.host, []).append(goal)
     near = [each for each in (_base_of(source, config), source.origin) if each]
@@ -177,7 +179,7 @@ def _send_everywhere(goals: list[_Goal], source: Source, config: Config, console
             goal.fail("image", failed.get(goal.name) or RegistryError("not tried"))
 
 
-def _base_of(source: Source, config: Config) -> Reference | None:
+def _base_of(source: ImageSource, config: Config) -> Reference | None:
     """Return where the base image was taken from: its layers can be mounted if that is in the same registry."""
     try:
         return Reference.parse(config.mirrored(source.base_name)[0]) if source.base_name else None
@@ -185,7 +187,7 @@ def _base_of(source: Source, config: Config) -> Reference | None:
         return None  # a label is only a hint; without it the layers are sent
 
 
-def _record(goal: _Goal, source: Source, *, signed: bool) -> RegistryPublication:
+def _record(goal: _Destination, source: ImageSource, *, signed: bool) -> RegistryPublication:
     sent = goal.sent
     if sent is None:
         raise AssertionError("only registries that hold the image are recorded")

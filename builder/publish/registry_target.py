@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from builder.host.console import Console, Task
     from builder.model.recipes import TagRule
-    from builder.publish.image_source import Source
+    from builder.publish.image_source import ImageSource
     from builder.remote.registry.blobs import BlobSource
     from builder.remote.registry.reference import Reference
     from builder.remote.registry.registry_client import RegistryClient
@@ -32,7 +32,7 @@ _SETTLE_S = (0.2, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sent:
+class BytesSent:
     """Bytes of blobs by the way they came to be there, and the seconds it took."""
 
     sent: int
@@ -42,14 +42,14 @@ class Sent:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Target:
+class RegistryTarget:
     """A repository of a registry."""
 
     client: RegistryClient
     reference: Reference
     token: CancelToken
 
-    def send(self, source: Source, mount_from: tuple[str, ...], console: Console) -> Sent:
+    def send(self, source: ImageSource, mount_from: tuple[str, ...], console: Console) -> BytesSent:
         """Bring blobs and manifest there, what is missing only, and read the manifest back by its digest.
 
         Raises:
@@ -67,14 +67,14 @@ class Target:
             self._put(source)
         self._compare(source.digest, source.content)
         sent, lacking = _bytes(to_send), _bytes(missing)
-        return Sent(
+        return BytesSent(
             sent=sent,
             mounted=lacking - sent,
             there=_bytes(blobs) - lacking,
             seconds=round(time.monotonic() - started, 3),
         )
 
-    def judge(self, source: Source, rules: Sequence[TagRule], *, force: bool) -> tuple[TagWithheld, ...]:
+    def judge(self, source: ImageSource, rules: Sequence[TagRule], *, force: bool) -> tuple[TagWithheld, ...]:
         """Return the tags that stay on what they are on here, with the reason.
 
         Raises:
@@ -99,7 +99,7 @@ class Target:
             )
         return tuple(withheld)
 
-    def tag(self, source: Source, names: Sequence[str], done: Callable[[TagPut], object]) -> None:
+    def tag(self, source: ImageSource, names: Sequence[str], done: Callable[[TagPut], object]) -> None:
         """Put tags on the digest and read them back; `done` is told of each that reads back right.
 
         Raises:
@@ -129,7 +129,7 @@ class Target:
             return ()
         return labels_of(self.client.read_blob(self.reference.repository, config))
 
-    def _put(self, source: Source) -> None:
+    def _put(self, source: ImageSource) -> None:
         """Put the manifest; a registry that finds no blob of it although all are there gets a moment.
 
         distribution's file system driver does so while another run writes the same blob's link.

@@ -12,7 +12,7 @@ from builder.publish import signing
 from builder.publish.destinations import required_targets, targets
 from builder.publish.evidence import Evidence, of_cell
 from builder.publish.image_source import from_layout
-from builder.publish.push import Wish, publish
+from builder.publish.push import PublishOptions, publish
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.referrers import referrers
 from builder.remote.registry.registry_client import connect
@@ -48,7 +48,7 @@ class _PushStage(Stage[Publication]):
 
     def make(self, run: CellRun) -> Publication:
         session, spec = run.session, run.job.spec.publish
-        wish = Wish(
+        wish = PublishOptions(
             repository=spec.repository,
             tags=spec.tags,
             level=run.get(Verdict).level,

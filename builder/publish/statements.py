@@ -65,7 +65,7 @@ def statement(digest: str, name: str, predicate_type: str, predicate: dict[str, 
 
 def verdict_predicate(verdict: Verdict, recipe: str, cell: str, lock: str) -> dict[str, Any]:
     """Return a verdict as a test result; what the format has no word for stands beside it under its own name."""
-    plain = records.plain(verdict)
+    plain = records.to_json(verdict)
     steps = [answer.question for answer in verdict.answers]
     failed = [] if verdict.passed else [f"{verdict.step}: {verdict.failure}"]
     return {

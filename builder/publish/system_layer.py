@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from builder.host.engine.docker import find_engine
+from builder.host.file_locks import in_use
 from builder.host.files import disk_errors, write_text
-from builder.host.locks import in_use
-from builder.image.build.buildx import Request
+from builder.image.build.buildx import BuildRequest
 from builder.image.build.cell_image import build_system
 from builder.image.build.system_pins import SCRIPT, SystemLayer, dockerfile_of, key_of, pin, pinned, script_of
 from builder.lock.stage import lock_cell
 from builder.model.recipes import TagRule
 from builder.pipeline.cell import builders_of
 from builder.publish.image_source import from_layout
-from builder.publish.push import Wish, publish
+from builder.publish.push import PublishOptions, publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,7 +29,7 @@ _REPOSITORY = "jbuild-system"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pinned:
+class PinnedLayer:
     """A cell's system layer, and whether it was built just now."""
 
     cell: str
@@ -39,7 +39,7 @@ class Pinned:
 
 def make_systems(
     jobs: Iterable[Job], session: Session, options: RunOptions, registry: str, *, force: bool
-) -> list[Pinned]:
+) -> list[PinnedLayer]:
     """Return the system layer of each cell, after building, pushing and pinning those that the project pins none of.
 
     With `force` all are built anew, each once: cells share them.
@@ -47,7 +47,7 @@ def make_systems(
     Raises:
         JbuildError: a cell cannot be locked, a layer not built or not pushed.
     """
-    done: list[Pinned] = []
+    done: list[PinnedLayer] = []
     with in_use(session.workspace):
         for job in jobs:
             new = [each.layer.key for each in done if each.made]
@@ -55,15 +55,15 @@ def make_systems(
     return done
 
 
-def _system(job: Job, session: Session, options: RunOptions, registry: str, *, new: list[str] | None) -> Pinned:
+def _system(job: Job, session: Session, options: RunOptions, registry: str, *, new: list[str] | None) -> PinnedLayer:
     """Return the layer of one cell; `new` are those that count as pinned, None for all that are."""
     lock = lock_cell(job, session).lock
     found = pinned(job, lock, session)
     if found and (new is None or found.key in new):
-        return Pinned(cell=job.cell.id, layer=found, made=False)
+        return PinnedLayer(cell=job.cell.id, layer=found, made=False)
     layer = _made(job, lock, session, builders_of(options, session), registry)
     pin(layer, session.workspace)
-    return Pinned(cell=job.cell.id, layer=layer, made=True)
+    return PinnedLayer(cell=job.cell.id, layer=layer, made=True)
 
 
 def _made(job: Job, lock: Lock, session: Session, builders: Builders, registry: str) -> SystemLayer:
@@ -75,13 +75,13 @@ def _made(job: Job, lock: Lock, session: Session, builders: Builders, registry: 
         write_text(folder / SCRIPT, script_of(session.workspace))
     layout, text = session.workspace.images, dockerfile_of(job, lock, session)
     # Nothing of BuildKit's cache: a new layer is asked for to have the mirror's newest packages.
-    request = Request(folder=folder, platform=f"linux/{platform.architecture}", layout=layout, fresh=True)
+    request = BuildRequest(folder=folder, platform=f"linux/{platform.architecture}", layout=layout, fresh=True)
     image = builders.build(
         job.cell.id, engine, lambda name: build_system(job, lock, text, replace(request, builder=name), engine, session)
     )
     key = key_of(job, lock, session)
     tag = TagRule(name=f"{platform.distribution}-{key[:12]}")
-    wish = Wish(repository=_REPOSITORY, tags=(tag,), building_block=True)
+    wish = PublishOptions(repository=_REPOSITORY, tags=(tag,), building_block=True)
     source = from_layout(image, layout)
     publication = publish(source, (registry,), wish, config=session.config, console=session.console)
     packages = ", ".join(sorted({*platform.python_packages, *job.spec.apt}))

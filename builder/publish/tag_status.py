@@ -10,7 +10,7 @@ from builder.host.concurrency import CancelToken, TaskGroup
 from builder.model.images import Image
 from builder.pipeline.cell import CellRecords
 from builder.publish.attachments import found, is_evidence
-from builder.publish.registry_target import Target
+from builder.publish.registry_target import RegistryTarget
 from builder.publish.tag_policy import earned, named
 from builder.publish.trust import best, said_of
 from builder.recipe.placeholders import unmarked
@@ -97,7 +97,7 @@ def _expected(job: Job, session: Session) -> list[_Expected]:
 def _look(name: str, wanted: list[_Expected], recipe: str, session: Session, token: CancelToken) -> list[TagState]:
     reference = Reference.parse(name)
     client = connect(reference.host, session.config, own={reference.host})
-    target = Target(client=client, reference=reference, token=token)
+    target = RegistryTarget(client=client, reference=reference, token=token)
     there = [tag for tag in client.tags(reference.repository) if not is_evidence(tag)]
     names = {each.rule.name for each in wanted}
     strays = [tag for tag in there if tag not in names]
@@ -109,7 +109,7 @@ def _look(name: str, wanted: list[_Expected], recipe: str, session: Session, tok
     return [state for state in states if state]
 
 
-def _row(target: Target, wanted: _Expected, there: list[str]) -> TagState | None:
+def _row(target: RegistryTarget, wanted: _Expected, there: list[str]) -> TagState | None:
     tag, cell = wanted.rule.name, wanted.cell
     descriptor = target.client.head_manifest(target.reference.repository, tag) if tag in there else None
     if descriptor is None:
@@ -131,7 +131,7 @@ def _why_missing(wanted: _Expected) -> str:
     return withheld[0].reason if withheld else "not pushed yet"
 
 
-def _stray(target: Target, tag: str, recipe: str) -> TagState | None:
+def _stray(target: RegistryTarget, tag: str, recipe: str) -> TagState | None:
     """Return a tag that no cell asks for, if it is on an image of this recipe: repositories are shared."""
     descriptor = target.client.head_manifest(target.reference.repository, tag)
     if descriptor is None or dict(target.labels(descriptor.digest)).get(_RECIPE) != recipe:
@@ -139,7 +139,7 @@ def _stray(target: Target, tag: str, recipe: str) -> TagState | None:
     return _described(target, tag, descriptor.digest, "stray", None)
 
 
-def _described(target: Target, tag: str, digest: str, state: State, cell: str | None) -> TagState:
+def _described(target: RegistryTarget, tag: str, digest: str, state: State, cell: str | None) -> TagState:
     repository = target.reference.repository
     beside = found(target.client, repository, digest)
     verdicts = [each.statement for each in said_of(target.client, repository, digest, beside, ())]

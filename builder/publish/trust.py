@@ -23,7 +23,7 @@ _UNSIGNED = "sign it (`cosign-key` under [publish] where it is made), or take it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Said:
+class Attestation:
     """A statement beside an image: who says it is known only if it is `signed` by a key that is trusted."""
 
     artifact: Artifact
@@ -81,7 +81,7 @@ def _check_signature(payload: bytes, signatures: tuple[str, ...], keys: tuple[Pa
 
 def said_of(
     client: RegistryClient, repository: str, digest: str, evidence: Evidence, keys: Iterable[Path]
-) -> tuple[Said, ...]:
+) -> tuple[Attestation, ...]:
     """Return the statements beside an image that are about it; what cannot be read as one is passed over.
 
     Raises:
@@ -100,7 +100,7 @@ def said_of(
             continue
         if digest in statement.digests:
             signed = is_signed(statements.signed_bytes(payload), signatures, trusted)
-            found.append(Said(artifact=artifact, statement=statement, signed=signed))
+            found.append(Attestation(artifact=artifact, statement=statement, signed=signed))
     return tuple(found)
 
 

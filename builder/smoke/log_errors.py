@@ -22,7 +22,7 @@ _SHOWN = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Read:
+class ScannedLog:
     """A log: its lines, and the first different errors among them."""
 
     lines: tuple[str, ...]
@@ -39,14 +39,14 @@ class _Signs:
         return _any(self.errors, line) and not _any(self.harmless, line)
 
 
-def read(path: Path) -> Read:
+def read(path: Path) -> ScannedLog:
     """Read the log of a container that has ended; one that never started has none."""
     if not path.is_file():
-        return Read(lines=(), errors=())
+        return ScannedLog(lines=(), errors=())
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _READ_BYTES))
         lines = tuple(printable_line(line.decode(errors="replace")) for line in file)
-    return Read(lines=lines, errors=errors(lines))
+    return ScannedLog(lines=lines, errors=errors(lines))
 
 
 def errors(lines: tuple[str, ...]) -> tuple[str, ...]:

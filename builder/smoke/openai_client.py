@@ -96,7 +96,7 @@ class ServerUnderTest(OpenAIServer):
 def _body(model: str, question: Question, *, stream: bool, logprobs: bool) -> dict[str, Any]:
     body = completion_body(model, question.max_tokens, stream=stream)
     if question.messages:
-        body["messages"] = records.plain(question.messages)
+        body["messages"] = records.to_json(question.messages)
         body |= {"logprobs": True, "top_logprobs": _TOP} if logprobs else {}
     else:
         body["prompt"] = question.prompt

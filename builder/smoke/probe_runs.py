@@ -12,7 +12,7 @@ from builder.host import records
 from builder.host.engine.container import temporary_container
 from builder.image.runtime import MODELS, served_model
 from builder.model.images import ENVIRONMENT
-from builder.model.verdicts import Gpu, Missing, Modules, Token
+from builder.model.verdicts import FailedModule, GpuComputation, Modules, Token
 from builder.remote.openai import SHOWN
 from builder.smoke.ask import unmet
 from builder.smoke.errors import StepFailedError, ended
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from builder.host.engine.container import WatchedContainer
     from builder.model.recipes import Waiver
     from builder.model.verdicts import Step
-    from builder.smoke.steps import Run
+    from builder.smoke.steps import SmokeRun
 
 _POLL_S = 0.5
 # The audit's rules about what does not load; whoever waives one for a file knows that it will not.
@@ -38,14 +38,14 @@ _LOADING = ("missing-library", "symbol-version", "undefined-symbol")
 _TOLD = 3
 
 
-def check_gpu(run: Run, client: DockerClient, log: Path) -> None:
+def check_gpu(run: SmokeRun, client: DockerClient, log: Path) -> None:
     """Make sure that torch computes on the GPU what it computes on the CPU.
 
     Raises:
         StepFailedError: it does not, or the GPU is not one that the image is for.
     """
     report = _probe(run, client, log, "gpu", "--sms", run.sms)
-    run.gpu = Gpu(
+    run.gpu = GpuComputation(
         device=str(report.get("device", "")),
         sm=str(report.get("sm", "")),
         arch_list=tuple(report.get("arch_list", ())),
@@ -56,7 +56,7 @@ def check_gpu(run: Run, client: DockerClient, log: Path) -> None:
     run.console.say(f"{run.name}: {run.gpu.device} (SM {run.gpu.sm}) gives the CPU's numbers")
 
 
-def check_modules(run: Run, client: DockerClient, log: Path) -> None:
+def check_modules(run: SmokeRun, client: DockerClient, log: Path) -> None:
     """Make sure that every extension module of the image loads, as far as that can be seen without a GPU's driver.
 
     Raises:
@@ -64,10 +64,10 @@ def check_modules(run: Run, client: DockerClient, log: Path) -> None:
     """
     given = [word for glob in _driver() for word in ("--driver", glob)]
     report = _probe(run, client, log, "extensions", *given)
-    failed = [Missing(file=each["file"], lacks=each["error"]) for each in report["broken"]]
+    failed = [FailedModule(file=each["file"], lacks=each["error"]) for each in report["broken"]]
     run.modules = Modules(
         loaded=report["loaded"],
-        need_driver=tuple(Missing(file=each["file"], lacks=each["library"]) for each in report["driver"]),
+        need_driver=tuple(FailedModule(file=each["file"], lacks=each["library"]) for each in report["driver"]),
         optional=tuple(each for each in failed if _may_fail(each.file, run.spec.waivers)),
         broken=tuple(each for each in failed if not _may_fail(each.file, run.spec.waivers)),
     )
@@ -81,7 +81,7 @@ def check_modules(run: Run, client: DockerClient, log: Path) -> None:
         raise StepFailedError("modules", "broken-module", message)
 
 
-def forward(run: Run, client: DockerClient, log: Path) -> None:
+def forward(run: SmokeRun, client: DockerClient, log: Path) -> None:
     """Let the baked model answer with the image's own torch and transformers, on the CPU.
 
     Raises:
@@ -89,7 +89,7 @@ def forward(run: Run, client: DockerClient, log: Path) -> None:
     """
     model, questions = served_model(run.spec), run.spec.smoke.questions
     asked = [
-        {"messages": records.plain(each.messages), "prompt": each.prompt, "max_tokens": each.max_tokens}
+        {"messages": records.to_json(each.messages), "prompt": each.prompt, "max_tokens": each.max_tokens}
         for each in questions
     ]
     if told := patience(run):
@@ -118,7 +118,7 @@ def _reply(title: str, found: dict[str, Any]) -> Reply:
     return Reply(answer=answer, tokens=tokens, pieces=len(tokens))
 
 
-def _probe(run: Run, client: DockerClient, log: Path, name: str, *arguments: str) -> dict[str, Any]:
+def _probe(run: SmokeRun, client: DockerClient, log: Path, name: str, *arguments: str) -> dict[str, Any]:
     """Run a probe in a container of its own and return what it reports."""
     step: Step = _STEPS[name]
     launch = replace(
@@ -144,7 +144,7 @@ def _probe(run: Run, client: DockerClient, log: Path, name: str, *arguments: str
     return dict(json.loads(said[-1]))
 
 
-def _wait(run: Run, container: WatchedContainer, step: Step, task: Task) -> None:
+def _wait(run: SmokeRun, container: WatchedContainer, step: Step, task: Task) -> None:
     smoke = run.spec.smoke
     within_s = smoke.ready_within_s + smoke.answer_within_s * len(smoke.questions)
     ends_at = time.monotonic() + within_s

@@ -22,7 +22,7 @@ from builder.smoke import log_errors
 from builder.smoke.errors import StepFailedError
 from builder.smoke.launch import NVIDIA, facts, level
 from builder.smoke.probe_runs import check_gpu, check_modules, forward
-from builder.smoke.steps import Reference, Run, serve
+from builder.smoke.steps import Baseline, SmokeRun, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ def smoke(
     *,
     log: Path,
     memory_bytes: int | None = None,
-    given: Reference | None = None,
+    given: Baseline | None = None,
 ) -> Verdict:
     """Start the image by its own entrypoint, ask it the recipe's questions, end it, and return what was seen.
 
@@ -62,7 +62,7 @@ def smoke(
     """
     check_questions(spec)
     labels, known = dict(image.labels), facts(image, engine)
-    run = Run(
+    run = SmokeRun(
         name=labels.get("io.jbuild.cell", "smoke"),
         spec=spec,
         launch=launching.launch(image, reference, spec, engine, memory_bytes),
@@ -70,13 +70,13 @@ def smoke(
         console=console,
         level=level(known),
         emulated=not known.native,
-        given=given or Reference(),
+        given=given or Baseline(),
         sms=labels.get(_SMS_LABEL, ""),
     )
     return _judge(run, image, log, _run(run, log))
 
 
-def _run(run: Run, log: Path) -> StepFailedError | None:
+def _run(run: SmokeRun, log: Path) -> StepFailedError | None:
     """Take the image through everything that its level asks for; return what failed."""
     client = run.engine.client()
     try:
@@ -99,7 +99,7 @@ def _run(run: Run, log: Path) -> StepFailedError | None:
     return None
 
 
-def _serve(run: Run, client: DockerClient, log: Path) -> None:
+def _serve(run: SmokeRun, client: DockerClient, log: Path) -> None:
     with temporary_container(client, run.launch.arguments(), log) as container:
         try:
             serve(run, container)
@@ -108,7 +108,7 @@ def _serve(run: Run, client: DockerClient, log: Path) -> None:
             run.note_container(container)
 
 
-def _judge(run: Run, image: Image, log: Path, failed: StepFailedError | None) -> Verdict:
+def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | None) -> Verdict:
     """Return the verdict of a run that went well.
 
     Raises:

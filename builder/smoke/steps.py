@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from builder.host.engine.container import WatchedContainer
     from builder.host.engine.docker import Engine
     from builder.model.recipes import Question, Spec
-    from builder.model.verdicts import Answer, Gpu, Level, Modules, Step
+    from builder.model.verdicts import Answer, GpuComputation, Level, Modules, Step
     from builder.smoke.launch import Launch
     from builder.smoke.openai_client import Reply
 
@@ -36,7 +36,7 @@ _STILL = 0.5
 
 
 @dataclass(slots=True, kw_only=True)
-class Reference:
+class Baseline:
     """What a run is compared with: golden tokens of `model` (a fingerprint), and how long its start took before.
 
     Where `recorded` is a list, the answers are added to it.
@@ -49,7 +49,7 @@ class Reference:
 
 
 @dataclass(slots=True, kw_only=True)
-class Run:
+class SmokeRun:
     """One smoke run and what it has found out so far; `name` is its cell's, for people to tell runs apart.
 
     `level` is the one that can be reached, `emulated` whether the processor is imitated, `given` what it is compared
@@ -63,7 +63,7 @@ class Run:
     console: Console
     level: Level
     emulated: bool = False
-    given: Reference = field(default_factory=Reference)
+    given: Baseline = field(default_factory=Baseline)
     began: float = 0.0
     sms: str = ""
     answers: list[Answer] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Run:
     runtime: str = ""
     tail: str = ""
     modules: Modules | None = None
-    gpu: Gpu | None = None
+    gpu: GpuComputation | None = None
 
     def note_container(self, container: WatchedContainer) -> None:
         """Keep what a container shows at its end."""
@@ -82,7 +82,7 @@ class Run:
         self.runtime, self.tail = container.runtime(), container.log.tail()
 
 
-def serve(run: Run, container: WatchedContainer) -> None:
+def serve(run: SmokeRun, container: WatchedContainer) -> None:
     """Take the server through all steps, from its start to its end.
 
     Raises:
@@ -106,7 +106,7 @@ def serve(run: Run, container: WatchedContainer) -> None:
         _stop(run, container)
 
 
-def _wait_until_ready(run: Run, container: WatchedContainer, task: Task) -> ServerUnderTest:
+def _wait_until_ready(run: SmokeRun, container: WatchedContainer, task: Task) -> ServerUnderTest:
     within_s = run.spec.smoke.ready_within_s
     told = patience(run)
     if told:
@@ -129,7 +129,7 @@ def _wait_until_ready(run: Run, container: WatchedContainer, task: Task) -> Serv
         time.sleep(min(_POLL_S, left_s))
 
 
-def patience(run: Run) -> str:
+def patience(run: SmokeRun) -> str:
     """Return what people should know before they wait for minutes; empty where it takes seconds."""
     if run.given.usual_start_s:
         return f"the last time it took {_minutes(run.given.usual_start_s)}"
@@ -158,7 +158,7 @@ def _never_ready(within_s: float, container: WatchedContainer) -> StepFailedErro
     return StepFailedError("ready", "slow-start", f"{message}, but its log still moves: last {silent_s:.0f} s ago")
 
 
-def _check_health_command(run: Run, container: WatchedContainer) -> None:
+def _check_health_command(run: SmokeRun, container: WatchedContainer) -> None:
     """Run the image's own health check once: an engine that trusts it would otherwise never call the image healthy."""
     argv = container.health_command(run.launch.reference)
     if not argv:
@@ -170,7 +170,7 @@ def _check_health_command(run: Run, container: WatchedContainer) -> None:
         raise StepFailedError("health check", "unhealthy", message)
 
 
-def _check_key(run: Run, server: ServerUnderTest, container: WatchedContainer) -> None:
+def _check_key(run: SmokeRun, server: ServerUnderTest, container: WatchedContainer) -> None:
     """Make sure that the server, which was started with a key, refuses who has none; those after this have it."""
     if not run.spec.smoke.api_key:
         return
@@ -180,7 +180,7 @@ def _check_key(run: Run, server: ServerUnderTest, container: WatchedContainer) -
         raise _unanswered("api key", "open-to-all", str(error), container) from error
 
 
-def _check_models(run: Run, server: ServerUnderTest, container: WatchedContainer) -> str:
+def _check_models(run: SmokeRun, server: ServerUnderTest, container: WatchedContainer) -> str:
     try:
         names = [model.name for model in server.models()]
     except ServerError as error:
@@ -192,7 +192,7 @@ def _check_models(run: Run, server: ServerUnderTest, container: WatchedContainer
     return wanted or names[0]
 
 
-def _ask(run: Run, server: ServerUnderTest, name: str, question: Question, container: WatchedContainer) -> None:
+def _ask(run: SmokeRun, server: ServerUnderTest, name: str, question: Question, container: WatchedContainer) -> None:
     try:
         reply = ask(server, name, question, run.spec.smoke.answer_within_s, logprobs=wants_logprobs(run, question))
     except ServerError as error:
@@ -204,12 +204,12 @@ def _ask(run: Run, server: ServerUnderTest, name: str, question: Question, conta
     accept(run, question, reply, "question")
 
 
-def wants_logprobs(run: Run, question: Question) -> bool:
+def wants_logprobs(run: SmokeRun, question: Question) -> bool:
     """Return whether the log-probabilities of an answer are needed: to record it, or to compare it."""
     return run.given.recorded is not None or find(run.given.golden, question, run.given.model) is not None
 
 
-def accept(run: Run, question: Question, reply: Reply, step: Step) -> None:
+def accept(run: SmokeRun, question: Question, reply: Reply, step: Step) -> None:
     """Take a right answer: compare it with the golden one, or record it.
 
     Raises:
@@ -251,7 +251,7 @@ def _check_metrics(server: ServerUnderTest, container: WatchedContainer) -> None
         raise _unanswered("metrics", "bad-metrics", str(error), container) from error
 
 
-def _stop(run: Run, container: WatchedContainer) -> None:
+def _stop(run: SmokeRun, container: WatchedContainer) -> None:
     began, within_s = time.monotonic(), run.spec.smoke.stop_within_s
     container.terminate()
     while (state := container.state()).running:

@@ -19,7 +19,7 @@ from builder.host import records
 from builder.host.engine.docker import emulator_settings, find_engine
 from builder.host.process import run
 from builder.image.render.context import SYSTEM_HOME, environment_layer
-from builder.image.render.link_tree import plant
+from builder.image.render.link_tree import link_tree
 from builder.image.wheels.prepare import prepare
 from builder.lock.stage import lock_cell
 from builder.model.images import ENVIRONMENT, site_packages
@@ -139,7 +139,7 @@ def _environment(lock: Lock, place: Place) -> Iterator[tuple[Path, tuple[Path, .
     bare = layers / environment_layer(layers, python, SYSTEM_HOME)
     root = folder / "root"
     try:
-        plant([bare, *trees], root)
+        link_tree([bare, *trees], root)
         yield root, trees
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -17,8 +17,8 @@ from builder.host.session import Session
 from builder.lock import lockfile
 from builder.model.recipes import PublishSpec, TagRule
 from builder.publish.image_source import from_layout
-from builder.publish.promotion import Asked
-from builder.publish.push import Wish, publish
+from builder.publish.promotion import PromoteOptions
+from builder.publish.push import PublishOptions, publish
 from builder.remote.http import Retry
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ RETRY = Retry(first_wait_s=0.01, longest_wait_s=2.0)
 def push(image: Image, layout: Path, *targets: str, **options: Any) -> Publication:
     rules = options.pop("rules", None) or tuple(TagRule(name=name) for name in options.pop("tags", TAGS))
     config, retry = options.pop("config", Config()), options.pop("retry", RETRY)
-    wish = Wish(**{"repository": "vllm", "tags": rules, "level": "cpu", **options})
+    wish = PublishOptions(**{"repository": "vllm", "tags": rules, "level": "cpu", **options})
     return publish(from_layout(image, layout), targets, wish, config=config, console=Console(quiet=True), retry=retry)
 
 
@@ -85,5 +85,5 @@ def built(session: Session, image: Image, level: Any = "emulated") -> Job:
     return job()
 
 
-def asked(*targets: str, **more: Any) -> Asked:
-    return Asked(targets=targets, retry=RETRY, **more)
+def asked(*targets: str, **more: Any) -> PromoteOptions:
+    return PromoteOptions(targets=targets, retry=RETRY, **more)

@@ -16,7 +16,7 @@ from builder.host.config import Config
 from builder.host.console import Console
 from builder.model.recipes import TagRule
 from builder.publish.image_source import from_layout
-from builder.publish.push import Wish, publish
+from builder.publish.push import PublishOptions, publish
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -102,7 +102,7 @@ def push_base(registry: Registry, layout: Path, tags: tuple[str, ...] = ("1",)) 
     empty = gzip.compress(bytes(2 * tarfile.BLOCKSIZE), mtime=0)
     image = make_image(layout, contents=(empty,))
     console = Console(quiet=True)
-    wish = Wish(repository="base", tags=tuple(TagRule(name=tag) for tag in tags), building_block=True)
+    wish = PublishOptions(repository="base", tags=tuple(TagRule(name=tag) for tag in tags), building_block=True)
     publish(from_layout(image, layout), (registry.host,), wish, config=Config(), console=console)
     return f"{registry.host}/base:{tags[0]}"
 

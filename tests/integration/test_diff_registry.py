@@ -17,7 +17,7 @@ from builder.model.recipes import TagRule
 from builder.project.diff.comparison import compare
 from builder.project.diff.subject import subject
 from builder.publish.image_source import from_layout
-from builder.publish.push import Wish, publish
+from builder.publish.push import PublishOptions, publish
 from builder.remote.registry.errors import ImageMissingError, RegistryUnreachableError
 from builder.remote.registry.registry_client import OCI_INDEX, connect
 
@@ -44,7 +44,7 @@ def session(tmp_path: Path) -> Session:
 
 def push(session: Session, image: Image, host: str, tag: str) -> str:
     layout, console = session.workspace.images, session.console
-    wish = Wish(repository="vllm", tags=(TagRule(name=tag),), building_block=True)
+    wish = PublishOptions(repository="vllm", tags=(TagRule(name=tag),), building_block=True)
     publish(from_layout(image, layout), (f"{host}/edge",), wish, config=session.config, console=console)
     return f"{host}/edge/vllm:{tag}"
 

@@ -37,7 +37,7 @@ from builder.host.paths import Workspace
 from builder.publish import statements
 from builder.publish.errors import PublicationError
 from builder.publish.export_verdict import write_verdict
-from builder.publish.promotion import Asked, from_cell, from_image, promote
+from builder.publish.promotion import PromoteOptions, from_cell, from_image, promote
 from builder.remote.registry.reference import Reference
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def at(registry: Registry | str, image: Image) -> Reference:
     return Reference.parse(f"{host}/vllm@{image.digest}")
 
 
-def moved(reference: Reference, session: Session, wish: Asked) -> Publication:
+def moved(reference: Reference, session: Session, wish: PromoteOptions) -> Publication:
     return promote(from_image(reference, session, wish.keys), wish, session)
 
 

@@ -25,7 +25,7 @@ from builder.host.engine.docker import Engine, find_engine
 from builder.host.paths import Workspace
 from builder.model.descriptors import Descriptor
 from builder.model.images import Image
-from builder.model.recipes import Message, Model, PublishSpec, Question, Server, SmokeSpec, Spec
+from builder.model.recipes import Message, Model, PublishSpec, Question, ServerSpec, SmokeSpec, Spec
 from builder.model.verdicts import SmokeFailedError, Verdict
 from builder.smoke.smoke_run import smoke
 
@@ -129,7 +129,7 @@ def spec(
 ) -> Spec:
     return Spec(
         models=(Model(name="tiny", source="./tiny"),),
-        server=Server(model="tiny"),
+        server=ServerSpec(model="tiny"),
         smoke=SmokeSpec(
             questions=questions,
             ready_within_s=ready,

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from builder.host.engine.docker import Engine
-from builder.project.doctor.check_records import Case
+from builder.project.doctor.check_records import DoctorContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,9 +35,9 @@ def make_engine(**changes: Any) -> Engine:
     return Engine(**(facts | changes))
 
 
-def make_case(session: Session, **changes: Any) -> Case:
+def make_case(session: Session, **changes: Any) -> DoctorContext:
     """Return a machine whose engine answers."""
-    return Case(**({"session": session, "engine": make_engine()} | changes))
+    return DoctorContext(**({"session": session, "engine": make_engine()} | changes))
 
 
 def program(folder: Path, name: str, script: str) -> Path:

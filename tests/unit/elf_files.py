@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from builder.audit.audit_context import Case
+    from builder.audit.audit_context import AuditContext
     from builder.model.audits import Binary, WheelFacts
     from builder.model.platforms import Platform
 
@@ -242,7 +242,7 @@ def make_case(
     unread: str | None = None,
     stand_in: str | None = None,
     tags: dict[str, str] | None = None,
-) -> Case:
+) -> AuditContext:
     """Return a case of real wheels, by name their files: bytes, or what `make_elf` takes."""
     made = []
     for name, files in wheels.items():

@@ -8,11 +8,11 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.model.images import Plan, Settings
+from builder.model.images import ImageSettings, Plan
 from builder.model.locks import Job, Lock, Locked, LockedBase, LockedWheel
 from builder.model.model_files import LockedModel, ModelFile
 from builder.model.platforms import Platform
-from builder.model.recipes import Axis, Cell, Matrix, Model, PublishSpec, Recipe, Server, Spec, TagRule
+from builder.model.recipes import Axis, Cell, Matrix, Model, PublishSpec, Recipe, ServerSpec, Spec, TagRule
 from builder.pipeline.cell import start
 from builder.pipeline.order import RunOptions
 
@@ -100,7 +100,7 @@ def make_lock(*wheels: LockedWheel, **changes: Any) -> Lock:
     return Lock(**(facts | changes))
 
 
-def make_settings(**changes: Any) -> Settings:
+def make_settings(**changes: Any) -> ImageSettings:
     """Return what an image's configuration says."""
     facts: dict[str, Any] = {
         "environment": (("PATH", "/opt/venv/bin:/usr/bin"),),
@@ -112,7 +112,7 @@ def make_settings(**changes: Any) -> Settings:
         "start_period_s": 600,
         "entrypoint": ("/opt/venv/bin/python", "/opt/jbuild/entrypoint.py"),
     }
-    return Settings(**(facts | changes))
+    return ImageSettings(**(facts | changes))
 
 
 def make_plan(**changes: Any) -> Plan:
@@ -133,7 +133,7 @@ def make_spec(**changes: Any) -> Spec:
         "apt": ("libgomp1",),
         "requires": ("demo==1.0",),
         "models": (Model(name="tiny", source="hf://org/tiny@main"),),
-        "server": Server(model="tiny", environment=(("VLLM_CPU_KVCACHE_SPACE", "1"),)),
+        "server": ServerSpec(model="tiny", environment=(("VLLM_CPU_KVCACHE_SPACE", "1"),)),
         "publish": PublishSpec(repository="vllm", tags=(TagRule(name="1.0-cpu"),)),
     }
     return Spec(**(facts | changes))

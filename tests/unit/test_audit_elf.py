@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from builder.audit import elf
 from builder.audit.byte_source import MalformedError, Plain
-from builder.audit.elf import Defined, Undefined
+from builder.audit.elf import Defined, UndefinedSymbol
 from builder.errors import AuditError
 from builder.model.audits import Header, VersionNeed
 
@@ -42,9 +42,9 @@ def test_everything_that_the_loader_reads(sections: bool) -> None:
     assert (found.needed, found.soname) == (("libc.so.6", "libx.so.1"), "libdemo.so.2")
     assert (found.rpath, found.runpath) == (None, "$ORIGIN/../lib:/opt/lib")
     assert found.undefined == (
-        Undefined(b"malloc", b"GLIBC_2.17", False),
-        Undefined(b"anything", None, False),
-        Undefined(b"maybe", None, True),
+        UndefinedSymbol(b"malloc", b"GLIBC_2.17", False),
+        UndefinedSymbol(b"anything", None, False),
+        UndefinedSymbol(b"maybe", None, True),
     )
     assert found.defined == (Defined(b"plain", None, False), Defined(b"versioned", b"DEMO_1", False))
     assert found.version_defines == ("DEMO_1",)

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.audit import facts_cache, gather_facts, symbols
-from builder.audit.elf import Defined, Undefined
+from builder.audit.elf import Defined, UndefinedSymbol
 from builder.errors import IntegrityError
-from builder.model.audits import Gpu, Target
+from builder.model.audits import GpuCode, GpuTarget
 from builder.remote.wheelhouse import path_of
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def test_what_is_kept_of_a_wheel(wheel: Path) -> None:
     assert (binary.path, binary.soname, binary.rpath, binary.inits) == ("demo/_C.so", "_C.so", "$ORIGIN", ("_C",))
     assert binary.names == ("malloc@GLIBC_2.17", "g")
     assert len(binary.wanted_keys) == 4
-    assert binary.gpu == (Gpu(Target("ptx", 80), (8, 4), 1), Gpu(Target("sass", 87), (0, 0), 2))
+    assert binary.gpu == (GpuCode(GpuTarget("ptx", 80), (8, 4), 1), GpuCode(GpuTarget("sass", 87), (0, 0), 2))
 
 
 def test_facts_survive_the_cache(wheel: Path, tmp_path: Path) -> None:
@@ -137,6 +137,6 @@ def test_keys_match_as_the_loader_matches(
     name: bytes, version: bytes | None, hidden: bool, wanted: bytes, asked: bytes | None
 ) -> None:
     keys = symbols.defined_keys([Defined(name, version, hidden)])
-    found = bool(set(keys) & set(symbols.wanted_keys([Undefined(wanted, asked, False)])))
+    found = bool(set(keys) & set(symbols.wanted_keys([UndefinedSymbol(wanted, asked, False)])))
     fits = version is None or version == asked or (asked is None and not hidden)
     assert found is (name == wanted and fits)

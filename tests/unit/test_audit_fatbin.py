@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from builder.audit import elf, fatbin
 from builder.audit.byte_source import MalformedError, Plain
 from builder.audit.fatbin import Code
-from builder.model.audits import Target
+from builder.model.audits import GpuTarget
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ def codes(section: bytes) -> Counter[Code]:
 def test_targets_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "libdemo.so"
     path.write_bytes(make_elf(fatbin=make_fatbin(("sass", 87), ("ptx", 80), ("sass", 110))))
-    assert fatbin.targets(path) == (Target("ptx", 80), Target("sass", 87), Target("sass", 110))
+    assert fatbin.targets(path) == (GpuTarget("ptx", 80), GpuTarget("sass", 87), GpuTarget("sass", 110))
 
 
 def test_a_library_without_gpu_code() -> None:
@@ -37,7 +37,7 @@ def test_a_library_without_gpu_code() -> None:
 
 def test_entries_are_counted_and_ptx_tells_its_version() -> None:
     found = codes(make_fatbin(("sass", 87), ("sass", 87), ("ptx", 90), isa=(9, 0)))
-    assert found == {Code(Target("sass", 87), (0, 0)): 2, Code(Target("ptx", 90), (9, 0)): 1}
+    assert found == {Code(GpuTarget("sass", 87), (0, 0)): 2, Code(GpuTarget("ptx", 90), (9, 0)): 1}
 
 
 @pytest.mark.parametrize("padding", [b"", bytes(8), bytes(1000)])

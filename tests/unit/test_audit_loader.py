@@ -8,12 +8,12 @@ import pytest
 from elf_files import AMD64, LIBC, make_base, make_binary, make_case
 from factories import make_platform
 
-from builder.audit.load_outcome import Dependent, Missing, Outdated, Undefined
+from builder.audit.load_outcome import Dependent, MissingLibrary, Outdated, UnresolvedSymbol
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.audit.audit_context import Case
+    from builder.audit.audit_context import AuditContext
 
 MODULE = {"defined": ["PyInit__C"], "undefined": ["PyModule_Create2", "_Py_Dealloc"]}
 TORCH = {
@@ -24,7 +24,7 @@ TORCH = {
 }
 
 
-def files(case: Case) -> dict[str, str]:
+def files(case: AuditContext) -> dict[str, str]:
     return {verdict.node.shown: verdict.text for verdict in case.verdicts}
 
 
@@ -163,7 +163,7 @@ def test_symbols_are_sought_in_what_is_loaded_with_the_file_only(tmp_path: Path)
     }
     (_, verdict) = make_case(tmp_path, {"demo": contents}).verdicts
     (failure,) = verdict.failures
-    assert isinstance(failure, Undefined)
+    assert isinstance(failure, UnresolvedSymbol)
     assert [node.shown for node in failure.elsewhere] == ["demo.libs/libx.so"]
 
 
@@ -187,7 +187,7 @@ def test_packages_of_apt_bring_libraries(tmp_path: Path) -> None:
         }
     }
     without = make_case(tmp_path, {"demo": contents})
-    assert {f.library for f in without.verdicts[0].failures if isinstance(f, Missing)} == {
+    assert {f.library for f in without.verdicts[0].failures if isinstance(f, MissingLibrary)} == {
         "libnuma.so.1",
         "libgomp.so.1.0.0",
     }
@@ -198,7 +198,7 @@ def test_packages_of_apt_bring_libraries(tmp_path: Path) -> None:
 def test_a_library_known_by_name_defines_what_is_known_of_it_only(tmp_path: Path) -> None:
     contents = {"demo/_C.so": {**MODULE, "needed": ["libnuma.so.1"], "undefined": ["numa_available", "_ZN3c106gone"]}}
     ((verdict),) = make_case(tmp_path, {"demo": contents}, apt=("libnuma1",)).verdicts
-    assert [f.names for f in verdict.failures if isinstance(f, Undefined)] == [("_ZN3c106gone",)]
+    assert [f.names for f in verdict.failures if isinstance(f, UnresolvedSymbol)] == [("_ZN3c106gone",)]
 
 
 def test_python_brings_libraries_too(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_torch_that_does_not_load_stops_what_needs_it(tmp_path: Path) -> None:
     assert found["demo/_C.so"].text == "fails: libc10.so: cannot open shared object file: No such file or directory"
     (failure,) = found["demo/_C.so"].failures
     assert isinstance(failure, Dependent)
-    assert [c.library for c in failure.causes if isinstance(c, Missing)] == ["libgone.so"]
+    assert [c.library for c in failure.causes if isinstance(c, MissingLibrary)] == ["libgone.so"]
     assert found["torch/lib/libc10.so"].text.startswith("fails: libgone.so")
 
 
@@ -276,7 +276,7 @@ def test_symbols_of_cxx_are_its_librarys_matter(tmp_path: Path) -> None:
     }
     verdict = make_case(tmp_path, {"demo": contents}).verdicts[0]
     (failure,) = verdict.failures
-    assert isinstance(failure, Undefined)
+    assert isinstance(failure, UnresolvedSymbol)
     assert failure.blamed is not None
     assert (failure.blamed.binary.soname, failure.elsewhere) == ("libstdc++.so.6", ())
 

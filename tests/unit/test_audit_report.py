@@ -19,7 +19,7 @@ from builder.cli.cell_selection import CellSelection
 from builder.cli.verbs import audit as command
 from builder.cli.verbs.audit import audited, text
 from builder.errors import NoWheelsError, RegistryError, UsageError
-from builder.host.records import decode, plain
+from builder.host.records import from_json, to_json
 from builder.model.audits import Audit, Finding, GpuVerdict
 from builder.model.locks import Locked
 from builder.model.recipes import Waiver
@@ -77,16 +77,16 @@ def test_nothing_that_a_terminal_obeys() -> None:
 
 
 def test_json() -> None:
-    shown = json.loads(json.dumps(plain(audited(AUDIT, files=False))))
+    shown = json.loads(json.dumps(to_json(audited(AUDIT, files=False))))
     assert set(shown) == {"cell", "base", "findings", "counts", "gpu", "warnings", "assumed", "elapsed_s"}
     assert shown["counts"] == {"error": 1, "warning": 0, "info": 1, "waived": 1}
     assert shown["findings"][0].keys() >= {"rule", "severity", "wheel", "file", "detail", "fix", "also", "waived"}
     assert shown["gpu"]["8.7"]["x 1/x.so"] == {"sass": [87], "ptx": [], "verdict": "native", "meant": True}
-    assert plain(audited(AUDIT, files=True))["files"] == {"demo/_C.so": "fails: libnuma.so.1"}
+    assert to_json(audited(AUDIT, files=True))["files"] == {"demo/_C.so": "fails: libnuma.so.1"}
 
 
 def test_an_audit_survives_its_record() -> None:
-    assert decode(json.loads(json.dumps(plain(AUDIT))), Audit) == AUDIT
+    assert from_json(json.loads(json.dumps(to_json(AUDIT))), Audit) == AUDIT
 
 
 def test_tally_counts_nobody_twice() -> None:

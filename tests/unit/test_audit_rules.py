@@ -16,7 +16,7 @@ from builder.model.recipes import Waiver
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.audit.audit_context import Case
+    from builder.audit.audit_context import AuditContext
     from builder.model.audits import Audit, Finding
     from builder.model.platforms import Platform
 
@@ -24,16 +24,16 @@ MODULE = {"defined": ["PyInit__C"]}
 C10 = "_ZN3c105ErrorC1ENSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
 
 
-def audit(case: Case, *waivers: Waiver) -> Audit:
+def audit(case: AuditContext, *waivers: Waiver) -> Audit:
     return judge(case, "one", "debian:bookworm-slim", waivers, time.monotonic())
 
 
-def only(case: Case, rule: str) -> Finding:
+def only(case: AuditContext, rule: str) -> Finding:
     (found,) = [finding for finding in audit(case).findings if finding.rule == rule]
     return found
 
 
-def rules(case: Case) -> list[tuple[str, str]]:
+def rules(case: AuditContext) -> list[tuple[str, str]]:
     return [(finding.severity, finding.rule) for finding in audit(case).findings]
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.audit import byte_source
-from builder.audit.byte_source import Deflated, File, MalformedError, Part, Plain
+from builder.audit.byte_source import Deflated, File, MalformedError, Plain, SourceRange
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ def test_a_deflated_stream_is_read_at_any_place_in_any_order() -> None:
 
 @given(st.binary(max_size=5000), st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 5000)), max_size=5))
 def test_reading_is_slicing(data: bytes, places: list[tuple[int, int]]) -> None:
-    for each in (Plain(data), deflated(data), Part(Plain(b"xy" + data + b"z"), 2, len(data))):
+    for each in (Plain(data), deflated(data), SourceRange(Plain(b"xy" + data + b"z"), 2, len(data))):
         for offset, size in places:
             if offset + size <= len(data):
                 assert each.read(offset, size) == data[offset : offset + size]
@@ -111,4 +111,4 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_part_beyond_the_whole() -> None:
     with pytest.raises(MalformedError):
-        Part(Plain(b"abc"), 2, 2)
+        SourceRange(Plain(b"abc"), 2, 2)

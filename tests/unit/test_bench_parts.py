@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from builder.cli.verbs.bench import command, table
 from builder.device.bench.load_client import percentiles, step_of
-from builder.device.bench.measurement import Bench, Load, Percentiles, Step
+from builder.device.bench.measurement import Bench, Load, LoadStep, Percentiles
 from builder.device.bench.vllm_bench import command as bench_command
 from builder.device.bench.vllm_bench import parse
 from builder.host.console import Console
@@ -25,8 +25,8 @@ LOAD = Load(prompts=2, input_length=16, output_tokens=8)
 WRITTEN = json.loads(Path(__file__).with_name("vllm_bench.json").read_text())
 
 
-def make_step(concurrency: int = 1, **changes: object) -> Step:
-    step = Step(
+def make_step(concurrency: int = 1, **changes: object) -> LoadStep:
+    step = LoadStep(
         concurrency=concurrency,
         answered=32,
         failed=0,
@@ -41,7 +41,7 @@ def make_step(concurrency: int = 1, **changes: object) -> Step:
     return replace(step, **changes)
 
 
-def make_bench(*steps: Step, **changes: object) -> Bench:
+def make_bench(*steps: LoadStep, **changes: object) -> Bench:
     found = Bench(
         subject="registry.example.com/vllm:1",
         model="tiny",

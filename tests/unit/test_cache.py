@@ -15,8 +15,8 @@ from filelock import FileLock
 from image_factory import LAYERS, ONE, build
 
 from builder.errors import LockError
+from builder.host.file_locks import alone, in_use
 from builder.host.files import mark_used
-from builder.host.locks import alone, in_use
 from builder.host.paths import Workspace
 from builder.image.oci import tarball, virtual_blob
 from builder.image.oci.layout import blob
@@ -130,7 +130,7 @@ def test_what_a_killed_second_build_left_goes(
     (left / "held").touch()
     (left / "layer").write_bytes(b"l" * 300)
     assert "scratch" not in counts(run(session))
-    monkeypatch.setattr("builder.host.locks._SOON_S", 0.0)
+    monkeypatch.setattr("builder.host.file_locks._SOON_S", 0.0)
     assert counts(run(session, dry_run=True)) == {"scratch": 1}
     assert left.is_dir()
     (found,) = [kind for kind in run(session).kinds if kind.kind == "scratch"]

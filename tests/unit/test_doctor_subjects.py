@@ -25,7 +25,7 @@ from builder.project.doctor import (
 )
 from builder.project.doctor.check_records import Check
 from builder.project.doctor.check_table import fine, idle, trouble
-from builder.project.doctor.fixes import Mended
+from builder.project.doctor.fixes import AppliedFix
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -114,7 +114,7 @@ def test_a_report_is_a_line_a_check_and_more_for_what_is_not_well() -> None:
         trouble("stand-in", "used", "ubuntu", rule="ubuntu"),
         trouble("disk", "short", "1 GB free"),
     ]
-    lines = text(checks, [Mended(command="a"), Mended(command="b", failure="it could not")]).splitlines()
+    lines = text(checks, [AppliedFix(command="a"), AppliedFix(command="b", failure="it could not")]).splitlines()
     assert lines[0] == "ok       uv            uv 0.13"
     assert lines[1] == "n/a      device        no Jetson"
     assert lines[2] == "warning  stand-in      debian is not \N{REPLACEMENT CHARACTER}[31mdebian"

@@ -14,7 +14,7 @@ from builder.errors import DocumentError, ModelError, UsageError
 from builder.host.config import Config
 from builder.lock.resolve import warn_of_boards
 from builder.model.model_files import ModelFile
-from builder.model.recipes import Model, Server
+from builder.model.recipes import Model, ServerSpec
 from builder.models.fit.cell_fit import fit_cell, warning
 from builder.models.fit.fit_defaults import defaults, overheads, read_defaults, read_overheads
 from builder.recipe.load import load
@@ -61,11 +61,11 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def found(folder: Path, *boards: str, server: Server | None = None, **platform: Any) -> CellFit:
+def found(folder: Path, *boards: str, server: ServerSpec | None = None, **platform: Any) -> CellFit:
     spec = make_spec(
         requires=("vllm==0.20.2",),
         models=(Model(name="tiny", source=str(folder)),),
-        server=server or Server(model="tiny", max_model_len=8192),
+        server=server or ServerSpec(model="tiny", max_model_len=8192),
     )
     on = make_jetson(**platform) if platform.pop("gpu", True) else make_platform()
     job = make_job(spec=spec, platform=on, path=folder / "recipe.toml")
@@ -90,7 +90,7 @@ def test_the_sum_for_a_board_that_is_large_enough(folder: Path) -> None:
 
 def test_what_vllm_found_for_activations_is_less_than_the_estimate(folder: Path) -> None:
     """vllm#10511, Llama 3 8B, batches of 8192: 1.26 GiB."""
-    server = Server(model="tiny", max_model_len=8192, arguments=("--max-num-batched-tokens=8192",))
+    server = ServerSpec(model="tiny", max_model_len=8192, arguments=("--max-num-batched-tokens=8192",))
     size = next(
         line.size for line in found(folder, "agx-orin-64", server=server).boards[0].lines if line.name == "activations"
     )
@@ -105,7 +105,9 @@ def test_a_board_that_is_too_small(folder: Path) -> None:
 
 
 def test_sequences_that_have_no_room_together(folder: Path) -> None:
-    server = Server(model="tiny", max_model_len=65536, arguments=("--max-num-seqs=8", "--gpu-memory-utilization=0.9"))
+    server = ServerSpec(
+        model="tiny", max_model_len=65536, arguments=("--max-num-seqs=8", "--gpu-memory-utilization=0.9")
+    )
     (fit,) = found(folder, "agx-orin-64", server=server).boards
     assert fit.verdict == "fewer"
     assert fit.longest is not None
@@ -121,7 +123,7 @@ def test_what_the_system_needs_limits_the_servers_share(folder: Path) -> None:
     assert fit.machine.share == (30697 << 20) - outside < int(0.92 * (30697 << 20))
     assert fit.machine.utilization == 0.87
     assert any("set 0.87 or less" in remark for remark in fit.remarks)
-    modest = Server(model="tiny", max_model_len=8192, arguments=("--gpu-memory-utilization", "0.7"))
+    modest = ServerSpec(model="tiny", max_model_len=8192, arguments=("--gpu-memory-utilization", "0.7"))
     (fit,) = found(folder, "agx-orin-32", server=modest).boards
     assert fit.machine is not None
     assert fit.machine.share == int(0.7 * (30697 << 20))
@@ -129,7 +131,7 @@ def test_what_the_system_needs_limits_the_servers_share(folder: Path) -> None:
 
 
 def test_eight_bits_for_the_cache_double_the_context(folder: Path) -> None:
-    server = Server(model="tiny", max_model_len=8192, arguments=("--kv-cache-dtype=fp8",))
+    server = ServerSpec(model="tiny", max_model_len=8192, arguments=("--kv-cache-dtype=fp8",))
     (half,) = found(folder, "agx-orin-32", server=server).boards
     (whole,) = found(folder, "agx-orin-32").boards
     assert 2 * half.kv_token == whole.kv_token
@@ -137,7 +139,7 @@ def test_eight_bits_for_the_cache_double_the_context(folder: Path) -> None:
 
 
 def test_without_cuda_graphs_there_is_more_room(folder: Path) -> None:
-    eager = Server(model="tiny", max_model_len=8192, arguments=("--enforce-eager",))
+    eager = ServerSpec(model="tiny", max_model_len=8192, arguments=("--enforce-eager",))
     names = {line.name for line in found(folder, "agx-orin-64", server=eager).boards[0].lines}
     assert "CUDA graphs" not in names
     assert "CUDA graphs" in {line.name for line in found(folder, "agx-orin-64").boards[0].lines}
@@ -152,7 +154,7 @@ def test_boards_of_the_platform_unless_some_are_named(folder: Path) -> None:
 
 
 def test_a_server_on_the_cpu_needs_no_board_and_sets_its_cache_aside(folder: Path) -> None:
-    server = Server(model="tiny", max_model_len=8192, environment=(("VLLM_CPU_KVCACHE_SPACE", "4"),))
+    server = ServerSpec(model="tiny", max_model_len=8192, environment=(("VLLM_CPU_KVCACHE_SPACE", "4"),))
     (fit,) = found(folder, gpu=False, server=server).boards
     assert (fit.machine, fit.left, fit.verdict) == (None, 4 * GIB, "fits")
     assert fit.longest == 32768
@@ -164,9 +166,9 @@ def test_a_server_on_the_cpu_needs_no_board_and_sets_its_cache_aside(folder: Pat
 
 
 def test_a_cache_that_is_too_small_for_one_sequence(folder: Path) -> None:
-    server = Server(model="tiny", max_model_len=65536, environment=(("VLLM_CPU_KVCACHE_SPACE", "4"),))
+    server = ServerSpec(model="tiny", max_model_len=65536, environment=(("VLLM_CPU_KVCACHE_SPACE", "4"),))
     assert found(folder, gpu=False, server=server).boards[0].verdict == "no"
-    silent = Server(model="tiny", max_model_len=8192)
+    silent = ServerSpec(model="tiny", max_model_len=8192)
     (fit,) = found(folder, gpu=False, server=silent).boards
     assert (fit.verdict, fit.left) == ("unknown", None)
     (fit,) = found(folder, "agx-orin-64", gpu=False, server=silent).boards
@@ -192,7 +194,7 @@ def test_windows_make_contexts_cheap(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(GEMMA_3_4B))
     write_weights(folder / "model.safetensors", {"w": ("BF16", [4_300_079_472], 8_600_158_944)})
     with_windows = found(folder, "orin-nx-16").boards[0]
-    apart = Server(model="tiny", max_model_len=8192, arguments=("--disable-hybrid-kv-cache-manager",))
+    apart = ServerSpec(model="tiny", max_model_len=8192, arguments=("--disable-hybrid-kv-cache-manager",))
     without = found(folder, "orin-nx-16", server=apart).boards[0]
     assert (with_windows.longest or 0) > 3 * (without.longest or 0) > 0
 
@@ -214,7 +216,7 @@ def test_a_board_that_the_images_are_not_for_is_named(folder: Path) -> None:
 
 
 def test_a_model_on_a_hub_must_be_locked(folder: Path) -> None:
-    spec = make_spec(models=(Model(name="tiny", source="hf://org/tiny@main"),), server=Server(model="tiny"))
+    spec = make_spec(models=(Model(name="tiny", source="hf://org/tiny@main"),), server=ServerSpec(model="tiny"))
     job = make_job(spec=spec)
     with pytest.raises(ModelError, match="not locked, and not in a folder") as caught:
         fit_cell(job.recipe, "one", spec, make_platform(), None, (), Config(), folder)
@@ -236,7 +238,7 @@ def test_a_locked_models_sizes_serve_until_its_weights_are_here(folder: Path, tm
             ModelFile(path="model.safetensors", sha256="b" * 64, size=16_060_556_376),
         )
     )
-    spec = make_spec(requires=("vllm==0.20.2",), server=Server(model="tiny", max_model_len=8192))
+    spec = make_spec(requires=("vllm==0.20.2",), server=ServerSpec(model="tiny", max_model_len=8192))
     job = make_job(spec=spec, platform=make_jetson())
     arguments = (job.recipe, "one", spec, job.platform, (locked,), ("agx-orin-64",), Config())
     (fit,) = fit_cell(*arguments, tmp_path / "store").boards
@@ -259,7 +261,9 @@ def test_the_warning_of_a_lock(folder: Path) -> None:
 
 
 def _lock(folder: Path, session: Session, boards: tuple[str, ...] = ()) -> None:
-    spec = make_spec(models=(Model(name="tiny", source=str(folder)),), server=Server(model="tiny", max_model_len=8192))
+    spec = make_spec(
+        models=(Model(name="tiny", source=str(folder)),), server=ServerSpec(model="tiny", max_model_len=8192)
+    )
     job = make_job(spec=spec, platform=make_jetson(), path=folder.parent / "recipe.toml")
     job = replace(job, recipe=replace(job.recipe, boards=boards))
     files = tuple(

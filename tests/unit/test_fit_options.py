@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fit_parts import make_shape
 
-from builder.model.recipes import Server
+from builder.model.recipes import ServerSpec
 from builder.models.fit.server_options import option, pinned_version, settings_of
 
 if TYPE_CHECKING:
-    from builder.models.fit.memory_estimate import Settings
+    from builder.models.fit.memory_estimate import ServingSettings
 
 GIB = 1 << 30
 
 
-def settings(*arguments: str, environment: dict[str, str] | None = None, **changes: Any) -> Settings:
+def settings(*arguments: str, environment: dict[str, str] | None = None, **changes: Any) -> ServingSettings:
     given = {name: changes.pop(name) for name in ("gpu", "vllm", "memory") if name in changes}
     shape = make_shape(**changes.pop("shape", {}))
-    server = Server(arguments=arguments, environment=tuple((environment or {}).items()), **changes)
+    server = ServerSpec(arguments=arguments, environment=tuple((environment or {}).items()), **changes)
     return settings_of(server, shape, **({"gpu": True, "vllm": "0.15"} | given))
 
 

@@ -25,11 +25,11 @@ from builder.errors import (
     ProgramMissingError,
     RegistryError,
 )
-from builder.host.buildkit_caches import Cache
+from builder.host.buildkit_caches import BuildCache
 from builder.host.config import Config
 from builder.host.session import Session
 from builder.image.build import buildx
-from builder.image.build.buildx import Request, build, options, plain_command
+from builder.image.build.buildx import BuildRequest, build, options, plain_command
 from builder.pipeline.builders import HangingBuilderError
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ def _no_system_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builder.host.config._SYSTEM_CA_FILES", ())
 
 
-def request(session: Session, **changes: Any) -> Request:
+def request(session: Session, **changes: Any) -> BuildRequest:
     workspace = session.workspace
     facts: dict[str, Any] = {
         "folder": workspace.cell("demo", "one").path,
         "platform": "linux/arm64",
         "layout": workspace.images,
     }
-    return Request(**(facts | changes))
+    return BuildRequest(**(facts | changes))
 
 
 def argv(session: Session, **changes: Any) -> list[str]:
@@ -114,7 +114,7 @@ def test_compression_is_the_configured_one_everywhere(session: Session, compress
 
 
 def test_a_fresh_build_uses_no_cache_at_all(session: Session) -> None:
-    rule = Cache(attributes=(("type", "registry"), ("ref", "host/cache:{cell}")))
+    rule = BuildCache(attributes=(("type", "registry"), ("ref", "host/cache:{cell}")))
     own = replace(session, config=Config(cache_from=(rule,), cache_to=(rule,)))
     found = argv(own)
     assert values(found, "--cache-from") == values(found, "--cache-to") == ["type=registry,ref=host/cache:one"]
@@ -127,7 +127,7 @@ def test_a_fresh_build_uses_no_cache_at_all(session: Session) -> None:
 def test_a_cache_that_cannot_work_here_is_left_out_aloud(
     session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = replace(session, config=Config(cache_from=(Cache(attributes=(("type", "gha"),)),)))
+    own = replace(session, config=Config(cache_from=(BuildCache(attributes=(("type", "gha"),)),)))
     monkeypatch.delenv("ACTIONS_RUNTIME_TOKEN", raising=False)
     assert values(argv(own), "--cache-from") == []
     assert "warning: --cache-from type=gha is left out: ACTIONS_RUNTIME_TOKEN is not set" in capsys.readouterr().err

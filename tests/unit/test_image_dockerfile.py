@@ -22,7 +22,7 @@ from builder.host.paths import shipped
 from builder.image.render import plan
 from builder.image.render.dockerfile import exec_form, quoted, render, word
 from builder.model.locks import LockedBase
-from builder.model.recipes import Server
+from builder.model.recipes import ServerSpec
 
 if TYPE_CHECKING:
     from builder.host.session import Session
@@ -89,7 +89,7 @@ def test_the_whole_file_for_a_cpu(session: Session) -> None:
 
 
 def test_the_whole_file_for_a_jetson(session: Session) -> None:
-    server = Server(model="tiny", environment=(("GREETING", 'say "hi" for $5 \\o/'),))
+    server = ServerSpec(model="tiny", environment=(("GREETING", 'say "hi" for $5 \\o/'),))
     job = make_job(spec=make_spec(server=server, labels=(("team", "Ärger & Söhne"),)), platform=make_jetson())
     base = LockedBase(
         name="nvcr.io/nvidia/l4t-jetpack:r36.4.0",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.image.render.link_tree import plant
+from builder.image.render.link_tree import link_tree
 from builder.image.wheels.tree import EPOCH
 
 
@@ -25,7 +25,7 @@ def tree(root: Path, files: dict[str, str]) -> Path:
 def test_files_are_hard_links(tmp_path: Path) -> None:
     one = tree(tmp_path / "one", {"opt/a/x.py": "1"})
     two = tree(tmp_path / "two", {"opt/a/y.py": "2", "opt/b/z.py": "3"})
-    plant([one, two], tmp_path / "out")
+    link_tree([one, two], tmp_path / "out")
     assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.py")) == [
         *("opt/a/x.py", "opt/a/y.py", "opt/b/z.py"),
     ]
@@ -35,7 +35,7 @@ def test_files_are_hard_links(tmp_path: Path) -> None:
 def test_folders_get_one_time_and_mode(tmp_path: Path) -> None:
     one = tree(tmp_path / "one", {"opt/a/b/x": "1"})
     (one / "opt/a").chmod(0o700)
-    plant([one], tmp_path / "out")
+    link_tree([one], tmp_path / "out")
     for base, _, _ in os.walk(tmp_path / "out"):
         assert stat.S_IMODE(Path(base).stat().st_mode) == 0o755
         assert Path(base).stat().st_mtime == EPOCH
@@ -43,7 +43,7 @@ def test_folders_get_one_time_and_mode(tmp_path: Path) -> None:
 
 def test_where_two_own_a_file_the_later_one_wins_and_no_tree_changes(tmp_path: Path) -> None:
     one, two = tree(tmp_path / "one", {"x": "1"}), tree(tmp_path / "two", {"x": "2"})
-    plant([one, two], tmp_path / "out")
+    link_tree([one, two], tmp_path / "out")
     assert (tmp_path / "out/x").read_text() == "2"
     assert ((one / "x").read_text(), (two / "x").read_text()) == ("1", "2")
 
@@ -51,7 +51,7 @@ def test_where_two_own_a_file_the_later_one_wins_and_no_tree_changes(tmp_path: P
 @pytest.mark.parametrize(("first", "second"), [("x", "x/y"), ("x/y", "x")])
 def test_where_a_file_meets_a_folder_the_later_one_wins(tmp_path: Path, first: str, second: str) -> None:
     one, two = tree(tmp_path / "one", {first: "1"}), tree(tmp_path / "two", {second: "2"})
-    plant([one, two], tmp_path / "out")
+    link_tree([one, two], tmp_path / "out")
     assert (tmp_path / "out" / second).read_text() == "2"
     assert (one / first).read_text() == "1"
 
@@ -60,7 +60,7 @@ def test_links_stay_links(tmp_path: Path) -> None:
     one = tree(tmp_path / "one", {"real/x": "1"})
     (one / "link").symlink_to("real")
     (one / "broken").symlink_to("/no/such/file")
-    plant([one, one], tmp_path / "out")
+    link_tree([one, one], tmp_path / "out")
     assert (tmp_path / "out/link").readlink() == Path("real")
     assert (tmp_path / "out/broken").is_symlink()
 
@@ -80,7 +80,7 @@ def test_where_links_cannot_be_made_files_are_copied(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", refuse)
-    plant([one, two], tmp_path / "out")
+    link_tree([one, two], tmp_path / "out")
     copy = tmp_path / "out/a/x"
     assert copy.read_text() == "1"
     assert copy.stat().st_ino != (one / "a/x").stat().st_ino
@@ -95,10 +95,10 @@ def test_other_failures_are_not_hidden(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(os, "link", full)
     with pytest.raises(OSError, match="full"):
-        plant([tree(tmp_path / "one", {"x": "1"})], tmp_path / "out")
+        link_tree([tree(tmp_path / "one", {"x": "1"})], tmp_path / "out")
 
 
 def test_no_trees_give_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    plant([], tmp_path / "out")
+    link_tree([], tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

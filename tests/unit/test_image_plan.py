@@ -16,7 +16,7 @@ from builder.image.render import plan as plan_module
 from builder.image.render.plan import render
 from builder.image.wheels.tree import EPOCH
 from builder.model.locks import LockedInterpreter
-from builder.model.recipes import Server
+from builder.model.recipes import ServerSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ def cell(tmp_path: Path, *versions: tuple[str, str]) -> tuple[Job, Lock]:
     """Return a cell without models whose wheels lie in a folder."""
     platform = make_platform(python=PYTHON)
     wheels = [locked(make_wheel(tmp_path / "shelf", name, version)) for name, version in versions]
-    job = make_job(spec=make_spec(models=(), server=Server()), platform=platform)
+    job = make_job(spec=make_spec(models=(), server=ServerSpec()), platform=platform)
     return job, make_lock(*wheels, platform=platform, models=())
 
 

@@ -20,9 +20,9 @@ from builder.host.config import Config
 from builder.remote.http import Retry
 from builder.remote.index import index_proxy as module
 from builder.remote.index.index_client import IndexClient
-from builder.remote.index.index_pins import Tie, Ties
-from builder.remote.index.index_proxy import Front, running_front
-from builder.remote.index.index_view import Shelf
+from builder.remote.index.index_pins import IndexPin, IndexPins
+from builder.remote.index.index_proxy import IndexProxy, running_front
+from builder.remote.index.index_view import IndexView
 from builder.remote.index.listing import Address, Index, IndexFile
 
 if TYPE_CHECKING:
@@ -41,16 +41,18 @@ def server(tmp_path: Path) -> Iterator[TinyIndex]:
 
 
 @pytest.fixture
-def shelf(server: TinyIndex, workspace: Workspace) -> Shelf:
+def shelf(server: TinyIndex, workspace: Workspace) -> IndexView:
     """A shelf with torch and triton tied to it."""
     jet = Index(name="jet", addresses=(Address(url=server.url.replace("://", "://me:hush@")),))
-    ties = Ties(ties=tuple(Tie(packages=name, index="jet", why="told") for name in ("torch", "triton")), indexes=(jet,))
+    ties = IndexPins(
+        ties=tuple(IndexPin(packages=name, index="jet", why="told") for name in ("torch", "triton")), indexes=(jet,)
+    )
     client = IndexClient(config=Config(), states=workspace.index_states, retry=Retry(tries=1))
-    return Shelf(ties=ties, client=client, workspace=workspace)
+    return IndexView(ties=ties, client=client, workspace=workspace)
 
 
 @pytest.fixture
-def front(shelf: Shelf) -> Iterator[Front]:
+def front(shelf: IndexView) -> Iterator[IndexProxy]:
     """That shelf, served."""
     with running_front(shelf) as front:
         yield front
@@ -60,7 +62,7 @@ def get(url: str) -> requests.Response:
     return requests.get(url, timeout=5)
 
 
-def entries(front: Front, project: str = "torch") -> list[dict[str, Any]]:
+def entries(front: IndexProxy, project: str = "torch") -> list[dict[str, Any]]:
     answer = get(f"{front.url}{project}/")
     assert answer.status_code == 200
     assert answer.headers["Cache-Control"] == "no-store"
@@ -71,7 +73,7 @@ def entries(front: Front, project: str = "torch") -> list[dict[str, Any]]:
     return found
 
 
-def test_a_tied_package_is_told_of_as_uv_wants_it(front: Front, server: TinyIndex) -> None:
+def test_a_tied_package_is_told_of_as_uv_wants_it(front: IndexProxy, server: TinyIndex) -> None:
     server.pages["torch"][0] |= {"requires-python": ">=3.10", "yanked": "bad", "size": 7}
     server.pages["torch"][0]["upload-time"] = "2026-11-01T10:00:00Z"
     (entry,) = entries(front)
@@ -88,18 +90,18 @@ def test_a_tied_package_is_told_of_as_uv_wants_it(front: Front, server: TinyInde
     }
 
 
-def test_a_file_without_an_upload_time_is_older_than_any_date(front: Front) -> None:
+def test_a_file_without_an_upload_time_is_older_than_any_date(front: IndexProxy) -> None:
     (entry,) = entries(front)
     assert entry["upload-time"] == "1980-01-01T00:00:00Z"
     assert entry["yanked"] is False
     assert "size" not in entry
 
 
-def test_a_tied_package_that_the_index_lacks_has_no_files(front: Front) -> None:
+def test_a_tied_package_that_the_index_lacks_has_no_files(front: IndexProxy) -> None:
     assert entries(front, "triton") == []
 
 
-def test_metadata_is_served_beside_the_file(front: Front) -> None:
+def test_metadata_is_served_beside_the_file(front: IndexProxy) -> None:
     (entry,) = entries(front)
     answer = get(f"{entry['url']}.metadata")
     assert answer.status_code == 200
@@ -123,7 +125,7 @@ def test_metadata_is_served_beside_the_file(front: Front) -> None:
         "/{key}/files/../../etc/passwd.metadata",
     ],
 )
-def test_everything_else_is_not_found(front: Front, server: TinyIndex, path: str) -> None:
+def test_everything_else_is_not_found(front: IndexProxy, server: TinyIndex, path: str) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", front.server_address[1], timeout=5)
     connection.request("GET", path.format(key=front.key, sha="a" * 64))
     assert connection.getresponse().status == 404
@@ -131,12 +133,12 @@ def test_everything_else_is_not_found(front: Front, server: TinyIndex, path: str
     assert server.asked == []
 
 
-def test_only_loopback_is_listened_on(front: Front) -> None:
+def test_only_loopback_is_listened_on(front: IndexProxy) -> None:
     assert front.server_address[0] == "127.0.0.1"
     assert len(front.key) == 16
 
 
-def test_what_fails_is_an_answer_that_ends_it_and_is_kept(front: Front, server: TinyIndex) -> None:
+def test_what_fails_is_an_answer_that_ends_it_and_is_kept(front: IndexProxy, server: TinyIndex) -> None:
     server.faults["*"] = [Answer(status=503)]
     answer = get(f"{front.url}torch/")
     assert answer.status_code == 400
@@ -145,19 +147,19 @@ def test_what_fails_is_an_answer_that_ends_it_and_is_kept(front: Front, server: 
     assert isinstance(error, NetworkError)
 
 
-def test_a_bug_is_kept_too(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Shelf, "files", lambda *_: 1 / 0)
+def test_a_bug_is_kept_too(front: IndexProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(IndexView, "files", lambda *_: 1 / 0)
     assert get(f"{front.url}torch/").status_code == 400
     assert isinstance(front.shelf.errors[0], ZeroDivisionError)
 
 
-def test_many_ask_at_once(front: Front, server: TinyIndex) -> None:
+def test_many_ask_at_once(front: IndexProxy, server: TinyIndex) -> None:
     with ThreadPoolExecutor(40) as pool:
         assert len({json.dumps(found) for found in pool.map(lambda _: entries(front), range(40))}) == 1
     assert server.count("torch") == 1
 
 
-def test_one_connection_asks_often_without_waiting(front: Front) -> None:
+def test_one_connection_asks_often_without_waiting(front: IndexProxy) -> None:
     with requests.Session() as session:
         session.get(f"{front.url}torch/", timeout=5)
         begun = time.monotonic()
@@ -184,7 +186,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_a_slow_page_comes_with_blanks_before_it(front: Front, server: TinyIndex) -> None:
+def test_a_slow_page_comes_with_blanks_before_it(front: IndexProxy, server: TinyIndex) -> None:
     with slowly(server, "/simple/torch/", 307):
         answer = get(f"{front.url}torch/")
     assert answer.content.startswith(b"   ")
@@ -192,7 +194,7 @@ def test_a_slow_page_comes_with_blanks_before_it(front: Front, server: TinyIndex
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_slow_metadata_comes_with_headers_before_it(front: Front, server: TinyIndex) -> None:
+def test_slow_metadata_comes_with_headers_before_it(front: IndexProxy, server: TinyIndex) -> None:
     (entry,) = entries(front)
     with slowly(server, f"/files/{entry['filename']}", 307):
         answer = get(f"{entry['url']}.metadata")
@@ -201,7 +203,7 @@ def test_slow_metadata_comes_with_headers_before_it(front: Front, server: TinyIn
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_a_slow_failure_is_half_an_answer_and_then_a_quick_one(front: Front, server: TinyIndex) -> None:
+def test_a_slow_failure_is_half_an_answer_and_then_a_quick_one(front: IndexProxy, server: TinyIndex) -> None:
     with slowly(server, "/simple/torch/", 503), pytest.raises(requests.exceptions.ChunkedEncodingError):
         get(f"{front.url}torch/")
     assert get(f"{front.url}torch/").status_code == 400
@@ -209,7 +211,7 @@ def test_a_slow_failure_is_half_an_answer_and_then_a_quick_one(front: Front, ser
     assert server.count("torch") == 1
 
 
-def test_words_about_it_become_words_about_the_index_behind(front: Front, server: TinyIndex) -> None:
+def test_words_about_it_become_words_about_the_index_behind(front: IndexProxy, server: TinyIndex) -> None:
     (entry,) = entries(front)
     text = (
         f"Failed to fetch: {front.url}torch/\n (400) for url ({front.url}triton/)\n"
@@ -227,12 +229,12 @@ def test_words_about_it_become_words_about_the_index_behind(front: Front, server
     assert "hush" not in told
 
 
-def test_files_have_addresses_of_its_own(front: Front) -> None:
+def test_files_have_addresses_of_its_own(front: IndexProxy) -> None:
     file = IndexFile(filename="a-1-py3-none-any.whl", url="https://jet.example/a.whl", sha256="c" * 64)
     assert front.file_url(file) == f"{front.root}/files/{'c' * 64}/a-1-py3-none-any.whl"
 
 
-def test_nothing_listens_afterwards(shelf: Shelf) -> None:
+def test_nothing_listens_afterwards(shelf: IndexView) -> None:
     before = threading.active_count()
     with running_front(shelf) as front:
         entries(front)

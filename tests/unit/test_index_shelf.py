@@ -18,8 +18,8 @@ from builder.remote.http import Retry
 from builder.remote.index import index_view as module
 from builder.remote.index import remote_wheel
 from builder.remote.index.index_client import IndexClient
-from builder.remote.index.index_pins import Tie, Ties
-from builder.remote.index.index_view import Shelf, fitting, read_wheel, wheel_metadata
+from builder.remote.index.index_pins import IndexPin, IndexPins
+from builder.remote.index.index_view import IndexView, fitting, read_wheel, wheel_metadata
 from builder.remote.index.listing import Address, Index, IndexFile
 from builder.remote.index.remote_wheel import metadata_of
 
@@ -53,33 +53,33 @@ def client(workspace: Workspace) -> IndexClient:
     return IndexClient(config=Config(), states=workspace.index_states, retry=Retry(tries=1))
 
 
-def shelf(server: TinyIndex, workspace: Workspace, packages: str = "torch", **more: Any) -> Shelf:
+def shelf(server: TinyIndex, workspace: Workspace, packages: str = "torch", **more: Any) -> IndexView:
     jet = Index(name="jet", addresses=(Address(url=server.url),), foreign_files=("/root/pypi/",))
-    ties = Ties(ties=(Tie(packages=packages, index="jet", why="told"),), indexes=(jet,))
-    return Shelf(ties=ties, client=client(workspace), workspace=workspace, **more)
+    ties = IndexPins(ties=(IndexPin(packages=packages, index="jet", why="told"),), indexes=(jet,))
+    return IndexView(ties=ties, client=client(workspace), workspace=workspace, **more)
 
 
 def torch(folder: Path, version: str = "2.8.0", **more: Any) -> Path:
     return make_wheel(folder, "torch", version, **more)
 
 
-def file_of(shelf: Shelf, project: str = "torch") -> IndexFile:
+def file_of(shelf: IndexView, project: str = "torch") -> IndexFile:
     (file,) = shelf.files(project) or ()
     return file
 
 
-def refused(shelf: Shelf, sha256: str) -> JbuildError:
+def refused(shelf: IndexView, sha256: str) -> JbuildError:
     with pytest.raises(JbuildError) as caught:
         shelf.metadata(sha256)
     return caught.value
 
 
 def test_ties_are_globs_of_which_the_first_counts() -> None:
-    ties = Ties(
+    ties = IndexPins(
         ties=(
-            Tie(packages="torch", index=DEFAULT, why="a"),
-            Tie(packages="torch*", index="jet", why="b"),
-            Tie(packages="*", index="other", why="c"),
+            IndexPin(packages="torch", index=DEFAULT, why="a"),
+            IndexPin(packages="torch*", index="jet", why="b"),
+            IndexPin(packages="*", index="other", why="c"),
         ),
         indexes=(JET, Index(name="other", addresses=())),
     )
@@ -87,8 +87,8 @@ def test_ties_are_globs_of_which_the_first_counts() -> None:
     assert ties.index("torchvision") == JET
     assert (ties.of("numpy") or ties.ties[0]).why == "c"
     assert ties
-    assert not Ties(ties=ties.ties[:1])
-    assert not Ties()
+    assert not IndexPins(ties=ties.ties[:1])
+    assert not IndexPins()
 
 
 def test_a_package_that_is_not_tied_is_not_asked_for(server: TinyIndex, workspace: Workspace) -> None:

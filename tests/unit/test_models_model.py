@@ -87,13 +87,13 @@ def test_files_are_sorted_and_distinct() -> None:
 
 
 def test_survives_a_lock_file_and_damage_does_not() -> None:
-    plain = records.plain(locked(revision="c" * 40, stand_in="why"))
-    assert records.decode(plain, LockedModel) == locked(revision="c" * 40, stand_in="why")
-    short = {key: value for key, value in records.plain(locked()).items() if value is not None}
-    assert records.decode(short, LockedModel) == locked()
+    plain = records.to_json(locked(revision="c" * 40, stand_in="why"))
+    assert records.from_json(plain, LockedModel) == locked(revision="c" * 40, stand_in="why")
+    short = {key: value for key, value in records.to_json(locked()).items() if value is not None}
+    assert records.from_json(short, LockedModel) == locked()
     plain["files"][0]["path"] = "../../.bashrc"
     with pytest.raises(ValueError, match="is not a plain relative path"):
-        records.decode(plain, LockedModel)
+        records.from_json(plain, LockedModel)
 
 
 def test_names_are_shown_without_harm() -> None:

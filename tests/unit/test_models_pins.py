@@ -15,7 +15,7 @@ from builder.errors import LockError
 from builder.lock import index_sources, lockfile, resolve, stage
 from builder.lock.recipe_models import fetch_models, lock_models, locked_models, used_models, verify_models
 from builder.lock.resolve import lock_one
-from builder.model.recipes import Model, Server
+from builder.model.recipes import Model, ServerSpec
 from builder.models import model_lock as locking_models
 from builder.models import model_pins, model_store
 from builder.models.model_pins import Pin
@@ -43,7 +43,7 @@ def write_model(folder: Path, fill: bytes = b"w") -> Path:
 
 
 def ten_jobs(*models: Model) -> list[Job]:
-    spec = make_spec(models=models, server=Server(model=models[0].name))
+    spec = make_spec(models=models, server=ServerSpec(model=models[0].name))
     job = make_job(spec=spec)
     return [replace(job, cell=replace(job.cell, id=f"c{number}")) for number in range(10)]
 

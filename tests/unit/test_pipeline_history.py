@@ -173,8 +173,8 @@ def test_a_publication_that_an_older_jbuild_kept_is_none(session: Session) -> No
 
 
 @pytest.fixture
-def run_stages(session: Session, monkeypatch: pytest.MonkeyPatch) -> Callable[[JbuildError | None], history.Run]:
-    def run(error: JbuildError | None) -> history.Run:
+def run_stages(session: Session, monkeypatch: pytest.MonkeyPatch) -> Callable[[JbuildError | None], history.HistoryRun]:
+    def run(error: JbuildError | None) -> history.HistoryRun:
         def bring_up_to_date(stage: Stage[object], work: CellRun) -> tuple[CellRun, bool]:
             if error and stage.name == "render":
                 raise error
@@ -188,13 +188,15 @@ def run_stages(session: Session, monkeypatch: pytest.MonkeyPatch) -> Callable[[J
     return run
 
 
-def test_the_pipeline_notes_a_run(run_stages: Callable[[JbuildError | None], history.Run]) -> None:
+def test_the_pipeline_notes_a_run(run_stages: Callable[[JbuildError | None], history.HistoryRun]) -> None:
     noted = run_stages(None)
     assert [took.stage for took in noted.stages] == ["lock", "audit", "render"]
     assert noted.failure is None
 
 
-def test_the_pipeline_notes_the_stage_that_failed(run_stages: Callable[[JbuildError | None], history.Run]) -> None:
+def test_the_pipeline_notes_the_stage_that_failed(
+    run_stages: Callable[[JbuildError | None], history.HistoryRun],
+) -> None:
     noted = run_stages(DiskError("the disk is full"))
     assert noted.failure
     assert (noted.failure.stage, noted.failure.message) == ("render", "the disk is full")

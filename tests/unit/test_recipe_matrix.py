@@ -21,7 +21,7 @@ from builder.model.recipes import (
     Pairs,
     PublishSpec,
     Recipe,
-    Server,
+    ServerSpec,
     SmokeSpec,
     Spec,
     TagRule,
@@ -92,7 +92,7 @@ def test_overrides_merge_by_the_rules() -> None:
         requires=("vllm=={vllm}",),
         constraints=("c<1",),
         replace=("r==1",),
-        server=Server(model="m", arguments=("--x",), environment=(("A", "1"), ("B", "1"))),
+        server=ServerSpec(model="m", arguments=("--x",), environment=(("A", "1"), ("B", "1"))),
     )
     override = Override(
         when=(("vllm", "0.1?.*"),),
@@ -121,7 +121,7 @@ def test_every_placeholder_is_filled_in() -> None:
     text = f"{jetson} {{release}} {{ubuntu}} {{distribution}} {{python}} {{architecture}} {{cell}} {{recipe}}"
     spec = Spec(
         models=(Model(name="m", source="{vllm}/m"),),
-        server=Server(served_name="{vllm}", arguments=('{"a": {"b": 1}}', "{vllm}")),
+        server=ServerSpec(served_name="{vllm}", arguments=('{"a": {"b": 1}}', "{vllm}")),
         smoke=SmokeSpec(environment=(("A", "{python-nodots}"),)),
         publish=PublishSpec(repository="v{vllm}"),
         labels=(("x", text),),

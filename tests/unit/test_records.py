@@ -67,8 +67,8 @@ TREE = Tree(leaves=(LEAF,), pair=("a", 1), pairs=(("b", "c"),), table={"d": (1,)
 
 @given(_trees)
 def test_round_trip(tree: Tree) -> None:
-    text = json.dumps(records.plain(tree))
-    assert records.decode(json.loads(text), Tree) == tree
+    text = json.dumps(records.to_json(tree))
+    assert records.from_json(json.loads(text), Tree) == tree
 
 
 def test_round_trip_of_real_records(tmp_path: Path) -> None:
@@ -141,15 +141,15 @@ def test_a_file_cut_anywhere_is_none(tmp_path: Path) -> None:
         ("leaves", [1]),
         ("leaves", [[]]),
         ("leaves", [{"name": "a"}]),
-        ("leaves", [{**records.plain(LEAF), "level": "tpu"}]),
-        ("leaves", [{**records.plain(LEAF), "size": "1"}]),
-        ("leaves", [{**records.plain(LEAF), "size": True}]),
-        ("leaves", [{**records.plain(LEAF), "size": 1.5}]),
-        ("leaves", [{**records.plain(LEAF), "share": True}]),
-        ("leaves", [{**records.plain(LEAF), "good": 1}]),
-        ("leaves", [{**records.plain(LEAF), "path": 1}]),
-        ("leaves", [{**records.plain(LEAF), "name": None}]),
-        ("leaves", [{**records.plain(LEAF), "new": 1}]),
+        ("leaves", [{**records.to_json(LEAF), "level": "tpu"}]),
+        ("leaves", [{**records.to_json(LEAF), "size": "1"}]),
+        ("leaves", [{**records.to_json(LEAF), "size": True}]),
+        ("leaves", [{**records.to_json(LEAF), "size": 1.5}]),
+        ("leaves", [{**records.to_json(LEAF), "share": True}]),
+        ("leaves", [{**records.to_json(LEAF), "good": 1}]),
+        ("leaves", [{**records.to_json(LEAF), "path": 1}]),
+        ("leaves", [{**records.to_json(LEAF), "name": None}]),
+        ("leaves", [{**records.to_json(LEAF), "new": 1}]),
         ("pair", ["a"]),
         ("pair", ["a", 1, 2]),
         ("pair", "a1"),
@@ -161,7 +161,7 @@ def test_a_file_cut_anywhere_is_none(tmp_path: Path) -> None:
     ],
 )
 def test_a_value_of_the_wrong_shape_is_none(tmp_path: Path, key: str, value: object) -> None:
-    body = {"format": records.FORMAT, "fingerprint": "f", "record": {**records.plain(TREE), key: value}}
+    body = {"format": records.FORMAT, "fingerprint": "f", "record": {**records.to_json(TREE), key: value}}
     (tmp_path / "r.json").write_text(json.dumps(body))
     assert records.read(tmp_path / "r.json", "f", Tree) is None
 
@@ -169,12 +169,12 @@ def test_a_value_of_the_wrong_shape_is_none(tmp_path: Path, key: str, value: obj
 @given(st.recursive(st.none() | st.booleans() | _numbers | _texts, lambda s: st.lists(s) | st.dictionaries(_texts, s)))
 def test_whatever_the_json_holds_decoding_gives_a_record_or_a_known_error(value: object) -> None:
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        assert isinstance(records.decode(value, Tree), Tree)
+        assert isinstance(records.from_json(value, Tree), Tree)
 
 
 @given(_trees)
 def test_a_fingerprint_depends_on_content_only(tree: Tree) -> None:
-    shuffled = dict(reversed(list(records.plain(tree).items())))
+    shuffled = dict(reversed(list(records.to_json(tree).items())))
     assert records.fingerprint(tree) == records.fingerprint(shuffled)
 
 

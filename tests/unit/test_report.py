@@ -18,7 +18,7 @@ from builder.host.console import Console
 from builder.host.units import duration
 from builder.model.locks import Locked
 from builder.model.publications import Publication, TagWithheld
-from builder.model.verdicts import Missing, Modules
+from builder.model.verdicts import FailedModule, Modules
 
 if TYPE_CHECKING:
     from builder.host.session import Session
@@ -54,7 +54,7 @@ def test_everything_that_was_made_is_named(session: Session) -> None:
 
 
 def test_what_a_smoke_run_could_not_try_and_what_it_warns_of(session: Session) -> None:
-    modules = Modules(loaded=240, need_driver=(Missing(file="vllm/_C.abi3.so", lacks="libcuda.so.1"),))
+    modules = Modules(loaded=240, need_driver=(FailedModule(file="vllm/_C.abi3.so", lacks="libcuda.so.1"),))
     verdict = replace(VERDICT, level="emulated-forward", modules=modules, warnings=("ERROR \x1b[31m once",))
     text = summary([everything(session, verdict=verdict)], 1.0)
     assert "  smoke     passed at level emulated-forward, ready after 93 s\n" in text
@@ -118,7 +118,7 @@ def test_references_are_every_tag_in_every_registry() -> None:
 
 
 def test_json_of_a_cell_is_json(session: Session) -> None:
-    shown = json.loads(json.dumps(records.plain(finished_cell(everything(session)))))
+    shown = json.loads(json.dumps(records.to_json(finished_cell(everything(session)))))
     assert (shown["cell"], shown["status"], shown["digest"], shown["size"]) == ("one", "done", DIGEST, 500_002_000)
     assert shown["stages"] == {"lock": {"ran": True, "seconds": 61.0}}
     assert shown["verdict"]["answers"][0]["text"].strip().startswith("The capital")
@@ -127,7 +127,7 @@ def test_json_of_a_cell_is_json(session: Session) -> None:
 
 
 def test_json_of_a_cell_that_failed(session: Session) -> None:
-    shown = json.loads(json.dumps(records.plain(finished_cell(result(session, error=SmokeError("no", hint="look"))))))
+    shown = json.loads(json.dumps(records.to_json(finished_cell(result(session, error=SmokeError("no", hint="look"))))))
     assert shown["status"] == "failed"
     assert shown["error"]["exit_code"] == 10
     assert (shown["lock"], shown["plan"], shown["digest"], shown["verdict"]) == (None, None, None, None)

@@ -13,7 +13,7 @@ from builder.cli.verbs.summary import Outcome, counted, markdown, plain, read_ou
 from builder.cli.views.run_view import finished_cell
 from builder.errors import BuildError, UsageError
 from builder.host import records
-from builder.project.ci.ci_plan import CiPlan, Entry, Skipped
+from builder.project.ci.ci_plan import CiPlan, MatrixEntry, Skipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     CommandLine = Callable[..., tuple[int, str, str]]
 
 
-def entry(cell: str) -> Entry:
-    return Entry(
+def entry(cell: str) -> MatrixEntry:
+    return MatrixEntry(
         recipe="demo",
         cell=cell,
         name=f"demo {cell}",
@@ -38,7 +38,7 @@ def entry(cell: str) -> Entry:
 
 def write_plan(path: Path, *cells: str) -> Path:
     skipped = (Skipped(recipe="demo", cell="never", status="impossible", reason="no such board"),)
-    path.write_text(json.dumps(records.plain(CiPlan(include=tuple(map(entry, cells)), skipped=skipped))))
+    path.write_text(json.dumps(records.to_json(CiPlan(include=tuple(map(entry, cells)), skipped=skipped))))
     return path
 
 
@@ -51,9 +51,9 @@ def write_result(path: Path, *cells: dict[str, Any]) -> Path:
 def files(tmp_path: Path, session: Session) -> tuple[list[Path], Path]:
     """Results of two cells, one of which failed, and a plan of three."""
     error = BuildError("apt failed", where="demo/two", hint="jbuild doctor", log="one\n<b>two</b>\n\n\nlast")
-    failed = {**records.plain(finished_cell(result(session, error=error))), "cell": "two"}
+    failed = {**records.to_json(finished_cell(result(session, error=error))), "cell": "two"}
     results = [
-        write_result(tmp_path / "1.json", records.plain(finished_cell(everything(session)))),
+        write_result(tmp_path / "1.json", records.to_json(finished_cell(everything(session)))),
         write_result(tmp_path / "2.json", failed, {"cell": "odd", "status": "impossible", "reason": "why"}),
     ]
     return results, write_plan(tmp_path / "plan.json", "one", "two", "three")

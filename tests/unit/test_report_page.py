@@ -19,7 +19,7 @@ from report_parts import Made, digest, write_recipe
 
 from builder.host import records
 from builder.model.audits import Finding
-from builder.model.verdicts import Agreement, Gpu, Missing, Modules
+from builder.model.verdicts import Agreement, FailedModule, GpuComputation, Modules
 from builder.pipeline.history import Failure
 from builder.project.page.cell_view import cell_view
 from builder.project.page.grid import grid_of
@@ -182,8 +182,8 @@ def test_what_a_smoke_run_saw_besides_its_answers(session: Session, made: Made) 
     image = made.image(made.lock())
     verdict = made.verdict(
         image,
-        gpu=Gpu(device="Orin", sm="8.7", arch_list=("sm_80", "sm_87")),
-        modules=Modules(loaded=41, broken=(Missing(file="a/_C.so", lacks=f"libx.so {BAD}"),)),
+        gpu=GpuComputation(device="Orin", sm="8.7", arch_list=("sm_80", "sm_87")),
+        modules=Modules(loaded=41, broken=(FailedModule(file="a/_C.so", lacks=f"libx.so {BAD}"),)),
         warnings=("slower than the last time",),
     )
     golden = Agreement(tokens=7, worst=0.1, difference="then it says London")

@@ -10,8 +10,8 @@ from factories import make_job, make_spec
 from builder.errors import NoWheelsError, RecipeError
 from builder.lock import advisory_solve
 from builder.lock.advisory_solve import Solution, solve_with_advisories
-from builder.lock.solve import Question
-from builder.remote.index.index_pins import Ties
+from builder.lock.solve import SolveRequest
+from builder.remote.index.index_pins import IndexPins
 
 if TYPE_CHECKING:
     from builder.host.session import Session
@@ -31,7 +31,7 @@ class Solver:
         self.rows = rows
         self.asked: list[tuple[str, ...]] = []
 
-    def __call__(self, question: Question, *_: Any) -> str:
+    def __call__(self, question: SolveRequest, *_: Any) -> str:
         constraints = question.spec.constraints
         self.asked.append(constraints)
         for needed, versions in self.rows:
@@ -58,7 +58,7 @@ def solver(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def solved(job: Job, session: Session) -> Solution:
-    return solve_with_advisories(job, session, Question(spec=job.spec, platform=job.platform), Ties())
+    return solve_with_advisories(job, session, SolveRequest(spec=job.spec, platform=job.platform), IndexPins())
 
 
 def job_with(**spec: Any) -> Job:

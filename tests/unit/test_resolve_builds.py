@@ -13,7 +13,7 @@ from builder.host.config import Config
 from builder.lock.torch_build import check_torch
 from builder.remote.http import Retry
 from builder.remote.index.index_client import IndexClient
-from builder.remote.index.index_pins import Ties
+from builder.remote.index.index_pins import IndexPins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ def build(server: TinyIndex, folder: Path, cuda: str = "12.6") -> LockedWheel:
 def check(session: Session, *wheels: LockedWheel, platform: Platform | None = None, **spec: Any) -> str | None:
     client = IndexClient(config=Config(), states=session.workspace.index_states, retry=Retry(tries=1))
     job = make_job(spec=make_spec(**spec), platform=platform or make_jetson())
-    return check_torch(job, wheels, Ties(), client, session)
+    return check_torch(job, wheels, IndexPins(), client, session)
 
 
 def refused(session: Session, *wheels: LockedWheel, **more: Any) -> NoWheelsError:

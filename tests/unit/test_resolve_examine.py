@@ -16,7 +16,7 @@ from builder.host.config import Config
 from builder.host.index_rows import IndexRow
 from builder.host.session import Session
 from builder.lock.index_sources import ties_of
-from builder.lock.inspect_index import Examined, Examiner, default_address, fault_behind, written_in
+from builder.lock.inspect_index import IndexContents, IndexInspector, default_address, fault_behind, written_in
 from builder.remote.http import Retry
 from builder.remote.index.index_client import IndexClient
 
@@ -114,16 +114,16 @@ def jet() -> Iterator[TinyIndex]:
         yield index
 
 
-def examiner(jet: TinyIndex, session: Session, **spec: Any) -> Examiner:
+def examiner(jet: TinyIndex, session: Session, **spec: Any) -> IndexInspector:
     row = IndexRow(name="jet", url=jet.url.replace("://", "://me:hush@"), packages=("torch", "vllm", "flash-attn"))
     config = Config(indexes=(row,))
     session = Session(workspace=session.workspace, config=config, console=session.console)
     job = make_job(spec=make_spec(indexes=("jet",), **spec), platform=make_jetson())
     client = IndexClient(config=config, states=session.workspace.index_states, retry=Retry(tries=1))
-    return Examiner(job=job, session=session, client=client, ties=ties_of(job, config))
+    return IndexInspector(job=job, session=session, client=client, ties=ties_of(job, config))
 
 
-def examined(jet: TinyIndex, session: Session, requirement: str, **spec: Any) -> Examined:
+def examined(jet: TinyIndex, session: Session, requirement: str, **spec: Any) -> IndexContents:
     return examiner(jet, session, **spec).examine(Requirement(requirement))
 
 

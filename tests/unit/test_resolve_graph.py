@@ -17,7 +17,7 @@ from builder.model.locks import LockChange, LockedAdvisory
 from builder.remote.http import Retry
 from builder.remote.index import remote_wheel
 from builder.remote.index.index_client import IndexClient
-from builder.remote.index.index_pins import Ties
+from builder.remote.index.index_pins import IndexPins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,7 +125,7 @@ def test_metadata_of_locked_wheels_and_who_stays_silent(
         make_locked_wheel("gone", url=f"http://{server.host}/files/gone-1.0-py3-none-any.whl"),
         locked(lying, url=f"http://{server.host}/files/{lying.name}"),
     )
-    found, silent = metadata_of(wheels, Ties(), client(workspace), workspace)
+    found, silent = metadata_of(wheels, IndexPins(), client(workspace), workspace)
     assert {name: version for name, (version, _) in found.items()} == {"here": "1.0", "folder": "1.0", "path": "1.0"}
     assert b"Requires-Dist: b" in found["folder"][1]
     assert silent == ("gone", "other")

@@ -20,8 +20,8 @@ from builder.host.config import Config
 from builder.host.console import Console
 from builder.lock import alternatives as module
 from builder.lock.advisory_solve import Solution
-from builder.lock.alternatives import Neighbour, nearest_versions, neighbours
-from builder.lock.inspect_index import Examined, Unfit
+from builder.lock.alternatives import Alternative, nearest_versions, neighbours
+from builder.lock.inspect_index import IndexContents, UnfitWheel
 from builder.model.recipes import Axis, Exclusion, Matrix, Recipe
 from builder.recipe.job import job_of
 from builder.recipe.matrix import expand
@@ -50,8 +50,8 @@ def job(*requires: str, exclude: tuple[Exclusion, ...] = (), **axes: tuple[str, 
     return job_of(recipe, expand(recipe)[0])
 
 
-def culprit(requirement: str, *others: str) -> Examined:
-    return Examined(requirement=requirement, index="jet", url="", others=others)
+def culprit(requirement: str, *others: str) -> IndexContents:
+    return IndexContents(requirement=requirement, index="jet", url="", others=others)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return state
 
 
-def near(job: Job, session: Session, *culprits: Examined) -> tuple[Neighbour, ...]:
+def near(job: Job, session: Session, *culprits: IndexContents) -> tuple[Alternative, ...]:
     return neighbours(job, culprits, IndexClient(config=Config(), states=session.workspace.index_states), session)
 
 
@@ -107,9 +107,9 @@ def test_what_a_trial_meets_is_nobodys_news(
     assert capsys.readouterr().err == ""
 
 
-def dated(before: str | None, *came: str | None) -> tuple[Job, Examined]:
+def dated(before: str | None, *came: str | None) -> tuple[Job, IndexContents]:
     cell = job("vllm==1", distribution=("debian-12",))
-    unfit = tuple(Unfit(filename=f"{day}.whl", why="too late", came=day) for day in came)
+    unfit = tuple(UnfitWheel(filename=f"{day}.whl", why="too late", came=day) for day in came)
     spec = replace(cell.spec, released_before=before)
     return replace(cell, spec=spec), replace(culprit("vllm==1"), unfit=unfit)
 

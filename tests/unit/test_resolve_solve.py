@@ -12,7 +12,7 @@ from builder.errors import JbuildError, LockError, NetworkError, ProgramFailedEr
 from builder.host.config import Config
 from builder.host.paths import Workspace
 from builder.lock import lockfile, solve
-from builder.lock.solve import Question
+from builder.lock.solve import SolveRequest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -138,7 +138,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def solved(spec: Spec, folder: Path, platform: Platform | None = None, **wishes: Any) -> str:
     workspace = Workspace(project=folder, cache=folder)
-    return solve.solve(Question(spec=spec, platform=platform or make_platform(), **wishes), Config(), workspace)
+    return solve.solve(SolveRequest(spec=spec, platform=platform or make_platform(), **wishes), Config(), workspace)
 
 
 def ask(spec: Spec, folder: Path, platform: Platform | None = None, **wishes: Any) -> dict[str, str]:

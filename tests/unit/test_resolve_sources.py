@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.model.platforms import Platform
-    from builder.remote.index.index_pins import Ties
+    from builder.remote.index.index_pins import IndexPins
 
 CU126 = "jetson-ai-lab-jp6-cu126"
 
@@ -34,11 +34,11 @@ def row(name: str = "mine", **changes: Any) -> IndexRow:
     return IndexRow(**(facts | changes))
 
 
-def ties(platform: Platform, settings: Config | None = None, **spec: Any) -> Ties:
+def ties(platform: Platform, settings: Config | None = None, **spec: Any) -> IndexPins:
     return ties_of(make_job(spec=make_spec(**spec), platform=platform), settings or Config())
 
 
-def of(found: Ties, package: str = "torch") -> str | None:
+def of(found: IndexPins, package: str = "torch") -> str | None:
     tie = found.of(package)
     return tie.index if tie else None
 

@@ -19,7 +19,7 @@ import pytest
 from builder.image.runtime import scripts, server_json
 from builder.image.runtime.entrypoint import command, server_command
 from builder.image.runtime.settings import Settings, SettingsError
-from builder.model.recipes import Model, Server, Spec
+from builder.model.recipes import Model, ServerSpec, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -240,7 +240,7 @@ def test_health(
 
 def test_health_by_the_recipes_port(folder: Path, server: http.server.HTTPServer) -> None:
     port = server.server_address[1]
-    (folder / "server.json").write_text(server_json(Spec(server=Server(arguments=(f"--port={port}",)))))
+    (folder / "server.json").write_text(server_json(Spec(server=ServerSpec(arguments=(f"--port={port}",)))))
     assert json.loads((folder / "server.json").read_text())["port"] == 8000
     assert start(folder / "healthcheck.py").returncode == 0
 

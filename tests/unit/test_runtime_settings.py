@@ -22,20 +22,22 @@ from builder.image.runtime.settings import (
     running_arguments,
     settle,
 )
-from builder.model.recipes import Model, Server, Spec
+from builder.model.recipes import Model, ServerSpec, Spec
 
 TINY = Model(name="tiny", source="./tiny")
 OTHER = Model(name="other", source="./other")
 LISTEN = ("--host=0.0.0.0", "--port=8000")
 
 
-def settled(server: Server | None = None, environment: dict[str, str] | None = None, *given: str) -> Settings:
-    spec = Spec(models=(TINY,), server=server or Server())
+def settled(server: ServerSpec | None = None, environment: dict[str, str] | None = None, *given: str) -> Settings:
+    spec = Spec(models=(TINY,), server=server or ServerSpec())
     return settle(json.loads(server_json(spec)), environment or {}, given)
 
 
 def test_the_recipe_alone() -> None:
-    server = Server(max_model_len=2048, dtype="float32", quantization="awq", port=9000, arguments=("--enforce-eager",))
+    server = ServerSpec(
+        max_model_len=2048, dtype="float32", quantization="awq", port=9000, arguments=("--enforce-eager",)
+    )
     assert settled(server) == Settings(
         model="/models/tiny",
         arguments=(
@@ -60,10 +62,10 @@ def test_an_image_without_server_json_or_model() -> None:
 def test_the_served_model_is_the_one_named_else_the_first() -> None:
     two = Spec(models=(TINY, OTHER))
     assert served_model(two) == TINY
-    named = Spec(models=(TINY, OTHER), server=Server(model="other"))
+    named = Spec(models=(TINY, OTHER), server=ServerSpec(model="other"))
     assert served_model(named) == OTHER
     assert served_name(named) == "other"
-    assert served_name(Spec(models=(TINY,), server=Server(served_name="nice"))) == "nice"
+    assert served_name(Spec(models=(TINY,), server=ServerSpec(served_name="nice"))) == "nice"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_the_served_model_is_the_one_named_else_the_first() -> None:
     ],
 )
 def test_each_variable_replaces_what_the_recipe_says(variable: str, value: str, expected: str) -> None:
-    server = Server(max_model_len=1, dtype="float32", quantization="awq", served_name="n")
+    server = ServerSpec(max_model_len=1, dtype="float32", quantization="awq", served_name="n")
     arguments = settled(server, {variable: value}).arguments
     name = expected.partition("=")[0]
     assert [argument for argument in arguments if argument.startswith(name + "=")] == [expected]
@@ -88,13 +90,13 @@ def test_each_variable_replaces_what_the_recipe_says(variable: str, value: str, 
 
 @pytest.mark.parametrize("variable", ["JBUILD_MODEL", "JBUILD_PORT", "JBUILD_DTYPE", "JBUILD_EXTRA_ARGS"])
 def test_an_empty_variable_is_as_good_as_none(variable: str) -> None:
-    server = Server(dtype="float32")
+    server = ServerSpec(dtype="float32")
     assert settled(server, {variable: ""}) == settled(server)
 
 
 def test_the_environment_holds_over_the_recipes_arguments_and_arguments_over_all() -> None:
     environment = {"JBUILD_DTYPE": "bfloat16", "JBUILD_EXTRA_ARGS": "--seed 1"}
-    arguments = settled(Server(arguments=("--dtype=float16", "--seed=0")), environment, "--seed", "2").arguments
+    arguments = settled(ServerSpec(arguments=("--dtype=float16", "--seed=0")), environment, "--seed", "2").arguments
     assert option(arguments, "--dtype") == "bfloat16"
     assert arguments[-4:] == ("--seed", "1", "--seed", "2")
     assert option(arguments, "--seed") == "2"
@@ -124,7 +126,7 @@ def test_extra_arguments_with_an_open_quote() -> None:
 
 @pytest.mark.parametrize("value", ["--api-key=stolen", "x; rm -rf /", "a\nb", "$(id)", "`id`", "ü"])
 def test_a_hostile_value_stays_one_value(value: str) -> None:
-    server = Server(dtype=value, quantization=value, served_name=value)
+    server = ServerSpec(dtype=value, quantization=value, served_name=value)
     arguments = settled(server, {"JBUILD_HOST": value, "JBUILD_GPU_MEMORY_UTILIZATION": value}).arguments
     assert {argument.partition("=")[2] for argument in arguments} == {value, "8000"}
     assert option(arguments, "--api-key") is None

@@ -107,7 +107,7 @@ def test_keys_that_may_be_absent_and_keys_of_a_flat_record() -> None:
 @pytest.mark.parametrize("two", [None, (1, 2)])
 def test_a_result_as_json_fits_its_schema(two: tuple[int, ...] | None) -> None:
     record = Record(name="a", path=Path("b"), sizes=(), pair=("c", 1.0))
-    value = records.plain(Optional(record=record, one={"x": True}, two=two))
+    value = records.to_json(Optional(record=record, one={"x": True}, two=two))
     assert ("two" in value, value["name"], value["kind"]) == (two is not None, "a", None)
     Draft202012Validator(schema_of(Optional, closed=True)).validate(value)
 

@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.host import locks as module
-from builder.host.locks import abandoned, scratch
+from builder.host import file_locks as module
+from builder.host.file_locks import abandoned, scratch
 
 if TYPE_CHECKING:
     import pytest
 
 HOLDER = """
 import pathlib, sys, time
-from builder.host.locks import scratch
+from builder.host.file_locks import scratch
 with scratch(pathlib.Path(sys.argv[1])) as folder:
     (folder / "cache").mkdir()
     print(folder, flush=True)

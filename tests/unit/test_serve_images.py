@@ -10,8 +10,8 @@ from engine_factory import make_engine
 from factories import DIGEST, make_jetson, make_job, make_spec
 
 from builder.device.serve import image_selection, local
-from builder.device.serve.image_choice import Candidate
-from builder.device.serve.image_selection import Chosen, choose, image_of
+from builder.device.serve.image_choice import ImageCandidate
+from builder.device.serve.image_selection import SelectedImage, choose, image_of
 from builder.device.serve.local import service_here
 from builder.device.serve.memory_limits import Memory
 from builder.errors import UsageError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 OTHER = DIGEST.replace("0", "f")
 JOB = make_job()
-CHOSEN = Chosen(reference="r/x@sha256:1", digest="sha256:1", where="registry")
+CHOSEN = SelectedImage(reference="r/x@sha256:1", digest="sha256:1", where="registry")
 
 
 @pytest.fixture
@@ -81,21 +81,21 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 def test_the_one_that_is_named_goes_before_all(session: Session) -> None:
     build(session)
     publish(session)
-    assert image_of(JOB, session, "some/image:1") == Chosen(reference="some/image:1", digest=None, where="given")
+    assert image_of(JOB, session, "some/image:1") == SelectedImage(reference="some/image:1", digest=None, where="given")
 
 
 def test_the_published_one_is_named_by_its_digest(session: Session, registry: list[tuple[str, ...]]) -> None:
     build(session)
     publish(session)
     found = image_of(JOB, session)
-    assert found == Chosen(reference=f"r.example/edge/vllm@{DIGEST}", digest=DIGEST, where="registry")
+    assert found == SelectedImage(reference=f"r.example/edge/vllm@{DIGEST}", digest=DIGEST, where="registry")
     assert registry == []
 
 
 def test_one_that_was_built_since_goes_before_the_published_one(session: Session) -> None:
     build(session, OTHER)
     publish(session)
-    assert image_of(JOB, session) == Chosen(reference="jbuild/demo:one", digest=OTHER, where="engine")
+    assert image_of(JOB, session) == SelectedImage(reference="jbuild/demo:one", digest=OTHER, where="engine")
 
 
 def test_one_that_did_not_prove_itself_is_none(session: Session, registry: list[tuple[str, ...]]) -> None:
@@ -130,13 +130,13 @@ def test_an_image_that_is_nowhere(session: Session, monkeypatch: pytest.MonkeyPa
         image_of(JOB, replace(session, config=Config()))
 
 
-def candidate(cell: str, *out: str) -> Candidate:
+def candidate(cell: str, *out: str) -> ImageCandidate:
     facts: dict[str, Any] = dict.fromkeys(("tag", "level", "vllm", "l4t", "cuda"))
     image = None if out else "r/x@sha256:1"
-    return Candidate(cell=cell, image=image, digest="sha256:1", fit="fits", out=out, **facts)
+    return ImageCandidate(cell=cell, image=image, digest="sha256:1", fit="fits", out=out, **facts)
 
 
-def choose_of(session: Session, *cells: str) -> tuple[str, Chosen]:
+def choose_of(session: Session, *cells: str) -> tuple[str, SelectedImage]:
     jobs = [replace(JOB, cell=replace(JOB.cell, id=cell)) for cell in cells]
     job, chosen = choose(jobs, session, board="orin-nx-16", given=None, registries=())
     return job.cell.id, chosen

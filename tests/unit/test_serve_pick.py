@@ -10,7 +10,7 @@ import pytest
 from factories import make_jetson, make_job
 
 from builder.device.serve import image_choice as picking
-from builder.device.serve.image_choice import Host, host_of, pick
+from builder.device.serve.image_choice import TargetHost, host_of, pick
 from builder.device.serve.memory_limits import Memory
 from builder.errors import UsageError
 from builder.host.config import Config
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SESSION = Session(
     workspace=Workspace(project=Path("/nowhere"), cache=Path("/nowhere")), config=Config(), console=Console(quiet=True)
 )
-NX = Host(name="orin-nx-16", architecture="arm64", is_jetson=True, l4t="36.4.3", board=board("orin-nx-16"))
+NX = TargetHost(name="orin-nx-16", architecture="arm64", is_jetson=True, l4t="36.4.3", board=board("orin-nx-16"))
 DEVICE = Device(model="NVIDIA Jetson Orin NX", board="orin-nx-16", l4t="36.4.3")
 
 
@@ -55,7 +55,7 @@ def test_another_board_does_not_have_this_ones_release(device: None) -> None:
 
 def test_a_machine_that_is_no_jetson(no_device: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    assert host_of(None, None) == Host(name="this machine (amd64)", architecture="amd64", is_jetson=False)
+    assert host_of(None, None) == TargetHost(name="this machine (amd64)", architecture="amd64", is_jetson=False)
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert host_of(None, None).architecture == "arm64"
     some = host_of(None, "36.4.3")
@@ -64,7 +64,7 @@ def test_a_machine_that_is_no_jetson(no_device: None, monkeypatch: pytest.Monkey
 
 def test_a_board_that_is_unknown_to_us(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(picking, "this_device", lambda: Device(model="Acme", board=None, l4t=None))
-    assert host_of(None, None) == Host(name="Acme", architecture="arm64", is_jetson=True)
+    assert host_of(None, None) == TargetHost(name="Acme", architecture="arm64", is_jetson=True)
     with pytest.raises(UsageError, match="no board `orin`"):
         host_of("orin", None)
     with pytest.raises(UsageError, match=r"unknown L4T release `36\.9`"):
@@ -88,7 +88,7 @@ class Shelf:
         monkeypatch.setattr(picking, "overview", lambda *_: tuple(self.rows))
         monkeypatch.setattr(picking, "memory_of", lambda *_: Memory(fit=None, unknown="x"))
 
-    def order(self, *jobs: Job, host: Host = NX) -> list[str]:
+    def order(self, *jobs: Job, host: TargetHost = NX) -> list[str]:
         return [row.cell for row in pick(jobs, host, ("r.example",), SESSION) if not row.out]
 
 
@@ -121,7 +121,7 @@ def test_a_version_that_is_none_does_not_stand_in_the_way(shelf: Shelf) -> None:
 
 def test_an_image_for_the_cpu_runs_on_every_arm64_machine(shelf: Shelf) -> None:
     shelf.rows = [state("cpu", "cpu"), state("gpu")]
-    pi = Host(name="a Pi", architecture="arm64", is_jetson=False)
+    pi = TargetHost(name="a Pi", architecture="arm64", is_jetson=False)
     assert shelf.order(make("cpu", gpu=False), make("gpu"), host=pi) == ["cpu"]
     (gpu,) = pick((make("gpu"),), pi, ("r.example",), SESSION)
     assert gpu.out == ("it is for a Jetson with L4T 36.4.0, and this is none",)
@@ -136,7 +136,7 @@ def test_of_several_registries_the_one_with_the_best_verdict(shelf: Shelf) -> No
 def test_all_that_stands_against_an_image_is_said(shelf: Shelf) -> None:
     shelf.rows = [state("a", None)]
     own = board("agx-xavier-32")
-    xavier = Host(name=own.name, architecture="arm64", is_jetson=True, l4t="35.4.1", board=own)
+    xavier = TargetHost(name=own.name, architecture="arm64", is_jetson=True, l4t="35.4.1", board=own)
     (row,) = pick((make("a"),), xavier, ("r.example",), SESSION)
     driver, sm, verdict = row.out
     assert "a device with L4T 35.4.1 runs images for L4T 35 up to 36, not for 36.4.0" in driver
@@ -154,12 +154,12 @@ def test_what_memory_means_is_said(shelf: Shelf) -> None:
 
 def test_a_board_whose_release_nobody_knows(shelf: Shelf) -> None:
     shelf.rows = [state("a")]
-    thor = Host(name="agx-thor-128", architecture="arm64", is_jetson=True, board=board("agx-thor-128"))
+    thor = TargetHost(name="agx-thor-128", architecture="arm64", is_jetson=True, board=board("agx-thor-128"))
     (row,) = pick((make("a"),), thor, ("r.example",), SESSION)
     release, sm = row.out
     assert release == "it is for L4T 36.4.0, and agx-thor-128 runs 38, 39"
     assert sm == "its kernels are for SM 8.7, and agx-thor-128's GPU is SM 11.0"
-    nobody = Host(name="a Jetson with L4T 36.3.0", architecture="arm64", is_jetson=True, l4t="36.3.0")
+    nobody = TargetHost(name="a Jetson with L4T 36.3.0", architecture="arm64", is_jetson=True, l4t="36.3.0")
     (row,) = pick((make("a"),), nobody, ("r.example",), SESSION)
     (driver,) = row.out
     assert "runs images for L4T 36.2 up to 36.4, not for 36.4.0" in driver

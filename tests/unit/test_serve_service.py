@@ -25,7 +25,7 @@ from builder.device.serve.service_container import arguments_of
 from builder.device.serve.service_records import Published
 from builder.errors import RecipeError, UsageError
 from builder.jetson.boards import board, boards
-from builder.model.recipes import Server, SmokeSpec
+from builder.model.recipes import ServerSpec, SmokeSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ def server_in(service: Service) -> dict[str, Any]:
 
 def test_a_cell_on_its_board() -> None:
     smoke = SmokeSpec(ready_within_s=1200.5, stop_within_s=30)
-    job = make_job(spec=make_spec(server=Server(model="tiny", port=9000), smoke=smoke), platform=make_jetson())
+    job = make_job(spec=make_spec(server=ServerSpec(model="tiny", port=9000), smoke=smoke), platform=make_jetson())
     service = service_of(job, IMAGE, board("orin-nx-16"))
     assert (service.name, service.volume) == ("jbuild-demo-one", "jbuild-demo-one-cache")
     assert (service.port, service.published) == (9000, Published(address="127.0.0.1", port=9000))

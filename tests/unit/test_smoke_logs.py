@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from builder.smoke.log_errors import Read, errors, read
+from builder.smoke.log_errors import ScannedLog, errors, read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +52,7 @@ def test_the_same_error_is_told_once_and_never_too_many() -> None:
 def test_a_log_is_read_as_terminals_must_not_see_it(tmp_path: Path) -> None:
     path = tmp_path / "smoke.log"
     path.write_bytes(b"\x1b[31mERROR\x1b[0m bad \xff\nfine\n")
-    assert read(path) == Read(lines=("ERROR bad \ufffd", "fine"), errors=("ERROR bad \ufffd",))
+    assert read(path) == ScannedLog(lines=("ERROR bad \ufffd", "fine"), errors=("ERROR bad \ufffd",))
 
 
 def test_a_long_log_is_read_from_its_end(tmp_path: Path) -> None:
@@ -62,4 +62,4 @@ def test_a_long_log_is_read_from_its_end(tmp_path: Path) -> None:
 
 
 def test_no_log(tmp_path: Path) -> None:
-    assert read(tmp_path / "absent.log") == Read(lines=(), errors=())
+    assert read(tmp_path / "absent.log") == ScannedLog(lines=(), errors=())

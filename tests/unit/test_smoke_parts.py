@@ -19,7 +19,7 @@ from builder.host.engine.docker import Engine
 from builder.image.oci.layout import damaged, parts
 from builder.model.descriptors import Descriptor
 from builder.model.images import Image
-from builder.model.recipes import Model, Question, Server, SmokeSpec, Spec
+from builder.model.recipes import Model, Question, ServerSpec, SmokeSpec, Spec
 from builder.model.verdicts import Answer, SmokeFailedError, Verdict
 from builder.smoke import engine_archive as oci
 from builder.smoke import launch as launching
@@ -71,7 +71,7 @@ def test_a_verdict_survives_its_record(tmp_path: Path, verdict: Verdict) -> None
     "change", [{"level": "claimed"}, {"step": "lunch"}, {"passed": "yes"}, {"answers": [{}]}, {"x": 1}]
 )
 def test_a_verdict_that_cannot_be_one_is_none(tmp_path: Path, change: dict[str, object]) -> None:
-    body = {"format": records.FORMAT, "fingerprint": "print", "record": {**records.plain(VERDICT), **change}}
+    body = {"format": records.FORMAT, "fingerprint": "print", "record": {**records.to_json(VERDICT), **change}}
     (tmp_path / "smoke.json").write_text(json.dumps(body))
     assert records.read(tmp_path / "smoke.json", "print", Verdict) is None
 
@@ -163,24 +163,24 @@ def test_a_remote_engine_publishes_with_a_key_of_its_own() -> None:
 
 def test_port_and_key_come_from_the_recipe_and_its_smoke_run() -> None:
     spec = Spec(
-        server=Server(port=9000, environment=(("VLLM_API_KEY", "baked"), ("JBUILD_PORT", "9001"))),
+        server=ServerSpec(port=9000, environment=(("VLLM_API_KEY", "baked"), ("JBUILD_PORT", "9001"))),
         smoke=SmokeSpec(environment=(("VLLM_API_KEY", "asked"),)),
     )
     started = launching.launch(image(), "r", spec, ENGINE, None)
     assert started.port == 9001
     assert launching.key(spec, started) == "asked"
-    assert launching.launch(image(), "r", Spec(server=Server(arguments=("--port", "7"))), ENGINE, None).port == 7
+    assert launching.launch(image(), "r", Spec(server=ServerSpec(arguments=("--port", "7"))), ENGINE, None).port == 7
 
 
 def test_a_key_in_a_file_gives_way_to_the_smoke_runs_own() -> None:
-    spec = Spec(server=Server(environment=(("VLLM_API_KEY_FILE", "/run/secrets/key"),)))
+    spec = Spec(server=ServerSpec(environment=(("VLLM_API_KEY_FILE", "/run/secrets/key"),)))
     environment = dict(launching.launch(image(), "r", spec, ENGINE, None).environment)
     assert environment["VLLM_API_KEY"]
     assert environment["VLLM_API_KEY_FILE"] == "", "the entrypoint takes one of the two"
 
 
 def test_a_port_that_is_none_is_the_recipes_mistake() -> None:
-    spec = Spec(models=(Model(name="m", source="s"),), server=Server(environment=(("JBUILD_PORT", "http"),)))
+    spec = Spec(models=(Model(name="m", source="s"),), server=ServerSpec(environment=(("JBUILD_PORT", "http"),)))
     with pytest.raises(RecipeError, match="JBUILD_PORT"):
         launching.launch(image(), "r", spec, ENGINE, None)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from builder.host.paths import Workspace
-from builder.model.recipes import Bounds, Question, Server, SmokeSpec, Spec
+from builder.model.recipes import Bounds, Question, ServerSpec, SmokeSpec, Spec
 from builder.model.verdicts import Answer, Token, Verdict
 from builder.smoke import past_verdicts
 from builder.smoke.golden import Golden
@@ -79,7 +79,7 @@ def test_how_long_it_may_take_and_how_bad_it_may_be_prove_nothing() -> None:
             dataclasses.replace(SPEC, smoke=changed), ()
         ) != past_verdicts.question_fingerprint(SPEC, ())
     assert past_verdicts.question_fingerprint(
-        dataclasses.replace(SPEC, server=Server(port=1)), ()
+        dataclasses.replace(SPEC, server=ServerSpec(port=1)), ()
     ) != past_verdicts.question_fingerprint(SPEC, ())
 
 

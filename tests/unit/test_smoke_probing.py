@@ -10,10 +10,10 @@ import pytest
 
 from builder.host.console import Console
 from builder.model.recipes import Model, Question, SmokeSpec, Spec
-from builder.model.verdicts import Missing, Modules, Token
+from builder.model.verdicts import FailedModule, Modules, Token
 from builder.smoke import golden, probe_runs
 from builder.smoke.errors import StepFailedError
-from builder.smoke.steps import Reference, Run
+from builder.smoke.steps import Baseline, SmokeRun
 
 LOG = Path("smoke.log")
 PARIS = Question(ask="Capital of France?", expect="Paris", max_tokens=4)
@@ -29,7 +29,7 @@ ANSWER = {
 }
 
 
-def run(*questions: Question, **changes: Any) -> Run:
+def run(*questions: Question, **changes: Any) -> SmokeRun:
     facts: dict[str, Any] = {
         "name": "cell",
         "spec": Spec(models=(Model(name="tiny", source="./tiny"),), smoke=SmokeSpec(questions=questions or (PARIS,))),
@@ -39,7 +39,7 @@ def run(*questions: Question, **changes: Any) -> Run:
         "level": "emulated-forward",
         "sms": "8.7,11.0",
     }
-    return Run(**(facts | changes))
+    return SmokeRun(**(facts | changes))
 
 
 class Probes:
@@ -50,7 +50,7 @@ class Probes:
         self.called: list[tuple[str, ...]] = []
         monkeypatch.setattr(probe_runs, "_probe", self)
 
-    def __call__(self, _: Run, __: object, ___: Path, name: str, *arguments: str) -> dict[str, Any]:
+    def __call__(self, _: SmokeRun, __: object, ___: Path, name: str, *arguments: str) -> dict[str, Any]:
         self.called.append((name, *arguments))
         return self.report
 
@@ -95,7 +95,7 @@ def test_it_is_compared_with_the_golden_answer(probes: Probes) -> None:
     probes.report = {"load_s": 1.0, "answers": [ANSWER]}
     token = Token(text="It is", logprob=-2.0)
     known = golden.Golden(asked=golden.asked(PARIS), model="m", title="t", source="s", tokens=(token,))
-    running = run(given=Reference(golden=(known,), model="m"))
+    running = run(given=Baseline(golden=(known,), model="m"))
     with pytest.raises(StepFailedError, match=r"log-probability -0\.20, recorded -2\.00"):
         probe_runs.forward(running, None, LOG)  # type: ignore[arg-type]
 
@@ -116,7 +116,7 @@ def test_modules_that_need_the_driver_are_told_and_no_failure(
     probes.report = {"loaded": 240, "driver": needy, "broken": []}
     running = run()
     probe_runs.check_modules(running, None, LOG)  # type: ignore[arg-type]
-    missing = tuple(Missing(file=f"vllm/_{letter}.abi3.so", lacks="libcuda.so.1") for letter in "CM")
+    missing = tuple(FailedModule(file=f"vllm/_{letter}.abi3.so", lacks="libcuda.so.1") for letter in "CM")
     assert running.modules == Modules(loaded=240, need_driver=missing)
     assert "240 extension modules load; 2 need the GPU's driver (libcuda.so.1)" in capsys.readouterr().err
     (called,) = probes.called

@@ -10,7 +10,7 @@ import pytest
 
 from builder.errors import DiskError, UsageError
 from builder.host import paths as workspace_module
-from builder.host.files import aside, disk_errors, folder_aside, mark_used, move, sha256_of, write_text
+from builder.host.files import atomic_file, atomic_folder, disk_errors, mark_used, move, sha256_of, write_text
 from builder.host.paths import Workspace, cache_folder, check_cache, project_folder, shipped
 
 
@@ -27,7 +27,7 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) ->
     path.write_text("old")
 
     def interrupted() -> None:
-        with aside(path) as temporary:
+        with atomic_file(path) as temporary:
             temporary.write_text("half of the n")
             raise KeyboardInterrupt
 
@@ -40,7 +40,7 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) ->
 def test_readers_see_the_old_file_until_the_end(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    with aside(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -48,7 +48,7 @@ def test_readers_see_the_old_file_until_the_end(tmp_path: Path) -> None:
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "tree"
-    with folder_aside(path) as folder:
+    with atomic_folder(path) as folder:
         (folder / "a").write_text("1")
         assert not path.exists()
     assert (path / "a").read_text() == "1"
@@ -58,7 +58,7 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
 
 def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with folder_aside(tmp_path / "tree") as folder:
+        with atomic_folder(tmp_path / "tree") as folder:
             (folder / "sub").mkdir()
             (folder / "sub" / "a").write_text("1")
             raise KeyboardInterrupt
@@ -70,9 +70,9 @@ def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 def test_the_folder_of_a_faster_process_stays(tmp_path: Path) -> None:
     path = tmp_path / "tree"
-    with folder_aside(path) as folder:
+    with atomic_folder(path) as folder:
         (folder / "a").write_text("mine")
-        with folder_aside(path) as other:
+        with atomic_folder(path) as other:
             (other / "a").write_text("theirs")
     assert (path / "a").read_text() == "theirs"
     assert list(tmp_path.iterdir()) == [path]

@@ -11,14 +11,14 @@ from builder.model.audits import Finding
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from builder.audit.audit_context import Case
+    from builder.audit.audit_context import AuditContext
     from builder.jetson.distributions import Distribution
     from builder.model.platforms import Platform
 
 _FILE = "/etc/os-release"
 
 
-def other_distribution(case: Case) -> Iterator[Finding]:
+def other_distribution(case: AuditContext) -> Iterator[Finding]:
     """Yield a base image of another distribution than the cell's: other packages, another Python and C library.
 
     One that stands in for the real one, by a mirror rule that says so, is a warning: the real one may well be right.

@@ -18,7 +18,7 @@ from builder.model.audits import Finding
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from builder.audit.audit_context import Case
+    from builder.audit.audit_context import AuditContext
     from builder.audit.environment import Node
     from builder.model.audits import Severity
     from builder.model.locks import LockedWheel
@@ -34,7 +34,7 @@ _HARMLESS = re.compile(
 _LEGACY = {"manylinux1": (5,), "manylinux2010": (12,), "manylinux2014": (17,)}
 
 
-def damaged(case: Case) -> Iterator[Finding]:
+def damaged(case: AuditContext) -> Iterator[Finding]:
     """Yield files that cannot be read, or that no wheel should hold."""
     for wheel in case.environment.wheels:
         flaws = case.environment.facts[wheel.sha256].flaws
@@ -55,7 +55,7 @@ def damaged(case: Case) -> Iterator[Finding]:
             )
 
 
-def wrong_machine(case: Case) -> Iterator[Finding]:
+def wrong_machine(case: AuditContext) -> Iterator[Finding]:
     """Yield binaries of other machines, one finding a wheel and machine."""
     wanted = _MACHINE_NAMES[case.environment.machine]
     grouped: dict[tuple[str, str], list[Node]] = defaultdict(list)
@@ -87,7 +87,7 @@ def _machine(node: Node) -> str:
     return name + ("" if header.bits == 64 or header.machine in (3, 40) else f" ({header.bits} bit)")  # noqa: PLR2004
 
 
-def _has_twin(node: Node, case: Case) -> bool:
+def _has_twin(node: Node, case: AuditContext) -> bool:
     """Return whether the same module is there for the right machine too."""
     wanted = set(node.binary.inits)
     same = (n for n in case.environment.nodes if n.wheel is node.wheel and wanted & set(n.binary.inits))
@@ -98,7 +98,7 @@ def _is_any(wheel: LockedWheel | None) -> bool:
     return bool(wheel) and wheel.filename.endswith("-any.whl")  # type: ignore[union-attr]
 
 
-def other_python(case: Case) -> Iterator[Finding]:
+def other_python(case: AuditContext) -> Iterator[Finding]:
     """Yield extension modules that this Python does not import, where it has no others of that name."""
     python = case.environment.platform.python
     for wheel in case.environment.wheels:
@@ -119,7 +119,7 @@ def other_python(case: Case) -> Iterator[Finding]:
             )
 
 
-def for_python(node: Node, case: Case) -> bool | None:
+def for_python(node: Node, case: AuditContext) -> bool | None:
     """Return whether a module's name says that this Python imports it; None if it says nothing."""
     found = _SUFFIX.match(node.name)
     if not found:
@@ -133,7 +133,7 @@ def _stem(node: Node) -> str:
     return posixpath.join(posixpath.dirname(node.shown), name)
 
 
-def conflicts(case: Case) -> Iterator[Finding]:
+def conflicts(case: AuditContext) -> Iterator[Finding]:
     """Yield files that two wheels own with different content, one finding a pair of wheels."""
     owners: dict[int, tuple[int, int]] = {}
     clashes: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -165,7 +165,7 @@ def _conflict(one: LockedWheel, two: LockedWheel, paths: Sequence[str]) -> Itera
     )
 
 
-def tag_lies(case: Case) -> Iterator[Finding]:
+def tag_lies(case: AuditContext) -> Iterator[Finding]:
     """Yield wheels whose binaries need more than their tag promises."""
     failures = [failure for verdict in case.verdicts for failure in verdict.failures]
     stopped = {failure.node.wheel for failure in failures if isinstance(failure, Outdated)}

@@ -14,7 +14,7 @@ from builder.model.audits import Finding, GpuVerdict
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.audit.audit_context import Case
+    from builder.audit.audit_context import AuditContext
     from builder.audit.environment import Node
     from builder.model.audits import Severity
 
@@ -30,13 +30,13 @@ _SAID = {
 }
 
 
-def coverage(case: Case) -> dict[str, dict[str, GpuVerdict]]:
+def coverage(case: AuditContext) -> dict[str, dict[str, GpuVerdict]]:
     """Return for each SM and each library with GPU code how it runs there."""
     nodes = [node for node in case.environment.nodes if node.binary.gpu]
     return {_dotted(sm): {_label(node): _verdict(case, node, sm) for node in nodes} for sm in case.sms}
 
 
-def gpu_code(case: Case) -> Iterator[Finding]:
+def gpu_code(case: AuditContext) -> Iterator[Finding]:
     """Yield libraries without code for a GPU of the platform, one finding a wheel and reason."""
     for sm in case.sms:
         yield from _unsure(case, sm)
@@ -48,7 +48,7 @@ def gpu_code(case: Case) -> Iterator[Finding]:
             yield _gpu_finding(case, nodes, sm, kind, meant=meant)
 
 
-def _unsure(case: Case, sm: int) -> Iterator[Finding]:
+def _unsure(case: AuditContext, sm: int) -> Iterator[Finding]:
     """Yield what runs on some L4T releases only, where nobody says which one it is for."""
     if case.l4t or _dotted(sm) not in {each for row in platforms() for each in row.sms}:
         return
@@ -61,7 +61,7 @@ def _unsure(case: Case, sm: int) -> Iterator[Finding]:
         yield finding("gpu-code", "warning", nodes[0], detail, "say which one with --l4t RELEASE", also=also)
 
 
-def _gpu_finding(case: Case, nodes: list[Node], sm: int, kind: str, *, meant: bool) -> Finding:
+def _gpu_finding(case: AuditContext, nodes: list[Node], sm: int, kind: str, *, meant: bool) -> Finding:
     first = nodes[0]
     row = case.other_gpus(first)
     detail = f"for SM {_dotted(sm)}: {_said(case, first, sm, kind)}"
@@ -72,7 +72,7 @@ def _gpu_finding(case: Case, nodes: list[Node], sm: int, kind: str, *, meant: bo
     return finding("gpu-code", severity, first, detail, fix, also=tuple(node.shown for node in nodes[1:]))
 
 
-def _said(case: Case, node: Node, sm: int, kind: str) -> str:
+def _said(case: AuditContext, node: Node, sm: int, kind: str) -> str:
     verdict = _verdict(case, node, sm)
     near = ", ".join(_dotted(s) for s in verdict.sass if s // 10 == sm // 10)
     isa = max((g.isa for g in node.binary.gpu if g.target.kind == "ptx"), default=(0, 0))
@@ -84,7 +84,7 @@ def _said(case: Case, node: Node, sm: int, kind: str) -> str:
     return _SAID[kind].format(**values, **lists)
 
 
-def _verdict(case: Case, node: Node, sm: int) -> GpuVerdict:
+def _verdict(case: AuditContext, node: Node, sm: int) -> GpuVerdict:
     sass = sorted({g.target.sm for g in node.binary.gpu if g.target.kind == "sass"})
     ptx = sorted({g.target.sm for g in node.binary.gpu if g.target.kind == "ptx"})
     usable = [g.isa for g in node.binary.gpu if g.target.kind == "ptx" and g.target.sm <= sm]
@@ -108,12 +108,12 @@ def _compiler(isa: tuple[int, int]) -> tuple[int, int]:
     return min(known) if known else (isa[0] + 4, isa[1])
 
 
-def _meant(case: Case) -> Iterator[Node]:
+def _meant(case: AuditContext) -> Iterator[Node]:
     """Yield the files that a process will load: not those of which there is one for every CUDA."""
     return (node for node in case.environment.nodes if not case.exempt(node))
 
 
-def toolkit(case: Case) -> tuple[tuple[int, int], Node | None]:
+def toolkit(case: AuditContext) -> tuple[tuple[int, int], Node | None]:
     """Return the newest CUDA runtime that the wheels bring or ask for, and a file that shows it."""
     found: list[tuple[tuple[int, int], Node]] = []
     for node in _meant(case):
@@ -124,7 +124,7 @@ def toolkit(case: Case) -> tuple[tuple[int, int], Node | None]:
     return max(found, key=lambda pair: pair[0], default=((0, 0), None))
 
 
-def toolkit_newer(case: Case) -> Iterator[Finding]:
+def toolkit_newer(case: AuditContext) -> Iterator[Finding]:
     """Yield whether the CUDA of the wheels is newer than that of the platform's driver."""
     found, node = toolkit(case)
     if case.driver is None or node is None or found <= case.driver:
@@ -140,7 +140,7 @@ def toolkit_newer(case: Case) -> Iterator[Finding]:
         yield finding("toolkit-newer", "warning", node, detail, fix)
 
 
-def two_cudas(case: Case) -> Iterator[Finding]:
+def two_cudas(case: AuditContext) -> Iterator[Finding]:
     """Yield whether one environment has or asks for CUDA runtimes of two majors."""
     found: dict[int, list[Node]] = defaultdict(list)
     for node in _meant(case):
@@ -157,7 +157,7 @@ def two_cudas(case: Case) -> Iterator[Finding]:
     yield finding("two-cudas", "warning", first, detail, fix, also=also)
 
 
-def two_sonames(case: Case) -> Iterator[Finding]:
+def two_sonames(case: AuditContext) -> Iterator[Finding]:
     """Yield libraries of one name that two wheels, or a wheel and the base image, have: the first one loaded wins."""
     named_so: dict[str, dict[str, Node]] = defaultdict(dict)
     for node in case.environment.nodes:

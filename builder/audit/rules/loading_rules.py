@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from builder.audit.audit_context import finding, named
 from builder.audit.demangle import demangled
 from builder.audit.environment import Node
-from builder.audit.load_outcome import Dependent, ExecutableStack, Missing, Outdated, Undefined
+from builder.audit.load_outcome import Dependent, ExecutableStack, MissingLibrary, Outdated, UnresolvedSymbol
 from builder.audit.rules.base_rules import bases_for
 from builder.audit.rules.file_rules import for_python
 from builder.model.audits import SEVERITIES
@@ -17,18 +17,18 @@ from builder.model.audits import SEVERITIES
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
 
-    from builder.audit.audit_context import Case
-    from builder.audit.load_outcome import Cause, Verdict
+    from builder.audit.audit_context import AuditContext
+    from builder.audit.load_outcome import Cause, LoadOutcome
     from builder.model.audits import Finding, Severity
 
 _FAMILIES = {"GLIBC": "glibc", "GLIBCXX": "glibcxx"}
 _STACKS_REFUSED = "2.41"
 
 
-def loading(case: Case) -> Iterator[Finding]:
+def loading(case: AuditContext) -> Iterator[Finding]:
     """Yield what the loader would refuse; one finding a cause, however many files it stops."""
     grouped: dict[Hashable, list[tuple[Cause, Severity]]] = defaultdict(list)
-    unused: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
+    unused: dict[tuple[str, str], list[LoadOutcome]] = defaultdict(list)
     for verdict in case.verdicts:
         if not case.loader.fits(verdict.node) or for_python(verdict.node, case) is False:
             # Told by rules of their own: nothing here loads them.
@@ -50,32 +50,32 @@ def loading(case: Case) -> Iterator[Finding]:
 
 
 _RULES: dict[type, str] = {
-    Missing: "missing-library",
+    MissingLibrary: "missing-library",
     Outdated: "symbol-version",
-    Undefined: "undefined-symbol",
+    UnresolvedSymbol: "undefined-symbol",
     ExecutableStack: "executable-stack",
 }
 
 
-def _unused(verdicts: list[Verdict], why: str) -> Finding:
+def _unused(verdicts: list[LoadOutcome], why: str) -> Finding:
     """Say in one finding what does not load and need not."""
     failures = [failure for verdict in verdicts for failure in _causes(verdict)]
-    lacking = sorted({failure.library for failure in failures if isinstance(failure, Missing)})
+    lacking = sorted({failure.library for failure in failures if isinstance(failure, MissingLibrary)})
     want = f", for want of {', '.join(lacking)}" if lacking else ""
     also = tuple(verdict.node.shown for verdict in verdicts[1:])
     fix = "nothing to do unless you use it"
     return finding(_RULES[type(failures[0])], "info", verdicts[0].node, f"does not load{want}; {why}", fix, also=also)
 
 
-def _causes(verdict: Verdict) -> Iterator[Cause]:
+def _causes(verdict: LoadOutcome) -> Iterator[Cause]:
     """Yield what is wrong in the end: what fails for another's sake is told with that one."""
     for failure in verdict.failures:
         yield from failure.causes if isinstance(failure, Dependent) else (failure,)
 
 
-def _cause(case: Case, failure: Cause) -> Hashable:
+def _cause(case: AuditContext, failure: Cause) -> Hashable:
     wheel = failure.node.wheel.name if failure.node.wheel else None
-    if isinstance(failure, Missing):
+    if isinstance(failure, MissingLibrary):
         elsewhere = _elsewhere(case, failure.library)
         return ("missing", wheel, _advice(case, failure.library), named(elsewhere.wheel) if elsewhere else None)
     if isinstance(failure, Outdated):
@@ -85,21 +85,21 @@ def _cause(case: Case, failure: Cause) -> Hashable:
     return ("symbol", wheel, named(failure.blamed.wheel) if failure.blamed else "", bool(failure.elsewhere))
 
 
-def _severity(case: Case, verdict: Verdict, failure: Cause) -> Severity:
+def _severity(case: AuditContext, verdict: LoadOutcome, failure: Cause) -> Severity:
     """A module that Python imports must load; a library that only others load may be one that nobody asks for."""
-    if isinstance(failure, Missing):
+    if isinstance(failure, MissingLibrary):
         elsewhere = _elsewhere(case, failure.library)
         # A Jetson's base image brings CUDA and much else, and is not there to be asked.
         maybe = elsewhere or case.environment.unknown_packages or (case.unread and case.l4t)
         return "error" if verdict.node.is_module and not maybe else "warning"
-    if isinstance(failure, Undefined):
+    if isinstance(failure, UnresolvedSymbol):
         return "warning" if failure.elsewhere else "error"
     return "error" if verdict.node.is_module else "warning"
 
 
-def _finding(case: Case, failures: list[Cause], severity: Severity) -> Finding:
+def _finding(case: AuditContext, failures: list[Cause], severity: Severity) -> Finding:
     first = failures[0]
-    if isinstance(first, Missing):
+    if isinstance(first, MissingLibrary):
         return _missing(case, first, failures, severity)
     if isinstance(first, Outdated):
         return _outdated(case, [each for each in failures if isinstance(each, Outdated)], severity)
@@ -116,9 +116,9 @@ def _also(failures: Iterable[Cause], first: Cause) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each.node.shown for each in failures if each.node is not first.node))
 
 
-def _missing(case: Case, first: Missing, failures: list[Cause], severity: Severity) -> Finding:
+def _missing(case: AuditContext, first: MissingLibrary, failures: list[Cause], severity: Severity) -> Finding:
     library = first.library
-    libraries = sorted({failure.library for failure in failures if isinstance(failure, Missing)})
+    libraries = sorted({failure.library for failure in failures if isinstance(failure, MissingLibrary)})
     wrong = next((n for n in case.environment.nodes if n.name == library and not case.loader.fits(n)), None)
     nothing = f"only {named(wrong.wheel)} has one, for another machine" if wrong else "nothing brings it"
     elsewhere = _elsewhere(case, library)
@@ -132,7 +132,7 @@ def _missing(case: Case, first: Missing, failures: list[Cause], severity: Severi
     return finding("missing-library", severity, first.node, detail, fix, assumed=case.assumed, also=also)
 
 
-def _advice(case: Case, library: str) -> str:
+def _advice(case: AuditContext, library: str) -> str:
     package = case.environment.package_for(library)
     if package and case.loose:
         return f"install {package} in the image, and say so with `--apt {package}`"
@@ -145,13 +145,13 @@ def _advice(case: Case, library: str) -> str:
     return "add a package or wheel that has it, or another build of this wheel"
 
 
-def _elsewhere(case: Case, library: str) -> Node | None:
+def _elsewhere(case: AuditContext, library: str) -> Node | None:
     """Return a wheel's file that would do, if something loaded it first."""
     names = (n for n in case.environment.nodes if library in (n.name, n.binary.soname) and case.loader.fits(n))
     return next(names, None)
 
 
-def _outdated(case: Case, failures: list[Outdated], severity: Severity) -> Finding:
+def _outdated(case: AuditContext, failures: list[Outdated], severity: Severity) -> Finding:
     first = max(failures, key=lambda each: _numbers(each.need.version))
     need, provider = first.need, first.provider
     family = need.version.partition("_")[0]
@@ -171,7 +171,7 @@ def _outdated(case: Case, failures: list[Outdated], severity: Severity) -> Findi
     return finding("symbol-version", severity, first.node, detail, fix, assumed=assumed, also=_also(failures, first))
 
 
-def _ceiling(case: Case, family: str) -> str:
+def _ceiling(case: AuditContext, family: str) -> str:
     return f"{family}_{getattr(case.environment.platform, _FAMILIES.get(family, ''), '')}"
 
 
@@ -183,8 +183,8 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"[0-9]+", version))
 
 
-def _undefined(first: Undefined, failures: list[Cause], severity: Severity) -> Finding:
-    names = {name for each in failures if isinstance(each, Undefined) for name in each.names}
+def _undefined(first: UnresolvedSymbol, failures: list[Cause], severity: Severity) -> Finding:
+    names = {name for each in failures if isinstance(each, UnresolvedSymbol) for name in each.names}
     # Most telling is a C++ name that is not of the wheel's own making.
     own = first.node.wheel.name.replace("-", "_") if first.node.wheel else ""
     shown = demangled(min(names, key=lambda name: (own in name, not name.startswith("_ZN"), len(name), name)))
@@ -208,11 +208,11 @@ def _undefined(first: Undefined, failures: list[Cause], severity: Severity) -> F
     return finding("undefined-symbol", severity, first.node, detail, fix, also=_also(failures, first))
 
 
-def _by_runtime(case: Case) -> Iterator[Finding]:
+def _by_runtime(case: AuditContext) -> Iterator[Finding]:
     """Say once a wheel what loads under the NVIDIA runtime only, where the platform has no GPU."""
     if case.sms:
         return
-    grouped: dict[str, list[Verdict]] = defaultdict(list)
+    grouped: dict[str, list[LoadOutcome]] = defaultdict(list)
     for verdict in case.verdicts:
         if verdict.injected and not verdict.failures and verdict.node.wheel:
             grouped[verdict.node.wheel.name].append(verdict)
@@ -226,9 +226,9 @@ def _by_runtime(case: Case) -> Iterator[Finding]:
         yield finding("missing-library", "warning" if modules else "info", first.node, detail, fix, also=also)
 
 
-def _by_import(case: Case) -> Iterator[Finding]:
+def _by_import(case: AuditContext) -> Iterator[Finding]:
     """Say once a wheel what loads only because an import has loaded libraries of other wheels before."""
-    grouped: dict[str, list[Verdict]] = defaultdict(list)
+    grouped: dict[str, list[LoadOutcome]] = defaultdict(list)
     for verdict in case.verdicts:
         if verdict.by_import and not verdict.failures and verdict.node.wheel:
             grouped[verdict.node.wheel.name].append(verdict)

@@ -23,7 +23,7 @@ from builder.cli.verb_options import (
     refuse_options,
 )
 from builder.device.bench.load_client import check_url
-from builder.device.bench.measurement import Bench, Load, Percentiles, Step
+from builder.device.bench.measurement import Bench, Load, LoadStep, Percentiles
 from builder.device.serve.image_selection import choose
 from builder.device.serve.service import read_key, service_of_image
 from builder.errors import SmokeError
@@ -117,7 +117,7 @@ def command(
     with _running(url, options["key_file"], session) if url else _started(str(name), options, session) as target:
         result = bench(target, load, concurrencies, choice, session.console)
     if output:
-        write_text(output, json.dumps(records.plain(result), indent=2) + "\n")
+        write_text(output, json.dumps(records.to_json(result), indent=2) + "\n")
     show(result, table(result, session.console.table), session.console)
     return SmokeError.exit_code if any(step.failed for step in result.steps) else 0
 
@@ -174,7 +174,7 @@ def table(result: Bench, columns: Callable[[Sequence[str], Sequence[Sequence[str
     return "\n".join([*lines, *(f"note: {remark}" for remark in result.remarks)])
 
 
-def _row(step: Step) -> tuple[str, ...]:
+def _row(step: LoadStep) -> tuple[str, ...]:
     answered = str(step.answered) if not step.failed else f"{step.answered}, {step.failed} failed"
     rates = (f"{step.tokens_per_s:.1f}", f"{step.requests_per_s:.2f}")
     return (str(step.concurrency), answered, *rates, _ms(step.first_token_ms), _ms(step.between_tokens_ms))

@@ -140,7 +140,7 @@ def _show_inputs(selected: Selected, session: Session) -> None:
     result = InputDigests(
         recipes={name: {cell: dict(names[cell]) for cell in names} for name, names in recipes.items()}
     )
-    show(result, json.dumps(records.plain(result), indent=2), session.console)
+    show(result, json.dumps(records.to_json(result), indent=2), session.console)
 
 
 def _show_jobs(
@@ -160,7 +160,7 @@ def _show_jobs(
     for cell in result.skipped:
         session.console.say(f"{cell.recipe} {cell.cell}: {cell.status}: {cell.reason}")
     if output:
-        write_text(output, json.dumps(records.plain(result), indent=2) + "\n")
+        write_text(output, json.dumps(records.to_json(result), indent=2) + "\n")
     show(result, outputs(result), session.console)
 
 

@@ -10,7 +10,7 @@ from builder.cli.results import show
 from builder.cli.views.run_view import RunResult
 from builder.errors import IntegrityError
 from builder.host.paths import check_cache
-from builder.lock.lock_check import CellCheck, Finding, check_lock
+from builder.lock.lock_check import CellCheck, LockFinding, check_lock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +20,7 @@ class CheckedLock:
     cell: str
     current: bool
     error: VerbFailure | None
-    findings: tuple[Finding, ...]
+    findings: tuple[LockFinding, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from builder.cli.verb_options import json_option
 from builder.host import records
 from builder.host.units import megabytes
 from builder.project.diff.comparison import compare
-from builder.project.diff.difference import Change, Changes, Difference, Layer, LayerChanges
+from builder.project.diff.difference import Changes, Difference, Layer, LayerChanges, PartChange
 from builder.project.diff.subject import subject
 
 
@@ -71,7 +71,7 @@ def _changes(title: str, changes: Changes) -> Iterator[str]:
     yield from (f"  {_change(change)}" for change in changes.changed)
 
 
-def _change(change: Change) -> str:
+def _change(change: PartChange) -> str:
     size = f" ({megabytes(change.size)})" if change.size is not None else ""
     if change.before is None:
         return f"+ {change.name} {change.after}{size}"

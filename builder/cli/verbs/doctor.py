@@ -15,7 +15,7 @@ from builder.cli.verb_options import json_option
 from builder.errors import EngineError
 from builder.project.doctor.check_records import Check
 from builder.project.doctor.examination import case_of, examine
-from builder.project.doctor.fixes import Mended, mend
+from builder.project.doctor.fixes import AppliedFix, mend
 from builder.recipe.find import find
 from builder.recipe.load import load
 
@@ -29,7 +29,7 @@ class DoctorResult:
 
     usable: bool
     checks: tuple[Check, ...]
-    mended: tuple[Mended, ...]
+    mended: tuple[AppliedFix, ...]
 
 
 @click.command("doctor")
@@ -50,7 +50,7 @@ def command(recipe: str | None, fix: bool, as_json: bool) -> int:
     return 0 if usable else EngineError.exit_code
 
 
-def text(checks: Sequence[Check], mended: Sequence[Mended]) -> str:
+def text(checks: Sequence[Check], mended: Sequence[AppliedFix]) -> str:
     """Return the checks as text."""
     lines: list[str] = []
     for before, check in zip((None, *checks), checks, strict=False):

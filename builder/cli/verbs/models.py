@@ -11,7 +11,7 @@ from builder.cli.results import show
 from builder.cli.verb_options import verb_group
 from builder.errors import IntegrityError, ModelError
 from builder.host import records
-from builder.host.locks import in_use
+from builder.host.file_locks import in_use
 from builder.host.paths import check_cache
 from builder.lock.recipe_models import UsedModel, Verified, fetch_models, lock_models, used_models, verify_models
 from builder.model.locks import Job

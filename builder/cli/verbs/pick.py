@@ -10,7 +10,7 @@ from builder.cli import completers
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.cli.verb_options import lookup_registry_option
-from builder.device.serve.image_choice import Candidate, Host, host_of, pick
+from builder.device.serve.image_choice import ImageCandidate, TargetHost, host_of, pick
 from builder.errors import RegistryError
 from builder.publish.destinations import required_targets
 from builder.recipe.levels import levels
@@ -21,9 +21,9 @@ class PickResult:
     """The image for a host, and every candidate, the best first; `image` is None if no candidate runs there."""
 
     recipe: str
-    host: Host
+    host: TargetHost
     image: str | None
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[ImageCandidate, ...]
 
 
 @recipe_verb(
@@ -55,7 +55,7 @@ def command(
     return 0 if best else RegistryError.exit_code
 
 
-def _lines(row: Candidate) -> list[str]:
+def _lines(row: ImageCandidate) -> list[str]:
     head = "runs" if not row.out else "out "
     tag = f" {row.tag}" if row.tag else ""
     lines = [f"  {head}  {row.cell}{tag}{f', level {row.level}' if row.level else ''}"]

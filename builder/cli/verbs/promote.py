@@ -13,11 +13,11 @@ from builder.cli.cell_selection import open_session, select_cells
 from builder.cli.results import show
 from builder.cli.verb_options import cell_option, force_tags_option, json_option, refuse_options, registry_names
 from builder.errors import UsageError
-from builder.host.locks import in_use
+from builder.host.file_locks import in_use
 from builder.host.session import Session
 from builder.model.publications import Publication
 from builder.publish.destinations import required_targets
-from builder.publish.promotion import Asked, Candidate, from_cell, from_image, is_about, promote
+from builder.publish.promotion import PromoteOptions, PromotionCandidate, from_cell, from_image, is_about, promote
 from builder.publish.signing import public_keys
 from builder.recipe.levels import levels
 from builder.remote.registry.reference import Reference
@@ -63,7 +63,7 @@ def command(
         refuse_options(("level",), "needs --tag")
     session = open_session(as_json=as_json)
     keys = public_keys(session.config, options.pop("keys"))
-    request = Asked(verdict=verdict, keys=keys, unsigned=unsigned_verdict, **options)
+    request = PromoteOptions(verdict=verdict, keys=keys, unsigned=unsigned_verdict, **options)
     with in_use(session.workspace):
         if "/" in source or "@" in source:
             refuse_options(("selectors",), "is for recipes")
@@ -74,7 +74,7 @@ def command(
     show(PromoteResult(publications=publications), "\n\n".join(map(_text, publications)), session.console)
 
 
-def _of_image(image: str, request: Asked, session: Session) -> Candidate:
+def _of_image(image: str, request: PromoteOptions, session: Session) -> PromotionCandidate:
     if not request.targets:
         raise UsageError("no registry to copy to", where=image, hint="name one with --to HOST/PREFIX")
     reference = Reference.parse(image)
@@ -88,8 +88,8 @@ def _of_image(image: str, request: Asked, session: Session) -> Candidate:
 
 
 def _of_recipe(
-    name: str, selectors: tuple[str, ...], request: Asked, session: Session
-) -> tuple[list[Candidate], Asked]:
+    name: str, selectors: tuple[str, ...], request: PromoteOptions, session: Session
+) -> tuple[list[PromotionCandidate], PromoteOptions]:
     selection = select_cells(name, selectors, session)
     recipe = selection.recipe
     targets = required_targets(recipe.spec.publish, request.targets, session.config, where=str(recipe.path))

@@ -115,7 +115,7 @@ def run(
     seconds = time.monotonic() - started
     result = run_view.run_result(recipe, results, [cell for cell in selection.cells if cell.impossible], seconds)
     if file:
-        write_text(file, json.dumps(records.plain(result), indent=2) + "\n")
+        write_text(file, json.dumps(records.to_json(result), indent=2) + "\n")
     failed = _show_failures(results, session)
     show(result, run_view.summary(results, seconds, _docker_host(session)), session.console)
     return CellsFailedError.exit_code if failed else 0

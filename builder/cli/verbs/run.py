@@ -16,7 +16,7 @@ from builder.cli.verb_options import (
     refuse_options,
 )
 from builder.device.serve.image_selection import choose
-from builder.device.serve.local import Followed, Started, described, follow, service_here
+from builder.device.serve.local import FollowedServer, StartedServer, described, follow, service_here
 from builder.device.serve.service import is_open, readable_key
 from builder.device.serve.service_records import Published
 from builder.host import records
@@ -27,11 +27,11 @@ from builder.host.engine.docker import find_engine
 class EndedServer:
     """A server that ended while jbuild followed its log."""
 
-    followed: Followed = field(metadata=records.FLAT)
-    started: Started = field(metadata=records.FLAT)
+    followed: FollowedServer = field(metadata=records.FLAT)
+    started: StartedServer = field(metadata=records.FLAT)
 
 
-ServerResult = Started | EndedServer
+ServerResult = StartedServer | EndedServer
 
 
 @recipe_verb(
@@ -94,7 +94,7 @@ def command(
         client.close()
 
 
-def _text(started: Started) -> str:
+def _text(started: StartedServer) -> str:
     lines = (
         f"{started.container} starts; it is ready when this answers:",
         f"  {started.ask}",

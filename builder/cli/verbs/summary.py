@@ -105,7 +105,7 @@ def read_outcomes(results: Iterable[Path], plan: Path | None) -> tuple[Outcome, 
 
 def _plan(path: Path) -> CiPlan:
     try:
-        return records.decode(json.loads(path.read_text(encoding="utf-8")), CiPlan)  # type: ignore[no-any-return]
+        return records.from_json(json.loads(path.read_text(encoding="utf-8")), CiPlan)  # type: ignore[no-any-return]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         hint = "`jbuild matrix RECIPE --format github --output FILE` writes one"
         raise UsageError("not a plan of jobs", where=str(path), hint=hint) from error

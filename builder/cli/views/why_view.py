@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from builder.host import records
 from builder.lock.explanation import Reason, Why
-from builder.lock.inspect_index import Examined
+from builder.lock.inspect_index import IndexContents
 
 _MOST = 6
 _LINES = 14
@@ -88,7 +88,7 @@ def _unresolved(why: Why) -> Iterator[str]:
             yield f"  {'; '.join(cell.differs for cell in failing if cell.failed == reason)}: {reason}"
 
 
-def _examined(examined: Examined) -> Iterator[str]:
+def _examined(examined: IndexContents) -> Iterator[str]:
     yield f"{examined.requirement}: asked {examined.index} ({examined.url})"
     if examined.said:
         yield f"  {examined.said}"

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from builder.device.bench.measurement import Percentiles, Step
+from builder.device.bench.measurement import LoadStep, Percentiles
 from builder.errors import SmokeError, UsageError
 from builder.remote.openai import CHAT_COMPLETIONS, ServerError, StreamedAnswer, completion_body
 
@@ -63,7 +63,7 @@ def measure(
     load: Load,
     concurrency: int,
     on_answer: Callable[[float], object] = lambda _: None,
-) -> Step:
+) -> LoadStep:
     """Send all prompts, `concurrency` at once, after one that does not count.
 
     Raises:
@@ -112,13 +112,13 @@ def _smoke_error(server: OpenAIServer, message: str, error: ServerError, hint: s
     return SmokeError(message, where=server.url, hint=hint)
 
 
-def step_of(answers: Sequence[StreamedAnswer | ServerError], concurrency: int, seconds: float) -> Step:
+def step_of(answers: Sequence[StreamedAnswer | ServerError], concurrency: int, seconds: float) -> LoadStep:
     """Return the measures of answers, and of failures, that came within some seconds."""
     good = [answer for answer in answers if isinstance(answer, StreamedAnswer)]
     failures = [str(answer) for answer in answers if isinstance(answer, ServerError)]
     tokens = sum(answer.tokens for answer in good)
     gaps = [later - earlier for a in good for earlier, later in zip(a.times_s, a.times_s[1:], strict=False)]
-    return Step(
+    return LoadStep(
         concurrency=concurrency,
         answered=len(good),
         failed=len(failures),

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal
 
 from builder.device.bench.load_client import measure, served_model
-from builder.device.bench.measurement import Bench, Step
+from builder.device.bench.measurement import Bench, LoadStep
 from builder.device.bench.vllm_bench import BenchmarkMissingError, measure_inside
 from builder.device.serve import service_container as containers
 from builder.device.serve.service_records import Published
@@ -96,7 +96,7 @@ def bench(target: BenchTarget, load: Load, concurrencies: Sequence[int], choice:
         console.warn(
             f"{target.subject} is emulated: {asked} answers may take hours; --prompts 2 --concurrency 1 tries it"
         )
-    steps: list[Step] = []
+    steps: list[LoadStep] = []
     for concurrency in concurrencies:
         with console.task(f"{concurrency} at once", load.prompts, unit="answers") as task:
             if client == "vllm bench serve":
@@ -142,7 +142,7 @@ def _client(target: BenchTarget, choice: Choice, root: str | None) -> tuple[Clie
     return "vllm bench serve", None
 
 
-def _inside(target: BenchTarget, names: tuple[str, str], load: Load, concurrency: int) -> Step:
+def _inside(target: BenchTarget, names: tuple[str, str], load: Load, concurrency: int) -> LoadStep:
     if target.container is None or target.port is None:
         raise AssertionError("vLLM's benchmark is chosen for containers only")
     return measure_inside(target.container, target.port, names, load, concurrency, target.server.key)

@@ -32,7 +32,7 @@ class Percentiles:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
+class LoadStep:
     """What was measured at one concurrency.
 
     `seconds` is from the first question to the last answer; rates are over all of it. `first_token_ms` is the time to
@@ -67,6 +67,6 @@ class Bench:
     level: str | None
     when: str
     load: Load
-    steps: tuple[Step, ...]
+    steps: tuple[LoadStep, ...]
     ready_s: float | None = None
     remarks: tuple[str, ...] = ()

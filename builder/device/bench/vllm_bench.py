@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from builder.device.bench.measurement import Percentiles, Step
+from builder.device.bench.measurement import LoadStep, Percentiles
 from builder.errors import SmokeError
 from builder.host.engine.container_log import printable_log
 from builder.model.images import ENVIRONMENT
@@ -27,7 +27,7 @@ class BenchmarkMissingError(SmokeError):
 
 def measure_inside(
     container: RunningContainer, port: int, names: tuple[str, str], load: Load, concurrency: int, key: str | None
-) -> Step:
+) -> LoadStep:
     """Return what vLLM's benchmark measures; `names` are the model's served name and its folder in the container.
 
     Raises:
@@ -70,14 +70,14 @@ def command(port: int, names: tuple[str, str], load: Load, concurrency: int) -> 
     return [_PROGRAM, "bench", "serve", *(f"--{name}={value}" for name, value in options.items()), *flags]
 
 
-def parse(found: dict[str, Any], load: Load, concurrency: int) -> Step:
+def parse(found: dict[str, Any], load: Load, concurrency: int) -> LoadStep:
     """Return a step from the benchmark's file.
 
     Raises:
         ValueError, KeyError, TypeError: it is no such file.
     """
     answered = int(found["completed"])
-    return Step(
+    return LoadStep(
         concurrency=concurrency,
         answered=answered,
         failed=int(found.get("failed", load.prompts - answered)),

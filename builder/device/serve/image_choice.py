@@ -30,7 +30,7 @@ _FITS = ("fits", "fewer", "unknown", "no")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Host:
+class TargetHost:
     """The machine that is to run an image; `l4t` and `board` None: not a Jetson, or not known."""
 
     name: str
@@ -41,7 +41,7 @@ class Host:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
+class ImageCandidate:
     """A cell's image and what stands against it; `image` names it by digest where it is published.
 
     `level` is the best that verdicts beside it prove. `out` are the reasons why the host cannot run it, `notes` what
@@ -61,7 +61,7 @@ class Candidate:
     notes: tuple[str, ...] = ()
 
 
-def host_of(board: str | None, l4t: str | None) -> Host:
+def host_of(board: str | None, l4t: str | None) -> TargetHost:
     """Return the host of a board's name and a release, else this machine; each is found out where it is not given.
 
     Raises:
@@ -74,19 +74,19 @@ def host_of(board: str | None, l4t: str | None) -> Host:
     if board:
         found = board_of(board)
         own = here.l4t if here and here.board == board else None
-        return Host(name=found.name, architecture="arm64", is_jetson=True, l4t=l4t or own, board=found)
+        return TargetHost(name=found.name, architecture="arm64", is_jetson=True, l4t=l4t or own, board=found)
     if here:
         known = board_of(here.board) if here.board else None
-        return Host(name=here.model, architecture="arm64", is_jetson=True, l4t=l4t or here.l4t, board=known)
+        return TargetHost(name=here.model, architecture="arm64", is_jetson=True, l4t=l4t or here.l4t, board=known)
     if l4t:
-        return Host(name=f"a Jetson with L4T {l4t}", architecture="arm64", is_jetson=True, l4t=l4t)
+        return TargetHost(name=f"a Jetson with L4T {l4t}", architecture="arm64", is_jetson=True, l4t=l4t)
     own_architecture = _ARCHITECTURES.get(machine.machine(), machine.machine())
-    return Host(name=f"this machine ({own_architecture})", architecture=own_architecture, is_jetson=False)
+    return TargetHost(name=f"this machine ({own_architecture})", architecture=own_architecture, is_jetson=False)
 
 
 def pick(
-    jobs: Sequence[Job], host: Host, targets: Sequence[str], session: Session, *, level: str | None = None
-) -> tuple[Candidate, ...]:
+    jobs: Sequence[Job], host: TargetHost, targets: Sequence[str], session: Session, *, level: str | None = None
+) -> tuple[ImageCandidate, ...]:
     """Return all cells' images, those that the host can run first, the best of them foremost.
 
     `level` is what the verdict must reach.
@@ -107,11 +107,13 @@ def published_image(job: Job, targets: Sequence[str], session: Session) -> tuple
     return (f"{best.repository}@{best.digest}", str(best.digest)) if best else None
 
 
-def _judged(job: Job, host: Host, rows: Sequence[TagState], session: Session, level: str | None) -> Candidate:
+def _judged(
+    job: Job, host: TargetHost, rows: Sequence[TagState], session: Session, level: str | None
+) -> ImageCandidate:
     best, platform = _best(rows), job.platform
     fit, against, notes = _memory(job, host, session)
     out = [*cannot_run(job, host), *against, *_unproven(best, rows, level)]
-    return Candidate(
+    return ImageCandidate(
         cell=job.cell.id,
         image=f"{best.repository}@{best.digest}" if best else None,
         tag=best.tag if best else None,
@@ -126,7 +128,7 @@ def _judged(job: Job, host: Host, rows: Sequence[TagState], session: Session, le
     )
 
 
-def cannot_run(job: Job, host: Host) -> list[str]:
+def cannot_run(job: Job, host: TargetHost) -> list[str]:
     """Return what of the host's architecture, driver and GPU an image does not suit."""
     platform, board = job.platform, host.board
     if platform.architecture != host.architecture:
@@ -145,7 +147,7 @@ def cannot_run(job: Job, host: Host) -> list[str]:
     return found
 
 
-def _memory(job: Job, host: Host, session: Session) -> tuple[str, list[str], list[str]]:
+def _memory(job: Job, host: TargetHost, session: Session) -> tuple[str, list[str], list[str]]:
     """Return what the estimate says of the host's memory, what stands against it, and what is to be known."""
     if host.board is None:
         return "unknown", [], []
@@ -167,7 +169,7 @@ def _unproven(best: TagState | None, rows: Sequence[TagState], level: str | None
     return []
 
 
-def _with_silence(found: Candidate, silent: Sequence[str]) -> Candidate:
+def _with_silence(found: ImageCandidate, silent: Sequence[str]) -> ImageCandidate:
     """Say of what is not published which registries did not answer: it may be there."""
     if found.image or not silent:
         return found
@@ -180,7 +182,7 @@ def _best(rows: Sequence[TagState]) -> TagState | None:
     return max(there, key=lambda row: order.index(row.level) if row.level in order else -1, default=None)
 
 
-def _rank(found: Candidate) -> tuple[object, ...]:
+def _rank(found: ImageCandidate) -> tuple[object, ...]:
     """Sort what runs before what does not, the GPU before the CPU, then by room, level, and versions."""
     order = levels()
     level = order.index(found.level) if found.level in order else -1

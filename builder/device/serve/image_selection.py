@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Chosen:
+class SelectedImage:
     """A reference that the engine can start: in a registry by digest, or by its name in the engine that proved it."""
 
     reference: str
@@ -29,7 +29,7 @@ class Chosen:
     where: Literal["registry", "engine", "given"]
 
 
-def image_of(job: Job, session: Session, given: str | None = None, registries: tuple[str, ...] = ()) -> Chosen:
+def image_of(job: Job, session: Session, given: str | None = None, registries: tuple[str, ...] = ()) -> SelectedImage:
     """Return the image of a cell: the one given, else the one published from here, else built here, else published.
 
     Raises:
@@ -37,14 +37,14 @@ def image_of(job: Job, session: Session, given: str | None = None, registries: t
         RegistryError: the registry that may have it does not answer.
     """
     if given:
-        return Chosen(reference=given, digest=None, where="given")
+        return SelectedImage(reference=given, digest=None, where="given")
     records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
     publication, image = records.publication(), records.image()
     if publication and publication.registries and not registries and _is_current(publication, image):
         place = publication.registries[0].repository
-        return Chosen(reference=f"{place}@{publication.digest}", digest=publication.digest, where="registry")
+        return SelectedImage(reference=f"{place}@{publication.digest}", digest=publication.digest, where="registry")
     if image and records.proven() and not registries:
-        return Chosen(reference=proven_name(job.recipe.name, job.cell.id), digest=image.digest, where="engine")
+        return SelectedImage(reference=proven_name(job.recipe.name, job.cell.id), digest=image.digest, where="engine")
     found = targets(job.spec.publish, registries, session.config)
     there = published_image(job, found, session) if found else None
     if there is None:
@@ -54,12 +54,12 @@ def image_of(job: Job, session: Session, given: str | None = None, registries: t
             where=str(job.recipe.path),
             hint=f"make it: `jbuild recipe {job.recipe.name} --cell {job.cell.id}`, or name one with --image",
         )
-    return Chosen(reference=there[0], digest=there[1], where="registry")
+    return SelectedImage(reference=there[0], digest=there[1], where="registry")
 
 
 def choose(
     jobs: Sequence[Job], session: Session, *, board: str | None, given: str | None, registries: tuple[str, ...]
-) -> tuple[Job, Chosen]:
+) -> tuple[Job, SelectedImage]:
     """Return the only cell and its image, or of several the one that is best for a board, else for this machine.
 
     Raises:
@@ -82,7 +82,7 @@ def choose(
         hint = f"name one with --cell; `jbuild pick {recipe.name}` says it all"
         raise UsageError(f"no image for {host.name}: {reasons}", where=recipe.name, hint=hint)
     (job,) = [job for job in jobs if job.cell.id == best.cell]
-    return job, Chosen(reference=best.image, digest=best.digest, where="registry")
+    return job, SelectedImage(reference=best.image, digest=best.digest, where="registry")
 
 
 def _is_current(publication: Publication, image: Image | None) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from builder.device.serve.image_selection import Chosen
+    from builder.device.serve.image_selection import SelectedImage
     from builder.device.serve.service_records import Published, Service
     from builder.host.engine.container import RunningContainer
     from builder.host.engine.docker import Engine
@@ -30,7 +30,7 @@ _ASK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Started:
+class StartedServer:
     """A container that was started: where its server will be reached, how it is asked, and `docker` as it is called."""
 
     recipe: str
@@ -43,7 +43,7 @@ class Started:
 
 
 @dataclass(slots=True)
-class Followed:
+class FollowedServer:
     """What was seen of a server: seconds until it was ready, its exit code, and whether it was told to end."""
 
     ready_s: float | None = None
@@ -53,7 +53,7 @@ class Followed:
 
 def service_here(
     job: Job,
-    chosen: Chosen,
+    chosen: SelectedImage,
     session: Session,
     engine: Engine,
     *,
@@ -87,9 +87,9 @@ def service_here(
     )
 
 
-def described(job: Job, service: Service, engine: Engine) -> Started:
+def described(job: Job, service: Service, engine: Engine) -> StartedServer:
     """Return how the container of a service that was started is reached."""
-    return Started(
+    return StartedServer(
         recipe=job.recipe.name,
         cell=job.cell.id,
         container=service.name,
@@ -101,14 +101,14 @@ def described(job: Job, service: Service, engine: Engine) -> Started:
 
 
 def follow(
-    container: RunningContainer, service: Service, started: Started, engine: Engine, session: Session
-) -> Followed:
+    container: RunningContainer, service: Service, started: StartedServer, engine: Engine, session: Session
+) -> FollowedServer:
     """Show a server's log until it ends; an interruption stops it cleanly, and is how it is meant to end.
 
     Raises:
         SmokeError: it ended by itself, and not well.
     """
-    console, seen, over = session.console, Followed(), threading.Event()
+    console, seen, over = session.console, FollowedServer(), threading.Event()
     if engine.is_local:
         threading.Thread(target=_say_when_ready, args=(seen, started, session, over), daemon=True).start()
     try:
@@ -124,7 +124,7 @@ def follow(
     return seen
 
 
-def _say_when_ready(seen: Followed, started: Started, session: Session, over: threading.Event) -> None:
+def _say_when_ready(seen: FollowedServer, started: StartedServer, session: Session, over: threading.Event) -> None:
     start_s, server = time.monotonic(), OpenAIServer(url=started.url)
     while not over.wait(_ASK_EVERY_S):
         if server.is_healthy():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from builder.errors import RegistryError
 from builder.host import records
 from builder.host.concurrency import map_with_progress
-from builder.host.files import disk_errors, mark_used, unnamed
+from builder.host.files import disk_errors, mark_used, temp_file
 from builder.image.oci.layout import blob, is_present, put, put_image, read_image
 from builder.model.descriptors import Descriptor
 from builder.model.images import Image
@@ -97,7 +97,7 @@ def _fetch(
     client: RegistryClient, repository: str, layer: Descriptor, layout: Path, advance: Callable[[float], None]
 ) -> None:
     target = blob(layout, layer.digest)
-    with disk_errors(target), unnamed(target.parent) as temporary:
+    with disk_errors(target), temp_file(target.parent) as temporary:
         with temporary.open("wb") as file:
 
             def take(block: bytes) -> None:

@@ -19,8 +19,8 @@ from builder.errors import (
     RegistryError,
 )
 from builder.host.config import build_ca_bundle
+from builder.host.file_locks import scratch
 from builder.host.files import disk_errors, mark_used, write_text
-from builder.host.locks import scratch
 from builder.host.process import run
 from builder.image.oci.layout import blob, read_image, take_blobs
 from builder.image.wheels.tree import EPOCH
@@ -115,7 +115,7 @@ def plain_command(architecture: str, compression: Compression) -> tuple[str, ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
+class BuildRequest:
     """One build: the folder, the platform (`linux/arm64`), and the OCI layout that takes the image.
 
     `builder` is a buildx builder or a docker context instead of the engine's own. A `fresh` build takes nothing from
@@ -131,7 +131,7 @@ class Request:
     passing: bool = False
 
 
-def build(job: Job, request: Request, engine: Engine, session: Session) -> Image:
+def build(job: Job, request: BuildRequest, engine: Engine, session: Session) -> Image:
     """Build a folder and return the image; the folder's `build.log` has what the builder said.
 
     Raises:
@@ -165,7 +165,7 @@ def build(job: Job, request: Request, engine: Engine, session: Session) -> Image
     return read_image(request.layout, digest, request.platform)
 
 
-def _argv(job: Job, request: Request, session: Session, metadata: Path, exported: Path) -> list[str]:
+def _argv(job: Job, request: BuildRequest, session: Session, metadata: Path, exported: Path) -> list[str]:
     argv = [*buildx("build", request.builder), *options(request.platform.partition("/")[2]), "--progress=plain"]
     kind = "oci-mediatypes=true" if request.passing else layer_format(session.config.compression)
     argv += [f"--metadata-file={metadata}", f"--output=type=oci,tar=false,{_field('dest', exported)},{kind}"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from builder.host import records
 from builder.host.files import disk_errors, mark_used, write_text
 from builder.image.build.base_blobs import base_image, fetch_layers
-from builder.image.build.buildx import Request, build, options
+from builder.image.build.buildx import BuildRequest, build, options
 from builder.image.build.system_pins import script_of
 from builder.image.oci.assemble import assemble, own_layers
 from builder.image.oci.layout import is_whole, mark_image_used
@@ -44,7 +44,7 @@ def build_image(
         BuildError, EngineError, NetworkError, RegistryError, DiskError: by what failed.
     """
     job, lock, plan, session, folder = run.job, run.lock, run.plan, run.session, run.folder
-    request = Request(
+    request = BuildRequest(
         folder=folder.path, platform=plan.platform, layout=session.workspace.images, builder=builder, fresh=fresh
     )
     if plan.system is None:
@@ -70,7 +70,7 @@ def _found(lock: Lock, text: str, session: Session) -> Image | None:
     return found
 
 
-def _made(job: Job, lock: Lock, text: str, request: Request, engine: Engine, session: Session) -> Image:
+def _made(job: Job, lock: Lock, text: str, request: BuildRequest, engine: Engine, session: Session) -> Image:
     workspace, key = session.workspace, _key(lock, text, session)
     made = build_system(job, lock, text, request, engine, session)
     records.write(workspace.system(key), key, made)
@@ -84,7 +84,7 @@ def _key(lock: Lock, text: str, session: Session) -> str:
     return records.fingerprint(steps, made_from)[:32]
 
 
-def build_system(job: Job, lock: Lock, text: str, request: Request, engine: Engine, session: Session) -> Image:
+def build_system(job: Job, lock: Lock, text: str, request: BuildRequest, engine: Engine, session: Session) -> Image:
     """Build a Dockerfile that puts packages on a cell's base; the base's layers stay as its registry has them.
 
     Raises:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from builder.errors import BuildError
 from builder.host.engine.docker import find_engine
+from builder.host.file_locks import scratch
 from builder.host.files import disk_errors
-from builder.host.locks import scratch
 from builder.host.paths import Workspace
 from builder.image.build.cell_image import build_image
 from builder.image.oci.layout_diff import first_difference
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.host.session import Session
-    from builder.image.oci.layout_diff import Difference
+    from builder.image.oci.layout_diff import LayoutDifference
     from builder.model.images import Image
     from builder.pipeline.cell import CellRun
 
@@ -49,7 +49,7 @@ def verify(run: CellRun) -> str:
     return second.digest
 
 
-def _differs(run: CellRun, second: Image, difference: Difference) -> NotReproducibleError:
+def _differs(run: CellRun, second: Image, difference: LayoutDifference) -> NotReproducibleError:
     hint = "this is a bug in jbuild; please report it with what is said above"
     if difference.layer.startswith("RUN"):
         hint = "let this step of your template give the same bytes each time"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.model.descriptors import Descriptor
-    from builder.model.images import Image, Plan, Settings
+    from builder.model.images import Image, ImageSettings, Plan
 
 # What SOURCE_DATE_EPOCH makes BuildKit write: `builder.wheels.tree.EPOCH` in words.
 _CREATED = "1980-01-01T00:00:00Z"
@@ -103,7 +103,7 @@ def _config(system: dict[str, Any], packed: Sequence[Packed], plan: Plan) -> dic
     }
 
 
-def _run_config(before: dict[str, Any], settings: Settings) -> dict[str, Any]:
+def _run_config(before: dict[str, Any], settings: ImageSettings) -> dict[str, Any]:
     variables = dict(each.partition("=")[::2] for each in before.get("Env") or ()) | dict(settings.environment)
     health = {"Test": ["CMD", *settings.healthcheck], "StartPeriod": settings.start_period_s * _SECOND, **_HEALTH}
     # A base's command would become arguments of our entrypoint.

@@ -23,7 +23,7 @@ _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
+class LayoutDifference:
     """Where two images part. `layer` is the instruction that made it; `file` is absent where no file differs."""
 
     layer: str
@@ -36,7 +36,7 @@ class Difference:
         return f"{self.layer}: {self.file}: {self.what}" if self.file else f"{self.layer}: {self.what}"
 
 
-def first_difference(one: Image, its_layout: Path, other: Image, other_layout: Path) -> Difference | None:
+def first_difference(one: Image, its_layout: Path, other: Image, other_layout: Path) -> LayoutDifference | None:
     """Return the first difference of two images, lowest layer first, or None if their digests are the same.
 
     Raises:
@@ -48,7 +48,7 @@ def first_difference(one: Image, its_layout: Path, other: Image, other_layout: P
     names = _layer_names(first)
     for index, (a, b) in enumerate(zip_longest(one.layers, other.layers)):
         if a is None or b is None:
-            return Difference(layer=f"layer {index + 1}", what="only one of the two images has it")
+            return LayoutDifference(layer=f"layer {index + 1}", what="only one of the two images has it")
         if a.digest != b.digest:
             name = names[index] if index < len(names) else f"layer {index + 1}"
             return _in_layer(name, (a, its_layout), (b, other_layout))
@@ -66,17 +66,19 @@ def _layer_names(config: dict[str, Any]) -> list[str]:
     return [" ".join(text.removesuffix("# buildkit").split())[:120] or f"layer {i + 1}" for i, text in enumerate(made)]
 
 
-def _in_layer(name: str, one: tuple[Descriptor, Path], other: tuple[Descriptor, Path]) -> Difference:
+def _in_layer(name: str, one: tuple[Descriptor, Path], other: tuple[Descriptor, Path]) -> LayoutDifference:
     with members(*one) as first, members(*other) as second:
         for a, b in zip_longest(first, second):
             if a == b:
                 continue
             if a is None or b is None or a["name"] != b["name"]:
                 only = min((each["name"] for each in (a, b) if each), default="")
-                return Difference(layer=name, file=f"/{only}", what="is in one of the two only, or in another order")
+                return LayoutDifference(
+                    layer=name, file=f"/{only}", what="is in one of the two only, or in another order"
+                )
             parts = [f"{key} {a[key]} and {b[key]}" for key in a if a[key] != b[key]]
-            return Difference(layer=name, file=f"/{a['name']}", what=", ".join(parts))
-    return Difference(layer=name, what="the same files, compressed in another way")
+            return LayoutDifference(layer=name, file=f"/{a['name']}", what=", ".join(parts))
+    return LayoutDifference(layer=name, what="the same files, compressed in another way")
 
 
 @contextmanager
@@ -108,12 +110,12 @@ def _facts(archive: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:
     }
 
 
-def _in_config(one: dict[str, Any], other: dict[str, Any]) -> Difference:
+def _in_config(one: dict[str, Any], other: dict[str, Any]) -> LayoutDifference:
     for part in sorted({*one, *other}):
         if one.get(part) != other.get(part):
             inside = _keys(one.get(part), other.get(part))
-            return Difference(layer="the configuration", what=f"{part}{inside} is not the same")
-    return Difference(layer="the manifest", what="is not the same")
+            return LayoutDifference(layer="the configuration", what=f"{part}{inside} is not the same")
+    return LayoutDifference(layer="the manifest", what="is not the same")
 
 
 def _keys(one: object, other: object) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from builder.errors import BuildError, IntegrityError
 from builder.host import records
-from builder.host.files import disk_errors, mark_used, unnamed
+from builder.host.files import disk_errors, mark_used, temp_file
 from builder.image.oci import tarball, virtual_blob
 from builder.image.oci.layout import blob, is_present, mark_blob_used
 from builder.model.descriptors import Descriptor
@@ -186,7 +186,7 @@ def pack(
     beginning = _beginning(blocks)
     compressor = _compressor(compression, level or _LEVELS[compression]) if _shrinks(beginning) else None
     inner, outer, size = hashlib.sha256(), hashlib.sha256(), 0
-    with unnamed(layout / "blobs" / "sha256") as temporary:
+    with temp_file(layout / "blobs" / "sha256") as temporary:
         with temporary.open("wb") as file:
 
             def write(data: bytes) -> int:

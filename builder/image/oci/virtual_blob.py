@@ -28,7 +28,7 @@ _READ_AHEAD = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
+class Extent:
     """`size` bytes of a blob: those of `file`, a path as it is seen from the layout, or `literal` ones in base64."""
 
     size: int
@@ -37,10 +37,10 @@ class Piece:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pieces:
+class VirtualBlob:
     """What a blob consists of, in order."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Extent, ...]
 
     @property
     def size(self) -> int:
@@ -61,12 +61,12 @@ def write(layout: Path, digest: str, parts: Iterable[bytes | Content]) -> None:
         DiskError: it cannot be written.
     """
     made = tuple(_piece(part, layout) for part in parts)
-    records.write(place(layout, digest), digest, Pieces(pieces=made))
+    records.write(place(layout, digest), digest, VirtualBlob(pieces=made))
 
 
-def read(layout: Path, digest: str) -> Pieces | None:
+def read(layout: Path, digest: str) -> VirtualBlob | None:
     """Return what a blob consists of; None if that is not known, or a file has gone or is of another size."""
-    found = records.read(place(layout, digest), digest, Pieces)
+    found = records.read(place(layout, digest), digest, VirtualBlob)
     return found if found and all(_is_there(layout, piece) for piece in found.pieces) else None
 
 
@@ -79,35 +79,35 @@ def open_pieces(layout: Path, digest: str) -> IO[bytes]:
     found = read(layout, digest)
     if found is None:
         raise FileNotFoundError(f"{place(layout, digest)} is not there, or a file that it names is not")
-    return cast("IO[bytes]", io.BufferedReader(_Reader(layout, found.pieces), _READ_AHEAD))
+    return cast("IO[bytes]", io.BufferedReader(_BlobReader(layout, found.pieces), _READ_AHEAD))
 
 
 def mark_pieces_used(layout: Path, digest: str) -> None:
     """Note that a blob in pieces is in use, and the files that it consists of."""
-    found = records.read(place(layout, digest), digest, Pieces)
+    found = records.read(place(layout, digest), digest, VirtualBlob)
     for file in files_of(layout, found) if found else ():
         mark_used(file)
     mark_used(place(layout, digest))
 
 
-def files_of(layout: Path, found: Pieces) -> tuple[Path, ...]:
+def files_of(layout: Path, found: VirtualBlob) -> tuple[Path, ...]:
     """Return the files that a blob consists of."""
     return tuple(layout / piece.file for piece in found.pieces if piece.file)
 
 
 def changed_file(layout: Path, digest: str) -> Path | None:
     """Return the first file of a blob whose content is no longer the one that it is named by."""
-    found = records.read(place(layout, digest), digest, Pieces)
+    found = records.read(place(layout, digest), digest, VirtualBlob)
     return next((file for file in files_of(layout, found) if sha256_of(file) != file.name), None) if found else None
 
 
-def _piece(part: bytes | Content, layout: Path) -> Piece:
+def _piece(part: bytes | Content, layout: Path) -> Extent:
     if isinstance(part, bytes):
-        return Piece(size=len(part), literal=base64.b64encode(part).decode())
-    return Piece(size=part.size, file=os.path.relpath(part.path, layout))
+        return Extent(size=len(part), literal=base64.b64encode(part).decode())
+    return Extent(size=part.size, file=os.path.relpath(part.path, layout))
 
 
-def _is_there(layout: Path, piece: Piece) -> bool:
+def _is_there(layout: Path, piece: Extent) -> bool:
     if piece.file is None:
         return True
     try:
@@ -116,10 +116,10 @@ def _is_there(layout: Path, piece: Piece) -> bool:
         return False
 
 
-class _Reader(io.RawIOBase):
+class _BlobReader(io.RawIOBase):
     """The pieces as one file."""
 
-    def __init__(self, layout: Path, pieces: Sequence[Piece]) -> None:
+    def __init__(self, layout: Path, pieces: Sequence[Extent]) -> None:
         super().__init__()
         self._layout, self._pieces = layout, [piece for piece in pieces if piece.size]
         self._ends = list(accumulate(piece.size for piece in self._pieces))

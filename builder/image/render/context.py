@@ -6,9 +6,9 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from builder.host import records
-from builder.host.files import disk_errors, folder_aside
+from builder.host.files import atomic_folder, disk_errors
 from builder.image import runtime
-from builder.image.render.link_tree import plant
+from builder.image.render.link_tree import link_tree
 from builder.image.render.model_layer import bake
 from builder.image.wheels.tree import EPOCH, normalise
 from builder.model.images import ENVIRONMENT
@@ -33,7 +33,7 @@ def make_layer(layers: Path, name: str, fill: Callable[[Path], None]) -> str:
     """
     target = layers / name
     if not target.is_dir():
-        with disk_errors(target), folder_aside(target) as folder:
+        with disk_errors(target), atomic_folder(target) as folder:
             fill(folder)
     return name
 
@@ -41,7 +41,9 @@ def make_layer(layers: Path, name: str, fill: Callable[[Path], None]) -> str:
 def interpreter_layer(layers: Path, interpreter: LockedInterpreter, tree: Path) -> str:
     """Make the layer of an interpreter that the distribution does not package."""
     content = hashlib.sha256(tree.name.encode()).hexdigest()
-    return make_layer(layers, f"interpreter-{interpreter.version}-{content[:12]}", lambda folder: plant([tree], folder))
+    return make_layer(
+        layers, f"interpreter-{interpreter.version}-{content[:12]}", lambda folder: link_tree([tree], folder)
+    )
 
 
 def environment_layer(layers: Path, python: str, home: str) -> str:

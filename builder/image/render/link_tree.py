@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def plant(trees: Iterable[Path], folder: Path) -> None:
+def link_tree(trees: Iterable[Path], folder: Path) -> None:
     """Merge trees into a folder; where two own a path, the later one wins. Folders get one time and mode.
 
     Raises:

@@ -13,13 +13,13 @@ from builder.image.build.buildx import plain_command
 from builder.image.render import context, image_labels
 from builder.image.render.dockerfile import render as render_dockerfile
 from builder.image.render.layer_groups import model_layers, wheel_layers
-from builder.image.render.link_tree import plant
+from builder.image.render.link_tree import link_tree
 from builder.image.runtime import ENTRYPOINT, HEALTHCHECK
 from builder.image.wheels.licences import spdx_of
 from builder.image.wheels.prepare import prepare
 from builder.image.wheels.standalone_python import HOME, interpreter_tree, provide_compiler
 from builder.image.wheels.tree import variant
-from builder.model.images import Plan, Settings
+from builder.model.images import ImageSettings, Plan
 from builder.models.fetch import fetch_model
 
 if TYPE_CHECKING:
@@ -133,7 +133,9 @@ def _interpreter_layers(lock: Lock, tree: Path | None, layers: Path) -> list[str
 
 
 def _wheel_layer(layers: Path, group: WheelLayer, trees: dict[str, Path]) -> str:
-    return context.make_layer(layers, group.name, lambda folder: plant((trees[w.sha256] for w in group.wheels), folder))
+    return context.make_layer(
+        layers, group.name, lambda folder: link_tree((trees[w.sha256] for w in group.wheels), folder)
+    )
 
 
 def _drop_others(layers: Path, *, keep: Iterable[str]) -> None:
@@ -147,8 +149,8 @@ def _dockerfile(job: Job, lock: Lock, layers: _Layers, session: Session, *, temp
     return render_dockerfile(template or job.spec.template, session.workspace.template_folders, values)
 
 
-def _settings(job: Job, lock: Lock, workspace: Workspace) -> Settings:
-    return Settings(
+def _settings(job: Job, lock: Lock, workspace: Workspace) -> ImageSettings:
+    return ImageSettings(
         environment=image_labels.environment(job, lock),
         labels=image_labels.labels(job, lock, spdx_of(lock, workspace)),
         workdir=f"/home/{image_labels.USER}",

@@ -18,7 +18,7 @@ from builder.errors import (
     ProgramFailedError,
     ProgramTimeoutError,
 )
-from builder.host.files import disk_errors, folder_aside, sha256_of
+from builder.host.files import atomic_folder, disk_errors, sha256_of
 from builder.host.interpreters import find_compiler
 from builder.host.process import run
 from builder.image.wheels.tree import compile_sources, normalise, variant
@@ -74,7 +74,7 @@ def interpreter_tree(lock: Lock, interpreter: LockedInterpreter, compiler: Compi
     with disk_errors(tree), FileLock(f"{tree}.lock"):
         if not tree.is_dir():
             archive = _archive(interpreter, lock.platform, session)
-            with folder_aside(tree) as folder:
+            with atomic_folder(tree) as folder:
                 _unpack(archive, folder, python)
                 if compiler:
                     compile_sources(compiler, folder, archive.name)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from builder.errors import IntegrityError, ProgramFailedError
-from builder.host.files import disk_errors, folder_aside, sha256_of
+from builder.host.files import atomic_folder, disk_errors, sha256_of
 from builder.host.process import run
 from builder.image.wheels.metadata_aliases import write_aliases
 from builder.model.images import ENVIRONMENT, site_packages
@@ -101,7 +101,7 @@ def unpack(work: Unpacking) -> None:
         for left in work.tree.parent.glob(f".{work.tree.name}.*"):
             # Of a process that was killed: whoever holds the lock is the only one at work here.
             shutil.rmtree(left)
-        with folder_aside(work.tree) as folder:
+        with atomic_folder(work.tree) as folder:
             _install(work, folder)
             write_aliases(work.distribution, work.version, folder / site_packages(work.python).lstrip("/"))
             if work.compiler:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from builder.models.fit.fit_defaults import overheads
 from builder.models.fit.kv_cache import element_bytes, longest, sequence_bytes, token_bytes
-from builder.models.fit.memory_estimate import BoardFit, Line, Machine, Settings, Shape, Verdict
+from builder.models.fit.memory_estimate import BoardFit, Machine, MemoryItem, ServingSettings, Shape, Verdict
 from builder.models.fit.server_options import settings_of
 from builder.models.fit.weights import weigh
 
 if TYPE_CHECKING:
     from builder.jetson.boards import Board
-    from builder.model.recipes import Server
+    from builder.model.recipes import ServerSpec
     from builder.models.fit.model_config import ModelFiles
 
 _MIB = 1 << 20
@@ -26,7 +26,7 @@ _LOGITS_BYTES = 16
 
 
 def estimate(
-    server: Server, shape: Shape, files: ModelFiles, board: Board | None, *, gpu: bool, vllm: str | None
+    server: ServerSpec, shape: Shape, files: ModelFiles, board: Board | None, *, gpu: bool, vllm: str | None
 ) -> BoardFit:
     """Return the estimate for one board; without a board, what is needed.
 
@@ -40,30 +40,30 @@ def estimate(
     return _judge(shape, settings, lines, machine, gpu=gpu)
 
 
-def _activations(shape: Shape, settings: Settings) -> Line:
+def _activations(shape: Shape, settings: ServingSettings) -> MemoryItem:
     passing = settings.batched_tokens * (_WIDE * shape.intermediate + _NARROW * shape.hidden)
     size = passing * element_bytes(settings.dtype) + settings.most_sequences * shape.vocabulary * _LOGITS_BYTES
     why = (
         f"{settings.batched_tokens} tokens through the widest layer, logits of {settings.most_sequences} sequences "
         "(11 % above what vLLM found for Llama 3 8B, vllm#10511); what an image or audio encoder needs is not counted"
     )
-    return Line(name="activations", size=size, basis="estimate", why=why)
+    return MemoryItem(name="activations", size=size, basis="estimate", why=why)
 
 
-def _overheads(settings: Settings, *, gpu: bool) -> tuple[Line, ...]:
+def _overheads(settings: ServingSettings, *, gpu: bool) -> tuple[MemoryItem, ...]:
     place = "gpu" if gpu else "cpu"
     rows = (row for row in overheads() if row.of == place and row.name != "operating system")
     return tuple(
-        Line(name=row.name, size=row.mib * _MIB, basis="estimate", why=row.source)
+        MemoryItem(name=row.name, size=row.mib * _MIB, basis="estimate", why=row.source)
         for row in rows
         if not (row.unless == "--enforce-eager" and settings.eager)
     )
 
 
-def _machine(board: Board, settings: Settings, *, gpu: bool) -> Machine:
+def _machine(board: Board, settings: ServingSettings, *, gpu: bool) -> Machine:
     place = "system" if gpu else "cpu"
     rows = (row for row in overheads() if row.of == place and (gpu or row.name == "operating system"))
-    outside = tuple(Line(name=row.name, size=row.mib * _MIB, basis="estimate", why=row.source) for row in rows)
+    outside = tuple(MemoryItem(name=row.name, size=row.mib * _MIB, basis="estimate", why=row.source) for row in rows)
     free = max(0, board.usable - sum(line.size for line in outside))
     wanted = int(board.usable * settings.utilization) if gpu else free
     return Machine(
@@ -77,7 +77,7 @@ def _machine(board: Board, settings: Settings, *, gpu: bool) -> Machine:
 
 
 def _judge(
-    shape: Shape, settings: Settings, lines: tuple[Line, ...], machine: Machine | None, *, gpu: bool
+    shape: Shape, settings: ServingSettings, lines: tuple[MemoryItem, ...], machine: Machine | None, *, gpu: bool
 ) -> BoardFit:
     left = _left(settings, lines, machine, gpu=gpu)
     one = sequence_bytes(shape, settings, settings.length) if shape.layers else 0
@@ -98,7 +98,9 @@ def _judge(
     )
 
 
-def _left(settings: Settings, lines: tuple[Line, ...], machine: Machine | None, *, gpu: bool) -> int | None:
+def _left(
+    settings: ServingSettings, lines: tuple[MemoryItem, ...], machine: Machine | None, *, gpu: bool
+) -> int | None:
     """Return what remains for the KV cache; a server on the CPU takes what it was told, if that is there."""
     fixed = sum(line.size for line in lines)
     if machine is None:
@@ -110,7 +112,12 @@ def _left(settings: Settings, lines: tuple[Line, ...], machine: Machine | None, 
 
 
 def _verdict(
-    shape: Shape, settings: Settings, lines: tuple[Line, ...], machine: Machine | None, left: int | None, one: int
+    shape: Shape,
+    settings: ServingSettings,
+    lines: tuple[MemoryItem, ...],
+    machine: Machine | None,
+    left: int | None,
+    one: int,
 ) -> Verdict:
     if left is None:
         return "unknown"
@@ -123,7 +130,7 @@ def _verdict(
     return "fits" if one * settings.sequences <= left else "fewer"
 
 
-def _remarks(settings: Settings, machine: Machine | None, left: int | None, *, gpu: bool) -> list[str]:
+def _remarks(settings: ServingSettings, machine: Machine | None, left: int | None, *, gpu: bool) -> list[str]:
     found = []
     if machine and left is not None and settings.kv_space and left < settings.kv_space:
         found.append(f"VLLM_CPU_KVCACHE_SPACE asks for more than remains on {machine.board}")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from builder.models.fit.memory_estimate import Layers, Settings, Shape
+    from builder.models.fit.memory_estimate import Layers, ServingSettings, Shape
 
 _BYTES = {"float32": 4, "float": 4, "float64": 8}
 # Below this ratio of the larger kind of layer to the smaller one, groups are as large as the larger one.
@@ -33,12 +33,12 @@ def stored(width: int, kv_dtype: str) -> int:
     return width * element_bytes(kv_dtype)
 
 
-def token_bytes(shape: Shape, settings: Settings) -> int:
+def token_bytes(shape: Shape, settings: ServingSettings) -> int:
     """Return the bytes of one more token where every layer keeps it."""
     return sum(layers.count * stored(layers.width, settings.kv_dtype) for layers in shape.layers)
 
 
-def sequence_bytes(shape: Shape, settings: Settings, length: int) -> int:
+def sequence_bytes(shape: Shape, settings: ServingSettings, length: int) -> int:
     """Return the bytes that one sequence of `length` tokens takes at most."""
     kinds, windows = shape.layers, settings.hybrid or len(shape.layers) == 1
     if not windows:
@@ -51,7 +51,7 @@ def sequence_bytes(shape: Shape, settings: Settings, length: int) -> int:
     return size * _page(kinds[0], settings) * blocks
 
 
-def longest(shape: Shape, settings: Settings, room: int, limit: int) -> int | None:
+def longest(shape: Shape, settings: ServingSettings, room: int, limit: int) -> int | None:
     """Return the largest length up to `limit` of which one sequence takes no more than `room` bytes; None for none."""
     if sequence_bytes(shape, settings, 1) > room:
         return None
@@ -70,7 +70,7 @@ def _group_size(counts: list[int]) -> int:
     return most if most < fewest * _PADDING_RATIO else fewest
 
 
-def _blocks(layers: Layers, settings: Settings, length: int) -> int:
+def _blocks(layers: Layers, settings: ServingSettings, length: int) -> int:
     if layers.window is None:
         return math.ceil(length / settings.block)
     tokens = min(layers.window - 1 + settings.batched_tokens, length)
@@ -78,5 +78,5 @@ def _blocks(layers: Layers, settings: Settings, length: int) -> int:
     return math.ceil(tokens / settings.block) + 1
 
 
-def _page(layers: Layers, settings: Settings) -> int:
+def _page(layers: Layers, settings: ServingSettings) -> int:
     return settings.block * stored(layers.width, settings.kv_dtype)

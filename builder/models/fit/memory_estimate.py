@@ -40,7 +40,7 @@ class Shape:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class ServingSettings:
     """What of the server's options decides memory. `utilization` is the part of a GPU's memory that it takes."""
 
     dtype: str
@@ -58,7 +58,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
+class MemoryItem:
     """One summand, in bytes; `basis` says how far it can be trusted, `why` where it is from."""
 
     name: str
@@ -78,7 +78,7 @@ class Machine:
     board: str
     usable: int
     measured: bool
-    outside: tuple[Line, ...]
+    outside: tuple[MemoryItem, ...]
     share: int
     utilization: float | None
 
@@ -94,8 +94,8 @@ class BoardFit:
     """
 
     machine: Machine | None
-    settings: Settings
-    lines: tuple[Line, ...]
+    settings: ServingSettings
+    lines: tuple[MemoryItem, ...]
     kv_token: int
     kv_sequence: int
     left: int | None

@@ -10,7 +10,7 @@ from builder.models import model_store
 from builder.models.folder import list_folder, readable
 from builder.models.model_checks import check_whole
 from builder.models.selection import CONFIG, select
-from builder.remote.hub.model_sources import FolderPlace, locate
+from builder.remote.hub.model_sources import FolderSource, locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ def locked_files(locked: LockedModel, recipe_folder: Path, config: Config, model
             return None
         if model_store.has(models, file):
             return model_store.blob(models, file.sha256)
-        near = place.path / path if isinstance(place, FolderPlace) else None
+        near = place.path / path if isinstance(place, FolderSource) else None
         return near if near and near.is_file() and near.stat().st_size == file.size else None
 
     sizes = {file.path: file.size for file in locked.files}
@@ -68,7 +68,7 @@ def local_files(model: Model, recipe_folder: Path, config: Config) -> ModelFiles
         ModelError: it is elsewhere, or the folder holds no whole model.
     """
     place = locate(model.source, recipe_folder, config)
-    if not isinstance(place, FolderPlace):
+    if not isinstance(place, FolderSource):
         hint = "lock the recipe's models first: `jbuild models lock RECIPE`, or `jbuild lock RECIPE`"
         raise ModelError(f"model {model.name} is not locked, and not in a folder", where=model.source, hint=hint)
     found, folder = list_folder(model.name, place), place.path

@@ -33,7 +33,7 @@ _LARGEST = 1 << 40
 _MOST_LAYERS = 10_000
 
 
-class _Config:
+class _ModelConfig:
     """The language model's part of a configuration, with transformers' defaults behind it."""
 
     def __init__(self, whole: dict[str, Any]) -> None:
@@ -75,7 +75,7 @@ def read_shape(name: str, where: str, text: bytes) -> Shape:
         raise ModelError(f"model {name}: config.json is not JSON", where=where, hint="fetch the model again") from error
     if not isinstance(whole, dict):
         raise ModelError(f"model {name}: config.json is not a JSON object", where=where, hint="fetch the model again")
-    config = _Config(whole)
+    config = _ModelConfig(whole)
     layers = _layers(config)
     hidden = config.needed("how wide it is", *_HIDDEN)
     return Shape(
@@ -92,13 +92,13 @@ def read_shape(name: str, where: str, text: bytes) -> Shape:
     )
 
 
-def _either(config: _Config, key: str) -> Any:
+def _either(config: _ModelConfig, key: str) -> Any:
     """Return a value that multimodal models keep beside the language model's own configuration or in it."""
     found = config.get(key)
     return config.whole.get(key) if found is None else found
 
 
-def _layers(config: _Config) -> tuple[Layers, ...]:
+def _layers(config: _ModelConfig) -> tuple[Layers, ...]:
     count = config.needed("how many layers it has", *_LAYERS)
     if count > _MOST_LAYERS:
         config.unknown.append(f"config.json speaks of {count} layers")
@@ -121,7 +121,7 @@ def _layers(config: _Config) -> tuple[Layers, ...]:
     return (*found, Layers(count=sliding, width=width, what=what, window=window)) if sliding else tuple(found)
 
 
-def _width(config: _Config) -> tuple[int, str]:
+def _width(config: _ModelConfig) -> tuple[int, str]:
     latent = config.number("kv_lora_rank")
     if latent:
         rope = config.number("qk_rope_head_dim") or 0
@@ -132,19 +132,19 @@ def _width(config: _Config) -> tuple[int, str]:
     return 2 * kv_heads * size, f"keys and values of {kv_heads} heads of {size}"
 
 
-def _kv_heads(config: _Config, heads: int) -> int:
+def _kv_heads(config: _ModelConfig, heads: int) -> int:
     if config.get("multi_query") and not config.get("new_decoder_architecture"):
         return 1
     return config.number(*_KV_HEADS) or heads
 
 
-def _window(config: _Config) -> int | None:
+def _window(config: _ModelConfig) -> int | None:
     if config.get("use_sliding_window") is False:
         return None
     return config.number("sliding_window")
 
 
-def _kinds(config: _Config, count: int) -> list[str]:
+def _kinds(config: _ModelConfig, count: int) -> list[str]:
     """Return the kind of each layer, as transformers' configuration classes work it out."""
     given = config.get("layer_types")
     if isinstance(given, list) and len(given) == count:
@@ -164,7 +164,7 @@ def _numbered(count: int, slides: Callable[[int], bool]) -> list[str]:
     return ["sliding_attention" if slides(index) else "full_attention" for index in range(count)]
 
 
-def _intermediate(config: _Config, hidden: int) -> int:
+def _intermediate(config: _ModelConfig, hidden: int) -> int:
     """Return how wide the widest layer is for one token: with experts, as many of them as work on it."""
     plain = config.number("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size") or 4 * hidden
     chosen = config.number("num_experts_per_tok", "num_experts_per_token", "moe_topk") or 0
@@ -172,7 +172,7 @@ def _intermediate(config: _Config, hidden: int) -> int:
     return max(plain, chosen * expert)
 
 
-def _longest(config: _Config) -> int | None:
+def _longest(config: _ModelConfig) -> int | None:
     found = [number for key in _LENGTHS if (number := config.number(key))]
     if not found:
         return None
@@ -192,13 +192,13 @@ def _factor(value: object) -> float | None:
     return float(value) if 0 < value < _LARGEST else None
 
 
-def _dtype(config: _Config) -> str:
+def _dtype(config: _ModelConfig) -> str:
     places: Sequence[dict[str, Any]] = (config.whole, config.own)
     found = next((place[key] for place in places for key in ("torch_dtype", "dtype") if place.get(key)), "float32")
     return str(found).removeprefix("torch.")
 
 
-def _quantised(config: _Config) -> str | None:
+def _quantised(config: _ModelConfig) -> str | None:
     for place in (config.whole, config.own):
         for key in ("quantization_config", "compression_config"):
             if isinstance(place.get(key), dict):

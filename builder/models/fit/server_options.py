@@ -7,12 +7,12 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from builder.models.fit.memory_estimate import Settings
+from builder.models.fit.memory_estimate import ServingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from builder.model.recipes import Server
+    from builder.model.recipes import ServerSpec
     from builder.models.fit.memory_estimate import Shape
 
 _GIB = 1 << 30
@@ -28,7 +28,9 @@ _NO_LENGTH = 2048
 _VERSION = re.compile(r"vllm(?:-cpu)? *== *([0-9]+)\.([0-9]+)")
 
 
-def settings_of(server: Server, shape: Shape, *, gpu: bool, vllm: str | None, memory: int | None = None) -> Settings:
+def settings_of(
+    server: ServerSpec, shape: Shape, *, gpu: bool, vllm: str | None, memory: int | None = None
+) -> ServingSettings:
     """Return the settings of a server on a machine with `memory` bytes, where that is known.
 
     `vllm` is its version, if that is known.
@@ -44,7 +46,7 @@ def settings_of(server: Server, shape: Shape, *, gpu: bool, vllm: str | None, me
     wanted = _whole(option(given, "--max-num-seqs"))
     utilization = environment.get("JBUILD_GPU_MEMORY_UTILIZATION") or option(given, "--gpu-memory-utilization")
     space = _whole(environment.get("VLLM_CPU_KVCACHE_SPACE"))
-    return Settings(
+    return ServingSettings(
         dtype=dtype,
         kv_dtype=dtype if kv_dtype == "auto" else kv_dtype,
         length=length,
@@ -82,7 +84,7 @@ def _sequences(*, gpu: bool, large: bool) -> int:
     return _SEQUENCES_LARGE if large else _SEQUENCES
 
 
-def _remarks(server: Server, shape: Shape, utilization: str | None, vllm: str | None, *, gpu: bool) -> list[str]:
+def _remarks(server: ServerSpec, shape: Shape, utilization: str | None, vllm: str | None, *, gpu: bool) -> list[str]:
     found = []
     if gpu and not utilization:
         used = _UTILIZATION_LATER if _is_later(vllm) else _UTILIZATION

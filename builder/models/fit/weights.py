@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from builder.errors import ModelError
 from builder.model.model_files import suffix_of
 from builder.models.fit.kv_cache import element_bytes
-from builder.models.fit.memory_estimate import Line
+from builder.models.fit.memory_estimate import MemoryItem
 from builder.models.safetensors import HeaderError, read_header
 from builder.models.selection import is_weight
 
@@ -22,7 +22,7 @@ _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Read:
+class _WeightHeaders:
     """What the headers told: bytes as stored and loaded by type, and the sizes of files without a header here."""
 
     stored: Counter[str]
@@ -30,7 +30,7 @@ class _Read:
     unread: int
 
 
-def weigh(files: ModelFiles, shape: Shape, dtype: str) -> Line:
+def weigh(files: ModelFiles, shape: Shape, dtype: str) -> MemoryItem:
     """Return what the weights take in memory when the server runs them as `dtype`.
 
     Raises:
@@ -44,14 +44,14 @@ def weigh(files: ModelFiles, shape: Shape, dtype: str) -> Line:
     size = sum(read.loaded.values()) + unread
     if read.unread:
         why = "the locked files' sizes; their headers are not here (`jbuild models fetch` brings them)"
-        return Line(name="weights", size=size, basis="estimate", why=why)
+        return MemoryItem(name="weights", size=size, basis="estimate", why=why)
     kinds = ", ".join(f"{kind} {amount / 1e9:.3f} GB" for kind, amount in sorted(read.stored.items()))
     run = "" if read.loaded == read.stored else f", run as {dtype}"
     quantised = f" ({shape.quantised})" if shape.quantised else ""
-    return Line(name="weights", size=size, basis="exact", why=f"safetensors headers: {kinds}{quantised}{run}")
+    return MemoryItem(name="weights", size=size, basis="exact", why=f"safetensors headers: {kinds}{quantised}{run}")
 
 
-def _read(files: ModelFiles, shape: Shape, dtype: str) -> _Read:
+def _read(files: ModelFiles, shape: Shape, dtype: str) -> _WeightHeaders:
     stored: Counter[str] = Counter()
     loaded: Counter[str] = Counter()
     unread = 0
@@ -72,7 +72,7 @@ def _read(files: ModelFiles, shape: Shape, dtype: str) -> _Read:
             if not (shape.tied and tensor.name.endswith("lm_head.weight")):
                 stored[tensor.dtype] += tensor.size
                 loaded[tensor.dtype] += _loaded(tensor, shape, dtype)
-    return _Read(stored=stored, loaded=loaded, unread=unread)
+    return _WeightHeaders(stored=stored, loaded=loaded, unread=unread)
 
 
 def _loaded(tensor: Tensor, shape: Shape, dtype: str) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class CacheEntry:
     """One thing in the cache that goes as a whole; `size` in bytes, `used` in seconds since the epoch.
 
     `frees` are the bytes that the disk gets back: files that a rendered cell links to stay with it. `content` is the

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.host.files import write_text
 from builder.image.oci import virtual_blob
-from builder.project.cache.cache_usage import Entry
+from builder.project.cache.cache_usage import CacheEntry
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -27,7 +27,7 @@ class Borrowed:
     locked: frozenset[str]
 
 
-def image_entries(layout: Path, needed: Collection[str]) -> Iterator[Entry]:
+def image_entries(layout: Path, needed: Collection[str]) -> Iterator[CacheEntry]:
     """Yield the images of a layout, and the blobs that belong to none."""
     manifests = _manifests(layout)
     owned: set[str] = set()
@@ -36,7 +36,7 @@ def image_entries(layout: Path, needed: Collection[str]) -> Iterator[Entry]:
         owned |= blobs
         size = sum(_size(layout, each) for each in fresh)
         path = _path(layout, digest)
-        yield Entry(
+        yield CacheEntry(
             kind=KIND,
             path=path,
             content=digest,
@@ -49,10 +49,10 @@ def image_entries(layout: Path, needed: Collection[str]) -> Iterator[Entry]:
         if f"sha256:{path.name}" not in owned:
             state = path.stat()
             size = state.st_size
-            yield Entry(kind=KIND, path=path, content=None, size=size, frees=size, used=state.st_ctime)
+            yield CacheEntry(kind=KIND, path=path, content=None, size=size, frees=size, used=state.st_ctime)
 
 
-def removable(layout: Path, going: Collection[Entry]) -> dict[Path, int]:
+def removable(layout: Path, going: Collection[CacheEntry]) -> dict[Path, int]:
     """Return the blobs, with their bytes, that go with these entries: those that no other image has."""
     manifests = _manifests(layout)
     digests = {entry.content for entry in going if entry.content}

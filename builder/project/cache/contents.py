@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from builder.image.wheels.tree import is_current
-from builder.project.cache.cache_usage import Entry, KindSummary
+from builder.project.cache.cache_usage import CacheEntry, KindSummary
 from builder.project.cache.cached_images import borrowed, image_entries
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ KINDS = (
 IMAGES, MODELS, UV = "images", "models", "uv"
 
 
-def entries(workspace: Workspace, references: References) -> Iterator[Entry]:
+def entries(workspace: Workspace, references: References) -> Iterator[CacheEntry]:
     """Yield everything in the cache that can go, but uv's own; images by their manifests."""
     lent = borrowed(workspace.images, references.images)
     for kind in KINDS:
@@ -66,9 +66,9 @@ def entries(workspace: Workspace, references: References) -> Iterator[Entry]:
     yield from image_entries(workspace.images, references.images)
 
 
-def summarise(found: Iterable[Entry], workspace: Workspace) -> tuple[KindSummary, ...]:
+def summarise(found: Iterable[CacheEntry], workspace: Workspace) -> tuple[KindSummary, ...]:
     """Return how much there is of each kind, uv's own cache last."""
-    by_kind: dict[str, list[Entry]] = {name: [] for name in (*(kind.name for kind in KINDS), IMAGES)}
+    by_kind: dict[str, list[CacheEntry]] = {name: [] for name in (*(kind.name for kind in KINDS), IMAGES)}
     for entry in found:
         by_kind[entry.kind].append(entry)
     uv_size, _, _ = measure(workspace.cache / UV)
@@ -94,7 +94,7 @@ def measure(path: Path) -> tuple[int, int, float]:
     return size, frees, own.st_ctime
 
 
-def _entry(kind: Kind, path: Path, references: References) -> Entry | None:
+def _entry(kind: Kind, path: Path, references: References) -> CacheEntry | None:
     if path.name.endswith(".lock"):
         return None
     name = path.name[:_SHA256]
@@ -108,10 +108,10 @@ def _entry(kind: Kind, path: Path, references: References) -> Entry | None:
     locked = content is not None and content in references.of(kind.of)
     if kind.name == "trees":
         locked = locked and is_current(path.name)
-    return Entry(kind=kind.name, path=path, content=content, size=size, frees=frees, used=used, locked=locked)
+    return CacheEntry(kind=kind.name, path=path, content=content, size=size, frees=frees, used=used, locked=locked)
 
 
-def _summary(kind: str, members: list[Entry]) -> KindSummary:
+def _summary(kind: str, members: list[CacheEntry]) -> KindSummary:
     locked = [entry for entry in members if entry.locked]
     return KindSummary(
         kind=kind,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from builder.host.file_locks import abandoned, alone
 from builder.host.files import disk_errors
-from builder.host.locks import abandoned, alone
 from builder.host.process import run
 from builder.lock.solve import uv
-from builder.project.cache.cache_usage import Entry, Pruned, PruneResult
+from builder.project.cache.cache_usage import CacheEntry, Pruned, PruneResult
 from builder.project.cache.cached_images import borrowed, forget_gone, removable
 from builder.project.cache.contents import IMAGES, KINDS, MODELS, UV, entries, measure
 from builder.project.cache.references import NOTHING, references
@@ -72,13 +72,13 @@ def _tidy(workspace: Workspace) -> None:
                 folder.rmdir()
 
 
-def _pruned(kind: str, gone: Sequence[Entry]) -> Pruned:
+def _pruned(kind: str, gone: Sequence[CacheEntry]) -> Pruned:
     members = [entry for entry in gone if entry.kind == kind]
     size, frees = sum(entry.size for entry in members), sum(entry.frees for entry in members)
     return Pruned(kind=kind, entries=len(members), size=size, frees=frees)
 
 
-def _remove(entry: Entry, workspace: Workspace, before: float, *, unwatched: bool) -> bool:
+def _remove(entry: CacheEntry, workspace: Workspace, before: float, *, unwatched: bool) -> bool:
     """Remove an entry unless somebody holds it or has used it since it was looked at."""
     with _held(entry, workspace) as held:
         if not held or _last_use(entry.path) >= before:
@@ -97,7 +97,7 @@ def _remove(entry: Entry, workspace: Workspace, before: float, *, unwatched: boo
 
 
 @contextmanager
-def _held(entry: Entry, workspace: Workspace) -> Iterator[bool]:
+def _held(entry: CacheEntry, workspace: Workspace) -> Iterator[bool]:
     """Hold the lock that processes hold which make this entry; False if one of them does."""
     path = _lock_of(entry, workspace)
     if path is None:
@@ -120,7 +120,7 @@ def _held(entry: Entry, workspace: Workspace) -> Iterator[bool]:
             path.unlink(missing_ok=True)
 
 
-def _lock_of(entry: Entry, workspace: Workspace) -> Path | None:
+def _lock_of(entry: CacheEntry, workspace: Workspace) -> Path | None:
     if entry.kind == "wheels":
         return entry.path / "lock" if entry.path.is_dir() else None
     if entry.kind == "trees":
@@ -138,7 +138,7 @@ def _last_use(path: Path) -> float:
     return float("inf")
 
 
-def _prune_images(going: list[Entry], workspace: Workspace, *, dry_run: bool) -> Pruned:
+def _prune_images(going: list[CacheEntry], workspace: Workspace, *, dry_run: bool) -> Pruned:
     blobs = removable(workspace.images, going)
     if not dry_run:
         for path in blobs:

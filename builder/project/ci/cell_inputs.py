@@ -58,7 +58,7 @@ def read(path: Path) -> dict[str, dict[str, dict[str, str]]]:
     hint = "write one with `jbuild matrix RECIPE --format inputs > FILE`, and compare with it later"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        recipes: dict[str, dict[str, dict[str, str]]] = records.decode(
+        recipes: dict[str, dict[str, dict[str, str]]] = records.from_json(
             document["recipes"], dict[str, dict[str, dict[str, str]]]
         )
     except OSError as error:

@@ -7,7 +7,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class MatrixEntry:
     """One cell as one job of a matrix.
 
     `platform` is docker's (`linux/arm64`). `runner` is the label of the runner that builds; `smoke_runner` that of a
@@ -37,5 +37,5 @@ class Skipped:
 class CiPlan:
     """The jobs, and the cells that get none."""
 
-    include: tuple[Entry, ...]
+    include: tuple[MatrixEntry, ...]
     skipped: tuple[Skipped, ...] = ()

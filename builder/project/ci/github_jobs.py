@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from builder.errors import UsageError
 from builder.host import records
-from builder.project.ci.ci_plan import CiPlan, Entry, Skipped
+from builder.project.ci.ci_plan import CiPlan, MatrixEntry, Skipped
 from builder.project.ci.runners import github
 from builder.recipe.matrix import runners_of
 
@@ -29,7 +29,7 @@ def plan(selected: Selected, runners: Mapping[str, str], changed: Changes | None
     Raises:
         UsageError: these are more jobs than a matrix may have.
     """
-    include: list[Entry] = []
+    include: list[MatrixEntry] = []
     skipped: list[Skipped] = []
     for recipe, cells in selected:
         for cell in cells:
@@ -45,15 +45,15 @@ def plan(selected: Selected, runners: Mapping[str, str], changed: Changes | None
 
 def outputs(made: CiPlan) -> str:
     """Return the plan as lines for `$GITHUB_OUTPUT`: the matrix, and how many cells it has."""
-    matrix = json.dumps({"include": records.plain(made.include)}, separators=(",", ":"))
+    matrix = json.dumps({"include": records.to_json(made.include)}, separators=(",", ":"))
     return f"matrix={matrix}\ncells={len(made.include)}"
 
 
-def _entry(recipe: Recipe, cell: Cell, runners: Mapping[str, str]) -> Entry:
+def _entry(recipe: Recipe, cell: Cell, runners: Mapping[str, str]) -> MatrixEntry:
     own, board = runners_of(recipe, cell)
     architecture = recipe.architecture
     usual = github().runners[0].label
-    return Entry(
+    return MatrixEntry(
         recipe=recipe.name,
         cell=cell.id,
         name=f"{recipe.name} {cell.id}",
@@ -68,7 +68,7 @@ def _skipped(cell: Cell, status: Literal["impossible", "unchanged"], reason: str
     return Skipped(recipe=cell.recipe, cell=cell.id, status=status, reason=reason)
 
 
-def _check_count(include: Sequence[Entry]) -> None:
+def _check_count(include: Sequence[MatrixEntry]) -> None:
     most = github().most_jobs
     if len(include) > most:
         raise UsageError(

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from builder.project.diff.difference import Change, Changes, Difference, LayerChanges
+from builder.project.diff.difference import Changes, Difference, LayerChanges, PartChange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from builder.project.diff.difference import Layer, Part, Subject
+    from builder.project.diff.difference import ComparedPart, ComparedSide, Layer
 
 
-def compare(before: Subject, after: Subject) -> Difference:
+def compare(before: ComparedSide, after: ComparedSide) -> Difference:
     """Return what is different between two sides."""
     return Difference(
         before=before,
@@ -28,7 +28,7 @@ def compare(before: Subject, after: Subject) -> Difference:
     )
 
 
-def _packages(before: Subject, after: Subject) -> Changes | None:
+def _packages(before: ComparedSide, after: ComparedSide) -> Changes | None:
     one, two = before.packages, after.packages
     if one is None or two is None:
         return None
@@ -40,13 +40,13 @@ def _packages(before: Subject, after: Subject) -> Changes | None:
     return _parts(one, two)
 
 
-def _by_label(parts: Sequence[Part]) -> dict[str, Part]:
+def _by_label(parts: Sequence[ComparedPart]) -> dict[str, ComparedPart]:
     """Return packages by the names that labels have for them, with nothing but their versions to tell them apart."""
     found = {part.name.removesuffix("-cpu"): part for part in parts}
     return {name: replace(part, name=name, content=part.version, size=None) for name, part in found.items()}
 
 
-def _parts(before: Sequence[Part] | None, after: Sequence[Part] | None) -> Changes | None:
+def _parts(before: Sequence[ComparedPart] | None, after: Sequence[ComparedPart] | None) -> Changes | None:
     if before is None or after is None:
         return None
     one, two = ({part.name: part for part in parts} for parts in (before, after))
@@ -58,14 +58,14 @@ def _parts(before: Sequence[Part] | None, after: Sequence[Part] | None) -> Chang
             continue
         size = new.size if new else None
         versions = (old.version if old else None, new.version if new else None)
-        changed.append(Change(name=name, before=versions[0], after=versions[1], size=size))
+        changed.append(PartChange(name=name, before=versions[0], after=versions[1], size=size))
     return Changes(changed=tuple(changed), same=same)
 
 
-def _base(before: Part | None, after: Part | None) -> Change | None:
+def _base(before: ComparedPart | None, after: ComparedPart | None) -> PartChange | None:
     if before is None or after is None or before.content == after.content:
         return None
-    return Change(name=after.name, before=before.version, after=after.version)
+    return PartChange(name=after.name, before=before.version, after=after.version)
 
 
 def _layers(before: Sequence[Layer] | None, after: Sequence[Layer] | None) -> LayerChanges | None:
@@ -84,14 +84,14 @@ def _key(layer: Layer, *, built: bool) -> str:
     return layer.digest if built and layer.digest else layer.name
 
 
-def _pull(before: Subject, after: Subject) -> int | None:
+def _pull(before: ComparedSide, after: ComparedSide) -> int | None:
     if before.blobs is None or after.blobs is None:
         return None
     here = {digest for digest, _ in before.blobs}
     return sum(size for digest, size in after.blobs if digest not in here)
 
 
-def _notes(before: Subject, after: Subject) -> list[str]:
+def _notes(before: ComparedSide, after: ComparedSide) -> list[str]:
     found = []
     for each in (before, after):
         if each.packages is None or each.partial:

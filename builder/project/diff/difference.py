@@ -9,7 +9,7 @@ Kind = Literal["lock", "cell", "image"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class ComparedPart:
     """A package, model or base image: `version` as people say it, `content` what changes when its bytes do.
 
     `size` is what is fetched for it, in bytes, where that is known.
@@ -31,7 +31,7 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Subject:
+class ComparedSide:
     """One side. None stands for what it does not tell: an image knows its layers, but not all of its packages.
 
     `blobs` are digest and size of everything that a device pulls. With `partial`, packages are only the few that an
@@ -40,17 +40,17 @@ class Subject:
 
     name: str
     kind: Kind
-    packages: tuple[Part, ...] | None = None
+    packages: tuple[ComparedPart, ...] | None = None
     partial: bool = False
-    models: tuple[Part, ...] | None = None
-    base: Part | None = None
+    models: tuple[ComparedPart, ...] | None = None
+    base: ComparedPart | None = None
     layers: tuple[Layer, ...] | None = None
     blobs: tuple[tuple[str, int], ...] | None = None
     digest: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
+class PartChange:
     """A part that is only on one side (the other is None), or another one on each.
 
     `rebuilt`: the version is the same, the bytes are not.
@@ -71,7 +71,7 @@ class Change:
 class Changes:
     """What changed in one kind of parts, and how many are the same; None where a side does not tell."""
 
-    changed: tuple[Change, ...]
+    changed: tuple[PartChange, ...]
     same: int
 
 
@@ -88,11 +88,11 @@ class LayerChanges:
 class Difference:
     """Two sides, compared. `pull` is what a device that has `before` fetches for `after`, in bytes, compressed."""
 
-    before: Subject
-    after: Subject
+    before: ComparedSide
+    after: ComparedSide
     packages: Changes | None
     models: Changes | None
-    base: Change | None
+    base: PartChange | None
     layers: LayerChanges | None
     pull: int | None
     whole: int | None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.errors import RecipeError, RegistryError
 from builder.image.oci.layout import blob, read_image
-from builder.project.diff.difference import Layer, Part
+from builder.project.diff.difference import ComparedPart, Layer
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.registry_client import INDEXES, connect
 
@@ -25,7 +25,7 @@ _LABELLED = ("vllm", "torch", "python")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
+class ImageContents:
     """An image: its layers, everything a device pulls, what its labels tell, and the lock that it was made from."""
 
     name: str
@@ -55,13 +55,17 @@ class Found:
         read = {name: self.labels.get(f"io.jbuild.{name}") for name in _LABELLED}
         name, digest = (self.labels.get(f"org.opencontainers.image.base.{key}") for key in ("name", "digest"))
         return {
-            "packages": tuple(Part(name=key, version=value, content=value) for key, value in read.items() if value),
+            "packages": tuple(
+                ComparedPart(name=key, version=value, content=value) for key, value in read.items() if value
+            ),
             "partial": True,
-            "base": Part(name=name, version=f"{name}@{digest[:19]}", content=digest) if name and digest else None,
+            "base": ComparedPart(name=name, version=f"{name}@{digest[:19]}", content=digest)
+            if name and digest
+            else None,
         }
 
 
-def of_layout(name: str, digest: str, layout: Path) -> Found:
+def of_layout(name: str, digest: str, layout: Path) -> ImageContents:
     """Return an image of the cache.
 
     Raises:
@@ -73,7 +77,7 @@ def of_layout(name: str, digest: str, layout: Path) -> Found:
     return _found(name, digest, manifest, config)
 
 
-def of_registry(name: str, config: Config, architecture: str) -> Found:
+def of_registry(name: str, config: Config, architecture: str) -> ImageContents:
     """Return an image of a registry; of one for several architectures, the one that is asked for.
 
     Raises:
@@ -117,12 +121,12 @@ def _config(client: RegistryClient, repository: str, manifest: dict[str, Any]) -
     return config
 
 
-def _found(name: str, digest: str, manifest: dict[str, Any], config: dict[str, Any]) -> Found:
+def _found(name: str, digest: str, manifest: dict[str, Any], config: dict[str, Any]) -> ImageContents:
     described = [(str(entry["digest"]), int(entry["size"])) for entry in manifest["layers"]]
     names = _names(config, len(described))
     own = (str(manifest["config"]["digest"]), int(manifest["config"]["size"]))
     labels = (config.get("config") or {}).get("Labels") or {}
-    return Found(
+    return ImageContents(
         name=name,
         digest=digest,
         layers=tuple(

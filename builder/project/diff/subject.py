@@ -13,7 +13,7 @@ from builder.image.oci.layout import blob, is_whole
 from builder.lock import lockfile
 from builder.model import patterns
 from builder.pipeline.cell import CellRecords
-from builder.project.diff.difference import Layer, Part, Subject
+from builder.project.diff.difference import ComparedPart, ComparedSide, Layer
 from builder.project.diff.image_contents import of_layout, of_registry
 from builder.recipe.find import recipe_paths
 from builder.remote.registry.reference import DIGEST_PATTERN
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _CELL = rf"(?P<recipe>{patterns.RECIPE_NAME})(?:/(?P<cell>[A-Za-z0-9_-]+))?"
 
 
-def subject(name: str, session: Session, architecture: str) -> Subject:
+def subject(name: str, session: Session, architecture: str) -> ComparedSide:
     """Return what a name stands for: a lock's path, RECIPE/CELL, a digest in the cache, or an image in a registry.
 
     Raises:
@@ -93,15 +93,15 @@ def _made(recipe: str, session: Session) -> list[str]:
     return sorted(path.name.removeprefix("pylock.").removesuffix(".toml") for path in folder.glob("pylock.*.toml"))
 
 
-def _of_lock(name: str, lock: Lock, session: Session) -> Subject:
-    return Subject(name=name, kind="lock", **told_by(lock), **_built(name, lock, session))
+def _of_lock(name: str, lock: Lock, session: Session) -> ComparedSide:
+    return ComparedSide(name=name, kind="lock", **told_by(lock), **_built(name, lock, session))
 
 
-def _of_cell(name: str, recipe: str, cell: str, session: Session) -> Subject:
+def _of_cell(name: str, recipe: str, cell: str, session: Session) -> ComparedSide:
     lock = lockfile.read_file(session.workspace.lock(recipe, cell))
     told = told_by(lock) | _built(name, lock, session)
     told.setdefault("layers", _planned(session.workspace.cell(recipe, cell), lock))
-    return Subject(name=name, kind="cell", **told)
+    return ComparedSide(name=name, kind="cell", **told)
 
 
 def _built(name: str, lock: Lock, session: Session) -> dict[str, Any]:
@@ -130,11 +130,13 @@ def _planned(folder: CellFolder, lock: Lock) -> tuple[Layer, ...] | None:
     return tuple(Layer(name=name) for name in plan.layers)
 
 
-def _with_lock(image: Any, session: Session) -> Subject:
+def _with_lock(image: Any, session: Session) -> ComparedSide:
     """Add what the lock tells that an image was made from, if that lock is in this project."""
     known = _lock_of(image.recipe, image.cell, image.lock, session)
     told = told_by(known) if known else image.labelled
-    return Subject(name=image.name, kind="image", layers=image.layers, blobs=image.blobs, digest=image.digest, **told)
+    return ComparedSide(
+        name=image.name, kind="image", layers=image.layers, blobs=image.blobs, digest=image.digest, **told
+    )
 
 
 def _lock_of(recipe: str | None, cell: str | None, content: str | None, session: Session) -> Lock | None:
@@ -150,10 +152,11 @@ def told_by(lock: Lock) -> dict[str, Any]:
     base = lock.base
     return {
         "packages": tuple(
-            Part(name=wheel.name, version=wheel.version, content=wheel.sha256, size=wheel.size) for wheel in lock.wheels
+            ComparedPart(name=wheel.name, version=wheel.version, content=wheel.sha256, size=wheel.size)
+            for wheel in lock.wheels
         ),
         "models": tuple(
-            Part(
+            ComparedPart(
                 name=model.name,
                 version=model.revision or f"{model.size / 1e6:.0f} MB",
                 content=records.fingerprint(model.files),
@@ -161,5 +164,5 @@ def told_by(lock: Lock) -> dict[str, Any]:
             )
             for model in lock.models
         ),
-        "base": Part(name=base.name, version=f"{base.name}@{base.digest[:19]}", content=base.digest),
+        "base": ComparedPart(name=base.name, version=f"{base.name}@{base.digest[:19]}", content=base.digest),
     }

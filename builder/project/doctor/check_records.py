@@ -32,7 +32,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
+class DoctorContext:
     """What is examined: a machine, and the recipe at hand, if there is one.
 
     `engine` is None where none answers, `refusal` then says why and `mend` what helps. `root` holds the machine's

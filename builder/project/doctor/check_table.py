@@ -19,7 +19,7 @@ _STATES: dict[str, State] = {"warning": "warning", "error": "error"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Trouble:
+class CheckProblem:
     """Something that can be wrong: how bad it is, and what mends it. `{name}` stands for what was found.
 
     `safe` is a command that may be run without asking: it takes nothing away, needs no rights that the user lacks,
@@ -33,16 +33,16 @@ class Trouble:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Subject:
+class CheckRow:
     """One thing that is looked at."""
 
     name: str
     why: str
-    troubles: tuple[Trouble, ...]
+    troubles: tuple[CheckProblem, ...]
 
 
 @cache
-def subjects() -> dict[str, Subject]:
+def subjects() -> dict[str, CheckRow]:
     """Return everything that is looked at, by name, in the order in which it is told.
 
     Raises:
@@ -74,12 +74,12 @@ def trouble(name: str, kind: str, found: str, *, fixable: bool = True, **values:
     return Check(name=name, state=row.state, found=found, why=subject.why, mend=row.mend.format_map(known), fix=fix)
 
 
-def _parse(root: Table) -> tuple[Subject, ...]:
+def _parse(root: Table) -> tuple[CheckRow, ...]:
     return tuple(_subject(table) for table in root.tables("subjects"))
 
 
-def _subject(table: Table) -> Subject:
-    row = Subject(
+def _subject(table: Table) -> CheckRow:
+    row = CheckRow(
         name=table.string("name", pattern=r"[A-Za-z0-9 -]+", noun="a name"),
         why=table.string("why", pattern=".+", noun="a reason"),
         troubles=tuple(_trouble(inner) for inner in table.tables("troubles")),
@@ -88,8 +88,8 @@ def _subject(table: Table) -> Subject:
     return row
 
 
-def _trouble(table: Table) -> Trouble:
-    row = Trouble(
+def _trouble(table: Table) -> CheckProblem:
+    row = CheckProblem(
         id=table.string("id", pattern=r"[a-z0-9-]+", noun="a short name"),
         state=_STATES.get(table.string("state", pattern="|".join(_STATES), noun="warning or error"), "error"),
         mend=table.string("mend", pattern=".+", noun="a command or a sentence"),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.model.locks import Lock
-    from builder.project.doctor.check_records import Case, Check
+    from builder.project.doctor.check_records import Check, DoctorContext
 
 # A CPU recipe takes about 8 GB of wheels, trees, layers and engine store; a CUDA stack five times as much.
 _USUAL = 20e9
@@ -36,7 +36,7 @@ class Need:
     unknown: tuple[str, ...] = ()
 
 
-def check(case: Case) -> Iterator[Check]:
+def check(case: DoctorContext) -> Iterator[Check]:
     """Compare what is free with what is needed, where both places are on one disk with the sum."""
     need = needed(case) if case.recipe else None
     cache = _existing(case.session.workspace.cache)
@@ -52,7 +52,7 @@ def check(case: Case) -> Iterator[Check]:
     yield _judged(engine, need.engine, "the engine's copies still take", note)
 
 
-def needed(case: Case) -> Need:
+def needed(case: DoctorContext) -> Need:
     """Return what making the recipe's cells still takes; what several share is counted once."""
     locks, unknown = [], []
     for job in case.jobs:
@@ -76,7 +76,7 @@ def needed(case: Case) -> Need:
     return Need(cache=cache, engine=engine, unknown=tuple(unknown))
 
 
-def _lock(case: Case, cell: str) -> Lock | None:
+def _lock(case: DoctorContext, cell: str) -> Lock | None:
     recipe = case.jobs[0].recipe.name
     try:
         return lockfile.read(case.session.workspace.lock(recipe, cell), recipe=recipe, cell=cell)
@@ -84,13 +84,13 @@ def _lock(case: Case, cell: str) -> Lock | None:
         return None
 
 
-def _built(case: Case, lock: Lock) -> bool:
+def _built(case: DoctorContext, lock: Lock) -> bool:
     """Return whether the image of this very lock is there: nothing more is needed for it."""
     image = CellRecords(case.session.workspace.cell(lock.recipe, lock.cell)).image()
     return image is not None and dict(image.labels).get("io.jbuild.lock") == lockfile.content(lock)
 
 
-def _engine_folder(case: Case) -> Path | None:
+def _engine_folder(case: DoctorContext) -> Path | None:
     try:
         return data_folder(case.engine) if case.engine else None
     except EngineError:

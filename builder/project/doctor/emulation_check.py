@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.host.engine.docker import Engine
-    from builder.project.doctor.check_records import Case, Check
+    from builder.project.doctor.check_records import Check, DoctorContext
 
 _ENTRY = Path("proc/sys/fs/binfmt_misc/qemu-aarch64")
 _RUN_S = 60
@@ -42,7 +42,7 @@ def program() -> bytes:
     return header + segment + code
 
 
-def check(case: Case) -> Iterator[Check]:
+def check(case: DoctorContext) -> Iterator[Check]:
     """Run that program in a container: nothing else shows that emulation works there. No image is pulled for it."""
     engine = case.engine
     if engine is None:
@@ -63,7 +63,7 @@ def check(case: Case) -> Iterator[Check]:
         yield _broken(case, engine, f"a program ended with exit code {code} instead of {ANSWER}")
 
 
-def _broken(case: Case, engine: Engine, said: str) -> Check:
+def _broken(case: DoctorContext, engine: Engine, said: str) -> Check:
     entry = case.root / _ENTRY
     script, fixable = engine_script(), can_start_engine()
     if engine.architecture == "arm64" or not engine.is_local:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.host.engine.docker import Engine
-    from builder.project.doctor.check_records import Case, Check
+    from builder.project.doctor.check_records import Check, DoctorContext
 
 _ANSWER_S = 20
 _ABSENT = "does not exist"
@@ -35,7 +35,7 @@ def can_start_engine() -> bool:
     return _SCRIPT.is_file() and os.geteuid() == 0
 
 
-def check(case: Case) -> Iterator[Check]:
+def check(case: DoctorContext) -> Iterator[Check]:
     """Look at the engine and at what builds in it."""
     engine = case.engine
     if engine is None:
@@ -47,7 +47,7 @@ def check(case: Case) -> Iterator[Check]:
     yield _runtime(engine, case.root)
 
 
-def _no_engine(case: Case) -> Check:
+def _no_engine(case: DoctorContext) -> Check:
     """One of our own is started only where there is none at all: what is stopped, or refuses us, is somebody's."""
     if os.environ.get("DOCKER_HOST"):
         return trouble("engine", "named", case.refusal, mend=case.mend)

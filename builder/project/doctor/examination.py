@@ -18,7 +18,7 @@ from builder.project.doctor import (
     stand_ins_check,
     tools_check,
 )
-from builder.project.doctor.check_records import Case, Check
+from builder.project.doctor.check_records import Check, DoctorContext
 from builder.project.doctor.check_table import subjects
 from builder.recipe.job import job_of
 from builder.recipe.matrix import expand
@@ -42,7 +42,7 @@ _ROOMS = (
 )
 
 
-def case_of(session: Session, recipe: Recipe | None = None) -> Case:
+def case_of(session: Session, recipe: Recipe | None = None) -> DoctorContext:
     """Return what is to be examined, with the engine if one answers."""
     cells = expand(recipe) if recipe else ()
     jobs = tuple(job_of(recipe, cell) for cell in cells if not cell.impossible) if recipe else ()
@@ -50,7 +50,7 @@ def case_of(session: Session, recipe: Recipe | None = None) -> Case:
         found = find_engine(session.workspace)
     except EngineError as error:
         where = f" ({error.where})" if error.where else ""
-        return Case(
+        return DoctorContext(
             session=session,
             engine=None,
             refusal=f"{error.message}{where}",
@@ -58,10 +58,10 @@ def case_of(session: Session, recipe: Recipe | None = None) -> Case:
             recipe=recipe,
             jobs=jobs,
         )
-    return Case(session=session, engine=found, recipe=recipe, jobs=jobs)
+    return DoctorContext(session=session, engine=found, recipe=recipe, jobs=jobs)
 
 
-def examine(case: Case) -> Iterator[Check]:
+def examine(case: DoctorContext) -> Iterator[Check]:
     """Yield every check in the order of the table. All are made at once, for most wait for somebody else."""
     order, found = list(subjects()), list[Check]()
     console = case.session.console
@@ -72,5 +72,5 @@ def examine(case: Case) -> Iterator[Check]:
     yield from sorted(found, key=lambda check: order.index(check.name))
 
 
-def _all(case: Case, room: object) -> list[Check]:
+def _all(case: DoctorContext, room: object) -> list[Check]:
     return list(room.check(case))  # type: ignore[attr-defined]

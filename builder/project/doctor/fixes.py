@@ -19,25 +19,25 @@ _WITHIN_S = 1200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Mended:
+class AppliedFix:
     """A command that was run, and what it said if it failed."""
 
     command: str
     failure: str | None = None
 
 
-def mend(checks: Iterable[Check], console: Console) -> list[Mended]:
+def mend(checks: Iterable[Check], console: Console) -> list[AppliedFix]:
     """Run the safe commands of what is not well, each printed before it is run; one that fails stops none."""
     commands = dict.fromkeys(check.fix for check in checks if check.fix and check.state in {"warning", "error"})
     return [_run(argv, console) for argv in commands]
 
 
-def _run(argv: tuple[str, ...], console: Console) -> Mended:
+def _run(argv: tuple[str, ...], console: Console) -> AppliedFix:
     command = shlex.join(argv)
     console.note(f"running: {command}")
     try:
         run(argv, timeout_s=_WITHIN_S, on_line=console.say)
     except JbuildError as error:
         said = (error.log or error.message).strip().splitlines()
-        return Mended(command=command, failure=said[-1] if said else error.message)
-    return Mended(command=command)
+        return AppliedFix(command=command, failure=said[-1] if said else error.message)
+    return AppliedFix(command=command)

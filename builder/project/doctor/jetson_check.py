@@ -6,7 +6,7 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from builder.device.serve.image_choice import Host, cannot_run
+from builder.device.serve.image_choice import TargetHost, cannot_run
 from builder.errors import DocumentError, JbuildError
 from builder.host.process import find_program, run
 from builder.jetson.boards import board
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from builder.jetson.device import Device
     from builder.model.recipes import Recipe
-    from builder.project.doctor.check_records import Case, Check
+    from builder.project.doctor.check_records import Check, DoctorContext
 
 _NO_JETSON = "this machine is no Jetson"
 _ANSWER_S = 10
@@ -36,7 +36,7 @@ _LEAST_FREE = 0.5
 _MOST_REASONS = 3
 
 
-def check(case: Case) -> Iterator[Check]:
+def check(case: DoctorContext) -> Iterator[Check]:
     """Look at the device, if this is one."""
     device = this_device(case.root)
     if device is None:
@@ -109,7 +109,7 @@ def _memory(root: Path) -> Check:
     return trouble("memory", "short", found) if free < total * _LEAST_FREE else fine("memory", found)
 
 
-def _images(case: Case, device: Device) -> Iterator[Check]:
+def _images(case: DoctorContext, device: Device) -> Iterator[Check]:
     recipes = [case.recipe] if case.recipe else _recipes(case)
     if device.l4t is None:
         yield idle("images", "without the device's release nothing can be told")
@@ -118,7 +118,7 @@ def _images(case: Case, device: Device) -> Iterator[Check]:
         yield _recipe(recipe, device, device.l4t)
 
 
-def _recipes(case: Case) -> list[Recipe]:
+def _recipes(case: DoctorContext) -> list[Recipe]:
     found = []
     for path in recipe_paths(case.session.workspace.recipe_folders).values():
         # One with mistakes is told of by `jbuild list`.
@@ -129,7 +129,7 @@ def _recipes(case: Case) -> list[Recipe]:
 
 def _recipe(recipe: Recipe, device: Device, l4t: str) -> Check:
     known = board(device.board) if device.board else None
-    host = Host(name=device.model, architecture="arm64", is_jetson=True, l4t=l4t, board=known)
+    host = TargetHost(name=device.model, architecture="arm64", is_jetson=True, l4t=l4t, board=known)
     able, reasons = [], dict[str, list[str]]()
     for cell in expand(recipe):
         if cell.impossible:

@@ -16,7 +16,7 @@ from builder.lock.index_sources import ties_of
 from builder.lock.inspect_index import default_address
 from builder.project.doctor.check_table import fine, idle, trouble
 from builder.remote import http
-from builder.remote.hub.model_sources import HubPlace, locate
+from builder.remote.hub.model_sources import HubSource, locate
 from builder.remote.index.index_client import client_of
 from builder.remote.index.logins import without_login
 from builder.remote.registry.reference import Reference, api_base
@@ -24,7 +24,7 @@ from builder.remote.registry.reference import Reference, api_base
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from builder.project.doctor.check_records import Case, Check
+    from builder.project.doctor.check_records import Check, DoctorContext
 
 # For a connection, and for the first bytes of an answer, in seconds.
 _WITHIN_S = (5.0, 8.0)
@@ -48,7 +48,7 @@ class _Asked:
     ahead_s: float | None = None
 
 
-def check(case: Case) -> Iterator[Check]:
+def check(case: DoctorContext) -> Iterator[Check]:
     """Ask everybody at once; the clock is compared with whoever tells the time."""
     questions = list(_questions(case))
     with TaskGroup(max(len(questions), 1)) as group:
@@ -62,7 +62,7 @@ def check(case: Case) -> Iterator[Check]:
     yield _clock(asked)
 
 
-def _questions(case: Case) -> Iterator[Callable[[], _Asked]]:
+def _questions(case: DoctorContext) -> Iterator[Callable[[], _Asked]]:
     config = case.session.config
     client = client_of(config, case.session.workspace.index_states)
     yield partial(_ask_default, case, client.get)
@@ -78,25 +78,25 @@ def _questions(case: Case) -> Iterator[Callable[[], _Asked]]:
         yield partial(_ask, partial(own.get, stream=True), "registry", host, f"{base}/v2/")
 
 
-def _indexes(case: Case) -> Iterator[tuple[str, str]]:
+def _indexes(case: DoctorContext) -> Iterator[tuple[str, str]]:
     """Yield name and address of every index that the recipe's packages are tied to, as far as rules do not move it."""
     for job in case.jobs:
         for index in ties_of(job, case.session.config).indexes:
             yield index.name, index.addresses[0].url
 
 
-def _hubs(case: Case) -> set[str]:
+def _hubs(case: DoctorContext) -> set[str]:
     if os.environ.get("HF_HUB_OFFLINE"):
         return set()
     config = case.session.config
     if case.recipe is None:
-        return {HubPlace(repository="", revision="", endpoint=config.hub_endpoint).address}
+        return {HubSource(repository="", revision="", endpoint=config.hub_endpoint).address}
     folder = case.recipe.path.parent
     places = [locate(model.source, folder, config) for job in case.jobs for model in job.spec.models]
-    return {place.address for place in places if isinstance(place, HubPlace)}
+    return {place.address for place in places if isinstance(place, HubSource)}
 
 
-def _ask_default(case: Case, get: Callable[..., requests.Response]) -> _Asked:
+def _ask_default(case: DoctorContext, get: Callable[..., requests.Response]) -> _Asked:
     """Ask uv's own default index, whose address uv alone knows."""
     address = default_address(case.session, within_s=_UV_S)
     if address is None:

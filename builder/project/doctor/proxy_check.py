@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from builder.project.doctor.check_records import Case, Check
+    from builder.project.doctor.check_records import Check, DoctorContext
 
 _ANSWER_S = 4.0
 _VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
@@ -28,13 +28,13 @@ _SHOWN = 3
 _FEW = 10
 
 
-def check(case: Case) -> Iterator[Check]:
+def check(case: DoctorContext) -> Iterator[Check]:
     """Look at the environment's proxies beside the engine's, then at every file of authorities that is trusted."""
     yield _proxy(case)
     yield from _certificates(case)
 
 
-def _proxy(case: Case) -> Check:
+def _proxy(case: DoctorContext) -> Check:
     ours = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
     for variable, address in ours.items():
         failure = _unreachable(address)
@@ -70,7 +70,7 @@ def _unreachable(address: str) -> str | None:
         return error.strerror or "no answer within the time limit"
 
 
-def _certificates(case: Case) -> Iterator[Check]:
+def _certificates(case: DoctorContext) -> Iterator[Check]:
     config = case.session.config
     bundle = build_ca_bundle(config)
     if bundle is None:

@@ -17,14 +17,14 @@ from builder.remote.registry.registry_client import connect
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.project.doctor.check_records import Case, Check
+    from builder.project.doctor.check_records import Check, DoctorContext
 
 _PATIENCE = http.Patience(connect_s=5.0, read_s=10.0)
 # Where no recipe says what its images are called: the repository of a recipe that names none.
 _REPOSITORY = "vllm"
 
 
-def check(case: Case) -> Iterator[Check]:
+def check(case: DoctorContext) -> Iterator[Check]:
     """Begin an upload in every registry that images go to, and cancel it."""
     places = list(dict.fromkeys(_places(case)))
     if not places:
@@ -34,14 +34,14 @@ def check(case: Case) -> Iterator[Check]:
         yield from group.map(partial(_place, case), places)
 
 
-def _places(case: Case) -> Iterator[str]:
+def _places(case: DoctorContext) -> Iterator[str]:
     specs = [job.spec.publish for job in case.jobs] or [PublishSpec(repository=_REPOSITORY)]
     for spec in specs:
         for target in targets(spec, (), case.session.config):
             yield f"{target}/{spec.repository}"
 
 
-def _place(case: Case, name: str) -> Check:
+def _place(case: DoctorContext, name: str) -> Check:
     reference = Reference.parse(name)
     retry = http.Retry(tries=1)
     own = {reference.host}

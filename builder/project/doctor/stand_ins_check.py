@@ -9,10 +9,10 @@ from builder.project.doctor.check_table import trouble
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.project.doctor.check_records import Case, Check
+    from builder.project.doctor.check_records import Check, DoctorContext
 
 
-def check(case: Case) -> Iterator[Check]:
+def check(case: DoctorContext) -> Iterator[Check]:
     """Name every rule that takes something else than what its name promises."""
     config = case.session.config
     rules = [(r.prefix, r.mirror, r.stand_in) for r in config.registry_mirrors]

@@ -16,14 +16,14 @@ from builder.project.doctor.check_table import fine, trouble
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.project.doctor.check_records import Case, Check
+    from builder.project.doctor.check_records import Check, DoctorContext
 
 _ANSWER_S = 20
 # Where jbuild runs from a checkout without being installed, nothing tells it.
 _LEAST_UV = "0.8"
 
 
-def check(case: Case) -> Iterator[Check]:
+def check(case: DoctorContext) -> Iterator[Check]:
     """Look at uv, and at cosign if the configuration has keys."""
     yield _uv()
     if case.session.config.cosign_key or case.session.config.trusted_keys:

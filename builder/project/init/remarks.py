@@ -10,7 +10,7 @@ from builder.models.selection import CONFIG
 from builder.recipe.find import recipe_paths
 from builder.recipe.load import load
 from builder.recipe.matrix import expand, specify
-from builder.remote.hub.model_sources import FolderPlace, locate
+from builder.remote.hub.model_sources import FolderSource, locate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,7 +43,7 @@ def _names(names: Sequence[str]) -> str:
 def _absent_models(path: Path) -> Iterator[str]:
     for model in load(path).spec.models:
         place = locate(model.source, path.parent, Config())
-        if isinstance(place, FolderPlace) and not (place.path / CONFIG).is_file():
+        if isinstance(place, FolderSource) and not (place.path / CONFIG).is_file():
             what = f"has no {CONFIG}" if place.path.is_dir() else "is not there"
             yield f"the model's folder {place.path.resolve()} {what}: sources are relative to the recipe"
 

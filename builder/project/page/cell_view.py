@@ -13,7 +13,7 @@ from builder.pipeline.cell import CellRecords, passed
 from builder.pipeline.history import Failure
 from builder.pipeline.order import STAGES
 from builder.project.page import page_parts
-from builder.project.page.page_model import CellView, Step
+from builder.project.page.page_model import CellView, StageView
 
 if TYPE_CHECKING:
     from builder.host.paths import CellFolder
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from builder.model.publications import Publication
     from builder.model.recipes import Cell
     from builder.model.verdicts import Verdict
-    from builder.pipeline.history import Run
+    from builder.pipeline.history import HistoryRun
     from builder.project.page.page_model import State, StepState
 
 _MOST_RUNS = 20
@@ -39,7 +39,7 @@ _REACHED: dict[str, State] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
+class CellRecordsView:
     """What is there of a cell; `content` is the lock's checksum, `flaw` why it cannot be read."""
 
     lock: Lock | None = None
@@ -50,7 +50,7 @@ class Found:
     image: Image | None = None
     verdict: Verdict | None = None
     publication: Publication | None = None
-    runs: tuple[Run, ...] = ()
+    runs: tuple[HistoryRun, ...] = ()
 
     @property
     def is_stale(self) -> bool:
@@ -124,7 +124,7 @@ def _bare(cell: Cell, state: State, reason: str) -> CellView:
     return CellView(recipe=cell.recipe, id=cell.id, values=cell.values, state=state, reason=reason, note=cell.note)
 
 
-def _without_wheels(cell: Cell, reason: str, runs: tuple[Run, ...]) -> CellView:
+def _without_wheels(cell: Cell, reason: str, runs: tuple[HistoryRun, ...]) -> CellView:
     failure = runs[-1].failure if runs else None
     return replace(
         _bare(cell, "no wheels", reason),
@@ -134,7 +134,7 @@ def _without_wheels(cell: Cell, reason: str, runs: tuple[Run, ...]) -> CellView:
     )
 
 
-def _found(cell: Cell, session: Session, folder: CellFolder) -> Found:
+def _found(cell: Cell, session: Session, folder: CellFolder) -> CellRecordsView:
     path = session.workspace.lock(cell.recipe, cell.id)
     lock, content, flaw = None, None, None
     try:
@@ -142,7 +142,7 @@ def _found(cell: Cell, session: Session, folder: CellFolder) -> Found:
     except LockError as error:
         flaw = error.message
     records = CellRecords(folder)
-    return Found(
+    return CellRecordsView(
         lock=lock,
         content=content,
         flaw=flaw,
@@ -155,7 +155,7 @@ def _found(cell: Cell, session: Session, folder: CellFolder) -> Found:
     )
 
 
-def _state(found: Found, failure: Failure | None) -> State:
+def _state(found: CellRecordsView, failure: Failure | None) -> State:
     if failure:
         return "failed"
     if found.is_stale:
@@ -168,7 +168,7 @@ def _state(found: Found, failure: Failure | None) -> State:
     return reached
 
 
-def _detail(state: State, found: Found, failure: Failure | None) -> str:
+def _detail(state: State, found: CellRecordsView, failure: Failure | None) -> str:
     if failure:
         return f"at {failure.stage}"
     if state == "stale":
@@ -176,7 +176,7 @@ def _detail(state: State, found: Found, failure: Failure | None) -> str:
     return found.verdict.level if found.verdict and state in {"smoked", "published"} else ""
 
 
-def _steps(found: Found, failure: Failure | None) -> tuple[Step, ...]:
+def _steps(found: CellRecordsView, failure: Failure | None) -> tuple[StageView, ...]:
     took = {each.stage: each.seconds for run in found.runs for each in run.stages if each.ran}
     steps = []
     for stage in STAGES:
@@ -185,11 +185,11 @@ def _steps(found: Found, failure: Failure | None) -> tuple[Step, ...]:
             state = "failed"
         elif state == "done" and found.is_stale and STAGES.index(stage) >= STAGES.index("render"):
             state = "stale"
-        steps.append(Step(name=stage, state=state, seconds=took.get(stage)))
+        steps.append(StageView(name=stage, state=state, seconds=took.get(stage)))
     return tuple(steps)
 
 
-def _command(cell: Cell, state: State, found: Found) -> str:
+def _command(cell: Cell, state: State, found: CellRecordsView) -> str:
     if state == "published" and found.publication:
         return f"docker pull {found.publication.references[0]}" if found.publication.references else ""
     return f"jbuild recipe {cell.recipe} --cell {cell.id}" + (" --push" if state == "smoked" else "")

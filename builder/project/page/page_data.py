@@ -11,7 +11,7 @@ from builder.errors import DocumentError
 from builder.lock.unresolved import reasons
 from builder.project.page.cell_view import cell_view
 from builder.project.page.grid import grid_of
-from builder.project.page.page_model import Page, RecipeView
+from builder.project.page.page_model import RecipeView, ReportPage
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from builder.host.session import Session
 
 
-def gather(paths: Sequence[Path], session: Session) -> Page:
+def gather(paths: Sequence[Path], session: Session) -> ReportPage:
     """Return the page of these recipes. Files are read and nobody is asked: it works offline."""
     views = []
     with session.console.task("reading", len(paths), unit="recipes") as task:
@@ -30,7 +30,7 @@ def gather(paths: Sequence[Path], session: Session) -> Page:
             views.append(_recipe(path, session))
             task.advance(1)
     recipes = tuple(sorted(views, key=_is_untouched))
-    return Page(
+    return ReportPage(
         project=session.workspace.project.name,
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         version=__version__,

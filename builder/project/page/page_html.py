@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from builder.model.locks import LockedWheel
-    from builder.project.page.page_model import Page
+    from builder.project.page.page_model import ReportPage
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _MINUTE_S = 60
@@ -36,7 +36,7 @@ SIGNS = {
 }
 
 
-def render(page: Page) -> str:
+def render(page: ReportPage) -> str:
     """Return the page as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415  # slow to import
     from markupsafe import Markup  # noqa: PLC0415

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from builder.model.locks import Lock
     from builder.model.recipes import Pairs
     from builder.model.verdicts import Verdict
-    from builder.pipeline.history import Failure, Run
+    from builder.pipeline.history import Failure, HistoryRun
     from builder.project.diff.difference import Difference
 
 # How far a cell has come; `stale`: what was built is not of the lock that is there now.
@@ -22,7 +22,7 @@ StepState = Literal["done", "failed", "stale", "to do"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
+class StageView:
     """One stage of a cell; `seconds` is what it took when it last ran, where a history tells."""
 
     name: str
@@ -82,7 +82,7 @@ class CellView:
     note: str | None = None
     command: str | None = None
     failure: Failure | None = None
-    steps: tuple[Step, ...] = ()
+    steps: tuple[StageView, ...] = ()
     lock: Lock | None = None
     audit: AuditView | None = None
     image: ImageView | None = None
@@ -91,7 +91,7 @@ class CellView:
     withheld: tuple[str, ...] = ()
     difference: Difference | None = None
     same_as_published: bool = False
-    runs: tuple[Run, ...] = ()
+    runs: tuple[HistoryRun, ...] = ()
     charts: tuple[Chart, ...] = ()
     stand_ins: tuple[str, ...] = ()
 
@@ -133,7 +133,7 @@ class RecipeView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Page:
+class ReportPage:
     """The whole page: the project's name, when it was made (UTC, ISO 8601), and how many cells are in each state."""
 
     project: str

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from builder.errors import JbuildError
 from builder.model.audits import SEVERITIES
 from builder.project.diff.comparison import compare
-from builder.project.diff.difference import Layer, Subject
+from builder.project.diff.difference import ComparedSide, Layer
 from builder.project.diff.image_contents import of_layout
 from builder.project.diff.subject import told_by
 from builder.project.page.page_model import AuditView, Chart, ImageView, LayerBar
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from builder.model.audits import Audit
     from builder.model.images import Image
     from builder.model.locks import Lock
-    from builder.pipeline.history import LastPublication, Run
+    from builder.pipeline.history import HistoryRun, LastPublication
     from builder.project.diff.difference import Difference
 
 _MOST_FINDINGS = 100
@@ -71,16 +71,16 @@ def difference(lock: Lock, image: Image | None, published: LastPublication | Non
     return compare(_subject(published.lock, published.image, layout), _subject(lock, image, layout))
 
 
-def _subject(lock: Lock, image: Image | None, layout: Path) -> Subject:
+def _subject(lock: Lock, image: Image | None, layout: Path) -> ComparedSide:
     name = f"{lock.recipe}/{lock.cell}"
     if image is None:
-        return Subject(name=name, kind="cell", **told_by(lock))
+        return ComparedSide(name=name, kind="cell", **told_by(lock))
     blobs = tuple({blob.digest: blob.size for blob in (image.config, *image.layers)}.items())
     layers = layers_of(image, layout)
-    return Subject(name=name, kind="cell", layers=layers, blobs=blobs, digest=image.digest, **told_by(lock))
+    return ComparedSide(name=name, kind="cell", layers=layers, blobs=blobs, digest=image.digest, **told_by(lock))
 
 
-def charts_of(runs: Sequence[Run]) -> tuple[Chart, ...]:
+def charts_of(runs: Sequence[HistoryRun]) -> tuple[Chart, ...]:
     """Return the figures of a cell's past runs that were measured twice or more."""
     asked = [
         run for run in runs if run.verdict and (run.ran("smoke") or (run.failure and run.failure.stage == "smoke"))
@@ -95,7 +95,7 @@ def charts_of(runs: Sequence[Run]) -> tuple[Chart, ...]:
     return tuple(_chart(title, values, unit) for title, unit, values in known if len(values) > 1)
 
 
-def _speed(run: Run) -> float | None:
+def _speed(run: HistoryRun) -> float | None:
     answers = run.verdict.answers if run.verdict else ()
     return next((answer.tokens_per_s for answer in answers if answer.tokens_per_s is not None), None)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.errors import IntegrityError, ModelError
 from builder.model import patterns
-from builder.model.model_files import HubFile, Listing, path_flaw, shown
+from builder.model.model_files import HubFile, HubListing, path_flaw, shown
 from builder.remote.registry.errors import ImageMissingError
 from builder.remote.registry.reference import DIGEST_PATTERN
 from builder.remote.registry.registry_client import INDEXES, RegistryClient
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.remote.download import PartialFile
-    from builder.remote.hub.model_sources import RegistryPlace
+    from builder.remote.hub.model_sources import RegistrySource
 
 TITLE = "org.opencontainers.image.title"
 _LICENCES = "org.opencontainers.image.licenses"
@@ -35,7 +35,7 @@ _PUSH = "push the files of the model's folder one by one: `cd FOLDER && oras pus
 class RegistryFetcher:
     """A file of a model in a registry."""
 
-    place: RegistryPlace
+    place: RegistrySource
     file: HubFile
     client: RegistryClient
 
@@ -63,7 +63,7 @@ class RegistryFetcher:
         )
 
 
-def list_files(place: RegistryPlace, client: RegistryClient) -> Listing:
+def list_files(place: RegistrySource, client: RegistryClient) -> HubListing:
     """Return the files of a model, the digest of its manifest, and its licence.
 
     Raises:
@@ -85,10 +85,10 @@ def list_files(place: RegistryPlace, client: RegistryClient) -> Listing:
     if twice:
         raise _no_model(place, f"two of its files are called {twice}")
     known = licence if re.fullmatch(patterns.LICENCE, licence) else None
-    return Listing(commit=descriptor.digest, licence=known, files=files)
+    return HubListing(commit=descriptor.digest, licence=known, files=files)
 
 
-def _file(place: RegistryPlace, layer: dict[str, Any]) -> HubFile:
+def _file(place: RegistrySource, layer: dict[str, Any]) -> HubFile:
     annotations = layer.get("annotations") or {}
     path, digest, size = annotations.get(TITLE), layer["digest"], layer["size"]
     if not isinstance(path, str):
@@ -104,7 +104,7 @@ def _file(place: RegistryPlace, layer: dict[str, Any]) -> HubFile:
 
 
 @contextmanager
-def _missing(place: RegistryPlace, path: str | None = None) -> Iterator[None]:
+def _missing(place: RegistrySource, path: str | None = None) -> Iterator[None]:
     """Say of a model, or of a file of it, that its registry does not have it."""
     try:
         yield
@@ -119,5 +119,5 @@ def _missing(place: RegistryPlace, path: str | None = None) -> Iterator[None]:
         ) from error
 
 
-def _no_model(place: RegistryPlace, flaw: str) -> ModelError:
+def _no_model(place: RegistrySource, flaw: str) -> ModelError:
     return ModelError(f"this is no model in a registry: {flaw}", where=place.source, hint=_PUSH)

@@ -17,7 +17,7 @@ from builder.remote import http
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from builder.remote.hub.model_sources import HubPlace
+    from builder.remote.hub.model_sources import HubSource
 
 _OTHER_HUB = (
     "set HF_ENDPOINT, or hub.endpoint in jbuild.toml, to a hub that can be reached, "
@@ -37,7 +37,7 @@ def token_header() -> dict[str, str]:
 
 
 @contextmanager
-def hub_errors(place: HubPlace) -> Iterator[None]:
+def hub_errors(place: HubSource) -> Iterator[None]:
     """Turn the failed requests below into errors that say what to do.
 
     Raises:
@@ -54,7 +54,7 @@ def hub_errors(place: HubPlace) -> Iterator[None]:
         raise _unreachable(place, http.reason(error), hint) from error
 
 
-def refusal(place: HubPlace, status: int, answer: Mapping[str, str]) -> JbuildError:
+def refusal(place: HubSource, status: int, answer: Mapping[str, str]) -> JbuildError:
     """Turn a hub's answer into an error."""
     page = f"{place.address}/{place.repository}"
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
@@ -72,7 +72,7 @@ def refusal(place: HubPlace, status: int, answer: Mapping[str, str]) -> JbuildEr
     return ModelError(message, where=page, hint="look at that page in a browser")
 
 
-def _not_found(place: HubPlace, code: str | None, page: str) -> ModelError:
+def _not_found(place: HubSource, code: str | None, page: str) -> ModelError:
     if code == "RevisionNotFound":
         message = f"the hub has no revision `{place.revision}` of {place.repository}"
         hint = "correct the part after @ in `source`: a branch, tag or commit of that page"
@@ -96,12 +96,12 @@ def _permission_hint(page: str) -> str:
     )
 
 
-def _unreachable(place: HubPlace, reason: str, hint: str | None = None) -> NetworkError:
+def _unreachable(place: HubSource, reason: str, hint: str | None = None) -> NetworkError:
     where = http.scrub(place.address)
     return NetworkError(f"the hub at {where} cannot be reached: {reason}", where=place.source, hint=hint or _OTHER_HUB)
 
 
-def no_hub(place: HubPlace, reason: str) -> NetworkError:
+def no_hub(place: HubSource, reason: str) -> NetworkError:
     """Return the error for a server that answers, but not as a hub."""
     message = f"the server at {place.address} does not answer as a model hub does"
     hint = f"a proxy's login page, perhaps; else {_OTHER_HUB}"
@@ -109,7 +109,7 @@ def no_hub(place: HubPlace, reason: str) -> NetworkError:
 
 
 @contextmanager
-def as_requests_does(place: HubPlace) -> Iterator[None]:
+def as_requests_does(place: HubSource) -> Iterator[None]:
     """Turn the failures of the hub's client, whose HTTP library depends on its version, into those of `requests`."""
     try:
         yield

@@ -19,7 +19,7 @@ from huggingface_hub import HfApi, constants, hf_hub_url
 from builder.errors import IntegrityError, ModelError, NetworkError
 from builder.host.config import build_ca_bundle
 from builder.model import patterns
-from builder.model.model_files import HubFile, Listing, path_flaw, shown
+from builder.model.model_files import HubFile, HubListing, path_flaw, shown
 from builder.remote import http
 from builder.remote.download import receive
 from builder.remote.hub.errors import as_requests_does, hub_errors, no_hub, token_header
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from builder.host.config import Config
     from builder.remote.download import PartialFile
-    from builder.remote.hub.model_sources import HubPlace
+    from builder.remote.hub.model_sources import HubSource
 
 _LISTING_TIMEOUT_S = 60.0
 _COMMIT = r"[0-9a-f]{40}([0-9a-f]{24})?"
@@ -41,7 +41,7 @@ _COMMIT = r"[0-9a-f]{40}([0-9a-f]{24})?"
 class HubFetcher:
     """A file of a model on a hub."""
 
-    place: HubPlace
+    place: HubSource
     file: HubFile
     session: requests.Session
 
@@ -80,7 +80,7 @@ def _authorised(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def list_files(place: HubPlace, config: Config, retry: http.Retry) -> Listing:
+def list_files(place: HubSource, config: Config, retry: http.Retry) -> HubListing:
     """Return the files of a model and the commit that its revision stands for now.
 
     Raises:
@@ -106,7 +106,7 @@ def list_files(place: HubPlace, config: Config, retry: http.Retry) -> Listing:
         raise no_hub(place, str(error)) from error
 
 
-def require_online(place: HubPlace) -> None:
+def require_online(place: HubSource) -> None:
     """Respect HF_HUB_OFFLINE.
 
     Raises:
@@ -117,7 +117,7 @@ def require_online(place: HubPlace) -> None:
         raise NetworkError("HF_HUB_OFFLINE is set, and the model is not here yet", where=place.source, hint=hint)
 
 
-def _listing(info: ModelInfo) -> Listing:
+def _listing(info: ModelInfo) -> HubListing:
     commit = info.sha or ""
     if not re.fullmatch(_COMMIT, commit):
         raise ValueError(f"no commit: {commit!r}")
@@ -125,7 +125,7 @@ def _listing(info: ModelInfo) -> Listing:
     tags = (tag.removeprefix("license:") for tag in info.tags or () if tag.startswith("license:"))
     licence = next(iter(tags), None)
     known = licence and re.fullmatch(patterns.LICENCE, licence)
-    return Listing(commit=commit, licence=licence if known else None, files=files)
+    return HubListing(commit=commit, licence=licence if known else None, files=files)
 
 
 def _file(sibling: Any) -> HubFile:

@@ -20,7 +20,7 @@ _COMMIT = r"[0-9a-f]{40}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FolderPlace:
+class FolderSource:
     """A folder. `revision` is the hub commit that it mirrors, if known; `stand_in` why it is not the same model."""
 
     path: Path
@@ -30,7 +30,7 @@ class FolderPlace:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HubPlace:
+class HubSource:
     """A model of a hub; `endpoint` None stands for the hub client's own."""
 
     repository: str
@@ -51,19 +51,19 @@ class HubPlace:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RegistryPlace:
+class RegistrySource:
     """A model in a registry, after mirror rules; `stand_in` says why it is not the same model, if a rule says so."""
 
     source: str
     reference: Reference
     stand_in: str | None = None
 
-    def at(self, digest: str) -> RegistryPlace:
+    def at(self, digest: str) -> RegistrySource:
         """Return the place pinned to a digest."""
         return replace(self, reference=self.reference.at(digest))
 
 
-Place = FolderPlace | HubPlace | RegistryPlace
+Place = FolderSource | HubSource | RegistrySource
 
 
 def locate(source: str, recipe_folder: Path, config: Config) -> Place:
@@ -76,7 +76,7 @@ def locate(source: str, recipe_folder: Path, config: Config) -> Place:
         return _in_registry(source, config)
     if "://" not in source:
         hint = "correct `source` in the recipe: it is relative to the recipe's own folder"
-        return FolderPlace(path=_expanded(recipe_folder, source), hint=hint)
+        return FolderSource(path=_expanded(recipe_folder, source), hint=hint)
     if not re.fullmatch(patterns.HUB_SOURCE, source) or ".." in source:
         raise ModelError(
             "this is not a source of models that jbuild knows",
@@ -87,21 +87,21 @@ def locate(source: str, recipe_folder: Path, config: Config) -> Place:
     wanted = (source, f"{_HUB}{repository}")
     for rule in sorted(config.model_mirrors, key=lambda r: r.source != source):
         if rule.source in wanted:
-            return FolderPlace(
+            return FolderSource(
                 path=rule.folder,
                 hint=f"correct the folder that [[model-mirrors]] in jbuild.toml gives for {rule.source}",
                 revision=revision if re.fullmatch(_COMMIT, revision) else None,
                 stand_in=rule.stand_in,
             )
-    return HubPlace(repository=repository, revision=revision, endpoint=config.hub_endpoint)
+    return HubSource(repository=repository, revision=revision, endpoint=config.hub_endpoint)
 
 
-def _in_registry(source: str, config: Config) -> RegistryPlace:
+def _in_registry(source: str, config: Config) -> RegistrySource:
     if not re.fullmatch(patterns.OCI_SOURCE, source):
         hint = "write oci://host/name:tag, or oci://host/name@sha256:…"
         raise ModelError("this is not the name of a model in a registry", where=source, hint=hint)
     used, rule = config.mirrored(source.removeprefix(_OCI))
-    return RegistryPlace(source=source, reference=Reference.parse(used), stand_in=rule.stand_in if rule else None)
+    return RegistrySource(source=source, reference=Reference.parse(used), stand_in=rule.stand_in if rule else None)
 
 
 def _expanded(recipe_folder: Path, source: str) -> Path:

@@ -16,7 +16,7 @@ import requests
 from builder.errors import JbuildError, NetworkError
 from builder.host.files import write_text
 from builder.remote import http
-from builder.remote.index.listing import Address, Index, Page
+from builder.remote.index.listing import Address, Index, ProjectPage
 from builder.remote.index.logins import REFUSED, Logins, variable, without_login
 from builder.remote.index.pages import ACCEPT, parse
 
@@ -48,11 +48,11 @@ class _UnusableError(requests.ConnectionError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Kept:
+class _CachedPage:
     """What came of asking for a page, or of asking an address, and until when that counts."""
 
     until: float
-    found: Page | JbuildError | requests.RequestException | None
+    found: ProjectPage | JbuildError | requests.RequestException | None
 
 
 @dataclass(slots=True)
@@ -68,10 +68,10 @@ class IndexClient:
     now: Callable[[], float] = time.monotonic
     _session: requests.Session = field(init=False)
     _logins: Logins = field(init=False)
-    _pages: dict[tuple[str, str], _Kept] = field(default_factory=dict)
+    _pages: dict[tuple[str, str], _CachedPage] = field(default_factory=dict)
     _locks: dict[tuple[str, str], threading.Lock] = field(default_factory=dict)
     _mutex: threading.Lock = field(default_factory=threading.Lock)
-    _failed: dict[str, _Kept] = field(default_factory=dict)
+    _failed: dict[str, _CachedPage] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._session = http.session(self.config, http.Patience(connect_s=10.0, read_s=30.0))
@@ -85,7 +85,7 @@ class IndexClient:
         """
         return self._logins.get(self._session, url, stream=True, **options)
 
-    def page(self, index: Index, project: str) -> Page | None:
+    def page(self, index: Index, project: str) -> ProjectPage | None:
         """Return what an index lists of a project (by its normalised name), or None if it does not know it.
 
         Raises:
@@ -101,15 +101,15 @@ class IndexClient:
         if isinstance(kept.found, JbuildError):
             # Each who asks gets one of their own: they write on it who they are.
             raise copy.copy(kept.found)
-        return kept.found if isinstance(kept.found, Page) else None
+        return kept.found if isinstance(kept.found, ProjectPage) else None
 
-    def _ask(self, index: Index, project: str) -> _Kept:
+    def _ask(self, index: Index, project: str) -> _CachedPage:
         try:
-            return _Kept(until=self.now() + _FRESH_S, found=self._ask_all(index, project))
+            return _CachedPage(until=self.now() + _FRESH_S, found=self._ask_all(index, project))
         except JbuildError as error:
-            return _Kept(until=self.now() + _DOWN_S, found=error)
+            return _CachedPage(until=self.now() + _DOWN_S, found=error)
 
-    def _ask_all(self, index: Index, project: str) -> Page | None:
+    def _ask_all(self, index: Index, project: str) -> ProjectPage | None:
         failures: list[tuple[str, requests.RequestException]] = []
         for address in index.addresses:
             url = f"{without_login(address.url).rstrip('/')}/{project}/"
@@ -122,7 +122,7 @@ class IndexClient:
             return page
         raise _unreachable(index, project, failures, failing_since(self.states, index.name, note=True))
 
-    def _ask_address(self, index: Index, address: Address, project: str, url: str) -> Page | None:
+    def _ask_address(self, index: Index, address: Address, project: str, url: str) -> ProjectPage | None:
         down = self._failed.get(address.url)
         if down and isinstance(down.found, requests.RequestException) and self.now() < down.until:
             # It has used up its tries for another project.
@@ -131,10 +131,10 @@ class IndexClient:
             return self.retry.run(lambda: self._read_page(index, address, project, url))
         except requests.RequestException as error:
             if http.is_transient(error):
-                self._failed[address.url] = _Kept(until=self.now() + _DOWN_S, found=error)
+                self._failed[address.url] = _CachedPage(until=self.now() + _DOWN_S, found=error)
             raise
 
-    def _read_page(self, index: Index, address: Address, project: str, url: str) -> Page | None:
+    def _read_page(self, index: Index, address: Address, project: str, url: str) -> ProjectPage | None:
         with self.get(url, headers={"Accept": ACCEPT}) as answer:
             if answer.status_code in _MISSING:
                 return None
@@ -145,7 +145,7 @@ class IndexClient:
             except ValueError as error:
                 raise _UnusableError(str(error)) from error
         shown = http.scrub(without_login(answer.url))
-        return Page(index=index.name, project=project, url=shown, files=files, stand_in=address.stand_in)
+        return ProjectPage(index=index.name, project=project, url=shown, files=files, stand_in=address.stand_in)
 
 
 @lru_cache(maxsize=4)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tie:
+class IndexPin:
     """Packages (a glob on normalised names) that come from one index only, and why."""
 
     packages: str
@@ -22,13 +22,13 @@ class Tie:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ties:
+class IndexPins:
     """All ties of a cell, the first that matches counts, and the indexes that they name."""
 
-    ties: tuple[Tie, ...] = ()
+    ties: tuple[IndexPin, ...] = ()
     indexes: tuple[Index, ...] = ()
 
-    def of(self, project: str) -> Tie | None:
+    def of(self, project: str) -> IndexPin | None:
         """Return the tie of a package, or None if it comes from uv's own indexes."""
         found = next((tie for tie in self.ties if fnmatch.fnmatchcase(project, tie.packages)), None)
         return None if found is None or found.index == DEFAULT else found

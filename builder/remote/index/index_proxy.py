@@ -22,7 +22,7 @@ from builder.remote.index.logins import without_login
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from builder.remote.index.index_view import Shelf
+    from builder.remote.index.index_view import IndexView
     from builder.remote.index.listing import IndexFile
 
 _JSON = "application/vnd.pypi.simple.v1+json"
@@ -39,14 +39,14 @@ _QUIET_S = 3.0
 _FILLING = {_JSON: b" ", _PLAIN: b"X-Patience: please\n"}
 
 
-class Front(ThreadingHTTPServer):
+class IndexProxy(ThreadingHTTPServer):
     """Serves a shelf. Only who knows the address can ask: its path holds a random key."""
 
     daemon_threads = True
     # uv asks for dozens of packages at once; who finds the queue full is heard a second later.
     request_queue_size = 128
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: IndexView) -> None:
         """Listen on a free port of loopback."""
         super().__init__(("127.0.0.1", 0), _Handler)
         self.shelf = shelf
@@ -90,9 +90,9 @@ class Front(ThreadingHTTPServer):
 
 
 @contextmanager
-def running_front(shelf: Shelf) -> Iterator[Front]:
+def running_front(shelf: IndexView) -> Iterator[IndexProxy]:
     """Serve a shelf while the block runs."""
-    front = Front(shelf)
+    front = IndexProxy(shelf)
     thread = threading.Thread(target=front.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     # Else the body waits until uv has acknowledged the head: forty milliseconds an answer.
     disable_nagle_algorithm = True
-    server: Front
+    server: IndexProxy
 
     def log_message(self, *args: object) -> None:
         """Say nothing: progress is the console's."""

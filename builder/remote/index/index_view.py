@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from builder.host.paths import Workspace
     from builder.remote.download import PartialFile
     from builder.remote.index.index_client import IndexClient
-    from builder.remote.index.index_pins import Ties
-    from builder.remote.index.listing import Index, IndexFile, Page
+    from builder.remote.index.index_pins import IndexPins
+    from builder.remote.index.listing import Index, IndexFile, ProjectPage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +50,7 @@ class ChangedFile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Offer:
+class Candidate:
     """A file that may be taken, and the index that it is on."""
 
     index: Index
@@ -58,20 +58,20 @@ class Offer:
 
 
 @dataclass(slots=True)
-class Shelf:
+class IndexView:
     """The tied packages of one cell. Threads may share it.
 
     `locked` are the files of the lock before, by name, with their sha256 and URL: those that are in the wheelhouse are
     still offered when the index serves others under their names.
     """
 
-    ties: Ties
+    ties: IndexPins
     client: IndexClient
     workspace: Workspace
     locked: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    offers: dict[str, Offer] = field(default_factory=dict)
+    offers: dict[str, Candidate] = field(default_factory=dict)
     changed: dict[str, ChangedFile] = field(default_factory=dict)
-    pages: dict[str, Page] = field(default_factory=dict)
+    pages: dict[str, ProjectPage] = field(default_factory=dict)
     errors: list[Exception] = field(default_factory=list)
     _unreadable: dict[str, JbuildError] = field(default_factory=dict)
     _mutex: threading.Lock = field(default_factory=threading.Lock)
@@ -97,7 +97,7 @@ class Shelf:
         files = tuple(self._locked_or(index, file) for file in named.values())
         with self._mutex:
             self.pages[project] = page
-            self.offers.update({file.sha256 or "": Offer(index=index, file=file) for file in files})
+            self.offers.update({file.sha256 or "": Candidate(index=index, file=file) for file in files})
         return files
 
     def metadata(self, sha256: str) -> bytes:

@@ -46,7 +46,7 @@ class IndexFile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Page:
+class ProjectPage:
     """What an index lists of one project; `url` is the address that answered, without credentials."""
 
     index: str

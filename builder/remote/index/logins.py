@@ -37,7 +37,7 @@ class Login:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Place:
+class _IndexAddress:
     """The address of an index, without the log-in that it goes with."""
 
     url: str
@@ -53,7 +53,7 @@ class Logins:
     """
 
     config: Config
-    _places: tuple[_Place, ...] = field(init=False)
+    _places: tuple[_IndexAddress, ...] = field(init=False)
     _asked: dict[tuple[str, str], Login | None] = field(default_factory=dict)
     _mutex: threading.Lock = field(default_factory=threading.Lock)
 
@@ -74,15 +74,17 @@ class Logins:
             answer = session.get(url, auth=_auth(found), **options)
         return answer
 
-    def _place(self, url: str) -> _Place:
+    def _place(self, url: str) -> _IndexAddress:
         """Return the index on the same server whose address has most in common with a URL."""
         bare, root = without_login(url), _root(url)
         here = [place for place in self._places if _root(place.url) == root]
         return max(
-            here, key=lambda place: len(os.path.commonpath([place.url, bare])), default=_Place(url=root, login=None)
+            here,
+            key=lambda place: len(os.path.commonpath([place.url, bare])),
+            default=_IndexAddress(url=root, login=None),
         )
 
-    def _from_keyring(self, place: _Place) -> Login | None:
+    def _from_keyring(self, place: _IndexAddress) -> Login | None:
         with self._mutex:
             if _key(place) not in self._asked:
                 self._asked[_key(place)] = _ask_keyring(place)
@@ -100,7 +102,7 @@ def variable(name: str) -> str:
     return f"UV_INDEX_{re.sub(r'[^A-Za-z0-9]', '_', name).upper()}"
 
 
-def _places(config: Config) -> Iterator[_Place]:
+def _places(config: Config) -> Iterator[_IndexAddress]:
     for row in with_own(config.indexes):
         yield from (_place(address.url, row.name) for address in addresses(row.url, config.index_mirrors))
     yield from (_place(rule.mirror, None) for rule in config.index_mirrors if rule.prefix == DEFAULT)
@@ -109,12 +111,14 @@ def _places(config: Config) -> Iterator[_Place]:
             yield _place(found["url"], found["name"])
 
 
-def _place(url: str, name: str | None) -> _Place:
+def _place(url: str, name: str | None) -> _IndexAddress:
     parts = urlsplit(url)
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     if not user and not password and name:
         user, password = (os.environ.get(f"{variable(name)}_{part}", "") for part in ("USERNAME", "PASSWORD"))
-    return _Place(url=without_login(url), login=Login(user=user, password=password) if user or password else None)
+    return _IndexAddress(
+        url=without_login(url), login=Login(user=user, password=password) if user or password else None
+    )
 
 
 def _root(url: str) -> str:
@@ -122,7 +126,7 @@ def _root(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}".lower()
 
 
-def _key(place: _Place) -> tuple[str, str]:
+def _key(place: _IndexAddress) -> tuple[str, str]:
     return place.url, place.login.user if place.login else ""
 
 
@@ -131,7 +135,7 @@ def _auth(login: Login | None) -> tuple[str, str] | None:
     return (login.user.encode(), login.password.encode()) if login else None  # type: ignore[return-value]
 
 
-def _ask_keyring(place: _Place) -> Login | None:
+def _ask_keyring(place: _IndexAddress) -> Login | None:
     """Ask the `keyring` program, if there is one, by the index's address, then by its server, as uv does."""
     if not process.find_program("keyring"):
         return None
