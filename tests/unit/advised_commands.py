@@ -37,8 +37,9 @@ _OPTION = re.compile(r"(--[a-z][a-z0-9-]*)(?:[ =].*)?")
 _FOREIGN_OPTIONS = frozenset(
     """
     --cache-to --compile-bytecode --driver --dtype --enforce-eager --gpu-memory-utilization --host
-    --insecure-ignore-tlog --ipc --kv-cache-dtype --max-model-len --max-num-seqs --metrics-port --name --network --only --platform --port
-    --quantization --runtime --secret --served-model-name --small --tensor-parallel-size --warmup
+    --insecure-ignore-tlog --ipc --kv-cache-dtype --max-model-len --max-num-seqs --metrics-port --name --network
+    --only --platform --port --quantization --runtime --secret --served-model-name --small --tensor-parallel-size
+    --warmup
     """.split()  # noqa: SIM905  # a list of words reads as words
 )
 # A script's array of options, and its use.

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from builder.host.paths import Workspace
     from builder.host.session import Session
 
-STYLE = Path(__file__).parents[2] / "builder" / "report" / "templates" / "page.css"
+STYLE = Path(__file__).parents[2] / "builder" / "project" / "page" / "templates" / "page.css"
 CELL = "v0_15_1-debian12"
 BAD = '</script><script>window.hit=1</script><img src=x onerror="window.hit=1">\'"&\x1b[31m\u202e'
 

@@ -192,7 +192,7 @@ def test_shipped_folders_are_found() -> None:
 
 def test_shipped_folders_inside_the_package_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "builder" / "share" / "recipes").mkdir(parents=True)
-    monkeypatch.setattr(workspace_module, "__file__", str(tmp_path / "builder" / "workspace.py"))
+    monkeypatch.setattr(workspace_module, "__file__", str(tmp_path / "builder" / "host" / "paths.py"))
     assert shipped("recipes") == tmp_path / "builder" / "share" / "recipes"
     assert shipped("dockerfiles") == tmp_path / "dockerfiles"
 
