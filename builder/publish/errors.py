@@ -32,9 +32,11 @@ class PublicationError(RegistryError):
 
 def _tags_now(publication: Publication) -> str:
     tagged = [
-        f"{each.repository} ({', '.join(t.name for t in each.tags)})" for each in publication.registries if each.tags
+        f"{registry.repository} ({', '.join(t.name for t in registry.tags)})"
+        for registry in publication.registries
+        if registry.tags
     ]
     if tagged:
         return f"Tags were put in {', '.join(tagged)}"
-    begun = any(failure.stage == "tags" for failure in publication.failures)
-    return "No tag reads back as it should" if begun else "No tag was put anywhere"
+    is_tagging = any(failure.stage == "tags" for failure in publication.failures)
+    return "No tag reads back as it should" if is_tagging else "No tag was put anywhere"

@@ -67,7 +67,7 @@ class Evidence:
     @property
     def signed(self) -> bool:
         """Whether the image itself has a signature."""
-        return any(each.tag == "sig" for each in self.cosign)
+        return any(layer.tag == "sig" for layer in self.cosign)
 
 
 def of_cell(run: CellRun) -> Evidence:
@@ -111,20 +111,20 @@ def evidence(run: CellRun, signer: Signer | None) -> Evidence:
     )
 
 
-def together(*parts: Evidence) -> Evidence:
+def together(*collections: Evidence) -> Evidence:
     """Return all parts as one, what is the same once."""
-    artifacts = {each.referrer.descriptor.digest: each for part in parts for each in part.artifacts}
-    layers = {(each.tag, str(each.layer)): each for part in parts for each in part.cosign}
+    artifacts = {item.referrer.descriptor.digest: item for evidence in collections for item in evidence.artifacts}
+    layers = {(item.tag, str(item.layer)): item for evidence in collections for item in evidence.cosign}
     return Evidence(artifacts=tuple(artifacts.values()), cosign=tuple(layers.values()))
 
 
 def stated(image: Descriptor, name: str, content: bytes, signer: Signer | None) -> Evidence:
     """Return a statement as evidence: signed, in an envelope that cosign finds too, else bare."""
     signature = signer.sign(statements.signed_bytes(content)) if signer else None
-    return kept(image, name, statements.envelope(content, signature) if signature else content)
+    return cosign_evidence(image, name, statements.envelope(content, signature) if signature else content)
 
 
-def kept(image: Descriptor, name: str, content: bytes) -> Evidence:
+def cosign_evidence(image: Descriptor, name: str, content: bytes) -> Evidence:
     """Return a statement that is there already, bare or in an envelope, as evidence.
 
     Raises:
@@ -133,11 +133,11 @@ def kept(image: Descriptor, name: str, content: bytes) -> Evidence:
     payload, signatures = statements.opened(content, name)
     kind = statements.parse(payload, name).predicate_type
     media_type = ENVELOPE if signatures else statements.PAYLOAD_TYPE
-    made = artifact(image, name, statements.PAYLOAD_TYPE, content, {PREDICATE_TYPE: kind}, media_type=media_type)
+    item = artifact(image, name, statements.PAYLOAD_TYPE, content, {PREDICATE_TYPE: kind}, media_type=media_type)
     if not signatures:
-        return Evidence(artifacts=(made,))
+        return Evidence(artifacts=(item,))
     layer = _layer(ENVELOPE, content, {_SIGNATURE: "", "predicateType": kind})
-    return Evidence(artifacts=(made,), cosign=(CosignLayer(tag="att", layer=layer, content=content),))
+    return Evidence(artifacts=(item,), cosign=(CosignLayer(tag="att", layer=layer, content=content),))
 
 
 def artifact(

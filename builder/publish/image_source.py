@@ -78,15 +78,15 @@ def from_layout(image: Image, layout: Path) -> ImageSource:
     Raises:
         IntegrityError: the layout does not hold the image.
     """
-    for part in oci.parts(image):
-        _require(layout, part)
+    for blob in oci.parts(image):
+        _require(layout, blob)
     path = oci.blob(layout, image.digest)
     content = path.read_bytes()
     if f"sha256:{hashlib.sha256(content).hexdigest()}" != image.digest:
         raise IntegrityError(
             "the built image's manifest is damaged", where=str(path), hint="build it again with --force"
         )
-    blobs = [LayoutBlob(layout, part.digest, part.size) for part in (*image.layers, image.config)]
+    blobs = [LayoutBlob(layout, blob.digest, blob.size) for blob in (*image.layers, image.config)]
     return ImageSource(manifest=image.manifest, content=content, labels=image.labels, blobs=_ordered(blobs))
 
 
@@ -105,7 +105,7 @@ def from_registry(client: RegistryClient, reference: Reference) -> ImageSource:
             where=str(reference),
             hint=f"name one of its images by digest: `docker buildx imagetools inspect {reference}` lists them",
         )
-    config, *layers = _parts(content, reference)
+    config, *layers = _blobs_of(content, reference)
     labels = labels_of(client.read_blob(repository, config.digest))
     blobs = [RemoteBlob(client, repository, blob.digest, blob.size) for blob in (*layers, config)]
     return ImageSource(
@@ -122,13 +122,13 @@ def labels_of(config: bytes) -> Pairs:
         return ()
 
 
-def _parts(content: bytes, reference: Reference) -> list[Descriptor]:
+def _blobs_of(content: bytes, reference: Reference) -> list[Descriptor]:
     """Return an image manifest's configuration and layers."""
     try:
         manifest = json.loads(content)
         return [
-            Descriptor(media_type=str(part["mediaType"]), digest=str(part["digest"]), size=int(part["size"]))
-            for part in (manifest["config"], *manifest["layers"])
+            Descriptor(media_type=str(blob["mediaType"]), digest=str(blob["digest"]), size=int(blob["size"]))
+            for blob in (manifest["config"], *manifest["layers"])
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise RegistryError(

@@ -88,18 +88,18 @@ def publish(
     rules, unnamed = named(wish.tags, dict(source.labels))
     wish = replace(wish, tags=rules)
     goals = _goals(targets, wish, config, replace(retry or Retry(), sleep=token.sleep), console, token)
-    given, withheld = (wish.tags, ()) if wish.building_block else earned(wish.tags, wish.level)
+    allowed, withheld = (wish.tags, ()) if wish.building_block else earned(wish.tags, wish.level)
 
     def add(goal: _Destination) -> None:
-        there = goal.target
-        goal.attached = attach(there.client, there.reference.repository, source.digest, wish.evidence)
+        target = goal.target
+        goal.attached = attach(target.client, target.reference.repository, source.digest, wish.evidence)
 
     def judge(goal: _Destination) -> None:
-        goal.withheld = goal.target.judge(source, given, force=wish.force_tags)
+        goal.withheld = goal.target.judge(source, allowed, force=wish.force_tags)
 
     def tag(goal: _Destination) -> None:
-        kept = {each.name for each in goal.withheld}
-        goal.target.tag(source, [rule.name for rule in given if rule.name not in kept], goal.put.append)
+        names = {tag.name for tag in goal.withheld}
+        goal.target.tag(source, [rule.name for rule in allowed if rule.name not in names], goal.put.append)
 
     _send_everywhere(goals, source, config, console, token)
     _everywhere([goal for goal in goals if not goal.failure], "attachments", add, token)
@@ -125,14 +125,14 @@ def _goals(
     for reference in references.values():
         for rule in wish.tags:
             replace(reference, tag=rule.name)
-    own = {reference.host for reference in references.values()}
+    hosts = {reference.host for reference in references.values()}
 
     def goal(reference: Reference) -> _Destination:
         own_token = token.child()
         policy = replace(
             retry, sleep=own_token.sleep, on_retry=lambda why: console.say(f"pushing to {reference.host}: {why}")
         )
-        client = connect(reference.host, config, own=own, retry=policy)
+        client = connect(reference.host, config, own=hosts, retry=policy)
         return _Destination(target=RegistryTarget(client=client, reference=reference, token=own_token))
 
     return [goal(reference) for reference in references.values()]
@@ -159,10 +159,10 @@ def _send_everywhere(
     hosts: dict[str, list[_Destination]] = {}
     for goal in goals:
         hosts.setdefault(goal.target.reference.host, []).append(goal)
-    near = [each for each in (_base_of(source, config), source.origin) if each]
+    references = [reference for reference in (_base_of(source, config), source.origin) if reference]
 
     def send_to(host: str) -> None:
-        sources = [each.repository for each in near if each.host == host]
+        sources = [reference.repository for reference in references if reference.host == host]
         for goal in hosts[host]:
             try:
                 goal.sent = goal.target.send(source, tuple(sources), console)
@@ -188,17 +188,17 @@ def _base_of(source: ImageSource, config: Config) -> Reference | None:
 
 
 def _record(goal: _Destination, source: ImageSource, *, signed: bool) -> RegistryPublication:
-    sent = goal.sent
-    if sent is None:
+    transferred = goal.sent
+    if transferred is None:
         raise AssertionError("only registries that hold the image are recorded")
     return RegistryPublication(
         repository=goal.name,
         digest=source.digest,
         tags=tuple(goal.put),
-        bytes_sent=sent.sent,
-        bytes_mounted=sent.mounted,
-        bytes_there=sent.there,
-        seconds=sent.seconds,
+        bytes_sent=transferred.sent,
+        bytes_mounted=transferred.mounted,
+        bytes_there=transferred.there,
+        seconds=transferred.seconds,
         withheld=goal.withheld,
         attached=goal.attached,
         signed=signed,

@@ -57,8 +57,8 @@ class RegistryTarget:
         """
         started, repository = time.monotonic(), self.reference.repository
         blobs = source.blobs
-        held = self._for_each(blobs, lambda blob: self.client.has_blob(repository, blob.digest, right="push"))
-        missing = tuple(blob for blob, there in zip(blobs, held, strict=True) if not there)
+        present = self._for_each(blobs, lambda blob: self.client.has_blob(repository, blob.digest, right="push"))
+        missing = tuple(blob for blob, is_present in zip(blobs, present, strict=True) if not is_present)
         mounted = self._for_each(missing, lambda blob: self._mount(blob, mount_from))
         to_send = tuple(blob for blob, done in zip(missing, mounted, strict=True) if not done)
         if to_send:
@@ -66,10 +66,10 @@ class RegistryTarget:
         if self.client.head_manifest(repository, source.digest) is None:
             self._put(source)
         self._compare(source.digest, source.content)
-        sent, lacking = _bytes(to_send), _bytes(missing)
+        sizes, lacking = _bytes(to_send), _bytes(missing)
         return BytesSent(
-            sent=sent,
-            mounted=lacking - sent,
+            sent=sizes,
+            mounted=lacking - sizes,
             there=_bytes(blobs) - lacking,
             seconds=round(time.monotonic() - started, 3),
         )
@@ -80,20 +80,20 @@ class RegistryTarget:
         Raises:
             RegistryError: an immutable tag is on another image; all such tags are named.
         """
-        withheld, taken = [], []
+        withheld, accepted = [], []
         for rule in rules if not force else ():
             self.token.check()
             before = self.client.head_manifest(self.reference.repository, rule.name)
             if before is None or before.digest == source.digest:
                 continue
             if rule.immutable:
-                taken.append(f"{rule.name} is on {before.digest}")
+                accepted.append(f"{rule.name} is on {before.digest}")
             elif rule.moving:
                 reason = not_forward(dict(source.labels), dict(self.labels(before.digest)))
                 withheld += [TagWithheld(name=rule.name, reason=reason)] if reason else []
-        if taken:
+        if accepted:
             raise RegistryError(
-                f"immutable tags are on another image than {source.digest}: {', '.join(taken)}",
+                f"immutable tags are on another image than {source.digest}: {', '.join(accepted)}",
                 where=self.reference.name,
                 hint="give the new image another tag, or put the tags on it all the same with --force-tags",
             )
@@ -153,7 +153,7 @@ class RegistryTarget:
     def _mount(self, blob: BlobSource, mount_from: tuple[str, ...]) -> bool:
         repository = self.reference.repository
         return any(
-            self.client.mount_blob(repository, blob.digest, other) for other in mount_from if other != repository
+            self.client.mount_blob(repository, blob.digest, source) for source in mount_from if source != repository
         )
 
     def _upload(self, blobs: tuple[BlobSource, ...], console: Console) -> None:

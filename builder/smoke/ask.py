@@ -39,10 +39,10 @@ def ask(server: ServerUnderTest, model: str, question: Question, within_s: float
     logprobs = logprobs or bool(question.tokens)
     if question.at_once > 1:
         with ThreadPoolExecutor(question.at_once) as pool:
-            asked = [
+            futures = [
                 pool.submit(server.ask, model, question, within_s, logprobs=logprobs) for _ in range(question.at_once)
             ]
-            replies = [each.result() for each in asked]
+            replies = [future.result() for future in futures]
     else:
         replies = [server.ask(model, question, within_s, logprobs=logprobs)]
     for reply in replies:
@@ -60,26 +60,26 @@ def unmet(question: Question, reply: Reply) -> str | None:
 
 def _misses(question: Question, reply: Reply) -> Iterator[str]:
     text, tokens = reply.answer.text, [token.text for token in reply.tokens]
-    got = f"got: {text[:SHOWN]!r}"
+    reply_text = f"got: {text[:SHOWN]!r}"
     if question.expect is not None and not re.search(question.expect, text):
-        yield f"expected: {question.expect}; {got}"
+        yield f"expected: {question.expect}; {reply_text}"
     if question.text is not None and text != question.text:
-        yield f"expected to the letter: {question.text[:SHOWN]!r}; {got}"
-    first, wanted = tokens[: len(question.tokens)], list(question.tokens)
-    if first != wanted:
-        yield f"expected the tokens {wanted}; got: {first}"
+        yield f"expected to the letter: {question.text[:SHOWN]!r}; {reply_text}"
+    first, expected = tokens[: len(question.tokens)], list(question.tokens)
+    if first != expected:
+        yield f"expected the tokens {expected}; got: {first}"
     if reply.answer.tokens < question.min_tokens:
         yield f"expected at least {question.min_tokens} tokens; got {reply.answer.tokens}: {text[:SHOWN]!r}"
     if question.schema and (problem := guided_schema.unmet(text, question.schema)):
-        yield f"expected JSON of the schema, but {problem}; {got}"
+        yield f"expected JSON of the schema, but {problem}; {reply_text}"
     if reply.answer.tokens >= _STREAMED and reply.pieces == 1:
         yield f"expected a stream; {reply.answer.tokens} tokens came in one piece"
 
 
-def _check_whole(whole: Reply, streamed: Reply) -> None:
-    if whole.answer.text != streamed.answer.text:
+def _check_whole(complete: Reply, streamed: Reply) -> None:
+    if complete.answer.text != streamed.answer.text:
         message = f"expected the same text without streaming: {streamed.answer.text[:SHOWN]!r}"
-        raise WrongAnswerError(f"{message}; got: {whole.answer.text[:SHOWN]!r}", whole.answer)
+        raise WrongAnswerError(f"{message}; got: {complete.answer.text[:SHOWN]!r}", complete.answer)
 
 
 def together(answers: Sequence[Answer]) -> Answer:

@@ -73,7 +73,7 @@ def _smoke(run: CellRun, name: str, engine: Engine, reached: Level, recorded: tu
         usual_start_s=last.ready_s if last else None,
     )
     log = folder.path / "smoke.log"
-    verdict = smoke(run.image, name, run.job.spec, engine, session.console, log=log, given=reference)
+    verdict = smoke(run.image, name, run.job.spec, engine, session.console, log=log, baseline=reference)
     if last:
         verdict = _compared(run, verdict, last)
     records.write(last_path, "", verdict)

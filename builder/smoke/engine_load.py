@@ -77,15 +77,15 @@ def _load(client: DockerClient, image: Image, layout: Path, console: Console) ->
         hint = "build it again: `jbuild build RECIPE --force`"
         raise IntegrityError("a blob of the image is not whole in the cache", where=str(lost[0]), hint=hint)
     # The rest of the tag keeps two jbuild processes from taking each other's image away, and tells whose it was.
-    own = f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-    name = f"{REPOSITORY}:{image.digest.partition(':')[2][:12]}-{own}"
-    held = _held(client, layout)
-    if held and not _send(client, image, layout, name, console, without=held):
+    tag = f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    name = f"{REPOSITORY}:{image.digest.partition(':')[2][:12]}-{tag}"
+    layers = _layers_in_use(client, layout)
+    if layers and not _send(client, image, layout, name, console, without=layers):
         return name
     reason = _send(client, image, layout, name, console)
     if reason:
         # It may have been right to refuse.
-        changed = next(filter(None, (fault(layout, part.digest) for part in parts(image))), None)
+        changed = next(filter(None, (fault(layout, blob.digest) for blob in parts(image))), None)
         raise changed or _not_taken(reason, name)
     return name
 
@@ -107,17 +107,17 @@ def _send(
     return reason
 
 
-def _held(client: DockerClient, layout: Path) -> frozenset[str]:
+def _layers_in_use(client: DockerClient, layout: Path) -> frozenset[str]:
     """Return the layers that an engine with containerd's store has: those of its images that are of this layout.
 
     It takes an image without them; other engines name images by what is no manifest, so that nothing is found.
     """
-    found: set[str] = set()
-    for listed in client.api.images():
-        path = blob(layout, str(listed["Id"]))
+    layers: set[str] = set()
+    for image in client.api.images():
+        path = blob(layout, str(image["Id"]))
         with suppress(OSError, ValueError, KeyError, TypeError):
-            found |= {str(layer["digest"]) for layer in json.loads(path.read_bytes())["layers"]}
-    return frozenset(found)
+            layers |= {str(layer["digest"]) for layer in json.loads(path.read_bytes())["layers"]}
+    return frozenset(layers)
 
 
 def _not_taken(reason: str, name: str) -> EngineError:
@@ -153,8 +153,8 @@ def _machine() -> str:
 
 def _forget_abandoned(client: DockerClient) -> None:
     """Take the names away that jbuild processes of this machine left which were killed."""
-    for listed in client.api.images(name=REPOSITORY):
-        for name in listed.get("RepoTags") or ():
+    for image in client.api.images(name=REPOSITORY):
+        for name in image.get("RepoTags") or ():
             owner = _OWNED.fullmatch(name)
             if owner and owner[1] == _machine() and not is_alive(int(owner[2])):
                 _forget(client, name)

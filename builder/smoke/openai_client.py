@@ -133,10 +133,14 @@ def _reply(title: str, streamed: StreamedAnswer) -> Reply:
 def _tokens(logprobs: dict[str, Any]) -> Iterator[Token]:
     """Yield the tokens with their log-probabilities, which chats and completions write differently."""
     for entry in logprobs.get("content") or ():
-        top = tuple((str(other["token"]), float(other["logprob"])) for other in entry.get("top_logprobs") or ())
+        top = tuple(
+            (str(candidate["token"]), float(candidate["logprob"])) for candidate in entry.get("top_logprobs") or ()
+        )
         yield Token(text=str(entry["token"]), logprob=float(entry["logprob"]), top=top)
     chosen = zip(logprobs.get("tokens") or (), logprobs.get("token_logprobs") or (), strict=True)
-    others = logprobs.get("top_logprobs") or ()
+    candidates = logprobs.get("top_logprobs") or ()
     for index, (text, logprob) in enumerate(chosen):
-        top = tuple((str(name), float(value)) for name, value in (others[index] or {}).items()) if others else ()
+        top = (
+            tuple((str(name), float(value)) for name, value in (candidates[index] or {}).items()) if candidates else ()
+        )
         yield Token(text=str(text), logprob=float(logprob), top=top)

@@ -25,7 +25,7 @@ def question_fingerprint(spec: Spec, golden: Sequence[Golden]) -> str:
     """Return the fingerprint of everything that an image is asked; how long it may take proves nothing."""
     smoke = spec.smoke
     questions = (smoke.questions, smoke.environment, smoke.api_key, smoke.golden_tolerance)
-    return records.fingerprint(questions, spec.server, [(row.asked, row.model, row.tokens) for row in golden])
+    return records.fingerprint(questions, spec.server, [(row.prompt, row.model, row.tokens) for row in golden])
 
 
 def find_verdict(workspace: Workspace, digest: str, level: Level, question: str) -> Verdict | None:

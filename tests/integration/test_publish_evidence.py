@@ -16,7 +16,7 @@ from builder.errors import RegistryError, UsageError
 from builder.host.config import Config
 from builder.model.audits import Audit
 from builder.publish import statements
-from builder.publish.attachments import found
+from builder.publish.attachments import evidence_of
 from builder.publish.errors import PublicationError
 from builder.publish.signing import Signer, is_signed
 from builder.publish.stage import still_published
@@ -210,7 +210,7 @@ def test_runs_that_attach_at_once_find_together(registry: Registry, image: Image
 def test_everything_is_found_again(registry: Registry, image: Image, layout: Path, tmp_path: Path, keys: Keys) -> None:
     proof = make_evidence(image, tmp_path, keys.signer)
     push(image, layout, registry.host, evidence=proof)
-    there = found(connect(registry.host, Config()), "vllm", image.digest)
+    there = evidence_of(connect(registry.host, Config()), "vllm", image.digest)
     assert [each.referrer.descriptor.digest for each in there.artifacts] == [
         each.referrer.descriptor.digest for each in proof.artifacts
     ]
@@ -227,7 +227,7 @@ def test_what_is_listed_but_gone_is_passed_over(registry: Registry, image: Image
     # A registry takes no list of what it does not hold, but may lose it later: the front tells of such a list.
     listed = Fault(match="GET .*referrers", kind="answer", status=200, body=json.dumps(index).encode(), times=None)
     with running_front(registry, listed) as front:
-        there = found(connect(front.host, Config()), "vllm", image.digest)
+        there = evidence_of(connect(front.host, Config()), "vllm", image.digest)
     assert len(there.artifacts) == len(proof.artifacts)
 
 

@@ -18,7 +18,7 @@ from builder.model.descriptors import Descriptor
 from builder.model.verdicts import Answer, Verdict
 from builder.publish import statements
 from builder.publish.attachments import parts_of
-from builder.publish.evidence import Evidence, artifact, kept, signature_of, signed_payload, together
+from builder.publish.evidence import Evidence, artifact, cosign_evidence, signature_of, signed_payload, together
 from builder.publish.statements import (
     PAYLOAD_TYPE,
     VERDICT,
@@ -142,7 +142,10 @@ def test_an_artifact_refers_to_the_image() -> None:
 
 
 def test_a_signed_statement_lies_where_cosign_looks_too() -> None:
-    bare, signed = kept(IMAGE, "verdict", said({})), kept(IMAGE, "verdict", envelope(said({}), "c2ln"))
+    bare, signed = (
+        cosign_evidence(IMAGE, "verdict", said({})),
+        cosign_evidence(IMAGE, "verdict", envelope(said({}), "c2ln")),
+    )
     assert (len(bare.artifacts), len(bare.cosign)) == (1, 0)
     (layer,) = signed.cosign
     assert (layer.tag, layer.layer["annotations"]["predicateType"]) == ("att", VERDICT)

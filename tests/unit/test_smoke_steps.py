@@ -76,7 +76,7 @@ def test_a_start_that_stands_still_and_one_that_moves(silent_s: float, fault: st
 
 
 def entry(*tokens: Token) -> golden.Golden:
-    return golden.Golden(asked=golden.asked(QUESTION), model="m", title="q", source="s", tokens=tokens)
+    return golden.Golden(prompt=golden.prompt_of(QUESTION), model="m", title="q", source="s", tokens=tokens)
 
 
 def test_an_answer_is_compared_with_its_golden_one() -> None:
@@ -109,7 +109,7 @@ def test_answers_are_recorded_on_request_only() -> None:
     assert wants_logprobs(running, QUESTION)
     accept(running, QUESTION, REPLY, "question")
     (made,) = recorded
-    assert (made.asked, made.model, made.tokens) == (golden.asked(QUESTION), "m", TOKENS)
+    assert (made.asked, made.model, made.tokens) == (golden.prompt_of(QUESTION), "m", TOKENS)
     assert "level emulated" in made.source
     assert "cell cell" in made.source
 

@@ -41,21 +41,21 @@ def command(recipe: str | None, fix: bool, as_json: bool) -> int:
     session = open_session(as_json=as_json)
     loaded = load(find(recipe, session.workspace.recipe_folders)) if recipe else None
     checks = list(examine(case_of(session, loaded)))
-    mended = mend(checks, session.console) if fix else []
-    if mended:
+    fixes = mend(checks, session.console) if fix else []
+    if fixes:
         checks = list(examine(case_of(session, loaded)))
     usable = all(check.state != "error" for check in checks)
-    result = DoctorResult(usable=usable, checks=tuple(checks), mended=tuple(mended))
-    show(result, text(checks, mended), session.console)
+    result = DoctorResult(usable=usable, checks=tuple(checks), mended=tuple(fixes))
+    show(result, text(checks, fixes), session.console)
     return 0 if usable else EngineError.exit_code
 
 
-def text(checks: Sequence[Check], mended: Sequence[AppliedFix]) -> str:
+def text(checks: Sequence[Check], fixes: Sequence[AppliedFix]) -> str:
     """Return the checks as text."""
     lines: list[str] = []
     for before, check in zip((None, *checks), checks, strict=False):
         lines += _check(check, again=before is not None and before.name == check.name)
-    for fix in mended:
+    for fix in fixes:
         lines.append(f"fixed: {fix.command}" if fix.failure is None else f"not fixed: {fix.command}: {fix.failure}")
     return "\n".join(map(printable, [*lines, verdict(checks)]))
 

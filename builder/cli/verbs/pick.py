@@ -43,7 +43,7 @@ def command(
     Ends with exit code 11 if there is none.
     """
     session, recipe, host = selection.session, selection.recipe, host_of(board, l4t)
-    targets = required_targets(recipe.spec.publish, registries, session.config, where=str(recipe.path))
+    targets = required_targets(recipe.spec.publish, registries, session.config, location=str(recipe.path))
     rows = pick(selection.jobs(), host, targets, session, level=level)
     best = rows[0] if not rows[0].out else None
     image = best.image if best else None
