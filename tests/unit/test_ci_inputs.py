@@ -108,7 +108,7 @@ def test_a_lock_a_template_and_settings(project: SmallProject) -> None:
 
 
 def recorded(asked: str) -> golden.Golden:
-    return golden.Golden(asked=asked, model="", title="t", source="s", tokens=(Token(text="Paris", logprob=-0.5),))
+    return golden.Golden(prompt=asked, model="", title="t", source="s", tokens=(Token(text="Paris", logprob=-0.5),))
 
 
 def test_only_golden_answers_to_the_questions_of_a_cell(project: SmallProject) -> None:

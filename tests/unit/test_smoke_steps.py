@@ -109,7 +109,7 @@ def test_answers_are_recorded_on_request_only() -> None:
     assert wants_logprobs(running, QUESTION)
     accept(running, QUESTION, REPLY, "question")
     (made,) = recorded
-    assert (made.asked, made.model, made.tokens) == (golden.prompt_of(QUESTION), "m", TOKENS)
+    assert (made.prompt, made.model, made.tokens) == (golden.prompt_of(QUESTION), "m", TOKENS)
     assert "level emulated" in made.source
     assert "cell cell" in made.source
 
