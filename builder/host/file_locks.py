@@ -62,7 +62,7 @@ _NAME = "cache-in-use"
 
 @contextmanager
 def in_use(workspace: Workspace) -> Iterator[None]:
-    """Keep a prune from taking images away while the block runs; waits for one that is at it.
+    """Lock out a prune while the block runs; wait for a running one.
 
     Raises:
         DiskError: the cache cannot be used.
@@ -74,7 +74,7 @@ def in_use(workspace: Workspace) -> Iterator[None]:
 
 @contextmanager
 def alone(workspace: Workspace) -> Iterator[bool]:
-    """Tell whether nobody else uses the cache; if so, nobody begins while the block runs.
+    """Yield whether no other process uses the cache; if so, lock others out while the block runs.
 
     Raises:
         DiskError: the cache cannot be used.

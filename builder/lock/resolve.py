@@ -14,8 +14,8 @@ from builder.jetson.pythons import standalone
 from builder.lock import lockfile, unresolved
 from builder.lock.advisory_solve import solve_with_advisories
 from builder.lock.changes import changes_of
-from builder.lock.index_sources import lock_inputs, ties_of
-from builder.lock.inspect_index import IndexInspector, fault_behind
+from builder.lock.index_sources import index_pins_of, lock_inputs
+from builder.lock.inspect_index import IndexInspector, index_error
 from builder.lock.solve import SolveRequest
 from builder.lock.torch_build import check_torch
 from builder.lock.wheel_sizes import measured
@@ -62,7 +62,7 @@ def make(
     path = session.workspace.lock(job.recipe.name, job.cell.id)
     client = client_of(session.config, session.workspace.index_states)
     shelf = IndexView(
-        ties=ties_of(job, session.config),
+        ties=index_pins_of(job, session.config),
         client=client,
         workspace=session.workspace,
         locked=_kept_as_locked(before, upgrade),
@@ -111,7 +111,7 @@ def solve_only(job: Job, session: Session, client: IndexClient) -> Solution:
     Raises:
         LockError, NetworkError, IntegrityError: there are none, or they cannot be had.
     """
-    shelf = IndexView(ties=ties_of(job, session.config), client=client, workspace=session.workspace)
+    shelf = IndexView(ties=index_pins_of(job, session.config), client=client, workspace=session.workspace)
     solution = _solve(job, session, SolveRequest(spec=job.spec, platform=job.platform), shelf)
     check_torch(job, solution.wheels, shelf.ties, client, session)
     return solution
@@ -151,7 +151,7 @@ def _noting(job: Job, session: Session, shelf: IndexView) -> Iterator[None]:
         yield
     except NoWheelsError as error:
         examiner = IndexInspector(job=job, session=session, client=shelf.client, ties=shelf.ties)
-        if fault := fault_behind(error.log or "", examiner):
+        if fault := index_error(error.log or "", examiner):
             raise fault from error
         unresolved.note(job, lock_inputs(job, session.config), error, session.workspace)
         more = f"`jbuild why {job.recipe.name} --cell {job.cell.id}` tells more"
@@ -279,18 +279,20 @@ def _tell(lock: Lock, changes: tuple[LockChange, ...], upgrade: tuple[str, ...],
 
 
 def warn_of_boards(job: Job, lock: Lock, session: Session) -> None:
-    """Warn of boards that a locked model does not fit; an estimate never stands in the way of a lock."""
+    """Warn of boards that a locked model does not fit; the estimate never fails a lock."""
     recipe, workspace = job.recipe, session.workspace
     try:
-        found = fit_cell(recipe, job.cell.id, job.spec, job.platform, lock.models, (), session.config, workspace.models)
+        estimate = fit_cell(
+            recipe, job.cell.id, job.spec, job.platform, lock.models, (), session.config, workspace.models
+        )
     except ModelError as error:
         session.console.say(f"{job.cell.id}: memory cannot be estimated: {error.message}")
         return
-    said = fit_warning(found, named=bool(recipe.boards))
-    if said:
-        # Of all boards of a platform, small ones are seldom meant.
-        is_meant = recipe.boards or not found.fits_somewhere
-        (session.console.warn if is_meant else session.console.say)(said)
+    message = fit_warning(estimate, named=bool(recipe.boards))
+    if message:
+        # Without `boards`, the platform's small boards are seldom a target.
+        is_meant = recipe.boards or not estimate.fits_somewhere
+        (session.console.warn if is_meant else session.console.say)(message)
 
 
 def interpreter_of(platform: Platform) -> LockedInterpreter | None:

@@ -12,7 +12,7 @@ from builder.jetson import advisories
 from builder.jetson.advisories import Situation
 from builder.lock import lockfile
 from builder.lock.advisory_solve import pinned, situation_of
-from builder.lock.index_sources import asked_of, lock_inputs, ties_of
+from builder.lock.index_sources import asked_of, index_pins_of, lock_inputs
 from builder.lock.resolve import lock_one, make
 from builder.model.locks import LOCK_FORMAT, Locked
 from builder.models import model_pins
@@ -142,7 +142,7 @@ def _state(path: Path, job: Job, session: Session, options: RunOptions) -> tuple
     try:
         found = lockfile.read(path, recipe=job.recipe.name, cell=job.cell.id)
     except OldLockError as error:
-        return lockfile.read_old(path), error.message
+        return lockfile.read_old_format(path), error.message
     return found, _stale(found, job, session, options) if found else None
 
 
@@ -162,7 +162,7 @@ def _stale(found: Lock, job: Job, session: Session, options: RunOptions) -> str 
 
 
 def _moved(found: Lock, job: Job, session: Session) -> str | None:
-    ties = ties_of(job, session.config)
+    ties = index_pins_of(job, session.config)
     for wheel in found.wheels:
         tie = ties.of(wheel.name)
         if wheel.index != (tie.index if tie else None):

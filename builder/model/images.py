@@ -10,9 +10,9 @@ from builder.model.recipes import Pairs
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Image:
-    """A built image. Its blobs lie in the workspace's OCI layout, `images/blobs/sha256/<hex>`.
+    """A built image. Its blobs are in the workspace's OCI layout, `images/blobs/sha256/<hex>`.
 
-    `manifest` is the single-platform manifest whose digest is the image's; `size` is what a registry stores, in bytes.
+    `manifest` is the single-platform manifest, whose digest is the image's; `size` is its size in a registry, in bytes.
     """
 
     platform: str
@@ -33,15 +33,15 @@ class Image:
 
 
 def proven_name(recipe: str, cell: str) -> str:
-    """Return the name that the image of a cell has in the engine once it has proved itself."""
+    """Return the name of a cell's image in the engine after a passed smoke test."""
     return f"jbuild/{recipe}:{cell}".lower()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageSettings:
-    """What an image's configuration says besides its layers: how a container is started, and what the image is.
+    """The settings of an image's configuration besides its layers.
 
-    `healthcheck` and `entrypoint` are commands; `start_period_s` is how long a server may take to be healthy.
+    `healthcheck` and `entrypoint` are commands; `start_period_s` is the time until a server must be healthy.
     """
 
     environment: Pairs
@@ -56,11 +56,11 @@ class ImageSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """A rendered cell: a folder that `docker buildx build` can build by itself.
+    """A rendered cell: a folder that plain `docker buildx build` can build.
 
     `layers` are the folders below `layers/`, lowest first; `content` is the checksum of Dockerfile and scripts.
-    `system` is the beginning of the Dockerfile, up to our layers, if what follows is nothing but layers and settings:
-    BuildKit then builds that much, and we put the rest on it. It is None where a template does more than that.
+    `system` is the beginning of the Dockerfile up to jbuild's layers, if only layers and settings follow: BuildKit
+    builds that part, and jbuild adds the rest. It is None if a template has other instructions there.
     """
 
     platform: str

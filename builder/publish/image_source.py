@@ -69,7 +69,7 @@ class LayoutBlob:
 
     def fault(self) -> JbuildError | None:
         """Compare what is on the disk with the digest."""
-        return oci.fault(self.layout, self.digest)
+        return oci.find_corruption(self.layout, self.digest)
 
 
 def from_layout(image: Image, layout: Path) -> ImageSource:
@@ -78,7 +78,7 @@ def from_layout(image: Image, layout: Path) -> ImageSource:
     Raises:
         IntegrityError: the layout does not hold the image.
     """
-    for blob in oci.parts(image):
+    for blob in oci.image_blobs(image):
         _require(layout, blob)
     path = oci.blob(layout, image.digest)
     content = path.read_bytes()

@@ -6,7 +6,7 @@ import json
 import tarfile
 from typing import TYPE_CHECKING
 
-from builder.image.oci.layout import open_blob, parts
+from builder.image.oci.layout import image_blobs, open_blob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -32,7 +32,7 @@ def stream(
     yield from _file("oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"}).encode())
     yield from _file("index.json", index(image, name))
     yield from _file("manifest.json", docker_manifest(image, name))
-    for blob in parts(image):
+    for blob in image_blobs(image):
         if blob.digest in without:
             on_bytes(blob.size)
         else:

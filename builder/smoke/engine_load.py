@@ -16,7 +16,7 @@ from requests import RequestException
 
 from builder.errors import EngineError, IntegrityError
 from builder.host.engine.container import is_alive
-from builder.image.oci.layout import blob, damaged, fault, parts
+from builder.image.oci.layout import blob, damaged_blobs, find_corruption, image_blobs
 from builder.smoke import engine_archive as oci
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _present(client: DockerClient, image: Image) -> str | None:
 
 
 def _load(client: DockerClient, image: Image, layout: Path, console: Console) -> str:
-    lost = damaged(layout, image)
+    lost = damaged_blobs(layout, image)
     if lost:
         hint = "build it again: `jbuild build RECIPE --force`"
         raise IntegrityError("a blob of the image is not whole in the cache", where=str(lost[0]), hint=hint)
@@ -85,7 +85,7 @@ def _load(client: DockerClient, image: Image, layout: Path, console: Console) ->
     reason = _send(client, image, layout, name, console)
     if reason:
         # It may have been right to refuse.
-        changed = next(filter(None, (fault(layout, blob.digest) for blob in parts(image))), None)
+        changed = next(filter(None, (find_corruption(layout, blob.digest) for blob in image_blobs(image))), None)
         raise changed or _not_taken(reason, name)
     return name
 

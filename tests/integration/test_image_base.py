@@ -114,7 +114,7 @@ def test_a_connection_that_breaks_and_a_layer_that_is_another(
 
 
 def test_an_image_that_is_gone_or_is_none(registry: Registry, session: Session, tmp_path: Path) -> None:
-    with pytest.raises(ImageMissingError, match="is not in its registry any more") as raised:
+    with pytest.raises(ImageMissingError, match="is no longer in its registry") as raised:
         base_image(f"{registry.host}/a/base@sha256:{'0' * 64}", "arm64", session)
     assert "jbuild lock --force" in str(raised.value.hint)
     image = make_image(tmp_path / "theirs")

@@ -142,7 +142,7 @@ def test_an_upgrade_by_any_spelling(jbuild: Any, jet: TinyIndex, tmp_path: Path)
     jet.add(make_wheel(tmp_path / "newer", "jetty", "2.0"))
     code, _, err = jbuild("lock", "demo", "--upgrade", "JETTY")
     assert code == 0
-    assert "jetty 1.0 → 2.0 because its upgrade was asked for" in err
+    assert "jetty 1.0 → 2.0 because its upgrade was requested" in err
 
 
 def test_an_upgrade_of_what_no_cell_has(jbuild: Any, project: Path) -> None:

@@ -130,7 +130,7 @@ def test_without_a_recipe_the_usual_size_counts(session: Session, free: Callable
 def test_a_recipe_that_is_not_locked_tells_no_size(session: Session, free: Callable[[float], None]) -> None:
     free(10 * GB)
     (found,) = disk_check.check(locked_case(session))
-    assert (found.state, "no lock tells" in found.found) == ("warning", True)
+    assert (found.state, "no cell is locked" in found.found) == ("warning", True)
 
 
 def test_what_is_needed_is_the_sum_of_the_locks(session: Session, free: Callable[[float], None]) -> None:

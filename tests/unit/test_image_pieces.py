@@ -13,7 +13,16 @@ from factories import make_model
 
 from builder.errors import IntegrityError
 from builder.image.oci import tarball, virtual_blob
-from builder.image.oci.layout import blob, damaged, is_present, is_whole, mark_image_used, open_blob, put, put_image
+from builder.image.oci.layout import (
+    blob,
+    damaged_blobs,
+    is_present,
+    is_whole,
+    mark_image_used,
+    open_blob,
+    put,
+    put_image,
+)
 from builder.image.oci.layout import read_image as read_it
 from builder.image.oci.layout_diff import members
 from builder.image.oci.pack import Packed, pack, pack_folder
@@ -42,7 +51,7 @@ def model(workspace: Workspace) -> LockedModel:
         sha256 = hashlib.sha256(content).hexdigest()
         files.append(ModelFile(path=path, sha256=sha256, size=len(content)))
         target = model_store.blob(workspace.models, sha256)
-        target.parent.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
     return make_model(name="tiny", files=tuple(files))
 
@@ -135,7 +144,7 @@ def test_what_has_gone_from_the_store_is_missed(workspace: Workspace, image: Ima
     if content:
         path.write_bytes(content)
     assert not is_whole(workspace.images, image)
-    assert damaged(workspace.images, image) == (blob(workspace.images, image.layers[0].digest),)
+    assert damaged_blobs(workspace.images, image) == (blob(workspace.images, image.layers[0].digest),)
     with pytest.raises(IntegrityError, match="missing") as caught:
         from_layout(image, workspace.images)
     assert "--force" in (caught.value.hint or "")
@@ -161,7 +170,7 @@ def test_a_file_that_is_cut_while_it_is_read(workspace: Workspace, packed: Packe
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b"\xff"])
 def test_a_damaged_note_is_as_good_as_none(workspace: Workspace, packed: Packed, damage: bytes) -> None:
-    virtual_blob.place(workspace.images, packed.blob.digest).write_bytes(damage)
+    virtual_blob.record_path(workspace.images, packed.blob.digest).write_bytes(damage)
     assert not is_present(workspace.images, packed.blob)
 
 
@@ -212,11 +221,11 @@ def test_weights_that_changed_in_the_cache_are_never_packed(
     with path.open("r+b") as file:
         file.seek(8 << 20)
         file.write(b"!")
-    for place, way_out in ((path, "`jbuild models verify RECIPE`"), (layer / "models/tiny/w.safetensors", "remove /")):
-        with pytest.raises(IntegrityError, match="not the one that was locked") as caught:
+    for place, fix in ((path, "run `jbuild models verify RECIPE`"), (layer / "models/tiny/w.safetensors", "remove /")):
+        with pytest.raises(IntegrityError, match="no longer matches the lock") as caught:
             pack_folder(layer, "zstd", workspace, lambda _: None, kept)
         assert caught.value.where == str(place)
-        assert (caught.value.hint or "").startswith(way_out)
+        assert (caught.value.hint or "").startswith(fix)
         path.unlink(missing_ok=True)
     assert not [each for each in workspace.images.rglob("*") if each.is_file()]
 

@@ -16,7 +16,7 @@ from builder.host.index_rows import IndexRow
 from builder.jetson.distributions import platforms
 from builder.jetson.indexes import families, indexes, with_own
 from builder.jetson.platform import platform_for
-from builder.lock.index_sources import ties_of
+from builder.lock.index_sources import index_pins_of
 from builder.remote.index.listing import Address
 from builder.remote.index.mirrors import addresses
 
@@ -35,7 +35,7 @@ def row(name: str = "mine", **changes: Any) -> IndexRow:
 
 
 def ties(platform: Platform, settings: Config | None = None, **spec: Any) -> IndexPins:
-    return ties_of(make_job(spec=make_spec(**spec), platform=platform), settings or Config())
+    return index_pins_of(make_job(spec=make_spec(**spec), platform=platform), settings or Config())
 
 
 def of(found: IndexPins, package: str = "torch") -> str | None:

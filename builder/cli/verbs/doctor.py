@@ -14,8 +14,8 @@ from builder.cli.results import printable, show
 from builder.cli.verb_options import json_option
 from builder.errors import EngineError
 from builder.project.doctor.check_records import Check
-from builder.project.doctor.examination import case_of, examine
-from builder.project.doctor.fixes import AppliedFix, mend
+from builder.project.doctor.examination import doctor_context, examine
+from builder.project.doctor.fixes import AppliedFix, apply_fixes
 from builder.recipe.find import find
 from builder.recipe.load import load
 
@@ -40,10 +40,10 @@ def command(recipe: str | None, fix: bool, as_json: bool) -> int:
     """Check whether this machine can build images, or the images of RECIPE, and show the fix for each problem."""
     session = open_session(as_json=as_json)
     loaded = load(find(recipe, session.workspace.recipe_folders)) if recipe else None
-    checks = list(examine(case_of(session, loaded)))
-    fixes = mend(checks, session.console) if fix else []
+    checks = list(examine(doctor_context(session, loaded)))
+    fixes = apply_fixes(checks, session.console) if fix else []
     if fixes:
-        checks = list(examine(case_of(session, loaded)))
+        checks = list(examine(doctor_context(session, loaded)))
     usable = all(check.state != "error" for check in checks)
     result = DoctorResult(usable=usable, checks=tuple(checks), mended=tuple(fixes))
     show(result, text(checks, fixes), session.console)

@@ -16,7 +16,7 @@ from builder.image.build.buildx import BuildRequest, build, options
 from builder.image.build.system_pins import script_of
 from builder.image.oci.assemble import assemble, own_layers
 from builder.image.oci.layout import is_whole, mark_image_used
-from builder.image.oci.pack import how
+from builder.image.oci.pack import compression_key
 from builder.image.render.model_layer import kept_files
 from builder.model.images import Image
 
@@ -80,7 +80,11 @@ def _made(job: Job, lock: Lock, text: str, request: BuildRequest, engine: Engine
 def _key(lock: Lock, text: str, session: Session) -> str:
     """Return what identifies a system image: cells whose Dockerfiles begin alike share it."""
     steps = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-    made_from = (script_of(session.workspace), options(lock.platform.architecture), how(session.config.compression))
+    made_from = (
+        script_of(session.workspace),
+        options(lock.platform.architecture),
+        compression_key(session.config.compression),
+    )
     return records.fingerprint(steps, made_from)[:32]
 
 

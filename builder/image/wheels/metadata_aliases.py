@@ -1,4 +1,4 @@
-"""Metadata that some distributions write beside themselves when first imported; see `aliases.toml`."""
+"""Metadata that some distributions write on their first import; see `aliases.toml`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SUMMARY = "metadata that {distribution} would write when first imported"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alias:
-    """A row of `aliases.toml`: which distributions (a glob), and the name, version and folder of what they write."""
+    """A row of `aliases.toml`: the distributions (a glob), and the name, version and folder of their extra metadata."""
 
     wheels: str
     name: str
@@ -38,7 +38,7 @@ def aliases() -> tuple[Alias, ...]:
 
 
 def write_aliases(distribution: str, version: str, packages: Path) -> None:
-    """Write into a site-packages folder what a distribution would write there itself."""
+    """Write the extra metadata of a distribution into a site-packages folder."""
     for alias in aliases():
         if not fnmatch.fnmatchcase(distribution, alias.wheels):
             continue
@@ -55,9 +55,9 @@ def write_aliases(distribution: str, version: str, packages: Path) -> None:
 
 
 def _parse(root: Table) -> tuple[Alias, ...]:
-    found = []
+    rows = []
     for table in root.tables("aliases"):
         keys = ("wheels", "name", "version", "folder", "source")
-        found.append(Alias(**{key: table.string(key) for key in keys}))
+        rows.append(Alias(**{key: table.string(key) for key in keys}))
         table.done()
-    return tuple(found)
+    return tuple(rows)

@@ -1,4 +1,4 @@
-"""Makes the trees of a lock: wheels are unpacked on all processors while the rest still downloads."""
+"""Makes the trees of a lock: unpacks wheels on all processors while others download."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 def prepare(wheels: Sequence[LockedWheel], python: str, compiler: Compiler | None, session: Session) -> dict[str, Path]:
-    """Return the tree of each wheel by its sha256, after fetching and unpacking what is missing.
+    """Return the tree of each wheel by its sha256, after fetching and unpacking missing ones.
 
     Raises:
-        NetworkError, IntegrityError, DiskError: a wheel cannot be had, trusted or stored.
+        NetworkError, IntegrityError, DiskError: a wheel cannot be fetched, verified or stored.
     """
     plans = {wheel.sha256: unpacking(wheel, python, compiler, session.workspace) for wheel in wheels}
     for plan in plans.values():
         mark_used(plan.wheel.parent)
     missing = [wheel for wheel in wheels if not mark_used(plans[wheel.sha256].tree)]
-    # The largest first: begun last, one would keep a single processor busy when all others are done.
+    # The largest first: started last, one would keep a single processor busy after all others.
     missing.sort(key=lambda wheel: wheel.size or 0, reverse=True)
     if missing:
         _unpack(missing, plans, session)
@@ -49,7 +49,7 @@ def _unpack(missing: Sequence[LockedWheel], plans: dict[str, Unpacking], session
             running.append(future)
 
         def done(_: Future[None]) -> None:
-            # Called by the pool's own thread, which an exception would end; `check` below sees the same one.
+            # Runs in the pool's own thread, which an exception would end; `check` below raises the same one.
             with suppress(KeyboardInterrupt):
                 task.advance(1)
 

@@ -1,7 +1,7 @@
-"""Unpacks wheels into trees: each wheel once, as it will lie in the image's environment, shared by all cells.
+"""Unpacks wheels into trees: each wheel once, for the image's environment, shared by all cells.
 
-A tree holds what one wheel adds to the virtual environment at `ENVIRONMENT`, with every mode and time the same on
-every machine.
+A tree holds the files that one wheel adds to the virtual environment at `ENVIRONMENT`, with the same modes and times
+on every machine.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from builder.host.paths import Workspace
     from builder.model.locks import LockedWheel
 
-# The one time of every file, 1980-01-01: the earliest that a zip archive can hold.
+# The time of every file, 1980-01-01: the earliest in a zip archive.
 EPOCH = 315532800
 # Part of each tree's name: raise it when the same wheel unpacks to something else.
 _FORMAT = "3"
-# What reading a file that is no sound wheel may raise, besides the errors of `installer` itself.
+# Errors of reading an invalid wheel, besides those of `installer` itself.
 _FLAWS = (
     *(ValueError, LookupError, RuntimeError, AssertionError, EOFError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, csv.Error, configparser.Error),
@@ -50,7 +50,7 @@ _COMPILE = Path(__file__).with_name("compile_tree.py").read_text(encoding="utf-8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unpacking:
-    """One wheel to unpack: from where, to where, for which Python, and which interpreter compiles it, if any."""
+    """One wheel to unpack: source, destination, Python version, and the compiler of its bytecode, if any."""
 
     distribution: str
     version: str
@@ -62,7 +62,7 @@ class Unpacking:
 
 
 def unpacking(wheel: LockedWheel, python: str, compiler: Compiler | None, workspace: Workspace) -> Unpacking:
-    """Describe how a wheel becomes a tree for a Python minor version."""
+    """Return how to unpack a wheel for a Python minor version."""
     return Unpacking(
         distribution=wheel.name,
         version=wheel.version,
@@ -75,17 +75,17 @@ def unpacking(wheel: LockedWheel, python: str, compiler: Compiler | None, worksp
 
 
 def variant(python: str, compiler: Compiler | None) -> str:
-    """Return what, besides the wheel, decides a tree's bytes: our format, the Python, and what compiles it."""
+    """Return the other inputs of a tree's bytes besides the wheel: format, Python version and compiler."""
     return f"{_FORMAT}-py{python}" + (f"-c{compiler.version}" if compiler else "")
 
 
 def is_current(name: str) -> bool:
-    """Tell whether a tree of this name is laid out as trees are now; others are never used again."""
+    """Return whether a tree of this name has the current format; others are not used again."""
     return name.partition("-")[2].startswith(f"{_FORMAT}-py")
 
 
 def unpack(work: Unpacking) -> None:
-    """Unpack a wheel into its tree, unless it is there.
+    """Unpack a wheel into its tree, unless it exists.
 
     Raises:
         IntegrityError: the wheel is not a valid wheel, or reaches outside the environment.
@@ -98,9 +98,9 @@ def unpack(work: Unpacking) -> None:
     with disk_errors(work.tree), FileLock(f"{work.tree}.lock"):
         if work.tree.is_dir():
             return
-        for left in work.tree.parent.glob(f".{work.tree.name}.*"):
-            # Of a process that was killed: whoever holds the lock is the only one at work here.
-            shutil.rmtree(left)
+        for remains in work.tree.parent.glob(f".{work.tree.name}.*"):
+            # Of a killed process: only the lock's holder writes here.
+            shutil.rmtree(remains)
         with atomic_folder(work.tree) as folder:
             _install(work, folder)
             write_aliases(work.distribution, work.version, folder / site_packages(work.python).lstrip("/"))
@@ -111,7 +111,7 @@ def unpack(work: Unpacking) -> None:
 
 
 def normalise(folder: Path) -> None:
-    """Give every file below a folder, and the folder itself, one time and a mode that depends on execute bits only."""
+    """Set one time for a folder and all files below it, and modes that depend on execute bits only."""
     for base, names, files in os.walk(folder, topdown=False):
         for name in files:
             path = os.path.join(base, name)  # noqa: PTH118  # a stack has 100,000 files; Path objects double the time
@@ -134,7 +134,7 @@ def _install(work: Unpacking, folder: Path) -> None:
 
     try:
         with warnings.catch_warnings(), WheelFile.open(work.wheel) as source:
-            # Many wheels ship bytecode, which `installer` leaves out and warns of: it is compiled here.
+            # Many wheels contain bytecode, which `installer` skips with a warning: jbuild compiles it.
             warnings.filterwarnings("ignore", "Skip installing .*__pycache__", RuntimeWarning)
             install(source, _destination(work, folder, source.distribution), {"INSTALLER": b"jbuild"})
     except (InstallerError, *_FLAWS) as error:
@@ -142,13 +142,13 @@ def _install(work: Unpacking, folder: Path) -> None:
 
 
 def _unusable(work: Unpacking, error: Exception) -> IntegrityError:
-    name, where = work.wheel.name, str(work.wheel)
+    name, location = work.wheel.name, str(work.wheel)
     if sha256_of(work.wheel) != work.sha256:
         work.wheel.unlink(missing_ok=True)
-        hint = "run the same command again: it is fetched anew"
-        return IntegrityError(f"{name} was damaged on this disk: {error}", where=where, hint=hint)
+        hint = "run the same command again to fetch it again"
+        return IntegrityError(f"{name} was damaged on this disk: {error}", where=location, hint=hint)
     hint = "exclude this version with `constraints` in the recipe, or report it to its authors"
-    return IntegrityError(f"{name} is not a wheel that can be installed: {error}", where=where, hint=hint)
+    return IntegrityError(f"{name} is not a valid wheel: {error}", where=location, hint=hint)
 
 
 def _destination(work: Unpacking, folder: Path, distribution: str) -> SchemeDictionaryDestination:
@@ -166,21 +166,21 @@ def _destination(work: Unpacking, folder: Path, distribution: str) -> SchemeDict
         interpreter=f"{ENVIRONMENT}/bin/python",
         script_kind="posix",
         destdir=str(folder),
-        # As pip does: wheels that hold a file twice, or a file that an installer writes, are common enough.
+        # Like pip: wheels with duplicate files, or with files that an installer writes, are common.
         overwrite_existing=True,
     )
 
 
-def compile_sources(compiler: Compiler, folder: Path, what: str) -> None:
-    """Compile in a process of its own with a fixed hash seed: the same source gives the same bytes.
+def compile_sources(compiler: Compiler, folder: Path, artifact: str) -> None:
+    """Compile in a separate process with a fixed hash seed, so that the same source gives the same bytes.
 
     Raises:
-        IntegrityError: it cannot be done.
+        IntegrityError: the compiler failed.
     """
     argv = [compiler.path, "-S", "-c", _COMPILE, str(folder)]
-    # Empty counts as unset: the user's own settings must not change what is written, or where.
+    # Empty counts as unset: the user's settings must not change the output or its location.
     unset = dict.fromkeys(("PYTHONDONTWRITEBYTECODE", "PYTHONOPTIMIZE", "PYTHONPYCACHEPREFIX", "PYTHONPATH"), "")
     try:
         run(argv, env={"PYTHONHASHSEED": "0", **unset}, cwd=folder)
     except ProgramFailedError as error:
-        raise IntegrityError(f"{what} could not be compiled", where=compiler.path, log=error.output) from error
+        raise IntegrityError(f"{artifact} could not be compiled", where=compiler.path, log=error.output) from error

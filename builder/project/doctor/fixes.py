@@ -1,4 +1,4 @@
-"""Runs the commands that mend something and are safe, each once."""
+"""Runs the safe fixes, each once."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _WITHIN_S = 1200
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AppliedFix:
-    """A command that was run, and what it said if it failed."""
+    """A fix that was run, and its error if it failed."""
 
     command: str
     failure: str | None = None
 
 
-def mend(checks: Iterable[Check], console: Console) -> list[AppliedFix]:
-    """Run the safe commands of what is not well, each printed before it is run; one that fails stops none."""
+def apply_fixes(checks: Iterable[Check], console: Console) -> list[AppliedFix]:
+    """Print and run the safe commands of failed checks, also after one that fails."""
     commands = dict.fromkeys(check.fix for check in checks if check.fix and check.state in {"warning", "error"})
     return [_run(argv, console) for argv in commands]
 
@@ -38,6 +38,6 @@ def _run(argv: tuple[str, ...], console: Console) -> AppliedFix:
     try:
         run(argv, timeout_s=_WITHIN_S, on_line=console.say)
     except JbuildError as error:
-        said = (error.log or error.message).strip().splitlines()
-        return AppliedFix(command=command, failure=said[-1] if said else error.message)
+        output = (error.log or error.message).strip().splitlines()
+        return AppliedFix(command=command, failure=output[-1] if output else error.message)
     return AppliedFix(command=command)

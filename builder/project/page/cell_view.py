@@ -1,4 +1,4 @@
-"""From a cell's lock, records and history to what the page says of it."""
+"""The view of a cell on the page, from its lock, records and history."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _REACHED: dict[str, State] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellRecordsView:
-    """What is there of a cell; `content` is the lock's checksum, `flaw` why it cannot be read."""
+    """The lock, records and history of a cell; `content` is the lock's checksum, `flaw` why it cannot be read."""
 
     lock: Lock | None = None
     content: str | None = None
@@ -54,11 +54,11 @@ class CellRecordsView:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the image was made from another lock than the one that is there now."""
+        """Whether the image was made from another lock than the current one."""
         return bool(self.image and self.content and dict(self.image.labels).get("io.jbuild.lock") != self.content)
 
     def done(self, stage: str) -> bool:
-        """Return whether a stage's record is there and holds for what was made before it."""
+        """Return whether a stage's record exists and belongs to the records of earlier stages."""
         digest = self.image.digest if self.image else None
         if stage == "smoke":
             return passed(self.image, self.verdict) is not None
@@ -69,7 +69,7 @@ class CellRecordsView:
         return {"lock": self.lock, "render": self.plan, "build": self.image}[stage] is not None
 
     def failure(self) -> Failure | None:
-        """Return where the cell failed, and why: the last run's end, else what the records tell."""
+        """Return the failed stage and its reason, from the last run or from the records."""
         last = self.runs[-1].failure if self.runs else None
         if last or self.flaw:
             return last or Failure(stage="lock", message=self.flaw or "")
@@ -77,12 +77,12 @@ class CellRecordsView:
             worst = next(f for f in self.audit.findings if f.severity == "error" and f.waived is None)
             return Failure(stage="audit", message=f"{worst.rule}: {worst.wheel} {worst.detail}", hint=worst.fix)
         if self.verdict and not self.verdict.passed and self.image and self.verdict.digest == self.image.digest:
-            return Failure(stage="smoke", message=self.verdict.failure or "the image did not prove itself")
+            return Failure(stage="smoke", message=self.verdict.failure or "the smoke test failed")
         return None
 
 
 def cell_view(cell: Cell, session: Session, without_wheels: str | None) -> CellView:
-    """Return what the page says of a cell; `without_wheels` is why none were found when it was last tried."""
+    """Return the view of a cell; `without_wheels` is why the last attempt found no wheels."""
     if cell.impossible:
         return _bare(cell, "impossible", cell.impossible)
     folder = session.workspace.cell(cell.recipe, cell.id)
@@ -138,7 +138,7 @@ def _found(cell: Cell, session: Session, folder: CellFolder) -> CellRecordsView:
     path = session.workspace.lock(cell.recipe, cell.id)
     lock, content, flaw = None, None, None
     try:
-        lock, content = lockfile.glance(path) if path.is_file() else (None, None)
+        lock, content = lockfile.read_unchecked(path) if path.is_file() else (None, None)
     except LockError as error:
         flaw = error.message
     records = CellRecords(folder)

@@ -1,4 +1,4 @@
-"""A matrix of any number of axes, laid out in two dimensions."""
+"""A matrix of any number of axes in two dimensions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
     from builder.project.page.page_model import CellView
 
-# More columns than this do not fit a screen: a longer axis goes down if there is a shorter one.
+# More columns do not fit a screen: a longer axis becomes rows if there is a shorter one.
 _MOST_COLUMNS = 8
 
 
 def grid_of(axes: Sequence[str], cells: Sequence[CellView]) -> Grid:
-    """Return the map of cells: one axis across, all others that have several values down, in the order of the matrix.
+    """Return the map of cells: one axis as columns, the others with several values as rows, in the matrix's order.
 
-    Across goes the longest axis that fits a screen.
+    The columns are the longest axis that fits a screen.
     """
     values = {axis: list(dict.fromkeys(_value(cell, axis) for cell in cells)) for axis in axes}
     varying = [axis for axis in axes if len(values[axis]) > 1]
@@ -35,7 +35,7 @@ def grid_of(axes: Sequence[str], cells: Sequence[CellView]) -> Grid:
         columns=columns,
         row_axes=down,
         rows=tuple(
-            Row(head=head, cells=tuple(found.get(column) for column in columns)) for head, found in rows.items()
+            Row(head=head, cells=tuple(by_column.get(column) for column in columns)) for head, by_column in rows.items()
         ),
         fixed=tuple((axis, values[axis][0]) for axis in axes if axis not in varying and axis != across),
     )

@@ -1,4 +1,4 @@
-"""From recipes to everything that the page shows."""
+"""The data of the page, from recipes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def gather(paths: Sequence[Path], session: Session) -> ReportPage:
-    """Return the page of these recipes. Files are read and nobody is asked: it works offline."""
+    """Return the page of these recipes, from files alone: it works offline."""
     views = []
     with session.console.task("reading", len(paths), unit="recipes") as task:
         for path in paths:
@@ -40,12 +40,12 @@ def gather(paths: Sequence[Path], session: Session) -> ReportPage:
 
 
 def _is_untouched(recipe: RecipeView) -> bool:
-    """Recipes of which nothing was made yet come last: most of those that ship with jbuild, for most people."""
+    """Return whether a recipe has no records; these come last, and most of jbuild's own recipes are among them."""
     return not recipe.mistakes and all(cell.state in {"not begun", "impossible"} for cell in recipe.cells)
 
 
 def _recipe(path: Path, session: Session) -> RecipeView:
-    """One bad file must not hide the others."""
+    """Return the view of a recipe; a file with mistakes does not hide the others."""
     try:
         recipe = load(path)
         cells = expand(recipe)
