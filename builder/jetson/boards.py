@@ -76,12 +76,12 @@ def board(name: str) -> Board:
     Raises:
         UsageError: there is none; it names the nearest.
     """
-    found = {row.name: row for row in boards()}
-    if name not in found:
+    rows = {row.name: row for row in boards()}
+    if name not in rows:
         raise UsageError(
-            f"there is no board `{documents.shown(name)}`", hint=documents.suggest(name, found, noun="boards known")
+            f"there is no board `{documents.shown(name)}`", hint=documents.suggest(name, rows, noun="boards known")
         )
-    return found[name]
+    return rows[name]
 
 
 def boards_for(platform: Platform, names: Iterable[str] = ()) -> tuple[Board, ...]:

@@ -35,8 +35,8 @@ def this_device(root: Path = Path("/")) -> Device | None:
 
 
 def _release(text: str) -> str | None:
-    found = _RELEASE.search(text)
-    return f"{found[1]}.{found[2]}" if found else None
+    match = _RELEASE.search(text)
+    return f"{match[1]}.{match[2]}" if match else None
 
 
 def _text(path: Path) -> str:

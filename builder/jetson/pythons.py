@@ -66,7 +66,7 @@ def _parse(root: Table) -> tuple[StandalonePython, ...]:
     rows: list[StandalonePython] = []
     for table in root.tables("pythons"):
         row = _row(table)
-        if row.python in (other.python for other in rows):
+        if row.python in (earlier.python for earlier in rows):
             table.problem("python", f"`{row.python}` is there twice")
         rows.append(row)
     return tuple(rows)

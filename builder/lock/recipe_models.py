@@ -56,19 +56,19 @@ def lock_models(jobs: Sequence[Job], every: Sequence[Job], session: Session) -> 
     recipe, config, workspace = jobs[0].recipe, session.config, session.workspace
     path = workspace.model_lock(recipe.name)
     with workspace.file_lock(f"models-{records.fingerprint(str(path))[:16]}"):
-        models = {model_pins.asked(model): model for job in jobs for model in job.spec.models}
-        other_models = {model_pins.asked(model) for job in every for model in job.spec.models} - set(models)
-        old_pins = [pin for pin in model_pins.read(path) if pin.asked in other_models]
+        models = {model_pins.reference_of(model): model for job in jobs for model in job.spec.models}
+        other_models = {model_pins.reference_of(model) for job in every for model in job.spec.models} - set(models)
+        old_pins = [pin for pin in model_pins.read(path) if pin.reference in other_models]
         new_pins = [
             model_pins.Pin(
-                asked=reference,
+                reference=reference,
                 model=lock_model(model, recipe.path.parent, config, workspace.models, session.console),
             )
             for reference, model in models.items()
         ]
         model_pins.write(path, [*old_pins, *new_pins])
     return tuple(
-        UsedModel(model=pin.model, cells=tuple(job.cell.id for job in jobs if _uses(job, pin.asked)))
+        UsedModel(model=pin.model, cells=tuple(job.cell.id for job in jobs if _uses(job, pin.reference)))
         for pin in new_pins
     )
 
@@ -150,7 +150,7 @@ def verify_models(used: Sequence[UsedModel], session: Session) -> tuple[Verified
 
 
 def _uses(job: Job, reference: str) -> bool:
-    return any(model_pins.asked(model) == reference for model in job.spec.models)
+    return any(model_pins.reference_of(model) == reference for model in job.spec.models)
 
 
 def _state(file: ModelFile, models: Path, progress: Progress) -> State:

@@ -73,7 +73,7 @@ def make(
         with _noting(job, session, shelf), session.console.task(f"{job.cell.id}: solving", unit="steps"):
             solution = _solve(job, session, question, shelf)
             torch_cuda = check_torch(job, solution.wheels, shelf.ties, client, session)
-        kept = _kept_files(solution.wheels, shelf, job, upgrade)
+        locked_files = _kept_files(solution.wheels, shelf, job, upgrade)
         lock = Lock(
             recipe=job.recipe.name,
             cell=job.cell.id,
@@ -84,7 +84,7 @@ def make(
             models=tuple(lock_one(model, job, session, fetching=fetching) for model in job.spec.models),
             advisories=solution.advisories,
             indexes=_indexes(solution.wheels, shelf),
-            rules=(*_ties(solution.wheels, shelf), *_cut_off(solution.wheels, shelf, job), *kept),
+            rules=(*_ties(solution.wheels, shelf), *_cut_off(solution.wheels, shelf, job), *locked_files),
             warnings=solution.warnings,
             torch_cuda=torch_cuda,
             interpreter=interpreter_of(job.platform),
@@ -178,18 +178,18 @@ def _untied(wheel: LockedWheel, shelf: IndexView) -> LockedWheel:
             "unset UV_FIND_LINKS, UV_NO_INDEX and UV_TORCH_BACKEND (or what uv.toml says of them), "
             f'or say that it may: `from = {{ {wheel.name} = "{DEFAULT}" }}` under [packages]'
         )
-        where = without_login(wheel.url)
+        url = without_login(wheel.url)
         raise LockError(
-            f"{wheel.name} comes from the index {tie.index} only, and uv took another", where=where, hint=hint
+            f"{wheel.name} comes from the index {tie.index} only, and uv took another", where=url, hint=hint
         )
     return wheel
 
 
 def _base(base: Future[ResolvedBase], session: Session) -> LockedBase:
-    found = base.result()
-    if found.stand_in:
-        session.console.warn(f"{found.used} stands in for {found.asked}: {found.stand_in}")
-    return LockedBase(name=found.asked, used=found.used, digest=found.digest, stand_in=found.stand_in)
+    resolved = base.result()
+    if resolved.stand_in:
+        session.console.warn(f"{resolved.used} stands in for {resolved.asked}: {resolved.stand_in}")
+    return LockedBase(name=resolved.asked, used=resolved.used, digest=resolved.digest, stand_in=resolved.stand_in)
 
 
 def _indexes(wheels: tuple[LockedWheel, ...], shelf: IndexView) -> tuple[LockedIndex, ...]:
@@ -248,16 +248,16 @@ def _kept_files(
         changed = shelf.changed.get(wheel.filename)
         if changed is None:
             continue
-        said = f"the index {changed.index} serves another {changed.filename} now: sha256 {changed.served}"
+        message = f"the index {changed.index} serves another {changed.filename} now: sha256 {changed.served}"
         if not changed.kept and wheel.name not in upgrade and _ALL not in upgrade:
             raise IntegrityError(
-                f"{said}, locked was {changed.locked}",
+                f"{message}, locked was {changed.locked}",
                 where=wheel.url,
                 hint="find out why; to take the new one: "
                 f"`jbuild lock {job.recipe.name} --cell {job.cell.id} --upgrade {wheel.name}`",
             )
         if changed.kept and wheel.sha256 == changed.locked:
-            rules.append(LockedRule(rule=f"{changed.filename} from the wheelhouse, as it was locked", why=said))
+            rules.append(LockedRule(rule=f"{changed.filename} from the wheelhouse, as it was locked", why=message))
     return tuple(rules)
 
 
@@ -312,5 +312,5 @@ def compiler_of(platform: Platform, before: Lock | None, session: Session) -> st
         return standalone(platform.python).version
     if before and before.compiler and before.platform.python == platform.python:
         return before.compiler
-    found = find_compiler(platform.python, None, session.workspace.interpreters)
-    return found.version if found else None
+    compiler = find_compiler(platform.python, None, session.workspace.interpreters)
+    return compiler.version if compiler else None

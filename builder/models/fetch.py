@@ -49,7 +49,7 @@ def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models
     total = sum(file.size for file in files)
     with disk_errors(models), console.task(f"fetching model {locked.name}", total) as task:
         map_with_progress(
-            lambda file, progress: obtain(locked.name, fetcher(_listed(file)), models, progress), files, task.advance
+            lambda file, progress: obtain(locked.name, fetcher(_hub_file(file)), models, progress), files, task.advance
         )
 
 
@@ -65,20 +65,20 @@ class ModelFetcher(Fetcher, Protocol):
         """The file as it is listed."""
 
 
-def fetchers(place: HubSource | RegistrySource, config: Config) -> Callable[[HubFile], ModelFetcher]:
+def fetchers(source: HubSource | RegistrySource, config: Config) -> Callable[[HubFile], ModelFetcher]:
     """Connect to a hub or registry; threads share the connections.
 
     Raises:
         NetworkError: the user wants no connections to hubs.
     """
-    if isinstance(place, RegistrySource):
-        client = connect_to(place.reference, config)
-        return lambda file: RegistryFetcher(place=place, file=file, client=client)
+    if isinstance(source, RegistrySource):
+        client = connect_to(source.reference, config)
+        return lambda file: RegistryFetcher(place=source, file=file, client=client)
     from builder.remote.hub.hub_client import HubFetcher, require_online  # noqa: PLC0415  # huggingface_hub is slow to import
 
-    require_online(place)
+    require_online(source)
     session = http.session(config)
-    return lambda file: HubFetcher(place=place, file=file, session=session)
+    return lambda file: HubFetcher(place=source, file=file, session=session)
 
 
 def obtain(name: str, fetcher: ModelFetcher, models: Path, progress: Progress) -> str:
@@ -129,24 +129,24 @@ def _git_key(file: HubFile) -> str:
     return records.fingerprint("git", file.git_id, file.size)
 
 
-def _listed(file: ModelFile) -> HubFile:
+def _hub_file(file: ModelFile) -> HubFile:
     return HubFile(path=file.path, size=file.size, sha256=file.sha256, git_id=None)
 
 
 def _fetchers(locked: LockedModel, recipe_folder: Path, config: Config) -> Callable[[HubFile], ModelFetcher]:
-    place = locate(locked.source, recipe_folder, config)
-    if isinstance(place, FolderSource):
-        folder = place.path
+    source = locate(locked.source, recipe_folder, config)
+    if isinstance(source, FolderSource):
+        folder = source.path
         return lambda file: _FolderFetcher(model=locked, file=file, path=folder / file.path)
-    if isinstance(place, RegistrySource):
-        return fetchers(place.at(locked.revision) if locked.revision else place, config)
+    if isinstance(source, RegistrySource):
+        return fetchers(source.at(locked.revision) if locked.revision else source, config)
     if locked.stand_in:
         raise ModelError(
             f"model {locked.name} was locked from a folder in place of {locked.source}, which is not configured here",
             where=locked.source,
             hint="add its [[model-mirrors]] to jbuild.toml, or run `jbuild lock` to take the model from the hub",
         )
-    return fetchers(replace(place, revision=locked.revision or place.revision), config)
+    return fetchers(replace(source, revision=locked.revision or source.revision), config)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

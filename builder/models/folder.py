@@ -22,16 +22,16 @@ _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _COPY = "`cp -rL FOLDER COPY` makes a folder with files in place of links: name that one"
 
 
-def list_folder(name: str, place: FolderSource) -> dict[str, os.stat_result]:
+def list_folder(name: str, source: FolderSource) -> dict[str, os.stat_result]:
     """Return what is known of every file of a model's folder by its path in it; hidden ones are passed over.
 
     Raises:
         ModelError: no such folder, no config.json, or something in it cannot be part of a model.
     """
-    folder = place.path
+    folder = source.path
     if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise ModelError(f"model {name}: the folder {what}", where=str(folder), hint=place.hint)
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise ModelError(f"model {name}: the folder {problem}", where=str(folder), hint=source.hint)
     # Looked for first: a wrong folder, such as a home, may take minutes to walk.
     if not (folder / CONFIG).exists():
         hint = "name the folder that holds config.json, tokenizer and *.safetensors, as `save_pretrained` writes it"

@@ -31,11 +31,11 @@ FORMAT = 1
 class Pin:
     """A locked model, and the fingerprint of what the recipe asks for."""
 
-    asked: str
+    reference: str
     model: LockedModel
 
 
-def asked(model: Model) -> str:
+def reference_of(model: Model) -> str:
     """Return the fingerprint of everything that a recipe says of a model."""
     return records.fingerprint("model", model)
 
@@ -69,8 +69,8 @@ def write(path: Path, pins: Iterable[Pin]) -> None:
     Raises:
         DiskError: the file cannot be written.
     """
-    ordered = tuple(sorted(pins, key=lambda pin: (pin.model.name, pin.asked)))
-    tables = [{"asked": pin.asked, **_without_none(records.to_json(pin.model))} for pin in ordered]
+    ordered = tuple(sorted(pins, key=lambda pin: (pin.model.name, pin.reference)))
+    tables = [{"asked": pin.reference, **_without_none(records.to_json(pin.model))} for pin in ordered]
     document = {"format": FORMAT, "content": records.fingerprint(ordered), "models": tables}
     write_text(path, tomli_w.dumps(document, indent=2))
 
@@ -81,13 +81,13 @@ def find(path: Path, model: Model) -> LockedModel | None:
     Raises:
         LockError: the file is damaged.
     """
-    wanted = asked(model)
-    return next((pin.model for pin in read(path) if pin.asked == wanted), None)
+    reference = reference_of(model)
+    return next((pin.model for pin in read(path) if pin.reference == reference), None)
 
 
 def _pin(table: dict[str, Any]) -> Pin:
-    own = {key: value for key, value in table.items() if key != "asked"}
-    return Pin(asked=str(table["asked"]), model=records.from_json(own, LockedModel))
+    fields = {key: value for key, value in table.items() if key != "asked"}
+    return Pin(reference=str(table["asked"]), model=records.from_json(fields, LockedModel))
 
 
 def _without_none(table: dict[str, Any]) -> dict[str, Any]:

@@ -71,15 +71,15 @@ def select(paths: Iterable[str], model: Model) -> Selection:
             hint="name the folder that holds config.json, tokenizer and *.safetensors, as `save_pretrained` writes it",
         )
     allowed = _endings(model)
-    wanted = _asked_for(every, model) if model.files else [p for p in every if _is_needed(p, model.formats)]
-    left_out = [path for path in wanted if is_weight(path) and suffix_of(path) not in allowed]
-    taken = set(wanted) - set(left_out) | {CONFIG}
+    candidates = _asked_for(every, model) if model.files else [p for p in every if _is_needed(p, model.formats)]
+    left_out = [path for path in candidates if is_weight(path) and suffix_of(path) not in allowed]
+    chosen = set(candidates) - set(left_out) | {CONFIG}
     if not model.files:
-        taken -= _second_copies(taken)
-    if not any(is_weight(path) for path in taken):
+        chosen -= _second_copies(chosen)
+    if not any(is_weight(path) for path in chosen):
         raise _no_weights(model, left_out)
-    kept = sorted(path for path in taken if not _is_index_of_other(path, allowed))
-    return Selection(paths=tuple(kept), left_out=tuple(left_out))
+    selected = sorted(path for path in chosen if not _is_index_of_other(path, allowed))
+    return Selection(paths=tuple(selected), left_out=tuple(left_out))
 
 
 def is_weight(path: str) -> bool:
@@ -100,7 +100,7 @@ def _endings(model: Model) -> frozenset[str]:
 
 def _asked_for(every: list[str], model: Model) -> list[str]:
     """`*` goes across folders, as in the hub's own allow patterns."""
-    found: set[str] = set()
+    chosen: set[str] = set()
     for pattern in model.files:
         matches = {path for path in every if fnmatchcase(path, pattern)}
         if not matches:
@@ -109,24 +109,24 @@ def _asked_for(every: list[str], model: Model) -> list[str]:
                 where=model.source,
                 hint=suggest(pattern, every, noun="files there"),
             )
-        found |= matches
-    return sorted(found)
+        chosen |= matches
+    return sorted(chosen)
 
 
 def _is_needed(path: str, formats: Iterable[str]) -> bool:
     *folders, name = PurePosixPath(path).parts
-    if any(part.startswith(".") for part in (*folders, name)) or (_OTHER_COPIES - set(formats)) & set(folders):
+    if any(folder.startswith(".") for folder in (*folders, name)) or (_OTHER_COPIES - set(formats)) & set(folders):
         return False
     is_licence = name.upper().startswith(_LICENCES)
     return is_licence or suffix_of(name) in _NEEDED or suffix_of(name) in _WEIGHTS
 
 
-def _second_copies(taken: set[str]) -> set[str]:
+def _second_copies(chosen: set[str]) -> set[str]:
     """Mistral's releases hold all weights twice: `model-*` and, for another loader, `consolidated*`."""
     usual = {"model.safetensors", "model.safetensors.index.json"}
-    if not usual & taken:
+    if not usual & chosen:
         return set()
-    return {path for path in taken if path.startswith("consolidated") and ".safetensors" in path}
+    return {path for path in chosen if path.startswith("consolidated") and ".safetensors" in path}
 
 
 def _is_index_of_other(path: str, allowed: frozenset[str]) -> bool:
@@ -136,19 +136,19 @@ def _is_index_of_other(path: str, allowed: frozenset[str]) -> bool:
     return ending in _WEIGHTS and ending not in allowed
 
 
-def _no_weights(model: Model, others: list[str]) -> ModelError:
+def _no_weights(model: Model, files: list[str]) -> ModelError:
     allowed = ", ".join(model.formats)
-    if not others:
+    if not files:
         return ModelError(
             f"model {model.name} has no weights ({allowed})",
             where=model.source,
             hint="name the folder that holds the weights, or widen `files` in the recipe",
         )
-    ending = suffix_of(others[0])
+    ending = suffix_of(files[0])
     danger = "; files in that format can run code when they are loaded" if ending in _PICKLES else ""
     usable = f', or, if you trust them, set formats = ["{ending}"]{danger}' if ending in FORMATS else ""
     return ModelError(
-        f"model {model.name} has weights only in formats that the recipe does not allow: {_some(others)} "
+        f"model {model.name} has weights only in formats that the recipe does not allow: {_some(files)} "
         f"(allowed: {allowed})",
         where=model.source,
         hint=f"convert them to safetensors (`save_pretrained` does){usable}",

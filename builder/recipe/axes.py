@@ -68,20 +68,20 @@ def condition(table: Table, slots: Slots) -> Pairs:
 
 
 def _axis(table: Table, name: str) -> Axis | None:
-    found = table.raw(name)
-    if isinstance(found, list) and any(isinstance(item, dict) for item in found):
+    entries = table.raw(name)
+    if isinstance(entries, list) and any(isinstance(item, dict) for item in entries):
         table.problem(name, "an axis is a list of strings, not of tables", suggest(name, _RULES))
         return None
     values = table.strings(name, pattern=patterns.VALUE, noun="an axis value: letters, digits and `._+~-`")
     _check_name(table, name)
-    if found == []:
+    if entries == []:
         table.problem(name, "an axis needs at least one value")
-    for index, value in enumerate(found if isinstance(found, list) else ()):
-        where = (*table.path, name, index)
-        if value in found[:index]:
-            table.document.problem(where, f"`{shown(str(value))}` is there twice")
+    for index, value in enumerate(entries if isinstance(entries, list) else ()):
+        path = (*table.path, name, index)
+        if value in entries[:index]:
+            table.document.problem(path, f"`{shown(str(value))}` is there twice")
         elif value in values and (mistake := check_value(name, value)):
-            table.document.problem(where, *mistake)
+            table.document.problem(path, *mistake)
     return Axis(name=name, values=values)
 
 

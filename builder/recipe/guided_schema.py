@@ -63,17 +63,17 @@ def problems(schema: Any, path: Path = ()) -> list[tuple[Path, str]]:
     """Return what is wrong with a schema, with the key path of each mistake."""
     if not isinstance(schema, dict):
         return [(path, 'must be a JSON schema as a table, such as { type = "object" }')]
-    found: list[tuple[Path, str]] = []
+    mistakes: list[tuple[Path, str]] = []
     if not path and not set(_DEFINING) & set(schema):
-        found.append((path, "this schema allows everything, so it proves nothing: give it a `type`"))
+        mistakes.append((path, "this schema allows everything, so it proves nothing: give it a `type`"))
     for key, value in schema.items():
-        found += [((*path, key), message) for message in _wrong(key, value)]
+        mistakes += [((*path, key), message) for message in _wrong(key, value)]
     properties = schema.get("properties")
     for name, below in properties.items() if isinstance(properties, dict) else ():
-        found += problems(below, (*path, "properties", name))
+        mistakes += problems(below, (*path, "properties", name))
     if isinstance(schema.get("items"), dict):
-        found += problems(schema["items"], (*path, "items"))
-    return found
+        mistakes += problems(schema["items"], (*path, "items"))
+    return mistakes
 
 
 def _wrong(key: str, value: Any) -> Iterator[str]:
@@ -114,19 +114,19 @@ def unmet(answer: str, schema: str) -> str | None:
 
 
 def _mismatches(value: Any, schema: dict[str, Any], path: Path) -> Iterator[str]:
-    where = f" at `{key_path(path)}`" if path else ""
+    location = f" at `{key_path(path)}`" if path else ""
     if "type" in schema and not _is_a(value, schema["type"]):
-        yield f"it is no {schema['type']}{where}"
+        yield f"it is no {schema['type']}{location}"
         return
-    yield from (f"{message}{where}" for message in _off(value, schema))
+    yield from (f"{message}{location}" for message in _off(value, schema))
     if isinstance(value, dict):
-        known = schema.get("properties") or {}
-        yield from (f"`{name}` is missing{where}" for name in schema.get("required") or () if name not in value)
+        properties = schema.get("properties") or {}
+        yield from (f"`{name}` is missing{location}" for name in schema.get("required") or () if name not in value)
         for name, item in value.items():
-            if name in known:
-                yield from _mismatches(item, known[name], (*path, name))
+            if name in properties:
+                yield from _mismatches(item, properties[name], (*path, name))
             elif schema.get("additionalProperties") is False:
-                yield f"`{shown(name)}` is not foreseen{where}"
+                yield f"`{shown(name)}` is not foreseen{location}"
     if isinstance(value, list) and "items" in schema:
         for index, item in enumerate(value):
             yield from _mismatches(item, schema["items"], (*path, index))

@@ -49,12 +49,12 @@ WEIGHT_FORMATS = ("bin", "ckpt", "gguf", "onnx", "pickle", "pkl", "pt", "pth", "
 
 def _date(table: Table, key: str, _: Slots) -> str | None:
     """Read a date; TOML has dates of its own, people write strings."""
-    found = table.raw(key)
-    if isinstance(found, datetime):
+    value = table.raw(key)
+    if isinstance(value, datetime):
         table.problem(key, "must be a date without a time", "such as 2026-11-01")
         return None
-    if isinstance(found, date):
-        return found.isoformat()
+    if isinstance(value, date):
+        return value.isoformat()
     text = table.string(key, pattern=_DAY, noun="a date such as 2026-11-01")
     try:
         return date.fromisoformat(text).isoformat() if text else None
@@ -136,7 +136,7 @@ def served_model(document: Document, name: str | None, models: tuple[Model, ...]
     """Return the name of the model to serve: the only one, if `[server]` names none; note models of one name."""
     names = [model.name for model in models if model.name]
     for index, model in enumerate(models):
-        if model.name and model.name in [other.name for other in models[:index]]:
+        if model.name and model.name in [earlier.name for earlier in models[:index]]:
             document.problem(("models", index, "name"), f"two models are called `{model.name}`")
     if name and name not in names:
         hint = suggest(name, names, noun="models")
@@ -171,7 +171,7 @@ def _tags(table: Table, key: str, slots: Slots) -> tuple[TagRule, ...]:
         else:
             rule = _TAG.read(item, slots)
             item.done()
-        if rule.name in [other.name for other in rules]:
+        if rule.name in [earlier.name for earlier in rules]:
             table.document.problem((*table.path, key, index), f"`{shown(rule.name)}` is there twice")
         rules.append(rule)
     return tuple(rules)

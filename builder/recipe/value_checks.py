@@ -96,7 +96,7 @@ def expectation(value: str) -> str | None:
     if problem := PatternCheck(patterns.LINES, "a pattern without control characters")(value):
         return problem
     try:
-        found = re.compile(value).search("")
+        match = re.compile(value).search("")
     except (re.error, OverflowError, RecursionError) as error:
         return f"`{shown(value)}` is not a regular expression: {error}"
-    return f"`{shown(value)}` matches an empty answer, so it proves nothing" if found else None
+    return f"`{shown(value)}` matches an empty answer, so it proves nothing" if match else None

@@ -52,29 +52,31 @@ def build_image(
             f"{job.cell.id}: {job.spec.template} does more with layers than lay them down: BuildKit builds all"
         )
         return build(job, request, engine, session)
-    system = None if again or fresh else _found(lock, plan.system, session)
-    system = system or _made(job, lock, plan.system, request, engine, session)
-    elsewhere = kept_files(lock.models, session.workspace.models)
-    image = assemble(plan, folder.layers, system, job.cell.id, session, elsewhere)
+    system = None if again or fresh else _find_system_image(lock, plan.system, session)
+    system = system or _new_system_image(job, lock, plan.system, request, engine, session)
+    external = kept_files(lock.models, session.workspace.models)
+    image = assemble(plan, folder.layers, system, job.cell.id, session, external)
     mark_image_used(session.workspace.images, image)
     return image
 
 
-def _found(lock: Lock, text: str, session: Session) -> Image | None:
+def _find_system_image(lock: Lock, text: str, session: Session) -> Image | None:
     """Return the system image that another cell, or an earlier build, has left."""
     workspace, key = session.workspace, _key(lock, text, session)
-    found = records.read(workspace.system(key), key, Image)
-    if found is None or not is_whole(workspace.images, found):
+    image = records.read(workspace.system(key), key, Image)
+    if image is None or not is_whole(workspace.images, image):
         return None
     mark_used(workspace.system(key))
-    return found
+    return image
 
 
-def _made(job: Job, lock: Lock, text: str, request: BuildRequest, engine: Engine, session: Session) -> Image:
+def _new_system_image(
+    job: Job, lock: Lock, text: str, request: BuildRequest, engine: Engine, session: Session
+) -> Image:
     workspace, key = session.workspace, _key(lock, text, session)
-    made = build_system(job, lock, text, request, engine, session)
-    records.write(workspace.system(key), key, made)
-    return made
+    image = build_system(job, lock, text, request, engine, session)
+    records.write(workspace.system(key), key, image)
+    return image
 
 
 def _key(lock: Lock, text: str, session: Session) -> str:

@@ -86,37 +86,37 @@ def cell_view(cell: Cell, session: Session, without_wheels: str | None) -> CellV
     if cell.impossible:
         return _bare(cell, "impossible", cell.impossible)
     folder = session.workspace.cell(cell.recipe, cell.id)
-    found = _found(cell, session, folder)
+    view = _read_records(cell, session, folder)
     if without_wheels:
-        return _without_wheels(cell, without_wheels, found.runs)
-    failure = found.failure()
-    state = _state(found, failure)
-    layers = page_parts.layers_of(found.image, session.workspace.images) if found.image else ()
-    same = not found.is_stale and found.done("push")
+        return _without_wheels(cell, without_wheels, view.runs)
+    failure = view.failure()
+    state = _state(view, failure)
+    layers = page_parts.layers_of(view.image, session.workspace.images) if view.image else ()
+    same = not view.is_stale and view.done("push")
     difference = None
-    if found.lock and not same:
-        difference = page_parts.difference(found.lock, found.image, history.published(folder), session.workspace.images)
+    if view.lock and not same:
+        difference = page_parts.difference(view.lock, view.image, history.published(folder), session.workspace.images)
     return CellView(
         recipe=cell.recipe,
         id=cell.id,
         values=cell.values,
         state=state,
-        detail=_detail(state, found, failure),
+        detail=_detail(state, view, failure),
         note=cell.note,
-        command=_command(cell, state, found),
+        command=_command(cell, state, view),
         failure=failure,
-        steps=_steps(found, failure),
-        lock=found.lock,
-        audit=page_parts.audit_view(found.audit) if found.audit else None,
-        image=page_parts.image_view(found.image, layers) if found.image else None,
-        verdict=found.verdict,
-        tags=tuple(found.publication.references) if found.publication else (),
-        withheld=tuple(found.publication.withheld_reasons) if found.publication else (),
+        steps=_steps(view, failure),
+        lock=view.lock,
+        audit=page_parts.audit_view(view.audit) if view.audit else None,
+        image=page_parts.image_view(view.image, layers) if view.image else None,
+        verdict=view.verdict,
+        tags=tuple(view.publication.references) if view.publication else (),
+        withheld=tuple(view.publication.withheld_reasons) if view.publication else (),
         difference=difference,
         same_as_published=same,
-        runs=tuple(reversed(found.runs[-_MOST_RUNS:])),
-        charts=page_parts.charts_of(found.runs),
-        stand_ins=tuple(stand_ins(found.lock)) if found.lock else (),
+        runs=tuple(reversed(view.runs[-_MOST_RUNS:])),
+        charts=page_parts.charts_of(view.runs),
+        stand_ins=tuple(stand_ins(view.lock)) if view.lock else (),
     )
 
 
@@ -134,7 +134,7 @@ def _without_wheels(cell: Cell, reason: str, runs: tuple[HistoryRun, ...]) -> Ce
     )
 
 
-def _found(cell: Cell, session: Session, folder: CellFolder) -> CellRecordsView:
+def _read_records(cell: Cell, session: Session, folder: CellFolder) -> CellRecordsView:
     path = session.workspace.lock(cell.recipe, cell.id)
     lock, content, flaw = None, None, None
     try:
@@ -155,41 +155,41 @@ def _found(cell: Cell, session: Session, folder: CellFolder) -> CellRecordsView:
     )
 
 
-def _state(found: CellRecordsView, failure: Failure | None) -> State:
+def _state(view: CellRecordsView, failure: Failure | None) -> State:
     if failure:
         return "failed"
-    if found.is_stale:
+    if view.is_stale:
         return "stale"
     reached: State = "not begun"
     for stage in STAGES:
-        if not found.done(stage):
+        if not view.done(stage):
             return reached
         reached = _REACHED[stage]
     return reached
 
 
-def _detail(state: State, found: CellRecordsView, failure: Failure | None) -> str:
+def _detail(state: State, view: CellRecordsView, failure: Failure | None) -> str:
     if failure:
         return f"at {failure.stage}"
     if state == "stale":
         return "the lock is newer"
-    return found.verdict.level if found.verdict and state in {"smoked", "published"} else ""
+    return view.verdict.level if view.verdict and state in {"smoked", "published"} else ""
 
 
-def _steps(found: CellRecordsView, failure: Failure | None) -> tuple[StageView, ...]:
-    took = {each.stage: each.seconds for run in found.runs for each in run.stages if each.ran}
+def _steps(view: CellRecordsView, failure: Failure | None) -> tuple[StageView, ...]:
+    seconds = {result.stage: result.seconds for run in view.runs for result in run.stages if result.ran}
     steps = []
     for stage in STAGES:
-        state: StepState = "done" if found.done(stage) else "to do"
+        state: StepState = "done" if view.done(stage) else "to do"
         if failure and failure.stage == stage:
             state = "failed"
-        elif state == "done" and found.is_stale and STAGES.index(stage) >= STAGES.index("render"):
+        elif state == "done" and view.is_stale and STAGES.index(stage) >= STAGES.index("render"):
             state = "stale"
-        steps.append(StageView(name=stage, state=state, seconds=took.get(stage)))
+        steps.append(StageView(name=stage, state=state, seconds=seconds.get(stage)))
     return tuple(steps)
 
 
-def _command(cell: Cell, state: State, found: CellRecordsView) -> str:
-    if state == "published" and found.publication:
-        return f"docker pull {found.publication.references[0]}" if found.publication.references else ""
+def _command(cell: Cell, state: State, view: CellRecordsView) -> str:
+    if state == "published" and view.publication:
+        return f"docker pull {view.publication.references[0]}" if view.publication.references else ""
     return f"jbuild recipe {cell.recipe} --cell {cell.id}" + (" --push" if state == "smoked" else "")
