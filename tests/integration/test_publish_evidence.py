@@ -17,7 +17,7 @@ from builder.host.config import Config
 from builder.model.audits import Audit
 from builder.publish import statements
 from builder.publish.attachments import evidence_of
-from builder.publish.errors import PublicationError
+from builder.publish.push import PublicationError
 from builder.publish.signing import Signer, is_signed
 from builder.publish.stage import still_published
 from builder.remote.http import Retry

@@ -31,7 +31,7 @@ from builder.errors import IntegrityError, RecipeError
 from builder.host.config import Config, RegistrySettings
 from builder.model.publications import Publication, TagPut
 from builder.model.recipes import TagRule
-from builder.publish.errors import PublicationError
+from builder.publish.push import PublicationError
 from builder.recipe import placeholders
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 from doctor_parts import serving
 
-from builder.project.doctor import disk_check, emulation_check, engine_check, fixes
+from builder.project.doctor import disk_check, emulation_check, engine_check, examination
 from builder.project.doctor.check_records import Check
 from builder.project.doctor.check_table import check_rows
-from builder.project.doctor.fixes import apply_fixes
+from builder.project.doctor.examination import apply_fixes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -118,7 +118,7 @@ def test_what_several_need_is_run_once_and_what_is_well_is_left_alone(session: S
 
 
 def test_a_command_that_fails_stops_no_other(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fixes, "_WITHIN_S", 5)
+    monkeypatch.setattr(examination, "_WITHIN_S", 5)
     commands = [("/bin/sh", "-c", "echo it cannot >&2; exit 3"), ("/nowhere/program",), ("/bin/true",)]
     done = apply_fixes([check(*command) for command in commands], session.console)
     assert [each.failure for each in done] == ["it cannot", "`/nowhere/program` is not installed", None]

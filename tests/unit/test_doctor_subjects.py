@@ -25,7 +25,7 @@ from builder.project.doctor import (
 )
 from builder.project.doctor.check_records import Check
 from builder.project.doctor.check_table import ok, problem, skipped
-from builder.project.doctor.fixes import AppliedFix
+from builder.project.doctor.examination import AppliedFix
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from builder.host import records
 from builder.model.publications import Publication, PublicationFailure, RegistryPublication, TagPut
-from builder.publish.errors import PublicationError
+from builder.publish.push import PublicationError
 
 if TYPE_CHECKING:
     from pathlib import Path

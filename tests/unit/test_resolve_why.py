@@ -8,7 +8,7 @@ import pytest
 from factories import DIGEST, make_job, make_spec, make_wheel
 from tiny_index import Answer, TinyIndex, tiny_index
 
-from builder.cli.views.why_view import ExplainedCell, UnexplainedCell, text
+from builder.cli.verbs.why import ExplainedCell, UnexplainedCell, text
 from builder.errors import NetworkError, NoWheelsError
 from builder.host.config import Config
 from builder.host.index_rows import IndexRow

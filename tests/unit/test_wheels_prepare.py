@@ -14,8 +14,8 @@ from builder.errors import IntegrityError, JbuildError
 from builder.host.concurrency import workers
 from builder.host.console import Console
 from builder.host.session import Session
-from builder.image.wheels import prepare as prepare_module
-from builder.image.wheels.prepare import prepare
+from builder.image.wheels import tree as prepare_module
+from builder.image.wheels.tree import prepare
 from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from builder.cli.results import printable, show
 from builder.cli.verb_options import json_option
 from builder.errors import EngineError
 from builder.project.doctor.check_records import Check
-from builder.project.doctor.examination import doctor_context, examine
-from builder.project.doctor.fixes import AppliedFix, apply_fixes
+from builder.project.doctor.examination import AppliedFix, apply_fixes, doctor_context, examine
 from builder.recipe.find import find
 from builder.recipe.load import load
 

@@ -16,9 +16,8 @@ from builder.image.render.layer_groups import model_layers, wheel_layers
 from builder.image.render.link_tree import link_tree
 from builder.image.runtime import ENTRYPOINT, HEALTHCHECK
 from builder.image.wheels.licences import spdx_of
-from builder.image.wheels.prepare import prepare
 from builder.image.wheels.standalone_python import HOME, interpreter_tree, provide_compiler
-from builder.image.wheels.tree import variant
+from builder.image.wheels.tree import prepare, variant
 from builder.model.images import ImageSettings, Plan
 from builder.models.fetch import fetch_model
 

@@ -8,30 +8,40 @@ from __future__ import annotations
 
 import configparser
 import csv
+import fnmatch
 import lzma
 import os
 import shutil
 import warnings
 import zipfile
 import zlib
+from concurrent.futures import as_completed
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from builder.errors import IntegrityError, ProgramFailedError
-from builder.host.files import atomic_folder, disk_errors, sha256_of
+from builder.host.concurrency import workers
+from builder.host.files import atomic_folder, disk_errors, mark_used, sha256_of
 from builder.host.process import run
-from builder.image.wheels.metadata_aliases import write_aliases
+from builder.host.toml import documents
 from builder.model.images import ENVIRONMENT, site_packages
-from builder.remote.wheelhouse import path_of
+from builder.remote.wheelhouse import fetch, path_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Future
+
     from installer.destinations import SchemeDictionaryDestination
 
     from builder.host.interpreters import Compiler
     from builder.host.paths import Workspace
+    from builder.host.session import Session
+    from builder.host.toml.documents import Table
     from builder.model.locks import LockedWheel
 
 # The time of every file, 1980-01-01: the earliest in a zip archive.
@@ -184,3 +194,91 @@ def compile_sources(compiler: Compiler, folder: Path, artifact: str) -> None:
         run(argv, env={"PYTHONHASHSEED": "0", **unset}, cwd=folder)
     except ProgramFailedError as error:
         raise IntegrityError(f"{artifact} could not be compiled", where=compiler.path, log=error.output) from error
+
+
+_SUMMARY = "metadata that {distribution} would write when first imported"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alias:
+    """A row of `aliases.toml`: the distributions (a glob), and the name, version and folder of their extra metadata."""
+
+    wheels: str
+    name: str
+    version: str
+    folder: str
+    source: str
+
+
+@cache
+def aliases() -> tuple[Alias, ...]:
+    """Return the rows of `aliases.toml`.
+
+    Raises:
+        DocumentError: the file has mistakes.
+    """
+    return documents.load(Path(__file__).with_name("aliases.toml"), "the aliases have mistakes", _parse)
+
+
+def write_aliases(distribution: str, version: str, packages: Path) -> None:
+    """Write the extra metadata of a distribution into a site-packages folder."""
+    for alias in aliases():
+        if not fnmatch.fnmatchcase(distribution, alias.wheels):
+            continue
+        folder = packages / alias.folder
+        folder.mkdir(exist_ok=True)
+        lines = (
+            "Metadata-Version: 2.1",
+            f"Name: {alias.name}",
+            f"Version: {alias.version.format(version=version)}",
+            f"Summary: {_SUMMARY.format(distribution=distribution)}",
+        )
+        (folder / "METADATA").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (folder / "RECORD").write_text(f"{alias.folder}/METADATA,,\n{alias.folder}/RECORD,,\n", encoding="utf-8")
+
+
+def _parse(root: Table) -> tuple[Alias, ...]:
+    rows = []
+    for table in root.tables("aliases"):
+        keys = ("wheels", "name", "version", "folder", "source")
+        rows.append(Alias(**{key: table.string(key) for key in keys}))
+        table.done()
+    return tuple(rows)
+
+
+def prepare(wheels: Sequence[LockedWheel], python: str, compiler: Compiler | None, session: Session) -> dict[str, Path]:
+    """Return the tree of each wheel by its sha256, after fetching and unpacking missing ones.
+
+    Raises:
+        NetworkError, IntegrityError, DiskError: a wheel cannot be fetched, verified or stored.
+    """
+    plans = {wheel.sha256: unpacking(wheel, python, compiler, session.workspace) for wheel in wheels}
+    for plan in plans.values():
+        mark_used(plan.wheel.parent)
+    missing = [wheel for wheel in wheels if not mark_used(plans[wheel.sha256].tree)]
+    # The largest first: started last, one would keep a single processor busy after all others.
+    missing.sort(key=lambda wheel: wheel.size or 0, reverse=True)
+    if missing:
+        _unpack(missing, plans, session)
+    return {sha256: plan.tree for sha256, plan in plans.items()}
+
+
+def _unpack(missing: Sequence[LockedWheel], plans: dict[str, Unpacking], session: Session) -> None:
+    title = f"unpacking {len(missing)} wheels"
+    with session.console.task(title, len(missing), unit="wheels") as task, workers() as pool:
+        running: list[Future[None]] = []
+
+        def begin(wheel: LockedWheel) -> None:
+            future = pool.submit(unpack, plans[wheel.sha256])
+            future.add_done_callback(done)
+            running.append(future)
+
+        def done(_: Future[None]) -> None:
+            # Runs in the pool's own thread, which an exception would end; `check` below raises the same one.
+            with suppress(KeyboardInterrupt):
+                task.advance(1)
+
+        fetch(missing, session, on_fetched=begin)
+        for future in as_completed(running):
+            session.console.check()
+            future.result()
