@@ -66,4 +66,4 @@ def _selectors(names: tuple[str, ...]) -> Iterator[str]:
             # The verb itself reports the mistake; other recipes have cells too.
             continue
         yield from (cell.id for cell in expand(recipe))
-        yield from (f"{axis}={value}" for axis, values in recipe.matrix.known().items() for value in values)
+        yield from (f"{axis}={value}" for axis, values in recipe.matrix.values_by_axis().items() for value in values)

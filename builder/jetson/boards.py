@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from builder.model.platforms import Platform
 
 _BOARDS = Path(__file__).with_name("boards.toml")
-PART = r"p[0-9]{4}-[0-9]{4}"
+PART_NUMBER = r"p[0-9]{4}-[0-9]{4}"
 _NAME = r"[a-z0-9]+(-[a-z0-9]+)*"
 # The smallest part of a module's memory that any board with a known `MemTotal` shows (an Orin Nano 8 GB).
 _USABLE_PART = 0.93
@@ -55,9 +55,9 @@ class Board:
         return self.usable_mib is not None
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def part_numbers(self) -> tuple[str, ...]:
         """Its part numbers, as a device tree has them (`p3767-0000`)."""
-        return tuple(re.findall(PART, self.module))
+        return tuple(re.findall(PART_NUMBER, self.module))
 
     def suits(self, platform: Platform) -> bool:
         """Tell whether images for a platform are for this board: its L4T release runs on it, its SMs hold the GPU's."""

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.jetson.boards import PART, boards
+from builder.jetson.boards import PART_NUMBER, boards
 
 # The first line of L4T's own file: `# R36 (release), REVISION: 4.3, GCID: …`.
 _RELEASE = re.compile(r"#\s*R(\d+)\s*\(release\),\s*REVISION:\s*(\d+(?:\.\d+)*)")
@@ -29,8 +29,8 @@ def this_device(root: Path = Path("/")) -> Device | None:
     l4t = _release(_text(root / "etc" / "nv_tegra_release"))
     if _MADE_BY not in compatible and l4t is None:
         return None
-    parts = re.findall(PART, compatible)
-    board = next((row.name for row in boards() if set(parts) & set(row.parts)), None)
+    parts = re.findall(PART_NUMBER, compatible)
+    board = next((row.name for row in boards() if set(parts) & set(row.part_numbers)), None)
     return Device(model=_text(tree / "model").strip("\0\n") or "a Jetson", board=board, l4t=l4t)
 
 

@@ -35,9 +35,9 @@ _SETTLE_S = (0.2, 1.0)
 class BytesSent:
     """Bytes of blobs by the way they came to be there, and the seconds it took."""
 
-    sent: int
+    uploaded: int
     mounted: int
-    there: int
+    present: int
     seconds: float
 
 
@@ -68,9 +68,9 @@ class RegistryTarget:
         self._compare(source.digest, source.content)
         sizes, lacking = _bytes(to_send), _bytes(missing)
         return BytesSent(
-            sent=sizes,
+            uploaded=sizes,
             mounted=lacking - sizes,
-            there=_bytes(blobs) - lacking,
+            present=_bytes(blobs) - lacking,
             seconds=round(time.monotonic() - started, 3),
         )
 

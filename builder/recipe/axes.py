@@ -36,7 +36,7 @@ def _matrix(root: Table, key: str, slots: Slots) -> Matrix:
     if (count := prod(len(axis.values) for axis in axes)) > _MOST_CELLS:
         table.problem(None, f"{count} cells are too many", f"at most {_MOST_CELLS}: make two recipes of it")
     matrix = Matrix(axes=axes, include=tuple(_included(row, axes) for row in table.tables("include")))
-    slots.axes = matrix.known()
+    slots.axes = matrix.values_by_axis()
     matrix = replace(matrix, exclude=tuple(_excluded(row, slots.axes) for row in table.tables("exclude")))
     table.done()
     return matrix

@@ -72,7 +72,7 @@ def _misses(question: Question, reply: Reply) -> Iterator[str]:
         yield f"expected at least {question.min_tokens} tokens; got {reply.answer.tokens}: {text[:SHOWN]!r}"
     if question.schema and (problem := guided_schema.unmet(text, question.schema)):
         yield f"expected JSON of the schema, but {problem}; {reply_text}"
-    if reply.answer.tokens >= _STREAMED and reply.pieces == 1:
+    if reply.answer.tokens >= _STREAMED and reply.chunks == 1:
         yield f"expected a stream; {reply.answer.tokens} tokens came in one piece"
 
 

@@ -38,11 +38,11 @@ _TOP = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """A measured answer, with its tokens if their log-probabilities were requested; `pieces` are events with text."""
+    """A measured answer, with its tokens if their log-probabilities were requested; `chunks` are events with text."""
 
     answer: Answer
     tokens: tuple[Token, ...] = ()
-    pieces: int = 1
+    chunks: int = 1
 
 
 class ServerUnderTest(OpenAIServer):
@@ -127,7 +127,7 @@ def _reply(title: str, streamed: StreamedAnswer) -> Reply:
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         text = json.dumps(streamed.logprobs)[:SHOWN]
         raise ServerError(f"the log-probabilities have not the protocol's form: {text}") from error
-    return Reply(answer=answer, tokens=tokens, pieces=len(streamed.times_s))
+    return Reply(answer=answer, tokens=tokens, chunks=len(streamed.times_s))
 
 
 def _tokens(logprobs: dict[str, Any]) -> Iterator[Token]:

@@ -115,7 +115,7 @@ def _reply(title: str, generated: dict[str, Any]) -> Reply:
     seconds, first_s = generated["seconds"], generated["first_token_s"]
     times_s = () if first_s is None else (first_s, seconds)
     answer = measured_answer(title, generated["text"], len(tokens), seconds, times_s)
-    return Reply(answer=answer, tokens=tokens, pieces=len(tokens))
+    return Reply(answer=answer, tokens=tokens, chunks=len(tokens))
 
 
 def _probe(run: SmokeRun, client: DockerClient, log: Path, name: str, *arguments: str) -> dict[str, Any]:

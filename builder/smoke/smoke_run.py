@@ -70,7 +70,7 @@ def smoke(
         console=console,
         level=level(level_facts),
         emulated=not level_facts.native,
-        given=baseline or Baseline(),
+        baseline=baseline or Baseline(),
         sms=labels.get(_SMS_LABEL, ""),
     )
     return _judge(run, image, log, _run(run, log))

@@ -52,7 +52,7 @@ class Baseline:
 class SmokeRun:
     """One smoke run and what it has found out so far; `name` is its cell's, for people to tell runs apart.
 
-    `level` is the one that can be reached, `emulated` whether the processor is imitated, `given` what it is compared
+    `level` is the one that can be reached, `emulated` whether the processor is imitated, `baseline` what it is compared
     with, `sms` what GPUs the image is for.
     """
 
@@ -63,7 +63,7 @@ class SmokeRun:
     console: Console
     level: Level
     emulated: bool = False
-    given: Baseline = field(default_factory=Baseline)
+    baseline: Baseline = field(default_factory=Baseline)
     began: float = 0.0
     sms: str = ""
     answers: list[Answer] = field(default_factory=list)
@@ -131,8 +131,8 @@ def _wait_until_ready(run: SmokeRun, container: WatchedContainer, task: Task) ->
 
 def patience(run: SmokeRun) -> str:
     """Return what people should know before they wait for minutes; empty where it takes seconds."""
-    if run.given.usual_start_s:
-        return f"the last time it took {_minutes(run.given.usual_start_s)}"
+    if run.baseline.usual_start_s:
+        return f"the last time it took {_minutes(run.baseline.usual_start_s)}"
     usual_s = usual_start_s(run.level) if run.emulated else 0
     return f"under emulation this usually takes about {_minutes(usual_s)}" if usual_s else ""
 
@@ -208,7 +208,7 @@ def _ask(run: SmokeRun, server: ServerUnderTest, name: str, question: Question, 
 
 def wants_logprobs(run: SmokeRun, question: Question) -> bool:
     """Return whether the log-probabilities of an answer are needed: to record it, or to compare it."""
-    return run.given.recorded is not None or find(run.given.golden, question, run.given.model) is not None
+    return run.baseline.recorded is not None or find(run.baseline.golden, question, run.baseline.model) is not None
 
 
 def accept(run: SmokeRun, question: Question, reply: Reply, step: Step) -> None:
@@ -217,7 +217,7 @@ def accept(run: SmokeRun, question: Question, reply: Reply, step: Step) -> None:
     Raises:
         StepFailedError: it is another one than the golden one.
     """
-    golden = find(run.given.golden, question, run.given.model)
+    golden = find(run.baseline.golden, question, run.baseline.model)
     agreement = compare(golden, reply.tokens, run.spec.smoke.golden_tolerance) if golden else None
     answer = replace(reply.answer, golden=agreement)
     run.answers.append(answer)
@@ -228,16 +228,16 @@ def accept(run: SmokeRun, question: Question, reply: Reply, step: Step) -> None:
     # A model may say anything, also what a terminal would obey.
     excerpt = shown(" ".join(answer.text.split()))
     run.console.say(f"{run.name}: {question.title} -> {excerpt} ({_pace(answer)}{alike})")
-    if run.given.recorded is not None and reply.tokens:
+    if run.baseline.recorded is not None and reply.tokens:
         source = f"level {run.level}, {datetime.now(timezone.utc).date()}, cell {run.name}"
         recorded = Golden(
             prompt=prompt_of(question),
-            model=run.given.model,
+            model=run.baseline.model,
             title=question.title,
             source=source,
             tokens=reply.tokens,
         )
-        run.given.recorded.append(recorded)
+        run.baseline.recorded.append(recorded)
 
 
 def _check_still_there(server: ServerUnderTest, container: WatchedContainer) -> None:

@@ -95,7 +95,7 @@ def test_it_is_compared_with_the_golden_answer(probes: Probes) -> None:
     probes.report = {"load_s": 1.0, "answers": [ANSWER]}
     token = Token(text="It is", logprob=-2.0)
     known = golden.Golden(prompt=golden.prompt_of(PARIS), model="m", title="t", source="s", tokens=(token,))
-    running = run(given=Baseline(golden=(known,), model="m"))
+    running = run(baseline=Baseline(golden=(known,), model="m"))
     with pytest.raises(StepFailedError, match=r"log-probability -0\.20, recorded -2\.00"):
         probe_runs.forward(running, None, LOG)  # type: ignore[arg-type]
 

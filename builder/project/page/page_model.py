@@ -36,7 +36,7 @@ class LayerBar:
 
     name: str
     size: int
-    part: float
+    share: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

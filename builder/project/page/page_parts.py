@@ -41,7 +41,7 @@ def image_view(image: Image, layers: Sequence[Layer]) -> ImageView:
     """Return an image with the chart of its layers, lowest first."""
     largest = max((layer.size or 0 for layer in layers), default=0) or 1
     bars = tuple(
-        LayerBar(name=layer.name, size=layer.size or 0, part=round(100 * (layer.size or 0) / largest, 1))
+        LayerBar(name=layer.name, size=layer.size or 0, share=round(100 * (layer.size or 0) / largest, 1))
         for layer in layers
     )
     return ImageView(digest=image.digest, size=image.size, layers=bars)
