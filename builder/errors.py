@@ -64,7 +64,7 @@ class Problem:
     hint: str | None = None
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """File, line and key path, as editors and people read them."""
         at = f"{self.path}:{self.line}" if self.line else str(self.path)
         return f"{at}: {self.key}" if self.key else at

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from builder.model.audits import BaseFacts, Binary, WheelFacts
-    from builder.model.locks import LockedWheel
-    from builder.model.platforms import Platform
+    from builder.model.locks import LockedWheel, Platform
 
 MACHINES = {"arm64": 183, "amd64": 62}
 _LIBRARY = re.compile(r"\.so(\.[0-9][^/]*)?$")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.model.audits import Audit, BaseFacts
-    from builder.model.platforms import Platform
+    from builder.model.locks import Platform
     from builder.model.recipes import Architecture
 
 _USUAL = "debian-12"

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.model.audits import BaseFacts, WheelFacts
-    from builder.model.locks import Job, Lock, LockedBase, LockedWheel
-    from builder.model.platforms import Platform
+    from builder.model.locks import Job, Lock, LockedBase, LockedWheel, Platform
     from builder.model.recipes import Waiver
     from builder.pipeline.cell import CellRun
 

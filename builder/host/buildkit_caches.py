@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from builder.host.toml.documents import shown, suggest
+from builder.host.toml.documents import printable, suggest
 
 if TYPE_CHECKING:
     from builder.host.toml.documents import Table
@@ -85,7 +85,7 @@ def _cache(text: str, direction: Direction, folder: Path) -> BuildCache:
     attributes = _attributes(text)
     kind = attributes.get("type", "")
     if kind not in _REQUIRED:
-        said = f"`{shown(kind)}` is no type of cache" if kind else "`type=` is missing"
+        said = f"`{printable(kind)}` is no type of cache" if kind else "`type=` is missing"
         raise _Mistake(said, suggest(kind, _REQUIRED, noun="types"))
     for name in _REQUIRED[kind][direction]:
         if name not in attributes:
@@ -95,7 +95,7 @@ def _cache(text: str, direction: Direction, folder: Path) -> BuildCache:
         if name in _SECRETS:
             raise _Mistake(f"`{name}` is a secret", f"set {_SECRETS[name]} in the environment instead")
         if name not in allowed:
-            raise _Mistake(f"unknown attribute `{shown(name)}`", suggest(name, allowed, noun="valid here"))
+            raise _Mistake(f"unknown attribute `{printable(name)}`", suggest(name, allowed, noun="valid here"))
         _check_value(name, value)
     made = {k: str(folder / Path(v).expanduser()) if k in _PATHS else v for k, v in attributes.items()}
     return BuildCache(attributes=tuple(made.items()))
@@ -105,11 +105,11 @@ def _attributes(text: str) -> dict[str, str]:
     try:
         ((*fields,),) = csv.reader([text], strict=True)
     except (csv.Error, ValueError) as error:
-        raise _Mistake(f"`{shown(text)}` cannot be read", "write type=registry,ref=HOST/NAME") from error
+        raise _Mistake(f"`{printable(text)}` cannot be read", "write type=registry,ref=HOST/NAME") from error
     pairs = [field.partition("=") for field in fields]
     for name, equals, _ in pairs:
         if not equals:
-            raise _Mistake(f"`{shown(name)}` has no value", f"{shown(name)}=…")
+            raise _Mistake(f"`{printable(name)}` has no value", f"{printable(name)}=…")
     if len({name for name, _, _ in pairs}) < len(pairs):
         raise _Mistake("an attribute is there twice", None)
     return {name.strip(): value for name, _, value in pairs}
@@ -120,4 +120,4 @@ def _check_value(name: str, value: str) -> None:
         raise _Mistake(f"`{name}` holds a control character, or nothing", None)
     for placeholder in re.findall(r"{([^}]*)}", value):
         if placeholder not in _PLACEHOLDERS:
-            raise _Mistake(f"unknown placeholder `{{{shown(placeholder)}}}`", "known: {recipe}, {cell}")
+            raise _Mistake(f"unknown placeholder `{{{printable(placeholder)}}}`", "known: {recipe}, {cell}")

@@ -243,7 +243,7 @@ class Console:
             self._line(f"  where: {error.where}")
         if isinstance(error, DocumentError):
             for problem in error.problems:
-                self._line(f"  {problem.place}: {problem.message}" + (f" ({problem.hint})" if problem.hint else ""))
+                self._line(f"  {problem.location}: {problem.message}" + (f" ({problem.hint})" if problem.hint else ""))
         if error.log:
             lines = error.log.rstrip().splitlines()[-_TAIL_LINES:]
             self._line("  its log:" if len(lines) == 1 else f"  the last {len(lines)} lines of its log:")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from builder.host.toml.documents import Table
-    from builder.model.platforms import Platform
+    from builder.model.locks import Platform
 
 DEFAULT = "default"
 """The name of uv's own default index, wherever its configuration points to."""

@@ -90,7 +90,7 @@ class Workspace:
     cache: Path
 
     @classmethod
-    def here(cls) -> Workspace:
+    def current(cls) -> Workspace:
         """Return the workspace of the current folder."""
         return cls(project=project_folder(), cache=cache_folder())
 

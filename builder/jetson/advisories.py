@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from builder.host.toml.documents import Table
-    from builder.model.platforms import Platform
+    from builder.model.locks import Platform
 
 _ID = r"[a-z0-9][a-z0-9.-]*"
 _PLACE = re.compile(r"\{([a-z0-9-]+)\}")

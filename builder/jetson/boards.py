@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from builder.host.toml.documents import Table
-    from builder.model.platforms import Platform
+    from builder.model.locks import Platform
 
 _BOARDS = Path(__file__).with_name("boards.toml")
 PART = r"p[0-9]{4}-[0-9]{4}"
@@ -79,7 +79,7 @@ def board(name: str) -> Board:
     found = {row.name: row for row in boards()}
     if name not in found:
         raise UsageError(
-            f"there is no board `{documents.shown(name)}`", hint=documents.suggest(name, found, noun="boards known")
+            f"there is no board `{documents.printable(name)}`", hint=documents.suggest(name, found, noun="boards known")
         )
     return found[name]
 

@@ -11,7 +11,7 @@ from builder.host.toml import documents
 
 if TYPE_CHECKING:
     from builder.host.toml.documents import Table
-    from builder.model.platforms import Platform
+    from builder.model.locks import Platform
 
 _HOSTS = Path(__file__).with_name("hosts.toml")
 _VERSION = r"[0-9]+(\.[0-9]+){0,2}"

@@ -11,7 +11,7 @@ from builder.errors import RecipeError
 from builder.host.toml.documents import suggest
 from builder.jetson.distributions import Distribution, L4tRelease, distributions, platforms
 from builder.jetson.pythons import standalone
-from builder.model.platforms import Platform
+from builder.model.locks import Platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

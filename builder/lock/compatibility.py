@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from packaging.tags import Tag
     from packaging.version import Version
 
-    from builder.model.platforms import Platform
+    from builder.model.locks import Platform
     from builder.remote.index.listing import Index, IndexFile
 
 _LINUX = re.compile(r"(?:many|musl)?linux(?:1|20[0-9]+|_[0-9]+_[0-9]+)?_(.+)")

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from builder.host.paths import Workspace
-    from builder.model.locks import LockedWheel
-    from builder.model.platforms import Platform
+    from builder.model.locks import LockedWheel, Platform
     from builder.model.recipes import Spec
     from builder.remote.index.index_client import IndexClient
     from builder.remote.index.index_pins import IndexPins

@@ -23,9 +23,9 @@ from builder.model.locks import (
     LockedRule,
     LockedWarning,
     LockedWheel,
+    Platform,
 )
 from builder.model.model_files import LockedModel
-from builder.model.platforms import Platform
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -36,9 +36,8 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.lock.advisory_solve import Solution
-    from builder.model.locks import Job, LockChange, LockedWheel
+    from builder.model.locks import Job, LockChange, LockedWheel, Platform
     from builder.model.model_files import LockedModel
-    from builder.model.platforms import Platform
     from builder.model.recipes import Model
     from builder.remote.index.index_client import IndexClient
     from builder.remote.index.index_proxy import IndexProxy

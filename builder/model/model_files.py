@@ -95,7 +95,7 @@ def path_flaw(path: str) -> str | None:
     return None
 
 
-def shown(path: str) -> str:
+def printable_path(path: str) -> str:
     """Return a path as it can be printed."""
     return path if path.isprintable() else ascii(path)[1:-1]
 

@@ -36,7 +36,7 @@ class Matrix:
     exclude: tuple[Exclusion, ...] = ()
     include: tuple[Pairs, ...] = ()
 
-    def known(self) -> dict[str, tuple[str, ...]]:
+    def all_values(self) -> dict[str, tuple[str, ...]]:
         """Return all values of each axis, those of included cells too."""
         included = [dict(values) for values in self.include]
         return {

@@ -18,7 +18,7 @@ from builder.recipe.globs import matches
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from builder.model.platforms import Platform
+    from builder.model.locks import Platform
     from builder.model.recipes import Architecture, Override, Recipe, Spec
 
 JETSON_TAG = "{vllm}-r{l4t}-cu{cuda-nodots}-{release}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from builder.model.platforms import Platform
+    from builder.model.locks import Platform
     from builder.model.recipes import Cell
 
 # Other braces, as in `{"image": 2}` or the pattern `a{2}`, are text.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from builder.audit.audit_context import AuditContext
     from builder.model.audits import Binary, WheelFacts
-    from builder.model.platforms import Platform
+    from builder.model.locks import Platform
 
 ARM64, AMD64 = 183, 62
 

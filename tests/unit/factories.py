@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.model.images import ImageSettings, Plan
-from builder.model.locks import Job, Lock, Locked, LockedBase, LockedWheel
+from builder.model.locks import Job, Lock, Locked, LockedBase, LockedWheel, Platform
 from builder.model.model_files import LockedModel, ModelFile
-from builder.model.platforms import Platform
 from builder.model.recipes import Axis, Cell, Matrix, Model, PublishSpec, Recipe, ServerSpec, Spec, TagRule
 from builder.pipeline.cell import start
 from builder.pipeline.order import RunOptions

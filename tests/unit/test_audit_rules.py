@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from builder.audit.audit_context import AuditContext
     from builder.model.audits import Audit, Finding
-    from builder.model.platforms import Platform
+    from builder.model.locks import Platform
 
 MODULE = {"defined": ["PyInit__C"]}
 C10 = "_ZN3c105ErrorC1ENSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"

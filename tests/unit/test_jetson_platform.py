@@ -10,7 +10,7 @@ from builder.jetson.platform import ImpossibleError, platform_for
 from builder.jetson.pythons import standalone
 
 if TYPE_CHECKING:
-    from builder.model.platforms import Platform
+    from builder.model.locks import Platform
     from builder.model.recipes import Architecture
 
 

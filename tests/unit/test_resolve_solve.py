@@ -22,7 +22,7 @@ else:
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.model.platforms import Platform
+    from builder.model.locks import Platform
     from builder.model.recipes import Spec
 
 CONFLICT = """error: No solution found when resolving dependencies

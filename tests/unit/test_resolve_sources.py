@@ -23,7 +23,7 @@ from builder.remote.index.mirrors import addresses
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.model.platforms import Platform
+    from builder.model.locks import Platform
     from builder.remote.index.index_pins import IndexPins
 
 CU126 = "jetson-ai-lab-jp6-cu126"

@@ -16,7 +16,7 @@ from builder.lock.uv_target import tags
 from builder.remote.index.listing import Index, IndexFile
 
 if TYPE_CHECKING:
-    from builder.model.platforms import Platform
+    from builder.model.locks import Platform
 
 JET = Index(name="jet", addresses=(), foreign_files=("/root/pypi/",))
 PUBLIC = Index(name=DEFAULT, addresses=())

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from builder.audit.audit_context import AuditContext
     from builder.jetson.distributions import Distribution
-    from builder.model.platforms import Platform
+    from builder.model.locks import Platform
 
 _FILE = "/etc/os-release"
 

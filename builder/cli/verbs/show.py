@@ -22,8 +22,8 @@ from builder.model.locks import (
     LockedIndex,
     LockedRule,
     LockedWarning,
+    Platform,
 )
-from builder.model.platforms import Platform
 from builder.model.recipes import Cell, Question, Recipe, Spec, TagRule
 from builder.pipeline.order import STAGES, RunOptions
 from builder.pipeline.runner import preview

@@ -6,7 +6,8 @@ from dataclasses import KW_ONLY, dataclass, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from builder.host.toml.documents import shown, suggest
+from builder.host.records import DIALECT
+from builder.host.toml.documents import printable, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +21,6 @@ _T = TypeVar("_T")
 Schema = dict[str, Any]
 # What a stronger layer does to the value of a weaker one: takes its place, or comes before its items.
 Merge = Literal["replace", "prepend"]
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,14 +152,14 @@ def _object() -> Schema:
     return {"type": "object", "properties": {}, "additionalProperties": False}
 
 
-def whole(pattern: str) -> str:
+def anchored(pattern: str) -> str:
     """Return a pattern that only a whole string matches: JSON Schema searches."""
     return f"^(?:{pattern})$"
 
 
 def string_schema(pattern: str | None = None) -> Schema:
     """Return the JSON Schema of a string that matches a pattern as a whole."""
-    return {"type": "string", **({"pattern": whole(pattern)} if pattern else {})}
+    return {"type": "string", **({"pattern": anchored(pattern)} if pattern else {})}
 
 
 def list_schema(items: Schema, **more: Any) -> Schema:
@@ -203,7 +203,7 @@ def _bounded(name: str, kind: Any, noun: str, low: float, high: float) -> ValueT
     def read(table: Table, key: str, _: Any) -> Any:
         value: Any = table.value(key, kind, None, noun)
         if value is not None and not low <= value <= high:
-            table.problem(key, f"{shown(str(value))} is out of bounds", f"{noun} from {low} to {high}")
+            table.problem(key, f"{printable(str(value))} is out of bounds", f"{noun} from {low} to {high}")
             return None
         return float(value) if name == "number" and value is not None else value
 
@@ -235,7 +235,7 @@ def _check_names(table: Table, keys: Path, value: Any, names: _Names, message: s
     allowed = names() if callable(names) else names
     if isinstance(value, str) and value not in allowed:
         hint = suggest(value, allowed, noun=noun)
-        table.document.problem((*table.path, *keys), message.format(f"`{shown(value)}`"), hint)
+        table.document.problem((*table.path, *keys), message.format(f"`{printable(value)}`"), hint)
 
 
 def _enum(names: _Names) -> Schema:
@@ -250,7 +250,7 @@ def string_map(keys: tuple[str, str], values: tuple[str, str]) -> ValueType:
         ),
         schema=lambda: {
             "type": "object",
-            "propertyNames": {"pattern": whole(keys[0])},
+            "propertyNames": {"pattern": anchored(keys[0])},
             "additionalProperties": string_schema(values[0]),
         },
     )

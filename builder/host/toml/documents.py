@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from builder.errors import DocumentError, Problem
-from builder.host.toml.positions import Key, places
+from builder.host.toml.positions import Key, line_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -47,7 +47,7 @@ def suggest(name: str, names: Iterable[str], *, noun: str = "valid") -> str:
     return f"{noun}: {', '.join(choices)}" if choices else "there are none"
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     """Write a value as a message may show it: short, on one line, without anything a terminal would obey."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: _SHOWN + 1])
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
@@ -60,7 +60,7 @@ def key_path(path: Iterable[Key]) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
             continue
-        name = part if _BARE_KEY.fullmatch(part) else f'"{shown(part)}"'
+        name = part if _BARE_KEY.fullmatch(part) else f'"{printable(part)}"'
         text += f".{name}" if text else name
     return text
 
@@ -79,7 +79,7 @@ class Document:
         """Return the line of a key, or of the nearest table around it."""
         if self._lines is None:  # only mistakes need it, and most documents have none
             with suppress(RecursionError):
-                self._lines = places(self.text)
+                self._lines = line_numbers(self.text)
             self._lines = self._lines or {}
         while path:
             if path in self._lines:
@@ -120,7 +120,7 @@ def read(path: Path) -> Document:
         at = re.search(r"at line (\d+)", str(error))
         # What is cut short is noticed at the end.
         line = int(at.group(1)) if at else len(text.rstrip().splitlines())
-        problem = Problem(path=path, line=line, key="", message=f"not valid TOML: {shown(str(error))}")
+        problem = Problem(path=path, line=line, key="", message=f"not valid TOML: {printable(str(error))}")
     except RecursionError:
         problem = Problem(path=path, line=None, key="", message="not valid TOML: nested too deeply")
     except (OSError, ValueError) as error:
@@ -205,7 +205,7 @@ class Table:
                 )
                 continue
             if pattern and not re.fullmatch(pattern, item):
-                self.document.problem((*self.path, key, index), f"`{shown(item)}` is not {noun}")
+                self.document.problem((*self.path, key, index), f"`{printable(item)}` is not {noun}")
                 continue
             kept.append(item)
         return tuple(kept)
@@ -224,7 +224,7 @@ class Table:
         pairs = []
         for name in table:
             if key_pattern and not re.fullmatch(key_pattern, name):
-                table.problem(name, f"`{shown(name)}` is not {key_noun or 'a valid name here'}")
+                table.problem(name, f"`{printable(name)}` is not {key_noun or 'a valid name here'}")
             pairs.append((name, table.string(name, pattern=value_pattern, noun=noun)))
         return tuple(pairs)
 
@@ -267,18 +267,18 @@ class Table:
         valid = self._known | set(also)
         for key in self._data:
             if key not in valid:
-                self.problem(key, f"unknown key `{shown(key)}`", suggest(key, valid, noun="valid here"))
+                self.problem(key, f"unknown key `{printable(key)}`", suggest(key, valid, noun="valid here"))
 
     def _check(self, key: str, found: str, pattern: str | None, noun: str) -> None:
         if pattern and not re.fullmatch(pattern, found):
-            self.problem(key, f"`{shown(found)}` is not {noun}")
+            self.problem(key, f"`{printable(found)}` is not {noun}")
 
     def _number(self, key: str, kind: Any, default: float, *, low: float, high: float, noun: str) -> float:
         found: Any = self.value(key, kind, default, noun)
         if found is _MISSING:
             return 0
         if key in self._data and isinstance(found, (int, float)) and not low <= found <= high:
-            self.problem(key, f"{shown(str(found))} is out of bounds", f"{noun} from {low} to {high}")
+            self.problem(key, f"{printable(str(found))} is out of bounds", f"{noun} from {low} to {high}")
             return low
         return cast("float", found)
 
@@ -310,7 +310,7 @@ def _mend(found: object, kind: type | tuple[type, ...]) -> str | None:
     if kind is str and isinstance(found, (int, float)) and not isinstance(found, bool):
         return f'write it in quotes: "{found}"'
     if kind is list and isinstance(found, str):
-        return f'write it as a list: ["{shown(found)}"]'
+        return f'write it as a list: ["{printable(found)}"]'
     return None
 
 

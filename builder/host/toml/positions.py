@@ -26,7 +26,7 @@ _STRINGS = (
 )
 
 
-def places(text: str) -> dict[Path, int]:
+def line_numbers(text: str) -> dict[Path, int]:
     """Return the line (from 1) of every key path in a text that is valid TOML."""
     return _Scanner(text).scan()
 

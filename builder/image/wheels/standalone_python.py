@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
     from builder.host.interpreters import Compiler
     from builder.host.session import Session
-    from builder.model.locks import Lock, LockedInterpreter
-    from builder.model.platforms import Platform
+    from builder.model.locks import Lock, LockedInterpreter, Platform
 
 HOME = "/opt/python"
 # Part of each tree's name: raise it when the same archive unpacks to something else.

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from builder.host.config import Config
     from builder.jetson.boards import Board
+    from builder.model.locks import Platform
     from builder.model.model_files import LockedModel
-    from builder.model.platforms import Platform
     from builder.model.recipes import Recipe, Spec
     from builder.models.fit.memory_estimate import BoardFit
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.errors import LockError, UsageError
 from builder.host import records
-from builder.host.toml.documents import shown, suggest
+from builder.host.toml.documents import printable, suggest
 from builder.image.oci.layout import blob, is_whole
 from builder.lock import lockfile
 from builder.model import patterns
@@ -40,7 +40,7 @@ def subject(name: str, session: Session, architecture: str) -> ComparedSide:
         return _of_lock(name, lockfile.read_file(path), session)
     if path.suffix == ".toml":
         hint = "`jbuild diff RECIPE/CELL …` finds a cell's lock itself; locks lie in locks/RECIPE/"
-        raise UsageError(f"there is no lock at `{shown(name)}`", hint=hint)
+        raise UsageError(f"there is no lock at `{printable(name)}`", hint=hint)
     if re.fullmatch(DIGEST_PATTERN, name):
         if not blob(session.workspace.images, name).is_file():
             hint = "`jbuild tags RECIPE` shows what is published: HOST/NAME@DIGEST names an image of a registry"
@@ -48,7 +48,7 @@ def subject(name: str, session: Session, architecture: str) -> ComparedSide:
         return _with_lock(of_layout(name, name, session.workspace.images), session)
     if name.startswith("sha256:"):
         raise UsageError(
-            f"`{shown(name)}` is no whole digest", hint="sha256: and 64 digits; registries know no short ones"
+            f"`{printable(name)}` is no whole digest", hint="sha256: and 64 digits; registries know no short ones"
         )
     found = _cell(name, session)
     if found:
@@ -85,7 +85,7 @@ def _cell(name: str, session: Session) -> tuple[str, str] | None:
         hint = f"name one: {', '.join(f'{recipe}/{each}' for each in made)}"
         raise UsageError(f"recipe {recipe} has {len(made)} cells that have been locked", hint=hint)
     hint = suggest(cell, made, noun="locked cells") if made else f"run `jbuild lock {recipe}`"
-    raise LockError(f"cell {shown(name)} is not locked", hint=hint)
+    raise LockError(f"cell {printable(name)} is not locked", hint=hint)
 
 
 def _made(recipe: str, session: Session) -> list[str]:
