@@ -128,5 +128,5 @@ def _board(table: Table) -> Board:
     )
     if not table.raw("l4t"):
         table.problem("l4t", "`l4t` must not be empty")
-    table.done(also=("usable-mib",))
+    table.done(("usable-mib",))
     return row

@@ -170,9 +170,8 @@ def _tags(table: Table, key: str, slots: Slots) -> tuple[TagRule, ...]:
             rule = TagRule(name=item)
         else:
             rule = _TAG.read(item, slots)
-            item.done()
         if rule.name in [other.name for other in rules]:
-            table.document.problem((*table.path, key, index), f"`{printable(rule.name)}` is there twice")
+            table.problem((key, index), f"`{printable(rule.name)}` is there twice")
         rules.append(rule)
     return tuple(rules)
 

@@ -68,7 +68,7 @@ def slot_list(check: Check) -> ValueType:
         for index, item in enumerate(raw if isinstance(raw, list) else ()):
             slots.note(table, (key, index), item, check)
             if item in raw[:index]:
-                table.document.problem((*table.path, key, index), f"`{printable(str(item))}` is there twice")
+                table.problem((key, index), f"`{printable(str(item))}` is there twice")
         return values
 
     return ValueType(read=read, schema=lambda: list_schema(slot_schema(check), uniqueItems=True))

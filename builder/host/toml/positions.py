@@ -1,4 +1,4 @@
-"""Where each key of a TOML text stands: the standard parser gives values without lines."""
+"""Line numbers of the keys of a TOML text, which the standard parser does not give."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def line_numbers(text: str) -> dict[Path, int]:
 
 
 class _Scanner:
-    """Walks a text that the real parser has accepted, so it need not check anything."""
+    """Walks a text that the real parser has accepted, so it checks nothing."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
         self.lines: dict[Path, int] = {}
         self.last: dict[Path, int] = {}
-        self.newlines = [found.start() for found in re.finditer("\n", text)]
+        self.newlines = [match.start() for match in re.finditer("\n", text)]
 
     def scan(self) -> dict[Path, int]:
         table: Path = ()
@@ -55,20 +55,18 @@ class _Scanner:
         return self.lines
 
     def header(self, brackets: int) -> Path:
-        line = self.line()
+        row = self.row()
         self.at += brackets
         names = self.dotted_key()
         self.at += brackets
-        path = self.resolve(names[:-1])
-        name = names[-1]
         if brackets == 1:
             path = self.resolve(names)
         else:
-            array = (*path, name)
+            array = (*self.resolve(names[:-1]), names[-1])
             self.last[array] = self.last.get(array, -1) + 1
-            self.lines.setdefault(array, line)
+            self.lines.setdefault(array, row)
             path = (*array, self.last[array])
-        self.lines.setdefault(path, line)
+        self.lines.setdefault(path, row)
         return path
 
     def resolve(self, names: list[str]) -> Path:
@@ -76,17 +74,17 @@ class _Scanner:
         path: Path = ()
         for name in names:
             path = (*path, name)
-            self.lines.setdefault(path, self.line())
+            self.lines.setdefault(path, self.row())
             if path in self.last:
                 path = (*path, self.last[path])
         return path
 
     def pair(self, table: Path) -> None:
-        line = self.line()
+        row = self.row()
         path = table
         for name in self.dotted_key():
             path = (*path, name)
-            self.lines.setdefault(path, line)
+            self.lines.setdefault(path, row)
         self.at += 1  # the equals sign
         self.skip(_SPACE)
         self.value(path)
@@ -120,7 +118,7 @@ class _Scanner:
         self.skip(_SPACE_AND_COMMENTS)
         while not self.text.startswith("]", self.at):
             item = (*path, index)
-            self.lines[item] = self.line()
+            self.lines[item] = self.row()
             self.value(item)
             index += 1
             self.comma()
@@ -142,17 +140,16 @@ class _Scanner:
 
     def string(self) -> str | None:
         for pattern in _STRINGS:
-            found = pattern.match(self.text, self.at)
-            if found:
-                self.at = found.end()
-                return found.group()
+            if match := pattern.match(self.text, self.at):
+                self.at = match.end()
+                return match.group()
         return None
 
     def skip(self, pattern: re.Pattern[str]) -> None:
-        found = pattern.match(self.text, self.at)
-        self.at = found.end() if found else self.at
+        if match := pattern.match(self.text, self.at):
+            self.at = match.end()
 
-    def line(self) -> int:
+    def row(self) -> int:
         return bisect_left(self.newlines, self.at) + 1
 
 
