@@ -1,4 +1,4 @@
-"""Containers of the engine: started, asked, and removed whatever happens."""
+"""Containers of the engine: started, followed, and always removed."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ LABEL = "jbuild.smoke"
 _OWNER = "jbuild.smoke.owner"
 _DEFERRED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _REMOVED_WITHIN_S = 30
-# Colours and cursor movements: a log is shown on terminals, which must not obey it.
+# Colours and cursor movements, which a terminal must not obey.
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _TAIL_LINES = 2000
 _SETTLE_S = 3.0
 
 
 def printable_line(line: str) -> str:
-    """Return a line of a log without control characters; of overwritten text, the last version."""
+    """Return a line of a log without control characters and overwritten text."""
     return _CONTROL.sub("", line.rstrip("\r\n").rsplit("\r", 1)[-1])
 
 
@@ -61,7 +61,7 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[str]:
 
 
 class LogFollower:
-    """Keeps a container's log in a file and its end in memory, and the most memory that the container used."""
+    """Keeps a container's log in a file and its end in memory, and measures the container's peak memory."""
 
     def __init__(self, container: Container, log: Path) -> None:
         """Follow a container until it is gone."""
@@ -104,7 +104,7 @@ class LogFollower:
                 yield chunk
 
     def _follow_memory(self) -> None:
-        # A container that is gone ends the stream in one of many ways; none of them matters.
+        # A removed container ends the stream in one of many ways; none of them matters.
         with suppress(DockerException, RequestException, OSError, ValueError):
             for sample in self._container.stats(stream=True, decode=True):
                 bytes_used = used_memory(sample) if isinstance(sample, dict) else 0
@@ -115,7 +115,7 @@ class LogFollower:
 def used_memory(sample: dict[str, Any]) -> int:
     """Return the bytes of memory in use in a sample of the engine's statistics.
 
-    Files in the cache that can be dropped do not count, as in `docker stats`; cgroup v1 and v2 name them differently.
+    Droppable files in the cache do not count, as in `docker stats`; cgroup v1 and v2 name them differently.
     """
     memory = sample.get("memory_stats") or {}
     details = memory.get("stats") or {}
@@ -157,7 +157,7 @@ class RunningContainer:
         )
 
     def published(self, port: int) -> int | None:
-        """Return the port of the engine's machine that leads to one of the container."""
+        """Return the port of the engine's machine for a port of the container."""
         self._container.reload()
         ports = self._container.attrs["NetworkSettings"].get("Ports") or {}
         bindings = ports.get(f"{port}/tcp")
@@ -185,7 +185,7 @@ class RunningContainer:
         return self._container.logs(stdout=True, stderr=False).decode(errors="replace")
 
     def log_lines(self) -> Iterator[str]:
-        """Yield the lines of the log as they come, until the container ends."""
+        """Yield the lines of the log until the container ends."""
         return split_lines(self._container.logs(stream=True, follow=True))
 
     def last_lines(self, count: int) -> str:
@@ -210,7 +210,7 @@ class RunningContainer:
             self._container.stop(timeout=within_s)
 
     def remove(self) -> None:
-        """Remove the container whatever it does, unless it is gone."""
+        """Remove the container, running or not, unless it is gone."""
         _remove(self._container)
 
 
@@ -223,7 +223,7 @@ class WatchedContainer(RunningContainer):
         self.log = LogFollower(container, log)
 
     def settle(self) -> None:
-        """Give the log of an ended container the time to arrive."""
+        """Wait a moment for the rest of the log of an ended container."""
         if not self.state().running:
             self.log.join()
 
@@ -238,7 +238,7 @@ def temporary_container(
     container whose process was killed is removed by the next call on this machine.
 
     Raises:
-        APIError: the engine will not start it.
+        APIError: the engine does not start it.
         DiskError: the log cannot be written.
     """
     remove_leftovers(client)
@@ -269,7 +269,7 @@ def remove_leftovers(client: DockerClient) -> None:
 
 
 def remove_own(client: DockerClient) -> None:
-    """Remove all temporary containers of this process, so that its threads that wait for them end."""
+    """Remove all temporary containers of this process, which ends the threads that wait for them."""
     for container in client.containers.list(all=True, filters={"label": f"{_OWNER}={_owner()}"}, ignore_removed=True):
         _remove(container)
 
@@ -296,7 +296,7 @@ def _remove(container: Container) -> None:
         except APIError as error:
             if error.status_code != HTTPStatus.CONFLICT:
                 raise
-            # Another thread or process is removing it: wait until that one has finished.
+            # Another thread or process is removing it.
             container.wait(condition="removed", timeout=_REMOVED_WITHIN_S)
 
 
@@ -313,7 +313,7 @@ def _archive(files: Sequence[Path]) -> bytes:
 
 @contextmanager
 def _signals_deferred() -> Iterator[None]:
-    """Put signals off until the block is done: a second Ctrl-C must not keep a container alive."""
+    """Defer signals until the block is done: a second Ctrl-C must not keep a container alive."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
