@@ -84,14 +84,13 @@ class Engine:
         Raises:
             EngineError: the engine does not answer any more.
         """
-        import docker  # noqa: PLC0415  # slow to import
-        from docker.errors import DockerException  # noqa: PLC0415
+        import docker.errors  # noqa: PLC0415  # slow to import
 
         try:
             if self.source == "scripts/engine" or self.endpoint.startswith("unix://"):
                 return docker.DockerClient(base_url=self.endpoint, timeout=int(timeout_s))
             return _remote_client(self.context, timeout_s)
-        except (DockerException, OSError) as error:
+        except (docker.errors.DockerException, OSError) as error:
             raise EngineError("the engine does not answer any more", where=self.endpoint, hint=_START) from error
 
     def can_run(self, architecture: Architecture) -> bool:
@@ -193,12 +192,12 @@ def _query(endpoint: str, context: str, *requests: str) -> list[dict[str, Any]]:
     """Return the engine's answers to requests: `/version` and `/info`."""
     if endpoint.startswith("unix://"):
         return [_query_socket(endpoint, request) for request in requests]
-    from docker.errors import DockerException  # noqa: PLC0415  # slow to import
+    import docker.errors  # noqa: PLC0415  # slow to import
 
     try:
         client = _remote_client(context, _ANSWER_S)
         return [dict(client.version() if request == "/version" else client.info()) for request in requests]
-    except (DockerException, OSError, ValueError) as error:
+    except (docker.errors.DockerException, OSError, ValueError) as error:
         raise _silent(endpoint, error) from error
 
 
@@ -232,12 +231,11 @@ def _query_socket(endpoint: str, request: str) -> dict[str, Any]:
 
 def _remote_client(context: str, timeout_s: float) -> DockerClient:
     """Return a client for DOCKER_HOST if set, else for a context, with the TLS settings of either."""
-    import docker  # noqa: PLC0415  # slow to import
-    from docker.context import ContextAPI  # noqa: PLC0415
+    import docker.context  # noqa: PLC0415  # slow to import
 
     if os.environ.get("DOCKER_HOST"):
         return docker.from_env(timeout=int(timeout_s), use_ssh_client=True)
-    settings = ContextAPI.get_context(context)
+    settings = docker.context.ContextAPI.get_context(context)
     tls = getattr(settings, "TLSConfig", None) or False
     return docker.DockerClient(base_url=settings.Host, tls=tls, timeout=int(timeout_s), use_ssh_client=True)
 
