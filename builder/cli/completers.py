@@ -23,7 +23,7 @@ def recipes(_: click.Context, __: click.Parameter, incomplete: str) -> list[Comp
     from builder.recipe.find import recipe_paths  # noqa: PLC0415
 
     try:
-        names = recipe_paths(Workspace.here().recipe_folders)
+        names = recipe_paths(Workspace.current().recipe_folders)
     except (JbuildError, OSError):
         return []
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
@@ -56,7 +56,7 @@ def _selectors(names: tuple[str, ...]) -> Iterator[str]:
     from builder.recipe.matrix import expand  # noqa: PLC0415
 
     try:
-        paths = recipe_paths(Workspace.here().recipe_folders)
+        paths = recipe_paths(Workspace.current().recipe_folders)
     except (JbuildError, OSError):
         return
     for path in [paths[name] for name in names if name in paths] if names else paths.values():
@@ -66,4 +66,4 @@ def _selectors(names: tuple[str, ...]) -> Iterator[str]:
             # The verb itself reports the mistake; other recipes have cells too.
             continue
         yield from (cell.id for cell in expand(recipe))
-        yield from (f"{axis}={value}" for axis, values in recipe.matrix.values_by_axis().items() for value in values)
+        yield from (f"{axis}={value}" for axis, values in recipe.matrix.all_values().items() for value in values)

@@ -79,7 +79,7 @@ def board(name: str) -> Board:
     rows = {row.name: row for row in boards()}
     if name not in rows:
         raise UsageError(
-            f"there is no board `{documents.shown(name)}`", hint=documents.suggest(name, rows, noun="boards known")
+            f"there is no board `{documents.printable(name)}`", hint=documents.suggest(name, rows, noun="boards known")
         )
     return rows[name]
 
@@ -128,5 +128,5 @@ def _board(table: Table) -> Board:
     )
     if not table.raw("l4t"):
         table.problem("l4t", "`l4t` must not be empty")
-    table.done(also=("usable-mib",))
+    table.done(("usable-mib",))
     return row

@@ -127,7 +127,7 @@ def _refusal(table: Table) -> Refusal:
     )
     if row.images is None and row.cuda_from is None:
         table.problem(None, "a refusal says which images it is about", "add `images` or `cuda-from`")
-    table.done(also=("images",))
+    table.done(("images",))
     return row
 
 

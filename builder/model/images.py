@@ -1,11 +1,21 @@
-"""The records of a plan and of a built image."""
+"""The records of a plan and a built image."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from builder.model.descriptors import Descriptor
 from builder.model.recipes import Pairs
+
+ENVIRONMENT = "/opt/venv"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Descriptor:
+    """A blob of an image: OCI media type, digest (`sha256:…`), size in bytes."""
+
+    media_type: str
+    digest: str
+    size: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,15 +43,15 @@ class Image:
 
 
 def proven_name(recipe: str, cell: str) -> str:
-    """Return the name of a cell's image in the engine after a passed smoke test."""
+    """Return the name of a cell's proven image in the engine."""
     return f"jbuild/{recipe}:{cell}".lower()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageSettings:
-    """The settings of an image's configuration besides its layers.
+    """The configuration of an image, besides its layers.
 
-    `healthcheck` and `entrypoint` are commands; `start_period_s` is the time until a server must be healthy.
+    `healthcheck` and `entrypoint` are commands; `start_period_s` is the longest time until a server is healthy.
     """
 
     environment: Pairs
@@ -56,11 +66,11 @@ class ImageSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """A rendered cell: a folder that plain `docker buildx build` can build.
+    """A rendered cell: a folder that `docker buildx build` can build alone.
 
     `layers` are the folders below `layers/`, lowest first; `content` is the checksum of Dockerfile and scripts.
-    `system` is the beginning of the Dockerfile up to jbuild's layers, if only layers and settings follow: BuildKit
-    builds that part, and jbuild adds the rest. It is None if a template has other instructions there.
+    BuildKit builds `system`, the beginning of the Dockerfile, and jbuild adds its layers and the settings; it is None
+    if the template has other instructions after the layers.
     """
 
     platform: str
@@ -69,9 +79,6 @@ class Plan:
     command: tuple[str, ...]
     settings: ImageSettings
     system: str | None = None
-
-
-ENVIRONMENT = "/opt/venv"
 
 
 def site_packages(python: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import ModelError
-from builder.model.model_files import kind_of, path_flaw, safe_path
+from builder.model.model_files import kind_of, path_flaw, printable_path
 from builder.models.selection import CONFIG
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def readable(name: str) -> Iterator[None]:
             raise
         raise ModelError(
             f"model {name}: a file cannot be read: {error.strerror}",
-            where=safe_path(str(error.filename)),
+            where=printable_path(str(error.filename)),
             hint="check that it is there and that you may read it",
         ) from error
 
@@ -67,7 +67,9 @@ def _walk(name: str, folder: Path, root: Path, above: str) -> Iterator[tuple[str
         flaw = path_flaw(path) or _link_flaw(entry, root)
         if flaw:
             hint = _COPY if entry.is_symlink() else "rename it, or move it out of the model's folder"
-            raise ModelError(f"model {name}: {safe_path(path)} {flaw}", where=safe_path(str(folder)), hint=hint)
+            raise ModelError(
+                f"model {name}: {printable_path(path)} {flaw}", where=printable_path(str(folder)), hint=hint
+            )
         if entry.is_dir():
             yield from _walk(name, Path(entry.path), root, f"{path}/")
         elif entry.is_file():

@@ -13,7 +13,7 @@ from builder.host import records
 from builder.host.records import as_bytes
 from builder.lock import lockfile
 from builder.model.audits import Audit
-from builder.model.descriptors import Descriptor
+from builder.model.images import Descriptor
 from builder.model.verdicts import Verdict
 from builder.publish import statements
 from builder.publish.sbom import MEDIA_TYPE, sbom

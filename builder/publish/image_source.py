@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError, RegistryError
 from builder.image.oci import layout as oci
-from builder.model.descriptors import Descriptor
+from builder.model.images import Descriptor
 from builder.remote.registry.blobs import RemoteBlob
 from builder.remote.registry.registry_client import INDEXES
 

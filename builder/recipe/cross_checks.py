@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from builder.host.toml.documents import shown, suggest
+from builder.host.toml.documents import printable, suggest
 from builder.jetson.platform import platform_for
 from builder.model.recipes import TagRule
 from builder.recipe import placeholders, value_checks
@@ -90,7 +90,7 @@ def _check_rules(document: Document, recipe: Recipe, cells: Sequence[Cell]) -> N
     for path, when, candidates in rules:
         if when and not any(matches(when, cell.values) for cell in candidates):
             combined = ", ".join(f"{axis}={value}" for axis, value in when)
-            document.problem(path, f"no cell has {shown(combined)}", "correct the values, or take the rule out")
+            document.problem(path, f"no cell has {printable(combined)}", "correct the values, or take the rule out")
 
 
 def _check_filled(document: Document, slot: Slot, names: tuple[str, ...], facts_by_cell: CellFacts) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import UsageError
-from builder.host.toml.documents import shown, suggest
+from builder.host.toml.documents import printable, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,10 +39,12 @@ def find(name_or_path: str, search: Sequence[Path]) -> Path:
         return paths[name]
     if "/" in name_or_path:
         raise UsageError(
-            f"there is no recipe at `{shown(name_or_path)}`", hint="a recipe is a .toml file; see: jbuild list"
+            f"there is no recipe at `{printable(name_or_path)}`", hint="a recipe is a .toml file; see: jbuild list"
         )
     folders = ", ".join(map(str, search)) or None
-    raise UsageError(f"there is no recipe `{shown(name)}`", where=folders, hint=suggest(name, paths, noun="recipes"))
+    raise UsageError(
+        f"there is no recipe `{printable(name)}`", where=folders, hint=suggest(name, paths, noun="recipes")
+    )
 
 
 def _is_file(path: Path) -> bool:

@@ -10,7 +10,7 @@ import re
 from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Any
 
-from builder.host.toml.documents import key_path, shown, suggest
+from builder.host.toml.documents import key_path, printable, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,11 +78,11 @@ def problems(schema: Any, path: Path = ()) -> list[tuple[Path, str]]:
 
 def _wrong(key: str, value: Any) -> Iterator[str]:
     if key not in _KEYWORDS:
-        yield f"unknown keyword `{shown(key)}` ({suggest(key, _KEYWORDS, noun='known')})"
+        yield f"unknown keyword `{printable(key)}` ({suggest(key, _KEYWORDS, noun='known')})"
     elif not _takes(key, value):
         yield f"`{key}` does not take this value"
     elif key == "type" and value not in _TYPES:
-        yield f"`{shown(value)}` is not a type ({suggest(value, _TYPES, noun='types')})"
+        yield f"`{printable(value)}` is not a type ({suggest(value, _TYPES, noun='types')})"
     elif key == "enum" and (not value or any(isinstance(item, (dict, date, datetime, time)) for item in value)):
         yield "`enum` lists at least one value: strings, numbers, true or false"
     elif key == "required" and not all(isinstance(item, str) for item in value):
@@ -126,7 +126,7 @@ def _mismatches(value: Any, schema: dict[str, Any], path: Path) -> Iterator[str]
             if name in properties:
                 yield from _mismatches(item, properties[name], (*path, name))
             elif schema.get("additionalProperties") is False:
-                yield f"`{shown(name)}` is not foreseen{location}"
+                yield f"`{printable(name)}` is not foreseen{location}"
     if isinstance(value, list) and "items" in schema:
         for index, item in enumerate(value):
             yield from _mismatches(item, schema["items"], (*path, index))
@@ -147,15 +147,15 @@ def _off(value: Any, schema: dict[str, Any]) -> Iterator[str]:
     if allowed is not None and not any(
         value == item and isinstance(value, bool) == isinstance(item, bool) for item in allowed
     ):
-        yield f"{shown(json.dumps(value))} is not {' or '.join(json.dumps(item) for item in allowed)}"
+        yield f"{printable(json.dumps(value))} is not {' or '.join(json.dumps(item) for item in allowed)}"
     if isinstance(value, str) and "pattern" in schema and not re.search(schema["pattern"], value):
-        yield f"{shown(json.dumps(value))} does not match `{schema['pattern']}`"
+        yield f"{printable(json.dumps(value))} does not match `{schema['pattern']}`"
     size = len(value) if isinstance(value, (str, list)) else value
     low, high = _LIMITS.get(type(value), ("", ""))
     if low in schema and size < schema[low]:
-        yield f"{shown(json.dumps(value))} is below the `{low}` of {schema[low]}"
+        yield f"{printable(json.dumps(value))} is below the `{low}` of {schema[low]}"
     if high in schema and size > schema[high]:
-        yield f"{shown(json.dumps(value))} is above the `{high}` of {schema[high]}"
+        yield f"{printable(json.dumps(value))} is above the `{high}` of {schema[high]}"
 
 
 _LIMITS: dict[type, tuple[str, str]] = {

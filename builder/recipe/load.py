@@ -80,7 +80,7 @@ def _recipe(root: Table, path: Path, templates: Sequence[Path]) -> Recipe:
     name = path.stem
     if not re.fullmatch(patterns.RECIPE_NAME, name):
         root.problem(
-            None, f"`{documents.shown(name)}` is not a recipe name", "lower-case letters, digits, `.`, `_` and `-`"
+            None, f"`{documents.printable(name)}` is not a recipe name", "lower-case letters, digits, `.`, `_` and `-`"
         )
     slots = Slots()
     values: dict[str, Any] = {"matrix": Matrix(axes=()), "architecture": "arm64"} | _RECIPE.read(root, slots)
@@ -108,4 +108,4 @@ def _check_template(root: Table, name: str, folders: Sequence[Path]) -> None:
         return
     templates = [path.name for folder in folders for path in folder.glob("*.j2")]
     hint = f"{documents.suggest(name, templates, noun='templates')}; your own lie in `dockerfiles/`, beside `recipes/`"
-    root.problem("template", f"there is no template `{documents.shown(name)}`", hint)
+    root.problem("template", f"there is no template `{documents.printable(name)}`", hint)

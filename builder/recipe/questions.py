@@ -74,7 +74,7 @@ def _read_schema(table: Table, key: str, _: Slots) -> str | None:
     raw = table.raw(key)
     problems = guided_schema.problems(raw)
     for path, message in problems:
-        table.document.problem((*table.path, key, *path), message)
+        table.problem((key, *path), message)
     return None if problems else guided_schema.text(raw)
 
 

@@ -22,7 +22,7 @@ from builder.host.toml.declarations import (
     tables,
     under,
 )
-from builder.host.toml.documents import shown, suggest
+from builder.host.toml.documents import printable, suggest
 from builder.model import patterns
 from builder.model.recipes import Model, OnFailure, Override, PublishSpec, Runners, ServerSpec, TagRule, Waiver
 from builder.recipe import value_checks
@@ -140,7 +140,7 @@ def served_model(document: Document, name: str | None, models: tuple[Model, ...]
             document.problem(("models", index, "name"), f"two models are called `{model.name}`")
     if name and name not in names:
         hint = suggest(name, names, noun="models")
-        document.problem(("server", "model"), f"`{shown(name)}` is not one of the recipe's models", hint)
+        document.problem(("server", "model"), f"`{printable(name)}` is not one of the recipe's models", hint)
     elif name is None and len(names) > 1:
         message, hint = "which of the models does the server serve?", f"one of: {', '.join(names)}"
         document.problem(("server", "model"), message, hint)
@@ -172,7 +172,7 @@ def _tags(table: Table, key: str, slots: Slots) -> tuple[TagRule, ...]:
             rule = _TAG.read(item, slots)
             item.done()
         if rule.name in [earlier.name for earlier in rules]:
-            table.document.problem((*table.path, key, index), f"`{shown(rule.name)}` is there twice")
+            table.document.problem((*table.path, key, index), f"`{printable(rule.name)}` is there twice")
         rules.append(rule)
     return tuple(rules)
 

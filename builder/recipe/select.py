@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from builder.errors import UsageError
-from builder.host.toml.documents import shown, suggest
+from builder.host.toml.documents import printable, suggest
 from builder.recipe.globs import glob
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def select(cells: Sequence[Cell], selectors: Sequence[str]) -> tuple[Cell, ...]:
     )
     if selectors and not selected:
         raise UsageError(
-            f"no cell matches all of: {', '.join(map(shown, selectors))}",
+            f"no cell matches all of: {', '.join(map(printable, selectors))}",
             hint="selectors on different axes narrow each other: leave one out",
         )
     return selected
@@ -56,11 +56,13 @@ def _check(cells: Sequence[Cell], axis: str, pattern: str) -> None:
     if not axis:
         ids = [cell.id for cell in cells]
         hint = suggest(pattern, ids, noun="cells") if len(ids) <= _LISTED_IDS else _nearest_ids(pattern, ids)
-        raise UsageError(f"no cell is called `{shown(pattern)}`", hint=hint)
+        raise UsageError(f"no cell is called `{printable(pattern)}`", hint=hint)
     if axis not in axes:
-        raise UsageError(f"`{shown(axis)}` is not an axis of this recipe", hint=suggest(axis, axes, noun="axes"))
+        raise UsageError(f"`{printable(axis)}` is not an axis of this recipe", hint=suggest(axis, axes, noun="axes"))
     values = list(dict.fromkeys(value for cell in cells if (value := cell.value(axis)) is not None))
-    raise UsageError(f"no cell has {axis}={shown(pattern)}", hint=suggest(pattern, values, noun=f"values of {axis}"))
+    raise UsageError(
+        f"no cell has {axis}={printable(pattern)}", hint=suggest(pattern, values, noun=f"values of {axis}")
+    )
 
 
 def _nearest_ids(pattern: str, ids: list[str]) -> str:

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
-    from builder.model.descriptors import Descriptor
-    from builder.model.images import Image
+    from builder.model.images import Descriptor, Image
 
 _BLOCK = 1 << 20
 

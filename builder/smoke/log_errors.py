@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.host.engine.container_log import printable_line
+from builder.host.engine.container import printable_line
 from builder.host.toml import documents
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from builder.host.toml.documents import shown
+from builder.host.toml.documents import printable
 from builder.image.runtime import served_name
 from builder.recipe.levels import usual_start_s
 from builder.remote.openai import SHOWN, ServerError
@@ -226,7 +226,7 @@ def accept(run: SmokeRun, question: Question, reply: Reply, step: Step) -> None:
         raise StepFailedError(step, "not-golden", message)
     alike = f", {agreement.tokens} tokens as recorded" if agreement else ""
     # A model may say anything, also what a terminal would obey.
-    excerpt = shown(" ".join(answer.text.split()))
+    excerpt = printable(" ".join(answer.text.split()))
     run.console.say(f"{run.name}: {question.title} -> {excerpt} ({_pace(answer)}{alike})")
     if run.baseline.recorded is not None and reply.tokens:
         source = f"level {run.level}, {datetime.now(timezone.utc).date()}, cell {run.name}"

@@ -20,8 +20,7 @@ from builder.errors import EngineError, IntegrityError
 from builder.host.console import Console
 from builder.host.engine.docker import Engine, find_engine
 from builder.host.paths import Workspace
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image
+from builder.model.images import Descriptor, Image
 from builder.smoke import engine_load
 from builder.smoke.engine_load import REPOSITORY, loaded
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def engine() -> Engine:
     try:
-        return find_engine(Workspace.here())
+        return find_engine(Workspace.current())
     except EngineError as error:
         pytest.skip(f"no engine: {error.message}")
 

@@ -60,7 +60,7 @@ def _bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 def test_what_is_missing_decides_the_exit_code(command_line: Jbuild) -> None:
     code, out, err = command_line("doctor")
     assert (code, err) == (7, "")
-    assert "error    engine        no engine runs: its socket does not exist" in out
+    assert "error    engine        Docker is not running (no socket at " in out
     assert out.splitlines()[-1].startswith("to be fixed: engine; warnings: registry")
 
 

@@ -58,10 +58,10 @@ def test_all_is_well(session: Session, programs: Path, root: Path) -> None:
 @pytest.mark.parametrize(
     ("refusal", "mine", "state_of_docker_host", "fix"),
     [
-        ("no engine runs: its socket does not exist", True, None, True),
-        ("no engine runs: its socket does not exist", False, None, False),
-        ("no engine runs: its socket does not exist", True, "unix:///x", False),
-        ("the engine's socket may not be used by this user", True, None, False),
+        ("Docker is not running (no socket at /var/run/docker.sock)", True, None, True),
+        ("Docker is not running (no socket at /var/run/docker.sock)", False, None, False),
+        ("Docker is not running (no socket at /var/run/docker.sock)", True, "unix:///x", False),
+        ("permission denied on the Docker socket", True, None, False),
         ("the engine does not answer: connection refused", True, None, False),
     ],
 )

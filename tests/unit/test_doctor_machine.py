@@ -18,8 +18,7 @@ from builder.host import records
 from builder.host.config import Config, IndexMirror, ModelMirror, RegistryMirror
 from builder.host.session import Session
 from builder.lock import lockfile
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image
+from builder.model.images import Descriptor, Image
 from builder.project.doctor import disk_check, jetson_check, stand_ins_check, tools_check
 from builder.recipe.load import load
 

@@ -128,7 +128,7 @@ def test_every_row_can_be_judged(row: Advisory) -> None:
         ('id = "a"\nwhen = ["x"]\nconstrain = ["y<1"]\nsymptom = "s"\nsource = ""', "is not a source"),
         (
             'id = "a"\nwhen = ["x"]\nconstrain = ["y<1"]\nsymptom = "s"\nsource = "t"\nlog = "("',
-            "no regular expression",
+            "not a regular expression",
         ),
         ('id = "a"\nwhen = ["x"]\nconstrain = ["y<1"]\nsymptom = "s"\nsource = "t"\nwhy = 1', "unknown key `why`"),
     ],

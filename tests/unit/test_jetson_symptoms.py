@@ -87,6 +87,6 @@ def test_a_broken_table_is_told_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         symptoms(path)
     messages = " ".join(problem.message for problem in caught.value.problems)
-    assert "no regular expression" in messages
+    assert "not a regular expression" in messages
     assert "`source` is missing" in messages
     assert "unknown key `why`" in messages

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from builder.errors import IntegrityError
 from builder.host.records import as_bytes
-from builder.model.descriptors import Descriptor
+from builder.model.images import Descriptor
 from builder.model.verdicts import Answer, Verdict
 from builder.publish import statements
 from builder.publish.attachments import parts_of

@@ -20,8 +20,7 @@ from builder.host.config import Config
 from builder.host.console import Console
 from builder.host.session import Session
 from builder.jetson.boards import board
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image
+from builder.model.images import Descriptor, Image
 from builder.model.publications import Publication, RegistryPublication
 from builder.model.recipes import PublishSpec, SmokeSpec
 from builder.model.verdicts import Verdict

@@ -13,12 +13,10 @@ import pytest
 
 from builder.errors import EngineError, RecipeError, SmokeError
 from builder.host import records
-from builder.host.engine.container import ContainerState
-from builder.host.engine.container_log import used_memory
+from builder.host.engine.container import ContainerState, used_memory
 from builder.host.engine.docker import Engine
 from builder.image.oci.layout import damaged_blobs, image_blobs
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image
+from builder.model.images import Descriptor, Image
 from builder.model.recipes import Model, Question, ServerSpec, SmokeSpec, Spec
 from builder.model.verdicts import Answer, SmokeFailedError, Verdict
 from builder.smoke import engine_archive as oci

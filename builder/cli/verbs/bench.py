@@ -31,7 +31,7 @@ from builder.host import records
 from builder.host.engine.docker import find_engine
 from builder.host.files import write_text
 from builder.host.session import Session
-from builder.host.toml.documents import shown
+from builder.host.toml.documents import printable
 from builder.remote.openai import OpenAIServer
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def table(result: Bench, columns: Callable[[Sequence[str], Sequence[Sequence[str
         "",
         columns(_HEADINGS, [_row(step) for step in result.steps]),
     ]
-    lines += [f"failed at {step.concurrency}: {shown(reason)}" for step in result.steps for reason in step.failures]
+    lines += [f"failed at {step.concurrency}: {printable(reason)}" for step in result.steps for reason in step.failures]
     return "\n".join([*lines, *(f"note: {remark}" for remark in result.remarks)])
 
 

@@ -10,7 +10,7 @@ import click
 
 from builder.cli import completers
 from builder.cli.cell_selection import open_session
-from builder.cli.results import printable, show
+from builder.cli.results import show, without_controls
 from builder.cli.verb_options import json_option
 from builder.errors import EngineError
 from builder.project.doctor.check_records import Check
@@ -56,7 +56,7 @@ def text(checks: Sequence[Check], fixes: Sequence[AppliedFix]) -> str:
         lines += _check(check, again=before is not None and before.name == check.name)
     for fix in fixes:
         lines.append(f"fixed: {fix.command}" if fix.failure is None else f"not fixed: {fix.command}: {fix.failure}")
-    return "\n".join(map(printable, [*lines, verdict(checks)]))
+    return "\n".join(map(without_controls, [*lines, verdict(checks)]))
 
 
 def verdict(checks: Sequence[Check]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.device.bench.measurement import LoadStep, Percentiles
 from builder.errors import SmokeError
-from builder.host.engine.container_log import printable_log
+from builder.host.engine.container import printable_log
 from builder.model.images import ENVIRONMENT
 
 if TYPE_CHECKING:

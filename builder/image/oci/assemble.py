@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.session import Session
-    from builder.model.descriptors import Descriptor
-    from builder.model.images import Image, ImageSettings, Plan
+    from builder.model.images import Descriptor, Image, ImageSettings, Plan
 
 # What SOURCE_DATE_EPOCH makes BuildKit write: `builder.wheels.tree.EPOCH` in words.
 _CREATED = "1980-01-01T00:00:00Z"

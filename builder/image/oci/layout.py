@@ -11,8 +11,7 @@ from builder.errors import BuildError, IntegrityError
 from builder.host.files import disk_errors, mark_used, move, sha256_of_rest, write_bytes
 from builder.host.records import as_bytes
 from builder.image.oci import virtual_blob
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image
+from builder.model.images import Descriptor, Image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

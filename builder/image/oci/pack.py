@@ -18,7 +18,7 @@ from builder.host import records
 from builder.host.files import disk_errors, mark_used, temp_file
 from builder.image.oci import tarball, virtual_blob
 from builder.image.oci.layout import blob, is_present, mark_blob_used
-from builder.model.descriptors import Descriptor
+from builder.model.images import Descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.errors import LockError, UsageError
 from builder.host import records
-from builder.host.toml.documents import shown, suggest
+from builder.host.toml.documents import printable, suggest
 from builder.image.oci.layout import blob, is_whole
 from builder.lock import lockfile
 from builder.model import patterns
@@ -40,14 +40,14 @@ def subject(name: str, session: Session, architecture: str) -> ComparedSide:
         return _of_lock(name, lockfile.read_file(path), session)
     if path.suffix == ".toml":
         hint = "`jbuild diff RECIPE/CELL …` finds a cell's lock itself; locks lie in locks/RECIPE/"
-        raise UsageError(f"there is no lock at `{shown(name)}`", hint=hint)
+        raise UsageError(f"there is no lock at `{printable(name)}`", hint=hint)
     if re.fullmatch(DIGEST_PATTERN, name):
         if not blob(session.workspace.images, name).is_file():
             hint = "`jbuild tags RECIPE` shows what is published: HOST/NAME@DIGEST names an image of a registry"
             raise UsageError(f"the cache holds no image {name}", hint=hint)
         return _with_lock(of_layout(name, name, session.workspace.images), session)
     if name.startswith("sha256:"):
-        raise UsageError(f"`{shown(name)}` is not a full digest", hint="a digest is sha256: and 64 digits")
+        raise UsageError(f"`{printable(name)}` is not a full digest", hint="a digest is sha256: and 64 digits")
     recipe_and_cell = _cell(name, session)
     if recipe_and_cell:
         return _of_cell(name, *recipe_and_cell, session)
@@ -83,7 +83,7 @@ def _cell(name: str, session: Session) -> tuple[str, str] | None:
         hint = f"name one: {', '.join(f'{recipe}/{locked_cell}' for locked_cell in locked)}"
         raise UsageError(f"recipe {recipe} has {len(locked)} locked cells", hint=hint)
     hint = suggest(cell, locked, noun="locked cells") if locked else f"run `jbuild lock {recipe}`"
-    raise LockError(f"cell {shown(name)} is not locked", hint=hint)
+    raise LockError(f"cell {printable(name)} is not locked", hint=hint)
 
 
 def _locked_cells(recipe: str, session: Session) -> list[str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from builder.project.doctor.check_records import Check, DoctorContext
 
 _ANSWER_S = 20
-_ABSENT = "does not exist"
+_ABSENT = "no socket"
 _SCRIPT = Path(__file__).parents[3] / "scripts" / "engine"
 _NVIDIA_PROGRAM = "nvidia-container-runtime"
 

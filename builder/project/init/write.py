@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.errors import DocumentError, UsageError
 from builder.host.files import write_text
-from builder.host.toml.documents import shown
+from builder.host.toml.documents import printable
 from builder.model import patterns
 from builder.model.recipes import Question
 from builder.project.init.new_recipe import NO_BOARD
@@ -37,7 +37,7 @@ def write(proposal: Proposal, folder: Path) -> Path:
     name = proposal.answers.name or ""
     if not re.fullmatch(patterns.RECIPE_NAME, name):
         hint = "lower-case letters, digits, `.`, `_` and `-`"
-        raise UsageError(f"`{shown(name)}` is not a recipe name", hint=hint)
+        raise UsageError(f"`{printable(name)}` is not a recipe name", hint=hint)
     path = folder / f"{name}.toml"
     if path.exists():
         raise UsageError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.errors import IntegrityError, ModelError
 from builder.model import patterns
-from builder.model.model_files import HubFile, HubListing, path_flaw, safe_path
+from builder.model.model_files import HubFile, HubListing, path_flaw, printable_path
 from builder.remote.registry.errors import ImageMissingError
 from builder.remote.registry.reference import DIGEST_PATTERN
 from builder.remote.registry.registry_client import INDEXES, RegistryClient
@@ -95,7 +95,7 @@ def _file(place: RegistrySource, layer: dict[str, Any]) -> HubFile:
         raise _no_model(place, f"a layer of it has no `{TITLE}`, so it is no file")
     path = path.removeprefix("./")
     if flaw := path_flaw(path):
-        raise _no_model(place, f"it lists a file that {flaw}: {safe_path(path)}")
+        raise _no_model(place, f"it lists a file that {flaw}: {printable_path(path)}")
     if annotations.get(_UNPACK) == "true":
         raise _no_model(place, f"{path} is a packed folder")
     if not re.fullmatch(DIGEST_PATTERN, str(digest)) or not isinstance(size, int) or size < 0:

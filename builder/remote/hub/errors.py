@@ -11,7 +11,7 @@ from huggingface_hub import constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from builder.errors import JbuildError, ModelError, NetworkError
-from builder.model.model_files import safe_path
+from builder.model.model_files import printable_path
 from builder.remote import http
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def refusal(place: HubSource, status: int, answer: Mapping[str, str]) -> JbuildE
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         hint = f"run it again later, or {_OTHER_HUB}"
         return NetworkError(f"the hub at {place.address} answers {status}", where=page, hint=hint)
-    said = safe_path(answer.get("X-Error-Message", ""))
+    said = printable_path(answer.get("X-Error-Message", ""))
     message = f"the hub refuses {place.source} ({status})" + (f": {said}" if said else "")
     return ModelError(message, where=page, hint="look at that page in a browser")
 

@@ -19,7 +19,7 @@ from huggingface_hub import HfApi, constants, hf_hub_url
 from builder.errors import IntegrityError, ModelError, NetworkError
 from builder.host.config import build_ca_bundle
 from builder.model import patterns
-from builder.model.model_files import HubFile, HubListing, path_flaw, safe_path
+from builder.model.model_files import HubFile, HubListing, path_flaw, printable_path
 from builder.remote import http
 from builder.remote.download import receive
 from builder.remote.hub.errors import as_requests_does, hub_errors, no_hub, token_header
@@ -132,7 +132,9 @@ def _file(sibling: Any) -> HubFile:
     path, size, large = sibling.rfilename, sibling.size, sibling.lfs
     flaw = path_flaw(path)
     if flaw:
-        raise ModelError(f"the hub lists a file that {flaw}: {safe_path(path)}", hint="use another copy of the model")
+        raise ModelError(
+            f"the hub lists a file that {flaw}: {printable_path(path)}", hint="use another copy of the model"
+        )
     sha256 = large.sha256 if large else None
     size = large.size if large else size
     if not isinstance(size, int) or (sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256)):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import RegistryError
-from builder.model.descriptors import Descriptor
+from builder.model.images import Descriptor
 from builder.remote.registry.errors import ImageMissingError
 from builder.remote.registry.registry_client import OCI_INDEX
 

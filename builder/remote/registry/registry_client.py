@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import requests
 
 from builder.errors import IntegrityError, RegistryError
-from builder.model.descriptors import Descriptor
+from builder.model.images import Descriptor
 from builder.remote import http
 from builder.remote.download import BLOCK, PartialBlob, receive
 from builder.remote.registry import credentials as found
