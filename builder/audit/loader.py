@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from builder.audit.environment import Node, UnreadLibrary
+from builder.audit.environment import Node, Providers, UnreadLibrary, is_given
 from builder.audit.load_outcome import (
     Cause,
     Dependent,
@@ -23,7 +23,6 @@ from builder.audit.load_outcome import (
     Outdated,
     UnresolvedSymbol,
 )
-from builder.audit.providers import Providers, is_given
 from builder.audit.rule_tables import tables
 
 if TYPE_CHECKING:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from builder.audit.audit_context import AuditContext, sm_number
 from builder.audit.base_image import read_base
 from builder.audit.environment import Environment
+from builder.audit.file_rules import conflicts, damaged, other_distribution, other_python, tag_lies, wrong_machine
 from builder.audit.gather_facts import gather
+from builder.audit.gpu_rules import coverage, gpu_code, toolkit_newer, two_cudas, two_sonames
+from builder.audit.loading_rules import loading
 from builder.audit.rule_tables import numbers, rules, table_digest
-from builder.audit.rules.base_rules import other_distribution
-from builder.audit.rules.file_rules import conflicts, damaged, other_python, tag_lies, wrong_machine
-from builder.audit.rules.gpu_rules import coverage, gpu_code, toolkit_newer, two_cudas, two_sonames
-from builder.audit.rules.loading_rules import loading
 from builder.audit.wheel_facts import READER
 from builder.errors import AuditError, NetworkError, RegistryError
 from builder.jetson.distributions import platforms

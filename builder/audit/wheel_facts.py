@@ -6,9 +6,11 @@ import re
 import zlib
 from array import array
 from email.parser import Parser
+from functools import lru_cache
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from builder.audit import elf, fatbin, symbols, wheel_reader
+from builder.audit import elf, fatbin, wheel_reader
 from builder.audit.byte_source import File, MalformedError
 from builder.model.audits import Binary, GpuCode, WheelFacts
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.audit.byte_source import ByteSource
-    from builder.audit.elf import ElfFacts
+    from builder.audit.elf import Defined, ElfFacts, UndefinedSymbol
     from builder.audit.wheel_reader import Member, WheelMembers
 
 # Part of each fact's name: raise it when the same wheel gives other facts.
@@ -84,9 +86,9 @@ def compact(path: str, facts: ElfFacts, gpu: tuple[GpuCode, ...] = ()) -> Binary
         version_defines=facts.version_defines,
         inits=tuple(inits),
         gpu=gpu,
-        defines=symbols.defined_keys(facts.defined).tobytes(),
-        wants=symbols.wanted_keys(wanted).tobytes(),
-        wanted=zlib.compress(b"\n".join(symbols.shown(symbol) for symbol in wanted), 1) if wanted else b"",
+        defines=defined_keys(facts.defined).tobytes(),
+        wants=wanted_keys(wanted).tobytes(),
+        wanted=zlib.compress(b"\n".join(shown(symbol) for symbol in wanted), 1) if wanted else b"",
         dynamic=facts.dynamic,
         executable_stack=facts.executable_stack,
     )
@@ -99,7 +101,7 @@ def assemble(
     data = File(wheel)
     kept = [member for member in listing.members if "\n" not in member.path]
     text = "\n".join(member.path for member in kept).encode("utf-8", "surrogateescape")
-    keys = [symbols.key(member.path.encode("utf-8", "surrogateescape")) for member in kept]
+    keys = [key(member.path.encode("utf-8", "surrogateescape")) for member in kept]
     flaws = [*listing.flaws, *flaws]
     texts = {name: _metadata(data, listing, name, flaws) for name in ("WHEEL", "METADATA")}
     return WheelFacts(
@@ -125,3 +127,38 @@ def _metadata(data: ByteSource, listing: WheelMembers, name: str, flaws: list[tu
 def _requires(headers: Message) -> tuple[str, ...]:
     found = (_NAME.match(str(text).strip()) for text in headers.get_all("Requires-Dist", ()))
     return tuple(sorted({re.sub(r"[-_.]+", "-", match[0]).lower() for match in found if match}))
+
+
+def key(name: bytes) -> int:
+    """Return the key of a name."""
+    return int.from_bytes(blake2b(name, digest_size=8).digest(), "little")
+
+
+_cached_key = lru_cache(maxsize=100_000)(key)
+
+
+def defined_keys(symbols: Iterable[Defined]) -> array[int]:
+    """Return the keys that these definitions answer to."""
+    names: set[bytes] = set()
+    for name, version, hidden in symbols:
+        if version is None:
+            names.add(name + b"@")
+            continue
+        names.add(name + b"@" + version)
+        if not hidden:
+            names.add(name)
+    return array("Q", [key(name) for name in names])
+
+
+def wanted_keys(symbols: Iterable[UndefinedSymbol]) -> array[int]:
+    """Return two keys for each symbol: any definition that answers to one of them will do."""
+    keys = array("Q")
+    for name, version, _ in symbols:
+        keys.append(_cached_key(name if version is None else name + b"@" + version))
+        keys.append(_cached_key(name + b"@"))
+    return keys
+
+
+def shown(symbol: UndefinedSymbol) -> bytes:
+    """Return a symbol as `name@VERSION`, or the name alone."""
+    return symbol.name if symbol.version is None else symbol.name + b"@" + symbol.version

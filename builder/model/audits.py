@@ -25,7 +25,7 @@ class GpuCode(NamedTuple):
 class Binary:
     """An ELF file, compact. `path` is seen from site-packages in wheels, absolute in a base image.
 
-    Symbols are hashed (see `builder.audit.symbols`): `defines` are the keys that it answers to, `wants` two keys for
+    Symbols are hashed (`builder.audit.wheel_facts`): `defines` are the keys that it answers to, `wants` two keys for
     each of its strong undefined symbols, any of which will do; `wanted` are their names, deflated. `inits` are the
     names of the Python modules that it can be imported as.
     """

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from builder.audit.base_layers import streamed
 from builder.audit.byte_source import MalformedError
-from builder.audit.demangle import demangled
+from builder.audit.loading_rules import demangled
 from builder.errors import IntegrityError
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from builder.jetson.boards import board, boards
 from builder.jetson.distributions import platforms
 from builder.jetson.platform import check_value, platform_for
 from builder.model.recipes import Spec
-from builder.project.init.new_recipe import NO_BOARD, Answers
 from builder.recipe.find import recipe_paths
 from builder.recipe.load import load
 
@@ -171,3 +170,20 @@ def _axes(answers: Answers, values: dict[str, str]) -> tuple[tuple[str, str], ..
 def _name(answers: Answers) -> str:
     kind = "cpu" if answers.board == NO_BOARD else answers.board
     return shown(f"vllm-{answers.vllm}-{kind}").lower().replace("+", "-")
+
+
+NO_BOARD = "none"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """What somebody wants; None is left to be proposed. `board` is `none` for the CPU of any arm64 machine."""
+
+    board: str
+    name: str | None = None
+    l4t: str | None = None
+    vllm: str | None = None
+    cuda: str | None = None
+    python: str | None = None
+    model: str | None = None
+    registry: str | None = None

@@ -7,19 +7,20 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from builder.audit.audit_context import finding, named
-from builder.audit.demangle import demangled
 from builder.audit.environment import Node
+from builder.audit.file_rules import for_python
 from builder.audit.load_outcome import Dependent, ExecutableStack, MissingLibrary, Outdated, UnresolvedSymbol
-from builder.audit.rules.base_rules import bases_for
-from builder.audit.rules.file_rules import for_python
-from builder.model.audits import SEVERITIES
+from builder.jetson.distributions import distributions, platforms
+from builder.model.audits import SEVERITIES, Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from builder.audit.audit_context import AuditContext
     from builder.audit.load_outcome import Cause, LoadOutcome
+    from builder.jetson.distributions import Distribution
     from builder.model.audits import Finding, Severity
+    from builder.model.platforms import Platform
 
 _FAMILIES = {"GLIBC": "glibc", "GLIBCXX": "glibcxx"}
 _STACKS_REFUSED = "2.41"
@@ -239,3 +240,43 @@ def _by_import(case: AuditContext) -> Iterator[Finding]:
         fix = "nothing to do while those imports come first, as they are meant to"
         also = tuple(v.node.shown for v in verdicts[1:])
         yield finding("missing-library", "info", first.node, detail, fix, also=also)
+
+
+_LONGEST = 2000
+_LONGEST_SHOWN = 160
+
+
+def demangled(symbol: str) -> str:
+    """Return a symbol's C++ name, shortened; the symbol itself where it is none or cannot be read."""
+    name = symbol.partition("@")[0]
+    if not name.startswith("_Z") or len(name) > _LONGEST:
+        return symbol
+    from itanium_demangler import parse  # type: ignore[import-untyped]  # noqa: PLC0415  # only findings need it
+
+    try:
+        found = parse(name)
+    except (NotImplementedError, RecursionError, ValueError, LookupError, AttributeError, TypeError, AssertionError):
+        # Names that the library does not understand are shown as they are.
+        found = None
+    text = str(found) if found else symbol
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+
+
+def bases_for(platform: Platform, fits: Callable[[Distribution], bool]) -> Iterator[str]:
+    """Yield the distributions that fit and on which a cell's Python can be had, with what that needs besides.
+
+    For a Jetson they are those that containers for its release are made on.
+    """
+    made_on = {
+        name
+        for row in platforms()
+        if row.l4t == platform.l4t
+        for name in (row.distribution, *(also.distribution for also in row.also_on))
+    }
+    for row in distributions():
+        if row.name == platform.distribution or not fits(row) or (platform.l4t and row.name not in made_on):
+            continue
+        if platform.python == row.python:
+            yield row.name
+        elif platform.python in row.standalone:
+            yield f"{row.name} (its Python {platform.python} is fetched from GitHub, or `mirror` under [python])"

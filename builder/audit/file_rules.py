@@ -223,3 +223,28 @@ def _tuple(version: str) -> tuple[int, ...]:
 
 def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
+
+
+_FILE = "/etc/os-release"
+
+
+def other_distribution(case: AuditContext) -> Iterator[Finding]:
+    """Yield a base image of another distribution than the cell's: other packages, another Python and C library.
+
+    One that stands in for the real one, by a mirror rule that says so, is a warning: the real one may well be right.
+    """
+    environment = case.environment
+    said = environment.base.distribution if environment.base else ()
+    wanted = environment.platform.distribution
+    if not said or wanted in said:
+        return
+    yield Finding(
+        rule="other-distribution",
+        severity="warning" if case.stand_in else "error",
+        wheel=named(None),
+        file=_FILE,
+        detail=f"says {said[0]}, and the cell is for {wanted}"
+        + (f"; it stands in for the real one: {case.stand_in}" if case.stand_in else ""),
+        fix=f"name an image of {wanted} as `image` under [base], or make the cell one of {said[0]}: "
+        "the axes `distribution` or `ubuntu` choose it",
+    )
