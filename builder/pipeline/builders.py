@@ -88,7 +88,7 @@ class Builders:
             alive = [name for name in self.names if name not in self._dead]
             if not alive:
                 raise self._none_left()
-            name = min(alive, key=lambda each: self._busy[each])
+            name = min(alive, key=lambda builder: self._busy[builder])
             self._busy[name] += 1
             return name
 
@@ -106,15 +106,15 @@ class Builders:
             return False
         with self._mutex:
             self._dead.setdefault(name, reason)
-            others = [other for other in self.names if other not in self._dead]
-        if others:
-            self._console.warn(f"{cell}: builder {name} has died ({reason}); its cells go to {', '.join(others)}")
+            left = [builder for builder in self.names if builder not in self._dead]
+        if left:
+            self._console.warn(f"{cell}: builder {name} has died ({reason}); its cells go to {', '.join(left)}")
         return True
 
     def _none_left(self) -> EngineError:
-        said = "; ".join(f"{name}: {reason}" for name, reason in self._dead.items())
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in self._dead.items())
         return EngineError(
-            f"no builder is left: {said}",
+            f"no builder is left: {reasons}",
             where=", ".join(self.names),
             hint="start them again, then run the same command: what is finished is kept; `docker buildx ls` lists them",
         )

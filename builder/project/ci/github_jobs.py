@@ -47,14 +47,14 @@ def plan(selected: Selected, runners: Mapping[str, str], changed: Changes | None
     return CiPlan(include=tuple(include), skipped=tuple(skipped))
 
 
-def outputs(made: CiPlan) -> str:
+def outputs(ci_plan: CiPlan) -> str:
     """Return the plan as lines for `$GITHUB_OUTPUT`: the matrix, and how many cells it has."""
-    matrix = json.dumps({"include": records.to_json(made.include)}, separators=(",", ":"))
-    return f"matrix={matrix}\ncells={len(made.include)}"
+    matrix = json.dumps({"include": records.to_json(ci_plan.include)}, separators=(",", ":"))
+    return f"matrix={matrix}\ncells={len(ci_plan.include)}"
 
 
 def _entry(recipe: Recipe, cell: Cell, runners: Mapping[str, str]) -> MatrixEntry:
-    own, board = runners_of(recipe, cell)
+    runner, board = runners_of(recipe, cell)
     architecture = recipe.architecture
     usual = github().runners[0].label
     return MatrixEntry(
@@ -63,7 +63,7 @@ def _entry(recipe: Recipe, cell: Cell, runners: Mapping[str, str]) -> MatrixEntr
         name=f"{recipe.name} {cell.id}",
         architecture=architecture,
         platform=f"linux/{architecture}",
-        runner=runners.get(architecture) or runners.get("") or own or usual,
+        runner=runners.get(architecture) or runners.get("") or runner or usual,
         smoke_runner=board or "",
     )
 

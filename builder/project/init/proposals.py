@@ -50,8 +50,8 @@ def l4t_choices(name: str) -> tuple[str, ...]:
         UsageError: there is no such board.
     """
     row = board(name)
-    found = [p.l4t for p in platforms() if p.l4t.split(".")[0] in row.l4t and row.sm in p.sms]
-    return tuple(sorted(found, key=Version, reverse=True))
+    releases = [p.l4t for p in platforms() if p.l4t.split(".")[0] in row.l4t and row.sm in p.sms]
+    return tuple(sorted(releases, key=Version, reverse=True))
 
 
 def propose(answers: Answers, folders: tuple[Path, ...]) -> Proposal:
@@ -91,8 +91,8 @@ def _release(answers: Answers, folders: tuple[Path, ...]) -> str:
         if mistake := check_value("l4t", answers.l4t):
             raise UsageError(mistake[0], hint=mistake[1])
         if answers.l4t not in releases:
-            known = ", ".join(releases)
-            raise UsageError(f"L4T {answers.l4t} does not run on {answers.board}", hint=f"these do: {known}")
+            listed = ", ".join(releases)
+            raise UsageError(f"L4T {answers.l4t} does not run on {answers.board}", hint=f"these do: {listed}")
         return answers.l4t
     used = {value for recipe in _known(folders) for value in recipe.matrix.known().get("l4t", ())}
     if not releases:
@@ -112,7 +112,7 @@ def _known(folders: tuple[Path, ...]) -> list[Recipe]:
     return recipes
 
 
-def _most_like(answers: Answers, known: list[Recipe]) -> Recipe | None:
+def _most_like(answers: Answers, recipes: list[Recipe]) -> Recipe | None:
     """Return the recipe for the same kind of machine: of the same vLLM, else L4T release, else with the newest vLLM."""
 
     def likeness(recipe: Recipe) -> tuple[bool, bool, Version]:
@@ -124,7 +124,7 @@ def _most_like(answers: Answers, known: list[Recipe]) -> Recipe | None:
             max(map(_version, versions), default=_NONE),
         )
 
-    alike = [recipe for recipe in known if recipe.architecture == "arm64" and _same_kind(answers, recipe)]
+    alike = [recipe for recipe in recipes if recipe.architecture == "arm64" and _same_kind(answers, recipe)]
     return max(alike, key=likeness, default=None)
 
 
@@ -151,9 +151,9 @@ def _first_values(recipe: Recipe | None) -> dict[str, str]:
 
 def _axes(answers: Answers, values: dict[str, str]) -> tuple[tuple[str, str], ...]:
     """Return the axes that choose the platform: what was answered, what the like recipe has if that exists too."""
-    place = {"l4t": answers.l4t} if answers.l4t else {"distribution": values.get("distribution", "debian-12")}
-    given = {"cuda": answers.cuda, "python": answers.python}
-    fixed = {**place, **{name: value for name, value in given.items() if value}}
+    target = {"l4t": answers.l4t} if answers.l4t else {"distribution": values.get("distribution", "debian-12")}
+    chosen = {"cuda": answers.cuda, "python": answers.python}
+    fixed = {**target, **{name: value for name, value in chosen.items() if value}}
     proposed = {name: values[name] for name in ("ubuntu", "cuda", "python") if name in values} | fixed
     try:
         platform_for(proposed.items(), "arm64")
@@ -163,8 +163,8 @@ def _axes(answers: Answers, values: dict[str, str]) -> tuple[tuple[str, str], ..
         platform = platform_for(proposed.items(), "arm64")
     except JbuildError as error:
         raise UsageError(error.message, hint=error.hint) from error
-    found = {"python": platform.python, **({"cuda": platform.cuda} if platform.cuda else {}), **proposed}
-    return tuple((name, found[name]) for name in ("l4t", "distribution", "ubuntu", "cuda", "python") if name in found)
+    axes = {"python": platform.python, **({"cuda": platform.cuda} if platform.cuda else {}), **proposed}
+    return tuple((name, axes[name]) for name in ("l4t", "distribution", "ubuntu", "cuda", "python") if name in axes)
 
 
 def _name(answers: Answers) -> str:

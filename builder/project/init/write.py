@@ -71,7 +71,7 @@ def render(proposal: Proposal) -> str:
         answers=answers,
         axes=dict(proposal.axes),
         spec=spec,
-        question=next((each for each in spec.smoke.questions if each.ask and each.expect), _QUESTION),
+        question=next((question for question in spec.smoke.questions if question.ask and question.expect), _QUESTION),
         like=proposal.like.name if proposal.like else None,
         for_board=answers.board != NO_BOARD,
         model_name=model.name if model else _model_name(answers.model or ""),
@@ -122,8 +122,8 @@ def remarks(path: Path) -> Iterator[str]:
     """Yield what is to be done about a recipe that was just written, beside those that lie in its folder."""
     yield from _absent_models(path)
     own = _tags(path)
-    others = {name: _tags(other) for name, other in recipe_paths([path.parent]).items() if name != path.stem}
-    shared = {name: own & tags for name, tags in others.items() if own & tags}
+    by_recipe = {name: _tags(sibling) for name, sibling in recipe_paths([path.parent]).items() if name != path.stem}
+    shared = {name: own & tags for name, tags in by_recipe.items() if own & tags}
     if shared:
         repository, tag = min(min(tags) for tags in shared.values())
         yield (
