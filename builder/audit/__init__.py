@@ -1,4 +1,4 @@
-"""What the wheels' binaries need, against what the base image, the other wheels and the GPU give.
+"""The audit compares the needs of the wheels' binaries with the base image, the other wheels and the GPU.
 
-Pure on files: nothing here runs a program or anything of a wheel.
+It only reads files: it never runs a program or code of a wheel.
 """

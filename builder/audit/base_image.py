@@ -1,4 +1,4 @@
-"""What a base image brings: its libraries and their symbols, its search paths, its packages. Read once by digest."""
+"""The facts of a base image, read once by digest: libraries and their symbols, search paths, packages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _IN_MEMORY = 16 << 20
 _LARGEST_LIBRARY = 4 << 30
 _LARGEST_TEXT = 32 << 20
 _MOST_LAYERS = 512
-# Where ldconfig looks besides what ld.so.conf names.
+# ldconfig's own folders, besides those of ld.so.conf.
 _TRUSTED = ("/lib", "/usr/lib", "/lib64", "/usr/lib64")
 
 
@@ -51,9 +51,9 @@ class _Tree:
 
     def remove(self, path: str, *, below_only: bool = False) -> None:
         for files in (self.binaries, self.links, self.texts):
-            gone = [p for p in files if p.startswith(f"{path}/") or (p == path and not below_only)]
-            for each in gone:
-                del files[each]
+            removed = [p for p in files if p.startswith(f"{path}/") or (p == path and not below_only)]
+            for removed_path in removed:
+                del files[removed_path]
 
 
 def read_base(used: str, digest: str, architecture: str, session: Session) -> BaseFacts:
@@ -61,20 +61,16 @@ def read_base(used: str, digest: str, architecture: str, session: Session) -> Ba
 
     Raises:
         NetworkError, RegistryError, IntegrityError: the image cannot be read.
-        DiskError: its facts cannot be kept.
+        DiskError: its facts cannot be stored.
     """
-    place = _place(digest, architecture, session)
-    mark_used(place)
-    found = facts_cache.read_base(place)
-    if found is None:
-        found = _read(Reference.parse(used), digest, architecture, session)
-        facts_cache.write_base(place, found)
-    return found
-
-
-def _place(digest: str, architecture: str, session: Session) -> Path:
     name = digest.removeprefix("sha256:")
-    return session.workspace.facts / name[:2] / f"{name}-{architecture}-{READER}"
+    cached = session.workspace.facts / name[:2] / f"{name}-{architecture}-{READER}"
+    mark_used(cached)
+    facts = facts_cache.read_base(cached)
+    if facts is None:
+        facts = _read(Reference.parse(used), digest, architecture, session)
+        facts_cache.write_base(cached, facts)
+    return facts
 
 
 def _read(reference: Reference, digest: str, architecture: str, session: Session) -> BaseFacts:
@@ -84,7 +80,7 @@ def _read(reference: Reference, digest: str, architecture: str, session: Session
         config = _blob(client, reference.repository, manifest["config"])
         layers = [(layer["mediaType"], layer["digest"], int(layer["size"])) for layer in manifest["layers"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RegistryError("the base image's manifest cannot be understood", where=str(reference)) from error
+        raise RegistryError("the base image's manifest is malformed", where=str(reference)) from error
     tree = _Tree()
     title = f"reading the libraries of {reference.name}"
     with session.console.task(title, sum(layer[2] for layer in layers)) as task:
@@ -102,7 +98,7 @@ def _blob(client: RegistryClient, repository: str, descriptor: dict[str, Any]) -
 
 
 def _read_layer(stream: IO[bytes], media_type: str, tree: _Tree, advance: Callable[[float], object]) -> None:
-    # What a layer removes is of the layers below, wherever in it that is said.
+    # A layer removes files of the layers below, whatever the order of its entries.
     new = _Tree()
     for entry, opened in members(stream, media_type):
         advance(0)
@@ -137,7 +133,7 @@ def _take(entry: tarfile.TarInfo, path: str, opened: Callable[[], IO[bytes] | No
 
 
 def _binary(entry: tarfile.TarInfo, path: str, opened: Callable[[], IO[bytes] | None]) -> Binary | None:
-    """Read a library of a layer; what is none (a linker script, say) is passed over, as the loader does."""
+    """Read a library of a layer; skip other files, such as linker scripts, as the loader does."""
     file = opened()
     if file is None or not elf.HEADER_SIZE <= entry.size <= _LARGEST_LIBRARY:
         return None
@@ -164,20 +160,20 @@ def _spooled(head: bytes, file: IO[bytes]) -> ByteSource:
 
 def _facts(tree: _Tree, config: dict[str, Any]) -> BaseFacts:
     environment = dict(text.partition("=")[::2] for text in (config.get("config") or {}).get("Env") or ())
-    listed = environment.get("LD_LIBRARY_PATH", "")
+    library_path = environment.get("LD_LIBRARY_PATH", "")
     status = "\n\n".join(text for path, text in sorted(tree.texts.items()) if path.startswith("var/lib/dpkg/"))
     return BaseFacts(
         binaries=tuple(sorted(tree.binaries.values(), key=lambda b: b.path)),
         links=tuple(sorted((f"/{path}", target) for path, target in tree.links.items())),
         folders=tuple(dict.fromkeys([*_configured(tree.texts, "etc/ld.so.conf"), *_TRUSTED])),
-        library_path=tuple(folder for folder in listed.split(":") if folder.startswith("/")),
+        library_path=tuple(folder for folder in library_path.split(":") if folder.startswith("/")),
         packages=_packages(status),
         distribution=_distribution(tree.texts),
     )
 
 
 def _distribution(texts: dict[str, str]) -> tuple[str, ...]:
-    """Return the distribution's name as platforms have it, `debian-12`, if the image says what it is."""
+    """Return the distribution's name as in platforms, `debian-12`, if the image has os-release."""
     text = texts.get("etc/os-release") or texts.get("usr/lib/os-release") or ""
     lines = dict(line.partition("=")[::2] for line in text.splitlines())
     name, version = (lines.get(key, "").strip("\"'") for key in ("ID", "VERSION_ID"))
@@ -185,26 +181,26 @@ def _distribution(texts: dict[str, str]) -> tuple[str, ...]:
 
 
 def _configured(texts: dict[str, str], path: str, depth: int = 4) -> list[str]:
-    """Return the folders that ld.so.conf names, in order."""
-    found: list[str] = []
+    """Return the folders of ld.so.conf, in order."""
+    folders: list[str] = []
     for line in texts.get(path, "").splitlines():
         text = line.partition("#")[0].strip()
         if text.startswith("include ") and depth:
             pattern = PurePosixPath(text.split(None, 1)[1].lstrip("/"))
-            for other in sorted(texts):
-                if PurePosixPath(other).match(str(pattern)):
-                    found += _configured(texts, other, depth - 1)
+            for included in sorted(texts):
+                if PurePosixPath(included).match(str(pattern)):
+                    folders += _configured(texts, included, depth - 1)
         elif text.startswith("/"):
-            found.append(text.rstrip("/"))
-    return found
+            folders.append(text.rstrip("/"))
+    return folders
 
 
 def _packages(status: str) -> tuple[str, ...]:
     """Return the names of the installed packages."""
-    found = set()
+    names = set()
     for paragraph in status.split("\n\n"):
         name = re.search(r"(?m)^Package: (\S+)", paragraph)
         state = re.search(r"(?m)^Status: (.*)", paragraph)
         if name and (state is None or state[1].endswith(" installed")):
-            found.add(name[1])
-    return tuple(sorted(found))
+            names.add(name[1])
+    return tuple(sorted(names))

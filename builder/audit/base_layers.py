@@ -1,4 +1,4 @@
-"""Reads the layers of an image from its registry as a stream, lowest first: nothing of them is stored."""
+"""Reads the layers of an image from its registry as a stream, lowest first, without storing them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _FLAWS = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError)
 
 @contextmanager
 def streamed(client: RegistryClient, repository: str, digest: str) -> Iterator[IO[bytes]]:
-    """Give the bytes of a blob as a file that is read once, while they arrive.
+    """Provide the bytes of a blob as a file that is read once, while they arrive.
 
     Raises:
-        RegistryError, IntegrityError: the blob cannot be had, or its bytes are others; told at the end of the block.
+        RegistryError, IntegrityError: the blob cannot be fetched or its digest differs; raised at the end of the block.
     """
     reading, writing = os.pipe()
     failures: list[BaseException] = []
@@ -36,7 +36,7 @@ def streamed(client: RegistryClient, repository: str, digest: str) -> Iterator[I
             with os.fdopen(writing, "wb", buffering=0) as target:
                 client.get_blob(repository, digest, lambda block: _write_all(target, block))
         except BrokenPipeError:
-            # The reader had seen enough, and says itself why.
+            # The reader stopped, and raises its own error.
             return
         except JbuildError as error:
             failures.append(error)
@@ -49,19 +49,15 @@ def streamed(client: RegistryClient, repository: str, digest: str) -> Iterator[I
             while source.read(1 << 20):
                 pass
         except MalformedError:
-            # What was cut off by a failed transfer is not the image's fault.
-            _close_and_wait(source, thread)
+            # A failed transfer that cut the blob off is not the image's fault.
+            source.close()
+            thread.join()
             if failures:
                 raise failures[0] from None
             raise
     thread.join()
     if failures:
         raise failures[0]
-
-
-def _close_and_wait(source: IO[bytes], thread: threading.Thread) -> None:
-    source.close()
-    thread.join()
 
 
 def _write_all(target: Any, block: bytes) -> None:
@@ -71,11 +67,11 @@ def _write_all(target: Any, block: bytes) -> None:
 
 
 def members(blob: IO[bytes], media_type: str) -> Iterator[tuple[tarfile.TarInfo, Callable[[], IO[bytes] | None]]]:
-    """Yield the entries of a layer, each with a function that opens it before the next one is asked for.
+    """Yield the entries of a layer, each with a function that opens it before the next one is read.
 
     Raises:
-        MalformedError: it is no layer that can be read.
-        RegistryError: it is compressed in a way that cannot be read here.
+        MalformedError: the layer cannot be read.
+        RegistryError: its compression is not supported.
     """
     try:
         with tarfile.open(fileobj=_plain(blob, media_type), mode="r|") as archive:

@@ -1,4 +1,4 @@
-"""Bytes that are read at any place: of a file, or of a zip's member without unpacking it. All reading is bounded."""
+"""Random access to the bytes of a file, or of a zip's member without unpacking it. All reading is bounded."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _KEPT_BLOCKS = 4
 
 
 class MalformedError(AuditError):
-    """A file is not what it says it is: cut off, lying or too large."""
+    """A file is cut off, inconsistent or too large."""
 
 
 class ByteSource(Protocol):
-    """Bytes of a known size that can be read at any place."""
+    """Bytes of a known size with random access."""
 
     @property
     def size(self) -> int:
-        """How many bytes there are."""
+        """The number of bytes."""
 
     def read(self, offset: int, size: int) -> bytes:
         """Return `size` bytes from `offset` on.
@@ -51,10 +51,10 @@ class Plain:
 
 
 class File:
-    """The bytes of a file, read when they are asked for: a mapping would count as memory of ours."""
+    """The bytes of a file, read on demand: a mapping would count as memory of this process."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file; it is closed when nobody holds this any more.
+        """Open the file; it is closed with the last reference to this object.
 
         Raises:
             MalformedError: it cannot be read.
@@ -68,14 +68,14 @@ class File:
     def read(self, offset: int, size: int) -> bytes:
         """Return some of the bytes."""
         _check(offset, size, self.size)
-        found = os.pread(self._file.fileno(), size, offset)
-        if len(found) != size:
+        data = os.pread(self._file.fileno(), size, offset)
+        if len(data) != size:
             raise MalformedError("the file became shorter while it was read")
-        return found
+        return data
 
 
 class SourceRange:
-    """A part of other bytes."""
+    """A range of other bytes."""
 
     def __init__(self, whole: ByteSource, start: int, size: int) -> None:
         """Take `size` bytes of `whole` from `start` on.
@@ -93,14 +93,14 @@ class SourceRange:
 
 
 class Deflated:
-    """The bytes of a deflated stream, in blocks that are inflated when they are asked for.
+    """The bytes of a deflated stream, in blocks that are inflated on demand.
 
-    At the beginning of each block the state of the inflater is kept (some 40 kB a block), so that going back costs
-    one block and not all that lies before. Memory does not depend on the size.
+    It stores the state of the inflater at each block's start (some 40 kB a block), so that going back inflates one
+    block only. Memory does not depend on the size.
     """
 
     def __init__(self, data: ByteSource, size: int) -> None:
-        """Take raw deflated bytes and the size that they claim to have once inflated."""
+        """Take raw deflated bytes and their claimed size once inflated."""
         self._data = data
         self.size = size
         self._marks = [(0, zlib.decompressobj(-zlib.MAX_WBITS))]
@@ -114,41 +114,41 @@ class Deflated:
         first, last = offset // _BLOCK, (offset + size - 1) // _BLOCK
         if first == last:
             start = offset - first * _BLOCK
-            found = self._block(first)[start : start + size]
+            data = self._block(first)[start : start + size]
         else:
-            parts = [self._block(number) for number in range(first, last + 1)]
-            parts[0] = parts[0][offset - first * _BLOCK :]
-            parts[-1] = parts[-1][: offset + size - last * _BLOCK]
-            found = b"".join(parts)
-        if len(found) != size:
+            blocks = [self._block(number) for number in range(first, last + 1)]
+            blocks[0] = blocks[0][offset - first * _BLOCK :]
+            blocks[-1] = blocks[-1][: offset + size - last * _BLOCK]
+            data = b"".join(blocks)
+        if len(data) != size:
             raise MalformedError("the zip member ends before its declared size")
-        return found
+        return data
 
     def head(self, size: int) -> bytes:
         """Return the first bytes, or fewer, without inflating more than these."""
-        given = min(self._data.size, size + 1024)
+        length = min(self._data.size, size + 1024)
         try:
-            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(self._data.read(0, given), size)
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(self._data.read(0, length), size)
         except zlib.error as error:
             raise MalformedError(f"the zip member cannot be inflated: {error}") from error
 
     def _block(self, number: int) -> bytes:
-        found = self._blocks.get(number)
-        if found is None:
+        block = self._blocks.get(number)
+        if block is None:
             while len(self._marks) <= number:
                 self._inflate(len(self._marks) - 1)
-            found = self._inflate(number)
+            block = self._inflate(number)
         else:
             self._blocks.move_to_end(number)
-        return found
+        return block
 
     def _inflate(self, number: int) -> bytes:
-        """Inflate a block whose mark is known, keep it for a while, and set the next mark."""
+        """Inflate a block whose mark exists, cache it, and set the next mark."""
         if number in self._blocks and number + 1 < len(self._marks):
             return self._blocks[number]
         position, state = self._marks[number]
-        wanted = min(_BLOCK, self.size - number * _BLOCK)
-        block, position, state = _inflate(self._data, position, state.copy(), wanted)
+        length = min(_BLOCK, self.size - number * _BLOCK)
+        block, position, state = _inflate(self._data, position, state.copy(), length)
         if number + 1 == len(self._marks):
             self._marks.append((position, state))
         self._blocks[number] = block
@@ -158,24 +158,24 @@ class Deflated:
 
 
 def _inflate(
-    data: ByteSource, position: int, state: zlib._Decompress, wanted: int
+    data: ByteSource, position: int, state: zlib._Decompress, length: int
 ) -> tuple[bytes, int, zlib._Decompress]:
-    parts, missing = [], wanted
+    chunks, missing = [], length
     try:
         while missing and not state.eof:
-            given = data.read(position, min(_INPUT, data.size - position))
-            part = state.decompress(given, missing)
-            consumed = len(given) - len(state.unconsumed_tail)
-            if not part and not consumed:
+            compressed = data.read(position, min(_INPUT, data.size - position))
+            chunk = state.decompress(compressed, missing)
+            consumed = len(compressed) - len(state.unconsumed_tail)
+            if not chunk and not consumed:
                 break
             position += consumed
-            missing -= len(part)
-            parts.append(part)
+            missing -= len(chunk)
+            chunks.append(chunk)
     except zlib.error as error:
         raise MalformedError(f"the zip member cannot be inflated: {error}") from error
-    return b"".join(parts), position, state
+    return b"".join(chunks), position, state
 
 
 def _check(offset: int, size: int, whole: int) -> None:
     if offset < 0 or size < 0 or offset + size > whole:
-        raise MalformedError(f"bytes {offset} to {offset + size} are asked for where there are {whole}")
+        raise MalformedError(f"bytes {offset} to {offset + size} are outside its {whole} bytes")

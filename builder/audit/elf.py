@@ -1,10 +1,10 @@
-"""Reads what the dynamic loader reads of an ELF file: needed libraries, search paths, symbols and their versions.
+"""Reads an ELF file as the dynamic loader does: needed libraries, search paths, symbols and their versions.
 
-As the loader does, it goes by program headers; sections only tell how many symbols there are and where GPU code lies.
-64-bit little-endian files only: others are told by `Header` and not read further.
+Like the loader, it follows program headers; sections only give the number of symbols and the position of GPU code.
+Of files other than 64-bit little-endian ones it reads the `Header` only.
 
-The libraries for this were measured on libtorch_cpu.so (50,000 symbols): 0.07 s here, 2.6 s with pyelftools, 2.0 s and
-half a gigabyte of memory with lief; neither reads from a zip's member.
+Measured on libtorch_cpu.so (50,000 symbols): 0.07 s here, 2.6 s with pyelftools, 2.0 s and half a gigabyte of memory
+with lief; neither reads from a zip's member.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _VERNEED, _VERNEEDNUM = 0x6FFFFFFE, 0x6FFFFFFF
 _WEAK_BINDING, _UNIQUE_BINDING = 2, 10
 _HIDDEN_VERSION, _INDEX = 0x8000, 0x7FFF
 _WEAK_VERSION, _BASE_VERSION = 2, 1
-# What no real file comes near: libtorch_cpu has 10^5 symbols, and 10^7 bytes of names.
+# Limits that no real file comes near: libtorch_cpu has 10^5 symbols, and 10^7 bytes of names.
 _MOST_HEADERS = 65_535
 _MOST_DYNAMIC = 16_384
 _MOST_SYMBOLS = 4_000_000
@@ -48,7 +48,7 @@ _EXTENDED = 0xFFFF
 
 
 class UndefinedSymbol(NamedTuple):
-    """A symbol that something else must define; a weak one may stay undefined. `version` is None if it asks for any."""
+    """A symbol that another file must define; a weak one may stay undefined. `version` is None for any version."""
 
     name: bytes
     version: bytes | None
@@ -56,7 +56,7 @@ class UndefinedSymbol(NamedTuple):
 
 
 class Defined(NamedTuple):
-    """A symbol that others can bind to. A hidden one answers only to those that ask for its version."""
+    """A symbol that others can bind to; a hidden one only by its version."""
 
     name: bytes
     version: bytes | None
@@ -64,7 +64,7 @@ class Defined(NamedTuple):
 
 
 class Section(NamedTuple):
-    """Where a section's bytes lie in the file."""
+    """The position of a section's bytes in the file."""
 
     name: bytes
     offset: int
@@ -73,9 +73,9 @@ class Section(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ElfFacts:
-    """What the loader reads of a file. `sections` are those with bytes, in file order.
+    """The loader's facts of a file. `sections` are those with bytes, in file order.
 
-    `executable_stack` says whether it asks for one, None if it says nothing.
+    `executable_stack` is None if the file has no header for it.
     """
 
     header: Header
@@ -96,7 +96,7 @@ def read(path: Path) -> ElfFacts:
     """Read a file.
 
     Raises:
-        MalformedError: it is no ELF file, or one that lies about itself.
+        MalformedError: it is not an ELF file, or an inconsistent one.
     """
     return read_source(File(path))
 
@@ -105,10 +105,10 @@ def read_header(head: bytes) -> Header:
     """Read the identity from a file's first 64 bytes.
 
     Raises:
-        MalformedError: it is no ELF file, or cut off.
+        MalformedError: it is not an ELF file, or cut off.
     """
     if not head.startswith(MAGIC) or len(head) < HEADER_SIZE:
-        raise MalformedError("no ELF file, or one that is cut off")
+        raise MalformedError("not an ELF file, or cut off")
     bits, little = (64 if head[4] == _CLASS_64 else 32), head[5] == _LITTLE
     kind, machine = struct.unpack_from("<HH" if little else ">HH", head, 16)
     (flags,) = struct.unpack_from("<I" if little else ">I", head, 48 if bits == 64 else 36)  # noqa: PLR2004
@@ -119,7 +119,7 @@ def read_source(source: ByteSource) -> ElfFacts:
     """Read a file from any source of bytes.
 
     Raises:
-        MalformedError: it is no ELF file, or one that lies about itself.
+        MalformedError: it is not an ELF file, or an inconsistent one.
     """
     header = read_header(source.read(0, min(HEADER_SIZE, source.size)))
     if header.bits != 64 or not header.little:  # noqa: PLR2004
@@ -147,8 +147,8 @@ class _ElfReader:
             return ElfFacts(**common)  # type: ignore[arg-type]
         self._strings = self._table(_STRTAB, self._bounded(_STRSZ, _LONGEST_STRINGS, "string table"))
         needs, names = self._version_needs()
-        defines, own = self._version_defines()
-        undefined, defined = self._symbols(symbols_size, {**names, **own})
+        defines, own_names = self._version_defines()
+        undefined, defined = self._symbols(symbols_size, {**names, **own_names})
         return ElfFacts(
             **common,  # type: ignore[arg-type]
             dynamic=True,
@@ -164,7 +164,7 @@ class _ElfReader:
         )
 
     def _read_dynamic(self) -> list[int]:
-        """Read program headers and the dynamic table; return the string offsets of what is needed."""
+        """Read program headers and the dynamic table; return the string offsets of the needed libraries."""
         dynamic = None
         for kind, flags, offset, address, _, size, _, _ in self._program_headers():
             if kind == _PT_LOAD:
@@ -193,7 +193,7 @@ class _ElfReader:
         return struct.iter_unpack("<IIQQQQQQ", self._source.read(self._program_offset, self._program_count * 56))
 
     def _read_sections(self) -> tuple[tuple[Section, ...], int]:
-        """Return the sections and the size of the dynamic symbol table; a file without sections is as good as any."""
+        """Return the sections, if there are any, and the size of the dynamic symbol table."""
         count, names_index = self._section_count, self._names_index
         if not self._section_offset or self._section_size != 64:  # noqa: PLR2004  # of Elf64_Shdr
             return (), 0
@@ -204,14 +204,14 @@ class _ElfReader:
         names = b""
         if names_index < len(rows):
             names = self._source.read(rows[names_index][4], min(rows[names_index][5], 16 << 20))
-        found, symbols = [], 0
+        sections, symbols = [], 0
         for name, kind, _, address, offset, size, *_ in rows:
             if kind == _SHT_DYNSYM and address == self._tags.get(_SYMTAB):
                 symbols = size
             if kind not in (0, 8) and size:  # neither empty nor SHT_NOBITS
                 end = names.find(b"\0", name, name + 256)
-                found.append(Section(names[name:end] if end >= 0 else b"", offset, size))
-        return tuple(found), symbols
+                sections.append(Section(names[name:end] if end >= 0 else b"", offset, size))
+        return tuple(sections), symbols
 
     def _bounded(self, tag: int, most: int, noun: str) -> int:
         size = self._tags.get(tag, 0)
@@ -224,13 +224,13 @@ class _ElfReader:
         return self._at(address, size) if address is not None and size else b""
 
     def _at(self, address: int, size: int) -> bytes:
-        """Return bytes by the address that they are loaded at."""
-        offset, room = self._place(address)
+        """Return bytes by their load address."""
+        offset, room = self._file_offset(address)
         if size > room:
             raise MalformedError(f"a table at {address:#x} reaches beyond its segment")
         return self._source.read(offset, size)
 
-    def _place(self, address: int) -> tuple[int, int]:
+    def _file_offset(self, address: int) -> tuple[int, int]:
         for start, offset, size in self._loads:
             if start <= address < start + size:
                 return offset + address - start, size - (address - start)
@@ -242,7 +242,7 @@ class _ElfReader:
     def _raw(self, offset: int, longest: int) -> bytes:
         end = self._strings.find(b"\0", offset, offset + longest)
         if end < 0:
-            raise MalformedError("a name lies outside the string table, or has no end")
+            raise MalformedError("a name is outside the string table, or has no end")
         return self._strings[offset:end]
 
     def _optional(self, tag: int) -> str | None:
@@ -270,14 +270,14 @@ class _ElfReader:
         names: dict[int, bytes] = {}
         for address, (_, flags, index, _, _, first, _) in self._chain(_VERDEF, _VERDEFNUM, "<HHHHIII"):
             raw = self._raw(struct.unpack("<II", self._at(address + first, 8))[0], _LONGEST_PATH)
-            # The base version is the file's own name, and stands for no version at all.
+            # The base version is the file's own name, and means no version.
             if not flags & _BASE_VERSION:
                 names[index & _INDEX] = raw
             defines.append(raw.decode("utf-8", "replace"))
         return tuple(defines), names
 
     def _chain(self, tag: int, number: int, layout: str) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """Yield the rows of a list of versions, each with its address; a row ends with the distance to the next."""
+        """Yield the rows of a list of versions with their addresses; a row ends with the distance to the next."""
         address, size = self._tags.get(tag), struct.calcsize(layout)
         for _ in range(min(self._tags.get(number, 0), _MOST_VERSIONS)):
             if address is None:
@@ -302,23 +302,24 @@ class _ElfReader:
         undefined: list[UndefinedSymbol] = []
         defined: list[Defined] = []
         strings, find, length = self._strings, self._strings.find, 0
-        for (name, info, other, section, _, _), mark in zip(struct.iter_unpack("<IBBHQQ", table), marks, strict=True):
+        rows = struct.iter_unpack("<IBBHQQ", table)
+        for (name, info, visibility, section, _, _), mark in zip(rows, marks, strict=True):
             binding = info >> 4
             if binding == 0 or not name or (binding > _WEAK_BINDING and binding != _UNIQUE_BINDING):
                 continue
             end = find(b"\0", name, name + _LONGEST_NAME)
             length += end - name
             if end < 0 or length > _LONGEST_NAMES:
-                raise MalformedError("a symbol's name lies outside the string table, or has no end")
+                raise MalformedError("a symbol's name is outside the string table, or has no end")
             version = versions.get(mark & _INDEX)
             if section == 0:
                 undefined.append(UndefinedSymbol(strings[name:end], version, binding == _WEAK_BINDING))
-            elif other & 3 in (0, 3):  # visible: default or protected
+            elif visibility & 3 in (0, 3):  # visible: default or protected
                 defined.append(Defined(strings[name:end], version, bool(mark & _HIDDEN_VERSION)))
         return tuple(undefined), tuple(defined)
 
     def _count(self) -> int:
-        """Return how many symbols there are, from the hash tables: what a file without sections has."""
+        """Return the number of symbols from the hash tables, for a file without sections."""
         if _HASH in self._tags:
             return int(struct.unpack("<II", self._at(self._tags[_HASH], 8))[1])
         if _GNU_HASH in self._tags:

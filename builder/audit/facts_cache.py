@@ -1,4 +1,4 @@
-"""How facts lie in the cache: one file a wheel or base image, a JSON head and the bytes that it points to."""
+"""The cache's files of facts: one for each wheel or base image, a JSON head and the bytes that it points to."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _WHEEL_BLOBS = ("files", "file_keys", "contents")
 
 
 class _Blobs:
-    """Collects bytes; each is named by where it lies."""
+    """Collects bytes, and returns the offset and size of each."""
 
     def __init__(self) -> None:
-        self.parts: list[bytes] = []
+        self.blobs: list[bytes] = []
         self._size = 0
 
     def add(self, blob: bytes) -> tuple[int, int]:
-        self.parts.append(blob)
+        self.blobs.append(blob)
         self._size += len(blob)
         return self._size - len(blob), len(blob)
 
 
 def write(path: Path, facts: WheelFacts) -> None:
-    """Keep the facts of a wheel.
+    """Store the facts of a wheel.
 
     Raises:
         DiskError: the file cannot be written.
@@ -49,7 +49,7 @@ def write(path: Path, facts: WheelFacts) -> None:
 
 
 def write_base(path: Path, facts: BaseFacts) -> None:
-    """Keep the facts of a base image.
+    """Store the facts of a base image.
 
     Raises:
         DiskError: the file cannot be written.
@@ -63,16 +63,16 @@ def write_base(path: Path, facts: BaseFacts) -> None:
 def _write(path: Path, head: dict[str, Any], blobs: _Blobs) -> None:
     text = json.dumps(head, separators=(",", ":")).encode()
     with disk_errors(path), atomic_file(path) as temporary:
-        temporary.write_bytes(b"".join([_MAGIC, _LENGTH.pack(len(text)), text, *blobs.parts]))
+        temporary.write_bytes(b"".join([_MAGIC, _LENGTH.pack(len(text)), text, *blobs.blobs]))
 
 
 def read(path: Path) -> WheelFacts | None:
-    """Return the facts of a wheel, or None where there are none that can be read: they are made anew then."""
+    """Return the facts of a wheel, or None if the file is missing or damaged."""
     return _read(path, _wheel)
 
 
 def read_base(path: Path) -> BaseFacts | None:
-    """Return the facts of a base image, or None where there are none that can be read."""
+    """Return the facts of a base image, or None if the file is missing or damaged."""
     return _read(path, _base)
 
 
@@ -106,12 +106,12 @@ def _base(head: dict[str, Any], data: bytes, body: int) -> BaseFacts:
     )
 
 
-def _blob(data: bytes, body: int, place: list[int]) -> bytes:
-    offset, size = place
-    found = data[body + offset : body + offset + size]
-    if len(found) != size:
+def _blob(data: bytes, body: int, extent: list[int]) -> bytes:
+    offset, size = extent
+    blob = data[body + offset : body + offset + size]
+    if len(blob) != size:
         raise ValueError("cut off")
-    return found
+    return blob
 
 
 def _row(binary: Binary, blobs: _Blobs) -> list[Any]:
@@ -133,7 +133,7 @@ def _row(binary: Binary, blobs: _Blobs) -> list[Any]:
 
 
 def _binary(row: list[Any], data: bytes, body: int) -> Binary:
-    path, header, needed, soname, rpath, runpath, needs, defines, inits, gpu, dynamic, stack, places = row
+    path, header, needed, soname, rpath, runpath, needs, defines, inits, gpu, dynamic, stack, extents = row
     return Binary(
         path=path,
         header=Header(*header),
@@ -147,5 +147,5 @@ def _binary(row: list[Any], data: bytes, body: int) -> Binary:
         gpu=tuple(GpuCode(GpuTarget(kind, sm), (major, minor), count) for kind, sm, major, minor, count in gpu),
         dynamic=dynamic,
         executable_stack=stack,
-        **{name: _blob(data, body, place) for name, place in zip(_BLOBS, places, strict=True)},
+        **{name: _blob(data, body, extent) for name, extent in zip(_BLOBS, extents, strict=True)},
     )

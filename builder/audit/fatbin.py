@@ -1,6 +1,6 @@
-"""Reads which GPUs a library carries code for, from the headers of its fat binaries. Payloads are never read.
+"""Reads the GPUs that a library has code for from the headers of its fat binaries, never the payloads.
 
-The format is NVIDIA's and not documented; this is how files of CUDA 11 to 13 are seen to be, and `cuobjdump` agrees.
+NVIDIA does not document the format; files of CUDA 11 to 13 have this one, and `cuobjdump` agrees.
 """
 
 from __future__ import annotations
@@ -20,48 +20,48 @@ if TYPE_CHECKING:
     from builder.audit.byte_source import ByteSource
     from builder.audit.elf import ElfFacts
 
-# What the runtime registers. `__nv_relfatbin` holds relocatable code, the device linker's input, which no GPU runs.
+# The runtime registers this one. `__nv_relfatbin` has relocatable code for the device linker, which no GPU runs.
 SECTIONS = (b".nv_fatbin",)
 _MAGIC = 0xBA55ED50
 _KINDS: dict[int, Kind] = {1: "ptx", 2: "sass"}
 _CONTAINER = struct.Struct("<IHHQ")
 _ENTRY = struct.Struct("<HHIQIIHHI")
 _ALIGNMENT = 8
-# Containers of a library lie beside each other; between them there is padding at most.
+# Containers of a library are adjacent; only padding separates them.
 _MOST_PADDING = 4096
 _MOST_ENTRIES = 2_000_000
 
 
 class Code(NamedTuple):
-    """A target, and for PTX the version of its language, which the driver must know; (0, 0) for SASS."""
+    """A target, and the version of PTX, which the driver must know; (0, 0) for SASS."""
 
     target: GpuTarget
     isa: tuple[int, int]
 
 
 def targets(path: Path) -> tuple[GpuTarget, ...]:
-    """Return what a library carries code for, sorted.
+    """Return the targets of a library's code, sorted.
 
     Raises:
-        MalformedError: it is no ELF file, or its fat binaries are cut off.
+        MalformedError: it is not an ELF file, or its fat binaries are cut off.
     """
     source = File(path)
     return tuple(sorted({code.target for code in codes(source, elf.read_source(source))}))
 
 
 def codes(source: ByteSource, facts: ElfFacts) -> Counter[Code]:
-    """Return what a library carries code for, and how often: kernels of different sources have different targets.
+    """Return the targets of a library's code, and how often each occurs: kernels of several sources may differ.
 
     Raises:
-        MalformedError: the fat binaries are cut off or not such.
+        MalformedError: the fat binaries are cut off or malformed.
     """
-    found: Counter[Code] = Counter()
+    counts: Counter[Code] = Counter()
     for section in facts.sections:
         if section.name in SECTIONS:
-            found.update(_entries(source, section.offset, section.offset + section.size))
-            if sum(found.values()) > _MOST_ENTRIES:
+            counts.update(_entries(source, section.offset, section.offset + section.size))
+            if sum(counts.values()) > _MOST_ENTRIES:
                 raise MalformedError("it claims more GPU code than any library has")
-    return found
+    return counts
 
 
 def _entries(source: ByteSource, position: int, end: int) -> Iterator[Code]:
@@ -72,8 +72,8 @@ def _entries(source: ByteSource, position: int, end: int) -> Iterator[Code]:
             if header < _ENTRY.size or at + header + size > stop:
                 raise MalformedError("an entry of its GPU code reaches beyond its container")
             if kind in _KINDS:
-                known = _KINDS[kind]
-                yield Code(GpuTarget(known, sm), (major, minor) if known == "ptx" else (0, 0))
+                code_kind = _KINDS[kind]
+                yield Code(GpuTarget(code_kind, sm), (major, minor) if code_kind == "ptx" else (0, 0))
             at += header + size
 
 
@@ -91,7 +91,7 @@ def _containers(source: ByteSource, position: int, end: int) -> Iterable[tuple[i
 
 
 def _next(source: ByteSource, position: int, end: int) -> int:
-    """Skip padding; what follows it and is no container is no GPU code that we know."""
+    """Return the position of the next container after padding; without one, the rest is not known GPU code."""
     window = source.read(position, min(_MOST_PADDING, end - position))
-    found = window.find(_MAGIC.to_bytes(4, "little"), 1)
-    return position + found if found >= 0 else end
+    start = window.find(_MAGIC.to_bytes(4, "little"), 1)
+    return position + start if start >= 0 else end

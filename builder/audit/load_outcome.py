@@ -1,4 +1,4 @@
-"""What the loader says of a file, and why."""
+"""The loader's verdict on a file, and its reasons."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MissingLibrary:
-    """A needed library that is found nowhere."""
+    """A needed library that the loader does not find."""
 
     node: Node
     library: str
@@ -20,7 +20,7 @@ class MissingLibrary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outdated:
-    """A symbol version that the library found does not have; `assumed` if the library itself could not be read."""
+    """A symbol version that the library does not have; `assumed` if the library itself could not be read."""
 
     node: Node
     need: VersionNeed
@@ -30,28 +30,28 @@ class Outdated:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnresolvedSymbol:
-    """Symbols that nothing in scope defines; `elsewhere` are files that define all of them, were they loaded first.
+    """Symbols that nothing in scope defines; `definers` are files that define all of them, were they loaded first.
 
-    `blamed` is what the symbols should have come from: for those of C++ itself its library, else the first file of
-    another wheel that this one asks for.
+    `blamed` is the expected definer: C++'s library for symbols of C++ itself, else the first needed file of another
+    wheel.
     """
 
     node: Node
     names: tuple[str, ...]
-    elsewhere: tuple[Node, ...] = ()
+    definers: tuple[Node, ...] = ()
     blamed: Node | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExecutableStack:
-    """A file that asks for an executable stack, which this C library no longer gives."""
+    """A file that asks for an executable stack, which this C library refuses."""
 
     node: Node
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dependent:
-    """A library of a package that an import should have loaded, and that itself does not load, for these causes."""
+    """A library that an import should have loaded, but that does not load itself, for these causes."""
 
     node: Node
     library: str
@@ -64,7 +64,7 @@ Failure = Cause | Dependent
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadOutcome:
-    """What the loader says of one file. `injected` are libraries that only the NVIDIA runtime brings."""
+    """The loader's verdict on one file. `injected` are libraries from the NVIDIA runtime alone."""
 
     node: Node
     failures: tuple[Failure, ...]
@@ -73,16 +73,16 @@ class LoadOutcome:
 
     @property
     def text(self) -> str:
-        """`loads`, or `fails: ` and why, the way the loader says it."""
-        return f"fails: {said(self.failures[0])}" if self.failures else "loads"
+        """`loads`, or `fails: ` and the loader's message."""
+        return f"fails: {loader_message(self.failures[0])}" if self.failures else "loads"
 
 
-def said(failure: Failure) -> str:
-    """Say a failure as the loader does."""
+def loader_message(failure: Failure) -> str:
+    """Return the loader's message for a failure."""
     if isinstance(failure, (MissingLibrary, Dependent)):
         return f"{failure.library}: cannot open shared object file: No such file or directory"
     if isinstance(failure, ExecutableStack):
-        return f"{failure.node.shown}: cannot enable executable stack as shared object requires: Invalid argument"
+        return f"{failure.node.file}: cannot enable executable stack as shared object requires: Invalid argument"
     if isinstance(failure, Outdated):
-        return f"version `{failure.need.version}' not found ({failure.need.file}, required by {failure.node.shown})"
-    return f"undefined symbol: {failure.names[0]} ({failure.node.shown})"
+        return f"version `{failure.need.version}' not found ({failure.need.file}, required by {failure.node.file})"
+    return f"undefined symbol: {failure.names[0]} ({failure.node.file})"

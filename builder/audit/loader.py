@@ -1,7 +1,7 @@
-"""What the dynamic loader would do with each file, by the rules of ld.so(8) and dlopen(3) with RTLD_NOW.
+"""The dynamic loader's verdict on each file, by the rules of ld.so(8) and dlopen(3) with RTLD_NOW.
 
-Every library and extension module of the wheels is taken as if Python loaded it by its path, after the packages of
-`preloads.toml` that the environment has were imported.
+Python is assumed to load every library and extension module of the wheels by its path, after importing the packages
+of `preloads.toml`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from builder.audit.environment import Node, UnreadLibrary
+from builder.audit.environment import Node, Providers, UnreadLibrary, ceiling, may_define
 from builder.audit.load_outcome import (
     Cause,
     Dependent,
@@ -23,8 +23,7 @@ from builder.audit.load_outcome import (
     Outdated,
     UnresolvedSymbol,
 )
-from builder.audit.providers import Providers, is_given
-from builder.audit.rule_tables import tables
+from builder.audit.rule_tables import tables, version_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -42,14 +41,13 @@ _PYTHONS = ("libz.so.1", "libexpat.so.1")
 # From this C library on, dlopen refuses files that want an executable stack (its NEWS).
 _STRICT_GLIBC = (2, 41)
 _X86_64 = 62
-_CEILINGS = {"GLIBC": "glibc", "GLIBCXX": "glibcxx"}
 
 
 @dataclass(slots=True)
 class Closure:
-    """A file and all that is loaded with it, in the loader's order; what was loaded before is in `before`.
+    """A file and all files loaded with it, in the loader's order; `before` are files loaded earlier.
 
-    `names` are those that the loader knows the files by: what they were asked for as, and what they call themselves.
+    `names` are the loader's names of the files: the requested names and the sonames.
     """
 
     nodes: list[Node] = field(default_factory=list)
@@ -67,10 +65,10 @@ class Closure:
 
 
 class Loader:
-    """Loads on paper."""
+    """Simulates the dynamic loader."""
 
     def __init__(self, environment: Environment) -> None:
-        """Load Python, and what its imports preload."""
+        """Load Python, and the libraries that its imports preload."""
         self._environment = environment
         self._loaded: dict[str, Node] = {}
         self._begun: set[Node] = set()
@@ -84,17 +82,17 @@ class Loader:
         self._begin()
 
     def verdict(self, node: Node) -> LoadOutcome:
-        """Return what the loader would say of a file."""
+        """Return the loader's verdict on a file."""
         if wrong := self._wrong(node):
             return LoadOutcome(node=node, failures=(wrong,))
         closure = self._closure(node)
-        # What an import has loaded is there: the loader gives it again, and looks no further.
+        # The loader returns a file that an import has loaded, and searches no further.
         loaded = node in self._begun and node not in self._broken
         causes = () if loaded else self._failures(closure)
         if causes and (siblings := self._siblings(node)):
-            own = self._closure(node, siblings)
-            if not self._failures(own):
-                closure, causes = own, ()
+            with_siblings = self._closure(node, siblings)
+            if not self._failures(with_siblings):
+                closure, causes = with_siblings, ()
         failures = causes if loaded else (*self._dependent(closure), *causes)
         injected = tuple(sorted(name for name, each in closure.opaque.items() if each.injected))
         by_import = tuple(sorted(closure.by_import))
@@ -108,28 +106,28 @@ class Loader:
         return (Dependent(node=closure.nodes[0], library=library, causes=self._broken[broken]),)
 
     def _siblings(self, node: Node) -> dict[str, Node]:
-        """Return the libraries beside a file in its wheel: packages load those themselves, before what needs them."""
+        """Return the libraries beside a file in its wheel: packages load those themselves, before their users."""
         if node.folder not in self._by_folder:
             self._by_folder[node.folder] = [n for n in self._environment.nodes if n.folder == node.folder]
         beside = [n for n in self._by_folder[node.folder] if n.wheel is node.wheel and n is not node and self.fits(n)]
         return {name: n for n in beside for name in (n.name, n.binary.soname) if name and n.is_library}
 
     def _failures(self, closure: Closure) -> tuple[Cause, ...]:
-        outdated = [each for node in closure.nodes for each in self._outdated(node, closure)]
-        # A symbol of a version that is not there is not there either: that is said once.
-        known = {(each.node, each.need.version) for each in outdated}
+        outdated = [failure for node in closure.nodes for failure in self._outdated(node, closure)]
+        # A missing version explains its missing symbols: report it once.
+        reported = {(failure.node, failure.need.version) for failure in outdated}
         stacks = [ExecutableStack(node=node) for node in closure.nodes if self._strict_stack and self._asks(node)]
-        return (*closure.missing, *stacks, *outdated, *self._undefined(closure, known))
+        return (*closure.missing, *stacks, *outdated, *self._undefined(closure, reported))
 
     def _asks(self, node: Node) -> bool:
-        """Return whether a file asks for an executable stack; to say nothing means that on x86-64 alone."""
-        wanted = node.binary.executable_stack
-        return node.wheel is not None and (node.binary.header.machine == _X86_64 if wanted is None else wanted)
+        """Return whether a file asks for an executable stack; without a flag, only x86-64 files do."""
+        flag = node.binary.executable_stack
+        return node.wheel is not None and (node.binary.header.machine == _X86_64 if flag is None else flag)
 
     def _refuses_stacks(self) -> bool:
         libc = self._environment.system.get("libc.so.6")
         names = libc.binary.version_defines if libc else (f"GLIBC_{self._environment.platform.glibc}",)
-        numbers = [_numbers(name) for name in names if re.fullmatch(r"GLIBC_[0-9.]+", name)]
+        numbers = [version_numbers(name) for name in names if re.fullmatch(r"GLIBC_[0-9.]+", name)]
         return max(numbers, default=(0,)) >= _STRICT_GLIBC
 
     def _wrong(self, node: Node) -> MissingLibrary | None:
@@ -147,29 +145,29 @@ class Loader:
             closure = self._closure(python)
             self._take(closure, everywhere=True)
         for name in ("libc.so.6", "libm.so.6", *(() if self._environment.platform.standalone else _PYTHONS)):
-            found = self._environment.system.get(name)
-            if found:
-                closure = self._closure(found)
-                closure.names.setdefault(name, found)
+            library = self._environment.system.get(name)
+            if library:
+                closure = self._closure(library)
+                closure.names.setdefault(name, library)
                 self._take(closure, everywhere=True)
             elif opaque := self._environment.opaque.get(name):
                 self._everywhere_opaque[name] = opaque
         for preload in tables().preloads:
             nodes = [node for pattern in preload.load for node in self._matching(pattern)]
-            own = {wheel.name for wheel in self._environment.wheels}
-            if preload.package in own:
+            installed = {wheel.name for wheel in self._environment.wheels}
+            if preload.package in installed:
                 self._preload(nodes, preload.everywhere, preload.only_with)
 
     def _matching(self, pattern: str) -> list[Node]:
-        return [node for node in self._environment.nodes if fnmatchcase(node.shown, pattern) and self.fits(node)]
+        return [node for node in self._environment.nodes if fnmatchcase(node.file, pattern) and self.fits(node)]
 
     def _preload(self, nodes: list[Node], everywhere: tuple[str, ...], only_with: str | None) -> None:
-        marks = [node for node in nodes if any(fnmatchcase(node.shown, pattern) for pattern in everywhere)]
+        marks = [node for node in nodes if any(fnmatchcase(node.file, pattern) for pattern in everywhere)]
         if only_with and not any(fnmatchcase(need, only_with) for node in marks for need in node.binary.needed):
-            nodes = [node for node in nodes if not node.shown.startswith(("nvidia/", "cusparselt/"))]
+            nodes = [node for node in nodes if not node.file.startswith(("nvidia/", "cusparselt/"))]
         for node in nodes:
             closure = self._closure(node)
-            # What fails is taken too, so that others are judged as they would be without that failure.
+            # Keep failing files too, so that others are judged as they would be without that failure.
             failures = (*self._failures(closure), *(c for each in self._dependent(closure) for c in each.causes))
             if failures:
                 self._broken.update(dict.fromkeys(closure.nodes, failures))
@@ -186,8 +184,8 @@ class Loader:
             self._everywhere_opaque.update(closure.opaque)
 
     def _closure(self, root: Node, siblings: Mapping[str, Node] | None = None) -> Closure:
-        """Load a file and what it needs, breadth first; what is found nowhere else may be among `siblings`."""
-        # A file that is opened by its path is known by the name that it gives itself, not by its file's.
+        """Load a file and its dependencies, breadth first; `siblings` are the last resort."""
+        # The loader knows a file opened by its path by its soname, not by its file name.
         closure = Closure(nodes=[root], names={root.binary.soname: root} if root.binary.soname else {})
         names = closure.names
         chains: dict[Node, tuple[Node, ...]] = {root: (root,)}
@@ -201,38 +199,38 @@ class Loader:
                 if before := self._loaded.get(library):
                     self._remember(before, node, closure, seen_before, chains)
                     continue
-                found = self._search(library, chains[node])
-                if found is None and siblings and library in siblings:
-                    found = siblings[library]
+                provider = self._search(library, chains[node])
+                if provider is None and siblings and library in siblings:
+                    provider = siblings[library]
                     closure.by_import.add(library)
-                if found is None:
+                if provider is None:
                     closure.missing.append(MissingLibrary(node=node, library=library))
-                elif isinstance(found, UnreadLibrary):
-                    closure.opaque[library] = found
+                elif isinstance(provider, UnreadLibrary):
+                    closure.opaque[library] = provider
                 else:
-                    names[library] = found
-                    if found.binary.soname:
-                        names.setdefault(found.binary.soname, found)
-                    if found not in chains:
-                        chains[found] = (*chains[node], found)
-                        closure.nodes.append(found)
-                        queue.append(found)
+                    names[library] = provider
+                    if provider.binary.soname:
+                        names.setdefault(provider.binary.soname, provider)
+                    if provider not in chains:
+                        chains[provider] = (*chains[node], provider)
+                        closure.nodes.append(provider)
+                        queue.append(provider)
         return closure
 
     def _remember(
-        self, before: Node, needing: Node, closure: Closure, seen: set[Node], chains: dict[Node, tuple[Node, ...]]
+        self, before: Node, needing: Node, closure: Closure, visited: set[Node], chains: dict[Node, tuple[Node, ...]]
     ) -> None:
-        """Take a library that was loaded before, with all that it brought, into scope."""
+        """Add a library loaded earlier, with its dependencies, to the scope."""
         if before.wheel and needing.wheel is not before.wheel:
-            own = self._search(before.name, chains[needing])
-            if own is None or isinstance(own, UnreadLibrary):
+            own_copy = self._search(before.name, chains[needing])
+            if own_copy is None or isinstance(own_copy, UnreadLibrary):
                 closure.by_import.add(before.binary.soname or before.name)
         queue = deque([before])
         while queue:
             node = queue.popleft()
-            if node in seen:
+            if node in visited:
                 continue
-            seen.add(node)
+            visited.add(node)
             closure.before.append(node)
             for library in node.binary.needed:
                 if library in self._loaded:
@@ -243,24 +241,24 @@ class Loader:
     def _search(self, library: str, chain: tuple[Node, ...]) -> Node | UnreadLibrary | None:
         """Find a library as the loader does for the last file of a chain of files that load each other."""
         if "/" in library:
-            found = self._environment.find(library) if library.startswith("/") else None
-            return found if found and self.fits(found) else None
+            node = self._environment.find(library) if library.startswith("/") else None
+            return node if node and self.fits(node) else None
         for folder in self._folders(chain):
-            found = self._environment.find(f"{folder}/{library}")
-            if found and self.fits(found):
-                return found
-        found = self._environment.system.get(library)
-        if found and self.fits(found):
-            return found
+            node = self._environment.find(f"{folder}/{library}")
+            if node and self.fits(node):
+                return node
+        node = self._environment.system.get(library)
+        if node and self.fits(node):
+            return node
         return self._opaque(library)
 
     def _opaque(self, library: str) -> UnreadLibrary | None:
         opaque = self._environment.opaque
-        # A library is asked for by its file's own name now and then: libgomp.so.1.0.0 is what libgomp.so.1 links to.
+        # Some files request the link's target: libgomp.so.1.0.0 instead of libgomp.so.1.
         for name in (library, re.sub(r"(\.so\.[0-9]+)[0-9.]*$", r"\1", library)):
             if name in opaque:
                 return opaque[name]
-        return next((each for each in opaque.values() if each.injected and each.brought.has(library)), None)
+        return next((row for row in opaque.values() if row.injected and row.exports.has(library)), None)
 
     def _folders(self, chain: tuple[Node, ...]) -> Iterator[str]:
         last = chain[-1]
@@ -299,24 +297,24 @@ class Loader:
         return self._loaded.get(name) or closure.opaque.get(name) or self._everywhere_opaque.get(name)
 
     def _beyond(self, version: str) -> bool:
-        """Return whether a version is newer than what the platform's row says that its libraries have."""
+        """Return whether a version is newer than those in the platform's row."""
         family, _, number = version.partition("_")
-        ceiling = getattr(self._environment.platform, _CEILINGS.get(family, ""), "")
+        newest = ceiling(self._environment.platform, family)
         if version == "GLIBC_ABI_DT_RELR":
             number = "2.36"
-        return bool(ceiling and number[:1].isdigit() and _numbers(number) > _numbers(ceiling))
+        return bool(newest and number[:1].isdigit() and version_numbers(number) > version_numbers(newest))
 
-    def _undefined(self, closure: Closure, known: set[tuple[Node, str]]) -> Iterator[UnresolvedSymbol]:
+    def _undefined(self, closure: Closure, reported: set[tuple[Node, str]]) -> Iterator[UnresolvedSymbol]:
         scope = {*closure.everything, *self._everywhere}
         opaque = [*closure.opaque.values(), *self._everywhere_opaque.values()]
-        # What is missing may define anything but C++: only that is told for sure to be nowhere.
-        patterns = [each.brought.symbols for each in opaque] + [()] * bool(closure.missing)
+        # A missing library may define anything but C++ symbols: only those are surely undefined.
+        patterns = [candidate.exports.symbols for candidate in opaque] + [()] * bool(closure.missing)
         for node in closure.nodes:
             if not node.wheel:
                 continue
             left = {index: node.binary.names[index] for index in self._unresolved(node, scope)}
-            left = {i: name for i, name in left.items() if (node, name.partition("@")[2]) not in known}
-            left = {i: name for i, name in left.items() if not is_given(name.partition("@")[0], patterns)}
+            left = {i: name for i, name in left.items() if (node, name.partition("@")[2]) not in reported}
+            left = {i: name for i, name in left.items() if not may_define(name.partition("@")[0], patterns)}
             std = {i: name for i, name in left.items() if _STANDARD.match(name)}
             rest = {i: name for i, name in left.items() if i not in std}
             if std:
@@ -324,18 +322,18 @@ class Loader:
                 blamed = library if isinstance(library, Node) else None
                 yield UnresolvedSymbol(node=node, names=tuple(std.values()), blamed=blamed)
             if rest:
-                elsewhere, blamed = self._providers.of_all(node, rest), self._blamed(node, closure)
-                yield UnresolvedSymbol(node=node, names=tuple(rest.values()), elsewhere=elsewhere, blamed=blamed)
+                definers, blamed = self._providers.of_all(node, rest), self._blamed(node, closure)
+                yield UnresolvedSymbol(node=node, names=tuple(rest.values()), definers=definers, blamed=blamed)
 
     def _blamed(self, node: Node, closure: Closure) -> Node | None:
         for library in node.binary.needed:
-            found = self._provider(library, closure)
-            if isinstance(found, Node) and found.wheel and node.wheel and found.wheel is not node.wheel:
-                return found
+            provider = self._provider(library, closure)
+            if isinstance(provider, Node) and provider.wheel and node.wheel and provider.wheel is not node.wheel:
+                return provider
         return None
 
     def _unresolved(self, node: Node, scope: set[Node]) -> list[int]:
-        """Return the indices of the symbols that no file in scope defines; what scopes have in common is kept."""
+        """Return the indices of the symbols that no file in scope defines; the scopes' common files are cached."""
         if node not in self._open:
             mine = {node, *self._everywhere}
             everything = range(len(node.binary.wanted_keys) // 2)
@@ -345,7 +343,3 @@ class Loader:
 
 def _interpreters(version: str) -> Iterable[str]:
     return (f"/usr/bin/python{version}", f"/usr/local/bin/python{version}")
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"[0-9]+", version))

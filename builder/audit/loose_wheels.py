@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
+from builder.audit.audit_context import AuditContext
 from builder.audit.base_image import read_base
+from builder.audit.environment import Environment
 from builder.audit.gather_facts import gather_files
-from builder.audit.stage import case_of, judge
+from builder.audit.stage import judge
 from builder.errors import NetworkError, RegistryError, UsageError
 from builder.host.files import sha256_of
 from builder.jetson.distributions import distributions, platforms
@@ -40,36 +42,37 @@ def audit_wheels(
     python: str | None = None,
     apt: tuple[str, ...] = (),
 ) -> Audit:
-    """Return what is found in some wheel files, put into one environment on a base image.
+    """Return the audit of wheel files in one environment on a base image.
 
-    The architecture is that of the wheels' names, arm64 where they do not tell; the distribution is the base image's,
-    else the L4T release's, else the one that ships the Python.
+    The architecture is that of the wheels' names, arm64 if they have none; the distribution is the base image's, else
+    the L4T release's, else the one that ships the Python.
 
     Raises:
-        UsageError: a file is no wheel, or not there.
+        UsageError: a file is missing or not a wheel.
         RecipeError: the L4T release is unknown, or has no such Python.
     """
-    begun = time.monotonic()
+    started = time.monotonic()
     wheels = {path: _wheel(path) for path in paths}
     _check_once(list(wheels.values()))
     architecture = _architecture(list(wheels.values()))
     facts, unread = (None, "no --base was given") if base is None else _base(base, architecture, session)
     platform = _platform(facts, architecture, l4t=l4t or _l4t_of(base), python=python)
-    # Nobody asked for a distribution: what the image says is right.
+    # No option names a distribution: the image's own is right.
     platform = replace(platform, distribution=facts.distribution[0]) if facts and facts.distribution else platform
     if sms:
         platform = replace(platform, sms=tuple(f"{sm // 10}.{sm % 10}" for sm in sms))
-    found = gather_files({wheel.sha256: path for path, wheel in wheels.items()}, session)
-    ordered = sorted(wheels.values(), key=lambda wheel: wheel.name)
-    case = case_of(ordered, found, platform, facts, unread=unread, apt=apt, loose=True)
-    return judge(case, "wheels", base or platform.base, (), begun)
+    by_sha256 = gather_files({wheel.sha256: path for path, wheel in wheels.items()}, session)
+    ordered = tuple(sorted(wheels.values(), key=lambda wheel: wheel.name))
+    environment = Environment(platform=platform, wheels=ordered, facts=by_sha256, base=facts, apt=apt)
+    case = AuditContext(environment=environment, unread=unread, loose=True)
+    return judge(case, "wheels", base or platform.base, (), started)
 
 
 def _wheel(path: Path) -> LockedWheel:
     if path.is_dir():
         raise UsageError("this is a folder", where=str(path), hint=f"--wheels takes wheel files: {path}/*.whl")
     if not path.is_file():
-        raise UsageError("there is no such file", where=str(path), hint="--wheels takes wheel files")
+        raise UsageError("no such file", where=str(path), hint="--wheels takes wheel files")
     try:
         name, version, *_ = parse_wheel_filename(path.name)
     except InvalidWheelFilename as error:
@@ -83,7 +86,9 @@ def _check_once(wheels: Sequence[LockedWheel]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         files = ", ".join(wheel.filename for wheel in wheels if wheel.name == twice)
-        raise UsageError(f"{twice} is there twice: {files}", hint="an environment has one wheel of a name: give one")
+        raise UsageError(
+            f"{twice} has several wheels: {files}", hint="an environment has one wheel of a name: name one"
+        )
 
 
 def _architecture(wheels: Sequence[LockedWheel]) -> Architecture:
@@ -93,24 +98,23 @@ def _architecture(wheels: Sequence[LockedWheel]) -> Architecture:
 
 def _base(image: str, architecture: Architecture, session: Session) -> tuple[BaseFacts | None, str | None]:
     try:
-        found = resolve_digest(image, session.config, architecture)
-        return read_base(found.used, found.digest, architecture, session), None
+        pinned = resolve_digest(image, session.config, architecture)
+        return read_base(pinned.used, pinned.digest, architecture, session), None
     except (NetworkError, RegistryError) as error:
         return None, error.message
 
 
 def _l4t_of(base: str | None) -> str | None:
-    """Return the L4T release that a base image is made for, if its name says so."""
-    rows = (row.l4t for row in platforms() if base == row.base and "l4t" in row.base)
-    return next(rows, None)
+    """Return the L4T release of a base image that a platform has, if its name contains `l4t`."""
+    return next((row.l4t for row in platforms() if base == row.base and "l4t" in row.base), None)
 
 
 def _platform(facts: BaseFacts | None, architecture: Architecture, *, l4t: str | None, python: str | None) -> Platform:
     axes = [("python", python)] if python else []
     if l4t:
         return platform_for([("l4t", l4t), *axes], architecture)
-    known = {row.name: row for row in distributions()}
-    named = next((name for name in (facts.distribution if facts else ()) if name in known), None)
+    rows = {row.name: row for row in distributions()}
+    named = next((name for name in (facts.distribution if facts else ()) if name in rows), None)
     by_python = next((row.name for row in distributions() if row.python == python), _USUAL)
     platform = platform_for([("distribution", named or by_python)], architecture)
     return replace(platform, python=python) if python else platform

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from builder.host import records
 from builder.host.files import sha256_of
 from builder.host.toml import documents
-from builder.model.audits import Severity  # noqa: TC001  # results are described by their types
+from builder.model.audits import SEVERITIES, Severity
 
 if TYPE_CHECKING:
     from builder.host.toml.documents import Table
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 _FOLDER = Path(__file__).parent
 _ID = r"[a-z][a-z-]*[a-z]"
 _VERSION = r"[0-9]+\.[0-9]+"
-_SEVERITIES = ("error", "warning", "info")
+
+
+# A version of PTX, and the first CUDA release that compiles it.
+_PtxVersion = tuple[tuple[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
-    """A row of `rules.toml`: `severity` is the gravest that its findings have, `says` what it finds, in Markdown."""
+    """A row of `rules.toml`: `severity` is the gravest of its findings, `says` the explanation in Markdown."""
 
     id: str
     severity: Severity
@@ -34,9 +38,9 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KnownExports:
-    """Libraries whose names are known while their content is not; `symbols` are globs on what they define.
+    """Libraries known by their names only; `symbols` are globs on their symbols.
 
-    `package` is None for what the base image or the NVIDIA runtime brings by itself.
+    `package` is None for libraries of the base image or the NVIDIA runtime.
     """
 
     libraries: tuple[str, ...]
@@ -45,7 +49,7 @@ class KnownExports:
     package: str | None = None
 
     def is_on(self, distribution: str) -> bool:
-        """Return whether the row is about a distribution."""
+        """Return whether the row applies to a distribution."""
         return any(fnmatchcase(distribution, pattern) for pattern in self.on)
 
     def has(self, library: str) -> bool:
@@ -65,7 +69,7 @@ class Preload:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GpuPolicy:
-    """How code for one GPU runs on others, on some L4T releases."""
+    """The rule by which code for one GPU runs on others, on some L4T releases."""
 
     l4t: str
     same_major: bool
@@ -82,13 +86,13 @@ class Exempt:
     sms: tuple[str, ...] = ()
 
     def fits(self, wheel: str, file: str) -> bool:
-        """Return whether a wheel's file is meant."""
+        """Return whether the row applies to a wheel's file."""
         return fnmatchcase(wheel, self.wheel) and fnmatchcase(file, self.file)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tables:
-    """All of it. `ptx` maps versions of PTX to the first CUDA that compiles them, `promises` tags to GLIBCXX."""
+    """All rows. `ptx` maps versions of PTX to the first CUDA that compiles them, `promises` tags to GLIBCXX."""
 
     rules: tuple[Rule, ...]
     essential: tuple[KnownExports, ...]
@@ -96,16 +100,11 @@ class Tables:
     injected: tuple[KnownExports, ...]
     preloads: tuple[Preload, ...]
     policies: tuple[GpuPolicy, ...]
-    ptx: tuple[tuple[tuple[int, int], tuple[int, int]], ...]
+    ptx: tuple[_PtxVersion, ...]
     promises: tuple[tuple[str, str], ...]
     optional: tuple[Exempt, ...]
     other_gpus: tuple[Exempt, ...]
     hidden_code: tuple[Exempt, ...]
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The ids of all rules."""
-        return tuple(rule.id for rule in self.rules)
 
     def policy(self, l4t: str | None) -> GpuPolicy:
         """Return the GPU policy of an L4T release, or of platforms without one."""
@@ -153,21 +152,21 @@ def tables() -> Tables:
 
 
 def _rules(root: Table) -> tuple[Rule, ...]:
-    found: list[Rule] = []
+    rows: list[Rule] = []
     for table in root.tables("rules"):
         severity = table.string("severity")
-        if severity not in _SEVERITIES:
+        if severity not in SEVERITIES:
             table.problem("severity", f"unknown severity `{severity}`")
         name = table.string("id", pattern=_ID, noun="an id of words")
         title, says = table.string("title"), table.string("says").strip()
-        found.append(Rule(id=name, severity=severity, title=title, says=says))  # type: ignore[arg-type]
-        if [rule.id for rule in found].count(name) > 1:
-            table.problem("id", f"`{name}` is there twice")
+        rows.append(Rule(id=name, severity=severity, title=title, says=says))  # type: ignore[arg-type]
+        if [rule.id for rule in rows].count(name) > 1:
+            table.problem("id", f"`{name}` occurs twice")
         table.done()
-    return tuple(found)
+    return tuple(rows)
 
 
-def _brought(table: Table, package: str | None = None) -> KnownExports:
+def _exports(table: Table, package: str | None = None) -> KnownExports:
     row = KnownExports(
         libraries=table.strings("libraries"),
         symbols=table.strings("symbols"),
@@ -182,19 +181,19 @@ def _brought(table: Table, package: str | None = None) -> KnownExports:
 
 
 def _packages(root: Table) -> tuple[tuple[KnownExports, ...], tuple[KnownExports, ...]]:
-    essential = tuple(_brought(table) for table in root.tables("essential"))
+    essential = tuple(_exports(table) for table in root.tables("essential"))
     named = tuple(
-        _brought(table, table.string("name", pattern=r"[a-z0-9][a-z0-9.+-]*")) for table in root.tables("packages")
+        _exports(table, table.string("name", pattern=r"[a-z0-9][a-z0-9.+-]*")) for table in root.tables("packages")
     )
     return essential, named
 
 
 def _injected(root: Table) -> tuple[KnownExports, ...]:
-    return tuple(_brought(table) for table in root.tables("injected"))
+    return tuple(_exports(table) for table in root.tables("injected"))
 
 
 def _preloads(root: Table) -> tuple[Preload, ...]:
-    found = []
+    rows = []
     for table in root.tables("preloads"):
         table.string("source", pattern=".+", noun="a source")
         row = Preload(
@@ -204,14 +203,12 @@ def _preloads(root: Table) -> tuple[Preload, ...]:
             only_with=table.optional_string("only-with"),
         )
         table.done()
-        found.append(row)
-    return tuple(found)
+        rows.append(row)
+    return tuple(rows)
 
 
-def _gpu(
-    root: Table,
-) -> tuple[tuple[GpuPolicy, ...], tuple[tuple[tuple[int, int], tuple[int, int]], ...]]:
-    policies, versions = [], []
+def _gpu(root: Table) -> tuple[tuple[GpuPolicy, ...], tuple[_PtxVersion, ...]]:
+    policies, versions = [], list[_PtxVersion]()
     for table in root.tables("policies"):
         policy = GpuPolicy(
             l4t=table.string("l4t"),
@@ -221,9 +218,8 @@ def _gpu(
         table.done()
         policies.append(policy)
     for table in root.tables("ptx"):
-        versions.append(
-            (numbers(table.string("isa", pattern=_VERSION)), numbers(table.string("cuda", pattern=_VERSION)))
-        )
+        isa, cuda = (major_minor(table.string(key, pattern=_VERSION)) for key in ("isa", "cuda"))
+        versions.append((isa, cuda))
         table.done()
     if not policies or policies[-1].l4t != "*":
         root.problem("policies", "the last policy must be for `*`")
@@ -232,11 +228,11 @@ def _gpu(
 
 def _promises(root: Table) -> tuple[tuple[str, str], ...]:
     root.string("source", pattern=".+", noun="a source")
-    found = []
+    rows = []
     for table in root.tables("promises"):
-        found.append((table.string("tag", pattern="manylinux_2_[0-9]+"), table.string("glibcxx")))
+        rows.append((table.string("tag", pattern="manylinux_2_[0-9]+"), table.string("glibcxx")))
         table.done()
-    return tuple(found)
+    return tuple(rows)
 
 
 def _exceptions(root: Table) -> tuple[tuple[Exempt, ...], ...]:
@@ -244,19 +240,24 @@ def _exceptions(root: Table) -> tuple[tuple[Exempt, ...], ...]:
 
 
 def _exempt(root: Table, key: str) -> tuple[Exempt, ...]:
-    found = []
+    rows = []
     for table in root.tables(key):
         table.string("source", pattern=".+", noun="a source")
         sms = table.strings("sms", pattern=_VERSION, noun="a compute capability such as 9.0")
         row = Exempt(wheel=table.string("wheel"), file=table.string("file"), why=table.string("why"), sms=sms)
         if key == "other-gpus" and not sms:
-            table.problem("sms", "must name the GPUs that it is made for")
+            table.problem("sms", "must name the GPUs of the file's code")
         table.done()
-        found.append(row)
-    return tuple(found)
+        rows.append(row)
+    return tuple(rows)
 
 
-def numbers(version: str) -> tuple[int, int]:
-    """Return major and minor of a version such as 12.6; (0, 0) for what is none."""
+def version_numbers(version: str) -> tuple[int, ...]:
+    """Return all numbers of a version such as GLIBC_2.38."""
+    return tuple(int(number) for number in re.findall(r"[0-9]+", version))
+
+
+def major_minor(version: str) -> tuple[int, int]:
+    """Return major and minor of a version such as 12.6; (0, 0) if it does not start with a number."""
     major, _, minor = version.partition(".")
     return (int(major), int(minor.partition(".")[0] or 0)) if major.isdigit() else (0, 0)

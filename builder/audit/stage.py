@@ -1,4 +1,4 @@
-"""The audit stage: from a lock to what would fail on the device."""
+"""The audit stage: from a lock to findings about failures on the device."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from builder.audit.audit_context import AuditContext, sm_number
+from builder.audit.audit_context import AuditContext
 from builder.audit.base_image import read_base
 from builder.audit.environment import Environment
+from builder.audit.file_rules import conflicts, damaged, other_distribution, other_python, tag_lies, wrong_machine
 from builder.audit.gather_facts import gather
-from builder.audit.rule_tables import numbers, rules, table_digest
-from builder.audit.rules.base_rules import other_distribution
-from builder.audit.rules.file_rules import conflicts, damaged, other_python, tag_lies, wrong_machine
-from builder.audit.rules.gpu_rules import coverage, gpu_code, toolkit_newer, two_cudas, two_sonames
-from builder.audit.rules.loading_rules import loading
+from builder.audit.gpu_rules import coverage, gpu_code, toolkit_newer, two_cudas, two_sonames
+from builder.audit.loading_rules import loading
+from builder.audit.rule_tables import rules, table_digest
 from builder.audit.wheel_facts import READER
 from builder.errors import AuditError, NetworkError, RegistryError
-from builder.jetson.distributions import platforms
 from builder.model.audits import SEVERITIES, Audit, Finding
 from builder.pipeline.stage import Stage
 
@@ -26,13 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from builder.host.session import Session
-    from builder.model.audits import BaseFacts, WheelFacts
-    from builder.model.locks import Job, Lock, LockedBase, LockedWheel
-    from builder.model.platforms import Platform
-    from builder.model.recipes import Waiver
+    from builder.model.audits import BaseFacts
+    from builder.model.locks import Job, Lock, LockedBase
+    from builder.model.recipes import Architecture, Waiver
     from builder.pipeline.cell import CellRun
 
-# Raise it when the same facts give other findings.
+# Raise it when the same facts lead to other findings.
 FORMAT = 2
 _RULES = (
     *(other_distribution, damaged, wrong_machine, other_python, loading),
@@ -41,7 +38,7 @@ _RULES = (
 
 
 class _AuditStage(Stage[Audit]):
-    """From a lock to findings; one that is an error and not waived ends the run."""
+    """From a lock to findings; an error that is not waived ends the run."""
 
     name = "audit"
     record = Audit
@@ -53,7 +50,7 @@ class _AuditStage(Stage[Audit]):
         return run.lock.wheels, run.lock.base, run.lock.platform
 
     def holds(self, run: CellRun, record: Audit) -> bool:
-        """Return whether there are no errors, and the base image was read: it may be reachable now."""
+        """Return whether there are no errors and the base image was read: it may be reachable now."""
         del run
         return record.counted("error") == 0 and record.assumed is None
 
@@ -76,57 +73,32 @@ STAGE = _AuditStage()
 
 
 def audit_cell(job: Job, lock: Lock, session: Session) -> Audit:
-    """Return what is found in a locked cell.
+    """Return the audit of a locked cell.
 
     Raises:
-        NetworkError, IntegrityError, DiskError: a wheel cannot be had.
+        NetworkError, IntegrityError, DiskError: a wheel cannot be fetched.
     """
-    begun = time.monotonic()
-    base, unread = _base(lock.base, lock.platform, session)
+    started, platform = time.monotonic(), lock.platform
+    base, unread = _base(lock.base, platform.architecture, session)
     facts = gather(lock.wheels, session)
-    stand_in, apt = lock.base.stand_in, job.spec.apt
-    case = case_of(lock.wheels, facts, lock.platform, base, unread=unread, stand_in=stand_in, apt=apt)
-    return judge(case, job.cell.id, lock.base.name, job.spec.waivers, begun)
+    environment = Environment(platform=platform, wheels=lock.wheels, facts=facts, base=base, apt=job.spec.apt)
+    case = AuditContext(environment=environment, unread=unread, stand_in=lock.base.stand_in)
+    return judge(case, job.cell.id, lock.base.name, job.spec.waivers, started)
 
 
-def _base(locked: LockedBase, platform: Platform, session: Session) -> tuple[BaseFacts | None, str | None]:
-    """Return the facts of the base image, or why there are none: the platform's row stands in then."""
+def _base(locked: LockedBase, architecture: Architecture, session: Session) -> tuple[BaseFacts | None, str | None]:
+    """Return the facts of the base image, or the reason why it could not be read."""
     try:
-        return read_base(locked.used, locked.digest, platform.architecture, session), None
+        return read_base(locked.used, locked.digest, architecture, session), None
     except (NetworkError, RegistryError) as error:
         return None, error.message
 
 
-def case_of(
-    wheels: Sequence[LockedWheel],
-    facts: dict[str, WheelFacts],
-    platform: Platform,
-    base: BaseFacts | None,
-    *,
-    unread: str | None = None,
-    stand_in: str | None = None,
-    apt: tuple[str, ...] = (),
-    loose: bool = False,
-) -> AuditContext:
-    """Put together what the rules look at."""
-    environment = Environment(platform=platform, wheels=tuple(wheels), facts=facts, base=base, apt=apt)
-    driver = next((numbers(row.cuda) for row in platforms() if row.l4t == platform.l4t), None)
-    return AuditContext(
-        environment=environment,
-        sms=tuple(sm_number(sm) for sm in platform.sms),
-        driver=driver,
-        l4t=platform.l4t,
-        unread=unread if base is None else None,
-        stand_in=stand_in,
-        loose=loose,
-    )
-
-
-def judge(case: AuditContext, cell: str, base: str, waivers: Sequence[Waiver], begun: float) -> Audit:
-    """Apply every rule, and the recipe's waivers to what they find."""
-    found = [finding for rule in _RULES for finding in rule(case)]
-    findings = tuple(_waived(finding, waivers) for finding in sorted(found, key=_order))
-    files = {verdict.node.shown: verdict for verdict in case.verdicts}
+def judge(case: AuditContext, cell: str, base: str, waivers: Sequence[Waiver], started: float) -> Audit:
+    """Apply every rule, and the recipe's waivers to the findings."""
+    unsorted = [finding for rule in _RULES for finding in rule(case)]
+    findings = tuple(_waived(finding, waivers) for finding in sorted(unsorted, key=_order))
+    files = {verdict.node.file: verdict for verdict in case.verdicts}
     return Audit(
         cell=cell,
         findings=findings,
@@ -136,7 +108,7 @@ def judge(case: AuditContext, cell: str, base: str, waivers: Sequence[Waiver], b
         injected={path: verdict.injected for path, verdict in files.items() if verdict.injected},
         warnings=tuple(_unused(waivers, findings)),
         assumed=case.assumed,
-        elapsed_s=round(time.monotonic() - begun, 3),
+        elapsed_s=round(time.monotonic() - started, 3),
     )
 
 
@@ -151,7 +123,7 @@ def _waived(finding: Finding, waivers: Sequence[Waiver]) -> Finding:
 
 
 def fits(waiver: Waiver, finding: Finding) -> bool:
-    """Return whether a waiver is about a finding: its rule, its wheel (with or without version), its file."""
+    """Return whether a waiver matches a finding: its rule, its wheel (with or without version), its file."""
     wheels = (finding.wheel, finding.wheel.partition(" ")[0])
     return (
         waiver.rule == finding.rule
@@ -170,15 +142,15 @@ def _unused(waivers: Sequence[Waiver], findings: Sequence[Finding]) -> Iterator[
 
 
 def refuse(audit: Audit, recipe: str) -> None:
-    """Stop where the audit found errors that nobody waived.
+    """Refuse an audit with errors that are not waived.
 
     Raises:
-        AuditError: it did.
+        AuditError: it has some.
     """
     if not audit.errors:
         return
-    first, all_of_them = audit.errors[0], f"`jbuild audit {recipe} --cell {audit.cell}` shows all"
-    hint = f"{first.fix}; {all_of_them}, `jbuild audit --explain {first.rule}` how to waive it"
+    first, command = audit.errors[0], f"`jbuild audit {recipe} --cell {audit.cell}`"
+    hint = f"{first.fix}; {command} shows all errors, `jbuild audit --explain {first.rule}` how to waive them"
     error = AuditError(audit.failure or "", where=f"{recipe}/{audit.cell}", hint=hint)
     error.record = audit
     raise error

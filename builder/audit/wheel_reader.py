@@ -1,4 +1,4 @@
-"""Looks into a wheel's zip without unpacking it, and without believing it."""
+"""Reads a wheel's zip without unpacking it, and without trusting it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _ENCRYPTED = 0x1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _MOST_MEMBERS = 1_000_000
 _LARGEST_MEMBER = 8 << 30
-# Inflating is what takes time: no wheel may make us inflate more than this (bytes), two minutes' worth.
+# Inflating takes the time: no wheel may inflate to more than this (bytes), some two minutes.
 _LARGEST_WHEEL = 32 << 30
 _LONGEST_METADATA = 16 << 20
 # Deflate cannot do better than 1032 to 1.
 _BEST_RATIO = 1040
 _DATA = re.compile(r"[^/]+\.data/(purelib|platlib|data|scripts|headers)/(.+)")
-# Where an installer puts the parts of a wheel, seen from site-packages.
+# The folders of an installed wheel's schemes, relative to site-packages.
 _SCHEMES = {
     "purelib": "",
     "platlib": "",
@@ -38,7 +38,7 @@ _SCHEMES = {
 
 
 class Member(NamedTuple):
-    """A file of a wheel: its name in the zip, where it is installed (from site-packages), and where its bytes lie."""
+    """A file of a wheel: its name in the zip, its installed path (from site-packages), and its bytes' position."""
 
     name: str
     path: str
@@ -50,17 +50,17 @@ class Member(NamedTuple):
 
 
 class WheelMembers(NamedTuple):
-    """The files of a wheel, and what is wrong with the others."""
+    """The files of a wheel, and the flaws of the others."""
 
     members: tuple[Member, ...]
     flaws: tuple[tuple[str, str], ...]
 
 
 def listing(wheel: Path) -> WheelMembers:
-    """Return the files of a wheel; those that no installer should unpack are told as flaws, (name, what is wrong).
+    """Return the files of a wheel; files that no installer should unpack become flaws, (name, reason).
 
     Raises:
-        MalformedError: it is no zip, or has no directory that can be read.
+        MalformedError: it is not a zip, or its directory cannot be read.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -71,15 +71,15 @@ def listing(wheel: Path) -> WheelMembers:
         raise MalformedError(f"holds {len(entries)} files", where=wheel.name)
     members: dict[str, Member] = {}
     flaws: list[tuple[str, str]] = []
-    whole = 0
+    total = 0
     for entry in entries:
         if entry.filename.endswith("/"):
             continue
         member = _member(entry)
         if (flaw := _flaw(entry)) or member.name in members:
             flaws.append((member.name, flaw or "is in the wheel twice"))
-        whole += member.size
-        if whole > _LARGEST_WHEEL:
+        total += member.size
+        if total > _LARGEST_WHEEL:
             raise MalformedError(f"holds more than {_LARGEST_WHEEL} bytes", where=wheel.name)
         if not flaw:
             members[member.name] = member
@@ -99,9 +99,9 @@ def _member(entry: zipfile.ZipInfo) -> Member:
 
 
 def installed(name: str) -> str:
-    """Return where a file of a wheel is installed, seen from site-packages."""
-    found = _DATA.fullmatch(name)
-    return _SCHEMES[found[1]] + found[2] if found else name
+    """Return the installed path of a file of a wheel, from site-packages."""
+    match = _DATA.fullmatch(name)
+    return _SCHEMES[match[1]] + match[2] if match else name
 
 
 def _flaw(entry: zipfile.ZipInfo) -> str | None:
@@ -120,14 +120,14 @@ def _flaw(entry: zipfile.ZipInfo) -> str | None:
 
 
 def source(data: ByteSource, member: Member) -> ByteSource:
-    """Return a member's bytes, inflated where they are asked for.
+    """Return a member's bytes, inflated on demand.
 
     Raises:
-        MalformedError: the member is not where the directory says.
+        MalformedError: the member is not at the directory's offset.
     """
     magic, name, extra = _LOCAL_HEADER.unpack(data.read(member.offset, _LOCAL_HEADER.size))
     if magic != b"PK\x03\x04":
-        raise MalformedError("the zip's directory points at something that is no member")
+        raise MalformedError("the zip's directory points at something other than a member")
     start = member.offset + _LOCAL_HEADER.size + name + extra
     stored = SourceRange(data, start, member.stored)
     return Deflated(stored, member.size) if member.method == zipfile.ZIP_DEFLATED else stored
@@ -139,14 +139,14 @@ def head(data: ByteSource, member: Member, size: int) -> bytes:
     Raises:
         MalformedError: they cannot be read.
     """
-    found = source(data, member)
-    if isinstance(found, Deflated):
-        return found.head(size)
-    return found.read(0, min(size, found.size))
+    content = source(data, member)
+    if isinstance(content, Deflated):
+        return content.head(size)
+    return content.read(0, min(size, content.size))
 
 
 def metadata(data: ByteSource, members: Iterable[Member], name: str) -> str:
-    """Return a text of a wheel's `.dist-info`, or nothing where there is none.
+    """Return a text of a wheel's `.dist-info`, or an empty one.
 
     Raises:
         MalformedError: it cannot be read.

@@ -25,7 +25,7 @@ class GpuCode(NamedTuple):
 class Binary:
     """An ELF file, compact. `path` is relative to site-packages in wheels, absolute in a base image.
 
-    Symbols are hashed (see `builder.audit.symbols`): `defines` are the keys of its symbols, `wants` two alternative
+    Symbols are hashed (`builder.audit.wheel_facts`): `defines` are the keys of its symbols, `wants` two alternative
     keys for each strong undefined symbol, `wanted` their names, deflated. `inits` are the Python modules that it can
     be imported as.
     """

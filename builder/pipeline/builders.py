@@ -106,9 +106,9 @@ class Builders:
             return False
         with self._mutex:
             self._dead.setdefault(name, reason)
-            alive = [builder for builder in self.names if builder not in self._dead]
-        if alive:
-            self._console.warn(f"{cell}: builder {name} has died ({reason}); its cells go to {', '.join(alive)}")
+            left = [builder for builder in self.names if builder not in self._dead]
+        if left:
+            self._console.warn(f"{cell}: builder {name} has died ({reason}); its cells go to {', '.join(left)}")
         return True
 
     def _none_left(self) -> EngineError:

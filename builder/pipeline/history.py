@@ -118,8 +118,8 @@ def runs(folder: CellFolder) -> tuple[HistoryRun, ...]:
             lines = file.read().splitlines()
     except OSError:
         return ()
-    parsed = (_read(line) for line in lines[-_MOST:])
-    return tuple(run for run in parsed if run)
+    entries = (_read(line) for line in lines[-_MOST:])
+    return tuple(run for run in entries if run)
 
 
 def published(folder: CellFolder) -> LastPublication | None:
@@ -171,7 +171,7 @@ def _ends_a_line(file: FileIO) -> bool:
 
 def _read(line: bytes) -> HistoryRun | None:
     try:
-        run: HistoryRun = records.from_json(json.loads(line), HistoryRun)
+        entry: HistoryRun = records.from_json(json.loads(line), HistoryRun)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return run
+    return entry

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from factories import locked, make_lock, make_platform, make_wheel
 
 from builder.audit import elf
+from builder.audit.audit_context import AuditContext
 from builder.audit.byte_source import Plain
-from builder.audit.stage import case_of
-from builder.audit.wheel_facts import assemble, compact, jobs, read_members
+from builder.audit.environment import Environment
+from builder.audit.wheel_facts import assemble, compact, portions_of, read_members
 from builder.audit.wheel_reader import listing
 from builder.model.audits import BaseFacts
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from builder.audit.audit_context import AuditContext
     from builder.model.audits import Binary, WheelFacts
     from builder.model.platforms import Platform
 
@@ -253,13 +253,14 @@ def make_case(
     facts = {wheel.sha256: read_wheel(folder / wheel.filename) for wheel in ordered}
     platform = platform or make_platform()
     known = base if base is not None or unread else make_base(distribution=(platform.distribution,))
-    return case_of(ordered, facts, platform, known, unread=unread, stand_in=stand_in, apt=apt)
+    environment = Environment(platform=platform, wheels=ordered, facts=facts, base=known, apt=apt)
+    return AuditContext(environment=environment, unread=None if known else unread, stand_in=stand_in)
 
 
 def read_wheel(path: Path) -> WheelFacts:
     """Return the facts of a wheel, read in this process."""
     found = listing(path)
-    read = [read_members(path, members) for members in jobs(found)]
+    read = [read_members(path, members) for members in portions_of(found)]
     return assemble(path, found, (b for part in read for b in part[0]), (f for part in read for f in part[1]))
 
 

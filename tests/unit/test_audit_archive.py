@@ -141,11 +141,11 @@ def test_what_is_no_zip(tmp_path: Path, content: bytes) -> None:
 def test_a_directory_that_points_elsewhere(tmp_path: Path) -> None:
     path = write(tmp_path, ("a.so", make_elf()))
     (member,) = listing(path).members
-    with pytest.raises(MalformedError, match="no member"):
+    with pytest.raises(MalformedError, match="other than a member"):
         wheel_reader.source(File(path), member._replace(offset=5))
-    with pytest.raises(MalformedError, match="asked for"):
+    with pytest.raises(MalformedError, match="are outside"):
         wheel_reader.source(File(path), member._replace(offset=1 << 40))
-    with pytest.raises(MalformedError, match="asked for"):
+    with pytest.raises(MalformedError, match="are outside"):
         wheel_reader.source(File(path), member._replace(stored=1 << 30))
 
 

@@ -165,13 +165,13 @@ def test_a_loop_of_version_needs_ends() -> None:
 
 def test_names_without_an_end_are_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(elf, "_LONGEST_NAME", 10)
-    with pytest.raises(MalformedError, match="name lies outside"):
+    with pytest.raises(MalformedError, match="name is outside"):
         read(make_elf(defined=["a" * 20]))
 
 
 def test_all_names_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(elf, "_LONGEST_NAMES", 50)
-    with pytest.raises(MalformedError, match="name lies outside"):
+    with pytest.raises(MalformedError, match="name is outside"):
         read(make_elf(defined=[f"symbol_{number}" for number in range(20)]))
 
 

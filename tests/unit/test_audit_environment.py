@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from builder.audit.base_layers import streamed
 from builder.audit.byte_source import MalformedError
-from builder.audit.demangle import demangled
+from builder.audit.loading_rules import demangled
 from builder.errors import IntegrityError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def environment(folder: Path, *links: tuple[str, str], **options: Any) -> Enviro
 def test_files_of_wheels_lie_where_installers_put_them(tmp_path: Path) -> None:
     found = environment(tmp_path)
     assert {node.path for node in found.nodes} == {f"{SITE}/demo/_C.so", "/opt/venv/lib/libdata.so"}
-    assert {node.shown for node in found.nodes} == {"demo/_C.so", "../../../lib/libdata.so"}
+    assert {node.file for node in found.nodes} == {"demo/_C.so", "../../../lib/libdata.so"}
     assert found.find(f"{SITE}/demo/../demo/_C.so") is not None
 
 

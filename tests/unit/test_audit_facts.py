@@ -10,7 +10,7 @@ from factories import locked, make_wheel
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.audit import facts_cache, gather_facts, symbols
+from builder.audit import facts_cache, gather_facts, wheel_facts
 from builder.audit.elf import Defined, UndefinedSymbol
 from builder.errors import IntegrityError
 from builder.model.audits import GpuCode, GpuTarget
@@ -136,7 +136,7 @@ VERSIONS = st.none() | st.sampled_from([b"V1", b"V2"])
 def test_keys_match_as_the_loader_matches(
     name: bytes, version: bytes | None, hidden: bool, wanted: bytes, asked: bytes | None
 ) -> None:
-    keys = symbols.defined_keys([Defined(name, version, hidden)])
-    found = bool(set(keys) & set(symbols.wanted_keys([UndefinedSymbol(wanted, asked, False)])))
+    keys = wheel_facts.defined_keys([Defined(name, version, hidden)])
+    found = bool(set(keys) & set(wheel_facts.wanted_keys([UndefinedSymbol(wanted, asked, False)])))
     fits = version is None or version == asked or (asked is None and not hidden)
     assert found is (name == wanted and fits)

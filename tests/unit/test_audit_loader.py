@@ -25,7 +25,7 @@ TORCH = {
 
 
 def files(case: AuditContext) -> dict[str, str]:
-    return {verdict.node.shown: verdict.text for verdict in case.verdicts}
+    return {verdict.node.file: verdict.text for verdict in case.verdicts}
 
 
 def one(folder: Path, library: dict[str, Any] | None = None, **changes: Any) -> str:
@@ -164,7 +164,7 @@ def test_symbols_are_sought_in_what_is_loaded_with_the_file_only(tmp_path: Path)
     (_, verdict) = make_case(tmp_path, {"demo": contents}).verdicts
     (failure,) = verdict.failures
     assert isinstance(failure, UnresolvedSymbol)
-    assert [node.shown for node in failure.elsewhere] == ["demo.libs/libx.so"]
+    assert [node.file for node in failure.definers] == ["demo.libs/libx.so"]
 
 
 def test_a_library_of_the_module_that_fails_stops_the_module(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_an_import_of_torch_comes_first(tmp_path: Path) -> None:
     }
     found = make_case(tmp_path, {"demo": contents, "torch": TORCH})
     assert set(files(found).values()) == {"loads"}
-    demo = next(verdict for verdict in found.verdicts if verdict.node.shown == "demo/_C.so")
+    demo = next(verdict for verdict in found.verdicts if verdict.node.file == "demo/_C.so")
     assert demo.by_import == ("libc10.so", "libtorch.so")
     alone = make_case(tmp_path, {"demo": contents})
     assert files(alone)["demo/_C.so"].startswith("fails: libtorch.so: cannot open")
@@ -242,7 +242,7 @@ def test_a_torch_that_does_not_load_stops_what_needs_it(tmp_path: Path) -> None:
         "torch/lib/libc10.so": {"soname": "libc10.so", "needed": ["libgone.so"], "defined": ["_ZN3c104makeEv"]},
     }
     contents = {"demo/_C.so": {**MODULE, "needed": ["libc10.so"], "undefined": ["_ZN3c104makeEv"]}}
-    found = {v.node.shown: v for v in make_case(tmp_path, {"demo": contents, "torch": broken}).verdicts}
+    found = {v.node.file: v for v in make_case(tmp_path, {"demo": contents, "torch": broken}).verdicts}
     assert found["demo/_C.so"].text == "fails: libc10.so: cannot open shared object file: No such file or directory"
     (failure,) = found["demo/_C.so"].failures
     assert isinstance(failure, Dependent)
@@ -278,7 +278,7 @@ def test_symbols_of_cxx_are_its_librarys_matter(tmp_path: Path) -> None:
     (failure,) = verdict.failures
     assert isinstance(failure, UnresolvedSymbol)
     assert failure.blamed is not None
-    assert (failure.blamed.binary.soname, failure.elsewhere) == ("libstdc++.so.6", ())
+    assert (failure.blamed.binary.soname, failure.definers) == ("libstdc++.so.6", ())
 
 
 def test_a_symbol_of_a_version_that_is_not_there_is_said_once(tmp_path: Path) -> None:

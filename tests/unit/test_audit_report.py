@@ -195,7 +195,7 @@ def test_loose_wheels_for_a_jetson(jbuild: Any, tmp_path: Path) -> None:
         (("demo", "--sm", "87"), "--sm needs --wheels"),
         (("demo", "other"), "audit takes one recipe"),
         (("--wheels", "x.whl", "--cell", "a"), "--cell is for recipes"),
-        (("--wheels", "gone-1.0-py3-none-any.whl"), "there is no such file"),
+        (("--wheels", "gone-1.0-py3-none-any.whl"), "no such file"),
         (("--wheels", "x.whl", "--python", "three"), "is not a Python version"),
         (("--wheels", "."), "this is a folder"),
         (("--wheels", "x.whl", "--l4t", "37.0.0"), "nearest known ones: 36.2.0, 38.2.0"),
@@ -250,7 +250,7 @@ def test_what_is_no_wheels_name(jbuild: Any, tmp_path: Path, name: str) -> None:
 
 def test_one_wheel_of_a_name(tmp_path: Path, session: Session) -> None:
     paths = [make_wheel(tmp_path, "demo", version) for version in ("1.0", "2.0")]
-    with pytest.raises(UsageError, match="demo is there twice"):
+    with pytest.raises(UsageError, match="demo has several wheels"):
         loose_wheels.audit_wheels(paths, session, base=None)
 
 

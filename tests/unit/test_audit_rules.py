@@ -313,7 +313,7 @@ def test_tags_that_promise_less(tmp_path: Path, tag: str) -> None:
 def test_damaged_files(tmp_path: Path) -> None:
     found = only(make_case(tmp_path, {"demo": {"demo/cut.so": make_wheel_bytes()[:100]}}), "damaged-wheel")
     assert (found.severity, found.file) == ("error", "demo/cut.so")
-    assert "are asked for where there are 100" in found.detail
+    assert "are outside its 100 bytes" in found.detail
 
 
 def test_two_libraries_of_one_name(tmp_path: Path) -> None:

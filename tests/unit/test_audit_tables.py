@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from builder.audit import rule_tables as module
-from builder.audit.rule_tables import numbers, rules, table_digest, tables
+from builder.audit.rule_tables import major_minor, rules, table_digest, tables
 from builder.errors import DocumentError
 from builder.jetson.distributions import distributions, platforms
 from builder.recipe.sections import AUDIT_RULES
@@ -48,7 +48,7 @@ def test_every_distribution_has_advice_for_common_libraries(distribution: str) -
 def test_every_platform_has_a_policy_and_a_driver_whose_ptx_is_known(row: object) -> None:
     l4t, cuda = str(row.l4t), str(row.cuda)  # type: ignore[attr-defined]
     assert tables().policy(l4t).source
-    assert any(found <= numbers(cuda) for _, found in tables().ptx)
+    assert any(found <= major_minor(cuda) for _, found in tables().ptx)
 
 
 def test_ptx_grows_with_cuda() -> None:
@@ -74,7 +74,7 @@ def test_rows_are_part_of_what_an_audit_is_made_from(monkeypatch: pytest.MonkeyP
     ("file", "text", "problem"),
     [
         ("rules.toml", '[[rules]]\nid = "a-b"\nseverity = "grave"\ntitle = "t"\nsays = "s"\n', "unknown severity"),
-        ("rules.toml", '[[rules]]\nid = "a-b"\nseverity = "info"\ntitle = "t"\nsays = "s"\n' * 2, "there twice"),
+        ("rules.toml", '[[rules]]\nid = "a-b"\nseverity = "info"\ntitle = "t"\nsays = "s"\n' * 2, "occurs twice"),
         ("rules.toml", '[[rules]]\nid = "a-b"\nseverity = "info"\ntitle = "t"\n', "`says` is missing"),
         ("packages.toml", '[[packages]]\nname = "x"\nsource = "s"\n', "at least one library"),
         ("packages.toml", '[[packages]]\nname = "x"\nlibraries = ["l"]\n', "`source` is missing"),

@@ -10,8 +10,7 @@ import tomli_w
 from recipe_factory import read, recipe_data
 
 from builder.errors import DocumentError, UsageError
-from builder.project.ci.github_jobs import outputs, plan
-from builder.project.ci.runners import github
+from builder.project.ci.github_jobs import github, outputs, plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable

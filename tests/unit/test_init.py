@@ -18,8 +18,7 @@ import pytest
 
 from builder.host.paths import shipped
 from builder.jetson.boards import boards
-from builder.project.init.new_recipe import NO_BOARD, Answers
-from builder.project.init.proposals import board_choices, l4t_choices, propose
+from builder.project.init.proposals import NO_BOARD, Answers, board_choices, l4t_choices, propose
 from builder.project.init.write import render
 from builder.recipe.json_schema import schema_text
 from builder.recipe.load import load

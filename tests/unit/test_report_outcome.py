@@ -13,7 +13,7 @@ from builder.cli.run_view import finished_cell
 from builder.cli.verbs.summary import Outcome, counted, markdown, plain, read_outcomes
 from builder.errors import BuildError, UsageError
 from builder.host import records
-from builder.project.ci.ci_plan import CiPlan, MatrixEntry, Skipped
+from builder.project.ci.github_jobs import CiPlan, MatrixEntry, Skipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ from builder.host.session import Session
 from builder.lock.unresolved import reasons
 from builder.model.patterns import RUNNER
 from builder.model.recipes import Cell, Recipe
-from builder.project.ci.ci_plan import CiPlan
+from builder.project.ci.github_jobs import CiPlan
 
 _RUNNER = re.compile(rf"(?:(?P<architecture>amd64|arm64)=)?(?P<label>{RUNNER})")
 Selected = Sequence[tuple[Recipe, Sequence[Cell]]]

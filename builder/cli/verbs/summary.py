@@ -18,7 +18,7 @@ from builder.host import records
 from builder.host.console import Console
 from builder.host.toml.documents import printable
 from builder.host.units import duration
-from builder.project.ci.ci_plan import CiPlan
+from builder.project.ci.github_jobs import CiPlan
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _HEADINGS = ("recipe", "cell", "status", "level", "size", "times", "")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from builder.errors import UsageError
 from builder.host import records
-from builder.project.ci.ci_plan import CiPlan, MatrixEntry, Skipped
-from builder.project.ci.runners import github
+from builder.host.toml import documents
+from builder.model import patterns
 from builder.recipe.matrix import runners_of
 
 if TYPE_CHECKING:
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
     Selected = Sequence[tuple[Recipe, Sequence[Cell]]]
     Changes = Mapping[tuple[str, str], Sequence[str]]
+    from builder.host.toml.documents import Table
 
 
 def plan(selected: Selected, runners: Mapping[str, str], changed: Changes | None = None, since: str = "") -> CiPlan:
@@ -43,14 +47,14 @@ def plan(selected: Selected, runners: Mapping[str, str], changed: Changes | None
     return CiPlan(include=tuple(include), skipped=tuple(skipped))
 
 
-def outputs(made: CiPlan) -> str:
+def outputs(ci_plan: CiPlan) -> str:
     """Return the plan as lines for `$GITHUB_OUTPUT`: the matrix, and how many cells it has."""
-    matrix = json.dumps({"include": records.to_json(made.include)}, separators=(",", ":"))
-    return f"matrix={matrix}\ncells={len(made.include)}"
+    matrix = json.dumps({"include": records.to_json(ci_plan.include)}, separators=(",", ":"))
+    return f"matrix={matrix}\ncells={len(ci_plan.include)}"
 
 
 def _entry(recipe: Recipe, cell: Cell, runners: Mapping[str, str]) -> MatrixEntry:
-    own, board = runners_of(recipe, cell)
+    runner, board = runners_of(recipe, cell)
     architecture = recipe.architecture
     usual = github().runners[0].label
     return MatrixEntry(
@@ -59,7 +63,7 @@ def _entry(recipe: Recipe, cell: Cell, runners: Mapping[str, str]) -> MatrixEntr
         name=f"{recipe.name} {cell.id}",
         architecture=architecture,
         platform=f"linux/{architecture}",
-        runner=runners.get(architecture) or runners.get("") or own or usual,
+        runner=runners.get(architecture) or runners.get("") or runner or usual,
         smoke_runner=board or "",
     )
 
@@ -76,3 +80,81 @@ def _check_count(include: Sequence[MatrixEntry]) -> None:
             where=", ".join(dict.fromkeys(entry.recipe for entry in include)),
             hint="choose some with --cell axis=value or --changed-since FILE, or call the workflow once for each part",
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatrixEntry:
+    """One cell as one job of a matrix.
+
+    `platform` is docker's (`linux/arm64`). `runner` is the label of the runner that builds; `smoke_runner` that of a
+    board of the recipe's own, empty where it names none.
+    """
+
+    recipe: str
+    cell: str
+    name: str
+    architecture: str
+    platform: str
+    runner: str
+    smoke_runner: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Skipped:
+    """A cell that gets no job, and why."""
+
+    recipe: str
+    cell: str
+    status: Literal["impossible", "unchanged"]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CiPlan:
+    """The jobs, and the cells that get none."""
+
+    include: tuple[MatrixEntry, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+DATA = Path(__file__).with_name("runners.toml")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runner:
+    """A runner of GitHub's own, and the architecture of its processor."""
+
+    label: str
+    architecture: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GitHub:
+    """What GitHub offers: `most_jobs` is how many jobs a matrix may have."""
+
+    most_jobs: int
+    runners: tuple[Runner, ...]
+
+
+@cache
+def github(path: Path = DATA) -> GitHub:
+    """Return GitHub's runners and limits.
+
+    Raises:
+        DocumentError: the table has mistakes.
+    """
+    return documents.load(path, "the table of runners has mistakes", _parse)
+
+
+def _parse(root: Table) -> GitHub:
+    most = root.integer("most-jobs", low=1)
+    root.string("source")
+    runners = []
+    for table in root.tables("runners"):
+        label = table.string("label", pattern=patterns.RUNNER, noun="a runner's label")
+        runners.append(Runner(label=label, architecture=table.string("architecture", pattern="amd64|arm64")))
+        table.string("source")
+        table.done()
+    if not runners:
+        root.problem("runners", "there is no runner", "add a [[runners]] table")
+    return GitHub(most_jobs=most, runners=tuple(runners))

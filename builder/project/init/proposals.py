@@ -13,7 +13,6 @@ from builder.jetson.boards import board, boards
 from builder.jetson.distributions import platforms
 from builder.jetson.platform import check_value, platform_for
 from builder.model.recipes import Spec
-from builder.project.init.new_recipe import NO_BOARD, Answers
 from builder.recipe.find import recipe_paths
 from builder.recipe.load import load
 
@@ -51,8 +50,8 @@ def l4t_choices(name: str) -> tuple[str, ...]:
         UsageError: there is no such board.
     """
     row = board(name)
-    found = [p.l4t for p in platforms() if p.l4t.split(".")[0] in row.l4t and row.sm in p.sms]
-    return tuple(sorted(found, key=Version, reverse=True))
+    releases = [p.l4t for p in platforms() if p.l4t.split(".")[0] in row.l4t and row.sm in p.sms]
+    return tuple(sorted(releases, key=Version, reverse=True))
 
 
 def propose(answers: Answers, folders: tuple[Path, ...]) -> Proposal:
@@ -92,8 +91,8 @@ def _release(answers: Answers, folders: tuple[Path, ...]) -> str:
         if mistake := check_value("l4t", answers.l4t):
             raise UsageError(mistake[0], hint=mistake[1])
         if answers.l4t not in releases:
-            known = ", ".join(releases)
-            raise UsageError(f"L4T {answers.l4t} does not run on {answers.board}", hint=f"these do: {known}")
+            listed = ", ".join(releases)
+            raise UsageError(f"L4T {answers.l4t} does not run on {answers.board}", hint=f"these do: {listed}")
         return answers.l4t
     used = {value for recipe in _known(folders) for value in recipe.matrix.all_values().get("l4t", ())}
     if not releases:
@@ -113,7 +112,7 @@ def _known(folders: tuple[Path, ...]) -> list[Recipe]:
     return recipes
 
 
-def _most_like(answers: Answers, known: list[Recipe]) -> Recipe | None:
+def _most_like(answers: Answers, recipes: list[Recipe]) -> Recipe | None:
     """Return the recipe for the same kind of machine: of the same vLLM, else L4T release, else with the newest vLLM."""
 
     def likeness(recipe: Recipe) -> tuple[bool, bool, Version]:
@@ -125,7 +124,7 @@ def _most_like(answers: Answers, known: list[Recipe]) -> Recipe | None:
             max(map(_version, versions), default=_NONE),
         )
 
-    alike = [recipe for recipe in known if recipe.architecture == "arm64" and _same_kind(answers, recipe)]
+    alike = [recipe for recipe in recipes if recipe.architecture == "arm64" and _same_kind(answers, recipe)]
     return max(alike, key=likeness, default=None)
 
 
@@ -152,9 +151,9 @@ def _first_values(recipe: Recipe | None) -> dict[str, str]:
 
 def _axes(answers: Answers, values: dict[str, str]) -> tuple[tuple[str, str], ...]:
     """Return the axes that choose the platform: what was answered, what the like recipe has if that exists too."""
-    place = {"l4t": answers.l4t} if answers.l4t else {"distribution": values.get("distribution", "debian-12")}
-    given = {"cuda": answers.cuda, "python": answers.python}
-    fixed = {**place, **{name: value for name, value in given.items() if value}}
+    target = {"l4t": answers.l4t} if answers.l4t else {"distribution": values.get("distribution", "debian-12")}
+    chosen = {"cuda": answers.cuda, "python": answers.python}
+    fixed = {**target, **{name: value for name, value in chosen.items() if value}}
     proposed = {name: values[name] for name in ("ubuntu", "cuda", "python") if name in values} | fixed
     try:
         platform_for(proposed.items(), "arm64")
@@ -164,10 +163,27 @@ def _axes(answers: Answers, values: dict[str, str]) -> tuple[tuple[str, str], ..
         platform = platform_for(proposed.items(), "arm64")
     except JbuildError as error:
         raise UsageError(error.message, hint=error.hint) from error
-    found = {"python": platform.python, **({"cuda": platform.cuda} if platform.cuda else {}), **proposed}
-    return tuple((name, found[name]) for name in ("l4t", "distribution", "ubuntu", "cuda", "python") if name in found)
+    axes = {"python": platform.python, **({"cuda": platform.cuda} if platform.cuda else {}), **proposed}
+    return tuple((name, axes[name]) for name in ("l4t", "distribution", "ubuntu", "cuda", "python") if name in axes)
 
 
 def _name(answers: Answers) -> str:
     kind = "cpu" if answers.board == NO_BOARD else answers.board
     return printable(f"vllm-{answers.vllm}-{kind}").lower().replace("+", "-")
+
+
+NO_BOARD = "none"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """What somebody wants; None is left to be proposed. `board` is `none` for the CPU of any arm64 machine."""
+
+    board: str
+    name: str | None = None
+    l4t: str | None = None
+    vllm: str | None = None
+    cuda: str | None = None
+    python: str | None = None
+    model: str | None = None
+    registry: str | None = None

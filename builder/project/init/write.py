@@ -8,17 +8,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from builder.errors import DocumentError, UsageError
+from builder.errors import DocumentError, JbuildError, UsageError
+from builder.host.config import Config
 from builder.host.files import write_text
 from builder.host.toml.documents import printable
 from builder.model import patterns
 from builder.model.recipes import Question
-from builder.project.init.new_recipe import NO_BOARD
+from builder.models.selection import CONFIG
+from builder.project.init.proposals import NO_BOARD
+from builder.recipe.find import recipe_paths
 from builder.recipe.json_schema import FILES, schema_text
 from builder.recipe.load import load
-from builder.recipe.matrix import expand
+from builder.recipe.matrix import expand, specify
+from builder.remote.hub.model_sources import FolderSource, locate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from builder.project.init.proposals import Proposal
 
 _TEMPLATE = Path(__file__).with_name("recipe.toml.j2")
@@ -65,7 +71,7 @@ def render(proposal: Proposal) -> str:
         answers=answers,
         axes=dict(proposal.axes),
         spec=spec,
-        question=next((each for each in spec.smoke.questions if each.ask and each.expect), _QUESTION),
+        question=next((question for question in spec.smoke.questions if question.ask and question.expect), _QUESTION),
         like=proposal.like.name if proposal.like else None,
         for_board=answers.board != NO_BOARD,
         model_name=model.name if model else _model_name(answers.model or ""),
@@ -107,3 +113,44 @@ def _aligned(line: str) -> str:
     """Move what explains a key into its column."""
     code, mark, comment = line.partition("  ## ")
     return f"{code.rstrip().ljust(_COLUMN - 2)}  # {comment}" if mark else line
+
+
+_FEW = 3
+
+
+def remarks(path: Path) -> Iterator[str]:
+    """Yield what is to be done about a recipe that was just written, beside those that lie in its folder."""
+    yield from _absent_models(path)
+    own = _tags(path)
+    by_recipe = {name: _tags(sibling) for name, sibling in recipe_paths([path.parent]).items() if name != path.stem}
+    shared = {name: own & tags for name, tags in by_recipe.items() if own & tags}
+    if shared:
+        repository, tag = min(min(tags) for tags in shared.values())
+        yield (
+            f"the tag {repository}:{tag} is planned by {_names(sorted(shared))} too: "
+            "give one another `publish.repository`, or `publish.tags`"
+        )
+
+
+def _names(names: Sequence[str]) -> str:
+    if len(names) <= _FEW:
+        return f"recipe{'s' if names[1:] else ''} {', '.join(names)}"
+    return f"recipes {', '.join(names[:_FEW])} and {len(names) - _FEW} more"
+
+
+def _absent_models(path: Path) -> Iterator[str]:
+    for model in load(path).spec.models:
+        place = locate(model.source, path.parent, Config())
+        if isinstance(place, FolderSource) and not (place.path / CONFIG).is_file():
+            what = f"has no {CONFIG}" if place.path.is_dir() else "is not there"
+            yield f"the model's folder {place.path.resolve()} {what}: sources are relative to the recipe"
+
+
+def _tags(path: Path) -> frozenset[tuple[str, str]]:
+    """Return repository and tag of everything that a recipe publishes; nothing of one with mistakes."""
+    try:
+        recipe = load(path)
+        published = [specify(recipe, cell).publish for cell in expand(recipe) if not cell.impossible]
+    except JbuildError:
+        return frozenset()
+    return frozenset((each.repository, rule.name) for each in published for rule in each.tags)

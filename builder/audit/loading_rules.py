@@ -1,4 +1,4 @@
-"""What the loader would refuse: missing libraries, versions and symbols, grouped by cause."""
+"""Files that the loader would refuse: missing libraries, versions and symbols, grouped by cause."""
 
 from __future__ import annotations
 
@@ -7,31 +7,38 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from builder.audit.audit_context import finding, named
-from builder.audit.demangle import demangled
-from builder.audit.environment import Node
+from builder.audit.environment import Node, ceiling
+from builder.audit.file_rules import for_python
 from builder.audit.load_outcome import Dependent, ExecutableStack, MissingLibrary, Outdated, UnresolvedSymbol
-from builder.audit.rules.base_rules import bases_for
-from builder.audit.rules.file_rules import for_python
-from builder.model.audits import SEVERITIES
+from builder.audit.rule_tables import version_numbers
+from builder.jetson.distributions import distributions, platforms
+from builder.model.audits import SEVERITIES, Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from builder.audit.audit_context import AuditContext
     from builder.audit.load_outcome import Cause, LoadOutcome
+    from builder.jetson.distributions import Distribution
     from builder.model.audits import Finding, Severity
+    from builder.model.platforms import Platform
 
-_FAMILIES = {"GLIBC": "glibc", "GLIBCXX": "glibcxx"}
 _STACKS_REFUSED = "2.41"
+_RULES: dict[type, str] = {
+    MissingLibrary: "missing-library",
+    Outdated: "symbol-version",
+    UnresolvedSymbol: "undefined-symbol",
+    ExecutableStack: "executable-stack",
+}
 
 
 def loading(case: AuditContext) -> Iterator[Finding]:
-    """Yield what the loader would refuse; one finding a cause, however many files it stops."""
+    """Yield the files that the loader would refuse; one finding a cause, however many files it stops."""
     grouped: dict[Hashable, list[tuple[Cause, Severity]]] = defaultdict(list)
     unused: dict[tuple[str, str], list[LoadOutcome]] = defaultdict(list)
     for verdict in case.verdicts:
         if not case.loader.fits(verdict.node) or for_python(verdict.node, case) is False:
-            # Told by rules of their own: nothing here loads them.
+            # Other rules report them: nothing here loads them.
             continue
         exempt = case.exempt(verdict.node) or case.other_gpus(verdict.node)
         if exempt and verdict.failures:
@@ -41,34 +48,25 @@ def loading(case: AuditContext) -> Iterator[Finding]:
             grouped[_cause(case, failure)].append((failure, _severity(case, verdict, failure)))
     for (_, why), verdicts in unused.items():
         yield _unused(verdicts, why)
-    for found in grouped.values():
-        severity = min((severity for _, severity in found), key=SEVERITIES.index)
-        failures = list(dict.fromkeys(failure for failure, _ in found))
+    for rows in grouped.values():
+        severity = min((severity for _, severity in rows), key=SEVERITIES.index)
+        failures = list(dict.fromkeys(failure for failure, _ in rows))
         yield _finding(case, failures, severity)
     yield from _by_runtime(case)
     yield from _by_import(case)
 
 
-_RULES: dict[type, str] = {
-    MissingLibrary: "missing-library",
-    Outdated: "symbol-version",
-    UnresolvedSymbol: "undefined-symbol",
-    ExecutableStack: "executable-stack",
-}
-
-
 def _unused(verdicts: list[LoadOutcome], why: str) -> Finding:
-    """Say in one finding what does not load and need not."""
+    """Return one finding about files that do not load and need not."""
     failures = [failure for verdict in verdicts for failure in _causes(verdict)]
     lacking = sorted({failure.library for failure in failures if isinstance(failure, MissingLibrary)})
     want = f", for want of {', '.join(lacking)}" if lacking else ""
-    also = tuple(verdict.node.shown for verdict in verdicts[1:])
-    fix = "nothing to do unless you use it"
-    return finding(_RULES[type(failures[0])], "info", verdicts[0].node, f"does not load{want}; {why}", fix, also=also)
+    nodes, fix = [verdict.node for verdict in verdicts], "nothing to do unless you use it"
+    return finding(_RULES[type(failures[0])], "info", nodes, f"does not load{want}; {why}", fix)
 
 
 def _causes(verdict: LoadOutcome) -> Iterator[Cause]:
-    """Yield what is wrong in the end: what fails for another's sake is told with that one."""
+    """Yield the root causes: a file that fails because of another one counts with that one."""
     for failure in verdict.failures:
         yield from failure.causes if isinstance(failure, Dependent) else (failure,)
 
@@ -76,24 +74,24 @@ def _causes(verdict: LoadOutcome) -> Iterator[Cause]:
 def _cause(case: AuditContext, failure: Cause) -> Hashable:
     wheel = failure.node.wheel.name if failure.node.wheel else None
     if isinstance(failure, MissingLibrary):
-        elsewhere = _elsewhere(case, failure.library)
-        return ("missing", wheel, _advice(case, failure.library), named(elsewhere.wheel) if elsewhere else None)
+        copy = _unreachable_copy(case, failure.library)
+        return ("missing", wheel, _advice(case, failure.library), named(copy.wheel) if copy else None)
     if isinstance(failure, Outdated):
         return ("version", wheel, failure.need.file, failure.need.version.partition("_")[0])
     if isinstance(failure, ExecutableStack):
         return ("stack", wheel)
-    return ("symbol", wheel, named(failure.blamed.wheel) if failure.blamed else "", bool(failure.elsewhere))
+    return ("symbol", wheel, named(failure.blamed.wheel) if failure.blamed else "", bool(failure.definers))
 
 
 def _severity(case: AuditContext, verdict: LoadOutcome, failure: Cause) -> Severity:
-    """A module that Python imports must load; a library that only others load may be one that nobody asks for."""
+    """A module that Python imports must load; a library for other files may never be needed."""
     if isinstance(failure, MissingLibrary):
-        elsewhere = _elsewhere(case, failure.library)
-        # A Jetson's base image brings CUDA and much else, and is not there to be asked.
-        maybe = elsewhere or case.environment.unknown_packages or (case.unread and case.l4t)
+        copy = _unreachable_copy(case, failure.library)
+        # A Jetson's base image has CUDA and much else, but could not be read.
+        maybe = copy or case.environment.unknown_packages or (case.unread and case.l4t)
         return "error" if verdict.node.is_module and not maybe else "warning"
     if isinstance(failure, UnresolvedSymbol):
-        return "warning" if failure.elsewhere else "error"
+        return "warning" if failure.definers else "error"
     return "error" if verdict.node.is_module else "warning"
 
 
@@ -102,18 +100,18 @@ def _finding(case: AuditContext, failures: list[Cause], severity: Severity) -> F
     if isinstance(first, MissingLibrary):
         return _missing(case, first, failures, severity)
     if isinstance(first, Outdated):
-        return _outdated(case, [each for each in failures if isinstance(each, Outdated)], severity)
+        return _outdated(case, [failure for failure in failures if isinstance(failure, Outdated)], severity)
     if isinstance(first, ExecutableStack):
         detail = "wants an executable stack, which the C library of this base refuses from 2.41 on"
         fix = "take a newer build of it"
-        if others := list(bases_for(case.environment.platform, lambda row: not _enough(row.glibc, _STACKS_REFUSED))):
-            fix += f", or a base with an older C library: {', '.join(others)}"
-        return finding("executable-stack", severity, first.node, detail, fix, also=_also(failures, first))
+        if bases := list(bases_for(case.environment.platform, lambda row: not _reaches(row.glibc, _STACKS_REFUSED))):
+            fix += f", or a base with an older C library: {', '.join(bases)}"
+        return finding("executable-stack", severity, _nodes(failures), detail, fix)
     return _undefined(first, failures, severity)
 
 
-def _also(failures: Iterable[Cause], first: Cause) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(each.node.shown for each in failures if each.node is not first.node))
+def _nodes(failures: Iterable[Cause]) -> list[Node]:
+    return [failure.node for failure in failures]
 
 
 def _missing(case: AuditContext, first: MissingLibrary, failures: list[Cause], severity: Severity) -> Finding:
@@ -121,15 +119,14 @@ def _missing(case: AuditContext, first: MissingLibrary, failures: list[Cause], s
     libraries = sorted({failure.library for failure in failures if isinstance(failure, MissingLibrary)})
     wrong = next((n for n in case.environment.nodes if n.name == library and not case.loader.fits(n)), None)
     nothing = f"only {named(wrong.wheel)} has one, for another machine" if wrong else "nothing brings it"
-    elsewhere = _elsewhere(case, library)
+    copy = _unreachable_copy(case, library)
     detail, fix = f"needs {', '.join(libraries)}, and {nothing}", _advice(case, library)
-    if elsewhere:
-        detail = f"needs {', '.join(libraries)}, which {named(elsewhere.wheel)} has where it does not look"
+    if copy:
+        detail = f"needs {', '.join(libraries)}, which {named(copy.wheel)} has where it does not look"
         fix = "make sure that what loads it is imported first; if that is done, waive this with the reason"
     elif case.environment.unknown_packages:
         detail += f" that is known here; {', '.join(case.environment.unknown_packages)} may"
-    also = _also(failures, first)
-    return finding("missing-library", severity, first.node, detail, fix, assumed=case.assumed, also=also)
+    return finding("missing-library", severity, _nodes(failures), detail, fix, assumed=case.assumed)
 
 
 def _advice(case: AuditContext, library: str) -> str:
@@ -145,54 +142,44 @@ def _advice(case: AuditContext, library: str) -> str:
     return "add a package or wheel that has it, or another build of this wheel"
 
 
-def _elsewhere(case: AuditContext, library: str) -> Node | None:
-    """Return a wheel's file that would do, if something loaded it first."""
+def _unreachable_copy(case: AuditContext, library: str) -> Node | None:
+    """Return a wheel's file that would serve, if something loaded it first."""
     names = (n for n in case.environment.nodes if library in (n.name, n.binary.soname) and case.loader.fits(n))
     return next(names, None)
 
 
 def _outdated(case: AuditContext, failures: list[Outdated], severity: Severity) -> Finding:
-    first = max(failures, key=lambda each: _numbers(each.need.version))
-    need, provider = first.need, first.provider
+    first = max(failures, key=lambda failure: version_numbers(failure.need.version))
+    need, provider, platform = first.need, first.provider, case.environment.platform
     family = need.version.partition("_")[0]
     if isinstance(provider, Node):
-        known = [version for version in provider.binary.version_defines if version.startswith(f"{family}_")]
-        newest = max(known, key=_numbers, default="none of that family")
+        versions = [version for version in provider.binary.version_defines if version.startswith(f"{family}_")]
+        newest = max(versions, key=version_numbers, default="none of that family")
         owner = named(provider.wheel)
     else:
-        newest, owner = _ceiling(case, family), case.environment.platform.distribution
+        newest, owner = f"{family}_{ceiling(platform, family)}", platform.distribution
     detail = f"needs {need.version} of {need.file}; {owner} has up to {newest}"
-    ceiling = _FAMILIES.get(family, "")
-    enough = list(bases_for(case.environment.platform, lambda row: _enough(getattr(row, ceiling, ""), need.version)))
-    fix = f"take a build for {case.environment.platform.distribution}, an older or newer release of it"
-    if enough:
-        fix += f", or a base that has it: {', '.join(enough)}"
+    fix = f"take a build for {platform.distribution}, an older or newer release of it"
+    if bases := list(bases_for(platform, lambda row: _reaches(ceiling(row, family), need.version))):
+        fix += f", or a base that has it: {', '.join(bases)}"
     assumed = case.assumed if first.assumed else None
-    return finding("symbol-version", severity, first.node, detail, fix, assumed=assumed, also=_also(failures, first))
+    return finding("symbol-version", severity, _nodes([first, *failures]), detail, fix, assumed=assumed)
 
 
-def _ceiling(case: AuditContext, family: str) -> str:
-    return f"{family}_{getattr(case.environment.platform, _FAMILIES.get(family, ''), '')}"
-
-
-def _enough(ceiling: str, version: str) -> bool:
-    return bool(ceiling) and _numbers(ceiling) >= _numbers(version)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"[0-9]+", version))
+def _reaches(newest: str, version: str) -> bool:
+    return bool(newest) and version_numbers(newest) >= version_numbers(version)
 
 
 def _undefined(first: UnresolvedSymbol, failures: list[Cause], severity: Severity) -> Finding:
-    names = {name for each in failures if isinstance(each, UnresolvedSymbol) for name in each.names}
-    # Most telling is a C++ name that is not of the wheel's own making.
-    own = first.node.wheel.name.replace("-", "_") if first.node.wheel else ""
-    shown = demangled(min(names, key=lambda name: (own in name, not name.startswith("_ZN"), len(name), name)))
+    names = {name for failure in failures if isinstance(failure, UnresolvedSymbol) for name in failure.names}
+    # A C++ name from outside the wheel tells most.
+    package = first.node.wheel.name.replace("-", "_") if first.node.wheel else ""
+    symbol = demangled(min(names, key=lambda name: (package in name, not name.startswith("_ZN"), len(name), name)))
     count = "a symbol" if len(names) == 1 else f"{len(names)} symbols"
-    such = f"{shown}" if len(names) == 1 else f"such as {shown}"
+    such = symbol if len(names) == 1 else f"such as {symbol}"
     blamed = first.blamed
-    if first.elsewhere:
-        owners = ", ".join(sorted({named(node.wheel) for node in first.elsewhere}))
+    if first.definers:
+        owners = ", ".join(sorted({named(node.wheel) for node in first.definers}))
         detail = f"needs {count} that {owners} would define if loaded first, {such}"
         fix = "make sure that what defines them is imported first; if that is done, waive this with the reason"
     elif blamed and blamed.wheel is None:
@@ -205,11 +192,11 @@ def _undefined(first: UnresolvedSymbol, failures: list[Cause], severity: Severit
     else:
         detail = f"needs {count} that nothing it loads defines, {such}"
         fix = "take another build or release of it"
-    return finding("undefined-symbol", severity, first.node, detail, fix, also=_also(failures, first))
+    return finding("undefined-symbol", severity, _nodes(failures), detail, fix)
 
 
 def _by_runtime(case: AuditContext) -> Iterator[Finding]:
-    """Say once a wheel what loads under the NVIDIA runtime only, where the platform has no GPU."""
+    """Yield files that load under the NVIDIA runtime only, once a wheel, if the platform has no GPU."""
     if case.sms:
         return
     grouped: dict[str, list[LoadOutcome]] = defaultdict(list)
@@ -222,20 +209,57 @@ def _by_runtime(case: AuditContext) -> Iterator[Finding]:
         names = ", ".join(sorted({name for verdict in verdicts for name in verdict.injected}))
         detail = f"loads only where the NVIDIA runtime brings {names}, and the platform has no GPU"
         fix = "run the image with `--runtime nvidia`, or take a build for the CPU"
-        also = tuple(v.node.shown for v in verdicts if v is not first)
-        yield finding("missing-library", "warning" if modules else "info", first.node, detail, fix, also=also)
+        nodes = [verdict.node for verdict in (first, *verdicts)]
+        yield finding("missing-library", "warning" if modules else "info", nodes, detail, fix)
 
 
 def _by_import(case: AuditContext) -> Iterator[Finding]:
-    """Say once a wheel what loads only because an import has loaded libraries of other wheels before."""
+    """Yield files that load only after an import has loaded libraries of other wheels, once a wheel."""
     grouped: dict[str, list[LoadOutcome]] = defaultdict(list)
     for verdict in case.verdicts:
         if verdict.by_import and not verdict.failures and verdict.node.wheel:
             grouped[verdict.node.wheel.name].append(verdict)
     for verdicts in grouped.values():
-        first = verdicts[0]
         names = ", ".join(sorted({name for verdict in verdicts for name in verdict.by_import}))
         detail = f"finds {names} only because Python has loaded them before, by imports"
         fix = "nothing to do while those imports come first, as they are meant to"
-        also = tuple(v.node.shown for v in verdicts[1:])
-        yield finding("missing-library", "info", first.node, detail, fix, also=also)
+        yield finding("missing-library", "info", [verdict.node for verdict in verdicts], detail, fix)
+
+
+_LONGEST = 2000
+_LONGEST_SHOWN = 160
+
+
+def demangled(symbol: str) -> str:
+    """Return a symbol's C++ name, shortened; the symbol itself if it is not a C++ one or cannot be read."""
+    name = symbol.partition("@")[0]
+    if not name.startswith("_Z") or len(name) > _LONGEST:
+        return symbol
+    from itanium_demangler import parse  # type: ignore[import-untyped]  # noqa: PLC0415  # only findings need it
+
+    try:
+        text = str(parse(name) or symbol)
+    except (NotImplementedError, RecursionError, ValueError, LookupError, AttributeError, TypeError, AssertionError):
+        # The library does not understand the name.
+        text = symbol
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+
+
+def bases_for(platform: Platform, fits: Callable[[Distribution], bool]) -> Iterator[str]:
+    """Yield the distributions that fit and have a cell's Python, with the download that it needs.
+
+    For a Jetson, only distributions of its release's containers count.
+    """
+    made_on = {
+        name
+        for row in platforms()
+        if row.l4t == platform.l4t
+        for name in (row.distribution, *(other.distribution for other in row.also_on))
+    }
+    for row in distributions():
+        if row.name == platform.distribution or not fits(row) or (platform.l4t and row.name not in made_on):
+            continue
+        if platform.python == row.python:
+            yield row.name
+        elif platform.python in row.standalone:
+            yield f"{row.name} (its Python {platform.python} is fetched from GitHub, or `mirror` under [python])"

@@ -1,4 +1,4 @@
-"""What wheels hold: files that cannot be read, of other machines or Pythons, owned twice, or beyond their tags."""
+"""Files that cannot be read, are for another system, machine or Python, have two owners, or exceed their tags."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from builder.audit.audit_context import finding, named
 from builder.audit.load_outcome import Outdated
-from builder.audit.rule_tables import tables
+from builder.audit.rule_tables import tables, version_numbers
 from builder.model.audits import Finding
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 _MACHINE_NAMES = {3: "x86", 8: "MIPS", 20: "PowerPC", 21: "ppc64", 22: "s390", 40: "arm", 62: "x86_64", 183: "aarch64"}
 _MACHINE_NAMES |= {243: "RISC-V", 258: "LoongArch"}
 _SUFFIX = re.compile(r"(?P<stem>.+?)\.cpython-(?P<version>[0-9]{2,3})[a-z]*-[^.]+\.so$")
-_LIBRARY = re.compile(r"\.so(\.[0-9][^/]*)?$")
-# Files that many wheels bring by mistake or by custom, and that nothing reads.
+# Files that many wheels contain by mistake or by custom, and that nothing reads.
 _HARMLESS = re.compile(
     r"(.*/)?(__init__\.py|LICEN[CS]E[^/]*|README[^/]*|CHANGELOG[^/]*|NOTICE[^/]*|py\.typed|(build_backend|setup|conftest)\.py)|tests?/.*|docs?/.*"
 )
@@ -35,7 +34,7 @@ _LEGACY = {"manylinux1": (5,), "manylinux2010": (12,), "manylinux2014": (17,)}
 
 
 def damaged(case: AuditContext) -> Iterator[Finding]:
-    """Yield files that cannot be read, or that no wheel should hold."""
+    """Yield files that cannot be read, or that no wheel should contain."""
     for wheel in case.environment.wheels:
         flaws = case.environment.facts[wheel.sha256].flaws
         grouped: dict[str, list[str]] = defaultdict(list)
@@ -57,7 +56,7 @@ def damaged(case: AuditContext) -> Iterator[Finding]:
 
 def wrong_machine(case: AuditContext) -> Iterator[Finding]:
     """Yield binaries of other machines, one finding a wheel and machine."""
-    wanted = _MACHINE_NAMES[case.environment.machine]
+    machine_name = _MACHINE_NAMES[case.environment.machine]
     grouped: dict[tuple[str, str], list[Node]] = defaultdict(list)
     right: set[str] = set()
     for node in case.environment.nodes:
@@ -74,10 +73,9 @@ def wrong_machine(case: AuditContext) -> Iterator[Finding]:
         yield finding(
             "wrong-machine",
             "error" if grave or (name not in right and not _is_any(first.wheel)) else "warning",
-            first,
-            f"is for {machine}, the image for {wanted}{lone}",
-            f"take the wheel for {wanted}, or one that has both",
-            also=tuple(node.shown for node in nodes if node is not first),
+            [first, *nodes],
+            f"is for {machine}, the image for {machine_name}{lone}",
+            f"take the wheel for {machine_name}, or one that has both",
         )
 
 
@@ -88,10 +86,10 @@ def _machine(node: Node) -> str:
 
 
 def _has_twin(node: Node, case: AuditContext) -> bool:
-    """Return whether the same module is there for the right machine too."""
-    wanted = set(node.binary.inits)
-    same = (n for n in case.environment.nodes if n.wheel is node.wheel and wanted & set(n.binary.inits))
-    return any(case.loader.fits(other) for other in same)
+    """Return whether the wheel has the same module for the right machine too."""
+    modules = set(node.binary.inits)
+    same = (n for n in case.environment.nodes if n.wheel is node.wheel and modules & set(n.binary.inits))
+    return any(case.loader.fits(twin) for twin in same)
 
 
 def _is_any(wheel: LockedWheel | None) -> bool:
@@ -99,38 +97,35 @@ def _is_any(wheel: LockedWheel | None) -> bool:
 
 
 def other_python(case: AuditContext) -> Iterator[Finding]:
-    """Yield extension modules that this Python does not import, where it has no others of that name."""
+    """Yield extension modules that this Python does not import, and that have no twin that it does import."""
     python = case.environment.platform.python
     for wheel in case.environment.wheels:
         nodes = [node for node in case.environment.nodes if node.wheel is wheel and node.binary.inits]
-        other = [node for node in nodes if for_python(node, case) is False]
+        foreign = [node for node in nodes if for_python(node, case) is False]
         fitting = {_stem(node) for node in nodes if for_python(node, case) is not False}
-        lone = [node for node in other if _stem(node) not in fitting]
+        lone = [node for node in foreign if _stem(node) not in fitting]
         if lone:
-            found = sorted({_SUFFIX.match(node.name)["version"] for node in lone})  # type: ignore[index]
-            versions = " and ".join(f"{version[0]}.{version[1:]}" for version in found)
+            pythons = sorted({_SUFFIX.match(node.name)["version"] for node in lone})  # type: ignore[index]
+            versions = " and ".join(f"{version[0]}.{version[1:]}" for version in pythons)
             yield finding(
                 "other-python",
                 "warning" if fitting else "error",
-                lone[0],
+                lone,
                 f"is for Python {versions}; the image has {python}, which does not see it",
                 f"take the wheel for Python {python}",
-                also=tuple(node.shown for node in lone[1:]),
             )
 
 
 def for_python(node: Node, case: AuditContext) -> bool | None:
-    """Return whether a module's name says that this Python imports it; None if it says nothing."""
-    found = _SUFFIX.match(node.name)
-    if not found:
-        return None
-    return found["version"] == case.environment.platform.python.replace(".", "")
+    """Return whether the Python version in a module's name is this one's; None if it has none."""
+    suffix = _SUFFIX.match(node.name)
+    return suffix["version"] == case.environment.platform.python.replace(".", "") if suffix else None
 
 
 def _stem(node: Node) -> str:
-    found = _SUFFIX.match(node.name)
-    name = found["stem"] if found else node.name.partition(".")[0]
-    return posixpath.join(posixpath.dirname(node.shown), name)
+    suffix = _SUFFIX.match(node.name)
+    name = suffix["stem"] if suffix else node.name.partition(".")[0]
+    return posixpath.join(posixpath.dirname(node.file), name)
 
 
 def conflicts(case: AuditContext) -> Iterator[Finding]:
@@ -143,9 +138,9 @@ def conflicts(case: AuditContext) -> Iterator[Finding]:
         for index, (key, content) in enumerate(
             zip(array("Q", facts.file_keys), array("Q", facts.contents), strict=True)
         ):
-            other = owners.setdefault(key, (number, content))
-            if other[0] != number and other[1] != content:
-                clashes[other[0], number].append(index)
+            owner = owners.setdefault(key, (number, content))
+            if owner[0] != number and owner[1] != content:
+                clashes[owner[0], number].append(index)
     for (one, two), indices in clashes.items():
         paths = case.environment.facts[wheels[two].sha256].paths
         yield from _conflict(wheels[one], wheels[two], [paths[index] for index in indices])
@@ -153,15 +148,15 @@ def conflicts(case: AuditContext) -> Iterator[Finding]:
 
 def _conflict(one: LockedWheel, two: LockedWheel, paths: Sequence[str]) -> Iterator[Finding]:
     grave = [path for path in paths if not _HARMLESS.fullmatch(path)]
-    shown = grave or list(paths)
+    listed = grave or list(paths)
     yield Finding(
         rule="file-conflict",
         severity="warning" if grave else "info",
         wheel=named(two),
-        file=shown[0],
+        file=listed[0],
         detail=f"is another file than that of {named(one)}; the image has the one that is unpacked last",
         fix=f"keep one of {one.name} and {two.name}" if grave else "nothing to do unless something reads it",
-        also=tuple(shown[1:]),
+        also=tuple(listed[1:]),
     )
 
 
@@ -176,40 +171,41 @@ def tag_lies(case: AuditContext) -> Iterator[Finding]:
             continue
         ceilings = {"GLIBC": (2, promised), "GLIBCXX": _glibcxx(promised)}
         worst = [(family, *_newest(nodes, family)) for family in ceilings]
-        beyond = [(family, version, node) for family, version, node in worst if version > ceilings[family] != ()]
-        for family, version, node in beyond:
-            text = ".".join(map(str, version))
+        for family, version, node in worst:
+            if node is None or not version > ceilings[family] != ():
+                continue
+            promise = _dotted(ceilings[family])
             yield finding(
                 "tag-lies",
                 "warning" if wheel in stopped else "info",
-                node,  # type: ignore[arg-type]
-                f"needs {family}_{text}; the tag manylinux_2_{promised} promises {_dotted(ceilings[family])} at most",
+                [node],
+                f"needs {family}_{_dotted(version)}; the tag manylinux_2_{promised} promises {promise} at most",
                 "believe the symbol versions, not the name: `symbol-version` tells whether the image has them",
             )
 
 
 def _promised(wheel: LockedWheel) -> int | None:
-    """Return the glibc (2.x) that a wheel's name promises to do with: the oldest of its tags."""
+    """Return the minor version of glibc 2 that a wheel's name promises to need at most: its oldest tag's."""
     try:
         tags = parse_wheel_filename(wheel.filename)[3]
     except InvalidWheelFilename:
         return None
-    found = []
+    promises = []
     for tag in tags:
         if match := re.match(r"manylinux_2_([0-9]+)_", tag.platform):
-            found.append(int(match[1]))
-        found += _LEGACY.get(tag.platform.partition("_")[0], ())
-    return min(found, default=None)
+            promises.append(int(match[1]))
+        promises += _LEGACY.get(tag.platform.partition("_")[0], ())
+    return min(promises, default=None)
 
 
 def _glibcxx(promised: int) -> tuple[int, ...]:
     rows = [(int(tag.rpartition("_")[2]), version) for tag, version in tables().promises]
-    return max(((minor, _tuple(version)) for minor, version in rows if minor <= promised), default=(0, ()))[1]
+    return max(((minor, version_numbers(version)) for minor, version in rows if minor <= promised), default=(0, ()))[1]
 
 
 def _newest(nodes: Sequence[Node], family: str) -> tuple[tuple[int, ...], Node | None]:
     needs = [
-        (_tuple(need.version), node)
+        (version_numbers(need.version), node)
         for node in nodes
         for need in node.binary.version_needs
         if need.version.partition("_")[0] == family and re.fullmatch(r"[A-Z]+_[0-9.]+", need.version)
@@ -217,9 +213,27 @@ def _newest(nodes: Sequence[Node], family: str) -> tuple[tuple[int, ...], Node |
     return max(needs, key=lambda pair: pair[0], default=((), None))
 
 
-def _tuple(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"[0-9]+", version))
-
-
 def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
+
+
+def other_distribution(case: AuditContext) -> Iterator[Finding]:
+    """Yield a base image of another distribution than the cell's: other packages, another Python and C library.
+
+    A stand-in for the real one, declared by a mirror rule, is only a warning: the real one may be right.
+    """
+    environment = case.environment
+    names = environment.base.distribution if environment.base else ()
+    distribution = environment.platform.distribution
+    if not names or distribution in names:
+        return
+    yield Finding(
+        rule="other-distribution",
+        severity="warning" if case.stand_in else "error",
+        wheel=named(None),
+        file="/etc/os-release",
+        detail=f"says {names[0]}, and the cell is for {distribution}"
+        + (f"; it stands in for the real one: {case.stand_in}" if case.stand_in else ""),
+        fix=f"name an image of {distribution} as `image` under [base], or make the cell one of {names[0]}: "
+        "the axes `distribution` or `ubuntu` choose it",
+    )

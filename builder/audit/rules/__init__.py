@@ -1,1 +1,0 @@
-"""The rules: each looks at a case and yields findings."""
