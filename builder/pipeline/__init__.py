@@ -1,1 +1,1 @@
-"""The stages of a cell in order: what a stage is, how cells are run through them, and what earlier runs left."""
+"""The frame of the stages: their order and protocol, the runner, and the records of earlier runs."""

@@ -21,6 +21,23 @@ if TYPE_CHECKING:
 
     from builder.model.recipes import Recipe
 
+NO_BOARD = "none"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """What somebody wants; None is left to be proposed. `board` is `none` for the CPU of any arm64 machine."""
+
+    board: str
+    name: str | None = None
+    l4t: str | None = None
+    vllm: str | None = None
+    cuda: str | None = None
+    python: str | None = None
+    model: str | None = None
+    registry: str | None = None
+
+
 _GENERIC = Spec(requires=("vllm=={vllm}",))
 
 
@@ -170,20 +187,3 @@ def _axes(answers: Answers, values: dict[str, str]) -> tuple[tuple[str, str], ..
 def _name(answers: Answers) -> str:
     kind = "cpu" if answers.board == NO_BOARD else answers.board
     return printable(f"vllm-{answers.vllm}-{kind}").lower().replace("+", "-")
-
-
-NO_BOARD = "none"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answers:
-    """What somebody wants; None is left to be proposed. `board` is `none` for the CPU of any arm64 machine."""
-
-    board: str
-    name: str | None = None
-    l4t: str | None = None
-    vllm: str | None = None
-    cuda: str | None = None
-    python: str | None = None
-    model: str | None = None
-    registry: str | None = None
