@@ -188,8 +188,8 @@ def _untied(wheel: LockedWheel, shelf: IndexView) -> LockedWheel:
 def _base(base: Future[ResolvedBase], session: Session) -> LockedBase:
     found = base.result()
     if found.stand_in:
-        session.console.warn(f"{found.used} stands in for {found.asked}: {found.stand_in}")
-    return LockedBase(name=found.asked, used=found.used, digest=found.digest, stand_in=found.stand_in)
+        session.console.warn(f"{found.used} stands in for {found.name}: {found.stand_in}")
+    return LockedBase(name=found.name, used=found.used, digest=found.digest, stand_in=found.stand_in)
 
 
 def _indexes(wheels: tuple[LockedWheel, ...], shelf: IndexView) -> tuple[LockedIndex, ...]:

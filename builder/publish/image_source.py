@@ -67,7 +67,7 @@ class LayoutBlob:
             file.seek(offset)
             yield file
 
-    def fault(self) -> JbuildError | None:
+    def find_corruption(self) -> JbuildError | None:
         """Compare what is on the disk with the digest."""
         return oci.fault(self.layout, self.digest)
 
@@ -98,7 +98,7 @@ def from_registry(client: RegistryClient, reference: Reference) -> ImageSource:
         RegistryError: the registry refuses, or what it has is no single image.
     """
     repository = reference.repository
-    content, manifest = client.get_manifest(repository, reference.wanted)
+    content, manifest = client.get_manifest(repository, reference.tag_or_digest)
     if manifest.media_type in INDEXES:
         raise RegistryError(
             "it is an index of several images, and jbuild's are single ones",

@@ -69,17 +69,17 @@ def test_the_environment_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
     configure(tmp_path, auths={"r.io:5000": auth("file", "file")})
     monkeypatch.setenv("JBUILD_REGISTRY_USER", "all")
     monkeypatch.setenv("JBUILD_REGISTRY_PASSWORD", "secret")
-    assert find("r.io:5000", own={"r.io:5000"}) == Credentials(user="all", password="secret")
+    assert find("r.io:5000", publish_hosts={"r.io:5000"}) == Credentials(user="all", password="secret")
     monkeypatch.setenv("JBUILD_REGISTRY_USER_R_IO_5000", "one")
     monkeypatch.setenv("JBUILD_REGISTRY_PASSWORD_R_IO_5000", "special")
-    assert find("r.io:5000", own={"r.io:5000"}) == Credentials(user="one", password="special")
+    assert find("r.io:5000", publish_hosts={"r.io:5000"}) == Credentials(user="one", password="special")
     assert find("r.io:5000") == Credentials(user="one", password="special")
 
 
 def test_the_general_password_is_not_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JBUILD_REGISTRY_USER", "all")
     monkeypatch.setenv("JBUILD_REGISTRY_PASSWORD", "secret")
-    assert find("docker.io", own={"mine.io"}) is None
+    assert find("docker.io", publish_hosts={"mine.io"}) is None
 
 
 def test_a_helper_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def test_a_missing_helper_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../evil", "a b", "-x/../y"])
 def test_a_helpers_name_is_checked(tmp_path: Path, name: str) -> None:
     configure(tmp_path, credsStore=name)
-    with pytest.raises(RegistryError, match="no name of a credential helper"):
+    with pytest.raises(RegistryError, match="not the name of a credential helper"):
         find("r.io")
 
 

@@ -71,7 +71,7 @@ def list_files(place: RegistrySource, client: RegistryClient) -> HubListing:
         RegistryError: the registry does not answer, or refuses.
     """
     with _missing(place):
-        content, descriptor = client.get_manifest(place.reference.repository, place.reference.wanted)
+        content, descriptor = client.get_manifest(place.reference.repository, place.reference.tag_or_digest)
     if descriptor.media_type in INDEXES:
         raise _no_model(place, "it is an index of several images")
     try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from builder.remote.registry.credentials import Credentials, CredentialSource
 
-# The specification's life of a token that does not say how long it lives.
+# The specification's default lifetime of a token.
 _TOKEN_LIFE_S = 60.0
 _MARGIN_S = 10.0
 _CLIENT = "jbuild"
@@ -30,10 +30,10 @@ _GAP = re.compile(r"[\s,]*")
 
 
 class Authorization(AuthBase):
-    """Sets a request's `Authorization` header, or none; requests would otherwise put netrc's over it."""
+    """Sets a request's `Authorization` header, or none; otherwise requests would replace it with netrc's."""
 
     def __init__(self, value: str | None) -> None:
-        """Take the header's value; None asks anonymously."""
+        """Take the header's value; None is anonymous."""
         self._value = value
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -44,35 +44,33 @@ class Authorization(AuthBase):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Pass:
+class _Token:
     header: str
     until: float
 
 
 class Authority:
-    """Knows how to log in to one registry, and keeps the tokens got so far. Safe for threads."""
+    """Logs in to one registry and caches its tokens. Safe for threads."""
 
     def __init__(self, host: str, base: str, session: requests.Session, credentials: CredentialSource) -> None:
-        """Take the registry; `credentials` is asked once, and only when the registry wants a log-in."""
+        """Take the registry; `credentials` is called once, when the registry first requires a log-in."""
         self._host, self._base, self._session = host, base, session
         self._source = credentials
-        self._found: tuple[Credentials | None] | None = None
-        self._passes: dict[tuple[str, ...], _Pass] = {}
+        self._cached: tuple[Credentials | None] | None = None
+        self._tokens: dict[tuple[str, ...], _Token] = {}
         self._basic: str | None = None
         self._mutex = threading.Lock()
 
     def header(self, scopes: tuple[str, ...]) -> str | None:
-        """Return the `Authorization` header for these scopes, as far as one is known."""
-        known = self._passes.get(scopes)
-        if known and known.until > time.monotonic():
-            return known.header
-        return self._basic
+        """Return the cached `Authorization` header for these scopes, or None."""
+        token = self._tokens.get(scopes)
+        return token.header if token and token.until > time.monotonic() else self._basic
 
     def renew(self, refused: requests.Response, used: str | None, scopes: tuple[str, ...]) -> bool:
-        """Get a new header after a 401 to a request with the header `used`; False if there is no way.
+        """Get a new header after a 401 to a request with the header `used`; return False if that is impossible.
 
         Raises:
-            RegistryError: the token server answers nonsense, or the credentials cannot be read.
+            RegistryError: the token server returned no token, or the credentials cannot be read.
             requests.RequestException: the token server refuses or cannot be reached.
         """
         with self._mutex:
@@ -81,7 +79,7 @@ class Authority:
             offers = {c.scheme: c for c in parse_challenges(refused.headers.get("WWW-Authenticate", ""))}
             credentials = self._credentials()
             if "bearer" in offers:
-                self._passes[scopes] = self._token(offers["bearer"], scopes, credentials)
+                self._tokens[scopes] = self._token(offers["bearer"], scopes, credentials)
                 return True
             if "basic" in offers and credentials and credentials.user and used != credentials.basic:
                 self._basic = credentials.basic
@@ -89,11 +87,11 @@ class Authority:
             return False
 
     def _credentials(self) -> Credentials | None:
-        if self._found is None:
-            self._found = (self._source(),)
-        return self._found[0]
+        if self._cached is None:
+            self._cached = (self._source(),)
+        return self._cached[0]
 
-    def _token(self, offer: Challenge, scopes: tuple[str, ...], credentials: Credentials | None) -> _Pass:
+    def _token(self, offer: Challenge, scopes: tuple[str, ...], credentials: Credentials | None) -> _Token:
         realm = offer.get("realm") or ""
         self._check_realm(realm)
         started = time.monotonic()
@@ -114,32 +112,32 @@ class Authority:
         return self._read(response, started)
 
     def _check_realm(self, realm: str) -> None:
-        """Refuse to send credentials in the clear when the registry itself is asked over TLS."""
-        parts = urlsplit(realm)
-        plain_is_fine = self._base.startswith("http://") or is_loopback(parts.hostname or "")
-        if parts.scheme == "https" or (parts.scheme == "http" and plain_is_fine):
+        """Refuse to send credentials unencrypted for a registry that uses TLS."""
+        address = urlsplit(realm)
+        plain_is_fine = self._base.startswith("http://") or is_loopback(address.hostname or "")
+        if address.scheme == "https" or (address.scheme == "http" and plain_is_fine):
             return
         raise RegistryError(
-            f"the registry sends its log-in to {scrub(realm)!r}, which is no https address",
+            f"the registry's token realm {scrub(realm)!r} is not an https address",
             where=self._host,
             hint="tell the registry's operator: the token realm must be https",
         )
 
-    def _read(self, response: requests.Response, started: float) -> _Pass:
+    def _read(self, response: requests.Response, started: float) -> _Token:
         try:
             body = response.json()
             token = body.get("token") or body["access_token"]
             life = float(body.get("expires_in") or _TOKEN_LIFE_S)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RegistryError(
-                "the registry's token server answers no token", where=self._host, hint="check the registry's set-up"
+                "the registry's token server returned no token", where=self._host, hint="check the registry's set-up"
             ) from error
-        return _Pass(header=f"Bearer {token}", until=started + max(life - _MARGIN_S, life / 2))
+        return _Token(header=f"Bearer {token}", until=started + max(life - _MARGIN_S, life / 2))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Challenge:
-    """One way to log in that a server offers (RFC 9110, section 11.6.1); names are in lower case."""
+    """A log-in scheme that a server offers (RFC 9110, section 11.6.1); names are in lower case."""
 
     scheme: str
     parameters: tuple[tuple[str, str], ...] = ()
@@ -150,20 +148,20 @@ class Challenge:
 
 
 def parse_challenges(header: str) -> tuple[Challenge, ...]:
-    """Return the challenges of a `WWW-Authenticate` header in its order, up to what cannot be read; never raises."""
-    found: list[tuple[str, list[tuple[str, str]]]] = []
+    """Return the challenges of a `WWW-Authenticate` header in order, up to the first that cannot be read."""
+    challenges: list[tuple[str, list[tuple[str, str]]]] = []
     position = 0
     while True:
         position = _end_of(_GAP.match(header, position), position)
         parameter = _PARAMETER.match(header, position)
         scheme = _SCHEME.match(header, position)
-        if parameter and found:
+        if parameter and challenges:
             value = parameter[3] if parameter[2] is None else re.sub(r"\\(.)", r"\1", parameter[2])
-            found[-1][1].append((parameter[1].lower(), value))
+            challenges[-1][1].append((parameter[1].lower(), value))
         elif scheme and not parameter:
-            found.append((scheme[1].lower(), []))
+            challenges.append((scheme[1].lower(), []))
         else:
-            return tuple(Challenge(scheme=name, parameters=tuple(pairs)) for name, pairs in found)
+            return tuple(Challenge(scheme=name, parameters=tuple(pairs)) for name, pairs in challenges)
         position = _end_of(parameter or scheme, position)
 
 

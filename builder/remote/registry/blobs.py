@@ -1,4 +1,4 @@
-"""Where the bytes of a blob come from that goes into a registry: memory, another registry."""
+"""Sources of the blobs that are sent to a registry: memory, another registry."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 
 
 class Readable(Protocol):
-    """Something that gives bytes, none at its end."""
+    """A stream of bytes; an empty read is its end."""
 
     def read(self, size: int = ..., /) -> bytes:
         """Return the next bytes."""
 
 
 class BlobSource(Protocol):
-    """A blob that can be read from any place on; `size` in bytes."""
+    """A blob that can be read from any offset; `size` is in bytes."""
 
     @property
     def digest(self) -> str:
-        """What the bytes must hash to."""
+        """The digest of the bytes."""
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """The number of bytes."""
 
     def open(self, offset: int) -> AbstractContextManager[Readable]:
-        """Give the bytes from a place on."""
+        """Open the bytes from an offset on."""
 
-    def fault(self) -> JbuildError | None:
-        """Return what is wrong if the bytes are not those of the digest: a registry has refused them."""
+    def find_corruption(self) -> JbuildError | None:
+        """Return an error if the bytes, which a registry has refused, do not have the digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +61,17 @@ class BytesBlob:
 
     @contextmanager
     def open(self, offset: int) -> Iterator[Readable]:
-        """Give the content from a place on."""
+        """Open the content from an offset on."""
         yield io.BytesIO(self.content[offset:])
 
-    def fault(self) -> JbuildError | None:
-        """Bytes in memory are what their digest was made from."""
+    def find_corruption(self) -> JbuildError | None:
+        """Return None: the digest is computed from these bytes."""
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteBlob:
-    """A blob in a registry, streamed from there."""
+    """A blob that is streamed from a registry."""
 
     client: RegistryClient
     repository: str
@@ -79,10 +79,10 @@ class RemoteBlob:
     size: int
 
     def open(self, offset: int) -> AbstractContextManager[Readable]:
-        """Ask the registry for the bytes from a place on."""
+        """Request the bytes from an offset on."""
         return self.client.open_blob(self.repository, self.digest, offset)
 
-    def fault(self) -> JbuildError | None:
+    def find_corruption(self) -> JbuildError | None:
         """Read the blob again and compare it with its digest."""
         try:
             self.client.get_blob(self.repository, self.digest, lambda _: None)

@@ -1,4 +1,4 @@
-"""Credentials of registries: the environment, then what `docker login` has left."""
+"""Credentials of registries, from the environment or from `docker login`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 _HUB_KEY = "https://index.docker.io/v1/"
 _HELPER_WITHIN_S = 60.0
-# What a credential helper says as user name when its secret is an identity token.
+# The user name that credential helpers return with an identity token.
 _TOKEN_USER = "<token>"  # noqa: S105
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Credentials:
-    """User and password, or an identity token of an OAuth server. Secrets never show in `repr`."""
+    """User and password, or an identity token of an OAuth server; `repr` leaves out the secrets."""
 
     user: str = ""
     password: str = field(default="", repr=False)
@@ -40,19 +40,19 @@ class Credentials:
         return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
 
 
-def find(host: str, *, own: Collection[str] = ()) -> Credentials | None:
-    """Return the credentials for a registry host, or None to ask anonymously.
+def find(host: str, *, publish_hosts: Collection[str] = ()) -> Credentials | None:
+    """Return the credentials for a registry host, or None for anonymous requests.
 
-    First `JBUILD_REGISTRY_USER_<HOST>` and `JBUILD_REGISTRY_PASSWORD_<HOST>` (upper case, `_` for what is no letter
-    or digit), then, only for the hosts in `own`, `JBUILD_REGISTRY_USER` and `JBUILD_REGISTRY_PASSWORD`: the password
-    of the registry that is published to must not be sent to the one that a base image comes from. Then Docker's
-    `config.json`: credential helpers, the credential store, `auths`.
+    First `JBUILD_REGISTRY_USER_<HOST>` and `JBUILD_REGISTRY_PASSWORD_<HOST>` (upper case, `_` for all but letters and
+    digits). Then, for `publish_hosts` only, `JBUILD_REGISTRY_USER` and `JBUILD_REGISTRY_PASSWORD`: the registry of a
+    base image must not get the password of the one that jbuild publishes to. Then Docker's `config.json`: credential
+    helpers, the credential store, `auths`.
 
     Raises:
         RegistryError: `config.json` or a helper is broken.
     """
     mangled = re.sub(r"[^A-Z0-9]", "_", host.upper())
-    suffixes = (f"_{mangled}", "") if host in own else (f"_{mangled}",)
+    suffixes = (f"_{mangled}", "") if host in publish_hosts else (f"_{mangled}",)
     for suffix in suffixes:
         user = os.environ.get(f"JBUILD_REGISTRY_USER{suffix}")
         password = os.environ.get(f"JBUILD_REGISTRY_PASSWORD{suffix}")
@@ -76,11 +76,11 @@ def _from_docker(host: str) -> Credentials | None:
     except (OSError, ValueError) as error:
         raise _broken(path, "it cannot be read as JSON", host) from error
     if not isinstance(document, dict):
-        raise _broken(path, "it holds no JSON object", host)
+        raise _broken(path, "it is not a JSON object", host)
     helper = _named(_table(document, "credHelpers"), host) or document.get("credsStore")
-    found = _ask_helper(str(helper), host, path) if helper else None
-    if found:
-        return found
+    credentials = _ask_helper(str(helper), host, path) if helper else None
+    if credentials:
+        return credentials
     entry = _named(_table(document, "auths"), host)
     return _from_entry(entry, path, host) if isinstance(entry, dict) else None
 
@@ -109,14 +109,14 @@ def _from_entry(entry: dict[str, Any], path: Path, host: str) -> Credentials | N
     try:
         user, _, password = base64.b64decode(str(entry["auth"]), validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError) as error:
-        raise _broken(path, f"the entry of {host} is no base64", host) from error
+        raise _broken(path, f"the entry of {host} is not base64", host) from error
     return Credentials(user=user, password=password.rstrip("\0"))
 
 
 def _ask_helper(helper: str, host: str, path: Path) -> Credentials | None:
     program = f"docker-credential-{helper}"
     if not re.fullmatch(r"[A-Za-z0-9._-]+", helper):
-        raise _broken(path, f"{helper!r} is no name of a credential helper", host)
+        raise _broken(path, f"{helper!r} is not the name of a credential helper", host)
     try:
         key = _HUB_KEY if host == DOCKER_HUB else host
         answer = process.run([program, "get"], stdin=key, timeout_s=_HELPER_WITHIN_S, check=False)
@@ -125,10 +125,10 @@ def _ask_helper(helper: str, host: str, path: Path) -> Credentials | None:
     except ProgramFailedError as error:
         raise _broken(path, f"the credential helper `{program}` does not answer", host) from error
     if answer.code != 0:
-        said = f"{answer.stdout} {answer.stderr}".strip()
-        if "not found" in said:
+        output = f"{answer.stdout} {answer.stderr}".strip()
+        if "not found" in output:
             return None
-        raise RegistryError(f"`{program} get` fails", where=host, log=said, hint=f"run `docker login {host}`")
+        raise RegistryError(f"`{program} get` failed", where=host, log=output, hint=f"run `docker login {host}`")
     return _from_answer(answer.stdout, program, path, host)
 
 
@@ -137,14 +137,14 @@ def _from_answer(text: str, program: str, path: Path, host: str) -> Credentials:
         body = json.loads(text)
         user, secret = str(body["Username"]), str(body["Secret"])
     except (ValueError, KeyError, TypeError):
-        # The cause would show the secret's text in a debugger's chain; it stays out.
-        raise _broken(path, f"the credential helper `{program}` answers no credentials", host) from None
+        # The cause would contain the secret.
+        raise _broken(path, f"the credential helper `{program}` returned no credentials", host) from None
     if user == _TOKEN_USER:
         return Credentials(identity_token=secret)
     return Credentials(user=user, password=secret)
 
 
-def _broken(path: Path, what: str, host: str) -> RegistryError:
+def _broken(path: Path, flaw: str, host: str) -> RegistryError:
     return RegistryError(
-        f"no credentials: {what}", where=str(path), hint=f"correct the file, or run `docker login {host}`"
+        f"no credentials: {flaw}", where=str(path), hint=f"correct the file, or run `docker login {host}`"
     )
