@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,12 @@ from builder.remote.registry.upload import WITHIN_S, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
+    from contextlib import AbstractContextManager
 
+    from builder.errors import JbuildError
     from builder.host.config import Config
-    from builder.remote.registry.blobs import BlobSource, Readable
     from builder.remote.registry.credentials import CredentialSource
+    from builder.remote.registry.upload import BlobSource, Readable
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -292,3 +295,25 @@ def _media_type(response: requests.Response) -> str:
 
 def _short(reference: str) -> str:
     return f"{reference[:19]}…" if reference.startswith("sha256:") else reference
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteBlob:
+    """A blob that is streamed from a registry."""
+
+    client: RegistryClient
+    repository: str
+    digest: str
+    size: int
+
+    def open(self, offset: int) -> AbstractContextManager[Readable]:
+        """Request the bytes from an offset on."""
+        return self.client.open_blob(self.repository, self.digest, offset)
+
+    def find_corruption(self) -> JbuildError | None:
+        """Read the blob again and compare it with its digest."""
+        try:
+            self.client.get_blob(self.repository, self.digest, lambda _: None)
+        except IntegrityError as error:
+            return error
+        return None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlencode
 
 import requests
@@ -15,8 +18,9 @@ from builder.remote.registry.transport import scopes_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
-    from builder.remote.registry.blobs import BlobSource, Readable
+    from builder.errors import JbuildError
     from builder.remote.registry.transport import Transport
 
 _BLOCK = 1 << 20
@@ -185,3 +189,54 @@ class Body:
             raise DiskError(f"cannot read: {error.strerror}", where=getattr(self._file, "name", None)) from error
         self._on_bytes(len(block))
         return block
+
+
+class Readable(Protocol):
+    """A stream of bytes; an empty read is its end."""
+
+    def read(self, size: int = ..., /) -> bytes:
+        """Return the next bytes."""
+
+
+class BlobSource(Protocol):
+    """A blob that can be read from any offset; `size` is in bytes."""
+
+    @property
+    def digest(self) -> str:
+        """The digest of the bytes."""
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+
+    def open(self, offset: int) -> AbstractContextManager[Readable]:
+        """Open the bytes from an offset on."""
+
+    def find_corruption(self) -> JbuildError | None:
+        """Return an error if the bytes, which a registry has refused, do not have the digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class BytesBlob:
+    """A small blob in memory."""
+
+    content: bytes
+
+    @property
+    def digest(self) -> str:
+        """The content's digest."""
+        return f"sha256:{hashlib.sha256(self.content).hexdigest()}"
+
+    @property
+    def size(self) -> int:
+        """The content's length."""
+        return len(self.content)
+
+    @contextmanager
+    def open(self, offset: int) -> Iterator[Readable]:
+        """Open the content from an offset on."""
+        yield io.BytesIO(self.content[offset:])
+
+    def find_corruption(self) -> JbuildError | None:
+        """Return None: the digest is computed from these bytes."""
+        return None
