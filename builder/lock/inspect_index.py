@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from builder.lock.compatibility import JudgedWheel
     from builder.model.locks import Job
     from builder.remote.index.index_client import IndexClient
-    from builder.remote.index.index_pins import IndexPins
-    from builder.remote.index.listing import ProjectPage
+    from builder.remote.index.listing import IndexPins, ProjectPage
 
 _FROM = re.compile(r"# from (https?://\S+)")
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+=)?(https?://\S+)")

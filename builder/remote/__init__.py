@@ -1,1 +1,1 @@
-"""Servers that jbuild reads from and writes to."""
+"""Clients of registries, package indexes, model hubs and OpenAI servers."""

@@ -233,14 +233,14 @@ def test_metadata_of_the_file_that_it_is_in(metadata: str, filename: str) -> Non
 @pytest.mark.parametrize(
     ("metadata", "says"),
     [
-        ("Name: other\nVersion: 1.0", "says other 1.0"),
-        ("Name: demo\nVersion: 1.1", "says demo 1.1"),
-        ("Name: demo\nVersion: 1.0+cu126", r"says demo 1.0\+cu126"),
-        ("Name: demo\nVersion: latest", "says demo latest"),
-        ("Name: demo", "says demo without a version"),
-        ("Version: 1.0", "says no name 1.0"),
-        ("", "says no name without a version"),
-        ("\x00\xff", "says no name"),
+        ("Name: other\nVersion: 1.0", "is of other 1.0"),
+        ("Name: demo\nVersion: 1.1", "is of demo 1.1"),
+        ("Name: demo\nVersion: 1.0+cu126", r"is of demo 1.0\+cu126"),
+        ("Name: demo\nVersion: latest", "is of demo latest"),
+        ("Name: demo", "is of demo without a version"),
+        ("Version: 1.0", "is of no name 1.0"),
+        ("", "is of no name without a version"),
+        ("\x00\xff", "is of no name"),
     ],
 )
 def test_metadata_of_another_file(metadata: str, says: str) -> None:

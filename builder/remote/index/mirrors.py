@@ -1,4 +1,4 @@
-"""Where an index is asked: at itself, or where rules of the configuration send it; and the user's own ones of uv."""
+"""The addresses of an index after the configuration's mirror rules, and the indexes in uv's variables."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ if TYPE_CHECKING:
     from builder.host.config import IndexMirror
 
 
-_OWN = ("UV_INDEX", "UV_EXTRA_INDEX_URL")
-_NAMED = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)=)?(?P<url>https?://\S+)")
+_UV_VARIABLES = ("UV_INDEX", "UV_EXTRA_INDEX_URL")
+NAMED_URL = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)=)?(?P<url>https?://\S+)")
 
 
 def own_indexes() -> tuple[Index, ...]:
-    """Return the indexes of uv's variables that it asks before its default one, in its order.
+    """Return the indexes in uv's variables that uv tries before its default one, in its order.
 
-    Folders are left out: they have no pages. An index without a name is called by its server.
+    Folders are left out, since they have no pages. An index without a name gets its server's.
     """
-    words = " ".join(os.environ.get(name, "") for name in _OWN).split()
-    named = (found for word in words if (found := _NAMED.fullmatch(word)))
+    words = " ".join(os.environ.get(name, "") for name in _UV_VARIABLES).split()
     return tuple(
         Index(
-            name=found["name"] or urlsplit(found["url"]).netloc.rpartition("@")[2],
-            addresses=(Address(url=found["url"]),),
+            name=match["name"] or urlsplit(match["url"]).netloc.rpartition("@")[2],
+            addresses=(Address(url=match["url"]),),
         )
-        for found in named
+        for match in map(NAMED_URL.fullmatch, words)
+        if match
     )
 
 
 def addresses(url: str, mirrors: tuple[IndexMirror, ...]) -> tuple[Address, ...]:
-    """Return where an index is asked, in order: at itself or where the longest rule sends it, then at the fallbacks.
+    """Return an index's addresses in order: its own or the longest rule's, then the fallbacks.
 
-    Rules of one prefix count in the order of the files.
+    Rules of one prefix apply in the order of the files.
     """
     rules = [rule for rule in mirrors if _begins_with(url, rule.prefix)]
     instead = sorted((rule for rule in rules if not rule.fallback), key=lambda rule: -len(rule.prefix))
@@ -45,7 +45,7 @@ def addresses(url: str, mirrors: tuple[IndexMirror, ...]) -> tuple[Address, ...]
 
 
 def _begins_with(url: str, prefix: str) -> bool:
-    """Tell whether whole parts of an address are its prefix."""
+    """Return whether an address begins with all components of a prefix."""
     bare = prefix.rstrip("/")
     return url == bare or url.startswith(f"{bare}/")
 
