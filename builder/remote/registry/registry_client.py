@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urljoin
 
 import requests
 
@@ -62,17 +62,17 @@ class RegistryClient:
         self._transport = Transport(host, session, credentials, insecure=insecure, retry=retry)
         self._upload_within_s = upload_within_s
 
+    def _call(
+        self, method: str, repository: str, path: str, doing: str, *, right: str = "pull", **options: Any
+    ) -> requests.Response:
+        """Send a request for a path below a repository, or for an address from the registry."""
+        address = urljoin(f"/v2/{repository}/", path)
+        return self._transport.call(method, address, repository=repository, right=right, doing=doing, **options)
+
     def head_manifest(self, repository: str, reference: str) -> Descriptor | None:
         """Return the descriptor of a tag or digest, or None if the registry lacks it."""
-        response = self._transport.call(
-            "HEAD",
-            _manifest(repository, reference),
-            repository=repository,
-            right="pull",
-            doing=f"cannot ask for {_short(reference)}",
-            headers=_ACCEPT,
-            absent_ok=True,
-        )
+        path, doing = f"manifests/{reference}", f"cannot ask for {_short(reference)}"
+        response = self._call("HEAD", repository, path, doing, headers=_ACCEPT, absent_ok=True)
         if response.status_code == HTTPStatus.NOT_FOUND:
             return None
         digest, size = response.headers.get("Docker-Content-Digest"), response.headers.get("Content-Length")
@@ -86,14 +86,8 @@ class RegistryClient:
         Raises:
             RegistryError: also if the bytes do not have the digest.
         """
-        response = self._transport.call(
-            "GET",
-            _manifest(repository, reference),
-            repository=repository,
-            right="pull",
-            doing=f"cannot read the manifest of {_short(reference)}",
-            headers=_ACCEPT,
-        )
+        doing = f"cannot read the manifest of {_short(reference)}"
+        response = self._call("GET", repository, f"manifests/{reference}", doing, headers=_ACCEPT)
         content = response.content
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         promised = response.headers.get("Docker-Content-Digest") or digest
@@ -108,15 +102,8 @@ class RegistryClient:
 
     def put_manifest(self, repository: str, reference: str, content: bytes, media_type: str) -> bool:
         """Store a manifest under a tag or its digest; return whether the registry has the referrers API."""
-        response = self._transport.call(
-            "PUT",
-            _manifest(repository, reference),
-            repository=repository,
-            right="push",
-            doing=f"cannot put {_short(reference)}",
-            headers={"Content-Type": media_type},
-            body=lambda: content,
-        )
+        path, doing, headers = f"manifests/{reference}", f"cannot put {_short(reference)}", {"Content-Type": media_type}
+        response = self._call("PUT", repository, path, doing, right="push", headers=headers, body=lambda: content)
         return "OCI-Subject" in response.headers
 
     def tags(self, repository: str) -> tuple[str, ...]:
@@ -130,11 +117,9 @@ class RegistryClient:
 
     def _pages(self, repository: str, path: str) -> Iterator[dict[str, Any]]:
         """Yield the pages of a list, which `Link` headers connect (RFC 5988)."""
-        address: str | None = f"/v2/{repository}/{path}"
+        address = path
         while address:
-            response = self._transport.call(
-                "GET", address, repository=repository, right="pull", doing=f"cannot list {path}", absent_ok=True
-            )
+            response = self._call("GET", repository, address, f"cannot list {path}", absent_ok=True)
             if response.status_code == HTTPStatus.NOT_FOUND:
                 return
             try:
@@ -146,18 +131,12 @@ class RegistryClient:
                 ) from error
             yield page
             following = re.search(r'<([^>]+)>\s*;\s*rel="?next"?', response.headers.get("Link", ""))
-            address = following[1] if following else None
+            address = following[1] if following else ""
 
     def has_blob(self, repository: str, digest: str, *, right: str = "pull") -> bool:
         """Return whether the repository has a blob. With the right to `push` the token serves for later uploads."""
-        response = self._transport.call(
-            "HEAD",
-            f"/v2/{repository}/blobs/{digest}",
-            repository=repository,
-            right=right,
-            doing=f"cannot ask for blob {_short(digest)}",
-            absent_ok=True,
-        )
+        doing = f"cannot ask for blob {_short(digest)}"
+        response = self._call("HEAD", repository, f"blobs/{digest}", doing, right=right, absent_ok=True)
         return response.status_code != HTTPStatus.NOT_FOUND
 
     def mount_blob(self, repository: str, digest: str, from_repository: str) -> bool:
@@ -179,14 +158,7 @@ class RegistryClient:
 
     def try_upload(self, repository: str) -> None:
         """Begin an upload and cancel it, which needs the right to push."""
-        response = self._transport.call(
-            "POST",
-            f"/v2/{repository}/blobs/uploads/",
-            repository=repository,
-            right="push",
-            doing="cannot begin an upload",
-            body=bytes,
-        )
+        response = self._call("POST", repository, "blobs/uploads/", "cannot begin an upload", right="push", body=bytes)
         with suppress(requests.RequestException):
             # Registries purge abandoned uploads after some days anyway.
             location = response.headers.get("Location", "")
@@ -206,15 +178,8 @@ class RegistryClient:
     def open_blob(self, repository: str, digest: str, offset: int = 0) -> Iterator[Readable]:
         """Open a blob's bytes from an offset on, unchecked; reads raise urllib3's errors if the connection is cut."""
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={offset}-"} if offset else {})}
-        response = self._transport.call(
-            "GET",
-            f"/v2/{repository}/blobs/{digest}",
-            repository=repository,
-            right="pull",
-            doing=f"cannot read blob {_short(digest)}",
-            headers=headers,
-            stream=True,
-        )
+        doing = f"cannot read blob {_short(digest)}"
+        response = self._call("GET", repository, f"blobs/{digest}", doing, headers=headers, stream=True)
         with response:
             left = 0 if response.status_code == HTTPStatus.PARTIAL_CONTENT else offset
             while left and (block := response.raw.read(min(left, BLOCK))):
@@ -266,37 +231,6 @@ class RegistryClient:
             receive(lambda headers: request(headers=headers), blob, self._transport.retry)
 
 
-def connect(
-    host: str,
-    config: Config,
-    *,
-    own: Collection[str] = (),
-    retry: http.Retry | None = None,
-    patience: http.Patience | None = None,
-) -> RegistryClient:
-    """Return a client with the settings of the configuration; `own` are the hosts that jbuild publishes to."""
-    config = config.for_registry(host)
-    return RegistryClient(
-        host,
-        http.session(config, patience),
-        lambda: find(host, publish_hosts=own),
-        insecure=config.insecure_registries,
-        retry=retry,
-    )
-
-
-def _manifest(repository: str, reference: str) -> str:
-    return f"/v2/{repository}/manifests/{reference}"
-
-
-def _media_type(response: requests.Response) -> str:
-    return response.headers.get("Content-Type", OCI_MANIFEST).partition(";")[0].strip()
-
-
-def _short(reference: str) -> str:
-    return f"{reference[:19]}…" if reference.startswith("sha256:") else reference
-
-
 @dataclass(frozen=True, slots=True)
 class RemoteBlob:
     """A blob that is streamed from a registry."""
@@ -317,3 +251,30 @@ class RemoteBlob:
         except IntegrityError as error:
             return error
         return None
+
+
+def connect(
+    host: str,
+    config: Config,
+    *,
+    own: Collection[str] = (),
+    retry: http.Retry | None = None,
+    patience: http.Patience | None = None,
+) -> RegistryClient:
+    """Return a client with the settings of the configuration; `own` are the hosts that jbuild publishes to."""
+    config = config.for_registry(host)
+    return RegistryClient(
+        host,
+        http.session(config, patience),
+        lambda: find(host, publish_hosts=own),
+        insecure=config.insecure_registries,
+        retry=retry,
+    )
+
+
+def _media_type(response: requests.Response) -> str:
+    return response.headers.get("Content-Type", OCI_MANIFEST).partition(";")[0].strip()
+
+
+def _short(reference: str) -> str:
+    return f"{reference[:19]}…" if reference.startswith("sha256:") else reference

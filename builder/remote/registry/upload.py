@@ -1,4 +1,4 @@
-"""Upload of one blob to a registry: a streamed PUT, resumed at the offset that the registry reports."""
+"""Blobs that are sent to a registry, and their upload: a streamed PUT, resumed at the offset that it reports."""
 
 from __future__ import annotations
 
@@ -28,6 +28,57 @@ _BLOCK = 1 << 20
 WITHIN_S = (60.0, 600.0)
 _CANCEL_WITHIN_S = (3.0, 3.0)
 _CANNOT_RESUME = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+
+
+class Readable(Protocol):
+    """A stream of bytes; an empty read is its end."""
+
+    def read(self, size: int = ..., /) -> bytes:
+        """Return the next bytes."""
+
+
+class BlobSource(Protocol):
+    """A blob that can be read from any offset; `size` is in bytes."""
+
+    @property
+    def digest(self) -> str:
+        """The digest of the bytes."""
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+
+    def open(self, offset: int) -> AbstractContextManager[Readable]:
+        """Open the bytes from an offset on."""
+
+    def find_corruption(self) -> JbuildError | None:
+        """Return an error if the bytes, which a registry has refused, do not have the digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class BytesBlob:
+    """A small blob in memory."""
+
+    content: bytes
+
+    @property
+    def digest(self) -> str:
+        """The content's digest."""
+        return f"sha256:{hashlib.sha256(self.content).hexdigest()}"
+
+    @property
+    def size(self) -> int:
+        """The content's length."""
+        return len(self.content)
+
+    @contextmanager
+    def open(self, offset: int) -> Iterator[Readable]:
+        """Open the content from an offset on."""
+        yield io.BytesIO(self.content[offset:])
+
+    def find_corruption(self) -> JbuildError | None:
+        """Return None: the digest is computed from these bytes."""
+        return None
 
 
 class Upload:
@@ -189,54 +240,3 @@ class Body:
             raise DiskError(f"cannot read: {error.strerror}", where=getattr(self._file, "name", None)) from error
         self._on_bytes(len(block))
         return block
-
-
-class Readable(Protocol):
-    """A stream of bytes; an empty read is its end."""
-
-    def read(self, size: int = ..., /) -> bytes:
-        """Return the next bytes."""
-
-
-class BlobSource(Protocol):
-    """A blob that can be read from any offset; `size` is in bytes."""
-
-    @property
-    def digest(self) -> str:
-        """The digest of the bytes."""
-
-    @property
-    def size(self) -> int:
-        """The number of bytes."""
-
-    def open(self, offset: int) -> AbstractContextManager[Readable]:
-        """Open the bytes from an offset on."""
-
-    def find_corruption(self) -> JbuildError | None:
-        """Return an error if the bytes, which a registry has refused, do not have the digest."""
-
-
-@dataclass(frozen=True, slots=True)
-class BytesBlob:
-    """A small blob in memory."""
-
-    content: bytes
-
-    @property
-    def digest(self) -> str:
-        """The content's digest."""
-        return f"sha256:{hashlib.sha256(self.content).hexdigest()}"
-
-    @property
-    def size(self) -> int:
-        """The content's length."""
-        return len(self.content)
-
-    @contextmanager
-    def open(self, offset: int) -> Iterator[Readable]:
-        """Open the content from an offset on."""
-        yield io.BytesIO(self.content[offset:])
-
-    def find_corruption(self) -> JbuildError | None:
-        """Return None: the digest is computed from these bytes."""
-        return None
