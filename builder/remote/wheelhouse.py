@@ -15,8 +15,8 @@ from builder.host.concurrency import map_with_progress
 from builder.host.paths import wheel_file
 from builder.remote import http
 from builder.remote.download import Expected, download, download_once, local_path, receive
+from builder.remote.index.listing import addresses
 from builder.remote.index.logins import Logins
-from builder.remote.index.mirrors import addresses
 from builder.remote.index.remote_wheel import FLAWS, metadata_of, with_archive
 
 if TYPE_CHECKING:

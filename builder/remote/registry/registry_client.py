@@ -20,7 +20,7 @@ from builder.remote import http
 from builder.remote.download import BLOCK, PartialBlob, receive
 from builder.remote.registry.credentials import find
 from builder.remote.registry.transport import Transport, scopes_for
-from builder.remote.registry.upload import WITHIN_S, Upload
+from builder.remote.registry.upload import Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -55,12 +55,10 @@ class RegistryClient:
         *,
         insecure: Collection[str] = (),
         retry: http.Retry | None = None,
-        upload_within_s: tuple[float, float] = WITHIN_S,
     ) -> None:
         """Take the registry's host; `credentials` is called when the registry requires a log-in."""
         self.host = host
         self._transport = Transport(host, session, credentials, insecure=insecure, retry=retry)
-        self._upload_within_s = upload_within_s
 
     def _call(
         self, method: str, repository: str, path: str, doing: str, *, right: str = "pull", **options: Any
@@ -172,7 +170,7 @@ class RegistryClient:
         Raises:
             IntegrityError: the source's bytes do not have its digest.
         """
-        Upload(self._transport, repository, source, on_bytes=on_bytes, within_s=self._upload_within_s).run()
+        Upload(self._transport, repository, source, on_bytes).run()
 
     @contextmanager
     def open_blob(self, repository: str, digest: str, offset: int = 0) -> Iterator[Readable]:

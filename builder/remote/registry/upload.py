@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 20
 # Limits in seconds for a write, and for the registry to hash and store the blob.
-WITHIN_S = (60.0, 600.0)
+_WITHIN_S = (60.0, 600.0)
 _CANCEL_WITHIN_S = (3.0, 3.0)
 _CANNOT_RESUME = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
 
@@ -85,19 +85,12 @@ class Upload:
     """Sends a blob. `on_bytes` receives the bytes sent since its last call; negative when some must be sent again."""
 
     def __init__(
-        self,
-        transport: Transport,
-        repository: str,
-        source: BlobSource,
-        *,
-        on_bytes: Callable[[int], object],
-        within_s: tuple[float, float] = WITHIN_S,
+        self, transport: Transport, repository: str, source: BlobSource, on_bytes: Callable[[int], object]
     ) -> None:
         """Take the blob and its destination."""
         self._transport, self._repository = transport, repository
         self._source, self._digest = source, source.digest
-        self._on_bytes, self._within_s = on_bytes, within_s
-        self._size = source.size
+        self._on_bytes, self._size = on_bytes, source.size
         self._scopes = scopes_for(repository, "push")
         self._location: str | None = None
         self._reported = self._furthest = 0
@@ -186,7 +179,7 @@ class Upload:
                 scopes=self._scopes,
                 headers=headers,
                 body=lambda: self._body(opened, offset),
-                timeout=self._within_s,
+                timeout=_WITHIN_S,
             )
 
     def _body(self, opened: ExitStack, offset: int) -> Body | bytes:
