@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -55,8 +56,7 @@ class Authority:
     def __init__(self, host: str, base: str, session: requests.Session, credentials: CredentialSource) -> None:
         """Take the registry; `credentials` is called once, when the registry first requires a log-in."""
         self._host, self._base, self._session = host, base, session
-        self._source = credentials
-        self._cached: tuple[Credentials | None] | None = None
+        self._credentials = cache(credentials)
         self._tokens: dict[tuple[str, ...], _Token] = {}
         self._basic: str | None = None
         self._mutex = threading.Lock()
@@ -85,11 +85,6 @@ class Authority:
                 self._basic = credentials.basic
                 return True
             return False
-
-    def _credentials(self) -> Credentials | None:
-        if self._cached is None:
-            self._cached = (self._source(),)
-        return self._cached[0]
 
     def _token(self, offer: dict[str, str], scopes: tuple[str, ...], credentials: Credentials | None) -> _Token:
         realm, service = offer.get("realm", ""), offer.get("service", "")
