@@ -63,7 +63,7 @@ def quick_state(model: Model, recipe_folder: Path, config: Config) -> tuple[str,
     try:
         place = locate(model.source, recipe_folder, config)
         if not isinstance(place, FolderSource):
-            return ("hub" if isinstance(place, HubSource) else "registry", place.source)
+            return ("hub" if isinstance(place, HubSource) else "registry", place.uri)
         found = list_folder(model.name, place)
         kept = select(found, model).paths
     except ModelError as error:
