@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.jetson.advisories import Advisory
     from builder.model.locks import Job
-    from builder.remote.index.index_pins import IndexPins
+    from builder.remote.index.listing import IndexPins
 
 # A constraint can select a version that another advisory excludes, and so on; more rounds than this are a circle.
 _ROUNDS = 6

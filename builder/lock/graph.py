@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from builder.model.platforms import Platform
     from builder.model.recipes import Spec
     from builder.remote.index.index_client import IndexClient
-    from builder.remote.index.index_pins import IndexPins
+    from builder.remote.index.listing import IndexPins
 
 _CONNECTIONS = 16
 RECIPE = "the recipe"

@@ -11,9 +11,7 @@ from builder.host.index_rows import DEFAULT
 from builder.host.toml.documents import suggest
 from builder.jetson.indexes import with_own
 from builder.model.locks import LOCK_FORMAT
-from builder.remote.index.index_pins import IndexPin, IndexPins
-from builder.remote.index.listing import Index
-from builder.remote.index.mirrors import addresses
+from builder.remote.index.listing import Index, IndexPin, IndexPins, addresses
 
 if TYPE_CHECKING:
     from builder.host.config import Config
@@ -41,7 +39,7 @@ def index_pins_of(job: Job, config: Config) -> IndexPins:
         ties += [_tie(row, packages, "`indexes` of the recipe") for row in chosen for packages in row.packages]
     names = {tie.index for tie in ties}
     indexes = tuple(_index(row, config) for row in rows if row.name in names)
-    return IndexPins(ties=tuple(ties), indexes=indexes)
+    return IndexPins(pins=tuple(ties), indexes=indexes)
 
 
 def asked_of(job: Job, config: Config) -> tuple[tuple[object, ...], tuple[tuple[str, str], ...]]:
@@ -52,7 +50,7 @@ def asked_of(job: Job, config: Config) -> tuple[tuple[object, ...], tuple[tuple[
     """
     spec = job.spec
     asked = (spec.requires, spec.constraints, spec.replace, spec.ignored_advisories, spec.models, spec.released_before)
-    return asked, tuple((tie.packages, tie.index) for tie in index_pins_of(job, config).ties)
+    return asked, tuple((tie.packages, tie.index) for tie in index_pins_of(job, config).pins)
 
 
 def lock_inputs(job: Job, config: Config) -> str:

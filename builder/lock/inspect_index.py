@@ -18,9 +18,8 @@ from builder.host.process import run
 from builder.lock.compatibility import judge
 from builder.lock.solve import uv, uv_environment
 from builder.remote.index.index_client import IndexUnreachableError
-from builder.remote.index.listing import Address, Index
+from builder.remote.index.listing import Address, Index, own_indexes
 from builder.remote.index.logins import without_login
-from builder.remote.index.mirrors import own_indexes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
     from builder.lock.compatibility import JudgedWheel
     from builder.model.locks import Job
     from builder.remote.index.index_client import IndexClient
-    from builder.remote.index.index_pins import IndexPins
-    from builder.remote.index.listing import ProjectPage
+    from builder.remote.index.listing import IndexPins, ProjectPage
 
 _FROM = re.compile(r"# from (https?://\S+)")
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+=)?(https?://\S+)")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.locks import Job, LockedWheel
     from builder.remote.index.index_client import IndexClient
-    from builder.remote.index.index_pins import IndexPins
+    from builder.remote.index.listing import IndexPins
 
 CPU_TORCH = "cpu-torch"
 OTHER_CUDA = "other-cuda"

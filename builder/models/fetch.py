@@ -57,7 +57,7 @@ class ModelFetcher(Fetcher, Protocol):
     """Where one file of a model comes from."""
 
     @property
-    def source(self) -> str:
+    def uri(self) -> str:
         """The model as recipes write it."""
 
     @property
@@ -73,12 +73,12 @@ def fetchers(source: HubSource | RegistrySource, config: Config) -> Callable[[Hu
     """
     if isinstance(source, RegistrySource):
         client = connect_to(source.reference, config)
-        return lambda file: RegistryFetcher(place=source, file=file, client=client)
+        return lambda file: RegistryFetcher(source=source, file=file, client=client)
     from builder.remote.hub.hub_client import HubFetcher, require_online  # noqa: PLC0415  # huggingface_hub is slow to import
 
     require_online(source)
     session = http.session(config)
-    return lambda file: HubFetcher(place=source, file=file, session=session)
+    return lambda file: HubFetcher(source=source, file=file, session=session)
 
 
 def obtain(name: str, fetcher: ModelFetcher, models: Path, progress: Progress) -> str:
@@ -122,7 +122,7 @@ def _stored(models: Path, file: HubFile) -> str | None:
 
 
 def _key(fetcher: ModelFetcher) -> str:
-    return fetcher.file.sha256 or records.fingerprint(fetcher.source, fetcher.file.path, fetcher.file.git_id)
+    return fetcher.file.sha256 or records.fingerprint(fetcher.uri, fetcher.file.path, fetcher.file.git_id)
 
 
 def _git_key(file: HubFile) -> str:
@@ -158,7 +158,7 @@ class _FolderFetcher:
     path: Path
 
     @property
-    def source(self) -> str:
+    def uri(self) -> str:
         return self.model.source
 
     def fetch(self, content: PartialFile) -> None:

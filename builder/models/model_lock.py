@@ -63,7 +63,7 @@ def quick_state(model: Model, recipe_folder: Path, config: Config) -> tuple[str,
     try:
         source = locate(model.source, recipe_folder, config)
         if not isinstance(source, FolderSource):
-            return ("hub" if isinstance(source, HubSource) else "registry", source.source)
+            return ("hub" if isinstance(source, HubSource) else "registry", source.uri)
         files = list_folder(model.name, source)
         selected = select(files, model).paths
     except ModelError as error:

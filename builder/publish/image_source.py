@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from builder.errors import IntegrityError, RegistryError
 from builder.image.oci import layout as oci
 from builder.model.images import Descriptor
-from builder.remote.registry.blobs import RemoteBlob
-from builder.remote.registry.registry_client import INDEXES
+from builder.remote.registry.registry_client import INDEXES, RemoteBlob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
     from builder.errors import JbuildError
     from builder.model.images import Image
     from builder.model.recipes import Pairs
-    from builder.remote.registry.blobs import BlobSource, Readable
     from builder.remote.registry.reference import Reference
     from builder.remote.registry.registry_client import RegistryClient
+    from builder.remote.registry.upload import BlobSource, Readable
 
 _BASE_NAME = "org.opencontainers.image.base.name"
 
@@ -67,7 +66,7 @@ class LayoutBlob:
             file.seek(offset)
             yield file
 
-    def fault(self) -> JbuildError | None:
+    def find_corruption(self) -> JbuildError | None:
         """Compare what is on the disk with the digest."""
         return oci.find_corruption(self.layout, self.digest)
 
@@ -98,7 +97,7 @@ def from_registry(client: RegistryClient, reference: Reference) -> ImageSource:
         RegistryError: the registry refuses, or what it has is no single image.
     """
     repository = reference.repository
-    content, manifest = client.get_manifest(repository, reference.wanted)
+    content, manifest = client.get_manifest(repository, reference.tag_or_digest)
     if manifest.media_type in INDEXES:
         raise RegistryError(
             "it is an index of several images, and jbuild's are single ones",

@@ -235,7 +235,7 @@ def test_a_list_that_cannot_be_understood(registry: Registry, image: Image, layo
     push(image, layout, registry.host)
     client = connect(registry.host, Config())
     broken = Fault(match="GET .*referrers", kind="answer", status=200, body=b'{"manifests": [{}]}', times=None)
-    with running_front(registry, broken) as front, pytest.raises(RegistryError, match="cannot be understood"):
+    with running_front(registry, broken) as front, pytest.raises(RegistryError, match="cannot be read"):
         referrers(connect(front.host, Config()), "vllm", image.digest)
     assert referrers(client, "vllm", image.digest) == ()
 

@@ -148,7 +148,7 @@ REFUSALS = [
     ("limited", Fault(match="POST .*uploads", kind="answer", status=429, times=None), "limits requests"),
     ("cut for ever", Fault(match="PUT .*uploads", kind="cut", after=1, times=None), "run the same command again"),
     ("manifest refused", Fault(match="PUT .*manifests/sha256", kind="answer", status=400, times=None), "version 2"),
-    ("manifest lost", Fault(match="GET .*manifests/sha256", kind="answer", status=404, times=None), "knows no"),
+    ("manifest lost", Fault(match="GET .*manifests/sha256", kind="answer", status=404, times=None), "does not have"),
     ("other bytes", Fault(match="GET .*manifests/sha256", kind="swap", body=b"{}", times=None), "damaged"),
     ("gone", Fault(match="", kind="answer", status=503, times=None), "down or starting"),
 ]

@@ -353,9 +353,9 @@ def test_a_locked_wheel_comes_from_a_mirror_when_its_index_has_lost_it(
 @pytest.mark.parametrize(
     ("trap", "said"),
     [
-        ("lying-name", "its METADATA says"),
-        ("lying-version", "its METADATA says"),
-        ("truncated", "it is no sound wheel"),
+        ("lying-name", "its METADATA is of"),
+        ("lying-version", "its METADATA is of"),
+        ("truncated", "it is not a valid wheel"),
     ],
 )
 def test_a_wheel_that_lies(project: Resolving, jetson: JetsonIndex, trap: str, said: str) -> None:

@@ -126,7 +126,7 @@ def test_all_who_read_layers_read_it(workspace: Workspace, layer: Path, image: I
     assert source.blobs[0].size == len(expected)
     with source.blobs[0].open(700) as readable:
         assert readable.read(900) == expected[700:1600]
-    assert source.blobs[0].fault() is None
+    assert source.blobs[0].find_corruption() is None
     with members(image.layers[0], workspace.images) as found:
         assert {each["name"]: each["sha256"] for each in found if each["sha256"]} == {
             f"models/tiny/{path}": hashlib.sha256(content).hexdigest() for path, content in CONTENT.items()
@@ -155,7 +155,7 @@ def test_what_has_gone_from_the_store_is_missed(workspace: Workspace, image: Ima
 def test_a_file_that_changed_is_named(workspace: Workspace, image: Image) -> None:
     source, path = from_layout(image, workspace.images), weights(workspace)
     path.write_bytes(bytes(path.stat().st_size))
-    fault = source.blobs[0].fault()
+    fault = source.blobs[0].find_corruption()
     assert isinstance(fault, IntegrityError)
     assert (fault.where or "").endswith(path.name)
 

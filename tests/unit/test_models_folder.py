@@ -206,21 +206,21 @@ def test_no_folder(folder: Path) -> None:
     error = refused(folder, source="./tinny")
     assert error.message == "model tiny: the folder does not exist"
     assert error.where == str(folder.parent / "tinny")
-    assert error.hint == "correct `source` in the recipe: it is relative to the recipe's own folder"
+    assert error.hint == "correct `source` in the recipe: it is relative to the recipe's folder"
     assert refused(folder, source="tiny/config.json").message == "model tiny: the folder is not a folder"
 
 
 @pytest.mark.parametrize("source", ["s3://bucket/x", "hf://org/name", "hf://org/../x@main", "hf://org/name@../x"])
 def test_no_source(folder: Path, source: str) -> None:
     error = refused(folder, source=source)
-    assert error.message == "this is not a source of models that jbuild knows"
+    assert error.message == "not a valid source of a model"
     assert error.hint == "write hf://organisation/name@revision, oci://host/name:tag, or the path of a folder"
 
 
 @pytest.mark.parametrize("source", ["oci://registry.example.com/tiny", "oci://org/tiny:1", "oci://r.io/Tiny:1"])
 def test_no_name_in_a_registry(folder: Path, source: str) -> None:
     error = refused(folder, source=source)
-    assert error.message == "this is not the name of a model in a registry"
+    assert error.message == "not the name of a model in a registry"
     assert error.hint == "write oci://host/name:tag, or oci://host/name@sha256:…"
 
 

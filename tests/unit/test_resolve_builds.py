@@ -13,7 +13,7 @@ from builder.host.config import Config
 from builder.lock.torch_build import check_torch
 from builder.remote.http import Retry
 from builder.remote.index.index_client import IndexClient
-from builder.remote.index.index_pins import IndexPins
+from builder.remote.index.listing import IndexPins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,7 +138,7 @@ def test_a_wheel_of_a_folder_is_read_where_it_is(session: Session, tmp_path: Pat
 def test_a_wheel_that_cannot_be_read(server: TinyIndex, session: Session, tmp_path: Path) -> None:
     wheel = build(server, tmp_path)
     server.files[wheel.filename] = server.files[wheel.filename][:-40]
-    with pytest.raises(IntegrityError, match="no sound wheel"):
+    with pytest.raises(IntegrityError, match="not a valid wheel"):
         check(session, wheel)
     server.files.clear()
     with pytest.raises(NetworkError, match="cannot be read"):

@@ -17,7 +17,7 @@ from builder.model.locks import LockChange, LockedAdvisory
 from builder.remote.http import Retry
 from builder.remote.index import remote_wheel
 from builder.remote.index.index_client import IndexClient
-from builder.remote.index.index_pins import IndexPins
+from builder.remote.index.listing import IndexPins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

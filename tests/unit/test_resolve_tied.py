@@ -222,7 +222,7 @@ def test_a_wheel_whose_metadata_disagrees_with_its_name_is_the_error(
 ) -> None:
     wrong = make_wheel(tmp_path / "wrong", "other", "1.0")
     jet.add(wrong.rename(tmp_path / "wrong" / "jetty-2.5-py3-none-any.whl"))
-    with pytest.raises(IntegrityError, match=r"its METADATA says other 1\.0") as caught:
+    with pytest.raises(IntegrityError, match=r"its METADATA is of other 1\.0") as caught:
         solved(session, jet, "app")
     assert "jetty!=2.5" in (caught.value.hint or "")
     assert solved(session, jet, "app", constraints=("jetty!=2.5",))["jetty"].version == "2.0"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import random
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from builder.device.bench.measurement import LoadStep, Percentiles
 from builder.errors import SmokeError, UsageError
+from builder.host.concurrency import TaskGroup
 from builder.remote.openai import CHAT_COMPLETIONS, ServerError, StreamedAnswer, completion_body
 
 if TYPE_CHECKING:
@@ -91,9 +91,9 @@ def measure(
         answer = ask(first)
     if isinstance(answer, ServerError):
         raise _smoke_error(server, f"the first question was not answered: {answer}", answer, "see the server's log")
-    with ThreadPoolExecutor(concurrency) as pool:
+    with TaskGroup(concurrency) as group:
         start_s = time.monotonic()
-        answers = list(pool.map(ask_and_count, prompts))
+        answers = group.map(ask_and_count, prompts)
         seconds = time.monotonic() - start_s
     return step_of(answers, concurrency, seconds)
 

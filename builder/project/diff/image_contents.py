@@ -88,7 +88,7 @@ def of_registry(name: str, config: Config, architecture: str) -> ImageContents:
     own_hosts = {Reference.parse(f"{registry}/x").host for registry in config.registries}
     client = connect(reference.host, config, own=own_hosts)
     try:
-        content, descriptor = client.get_manifest(reference.repository, reference.wanted)
+        content, descriptor = client.get_manifest(reference.repository, reference.tag_or_digest)
         document = json.loads(content)
         if descriptor.media_type in INDEXES:
             digest = _of_architecture(document, architecture, name)
