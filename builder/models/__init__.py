@@ -1,1 +1,1 @@
-"""Models: where they come from, the files locked by hash, and how they are laid into an image."""
+"""Models: selection of their files, locks by hash, downloads, and the memory that they need."""

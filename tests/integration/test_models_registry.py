@@ -334,15 +334,15 @@ def test_nobody_answers(models: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layers": [{"digest": "sha256:" + "0" * 64, "size": 1}]}, "a layer of it has no"),
+        ({"layers": [{"digest": "sha256:" + "0" * 64, "size": 1}]}, "one of its layers has no"),
         ({"layers": [{"digest": "md5:1", "size": 1, "annotations": {TITLE: "a"}}]}, "has no sha256 or no size"),
         ({"layers": [{"digest": "sha256:" + "0" * 64, "size": -1, "annotations": {TITLE: "a"}}]}, "has no sha256"),
         ({"layers": [{"digest": "sha256:" + "0" * 64, "size": 1, "annotations": {TITLE: "../a"}}]}, "is not a plain"),
         ({"layers": [{"digest": "sha256:" + "0" * 64, "size": 1, "annotations": {TITLE: "/etc/a"}}]}, "is not a plain"),
         ({"layers": [{"digest": "sha256:" + "0" * 64, "size": 1, "annotations": {TITLE: "a\nb"}}]}, "control char"),
         ({"layers": [{"digest": "sha256:" + "0" * 64, "size": 1, "annotations": {TITLE: "a"}}] * 2}, "called a"),
-        ({"layers": 5}, "cannot be understood"),
-        ({"layers": [7]}, "cannot be understood"),
+        ({"layers": 5}, "cannot be read"),
+        ({"layers": [7]}, "cannot be read"),
         ({"layers": []}, "has no config.json"),
     ],
 )

@@ -160,7 +160,7 @@ def test_each_place_of_a_recipe_once(session: Session) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "mend"), [(401, "docker login"), (403, "ask for the right"), (507, "the registry is full")]
+    ("status", "mend"), [(401, "docker login"), (403, "get the right"), (507, "the registry is full")]
 )
 def test_a_registry_that_refuses(session: Session, status: int, mend: str) -> None:
     with serving(status) as server:

@@ -1,4 +1,4 @@
-"""What a hub's refusals and failures mean, and what to do about them."""
+"""Errors of model hubs, with hints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OTHER_HUB = (
     "set HF_ENDPOINT, or hub.endpoint in jbuild.toml, to a hub that can be reached, "
     "or map the model to a folder with [[model-mirrors]]"
 )
-# The base classes of an HTTP failure are those of the client's HTTP library.
+# Includes the base class of the client's HTTP library.
 _CLIENT_FAILURES: tuple[type[Exception], ...] = (
     OSError,
     *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)),
@@ -31,57 +31,57 @@ _CLIENT_FAILURES: tuple[type[Exception], ...] = (
 
 
 def token_header() -> dict[str, str]:
-    """Return the header that says who asks, by HF_TOKEN or `hf auth login`; empty if nobody is logged in."""
+    """Return the Authorization header of HF_TOKEN or `hf auth login`; empty without a log-in."""
     token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 @contextmanager
-def hub_errors(place: HubSource) -> Iterator[None]:
-    """Turn the failed requests below into errors that say what to do.
+def hub_errors(source: HubSource) -> Iterator[None]:
+    """Turn failed requests of the block into errors with hints.
 
     Raises:
-        ModelError, NetworkError: what the hub's last answer means.
+        ModelError, NetworkError: the meaning of the hub's last answer.
     """
     try:
         yield
     except requests.HTTPError as error:
         if error.response is None:
-            raise _unreachable(place, http.reason(error)) from error
-        raise refusal(place, error.response.status_code, error.response.headers) from error
+            raise _unreachable(source, http.reason(error)) from error
+        raise refusal(source, error.response.status_code, error.response.headers) from error
     except requests.RequestException as error:
         hint = http.CA_HINT if http.is_untrusted(error) else None
-        raise _unreachable(place, http.reason(error), hint) from error
+        raise _unreachable(source, http.reason(error), hint) from error
 
 
-def refusal(place: HubSource, status: int, answer: Mapping[str, str]) -> JbuildError:
+def refusal(source: HubSource, status: int, answer: Mapping[str, str]) -> JbuildError:
     """Turn a hub's answer into an error."""
-    page = f"{place.address}/{place.repository}"
+    page = f"{source.address}/{source.repository}"
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return ModelError(f"the hub refuses {place.source} ({status})", where=page, hint=_permission_hint(page))
+        return ModelError(f"the hub refuses {source.uri} ({status})", where=page, hint=_permission_hint(page))
     if status == HTTPStatus.NOT_FOUND:
-        return _not_found(place, answer.get("X-Error-Code"), page)
+        return _not_found(source, answer.get("X-Error-Code"), page)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         hint = f"wait a few minutes and run it again; HF_TOKEN raises the limit; else {_OTHER_HUB}"
-        return NetworkError(f"the hub at {place.address} wants fewer requests (429)", where=page, hint=hint)
+        return NetworkError(f"the hub at {source.address} limits requests (429)", where=page, hint=hint)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         hint = f"run it again later, or {_OTHER_HUB}"
-        return NetworkError(f"the hub at {place.address} answers {status}", where=page, hint=hint)
-    said = shown(answer.get("X-Error-Message", ""))
-    message = f"the hub refuses {place.source} ({status})" + (f": {said}" if said else "")
-    return ModelError(message, where=page, hint="look at that page in a browser")
+        return NetworkError(f"the hub at {source.address} answers {status}", where=page, hint=hint)
+    explanation = shown(answer.get("X-Error-Message", ""))
+    message = f"the hub refuses {source.uri} ({status})" + (f": {explanation}" if explanation else "")
+    return ModelError(message, where=page, hint="open that page in a browser")
 
 
-def _not_found(place: HubSource, code: str | None, page: str) -> ModelError:
+def _not_found(source: HubSource, code: str | None, page: str) -> ModelError:
     if code == "RevisionNotFound":
-        message = f"the hub has no revision `{place.revision}` of {place.repository}"
-        hint = "correct the part after @ in `source`: a branch, tag or commit of that page"
+        message = f"the hub has no revision `{source.revision}` of {source.repository}"
+        hint = "correct the revision after @ in `source`: a branch, tag or commit of that page"
         return ModelError(message, where=page, hint=hint)
     if code == "EntryNotFound":
         hint = "the model changed while it was read: run `jbuild lock` again"
-        return ModelError(f"a file of {place.source} is no longer on the hub", where=page, hint=hint)
+        return ModelError(f"a file of {source.uri} is no longer on the hub", where=page, hint=hint)
     return ModelError(
-        f"the hub has no model {place.repository} (revision `{place.revision}`)",
+        f"the hub has no model {source.repository} (revision `{source.revision}`)",
         where=page,
         hint="correct `source` in the recipe; if the model is private, set HF_TOKEN",
     )
@@ -92,39 +92,39 @@ def _permission_hint(page: str) -> str:
         return f"accept the model's licence at {page} with the account of your HF_TOKEN, and let the token read it"
     return (
         f"accept the model's licence at {page}, then set HF_TOKEN to a token of that account; "
-        "a hub answers the same for a name that does not exist"
+        "hubs also give this answer for names that do not exist"
     )
 
 
-def _unreachable(place: HubSource, reason: str, hint: str | None = None) -> NetworkError:
-    where = http.scrub(place.address)
-    return NetworkError(f"the hub at {where} cannot be reached: {reason}", where=place.source, hint=hint or _OTHER_HUB)
+def _unreachable(source: HubSource, reason: str, hint: str | None = None) -> NetworkError:
+    message = f"the hub at {http.scrub(source.address)} cannot be reached: {reason}"
+    return NetworkError(message, where=source.uri, hint=hint or _OTHER_HUB)
 
 
-def no_hub(place: HubSource, reason: str) -> NetworkError:
-    """Return the error for a server that answers, but not as a hub."""
-    message = f"the server at {place.address} does not answer as a model hub does"
-    hint = f"a proxy's login page, perhaps; else {_OTHER_HUB}"
-    return NetworkError(message, where=place.source, hint=hint, log=reason)
+def not_a_hub(source: HubSource, reason: str) -> NetworkError:
+    """Return the error for a server that is not a hub."""
+    message = f"the server at {source.address} is not a model hub"
+    hint = f"it may be a proxy's login page; otherwise {_OTHER_HUB}"
+    return NetworkError(message, where=source.uri, hint=hint, log=reason)
 
 
 @contextmanager
-def as_requests_does(place: HubSource) -> Iterator[None]:
-    """Turn the failures of the hub's client, whose HTTP library depends on its version, into those of `requests`."""
+def as_requests_does(source: HubSource) -> Iterator[None]:
+    """Turn failures of the hub's client into those of `requests`; its HTTP library depends on its version."""
     try:
         yield
     except HFValidationError as error:
         hint = "write hf://organisation/name@revision"
-        raise ModelError(f"this is no name of a model: {error}", hint=hint) from error
+        raise ModelError(f"not the name of a model: {error}", hint=hint) from error
     except HfHubHTTPError as error:
         raise requests.HTTPError(response=_response(error.response)) from error
     except requests.exceptions.InvalidJSONError as error:
-        raise no_hub(place, str(error)) from error
+        raise not_a_hub(source, str(error)) from error
     except requests.RequestException:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        # The client takes for granted that whatever answers 200 is a hub.
-        raise no_hub(place, str(error)) from error
+        # The client does not check that a server which answers 200 is a hub.
+        raise not_a_hub(source, str(error)) from error
     except _CLIENT_FAILURES as error:
         raise _connection_failure(error) from error
 
@@ -137,8 +137,8 @@ def _connection_failure(error: Exception) -> requests.RequestException:
 
 
 def _response(answer: Any) -> requests.Response:
-    made = requests.Response()
-    made.status_code = answer.status_code
-    made.reason = HTTPStatus(answer.status_code).phrase if answer.status_code in set(HTTPStatus) else ""
-    made.headers.update(dict(answer.headers))
-    return made
+    response = requests.Response()
+    response.status_code = answer.status_code
+    response.reason = HTTPStatus(answer.status_code).phrase if answer.status_code in set(HTTPStatus) else ""
+    response.headers.update(dict(answer.headers))
+    return response

@@ -1,7 +1,7 @@
-"""A model on a hub: its files at one commit, and what the hub's refusals mean.
+"""Models on hubs: the files at one commit, and their download.
 
-Addresses, tokens and answers are the business of `huggingface_hub`. What it cannot do is done by `builder.remote.http`:
-store bytes once, resume within a file, and check them against a lock.
+`huggingface_hub` knows addresses, tokens and answers. `builder.remote.http` downloads, since that library cannot store
+bytes once, resume within a file, and check them against a lock.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from builder.model import patterns
 from builder.model.model_files import HubFile, HubListing, path_flaw, shown
 from builder.remote import http
 from builder.remote.download import receive
-from builder.remote.hub.errors import as_requests_does, hub_errors, no_hub, token_header
+from builder.remote.hub.errors import as_requests_does, hub_errors, not_a_hub, token_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,80 +41,80 @@ _COMMIT = r"[0-9a-f]{40}([0-9a-f]{24})?"
 class HubFetcher:
     """A file of a model on a hub."""
 
-    place: HubSource
+    source: HubSource
     file: HubFile
     session: requests.Session
 
     @property
-    def source(self) -> str:
+    def uri(self) -> str:
         """The model as recipes write it."""
-        return self.place.source
+        return self.source.uri
 
     def fetch(self, content: PartialFile) -> None:
-        """Append what is missing.
+        """Append the missing bytes.
 
         Raises:
             ModelError, NetworkError: the hub refuses or cannot be reached.
         """
         get = partial(self.session.get, self._address, auth=_authorised, stream=True)
-        with hub_errors(self.place):
+        with hub_errors(self.source):
             receive(lambda headers: get(headers=headers), content, http.Retry(sleep=content.progress.token.sleep))
 
     def mismatch(self, content: PartialFile) -> IntegrityError:
         """Return the error for other bytes."""
         return IntegrityError(
-            f"{self.file.path} of {self.source} is not the file that it should be: {content.flaw()}",
+            f"{self.file.path} of {self.uri} does not have its hash or size: {content.flaw()}",
             where=http.scrub(self._address),
             hint="a proxy or mirror may have changed it: run it again, or set HF_ENDPOINT to another hub",
         )
 
     @property
     def _address(self) -> str:
-        place = self.place
-        return str(hf_hub_url(place.repository, self.file.path, revision=place.revision, endpoint=place.address))
+        source = self.source
+        return str(hf_hub_url(source.repository, self.file.path, revision=source.revision, endpoint=source.address))
 
 
 def _authorised(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """As headers alone, a password for the hub's git in ~/.netrc would replace them."""
+    """Set the token as requests' `auth`; otherwise a password for the hub's git in ~/.netrc would replace it."""
     request.headers.update(token_header())
     return request
 
 
-def list_files(place: HubSource, config: Config, retry: http.Retry) -> HubListing:
-    """Return the files of a model and the commit that its revision stands for now.
+def list_files(source: HubSource, config: Config, retry: http.Retry) -> HubListing:
+    """Return the files of a model and the present commit of its revision.
 
     Raises:
         ModelError: the hub has no such model or revision, or refuses it.
-        NetworkError: the hub cannot be reached or does not answer as a hub.
+        NetworkError: the hub cannot be reached, or the server is not a hub.
     """
-    require_online(place)
-    api = HfApi(endpoint=place.address, library_name="jbuild")
+    require_online(source)
+    api = HfApi(endpoint=source.address, library_name="jbuild")
 
     def ask() -> ModelInfo:
-        # The client's own error for an address that is none is not among its HTTP errors.
-        requests.Request("GET", place.address).prepare()
-        with _certificates(config), as_requests_does(place):
+        # The client's error for an invalid address is not one of its HTTP errors.
+        requests.Request("GET", source.address).prepare()
+        with _certificates(config), as_requests_does(source):
             return api.model_info(
-                place.repository, revision=place.revision, files_metadata=True, timeout=_LISTING_TIMEOUT_S
+                source.repository, revision=source.revision, files_metadata=True, timeout=_LISTING_TIMEOUT_S
             )
 
-    with hub_errors(place):
+    with hub_errors(source):
         info = retry.run(ask)
     try:
         return _listing(info)
     except (TypeError, ValueError, AttributeError) as error:
-        raise no_hub(place, str(error)) from error
+        raise not_a_hub(source, str(error)) from error
 
 
-def require_online(place: HubSource) -> None:
+def require_online(source: HubSource) -> None:
     """Respect HF_HUB_OFFLINE.
 
     Raises:
-        NetworkError: the user wants no connections to hubs.
+        NetworkError: HF_HUB_OFFLINE is set.
     """
     if constants.HF_HUB_OFFLINE:
         hint = "unset HF_HUB_OFFLINE, or map the model to a folder with [[model-mirrors]] in jbuild.toml"
-        raise NetworkError("HF_HUB_OFFLINE is set, and the model is not here yet", where=place.source, hint=hint)
+        raise NetworkError("HF_HUB_OFFLINE is set, and the model is not cached", where=source.uri, hint=hint)
 
 
 def _listing(info: ModelInfo) -> HubListing:
@@ -123,9 +123,8 @@ def _listing(info: ModelInfo) -> HubListing:
         raise ValueError(f"no commit: {commit!r}")
     files = tuple(_file(sibling) for sibling in info.siblings or ())
     tags = (tag.removeprefix("license:") for tag in info.tags or () if tag.startswith("license:"))
-    licence = next(iter(tags), None)
-    known = licence and re.fullmatch(patterns.LICENCE, licence)
-    return HubListing(commit=commit, licence=licence if known else None, files=files)
+    licence = next(iter(tags), "")
+    return HubListing(commit=commit, licence=licence if re.fullmatch(patterns.LICENCE, licence) else None, files=files)
 
 
 def _file(sibling: Any) -> HubFile:
@@ -143,7 +142,7 @@ def _file(sibling: Any) -> HubFile:
 
 @contextmanager
 def _certificates(config: Config) -> Iterator[None]:
-    """The hub's client has no setting for certificates; both of its HTTP libraries take them from the environment."""
+    """Set the certificates in the environment, where both HTTP libraries of the hub's client look for them."""
     bundle = build_ca_bundle(config)
     names = [name for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE") if bundle and name not in os.environ]
     os.environ.update(dict.fromkeys(names, str(bundle)))
