@@ -17,7 +17,7 @@ from builder.image.build.system_pins import script_of
 from builder.image.oci.assemble import assemble, own_layers
 from builder.image.oci.layout import is_whole, mark_image_used
 from builder.image.oci.pack import how
-from builder.image.render.model_layer import kept_files
+from builder.image.render.model_layer import stored_files
 from builder.model.images import Image
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def build_image(
         return build(job, request, engine, session)
     system = None if again or fresh else _found(lock, plan.system, session)
     system = system or _made(job, lock, plan.system, request, engine, session)
-    elsewhere = kept_files(lock.models, session.workspace.models)
+    elsewhere = stored_files(lock.models, session.workspace.models)
     image = assemble(plan, folder.layers, system, job.cell.id, session, elsewhere)
     mark_image_used(session.workspace.images, image)
     return image
