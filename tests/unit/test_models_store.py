@@ -249,7 +249,7 @@ def test_a_full_disk_while_baking(folder: Path, models: Path, tmp_path: Path, mo
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(baking, "_lay", full)
+    monkeypatch.setattr(baking, "_link", full)
     with pytest.raises(DiskError):
         bake(locked, models, tmp_path / "layer", WHEN)
 
