@@ -11,8 +11,7 @@ from builder.host.index_rows import DEFAULT
 from builder.host.toml.documents import suggest
 from builder.jetson.indexes import with_own
 from builder.model.locks import LOCK_FORMAT
-from builder.remote.index.listing import Index, IndexPin, IndexPins
-from builder.remote.index.mirrors import addresses
+from builder.remote.index.listing import Index, IndexPin, IndexPins, addresses
 
 if TYPE_CHECKING:
     from builder.host.config import Config

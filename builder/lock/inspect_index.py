@@ -18,9 +18,8 @@ from builder.host.process import run
 from builder.lock.compatibility import judge
 from builder.lock.solve import uv, uv_environment
 from builder.remote.index.index_client import IndexUnreachableError
-from builder.remote.index.listing import Address, Index
+from builder.remote.index.listing import Address, Index, own_indexes
 from builder.remote.index.logins import without_login
-from builder.remote.index.mirrors import own_indexes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -18,14 +18,14 @@ from builder.model.verdicts import Verdict
 from builder.publish import statements
 from builder.publish.sbom import MEDIA_TYPE, sbom
 from builder.publish.signing import signer as signer_of
-from builder.remote.registry.blobs import BytesBlob
 from builder.remote.registry.referrers import Referrer
 from builder.remote.registry.registry_client import OCI_MANIFEST
+from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:
     from builder.pipeline.cell import CellRun
     from builder.publish.signing import Signer
-    from builder.remote.registry.blobs import BlobSource
+    from builder.remote.registry.upload import BlobSource
 
 ENVELOPE = "application/vnd.dsse.envelope.v1+json"
 PREDICATE_TYPE = "in-toto.io/predicate-type"

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from builder.errors import IntegrityError, RegistryError
 from builder.image.oci import layout as oci
 from builder.model.descriptors import Descriptor
-from builder.remote.registry.blobs import RemoteBlob
-from builder.remote.registry.registry_client import INDEXES
+from builder.remote.registry.registry_client import INDEXES, RemoteBlob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
     from builder.errors import JbuildError
     from builder.model.images import Image
     from builder.model.recipes import Pairs
-    from builder.remote.registry.blobs import BlobSource, Readable
     from builder.remote.registry.reference import Reference
     from builder.remote.registry.registry_client import RegistryClient
+    from builder.remote.registry.upload import BlobSource, Readable
 
 _BASE_NAME = "org.opencontainers.image.base.name"
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from builder.host.console import Console, Task
     from builder.model.recipes import TagRule
     from builder.publish.image_source import ImageSource
-    from builder.remote.registry.blobs import BlobSource
     from builder.remote.registry.reference import Reference
     from builder.remote.registry.registry_client import RegistryClient
+    from builder.remote.registry.upload import BlobSource
 
 _T = TypeVar("_T")
 # One connection seldom fills a line, and more than a few make registries slow.

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _BLOCK = 1 << 20
+_BODY_BLOCK = 1 << 16
 _CONNECTIONS = 32
 _TOO_MANY_REQUESTS = 429
 _SERVER_FAULT = 500
@@ -168,6 +169,25 @@ class Retry:
         return max(retry_after, min(backoff, self.longest_wait_s))
 
 
+def read_body(response: requests.Response, longest: int, within_s: float = math.inf) -> bytes | None:
+    """Return a body, or None if it has more than `longest` bytes.
+
+    Raises:
+        requests.exceptions.ReadTimeout: it took longer than `within_s` seconds.
+    """
+    size = response.headers.get("Content-Length", "")
+    if size.isdecimal() and int(size) > longest:
+        return None
+    content, start_s = bytearray(), time.monotonic()
+    for block in response.iter_content(_BODY_BLOCK):
+        content += block
+        if len(content) > longest:
+            return None
+        if time.monotonic() - start_s > within_s:
+            raise exceptions.ReadTimeout(response=response)
+    return bytes(content)
+
+
 def is_transient(error: requests.RequestException) -> bool:
     """Return whether the same request may succeed a little later."""
     if isinstance(error, exceptions.HTTPError) and error.response is not None:
@@ -235,10 +255,13 @@ def is_untrusted(error: requests.RequestException) -> bool:
     return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes(error))
 
 
-def network_error(error: requests.RequestException, url: str) -> NetworkError:
-    """Turn a failed request into an error with its address and a hint."""
-    hint = "check the address and the network (HTTPS_PROXY, NO_PROXY), then run it again"
-    return NetworkError(reason(error), where=scrub(url), hint=CA_HINT if is_untrusted(error) else hint)
+def network_error(
+    error: requests.RequestException, url: str, failure: str = "", hint: str | None = None
+) -> NetworkError:
+    """Turn a failed request into an error with its address and a hint; `failure` begins the message."""
+    message = f"{failure}: {reason(error)}" if failure else reason(error)
+    other = "check the address and the network (HTTPS_PROXY, NO_PROXY), then run it again"
+    return NetworkError(message, where=scrub(url), hint=hint or (CA_HINT if is_untrusted(error) else other))
 
 
 def scrub(text: str) -> str:

@@ -15,8 +15,8 @@ from builder.host.concurrency import map_with_progress
 from builder.host.paths import wheel_file
 from builder.remote import http
 from builder.remote.download import Expected, download, download_once, local_path, receive
+from builder.remote.index.listing import addresses
 from builder.remote.index.logins import Logins
-from builder.remote.index.mirrors import addresses
 from builder.remote.index.remote_wheel import FLAWS, metadata_of, with_archive
 
 if TYPE_CHECKING:
@@ -115,14 +115,10 @@ class _WheelFetcher:
             retry = http.Retry(sleep=content.progress.token.sleep)
             receive(lambda headers: self.get(self.url, headers=headers), content, retry)
         except requests.RequestException as error:
-            raise self._unavailable(error) from error
-
-    def _unavailable(self, error: requests.RequestException) -> NetworkError:
-        failure = http.network_error(error, self.url)
-        message = f"{self.wheel.filename} cannot be downloaded: {failure.message}"
-        missing = error.response is not None and error.response.status_code in _MISSING
-        hint = "the index no longer has this file: run `jbuild lock` again, or put it into the wheelhouse"
-        return NetworkError(message, where=failure.where, hint=hint if missing else failure.hint)
+            missing = error.response is not None and error.response.status_code in _MISSING
+            hint = "the index no longer has this file: run `jbuild lock` again, or put it into the wheelhouse"
+            failure = f"{self.wheel.filename} cannot be downloaded"
+            raise http.network_error(error, self.url, failure, hint if missing else None) from error
 
     def mismatch(self, content: PartialFile) -> IntegrityError:
         return IntegrityError(

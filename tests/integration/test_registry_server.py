@@ -24,9 +24,9 @@ from builder.errors import IntegrityError, RecipeError, RegistryError
 from builder.host.config import Config, RegistryMirror
 from builder.remote.http import CA_HINT, Patience, Retry
 from builder.remote.registry.base_lookup import resolve_digest
-from builder.remote.registry.blobs import BytesBlob
 from builder.remote.registry.errors import ImageMissingError, RegistryUnreachableError
 from builder.remote.registry.registry_client import OCI_INDEX, RegistryClient, connect
+from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:
     from pathlib import Path

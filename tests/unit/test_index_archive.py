@@ -18,13 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_index import Answer, TinyIndex, tiny_index
 
-from builder.remote.http import Retry
+from builder.remote.http import Retry, read_body
 from builder.remote.index import remote_wheel
 from builder.remote.index.remote_wheel import (
     FLAWS,
     NoRangesError,
     RemoteFile,
-    body,
     check_metadata,
     metadata_of,
     with_archive,
@@ -173,9 +172,9 @@ def test_bodies_are_read_up_to_a_length(server: TinyIndex) -> None:
     server.faults[PATH] = [Answer(content=b"x" * 100)] * 2
     url = f"http://{server.host}{PATH}"
     with requests.get(url, stream=True, timeout=5) as answer:
-        assert body(answer, 100) == b"x" * 100
+        assert read_body(answer, 100) == b"x" * 100
     with requests.get(url, stream=True, timeout=5) as answer:
-        assert body(answer, 99) is None
+        assert read_body(answer, 99) is None
 
 
 def packed(*members: tuple[str, bytes]) -> io.BytesIO:

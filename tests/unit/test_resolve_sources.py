@@ -17,8 +17,7 @@ from builder.jetson.distributions import platforms
 from builder.jetson.indexes import families, indexes, with_own
 from builder.jetson.platform import platform_for
 from builder.lock.index_sources import ties_of
-from builder.remote.index.listing import Address
-from builder.remote.index.mirrors import addresses
+from builder.remote.index.listing import Address, addresses
 
 if TYPE_CHECKING:
     from pathlib import Path

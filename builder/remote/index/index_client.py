@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 _LONGEST_PAGE = 64 << 20
 """Bytes; the longest page of the public index has a few million."""
 _SLOWEST_PAGE_S = 60.0
-_BLOCK = 1 << 16
 _MISSING = (404, 410)
 _FRESH_S = 600.0
 """How long a page is cached: the public index's own `max-age`."""
@@ -139,7 +138,9 @@ class IndexClient:
             if answer.status_code in _MISSING:
                 return None
             answer.raise_for_status()
-            content = _read(answer)
+            content = http.read_body(answer, _LONGEST_PAGE, _SLOWEST_PAGE_S)
+            if content is None:
+                raise _UnusableError(f"its page is longer than {_LONGEST_PAGE >> 20} MiB")
             try:
                 files = parse(content, answer.headers.get("Content-Type", ""), answer.url)
             except ValueError as error:
@@ -152,22 +153,6 @@ class IndexClient:
 def client_of(config: Config, states: Path) -> IndexClient:
     """Return the client that all cells of a run share."""
     return IndexClient(config=config, states=states)
-
-
-def _read(answer: requests.Response) -> bytes:
-    """Return the body of an answer, with limits on its size and duration."""
-    content, start_s = bytearray(), time.monotonic()
-    size = answer.headers.get("Content-Length", "")
-    if not size.isdecimal() or int(size) <= _LONGEST_PAGE:
-        for block in answer.iter_content(_BLOCK):
-            content += block
-            if len(content) > _LONGEST_PAGE:
-                break
-            if time.monotonic() - start_s > _SLOWEST_PAGE_S:
-                raise requests.exceptions.ReadTimeout(response=answer)
-        else:
-            return bytes(content)
-    raise _UnusableError(f"its page is longer than {_LONGEST_PAGE >> 20} MiB")
 
 
 def _unreachable(

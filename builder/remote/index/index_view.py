@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from builder.errors import IntegrityError, JbuildError, NetworkError
+from builder.errors import IntegrityError, JbuildError
 from builder.host.concurrency import Progress
 from builder.host.files import write_bytes
 from builder.remote import http
@@ -21,7 +21,6 @@ from builder.remote.index.remote_wheel import (
     LONGEST_METADATA,
     NoRangesError,
     RemoteFile,
-    body,
     check_metadata,
     metadata_of,
     with_archive,
@@ -193,9 +192,7 @@ def read_wheel(
         with local.open("rb") as wheel:
             return with_archive(wheel, read)
     except requests.RequestException as error:
-        failure = http.network_error(error, file.url)
-        message = f"{file.filename} cannot be read: {failure.message}"
-        raise NetworkError(message, where=failure.where, hint=failure.hint) from error
+        raise http.network_error(error, file.url, f"{file.filename} cannot be read") from error
     except FLAWS as error:
         raise _unfit(index, file, f"it is not a valid wheel: {error}") from error
 
@@ -208,7 +205,7 @@ def _beside(file: IndexFile, client: IndexClient) -> bytes | None:
     try:
         with client.get(url._replace(path=f"{url.path}.metadata").geturl()) as answer:
             answer.raise_for_status()
-            content = body(answer, LONGEST_METADATA)
+            content = http.read_body(answer, LONGEST_METADATA)
     except requests.RequestException:
         return None
     return content if content and file.metadata in ("", hashlib.sha256(content).hexdigest()) else None

@@ -1,11 +1,22 @@
-"""Records of package indexes, of the files on their pages, and of the packages that are pinned to them."""
+"""Package indexes: their addresses after mirror rules, the files on their pages, and the packages pinned to them."""
 
 from __future__ import annotations
 
 import fnmatch
+import os
+import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from builder.host.index_rows import DEFAULT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from builder.host.config import IndexMirror
+
+_NAMED_URL = re.compile(r"(?:([A-Za-z0-9._-]+)=)?(https?://\S+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,3 +102,37 @@ class IndexPins:
 
     def __bool__(self) -> bool:
         return any(pin.index != DEFAULT for pin in self.pins)
+
+
+def own_indexes() -> tuple[Index, ...]:
+    """Return the indexes in uv's variables that uv tries before its default one, in its order.
+
+    Folders are left out, since they have no pages. An index without a name gets its server's.
+    """
+    return tuple(
+        Index(name=name or urlsplit(url).netloc.rpartition("@")[2], addresses=(Address(url=url),))
+        for name, url in named_urls("UV_INDEX", "UV_EXTRA_INDEX_URL")
+    )
+
+
+def named_urls(*variables: str) -> Iterator[tuple[str | None, str]]:
+    """Yield the names and addresses in uv's variables; names may be missing."""
+    for word in " ".join(os.environ.get(name, "") for name in variables).split():
+        if match := _NAMED_URL.fullmatch(word):
+            yield match[1], match[2]
+
+
+def addresses(url: str, mirrors: tuple[IndexMirror, ...]) -> tuple[Address, ...]:
+    """Return an index's addresses in order: its own or the longest rule's, then the fallbacks.
+
+    Rules of one prefix apply in the order of the files.
+    """
+    # A prefix is one of whole path components.
+    rules = [rule for rule in mirrors if f"{url}/".startswith(f"{rule.prefix.rstrip('/')}/")]
+    instead = sorted((rule for rule in rules if not rule.fallback), key=lambda rule: -len(rule.prefix))
+    first = _mirrored(url, instead[0]) if instead else Address(url=url)
+    return (first, *(_mirrored(url, rule) for rule in rules if rule.fallback))
+
+
+def _mirrored(url: str, rule: IndexMirror) -> Address:
+    return Address(url=rule.mirror.rstrip("/") + url[len(rule.prefix.rstrip("/")) :], stand_in=rule.stand_in)

@@ -13,7 +13,7 @@ from builder.errors import JbuildError
 from builder.host import process
 from builder.host.index_rows import DEFAULT
 from builder.jetson.indexes import with_own
-from builder.remote.index.mirrors import NAMED_URL, addresses
+from builder.remote.index.listing import addresses, named_urls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,9 +115,8 @@ def _index_addresses(config: Config) -> Iterator[_IndexAddress]:
     for row in with_own(config.indexes):
         yield from (_index_address(address.url, row.name) for address in addresses(row.url, config.index_mirrors))
     yield from (_index_address(rule.mirror, None) for rule in config.index_mirrors if rule.prefix == DEFAULT)
-    for word in " ".join(os.environ.get(name, "") for name in _UV_VARIABLES).split():
-        if match := NAMED_URL.fullmatch(word):
-            yield _index_address(match["url"], match["name"])
+    for name, url in named_urls(*_UV_VARIABLES):
+        yield _index_address(url, name)
 
 
 def _index_address(url: str, name: str | None) -> _IndexAddress:

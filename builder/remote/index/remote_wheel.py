@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from builder.remote.http import Retry
+from builder.remote.http import Retry, read_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,21 +112,11 @@ class RemoteFile(io.RawIOBase):
             content_range = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
             if answer.status_code != _PARTIAL_CONTENT or not content_range:
                 raise NoRangesError
-            content = body(answer, most)
+            content = read_body(answer, most)
         first, last, size = (int(number) for number in content_range.groups())
         if content is None or len(content) != last - first + 1:
             raise NoRangesError
         return content, first, size
-
-
-def body(answer: requests.Response, most: int) -> bytes | None:
-    """Return the body of an answer, or None if it is longer than `most` bytes."""
-    content = bytearray()
-    for block in answer.iter_content(_BLOCK):
-        content += block
-        if len(content) > most:
-            return None
-    return bytes(content)
 
 
 def metadata_of(archive: zipfile.ZipFile) -> bytes:

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -55,8 +56,7 @@ class Authority:
     def __init__(self, host: str, base: str, session: requests.Session, credentials: CredentialSource) -> None:
         """Take the registry; `credentials` is called once, when the registry first requires a log-in."""
         self._host, self._base, self._session = host, base, session
-        self._source = credentials
-        self._cached: tuple[Credentials | None] | None = None
+        self._credentials = cache(credentials)
         self._tokens: dict[tuple[str, ...], _Token] = {}
         self._basic: str | None = None
         self._mutex = threading.Lock()
@@ -76,7 +76,7 @@ class Authority:
         with self._mutex:
             if self.header(scopes) != used:
                 return True  # another thread was faster
-            offers = {c.scheme: c for c in parse_challenges(refused.headers.get("WWW-Authenticate", ""))}
+            offers = dict(parse_challenges(refused.headers.get("WWW-Authenticate", "")))
             credentials = self._credentials()
             if "bearer" in offers:
                 self._tokens[scopes] = self._token(offers["bearer"], scopes, credentials)
@@ -86,13 +86,8 @@ class Authority:
                 return True
             return False
 
-    def _credentials(self) -> Credentials | None:
-        if self._cached is None:
-            self._cached = (self._source(),)
-        return self._cached[0]
-
-    def _token(self, offer: Challenge, scopes: tuple[str, ...], credentials: Credentials | None) -> _Token:
-        realm = offer.get("realm") or ""
+    def _token(self, offer: dict[str, str], scopes: tuple[str, ...], credentials: Credentials | None) -> _Token:
+        realm, service = offer.get("realm", ""), offer.get("service", "")
         self._check_realm(realm)
         started = time.monotonic()
         if credentials and credentials.identity_token:
@@ -100,12 +95,12 @@ class Authority:
                 "grant_type": "refresh_token",
                 "refresh_token": credentials.identity_token,
                 "client_id": _CLIENT,
-                "service": offer.get("service") or "",
+                "service": service,
                 "scope": " ".join(scopes),
             }
             response = self._session.post(realm, data=form, auth=Authorization(None))
         else:
-            fields = [("service", offer.get("service") or ""), *(("scope", scope) for scope in scopes)]
+            fields = [("service", service), *(("scope", scope) for scope in scopes)]
             basic = credentials.basic if credentials and credentials.user else None
             response = self._session.get(realm, params=fields, auth=Authorization(basic))
         response.raise_for_status()
@@ -135,21 +130,12 @@ class Authority:
         return _Token(header=f"Bearer {token}", until=started + max(life - _MARGIN_S, life / 2))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Challenge:
-    """A log-in scheme that a server offers (RFC 9110, section 11.6.1); names are in lower case."""
+def parse_challenges(header: str) -> list[tuple[str, dict[str, str]]]:
+    """Return the log-in schemes of a `WWW-Authenticate` header with their parameters (RFC 9110, section 11.6.1).
 
-    scheme: str
-    parameters: tuple[tuple[str, str], ...] = ()
-
-    def get(self, name: str) -> str | None:
-        """Return a parameter's value, or None."""
-        return dict(self.parameters).get(name)
-
-
-def parse_challenges(header: str) -> tuple[Challenge, ...]:
-    """Return the challenges of a `WWW-Authenticate` header in order, up to the first that cannot be read."""
-    challenges: list[tuple[str, list[tuple[str, str]]]] = []
+    They are in order, up to the first that cannot be read; names are in lower case.
+    """
+    challenges: list[tuple[str, dict[str, str]]] = []
     position = 0
     while True:
         position = _end_of(_GAP.match(header, position), position)
@@ -157,11 +143,11 @@ def parse_challenges(header: str) -> tuple[Challenge, ...]:
         scheme = _SCHEME.match(header, position)
         if parameter and challenges:
             value = parameter[3] if parameter[2] is None else re.sub(r"\\(.)", r"\1", parameter[2])
-            challenges[-1][1].append((parameter[1].lower(), value))
+            challenges[-1][1][parameter[1].lower()] = value
         elif scheme and not parameter:
-            challenges.append((scheme[1].lower(), []))
+            challenges.append((scheme[1].lower(), {}))
         else:
-            return tuple(Challenge(scheme=name, parameters=tuple(pairs)) for name, pairs in challenges)
+            return challenges
         position = _end_of(parameter or scheme, position)
 
 

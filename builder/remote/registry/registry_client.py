@@ -6,10 +6,11 @@ import hashlib
 import json
 import re
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urljoin
 
 import requests
 
@@ -19,14 +20,16 @@ from builder.remote import http
 from builder.remote.download import BLOCK, PartialBlob, receive
 from builder.remote.registry.credentials import find
 from builder.remote.registry.transport import Transport, scopes_for
-from builder.remote.registry.upload import WITHIN_S, Upload
+from builder.remote.registry.upload import Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
+    from contextlib import AbstractContextManager
 
+    from builder.errors import JbuildError
     from builder.host.config import Config
-    from builder.remote.registry.blobs import BlobSource, Readable
     from builder.remote.registry.credentials import CredentialSource
+    from builder.remote.registry.upload import BlobSource, Readable
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -52,24 +55,22 @@ class RegistryClient:
         *,
         insecure: Collection[str] = (),
         retry: http.Retry | None = None,
-        upload_within_s: tuple[float, float] = WITHIN_S,
     ) -> None:
         """Take the registry's host; `credentials` is called when the registry requires a log-in."""
         self.host = host
         self._transport = Transport(host, session, credentials, insecure=insecure, retry=retry)
-        self._upload_within_s = upload_within_s
+
+    def _call(
+        self, method: str, repository: str, path: str, doing: str, *, right: str = "pull", **options: Any
+    ) -> requests.Response:
+        """Send a request for a path below a repository, or for an address from the registry."""
+        address = urljoin(f"/v2/{repository}/", path)
+        return self._transport.call(method, address, repository=repository, right=right, doing=doing, **options)
 
     def head_manifest(self, repository: str, reference: str) -> Descriptor | None:
         """Return the descriptor of a tag or digest, or None if the registry lacks it."""
-        response = self._transport.call(
-            "HEAD",
-            _manifest(repository, reference),
-            repository=repository,
-            right="pull",
-            doing=f"cannot ask for {_short(reference)}",
-            headers=_ACCEPT,
-            absent_ok=True,
-        )
+        path, doing = f"manifests/{reference}", f"cannot ask for {_short(reference)}"
+        response = self._call("HEAD", repository, path, doing, headers=_ACCEPT, absent_ok=True)
         if response.status_code == HTTPStatus.NOT_FOUND:
             return None
         digest, size = response.headers.get("Docker-Content-Digest"), response.headers.get("Content-Length")
@@ -83,14 +84,8 @@ class RegistryClient:
         Raises:
             RegistryError: also if the bytes do not have the digest.
         """
-        response = self._transport.call(
-            "GET",
-            _manifest(repository, reference),
-            repository=repository,
-            right="pull",
-            doing=f"cannot read the manifest of {_short(reference)}",
-            headers=_ACCEPT,
-        )
+        doing = f"cannot read the manifest of {_short(reference)}"
+        response = self._call("GET", repository, f"manifests/{reference}", doing, headers=_ACCEPT)
         content = response.content
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         promised = response.headers.get("Docker-Content-Digest") or digest
@@ -105,15 +100,8 @@ class RegistryClient:
 
     def put_manifest(self, repository: str, reference: str, content: bytes, media_type: str) -> bool:
         """Store a manifest under a tag or its digest; return whether the registry has the referrers API."""
-        response = self._transport.call(
-            "PUT",
-            _manifest(repository, reference),
-            repository=repository,
-            right="push",
-            doing=f"cannot put {_short(reference)}",
-            headers={"Content-Type": media_type},
-            body=lambda: content,
-        )
+        path, doing, headers = f"manifests/{reference}", f"cannot put {_short(reference)}", {"Content-Type": media_type}
+        response = self._call("PUT", repository, path, doing, right="push", headers=headers, body=lambda: content)
         return "OCI-Subject" in response.headers
 
     def tags(self, repository: str) -> tuple[str, ...]:
@@ -127,11 +115,9 @@ class RegistryClient:
 
     def _pages(self, repository: str, path: str) -> Iterator[dict[str, Any]]:
         """Yield the pages of a list, which `Link` headers connect (RFC 5988)."""
-        address: str | None = f"/v2/{repository}/{path}"
+        address = path
         while address:
-            response = self._transport.call(
-                "GET", address, repository=repository, right="pull", doing=f"cannot list {path}", absent_ok=True
-            )
+            response = self._call("GET", repository, address, f"cannot list {path}", absent_ok=True)
             if response.status_code == HTTPStatus.NOT_FOUND:
                 return
             try:
@@ -143,18 +129,12 @@ class RegistryClient:
                 ) from error
             yield page
             following = re.search(r'<([^>]+)>\s*;\s*rel="?next"?', response.headers.get("Link", ""))
-            address = following[1] if following else None
+            address = following[1] if following else ""
 
     def has_blob(self, repository: str, digest: str, *, right: str = "pull") -> bool:
         """Return whether the repository has a blob. With the right to `push` the token serves for later uploads."""
-        response = self._transport.call(
-            "HEAD",
-            f"/v2/{repository}/blobs/{digest}",
-            repository=repository,
-            right=right,
-            doing=f"cannot ask for blob {_short(digest)}",
-            absent_ok=True,
-        )
+        doing = f"cannot ask for blob {_short(digest)}"
+        response = self._call("HEAD", repository, f"blobs/{digest}", doing, right=right, absent_ok=True)
         return response.status_code != HTTPStatus.NOT_FOUND
 
     def mount_blob(self, repository: str, digest: str, from_repository: str) -> bool:
@@ -176,14 +156,7 @@ class RegistryClient:
 
     def try_upload(self, repository: str) -> None:
         """Begin an upload and cancel it, which needs the right to push."""
-        response = self._transport.call(
-            "POST",
-            f"/v2/{repository}/blobs/uploads/",
-            repository=repository,
-            right="push",
-            doing="cannot begin an upload",
-            body=bytes,
-        )
+        response = self._call("POST", repository, "blobs/uploads/", "cannot begin an upload", right="push", body=bytes)
         with suppress(requests.RequestException):
             # Registries purge abandoned uploads after some days anyway.
             location = response.headers.get("Location", "")
@@ -197,21 +170,14 @@ class RegistryClient:
         Raises:
             IntegrityError: the source's bytes do not have its digest.
         """
-        Upload(self._transport, repository, source, on_bytes=on_bytes, within_s=self._upload_within_s).run()
+        Upload(self._transport, repository, source, on_bytes).run()
 
     @contextmanager
     def open_blob(self, repository: str, digest: str, offset: int = 0) -> Iterator[Readable]:
         """Open a blob's bytes from an offset on, unchecked; reads raise urllib3's errors if the connection is cut."""
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={offset}-"} if offset else {})}
-        response = self._transport.call(
-            "GET",
-            f"/v2/{repository}/blobs/{digest}",
-            repository=repository,
-            right="pull",
-            doing=f"cannot read blob {_short(digest)}",
-            headers=headers,
-            stream=True,
-        )
+        doing = f"cannot read blob {_short(digest)}"
+        response = self._call("GET", repository, f"blobs/{digest}", doing, headers=headers, stream=True)
         with response:
             left = 0 if response.status_code == HTTPStatus.PARTIAL_CONTENT else offset
             while left and (block := response.raw.read(min(left, BLOCK))):
@@ -263,6 +229,28 @@ class RegistryClient:
             receive(lambda headers: request(headers=headers), blob, self._transport.retry)
 
 
+@dataclass(frozen=True, slots=True)
+class RemoteBlob:
+    """A blob that is streamed from a registry."""
+
+    client: RegistryClient
+    repository: str
+    digest: str
+    size: int
+
+    def open(self, offset: int) -> AbstractContextManager[Readable]:
+        """Request the bytes from an offset on."""
+        return self.client.open_blob(self.repository, self.digest, offset)
+
+    def find_corruption(self) -> JbuildError | None:
+        """Read the blob again and compare it with its digest."""
+        try:
+            self.client.get_blob(self.repository, self.digest, lambda _: None)
+        except IntegrityError as error:
+            return error
+        return None
+
+
 def connect(
     host: str,
     config: Config,
@@ -280,10 +268,6 @@ def connect(
         insecure=config.insecure_registries,
         retry=retry,
     )
-
-
-def _manifest(repository: str, reference: str) -> str:
-    return f"/v2/{repository}/manifests/{reference}"
 
 
 def _media_type(response: requests.Response) -> str:

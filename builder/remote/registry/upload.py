@@ -1,11 +1,14 @@
-"""Upload of one blob to a registry: a streamed PUT, resumed at the offset that the registry reports."""
+"""Blobs that are sent to a registry, and their upload: a streamed PUT, resumed at the offset that it reports."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlencode
 
 import requests
@@ -15,34 +18,79 @@ from builder.remote.registry.transport import scopes_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
-    from builder.remote.registry.blobs import BlobSource, Readable
+    from builder.errors import JbuildError
     from builder.remote.registry.transport import Transport
 
 _BLOCK = 1 << 20
 # Limits in seconds for a write, and for the registry to hash and store the blob.
-WITHIN_S = (60.0, 600.0)
+_WITHIN_S = (60.0, 600.0)
 _CANCEL_WITHIN_S = (3.0, 3.0)
 _CANNOT_RESUME = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+
+
+class Readable(Protocol):
+    """A stream of bytes; an empty read is its end."""
+
+    def read(self, size: int = ..., /) -> bytes:
+        """Return the next bytes."""
+
+
+class BlobSource(Protocol):
+    """A blob that can be read from any offset; `size` is in bytes."""
+
+    @property
+    def digest(self) -> str:
+        """The digest of the bytes."""
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+
+    def open(self, offset: int) -> AbstractContextManager[Readable]:
+        """Open the bytes from an offset on."""
+
+    def find_corruption(self) -> JbuildError | None:
+        """Return an error if the bytes, which a registry has refused, do not have the digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class BytesBlob:
+    """A small blob in memory."""
+
+    content: bytes
+
+    @property
+    def digest(self) -> str:
+        """The content's digest."""
+        return f"sha256:{hashlib.sha256(self.content).hexdigest()}"
+
+    @property
+    def size(self) -> int:
+        """The content's length."""
+        return len(self.content)
+
+    @contextmanager
+    def open(self, offset: int) -> Iterator[Readable]:
+        """Open the content from an offset on."""
+        yield io.BytesIO(self.content[offset:])
+
+    def find_corruption(self) -> JbuildError | None:
+        """Return None: the digest is computed from these bytes."""
+        return None
 
 
 class Upload:
     """Sends a blob. `on_bytes` receives the bytes sent since its last call; negative when some must be sent again."""
 
     def __init__(
-        self,
-        transport: Transport,
-        repository: str,
-        source: BlobSource,
-        *,
-        on_bytes: Callable[[int], object],
-        within_s: tuple[float, float] = WITHIN_S,
+        self, transport: Transport, repository: str, source: BlobSource, on_bytes: Callable[[int], object]
     ) -> None:
         """Take the blob and its destination."""
         self._transport, self._repository = transport, repository
         self._source, self._digest = source, source.digest
-        self._on_bytes, self._within_s = on_bytes, within_s
-        self._size = source.size
+        self._on_bytes, self._size = on_bytes, source.size
         self._scopes = scopes_for(repository, "push")
         self._location: str | None = None
         self._reported = self._furthest = 0
@@ -131,7 +179,7 @@ class Upload:
                 scopes=self._scopes,
                 headers=headers,
                 body=lambda: self._body(opened, offset),
-                timeout=self._within_s,
+                timeout=_WITHIN_S,
             )
 
     def _body(self, opened: ExitStack, offset: int) -> Body | bytes:
