@@ -149,7 +149,7 @@ def test_refused_without_a_token(hub: HubStandIn, models: Path, status: int) -> 
     assert caught.value.where == page
     assert caught.value.hint == (
         f"accept the model's licence at {page}, then set HF_TOKEN to a token of that account; "
-        "a hub answers the same for a name that does not exist"
+        "hubs also give this answer for names that do not exist"
     )
     assert len(hub.asked) == 1, "never tried again"
 
