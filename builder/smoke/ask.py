@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder.recipe import guided_schema
-from builder.remote.openai import SHOWN
+from builder.remote.openai import EXCERPT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,16 +60,16 @@ def unmet(question: Question, reply: Reply) -> str | None:
 
 def _misses(question: Question, reply: Reply) -> Iterator[str]:
     text, tokens = reply.answer.text, [token.text for token in reply.tokens]
-    got = f"got: {text[:SHOWN]!r}"
+    got = f"got: {text[:EXCERPT]!r}"
     if question.expect is not None and not re.search(question.expect, text):
         yield f"expected: {question.expect}; {got}"
     if question.text is not None and text != question.text:
-        yield f"expected to the letter: {question.text[:SHOWN]!r}; {got}"
+        yield f"expected to the letter: {question.text[:EXCERPT]!r}; {got}"
     first, wanted = tokens[: len(question.tokens)], list(question.tokens)
     if first != wanted:
         yield f"expected the tokens {wanted}; got: {first}"
     if reply.answer.tokens < question.min_tokens:
-        yield f"expected at least {question.min_tokens} tokens; got {reply.answer.tokens}: {text[:SHOWN]!r}"
+        yield f"expected at least {question.min_tokens} tokens; got {reply.answer.tokens}: {text[:EXCERPT]!r}"
     if question.schema and (problem := guided_schema.unmet(text, question.schema)):
         yield f"expected JSON of the schema, but {problem}; {got}"
     if reply.answer.tokens >= _STREAMED and reply.pieces == 1:
@@ -78,8 +78,8 @@ def _misses(question: Question, reply: Reply) -> Iterator[str]:
 
 def _check_whole(whole: Reply, streamed: Reply) -> None:
     if whole.answer.text != streamed.answer.text:
-        message = f"expected the same text without streaming: {streamed.answer.text[:SHOWN]!r}"
-        raise WrongAnswerError(f"{message}; got: {whole.answer.text[:SHOWN]!r}", whole.answer)
+        message = f"expected the same text without streaming: {streamed.answer.text[:EXCERPT]!r}"
+        raise WrongAnswerError(f"{message}; got: {whole.answer.text[:EXCERPT]!r}", whole.answer)
 
 
 def together(answers: Sequence[Answer]) -> Answer:

@@ -16,7 +16,7 @@ from builder.model.verdicts import Answer, Token
 from builder.remote.openai import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
-    SHOWN,
+    EXCERPT,
     OpenAIServer,
     ServerError,
     completion_body,
@@ -60,7 +60,7 @@ class ServerUnderTest(OpenAIServer):
         lines = [line for line in text.splitlines() if line and line[0] != "#"]
         wrong = next((line for line in lines if not _SAMPLE.fullmatch(line)), None)
         if wrong is not None or not lines:
-            raise ServerError(f"/metrics answers something else than samples: {(wrong or 'nothing')[:SHOWN]!r}")
+            raise ServerError(f"/metrics answers something else than samples: {(wrong or 'nothing')[:EXCERPT]!r}")
         return len(lines)
 
     def check_refusal(self, within_s: float = 60.0) -> None:
@@ -125,7 +125,7 @@ def _reply(title: str, streamed: StreamedAnswer) -> Reply:
     try:
         tokens = tuple(token for logprobs in streamed.logprobs for token in _tokens(logprobs))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        text = json.dumps(streamed.logprobs)[:SHOWN]
+        text = json.dumps(streamed.logprobs)[:EXCERPT]
         raise ServerError(f"the log-probabilities have not the protocol's form: {text}") from error
     return Reply(answer=answer, tokens=tokens, pieces=len(streamed.times_s))
 

@@ -13,7 +13,7 @@ from builder.host.engine.container import temporary_container
 from builder.image.runtime import MODELS, served_model
 from builder.model.images import ENVIRONMENT
 from builder.model.verdicts import FailedModule, GpuComputation, Modules, Token
-from builder.remote.openai import SHOWN
+from builder.remote.openai import EXCERPT
 from builder.smoke.ask import unmet
 from builder.smoke.errors import StepFailedError, ended
 from builder.smoke.openai_client import Reply, measured_answer
@@ -139,7 +139,7 @@ def _probe(run: SmokeRun, client: DockerClient, log: Path, name: str, *arguments
         state = container.state()
     if not said:
         raise ended(
-            step, "no-probe", f"the image's Python does not run the probe: {container.log.last_line[:SHOWN]}", state
+            step, "no-probe", f"the image's Python does not run the probe: {container.log.last_line[:EXCERPT]}", state
         )
     return dict(json.loads(said[-1]))
 

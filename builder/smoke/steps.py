@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from builder.host.toml.documents import shown
 from builder.image.runtime import served_name
 from builder.recipe.levels import usual_start_s
-from builder.remote.openai import SHOWN, ServerError
+from builder.remote.openai import EXCERPT, ServerError
 from builder.smoke import launch as launching
 from builder.smoke.ask import WrongAnswerError, ask
 from builder.smoke.errors import StepFailedError, ended
@@ -166,7 +166,7 @@ def _check_health_command(run: SmokeRun, container: WatchedContainer) -> None:
     code, stdout, stderr = container.execute(argv)
     if code != 0:
         output = (stdout + stderr).decode(errors="replace").strip()
-        message = f"ready, but the image's HEALTHCHECK ends with code {code}: {output[-SHOWN:]}"
+        message = f"ready, but the image's HEALTHCHECK ends with code {code}: {output[-EXCERPT:]}"
         raise StepFailedError("health check", "unhealthy", message)
 
 

@@ -14,7 +14,7 @@ from requests.adapters import BaseAdapter
 from builder.errors import IntegrityError, RegistryError
 from builder.host.config import Config
 from builder.remote.http import Retry, session
-from builder.remote.registry.credentials import Credentials
+from builder.remote.registry.auth import Credentials
 from builder.remote.registry.errors import ImageMissingError, RegistryUnreachableError
 from builder.remote.registry.registry_client import RegistryClient
 from builder.remote.registry.upload import BytesBlob

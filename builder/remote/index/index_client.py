@@ -48,10 +48,10 @@ class _UnusableError(requests.ConnectionError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _CachedPage:
-    """The outcome of a request to an index or address, and the time until which it is valid."""
+    """The outcome of a request to an index, and the time until which it is valid."""
 
     until: float
-    outcome: ProjectPage | JbuildError | requests.RequestException | None
+    outcome: ProjectPage | JbuildError | None
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class IndexClient:
     _pages: dict[tuple[str, str], _CachedPage] = field(default_factory=dict)
     _locks: dict[tuple[str, str], threading.Lock] = field(default_factory=dict)
     _mutex: threading.Lock = field(default_factory=threading.Lock)
-    _failed: dict[str, _CachedPage] = field(default_factory=dict)
+    _failed: dict[str, tuple[float, requests.RequestException]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._session = http.session(self.config, http.Patience(connect_s=10.0, read_s=30.0))
@@ -100,7 +100,7 @@ class IndexClient:
         if isinstance(cached.outcome, JbuildError):
             # A copy, since callers add their cell to it.
             raise copy.copy(cached.outcome)
-        return cached.outcome if isinstance(cached.outcome, ProjectPage) else None
+        return cached.outcome
 
     def _ask(self, index: Index, project: str) -> _CachedPage:
         try:
@@ -122,15 +122,15 @@ class IndexClient:
         raise _unreachable(index, project, failures, failing_since(self.states, index.name, note=True))
 
     def _ask_address(self, index: Index, address: Address, project: str, url: str) -> ProjectPage | None:
-        down = self._failed.get(address.url)
-        if down and isinstance(down.outcome, requests.RequestException) and self.now() < down.until:
+        until, failure = self._failed.get(address.url, (0.0, None))
+        if failure and self.now() < until:
             # Its tries were used up for another project.
-            raise down.outcome
+            raise failure
         try:
             return self.retry.run(lambda: self._read_page(index, address, project, url))
         except requests.RequestException as error:
             if http.is_transient(error):
-                self._failed[address.url] = _CachedPage(until=self.now() + _DOWN_S, outcome=error)
+                self._failed[address.url] = self.now() + _DOWN_S, error
             raise
 
     def _read_page(self, index: Index, address: Address, project: str, url: str) -> ProjectPage | None:

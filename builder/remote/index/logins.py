@@ -44,14 +44,9 @@ class _IndexAddress:
     login: Login | None
 
     @property
-    def user(self) -> str:
-        """The log-in's user, or ""."""
-        return self.login.user if self.login else ""
-
-    @property
     def key(self) -> tuple[str, str]:
-        """Address and user, which identify an entry of the keyring."""
-        return self.url, self.user
+        """Address and user (may be ""), which identify an entry of the keyring."""
+        return self.url, self.login.user if self.login else ""
 
 
 @dataclass(slots=True)
@@ -96,7 +91,7 @@ class Logins:
     def _from_keyring(self, address: _IndexAddress) -> Login | None:
         with self._mutex:
             if address.key not in self._keyring_logins:
-                self._keyring_logins[address.key] = _ask_keyring(address)
+                self._keyring_logins[address.key] = _ask_keyring(*address.key)
             return self._keyring_logins[address.key]
 
 
@@ -124,9 +119,8 @@ def _index_address(url: str, name: str | None) -> _IndexAddress:
     user, password = unquote(address.username or ""), unquote(address.password or "")
     if not user and not password and name:
         user, password = (os.environ.get(f"{variable(name)}_{suffix}", "") for suffix in ("USERNAME", "PASSWORD"))
-    return _IndexAddress(
-        url=without_login(url), login=Login(user=user, password=password) if user or password else None
-    )
+    login = Login(user=user, password=password) if user or password else None
+    return _IndexAddress(url=without_login(url), login=login)
 
 
 def _root(url: str) -> str:
@@ -139,12 +133,12 @@ def _auth(login: Login | None) -> tuple[str, str] | None:
     return (login.user.encode(), login.password.encode()) if login else None  # type: ignore[return-value]
 
 
-def _ask_keyring(address: _IndexAddress) -> Login | None:
+def _ask_keyring(url: str, user: str) -> Login | None:
     """Ask the `keyring` program, if it is installed, for the index's address, then for its server, as uv does."""
     if not process.find_program("keyring"):
         return None
-    services = dict.fromkeys((address.url, urlsplit(address.url).netloc))
-    return next(filter(None, (_keyring(service, address.user) for service in services)), None)
+    services = dict.fromkeys((url, urlsplit(url).netloc))
+    return next(filter(None, (_keyring(service, user) for service in services)), None)
 
 
 def _keyring(service: str, user: str) -> Login | None:

@@ -1,33 +1,171 @@
-"""Logging in to a registry: Bearer tokens (distribution's token specification) and Basic."""
+"""Log-in to registries: credentials from the environment or `docker login`, sent as Basic or for a Bearer token.
+
+Tokens follow distribution's token specification.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import json
+import os
 import re
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from requests.auth import AuthBase
 
-from builder.errors import RegistryError
+from builder.errors import ProgramFailedError, ProgramMissingError, RegistryError
+from builder.host import process
 from builder.remote.http import is_loopback, scrub
+from builder.remote.registry.reference import DOCKER_HUB
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
     import requests
 
-    from builder.remote.registry.credentials import Credentials, CredentialSource
+    CredentialSource = Callable[[], "Credentials | None"]
 
 # The specification's default lifetime of a token.
 _TOKEN_LIFE_S = 60.0
 _MARGIN_S = 10.0
+_HUB_KEY = "https://index.docker.io/v1/"
+_HELPER_WITHIN_S = 60.0
+# The user name that credential helpers return with an identity token.
+_TOKEN_USER = "<token>"  # noqa: S105
 _CLIENT = "jbuild"
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105
 _PARAMETER = re.compile(rf'({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))')
 _SCHEME = re.compile(rf"({_TOKEN})(?=\s|,|$)")
 _GAP = re.compile(r"[\s,]*")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Credentials:
+    """User and password, or an identity token of an OAuth server; `repr` leaves out the secrets."""
+
+    user: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str | None = field(default=None, repr=False)
+
+    @property
+    def basic(self) -> str:
+        """The value of a Basic `Authorization` header."""
+        return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+
+
+def find_credentials(host: str, *, publish_hosts: Collection[str] = ()) -> Credentials | None:
+    """Return the credentials for a registry host, or None for anonymous requests.
+
+    First `JBUILD_REGISTRY_USER_<HOST>` and `JBUILD_REGISTRY_PASSWORD_<HOST>` (upper case, `_` for all but letters and
+    digits). Then, for `publish_hosts` only, `JBUILD_REGISTRY_USER` and `JBUILD_REGISTRY_PASSWORD`: the registry of a
+    base image must not get the password of the one that jbuild publishes to. Then Docker's `config.json`: credential
+    helpers, the credential store, `auths`.
+
+    Raises:
+        RegistryError: `config.json` or a helper is broken.
+    """
+    mangled = re.sub(r"[^A-Z0-9]", "_", host.upper())
+    suffixes = (f"_{mangled}", "") if host in publish_hosts else (f"_{mangled}",)
+    for suffix in suffixes:
+        user = os.environ.get(f"JBUILD_REGISTRY_USER{suffix}")
+        password = os.environ.get(f"JBUILD_REGISTRY_PASSWORD{suffix}")
+        if user and password:
+            return Credentials(user=user, password=password)
+    return _from_docker(host)
+
+
+def docker_config() -> Path:
+    """Return the path of Docker's `config.json`."""
+    folder = os.environ.get("DOCKER_CONFIG")
+    return (Path(folder) if folder else Path("~/.docker").expanduser()) / "config.json"
+
+
+def _from_docker(host: str) -> Credentials | None:
+    try:
+        document = json.loads(docker_config().read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _broken("it cannot be read as JSON", host) from error
+    if not isinstance(document, dict):
+        raise _broken("it is not a JSON object", host)
+    helper = _named(_table(document, "credHelpers"), host) or document.get("credsStore")
+    credentials = _ask_helper(str(helper), host) if helper else None
+    if credentials:
+        return credentials
+    entry = _named(_table(document, "auths"), host)
+    return _from_entry(entry, host) if isinstance(entry, dict) else None
+
+
+def _table(document: dict[str, Any], key: str) -> dict[str, Any]:
+    value = document.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _named(entries: dict[str, Any], host: str) -> Any:
+    """Return the entry of a host; keys may carry a scheme and an API version."""
+    for key, value in entries.items():
+        bare = re.sub(r"^https?://|/(?:v[12]/?)?$", "", key)
+        if bare == host or (host == DOCKER_HUB and bare in ("index.docker.io", "registry-1.docker.io")):
+            return value
+    return None
+
+
+def _from_entry(entry: dict[str, Any], host: str) -> Credentials | None:
+    token = entry.get("identitytoken")
+    if token:
+        return Credentials(identity_token=str(token))
+    if not entry.get("auth"):
+        user, password = entry.get("username"), entry.get("password")
+        return Credentials(user=str(user), password=str(password)) if user and password else None
+    try:
+        user, _, password = base64.b64decode(str(entry["auth"]), validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise _broken(f"the entry of {host} is not base64", host) from error
+    return Credentials(user=user, password=password.rstrip("\0"))
+
+
+def _ask_helper(helper: str, host: str) -> Credentials | None:
+    program = f"docker-credential-{helper}"
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", helper):
+        raise _broken(f"{helper!r} is not the name of a credential helper", host)
+    try:
+        key = _HUB_KEY if host == DOCKER_HUB else host
+        answer = process.run([program, "get"], stdin=key, timeout_s=_HELPER_WITHIN_S, check=False)
+    except ProgramMissingError as error:
+        raise _broken(f"it names the credential helper `{program}`, which is not installed", host) from error
+    except ProgramFailedError as error:
+        raise _broken(f"the credential helper `{program}` does not answer", host) from error
+    if answer.code != 0:
+        output = f"{answer.stdout} {answer.stderr}".strip()
+        if "not found" in output:
+            return None
+        raise RegistryError(f"`{program} get` failed", where=host, log=output, hint=f"run `docker login {host}`")
+    return _from_answer(answer.stdout, program, host)
+
+
+def _from_answer(text: str, program: str, host: str) -> Credentials:
+    try:
+        body = json.loads(text)
+        user, secret = str(body["Username"]), str(body["Secret"])
+    except (ValueError, KeyError, TypeError):
+        # The cause would contain the secret.
+        raise _broken(f"the credential helper `{program}` returned no credentials", host) from None
+    if user == _TOKEN_USER:
+        return Credentials(identity_token=secret)
+    return Credentials(user=user, password=secret)
+
+
+def _broken(flaw: str, host: str) -> RegistryError:
+    hint = f"correct the file, or run `docker login {host}`"
+    return RegistryError(f"no credentials: {flaw}", where=str(docker_config()), hint=hint)
 
 
 class Authorization(AuthBase):

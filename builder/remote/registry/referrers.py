@@ -90,8 +90,6 @@ def add_referrers(client: RegistryClient, repository: str, subject: str, added: 
 
 
 def _fallback(client: RegistryClient, repository: str, digest: str) -> tuple[dict[str, Any], ...]:
-    if client.head_manifest(repository, tag_of(digest)) is None:
-        return ()
     try:
         content, _ = client.get_manifest(repository, tag_of(digest))
         return tuple(json.loads(content).get("manifests") or ())

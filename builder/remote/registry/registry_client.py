@@ -18,7 +18,7 @@ from builder.errors import IntegrityError, RegistryError
 from builder.model.descriptors import Descriptor
 from builder.remote import http
 from builder.remote.download import BLOCK, PartialBlob, receive
-from builder.remote.registry.credentials import find
+from builder.remote.registry.auth import find_credentials
 from builder.remote.registry.transport import Transport, scopes_for
 from builder.remote.registry.upload import Upload
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from builder.errors import JbuildError
     from builder.host.config import Config
-    from builder.remote.registry.credentials import CredentialSource
+    from builder.remote.registry.auth import CredentialSource
     from builder.remote.registry.upload import BlobSource, Readable
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -264,7 +264,7 @@ def connect(
     return RegistryClient(
         host,
         http.session(config, patience),
-        lambda: find(host, publish_hosts=own),
+        lambda: find_credentials(host, publish_hosts=own),
         insecure=config.insecure_registries,
         retry=retry,
     )

@@ -17,7 +17,7 @@ from builder.remote.registry.reference import api_base
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
-    from builder.remote.registry.credentials import CredentialSource
+    from builder.remote.registry.auth import CredentialSource
 
 
 def scopes_for(repository: str, right: str) -> tuple[str, ...]:
