@@ -1,4 +1,4 @@
-"""Brings a locked model's files into the store: verified, resumed, each once, whoever else does the same."""
+"""Downloads a locked model's files into the store: verified, resumed, each once for all processes."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 
 
 def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models: Path, console: Console) -> None:
-    """Bring every file of a model into the store `models` (`Workspace.models`); what is there already costs nothing.
+    """Download the missing files of a model into the store `models` (`Workspace.models`).
 
     Raises:
-        ModelError: the model is no longer where it was.
+        ModelError: the model's source no longer has it.
         NetworkError, RegistryError: its hub or registry cannot be reached, or refuses.
-        IntegrityError: a file is not the one that was locked.
+        IntegrityError: a file is not the locked one.
         DiskError: the store cannot be written.
     """
     missing = {file.sha256: file for file in locked.files if not model_store.use(models, file)}
     if not missing:
         return
     fetcher = _fetchers(locked, recipe_folder, config)
-    # The largest first: the last to end should be a small one.
+    # Largest first, so that no large one is left for the end.
     files = sorted(missing.values(), key=lambda file: (-file.size, file.sha256))
     total = sum(file.size for file in files)
     with disk_errors(models), console.task(f"fetching model {locked.name}", total) as task:
@@ -54,7 +54,7 @@ def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models
 
 
 class ModelFetcher(Fetcher, Protocol):
-    """Where one file of a model comes from."""
+    """The source of one file of a model."""
 
     @property
     def uri(self) -> str:
@@ -62,14 +62,14 @@ class ModelFetcher(Fetcher, Protocol):
 
     @property
     def file(self) -> HubFile:
-        """The file as it is listed."""
+        """The file in the source's listing."""
 
 
 def fetchers(source: HubSource | RegistrySource, config: Config) -> Callable[[HubFile], ModelFetcher]:
     """Connect to a hub or registry; threads share the connections.
 
     Raises:
-        NetworkError: the user wants no connections to hubs.
+        NetworkError: HF_HUB_OFFLINE is set.
     """
     if isinstance(source, RegistrySource):
         client = connect_to(source.reference, config)
@@ -82,7 +82,7 @@ def fetchers(source: HubSource | RegistrySource, config: Config) -> Callable[[Hu
 
 
 def obtain(name: str, fetcher: ModelFetcher, models: Path, progress: Progress) -> str:
-    """Bring one file into the store and return its sha256; `name` is for messages.
+    """Download one file into the store and return its sha256; `name` is for messages.
 
     Raises:
         ModelError, NetworkError, RegistryError, IntegrityError: as `fetch_model` does.
@@ -91,7 +91,7 @@ def obtain(name: str, fetcher: ModelFetcher, models: Path, progress: Progress) -
     sha256 = _stored(models, file)
     if sha256 is None:
         with model_store.partial(models, _key(fetcher), progress.token.check) as partial:
-            # Another thread or process may have fetched it while this one waited.
+            # Another thread or process may have downloaded it meanwhile.
             sha256 = _stored(models, file)
             if sha256 is None:
                 return _fetch(name, fetcher, partial, models, progress)
@@ -142,7 +142,7 @@ def _fetchers(locked: LockedModel, recipe_folder: Path, config: Config) -> Calla
         return fetchers(source.at(locked.revision) if locked.revision else source, config)
     if locked.stand_in:
         raise ModelError(
-            f"model {locked.name} was locked from a folder in place of {locked.source}, which is not configured here",
+            f"model {locked.name} was locked from a folder instead of {locked.source}, which is not configured here",
             where=locked.source,
             hint="add its [[model-mirrors]] to jbuild.toml, or run `jbuild lock` to take the model from the hub",
         )
@@ -167,9 +167,9 @@ class _FolderFetcher:
 
     def mismatch(self, content: PartialFile) -> IntegrityError:
         return IntegrityError(
-            f"{self.file.path} of model {self.model.name} is not the file that was locked: "
+            f"{self.file.path} of model {self.model.name} is not the locked file: "
             f"sha256 {content.sha256} ({content.size} bytes), expected {self.file.sha256} ({self.file.size} bytes)",
             where=str(self.path),
-            hint="put the locked file back, or, if the change is meant, "
+            hint="put the locked file back, or, if the change is intended, "
             "run `jbuild lock RECIPE` (or `jbuild models lock RECIPE`)",
         )

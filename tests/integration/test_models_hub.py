@@ -149,7 +149,7 @@ def test_refused_without_a_token(hub: HubStandIn, models: Path, status: int) -> 
     assert caught.value.where == page
     assert caught.value.hint == (
         f"accept the model's licence at {page}, then set HF_TOKEN to a token of that account; "
-        "a hub answers the same for a name that does not exist"
+        "hubs also give this answer for names that do not exist"
     )
     assert len(hub.asked) == 1, "never tried again"
 
@@ -399,7 +399,7 @@ def test_a_mirror_in_a_folder(
     stood_in = lock_model(MODEL, tmp_path, Config(model_mirrors=(other, exact)), models, console)
     assert (stood_in.origin, stood_in.revision, stood_in.stand_in) == ("folder", None, "no network here")
     assert f"warning: model tiny: {folder} stands in for hf://org/tiny@main: no network here" in capsys.readouterr().err
-    with pytest.raises(ModelError, match="was locked from a folder in place of hf://org/tiny@main, which is not conf"):
+    with pytest.raises(ModelError, match="was locked from a folder instead of hf://org/tiny@main, which is not conf"):
         fetch(stood_in, hub, tmp_path / "empty")
 
 

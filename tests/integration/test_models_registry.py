@@ -288,7 +288,7 @@ def test_a_model_that_is_not_where_a_mirror_rule_looks(registry: Registry, model
     model = Model(name="tiny", source="oci://models.example.com/llm/tiny:1")
     with pytest.raises(ModelError, match=r"does not have the model oci://models\.example\.com/llm/tiny:1") as caught:
         lock(model, models, registry_mirrors=(rule,))
-    assert caught.value.where == f"{registry.host}/models/tiny:1, where a mirror rule or its lock looks for it"
+    assert caught.value.where == f"{registry.host}/models/tiny:1, from a mirror rule or the lock"
 
 
 def test_a_file_that_is_gone_from_the_registry(registry: Registry, models: Path, tmp_path: Path) -> None:

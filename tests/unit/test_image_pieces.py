@@ -26,7 +26,7 @@ from builder.image.oci.layout import (
 from builder.image.oci.layout import read_image as read_it
 from builder.image.oci.layout_diff import members
 from builder.image.oci.pack import Packed, pack, pack_folder
-from builder.image.render.model_layer import bake, kept_files
+from builder.image.render.model_layer import bake, stored_files
 from builder.image.wheels.tree import EPOCH
 from builder.model.model_files import LockedModel, ModelFile
 from builder.models import model_store
@@ -67,7 +67,7 @@ def layer(workspace: Workspace, model: LockedModel, tmp_path: Path) -> Path:
 @pytest.fixture
 def packed(workspace: Workspace, model: LockedModel, layer: Path) -> Packed:
     """The layer, packed."""
-    return pack_folder(layer, "zstd", workspace, lambda _: None, kept_files([model], workspace.models))
+    return pack_folder(layer, "zstd", workspace, lambda _: None, stored_files([model], workspace.models))
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_it_is_the_same_blob_and_holds_no_second_copy(workspace: Workspace, laye
 
 def test_it_is_found_again(workspace: Workspace, model: LockedModel, layer: Path, packed: Packed) -> None:
     read: list[float] = []
-    kept = kept_files([model], workspace.models)
+    kept = stored_files([model], workspace.models)
     assert pack_folder(layer, "zstd", workspace, read.append, kept) == packed
     assert read == []
 
@@ -182,7 +182,7 @@ def test_what_compresses_has_a_file_of_its_own(workspace: Workspace, tmp_path: P
     target.write_bytes(content)
     model = make_model(name="tiny", files=(ModelFile(path="w.safetensors", sha256=sha256, size=len(content)),))
     bake(model, workspace.models, tmp_path / "layer", EPOCH)
-    kept = kept_files([model], workspace.models)
+    kept = stored_files([model], workspace.models)
     made = pack_folder(tmp_path / "layer", "zstd", workspace, lambda _: None, kept)
     assert made.blob.media_type.endswith("+zstd")
     assert blob(workspace.images, made.blob.digest).is_file()
@@ -192,7 +192,7 @@ def test_much_beside_what_is_kept_makes_a_file(
     workspace: Workspace, model: LockedModel, layer: Path, tmp_path: Path
 ) -> None:
     (layer / "models" / "tiny" / "beside.bin").write_bytes(os.urandom(2 << 20))
-    kept = kept_files([model], workspace.models)
+    kept = stored_files([model], workspace.models)
     made = pack_folder(layer, "zstd", workspace, lambda _: None, kept)
     assert blob(workspace.images, made.blob.digest).is_file()
 
@@ -201,7 +201,7 @@ def test_what_the_store_has_lost_is_packed_from_the_layer(
     workspace: Workspace, model: LockedModel, layer: Path, packed: Packed
 ) -> None:
     weights(workspace).unlink()
-    made = pack_folder(layer, "zstd", workspace, lambda _: None, kept_files([model], workspace.models))
+    made = pack_folder(layer, "zstd", workspace, lambda _: None, stored_files([model], workspace.models))
     assert made == packed
     assert blob(workspace.images, made.blob.digest).read_bytes() == whole(tarball.stream(layer))
 
@@ -216,7 +216,7 @@ def test_weights_that_changed_in_the_cache_are_never_packed(
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     model = make_model(name="tiny", files=(ModelFile(path="w.safetensors", sha256=sha256, size=len(content)),))
-    layer, kept = tmp_path / "layer", kept_files([model], workspace.models)
+    layer, kept = tmp_path / "layer", stored_files([model], workspace.models)
     bake(model, workspace.models, layer, EPOCH)
     with path.open("r+b") as file:
         file.seek(8 << 20)

@@ -17,7 +17,7 @@ from builder.image.build.system_pins import script_of
 from builder.image.oci.assemble import assemble, own_layers
 from builder.image.oci.layout import is_whole, mark_image_used
 from builder.image.oci.pack import compression_key
-from builder.image.render.model_layer import kept_files
+from builder.image.render.model_layer import stored_files
 from builder.model.images import Image
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def build_image(
         return build(job, request, engine, session)
     system = None if again or fresh else _find_system_image(lock, plan.system, session)
     system = system or _new_system_image(job, lock, plan.system, request, engine, session)
-    external = kept_files(lock.models, session.workspace.models)
+    external = stored_files(lock.models, session.workspace.models)
     image = assemble(plan, folder.layers, system, job.cell.id, session, external)
     mark_image_used(session.workspace.images, image)
     return image
