@@ -189,7 +189,7 @@ def test_a_template_of_the_project_comes_first(finished: Project) -> None:
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        ("{% block labels %}{{ nothing }}{% endblock %}", "uses what does not exist: 'nothing' is undefined"),
+        ("{% block labels %}{{ nothing }}{% endblock %}", "uses an undefined value: 'nothing' is undefined"),
         ("{% block labels %}", r"the template has a mistake: .*Dockerfile\.j2:2"),
         ("{% block labels %}{{ 'a b' | word }}{% endblock %}", "'a b' is not valid in a Dockerfile"),
         ("{% block labels %}{{ 1 // 0 }}{% endblock %}", "the template cannot be rendered"),

@@ -105,7 +105,7 @@ def test_other_packages_are_another_layer(mine: Project) -> None:
 def test_a_registry_must_be_named(mine: Project) -> None:
     mine.recipe["publish"] = {"repository": "vllm"}
     mine.write()
-    assert_refused(mine.run("system"), 2, "no registry to keep the layers in", "--registry HOST/PREFIX")
+    assert_refused(mine.run("system"), 2, "no registry to push the layers to", "--registry HOST/PREFIX")
 
 
 def test_pins_with_mistakes(mine: Project) -> None:

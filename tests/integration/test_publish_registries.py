@@ -272,7 +272,7 @@ def test_a_damaged_layout_is_refused_before_anything_is_sent(registry: Registry,
                 push(image, layout, front.host)
         assert front.log == []
         layer.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        with pytest.raises(PublicationError, match="changed on disk"):
+        with pytest.raises(PublicationError, match="does not match its digest"):
             push(image, layout, front.host)
     assert registry.tags("vllm") == {}
 

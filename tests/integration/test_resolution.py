@@ -218,7 +218,7 @@ def test_why_tells_what_the_index_has_instead(project: Resolving) -> None:
     assert done.code == 4
     assert "vllm 0.16.1 was never released by its authors" in done.stdout
     assert f"vllm==0.16.1: asked {CU126} (http://" in done.stdout
-    assert "has wheels for this cell of other versions: 0.20.0, 0.10.2+cu126, 0.9.3+cu126" in done.stdout
+    assert "has wheels of other versions for this cell: 0.20.0, 0.10.2+cu126, 0.9.3+cu126" in done.stdout
 
 
 def test_why_names_the_reason_of_each_wheel(project: Resolving, public_index: Index) -> None:
