@@ -10,7 +10,7 @@ import pytest
 from factories import make_jetson, make_job
 
 from builder.device.serve import image_choice as picking
-from builder.device.serve.image_choice import TargetHost, host_of, pick
+from builder.device.serve.image_choice import host_of, pick
 from builder.device.serve.memory_limits import Memory
 from builder.errors import UsageError
 from builder.host.config import Config
@@ -18,7 +18,7 @@ from builder.host.console import Console
 from builder.host.paths import Workspace
 from builder.host.session import Session
 from builder.jetson.boards import board
-from builder.jetson.device import Device
+from builder.jetson.device import Device, TargetHost
 from builder.publish.tag_status import TagState
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from builder.cli import completers
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.cli.verb_options import lookup_registry_option
-from builder.device.serve.image_choice import ImageCandidate, TargetHost, host_of, pick
+from builder.device.serve.image_choice import ImageCandidate, host_of, pick
 from builder.errors import RegistryError
+from builder.jetson.device import TargetHost
 from builder.publish.destinations import required_targets
 from builder.recipe.levels import levels
 

@@ -10,10 +10,8 @@ from packaging.version import InvalidVersion, Version
 
 from builder.device.serve.memory_limits import memory_of
 from builder.errors import UsageError
-from builder.jetson.boards import Board  # records are described by their types
 from builder.jetson.boards import board as board_of
-from builder.jetson.device import this_device
-from builder.jetson.hosts import runs
+from builder.jetson.device import TargetHost, cannot_run, this_device
 from builder.jetson.platform import check_value
 from builder.publish.tag_status import overview
 from builder.recipe.levels import levels, reaches
@@ -27,17 +25,6 @@ if TYPE_CHECKING:
 
 _ARCHITECTURES = {"aarch64": "arm64", "arm64": "arm64", "x86_64": "amd64", "amd64": "amd64"}
 _FITS = ("fits", "fewer", "unknown", "no")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TargetHost:
-    """The machine that is to run an image; `l4t` and `board` None: not a Jetson, or not known."""
-
-    name: str
-    architecture: str
-    is_jetson: bool
-    l4t: str | None = None
-    board: Board | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,25 +115,6 @@ def _judged(
         out=tuple(out),
         notes=tuple(notes),
     )
-
-
-def cannot_run(job: Job, host: TargetHost) -> list[str]:
-    """Return what of the host's architecture, driver and GPU an image does not suit."""
-    platform, board = job.platform, host.board
-    if platform.architecture != host.architecture:
-        return [f"it is for {platform.architecture}, and {host.name} is {host.architecture}"]
-    if platform.l4t is None:
-        return []
-    if not host.is_jetson:
-        return [f"it is for a Jetson with L4T {platform.l4t}, and this is none"]
-    reasons = []
-    if host.l4t and (reason := runs(host.l4t, platform)):
-        reasons.append(reason)
-    if board and not host.l4t and platform.l4t.split(".")[0] not in board.l4t:
-        reasons.append(f"it is for L4T {platform.l4t}, and {board.name} runs {', '.join(board.l4t)}")
-    if board and board.sm not in platform.sms:
-        reasons.append(f"its kernels are for SM {', '.join(platform.sms)}, and {board.name}'s GPU is SM {board.sm}")
-    return reasons
 
 
 def _memory(job: Job, host: TargetHost, session: Session) -> tuple[str, list[str], list[str]]:

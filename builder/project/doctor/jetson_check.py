@@ -6,11 +6,10 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from builder.device.serve.image_choice import TargetHost, cannot_run
 from builder.errors import DocumentError, JbuildError
 from builder.host.process import find_program, run
 from builder.jetson.boards import board
-from builder.jetson.device import this_device
+from builder.jetson.device import TargetHost, cannot_run, this_device
 from builder.jetson.distributions import platforms
 from builder.project.doctor.check_table import ok, problem, skipped
 from builder.recipe.find import recipe_paths
