@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import inspect
 import json
 import operator
 import types
@@ -178,7 +177,7 @@ def _object_schema(kind: Any, *, closed: bool) -> dict[str, Any]:
         required += [field.name] if form != "optional" else []
     return {
         "title": kind.__name__,
-        "description": (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " "),
+        "description": " ".join((kind.__doc__ or "").split("\n\n")[0].split()),
         "type": "object",
         "properties": properties,
         "required": required,
