@@ -61,7 +61,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: nobody ever reads half of it.
+    """Write a file atomically: readers never see half of it.
 
     Raises:
         DiskError: the file cannot be written.

@@ -179,5 +179,5 @@ def _requirements(table: Table, key: str) -> tuple[str, ...]:
         try:
             Requirement(_PLACEHOLDER.sub("1", text))
         except InvalidRequirement as error:
-            table.problem(key, f"`{text}` is no requirement: {error}")
+            table.problem(key, f"`{text}` is not a requirement: {error}")
     return requirements

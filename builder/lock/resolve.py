@@ -171,16 +171,16 @@ def _untied(wheel: LockedWheel, shelf: IndexView) -> LockedWheel:
     """Return a wheel that came from one of uv's own indexes or folders, if it may.
 
     Raises:
-        LockError: its package is tied to another index.
+        LockError: its package is pinned to another index.
     """
     if tie := shelf.pins.of(wheel.name):
         hint = (
-            "unset UV_FIND_LINKS, UV_NO_INDEX and UV_TORCH_BACKEND (or what uv.toml says of them), "
-            f'or say that it may: `from = {{ {wheel.name} = "{DEFAULT}" }}` under [packages]'
+            "unset UV_FIND_LINKS, UV_NO_INDEX and UV_TORCH_BACKEND (also in uv.toml), "
+            f'or allow it: `from = {{ {wheel.name} = "{DEFAULT}" }}` under [packages]'
         )
         url = without_login(wheel.url)
         raise LockError(
-            f"{wheel.name} comes from the index {tie.index} only, and uv took another", where=url, hint=hint
+            f"{wheel.name} is pinned to index {tie.index}, but uv resolved it from elsewhere", where=url, hint=hint
         )
     return wheel
 

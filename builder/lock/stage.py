@@ -176,7 +176,7 @@ def _pinned_otherwise(locked: LockedModel, model: Model, job: Job, session: Sess
 
 
 def _has_files(model: Model, job: Job, session: Session) -> bool:
-    """Tell whether a model's folder holds anything: one that is not on this machine at all is no mistake."""
+    """Return whether a model's folder has files; a folder that is not on this machine is not a mistake."""
     try:
         source = locate(model.source, job.recipe.path.parent, session.config)
         return isinstance(source, FolderSource) and any(source.path.iterdir())

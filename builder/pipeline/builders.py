@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 class HangingBuilderError(EngineError):
-    """A builder has said nothing for so long that it is taken to hang."""
+    """A builder gave no output for too long."""
 
 
 _ANSWER_S = 30
@@ -42,11 +42,11 @@ def buildx(verb: str, builder: str | None) -> list[str]:
 
 
 def hanging(name: str, silent_s: float, log: Path, output: str) -> HangingBuilderError:
-    """Return the error for a cell whose builder has said nothing for so many seconds."""
+    """Return the error for a cell whose builder gave no output for so many seconds."""
     return HangingBuilderError(
-        f"{name}: the builder has said nothing for {silent_s:.0f} s, and is taken to hang",
+        f"{name}: no output from the builder for {silent_s:.0f} s; giving up on it",
         where=str(log),
-        hint="start it anew (`docker buildx ls`), or allow more: `silent-s` under [build] in jbuild.toml",
+        hint="restart it (`docker buildx ls`), or raise `silent-s` under [build] in jbuild.toml",
         log=output,
     )
 

@@ -59,7 +59,7 @@ def is_evidence(tag: str) -> bool:
 
 
 def evidence_of(client: RegistryClient, repository: str, digest: str) -> Evidence:
-    """Return all evidence that lies beside an image.
+    """Return all evidence attached to an image.
 
     Raises:
         RegistryError: the registry does not answer, or an entry cannot be read.

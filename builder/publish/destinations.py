@@ -23,7 +23,7 @@ def required_targets(
     """Return the registries; `location` is the recipe's file.
 
     Raises:
-        UsageError: nobody names one.
+        UsageError: no registry is configured.
     """
     registries = targets(spec, overrides, config)
     if not registries:

@@ -93,7 +93,7 @@ def evidence(run: CellRun, signer: Signer | None) -> Evidence:
     verdict = statements.verdict_predicate(run.get(Verdict), lock.recipe, lock.cell, checksum)
     provenance = statements.provenance_predicate(job, lock, run.plan, checksum)
     predicates = [("verdict", statements.VERDICT, verdict), ("provenance", statements.PROVENANCE, provenance)]
-    # Tools look for the bare bill; the signed one is for those who trust nobody's registry.
+    # Tools look for the plain SBOM; the signed one does not require trust in the registry.
     predicates += [("signed-sbom", statements.SBOM, bill)] if signer else []
     if audit := run.find(Audit):
         # How long it took is not what it found: the same findings are the same statement.

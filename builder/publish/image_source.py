@@ -94,7 +94,7 @@ def from_registry(client: RegistryClient, reference: Reference) -> ImageSource:
 
     Raises:
         ImageMissingError: the registry does not have it.
-        RegistryError: the registry refuses, or what it has is no single image.
+        RegistryError: the registry refuses, or the reference is not a single image.
     """
     repository = reference.repository
     content, manifest = client.get_manifest(repository, reference.tag_or_digest)
@@ -113,7 +113,7 @@ def from_registry(client: RegistryClient, reference: Reference) -> ImageSource:
 
 
 def labels_of(config: bytes) -> Pairs:
-    """Return the labels in an image's configuration, sorted; none if it is no such thing."""
+    """Return the labels in an image's configuration, sorted; none for other artifacts."""
     try:
         labels = json.loads(config)["config"]["Labels"] or {}
         return tuple(sorted((str(name), str(value)) for name, value in labels.items()))

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class PromotionCandidate:
     """An image that may be promoted: where it is, what is known of it, and the tags that its recipe wants.
 
-    `levels` are those of the verdicts that count; `unsigned` those of verdicts beside it that nobody vouches for.
+    `levels` are those of the verdicts that count; `unsigned` those of unsigned verdicts beside it.
     """
 
     source: ImageSource
@@ -83,7 +83,7 @@ def from_cell(job: Job, session: Session) -> PromotionCandidate:
     image, proven = records.image(), records.proven()
     if image is None:
         raise UsageError(
-            "no image was built of this cell here",
+            "this cell has not been built on this machine",
             where=job.name,
             hint=f"run `jbuild recipe {job.recipe.name} --cell {job.cell.id}`, or name a registry's IMAGE@DIGEST",
         )
@@ -98,7 +98,7 @@ def from_cell(job: Job, session: Session) -> PromotionCandidate:
 
 
 def from_image(reference: Reference, session: Session, keys: tuple[Path, ...]) -> PromotionCandidate:
-    """Return an image in a registry, with everything that lies beside it there.
+    """Return an image in a registry, with its attachments.
 
     Raises:
         RegistryError: it is not there, or the registry does not answer.
@@ -130,7 +130,7 @@ def is_about(verdict: Path, candidate: PromotionCandidate) -> bool:
 
 
 def promote(candidate: PromotionCandidate, options: PromoteOptions, session: Session) -> Publication:
-    """Bring an image and its evidence to registries, and put the tags that its verdicts earn.
+    """Copy an image and its evidence to registries, and set the tags that its verdicts earn.
 
     Raises:
         PublicationError: a registry failed.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class PublishOptions:
     """What is to be reached in every registry.
 
-    `repository` lies below each target; `tags` are put if a verdict of `level` (None: there is no verdict) earns them.
+    `repository` is below each target; `tags` are set if a verdict of `level` (None: no verdict) earns them.
     A `building_block` of images is never run by itself: its tags need no verdict. `evidence` is there before any tag.
     """
 
@@ -75,7 +75,7 @@ def publish(
     console: Console,
     retry: Retry | None = None,
 ) -> Publication:
-    """Bring an image to `<target>/<repository>` of every target, then put the tags there that it has earned.
+    """Push an image to `<target>/<repository>` of every target, then set the tags that it has earned.
 
     What a registry holds is not sent again, so a second run finishes what a first one left. If a registry fails,
     none gets a tag, unless the wish is to complete the others.
@@ -166,7 +166,7 @@ def _send_everywhere(
         for goal in hosts[host]:
             try:
                 goal.sent = goal.target.send(source, tuple(sources), console)
-            except Exception as error:  # noqa: BLE001  # `fail` raises what is no failure of a registry
+            except Exception as error:  # noqa: BLE001  # `fail` raises other failures again
                 failed[goal.name] = error
             else:
                 sources.append(goal.target.reference.repository)
@@ -233,4 +233,4 @@ def _tags_now(publication: Publication) -> str:
     if tagged:
         return f"Tags were put in {', '.join(tagged)}"
     is_tagging = any(failure.stage == "tags" for failure in publication.failures)
-    return "No tag reads back as it should" if is_tagging else "No tag was put anywhere"
+    return "No tag points to the pushed image" if is_tagging else "No tags were set"

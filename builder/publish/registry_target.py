@@ -100,7 +100,7 @@ class RegistryTarget:
         return tuple(withheld)
 
     def tag(self, source: ImageSource, names: Sequence[str], done: Callable[[TagPut], object]) -> None:
-        """Put tags on the digest and read them back; `done` is told of each that reads back right.
+        """Set tags on the digest and read them back; `done` gets each correct one.
 
         Raises:
             RegistryError: it could not be done; tags before the failing one are put.
@@ -115,7 +115,7 @@ class RegistryTarget:
             done(TagPut(name=name, previous=previous))
 
     def labels(self, digest: str) -> tuple[tuple[str, str], ...]:
-        """Return the labels of an image here; none for what is no single image.
+        """Return the labels of an image in this registry; none for other artifacts.
 
         Raises:
             RegistryError: it could not be read.
@@ -171,7 +171,7 @@ class RegistryTarget:
         content, descriptor = self.client.get_manifest(self.reference.repository, reference)
         if content != manifest:
             raise RegistryError(
-                f"{reference} reads back as {descriptor.digest}, another image than was put",
+                f"{reference} now points to {descriptor.digest}, not to the image just pushed",
                 where=self.reference.name,
                 hint="does somebody else push the same tag? Run it again when they have finished",
             )

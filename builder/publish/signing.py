@@ -82,12 +82,12 @@ def public_keys(config: Config, extra: Iterable[Path] = ()) -> tuple[Path, ...]:
     """Return the public keys whose signatures are trusted: those given, else the configured ones.
 
     Raises:
-        UsageError: a key that was given is no file.
+        UsageError: a key is not a file.
     """
     keys = tuple(extra)
     for key in keys:
         if not key.is_file():
-            raise UsageError("there is no such key", where=str(key), hint="name the public key's file (cosign.pub)")
+            raise UsageError("no such key", where=str(key), hint="name the public key's file (cosign.pub)")
     return with_options(config, trusted_keys=keys).trusted_keys
 
 

@@ -29,7 +29,7 @@ AUDIT = "urn:jbuild:audit:v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _BUILD_TYPE = "urn:jbuild:build:v1"
 _BUILDER = "urn:jbuild"
-# A verdict's log lies on the machine that made it, under a path that is nobody else's business.
+# The path of a verdict's log on its machine is private.
 _PRIVATE = ("log",)
 
 
@@ -114,7 +114,7 @@ def parse(content: bytes, location: str) -> Statement:
         kind, predicate = str(document["predicateType"]), document["predicate"]
         _require(str(document["_type"]).startswith("https://in-toto.io/Statement/") and isinstance(predicate, dict))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError("this is no in-toto statement", where=location, hint="is it the right file?") from error
+        raise IntegrityError("not an in-toto statement", where=location, hint="is it the right file?") from error
     return Statement(digests=digests, predicate_type=kind, predicate=predicate)
 
 

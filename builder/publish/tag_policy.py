@@ -23,7 +23,7 @@ _ORIGIN = ("recipe", "cell")
 
 
 def earned(rules: Iterable[TagRule], level: str | None) -> tuple[tuple[TagRule, ...], tuple[TagWithheld, ...]]:
-    """Part tags into those that a verdict of this level earns and those that it does not; None is no verdict."""
+    """Split tags into those that a verdict of this level earns and the others; None: no verdict."""
     allowed, withheld = [], []
     for rule in rules:
         if level is not None and reaches(level, rule.level):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from builder.model.locks import Job
     from builder.model.recipes import TagRule
 
-# On the image built here last; on another one; not there; there, but no cell asks for it; nobody knows.
+# On the image built last on this machine; on another image; missing; not wanted by any cell; unknown.
 State = Literal["current", "other", "missing", "stray", "unknown"]
 _WORKERS = 8
 _RECIPE = "io.jbuild.recipe"
@@ -35,8 +35,8 @@ _RECIPE = "io.jbuild.recipe"
 class TagState:
     """One tag in one registry.
 
-    `cell` asks for it, None for a stray one. `level` and `proved` (UTC, ISO 8601) are those of the best verdict that
-    lies beside the image; `note` says why a tag is missing or unknown.
+    `cell` asks for it, None for a stray one. `level` and `proved` (UTC, ISO 8601) are those of the image's best
+    verdict; `note` is the reason why a tag is missing or unknown.
     """
 
     repository: str

@@ -37,9 +37,9 @@ def handed_over(content: bytes, digest: str, location: str, keys: Iterable[Path]
     `unsigned` takes it without a signature.
 
     Raises:
-        IntegrityError: it is no verdict, about another image, or its signature is not by a trusted key.
+        IntegrityError: it is not a verdict, is about another image, or has no signature of a trusted key.
         SmokeError: it says that the image failed.
-        UsageError: it cannot be checked: it has no signature, or there is no key.
+        UsageError: it has no signature, or no key can check it.
     """
     payload, signatures = statements.opened(content, location)
     statement = statements.parse(payload, location)
@@ -71,7 +71,7 @@ def _check_signature(payload: bytes, signatures: tuple[str, ...], keys: tuple[Pa
         raise UsageError("the verdict is not signed, so anybody may have written it", where=location, hint=_UNSIGNED)
     if not keys:
         hint = "name the public key with --key FILE, or `trusted-keys` under [publish] in jbuild.toml"
-        raise UsageError("there is no key to check the verdict's signature with", where=location, hint=hint)
+        raise UsageError("no key to check the verdict's signature", where=location, hint=hint)
     if not is_signed(statements.signed_bytes(payload), signatures, keys):
         raise IntegrityError(
             "the verdict's signature is by none of the trusted keys",
@@ -97,7 +97,7 @@ def attestations_of(
             payload, signatures = statements.opened(contents(client, repository, artifact), artifact.name)
             statement = statements.parse(payload, artifact.name)
         except IntegrityError:
-            # Anybody may attach anything; what is no statement says nothing.
+            # Anyone can attach anything; other content is ignored.
             continue
         if digest in statement.digests:
             signed = is_signed(statements.signed_bytes(payload), signatures, trusted)

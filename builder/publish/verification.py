@@ -231,7 +231,7 @@ def _bill_flaw(case: _VerificationContext, bill: dict[str, Any]) -> str | None:
         lock = next(p["value"] for p in bill["metadata"]["properties"] if p["name"] == LOCK_PROPERTY)
         versions = {component["name"]: component.get("version") for component in bill["components"]}
     except (KeyError, TypeError, StopIteration):
-        return "it is no bill of jbuild's"
+        return "not an SBOM of jbuild"
     if of != case.source.digest:
         return f"it is the bill of {of}"
     if lock != case.label("lock"):

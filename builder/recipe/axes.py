@@ -116,7 +116,7 @@ def _included(row: Table, axes: Sequence[Axis]) -> Pairs:
 
 
 def _schema() -> Schema:
-    reason = {"description": "Why nobody should build these cells.", **string_schema(patterns.TEXT)}
+    reason = {"description": "Why these cells are excluded.", **string_schema(patterns.TEXT)}
     value = string_schema(patterns.VALUE)
     excluded = {
         "type": "object",
@@ -127,7 +127,7 @@ def _schema() -> Schema:
     }
     names = {"pattern": anchored(patterns.AXIS), "not": {"enum": list(DERIVED_FACTS)}}
     rules = {
-        "exclude": {"description": "Cells that nobody should build.", **list_schema(excluded)},
+        "exclude": {"description": "Excluded cells.", **list_schema(excluded)},
         "include": {
             "description": "More cells, with a value for each axis.",
             **list_schema({"type": "object", "additionalProperties": value}),

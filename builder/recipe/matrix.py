@@ -128,7 +128,7 @@ def _cell(recipe: Recipe, values: Pairs, excluded: str | None) -> Cell:
 
 @lru_cache(maxsize=4096)
 def _judged(architecture: Architecture, axes: Pairs) -> tuple[str | None, str | None]:
-    """Return why there is no platform with these axis values, or what is unusual about the one there is."""
+    """Return why there is no platform with these axis values, or how its platform is unusual."""
     try:
         platform = platform_for(axes, architecture)
     except ImpossibleError as error:

@@ -33,7 +33,7 @@ def fill(text: str, facts: Mapping[str, str]) -> str:
     """Replace the placeholders of a text.
 
     Raises:
-        KeyError: there is no such fact; the recipe's checks have seen to that.
+        KeyError: an unknown name; the recipe's checks exclude that.
     """
     return _PLACEHOLDER.sub(lambda match: facts[match.group(1)], text) if "{" in text else text
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _MOST_TOKENS = 2**31
 _DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")
-# The audit's rules, which lie in a later room; a test keeps the two the same.
+# The audit's rules, which are in a later room; a test keeps both equal.
 AUDIT_RULES = (
     "other-distribution",
     *("damaged-wheel", "wrong-machine", "other-python", "missing-library", "symbol-version", "undefined-symbol"),
@@ -60,7 +60,7 @@ def _date(table: Table, key: str, _: Slots) -> str | None:
         return date.fromisoformat(text).isoformat() if text else None
     except ValueError:
         if re.fullmatch(_DAY, text):
-            table.problem(key, f"there is no day {text}")
+            table.problem(key, f"{text} is not a date")
         return None
 
 

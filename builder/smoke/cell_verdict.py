@@ -102,11 +102,11 @@ def _compared(run: CellRun, verdict: Verdict, last: Verdict) -> Verdict:
     if worse and limits.exceeded == "error":
         failed = replace(verdict, passed=False, step="bounds", failure="; ".join(worse))
         raise SmokeFailedError(
-            f"smoke: it works, but is worse than the last verdict of this cell: {failed.failure}",
+            f"smoke: passed, but regressed beyond [smoke.bounds]: {failed.failure}",
             verdict=failed,
             where=job.name,
-            hint="if it is meant to be so, raise the bound in `[smoke.bounds]`, or delete "
-            f"{run.folder.record(f'smoke-{verdict.level}')} to begin anew",
+            hint="if that is intended, raise the bound in `[smoke.bounds]`, or delete "
+            f"{run.folder.record(f'smoke-{verdict.level}')} to start over",
             log="",
         )
     for regression in worse:

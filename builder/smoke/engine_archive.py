@@ -26,7 +26,8 @@ def stream(
 ) -> Iterator[bytes]:
     """Yield the tar of an image of a layout, under a name such as `repository:tag`, without some of its blobs.
 
-    Engines with containerd's store read `index.json`, the others `manifest.json`. `on_bytes` is told of progress.
+    Engines with containerd's store read `index.json`, the others `manifest.json`.
+    `on_bytes` gets the number of bytes read.
     """
     yield from _file("oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"}).encode())
     yield from _file("index.json", index(image, name))

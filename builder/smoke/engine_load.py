@@ -75,7 +75,7 @@ def _load(client: DockerClient, image: Image, layout: Path, console: Console) ->
     lost = damaged_blobs(layout, image)
     if lost:
         hint = "build it again: `jbuild build RECIPE --force`"
-        raise IntegrityError("a blob of the image is not whole in the cache", where=str(lost[0]), hint=hint)
+        raise IntegrityError("a cached blob is missing or truncated", where=str(lost[0]), hint=hint)
     # The rest of the tag keeps two jbuild processes from taking each other's image away, and tells whose it was.
     tag = f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     name = f"{REPOSITORY}:{image.digest.partition(':')[2][:12]}-{tag}"
@@ -102,7 +102,7 @@ def _send(
     except (DockerException, RequestException) as error:
         reason = str(getattr(error, "explanation", None) or error)
     if reason:
-        # containerd names an image before it finds that a layer is no good, and would take it for whole next time.
+        # containerd names an image before it checks all layers, and would accept a damaged one the next time.
         _forget(client, name)
     return reason
 
@@ -110,7 +110,7 @@ def _send(
 def _layers_in_use(client: DockerClient, layout: Path) -> frozenset[str]:
     """Return the layers that an engine with containerd's store has: those of its images that are of this layout.
 
-    It takes an image without them; other engines name images by what is no manifest, so that nothing is found.
+    It takes an image without them; other engines name images by their configuration.
     """
     layers: set[str] = set()
     for image in client.api.images():

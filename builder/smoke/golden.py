@@ -1,6 +1,6 @@
 """Golden tokens: what a reference run answered, with log-probabilities, to tell kernels that compute garbage.
 
-They lie beside the recipe, one file a recipe. An entry is for one question and one model, by their content: it counts
+Each recipe has one file beside it. An entry is for one question and one model, by their content: it counts
 for every cell that asks that question of that model, on whatever hardware and in whatever precision.
 """
 
@@ -113,7 +113,7 @@ def _difference(index: int, expected: Token, token: Token, tolerance: float) -> 
 
 
 def read(path: Path) -> tuple[Golden, ...]:
-    """Return what was recorded, nothing if there is no file.
+    """Return the recorded answers; none without a file.
 
     Raises:
         DocumentError: the file has mistakes.

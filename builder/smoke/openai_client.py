@@ -64,7 +64,7 @@ class ServerUnderTest(OpenAIServer):
         return len(lines)
 
     def check_refusal(self, within_s: float = 60.0) -> None:
-        """Make sure that nobody gets in without the key, or with another one.
+        """Check that the server refuses requests without the key, or with a wrong one.
 
         Raises:
             ServerError: somebody does.

@@ -31,7 +31,7 @@ def question_fingerprint(spec: Spec, golden: Sequence[Golden]) -> str:
 def find_verdict(workspace: Workspace, digest: str, level: Level, question: str) -> Verdict | None:
     """Return the verdict that a digest has at a level on these questions, if it passed."""
     verdict = records.read(_path(workspace, digest, level, question), question, Verdict)
-    # A file that was moved or edited is no proof of this digest.
+    # A moved or edited file does not prove this digest.
     return verdict if verdict and verdict.passed and (verdict.digest, verdict.level) == (digest, level) else None
 
 

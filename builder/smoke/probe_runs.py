@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from builder.smoke.steps import SmokeRun
 
 _POLL_S = 0.5
-# The audit's rules about what does not load; whoever waives one for a file knows that it will not.
+# The audit's rules about modules that do not load; a waiver accepts that.
 _LOADING = ("missing-library", "symbol-version", "undefined-symbol")
 _SHOWN_MODULES = 3
 
@@ -168,7 +168,7 @@ _TITLES = {
 
 
 def _may_fail(file: str, waivers: Sequence[Waiver]) -> bool:
-    """Return whether a module that does not load is one that nobody needs: by the audit's table, or by a waiver."""
+    """Return whether a module may fail to load, by the audit's table or by a waiver."""
     from builder.audit.rule_tables import tables  # noqa: PLC0415  # slow to read, and few runs need it
 
     is_optional = any(fnmatchcase(file, row.file) for row in tables().optional)

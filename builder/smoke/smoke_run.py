@@ -158,7 +158,7 @@ def check_questions(spec: Spec) -> None:
     """Make sure that the answers can prove something.
 
     Raises:
-        RecipeError: there is no question, or an answer that says nothing would pass.
+        RecipeError: there are no questions, or an empty answer would pass.
     """
     if not spec.smoke.questions:
         raise RecipeError("the recipe asks its image nothing", hint="add `[[smoke.questions]]` with `ask` and `expect`")
@@ -169,6 +169,6 @@ def check_questions(spec: Spec) -> None:
         try:
             empty = question.expect is not None and re.search(question.expect, "")
         except re.error as error:
-            raise RecipeError(f"`expect` of {question.title!r} is no regular expression: {error}") from error
+            raise RecipeError(f"`expect` of {question.title!r} is not a regular expression: {error}") from error
         if empty:
             raise RecipeError(f"every answer to {question.title!r} would pass, even an empty one", hint=hint)

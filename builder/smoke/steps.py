@@ -31,7 +31,7 @@ _POLL_S = 0.5
 _STOP_POLL_S = 0.1
 # A server that dies of an answer does it at once; its exit takes the engine a moment to see.
 _SETTLE_S = 1.0
-# A server that has said nothing for this part of its time stands still; one that still speaks is slow.
+# A server without output for this share of its time hangs; with output it is slow.
 _STILL = 0.5
 
 
@@ -138,7 +138,7 @@ def patience(run: SmokeRun) -> str:
 
 
 def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"  # noqa: PLR2004  # shorter is told in seconds
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"  # noqa: PLR2004  # shorter times are in seconds
 
 
 def _progress(container: WatchedContainer, note: str) -> str:

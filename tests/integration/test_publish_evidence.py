@@ -244,7 +244,7 @@ def test_an_entry_that_keeps_getting_lost(registry: Registry, image: Image, layo
     push(image, layout, registry.host)
     (first, *_) = make_evidence(image, tmp_path).artifacts
     lost = Fault(match="PUT .*manifests/sha256-", kind="answer", status=201, times=None)
-    with running_front(registry, lost) as front, pytest.raises(RegistryError, match="does not stay"):
+    with running_front(registry, lost) as front, pytest.raises(RegistryError, match="attached manifests disappear"):
         add_referrers(connect(front.host, Config()), "vllm", image.digest, [first.referrer])
 
 

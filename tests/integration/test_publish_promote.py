@@ -211,7 +211,7 @@ def test_verdicts_that_do_not_count(
             {"keys": public},
         ),
         (IntegrityError, "neither an in-toto", lambda: path.write_text("{"), {"keys": public}),
-        (IntegrityError, "no in-toto statement", lambda: path.write_text("{}"), {"unsigned": True}),
+        (IntegrityError, "not an in-toto statement", lambda: path.write_text("{}"), {"unsigned": True}),
         (UsageError, "cannot be read", path.unlink, {"keys": public}),
     ]
     for kind, said, make, options in cases:

@@ -91,7 +91,7 @@ BAD = [b"", b"{", b"[]", b"{}", b'{"_type": "x", "subject": [], "predicateType":
 
 @pytest.mark.parametrize("content", BAD)
 def test_what_is_no_statement(content: bytes) -> None:
-    with pytest.raises(IntegrityError, match="no in-toto statement"):
+    with pytest.raises(IntegrityError, match="not an in-toto statement"):
         parse(content, "here")
 
 

@@ -161,7 +161,7 @@ def test_a_folder_of_the_user_does_not_break_a_tie_silently(
     monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path / "folder"))
     if alone:
         monkeypatch.setenv("UV_NO_INDEX", "1")
-    with pytest.raises(LockError, match="jetty comes from the index jet only") as caught:
+    with pytest.raises(LockError, match="jetty is pinned to index jet") as caught:
         solved(session, jet, "jetty")
     assert "UV_FIND_LINKS" in (caught.value.hint or "")
     assert solved(session, jet, "jetty", sources=(("jetty", "default"),))["jetty"].version == "8.0"

@@ -122,7 +122,7 @@ def test_the_recipes_registries_go_before_the_configured_ones(
 
 def test_an_image_that_is_nowhere(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_selection, "published_image", lambda *_: None)
-    with pytest.raises(UsageError, match=r"none was made here, and none is in r\.example/edge") as caught:
+    with pytest.raises(UsageError, match=r"this machine has none, and none is in r\.example/edge") as caught:
         image_of(JOB, session)
     assert "jbuild recipe demo --cell one" in str(caught.value.hint)
     with pytest.raises(UsageError, match="no registry is configured"):

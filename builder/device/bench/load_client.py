@@ -38,7 +38,7 @@ def check_url(url: str) -> str:
         parsed, port = urlsplit(""), None
     is_http = parsed.scheme in ("http", "https") and parsed.hostname and port != 0
     if not is_http or parsed.query or "@" in parsed.netloc:
-        raise UsageError(f"`{url[:_SHOWN]}` is no server's address", hint="write http://HOST:PORT")
+        raise UsageError(f"`{url[:_SHOWN]}` is not the address of a server", hint="write http://HOST:PORT")
     return url.rstrip("/").removesuffix("/v1")
 
 

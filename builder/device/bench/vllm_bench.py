@@ -74,7 +74,7 @@ def parse(report: dict[str, Any], load: Load, concurrency: int) -> LoadStep:
     """Return a step from the benchmark's file.
 
     Raises:
-        ValueError, KeyError, TypeError: it is no such file.
+        ValueError, KeyError, TypeError: another kind of file.
     """
     answered = int(report["completed"])
     return LoadStep(

@@ -133,7 +133,7 @@ def _unproven(best: TagState | None, rows: Sequence[TagState], level: str | None
         names = dict.fromkeys(f"{row.repository}:{row.tag}" for row in rows)
         return [f"not published: there is no {' and no '.join(names)}"] if names else ["not published"]
     if best.level is None:
-        return ["no verdict that counts lies beside it"]
+        return ["it has no accepted verdict"]
     if not reaches(best.level, level):
         return [f"its verdict is of level {best.level}, not {level} or better"]
     return []

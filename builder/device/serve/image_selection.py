@@ -52,7 +52,7 @@ def image_of(job: Job, session: Session, given: str | None = None, registries: t
     if published is None:
         looked = f"none is in {', '.join(sources)}" if sources else "no registry is configured"
         raise UsageError(
-            f"there is no image of {job.name}: none was made here, and {looked}",
+            f"no image of {job.name}: this machine has none, and {looked}",
             where=str(job.recipe.path),
             hint=f"make it: `jbuild recipe {job.recipe.name} --cell {job.cell.id}`, or name one with --image",
         )

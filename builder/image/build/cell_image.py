@@ -49,7 +49,8 @@ def build_image(
     )
     if plan.system is None:
         session.console.say(
-            f"{job.cell.id}: {job.spec.template} does more with layers than lay them down: BuildKit builds all"
+            f"{job.cell.id}: {job.spec.template} has instructions after jbuild's layers; "
+            "BuildKit builds the whole image"
         )
         return build(job, request, engine, session)
     system = None if again or fresh else _find_system_image(lock, plan.system, session)

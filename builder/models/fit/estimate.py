@@ -137,7 +137,9 @@ def _remarks(settings: ServingSettings, machine: Machine | None, left: int | Non
     if not gpu and settings.kv_space is None:
         remarks.append("VLLM_CPU_KVCACHE_SPACE is not set: half of the memory is taken for it, as vLLM 0.15.1 does")
     if machine and not machine.measured:
-        remarks.append(f"nobody has published what Linux sees of {machine.board}'s memory: 93 % of it is taken")
+        remarks.append(
+            f"the memory that Linux sees on {machine.board} is not published; the estimate assumes 93 % of it"
+        )
     if machine and machine.utilization is not None and machine.utilization < settings.utilization:
         remarks.append(
             f"--gpu-memory-utilization {settings.utilization:g} is more than is free on {machine.board} at the start: "

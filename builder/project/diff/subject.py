@@ -39,7 +39,7 @@ def subject(name: str, session: Session, architecture: str) -> ComparedSide:
     if path.suffix == ".toml" and path.is_file():
         return _of_lock(name, lockfile.read_file(path), session)
     if path.suffix == ".toml":
-        hint = "`jbuild diff RECIPE/CELL …` finds a cell's lock itself; locks lie in locks/RECIPE/"
+        hint = "`jbuild diff RECIPE/CELL …` finds a cell's lock itself; locks are in locks/RECIPE/"
         raise UsageError(f"there is no lock at `{printable(name)}`", hint=hint)
     if re.fullmatch(DIGEST_PATTERN, name):
         if not blob(session.workspace.images, name).is_file():

@@ -118,7 +118,7 @@ def _release(answers: Answers, folders: tuple[Path, ...]) -> str:
 
 
 def _known(folders: tuple[Path, ...]) -> list[Recipe]:
-    """Return the recipes that ship with jbuild, whose folder comes last: nobody knows what the others have proved."""
+    """Return the recipes that ship with jbuild, whose folder comes last: only these are known to be proven."""
     recipes = []
     for path in recipe_paths(folders[-1:]).values():
         try:

@@ -119,7 +119,7 @@ _FEW = 3
 
 
 def remarks(path: Path) -> Iterator[str]:
-    """Yield what is to be done about a recipe that was just written, beside those that lie in its folder."""
+    """Yield remarks about a new recipe beside the other recipes of its folder."""
     yield from _absent_models(path)
     own = _tags(path)
     by_recipe = {name: _tags(sibling) for name, sibling in recipe_paths([path.parent]).items() if name != path.stem}

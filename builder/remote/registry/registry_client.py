@@ -147,7 +147,7 @@ class RegistryClient:
             )
             if response.status_code == HTTPStatus.CREATED:
                 return True
-            # 202: the registry opened an upload instead, which nobody will use.
+            # 202: the registry opened an upload instead, which stays unused.
             self._transport.once("DELETE", response.headers.get("Location", ""), scopes=scopes)
         except requests.RequestException:
             # A mount only saves time: a real problem will show in the upload.

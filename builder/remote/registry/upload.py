@@ -203,7 +203,7 @@ class Upload:
             self._count(offset - self._reported)
 
     def _cancel(self) -> None:
-        """Delete the open upload, which nobody will resume."""
+        """Delete the open upload; it will not be resumed."""
         if self._location:
             # Registries purge abandoned uploads after some days anyway.
             with suppress(requests.RequestException, RegistryError):

@@ -83,7 +83,7 @@ def _check(torch: Any, name: str, compute: Callable[..., Any], kind: Any, tolera
     try:
         result = compute(torch, *[tensor.cuda() for tensor in inputs]).cpu().double()
         error = float((result - expected).norm() / expected.norm())
-        # Not a number is no number below the tolerance.
+        # NaN is not below the tolerance.
         if not error <= tolerance:
             problem = f"{name}: the GPU's numbers are not the CPU's: off by {error:.2g}, allowed {tolerance:.2g}"
     except RuntimeError as failure:
