@@ -1,1 +1,1 @@
-"""What somebody wants: recipes, their matrix, and the cells it expands to. Pure functions of files."""
+"""Recipes, their matrix, and its cells: pure functions of files."""

@@ -14,10 +14,8 @@ from builder.cli.verb_options import json_option, registry_names
 from builder.errors import UsageError
 from builder.host.console import Console
 from builder.host.paths import Workspace
-from builder.project.init.new_recipe import Answers
-from builder.project.init.proposals import board_choices, l4t_choices, propose
-from builder.project.init.remarks import remarks
-from builder.project.init.write import write
+from builder.project.init.proposals import Answers, board_choices, l4t_choices, propose
+from builder.project.init.write import remarks, write
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""A new recipe as a commented file, which is read back before it is kept."""
+"""Writes a new recipe as a commented file, checks it first, and lists what is left to do."""
 
 from __future__ import annotations
 
@@ -8,31 +8,39 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from builder.errors import DocumentError, UsageError
+from builder.errors import DocumentError, JbuildError, UsageError
+from builder.host.config import Config
 from builder.host.files import write_text
 from builder.host.toml.documents import printable
 from builder.model import patterns
 from builder.model.recipes import Question
-from builder.project.init.new_recipe import NO_BOARD
+from builder.models.selection import CONFIG
+from builder.project.init.proposals import NO_BOARD
+from builder.recipe.find import recipe_paths
 from builder.recipe.json_schema import FILES, schema_text
 from builder.recipe.load import load
-from builder.recipe.matrix import expand
+from builder.recipe.matrix import expand, specify
+from builder.remote.hub.model_sources import FolderSource, locate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from builder.project.init.proposals import Proposal
 
 _TEMPLATE = Path(__file__).with_name("recipe.toml.j2")
 _QUESTION = Question(ask="What is the capital of France?", expect="Paris")
-# The column in which the explanations begin.
+# The column of the comments.
 _COLUMN = 52
+# Most names in a remark.
+_FEW = 3
 
 
 def write(proposal: Proposal, folder: Path) -> Path:
     """Write a recipe into a folder, and the schema of recipes beside the folder; return the recipe's path.
 
     Raises:
-        UsageError: there is one of that name, or the answers do not make a recipe that can be built.
-        DiskError: it cannot be written.
+        UsageError: a recipe of that name exists, or the answers make a recipe that cannot be built.
+        DiskError: a file cannot be written.
     """
     name = proposal.answers.name or ""
     if not re.fullmatch(patterns.RECIPE_NAME, name):
@@ -40,13 +48,12 @@ def write(proposal: Proposal, folder: Path) -> Path:
         raise UsageError(f"`{printable(name)}` is not a recipe name", hint=hint)
     path = folder / f"{name}.toml"
     if path.exists():
-        raise UsageError(
-            f"there is a recipe `{name}` already", where=str(path), hint="choose another name: `jbuild init NAME`"
-        )
+        hint = "choose another name: `jbuild init NAME`"
+        raise UsageError(f"the recipe `{name}` exists already", where=str(path), hint=hint)
     text = render(proposal)
     _check(name, text)
     write_text(path, text)
-    # Editors read it for the recipe's first line; it belongs to this version of jbuild, so an older one is replaced.
+    # The recipe's first line names it for editors. It replaces one of an older jbuild.
     write_text(folder.parent / "schemas" / FILES["recipe"], schema_text("recipe"))
     return path
 
@@ -65,7 +72,7 @@ def render(proposal: Proposal) -> str:
         answers=answers,
         axes=dict(proposal.axes),
         spec=spec,
-        question=next((each for each in spec.smoke.questions if each.ask and each.expect), _QUESTION),
+        question=next((item for item in spec.smoke.questions if item.ask and item.expect), _QUESTION),
         like=proposal.like.name if proposal.like else None,
         for_board=answers.board != NO_BOARD,
         model_name=model.name if model else _model_name(answers.model or ""),
@@ -74,8 +81,21 @@ def render(proposal: Proposal) -> str:
     return "".join(f"{_aligned(line)}\n" for line in text.splitlines())
 
 
+def remarks(path: Path) -> Iterator[str]:
+    """Yield what is left to do for a new recipe: models to fetch, tags that other recipes of its folder have, too."""
+    yield from _absent_models(path)
+    paths = {name: neighbour for name, neighbour in recipe_paths([path.parent]).items() if name != path.stem}
+    shared = {name: tags for name, neighbour in paths.items() if (tags := _tags(path) & _tags(neighbour))}
+    if shared:
+        repository, tag = min(min(tags) for tags in shared.values())
+        yield (
+            f"the tag {repository}:{tag} belongs to {_names(sorted(shared))}, too: "
+            "change `publish.repository` or `publish.tags` of one"
+        )
+
+
 def _check(name: str, text: str) -> None:
-    """Make sure that the recipe can be read, and that its cell can be built."""
+    """Check that the recipe can be read, and that its cell can be built."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.toml"
         path.write_text(text, encoding="utf-8")
@@ -83,12 +103,11 @@ def _check(name: str, text: str) -> None:
             (cell,) = expand(load(path))
         except DocumentError as error:
             first = error.problems[0]
-            message = f"this makes no recipe: {first.key}: {first.message}"
-            raise UsageError(message, hint=first.hint or "`jbuild init --help` shows what can be said") from error
+            message = f"these answers do not make a recipe: {first.key}: {first.message}"
+            raise UsageError(message, hint=first.hint or "`jbuild init --help` shows the options") from error
     if cell.impossible:
-        raise UsageError(
-            f"this cannot be built: {cell.impossible}", hint="choose another --vllm, --python, --cuda or --l4t"
-        )
+        hint = "choose another --vllm, --python, --cuda or --l4t"
+        raise UsageError(f"this cannot be built: {cell.impossible}", hint=hint)
 
 
 def _model_name(source: str) -> str:
@@ -97,13 +116,37 @@ def _model_name(source: str) -> str:
 
 
 def _toml(value: Any) -> str:
-    """Write a string, a number or a list of strings as TOML does; JSON's strings are TOML's."""
+    """Return a string, a number or a list of strings as TOML; JSON's strings are valid TOML."""
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_toml, value))}]"
     return json.dumps(value, ensure_ascii=False)
 
 
 def _aligned(line: str) -> str:
-    """Move what explains a key into its column."""
+    """Move a key's comment into its column."""
     code, mark, comment = line.partition("  ## ")
     return f"{code.rstrip().ljust(_COLUMN - 2)}  # {comment}" if mark else line
+
+
+def _names(names: Sequence[str]) -> str:
+    if len(names) <= _FEW:
+        return f"recipe{'s' if names[1:] else ''} {', '.join(names)}"
+    return f"recipes {', '.join(names[:_FEW])} and {len(names) - _FEW} more"
+
+
+def _absent_models(path: Path) -> Iterator[str]:
+    for model in load(path).spec.models:
+        source = locate(model.source, path.parent, Config())
+        if isinstance(source, FolderSource) and not (source.path / CONFIG).is_file():
+            problem = f"has no {CONFIG}" if source.path.is_dir() else "does not exist"
+            yield f"the model's folder {source.path.resolve()} {problem}: sources are relative to the recipe"
+
+
+def _tags(path: Path) -> frozenset[tuple[str, str]]:
+    """Return repositories and tags of a recipe's images; none if the recipe has mistakes."""
+    try:
+        recipe = load(path)
+        published = [specify(recipe, cell).publish for cell in expand(recipe) if not cell.impossible]
+    except JbuildError:
+        return frozenset()
+    return frozenset((spec.repository, rule.name) for spec in published for rule in spec.tags)
