@@ -61,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def found(folder: Path, *boards: str, server: ServerSpec | None = None, **platform: Any) -> CellFit:
+def fit_of(folder: Path, *boards: str, server: ServerSpec | None = None, **platform: Any) -> CellFit:
     spec = make_spec(
         requires=("vllm==0.20.2",),
         models=(Model(name="tiny", source=str(folder)),),
@@ -73,7 +73,7 @@ def found(folder: Path, *boards: str, server: ServerSpec | None = None, **platfo
 
 
 def test_the_sum_for_a_board_that_is_large_enough(folder: Path) -> None:
-    (fit,) = found(folder, "agx-orin-64").boards
+    (fit,) = fit_of(folder, "agx-orin-64").boards
     sizes = {line.name: line.size for line in fit.lines}
     assert sizes["weights"] == 2 * LLAMA
     assert sizes["activations"] == 2048 * (3 * 14336 + 4 * 4096) * 2 + 256 * 128256 * 16
@@ -92,13 +92,13 @@ def test_what_vllm_found_for_activations_is_less_than_the_estimate(folder: Path)
     """vllm#10511, Llama 3 8B, batches of 8192: 1.26 GiB."""
     server = ServerSpec(model="tiny", max_model_len=8192, arguments=("--max-num-batched-tokens=8192",))
     size = next(
-        line.size for line in found(folder, "agx-orin-64", server=server).boards[0].lines if line.name == "activations"
+        line.size for line in fit_of(folder, "agx-orin-64", server=server).boards[0].lines if line.name == "activations"
     )
     assert 1.26 * GIB <= size <= 1.26 * 1.12 * GIB
 
 
 def test_a_board_that_is_too_small(folder: Path) -> None:
-    (fit,) = found(folder, "orin-nano-8").boards
+    (fit,) = fit_of(folder, "orin-nano-8").boards
     assert (fit.verdict, fit.whole, fit.longest, fit.longest_one) == ("no", 0.0, None, None)
     assert fit.left is not None
     assert fit.left < 0
@@ -108,7 +108,7 @@ def test_sequences_that_have_no_room_together(folder: Path) -> None:
     server = ServerSpec(
         model="tiny", max_model_len=65536, arguments=("--max-num-seqs=8", "--gpu-memory-utilization=0.9")
     )
-    (fit,) = found(folder, "agx-orin-64", server=server).boards
+    (fit,) = fit_of(folder, "agx-orin-64", server=server).boards
     assert fit.verdict == "fewer"
     assert fit.longest is not None
     assert fit.left is not None
@@ -117,14 +117,14 @@ def test_sequences_that_have_no_room_together(folder: Path) -> None:
 
 
 def test_what_the_system_needs_limits_the_servers_share(folder: Path) -> None:
-    (fit,) = found(folder, "agx-orin-32").boards
+    (fit,) = fit_of(folder, "agx-orin-32").boards
     assert fit.machine is not None
     outside = sum(line.size for line in fit.machine.outside)
     assert fit.machine.share == (30697 << 20) - outside < int(0.92 * (30697 << 20))
     assert fit.machine.utilization == 0.87
     assert any("set 0.87 or less" in remark for remark in fit.remarks)
     modest = ServerSpec(model="tiny", max_model_len=8192, arguments=("--gpu-memory-utilization", "0.7"))
-    (fit,) = found(folder, "agx-orin-32", server=modest).boards
+    (fit,) = fit_of(folder, "agx-orin-32", server=modest).boards
     assert fit.machine is not None
     assert fit.machine.share == int(0.7 * (30697 << 20))
     assert fit.remarks == ()
@@ -132,93 +132,93 @@ def test_what_the_system_needs_limits_the_servers_share(folder: Path) -> None:
 
 def test_eight_bits_for_the_cache_double_the_context(folder: Path) -> None:
     server = ServerSpec(model="tiny", max_model_len=8192, arguments=("--kv-cache-dtype=fp8",))
-    (half,) = found(folder, "agx-orin-32", server=server).boards
-    (whole,) = found(folder, "agx-orin-32").boards
+    (half,) = fit_of(folder, "agx-orin-32", server=server).boards
+    (whole,) = fit_of(folder, "agx-orin-32").boards
     assert 2 * half.kv_token == whole.kv_token
     assert (half.longest or 0) > (whole.longest or 0)
 
 
 def test_without_cuda_graphs_there_is_more_room(folder: Path) -> None:
     eager = ServerSpec(model="tiny", max_model_len=8192, arguments=("--enforce-eager",))
-    names = {line.name for line in found(folder, "agx-orin-64", server=eager).boards[0].lines}
+    names = {line.name for line in fit_of(folder, "agx-orin-64", server=eager).boards[0].lines}
     assert "CUDA graphs" not in names
-    assert "CUDA graphs" in {line.name for line in found(folder, "agx-orin-64").boards[0].lines}
+    assert "CUDA graphs" in {line.name for line in fit_of(folder, "agx-orin-64").boards[0].lines}
 
 
 def test_boards_of_the_platform_unless_some_are_named(folder: Path) -> None:
-    names = [fit.machine.board for fit in found(folder).boards if fit.machine]
+    names = [fit.machine.board for fit in fit_of(folder).boards if fit.machine]
     assert names == ["orin-nano-4", "orin-nano-8", "orin-nx-8", "orin-nx-16", "agx-orin-32", "agx-orin-64"]
-    assert [fit.verdict for fit in found(folder).boards] == ["no", "no", "no", "no", "fits", "fits"]
+    assert [fit.verdict for fit in fit_of(folder).boards] == ["no", "no", "no", "no", "fits", "fits"]
     with pytest.raises(UsageError, match="there is no board `orin`"):
-        found(folder, "orin")
+        fit_of(folder, "orin")
 
 
 def test_a_server_on_the_cpu_needs_no_board_and_sets_its_cache_aside(folder: Path) -> None:
     server = ServerSpec(model="tiny", max_model_len=8192, environment=(("VLLM_CPU_KVCACHE_SPACE", "4"),))
-    (fit,) = found(folder, gpu=False, server=server).boards
+    (fit,) = fit_of(folder, gpu=False, server=server).boards
     assert (fit.machine, fit.left, fit.verdict) == (None, 4 * GIB, "fits")
     assert fit.longest == 32768
-    (on,) = found(folder, "orin-nx-16", gpu=False, server=server).boards
+    (on,) = fit_of(folder, "orin-nx-16", gpu=False, server=server).boards
     assert on.verdict == "no"
-    assert "VLLM_CPU_KVCACHE_SPACE asks for more than remains on orin-nx-16" in on.remarks
-    (large,) = found(folder, "agx-orin-64", gpu=False, server=server).boards
+    assert "VLLM_CPU_KVCACHE_SPACE is more than the memory left on orin-nx-16" in on.remarks
+    (large,) = fit_of(folder, "agx-orin-64", gpu=False, server=server).boards
     assert (large.verdict, large.left) == ("fits", 4 * GIB)
 
 
 def test_a_cache_that_is_too_small_for_one_sequence(folder: Path) -> None:
     server = ServerSpec(model="tiny", max_model_len=65536, environment=(("VLLM_CPU_KVCACHE_SPACE", "4"),))
-    assert found(folder, gpu=False, server=server).boards[0].verdict == "no"
+    assert fit_of(folder, gpu=False, server=server).boards[0].verdict == "no"
     silent = ServerSpec(model="tiny", max_model_len=8192)
-    (fit,) = found(folder, gpu=False, server=silent).boards
+    (fit,) = fit_of(folder, gpu=False, server=silent).boards
     assert (fit.verdict, fit.left) == ("unknown", None)
-    (fit,) = found(folder, "agx-orin-64", gpu=False, server=silent).boards
+    (fit,) = fit_of(folder, "agx-orin-64", gpu=False, server=silent).boards
     assert fit.left == min((62841 << 20) // 2, fit.left or 0)
     assert any("half of the memory" in remark for remark in fit.remarks)
 
 
 def test_a_model_whose_state_is_not_known_is_still_too_large(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(LLAMA_3_1_8B | {"model_type": "jamba"}))
-    fits = {fit.machine.board: fit for fit in found(folder).boards if fit.machine}
+    fits = {fit.machine.board: fit for fit in fit_of(folder).boards if fit.machine}
     assert (fits["orin-nx-16"].verdict, fits["agx-orin-64"].verdict) == ("no", "unknown")
     assert fits["agx-orin-64"].longest is None
-    assert "the memory of a jamba model's state is not known here" in fits["agx-orin-64"].remarks
+    assert "jbuild cannot estimate the state of a jamba model" in fits["agx-orin-64"].remarks
 
 
 def test_the_models_own_length_is_the_limit(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(QWEN3_8B))
-    (fit,) = found(folder, "agx-thor-128", l4t="39.2.0", sms=("11.0",)).boards
+    (fit,) = fit_of(folder, "agx-thor-128", l4t="39.2.0", sms=("11.0",)).boards
     assert fit.longest == 40960
 
 
 def test_windows_make_contexts_cheap(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(GEMMA_3_4B))
     write_weights(folder / "model.safetensors", {"w": ("BF16", [4_300_079_472], 8_600_158_944)})
-    with_windows = found(folder, "orin-nx-16").boards[0]
+    with_windows = fit_of(folder, "orin-nx-16").boards[0]
     apart = ServerSpec(model="tiny", max_model_len=8192, arguments=("--disable-hybrid-kv-cache-manager",))
-    without = found(folder, "orin-nx-16", server=apart).boards[0]
+    without = fit_of(folder, "orin-nx-16", server=apart).boards[0]
     assert (with_windows.longest or 0) > 3 * (without.longest or 0) > 0
 
 
-def test_a_board_nobody_has_measured_is_said_to_be_an_estimate(folder: Path) -> None:
-    (fit,) = found(folder, "orin-nx-8").boards
+def test_a_board_without_a_measured_memory_is_an_estimate(folder: Path) -> None:
+    (fit,) = fit_of(folder, "orin-nx-8").boards
     assert fit.machine is not None
     assert not fit.machine.measured
     assert any("the estimate assumes 93 %" in remark for remark in fit.remarks)
 
 
 def test_a_board_that_the_images_are_not_for_is_named(folder: Path) -> None:
-    (fit,) = found(folder, "agx-thor-128").boards
+    (fit,) = fit_of(folder, "agx-thor-128").boards
     assert fit.remarks[-1] == "images for l4t-36.4.0 (SM 8.7) do not run on agx-thor-128 (SM 11.0)"
-    (fit,) = found(folder, "agx-orin-64").boards
+    (fit,) = fit_of(folder, "agx-orin-64").boards
     assert not any("do not run" in remark for remark in fit.remarks)
-    (fit,) = found(folder, "agx-thor-128", gpu=False).boards
+    (fit,) = fit_of(folder, "agx-thor-128", gpu=False).boards
     assert not any("do not run" in remark for remark in fit.remarks)
 
 
 def test_a_model_on_a_hub_must_be_locked(folder: Path) -> None:
     spec = make_spec(models=(Model(name="tiny", source="hf://org/tiny@main"),), server=ServerSpec(model="tiny"))
     job = make_job(spec=spec)
-    with pytest.raises(ModelError, match="not locked, and not in a folder") as caught:
+    with pytest.raises(ModelError, match="not locked, and its source is not a folder") as caught:
         fit_cell(job.recipe, "one", spec, make_platform(), None, (), Config(), folder)
     assert "jbuild models lock RECIPE" in (caught.value.hint or "")
 
@@ -249,15 +249,15 @@ def test_a_locked_models_sizes_serve_until_its_weights_are_here(folder: Path, tm
 
 
 def test_the_warning_of_a_lock(folder: Path) -> None:
-    assert warning(found(folder, "agx-orin-64"), named=True) is None
-    assert warning(found(folder), named=False) == (
+    assert warning(fit_of(folder, "agx-orin-64"), named=True) is None
+    assert warning(fit_of(folder), named=False) == (
         "model tiny: by estimate, it does not fit orin-nano-4, orin-nano-8, orin-nx-8, orin-nx-16; "
         "`jbuild fit` shows the sum"
     )
-    said = warning(found(folder, "agx-orin-32"), named=True)
-    assert said is not None
-    assert "on agx-orin-32 the server starts with --gpu-memory-utilization 0.87" in said
-    assert warning(found(folder, "agx-orin-32"), named=False) is None
+    message = warning(fit_of(folder, "agx-orin-32"), named=True)
+    assert message is not None
+    assert "on agx-orin-32 the server starts with --gpu-memory-utilization 0.87" in message
+    assert warning(fit_of(folder, "agx-orin-32"), named=False) is None
 
 
 def _lock(folder: Path, session: Session, boards: tuple[str, ...] = ()) -> None:
@@ -284,7 +284,7 @@ def test_a_lock_warns_of_boards(folder: Path, session: Session, capsys: pytest.C
     assert "warning: model tiny: by estimate, it does not fit orin-nano-4, " in capsys.readouterr().err
 
 
-def test_an_estimate_never_stands_in_the_way_of_a_lock(folder: Path, session: Session) -> None:
+def test_an_estimate_never_fails_a_lock(folder: Path, session: Session) -> None:
     write_weights(folder / "model.safetensors", {"w": ("BF16", [100], 200)})
     for config in ({"model_type": "other"}, {"hidden_size": "wide"}, {"text_config": []}, {"num_hidden_layers": -1}):
         (folder / "config.json").write_text(json.dumps(config))
@@ -333,7 +333,7 @@ def test_a_board_that_wants_another_setting_does_not_simply_fit(jbuild: Any, fol
     assert words["orin-nano-4"].endswith("  does not fit")
 
 
-def test_cells_that_need_the_same_are_told_once(jbuild: Any, tmp_path: Path) -> None:
+def test_cells_with_equal_needs_are_printed_once(jbuild: Any, tmp_path: Path) -> None:
     write_recipe(tmp_path, axis='l4t = ["36.4.0", "36.4.3", "38.2.0"]')
     _, out, _ = jbuild("fit", "demo", "--board", "agx-orin-64")
     assert [line for line in out.splitlines() if ": tiny (llama)" in line] == [
@@ -364,7 +364,7 @@ def test_the_recipes_boards(jbuild: Any, tmp_path: Path) -> None:
     assert load(tmp_path / "recipes" / "demo.toml").boards == ("agx-orin-32",)
     code, out, _ = jbuild("fit", "demo", "--json")
     assert code == 0
-    assert [each["machine"]["board"] for each in json.loads(out)["cells"][0]["boards"]] == ["agx-orin-32"]
+    assert [board_fit["machine"]["board"] for board_fit in json.loads(out)["cells"][0]["boards"]] == ["agx-orin-32"]
 
 
 def test_an_unknown_board_in_a_recipe_is_located(tmp_path: Path) -> None:
@@ -403,7 +403,7 @@ def test_rows_have_sources() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('name = "x"\nmib = 1\nof = "gpus"\nsource = "s"', "unknown place `gpus`"),
+        ('name = "x"\nmib = 1\nof = "gpus"\nsource = "s"', "unknown kind of memory `gpus`"),
         ('name = "x"\nmib = -1\nof = "gpu"\nsource = "s"', "-1 is out of bounds"),
         ('name = "x"\nmib = 1\nof = "gpu"', "`source` is missing"),
         ('name = "x"\nmib = 1\nof = "gpu"\nsource = "s"\nunless = "eager"', "`eager` is not an option of the server"),

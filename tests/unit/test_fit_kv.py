@@ -10,7 +10,7 @@ import pytest
 from fit_parts import layers, make_settings, make_shape
 from hypothesis import given
 
-from builder.models.fit.kv_cache import element_bytes, longest, sequence_bytes, stored, token_bytes
+from builder.models.fit.kv_cache import cache_bytes, element_bytes, longest, sequence_bytes, token_bytes
 
 GIB = 1 << 30
 
@@ -52,7 +52,7 @@ def test_vllms_own_answer(case: tuple[int, ...], answer: int) -> None:
     assert sequence_bytes(make_shape(*kinds), settings, tokens) == answer
 
 
-def test_a_latent_vector_is_kept_once() -> None:
+def test_a_latent_vector_is_stored_once() -> None:
     """DeepSeek V2 Lite: 27 layers of 512 + 64 numbers, `MLAAttentionSpec`."""
     shape = make_shape(layers(27, 512 + 64))
     assert token_bytes(shape, make_settings()) == 27 * 576 * 2
@@ -85,7 +85,7 @@ def test_layers_of_different_widths_are_added() -> None:
     ],
 )
 def test_types_of_the_cache(dtype: str, size: int) -> None:
-    assert stored(1024, dtype) == size
+    assert cache_bytes(1024, dtype) == size
 
 
 def test_bytes_of_a_number() -> None:
@@ -105,13 +105,13 @@ SHAPES = st.builds(
 @given(SHAPES, st.integers(0, 1 << 33), st.integers(1, 200_000))
 def test_the_longest_fits_and_one_more_does_not(shape: Any, room: int, limit: int) -> None:
     settings = make_settings()
-    found = longest(shape, settings, room, limit)
-    if found is None:
+    length = longest(shape, settings, room, limit)
+    if length is None:
         assert sequence_bytes(shape, settings, 1) > room
         return
-    assert 1 <= found <= limit
-    assert sequence_bytes(shape, settings, found) <= room
-    assert found == limit or sequence_bytes(shape, settings, found + 1) > room
+    assert 1 <= length <= limit
+    assert sequence_bytes(shape, settings, length) <= room
+    assert length == limit or sequence_bytes(shape, settings, length + 1) > room
 
 
 @given(SHAPES, st.integers(1, 100_000), st.integers(1, 100_000))

@@ -15,18 +15,18 @@ GIB = 1 << 30
 
 
 def settings(*arguments: str, environment: dict[str, str] | None = None, **changes: Any) -> ServingSettings:
-    given = {name: changes.pop(name) for name in ("gpu", "vllm", "memory") if name in changes}
+    context = {name: changes.pop(name) for name in ("gpu", "vllm", "memory") if name in changes}
     shape = make_shape(**changes.pop("shape", {}))
     server = ServerSpec(arguments=arguments, environment=tuple((environment or {}).items()), **changes)
-    return settings_of(server, shape, **({"gpu": True, "vllm": "0.15"} | given))
+    return settings_of(server, shape, **({"gpu": True, "vllm": "0.15"} | context))
 
 
 def test_defaults_of_a_gpu_server() -> None:
-    found = settings()
-    assert (found.length, found.sequences, found.batched_tokens, found.most_sequences) == (131072, 1, 2048, 256)
-    assert (found.block, found.utilization, found.dtype, found.kv_dtype) == (16, 0.9, "bfloat16", "bfloat16")
-    assert (found.hybrid, found.eager, found.kv_space) == (True, False, None)
-    assert found.remarks == ("--gpu-memory-utilization is not set: 0.9 is taken for vLLM 0.15's default",)
+    serving = settings()
+    assert (serving.length, serving.sequences, serving.batched_tokens, serving.most_sequences) == (131072, 1, 2048, 256)
+    assert (serving.block, serving.utilization, serving.dtype, serving.kv_dtype) == (16, 0.9, "bfloat16", "bfloat16")
+    assert (serving.hybrid, serving.eager, serving.kv_space) == (True, False, None)
+    assert serving.remarks == ("--gpu-memory-utilization is not set: the estimate assumes 0.9, vLLM 0.15's default",)
 
 
 def test_a_large_gpu_takes_larger_batches() -> None:
@@ -38,9 +38,9 @@ def test_a_large_gpu_takes_larger_batches() -> None:
 
 
 def test_defaults_of_a_server_on_the_cpu() -> None:
-    found = settings(gpu=False, environment={"VLLM_CPU_KVCACHE_SPACE": "4"})
-    assert (found.block, found.most_sequences, found.kv_space) == (128, 128, 4 * GIB)
-    assert found.remarks == ()
+    serving = settings(gpu=False, environment={"VLLM_CPU_KVCACHE_SPACE": "4"})
+    assert (serving.block, serving.most_sequences, serving.kv_space) == (128, 128, 4 * GIB)
+    assert serving.remarks == ()
     assert settings(environment={"VLLM_CPU_KVCACHE_SPACE": "4"}).kv_space is None
 
 
@@ -62,13 +62,13 @@ def test_the_share_depends_on_the_version(vllm: str | None, share: float) -> Non
     ],
 )
 def test_arguments(arguments: tuple[str, ...]) -> None:
-    found = settings(*arguments, "--block-size=32", "--enforce-eager", "--disable-hybrid-kv-cache-manager")
-    assert (found.sequences, found.most_sequences, found.utilization) == (8, 8, 0.7)
-    assert (found.kv_dtype, found.batched_tokens, found.block) == ("fp8", 512, 32)
-    assert (found.eager, found.hybrid, found.remarks) == (True, False, ())
+    serving = settings(*arguments, "--block-size=32", "--enforce-eager", "--disable-hybrid-kv-cache-manager")
+    assert (serving.sequences, serving.most_sequences, serving.utilization) == (8, 8, 0.7)
+    assert (serving.kv_dtype, serving.batched_tokens, serving.block) == ("fp8", 512, 32)
+    assert (serving.eager, serving.hybrid, serving.remarks) == (True, False, ())
 
 
-def test_of_two_sayings_the_last_one_holds() -> None:
+def test_the_last_value_of_an_option_holds() -> None:
     assert option(["--a=1", "--a", "2"], "--a") == "2"
     assert option(["--a"], "--a") is None
     assert option(["--ab=1"], "--a") is None
@@ -81,15 +81,15 @@ def test_environment_wins() -> None:
         "JBUILD_GPU_MEMORY_UTILIZATION": "0.5",
         "JBUILD_EXTRA_ARGS": "--max-num-seqs=2",
     }
-    found = settings("--max-num-seqs=8", environment=environment, max_model_len=2048, dtype="float32")
-    assert (found.length, found.dtype, found.utilization, found.sequences) == (1024, "float16", 0.5, 2)
+    serving = settings("--max-num-seqs=8", environment=environment, max_model_len=2048, dtype="float32")
+    assert (serving.length, serving.dtype, serving.utilization, serving.sequences) == (1024, "float16", 0.5, 2)
     assert settings(environment={"JBUILD_EXTRA_ARGS": "'"}).sequences == 1
     assert settings(environment={"JBUILD_EXTRA_ARGS": '["--max-num-seqs", "3"]'}).sequences == 3
     assert settings(environment={"JBUILD_EXTRA_ARGS": '["--max-num-seqs'}).sequences == 1
 
 
 @pytest.mark.parametrize(
-    ("asked", "config", "dtype"),
+    ("option_value", "config", "dtype"),
     [
         (None, "bfloat16", "bfloat16"),
         ("auto", "float16", "float16"),
@@ -99,8 +99,8 @@ def test_environment_wins() -> None:
         ("float", "bfloat16", "float32"),
     ],
 )
-def test_the_type_that_the_server_runs(asked: str | None, config: str, dtype: str) -> None:
-    assert settings(dtype=asked, shape={"dtype": config}).dtype == dtype
+def test_the_type_that_the_server_runs(option_value: str | None, config: str, dtype: str) -> None:
+    assert settings(dtype=option_value, shape={"dtype": config}).dtype == dtype
 
 
 def test_lengths() -> None:
@@ -111,18 +111,18 @@ def test_lengths() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "2", "abc", "0.5.5", "nan", "1e9"])
-def test_nonsense_is_passed_over(text: str) -> None:
-    found = settings(f"--gpu-memory-utilization={text}", f"--max-num-seqs={'x' + text}")
-    assert (found.utilization, found.most_sequences) == (0.9, 256)
+def test_invalid_values_are_ignored(text: str) -> None:
+    serving = settings(f"--gpu-memory-utilization={text}", f"--max-num-seqs={'x' + text}")
+    assert (serving.utilization, serving.most_sequences) == (0.9, 256)
 
 
-def test_what_cannot_be_counted_is_said() -> None:
-    found = settings(quantization="fp8", max_model_len=200_000)
-    assert found.remarks[1:] == (
-        "quantization fp8 at load time is not counted: the weights are an upper bound",
+def test_uncounted_options_are_in_the_remarks() -> None:
+    serving = settings(quantization="fp8", max_model_len=200_000)
+    assert serving.remarks[1:] == (
+        "quantization fp8 at load time is not counted, so the weights are an upper bound",
         (
-            "max-model-len 200000 is beyond the 131072 tokens of config.json: "
-            "vLLM does not start with it, unless VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"
+            "max-model-len 200000 is larger than the 131072 tokens of config.json: "
+            "vLLM starts only with VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"
         ),
     )
     assert settings(quantization="awq", shape={"quantised": "awq"}).remarks[1:] == ()

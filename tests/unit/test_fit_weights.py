@@ -25,10 +25,10 @@ def files_in(folder: Path, *absent: str) -> ModelFiles:
 def test_llama_3_8b_weighs_what_vllm_says(tmp_path: Path) -> None:
     """vllm#10511: `model weights take 14.96GiB` for Llama 3 8B's 8,030,261,248 parameters."""
     write_weights(tmp_path / "model.safetensors", {"w": ("BF16", [LARGE], 2 * LARGE)})
-    line = weigh(files_in(tmp_path), make_shape(), "bfloat16")
-    assert (line.size, line.basis) == (2 * LARGE, "exact")
-    assert f"{line.size / (1 << 30):.2f}" == "14.96"
-    assert line.why == "safetensors headers: BF16 16.061 GB"
+    item = weigh(files_in(tmp_path), make_shape(), "bfloat16")
+    assert (item.size, item.basis) == (2 * LARGE, "exact")
+    assert f"{item.size / (1 << 30):.2f}" == "14.96"
+    assert item.why == "safetensors headers: BF16 16.061 GB"
 
 
 def test_shards_are_added_and_other_files_are_not(tmp_path: Path) -> None:
@@ -42,9 +42,9 @@ def test_shards_are_added_and_other_files_are_not(tmp_path: Path) -> None:
 def test_numbers_take_the_type_that_the_server_runs(tmp_path: Path, dtype: str, size: int) -> None:
     tensors = {"a": ("BF16", [100], 200), "b": ("F32", [20], 80)}
     write_weights(tmp_path / "model.safetensors", tensors)
-    line = weigh(files_in(tmp_path), make_shape(), dtype)
-    assert line.size == size
-    assert line.why.endswith(f", run as {dtype}")
+    item = weigh(files_in(tmp_path), make_shape(), dtype)
+    assert item.size == size
+    assert item.why.endswith(f", run as {dtype}")
 
 
 def test_quantised_weights_stay_as_they_are_stored(tmp_path: Path) -> None:
@@ -55,9 +55,9 @@ def test_quantised_weights_stay_as_they_are_stored(tmp_path: Path) -> None:
         "f8": ("F8_E4M3", [8], 8),
     }
     write_weights(tmp_path / "model.safetensors", tensors)
-    line = weigh(files_in(tmp_path), make_shape(quantised="awq"), "bfloat16")
-    assert line.size == 444
-    assert line.why == "safetensors headers: F16 0.000 GB, F32 0.000 GB, F8_E4M3 0.000 GB, I32 0.000 GB (awq)"
+    item = weigh(files_in(tmp_path), make_shape(quantised="awq"), "bfloat16")
+    assert item.size == 444
+    assert item.why == "safetensors headers: F16 0.000 GB, F32 0.000 GB, F8_E4M3 0.000 GB, I32 0.000 GB (awq)"
 
 
 def test_whole_numbers_are_never_cast(tmp_path: Path) -> None:
@@ -72,13 +72,13 @@ def test_a_tied_output_layer_is_loaded_once(tmp_path: Path) -> None:
     assert weigh(files_in(tmp_path), make_shape(), "bfloat16").size == 400
 
 
-def test_without_headers_sizes_are_taken_and_said_to_be_an_estimate(tmp_path: Path) -> None:
+def test_without_headers_the_files_sizes_are_an_estimate(tmp_path: Path) -> None:
     write_weights(tmp_path / "model.safetensors", {"a": ("BF16", [100_000], 200_000)})
     size = (tmp_path / "model.safetensors").stat().st_size
     absent = files_in(tmp_path, "model.safetensors")
-    line = weigh(absent, make_shape(), "bfloat16")
-    assert (line.size, line.basis) == (size, "estimate")
-    assert "headers are not here" in line.why
+    item = weigh(absent, make_shape(), "bfloat16")
+    assert (item.size, item.basis) == (size, "estimate")
+    assert "jbuild models fetch" in item.why
     assert weigh(absent, make_shape(), "float32").size == 2 * size
     assert weigh(absent, make_shape(dtype="float32"), "bfloat16").size == size // 2
     assert weigh(absent, make_shape(quantised="gptq"), "float32").size == size
@@ -86,8 +86,8 @@ def test_without_headers_sizes_are_taken_and_said_to_be_an_estimate(tmp_path: Pa
 
 def test_other_formats_are_weighed_by_their_size(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"x" * 500)
-    line = weigh(files_in(tmp_path), make_shape(quantised="gguf"), "bfloat16")
-    assert (line.size, line.basis) == (500, "estimate")
+    item = weigh(files_in(tmp_path), make_shape(quantised="gguf"), "bfloat16")
+    assert (item.size, item.basis) == (500, "estimate")
 
 
 def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Fits or not: the memory that a model and its server need, against what a board has."""
+"""Estimates whether a model and its server fit into a board's memory."""

@@ -1,4 +1,4 @@
-"""From a cell to its estimate, and to the warning that a lock gives."""
+"""The memory estimate of a cell, and the warning that a lock prints about it."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def fit_cell(
     config: Config,
     store: Path,
 ) -> CellFit:
-    """Return the estimate for the model that a cell serves, for these boards, else the recipe's, else all that suit.
+    """Return the estimate for the model that a cell serves: on these boards, else the recipe's, else all that suit.
 
     `models` are the lock's, None without a lock; `store` is `Workspace.models`.
 
     Raises:
-        ModelError: the model's config.json or its weights are not here, or damaged.
-        UsageError: there is no such board.
+        ModelError: config.json or the weights are missing or damaged.
+        UsageError: a board is unknown.
     """
     files = _files(recipe, spec, models, config, store)
     shape = read_shape(files.name, *files.config())
@@ -55,9 +55,9 @@ def fit_cell(
 
 
 def warning(fit: CellFit, *, named: bool) -> str | None:
-    """Return what a lock says about boards that the model is too large for, or None.
+    """Return a lock's warning about boards that are too small for the model, or None.
 
-    With `named` boards it tells too when the server would not start as the recipe has it.
+    If the recipe named the boards, it also names those where the server starts only with a lower utilization.
     """
     too_small = [board_fit.machine.board for board_fit in fit.boards if board_fit.machine and board_fit.verdict == "no"]
     phrases = [f"it does not fit {', '.join(too_small)}"] if too_small else []
@@ -72,7 +72,7 @@ def warning(fit: CellFit, *, named: bool) -> str | None:
 
 
 def _of_platform(fit: BoardFit, board: Board | None, platform: Platform) -> BoardFit:
-    """Note a board that the platform's images do not run on, whatever its memory."""
+    """Add a remark if the platform's images do not run on the board."""
     if board is None or not platform.l4t or board.suits(platform):
         return fit
     message = f"images for {platform.name} (SM {', '.join(platform.sms)}) do not run on {board.name} (SM {board.sm})"
@@ -87,5 +87,5 @@ def _files(recipe: Recipe, spec: Spec, models: Sequence[LockedModel] | None, con
             return local_files(model, folder, config)
     locked = next((candidate for candidate in models or () if candidate.name == served), None)
     if locked is None:
-        raise ModelError(f"the server's model {served} is not one of the cell's", where=str(recipe.path))
+        raise ModelError(f"the cell has no model {served}, which its server names", where=str(recipe.path))
     return locked_files(locked, folder, config, store)

@@ -1,4 +1,4 @@
-"""The sum: what a model and its server need, against a board's memory."""
+"""Sums up the memory that a model and its server need, and compares it with a board's."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
     from builder.models.fit.model_config import ModelFiles
 
 _MIB = 1 << 20
-# Enough for any model whose configuration names no length.
+# The limit for models whose configuration has no length, in tokens.
 _LONGEST_LENGTH = 1 << 24
-# For one token: the gate, the up and the activated projection of the widest layer, and four vectors beside them.
+# Per token: the gate, up and activated projections of the widest layer, and four hidden vectors.
 _WIDE, _NARROW = 3, 4
-# For one sequence: the logits and three copies of them while a token is chosen, each of 4 bytes a token known.
+# Per sequence and vocabulary entry: the logits and three copies of them during sampling, 4 bytes each.
 _LOGITS_BYTES = 16
 
 
 def estimate(
     server: ServerSpec, shape: Shape, files: ModelFiles, board: Board | None, *, gpu: bool, vllm: str | None
 ) -> BoardFit:
-    """Return the estimate for one board; without a board, what is needed.
+    """Return the estimate for one board; without a board, only the memory that the server needs.
 
     Raises:
         ModelError: a weight file is damaged.
     """
     memory = board.usable if board else None
     settings = settings_of(server, shape, gpu=gpu, vllm=vllm, memory=memory)
-    lines = (weigh(files, shape, settings.dtype), _activations(shape, settings), *_overheads(settings, gpu=gpu))
+    items = (weigh(files, shape, settings.dtype), _activations(shape, settings), *_overheads(settings, gpu=gpu))
     machine = _machine(board, settings, gpu=gpu) if board else None
-    return _judge(shape, settings, lines, machine, gpu=gpu)
+    return _judge(shape, settings, items, machine, gpu=gpu)
 
 
 def _activations(shape: Shape, settings: ServingSettings) -> MemoryItem:
@@ -45,7 +45,7 @@ def _activations(shape: Shape, settings: ServingSettings) -> MemoryItem:
     size = passing * element_bytes(settings.dtype) + settings.most_sequences * shape.vocabulary * _LOGITS_BYTES
     why = (
         f"{settings.batched_tokens} tokens through the widest layer, logits of {settings.most_sequences} sequences "
-        "(11 % above what vLLM found for Llama 3 8B, vllm#10511); what an image or audio encoder needs is not counted"
+        "(11 % above what vLLM found for Llama 3 8B, vllm#10511); image and audio encoders are not counted"
     )
     return MemoryItem(name="activations", size=size, basis="estimate", why=why)
 
@@ -77,32 +77,32 @@ def _machine(board: Board, settings: ServingSettings, *, gpu: bool) -> Machine:
 
 
 def _judge(
-    shape: Shape, settings: ServingSettings, lines: tuple[MemoryItem, ...], machine: Machine | None, *, gpu: bool
+    shape: Shape, settings: ServingSettings, items: tuple[MemoryItem, ...], machine: Machine | None, *, gpu: bool
 ) -> BoardFit:
-    left = _left(settings, lines, machine, gpu=gpu)
-    one = sequence_bytes(shape, settings, settings.length) if shape.layers else 0
+    left = _left(settings, items, machine, gpu=gpu)
+    sequence_size = sequence_bytes(shape, settings, settings.length) if shape.layers else 0
     limit = shape.longest or _LONGEST_LENGTH
     room = left if left is not None and shape.layers else None
     return BoardFit(
         machine=machine,
         settings=settings,
-        lines=lines,
+        lines=items,
         kv_token=token_bytes(shape, settings),
-        kv_sequence=one,
+        kv_sequence=sequence_size,
         left=left,
-        whole=round(max(room, 0) / one, 2) if room is not None and one else None,
+        whole=round(max(room, 0) / sequence_size, 2) if room is not None and sequence_size else None,
         longest=None if room is None else longest(shape, settings, room // settings.sequences, limit),
         longest_one=None if room is None else longest(shape, settings, room, limit),
-        verdict=_verdict(shape, settings, lines, machine, left, one),
+        verdict=_verdict(shape, settings, items, machine, left, sequence_size),
         remarks=(*settings.remarks, *shape.unknown, *_remarks(settings, machine, left, gpu=gpu)),
     )
 
 
 def _left(
-    settings: ServingSettings, lines: tuple[MemoryItem, ...], machine: Machine | None, *, gpu: bool
+    settings: ServingSettings, items: tuple[MemoryItem, ...], machine: Machine | None, *, gpu: bool
 ) -> int | None:
-    """Return what remains for the KV cache; a server on the CPU takes what it was told, if that is there."""
-    fixed = sum(item.size for item in lines)
+    """Return the bytes for the KV cache; on the CPU, VLLM_CPU_KVCACHE_SPACE or the free memory, whichever is less."""
+    fixed = sum(item.size for item in items)
     if machine is None:
         return settings.kv_space
     free = machine.share - fixed
@@ -114,39 +114,41 @@ def _left(
 def _verdict(
     shape: Shape,
     settings: ServingSettings,
-    lines: tuple[MemoryItem, ...],
+    items: tuple[MemoryItem, ...],
     machine: Machine | None,
     left: int | None,
-    one: int,
+    sequence_size: int,
 ) -> Verdict:
     if left is None:
         return "unknown"
-    if machine and sum(item.size for item in lines) + (settings.kv_space or 0) > machine.share:
+    if machine and sum(item.size for item in items) + (settings.kv_space or 0) > machine.share:
         return "no"
     if not shape.layers:
         return "unknown"
-    if one > left:
+    if sequence_size > left:
         return "no"
-    return "fits" if one * settings.sequences <= left else "fewer"
+    return "fits" if sequence_size * settings.sequences <= left else "fewer"
 
 
 def _remarks(settings: ServingSettings, machine: Machine | None, left: int | None, *, gpu: bool) -> list[str]:
     remarks = []
     if machine and left is not None and settings.kv_space and left < settings.kv_space:
-        remarks.append(f"VLLM_CPU_KVCACHE_SPACE asks for more than remains on {machine.board}")
+        remarks.append(f"VLLM_CPU_KVCACHE_SPACE is more than the memory left on {machine.board}")
     if not gpu and settings.kv_space is None:
-        remarks.append("VLLM_CPU_KVCACHE_SPACE is not set: half of the memory is taken for it, as vLLM 0.15.1 does")
+        remarks.append(
+            "VLLM_CPU_KVCACHE_SPACE is not set: the estimate assumes half of the memory, vLLM 0.15.1's default"
+        )
     if machine and not machine.measured:
         remarks.append(
             f"the memory that Linux sees on {machine.board} is not published; the estimate assumes 93 % of it"
         )
     if machine and machine.utilization is not None and machine.utilization < settings.utilization:
         remarks.append(
-            f"--gpu-memory-utilization {settings.utilization:g} is more than is free on {machine.board} at the start: "
+            f"--gpu-memory-utilization {settings.utilization:g} exceeds the free memory of {machine.board}: "
             + (
-                f"set {machine.utilization:g} or less, for which the sum is made"
+                f"set {machine.utilization:g} or less; the estimate assumes that"
                 if machine.utilization > 0
-                else "none is"
+                else "no memory is free"
             )
         )
     return remarks

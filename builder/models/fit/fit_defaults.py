@@ -1,4 +1,4 @@
-"""The data of this room: what transformers takes where config.json is silent, and what a server needs besides."""
+"""Reads the tables of this room: transformers' defaults for config.json, and a server's memory overheads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MEMORY_KINDS = ("cpu", "gpu", "system")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Defaults:
-    """The values of one model type, and after how many layers one attends to everything."""
+    """The default values of one model type; every `sliding_every`-th layer has full attention."""
 
     model_type: str
     values: dict[str, Any]
@@ -29,7 +29,7 @@ class Defaults:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Overhead:
-    """One need, in MiB, that an option of the server may take away."""
+    """One overhead in MiB; the server option `unless` removes it."""
 
     name: str
     mib: int
@@ -78,10 +78,9 @@ def _rows(root: Table, key: str, read: Any) -> tuple[Any, ...]:
 
 def _defaults(table: Table) -> Defaults:
     values = table.table("values")
-    defaults = {key: _plain(values, key) for key in values}
     return Defaults(
         model_type=table.string("model-type", pattern=r"[a-z0-9_]+", noun="a model type as config.json writes it"),
-        values=defaults,
+        values={key: _plain(values, key) for key in values},
         sliding_every=table.integer("sliding-every", low=2, high=64) if "sliding-every" in table else None,
         source=table.string("source", pattern=".+", noun="a source"),
     )
@@ -104,5 +103,7 @@ def _overhead(table: Table) -> Overhead:
         source=table.string("source", pattern=".+", noun="a source"),
     )
     if row.of and row.of not in _MEMORY_KINDS:
-        table.problem("of", f"unknown place `{row.of}`", documents.suggest(row.of, _MEMORY_KINDS, noun="places"))
+        table.problem(
+            "of", f"unknown kind of memory `{row.of}`", documents.suggest(row.of, _MEMORY_KINDS, noun="kinds of memory")
+        )
     return row

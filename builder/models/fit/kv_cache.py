@@ -1,7 +1,7 @@
-"""The KV cache of one sequence, as vLLM reserves it.
+"""The size of one sequence's KV cache in vLLM.
 
 Formulas of vLLM 0.20.2, `v1/kv_cache_interface.py` and `_get_kv_cache_groups_uniform_page_size` in
-`v1/core/kv_cache_utils.py`: blocks of tokens; layers of several kinds in groups of one size, the last of each padded.
+`v1/core/kv_cache_utils.py`: tokens are in blocks; layers of each kind are in groups of one size, the last one padded.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ if TYPE_CHECKING:
     from builder.models.fit.memory_estimate import Layers, ServingSettings, Shape
 
 _BYTES = {"float32": 4, "float": 4, "float64": 8}
-# Below this ratio of the larger kind of layer to the smaller one, groups are as large as the larger one.
+# Below this ratio of the most frequent kind of layer to the least frequent one, groups have the larger size.
 _PADDING_RATIO = 1.5
 
 
 def element_bytes(dtype: str) -> int:
-    """Return the bytes of a number of a type such as `bfloat16`."""
+    """Return the bytes of one number of a type such as `bfloat16`."""
     return _BYTES.get(dtype, 2)
 
 
-def stored(width: int, kv_dtype: str) -> int:
+def cache_bytes(width: int, kv_dtype: str) -> int:
     """Return the bytes that `width` numbers take in the cache."""
     if kv_dtype.startswith(("fp8", "int8")):
         return width
     if kv_dtype == "nvfp4":
-        # Two numbers a byte, and one byte of scale for sixteen.
+        # Two numbers per byte, and one byte of scale per sixteen numbers.
         return width // 2 + width // 16
     return width * element_bytes(kv_dtype)
 
 
 def token_bytes(shape: Shape, settings: ServingSettings) -> int:
-    """Return the bytes of one more token where every layer keeps it."""
-    return sum(layers.count * stored(layers.width, settings.kv_dtype) for layers in shape.layers)
+    """Return the bytes of one token in all layers."""
+    return sum(layers.count * cache_bytes(layers.width, settings.kv_dtype) for layers in shape.layers)
 
 
 def sequence_bytes(shape: Shape, settings: ServingSettings, length: int) -> int:
-    """Return the bytes that one sequence of `length` tokens takes at most."""
+    """Return the most bytes that one sequence of `length` tokens takes."""
     kinds, windows = shape.layers, settings.hybrid or len(shape.layers) == 1
     if not windows:
-        # Layers with a window keep everything too, only to be of one kind with the others.
+        # vLLM then treats layers with a window as layers with full attention.
         kinds = tuple(replace(layers, window=None) for layers in kinds)
     if not windows or len(kinds) <= 1 or len({layers.width for layers in kinds}) > 1:
         return sum(layers.count * _blocks(layers, settings, length) * _page(layers, settings) for layers in kinds)
@@ -52,7 +52,7 @@ def sequence_bytes(shape: Shape, settings: ServingSettings, length: int) -> int:
 
 
 def longest(shape: Shape, settings: ServingSettings, room: int, limit: int) -> int | None:
-    """Return the largest length up to `limit` of which one sequence takes no more than `room` bytes; None for none."""
+    """Return the largest length, up to `limit` tokens, of a sequence that fits into `room` bytes; None if none fits."""
     if sequence_bytes(shape, settings, 1) > room:
         return None
     low, high = 1, limit
@@ -74,9 +74,9 @@ def _blocks(layers: Layers, settings: ServingSettings, length: int) -> int:
     if layers.window is None:
         return math.ceil(length / settings.block)
     tokens = min(layers.window - 1 + settings.batched_tokens, length)
-    # One more, for the window may begin inside a block.
+    # One more: the window may start inside a block.
     return math.ceil(tokens / settings.block) + 1
 
 
 def _page(layers: Layers, settings: ServingSettings) -> int:
-    return settings.block * stored(layers.width, settings.kv_dtype)
+    return settings.block * cache_bytes(layers.width, settings.kv_dtype)

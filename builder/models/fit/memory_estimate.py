@@ -1,4 +1,4 @@
-"""The records of an estimate."""
+"""The records of a memory estimate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Verdict = Literal["fits", "fewer", "no", "unknown"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layers:
-    """Layers whose KV cache is alike: `width` elements a token and layer, for all tokens or for a `window` of them."""
+    """Layers with the same KV cache: `width` elements per token and layer, for all tokens or the last `window` ones."""
 
     count: int
     width: int
@@ -21,10 +21,10 @@ class Layers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """What of a model's configuration decides memory.
+    """The values of a model's configuration that its memory depends on.
 
-    `longest` is the context that the model was made for, in tokens; `dtype` the type of its numbers (`bfloat16`);
-    `quantised` the method, if the weights are. `unknown` says what of it could not be understood.
+    `longest` is the model's context length in tokens; `dtype` the type of its numbers (`bfloat16`); `quantised` the
+    quantisation method of its weights, if any. `unknown` lists what the configuration lacks or jbuild cannot estimate.
     """
 
     model_type: str
@@ -41,7 +41,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServingSettings:
-    """What of the server's options decides memory. `utilization` is the part of a GPU's memory that it takes."""
+    """The server options that memory depends on. `utilization` is the server's share of the GPU's memory, 0 to 1."""
 
     dtype: str
     kv_dtype: str
@@ -59,7 +59,7 @@ class ServingSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryItem:
-    """One summand, in bytes; `basis` says how far it can be trusted, `why` where it is from."""
+    """One item of the sum, in bytes, with its accuracy (`basis`) and its source (`why`)."""
 
     name: str
     size: int
@@ -69,10 +69,10 @@ class MemoryItem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """What the server has to do with: a board, and how much of its memory is whose; sizes in bytes.
+    """A board and the split of its memory; sizes in bytes.
 
-    `share` is what the server may use of `usable`, `outside` what lies beyond it. `utilization` is the largest
-    --gpu-memory-utilization with which the server starts there.
+    `share` is the server's part of `usable`, `outside` the memory that others need. `utilization` is the largest
+    --gpu-memory-utilization that the server starts with.
     """
 
     board: str
@@ -85,12 +85,12 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BoardFit:
-    """The estimate for one board, or for none in particular; sizes in bytes, lengths in tokens.
+    """The estimate for one board, or for no board in particular; sizes in bytes, lengths in tokens.
 
-    `lines` are what the server needs before the first token is kept, `left` is what remains for the KV cache of its
-    share, `kv_token` and `kv_sequence` are the cache of one token and of one sequence of full length. `whole` is how
-    many such sequences have room at once. `longest` is the largest max-model-len for the recipe's number of
-    sequences, `longest_one` for one. `fewer`: the server starts, but not all sequences have room at full length.
+    `lines` is the server's memory without a KV cache, `left` the rest of its share, for the KV cache; `kv_token` and
+    `kv_sequence` are the cache of one token and of one full-length sequence. `whole` is the number of full-length
+    sequences that fit at once. `longest` is the largest max-model-len for the recipe's number of sequences,
+    `longest_one` for one. Verdict `fewer`: the server starts, but not all sequences fit at full length.
     """
 
     machine: Machine | None
@@ -107,19 +107,19 @@ class BoardFit:
 
     @property
     def fixed(self) -> int:
-        """Bytes that the server needs before the first token is kept."""
+        """The bytes that the server needs without a KV cache."""
         return sum(item.size for item in self.lines)
 
     @property
     def lower_to(self) -> float | None:
-        """The --gpu-memory-utilization that it must be lowered to for the server to start, if it must be."""
+        """The --gpu-memory-utilization to lower to so that the server starts; None if the setting is low enough."""
         most = self.machine.utilization if self.machine else None
         return most if most is not None and most < self.settings.utilization else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellFit:
-    """The estimate for the model that a cell serves, one a board."""
+    """The estimates for the model that a cell serves, one per board."""
 
     cell: str
     model: str
@@ -128,5 +128,5 @@ class CellFit:
 
     @property
     def fits_somewhere(self) -> bool:
-        """Whether there is a board, or none was asked about, that the model is not too large for."""
+        """Whether the model fits, or may fit, on one of the boards."""
         return any(board_fit.verdict != "no" for board_fit in self.boards)

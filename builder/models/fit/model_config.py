@@ -1,4 +1,4 @@
-"""The files of the model that a cell serves, as far as they are on this machine."""
+"""The files of a cell's model that are on this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFiles:
-    """A model's files: sizes in bytes by path, and where one of them lies here, if it does."""
+    """A model's files: sizes in bytes by path; `find` returns a file's path on this machine, or None."""
 
     name: str
     source: str
@@ -31,20 +31,20 @@ class ModelFiles:
     find: Callable[[str], Path | None]
 
     def config(self) -> tuple[str, bytes]:
-        """Return where config.json is, and its bytes.
+        """Return the path and the bytes of config.json.
 
         Raises:
             ModelError: it is not on this machine.
         """
         path = self.find(CONFIG)
         if path is None:
-            hint = "`jbuild models fetch` brings it"
+            hint = "download it with `jbuild models fetch`"
             raise ModelError(f"{CONFIG} of model {self.name} is not on this machine", where=self.source, hint=hint)
         return str(path), path.read_bytes()
 
 
 def locked_files(locked: LockedModel, recipe_folder: Path, config: Config, models: Path) -> ModelFiles:
-    """Return the files of a locked model: in the store, else in the folder that it was locked from."""
+    """Return the files of a locked model, from the store or the folder that it was locked from."""
     source = locate(locked.source, recipe_folder, config)
     by_path = {file.path: file for file in locked.files}
 
@@ -62,20 +62,22 @@ def locked_files(locked: LockedModel, recipe_folder: Path, config: Config, model
 
 
 def local_files(model: Model, recipe_folder: Path, config: Config) -> ModelFiles:
-    """Return the files of a model that is not locked: it must be in a folder.
+    """Return the files of a model without a lock, from its folder.
 
     Raises:
-        ModelError: it is elsewhere, or the folder holds no whole model.
+        ModelError: the source is not a folder, or the folder's model is incomplete.
     """
     source = locate(model.source, recipe_folder, config)
     if not isinstance(source, FolderSource):
         hint = "lock the recipe's models first: `jbuild models lock RECIPE`, or `jbuild lock RECIPE`"
-        raise ModelError(f"model {model.name} is not locked, and not in a folder", where=model.source, hint=hint)
+        raise ModelError(
+            f"model {model.name} is not locked, and its source is not a folder", where=model.source, hint=hint
+        )
     files, folder = list_folder(model.name, source), source.path
     selection = select(files, model)
     with readable(model.name):
         small = {path: (folder / path).read_bytes() for path in (CONFIG, *selection.indexes)}
-    # Half a model would need half the memory.
+    # An incomplete model would give too small an estimate.
     check_whole(model, selection, small)
     sizes = {path: files[path].st_size for path in selection.paths}
     return ModelFiles(

@@ -1,7 +1,7 @@
-"""From a model's config.json to what decides memory: layers, heads, windows, sizes, types.
+"""Reads from a model's config.json what its memory depends on: layers, heads, windows, sizes, types.
 
-Keys and rules are those of vLLM's `transformers_utils/model_arch_config_convertor.py` and `config/model.py` (read in
-0.20.2), and of transformers' configuration classes for what a file leaves out.
+Keys and rules come from vLLM 0.20.2's `transformers_utils/model_arch_config_convertor.py` and `config/model.py`,
+defaults from transformers' configuration classes.
 """
 
 from __future__ import annotations
@@ -24,28 +24,29 @@ _LENGTHS = (
     *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length"),
     *("max_target_positions", "max_sequence_length", "max_seq_length", "seq_len"),
 )
-# Kinds of rotary scaling whose length is in the configuration already.
+# Kinds of rotary scaling whose length the configuration already contains.
 _SCALED_ALREADY = ("su", "longrope", "llama3", "default", "mrope")
 _RECURRENT = ("linear_attention", "mamba", "recurrent", "conv", "mamba2", "short_conv")
-# Models whose state is no KV cache of this shape, whatever other keys they have.
+# Model types with another state than a KV cache, whatever other keys they have.
 _OTHER_STATES = ("bamba", "falcon_h1", "falcon_mamba", "jamba", "mamba", "mamba2", "nemotron_h", "rwkv", "zamba2")
 _LARGEST = 1 << 40
 _MOST_LAYERS = 10_000
 
 
 class _ModelConfig:
-    """The language model's part of a configuration, with transformers' defaults behind it."""
+    """A configuration and its language model's section, with transformers' defaults for missing keys."""
 
-    def __init__(self, whole: dict[str, Any]) -> None:
-        nested = next((whole[key] for key in ("text_config", "llm_config") if isinstance(whole.get(key), dict)), None)
-        self.whole, self.own = whole, nested if nested is not None else whole
-        self.model_type = str(self.own.get("model_type") or whole.get("model_type") or "")
+    def __init__(self, document: dict[str, Any]) -> None:
+        sections = (document.get(key) for key in ("text_config", "llm_config"))
+        self.document = document
+        self.section = next((section for section in sections if isinstance(section, dict)), document)
+        self.model_type = str(self.section.get("model_type") or document.get("model_type") or "")
         self.row = defaults().get(self.model_type)
         self.unknown: list[str] = []
 
     def get(self, *keys: str) -> Any:
-        """Return the first of these keys that says something, else its default; a null has none."""
-        settings = [self.own[key] for key in keys if key in self.own]
+        """Return the value of the first key that is not null, else its default; only absent keys have one."""
+        settings = [self.section[key] for key in keys if key in self.section]
         values = settings or [self.row.values.get(key) for key in keys if self.row]
         return next((value for value in values if value is not None), None)
 
@@ -56,7 +57,7 @@ class _ModelConfig:
         return value if fits else None
 
     def needed(self, meaning: str, *keys: str) -> int:
-        """Return a number that nothing can be said without; its absence is noted."""
+        """Return a number that the estimate needs; if it is missing, return 0 and note that."""
         value = self.number(*keys)
         if value is None:
             self.unknown.append(f"config.json does not say {meaning} (`{keys[0]}`)")
@@ -67,7 +68,7 @@ def read_shape(name: str, location: str, text: bytes) -> Shape:
     """Read a config.json.
 
     Raises:
-        ModelError: it is not one.
+        ModelError: it is not a JSON object.
     """
     try:
         document = json.loads(text)
@@ -97,23 +98,23 @@ def read_shape(name: str, location: str, text: bytes) -> Shape:
 
 
 def _either(config: _ModelConfig, key: str) -> Any:
-    """Return a value that multimodal models keep beside the language model's own configuration or in it."""
+    """Return a value that multimodal models have in the language model's section or beside it."""
     value = config.get(key)
-    return config.whole.get(key) if value is None else value
+    return config.document.get(key) if value is None else value
 
 
 def _layers(config: _ModelConfig) -> tuple[Layers, ...]:
     count = config.needed("how many layers it has", *_LAYERS)
     if count > _MOST_LAYERS:
-        config.unknown.append(f"config.json speaks of {count} layers")
+        config.unknown.append(f"config.json has {count} layers, which is too many")
         return ()
     if config.model_type in _OTHER_STATES:
-        config.unknown.append(f"the memory of a {config.model_type} model's state is not known here")
+        config.unknown.append(f"jbuild cannot estimate the state of a {config.model_type} model")
         return ()
     width, basis = _width(config)
     if config.unknown:
         return ()
-    # The last ones of some models read the KV cache of earlier ones.
+    # In some models the last layers share the KV cache of earlier ones.
     kinds = _kinds(config, count)[: count - (config.number("num_kv_shared_layers") or 0)]
     recurrent = sum(kind in _RECURRENT for kind in kinds)
     if recurrent:
@@ -149,7 +150,7 @@ def _window(config: _ModelConfig) -> int | None:
 
 
 def _kinds(config: _ModelConfig, count: int) -> list[str]:
-    """Return the kind of each layer, as transformers' configuration classes work it out."""
+    """Return the kind of each layer by the rules of transformers' configuration classes."""
     types = config.get("layer_types")
     if isinstance(types, list) and len(types) == count:
         return [str(kind) for kind in types]
@@ -169,11 +170,11 @@ def _numbered(count: int, slides: Callable[[int], bool]) -> list[str]:
 
 
 def _intermediate(config: _ModelConfig, hidden: int) -> int:
-    """Return how wide the widest layer is for one token: with experts, as many of them as work on it."""
-    plain = config.number("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size") or 4 * hidden
-    chosen = config.number("num_experts_per_tok", "num_experts_per_token", "moe_topk") or 0
-    expert = config.number("moe_intermediate_size") or (plain if chosen else 0)
-    return max(plain, chosen * expert)
+    """Return the width of the widest layer for one token; with experts, the sum of the active ones."""
+    dense = config.number("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size") or 4 * hidden
+    active = config.number("num_experts_per_tok", "num_experts_per_token", "moe_topk") or 0
+    expert = config.number("moe_intermediate_size") or (dense if active else 0)
+    return max(dense, active * expert)
 
 
 def _longest(config: _ModelConfig) -> int | None:
@@ -197,13 +198,13 @@ def _factor(value: object) -> float | None:
 
 
 def _dtype(config: _ModelConfig) -> str:
-    tables: Sequence[dict[str, Any]] = (config.whole, config.own)
+    tables: Sequence[dict[str, Any]] = (config.document, config.section)
     dtype = next((table[key] for table in tables for key in ("torch_dtype", "dtype") if table.get(key)), "float32")
     return str(dtype).removeprefix("torch.")
 
 
 def _quantised(config: _ModelConfig) -> str | None:
-    for table in (config.whole, config.own):
+    for table in (config.document, config.section):
         for key in ("quantization_config", "compression_config"):
             if isinstance(table.get(key), dict):
                 return str(table[key].get("quant_method") or "a method without a name").lower()

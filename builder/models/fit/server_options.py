@@ -1,4 +1,4 @@
-"""What of a recipe's [server] decides memory, with vLLM's defaults for the rest."""
+"""The options of a recipe's [server] that memory depends on, with vLLM's defaults."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BATCH, _SEQUENCES = 2048, 256
 _BATCH_LARGE, _SEQUENCES_LARGE, _LARGE = 8192, 1024, 70 * _GIB
 _SEQUENCES_CPU = 128
 _BLOCK, _BLOCK_CPU = 16, 128
-# What vLLM takes where a model's configuration names no length.
+# vLLM's default if a model's configuration has no length.
 _NO_LENGTH = 2048
 _VERSION = re.compile(r"vllm(?:-cpu)? *== *([0-9]+)\.([0-9]+)")
 
@@ -31,19 +31,16 @@ _VERSION = re.compile(r"vllm(?:-cpu)? *== *([0-9]+)\.([0-9]+)")
 def settings_of(
     server: ServerSpec, shape: Shape, *, gpu: bool, vllm: str | None, memory: int | None = None
 ) -> ServingSettings:
-    """Return the settings of a server on a machine with `memory` bytes, where that is known.
-
-    `vllm` is its version, if that is known.
-    """
+    """Return the settings of a server of version `vllm` on a machine with `memory` bytes; None if unknown."""
     environment = dict(server.environment)
     arguments = [*server.arguments, *_words(environment.get("JBUILD_EXTRA_ARGS", ""))]
     dtype = _dtype(environment.get("JBUILD_DTYPE") or server.dtype, shape)
     kv_dtype = option(arguments, "--kv-cache-dtype") or "auto"
     length = _integer(environment.get("JBUILD_MAX_MODEL_LEN")) or server.max_model_len or shape.longest or _NO_LENGTH
     large = gpu and memory is not None and memory >= _LARGE
-    most = _integer(option(arguments, "--max-num-seqs")) or _sequences(gpu=gpu, large=large)
-    batch = _integer(option(arguments, "--max-num-batched-tokens"))
     sequences = _integer(option(arguments, "--max-num-seqs"))
+    most = sequences or _sequences(gpu=gpu, large=large)
+    batch = _integer(option(arguments, "--max-num-batched-tokens"))
     utilization = environment.get("JBUILD_GPU_MEMORY_UTILIZATION") or option(arguments, "--gpu-memory-utilization")
     space = _integer(environment.get("VLLM_CPU_KVCACHE_SPACE"))
     return ServingSettings(
@@ -63,7 +60,7 @@ def settings_of(
 
 
 def option(arguments: Sequence[str], name: str) -> str | None:
-    """Return the value of an option, given as `--name value` or `--name=value`; the last one holds."""
+    """Return the last value of an option, `--name value` or `--name=value`, or None."""
     value = None
     for index, argument in enumerate(arguments):
         head, _, tail = argument.partition("=")
@@ -88,22 +85,22 @@ def _remarks(server: ServerSpec, shape: Shape, utilization: str | None, vllm: st
     remarks = []
     if gpu and not utilization:
         used = _UTILIZATION_LATER if _is_later(vllm) else _UTILIZATION
-        source = f"vLLM {vllm}'s" if vllm else "an unknown vLLM's"
-        remarks.append(f"--gpu-memory-utilization is not set: {used} is taken for {source} default")
+        source = f"vLLM {vllm}'s" if vllm else "an unknown version's"
+        remarks.append(f"--gpu-memory-utilization is not set: the estimate assumes {used}, {source} default")
     if server.quantization and not shape.quantised:
         remarks.append(
-            f"quantization {server.quantization} at load time is not counted: the weights are an upper bound"
+            f"quantization {server.quantization} at load time is not counted, so the weights are an upper bound"
         )
     if shape.longest and server.max_model_len and server.max_model_len > shape.longest:
         remarks.append(
-            f"max-model-len {server.max_model_len} is beyond the {shape.longest} tokens of config.json: "
-            "vLLM does not start with it, unless VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"
+            f"max-model-len {server.max_model_len} is larger than the {shape.longest} tokens of config.json: "
+            "vLLM starts only with VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"
         )
     return remarks
 
 
 def _dtype(setting: str | None, shape: Shape) -> str:
-    """`auto` takes the configuration's type, but never 32 bits."""
+    """Return the server's type; `auto` is the configuration's, or bfloat16 for 32 bits and more."""
     if setting in (None, "auto"):
         return "bfloat16" if shape.dtype in ("float32", "float64") else shape.dtype
     return {"half": "float16", "float": "float32"}.get(str(setting), str(setting))
@@ -115,7 +112,7 @@ def _is_later(vllm: str | None) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    """Split what the image's entrypoint splits; what it refuses is none."""
+    """Split extra arguments as the image's entrypoint does; none if it would refuse them."""
     try:
         words = json.loads(text) if text.lstrip().startswith("[") else shlex.split(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The bytes of a model's weights once they are loaded, from the safetensors headers where they are here."""
+"""The memory of a model's weights, from its safetensors headers or, without them, from the sizes of its files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _WeightHeaders:
-    """What the headers told: bytes as stored and loaded by type, and the sizes of files without a header here."""
+    """Bytes on disk and in memory by type, from the headers; `unread` is the size of the files without a header."""
 
     stored: Counter[str]
     loaded: Counter[str]
@@ -31,7 +31,7 @@ class _WeightHeaders:
 
 
 def weigh(files: ModelFiles, shape: Shape, dtype: str) -> MemoryItem:
-    """Return what the weights take in memory when the server runs them as `dtype`.
+    """Return the memory of the weights when the server runs them as `dtype`.
 
     Raises:
         ModelError: a weight file is damaged.
@@ -39,11 +39,11 @@ def weigh(files: ModelFiles, shape: Shape, dtype: str) -> MemoryItem:
     read = _read(files, shape, dtype)
     unread = read.unread
     if unread and not shape.quantised:
-        # Without their headers: the file's size, as if all its numbers were of the configuration's type.
+        # Without headers, all numbers of a file are assumed to have the configuration's type.
         unread = unread * element_bytes(dtype) // element_bytes(shape.dtype)
     size = sum(read.loaded.values()) + unread
     if read.unread:
-        why = "the locked files' sizes; their headers are not here (`jbuild models fetch` brings them)"
+        why = "sizes of the locked files; download them with `jbuild models fetch` for an exact figure"
         return MemoryItem(name="weights", size=size, basis="estimate", why=why)
     kinds = ", ".join(f"{kind} {amount / 1e9:.3f} GB" for kind, amount in sorted(read.stored.items()))
     run = "" if read.loaded == read.stored else f", run as {dtype}"
@@ -68,7 +68,7 @@ def _read(files: ModelFiles, shape: Shape, dtype: str) -> _WeightHeaders:
             hint = "fetch or copy the model again"
             raise ModelError(f"model {files.name}: {path} {error}", where=str(local), hint=hint) from error
         for tensor in tensors:
-            # A tied output layer is the input layer again: servers do not load it a second time.
+            # A tied output layer is the input layer; servers load it once.
             if not (shape.tied and tensor.name.endswith("lm_head.weight")):
                 stored[tensor.dtype] += tensor.size
                 loaded[tensor.dtype] += _loaded(tensor, shape, dtype)
