@@ -1,1 +1,1 @@
-"""Facts about targets: L4T releases, distributions, boards, indexes, advisories. TOML rows with their sources."""
+"""Facts about targets: L4T releases, distributions, boards, indexes, advisories; TOML rows with sources."""

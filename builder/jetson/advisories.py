@@ -1,7 +1,4 @@
-"""Versions that break together although their metadata allows it: constraints, warnings and what logs say of them.
-
-The rows are in `advisories.toml`.
-"""
+"""Known incompatible versions that metadata allows: constraints, warnings and log messages, from `advisories.toml`."""
 
 from __future__ import annotations
 
@@ -31,10 +28,10 @@ _PLACEHOLDER = re.compile(r"\{([a-z0-9-]+)\}")
 class Advisory:
     """A row of `advisories.toml`.
 
-    It speaks of a cell where a package fits `when`, comes from `index` (a glob), and the platform fits `l4t` and `cuda`
-    (globs), `sms` and `glibcxx_below` (a symbol version). Then all of `constrain` must hold, in which `{package}` is
-    that package's version; a row without it warns, unless `needs_apt` is in the image.
-    `log` is what a program prints when it was not kept, `symptom` what it means, `hint` what to do.
+    It applies to a cell if a package matches `when` and comes from `index` (a glob), and the platform matches `l4t` and
+    `cuda` (globs), `sms` and `glibcxx_below` (a symbol version). All of `constrain` must hold then; `{package}` stands
+    for that package's version. A row without `constrain` warns, unless the image has the package `needs_apt`.
+    `log` matches what programs print if a constraint is violated, `symptom` explains it, `hint` is the next step.
     """
 
     id: str
@@ -52,7 +49,7 @@ class Advisory:
     hint: str = ""
 
     def rules(self, versions: Mapping[str, str]) -> tuple[str, ...]:
-        """Return its constraints for these versions; those that name a package which is not there fall away."""
+        """Return its constraints for these versions, without those that name an absent package."""
         templates = [(rule, _PLACEHOLDER.findall(rule)) for rule in self.constrain]
         return tuple(
             _PLACEHOLDER.sub(lambda match: versions[match[1]], rule)
@@ -63,7 +60,7 @@ class Advisory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Situation:
-    """What advisories judge: versions by distribution, where they are to run, and from which index they come."""
+    """The input of advisories: versions and index names by package, the platform, and the image's apt packages."""
 
     versions: Mapping[str, str]
     platform: Platform
@@ -82,13 +79,13 @@ def advisories() -> tuple[Advisory, ...]:
 
 
 def applying(situation: Situation, ignored: Iterable[str] = ()) -> tuple[Advisory, ...]:
-    """Return the advisories that speak of a situation, the ignored ones left out."""
-    left_out = set(ignored)
-    return tuple(advisory for advisory in advisories() if advisory.id not in left_out and _speaks(advisory, situation))
+    """Return the advisories that apply to a situation, without the ignored ones."""
+    ids = set(ignored)
+    return tuple(advisory for advisory in advisories() if advisory.id not in ids and _applies(advisory, situation))
 
 
 def broken(situation: Situation, ignored: Iterable[str] = ()) -> tuple[Advisory, ...]:
-    """Return the advisories whose constraints a situation does not keep."""
+    """Return the advisories whose constraints a situation violates."""
     versions = situation.versions
     return tuple(
         advisory
@@ -98,7 +95,7 @@ def broken(situation: Situation, ignored: Iterable[str] = ()) -> tuple[Advisory,
 
 
 def warnings(situation: Situation, ignored: Iterable[str] = ()) -> tuple[Advisory, ...]:
-    """Return the advisories that no constraint can keep: what is known to go wrong with these very wheels."""
+    """Return the advisories without a constraint: known problems of these wheels."""
     names = {package.partition("=")[0] for package in situation.apt}
     return tuple(
         advisory
@@ -107,7 +104,7 @@ def warnings(situation: Situation, ignored: Iterable[str] = ()) -> tuple[Advisor
     )
 
 
-def _speaks(advisory: Advisory, situation: Situation) -> bool:
+def _applies(advisory: Advisory, situation: Situation) -> bool:
     platform = situation.platform
     if advisory.l4t and not any(fnmatch.fnmatchcase(platform.l4t or "", glob) for glob in advisory.l4t):
         return False
@@ -136,7 +133,7 @@ def _fits(when: str, versions: Mapping[str, str]) -> bool:
 
 
 def _holds(rule: str, versions: Mapping[str, str]) -> bool:
-    """A constraint on a package that is not there is kept."""
+    """Return whether a constraint holds; one on an absent package does."""
     return canonicalize_name(Requirement(rule).name) not in versions or _fits(rule, versions)
 
 
@@ -145,7 +142,7 @@ def _parse(root: Table) -> tuple[Advisory, ...]:
     for table in root.tables("advisories"):
         rows.append(_advisory(table))
         if [row.id for row in rows].count(rows[-1].id) > 1:
-            table.problem("id", f"`{rows[-1].id}` is the id of another advisory too")
+            table.problem("id", f"another advisory has the id `{rows[-1].id}`")
         table.done()
     return tuple(rows)
 
@@ -161,7 +158,7 @@ def _advisory(table: Table) -> Advisory:
         index=table.optional_string("index", pattern=r"[a-z0-9*-]+", noun="an index's name or glob"),
         glibcxx_below=table.optional_string("glibcxx-below", pattern=r"[0-9]+\.[0-9]+\.[0-9]+", noun="such as 3.4.32"),
         needs_apt=table.optional_string("needs-apt"),
-        symptom=table.string("symptom", pattern=".+", noun="what people see"),
+        symptom=table.string("symptom", pattern=".+", noun="a description of the problem"),
         log=documents.pattern_of(table, "log") if "log" in table else None,
         hint=table.optional_string("hint") or "",
         source=table.string("source", pattern=".+", noun="a source"),
@@ -169,7 +166,7 @@ def _advisory(table: Table) -> Advisory:
     if not advisory.when:
         table.problem("when", "must name at least one requirement")
     if not advisory.constrain and not advisory.hint:
-        table.problem("hint", "a row that constrains nothing says what to do")
+        table.problem("hint", "a row without `constrain` needs a hint")
     return advisory
 
 

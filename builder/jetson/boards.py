@@ -1,4 +1,4 @@
-"""Jetson modules: their chip, GPU and memory, and which of them a platform's images are for."""
+"""Jetson modules: chip, GPU and memory, and the boards that a platform's images run on."""
 
 from __future__ import annotations
 
@@ -20,18 +20,15 @@ if TYPE_CHECKING:
 _BOARDS = Path(__file__).with_name("boards.toml")
 PART_NUMBER = r"p[0-9]{4}-[0-9]{4}"
 _NAME = r"[a-z0-9]+(-[a-z0-9]+)*"
-# The smallest part of a module's memory that any board with a known `MemTotal` shows (an Orin Nano 8 GB).
-_USABLE_PART = 0.93
+# The smallest known ratio of `MemTotal` to a module's memory (an Orin Nano 8 GB).
+_USABLE_RATIO = 0.93
 _MIB = 1 << 20
 _GIB = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Board:
-    """One module: `memory_gb` as sold, `usable_mib` as Linux sees it (None: never seen), `l4t` major releases.
-
-    `cpus` are its cores.
-    """
+    """One module: `memory_gb` as sold, `usable_mib` as Linux sees it (None if unknown), `l4t` major releases."""
 
     name: str
     module: str
@@ -46,21 +43,21 @@ class Board:
 
     @property
     def usable(self) -> int:
-        """Bytes that the system and the GPU share; an estimate unless `is_measured`."""
-        return self.usable_mib * _MIB if self.usable_mib else int(self.memory_gb * _GIB * _USABLE_PART)
+        """The bytes that system and GPU share; an estimate unless `is_measured`."""
+        return self.usable_mib * _MIB if self.usable_mib else int(self.memory_gb * _GIB * _USABLE_RATIO)
 
     @property
     def is_measured(self) -> bool:
-        """Whether `usable` was read on such a board."""
+        """Whether `usable` was measured on such a board."""
         return self.usable_mib is not None
 
     @property
     def part_numbers(self) -> tuple[str, ...]:
-        """Its part numbers, as a device tree has them (`p3767-0000`)."""
+        """Its part numbers, as in device trees (`p3767-0000`)."""
         return tuple(re.findall(PART_NUMBER, self.module))
 
     def suits(self, platform: Platform) -> bool:
-        """Tell whether images for a platform are for this board: its L4T release runs on it, its SMs hold the GPU's."""
+        """Return whether a platform's images run on this board, by L4T release and SM."""
         return bool(platform.l4t) and str(platform.l4t).split(".")[0] in self.l4t and self.sm in platform.sms
 
 
@@ -74,7 +71,7 @@ def board(name: str) -> Board:
     """Return the board of a name.
 
     Raises:
-        UsageError: there is none; it names the nearest.
+        UsageError: the name is unknown; the hint is the nearest one.
     """
     rows = {row.name: row for row in boards()}
     if name not in rows:
@@ -85,7 +82,7 @@ def board(name: str) -> Board:
 
 
 def boards_for(platform: Platform, names: Iterable[str] = ()) -> tuple[Board, ...]:
-    """Return the boards of these names, else every board that images for a platform are for.
+    """Return the boards of these names, else every board that a platform's images run on.
 
     Raises:
         UsageError: a name is unknown.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.jetson.boards import PART_NUMBER, Board, boards
-from builder.jetson.hosts import runs
+from builder.jetson.hosts import refusal_reason
 
 if TYPE_CHECKING:
     from builder.model.locks import Job
@@ -28,14 +28,14 @@ class Device:
 
 
 def this_device(root: Path = Path("/")) -> Device | None:
-    """Return the Jetson that this machine is, or None if it is none; `root` holds its `proc` and `etc`."""
+    """Return this machine's Jetson, or None if it is not one; `root` has its `proc` and `etc`."""
     tree = root / "proc" / "device-tree"
     compatible = _text(tree / "compatible")
     l4t = _release(_text(root / "etc" / "nv_tegra_release"))
     if _MADE_BY not in compatible and l4t is None:
         return None
-    parts = re.findall(PART_NUMBER, compatible)
-    board = next((row.name for row in boards() if set(parts) & set(row.part_numbers)), None)
+    part_numbers = set(re.findall(PART_NUMBER, compatible))
+    board = next((row.name for row in boards() if part_numbers & set(row.part_numbers)), None)
     return Device(model=_text(tree / "model").strip("\0\n") or "a Jetson", board=board, l4t=l4t)
 
 
@@ -70,9 +70,9 @@ def cannot_run(job: Job, host: TargetHost) -> list[str]:
     if platform.l4t is None:
         return []
     if not host.is_jetson:
-        return [f"it is for a Jetson with L4T {platform.l4t}, and this is none"]
+        return [f"it is for a Jetson with L4T {platform.l4t}, and {host.name} is not a Jetson"]
     reasons = []
-    if host.l4t and (reason := runs(host.l4t, platform)):
+    if host.l4t and (reason := refusal_reason(host.l4t, platform)):
         reasons.append(reason)
     if board and not host.l4t and platform.l4t.split(".")[0] not in board.l4t:
         reasons.append(f"it is for L4T {platform.l4t}, and {board.name} runs {', '.join(board.l4t)}")

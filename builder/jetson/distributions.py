@@ -1,4 +1,4 @@
-"""The data of this room: Linux distributions and L4T releases, one TOML row each with its source."""
+"""Linux distributions and L4T releases, one TOML row each with its source."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ _IMAGE = r"[a-z0-9.-]+(/[a-z0-9._-]+)+:[A-Za-z0-9_][A-Za-z0-9_.-]*"
 class Distribution:
     """One release of a Linux distribution.
 
-    `python` is the interpreter that it ships at /usr/bin, `standalone` those that images on it get from
-    python-build-standalone.
+    `python` is its own interpreter in /usr/bin; `standalone` are those that images take from python-build-standalone.
     """
 
     name: str
@@ -43,7 +42,7 @@ class Distribution:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlsoOn:
-    """Another distribution that containers for an L4T release are made on, and the CUDA versions published for it."""
+    """Another distribution for containers of an L4T release, and the CUDA versions published for it."""
 
     distribution: str
     cuda_published: tuple[str, ...]
@@ -52,7 +51,7 @@ class AlsoOn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class L4tRelease:
-    """One L4T release: `cuda` is its own CUDA, `cuda_published` those for which Jetson wheels were published."""
+    """One L4T release: `cuda` is its own CUDA, `cuda_published` the versions with published Jetson wheels."""
 
     l4t: str
     jetpack: str
@@ -92,15 +91,15 @@ def read_distributions(path: Path) -> tuple[Distribution, ...]:
     return documents.load(path, "the distributions have mistakes", parse)
 
 
-def read_platforms(path: Path, distributions: set[str]) -> tuple[L4tRelease, ...]:
-    """Read a file of L4T releases that are based on `distributions` distributions.
+def read_platforms(path: Path, names: set[str]) -> tuple[L4tRelease, ...]:
+    """Read a file of L4T releases; `names` are the known distributions.
 
     Raises:
         DocumentError: a row is not well-formed, names an unknown distribution, or a release is there twice.
     """
 
     def parse(root: Table) -> tuple[L4tRelease, ...]:
-        rows = tuple(_release(table, distributions) for table in root.tables("platforms"))
+        rows = tuple(_release(table, names) for table in root.tables("platforms"))
         _once(root, "platforms", [row.l4t for row in rows])
         return rows
 
@@ -134,25 +133,25 @@ def _standalone(table: Table) -> str:
     return python
 
 
-def _release(table: Table, distributions: set[str]) -> L4tRelease:
+def _release(table: Table, names: set[str]) -> L4tRelease:
     row = L4tRelease(
         l4t=table.string("l4t", pattern=_RELEASE, noun="a release such as 36.4.0"),
         jetpack=table.string("jetpack", pattern=r"[0-9.]+( DP)?", noun="a JetPack version"),
-        distribution=_check_distribution(table, distributions),
+        distribution=_check_distribution(table, names),
         cuda=table.string("cuda", pattern=_VERSION, noun="a version such as 12.6"),
         cuda_published=_some(table, "cuda-published", _VERSION, "a version such as 12.6"),
         sms=_some(table, "sms", _VERSION, "a compute capability such as 8.7"),
         base=table.string("base", pattern=_IMAGE, noun="an image reference with a tag"),
         source=table.string("source", pattern=".+", noun="a source"),
-        also_on=tuple(_also_on(inner, distributions) for inner in table.tables("also-on")),
+        also_on=tuple(_also_on(inner, names) for inner in table.tables("also-on")),
     )
     table.done()
     return row
 
 
-def _also_on(table: Table, distributions: set[str]) -> AlsoOn:
+def _also_on(table: Table, names: set[str]) -> AlsoOn:
     row = AlsoOn(
-        distribution=_check_distribution(table, distributions),
+        distribution=_check_distribution(table, names),
         cuda_published=_some(table, "cuda-published", _VERSION, "a version such as 12.8"),
         source=table.string("source", pattern=".+", noun="a source"),
     )
@@ -167,12 +166,10 @@ def _some(table: Table, key: str, pattern: str, noun: str) -> tuple[str, ...]:
     return values
 
 
-def _check_distribution(table: Table, distributions: set[str]) -> str:
+def _check_distribution(table: Table, names: set[str]) -> str:
     name = table.string("distribution")
-    if name and name not in distributions:
-        table.problem(
-            "distribution", f"unknown distribution `{name}`", documents.suggest(name, distributions, noun="known")
-        )
+    if name and name not in names:
+        table.problem("distribution", f"unknown distribution `{name}`", documents.suggest(name, names, noun="known"))
     return name
 
 

@@ -1,4 +1,4 @@
-"""Which images a device can run: the driver is the host's, the CUDA libraries are the image's."""
+"""Rules for the images that a device can run: the driver is the host's, the CUDA libraries are the image's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ReleaseRange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostRule:
-    """Devices with these releases run images made for those."""
+    """Devices with `releases` run images for the releases `images`."""
 
     releases: ReleaseRange
     images: ReleaseRange
@@ -43,7 +43,7 @@ class HostRule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
-    """A failure that is known: on hosts of these releases, with images of those or with CUDA from a version on."""
+    """A known failure: on hosts of these releases, with images for `images` or with CUDA `cuda_from` and later."""
 
     hosts: ReleaseRange
     images: ReleaseRange | None
@@ -52,7 +52,7 @@ class Refusal:
     source: str
 
     def applies(self, host: str, image: Platform) -> bool:
-        """Tell whether an image fails in this way on a host."""
+        """Return whether an image fails in this way on a host."""
         if host not in self.hosts:
             return False
         if self.images is not None and (image.l4t or "") in self.images:
@@ -62,7 +62,7 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostRules:
-    """Everything that is known of hosts and images."""
+    """All rows of `hosts.toml`."""
 
     hosts: tuple[HostRule, ...]
     refusals: tuple[Refusal, ...]
@@ -74,13 +74,13 @@ def host_rules() -> HostRules:
     return read_hosts(_HOSTS)
 
 
-def runs(host_l4t: str, image: Platform) -> str | None:
+def refusal_reason(host_l4t: str, image: Platform) -> str | None:
     """Return why a device with an L4T release does not run an image of a platform, or None if it does.
 
     An image without a GPU runs on every arm64 device.
     """
     if image.architecture != "arm64":
-        return f"the image is for {image.architecture}, and every Jetson is arm64"
+        return f"the image is for {image.architecture}; every Jetson is arm64"
     if image.l4t is None:
         return None
     rules = host_rules()
@@ -89,7 +89,7 @@ def runs(host_l4t: str, image: Platform) -> str | None:
         return f"{refusal.reason} [{refusal.source}]"
     row = next((row for row in rules.hosts if host_l4t in row.releases), None)
     if row is None:
-        return f"nothing is known of devices with L4T {host_l4t}"
+        return f"jbuild has no rule for devices with L4T {host_l4t}"
     if image.l4t in row.images:
         return None
     return f"a device with L4T {host_l4t} runs images for L4T {row.images}, not for {image.l4t} [{row.source}]"
@@ -108,7 +108,7 @@ def read_hosts(path: Path) -> HostRules:
             refusals=tuple(_refusal(table) for table in root.tables("refusals")),
         )
 
-    return documents.load(path, "the rules of hosts have mistakes", parse)
+    return documents.load(path, "the host rules have mistakes", parse)
 
 
 def _host(table: Table) -> HostRule:
@@ -122,11 +122,11 @@ def _refusal(table: Table) -> Refusal:
         hosts=_inner(table, "hosts"),
         images=_inner(table, "images") if "images" in table else None,
         cuda_from=table.optional_string("cuda-from", pattern=_VERSION, noun="a version such as 13.0"),
-        reason=table.string("reason", pattern=".+", noun="what people see"),
+        reason=table.string("reason", pattern=".+", noun="a description of the failure"),
         source=_source(table),
     )
     if row.images is None and row.cuda_from is None:
-        table.problem(None, "a refusal says which images it is about", "add `images` or `cuda-from`")
+        table.problem(None, "a refusal must name images", "add `images` or `cuda-from`")
     table.done(("images",))
     return row
 

@@ -1,4 +1,4 @@
-"""From a cell's axes to its platform, or to the reason why there is none."""
+"""Finds the platform of a cell's axes, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _NEAREST = 3
 
 
 class ImpossibleError(RecipeError):
-    """A combination of known axis values that does not exist; `reason` is what lists and reports show."""
+    """A combination of known axis values that does not exist; lists and reports show `reason`."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(reason, hint="take these values out of the matrix, or exclude the cell with a reason")
+        super().__init__(reason, hint="remove these values from the matrix, or exclude the cell with a reason")
         self.reason = reason
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Axes:
-    """A cell's values on the axes that choose a platform."""
+    """A cell's values of the platform axes."""
 
     l4t: str | None
     distribution: str | None
@@ -44,7 +44,7 @@ class _Axes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Base:
-    """One distribution that images for an L4T release can be built on."""
+    """One distribution for images of an L4T release, its image and its CUDA versions."""
 
     distribution: Distribution
     image: str
@@ -54,12 +54,12 @@ class _Base:
 def platform_for(values: Iterable[tuple[str, str]], architecture: Architecture, base: str | None = None) -> Platform:
     """Return the platform of a cell with these axis values.
 
-    `l4t` picks a Jetson release. It comes with one distribution or more; `ubuntu`, `python` and `cuda` narrow them,
-    and the first that fits is taken, with its own CUDA unless `cuda` says otherwise. `distribution` picks a platform
-    without a GPU. `base` is the recipe's own base image, if it names one.
+    `l4t` selects a Jetson release with one or more distributions. `ubuntu`, `python` and `cuda` filter them; the first
+    match is used, with its own CUDA unless `cuda` is set. `distribution` selects a platform without a GPU. `base` is
+    the recipe's own base image, if any.
 
     Raises:
-        ImpossibleError: the values are known, but not together.
+        ImpossibleError: the values are known, but no platform has all of them.
         RecipeError: a value is unknown, or there is neither an `l4t` nor a `distribution` axis.
     """
     axes = dict(values)
@@ -73,24 +73,24 @@ def platform_for(values: Iterable[tuple[str, str]], architecture: Architecture, 
 
 
 def check_axes(axes: Iterable[str]) -> tuple[str, str] | None:
-    """Return what is wrong with a matrix of these axes as regards platforms, and what to do; None if nothing is."""
+    """Return the problem of a matrix with these platform axes and its hint, or None."""
     names = set(axes)
     if {"l4t", "distribution"} <= names:
-        return "`l4t` and `distribution` both choose a platform", "keep one of the two axes"
+        return "`l4t` and `distribution` both select a platform", "keep one of the two axes"
     if not names & {"l4t", "distribution"}:
         return (
-            "no axis chooses a platform",
+            "no axis selects a platform",
             'add `l4t = ["36.4.0"]` for a Jetson, or `distribution = ["debian-12"]` for any CPU',
         )
     return None
 
 
 def check_value(axis: str, value: str) -> tuple[str, str] | None:
-    """Return what is wrong with one value of a platform axis, and what to do; None if it is known."""
+    """Return the problem of one value of a platform axis and its hint, or None."""
     if axis == "l4t" and value not in (releases := [row.l4t for row in platforms()]):
-        return f"unknown L4T release `{value}`", f"nearest known ones: {', '.join(_nearest(value, releases))}"
-    if axis == "distribution" and value not in (releases := [row.name for row in distributions()]):
-        return f"unknown distribution `{value}`", f"known ones: {', '.join(releases)}"
+        return f"unknown L4T release `{value}`", f"nearest: {', '.join(_nearest(value, releases))}"
+    if axis == "distribution" and value not in (names := [row.name for row in distributions()]):
+        return f"unknown distribution `{value}`", f"known: {', '.join(names)}"
     if axis == "ubuntu" and value not in (releases := list(_ubuntu())):
         return f"unknown Ubuntu release `{value}`", suggest(value, releases, noun="known")
     if axis in _FORMATS and not re.fullmatch(_FORMATS[axis], value):
@@ -101,14 +101,14 @@ def check_value(axis: str, value: str) -> tuple[str, str] | None:
 
 @lru_cache(maxsize=4096)
 def _find(architecture: Architecture, axes: _Axes) -> Platform | str:
-    """Return a platform, or the reason why there is none: both are worth remembering."""
+    """Return a platform, or the reason why there is none; both are cached."""
     if mistake := check_axes(name for name in ("l4t", "distribution") if getattr(axes, name)):
         raise RecipeError(mistake[0], hint=mistake[1])
     if axes.l4t:
         return _jetson(next(row for row in platforms() if row.l4t == axes.l4t), architecture, axes)
     row = next(row for row in distributions() if row.name == axes.distribution)
     if axes.cuda:
-        return f"{row.name} is a platform without a GPU: it has no CUDA {axes.cuda}"
+        return f"{row.name} is a platform without a GPU and has no CUDA {axes.cuda}"
     if axes.ubuntu and row.name != f"ubuntu-{axes.ubuntu}":
         return f"{row.name} is not Ubuntu {axes.ubuntu}"
     if axes.python and axes.python not in (row.python, *row.standalone):
@@ -136,7 +136,7 @@ def _jetson(row: L4tRelease, architecture: Architecture, axes: _Axes) -> Platfor
 
 
 def _with_python(platform: Platform, python: str | None) -> Platform:
-    """Return a platform with a Python that its distribution does not package, if another than its own is asked for."""
+    """Return a platform with `python` from python-build-standalone, unless that is the distribution's own."""
     if python in (None, platform.python):
         return platform
     return replace(platform, python=python, python_packages=(), standalone=standalone(python).release)
@@ -145,23 +145,23 @@ def _with_python(platform: Platform, python: str | None) -> Platform:
 def _narrow(row: L4tRelease, axes: _Axes) -> _Base | str:
     """Return the first base of a release that has all the axis values, or why none has.
 
-    A Python that a base does not package is fetched only where the recipe names the base: it might have meant another
-    one that does package it.
+    A Python of python-build-standalone is used only if the recipe names the base: without a name, another base may
+    package that Python.
     """
     bases = _bases(row)
     on = [base for base in bases if axes.ubuntu in (None, base.distribution.release)]
     if not on:
         releases = ", ".join(base.distribution.release for base in bases)
-        return f"no image for L4T {row.l4t} is made on Ubuntu {axes.ubuntu} (known: {releases})"
+        return f"L4T {row.l4t} has no image on Ubuntu {axes.ubuntu} (known: {releases})"
     with_python = [base for base in on if axes.python in (None, base.distribution.python)]
     with_python += [base for base in on if axes.ubuntu and axes.python in base.distribution.standalone]
     if not with_python:
-        releases = ", ".join(
+        pythons = ", ".join(
             f"{python} on Ubuntu {base.distribution.release}"
             for base in on
             for python in (base.distribution.python, *(base.distribution.standalone if axes.ubuntu else ()))
         )
-        return f"L4T {row.l4t} has no Python {axes.python} (it has {releases})"
+        return f"L4T {row.l4t} has no Python {axes.python} (it has {pythons})"
     with_cuda = [base for base in with_python if axes.cuda is None or axes.cuda in base.cuda]
     if not with_cuda:
         return _no_cuda(row, axes, with_python, on)
@@ -174,14 +174,15 @@ def _no_cuda(row: L4tRelease, axes: _Axes, with_python: list[_Base], on: list[_B
     if not releases:
         return f"CUDA {axes.cuda} is not published for L4T {row.l4t} (known: {options})"
     message = (
-        f"CUDA {axes.cuda} for L4T {row.l4t} is on Ubuntu {releases[0]}, Python {axes.python} is not (it has {options})"
+        f"CUDA {axes.cuda} for L4T {row.l4t} needs Ubuntu {releases[0]}, which does not package Python {axes.python} "
+        f"(that Python has CUDA {options})"
     )
     fetched = [base for base in on if axes.cuda in base.cuda and axes.python in base.distribution.standalone]
-    return f'{message}; with `ubuntu = ["{releases[0]}"]` as an axis that Python is fetched' if fetched else message
+    return f'{message}; add the axis `ubuntu = ["{releases[0]}"]` to download that Python' if fetched else message
 
 
 def _bases(row: L4tRelease) -> list[_Base]:
-    """Return what images for a release can be built on, its own distribution first, its own CUDA first."""
+    """Return the bases of a release, with its own distribution and its own CUDA first."""
     named = {distribution.name: distribution for distribution in distributions()}
     cuda = (row.cuda, *(version for version in row.cuda_published if version != row.cuda))
     default = _Base(distribution=named[row.distribution], image=row.base, cuda=cuda)

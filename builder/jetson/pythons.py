@@ -1,4 +1,4 @@
-"""The interpreters of python-build-standalone that jbuild knows, from `pythons.toml`."""
+"""The interpreters of python-build-standalone in `pythons.toml`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class StandalonePython:
 
     @property
     def release(self) -> str:
-        """Version and build, as the archives' names have them."""
+        """Version and build, as in the archives' names."""
         return f"{self.version}+{self.build}"
 
     def url(self, architecture: Architecture) -> str:
-        """Return where its authors publish the archive for an architecture."""
+        """Return the URL of the archive for an architecture."""
         build = f"{_MACHINES[architecture]}-unknown-linux-gnu-install_only_stripped"
         return f"{_RELEASES}/{self.build}/cpython-{self.version}%2B{self.build}-{build}.tar.gz"
 
@@ -48,7 +48,7 @@ def standalone(python: str) -> StandalonePython:
     """Return the row of a minor version (`3.12`).
 
     Raises:
-        KeyError: there is none; the reader of distributions.toml has seen to that.
+        KeyError: there is none; the reader of distributions.toml checks that.
     """
     return {row.python: row for row in pythons()}[python]
 

@@ -1,4 +1,4 @@
-"""What is known about releases: versions that never came from their authors, and the Pythons that vLLM runs on."""
+"""Facts about releases: versions that their authors never released, and the Pythons of vLLM's releases."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _DATA = Path(__file__).with_name("releases.toml")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NeverReleased:
-    """Versions of a package that its authors never released, and where something of that number exists."""
+    """Versions of a package that its authors never released, and where builds of that number exist."""
 
     package: str
     versions: tuple[str, ...]
-    where: str
+    origin: str
     source: str
 
 
@@ -54,16 +54,16 @@ def releases() -> ReleaseTable:
 
 
 def never_released(package: str, version: str) -> str | None:
-    """Return that a version never came from its authors, and where it exists; None if nothing is known against it."""
+    """Return a message if a version was never released by its authors, with where it exists; else None."""
     for row in releases().never:
         if row.package == package and version.partition("+")[0] in row.versions:
-            return f"{package} {version} was never released by its authors: {row.where} ({row.source})"
+            return f"{package} {version} was never released by its authors: {row.origin} ({row.source})"
     return None
 
 
 @cache
 def python_problem(package: str, version: str, python: str) -> str | None:
-    """Return why a release of a package does not run on a Python (`3.10`), or None if it does or nothing is known."""
+    """Return why a release of a package does not run on a Python (`3.10`); None if it does, or without a row."""
     rows = [row for row in releases().pythons if row.package == package]
     if not rows:
         return None
@@ -90,7 +90,7 @@ def _never(table: Table) -> NeverReleased:
     row = NeverReleased(
         package=table.string("package"),
         versions=table.strings("versions"),
-        where=table.string("where", pattern=".+"),
+        origin=table.string("where", pattern=".+"),
         source=table.string("source", pattern=".+", noun="a source"),
     )
     table.done()

@@ -1,4 +1,4 @@
-"""Reads the logs of builds and servers for known troubles."""
+"""Finds known problems in the logs of builds and servers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DATA = Path(__file__).with_name("symptoms.toml")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Symptom:
-    """What a line of a log means and what usually helps."""
+    """The meaning of a log line and its usual fix."""
 
     pattern: re.Pattern[str]
     says: str
@@ -32,7 +32,7 @@ class Symptom:
 
 @cache
 def symptoms(path: Path = DATA) -> tuple[Symptom, ...]:
-    """Return all known symptoms, the more telling ones first: those that advisories speak of, then the table's.
+    """Return all known symptoms, the more specific ones first: those of advisories, then those of the table.
 
     Raises:
         DocumentError: a data file has mistakes.
@@ -43,13 +43,13 @@ def symptoms(path: Path = DATA) -> tuple[Symptom, ...]:
 
 def _of_advisory(advisory: Advisory, pattern: re.Pattern[str]) -> Symptom:
     rules = ", ".join(advisory.constrain)
-    hint = advisory.hint or f"add the constraint `{rules}` to the recipe, or lock anew: jbuild keeps it by itself"
+    hint = advisory.hint or f"add the constraint `{rules}` to the recipe, or lock again: jbuild then applies it"
     says = f"this looks like advisory {advisory.id}: {advisory.symptom}"
     return Symptom(pattern=pattern, says=says, hint=hint, source=advisory.source)
 
 
 def find(lines: Iterable[str]) -> tuple[Symptom, ...]:
-    """Return the symptoms that lines tell of, in the table's order."""
+    """Return the symptoms that match a log, in the table's order."""
     log = list(lines)
     return tuple(symptom for symptom in symptoms() if any(symptom.pattern.search(line) for line in log))
 

@@ -198,7 +198,7 @@ def test_loose_wheels_for_a_jetson(jbuild: Any, tmp_path: Path) -> None:
         (("--wheels", "gone-1.0-py3-none-any.whl"), "no such file"),
         (("--wheels", "x.whl", "--python", "three"), "is not a Python version"),
         (("--wheels", "."), "this is a folder"),
-        (("--wheels", "x.whl", "--l4t", "37.0.0"), "nearest known ones: 36.2.0, 38.2.0"),
+        (("--wheels", "x.whl", "--l4t", "37.0.0"), "nearest: 36.2.0, 38.2.0"),
         (("--wheels", "x.whl", "--l4t", "nonsense"), "--l4t: unknown L4T release `nonsense`"),
         ((), "Missing argument"),
     ],

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 JETSON_INDEX = "jetson-ai-lab-jp6-cu126"
 
 
-def ids(found: Iterable[Advisory]) -> list[str]:
-    return [advisory.id for advisory in found]
+def ids(rows: Iterable[Advisory]) -> list[str]:
+    return [advisory.id for advisory in rows]
 
 
 def situation(versions: dict[str, str], **facts: Any) -> Situation:
@@ -67,7 +67,7 @@ def test_an_ignored_advisory_is_silent() -> None:
     assert "vllm-0.9-aimv2" not in ids(applying(situation(versions), ["vllm-0.9-aimv2"]))
 
 
-def test_a_row_speaks_of_its_platform_and_index_only() -> None:
+def test_a_row_applies_to_its_platform_and_index_only() -> None:
     versions = {"torch": "2.8.0", "numpy": "2.2.6", "torchvision": "0.23.0"}
     here = {"platform": make_jetson(), "sources": {"torch": JETSON_INDEX}}
     assert ids(broken(situation(versions, **here))) == ["jetson-torch-numpy-1"]
@@ -107,7 +107,7 @@ def test_a_warning_for_one_cuda() -> None:
 
 
 def test_a_placeholder_is_the_other_packages_version() -> None:
-    row = next(each for each in advisories.advisories() if each.id == "flashinfer-cubin-version")
+    row = next(advisory for advisory in advisories.advisories() if advisory.id == "flashinfer-cubin-version")
     assert row.rules({"flashinfer-python": "0.6.13"}) == ("flashinfer-cubin==0.6.13",)
     assert row.rules({}) == ()
 
@@ -120,9 +120,9 @@ def test_every_row_can_be_judged(row: Advisory) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message_part"),
     [
-        ('id = "a"\nwhen = ["x"]\nsymptom = "s"\nsource = "t"', "a row that constrains nothing says what to do"),
+        ('id = "a"\nwhen = ["x"]\nsymptom = "s"\nsource = "t"', "a row without `constrain` needs a hint"),
         ('id = "a"\nwhen = ["x=1"]\nconstrain = ["y<1"]\nsymptom = "s"\nsource = "t"', "is not a requirement"),
         ('id = "a"\nwhen = []\nconstrain = ["y<1"]\nsymptom = "s"\nsource = "t"', "at least one requirement"),
         ('id = "a"\nwhen = ["x"]\nconstrain = ["y<1"]\nsymptom = "s"\nsource = ""', "is not a source"),
@@ -133,9 +133,9 @@ def test_every_row_can_be_judged(row: Advisory) -> None:
         ('id = "a"\nwhen = ["x"]\nconstrain = ["y<1"]\nsymptom = "s"\nsource = "t"\nwhy = 1', "unknown key `why`"),
     ],
 )
-def test_a_wrong_row_is_located(tmp_path: Path, text: str, said: str) -> None:
+def test_a_wrong_row_is_located(tmp_path: Path, text: str, message_part: str) -> None:
     path = tmp_path / "advisories.toml"
     path.write_text(f"[[advisories]]\n{text}\n")
     with pytest.raises(DocumentError) as failure:
         documents.load(path, "mistakes", advisories._parse)
-    assert any(said in problem.message and problem.line for problem in failure.value.problems)
+    assert any(message_part in problem.message and problem.line for problem in failure.value.problems)

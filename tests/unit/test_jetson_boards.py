@@ -58,10 +58,10 @@ def test_memory_that_was_never_read_is_the_least_of_what_others_show() -> None:
     measured = [row for row in boards() if row.is_measured]
     assert len(measured) == 6
     assert board("orin-nx-16").usable == 15656 << 20
-    parts = [row.usable / (row.memory_gb << 30) for row in measured]
+    ratios = [row.usable / (row.memory_gb << 30) for row in measured]
     for row in boards():
         if not row.is_measured:
-            assert row.usable / (row.memory_gb << 30) <= min(parts) < 1
+            assert row.usable / (row.memory_gb << 30) <= min(ratios) < 1
 
 
 @pytest.mark.parametrize(

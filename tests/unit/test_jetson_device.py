@@ -34,7 +34,7 @@ def test_an_orin_nx(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "board"),
+    ("part_number", "board"),
     [
         ("p3767-0005-super", "orin-nano-8"),
         ("p3767-0001", "orin-nx-8"),
@@ -44,16 +44,16 @@ def test_an_orin_nx(tmp_path: Path) -> None:
         ("p3668-0001", "xavier-nx-8"),
     ],
 )
-def test_a_board_by_its_module(tmp_path: Path, part: str, board: str) -> None:
-    compatible = f"nvidia,p3768-0000+{part}\0nvidia,tegra234\0"
+def test_a_board_by_its_module(tmp_path: Path, part_number: str, board: str) -> None:
+    compatible = f"nvidia,p3768-0000+{part_number}\0nvidia,tegra234\0"
     root = machine(tmp_path, compatible=compatible, release="# R39 (release), REVISION: 2.0, GCID: 1")
-    found = this_device(root)
-    assert found
-    assert (found.board, found.l4t, found.model) == (board, "39.2.0", "a Jetson")
+    device = this_device(root)
+    assert device
+    assert (device.board, device.l4t, device.model) == (board, "39.2.0", "a Jetson")
 
 
 @pytest.mark.parametrize("release", [None, "", "R36 without a revision", "\udcff# R (release)"])
-def test_a_board_of_a_maker_nobody_knows(tmp_path: Path, release: str | None) -> None:
+def test_a_board_of_an_unknown_maker(tmp_path: Path, release: str | None) -> None:
     text = release and release.encode(errors="surrogateescape").decode(errors="replace")
     root = machine(tmp_path, compatible="acme,board\0nvidia,tegra234\0", model="Acme\0", release=text)
     assert this_device(root) == Device(model="Acme", board=None, l4t=None)
@@ -65,6 +65,6 @@ def test_other_machines_are_none(tmp_path: Path) -> None:
 
 
 def test_no_part_is_that_of_two_boards() -> None:
-    parts = [part for row in boards() for part in row.part_numbers]
-    assert len(parts) == len(set(parts))
+    numbers = [part_number for row in boards() for part_number in row.part_numbers]
+    assert len(numbers) == len(set(numbers))
     assert all(row.part_numbers for row in boards())

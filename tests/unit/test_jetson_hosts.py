@@ -7,7 +7,7 @@ from factories import make_jetson, make_platform
 
 from builder.errors import DocumentError
 from builder.jetson.distributions import platforms
-from builder.jetson.hosts import host_rules, read_hosts, runs
+from builder.jetson.hosts import host_rules, read_hosts, refusal_reason
 from builder.jetson.platform import platform_for
 
 if TYPE_CHECKING:
@@ -45,27 +45,29 @@ source = "somewhere"
         ("36.4.4", "39.2.0", "13.2", "JetPack 6's driver (540) refuses CUDA 13"),
         ("39.2.0", "39.2.0", "13.2", None),
         ("38.2.0", "39.2.0", "13.2", "runs images for L4T 38 up to 39, not for 39.2.0"),
-        ("32.7.1", "36.4.0", "12.6", "nothing is known of devices with L4T 32.7.1"),
-        ("nonsense", "36.4.0", "12.6", "nothing is known of devices with L4T nonsense"),
+        ("32.7.1", "36.4.0", "12.6", "no rule for devices with L4T 32.7.1"),
+        ("nonsense", "36.4.0", "12.6", "no rule for devices with L4T nonsense"),
     ],
 )
 def test_which_image_a_device_runs(host: str, l4t: str, cuda: str, reason: str | None) -> None:
-    found = runs(host, make_jetson(l4t=l4t, cuda=cuda))
-    assert (found is None) if reason is None else (found is not None and reason in found), found
+    refusal = refusal_reason(host, make_jetson(l4t=l4t, cuda=cuda))
+    assert (refusal is None) if reason is None else (refusal is not None and reason in refusal), refusal
 
 
 def test_a_cpu_image_runs_on_every_jetson_and_an_amd64_one_on_none() -> None:
-    assert runs("36.4.0", make_platform()) is None
-    assert runs("32.7.1", make_platform()) is None
-    assert runs("36.4.0", make_platform(architecture="amd64")) == "the image is for amd64, and every Jetson is arm64"
+    assert refusal_reason("36.4.0", make_platform()) is None
+    assert refusal_reason("32.7.1", make_platform()) is None
+    assert (
+        refusal_reason("36.4.0", make_platform(architecture="amd64")) == "the image is for amd64; every Jetson is arm64"
+    )
 
 
 def test_every_release_runs_its_own_images_and_a_reason_has_its_source() -> None:
     for row in platforms():
         own = platform_for((("l4t", row.l4t),), "arm64")
-        assert runs(row.l4t, own) is None, row.l4t
+        assert refusal_reason(row.l4t, own) is None, row.l4t
         for other in platforms():
-            reason = runs(other.l4t, own)
+            reason = refusal_reason(other.l4t, own)
             assert reason is None or reason.endswith("]"), (row.l4t, other.l4t)
 
 
@@ -81,7 +83,7 @@ def test_every_row_has_a_source() -> None:
         ('below = "37"\nimages', 'below = "36.4"\nimages', "hosts[0].below", "36.4 does not come after 36.4"),
         ('from = "36.4"\nbelow', 'from = "r36"\nbelow', "hosts[0].from", "`r36` is not a release such as 36.4"),
         ('images = { from = "36.4", below = "37" }\n', "", "hosts[0].images", "`from` is missing"),
-        ('cuda-from = "13.0"\n', "", "refusals[0]", "a refusal says which images it is about"),
+        ('cuda-from = "13.0"\n', "", "refusals[0]", "a refusal must name images"),
         ('"13.0"', '"thirteen"', "refusals[0].cuda-from", "`thirteen` is not a version such as 13.0"),
         ("reason", "why", "refusals[0].why", "unknown key `why`"),
         ('below = "37" }\nsource', 'below = "37", to = "38" }\nsource', "hosts[0].images.to", "unknown key `to`"),

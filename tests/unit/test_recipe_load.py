@@ -161,14 +161,14 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
             6,
             "matrix.distribution[0]",
             "unknown distribution `debian12`",
-            "known ones: debian-12, debian-13, ubuntu-20.04, ubuntu-22.04, ubuntu-24.04",
+            "known: debian-12, debian-13, ubuntu-20.04, ubuntu-22.04, ubuntu-24.04",
         ),
     ),
     (
         "unknown l4t",
         'distribution = ["debian-12"]',
         'l4t = ["36.4.0",\n "36.4.5"]',
-        (7, "matrix.l4t[1]", "unknown L4T release `36.4.5`", "nearest known ones: 36.4.4, 36.4.3, 36.4.7"),
+        (7, "matrix.l4t[1]", "unknown L4T release `36.4.5`", "nearest: 36.4.4, 36.4.3, 36.4.7"),
     ),
     (
         "no platform",
@@ -177,7 +177,7 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
         (
             3,
             "matrix",
-            "no axis chooses a platform",
+            "no axis selects a platform",
             'add `l4t = ["36.4.0"]` for a Jetson, or `distribution = ["debian-12"]` for any CPU',
         ),
     ),

@@ -124,7 +124,7 @@ def test_an_image_for_the_cpu_runs_on_every_arm64_machine(shelf: Shelf) -> None:
     pi = TargetHost(name="a Pi", architecture="arm64", is_jetson=False)
     assert shelf.order(make("cpu", gpu=False), make("gpu"), host=pi) == ["cpu"]
     (gpu,) = pick((make("gpu"),), pi, ("r.example",), SESSION)
-    assert gpu.out == ("it is for a Jetson with L4T 36.4.0, and this is none",)
+    assert gpu.out == ("it is for a Jetson with L4T 36.4.0, and a Pi is not a Jetson",)
 
 
 def test_of_several_registries_the_one_with_the_best_verdict(shelf: Shelf) -> None:
