@@ -1,4 +1,4 @@
-"""What is proposed for a new recipe: releases from the tables, everything else from the recipe that is most like it."""
+"""Proposals for a new recipe: releases from the tables, everything else from the most similar recipe."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from builder.model.recipes import Recipe
 
 NO_BOARD = "none"
+_GENERIC = Spec(requires=("vllm=={vllm}",))
+_NONE = Version("0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers:
-    """What somebody wants; None is left to be proposed. `board` is `none` for the CPU of any arm64 machine."""
+    """A user's answers; None means "propose one". `board` is `none` for the CPU of any arm64 machine."""
 
     board: str
     name: str | None = None
@@ -38,14 +40,11 @@ class Answers:
     registry: str | None = None
 
 
-_GENERIC = Spec(requires=("vllm=={vllm}",))
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proposal:
-    """Answers to everything, the axes that choose the platform, and the recipe whose other values are taken over.
+    """Complete answers, the axes of the platform, and the recipe with the other values.
 
-    `like` is None where no recipe is for such a machine; `spec` is then a generic one.
+    `like` is None if no recipe is for such a machine; `spec` is then a generic one.
     """
 
     answers: Answers
@@ -55,7 +54,7 @@ class Proposal:
 
 
 def board_choices() -> dict[str, str]:
-    """Return what a recipe can be for, with a word about each."""
+    """Return the machines that a recipe can be for, each with a description."""
     modules = {row.name: f"{row.module}, SM {row.sm}, L4T {', '.join(row.l4t)}" for row in boards()}
     return {**modules, NO_BOARD: "the CPU of any arm64 machine"}
 
@@ -64,7 +63,7 @@ def l4t_choices(name: str) -> tuple[str, ...]:
     """Return the L4T releases for a board, the newest first.
 
     Raises:
-        UsageError: there is no such board.
+        UsageError: unknown board.
     """
     row = board(name)
     releases = [p.l4t for p in platforms() if p.l4t.split(".")[0] in row.l4t and row.sm in p.sms]
@@ -72,17 +71,17 @@ def l4t_choices(name: str) -> tuple[str, ...]:
 
 
 def propose(answers: Answers, folders: tuple[Path, ...]) -> Proposal:
-    """Return what a new recipe could be, with what was answered kept.
+    """Return a proposal for a new recipe that keeps all answers.
 
     Raises:
-        UsageError: an answer is nothing that is known, or no L4T release is for the board.
+        UsageError: an answer is unknown, or the board has no L4T release.
     """
     if answers.board == NO_BOARD:
         if answers.l4t or answers.cuda:
-            raise UsageError("--l4t and --cuda are for a board", hint="name it with --board")
+            raise UsageError("--l4t and --cuda need a board", hint="name it with --board")
     else:
         answers = replace(answers, l4t=_release(answers, folders))
-    like = _most_like(answers, _known(folders))
+    like = _most_similar(answers, _shipped_recipes(folders))
     values = _first_values(like)
     if answers.vllm is None:
         if "vllm" not in values:
@@ -92,7 +91,7 @@ def propose(answers: Answers, folders: tuple[Path, ...]) -> Proposal:
         answers = replace(answers, vllm=values["vllm"])
     spec = like.spec if like else _GENERIC
     if answers.vllm != values.get("vllm"):
-        # Pins belong to the release that they were found with.
+        # Pins are for the release that they were tested with.
         spec = replace(spec, constraints=(), replace=())
     model = answers.model or (spec.models[0].source if spec.models else None)
     if model is None:
@@ -102,37 +101,37 @@ def propose(answers: Answers, folders: tuple[Path, ...]) -> Proposal:
 
 
 def _release(answers: Answers, folders: tuple[Path, ...]) -> str:
-    """Return the L4T release asked for, else the newest that a recipe is for, else the newest."""
+    """Return the user's L4T release, else the newest with a recipe, else the newest."""
     releases = l4t_choices(answers.board)
     if answers.l4t:
         if mistake := check_value("l4t", answers.l4t):
             raise UsageError(mistake[0], hint=mistake[1])
         if answers.l4t not in releases:
-            listed = ", ".join(releases)
-            raise UsageError(f"L4T {answers.l4t} does not run on {answers.board}", hint=f"these do: {listed}")
+            hint = f"these do: {', '.join(releases)}"
+            raise UsageError(f"L4T {answers.l4t} does not run on {answers.board}", hint=hint)
         return answers.l4t
-    used = {value for recipe in _known(folders) for value in recipe.matrix.all_values().get("l4t", ())}
+    used = {value for recipe in _shipped_recipes(folders) for value in recipe.matrix.all_values().get("l4t", ())}
     if not releases:
         raise UsageError(f"no L4T release is known for {answers.board}", hint="`jbuild init --help` shows the boards")
     return next((release for release in releases if release in used), releases[0])
 
 
-def _known(folders: tuple[Path, ...]) -> list[Recipe]:
-    """Return the recipes that ship with jbuild, whose folder comes last: only these are known to be proven."""
+def _shipped_recipes(folders: tuple[Path, ...]) -> list[Recipe]:
+    """Return the recipes that ship with jbuild, whose folder is the last: only these are known to work."""
     recipes = []
     for path in recipe_paths(folders[-1:]).values():
         try:
             recipes.append(load(path))
         except JbuildError:
-            # One with mistakes is nothing to take after; `jbuild list` tells of them.
+            # `jbuild list` reports its mistakes.
             continue
     return recipes
 
 
-def _most_like(answers: Answers, recipes: list[Recipe]) -> Recipe | None:
+def _most_similar(answers: Answers, recipes: list[Recipe]) -> Recipe | None:
     """Return the recipe for the same kind of machine: of the same vLLM, else L4T release, else with the newest vLLM."""
 
-    def likeness(recipe: Recipe) -> tuple[bool, bool, Version]:
+    def similarity(recipe: Recipe) -> tuple[bool, bool, Version]:
         values = recipe.matrix.all_values()
         versions = values.get("vllm", ())
         return (
@@ -142,10 +141,7 @@ def _most_like(answers: Answers, recipes: list[Recipe]) -> Recipe | None:
         )
 
     alike = [recipe for recipe in recipes if recipe.architecture == "arm64" and _same_kind(answers, recipe)]
-    return max(alike, key=likeness, default=None)
-
-
-_NONE = Version("0")
+    return max(alike, key=similarity, default=None)
 
 
 def _version(text: str) -> Version:
@@ -167,10 +163,10 @@ def _first_values(recipe: Recipe | None) -> dict[str, str]:
 
 
 def _axes(answers: Answers, values: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return the axes that choose the platform: what was answered, what the like recipe has if that exists too."""
-    target = {"l4t": answers.l4t} if answers.l4t else {"distribution": values.get("distribution", "debian-12")}
-    chosen = {"cuda": answers.cuda, "python": answers.python}
-    fixed = {**target, **{name: value for name, value in chosen.items() if value}}
+    """Return the axes of the platform: the answers, and the similar recipe's values if such a platform exists."""
+    system = {"l4t": answers.l4t} if answers.l4t else {"distribution": values.get("distribution", "debian-12")}
+    versions = {"cuda": answers.cuda, "python": answers.python}
+    fixed = {**system, **{name: value for name, value in versions.items() if value}}
     proposed = {name: values[name] for name in ("ubuntu", "cuda", "python") if name in values} | fixed
     try:
         platform_for(proposed.items(), "arm64")
