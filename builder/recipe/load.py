@@ -104,5 +104,5 @@ def _check_template(root: Table, name: str, folders: Sequence[Path]) -> None:
     if any((folder / name).is_file() for folder in folders):
         return
     templates = [path.name for folder in folders for path in folder.glob("*.j2")]
-    hint = f"{documents.suggest(name, templates, noun='templates')}; your own are in `dockerfiles/`, beside `recipes/`"
+    hint = f"{documents.suggest(name, templates, noun='templates')}; yours belong in `dockerfiles/`, beside `recipes/`"
     root.problem("template", f"there is no template `{documents.printable(name)}`", hint)
