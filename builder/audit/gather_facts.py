@@ -72,7 +72,9 @@ def gather_files(paths: dict[str, Path], session: Session) -> dict[str, WheelFac
 
 def _cached(digests: Iterable[str], session: Session) -> dict[str, WheelFacts]:
     paths = ((sha256, _path(sha256, session)) for sha256 in digests)
-    return {sha256: facts for sha256, path in paths if mark_used(path) and (facts := facts_cache.read(path))}
+    return {
+        sha256: facts for sha256, path in paths if mark_used(path) and (facts := facts_cache.read(path, WheelFacts))
+    }
 
 
 def _store(facts: dict[str, WheelFacts], session: Session) -> None:
