@@ -1,1 +1,1 @@
-"""The stages of a cell in order: what a stage is, how cells are run through them, and what earlier runs left."""
+"""Stages, the runner of cells through them, and the records of earlier runs."""

@@ -143,7 +143,7 @@ def test_a_model_is_named_after_its_source(project: Path, command_line: CommandL
 def test_a_model_that_is_not_there_is_remarked(project: Path, command_line: CommandLine) -> None:
     said = f"the model's folder {project / 'tiny'} "
     code, _, err = command_line("init", "one", "--board", "none", "--model", "../tiny")
-    assert (code, f"warning: {said}is not there: sources are relative to the recipe" in err) == (0, True)
+    assert (code, f"warning: {said}does not exist: sources are relative to the recipe" in err) == (0, True)
     (project / "tiny").mkdir()
     assert f"{said}has no config.json" in command_line("init", "two", "--board", "none", "--model", "../tiny")[2]
     (project / "tiny" / "config.json").write_text("{}")
@@ -166,7 +166,7 @@ def test_a_tag_that_another_recipe_plans_is_remarked(project: Path, command_line
     assert "the tag" not in command_line("init", "one", "--board", "none")[2]
     (project / "recipes" / "broken.toml").write_text("x")
     err = command_line("init", "two", "--board", "none")[2]
-    assert re.search(r"warning: the tag vllm:\S+ is planned by recipe one too: give one another", err)
+    assert re.search(r"warning: the tag vllm:\S+ is planned by recipe one too: give one of them another", err)
     two = project / "recipes" / "two.toml"
     two.write_text(two.read_text().replace('repository = "vllm"', 'repository = "mine"'))
     assert "planned by recipe one too" in command_line("init", "three", "--board", "none")[2]
@@ -190,7 +190,7 @@ def test_nothing_is_overwritten(project: Path, command_line: CommandLine) -> Non
     path.write_text("# mine\n")
     code, out, err = command_line("init", "mine", "--board", "none")
     assert (code, out, path.read_text()) == (2, "", "# mine\n")
-    assert "there is a recipe `mine` already" in err
+    assert "the recipe `mine` already exists" in err
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_a_builder_that_hangs_is_dead_whatever_it_answers(
 
     assert make("a", "b").build("one", ENGINE, work) == "b"
     assert "one: builder a has died (it hangs); its cells go to b" in capsys.readouterr().err
-    with pytest.raises(HangingBuilderError, match="has said nothing for 3600 s") as caught:
+    with pytest.raises(HangingBuilderError, match="no output from the builder for 3600 s") as caught:
         make("a").build("one", ENGINE, work)
     assert (caught.value.exit_code, "`silent-s` under [build]" in (caught.value.hint or "")) == (7, True)
 

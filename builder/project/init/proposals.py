@@ -1,4 +1,4 @@
-"""What is proposed for a new recipe: releases from the tables, everything else from the recipe that is most like it."""
+"""Proposals for a new recipe: releases from the tables, everything else from the most similar recipe."""
 
 from __future__ import annotations
 
@@ -21,14 +21,30 @@ if TYPE_CHECKING:
 
     from builder.model.recipes import Recipe
 
+NO_BOARD = "none"
 _GENERIC = Spec(requires=("vllm=={vllm}",))
+_NONE = Version("0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """The user's answers; jbuild proposes those that are None. `board` is `none` for the CPU of any arm64 machine."""
+
+    board: str
+    name: str | None = None
+    l4t: str | None = None
+    vllm: str | None = None
+    cuda: str | None = None
+    python: str | None = None
+    model: str | None = None
+    registry: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proposal:
-    """Answers to everything, the axes that choose the platform, and the recipe whose other values are taken over.
+    """Answers to all questions, the axes that choose the platform, and the similar recipe for all other values.
 
-    `like` is None where no recipe is for such a machine; `spec` is then a generic one.
+    `like` is None if no recipe is for such a machine; `spec` is then a generic one.
     """
 
     answers: Answers
@@ -38,7 +54,7 @@ class Proposal:
 
 
 def board_choices() -> dict[str, str]:
-    """Return what a recipe can be for, with a word about each."""
+    """Return the possible boards of a recipe, with a description."""
     modules = {row.name: f"{row.module}, SM {row.sm}, L4T {', '.join(row.l4t)}" for row in boards()}
     return {**modules, NO_BOARD: "the CPU of any arm64 machine"}
 
@@ -55,17 +71,17 @@ def l4t_choices(name: str) -> tuple[str, ...]:
 
 
 def propose(answers: Answers, folders: tuple[Path, ...]) -> Proposal:
-    """Return what a new recipe could be, with what was answered kept.
+    """Return a proposal for a new recipe that keeps the answers.
 
     Raises:
-        UsageError: an answer is nothing that is known, or no L4T release is for the board.
+        UsageError: an answer is unknown, or no L4T release is for the board.
     """
     if answers.board == NO_BOARD:
         if answers.l4t or answers.cuda:
             raise UsageError("--l4t and --cuda are for a board", hint="name it with --board")
     else:
         answers = replace(answers, l4t=_release(answers, folders))
-    like = _most_like(answers, _known(folders))
+    like = _most_like(answers, _shipped(folders))
     values = _first_values(like)
     if answers.vllm is None:
         if "vllm" not in values:
@@ -75,7 +91,7 @@ def propose(answers: Answers, folders: tuple[Path, ...]) -> Proposal:
         answers = replace(answers, vllm=values["vllm"])
     spec = like.spec if like else _GENERIC
     if answers.vllm != values.get("vllm"):
-        # Pins belong to the release that they were found with.
+        # Pins belong to their vLLM release.
         spec = replace(spec, constraints=(), replace=())
     model = answers.model or (spec.models[0].source if spec.models else None)
     if model is None:
@@ -85,35 +101,35 @@ def propose(answers: Answers, folders: tuple[Path, ...]) -> Proposal:
 
 
 def _release(answers: Answers, folders: tuple[Path, ...]) -> str:
-    """Return the L4T release asked for, else the newest that a recipe is for, else the newest."""
+    """Return the L4T release of the answers, else the newest of a recipe, else the newest."""
     releases = l4t_choices(answers.board)
     if answers.l4t:
         if mistake := check_value("l4t", answers.l4t):
             raise UsageError(mistake[0], hint=mistake[1])
         if answers.l4t not in releases:
-            listed = ", ".join(releases)
-            raise UsageError(f"L4T {answers.l4t} does not run on {answers.board}", hint=f"these do: {listed}")
+            names = ", ".join(releases)
+            raise UsageError(f"L4T {answers.l4t} does not run on {answers.board}", hint=f"these do: {names}")
         return answers.l4t
-    used = {value for recipe in _known(folders) for value in recipe.matrix.known().get("l4t", ())}
+    used = {value for recipe in _shipped(folders) for value in recipe.matrix.known().get("l4t", ())}
     if not releases:
         raise UsageError(f"no L4T release is known for {answers.board}", hint="`jbuild init --help` shows the boards")
     return next((release for release in releases if release in used), releases[0])
 
 
-def _known(folders: tuple[Path, ...]) -> list[Recipe]:
-    """Return the recipes that ship with jbuild, whose folder comes last: nobody knows what the others have proved."""
+def _shipped(folders: tuple[Path, ...]) -> list[Recipe]:
+    """Return the recipes that ship with jbuild, whose folder comes last; other recipes may never have worked."""
     recipes = []
     for path in recipe_paths(folders[-1:]).values():
         try:
             recipes.append(load(path))
         except JbuildError:
-            # One with mistakes is nothing to take after; `jbuild list` tells of them.
+            # A recipe with mistakes is no pattern; `jbuild list` reports them.
             continue
     return recipes
 
 
 def _most_like(answers: Answers, recipes: list[Recipe]) -> Recipe | None:
-    """Return the recipe for the same kind of machine: of the same vLLM, else L4T release, else with the newest vLLM."""
+    """Return the recipe for the same kind of machine: of the same vLLM, else L4T release, else of the newest vLLM."""
 
     def likeness(recipe: Recipe) -> tuple[bool, bool, Version]:
         values = recipe.matrix.known()
@@ -126,9 +142,6 @@ def _most_like(answers: Answers, recipes: list[Recipe]) -> Recipe | None:
 
     alike = [recipe for recipe in recipes if recipe.architecture == "arm64" and _same_kind(answers, recipe)]
     return max(alike, key=likeness, default=None)
-
-
-_NONE = Version("0")
 
 
 def _version(text: str) -> Version:
@@ -150,7 +163,7 @@ def _first_values(recipe: Recipe | None) -> dict[str, str]:
 
 
 def _axes(answers: Answers, values: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return the axes that choose the platform: what was answered, what the like recipe has if that exists too."""
+    """Return the axes that choose the platform: the answers, and the similar recipe's values if they are possible."""
     target = {"l4t": answers.l4t} if answers.l4t else {"distribution": values.get("distribution", "debian-12")}
     chosen = {"cuda": answers.cuda, "python": answers.python}
     fixed = {**target, **{name: value for name, value in chosen.items() if value}}
@@ -170,20 +183,3 @@ def _axes(answers: Answers, values: dict[str, str]) -> tuple[tuple[str, str], ..
 def _name(answers: Answers) -> str:
     kind = "cpu" if answers.board == NO_BOARD else answers.board
     return shown(f"vllm-{answers.vllm}-{kind}").lower().replace("+", "-")
-
-
-NO_BOARD = "none"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answers:
-    """What somebody wants; None is left to be proposed. `board` is `none` for the CPU of any arm64 machine."""
-
-    board: str
-    name: str | None = None
-    l4t: str | None = None
-    vllm: str | None = None
-    cuda: str | None = None
-    python: str | None = None
-    model: str | None = None
-    registry: str | None = None

@@ -1,4 +1,4 @@
-"""A new recipe as a commented file, which is read back before it is kept."""
+"""A new recipe as a commented file, checked before it is written, and remarks on it."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ if TYPE_CHECKING:
 
 _TEMPLATE = Path(__file__).with_name("recipe.toml.j2")
 _QUESTION = Question(ask="What is the capital of France?", expect="Paris")
-# The column in which the explanations begin.
+# The column of the explanations.
 _COLUMN = 52
+_FEW = 3
 
 
 def write(proposal: Proposal, folder: Path) -> Path:
     """Write a recipe into a folder, and the schema of recipes beside the folder; return the recipe's path.
 
     Raises:
-        UsageError: there is one of that name, or the answers do not make a recipe that can be built.
+        UsageError: the name is taken, or the answers do not make a possible recipe.
         DiskError: it cannot be written.
     """
     name = proposal.answers.name or ""
@@ -47,12 +48,12 @@ def write(proposal: Proposal, folder: Path) -> Path:
     path = folder / f"{name}.toml"
     if path.exists():
         raise UsageError(
-            f"there is a recipe `{name}` already", where=str(path), hint="choose another name: `jbuild init NAME`"
+            f"the recipe `{name}` already exists", where=str(path), hint="choose another name: `jbuild init NAME`"
         )
     text = render(proposal)
     _check(name, text)
     write_text(path, text)
-    # Editors read it for the recipe's first line; it belongs to this version of jbuild, so an older one is replaced.
+    # Editors use it for the recipe's first line; it belongs to this version of jbuild, so it replaces an older one.
     write_text(folder.parent / "schemas" / FILES["recipe"], schema_text("recipe"))
     return path
 
@@ -81,7 +82,7 @@ def render(proposal: Proposal) -> str:
 
 
 def _check(name: str, text: str) -> None:
-    """Make sure that the recipe can be read, and that its cell can be built."""
+    """Make sure that the recipe is valid, and that its cell is possible."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.toml"
         path.write_text(text, encoding="utf-8")
@@ -89,12 +90,11 @@ def _check(name: str, text: str) -> None:
             (cell,) = expand(load(path))
         except DocumentError as error:
             first = error.problems[0]
-            message = f"this makes no recipe: {first.key}: {first.message}"
-            raise UsageError(message, hint=first.hint or "`jbuild init --help` shows what can be said") from error
+            message = f"not a valid recipe: {first.key}: {first.message}"
+            raise UsageError(message, hint=first.hint or "`jbuild init --help` lists the options") from error
     if cell.impossible:
-        raise UsageError(
-            f"this cannot be built: {cell.impossible}", hint="choose another --vllm, --python, --cuda or --l4t"
-        )
+        hint = "choose another --vllm, --python, --cuda or --l4t"
+        raise UsageError(f"this cannot be built: {cell.impossible}", hint=hint)
 
 
 def _model_name(source: str) -> str:
@@ -110,25 +110,22 @@ def _toml(value: Any) -> str:
 
 
 def _aligned(line: str) -> str:
-    """Move what explains a key into its column."""
+    """Move the explanation of a key to its column."""
     code, mark, comment = line.partition("  ## ")
     return f"{code.rstrip().ljust(_COLUMN - 2)}  # {comment}" if mark else line
 
 
-_FEW = 3
-
-
 def remarks(path: Path) -> Iterator[str]:
-    """Yield what is to be done about a recipe that was just written, beside those that lie in its folder."""
+    """Yield the author's tasks for a new recipe, beside the other recipes of its folder."""
     yield from _absent_models(path)
-    own = _tags(path)
+    planned = _tags(path)
     by_recipe = {name: _tags(sibling) for name, sibling in recipe_paths([path.parent]).items() if name != path.stem}
-    shared = {name: own & tags for name, tags in by_recipe.items() if own & tags}
+    shared = {name: planned & tags for name, tags in by_recipe.items() if planned & tags}
     if shared:
         repository, tag = min(min(tags) for tags in shared.values())
         yield (
             f"the tag {repository}:{tag} is planned by {_names(sorted(shared))} too: "
-            "give one another `publish.repository`, or `publish.tags`"
+            "give one of them another `publish.repository`, or `publish.tags`"
         )
 
 
@@ -140,17 +137,17 @@ def _names(names: Sequence[str]) -> str:
 
 def _absent_models(path: Path) -> Iterator[str]:
     for model in load(path).spec.models:
-        place = locate(model.source, path.parent, Config())
-        if isinstance(place, FolderSource) and not (place.path / CONFIG).is_file():
-            what = f"has no {CONFIG}" if place.path.is_dir() else "is not there"
-            yield f"the model's folder {place.path.resolve()} {what}: sources are relative to the recipe"
+        source = locate(model.source, path.parent, Config())
+        if isinstance(source, FolderSource) and not (source.path / CONFIG).is_file():
+            fault = f"has no {CONFIG}" if source.path.is_dir() else "does not exist"
+            yield f"the model's folder {source.path.resolve()} {fault}: sources are relative to the recipe"
 
 
 def _tags(path: Path) -> frozenset[tuple[str, str]]:
-    """Return repository and tag of everything that a recipe publishes; nothing of one with mistakes."""
+    """Return repository and tag of all publications of a recipe; none for a recipe with mistakes."""
     try:
         recipe = load(path)
         published = [specify(recipe, cell).publish for cell in expand(recipe) if not cell.impossible]
     except JbuildError:
         return frozenset()
-    return frozenset((each.repository, rule.name) for each in published for rule in each.tags)
+    return frozenset((publish.repository, rule.name) for publish in published for rule in publish.tags)
