@@ -82,7 +82,7 @@ def propose(answers: Answers, folders: tuple[Path, ...]) -> Proposal:
     else:
         answers = replace(answers, l4t=_release(answers, folders))
     like = _most_like(answers, _shipped(folders))
-    values = _first_values(like)
+    values = {axis.name: axis.values[0] for axis in like.matrix.axes} if like else {}
     if answers.vllm is None:
         if "vllm" not in values:
             raise UsageError(
@@ -156,10 +156,6 @@ def _same_kind(answers: Answers, recipe: Recipe) -> bool:
     if answers.l4t is None:
         return not releases
     return any(release.split(".")[0] == answers.l4t.split(".")[0] for release in releases)
-
-
-def _first_values(recipe: Recipe | None) -> dict[str, str]:
-    return {axis.name: axis.values[0] for axis in recipe.matrix.axes} if recipe else {}
 
 
 def _axes(answers: Answers, values: dict[str, str]) -> tuple[tuple[str, str], ...]:
