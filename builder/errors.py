@@ -1,4 +1,4 @@
-"""One tree of errors: what happened, where, what to do next, and the exit code of each branch.
+"""The tree of errors; each branch has an exit code.
 
 Exit codes are part of the command's interface: 1 unexpected, 2 usage, 3 recipe or configuration, 4 lock,
 5 index or network, 6 integrity, 7 engine, 8 build, 9 model, 10 smoke, 11 registry or publication,
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class JbuildError(Exception):
     """An expected failure; subclasses name the branch.
 
-    `where` is a file, URL, cell or image; `hint` is the next step, a command if there is one; `log` is the tail
-    of what a program printed, if that helps to understand the failure. `record` is that of a stage that ran to its end
-    and failed: people read it, and it never counts as done.
+    `where` is a file, URL, cell or image; `hint` is the next step, a command if there is one; `log` is the end of a
+    program's output, if it helps. `record` is the record of a stage that ran to its end and failed: it never counts as
+    done.
     """
 
     exit_code: ClassVar[int] = 1
@@ -64,7 +64,7 @@ class Problem:
     hint: str | None = None
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """File, line and key path, as editors and people read them."""
         at = f"{self.path}:{self.line}" if self.line else str(self.path)
         return f"{at}: {self.key}" if self.key else at
@@ -89,7 +89,7 @@ class DocumentError(JbuildError):
 
 
 class RecipeError(JbuildError):
-    """A recipe or cell cannot be what it asks to be."""
+    """A recipe or cell is impossible."""
 
     exit_code = 3
 
@@ -105,7 +105,7 @@ class NoWheelsError(LockError):
 
 
 class OldLockError(LockError):
-    """The lock was written by an older jbuild; locking anew keeps its versions."""
+    """The lock was written by an older jbuild; locking again keeps its versions."""
 
 
 class NetworkError(JbuildError):
@@ -115,7 +115,7 @@ class NetworkError(JbuildError):
 
 
 class IntegrityError(JbuildError):
-    """Bytes are not the bytes that were locked."""
+    """Content differs from the lock."""
 
     exit_code = 6
 
@@ -133,19 +133,19 @@ class BuildError(JbuildError):
 
 
 class ModelError(JbuildError):
-    """A model cannot be had or is not what a model must be."""
+    """A model is unavailable or unusable."""
 
     exit_code = 9
 
 
 class SmokeError(JbuildError):
-    """The built image did not prove itself."""
+    """The built image failed its smoke run."""
 
     exit_code = 10
 
 
 class RegistryError(JbuildError):
-    """A registry refused, or holds something else than it should."""
+    """A registry refused a request, or its content is wrong."""
 
     exit_code = 11
 
@@ -157,13 +157,13 @@ class DiskError(JbuildError):
 
 
 class CellsFailedError(JbuildError):
-    """Several cells were worked on and some failed; each failure has been shown."""
+    """Some of several cells failed; each failure has been shown."""
 
     exit_code = 13
 
 
 class AuditError(JbuildError):
-    """What the wheels' binaries need is not there: the image would not load or not run."""
+    """The wheels' binaries lack something: the image would not load or not run."""
 
     exit_code = 14
 
@@ -173,7 +173,7 @@ class ProgramMissingError(EngineError):
 
 
 class ProgramFailedError(JbuildError):
-    """A program ended with a code that means failure; callers turn this into a branch of their own."""
+    """A program ended with a failure's exit code; callers turn this into a branch of their own."""
 
     def __init__(self, argv: tuple[str, ...], code: int, output: str) -> None:
         super().__init__(f"`{argv[0]}` ended with exit code {code}", log=output)
@@ -187,4 +187,4 @@ class ProgramTimeoutError(ProgramFailedError):
 
 
 class ProgramSilentError(ProgramTimeoutError):
-    """A program printed nothing for longer than it may."""
+    """A program printed nothing for too long."""

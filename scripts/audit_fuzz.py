@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="for each target (default 10)")
     parser.add_argument("--only", choices=_TARGETS, help="only this target")
     options = parser.parse_args(arguments)
-    workspace, console = Workspace.here(), Console()
+    workspace, console = Workspace.current(), Console()
     folder = workspace.cache / "agreement" / "fuzz"
     results = []
     try:

@@ -33,7 +33,7 @@ TWICE = Retry(tries=2)
 
 def main() -> int:
     """Print the names of what cannot be had, and to stderr why."""
-    settings = config.load(Workspace.here().config_files)
+    settings = config.load(Workspace.current().config_files)
     pool = ThreadPoolExecutor()
     asked = {pool.submit(ask_base, settings): "base", pool.submit(ask_model, settings): "model"}
     answered, silent = wait_for(asked, timeout=LIMIT_S)

@@ -100,7 +100,7 @@ def open_session(*, as_json: bool = False) -> Session:
     Raises:
         DocumentError: a configuration file has mistakes.
     """
-    workspace = Workspace.here()
+    workspace = Workspace.current()
     return Session(
         workspace=workspace, config=config.load(workspace.config_files, families()), console=Console(as_json=as_json)
     )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from builder.errors import UsageError
 from builder.host import records
-from builder.host.dataclass_schema import DIALECT, schema_of
-from builder.host.toml.documents import shown, suggest
+from builder.host.records import DIALECT, schema_of
+from builder.host.toml.documents import printable, suggest
 
 if TYPE_CHECKING:
     from builder.host.console import Console
@@ -19,19 +19,19 @@ RESULTS = {
     "list": "verbs.list_:ListResult",
     "show": "verbs.show:ShowResult",
     "matrix": "verbs.cell_matrix:MatrixResult",
-    "recipe": "views.run_view:RecipeResult",
-    "lock": "verbs.check_locks:LockResult",
+    "recipe": "run_view:RecipeResult",
+    "lock": "verbs.stages:LockResult",
     "audit": "verbs.audit:AuditResult",
-    "render": "views.run_view:RunResult",
-    "build": "views.run_view:RunResult",
+    "render": "run_view:RunResult",
+    "build": "run_view:RunResult",
     "system": "verbs.system:SystemResult",
-    "smoke": "views.run_view:RunResult",
-    "push": "views.run_view:RunResult",
+    "smoke": "run_view:RunResult",
+    "push": "run_view:RunResult",
     "promote": "verbs.promote:PromoteResult",
     "tags": "verbs.tags:TagsResult",
     "verify": "verbs.verify:VerifyResult",
     "verdict": "verbs.verdict:VerdictResult",
-    "why": "views.why_view:WhyResult",
+    "why": "verbs.why:WhyResult",
     "fit": "verbs.fit:FitResult",
     "diff": "verbs.diff:DiffResult",
     "models": "verbs.models:ModelsResult",
@@ -54,7 +54,7 @@ def show(result: Any, text: str, console: Console) -> None:
     console.result(records.to_json(result), text)
 
 
-def printable(line: str) -> str:
+def without_controls(line: str) -> str:
     """Return a line without control characters: names in wheels and logs may hold any."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
 
@@ -66,7 +66,7 @@ def result_schema(verb: str, *, closed: bool = False) -> dict[str, Any]:
         UsageError: there is no such verb.
     """
     if verb not in RESULTS:
-        raise UsageError(f"there is no verb `{shown(verb)}`", hint=suggest(verb, RESULTS, noun="results"))
+        raise UsageError(f"there is no verb `{printable(verb)}`", hint=suggest(verb, RESULTS, noun="results"))
     module, _, name = RESULTS[verb].partition(":")
     schema = schema_of(getattr(importlib.import_module(f"builder.cli.{module}"), name), closed=closed)
     return {"$schema": DIALECT, **schema, "title": f"jbuild {verb} --json"}

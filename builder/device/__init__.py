@@ -1,1 +1,1 @@
-"""What happens on the board: memory estimates, services, measurements."""
+"""Images at work on a machine: services, container runs and benchmarks."""

@@ -1,1 +1,1 @@
-"""The machine that jbuild runs on: processes, files and their formats."""
+"""This machine: processes, threads, paths, files, settings, TOML, the console and the container engine."""

@@ -1,7 +1,7 @@
-"""Build caches of BuildKit's that the configuration names: rules that are checked when read, and handed to buildx.
+"""BuildKit's build caches of the configuration, checked when they are read.
 
-Types and attributes are those of `docker buildx build --cache-from` and `--cache-to`; what holds a secret is left out,
-since a command line is open to everybody on a machine.
+Types and attributes are those of `docker buildx build --cache-from` and `--cache-to`, without secrets: every user of a
+machine can read a command line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from builder.host.toml.documents import shown, suggest
+from builder.host.toml.documents import printable, suggest
 
 if TYPE_CHECKING:
     from builder.host.toml.documents import Table
@@ -24,7 +24,7 @@ _EXPORT = (
     *("mode", "compression", "compression-level", "force-compression", "ignore-error", "oci-mediatypes"),
     *("image-manifest",),
 )
-# For each type: the attributes it must have in each direction, and those it may have besides the export's.
+# For each type, the required attributes in each direction, and the optional ones besides the export's.
 _REQUIRED: dict[str, dict[Direction, tuple[str, ...]]] = {
     "registry": {"from": ("ref",), "to": ("ref",)},
     "local": {"from": ("src",), "to": ("dest",)},
@@ -39,7 +39,7 @@ _PLACEHOLDERS = ("recipe", "cell")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildCache:
-    """One cache to read or to write. Values may hold `{recipe}` and `{cell}`."""
+    """A cache to read or to write. Values may hold `{recipe}` and `{cell}`."""
 
     attributes: tuple[tuple[str, str], ...]
 
@@ -49,44 +49,42 @@ class BuildCache:
         return dict(self.attributes)["type"]
 
     def argument(self, recipe: str, cell: str) -> str:
-        """Return the rule as buildx takes it, a line of CSV, for one cell."""
+        """Return the cache of one cell as an argument of buildx, a row of CSV."""
         names = {"recipe": recipe, "cell": cell.lower()}
-        fields = [
-            f"{key}={re.sub('{(recipe|cell)}', lambda found: names[found[1]], value)}" for key, value in self.attributes
-        ]
+        fields = [f"{k}={re.sub('{(recipe|cell)}', lambda m: names[m[1]], v)}" for k, v in self.attributes]
         return ",".join(
             f'"{field.replace(chr(34), chr(34) * 2)}"' if re.search('[,"]', field) else field for field in fields
         )
 
     @property
     def lacks(self) -> str | None:
-        """What in the environment is missing, without which buildx passes it over in silence."""
-        missing = [name for name in ("ACTIONS_RUNTIME_TOKEN",) if self.kind == "gha" and not os.environ.get(name)]
-        return missing[0] if missing else None
+        """The missing environment variable without which buildx ignores the cache silently."""
+        name = _SECRETS["token"]
+        return name if self.kind == "gha" and not os.environ.get(name) else None
 
 
 def read_caches(table: Table, key: str, direction: Direction, folder: Path) -> tuple[BuildCache, ...]:
     """Return the caches of a list of strings such as `type=registry,ref=HOST/NAME`; paths are relative to `folder`."""
-    found = []
+    caches = []
     for index, text in enumerate(table.strings(key)):
         try:
-            found.append(_cache(text, direction, folder))
+            caches.append(_cache(text, direction, folder))
         except _Mistake as mistake:
             message, hint = mistake.args
-            table.document.problem((*table.path, key, index), message, hint)
-    return tuple(found)
+            table.problem((key, index), message, hint)
+    return tuple(caches)
 
 
-class _Mistake(Exception):  # noqa: N818  # no failure: a note for the reader of the file
-    """What is wrong with a rule, and what to write instead."""
+class _Mistake(Exception):  # noqa: N818  # a note for the author of the file, not a failure
+    """A mistake in a cache: the message, and what to write instead."""
 
 
 def _cache(text: str, direction: Direction, folder: Path) -> BuildCache:
     attributes = _attributes(text)
     kind = attributes.get("type", "")
     if kind not in _REQUIRED:
-        said = f"`{shown(kind)}` is no type of cache" if kind else "`type=` is missing"
-        raise _Mistake(said, suggest(kind, _REQUIRED, noun="types"))
+        message = f"`{printable(kind)}` is not a type of cache" if kind else "`type=` is missing"
+        raise _Mistake(message, suggest(kind, _REQUIRED, noun="types"))
     for name in _REQUIRED[kind][direction]:
         if name not in attributes:
             raise _Mistake(f"a cache of type {kind} needs `{name}=`", f"type={kind},{name}=…")
@@ -95,29 +93,33 @@ def _cache(text: str, direction: Direction, folder: Path) -> BuildCache:
         if name in _SECRETS:
             raise _Mistake(f"`{name}` is a secret", f"set {_SECRETS[name]} in the environment instead")
         if name not in allowed:
-            raise _Mistake(f"unknown attribute `{shown(name)}`", suggest(name, allowed, noun="valid here"))
+            raise _Mistake(f"unknown attribute `{printable(name)}`", suggest(name, allowed, noun="valid here"))
         _check_value(name, value)
-    made = {k: str(folder / Path(v).expanduser()) if k in _PATHS else v for k, v in attributes.items()}
-    return BuildCache(attributes=tuple(made.items()))
+    return BuildCache(
+        attributes=tuple(
+            (name, str(folder / Path(value).expanduser()) if name in _PATHS else value)
+            for name, value in attributes.items()
+        )
+    )
 
 
 def _attributes(text: str) -> dict[str, str]:
     try:
         ((*fields,),) = csv.reader([text], strict=True)
     except (csv.Error, ValueError) as error:
-        raise _Mistake(f"`{shown(text)}` cannot be read", "write type=registry,ref=HOST/NAME") from error
+        raise _Mistake(f"`{printable(text)}` cannot be read", "write type=registry,ref=HOST/NAME") from error
     pairs = [field.partition("=") for field in fields]
     for name, equals, _ in pairs:
         if not equals:
-            raise _Mistake(f"`{shown(name)}` has no value", f"{shown(name)}=…")
+            raise _Mistake(f"`{printable(name)}` has no value", f"{printable(name)}=…")
     if len({name for name, _, _ in pairs}) < len(pairs):
-        raise _Mistake("an attribute is there twice", None)
+        raise _Mistake("an attribute occurs twice", None)
     return {name.strip(): value for name, _, value in pairs}
 
 
 def _check_value(name: str, value: str) -> None:
     if not re.fullmatch(_VALUE, value):
-        raise _Mistake(f"`{name}` holds a control character, or nothing", None)
+        raise _Mistake(f"`{name}` is empty or has a control character", None)
     for placeholder in re.findall(r"{([^}]*)}", value):
         if placeholder not in _PLACEHOLDERS:
-            raise _Mistake(f"unknown placeholder `{{{shown(placeholder)}}}`", "known: {recipe}, {cell}")
+            raise _Mistake(f"unknown placeholder `{{{printable(placeholder)}}}`", "known: {recipe}, {cell}")

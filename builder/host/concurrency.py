@@ -33,11 +33,11 @@ _GRACE_S = 2.0
 
 
 class StoppedError(Exception):
-    """Raised inside a job whose result is no longer needed."""
+    """The result of a job is no longer needed."""
 
 
 class CancelToken:
-    """Tells jobs to end; jobs check it between two steps. Cancelling a token cancels its children."""
+    """Ends jobs, which check it between steps. Cancelling a token cancels its children."""
 
     def __init__(self) -> None:
         """Start uncancelled."""
@@ -94,7 +94,7 @@ class TaskGroup:
         grace_s: float | None = _GRACE_S,
     ) -> None:
         """Start without threads; each job starts one until there are `limit`."""
-        # Before Python 3.13 the first call fills a table that other threads see half filled.
+        # Before Python 3.13 other threads see the table half filled during the first call.
         sysconfig.get_config_vars()
         self.token = token or CancelToken()
         self._limit, self._on_cancel, self._grace_s = limit, on_cancel, grace_s
@@ -138,7 +138,7 @@ class TaskGroup:
                 return function(item)
             except BaseException as error:
                 failures.append(error)
-                # Here, not where the result is awaited: this thread would start the next job meanwhile.
+                # Here, since this thread would start the next job before the result is awaited.
                 self.token.cancel()
                 raise
 
@@ -149,7 +149,7 @@ class TaskGroup:
         return [future.result() for future in futures]
 
     def gather(self, function: Callable[[_Item], _T], items: Iterable[_Item]) -> list[_T | Exception]:
-        """Call a function for each item and return, in order, each result or exception; a failure stops nothing."""
+        """Call a function for each item and return its results and exceptions in order; a failure stops nothing."""
         futures = [self.submit(function, item) for item in items]
         wait(futures)
         errors = [future.exception() for future in futures]
@@ -199,9 +199,9 @@ class Progress:
 def map_with_progress(
     work: Callable[[_Item, Progress], _T], items: Sequence[_Item], on_bytes: Callable[[float], object], limit: int = 4
 ) -> list[_T]:
-    """Do the work for every item in a few threads and return the results in order; the first failure ends all.
+    """Do the work for every item in threads and return the results in order; the first failure ends all.
 
-    The default `limit` fills a fast connection; more would only make the disk seek.
+    The default `limit` fills a fast connection; more threads would make the disk seek.
     """
     with TaskGroup(limit) as group:
         progress = Progress(token=group.token, on_bytes=on_bytes)
@@ -210,7 +210,7 @@ def map_with_progress(
 
 @contextmanager
 def workers() -> Iterator[ProcessPoolExecutor]:
-    """Give a pool with one process a processor; on any exception, jobs that have not started are dropped.
+    """Yield a pool with one process a processor; on any exception, jobs that have not started are dropped.
 
     Raises:
         JbuildError: a worker process was killed.
@@ -223,17 +223,17 @@ def workers() -> Iterator[ProcessPoolExecutor]:
         yield pool
     except BrokenProcessPool as error:
         hint = "look for `Out of memory` in `dmesg`; close other programs, then run the same command again"
-        message = "a worker process was ended from outside, as the kernel does when memory is short"
+        message = "a worker process was killed, as the kernel does when memory is short"
         raise JbuildError(message, hint=hint) from error
     except BaseException:
-        # Waiting here costs nothing: the end of the process would wait too, and fail on a pool that is just ending.
+        # Without waiting here, the process would wait at its end, and fail on a pool that is shutting down.
         pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
 
 
 def _start_fork_server() -> None:
-    """Start the fork server with Ctrl-C blocked, and so its workers: the main process decides when they end."""
+    """Start the fork server, and so its workers, with Ctrl-C blocked: the main process decides when they end."""
     # The tracker first: starting it unblocks the signal.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -249,7 +249,7 @@ def _start_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    """End this worker when the main process is killed: nothing else would, for its pipes have several owners."""
+    """End this worker when the main process is killed: its pipes have several owners and stay open."""
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()

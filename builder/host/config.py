@@ -1,4 +1,4 @@
-"""The user's settings: mirrors, registries, hub, certificates. Files, weakest first, then the environment."""
+"""The user's settings, from files and the environment: registries, mirrors, builders, certificates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from builder.host.toml.declarations import (
     string_schema,
     strings,
     tables,
-    under,
 )
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ _SYSTEM_CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegistryMirror:
-    """Images whose name begins with `prefix` are taken from `mirror`; `stand_in` says if and why it is not the same."""
+    """A mirror of the images whose names begin with `prefix`; `stand_in` is the reason why it differs, if it does."""
 
     prefix: str
     mirror: str
@@ -61,9 +60,9 @@ class RegistryMirror:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexMirror:
-    """Package indexes whose address begins with `prefix` are asked at `mirror`.
+    """A mirror of the package indexes whose addresses begin with `prefix`; `default` is uv's own default index.
 
-    A `fallback` is asked only when the index itself fails. The prefix `default` means uv's own default index.
+    A `fallback` is asked only if the index itself fails.
     """
 
     prefix: str
@@ -74,17 +73,16 @@ class IndexMirror:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelMirror:
-    """A hub model that is taken from a folder, which the file named as `written`."""
+    """A folder in place of a hub model."""
 
     source: str
     folder: Path
     stand_in: str | None = None
-    written: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegistrySettings:
-    """How one registry host is reached: its own certificate authority, or no TLS at all."""
+    """Settings of one registry host: its own certificate authority, or no TLS."""
 
     host: str
     ca_bundle: Path | None = None
@@ -93,15 +91,7 @@ class RegistrySettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """All settings.
-
-    `registries` are prefixes that proven images go to when a recipe names none. `ca_bundle` is a PEM file that
-    every connection of jbuild and of a build's package manager trusts. `python_mirror` serves below its address what
-    python-build-standalone's releases do. `compression` is that of the layers of built images. `builders` are
-    buildx builders or docker contexts that build instead of the engine, cells dealt out among them. `cosign_key` is
-    the private key that signs what is published; signatures by `trusted_keys` (public ones) are believed. `silent_s` is
-    how long (seconds) a builder may say nothing before it counts as hanging.
-    """
+    """All settings; the keys of `_CONFIG` describe them. Cells are distributed among `builders`."""
 
     registries: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
@@ -122,15 +112,15 @@ class Config:
     silent_s: float = 3600.0
 
     def for_registry(self, host: str) -> Config:
-        """Return the configuration as it is for one registry."""
-        own = next((each for each in self.registry_settings if each.host == host), None)
-        if own is None:
+        """Return the configuration for one registry."""
+        settings = next((row for row in self.registry_settings if row.host == host), None)
+        if settings is None:
             return self
-        insecure = (*self.insecure_registries, host) if own.insecure else ()
-        return with_options(self, ca_bundle=own.ca_bundle, insecure_registries=insecure)
+        insecure = (*self.insecure_registries, host) if settings.insecure else ()
+        return with_options(self, ca_bundle=settings.ca_bundle, insecure_registries=insecure)
 
     def mirrored(self, image: str) -> tuple[str, RegistryMirror | None]:
-        """Return the name under which to ask for an image, and the rule that applies, longest prefix first."""
+        """Return the name to ask for an image by, and the mirror with the longest prefix, if any."""
         for rule in sorted(self.registry_mirrors, key=lambda r: -len(r.prefix)):
             rest = image[len(rule.prefix) :]
             if image.startswith(rule.prefix) and (not rest or rest[0] in "/:@"):
@@ -139,10 +129,10 @@ class Config:
 
 
 def overlaid(config: Config, settings: Mapping[str, Any]) -> Config:
-    """Return the configuration with a stronger layer over it; `settings` holds the fields that the layer sets.
+    """Return the configuration with the fields that a stronger layer sets, merged as their declarations state.
 
-    The one place where layers are merged, in this order: defaults, user's file, project's file, project's local file,
-    environment, recipe, command line. Each field's declaration states how.
+    The layers, weakest first: defaults, user's file, project's file, project's local file, environment, recipe,
+    command line.
     """
     merged: dict[str, Any] = {
         name: (*value, *getattr(config, name)) if _KEYS[name].merge == "prepend" else value
@@ -152,13 +142,13 @@ def overlaid(config: Config, settings: Mapping[str, Any]) -> Config:
 
 
 def with_options(config: Config, **options: Any) -> Config:
-    """Return the configuration with a layer over it in which an empty value is not set: a recipe's, or options'."""
+    """Return the configuration with a layer over it in which empty values are not set: a recipe's or the options'."""
     return overlaid(config, {name: value for name, value in options.items() if value})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Context:
-    """What the values of a file are read with: relative paths start at `folder`; `families` are those of indexes."""
+    """The context of a file's values: relative paths start at `folder`; `families` are package globs."""
 
     folder: Path
     families: Mapping[str, tuple[str, ...]]
@@ -178,12 +168,9 @@ def load(files: Iterable[Path], families: Mapping[str, tuple[str, ...]] = Mappin
     for path in files:
         if not path.is_file():
             continue
+        parse = partial(_CONFIG.read, context=_Context(folder=path.parent, families=families))
         try:
-            document, parse = (
-                documents.read(path),
-                partial(_CONFIG.read, context=_Context(folder=path.parent, families=families)),
-            )
-            layers.append(documents.collect(document, "the configuration has mistakes", parse))
+            layers.append(documents.load(path, "the configuration has mistakes", parse))
         except DocumentError as error:
             problems.extend(error.problems)
     if problems:
@@ -200,14 +187,14 @@ def load(files: Iterable[Path], families: Mapping[str, tuple[str, ...]] = Mappin
 def _variables(kind: Literal["variables", "fallback_variables"]) -> Iterator[tuple[Field, str]]:
     """Yield the environment variables that are set, with their keys; jbuild's own last, as the strongest."""
     for field in _CONFIG.fields:
-        named = (
-            [f"JBUILD_{re.sub('[.-]', '_', field.name).upper()}"] if kind == "variables" and "." in field.name else []
-        )
-        yield from ((field, name) for name in (*getattr(field, kind), *named) if os.environ.get(name))
+        names = list(getattr(field, kind))
+        if kind == "variables" and "." in field.name:
+            names.append(f"JBUILD_{re.sub('[.-]', '_', field.name).upper()}")
+        yield from ((field, name) for name in names if os.environ.get(name))
 
 
 def _from_variable(field: Field, variable: str) -> dict[str, Any]:
-    """Return the setting of a variable, checked as a file's would be; spaces separate the items of a list."""
+    """Return the setting of a variable, checked like a file's; spaces separate the items of a list."""
     text, kind = os.environ[variable], field.type.schema()["type"]
     value: Any = text.split() if kind == "array" else text
     if kind == "number":
@@ -238,9 +225,8 @@ def _readable(table: Table, key: str, folder: Path, name: str) -> Path:
     return path
 
 
-def _read_folder(table: Table, key: str, context: _Context) -> tuple[Path, str]:
-    name = table.string(key)
-    return context.folder / Path(name).expanduser(), name
+def _read_folder(table: Table, key: str, context: _Context) -> Path:
+    return context.folder / Path(table.string(key)).expanduser()
 
 
 def _caches(direction: Direction) -> ValueType:
@@ -250,13 +236,13 @@ def _caches(direction: Direction) -> ValueType:
     )
 
 
-def _settings(builder: str | None = None, **settings: Any) -> dict[str, Any]:
-    return settings if builder is None else {**settings, "builders": (builder,)}
+def _read_builder(table: Table, key: str, _: _Context) -> tuple[str]:
+    return (table.string(key, pattern=BUILDER_PATTERN, noun="a builder's name"),)
 
 
 def _check_builders(root: Table, _: object, __: _Context) -> None:
     build = root.raw("build")
-    if isinstance(build, dict) and "builder" in build and build.get("builders"):
+    if isinstance(build, dict) and {"builder", "builders"} <= set(build):
         message = "`builder` and `builders` exclude each other"
         root.document.problem(("build", "builder"), message, "keep `builders`")
 
@@ -269,6 +255,7 @@ def _check_index_mirror(table: Table, rule: IndexMirror, _: _Context) -> None:
 _FILE = ValueType(read=_read_file, schema=string_schema)
 _FILES = ValueType(read=_read_files, schema=lambda: list_schema(string_schema()))
 _FOLDER = ValueType(read=_read_folder, schema=string_schema)
+_BUILDER = ValueType(read=_read_builder, schema=lambda: string_schema(BUILDER_PATTERN))
 _HTTP = string(_ADDRESS, "an http(s) address")
 _IMAGE_PREFIX = string(_IMAGE_NAME, "the beginning of an image name")
 _BUILDERS = strings(BUILDER_PATTERN, "a builder's name")
@@ -277,8 +264,10 @@ _REGISTRY_HOSTS = strings(REGISTRY_PATTERN, "a registry host")
 _REGISTRY_HOST = string(_HOST, "a registry host such as registry.example.com:5000")
 _INDEX_PREFIX = string(f"{DEFAULT}|{ADDRESS}", "the beginning of an index's address")
 _INDEX_ADDRESS = string(ADDRESS, "an http(s) address without `?` and `#`")
-# Those of curl, pip and requests: they are not meant for jbuild alone.
-_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
+# Of curl, pip and requests: not for jbuild alone.
+_CA_FILES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
+_COMPRESSION = choice(COMPRESSIONS, "{} is not zstd or gzip", "known")
+_SILENT_S = number(60, 7 * 86_400)
 _STAND_IN = Field("stand-in", string(), "Why the mirror is not the same; locks and output name it.")
 
 _REGISTRY = TableDeclaration(
@@ -294,11 +283,10 @@ _REGISTRY_MIRROR = TableDeclaration(
     _STAND_IN,
 )
 _MODEL_MIRROR = TableDeclaration(
-    lambda folder, **values: ModelMirror(folder=folder[0], written=folder[1], **values),
+    ModelMirror,
     Field("source", string(_MODEL_SOURCE, "hf://organisation/name"), "Model of the hub.", required=True),
     Field("folder", _FOLDER, "Folder with the model, relative to this file.", required=True),
     _STAND_IN,
-    record=ModelMirror,
 )
 _INDEX_MIRROR = TableDeclaration(
     IndexMirror,
@@ -308,38 +296,23 @@ _INDEX_MIRROR = TableDeclaration(
     _STAND_IN,
     check=_check_index_mirror,
 )
-# Single values and lists of a stronger layer replace the weaker ones, so a layer can empty a list. Tables of rules are
-# prepended: each layer adds rules for its own servers, and of rules that are alike the first applies.
-_CONFIG = TableDeclaration(
-    _settings,
-    *under(
-        "publish",
-        Field("registries", _REGISTRIES, "Registries that proven images go to if a recipe names none."),
-        Field("insecure", _REGISTRY_HOSTS, "Registries without TLS; loopback always is.", "insecure_registries"),
-        Field("compression", choice(COMPRESSIONS, "{} is not zstd or gzip", "known"), "Compression of layers."),
-        Field("cosign-key", _FILE, "Private key that signs published images."),
-        Field("trusted-keys", _FILES, "Public keys whose signatures and verdicts count."),
-    ),
-    *under(
-        "hub",
-        Field("endpoint", _HTTP, "Address of the model hub or a mirror.", "hub_endpoint", variables=("HF_ENDPOINT",)),
-    ),
-    *under(
-        "network",
-        Field("ca-bundle", _FILE, "Certificates (PEM) that every connection trusts.", fallback_variables=_CA_VARIABLES),
-    ),
-    *under(
-        "build",
-        Field("builder", string(BUILDER_PATTERN, "a builder's name"), "One builder, in place of `builders`."),
-        Field("builders", _BUILDERS, "Buildx builders or docker contexts that build instead of the engine."),
-        Field("cache-from", _caches("from"), "BuildKit caches to read, such as type=registry,ref=HOST/NAME."),
-        Field("cache-to", _caches("to"), "BuildKit caches to write."),
-        Field("silent-s", number(60, 7 * 86_400), "Seconds without output after which a builder counts as hanging."),
-    ),
-    *under(
-        "python",
-        Field("mirror", _HTTP, "Mirror of python-build-standalone's releases.", argument="python_mirror"),
-    ),
+# Values and lists of a stronger layer replace the weaker ones, so a layer can empty a list. Tables of rules are
+# prepended: each layer adds rules for its own servers, and the first of several that match applies.
+_CONFIG = TableDeclaration[dict[str, Any]](
+    dict,
+    Field("publish.registries", _REGISTRIES, "Registries that proven images go to if a recipe names none."),
+    Field("publish.insecure", _REGISTRY_HOSTS, "Registries without TLS; loopback always is.", "insecure_registries"),
+    Field("publish.compression", _COMPRESSION, "Compression of layers."),
+    Field("publish.cosign-key", _FILE, "Private key that signs published images."),
+    Field("publish.trusted-keys", _FILES, "Public keys whose signatures and verdicts count."),
+    Field("hub.endpoint", _HTTP, "Address of the model hub or a mirror.", "hub_endpoint", variables=("HF_ENDPOINT",)),
+    Field("network.ca-bundle", _FILE, "Certificates (PEM) that every connection trusts.", fallback_variables=_CA_FILES),
+    Field("build.builder", _BUILDER, "One builder, in place of `builders`.", "builders"),
+    Field("build.builders", _BUILDERS, "Buildx builders or docker contexts that build instead of the engine."),
+    Field("build.cache-from", _caches("from"), "BuildKit caches to read, such as type=registry,ref=HOST/NAME."),
+    Field("build.cache-to", _caches("to"), "BuildKit caches to write."),
+    Field("build.silent-s", _SILENT_S, "Seconds without output after which a builder counts as hanging."),
+    Field("python.mirror", _HTTP, "Mirror of python-build-standalone's releases.", "python_mirror"),
     Field("registries", tables(_REGISTRY), "Single registries.", argument="registry_settings", merge="prepend"),
     Field("registry-mirrors", tables(_REGISTRY_MIRROR), "Mirrors of registries.", merge="prepend"),
     Field("model-mirrors", tables(_MODEL_MIRROR), "Folders in place of hub models.", merge="prepend"),
@@ -364,7 +337,7 @@ def config_schema() -> Schema:
 
 
 def build_ca_bundle(config: Config) -> Path | None:
-    """Return the certificates that a build's package manager is given: the configured bundle, else the system's."""
+    """Return the certificates for a build's package manager: the configured bundle, else the system's."""
     if config.ca_bundle:
         return config.ca_bundle
     return next((Path(name) for name in _SYSTEM_CA_FILES if Path(name).is_file()), None)

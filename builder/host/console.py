@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.progress import Progress
 
-# In a log without live progress, one line this often shows that something moves.
+# The interval of the lines that stand for live progress in a log.
 _PLAIN_EVERY_S = 10.0
-# A line of somebody's log that shows what is going on, not the whole of it.
+# The length of a note in such a line.
 _NOTE_LENGTH = 90
 _TAIL_LINES = 25
 _MOST_SHOWN = 8
@@ -34,7 +34,7 @@ class Task:
     """Progress of one long piece of work; `advance` may be called from any thread."""
 
     def __init__(self, console: Console, title: str, total: float | None, unit: str) -> None:
-        """Start showing `title`; `unit` is `B` for bytes or a noun for things counted."""
+        """Start showing `title`; `unit` is `B` for bytes, else a noun."""
         self._console, self.title, self._unit = console, title, unit
         self.total, self.done = total, 0.0
         self._mutex = threading.Lock()
@@ -47,29 +47,28 @@ class Task:
         self._console.check()
         with self._mutex:
             self.done += amount
-            if self._ended:
-                return
-            if self._live:
-                self._live.show(self, completed=self.done, measure=self._measure())
-            elif time.monotonic() - self._shown >= _PLAIN_EVERY_S:
-                self._shown = time.monotonic()
-                self._console.say(f"{self.title}: {self._measure()}")
+            self._show(f"{self.title}: {self._measure()}", completed=self.done, measure=self._measure())
 
     def note(self, text: str) -> None:
-        """Show what is being done just now."""
+        """Show the current step."""
         self._console.check()
         with self._mutex:
-            if self._ended:
-                return
-            if self._live:
-                self._live.show(self, measure=text[: self._console.room_for_notes()])
-            elif time.monotonic() - self._shown >= _PLAIN_EVERY_S:
-                self._shown = time.monotonic()
-                seconds = time.monotonic() - self._started
-                self._console.say(f"{self.title} ({seconds:.0f} s): {text[:_NOTE_LENGTH]}")
+            seconds = time.monotonic() - self._started
+            line = f"{self.title} ({seconds:.0f} s): {text[:_NOTE_LENGTH]}"
+            self._show(line, measure=text[: self._console.room_for_notes()] if self._live else "")
+
+    def _show(self, line: str, **fields: Any) -> None:
+        """Show the progress as a live line, or now and then as a plain one."""
+        if self._ended:
+            return
+        if self._live:
+            self._live.show(self, **fields)
+        elif time.monotonic() - self._shown >= _PLAIN_EVERY_S:
+            self._shown = time.monotonic()
+            self._console.say(line)
 
     def end(self) -> None:
-        """Stop showing it; work that still winds down may go on counting."""
+        """Stop showing it; threads that still run may go on counting."""
         with self._mutex:
             self._ended = True
         if self._live:
@@ -83,10 +82,10 @@ class Task:
 
 
 class ProgressLine:
-    """A live line. Work that is begun within other work, in the same thread, takes the line over until it ends."""
+    """A live line, shared by nested tasks of one thread: the innermost task has it."""
 
     def __init__(self, progress: Progress) -> None:
-        """Take a place in the live display."""
+        """Add a line to the live display."""
         self._progress = progress
         self._id = progress.add_task("", total=None, measure="")
         self._tasks: list[Task] = []
@@ -97,12 +96,12 @@ class ProgressLine:
         self._head(task)
 
     def show(self, task: Task, **fields: Any) -> None:
-        """Show how far a task is, unless another has the line."""
+        """Show a task's progress, unless another task has the line."""
         if self._tasks and self._tasks[-1] is task:
             self._progress.update(self._id, **fields)
 
     def end(self, task: Task) -> bool:
-        """Give the line back to the task around this one; return whether there is none."""
+        """Return the line to the task around this one; return whether there is none."""
         self._tasks.remove(task)
         if self._tasks:
             self._head(self._tasks[-1])
@@ -118,7 +117,7 @@ class Console:
     """Prints for people or for machines; one per process."""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
-        """Find out who is reading: a terminal, a CI log, a pipe."""
+        """Find out whether a terminal, a CI log or a pipe reads."""
         self.as_json = as_json
         self.quiet = quiet
         self.github = os.environ.get("GITHUB_ACTIONS") == "true"
@@ -132,36 +131,35 @@ class Console:
         self._mutex = threading.RLock()
 
     def say(self, text: str) -> None:
-        """Print a line about what is going on."""
+        """Print a line about progress."""
         if not self.quiet:
-            self._line(text)
+            self._print(text)
 
     def note(self, text: str) -> None:
         """Print a line that even a quiet run shows."""
-        self._line(text)
+        self._print(text)
 
     def end(self) -> None:
-        """Take down live progress, so that the terminal is left as it was."""
+        """Remove live progress from the terminal."""
         with self._mutex:
             if self._progress is not None:
                 self._progress.stop()
                 self._progress = None
 
     def warn(self, text: str) -> None:
-        """Print a warning, once a run: what is so for ten cells is said for the first."""
+        """Print a warning, once a run: several cells may have the same one."""
         with self._mutex:
-            known = text in self._warned
+            if text in self._warned:
+                return
             self._warned.add(text)
-        if known:
-            return
-        self._line(f"warning: {text}", style="yellow")
+        self._print(f"warning: {text}", style="yellow")
         if self.github:
             self._command("warning", text)
 
     def success(self, text: str) -> None:
-        """Print a line about something that is done."""
+        """Print a line about success."""
         if not self.quiet:
-            self._line(text, style="green")
+            self._print(text, style="green")
 
     def result(self, value: Any, text: str | None = None) -> None:
         """Print the outcome of a verb: with `--json` the value, else the text."""
@@ -172,7 +170,7 @@ class Console:
             sys.stdout.write(lines + "\n")
             sys.stdout.flush()
         except BrokenPipeError:
-            # The reader of our output went away (`| head`): nothing is left to be said to it.
+            # The reader of the output went away (`| head`).
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -185,12 +183,12 @@ class Console:
         return "\n".join(lines)
 
     def can_ask(self) -> bool:
-        """Return whether a person sits at both ends: one who can be asked, and sees the question."""
+        """Return whether a person sees questions and can answer them."""
         return self.terminal and sys.stdin.isatty()
 
     def ask(self, question: str, choices: Sequence[str] = (), *, default: str | None = None) -> str:
         """Ask the person at the terminal until the answer is one of the choices, if there are any."""
-        import click  # noqa: PLC0415  # whoever asks has it loaded already
+        import click  # noqa: PLC0415  # verbs that ask have loaded it already
 
         kind = click.Choice(tuple(choices)) if choices else click.STRING
         answer: str = click.prompt(
@@ -211,7 +209,7 @@ class Console:
 
     @contextmanager
     def working_on(self, cell: str) -> Iterator[None]:
-        """Name the cell that this thread works on in the title of everything that it begins within the block."""
+        """Name the cell that this thread works on in the titles of its tasks within the block."""
         self._here.cell = cell
         try:
             yield
@@ -220,11 +218,11 @@ class Console:
 
     @contextmanager
     def group(self, title: str) -> Iterator[None]:
-        """Fold the lines of the block in a GitHub log; elsewhere just a heading."""
+        """Fold the lines of the block in a GitHub log; elsewhere print a heading."""
         if self.github:
             self._command("group", title)
         else:
-            self._line(title, style="bold")
+            self._print(title, style="bold")
         try:
             yield
         finally:
@@ -232,35 +230,35 @@ class Console:
                 self._command("endgroup")
 
     def failure(self, error: JbuildError, *, as_result: bool = True) -> None:
-        """Print an error: what, where, the tail of its log, what to do next.
+        """Print an error: message, location, the end of its log, next step.
 
         With `--json` it is the verb's result too, unless it is only part of one.
         """
         if self.as_json and as_result:
             self.result(error.as_json())
-        self._line(f"error: {error.message}", style="bold red")
+        self._print(f"error: {error.message}", style="bold red")
         if error.where:
-            self._line(f"  where: {error.where}")
+            self._print(f"  where: {error.where}")
         if isinstance(error, DocumentError):
             for problem in error.problems:
-                self._line(f"  {problem.place}: {problem.message}" + (f" ({problem.hint})" if problem.hint else ""))
+                self._print(f"  {problem.location}: {problem.message}" + (f" ({problem.hint})" if problem.hint else ""))
         if error.log:
-            lines = error.log.rstrip().splitlines()[-_TAIL_LINES:]
-            self._line("  its log:" if len(lines) == 1 else f"  the last {len(lines)} lines of its log:")
-            for line in lines:
-                # A single failure's log begins with its place, which stands above.
-                self._line(f"  | {line.removeprefix(f'{error.where}: ') if len(lines) == 1 else line}")
+            rows = error.log.rstrip().splitlines()[-_TAIL_LINES:]
+            self._print("  its log:" if len(rows) == 1 else f"  the last {len(rows)} lines of its log:")
+            for row in rows:
+                # A single failure's log begins with its location, which stands above.
+                self._print(f"  | {row.removeprefix(f'{error.where}: ') if len(rows) == 1 else row}")
         if error.hint:
-            self._line(f"  next: {error.hint}", style="cyan")
+            self._print(f"  next: {error.hint}", style="cyan")
         if self.github:
             self._annotate(error)
 
     def cancel(self) -> None:
-        """Make every task's next step raise KeyboardInterrupt, in whatever thread it runs."""
+        """Make the next step of every task, in any thread, raise KeyboardInterrupt."""
         self._cancelled = True
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if the work was cancelled.
+        """End the calling task if the work was cancelled.
 
         Raises:
             KeyboardInterrupt: `cancel` was called.
@@ -288,15 +286,14 @@ class Console:
         return max(20, self._rich_console().width - 72)
 
     def live_end(self, line: ProgressLine, task: Task) -> None:
-        """Take a task off its line, and the line away with the last of them."""
+        """Take a task off its line, and remove the line after its last task."""
         with self._mutex:
             if not line.end(task):
                 return
             self._here.line = None
             self._lines -= 1
-            if self._lines == 0 and self._progress is not None:
-                self._progress.stop()
-                self._progress = None
+            if self._lines == 0:
+                self.end()
 
     def _new_progress(self) -> Progress:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
@@ -320,28 +317,27 @@ class Console:
         return self._rich
 
     def _annotate(self, error: JbuildError) -> None:
-        """Show an error on GitHub's page of the run, and a mistake in a file beside its line."""
+        """Show an error on GitHub's page of the run, mistakes in files beside their lines."""
         if not isinstance(error, DocumentError):
             hint = f"\nnext: {error.hint}" if error.hint else ""
             self._command("error", f"{error.message}{hint}", title="jbuild")
             return
         root = os.environ.get("GITHUB_WORKSPACE") or os.curdir
         for problem in error.problems:
-            line = {} if problem.line is None else {"line": str(problem.line)}
+            row = {} if problem.line is None else {"line": str(problem.line)}
             hint = f" ({problem.hint})" if problem.hint else ""
-            said = f"{problem.key}: {problem.message}{hint}" if problem.key else f"{problem.message}{hint}"
-            self._command("error", said, file=os.path.relpath(problem.path, root), **line, title=error.message)
+            message = f"{problem.key}: {problem.message}{hint}" if problem.key else f"{problem.message}{hint}"
+            self._command("error", message, file=os.path.relpath(problem.path, root), **row, title=error.message)
 
     def _command(self, name: str, text: str = "", **properties: str) -> None:
-        """Give GitHub's runner a command; what it reads as a line's end or a property's is escaped."""
-        text = _escaped(text)
-        given = ",".join(f"{key}={_escaped(value, ':,')}" for key, value in properties.items())
-        self._write(f"::{name}{f' {given}' if given else ''}::{text}")
+        """Print a command for GitHub's runner."""
+        fields = ",".join(f"{key}={_escaped(value, ':,')}" for key, value in properties.items())
+        self._write(f"::{name}{f' {fields}' if fields else ''}::{_escaped(text)}")
 
-    def _line(self, text: str, *, style: str | None = None) -> None:
+    def _print(self, text: str, *, style: str | None = None) -> None:
         if self.github:
-            # What others print (a log, a model) is no command to the runner.
-            text = re.sub(r"^(\s*):(?=:)|##(?=\[)", lambda found: f"{found[0]} ", text, flags=re.MULTILINE)
+            # Output of programs and models must not be a command to the runner.
+            text = re.sub(r"^(\s*):(?=:)|##(?=\[)", lambda match: f"{match[0]} ", text, flags=re.MULTILINE)
         self._write(text, style=style)
 
     def _write(self, text: str, *, style: str | None = None) -> None:
@@ -353,5 +349,5 @@ class Console:
                 sys.stderr.flush()
 
 
-def _escaped(text: str, also: str = "") -> str:
-    return "".join(f"%{ord(c):02X}" if c in f"%\r\n{also}" else c for c in text)
+def _escaped(text: str, separators: str = "") -> str:
+    return "".join(f"%{ord(c):02X}" if c in f"%\r\n{separators}" else c for c in text)

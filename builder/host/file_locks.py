@@ -1,7 +1,4 @@
-"""Folders for a while on the cache's disk, which go with their owner however that ends.
-
-Locks of `flock` tell who holds one: they end with their process.
-"""
+"""Temporary folders on the cache's disk, and the lock of the cache: `flock`s, which end with their process."""
 
 from __future__ import annotations
 
@@ -21,48 +18,45 @@ if TYPE_CHECKING:
 
     from builder.host.paths import Workspace
 
-# A second build has a project and a cache of its own in such a folder; each export goes through one.
-_SCRATCH, _HELD = "scratch-", "held"
-# A folder is held within seconds of being made, and is never without its lock for as long as a day.
+_SCRATCH, _LOCK_FILE = "scratch-", "held"
+_IN_USE = "cache-in-use"
+# A new folder is locked within a minute; one without a lock file for a day is abandoned.
 _SOON_S, _LONG_S = 60.0, 86_400.0
 
 
 @contextmanager
 def scratch(cache: Path) -> Iterator[Path]:
-    """Give an empty folder on the cache's disk, removed at the end; those of processes that were killed go first."""
-    for left in abandoned(cache):
+    """Yield an empty folder on the cache's disk, removed at the end; those of killed processes are removed first."""
+    for folder in abandoned(cache):
         # Another process may be removing it too.
-        shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=cache) as name, (Path(name) / _HELD).open("wb") as file:
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=cache) as name, (Path(name) / _LOCK_FILE).open("wb") as file:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX)
         yield Path(name)
 
 
 def abandoned(cache: Path) -> list[Path]:
-    """Return the folders of `scratch` that nobody holds any more."""
+    """Return the folders of `scratch` whose processes have ended."""
     return [folder for folder in sorted(cache.glob(f"{_SCRATCH}*")) if folder.is_dir() and _is_abandoned(folder)]
 
 
 def _is_abandoned(folder: Path) -> bool:
     try:
         age_s = time.time() - folder.lstat().st_ctime
-        with (folder / _HELD).open("rb") as file:
+        with (folder / _LOCK_FILE).open("rb") as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except FileNotFoundError:
-        # Its owner has not come to hold it, or is about to remove it.
+        # Its owner has not locked it yet, or is removing it.
         return folder.is_dir() and age_s > _LONG_S
     return age_s > _SOON_S
 
 
-_NAME = "cache-in-use"
-
-
 @contextmanager
 def in_use(workspace: Workspace) -> Iterator[None]:
-    """Keep a prune from taking images away while the block runs; waits for one that is at it.
+    """Keep prunes from removing images while the block runs, after a running one has ended.
 
     Raises:
         DiskError: the cache cannot be used.
@@ -74,7 +68,7 @@ def in_use(workspace: Workspace) -> Iterator[None]:
 
 @contextmanager
 def alone(workspace: Workspace) -> Iterator[bool]:
-    """Tell whether nobody else uses the cache; if so, nobody begins while the block runs.
+    """Yield whether no other process uses the cache; if so, others wait while the block runs.
 
     Raises:
         DiskError: the cache cannot be used.
@@ -93,6 +87,6 @@ def _opened(workspace: Workspace) -> Iterator[int]:
     check_cache(workspace)
     folder = workspace.locks_in_use
     with disk_errors(folder):
-        file = (folder / _NAME).open("ab")
+        file = (folder / _IN_USE).open("ab")
     with file:
         yield file.fileno()

@@ -1,4 +1,4 @@
-"""Files: written aside and renamed, hashed, marked as used; failures of the disk say what to do."""
+"""Files: atomic writes, hashes, times of use, and errors of the disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HASH_BLOCK = 1 << 20
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn failures of the disk below into errors that say what to do.
+    """Turn errors of the disk into `DiskError`.
 
     Raises:
         DiskError: no space, quota or permission.
@@ -52,7 +52,7 @@ def _free(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file aside and rename it, so that nobody ever reads half of it.
+    """Write a text file atomically.
 
     Raises:
         DiskError: the file cannot be written.
@@ -61,7 +61,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file aside and rename it, so that nobody ever reads half of it.
+    """Write a file atomically: readers never see half of it.
 
     Raises:
         DiskError: the file cannot be written.
@@ -72,7 +72,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside `path`, renamed to it on success and removed on failure."""
+    """Yield a temporary file beside `path`, renamed to it on success and removed on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(number)
@@ -87,7 +87,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def temp_file(folder: Path) -> Iterator[Path]:
-    """Give a temporary file in a folder, for what is named by its content; it is removed unless it was renamed."""
+    """Yield a temporary file in a folder, removed at the end unless it was renamed."""
     folder.mkdir(parents=True, exist_ok=True)
     number, name = tempfile.mkstemp(prefix=".unnamed.", dir=folder)
     os.close(number)
@@ -101,9 +101,9 @@ def temp_file(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path`, which becomes `path` on success and is removed on failure.
+    """Yield a temporary folder beside `path`, renamed to it on success and removed on failure.
 
-    Where another process was faster, its folder stays: both hold the same content by name.
+    If another process was faster, its folder stays: both have the same content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -120,7 +120,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def move(path: Path, target: Path) -> None:
-    """Rename a file; where the target is on another disk, copy it there, aside first.
+    """Move a file atomically, also to another disk.
 
     Raises:
         OSError: it cannot be moved.
@@ -137,9 +137,9 @@ def move(path: Path, target: Path) -> None:
 
 
 def mark_used(path: Path) -> bool:
-    """Note that a file or folder of the cache is in use: its ctime becomes now, which is its age to a prune.
+    """Set the ctime of a file or folder of the cache to now: a prune takes it as the time of its last use.
 
-    Its other times stay, for they end up in images. Returns False if it is not there.
+    The other times stay, since they end up in images. Returns False if the path does not exist.
     """
     try:
         state = path.lstat()
@@ -147,7 +147,7 @@ def mark_used(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        # Of another user, or on a disk that is only read: it can be used all the same.
+        # A file of another user or on a read-only disk can be used all the same.
         if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS):
             raise
     return True
@@ -160,7 +160,7 @@ def sha256_of(path: Path) -> str:
 
 
 def sha256_of_rest(file: IO[bytes]) -> str:
-    """Return the sha256 of what is left to be read of an open file, in hex."""
+    """Return the sha256 of the rest of an open file, in hex."""
     digest = hashlib.sha256()
     while block := file.read(_HASH_BLOCK):
         digest.update(block)
@@ -168,14 +168,14 @@ def sha256_of_rest(file: IO[bytes]) -> str:
 
 
 def secret_beside(path: Path, name: str) -> Path:
-    """Return where a secret for the program of a file lies: in a folder beside it that only its owner enters."""
+    """Return the file of a secret, in a folder beside `path` that only its owner can enter."""
     return path.parent / "secrets" / name
 
 
 def write_secret(path: Path, text: str) -> bool:
-    """Write a secret that a container's user is to read, unless there is one already; return whether it was written.
+    """Write a secret for a container's user, unless there is one already; return whether it was written.
 
-    Engines mount files as they are, so everybody may read this one; its folder keeps everybody but its owner away.
+    Engines mount files as they are, so everybody may read the file; its folder admits its owner only.
 
     Raises:
         DiskError: the file cannot be written.

@@ -1,10 +1,10 @@
-"""Rows of package indexes, in jbuild's own table and in configuration files: one declaration reads both."""
+"""Rows of package indexes, in jbuild's own table and in configuration files."""
 
 from __future__ import annotations
 
 import fnmatch
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from builder.host.toml.declarations import Field, TableDeclaration, ValueType, boolean, nested, string, strings, tables
 from builder.host.toml.documents import suggest
@@ -18,26 +18,18 @@ if TYPE_CHECKING:
 DEFAULT = "default"
 """The name of uv's own default index, wherever its configuration points to."""
 NAME = r"[a-z0-9][a-z0-9-]{0,63}"
-# A log-in may be in it, a query or a fragment may not: names of packages are appended.
+# Credentials are allowed; a query and a fragment are not, since names of packages are appended.
 ADDRESS = r"https?://([^\s/?#@\[\]]+@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?(/[^\s?#]*)?"
 PACKAGE = r"[a-z0-9*?][a-z0-9*?-]*"
 _GLOB = r"[0-9.*]+"
-
-
-class HasFamilies(Protocol):
-    """What reads a configuration: `families` are the package globs of jbuild's own families of indexes."""
-
-    @property
-    def families(self) -> Mapping[str, tuple[str, ...]]:
-        """Package globs by family."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexRow:
     """A package index and what it is for.
 
-    `l4t` (globs) and `cuda` are the platforms that its wheels are built for, any where empty; `packages` (globs) come
-    from it only; `usual` says whether they do without being asked for.
+    `l4t` (globs) and `cuda` are the platforms that its wheels are built for, any if empty; `packages` (globs) come
+    from it only; recipes that name no index use the `usual` ones.
     """
 
     name: str
@@ -53,12 +45,12 @@ class IndexRow:
     source: str = ""
 
     def serves(self, platform: Platform) -> bool:
-        """Tell whether the index has wheels for a platform."""
+        """Return whether the index has wheels for a platform."""
         l4t = not self.l4t or any(fnmatch.fnmatchcase(platform.l4t or "", glob) for glob in self.l4t)
         return l4t and (not self.cuda or platform.cuda in self.cuda)
 
     def is_called(self, name: str) -> bool:
-        """Tell whether a name means this index: its own, or its family's."""
+        """Return whether a name is the index's own or its family's."""
         return name in (self.name, self.family)
 
 
@@ -79,15 +71,10 @@ def read_rows(root: Table, families: Mapping[str, tuple[str, ...]]) -> tuple[Ind
                 table.problem("packages", "an index is named for some packages", hint)
         if row.name == DEFAULT:
             table.problem("name", "`default` is uv's own index", "choose another name")
-        if row.name in [other.name for other in rows]:
+        if row.name in [earlier.name for earlier in rows]:
             table.problem("name", f"`{row.name}` is there twice")
-        table.done()
         rows.append(row)
     return tuple(rows)
-
-
-def _read_own_rows(root: Table, _: str, context: HasFamilies) -> tuple[IndexRow, ...]:
-    return read_rows(root, context.families)
 
 
 _PACKAGE_GLOBS = strings(PACKAGE, "a package's name in lower case, with `-`, or a glob")
@@ -113,8 +100,8 @@ _FAMILIES = ValueType(
     read=lambda root, *_: None if "indexes" in root else read_rows(root, {}) and None,
     schema=lambda: {"type": "object", "additionalProperties": nested(_FAMILY).schema()},
 )
-_INDEXES = ValueType(read=_read_own_rows, schema=tables(_INDEX).schema)
-# The keys of a user's document that are about indexes. Families are read along with the indexes.
+_INDEXES = ValueType(read=lambda root, _, context: read_rows(root, context.families), schema=tables(_INDEX).schema)
+# A user's keys about indexes. Families are read along with the indexes.
 INDEX_KEYS = (
     Field("families", _FAMILIES, "Packages of families of indexes."),
     Field("indexes", _INDEXES, "Package indexes for some packages.", merge="prepend"),

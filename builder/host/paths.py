@@ -1,4 +1,4 @@
-"""The one place that decides where files live, and how they are written."""
+"""The paths of all files: the project's, the cache's and jbuild's own."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 def cache_folder() -> Path:
     """Return the user's cache: `$JBUILD_CACHE`, else the platform's cache folder for jbuild."""
-    own = os.environ.get("JBUILD_CACHE")
-    if own:
-        return Path(own).expanduser().absolute()
+    if folder := os.environ.get("JBUILD_CACHE"):
+        return Path(folder).expanduser().absolute()
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(root).expanduser() / "jbuild"
 
@@ -32,19 +31,16 @@ def shipped(name: str) -> Path:
 
 
 def project_folder(start: Path | None = None) -> Path:
-    """Return the folder that the user works in: the nearest one up from `start` with a `jbuild.toml` or `recipes/`."""
-    start = (start or _here()).absolute()
+    """Return the project: the nearest folder up from `start` with a `jbuild.toml` or `recipes/`, else `start`."""
+    start = (start or _current_folder()).absolute()
     for folder in (start, *start.parents):
-        if (
-            (folder / "jbuild.toml").is_file()
-            or (folder / "jbuild.local.toml").is_file()
-            or (folder / "recipes").is_dir()
-        ):
+        files = (folder / "jbuild.toml", folder / "jbuild.local.toml")
+        if (folder / "recipes").is_dir() or any(file.is_file() for file in files):
             return folder
     return start
 
 
-def _here() -> Path:
+def _current_folder() -> Path:
     try:
         return Path.cwd()
     except FileNotFoundError as error:
@@ -53,7 +49,7 @@ def _here() -> Path:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellFolder:
-    """Everything of one cell: the plan that `docker buildx build` can build, and the stages' records."""
+    """The files of one cell: the plan that `docker buildx build` can build, and the stages' records."""
 
     path: Path
 
@@ -64,17 +60,17 @@ class CellFolder:
 
     @property
     def layers(self) -> Path:
-        """The context's trees, one folder a layer."""
+        """The build context's trees, one folder a layer."""
         return self.path / "layers"
 
     @property
     def system_layer(self) -> Path:
-        """The folder in which the cell's system layer is built by itself."""
+        """The folder for the build of the cell's system layer alone."""
         return self.path / "system-layer"
 
     @property
     def history(self) -> Path:
-        """What became of the cell's runs, a line each."""
+        """The outcomes of the cell's runs, a line each."""
         return self.path / "history.jsonl"
 
     def record(self, stage: str) -> Path:
@@ -84,13 +80,13 @@ class CellFolder:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workspace:
-    """Where the files of a project and of the user's cache lie."""
+    """The files of a project and of the user's cache."""
 
     project: Path
     cache: Path
 
     @classmethod
-    def here(cls) -> Workspace:
+    def current(cls) -> Workspace:
         """Return the workspace of the current folder."""
         return cls(project=project_folder(), cache=cache_folder())
 
@@ -119,11 +115,11 @@ class Workspace:
         return self.project / "locks" / recipe / "models.toml"
 
     def golden(self, recipe: Path) -> Path:
-        """Return the file with the golden tokens of a recipe, given the recipe's own: beside it, in a folder."""
+        """Return the file with the golden tokens of a recipe, given the recipe's file."""
         return recipe.parent / "golden" / recipe.name
 
     def verdict(self, sha256: str, name: str) -> Path:
-        """Return where a verdict on an image is kept, whichever cell it is of."""
+        """Return the file of a verdict on an image, of any cell."""
         return self.cache / "verdicts" / sha256 / f"{name}.json"
 
     @property
@@ -146,20 +142,20 @@ class Workspace:
         return self.cache / "wheels"
 
     def wheel(self, sha256: str, filename: str) -> Path:
-        """Return where a wheel lies in the wheelhouse."""
+        """Return a wheel's file in the wheelhouse."""
         return wheel_file(self.wheels, sha256, filename)
 
     def metadata(self, sha256: str) -> Path:
-        """Return where a wheel's METADATA is kept once it has been read."""
+        """Return the file of a wheel's cached METADATA."""
         return self.cache / "metadata" / sha256[:2] / sha256
 
     def advised(self, question: str) -> Path:
-        """Return where the advisories are kept that a question (by its fingerprint) leads to."""
+        """Return the file of the cached advisories for a question, by its fingerprint."""
         return self.cache / "advised" / f"{question}.json"
 
     @property
     def index_states(self) -> Path:
-        """Since when package indexes fail, a file an index."""
+        """The times since when package indexes fail, a file an index."""
         return self.cache / "indexes"
 
     @property
@@ -169,12 +165,12 @@ class Workspace:
 
     @property
     def facts(self) -> Path:
-        """What the audit has read of wheels and base images, by digest."""
+        """The audit's facts about wheels and base images, by digest."""
         return self.cache / "facts"
 
     @property
     def interpreters(self) -> Path:
-        """Interpreters that uv fetched: archives for images by sha256, and those that compile here."""
+        """Interpreters that uv fetched: archives for images by sha256, and compilers for this machine."""
         return self.cache / "interpreters"
 
     @property
@@ -188,28 +184,28 @@ class Workspace:
         return self.cache / "images"
 
     def packed(self, key: str) -> Path:
-        """Return the record of a packed layer, by what decides its bytes."""
+        """Return the record of a packed layer, by the fingerprint of its inputs."""
         return self.cache / "packed" / key[:2] / f"{key}.json"
 
     def system(self, key: str) -> Path:
-        """Return the record of a system image, by what it is built from."""
+        """Return the record of a system image, by the fingerprint of its inputs."""
         return self.cache / "systems" / f"{key}.json"
 
     @property
     def signatures(self) -> Path:
-        """Signatures that were made here, by key and content."""
+        """Signatures made on this machine, by key and content."""
         return self.cache / "signatures"
 
     @property
     def locks_in_use(self) -> Path:
-        """Lock files that keep several jbuild processes apart."""
+        """Lock files that several jbuild processes share."""
         return self.cache / "run"
 
     def file_lock(self, name: str) -> FileLock:
-        """Return a lock by a name, which other jbuild processes of this user take, too.
+        """Return a named lock that all jbuild processes of this user share.
 
         Raises:
-            DiskError: it cannot be made.
+            DiskError: its folder cannot be created.
         """
         from filelock import FileLock  # noqa: PLC0415  # `list` does without
 
@@ -220,28 +216,24 @@ class Workspace:
 
     @property
     def engine_record(self) -> Path:
-        """What `scripts/engine up` says of the engine that it started."""
+        """The record of the engine that `scripts/engine up` started."""
         return self.cache / "engine" / "engine.json"
 
 
-def wheel_file(house: Path, sha256: str, filename: str) -> Path:
-    """Return where a wheel lies in a wheelhouse; its file name is kept, since tools read it."""
-    return house / sha256[:2] / sha256 / filename
+def wheel_file(wheelhouse: Path, sha256: str, filename: str) -> Path:
+    """Return a wheel's file in a wheelhouse; it keeps its name, since tools read it."""
+    return wheelhouse / sha256[:2] / sha256 / filename
 
 
 def _distinct(*folders: Path) -> tuple[Path, ...]:
-    kept: dict[Path, None] = {}
-    for folder in folders:
-        if folder.is_dir():
-            kept.setdefault(folder.resolve())
-    return tuple(kept)
+    return tuple(dict.fromkeys(folder.resolve() for folder in folders if folder.is_dir()))
 
 
 def check_cache(workspace: Workspace) -> None:
-    """Make sure that the cache is there and can be written.
+    """Create the cache and make sure that it is writable.
 
     Raises:
-        DiskError: it cannot.
+        DiskError: it is not.
     """
     folder = workspace.locks_in_use
     try:
@@ -252,10 +244,10 @@ def check_cache(workspace: Workspace) -> None:
         raise DiskError(
             f"the cache cannot be used: {error.strerror}",
             where=str(workspace.cache),
-            hint="set JBUILD_CACHE to a folder that can be made and written",
+            hint="set JBUILD_CACHE to a writable folder",
         ) from error
 
 
 def sha256_of_file(path: Path) -> str | None:
-    """Return the sha256 of a file, in hex, or None where there is no file."""
+    """Return the sha256 of a file, in hex, or None if there is no file."""
     return sha256_of(path) if path.is_file() else None

@@ -13,12 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builder.errors import (
-    ProgramFailedError,
-    ProgramMissingError,
-    ProgramSilentError,
-    ProgramTimeoutError,
-)
+from builder.errors import ProgramFailedError, ProgramMissingError, ProgramSilentError, ProgramTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +21,7 @@ if TYPE_CHECKING:
     from typing import IO
 
 _KILL_AFTER_S = 10
-# What a program leaves behind in its group when it ends gets this long to end too.
+# The time for other programs of a group to end after its leader.
 _LINGER_S = 1.0
 _TAIL_LINES = 400
 _running: set[subprocess.Popen[str]] = set()
@@ -34,7 +29,7 @@ _running: set[subprocess.Popen[str]] = set()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completed:
-    """A program that ended: its code and what it printed."""
+    """A program that ended: its exit code and output."""
 
     argv: tuple[str, ...]
     code: int
@@ -58,15 +53,14 @@ def run(
     check: bool = True,
     on_line: Callable[[str], None] | None = None,
 ) -> Completed:
-    """Run a program to its end and return what it printed.
+    """Run a program to its end and return its output.
 
-    `env` is added to this process's environment. `on_line` gets every line of standard error as it comes (programs
-    report progress there). The program runs in a process group of its own, which is ended with it on any exception,
-    Ctrl-C included, so that nothing is left running.
+    `env` is added to this process's environment. `on_line` gets every line of standard error at once (programs report
+    progress there). The program has a process group of its own, which is ended on any exception, Ctrl-C included.
 
     Raises:
         ProgramMissingError: the program is not on PATH.
-        ProgramFailedError: it ended with another code than 0 and `check` is true.
+        ProgramFailedError: its exit code is not 0 and `check` is true.
         ProgramTimeoutError: it ran longer than `timeout_s` seconds.
         ProgramSilentError: it printed no line for `silent_s` seconds.
     """
@@ -83,7 +77,7 @@ def run(
     try:
         if stdin is not None and child.stdin:
             _feed(child.stdin, stdin)
-        # The pipes first: their end is noticed at once, that of a process by looking every 50 ms.
+        # The pipes first: their end is seen at once, that of a process by polling every 50 ms.
         for reader in readers:
             _join(reader, clock)
         child.wait(clock.left_s())
@@ -105,7 +99,7 @@ def run(
 
 
 class _Clock:
-    """Tells how long a program may still run: by its time, and by how long it has printed nothing."""
+    """The time that a program may still run: its own limit, and the limit of its silence."""
 
     def __init__(self, timeout_s: float | None, silent_s: float | None) -> None:
         self._last = time.monotonic()
@@ -113,7 +107,7 @@ class _Clock:
         self._silent_s = silent_s
 
     def heard(self, take: Callable[[str], None]) -> Callable[[str], None]:
-        """Return `take` with every line noted."""
+        """Return `take` with the time of every line noted."""
 
         def listen(line: str) -> None:
             self._last = time.monotonic()
@@ -131,7 +125,7 @@ class _Clock:
 
 
 def end_all() -> None:
-    """End every program that still runs, with its group; whoever waits for it sees it fail."""
+    """End every running program with its group; waiting threads see it fail."""
     for child in tuple(_running):
         _end(child)
 
@@ -160,7 +154,7 @@ def _feed(pipe: IO[str], text: str) -> None:
         pipe.write(text)
         pipe.close()
     except BrokenPipeError:
-        # The program ended without reading; its exit code tells the rest.
+        # The program ended without reading; its exit code says why.
         return
 
 
@@ -193,17 +187,17 @@ def _reader(
 
 
 def _join(reader: threading.Thread, clock: _Clock) -> None:
-    """Wait until a pipe is closed: a program that ended may have left another one behind that holds it open."""
+    """Wait until a pipe is closed: after the program's end, another one may hold it open."""
     while reader.is_alive():
         left_s = clock.left_s()
         if left_s == 0:
             raise TimeoutError
-        # What is printed meanwhile gives it more time.
+        # Output in the meantime extends the limit.
         reader.join(left_s)
 
 
 def _end(child: subprocess.Popen[str]) -> None:
-    """End a program and its whole group; what does not end when asked to is killed."""
+    """End a program and its whole group, by force after a while."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):

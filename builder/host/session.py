@@ -1,4 +1,4 @@
-"""What every stage works with: where files live, the user's settings, and the console."""
+"""A run of jbuild: its files, settings and console."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
-    """One run of jbuild."""
+    """A run of jbuild."""
 
     workspace: Workspace
     config: Config

@@ -12,7 +12,7 @@ def duration(seconds: float) -> str:
 
 
 def size_of(size: int) -> str:
-    """Return bytes in the unit that suits their number."""
+    """Return bytes in GB, MB or kB."""
     for unit, factor, digits in (("GB", 1e9, 2), ("MB", 1e6, 1)):
         if size >= factor:
             return f"{size / factor:.{digits}f} {unit}"
@@ -20,7 +20,7 @@ def size_of(size: int) -> str:
 
 
 def megabytes(size: int) -> str:
-    """Return bytes in MB, so that sizes compare at a glance."""
+    """Return bytes in MB."""
     return f"{size / 1e6:.1f} MB"
 
 

@@ -1,1 +1,1 @@
-"""From a lock to an image: layers, Dockerfile, buildx, and the OCI layout that holds what was built."""
+"""Stages 3 and 4: from a lock to a rendered folder (`render/`), and from there to an image (`build/`)."""

@@ -1,1 +1,1 @@
-"""What is known about targets: L4T releases, distributions, boards. Data in TOML, each row with its source."""
+"""Facts about targets: L4T releases, distributions, boards, indexes, advisories. TOML rows with their sources."""

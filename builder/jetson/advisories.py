@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from builder.model.platforms import Platform
 
 _ID = r"[a-z0-9][a-z0-9.-]*"
-_PLACE = re.compile(r"\{([a-z0-9-]+)\}")
+_PLACEHOLDER = re.compile(r"\{([a-z0-9-]+)\}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,10 +53,10 @@ class Advisory:
 
     def rules(self, versions: Mapping[str, str]) -> tuple[str, ...]:
         """Return its constraints for these versions; those that name a package which is not there fall away."""
-        wanted = [(rule, _PLACE.findall(rule)) for rule in self.constrain]
+        templates = [(rule, _PLACEHOLDER.findall(rule)) for rule in self.constrain]
         return tuple(
-            _PLACE.sub(lambda found: versions[found[1]], rule)
-            for rule, names in wanted
+            _PLACEHOLDER.sub(lambda match: versions[match[1]], rule)
+            for rule, names in templates
             if all(name in versions for name in names)
         )
 
@@ -84,21 +84,27 @@ def advisories() -> tuple[Advisory, ...]:
 def applying(situation: Situation, ignored: Iterable[str] = ()) -> tuple[Advisory, ...]:
     """Return the advisories that speak of a situation, the ignored ones left out."""
     left_out = set(ignored)
-    return tuple(each for each in advisories() if each.id not in left_out and _speaks(each, situation))
+    return tuple(advisory for advisory in advisories() if advisory.id not in left_out and _speaks(advisory, situation))
 
 
 def broken(situation: Situation, ignored: Iterable[str] = ()) -> tuple[Advisory, ...]:
     """Return the advisories whose constraints a situation does not keep."""
     versions = situation.versions
     return tuple(
-        each for each in applying(situation, ignored) if not all(_kept(rule, versions) for rule in each.rules(versions))
+        advisory
+        for advisory in applying(situation, ignored)
+        if not all(_holds(rule, versions) for rule in advisory.rules(versions))
     )
 
 
 def warnings(situation: Situation, ignored: Iterable[str] = ()) -> tuple[Advisory, ...]:
     """Return the advisories that no constraint can keep: what is known to go wrong with these very wheels."""
     names = {package.partition("=")[0] for package in situation.apt}
-    return tuple(each for each in applying(situation, ignored) if not each.constrain and each.needs_apt not in names)
+    return tuple(
+        advisory
+        for advisory in applying(situation, ignored)
+        if not advisory.constrain and advisory.needs_apt not in names
+    )
 
 
 def _speaks(advisory: Advisory, situation: Situation) -> bool:
@@ -120,7 +126,7 @@ def _comes_from(when: str, advisory: Advisory, situation: Situation) -> bool:
 
 
 def _numbers(version: str) -> list[int]:
-    return [int(part) for part in version.split(".")]
+    return [int(number) for number in version.split(".")]
 
 
 def _fits(when: str, versions: Mapping[str, str]) -> bool:
@@ -129,19 +135,19 @@ def _fits(when: str, versions: Mapping[str, str]) -> bool:
     return version is not None and requirement.specifier.contains(version, prereleases=True)
 
 
-def _kept(rule: str, versions: Mapping[str, str]) -> bool:
+def _holds(rule: str, versions: Mapping[str, str]) -> bool:
     """A constraint on a package that is not there is kept."""
     return canonicalize_name(Requirement(rule).name) not in versions or _fits(rule, versions)
 
 
 def _parse(root: Table) -> tuple[Advisory, ...]:
-    found: list[Advisory] = []
+    rows: list[Advisory] = []
     for table in root.tables("advisories"):
-        found.append(_advisory(table))
-        if [each.id for each in found].count(found[-1].id) > 1:
-            table.problem("id", f"`{found[-1].id}` is the id of another advisory too")
+        rows.append(_advisory(table))
+        if [row.id for row in rows].count(rows[-1].id) > 1:
+            table.problem("id", f"`{rows[-1].id}` is the id of another advisory too")
         table.done()
-    return tuple(found)
+    return tuple(rows)
 
 
 def _advisory(table: Table) -> Advisory:
@@ -168,10 +174,10 @@ def _advisory(table: Table) -> Advisory:
 
 
 def _requirements(table: Table, key: str) -> tuple[str, ...]:
-    found = table.strings(key)
-    for text in found:
+    requirements = table.strings(key)
+    for text in requirements:
         try:
-            Requirement(_PLACE.sub("1", text))
+            Requirement(_PLACEHOLDER.sub("1", text))
         except InvalidRequirement as error:
-            table.problem(key, f"`{text}` is no requirement: {error}")
-    return found
+            table.problem(key, f"`{text}` is not a requirement: {error}")
+    return requirements

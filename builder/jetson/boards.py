@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from builder.model.platforms import Platform
 
 _BOARDS = Path(__file__).with_name("boards.toml")
-PART = r"p[0-9]{4}-[0-9]{4}"
+PART_NUMBER = r"p[0-9]{4}-[0-9]{4}"
 _NAME = r"[a-z0-9]+(-[a-z0-9]+)*"
 # The smallest part of a module's memory that any board with a known `MemTotal` shows (an Orin Nano 8 GB).
 _USABLE_PART = 0.93
@@ -55,9 +55,9 @@ class Board:
         return self.usable_mib is not None
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def part_numbers(self) -> tuple[str, ...]:
         """Its part numbers, as a device tree has them (`p3767-0000`)."""
-        return tuple(re.findall(PART, self.module))
+        return tuple(re.findall(PART_NUMBER, self.module))
 
     def suits(self, platform: Platform) -> bool:
         """Tell whether images for a platform are for this board: its L4T release runs on it, its SMs hold the GPU's."""
@@ -76,12 +76,12 @@ def board(name: str) -> Board:
     Raises:
         UsageError: there is none; it names the nearest.
     """
-    found = {row.name: row for row in boards()}
-    if name not in found:
+    rows = {row.name: row for row in boards()}
+    if name not in rows:
         raise UsageError(
-            f"there is no board `{documents.shown(name)}`", hint=documents.suggest(name, found, noun="boards known")
+            f"there is no board `{documents.printable(name)}`", hint=documents.suggest(name, rows, noun="boards known")
         )
-    return found[name]
+    return rows[name]
 
 
 def boards_for(platform: Platform, names: Iterable[str] = ()) -> tuple[Board, ...]:
@@ -128,5 +128,5 @@ def _board(table: Table) -> Board:
     )
     if not table.raw("l4t"):
         table.problem("l4t", "`l4t` must not be empty")
-    table.done(also=("usable-mib",))
+    table.done(("usable-mib",))
     return row

@@ -92,15 +92,15 @@ def read_distributions(path: Path) -> tuple[Distribution, ...]:
     return documents.load(path, "the distributions have mistakes", parse)
 
 
-def read_platforms(path: Path, known: set[str]) -> tuple[L4tRelease, ...]:
-    """Read a file of L4T releases that are based on `known` distributions.
+def read_platforms(path: Path, distributions: set[str]) -> tuple[L4tRelease, ...]:
+    """Read a file of L4T releases that are based on `distributions` distributions.
 
     Raises:
         DocumentError: a row is not well-formed, names an unknown distribution, or a release is there twice.
     """
 
     def parse(root: Table) -> tuple[L4tRelease, ...]:
-        rows = tuple(_release(table, known) for table in root.tables("platforms"))
+        rows = tuple(_release(table, distributions) for table in root.tables("platforms"))
         _once(root, "platforms", [row.l4t for row in rows])
         return rows
 
@@ -117,7 +117,7 @@ def _distribution(table: Table) -> Distribution:
         image=table.string("image", pattern=_IMAGE, noun="an image reference with a tag"),
         python_packages=_some(table, "python-packages", _WORD, "a package name"),
         source=table.string("source", pattern=".+", noun="a source"),
-        standalone=tuple(_standalone(other) for other in table.tables("standalone")),
+        standalone=tuple(_standalone(inner) for inner in table.tables("standalone")),
     )
     table.done()
     return row
@@ -126,31 +126,33 @@ def _distribution(table: Table) -> Distribution:
 def _standalone(table: Table) -> str:
     python = table.string("python", pattern=_VERSION, noun="a version such as 3.12")
     table.string("source", pattern=".+", noun="a source")
-    if python and python not in (known := [row.python for row in pythons()]):
-        table.problem("python", f"pythons.toml has no Python {python}", documents.suggest(python, known, noun="known"))
+    if python and python not in (interpreters := [row.python for row in pythons()]):
+        table.problem(
+            "python", f"pythons.toml has no Python {python}", documents.suggest(python, interpreters, noun="known")
+        )
     table.done()
     return python
 
 
-def _release(table: Table, known: set[str]) -> L4tRelease:
+def _release(table: Table, distributions: set[str]) -> L4tRelease:
     row = L4tRelease(
         l4t=table.string("l4t", pattern=_RELEASE, noun="a release such as 36.4.0"),
         jetpack=table.string("jetpack", pattern=r"[0-9.]+( DP)?", noun="a JetPack version"),
-        distribution=_known(table, known),
+        distribution=_check_distribution(table, distributions),
         cuda=table.string("cuda", pattern=_VERSION, noun="a version such as 12.6"),
         cuda_published=_some(table, "cuda-published", _VERSION, "a version such as 12.6"),
         sms=_some(table, "sms", _VERSION, "a compute capability such as 8.7"),
         base=table.string("base", pattern=_IMAGE, noun="an image reference with a tag"),
         source=table.string("source", pattern=".+", noun="a source"),
-        also_on=tuple(_also_on(other, known) for other in table.tables("also-on")),
+        also_on=tuple(_also_on(inner, distributions) for inner in table.tables("also-on")),
     )
     table.done()
     return row
 
 
-def _also_on(table: Table, known: set[str]) -> AlsoOn:
+def _also_on(table: Table, distributions: set[str]) -> AlsoOn:
     row = AlsoOn(
-        distribution=_known(table, known),
+        distribution=_check_distribution(table, distributions),
         cuda_published=_some(table, "cuda-published", _VERSION, "a version such as 12.8"),
         source=table.string("source", pattern=".+", noun="a source"),
     )
@@ -159,16 +161,18 @@ def _also_on(table: Table, known: set[str]) -> AlsoOn:
 
 
 def _some(table: Table, key: str, pattern: str, noun: str) -> tuple[str, ...]:
-    found = table.strings(key, pattern=pattern, noun=noun)
+    values = table.strings(key, pattern=pattern, noun=noun)
     if not table.raw(key):
         table.problem(key, f"`{key}` must not be empty")
-    return found
+    return values
 
 
-def _known(table: Table, known: set[str]) -> str:
+def _check_distribution(table: Table, distributions: set[str]) -> str:
     name = table.string("distribution")
-    if name and name not in known:
-        table.problem("distribution", f"unknown distribution `{name}`", documents.suggest(name, known, noun="known"))
+    if name and name not in distributions:
+        table.problem(
+            "distribution", f"unknown distribution `{name}`", documents.suggest(name, distributions, noun="known")
+        )
     return name
 
 

@@ -84,9 +84,9 @@ def runs(host_l4t: str, image: Platform) -> str | None:
     if image.l4t is None:
         return None
     rules = host_rules()
-    known = next((row for row in rules.refusals if row.applies(host_l4t, image)), None)
-    if known:
-        return f"{known.reason} [{known.source}]"
+    refusal = next((row for row in rules.refusals if row.applies(host_l4t, image)), None)
+    if refusal:
+        return f"{refusal.reason} [{refusal.source}]"
     row = next((row for row in rules.hosts if host_l4t in row.releases), None)
     if row is None:
         return f"nothing is known of devices with L4T {host_l4t}"
@@ -127,25 +127,25 @@ def _refusal(table: Table) -> Refusal:
     )
     if row.images is None and row.cuda_from is None:
         table.problem(None, "a refusal says which images it is about", "add `images` or `cuda-from`")
-    table.done(also=("images",))
+    table.done(("images",))
     return row
 
 
 def _inner(table: Table, key: str) -> ReleaseRange:
     inner = table.table(key)
-    found = _releases(inner)
+    releases = _releases(inner)
     inner.done()
-    return found
+    return releases
 
 
 def _releases(table: Table) -> ReleaseRange:
-    found = ReleaseRange(
+    releases = ReleaseRange(
         start=table.string("from", pattern=_VERSION, noun=_RELEASE_NOUN),
         below=table.string("below", pattern=_VERSION, noun=_RELEASE_NOUN),
     )
-    if found.start and found.below and _numbers(found.start) >= _numbers(found.below):
-        table.problem("below", f"{found.below} does not come after {found.start}")
-    return found
+    if releases.start and releases.below and _numbers(releases.start) >= _numbers(releases.below):
+        table.problem("below", f"{releases.below} does not come after {releases.start}")
+    return releases
 
 
 def _source(table: Table) -> str:
@@ -153,5 +153,5 @@ def _source(table: Table) -> str:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    parts = [int(part) for part in version.split(".") if part.isdigit()]
-    return (*parts, 0, 0, 0)[:3] if parts else (0, 0, 0)
+    numbers = [int(number) for number in version.split(".") if number.isdigit()]
+    return (*numbers, 0, 0, 0)[:3] if numbers else (0, 0, 0)

@@ -32,9 +32,9 @@ def families() -> dict[str, tuple[str, ...]]:
     return {row.family: row.packages for row in indexes() if row.family}
 
 
-def with_own(own: Iterable[IndexRow]) -> tuple[IndexRow, ...]:
+def with_own(user_rows: Iterable[IndexRow]) -> tuple[IndexRow, ...]:
     """Return all rows, the user's first; of those with one name the first counts."""
     rows: dict[str, IndexRow] = {}
-    for row in (*own, *indexes()):
+    for row in (*user_rows, *indexes()):
         rows.setdefault(row.name, row)
     return tuple(rows.values())

@@ -66,10 +66,10 @@ def platform_for(values: Iterable[tuple[str, str]], architecture: Architecture, 
     for axis in PLATFORM_AXES:
         if axis in axes and (mistake := check_value(axis, axes[axis])):
             raise RecipeError(mistake[0], hint=mistake[1])
-    found = _find(architecture, _Axes(**{axis: axes.get(axis) for axis in PLATFORM_AXES}))
-    if isinstance(found, str):
-        raise ImpossibleError(found)
-    return replace(found, base=base) if base else found
+    platform = _find(architecture, _Axes(**{axis: axes.get(axis) for axis in PLATFORM_AXES}))
+    if isinstance(platform, str):
+        raise ImpossibleError(platform)
+    return replace(platform, base=base) if base else platform
 
 
 def check_axes(axes: Iterable[str]) -> tuple[str, str] | None:
@@ -87,12 +87,12 @@ def check_axes(axes: Iterable[str]) -> tuple[str, str] | None:
 
 def check_value(axis: str, value: str) -> tuple[str, str] | None:
     """Return what is wrong with one value of a platform axis, and what to do; None if it is known."""
-    if axis == "l4t" and value not in (known := [row.l4t for row in platforms()]):
-        return f"unknown L4T release `{value}`", f"nearest known ones: {', '.join(_nearest(value, known))}"
-    if axis == "distribution" and value not in (known := [row.name for row in distributions()]):
-        return f"unknown distribution `{value}`", f"known ones: {', '.join(known)}"
-    if axis == "ubuntu" and value not in (known := list(_ubuntu())):
-        return f"unknown Ubuntu release `{value}`", suggest(value, known, noun="known")
+    if axis == "l4t" and value not in (releases := [row.l4t for row in platforms()]):
+        return f"unknown L4T release `{value}`", f"nearest known ones: {', '.join(_nearest(value, releases))}"
+    if axis == "distribution" and value not in (releases := [row.name for row in distributions()]):
+        return f"unknown distribution `{value}`", f"known ones: {', '.join(releases)}"
+    if axis == "ubuntu" and value not in (releases := list(_ubuntu())):
+        return f"unknown Ubuntu release `{value}`", suggest(value, releases, noun="known")
     if axis in _FORMATS and not re.fullmatch(_FORMATS[axis], value):
         example = "3.11" if axis == "python" else "12.6"
         return f"`{value}` is not a {axis} version", f"write major and minor, such as {example}"
@@ -113,8 +113,8 @@ def _find(architecture: Architecture, axes: _Axes) -> Platform | str:
         return f"{row.name} is not Ubuntu {axes.ubuntu}"
     if axes.python and axes.python not in (row.python, *row.standalone):
         return f"{row.name} has Python {', '.join((row.python, *row.standalone))}, not {axes.python}"
-    found = _platform(row, name=row.name, architecture=architecture, base=row.image, source=row.source)
-    return _with_python(found, axes.python)
+    platform = _platform(row, name=row.name, architecture=architecture, base=row.image, source=row.source)
+    return _with_python(platform, axes.python)
 
 
 def _jetson(row: L4tRelease, architecture: Architecture, axes: _Axes) -> Platform | str:
@@ -123,16 +123,16 @@ def _jetson(row: L4tRelease, architecture: Architecture, axes: _Axes) -> Platfor
     base = _narrow(row, axes)
     if isinstance(base, str):
         return base
-    own = base.distribution.name == row.distribution
-    found = _platform(
+    is_default = base.distribution.name == row.distribution
+    platform = _platform(
         base.distribution,
-        name=f"l4t-{row.l4t}" if own else f"l4t-{row.l4t}-{base.distribution.name}",
+        name=f"l4t-{row.l4t}" if is_default else f"l4t-{row.l4t}-{base.distribution.name}",
         architecture=architecture,
         base=base.image,
         source=row.source,
     )
-    found = replace(found, l4t=row.l4t, jetpack=row.jetpack, cuda=axes.cuda or base.cuda[0], sms=row.sms)
-    return _with_python(found, axes.python)
+    platform = replace(platform, l4t=row.l4t, jetpack=row.jetpack, cuda=axes.cuda or base.cuda[0], sms=row.sms)
+    return _with_python(platform, axes.python)
 
 
 def _with_python(platform: Platform, python: str | None) -> Platform:
@@ -151,17 +151,17 @@ def _narrow(row: L4tRelease, axes: _Axes) -> _Base | str:
     bases = _bases(row)
     on = [base for base in bases if axes.ubuntu in (None, base.distribution.release)]
     if not on:
-        known = ", ".join(base.distribution.release for base in bases)
-        return f"no image for L4T {row.l4t} is made on Ubuntu {axes.ubuntu} (known: {known})"
+        releases = ", ".join(base.distribution.release for base in bases)
+        return f"no image for L4T {row.l4t} is made on Ubuntu {axes.ubuntu} (known: {releases})"
     with_python = [base for base in on if axes.python in (None, base.distribution.python)]
     with_python += [base for base in on if axes.ubuntu and axes.python in base.distribution.standalone]
     if not with_python:
-        known = ", ".join(
+        releases = ", ".join(
             f"{python} on Ubuntu {base.distribution.release}"
             for base in on
             for python in (base.distribution.python, *(base.distribution.standalone if axes.ubuntu else ()))
         )
-        return f"L4T {row.l4t} has no Python {axes.python} (it has {known})"
+        return f"L4T {row.l4t} has no Python {axes.python} (it has {releases})"
     with_cuda = [base for base in with_python if axes.cuda is None or axes.cuda in base.cuda]
     if not with_cuda:
         return _no_cuda(row, axes, with_python, on)
@@ -169,25 +169,27 @@ def _narrow(row: L4tRelease, axes: _Axes) -> _Base | str:
 
 
 def _no_cuda(row: L4tRelease, axes: _Axes, with_python: list[_Base], on: list[_Base]) -> str:
-    known = "; ".join(f"{', '.join(base.cuda)} on Ubuntu {base.distribution.release}" for base in with_python)
-    own = [base.distribution.release for base in on if axes.cuda in base.cuda]
-    if not own:
-        return f"CUDA {axes.cuda} is not published for L4T {row.l4t} (known: {known})"
-    said = f"CUDA {axes.cuda} for L4T {row.l4t} is on Ubuntu {own[0]}, Python {axes.python} is not (it has {known})"
+    options = "; ".join(f"{', '.join(base.cuda)} on Ubuntu {base.distribution.release}" for base in with_python)
+    releases = [base.distribution.release for base in on if axes.cuda in base.cuda]
+    if not releases:
+        return f"CUDA {axes.cuda} is not published for L4T {row.l4t} (known: {options})"
+    message = (
+        f"CUDA {axes.cuda} for L4T {row.l4t} is on Ubuntu {releases[0]}, Python {axes.python} is not (it has {options})"
+    )
     fetched = [base for base in on if axes.cuda in base.cuda and axes.python in base.distribution.standalone]
-    return f'{said}; with `ubuntu = ["{own[0]}"]` as an axis that Python is fetched' if fetched else said
+    return f'{message}; with `ubuntu = ["{releases[0]}"]` as an axis that Python is fetched' if fetched else message
 
 
 def _bases(row: L4tRelease) -> list[_Base]:
     """Return what images for a release can be built on, its own distribution first, its own CUDA first."""
     named = {distribution.name: distribution for distribution in distributions()}
     cuda = (row.cuda, *(version for version in row.cuda_published if version != row.cuda))
-    own = _Base(distribution=named[row.distribution], image=row.base, cuda=cuda)
-    others = [
-        _Base(distribution=named[also.distribution], image=named[also.distribution].image, cuda=also.cuda_published)
-        for also in row.also_on
+    default = _Base(distribution=named[row.distribution], image=row.base, cuda=cuda)
+    alternatives = [
+        _Base(distribution=named[entry.distribution], image=named[entry.distribution].image, cuda=entry.cuda_published)
+        for entry in row.also_on
     ]
-    return [own, *others]
+    return [default, *alternatives]
 
 
 def _platform(row: Distribution, *, name: str, architecture: Architecture, base: str, source: str) -> Platform:
@@ -209,11 +211,11 @@ def _ubuntu() -> tuple[str, ...]:
     return tuple(row.release for row in distributions() if row.name.startswith("ubuntu-"))
 
 
-def _nearest(value: str, known: list[str]) -> list[str]:
-    wanted = _numbers(value)
-    return sorted(known, key=lambda name: [abs(a - b) for a, b in zip(_numbers(name), wanted, strict=True)])[:_NEAREST]
+def _nearest(value: str, values: list[str]) -> list[str]:
+    target = _numbers(value)
+    return sorted(values, key=lambda name: [abs(a - b) for a, b in zip(_numbers(name), target, strict=True)])[:_NEAREST]
 
 
 def _numbers(version: str) -> tuple[int, int, int]:
-    major, minor, micro, *_ = [int(part[:9]) for part in re.findall(r"[0-9]+", version)] + [0, 0, 0]
+    major, minor, micro, *_ = [int(digits[:9]) for digits in re.findall(r"[0-9]+", version)] + [0, 0, 0]
     return major, minor, micro

@@ -66,7 +66,7 @@ def _parse(root: Table) -> tuple[StandalonePython, ...]:
     rows: list[StandalonePython] = []
     for table in root.tables("pythons"):
         row = _row(table)
-        if row.python in (other.python for other in rows):
+        if row.python in (earlier.python for earlier in rows):
             table.problem("python", f"`{row.python}` is there twice")
         rows.append(row)
     return tuple(rows)
@@ -87,7 +87,7 @@ def _row(table: Table) -> StandalonePython:
         source=table.string("source", pattern=".+", noun="a source"),
     )
     if not row.version.startswith(f"{row.python}."):
-        table.problem("version", f"{row.version} is no release of Python {row.python}")
+        table.problem("version", f"{row.version} is not a release of Python {row.python}")
     if {name for name, _ in row.sha256} != set(_MACHINES):
         table.problem("sha256", "must name the archives of arm64 and amd64")
     table.done()

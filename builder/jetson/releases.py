@@ -71,12 +71,12 @@ def python_problem(package: str, version: str, python: str) -> str | None:
     from packaging.version import InvalidVersion, Version  # noqa: PLC0415
 
     try:
-        found = Version(version)
+        release = Version(version)
     except InvalidVersion:
         return None
     for row in rows:
-        known = SpecifierSet(row.versions).contains(found, prereleases=True)
-        if known and not SpecifierSet(row.python).contains(f"{python}.99"):
+        is_covered = SpecifierSet(row.versions).contains(release, prereleases=True)
+        if is_covered and not SpecifierSet(row.python).contains(f"{python}.99"):
             return f"{package} {version} runs on Python {row.python} only, not on {python}"
     return None
 

@@ -31,14 +31,14 @@ class Symptom:
 
 
 @cache
-def known(path: Path = DATA) -> tuple[Symptom, ...]:
+def symptoms(path: Path = DATA) -> tuple[Symptom, ...]:
     """Return all known symptoms, the more telling ones first: those that advisories speak of, then the table's.
 
     Raises:
         DocumentError: a data file has mistakes.
     """
-    told = (_of_advisory(each, each.log) for each in advisories() if each.log)
-    return (*told, *documents.load(path, "the table of symptoms has mistakes", _parse))
+    of_advisories = (_of_advisory(advisory, advisory.log) for advisory in advisories() if advisory.log)
+    return (*of_advisories, *documents.load(path, "the table of symptoms has mistakes", _parse))
 
 
 def _of_advisory(advisory: Advisory, pattern: re.Pattern[str]) -> Symptom:
@@ -50,8 +50,8 @@ def _of_advisory(advisory: Advisory, pattern: re.Pattern[str]) -> Symptom:
 
 def find(lines: Iterable[str]) -> tuple[Symptom, ...]:
     """Return the symptoms that lines tell of, in the table's order."""
-    seen = list(lines)
-    return tuple(symptom for symptom in known() if any(symptom.pattern.search(line) for line in seen))
+    log = list(lines)
+    return tuple(symptom for symptom in symptoms() if any(symptom.pattern.search(line) for line in log))
 
 
 def _parse(root: Table) -> tuple[Symptom, ...]:

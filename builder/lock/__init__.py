@@ -1,1 +1,1 @@
-"""From a cell to a lock: the exact wheels, base image and model files."""
+"""Stage 1: the exact wheels, base image and model files of a cell."""

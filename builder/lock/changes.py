@@ -1,4 +1,4 @@
-"""What is different between two locks of a cell, in words and with the reason."""
+"""The differences between two locks of a cell, with their reasons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from builder.lock.graph import RECIPE, Requester, asks_of, metadata_of
-from builder.lock.index_sources import ties_of
+from builder.lock.index_sources import index_pins_of
 from builder.model.locks import LockChange
 
 if TYPE_CHECKING:
@@ -22,15 +22,15 @@ _NAMED = 3
 def changes_of(
     before: Lock | None, after: Lock, job: Job, client: IndexClient, session: Session, *, upgrade: tuple[str, ...] = ()
 ) -> tuple[LockChange, ...]:
-    """Return the differences of a lock to the one before, sorted by name; none if there was none."""
+    """Return the differences between a lock and the previous one, sorted by name; none without a previous lock."""
     if before is None:
         return ()
     changed = _differing(before, after)
     if not changed:
         return ()
     with session.console.task(f"{job.cell.id}: finding out why {len(changed)} packages changed"):
-        # A server that does not answer costs the reason, not the lock.
-        metadata, _ = metadata_of(after.wheels, ties_of(job, session.config), client, session.workspace)
+        # Without an answer of the server, the reason is missing, but not the lock.
+        metadata, _ = metadata_of(after.wheels, index_pins_of(job, session.config), client, session.workspace)
     asks = asks_of(job.spec, metadata, job.platform)
     return tuple(_explained(change, asks, before, after, job, upgrade) for change in changed)
 
@@ -68,28 +68,30 @@ def _why(
     job: Job,
     upgrade: tuple[str, ...],
 ) -> str | None:
-    own = asks.get(change.name, ())
+    requesters = asks.get(change.name, ())
     if change.after is None:
-        return "nothing asks for it any more"
+        return "nothing requires it any more"
     if change.before is None:
-        return _joined(own) or None
+        return _joined(requesters) or None
     moved = f"it comes from {after.sources.get(change.name) or 'the default index'} now"
-    asked = "its upgrade was asked for"
-    against = tuple(ask for ask in own if not ask.requirement.specifier.contains(change.before, prereleases=True))
+    upgraded = "its upgrade was requested"
+    against = tuple(
+        ask for ask in requesters if not ask.requirement.specifier.contains(change.before, prereleases=True)
+    )
     return (
-        (asked if change.name in upgrade else None)
+        (upgraded if change.name in upgrade else None)
         or _joined(against)
         or _rule(change, job, after)
         or (moved if before.sources.get(change.name) != after.sources.get(change.name) else None)
-        or (asked if "*" in upgrade else None)
+        or (upgraded if "*" in upgrade else None)
         or "the locked file is no longer offered, or no longer fits the others"
     )
 
 
 def _rule(change: LockChange, job: Job, after: Lock) -> str | None:
-    """Return the constraint of the recipe or of an advisory that the version before does not keep."""
+    """Return the constraint of the recipe or of an advisory that the previous version breaks."""
     rules = [(text, "a constraint of the recipe") for text in job.spec.constraints]
-    rules += [(text, f"advisory {each.id}") for each in after.advisories for text in each.constrain]
+    rules += [(text, f"advisory {advisory.id}") for advisory in after.advisories for text in advisory.constrain]
     for text, source in rules:
         requirement = Requirement(text)
         if canonicalize_name(requirement.name) == change.name and not requirement.specifier.contains(
@@ -100,8 +102,8 @@ def _rule(change: LockChange, job: Job, after: Lock) -> str | None:
 
 
 def _joined(asks: tuple[Requester, ...]) -> str:
-    # The recipe's own word weighs more than any package's.
+    # The recipe comes before packages.
     ordered = sorted(asks, key=lambda ask: ask.by != RECIPE)
     more = len(ordered) - _NAMED
-    said = " and ".join(ask.words for ask in ordered[:_NAMED])
-    return f"{said} and {more} more" if more > 0 else said
+    text = " and ".join(ask.words for ask in ordered[:_NAMED])
+    return f"{text} and {more} more" if more > 0 else text

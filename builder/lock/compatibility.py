@@ -1,4 +1,4 @@
-"""Why a file of an index cannot be taken for a cell, in words."""
+"""Checks an index's wheels for compatibility with a cell."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _MANYLINUX = re.compile(r"manylinux_2_(\d+)_(.+)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgedWheel:
-    """A wheel of an index: its version, and why it is unfit for the cell; None if it fits.
+    """A wheel of an index, its version, and why it does not fit the cell, or None if it fits.
 
-    `too_late` is the day (ISO 8601) on which it came, if nothing but the recipe's date speaks against it.
+    `too_late` is the upload day (ISO 8601) if only the recipe's date excludes the wheel.
     """
 
     file: IndexFile
@@ -40,7 +40,7 @@ class JudgedWheel:
 
 
 class _Compatibility:
-    """What fits a cell: tags, and the Pythons and ABIs among them."""
+    """The compatible tags of a cell, and the Pythons and ABIs among them."""
 
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
@@ -56,46 +56,46 @@ def judge(
     before: str | None = None,
     yanked_too: bool = False,
 ) -> list[JudgedWheel]:
-    """Return the wheels of a page with what speaks against each, whatever version is wanted.
+    """Return the wheels of a page, all versions, with the reason if they do not fit.
 
-    `before` is the cut-off date of the recipe. What was yanked may be taken where an exact version is asked for. Files
-    that are no wheels are left out.
+    `before` is the cut-off date of the recipe. Yanked files fit only exact requirements. Files other than wheels are
+    left out.
     """
-    fits = _Compatibility(platform)
-    found = []
+    compatibility = _Compatibility(platform)
+    judged = []
     for file in files:
         try:
-            _, version, _, own = parse_wheel_filename(file.filename)
+            _, version, _, wheel_tags = parse_wheel_filename(file.filename)
         except InvalidWheelFilename:
             continue
-        yanked = None if yanked_too else _yanked(file)
-        unfit = _index_says(file, index, platform) or yanked or _tags_say(own, fits)
-        late = None if unfit else _came(file, index, before)
-        came = file.upload_time[:10] if late and file.upload_time else None
-        found.append(JudgedWheel(file=file, version=version, unfit=unfit or late, too_late=came))
-    return found
+        yanked = None if yanked_too else _yank_reason(file)
+        reason = _index_reason(file, index, platform) or yanked or _tag_reason(wheel_tags, compatibility)
+        late = None if reason else _late_reason(file, index, before)
+        day = file.upload_time[:10] if late and file.upload_time else None
+        judged.append(JudgedWheel(file=file, version=version, unfit=reason or late, too_late=day))
+    return judged
 
 
-def _index_says(file: IndexFile, index: Index, platform: Platform) -> str | None:
+def _index_reason(file: IndexFile, index: Index, platform: Platform) -> str | None:
     if is_foreign(index, file):
-        return "it is the public index's build, which this index only passes on"
+        return "it is the public index's build, which this index only mirrors"
     if file.sha256 is None:
-        return "the index gives no sha256 for it"
+        return "the index has no sha256 for it"
     if file.requires_python and not _allows(file.requires_python, platform.python):
-        return f"it wants Python {file.requires_python}, the cell has {platform.python}"
+        return f"it requires Python {file.requires_python}, the cell has {platform.python}"
     return None
 
 
-def _yanked(file: IndexFile) -> str | None:
+def _yank_reason(file: IndexFile) -> str | None:
     return None if file.yanked is None else f"it was yanked{f': {file.yanked}' if file.yanked else ''}"
 
 
-def _came(file: IndexFile, index: Index, before: str | None) -> str | None:
+def _late_reason(file: IndexFile, index: Index, before: str | None) -> str | None:
     if before and file.upload_time and file.upload_time[:10] >= before:
-        return f"it came on {file.upload_time[:10]}, the recipe takes what was released before {before}"
-    # A date says nothing about an index that packages are tied to and that has no upload times.
+        return f"it was uploaded on {file.upload_time[:10]}, the recipe excludes files from {before} on"
+    # The date does not apply to an index with pinned packages and without upload times.
     if before and not file.upload_time and index.name == DEFAULT:
-        return f"the index does not say when it came, the recipe takes what was released before {before}"
+        return f"the index has no upload time for it, the recipe excludes files from {before} on"
     return None
 
 
@@ -104,40 +104,42 @@ def _allows(requires_python: str, python: str) -> bool:
         specifier = SpecifierSet(requires_python)
     except InvalidSpecifier:
         return True
-    # As uv sees it: whatever holds for a minor version must hold for its first release.
+    # Like uv: a bound must hold for the first release of the minor version.
     return specifier.contains(f"{python}.0")
 
 
-def _tags_say(own: frozenset[Tag], fits: _Compatibility) -> str | None:
-    if own & fits.tags:
+def _tag_reason(wheel_tags: frozenset[Tag], compatibility: _Compatibility) -> str | None:
+    if wheel_tags & compatibility.tags:
         return None
-    wanted = machine(fits.platform)
-    here = [tag for tag in own if tag.platform == "any" or _machine_of(tag.platform) == wanted]
-    if not here:
-        return f"it is for {_names(tag.platform for tag in own)}, the cell is {wanted}"
-    said = "; ".join(filter(None, (_python_says(here, fits), _library_says(here, fits.platform))))
-    return said or f"its tags do not go together: {_names(map(str, here))}"
+    cell_machine = machine(compatibility.platform)
+    on_machine = [tag for tag in wheel_tags if tag.platform == "any" or _machine_of(tag.platform) == cell_machine]
+    if not on_machine:
+        return f"it is for {_names(tag.platform for tag in wheel_tags)}, the cell is {cell_machine}"
+    reasons = "; ".join(
+        filter(None, (_python_reason(on_machine, compatibility), _libc_reason(on_machine, compatibility.platform)))
+    )
+    return reasons or f"its tags are not compatible together: {_names(map(str, on_machine))}"
 
 
-def _python_says(here: list[Tag], fits: _Compatibility) -> str | None:
-    if any((tag.interpreter, tag.abi) in fits.pythons for tag in here):
+def _python_reason(on_machine: list[Tag], compatibility: _Compatibility) -> str | None:
+    if any((tag.interpreter, tag.abi) in compatibility.pythons for tag in on_machine):
         return None
-    cell = f"cp{fits.platform.python.replace('.', '')}"
-    return f"it is for {_names(f'{tag.interpreter}-{tag.abi}' for tag in here)}, the cell has {cell}"
+    cell = f"cp{compatibility.platform.python.replace('.', '')}"
+    return f"it is for {_names(f'{tag.interpreter}-{tag.abi}' for tag in on_machine)}, the cell has {cell}"
 
 
-def _library_says(here: list[Tag], platform: Platform) -> str | None:
-    if all(tag.platform.startswith("musllinux") for tag in here):
+def _libc_reason(on_machine: list[Tag], platform: Platform) -> str | None:
+    if all(tag.platform.startswith("musllinux") for tag in on_machine):
         return "it is for musl, the cell has glibc"
-    wanted = [int(found[1]) for tag in here if (found := _MANYLINUX.fullmatch(tag.platform))]
-    if len(wanted) == len(here) and min(wanted) > int(platform.glibc.split(".")[1]):
-        return f"it needs glibc 2.{min(wanted)}, the cell has {platform.glibc}"
+    minors = [int(match[1]) for tag in on_machine if (match := _MANYLINUX.fullmatch(tag.platform))]
+    if len(minors) == len(on_machine) and min(minors) > int(platform.glibc.split(".")[1]):
+        return f"it needs glibc 2.{min(minors)}, the cell has {platform.glibc}"
     return None
 
 
 def _machine_of(name: str) -> str | None:
-    found = _LINUX.fullmatch(name)
-    return found[1] if found else None
+    match = _LINUX.fullmatch(name)
+    return match[1] if match else None
 
 
 def _names(names: Iterable[str]) -> str:

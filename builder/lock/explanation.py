@@ -1,4 +1,4 @@
-"""Explains a cell: why it does not resolve, or why its big packages have the versions that they have."""
+"""Explains a cell: why it does not resolve, or why its large packages have their versions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from packaging.version import Version
 from builder.errors import JbuildError, NoWheelsError
 from builder.jetson.releases import never_released
 from builder.lock.advisory_solve import pinned
-from builder.lock.alternatives import Alternative, neighbours
+from builder.lock.alternatives import Alternative, alternatives_of
 from builder.lock.graph import asks_of, metadata_of
-from builder.lock.index_sources import ties_of
-from builder.lock.inspect_index import IndexContents, IndexInspector, written_in
+from builder.lock.index_sources import index_pins_of
+from builder.lock.inspect_index import IndexContents, IndexInspector, requirements_in
 from builder.lock.resolve import solve_only
 from builder.lock.stage import current_lock
 from builder.model.locks import LEADING, Lock
@@ -35,7 +35,7 @@ _EXAMINED = 12
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reason:
-    """Why a package has its version: who asks for what, what else rules, and what keeps it from the newest one."""
+    """Why a package has its version: the requests and rules for it, and those that exclude the newest one."""
 
     name: str
     version: str
@@ -47,9 +47,9 @@ class Reason:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Why:
-    """The explanation of a cell. `resolves` tells which half of the fields is there.
+    """The explanation of a cell. `resolves` decides which half of the fields is set.
 
-    `explanation` are the solver's own words; `examined` what the indexes have for the requirements that they name.
+    `explanation` is the solver's output; `examined` are the indexes' wheels for the requirements in it.
     """
 
     resolves: bool
@@ -63,10 +63,10 @@ class Why:
 
 
 def why(job: Job, session: Session) -> Why:
-    """Explain a cell, from its lock if that is current, else by solving it.
+    """Explain a cell, from its lock if that is current, or else by solving it.
 
     Raises:
-        JbuildError: it cannot even be asked.
+        JbuildError: the cell cannot be solved for another reason than a conflict.
     """
     client = client_of(session.config, session.workspace.index_states)
     lock = current_lock(job, session)
@@ -79,63 +79,65 @@ def why(job: Job, session: Session) -> Why:
     return _resolved(job, solution, client, session)
 
 
-def _resolved(job: Job, made: Lock | Solution, client: IndexClient, session: Session) -> Why:
-    wheels = made.wheels
-    ties = ties_of(job, session.config)
-    with session.console.task(f"{job.cell.id}: reading what {len(wheels)} wheels ask for"):
-        metadata, silent = metadata_of(wheels, ties, client, session.workspace)
+def _resolved(job: Job, solved: Lock | Solution, client: IndexClient, session: Session) -> Why:
+    wheels = solved.wheels
+    ties = index_pins_of(job, session.config)
+    with session.console.task(f"{job.cell.id}: reading the metadata of {len(wheels)} wheels"):
+        metadata, unreadable = metadata_of(wheels, ties, client, session.workspace)
     asks = asks_of(job.spec, metadata, job.platform)
     examiner = IndexInspector(job=job, session=session, client=client, ties=ties)
     big = sorted((w for w in wheels if (w.size or 0) >= _BIG and w.name not in LEADING), key=lambda w: -(w.size or 0))
-    told = [wheel for name in LEADING for wheel in wheels if wheel.name == name] + big[:_MOST_BIG]
-    rules = _constraints(job, made)
-    reasons = tuple(_reason(wheel, asks.get(wheel.name, ()), rules, examiner) for wheel in told)
-    said = tuple(f"{rule.rule} ({rule.why})" for rule in made.rules) if isinstance(made, Lock) else ()
-    unread = (f"the metadata of {', '.join(silent)} could not be read",) if silent else ()
-    return Why(resolves=True, reasons=reasons, rules=(*said, *unread))
+    shown_wheels = [wheel for name in LEADING for wheel in wheels if wheel.name == name] + big[:_MOST_BIG]
+    rules = _constraints(job, solved)
+    reasons = tuple(_reason(wheel, asks.get(wheel.name, ()), rules, examiner) for wheel in shown_wheels)
+    rule_texts = tuple(f"{rule.rule} ({rule.why})" for rule in solved.rules) if isinstance(solved, Lock) else ()
+    unread = (f"the metadata of {', '.join(unreadable)} could not be read",) if unreadable else ()
+    return Why(resolves=True, reasons=reasons, rules=(*rule_texts, *unread))
 
 
-def _constraints(job: Job, made: Lock | Solution) -> list[tuple[Requirement, str]]:
+def _constraints(job: Job, solved: Lock | Solution) -> list[tuple[Requirement, str]]:
     rules = [(text, "the recipe's constraints") for text in job.spec.constraints]
-    rules += [(text, f"advisory {each.id}") for each in made.advisories for text in each.constrain]
+    rules += [(text, f"advisory {advisory.id}") for advisory in solved.advisories for text in advisory.constrain]
     return [(Requirement(text), source) for text, source in rules]
 
 
 def _reason(
     wheel: LockedWheel, asks: tuple[Requester, ...], rules: list[tuple[Requirement, str]], examiner: IndexInspector
 ) -> Reason:
-    own = [(rule, source) for rule, source in rules if canonicalize_name(rule.name) == wheel.name]
+    own_rules = [(rule, source) for rule, source in rules if canonicalize_name(rule.name) == wheel.name]
     try:
         newest = examiner.newest(wheel.name)
     except JbuildError:
-        # An index that is down is no reason not to tell the rest.
+        # If the index is down, the other reasons remain.
         newest = None
-    held: list[str] = []
+    limits: list[str] = []
     if newest is not None and newest > Version(wheel.version):
-        held = [ask.words for ask in asks if not ask.requirement.specifier.contains(newest, prereleases=True)]
-        held += [f"{source}: {rule}" for rule, source in own if not rule.specifier.contains(newest, prereleases=True)]
+        limits = [ask.words for ask in asks if not ask.requirement.specifier.contains(newest, prereleases=True)]
+        limits += [
+            f"{source}: {rule}" for rule, source in own_rules if not rule.specifier.contains(newest, prereleases=True)
+        ]
     return Reason(
         name=wheel.name,
         version=wheel.version,
         index=wheel.index or examiner.index_of(wheel.name).name,
-        asks=(*(ask.words for ask in asks), *(f"{source}: {rule}" for rule, source in own)),
+        asks=(*(ask.words for ask in asks), *(f"{source}: {rule}" for rule, source in own_rules)),
         newest=str(newest) if newest else None,
-        held_by=tuple(held),
+        held_by=tuple(limits),
     )
 
 
 def _unresolved(job: Job, error: NoWheelsError, client: IndexClient, session: Session) -> Why:
-    examiner = IndexInspector(job=job, session=session, client=client, ties=ties_of(job, session.config))
-    asked = {str(each): each for each in map(Requirement, job.spec.requires)}
-    asked |= {str(each): each for each in written_in(error.log or "")}
-    with session.console.task(f"{job.cell.id}: looking at what the indexes have") as task:
+    examiner = IndexInspector(job=job, session=session, client=client, ties=index_pins_of(job, session.config))
+    requirements = {str(requirement): requirement for requirement in map(Requirement, job.spec.requires)}
+    requirements |= {str(requirement): requirement for requirement in requirements_in(error.log or "")}
+    with session.console.task(f"{job.cell.id}: inspecting the indexes") as task:
         examined = []
-        for requirement in list(asked.values())[:_EXAMINED]:
+        for requirement in list(requirements.values())[:_EXAMINED]:
             task.note(str(requirement))
             examined.append(examiner.examine(requirement))
-    hopeless = [each for each in examined if each.hopeless]
-    with session.console.task(f"{job.cell.id}: trying neighbours"):
-        near = neighbours(job, hopeless or examined, client, session)
+    hopeless = [requirement for requirement in examined if requirement.hopeless]
+    with session.console.task(f"{job.cell.id}: trying alternatives"):
+        alternatives = alternatives_of(job, hopeless or examined, client, session)
     missing = (never_released(name, version) for name, version in pinned(job.spec.requires).items())
     return Why(
         resolves=False,
@@ -143,5 +145,5 @@ def _unresolved(job: Job, error: NoWheelsError, client: IndexClient, session: Se
         explanation=error.log or "",
         never_released=tuple(text for text in missing if text),
         examined=tuple(hopeless or examined),
-        neighbours=near,
+        neighbours=alternatives,
     )

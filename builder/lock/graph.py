@@ -1,4 +1,4 @@
-"""Who asks for what: the requirements of locked wheels, as their METADATA says, on one platform."""
+"""The requirements of locked wheels by requested distribution, from their METADATA, on one platform."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from builder.model.platforms import Platform
     from builder.model.recipes import Spec
     from builder.remote.index.index_client import IndexClient
-    from builder.remote.index.index_pins import IndexPins
+    from builder.remote.index.listing import IndexPins
 
 _CONNECTIONS = 16
 RECIPE = "the recipe"
@@ -34,7 +34,7 @@ RECIPE = "the recipe"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Requester:
-    """A requirement and who has it: the recipe, or a distribution of a version."""
+    """A requirement and its source: the recipe, or a version of a distribution."""
 
     by: str
     version: str | None
@@ -42,47 +42,49 @@ class Requester:
 
     @property
     def words(self) -> str:
-        """Who asks for what, in words."""
-        who = f"{self.by} {self.version}" if self.version else self.by
+        """The request as a sentence."""
+        requester = f"{self.by} {self.version}" if self.version else self.by
         plain = f"{self.requirement.name}{self.requirement.specifier}"
-        return f"{who} asks for {plain}"
+        return f"{requester} asks for {plain}"
 
 
 def asks_of(
     spec: Spec, metadata: Mapping[str, tuple[str, bytes]], platform: Platform
 ) -> dict[str, tuple[Requester, ...]]:
-    """Return for each distribution all that is asked of it.
+    """Return the requests for each distribution.
 
-    `metadata` is the version and METADATA of each distribution that is there. Extras are followed. What the recipe
-    replaces is asked by the recipe alone.
+    `metadata` is the version and METADATA of each locked distribution. Extras are followed. Only the recipe requests
+    the packages that it replaces.
     """
     environment = {**markers(platform), "extra": ""}
-    found: dict[str, list[Requester]] = {}
+    asks: dict[str, list[Requester]] = {}
     replaced = {str(canonicalize_name(Requirement(text).name)) for text in spec.replace}
-    own = [Requirement(text) for text in (*spec.requires, *spec.replace)]
+    direct = [Requirement(text) for text in (*spec.requires, *spec.replace)]
     queue = deque(
-        Requester(by=RECIPE, version=None, requirement=each)
-        for each in own
-        if not each.marker or each.marker.evaluate(environment)
+        Requester(by=RECIPE, version=None, requirement=requirement)
+        for requirement in direct
+        if not requirement.marker or requirement.marker.evaluate(environment)
     )
     done: set[tuple[str, str]] = set()
     while queue:
         ask = queue.popleft()
         name = str(canonicalize_name(ask.requirement.name))
         if ask.by == RECIPE or name not in replaced:
-            found.setdefault(name, []).append(ask)
+            asks.setdefault(name, []).append(ask)
         if name not in metadata:
             continue
         version, content = metadata[name]
         for extra in ("", *ask.requirement.extras):
             if (name, extra) not in done:
                 done.add((name, extra))
-                queue.extend(_of(name, version, content, environment, extra))
-    return {name: tuple({ask.words: ask for ask in asks[::-1]}.values())[::-1] for name, asks in found.items()}
+                queue.extend(_requests_of(name, version, content, environment, extra))
+    return {name: tuple({ask.words: ask for ask in requests[::-1]}.values())[::-1] for name, requests in asks.items()}
 
 
-def _of(name: str, version: str, content: bytes, environment: Mapping[str, str], extra: str) -> Iterator[Requester]:
-    """Yield what a distribution asks for with an extra, without what it asks for anyway."""
+def _requests_of(
+    name: str, version: str, content: bytes, environment: Mapping[str, str], extra: str
+) -> Iterator[Requester]:
+    """Yield a distribution's requests with an extra, without those that it has anyway."""
     for requirement in requirements(content):
         marker = requirement.marker
         always = marker is None or marker.evaluate(environment)
@@ -92,33 +94,33 @@ def _of(name: str, version: str, content: bytes, environment: Mapping[str, str],
 
 
 def requirements(content: bytes) -> list[Requirement]:
-    """Return the requirements of a METADATA file; those that no standard knows are left out."""
+    """Return the requirements of a METADATA file, without invalid ones."""
     headers = BytesParser(policy=compat32).parsebytes(content, headersonly=True)
-    found = []
+    parsed = []
     for text in headers.get_all("Requires-Dist", []):
         try:
-            found.append(Requirement(str(text)))
+            parsed.append(Requirement(str(text)))
         except InvalidRequirement:
             continue
-    return found
+    return parsed
 
 
 def metadata_of(
     wheels: Iterable[LockedWheel], ties: IndexPins, client: IndexClient, workspace: Workspace
 ) -> tuple[dict[str, tuple[str, bytes]], tuple[str, ...]]:
-    """Return the version and METADATA of each wheel, and the names of those whose server did not give it."""
+    """Return the version and METADATA of each wheel, and the names of wheels whose METADATA could not be read."""
     default = Index(name=DEFAULT, addresses=())
 
     def read(wheel: LockedWheel) -> bytes:
         file = IndexFile(filename=wheel.filename, url=wheel.url, sha256=wheel.sha256, size=wheel.size)
         return wheel_metadata(ties.named(wheel.index) if wheel.index else default, file, client, workspace)
 
-    found, silent = {}, []
+    metadata, unread = {}, []
     with TaskGroup(_CONNECTIONS) as group:
         running = [(wheel, group.submit(read, wheel)) for wheel in wheels]
         for wheel, future in running:
             try:
-                found[wheel.name] = (wheel.version, future.result())
+                metadata[wheel.name] = (wheel.version, future.result())
             except (NetworkError, IntegrityError):
-                silent.append(wheel.name)
-    return found, tuple(silent)
+                unread.append(wheel.name)
+    return metadata, tuple(unread)

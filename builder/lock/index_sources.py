@@ -1,4 +1,4 @@
-"""From a cell to its ties: which packages come from which index, and why."""
+"""The index pins of a cell: which packages come from which index, and why."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from builder.host.index_rows import DEFAULT
 from builder.host.toml.documents import suggest
 from builder.jetson.indexes import with_own
 from builder.model.locks import LOCK_FORMAT
-from builder.remote.index.index_pins import IndexPin, IndexPins
-from builder.remote.index.listing import Index
-from builder.remote.index.mirrors import addresses
+from builder.remote.index.listing import Index, IndexPin, IndexPins, addresses
 
 if TYPE_CHECKING:
     from builder.host.config import Config
@@ -21,16 +19,16 @@ if TYPE_CHECKING:
     from builder.model.locks import Job
 
 
-def ties_of(job: Job, config: Config) -> IndexPins:
-    """Return which packages of a cell come from one index only.
+def index_pins_of(job: Job, config: Config) -> IndexPins:
+    """Return the packages of a cell that come from one index only.
 
-    The recipe's `from` speaks first, then the indexes that it names, else those that are usual for the platform.
+    The recipe's `from` comes first, then its `indexes`, or else the usual indexes of the platform.
 
     Raises:
-        RecipeError: the recipe names an index that is not known, or has nothing for the cell's platform.
+        RecipeError: the recipe names an unknown index, or one without wheels for the cell's platform.
     """
     rows = with_own(config.indexes)
-    # A package's own name says more than a glob, wherever it stands.
+    # A package's exact name comes before a glob, in any order.
     named = sorted(job.spec.sources, key=lambda pair: bool(re.search(r"[*?]", pair[0])))
     ties = [_named(package, name, rows, job) for package, name in named]
     if job.spec.indexes is None:
@@ -41,7 +39,7 @@ def ties_of(job: Job, config: Config) -> IndexPins:
         ties += [_tie(row, packages, "`indexes` of the recipe") for row in chosen for packages in row.packages]
     names = {tie.index for tie in ties}
     indexes = tuple(_index(row, config) for row in rows if row.name in names)
-    return IndexPins(ties=tuple(ties), indexes=indexes)
+    return IndexPins(pins=tuple(ties), indexes=indexes)
 
 
 def asked_of(job: Job, config: Config) -> tuple[tuple[object, ...], tuple[tuple[str, str], ...]]:
@@ -52,7 +50,7 @@ def asked_of(job: Job, config: Config) -> tuple[tuple[object, ...], tuple[tuple[
     """
     spec = job.spec
     asked = (spec.requires, spec.constraints, spec.replace, spec.ignored_advisories, spec.models, spec.released_before)
-    return asked, tuple((tie.packages, tie.index) for tie in ties_of(job, config).ties)
+    return asked, tuple((tie.packages, tie.index) for tie in index_pins_of(job, config).pins)
 
 
 def lock_inputs(job: Job, config: Config) -> str:
@@ -78,16 +76,16 @@ def _named(package: str, name: str, rows: tuple[IndexRow, ...], job: Job) -> Ind
 
 def _row(name: str, rows: tuple[IndexRow, ...], job: Job) -> IndexRow:
     called = [row for row in rows if row.is_called(name)]
-    where = f"{job.recipe.path}, cell {job.cell.id}"
+    location = f"{job.recipe.path}, cell {job.cell.id}"
     if not called:
-        known = {DEFAULT, *(row.name for row in rows), *(row.family for row in rows if row.family)}
-        hint = f"{suggest(name, known, noun='known')}; one of your own goes into [[indexes]] of jbuild.toml"
-        raise RecipeError(f"there is no package index `{name}`", where=where, hint=hint)
+        names = {DEFAULT, *(row.name for row in rows), *(row.family for row in rows if row.family)}
+        hint = f"{suggest(name, names, noun='known')}; one of your own goes into [[indexes]] of jbuild.toml"
+        raise RecipeError(f"there is no package index `{name}`", where=location, hint=hint)
     serving = [row for row in called if row.serves(job.platform)]
     if not serving:
         has = ", ".join(f"{row.name} (L4T {' '.join(row.l4t)}, CUDA {' '.join(row.cuda)})" for row in called)
         hint = f"it has {has}; leave it out for this cell with an override"
-        raise RecipeError(f"the index `{name}` has nothing for {_platform(job)}", where=where, hint=hint)
+        raise RecipeError(f"the index `{name}` has nothing for {_platform(job)}", where=location, hint=hint)
     return serving[0]
 
 

@@ -1,4 +1,4 @@
-"""Lock files: PEP 751 with a `[tool.jbuild]` table, read with every check and written whole."""
+"""Lock files: PEP 751 with a `[tool.jbuild]` table, checked when read, written atomically."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ if TYPE_CHECKING:
 
     from packaging.pylock import Package, PackageWheel
 
-# What reading a file that is no sound lock may raise.
+# Errors of reading a damaged lock.
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, PylockValidationError)
-# What older formats did not have.
+# Keys that older formats did not have.
 _ABSENT: dict[str, Any] = {"advisories": [], "indexes": [], "sources": {}, "rules": [], "warnings": []}
-_RELOCK = "run `jbuild lock {recipe} --cell {cell} --force` to make it anew"
+_RELOCK = "run `jbuild lock {recipe} --cell {cell} --force` to make it again"
 
 
-def wheels_of(text: str, platform: Platform, where: str) -> tuple[LockedWheel, ...]:
-    """Return the wheels of uv's answer: one a package, the best that fits the platform, by name.
+def wheels_of(text: str, platform: Platform, cell: str) -> tuple[LockedWheel, ...]:
+    """Return the wheels of uv's lock, one per package, the best for the platform, sorted by name.
 
     Raises:
         NoWheelsError: a package has no wheel for the platform, or a wheel has no sha256.
-        LockError: this is no answer of uv's that is known.
+        LockError: the text is not a lock that jbuild can read.
     """
     try:
-        return _wheels(Pylock.from_dict(tomllib.loads(text)), platform, where)
+        return _wheels(Pylock.from_dict(tomllib.loads(text)), platform, cell)
     except (ValueError, PylockValidationError) as error:
-        raise LockError(f"uv's answer cannot be read: {error}", where=where, hint="update uv, or jbuild") from error
+        raise LockError(f"uv's lock cannot be read: {error}", where=cell, hint="update uv or jbuild") from error
 
 
 def write(path: Path, lock: Lock) -> None:
@@ -71,70 +71,70 @@ def read(path: Path, *, recipe: str, cell: str) -> Lock | None:
 
     Raises:
         OldLockError: an older jbuild wrote it.
-        LockError: the file is damaged, of another format, or of another cell.
+        LockError: the file is damaged, has another format, or belongs to another cell.
     """
     if not path.is_file():
         return None
     hint = _RELOCK.format(recipe=recipe, cell=cell)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-        own = data["tool"]["jbuild"]
-        if own["format"] != LOCK_FORMAT:
-            kind = OldLockError if own["format"] < LOCK_FORMAT else LockError
-            raise kind(f"lock format {own['format']} is not {LOCK_FORMAT}", where=str(path), hint=hint)
-        if (own["recipe"], own["cell"]) != (recipe, cell):
-            raise LockError(f"this is the lock of {own['recipe']}/{own['cell']}", where=str(path), hint=hint)
-        lock, checksum = _from_document(data, own), own["content"]
+        table = data["tool"]["jbuild"]
+        if table["format"] != LOCK_FORMAT:
+            kind = OldLockError if table["format"] < LOCK_FORMAT else LockError
+            raise kind(f"lock format {table['format']} is not {LOCK_FORMAT}", where=str(path), hint=hint)
+        if (table["recipe"], table["cell"]) != (recipe, cell):
+            raise LockError(f"this is the lock of {table['recipe']}/{table['cell']}", where=str(path), hint=hint)
+        lock, checksum = _from_document(data, table), table["content"]
     except _DAMAGE as error:
         raise LockError(f"the lock is damaged: {_reason(error)}", where=str(path), hint=hint) from error
     if checksum != content(lock):
         raise LockError(
-            "the lock was edited by hand: its content is not what its checksum says", where=str(path), hint=hint
+            "the lock was edited by hand: its content does not match its checksum", where=str(path), hint=hint
         )
     return lock
 
 
-def read_old(path: Path) -> Lock | None:
-    """Return what a lock of an older format says, for locking anew to start from; None if that cannot be told."""
+def read_old_format(path: Path) -> Lock | None:
+    """Return a lock of an older format, as the start of a new one; None if it cannot be read."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-        own = data["tool"]["jbuild"]
-        return _from_document(data, {**_ABSENT, **own}) if own["format"] < LOCK_FORMAT else None
+        table = data["tool"]["jbuild"]
+        return _from_document(data, {**_ABSENT, **table}) if table["format"] < LOCK_FORMAT else None
     except _DAMAGE:
         return None
 
 
 def read_file(path: Path) -> Lock:
-    """Return the lock in a file, of whatever recipe and cell it is.
+    """Return the lock in a file, for any recipe and cell.
 
     Raises:
         LockError: there is none, or it is damaged or of another format.
     """
     try:
-        own = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["jbuild"]
-        recipe, cell = str(own["recipe"]), str(own["cell"])
+        table = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["jbuild"]
+        recipe, cell = str(table["recipe"]), str(table["cell"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        hint = "name a lock that jbuild wrote: locks/RECIPE/pylock.CELL.toml"
-        raise LockError(f"this is no lock of jbuild: {_reason(error)}", where=str(path), hint=hint) from error
-    found = read(path, recipe=recipe, cell=cell)
-    if found is None:
-        raise LockError("the lock has gone", where=str(path), hint=_RELOCK.format(recipe=recipe, cell=cell))
-    return found
+        hint = "jbuild writes its locks to locks/RECIPE/pylock.CELL.toml"
+        raise LockError(f"not a jbuild lock file: {_reason(error)}", where=str(path), hint=hint) from error
+    lock = read(path, recipe=recipe, cell=cell)
+    if lock is None:
+        raise LockError("the lock no longer exists", where=str(path), hint=_RELOCK.format(recipe=recipe, cell=cell))
+    return lock
 
 
-def glance(path: Path) -> tuple[Lock, str]:
-    """Return a lock and its checksum, unchecked: for people to look at many at once, never to build from.
+def read_unchecked(path: Path) -> tuple[Lock, str]:
+    """Return a lock and its checksum without verifying them: for overviews of many locks, not for builds.
 
     Raises:
         LockError: there is none, or it is damaged or of another format.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-        own = data["tool"]["jbuild"]
-        if own["format"] != LOCK_FORMAT:
-            raise LockError(f"lock format {own['format']} is not {LOCK_FORMAT}", where=str(path))
-        wheels = tuple(_glanced(package, own["sources"]) for package in data["packages"])
-        return _lock(own, wheels), str(own["content"])
+        table = data["tool"]["jbuild"]
+        if table["format"] != LOCK_FORMAT:
+            raise LockError(f"lock format {table['format']} is not {LOCK_FORMAT}", where=str(path))
+        wheels = tuple(_glanced(package, table["sources"]) for package in data["packages"])
+        return _lock(table, wheels), str(table["content"])
     except _DAMAGE as error:
         raise LockError(f"the lock is damaged: {_reason(error)}", where=str(path)) from error
 
@@ -153,7 +153,7 @@ def _glanced(package: dict[str, Any], sources: dict[str, str]) -> LockedWheel:
 
 
 def content(lock: Lock) -> str:
-    """Return the checksum of everything in a lock."""
+    """Return the checksum of a lock."""
     return records.fingerprint(lock)
 
 
@@ -161,23 +161,23 @@ def _reason(error: Exception) -> str:
     return f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else str(error)
 
 
-def _wheels(pylock: Pylock, platform: Platform, where: str) -> tuple[LockedWheel, ...]:
+def _wheels(pylock: Pylock, platform: Platform, cell: str) -> tuple[LockedWheel, ...]:
     fitting = tags(platform)
     try:
         chosen = list(pylock.select(environment=markers(platform), tags=fitting))  # type: ignore[arg-type]
     except PylockSelectError as error:
-        raise NoWheelsError(f"a package has no wheel for {platform.name}: {error}", where=where) from error
-    return tuple(sorted((_wheel(package, file, where) for package, file in chosen), key=lambda w: w.name))
+        raise NoWheelsError(f"a package has no wheel for {platform.name}: {error}", where=cell) from error
+    return tuple(sorted((_wheel(package, file, cell) for package, file in chosen), key=lambda w: w.name))
 
 
-def _wheel(package: Package, file: Any, where: str) -> LockedWheel:
+def _wheel(package: Package, file: Any, cell: str) -> LockedWheel:
     if not hasattr(file, "filename") or not file.filename.endswith(".whl"):
-        raise NoWheelsError(f"{package.name} has no wheel", where=where, hint="jbuild installs wheels only")
+        raise NoWheelsError(f"{package.name} has no wheel", where=cell, hint="jbuild installs wheels only")
     wheel: PackageWheel = file
     sha256 = wheel.hashes.get("sha256")
     if not sha256:
-        message = f"the index gives no sha256 for {wheel.filename}"
-        raise NoWheelsError(message, where=where, hint="use an index that does")
+        message = f"the index has no sha256 for {wheel.filename}"
+        raise NoWheelsError(message, where=cell, hint="use an index that does")
     return LockedWheel(
         name=str(package.name),
         version=str(package.version),
@@ -189,7 +189,7 @@ def _wheel(package: Package, file: Any, where: str) -> LockedWheel:
 
 
 def _document(lock: Lock) -> dict[str, Any]:
-    own = {
+    table = {
         "format": LOCK_FORMAT,
         "recipe": lock.recipe,
         "cell": lock.cell,
@@ -213,46 +213,46 @@ def _document(lock: Lock) -> dict[str, Any]:
         "created-by": "jbuild",
         "requires-python": f"=={lock.platform.python}.*",
         "packages": [_package(wheel, addresses) for wheel in lock.wheels],
-        "tool": {"jbuild": own},
+        "tool": {"jbuild": table},
     }
 
 
 def _package(wheel: LockedWheel, addresses: dict[str, str]) -> dict[str, Any]:
-    place = {"url": wheel.url} if "://" in wheel.url else {"path": wheel.url}
+    location = {"url": wheel.url} if "://" in wheel.url else {"path": wheel.url}
     size = {"size": wheel.size} if wheel.size is not None else {}
-    file = {"name": wheel.filename, **place, **size, "hashes": {"sha256": wheel.sha256}}
+    file = {"name": wheel.filename, **location, **size, "hashes": {"sha256": wheel.sha256}}
     index = {"index": addresses[wheel.index]} if wheel.index else {}
     return {"name": wheel.name, "version": wheel.version, **index, "wheels": [file]}
 
 
-def _from_document(data: dict[str, Any], own: dict[str, Any]) -> Lock:
+def _from_document(data: dict[str, Any], table: dict[str, Any]) -> Lock:
     packages = Pylock.from_dict(data).packages
-    # Two indexes may have one address, as behind a mirror: the names are kept beside.
-    sources = records.from_json(own["sources"], dict[str, str])
+    # Two indexes may have one address, as behind a mirror: names are stored too.
+    sources = records.from_json(table["sources"], dict[str, str])
     wheels = (
-        replace(_wheel(package, wheel, own["cell"]), index=sources.get(str(package.name)))
+        replace(_wheel(package, wheel, table["cell"]), index=sources.get(str(package.name)))
         for package in packages
         for wheel in package.wheels or ()
     )
-    return _lock(own, tuple(sorted(wheels, key=lambda w: w.name)))
+    return _lock(table, tuple(sorted(wheels, key=lambda w: w.name)))
 
 
-def _lock(own: dict[str, Any], wheels: tuple[LockedWheel, ...]) -> Lock:
+def _lock(table: dict[str, Any], wheels: tuple[LockedWheel, ...]) -> Lock:
     return Lock(
-        recipe=own["recipe"],
-        cell=own["cell"],
-        inputs=own["inputs"],
-        platform=records.from_json(own["platform"], Platform),
-        base=records.from_json(own["base"], LockedBase),
+        recipe=table["recipe"],
+        cell=table["cell"],
+        inputs=table["inputs"],
+        platform=records.from_json(table["platform"], Platform),
+        base=records.from_json(table["base"], LockedBase),
         wheels=wheels,
-        models=tuple(records.from_json(model, LockedModel) for model in own["models"]),
-        advisories=tuple(records.from_json(advisory, LockedAdvisory) for advisory in own["advisories"]),
-        indexes=tuple(records.from_json(index, LockedIndex) for index in own["indexes"]),
-        rules=tuple(records.from_json(rule, LockedRule) for rule in own["rules"]),
-        warnings=tuple(records.from_json(warning, LockedWarning) for warning in own["warnings"]),
-        torch_cuda=records.from_json(own.get("torch-cuda"), str | None),
-        interpreter=records.from_json(own.get("interpreter"), LockedInterpreter | None),
-        compiler=records.from_json(own.get("compiler"), str | None),
+        models=tuple(records.from_json(model, LockedModel) for model in table["models"]),
+        advisories=tuple(records.from_json(advisory, LockedAdvisory) for advisory in table["advisories"]),
+        indexes=tuple(records.from_json(index, LockedIndex) for index in table["indexes"]),
+        rules=tuple(records.from_json(rule, LockedRule) for rule in table["rules"]),
+        warnings=tuple(records.from_json(warning, LockedWarning) for warning in table["warnings"]),
+        torch_cuda=records.from_json(table.get("torch-cuda"), str | None),
+        interpreter=records.from_json(table.get("interpreter"), LockedInterpreter | None),
+        compiler=records.from_json(table.get("compiler"), str | None),
     )
 
 

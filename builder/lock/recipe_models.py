@@ -1,4 +1,4 @@
-"""The models of a recipe's cells without their wheels: locked, fetched and verified, each once."""
+"""Locks, fetches and verifies the models of a recipe's cells, without their wheels, each model once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class UsedModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verified:
-    """What was found of a used model in the store: files that are missing, and those whose bytes are others."""
+    """A used model's missing and damaged files in the store."""
 
     used: UsedModel
     missing: tuple[str, ...]
@@ -45,62 +45,63 @@ class Verified:
 
 
 def lock_models(jobs: Sequence[Job], every: Sequence[Job], session: Session) -> tuple[UsedModel, ...]:
-    """Lock what these cells ask for and write it to the recipe's model lock; `every` is all cells that can be.
+    """Lock the models of these cells in the recipe's model lock; `every` are all possible cells.
 
-    Each model is looked up once, however many cells use it. What only other cells ask for stays as it was.
+    Each model is looked up once, for all cells that use it. Models of other cells only stay as they were.
 
     Raises:
-        ModelError, NetworkError, IntegrityError, RegistryError: a model cannot be had, or is not one.
+        ModelError, NetworkError, IntegrityError, RegistryError: a model cannot be fetched or is not valid.
         LockError: the model lock is damaged.
     """
     recipe, config, workspace = jobs[0].recipe, session.config, session.workspace
     path = workspace.model_lock(recipe.name)
     with workspace.file_lock(f"models-{records.fingerprint(str(path))[:16]}"):
-        wanted = {model_pins.asked(model): model for job in jobs for model in job.spec.models}
-        others = {model_pins.asked(model) for job in every for model in job.spec.models} - set(wanted)
-        kept = [pin for pin in model_pins.read(path) if pin.asked in others]
-        made = [
+        models = {model_pins.reference_of(model): model for job in jobs for model in job.spec.models}
+        other_models = {model_pins.reference_of(model) for job in every for model in job.spec.models} - set(models)
+        old_pins = [pin for pin in model_pins.read(path) if pin.reference in other_models]
+        new_pins = [
             model_pins.Pin(
-                asked=asked,
+                reference=reference,
                 model=lock_model(model, recipe.path.parent, config, workspace.models, session.console),
             )
-            for asked, model in wanted.items()
+            for reference, model in models.items()
         ]
-        model_pins.write(path, [*kept, *made])
+        model_pins.write(path, [*old_pins, *new_pins])
     return tuple(
-        UsedModel(model=pin.model, cells=tuple(job.cell.id for job in jobs if _asks(job, pin.asked))) for pin in made
+        UsedModel(model=pin.model, cells=tuple(job.cell.id for job in jobs if _uses(job, pin.reference)))
+        for pin in new_pins
     )
 
 
 def used_models(jobs: Iterable[Job], session: Session) -> tuple[UsedModel, ...]:
-    """Return the models that cells are locked to, by their locks, else by the recipe's model lock; each once.
+    """Return the locked models of cells, from their locks or the recipe's model lock, without duplicates.
 
     Raises:
         LockError: a cell's models are not locked, or a lock is damaged.
     """
-    found: dict[str, tuple[LockedModel, list[str]]] = {}
+    models_by_key: dict[str, tuple[LockedModel, list[str]]] = {}
     for job in jobs:
         for model in models_of(job, session):
-            found.setdefault(records.fingerprint(model), (model, []))[1].append(job.cell.id)
-    return tuple(UsedModel(model=model, cells=tuple(cells)) for model, cells in found.values())
+            models_by_key.setdefault(records.fingerprint(model), (model, []))[1].append(job.cell.id)
+    return tuple(UsedModel(model=model, cells=tuple(cells)) for model, cells in models_by_key.values())
 
 
 def models_of(job: Job, session: Session) -> tuple[LockedModel, ...]:
-    """Return the models that a cell is locked to.
+    """Return the locked models of a cell.
 
     Raises:
         LockError: they are not locked, or a lock is damaged.
     """
-    found = locked_models(job, session)
-    if found is None:
+    models = locked_models(job, session)
+    if models is None:
         recipe = job.recipe.name
         hint = f"run `jbuild models lock {recipe}`, or `jbuild lock {recipe}` for the wheels too"
         raise LockError(f"{job.cell.id}: its models are not locked", where=str(job.recipe.path), hint=hint)
-    return found
+    return models
 
 
 def locked_models(job: Job, session: Session) -> tuple[LockedModel, ...] | None:
-    """Return the models that a cell is locked to, or None if some are not.
+    """Return the locked models of a cell, or None if some are not locked.
 
     Raises:
         LockError: a lock is damaged.
@@ -110,29 +111,29 @@ def locked_models(job: Job, session: Session) -> tuple[LockedModel, ...] | None:
         lock = lockfile.read(workspace.lock(recipe, job.cell.id), recipe=recipe, cell=job.cell.id)
         if lock:
             return lock.models
-    found = [model_pins.find(workspace.model_lock(recipe), model) for model in job.spec.models]
-    models = tuple(model for model in found if model)
-    return models if len(models) == len(found) else None
+    pinned = [model_pins.find(workspace.model_lock(recipe), model) for model in job.spec.models]
+    models = tuple(model for model in pinned if model)
+    return models if len(models) == len(pinned) else None
 
 
 def fetch_models(used: Sequence[UsedModel], recipe_folder: Path, session: Session) -> None:
-    """Bring the files of models into the store; what is there costs nothing.
+    """Fetch the missing files of models into the store.
 
     Raises:
-        ModelError, NetworkError, IntegrityError, RegistryError, DiskError: a file cannot be had, trusted or stored.
+        ModelError, NetworkError, IntegrityError, RegistryError, DiskError: a file cannot be fetched or stored.
     """
-    for each in used:
-        fetch_model(each.model, recipe_folder, session.config, session.workspace.models, session.console)
+    for use in used:
+        fetch_model(use.model, recipe_folder, session.config, session.workspace.models, session.console)
 
 
 def verify_models(used: Sequence[UsedModel], session: Session) -> tuple[Verified, ...]:
-    """Read every file of models in the store and compare it with its lock; damaged ones are taken away.
+    """Compare every file of models in the store with its lock, and remove damaged files.
 
     Raises:
         DiskError: the store cannot be read or written.
     """
     models = session.workspace.models
-    files = {file.sha256: file for each in used for file in each.model.files}
+    files = {file.sha256: file for use in used for file in use.model.files}
     total = sum(file.size for file in files.values())
     with disk_errors(models), session.console.task("verifying models", total) as task:
         largest_first = sorted(files.values(), key=lambda file: (-file.size, file.sha256))
@@ -140,16 +141,16 @@ def verify_models(used: Sequence[UsedModel], session: Session) -> tuple[Verified
     by_hash = {file.sha256: state for file, state in zip(largest_first, states, strict=True)}
     return tuple(
         Verified(
-            used=each,
-            missing=tuple(file.path for file in each.model.files if by_hash[file.sha256] == "missing"),
-            damaged=tuple(file.path for file in each.model.files if by_hash[file.sha256] == "damaged"),
+            used=use,
+            missing=tuple(file.path for file in use.model.files if by_hash[file.sha256] == "missing"),
+            damaged=tuple(file.path for file in use.model.files if by_hash[file.sha256] == "damaged"),
         )
-        for each in used
+        for use in used
     )
 
 
-def _asks(job: Job, asked: str) -> bool:
-    return any(model_pins.asked(model) == asked for model in job.spec.models)
+def _uses(job: Job, reference: str) -> bool:
+    return any(model_pins.reference_of(model) == reference for model in job.spec.models)
 
 
 def _state(file: ModelFile, models: Path, progress: Progress) -> State:

@@ -14,8 +14,8 @@ from builder.jetson.pythons import standalone
 from builder.lock import lockfile, unresolved
 from builder.lock.advisory_solve import solve_with_advisories
 from builder.lock.changes import changes_of
-from builder.lock.index_sources import lock_inputs, ties_of
-from builder.lock.inspect_index import IndexInspector, fault_behind
+from builder.lock.index_sources import index_pins_of, lock_inputs
+from builder.lock.inspect_index import IndexInspector, index_error
 from builder.lock.solve import SolveRequest
 from builder.lock.torch_build import check_torch
 from builder.lock.wheel_sizes import measured
@@ -25,7 +25,7 @@ from builder.models.fit.cell_fit import fit_cell
 from builder.models.fit.cell_fit import warning as fit_warning
 from builder.models.model_lock import lock_model
 from builder.remote.index.index_client import client_of
-from builder.remote.index.index_proxy import running_front
+from builder.remote.index.index_proxy import running_proxy
 from builder.remote.index.index_view import IndexView
 from builder.remote.index.logins import without_login
 from builder.remote.registry.base_lookup import resolve_digest
@@ -62,7 +62,7 @@ def make(
     path = session.workspace.lock(job.recipe.name, job.cell.id)
     client = client_of(session.config, session.workspace.index_states)
     shelf = IndexView(
-        ties=ties_of(job, session.config),
+        pins=index_pins_of(job, session.config),
         client=client,
         workspace=session.workspace,
         locked=_kept_as_locked(before, upgrade),
@@ -72,8 +72,8 @@ def make(
         base = group.submit(resolve_digest, job.base, session.config, job.platform.architecture)
         with _noting(job, session, shelf), session.console.task(f"{job.cell.id}: solving", unit="steps"):
             solution = _solve(job, session, question, shelf)
-            torch_cuda = check_torch(job, solution.wheels, shelf.ties, client, session)
-        kept = _kept_files(solution.wheels, shelf, job, upgrade)
+            torch_cuda = check_torch(job, solution.wheels, shelf.pins, client, session)
+        locked_files = _kept_files(solution.wheels, shelf, job, upgrade)
         lock = Lock(
             recipe=job.recipe.name,
             cell=job.cell.id,
@@ -84,7 +84,7 @@ def make(
             models=tuple(lock_one(model, job, session, fetching=fetching) for model in job.spec.models),
             advisories=solution.advisories,
             indexes=_indexes(solution.wheels, shelf),
-            rules=(*_ties(solution.wheels, shelf), *_cut_off(solution.wheels, shelf, job), *kept),
+            rules=(*_ties(solution.wheels, shelf), *_cut_off(solution.wheels, shelf, job), *locked_files),
             warnings=solution.warnings,
             torch_cuda=torch_cuda,
             interpreter=interpreter_of(job.platform),
@@ -111,9 +111,9 @@ def solve_only(job: Job, session: Session, client: IndexClient) -> Solution:
     Raises:
         LockError, NetworkError, IntegrityError: there are none, or they cannot be had.
     """
-    shelf = IndexView(ties=ties_of(job, session.config), client=client, workspace=session.workspace)
+    shelf = IndexView(pins=index_pins_of(job, session.config), client=client, workspace=session.workspace)
     solution = _solve(job, session, SolveRequest(spec=job.spec, platform=job.platform), shelf)
-    check_torch(job, solution.wheels, shelf.ties, client, session)
+    check_torch(job, solution.wheels, shelf.pins, client, session)
     return solution
 
 
@@ -132,14 +132,14 @@ def lock_one(model: Model, job: Job, session: Session, *, fetching: bool = False
 
 
 def _solve(job: Job, session: Session, question: SolveRequest, shelf: IndexView) -> Solution:
-    if not shelf.ties:
-        return solve_with_advisories(job, session, question, shelf.ties)
-    with running_front(shelf) as front:
+    if not shelf.pins:
+        return solve_with_advisories(job, session, question, shelf.pins)
+    with running_proxy(shelf) as front:
         try:
-            solution = solve_with_advisories(job, session, replace(question, front=front.url), shelf.ties)
+            solution = solve_with_advisories(job, session, replace(question, front=front.url), shelf.pins)
         except (LockError, NetworkError) as error:
             # uv saw a failed request only; the shelf knows what was wrong.
-            error.log = front.told(error.log or "") or None
+            error.log = front.upstream(error.log or "") or None
             raise (shelf.errors[0] if shelf.errors else error) from error
         return replace(solution, wheels=tuple(_upstream(wheel, front, shelf) for wheel in solution.wheels))
 
@@ -150,8 +150,8 @@ def _noting(job: Job, session: Session, shelf: IndexView) -> Iterator[None]:
     try:
         yield
     except NoWheelsError as error:
-        examiner = IndexInspector(job=job, session=session, client=shelf.client, ties=shelf.ties)
-        if fault := fault_behind(error.log or "", examiner):
+        examiner = IndexInspector(job=job, session=session, client=shelf.client, ties=shelf.pins)
+        if fault := index_error(error.log or "", examiner):
             raise fault from error
         unresolved.note(job, lock_inputs(job, session.config), error, session.workspace)
         more = f"`jbuild why {job.recipe.name} --cell {job.cell.id}` tells more"
@@ -163,7 +163,7 @@ def _upstream(wheel: LockedWheel, front: IndexProxy, shelf: IndexView) -> Locked
     """Return a wheel where its index has it, for the front is gone tomorrow."""
     if not wheel.url.startswith(front.root):
         return _untied(wheel, shelf)
-    offer = shelf.offers[wheel.sha256]
+    offer = shelf.candidates[wheel.sha256]
     return replace(wheel, url=offer.file.url, size=offer.file.size, index=offer.index.name)
 
 
@@ -171,25 +171,25 @@ def _untied(wheel: LockedWheel, shelf: IndexView) -> LockedWheel:
     """Return a wheel that came from one of uv's own indexes or folders, if it may.
 
     Raises:
-        LockError: its package is tied to another index.
+        LockError: its package is pinned to another index.
     """
-    if tie := shelf.ties.of(wheel.name):
+    if tie := shelf.pins.of(wheel.name):
         hint = (
-            "unset UV_FIND_LINKS, UV_NO_INDEX and UV_TORCH_BACKEND (or what uv.toml says of them), "
-            f'or say that it may: `from = {{ {wheel.name} = "{DEFAULT}" }}` under [packages]'
+            "unset UV_FIND_LINKS, UV_NO_INDEX and UV_TORCH_BACKEND (also in uv.toml), "
+            f'or allow it: `from = {{ {wheel.name} = "{DEFAULT}" }}` under [packages]'
         )
-        where = without_login(wheel.url)
+        url = without_login(wheel.url)
         raise LockError(
-            f"{wheel.name} comes from the index {tie.index} only, and uv took another", where=where, hint=hint
+            f"{wheel.name} is pinned to index {tie.index}, but uv resolved it from elsewhere", where=url, hint=hint
         )
     return wheel
 
 
 def _base(base: Future[ResolvedBase], session: Session) -> LockedBase:
-    found = base.result()
-    if found.stand_in:
-        session.console.warn(f"{found.used} stands in for {found.asked}: {found.stand_in}")
-    return LockedBase(name=found.asked, used=found.used, digest=found.digest, stand_in=found.stand_in)
+    resolved = base.result()
+    if resolved.stand_in:
+        session.console.warn(f"{resolved.used} stands in for {resolved.name}: {resolved.stand_in}")
+    return LockedBase(name=resolved.name, used=resolved.used, digest=resolved.digest, stand_in=resolved.stand_in)
 
 
 def _indexes(wheels: tuple[LockedWheel, ...], shelf: IndexView) -> tuple[LockedIndex, ...]:
@@ -204,7 +204,7 @@ def _ties(wheels: tuple[LockedWheel, ...], shelf: IndexView) -> tuple[LockedRule
     """Say which packages came from which index only, and why."""
     found: dict[tuple[str, str], list[str]] = {}
     for wheel in wheels:
-        if tie := shelf.ties.of(wheel.name):
+        if tie := shelf.pins.of(wheel.name):
             found.setdefault((tie.index, tie.why), []).append(wheel.name)
     return tuple(
         LockedRule(rule=f"{', '.join(names)} from the index {index} only", why=why)
@@ -220,7 +220,7 @@ def _cut_off(wheels: tuple[LockedWheel, ...], shelf: IndexView, job: Job) -> tup
     )
     used = {wheel.index for wheel in wheels if wheel.index}
     timeless = {wheel.index for wheel in wheels if wheel.index and not _has_time(wheel, shelf)}
-    timeless |= {index.name for index in shelf.ties.indexes if not index.upload_times}
+    timeless |= {index.name for index in shelf.pins.indexes if not index.upload_times}
     return (
         rule,
         *(
@@ -231,7 +231,7 @@ def _cut_off(wheels: tuple[LockedWheel, ...], shelf: IndexView, job: Job) -> tup
 
 
 def _has_time(wheel: LockedWheel, shelf: IndexView) -> bool:
-    offer = shelf.offers.get(wheel.sha256)
+    offer = shelf.candidates.get(wheel.sha256)
     return offer is None or offer.file.upload_time is not None
 
 
@@ -248,16 +248,16 @@ def _kept_files(
         changed = shelf.changed.get(wheel.filename)
         if changed is None:
             continue
-        said = f"the index {changed.index} serves another {changed.filename} now: sha256 {changed.served}"
-        if not changed.kept and wheel.name not in upgrade and _ALL not in upgrade:
+        message = f"the index {changed.index} serves another {changed.filename} now: sha256 {changed.served}"
+        if not changed.in_wheelhouse and wheel.name not in upgrade and _ALL not in upgrade:
             raise IntegrityError(
-                f"{said}, locked was {changed.locked}",
+                f"{message}, locked was {changed.locked}",
                 where=wheel.url,
                 hint="find out why; to take the new one: "
                 f"`jbuild lock {job.recipe.name} --cell {job.cell.id} --upgrade {wheel.name}`",
             )
-        if changed.kept and wheel.sha256 == changed.locked:
-            rules.append(LockedRule(rule=f"{changed.filename} from the wheelhouse, as it was locked", why=said))
+        if changed.in_wheelhouse and wheel.sha256 == changed.locked:
+            rules.append(LockedRule(rule=f"{changed.filename} from the wheelhouse, as it was locked", why=message))
     return tuple(rules)
 
 
@@ -279,18 +279,20 @@ def _tell(lock: Lock, changes: tuple[LockChange, ...], upgrade: tuple[str, ...],
 
 
 def warn_of_boards(job: Job, lock: Lock, session: Session) -> None:
-    """Warn of boards that a locked model does not fit; an estimate never stands in the way of a lock."""
+    """Warn of boards that a locked model does not fit; the estimate never fails a lock."""
     recipe, workspace = job.recipe, session.workspace
     try:
-        found = fit_cell(recipe, job.cell.id, job.spec, job.platform, lock.models, (), session.config, workspace.models)
+        estimate = fit_cell(
+            recipe, job.cell.id, job.spec, job.platform, lock.models, (), session.config, workspace.models
+        )
     except ModelError as error:
         session.console.say(f"{job.cell.id}: memory cannot be estimated: {error.message}")
         return
-    said = fit_warning(found, named=bool(recipe.boards))
-    if said:
-        # Of all boards of a platform, small ones are seldom meant.
-        is_meant = recipe.boards or not found.fits_somewhere
-        (session.console.warn if is_meant else session.console.say)(said)
+    message = fit_warning(estimate, named=bool(recipe.boards))
+    if message:
+        # Without `boards`, the platform's small boards are seldom a target.
+        is_meant = recipe.boards or not estimate.fits_somewhere
+        (session.console.warn if is_meant else session.console.say)(message)
 
 
 def interpreter_of(platform: Platform) -> LockedInterpreter | None:
@@ -310,5 +312,5 @@ def compiler_of(platform: Platform, before: Lock | None, session: Session) -> st
         return standalone(platform.python).version
     if before and before.compiler and before.platform.python == platform.python:
         return before.compiler
-    found = find_compiler(platform.python, None, session.workspace.interpreters)
-    return found.version if found else None
+    compiler = find_compiler(platform.python, None, session.workspace.interpreters)
+    return compiler.version if compiler else None

@@ -1,4 +1,4 @@
-"""Asks uv which wheels work together on a platform."""
+"""Solves a cell's requirements with uv."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _NETWORK = re.compile(
     r"error sending request|Failed to fetch|Request failed|dns error|timed out|certificate", re.IGNORECASE
 )
 _CONFLICT = "No solution found"
-# uv's words for a pin such as torch==2.11.0+cpu, whose local version only its authors' own index has.
+# uv's message about a pin such as torch==2.11.0+cpu, whose local version only its authors' own index has.
 _LOCAL_VERSION = re.compile(r"there is no version of (?P<name>[\w.-]+)==(?P<public>[^\s+,]+)\+(?P<local>[\w.]+)")
-# What uv says of packages whose files came too late, and its advice, which a recipe cannot take.
+# uv's messages about packages whose files are too new, and its advice, which a recipe cannot follow.
 _TOO_LATE = re.compile(r"was filtered by .exclude-newer.")
-_CAME = re.compile(r"was published at ([0-9]{4}-[0-9]{2}-[0-9]{2})")
+_PUBLISHED = re.compile(r"was published at ([0-9]{4}-[0-9]{2}-[0-9]{2})")
 _NEWER_ADVICE = re.compile(r"\s*Consider using\s+`exclude-newer-package`[^.]*\.")
-# uv's advice to mix indexes, which is what ties are there to prevent.
-_MIXING = re.compile(r"\n+[ \t]*hint: (?:(?!\n[ \t]*\n).)*?index-strategy(?:(?!\n[ \t]*\n).)*", re.DOTALL)
+# uv's advice to mix indexes, which index pins are there to prevent.
+_STRATEGY_ADVICE = re.compile(r"\n+[ \t]*hint: (?:(?!\n[ \t]*\n).)*?index-strategy(?:(?!\n[ \t]*\n).)*", re.DOTALL)
 _CERTIFICATE = re.compile(r"certificate|UnknownIssuer", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SolveRequest:
-    """What uv is asked: a cell's requirements, and for which platform.
+    """The input of a solution: a cell's requirements, and the platform.
 
-    `front` is the index that is asked before all others. The versions of the lock at `before` are kept where they still
-    fit, except those of `upgrade` (`*` for all).
+    `front` is the URL of the index proxy, which uv uses before all other indexes. Versions of the lock at `before` stay
+    if they still fit, except those of `upgrade` (`*` for all).
     """
 
     spec: Spec
@@ -58,22 +58,22 @@ class SolveRequest:
 def solve(question: SolveRequest, config: Config, workspace: Workspace) -> str:
     """Return uv's PEP 751 lock for a cell's requirements, as text.
 
-    Indexes, mirrors and credentials are those of uv's own configuration, besides the front. When its default index does
-    not answer, the configured fallbacks are asked in order.
+    Indexes, mirrors and credentials are those of uv's own configuration, besides the index proxy. If its default index
+    does not answer, the configured fallbacks are tried in order.
 
     Raises:
         NoWheelsError: no set of wheels satisfies the requirements.
-        LockError: uv cannot work, for instance because of its own configuration.
+        LockError: uv failed, for instance because of its own configuration.
         NetworkError: an index did not answer.
     """
     fallbacks = [rule.mirror for rule in config.index_mirrors if rule.prefix == DEFAULT]
     failures: list[NetworkError] = []
     for default in (None, *fallbacks):
         try:
-            answer = _ask(question, config, workspace, default)
+            answer = _run_uv(question, config, workspace, default)
         except NetworkError as error:
             if question.front and urlsplit(question.front).netloc in (error.log or ""):
-                # A tied package's index: its own mirrors have been asked.
+                # The index of a pinned package: its mirrors were tried already.
                 raise
             failures.append(error)
             continue
@@ -86,14 +86,14 @@ def solve(question: SolveRequest, config: Config, workspace: Workspace) -> str:
 
 
 def _unreachable(failures: list[NetworkError], since: str | None) -> NetworkError:
-    first, *others = failures
-    also = f", nor {'its fallback' if len(others) == 1 else 'its fallbacks'}" if others else ""
+    first, *more = failures
+    fallbacks = f", nor {'its fallback' if len(more) == 1 else 'its fallbacks'}" if more else ""
     failing = f"; it has been failing since {since}" if since else ""
-    hint = f"{first.hint}; cells that are locked already still build from the wheelhouse"
-    return NetworkError(f"{first.message}{also}{failing}", where=first.where, hint=hint, log=first.log)
+    hint = f"{first.hint}; locked cells still build from the wheelhouse"
+    return NetworkError(f"{first.message}{fallbacks}{failing}", where=first.where, hint=hint, log=first.log)
 
 
-def _ask(question: SolveRequest, config: Config, workspace: Workspace, default: str | None) -> str:
+def _run_uv(question: SolveRequest, config: Config, workspace: Workspace, default: str | None) -> str:
     spec = question.spec
     with tempfile.TemporaryDirectory(prefix="jbuild-lock-") as name:
         folder = Path(name)
@@ -104,8 +104,8 @@ def _ask(question: SolveRequest, config: Config, workspace: Workspace, default: 
         if question.before and question.before.is_file():
             output.write_text(question.before.read_text(encoding="utf-8"), encoding="utf-8")
         argv = [uv(), "pip", "compile", requires, "--constraints", constraints, "--overrides", overrides]
-        # Any Python will do to solve for another; uv need not look for that other one all over this machine.
-        argv += ["--python", sys.executable, *uv_flags(question.platform), *_wishes(question)]
+        # Any Python can solve for another version; uv does not need to search for that version.
+        argv += ["--python", sys.executable, *uv_flags(question.platform), *_flags(question)]
         argv += ["--generate-hashes", "--format", "pylock.toml", "--no-header", "--quiet", "--output-file", str(output)]
         environment = uv_environment(config, workspace.cache, front=question.front, default=default)
         try:
@@ -115,18 +115,18 @@ def _ask(question: SolveRequest, config: Config, workspace: Workspace, default: 
         return output.read_text(encoding="utf-8")
 
 
-def _wishes(question: SolveRequest) -> list[str]:
+def _flags(question: SolveRequest) -> list[str]:
     flags = ["--index-strategy", "first-index"] if question.front else []
     if question.spec.released_before:
-        # A bare date would mean the end of that day, wherever this machine is.
+        # A bare date would mean the end of that day in this machine's time zone.
         flags += ["--exclude-newer", f"{question.spec.released_before}T00:00:00Z"]
     if "*" in question.upgrade:
         return [*flags, "--upgrade"]
     return [*flags, *(flag for name in question.upgrade for flag in ("--upgrade-package", name))]
 
 
-def _write(path: Path, lines: tuple[str, ...]) -> str:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+def _write(path: Path, requirements: tuple[str, ...]) -> str:
+    path.write_text("".join(f"{requirement}\n" for requirement in requirements), encoding="utf-8")
     return str(path)
 
 
@@ -140,35 +140,35 @@ def uv() -> str:
 def uv_environment(
     config: Config, cache: Path, *, front: str | None = None, default: str | None = None
 ) -> dict[str, str]:
-    """Return what uv's environment needs on top of the user's own."""
-    own = {"UV_CACHE_DIR": str(cache / "uv"), "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"}
+    """Return uv's environment variables on top of the user's."""
+    variables = {"UV_CACHE_DIR": str(cache / "uv"), "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"}
     if config.ca_bundle:
-        own["SSL_CERT_FILE"] = str(config.ca_bundle)
+        variables["SSL_CERT_FILE"] = str(config.ca_bundle)
     if default:
-        own["UV_DEFAULT_INDEX"] = default
+        variables["UV_DEFAULT_INDEX"] = default
     if front:
-        # The variable, not the option: an option would drop the indexes that the user has named in the variable.
-        own["UV_INDEX"] = " ".join(filter(None, (front, os.environ.get("UV_INDEX"))))
-        # Programs read one of the two, and not all the same one.
-        without = os.environ.get("NO_PROXY") or os.environ.get("no_proxy")
-        own["NO_PROXY"] = own["no_proxy"] = ",".join(filter(None, (without, "127.0.0.1")))
-    return own
+        # The variable, not the option: an option would drop the indexes of the user's variable.
+        variables["UV_INDEX"] = " ".join(filter(None, (front, os.environ.get("UV_INDEX"))))
+        # Some programs read only one of the two.
+        no_proxy = os.environ.get("NO_PROXY") or os.environ.get("no_proxy")
+        variables["NO_PROXY"] = variables["no_proxy"] = ",".join(filter(None, (no_proxy, "127.0.0.1")))
+    return variables
 
 
 def _explain(error: ProgramFailedError, spec: Spec, platform: Platform) -> LockError | NetworkError:
-    asked = ", ".join(spec.requires)
+    requirements = ", ".join(spec.requires)
     if isinstance(error, ProgramTimeoutError):
-        hint = "check network, proxy and index, then run it again: what uv has fetched is kept"
-        return NetworkError(f"uv did not end within {_TIMEOUT_S} s", where=asked, hint=hint, log=error.output)
-    # The explanation of a conflict holds names of packages, which may be any word.
+        hint = "check network, proxy and index, then run it again: uv keeps its downloads"
+        return NetworkError(f"uv did not end within {_TIMEOUT_S} s", where=requirements, hint=hint, log=error.output)
+    # The explanation of a conflict contains package names, which may be any word.
     if _CONFLICT not in error.output and _NETWORK.search(error.output):
         hint = "check network, proxy and index (UV_DEFAULT_INDEX, uv's configuration), then run it again"
         if _CERTIFICATE.search(error.output):
             hint = "name your company's certificates: `ca-bundle` under [network] in jbuild.toml, or SSL_CERT_FILE"
-        return NetworkError("a package index did not answer", where=asked, hint=hint, log=error.output)
+        return NetworkError("a package index did not answer", where=requirements, hint=hint, log=error.output)
     if _CONFLICT not in error.output:
         hint = "the log above names the cause; uv reads its own configuration files too"
-        return LockError("uv cannot solve the recipe's packages", where=asked, hint=hint, log=error.output)
+        return LockError("uv cannot solve the recipe's packages", where=requirements, hint=hint, log=error.output)
     hint = "relax `packages` in the recipe as the explanation above says, then run it again"
     if spec.released_before:
         hint = f"{_later(spec, error.output)}; or {hint}"
@@ -181,16 +181,16 @@ def _explain(error: ProgramFailedError, spec: Spec, platform: Platform) -> LockE
     return NoWheelsError(
         f"no wheels work together for {platform.name}: {platform.architecture}, Python {platform.python}, "
         f"glibc {platform.glibc}",
-        where=asked,
+        where=requirements,
         hint=hint,
-        log=_NEWER_ADVICE.sub("", _MIXING.sub("", error.output)),
+        log=_NEWER_ADVICE.sub("", _STRATEGY_ADVICE.sub("", error.output)),
     )
 
 
 def _later(spec: Spec, output: str) -> str:
-    """Return what the recipe's date has to do with a conflict, and the way out."""
-    since = f"nothing that came from {spec.released_before} on is taken (`released-before` under [packages])"
+    """Return a hint about the recipe's date in a conflict."""
+    since = f"files uploaded on or after {spec.released_before} are excluded (`released-before` under [packages])"
     if not _TOO_LATE.search(output):
-        return f"{since}, which may be why"
-    days = [date.fromisoformat(day) + timedelta(days=1) for day in _CAME.findall(output)]
+        return f"{since}, which may be the cause"
+    days = [date.fromisoformat(day) + timedelta(days=1) for day in _PUBLISHED.findall(output)]
     return f"{since}: set it to {max(days)} or later" if days else f"{since}: set it to a later day"

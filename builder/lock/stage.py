@@ -12,7 +12,7 @@ from builder.jetson import advisories
 from builder.jetson.advisories import Situation
 from builder.lock import lockfile
 from builder.lock.advisory_solve import pinned, situation_of
-from builder.lock.index_sources import asked_of, lock_inputs, ties_of
+from builder.lock.index_sources import asked_of, index_pins_of, lock_inputs
 from builder.lock.resolve import lock_one, make
 from builder.model.locks import LOCK_FORMAT, Locked
 from builder.models import model_pins
@@ -82,12 +82,12 @@ STAGE = _LockStage()
 def _folder_files(model: Model, job: Job, session: Session) -> list[tuple[str, str]] | None:
     """Return the files of a model that is a folder of the project, with their sha256; None for all others."""
     try:
-        place = locate(model.source, job.recipe.path.parent, session.config)
+        source = locate(model.source, job.recipe.path.parent, session.config)
     except ModelError:
         return None
-    if not isinstance(place, FolderSource):
+    if not isinstance(source, FolderSource):
         return None
-    folder = place.path.resolve()
+    folder = source.path.resolve()
     if not folder.is_relative_to(session.workspace.project.resolve()):
         return None
     return [(str(path.relative_to(folder)), sha256_of(path)) for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -105,8 +105,8 @@ def current_lock(job: Job, session: Session, options: RunOptions = _LOCK_ONLY) -
         RecipeError: the recipe names an index that is not known.
     """
     path = session.workspace.lock(job.recipe.name, job.cell.id)
-    found, why = _state(path, job, session, options)
-    return None if why else found
+    lock, why = _state(path, job, session, options)
+    return None if why else lock
 
 
 def lock_cell(job: Job, session: Session, options: RunOptions = _LOCK_ONLY) -> Locked:
@@ -119,15 +119,15 @@ def lock_cell(job: Job, session: Session, options: RunOptions = _LOCK_ONLY) -> L
     """
     path = session.workspace.lock(job.recipe.name, job.cell.id)
     with session.workspace.file_lock(f"lock-{records.fingerprint(str(path))[:16]}"):
-        found, why = (None, None) if options.forces("lock") else _state(path, job, session, options)
-        if found and not why and not options.upgrade:
-            return Locked(lock=found)
+        current, why = (None, None) if options.forces("lock") else _state(path, job, session, options)
+        if current and not why and not options.upgrade:
+            return Locked(lock=current)
         if options.locked_only:
             problem = f"the lock is stale: {why}" if why else "there is no lock"
             raise LockError(problem, where=str(path), hint=_relock(job))
         if why:
             session.console.say(f"{job.cell.id}: the lock is stale ({why}); locking anew")
-        before = None if options.forces("lock") else found
+        before = None if options.forces("lock") else current
         upgrade = ("*",) if options.forces("lock") else options.upgrade
         lock, changes = make(job, session, before=before, upgrade=upgrade, fetching="render" in options.stages)
         return Locked(lock=lock, made=True, changes=changes)
@@ -140,19 +140,19 @@ def _relock(job: Job) -> str:
 def _state(path: Path, job: Job, session: Session, options: RunOptions) -> tuple[Lock | None, str | None]:
     """Return the lock, if one can be read, and why it is stale, if it is."""
     try:
-        found = lockfile.read(path, recipe=job.recipe.name, cell=job.cell.id)
+        lock = lockfile.read(path, recipe=job.recipe.name, cell=job.cell.id)
     except OldLockError as error:
-        return lockfile.read_old(path), error.message
-    return found, _stale(found, job, session, options) if found else None
+        return lockfile.read_old_format(path), error.message
+    return lock, _stale(lock, job, session, options) if lock else None
 
 
-def _stale(found: Lock, job: Job, session: Session, options: RunOptions) -> str | None:
-    if found.inputs != lock_inputs(job, session.config):
-        return _moved(found, job, session) or "the recipe or its platform changed"
-    against = advisories.broken(situation_of(job, found.wheels), job.spec.ignored_advisories)
+def _stale(lock: Lock, job: Job, session: Session, options: RunOptions) -> str | None:
+    if lock.inputs != lock_inputs(job, session.config):
+        return _moved(lock, job, session) or "the recipe or its platform changed"
+    against = advisories.broken(situation_of(job, lock.wheels), job.spec.ignored_advisories)
     if against:
         return f"advisory {against[0].id} speaks against it: {against[0].symptom}"
-    for locked, model in zip(found.models, job.spec.models, strict=True):
+    for locked, model in zip(lock.models, job.spec.models, strict=True):
         # A folder can change under its name; a hub's revision cannot.
         if locked.origin == "folder" and _model_changed(locked, model, job, session, options):
             return f"the files of model {locked.name} changed"
@@ -161,9 +161,9 @@ def _stale(found: Lock, job: Job, session: Session, options: RunOptions) -> str 
     return None
 
 
-def _moved(found: Lock, job: Job, session: Session) -> str | None:
-    ties = ties_of(job, session.config)
-    for wheel in found.wheels:
+def _moved(lock: Lock, job: Job, session: Session) -> str | None:
+    ties = index_pins_of(job, session.config)
+    for wheel in lock.wheels:
         tie = ties.of(wheel.name)
         if wheel.index != (tie.index if tie else None):
             return f"{wheel.name} comes from {tie.index if tie else 'the default index'} now"
@@ -176,10 +176,10 @@ def _pinned_otherwise(locked: LockedModel, model: Model, job: Job, session: Sess
 
 
 def _has_files(model: Model, job: Job, session: Session) -> bool:
-    """Tell whether a model's folder holds anything: one that is not on this machine at all is no mistake."""
+    """Return whether a model's folder has files; a folder that is not on this machine is not a mistake."""
     try:
-        place = locate(model.source, job.recipe.path.parent, session.config)
-        return isinstance(place, FolderSource) and any(place.path.iterdir())
+        source = locate(model.source, job.recipe.path.parent, session.config)
+        return isinstance(source, FolderSource) and any(source.path.iterdir())
     except (ModelError, OSError):
         return False
 

@@ -42,7 +42,7 @@ def cells(recipe: str, workspace: Workspace) -> set[str]:
 
 
 def reasons(
-    recipe: Recipe, found: Iterable[Cell], workspace: Workspace, settings: Callable[[], Config]
+    recipe: Recipe, selected: Iterable[Cell], workspace: Workspace, settings: Callable[[], Config]
 ) -> dict[str, str]:
     """Return why cells of a recipe had no wheels when they were last tried, by their ids.
 
@@ -51,14 +51,14 @@ def reasons(
     tried = cells(recipe.name, workspace)
     if not tried:
         return {}
-    config, known = settings(), {}
-    for cell in found:
+    config, messages = settings(), {}
+    for cell in selected:
         if cell.id in tried and not cell.impossible:
             job = job_of(recipe, cell)
             # A recipe that names an index that is gone has other inputs than when it was tried.
             with suppress(RecipeError):
-                known[cell.id] = reason(job, lock_inputs(job, config), workspace)
-    return {cell: why for cell, why in known.items() if why}
+                messages[cell.id] = reason(job, lock_inputs(job, config), workspace)
+    return {cell: why for cell, why in messages.items() if why}
 
 
 def reason(job: Job, inputs: str, workspace: Workspace) -> str | None:

@@ -1,4 +1,4 @@
-"""Checks that what is to be upgraded is there at all."""
+"""Checks that the packages to upgrade exist."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ _ALL = "*"
 
 
 def check_upgrades(jobs: Sequence[Job], names: Sequence[str], session: Session) -> None:
-    """Make sure that each package to upgrade is one of the cells' own, as far as their locks tell.
+    """Check that the cells have each package to upgrade, as far as their locks show.
 
     Raises:
-        UsageError: all cells have locks, and none of them has it.
+        UsageError: all cells have locks, but none of them has the package.
     """
-    known: set[str] = set()
+    names_of_cells: set[str] = set()
     for job in jobs:
-        versions = _locked(job, session)
+        versions = _locked_names(job, session)
         if versions is None:
-            # What this cell will have is not known yet.
+            # The packages of this cell are not known yet.
             return
-        known |= versions | {str(canonicalize_name(Requirement(text).name)) for text in job.spec.requires}
+        names_of_cells |= versions | {str(canonicalize_name(Requirement(text).name)) for text in job.spec.requires}
     for name in names:
-        if name != _ALL and name not in known:
-            near = nearest(name, known)
-            hint = f"did you mean `{near}`?" if near else f"`jbuild show {jobs[0].recipe.name} --json` lists them"
+        if name != _ALL and name not in names_of_cells:
+            closest = nearest(name, names_of_cells)
+            hint = f"did you mean `{closest}`?" if closest else f"`jbuild show {jobs[0].recipe.name} --json` lists them"
             raise UsageError(f"--upgrade: no selected cell has a package {name}", hint=hint)
 
 
-def _locked(job: Job, session: Session) -> set[str] | None:
+def _locked_names(job: Job, session: Session) -> set[str] | None:
     try:
         lock = lockfile.read(
             session.workspace.lock(job.recipe.name, job.cell.id), recipe=job.recipe.name, cell=job.cell.id
         )
     except LockError:
-        # Locking itself says what is wrong with it.
+        # Locking reports the damage.
         return None
     return set(lock.versions) if lock else None

@@ -1,4 +1,4 @@
-"""A platform in the words of wheels: uv's flags and the tags that fit, best first."""
+"""uv's flags for a platform, and its compatible wheel tags, best first."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from builder.model.platforms import Platform
 
 _MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
-# PEP 600: the oldest glibc that wheels of each machine are built for.
+# PEP 600: the oldest glibc of each machine's wheels.
 _OLDEST_GLIBC = {"arm64": 17, "amd64": 5}
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
-# The C libraries (2.x) that uv has a name for; a newer one goes by the nearest older name.
+# The glibc versions (2.x) that uv has a name for; newer ones use the nearest older name.
 _UV_GLIBC = (17, 28, *range(31, 41))
-# What packaging's markers call the operating system and the machine of a Linux target.
+# The values of environment markers on a Linux target.
 _MARKERS = {"os_name": "posix", "sys_platform": "linux", "platform_system": "Linux", "implementation_name": "cpython"}
 
 
@@ -27,7 +27,7 @@ def machine(platform: Platform) -> str:
 
 
 def uv_flags(platform: Platform) -> list[str]:
-    """Return the flags that make uv solve for the platform, wheels only."""
+    """Return uv's flags to solve for the platform, wheels only."""
     libc = max(minor for minor in _UV_GLIBC if minor <= _glibc(platform))
     return [
         "--python-version",
@@ -40,8 +40,8 @@ def uv_flags(platform: Platform) -> list[str]:
 
 
 def tags(platform: Platform) -> list[Tag]:
-    """Return the wheel tags that fit, best first, in pip's order."""
-    python = tuple(int(part) for part in platform.python.split("."))
+    """Return the compatible wheel tags, best first, in pip's order."""
+    python = tuple(int(number) for number in platform.python.split("."))
     abi = f"cp{platform.python.replace('.', '')}"
     names = list(_platform_tags(platform))
     return [*cpython_tags(python, [abi], names), *compatible_tags(python, abi, names)]

@@ -1,4 +1,4 @@
-"""Sizes of wheels whose index does not tell them: which wheels have a layer of their own depends on them."""
+"""Sizes of wheels whose index does not list them; the grouping of wheels into layers depends on sizes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from builder.remote.index.index_client import IndexClient
 
 _AT_ONCE = 8
-# Answers which the same request will get again; fetching the wheel says what is wrong with it.
+# A retry gets the same status; fetching the wheel reports the error.
 _REFUSED = range(400, 429)
 
 
 def measured(wheels: Sequence[LockedWheel], session: Session) -> tuple[LockedWheel, ...]:
-    """Return the wheels with the size (bytes) of each that its server, or this disk, knows.
+    """Return the wheels with their sizes (bytes) from the cache or from their servers.
 
     Raises:
         NetworkError: a server does not answer.
@@ -36,36 +36,36 @@ def measured(wheels: Sequence[LockedWheel], session: Session) -> tuple[LockedWhe
         return tuple(wheels)
     client = client_of(session.config, session.workspace.index_states)
     with (
-        session.console.task("asking for sizes", len(unknown), unit="wheels") as task,
+        session.console.task("reading sizes", len(unknown), unit="wheels") as task,
         TaskGroup(min(_AT_ONCE, len(unknown))) as group,
     ):
 
-        def one(wheel: LockedWheel) -> int | None:
+        def measure(wheel: LockedWheel) -> int | None:
             size = _size(wheel, session.workspace.wheel(wheel.sha256, wheel.filename), client)
             task.advance(1)
             return size
 
-        found = dict(zip((wheel.sha256 for wheel in unknown), group.map(one, unknown), strict=True))
-    return tuple(replace(wheel, size=found[wheel.sha256]) if wheel.size is None else wheel for wheel in wheels)
+        sizes = dict(zip((wheel.sha256 for wheel in unknown), group.map(measure, unknown), strict=True))
+    return tuple(replace(wheel, size=sizes[wheel.sha256]) if wheel.size is None else wheel for wheel in wheels)
 
 
-def _size(wheel: LockedWheel, kept: Path, client: IndexClient) -> int | None:
-    if kept.is_file():
-        return kept.stat().st_size
+def _size(wheel: LockedWheel, stored: Path, client: IndexClient) -> int | None:
+    if stored.is_file():
+        return stored.stat().st_size
     if not wheel.url.startswith(("http://", "https://")):
         path = Path(unquote(urlsplit(wheel.url).path) if "://" in wheel.url else wheel.url)
         return path.stat().st_size if path.is_file() else None
     try:
-        return http.Retry().run(lambda: _asked(wheel.url, client))
+        return http.Retry().run(lambda: _content_length(wheel.url, client))
     except requests.RequestException as error:
         raise http.network_error(error, wheel.url) from error
 
 
-def _asked(url: str, client: IndexClient) -> int | None:
-    # The beginning of an answer to GET: signed addresses are not good for HEAD, and some servers refuse it.
-    with client.get(url, headers={"Accept-Encoding": "identity"}) as answer:
-        if answer.status_code in _REFUSED:
+def _content_length(url: str, client: IndexClient) -> int | None:
+    # GET, closed after the headers: signed URLs are not valid for HEAD, and some servers refuse it.
+    with client.get(url, headers={"Accept-Encoding": "identity"}) as response:
+        if response.status_code in _REFUSED:
             return None
-        answer.raise_for_status()
-        length = answer.headers.get("Content-Length", "")
+        response.raise_for_status()
+        length = response.headers.get("Content-Length", "")
         return int(length) if length.isdecimal() else None

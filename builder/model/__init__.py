@@ -1,1 +1,1 @@
-"""The records that stages hand on: recipe, platform, lock, models, audit, image, verdict, publication."""
+"""The records that the stages hand on: recipe, platform, lock, model files, audit, image, verdict, publication."""

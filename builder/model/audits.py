@@ -1,4 +1,4 @@
-"""The records of the audit: what was read of a wheel or a base image, and what is found wrong."""
+"""The records of the audit: facts about wheels and base images, and findings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 
 class GpuCode(NamedTuple):
-    """Code for one GPU in a library: `isa` is the version of its language for PTX, `times` how often it is there."""
+    """Code for one GPU in a library: `isa` is the version of PTX, `times` the number of copies."""
 
     target: GpuTarget
     isa: tuple[int, int]
@@ -23,11 +23,11 @@ class GpuCode(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Binary:
-    """An ELF file, compact. `path` is seen from site-packages in wheels, absolute in a base image.
+    """An ELF file, compact. `path` is relative to site-packages in wheels, absolute in a base image.
 
-    Symbols are hashed (`builder.audit.wheel_facts`): `defines` are the keys that it answers to, `wants` two keys for
-    each of its strong undefined symbols, any of which will do; `wanted` are their names, deflated. `inits` are the
-    names of the Python modules that it can be imported as.
+    Symbols are hashed (`builder.audit.wheel_facts`): `defines` are the keys of its symbols, `wants` two alternative
+    keys for each strong undefined symbol, `wanted` their names, deflated. `inits` are the Python modules that it can
+    be imported as.
     """
 
     path: str
@@ -48,27 +48,26 @@ class Binary:
 
     @cached_property
     def defined_keys(self) -> array[int]:
-        """The keys of what it defines."""
+        """The keys of the symbols that it defines."""
         return array("Q", self.defines)
 
     @cached_property
     def wanted_keys(self) -> array[int]:
-        """The keys of what it wants, two for each symbol."""
+        """The keys of its undefined symbols, two for each."""
         return array("Q", self.wants)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The names of what it wants, `name@VERSION` where it wants a version."""
-        text = zlib.decompress(self.wanted).decode("utf-8", "replace") if self.wanted else ""
-        return tuple(text.split("\n")) if text else ()
+        """The names of its undefined symbols, `name@VERSION` for a version."""
+        return _inflated(self.wanted, "replace")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WheelFacts:
-    """What was read of one wheel. `files` are its installed paths, deflated; their keys and contents are hashed.
+    """The facts about a wheel. `files` are its installed paths, deflated; their keys and contents are hashed.
 
-    `flaws` are files that cannot be read or should not be there: (path, what is wrong). `tags` are those that its own
-    metadata claims, `requires` the distributions that it names as dependencies.
+    `flaws` are unreadable or unexpected files: (path, flaw). `tags` are those of its own metadata, `requires` its
+    dependencies.
     """
 
     tags: tuple[str, ...] = ()
@@ -81,17 +80,16 @@ class WheelFacts:
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
-        """Installed paths, seen from site-packages."""
-        text = zlib.decompress(self.files).decode("utf-8", "surrogateescape") if self.files else ""
-        return tuple(text.split("\n")) if text else ()
+        """Installed paths, relative to site-packages."""
+        return _inflated(self.files, "surrogateescape")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseFacts:
-    """What was read of a base image. Paths are absolute.
+    """The facts about a base image. Paths are absolute.
 
-    `folders` are those that the loader's cache is made of, in order; `library_path` those of LD_LIBRARY_PATH;
-    `packages` the names of what its package manager has installed; `distribution` its name, if the image says it.
+    `folders` are the folders of the loader's cache, in order, `library_path` those of LD_LIBRARY_PATH, `packages` the
+    names of installed packages; `distribution` is empty if the image does not name it.
     """
 
     binaries: tuple[Binary, ...] = ()
@@ -104,9 +102,9 @@ class BaseFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """Something that is wrong or worth knowing. `file` is seen from site-packages; `waived` is the recipe's reason.
+    """A mistake or a note. `file` is relative to site-packages; `waived` is the recipe's reason.
 
-    `assumed` says what the finding rests on where a fact could not be read; `also` are further files of that cause.
+    `assumed` is the assumption in place of an unreadable fact; `also` are further files with the same cause.
     """
 
     rule: str
@@ -122,7 +120,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GpuVerdict:
-    """How one library runs on one GPU; `meant` is False for one made for other GPUs only.
+    """How a library runs on a GPU; `meant` is False if it is for other GPUs only.
 
     `verdict` is `native`, `same-major`, `same-major-refused`, `ptx`, `ptx-too-new`, `none` or `unknown`.
     """
@@ -135,7 +133,7 @@ class GpuVerdict:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FindingCounts:
-    """Findings of an audit that nobody waived, by severity, and those waived."""
+    """The number of findings by severity, without waived ones, and of waived ones."""
 
     error: int
     warning: int
@@ -151,10 +149,10 @@ class FindingCounts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Audit:
-    """What the audit of a cell found. `gpu` is by SM and `wheel/file`; `files` holds what the loader would say.
+    """The audit of a cell. `gpu` is by SM and `wheel/file`; `files` are the loader's messages.
 
-    `injected` names what each file loads only under the NVIDIA runtime; `warnings` are about the recipe's waivers;
-    `assumed` says why the platform's facts stand in for the base image's own.
+    `injected` are the libraries that a file loads only under the NVIDIA runtime; `warnings` are about the recipe's
+    waivers; `assumed` is the reason why the platform's facts replace the base image's own.
     """
 
     cell: str
@@ -169,12 +167,12 @@ class Audit:
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """The errors that nobody waived."""
-        return tuple(each for each in self.findings if each.severity == "error" and each.waived is None)
+        """The errors that are not waived."""
+        return tuple(finding for finding in self.findings if finding.severity == "error" and finding.waived is None)
 
     @property
     def failure(self) -> str | None:
-        """The first of these errors, and how many there are besides; None if there is none."""
+        """The first error and the number of others; None if there is none."""
         if not self.errors:
             return None
         first, more = self.errors[0], f", and {len(self.errors) - 1} more" if len(self.errors) > 1 else ""
@@ -182,13 +180,17 @@ class Audit:
 
     @property
     def counts(self) -> FindingCounts:
-        """The number of findings of each severity, and of those waived."""
+        """The number of findings of each severity, and of waived ones."""
         waived = sum(1 for finding in self.findings if finding.waived is not None)
         return FindingCounts(**{severity: self.counted(severity) for severity in SEVERITIES}, waived=waived)
 
     def counted(self, severity: Severity) -> int:
-        """Return how many findings of a severity are not waived."""
+        """Return the number of findings of a severity that are not waived."""
         return sum(1 for finding in self.findings if finding.severity == severity and finding.waived is None)
+
+
+def _inflated(paths: bytes, errors: str) -> tuple[str, ...]:
+    return tuple(zlib.decompress(paths).decode("utf-8", errors).split("\n")) if paths else ()
 
 
 class Header(NamedTuple):

@@ -1,18 +1,28 @@
-"""The records of a plan and of a built image."""
+"""The records of a plan and a built image."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from builder.model.descriptors import Descriptor
 from builder.model.recipes import Pairs
+
+ENVIRONMENT = "/opt/venv"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Descriptor:
+    """A blob of an image: OCI media type, digest (`sha256:…`), size in bytes."""
+
+    media_type: str
+    digest: str
+    size: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Image:
-    """A built image. Its blobs lie in the workspace's OCI layout, `images/blobs/sha256/<hex>`.
+    """A built image. Its blobs are in the workspace's OCI layout, `images/blobs/sha256/<hex>`.
 
-    `manifest` is the single-platform manifest whose digest is the image's; `size` is what a registry stores, in bytes.
+    `manifest` is the single-platform manifest, whose digest is the image's; `size` is its size in a registry, in bytes.
     """
 
     platform: str
@@ -33,15 +43,15 @@ class Image:
 
 
 def proven_name(recipe: str, cell: str) -> str:
-    """Return the name that the image of a cell has in the engine once it has proved itself."""
+    """Return the name of a cell's proven image in the engine."""
     return f"jbuild/{recipe}:{cell}".lower()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageSettings:
-    """What an image's configuration says besides its layers: how a container is started, and what the image is.
+    """The configuration of an image, besides its layers.
 
-    `healthcheck` and `entrypoint` are commands; `start_period_s` is how long a server may take to be healthy.
+    `healthcheck` and `entrypoint` are commands; `start_period_s` is the longest time until a server is healthy.
     """
 
     environment: Pairs
@@ -56,11 +66,11 @@ class ImageSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """A rendered cell: a folder that `docker buildx build` can build by itself.
+    """A rendered cell: a folder that `docker buildx build` can build alone.
 
     `layers` are the folders below `layers/`, lowest first; `content` is the checksum of Dockerfile and scripts.
-    `system` is the beginning of the Dockerfile, up to our layers, if what follows is nothing but layers and settings:
-    BuildKit then builds that much, and we put the rest on it. It is None where a template does more than that.
+    BuildKit builds `system`, the beginning of the Dockerfile, and jbuild adds its layers and the settings; it is None
+    if the template has other instructions after the layers.
     """
 
     platform: str
@@ -69,9 +79,6 @@ class Plan:
     command: tuple[str, ...]
     settings: ImageSettings
     system: str | None = None
-
-
-ENVIRONMENT = "/opt/venv"
 
 
 def site_packages(python: str) -> str:

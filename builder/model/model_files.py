@@ -24,7 +24,7 @@ class ModelFile:
     size: int
 
     def __post_init__(self) -> None:
-        # A lock is a file that anybody may edit: nothing in it may lead out of the model's folder or the cache.
+        # Anybody may edit a lock: no path in it may lead out of the model's folder or the cache.
         flaw = path_flaw(self.path)
         if flaw:
             raise ValueError(f"{self.path!r} {flaw}")
@@ -34,7 +34,7 @@ class ModelFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HubFile:
-    """A file as a hub lists it: large ones with their sha256, small ones with git's object id; `size` is in bytes."""
+    """A file of a hub: large ones have a sha256, small ones git's object id; `size` is in bytes."""
 
     path: str
     size: int
@@ -53,10 +53,10 @@ class HubListing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedModel:
-    """A model with every file that is baked in, by content.
+    """A model with all its files in the image.
 
-    `source` is as in the recipe. `revision` is the hub's commit, or the digest of a registry's manifest. `stand_in`
-    says why the files are not those of `source`, if they are not.
+    `source` is as in the recipe. `revision` is the hub's commit or the digest of a registry's manifest. `stand_in` is
+    the reason why the files are not those of `source`, if they are not.
     """
 
     name: str
@@ -81,22 +81,22 @@ class LockedModel:
 
 
 def path_flaw(path: str) -> str | None:
-    """Return why a path cannot be a model file's, or None: relative, plain parts, nothing that cannot be shown."""
-    # Surrogates, which stand for bytes that are not UTF-8, are not printable either.
+    """Return why a path cannot be a model file's, or None if it is relative, plain and printable."""
+    # Surrogates, which stand for bytes that are not UTF-8, are not printable.
     if not path.isprintable():
         return "has a name with control characters, or one that is not UTF-8"
     if "\\" in path:
         return "has a backslash in its name"
-    parts = path.split("/")
-    if path.startswith("/") or any(part in ("", ".", "..") for part in parts):
+    names = path.split("/")
+    if path.startswith("/") or any(name in ("", ".", "..") for name in names):
         return "is not a plain relative path"
-    if any(len(part.encode()) > _LONGEST_NAME for part in parts):
+    if any(len(name.encode()) > _LONGEST_NAME for name in names):
         return f"has a name of more than {_LONGEST_NAME} bytes"
     return None
 
 
-def shown(path: str) -> str:
-    """Return a path as it can be printed."""
+def printable_path(path: str) -> str:
+    """Return a path, escaped if it is not printable."""
     return path if path.isprintable() else ascii(path)[1:-1]
 
 
@@ -106,6 +106,6 @@ def suffix_of(path: str) -> str:
 
 
 def kind_of(mode: int) -> str:
-    """Say what a thing in a folder is that is neither a file nor a folder."""
+    """Return the kind of a path that is neither a file nor a folder."""
     kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
-    return kinds.get(stat.S_IFMT(mode), "no regular file")
+    return kinds.get(stat.S_IFMT(mode), "not a regular file")

@@ -1,11 +1,11 @@
-"""What a recipe's values may look like: matched as a whole, so that no value can carry an instruction."""
+"""Patterns of a recipe's values, matched as a whole, so that no value can carry an instruction."""
 
 from __future__ import annotations
 
-# One line of text: no control characters, no line or paragraph separators, nothing that reverses what is read.
+# One line of text: no control characters, no line or paragraph separators, no bidirectional controls.
 TEXT = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+"
 OPTIONAL_TEXT = rf"({TEXT})?"
-# Lines and tabs are allowed in what a model is asked.
+# Questions to a model may have lines and tabs.
 LINES = r"[^\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+"
 
 RECIPE_NAME = r"[a-z0-9][a-z0-9._-]{0,99}"
@@ -43,7 +43,7 @@ MODEL_FILE = r"[A-Za-z0-9_*?\[][A-Za-z0-9._*?\[\]!-]*(/[A-Za-z0-9_*?\[][A-Za-z0-
 LICENCE = r"[A-Za-z0-9][A-Za-z0-9 .+()-]{0,99}"
 QUANTIZATION = r"[a-z0-9][a-z0-9_-]{0,63}"
 
-# Most requirements are a name and versions; the rest is left to the library, which takes long to import.
+# Most requirements are a name and versions; others go to the library, which is slow to import.
 _RELEASE = r"[0-9]+(?:\.[0-9]+)*"
 _VERSION = rf"{_RELEASE}(?:(?:a|b|rc)[0-9]+)?(?:\.post[0-9]+)?(?:\.dev[0-9]+)?"
 _LOCAL = r"(?:\+[a-z0-9]+(?:\.[a-z0-9]+)*)?"

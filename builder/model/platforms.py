@@ -1,4 +1,4 @@
-"""The record of a platform: the facts of one target that later stages need."""
+"""The platform of a cell: the facts of one target that later stages need."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from builder.model.recipes import Architecture
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Platform:
-    """What an image is built for and on.
+    """The target of an image.
 
-    `python` is the interpreter's minor version in the image (`3.11`), `glibc` the C library's (`2.36`), `glibcxx` the
-    highest symbol version of its C++ library (`3.4.30`);
-    `release` is the distribution's release as it appears in tags (`22.04`, `bookworm`); `sms` are the GPU's compute
-    capabilities, empty for a CPU platform. `python_packages` are the distribution's packages that bring `python`;
-    where it has none, `standalone` is the release of python-build-standalone that does (`3.12.16+20261110`).
+    `python` is the minor version of the image's interpreter (`3.11`), `glibc` the C library's (`2.36`), `glibcxx` the
+    highest symbol version of its C++ library (`3.4.30`). `release` is the distribution's release as in tags (`22.04`,
+    `bookworm`). `sms` are the GPU's compute capabilities, empty for a CPU platform. `python_packages` are the
+    distribution's packages of `python`, else `standalone` is a release of python-build-standalone (`3.12.16+20261110`).
     """
 
     name: str
@@ -36,5 +35,5 @@ class Platform:
 
     @property
     def note(self) -> str | None:
-        """What is unusual about the platform, as lists show it."""
+        """A note for lists, if the platform is unusual."""
         return f"Python {self.python} from python-build-standalone" if self.standalone else None

@@ -1,4 +1,4 @@
-"""The records of a publication: which tag is on which digest in which registry."""
+"""The records of a publication: the tags of a digest in each registry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TagPut:
-    """A tag that is on the image's digest now; `previous` is the digest it was on before, None for a new tag."""
+    """A tag that points to the image's digest; `previous` is its digest before, None for a new tag."""
 
     name: str
     previous: str | None
@@ -15,7 +15,7 @@ class TagPut:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TagWithheld:
-    """A tag that was not put, and why: the verdict does not earn it, or what it is on is not to be replaced."""
+    """A tag that was not set, and why: the verdict is too low, or its digest must not be replaced."""
 
     name: str
     reason: str
@@ -23,7 +23,7 @@ class TagWithheld:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attached:
-    """Something that refers to the image: `sbom`, `verdict`, `provenance`, `audit`; the digest of its manifest."""
+    """An attachment of the image (`sbom`, `verdict`, `provenance`, `audit`), and its manifest's digest."""
 
     name: str
     digest: str
@@ -31,11 +31,11 @@ class Attached:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegistryPublication:
-    """What one registry holds.
+    """The publication in one registry.
 
-    `repository` is host and path. Sizes are bytes of blobs: sent now, mounted from another repository of that
-    registry, there already. `seconds` is what sending took. `withheld` are tags that this registry keeps elsewhere;
-    `attached` is what lies beside the image there; `signed` says whether it has our signature.
+    `repository` is host and path. Sizes are bytes of blobs: sent, mounted from another repository of the registry,
+    already there. `seconds` is the time of sending. `withheld` are tags that this registry has on another digest;
+    `signed` is whether it has our signature.
     """
 
     repository: str
@@ -52,10 +52,7 @@ class RegistryPublication:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublicationFailure:
-    """A registry that does not hold all it should.
-
-    `stage` is `image` (blobs and manifest), `attachments` or `tags`.
-    """
+    """A failed publication in one registry; `stage` is `image` (blobs and manifest), `attachments` or `tags`."""
 
     repository: str
     stage: str
@@ -65,9 +62,9 @@ class PublicationFailure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Publication:
-    """Where an image went. With `failures` it is incomplete; a second run finishes it.
+    """The publication of an image. With `failures` it is incomplete; another run completes it.
 
-    `level` is the best of its verdicts; `withheld` are tags that it does not earn anywhere.
+    `level` is that of its best verdict; `withheld` are tags that the level does not earn.
     """
 
     digest: str
@@ -78,12 +75,12 @@ class Publication:
 
     @property
     def references(self) -> list[str]:
-        """The references that the image can be pulled by: every tag in every registry."""
+        """The references of the image: every tag in every registry."""
         return [f"{registry.repository}:{tag.name}" for registry in self.registries for tag in registry.tags]
 
     @property
     def withheld_reasons(self) -> list[str]:
-        """The tags that were not put, with their reasons."""
+        """The tags that were not set, with their reasons."""
         reasons = [f"{tag.name}: {tag.reason}" for tag in self.withheld]
         return reasons + [
             f"{registry.repository}:{tag.name}: {tag.reason}"

@@ -1,4 +1,4 @@
-"""The records of a recipe and of one cell of its matrix."""
+"""The records of a recipe and a cell of its matrix."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 Architecture = Literal["arm64", "amd64"]
-# Where one registry fails: no registry gets a tag, or all the others do.
+# If one registry fails: no registry gets a tag, or all others do.
 OnFailure = Literal["none", "complete-others"]
 Pairs = tuple[tuple[str, str], ...]
 
@@ -22,7 +22,7 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exclusion:
-    """Cells that are declared impossible: all that have these axis values (globs allowed), and why."""
+    """Impossible cells: all with these axis values (globs allowed), and why."""
 
     when: Pairs
     reason: str
@@ -30,14 +30,14 @@ class Exclusion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matrix:
-    """All axes, what is taken out of their product and what is added to it."""
+    """All axes, and the cells that are removed from their product and added to it."""
 
     axes: tuple[Axis, ...]
     exclude: tuple[Exclusion, ...] = ()
     include: tuple[Pairs, ...] = ()
 
-    def known(self) -> dict[str, tuple[str, ...]]:
-        """Return all values of each axis, those of included cells too."""
+    def all_values(self) -> dict[str, tuple[str, ...]]:
+        """Return all values of each axis, with those of included cells."""
         included = [dict(values) for values in self.include]
         return {
             axis.name: tuple(dict.fromkeys([*axis.values, *(row[axis.name] for row in included if axis.name in row)]))
@@ -47,10 +47,10 @@ class Matrix:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """A model to bake in under `/models/<name>`.
+    """A model in the image's `/models/<name>`.
 
-    `source` is `hf://org/name@revision` or a folder (relative to the recipe). `formats` are the weight formats
-    allowed, safetensors only by default; `files` are globs, everything a model server needs by default.
+    `source` is `hf://org/name@revision`, `oci://…` or a folder (relative to the recipe). `formats` are the allowed
+    weight formats; `files` are globs, by default of everything that a model server needs.
     """
 
     name: str
@@ -62,9 +62,9 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerSpec:
-    """How the image's server is started; maps to `vllm serve` options.
+    """The image's server: options of `vllm serve`.
 
-    `model` names one of the recipe's models. `max_model_len` is in tokens. `arguments` are passed as they are.
+    `model` names one of the recipe's models. `max_model_len` is in tokens. `arguments` are further options.
     """
 
     model: str | None = None
@@ -87,12 +87,12 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """One question, asked at temperature 0, and what a right answer is.
+    """A question at temperature 0, and its expectations.
 
-    One of `ask` (a chat of one message), `chat` (a whole one) and `prompt` (text to be continued) is given. An answer
-    meets all expectations that are there: `expect` is a regular expression searched in it, `text` what it is to the
-    letter, `tokens` the tokens that it begins with, `schema` a JSON schema, as JSON, that the server is told too
-    (guided output). It is asked `at_once` times at the same moment, and `also_whole` once more without streaming.
+    It is one of `ask` (a chat of one message), `chat` and `prompt` (text to continue). An answer must meet all
+    expectations: `expect` is a regular expression searched in it, `text` the exact answer, `tokens` its first tokens,
+    `schema` a JSON Schema, as JSON, which the server gets too (guided output). It is asked `at_once` times at the same
+    moment, and with `also_whole` once more without streaming.
     """
 
     ask: str = ""
@@ -109,25 +109,25 @@ class Question:
 
     @property
     def title(self) -> str:
-        """What people know it by: what is asked last."""
+        """The last message, as a title."""
         return self.ask or self.prompt or (self.chat[-1].content if self.chat else "")
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """The chat, empty where text is to be continued."""
+        """The chat, empty for a prompt."""
         return (Message(role="user", content=self.ask),) if self.ask else self.chat
 
     @property
     def expects(self) -> bool:
-        """Whether there is an answer that would be wrong."""
+        """Whether an answer can be wrong."""
         return bool(self.expect or self.text or self.tokens or self.min_tokens or self.schema)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bounds:
-    """How much worse than the last verdict of its cell an image may be, as a part of it (0.5: half as much again).
+    """The bounds of regressions from the last verdict of the cell, as fractions (0.5: half as much again).
 
-    None is not looked at; `exceeded` says what becomes of an image that is worse.
+    None is not checked; `exceeded` is the consequence of a regression.
     """
 
     slower_start: float | None = None
@@ -140,10 +140,10 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SmokeSpec:
-    """What the built image is asked, and how long it may take (seconds).
+    """The smoke run: questions and longest times in seconds.
 
-    With `api_key` the server is started with a key, and must refuse who has none. `golden_tolerance` is how far a
-    token's log-probability may be from the recorded one, in nats.
+    With `api_key` the server is started with a key and must refuse clients without it. `golden_tolerance` is the
+    largest difference of a token's log-probability from the recorded one, in nats.
     """
 
     questions: tuple[Question, ...] = ()
@@ -158,10 +158,10 @@ class SmokeSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TagRule:
-    """A tag (in a recipe: its template) and when an image may have it.
+    """A tag (in a recipe: its template) and its conditions.
 
-    `level` is what the verdict must reach at least, None for any that passed. A `moving` tag goes to newer versions
-    only; an `immutable` one never goes to another digest.
+    `level` is the lowest level of the verdict, None for any that passed. A `moving` tag moves to newer versions only;
+    an `immutable` one never moves to another digest.
     """
 
     name: str
@@ -172,10 +172,9 @@ class TagRule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishSpec:
-    """Where a proven image goes: repository below each registry's prefix, and its tags.
+    """The publication of proven images: repository below each registry's prefix, and tags.
 
-    `on_failure` says what becomes of the other registries where one fails; `attach` whether SBOM, verdict and
-    provenance go along.
+    `on_failure` is for the other registries if one fails; with `attach`, SBOM, verdict and provenance are attached.
     """
 
     repository: str
@@ -187,7 +186,7 @@ class PublishSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Waiver:
-    """Findings of the audit that do not stop a cell: a rule's id, globs on wheel and file, and why."""
+    """Findings of the audit that do not stop a cell: a rule, globs on wheel and file, and why."""
 
     rule: str
     reason: str
@@ -197,12 +196,12 @@ class Waiver:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spec:
-    """Everything a cell asks for. In a recipe, strings may hold `{axis}` placeholders; in a cell's spec none are left.
+    """The content of a cell. Strings of a recipe's spec may have `{axis}` placeholders, those of a cell's have none.
 
-    `constraints` narrow what packages ask for; `replace` are requirements that stand in place of whatever any package
-    asks of that name (uv's overrides), for pins that cannot be met or are wrong. `indexes` are the package indexes
-    (names or families) that packages are tied to, None for the platform's usual ones; `sources` names the index of
-    single packages; `released_before` (a date, YYYY-MM-DD) leaves out what came later.
+    `constraints` narrow the requirements of packages; `replace` replaces all requirements of a name (uv's overrides),
+    for impossible or wrong pins. `indexes` are the package indexes (names or families) that packages are pinned to,
+    None for the platform's usual ones; `sources` are the indexes of single packages; files that were released later
+    than `released_before` (a date, YYYY-MM-DD) are ignored.
 
     Merge rules when an override applies: `requires`, `constraints`, `replace`, `apt`, `server.arguments` are appended
     to; environments and sources are merged key by key, sources of the override first; every other value is replaced.
@@ -244,7 +243,7 @@ class Override:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runners:
-    """Labels of CI runners, which may hold placeholders: one that builds, one that is a board with the GPU."""
+    """Labels of CI runners, with placeholders: one that builds, one on a board with the GPU."""
 
     build: str | None = None
     smoke: str | None = None
@@ -252,7 +251,7 @@ class Runners:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """One recipe file. `architecture` is the one its images are for, `boards` name the boards that must bear them."""
+    """A recipe file. `architecture` is that of its images; `boards` are boards whose memory must suffice."""
 
     name: str
     path: Path
@@ -267,10 +266,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One point of the matrix.
-
-    `impossible` is the reason why it cannot be built, if it cannot; `note` is what is unusual about it, if anything.
-    """
+    """A cell of the matrix; `impossible` is the reason why it cannot be built, `note` a remark about it."""
 
     id: str
     recipe: str

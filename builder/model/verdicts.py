@@ -8,7 +8,7 @@ from typing import Literal
 
 from builder.errors import SmokeError
 
-# What was proved, and where (builder/recipe/levels.toml).
+# The levels of builder/recipe/levels.toml.
 Level = Literal["gpu", "cpu", "emulated", "emulated-forward"]
 Step = Literal[
     "start",
@@ -28,7 +28,7 @@ Step = Literal[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Token:
-    """A token of an answer: its text, its log-probability, and those of the likeliest tokens in its place."""
+    """A token of an answer: its text and log-probability, and the likeliest tokens with theirs."""
 
     text: str
     logprob: float
@@ -37,7 +37,7 @@ class Token:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Agreement:
-    """How far an answer is the golden one: for how many tokens, the largest difference in nats, what stops it."""
+    """The agreement of an answer with the golden one: tokens, largest difference in nats, first difference."""
 
     tokens: int
     worst: float
@@ -46,10 +46,10 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What the model said to one question, and how fast.
+    """The model's answer to a question, and its speed.
 
-    Asked several times at once, it is the first one's text, the tokens of all, and the times of all together.
-    `first_token_s` and `tokens_per_s` (of the tokens after the first) are None where too few tokens came to tell.
+    Of several answers at once, it has the first one's text, and the tokens and times of all together. `first_token_s`
+    and `tokens_per_s` (of the tokens after the first) are None if there are too few tokens.
     """
 
     question: str
@@ -64,7 +64,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FailedModule:
-    """An extension module that does not load, and what it lacks: a library, or what the loader says."""
+    """An extension module that does not load, and what it lacks: a library, or the loader's message."""
 
     file: str
     lacks: str
@@ -72,9 +72,9 @@ class FailedModule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Modules:
-    """The image's extension modules: how many load, which could not be tried without the GPU's driver, which fail.
+    """The image's extension modules: the number that load, and those that need the GPU's driver or fail.
 
-    `optional` ones fail too, but are tried by packages that go without them, or the recipe waives what they lack.
+    `optional` ones fail too, but their packages work without them, or the recipe waives the finding.
     """
 
     loaded: int
@@ -85,9 +85,9 @@ class Modules:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GpuComputation:
-    """What torch computed on a GPU: its name and SM, what torch was built for, and how far each result was off.
+    """A computation of torch on a GPU: its name and SM, torch's architectures, and the error of each result.
 
-    Errors are norms relative to the CPU's result in float64, None where the computation itself failed.
+    Errors are norms relative to the CPU's result in float64, None if the computation failed.
     """
 
     device: str
@@ -98,21 +98,21 @@ class GpuComputation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What a smoke run saw.
+    """The result of a smoke run.
 
     Attributes:
-        level: where it ran, found out from the engine.
+        level: the level of the engine that it ran on.
         digest: the image's.
-        passed: whether every step went well; else `step` and `failure` say what went wrong.
+        passed: whether all steps passed; else `step` and `failure` describe the failure.
         ready_s: seconds from the container's start to the server's readiness; without a server, to the loaded model.
         stop_s: seconds from SIGTERM to the container's end.
-        peak_memory_bytes: the most memory that the container used at once.
-        modules: what became of its extension modules, where no server could be asked.
-        gpu: what the GPU computed, at that level.
-        image_bytes: the image's size as a registry stores it.
-        symptoms: what known troubles its log tells of, also of a run that passed.
-        warnings: what else is not as it should be: errors in the log, and what is worse than the last time.
-        log: the container's whole log.
+        peak_memory_bytes: the container's.
+        modules: the extension modules, if there was no server.
+        gpu: the GPU's computation, at its level.
+        image_bytes: the image's size in a registry.
+        symptoms: known problems in the log, also of a run that passed.
+        warnings: errors in the log, and regressions from the last run.
+        log: the file of the container's log.
         when: UTC, ISO 8601.
     """
 
@@ -135,7 +135,7 @@ class Verdict:
 
 
 class SmokeFailedError(SmokeError):
-    """The image did not prove itself; `verdict` is the record of it."""
+    """The image failed its smoke run; `verdict` is its record."""
 
     def __init__(self, message: str, *, verdict: Verdict, where: str, hint: str, log: str) -> None:
         super().__init__(message, where=where, hint=hint, log=log)

@@ -1,1 +1,1 @@
-"""Models: where they come from, the files locked by hash, and how they are laid into an image."""
+"""Model files: sources, selection, hashes, the store, and the memory that a model needs on a board."""

@@ -1,4 +1,4 @@
-"""Brings a locked model's files into the store: verified, resumed, each once, whoever else does the same."""
+"""Downloads a locked model's files into the store: verified, resumed, each once for all processes."""
 
 from __future__ import annotations
 
@@ -32,57 +32,57 @@ if TYPE_CHECKING:
 
 
 def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models: Path, console: Console) -> None:
-    """Bring every file of a model into the store `models` (`Workspace.models`); what is there already costs nothing.
+    """Download the missing files of a model into the store `models` (`Workspace.models`).
 
     Raises:
-        ModelError: the model is no longer where it was.
+        ModelError: the model's source no longer has it.
         NetworkError, RegistryError: its hub or registry cannot be reached, or refuses.
-        IntegrityError: a file is not the one that was locked.
+        IntegrityError: a file is not the locked one.
         DiskError: the store cannot be written.
     """
     missing = {file.sha256: file for file in locked.files if not model_store.use(models, file)}
     if not missing:
         return
     fetcher = _fetchers(locked, recipe_folder, config)
-    # The largest first: the last to end should be a small one.
+    # Largest first, so that no large one is left for the end.
     files = sorted(missing.values(), key=lambda file: (-file.size, file.sha256))
     total = sum(file.size for file in files)
     with disk_errors(models), console.task(f"fetching model {locked.name}", total) as task:
         map_with_progress(
-            lambda file, progress: obtain(locked.name, fetcher(_listed(file)), models, progress), files, task.advance
+            lambda file, progress: obtain(locked.name, fetcher(_hub_file(file)), models, progress), files, task.advance
         )
 
 
 class ModelFetcher(Fetcher, Protocol):
-    """Where one file of a model comes from."""
+    """The source of one file of a model."""
 
     @property
-    def source(self) -> str:
+    def uri(self) -> str:
         """The model as recipes write it."""
 
     @property
     def file(self) -> HubFile:
-        """The file as it is listed."""
+        """The file in the source's listing."""
 
 
-def fetchers(place: HubSource | RegistrySource, config: Config) -> Callable[[HubFile], ModelFetcher]:
+def fetchers(source: HubSource | RegistrySource, config: Config) -> Callable[[HubFile], ModelFetcher]:
     """Connect to a hub or registry; threads share the connections.
 
     Raises:
-        NetworkError: the user wants no connections to hubs.
+        NetworkError: HF_HUB_OFFLINE is set.
     """
-    if isinstance(place, RegistrySource):
-        client = connect_to(place.reference, config)
-        return lambda file: RegistryFetcher(place=place, file=file, client=client)
+    if isinstance(source, RegistrySource):
+        client = connect_to(source.reference, config)
+        return lambda file: RegistryFetcher(source=source, file=file, client=client)
     from builder.remote.hub.hub_client import HubFetcher, require_online  # noqa: PLC0415  # huggingface_hub is slow to import
 
-    require_online(place)
+    require_online(source)
     session = http.session(config)
-    return lambda file: HubFetcher(place=place, file=file, session=session)
+    return lambda file: HubFetcher(source=source, file=file, session=session)
 
 
 def obtain(name: str, fetcher: ModelFetcher, models: Path, progress: Progress) -> str:
-    """Bring one file into the store and return its sha256; `name` is for messages.
+    """Download one file into the store and return its sha256; `name` is for messages.
 
     Raises:
         ModelError, NetworkError, RegistryError, IntegrityError: as `fetch_model` does.
@@ -91,7 +91,7 @@ def obtain(name: str, fetcher: ModelFetcher, models: Path, progress: Progress) -
     sha256 = _stored(models, file)
     if sha256 is None:
         with model_store.partial(models, _key(fetcher), progress.token.check) as partial:
-            # Another thread or process may have fetched it while this one waited.
+            # Another thread or process may have downloaded it meanwhile.
             sha256 = _stored(models, file)
             if sha256 is None:
                 return _fetch(name, fetcher, partial, models, progress)
@@ -122,31 +122,31 @@ def _stored(models: Path, file: HubFile) -> str | None:
 
 
 def _key(fetcher: ModelFetcher) -> str:
-    return fetcher.file.sha256 or records.fingerprint(fetcher.source, fetcher.file.path, fetcher.file.git_id)
+    return fetcher.file.sha256 or records.fingerprint(fetcher.uri, fetcher.file.path, fetcher.file.git_id)
 
 
 def _git_key(file: HubFile) -> str:
     return records.fingerprint("git", file.git_id, file.size)
 
 
-def _listed(file: ModelFile) -> HubFile:
+def _hub_file(file: ModelFile) -> HubFile:
     return HubFile(path=file.path, size=file.size, sha256=file.sha256, git_id=None)
 
 
 def _fetchers(locked: LockedModel, recipe_folder: Path, config: Config) -> Callable[[HubFile], ModelFetcher]:
-    place = locate(locked.source, recipe_folder, config)
-    if isinstance(place, FolderSource):
-        folder = place.path
+    source = locate(locked.source, recipe_folder, config)
+    if isinstance(source, FolderSource):
+        folder = source.path
         return lambda file: _FolderFetcher(model=locked, file=file, path=folder / file.path)
-    if isinstance(place, RegistrySource):
-        return fetchers(place.at(locked.revision) if locked.revision else place, config)
+    if isinstance(source, RegistrySource):
+        return fetchers(source.at(locked.revision) if locked.revision else source, config)
     if locked.stand_in:
         raise ModelError(
-            f"model {locked.name} was locked from a folder in place of {locked.source}, which is not configured here",
+            f"model {locked.name} was locked from a folder instead of {locked.source}, which is not configured here",
             where=locked.source,
             hint="add its [[model-mirrors]] to jbuild.toml, or run `jbuild lock` to take the model from the hub",
         )
-    return fetchers(replace(place, revision=locked.revision or place.revision), config)
+    return fetchers(replace(source, revision=locked.revision or source.revision), config)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,7 +158,7 @@ class _FolderFetcher:
     path: Path
 
     @property
-    def source(self) -> str:
+    def uri(self) -> str:
         return self.model.source
 
     def fetch(self, content: PartialFile) -> None:
@@ -167,9 +167,9 @@ class _FolderFetcher:
 
     def mismatch(self, content: PartialFile) -> IntegrityError:
         return IntegrityError(
-            f"{self.file.path} of model {self.model.name} is not the file that was locked: "
+            f"{self.file.path} of model {self.model.name} is not the locked file: "
             f"sha256 {content.sha256} ({content.size} bytes), expected {self.file.sha256} ({self.file.size} bytes)",
             where=str(self.path),
-            hint="put the locked file back, or, if the change is meant, "
+            hint="put the locked file back, or, if the change is intended, "
             "run `jbuild lock RECIPE` (or `jbuild models lock RECIPE`)",
         )

@@ -1,4 +1,4 @@
-"""A model in a folder: what lies there, refused if it leads anywhere else."""
+"""Models in folders: lists their files and refuses links to other folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import ModelError
-from builder.model.model_files import kind_of, path_flaw, shown
+from builder.model.model_files import kind_of, path_flaw, printable_path
 from builder.models.selection import CONFIG
 
 if TYPE_CHECKING:
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
     from builder.remote.hub.model_sources import FolderSource
 
-# Failures of a copy's other end.
+# Failures to write a copy, not to read the user's file.
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_COPY = "`cp -rL FOLDER COPY` makes a folder with files in place of links: name that one"
+_COPY = "`cp -rL FOLDER COPY` makes a folder with files instead of links: name that one"
 
 
-def list_folder(name: str, place: FolderSource) -> dict[str, os.stat_result]:
-    """Return what is known of every file of a model's folder by its path in it; hidden ones are passed over.
+def list_folder(name: str, source: FolderSource) -> dict[str, os.stat_result]:
+    """Return the files of a model's folder, except hidden ones, by their relative path.
 
     Raises:
-        ModelError: no such folder, no config.json, or something in it cannot be part of a model.
+        ModelError: no such folder, no config.json, or an entry that cannot be a model's file.
     """
-    folder = place.path
+    folder = source.path
     if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise ModelError(f"model {name}: the folder {what}", where=str(folder), hint=place.hint)
-    # Looked for first: a wrong folder, such as a home, may take minutes to walk.
+        flaw = "is not a folder" if folder.exists() else "does not exist"
+        raise ModelError(f"model {name}: the folder {flaw}", where=str(folder), hint=source.hint)
+    # Checked first: the walk through a wrong folder, such as a home, may take minutes.
     if not (folder / CONFIG).exists():
-        hint = "name the folder that holds config.json, tokenizer and *.safetensors, as `save_pretrained` writes it"
+        hint = "name the folder with config.json, tokenizer and *.safetensors, as `save_pretrained` writes it"
         raise ModelError(f"model {name} has no {CONFIG}", where=str(folder), hint=hint)
     with readable(name):
         return dict(_walk(name, folder, folder.resolve(), ""))
@@ -42,7 +42,7 @@ def list_folder(name: str, place: FolderSource) -> dict[str, os.stat_result]:
 
 @contextmanager
 def readable(name: str) -> Iterator[None]:
-    """Turn failures to read a user's files into errors that say what to do.
+    """Turn failures to read a user's files into errors with hints.
 
     Raises:
         ModelError: a file cannot be read.
@@ -54,8 +54,8 @@ def readable(name: str) -> Iterator[None]:
             raise
         raise ModelError(
             f"model {name}: a file cannot be read: {error.strerror}",
-            where=shown(str(error.filename)),
-            hint="check that it is there and that you may read it",
+            where=printable_path(str(error.filename)),
+            hint="check that it exists and that you may read it",
         ) from error
 
 
@@ -67,7 +67,9 @@ def _walk(name: str, folder: Path, root: Path, above: str) -> Iterator[tuple[str
         flaw = path_flaw(path) or _link_flaw(entry, root)
         if flaw:
             hint = _COPY if entry.is_symlink() else "rename it, or move it out of the model's folder"
-            raise ModelError(f"model {name}: {shown(path)} {flaw}", where=shown(str(folder)), hint=hint)
+            raise ModelError(
+                f"model {name}: {printable_path(path)} {flaw}", where=printable_path(str(folder)), hint=hint
+            )
         if entry.is_dir():
             yield from _walk(name, Path(entry.path), root, f"{path}/")
         elif entry.is_file():

@@ -1,4 +1,4 @@
-"""What the small files of a model must say before the model is trusted."""
+"""Checks a model's config.json, weight indexes and headers of weights."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _DAMAGED = "copy or download the model again"
 
 
 def check_small_files(model: Model, selection: Selection, read: dict[str, bytes], console: Console) -> None:
-    """Check config.json and the weight indexes; `read` holds their bytes. Warn of what a server would miss.
+    """Check config.json and the weight indexes, whose bytes are in `read`; warn of missing files that a server needs.
 
     Raises:
         ModelError: one of them is damaged, or a shard is missing.
     """
     config = check_whole(model, selection, read)
     if not selection.has_tokenizer:
-        console.warn(f"model {model.name} has no tokenizer files: the server can answer no text")
+        console.warn(f"model {model.name} has no tokenizer files: the server cannot answer with text")
     if config.get("auto_map") and not any(suffix_of(path) == "py" for path in selection.paths):
         console.warn(
-            f"model {model.name} names code of its own (`auto_map` in {CONFIG}), which is not baked in: "
-            'if the server needs it, list `files` with "*.py", after reading the code'
+            f"model {model.name} refers to its own code (`auto_map` in {CONFIG}), which is not baked in: "
+            'if the server needs it, read the code, then list `files` with "*.py"'
         )
 
 
 def check_whole(model: Model, selection: Selection, read: dict[str, bytes]) -> dict[str, Any]:
-    """Check that every shard is there that an index names, and return config.json; `read` as above.
+    """Check that all shards of the indexes are selected, and return config.json; `read` as above.
 
     Raises:
         ModelError: a file is damaged, or a shard is missing.
@@ -49,7 +49,7 @@ def check_whole(model: Model, selection: Selection, read: dict[str, bytes]) -> d
 
 
 def check_weights(name: str, path: str, file: Path) -> None:
-    """Check that a weight file is whole, as far as its format tells.
+    """Check that a weight file is complete, as far as its format allows.
 
     Raises:
         ModelError: it is truncated or damaged.
@@ -88,5 +88,5 @@ def _check_index(model: Model, path: str, data: bytes, selection: Selection) -> 
         raise ModelError(
             f"model {model.name}: shard {missing[0]!r}{more} named in {path} is missing",
             where=model.source,
-            hint="copy the missing files too, or widen `files` in the recipe if it leaves them out",
+            hint="copy the missing files too, or extend `files` in the recipe if it excludes them",
         )

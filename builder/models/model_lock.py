@@ -1,4 +1,4 @@
-"""Locks a model: every file that will be baked in, by sha256 and size, checked as far as that can be done early."""
+"""Locks a model: the sha256 and size of every file for the image, with early checks."""
 
 from __future__ import annotations
 
@@ -37,111 +37,110 @@ def lock_model(
 ) -> LockedModel:
     """Find a model's files and their hashes; `models` is the store (`Workspace.models`).
 
-    Large files of a folder are hashed once and remembered by path, size, times and inode. Of a hub only small
-    files are fetched: it tells the hashes of large ones. `fetching` says that all of it will be fetched next: then the
-    files of a folder go into the store as they are hashed, and are read once.
+    Large files of a folder are hashed once; their hashes are cached by path, size, times and inode. Hubs list the
+    hashes of large files, so only small ones are downloaded. With `fetching` the files of a folder are copied into
+    the store while they are hashed, and so read once.
 
     Raises:
-        ModelError: the model cannot be had or is not what a model must be.
+        ModelError: the source does not have the model, or it is not a valid model.
         NetworkError, RegistryError: its hub or registry cannot be reached, or refuses.
         IntegrityError: the hub serves other bytes than it lists.
         DiskError: the store cannot be written.
     """
-    place = locate(model.source, recipe_folder, config)
+    source = locate(model.source, recipe_folder, config)
     with disk_errors(models):
-        if isinstance(place, FolderSource):
-            return _lock_folder(model, place, models, console, fetching=fetching)
-        return _lock_remote(model, place, config, models, console)
+        if isinstance(source, FolderSource):
+            return _lock_folder(model, source, models, console, fetching=fetching)
+        return _lock_remote(model, source, config, models, console)
 
 
 def quick_state(model: Model, recipe_folder: Path, config: Config) -> tuple[str, ...]:
-    """Return what changes when the files of a model in a folder change: their names, sizes and times.
+    """Return names, sizes and times of the files of a model in a folder, without network access and hashing.
 
-    Costs no network and no hashing. The state of a hub or registry is the model's name, that of a folder which cannot
-    be used is the error.
+    The state of a model on a hub or in a registry is its name, that of an unusable folder is the error.
     """
     try:
-        place = locate(model.source, recipe_folder, config)
-        if not isinstance(place, FolderSource):
-            return ("hub" if isinstance(place, HubSource) else "registry", place.source)
-        found = list_folder(model.name, place)
-        kept = select(found, model).paths
+        source = locate(model.source, recipe_folder, config)
+        if not isinstance(source, FolderSource):
+            return ("hub" if isinstance(source, HubSource) else "registry", source.uri)
+        entries = list_folder(model.name, source)
+        paths = select(entries, model).paths
     except ModelError as error:
         return ("unusable", error.message)
-    states = (f"{path} {found[path].st_size} {found[path].st_mtime_ns}" for path in kept)
-    return ("folder", place.stand_in or "", *states)
+    states = (f"{path} {entries[path].st_size} {entries[path].st_mtime_ns}" for path in paths)
+    return ("folder", source.stand_in or "", *states)
 
 
-def _lock_folder(model: Model, place: FolderSource, models: Path, console: Console, *, fetching: bool) -> LockedModel:
-    found = list_folder(model.name, place)
-    selection = select(found, model)
-    if place.stand_in:
-        console.warn(f"model {model.name}: {place.path} stands in for {model.source}: {place.stand_in}")
+def _lock_folder(model: Model, source: FolderSource, models: Path, console: Console, *, fetching: bool) -> LockedModel:
+    entries = list_folder(model.name, source)
+    selection = select(entries, model)
+    if source.stand_in:
+        console.warn(f"model {model.name}: {source.path} stands in for {model.source}: {source.stand_in}")
     with readable(model.name):
-        small = {path: (place.path / path).read_bytes() for path in (CONFIG, *selection.indexes)}
+        small = {path: (source.path / path).read_bytes() for path in (CONFIG, *selection.indexes)}
         check_small_files(model, selection, small, console)
         for path in filter(is_weight, selection.paths):
-            check_weights(model.name, path, place.path / path)
-    hashes = _Hashing(name=model.name, folder=place.path, models=models, taking=fetching).run(
-        {path: found[path] for path in selection.paths}, console
+            check_weights(model.name, path, source.path / path)
+    hashes = _Hashing(name=model.name, folder=source.path, models=models, copying=fetching).run(
+        {path: entries[path] for path in selection.paths}, console
     )
-    files = tuple(ModelFile(path=path, sha256=hashes[path], size=found[path].st_size) for path in selection.paths)
+    files = tuple(ModelFile(path=path, sha256=hashes[path], size=entries[path].st_size) for path in selection.paths)
     return LockedModel(
         name=model.name,
         source=model.source,
         origin="folder",
         files=files,
-        revision=place.revision,
+        revision=source.revision,
         licence=model.licence,
-        stand_in=place.stand_in,
+        stand_in=source.stand_in,
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Hashing:
-    """Hashes the files of a model's folder; with `taking`, into the store `models` at once."""
+    """Hashes the files of a model's folder; with `copying`, copies them into the store `models` at once."""
 
     name: str
     folder: Path
     models: Path
-    taking: bool
+    copying: bool
 
     def run(self, states: dict[str, os.stat_result], console: Console) -> dict[str, str]:
         """Return the sha256 of each file, by its path in the folder."""
         keys = {path: model_store.key_of(self.folder / path, state) for path, state in states.items()}
-        known = {path: sha256 for path, key in keys.items() if (sha256 := model_store.remembered(self.models, key))}
-        unknown = sorted(set(states) - set(known), key=lambda path: -states[path].st_size)
+        cached = {path: sha256 for path, key in keys.items() if (sha256 := model_store.remembered(self.models, key))}
+        unknown = sorted(set(states) - set(cached), key=lambda path: -states[path].st_size)
         if not unknown:
-            return known
+            return cached
         total = sum(states[path].st_size for path in unknown)
-        with console.task(f"{'fetching' if self.taking else 'hashing'} model {self.name}", total) as task:
+        with console.task(f"{'fetching' if self.copying else 'hashing'} model {self.name}", total) as task:
             hashes = map_with_progress(
                 lambda path, progress: self._one(path, states[path], progress), unknown, task.advance
             )
-        return known | dict(zip(unknown, hashes, strict=True))
+        return cached | dict(zip(unknown, hashes, strict=True))
 
     def _one(self, path: str, before: os.stat_result, progress: Progress) -> str:
         file = self.folder / path
         key = model_store.key_of(file, before)
-        if not self.taking:
+        if not self.copying:
             return self._read(file, key, None, progress)
         with model_store.partial(self.models, key, progress.token.check) as partial:
-            # Another cell's lock may have taken it meanwhile.
-            known = model_store.remembered(self.models, key)
-            if known:
+            # Another process may have copied it meanwhile.
+            cached = model_store.remembered(self.models, key)
+            if cached:
                 progress.advance(before.st_size)
-                return known
+                return cached
             try:
                 sha256 = self._read(file, key, partial, progress)
                 model_store.adopt(self.models, partial, sha256)
             finally:
-                # A file of the user's may be another next time: there is nothing to go on from.
+                # A partial copy is useless, since the user's file may change.
                 partial.unlink(missing_ok=True)
             return sha256
 
     def _read(self, path: Path, key: str, copy: Path | None, progress: Progress) -> str:
-        """Return the sha256 of a file, and remember it, if nobody wrote to it meanwhile."""
-        begun = time.time_ns()
+        """Return the sha256 of a file that does not change meanwhile, and record it."""
+        start_ns = time.time_ns()
         with readable(self.name), path.open("rb") as file:
             if copy:
                 with copy.open("w+b") as target:
@@ -152,32 +151,32 @@ class _Hashing:
                 sha256 = model_store.digest_of(file, progress.advance).hexdigest()
             after = path.stat()
         if model_store.key_of(path, after) != key:
-            hint = "wait until it is written, then run it again"
+            hint = "wait until the file is complete, then run it again"
             raise ModelError(f"model {self.name}: {path.name} changed while it was read", where=str(path), hint=hint)
-        if model_store.is_settled(after, begun):
+        if model_store.is_settled(after, start_ns):
             model_store.remember(self.models, key, sha256)
         return sha256
 
 
 def _lock_remote(
-    model: Model, place: HubSource | RegistrySource, config: Config, models: Path, console: Console
+    model: Model, source: HubSource | RegistrySource, config: Config, models: Path, console: Console
 ) -> LockedModel:
-    listing, pinned = _list_remote(place, config, console)
-    listed = {file.path: file for file in listing.files}
-    selection = select(listed, model)
+    listing, pinned = _list_remote(source, config, console)
+    by_path = {file.path: file for file in listing.files}
+    selection = select(by_path, model)
     stand_in = None
-    if isinstance(place, RegistrySource) and (stand_in := place.stand_in):
-        console.warn(f"model {model.name}: {place.reference.name} stands in for {model.source}: {stand_in}")
-    early = {CONFIG, *selection.indexes, *(path for path in selection.paths if not listed[path].sha256)}
-    hashes = _fetch_early(model, pinned, [listed[path] for path in sorted(early)], config, models, console)
+    if isinstance(source, RegistrySource) and (stand_in := source.stand_in):
+        console.warn(f"model {model.name}: {source.reference.name} stands in for {model.source}: {stand_in}")
+    early = {CONFIG, *selection.indexes, *(path for path in selection.paths if not by_path[path].sha256)}
+    hashes = _fetch_early(model, pinned, [by_path[path] for path in sorted(early)], config, models, console)
     small = {path: model_store.blob(models, hashes[path]).read_bytes() for path in (CONFIG, *selection.indexes)}
     check_small_files(model, selection, small, console)
     return LockedModel(
         name=model.name,
         source=model.source,
-        origin="registry" if isinstance(place, RegistrySource) else "hub",
+        origin="registry" if isinstance(source, RegistrySource) else "hub",
         files=tuple(
-            ModelFile(path=path, sha256=listed[path].sha256 or hashes[path], size=listed[path].size)
+            ModelFile(path=path, sha256=by_path[path].sha256 or hashes[path], size=by_path[path].size)
             for path in selection.paths
         ),
         revision=listing.commit,
@@ -187,29 +186,29 @@ def _lock_remote(
 
 
 def _list_remote(
-    place: HubSource | RegistrySource, config: Config, console: Console
+    source: HubSource | RegistrySource, config: Config, console: Console
 ) -> tuple[HubListing, HubSource | RegistrySource]:
-    """Return the files of a model, and its place at the commit or digest that it has now."""
-    if isinstance(place, RegistrySource):
-        listing = artifact.list_files(place, connect_to(place.reference, config))
-        return listing, place.at(listing.commit)
+    """Return the files of a model, and its source at its present commit or digest."""
+    if isinstance(source, RegistrySource):
+        listing = artifact.list_files(source, connect_to(source.reference, config))
+        return listing, source.at(listing.commit)
     from builder.remote.hub import hub_client  # noqa: PLC0415  # huggingface_hub is slow to import
 
-    listing = hub_client.list_files(place, config, http.Retry(on_retry=console.warn))
-    return listing, replace(place, revision=listing.commit)
+    listing = hub_client.list_files(source, config, http.Retry(on_retry=console.warn))
+    return listing, replace(source, revision=listing.commit)
 
 
 def _fetch_early(
     model: Model,
-    place: HubSource | RegistrySource,
-    wanted: list[HubFile],
+    source: HubSource | RegistrySource,
+    files: list[HubFile],
     config: Config,
     models: Path,
     console: Console,
 ) -> dict[str, str]:
-    with console.task(f"reading model {model.name}", sum(file.size for file in wanted)) as task:
-        fetcher = fetchers(place, config)
+    with console.task(f"reading model {model.name}", sum(file.size for file in files)) as task:
+        fetcher = fetchers(source, config)
         hashes = map_with_progress(
-            lambda file, progress: obtain(model.name, fetcher(file), models, progress), wanted, task.advance
+            lambda file, progress: obtain(model.name, fetcher(file), models, progress), files, task.advance
         )
-    return {file.path: sha256 for file, sha256 in zip(wanted, hashes, strict=True)}
+    return {file.path: sha256 for file, sha256 in zip(files, hashes, strict=True)}

@@ -29,14 +29,14 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pin:
-    """A locked model, and the fingerprint of what the recipe asks for."""
+    """A locked model, and the fingerprint of the recipe's entry for it."""
 
-    asked: str
+    reference: str
     model: LockedModel
 
 
-def asked(model: Model) -> str:
-    """Return the fingerprint of everything that a recipe says of a model."""
+def reference_of(model: Model) -> str:
+    """Return the fingerprint of a recipe's entry for a model."""
     return records.fingerprint("model", model)
 
 
@@ -58,7 +58,7 @@ def read(path: Path) -> tuple[Pin, ...]:
         raise LockError(f"the model lock is damaged: {error}", where=str(path), hint=hint) from error
     if content != records.fingerprint(pins):
         raise LockError(
-            "the model lock was edited by hand: its content is not what its checksum says", where=str(path), hint=hint
+            "the model lock was edited by hand: its content does not have its checksum", where=str(path), hint=hint
         )
     return pins
 
@@ -69,27 +69,27 @@ def write(path: Path, pins: Iterable[Pin]) -> None:
     Raises:
         DiskError: the file cannot be written.
     """
-    ordered = tuple(sorted(pins, key=lambda pin: (pin.model.name, pin.asked)))
-    tables = [{"asked": pin.asked, **_without_none(records.to_json(pin.model))} for pin in ordered]
+    ordered = tuple(sorted(pins, key=lambda pin: (pin.model.name, pin.reference)))
+    tables = [{"asked": pin.reference, **_without_none(records.to_json(pin.model))} for pin in ordered]
     document = {"format": FORMAT, "content": records.fingerprint(ordered), "models": tables}
     write_text(path, tomli_w.dumps(document, indent=2))
 
 
 def find(path: Path, model: Model) -> LockedModel | None:
-    """Return the locked model that a recipe asks for, or None.
+    """Return the locked model of a recipe's entry, or None.
 
     Raises:
         LockError: the file is damaged.
     """
-    wanted = asked(model)
-    return next((pin.model for pin in read(path) if pin.asked == wanted), None)
+    key = reference_of(model)
+    return next((pin.model for pin in read(path) if pin.reference == key), None)
 
 
 def _pin(table: dict[str, Any]) -> Pin:
-    own = {key: value for key, value in table.items() if key != "asked"}
-    return Pin(asked=str(table["asked"]), model=records.from_json(own, LockedModel))
+    model = {key: value for key, value in table.items() if key != "asked"}
+    return Pin(reference=str(table["asked"]), model=records.from_json(model, LockedModel))
 
 
 def _without_none(table: dict[str, Any]) -> dict[str, Any]:
-    """TOML has no null: an absent key reads back as the field's default."""
+    """Return the table without nulls, which TOML lacks; an absent key reads back as the field's default."""
     return {key: value for key, value in table.items() if value is not None}

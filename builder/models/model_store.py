@@ -1,4 +1,4 @@
-"""Model files by sha256: each stored once, whichever models, cells and recipes use it."""
+"""Model files by sha256, each stored once for all models, cells and recipes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
     from builder.model.model_files import ModelFile
 
-# Files that were written this recently (ns) may be written again within the same tick of the file system's clock.
+# Within this time (ns) a second write may have the same time stamp, since file systems' clocks are coarse.
 _SETTLED_NS = 20_000_000
 
 
 def blob(models: Path, sha256: str) -> Path:
-    """Return where the file with a content lies."""
+    """Return the path of the file with a sha256."""
     return models / "sha256" / sha256[:2] / sha256
 
 
 def has(models: Path, file: ModelFile) -> bool:
-    """Tell whether a file is in the store; a blob that a crash cut short is not."""
+    """Return whether a file is in the store with its full size, which a crash may have cut."""
     try:
         return blob(models, file.sha256).stat().st_size == file.size
     except FileNotFoundError:
@@ -35,28 +35,28 @@ def has(models: Path, file: ModelFile) -> bool:
 
 
 def use(models: Path, file: ModelFile) -> bool:
-    """Tell whether a file is in the store, and note that it is used."""
+    """Return whether a file is in the store, and mark it as used."""
     return has(models, file) and mark_used(blob(models, file.sha256))
 
 
 @contextmanager
 def partial(models: Path, key: str, check: Callable[[], object]) -> Iterator[Path]:
-    """Give the file in which content is gathered, held against other threads and processes.
+    """Yield the path of the partial file for a `key`, locked against other threads and processes.
 
-    `key` names the content. It is left behind on failure, for the next run to go on from. `check` is called while
-    waiting; it may raise to end the wait.
+    After a failure the file stays, and the next run resumes it. `check` is called while waiting; it may raise to end
+    the wait.
     """
     path = models / "partial" / key
     with file_lock(path.with_name(f"{key}.lock"), check):
         yield path
 
 
-def adopt(models: Path, gathered: Path, sha256: str) -> Path:
-    """Move a gathered, verified file into the store."""
+def adopt(models: Path, verified: Path, sha256: str) -> Path:
+    """Move a verified file into the store."""
     target = blob(models, sha256)
     target.parent.mkdir(parents=True, exist_ok=True)
-    gathered.chmod(0o644)
-    return gathered.replace(target)
+    verified.chmod(0o644)
+    return verified.replace(target)
 
 
 def digest_of(file: IO[bytes], on_bytes: Callable[[float], None]) -> hashlib._Hash:
@@ -69,13 +69,13 @@ def digest_of(file: IO[bytes], on_bytes: Callable[[float], None]) -> hashlib._Ha
 
 
 def key_of(path: Path, state: os.stat_result) -> str:
-    """Return what stands for a file's content as long as nobody writes to it."""
+    """Return a key for a file's content, from its path, size, times and inode."""
     times = (state.st_mtime_ns, state.st_ctime_ns)
     return records.fingerprint(str(path.absolute()), state.st_size, times, state.st_ino)
 
 
 def remembered(models: Path, key: str) -> str | None:
-    """Return the sha256 that was found for a key, or None."""
+    """Return the recorded sha256 of a key, or None."""
     try:
         text = _memory(models, key).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
@@ -84,7 +84,7 @@ def remembered(models: Path, key: str) -> str | None:
 
 
 def remember(models: Path, key: str, sha256: str) -> None:
-    """Keep the sha256 of a key for the next run.
+    """Record the sha256 of a key for the next run.
 
     Raises:
         DiskError: it cannot be written.
@@ -93,7 +93,7 @@ def remember(models: Path, key: str, sha256: str) -> None:
 
 
 def is_settled(state: os.stat_result, now_ns: int) -> bool:
-    """Tell whether a later change of the file is sure to show in its times."""
+    """Return whether a later change of the file would certainly change its times."""
     return now_ns - max(state.st_mtime_ns, state.st_ctime_ns) > _SETTLED_NS
 
 

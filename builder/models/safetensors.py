@@ -1,4 +1,4 @@
-"""The header of a safetensors file: what tensors it holds, and whether they are all there.
+"""Reads and checks the header of safetensors files.
 
 Format: 8 bytes with the header's length (little-endian), the header as JSON, then the tensors' bytes without gaps
 (safetensors' README, "Format").
@@ -25,12 +25,12 @@ _BITS = {
 
 
 class HeaderError(ValueError):
-    """A file is not the safetensors file that it should be; the text completes "FILE …"."""
+    """A file is damaged or not a safetensors file; the text completes "FILE …"."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tensor:
-    """One tensor of a file; `size` is in bytes."""
+    """A tensor of a file; `size` is in bytes."""
 
     name: str
     dtype: str
@@ -55,7 +55,7 @@ def header_length(head: bytes, size: int) -> int:
     """Return the length of the JSON header from the first 8 of a file's `size` bytes.
 
     Raises:
-        HeaderError: there is no room for such a header.
+        HeaderError: the header does not fit into the file.
     """
     length = int.from_bytes(head, "little")
     if len(head) < _LENGTH_BYTES:
@@ -68,10 +68,10 @@ def header_length(head: bytes, size: int) -> int:
 
 
 def parse_header(text: bytes, available: int) -> tuple[Tensor, ...]:
-    """Return the tensors that a header lists; `available` bytes follow the header.
+    """Return the tensors of a header; `available` bytes follow it.
 
     Raises:
-        HeaderError: the header is damaged, or promises more or less than is there.
+        HeaderError: the header is damaged, or its tensors are longer or shorter than `available`.
     """
     try:
         header = json.loads(text)

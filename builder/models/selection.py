@@ -1,4 +1,4 @@
-"""Which files of a model are taken: by default what a server needs, in the weight formats that the recipe allows."""
+"""Selects the files of a model: by default those that a server needs, in the recipe's weight formats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 INDEX_ENDING = ".index.json"
 _PICKLES = ("bin", "ckpt", "pickle", "pkl", "pt", "pth")
-# What a recipe may name in `formats`, and the endings of each.
+# The values of a recipe's `formats`, and the endings of each.
 FORMATS: dict[str, tuple[str, ...]] = {
     "safetensors": ("safetensors",),
     "gguf": ("gguf",),
@@ -27,7 +27,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "pickle": _PICKLES,
     **{ending: (ending,) for ending in _PICKLES if ending != "pickle"},
 }
-# Weights that no server of ours loads: never taken, but named when there is nothing else.
+# Weights that no supported server loads: never selected, but named if there are no others.
 _OTHER_WEIGHTS = frozenset({"h5", "joblib", "keras", "mlmodel", "msgpack", "nemo", "npy", "npz", "ot", "tflite"})
 _WEIGHTS = _OTHER_WEIGHTS.union(*FORMATS.values())
 # `model` is SentencePiece's, `tiktoken` and `bpe` are vocabularies, `jinja` is a chat template.
@@ -41,24 +41,24 @@ _TOKENIZER_ENDINGS = frozenset({"model", "tiktoken"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """The paths that are taken, sorted, and the weight files that are left out because of their format."""
+    """The selected paths, sorted, and the weight files in other formats."""
 
     paths: tuple[str, ...]
     left_out: tuple[str, ...]
 
     @property
     def indexes(self) -> tuple[str, ...]:
-        """The files that say which shard holds which tensor."""
+        """The files that map tensors to shards."""
         return tuple(path for path in self.paths if path.endswith(INDEX_ENDING))
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether there is a file that a tokenizer can be made from."""
+        """Whether a tokenizer's files are among them."""
         return any(PurePosixPath(p).name in _TOKENIZERS or suffix_of(p) in _TOKENIZER_ENDINGS for p in self.paths)
 
 
 def select(paths: Iterable[str], model: Model) -> Selection:
-    """Choose from all paths of a source.
+    """Select from all paths of a source.
 
     Raises:
         ModelError: no config.json, no weights in an allowed format, or a glob that matches nothing.
@@ -68,22 +68,22 @@ def select(paths: Iterable[str], model: Model) -> Selection:
         raise ModelError(
             f"model {model.name} has no {CONFIG}",
             where=model.source,
-            hint="name the folder that holds config.json, tokenizer and *.safetensors, as `save_pretrained` writes it",
+            hint="name the folder with config.json, tokenizer and *.safetensors, as `save_pretrained` writes it",
         )
     allowed = _endings(model)
-    wanted = _asked_for(every, model) if model.files else [p for p in every if _is_needed(p, model.formats)]
-    left_out = [path for path in wanted if is_weight(path) and suffix_of(path) not in allowed]
-    taken = set(wanted) - set(left_out) | {CONFIG}
+    needed = _matches(every, model) if model.files else [p for p in every if _is_needed(p, model.formats)]
+    left_out = [path for path in needed if is_weight(path) and suffix_of(path) not in allowed]
+    selected = set(needed) - set(left_out) | {CONFIG}
     if not model.files:
-        taken -= _second_copies(taken)
-    if not any(is_weight(path) for path in taken):
+        selected -= _second_copies(selected)
+    if not any(is_weight(path) for path in selected):
         raise _no_weights(model, left_out)
-    kept = sorted(path for path in taken if not _is_index_of_other(path, allowed))
-    return Selection(paths=tuple(kept), left_out=tuple(left_out))
+    indexed = (path for path in selected if not _is_index_of_other(path, allowed))
+    return Selection(paths=tuple(sorted(indexed)), left_out=tuple(left_out))
 
 
 def is_weight(path: str) -> bool:
-    """Tell whether a file holds weights, by its ending."""
+    """Return whether a file has weights, by its ending."""
     return suffix_of(path) in _WEIGHTS
 
 
@@ -98,9 +98,9 @@ def _endings(model: Model) -> frozenset[str]:
     return frozenset(ending for name in model.formats for ending in FORMATS[name])
 
 
-def _asked_for(every: list[str], model: Model) -> list[str]:
-    """`*` goes across folders, as in the hub's own allow patterns."""
-    found: set[str] = set()
+def _matches(every: list[str], model: Model) -> list[str]:
+    """Return the matches of `files`; `*` also matches `/`, as in the hub's allow patterns."""
+    selected: set[str] = set()
     for pattern in model.files:
         matches = {path for path in every if fnmatchcase(path, pattern)}
         if not matches:
@@ -109,24 +109,24 @@ def _asked_for(every: list[str], model: Model) -> list[str]:
                 where=model.source,
                 hint=suggest(pattern, every, noun="files there"),
             )
-        found |= matches
-    return sorted(found)
+        selected |= matches
+    return sorted(selected)
 
 
 def _is_needed(path: str, formats: Iterable[str]) -> bool:
-    *folders, name = PurePosixPath(path).parts
-    if any(part.startswith(".") for part in (*folders, name)) or (_OTHER_COPIES - set(formats)) & set(folders):
+    *folders, name = components = PurePosixPath(path).parts
+    if any(component.startswith(".") for component in components) or (_OTHER_COPIES - set(formats)) & set(folders):
         return False
     is_licence = name.upper().startswith(_LICENCES)
     return is_licence or suffix_of(name) in _NEEDED or suffix_of(name) in _WEIGHTS
 
 
-def _second_copies(taken: set[str]) -> set[str]:
-    """Mistral's releases hold all weights twice: `model-*` and, for another loader, `consolidated*`."""
+def _second_copies(paths: set[str]) -> set[str]:
+    """Return Mistral's second copy of all weights, which is for another loader: `consolidated*` beside `model-*`."""
     usual = {"model.safetensors", "model.safetensors.index.json"}
-    if not usual & taken:
+    if not usual & paths:
         return set()
-    return {path for path in taken if path.startswith("consolidated") and ".safetensors" in path}
+    return {path for path in paths if path.startswith("consolidated") and ".safetensors" in path}
 
 
 def _is_index_of_other(path: str, allowed: frozenset[str]) -> bool:
@@ -136,19 +136,19 @@ def _is_index_of_other(path: str, allowed: frozenset[str]) -> bool:
     return ending in _WEIGHTS and ending not in allowed
 
 
-def _no_weights(model: Model, others: list[str]) -> ModelError:
+def _no_weights(model: Model, left_out: list[str]) -> ModelError:
     allowed = ", ".join(model.formats)
-    if not others:
+    if not left_out:
         return ModelError(
             f"model {model.name} has no weights ({allowed})",
             where=model.source,
-            hint="name the folder that holds the weights, or widen `files` in the recipe",
+            hint="name the folder with the weights, or extend `files` in the recipe",
         )
-    ending = suffix_of(others[0])
+    ending = suffix_of(left_out[0])
     danger = "; files in that format can run code when they are loaded" if ending in _PICKLES else ""
     usable = f', or, if you trust them, set formats = ["{ending}"]{danger}' if ending in FORMATS else ""
     return ModelError(
-        f"model {model.name} has weights only in formats that the recipe does not allow: {_some(others)} "
+        f"model {model.name} has weights only in formats that the recipe does not allow: {_some(left_out)} "
         f"(allowed: {allowed})",
         where=model.source,
         hint=f"convert them to safetensors (`save_pretrained` does){usable}",

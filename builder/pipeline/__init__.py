@@ -1,1 +1,1 @@
-"""Stages, the runner of cells through them, and the records of earlier runs."""
+"""The frame of the stages: their order and protocol, the runner, and the records of earlier runs."""

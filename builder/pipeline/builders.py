@@ -41,11 +41,11 @@ def buildx(verb: str, builder: str | None) -> list[str]:
 
 
 def hanging(name: str, silent_s: float, log: Path, output: str) -> HangingBuilderError:
-    """Return the error for a cell whose builder had no output for so many seconds."""
+    """Return the error for a cell whose builder gave no output for so many seconds."""
     return HangingBuilderError(
         f"{name}: no output from the builder for {silent_s:.0f} s; giving up on it",
         where=str(log),
-        hint="restart it (`docker buildx ls`), or allow more: `silent-s` under [build] in jbuild.toml",
+        hint="restart it (`docker buildx ls`), or raise `silent-s` under [build] in jbuild.toml",
         log=output,
     )
 

@@ -1,1 +1,1 @@
-"""The project and its machine, beside the flow: doctor, cache, CI, diff, init, report page."""
+"""The project and its machine, beside the flow: doctor, cache, CI, diff, init and the report page."""

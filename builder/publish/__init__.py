@@ -1,1 +1,1 @@
-"""Tags on proven digests: registries, mirrors, publications."""
+"""Stage 6: tags on proven digests, in every registry, with the evidence beside them."""

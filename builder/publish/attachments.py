@@ -10,17 +10,17 @@ from builder.errors import RegistryError
 from builder.host.records import as_bytes
 from builder.model.publications import Attached
 from builder.publish.evidence import Artifact, CosignLayer, CosignTag, Evidence
-from builder.remote.registry.blobs import BytesBlob, RemoteBlob
 from builder.remote.registry.errors import ImageMissingError
 from builder.remote.registry.reference import DIGEST_PATTERN
 from builder.remote.registry.referrers import Referrer, add_referrers, referrers, tag_of
-from builder.remote.registry.registry_client import LONGEST_DOCUMENT, OCI_MANIFEST
+from builder.remote.registry.registry_client import LONGEST_DOCUMENT, OCI_MANIFEST, RemoteBlob
+from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from builder.remote.registry.blobs import BlobSource
     from builder.remote.registry.registry_client import RegistryClient
+    from builder.remote.registry.upload import BlobSource
 
 _CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 _TRIES = 5
@@ -34,10 +34,10 @@ def attach(client: RegistryClient, repository: str, digest: str, evidence: Evide
         RegistryError: the registry refuses.
     """
     try:
-        unlisted = [each.referrer for each in evidence.artifacts if not _put_artifact(client, repository, each)]
+        unlisted = [item.referrer for item in evidence.artifacts if not _put_artifact(client, repository, item)]
         _list(client, repository, digest, unlisted)
         for tag in get_args(CosignTag):
-            layers = [each for each in evidence.cosign if each.tag == tag]
+            layers = [item for item in evidence.cosign if item.tag == tag]
             if layers:
                 _put_layers(client, repository, digest, tag, layers)
         # Another run may have written the list in between, without what was not on it yet when it was read.
@@ -45,7 +45,7 @@ def attach(client: RegistryClient, repository: str, digest: str, evidence: Evide
     except RegistryError as error:
         error.hint = f"{error.hint}; {_HINT}" if error.hint else _HINT
         raise
-    return tuple(Attached(name=each.name, digest=each.referrer.descriptor.digest) for each in evidence.artifacts)
+    return tuple(Attached(name=item.name, digest=item.referrer.descriptor.digest) for item in evidence.artifacts)
 
 
 def cosign_tag(digest: str, tag: CosignTag) -> str:
@@ -58,14 +58,14 @@ def is_evidence(tag: str) -> bool:
     return tag.startswith("sha256-")
 
 
-def found(client: RegistryClient, repository: str, digest: str) -> Evidence:
-    """Return all evidence that lies beside an image.
+def evidence_of(client: RegistryClient, repository: str, digest: str) -> Evidence:
+    """Return all evidence attached to an image.
 
     Raises:
         RegistryError: the registry does not answer, or an entry cannot be read.
     """
-    listed = referrers(client, repository, digest)
-    artifacts = [each for each in (_artifact(client, repository, referrer) for referrer in listed) if each]
+    references = referrers(client, repository, digest)
+    artifacts = [item for item in (_artifact(client, repository, referrer) for referrer in references) if item]
     layers = [
         CosignLayer(tag=tag, layer=layer, content=client.read_blob(repository, str(layer["digest"])))
         for tag in get_args(CosignTag)
@@ -100,11 +100,11 @@ def _put_layers(client: RegistryClient, repository: str, digest: str, tag: Cosig
     """Add layers to cosign's image, beside whatever others have put there; read back, for they may do so just now."""
     name = cosign_tag(digest, tag)
     for _ in range(_TRIES):
-        there = _layers(client, repository, name)
-        missing = [each for each in added if each.layer not in there]
+        present = _layers(client, repository, name)
+        missing = [item for item in added if item.layer not in present]
         if not missing:
             return
-        layers = [*there, *(each.layer for each in missing)]
+        layers = [*present, *(item.layer for item in missing)]
         # What cosign itself writes: a configuration that says nothing but what the layers are.
         config = BytesBlob(
             as_bytes(
@@ -118,11 +118,11 @@ def _put_layers(client: RegistryClient, repository: str, digest: str, tag: Cosig
                 }
             )
         )
-        _put_blobs(client, repository, (config, *(BytesBlob(each.content) for each in missing)))
+        _put_blobs(client, repository, (config, *(BytesBlob(item.content) for item in missing)))
         described = {"mediaType": _CONFIG_TYPE, "digest": config.digest, "size": config.size}
         manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": described, "layers": layers}
         client.put_manifest(repository, name, as_bytes(manifest), OCI_MANIFEST)
-    if any(each.layer not in _layers(client, repository, name) for each in added):
+    if any(item.layer not in _layers(client, repository, name) for item in added):
         raise RegistryError(
             "signatures do not stay on the image's list",
             where=f"{client.host}/{repository}:{name}",
@@ -155,7 +155,7 @@ def _artifact(client: RegistryClient, repository: str, referrer: Referrer) -> Ar
     parts = parts_of(content)
     if not parts:
         return None
-    blobs = {part["digest"]: RemoteBlob(client, repository, part["digest"], part["size"]) for part in parts}
+    blobs = {blob["digest"]: RemoteBlob(client, repository, blob["digest"], blob["size"]) for blob in parts}
     name = referrer.artifact_type or "artifact"
     return Artifact(name=name, referrer=referrer, manifest=content, blobs=tuple(blobs.values()))
 
@@ -165,7 +165,7 @@ def parts_of(manifest: bytes) -> list[dict[str, Any]]:
     try:
         document = json.loads(manifest)
         parts = [document["config"], *document["layers"]]
-        sound = all(re.fullmatch(DIGEST_PATTERN, part["digest"]) and type(part["size"]) is int for part in parts)
+        sound = all(re.fullmatch(DIGEST_PATTERN, blob["digest"]) and type(blob["size"]) is int for blob in parts)
     except (ValueError, KeyError, TypeError):
         return []
     return parts if sound else []

@@ -12,22 +12,24 @@ if TYPE_CHECKING:
     from builder.model.recipes import PublishSpec
 
 
-def targets(spec: PublishSpec, given: tuple[str, ...], config: Config) -> tuple[str, ...]:
+def targets(spec: PublishSpec, overrides: tuple[str, ...], config: Config) -> tuple[str, ...]:
     """Return the registries of the command line, else of the recipe, else of the configuration."""
-    return with_options(with_options(config, registries=spec.registries), registries=given).registries
+    return with_options(with_options(config, registries=spec.registries), registries=overrides).registries
 
 
-def required_targets(spec: PublishSpec, given: tuple[str, ...], config: Config, *, where: str) -> tuple[str, ...]:
-    """Return the registries; `where` is the recipe's file.
+def required_targets(
+    spec: PublishSpec, overrides: tuple[str, ...], config: Config, *, location: str
+) -> tuple[str, ...]:
+    """Return the registries; `location` is the recipe's file.
 
     Raises:
-        UsageError: nobody names one.
+        UsageError: no registry is configured.
     """
-    found = targets(spec, given, config)
-    if not found:
+    registries = targets(spec, overrides, config)
+    if not registries:
         raise UsageError(
             "no registry is named",
-            where=where,
+            where=location,
             hint="name one with --registry HOST/PREFIX, or `registries` under [publish] in the recipe or jbuild.toml",
         )
-    return found
+    return registries

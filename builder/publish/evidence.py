@@ -13,19 +13,19 @@ from builder.host import records
 from builder.host.records import as_bytes
 from builder.lock import lockfile
 from builder.model.audits import Audit
-from builder.model.descriptors import Descriptor
+from builder.model.images import Descriptor
 from builder.model.verdicts import Verdict
 from builder.publish import statements
 from builder.publish.sbom import MEDIA_TYPE, sbom
 from builder.publish.signing import signer as signer_of
-from builder.remote.registry.blobs import BytesBlob
 from builder.remote.registry.referrers import Referrer
 from builder.remote.registry.registry_client import OCI_MANIFEST
+from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:
     from builder.pipeline.cell import CellRun
     from builder.publish.signing import Signer
-    from builder.remote.registry.blobs import BlobSource
+    from builder.remote.registry.upload import BlobSource
 
 ENVELOPE = "application/vnd.dsse.envelope.v1+json"
 PREDICATE_TYPE = "in-toto.io/predicate-type"
@@ -67,7 +67,7 @@ class Evidence:
     @property
     def signed(self) -> bool:
         """Whether the image itself has a signature."""
-        return any(each.tag == "sig" for each in self.cosign)
+        return any(layer.tag == "sig" for layer in self.cosign)
 
 
 def of_cell(run: CellRun) -> Evidence:
@@ -93,7 +93,7 @@ def evidence(run: CellRun, signer: Signer | None) -> Evidence:
     verdict = statements.verdict_predicate(run.get(Verdict), lock.recipe, lock.cell, checksum)
     provenance = statements.provenance_predicate(job, lock, run.plan, checksum)
     predicates = [("verdict", statements.VERDICT, verdict), ("provenance", statements.PROVENANCE, provenance)]
-    # Tools look for the bare bill; the signed one is for those who trust nobody's registry.
+    # Tools look for the plain SBOM; the signed one does not require trust in the registry.
     predicates += [("signed-sbom", statements.SBOM, bill)] if signer else []
     if audit := run.find(Audit):
         # How long it took is not what it found: the same findings are the same statement.
@@ -111,20 +111,20 @@ def evidence(run: CellRun, signer: Signer | None) -> Evidence:
     )
 
 
-def together(*parts: Evidence) -> Evidence:
+def together(*collections: Evidence) -> Evidence:
     """Return all parts as one, what is the same once."""
-    artifacts = {each.referrer.descriptor.digest: each for part in parts for each in part.artifacts}
-    layers = {(each.tag, str(each.layer)): each for part in parts for each in part.cosign}
+    artifacts = {item.referrer.descriptor.digest: item for evidence in collections for item in evidence.artifacts}
+    layers = {(item.tag, str(item.layer)): item for evidence in collections for item in evidence.cosign}
     return Evidence(artifacts=tuple(artifacts.values()), cosign=tuple(layers.values()))
 
 
 def stated(image: Descriptor, name: str, content: bytes, signer: Signer | None) -> Evidence:
     """Return a statement as evidence: signed, in an envelope that cosign finds too, else bare."""
     signature = signer.sign(statements.signed_bytes(content)) if signer else None
-    return kept(image, name, statements.envelope(content, signature) if signature else content)
+    return cosign_evidence(image, name, statements.envelope(content, signature) if signature else content)
 
 
-def kept(image: Descriptor, name: str, content: bytes) -> Evidence:
+def cosign_evidence(image: Descriptor, name: str, content: bytes) -> Evidence:
     """Return a statement that is there already, bare or in an envelope, as evidence.
 
     Raises:
@@ -133,11 +133,11 @@ def kept(image: Descriptor, name: str, content: bytes) -> Evidence:
     payload, signatures = statements.opened(content, name)
     kind = statements.parse(payload, name).predicate_type
     media_type = ENVELOPE if signatures else statements.PAYLOAD_TYPE
-    made = artifact(image, name, statements.PAYLOAD_TYPE, content, {PREDICATE_TYPE: kind}, media_type=media_type)
+    item = artifact(image, name, statements.PAYLOAD_TYPE, content, {PREDICATE_TYPE: kind}, media_type=media_type)
     if not signatures:
-        return Evidence(artifacts=(made,))
+        return Evidence(artifacts=(item,))
     layer = _layer(ENVELOPE, content, {_SIGNATURE: "", "predicateType": kind})
-    return Evidence(artifacts=(made,), cosign=(CosignLayer(tag="att", layer=layer, content=content),))
+    return Evidence(artifacts=(item,), cosign=(CosignLayer(tag="att", layer=layer, content=content),))
 
 
 def artifact(

@@ -1,4 +1,4 @@
-"""The verdict of a cell's image as a file, to be handed over to whoever may put tags."""
+"""The verdict of a cell's image as a file, for a machine that may set tags."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_verdict(job: Job, session: Session, path: Path) -> Verdict:
     image, verdict = records.image(), records.proven()
     if image is None or verdict is None:
         raise UsageError(
-            "the image that was built of this cell last has no verdict here",
+            "the latest image of this cell has no passing smoke verdict",
             where=job.name,
             hint=f"run `jbuild smoke {job.recipe.name} --cell {job.cell.id}`",
         )

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError, RegistryError
 from builder.image.oci import layout as oci
-from builder.model.descriptors import Descriptor
-from builder.remote.registry.blobs import RemoteBlob
-from builder.remote.registry.registry_client import INDEXES
+from builder.model.images import Descriptor
+from builder.remote.registry.registry_client import INDEXES, RemoteBlob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
     from builder.errors import JbuildError
     from builder.model.images import Image
     from builder.model.recipes import Pairs
-    from builder.remote.registry.blobs import BlobSource, Readable
     from builder.remote.registry.reference import Reference
     from builder.remote.registry.registry_client import RegistryClient
+    from builder.remote.registry.upload import BlobSource, Readable
 
 _BASE_NAME = "org.opencontainers.image.base.name"
 
@@ -67,9 +66,9 @@ class LayoutBlob:
             file.seek(offset)
             yield file
 
-    def fault(self) -> JbuildError | None:
+    def find_corruption(self) -> JbuildError | None:
         """Compare what is on the disk with the digest."""
-        return oci.fault(self.layout, self.digest)
+        return oci.find_corruption(self.layout, self.digest)
 
 
 def from_layout(image: Image, layout: Path) -> ImageSource:
@@ -78,15 +77,15 @@ def from_layout(image: Image, layout: Path) -> ImageSource:
     Raises:
         IntegrityError: the layout does not hold the image.
     """
-    for part in oci.parts(image):
-        _require(layout, part)
+    for blob in oci.image_blobs(image):
+        _require(layout, blob)
     path = oci.blob(layout, image.digest)
     content = path.read_bytes()
     if f"sha256:{hashlib.sha256(content).hexdigest()}" != image.digest:
         raise IntegrityError(
             "the built image's manifest is damaged", where=str(path), hint="build it again with --force"
         )
-    blobs = [LayoutBlob(layout, part.digest, part.size) for part in (*image.layers, image.config)]
+    blobs = [LayoutBlob(layout, blob.digest, blob.size) for blob in (*image.layers, image.config)]
     return ImageSource(manifest=image.manifest, content=content, labels=image.labels, blobs=_ordered(blobs))
 
 
@@ -95,17 +94,17 @@ def from_registry(client: RegistryClient, reference: Reference) -> ImageSource:
 
     Raises:
         ImageMissingError: the registry does not have it.
-        RegistryError: the registry refuses, or what it has is no single image.
+        RegistryError: the registry refuses, or the reference is not a single image.
     """
     repository = reference.repository
-    content, manifest = client.get_manifest(repository, reference.wanted)
+    content, manifest = client.get_manifest(repository, reference.tag_or_digest)
     if manifest.media_type in INDEXES:
         raise RegistryError(
             "it is an index of several images, and jbuild's are single ones",
             where=str(reference),
             hint=f"name one of its images by digest: `docker buildx imagetools inspect {reference}` lists them",
         )
-    config, *layers = _parts(content, reference)
+    config, *layers = _blobs_of(content, reference)
     labels = labels_of(client.read_blob(repository, config.digest))
     blobs = [RemoteBlob(client, repository, blob.digest, blob.size) for blob in (*layers, config)]
     return ImageSource(
@@ -114,7 +113,7 @@ def from_registry(client: RegistryClient, reference: Reference) -> ImageSource:
 
 
 def labels_of(config: bytes) -> Pairs:
-    """Return the labels in an image's configuration, sorted; none if it is no such thing."""
+    """Return the labels in an image's configuration, sorted; none for other artifacts."""
     try:
         labels = json.loads(config)["config"]["Labels"] or {}
         return tuple(sorted((str(name), str(value)) for name, value in labels.items()))
@@ -122,13 +121,13 @@ def labels_of(config: bytes) -> Pairs:
         return ()
 
 
-def _parts(content: bytes, reference: Reference) -> list[Descriptor]:
+def _blobs_of(content: bytes, reference: Reference) -> list[Descriptor]:
     """Return an image manifest's configuration and layers."""
     try:
         manifest = json.loads(content)
         return [
-            Descriptor(media_type=str(part["mediaType"]), digest=str(part["digest"]), size=int(part["size"]))
-            for part in (manifest["config"], *manifest["layers"])
+            Descriptor(media_type=str(blob["mediaType"]), digest=str(blob["digest"]), size=int(blob["size"]))
+            for blob in (manifest["config"], *manifest["layers"])
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise RegistryError(

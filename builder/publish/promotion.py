@@ -12,12 +12,12 @@ from builder.model.locks import Locked
 from builder.model.recipes import TagRule
 from builder.pipeline.cell import CellRecords, start
 from builder.publish import statements
-from builder.publish.attachments import found
-from builder.publish.evidence import Evidence, kept, of_cell, signature, together
+from builder.publish.attachments import evidence_of
+from builder.publish.evidence import Evidence, cosign_evidence, of_cell, signature, together
 from builder.publish.image_source import ImageSource, from_layout, from_registry
 from builder.publish.push import PublishOptions, publish
 from builder.publish.signing import signer
-from builder.publish.trust import best, handed_over, said_of
+from builder.publish.trust import attestations_of, best, handed_over
 from builder.remote.registry.base_lookup import connect_to
 from builder.remote.registry.reference import Reference
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class PromotionCandidate:
     """An image that may be promoted: where it is, what is known of it, and the tags that its recipe wants.
 
-    `levels` are those of the verdicts that count; `unsigned` those of verdicts beside it that nobody vouches for.
+    `levels` are those of the verdicts that count; `unsigned` those of unsigned verdicts beside it.
     """
 
     source: ImageSource
@@ -83,7 +83,7 @@ def from_cell(job: Job, session: Session) -> PromotionCandidate:
     image, proven = records.image(), records.proven()
     if image is None:
         raise UsageError(
-            "no image was built of this cell here",
+            "this cell has not been built on this machine",
             where=job.name,
             hint=f"run `jbuild recipe {job.recipe.name} --cell {job.cell.id}`, or name a registry's IMAGE@DIGEST",
         )
@@ -98,23 +98,23 @@ def from_cell(job: Job, session: Session) -> PromotionCandidate:
 
 
 def from_image(reference: Reference, session: Session, keys: tuple[Path, ...]) -> PromotionCandidate:
-    """Return an image in a registry, with everything that lies beside it there.
+    """Return an image in a registry, with its attachments.
 
     Raises:
         RegistryError: it is not there, or the registry does not answer.
     """
     client = connect_to(reference, session.config)
     source = from_registry(client, reference)
-    beside = found(client, reference.repository, source.digest)
-    said = said_of(client, reference.repository, source.digest, beside, keys)
-    verdicts = [each for each in said if each.statement.level]
+    beside = evidence_of(client, reference.repository, source.digest)
+    attestations = attestations_of(client, reference.repository, source.digest, beside, keys)
+    verdicts = [attestation for attestation in attestations if attestation.statement.level]
     sign, repository = signer(session.config, session.workspace), reference.repository.rpartition("/")[2]
     return PromotionCandidate(
         source=source,
         evidence=together(beside, signature(source.manifest, repository, sign)),
         repository=repository,
-        levels=tuple(each.statement.level or "" for each in verdicts if each.signed),
-        unsigned=tuple(each.statement.level or "" for each in verdicts if not each.signed),
+        levels=tuple(attestation.statement.level or "" for attestation in verdicts if attestation.signed),
+        unsigned=tuple(attestation.statement.level or "" for attestation in verdicts if not attestation.signed),
     )
 
 
@@ -129,51 +129,54 @@ def is_about(verdict: Path, candidate: PromotionCandidate) -> bool:
     return candidate.source.digest in statements.parse(payload, str(verdict)).digests
 
 
-def promote(candidate: PromotionCandidate, asked: PromoteOptions, session: Session) -> Publication:
-    """Bring an image and its evidence to registries, and put the tags that its verdicts earn.
+def promote(candidate: PromotionCandidate, options: PromoteOptions, session: Session) -> Publication:
+    """Copy an image and its evidence to registries, and set the tags that its verdicts earn.
 
     Raises:
         PublicationError: a registry failed.
         RegistryError: a tag that was asked for by name is not earned.
         IntegrityError, SmokeError, UsageError: the verdict that was handed over does not count.
     """
-    candidate = _with_verdict(candidate, asked)
-    level = best((*candidate.levels, *(candidate.unsigned if asked.unsigned else ())))
-    known = {rule.name: rule for rule in candidate.rules}
-    rules = tuple(known.get(name) or TagRule(name=name, level=asked.level) for name in asked.tags) or candidate.rules
+    candidate = _with_verdict(candidate, options)
+    level = best((*candidate.levels, *(candidate.unsigned if options.unsigned else ())))
+    rules_by_name = {rule.name: rule for rule in candidate.rules}
+    rules = (
+        tuple(rules_by_name.get(name) or TagRule(name=name, level=options.level) for name in options.tags)
+        or candidate.rules
+    )
     if candidate.unsigned and not level:
         session.console.warn(
             "the image's own verdict is not signed by a trusted key, so it does not count; --unsigned-verdict takes it"
         )
     wish = PublishOptions(
-        repository=asked.repository or candidate.repository,
+        repository=options.repository or candidate.repository,
         tags=rules,
         level=level,
         on_failure=candidate.on_failure,
-        force_tags=asked.force_tags,
+        force_tags=options.force_tags,
         evidence=candidate.evidence,
     )
     done = publish(
-        candidate.source, asked.targets, wish, config=session.config, console=session.console, retry=asked.retry
+        candidate.source, options.targets, wish, config=session.config, console=session.console, retry=options.retry
     )
-    if asked.tags and done.withheld:
+    if options.tags and done.withheld:
         raise RegistryError(
-            "; ".join(f"tag {each.name} was not put: {each.reason}" for each in done.withheld),
+            "; ".join(f"tag {tag.name} was not put: {tag.reason}" for tag in done.withheld),
             where=candidate.source.digest,
             hint="hand over a better verdict with --verdict FILE; the digest itself is in every registry",
         )
     return done
 
 
-def _with_verdict(candidate: PromotionCandidate, asked: PromoteOptions) -> PromotionCandidate:
-    if asked.verdict is None:
+def _with_verdict(candidate: PromotionCandidate, options: PromoteOptions) -> PromotionCandidate:
+    if options.verdict is None:
         return candidate
-    content, where = _read(asked.verdict), str(asked.verdict)
+    content, location = _read(options.verdict), str(options.verdict)
     digest = candidate.source.digest
-    statement = handed_over(content, digest, where, asked.keys, unsigned=asked.unsigned)
+    statement = handed_over(content, digest, location, options.keys, unsigned=options.unsigned)
     return replace(
         candidate,
-        evidence=together(candidate.evidence, kept(candidate.source.manifest, "verdict", content)),
+        evidence=together(candidate.evidence, cosign_evidence(candidate.source.manifest, "verdict", content)),
         levels=(*candidate.levels, statement.level or ""),
     )
 
@@ -201,7 +204,7 @@ def _evidence(job: Job, image: Image, verdict: Verdict, session: Session) -> Evi
 def _source(image: Image, publication: Publication | None, session: Session) -> ImageSource:
     if is_whole(session.workspace.images, image):
         return from_layout(image, session.workspace.images)
-    for there in publication.registries if publication and publication.digest == image.digest else ():
-        reference = Reference.parse(there.repository).at(image.digest)
+    for registry in publication.registries if publication and publication.digest == image.digest else ():
+        reference = Reference.parse(registry.repository).at(image.digest)
         return from_registry(connect_to(reference, session.config), reference)
     return from_layout(image, session.workspace.images)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from builder.errors import JbuildError, RegistryError
 from builder.host.concurrency import CancelToken, TaskGroup
+from builder.host.records import to_json
 from builder.model.publications import Publication, PublicationFailure, RegistryPublication
 from builder.publish.attachments import attach
-from builder.publish.errors import PublicationError
 from builder.publish.evidence import Evidence
 from builder.publish.registry_target import RegistryTarget
 from builder.publish.tag_policy import earned, named
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class PublishOptions:
     """What is to be reached in every registry.
 
-    `repository` lies below each target; `tags` are put if a verdict of `level` (None: there is no verdict) earns them.
+    `repository` is below each target; `tags` are set if a verdict of `level` (None: no verdict) earns them.
     A `building_block` of images is never run by itself: its tags need no verdict. `evidence` is there before any tag.
     """
 
@@ -75,7 +75,7 @@ def publish(
     console: Console,
     retry: Retry | None = None,
 ) -> Publication:
-    """Bring an image to `<target>/<repository>` of every target, then put the tags there that it has earned.
+    """Push an image to `<target>/<repository>` of every target, then set the tags that it has earned.
 
     What a registry holds is not sent again, so a second run finishes what a first one left. If a registry fails,
     none gets a tag, unless the wish is to complete the others.
@@ -88,18 +88,18 @@ def publish(
     rules, unnamed = named(wish.tags, dict(source.labels))
     wish = replace(wish, tags=rules)
     goals = _goals(targets, wish, config, replace(retry or Retry(), sleep=token.sleep), console, token)
-    given, withheld = (wish.tags, ()) if wish.building_block else earned(wish.tags, wish.level)
+    allowed, withheld = (wish.tags, ()) if wish.building_block else earned(wish.tags, wish.level)
 
     def add(goal: _Destination) -> None:
-        there = goal.target
-        goal.attached = attach(there.client, there.reference.repository, source.digest, wish.evidence)
+        target = goal.target
+        goal.attached = attach(target.client, target.reference.repository, source.digest, wish.evidence)
 
     def judge(goal: _Destination) -> None:
-        goal.withheld = goal.target.judge(source, given, force=wish.force_tags)
+        goal.withheld = goal.target.judge(source, allowed, force=wish.force_tags)
 
     def tag(goal: _Destination) -> None:
-        kept = {each.name for each in goal.withheld}
-        goal.target.tag(source, [rule.name for rule in given if rule.name not in kept], goal.put.append)
+        names = {tag.name for tag in goal.withheld}
+        goal.target.tag(source, [rule.name for rule in allowed if rule.name not in names], goal.put.append)
 
     _send_everywhere(goals, source, config, console, token)
     _everywhere([goal for goal in goals if not goal.failure], "attachments", add, token)
@@ -125,14 +125,14 @@ def _goals(
     for reference in references.values():
         for rule in wish.tags:
             replace(reference, tag=rule.name)
-    own = {reference.host for reference in references.values()}
+    hosts = {reference.host for reference in references.values()}
 
     def goal(reference: Reference) -> _Destination:
         own_token = token.child()
         policy = replace(
             retry, sleep=own_token.sleep, on_retry=lambda why: console.say(f"pushing to {reference.host}: {why}")
         )
-        client = connect(reference.host, config, own=own, retry=policy)
+        client = connect(reference.host, config, own=hosts, retry=policy)
         return _Destination(target=RegistryTarget(client=client, reference=reference, token=own_token))
 
     return [goal(reference) for reference in references.values()]
@@ -159,14 +159,14 @@ def _send_everywhere(
     hosts: dict[str, list[_Destination]] = {}
     for goal in goals:
         hosts.setdefault(goal.target.reference.host, []).append(goal)
-    near = [each for each in (_base_of(source, config), source.origin) if each]
+    references = [reference for reference in (_base_of(source, config), source.origin) if reference]
 
     def send_to(host: str) -> None:
-        sources = [each.repository for each in near if each.host == host]
+        sources = [reference.repository for reference in references if reference.host == host]
         for goal in hosts[host]:
             try:
                 goal.sent = goal.target.send(source, tuple(sources), console)
-            except Exception as error:  # noqa: BLE001  # `fail` raises what is no failure of a registry
+            except Exception as error:  # noqa: BLE001  # `fail` raises other failures again
                 failed[goal.name] = error
             else:
                 sources.append(goal.target.reference.repository)
@@ -188,18 +188,49 @@ def _base_of(source: ImageSource, config: Config) -> Reference | None:
 
 
 def _record(goal: _Destination, source: ImageSource, *, signed: bool) -> RegistryPublication:
-    sent = goal.sent
-    if sent is None:
+    transferred = goal.sent
+    if transferred is None:
         raise AssertionError("only registries that hold the image are recorded")
     return RegistryPublication(
         repository=goal.name,
         digest=source.digest,
         tags=tuple(goal.put),
-        bytes_sent=sent.sent,
-        bytes_mounted=sent.mounted,
-        bytes_there=sent.there,
-        seconds=sent.seconds,
+        bytes_sent=transferred.uploaded,
+        bytes_mounted=transferred.mounted,
+        bytes_there=transferred.present,
+        seconds=transferred.seconds,
         withheld=goal.withheld,
         attached=goal.attached,
         signed=signed,
     )
+
+
+class PublicationError(RegistryError):
+    """At least one registry does not hold all it should. `publication` says what each holds."""
+
+    def __init__(self, publication: Publication) -> None:
+        """Take the incomplete publication."""
+        self.publication = publication
+        failures = publication.failures
+        reasons = "; ".join(f"{failure.repository}: {failure.message}" for failure in failures)
+        super().__init__(
+            f"{reasons}. {_tags_now(publication)}",
+            where=", ".join(failure.repository for failure in failures),
+            hint="; ".join(dict.fromkeys(failure.hint for failure in failures if failure.hint)) or None,
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """Return the error with what each registry holds."""
+        return {**super().as_json(), "publication": to_json(self.publication)}
+
+
+def _tags_now(publication: Publication) -> str:
+    tagged = [
+        f"{registry.repository} ({', '.join(t.name for t in registry.tags)})"
+        for registry in publication.registries
+        if registry.tags
+    ]
+    if tagged:
+        return f"Tags were put in {', '.join(tagged)}"
+    is_tagging = any(failure.stage == "tags" for failure in publication.failures)
+    return "No tag points to the pushed image" if is_tagging else "No tags were set"

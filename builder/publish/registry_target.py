@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from builder.host.console import Console, Task
     from builder.model.recipes import TagRule
     from builder.publish.image_source import ImageSource
-    from builder.remote.registry.blobs import BlobSource
     from builder.remote.registry.reference import Reference
     from builder.remote.registry.registry_client import RegistryClient
+    from builder.remote.registry.upload import BlobSource
 
 _T = TypeVar("_T")
 # One connection seldom fills a line, and more than a few make registries slow.
@@ -35,9 +35,9 @@ _SETTLE_S = (0.2, 1.0)
 class BytesSent:
     """Bytes of blobs by the way they came to be there, and the seconds it took."""
 
-    sent: int
+    uploaded: int
     mounted: int
-    there: int
+    present: int
     seconds: float
 
 
@@ -57,8 +57,8 @@ class RegistryTarget:
         """
         started, repository = time.monotonic(), self.reference.repository
         blobs = source.blobs
-        held = self._for_each(blobs, lambda blob: self.client.has_blob(repository, blob.digest, right="push"))
-        missing = tuple(blob for blob, there in zip(blobs, held, strict=True) if not there)
+        present = self._for_each(blobs, lambda blob: self.client.has_blob(repository, blob.digest, right="push"))
+        missing = tuple(blob for blob, is_present in zip(blobs, present, strict=True) if not is_present)
         mounted = self._for_each(missing, lambda blob: self._mount(blob, mount_from))
         to_send = tuple(blob for blob, done in zip(missing, mounted, strict=True) if not done)
         if to_send:
@@ -66,11 +66,11 @@ class RegistryTarget:
         if self.client.head_manifest(repository, source.digest) is None:
             self._put(source)
         self._compare(source.digest, source.content)
-        sent, lacking = _bytes(to_send), _bytes(missing)
+        sizes, lacking = _bytes(to_send), _bytes(missing)
         return BytesSent(
-            sent=sent,
-            mounted=lacking - sent,
-            there=_bytes(blobs) - lacking,
+            uploaded=sizes,
+            mounted=lacking - sizes,
+            present=_bytes(blobs) - lacking,
             seconds=round(time.monotonic() - started, 3),
         )
 
@@ -80,27 +80,27 @@ class RegistryTarget:
         Raises:
             RegistryError: an immutable tag is on another image; all such tags are named.
         """
-        withheld, taken = [], []
+        withheld, accepted = [], []
         for rule in rules if not force else ():
             self.token.check()
             before = self.client.head_manifest(self.reference.repository, rule.name)
             if before is None or before.digest == source.digest:
                 continue
             if rule.immutable:
-                taken.append(f"{rule.name} is on {before.digest}")
+                accepted.append(f"{rule.name} is on {before.digest}")
             elif rule.moving:
                 reason = not_forward(dict(source.labels), dict(self.labels(before.digest)))
                 withheld += [TagWithheld(name=rule.name, reason=reason)] if reason else []
-        if taken:
+        if accepted:
             raise RegistryError(
-                f"immutable tags are on another image than {source.digest}: {', '.join(taken)}",
+                f"immutable tags are on another image than {source.digest}: {', '.join(accepted)}",
                 where=self.reference.name,
                 hint="give the new image another tag, or put the tags on it all the same with --force-tags",
             )
         return tuple(withheld)
 
     def tag(self, source: ImageSource, names: Sequence[str], done: Callable[[TagPut], object]) -> None:
-        """Put tags on the digest and read them back; `done` is told of each that reads back right.
+        """Set tags on the digest and read them back; `done` gets each correct one.
 
         Raises:
             RegistryError: it could not be done; tags before the failing one are put.
@@ -115,7 +115,7 @@ class RegistryTarget:
             done(TagPut(name=name, previous=previous))
 
     def labels(self, digest: str) -> tuple[tuple[str, str], ...]:
-        """Return the labels of an image here; none for what is no single image.
+        """Return the labels of an image in this registry; none for other artifacts.
 
         Raises:
             RegistryError: it could not be read.
@@ -153,7 +153,7 @@ class RegistryTarget:
     def _mount(self, blob: BlobSource, mount_from: tuple[str, ...]) -> bool:
         repository = self.reference.repository
         return any(
-            self.client.mount_blob(repository, blob.digest, other) for other in mount_from if other != repository
+            self.client.mount_blob(repository, blob.digest, source) for source in mount_from if source != repository
         )
 
     def _upload(self, blobs: tuple[BlobSource, ...], console: Console) -> None:
@@ -171,7 +171,7 @@ class RegistryTarget:
         content, descriptor = self.client.get_manifest(self.reference.repository, reference)
         if content != manifest:
             raise RegistryError(
-                f"{reference} reads back as {descriptor.digest}, another image than was put",
+                f"{reference} now points to {descriptor.digest}, not to the image just pushed",
                 where=self.reference.name,
                 hint="does somebody else push the same tag? Run it again when they have finished",
             )

@@ -45,7 +45,7 @@ def sbom(lock: Lock, digest: str, checksum: str, workspace: Workspace) -> dict[s
             "properties": [{"name": LOCK_PROPERTY, "value": checksum}],
         },
         "components": components,
-        "dependencies": [{"ref": "image", "dependsOn": sorted(str(each["bom-ref"]) for each in components)}],
+        "dependencies": [{"ref": "image", "dependsOn": sorted(str(component["bom-ref"]) for component in components)}],
         "compositions": [{"aggregate": "incomplete", "assemblies": ["image"]}],
     }
 
@@ -107,5 +107,5 @@ def _hash(sha256: str) -> dict[str, str]:
     return {"alg": "SHA-256", "content": sha256}
 
 
-def _with_licences(found: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"licenses": found} if found else {}
+def _with_licences(licences: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"licenses": licences} if licences else {}

@@ -41,15 +41,15 @@ class Signer:
             UsageError: cosign or the key's password is missing.
             RegistryError: cosign does not sign.
         """
-        kept = self.cache / fingerprint(sha256_of(self.key), base64.b64encode(content).decode())
-        if kept.is_file():
-            return kept.read_text(encoding="utf-8").strip()
+        cached = self.cache / fingerprint(sha256_of(self.key), base64.b64encode(content).decode())
+        if cached.is_file():
+            return cached.read_text(encoding="utf-8").strip()
         check(self.key)
         with tempfile.TemporaryDirectory(prefix="jbuild-sign-") as folder:
             path = Path(folder) / "content"
             path.write_bytes(content)
             signature = _cosign("sign-blob", f"--key={self.key}", "--tlog-upload=false", "--yes", str(path)).strip()
-        write_text(kept, signature)
+        write_text(cached, signature)
         return signature
 
 
@@ -78,16 +78,16 @@ def _check_program() -> None:
         raise UsageError("cosign is not installed, so nothing can be signed or its signature checked", hint=_INSTALL)
 
 
-def public_keys(config: Config, given: Iterable[Path] = ()) -> tuple[Path, ...]:
+def public_keys(config: Config, extra: Iterable[Path] = ()) -> tuple[Path, ...]:
     """Return the public keys whose signatures are trusted: those given, else the configured ones.
 
     Raises:
-        UsageError: a key that was given is no file.
+        UsageError: a key is not a file.
     """
-    keys = tuple(given)
+    keys = tuple(extra)
     for key in keys:
         if not key.is_file():
-            raise UsageError("there is no such key", where=str(key), hint="name the public key's file (cosign.pub)")
+            raise UsageError("no such key", where=str(key), hint="name the public key's file (cosign.pub)")
     return with_options(config, trusted_keys=keys).trusted_keys
 
 

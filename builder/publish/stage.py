@@ -39,7 +39,7 @@ class _PushStage(Stage[Publication]):
 
     def check(self, run: CellRun) -> None:
         config = run.session.config
-        required_targets(run.job.spec.publish, run.options.registries, config, where=str(run.job.recipe.path))
+        required_targets(run.job.spec.publish, run.options.registries, config, location=str(run.job.recipe.path))
         if config.cosign_key:
             signing.check(config.cosign_key)
 
@@ -76,9 +76,9 @@ def still_published(publication: Publication, config: Config) -> bool:
         RegistryError: a registry does not answer.
     """
     names = [Reference.parse(registry.repository) for registry in publication.registries]
-    own = {name.host for name in names}
+    hosts = {name.host for name in names}
     for name, registry in zip(names, publication.registries, strict=True):
-        client = connect(name.host, config, own=own)
+        client = connect(name.host, config, own=hosts)
         for tag in registry.tags:
             descriptor = client.head_manifest(name.repository, tag.name)
             if descriptor is None or descriptor.digest != publication.digest:

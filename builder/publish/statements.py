@@ -29,7 +29,7 @@ AUDIT = "urn:jbuild:audit:v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _BUILD_TYPE = "urn:jbuild:build:v1"
 _BUILDER = "urn:jbuild"
-# A verdict's log lies on the machine that made it, under a path that is nobody else's business.
+# The path of a verdict's log on its machine is private.
 _PRIVATE = ("log",)
 
 
@@ -82,9 +82,9 @@ def provenance_predicate(job: Job, lock: Lock, plan: Plan, checksum: str) -> dic
     base, _, value = lock.base.digest.partition(":")
     dependencies = [{"name": lock.base.name, "uri": lock.base.used, "digest": {base: value}}]
     for wheel in lock.wheels:
-        place = {"downloadLocation": scrub(wheel.url)} if "://" in wheel.url else {}
+        location = {"downloadLocation": scrub(wheel.url)} if "://" in wheel.url else {}
         uri = f"pkg:pypi/{wheel.name}@{wheel.version}"
-        dependencies.append({"name": wheel.filename, "uri": uri, "digest": {"sha256": wheel.sha256}, **place})
+        dependencies.append({"name": wheel.filename, "uri": uri, "digest": {"sha256": wheel.sha256}, **location})
     for model in lock.models:
         for file in model.files:
             name = f"{model.name}/{file.path}"
@@ -100,7 +100,7 @@ def provenance_predicate(job: Job, lock: Lock, plan: Plan, checksum: str) -> dic
     }
 
 
-def parse(content: bytes, where: str) -> Statement:
+def parse(content: bytes, location: str) -> Statement:
     """Read a statement.
 
     Raises:
@@ -114,7 +114,7 @@ def parse(content: bytes, where: str) -> Statement:
         kind, predicate = str(document["predicateType"]), document["predicate"]
         _require(str(document["_type"]).startswith("https://in-toto.io/Statement/") and isinstance(predicate, dict))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError("this is no in-toto statement", where=where, hint="is it the right file?") from error
+        raise IntegrityError("not an in-toto statement", where=location, hint="is it the right file?") from error
     return Statement(digests=digests, predicate_type=kind, predicate=predicate)
 
 
@@ -131,7 +131,7 @@ def envelope(payload: bytes, signature: str) -> bytes:
     return as_bytes({"payloadType": PAYLOAD_TYPE, "payload": encoded, "signatures": signatures})
 
 
-def opened(content: bytes, where: str) -> tuple[bytes, tuple[str, ...]]:
+def opened(content: bytes, location: str) -> tuple[bytes, tuple[str, ...]]:
     """Return the payload of an envelope and its signatures in base64; a bare statement has none.
 
     Raises:
@@ -147,7 +147,7 @@ def opened(content: bytes, where: str) -> tuple[bytes, tuple[str, ...]]:
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             "this is neither an in-toto statement nor a signed envelope of one",
-            where=where,
+            where=location,
             hint="is it the right file?",
         ) from error
 

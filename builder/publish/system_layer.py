@@ -50,7 +50,7 @@ def make_systems(
     done: list[PinnedLayer] = []
     with in_use(session.workspace):
         for job in jobs:
-            new = [each.layer.key for each in done if each.made]
+            new = [result.layer.key for result in done if result.made]
             done.append(_system(job, session, options, registry, new=new if force else None))
     return done
 
@@ -61,12 +61,12 @@ def _system(job: Job, session: Session, options: RunOptions, registry: str, *, n
     found = pinned(job, lock, session)
     if found and (new is None or found.key in new):
         return PinnedLayer(cell=job.cell.id, layer=found, made=False)
-    layer = _made(job, lock, session, builders_of(options, session), registry)
+    layer = _build_layer(job, lock, session, builders_of(options, session), registry)
     pin(layer, session.workspace)
     return PinnedLayer(cell=job.cell.id, layer=layer, made=True)
 
 
-def _made(job: Job, lock: Lock, session: Session, builders: Builders, registry: str) -> SystemLayer:
+def _build_layer(job: Job, lock: Lock, session: Session, builders: Builders, registry: str) -> SystemLayer:
     engine, platform = find_engine(session.workspace), lock.platform
     if not builders.names:
         engine.require(platform.architecture)

@@ -23,21 +23,21 @@ _ORIGIN = ("recipe", "cell")
 
 
 def earned(rules: Iterable[TagRule], level: str | None) -> tuple[tuple[TagRule, ...], tuple[TagWithheld, ...]]:
-    """Part tags into those that a verdict of this level earns and those that it does not; None is no verdict."""
-    given, withheld = [], []
+    """Split tags into those that a verdict of this level earns and the others; None: no verdict."""
+    allowed, withheld = [], []
     for rule in rules:
         if level is not None and reaches(level, rule.level):
-            given.append(rule)
+            allowed.append(rule)
         else:
-            wanted = f"a verdict at level {rule.level} or better" if rule.level else "a verdict"
-            reason = f"it needs {wanted}, and the image has {f'one at level {level}' if level else 'none'}"
+            requirement = f"a verdict at level {rule.level} or better" if rule.level else "a verdict"
+            reason = f"it needs {requirement}, and the image has {f'one at level {level}' if level else 'none'}"
             withheld.append(TagWithheld(name=rule.name, reason=reason))
-    return tuple(given), tuple(withheld)
+    return tuple(allowed), tuple(withheld)
 
 
 def named(rules: Iterable[TagRule], labels: Mapping[str, str]) -> tuple[tuple[TagRule, ...], tuple[TagWithheld, ...]]:
     """Put what the image's labels say in place of the marks in tags; a tag whose label is missing is withheld."""
-    given, withheld = [], []
+    allowed, withheld = [], []
     for rule in rules:
         name, lacking = rule.name, []
         for fact, mark in placeholders.marks().items():
@@ -47,21 +47,21 @@ def named(rules: Iterable[TagRule], labels: Mapping[str, str]) -> tuple[tuple[Ta
             # A local version's plus sign cannot be part of a tag.
             name = name.replace(mark, (value or mark).replace("+", "-"))
         if lacking:
-            shown = placeholders.unmarked(rule.name)
+            display_name = placeholders.unmarked(rule.name)
             reason = f"the image's labels do not say what {', '.join(lacking)} is"
-            withheld.append(TagWithheld(name=shown, reason=reason))
+            withheld.append(TagWithheld(name=display_name, reason=reason))
         else:
-            given.append(replace(rule, name=name))
-    return tuple(given), tuple(withheld)
+            allowed.append(replace(rule, name=name))
+    return tuple(allowed), tuple(withheld)
 
 
-def not_forward(labels: Mapping[str, str], there: Mapping[str, str]) -> str | None:
-    """Return why a moving tag is not to go from the image with the labels `there` to one with `labels`, or None.
+def not_forward(labels: Mapping[str, str], current: Mapping[str, str]) -> str | None:
+    """Return why a moving tag is not to go from the image with the labels `current` to one with `labels`, or None.
 
     Images are compared by the versions that their labels hold; the same versions of the same cell are a rebuild.
     """
     for name in _DECIDING:
-        new, old = labels.get(_PREFIX + name), there.get(_PREFIX + name)
+        new, old = labels.get(_PREFIX + name), current.get(_PREFIX + name)
         if new == old:
             continue
         order = _compare(new, old)
@@ -71,7 +71,7 @@ def not_forward(labels: Mapping[str, str], there: Mapping[str, str]) -> str | No
             return f"it is on a newer image ({name} {old}, this one has {new})"
         if order > 0:
             return None
-    origins = [tuple(each.get(_PREFIX + name) for name in _ORIGIN) for each in (labels, there)]
+    origins = [tuple(label_set.get(_PREFIX + name) for name in _ORIGIN) for label_set in (labels, current)]
     if origins[0] != origins[1]:
         return f"it is on an image of the same versions from another cell ({'/'.join(map(str, origins[1]))})"
     return None

@@ -9,10 +9,10 @@ from builder.errors import JbuildError
 from builder.host.concurrency import CancelToken, TaskGroup
 from builder.model.images import Image
 from builder.pipeline.cell import CellRecords
-from builder.publish.attachments import found, is_evidence
+from builder.publish.attachments import evidence_of, is_evidence
 from builder.publish.registry_target import RegistryTarget
 from builder.publish.tag_policy import earned, named
-from builder.publish.trust import best, said_of
+from builder.publish.trust import attestations_of, best
 from builder.recipe.placeholders import unmarked
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.registry_client import connect
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from builder.model.locks import Job
     from builder.model.recipes import TagRule
 
-# On the image built here last; on another one; not there; there, but no cell asks for it; nobody knows.
+# On the image built last on this machine; on another image; missing; not wanted by any cell; unknown.
 State = Literal["current", "other", "missing", "stray", "unknown"]
 _WORKERS = 8
 _RECIPE = "io.jbuild.recipe"
@@ -35,8 +35,8 @@ _RECIPE = "io.jbuild.recipe"
 class TagState:
     """One tag in one registry.
 
-    `cell` asks for it, None for a stray one. `level` and `proved` (UTC, ISO 8601) are those of the best verdict that
-    lies beside the image; `note` says why a tag is missing or unknown.
+    `cell` asks for it, None for a stray one. `level` and `proved` (UTC, ISO 8601) are those of the image's best
+    verdict; `note` is the reason why a tag is missing or unknown.
     """
 
     repository: str
@@ -64,17 +64,17 @@ def overview(jobs: Sequence[Job], targets: Sequence[str], session: Session) -> t
 
     A registry that does not answer is one row that says so.
     """
-    places: dict[str, list[_Expected]] = {}
+    expected: dict[str, list[_Expected]] = {}
     for job in jobs:
         for target in targets:
             name = Reference.parse(f"{target}/{job.spec.publish.repository}").name
-            places.setdefault(name, []).extend(_expected(job, session))
+            expected.setdefault(name, []).extend(_expected(job, session))
     with TaskGroup(_WORKERS) as group:
         outcomes = group.gather(
-            lambda name: _look(name, places[name], jobs[0].recipe.name, session, group.token), places
+            lambda name: _look(name, expected[name], jobs[0].recipe.name, session, group.token), expected
         )
     rows: list[TagState] = []
-    for name, outcome in zip(places, outcomes, strict=True):
+    for name, outcome in zip(expected, outcomes, strict=True):
         if isinstance(outcome, JbuildError):
             rows.append(TagState(repository=name, tag=None, state="unknown", note=outcome.message))
         elif isinstance(outcome, Exception):
@@ -94,40 +94,42 @@ def _expected(job: Job, session: Session) -> list[_Expected]:
     return [_Expected(cell=job.cell.id, rule=rule, image=image, level=level) for rule in rules]
 
 
-def _look(name: str, wanted: list[_Expected], recipe: str, session: Session, token: CancelToken) -> list[TagState]:
+def _look(
+    name: str, tags_of_cells: list[_Expected], recipe: str, session: Session, token: CancelToken
+) -> list[TagState]:
     reference = Reference.parse(name)
     client = connect(reference.host, session.config, own={reference.host})
     target = RegistryTarget(client=client, reference=reference, token=token)
-    there = [tag for tag in client.tags(reference.repository) if not is_evidence(tag)]
-    names = {each.rule.name for each in wanted}
-    strays = [tag for tag in there if tag not in names]
+    tags = [tag for tag in client.tags(reference.repository) if not is_evidence(tag)]
+    names = {item.rule.name for item in tags_of_cells}
+    strays = [tag for tag in tags if tag not in names]
     with TaskGroup(_WORKERS, token=token.child()) as group:
         states = [
-            *group.map(lambda expected: _row(target, expected, there), wanted),
+            *group.map(lambda expected: _row(target, expected, tags), tags_of_cells),
             *group.map(lambda tag: _stray(target, tag, recipe), strays),
         ]
     return [state for state in states if state]
 
 
-def _row(target: RegistryTarget, wanted: _Expected, there: list[str]) -> TagState | None:
-    tag, cell = wanted.rule.name, wanted.cell
-    descriptor = target.client.head_manifest(target.reference.repository, tag) if tag in there else None
+def _row(target: RegistryTarget, expected: _Expected, tags: list[str]) -> TagState | None:
+    tag, cell = expected.rule.name, expected.cell
+    descriptor = target.client.head_manifest(target.reference.repository, tag) if tag in tags else None
     if descriptor is None:
         return TagState(
             repository=target.reference.name,
             tag=unmarked(tag),
             state="missing",
             cell=cell,
-            note=_why_missing(wanted),
+            note=_why_missing(expected),
         )
-    current = wanted.image is not None and wanted.image.digest == descriptor.digest
+    current = expected.image is not None and expected.image.digest == descriptor.digest
     return _described(target, tag, descriptor.digest, "current" if current else "other", cell)
 
 
-def _why_missing(wanted: _Expected) -> str:
-    if wanted.image is None:
+def _why_missing(expected: _Expected) -> str:
+    if expected.image is None:
         return "no image was built here"
-    _, withheld = earned((wanted.rule,), wanted.level)
+    _, withheld = earned((expected.rule,), expected.level)
     return withheld[0].reason if withheld else "not pushed yet"
 
 
@@ -141,10 +143,12 @@ def _stray(target: RegistryTarget, tag: str, recipe: str) -> TagState | None:
 
 def _described(target: RegistryTarget, tag: str, digest: str, state: State, cell: str | None) -> TagState:
     repository = target.reference.repository
-    beside = found(target.client, repository, digest)
-    verdicts = [each.statement for each in said_of(target.client, repository, digest, beside, ())]
-    level = best(each.level for each in verdicts)
-    proved = max((each.when or "" for each in verdicts if level and each.level == level), default="")
+    beside = evidence_of(target.client, repository, digest)
+    verdicts = [attestation.statement for attestation in attestations_of(target.client, repository, digest, beside, ())]
+    level = best(attestation.level for attestation in verdicts)
+    proved = max(
+        (attestation.when or "" for attestation in verdicts if level and attestation.level == level), default=""
+    )
     return TagState(
         repository=target.reference.name,
         tag=tag,

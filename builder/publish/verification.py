@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from builder.errors import IntegrityError
 from builder.publish import statements
-from builder.publish.attachments import contents, found
+from builder.publish.attachments import contents, evidence_of
 from builder.publish.evidence import signature_of
 from builder.publish.image_source import from_registry
 from builder.publish.sbom import LOCK_PROPERTY, MEDIA_TYPE
 from builder.publish.signing import is_signed
-from builder.publish.trust import best, said_of
+from builder.publish.trust import attestations_of, best
 from builder.recipe.levels import reaches
 from builder.remote.registry.base_lookup import connect_to
 
@@ -55,7 +55,7 @@ class Verification:
     @property
     def holds(self) -> bool:
         """Whether nothing failed."""
-        return all(each.state != "failed" for each in self.findings)
+        return all(finding.state != "failed" for finding in self.findings)
 
 
 class VerificationError(IntegrityError):
@@ -64,7 +64,7 @@ class VerificationError(IntegrityError):
     def __init__(self, verification: Verification) -> None:
         """Take the findings."""
         self.verification = verification
-        failed = [f"{each.name}: {each.said}" for each in verification.findings if each.state == "failed"]
+        failed = [f"{finding.name}: {finding.said}" for finding in verification.findings if finding.state == "failed"]
         super().__init__(
             "; ".join(failed),
             where=f"{verification.image} ({verification.digest})",
@@ -85,7 +85,11 @@ class _VerificationContext:
 
     def of_kind(self, kind: str) -> list[Attestation]:
         """Return the statements of a kind, only those signed by a trusted key if there is one."""
-        return [each for each in self.said if each.statement.predicate_type == kind and (each.signed or not self.keys)]
+        return [
+            attestation
+            for attestation in self.said
+            if attestation.statement.predicate_type == kind and (attestation.signed or not self.keys)
+        ]
 
     def label(self, name: str) -> str | None:
         return dict(self.source.labels).get(_LABEL + name)
@@ -101,10 +105,10 @@ def verify(
     keys: tuple[Path, ...],
     *,
     level: str | None = None,
-    whole: bool = False,
+    check_blobs: bool = False,
     on_bytes: Callable[[int], object] = lambda _: None,
 ) -> Verification:
-    """Check an image: digest and blobs, signature, verdict, SBOM and provenance; `whole` reads every blob through.
+    """Check an image: digest and blobs, signature, verdict, SBOM and provenance; `check_blobs` reads every blob.
 
     With keys, only what one of them has signed counts. `level` is what the verdict must reach.
 
@@ -114,19 +118,19 @@ def verify(
     """
     client = connect_to(reference, config)
     source = from_registry(client, reference)
-    beside = found(client, reference.repository, source.digest)
+    beside = evidence_of(client, reference.repository, source.digest)
     case = _VerificationContext(
         client=client,
         reference=reference,
         source=source,
         evidence=beside,
-        said=said_of(client, reference.repository, source.digest, beside, keys),
+        said=attestations_of(client, reference.repository, source.digest, beside, keys),
         keys=keys,
     )
-    levels = [each.statement.level for each in case.of_kind(statements.VERDICT)]
+    levels = [attestation.statement.level for attestation in case.of_kind(statements.VERDICT)]
     findings = (
         _digest(case),
-        _blobs(case, on_bytes, whole=whole),
+        _blobs(case, on_bytes, check_blobs=check_blobs),
         _signature(case),
         _verdict(case, level),
         _sbom(case),
@@ -136,18 +140,18 @@ def verify(
 
 
 def _digest(case: _VerificationContext) -> VerificationFinding:
-    wanted = case.reference.digest
-    if wanted and wanted != case.source.digest:
+    expected = case.reference.digest
+    if expected and expected != case.source.digest:
         return VerificationFinding(name="digest", state="failed", said=f"the registry answers {case.source.digest}")
     return VerificationFinding(name="digest", state="ok", said=f"the manifest hashes to {case.source.digest}")
 
 
-def _blobs(case: _VerificationContext, on_bytes: Callable[[int], object], *, whole: bool) -> VerificationFinding:
+def _blobs(case: _VerificationContext, on_bytes: Callable[[int], object], *, check_blobs: bool) -> VerificationFinding:
     repository, blobs = case.reference.repository, case.source.blobs
     missing = [blob.digest for blob in blobs if not case.client.has_blob(repository, blob.digest)]
     if missing:
         return VerificationFinding(name="blobs", state="failed", said=f"the registry lacks {', '.join(missing)}")
-    if not whole:
+    if not check_blobs:
         return VerificationFinding(
             name="blobs", state="ok", said=f"all {len(blobs)} are there (--whole reads them through)"
         )
@@ -160,15 +164,15 @@ def _blobs(case: _VerificationContext, on_bytes: Callable[[int], object], *, who
 
 
 def _signature(case: _VerificationContext) -> VerificationFinding:
-    layers = [each for each in case.evidence.cosign if each.tag == "sig"]
-    about = [each for each in layers if _signed_digest(each.content) == case.source.digest]
+    layers = [layer for layer in case.evidence.cosign if layer.tag == "sig"]
+    about = [layer for layer in layers if _signed_digest(layer.content) == case.source.digest]
     if not case.keys:
-        said = f"{len(about)} signatures, and no key to check them with (--key FILE)" if about else "there is none"
-        return VerificationFinding(name="signature", state="not checked", said=said)
-    if any(is_signed(each.content, [signature_of(each.layer)], case.keys) for each in about):
+        message = f"{len(about)} signatures, and no key to check them with (--key FILE)" if about else "there is none"
+        return VerificationFinding(name="signature", state="not checked", said=message)
+    if any(is_signed(layer.content, [signature_of(layer.layer)], case.keys) for layer in about):
         return VerificationFinding(name="signature", state="ok", said="by a trusted key")
-    said = f"none of {len(about)} is by a trusted key" if about else "there is none"
-    return VerificationFinding(name="signature", state="failed", said=said)
+    message = f"none of {len(about)} is by a trusted key" if about else "there is none"
+    return VerificationFinding(name="signature", state="failed", said=message)
 
 
 def _signed_digest(payload: bytes) -> str | None:
@@ -178,14 +182,16 @@ def _signed_digest(payload: bytes) -> str | None:
         return None
 
 
-def _verdict(case: _VerificationContext, wanted: str | None) -> VerificationFinding:
-    verdicts = [each for each in case.of_kind(statements.VERDICT) if each.statement.level]
-    level = best(each.statement.level for each in verdicts)
+def _verdict(case: _VerificationContext, expected: str | None) -> VerificationFinding:
+    verdicts = [attestation for attestation in case.of_kind(statements.VERDICT) if attestation.statement.level]
+    level = best(attestation.statement.level for attestation in verdicts)
     if level is None:
         return VerificationFinding(name="verdict", state="failed", said=_none(case, statements.VERDICT))
-    when = max(each.statement.when or "" for each in verdicts if each.statement.level == level)
-    if not reaches(level, wanted):
-        return VerificationFinding(name="verdict", state="failed", said=f"its level is {level}, not {wanted} or better")
+    when = max(attestation.statement.when or "" for attestation in verdicts if attestation.statement.level == level)
+    if not reaches(level, expected):
+        return VerificationFinding(
+            name="verdict", state="failed", said=f"its level is {level}, not {expected} or better"
+        )
     return VerificationFinding(name="verdict", state="ok", said=f"passed at level {level}, {when}{case.doubt}")
 
 
@@ -199,14 +205,14 @@ def _sbom(case: _VerificationContext) -> VerificationFinding:
     if all(flaws):
         return VerificationFinding(name="sbom", state="failed", said=str(flaws[0]))
     count = len(bills[flaws.index(None)].get("components") or ())
-    said = f"{count} components, of the lock that the labels name{case.doubt}"
-    return VerificationFinding(name="sbom", state="ok", said=said)
+    message = f"{count} components, of the lock that the labels name{case.doubt}"
+    return VerificationFinding(name="sbom", state="ok", said=message)
 
 
 def _bills(case: _VerificationContext) -> Iterator[dict[str, Any]]:
     """Yield the bills of materials: with keys the signed ones only."""
     if case.keys:
-        yield from (each.statement.predicate for each in case.of_kind(statements.SBOM))
+        yield from (attestation.statement.predicate for attestation in case.of_kind(statements.SBOM))
         return
     for artifact in case.evidence.artifacts:
         if artifact.referrer.artifact_type == MEDIA_TYPE:
@@ -225,35 +231,35 @@ def _bill_flaw(case: _VerificationContext, bill: dict[str, Any]) -> str | None:
         lock = next(p["value"] for p in bill["metadata"]["properties"] if p["name"] == LOCK_PROPERTY)
         versions = {component["name"]: component.get("version") for component in bill["components"]}
     except (KeyError, TypeError, StopIteration):
-        return "it is no bill of jbuild's"
+        return "not an SBOM of jbuild"
     if of != case.source.digest:
         return f"it is the bill of {of}"
     if lock != case.label("lock"):
         return f"it was made from the lock {lock}, the image from {case.label('lock')}"
     for label, names in _LEADING:
-        listed = next((versions[name] for name in names if name in versions), None)
-        if case.label(label) != listed:
-            return f"it lists {label} {listed}, the image's labels say {case.label(label)}"
+        version = next((versions[name] for name in names if name in versions), None)
+        if case.label(label) != version:
+            return f"it lists {label} {version}, the image's labels say {case.label(label)}"
     return None
 
 
 def _provenance(case: _VerificationContext) -> VerificationFinding:
-    made = case.of_kind(statements.PROVENANCE)
+    attestations = case.of_kind(statements.PROVENANCE)
     locks = []
-    for each in made:
-        build = each.statement.predicate.get("buildDefinition")
+    for attestation in attestations:
+        build = attestation.statement.predicate.get("buildDefinition")
         inner = build.get("internalParameters") if isinstance(build, dict) else None
         locks.append(inner.get("lock") if isinstance(inner, dict) else None)
-    if not made:
+    if not attestations:
         return VerificationFinding(name="provenance", state="failed", said=_none(case, statements.PROVENANCE))
     if case.label("lock") not in locks:
-        said = f"it tells of the lock {locks[0]}, the labels of {case.label('lock')}"
-        return VerificationFinding(name="provenance", state="failed", said=said)
+        message = f"it tells of the lock {locks[0]}, the labels of {case.label('lock')}"
+        return VerificationFinding(name="provenance", state="failed", said=message)
     return VerificationFinding(
         name="provenance", state="ok", said=f"made from the lock that the labels name{case.doubt}"
     )
 
 
 def _none(case: _VerificationContext, kind: str) -> str:
-    unsigned = [each for each in case.said if each.statement.predicate_type == kind]
+    unsigned = [attestation for attestation in case.said if attestation.statement.predicate_type == kind]
     return "none is signed by a trusted key" if case.keys and unsigned else "there is none"

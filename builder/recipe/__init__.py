@@ -1,1 +1,1 @@
-"""What somebody wants: recipes, their matrix, and the cells it expands to. Pure functions of files."""
+"""From recipes to cells: the matrix and the specification of each cell. Pure functions of files."""

@@ -7,8 +7,8 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from builder.host.toml.declarations import ValueType, list_schema, string_schema, whole
-from builder.host.toml.documents import shown, suggest
+from builder.host.toml.declarations import ValueType, anchored, list_schema, string_schema
+from builder.host.toml.documents import printable, suggest
 from builder.jetson.distributions import distributions, platforms
 from builder.jetson.platform import check_axes, check_value
 from builder.model import patterns
@@ -36,7 +36,7 @@ def _matrix(root: Table, key: str, slots: Slots) -> Matrix:
     if (count := prod(len(axis.values) for axis in axes)) > _MOST_CELLS:
         table.problem(None, f"{count} cells are too many", f"at most {_MOST_CELLS}: make two recipes of it")
     matrix = Matrix(axes=axes, include=tuple(_included(row, axes) for row in table.tables("include")))
-    slots.axes = matrix.known()
+    slots.axes = matrix.all_values()
     matrix = replace(matrix, exclude=tuple(_excluded(row, slots.axes) for row in table.tables("exclude")))
     table.done()
     return matrix
@@ -48,12 +48,12 @@ def read_when(table: Table, values: dict[str, tuple[str, ...]], keys: Iterable[s
     for name in table if keys is None else keys:
         if name not in values:
             table.raw(name)  # known now: it need not be reported twice
-            table.problem(name, f"`{shown(name)}` is not an axis", suggest(name, values, noun="axes"))
+            table.problem(name, f"`{printable(name)}` is not an axis", suggest(name, values, noun="axes"))
             continue
         pattern = table.string(name, pattern=patterns.GLOB, noun="a value or glob")
         if pattern and not any(map(glob(pattern).match, values[name])):
             hint = suggest(pattern, values[name], noun="values")
-            table.problem(name, f"`{shown(pattern)}` matches no value of this axis", hint)
+            table.problem(name, f"`{printable(pattern)}` matches no value of this axis", hint)
         else:
             when.append((name, pattern))
     return tuple(when)
@@ -68,20 +68,20 @@ def condition(table: Table, slots: Slots) -> Pairs:
 
 
 def _axis(table: Table, name: str) -> Axis | None:
-    found = table.raw(name)
-    if isinstance(found, list) and any(isinstance(item, dict) for item in found):
+    entries = table.raw(name)
+    if isinstance(entries, list) and any(isinstance(item, dict) for item in entries):
         table.problem(name, "an axis is a list of strings, not of tables", suggest(name, _RULES))
         return None
     values = table.strings(name, pattern=patterns.VALUE, noun="an axis value: letters, digits and `._+~-`")
     _check_name(table, name)
-    if found == []:
+    if entries == []:
         table.problem(name, "an axis needs at least one value")
-    for index, value in enumerate(found if isinstance(found, list) else ()):
-        where = (*table.path, name, index)
-        if value in found[:index]:
-            table.document.problem(where, f"`{shown(str(value))}` is there twice")
+    for index, value in enumerate(entries if isinstance(entries, list) else ()):
+        path = (*table.path, name, index)
+        if value in entries[:index]:
+            table.document.problem(path, f"`{printable(str(value))}` is there twice")
         elif value in values and (mistake := check_value(name, value)):
-            table.document.problem(where, *mistake)
+            table.document.problem(path, *mistake)
     return Axis(name=name, values=values)
 
 
@@ -89,7 +89,9 @@ def _check_name(table: Table, name: str) -> None:
     if name in DERIVED_FACTS:
         table.problem(name, f"`{name}` cannot be an axis: it follows from the others", "choose another name")
     elif not re.fullmatch(patterns.AXIS, name):
-        table.problem(name, f"`{shown(name)}` is not an axis name", "lower-case letters, digits and `-`, at most 32")
+        table.problem(
+            name, f"`{printable(name)}` is not an axis name", "lower-case letters, digits and `-`, at most 32"
+        )
 
 
 def _excluded(row: Table, values: dict[str, tuple[str, ...]]) -> Exclusion:
@@ -114,7 +116,7 @@ def _included(row: Table, axes: Sequence[Axis]) -> Pairs:
 
 
 def _schema() -> Schema:
-    reason = {"description": "Why nobody should build these cells.", **string_schema(patterns.TEXT)}
+    reason = {"description": "Why these cells are excluded.", **string_schema(patterns.TEXT)}
     value = string_schema(patterns.VALUE)
     excluded = {
         "type": "object",
@@ -123,9 +125,9 @@ def _schema() -> Schema:
         "minProperties": 2,
         "additionalProperties": string_schema(patterns.GLOB),
     }
-    names = {"pattern": whole(patterns.AXIS), "not": {"enum": list(DERIVED_FACTS)}}
+    names = {"pattern": anchored(patterns.AXIS), "not": {"enum": list(DERIVED_FACTS)}}
     rules = {
-        "exclude": {"description": "Cells that nobody should build.", **list_schema(excluded)},
+        "exclude": {"description": "Excluded cells.", **list_schema(excluded)},
         "include": {
             "description": "More cells, with a value for each axis.",
             **list_schema({"type": "object", "additionalProperties": value}),

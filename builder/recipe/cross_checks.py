@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from builder.host.toml.documents import shown, suggest
+from builder.host.toml.documents import printable, suggest
 from builder.jetson.platform import platform_for
 from builder.model.recipes import TagRule
 from builder.recipe import placeholders, value_checks
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from builder.model.recipes import Cell, Pairs, Recipe
     from builder.recipe.slots import Slot
 
-    Known = Sequence[tuple[Cell, Mapping[str, str]]]
+    CellFacts = Sequence[tuple[Cell, Mapping[str, str]]]
 
 _LONGEST_ID = 100
 
@@ -28,10 +28,10 @@ def check_texts(document: Document, recipe: Recipe, slots: Sequence[Slot]) -> No
     plain = {*placeholders.FACTS, *(axis.name for axis in recipe.matrix.axes)}
     for slot in slots:
         names = _names(plain, slot)
-        wanted = placeholders.names(slot.text)
-        if not wanted and (problem := slot.check(slot.text)):
+        placeholder_names = placeholders.names(slot.text)
+        if not placeholder_names and (problem := slot.check(slot.text)):
             document.problem(slot.path, problem)
-        for name in wanted:
+        for name in placeholder_names:
             if name not in names:
                 document.problem(slot.path, f"`{{{name}}}` is not an axis or fact", suggest(name, names, noun="known"))
 
@@ -46,7 +46,7 @@ def check_cells(document: Document, recipe: Recipe, slots: Sequence[Slot]) -> No
     cells = expand(recipe)
     _check_ids(document, cells)
     _check_rules(document, recipe, cells)
-    known = [
+    facts = [
         (cell, placeholders.facts(cell, platform_for(cell.values, recipe.architecture)) | placeholders.marks())
         for cell in cells
         if not cell.impossible
@@ -54,31 +54,31 @@ def check_cells(document: Document, recipe: Recipe, slots: Sequence[Slot]) -> No
     names = {*placeholders.FACTS, *(axis.name for axis in recipe.matrix.axes)}
     before = len(document.problems)
     for slot in slots:
-        wanted = placeholders.names(slot.text)
-        if wanted and _names(names, slot).issuperset(wanted):
-            _check_filled(document, slot, wanted, known)
+        placeholder_names = placeholders.names(slot.text)
+        if placeholder_names and _names(names, slot).issuperset(placeholder_names):
+            _check_filled(document, slot, placeholder_names, facts)
     if len(document.problems) == before:
-        _check_tags(document, recipe, known)
+        _check_tags(document, recipe, facts)
 
 
 def _check_ids(document: Document, cells: Sequence[Cell]) -> None:
-    seen: dict[str, Pairs] = {}
+    first_cells: dict[str, Pairs] = {}
     for cell in cells:
         if len(cell.id) > _LONGEST_ID:
             hint = f"at most {_LONGEST_ID} characters: shorten the values or names of axes"
             document.problem(("matrix",), f"the cell id `{cell.id}` is too long", hint)
             return
-        if cell.id in seen:
-            document.problem(*_same_id(cell, seen[cell.id]))
+        if cell.id in first_cells:
+            document.problem(*_same_id(cell, first_cells[cell.id]))
             return
-        seen[cell.id] = cell.values
+        first_cells[cell.id] = cell.values
 
 
-def _same_id(cell: Cell, other: Pairs) -> tuple[tuple[str, ...], str, str]:
-    differing = [axis for (axis, one), (_, two) in zip(cell.values, other, strict=True) if one != two]
+def _same_id(cell: Cell, earlier: Pairs) -> tuple[tuple[str, ...], str, str]:
+    differing = [axis for (axis, one), (_, two) in zip(cell.values, earlier, strict=True) if one != two]
     if not differing:
         return ("matrix", "include"), f"the cell `{cell.id}` is there already", "take it out of `include`"
-    pairs = " and ".join(f"`{dict(values)[differing[0]]}`" for values in (other, cell.values))
+    pairs = " and ".join(f"`{dict(values)[differing[0]]}`" for values in (earlier, cell.values))
     return ("matrix", differing[0]), f"two cells have the id `{cell.id}`", f"{pairs} look the same in it: rename one"
 
 
@@ -90,20 +90,20 @@ def _check_rules(document: Document, recipe: Recipe, cells: Sequence[Cell]) -> N
     for path, when, candidates in rules:
         if when and not any(matches(when, cell.values) for cell in candidates):
             combined = ", ".join(f"{axis}={value}" for axis, value in when)
-            document.problem(path, f"no cell has {shown(combined)}", "correct the values, or take the rule out")
+            document.problem(path, f"no cell has {printable(combined)}", "correct the values, or take the rule out")
 
 
-def _check_filled(document: Document, slot: Slot, wanted: tuple[str, ...], known: Known) -> None:
+def _check_filled(document: Document, slot: Slot, names: tuple[str, ...], facts_by_cell: CellFacts) -> None:
     tried: set[tuple[str, ...]] = set()
-    for cell, facts in known:
+    for cell, facts in facts_by_cell:
         if slot.when and not matches(slot.when, cell.values):
             continue
-        missing = next((name for name in wanted if name not in facts), None)
+        missing = next((name for name in names if name not in facts), None)
         if missing:
             hint = f"known there: {', '.join(sorted(set(facts) - set(placeholders.MEASURED_FACTS)))}"
             document.problem(slot.path, f"cell {cell.id} has no `{{{missing}}}`", hint)
             return
-        values = tuple(facts[name] for name in wanted)
+        values = tuple(facts[name] for name in names)
         if values in tried:
             continue
         tried.add(values)
@@ -112,10 +112,10 @@ def _check_filled(document: Document, slot: Slot, wanted: tuple[str, ...], known
             return
 
 
-def _check_tags(document: Document, recipe: Recipe, known: Known) -> None:
+def _check_tags(document: Document, recipe: Recipe, facts_by_cell: CellFacts) -> None:
     owners: dict[tuple[str, str], tuple[Cell, str]] = {}
     path = ("publish", "tags")
-    for cell, facts in known:
+    for cell, facts in facts_by_cell:
         repository = placeholders.fill(recipe.spec.publish.repository, facts)
         for rule in recipe.spec.publish.tags or (TagRule(name=JETSON_TAG if "l4t" in facts else CPU_TAG),):
             template = rule.name
@@ -126,11 +126,11 @@ def _check_tags(document: Document, recipe: Recipe, known: Known) -> None:
             if problem := value_checks.tag(tag):
                 document.problem(path, f"{problem} (in cell {cell.id})")
                 return
-            other, template_there = owners.setdefault((repository, tag), (cell, template))
+            owner, template_there = owners.setdefault((repository, tag), (cell, template))
             # Cells may compete for a tag that moves: the newest versions get it.
-            shared = rule.moving and other is not cell and template_there == template
-            if not shared and (other is not cell or template_there != template):
-                document.problem(path, *_same_tag(tag, template, (other, cell)))
+            shared = rule.moving and owner is not cell and template_there == template
+            if not shared and (owner is not cell or template_there != template):
+                document.problem(path, *_same_tag(tag, template, (owner, cell)))
                 return
 
 
@@ -144,4 +144,4 @@ def _same_tag(tag: str, template: str, cells: tuple[Cell, Cell]) -> tuple[str, s
 
 
 def _differing(one: Cell, two: Cell) -> Iterator[str]:
-    return (axis for (axis, value), (_, other) in zip(one.values, two.values, strict=True) if value != other)
+    return (axis for (axis, a), (_, b) in zip(one.values, two.values, strict=True) if a != b)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import UsageError
-from builder.host.toml.documents import shown, suggest
+from builder.host.toml.documents import printable, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 def recipe_paths(search: Sequence[Path]) -> dict[str, Path]:
     """Return all recipes in these folders by name, sorted; a recipe of an earlier folder hides one of a later."""
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for folder in search:
         if not folder.is_dir():
             continue
         for path in sorted(folder.glob("*.toml")):
             if not path.name.startswith("."):
-                found.setdefault(path.stem, path)
-    return dict(sorted(found.items()))
+                paths.setdefault(path.stem, path)
+    return dict(sorted(paths.items()))
 
 
 def find(name_or_path: str, search: Sequence[Path]) -> Path:
@@ -33,16 +33,18 @@ def find(name_or_path: str, search: Sequence[Path]) -> Path:
     path = Path(name_or_path)
     if path.suffix == ".toml" and _is_file(path):
         return path
-    known = recipe_paths(search)
+    paths = recipe_paths(search)
     name = name_or_path.removesuffix(".toml")
-    if name in known:
-        return known[name]
+    if name in paths:
+        return paths[name]
     if "/" in name_or_path:
         raise UsageError(
-            f"there is no recipe at `{shown(name_or_path)}`", hint="a recipe is a .toml file; see: jbuild list"
+            f"there is no recipe at `{printable(name_or_path)}`", hint="a recipe is a .toml file; see: jbuild list"
         )
-    where = ", ".join(map(str, search)) or None
-    raise UsageError(f"there is no recipe `{shown(name)}`", where=where, hint=suggest(name, known, noun="recipes"))
+    folders = ", ".join(map(str, search)) or None
+    raise UsageError(
+        f"there is no recipe `{printable(name)}`", where=folders, hint=suggest(name, paths, noun="recipes")
+    )
 
 
 def _is_file(path: Path) -> bool:

@@ -10,7 +10,7 @@ import re
 from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Any
 
-from builder.host.toml.documents import key_path, shown, suggest
+from builder.host.toml.documents import key_path, printable, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,26 +63,26 @@ def problems(schema: Any, path: Path = ()) -> list[tuple[Path, str]]:
     """Return what is wrong with a schema, with the key path of each mistake."""
     if not isinstance(schema, dict):
         return [(path, 'must be a JSON schema as a table, such as { type = "object" }')]
-    found: list[tuple[Path, str]] = []
+    mistakes: list[tuple[Path, str]] = []
     if not path and not set(_DEFINING) & set(schema):
-        found.append((path, "this schema allows everything, so it proves nothing: give it a `type`"))
+        mistakes.append((path, "this schema allows everything, so it proves nothing: give it a `type`"))
     for key, value in schema.items():
-        found += [((*path, key), message) for message in _wrong(key, value)]
+        mistakes += [((*path, key), message) for message in _wrong(key, value)]
     properties = schema.get("properties")
     for name, below in properties.items() if isinstance(properties, dict) else ():
-        found += problems(below, (*path, "properties", name))
+        mistakes += problems(below, (*path, "properties", name))
     if isinstance(schema.get("items"), dict):
-        found += problems(schema["items"], (*path, "items"))
-    return found
+        mistakes += problems(schema["items"], (*path, "items"))
+    return mistakes
 
 
 def _wrong(key: str, value: Any) -> Iterator[str]:
     if key not in _KEYWORDS:
-        yield f"unknown keyword `{shown(key)}` ({suggest(key, _KEYWORDS, noun='known')})"
+        yield f"unknown keyword `{printable(key)}` ({suggest(key, _KEYWORDS, noun='known')})"
     elif not _takes(key, value):
         yield f"`{key}` does not take this value"
     elif key == "type" and value not in _TYPES:
-        yield f"`{shown(value)}` is not a type ({suggest(value, _TYPES, noun='types')})"
+        yield f"`{printable(value)}` is not a type ({suggest(value, _TYPES, noun='types')})"
     elif key == "enum" and (not value or any(isinstance(item, (dict, date, datetime, time)) for item in value)):
         yield "`enum` lists at least one value: strings, numbers, true or false"
     elif key == "required" and not all(isinstance(item, str) for item in value):
@@ -114,19 +114,19 @@ def unmet(answer: str, schema: str) -> str | None:
 
 
 def _mismatches(value: Any, schema: dict[str, Any], path: Path) -> Iterator[str]:
-    where = f" at `{key_path(path)}`" if path else ""
+    location = f" at `{key_path(path)}`" if path else ""
     if "type" in schema and not _is_a(value, schema["type"]):
-        yield f"it is no {schema['type']}{where}"
+        yield f"it is no {schema['type']}{location}"
         return
-    yield from (f"{message}{where}" for message in _off(value, schema))
+    yield from (f"{message}{location}" for message in _off(value, schema))
     if isinstance(value, dict):
-        known = schema.get("properties") or {}
-        yield from (f"`{name}` is missing{where}" for name in schema.get("required") or () if name not in value)
+        properties = schema.get("properties") or {}
+        yield from (f"`{name}` is missing{location}" for name in schema.get("required") or () if name not in value)
         for name, item in value.items():
-            if name in known:
-                yield from _mismatches(item, known[name], (*path, name))
+            if name in properties:
+                yield from _mismatches(item, properties[name], (*path, name))
             elif schema.get("additionalProperties") is False:
-                yield f"`{shown(name)}` is not foreseen{where}"
+                yield f"`{printable(name)}` is not foreseen{location}"
     if isinstance(value, list) and "items" in schema:
         for index, item in enumerate(value):
             yield from _mismatches(item, schema["items"], (*path, index))
@@ -147,15 +147,15 @@ def _off(value: Any, schema: dict[str, Any]) -> Iterator[str]:
     if allowed is not None and not any(
         value == item and isinstance(value, bool) == isinstance(item, bool) for item in allowed
     ):
-        yield f"{shown(json.dumps(value))} is not {' or '.join(json.dumps(item) for item in allowed)}"
+        yield f"{printable(json.dumps(value))} is not {' or '.join(json.dumps(item) for item in allowed)}"
     if isinstance(value, str) and "pattern" in schema and not re.search(schema["pattern"], value):
-        yield f"{shown(json.dumps(value))} does not match `{schema['pattern']}`"
+        yield f"{printable(json.dumps(value))} does not match `{schema['pattern']}`"
     size = len(value) if isinstance(value, (str, list)) else value
     low, high = _LIMITS.get(type(value), ("", ""))
     if low in schema and size < schema[low]:
-        yield f"{shown(json.dumps(value))} is below the `{low}` of {schema[low]}"
+        yield f"{printable(json.dumps(value))} is below the `{low}` of {schema[low]}"
     if high in schema and size > schema[high]:
-        yield f"{shown(json.dumps(value))} is above the `{high}` of {schema[high]}"
+        yield f"{printable(json.dumps(value))} is above the `{high}` of {schema[high]}"
 
 
 _LIMITS: dict[type, tuple[str, str]] = {

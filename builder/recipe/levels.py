@@ -33,10 +33,10 @@ def usual_start_s(level: str) -> int:
     return _table(DATA).get(level, 0)
 
 
-def reaches(level: str, wanted: str | None) -> bool:
+def reaches(level: str, minimum: str | None) -> bool:
     """Return whether a verdict's level is at least the one wanted; any is, if none is."""
     order = levels()
-    return wanted is None or (level in order and order.index(level) >= order.index(wanted))
+    return minimum is None or (level in order and order.index(level) >= order.index(minimum))
 
 
 def _parse(root: Table) -> dict[str, int]:

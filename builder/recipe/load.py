@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # The fields that are the recipe's; the others are the spec's.
 _RECIPE_FIELDS = ("description", "architecture", "boards", "matrix", "overrides", "runners")
 
-_LINE = string(patterns.TEXT, "a description on one line")
+_DESCRIPTION = string(patterns.TEXT, "a description on one line")
 _ARCHITECTURE = choice(get_args(Architecture), "unknown architecture {}", "architectures")
 _TEMPLATE = string(patterns.TEMPLATE, "a template's file name")
 _BOARDS = choices(lambda: [board.name for board in boards()], "there is no board {}", "boards known")
@@ -36,7 +36,7 @@ _NO_MATRIX = ("a recipe needs a matrix", 'such as `[matrix]` with `vllm = ["0.15
 _NO_MODEL = ("a recipe needs a model: without one the image cannot answer", "add a [[models]] table")
 _RECIPE = TableDeclaration[dict[str, Any]](
     dict,
-    Field("description", _LINE, "One line about the images of the recipe.", required=True),
+    Field("description", _DESCRIPTION, "One line about the images of the recipe.", required=True),
     Field("architecture", _ARCHITECTURE, "Architecture of the images; default arm64."),
     Field("template", _TEMPLATE, "Dockerfile template: a file in dockerfiles/, of the project or of jbuild."),
     Field("boards", _BOARDS, "Boards whose memory the models must fit; default all boards of the platform."),
@@ -80,7 +80,7 @@ def _recipe(root: Table, path: Path, templates: Sequence[Path]) -> Recipe:
     name = path.stem
     if not re.fullmatch(patterns.RECIPE_NAME, name):
         root.problem(
-            None, f"`{documents.shown(name)}` is not a recipe name", "lower-case letters, digits, `.`, `_` and `-`"
+            None, f"`{documents.printable(name)}` is not a recipe name", "lower-case letters, digits, `.`, `_` and `-`"
         )
     slots = Slots()
     values: dict[str, Any] = {"matrix": Matrix(axes=()), "architecture": "arm64"} | _RECIPE.read(root, slots)
@@ -106,6 +106,6 @@ def _spec(root: Table, values: dict[str, Any]) -> Spec:
 def _check_template(root: Table, name: str, folders: Sequence[Path]) -> None:
     if any((folder / name).is_file() for folder in folders):
         return
-    known = [path.name for folder in folders for path in folder.glob("*.j2")]
-    hint = f"{documents.suggest(name, known, noun='templates')}; your own lie in `dockerfiles/`, beside `recipes/`"
-    root.problem("template", f"there is no template `{documents.shown(name)}`", hint)
+    templates = [path.name for folder in folders for path in folder.glob("*.j2")]
+    hint = f"{documents.suggest(name, templates, noun='templates')}; your own are in `dockerfiles/`, beside `recipes/`"
+    root.problem("template", f"there is no template `{documents.printable(name)}`", hint)

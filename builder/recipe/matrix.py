@@ -43,7 +43,7 @@ def expand(recipe: Recipe) -> tuple[Cell, ...]:
 
 def variant(recipe: Recipe, cell: Cell, axis: str, value: str) -> Cell:
     """Return the cell that differs from another in one value, whether or not the matrix has it."""
-    values = tuple((name, value if name == axis else own) for name, own in cell.values)
+    values = tuple((name, value if name == axis else current) for name, current in cell.values)
     return _cell(recipe, values, _excluded(recipe, values))
 
 
@@ -88,8 +88,8 @@ def platform_of(recipe: Recipe, cell: Cell) -> Platform:
 
 def runners_of(recipe: Recipe, cell: Cell) -> tuple[str | None, str | None]:
     """Return the labels of the runner that builds a cell and of the board that asks it, where the recipe names them."""
-    known = placeholders.facts(cell, platform_of(recipe, cell))
-    build, smoke = (label and placeholders.fill(label, known) for label in (recipe.runners.build, recipe.runners.smoke))
+    facts = placeholders.facts(cell, platform_of(recipe, cell))
+    build, smoke = (label and placeholders.fill(label, facts) for label in (recipe.runners.build, recipe.runners.smoke))
     return build, smoke
 
 
@@ -128,7 +128,7 @@ def _cell(recipe: Recipe, values: Pairs, excluded: str | None) -> Cell:
 
 @lru_cache(maxsize=4096)
 def _judged(architecture: Architecture, axes: Pairs) -> tuple[str | None, str | None]:
-    """Return why there is no platform with these axis values, or what is unusual about the one there is."""
+    """Return why there is no platform with these axis values, or how its platform is unusual."""
     try:
         platform = platform_for(axes, architecture)
     except ImpossibleError as error:

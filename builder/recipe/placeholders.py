@@ -33,15 +33,15 @@ def fill(text: str, facts: Mapping[str, str]) -> str:
     """Replace the placeholders of a text.
 
     Raises:
-        KeyError: there is no such fact; the recipe's checks have seen to that.
+        KeyError: an unknown name; the recipe's checks exclude that.
     """
-    return _PLACEHOLDER.sub(lambda found: facts[found.group(1)], text) if "{" in text else text
+    return _PLACEHOLDER.sub(lambda match: facts[match.group(1)], text) if "{" in text else text
 
 
 def facts(cell: Cell, platform: Platform) -> dict[str, str]:
     """Return what `{…}` can stand for in a cell: its axes and its platform's facts, without those it lacks."""
     cuda = platform.cuda or ""
-    known = {
+    values = {
         "l4t": platform.l4t,
         "distribution": platform.distribution,
         "ubuntu": platform.release if platform.distribution.startswith("ubuntu-") else None,
@@ -55,7 +55,7 @@ def facts(cell: Cell, platform: Platform) -> dict[str, str]:
         "recipe": cell.recipe,
         "cell": cell.id,
     }
-    return {**{name: value for name, value in known.items() if value}, **dict(cell.values)}
+    return {**{name: value for name, value in values.items() if value}, **dict(cell.values)}
 
 
 def marks() -> dict[str, str]:

@@ -74,19 +74,19 @@ def _read_schema(table: Table, key: str, _: Slots) -> str | None:
     raw = table.raw(key)
     problems = guided_schema.problems(raw)
     for path, message in problems:
-        table.document.problem((*table.path, key, *path), message)
+        table.problem((key, *path), message)
     return None if problems else guided_schema.text(raw)
 
 
 def _check(table: Table, question: Question, _: Slots) -> None:
-    given = [kind for kind in _KINDS if kind in table]
-    if not given:
+    kinds = [kind for kind in _KINDS if kind in table]
+    if not kinds:
         table.problem(
             None, "this asks nothing", 'add `ask = "…"`, `chat = [{ role = "user", content = "…" }]` or `prompt`'
         )
-    for kind in given[1:]:
+    for kind in kinds[1:]:
         table.problem(
-            kind, f"this question has `{given[0]}` already", "one question, one of `ask`, `chat` and `prompt`"
+            kind, f"this question has `{kinds[0]}` already", "one question, one of `ask`, `chat` and `prompt`"
         )
     if table.raw("chat") and question.chat and question.chat[-1].role == "assistant":
         table.problem(
@@ -96,9 +96,9 @@ def _check(table: Table, question: Question, _: Slots) -> None:
         table.problem(None, "this expects nothing, so it proves nothing", f'add `expect = "Paris"`: {_RIGHT}')
     elif not question.expects and "expect" not in table:
         table.problem(None, "every answer would pass, so it proves nothing", f'add `expect = "Paris"`: {_RIGHT}')
-    for key, wanted in (("min-tokens", question.min_tokens), ("tokens", len(question.tokens))):
-        if wanted > question.max_tokens:
-            table.problem(key, f"an answer ends after {question.max_tokens} tokens", f"set `max-tokens = {wanted}`")
+    for key, value in (("min-tokens", question.min_tokens), ("tokens", len(question.tokens))):
+        if value > question.max_tokens:
+            table.problem(key, f"an answer ends after {question.max_tokens} tokens", f"set `max-tokens = {value}`")
 
 
 _text = string(patterns.LINES, "text without control characters")

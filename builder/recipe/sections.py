@@ -22,7 +22,7 @@ from builder.host.toml.declarations import (
     tables,
     under,
 )
-from builder.host.toml.documents import shown, suggest
+from builder.host.toml.documents import printable, suggest
 from builder.model import patterns
 from builder.model.recipes import Model, OnFailure, Override, PublishSpec, Runners, ServerSpec, TagRule, Waiver
 from builder.recipe import value_checks
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _MOST_TOKENS = 2**31
 _DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")
-# The audit's rules, which lie in a later room; a test keeps the two the same.
+# The audit's rules, which are in a later room; a test keeps both equal.
 AUDIT_RULES = (
     "other-distribution",
     *("damaged-wheel", "wrong-machine", "other-python", "missing-library", "symbol-version", "undefined-symbol"),
@@ -49,18 +49,18 @@ WEIGHT_FORMATS = ("bin", "ckpt", "gguf", "onnx", "pickle", "pkl", "pt", "pth", "
 
 def _date(table: Table, key: str, _: Slots) -> str | None:
     """Read a date; TOML has dates of its own, people write strings."""
-    found = table.raw(key)
-    if isinstance(found, datetime):
+    value = table.raw(key)
+    if isinstance(value, datetime):
         table.problem(key, "must be a date without a time", "such as 2026-11-01")
         return None
-    if isinstance(found, date):
-        return found.isoformat()
+    if isinstance(value, date):
+        return value.isoformat()
     text = table.string(key, pattern=_DAY, noun="a date such as 2026-11-01")
     try:
         return date.fromisoformat(text).isoformat() if text else None
     except ValueError:
         if re.fullmatch(_DAY, text):
-            table.problem(key, f"there is no day {text}")
+            table.problem(key, f"{text} is not a date")
         return None
 
 
@@ -136,11 +136,11 @@ def served_model(document: Document, name: str | None, models: tuple[Model, ...]
     """Return the name of the model to serve: the only one, if `[server]` names none; note models of one name."""
     names = [model.name for model in models if model.name]
     for index, model in enumerate(models):
-        if model.name and model.name in [other.name for other in models[:index]]:
+        if model.name and model.name in [earlier.name for earlier in models[:index]]:
             document.problem(("models", index, "name"), f"two models are called `{model.name}`")
     if name and name not in names:
         hint = suggest(name, names, noun="models")
-        document.problem(("server", "model"), f"`{shown(name)}` is not one of the recipe's models", hint)
+        document.problem(("server", "model"), f"`{printable(name)}` is not one of the recipe's models", hint)
     elif name is None and len(names) > 1:
         message, hint = "which of the models does the server serve?", f"one of: {', '.join(names)}"
         document.problem(("server", "model"), message, hint)
@@ -171,8 +171,8 @@ def _tags(table: Table, key: str, slots: Slots) -> tuple[TagRule, ...]:
         else:
             rule = _TAG.read(item, slots)
             item.done()
-        if rule.name in [other.name for other in rules]:
-            table.document.problem((*table.path, key, index), f"`{shown(rule.name)}` is there twice")
+        if rule.name in [earlier.name for earlier in rules]:
+            table.document.problem((*table.path, key, index), f"`{printable(rule.name)}` is there twice")
         rules.append(rule)
     return tuple(rules)
 

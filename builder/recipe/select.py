@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from builder.errors import UsageError
-from builder.host.toml.documents import shown, suggest
+from builder.host.toml.documents import printable, suggest
 from builder.recipe.globs import glob
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from builder.model.recipes import Cell
 
-_SHOWN = 8
+_LISTED_IDS = 8
 
 
 def select(cells: Sequence[Cell], selectors: Sequence[str]) -> tuple[Cell, ...]:
@@ -31,17 +31,17 @@ def select(cells: Sequence[Cell], selectors: Sequence[str]) -> tuple[Cell, ...]:
         axis, _, pattern = selector.rpartition("=")
         groups.setdefault(axis, []).append(pattern)
         _check(cells, axis, pattern)
-    found = tuple(
+    selected = tuple(
         cell
         for cell in cells
         if all(any(_matches(cell, axis, one) for one in patterns) for axis, patterns in groups.items())
     )
-    if selectors and not found:
+    if selectors and not selected:
         raise UsageError(
-            f"no cell matches all of: {', '.join(map(shown, selectors))}",
+            f"no cell matches all of: {', '.join(map(printable, selectors))}",
             hint="selectors on different axes narrow each other: leave one out",
         )
-    return found
+    return selected
 
 
 def _matches(cell: Cell, axis: str, pattern: str) -> bool:
@@ -55,14 +55,20 @@ def _check(cells: Sequence[Cell], axis: str, pattern: str) -> None:
     axes = list(dict.fromkeys(name for cell in cells for name, _ in cell.values))
     if not axis:
         ids = [cell.id for cell in cells]
-        near = suggest(pattern, ids, noun="cells") if len(ids) <= _SHOWN else _near(pattern, ids)
-        raise UsageError(f"no cell is called `{shown(pattern)}`", hint=near)
+        hint = suggest(pattern, ids, noun="cells") if len(ids) <= _LISTED_IDS else _nearest_ids(pattern, ids)
+        raise UsageError(f"no cell is called `{printable(pattern)}`", hint=hint)
     if axis not in axes:
-        raise UsageError(f"`{shown(axis)}` is not an axis of this recipe", hint=suggest(axis, axes, noun="axes"))
+        raise UsageError(f"`{printable(axis)}` is not an axis of this recipe", hint=suggest(axis, axes, noun="axes"))
     values = list(dict.fromkeys(value for cell in cells if (value := cell.value(axis)) is not None))
-    raise UsageError(f"no cell has {axis}={shown(pattern)}", hint=suggest(pattern, values, noun=f"values of {axis}"))
+    raise UsageError(
+        f"no cell has {axis}={printable(pattern)}", hint=suggest(pattern, values, noun=f"values of {axis}")
+    )
 
 
-def _near(pattern: str, ids: list[str]) -> str:
+def _nearest_ids(pattern: str, ids: list[str]) -> str:
     hint = suggest(pattern, ids, noun="cells")
-    return hint if hint.startswith("did you mean") else f"there are {len(ids)} cells, such as {', '.join(ids[:_SHOWN])}"
+    return (
+        hint
+        if hint.startswith("did you mean")
+        else f"there are {len(ids)} cells, such as {', '.join(ids[:_LISTED_IDS])}"
+    )

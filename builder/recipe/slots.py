@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from builder.host.toml.declarations import ValueType, list_schema, whole
-from builder.host.toml.documents import shown
+from builder.host.toml.declarations import ValueType, anchored, list_schema
+from builder.host.toml.documents import printable
 from builder.model import patterns
 from builder.recipe import placeholders, value_checks
 
@@ -68,7 +68,7 @@ def slot_list(check: Check) -> ValueType:
         for index, item in enumerate(raw if isinstance(raw, list) else ()):
             slots.note(table, (key, index), item, check)
             if item in raw[:index]:
-                table.document.problem((*table.path, key, index), f"`{shown(str(item))}` is there twice")
+                table.problem((key, index), f"`{printable(str(item))}` is there twice")
         return values
 
     return ValueType(read=read, schema=lambda: list_schema(slot_schema(check), uniqueItems=True))
@@ -78,7 +78,7 @@ def slot_schema(check: Check) -> Schema:
     """Return the JSON Schema of a string that a check accepts, or that has a placeholder."""
     if not isinstance(check, value_checks.PatternCheck):
         return {"type": "string"}
-    return {"type": "string", "pattern": f"{whole(check.pattern)}|{placeholders.PATTERN}"}
+    return {"type": "string", "pattern": f"{anchored(check.pattern)}|{placeholders.PATTERN}"}
 
 
 def _environment(parent: Table, key: str, slots: Slots) -> Pairs:
@@ -86,7 +86,7 @@ def _environment(parent: Table, key: str, slots: Slots) -> Pairs:
     table = parent.table(key)
     for name in table:
         if not re.fullmatch(patterns.ENVIRONMENT, name):
-            table.problem(name, f"`{shown(name)}` is not the name of an environment variable")
+            table.problem(name, f"`{printable(name)}` is not the name of an environment variable")
         elif re.fullmatch(patterns.SECRET, name):
             table.problem(
                 name, f"`{name}` is a secret: it would be readable in the image", "set it when the image runs"
@@ -103,7 +103,9 @@ def _labels(parent: Table, key: str, slots: Slots, prefix: str = "") -> Pairs:
             pairs.extend(_labels(table, name, slots, f"{full}."))
             continue
         if not re.fullmatch(patterns.LABEL, full):
-            table.problem(name, f"`{shown(full)}` is not a label name", "lower-case letters, digits, `.`, `-` and `_`")
+            table.problem(
+                name, f"`{printable(full)}` is not a label name", "lower-case letters, digits, `.`, `-` and `_`"
+            )
         pairs.append((full, _VALUE.read(table, name, slots)))
     return tuple(pairs)
 
@@ -113,7 +115,7 @@ ENVIRONMENT = ValueType(
     read=_environment,
     schema=lambda: {
         "type": "object",
-        "propertyNames": {"pattern": whole(patterns.ENVIRONMENT), "not": {"pattern": whole(patterns.SECRET)}},
+        "propertyNames": {"pattern": anchored(patterns.ENVIRONMENT), "not": {"pattern": anchored(patterns.SECRET)}},
         "additionalProperties": _VALUE.schema(),
     },
 )
@@ -121,7 +123,7 @@ LABELS = ValueType(
     read=_labels,
     schema=lambda: {
         "type": "object",
-        "propertyNames": {"pattern": whole(patterns.LABEL)},
+        "propertyNames": {"pattern": anchored(patterns.LABEL)},
         "additionalProperties": {"anyOf": [_VALUE.schema(), {"type": "object"}]},
     },
 )

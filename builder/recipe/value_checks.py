@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from builder.host.toml.documents import shown
+from builder.host.toml.documents import printable
 from builder.model import patterns
 
 Check = Callable[[str], "str | None"]
@@ -33,7 +33,7 @@ class PatternCheck:
 
     def __call__(self, value: str) -> str | None:
         """Return what is wrong with a value, or None."""
-        return None if re.fullmatch(self.pattern, value) else f"`{shown(value)}` is not {self.noun}"
+        return None if re.fullmatch(self.pattern, value) else f"`{printable(value)}` is not {self.noun}"
 
 
 text = PatternCheck(patterns.TEXT, "one line of text without control characters")
@@ -66,9 +66,9 @@ def requirement(value: str) -> str | None:
     try:
         parsed = Requirement(value)
     except InvalidRequirement as error:
-        return f"`{shown(value)}` is not a requirement: {shown(str(error).splitlines()[0])}"
+        return f"`{printable(value)}` is not a requirement: {printable(str(error).splitlines()[0])}"
     if parsed.url:
-        return f"`{shown(value)}` names a URL: name a version instead"
+        return f"`{printable(value)}` names a URL: name a version instead"
     return None
 
 
@@ -83,9 +83,9 @@ def argument(value: str) -> str | None:
     """Check an argument of the server that no key of the recipe stands for."""
     option = value.split("=", 1)[0].replace("_", "-")
     if option in _OWN_KEYS:
-        return f"`{shown(value)}` belongs into `{_OWN_KEYS[option]}`"
+        return f"`{printable(value)}` belongs into `{_OWN_KEYS[option]}`"
     if option in _IMAGE_SETS:
-        return f"`{shown(value)}` is set when the image runs, not in a recipe"
+        return f"`{printable(value)}` is set when the image runs, not in a recipe"
     return text(value)
 
 
@@ -96,7 +96,7 @@ def expectation(value: str) -> str | None:
     if problem := PatternCheck(patterns.LINES, "a pattern without control characters")(value):
         return problem
     try:
-        found = re.compile(value).search("")
+        match = re.compile(value).search("")
     except (re.error, OverflowError, RecursionError) as error:
-        return f"`{shown(value)}` is not a regular expression: {error}"
-    return f"`{shown(value)}` matches an empty answer, so it proves nothing" if found else None
+        return f"`{printable(value)}` is not a regular expression: {error}"
+    return f"`{printable(value)}` matches an empty answer, so it proves nothing" if match else None

@@ -1,1 +1,1 @@
-"""Servers that jbuild reads from and writes to."""
+"""Servers: HTTP, resumable downloads, registries, package indexes, model hubs and the wheelhouse."""

@@ -1,4 +1,4 @@
-"""Downloads: resumed within the file, hashed as they arrive, trusted only when the hash is right."""
+"""Downloads: resumed within the file, hashed as they arrive, accepted only with the right hash."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from builder.remote import http
 
 BLOCK = 1 << 20
-# `FICLONE` of linux/fs.h: share the blocks of another file, on file systems that can.
+# `FICLONE` of linux/fs.h: share the blocks of another file.
 _CLONE = 0x40049409
 _LOCK_POLL_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expected:
-    """What a file must be, as far as its server or lock tells; `size` in bytes, `git_id` is Git's SHA-1 of a blob."""
+    """The properties of a file that its server or lock states; `size` in bytes, `git_id` is Git's SHA-1 of a blob."""
 
     sha256: str | None = None
     size: int | None = None
@@ -40,10 +40,10 @@ class Expected:
 
 
 class PartialBlob:
-    """The beginning of a blob: its size and hash so far; `sink` gets each block."""
+    """The beginning of a blob: its size and hash so far; `sink` receives each block."""
 
     def __init__(self, sink: Callable[[bytes], object], size: int | None = None) -> None:
-        """Start empty; `size` (bytes) is that of the whole blob, if known."""
+        """Start empty; `size` (bytes) is that of the complete blob, if known."""
         self._sink, self.expected_size = sink, size
         self._reset()
 
@@ -69,7 +69,7 @@ class PartialBlob:
         """Drop everything.
 
         Raises:
-            requests.ConnectionError: the sink cannot take it back.
+            requests.ConnectionError: always, since the sink has the bytes.
         """
         raise requests.ConnectionError("the server cannot resume within a blob")
 
@@ -78,13 +78,13 @@ class PartialFile(PartialBlob):
     """The beginning of a file on disk, which an earlier run may have written."""
 
     def __init__(self, file: IO[bytes], expected: Expected, progress: Progress) -> None:
-        """Take a file that is open for reading and writing."""
+        """Take a file open for reading and writing."""
         self.expected, self.progress, self._file = expected, progress, file
         super().__init__(file.write, expected.size)
 
     def _reset(self) -> None:
         super()._reset()
-        # Hubs list no other hash of small files.
+        # The only hash that hubs list for small files.
         self._git = hashlib.sha1(b"blob %d\x00" % (self.expected.size or 0), usedforsecurity=False)
 
     def _count(self, block: bytes) -> None:
@@ -93,7 +93,7 @@ class PartialFile(PartialBlob):
         self.progress.advance(len(block))
 
     def resume(self) -> None:
-        """Hash what an earlier run left; more than the whole file is dropped."""
+        """Hash the bytes of an earlier run; drop them if they are more than the complete file."""
         self._reread()
         if self.expected_size is not None and self.size > self.expected_size:
             self.restart()
@@ -106,9 +106,9 @@ class PartialFile(PartialBlob):
         self._reset()
 
     def copy_from(self, source: IO[bytes]) -> None:
-        """Replace everything by a copy of another file, sharing its blocks where the file system can.
+        """Replace everything with a copy of another file, sharing its blocks if the file system can.
 
-        Never a hard link: the copy's mode and times will be changed.
+        Not with a hard link, since the copy's mode and times will change.
         """
         self.restart()
         if _clone(source, self._file):
@@ -135,13 +135,13 @@ class PartialFile(PartialBlob):
 
 
 class Fetcher(Protocol):
-    """Where one file comes from: a hub, a registry, an index, a folder."""
+    """The source of one file: a hub, a registry, an index, a folder."""
 
     def fetch(self, content: PartialFile) -> None:
-        """Append what `content` lacks.
+        """Append the missing bytes to `content`.
 
         Raises:
-            JbuildError: the source refuses or cannot be reached; what has arrived stays.
+            JbuildError: the source refuses or cannot be reached; the bytes so far stay.
         """
 
     def mismatch(self, content: PartialFile) -> IntegrityError:
@@ -149,11 +149,11 @@ class Fetcher(Protocol):
 
 
 def download(fetcher: Fetcher, path: Path, expected: Expected, progress: Progress) -> str:
-    """Fetch a file to `path`, resuming what is there, and return its sha256.
+    """Fetch a file to `path`, resuming a partial one, and return its sha256.
 
     Raises:
         IntegrityError: the source serves other bytes; the file is removed.
-        JbuildError: the source refuses or cannot be reached; what has arrived stays.
+        JbuildError: the source refuses or cannot be reached; the bytes so far stay.
     """
     path.touch()
     with path.open("r+b") as file:
@@ -164,7 +164,7 @@ def download(fetcher: Fetcher, path: Path, expected: Expected, progress: Progres
             if content.flaw():
                 fetcher.fetch(content)
             if resumed and content.flaw():
-                # Whatever ended the earlier run may have damaged the beginning.
+                # The earlier run may have left damaged bytes.
                 content.restart()
                 fetcher.fetch(content)
         except JbuildError:
@@ -176,8 +176,8 @@ def download(fetcher: Fetcher, path: Path, expected: Expected, progress: Progres
     return content.sha256
 
 
-def download_once(target: Path, bring: Callable[[Path], object], check: Callable[[], object]) -> bool:
-    """Have `bring` fetch into a partial file and rename it to `target`, once for all threads and processes.
+def download_once(target: Path, fetch: Callable[[Path], object], check: Callable[[], object]) -> bool:
+    """Have `fetch` write a partial file and rename it to `target`, once for all threads and processes.
 
     `check` may raise to end the wait for another process. Returns whether the file was missing.
 
@@ -188,7 +188,7 @@ def download_once(target: Path, bring: Callable[[Path], object], check: Callable
         if target.is_file():
             return False
         partial = target.parent / "partial"
-        bring(partial)
+        fetch(partial)
         partial.rename(target)
         return True
 
@@ -211,10 +211,10 @@ def file_lock(path: Path, check: Callable[[], object]) -> Iterator[None]:
 
 
 def receive(request: Callable[[dict[str, str]], requests.Response], blob: PartialBlob, retry: http.Retry) -> None:
-    """Append what a server has more of a blob, again after failures as `retry` says.
+    """Append the missing bytes of a blob from a server, with retries.
 
-    `request` sends the GET request with the given headers, streamed. A server without ranges sends what is there
-    once more; it is skipped.
+    `request` sends the GET request with the given headers, streamed. A server without ranges sends the blob from its
+    beginning; the bytes so far are skipped.
 
     Raises:
         requests.RequestException: the last failure.
@@ -223,7 +223,7 @@ def receive(request: Callable[[dict[str, str]], requests.Response], blob: Partia
     def attempt() -> None:
         if blob.size == blob.expected_size:
             return
-        # A compressed answer would have another length, and no ranges.
+        # A compressed answer has another length, and no ranges.
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={blob.size}-"} if blob.size else {})
         with request(headers) as response:
             if blob.size and _is_other_range(response, blob.size):
@@ -243,7 +243,7 @@ def receive(request: Callable[[dict[str, str]], requests.Response], blob: Partia
 
 
 def local_path(url: str) -> Path | None:
-    """Return the file of a path or file:// address, or None if a server has it."""
+    """Return the path in a file:// address or plain path, or None for a server's address."""
     if "://" not in url:
         return Path(url)
     return Path(unquote(urlsplit(url).path)) if url.startswith("file://") else None

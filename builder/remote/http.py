@@ -1,4 +1,4 @@
-"""HTTP for every room: sessions that know certificates, proxies and time-outs, and the one retry policy."""
+"""HTTP sessions with certificates, proxies and time-outs, and the retry policy."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _BLOCK = 1 << 20
+_BODY_BLOCK = 1 << 16
 _CONNECTIONS = 32
 _TOO_MANY_REQUESTS = 429
 _SERVER_FAULT = 500
-# Answers of the 5xx family that the same request will get again: not implemented, version, full, loop.
+# 5xx answers that a retry does not change: not implemented, version, full, loop.
 _LASTING_FAULTS = frozenset({501, 505, 507, 508})
 _TRANSIENT = (
     exceptions.ConnectionError,
@@ -49,7 +50,7 @@ _ERRNO_REASONS = {
     errno.EHOSTUNREACH: "the host is unreachable",
 }
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
-    (exceptions.SSLError, "it does not speak TLS as it should"),
+    (exceptions.SSLError, "the TLS handshake failed"),
     (exceptions.ConnectTimeout, "no connection within the time limit"),
     (exceptions.Timeout, "no answer within the time limit"),
     *((kind, "the connection was cut") for kind in _TRANSIENT),
@@ -59,7 +60,7 @@ CA_HINT = "set network.ca-bundle in jbuild.toml, or SSL_CERT_FILE, to a PEM file
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patience:
-    """How long to wait for a connection (and for room to write), and for the next bytes of an answer, in seconds."""
+    """Time limits in seconds: for a connection (and each write), and for the next bytes of an answer."""
 
     connect_s: float = 20.0
     read_s: float = 60.0
@@ -68,21 +69,21 @@ class Patience:
 def session(config: Config, patience: Patience | None = None) -> requests.Session:
     """Return a session that trusts the configured certificates, else the system's.
 
-    Proxies and netrc come from the environment; loopback is never asked through a proxy. Threads may share it.
+    Proxies and netrc come from the environment; requests to loopback bypass proxies. Threads may share the session.
     """
-    made = _Session()
+    new = _Session()
     bundle = build_ca_bundle(config)
-    made.verify = str(bundle) if bundle else True
-    made.headers["User-Agent"] = f"jbuild/{__version__}"
+    new.verify = str(bundle) if bundle else True
+    new.headers["User-Agent"] = f"jbuild/{__version__}"
     adapter = _Adapter(patience or Patience())
-    made.mount("http://", adapter)
-    made.mount("https://", adapter)
-    return made
+    new.mount("http://", adapter)
+    new.mount("https://", adapter)
+    return new
 
 
 class _Session(requests.Session):
     def merge_environment_settings(self, url: Any, *args: Any, **kwargs: Any) -> Any:
-        # requests lets REQUESTS_CA_BUNDLE win over the session's own bundle; the configuration has decided already.
+        # requests prefers REQUESTS_CA_BUNDLE to the session's bundle, which the configuration has already settled.
         settings = super().merge_environment_settings(url, *args, **kwargs)
         settings["verify"] = self.verify
         if is_loopback(urlsplit(url).hostname or ""):
@@ -96,7 +97,7 @@ class _Adapter(HTTPAdapter):
         super().__init__(pool_maxsize=_CONNECTIONS)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        # The default of 16 KiB a write holds uploads to a fraction of what a local network carries.
+        # The default of 16 KiB per write slows uploads in a local network.
         super().init_poolmanager(*args, blocksize=_BLOCK, **kwargs)
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
@@ -106,7 +107,7 @@ class _Adapter(HTTPAdapter):
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address is this machine."""
+    """Return whether a host name or address is this machine's loopback."""
     name = host.strip("[]").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -118,11 +119,11 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retry:
-    """Tries again what can change: lost connections, time-outs, cut bodies, 429 and 5xx. Never another 4xx.
+    """Retries after transient failures: lost connections, time-outs, cut bodies, 429 and 5xx; never another 4xx.
 
     Waits double from `first_wait_s` (seconds), with jitter. A `Retry-After` beyond `longest_wait_s` ends the tries,
-    because a sooner one would be refused. No try begins later than `within_s` after the first. `on_retry` is told why
-    and how long.
+    because an earlier one would be refused. No try begins later than `within_s` after the first. `on_retry` receives
+    a message with the reason and the wait.
     """
 
     tries: int = 5
@@ -135,15 +136,15 @@ class Retry:
     on_retry: Callable[[str], object] | None = None
 
     def run(self, attempt: Callable[[], _T], *, progress: Callable[[], int] | None = None) -> _T:
-        """Return what `attempt` returns; it reports failure by requests' exceptions (`raise_for_status`).
+        """Return the result of `attempt`, which reports failures as exceptions of requests (`raise_for_status`).
 
-        Tries are counted anew whenever `progress` has grown, so that a large transfer that resumes may break often.
+        The count of tries restarts whenever `progress` grows, so a large transfer that resumes may break often.
 
         Raises:
             requests.RequestException: the last failure.
         """
         failures, reached = 0, progress() if progress else 0
-        begun = self.clock()
+        start_s = self.clock()
         while True:
             try:
                 return attempt()
@@ -152,7 +153,7 @@ class Retry:
                     failures, reached = 0, progress()
                 failures += 1
                 wait = self._wait_s(error, failures)
-                if wait is None or self.clock() + wait > begun + self.within_s:
+                if wait is None or self.clock() + wait > start_s + self.within_s:
                     raise
                 if self.on_retry:
                     self.on_retry(f"{reason(error)}; trying again in {wait:.1f} s ({failures + 1} of {self.tries})")
@@ -161,20 +162,39 @@ class Retry:
     def _wait_s(self, error: requests.RequestException, failures: int) -> float | None:
         if failures >= self.tries or not is_transient(error):
             return None
-        own: float = self.first_wait_s * 2 ** (failures - 1) * (0.5 + self.jitter() / 2)
-        asked = _retry_after_s(error.response)
-        if asked > self.longest_wait_s:
+        backoff: float = self.first_wait_s * 2 ** (failures - 1) * (0.5 + self.jitter() / 2)
+        retry_after = _retry_after_s(error.response)
+        if retry_after > self.longest_wait_s:
             return None
-        return max(asked, min(own, self.longest_wait_s))
+        return max(retry_after, min(backoff, self.longest_wait_s))
+
+
+def read_body(response: requests.Response, longest: int, within_s: float = math.inf) -> bytes | None:
+    """Return a body, or None if it has more than `longest` bytes.
+
+    Raises:
+        requests.exceptions.ReadTimeout: it took longer than `within_s` seconds.
+    """
+    size = response.headers.get("Content-Length", "")
+    if size.isdecimal() and int(size) > longest:
+        return None
+    content, start_s = bytearray(), time.monotonic()
+    for block in response.iter_content(_BODY_BLOCK):
+        content += block
+        if len(content) > longest:
+            return None
+        if time.monotonic() - start_s > within_s:
+            raise exceptions.ReadTimeout(response=response)
+    return bytes(content)
 
 
 def is_transient(error: requests.RequestException) -> bool:
-    """Tell whether the same request may succeed a little later."""
+    """Return whether the same request may succeed a little later."""
     if isinstance(error, exceptions.HTTPError) and error.response is not None:
         status = error.response.status_code
         return status == _TOO_MANY_REQUESTS or (status >= _SERVER_FAULT and status not in _LASTING_FAULTS)
     if isinstance(error, exceptions.SSLError):
-        # A connection that is cut inside TLS shows as an SSL error too; a certificate does not get better.
+        # A connection cut inside TLS is an SSL error too; a bad certificate stays bad.
         return any(isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError)) for cause in causes(error))
     return isinstance(error, _TRANSIENT)
 
@@ -193,20 +213,20 @@ def _retry_after_s(response: requests.Response | None) -> float:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and everything that it was made from, as requests and urllib3 nest them."""
-    queue, seen = [error], set[int]()
+    """Yield an exception and all its causes, as requests and urllib3 nest them."""
+    queue, visited = [error], set[int]()
     while queue:
-        each = queue.pop(0)
-        if id(each) in seen:
+        cause = queue.pop(0)
+        if id(cause) in visited:
             continue
-        seen.add(id(each))
-        yield each
-        inner = (each.__cause__, each.__context__, getattr(each, "reason", None), *each.args)
+        visited.add(id(cause))
+        yield cause
+        inner = (cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args)
         queue.extend(i for i in inner if isinstance(i, BaseException))
 
 
 def reason(error: requests.RequestException) -> str:
-    """Say in a few words why a request failed. Holds no address, so no credentials either."""
+    """Return in a few words why a request failed, without addresses and therefore without credentials."""
     if isinstance(error, exceptions.HTTPError) and error.response is not None:
         return f"the server answers {error.response.status_code} {error.response.reason or ''}".rstrip()
     if isinstance(error, exceptions.ProxyError):
@@ -224,24 +244,27 @@ def _cause_reason(cause: BaseException) -> str | None:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its TLS certificate is not trusted ({cause.verify_message})"
     if isinstance(cause, socket.gaierror):
-        return "the host name is not known"
+        return "the host name is unknown"
     if isinstance(cause, TimeoutError):
         return "no answer within the time limit"
     return _ERRNO_REASONS.get(cause.errno or 0) if isinstance(cause, OSError) else None
 
 
 def is_untrusted(error: requests.RequestException) -> bool:
-    """Tell whether a request failed because the server's certificate authority is not known."""
+    """Return whether a request failed because the server's certificate is not trusted."""
     return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes(error))
 
 
-def network_error(error: requests.RequestException, url: str) -> NetworkError:
-    """Turn a failed request into an error that says where and what to do."""
+def network_error(
+    error: requests.RequestException, url: str, failure: str = "", hint: str | None = None
+) -> NetworkError:
+    """Turn a failed request into an error with its address and a hint; `failure` begins the message."""
+    message = f"{failure}: {reason(error)}" if failure else reason(error)
     other = "check the address and the network (HTTPS_PROXY, NO_PROXY), then run it again"
-    return NetworkError(reason(error), where=scrub(url), hint=CA_HINT if is_untrusted(error) else other)
+    return NetworkError(message, where=scrub(url), hint=hint or (CA_HINT if is_untrusted(error) else other))
 
 
 def scrub(text: str) -> str:
-    """Take user names, passwords and query strings (which may hold signatures) out of the addresses in a text."""
+    """Remove user names, passwords and query strings (which may hold signatures) from the addresses in a text."""
     bare = re.sub(r"(?i)\b(https?://)[^/\s?#\"']*@", r"\1", text)
     return re.sub(r"(?i)\b(https?://[^\s?#\"']*)\?[^\s\"']*", r"\1", bare)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-# How much of an unexpected answer messages quote.
-SHOWN = 300
+# Characters of an unexpected answer that messages quote.
+EXCERPT = 300
 CHAT_COMPLETIONS, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 _OK = 200
 _DATA = b"data:"
@@ -72,7 +72,7 @@ class StreamedAnswer:
             ServerError: the event reports an error, or does not follow the protocol.
         """
         if "error" in event:
-            raise ServerError(f"the server reports an error: {json.dumps(event['error'])[:SHOWN]}")
+            raise ServerError(f"the server reports an error: {json.dumps(event['error'])[:EXCERPT]}")
         try:
             usage = event.get("usage") or {}
             self.input_tokens = usage.get("prompt_tokens", self.input_tokens)
@@ -80,7 +80,7 @@ class StreamedAnswer:
             for choice in event.get("choices") or ():
                 self._add_choice(choice, now_s)
         except (AttributeError, TypeError) as error:
-            raise ServerError(f"the answer has not the protocol's form: {json.dumps(event)[:SHOWN]}") from error
+            raise ServerError(f"the answer has not the protocol's form: {json.dumps(event)[:EXCERPT]}") from error
 
     def _add_choice(self, choice: dict[str, Any], now_s: float) -> None:
         message = choice.get("delta") or choice.get("message") or {}
@@ -172,7 +172,7 @@ class OpenAIServer:
             connection.request(method, target, data, headers | ({"Content-Type": "application/json"} if data else {}))
             response = connection.getresponse()
             if response.status != _OK:
-                text = response.read().decode(errors="replace")[:SHOWN]
+                text = response.read().decode(errors="replace")[:EXCERPT]
                 message = f"{path} answers with status {response.status}: {text}"
                 raise ServerError(message, status=response.status)
             yield response
@@ -213,9 +213,9 @@ def _object(data: bytes, subject: str) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except ValueError:
-        raise ServerError(f"{subject} something else than JSON: {data[:SHOWN]!r}") from None
+        raise ServerError(f"{subject} something else than JSON: {data[:EXCERPT]!r}") from None
     if not isinstance(value, dict):
-        raise ServerError(f"{subject} something else than objects: {data[:SHOWN]!r}")
+        raise ServerError(f"{subject} something else than objects: {data[:EXCERPT]!r}")
     return value
 
 

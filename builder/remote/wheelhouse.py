@@ -1,4 +1,4 @@
-"""The wheelhouse: each wheel once, by sha256, fetched in parallel, resumed and verified."""
+"""The wheelhouse: wheels by sha256, each downloaded once, in parallel, resumed and verified."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from builder.host.concurrency import map_with_progress
 from builder.host.paths import wheel_file
 from builder.remote import http
 from builder.remote.download import Expected, download, download_once, local_path, receive
+from builder.remote.index.listing import addresses
 from builder.remote.index.logins import Logins
-from builder.remote.index.mirrors import addresses
 from builder.remote.index.remote_wheel import FLAWS, metadata_of, with_archive
 
 if TYPE_CHECKING:
@@ -31,32 +31,31 @@ if TYPE_CHECKING:
     _Get = Callable[..., requests.Response]
 
 _PARALLEL = 8
-# Answers which mean that a file is not there any more.
-_GONE = (404, 410)
-# What a solver goes by.
+_MISSING = (404, 410)
+# The fields of METADATA that a solver uses.
 _DECISIVE = ("Name", "Version", "Requires-Python", "Requires-Dist", "Provides-Extra")
 _REFUSED = ".refused"
 
 
-def path_of(wheel: LockedWheel, house: Path) -> Path:
-    """Return where a wheel lies in the wheelhouse."""
-    return wheel_file(house, wheel.sha256, wheel.filename)
+def path_of(wheel: LockedWheel, wheelhouse: Path) -> Path:
+    """Return the path of a wheel in the wheelhouse."""
+    return wheel_file(wheelhouse, wheel.sha256, wheel.filename)
 
 
 def fetch(
     wheels: Sequence[LockedWheel], session: Session, *, on_fetched: Callable[[LockedWheel], None] | None = None
 ) -> int:
-    """Bring all wheels into the wheelhouse and return how many bytes were fetched.
+    """Download missing wheels into the wheelhouse and return the number of bytes.
 
-    `on_fetched` is called for every wheel as soon as it is there, those that were there before first.
+    `on_fetched` is called with each wheel as soon as it is in the wheelhouse, with those already there first.
 
     Raises:
-        NetworkError: a wheel cannot be had.
-        IntegrityError: its bytes are not the locked ones, or say something else than what it was locked by.
+        NetworkError: a wheel cannot be downloaded.
+        IntegrityError: its bytes are not the locked ones, or its METADATA differs from the index's at lock time.
         DiskError: the disk is full.
     """
-    house = session.workspace.wheels
-    missing = [wheel for wheel in wheels if not path_of(wheel, house).is_file()]
+    wheelhouse = session.workspace.wheels
+    missing = [wheel for wheel in wheels if not path_of(wheel, wheelhouse).is_file()]
     for wheel in wheels:
         if on_fetched and wheel not in missing:
             on_fetched(wheel)
@@ -65,20 +64,22 @@ def fetch(
     get = partial(Logins(session.config).get, http.session(session.config), stream=True)
 
     def fetch_one(wheel: LockedWheel, progress: Progress) -> int:
-        target = path_of(wheel, house)
-        fetched = download_once(target, lambda path: _bring(wheel, path, get, session, progress), progress.token.check)
+        target = path_of(wheel, wheelhouse)
+        fetched = download_once(
+            target, lambda path: _fetch_wheel(wheel, path, get, session, progress), progress.token.check
+        )
         if on_fetched:
             on_fetched(wheel)
         return target.stat().st_size if fetched else 0
 
     total = sum(wheel.size or 0 for wheel in missing) or None
     with session.console.task(f"downloading {len(missing)} wheels", total) as task:
-        # The largest first: the last to end should be a small one.
+        # Largest first, so that no large one is left for the end.
         return sum(map_with_progress(fetch_one, sorted(missing, key=lambda w: -(w.size or 0)), task.advance, _PARALLEL))
 
 
-def _bring(wheel: LockedWheel, path: Path, get: _Get, session: Session, progress: Progress) -> None:
-    """Fetch a wheel to `path`, from its index, else from the mirrors that the configuration names; check it."""
+def _fetch_wheel(wheel: LockedWheel, path: Path, get: _Get, session: Session, progress: Progress) -> None:
+    """Fetch a wheel to `path` from its index or the configured mirrors, and check it."""
     expected, failures = Expected(sha256=wheel.sha256), list[NetworkError]()
     for address in addresses(wheel.url, session.config.index_mirrors):
         try:
@@ -88,7 +89,7 @@ def _bring(wheel: LockedWheel, path: Path, get: _Get, session: Session, progress
             failures.append(error)
     else:
         raise failures[0]
-    # Of other wheels uv has read the metadata itself: the cached copy has decided nothing.
+    # uv has read the METADATA of other wheels itself, without the cached copy.
     if wheel.index:
         _check_metadata(wheel, path, session.workspace.metadata(wheel.sha256))
 
@@ -114,14 +115,10 @@ class _WheelFetcher:
             retry = http.Retry(sleep=content.progress.token.sleep)
             receive(lambda headers: self.get(self.url, headers=headers), content, retry)
         except requests.RequestException as error:
-            raise self._unavailable(error) from error
-
-    def _unavailable(self, error: requests.RequestException) -> NetworkError:
-        failure = http.network_error(error, self.url)
-        message = f"{self.wheel.filename} cannot be downloaded: {failure.message}"
-        gone = error.response is not None and error.response.status_code in _GONE
-        hint = "the index no longer has this file: run `jbuild lock` again, or put it into the wheelhouse"
-        return NetworkError(message, where=failure.where, hint=hint if gone else failure.hint)
+            missing = error.response is not None and error.response.status_code in _MISSING
+            hint = "the index no longer has this file: run `jbuild lock` again, or put it into the wheelhouse"
+            failure = f"{self.wheel.filename} cannot be downloaded"
+            raise http.network_error(error, self.url, failure, hint if missing else None) from error
 
     def mismatch(self, content: PartialFile) -> IntegrityError:
         return IntegrityError(
@@ -132,38 +129,36 @@ class _WheelFetcher:
         )
 
 
-def _check_metadata(wheel: LockedWheel, path: Path, kept: Path) -> None:
-    """Refuse a wheel, whole at `path`, whose METADATA differs from what the index served at lock time, at `kept`.
+def _check_metadata(wheel: LockedWheel, path: Path, cached: Path) -> None:
+    """Refuse a wheel whose METADATA differs from what the index served at lock time, which is at `cached`.
 
-    METADATA that is read by ranges, or served beside a wheel, is covered by no hash; only the whole wheel is. The
-    cached copy is set aside then, so that locking reads it again; until that has been done, the wheel stays refused.
+    No hash covers METADATA that is read by ranges or served beside a wheel. A cached copy that differs is set aside,
+    so that locking reads it again; until then the wheel stays refused.
 
     Raises:
-        IntegrityError: it does.
-        DiskError: that cannot be noted.
+        IntegrityError: the METADATA differs.
     """
-    refused = kept.with_suffix(_REFUSED)
-    if kept.is_file():
-        if _same(kept.read_bytes(), path):
+    refused = cached.with_suffix(_REFUSED)
+    if cached.is_file():
+        if _same(cached.read_bytes(), path):
             refused.unlink(missing_ok=True)
             return
-        kept.rename(refused)
+        cached.rename(refused)
     if refused.is_file():
         raise IntegrityError(
-            f"{wheel.filename} says other things of itself than what the index said of it when the cell was locked",
+            f"the METADATA of {wheel.filename} differs from what the index served at lock time",
             where=wheel.url,
-            hint="run `jbuild lock RECIPE --force` to lock by what it says now, and tell whoever runs the index",
+            hint="run `jbuild lock RECIPE --force` to lock its present METADATA, and tell the index's operator",
         )
 
 
-def _same(said: bytes, path: Path) -> bool:
+def _same(served: bytes, path: Path) -> bool:
     with path.open("rb") as file:
         try:
-            own = with_archive(file, metadata_of)
+            actual = with_archive(file, metadata_of)
         except FLAWS:
-            # Whatever is wrong with it, it is not what it was said to be.
             return False
-    return said == own or _decisive(said) == _decisive(own)
+    return served == actual or _decisive(served) == _decisive(actual)
 
 
 def _decisive(content: bytes) -> dict[str, list[str]]:

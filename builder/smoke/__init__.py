@@ -1,1 +1,1 @@
-"""The questions a built image must answer before it gets a tag."""
+"""Stage 5: the built image starts, answers the recipe's questions, and gets a verdict."""

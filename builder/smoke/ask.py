@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from builder.host.concurrency import TaskGroup
 from builder.recipe import guided_schema
-from builder.remote.openai import SHOWN
+from builder.remote.openai import EXCERPT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,11 +38,10 @@ def ask(server: ServerUnderTest, model: str, question: Question, within_s: float
     """
     logprobs = logprobs or bool(question.tokens)
     if question.at_once > 1:
-        with ThreadPoolExecutor(question.at_once) as pool:
-            asked = [
-                pool.submit(server.ask, model, question, within_s, logprobs=logprobs) for _ in range(question.at_once)
-            ]
-            replies = [each.result() for each in asked]
+        with TaskGroup(question.at_once) as group:
+            replies = group.map(
+                lambda _: server.ask(model, question, within_s, logprobs=logprobs), range(question.at_once)
+            )
     else:
         replies = [server.ask(model, question, within_s, logprobs=logprobs)]
     for reply in replies:
@@ -60,26 +59,26 @@ def unmet(question: Question, reply: Reply) -> str | None:
 
 def _misses(question: Question, reply: Reply) -> Iterator[str]:
     text, tokens = reply.answer.text, [token.text for token in reply.tokens]
-    got = f"got: {text[:SHOWN]!r}"
+    reply_text = f"got: {text[:EXCERPT]!r}"
     if question.expect is not None and not re.search(question.expect, text):
-        yield f"expected: {question.expect}; {got}"
+        yield f"expected: {question.expect}; {reply_text}"
     if question.text is not None and text != question.text:
-        yield f"expected to the letter: {question.text[:SHOWN]!r}; {got}"
-    first, wanted = tokens[: len(question.tokens)], list(question.tokens)
-    if first != wanted:
-        yield f"expected the tokens {wanted}; got: {first}"
+        yield f"expected to the letter: {question.text[:EXCERPT]!r}; {reply_text}"
+    first, expected = tokens[: len(question.tokens)], list(question.tokens)
+    if first != expected:
+        yield f"expected the tokens {expected}; got: {first}"
     if reply.answer.tokens < question.min_tokens:
-        yield f"expected at least {question.min_tokens} tokens; got {reply.answer.tokens}: {text[:SHOWN]!r}"
+        yield f"expected at least {question.min_tokens} tokens; got {reply.answer.tokens}: {text[:EXCERPT]!r}"
     if question.schema and (problem := guided_schema.unmet(text, question.schema)):
-        yield f"expected JSON of the schema, but {problem}; {got}"
-    if reply.answer.tokens >= _STREAMED and reply.pieces == 1:
+        yield f"expected JSON of the schema, but {problem}; {reply_text}"
+    if reply.answer.tokens >= _STREAMED and reply.chunks == 1:
         yield f"expected a stream; {reply.answer.tokens} tokens came in one piece"
 
 
-def _check_whole(whole: Reply, streamed: Reply) -> None:
-    if whole.answer.text != streamed.answer.text:
-        message = f"expected the same text without streaming: {streamed.answer.text[:SHOWN]!r}"
-        raise WrongAnswerError(f"{message}; got: {whole.answer.text[:SHOWN]!r}", whole.answer)
+def _check_whole(complete: Reply, streamed: Reply) -> None:
+    if complete.answer.text != streamed.answer.text:
+        message = f"expected the same text without streaming: {streamed.answer.text[:EXCERPT]!r}"
+        raise WrongAnswerError(f"{message}; got: {complete.answer.text[:EXCERPT]!r}", complete.answer)
 
 
 def together(answers: Sequence[Answer]) -> Answer:

@@ -73,7 +73,7 @@ def _smoke(run: CellRun, name: str, engine: Engine, reached: Level, recorded: tu
         usual_start_s=last.ready_s if last else None,
     )
     log = folder.path / "smoke.log"
-    verdict = smoke(run.image, name, run.job.spec, engine, session.console, log=log, given=reference)
+    verdict = smoke(run.image, name, run.job.spec, engine, session.console, log=log, baseline=reference)
     if last:
         verdict = _compared(run, verdict, last)
     records.write(last_path, "", verdict)
@@ -102,11 +102,11 @@ def _compared(run: CellRun, verdict: Verdict, last: Verdict) -> Verdict:
     if worse and limits.exceeded == "error":
         failed = replace(verdict, passed=False, step="bounds", failure="; ".join(worse))
         raise SmokeFailedError(
-            f"smoke: it works, but is worse than the last verdict of this cell: {failed.failure}",
+            f"smoke: passed, but regressed beyond [smoke.bounds]: {failed.failure}",
             verdict=failed,
             where=job.name,
-            hint="if it is meant to be so, raise the bound in `[smoke.bounds]`, or delete "
-            f"{run.folder.record(f'smoke-{verdict.level}')} to begin anew",
+            hint="if that is intended, raise the bound in `[smoke.bounds]`, or delete "
+            f"{run.folder.record(f'smoke-{verdict.level}')} to start over",
             log="",
         )
     for regression in worse:

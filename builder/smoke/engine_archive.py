@@ -6,14 +6,13 @@ import json
 import tarfile
 from typing import TYPE_CHECKING
 
-from builder.image.oci.layout import open_blob, parts
+from builder.image.oci.layout import image_blobs, open_blob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
-    from builder.model.descriptors import Descriptor
-    from builder.model.images import Image
+    from builder.model.images import Descriptor, Image
 
 _BLOCK = 1 << 20
 
@@ -27,12 +26,13 @@ def stream(
 ) -> Iterator[bytes]:
     """Yield the tar of an image of a layout, under a name such as `repository:tag`, without some of its blobs.
 
-    Engines with containerd's store read `index.json`, the others `manifest.json`. `on_bytes` is told of progress.
+    Engines with containerd's store read `index.json`, the others `manifest.json`.
+    `on_bytes` gets the number of bytes read.
     """
     yield from _file("oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"}).encode())
     yield from _file("index.json", index(image, name))
     yield from _file("manifest.json", docker_manifest(image, name))
-    for blob in parts(image):
+    for blob in image_blobs(image):
         if blob.digest in without:
             on_bytes(blob.size)
         else:

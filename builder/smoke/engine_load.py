@@ -16,7 +16,7 @@ from requests import RequestException
 
 from builder.errors import EngineError, IntegrityError
 from builder.host.engine.container import is_alive
-from builder.image.oci.layout import blob, damaged, fault, parts
+from builder.image.oci.layout import blob, damaged_blobs, find_corruption, image_blobs
 from builder.smoke import engine_archive as oci
 
 if TYPE_CHECKING:
@@ -72,20 +72,20 @@ def _present(client: DockerClient, image: Image) -> str | None:
 
 
 def _load(client: DockerClient, image: Image, layout: Path, console: Console) -> str:
-    lost = damaged(layout, image)
+    lost = damaged_blobs(layout, image)
     if lost:
         hint = "build it again: `jbuild build RECIPE --force`"
-        raise IntegrityError("a blob of the image is not whole in the cache", where=str(lost[0]), hint=hint)
+        raise IntegrityError("a cached blob is missing or truncated", where=str(lost[0]), hint=hint)
     # The rest of the tag keeps two jbuild processes from taking each other's image away, and tells whose it was.
-    own = f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-    name = f"{REPOSITORY}:{image.digest.partition(':')[2][:12]}-{own}"
-    held = _held(client, layout)
-    if held and not _send(client, image, layout, name, console, without=held):
+    tag = f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    name = f"{REPOSITORY}:{image.digest.partition(':')[2][:12]}-{tag}"
+    layers = _layers_in_use(client, layout)
+    if layers and not _send(client, image, layout, name, console, without=layers):
         return name
     reason = _send(client, image, layout, name, console)
     if reason:
         # It may have been right to refuse.
-        changed = next(filter(None, (fault(layout, part.digest) for part in parts(image))), None)
+        changed = next(filter(None, (find_corruption(layout, blob.digest) for blob in image_blobs(image))), None)
         raise changed or _not_taken(reason, name)
     return name
 
@@ -102,22 +102,22 @@ def _send(
     except (DockerException, RequestException) as error:
         reason = str(getattr(error, "explanation", None) or error)
     if reason:
-        # containerd names an image before it finds that a layer is no good, and would take it for whole next time.
+        # containerd names an image before it checks all layers, and would accept a damaged one the next time.
         _forget(client, name)
     return reason
 
 
-def _held(client: DockerClient, layout: Path) -> frozenset[str]:
+def _layers_in_use(client: DockerClient, layout: Path) -> frozenset[str]:
     """Return the layers that an engine with containerd's store has: those of its images that are of this layout.
 
-    It takes an image without them; other engines name images by what is no manifest, so that nothing is found.
+    It takes an image without them; other engines name images by their configuration.
     """
-    found: set[str] = set()
-    for listed in client.api.images():
-        path = blob(layout, str(listed["Id"]))
+    layers: set[str] = set()
+    for image in client.api.images():
+        path = blob(layout, str(image["Id"]))
         with suppress(OSError, ValueError, KeyError, TypeError):
-            found |= {str(layer["digest"]) for layer in json.loads(path.read_bytes())["layers"]}
-    return frozenset(found)
+            layers |= {str(layer["digest"]) for layer in json.loads(path.read_bytes())["layers"]}
+    return frozenset(layers)
 
 
 def _not_taken(reason: str, name: str) -> EngineError:
@@ -153,8 +153,8 @@ def _machine() -> str:
 
 def _forget_abandoned(client: DockerClient) -> None:
     """Take the names away that jbuild processes of this machine left which were killed."""
-    for listed in client.api.images(name=REPOSITORY):
-        for name in listed.get("RepoTags") or ():
+    for image in client.api.images(name=REPOSITORY):
+        for name in image.get("RepoTags") or ():
             owner = _OWNED.fullmatch(name)
             if owner and owner[1] == _machine() and not is_alive(int(owner[2])):
                 _forget(client, name)

@@ -34,7 +34,7 @@ def faults(path: Path = DATA) -> dict[str, Fault]:
     Raises:
         DocumentError: the table has mistakes.
     """
-    return {each.id: each for each in documents.load(path, "the table of faults has mistakes", _parse)}
+    return {fault.id: fault for fault in documents.load(path, "the table of faults has mistakes", _parse)}
 
 
 def _parse(root: Table) -> tuple[Fault, ...]:
@@ -62,13 +62,13 @@ class StepFailedError(Exception):
         return "; or ".join(self.fault.helps)
 
 
-def ended(step: Step, fault: str, what: str, state: ContainerState) -> StepFailedError:
+def ended(step: Step, fault: str, event: str, state: ContainerState) -> StepFailedError:
     """Return the failure of a container that has ended: for want of memory, if that was it."""
     if state.out_of_memory:
-        message = f"{what}: out of memory, the kernel killed it (exit code {state.code})"
+        message = f"{event}: out of memory, the kernel killed it (exit code {state.code})"
         return StepFailedError(step, "out-of-memory", message)
     more = f" ({state.error})" if state.error else ""
-    return StepFailedError(step, fault, f"{what}: {exit_meaning(state.code)}{more}")
+    return StepFailedError(step, fault, f"{event}: {exit_meaning(state.code)}{more}")
 
 
 def exit_meaning(code: int) -> str:

@@ -1,6 +1,6 @@
 """Golden tokens: what a reference run answered, with log-probabilities, to tell kernels that compute garbage.
 
-They lie beside the recipe, one file a recipe. An entry is for one question and one model, by their content: it counts
+Each recipe has one file beside it. An entry is for one question and one model, by their content: it counts
 for every cell that asks that question of that model, on whatever hardware and in whatever precision.
 """
 
@@ -35,16 +35,16 @@ _LEAST = -1e9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Golden:
-    """The recorded answer to a question: `asked` and `model` are fingerprints, `title` and `source` are for people."""
+    """The recorded answer to a question: `prompt` and `model` are fingerprints, `title` and `source` are for people."""
 
-    asked: str
+    prompt: str
     model: str
     title: str
     source: str
     tokens: tuple[Token, ...]
 
 
-def asked(question: Question) -> str:
+def prompt_of(question: Question) -> str:
     """Return the fingerprint of what decides the answer to a question."""
     return records.fingerprint(question.messages, question.prompt, question.schema, question.max_tokens)[:_SHORT]
 
@@ -54,10 +54,10 @@ def model_print(model: LockedModel | None) -> str:
     return records.fingerprint([(file.path, file.sha256) for file in model.files])[:_SHORT] if model else ""
 
 
-def find(known: Iterable[Golden], question: Question, model: str) -> Golden | None:
+def find(references: Iterable[Golden], question: Question, model: str) -> Golden | None:
     """Return what was recorded for a question and a model."""
-    wanted = (asked(question), model)
-    return next((each for each in known if (each.asked, each.model) == wanted), None)
+    key = (prompt_of(question), model)
+    return next((golden for golden in references if (golden.prompt, golden.model) == key), None)
 
 
 def model_of(run: CellRun) -> str:
@@ -75,8 +75,8 @@ def of_cell(run: CellRun) -> tuple[Golden, ...]:
     recorded = read(run.session.workspace.golden(run.job.recipe.path))
     questions = run.job.spec.smoke.questions
     if run.find(Locked) is None:
-        prints = {asked(question) for question in questions}
-        return tuple(entry for entry in recorded if entry.asked in prints)
+        prints = {prompt_of(question) for question in questions}
+        return tuple(entry for entry in recorded if entry.prompt in prints)
     entries = (find(recorded, question, model_of(run)) for question in questions)
     return tuple(dict.fromkeys(entry for entry in entries if entry))
 
@@ -88,30 +88,32 @@ def compare(golden: Golden, tokens: Sequence[Token], tolerance: float) -> Agreem
     ends there. Everything else that is not the recorded token, or is further off than the tolerance, is a difference.
     """
     worst = 0.0
-    for index, wanted in enumerate(golden.tokens):
+    for index, expected in enumerate(golden.tokens):
         if index == len(tokens):
-            rival = any(wanted.logprob - logprob <= tolerance for text, logprob in wanted.top if text != wanted.text)
-            difference = None if rival else f"it ends before token {index + 1}, {wanted.text!r}"
+            rival = any(
+                expected.logprob - logprob <= tolerance for text, logprob in expected.top if text != expected.text
+            )
+            difference = None if rival else f"it ends before token {index + 1}, {expected.text!r}"
             return Agreement(tokens=index, worst=worst, difference=difference)
-        got = tokens[index]
-        if got.text != wanted.text:
-            return Agreement(tokens=index, worst=worst, difference=_other(index, wanted, got, tolerance))
-        worst = max(worst, round(abs(got.logprob - wanted.logprob), _DIGITS))
-        if not abs(got.logprob - wanted.logprob) <= tolerance:
-            off = f"has log-probability {got.logprob:.2f}, recorded {wanted.logprob:.2f} (allowed ±{tolerance:g})"
-            return Agreement(tokens=index, worst=worst, difference=f"token {index + 1}, {wanted.text!r}, {off}")
+        token = tokens[index]
+        if token.text != expected.text:
+            return Agreement(tokens=index, worst=worst, difference=_difference(index, expected, token, tolerance))
+        worst = max(worst, round(abs(token.logprob - expected.logprob), _DIGITS))
+        if not abs(token.logprob - expected.logprob) <= tolerance:
+            off = f"has log-probability {token.logprob:.2f}, recorded {expected.logprob:.2f} (allowed ±{tolerance:g})"
+            return Agreement(tokens=index, worst=worst, difference=f"token {index + 1}, {expected.text!r}, {off}")
     return Agreement(tokens=len(golden.tokens), worst=worst)
 
 
-def _other(index: int, wanted: Token, got: Token, tolerance: float) -> str | None:
-    recorded = dict(wanted.top).get(got.text)
-    if recorded is not None and wanted.logprob - recorded <= tolerance:
+def _difference(index: int, expected: Token, token: Token, tolerance: float) -> str | None:
+    recorded = dict(expected.top).get(token.text)
+    if recorded is not None and expected.logprob - recorded <= tolerance:
         return None
-    return f"token {index + 1} is {got.text!r}, recorded {wanted.text!r} at log-probability {wanted.logprob:.2f}"
+    return f"token {index + 1} is {token.text!r}, recorded {expected.text!r} at log-probability {expected.logprob:.2f}"
 
 
 def read(path: Path) -> tuple[Golden, ...]:
-    """Return what was recorded, nothing if there is no file.
+    """Return the recorded answers; none without a file.
 
     Raises:
         DocumentError: the file has mistakes.
@@ -128,8 +130,8 @@ def write(path: Path, recorded: Sequence[Golden]) -> None:
         DocumentError: the file that is there has mistakes.
         DiskError: it cannot be written.
     """
-    new = {(each.asked, each.model): each for each in (*read(path), *recorded)}
-    entries = [_plain(each) for _, each in sorted(new.items(), key=lambda item: (item[1].title, item[0]))]
+    new = {(golden.prompt, golden.model): golden for golden in (*read(path), *recorded)}
+    entries = [_plain(golden) for _, golden in sorted(new.items(), key=lambda item: (item[1].title, item[0]))]
     write_text(path, _HEADING + tomli_w.dumps({"golden": entries}))
 
 
@@ -142,7 +144,7 @@ def _plain(golden: Golden) -> dict[str, Any]:
         }
         for token in golden.tokens
     ]
-    named = {"question": golden.title, "asked": golden.asked, "model": golden.model, "source": golden.source}
+    named = {"question": golden.title, "asked": golden.prompt, "model": golden.model, "source": golden.source}
     return {**named, "tokens": tokens}
 
 
@@ -152,7 +154,7 @@ def _parse(root: Table) -> tuple[Golden, ...]:
 
 def _golden(table: Table) -> Golden:
     golden = Golden(
-        asked=table.string("asked", pattern=rf"[0-9a-f]{{{_SHORT}}}", noun="a fingerprint"),
+        prompt=table.string("asked", pattern=rf"[0-9a-f]{{{_SHORT}}}", noun="a fingerprint"),
         model=table.string("model", pattern=rf"([0-9a-f]{{{_SHORT}}})?", noun="a fingerprint"),
         title=table.string("question"),
         source=table.string("source"),

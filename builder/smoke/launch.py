@@ -45,15 +45,15 @@ def facts(image: Image, engine: Engine) -> LevelFacts:
     )
 
 
-def level(known: LevelFacts) -> Level:
+def level(level_facts: LevelFacts) -> Level:
     """Return what a run proves.
 
     A CUDA build without a GPU does not start its server, also on its own processor: only the forward pass is left.
     A CPU build proves nothing of the GPU, whatever the runtime.
     """
-    if known.cuda:
-        return "gpu" if known.native and known.nvidia else "emulated-forward"
-    return "cpu" if known.native else "emulated"
+    if level_facts.cuda:
+        return "gpu" if level_facts.native and level_facts.nvidia else "emulated-forward"
+    return "cpu" if level_facts.native else "emulated"
 
 
 def architecture(image: Image) -> Architecture:
@@ -109,9 +109,9 @@ def launch(image: Image, reference: str, spec: Spec, engine: Engine, memory_byte
         RecipeError: the recipe's environment gives the server a port that is none.
     """
     engine.require(architecture(image))
-    known = facts(image, engine)
+    level_facts = facts(image, engine)
     environment = dict(spec.smoke.environment)
-    if not known.native:
+    if not level_facts.native:
         environment = dict(emulator_settings(architecture(image))) | environment
     if spec.smoke.api_key or not engine.is_local:
         # On another machine the port must be reachable from here, so others reach it too.
@@ -126,7 +126,7 @@ def launch(image: Image, reference: str, spec: Spec, engine: Engine, memory_byte
         environment=tuple(environment.items()),
         address="127.0.0.1" if engine.is_local else "",
         memory_bytes=memory_bytes,
-        nvidia=level(known) == "gpu",
+        nvidia=level(level_facts) == "gpu",
     )
 
 

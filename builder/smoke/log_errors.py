@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.host.engine.container_log import printable_line
+from builder.host.engine.container import printable_line
 from builder.host.toml import documents
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ def read(path: Path) -> ScannedLog:
 def errors(lines: tuple[str, ...]) -> tuple[str, ...]:
     """Return the first different lines that tell of an error and are not known to be harmless."""
     signs = _signs()
-    found: dict[str, str] = {}
+    examples: dict[str, str] = {}
     for line in lines:
         if signs.show(line):
             # The same thing said again differs by its time and process.
-            found.setdefault(re.sub(r"\d+", "#", line), line[:_SHOWN])
-    return tuple(found.values())[:_KEPT_ERRORS]
+            examples.setdefault(re.sub(r"\d+", "#", line), line[:_SHOWN])
+    return tuple(examples.values())[:_KEPT_ERRORS]
 
 
 @cache
@@ -70,12 +70,12 @@ def _parse(root: Table) -> _Signs:
 
 
 def _patterns(root: Table, key: str) -> tuple[re.Pattern[str], ...]:
-    found = []
+    patterns = []
     for table in root.tables(key):
-        found.append(documents.pattern_of(table, "pattern"))
+        patterns.append(documents.pattern_of(table, "pattern"))
         table.string("source")
         table.done()
-    return tuple(found)
+    return tuple(patterns)
 
 
 def _any(patterns: tuple[re.Pattern[str], ...], line: str) -> bool:

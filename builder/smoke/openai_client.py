@@ -16,7 +16,7 @@ from builder.model.verdicts import Answer, Token
 from builder.remote.openai import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
-    SHOWN,
+    EXCERPT,
     OpenAIServer,
     ServerError,
     completion_body,
@@ -38,11 +38,11 @@ _TOP = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """A measured answer, with its tokens if their log-probabilities were requested; `pieces` are events with text."""
+    """A measured answer, with its tokens if their log-probabilities were requested; `chunks` are events with text."""
 
     answer: Answer
     tokens: tuple[Token, ...] = ()
-    pieces: int = 1
+    chunks: int = 1
 
 
 class ServerUnderTest(OpenAIServer):
@@ -60,11 +60,11 @@ class ServerUnderTest(OpenAIServer):
         lines = [line for line in text.splitlines() if line and line[0] != "#"]
         wrong = next((line for line in lines if not _SAMPLE.fullmatch(line)), None)
         if wrong is not None or not lines:
-            raise ServerError(f"/metrics answers something else than samples: {(wrong or 'nothing')[:SHOWN]!r}")
+            raise ServerError(f"/metrics answers something else than samples: {(wrong or 'nothing')[:EXCERPT]!r}")
         return len(lines)
 
     def check_refusal(self, within_s: float = 60.0) -> None:
-        """Make sure that nobody gets in without the key, or with another one.
+        """Check that the server refuses requests without the key, or with a wrong one.
 
         Raises:
             ServerError: somebody does.
@@ -125,18 +125,22 @@ def _reply(title: str, streamed: StreamedAnswer) -> Reply:
     try:
         tokens = tuple(token for logprobs in streamed.logprobs for token in _tokens(logprobs))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        text = json.dumps(streamed.logprobs)[:SHOWN]
+        text = json.dumps(streamed.logprobs)[:EXCERPT]
         raise ServerError(f"the log-probabilities have not the protocol's form: {text}") from error
-    return Reply(answer=answer, tokens=tokens, pieces=len(streamed.times_s))
+    return Reply(answer=answer, tokens=tokens, chunks=len(streamed.times_s))
 
 
 def _tokens(logprobs: dict[str, Any]) -> Iterator[Token]:
     """Yield the tokens with their log-probabilities, which chats and completions write differently."""
     for entry in logprobs.get("content") or ():
-        top = tuple((str(other["token"]), float(other["logprob"])) for other in entry.get("top_logprobs") or ())
+        top = tuple(
+            (str(candidate["token"]), float(candidate["logprob"])) for candidate in entry.get("top_logprobs") or ()
+        )
         yield Token(text=str(entry["token"]), logprob=float(entry["logprob"]), top=top)
     chosen = zip(logprobs.get("tokens") or (), logprobs.get("token_logprobs") or (), strict=True)
-    others = logprobs.get("top_logprobs") or ()
+    candidates = logprobs.get("top_logprobs") or ()
     for index, (text, logprob) in enumerate(chosen):
-        top = tuple((str(name), float(value)) for name, value in (others[index] or {}).items()) if others else ()
+        top = (
+            tuple((str(name), float(value)) for name, value in (candidates[index] or {}).items()) if candidates else ()
+        )
         yield Token(text=str(text), logprob=float(logprob), top=top)

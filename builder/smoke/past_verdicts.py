@@ -25,13 +25,13 @@ def question_fingerprint(spec: Spec, golden: Sequence[Golden]) -> str:
     """Return the fingerprint of everything that an image is asked; how long it may take proves nothing."""
     smoke = spec.smoke
     questions = (smoke.questions, smoke.environment, smoke.api_key, smoke.golden_tolerance)
-    return records.fingerprint(questions, spec.server, [(row.asked, row.model, row.tokens) for row in golden])
+    return records.fingerprint(questions, spec.server, [(row.prompt, row.model, row.tokens) for row in golden])
 
 
 def find_verdict(workspace: Workspace, digest: str, level: Level, question: str) -> Verdict | None:
     """Return the verdict that a digest has at a level on these questions, if it passed."""
     verdict = records.read(_path(workspace, digest, level, question), question, Verdict)
-    # A file that was moved or edited is no proof of this digest.
+    # A moved or edited file does not prove this digest.
     return verdict if verdict and verdict.passed and (verdict.digest, verdict.level) == (digest, level) else None
 
 

@@ -13,7 +13,7 @@ from builder.host.engine.container import temporary_container
 from builder.image.runtime import MODELS, served_model
 from builder.model.images import ENVIRONMENT
 from builder.model.verdicts import FailedModule, GpuComputation, Modules, Token
-from builder.remote.openai import SHOWN
+from builder.remote.openai import EXCERPT
 from builder.smoke.ask import unmet
 from builder.smoke.errors import StepFailedError, ended
 from builder.smoke.openai_client import Reply, measured_answer
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from builder.smoke.steps import SmokeRun
 
 _POLL_S = 0.5
-# The audit's rules about what does not load; whoever waives one for a file knows that it will not.
+# The audit's rules about modules that do not load; a waiver accepts that.
 _LOADING = ("missing-library", "symbol-version", "undefined-symbol")
-_TOLD = 3
+_SHOWN_MODULES = 3
 
 
 def check_gpu(run: SmokeRun, client: DockerClient, log: Path) -> None:
@@ -52,7 +52,7 @@ def check_gpu(run: SmokeRun, client: DockerClient, log: Path) -> None:
         errors=tuple((check["name"], check["error"]) for check in report["checks"]),
     )
     if report["problems"]:
-        raise StepFailedError("gpu", "wrong-gpu", "; ".join(report["problems"][:_TOLD]))
+        raise StepFailedError("gpu", "wrong-gpu", "; ".join(report["problems"][:_SHOWN_MODULES]))
     run.console.say(f"{run.name}: {run.gpu.device} (SM {run.gpu.sm}) gives the CPU's numbers")
 
 
@@ -62,22 +62,22 @@ def check_modules(run: SmokeRun, client: DockerClient, log: Path) -> None:
     Raises:
         StepFailedError: one does not.
     """
-    given = [word for glob in _driver() for word in ("--driver", glob)]
-    report = _probe(run, client, log, "extensions", *given)
-    failed = [FailedModule(file=each["file"], lacks=each["error"]) for each in report["broken"]]
+    options = [word for glob in _driver() for word in ("--driver", glob)]
+    report = _probe(run, client, log, "extensions", *options)
+    failed = [FailedModule(file=module["file"], lacks=module["error"]) for module in report["broken"]]
     run.modules = Modules(
         loaded=report["loaded"],
-        need_driver=tuple(FailedModule(file=each["file"], lacks=each["library"]) for each in report["driver"]),
-        optional=tuple(each for each in failed if _may_fail(each.file, run.spec.waivers)),
-        broken=tuple(each for each in failed if not _may_fail(each.file, run.spec.waivers)),
+        need_driver=tuple(FailedModule(file=module["file"], lacks=module["library"]) for module in report["driver"]),
+        optional=tuple(module for module in failed if _may_fail(module.file, run.spec.waivers)),
+        broken=tuple(module for module in failed if not _may_fail(module.file, run.spec.waivers)),
     )
-    libraries = ", ".join(sorted({each.lacks for each in run.modules.need_driver}))
+    libraries = ", ".join(sorted({module.lacks for module in run.modules.need_driver}))
     apart = f"; {len(run.modules.need_driver)} need the GPU's driver ({libraries})" if libraries else ""
     spare = f"; {len(run.modules.optional)} that may fail do" if run.modules.optional else ""
     run.console.say(f"{run.name}: {run.modules.loaded} extension modules load{apart}{spare}")
     if run.modules.broken:
-        told = "; ".join(f"{each.file}: {each.lacks}" for each in run.modules.broken[:_TOLD])
-        message = f"{len(run.modules.broken)} extension modules do not load, among them {told}"
+        failures = "; ".join(f"{module.file}: {module.lacks}" for module in run.modules.broken[:_SHOWN_MODULES])
+        message = f"{len(run.modules.broken)} extension modules do not load, among them {failures}"
         raise StepFailedError("modules", "broken-module", message)
 
 
@@ -88,17 +88,17 @@ def forward(run: SmokeRun, client: DockerClient, log: Path) -> None:
         StepFailedError: it does not, or answers wrongly.
     """
     model, questions = served_model(run.spec), run.spec.smoke.questions
-    asked = [
-        {"messages": records.to_json(each.messages), "prompt": each.prompt, "max_tokens": each.max_tokens}
-        for each in questions
+    prompts = [
+        {"messages": records.to_json(item.messages), "prompt": item.prompt, "max_tokens": item.max_tokens}
+        for item in questions
     ]
-    if told := patience(run):
-        run.console.say(f"{run.name}: the model answers without a server; {told}")
-    wanted = {"model": f"{MODELS}/{model.name}" if model else "", "questions": asked}
-    report = _probe(run, client, log, "forward", json.dumps(wanted))
+    if note := patience(run):
+        run.console.say(f"{run.name}: the model answers without a server; {note}")
+    request = {"model": f"{MODELS}/{model.name}" if model else "", "questions": prompts}
+    report = _probe(run, client, log, "forward", json.dumps(request))
     run.ready_s = round(report["load_s"], 1)
-    for question, found in zip(questions, report["answers"], strict=True):
-        reply = _reply(question.title, found)
+    for question, generated in zip(questions, report["answers"], strict=True):
+        reply = _reply(question.title, generated)
         # Without a server nothing is guided, so no schema is kept.
         problem = unmet(replace(question, schema=None), reply)
         if problem:
@@ -107,15 +107,15 @@ def forward(run: SmokeRun, client: DockerClient, log: Path) -> None:
         accept(run, question, reply, "forward")
 
 
-def _reply(title: str, found: dict[str, Any]) -> Reply:
+def _reply(title: str, generated: dict[str, Any]) -> Reply:
     tokens = tuple(
-        Token(text=each["text"], logprob=each["logprob"], top=tuple((name, value) for name, value in each["top"]))
-        for each in found["tokens"]
+        Token(text=token["text"], logprob=token["logprob"], top=tuple((name, value) for name, value in token["top"]))
+        for token in generated["tokens"]
     )
-    seconds, first_s = found["seconds"], found["first_token_s"]
+    seconds, first_s = generated["seconds"], generated["first_token_s"]
     times_s = () if first_s is None else (first_s, seconds)
-    answer = measured_answer(title, found["text"], len(tokens), seconds, times_s)
-    return Reply(answer=answer, tokens=tokens, pieces=len(tokens))
+    answer = measured_answer(title, generated["text"], len(tokens), seconds, times_s)
+    return Reply(answer=answer, tokens=tokens, chunks=len(tokens))
 
 
 def _probe(run: SmokeRun, client: DockerClient, log: Path, name: str, *arguments: str) -> dict[str, Any]:
@@ -135,13 +135,13 @@ def _probe(run: SmokeRun, client: DockerClient, log: Path, name: str, *arguments
         finally:
             container.settle()
             run.note_container(container)
-        said = [line[len(MARK) :] for line in container.output().splitlines() if line.startswith(MARK)]
+        results = [line[len(MARK) :] for line in container.output().splitlines() if line.startswith(MARK)]
         state = container.state()
-    if not said:
+    if not results:
         raise ended(
-            step, "no-probe", f"the image's Python does not run the probe: {container.log.last_line[:SHOWN]}", state
+            step, "no-probe", f"the image's Python does not run the probe: {container.log.last_line[:EXCERPT]}", state
         )
-    return dict(json.loads(said[-1]))
+    return dict(json.loads(results[-1]))
 
 
 def _wait(run: SmokeRun, container: WatchedContainer, step: Step, task: Task) -> None:
@@ -168,11 +168,13 @@ _TITLES = {
 
 
 def _may_fail(file: str, waivers: Sequence[Waiver]) -> bool:
-    """Return whether a module that does not load is one that nobody needs: by the audit's table, or by a waiver."""
+    """Return whether a module may fail to load, by the audit's table or by a waiver."""
     from builder.audit.rule_tables import tables  # noqa: PLC0415  # slow to read, and few runs need it
 
-    known = any(fnmatchcase(file, row.file) for row in tables().optional)
-    return known or any(row.rule in _LOADING and fnmatchcase(file, row.file) for row in waivers if row.file != "*")
+    is_optional = any(fnmatchcase(file, row.file) for row in tables().optional)
+    return is_optional or any(
+        row.rule in _LOADING and fnmatchcase(file, row.file) for row in waivers if row.file != "*"
+    )
 
 
 def _driver() -> tuple[str, ...]:

@@ -47,12 +47,12 @@ def smoke(
     *,
     log: Path,
     memory_bytes: int | None = None,
-    given: Baseline | None = None,
+    baseline: Baseline | None = None,
 ) -> Verdict:
     """Start the image by its own entrypoint, ask it the recipe's questions, end it, and return what was seen.
 
     `reference` is a name by which the engine can run the image; `log` is where the container's log is kept;
-    `memory_bytes` limits the container's memory; `given` is what it is compared with. The container is always removed.
+    `memory_bytes` limits the container's memory; `baseline` is its comparison. The container is always removed.
 
     Raises:
         SmokeFailedError: the image did not prove itself; the error carries the verdict.
@@ -61,16 +61,16 @@ def smoke(
         DiskError: the log cannot be written.
     """
     check_questions(spec)
-    labels, known = dict(image.labels), facts(image, engine)
+    labels, level_facts = dict(image.labels), facts(image, engine)
     run = SmokeRun(
         name=labels.get("io.jbuild.cell", "smoke"),
         spec=spec,
         launch=launching.launch(image, reference, spec, engine, memory_bytes),
         engine=engine,
         console=console,
-        level=level(known),
-        emulated=not known.native,
-        given=given or Baseline(),
+        level=level(level_facts),
+        emulated=not level_facts.native,
+        baseline=baseline or Baseline(),
         sms=labels.get(_SMS_LABEL, ""),
     )
     return _judge(run, image, log, _run(run, log))
@@ -115,7 +115,7 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
         SmokeFailedError: it did not; the error carries the verdict, what usually helps and the log's end.
     """
     read = log_errors.read(log)
-    seen = symptoms.find((*read.lines, *([failed.message] if failed else ())))
+    matches = symptoms.find((*read.lines, *([failed.message] if failed else ())))
     verdict = Verdict(
         level=level(replace(facts(image, run.engine), nvidia=run.runtime == NVIDIA)),
         digest=image.digest,
@@ -129,13 +129,13 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
         image_bytes=image.size,
         modules=run.modules,
         gpu=run.gpu,
-        symptoms=tuple(symptom.says for symptom in seen),
+        symptoms=tuple(symptom.says for symptom in matches),
         warnings=read.errors,
         step=failed.step if failed else None,
         failure=failed.message if failed else None,
     )
     if failed is None:
-        for symptom in seen:
+        for symptom in matches:
             run.console.warn(f"{run.name}: passed, but its log says: {symptom.says} ({symptom.hint})")
         for line in read.errors:
             run.console.warn(f"{run.name}: passed, but its log has an error: {line}")
@@ -144,13 +144,13 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
         ": ".join([f"smoke: {failed.message}", *verdict.symptoms[:1]]),
         verdict=verdict,
         where=run.launch.reference,
-        hint="; ".join(_advice(failed, seen, log)),
+        hint="; ".join(_advice(failed, matches, log)),
         log=run.tail,
     )
 
 
-def _advice(failed: StepFailedError, seen: tuple[symptoms.Symptom, ...], log: Path) -> Iterator[str]:
-    yield seen[0].hint if seen else failed.hint
+def _advice(failed: StepFailedError, matches: tuple[symptoms.Symptom, ...], log: Path) -> Iterator[str]:
+    yield matches[0].hint if matches else failed.hint
     yield f"the whole log is {log}"
 
 
@@ -158,7 +158,7 @@ def check_questions(spec: Spec) -> None:
     """Make sure that the answers can prove something.
 
     Raises:
-        RecipeError: there is no question, or an answer that says nothing would pass.
+        RecipeError: there are no questions, or an empty answer would pass.
     """
     if not spec.smoke.questions:
         raise RecipeError("the recipe asks its image nothing", hint="add `[[smoke.questions]]` with `ask` and `expect`")
@@ -169,6 +169,6 @@ def check_questions(spec: Spec) -> None:
         try:
             empty = question.expect is not None and re.search(question.expect, "")
         except re.error as error:
-            raise RecipeError(f"`expect` of {question.title!r} is no regular expression: {error}") from error
+            raise RecipeError(f"`expect` of {question.title!r} is not a regular expression: {error}") from error
         if empty:
             raise RecipeError(f"every answer to {question.title!r} would pass, even an empty one", hint=hint)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from builder.host.toml.documents import shown
+from builder.host.toml.documents import printable
 from builder.image.runtime import served_name
 from builder.recipe.levels import usual_start_s
-from builder.remote.openai import SHOWN, ServerError
+from builder.remote.openai import EXCERPT, ServerError
 from builder.smoke import launch as launching
 from builder.smoke.ask import WrongAnswerError, ask
 from builder.smoke.errors import StepFailedError, ended
-from builder.smoke.golden import Golden, asked, compare, find
+from builder.smoke.golden import Golden, compare, find, prompt_of
 from builder.smoke.openai_client import ServerUnderTest
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _POLL_S = 0.5
 _STOP_POLL_S = 0.1
 # A server that dies of an answer does it at once; its exit takes the engine a moment to see.
 _SETTLE_S = 1.0
-# A server that has said nothing for this part of its time stands still; one that still speaks is slow.
+# A server without output for this share of its time hangs; with output it is slow.
 _STILL = 0.5
 
 
@@ -52,7 +52,7 @@ class Baseline:
 class SmokeRun:
     """One smoke run and what it has found out so far; `name` is its cell's, for people to tell runs apart.
 
-    `level` is the one that can be reached, `emulated` whether the processor is imitated, `given` what it is compared
+    `level` is the one that can be reached, `emulated` whether the processor is imitated, `baseline` what it is compared
     with, `sms` what GPUs the image is for.
     """
 
@@ -63,7 +63,7 @@ class SmokeRun:
     console: Console
     level: Level
     emulated: bool = False
-    given: Baseline = field(default_factory=Baseline)
+    baseline: Baseline = field(default_factory=Baseline)
     began: float = 0.0
     sms: str = ""
     answers: list[Answer] = field(default_factory=list)
@@ -77,8 +77,8 @@ class SmokeRun:
 
     def note_container(self, container: WatchedContainer) -> None:
         """Keep what a container shows at its end."""
-        seen = [each for each in (self.peak_memory_bytes, container.log.peak_memory_bytes) if each]
-        self.peak_memory_bytes = max(seen, default=None)
+        peaks = [peak for peak in (self.peak_memory_bytes, container.log.peak_memory_bytes) if peak]
+        self.peak_memory_bytes = max(peaks, default=None)
         self.runtime, self.tail = container.runtime(), container.log.tail()
 
 
@@ -108,15 +108,15 @@ def serve(run: SmokeRun, container: WatchedContainer) -> None:
 
 def _wait_until_ready(run: SmokeRun, container: WatchedContainer, task: Task) -> ServerUnderTest:
     within_s = run.spec.smoke.ready_within_s
-    told = patience(run)
-    if told:
-        run.console.say(f"{run.name}: starting the server; {told}")
+    note = patience(run)
+    if note:
+        run.console.say(f"{run.name}: starting the server; {note}")
     server: ServerUnderTest | None = None
     while True:
         state = container.state()
         if not state.running:
-            what = "the container ended before it was ready"
-            raise ended("ready", "ended-early" if state.code else "ended-well-early", what, state)
+            message = "the container ended before it was ready"
+            raise ended("ready", "ended-early" if state.code else "ended-well-early", message, state)
         left_s = run.began + within_s - time.monotonic()
         if left_s <= 0:
             raise _never_ready(within_s, container)
@@ -125,28 +125,28 @@ def _wait_until_ready(run: SmokeRun, container: WatchedContainer, task: Task) ->
             server = ServerUnderTest(url=launching.address(run.engine, port), key=launching.key(run.spec, run.launch))
         if server and server.is_healthy(min(5.0, left_s)):
             return server
-        task.note(_progress(container, told))
+        task.note(_progress(container, note))
         time.sleep(min(_POLL_S, left_s))
 
 
 def patience(run: SmokeRun) -> str:
     """Return what people should know before they wait for minutes; empty where it takes seconds."""
-    if run.given.usual_start_s:
-        return f"the last time it took {_minutes(run.given.usual_start_s)}"
+    if run.baseline.usual_start_s:
+        return f"the last time it took {_minutes(run.baseline.usual_start_s)}"
     usual_s = usual_start_s(run.level) if run.emulated else 0
     return f"under emulation this usually takes about {_minutes(usual_s)}" if usual_s else ""
 
 
 def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"  # noqa: PLR2004  # shorter is told in seconds
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"  # noqa: PLR2004  # shorter times are in seconds
 
 
-def _progress(container: WatchedContainer, told: str) -> str:
+def _progress(container: WatchedContainer, note: str) -> str:
     """Return what is going on: the newest line while it is new, then for how long there has been none."""
     if container.log.silent_s < 2 * _POLL_S:
         return container.log.last_line
     still = f"nothing new in its log for {container.log.silent_s:.0f} s"
-    return f"{still}; {told}" if told else still
+    return f"{still}; {note}" if note else still
 
 
 def _never_ready(within_s: float, container: WatchedContainer) -> StepFailedError:
@@ -166,7 +166,7 @@ def _check_health_command(run: SmokeRun, container: WatchedContainer) -> None:
     code, stdout, stderr = container.execute(argv)
     if code != 0:
         output = (stdout + stderr).decode(errors="replace").strip()
-        message = f"ready, but the image's HEALTHCHECK ends with code {code}: {output[-SHOWN:]}"
+        message = f"ready, but the image's HEALTHCHECK ends with code {code}: {output[-EXCERPT:]}"
         raise StepFailedError("health check", "unhealthy", message)
 
 
@@ -185,11 +185,13 @@ def _check_models(run: SmokeRun, server: ServerUnderTest, container: WatchedCont
         names = [model.name for model in server.models()]
     except ServerError as error:
         raise _unanswered("models", "refused", str(error), container) from error
-    wanted = served_name(run.spec)
-    if not names or (wanted and wanted not in names):
+    expected = served_name(run.spec)
+    if not names or (expected and expected not in names):
         served = ", ".join(names) or "none"
-        raise StepFailedError("models", "wrong-model", f"the server does not serve the model {wanted!r}, but: {served}")
-    return wanted or names[0]
+        raise StepFailedError(
+            "models", "wrong-model", f"the server does not serve the model {expected!r}, but: {served}"
+        )
+    return expected or names[0]
 
 
 def _ask(run: SmokeRun, server: ServerUnderTest, name: str, question: Question, container: WatchedContainer) -> None:
@@ -206,7 +208,7 @@ def _ask(run: SmokeRun, server: ServerUnderTest, name: str, question: Question, 
 
 def wants_logprobs(run: SmokeRun, question: Question) -> bool:
     """Return whether the log-probabilities of an answer are needed: to record it, or to compare it."""
-    return run.given.recorded is not None or find(run.given.golden, question, run.given.model) is not None
+    return run.baseline.recorded is not None or find(run.baseline.golden, question, run.baseline.model) is not None
 
 
 def accept(run: SmokeRun, question: Question, reply: Reply, step: Step) -> None:
@@ -215,7 +217,7 @@ def accept(run: SmokeRun, question: Question, reply: Reply, step: Step) -> None:
     Raises:
         StepFailedError: it is another one than the golden one.
     """
-    golden = find(run.given.golden, question, run.given.model)
+    golden = find(run.baseline.golden, question, run.baseline.model)
     agreement = compare(golden, reply.tokens, run.spec.smoke.golden_tolerance) if golden else None
     answer = replace(reply.answer, golden=agreement)
     run.answers.append(answer)
@@ -224,14 +226,18 @@ def accept(run: SmokeRun, question: Question, reply: Reply, step: Step) -> None:
         raise StepFailedError(step, "not-golden", message)
     alike = f", {agreement.tokens} tokens as recorded" if agreement else ""
     # A model may say anything, also what a terminal would obey.
-    said = shown(" ".join(answer.text.split()))
-    run.console.say(f"{run.name}: {question.title} -> {said} ({_pace(answer)}{alike})")
-    if run.given.recorded is not None and reply.tokens:
+    excerpt = printable(" ".join(answer.text.split()))
+    run.console.say(f"{run.name}: {question.title} -> {excerpt} ({_pace(answer)}{alike})")
+    if run.baseline.recorded is not None and reply.tokens:
         source = f"level {run.level}, {datetime.now(timezone.utc).date()}, cell {run.name}"
         recorded = Golden(
-            asked=asked(question), model=run.given.model, title=question.title, source=source, tokens=reply.tokens
+            prompt=prompt_of(question),
+            model=run.baseline.model,
+            title=question.title,
+            source=source,
+            tokens=reply.tokens,
         )
-        run.given.recorded.append(recorded)
+        run.baseline.recorded.append(recorded)
 
 
 def _check_still_there(server: ServerUnderTest, container: WatchedContainer) -> None:

@@ -25,7 +25,9 @@ SLANG = frozenset(
 # Module names that every room may have.
 SHARED_MODULE_NAMES = frozenset({"__init__", "__main__", "errors", "stage"})
 # Keys of what `--json` prints and of records, which programs read: a class may have a field of that name.
-RESULT_KEYS = frozenset({"also", "found", "kept", "line", "made", "mended", "others", "said", "what", "where", "whole"})
+RESULT_KEYS = frozenset(
+    {"also", "found", "kept", "line", "made", "mended", "others", "pieces", "said", "wanted", "what", "where", "whole"}
+)
 _NOT_CHOSEN = frozenset({"self", "cls", "_"})
 
 

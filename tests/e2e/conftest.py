@@ -69,7 +69,7 @@ class Project:
 @pytest.fixture(scope="session")
 def engine() -> Engine:
     """The engine that jbuild finds."""
-    return find_engine(Workspace.here())
+    return find_engine(Workspace.current())
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ _BASE = "stand-in/debian-amd64"
 def docker_host() -> str:
     """The address of an engine that runs amd64 programs natively, found as jbuild finds it."""
     try:
-        engine = find_engine(Workspace.here())
+        engine = find_engine(Workspace.current())
     except EngineError as error:
         pytest.skip(f"no engine: {error.message}; run `scripts/engine up`")
     if engine.architecture != "amd64":
@@ -46,7 +46,7 @@ def docker_host() -> str:
 def base_registry() -> str:
     """The engine's registry, with the base image in it."""
     try:
-        host = str(json.loads(Workspace.here().engine_record.read_text())["registry"])
+        host = str(json.loads(Workspace.current().engine_record.read_text())["registry"])
         connection = http.client.HTTPConnection(host, timeout=10)
         connection.request("GET", f"/v2/{_BASE}/tags/list")
         tags = json.loads(connection.getresponse().read()).get("tags") or ()

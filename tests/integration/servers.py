@@ -22,8 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image
+from builder.model.images import Descriptor, Image
 from builder.remote.registry.registry_client import OCI_INDEX, OCI_MANIFEST
 
 if TYPE_CHECKING:

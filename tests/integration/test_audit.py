@@ -22,8 +22,8 @@ from builder.host.config import Config
 from builder.host.console import Console
 from builder.host.paths import Workspace
 from builder.host.session import Session
-from builder.remote.registry.blobs import BytesBlob
 from builder.remote.registry.registry_client import OCI_INDEX, OCI_MANIFEST, connect
+from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

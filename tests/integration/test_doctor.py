@@ -30,7 +30,7 @@ __all__ = ["locked_registry", "registry"]
 def running() -> Engine:
     """The engine that jbuild finds."""
     try:
-        return find_engine(Workspace.here())
+        return find_engine(Workspace.current())
     except EngineError as error:
         pytest.skip(f"no engine: {error.message}; run `scripts/engine up`")
 

@@ -149,7 +149,7 @@ def test_refused_without_a_token(hub: HubStandIn, models: Path, status: int) -> 
     assert caught.value.where == page
     assert caught.value.hint == (
         f"accept the model's licence at {page}, then set HF_TOKEN to a token of that account; "
-        "a hub answers the same for a name that does not exist"
+        "hubs also give this answer for names that do not exist"
     )
     assert len(hub.asked) == 1, "never tried again"
 
@@ -220,7 +220,7 @@ def test_too_many_requests(hub: HubStandIn, models: Path) -> None:
     hub.fails("/resolve/", status=429)
     with pytest.raises(NetworkError) as caught:
         lock(hub, models)
-    assert caught.value.message == f"the hub at {hub.endpoint} wants fewer requests (429)"
+    assert caught.value.message == f"the hub at {hub.endpoint} limits requests (429)"
     assert caught.value.hint is not None
     assert caught.value.hint.startswith("wait a few minutes and run it again; HF_TOKEN raises the limit")
 
@@ -263,7 +263,7 @@ def test_something_else_than_a_hub(hub: HubStandIn, models: Path, body: bytes) -
     hub.fails("/api/", body=body)
     with pytest.raises(NetworkError) as caught:
         lock(hub, models)
-    assert caught.value.message == f"the server at {hub.endpoint} does not answer as a model hub does"
+    assert caught.value.message == f"the server at {hub.endpoint} is not a model hub"
     assert len(hub.asked) == 1
 
 
@@ -334,7 +334,7 @@ def test_wrong_content(hub: HubStandIn, models: Path, path: str) -> None:
     got, expected = hashlib.sha256(wrong).hexdigest(), hashlib.sha256(data).hexdigest()
     where = f"{hub.endpoint}/org/tiny/resolve/{COMMIT}/{path}"
     if path == SHARD:
-        text = f"{path} of hf://org/tiny@{COMMIT} is not the file that it should be: sha256 {got}, expected {expected}"
+        text = f"{path} of hf://org/tiny@{COMMIT} does not have its hash or size: sha256 {got}, expected {expected}"
         assert caught.value.message == text
     assert "git id " in caught.value.message or path == SHARD
     assert caught.value.where == where
@@ -399,7 +399,7 @@ def test_a_mirror_in_a_folder(
     stood_in = lock_model(MODEL, tmp_path, Config(model_mirrors=(other, exact)), models, console)
     assert (stood_in.origin, stood_in.revision, stood_in.stand_in) == ("folder", None, "no network here")
     assert f"warning: model tiny: {folder} stands in for hf://org/tiny@main: no network here" in capsys.readouterr().err
-    with pytest.raises(ModelError, match="was locked from a folder in place of hf://org/tiny@main, which is not conf"):
+    with pytest.raises(ModelError, match="was locked from a folder instead of hf://org/tiny@main, which is not conf"):
         fetch(stood_in, hub, tmp_path / "empty")
 
 

@@ -29,9 +29,9 @@ from builder.models.model_lock import lock_model
 from builder.remote import http
 from builder.remote.download import BLOCK
 from builder.remote.hub.artifact import TITLE
-from builder.remote.registry.blobs import BytesBlob
 from builder.remote.registry.errors import RegistryUnreachableError
 from builder.remote.registry.registry_client import OCI_INDEX, OCI_MANIFEST, connect
+from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -288,7 +288,7 @@ def test_a_model_that_is_not_where_a_mirror_rule_looks(registry: Registry, model
     model = Model(name="tiny", source="oci://models.example.com/llm/tiny:1")
     with pytest.raises(ModelError, match=r"does not have the model oci://models\.example\.com/llm/tiny:1") as caught:
         lock(model, models, registry_mirrors=(rule,))
-    assert caught.value.where == f"{registry.host}/models/tiny:1, where a mirror rule or its lock looks for it"
+    assert caught.value.where == f"{registry.host}/models/tiny:1, from a mirror rule or the lock"
 
 
 def test_a_file_that_is_gone_from_the_registry(registry: Registry, models: Path, tmp_path: Path) -> None:
@@ -334,15 +334,15 @@ def test_nobody_answers(models: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layers": [{"digest": "sha256:" + "0" * 64, "size": 1}]}, "a layer of it has no"),
+        ({"layers": [{"digest": "sha256:" + "0" * 64, "size": 1}]}, "one of its layers has no"),
         ({"layers": [{"digest": "md5:1", "size": 1, "annotations": {TITLE: "a"}}]}, "has no sha256 or no size"),
         ({"layers": [{"digest": "sha256:" + "0" * 64, "size": -1, "annotations": {TITLE: "a"}}]}, "has no sha256"),
         ({"layers": [{"digest": "sha256:" + "0" * 64, "size": 1, "annotations": {TITLE: "../a"}}]}, "is not a plain"),
         ({"layers": [{"digest": "sha256:" + "0" * 64, "size": 1, "annotations": {TITLE: "/etc/a"}}]}, "is not a plain"),
         ({"layers": [{"digest": "sha256:" + "0" * 64, "size": 1, "annotations": {TITLE: "a\nb"}}]}, "control char"),
         ({"layers": [{"digest": "sha256:" + "0" * 64, "size": 1, "annotations": {TITLE: "a"}}] * 2}, "called a"),
-        ({"layers": 5}, "cannot be understood"),
-        ({"layers": [7]}, "cannot be understood"),
+        ({"layers": 5}, "cannot be read"),
+        ({"layers": [7]}, "cannot be read"),
         ({"layers": []}, "has no config.json"),
     ],
 )

@@ -111,5 +111,5 @@ def test_a_builder_that_does_not_exist(mine: Project) -> None:
 def test_a_name_that_is_none(mine: Project, name: str) -> None:
     done = mine.run("build", "--builder", name)
     assert done.code == 2
-    assert "is not a builder's name" in done.stderr
+    assert "is not the name of a builder" in done.stderr
     assert "Traceback" not in done.stderr

@@ -70,7 +70,7 @@ def test_a_cache_with_mistakes(mine: Project) -> None:
     configure(mine, '[build]\ncache-to = ["type=registry"]\ncache-from = ["type=s3,bucket=x"]')
     done = mine.run("build")
     assert_refused(done, 3, r"build\.cache-to\[0\]: a cache of type registry needs `ref=`")
-    assert "`s3` is no type of cache" in done.stderr
+    assert "`s3` is not a type of cache" in done.stderr
 
 
 def test_a_cache_of_github_outside_github(mine: Project) -> None:

@@ -181,7 +181,7 @@ def test_a_template_of_the_project_comes_first(finished: Project) -> None:
     finished.override('{% block labels %}\n{{ super() }}LABEL "team"="edge {{ values.vllm }}"\n{% endblock %}\n')
     done = finished.run("build", "--json")
     assert done.ran() == ["render", "build"]
-    assert "Dockerfile.j2 does more with layers than lay them down: BuildKit builds all" in done.stderr
+    assert "Dockerfile.j2 has instructions after jbuild's layers; BuildKit builds the whole image" in done.stderr
     assert (finished.cell / "Dockerfile").read_text().endswith('LABEL "team"="edge 1.0"\n')
     assert ["team", "edge 1.0"] in finished.record("build")["labels"]
 
@@ -189,9 +189,9 @@ def test_a_template_of_the_project_comes_first(finished: Project) -> None:
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        ("{% block labels %}{{ nothing }}{% endblock %}", "uses what does not exist: 'nothing' is undefined"),
+        ("{% block labels %}{{ nothing }}{% endblock %}", "uses an undefined value: 'nothing' is undefined"),
         ("{% block labels %}", r"the template has a mistake: .*Dockerfile\.j2:2"),
-        ("{% block labels %}{{ 'a b' | word }}{% endblock %}", "'a b' cannot stand in a Dockerfile"),
+        ("{% block labels %}{{ 'a b' | word }}{% endblock %}", "'a b' is not valid in a Dockerfile"),
         ("{% block labels %}{{ 1 // 0 }}{% endblock %}", "the template cannot be rendered"),
     ],
 )

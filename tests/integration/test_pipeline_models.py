@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from builder.host.config import Config
 from builder.remote.hub.artifact import TITLE
-from builder.remote.registry.blobs import BytesBlob
 from builder.remote.registry.registry_client import OCI_MANIFEST, connect
+from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:
     from project import Project

@@ -265,7 +265,7 @@ def test_a_registry_that_refuses(
     name = f"{finished.name}/refused-{request.node.callspec.id}"
     with running_front(shared_registry, fault) as front:
         done = finished.run("push", "--registry", f"{front.host}/{name}")
-        assert_refused(done, 11, said, "No tag was put anywhere", front.host)
+        assert_refused(done, 11, said, "No tags were set", front.host)
         assert shared_registry.tags(f"{name}/vllm") == {}
         front.faults.clear()
         done = finished.run("recipe", "--push", "--json", "--registry", f"{front.host}/{name}")
@@ -276,7 +276,7 @@ def test_a_registry_that_refuses(
 def test_one_of_two_registries_is_down(finished: Project, shared_registry: Registry, tmp_path: Path) -> None:
     up, down = f"{shared_registry.host}/{finished.name}/one-of-two", f"127.0.0.1:{free_port()}/team"
     done = finished.run("recipe", "--push", "--registry", up, "--registry", down)
-    assert_refused(done, 11, down, "connection refused", "No tag was put anywhere")
+    assert_refused(done, 11, down, "connection refused", "No tags were set")
     assert shared_registry.tags(f"{finished.name}/one-of-two/vllm") == {}
     with running_registry(tmp_path / "second") as second:
         targets = (up, f"{second.host}/team")

@@ -105,7 +105,7 @@ def test_other_packages_are_another_layer(mine: Project) -> None:
 def test_a_registry_must_be_named(mine: Project) -> None:
     mine.recipe["publish"] = {"repository": "vllm"}
     mine.write()
-    assert_refused(mine.run("system"), 2, "no registry to keep the layers in", "--registry HOST/PREFIX")
+    assert_refused(mine.run("system"), 2, "no registry to push the layers to", "--registry HOST/PREFIX")
 
 
 def test_pins_with_mistakes(mine: Project) -> None:
@@ -121,4 +121,4 @@ def test_a_layer_whose_registry_has_lost_it(mine: Project) -> None:
     lost = "sha256:" + "0" * 64
     path.write_text(path.read_text().replace(mine.run("system", "--json").json["cells"][0]["digest"], lost))
     done = mine.run("build")
-    assert_refused(done, 11, "the image to build on is not in its registry any more", "jbuild system --force")
+    assert_refused(done, 11, "the base image is no longer in its registry", "jbuild system --force")

@@ -149,7 +149,7 @@ def test_tags_of_a_registry_that_refuses(folder: Folder, registry: Registry) -> 
         (("promote", "127.0.0.1:1/vllm:tag", "--to", "127.0.0.1:1"), 2, "promote an image by its digest"),
         (("promote", "demo", "--to", "not a registry"), 2, "is not a registry"),
         (("promote", "demo", "--to", "127.0.0.1:1", "--verdict", "nothing.json"), 2, "the verdict cannot be read"),
-        (("promote", "demo", "--to", "127.0.0.1:1", "--key", "nothing.pub"), 2, "there is no such key"),
+        (("promote", "demo", "--to", "127.0.0.1:1", "--key", "nothing.pub"), 2, "no such key"),
         (("promote", "demo", "--to", "127.0.0.1:1", "--level", "gpus"), 2, "gpus"),
         (("tags", "dem", "--registry", "127.0.0.1:1"), 2, "dem"),
     ],

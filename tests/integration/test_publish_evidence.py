@@ -16,8 +16,8 @@ from builder.errors import RegistryError, UsageError
 from builder.host.config import Config
 from builder.model.audits import Audit
 from builder.publish import statements
-from builder.publish.attachments import found
-from builder.publish.errors import PublicationError
+from builder.publish.attachments import evidence_of
+from builder.publish.push import PublicationError
 from builder.publish.signing import Signer, is_signed
 from builder.publish.stage import still_published
 from builder.remote.http import Retry
@@ -210,7 +210,7 @@ def test_runs_that_attach_at_once_find_together(registry: Registry, image: Image
 def test_everything_is_found_again(registry: Registry, image: Image, layout: Path, tmp_path: Path, keys: Keys) -> None:
     proof = make_evidence(image, tmp_path, keys.signer)
     push(image, layout, registry.host, evidence=proof)
-    there = found(connect(registry.host, Config()), "vllm", image.digest)
+    there = evidence_of(connect(registry.host, Config()), "vllm", image.digest)
     assert [each.referrer.descriptor.digest for each in there.artifacts] == [
         each.referrer.descriptor.digest for each in proof.artifacts
     ]
@@ -227,7 +227,7 @@ def test_what_is_listed_but_gone_is_passed_over(registry: Registry, image: Image
     # A registry takes no list of what it does not hold, but may lose it later: the front tells of such a list.
     listed = Fault(match="GET .*referrers", kind="answer", status=200, body=json.dumps(index).encode(), times=None)
     with running_front(registry, listed) as front:
-        there = found(connect(front.host, Config()), "vllm", image.digest)
+        there = evidence_of(connect(front.host, Config()), "vllm", image.digest)
     assert len(there.artifacts) == len(proof.artifacts)
 
 
@@ -235,7 +235,7 @@ def test_a_list_that_cannot_be_understood(registry: Registry, image: Image, layo
     push(image, layout, registry.host)
     client = connect(registry.host, Config())
     broken = Fault(match="GET .*referrers", kind="answer", status=200, body=b'{"manifests": [{}]}', times=None)
-    with running_front(registry, broken) as front, pytest.raises(RegistryError, match="cannot be understood"):
+    with running_front(registry, broken) as front, pytest.raises(RegistryError, match="cannot be read"):
         referrers(connect(front.host, Config()), "vllm", image.digest)
     assert referrers(client, "vllm", image.digest) == ()
 
@@ -244,7 +244,7 @@ def test_an_entry_that_keeps_getting_lost(registry: Registry, image: Image, layo
     push(image, layout, registry.host)
     (first, *_) = make_evidence(image, tmp_path).artifacts
     lost = Fault(match="PUT .*manifests/sha256-", kind="answer", status=201, times=None)
-    with running_front(registry, lost) as front, pytest.raises(RegistryError, match="does not stay"):
+    with running_front(registry, lost) as front, pytest.raises(RegistryError, match="attached manifests disappear"):
         add_referrers(connect(front.host, Config()), "vllm", image.digest, [first.referrer])
 
 

@@ -35,9 +35,9 @@ from builder.host import records
 from builder.host.config import Config
 from builder.host.paths import Workspace
 from builder.publish import statements
-from builder.publish.errors import PublicationError
 from builder.publish.export_verdict import write_verdict
 from builder.publish.promotion import PromoteOptions, from_cell, from_image, promote
+from builder.publish.push import PublicationError
 from builder.remote.registry.reference import Reference
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def test_verdicts_that_do_not_count(
             {"keys": public},
         ),
         (IntegrityError, "neither an in-toto", lambda: path.write_text("{"), {"keys": public}),
-        (IntegrityError, "no in-toto statement", lambda: path.write_text("{}"), {"unsigned": True}),
+        (IntegrityError, "not an in-toto statement", lambda: path.write_text("{}"), {"unsigned": True}),
         (UsageError, "cannot be read", path.unlink, {"keys": public}),
     ]
     for kind, said, make, options in cases:

@@ -31,7 +31,7 @@ from builder.errors import IntegrityError, RecipeError
 from builder.host.config import Config, RegistrySettings
 from builder.model.publications import Publication, TagPut
 from builder.model.recipes import TagRule
-from builder.publish.errors import PublicationError
+from builder.publish.push import PublicationError
 from builder.recipe import placeholders
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ REFUSALS = [
     ("limited", Fault(match="POST .*uploads", kind="answer", status=429, times=None), "limits requests"),
     ("cut for ever", Fault(match="PUT .*uploads", kind="cut", after=1, times=None), "run the same command again"),
     ("manifest refused", Fault(match="PUT .*manifests/sha256", kind="answer", status=400, times=None), "version 2"),
-    ("manifest lost", Fault(match="GET .*manifests/sha256", kind="answer", status=404, times=None), "knows no"),
+    ("manifest lost", Fault(match="GET .*manifests/sha256", kind="answer", status=404, times=None), "does not have"),
     ("other bytes", Fault(match="GET .*manifests/sha256", kind="swap", body=b"{}", times=None), "damaged"),
     ("gone", Fault(match="", kind="answer", status=503, times=None), "down or starting"),
 ]
@@ -166,7 +166,7 @@ def test_a_registry_that_fails_gets_no_tag_nor_does_any_other(
     error = caught.value
     assert error.where == name
     assert hint in (error.hint or "")
-    assert "No tag was put anywhere" in error.message
+    assert "No tags were set" in error.message
     assert registry.tags("vllm") == second.tags("vllm") == {}
     (failure,) = error.publication.failures
     assert (failure.repository, failure.stage) == (name, "image")
@@ -226,7 +226,7 @@ def test_a_tag_that_somebody_else_moved_is_noticed(registry: Registry, image: Im
     with running_front(registry, swap) as front, pytest.raises(PublicationError, match="reads back as") as caught:
         push(image, layout, front.host)
     assert other.digest in caught.value.message
-    assert "No tag reads back as it should" in caught.value.message
+    assert "No tag points to the pushed image" in caught.value.message
 
 
 def test_an_unknown_authority(
@@ -272,7 +272,7 @@ def test_a_damaged_layout_is_refused_before_anything_is_sent(registry: Registry,
                 push(image, layout, front.host)
         assert front.log == []
         layer.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        with pytest.raises(PublicationError, match="changed on disk"):
+        with pytest.raises(PublicationError, match="does not match its digest"):
             push(image, layout, front.host)
     assert registry.tags("vllm") == {}
 

@@ -60,7 +60,7 @@ def test_everything_holds_with_the_key(
     registry: Registry, image: Image, layout: Path, tmp_path: Path, keys: Keys, stranger: Keys
 ) -> None:
     push(image, layout, registry.host, evidence=make_evidence(image, tmp_path, keys.signer))
-    done = check(registry.host, image, keys, level="emulated", whole=True)
+    done = check(registry.host, image, keys, level="emulated", check_blobs=True)
     assert states(done) == dict.fromkeys(NAMES, "ok")
     assert (done.level, done.holds, done.digest) == ("emulated", True, image.digest)
     refused = check(registry.host, image, stranger)
@@ -134,7 +134,7 @@ def test_blobs_that_are_missing_or_damaged(registry: Registry, image: Image, lay
     gone = Fault(match=f"HEAD .*blobs/{layer.digest}", kind="answer", status=404, times=None)
     with running_front(registry, bad) as front:
         assert check(front.host, image).holds
-        assert "other bytes" in failed(check(front.host, image, whole=True))["blobs"]
+        assert "other bytes" in failed(check(front.host, image, check_blobs=True))["blobs"]
     with running_front(registry, gone) as front:
         assert failed(check(front.host, image)) == {"blobs": f"the registry lacks {layer.digest}"}
 

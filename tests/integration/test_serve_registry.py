@@ -128,7 +128,7 @@ def test_an_image_that_nobody_vouches_for_is_out(shop: Shop) -> None:
     shop.put(NEW, None)
     done = shop.pick(*NX, "--json")
     assert done.code == 11
-    assert by_cell(done)["v0.20.2-r36.4.0"]["out"] == ["no verdict that counts lies beside it"]
+    assert by_cell(done)["v0.20.2-r36.4.0"]["out"] == ["it has no accepted verdict"]
 
 
 def test_a_model_that_is_too_large_for_the_board(shop: Shop) -> None:

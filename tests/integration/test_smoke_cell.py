@@ -81,7 +81,7 @@ def test_an_image_that_is_worse_than_the_last_one(asked: Project) -> None:
     asked.recipe["smoke"]["bounds"]["exceeded"] = "error"
     asked.misbehave("slow")
     refused = asked.run("smoke")
-    assert_refused(refused, 10, "worse than the last verdict of this cell", r"smoke\.bounds")
+    assert_refused(refused, 10, r"regressed beyond \[smoke\.bounds\]", r"smoke\.bounds")
     assert asked.record("smoke")["step"] == "bounds"
     assert asked.containers(refused.process) == []
 

@@ -20,8 +20,7 @@ from builder.errors import EngineError, IntegrityError
 from builder.host.console import Console
 from builder.host.engine.docker import Engine, find_engine
 from builder.host.paths import Workspace
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image
+from builder.model.images import Descriptor, Image
 from builder.smoke import engine_load
 from builder.smoke.engine_load import REPOSITORY, loaded
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def engine() -> Engine:
     try:
-        return find_engine(Workspace.here())
+        return find_engine(Workspace.current())
     except EngineError as error:
         pytest.skip(f"no engine: {error.message}")
 
@@ -192,7 +191,7 @@ def test_a_blob_with_other_bytes_is_not_taken(built: tuple[Image, Path], engine:
     blob.write_bytes(bytes(image.layers[0].size))
     # The second time is no other: nothing of the first is left.
     for _ in range(2):
-        refused = pytest.raises(IntegrityError, match="has changed on disk")
+        refused = pytest.raises(IntegrityError, match="does not match its digest")
         with refused as caught, loaded(image, layout, engine, Console(quiet=True)):
             pass
         assert caught.value.where == str(blob)
@@ -232,7 +231,7 @@ def test_an_engine_that_takes_nothing_less_gets_all(
     tmp_path: Path, engine: Engine, client: DockerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image, layout = build(tmp_path, "linux/amd64")
-    monkeypatch.setattr(engine_load, "_held", lambda *_: frozenset(layer.digest for layer in image.layers))
+    monkeypatch.setattr(engine_load, "_layers_in_use", lambda *_: frozenset(layer.digest for layer in image.layers))
     with loaded(image, layout, engine, Console(quiet=True)) as reference:
         assert client.images.get(reference).id in (image.digest, image.config.digest)
 

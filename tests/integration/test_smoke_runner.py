@@ -23,8 +23,7 @@ from builder.host.console import Console
 from builder.host.engine.container import LABEL
 from builder.host.engine.docker import Engine, find_engine
 from builder.host.paths import Workspace
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image
+from builder.model.images import Descriptor, Image
 from builder.model.recipes import Message, Model, PublishSpec, Question, ServerSpec, SmokeSpec, Spec
 from builder.model.verdicts import SmokeFailedError, Verdict
 from builder.smoke.smoke_run import smoke
@@ -59,7 +58,7 @@ HEALTHCHECK CMD ["/usr/bin/python3", "-c", "import os, sys; sys.exit(os.environ.
 @pytest.fixture(scope="session")
 def engine() -> Engine:
     try:
-        return find_engine(Workspace.here())
+        return find_engine(Workspace.current())
     except EngineError as error:
         pytest.skip(f"no engine: {error.message}")
 
@@ -384,7 +383,7 @@ sys.path[:0] = [{root!r}, {here!r}]
 from test_smoke_runner import *
 # As builder.cli does.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
-engine = find_engine(Workspace.here())
+engine = find_engine(Workspace.current())
 blob = Descriptor(media_type="m", digest="sha256:0", size=1)
 image = Image(platform="linux/amd64", manifest=blob, config=blob, layers=(), labels=())
 smoke(image, {reference!r}, spec("never-ready", ready=60), engine, Console(), log=Path({log!r}))

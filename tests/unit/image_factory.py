@@ -10,8 +10,7 @@ from factories import make_lock, make_locked_wheel
 
 from builder.host import records
 from builder.lock import lockfile
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image
+from builder.model.images import Descriptor, Image
 
 if TYPE_CHECKING:
     from builder.host.session import Session

@@ -12,8 +12,7 @@ from factories import make_lock, make_locked_wheel, make_model
 from builder.host import records
 from builder.lock import lockfile
 from builder.model.audits import Audit, Finding
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image, ImageSettings, Plan
+from builder.model.images import Descriptor, Image, ImageSettings, Plan
 from builder.model.publications import Publication, RegistryPublication, TagPut
 from builder.model.verdicts import Answer, Verdict
 from builder.pipeline import history

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from factories import DIGEST, make_lock, make_plan, make_run
 
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image
+from builder.model.images import Descriptor, Image
 from builder.model.locks import Locked
 from builder.model.publications import Publication, RegistryPublication, TagPut
 from builder.model.verdicts import Answer, Verdict

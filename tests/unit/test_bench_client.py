@@ -35,7 +35,14 @@ def test_what_is_measured() -> None:
 
 
 def test_so_many_at_once_and_one_that_does_not_count() -> None:
-    with running() as server:
+    def answer(handler: Handler, body: dict[str, Any]) -> None:
+        # All but the first question, which does not count, are open together, however slow the machine is.
+        deadline = time.monotonic() + 10
+        while len(handler.server.bodies) > 1 and handler.server.most_open < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        stream(handler, body)
+
+    with running(answer) as server:
         measure(at(server), "tiny", LOAD, 3)
         assert server.most_open == 3
         assert len(server.bodies) == LOAD.prompts + 1
@@ -189,5 +196,5 @@ def test_a_path_before_the_version_is_kept() -> None:
     "url", ["", "127.0.0.1:8000", "ftp://x", "http://", "http://x:99999", "http://u:p@x", "http://[x"]
 )
 def test_what_is_no_address(url: str) -> None:
-    with pytest.raises(UsageError, match="is no server's address"):
+    with pytest.raises(UsageError, match="is not the address of a server"):
         check_url(url)

@@ -20,8 +20,7 @@ from builder.host.files import mark_used
 from builder.host.paths import Workspace
 from builder.image.oci import tarball, virtual_blob
 from builder.image.oci.layout import blob
-from builder.image.wheels.prepare import prepare
-from builder.image.wheels.tree import variant
+from builder.image.wheels.tree import prepare, variant
 from builder.lock import lockfile
 from builder.model.model_files import ModelFile
 from builder.models import model_store

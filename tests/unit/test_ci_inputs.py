@@ -108,7 +108,7 @@ def test_a_lock_a_template_and_settings(project: SmallProject) -> None:
 
 
 def recorded(asked: str) -> golden.Golden:
-    return golden.Golden(asked=asked, model="", title="t", source="s", tokens=(Token(text="Paris", logprob=-0.5),))
+    return golden.Golden(prompt=asked, model="", title="t", source="s", tokens=(Token(text="Paris", logprob=-0.5),))
 
 
 def test_only_golden_answers_to_the_questions_of_a_cell(project: SmallProject) -> None:
@@ -117,10 +117,10 @@ def test_only_golden_answers_to_the_questions_of_a_cell(project: SmallProject) -
     (recipe, _), session = read(project.root / "recipes" / "demo.toml"), open_session()
     (question,) = recipe.spec.smoke.questions
     path = session.workspace.golden(recipe.path)
-    other = golden.asked(Question(ask="Another?", expect="x"))
+    other = golden.prompt_of(Question(ask="Another?", expect="x"))
     golden.write(path, [recorded(other)])
     assert project.changed() == {}
-    golden.write(path, [recorded(golden.asked(question))])
+    golden.write(path, [recorded(golden.prompt_of(question))])
     assert project.changed() == {FIRST: ["golden"], SECOND: ["golden"]}
 
 

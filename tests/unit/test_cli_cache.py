@@ -58,7 +58,7 @@ def test_a_verb_that_needs_it_ends_with_one_error(cache: str, command_line: Any,
     lines = err.splitlines()
     assert (code, out) == (12, ""), err
     assert lines[0].startswith("error: the cache cannot be used: ")
-    assert lines[1:] == [f"  where: {cache}", "  next: set JBUILD_CACHE to a folder that can be made and written"]
+    assert lines[1:] == [f"  where: {cache}", "  next: set JBUILD_CACHE to a writable folder"]
 
 
 @pytest.mark.parametrize("arguments", UNTROUBLED, ids=" ".join)

@@ -53,7 +53,7 @@ def project(tmp_path: Path, jet: TinyIndex, monkeypatch: pytest.MonkeyPatch) -> 
     wanting(folder)
     (folder / "jbuild.toml").write_text(f'[[indexes]]\nname = "jet"\nurl = "{jet.url}"\npackages = ["jetty"]\n')
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(resolve, "resolve_digest", lambda name, *_: ResolvedBase(asked=name, used=name, digest=DIGEST))
+    monkeypatch.setattr(resolve, "resolve_digest", lambda name, *_: ResolvedBase(name=name, used=name, digest=DIGEST))
     monkeypatch.setattr(resolve, "lock_one", lambda model, *_, **__: make_model(model.name))
     monkeypatch.setattr(resolve, "compiler_of", lambda *_: "3.11.7")
     (tmp_path / "uv.toml").write_text("")
@@ -142,7 +142,7 @@ def test_an_upgrade_by_any_spelling(jbuild: Any, jet: TinyIndex, tmp_path: Path)
     jet.add(make_wheel(tmp_path / "newer", "jetty", "2.0"))
     code, _, err = jbuild("lock", "demo", "--upgrade", "JETTY")
     assert code == 0
-    assert "jetty 1.0 → 2.0 because its upgrade was asked for" in err
+    assert "jetty 1.0 → 2.0 because its upgrade was requested" in err
 
 
 def test_an_upgrade_of_what_no_cell_has(jbuild: Any, project: Path) -> None:

@@ -79,7 +79,7 @@ def test_packages_models_and_base_of_two_locks(session: Session) -> None:
     assert "  - gone 1.0" in lines
     assert "  ~ numpy 2.2.6: the same version, other files (0.0 MB)" in lines
     assert "  ~ torch 2.10.0 → 2.11.0 (420.0 MB)" in lines
-    assert lines[-1] == "note: nothing that was built from demo/two is here: what a device pulls is not known"
+    assert lines[-1] == "note: demo/two has no built image on this machine: the size of the pull is unknown"
 
 
 def test_layers_and_what_a_device_pulls(session: Session) -> None:
@@ -135,7 +135,7 @@ def test_an_image_without_its_lock_tells_what_its_labels_name(session: Session) 
     assert [(c.name, c.before, c.after) for c in found.packages.changed] == [("torch", "2.10.0", "2.11.0")]
     assert found.models is None
     assert found.base is not None
-    assert "only what its labels name is compared" in found.notes[0]
+    assert "only the packages of its labels are compared" in found.notes[0]
 
 
 def test_a_lock_that_changed_since_says_nothing_about_the_image(session: Session) -> None:
@@ -192,7 +192,7 @@ def test_a_recipe_with_one_locked_cell_needs_no_cell(session: Session) -> None:
     write(session, ONE)
     assert subject("demo", session, "arm64").name == "demo"
     write(session, TWO)
-    with pytest.raises(UsageError, match="has 2 cells that have been locked") as caught:
+    with pytest.raises(UsageError, match="has 2 locked cells") as caught:
         subject("demo", session, "arm64")
     assert caught.value.hint == "name one: demo/one, demo/two"
 
@@ -216,7 +216,7 @@ def test_what_is_no_lock(session: Session, tmp_path: Path) -> None:
         subject(str(path), session, "arm64")
     for content in ("", "x = ", "[tool.jbuild]\nrecipe = 1\n", "\ud800"):
         (tmp_path / "other.toml").write_bytes(content.encode("utf-8", "surrogatepass"))
-        with pytest.raises(LockError, match="this is no lock of jbuild") as caught:
+        with pytest.raises(LockError, match="not a jbuild lock file") as caught:
             subject(str(tmp_path / "other.toml"), session, "arm64")
         assert caught.value.exit_code == 4
 
@@ -230,7 +230,7 @@ def test_an_image_that_the_cache_lacks(session: Session) -> None:
     ("name", "said"),
     [
         ("locks/none.toml", "there is no lock at `locks/none.toml`"),
-        ("sha256:7c0a86d07035", "`sha256:7c0a86d07035` is no whole digest"),
+        ("sha256:7c0a86d07035", "`sha256:7c0a86d07035` is not a full digest"),
     ],
 )
 def test_what_is_nearly_a_name_asks_no_registry(session: Session, name: str, said: str) -> None:
@@ -274,4 +274,8 @@ def test_the_command(
     assert command_line("diff", "demo/one", "UPPER case:1")[0] == 3
     assert command_line("diff", "demo/one", "demo-1.0")[0] == 2
     code, _, err = command_line("diff", "demo/one", "demmo/one")
-    assert (code, "no lock, no recipe and no image with a tag" in err, "did you mean `demo`?" in err) == (2, True, True)
+    assert (code, "neither a lock, nor a recipe, nor an image with a tag" in err, "did you mean `demo`?" in err) == (
+        2,
+        True,
+        True,
+    )

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 from doctor_parts import serving
 
-from builder.project.doctor import disk_check, emulation_check, engine_check, fixes
+from builder.project.doctor import disk_check, emulation_check, engine_check, examination
 from builder.project.doctor.check_records import Check
-from builder.project.doctor.check_table import subjects
-from builder.project.doctor.fixes import mend
+from builder.project.doctor.check_table import check_rows
+from builder.project.doctor.examination import apply_fixes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,7 +60,7 @@ def _bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 def test_what_is_missing_decides_the_exit_code(command_line: Jbuild) -> None:
     code, out, err = command_line("doctor")
     assert (code, err) == (7, "")
-    assert "error    engine        no engine runs: its socket does not exist" in out
+    assert "error    engine        Docker is not running (no socket at " in out
     assert out.splitlines()[-1].startswith("to be fixed: engine; warnings: registry")
 
 
@@ -71,7 +71,7 @@ def test_json_has_every_check_in_the_tables_order(command_line: Jbuild) -> None:
     assert code == 7
     assert found["usable"] is False
     assert found["mended"] == []
-    assert names == sorted(names, key=list(subjects()).index)
+    assert names == sorted(names, key=list(check_rows()).index)
     assert {*names} >= {"uv", "engine", "arm64", "proxy", "certificates", "index", "hub", "clock", "registry", "disk"}
     assert all(check["why"] and check["found"] for check in found["checks"])
     assert all(check["mend"] for check in found["checks"] if check["state"] in {"warning", "error"})
@@ -79,7 +79,7 @@ def test_json_has_every_check_in_the_tables_order(command_line: Jbuild) -> None:
 
 def test_with_a_recipe_its_room_is_told(command_line: Jbuild) -> None:
     _, out, _ = command_line("doctor", "demo")
-    assert "no lock tells what is needed" in out
+    assert "no cell is locked" in out
 
 
 def test_a_recipe_that_does_not_exist_is_an_error_of_use(command_line: Jbuild) -> None:
@@ -112,13 +112,13 @@ def check(*fix: str, state: str = "error") -> Check:
 
 def test_what_several_need_is_run_once_and_what_is_well_is_left_alone(session: Session, tmp_path: Path) -> None:
     command = ("/bin/sh", "-c", f"echo x >> {tmp_path}/ran")
-    done = mend([check(*command), check(*command), check("/bin/false", state="ok"), check()], session.console)
+    done = apply_fixes([check(*command), check(*command), check("/bin/false", state="ok"), check()], session.console)
     assert [each.failure for each in done] == [None]
     assert (tmp_path / "ran").read_text() == "x\n"
 
 
 def test_a_command_that_fails_stops_no_other(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fixes, "_WITHIN_S", 5)
+    monkeypatch.setattr(examination, "_WITHIN_S", 5)
     commands = [("/bin/sh", "-c", "echo it cannot >&2; exit 3"), ("/nowhere/program",), ("/bin/true",)]
-    done = mend([check(*command) for command in commands], session.console)
+    done = apply_fixes([check(*command) for command in commands], session.console)
     assert [each.failure for each in done] == ["it cannot", "`/nowhere/program` is not installed", None]

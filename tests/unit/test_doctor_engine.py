@@ -58,10 +58,10 @@ def test_all_is_well(session: Session, programs: Path, root: Path) -> None:
 @pytest.mark.parametrize(
     ("refusal", "mine", "state_of_docker_host", "fix"),
     [
-        ("no engine runs: its socket does not exist", True, None, True),
-        ("no engine runs: its socket does not exist", False, None, False),
-        ("no engine runs: its socket does not exist", True, "unix:///x", False),
-        ("the engine's socket may not be used by this user", True, None, False),
+        ("Docker is not running (no socket at /var/run/docker.sock)", True, None, True),
+        ("Docker is not running (no socket at /var/run/docker.sock)", False, None, False),
+        ("Docker is not running (no socket at /var/run/docker.sock)", True, "unix:///x", False),
+        ("permission denied on the Docker socket", True, None, False),
         ("the engine does not answer: connection refused", True, None, False),
     ],
 )
@@ -77,7 +77,7 @@ def test_without_an_engine_one_is_started_only_where_there_is_none(
     monkeypatch.setattr(engine_check, "can_start_engine", lambda: mine)
     if state_of_docker_host:
         monkeypatch.setenv("DOCKER_HOST", state_of_docker_host)
-    (found,) = look(session, root, engine=None, refusal=refusal, mend="start Docker")
+    (found,) = look(session, root, engine=None, refusal=refusal, hint="start Docker")
     assert (found.state, found.found) == ("error", refusal)
     assert (found.mend or "").endswith("start Docker")
     assert ("DOCKER_HOST" in (found.mend or "")) is bool(state_of_docker_host)
@@ -88,7 +88,7 @@ def test_without_an_engine_one_is_started_only_where_there_is_none(
 def test_no_docker_command(session: Session, programs: Path, root: Path) -> None:
     (programs / "docker").unlink()
     found = named(look(session, root), "buildx")
-    assert (found.state, found.found) == ("error", "there is no docker command")
+    assert (found.state, found.found) == ("error", "the docker command is not installed")
 
 
 def test_a_docker_command_without_buildx(session: Session, programs: Path, root: Path) -> None:
@@ -199,7 +199,7 @@ def test_the_program_does_not_run(
 def test_a_program_that_ends_otherwise_was_not_run_as_it_is(session: Session, programs: Path, root: Path) -> None:
     docker(programs, ran="exit 139")
     entry(root, "enabled\nflags: F\n")
-    assert emulated(session, root).found == "a program ended with exit code 139 instead of 42"
+    assert emulated(session, root).found == "a program exited with code 139 instead of 42"
 
 
 def test_an_arm64_engine_needs_no_emulation(session: Session, programs: Path, root: Path) -> None:

@@ -18,8 +18,7 @@ from builder.host import records
 from builder.host.config import Config, IndexMirror, ModelMirror, RegistryMirror
 from builder.host.session import Session
 from builder.lock import lockfile
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image
+from builder.model.images import Descriptor, Image
 from builder.project.doctor import disk_check, jetson_check, stand_ins_check, tools_check
 from builder.recipe.load import load
 
@@ -130,7 +129,7 @@ def test_without_a_recipe_the_usual_size_counts(session: Session, free: Callable
 def test_a_recipe_that_is_not_locked_tells_no_size(session: Session, free: Callable[[float], None]) -> None:
     free(10 * GB)
     (found,) = disk_check.check(locked_case(session))
-    assert (found.state, "no lock tells" in found.found) == ("warning", True)
+    assert (found.state, "no cell is locked" in found.found) == ("warning", True)
 
 
 def test_what_is_needed_is_the_sum_of_the_locks(session: Session, free: Callable[[float], None]) -> None:

@@ -90,7 +90,7 @@ def test_a_server_that_says_nothing_ends_within_its_limit(look: Callable[..., li
 def test_an_index_that_uv_finds_nothing_on(look: Callable[..., list[Check]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network_check, "default_address", lambda *_, **__: None)
     with serving() as server:
-        assert named(look(server.host), "index").found == "uv's own: uv finds nothing there"
+        assert named(look(server.host), "index").found == "uv's own: uv cannot fetch a package from it"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_no_registry(session: Session) -> None:
 def test_an_upload_is_begun_and_cancelled(session: Session) -> None:
     with serving(202, {"Location": "/v2/team/vllm/blobs/uploads/1?state=x"}) as server:
         (found,) = pushes(session, f"{server.host}/team")
-        assert (found.state, found.found) == ("ok", f"{server.host}/team/vllm takes an upload")
+        assert (found.state, found.found) == ("ok", f"{server.host}/team/vllm accepts uploads")
         assert server.asked == ["POST /v2/team/vllm/blobs/uploads/", "DELETE /v2/team/vllm/blobs/uploads/1?state=x"]
 
 
@@ -160,7 +160,7 @@ def test_each_place_of_a_recipe_once(session: Session) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "mend"), [(401, "docker login"), (403, "ask for the right"), (507, "the registry is full")]
+    ("status", "mend"), [(401, "docker login"), (403, "get the right"), (507, "the registry is full")]
 )
 def test_a_registry_that_refuses(session: Session, status: int, mend: str) -> None:
     with serving(status) as server:

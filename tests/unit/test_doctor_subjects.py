@@ -24,8 +24,8 @@ from builder.project.doctor import (
     tools_check,
 )
 from builder.project.doctor.check_records import Check
-from builder.project.doctor.check_table import fine, idle, trouble
-from builder.project.doctor.fixes import AppliedFix
+from builder.project.doctor.check_table import ok, problem, skipped
+from builder.project.doctor.examination import AppliedFix
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -49,7 +49,7 @@ def strings(node: ast.expr) -> set[str]:
 
 
 def used(module: ModuleType) -> set[tuple[str, str]]:
-    """Return the troubles that a module speaks of; a name that is no literal stands for any."""
+    """Return the problems that a module reports; a name that is not a literal matches any."""
     tree = ast.parse(inspect.getsource(module))
     assigned = {
         target.id: strings(node.value)
@@ -58,7 +58,7 @@ def used(module: ModuleType) -> set[tuple[str, str]]:
         for target in node.targets
         if isinstance(target, ast.Name)
     }
-    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "trouble"]
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "problem"]
     pairs = set()
     for call in calls:
         names, kinds = (
@@ -68,8 +68,8 @@ def used(module: ModuleType) -> set[tuple[str, str]]:
     return pairs
 
 
-def test_every_trouble_of_the_table_is_one_that_a_check_can_find() -> None:
-    rows = {(row.name, each.id) for row in check_table.subjects().values() for each in row.troubles}
+def test_checks_report_every_problem_of_the_table() -> None:
+    rows = {(row.name, each.id) for row in check_table.check_rows().values() for each in row.problems}
     found = {pair for module in ROOMS for pair in used(module)}
     exact = {pair for pair in found if "*" not in pair}
     kinds = {kind for name, kind in found if name == "*"}
@@ -77,14 +77,14 @@ def test_every_trouble_of_the_table_is_one_that_a_check_can_find() -> None:
     assert {(name, kind) for name, kind in rows if kind not in kinds} - exact == set()
 
 
-def test_what_is_not_well_says_why_it_matters_and_what_mends_it() -> None:
-    for row in check_table.subjects().values():
+def test_every_problem_has_a_reason_and_a_fix() -> None:
+    for row in check_table.check_rows().values():
         assert row.why, row.name
-        assert len({each.id for each in row.troubles}) == len(row.troubles)
-        for each in row.troubles:
-            fields = {name for _, name, _, _ in string.Formatter().parse(each.mend) if name is not None}
+        assert len({each.id for each in row.problems}) == len(row.problems)
+        for each in row.problems:
+            fields = {name for _, name, _, _ in string.Formatter().parse(each.fix) if name is not None}
             wanted = {name for word in each.safe for _, name, _, _ in string.Formatter().parse(word) if name}
-            found = trouble(row.name, each.id, "seen", **{name: f"<{name}>" for name in fields | wanted})
+            found = problem(row.name, each.id, "seen", **{name: f"<{name}>" for name in fields | wanted})
             assert found.mend
             assert found.state == each.state
             assert all("{" not in word for word in found.fix)
@@ -92,27 +92,27 @@ def test_what_is_not_well_says_why_it_matters_and_what_mends_it() -> None:
 
 @pytest.mark.parametrize("word", ["sudo", "restart", "rm", "prune --all", "kill", "down", "purge"])
 def test_safe_commands_ask_for_no_rights_and_end_nothing(word: str) -> None:
-    for row in check_table.subjects().values():
-        for each in row.troubles:
+    for row in check_table.check_rows().values():
+        for each in row.problems:
             assert word not in " ".join(each.safe).split(" ") or word == "prune --all"
 
 
 def test_a_value_cannot_become_a_word_of_a_command() -> None:
-    found = trouble("uv", "old", "0.1", least="0.8; rm -rf /")
+    found = problem("uv", "old", "0.1", least="0.8; rm -rf /")
     assert found.fix == (sys.executable, "-m", "pip", "install", "--upgrade", "uv>=0.8; rm -rf /")
 
 
 def test_the_safe_command_is_left_away_where_it_would_not_help() -> None:
-    assert trouble("engine", "none", "none", fixable=False, mend="start it", script="up").fix == ()
+    assert problem("engine", "none", "none", fixable=False, fix="start it", script="up").fix == ()
 
 
 def test_a_report_is_a_line_a_check_and_more_for_what_is_not_well() -> None:
     checks = [
-        fine("uv", "uv 0.13"),
-        idle("device", "no Jetson"),
-        trouble("stand-in", "used", "debian is not \x1b[31mdebian", rule="debian"),
-        trouble("stand-in", "used", "ubuntu", rule="ubuntu"),
-        trouble("disk", "short", "1 GB free"),
+        ok("uv", "uv 0.13"),
+        skipped("device", "no Jetson"),
+        problem("stand-in", "used", "debian is not \x1b[31mdebian", rule="debian"),
+        problem("stand-in", "used", "ubuntu", rule="ubuntu"),
+        problem("disk", "short", "1 GB free"),
     ]
     lines = text(checks, [AppliedFix(command="a"), AppliedFix(command="b", failure="it could not")]).splitlines()
     assert lines[0] == "ok       uv            uv 0.13"
@@ -132,6 +132,6 @@ def test_a_report_is_a_line_a_check_and_more_for_what_is_not_well() -> None:
 
 
 def test_a_machine_without_faults() -> None:
-    assert verdict([fine("uv", "here")]) == "this machine can build images"
+    assert verdict([ok("uv", "here")]) == "this machine can build images"
     bad = Check(name="uv", state="warning", found="", why="", mend="do", fix=())
     assert verdict([bad]) == "this machine can build images; warnings: uv"

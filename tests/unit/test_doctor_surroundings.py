@@ -81,7 +81,7 @@ def test_a_proxy_in_the_engine_only(session: Session, engine_proxies: dict[str, 
 
 
 @pytest.mark.usefixtures("engine_proxies")
-@pytest.mark.parametrize(("address", "why"), [("127.0.0.1:{port}", "refused"), ("http://a:b:c", "no address")])
+@pytest.mark.parametrize(("address", "why"), [("127.0.0.1:{port}", "refused"), ("http://a:b:c", "not a valid address")])
 def test_a_proxy_that_nobody_answers_at(
     session: Session, monkeypatch: pytest.MonkeyPatch, address: str, why: str
 ) -> None:

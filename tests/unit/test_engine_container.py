@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from docker.errors import APIError
 
-from builder.host.engine.container import WatchedContainer
-from builder.host.engine.container_log import printable_line, split_lines
+from builder.host.engine.container import WatchedContainer, printable_line, split_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

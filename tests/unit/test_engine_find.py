@@ -148,7 +148,7 @@ def test_no_engine_at_all(workspace: Workspace, host: object) -> None:
     record(workspace, host)
     with pytest.raises(EngineError) as caught:
         find_engine(workspace)
-    assert "socket does not exist" in caught.value.message
+    assert "Docker is not running (no socket at " in caught.value.message
     assert "scripts/engine up" in (caught.value.hint or "")
     assert "jbuild doctor" in (caught.value.hint or "")
     assert caught.value.exit_code == 7

@@ -203,7 +203,7 @@ def test_a_board_nobody_has_measured_is_said_to_be_an_estimate(folder: Path) -> 
     (fit,) = found(folder, "orin-nx-8").boards
     assert fit.machine is not None
     assert not fit.machine.measured
-    assert any("93 % of it is taken" in remark for remark in fit.remarks)
+    assert any("the estimate assumes 93 %" in remark for remark in fit.remarks)
 
 
 def test_a_board_that_the_images_are_not_for_is_named(folder: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_link_that_points_elsewhere(tmp_path: Path) -> None:
     [(OURS[:2], "opt/link"), ([OURS[0], OURS[2]], "opt/b.py"), ([*OURS, {"name": "opt/new"}], "opt/new")],
 )
 def test_a_file_that_only_one_has(tmp_path: Path, files: list[File], name: str) -> None:
-    said = f"COPY layers/torch-0123/ /: /{name}: is in one of the two only, or in another order"
+    said = f"COPY layers/torch-0123/ /: /{name}: only in one image, or in another order"
     assert words(tmp_path, BASE, files) == said
 
 
@@ -120,16 +120,16 @@ def test_the_lowest_layer_comes_first(tmp_path: Path) -> None:
 
 
 def test_another_count_of_layers(tmp_path: Path) -> None:
-    assert words(tmp_path, BASE) == "layer 2: only one of the two images has it"
-    assert words(tmp_path, BASE, OURS, OURS) == "layer 3: only one of the two images has it"
+    assert words(tmp_path, BASE) == "layer 2: only one of the images has it"
+    assert words(tmp_path, BASE, OURS, OURS) == "layer 3: only one of the images has it"
 
 
 def test_the_configuration(tmp_path: Path) -> None:
-    assert words(tmp_path, BASE, OURS, config={"Env": ["A=c"]}) == "the configuration: config.Env is not the same"
-    assert words(tmp_path, BASE, OURS, created="x") == "the configuration: created is not the same"
+    assert words(tmp_path, BASE, OURS, config={"Env": ["A=c"]}) == "the configuration: config.Env differs"
+    assert words(tmp_path, BASE, OURS, created="x") == "the configuration: created differs"
 
 
 def test_another_compression_of_the_same_files(tmp_path: Path) -> None:
     found = first_difference(*image(tmp_path / "one", BASE, OURS), *image(tmp_path / "two", BASE, OURS, kind="+gzip"))
     assert found
-    assert found.words == "ADD rootfs.tar /: the same files, compressed in another way"
+    assert found.words == "ADD rootfs.tar /: the same files, compressed differently"

@@ -13,11 +13,20 @@ from factories import make_model
 
 from builder.errors import IntegrityError
 from builder.image.oci import tarball, virtual_blob
-from builder.image.oci.layout import blob, damaged, is_present, is_whole, mark_image_used, open_blob, put, put_image
+from builder.image.oci.layout import (
+    blob,
+    damaged_blobs,
+    is_present,
+    is_whole,
+    mark_image_used,
+    open_blob,
+    put,
+    put_image,
+)
 from builder.image.oci.layout import read_image as read_it
 from builder.image.oci.layout_diff import members
 from builder.image.oci.pack import Packed, pack, pack_folder
-from builder.image.render.model_layer import bake, kept_files
+from builder.image.render.model_layer import bake, stored_files
 from builder.image.wheels.tree import EPOCH
 from builder.model.model_files import LockedModel, ModelFile
 from builder.models import model_store
@@ -42,7 +51,7 @@ def model(workspace: Workspace) -> LockedModel:
         sha256 = hashlib.sha256(content).hexdigest()
         files.append(ModelFile(path=path, sha256=sha256, size=len(content)))
         target = model_store.blob(workspace.models, sha256)
-        target.parent.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
     return make_model(name="tiny", files=tuple(files))
 
@@ -58,7 +67,7 @@ def layer(workspace: Workspace, model: LockedModel, tmp_path: Path) -> Path:
 @pytest.fixture
 def packed(workspace: Workspace, model: LockedModel, layer: Path) -> Packed:
     """The layer, packed."""
-    return pack_folder(layer, "zstd", workspace, lambda _: None, kept_files([model], workspace.models))
+    return pack_folder(layer, "zstd", workspace, lambda _: None, stored_files([model], workspace.models))
 
 
 @pytest.fixture
@@ -93,7 +102,7 @@ def test_it_is_the_same_blob_and_holds_no_second_copy(workspace: Workspace, laye
 
 def test_it_is_found_again(workspace: Workspace, model: LockedModel, layer: Path, packed: Packed) -> None:
     read: list[float] = []
-    kept = kept_files([model], workspace.models)
+    kept = stored_files([model], workspace.models)
     assert pack_folder(layer, "zstd", workspace, read.append, kept) == packed
     assert read == []
 
@@ -117,7 +126,7 @@ def test_all_who_read_layers_read_it(workspace: Workspace, layer: Path, image: I
     assert source.blobs[0].size == len(expected)
     with source.blobs[0].open(700) as readable:
         assert readable.read(900) == expected[700:1600]
-    assert source.blobs[0].fault() is None
+    assert source.blobs[0].find_corruption() is None
     with members(image.layers[0], workspace.images) as found:
         assert {each["name"]: each["sha256"] for each in found if each["sha256"]} == {
             f"models/tiny/{path}": hashlib.sha256(content).hexdigest() for path, content in CONTENT.items()
@@ -135,7 +144,7 @@ def test_what_has_gone_from_the_store_is_missed(workspace: Workspace, image: Ima
     if content:
         path.write_bytes(content)
     assert not is_whole(workspace.images, image)
-    assert damaged(workspace.images, image) == (blob(workspace.images, image.layers[0].digest),)
+    assert damaged_blobs(workspace.images, image) == (blob(workspace.images, image.layers[0].digest),)
     with pytest.raises(IntegrityError, match="missing") as caught:
         from_layout(image, workspace.images)
     assert "--force" in (caught.value.hint or "")
@@ -146,7 +155,7 @@ def test_what_has_gone_from_the_store_is_missed(workspace: Workspace, image: Ima
 def test_a_file_that_changed_is_named(workspace: Workspace, image: Image) -> None:
     source, path = from_layout(image, workspace.images), weights(workspace)
     path.write_bytes(bytes(path.stat().st_size))
-    fault = source.blobs[0].fault()
+    fault = source.blobs[0].find_corruption()
     assert isinstance(fault, IntegrityError)
     assert (fault.where or "").endswith(path.name)
 
@@ -161,7 +170,7 @@ def test_a_file_that_is_cut_while_it_is_read(workspace: Workspace, packed: Packe
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b"\xff"])
 def test_a_damaged_note_is_as_good_as_none(workspace: Workspace, packed: Packed, damage: bytes) -> None:
-    virtual_blob.place(workspace.images, packed.blob.digest).write_bytes(damage)
+    virtual_blob.record_path(workspace.images, packed.blob.digest).write_bytes(damage)
     assert not is_present(workspace.images, packed.blob)
 
 
@@ -173,7 +182,7 @@ def test_what_compresses_has_a_file_of_its_own(workspace: Workspace, tmp_path: P
     target.write_bytes(content)
     model = make_model(name="tiny", files=(ModelFile(path="w.safetensors", sha256=sha256, size=len(content)),))
     bake(model, workspace.models, tmp_path / "layer", EPOCH)
-    kept = kept_files([model], workspace.models)
+    kept = stored_files([model], workspace.models)
     made = pack_folder(tmp_path / "layer", "zstd", workspace, lambda _: None, kept)
     assert made.blob.media_type.endswith("+zstd")
     assert blob(workspace.images, made.blob.digest).is_file()
@@ -183,7 +192,7 @@ def test_much_beside_what_is_kept_makes_a_file(
     workspace: Workspace, model: LockedModel, layer: Path, tmp_path: Path
 ) -> None:
     (layer / "models" / "tiny" / "beside.bin").write_bytes(os.urandom(2 << 20))
-    kept = kept_files([model], workspace.models)
+    kept = stored_files([model], workspace.models)
     made = pack_folder(layer, "zstd", workspace, lambda _: None, kept)
     assert blob(workspace.images, made.blob.digest).is_file()
 
@@ -192,7 +201,7 @@ def test_what_the_store_has_lost_is_packed_from_the_layer(
     workspace: Workspace, model: LockedModel, layer: Path, packed: Packed
 ) -> None:
     weights(workspace).unlink()
-    made = pack_folder(layer, "zstd", workspace, lambda _: None, kept_files([model], workspace.models))
+    made = pack_folder(layer, "zstd", workspace, lambda _: None, stored_files([model], workspace.models))
     assert made == packed
     assert blob(workspace.images, made.blob.digest).read_bytes() == whole(tarball.stream(layer))
 
@@ -207,16 +216,16 @@ def test_weights_that_changed_in_the_cache_are_never_packed(
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     model = make_model(name="tiny", files=(ModelFile(path="w.safetensors", sha256=sha256, size=len(content)),))
-    layer, kept = tmp_path / "layer", kept_files([model], workspace.models)
+    layer, kept = tmp_path / "layer", stored_files([model], workspace.models)
     bake(model, workspace.models, layer, EPOCH)
     with path.open("r+b") as file:
         file.seek(8 << 20)
         file.write(b"!")
-    for place, way_out in ((path, "`jbuild models verify RECIPE`"), (layer / "models/tiny/w.safetensors", "remove /")):
-        with pytest.raises(IntegrityError, match="not the one that was locked") as caught:
+    for place, fix in ((path, "run `jbuild models verify RECIPE`"), (layer / "models/tiny/w.safetensors", "remove /")):
+        with pytest.raises(IntegrityError, match="no longer matches the lock") as caught:
             pack_folder(layer, "zstd", workspace, lambda _: None, kept)
         assert caught.value.where == str(place)
-        assert (caught.value.hint or "").startswith(way_out)
+        assert (caught.value.hint or "").startswith(fix)
         path.unlink(missing_ok=True)
     assert not [each for each in workspace.images.rglob("*") if each.is_file()]
 

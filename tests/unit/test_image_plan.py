@@ -143,7 +143,7 @@ def test_a_failure_leaves_no_half_layer(session: Session, tmp_path: Path, monkey
 def test_a_bad_wheel_among_good_ones_is_reported_from_its_process(session: Session, tmp_path: Path) -> None:
     job, lock = cell(tmp_path, ("demo", "1.0"))
     bad = make_wheel(tmp_path / "shelf", "bad", wheel_version="7.0")
-    with pytest.raises(IntegrityError, match=r"bad-1\.0-py3-none-any\.whl is not a wheel that can be installed"):
+    with pytest.raises(IntegrityError, match=r"bad-1\.0-py3-none-any\.whl is not a valid wheel"):
         render(job, make_lock(*lock.wheels, locked(bad), platform=lock.platform, models=()), session)
 
 

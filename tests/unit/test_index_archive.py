@@ -18,13 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_index import Answer, TinyIndex, tiny_index
 
-from builder.remote.http import Retry
+from builder.remote.http import Retry, read_body
 from builder.remote.index import remote_wheel
 from builder.remote.index.remote_wheel import (
     FLAWS,
     NoRangesError,
     RemoteFile,
-    body,
     check_metadata,
     metadata_of,
     with_archive,
@@ -173,9 +172,9 @@ def test_bodies_are_read_up_to_a_length(server: TinyIndex) -> None:
     server.faults[PATH] = [Answer(content=b"x" * 100)] * 2
     url = f"http://{server.host}{PATH}"
     with requests.get(url, stream=True, timeout=5) as answer:
-        assert body(answer, 100) == b"x" * 100
+        assert read_body(answer, 100) == b"x" * 100
     with requests.get(url, stream=True, timeout=5) as answer:
-        assert body(answer, 99) is None
+        assert read_body(answer, 99) is None
 
 
 def packed(*members: tuple[str, bytes]) -> io.BytesIO:
@@ -233,14 +232,14 @@ def test_metadata_of_the_file_that_it_is_in(metadata: str, filename: str) -> Non
 @pytest.mark.parametrize(
     ("metadata", "says"),
     [
-        ("Name: other\nVersion: 1.0", "says other 1.0"),
-        ("Name: demo\nVersion: 1.1", "says demo 1.1"),
-        ("Name: demo\nVersion: 1.0+cu126", r"says demo 1.0\+cu126"),
-        ("Name: demo\nVersion: latest", "says demo latest"),
-        ("Name: demo", "says demo without a version"),
-        ("Version: 1.0", "says no name 1.0"),
-        ("", "says no name without a version"),
-        ("\x00\xff", "says no name"),
+        ("Name: other\nVersion: 1.0", "is of other 1.0"),
+        ("Name: demo\nVersion: 1.1", "is of demo 1.1"),
+        ("Name: demo\nVersion: 1.0+cu126", r"is of demo 1.0\+cu126"),
+        ("Name: demo\nVersion: latest", "is of demo latest"),
+        ("Name: demo", "is of demo without a version"),
+        ("Version: 1.0", "is of no name 1.0"),
+        ("", "is of no name without a version"),
+        ("\x00\xff", "is of no name"),
     ],
 )
 def test_metadata_of_another_file(metadata: str, says: str) -> None:

@@ -16,7 +16,7 @@ from factories import make_wheel
 from tiny_index import HTML, JSON, Answer, TinyIndex, json_page, tiny_index
 
 from builder.host.config import Config
-from builder.remote.http import Retry
+from builder.remote.http import Retry, read_body
 from builder.remote.index import index_client as module
 from builder.remote.index.index_client import IndexClient, IndexUnreachableError, client_of, failing_since
 from builder.remote.index.listing import Address, Index
@@ -275,13 +275,12 @@ def test_a_length_that_is_no_number_is_not_trusted(server: TinyIndex, tmp_path: 
     assert names(client(tmp_path), index(server.url)) == TORCH
 
 
-def test_a_page_that_drips_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SLOWEST_PAGE_S", 0.05)
+def test_a_page_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = requests.Response()
     blocks = iter(lambda: time.sleep(0.02) or b"x", b"")
     monkeypatch.setattr(answer, "iter_content", lambda _: blocks)
     with pytest.raises(requests.exceptions.ReadTimeout):
-        module._read(answer)
+        read_body(answer, 1 << 20, 0.05)
 
 
 def test_a_redirect_is_followed(server: TinyIndex, mirror: TinyIndex, tmp_path: Path) -> None:

@@ -20,10 +20,9 @@ from builder.host.config import Config
 from builder.remote.http import Retry
 from builder.remote.index import index_proxy as module
 from builder.remote.index.index_client import IndexClient
-from builder.remote.index.index_pins import IndexPin, IndexPins
-from builder.remote.index.index_proxy import IndexProxy, running_front
+from builder.remote.index.index_proxy import IndexProxy, running_proxy
 from builder.remote.index.index_view import IndexView
-from builder.remote.index.listing import Address, Index, IndexFile
+from builder.remote.index.listing import Address, Index, IndexFile, IndexPin, IndexPins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,17 +43,17 @@ def server(tmp_path: Path) -> Iterator[TinyIndex]:
 def shelf(server: TinyIndex, workspace: Workspace) -> IndexView:
     """A shelf with torch and triton tied to it."""
     jet = Index(name="jet", addresses=(Address(url=server.url.replace("://", "://me:hush@")),))
-    ties = IndexPins(
-        ties=tuple(IndexPin(packages=name, index="jet", why="told") for name in ("torch", "triton")), indexes=(jet,)
+    pins = IndexPins(
+        pins=tuple(IndexPin(packages=name, index="jet", why="told") for name in ("torch", "triton")), indexes=(jet,)
     )
     client = IndexClient(config=Config(), states=workspace.index_states, retry=Retry(tries=1))
-    return IndexView(ties=ties, client=client, workspace=workspace)
+    return IndexView(pins=pins, client=client, workspace=workspace)
 
 
 @pytest.fixture
 def front(shelf: IndexView) -> Iterator[IndexProxy]:
     """That shelf, served."""
-    with running_front(shelf) as front:
+    with running_proxy(shelf) as front:
         yield front
 
 
@@ -143,14 +142,14 @@ def test_what_fails_is_an_answer_that_ends_it_and_is_kept(front: IndexProxy, ser
     answer = get(f"{front.url}torch/")
     assert answer.status_code == 400
     assert "does not answer for torch" in answer.text
-    (error,) = front.shelf.errors
+    (error,) = front.view.errors
     assert isinstance(error, NetworkError)
 
 
 def test_a_bug_is_kept_too(front: IndexProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(IndexView, "files", lambda *_: 1 / 0)
     assert get(f"{front.url}torch/").status_code == 400
-    assert isinstance(front.shelf.errors[0], ZeroDivisionError)
+    assert isinstance(front.view.errors[0], ZeroDivisionError)
 
 
 def test_many_ask_at_once(front: IndexProxy, server: TinyIndex) -> None:
@@ -207,7 +206,7 @@ def test_a_slow_failure_is_half_an_answer_and_then_a_quick_one(front: IndexProxy
     with slowly(server, "/simple/torch/", 503), pytest.raises(requests.exceptions.ChunkedEncodingError):
         get(f"{front.url}torch/")
     assert get(f"{front.url}torch/").status_code == 400
-    assert len(front.shelf.errors) == 2
+    assert len(front.view.errors) == 2
     assert server.count("torch") == 1
 
 
@@ -217,14 +216,14 @@ def test_words_about_it_become_words_about_the_index_behind(front: IndexProxy, s
         f"Failed to fetch: {front.url}torch/\n (400) for url ({front.url}triton/)\n"
         f"found on {front.url}, but\n {entry['url']}.metadata\n {front.root}/files/{'b' * 64}/x.whl\n{front.url}numpy/"
     )
-    told = front.told(text)
+    told = front.upstream(text)
     assert told.splitlines() == [
         f"Failed to fetch: {server.url}torch/",
         f" (400) for url ({server.url}triton/)",
-        "found on the index that it is tied to, but",
+        "found on the index that it is pinned to, but",
         f" http://{server.host}/files/torch-2.8.0-py3-none-any.whl",
         f" {front.root}/files/{'b' * 64}/x.whl",
-        "the index that it is tied to",
+        "the index that it is pinned to",
     ]
     assert "hush" not in told
 
@@ -236,7 +235,7 @@ def test_files_have_addresses_of_its_own(front: IndexProxy) -> None:
 
 def test_nothing_listens_afterwards(shelf: IndexView) -> None:
     before = threading.active_count()
-    with running_front(shelf) as front:
+    with running_proxy(shelf) as front:
         entries(front)
         url = front.url
     with pytest.raises(requests.ConnectionError):

@@ -18,9 +18,8 @@ from builder.remote.http import Retry
 from builder.remote.index import index_view as module
 from builder.remote.index import remote_wheel
 from builder.remote.index.index_client import IndexClient
-from builder.remote.index.index_pins import IndexPin, IndexPins
 from builder.remote.index.index_view import IndexView, fitting, read_wheel, wheel_metadata
-from builder.remote.index.listing import Address, Index, IndexFile
+from builder.remote.index.listing import Address, Index, IndexFile, IndexPin, IndexPins
 from builder.remote.index.remote_wheel import metadata_of
 
 if TYPE_CHECKING:
@@ -55,8 +54,8 @@ def client(workspace: Workspace) -> IndexClient:
 
 def shelf(server: TinyIndex, workspace: Workspace, packages: str = "torch", **more: Any) -> IndexView:
     jet = Index(name="jet", addresses=(Address(url=server.url),), foreign_files=("/root/pypi/",))
-    ties = IndexPins(ties=(IndexPin(packages=packages, index="jet", why="told"),), indexes=(jet,))
-    return IndexView(ties=ties, client=client(workspace), workspace=workspace, **more)
+    pins = IndexPins(pins=(IndexPin(packages=packages, index="jet", why="told"),), indexes=(jet,))
+    return IndexView(pins=pins, client=client(workspace), workspace=workspace, **more)
 
 
 def torch(folder: Path, version: str = "2.8.0", **more: Any) -> Path:
@@ -75,19 +74,19 @@ def refused(shelf: IndexView, sha256: str) -> JbuildError:
 
 
 def test_ties_are_globs_of_which_the_first_counts() -> None:
-    ties = IndexPins(
-        ties=(
+    pins = IndexPins(
+        pins=(
             IndexPin(packages="torch", index=DEFAULT, why="a"),
             IndexPin(packages="torch*", index="jet", why="b"),
             IndexPin(packages="*", index="other", why="c"),
         ),
         indexes=(JET, Index(name="other", addresses=())),
     )
-    assert ties.of("torch") is None
-    assert ties.index("torchvision") == JET
-    assert (ties.of("numpy") or ties.ties[0]).why == "c"
-    assert ties
-    assert not IndexPins(ties=ties.ties[:1])
+    assert pins.of("torch") is None
+    assert pins.index("torchvision") == JET
+    assert (pins.of("numpy") or pins.pins[0]).why == "c"
+    assert pins
+    assert not IndexPins(pins=pins.pins[:1])
     assert not IndexPins()
 
 
@@ -111,7 +110,7 @@ def test_only_own_wheels_with_a_hash_are_offered(server: TinyIndex, workspace: W
     made = shelf(server, workspace)
     assert [file.filename for file in made.files("torch") or ()] == [own["filename"]]
     assert made.pages["torch"].project == "torch"
-    assert list(made.offers) == [own["hashes"]["sha256"]]
+    assert list(made.candidates) == [own["hashes"]["sha256"]]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +170,7 @@ def test_metadata_of_another_wheel_is_refused(
     made = shelf(server, workspace)
     error = refused(made, file_of(made).sha256 or "")
     assert isinstance(error, IntegrityError)
-    assert f"its METADATA says {' '.join(inside)}" in error.message
+    assert f"its METADATA is of {' '.join(inside)}" in error.message
     assert 'constraints = ["torch!=2.8.0"]' in (error.hint or "")
     assert not workspace.metadata(file_of(made).sha256 or "").exists()
 
@@ -188,7 +187,7 @@ def test_a_truncated_wheel_is_refused(
     made = shelf(server, workspace)
     error = refused(made, file_of(made).sha256 or "")
     assert isinstance(error, IntegrityError)
-    assert "torch-2.8.0-py3-none-any.whl of the index jet cannot be used: it is no sound wheel" in error.message
+    assert "torch-2.8.0-py3-none-any.whl of the index jet cannot be used: it is not a valid wheel" in error.message
 
 
 def test_without_ranges_the_whole_wheel_goes_to_the_wheelhouse(
@@ -215,7 +214,7 @@ def test_a_whole_wheel_with_other_bytes_is_refused_and_not_kept(
     file_of(made)
     error = refused(made, SHA)
     assert isinstance(error, IntegrityError)
-    assert "do not have the sha256 that the index gives" in error.message
+    assert "do not have the index's sha256" in error.message
     assert [path.name for path in workspace.wheels.rglob("*") if path.is_file()] == ["lock"]
 
 
@@ -304,7 +303,7 @@ def test_a_locked_file_is_offered_from_the_wheelhouse_when_the_index_changed(
     assert (file.sha256, file.url) == (locked, "https://jet.example/old.whl")
     assert b"Requires-Dist" not in made.metadata(locked)
     (changed,) = made.changed.values()
-    assert (changed.index, changed.locked, changed.served, changed.kept) == ("jet", locked, served, True)
+    assert (changed.index, changed.locked, changed.served, changed.in_wheelhouse) == ("jet", locked, served, True)
 
 
 def test_a_locked_file_that_is_not_in_the_wheelhouse_is_told_of(
@@ -314,7 +313,7 @@ def test_a_locked_file_that_is_not_in_the_wheelhouse_is_told_of(
     made = shelf(server, workspace, locked=before)
     assert file_of(made).sha256 == served
     (changed,) = made.changed.values()
-    assert (changed.locked, changed.kept) == (locked, False)
+    assert (changed.locked, changed.in_wheelhouse) == (locked, False)
 
 
 def test_a_locked_file_that_is_unchanged_is_no_news(server: TinyIndex, workspace: Workspace, tmp_path: Path) -> None:

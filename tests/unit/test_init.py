@@ -261,5 +261,5 @@ def test_on_a_terminal_what_is_missing_is_asked(project: Path) -> None:
     )
     assert "Jetson Orin NX 16 GB" in said
     recipe = load(project / "recipes" / "asked.toml")
-    assert recipe.matrix.known()["l4t"] == ("36.4.7",)
+    assert recipe.matrix.all_values()["l4t"] == ("36.4.7",)
     assert recipe.spec.publish.registries == ("127.0.0.1:5000/edge",)

@@ -123,12 +123,12 @@ def test_every_row_can_be_judged(row: Advisory) -> None:
     ("text", "said"),
     [
         ('id = "a"\nwhen = ["x"]\nsymptom = "s"\nsource = "t"', "a row that constrains nothing says what to do"),
-        ('id = "a"\nwhen = ["x=1"]\nconstrain = ["y<1"]\nsymptom = "s"\nsource = "t"', "is no requirement"),
+        ('id = "a"\nwhen = ["x=1"]\nconstrain = ["y<1"]\nsymptom = "s"\nsource = "t"', "is not a requirement"),
         ('id = "a"\nwhen = []\nconstrain = ["y<1"]\nsymptom = "s"\nsource = "t"', "at least one requirement"),
         ('id = "a"\nwhen = ["x"]\nconstrain = ["y<1"]\nsymptom = "s"\nsource = ""', "is not a source"),
         (
             'id = "a"\nwhen = ["x"]\nconstrain = ["y<1"]\nsymptom = "s"\nsource = "t"\nlog = "("',
-            "no regular expression",
+            "not a regular expression",
         ),
         ('id = "a"\nwhen = ["x"]\nconstrain = ["y<1"]\nsymptom = "s"\nsource = "t"\nwhy = 1', "unknown key `why`"),
     ],

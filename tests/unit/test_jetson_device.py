@@ -65,6 +65,6 @@ def test_other_machines_are_none(tmp_path: Path) -> None:
 
 
 def test_no_part_is_that_of_two_boards() -> None:
-    parts = [part for row in boards() for part in row.parts]
+    parts = [part for row in boards() for part in row.part_numbers]
     assert len(parts) == len(set(parts))
-    assert all(row.parts for row in boards())
+    assert all(row.part_numbers for row in boards())

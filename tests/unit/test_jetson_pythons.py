@@ -46,7 +46,7 @@ def test_addresses_are_those_that_uv_has(row: StandalonePython) -> None:
     ("old", "new", "key", "message"),
     [
         ('"3.12"', '"3.12.1"', "pythons[0].python", "`3.12.1` is not a version such as 3.12"),
-        ('"3.12"', '"3.11"', "pythons[0].version", "3.12.16 is no release of Python 3.11"),
+        ('"3.12"', '"3.11"', "pythons[0].version", "3.12.16 is not a release of Python 3.11"),
         ("20261110", "november", "pythons[0].build", "`november` is not a day such as 20261110"),
         (f', amd64 = "{"b" * 64}"', "", "pythons[0].sha256", "must name the archives of arm64 and amd64"),
         ("a" * 64, "abc", "pythons[0].sha256.arm64", "`abc` is not a sha256 by architecture"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.errors import DocumentError
-from builder.jetson.symptoms import find, known
+from builder.jetson.symptoms import find, symptoms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,10 +57,10 @@ def test_each_line_is_understood_in_one_way(line: str, meaning: str) -> None:
 
 
 def test_every_symptom_has_a_line_here() -> None:
-    assert {symptom.says for line, _ in LINES for symptom in find([line])} == {s.says for s in known()}
+    assert {symptom.says for line, _ in LINES for symptom in find([line])} == {s.says for s in symptoms()}
 
 
-@pytest.mark.parametrize("symptom", known(), ids=lambda s: s.says[:30])
+@pytest.mark.parametrize("symptom", symptoms(), ids=lambda s: s.says[:30])
 def test_every_symptom_is_complete(symptom: object) -> None:
     for name in ("says", "hint", "source"):
         assert len(getattr(symptom, name)) >= 6
@@ -85,8 +85,8 @@ def test_a_broken_table_is_told_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "symptoms.toml"
     path.write_text('[[symptoms]]\npattern = "("\nsays = "x"\nhint = "y"\nwhy = "z"\n')
     with pytest.raises(DocumentError) as caught:
-        known(path)
+        symptoms(path)
     messages = " ".join(problem.message for problem in caught.value.problems)
-    assert "no regular expression" in messages
+    assert "not a regular expression" in messages
     assert "`source` is missing" in messages
     assert "unknown key `why`" in messages

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from builder.model.model_files import LockedModel
 
 QUIET = Console(quiet=True)
-COPY = "`cp -rL FOLDER COPY` makes a folder with files in place of links: name that one"
+COPY = "`cp -rL FOLDER COPY` makes a folder with files instead of links: name that one"
 MOVE = "move it out of the model's folder"
 
 
@@ -206,21 +206,21 @@ def test_no_folder(folder: Path) -> None:
     error = refused(folder, source="./tinny")
     assert error.message == "model tiny: the folder does not exist"
     assert error.where == str(folder.parent / "tinny")
-    assert error.hint == "correct `source` in the recipe: it is relative to the recipe's own folder"
+    assert error.hint == "correct `source` in the recipe: it is relative to the recipe's folder"
     assert refused(folder, source="tiny/config.json").message == "model tiny: the folder is not a folder"
 
 
 @pytest.mark.parametrize("source", ["s3://bucket/x", "hf://org/name", "hf://org/../x@main", "hf://org/name@../x"])
 def test_no_source(folder: Path, source: str) -> None:
     error = refused(folder, source=source)
-    assert error.message == "this is not a source of models that jbuild knows"
+    assert error.message == "not a valid source of a model"
     assert error.hint == "write hf://organisation/name@revision, oci://host/name:tag, or the path of a folder"
 
 
 @pytest.mark.parametrize("source", ["oci://registry.example.com/tiny", "oci://org/tiny:1", "oci://r.io/Tiny:1"])
 def test_no_name_in_a_registry(folder: Path, source: str) -> None:
     error = refused(folder, source=source)
-    assert error.message == "this is not the name of a model in a registry"
+    assert error.message == "not the name of a model in a registry"
     assert error.hint == "write oci://host/name:tag, or oci://host/name@sha256:…"
 
 
@@ -234,7 +234,7 @@ def test_no_config(folder: Path) -> None:
     assert error.message == "model tiny has no config.json"
     assert error.where == str(folder)
     assert error.hint is not None
-    assert error.hint.startswith("name the folder that holds config.json")
+    assert error.hint.startswith("name the folder with config.json")
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_a_missing_shard(folder: Path) -> None:
     assert refused(folder).message == (
         "model tiny: shard 'model-2.safetensors' named in model.safetensors.index.json is missing"
     )
-    assert refused(folder).hint == ("copy the missing files too, or widen `files` in the recipe if it leaves them out")
+    assert refused(folder).hint == ("copy the missing files too, or extend `files` in the recipe if it excludes them")
 
 
 @pytest.mark.parametrize("broken", [None, [], {"a": 1}, {"a": None}])
@@ -310,7 +310,7 @@ def test_a_file_that_changes_while_it_is_read(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(model_store, "digest_of", slow)
     error = refused(folder)
     assert " changed while it was read" in error.message
-    assert error.hint == "wait until it is written, then run it again"
+    assert error.hint == "wait until the file is complete, then run it again"
 
 
 def take(folder: Path) -> LockedModel:
@@ -392,9 +392,9 @@ def test_warnings(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "config.json").write_bytes(b'{"auto_map": {"AutoModel": "modeling.X"}}')
     lock(folder)
     assert capsys.readouterr().err == (
-        "warning: model tiny has no tokenizer files: the server can answer no text\n"
-        "warning: model tiny names code of its own (`auto_map` in config.json), which is not baked in: "
-        'if the server needs it, list `files` with "*.py", after reading the code\n'
+        "warning: model tiny has no tokenizer files: the server cannot answer with text\n"
+        "warning: model tiny refers to its own code (`auto_map` in config.json), which is not baked in: "
+        'if the server needs it, read the code, then list `files` with "*.py"\n'
     )
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from builder.model.locks import Job
 
 MODEL = Model(name="tiny", source="hf://org/tiny@main")
-ASKED = model_pins.asked(MODEL)
+ASKED = model_pins.reference_of(MODEL)
 LOCKED = make_model()
 
 
@@ -51,9 +51,11 @@ def ten_jobs(*models: Model) -> list[Job]:
 def test_what_is_written_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "locks" / "demo" / "models.toml"
     assert model_pins.read(path) == ()
-    other = Pin(asked="x", model=make_model("another", revision=None, origin="folder", licence=None, stand_in="why"))
-    model_pins.write(path, [Pin(asked=ASKED, model=LOCKED), other])
-    assert model_pins.read(path) == (other, Pin(asked=ASKED, model=LOCKED))
+    other = Pin(
+        reference="x", model=make_model("another", revision=None, origin="folder", licence=None, stand_in="why")
+    )
+    model_pins.write(path, [Pin(reference=ASKED, model=LOCKED), other])
+    assert model_pins.read(path) == (other, Pin(reference=ASKED, model=LOCKED))
     assert model_pins.find(path, MODEL) == LOCKED
     assert model_pins.find(path, replace(MODEL, formats=("gguf",))) is None
 
@@ -72,7 +74,7 @@ def test_what_is_written_reads_back(tmp_path: Path) -> None:
 )
 def test_a_file_that_was_changed_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
     path = tmp_path / "demo" / "models.toml"
-    model_pins.write(path, [Pin(asked=ASKED, model=LOCKED)])
+    model_pins.write(path, [Pin(reference=ASKED, model=LOCKED)])
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
@@ -86,14 +88,14 @@ def test_a_file_that_was_changed_is_refused(tmp_path: Path, old: str, new: str, 
 
 def test_a_lock_takes_the_shared_model(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolve, "lock_model", lambda *_: pytest.fail("the hub was asked"))
-    model_pins.write(session.workspace.model_lock("demo"), [Pin(asked=ASKED, model=LOCKED)])
+    model_pins.write(session.workspace.model_lock("demo"), [Pin(reference=ASKED, model=LOCKED)])
     assert lock_one(MODEL, make_job(), session) == LOCKED
 
 
 def test_a_folder_is_followed_whatever_is_shared(session: Session, tmp_path: Path) -> None:
     model = Model(name="tiny", source=str(write_model(tmp_path / "model")))
     stale = make_model(source=model.source, origin="folder")
-    model_pins.write(session.workspace.model_lock("demo"), [Pin(asked=model_pins.asked(model), model=stale)])
+    model_pins.write(session.workspace.model_lock("demo"), [Pin(reference=model_pins.reference_of(model), model=stale)])
     assert lock_one(model, make_job(), session).files != stale.files
 
 
@@ -101,9 +103,11 @@ def test_a_lock_with_another_revision_is_stale(session: Session) -> None:
     job = make_job(spec=make_spec(models=(MODEL,)))
     lock = make_lock(models=(LOCKED,))
     assert not stage._pinned_otherwise(LOCKED, MODEL, job, session)
-    model_pins.write(session.workspace.model_lock("demo"), [Pin(asked=ASKED, model=LOCKED)])
+    model_pins.write(session.workspace.model_lock("demo"), [Pin(reference=ASKED, model=LOCKED)])
     assert not stage._pinned_otherwise(LOCKED, MODEL, job, session)
-    model_pins.write(session.workspace.model_lock("demo"), [Pin(asked=ASKED, model=replace(LOCKED, revision="1" * 40))])
+    model_pins.write(
+        session.workspace.model_lock("demo"), [Pin(reference=ASKED, model=replace(LOCKED, revision="1" * 40))]
+    )
     assert stage._pinned_otherwise(LOCKED, MODEL, job, session)
     fresh = replace(lock, inputs=index_sources.lock_inputs(job, session.config))
     assert stage._stale(fresh, job, session, RunOptions()) == "the recipe's model lock has another tiny"
@@ -153,7 +157,7 @@ def test_a_cells_own_lock_comes_first(session: Session) -> None:
     with pytest.raises(LockError, match="one: its models are not locked") as caught:
         used_models([job], session)
     assert caught.value.hint == "run `jbuild models lock demo`, or `jbuild lock demo` for the wheels too"
-    model_pins.write(session.workspace.model_lock("demo"), [Pin(asked=ASKED, model=LOCKED)])
+    model_pins.write(session.workspace.model_lock("demo"), [Pin(reference=ASKED, model=LOCKED)])
     assert locked_models(job, session) == (LOCKED,)
     own = replace(LOCKED, revision="2" * 40)
     path = session.workspace.lock("demo", "one")

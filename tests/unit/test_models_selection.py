@@ -98,7 +98,7 @@ def test_other_formats_alone_are_refused() -> None:
 def test_no_weights() -> None:
     assert refused("config.json", "README.md").message == "model m has no weights (safetensors)"
     assert refused(*LLAMA, files=("*.json",)).hint == (
-        "name the folder that holds the weights, or widen `files` in the recipe"
+        "name the folder with the weights, or extend `files` in the recipe"
     )
 
 

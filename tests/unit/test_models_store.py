@@ -111,12 +111,12 @@ def test_a_file_that_changed_since_it_was_locked(folder: Path, models: Path) -> 
     file = next(file for file in locked.files if file.path == "model.safetensors")
     got = model_store.digest_of(path.open("rb"), lambda _: None).hexdigest()
     assert caught.value.message == (
-        f"model.safetensors of model tiny is not the file that was locked: "
+        f"model.safetensors of model tiny is not the locked file: "
         f"sha256 {got} ({file.size} bytes), expected {file.sha256} ({file.size} bytes)"
     )
     assert caught.value.where == str(path)
     assert caught.value.hint == (
-        "put the locked file back, or, if the change is meant, "
+        "put the locked file back, or, if the change is intended, "
         "run `jbuild lock RECIPE` (or `jbuild models lock RECIPE`)"
     )
     assert not model_store.has(models, file)
@@ -249,7 +249,7 @@ def test_a_full_disk_while_baking(folder: Path, models: Path, tmp_path: Path, mo
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(baking, "_lay", full)
+    monkeypatch.setattr(baking, "_link", full)
     with pytest.raises(DiskError):
         bake(locked, models, tmp_path / "layer", WHEN)
 

@@ -12,8 +12,7 @@ from factories import DIGEST, make_job, make_lock, make_run
 
 from builder.errors import BuildError, DiskError, JbuildError, LockError
 from builder.host import records
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image
+from builder.model.images import Descriptor, Image
 from builder.model.publications import Publication, RegistryPublication, TagPut
 from builder.model.verdicts import Answer, SmokeFailedError, Verdict
 from builder.pipeline import history, runner

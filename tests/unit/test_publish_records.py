@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from builder.host import records
 from builder.model.publications import Publication, PublicationFailure, RegistryPublication, TagPut
-from builder.publish.errors import PublicationError
+from builder.publish.push import PublicationError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ def test_a_publication_is_kept(tmp_path: Path) -> None:
 def test_the_error_names_every_failure_and_what_holds() -> None:
     failures = tuple(PublicationFailure(repository=n, stage="image", message=f"{n} is down", hint="wait") for n in "xy")
     error = PublicationError(Publication(digest=DIGEST, registries=(held("a/b"),), failures=failures))
-    assert error.message == "x: x is down; y: y is down. No tag was put anywhere"
+    assert error.message == "x: x is down; y: y is down. No tags were set"
     assert error.where == "x, y"
     assert error.hint == "wait"
     assert json.loads(json.dumps(error.as_json()))["publication"]["failures"][1]["repository"] == "y"
@@ -43,4 +43,4 @@ def test_the_error_says_which_tags_were_put() -> None:
     tagged = Publication(digest=DIGEST, registries=(held("a/b", TagPut(name="1", previous=None)),), failures=failures)
     assert PublicationError(tagged).message.endswith("Tags were put in a/b (1)")
     bare = Publication(digest=DIGEST, registries=(held("a/b"),), failures=failures)
-    assert PublicationError(bare).message.endswith("No tag reads back as it should")
+    assert PublicationError(bare).message.endswith("No tag points to the pushed image")

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from builder.errors import IntegrityError
 from builder.host.records import as_bytes
-from builder.model.descriptors import Descriptor
+from builder.model.images import Descriptor
 from builder.model.verdicts import Answer, Verdict
 from builder.publish import statements
 from builder.publish.attachments import parts_of
-from builder.publish.evidence import Evidence, artifact, kept, signature_of, signed_payload, together
+from builder.publish.evidence import Evidence, artifact, cosign_evidence, signature_of, signed_payload, together
 from builder.publish.statements import (
     PAYLOAD_TYPE,
     VERDICT,
@@ -91,7 +91,7 @@ BAD = [b"", b"{", b"[]", b"{}", b'{"_type": "x", "subject": [], "predicateType":
 
 @pytest.mark.parametrize("content", BAD)
 def test_what_is_no_statement(content: bytes) -> None:
-    with pytest.raises(IntegrityError, match="no in-toto statement"):
+    with pytest.raises(IntegrityError, match="not an in-toto statement"):
         parse(content, "here")
 
 
@@ -142,7 +142,10 @@ def test_an_artifact_refers_to_the_image() -> None:
 
 
 def test_a_signed_statement_lies_where_cosign_looks_too() -> None:
-    bare, signed = kept(IMAGE, "verdict", said({})), kept(IMAGE, "verdict", envelope(said({}), "c2ln"))
+    bare, signed = (
+        cosign_evidence(IMAGE, "verdict", said({})),
+        cosign_evidence(IMAGE, "verdict", envelope(said({}), "c2ln")),
+    )
     assert (len(bare.artifacts), len(bare.cosign)) == (1, 0)
     (layer,) = signed.cosign
     assert (layer.tag, layer.layer["annotations"]["predicateType"]) == ("att", VERDICT)

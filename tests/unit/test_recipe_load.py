@@ -62,7 +62,7 @@ def good(folder: Path, old: str = "", new: str = "") -> Path:
 def test_a_good_recipe_with_its_defaults(tmp_path: Path) -> None:
     recipe = load(good(tmp_path))
     assert (recipe.name, recipe.description, recipe.architecture) == ("good", "A recipe", "arm64")
-    assert recipe.matrix.known()["vllm"] == ("0.15.1", "0.20.2")
+    assert recipe.matrix.all_values()["vllm"] == ("0.15.1", "0.20.2")
     assert recipe.spec.server.model == "tiny"
     assert recipe.spec.server.port == 8000
     assert recipe.spec.models[0].formats == ("safetensors",)

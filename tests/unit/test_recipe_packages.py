@@ -80,9 +80,9 @@ def test_a_date_is_toml_s_own_or_a_string(tmp_path: Path, written: str, date: st
 @pytest.mark.parametrize(
     ("written", "says"),
     [
-        ('"2026-02-30"', "there is no day 2026-02-30"),
-        ('"2026-13-01"', "there is no day 2026-13-01"),
-        ('"0000-01-01"', "there is no day 0000-01-01"),
+        ('"2026-02-30"', "2026-02-30 is not a date"),
+        ('"2026-13-01"', "2026-13-01 is not a date"),
+        ('"0000-01-01"', "0000-01-01 is not a date"),
         ('"1.11.2026"', "`1.11.2026` is not a date such as 2026-11-01"),
         ('"20261101"', "`20261101` is not a date such as 2026-11-01"),
         ('"2026-W45-1"', "`2026-W45-1` is not a date such as 2026-11-01"),

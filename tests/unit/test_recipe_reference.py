@@ -16,23 +16,23 @@ PAGES = [CHECKOUT / "docs" / f"{name}.md" for name in ("recipes", "smoke", "publ
 
 @pytest.fixture
 def accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> set[tuple[str, str]]:
-    """Each key that was asked for while the reference was read, with the table that it stands in."""
-    found: set[tuple[str, str]] = set()
+    """Each key that was read with the reference, with its table."""
+    keys: set[tuple[str, str]] = set()
     path, done = tmp_path / "reference.toml", Table.done
 
-    def noted(table: Table, also: tuple[str, ...] = ()) -> None:
+    def noted(table: Table, more: tuple[str, ...] = ()) -> None:
         # Tables of data are read on the way, too.
         if table.document.path == path:
-            name = ".".join(str(part) for part in table.path if isinstance(part, str))
-            found.update((name, key) for key in {*table._known, *also})
-        done(table, also)
+            name = ".".join(str(key) for key in table.path if isinstance(key, str))
+            keys.update((name, key) for key in {*table._keys, *more})
+        done(table, more)
 
     monkeypatch.setattr(Table, "done", noted)
     reference = re.search(r"```toml\n(.*?)```", PAGES[0].read_text(), re.DOTALL)
     assert reference
     path.write_text(reference[1])
     assert load(path).overrides
-    return found
+    return keys
 
 
 def test_every_key_that_is_read_is_told_of(accepted: set[tuple[str, str]]) -> None:

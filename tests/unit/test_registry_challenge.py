@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.remote.registry.auth import Challenge, parse_challenges
+from builder.remote.registry.auth import parse_challenges
 
 
 @pytest.mark.parametrize(
@@ -37,10 +37,10 @@ from builder.remote.registry.auth import Challenge, parse_challenges
     ],
 )
 def test_headers(header: str, challenges: list[tuple[str, dict[str, str]]]) -> None:
-    found = parse_challenges(header)
-    assert [each.scheme for each in found] == [scheme for scheme, _ in challenges]
-    for each, (_, parameters) in zip(found, challenges, strict=True):
-        assert {name: each.get(name) for name in parameters} == parameters
+    parsed = parse_challenges(header)
+    assert [scheme for scheme, _ in parsed] == [scheme for scheme, _ in challenges]
+    for (_, actual), (_, parameters) in zip(parsed, challenges, strict=True):
+        assert {name: actual.get(name) for name in parameters} == parameters
 
 
 @given(st.text())
@@ -61,4 +61,4 @@ def test_what_is_written_by_the_grammar_reads_back(challenges: list[tuple[str, l
     header = ", ".join(
         f"{scheme} {','.join(f'{name}={quoted(value)}' for name, value in pairs)}" for scheme, pairs in challenges
     )
-    assert parse_challenges(header) == tuple(Challenge(scheme=s, parameters=tuple(p)) for s, p in challenges)
+    assert parse_challenges(header) == [(scheme, dict(pairs)) for scheme, pairs in challenges]

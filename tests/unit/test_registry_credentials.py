@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from builder.errors import RegistryError
-from builder.remote.registry import credentials
-from builder.remote.registry.credentials import Credentials, find
+from builder.remote.registry.auth import Credentials, docker_config, find_credentials
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +36,7 @@ def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, name: str
 
 
 def test_without_configuration_there_are_none() -> None:
-    assert find("r.io") is None
+    assert find_credentials("r.io") is None
 
 
 @pytest.mark.parametrize(
@@ -52,34 +51,34 @@ def test_without_configuration_there_are_none() -> None:
 )
 def test_auths(tmp_path: Path, key: str, host: str) -> None:
     configure(tmp_path, auths={"other.io": auth("x", "y"), key: auth("me", "pass:word")})
-    assert find(host) == Credentials(user="me", password="pass:word")
+    assert find_credentials(host) == Credentials(user="me", password="pass:word")
 
 
 def test_identity_token_wins(tmp_path: Path) -> None:
     configure(tmp_path, auths={"r.io": {**auth("me", ""), "identitytoken": "tok"}})
-    assert find("r.io") == Credentials(identity_token="tok")
+    assert find_credentials("r.io") == Credentials(identity_token="tok")
 
 
 def test_an_entry_without_secret_is_none(tmp_path: Path) -> None:
     configure(tmp_path, auths={"r.io": {}})
-    assert find("r.io") is None
+    assert find_credentials("r.io") is None
 
 
 def test_the_environment_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(tmp_path, auths={"r.io:5000": auth("file", "file")})
     monkeypatch.setenv("JBUILD_REGISTRY_USER", "all")
     monkeypatch.setenv("JBUILD_REGISTRY_PASSWORD", "secret")
-    assert find("r.io:5000", own={"r.io:5000"}) == Credentials(user="all", password="secret")
+    assert find_credentials("r.io:5000", publish_hosts={"r.io:5000"}) == Credentials(user="all", password="secret")
     monkeypatch.setenv("JBUILD_REGISTRY_USER_R_IO_5000", "one")
     monkeypatch.setenv("JBUILD_REGISTRY_PASSWORD_R_IO_5000", "special")
-    assert find("r.io:5000", own={"r.io:5000"}) == Credentials(user="one", password="special")
-    assert find("r.io:5000") == Credentials(user="one", password="special")
+    assert find_credentials("r.io:5000", publish_hosts={"r.io:5000"}) == Credentials(user="one", password="special")
+    assert find_credentials("r.io:5000") == Credentials(user="one", password="special")
 
 
 def test_the_general_password_is_not_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JBUILD_REGISTRY_USER", "all")
     monkeypatch.setenv("JBUILD_REGISTRY_PASSWORD", "secret")
-    assert find("docker.io", own={"mine.io"}) is None
+    assert find_credentials("docker.io", publish_hosts={"mine.io"}) is None
 
 
 def test_a_helper_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,26 +88,26 @@ def test_a_helper_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch,
         """echo "{\\"Username\\":\\"u\\",\\"Secret\\":\\"$server\\"}" """,
     )
-    assert find("r.io") == Credentials(user="u", password="r.io")
+    assert find_credentials("r.io") == Credentials(user="u", password="r.io")
 
 
 def test_the_store_is_asked_with_the_hubs_old_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(tmp_path, credsStore="test")
     helper(tmp_path, monkeypatch, """echo "{\\"Username\\":\\"<token>\\",\\"Secret\\":\\"$server\\"}" """)
-    assert find("docker.io") == Credentials(identity_token="https://index.docker.io/v1/")
+    assert find_credentials("docker.io") == Credentials(identity_token="https://index.docker.io/v1/")
 
 
 def test_a_helper_without_an_entry_falls_back_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(tmp_path, credsStore="test", auths={"r.io": auth("file", "file")})
     helper(tmp_path, monkeypatch, "echo credentials not found in native keychain; exit 1")
-    assert find("r.io") == Credentials(user="file", password="file")
+    assert find_credentials("r.io") == Credentials(user="file", password="file")
 
 
 def test_a_helper_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(tmp_path, credsStore="test")
     helper(tmp_path, monkeypatch, "echo the keychain is shut >&2; exit 1")
     with pytest.raises(RegistryError) as caught:
-        find("r.io")
+        find_credentials("r.io")
     assert caught.value.log == "the keychain is shut"
     assert "docker login r.io" in (caught.value.hint or "")
 
@@ -117,7 +116,7 @@ def test_a_helper_that_babbles_is_an_error_without_its_secret(tmp_path: Path, mo
     configure(tmp_path, credsStore="test")
     helper(tmp_path, monkeypatch, 'echo \'{"Secret": "hush"\'')
     with pytest.raises(RegistryError) as caught:
-        find("r.io")
+        find_credentials("r.io")
     assert "hush" not in json.dumps(caught.value.as_json())
     assert caught.value.__cause__ is None
 
@@ -125,14 +124,14 @@ def test_a_helper_that_babbles_is_an_error_without_its_secret(tmp_path: Path, mo
 def test_a_missing_helper_is_named(tmp_path: Path) -> None:
     configure(tmp_path, credsStore="no-such-helper")
     with pytest.raises(RegistryError, match=r"docker-credential-no-such-helper.*not installed"):
-        find("r.io")
+        find_credentials("r.io")
 
 
 @pytest.mark.parametrize("name", ["../evil", "a b", "-x/../y"])
 def test_a_helpers_name_is_checked(tmp_path: Path, name: str) -> None:
     configure(tmp_path, credsStore=name)
-    with pytest.raises(RegistryError, match="no name of a credential helper"):
-        find("r.io")
+    with pytest.raises(RegistryError, match="not the name of a credential helper"):
+        find_credentials("r.io")
 
 
 @pytest.mark.parametrize(
@@ -141,19 +140,19 @@ def test_a_helpers_name_is_checked(tmp_path: Path, name: str) -> None:
 def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(RegistryError) as caught:
-        find("r.io")
+        find_credentials("r.io")
     assert caught.value.where == str(tmp_path / "config.json")
 
 
 def test_odd_tables_are_passed_over(tmp_path: Path) -> None:
     configure(tmp_path, auths=[], credHelpers=None)
-    assert find("r.io") is None
+    assert find_credentials("r.io") is None
 
 
 def test_the_home_folder_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DOCKER_CONFIG")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert credentials.config_file() == tmp_path / ".docker" / "config.json"
+    assert docker_config() == tmp_path / ".docker" / "config.json"
 
 
 def test_secrets_do_not_show() -> None:

@@ -152,12 +152,12 @@ def chained(outer: Exception, inner: BaseException) -> requests.RequestException
     [
         (answer(404), "the server answers 404"),
         (chained(exceptions.ConnectionError(), ConnectionRefusedError(errno.ECONNREFUSED, "no")), "connection refused"),
-        (chained(exceptions.ConnectionError(), socket.gaierror(-2, "unknown")), "the host name is not known"),
+        (chained(exceptions.ConnectionError(), socket.gaierror(-2, "unknown")), "the host name is unknown"),
         (exceptions.ProxyError(), "the proxy does not connect"),
         (exceptions.ReadTimeout(), "no answer within the time limit"),
         (exceptions.ConnectTimeout(), "no connection within the time limit"),
         (exceptions.ConnectionError(ConnectionResetError(errno.ECONNRESET, "x")), "the connection was cut"),
-        (exceptions.SSLError(), "it does not speak TLS as it should"),
+        (exceptions.SSLError(), "the TLS handshake failed"),
         (exceptions.InvalidURL(), "InvalidURL"),
     ],
 )

@@ -110,9 +110,9 @@ def test_errors_say_what_is_wrong() -> None:
 
 def test_parts() -> None:
     reference = Reference.parse(f"r.io/a:1@{DIGEST}")
-    assert (reference.name, reference.wanted) == ("r.io/a", DIGEST)
-    assert Reference.parse("r.io/a:1").wanted == "1"
-    assert Reference.parse("r.io/a").wanted == "latest"
+    assert (reference.name, reference.tag_or_digest) == ("r.io/a", DIGEST)
+    assert Reference.parse("r.io/a:1").tag_or_digest == "1"
+    assert Reference.parse("r.io/a").tag_or_digest == "latest"
     assert str(Reference.parse("r.io/a:1").at(DIGEST)) == f"r.io/a@{DIGEST}"
 
 

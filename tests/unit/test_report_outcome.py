@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from result_factory import everything, result
 
+from builder.cli.run_view import finished_cell
 from builder.cli.verbs.summary import Outcome, counted, markdown, plain, read_outcomes
-from builder.cli.views.run_view import finished_cell
 from builder.errors import BuildError, UsageError
 from builder.host import records
 from builder.project.ci.github_jobs import CiPlan, MatrixEntry, Skipped

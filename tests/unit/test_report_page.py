@@ -22,8 +22,7 @@ from builder.model.audits import Finding
 from builder.model.verdicts import Agreement, FailedModule, GpuComputation, Modules
 from builder.pipeline.history import Failure
 from builder.project.page.cell_view import cell_view
-from builder.project.page.grid import grid_of
-from builder.project.page.page_data import gather
+from builder.project.page.page_data import gather, grid_of
 from builder.project.page.page_html import SIGNS, clean, render, time_of
 from builder.project.page.page_model import CellView
 from builder.project.page.page_parts import charts_of

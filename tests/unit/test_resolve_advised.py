@@ -11,7 +11,7 @@ from builder.errors import NoWheelsError, RecipeError
 from builder.lock import advisory_solve
 from builder.lock.advisory_solve import Solution, solve_with_advisories
 from builder.lock.solve import SolveRequest
-from builder.remote.index.index_pins import IndexPins
+from builder.remote.index.listing import IndexPins
 
 if TYPE_CHECKING:
     from builder.host.session import Session

@@ -13,7 +13,7 @@ from builder.host.config import Config
 from builder.lock.torch_build import check_torch
 from builder.remote.http import Retry
 from builder.remote.index.index_client import IndexClient
-from builder.remote.index.index_pins import IndexPins
+from builder.remote.index.listing import IndexPins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,14 +80,14 @@ def test_a_build_for_the_cpu_is_refused(
     server: TinyIndex, session: Session, tmp_path: Path, files: dict[str, str]
 ) -> None:
     error = refused(session, torch(server, tmp_path, files))
-    assert error.message == ("torch 2.8.0 from uv's own index is a build for the CPU, and the cell is for CUDA 12.6")
+    assert error.message == ("torch 2.8.0 from uv's own index is a CPU build, but the cell needs CUDA 12.6")
     assert error.exit_code == 4
     assert 'ignore-advisories = ["cpu-torch"]' in (error.hint or "")
 
 
 def test_a_build_for_another_cuda_is_refused(server: TinyIndex, session: Session, tmp_path: Path) -> None:
     error = refused(session, build(server, tmp_path, "13.0"))
-    assert error.message == "torch 2.8.0 from uv's own index is for CUDA 13.0, and the cell for 12.6"
+    assert error.message == "torch 2.8.0 from uv's own index is for CUDA 13.0, but the cell needs 12.6"
     assert 'ignore-advisories = ["other-cuda"]' in (error.hint or "")
 
 
@@ -95,7 +95,7 @@ def test_what_the_recipe_ignores_is_a_warning(
     server: TinyIndex, session: Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert check(session, torch(server, tmp_path / "a", {}), ignored_advisories=("cpu-torch",)) is None
-    assert "warning: one: torch 2.8.0 from uv's own index is a build for the CPU" in capsys.readouterr().err
+    assert "warning: one: torch 2.8.0 from uv's own index is a CPU build" in capsys.readouterr().err
     other = build(server, tmp_path / "b", "11.4")
     assert check(session, other, ignored_advisories=("other-cuda",)) == "11.4"
     # One of the two does not go for the other.
@@ -138,7 +138,7 @@ def test_a_wheel_of_a_folder_is_read_where_it_is(session: Session, tmp_path: Pat
 def test_a_wheel_that_cannot_be_read(server: TinyIndex, session: Session, tmp_path: Path) -> None:
     wheel = build(server, tmp_path)
     server.files[wheel.filename] = server.files[wheel.filename][:-40]
-    with pytest.raises(IntegrityError, match="no sound wheel"):
+    with pytest.raises(IntegrityError, match="not a valid wheel"):
         check(session, wheel)
     server.files.clear()
     with pytest.raises(NetworkError, match="cannot be read"):

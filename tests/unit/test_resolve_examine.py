@@ -15,8 +15,8 @@ from tiny_index import Answer, TinyIndex, tiny_index
 from builder.host.config import Config
 from builder.host.index_rows import IndexRow
 from builder.host.session import Session
-from builder.lock.index_sources import ties_of
-from builder.lock.inspect_index import IndexContents, IndexInspector, default_address, fault_behind, written_in
+from builder.lock.index_sources import index_pins_of
+from builder.lock.inspect_index import IndexContents, IndexInspector, default_address, index_error, requirements_in
 from builder.remote.http import Retry
 from builder.remote.index.index_client import IndexClient
 
@@ -94,7 +94,7 @@ AVAILABLE = "  cause: Because only torch<=3.0 is available and you require torch
     ],
 )
 def test_what_uv_says_is_wanted(text: str, wanted: list[str]) -> None:
-    assert written_in(text) == [each for text in wanted for each in readable(text)]
+    assert requirements_in(text) == [each for text in wanted for each in readable(text)]
 
 
 def readable(text: str) -> list[Requirement]:
@@ -104,7 +104,7 @@ def readable(text: str) -> list[Requirement]:
 
 @given(st.text(alphabet="abt-=<>!~.,+0129 []()`\n", max_size=80))
 def test_any_explanation_is_read(text: str) -> None:
-    assert len({str(each) for each in written_in(text)}) == len(written_in(text))
+    assert len({str(each) for each in requirements_in(text)}) == len(requirements_in(text))
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def examiner(jet: TinyIndex, session: Session, **spec: Any) -> IndexInspector:
     session = Session(workspace=session.workspace, config=config, console=session.console)
     job = make_job(spec=make_spec(indexes=("jet",), **spec), platform=make_jetson())
     client = IndexClient(config=config, states=session.workspace.index_states, retry=Retry(tries=1))
-    return IndexInspector(job=job, session=session, client=client, ties=ties_of(job, config))
+    return IndexInspector(job=job, session=session, client=client, ties=index_pins_of(job, config))
 
 
 def examined(jet: TinyIndex, session: Session, requirement: str, **spec: Any) -> IndexContents:
@@ -162,8 +162,8 @@ def test_another_build_of_the_version_is_told_apart(jet: TinyIndex, session: Ses
     add(jet, tmp_path, "2.10.0+cpu")
     found = examined(jet, session, "torch==2.11.0+cpu")
     assert [(each.filename, each.why) for each in found.unfit] == [
-        ("torch-2.11.0-cp310-cp310-linux_aarch64.whl", "it is the build without a local version, and +cpu is wanted"),
-        ("torch-2.11.0+cu126-cp310-cp310-linux_aarch64.whl", "it is the build +cu126, and +cpu is wanted"),
+        ("torch-2.11.0-cp310-cp310-linux_aarch64.whl", "it is the build without a local version, but +cpu is required"),
+        ("torch-2.11.0+cu126-cp310-cp310-linux_aarch64.whl", "it is the build +cu126, but +cpu is required"),
     ]
     # Without a local version any build will do.
     assert examined(jet, session, "torch==2.11.0").fitting == ("2.11.0+cu126", "2.11.0")
@@ -179,11 +179,11 @@ def test_what_was_yanked_counts_for_an_exact_version_only(jet: TinyIndex, sessio
 def test_what_came_too_late(jet: TinyIndex, session: Session, tmp_path: Path) -> None:
     add(jet, tmp_path, "2.8.0", **{"upload-time": "2026-11-02T00:00:00Z"})
     found = examined(jet, session, "torch", released_before="2026-11-01")
-    assert found.unfit[0].why.startswith("it came on 2026-11-02")
+    assert found.unfit[0].why.startswith("it was uploaded on 2026-11-02")
 
 
 def test_an_index_that_does_not_know_a_package(jet: TinyIndex, session: Session) -> None:
-    assert examined(jet, session, "flash_attn").said == "it does not know flash-attn"
+    assert examined(jet, session, "flash_attn").said == "it does not have flash-attn"
 
 
 def test_an_index_without_wheels_of_a_package(jet: TinyIndex, session: Session) -> None:
@@ -255,7 +255,7 @@ def test_an_unknown_default_index_is_said_to_be_so(
 ) -> None:
     monkeypatch.setenv("UV_DEFAULT_INDEX", "file:///srv/simple")
     found = examined(jet, session, "numpy")
-    assert (found.url, found.said) == ("", "uv's own index could not be found out")
+    assert (found.url, found.said) == ("", "uv's default index could not be determined")
 
 
 NOTHING = "cause: Because there is no version of numpy==9 and you require numpy==9, we can conclude that\n"
@@ -278,7 +278,7 @@ def test_a_portal_is_told_from_an_index_without_a_package(
     jet.pages["numpy"] = []
     if fault:
         jet.faults["*"] = [fault]
-    found = fault_behind(NOTHING, examiner(jet, session))
+    found = index_error(NOTHING, examiner(jet, session))
     assert (found is None) == (says is None)
     assert found is None or (says or "") in (found.log or "")
 
@@ -287,4 +287,4 @@ def test_nothing_is_said_against_an_index_that_is_not_known(
     jet: TinyIndex, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UV_DEFAULT_INDEX", "file:///srv/simple")
-    assert fault_behind(NOTHING, examiner(jet, session)) is None
+    assert index_error(NOTHING, examiner(jet, session)) is None

@@ -17,7 +17,7 @@ from builder.model.locks import LockChange, LockedAdvisory
 from builder.remote.http import Retry
 from builder.remote.index import remote_wheel
 from builder.remote.index.index_client import IndexClient
-from builder.remote.index.index_pins import IndexPins
+from builder.remote.index.listing import IndexPins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -173,10 +173,10 @@ def test_who_asked_for_the_old_version_too_is_no_reason(words: Any) -> None:
 def test_what_is_new_and_what_is_gone(words: Any) -> None:
     metadata = {"vllm": said("1.0", "new>=3")}
     assert words(lock(vllm="1.0", old="1.0"), lock(vllm="1.0", new="3.1"), metadata) == [
-        "new 3.1 is new because vllm 1.0 asks for new>=3",
-        "old 1.0 is gone because nothing asks for it any more",
+        "new 3.1 added because vllm 1.0 asks for new>=3",
+        "old 1.0 removed because nothing requires it any more",
     ]
-    assert words(lock(vllm="1.0"), lock(vllm="1.0", new="3.1")) == ["new 3.1 is new"]
+    assert words(lock(vllm="1.0"), lock(vllm="1.0", new="3.1")) == ["new 3.1 added"]
 
 
 def test_many_who_ask_are_counted_the_recipe_first(words: Any) -> None:
@@ -212,13 +212,13 @@ def test_another_index_is_the_reason(words: Any) -> None:
 @pytest.mark.parametrize("upgrade", [("torch",), ("*",)])
 def test_an_upgrade_is_the_reason(words: Any, upgrade: tuple[str, ...]) -> None:
     found = words(lock(torch="2.8.0"), lock(torch="2.9.0"), upgrade=upgrade)
-    assert found == ["torch 2.8.0 → 2.9.0 because its upgrade was asked for"]
+    assert found == ["torch 2.8.0 → 2.9.0 because its upgrade was requested"]
 
 
 def test_another_file_of_the_same_version(words: Any) -> None:
     before = make_lock(make_locked_wheel("torch", "2.8.0"))
     after = make_lock(make_locked_wheel("torch", "2.8.0", sha256="b" * 64))
-    assert words(before, after, upgrade=("torch",)) == ["torch 2.8.0: another file because its upgrade was asked for"]
+    assert words(before, after, upgrade=("torch",)) == ["torch 2.8.0: another file because its upgrade was requested"]
 
 
 def test_a_file_that_is_gone_is_the_last_guess(words: Any) -> None:
@@ -228,7 +228,7 @@ def test_a_file_that_is_gone_is_the_last_guess(words: Any) -> None:
 
 def test_changes_without_a_reason_are_said_all_the_same() -> None:
     assert LockChange(name="a", before="1", after="2").words == "a 1 → 2"
-    assert LockChange(name="a", before=None, after="2").words == "a 2 is new"
+    assert LockChange(name="a", before=None, after="2").words == "a 2 added"
 
 
 def test_a_server_that_stays_silent_costs_the_reason_only(

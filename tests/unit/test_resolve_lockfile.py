@@ -55,7 +55,7 @@ def refusal(path: Path) -> LockError:
     with pytest.raises(LockError) as caught:
         read(path)
     assert caught.value.where == str(path)
-    assert caught.value.hint == "run `jbuild lock demo --cell one --force` to make it anew"
+    assert caught.value.hint == "run `jbuild lock demo --cell one --force` to make it again"
     return caught.value
 
 
@@ -283,18 +283,18 @@ def test_an_interpreter_that_was_touched(tmp_path: Path, change: dict[str, Any],
 
 
 def test_a_glance_sees_what_reading_does(path: Path) -> None:
-    assert lockfile.glance(path) == (read(path), lockfile.content(LOCK))
+    assert lockfile.read_unchecked(path) == (read(path), lockfile.content(LOCK))
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[tool.jbuild]\nformat = 1\n", "[tool.jbuild]\nformat = 4\n"])
 def test_a_glance_at_what_is_no_lock(path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(LockError) as caught:
-        lockfile.glance(path)
+        lockfile.read_unchecked(path)
     assert caught.value.where == str(path)
 
 
 def test_a_glance_at_a_lock_with_a_part_missing(path: Path) -> None:
     edit(path, lambda data: data["packages"][0].pop("wheels"))
     with pytest.raises(LockError, match="`wheels` is missing"):
-        lockfile.glance(path)
+        lockfile.read_unchecked(path)

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("quick_uv")
 @pytest.fixture
 def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyIndex]:
     """The index that uv asks by default."""
-    monkeypatch.setattr(resolve, "resolve_digest", lambda name, *_: ResolvedBase(asked=name, used=name, digest=DIGEST))
+    monkeypatch.setattr(resolve, "resolve_digest", lambda name, *_: ResolvedBase(name=name, used=name, digest=DIGEST))
     monkeypatch.setattr(resolve, "compiler_of", lambda *_: "3.11.7")
     (tmp_path / "uv.toml").write_text("")
     monkeypatch.setenv("UV_CONFIG_FILE", str(tmp_path / "uv.toml"))
@@ -138,7 +138,7 @@ def test_versions_are_kept_where_they_fit(tied: Session, public: TinyIndex, jet:
     public.add(make_wheel(tmp_path / "newer", "extra", "1.0"))
     again = lock(cell(requires=("app", "extra")), tied)
     assert again.lock.versions == {"app": "1.0", "extra": "1.0", "helper": "1.0", "jetty": "1.0"}
-    assert words(again) == ["extra 1.0 is new because the recipe asks for extra"]
+    assert words(again) == ["extra 1.0 added because the recipe asks for extra"]
 
 
 def test_one_package_is_upgraded_or_all(
@@ -148,10 +148,10 @@ def test_one_package_is_upgraded_or_all(
     public.add(make_wheel(tmp_path / "newer", "helper", "2.0"))
     jet.add(make_wheel(tmp_path / "newer", "jetty", "2.0"))
     one = lock(cell(), tied, upgrade=("jetty",))
-    assert words(one) == ["jetty 1.0 → 2.0 because its upgrade was asked for"]
+    assert words(one) == ["jetty 1.0 → 2.0 because its upgrade was requested"]
     assert one.lock.versions["helper"] == "1.0"
     rest = lock(cell(), tied, upgrade=("*",))
-    assert words(rest) == ["helper 1.0 → 2.0 because its upgrade was asked for"]
+    assert words(rest) == ["helper 1.0 → 2.0 because its upgrade was requested"]
     assert lock(cell(), tied, upgrade=("nope",)).changes == ()
     assert "warning: one: there is no nope to upgrade" in capsys.readouterr().err
 
@@ -230,7 +230,7 @@ def test_an_older_lock_that_is_damaged_is_started_from_nothing(tied: Session) ->
     data = tomllib.loads(path_of(tied).read_text())
     del data["tool"]["jbuild"]["base"]
     path_of(tied).write_text(tomli_w.dumps(data))
-    assert lockfile.read_old(path_of(tied)) is None
+    assert lockfile.read_old_format(path_of(tied)) is None
     assert lock(cell(), tied).made
 
 
@@ -283,7 +283,7 @@ def test_an_upgrade_takes_the_changed_file(
         keep(tied, jet, before, "jetty")
     swap(jet, tmp_path, "jetty", "1.0")
     again = lock(cell(), tied, upgrade=(upgrade,))
-    assert words(again) == ["jetty 1.0: another file because its upgrade was asked for"]
+    assert words(again) == ["jetty 1.0: another file because its upgrade was requested"]
     assert again.lock.wheels[2].sha256 == jet.pages["jetty"][0]["hashes"]["sha256"]
     assert not any("wheelhouse" in rule.rule for rule in again.lock.rules)
 
@@ -384,7 +384,7 @@ def test_a_check_finds_files_that_are_gone(tied: Session, jet: TinyIndex, pages:
     jet.pages = pages
     (finding,) = checked(cell(), tied).findings
     assert (finding.changed, finding.kept) == (False, False)
-    assert finding.says == "the index jet no longer has it; and the locked file is not in the wheelhouse"
+    assert finding.says == "the index jet no longer has it; the wheelhouse does not have the locked file"
 
 
 def test_a_check_tells_what_it_cannot_check(tied: Session, jet: TinyIndex) -> None:

@@ -20,7 +20,7 @@ from builder.host.config import Config
 from builder.host.console import Console
 from builder.lock import alternatives as module
 from builder.lock.advisory_solve import Solution
-from builder.lock.alternatives import Alternative, nearest_versions, neighbours
+from builder.lock.alternatives import Alternative, alternatives_of, nearest_versions
 from builder.lock.inspect_index import IndexContents, UnfitWheel
 from builder.model.recipes import Axis, Exclusion, Matrix, Recipe
 from builder.recipe.job import job_of
@@ -71,7 +71,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def near(job: Job, session: Session, *culprits: IndexContents) -> tuple[Alternative, ...]:
-    return neighbours(job, culprits, IndexClient(config=Config(), states=session.workspace.index_states), session)
+    return alternatives_of(job, culprits, IndexClient(config=Config(), states=session.workspace.index_states), session)
 
 
 def test_other_versions_of_a_pin_are_tried_the_nearest_first(tried: dict[str, Any], session: Session) -> None:

@@ -80,11 +80,12 @@ def test_the_date_that_hides_a_version_is_named_with_the_first_that_would_do() -
     error = solve._explain(ProgramFailedError(("uv",), 1, TOO_LATE), spec, make_platform())
     assert error.hint is not None
     assert error.hint.startswith(
-        "nothing that came from 2026-01-01 on is taken (`released-before` under [packages]): set it to 2026-04-06 or"
+        "files uploaded on or after 2026-01-01 are excluded (`released-before` under [packages]): "
+        "set it to 2026-04-06 or"
     )
     assert (error.log or "").endswith("published at 2026-04-05T18:11:09.268Z.\n")
     error = solve._explain(ProgramFailedError(("uv",), 1, CONFLICT), spec, make_platform())
-    assert "(`released-before` under [packages]), which may be why; or relax" in (error.hint or "")
+    assert "(`released-before` under [packages]), which may be the cause; or relax" in (error.hint or "")
     assert "released-before" not in (explained(CONFLICT, 1).hint or "")
 
 

@@ -16,15 +16,14 @@ from builder.host.index_rows import IndexRow
 from builder.jetson.distributions import platforms
 from builder.jetson.indexes import families, indexes, with_own
 from builder.jetson.platform import platform_for
-from builder.lock.index_sources import ties_of
-from builder.remote.index.listing import Address
-from builder.remote.index.mirrors import addresses
+from builder.lock.index_sources import index_pins_of
+from builder.remote.index.listing import Address, addresses
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.model.platforms import Platform
-    from builder.remote.index.index_pins import IndexPins
+    from builder.remote.index.listing import IndexPins
 
 CU126 = "jetson-ai-lab-jp6-cu126"
 
@@ -35,7 +34,7 @@ def row(name: str = "mine", **changes: Any) -> IndexRow:
 
 
 def ties(platform: Platform, settings: Config | None = None, **spec: Any) -> IndexPins:
-    return ties_of(make_job(spec=make_spec(**spec), platform=platform), settings or Config())
+    return index_pins_of(make_job(spec=make_spec(**spec), platform=platform), settings or Config())
 
 
 def of(found: IndexPins, package: str = "torch") -> str | None:
@@ -100,7 +99,7 @@ def test_a_family_means_its_index_for_the_platform() -> None:
         assert of(found) == f"jetson-ai-lab-jp6-cu{cuda.replace('.', '')}"
     thor = ties(make_jetson(l4t="38.4.0", cuda="13.0"), indexes=("jetson-ai-lab",))
     assert of(thor) == "jetson-ai-lab-sbsa-cu130"
-    assert (thor.of("torch") or thor.ties[0]).why == "`indexes` of the recipe"
+    assert (thor.of("torch") or thor.pins[0]).why == "`indexes` of the recipe"
 
 
 def test_named_indexes_stand_instead_of_the_usual_ones() -> None:
@@ -120,7 +119,7 @@ def test_from_wins_over_everything() -> None:
     )
     assert (of(found), of(found, "flash-attn"), of(found, "numpy")) == (None, "mine", CU126)
     assert of(found, "vllm") == CU126
-    assert (found.of("flash-attn") or found.ties[0]).why == "`from` of the recipe"
+    assert (found.of("flash-attn") or found.pins[0]).why == "`from` of the recipe"
     assert {index.name for index in found.indexes} == {"mine", CU126}
 
 
@@ -157,7 +156,7 @@ def test_an_index_of_the_users_replaces_ours_of_its_name() -> None:
 def test_an_index_of_the_users_without_a_platform_is_for_all() -> None:
     found = ties(make_platform(), Config(indexes=(row(),)))
     assert of(found) == "mine"
-    assert (found.of("torch") or found.ties[0]).why == "usual for debian-12"
+    assert (found.of("torch") or found.pins[0]).why == "usual for debian-12"
     assert of(ties(make_jetson(), Config(indexes=(row(),)))) == "mine"
 
 

@@ -161,7 +161,7 @@ def test_a_folder_of_the_user_does_not_break_a_tie_silently(
     monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path / "folder"))
     if alone:
         monkeypatch.setenv("UV_NO_INDEX", "1")
-    with pytest.raises(LockError, match="jetty comes from the index jet only") as caught:
+    with pytest.raises(LockError, match="jetty is pinned to index jet") as caught:
         solved(session, jet, "jetty")
     assert "UV_FIND_LINKS" in (caught.value.hint or "")
     assert solved(session, jet, "jetty", sources=(("jetty", "default"),))["jetty"].version == "8.0"
@@ -222,7 +222,7 @@ def test_a_wheel_whose_metadata_disagrees_with_its_name_is_the_error(
 ) -> None:
     wrong = make_wheel(tmp_path / "wrong", "other", "1.0")
     jet.add(wrong.rename(tmp_path / "wrong" / "jetty-2.5-py3-none-any.whl"))
-    with pytest.raises(IntegrityError, match=r"its METADATA says other 1\.0") as caught:
+    with pytest.raises(IntegrityError, match=r"its METADATA is of other 1\.0") as caught:
         solved(session, jet, "app")
     assert "jetty!=2.5" in (caught.value.hint or "")
     assert solved(session, jet, "app", constraints=("jetty!=2.5",))["jetty"].version == "2.0"

@@ -73,7 +73,7 @@ def test_what_fits_a_jetson(tag: str) -> None:
         ("cp310-cp310-linux_armv7l", "it is for linux_armv7l, the cell is aarch64"),
         ("cp310-cp310-macosx_11_0_arm64", "it is for macosx_11_0_arm64, the cell is aarch64"),
         ("cp310-cp310-win_arm64", "it is for win_arm64, the cell is aarch64"),
-        ("cp310-cp310-any", "its tags do not go together: cp310-cp310-any"),
+        ("cp310-cp310-any", "its tags are not compatible together: cp310-cp310-any"),
         ("py3-none-manylinux1_x86_64.win_amd64", "it is for manylinux1_x86_64, win_amd64, the cell is aarch64"),
     ],
 )
@@ -92,19 +92,19 @@ def test_a_mac_is_no_linux_of_the_same_machine() -> None:
 @pytest.mark.parametrize(
     ("facts", "says"),
     [
-        ({"sha256": None}, "the index gives no sha256 for it"),
+        ({"sha256": None}, "the index has no sha256 for it"),
         (
             {"url": "https://index.example/root/pypi/+f/x.whl"},
-            "it is the public index's build, which this index only passes on",
+            "it is the public index's build, which this index only mirrors",
         ),
         ({"yanked": ""}, "it was yanked"),
         ({"yanked": "broken build"}, "it was yanked: broken build"),
-        ({"requires_python": ">=3.11"}, "it wants Python >=3.11, the cell has 3.10"),
-        ({"requires_python": "<3.10"}, "it wants Python <3.10, the cell has 3.10"),
-        ({"requires_python": ">=3.10.4"}, "it wants Python >=3.10.4, the cell has 3.10"),
+        ({"requires_python": ">=3.11"}, "it requires Python >=3.11, the cell has 3.10"),
+        ({"requires_python": "<3.10"}, "it requires Python <3.10, the cell has 3.10"),
+        ({"requires_python": ">=3.10.4"}, "it requires Python >=3.10.4, the cell has 3.10"),
         (
             {"upload_time": "2026-11-01T00:00:00Z"},
-            "it came on 2026-11-01, the recipe takes what was released before 2026-11-01",
+            "it was uploaded on 2026-11-01, the recipe excludes files from 2026-11-01 on",
         ),
     ],
 )
@@ -127,7 +127,7 @@ def test_what_is_nothing_against_a_wheel(facts: dict[str, Any]) -> None:
 
 def test_a_date_needs_upload_times_of_uvs_own_index_only() -> None:
     assert why(wheel(), JET, before="2026-11-01") is None
-    assert "does not say when it came" in (why(wheel(), PUBLIC, before="2026-11-01") or "")
+    assert "has no upload time for it" in (why(wheel(), PUBLIC, before="2026-11-01") or "")
     assert why(wheel(), PUBLIC) is None
 
 

@@ -8,7 +8,7 @@ import pytest
 from factories import DIGEST, make_job, make_spec, make_wheel
 from tiny_index import Answer, TinyIndex, tiny_index
 
-from builder.cli.views.why_view import ExplainedCell, UnexplainedCell, text
+from builder.cli.verbs.why import ExplainedCell, UnexplainedCell, text
 from builder.errors import NetworkError, NoWheelsError
 from builder.host.config import Config
 from builder.host.index_rows import IndexRow
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("quick_uv")
 @pytest.fixture
 def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyIndex]:
     """The index that uv asks by default."""
-    monkeypatch.setattr(resolve, "resolve_digest", lambda name, *_: ResolvedBase(asked=name, used=name, digest=DIGEST))
+    monkeypatch.setattr(resolve, "resolve_digest", lambda name, *_: ResolvedBase(name=name, used=name, digest=DIGEST))
     monkeypatch.setattr(resolve, "compiler_of", lambda *_: "3.11.7")
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     monkeypatch.setattr(alternatives, "_CELLS", 1)
@@ -99,12 +99,12 @@ def test_a_date_that_hides_what_is_wanted(tied: Session, public: TinyIndex, tmp_
     public.add(make_wheel(tmp_path / "more", "late", "1.0"), **{"upload-time": "2026-02-03T04:05:06Z"})
     job = cell("late", released_before="2026-02-01")
     _, text = explain(job, tied)
-    assert "late-1.0-py3-none-any.whl: it came on 2026-02-03, the recipe takes what was released before" in text
+    assert "late-1.0-py3-none-any.whl: it was uploaded on 2026-02-03, the recipe excludes files from" in text
     assert "  similar cells that resolve:\n    released-before 2026-02-04 instead of 2026-02-01: 1 wheel\n" in text
     with pytest.raises(NoWheelsError) as caught:
         lock_cell(job, tied)
     hint = caught.value.hint or ""
-    assert hint.startswith("nothing that came from 2026-02-01 on is taken (`released-before` under [packages])")
+    assert hint.startswith("files uploaded on or after 2026-02-01 are excluded (`released-before` under [packages])")
     assert "Consider using" not in (caught.value.log or "")
 
 
@@ -135,7 +135,7 @@ def test_a_package_on_no_index(tied: Session, jet: TinyIndex, tmp_path: Path) ->
     jet.add(make_wheel(tmp_path / "more", "vllm", "0.11.0", requires=("nowhere",)))
     _, text = explain(cell("vllm==0.11.0"), tied)
     assert "nowhere: asked default" in text
-    assert "it does not know nowhere" in text
+    assert "it does not have nowhere" in text
 
 
 def test_pins_that_contradict_each_other_are_all_shown(tied: Session) -> None:

@@ -19,7 +19,7 @@ from recipe_factory import recipe_data
 from builder.cli.main import cli, verbs
 from builder.cli.results import RESULTS, result_schema
 from builder.host import records
-from builder.host.dataclass_schema import schema_of
+from builder.host.records import schema_of
 from builder.lock import lockfile
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from builder.host.config import Config
 from builder.host.console import Console
 from builder.host.session import Session
 from builder.jetson.boards import board
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image
+from builder.model.images import Descriptor, Image
 from builder.model.publications import Publication, RegistryPublication
 from builder.model.recipes import PublishSpec, SmokeSpec
 from builder.model.verdicts import Verdict
@@ -123,7 +122,7 @@ def test_the_recipes_registries_go_before_the_configured_ones(
 
 def test_an_image_that_is_nowhere(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_selection, "published_image", lambda *_: None)
-    with pytest.raises(UsageError, match=r"none was made here, and none is in r\.example/edge") as caught:
+    with pytest.raises(UsageError, match=r"this machine has none, and none is in r\.example/edge") as caught:
         image_of(JOB, session)
     assert "jbuild recipe demo --cell one" in str(caught.value.hint)
     with pytest.raises(UsageError, match="no registry is configured"):

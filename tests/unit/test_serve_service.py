@@ -138,7 +138,7 @@ def test_where_it_is_published(text: str, address: str, port: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "65536", "a:1", "1.2.3.4:", "::1:8000", "8000:8000", "-1", "8000 ", "²"])
 def test_what_is_no_port_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is no port"):
+    with pytest.raises(UsageError, match="is not a port"):
         parse_published(text)
 
 

@@ -16,11 +16,11 @@ from builder.smoke.openai_client import Reply
 
 ANSWER = Answer(question="q", text="It is Paris.", seconds=2.0, tokens=4, first_token_s=0.5, tokens_per_s=2.0)
 TOKENS = tuple(Token(text=text, logprob=-0.1) for text in ("It", " is", " Paris", "."))
-REPLY = Reply(answer=ANSWER, tokens=TOKENS, pieces=4)
+REPLY = Reply(answer=ANSWER, tokens=TOKENS, chunks=4)
 
 
-def replying(text: str = ANSWER.text, pieces: int = 4, **changes: Any) -> Reply:
-    return Reply(answer=dataclasses.replace(ANSWER, text=text, **changes), tokens=TOKENS, pieces=pieces)
+def replying(text: str = ANSWER.text, chunks: int = 4, **changes: Any) -> Reply:
+    return Reply(answer=dataclasses.replace(ANSWER, text=text, **changes), tokens=TOKENS, chunks=chunks)
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def replying(text: str = ANSWER.text, pieces: int = 4, **changes: Any) -> Reply:
             "expected JSON of the schema, but it is no JSON; got: 'It is Paris.'",
         ),
         ({"expect": "Paris", "min_tokens": 9}, REPLY, "at least 9"),
-        ({"expect": "Paris"}, replying(pieces=1, tokens=8), "expected a stream; 8 tokens came in one piece"),
-        ({"expect": "Paris"}, replying(pieces=1, tokens=7), None),
+        ({"expect": "Paris"}, replying(chunks=1, tokens=8), "expected a stream; 8 tokens came in one piece"),
+        ({"expect": "Paris"}, replying(chunks=1, tokens=7), None),
     ],
 )
 def test_what_is_a_right_answer(wanted: dict[str, Any], reply: Reply, problem: str | None) -> None:

@@ -225,7 +225,7 @@ def test_tokens_and_their_log_probabilities(server: Callable[..., ServerUnderTes
     reply = server(one, words("is"), DONE).ask("tiny", QUESTION, 5, logprobs=True)
     (token,) = reply.tokens
     assert (token.text, token.logprob, token.top) == ("Par", -0.1, (("Par", -0.1), ("Lon", -2.5)))
-    assert reply.pieces == 2
+    assert reply.chunks == 2
     plain = {"tokens": [" Par", "is"], "token_logprobs": [-0.1, -0.2], "top_logprobs": [{" Par": -0.1}, None]}
     reply = server(event(choices=[{"text": " Paris", "logprobs": plain}]), DONE).ask("tiny", PLAIN, 5, logprobs=True)
     assert [(token.text, token.logprob, token.top) for token in reply.tokens] == [

@@ -31,7 +31,7 @@ TOKENS = (token("The", -0.1, The=-0.1, A=-3.0), token(" answer", -0.5, **{" answ
 
 def recorded(*tokens: Token, **changes: Any) -> Golden:
     facts: dict[str, Any] = {
-        "asked": golden.asked(QUESTION),
+        "prompt": golden.prompt_of(QUESTION),
         "model": golden.model_print(make_model()),
         "title": QUESTION.title,
         "source": "level cpu",
@@ -94,7 +94,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert found.tokens[0].text == odd.tokens[0].text
     assert found.tokens[0].logprob == -12.3457
     assert dict(found.tokens[0].top) == {"": -0.5, "a.b": -1.0}
-    assert (found.title, found.asked, found.model, found.source) == (odd.title, odd.asked, odd.model, odd.source)
+    assert (found.title, found.prompt, found.model, found.source) == (odd.title, odd.prompt, odd.model, odd.source)
 
 
 def test_what_is_recorded_again_takes_the_others_place_and_no_more(tmp_path: Path) -> None:
@@ -113,8 +113,8 @@ def test_what_is_recorded_again_takes_the_others_place_and_no_more(tmp_path: Pat
 
 
 def test_a_question_is_known_by_what_decides_its_answer() -> None:
-    assert golden.asked(QUESTION) == golden.asked(Question(ask="Capital of France?", text="x", at_once=3))
-    assert golden.asked(QUESTION) == golden.asked(
+    assert golden.prompt_of(QUESTION) == golden.prompt_of(Question(ask="Capital of France?", text="x", at_once=3))
+    assert golden.prompt_of(QUESTION) == golden.prompt_of(
         Question(chat=(Message(role="user", content="Capital of France?"),), expect="x")
     )
     for other in (
@@ -123,7 +123,7 @@ def test_a_question_is_known_by_what_decides_its_answer() -> None:
         Question(ask="Capital of France?", expect="x", max_tokens=3),
         Question(ask="Capital of France?", schema='{"type": "object"}'),
     ):
-        assert golden.asked(other) != golden.asked(QUESTION)
+        assert golden.prompt_of(other) != golden.prompt_of(QUESTION)
 
 
 def test_it_counts_for_its_own_model_only() -> None:

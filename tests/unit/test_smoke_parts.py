@@ -13,12 +13,10 @@ import pytest
 
 from builder.errors import EngineError, RecipeError, SmokeError
 from builder.host import records
-from builder.host.engine.container import ContainerState
-from builder.host.engine.container_log import used_memory
+from builder.host.engine.container import ContainerState, used_memory
 from builder.host.engine.docker import Engine
-from builder.image.oci.layout import damaged, parts
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image
+from builder.image.oci.layout import damaged_blobs, image_blobs
+from builder.model.images import Descriptor, Image
 from builder.model.recipes import Model, Question, ServerSpec, SmokeSpec, Spec
 from builder.model.verdicts import Answer, SmokeFailedError, Verdict
 from builder.smoke import engine_archive as oci
@@ -283,12 +281,12 @@ def test_the_tar_stream_holds_what_engines_read(built: Image, tmp_path: Path) ->
     assert docker["RepoTags"] == ["jbuild-smoke:1"]
     assert len(docker["Layers"]) == 3
     assert {docker["Config"], *docker["Layers"]} < set(names)
-    assert sum(seen) == sum(blob.size for blob in parts(built))
+    assert sum(seen) == sum(blob.size for blob in image_blobs(built))
 
 
 def test_blobs_that_are_not_whole(built: Image, tmp_path: Path) -> None:
-    assert damaged(tmp_path, built) == ()
+    assert damaged_blobs(tmp_path, built) == ()
     first, second = (tmp_path / "blobs" / blob.digest.replace(":", "/") for blob in (built.layers[0], built.config))
     first.write_bytes(b"short")
     second.unlink()
-    assert set(damaged(tmp_path, built)) == {first, second}
+    assert set(damaged_blobs(tmp_path, built)) == {first, second}

@@ -31,7 +31,7 @@ VERDICT = Verdict(
     image_bytes=500_000_000,
 )
 SPEC = Spec(smoke=SmokeSpec(questions=(Question(ask="q", expect="a"),)))
-GOLDEN = Golden(asked="a" * 16, model="", title="q", source="s", tokens=(Token(text="a", logprob=-0.1),))
+GOLDEN = Golden(prompt="a" * 16, model="", title="q", source="s", tokens=(Token(text="a", logprob=-0.1),))
 
 
 @pytest.fixture

@@ -94,8 +94,8 @@ def test_without_a_server_nothing_is_guided(probes: Probes) -> None:
 def test_it_is_compared_with_the_golden_answer(probes: Probes) -> None:
     probes.report = {"load_s": 1.0, "answers": [ANSWER]}
     token = Token(text="It is", logprob=-2.0)
-    known = golden.Golden(asked=golden.asked(PARIS), model="m", title="t", source="s", tokens=(token,))
-    running = run(given=Baseline(golden=(known,), model="m"))
+    known = golden.Golden(prompt=golden.prompt_of(PARIS), model="m", title="t", source="s", tokens=(token,))
+    running = run(baseline=Baseline(golden=(known,), model="m"))
     with pytest.raises(StepFailedError, match=r"log-probability -0\.20, recorded -2\.00"):
         probe_runs.forward(running, None, LOG)  # type: ignore[arg-type]
 

@@ -12,8 +12,7 @@ from factories import DIGEST, make_lock, make_run
 
 from builder.errors import EngineError
 from builder.host import records
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image
+from builder.model.images import Descriptor, Image
 from builder.model.recipes import SmokeSpec
 from builder.model.verdicts import SmokeFailedError, Verdict
 from builder.pipeline.runner import bring_up_to_date

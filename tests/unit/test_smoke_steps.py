@@ -48,7 +48,7 @@ def container(silent_s: float, last_line: str = "loading weights") -> Any:
     ],
 )
 def test_patience_is_asked_for_before_the_wait(level: str, emulated: bool, before_s: float | None, told: str) -> None:
-    assert patience(run(level=level, emulated=emulated, given=Baseline(usual_start_s=before_s))) == told
+    assert patience(run(level=level, emulated=emulated, baseline=Baseline(usual_start_s=before_s))) == told
 
 
 def test_only_levels_that_take_minutes_say_so() -> None:
@@ -76,11 +76,11 @@ def test_a_start_that_stands_still_and_one_that_moves(silent_s: float, fault: st
 
 
 def entry(*tokens: Token) -> golden.Golden:
-    return golden.Golden(asked=golden.asked(QUESTION), model="m", title="q", source="s", tokens=tokens)
+    return golden.Golden(prompt=golden.prompt_of(QUESTION), model="m", title="q", source="s", tokens=tokens)
 
 
 def test_an_answer_is_compared_with_its_golden_one() -> None:
-    running = run(given=Baseline(golden=(entry(*TOKENS),), model="m"))
+    running = run(baseline=Baseline(golden=(entry(*TOKENS),), model="m"))
     assert wants_logprobs(running, QUESTION)
     accept(running, QUESTION, REPLY, "question")
     (answer,) = running.answers
@@ -89,7 +89,7 @@ def test_an_answer_is_compared_with_its_golden_one() -> None:
 
 
 def test_an_answer_that_is_not_the_golden_one_is_kept_and_fails() -> None:
-    running = run(given=Baseline(golden=(entry(Token(text="b", logprob=-0.1)),), model="m"))
+    running = run(baseline=Baseline(golden=(entry(Token(text="b", logprob=-0.1)),), model="m"))
     with pytest.raises(StepFailedError, match="is not the golden one: token 1 is 'a', recorded 'b'") as caught:
         accept(running, QUESTION, REPLY, "forward")
     assert (caught.value.step, caught.value.fault.id) == ("forward", "not-golden")
@@ -97,7 +97,7 @@ def test_an_answer_that_is_not_the_golden_one_is_kept_and_fails() -> None:
 
 
 def test_without_a_golden_answer_there_is_nothing_to_compare() -> None:
-    running = run(given=Baseline(golden=(entry(*TOKENS),), model="another"))
+    running = run(baseline=Baseline(golden=(entry(*TOKENS),), model="another"))
     assert not wants_logprobs(running, QUESTION)
     accept(running, QUESTION, REPLY, "question")
     assert running.answers[0].golden is None
@@ -105,11 +105,11 @@ def test_without_a_golden_answer_there_is_nothing_to_compare() -> None:
 
 def test_answers_are_recorded_on_request_only() -> None:
     recorded: list[golden.Golden] = []
-    running = run(given=Baseline(recorded=recorded, model="m"))
+    running = run(baseline=Baseline(recorded=recorded, model="m"))
     assert wants_logprobs(running, QUESTION)
     accept(running, QUESTION, REPLY, "question")
     (made,) = recorded
-    assert (made.asked, made.model, made.tokens) == (golden.asked(QUESTION), "m", TOKENS)
+    assert (made.prompt, made.model, made.tokens) == (golden.prompt_of(QUESTION), "m", TOKENS)
     assert "level emulated" in made.source
     assert "cell cell" in made.source
 

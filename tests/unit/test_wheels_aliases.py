@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from factories import locked, make_wheel
 
-from builder.image.wheels.metadata_aliases import aliases, write_aliases
-from builder.image.wheels.tree import unpack, unpacking
+from builder.image.wheels.tree import aliases, unpack, unpacking, write_aliases
 from builder.model.images import site_packages
 from builder.remote.wheelhouse import path_of
 

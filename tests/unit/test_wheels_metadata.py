@@ -1,4 +1,4 @@
-"""A wheel that says other things of itself than what the cell was locked by."""
+"""A wheel whose METADATA differs from what the index served at lock time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_wheel_that_asks_for_something_else_is_refused(
 ) -> None:
     kept = said(wheel, session, **change)
     for _ in range(2):
-        with pytest.raises(IntegrityError, match="says other things of itself") as caught:
+        with pytest.raises(IntegrityError, match="differs from what the index served at lock time") as caught:
             fetch([wheel], session)
         assert caught.value.where == wheel.url
         assert not path_of(wheel, session.workspace.wheels).exists()

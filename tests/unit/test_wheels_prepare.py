@@ -14,8 +14,8 @@ from builder.errors import IntegrityError, JbuildError
 from builder.host.concurrency import workers
 from builder.host.console import Console
 from builder.host.session import Session
-from builder.image.wheels import prepare as prepare_module
-from builder.image.wheels.prepare import prepare
+from builder.image.wheels import tree as prepare_module
+from builder.image.wheels.tree import prepare
 from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def test_a_cancelled_run_ends_and_does_not_hang(session: Session, tmp_path: Path
 
 
 def test_a_process_that_was_killed_is_a_clear_error() -> None:
-    with pytest.raises(JbuildError, match="ended from outside") as caught, workers() as pool:
+    with pytest.raises(JbuildError, match="was killed") as caught, workers() as pool:
         pool.submit(os._exit, 1).result()
     assert "memory" in caught.value.message
 

@@ -17,7 +17,7 @@ from builder.audit.stage import audit_cell
 from builder.cli import completers
 from builder.cli.cell_selection import open_session, select_cells
 from builder.cli.error_output import VerbFailure, failure_of, show_failures
-from builder.cli.results import printable, show
+from builder.cli.results import show, without_controls
 from builder.cli.verb_options import cell_option, json_option, refuse_options
 from builder.errors import AuditError, CellsFailedError, JbuildError, UsageError
 from builder.host import records
@@ -190,7 +190,7 @@ def text(audit: Audit) -> str:
     for finding in audit.findings:
         lines += ["", *_block(finding)]
     lines += [f"warning: {warning}" for warning in audit.warnings]
-    return "\n".join(map(printable, [*lines, *_gpu(audit)]))
+    return "\n".join(map(without_controls, [*lines, *_gpu(audit)]))
 
 
 def explained(rule: Rule) -> str:

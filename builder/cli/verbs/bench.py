@@ -23,19 +23,22 @@ from builder.cli.verb_options import (
     refuse_options,
 )
 from builder.device.bench.load_client import check_url
+from builder.device.bench.measure import ANY_PORT, BenchTarget, bench, started
 from builder.device.bench.measurement import Bench, Load, LoadStep, Percentiles
+from builder.device.serve import service_container as containers
 from builder.device.serve.image_selection import choose
+from builder.device.serve.local import service_here
 from builder.device.serve.service import read_key, service_of_image
 from builder.errors import SmokeError
 from builder.host import records
 from builder.host.engine.docker import find_engine
 from builder.host.files import write_text
 from builder.host.session import Session
-from builder.host.toml.documents import shown
+from builder.host.toml.documents import printable
 from builder.remote.openai import OpenAIServer
 
 if TYPE_CHECKING:
-    from builder.device.bench.measure import BenchTarget, Choice
+    from builder.device.bench.measure import Choice
 
 _MOST_AT_ONCE = 1024
 _STARTING = ("selectors", "board", "image", "registries")
@@ -105,7 +108,6 @@ def command(
     """
     if (name is None) == (url is None):
         raise click.UsageError("name a recipe or an image, or a server with --url")
-    from builder.device.bench.measure import bench  # noqa: PLC0415  # the engine's API is slow to import
 
     if url:
         refuse_options(_STARTING, "has no effect with --url")
@@ -124,7 +126,6 @@ def command(
 
 @contextmanager
 def _running(url: str, key_file: str | None, session: Session) -> Iterator[BenchTarget]:
-    from builder.device.bench.measure import BenchTarget  # noqa: PLC0415
 
     key = read_key(key_file) if key_file else os.environ.get("VLLM_API_KEY")
     server = OpenAIServer(url=check_url(url), key=key, ca=session.config.ca_bundle)
@@ -133,9 +134,6 @@ def _running(url: str, key_file: str | None, session: Session) -> Iterator[Bench
 
 @contextmanager
 def _started(name: str, options: dict[str, Any], session: Session) -> Iterator[BenchTarget]:
-    from builder.device.bench.measure import ANY_PORT, started  # noqa: PLC0415
-    from builder.device.serve import service_container as containers  # noqa: PLC0415
-    from builder.device.serve.local import service_here  # noqa: PLC0415
 
     is_recipe = name.endswith(".toml") or not set(name) & set("/:@")
     if not is_recipe:
@@ -170,7 +168,7 @@ def table(result: Bench, columns: Callable[[Sequence[str], Sequence[Sequence[str
         "",
         columns(_HEADINGS, [_row(step) for step in result.steps]),
     ]
-    lines += [f"failed at {step.concurrency}: {shown(reason)}" for step in result.steps for reason in step.failures]
+    lines += [f"failed at {step.concurrency}: {printable(reason)}" for step in result.steps for reason in step.failures]
     return "\n".join([*lines, *(f"note: {remark}" for remark in result.remarks)])
 
 

@@ -10,12 +10,11 @@ import click
 
 from builder.cli import completers
 from builder.cli.cell_selection import open_session
-from builder.cli.results import printable, show
+from builder.cli.results import show, without_controls
 from builder.cli.verb_options import json_option
 from builder.errors import EngineError
 from builder.project.doctor.check_records import Check
-from builder.project.doctor.examination import case_of, examine
-from builder.project.doctor.fixes import AppliedFix, mend
+from builder.project.doctor.examination import AppliedFix, apply_fixes, doctor_context, examine
 from builder.recipe.find import find
 from builder.recipe.load import load
 
@@ -40,24 +39,24 @@ def command(recipe: str | None, fix: bool, as_json: bool) -> int:
     """Check whether this machine can build images, or the images of RECIPE, and show the fix for each problem."""
     session = open_session(as_json=as_json)
     loaded = load(find(recipe, session.workspace.recipe_folders)) if recipe else None
-    checks = list(examine(case_of(session, loaded)))
-    mended = mend(checks, session.console) if fix else []
-    if mended:
-        checks = list(examine(case_of(session, loaded)))
+    checks = list(examine(doctor_context(session, loaded)))
+    fixes = apply_fixes(checks, session.console) if fix else []
+    if fixes:
+        checks = list(examine(doctor_context(session, loaded)))
     usable = all(check.state != "error" for check in checks)
-    result = DoctorResult(usable=usable, checks=tuple(checks), mended=tuple(mended))
-    show(result, text(checks, mended), session.console)
+    result = DoctorResult(usable=usable, checks=tuple(checks), mended=tuple(fixes))
+    show(result, text(checks, fixes), session.console)
     return 0 if usable else EngineError.exit_code
 
 
-def text(checks: Sequence[Check], mended: Sequence[AppliedFix]) -> str:
+def text(checks: Sequence[Check], fixes: Sequence[AppliedFix]) -> str:
     """Return the checks as text."""
     lines: list[str] = []
     for before, check in zip((None, *checks), checks, strict=False):
         lines += _check(check, again=before is not None and before.name == check.name)
-    for fix in mended:
+    for fix in fixes:
         lines.append(f"fixed: {fix.command}" if fix.failure is None else f"not fixed: {fix.command}: {fix.failure}")
-    return "\n".join(map(printable, [*lines, verdict(checks)]))
+    return "\n".join(map(without_controls, [*lines, verdict(checks)]))
 
 
 def verdict(checks: Sequence[Check]) -> str:

@@ -55,7 +55,7 @@ def command(name: str | None, board: str | None, as_json: bool, **values: str | 
 
     On a terminal, jbuild asks for missing options.
     """
-    console, workspace = Console(as_json=as_json), Workspace.here()
+    console, workspace = Console(as_json=as_json), Workspace.current()
     asks = console.can_ask() and not as_json
     if board is None:
         board = _ask_board(console) if asks else None

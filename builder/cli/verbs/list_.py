@@ -44,7 +44,7 @@ class ListResult:
 @json_option
 def command(as_json: bool) -> None:
     """List the recipes of this project and those that ship with jbuild."""
-    console, workspace = Console(as_json=as_json), Workspace.here()
+    console, workspace = Console(as_json=as_json), Workspace.current()
     rows = [_row(name, path, workspace) for name, path in sorted(recipe_paths(workspace.recipe_folders).items())]
     table = console.table(
         ("recipe", "cells", "description"), [(recipe.name, _cells(recipe), text) for recipe, text in rows]
@@ -58,7 +58,7 @@ def _row(name: str, path: Path, workspace: Workspace) -> tuple[ListedRecipe, str
         recipe = load(path, workspace.template_folders)
         cells = expand(recipe)
     except DocumentError as error:
-        problems = [f"{problem.place}: {problem.message}" for problem in error.problems]
+        problems = [f"{problem.location}: {problem.message}" for problem in error.problems]
         more = f" (and {len(problems) - 1} more: `jbuild show {name}`)" if problems[1:] else ""
         text = f"has mistakes: {'; '.join(problems)}"
         return ListedRecipe(name=name, path=str(path), description="", error=text), f"has mistakes: {problems[0]}{more}"

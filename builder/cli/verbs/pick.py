@@ -10,8 +10,9 @@ from builder.cli import completers
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.cli.verb_options import lookup_registry_option
-from builder.device.serve.image_choice import ImageCandidate, TargetHost, host_of, pick
+from builder.device.serve.image_choice import ImageCandidate, host_of, pick
 from builder.errors import RegistryError
+from builder.jetson.device import TargetHost
 from builder.publish.destinations import required_targets
 from builder.recipe.levels import levels
 
@@ -43,7 +44,7 @@ def command(
     Ends with exit code 11 if there is none.
     """
     session, recipe, host = selection.session, selection.recipe, host_of(board, l4t)
-    targets = required_targets(recipe.spec.publish, registries, session.config, where=str(recipe.path))
+    targets = required_targets(recipe.spec.publish, registries, session.config, location=str(recipe.path))
     rows = pick(selection.jobs(), host, targets, session, level=level)
     best = rows[0] if not rows[0].out else None
     image = best.image if best else None

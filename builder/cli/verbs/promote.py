@@ -92,7 +92,7 @@ def _of_recipe(
 ) -> tuple[list[PromotionCandidate], PromoteOptions]:
     selection = select_cells(name, selectors, session)
     recipe = selection.recipe
-    targets = required_targets(recipe.spec.publish, request.targets, session.config, where=str(recipe.path))
+    targets = required_targets(recipe.spec.publish, request.targets, session.config, location=str(recipe.path))
     candidates = [from_cell(job, session) for job in selection.possible_jobs()]
     if request.verdict:
         about = [candidate for candidate in candidates if is_about(request.verdict, candidate)]

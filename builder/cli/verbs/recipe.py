@@ -99,7 +99,7 @@ def run(
     check_cache(session.workspace)
     selection.show_impossible()
     jobs = selection.jobs()
-    from builder.cli.views import run_view  # noqa: PLC0415  # slow to import; completion and --help do without
+    from builder.cli import run_view  # noqa: PLC0415  # slow to import; completion and --help do without
     from builder.lock.upgrades import check_upgrades  # noqa: PLC0415
     from builder.pipeline import runner  # noqa: PLC0415  # and these
 

@@ -15,6 +15,7 @@ from builder.cli.verb_options import (
     publish_option,
     refuse_options,
 )
+from builder.device.serve import service_container as containers
 from builder.device.serve.image_selection import choose
 from builder.device.serve.local import FollowedServer, StartedServer, described, follow, service_here
 from builder.device.serve.service import is_open, readable_key
@@ -60,8 +61,6 @@ def command(
 
     If RECIPE has several cells, runs the one that `jbuild pick` finds. EXTRA arguments are passed to `vllm serve`.
     """
-    from builder.device.serve import service_container as containers  # noqa: PLC0415  # the engine's API is slow to import
-
     if image:
         refuse_options(("registries",), "has no effect with --image")
     session = selection.session

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from builder.cli.results import result_schema
 from builder.cli.verb_options import json_option
 from builder.host.console import Console
-
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
+from builder.recipe.json_schema import input_schema
 
 SchemaResult = dict[str, Any]
 # Files that users write; other names are verbs, whose results the schemas describe.
@@ -19,8 +19,6 @@ INPUTS = ("recipe", "config")
 
 
 def _names(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
-    from click.shell_completion import CompletionItem  # noqa: PLC0415
-
     inputs = [CompletionItem(name) for name in INPUTS if name.startswith(incomplete)]
     verbs = context.find_root().command.shell_complete(context, incomplete)
     return inputs + [item for item in verbs if item.value not in INPUTS]
@@ -37,12 +35,5 @@ def command(name: str, result: bool, as_json: bool) -> None:
     the schema of its --json output; with `error`, the schema of that output when a verb fails. `--result recipe` is the
     output of the verb `recipe`.
     """
-    if name in INPUTS and not result:
-        from builder.recipe.json_schema import input_schema  # noqa: PLC0415  # the tables of all keys
-
-        schema = input_schema(name)
-    else:
-        from builder.cli.results import result_schema  # noqa: PLC0415  # the records of all rooms
-
-        schema = result_schema(name)
+    schema = input_schema(name) if name in INPUTS and not result else result_schema(name)
     Console(as_json=as_json).result(schema, json.dumps(schema, indent=2))

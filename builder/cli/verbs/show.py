@@ -14,15 +14,7 @@ from builder.errors import JbuildError
 from builder.host.session import Session
 from builder.lock import lockfile
 from builder.lock.unresolved import reasons
-from builder.model.locks import (
-    LEADING,
-    Lock,
-    LockedAdvisory,
-    LockedBase,
-    LockedIndex,
-    LockedRule,
-    LockedWarning,
-)
+from builder.model.locks import LEADING, Lock, LockedAdvisory, LockedBase, LockedIndex, LockedRule, LockedWarning
 from builder.model.platforms import Platform
 from builder.model.recipes import Cell, Question, Recipe, Spec, TagRule
 from builder.pipeline.order import STAGES, RunOptions

@@ -16,7 +16,7 @@ from builder.cli.verb_options import json_option
 from builder.errors import CellsFailedError, UsageError
 from builder.host import records
 from builder.host.console import Console
-from builder.host.toml.documents import shown
+from builder.host.toml.documents import printable
 from builder.host.units import duration
 from builder.project.ci.github_jobs import CiPlan
 
@@ -161,7 +161,7 @@ def text_rows(outcomes: Iterable[Outcome]) -> list[tuple[str, ...]]:
             outcome.level or "",
             _size(outcome),
             _times(outcome),
-            shown(outcome.reason or _answers(outcome)),
+            printable(outcome.reason or _answers(outcome)),
         )
         for outcome in outcomes
     ]
@@ -194,7 +194,7 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
 
 def plain(text: str) -> str:
     """Return untrusted text as Markdown that shows it as it is: characters of markup become references."""
-    return "".join(c if c.isalnum() or c in " -" else f"&#{ord(c)};" for c in shown(text))
+    return "".join(c if c.isalnum() or c in " -" else f"&#{ord(c)};" for c in printable(text))
 
 
 def _row(outcome: Outcome) -> tuple[str, ...]:

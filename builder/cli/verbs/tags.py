@@ -25,7 +25,7 @@ class TagsResult:
 def command(selection: CellSelection, registries: tuple[str, ...]) -> int:
     """Show which image each tag of RECIPE points to in every registry, and tags that are missing or left over."""
     session, recipe = selection.session, selection.recipe
-    targets = required_targets(recipe.spec.publish, registries, session.config, where=str(recipe.path))
+    targets = required_targets(recipe.spec.publish, registries, session.config, location=str(recipe.path))
     with session.console.task(f"reading the tags of {recipe.name}", unit="tags"):
         rows = overview(selection.possible_jobs(), targets, session)
     table = session.console.table(("repository", "tag", "state", "level", "age", "image"), [_row(row) for row in rows])

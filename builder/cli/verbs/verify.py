@@ -50,7 +50,9 @@ def command(image: str, keys: tuple[Path, ...], level: str | None, whole: bool, 
         raise UsageError(f"{image} is a recipe; `jbuild verify` checks an image in a registry", hint=hint)
     trusted = public_keys(session.config, keys)
     with session.console.task(f"checking {image}") as task:
-        done = verify(Reference.parse(image), session.config, trusted, level=level, whole=whole, on_bytes=task.advance)
+        done = verify(
+            Reference.parse(image), session.config, trusted, level=level, check_blobs=whole, on_bytes=task.advance
+        )
     rows = [(finding.name, finding.state, finding.said) for finding in done.findings]
     text = f"{done.image}\n{done.digest}\n\n" + session.console.table(("check", "state", "finding"), rows)
     show(VerifyResult(verification=done, holds=done.holds), text, session.console)

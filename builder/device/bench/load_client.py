@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import random
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from builder.device.bench.measurement import LoadStep, Percentiles
 from builder.errors import SmokeError, UsageError
+from builder.host.concurrency import TaskGroup
 from builder.remote.openai import CHAT_COMPLETIONS, ServerError, StreamedAnswer, completion_body
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def check_url(url: str) -> str:
         parsed, port = urlsplit(""), None
     is_http = parsed.scheme in ("http", "https") and parsed.hostname and port != 0
     if not is_http or parsed.query or "@" in parsed.netloc:
-        raise UsageError(f"`{url[:_SHOWN]}` is no server's address", hint="write http://HOST:PORT")
+        raise UsageError(f"`{url[:_SHOWN]}` is not the address of a server", hint="write http://HOST:PORT")
     return url.rstrip("/").removesuffix("/v1")
 
 
@@ -91,9 +91,9 @@ def measure(
         answer = ask(first)
     if isinstance(answer, ServerError):
         raise _smoke_error(server, f"the first question was not answered: {answer}", answer, "see the server's log")
-    with ThreadPoolExecutor(concurrency) as pool:
+    with TaskGroup(concurrency) as group:
         start_s = time.monotonic()
-        answers = list(pool.map(ask_and_count, prompts))
+        answers = group.map(ask_and_count, prompts)
         seconds = time.monotonic() - start_s
     return step_of(answers, concurrency, seconds)
 

@@ -92,9 +92,9 @@ def bench(target: BenchTarget, load: Load, concurrencies: Sequence[int], choice:
     model, root = served.name, served.root
     client, why = _client(target, choice, root)
     if target.level == "emulated":
-        asked = load.prompts * len(concurrencies)
+        requests = load.prompts * len(concurrencies)
         console.warn(
-            f"{target.subject} is emulated: {asked} answers may take hours; --prompts 2 --concurrency 1 tries it"
+            f"{target.subject} is emulated: {requests} answers may take hours; --prompts 2 --concurrency 1 tries it"
         )
     steps: list[LoadStep] = []
     for concurrency in concurrencies:

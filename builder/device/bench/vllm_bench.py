@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.device.bench.measurement import LoadStep, Percentiles
 from builder.errors import SmokeError
-from builder.host.engine.container_log import printable_log
+from builder.host.engine.container import printable_log
 from builder.model.images import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _PROGRAM = f"{ENVIRONMENT}/bin/vllm"
 _FOLDER, _FILE = "/tmp", "jbuild-bench.json"  # noqa: S108  # in the container
 _PERCENTILES = "50,95,99"
 _TAIL = 2000
-_OTHER = "`--client jbuild` measures it from outside"
+_ALTERNATIVE = "`--client jbuild` measures it from outside"
 
 
 class BenchmarkMissingError(SmokeError):
@@ -39,13 +39,13 @@ def measure_inside(
     if code != 0:
         message = f"`vllm bench serve` ended with exit code {code}"
         log = printable_log((stdout + stderr)[-_TAIL:])
-        raise BenchmarkMissingError(message, where=container.name, hint=_OTHER, log=log)
+        raise BenchmarkMissingError(message, where=container.name, hint=_ALTERNATIVE, log=log)
     _, text, _ = container.execute(["cat", f"{_FOLDER}/{_FILE}"])
     try:
         return parse(json.loads(text), load, concurrency)
     except (ValueError, KeyError, TypeError) as error:
         message = f"the results of `vllm bench serve` cannot be read: {error!r}"
-        raise BenchmarkMissingError(message, where=container.name, hint=_OTHER) from error
+        raise BenchmarkMissingError(message, where=container.name, hint=_ALTERNATIVE) from error
 
 
 def command(port: int, names: tuple[str, str], load: Load, concurrency: int) -> list[str]:
@@ -70,27 +70,27 @@ def command(port: int, names: tuple[str, str], load: Load, concurrency: int) -> 
     return [_PROGRAM, "bench", "serve", *(f"--{name}={value}" for name, value in options.items()), *flags]
 
 
-def parse(found: dict[str, Any], load: Load, concurrency: int) -> LoadStep:
+def parse(report: dict[str, Any], load: Load, concurrency: int) -> LoadStep:
     """Return a step from the benchmark's file.
 
     Raises:
-        ValueError, KeyError, TypeError: it is no such file.
+        ValueError, KeyError, TypeError: another kind of file.
     """
-    answered = int(found["completed"])
+    answered = int(report["completed"])
     return LoadStep(
         concurrency=concurrency,
         answered=answered,
-        failed=int(found.get("failed", load.prompts - answered)),
-        seconds=round(float(found["duration"]), 3),
-        input_tokens=int(found["total_input_tokens"]),
-        output_tokens=int(found["total_output_tokens"]),
-        requests_per_s=round(float(found["request_throughput"]), 4),
-        tokens_per_s=round(float(found["output_throughput"]), 3),
-        first_token_ms=_percentiles(found, "ttft") if answered else None,
-        between_tokens_ms=_percentiles(found, "itl") if answered else None,
+        failed=int(report.get("failed", load.prompts - answered)),
+        seconds=round(float(report["duration"]), 3),
+        input_tokens=int(report["total_input_tokens"]),
+        output_tokens=int(report["total_output_tokens"]),
+        requests_per_s=round(float(report["request_throughput"]), 4),
+        tokens_per_s=round(float(report["output_throughput"]), 3),
+        first_token_ms=_percentiles(report, "ttft") if answered else None,
+        between_tokens_ms=_percentiles(report, "itl") if answered else None,
     )
 
 
-def _percentiles(found: dict[str, Any], metric: str) -> Percentiles:
-    p50, p95, p99 = (round(float(found[f"p{percent}_{metric}_ms"]), 3) for percent in _PERCENTILES.split(","))
+def _percentiles(report: dict[str, Any], metric: str) -> Percentiles:
+    p50, p95, p99 = (round(float(report[f"p{percent}_{metric}_ms"]), 3) for percent in _PERCENTILES.split(","))
     return Percentiles(p50=p50, p95=p95, p99=p99)

@@ -77,14 +77,14 @@ def document(service: Service) -> dict[str, Any]:
             "options": {"max-size": service.log_size, "max-file": str(service.log_files)},
         },
     }
-    whole: dict[str, Any] = {
+    compose: dict[str, Any] = {
         "name": service.name,
         "services": {_SERVICE: {key: value for key, value in server.items() if value is not None}},
         "volumes": {_VOLUME: {"name": service.volume}},
     }
     if service.key_file:
-        whole["secrets"] = {_SECRET: {"file": f"./{service.key_file}"}}
-    return whole
+        compose["secrets"] = {_SECRET: {"file": f"./{service.key_file}"}}
+    return compose
 
 
 class _Dumper(yaml.SafeDumper):

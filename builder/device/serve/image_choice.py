@@ -10,10 +10,8 @@ from packaging.version import InvalidVersion, Version
 
 from builder.device.serve.memory_limits import memory_of
 from builder.errors import UsageError
-from builder.jetson.boards import Board  # records are described by their types
 from builder.jetson.boards import board as board_of
-from builder.jetson.device import this_device
-from builder.jetson.hosts import runs
+from builder.jetson.device import TargetHost, cannot_run, this_device
 from builder.jetson.platform import check_value
 from builder.publish.tag_status import overview
 from builder.recipe.levels import levels, reaches
@@ -27,17 +25,6 @@ if TYPE_CHECKING:
 
 _ARCHITECTURES = {"aarch64": "arm64", "arm64": "arm64", "x86_64": "amd64", "amd64": "amd64"}
 _FITS = ("fits", "fewer", "unknown", "no")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TargetHost:
-    """The machine that is to run an image; `l4t` and `board` None: not a Jetson, or not known."""
-
-    name: str
-    architecture: str
-    is_jetson: bool
-    l4t: str | None = None
-    board: Board | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,14 +57,16 @@ def host_of(board: str | None, l4t: str | None) -> TargetHost:
     mistake = check_value("l4t", l4t) if l4t else None
     if mistake:
         raise UsageError(mistake[0], hint=mistake[1])
-    here = this_device()
+    device = this_device()
     if board:
-        found = board_of(board)
-        own = here.l4t if here and here.board == board else None
-        return TargetHost(name=found.name, architecture="arm64", is_jetson=True, l4t=l4t or own, board=found)
-    if here:
-        known = board_of(here.board) if here.board else None
-        return TargetHost(name=here.model, architecture="arm64", is_jetson=True, l4t=l4t or here.l4t, board=known)
+        board_row = board_of(board)
+        own = device.l4t if device and device.board == board else None
+        return TargetHost(name=board_row.name, architecture="arm64", is_jetson=True, l4t=l4t or own, board=board_row)
+    if device:
+        device_board = board_of(device.board) if device.board else None
+        return TargetHost(
+            name=device.model, architecture="arm64", is_jetson=True, l4t=l4t or device.l4t, board=device_board
+        )
     if l4t:
         return TargetHost(name=f"a Jetson with L4T {l4t}", architecture="arm64", is_jetson=True, l4t=l4t)
     own_architecture = _ARCHITECTURES.get(machine.machine(), machine.machine())
@@ -95,10 +84,10 @@ def pick(
         RegistryError: what the registry says makes no sense.
     """
     rows = overview(jobs, targets, session)
-    found = [_judged(job, host, [row for row in rows if row.cell == job.cell.id], session, level) for job in jobs]
+    candidates = [_judged(job, host, [row for row in rows if row.cell == job.cell.id], session, level) for job in jobs]
     silent = [f"{row.repository}: {row.note}" for row in rows if row.state == "unknown"]
-    found = [_with_silence(each, silent) for each in found]
-    return tuple(sorted(found, key=_rank))
+    candidates = [_with_silence(candidate, silent) for candidate in candidates]
+    return tuple(sorted(candidates, key=_rank))
 
 
 def published_image(job: Job, targets: Sequence[str], session: Session) -> tuple[str, str] | None:
@@ -128,34 +117,15 @@ def _judged(
     )
 
 
-def cannot_run(job: Job, host: TargetHost) -> list[str]:
-    """Return what of the host's architecture, driver and GPU an image does not suit."""
-    platform, board = job.platform, host.board
-    if platform.architecture != host.architecture:
-        return [f"it is for {platform.architecture}, and {host.name} is {host.architecture}"]
-    if platform.l4t is None:
-        return []
-    if not host.is_jetson:
-        return [f"it is for a Jetson with L4T {platform.l4t}, and this is none"]
-    found = []
-    if host.l4t and (reason := runs(host.l4t, platform)):
-        found.append(reason)
-    if board and not host.l4t and platform.l4t.split(".")[0] not in board.l4t:
-        found.append(f"it is for L4T {platform.l4t}, and {board.name} runs {', '.join(board.l4t)}")
-    if board and board.sm not in platform.sms:
-        found.append(f"its kernels are for SM {', '.join(platform.sms)}, and {board.name}'s GPU is SM {board.sm}")
-    return found
-
-
 def _memory(job: Job, host: TargetHost, session: Session) -> tuple[str, list[str], list[str]]:
     """Return what the estimate says of the host's memory, what stands against it, and what is to be known."""
     if host.board is None:
         return "unknown", [], []
-    found = memory_of(job, host.board, session)
-    verdict = found.fit.verdict if found.fit else "unknown"
+    memory = memory_of(job, host.board, session)
+    verdict = memory.fit.verdict if memory.fit else "unknown"
     if verdict == "no":
         return verdict, [f"by estimate its model does not fit {host.board.name}: `jbuild fit` shows the sum"], []
-    return verdict, [], list(found.remarks)
+    return verdict, [], list(memory.remarks)
 
 
 def _unproven(best: TagState | None, rows: Sequence[TagState], level: str | None) -> list[str]:
@@ -163,36 +133,38 @@ def _unproven(best: TagState | None, rows: Sequence[TagState], level: str | None
         names = dict.fromkeys(f"{row.repository}:{row.tag}" for row in rows)
         return [f"not published: there is no {' and no '.join(names)}"] if names else ["not published"]
     if best.level is None:
-        return ["no verdict that counts lies beside it"]
+        return ["it has no accepted verdict"]
     if not reaches(best.level, level):
         return [f"its verdict is of level {best.level}, not {level} or better"]
     return []
 
 
-def _with_silence(found: ImageCandidate, silent: Sequence[str]) -> ImageCandidate:
+def _with_silence(candidate: ImageCandidate, silent: Sequence[str]) -> ImageCandidate:
     """Say of what is not published which registries did not answer: it may be there."""
-    if found.image or not silent:
-        return found
-    return replace(found, out=(*(r for r in found.out if r != "not published"), *(f"not known: {s}" for s in silent)))
+    if candidate.image or not silent:
+        return candidate
+    return replace(
+        candidate, out=(*(r for r in candidate.out if r != "not published"), *(f"not known: {s}" for s in silent))
+    )
 
 
 def _best(rows: Sequence[TagState]) -> TagState | None:
-    there = [row for row in rows if row.digest]
+    published = [row for row in rows if row.digest]
     order = levels()
-    return max(there, key=lambda row: order.index(row.level) if row.level in order else -1, default=None)
+    return max(published, key=lambda row: order.index(row.level) if row.level in order else -1, default=None)
 
 
-def _rank(found: ImageCandidate) -> tuple[object, ...]:
+def _rank(candidate: ImageCandidate) -> tuple[object, ...]:
     """Sort what runs before what does not, the GPU before the CPU, then by room, level, and versions."""
     order = levels()
-    level = order.index(found.level) if found.level in order else -1
+    level = order.index(candidate.level) if candidate.level in order else -1
     return (
-        len(found.out) > 0,
-        found.l4t is None,
-        _FITS.index(found.fit),
+        len(candidate.out) > 0,
+        candidate.l4t is None,
+        _FITS.index(candidate.fit),
         -level,
-        *(_newest_first(text) for text in (found.vllm, found.l4t, found.cuda)),
-        found.cell,
+        *(_newest_first(text) for text in (candidate.vllm, candidate.l4t, candidate.cuda)),
+        candidate.cell,
     )
 
 

@@ -41,20 +41,22 @@ def image_of(job: Job, session: Session, given: str | None = None, registries: t
     records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
     publication, image = records.publication(), records.image()
     if publication and publication.registries and not registries and _is_current(publication, image):
-        place = publication.registries[0].repository
-        return SelectedImage(reference=f"{place}@{publication.digest}", digest=publication.digest, where="registry")
+        repository = publication.registries[0].repository
+        return SelectedImage(
+            reference=f"{repository}@{publication.digest}", digest=publication.digest, where="registry"
+        )
     if image and records.proven() and not registries:
         return SelectedImage(reference=proven_name(job.recipe.name, job.cell.id), digest=image.digest, where="engine")
-    found = targets(job.spec.publish, registries, session.config)
-    there = published_image(job, found, session) if found else None
-    if there is None:
-        looked = f"none is in {', '.join(found)}" if found else "no registry is configured"
+    sources = targets(job.spec.publish, registries, session.config)
+    published = published_image(job, sources, session) if sources else None
+    if published is None:
+        looked = f"none is in {', '.join(sources)}" if sources else "no registry is configured"
         raise UsageError(
-            f"there is no image of {job.name}: none was made here, and {looked}",
+            f"no image of {job.name}: this machine has none, and {looked}",
             where=str(job.recipe.path),
             hint=f"make it: `jbuild recipe {job.recipe.name} --cell {job.cell.id}`, or name one with --image",
         )
-    return SelectedImage(reference=there[0], digest=there[1], where="registry")
+    return SelectedImage(reference=published[0], digest=published[1], where="registry")
 
 
 def choose(
@@ -73,9 +75,9 @@ def choose(
         raise UsageError(
             f"an image is of one cell, and {len(jobs)} are selected", where=recipe.name, hint="name it with --cell"
         )
-    found = required_targets(jobs[0].spec.publish, registries, session.config, where=str(recipe.path))
+    sources = required_targets(jobs[0].spec.publish, registries, session.config, location=str(recipe.path))
     host = host_of(board, None)
-    rows = pick(jobs, host, found, session)
+    rows = pick(jobs, host, sources, session)
     best = rows[0]
     if best.out or not best.image:
         reasons = "; ".join(f"{row.cell}: {row.out[0]}" for row in rows)

@@ -108,20 +108,20 @@ def follow(
     Raises:
         SmokeError: it ended by itself, and not well.
     """
-    console, seen, over = session.console, FollowedServer(), threading.Event()
+    console, server, over = session.console, FollowedServer(), threading.Event()
     if engine.is_local:
-        threading.Thread(target=_say_when_ready, args=(seen, started, session, over), daemon=True).start()
+        threading.Thread(target=_say_when_ready, args=(server, started, session, over), daemon=True).start()
     try:
         for line in container.log_lines():
             console.say(line)
     except KeyboardInterrupt:
-        seen.interrupted = True
+        server.interrupted = True
         console.note(f"stopping {service.name}: it has {service.stop_within_s} s to end")
         container.stop(service.stop_within_s)
     finally:
         over.set()
-    seen.exit_code = containers.end_of(container, service)
-    return seen
+    server.exit_code = containers.end_of(container, service)
+    return server
 
 
 def _say_when_ready(seen: FollowedServer, started: StartedServer, session: Session, over: threading.Event) -> None:

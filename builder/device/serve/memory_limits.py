@@ -34,10 +34,10 @@ class Memory:
         """What is to be known, a line each; empty where everything fits."""
         if self.fit is None:
             return (f"what its model needs is not known: {self.unknown}",)
-        found = [f"it starts with {name}={value} only" for name, value in self.environment]
+        remarks = [f"it starts with {name}={value} only" for name, value in self.environment]
         if self.fit.verdict == "fewer":
-            found.append("not all sequences that it is set to have room at full length")
-        return tuple(found)
+            remarks.append("not all sequences that it is set to have room at full length")
+        return tuple(remarks)
 
 
 def memory_of(job: Job, board: Board, session: Session) -> Memory:
@@ -58,6 +58,6 @@ def memory_of(job: Job, board: Board, session: Session) -> Memory:
 
 def limit(board: Board, *, gpu: bool) -> int:
     """Return the bytes that a container may use on a board: all but what the system needs, whole MiB."""
-    place = "system" if gpu else "cpu"
-    system = sum(row.mib for row in overheads() if row.of == place and row.name == "operating system")
+    memory_kind = "system" if gpu else "cpu"
+    system = sum(row.mib for row in overheads() if row.of == memory_kind and row.name == "operating system")
     return (board.usable // _MIB - system) * _MIB

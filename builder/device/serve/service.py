@@ -67,7 +67,7 @@ def service_of(
         environment=environment,
         arguments=tuple(arguments),
         memory_bytes=limit(board, gpu=bool(job.platform.l4t)) if board else None,
-        # One core stays the system's, or nobody can log in while the server is busy.
+        # One core is left to the system, so that users can log in while the server is busy.
         cpus=max(1, board.cpus - 1) if board else None,
         key_file=key_file,
     )
@@ -77,13 +77,13 @@ def service_of_image(reference: str, facts: Mapping[str, Any], published: Publis
     """Return how an image is run, by what the engine says of it; `architecture` is the engine's machine's.
 
     Raises:
-        UsageError: it has no entrypoint, or no single port: it is no image of a server.
+        UsageError: it is not an image of a server: it has no entrypoint, or not exactly one port.
     """
     config = facts.get("Config") or {}
-    ports = [int(found[1]) for name in config.get("ExposedPorts") or () if (found := re.fullmatch(r"(\d+)/tcp", name))]
+    ports = [int(match[1]) for name in config.get("ExposedPorts") or () if (match := re.fullmatch(r"(\d+)/tcp", name))]
     if len(ports) != 1 or not config.get("Entrypoint"):
         hint = "name an image of jbuild's, or measure a server that runs with --url"
-        raise UsageError("the image is no server's: it has no single port and entrypoint", where=reference, hint=hint)
+        raise UsageError("not an image of a server: it needs one port and an entrypoint", where=reference, hint=hint)
     begins = (config.get("Healthcheck") or {}).get("StartPeriod") or _READY_WITHIN_S * _NS
     name = re.sub(r"[^a-z0-9_-]+", "-", reference.rpartition("/")[2].partition("@")[0].lower())
     return Service(
@@ -112,11 +112,11 @@ def chosen_board(job: Job, name: str | None) -> Board | None:
         UsageError: there is no such board, or the cell's images are not for it.
     """
     device = this_device()
-    own = job.recipe.boards[0] if len(job.recipe.boards) == 1 else None
-    found = name or (device.board if device else None) or own
-    if found is None:
+    only_board = job.recipe.boards[0] if len(job.recipe.boards) == 1 else None
+    choice = name or (device.board if device else None) or only_board
+    if choice is None:
         return None
-    board = board_of(found)
+    board = board_of(choice)
     if name and job.platform.l4t and not board.suits(job.platform):
         raise UsageError(
             f"images for {job.platform.name} (SM {', '.join(job.platform.sms)}) do not run on {board.name} "
@@ -133,11 +133,11 @@ def parse_published(text: str) -> Published:
     Raises:
         UsageError: it is neither.
     """
-    found = _PUBLISHED.fullmatch(text)
-    if not found or not 0 < int(found[2]) <= _HIGHEST_PORT:
-        raise UsageError(f"`{text[:80]}` is no port", hint="write PORT or ADDRESS:PORT, such as 127.0.0.1:8001")
-    address = (found[1] or LOOPBACK[0]).strip("[]")
-    return Published(address=LOOPBACK[0] if address == "localhost" else address, port=int(found[2]))
+    match = _PUBLISHED.fullmatch(text)
+    if not match or not 0 < int(match[2]) <= _HIGHEST_PORT:
+        raise UsageError(f"`{text[:80]}` is not a port", hint="write PORT or ADDRESS:PORT, such as 127.0.0.1:8001")
+    address = (match[1] or LOOPBACK[0]).strip("[]")
+    return Published(address=LOOPBACK[0] if address == "localhost" else address, port=int(match[2]))
 
 
 def address_of(published: Published, host: str | None = None) -> str:

@@ -111,8 +111,8 @@ def start(client: DockerClient, service: Service, *, restart: bool = False) -> R
     try:
         created = client.containers.create(**arguments_of(service, restart=restart))
     except APIError as error:
-        taken = error.status_code == HTTPStatus.CONFLICT
-        hint = f"stop it: `docker rm --force {service.name}`" if taken else "see the engine's log; `jbuild doctor`"
+        is_taken = error.status_code == HTTPStatus.CONFLICT
+        hint = f"stop it: `docker rm --force {service.name}`" if is_taken else "see the engine's log; `jbuild doctor`"
         raise EngineError(_explanation(error), where=service.image, hint=hint) from error
     container = RunningContainer(created)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from builder.host.engine.docker import SHM_BYTES
 from builder.model.recipes import Pairs
 
-# Where a mounted key lies in the container, and the entrypoint's variable that names it.
+# The path of a mounted key in the container, and the entrypoint's variable for it.
 KEY_TARGET = "/run/secrets/vllm-api-key"
 KEY_VARIABLE = "VLLM_API_KEY_FILE"
 CACHE = "/cache"

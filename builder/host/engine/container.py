@@ -1,26 +1,29 @@
-"""Containers of the engine: started, asked, and removed whatever happens."""
+"""Containers of the engine: started, followed, and always removed."""
 
 from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import socket
 import tarfile
 import threading
+import time
 import uuid
+from collections import deque
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import APIError, NotFound
+from docker.errors import APIError, DockerException, NotFound
+from requests import RequestException
 
-from builder.host.engine.container_log import LogFollower, printable_log, split_lines
 from builder.host.files import disk_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from docker import DockerClient
@@ -31,6 +34,93 @@ LABEL = "jbuild.smoke"
 _OWNER = "jbuild.smoke.owner"
 _DEFERRED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _REMOVED_WITHIN_S = 30
+# Colours and cursor movements, which a terminal must not obey.
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_TAIL_LINES = 2000
+_SETTLE_S = 3.0
+
+
+def printable_line(line: str) -> str:
+    """Return a line of a log without control characters and overwritten text."""
+    return _CONTROL.sub("", line.rstrip("\r\n").rsplit("\r", 1)[-1])
+
+
+def printable_log(log: bytes) -> str:
+    """Return a log as text without control characters."""
+    return "\n".join(printable_line(line) for line in log.decode(errors="replace").splitlines())
+
+
+def split_lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    """Yield the printable lines of a log that comes in chunks."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from (printable_line(line.decode(errors="replace")) for line in lines)
+    if rest:
+        yield printable_line(rest.decode(errors="replace"))
+
+
+class LogFollower:
+    """Keeps a container's log in a file and its end in memory, and measures the container's peak memory."""
+
+    def __init__(self, container: Container, log: Path) -> None:
+        """Follow a container until it is gone."""
+        self._container = container
+        self._log = log
+        self._lines: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._last_s = time.monotonic()
+        self.peak_memory_bytes: int | None = None
+        self._reader = threading.Thread(target=self._follow_log, daemon=True)
+        self._reader.start()
+        threading.Thread(target=self._follow_memory, daemon=True).start()
+
+    @property
+    def last_line(self) -> str:
+        """The newest line."""
+        return self._lines[-1] if self._lines else ""
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the newest output, or since the start."""
+        return time.monotonic() - self._last_s
+
+    def tail(self, count: int = 60) -> str:
+        """Return the last lines."""
+        return "\n".join(list(self._lines)[-count:])
+
+    def join(self) -> None:
+        """Wait a moment for the rest of the log of an ended container."""
+        self._reader.join(_SETTLE_S)
+
+    def _follow_log(self) -> None:
+        self._lines.extend(split_lines(self._chunks()))
+
+    def _chunks(self) -> Iterator[bytes]:
+        with suppress(DockerException, RequestException, OSError), self._log.open("wb") as file:
+            for chunk in self._container.logs(stream=True, follow=True):
+                file.write(chunk)
+                file.flush()
+                self._last_s = time.monotonic()
+                yield chunk
+
+    def _follow_memory(self) -> None:
+        # A removed container ends the stream in one of many ways; none of them matters.
+        with suppress(DockerException, RequestException, OSError, ValueError):
+            for sample in self._container.stats(stream=True, decode=True):
+                bytes_used = used_memory(sample) if isinstance(sample, dict) else 0
+                if bytes_used:
+                    self.peak_memory_bytes = max(bytes_used, self.peak_memory_bytes or 0)
+
+
+def used_memory(sample: dict[str, Any]) -> int:
+    """Return the bytes of memory in use in a sample of the engine's statistics.
+
+    Droppable files in the cache do not count, as in `docker stats`; cgroup v1 and v2 name them differently.
+    """
+    memory = sample.get("memory_stats") or {}
+    details = memory.get("stats") or {}
+    droppable = details.get("total_inactive_file", details.get("inactive_file", 0))
+    return max(0, int(memory.get("usage") or 0) - int(droppable))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +157,7 @@ class RunningContainer:
         )
 
     def published(self, port: int) -> int | None:
-        """Return the port of the engine's machine that leads to one of the container."""
+        """Return the port of the engine's machine for a port of the container."""
         self._container.reload()
         ports = self._container.attrs["NetworkSettings"].get("Ports") or {}
         bindings = ports.get(f"{port}/tcp")
@@ -95,7 +185,7 @@ class RunningContainer:
         return self._container.logs(stdout=True, stderr=False).decode(errors="replace")
 
     def log_lines(self) -> Iterator[str]:
-        """Yield the lines of the log as they come, until the container ends."""
+        """Yield the lines of the log until the container ends."""
         return split_lines(self._container.logs(stream=True, follow=True))
 
     def last_lines(self, count: int) -> str:
@@ -120,7 +210,7 @@ class RunningContainer:
             self._container.stop(timeout=within_s)
 
     def remove(self) -> None:
-        """Remove the container whatever it does, unless it is gone."""
+        """Remove the container, running or not, unless it is gone."""
         _remove(self._container)
 
 
@@ -133,7 +223,7 @@ class WatchedContainer(RunningContainer):
         self.log = LogFollower(container, log)
 
     def settle(self) -> None:
-        """Give the log of an ended container the time to arrive."""
+        """Wait a moment for the rest of the log of an ended container."""
         if not self.state().running:
             self.log.join()
 
@@ -148,7 +238,7 @@ def temporary_container(
     container whose process was killed is removed by the next call on this machine.
 
     Raises:
-        APIError: the engine will not start it.
+        APIError: the engine does not start it.
         DiskError: the log cannot be written.
     """
     remove_leftovers(client)
@@ -179,7 +269,7 @@ def remove_leftovers(client: DockerClient) -> None:
 
 
 def remove_own(client: DockerClient) -> None:
-    """Remove all temporary containers of this process, so that its threads that wait for them end."""
+    """Remove all temporary containers of this process, which ends the threads that wait for them."""
     for container in client.containers.list(all=True, filters={"label": f"{_OWNER}={_owner()}"}, ignore_removed=True):
         _remove(container)
 
@@ -206,7 +296,7 @@ def _remove(container: Container) -> None:
         except APIError as error:
             if error.status_code != HTTPStatus.CONFLICT:
                 raise
-            # Another thread or process is removing it: wait until that one has finished.
+            # Another thread or process is removing it.
             container.wait(condition="removed", timeout=_REMOVED_WITHIN_S)
 
 
@@ -223,7 +313,7 @@ def _archive(files: Sequence[Path]) -> bytes:
 
 @contextmanager
 def _signals_deferred() -> Iterator[None]:
-    """Put signals off until the block is done: a second Ctrl-C must not keep a container alive."""
+    """Defer signals until the block is done: a second Ctrl-C must not keep a container alive."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

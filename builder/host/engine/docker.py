@@ -1,6 +1,6 @@
-"""Finds the container engine and says what it can do.
+"""The container engine: found, and described.
 
-The order: what the user set (DOCKER_HOST), what the user's `docker` command talks to, the engine of `scripts/engine`.
+The first that answers: DOCKER_HOST, the engine of the user's `docker` command, the engine of `scripts/engine`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import re
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,6 @@ from builder.errors import EngineError, ProgramFailedError, ProgramMissingError
 from builder.host import process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Literal
 
     from docker import DockerClient
@@ -36,23 +36,22 @@ _ANSWER_S = 5.0
 _LONG_S = 1800.0
 _OK = 200
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")
-# Names of architectures: as QEMU and the kernel have them, as OCI does.
+# Architectures by the names of QEMU, the kernel and OCI.
 _OCI_NAMES = {"aarch64": "arm64", "x86_64": "amd64", "arm64": "arm64", "amd64": "amd64"}
-# What QEMU imitates. It runs SVE instructions by function calls: without them torch's matrix products are 20 to 30
-# times as fast (QEMU 10.0, torch 2.10: 0.01 against 0.4 GFLOPS), and Orin's Cortex-A78AE has none either.
+# The CPU that QEMU emulates. SVE instructions are function calls there: torch's matrix products are 20 to 30 times as
+# fast without them (QEMU 10.0, torch 2.10: 0.01 against 0.4 GFLOPS), and Orin's Cortex-A78AE has none either.
 _EMULATORS = {"arm64": ("QEMU_CPU", "max,sve=off")}
 # vLLM's processes talk through shared memory; the engine's own 64 MB is too little, and unused space costs nothing.
 SHM_BYTES = 1 << 30
-_MEND = "start Docker, or run `scripts/engine up` for an engine of jbuild's own; then `jbuild doctor`"
+_START = "start Docker, or run `scripts/engine up` for an engine of jbuild's own; then `jbuild doctor`"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Engine:
     """A container engine that answers.
 
-    `docker_host` is what DOCKER_HOST must be for `docker` to reach it, None where that needs nothing. `endpoint` is its
-    address. `emulated` are the architectures that its machine runs by emulation, as far as this machine can see.
-    `runtimes` are its container runtimes, such as `nvidia`.
+    `docker` reaches it at `endpoint`, with DOCKER_HOST set to `docker_host` unless that is None. `emulated` are the
+    architectures that its machine is seen to emulate, `runtimes` its container runtimes, such as `nvidia`.
     """
 
     docker_host: str | None
@@ -76,7 +75,7 @@ class Engine:
         return None if self.is_local else urlsplit(self.endpoint).hostname
 
     def environment(self) -> dict[str, str]:
-        """Return what `docker` and `docker buildx` need in their environment to talk to this engine."""
+        """Return the environment in which `docker` and `docker buildx` use this engine."""
         return {"DOCKER_HOST": self.docker_host} if self.docker_host else {}
 
     def client(self, timeout_s: float = _LONG_S) -> DockerClient:
@@ -85,15 +84,14 @@ class Engine:
         Raises:
             EngineError: the engine does not answer any more.
         """
-        import docker  # noqa: PLC0415  # slow to import
-        from docker.errors import DockerException  # noqa: PLC0415
+        import docker.errors  # noqa: PLC0415  # slow to import
 
         try:
             if self.source == "scripts/engine" or self.endpoint.startswith("unix://"):
                 return docker.DockerClient(base_url=self.endpoint, timeout=int(timeout_s))
             return _remote_client(self.context, timeout_s)
-        except (DockerException, OSError) as error:
-            raise EngineError("the engine does not answer any more", where=self.endpoint, hint=_MEND) from error
+        except (docker.errors.DockerException, OSError) as error:
+            raise EngineError("the engine does not answer any more", where=self.endpoint, hint=_START) from error
 
     def can_run(self, architecture: Architecture) -> bool:
         """Return whether programs of an architecture run on the engine's machine, natively or by emulation."""
@@ -103,7 +101,7 @@ class Engine:
         """Make sure that programs of an architecture run.
 
         Raises:
-            EngineError: they do not.
+            EngineError: they do not run.
         """
         if not self.can_run(architecture):
             raise EngineError(
@@ -113,27 +111,27 @@ class Engine:
             )
 
     def _buildx_architectures(self) -> set[str]:
-        """Ask the builder: the only one who knows of emulation on another machine or in Docker Desktop's."""
+        """Ask the builder: only it knows about emulation on another machine or in Docker Desktop's."""
         try:
-            seen = process.run(["docker", "buildx", "inspect"], env=self.environment(), timeout_s=30).stdout
+            output = process.run(["docker", "buildx", "inspect"], env=self.environment(), timeout_s=30).stdout
         except (ProgramMissingError, ProgramFailedError):
             return set()
-        return set(re.findall(r"linux/(\w+)", seen))
+        return set(re.findall(r"linux/(\w+)", output))
 
 
 def proxies_of(engine: Engine) -> dict[str, str]:
-    """Return the proxies that the engine itself goes through, by their variables.
+    """Return the engine's own proxies, by their variables.
 
     Raises:
         EngineError: it does not answer any more.
     """
     facts = _info(engine)
-    named = {"HTTPS_PROXY": facts.get("HttpsProxy"), "HTTP_PROXY": facts.get("HttpProxy")}
-    return {name: str(value) for name, value in named.items() if value}
+    variables = {"HTTPS_PROXY": facts.get("HttpsProxy"), "HTTP_PROXY": facts.get("HttpProxy")}
+    return {name: str(value) for name, value in variables.items() if value}
 
 
 def data_folder(engine: Engine) -> Path | None:
-    """Return where the engine keeps images, if that is on this machine.
+    """Return the folder of the engine's images, if it is on this machine.
 
     Raises:
         EngineError: it does not answer any more.
@@ -143,13 +141,11 @@ def data_folder(engine: Engine) -> Path | None:
 
 
 def _info(engine: Engine) -> dict[str, Any]:
-    local = engine.endpoint.startswith("unix://")
-    ask = _unix_asker(engine.endpoint) if local else _client_asker(engine.endpoint, engine.context)
-    return ask("/info")
+    return _query(engine.endpoint, engine.context, "/info")[0]
 
 
 def emulator_settings(architecture: str) -> tuple[tuple[str, str], ...]:
-    """Return the environment in which a container of a foreign architecture is emulated fast."""
+    """Return the environment for fast emulation of a foreign architecture in a container."""
     return (_EMULATORS[architecture],) if architecture in _EMULATORS else ()
 
 
@@ -157,28 +153,26 @@ def find_engine(workspace: Workspace) -> Engine:
     """Return the engine to work with.
 
     Raises:
-        EngineError: there is none, or it may not be used; the hint says what mends it.
+        EngineError: none answers, or permission is denied.
     """
-    own = os.environ.get("DOCKER_HOST")
-    if own:
-        return _asked(own, context="default", source="environment", docker_host=own)
+    if host := os.environ.get("DOCKER_HOST"):
+        return _engine_at(host, context="default", source="environment", docker_host=host)
     context = _current_context()
     try:
-        return _asked(_context_host(context), context=context, source="default", docker_host=None)
+        return _engine_at(_context_host(context), context=context, source="default", docker_host=None)
     except EngineError as refused:
         recorded = _recorded_host(workspace.engine_record)
         if recorded is None:
             raise
         try:
-            return _asked(recorded, context="default", source="scripts/engine", docker_host=recorded)
+            return _engine_at(recorded, context="default", source="scripts/engine", docker_host=recorded)
         except EngineError as error:
             both = f"{refused.message}; {error.message}"
             raise EngineError(both, where=f"{refused.where}, {recorded}", hint=refused.hint) from error
 
 
-def _asked(endpoint: str, *, context: str, source: Source, docker_host: str | None) -> Engine:
-    ask = _unix_asker(endpoint) if endpoint.startswith("unix://") else _client_asker(endpoint, context)
-    version, facts = ask("/version"), ask("/info")
+def _engine_at(endpoint: str, *, context: str, source: Source, docker_host: str | None) -> Engine:
+    version, facts = _query(endpoint, context, "/version", "/info")
     status = dict(pair for pair in facts.get("DriverStatus") or () if len(pair) == 2)  # noqa: PLR2004  # name, value
     architecture = _OCI_NAMES.get(version.get("Arch", ""), version.get("Arch", ""))
     return Engine(
@@ -194,78 +188,60 @@ def _asked(endpoint: str, *, context: str, source: Source, docker_host: str | No
     )
 
 
-def _unix_asker(endpoint: str) -> Callable[[str], dict[str, Any]]:
-    """Ask over the socket without the SDK, whose import alone takes longer than the answer."""
-    path = endpoint[len("unix://") :]
-
-    def ask(what: str) -> dict[str, Any]:
-        connection = http.client.HTTPConnection("localhost", timeout=_ANSWER_S)
-        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.sock.settimeout(_ANSWER_S)
-        try:
-            connection.sock.connect(path)
-            connection.request("GET", what)
-            response = connection.getresponse()
-            if response.status != _OK:
-                raise EngineError(f"the engine answers with status {response.status}", where=endpoint, hint=_MEND)
-            return _object(json.loads(response.read()))
-        except PermissionError as error:
-            raise _refused(endpoint) from error
-        except FileNotFoundError as error:
-            raise EngineError("no engine runs: its socket does not exist", where=endpoint, hint=_MEND) from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _silent(endpoint, error) from error
-        finally:
-            connection.close()
-
-    return ask
-
-
-def _object(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("it says something else than an engine")  # noqa: TRY004  # as wrong as what is no JSON
-    return value
-
-
-def _client_asker(endpoint: str, context: str) -> Callable[[str], dict[str, Any]]:
-    from docker.errors import DockerException  # noqa: PLC0415  # slow to import
+def _query(endpoint: str, context: str, *requests: str) -> list[dict[str, Any]]:
+    """Return the engine's answers to requests: `/version` and `/info`."""
+    if endpoint.startswith("unix://"):
+        return [_query_socket(endpoint, request) for request in requests]
+    import docker.errors  # noqa: PLC0415  # slow to import
 
     try:
         client = _remote_client(context, _ANSWER_S)
-    except (DockerException, OSError, ValueError) as error:
+        return [dict(client.version() if request == "/version" else client.info()) for request in requests]
+    except (docker.errors.DockerException, OSError, ValueError) as error:
         raise _silent(endpoint, error) from error
 
-    def ask(what: str) -> dict[str, Any]:
-        try:
-            return dict(client.version() if what == "/version" else client.info())
-        except (DockerException, OSError) as error:
-            raise _silent(endpoint, error) from error
 
-    return ask
+def _query_socket(endpoint: str, request: str) -> dict[str, Any]:
+    """Ask without the SDK, whose import alone takes longer than the answer."""
+    path = endpoint.removeprefix("unix://")
+    connection = http.client.HTTPConnection("localhost", timeout=_ANSWER_S)
+    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.sock.settimeout(_ANSWER_S)
+    try:
+        connection.sock.connect(path)
+        connection.request("GET", request)
+        response = connection.getresponse()
+        if response.status != _OK:
+            raise EngineError(f"the engine answers with status {response.status}", where=endpoint, hint=_START)
+        answer = json.loads(response.read())
+        if isinstance(answer, dict):
+            return answer
+        raise EngineError("not a Docker engine: its answer is not a JSON object", where=endpoint, hint=_START)
+    except PermissionError as error:
+        hint = "join the docker group: `sudo usermod -aG docker $USER`, and log in again; then `jbuild doctor`"
+        raise EngineError("permission denied on the Docker socket", where=endpoint, hint=hint) from error
+    except FileNotFoundError as error:
+        message = f"Docker is not running (no socket at {path})"
+        raise EngineError(message, where=endpoint, hint=_START) from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _silent(endpoint, error) from error
+    finally:
+        connection.close()
 
 
 def _remote_client(context: str, timeout_s: float) -> DockerClient:
     """Return a client for DOCKER_HOST if set, else for a context, with the TLS settings of either."""
-    import docker  # noqa: PLC0415  # slow to import
-    from docker.context import ContextAPI  # noqa: PLC0415
+    import docker.context  # noqa: PLC0415  # slow to import
 
     if os.environ.get("DOCKER_HOST"):
         return docker.from_env(timeout=int(timeout_s), use_ssh_client=True)
-    known = ContextAPI.get_context(context)
-    tls = getattr(known, "TLSConfig", None) or False
-    return docker.DockerClient(base_url=known.Host, tls=tls, timeout=int(timeout_s), use_ssh_client=True)
-
-
-def _refused(endpoint: str) -> EngineError:
-    return EngineError(
-        "the engine's socket may not be used by this user",
-        where=endpoint,
-        hint="join the docker group: `sudo usermod -aG docker $USER`, and log in again; then `jbuild doctor`",
-    )
+    settings = docker.context.ContextAPI.get_context(context)
+    tls = getattr(settings, "TLSConfig", None) or False
+    return docker.DockerClient(base_url=settings.Host, tls=tls, timeout=int(timeout_s), use_ssh_client=True)
 
 
 def _silent(endpoint: str, error: Exception) -> EngineError:
-    return EngineError(f"the engine does not answer: {error}", where=endpoint, hint=_MEND)
+    return EngineError(f"the engine does not answer: {error}", where=endpoint, hint=_START)
 
 
 def _current_context() -> str:
@@ -275,7 +251,7 @@ def _current_context() -> str:
 
 
 def is_context(name: str) -> bool:
-    """Return whether a name is that of a docker context, besides the one without a name of its own."""
+    """Return whether a docker context has this name; `default` does not count."""
     return name != "default" and _context_meta(name).is_file()
 
 
@@ -312,21 +288,16 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _emulated_here(native: str, folder: Path = _BINFMT) -> tuple[str, ...]:
-    """Return what the kernel runs by emulation.
+    """Return the architectures that the kernel emulates.
 
     Containers lack the emulator's file: only an entry with flag F, which the kernel keeps open, works in them.
     """
-    found = set()
+    emulated = set()
     for entry in folder.glob("qemu-*"):
-        text = _text(entry)
+        text = ""
+        with suppress(OSError):
+            text = entry.read_text(encoding="utf-8")
         name = _OCI_NAMES.get(entry.name[len("qemu-") :])
         if name and name != native and text.startswith("enabled") and re.search(r"^flags:.*F", text, re.MULTILINE):
-            found.add(name)
-    return tuple(sorted(found))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""
+            emulated.add(name)
+    return tuple(sorted(emulated))

@@ -1,4 +1,4 @@
-"""Declarations of TOML tables: the same one reads a table, checks it, and gives its JSON Schema (draft 2020-12)."""
+"""Declarations of TOML tables: one declaration reads a table, checks it, and gives its JSON Schema (draft 2020-12)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import KW_ONLY, dataclass, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from builder.host.toml.documents import shown, suggest
+from builder.host.records import DIALECT
+from builder.host.toml.documents import printable, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -18,17 +19,16 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 Schema = dict[str, Any]
-# What a stronger layer does to the value of a weaker one: takes its place, or comes before its items.
+# Whether a stronger layer replaces the value of a weaker one, or puts its items first.
 Merge = Literal["replace", "prepend"]
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValueType:
-    """One type of value.
+    """A type of value.
 
-    `read` takes the table, the key and the reader's context; it notes mistakes in the document and returns the value,
-    or None if there is no usable one. A type that is `always` read gives a value for an absent key, too.
+    `read` takes the table, the key and the reader's context, notes mistakes in the document, and returns the value, or
+    None if it is unusable. A type that is `always` read has a value for an absent key, too.
     """
 
     read: Callable[[Table, str, Any], Any]
@@ -38,14 +38,12 @@ class ValueType:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One key of a table, or of a table in it: `name` may have dots.
+    """A key of a table: `name` as users write it; with a dot, the key of a table in it.
 
     Attributes:
-        name: The key as users write it.
-        type: Type of the value.
-        description: One sentence for users; editors show it.
+        description: A sentence for users; editors show it.
         argument: Argument of the builder that takes the value; by default the key with `_`.
-        required: Whether the key must be there; message and hint where an empty list will not do either.
+        required: Whether the key must be present; message and hint if an empty list is a mistake, too.
         merge: How layers of the configuration are merged.
         variables: Environment variables beside jbuild's own; they are stronger than files.
         fallback_variables: Environment variables that count only if nothing else sets the key.
@@ -70,7 +68,7 @@ class Field:
         return self.name.rpartition(".")[2]
 
     def read(self, table: Table, context: Any) -> dict[str, Any]:
-        """Return the argument that this key sets; nothing if it is absent or unusable."""
+        """Return the argument that this key sets; none if the key is absent or unusable."""
         if isinstance(self.required, tuple) and table.raw(self.key) in (None, []):
             table.problem(self.key, *self.required)
         elif self.required or self.type.always or self.key in table:
@@ -80,7 +78,7 @@ class Field:
         return {}
 
     def schema(self, default: object) -> Schema:
-        """Return the JSON Schema; only plain defaults are stated."""
+        """Return the JSON Schema, with the default if it is a plain value."""
         schema = {"description": self.description, **self.type.schema()}
         if isinstance(self.required, tuple) and schema["type"] == "array":
             schema["minItems"] = 1
@@ -90,16 +88,15 @@ class Field:
 
 
 def under(table: str, *fields: Field) -> tuple[Field, ...]:
-    """Return fields of a table in the table."""
+    """Return fields with the name of their table."""
     return tuple(replace(field, name=f"{table}.{field.name}") for field in fields)
 
 
 class TableDeclaration(Generic[_T]):
-    """One table: its fields, and what is built from their values.
+    """A table: its fields, and the builder that takes their values.
 
-    `tables` describes the tables that fields with dots are in. `record` is the dataclass that has the defaults, if
-    `build` is not one itself. `check` notes what only several keys together show; `constraints` are its counterpart in
-    the JSON Schema.
+    `tables` describes the tables of fields with dots. `record` is the dataclass with the defaults, if `build` is not
+    one itself. `check` notes mistakes that several keys make together; `constraints` state them in the JSON Schema.
     """
 
     def __init__(
@@ -115,7 +112,7 @@ class TableDeclaration(Generic[_T]):
         self.record, self.constraints = record or build, constraints or {}
 
     def read(self, table: Table, context: Any) -> _T:
-        """Read a table; mistakes are noted in its document, unknown keys when the table is done."""
+        """Read a table; mistakes and unknown keys are noted in its document."""
         inner = {name: table.table(name) for name in self.tables} | {"": table}
         values: dict[str, Any] = {}
         for field in self.fields:
@@ -125,8 +122,8 @@ class TableDeclaration(Generic[_T]):
         result = self.build(**values)
         if self.check:
             self.check(table, result, context)
-        for name in self.tables:
-            inner[name].done()
+        for finished in inner.values():
+            finished.done()
         return result
 
     def schema(self) -> Schema:
@@ -152,14 +149,14 @@ def _object() -> Schema:
     return {"type": "object", "properties": {}, "additionalProperties": False}
 
 
-def whole(pattern: str) -> str:
-    """Return a pattern that only a whole string matches: JSON Schema searches."""
+def anchored(pattern: str) -> str:
+    """Return a pattern that matches a string as a whole: JSON Schema searches."""
     return f"^(?:{pattern})$"
 
 
 def string_schema(pattern: str | None = None) -> Schema:
     """Return the JSON Schema of a string that matches a pattern as a whole."""
-    return {"type": "string", **({"pattern": whole(pattern)} if pattern else {})}
+    return {"type": "string", **({"pattern": anchored(pattern)} if pattern else {})}
 
 
 def list_schema(items: Schema, **more: Any) -> Schema:
@@ -201,17 +198,14 @@ def number(low: float, high: float) -> ValueType:
 
 def _bounded(name: str, kind: Any, noun: str, low: float, high: float) -> ValueType:
     def read(table: Table, key: str, _: Any) -> Any:
-        value: Any = table.value(key, kind, None, noun)
-        if value is not None and not low <= value <= high:
-            table.problem(key, f"{shown(str(value))} is out of bounds", f"{noun} from {low} to {high}")
-            return None
+        value = table.bounded(key, kind, None, noun, low, high)
         return float(value) if name == "number" and value is not None else value
 
     return ValueType(read=read, schema=lambda: {"type": name, "minimum": low, "maximum": high})
 
 
 def choice(names: _Names, message: str, noun: str) -> ValueType:
-    """Return the type of strings out of a few; `message` names a wrong one as `{}`, `noun` the names in its hint."""
+    """Return the type of strings out of a few; a wrong one is `{}` in `message`, and `noun` introduces the names."""
 
     def read(table: Table, key: str, _: Any) -> str:
         _check_names(table, (key,), table.raw(key), names, message, noun)
@@ -221,7 +215,7 @@ def choice(names: _Names, message: str, noun: str) -> ValueType:
 
 
 def choices(names: _Names, message: str, noun: str) -> ValueType:
-    """Return the type of lists of strings out of a few, as `choice` does of one."""
+    """Return the type of lists of strings out of a few."""
 
     def read(table: Table, key: str, _: Any) -> tuple[str, ...]:
         for index, item in enumerate(table.raw(key) if isinstance(table.raw(key), list) else ()):
@@ -235,7 +229,7 @@ def _check_names(table: Table, keys: Path, value: Any, names: _Names, message: s
     allowed = names() if callable(names) else names
     if isinstance(value, str) and value not in allowed:
         hint = suggest(value, allowed, noun=noun)
-        table.document.problem((*table.path, *keys), message.format(f"`{shown(value)}`"), hint)
+        table.problem(keys, message.format(f"`{printable(value)}`"), hint)
 
 
 def _enum(names: _Names) -> Schema:
@@ -243,14 +237,14 @@ def _enum(names: _Names) -> Schema:
 
 
 def string_map(keys: tuple[str, str], values: tuple[str, str]) -> ValueType:
-    """Return the type of tables of strings, read as pairs in file order; pattern and noun of keys and of values."""
+    """Return the type of tables of strings, read as pairs in file order; `keys` and `values` are pattern and noun."""
     return ValueType(
         read=lambda table, key, _: table.string_map(
             key, key_pattern=keys[0], key_noun=keys[1], value_pattern=values[0], noun=values[1]
         ),
         schema=lambda: {
             "type": "object",
-            "propertyNames": {"pattern": whole(keys[0])},
+            "propertyNames": {"pattern": anchored(keys[0])},
             "additionalProperties": string_schema(values[0]),
         },
     )
@@ -258,24 +252,16 @@ def string_map(keys: tuple[str, str], values: tuple[str, str]) -> ValueType:
 
 def nested(declaration: TableDeclaration[Any]) -> ValueType:
     """Return the type of one table, read as an empty one if it is absent: it may have required keys."""
-
-    def read(table: Table, key: str, context: Any) -> Any:
-        inner = table.table(key)
-        value = declaration.read(inner, context)
-        inner.done()
-        return value
-
-    return ValueType(read=read, schema=declaration.schema, always=True)
+    return ValueType(
+        read=lambda table, key, context: declaration.read(table.table(key), context),
+        schema=declaration.schema,
+        always=True,
+    )
 
 
 def tables(declaration: TableDeclaration[Any]) -> ValueType:
     """Return the type of arrays of tables, read as a tuple."""
-
-    def read(table: Table, key: str, context: Any) -> tuple[Any, ...]:
-        values = []
-        for inner in table.tables(key):
-            values.append(declaration.read(inner, context))
-            inner.done()
-        return tuple(values)
-
-    return ValueType(read=read, schema=lambda: list_schema(declaration.schema()))
+    return ValueType(
+        read=lambda table, key, context: tuple(declaration.read(item, context) for item in table.tables(key)),
+        schema=lambda: list_schema(declaration.schema()),
+    )

@@ -1,4 +1,4 @@
-"""Where each key of a TOML text stands: the standard parser gives values without lines."""
+"""Line numbers of the keys of a TOML text, which the standard parser does not give."""
 
 from __future__ import annotations
 
@@ -14,61 +14,59 @@ else:
 Key = str | int
 Path = tuple[Key, ...]
 
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+# A key, bare or in quotes, and the dot before the next one.
+_KEY = re.compile(r"""[ \t]*([A-Za-z0-9_-]+|"(?:\\.|[^"\\])*"|'[^']*')[ \t]*(\.?)""")
 _SPACE = re.compile(r"[ \t]*")
 _SPACE_AND_COMMENTS = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
-_SCALAR = re.compile(r"[^,\]}\n#]+")
-_STRINGS = (
-    re.compile(r'"""(?:\\.|[^\\])*?"{3,5}', re.DOTALL),
-    re.compile(r"'''.*?'{3,5}", re.DOTALL),
-    re.compile(r'"(?:\\.|[^"\\])*"'),
-    re.compile(r"'[^']*'"),
+_SEPARATOR = re.compile(rf"{_SPACE_AND_COMMENTS.pattern},?{_SPACE_AND_COMMENTS.pattern}")
+_SCALAR = re.compile(
+    r'"""(?:\\.|[^\\])*?"{3,5}'
+    r"|'''.*?'{3,5}"
+    r'|"(?:\\.|[^"\\])*"'
+    r"|'[^']*'"
+    r"|[^,\]}\n#]+",
+    re.DOTALL,
 )
 
 
-def places(text: str) -> dict[Path, int]:
+def line_numbers(text: str) -> dict[Path, int]:
     """Return the line (from 1) of every key path in a text that is valid TOML."""
     return _Scanner(text).scan()
 
 
 class _Scanner:
-    """Walks a text that the real parser has accepted, so it need not check anything."""
+    """Walks a text that the real parser has accepted, so it checks nothing."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
-        self.lines: dict[Path, int] = {}
+        self.rows: dict[Path, int] = {}
         self.last: dict[Path, int] = {}
-        self.newlines = [found.start() for found in re.finditer("\n", text)]
+        self.newlines = [match.start() for match in re.finditer("\n", text)]
 
     def scan(self) -> dict[Path, int]:
         table: Path = ()
         self.skip(_SPACE_AND_COMMENTS)
         while self.at < len(self.text):
-            if self.text.startswith("[[", self.at):
-                table = self.header(2)
-            elif self.text[self.at] == "[":
-                table = self.header(1)
+            if self.text[self.at] == "[":
+                table = self.header()
             else:
                 self.pair(table)
             self.skip(_SPACE_AND_COMMENTS)
-        return self.lines
+        return self.rows
 
-    def header(self, brackets: int) -> Path:
-        line = self.line()
+    def header(self) -> Path:
+        brackets = 2 if self.text.startswith("[[", self.at) else 1
         self.at += brackets
         names = self.dotted_key()
         self.at += brackets
-        path = self.resolve(names[:-1])
-        name = names[-1]
         if brackets == 1:
-            path = self.resolve(names)
-        else:
-            array = (*path, name)
-            self.last[array] = self.last.get(array, -1) + 1
-            self.lines.setdefault(array, line)
-            path = (*array, self.last[array])
-        self.lines.setdefault(path, line)
+            return self.resolve(names)
+        array = (*self.resolve(names[:-1]), names[-1])
+        self.last[array] = self.last.get(array, -1) + 1
+        self.rows.setdefault(array, self.row())
+        path = (*array, self.last[array])
+        self.rows.setdefault(path, self.row())
         return path
 
     def resolve(self, names: list[str]) -> Path:
@@ -76,34 +74,28 @@ class _Scanner:
         path: Path = ()
         for name in names:
             path = (*path, name)
-            self.lines.setdefault(path, self.line())
+            self.rows.setdefault(path, self.row())
             if path in self.last:
                 path = (*path, self.last[path])
         return path
 
     def pair(self, table: Path) -> None:
-        line = self.line()
         path = table
         for name in self.dotted_key():
             path = (*path, name)
-            self.lines.setdefault(path, line)
+            self.rows.setdefault(path, self.row())
         self.at += 1  # the equals sign
         self.skip(_SPACE)
         self.value(path)
 
     def dotted_key(self) -> list[str]:
-        names = []
-        while True:
-            self.skip(_SPACE)
-            quoted = self.string()
-            bare = None if quoted is not None else _BARE_KEY.match(self.text, self.at)
-            if bare:
-                self.at = bare.end()
-            names.append(bare.group() if bare else _unquoted(quoted or '""'))
-            self.skip(_SPACE)
-            if not self.text.startswith(".", self.at):
-                return names
-            self.at += 1
+        names: list[str] = []
+        while match := _KEY.match(self.text, self.at):
+            self.at = match.end()
+            names.append(_unquoted(match[1]))
+            if not match[2]:
+                break
+        return names
 
     def value(self, path: Path) -> None:
         opening = self.text[self.at : self.at + 1]
@@ -111,19 +103,19 @@ class _Scanner:
             self.array(path)
         elif opening == "{":
             self.inline_table(path)
-        elif self.string() is None:
+        else:
             self.skip(_SCALAR)
 
     def array(self, path: Path) -> None:
         self.at += 1
-        index = 0
         self.skip(_SPACE_AND_COMMENTS)
+        index = 0
         while not self.text.startswith("]", self.at):
             item = (*path, index)
-            self.lines[item] = self.line()
+            self.rows[item] = self.row()
             self.value(item)
+            self.skip(_SEPARATOR)
             index += 1
-            self.comma()
         self.at += 1
 
     def inline_table(self, path: Path) -> None:
@@ -131,32 +123,18 @@ class _Scanner:
         self.skip(_SPACE_AND_COMMENTS)
         while not self.text.startswith("}", self.at):
             self.pair(path)
-            self.comma()
+            self.skip(_SEPARATOR)
         self.at += 1
 
-    def comma(self) -> None:
-        self.skip(_SPACE_AND_COMMENTS)
-        if self.text.startswith(",", self.at):
-            self.at += 1
-            self.skip(_SPACE_AND_COMMENTS)
-
-    def string(self) -> str | None:
-        for pattern in _STRINGS:
-            found = pattern.match(self.text, self.at)
-            if found:
-                self.at = found.end()
-                return found.group()
-        return None
-
     def skip(self, pattern: re.Pattern[str]) -> None:
-        found = pattern.match(self.text, self.at)
-        self.at = found.end() if found else self.at
+        if match := pattern.match(self.text, self.at):
+            self.at = match.end()
 
-    def line(self) -> int:
+    def row(self) -> int:
         return bisect_left(self.newlines, self.at) + 1
 
 
 def _unquoted(key: str) -> str:
-    if "\\" not in key or key.startswith("'"):
-        return key[1:-1]
-    return str(tomllib.loads(f"key = {key}")["key"])
+    if not key.startswith('"'):
+        return key.strip("'")
+    return str(tomllib.loads(f"key = {key}")["key"]) if "\\" in key else key[1:-1]

@@ -1,4 +1,4 @@
-"""The image that a cell is built on, as its registry has it: blob by blob, for BuildKit may have packed it anew."""
+"""A cell's base image, with the blobs of its registry: BuildKit may have repacked its own copy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from builder.host import records
 from builder.host.concurrency import map_with_progress
 from builder.host.files import disk_errors, mark_used, temp_file
 from builder.image.oci.layout import blob, is_present, put, put_image, read_image
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image
+from builder.model.images import Descriptor, Image
 from builder.remote.registry.base_lookup import connect_to, image_manifest
 from builder.remote.registry.errors import ImageMissingError
 from builder.remote.registry.reference import Reference
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
-# The old types of Docker's own, which no manifest of OCI's may name.
+# Docker's old media types, which are not valid in OCI manifests.
 _TYPES = {
     "application/vnd.docker.image.rootfs.diff.tar.gzip": f"{_LAYER}+gzip",
     "application/vnd.docker.image.rootfs.diff.tar.zstd": f"{_LAYER}+zstd",
@@ -36,20 +35,20 @@ _AT_ONCE = 4
 
 
 def base_image(pinned: str, architecture: str, session: Session) -> Image:
-    """Return a base image (`host/repository@sha256:…`, after mirror rules); its layers may still be missing here.
+    """Return a base image (`host/repository@sha256:…`, after mirror rules), possibly without its layers.
 
     Raises:
         RegistryError: it cannot be read.
-        DiskError: it cannot be kept.
+        DiskError: it cannot be stored.
     """
     workspace, platform = session.workspace, f"linux/{architecture}"
-    # By digest alone: whichever mirror it comes from, it is the same.
+    # By digest alone: it is the same from any mirror.
     key = records.fingerprint("base", pinned.rpartition("@")[2], architecture)[:32]
-    found = records.read(workspace.system(key), key, Image)
-    if found and all(is_present(workspace.images, part) for part in (found.manifest, found.config)):
+    cached = records.read(workspace.system(key), key, Image)
+    if cached and all(is_present(workspace.images, descriptor) for descriptor in (cached.manifest, cached.config)):
         mark_used(workspace.system(key))
-        mark_used(blob(workspace.images, found.digest))
-        return found
+        mark_used(blob(workspace.images, cached.digest))
+        return cached
     reference = Reference.parse(pinned)
     client = connect_to(reference, session.config)
     try:
@@ -58,25 +57,25 @@ def base_image(pinned: str, architecture: str, session: Session) -> Image:
         layers = [_descriptor(layer) for layer in document["layers"]]
         json.loads(config)["rootfs"]["diff_ids"][len(layers) - 1]
     except ImageMissingError as error:
-        hint = "`jbuild lock --force` looks the base up again; a system layer is made again by `jbuild system --force`"
+        hint = "`jbuild lock --force` looks up the base again; `jbuild system --force` builds a system layer again"
         raise ImageMissingError(
-            f"the image to build on is not in its registry any more: {error.message}", where=pinned, hint=hint
+            f"the base image is no longer in its registry: {error.message}", where=pinned, hint=hint
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        hint = "is it a container image? `docker buildx imagetools inspect` shows what it is"
-        raise RegistryError("the base image's manifest cannot be understood", where=pinned, hint=hint) from error
+        hint = "check that it is a container image with `docker buildx imagetools inspect`"
+        raise RegistryError("the base image's manifest is not valid", where=pinned, hint=hint) from error
     digest = put_image(workspace.images, put(workspace.images, config, _CONFIG), layers).digest
-    made = read_image(workspace.images, digest, platform)
-    records.write(workspace.system(key), key, made)
-    return made
+    image = read_image(workspace.images, digest, platform)
+    records.write(workspace.system(key), key, image)
+    return image
 
 
 def fetch_layers(image: Image, pinned: str, session: Session) -> None:
-    """Fetch those layers of a base image that the layout lacks.
+    """Fetch the layers of a base image that are not in the layout.
 
     Raises:
-        RegistryError, IntegrityError: a layer cannot be had, or is another.
-        DiskError: it cannot be kept.
+        RegistryError, IntegrityError: a layer cannot be fetched, or does not match its digest.
+        DiskError: it cannot be stored.
     """
     layout = session.workspace.images
     missing = {layer.digest: layer for layer in image.layers if not is_present(layout, layer)}
@@ -100,11 +99,11 @@ def _fetch(
     with disk_errors(target), temp_file(target.parent) as temporary:
         with temporary.open("wb") as file:
 
-            def take(block: bytes) -> None:
+            def write(block: bytes) -> None:
                 file.write(block)
                 advance(len(block))
 
-            client.get_blob(repository, layer.digest, take)
+            client.get_blob(repository, layer.digest, write)
         temporary.replace(target)
 
 

@@ -1,4 +1,4 @@
-"""Builds a plan with `docker buildx build` into the OCI layout, and into the engine's own store where it can."""
+"""Builds a plan with `docker buildx build` into the OCI layout."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FTP_PROXY", "ALL_PROXY")
 _STEP = re.compile(r"#\d+ (?:\d+\.\d+ )?(.+)")
-# Causes that a log names in words, the kind of error they are, and what to do.
+# Patterns of a build log, the type of error, its message and its hint.
 _CAUSES: tuple[tuple[str, type[Exception], str, str], ...] = (
     (
         r"no space left on device",
@@ -50,13 +50,13 @@ _CAUSES: tuple[tuple[str, type[Exception], str, str], ...] = (
         r"exec format error|no match for platform|does not support platform",
         EngineError,
         "the builder cannot run programs of the target's architecture",
-        "register emulation (`jbuild doctor` shows how), or build on the target itself with --builder",
+        "register emulation (`jbuild doctor` shows the command), or build on the target itself with --builder",
     ),
     (
         r"(?:OCI|docker) exporter (?:feature )?is (?:currently )?not supported",
         EngineError,
         "this builder cannot export OCI images",
-        "turn on the engine's containerd image store, or use `docker buildx create --use` and --builder NAME",
+        "enable the engine's containerd image store, or use `docker buildx create --use` and --builder NAME",
     ),
     (
         (
@@ -64,7 +64,7 @@ _CAUSES: tuple[tuple[str, type[Exception], str, str], ...] = (
             r"|docker\.sock: connect: connection refused"
         ),
         EngineError,
-        "the engine stopped answering",
+        "the engine stopped responding",
         "start it, then run it again",
     ),
     (r"no builder .* found", EngineError, "there is no such builder", "`docker buildx ls` lists them"),
@@ -72,7 +72,7 @@ _CAUSES: tuple[tuple[str, type[Exception], str, str], ...] = (
         r"Certificate verification failed|certificate signed by unknown authority|x509:",
         NetworkError,
         "a server's certificate is not trusted inside the build",
-        "name your company's certificates: `ca-bundle` under [network] in jbuild.toml, or SSL_CERT_FILE",
+        "set your company's certificates: `ca-bundle` under [network] in jbuild.toml, or SSL_CERT_FILE",
     ),
     (
         (
@@ -86,8 +86,8 @@ _CAUSES: tuple[tuple[str, type[Exception], str, str], ...] = (
     (
         r"failed to resolve source metadata.*(?:not found|denied|unauthorized|forbidden)",
         RegistryError,
-        "the base image cannot be had from its registry",
-        "check the registry and your log-in to it (`docker login`); `jbuild lock --force` looks the base up again",
+        "the base image cannot be fetched from its registry",
+        "check the registry and your log-in (`docker login`); `jbuild lock --force` looks up the base again",
     ),
 )
 _NO_PACKAGE = re.compile(r"Unable to locate package ([a-z0-9][a-z0-9+.-]*)")
@@ -98,7 +98,7 @@ def options(architecture: str) -> tuple[str, ...]:
     return (
         f"--platform=linux/{architecture}",
         f"--build-arg=SOURCE_DATE_EPOCH={EPOCH}",
-        # Provenance holds times and would give every build another digest.
+        # Provenance contains times, which would change the digest with every build.
         "--provenance=false",
     )
 
@@ -109,17 +109,18 @@ def layer_format(compression: Compression) -> str:
 
 
 def plain_command(architecture: str, compression: Compression) -> tuple[str, ...]:
-    """Return the command that gives the same image without jbuild, run in the plan's folder."""
+    """Return the command that builds the same image without jbuild, run in the plan's folder."""
     output = f"--output=type=oci,dest=image.tar,{layer_format(compression)}"
     return ("docker", "buildx", "build", *options(architecture), output, "--metadata-file=metadata.json", ".")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildRequest:
-    """One build: the folder, the platform (`linux/arm64`), and the OCI layout that takes the image.
+    """One build: the folder, the platform (`linux/arm64`), and the OCI layout for the image.
 
-    `builder` is a buildx builder or a docker context instead of the engine's own. A `fresh` build takes nothing from
-    BuildKit's cache. `dockerfile` is its file in the folder; with `passing`, layers are not compressed for good.
+    `builder` is a buildx builder or a docker context instead of the engine's own. A `fresh` build does not use
+    BuildKit's cache. `dockerfile` is a file name in the folder. `passing`: an intermediate image, whose layers are not
+    compressed.
     """
 
     folder: Path
@@ -132,20 +133,20 @@ class BuildRequest:
 
 
 def build(job: Job, request: BuildRequest, engine: Engine, session: Session) -> Image:
-    """Build a folder and return the image; the folder's `build.log` has what the builder said.
+    """Build a folder and return the image; `build.log` in the folder is the builder's output.
 
     Raises:
-        BuildError, EngineError, NetworkError, DiskError: by what the log tells.
+        BuildError, EngineError, NetworkError, DiskError: by the cause in the log.
     """
     log, silent_s = request.folder / "build.log", session.config.silent_s
     lines: list[str] = []
-    # An export of its own: two that write into one layout at once stumble over each other's half-written blobs.
+    # A separate export: two concurrent exports into one layout meet each other's half-written blobs.
     with disk_errors(session.workspace.cache), scratch(session.workspace.cache) as folder:
         metadata, exported = folder / "metadata.json", folder / "layout"
         argv = _argv(job, request, session, metadata, exported)
-        place = f" on {request.builder}" if request.builder else ""
+        location = f" on {request.builder}" if request.builder else ""
         try:
-            with session.console.task(f"{job.cell.id}: building{place}", unit="steps") as task:
+            with session.console.task(f"{job.cell.id}: building{location}", unit="steps") as task:
                 run(
                     argv,
                     env=engine.environment(),
@@ -175,7 +176,7 @@ def _argv(job: Job, request: BuildRequest, session: Session, metadata: Path, exp
 
 
 def _caches(job: Job, session: Session) -> list[str]:
-    """Return the caches of the configuration for a cell, without those that cannot work here."""
+    """Return the options of the configured caches for a cell, without unusable ones."""
     argv = []
     for option, caches in (("--cache-from", session.config.cache_from), ("--cache-to", session.config.cache_to)):
         for cache in caches:
@@ -189,18 +190,18 @@ def _caches(job: Job, session: Session) -> list[str]:
 def _secrets(session: Session) -> list[str]:
     ca = build_ca_bundle(session.config)
     netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    found = [("ca", ca)] if ca else []
-    found += [("netrc", netrc)] if netrc.is_file() else []
-    return [word for name, path in found for word in ("--secret", f"id={name},{_field('src', path)}")]
+    files = [("ca", ca)] if ca else []
+    files += [("netrc", netrc)] if netrc.is_file() else []
+    return [word for name, path in files for word in ("--secret", f"id={name},{_field('src', path)}")]
 
 
 def _proxies() -> list[str]:
-    given = [spelt for name in _PROXIES for spelt in (name, name.lower()) if os.environ.get(spelt)]
-    return [f"--build-arg={name}" for name in given]
+    names = [spelt for name in _PROXIES for spelt in (name, name.lower()) if os.environ.get(spelt)]
+    return [f"--build-arg={name}" for name in names]
 
 
 def _field(name: str, path: Path) -> str:
-    """Write one field of an option, which buildx reads as CSV: a path may hold a comma."""
+    """Return one field of an option, which buildx parses as CSV: a path may contain a comma."""
     text = f"{name}={path}"
     return '"' + text.replace('"', '""') + '"' if re.search(r'[,"]', text) else text
 
@@ -227,7 +228,7 @@ def _explain(error: ProgramFailedError, job: Job, log: Path) -> Exception:
         return BuildError(
             f"{name}: the build failed: {symptom.says}", where=str(log), hint=symptom.hint, log=error.output
         )
-    hint = f"the whole log is {log}; the step that failed is named in it"
+    hint = f"the full log in {log} names the failed step"
     return BuildError(f"{name}: the build failed", where=str(log), hint=hint, log=error.output)
 
 
@@ -236,7 +237,7 @@ def _no_package(package: str, job: Job, log: Path, output: str) -> BuildError:
         return BuildError(
             f"{job.name}: the base image {job.base} has no package {package}: it is not {job.platform.distribution}",
             where=str(log),
-            hint="make `[base] image` and the cell's distribution the same in the recipe",
+            hint="use the same distribution for `[base] image` and the cell in the recipe",
             log=output,
         )
     return BuildError(

@@ -16,8 +16,8 @@ from builder.image.build.buildx import BuildRequest, build, options
 from builder.image.build.system_pins import script_of
 from builder.image.oci.assemble import assemble, own_layers
 from builder.image.oci.layout import is_whole, mark_image_used
-from builder.image.oci.pack import how
-from builder.image.render.model_layer import kept_files
+from builder.image.oci.pack import compression_key
+from builder.image.render.model_layer import stored_files
 from builder.model.images import Image
 
 if TYPE_CHECKING:
@@ -49,38 +49,45 @@ def build_image(
     )
     if plan.system is None:
         session.console.say(
-            f"{job.cell.id}: {job.spec.template} does more with layers than lay them down: BuildKit builds all"
+            f"{job.cell.id}: {job.spec.template} has instructions after jbuild's layers; "
+            "BuildKit builds the whole image"
         )
         return build(job, request, engine, session)
-    system = None if again or fresh else _found(lock, plan.system, session)
-    system = system or _made(job, lock, plan.system, request, engine, session)
-    elsewhere = kept_files(lock.models, session.workspace.models)
-    image = assemble(plan, folder.layers, system, job.cell.id, session, elsewhere)
+    system = None if again or fresh else _find_system_image(lock, plan.system, session)
+    system = system or _new_system_image(job, lock, plan.system, request, engine, session)
+    external = stored_files(lock.models, session.workspace.models)
+    image = assemble(plan, folder.layers, system, job.cell.id, session, external)
     mark_image_used(session.workspace.images, image)
     return image
 
 
-def _found(lock: Lock, text: str, session: Session) -> Image | None:
+def _find_system_image(lock: Lock, text: str, session: Session) -> Image | None:
     """Return the system image that another cell, or an earlier build, has left."""
     workspace, key = session.workspace, _key(lock, text, session)
-    found = records.read(workspace.system(key), key, Image)
-    if found is None or not is_whole(workspace.images, found):
+    image = records.read(workspace.system(key), key, Image)
+    if image is None or not is_whole(workspace.images, image):
         return None
     mark_used(workspace.system(key))
-    return found
+    return image
 
 
-def _made(job: Job, lock: Lock, text: str, request: BuildRequest, engine: Engine, session: Session) -> Image:
+def _new_system_image(
+    job: Job, lock: Lock, text: str, request: BuildRequest, engine: Engine, session: Session
+) -> Image:
     workspace, key = session.workspace, _key(lock, text, session)
-    made = build_system(job, lock, text, request, engine, session)
-    records.write(workspace.system(key), key, made)
-    return made
+    image = build_system(job, lock, text, request, engine, session)
+    records.write(workspace.system(key), key, image)
+    return image
 
 
 def _key(lock: Lock, text: str, session: Session) -> str:
     """Return what identifies a system image: cells whose Dockerfiles begin alike share it."""
     steps = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-    made_from = (script_of(session.workspace), options(lock.platform.architecture), how(session.config.compression))
+    made_from = (
+        script_of(session.workspace),
+        options(lock.platform.architecture),
+        compression_key(session.config.compression),
+    )
     return records.fingerprint(steps, made_from)[:32]
 
 

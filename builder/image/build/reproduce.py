@@ -38,7 +38,7 @@ def verify(run: CellRun) -> str:
         JbuildError: the second build failed.
     """
     engine = find_engine(run.session.workspace)
-    with _elsewhere(run.session) as scratch:
+    with _temporary_session(run.session) as scratch:
         again = replace(run, session=scratch).with_records(render(run.job, run.lock, scratch))
         second = run.builders.build(
             run.job.cell.id, engine, lambda name: build_image(again, engine, builder=name, fresh=True)
@@ -64,19 +64,19 @@ def _differs(run: CellRun, second: Image, difference: LayoutDifference) -> NotRe
 
 
 @contextmanager
-def _elsewhere(session: Session) -> Iterator[Session]:
+def _temporary_session(session: Session) -> Iterator[Session]:
     """Give a session with a project and a cache of its own, which sees what was fetched and the user's templates."""
-    own = session.workspace
-    with disk_errors(own.cache), scratch(own.cache) as folder:
+    workspace = session.workspace
+    with disk_errors(workspace.cache), scratch(workspace.cache) as folder:
         project, cache = folder / "project", folder / "cache"
         project.mkdir()
         cache.mkdir()
-        for fetched in (own.wheels, own.models, own.interpreters):
+        for fetched in (workspace.wheels, workspace.models, workspace.interpreters):
             fetched.mkdir(exist_ok=True)
             (cache / fetched.name).symlink_to(fetched.resolve())
-        for templates in own.template_folders[:-1]:
+        for templates in workspace.template_folders[:-1]:
             (project / "dockerfiles").symlink_to(templates)
-        locks = own.project / "locks"
+        locks = workspace.project / "locks"
         if locks.is_dir():
             (project / "locks").symlink_to(locks.resolve())
         yield replace(session, workspace=Workspace(project=project, cache=cache))

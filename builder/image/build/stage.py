@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from builder.host.engine.docker import find_engine
 from builder.image.build.buildx import options
 from builder.image.oci.layout import is_whole, mark_image_used
-from builder.image.oci.pack import how
+from builder.image.oci.pack import compression_key
 from builder.model.images import Image
 from builder.pipeline.stage import Stage
 
@@ -26,7 +26,7 @@ class _BuildStage(Stage[Image]):
     def project_inputs(self, run: CellRun) -> Mapping[str, object]:
         return {
             "jbuild": options(run.job.platform.architecture),
-            "settings": how(run.session.config.compression),
+            "settings": compression_key(run.session.config.compression),
         }
 
     def run_inputs(self, run: CellRun) -> object:

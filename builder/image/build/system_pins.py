@@ -1,7 +1,7 @@
-"""System layers that were built once and are pinned by digest: the step that a package mirror's state decides.
+"""System layers, built once and pinned by digest: this step depends on the state of a package mirror.
 
-Snapshots of a mirror would do for Debian alone: NVIDIA's repositories, in every Jetson base, keep none. A pinned layer
-works for all, and leaves nothing to emulate in later builds.
+Mirror snapshots exist for Debian, but not for NVIDIA's repositories, which every Jetson base uses. A pinned layer works
+for all, and later builds need no emulation.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 SCRIPT = "system/install.sh"
 _IMAGE = r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+"
-_HEAD = """# System layers that `jbuild system` built and pushed once, by what they are made of. Commit this file:
-# whoever has it builds on the same packages. `jbuild system RECIPE --force` takes the package mirror's newer ones.
+_HEAD = """# System layers that `jbuild system` built and pushed, by the key of their inputs. Commit this file:
+# all builds with it use the same packages. `jbuild system RECIPE --force` takes newer packages of the mirror.
 """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SystemLayer:
-    """One pinned layer: the key of what it is made of, the repository that holds it, its digest, and what it is for."""
+    """One pinned layer: the key of its inputs, its repository and digest, and a note."""
 
     key: str
     image: str
@@ -43,12 +43,12 @@ class SystemLayer:
     note: str
 
     def reference(self, config: Config) -> str:
-        """Return what an image is built on, after mirror rules."""
+        """Return the reference of the layer's image, after mirror rules."""
         return f"{config.mirrored(self.image)[0]}@{self.digest}"
 
 
 def values_of(job: Job, lock: Lock) -> dict[str, Any]:
-    """Return what the templates know of the step that installs packages."""
+    """Return the template values of the step that installs packages."""
     packages = sorted({*lock.platform.python_packages, *job.spec.apt})
     return {
         "base": f"{lock.base.used.rpartition('@')[0] or lock.base.used}@{lock.base.digest}",
@@ -66,9 +66,9 @@ def values_of(job: Job, lock: Lock) -> dict[str, Any]:
 
 
 def script_of(workspace: Workspace) -> str:
-    """Return the script that installs packages, the user's own if there is one."""
-    found = [folder / SCRIPT for folder in workspace.template_folders]
-    return next(path for path in found if path.is_file()).read_text(encoding="utf-8")
+    """Return the script that installs packages: the user's, if there is one."""
+    candidates = [folder / SCRIPT for folder in workspace.template_folders]
+    return next(path for path in candidates if path.is_file()).read_text(encoding="utf-8")
 
 
 def dockerfile_of(job: Job, lock: Lock, session: Session) -> str:
@@ -82,13 +82,13 @@ def dockerfile_of(job: Job, lock: Lock, session: Session) -> str:
 
 
 def key_of(job: Job, lock: Lock, session: Session) -> str:
-    """Return what identifies a cell's system layer: base digest, packages, script and architecture decide it."""
-    parts = (dockerfile_of(job, lock, session), script_of(session.workspace), lock.platform.architecture)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    """Return the key of a cell's system layer, from base digest, packages, script and architecture."""
+    inputs = (dockerfile_of(job, lock, session), script_of(session.workspace), lock.platform.architecture)
+    return hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:32]
 
 
 def pinned(job: Job, lock: Lock, session: Session) -> SystemLayer | None:
-    """Return the layer that the project pins for a cell, if it does.
+    """Return the layer that the project pins for a cell, or None.
 
     Raises:
         DocumentError: the file of pins has mistakes.
@@ -101,7 +101,7 @@ def pinned(job: Job, lock: Lock, session: Session) -> SystemLayer | None:
 
 
 def pin(row: SystemLayer, workspace: Workspace) -> None:
-    """Write a layer into the project's file of pins, in place of an earlier one of the same key.
+    """Write a layer into the project's file of pins, replacing one with the same key.
 
     Raises:
         DocumentError: the file has mistakes.
@@ -110,8 +110,8 @@ def pin(row: SystemLayer, workspace: Workspace) -> None:
     path = workspace.systems
     name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
     with workspace.file_lock(f"systems-{name}"):
-        kept = [other for other in read_systems(path) if other.key != row.key]
-        write_text(path, _text([*kept, row]))
+        rest = [layer for layer in read_systems(path) if layer.key != row.key]
+        write_text(path, _text([*rest, row]))
 
 
 def read_systems(path: Path) -> tuple[SystemLayer, ...]:
@@ -143,8 +143,8 @@ def _parse(root: Table) -> tuple[SystemLayer, ...]:
 def _text(rows: Iterable[SystemLayer]) -> str:
     import tomli_w  # noqa: PLC0415  # only pinning needs it
 
-    found = [
+    tables = [
         {"key": row.key, "image": row.image, "digest": row.digest, "note": row.note}
         for row in sorted(rows, key=lambda row: row.key)
     ]
-    return f"{_HEAD}\n{tomli_w.dumps({'systems': found})}"
+    return f"{_HEAD}\n{tomli_w.dumps({'systems': tables})}"

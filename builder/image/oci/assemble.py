@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.session import Session
-    from builder.model.descriptors import Descriptor
-    from builder.model.images import Image, ImageSettings, Plan
+    from builder.model.images import Descriptor, Image, ImageSettings, Plan
 
 # What SOURCE_DATE_EPOCH makes BuildKit write: `builder.wheels.tree.EPOCH` in words.
 _CREATED = "1980-01-01T00:00:00Z"
@@ -31,18 +30,18 @@ _AT_ONCE = min(4, max(2, (os.cpu_count() or 2) // 2))
 
 
 def assemble(
-    plan: Plan, layers: Path, system: Image, cell: str, session: Session, elsewhere: Mapping[str, Path]
+    plan: Plan, layers: Path, system: Image, cell: str, session: Session, external: Mapping[str, Path]
 ) -> Image:
     """Put a plan's layers on a system image, and its settings into the configuration; return the image.
 
-    `elsewhere` tells where the cache keeps the contents of files, by their paths in the image.
+    `external` tells where the cache keeps the contents of files, by their paths in the image.
 
     Raises:
         BuildError: a layer cannot be packed, or the system image is not whole.
         DiskError: the disk is full or cannot be written.
     """
     layout = session.workspace.images
-    packed = _pack_all([layers / name for name in plan.layers], elsewhere, cell, session)
+    packed = _pack_all([layers / name for name in plan.layers], external, cell, session)
     config = _config(read_config(layout, system), packed, plan)
     return _image(layout, config, (*system.layers, *(layer.blob for layer in packed)), plan.platform)
 
@@ -61,11 +60,11 @@ def own_layers(system: Image, base: Image, cell: str, session: Session) -> Image
     config, below = read_config(layout, system), read_config(layout, base)["rootfs"]["diff_ids"]
     shared = len(below) if config["rootfs"]["diff_ids"][: len(below)] == below else 0
     with session.console.task(f"{cell}: packing the system layer", unit="B") as task, disk_errors(layout):
-        own = [
+        packed = [
             pack(layer_content(layer, layout), compression, layout, task.advance).blob
             for layer in system.layers[shared:]
         ]
-    return _image(layout, config, [*base.layers[:shared], *own], system.platform)
+    return _image(layout, config, [*base.layers[:shared], *packed], system.platform)
 
 
 def _image(layout: Path, config: dict[str, Any], layers: Sequence[Descriptor], platform: str) -> Image:
@@ -73,14 +72,14 @@ def _image(layout: Path, config: dict[str, Any], layers: Sequence[Descriptor], p
     return read_image(layout, manifest.digest, platform)
 
 
-def _pack_all(folders: Sequence[Path], elsewhere: Mapping[str, Path], cell: str, session: Session) -> list[Packed]:
+def _pack_all(folders: Sequence[Path], external: Mapping[str, Path], cell: str, session: Session) -> list[Packed]:
     compression, workspace = session.config.compression, session.workspace
     # Most layers are packed already: only the files of the others are counted, of which there may be 100,000.
     missing = [folder for folder in folders if not find_packed(folder, compression, workspace)]
     total = float(sum(tarball.size_of(folder) for folder in missing))
     with session.console.task(f"{cell}: packing layers", total, unit="B") as task:
         return map_with_progress(
-            lambda folder, progress: pack_folder(folder, compression, workspace, progress.advance, elsewhere),
+            lambda folder, progress: pack_folder(folder, compression, workspace, progress.advance, external),
             folders,
             task.advance,
             _AT_ONCE,
@@ -104,11 +103,11 @@ def _config(system: dict[str, Any], packed: Sequence[Packed], plan: Plan) -> dic
 
 
 def _run_config(before: dict[str, Any], settings: ImageSettings) -> dict[str, Any]:
-    variables = dict(each.partition("=")[::2] for each in before.get("Env") or ()) | dict(settings.environment)
+    variables = dict(variable.partition("=")[::2] for variable in before.get("Env") or ()) | dict(settings.environment)
     health = {"Test": ["CMD", *settings.healthcheck], "StartPeriod": settings.start_period_s * _SECOND, **_HEALTH}
     # A base's command would become arguments of our entrypoint.
-    kept = {key: value for key, value in before.items() if key not in ("Cmd", "ArgsEscaped")}
-    return kept | {
+    inherited = {key: value for key, value in before.items() if key not in ("Cmd", "ArgsEscaped")}
+    return inherited | {
         "Env": [f"{name}={value}" for name, value in variables.items()],
         "Labels": {**(before.get("Labels") or {}), **dict(settings.labels)},
         "WorkingDir": settings.workdir,

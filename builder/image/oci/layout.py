@@ -1,4 +1,4 @@
-"""Reads images from the OCI layout that builds are exported to."""
+"""Reads and writes images in the OCI layout of the cache."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from builder.errors import BuildError, IntegrityError
 from builder.host.files import disk_errors, mark_used, move, sha256_of_rest, write_bytes
 from builder.host.records import as_bytes
 from builder.image.oci import virtual_blob
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image
+from builder.model.images import Descriptor, Image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,31 +22,31 @@ _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 def blob(layout: Path, digest: str) -> Path:
-    """Return the file of a blob. A blob that consists of files elsewhere has none: see `open_blob`."""
+    """Return the file of a blob. A virtual blob, made of other files, has none: see `open_blob`."""
     algorithm, _, value = digest.partition(":")
     return layout / "blobs" / algorithm / value
 
 
 def open_blob(layout: Path, digest: str) -> IO[bytes]:
-    """Open a blob for reading, from any place on.
+    """Open a blob for reading; the file is seekable.
 
     Raises:
-        OSError: it is not there, or cannot be read.
+        OSError: it is missing or cannot be read.
     """
     try:
         return blob(layout, digest).open("rb")
     except FileNotFoundError:
-        return virtual_blob.open_pieces(layout, digest)
+        return virtual_blob.open_virtual_blob(layout, digest)
 
 
 def mark_blob_used(layout: Path, digest: str) -> None:
-    """Note that a blob is in use, with whatever it consists of."""
+    """Mark a blob as used, with the files of a virtual one."""
     if not mark_used(blob(layout, digest)):
-        virtual_blob.mark_pieces_used(layout, digest)
+        virtual_blob.mark_files_used(layout, digest)
 
 
 def read_image(layout: Path, digest: str, platform: str) -> Image:
-    """Return the image of a manifest's digest.
+    """Return the image with a manifest's digest.
 
     Raises:
         BuildError: the layout lacks it.
@@ -65,8 +64,8 @@ def read_image(layout: Path, digest: str, platform: str) -> Image:
             labels=tuple(sorted(labels.items())),
         )
     except (KeyError, TypeError, AttributeError) as error:
-        hint = "build it again with --force, with another builder if it stays so"
-        raise BuildError(f"{digest} is no manifest of one image", where=str(layout), hint=hint) from error
+        hint = "build it again with --force, or with another builder"
+        raise BuildError(f"{digest} is not a manifest of one image", where=str(layout), hint=hint) from error
 
 
 def read_config(layout: Path, image: Image) -> dict[str, Any]:
@@ -79,7 +78,7 @@ def read_config(layout: Path, image: Image) -> dict[str, Any]:
 
 
 def put(layout: Path, content: bytes, media_type: str) -> Descriptor:
-    """Write a blob and return what it is known by.
+    """Write a blob and return its descriptor.
 
     Raises:
         DiskError: it cannot be written.
@@ -90,7 +89,7 @@ def put(layout: Path, content: bytes, media_type: str) -> Descriptor:
 
 
 def layer_content(layer: Descriptor, layout: Path) -> Iterator[bytes]:
-    """Yield what is compressed in a layer's blob.
+    """Yield the uncompressed content of a layer's blob.
 
     Raises:
         OSError, ValueError: the blob cannot be read.
@@ -101,27 +100,30 @@ def layer_content(layer: Descriptor, layout: Path) -> Iterator[bytes]:
 
 
 def unpacked(raw: IO[bytes], media_type: str) -> IO[bytes]:
-    """Return the stream that is compressed in a layer's blob."""
+    """Return the uncompressed stream of a layer's blob."""
     if media_type.endswith("zstd"):
-        import zstandard  # noqa: PLC0415  # only a difference needs it
+        import zstandard  # noqa: PLC0415  # only comparisons need it
 
         return cast("IO[bytes]", zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
     return cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if media_type.endswith("gzip") else raw
 
 
 def put_image(layout: Path, config: Descriptor, layers: Sequence[Descriptor]) -> Descriptor:
-    """Write the manifest of an image and return what it is known by.
+    """Write the manifest of an image and return its descriptor.
 
     Raises:
         DiskError: it cannot be written.
     """
-    described = [{"mediaType": part.media_type, "digest": part.digest, "size": part.size} for part in (config, *layers)]
+    described = [
+        {"mediaType": descriptor.media_type, "digest": descriptor.digest, "size": descriptor.size}
+        for descriptor in (config, *layers)
+    ]
     document = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": described[0], "layers": described[1:]}
     return put(layout, as_bytes(document), _MANIFEST)
 
 
 def take_blobs(exported: Path, layout: Path) -> None:
-    """Move the blobs of a layout into another; those that are there are replaced by the same.
+    """Move the blobs of a layout into another, over equal ones.
 
     Raises:
         DiskError: they cannot be moved.
@@ -133,63 +135,67 @@ def take_blobs(exported: Path, layout: Path) -> None:
             move(path, folder / path.name)
 
 
-def parts(image: Image) -> tuple[Descriptor, ...]:
-    """Return an image's blobs, each once: two layers can be the same."""
-    return tuple({part.digest: part for part in (image.manifest, image.config, *image.layers)}.values())
+def image_blobs(image: Image) -> tuple[Descriptor, ...]:
+    """Return an image's blobs without duplicates: two layers can be equal."""
+    return tuple(
+        {descriptor.digest: descriptor for descriptor in (image.manifest, image.config, *image.layers)}.values()
+    )
 
 
 def is_whole(layout: Path, image: Image) -> bool:
-    """Return whether every blob of an image is there with its size."""
-    return not damaged(layout, image)
+    """Return whether all blobs of an image exist with the right size."""
+    return not damaged_blobs(layout, image)
 
 
-def damaged(layout: Path, image: Image) -> tuple[Path, ...]:
-    """Return the files of an image's blobs that are absent or not of their size."""
-    return tuple(blob(layout, part.digest) for part in parts(image) if not is_present(layout, part))
+def damaged_blobs(layout: Path, image: Image) -> tuple[Path, ...]:
+    """Return the files of an image's blobs that are missing or have the wrong size."""
+    return tuple(
+        blob(layout, descriptor.digest) for descriptor in image_blobs(image) if not is_present(layout, descriptor)
+    )
 
 
-def fault(layout: Path, digest: str) -> IntegrityError | None:
-    """Read a blob through, and return what is wrong if its bytes are not those of its digest.
+def find_corruption(layout: Path, digest: str) -> IntegrityError | None:
+    """Read a whole blob, and return an error if it does not match its digest.
 
     Raises:
-        OSError: it is not there, or cannot be read.
+        OSError: it is missing or cannot be read.
     """
     with open_blob(layout, digest) as file:
         if f"sha256:{sha256_of_rest(file)}" == digest:
             return None
     weights = virtual_blob.changed_file(layout, digest)
-    again = "run `jbuild render RECIPE --force`, then the same command again" if weights else "build it with --force"
+    again = "run `jbuild render RECIPE --force`, then the same command again" if weights else "build with --force"
     return IntegrityError(
-        f"the built image's blob {digest} has changed on disk",
+        f"the image's blob {digest} does not match its digest",
         where=str(weights or blob(layout, digest)),
-        hint=f"remove the file; {again}",
+        hint=f"remove the file, then {again}",
     )
 
 
 def mark_image_used(layout: Path, image: Image) -> None:
-    """Note that an image is in use: its manifest, and the files elsewhere that layers of it consist of."""
+    """Mark an image as used: its manifest, and the blobs of its layers."""
     mark_used(blob(layout, image.digest))
     for layer in image.layers:
         mark_blob_used(layout, layer.digest)
 
 
-def is_present(layout: Path, part: Descriptor) -> bool:
-    """Return whether a blob is there with its size."""
-    path = blob(layout, part.digest)
+def is_present(layout: Path, descriptor: Descriptor) -> bool:
+    """Return whether a blob exists with the right size."""
+    path = blob(layout, descriptor.digest)
     if path.is_file():
-        return path.stat().st_size == part.size
-    found = virtual_blob.read(layout, part.digest)
-    return found is not None and found.size == part.size
+        return path.stat().st_size == descriptor.size
+    virtual = virtual_blob.read(layout, descriptor.digest)
+    return virtual is not None and virtual.size == descriptor.size
 
 
 def _json(layout: Path, digest: str) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(blob(layout, digest).read_bytes())
+        document: dict[str, Any] = json.loads(blob(layout, digest).read_bytes())
     except (OSError, ValueError) as error:
         raise BuildError(
-            f"the built image {digest} is not in the layout", where=str(layout), hint="build it again with --force"
+            f"the image {digest} is not in the layout", where=str(layout), hint="build it again with --force"
         ) from error
-    return found
+    return document
 
 
 def _descriptor(data: dict[str, Any]) -> Descriptor:

@@ -1,6 +1,6 @@
-"""Packs layers: a folder becomes a compressed blob of the layout, once; whoever needs the same layer takes that blob.
+"""Packs layers: compresses a folder into a blob of the layout, once for all cells with that layer.
 
-BuildKit would be sent the folder, copy it, tar it and compress it on one processor, for every cell anew.
+BuildKit would copy, tar and compress the folder on one processor, for every cell again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from builder.host import records
 from builder.host.files import disk_errors, mark_used, temp_file
 from builder.image.oci import tarball, virtual_blob
 from builder.image.oci.layout import blob, is_present, mark_blob_used
-from builder.model.descriptors import Descriptor
+from builder.model.images import Descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 
 # Part of every packed layer's key: raise it when the same folder packs to other bytes.
 _FORMAT = "3"
-# How much of a stream (bytes) tells whether it compresses, and to what part of itself it must to be worth it.
+# The size of the sample (bytes) that decides whether to compress a stream, and the largest worthwhile ratio.
 _SAMPLE = 8 << 20
 _WORTH = 0.97
-# What a layer whose contents lie elsewhere may have besides them (bytes).
+# The most literal bytes of a virtual blob.
 _MOST_LITERAL = 1 << 20
-# zstd's 6 is 6 % smaller than its 3, at twice the time, which is still a fraction of unpacking and compiling.
+# zstd's level 6 is 6 % smaller than 3 in twice the time, which is still a fraction of unpacking and compiling.
 _LEVELS = {"zstd": 6, "gzip": 6}
-# All that is to be gained in weights is their exponents' bits, and the first level finds them, ten times as fast.
+# Only the exponents' bits of weights compress; the first level gains as much, ten times as fast.
 _WEIGHTS_LEVEL = 1
 _MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar"
-# What zlib calls a gzip stream without a name and a time in it.
+# zlib's value for a gzip stream without a name and a time.
 _GZIP_WINDOW = 31
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Packed:
-    """A layer's blob, and the digest of what is compressed in it (the configuration's `diff_id`)."""
+    """A layer's blob, and the digest of its uncompressed content (the configuration's `diff_id`)."""
 
     blob: Descriptor
     diff_id: str
@@ -56,8 +56,8 @@ class _Compressor(Protocol):
     def flush(self) -> bytes: ...
 
 
-def how(compression: Compression) -> str:
-    """Return what, besides the files, decides a layer's bytes: our format, the compressor, its release and level."""
+def compression_key(compression: Compression) -> str:
+    """Return the other inputs of a layer's bytes besides its files: format, compressor, its release and level."""
     return f"{_FORMAT}-{compression}-{_release(compression)}-{_LEVELS[compression]}-{_WEIGHTS_LEVEL}"
 
 
@@ -66,104 +66,109 @@ def pack_folder(
     compression: Compression,
     workspace: Workspace,
     on_bytes: Callable[[float], object],
-    elsewhere: Mapping[str, Path] | None = None,
+    external: Mapping[str, Path] | None = None,
 ) -> Packed:
-    """Return the blob of a layer's folder, whose name stands for what is in it, packing it if it is not there.
+    """Return the blob of a layer's folder, whose name identifies its content, packing it if it is missing.
 
-    `on_bytes` is told of bytes read. `elsewhere` tells of the files of models, by their paths in the image, where the
-    cache keeps them: if they do not compress, they stay there, and the blob consists of them (`virtual_blob`).
+    `on_bytes` gets the number of bytes read. `external` maps the paths of models' files in the image to their files in
+    the cache: if they do not compress, the blob is virtual and refers to them (`virtual_blob`).
 
     Raises:
-        BuildError: the folder holds what a layer cannot.
-        IntegrityError: a model's file is not what its sha256 says.
+        BuildError: the folder has a file that a layer cannot contain.
+        IntegrityError: a model's file does not match its sha256.
         DiskError: the disk is full, or cannot be written.
     """
     key = _key(folder, compression)
-    # Cells that share a layer may be built at once.
+    # Cells that share a layer may build at the same time.
     with workspace.file_lock(f"pack-{key[:16]}"):
-        found = find_packed(folder, compression, workspace)
-        if found:
-            return found
+        cached = find_packed(folder, compression, workspace)
+        if cached:
+            return cached
         try:
             with disk_errors(workspace.images):
-                made = _pack_folder(folder, compression, elsewhere or {}, workspace, on_bytes)
+                packed = _pack_folder(folder, compression, external or {}, workspace, on_bytes)
         except tarball.ChangedError as error:
             raise _changed(folder, Path(str(error))) from error
         except ValueError as error:
             hint = "this is a bug in jbuild; please report it"
             raise BuildError(f"layer {folder.name} cannot be packed: {error}", where=str(folder), hint=hint) from error
-        records.write(workspace.packed(key), key, made)
-    return made
+        records.write(workspace.packed(key), key, packed)
+    return packed
 
 
 def find_packed(folder: Path, compression: Compression, workspace: Workspace) -> Packed | None:
-    """Return the blob that a layer's folder was packed into, if it is there."""
+    """Return the blob of a layer's folder if it was packed already, or else None."""
     key = _key(folder, compression)
-    found = records.read(workspace.packed(key), key, Packed)
-    if found is None or not is_present(workspace.images, found.blob):
+    packed = records.read(workspace.packed(key), key, Packed)
+    if packed is None or not is_present(workspace.images, packed.blob):
         return None
     mark_used(workspace.packed(key))
-    mark_blob_used(workspace.images, found.blob.digest)
-    return found
+    mark_blob_used(workspace.images, packed.blob.digest)
+    return packed
 
 
 def _changed(folder: Path, path: Path) -> IntegrityError:
     if path.is_relative_to(folder):
-        hint = f"remove {folder}; `jbuild render RECIPE --force` makes it anew"
+        hint = f"remove {folder}; `jbuild render RECIPE --force` makes it again"
     else:
-        hint = "`jbuild models verify RECIPE` takes it away; then `jbuild render RECIPE --force` fetches it again"
-    return IntegrityError("a model's file is not the one that was locked any more", where=str(path), hint=hint)
+        hint = "run `jbuild models verify RECIPE` to remove it, then `jbuild render RECIPE --force` to fetch it again"
+    return IntegrityError("a model's file no longer matches the lock", where=str(path), hint=hint)
 
 
 def _pack_folder(
     folder: Path,
     compression: Compression,
-    elsewhere: Mapping[str, Path],
+    external: Mapping[str, Path],
     workspace: Workspace,
     on_bytes: Callable[[float], object],
 ) -> Packed:
-    weights = {name: path for name, path in elsewhere.items() if (folder / name).is_file()}
+    weights = {name: path for name, path in external.items() if (folder / name).is_file()}
     if not weights:
         return pack(tarball.stream(folder), compression, workspace.images, on_bytes)
-    parts = list(tarball.parts(folder, weights))
-    made = _in_pieces(parts, {str(path) for path in weights.values()}, workspace, on_bytes)
-    return made or pack(tarball.blocks(parts), compression, workspace.images, on_bytes, level=_WEIGHTS_LEVEL)
+    segments = list(tarball.segments(folder, weights))
+    packed = _virtual_blob(segments, {str(path) for path in weights.values()}, workspace, on_bytes)
+    return packed or pack(tarball.blocks(segments), compression, workspace.images, on_bytes, level=_WEIGHTS_LEVEL)
 
 
-def _in_pieces(
-    parts: Sequence[bytes | tarball.Content],
-    kept: Collection[str],
+def _virtual_blob(
+    segments: Sequence[bytes | tarball.Content],
+    external: Collection[str],
     workspace: Workspace,
     on_bytes: Callable[[float], object],
 ) -> Packed | None:
-    """Return the blob of a layer that consists of files kept elsewhere; None if it is to have a file of its own."""
-    literal = sum(len(part) if isinstance(part, bytes) else part.size * (part.path not in kept) for part in parts)
-    if literal > _MOST_LITERAL or _shrinks(_beginning(tarball.blocks(parts))):
+    """Return the virtual blob of a layer, or None if the layer needs a file of its own."""
+    literal = sum(
+        len(segment) if isinstance(segment, bytes) else segment.size * (segment.path not in external)
+        for segment in segments
+    )
+    if literal > _MOST_LITERAL or _shrinks(_read_sample(tarball.blocks(segments))):
         return None
     digest = hashlib.sha256()
-    for block in tarball.blocks(parts):
+    for block in tarball.blocks(segments):
         digest.update(block)
         on_bytes(len(block))
     name = f"sha256:{digest.hexdigest()}"
-    size = sum(len(part) if isinstance(part, bytes) else part.size for part in parts)
-    virtual_blob.write(workspace.images, name, _joined(parts, kept))
+    size = sum(len(segment) if isinstance(segment, bytes) else segment.size for segment in segments)
+    virtual_blob.write(workspace.images, name, _merge_literals(segments, external))
     return Packed(blob=Descriptor(media_type=_MEDIA_TYPE, digest=name, size=size), diff_id=name)
 
 
-def _joined(parts: Iterable[bytes | tarball.Content], kept: Collection[str]) -> Iterator[bytes | tarball.Content]:
-    """Yield the parts, literal ones that follow one another as one; so are the contents that are not kept elsewhere."""
+def _merge_literals(
+    segments: Iterable[bytes | tarball.Content], external: Collection[str]
+) -> Iterator[bytes | tarball.Content]:
+    """Yield the segments with consecutive literal ones joined; contents that are not external become literal."""
     literal = bytearray()
-    for part in parts:
-        if isinstance(part, tarball.Content) and part.path in kept:
-            yield from (bytes(literal), part)
+    for segment in segments:
+        if isinstance(segment, tarball.Content) and segment.path in external:
+            yield from (bytes(literal), segment)
             literal.clear()
         else:
-            literal += b"".join(tarball.blocks([part]))
+            literal += b"".join(tarball.blocks([segment]))
     yield bytes(literal)
 
 
 def _key(folder: Path, compression: Compression) -> str:
-    return records.fingerprint(folder.name, how(compression))
+    return records.fingerprint(folder.name, compression_key(compression))
 
 
 def pack(
@@ -174,17 +179,17 @@ def pack(
     *,
     level: int | None = None,
 ) -> Packed:
-    """Compress a tar stream into a blob of a layout; the same stream gives the same blob on any number of processors.
+    """Compress a tar stream into a blob of a layout; the result does not depend on the number of processors.
 
-    `level` is the compressor's, instead of the one that we take. What does not compress, as the weights of many models,
-    is stored as it is: a device need not unpack it either.
+    `level` overrides the compressor's default level. Content that does not compress, such as the weights of many
+    models, is stored uncompressed, which also saves a device the decompression.
 
     Raises:
-        OSError: the stream cannot be read, or the blob not written.
+        OSError: the stream cannot be read, or the blob cannot be written.
     """
     blocks = iter(content)
-    beginning = _beginning(blocks)
-    compressor = _compressor(compression, level or _LEVELS[compression]) if _shrinks(beginning) else None
+    sample = _read_sample(blocks)
+    compressor = _compressor(compression, level or _LEVELS[compression]) if _shrinks(sample) else None
     inner, outer, size = hashlib.sha256(), hashlib.sha256(), 0
     with temp_file(layout / "blobs" / "sha256") as temporary:
         with temporary.open("wb") as file:
@@ -193,7 +198,7 @@ def pack(
                 outer.update(data)
                 return file.write(data)
 
-            for block in chain(beginning, blocks):
+            for block in chain(sample, blocks):
                 if compressor:
                     inner.update(block)
                 size += write(compressor.compress(block) if compressor else block)
@@ -205,16 +210,16 @@ def pack(
     return Packed(blob=descriptor, diff_id=f"sha256:{(inner if compressor else outer).hexdigest()}")
 
 
-def _beginning(blocks: Iterator[bytes]) -> list[bytes]:
-    found: list[bytes] = []
-    while sum(map(len, found)) < _SAMPLE and (block := next(blocks, None)):
-        found.append(block)
-    return found
+def _read_sample(blocks: Iterator[bytes]) -> list[bytes]:
+    blocks_read: list[bytes] = []
+    while sum(map(len, blocks_read)) < _SAMPLE and (block := next(blocks, None)):
+        blocks_read.append(block)
+    return blocks_read
 
 
-def _shrinks(beginning: Sequence[bytes]) -> bool:
-    """Return whether compressing is worth it, by the beginning of the stream alone: so it is the same everywhere."""
-    sample = b"".join(beginning)
+def _shrinks(blocks: Sequence[bytes]) -> bool:
+    """Return whether to compress a stream, by its beginning alone, so that the result is the same everywhere."""
+    sample = b"".join(blocks)
     return len(sample) < _SAMPLE or len(zlib.compress(sample, 1)) < _WORTH * len(sample)
 
 
@@ -223,10 +228,10 @@ def _compressor(compression: Compression, level: int) -> _Compressor:
         return zlib.compressobj(level, zlib.DEFLATED, _GZIP_WINDOW)
     import zstandard  # noqa: PLC0415  # only packing needs it
 
-    # At least one worker: without any, zstd cuts its input otherwise, and the bytes are others.
+    # At least one worker: without any, zstd splits its input differently, and the bytes differ.
     threads = max(1, os.cpu_count() or 1)
-    found: _Compressor = zstandard.ZstdCompressor(level=level, threads=threads).compressobj()
-    return found
+    compressor: _Compressor = zstandard.ZstdCompressor(level=level, threads=threads).compressobj()
+    return compressor
 
 
 def _release(compression: Compression) -> str:
@@ -234,4 +239,4 @@ def _release(compression: Compression) -> str:
         return zlib.ZLIB_RUNTIME_VERSION
     import zstandard  # noqa: PLC0415  # as above
 
-    return ".".join(str(part) for part in zstandard.ZSTD_VERSION)
+    return ".".join(str(number) for number in zstandard.ZSTD_VERSION)

@@ -1,4 +1,4 @@
-"""A folder as a tar stream that is the same on every machine: sorted, owned by root, one time for all."""
+"""A folder as a reproducible tar stream: sorted, owned by root, with one time for all files."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-# Files are handed on in blocks of this many bytes, small ones together.
+# The stream consists of blocks of about this many bytes.
 _BLOCK = 1 << 20
-# What the fields of a usual header hold: bytes of a name, and a size in eleven octal digits.
+# Limits of a plain header: bytes of a name, and a size in eleven octal digits.
 _LONGEST = tarfile.LENGTH_NAME
 _LARGEST = 8**11 - 1
 # Names of user and group, device numbers, the prefix and the rest of the block: all empty.
@@ -26,7 +26,7 @@ _NOBODY = bytes(32 + 32 + 8 + 8 + 155 + 12)
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The content of a file: where it is read from, its size in bytes, and its sha256, if that is to be checked."""
+    """The content of a file: its path, its size in bytes, and its sha256, if it is to be verified."""
 
     path: str
     size: int
@@ -34,50 +34,50 @@ class Content:
 
 
 class ChangedError(Exception):
-    """A file is not what its sha256 says; the path is the argument."""
+    """A file does not match its sha256; the path is the argument."""
 
 
 def stream(folder: Path) -> Iterator[bytes]:
-    """Yield the tar of what lies in a folder, without the folder itself, in blocks of about a megabyte.
+    """Yield the tar of a folder's contents, without the folder itself, in blocks of about a megabyte.
 
-    Modes are those of the files; hard links become files of their own.
+    Modes are those of the files; hard links become separate files.
 
     Raises:
-        OSError: a file cannot be read, or changed its size meanwhile.
-        ValueError: it holds what an image's layer cannot: a device, a pipe, a socket.
+        OSError: a file cannot be read, or its size changes while it is read.
+        ValueError: the folder has a device, a pipe or a socket, which a layer cannot contain.
     """
-    return blocks(parts(folder))
+    return blocks(segments(folder))
 
 
-def parts(folder: Path, elsewhere: Mapping[str, Path] | None = None) -> Iterator[bytes | Content]:
-    """Yield the tar of what lies in a folder: literal bytes, and the contents of files unread.
+def segments(folder: Path, external: Mapping[str, Path] | None = None) -> Iterator[bytes | Content]:
+    """Yield the tar of a folder's contents: literal bytes, and unread contents of files.
 
-    `elsewhere` tells by path in the tar where else a file's content lies, as long as it does, under its sha256.
+    `external` maps paths in the tar to other files with the same content, named by their sha256, while those exist.
 
     Raises:
         OSError: a folder cannot be read.
         ValueError: as `stream` does.
     """
-    yield from _entries(str(folder), elsewhere or {})
+    yield from _entries(str(folder), external or {})
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
 def blocks(content: Iterable[bytes | Content]) -> Iterator[bytes]:
-    """Yield the bytes of a tar's parts in blocks of about a megabyte.
+    """Yield the bytes of a tar's segments in blocks of about a megabyte.
 
     Raises:
-        OSError: a file cannot be read, or is not of its size any more.
-        ChangedError: one is not what its sha256 says.
+        OSError: a file cannot be read, or its size changed.
+        ChangedError: a file does not match its sha256.
     """
     waiting = bytearray()
-    for piece in _read(content):
-        if len(piece) >= _BLOCK:
+    for block in _read(content):
+        if len(block) >= _BLOCK:
             if waiting:
                 yield bytes(waiting)
                 waiting.clear()
-            yield piece
+            yield block
             continue
-        waiting += piece
+        waiting += block
         if len(waiting) >= _BLOCK:
             yield bytes(waiting)
             waiting.clear()
@@ -86,46 +86,46 @@ def blocks(content: Iterable[bytes | Content]) -> Iterator[bytes]:
 
 
 def size_of(folder: Path) -> int:
-    """Return about how many bytes the files of a folder hold, to show progress by."""
+    """Return the approximate size of a folder's files in bytes, for progress bars."""
     return sum(os.lstat(os.path.join(base, name)).st_size for base, _, names in os.walk(folder) for name in names)  # noqa: PTH118
 
 
-def _entries(root: str, elsewhere: Mapping[str, Path]) -> Iterator[bytes | Content]:
+def _entries(root: str, external: Mapping[str, Path]) -> Iterator[bytes | Content]:
     # Plain strings, scandir and no recursion: a CUDA stack has 100,000 files.
-    waiting = _listed(root, "")
+    waiting = _children(root, "")
     while waiting:
         name, entry = waiting.pop()
         state = entry.stat(follow_symlinks=False)
         if stat.S_ISDIR(state.st_mode):
             yield header(f"{name}/", tarfile.DIRTYPE, state.st_mode)
-            waiting += _listed(root, f"{name}/")
+            waiting += _children(root, f"{name}/")
         elif stat.S_ISLNK(state.st_mode):
             yield header(name, tarfile.SYMTYPE, 0o777, target=os.readlink(entry.path))  # noqa: PTH115
         elif stat.S_ISREG(state.st_mode):
             yield header(name, tarfile.REGTYPE, state.st_mode, size=state.st_size)
-            yield _content_of(entry, state.st_size, elsewhere.get(name))
+            yield _content_of(entry, state.st_size, external.get(name))
             yield bytes(-state.st_size % tarfile.BLOCKSIZE)
         else:
             raise ValueError(f"/{name} is neither a file nor a folder nor a symbolic link")
 
 
-def _content_of(entry: os.DirEntry[str], size: int, elsewhere: Path | None) -> Content:
-    if elsewhere is None:
+def _content_of(entry: os.DirEntry[str], size: int, external: Path | None) -> Content:
+    if external is None:
         return Content(entry.path, size)
-    return Content(str(elsewhere) if elsewhere.is_file() else entry.path, size, elsewhere.name)
+    return Content(str(external) if external.is_file() else entry.path, size, external.name)
 
 
-def _listed(root: str, inside: str) -> list[tuple[str, os.DirEntry[str]]]:
-    """Return what lies in a folder, by the path in the tar, the last first."""
+def _children(root: str, inside: str) -> list[tuple[str, os.DirEntry[str]]]:
+    """Return the entries of a folder with their paths in the tar, in reverse order."""
     with os.scandir(f"{root}/{inside}") as entries:
-        found = sorted(entries, key=lambda entry: os.fsencode(entry.name), reverse=True)
-    return [(f"{inside}{entry.name}", entry) for entry in found]
+        ordered = sorted(entries, key=lambda entry: os.fsencode(entry.name), reverse=True)
+    return [(f"{inside}{entry.name}", entry) for entry in ordered]
 
 
 def header(name: str, kind: bytes, mode: int, *, size: int = 0, target: str = "") -> bytes:
-    """Return what stands before a file's content: as `tarfile` writes it, in its PAX format, with any Python.
+    """Return the header of a file: the same bytes as `tarfile` in PAX format, with any Python version.
 
-    Its own takes five times as long, and what it writes is no promise of Python's.
+    `tarfile` takes five times as long, and Python does not guarantee its exact bytes.
     """
     records = [*_long("path", name), *_long("linkpath", target)]
     if size > _LARGEST:
@@ -144,14 +144,14 @@ def _ascii(value: str) -> bytes:
 
 
 def _extended(records: list[tuple[str, str]]) -> bytes:
-    """Return a PAX header with what the usual one has no room for."""
+    """Return a PAX header with the values that do not fit the plain one."""
     content = b""
     if any(not _is_text(value) for _, value in records):
         content = b"21 hdrcharset=BINARY\n"
     for key, value in records:
         rest = f" {key}=".encode() + value.encode("utf-8", "surrogateescape") + b"\n"
         length = len(rest)
-        # A record begins with its length, the digits of that included.
+        # A record begins with its length, which includes the digits of the length.
         while length != len(rest) + len(str(length)):
             length = len(rest) + len(str(length))
         content += str(length).encode() + rest
@@ -168,36 +168,36 @@ def _is_text(value: str) -> bool:
 
 
 def _block(name: bytes, kind: bytes, mode: int, size: int, mtime: int, target: bytes) -> bytes:
-    """Return one block of POSIX's ustar, owned by root; its checksum counts as blanks in itself."""
+    """Return one ustar block (POSIX), owned by root; the checksum field counts as blanks."""
     before = b"%b%07o\0%b%011o\0%011o\0" % (name.ljust(_LONGEST, b"\0"), mode, b"0000000\0" * 2, size, mtime)
     after = b"%b%bustar\x0000%b" % (kind, target.ljust(_LONGEST, b"\0"), _NOBODY)
     return b"%b%06o\0 %b" % (before, sum(before) + sum(after) + 8 * ord(" "), after)
 
 
 def _read(content: Iterable[bytes | Content]) -> Iterator[bytes]:
-    for part in content:
-        if isinstance(part, bytes):
-            yield part
-        elif part.sha256 is None:
-            yield from _content(part.path, part.size)
+    for segment in content:
+        if isinstance(segment, bytes):
+            yield segment
+        elif segment.sha256 is None:
+            yield from _content(segment.path, segment.size)
         else:
-            yield from _checked(part)
+            yield from _verified(segment)
 
 
-def _checked(part: Content) -> Iterator[bytes]:
-    found = hashlib.sha256()
-    for block in _content(part.path, part.size):
-        found.update(block)
+def _verified(file: Content) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    for block in _content(file.path, file.size):
+        digest.update(block)
         yield block
-    if found.hexdigest() != part.sha256:
-        raise ChangedError(part.path)
+    if digest.hexdigest() != file.sha256:
+        raise ChangedError(file.path)
 
 
 def _content(path: str, size: int) -> Iterator[bytes]:
     left = size
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # as above
         while True:
-            # One byte more than there should be: that a file became longer shows without another read.
+            # One byte more than expected, to detect a longer file without another read.
             block = file.read(min(left + 1, _BLOCK))
             if len(block) > left:
                 raise OSError(f"{path} became longer while it was read")

@@ -1,6 +1,6 @@
-"""Blobs that are no files of their own: a few bytes of ours and files of the cache, one after another.
+"""Virtual blobs: a sequence of literal bytes and files of the cache.
 
-The weights of a model seldom compress. Copied into a blob, they would lie on the disk twice.
+The weights of a model seldom compress. A copy in a blob would double their space on the disk.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     from builder.image.oci.tarball import Content
 
-# Where these are told of in a layout.
+# The folder of their records in a layout.
 FOLDER = "pieces"
 _READ_AHEAD = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extent:
-    """`size` bytes of a blob: those of `file`, a path as it is seen from the layout, or `literal` ones in base64."""
+    """`size` bytes of a blob: those of `file`, a path relative to the layout, or `literal` ones in base64."""
 
     size: int
     file: str | None = None
@@ -38,91 +38,91 @@ class Extent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VirtualBlob:
-    """What a blob consists of, in order."""
+    """The extents of a virtual blob, in order."""
 
     pieces: tuple[Extent, ...]
 
     @property
     def size(self) -> int:
         """The blob's size in bytes."""
-        return sum(piece.size for piece in self.pieces)
+        return sum(extent.size for extent in self.pieces)
 
 
-def place(layout: Path, digest: str) -> Path:
-    """Return the file that tells what a blob consists of."""
+def record_path(layout: Path, digest: str) -> Path:
+    """Return the file of a virtual blob's record."""
     algorithm, _, value = digest.partition(":")
     return layout / FOLDER / algorithm / value
 
 
-def write(layout: Path, digest: str, parts: Iterable[bytes | Content]) -> None:
-    """Note of what a blob consists; the contents stay where they are.
+def write(layout: Path, digest: str, segments: Iterable[bytes | Content]) -> None:
+    """Write the record of a virtual blob, without copying its contents.
 
     Raises:
         DiskError: it cannot be written.
     """
-    made = tuple(_piece(part, layout) for part in parts)
-    records.write(place(layout, digest), digest, VirtualBlob(pieces=made))
+    extents = tuple(_extent(segment, layout) for segment in segments)
+    records.write(record_path(layout, digest), digest, VirtualBlob(pieces=extents))
 
 
 def read(layout: Path, digest: str) -> VirtualBlob | None:
-    """Return what a blob consists of; None if that is not known, or a file has gone or is of another size."""
-    found = records.read(place(layout, digest), digest, VirtualBlob)
-    return found if found and all(_is_there(layout, piece) for piece in found.pieces) else None
+    """Return a virtual blob, or None if it has no record, or if a file is missing or has another size."""
+    record = records.read(record_path(layout, digest), digest, VirtualBlob)
+    return record if record and all(_is_unchanged(layout, extent) for extent in record.pieces) else None
 
 
-def open_pieces(layout: Path, digest: str) -> IO[bytes]:
-    """Open a blob in pieces for reading.
+def open_virtual_blob(layout: Path, digest: str) -> IO[bytes]:
+    """Open a virtual blob for reading.
 
     Raises:
-        FileNotFoundError: there is no such blob, or one of its files has gone.
+        FileNotFoundError: there is no such blob, or one of its files is missing.
     """
-    found = read(layout, digest)
-    if found is None:
-        raise FileNotFoundError(f"{place(layout, digest)} is not there, or a file that it names is not")
-    return cast("IO[bytes]", io.BufferedReader(_BlobReader(layout, found.pieces), _READ_AHEAD))
+    record = read(layout, digest)
+    if record is None:
+        raise FileNotFoundError(f"{record_path(layout, digest)} or a file of it is missing")
+    return cast("IO[bytes]", io.BufferedReader(_BlobReader(layout, record.pieces), _READ_AHEAD))
 
 
-def mark_pieces_used(layout: Path, digest: str) -> None:
-    """Note that a blob in pieces is in use, and the files that it consists of."""
-    found = records.read(place(layout, digest), digest, VirtualBlob)
-    for file in files_of(layout, found) if found else ():
+def mark_files_used(layout: Path, digest: str) -> None:
+    """Mark a virtual blob and its files as used."""
+    record = records.read(record_path(layout, digest), digest, VirtualBlob)
+    for file in files_of(layout, record) if record else ():
         mark_used(file)
-    mark_used(place(layout, digest))
+    mark_used(record_path(layout, digest))
 
 
-def files_of(layout: Path, found: VirtualBlob) -> tuple[Path, ...]:
-    """Return the files that a blob consists of."""
-    return tuple(layout / piece.file for piece in found.pieces if piece.file)
+def files_of(layout: Path, record: VirtualBlob) -> tuple[Path, ...]:
+    """Return the files of a virtual blob."""
+    return tuple(layout / extent.file for extent in record.pieces if extent.file)
 
 
 def changed_file(layout: Path, digest: str) -> Path | None:
-    """Return the first file of a blob whose content is no longer the one that it is named by."""
-    found = records.read(place(layout, digest), digest, VirtualBlob)
-    return next((file for file in files_of(layout, found) if sha256_of(file) != file.name), None) if found else None
+    """Return the first file of a virtual blob whose content does not match its name."""
+    record = records.read(record_path(layout, digest), digest, VirtualBlob)
+    return next((file for file in files_of(layout, record) if sha256_of(file) != file.name), None) if record else None
 
 
-def _piece(part: bytes | Content, layout: Path) -> Extent:
-    if isinstance(part, bytes):
-        return Extent(size=len(part), literal=base64.b64encode(part).decode())
-    return Extent(size=part.size, file=os.path.relpath(part.path, layout))
+def _extent(segment: bytes | Content, layout: Path) -> Extent:
+    if isinstance(segment, bytes):
+        return Extent(size=len(segment), literal=base64.b64encode(segment).decode())
+    return Extent(size=segment.size, file=os.path.relpath(segment.path, layout))
 
 
-def _is_there(layout: Path, piece: Extent) -> bool:
-    if piece.file is None:
+def _is_unchanged(layout: Path, extent: Extent) -> bool:
+    if extent.file is None:
         return True
     try:
-        return (layout / piece.file).stat().st_size == piece.size
+        return (layout / extent.file).stat().st_size == extent.size
     except OSError:
         return False
 
 
 class _BlobReader(io.RawIOBase):
-    """The pieces as one file."""
+    """The extents as one file."""
 
-    def __init__(self, layout: Path, pieces: Sequence[Extent]) -> None:
+    def __init__(self, layout: Path, extents: Sequence[Extent]) -> None:
         super().__init__()
-        self._layout, self._pieces = layout, [piece for piece in pieces if piece.size]
-        self._ends = list(accumulate(piece.size for piece in self._pieces))
+        self._layout, self._pieces = layout, [extent for extent in extents if extent.size]
+        self._ends = list(accumulate(extent.size for extent in self._pieces))
         self._at = 0
         self._open: tuple[int, IO[bytes]] | None = None
 
@@ -148,11 +148,11 @@ class _BlobReader(io.RawIOBase):
         inside = self._pieces[index].size - left
         file = self._file(index)
         file.seek(inside)
-        got = file.readinto(memoryview(buffer)[:left])  # type: ignore[attr-defined]
-        if not got:
+        count = file.readinto(memoryview(buffer)[:left])  # type: ignore[attr-defined]
+        if not count:
             raise OSError(f"{self._pieces[index].file} became shorter while it was read")
-        self._at += got
-        return int(got)
+        self._at += count
+        return int(count)
 
     def close(self) -> None:
         if self._open:
@@ -164,11 +164,11 @@ class _BlobReader(io.RawIOBase):
         if self._open is None or self._open[0] != index:
             if self._open:
                 self._open[1].close()
-            piece = self._pieces[index]
+            extent = self._pieces[index]
             opened = (
-                (self._layout / piece.file).open("rb", buffering=0)
-                if piece.file
-                else io.BytesIO(base64.b64decode(piece.literal))
+                (self._layout / extent.file).open("rb", buffering=0)
+                if extent.file
+                else io.BytesIO(base64.b64decode(extent.literal))
             )
             self._open = index, cast("IO[bytes]", opened)
         return self._open[1]

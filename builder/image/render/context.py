@@ -1,4 +1,4 @@
-"""The trees of a plan's layers that do not come from wheels: the virtual environment itself, models, the runtime."""
+"""The layer folders of a plan that do not come from wheels: the virtual environment, models and the runtime."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from builder.model.model_files import LockedModel
     from builder.model.recipes import Spec
 
-# Where distributions keep their own interpreter.
+# The folder of a distribution's own interpreter.
 SYSTEM_HOME = "/usr/bin"
 
 
 def make_layer(layers: Path, name: str, fill: Callable[[Path], None]) -> str:
-    """Make a layer's folder, unless it is there: its name stands for its content. Return the name.
+    """Make a layer's folder, unless it exists: its name identifies its content. Return the name.
 
     Raises:
         DiskError: the disk is full or cannot be written.
@@ -47,9 +47,9 @@ def interpreter_layer(layers: Path, interpreter: LockedInterpreter, tree: Path) 
 
 
 def environment_layer(layers: Path, python: str, home: str) -> str:
-    """Make the layer with the bare virtual environment, as `python -m venv` would lay it out.
+    """Make the layer of the empty virtual environment, in the layout of `python -m venv`.
 
-    `home` is the folder of the interpreter's program in the image.
+    `home` is the folder of the interpreter's executable in the image.
     """
 
     def fill(folder: Path) -> None:
@@ -64,8 +64,8 @@ def environment_layer(layers: Path, python: str, home: str) -> str:
         (root / "pyvenv.cfg").write_text(text, encoding="utf-8")
         normalise(folder)
 
-    place = "" if home == SYSTEM_HOME else f"-{home.strip('/').replace('/', '-')}"
-    return make_layer(layers, f"environment-py{python}{place}-1", fill)
+    suffix = "" if home == SYSTEM_HOME else f"-{home.strip('/').replace('/', '-')}"
+    return make_layer(layers, f"environment-py{python}{suffix}-1", fill)
 
 
 def model_layer(layers: Path, model: LockedModel, blobs: Path) -> str:
@@ -75,7 +75,7 @@ def model_layer(layers: Path, model: LockedModel, blobs: Path) -> str:
 
 
 def runtime_layer(layers: Path, spec: Spec) -> str:
-    """Make the layer with what runs in the image: entrypoint, health check, and the server's settings."""
+    """Make the layer of the image's runtime: entrypoint, health check and server settings."""
     files = {path.name: path.read_bytes() for path in runtime.scripts()}
     files["server.json"] = runtime.server_json(spec).encode()
     content = records.fingerprint({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})

@@ -1,4 +1,4 @@
-"""Renders the Dockerfile: Jinja templates in which a value can never become an instruction."""
+"""Renders the Dockerfile from Jinja templates; values cannot become instructions."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
-# What may stand unquoted in an instruction: image references, folder names, numbers, variable names.
+# Values that need no quotes in an instruction: image references, folder names, numbers, variable names.
 _WORD = re.compile(r"[A-Za-z0-9_./:@+-]+")
 
 
 def render(template: str, folders: Sequence[Path], values: dict[str, Any]) -> str:
-    """Render a template; the user's folder comes first, `builtin/<name>` always means the one that ships with jbuild.
+    """Render a template; the user's folder comes first, `builtin/<name>` is always jbuild's own.
 
     Raises:
-        RecipeError: the template is missing, has a mistake, or a value cannot be quoted.
+        RecipeError: the template is missing or has a mistake, or a value cannot be quoted.
     """
     try:
         return _environment(folders).get_template(template).render(values)
     except jinja2.TemplateNotFound as error:
-        places = ", ".join(str(folder) for folder in folders)
+        locations = ", ".join(str(folder) for folder in folders)
         if error.name == template:
-            message, hint = f"there is no template {error.name} in {places}", "correct `template` in the recipe"
+            message, hint = f"there is no template {error.name} in {locations}", "correct `template` in the recipe"
         else:
-            message = f"the template {template} builds on {error.name}, which is not there"
-            hint = f"`builtin/NAME` means one that ships with jbuild, NAME one in {places}"
-        found = (str(folder / template) for folder in folders if (folder / template).is_file())
-        raise RecipeError(message, where=next(found, template), hint=hint) from error
+            message = f"the template {template} extends {error.name}, which does not exist"
+            hint = f"`builtin/NAME` is one of jbuild's templates, NAME is one in {locations}"
+        candidates = (str(folder / template) for folder in folders if (folder / template).is_file())
+        raise RecipeError(message, where=next(candidates, template), hint=hint) from error
     except jinja2.TemplateSyntaxError as error:
         raise RecipeError(
             f"the template has a mistake: {error.message}", where=f"{error.filename}:{error.lineno}"
@@ -43,7 +43,7 @@ def render(template: str, folders: Sequence[Path], values: dict[str, Any]) -> st
     except jinja2.UndefinedError as error:
         hint = f"a template may use: {', '.join(sorted(values))}"
         raise RecipeError(
-            f"the template uses what does not exist: {error.message}", where=template, hint=hint
+            f"the template uses an undefined value: {error.message}", where=template, hint=hint
         ) from error
     except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, OSError) as error:
         raise RecipeError(f"the template cannot be rendered: {error}", where=template) from error
@@ -63,10 +63,10 @@ def _environment(folders: Sequence[Path]) -> jinja2.Environment:
 
 
 def quoted(value: object) -> str:
-    """Quote a value for ENV and LABEL: nothing in it is expanded, nothing ends it.
+    """Quote a value for ENV and LABEL, so that Docker does not expand it.
 
     Raises:
-        RecipeError: it holds a line break or another control character.
+        RecipeError: it contains a line break or another control character.
     """
     text = str(value)
     _refuse_control(text)
@@ -75,10 +75,10 @@ def quoted(value: object) -> str:
 
 
 def exec_form(argv: Sequence[str]) -> str:
-    """Write a command as JSON, so that no shell reads it.
+    """Return a command as JSON, which Docker runs without a shell.
 
     Raises:
-        RecipeError: an argument holds a line break or another control character.
+        RecipeError: an argument contains a line break or another control character.
     """
     for argument in argv:
         _refuse_control(argument)
@@ -86,17 +86,17 @@ def exec_form(argv: Sequence[str]) -> str:
 
 
 def word(value: object) -> str:
-    """Return a value that may stand unquoted in an instruction.
+    """Return a value that needs no quotes in an instruction.
 
     Raises:
-        RecipeError: it has any other character than names and references have.
+        RecipeError: it contains a character that names and references cannot have.
     """
     text = str(value)
     if not _WORD.fullmatch(text):
-        raise RecipeError(f"{text!r} cannot stand in a Dockerfile", hint="use letters, digits and . _ / : @ + - only")
+        raise RecipeError(f"{text!r} is not valid in a Dockerfile", hint="use letters, digits and . _ / : @ + - only")
     return text
 
 
 def _refuse_control(value: str) -> None:
     if _CONTROL.search(value):
-        raise RecipeError(f"{value!r} holds a control character", hint="write it on one line")
+        raise RecipeError(f"{value!r} contains a control character", hint="write it on one line")

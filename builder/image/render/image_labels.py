@@ -1,4 +1,4 @@
-"""What an image says of itself: environment and labels, from the lock and the recipe."""
+"""An image's environment variables and labels, from the lock and the recipe."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from builder.model.model_files import LockedModel
     from builder.model.recipes import Pairs
 
-# The server's user: a number that no distribution gives out, so that a volume's files belong to nobody else.
+# The server's user: a number that distributions do not assign, so that a volume's files have no other owner.
 UID = 10001
 USER = "vllm"
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Everything that is written at run time goes below one path, so that one volume keeps it.
+# All files written at run time are below one path, so that one volume stores them.
 _CACHE = "/cache"
 _CACHES = (
     ("XDG_CACHE_HOME", _CACHE),
@@ -30,13 +30,13 @@ _CACHES = (
 
 
 def environment(job: Job, lock: Lock) -> Pairs:
-    """Return the image's environment variables; those of the recipe come last and win."""
+    """Return the image's environment variables; those of the recipe override the others."""
     values = {
         "PATH": f"{ENVIRONMENT}/bin:{_SYSTEM_PATH}",
         "VIRTUAL_ENV": ENVIRONMENT,
-        # What knows no variable of its own (CUDA's, numba's, TVM's caches) writes below the home.
+        # Caches without a variable of their own (CUDA, numba, TVM) are below the home folder.
         "HOME": _CACHE,
-        # torch and getpass ask for a name even where no password file is mounted.
+        # torch and getpass need a name even without a password file.
         "USER": USER,
         "LOGNAME": USER,
         **dict(_CACHES),
@@ -74,24 +74,24 @@ def labels(job: Job, lock: Lock, licences: str | None = None) -> Pairs:
         "io.jbuild.model-licences": ",".join(f"{m.name}={m.licence}" for m in lock.models if m.licence),
         "io.jbuild.stand-ins": "; ".join(stand_ins(lock)),
     }
-    given = {name: value for name, value in values.items() if value}
-    return tuple(sorted((given | dict(job.spec.labels)).items()))
+    non_empty = {name: value for name, value in values.items() if value}
+    return tuple(sorted((non_empty | dict(job.spec.labels)).items()))
 
 
 def _source(model: LockedModel) -> str:
-    """Return where exactly a model is from; a folder's path is nobody's business but the builder's."""
+    """Return the exact source of a model, without the path of a local folder, which would reveal the builder's."""
     if "://" not in model.source:
         return "folder"
     if model.revision is None:
         return model.source
     name = model.source.partition("@")[0]
     if model.origin == "registry":
-        # The digest says more than a tag that moves.
+        # The digest is more exact than a tag, which can move.
         name = name.rpartition(":")[0] if ":" in name.rpartition("/")[2] else name
     return f"{name}@{model.revision}"
 
 
 def stand_ins(lock: Lock) -> list[str]:
-    """Return what in an image is not what its name promises, and why."""
-    found = [f"base {lock.base.name}: {lock.base.stand_in}"] if lock.base.stand_in else []
-    return found + [f"model {model.name}: {model.stand_in}" for model in lock.models if model.stand_in]
+    """Return an image's stand-ins with their reasons."""
+    texts = [f"base {lock.base.name}: {lock.base.stand_in}"] if lock.base.stand_in else []
+    return texts + [f"model {model.name}: {model.stand_in}" for model in lock.models if model.stand_in]

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from builder.model.locks import LockedWheel
     from builder.model.model_files import LockedModel, ModelFile
 
-# A wheel of this size (bytes, compressed), or a model's file, has a layer of its own, so that a change beside it does
-# not move it.
+# A wheel or a model's file from this size on (bytes, compressed) has its own layer, so that other changes do
+# not transfer it again.
 _OWN_LAYER_FROM = 100_000_000
-# What a plan may put on its base, and those of it that hold neither wheels nor models: system, interpreter,
+# The most layers on the base, and the number of those without wheels or models: system, interpreter,
 # environment, runtime, working folder.
 MOST_LAYERS = 24
 _FIXED_LAYERS = 5
@@ -38,7 +38,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WheelLayer:
-    """Wheels that share a layer. `name` identifies the content: same wheels and variant, same name."""
+    """Wheels that share a layer. `name` identifies the content: wheels and variant."""
 
     name: str
     wheels: tuple[LockedWheel, ...]
@@ -57,36 +57,36 @@ def groups() -> tuple[Group, ...]:
 def wheel_layers(wheels: Iterable[LockedWheel], variant: str, *, models: int) -> tuple[WheelLayer, ...]:
     """Return the layers for the wheels of a lock, lowest first.
 
-    `variant` is what, besides the wheels, decides their trees (`image.wheels.tree.variant`); `models` is how many
-    models there are beside them, each of which needs a layer at least.
+    `variant` are the other inputs of the wheels' trees (`image.wheels.tree.variant`); `models` is the number of
+    models, each of which needs at least one layer.
     """
     grouped: dict[str, list[LockedWheel]] = {group.name: [] for group in groups()}
     for wheel in sorted(wheels, key=lambda w: w.name):
         grouped[_group_of(wheel.name)].append(wheel)
-    own = _alone(grouped, MOST_LAYERS - _FIXED_LAYERS - models - len(grouped))
+    large = _alone(grouped, MOST_LAYERS - _FIXED_LAYERS - models - len(grouped))
     layers = []
     for name, members in grouped.items():
-        layers += [_layer(wheel.name, (wheel,), variant) for wheel in members if wheel.name in own]
-        rest = tuple(wheel for wheel in members if wheel.name not in own)
+        layers += [_layer(wheel.name, (wheel,), variant) for wheel in members if wheel.name in large]
+        rest = tuple(wheel for wheel in members if wheel.name not in large)
         if rest:
             layers.append(_layer(name, rest, variant))
     return tuple(layers)
 
 
 def model_layers(models: Sequence[LockedModel], *, wheels: int) -> tuple[LockedModel, ...]:
-    """Return the layers for the models, in their order: each as a model of the files that the layer holds.
+    """Return the layers for the models, in their order, each as a model with the files of the layer.
 
-    A model's small files share one, each large file has its own, as far as the layers of wheels (there are `wheels` of
-    them) leave room; where they do not, neighbours share. Wheels come first: another model must not move them.
+    A model's small files share one layer, and each large file has its own. If there are too many layers with the
+    `wheels` layers of wheels, neighbours share. Wheels come first: another model must not change their layers.
     """
     units = [_units(model) for model in models]
     room = max(len(models), MOST_LAYERS - _FIXED_LAYERS - wheels)
-    while sum(len(each) for each in units) > room:
+    while sum(len(files) for files in units) > room:
         _merge_two(max(units, key=len))
     return tuple(
         replace(model, files=tuple(sorted(files, key=lambda file: file.path)))
-        for model, own in zip(models, units, strict=True)
-        for files in own
+        for model, file_groups in zip(models, units, strict=True)
+        for files in file_groups
     )
 
 
@@ -96,17 +96,17 @@ def _units(model: LockedModel) -> list[tuple[ModelFile, ...]]:
 
 
 def _merge_two(units: list[tuple[ModelFile, ...]]) -> None:
-    """Put the two neighbours together that are smallest together."""
-    sizes = [sum(file.size for file in one + other) for one, other in pairwise(units)]
+    """Merge the two neighbours with the smallest total size."""
+    sizes = [sum(file.size for file in left + right) for left, right in pairwise(units)]
     first = sizes.index(min(sizes))
     units[first : first + 2] = [units[first] + units[first + 1]]
 
 
 def _alone(grouped: dict[str, list[LockedWheel]], room: int) -> frozenset[str]:
-    """Return the names of the wheels that get a layer of their own.
+    """Return the names of the wheels that get their own layer.
 
-    Where there are too many, those of the lowest groups share: they change together. Sizes have no say in who shares,
-    or a new version of one wheel could move another.
+    If there are too many, those of the lowest groups share: they change together. Sizes do not decide this, or a new
+    version of one wheel could change another one's layer.
     """
     large = [
         wheel.name
@@ -118,9 +118,9 @@ def _alone(grouped: dict[str, list[LockedWheel]], room: int) -> frozenset[str]:
 
 
 def _group_of(name: str) -> str:
-    """Return the group whose pattern fits; the catch-all comes after every named one."""
-    found = [group for group in groups() if any(fnmatch.fnmatchcase(name, p) for p in group.patterns)]
-    return min(found, key=lambda group: "*" in group.patterns).name
+    """Return the group of the matching pattern; the catch-all comes last."""
+    matching = [group for group in groups() if any(fnmatch.fnmatchcase(name, p) for p in group.patterns)]
+    return min(matching, key=lambda group: "*" in group.patterns).name
 
 
 def _layer(name: str, wheels: tuple[LockedWheel, ...], variant: str) -> WheelLayer:
@@ -129,9 +129,9 @@ def _layer(name: str, wheels: tuple[LockedWheel, ...], variant: str) -> WheelLay
 
 
 def _parse(root: Table) -> tuple[Group, ...]:
-    found = []
+    rows = []
     for table in root.tables("groups"):
         name, _ = table.string("name", pattern=r"[a-z]+", noun="a short name"), table.string("why")
-        found.append(Group(name=name, patterns=table.strings("wheels")))
+        rows.append(Group(name=name, patterns=table.strings("wheels")))
         table.done()
-    return tuple(found)
+    return tuple(rows)

@@ -1,4 +1,4 @@
-"""Lays trees into a layer's folder by hard link, so that a context of gigabytes costs seconds and no space."""
+"""Links trees into a layer's folder with hard links, so that a context of gigabytes takes seconds and no space."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def link_tree(trees: Iterable[Path], folder: Path) -> None:
-    """Merge trees into a folder; where two own a path, the later one wins. Folders get one time and mode.
+    """Merge trees into a folder; for a path in two trees, the later one wins. Folders get one time and mode.
 
     Raises:
         OSError: the disk is full or cannot be written.
@@ -28,7 +28,7 @@ def link_tree(trees: Iterable[Path], folder: Path) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    # Plain strings and scandir: a CUDA stack has 100,000 files, and this is most of the time it takes to render.
+    # Plain strings and scandir: a CUDA stack has 100,000 files, and linking takes most of the render stage's time.
     try:
         os.makedirs(target, exist_ok=True)  # noqa: PTH103
     except FileExistsError:  # an earlier tree has a file of this name
@@ -53,7 +53,7 @@ def _link_file(source: str, destination: str) -> None:
             os.unlink(destination)  # noqa: PTH108
         _link_file(source, destination)
     except OSError as error:
-        # Another file system, one whose count of links is used up, or one that has none.
+        # Another file system, or one without hard links, or with no more links for this file.
         if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
         shutil.copy2(source, destination, follow_symlinks=False)

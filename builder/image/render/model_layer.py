@@ -1,4 +1,4 @@
-"""Lays a model's files out as they will be in an image."""
+"""Links a model's files into the folder of an image's layer."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 
 _FILE_MODE = 0o644
 _FOLDER_MODE = 0o755
-# Another device, a file system without hard links, too many links, or another owner's file.
+# Failures of a hard link: another device, no support for links, too many of them, or another owner's file.
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 def bake(locked: LockedModel, models: Path, folder: Path, mtime: int) -> None:
-    """Lay a model out under `folder/models/<name>`, by hard links to the store `models`, replacing what was there.
+    """Replace `folder/models/<name>` with hard links to a model's files in the store `models`.
 
-    `mtime` (seconds) is set on everything. The links share it with the store, so it must be the same in every call.
+    `mtime` (seconds) is set on all files and folders. The links share it with the store, so every call must use the
+    same.
 
     Raises:
         ModelError: a file is not in the store.
@@ -40,15 +41,15 @@ def bake(locked: LockedModel, models: Path, folder: Path, mtime: int) -> None:
         for file in locked.files:
             target = root / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            _lay(_stored(locked, file, models), target, mtime)
+            _link(_stored(locked, file, models), target, mtime)
         folders = [Path(path) for path, _, _ in os.walk(root, topdown=False)]
         for path in (*folders, root.parent, folder):
             path.chmod(_FOLDER_MODE)
             os.utime(path, (mtime, mtime))
 
 
-def kept_files(models: Iterable[LockedModel], store_folder: Path) -> dict[str, Path]:
-    """Return where the store has the files of models, by their paths in an image."""
+def stored_files(models: Iterable[LockedModel], store_folder: Path) -> dict[str, Path]:
+    """Return the paths of models' files in the store, by their paths in an image."""
     return {
         f"models/{model.name}/{file.path}": model_store.blob(store_folder, file.sha256)
         for model in models
@@ -66,7 +67,7 @@ def _stored(locked: LockedModel, file: ModelFile, models: Path) -> Path:
     )
 
 
-def _lay(blob: Path, target: Path, mtime: int) -> None:
+def _link(blob: Path, target: Path, mtime: int) -> None:
     _normalise(blob, mtime)
     try:
         target.hardlink_to(blob)
@@ -78,7 +79,7 @@ def _lay(blob: Path, target: Path, mtime: int) -> None:
 
 
 def _normalise(path: Path, mtime: int) -> None:
-    """Only where it differs: the file may be open in another build."""
+    """Set time and mode, only if they differ: the file may be open in another build."""
     state = path.stat()
     if state.st_mtime_ns != mtime * 1_000_000_000:
         os.utime(path, (mtime, mtime))

@@ -1,4 +1,4 @@
-"""Renders a plan: Dockerfile and contexts in the cell's folder, which plain `docker buildx build` can build."""
+"""Renders a plan: Dockerfile and contexts in the cell's folder, for plain `docker buildx build`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from builder.image.render.layer_groups import model_layers, wheel_layers
 from builder.image.render.link_tree import link_tree
 from builder.image.runtime import ENTRYPOINT, HEALTHCHECK
 from builder.image.wheels.licences import spdx_of
-from builder.image.wheels.prepare import prepare
 from builder.image.wheels.standalone_python import HOME, interpreter_tree, provide_compiler
-from builder.image.wheels.tree import variant
+from builder.image.wheels.tree import prepare, variant
 from builder.model.images import ImageSettings, Plan
 from builder.models.fetch import fetch_model
 
@@ -31,17 +30,17 @@ if TYPE_CHECKING:
     from builder.image.render.layer_groups import WheelLayer
     from builder.model.locks import Job, Lock
 
-# Records and logs change with every run; they must never reach the builder.
+# Records and logs change with every run; they must not be in the build context.
 _IGNORED = "*\n!layers\n!system\n"
 _BUILTIN = "builtin/Dockerfile.j2"
 _FIRST_LAYER = "COPY --link layers/"
 
 
 def render(job: Job, lock: Lock, session: Session) -> Plan:
-    """Fetch what the lock names and lay it out.
+    """Fetch the contents of a lock and write the plan.
 
     Raises:
-        NetworkError, IntegrityError, ModelError, RecipeError, DiskError: something cannot be had, trusted or written.
+        NetworkError, IntegrityError, ModelError, RecipeError, DiskError: a fetch, a check or a write failed.
     """
     folder = session.workspace.cell(job.recipe.name, job.cell.id)
     for model in lock.models:
@@ -63,30 +62,30 @@ def render(job: Job, lock: Lock, session: Session) -> Plan:
         content=hashlib.sha256((text + script).encode()).hexdigest(),
         command=plain_command(lock.platform.architecture, session.config.compression),
         settings=_settings(job, lock, session.workspace),
-        system=_system_part(text, _dockerfile(job, lock, layers, session, template=_BUILTIN)),
+        system=_system_dockerfile(text, _dockerfile(job, lock, layers, session, template=_BUILTIN)),
     )
 
 
 def _keep_out_of_git(folder: CellFolder) -> None:
-    """Have git pass over what is built: a plan has 100,000 files, and `git add` is soon said."""
+    """Make git ignore the build folder: a plan has 100,000 files."""
     path = folder.path.parents[1] / ".gitignore"
     if not path.exists():
         write_text(path, "*\n")
 
 
-def _system_part(text: str, builtin: str) -> str | None:
-    """Return what stands before our layers, if what follows is what our own template has there."""
+def _system_dockerfile(text: str, builtin: str) -> str | None:
+    """Return the Dockerfile up to jbuild's layers, if the rest is the same as in the built-in template."""
     begin = builtin.find(_FIRST_LAYER)
     if begin < 0 or not text.endswith(builtin[begin:]):
         return None
     head = text[: len(text) - len(builtin) + begin]
-    # A step before our layers may not use them: it is built without.
+    # The steps before jbuild's layers are built without them.
     return None if "layers/" in head else head
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Python:
-    """The trees of the wheels by sha256, that of the interpreter if it is fetched, and what decides their bytes."""
+    """The trees of the wheels by sha256, the tree of a fetched interpreter, and the variant of their bytes."""
 
     trees: dict[str, Path]
     interpreter: Path | None
@@ -112,13 +111,13 @@ class _Layers:
 
 def _make_layers(job: Job, lock: Lock, folder: CellFolder, python: _Python, session: Session) -> _Layers:
     groups = wheel_layers(lock.wheels, python.variant, models=len(lock.models))
-    parts = model_layers(lock.models, wheels=len(groups))
-    with session.console.task(f"{job.cell.id}: laying out", len(groups), unit="layers") as task:
+    model_parts = model_layers(lock.models, wheels=len(groups))
+    with session.console.task(f"{job.cell.id}: linking", len(groups), unit="layers") as task:
         names = _interpreter_layers(lock, python.interpreter, folder.layers)
         for group in groups:
             names.append(_wheel_layer(folder.layers, group, python.trees))
             task.advance(1)
-        models = [context.model_layer(folder.layers, part, session.workspace.models) for part in parts]
+        models = [context.model_layer(folder.layers, model, session.workspace.models) for model in model_parts]
     return _Layers(names, models, context.runtime_layer(folder.layers, job.spec))
 
 
@@ -139,8 +138,8 @@ def _wheel_layer(layers: Path, group: WheelLayer, trees: dict[str, Path]) -> str
 
 
 def _drop_others(layers: Path, *, keep: Iterable[str]) -> None:
-    for other in {path.name for path in layers.iterdir()} - set(keep):
-        path = layers / other
+    for name in {path.name for path in layers.iterdir()} - set(keep):
+        path = layers / name
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 

@@ -1,7 +1,7 @@
-"""Compiles the sources below a folder, as they will lie in an image; run by that image's Python, with nothing else.
+"""Compiles the sources below a folder for an image; run by a Python of the image's version, without other modules.
 
-As `compileall` does with hashes that are never checked, in less time: files are written once, and the sources of test
-suites, which no server imports, stay sources. So do those that this version cannot compile, templates for example.
+Like `compileall` with unchecked hashes, but faster: it writes each file once and skips test suites, which no server
+imports, and sources that this version cannot compile, such as templates.
 """
 
 import gc
@@ -12,12 +12,12 @@ from importlib.util import MAGIC_NUMBER, source_hash
 from marshal import dumps
 
 _TESTS = frozenset({"test", "tests"})
-# The first bit says that a hash follows, the second, which is not set, that it is to be checked (PEP 552).
+# The first bit marks a hash-based file; the second, not set, would have Python check the hash (PEP 552).
 _UNCHECKED_HASH = (1).to_bytes(4, "little")
 
 
 def compile_below(root: str) -> None:
-    """Compile what lies below a folder that stands for `/`."""
+    """Compile the sources below a folder that becomes `/`."""
     for base, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if name not in _TESTS and name != "__pycache__")
         sources = sorted(name for name in files if name.endswith(".py"))
@@ -31,7 +31,7 @@ def _compile(root: str, base: str, name: str) -> None:
         source = file.read()
     try:
         code = compile(source, path[len(root) :], "exec", dont_inherit=True)
-    except Exception:  # noqa: BLE001  # whatever it is, Python will say so to whoever imports it
+    except Exception:  # noqa: BLE001  # an import of the source reports the error
         return
     cache = f"{base}/__pycache__"
     os.makedirs(cache, exist_ok=True)  # noqa: PTH103  # as above

@@ -1,4 +1,4 @@
-"""The licences that wheels declare, and those of an image's parts as one SPDX expression."""
+"""The licences that wheels declare, and an image's licences as one SPDX expression."""
 
 from __future__ import annotations
 
@@ -25,23 +25,27 @@ if TYPE_CHECKING:
 
 _NAMES = Path(__file__).with_name("licences.toml")
 _CLASSIFIER = re.compile(r"License :: (?:OSI Approved :: )?(.+)")
-# Some wheels hold the licence's whole text where its name should be.
+# Some wheels have the licence's full text instead of its name.
 _LONGEST_NAME = 100
 
 
 def spdx_of(lock: Lock, workspace: Workspace) -> str | None:
-    """Return the licences of a lock's wheels and models as one SPDX expression, None if none declares any.
+    """Return the licences of a lock's wheels and models as one SPDX expression, or None if they declare none.
 
-    A name that is no SPDX one becomes a `LicenseRef-`. What the base image holds is not counted.
+    A name outside the SPDX list becomes a `LicenseRef-`. The base image is not included.
     """
-    found = {part for wheel in lock.wheels for part in _parts(licences(metadata(wheel, workspace)))}
-    found |= {part for model in lock.models if model.licence for part in _parts(licence(model.licence))}
-    return " AND ".join(sorted(found)) or None
+    expressions = {
+        expression for wheel in lock.wheels for expression in _expressions(licences(metadata(wheel, workspace)))
+    }
+    expressions |= {
+        expression for model in lock.models if model.licence for expression in _expressions(licence(model.licence))
+    }
+    return " AND ".join(sorted(expressions)) or None
 
 
-def _parts(declared: list[dict[str, Any]]) -> Iterator[str]:
-    for each in declared:
-        expression = each.get("expression") or _by_name(str(each["license"]["name"]))
+def _expressions(declared: list[dict[str, Any]]) -> Iterator[str]:
+    for entry in declared:
+        expression = entry.get("expression") or _by_name(str(entry["license"]["name"]))
         if " OR " in expression or "(" in expression:
             yield f"({expression})"
         else:
@@ -74,9 +78,9 @@ def _rows(root: Table) -> list[tuple[str, str]]:
 
 
 def licences(metadata: bytes | None) -> list[dict[str, Any]]:
-    """Return the licences that a wheel's METADATA declares, the most exact way of saying so first.
+    """Return the licences that a wheel's METADATA declares, from the most exact field.
 
-    That is `License-Expression` (PEP 639), then classifiers, then `License` where it holds a name and not a text.
+    That is `License-Expression` (PEP 639), then classifiers, then `License` if it is a name and not a text.
     """
     if metadata is None:
         return []
@@ -84,22 +88,24 @@ def licences(metadata: bytes | None) -> list[dict[str, Any]]:
     expression = str(headers.get("License-Expression") or "").strip()
     if expression:
         return licence(expression)
-    classified = [found[1] for line in headers.get_all("Classifier") or () if (found := _CLASSIFIER.match(str(line)))]
-    named = _named(str(headers.get("License") or ""))
+    classified = [
+        match[1] for classifier in headers.get_all("Classifier") or () if (match := _CLASSIFIER.match(str(classifier)))
+    ]
+    named = _licence_name(str(headers.get("License") or ""))
     if named and _expression(named):
         return licence(named)
     return [{"license": {"name": name}} for name in classified or filter(None, [named])]
 
 
-def _named(text: str) -> str:
-    """Return the name in a `License` field: all of it, or the first line of a whole text."""
-    whole, first = " ".join(text.split()), next(iter(text.strip().splitlines()), "").strip()
-    name = whole if len(whole) <= _LONGEST_NAME else first
+def _licence_name(text: str) -> str:
+    """Return the name in a `License` field: the whole field, or the first line of a text."""
+    joined, first = " ".join(text.split()), next(iter(text.strip().splitlines()), "").strip()
+    name = joined if len(joined) <= _LONGEST_NAME else first
     return name if name.upper() != "UNKNOWN" and len(name) <= _LONGEST_NAME else ""
 
 
 def licence(text: str) -> list[dict[str, Any]]:
-    """Return a licence by its SPDX expression, or by its name where it is none."""
+    """Return a licence as an SPDX expression if it is one, or else as a name."""
     expression = _expression(text)
     return [{"expression": expression}] if expression else [{"license": {"name": text}}]
 
@@ -112,10 +118,10 @@ def _expression(text: str) -> str | None:
 
 
 def metadata(wheel: LockedWheel, workspace: Workspace) -> bytes | None:
-    """Return a wheel's METADATA from what this machine has of it; None where it has neither it nor the wheel."""
-    kept = workspace.metadata(wheel.sha256)
-    if kept.is_file():
-        return kept.read_bytes()
+    """Return a wheel's METADATA from the cache, or None if neither it nor the wheel is cached."""
+    stored = workspace.metadata(wheel.sha256)
+    if stored.is_file():
+        return stored.read_bytes()
     try:
         with zipfile.ZipFile(workspace.wheel(wheel.sha256, wheel.filename)) as archive:
             return metadata_of(archive)

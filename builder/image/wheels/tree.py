@@ -1,44 +1,54 @@
-"""Unpacks wheels into trees: each wheel once, as it will lie in the image's environment, shared by all cells.
+"""Unpacks wheels into trees: each wheel once, for the image's environment, shared by all cells.
 
-A tree holds what one wheel adds to the virtual environment at `ENVIRONMENT`, with every mode and time the same on
-every machine.
+A tree holds the files that one wheel adds to the virtual environment at `ENVIRONMENT`, with the same modes and times
+on every machine.
 """
 
 from __future__ import annotations
 
 import configparser
 import csv
+import fnmatch
 import lzma
 import os
 import shutil
 import warnings
 import zipfile
 import zlib
+from concurrent.futures import as_completed
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from builder.errors import IntegrityError, ProgramFailedError
-from builder.host.files import atomic_folder, disk_errors, sha256_of
+from builder.host.concurrency import workers
+from builder.host.files import atomic_folder, disk_errors, mark_used, sha256_of
 from builder.host.process import run
-from builder.image.wheels.metadata_aliases import write_aliases
+from builder.host.toml import documents
 from builder.model.images import ENVIRONMENT, site_packages
-from builder.remote.wheelhouse import path_of
+from builder.remote.wheelhouse import fetch, path_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Future
+
     from installer.destinations import SchemeDictionaryDestination
 
     from builder.host.interpreters import Compiler
     from builder.host.paths import Workspace
+    from builder.host.session import Session
+    from builder.host.toml.documents import Table
     from builder.model.locks import LockedWheel
 
-# The one time of every file, 1980-01-01: the earliest that a zip archive can hold.
+# The time of every file, 1980-01-01: the earliest in a zip archive.
 EPOCH = 315532800
 # Part of each tree's name: raise it when the same wheel unpacks to something else.
 _FORMAT = "3"
-# What reading a file that is no sound wheel may raise, besides the errors of `installer` itself.
+# Errors of reading an invalid wheel, besides those of `installer` itself.
 _FLAWS = (
     *(ValueError, LookupError, RuntimeError, AssertionError, EOFError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, csv.Error, configparser.Error),
@@ -50,7 +60,7 @@ _COMPILE = Path(__file__).with_name("compile_tree.py").read_text(encoding="utf-8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unpacking:
-    """One wheel to unpack: from where, to where, for which Python, and which interpreter compiles it, if any."""
+    """One wheel to unpack: source, destination, Python version, and the compiler of its bytecode, if any."""
 
     distribution: str
     version: str
@@ -62,7 +72,7 @@ class Unpacking:
 
 
 def unpacking(wheel: LockedWheel, python: str, compiler: Compiler | None, workspace: Workspace) -> Unpacking:
-    """Describe how a wheel becomes a tree for a Python minor version."""
+    """Return how to unpack a wheel for a Python minor version."""
     return Unpacking(
         distribution=wheel.name,
         version=wheel.version,
@@ -75,17 +85,17 @@ def unpacking(wheel: LockedWheel, python: str, compiler: Compiler | None, worksp
 
 
 def variant(python: str, compiler: Compiler | None) -> str:
-    """Return what, besides the wheel, decides a tree's bytes: our format, the Python, and what compiles it."""
+    """Return the other inputs of a tree's bytes besides the wheel: format, Python version and compiler."""
     return f"{_FORMAT}-py{python}" + (f"-c{compiler.version}" if compiler else "")
 
 
 def is_current(name: str) -> bool:
-    """Tell whether a tree of this name is laid out as trees are now; others are never used again."""
+    """Return whether a tree of this name has the current format; others are not used again."""
     return name.partition("-")[2].startswith(f"{_FORMAT}-py")
 
 
 def unpack(work: Unpacking) -> None:
-    """Unpack a wheel into its tree, unless it is there.
+    """Unpack a wheel into its tree, unless it exists.
 
     Raises:
         IntegrityError: the wheel is not a valid wheel, or reaches outside the environment.
@@ -98,9 +108,9 @@ def unpack(work: Unpacking) -> None:
     with disk_errors(work.tree), FileLock(f"{work.tree}.lock"):
         if work.tree.is_dir():
             return
-        for left in work.tree.parent.glob(f".{work.tree.name}.*"):
-            # Of a process that was killed: whoever holds the lock is the only one at work here.
-            shutil.rmtree(left)
+        for remains in work.tree.parent.glob(f".{work.tree.name}.*"):
+            # Of a killed process: only the lock's holder writes here.
+            shutil.rmtree(remains)
         with atomic_folder(work.tree) as folder:
             _install(work, folder)
             write_aliases(work.distribution, work.version, folder / site_packages(work.python).lstrip("/"))
@@ -111,7 +121,7 @@ def unpack(work: Unpacking) -> None:
 
 
 def normalise(folder: Path) -> None:
-    """Give every file below a folder, and the folder itself, one time and a mode that depends on execute bits only."""
+    """Set one time for a folder and all files below it, and modes that depend on execute bits only."""
     for base, names, files in os.walk(folder, topdown=False):
         for name in files:
             path = os.path.join(base, name)  # noqa: PTH118  # a stack has 100,000 files; Path objects double the time
@@ -134,7 +144,7 @@ def _install(work: Unpacking, folder: Path) -> None:
 
     try:
         with warnings.catch_warnings(), WheelFile.open(work.wheel) as source:
-            # Many wheels ship bytecode, which `installer` leaves out and warns of: it is compiled here.
+            # Many wheels contain bytecode, which `installer` skips with a warning: jbuild compiles it.
             warnings.filterwarnings("ignore", "Skip installing .*__pycache__", RuntimeWarning)
             install(source, _destination(work, folder, source.distribution), {"INSTALLER": b"jbuild"})
     except (InstallerError, *_FLAWS) as error:
@@ -142,13 +152,13 @@ def _install(work: Unpacking, folder: Path) -> None:
 
 
 def _unusable(work: Unpacking, error: Exception) -> IntegrityError:
-    name, where = work.wheel.name, str(work.wheel)
+    name, location = work.wheel.name, str(work.wheel)
     if sha256_of(work.wheel) != work.sha256:
         work.wheel.unlink(missing_ok=True)
-        hint = "run the same command again: it is fetched anew"
-        return IntegrityError(f"{name} was damaged on this disk: {error}", where=where, hint=hint)
+        hint = "run the same command again to fetch it again"
+        return IntegrityError(f"{name} was damaged on this disk: {error}", where=location, hint=hint)
     hint = "exclude this version with `constraints` in the recipe, or report it to its authors"
-    return IntegrityError(f"{name} is not a wheel that can be installed: {error}", where=where, hint=hint)
+    return IntegrityError(f"{name} is not a valid wheel: {error}", where=location, hint=hint)
 
 
 def _destination(work: Unpacking, folder: Path, distribution: str) -> SchemeDictionaryDestination:
@@ -166,21 +176,109 @@ def _destination(work: Unpacking, folder: Path, distribution: str) -> SchemeDict
         interpreter=f"{ENVIRONMENT}/bin/python",
         script_kind="posix",
         destdir=str(folder),
-        # As pip does: wheels that hold a file twice, or a file that an installer writes, are common enough.
+        # Like pip: wheels with duplicate files, or with files that an installer writes, are common.
         overwrite_existing=True,
     )
 
 
-def compile_sources(compiler: Compiler, folder: Path, what: str) -> None:
-    """Compile in a process of its own with a fixed hash seed: the same source gives the same bytes.
+def compile_sources(compiler: Compiler, folder: Path, artifact: str) -> None:
+    """Compile in a separate process with a fixed hash seed, so that the same source gives the same bytes.
 
     Raises:
-        IntegrityError: it cannot be done.
+        IntegrityError: the compiler failed.
     """
     argv = [compiler.path, "-S", "-c", _COMPILE, str(folder)]
-    # Empty counts as unset: the user's own settings must not change what is written, or where.
+    # Empty counts as unset: the user's settings must not change the output or its location.
     unset = dict.fromkeys(("PYTHONDONTWRITEBYTECODE", "PYTHONOPTIMIZE", "PYTHONPYCACHEPREFIX", "PYTHONPATH"), "")
     try:
         run(argv, env={"PYTHONHASHSEED": "0", **unset}, cwd=folder)
     except ProgramFailedError as error:
-        raise IntegrityError(f"{what} could not be compiled", where=compiler.path, log=error.output) from error
+        raise IntegrityError(f"{artifact} could not be compiled", where=compiler.path, log=error.output) from error
+
+
+_SUMMARY = "metadata that {distribution} would write when first imported"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alias:
+    """A row of `aliases.toml`: the distributions (a glob), and the name, version and folder of their extra metadata."""
+
+    wheels: str
+    name: str
+    version: str
+    folder: str
+    source: str
+
+
+@cache
+def aliases() -> tuple[Alias, ...]:
+    """Return the rows of `aliases.toml`.
+
+    Raises:
+        DocumentError: the file has mistakes.
+    """
+    return documents.load(Path(__file__).with_name("aliases.toml"), "the aliases have mistakes", _parse)
+
+
+def write_aliases(distribution: str, version: str, packages: Path) -> None:
+    """Write the extra metadata of a distribution into a site-packages folder."""
+    for alias in aliases():
+        if not fnmatch.fnmatchcase(distribution, alias.wheels):
+            continue
+        folder = packages / alias.folder
+        folder.mkdir(exist_ok=True)
+        lines = (
+            "Metadata-Version: 2.1",
+            f"Name: {alias.name}",
+            f"Version: {alias.version.format(version=version)}",
+            f"Summary: {_SUMMARY.format(distribution=distribution)}",
+        )
+        (folder / "METADATA").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (folder / "RECORD").write_text(f"{alias.folder}/METADATA,,\n{alias.folder}/RECORD,,\n", encoding="utf-8")
+
+
+def _parse(root: Table) -> tuple[Alias, ...]:
+    rows = []
+    for table in root.tables("aliases"):
+        keys = ("wheels", "name", "version", "folder", "source")
+        rows.append(Alias(**{key: table.string(key) for key in keys}))
+        table.done()
+    return tuple(rows)
+
+
+def prepare(wheels: Sequence[LockedWheel], python: str, compiler: Compiler | None, session: Session) -> dict[str, Path]:
+    """Return the tree of each wheel by its sha256, after fetching and unpacking missing ones.
+
+    Raises:
+        NetworkError, IntegrityError, DiskError: a wheel cannot be fetched, verified or stored.
+    """
+    plans = {wheel.sha256: unpacking(wheel, python, compiler, session.workspace) for wheel in wheels}
+    for plan in plans.values():
+        mark_used(plan.wheel.parent)
+    missing = [wheel for wheel in wheels if not mark_used(plans[wheel.sha256].tree)]
+    # The largest first: started last, one would keep a single processor busy after all others.
+    missing.sort(key=lambda wheel: wheel.size or 0, reverse=True)
+    if missing:
+        _unpack(missing, plans, session)
+    return {sha256: plan.tree for sha256, plan in plans.items()}
+
+
+def _unpack(missing: Sequence[LockedWheel], plans: dict[str, Unpacking], session: Session) -> None:
+    title = f"unpacking {len(missing)} wheels"
+    with session.console.task(title, len(missing), unit="wheels") as task, workers() as pool:
+        running: list[Future[None]] = []
+
+        def begin(wheel: LockedWheel) -> None:
+            future = pool.submit(unpack, plans[wheel.sha256])
+            future.add_done_callback(done)
+            running.append(future)
+
+        def done(_: Future[None]) -> None:
+            # Runs in the pool's own thread, which an exception would end; `check` below raises the same one.
+            with suppress(KeyboardInterrupt):
+                task.advance(1)
+
+        fetch(missing, session, on_fetched=begin)
+        for future in as_completed(running):
+            session.console.check()
+            future.result()

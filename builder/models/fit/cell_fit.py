@@ -45,47 +45,47 @@ def fit_cell(
     """
     files = _files(recipe, spec, models, config, store)
     shape = read_shape(files.name, *files.config())
-    found = boards_for(platform, boards or recipe.boards)
+    machines = boards_for(platform, boards or recipe.boards)
     vllm, gpu = pinned_version(spec.requires), bool(platform.l4t)
     rows = tuple(
         _of_platform(estimate(spec.server, shape, files, board, gpu=gpu, vllm=vllm), board, platform)
-        for board in found or (None,)
+        for board in machines or (None,)
     )
     return CellFit(cell=cell, model=files.name, shape=shape, boards=rows)
 
 
-def warning(found: CellFit, *, named: bool) -> str | None:
+def warning(fit: CellFit, *, named: bool) -> str | None:
     """Return what a lock says about boards that the model is too large for, or None.
 
     With `named` boards it tells too when the server would not start as the recipe has it.
     """
-    too_small = [each.machine.board for each in found.boards if each.machine and each.verdict == "no"]
-    parts = [f"it does not fit {', '.join(too_small)}"] if too_small else []
-    parts += [
-        f"on {each.machine.board} the server starts with --gpu-memory-utilization {each.lower_to:g}"
-        for each in found.boards
-        if named and each.machine and each.lower_to is not None
+    too_small = [board_fit.machine.board for board_fit in fit.boards if board_fit.machine and board_fit.verdict == "no"]
+    phrases = [f"it does not fit {', '.join(too_small)}"] if too_small else []
+    phrases += [
+        f"on {board_fit.machine.board} the server starts with --gpu-memory-utilization {board_fit.lower_to:g}"
+        for board_fit in fit.boards
+        if named and board_fit.machine and board_fit.lower_to is not None
     ]
-    if not parts:
+    if not phrases:
         return None
-    return f"model {found.model}: by estimate, {'; '.join(parts)}; `jbuild fit` shows the sum"
+    return f"model {fit.model}: by estimate, {'; '.join(phrases)}; `jbuild fit` shows the sum"
 
 
 def _of_platform(fit: BoardFit, board: Board | None, platform: Platform) -> BoardFit:
     """Note a board that the platform's images do not run on, whatever its memory."""
     if board is None or not platform.l4t or board.suits(platform):
         return fit
-    said = f"images for {platform.name} (SM {', '.join(platform.sms)}) do not run on {board.name} (SM {board.sm})"
-    return replace(fit, remarks=(*fit.remarks, said))
+    message = f"images for {platform.name} (SM {', '.join(platform.sms)}) do not run on {board.name} (SM {board.sm})"
+    return replace(fit, remarks=(*fit.remarks, message))
 
 
 def _files(recipe: Recipe, spec: Spec, models: Sequence[LockedModel] | None, config: Config, store: Path) -> ModelFiles:
     folder, served = recipe.path.parent, spec.server.model
     if models is None:
-        model = next((each for each in spec.models if each.name == served), None)
+        model = next((candidate for candidate in spec.models if candidate.name == served), None)
         if model:
             return local_files(model, folder, config)
-    locked = next((each for each in models or () if each.name == served), None)
+    locked = next((candidate for candidate in models or () if candidate.name == served), None)
     if locked is None:
         raise ModelError(f"the server's model {served} is not one of the cell's", where=str(recipe.path))
     return locked_files(locked, folder, config, store)

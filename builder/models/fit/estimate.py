@@ -51,8 +51,8 @@ def _activations(shape: Shape, settings: ServingSettings) -> MemoryItem:
 
 
 def _overheads(settings: ServingSettings, *, gpu: bool) -> tuple[MemoryItem, ...]:
-    place = "gpu" if gpu else "cpu"
-    rows = (row for row in overheads() if row.of == place and row.name != "operating system")
+    memory_kind = "gpu" if gpu else "cpu"
+    rows = (row for row in overheads() if row.of == memory_kind and row.name != "operating system")
     return tuple(
         MemoryItem(name=row.name, size=row.mib * _MIB, basis="estimate", why=row.source)
         for row in rows
@@ -61,17 +61,17 @@ def _overheads(settings: ServingSettings, *, gpu: bool) -> tuple[MemoryItem, ...
 
 
 def _machine(board: Board, settings: ServingSettings, *, gpu: bool) -> Machine:
-    place = "system" if gpu else "cpu"
-    rows = (row for row in overheads() if row.of == place and (gpu or row.name == "operating system"))
+    memory_kind = "system" if gpu else "cpu"
+    rows = (row for row in overheads() if row.of == memory_kind and (gpu or row.name == "operating system"))
     outside = tuple(MemoryItem(name=row.name, size=row.mib * _MIB, basis="estimate", why=row.source) for row in rows)
-    free = max(0, board.usable - sum(line.size for line in outside))
-    wanted = int(board.usable * settings.utilization) if gpu else free
+    free = max(0, board.usable - sum(item.size for item in outside))
+    reserved = int(board.usable * settings.utilization) if gpu else free
     return Machine(
         board=board.name,
         usable=board.usable,
         measured=board.is_measured,
         outside=outside,
-        share=min(wanted, free),
+        share=min(reserved, free),
         utilization=math.floor(100 * free / board.usable) / 100 if gpu else None,
     )
 
@@ -102,7 +102,7 @@ def _left(
     settings: ServingSettings, lines: tuple[MemoryItem, ...], machine: Machine | None, *, gpu: bool
 ) -> int | None:
     """Return what remains for the KV cache; a server on the CPU takes what it was told, if that is there."""
-    fixed = sum(line.size for line in lines)
+    fixed = sum(item.size for item in lines)
     if machine is None:
         return settings.kv_space
     free = machine.share - fixed
@@ -121,7 +121,7 @@ def _verdict(
 ) -> Verdict:
     if left is None:
         return "unknown"
-    if machine and sum(line.size for line in lines) + (settings.kv_space or 0) > machine.share:
+    if machine and sum(item.size for item in lines) + (settings.kv_space or 0) > machine.share:
         return "no"
     if not shape.layers:
         return "unknown"
@@ -131,15 +131,17 @@ def _verdict(
 
 
 def _remarks(settings: ServingSettings, machine: Machine | None, left: int | None, *, gpu: bool) -> list[str]:
-    found = []
+    remarks = []
     if machine and left is not None and settings.kv_space and left < settings.kv_space:
-        found.append(f"VLLM_CPU_KVCACHE_SPACE asks for more than remains on {machine.board}")
+        remarks.append(f"VLLM_CPU_KVCACHE_SPACE asks for more than remains on {machine.board}")
     if not gpu and settings.kv_space is None:
-        found.append("VLLM_CPU_KVCACHE_SPACE is not set: half of the memory is taken for it, as vLLM 0.15.1 does")
+        remarks.append("VLLM_CPU_KVCACHE_SPACE is not set: half of the memory is taken for it, as vLLM 0.15.1 does")
     if machine and not machine.measured:
-        found.append(f"nobody has published what Linux sees of {machine.board}'s memory: 93 % of it is taken")
+        remarks.append(
+            f"the memory that Linux sees on {machine.board} is not published; the estimate assumes 93 % of it"
+        )
     if machine and machine.utilization is not None and machine.utilization < settings.utilization:
-        found.append(
+        remarks.append(
             f"--gpu-memory-utilization {settings.utilization:g} is more than is free on {machine.board} at the start: "
             + (
                 f"set {machine.utilization:g} or less, for which the sum is made"
@@ -147,4 +149,4 @@ def _remarks(settings: ServingSettings, machine: Machine | None, left: int | Non
                 else "none is"
             )
         )
-    return found
+    return remarks

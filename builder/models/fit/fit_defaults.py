@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _DEFAULTS = Path(__file__).with_name("defaults.toml")
 _OVERHEADS = Path(__file__).with_name("overheads.toml")
-_PLACES = ("cpu", "gpu", "system")
+_MEMORY_KINDS = ("cpu", "gpu", "system")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,28 +69,28 @@ def read_overheads(path: Path) -> tuple[Overhead, ...]:
 
 
 def _rows(root: Table, key: str, read: Any) -> tuple[Any, ...]:
-    found = []
+    rows = []
     for table in root.tables(key):
-        found.append(read(table))
+        rows.append(read(table))
         table.done()
-    return tuple(found)
+    return tuple(rows)
 
 
 def _defaults(table: Table) -> Defaults:
     values = table.table("values")
-    found = {key: _plain(values, key) for key in values}
+    defaults = {key: _plain(values, key) for key in values}
     return Defaults(
         model_type=table.string("model-type", pattern=r"[a-z0-9_]+", noun="a model type as config.json writes it"),
-        values=found,
+        values=defaults,
         sliding_every=table.integer("sliding-every", low=2, high=64) if "sliding-every" in table else None,
         source=table.string("source", pattern=".+", noun="a source"),
     )
 
 
 def _plain(values: Table, key: str) -> int | bool:
-    found = values.raw(key)
-    if isinstance(found, int):
-        return found
+    value = values.raw(key)
+    if isinstance(value, int):
+        return value
     values.problem(key, "must be a whole number, true or false")
     return 0
 
@@ -103,6 +103,6 @@ def _overhead(table: Table) -> Overhead:
         unless=table.optional_string("unless", pattern=r"--[a-z-]+", noun="an option of the server"),
         source=table.string("source", pattern=".+", noun="a source"),
     )
-    if row.of and row.of not in _PLACES:
-        table.problem("of", f"unknown place `{row.of}`", documents.suggest(row.of, _PLACES, noun="places"))
+    if row.of and row.of not in _MEMORY_KINDS:
+        table.problem("of", f"unknown place `{row.of}`", documents.suggest(row.of, _MEMORY_KINDS, noun="places"))
     return row

@@ -108,7 +108,7 @@ class BoardFit:
     @property
     def fixed(self) -> int:
         """Bytes that the server needs before the first token is kept."""
-        return sum(line.size for line in self.lines)
+        return sum(item.size for item in self.lines)
 
     @property
     def lower_to(self) -> float | None:
@@ -129,4 +129,4 @@ class CellFit:
     @property
     def fits_somewhere(self) -> bool:
         """Whether there is a board, or none was asked about, that the model is not too large for."""
-        return any(each.verdict != "no" for each in self.boards)
+        return any(board_fit.verdict != "no" for board_fit in self.boards)

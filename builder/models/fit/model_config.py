@@ -45,7 +45,7 @@ class ModelFiles:
 
 def locked_files(locked: LockedModel, recipe_folder: Path, config: Config, models: Path) -> ModelFiles:
     """Return the files of a locked model: in the store, else in the folder that it was locked from."""
-    place = locate(locked.source, recipe_folder, config)
+    source = locate(locked.source, recipe_folder, config)
     by_path = {file.path: file for file in locked.files}
 
     def find(path: str) -> Path | None:
@@ -54,8 +54,8 @@ def locked_files(locked: LockedModel, recipe_folder: Path, config: Config, model
             return None
         if model_store.has(models, file):
             return model_store.blob(models, file.sha256)
-        near = place.path / path if isinstance(place, FolderSource) else None
-        return near if near and near.is_file() and near.stat().st_size == file.size else None
+        local = source.path / path if isinstance(source, FolderSource) else None
+        return local if local and local.is_file() and local.stat().st_size == file.size else None
 
     sizes = {file.path: file.size for file in locked.files}
     return ModelFiles(name=locked.name, source=locked.source, sizes=sizes, find=find)
@@ -67,17 +67,17 @@ def local_files(model: Model, recipe_folder: Path, config: Config) -> ModelFiles
     Raises:
         ModelError: it is elsewhere, or the folder holds no whole model.
     """
-    place = locate(model.source, recipe_folder, config)
-    if not isinstance(place, FolderSource):
+    source = locate(model.source, recipe_folder, config)
+    if not isinstance(source, FolderSource):
         hint = "lock the recipe's models first: `jbuild models lock RECIPE`, or `jbuild lock RECIPE`"
         raise ModelError(f"model {model.name} is not locked, and not in a folder", where=model.source, hint=hint)
-    found, folder = list_folder(model.name, place), place.path
-    selection = select(found, model)
+    files, folder = list_folder(model.name, source), source.path
+    selection = select(files, model)
     with readable(model.name):
         small = {path: (folder / path).read_bytes() for path in (CONFIG, *selection.indexes)}
     # Half a model would need half the memory.
     check_whole(model, selection, small)
-    sizes = {path: found[path].st_size for path in selection.paths}
+    sizes = {path: files[path].st_size for path in selection.paths}
     return ModelFiles(
         name=model.name,
         source=model.source,

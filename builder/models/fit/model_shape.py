@@ -45,37 +45,41 @@ class _ModelConfig:
 
     def get(self, *keys: str) -> Any:
         """Return the first of these keys that says something, else its default; a null has none."""
-        said = [self.own[key] for key in keys if key in self.own]
-        values = said or [self.row.values.get(key) for key in keys if self.row]
+        settings = [self.own[key] for key in keys if key in self.own]
+        values = settings or [self.row.values.get(key) for key in keys if self.row]
         return next((value for value in values if value is not None), None)
 
     def number(self, *keys: str) -> int | None:
         """Return a positive whole number, or None."""
-        found = self.get(*keys)
-        fits = isinstance(found, int) and not isinstance(found, bool) and 0 < found < _LARGEST
-        return found if fits else None
+        value = self.get(*keys)
+        fits = isinstance(value, int) and not isinstance(value, bool) and 0 < value < _LARGEST
+        return value if fits else None
 
-    def needed(self, what: str, *keys: str) -> int:
+    def needed(self, meaning: str, *keys: str) -> int:
         """Return a number that nothing can be said without; its absence is noted."""
-        found = self.number(*keys)
-        if found is None:
-            self.unknown.append(f"config.json does not say {what} (`{keys[0]}`)")
-        return found or 0
+        value = self.number(*keys)
+        if value is None:
+            self.unknown.append(f"config.json does not say {meaning} (`{keys[0]}`)")
+        return value or 0
 
 
-def read_shape(name: str, where: str, text: bytes) -> Shape:
+def read_shape(name: str, location: str, text: bytes) -> Shape:
     """Read a config.json.
 
     Raises:
         ModelError: it is not one.
     """
     try:
-        whole = json.loads(text)
+        document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"model {name}: config.json is not JSON", where=where, hint="fetch the model again") from error
-    if not isinstance(whole, dict):
-        raise ModelError(f"model {name}: config.json is not a JSON object", where=where, hint="fetch the model again")
-    config = _ModelConfig(whole)
+        raise ModelError(
+            f"model {name}: config.json is not JSON", where=location, hint="fetch the model again"
+        ) from error
+    if not isinstance(document, dict):
+        raise ModelError(
+            f"model {name}: config.json is not a JSON object", where=location, hint="fetch the model again"
+        )
+    config = _ModelConfig(document)
     layers = _layers(config)
     hidden = config.needed("how wide it is", *_HIDDEN)
     return Shape(
@@ -94,8 +98,8 @@ def read_shape(name: str, where: str, text: bytes) -> Shape:
 
 def _either(config: _ModelConfig, key: str) -> Any:
     """Return a value that multimodal models keep beside the language model's own configuration or in it."""
-    found = config.get(key)
-    return config.whole.get(key) if found is None else found
+    value = config.get(key)
+    return config.whole.get(key) if value is None else value
 
 
 def _layers(config: _ModelConfig) -> tuple[Layers, ...]:
@@ -106,19 +110,19 @@ def _layers(config: _ModelConfig) -> tuple[Layers, ...]:
     if config.model_type in _OTHER_STATES:
         config.unknown.append(f"the memory of a {config.model_type} model's state is not known here")
         return ()
-    width, what = _width(config)
+    width, basis = _width(config)
     if config.unknown:
         return ()
     # The last ones of some models read the KV cache of earlier ones.
-    own = _kinds(config, count)[: count - (config.number("num_kv_shared_layers") or 0)]
-    recurrent = sum(kind in _RECURRENT for kind in own)
+    kinds = _kinds(config, count)[: count - (config.number("num_kv_shared_layers") or 0)]
+    recurrent = sum(kind in _RECURRENT for kind in kinds)
     if recurrent:
         config.unknown.append(f"{recurrent} of its {count} layers keep another state than a KV cache")
     window = _window(config)
-    sliding = sum(kind == "sliding_attention" for kind in own) if window else 0
-    rest = len(own) - recurrent - sliding
-    found = [Layers(count=rest, width=width, what=what)] if rest else []
-    return (*found, Layers(count=sliding, width=width, what=what, window=window)) if sliding else tuple(found)
+    sliding = sum(kind == "sliding_attention" for kind in kinds) if window else 0
+    rest = len(kinds) - recurrent - sliding
+    groups = [Layers(count=rest, width=width, what=basis)] if rest else []
+    return (*groups, Layers(count=sliding, width=width, what=basis, window=window)) if sliding else tuple(groups)
 
 
 def _width(config: _ModelConfig) -> tuple[int, str]:
@@ -146,9 +150,9 @@ def _window(config: _ModelConfig) -> int | None:
 
 def _kinds(config: _ModelConfig, count: int) -> list[str]:
     """Return the kind of each layer, as transformers' configuration classes work it out."""
-    given = config.get("layer_types")
-    if isinstance(given, list) and len(given) == count:
-        return [str(kind) for kind in given]
+    types = config.get("layer_types")
+    if isinstance(types, list) and len(types) == count:
+        return [str(kind) for kind in types]
     every = config.number("sliding_window_pattern", "_sliding_window_pattern") or (
         config.row.sliding_every if config.row else None
     )
@@ -173,17 +177,17 @@ def _intermediate(config: _ModelConfig, hidden: int) -> int:
 
 
 def _longest(config: _ModelConfig) -> int | None:
-    found = [number for key in _LENGTHS if (number := config.number(key))]
-    if not found:
+    lengths = [number for key in _LENGTHS if (number := config.number(key))]
+    if not lengths:
         return None
     scaling = config.get("rope_scaling", "rope_parameters")
     if not isinstance(scaling, dict):
-        return min(found)
+        return min(lengths)
     kind, factor = scaling.get("rope_type", scaling.get("type")), _factor(scaling.get("factor"))
     if kind in (None, *_SCALED_ALREADY) or "gemma3" in config.model_type or factor is None:
-        return min(found)
+        return min(lengths)
     original = scaling.get("original_max_position_embeddings") if kind == "yarn" else None
-    return int((original if isinstance(original, int) and original > 0 else min(found)) * factor)
+    return int((original if isinstance(original, int) and original > 0 else min(lengths)) * factor)
 
 
 def _factor(value: object) -> float | None:
@@ -193,14 +197,14 @@ def _factor(value: object) -> float | None:
 
 
 def _dtype(config: _ModelConfig) -> str:
-    places: Sequence[dict[str, Any]] = (config.whole, config.own)
-    found = next((place[key] for place in places for key in ("torch_dtype", "dtype") if place.get(key)), "float32")
-    return str(found).removeprefix("torch.")
+    tables: Sequence[dict[str, Any]] = (config.whole, config.own)
+    dtype = next((table[key] for table in tables for key in ("torch_dtype", "dtype") if table.get(key)), "float32")
+    return str(dtype).removeprefix("torch.")
 
 
 def _quantised(config: _ModelConfig) -> str | None:
-    for place in (config.whole, config.own):
+    for table in (config.whole, config.own):
         for key in ("quantization_config", "compression_config"):
-            if isinstance(place.get(key), dict):
-                return str(place[key].get("quant_method") or "a method without a name").lower()
+            if isinstance(table.get(key), dict):
+                return str(table[key].get("quant_method") or "a method without a name").lower()
     return None

@@ -36,27 +36,27 @@ def settings_of(
     `vllm` is its version, if that is known.
     """
     environment = dict(server.environment)
-    given = [*server.arguments, *_words(environment.get("JBUILD_EXTRA_ARGS", ""))]
+    arguments = [*server.arguments, *_words(environment.get("JBUILD_EXTRA_ARGS", ""))]
     dtype = _dtype(environment.get("JBUILD_DTYPE") or server.dtype, shape)
-    kv_dtype = option(given, "--kv-cache-dtype") or "auto"
-    length = _whole(environment.get("JBUILD_MAX_MODEL_LEN")) or server.max_model_len or shape.longest or _NO_LENGTH
+    kv_dtype = option(arguments, "--kv-cache-dtype") or "auto"
+    length = _integer(environment.get("JBUILD_MAX_MODEL_LEN")) or server.max_model_len or shape.longest or _NO_LENGTH
     large = gpu and memory is not None and memory >= _LARGE
-    most = _whole(option(given, "--max-num-seqs")) or _sequences(gpu=gpu, large=large)
-    batch = _whole(option(given, "--max-num-batched-tokens"))
-    wanted = _whole(option(given, "--max-num-seqs"))
-    utilization = environment.get("JBUILD_GPU_MEMORY_UTILIZATION") or option(given, "--gpu-memory-utilization")
-    space = _whole(environment.get("VLLM_CPU_KVCACHE_SPACE"))
+    most = _integer(option(arguments, "--max-num-seqs")) or _sequences(gpu=gpu, large=large)
+    batch = _integer(option(arguments, "--max-num-batched-tokens"))
+    sequences = _integer(option(arguments, "--max-num-seqs"))
+    utilization = environment.get("JBUILD_GPU_MEMORY_UTILIZATION") or option(arguments, "--gpu-memory-utilization")
+    space = _integer(environment.get("VLLM_CPU_KVCACHE_SPACE"))
     return ServingSettings(
         dtype=dtype,
         kv_dtype=dtype if kv_dtype == "auto" else kv_dtype,
         length=length,
-        sequences=wanted or 1,
+        sequences=sequences or 1,
         batched_tokens=batch or min(_BATCH_LARGE if large else _BATCH, most * length),
         most_sequences=most,
-        block=_whole(option(given, "--block-size")) or (_BLOCK if gpu else _BLOCK_CPU),
+        block=_integer(option(arguments, "--block-size")) or (_BLOCK if gpu else _BLOCK_CPU),
         utilization=_share(utilization) or (_UTILIZATION_LATER if _is_later(vllm) else _UTILIZATION),
-        hybrid="--disable-hybrid-kv-cache-manager" not in given,
-        eager="--enforce-eager" in given,
+        hybrid="--disable-hybrid-kv-cache-manager" not in arguments,
+        eager="--enforce-eager" in arguments,
         kv_space=space * _GIB if space and not gpu else None,
         remarks=tuple(_remarks(server, shape, utilization, vllm, gpu=gpu)),
     )
@@ -74,8 +74,8 @@ def option(arguments: Sequence[str], name: str) -> str | None:
 
 def pinned_version(requires: Sequence[str]) -> str | None:
     """Return the version of vLLM that requirements pin, or None."""
-    found = (_VERSION.match(text.strip().lower()) for text in requires)
-    return next((f"{match[1]}.{match[2]}" for match in found if match), None)
+    matches = (_VERSION.match(text.strip().lower()) for text in requires)
+    return next((f"{match[1]}.{match[2]}" for match in matches if match), None)
 
 
 def _sequences(*, gpu: bool, large: bool) -> int:
@@ -85,30 +85,32 @@ def _sequences(*, gpu: bool, large: bool) -> int:
 
 
 def _remarks(server: ServerSpec, shape: Shape, utilization: str | None, vllm: str | None, *, gpu: bool) -> list[str]:
-    found = []
+    remarks = []
     if gpu and not utilization:
         used = _UTILIZATION_LATER if _is_later(vllm) else _UTILIZATION
-        known = f"vLLM {vllm}'s" if vllm else "an unknown vLLM's"
-        found.append(f"--gpu-memory-utilization is not set: {used} is taken for {known} default")
+        source = f"vLLM {vllm}'s" if vllm else "an unknown vLLM's"
+        remarks.append(f"--gpu-memory-utilization is not set: {used} is taken for {source} default")
     if server.quantization and not shape.quantised:
-        found.append(f"quantization {server.quantization} at load time is not counted: the weights are an upper bound")
+        remarks.append(
+            f"quantization {server.quantization} at load time is not counted: the weights are an upper bound"
+        )
     if shape.longest and server.max_model_len and server.max_model_len > shape.longest:
-        found.append(
+        remarks.append(
             f"max-model-len {server.max_model_len} is beyond the {shape.longest} tokens of config.json: "
             "vLLM does not start with it, unless VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"
         )
-    return found
+    return remarks
 
 
-def _dtype(asked: str | None, shape: Shape) -> str:
+def _dtype(setting: str | None, shape: Shape) -> str:
     """`auto` takes the configuration's type, but never 32 bits."""
-    if asked in (None, "auto"):
+    if setting in (None, "auto"):
         return "bfloat16" if shape.dtype in ("float32", "float64") else shape.dtype
-    return {"half": "float16", "float": "float32"}.get(str(asked), str(asked))
+    return {"half": "float16", "float": "float32"}.get(str(setting), str(setting))
 
 
 def _is_later(vllm: str | None) -> bool:
-    numbers = tuple(int(part) for part in re.findall(r"[0-9]+", vllm or "")[:2])
+    numbers = tuple(int(digits) for digits in re.findall(r"[0-9]+", vllm or "")[:2])
     return len(numbers) == 2 and numbers >= _LATER  # noqa: PLR2004  # major and minor
 
 
@@ -121,10 +123,10 @@ def _words(text: str) -> list[str]:
     return [word for word in words if isinstance(word, str)]
 
 
-def _whole(text: str | None) -> int | None:
+def _integer(text: str | None) -> int | None:
     return int(text) if text and re.fullmatch(r"[1-9][0-9]{0,9}", text) else None
 
 
 def _share(text: str | None) -> float | None:
-    found = float(text) if text and re.fullmatch(r"[01]?\.[0-9]{1,6}|1", text) else None
-    return found if found and found <= 1 else None
+    share = float(text) if text and re.fullmatch(r"[01]?\.[0-9]{1,6}|1", text) else None
+    return share if share and share <= 1 else None

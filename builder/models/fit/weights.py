@@ -58,15 +58,15 @@ def _read(files: ModelFiles, shape: Shape, dtype: str) -> _WeightHeaders:
     for path, size in sorted(files.sizes.items()):
         if not is_weight(path):
             continue
-        here = files.find(path) if suffix_of(path) == "safetensors" else None
-        if here is None:
+        local = files.find(path) if suffix_of(path) == "safetensors" else None
+        if local is None:
             unread += size
             continue
         try:
-            tensors = read_header(here)
+            tensors = read_header(local)
         except HeaderError as error:
             hint = "fetch or copy the model again"
-            raise ModelError(f"model {files.name}: {path} {error}", where=str(here), hint=hint) from error
+            raise ModelError(f"model {files.name}: {path} {error}", where=str(local), hint=hint) from error
         for tensor in tensors:
             # A tied output layer is the input layer again: servers do not load it a second time.
             if not (shape.tied and tensor.name.endswith("lm_head.weight")):

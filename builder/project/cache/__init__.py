@@ -1,1 +1,1 @@
-"""The cache: what lies in it, what this project's locks need of it, and what may go."""
+"""The cache: its contents, the entries that this project's locks need, and pruning."""

@@ -8,10 +8,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CacheEntry:
-    """One thing in the cache that goes as a whole; `size` in bytes, `used` in seconds since the epoch.
+    """One entry of the cache, removed as a whole; `size` in bytes, `used` in seconds since the epoch.
 
-    `frees` are the bytes that the disk gets back: files that a rendered cell links to stay with it. `content` is the
-    sha256 that the entry is kept under, None for what a process left behind. `locked`: a lock of this project needs it.
+    `frees` are the bytes that removal frees: files that a rendered cell links to stay. `content` is the sha256 of the
+    entry's content, None for leftovers of a process. `locked`: a lock of this project needs it.
     """
 
     kind: str
@@ -25,7 +25,7 @@ class CacheEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KindSummary:
-    """How much there is of one kind, and how much of that this project's locks need; sizes in bytes."""
+    """The entries of one kind, and those that this project's locks need; sizes in bytes."""
 
     kind: str
     entries: int
@@ -36,7 +36,7 @@ class KindSummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pruned:
-    """What went, or would go: how many entries of a kind, their bytes, and the bytes that the disk gets back."""
+    """The removed entries of a kind: their number, their bytes, and the bytes freed."""
 
     kind: str
     entries: int
@@ -46,7 +46,7 @@ class Pruned:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PruneResult:
-    """What a prune did. `busy`: another jbuild works, so images were left alone; `skipped` entries were in use."""
+    """The result of a prune. `busy`: another jbuild was running, so images stayed; `skipped` entries were in use."""
 
     kinds: tuple[Pruned, ...]
     busy: bool

@@ -1,4 +1,4 @@
-"""What lies in the cache, kind by kind. `engine/` and `stand-in/` are not jbuild's to look into."""
+"""The contents of the cache by kind, without `engine/` and `stand-in/`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HEX = frozenset("0123456789abcdef")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
-    """Entries that lie at `pattern` below a folder of the cache, under the sha256 of a wheel or of a model's file."""
+    """Entries at `pattern` below a folder of the cache, named by the sha256 of a wheel or of a model's file."""
 
     name: str
     folder: str
@@ -52,13 +52,13 @@ IMAGES, MODELS, UV = "images", "models", "uv"
 
 
 def entries(workspace: Workspace, references: References) -> Iterator[CacheEntry]:
-    """Yield everything in the cache that can go, but uv's own; images by their manifests."""
+    """Yield all removable entries of the cache except uv's; images by their manifests."""
     lent = borrowed(workspace.images, references.images)
     for kind in KINDS:
         for path in sorted((workspace.cache / kind.folder).glob(kind.pattern)):
             entry = _entry(kind, path, references)
             if entry and kind.name == MODELS and path.name in lent.used:
-                # An image is whole only with them.
+                # Images need them.
                 used = max(entry.used, lent.used[path.name])
                 entry = replace(entry, used=used, locked=entry.locked or path.name in lent.locked)
             if entry:
@@ -66,10 +66,10 @@ def entries(workspace: Workspace, references: References) -> Iterator[CacheEntry
     yield from image_entries(workspace.images, references.images)
 
 
-def summarise(found: Iterable[CacheEntry], workspace: Workspace) -> tuple[KindSummary, ...]:
-    """Return how much there is of each kind, uv's own cache last."""
+def summarise(all_entries: Iterable[CacheEntry], workspace: Workspace) -> tuple[KindSummary, ...]:
+    """Return the size of each kind, uv's own cache last."""
     by_kind: dict[str, list[CacheEntry]] = {name: [] for name in (*(kind.name for kind in KINDS), IMAGES)}
-    for entry in found:
+    for entry in all_entries:
         by_kind[entry.kind].append(entry)
     uv_size, _, _ = measure(workspace.cache / UV)
     uv = KindSummary(kind=UV, entries=0, size=uv_size, locked_entries=0, locked_size=0)
@@ -77,21 +77,21 @@ def summarise(found: Iterable[CacheEntry], workspace: Workspace) -> tuple[KindSu
 
 
 def measure(path: Path) -> tuple[int, int, float]:
-    """Return bytes, bytes that removal frees, and the last use, of a file or folder; links are not followed."""
+    """Return size, bytes freed by removal, and last use of a file or folder, without following links."""
     try:
-        own = path.lstat()
+        state = path.lstat()
     except FileNotFoundError:
         return 0, 0, 0.0
-    if not stat.S_ISDIR(own.st_mode):
-        return own.st_size, own.st_size if own.st_nlink == 1 else 0, own.st_ctime
+    if not stat.S_ISDIR(state.st_mode):
+        return state.st_size, state.st_size if state.st_nlink == 1 else 0, state.st_ctime
     size = frees = 0
     for base, _, files in os.walk(path):
         for name in files:
-            state = os.lstat(os.path.join(base, name))  # noqa: PTH118  # a tree has thousands of files
-            size += state.st_size
-            frees += state.st_size if state.st_nlink == 1 else 0
-    # A folder's mtime may be set to one value for all; its ctime is when it was made, or marked as used.
-    return size, frees, own.st_ctime
+            file_state = os.lstat(os.path.join(base, name))  # noqa: PTH118  # a tree has thousands of files
+            size += file_state.st_size
+            frees += file_state.st_size if file_state.st_nlink == 1 else 0
+    # A folder's mtime may be a fixed value; its ctime is the time it was made or marked as used.
+    return size, frees, state.st_ctime
 
 
 def _entry(kind: Kind, path: Path, references: References) -> CacheEntry | None:

@@ -1,4 +1,4 @@
-"""Removes from the cache what nobody has used for a while, beside other jbuild processes."""
+"""Removes unused entries from the cache, also while other jbuild processes run."""
 
 from __future__ import annotations
 
@@ -26,45 +26,47 @@ if TYPE_CHECKING:
     from builder.host.paths import Workspace
     from builder.host.session import Session
 
-# While another jbuild works, what was used this recently (seconds) may be what it is about to use.
+# While another jbuild runs, it may need entries that were used this recently (seconds).
 _RECENT_S = 86_400.0
 
 
 def prune(session: Session, *, older_than_s: float, keep_locked: bool, dry_run: bool) -> PruneResult:
-    """Remove what was last used before `older_than_s` seconds; with `keep_locked`, nothing that this project needs.
+    """Remove entries not used for `older_than_s` seconds; with `keep_locked`, keep those that this project needs.
 
-    While another jbuild works, images stay, and so does whatever was used within a day. `engine/`, `stand-in/` and
-    everything else that jbuild did not make stay always.
+    While another jbuild runs, images stay, and so do entries used within a day. `engine/`, `stand-in/` and files that
+    jbuild did not make always stay.
 
     Raises:
-        LockError: what this project needs is not known, for one of its locks is damaged.
-        DiskError: something cannot be removed.
+        LockError: the needs of this project are unknown, since one of its locks is damaged.
+        DiskError: an entry cannot be removed.
     """
     workspace = session.workspace
     needed = references(workspace) if keep_locked else NOTHING
     with disk_errors(workspace.cache), alone(workspace) as unwatched:
         before = time.time() - (older_than_s if unwatched else max(older_than_s, _RECENT_S))
-        found = [entry for entry in entries(workspace, needed) if not entry.locked and entry.used < before]
+        unused = [entry for entry in entries(workspace, needed) if not entry.locked and entry.used < before]
         lent = frozenset() if unwatched else frozenset(borrowed(workspace.images, ()).used)
-        going = [e for e in found if e.kind != IMAGES and not (e.kind == MODELS and e.path.name in lent)]
-        images = [entry for entry in found if entry.kind == IMAGES] if unwatched else []
-        gone = going if dry_run else [each for each in going if _remove(each, workspace, before, unwatched=unwatched)]
-        kinds = [_pruned(kind.name, gone) for kind in KINDS]
+        going = [e for e in unused if e.kind != IMAGES and not (e.kind == MODELS and e.path.name in lent)]
+        images = [entry for entry in unused if entry.kind == IMAGES] if unwatched else []
+        removed = (
+            going if dry_run else [entry for entry in going if _remove(entry, workspace, before, unwatched=unwatched)]
+        )
+        kinds = [_pruned(kind.name, removed) for kind in KINDS]
         kinds.append(_prune_images(images, workspace, dry_run=dry_run))
         kinds.append(_prune_abandoned(workspace, dry_run=dry_run))
         if not dry_run:
             kinds.append(_prune_uv(workspace))
             if unwatched:
                 _tidy(workspace)
-    return PruneResult(kinds=tuple(kinds), busy=not unwatched, skipped=len(going) - len(gone))
+    return PruneResult(kinds=tuple(kinds), busy=not unwatched, skipped=len(going) - len(removed))
 
 
 def _tidy(workspace: Workspace) -> None:
-    """Remove the lock files of downloads that have ended, and folders that nothing is left in."""
+    """Remove the lock files of ended downloads, and empty folders."""
     for path in (workspace.models / "partial").glob("*.lock"):
         path.unlink()
     for path in workspace.wheels.glob("??/*/lock"):
-        if not any(other.name != path.name for other in path.parent.iterdir()):
+        if all(sibling.name == path.name for sibling in path.parent.iterdir()):
             shutil.rmtree(path.parent)
     for kind in KINDS:
         for folder in (workspace.cache / kind.folder).glob("??"):
@@ -72,16 +74,16 @@ def _tidy(workspace: Workspace) -> None:
                 folder.rmdir()
 
 
-def _pruned(kind: str, gone: Sequence[CacheEntry]) -> Pruned:
-    members = [entry for entry in gone if entry.kind == kind]
+def _pruned(kind: str, removed: Sequence[CacheEntry]) -> Pruned:
+    members = [entry for entry in removed if entry.kind == kind]
     size, frees = sum(entry.size for entry in members), sum(entry.frees for entry in members)
     return Pruned(kind=kind, entries=len(members), size=size, frees=frees)
 
 
 def _remove(entry: CacheEntry, workspace: Workspace, before: float, *, unwatched: bool) -> bool:
-    """Remove an entry unless somebody holds it or has used it since it was looked at."""
-    with _held(entry, workspace) as held:
-        if not held or _last_use(entry.path) >= before:
+    """Remove an entry unless a process holds it or has used it in the meantime."""
+    with _locked(entry, workspace) as locked:
+        if not locked or _last_use(entry.path) >= before:
             return False
         if entry.kind == "wheels" and not unwatched:
             # Another process may wait for the lock inside: the folder stays, and the lock with it.
@@ -89,16 +91,16 @@ def _remove(entry: CacheEntry, workspace: Workspace, before: float, *, unwatched
                 if path.name != "lock":
                     path.unlink()
             return True
-        # Renamed first: whoever looks for it meanwhile finds all of it or nothing.
-        aside = entry.path.with_name(f".{entry.path.name[:100]}.pruned-{os.getpid()}")
-        entry.path.rename(aside)
-        shutil.rmtree(aside) if aside.is_dir() and not aside.is_symlink() else aside.unlink()
+        # Renamed first, so that other processes see all of it or nothing.
+        renamed = entry.path.with_name(f".{entry.path.name[:100]}.pruned-{os.getpid()}")
+        entry.path.rename(renamed)
+        shutil.rmtree(renamed) if renamed.is_dir() and not renamed.is_symlink() else renamed.unlink()
         return True
 
 
 @contextmanager
-def _held(entry: CacheEntry, workspace: Workspace) -> Iterator[bool]:
-    """Hold the lock that processes hold which make this entry; False if one of them does."""
+def _locked(entry: CacheEntry, workspace: Workspace) -> Iterator[bool]:
+    """Hold the lock of the processes that make this entry; yield False if one of them holds it."""
     path = _lock_of(entry, workspace)
     if path is None:
         yield True
@@ -124,7 +126,7 @@ def _lock_of(entry: CacheEntry, workspace: Workspace) -> Path | None:
     if entry.kind == "wheels":
         return entry.path / "lock" if entry.path.is_dir() else None
     if entry.kind == "trees":
-        # What a killed process left is called `.<tree>.<random>`.
+        # A killed process leaves `.<tree>.<random>`.
         name = entry.path.name if entry.content else entry.path.name.lstrip(".").rpartition(".")[0]
         return entry.path.with_name(f"{name}.lock") if name else None
     if entry.kind in ("models", "model downloads"):
@@ -149,19 +151,19 @@ def _prune_images(going: list[CacheEntry], workspace: Workspace, *, dry_run: boo
 
 
 def _prune_abandoned(workspace: Workspace, *, dry_run: bool) -> Pruned:
-    """Remove what a `build --verify` left that was killed."""
-    found = abandoned(workspace.cache)
+    """Remove the leftovers of killed `build --verify` processes."""
+    folders = abandoned(workspace.cache)
     size = frees = 0
-    for folder in found:
-        own, free, _ = measure(folder)
-        size, frees = size + own, frees + free
+    for folder in folders:
+        folder_size, folder_frees, _ = measure(folder)
+        size, frees = size + folder_size, frees + folder_frees
         if not dry_run:
             shutil.rmtree(folder, ignore_errors=True)
-    return Pruned(kind="scratch", entries=len(found), size=size, frees=frees)
+    return Pruned(kind="scratch", entries=len(folders), size=size, frees=frees)
 
 
 def _prune_uv(workspace: Workspace) -> Pruned:
-    """Let uv remove what it can do without; it keeps its own processes apart."""
+    """Run uv's own prune, which locks out uv's other processes."""
     folder = workspace.cache / UV
     if not folder.is_dir():
         return Pruned(kind=UV, entries=0, size=0, frees=0)

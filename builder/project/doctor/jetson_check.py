@@ -1,4 +1,4 @@
-"""On a Jetson: release, board, power, heat, memory, and which images it can run."""
+"""Checks a Jetson: release, board, power, heat, memory, and the images that it can run."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from builder.device.serve.image_choice import TargetHost, cannot_run
 from builder.errors import DocumentError, JbuildError
 from builder.host.process import find_program, run
 from builder.jetson.boards import board
-from builder.jetson.device import this_device
+from builder.jetson.device import TargetHost, cannot_run, this_device
 from builder.jetson.distributions import platforms
-from builder.project.doctor.check_table import fine, idle, trouble
+from builder.project.doctor.check_table import ok, problem, skipped
 from builder.recipe.find import recipe_paths
 from builder.recipe.job import job_of
 from builder.recipe.load import load
@@ -26,21 +25,21 @@ if TYPE_CHECKING:
     from builder.model.recipes import Recipe
     from builder.project.doctor.check_records import Check, DoctorContext
 
-_NO_JETSON = "this machine is no Jetson"
+_NO_JETSON = "this machine is not a Jetson"
 _ANSWER_S = 10
 _MODE = re.compile(r"NV Power Mode:\s*(\S+)")
 _FULL = "MAXN"
 _PASSIVE = ("passive", "active", "hot")
-# Less than this part of its memory is left before anything of ours runs.
+# The least free share of the memory before jbuild runs anything.
 _LEAST_FREE = 0.5
 _MOST_REASONS = 3
 
 
 def check(case: DoctorContext) -> Iterator[Check]:
-    """Look at the device, if this is one."""
+    """Check the device, if the machine is a Jetson."""
     device = this_device(case.root)
     if device is None:
-        yield idle("device", _NO_JETSON)
+        yield skipped("device", _NO_JETSON)
         return
     yield _device(device)
     yield _power(device)
@@ -50,36 +49,36 @@ def check(case: DoctorContext) -> Iterator[Check]:
 
 
 def _device(device: Device) -> Check:
-    known = [row for row in platforms() if row.l4t == device.l4t]
-    found = f"{device.model}, L4T {device.l4t or 'of unknown release'}"
-    if device.l4t is None or not known:
-        return trouble("device", "unknown-release", found)
+    rows = [row for row in platforms() if row.l4t == device.l4t]
+    text = f"{device.model}, L4T {device.l4t or 'of unknown release'}"
+    if device.l4t is None or not rows:
+        return problem("device", "unknown-release", text)
     if device.board is None:
-        return trouble("device", "unknown-board", f"{found} (JetPack {known[0].jetpack})")
-    return fine("device", f"{found} (JetPack {known[0].jetpack}), {device.board}")
+        return problem("device", "unknown-board", f"{text} (JetPack {rows[0].jetpack})")
+    return ok("device", f"{text} (JetPack {rows[0].jetpack}), {device.board}")
 
 
 def _power(device: Device) -> Check:
     if find_program("nvpmodel") is None:
-        return idle("power", "there is no nvpmodel: in a container the host's mode counts")
+        return skipped("power", "nvpmodel is not installed: in a container the host's mode applies")
     try:
-        said = run(["nvpmodel", "-q"], timeout_s=_ANSWER_S).stdout
+        output = run(["nvpmodel", "-q"], timeout_s=_ANSWER_S).stdout
     except JbuildError as error:
-        return idle("power", f"nvpmodel does not tell: {(error.log or error.message).strip()}")
-    mode = _MODE.search(said)
+        return skipped("power", f"nvpmodel failed: {(error.log or error.message).strip()}")
+    mode = _MODE.search(output)
     if mode is None:
-        return idle("power", f"nvpmodel tells no mode: {said.strip()}")
+        return skipped("power", f"nvpmodel shows no mode: {output.strip()}")
     modes = board(device.board).power_modes if device.board else ()
-    found = mode[1] + (f" (modes: {', '.join(modes)})" if modes else "")
-    # The weakest of several is what a device is shipped with, or was once set to and forgotten.
+    text = mode[1] + (f" (modes: {', '.join(modes)})" if modes else "")
+    # The weakest mode of several is often a factory setting, or a forgotten one.
     watts = {name: int(name.rstrip("W")) for name in modes if re.fullmatch(r"\d+W", name)}
     if len(watts) > 1 and mode[1] == min(watts, key=lambda name: watts[name]):
-        return trouble("power", "low", found)
-    return fine("power", found if mode[1].startswith(_FULL) else f"{found}; {_FULL} is faster")
+        return problem("power", "low", text)
+    return ok("power", text if mode[1].startswith(_FULL) else f"{text}; {_FULL} is faster")
 
 
 def _heat(root: Path) -> Check:
-    """Compare the zones' temperatures with those from which the kernel slows the device down (millidegrees)."""
+    """Compare the zones' temperatures with the kernel's limits for throttling (millidegrees)."""
     hottest, slowed = None, []
     for zone in sorted((root / "sys" / "class" / "thermal").glob("thermal_zone*")):
         now = _number(zone / "temp")
@@ -93,10 +92,10 @@ def _heat(root: Path) -> Check:
         if reached:
             slowed.append(f"{name} {now / 1000:.0f} °C (limit {min(reached) / 1000:.0f} °C)")
     if slowed:
-        return trouble("heat", "throttling", ", ".join(slowed))
+        return problem("heat", "throttling", ", ".join(slowed))
     if hottest is None:
-        return idle("heat", "no thermal zone tells its temperature")
-    return fine("heat", f"{hottest[1]} {hottest[0] / 1000:.0f} °C is the hottest")
+        return skipped("heat", "no thermal zone shows its temperature")
+    return ok("heat", f"{hottest[1]} {hottest[0] / 1000:.0f} °C is the hottest")
 
 
 def _memory(root: Path) -> Check:
@@ -104,32 +103,32 @@ def _memory(root: Path) -> Check:
     sizes = {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
     total, free = sizes.get("MemTotal", 0), sizes.get("MemAvailable", 0)
     if not total:
-        return idle("memory", "the kernel does not tell")
-    found = f"{free / (1 << 30):.1f} of {total / (1 << 30):.1f} GiB are free"
-    return trouble("memory", "short", found) if free < total * _LEAST_FREE else fine("memory", found)
+        return skipped("memory", "the kernel does not show it")
+    text = f"{free / (1 << 30):.1f} of {total / (1 << 30):.1f} GiB are free"
+    return problem("memory", "short", text) if free < total * _LEAST_FREE else ok("memory", text)
 
 
 def _images(case: DoctorContext, device: Device) -> Iterator[Check]:
     recipes = [case.recipe] if case.recipe else _recipes(case)
     if device.l4t is None:
-        yield idle("images", "without the device's release nothing can be told")
+        yield skipped("images", "the device's release is unknown")
         return
     for recipe in recipes:
         yield _recipe(recipe, device, device.l4t)
 
 
 def _recipes(case: DoctorContext) -> list[Recipe]:
-    found = []
+    recipes = []
     for path in recipe_paths(case.session.workspace.recipe_folders).values():
-        # One with mistakes is told of by `jbuild list`.
+        # `jbuild list` reports recipes with mistakes.
         with suppress(DocumentError):
-            found.append(load(path))
-    return found
+            recipes.append(load(path))
+    return recipes
 
 
 def _recipe(recipe: Recipe, device: Device, l4t: str) -> Check:
-    known = board(device.board) if device.board else None
-    host = TargetHost(name=device.model, architecture="arm64", is_jetson=True, l4t=l4t, board=known)
+    row = board(device.board) if device.board else None
+    host = TargetHost(name=device.model, architecture="arm64", is_jetson=True, l4t=l4t, board=row)
     able, reasons = [], dict[str, list[str]]()
     for cell in expand(recipe):
         if cell.impossible:
@@ -139,10 +138,10 @@ def _recipe(recipe: Recipe, device: Device, l4t: str) -> Check:
             reasons.setdefault("; ".join(why), []).append(cell.id)
         else:
             able.append(cell.id)
-    others = "; ".join(f"not {', '.join(cells)}: {why}" for why, cells in list(reasons.items())[:_MOST_REASONS])
+    unsuitable = "; ".join(f"not {', '.join(cells)}: {why}" for why, cells in list(reasons.items())[:_MOST_REASONS])
     if not able:
-        return trouble("images", "none", f"{recipe.name}: {others or 'it has no cell that can be made'}", l4t=l4t)
-    return fine("images", f"{recipe.name}: {', '.join(able)}" + (f"; {others}" if others else ""))
+        return problem("images", "none", f"{recipe.name}: {unsuitable or 'it has no possible cell'}", l4t=l4t)
+    return ok("images", f"{recipe.name}: {', '.join(able)}" + (f"; {unsuitable}" if unsuitable else ""))
 
 
 def _number(path: Path) -> int | None:

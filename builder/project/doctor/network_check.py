@@ -1,4 +1,4 @@
-"""Index, hub and clock: who answers within seconds, and what time they have."""
+"""Checks whether index, hub and registries answer within seconds, and the clock by their time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import requests
 
 from builder.host.concurrency import TaskGroup
-from builder.lock.index_sources import ties_of
+from builder.lock.index_sources import index_pins_of
 from builder.lock.inspect_index import default_address
-from builder.project.doctor.check_table import fine, idle, trouble
+from builder.project.doctor.check_table import ok, problem, skipped
 from builder.remote import http
 from builder.remote.hub.model_sources import HubSource, locate
 from builder.remote.index.index_client import client_of
@@ -32,13 +32,13 @@ _WITHIN_S = (5.0, 8.0)
 _UV_S = 15.0
 _REFUSED = (401, 403)
 _SERVER_FAULT = 500
-# Log-in tokens live for a minute or more; certificates are made for days.
+# Log-in tokens are valid for a minute or more, certificates for days.
 _OFF_S, _WRONG_S = 30, 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Asked:
-    """What came of asking one address: `failure` if nobody answered; the answer's status and date if somebody did."""
+class _Answer:
+    """The answer of one address: its status and clock offset, or `failure` without an answer."""
 
     subject: str
     name: str
@@ -49,20 +49,20 @@ class _Asked:
 
 
 def check(case: DoctorContext) -> Iterator[Check]:
-    """Ask everybody at once; the clock is compared with whoever tells the time."""
+    """Check all servers in parallel, and compare the clock with their time."""
     questions = list(_questions(case))
     with TaskGroup(max(len(questions), 1)) as group:
-        asked = group.map(lambda ask: ask(), questions)
-    yield from (_judged(each) for each in asked if each.subject == "index")
-    hubs = [each for each in asked if each.subject == "hub"]
-    yield from (_judged(each) for each in hubs)
+        answers = group.map(lambda ask: ask(), questions)
+    yield from (_check(answer) for answer in answers if answer.subject == "index")
+    hubs = [answer for answer in answers if answer.subject == "hub"]
+    yield from (_check(answer) for answer in hubs)
     if not hubs:
         offline = os.environ.get("HF_HUB_OFFLINE")
-        yield idle("hub", "HF_HUB_OFFLINE is set" if offline else "every model is in a folder or a registry")
-    yield _clock(asked)
+        yield skipped("hub", "HF_HUB_OFFLINE is set" if offline else "every model is in a folder or a registry")
+    yield _clock(answers)
 
 
-def _questions(case: DoctorContext) -> Iterator[Callable[[], _Asked]]:
+def _questions(case: DoctorContext) -> Iterator[Callable[[], _Answer]]:
     config = case.session.config
     client = client_of(config, case.session.workspace.index_states)
     yield partial(_ask_default, case, client.get)
@@ -74,14 +74,16 @@ def _questions(case: DoctorContext) -> Iterator[Callable[[], _Asked]]:
     for registry in config.registries:
         host = Reference.parse(f"{registry}/x").host
         base = api_base(host, config.for_registry(host).insecure_registries)
-        own = http.session(config.for_registry(host), http.Patience(connect_s=_WITHIN_S[0], read_s=_WITHIN_S[1]))
-        yield partial(_ask, partial(own.get, stream=True), "registry", host, f"{base}/v2/")
+        registry_session = http.session(
+            config.for_registry(host), http.Patience(connect_s=_WITHIN_S[0], read_s=_WITHIN_S[1])
+        )
+        yield partial(_ask, partial(registry_session.get, stream=True), "registry", host, f"{base}/v2/")
 
 
 def _indexes(case: DoctorContext) -> Iterator[tuple[str, str]]:
-    """Yield name and address of every index that the recipe's packages are tied to, as far as rules do not move it."""
+    """Yield name and first address of every index that the recipe's packages are pinned to."""
     for job in case.jobs:
-        for index in ties_of(job, case.session.config).indexes:
+        for index in index_pins_of(job, case.session.config).indexes:
             yield index.name, index.addresses[0].url
 
 
@@ -92,29 +94,29 @@ def _hubs(case: DoctorContext) -> set[str]:
     if case.recipe is None:
         return {HubSource(repository="", revision="", endpoint=config.hub_endpoint).address}
     folder = case.recipe.path.parent
-    places = [locate(model.source, folder, config) for job in case.jobs for model in job.spec.models]
-    return {place.address for place in places if isinstance(place, HubSource)}
+    sources = [locate(model.source, folder, config) for job in case.jobs for model in job.spec.models]
+    return {source.address for source in sources if isinstance(source, HubSource)}
 
 
-def _ask_default(case: DoctorContext, get: Callable[..., requests.Response]) -> _Asked:
-    """Ask uv's own default index, whose address uv alone knows."""
+def _ask_default(case: DoctorContext, get: Callable[..., requests.Response]) -> _Answer:
+    """Check uv's default index, whose address only uv knows."""
     address = default_address(case.session, within_s=_UV_S)
     if address is None:
-        return _Asked(subject="index", name="uv's own", url="", failure="uv finds nothing there")
+        return _Answer(subject="index", name="uv's own", url="", failure="uv cannot fetch a package from it")
     return _ask(get, "index", "uv's own", f"{address.rstrip('/')}/packaging/")
 
 
-def _ask(get: Callable[..., requests.Response], subject: str, name: str, url: str) -> _Asked:
+def _ask(get: Callable[..., requests.Response], subject: str, name: str, url: str) -> _Answer:
     try:
         with get(url, timeout=_WITHIN_S) as answer:
-            return _Asked(subject=subject, name=name, url=url, status=answer.status_code, ahead_s=_ahead_s(answer))
+            return _Answer(subject=subject, name=name, url=url, status=answer.status_code, ahead_s=_ahead_s(answer))
     except requests.RequestException as error:
         status = error.response.status_code if error.response is not None else 0
-        return _Asked(subject=subject, name=name, url=url, failure=http.reason(error), status=status)
+        return _Answer(subject=subject, name=name, url=url, failure=http.reason(error), status=status)
 
 
 def _ahead_s(answer: requests.Response) -> float | None:
-    """Return by how many seconds this machine's clock is ahead of a server's. Answers from a cache tell an old time."""
+    """Return the seconds by which this machine's clock is ahead of a server's, or None for cached answers."""
     try:
         theirs = parsedate_to_datetime(answer.headers["Date"])
     except (KeyError, ValueError, TypeError):
@@ -124,26 +126,26 @@ def _ahead_s(answer: requests.Response) -> float | None:
     return (datetime.now(timezone.utc) - theirs).total_seconds()
 
 
-def _judged(asked: _Asked) -> Check:
-    where = http.scrub(asked.url) or asked.name
-    said = asked.failure or f"it answers {asked.status}"
-    if asked.subject == "index" and asked.status in _REFUSED:
-        return trouble("index", "refused", f"{asked.name}: {where}: {said}")
-    if asked.status >= _SERVER_FAULT or (asked.failure and not asked.status):
-        return trouble(
-            asked.subject, "silent", f"{asked.name}: {said}" + (f" ({where})" if where != asked.name else "")
+def _check(answer: _Answer) -> Check:
+    url = http.scrub(answer.url) or answer.name
+    outcome = answer.failure or f"it answers {answer.status}"
+    if answer.subject == "index" and answer.status in _REFUSED:
+        return problem("index", "refused", f"{answer.name}: {url}: {outcome}")
+    if answer.status >= _SERVER_FAULT or (answer.failure and not answer.status):
+        return problem(
+            answer.subject, "silent", f"{answer.name}: {outcome}" + (f" ({url})" if url != answer.name else "")
         )
-    return fine(asked.subject, where if where == asked.name else f"{asked.name}: {where}")
+    return ok(answer.subject, url if url == answer.name else f"{answer.name}: {url}")
 
 
-def _clock(asked: list[_Asked]) -> Check:
-    told = [(abs(each.ahead_s), each.ahead_s, each.name) for each in asked if each.ahead_s is not None]
-    if not told:
-        return idle("clock", "nobody answered with the time")
-    # One server's clock may be wrong; ours is if all disagree with it.
-    off, ahead, name = min(told)
-    found = f"{off:.0f} s {'ahead of' if ahead > 0 else 'behind'} {name}"
+def _clock(answers: list[_Answer]) -> Check:
+    offsets = [(abs(answer.ahead_s), answer.ahead_s, answer.name) for answer in answers if answer.ahead_s is not None]
+    if not offsets:
+        return skipped("clock", "no server sent a Date header")
+    # One server's clock may be wrong; this machine's is wrong if it differs from all.
+    off, ahead, name = min(offsets)
+    text = f"{off:.0f} s {'ahead of' if ahead > 0 else 'behind'} {name}"
     if off > _WRONG_S:
         now = datetime.fromtimestamp(datetime.now(timezone.utc).timestamp() - ahead, timezone.utc)
-        return trouble("clock", "wrong", found, now=now.isoformat(timespec="seconds"))
-    return trouble("clock", "off", found) if off > _OFF_S else fine("clock", found)
+        return problem("clock", "wrong", text, now=now.isoformat(timespec="seconds"))
+    return problem("clock", "off", text) if off > _OFF_S else ok("clock", text)

@@ -1,4 +1,4 @@
-"""Registries: whether they answer, and whether they would take an image."""
+"""Checks whether registries answer and accept an image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from builder.errors import RegistryError
 from builder.host.concurrency import TaskGroup
 from builder.model.recipes import PublishSpec
-from builder.project.doctor.check_table import fine, trouble
+from builder.project.doctor.check_table import ok, problem
 from builder.publish.destinations import targets
 from builder.remote import http
 from builder.remote.registry.reference import Reference
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
     from builder.project.doctor.check_records import Check, DoctorContext
 
 _PATIENCE = http.Patience(connect_s=5.0, read_s=10.0)
-# Where no recipe says what its images are called: the repository of a recipe that names none.
+# Without a recipe: the default repository of recipes.
 _REPOSITORY = "vllm"
 
 
 def check(case: DoctorContext) -> Iterator[Check]:
-    """Begin an upload in every registry that images go to, and cancel it."""
-    places = list(dict.fromkeys(_places(case)))
-    if not places:
-        yield trouble("registry", "none", "none is configured")
+    """Start an upload in every registry of the images, and cancel it."""
+    repositories = list(dict.fromkeys(_repositories(case)))
+    if not repositories:
+        yield problem("registry", "none", "no registry is configured")
         return
-    with TaskGroup(len(places)) as group:
-        yield from group.map(partial(_place, case), places)
+    with TaskGroup(len(repositories)) as group:
+        yield from group.map(partial(_try_upload, case), repositories)
 
 
-def _places(case: DoctorContext) -> Iterator[str]:
+def _repositories(case: DoctorContext) -> Iterator[str]:
     specs = [job.spec.publish for job in case.jobs] or [PublishSpec(repository=_REPOSITORY)]
     for spec in specs:
         for target in targets(spec, (), case.session.config):
             yield f"{target}/{spec.repository}"
 
 
-def _place(case: DoctorContext, name: str) -> Check:
+def _try_upload(case: DoctorContext, name: str) -> Check:
     reference = Reference.parse(name)
     retry = http.Retry(tries=1)
-    own = {reference.host}
-    client = connect(reference.host, case.session.config, own=own, retry=retry, patience=_PATIENCE)
+    own_hosts = {reference.host}
+    client = connect(reference.host, case.session.config, own=own_hosts, retry=retry, patience=_PATIENCE)
     try:
         client.try_upload(reference.repository)
     except RegistryError as error:
-        return trouble("registry", "refused", f"{name}: {error.message}", mend=error.hint or "see docs/publishing.md")
-    return fine("registry", f"{name} takes an upload")
+        return problem("registry", "refused", f"{name}: {error.message}", fix=error.hint or "see docs/publishing.md")
+    return ok("registry", f"{name} accepts uploads")

@@ -1,4 +1,4 @@
-"""Programs that jbuild runs: uv, and cosign where something is signed."""
+"""Checks the programs that jbuild runs: uv, and cosign if images are signed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from builder.errors import JbuildError
 from builder.host.process import find_program, run
-from builder.project.doctor.check_table import fine, trouble
+from builder.project.doctor.check_table import ok, problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from builder.project.doctor.check_records import Check, DoctorContext
 
 _ANSWER_S = 20
-# Where jbuild runs from a checkout without being installed, nothing tells it.
+# Used in a checkout that is not installed, without package metadata.
 _LEAST_UV = "0.8"
 
 
 def check(case: DoctorContext) -> Iterator[Check]:
-    """Look at uv, and at cosign if the configuration has keys."""
+    """Check uv, and cosign if the configuration has keys."""
     yield _uv()
     if case.session.config.cosign_key or case.session.config.trusted_keys:
-        found = find_program("cosign")
-        yield fine("cosign", found) if found else trouble("cosign", "missing", "not installed")
+        path = find_program("cosign")
+        yield ok("cosign", path) if path else problem("cosign", "missing", "not installed")
 
 
 def _uv() -> Check:
@@ -36,18 +36,20 @@ def _uv() -> Check:
 
     least = _least()
     try:
-        said = run([uv(), "--version"], timeout_s=_ANSWER_S).stdout.strip()
+        output = run([uv(), "--version"], timeout_s=_ANSWER_S).stdout.strip()
     except (JbuildError, FileNotFoundError) as error:
-        return trouble("uv", "missing", str(error), least=least)
-    version = re.search(r"\d+(\.\d+)+", said)
+        return problem("uv", "missing", str(error), least=least)
+    version = re.search(r"\d+(\.\d+)+", output)
     if version is None or Version(version[0]) < Version(least):
-        return trouble("uv", "old", f"{said}; {least} or newer is needed", least=least)
-    return fine("uv", said)
+        return problem("uv", "old", f"{output}; {least} or newer is needed", least=least)
+    return ok("uv", output)
 
 
 def _least() -> str:
     try:
-        wanted = [Requirement(text) for text in requires("jbuild") or ()]
+        requirements = [Requirement(text) for text in requires("jbuild") or ()]
     except PackageNotFoundError:
         return _LEAST_UV
-    return next((each.version for item in wanted if item.name == "uv" for each in item.specifier), _LEAST_UV)
+    return next(
+        (specifier.version for item in requirements if item.name == "uv" for specifier in item.specifier), _LEAST_UV
+    )

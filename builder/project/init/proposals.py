@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from packaging.version import InvalidVersion, Version
 
 from builder.errors import JbuildError, UsageError
-from builder.host.toml.documents import shown
+from builder.host.toml.documents import printable
 from builder.jetson.boards import board, boards
 from builder.jetson.distributions import platforms
 from builder.jetson.platform import check_value, platform_for
@@ -110,7 +110,7 @@ def _release(answers: Answers, folders: tuple[Path, ...]) -> str:
             names = ", ".join(releases)
             raise UsageError(f"L4T {answers.l4t} does not run on {answers.board}", hint=f"these do: {names}")
         return answers.l4t
-    used = {value for recipe in _shipped(folders) for value in recipe.matrix.known().get("l4t", ())}
+    used = {value for recipe in _shipped(folders) for value in recipe.matrix.all_values().get("l4t", ())}
     if not releases:
         raise UsageError(f"no L4T release is known for {answers.board}", hint="`jbuild init --help` shows the boards")
     return next((release for release in releases if release in used), releases[0])
@@ -132,7 +132,7 @@ def _most_like(answers: Answers, recipes: list[Recipe]) -> Recipe | None:
     """Return the recipe for the same kind of machine: of the same vLLM, else L4T release, else of the newest vLLM."""
 
     def likeness(recipe: Recipe) -> tuple[bool, bool, Version]:
-        values = recipe.matrix.known()
+        values = recipe.matrix.all_values()
         versions = values.get("vllm", ())
         return (
             answers.vllm in versions,
@@ -152,7 +152,7 @@ def _version(text: str) -> Version:
 
 
 def _same_kind(answers: Answers, recipe: Recipe) -> bool:
-    releases = recipe.matrix.known().get("l4t", ())
+    releases = recipe.matrix.all_values().get("l4t", ())
     if answers.l4t is None:
         return not releases
     return any(release.split(".")[0] == answers.l4t.split(".")[0] for release in releases)
@@ -178,4 +178,4 @@ def _axes(answers: Answers, values: dict[str, str]) -> tuple[tuple[str, str], ..
 
 def _name(answers: Answers) -> str:
     kind = "cpu" if answers.board == NO_BOARD else answers.board
-    return shown(f"vllm-{answers.vllm}-{kind}").lower().replace("+", "-")
+    return printable(f"vllm-{answers.vllm}-{kind}").lower().replace("+", "-")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from builder.errors import DocumentError, JbuildError, UsageError
 from builder.host.config import Config
 from builder.host.files import write_text
-from builder.host.toml.documents import shown
+from builder.host.toml.documents import printable
 from builder.model import patterns
 from builder.model.recipes import Question
 from builder.models.selection import CONFIG
@@ -44,7 +44,7 @@ def write(proposal: Proposal, folder: Path) -> Path:
     name = proposal.answers.name or ""
     if not re.fullmatch(patterns.RECIPE_NAME, name):
         hint = "lower-case letters, digits, `.`, `_` and `-`"
-        raise UsageError(f"`{shown(name)}` is not a recipe name", hint=hint)
+        raise UsageError(f"`{printable(name)}` is not a recipe name", hint=hint)
     path = folder / f"{name}.toml"
     if path.exists():
         raise UsageError(
@@ -116,7 +116,7 @@ def _aligned(line: str) -> str:
 
 
 def remarks(path: Path) -> Iterator[str]:
-    """Yield the author's tasks for a new recipe, beside the other recipes of its folder."""
+    """Yield remarks about a new recipe beside the other recipes of its folder."""
     yield from _absent_models(path)
     planned = _tags(path)
     by_recipe = {name: _tags(sibling) for name, sibling in recipe_paths([path.parent]).items() if name != path.stem}

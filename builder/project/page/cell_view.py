@@ -1,4 +1,4 @@
-"""From a cell's lock, records and history to what the page says of it."""
+"""The view of a cell on the page, from its lock, records and history."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _REACHED: dict[str, State] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellRecordsView:
-    """What is there of a cell; `content` is the lock's checksum, `flaw` why it cannot be read."""
+    """The lock, records and history of a cell; `content` is the lock's checksum, `flaw` why it cannot be read."""
 
     lock: Lock | None = None
     content: str | None = None
@@ -54,11 +54,11 @@ class CellRecordsView:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the image was made from another lock than the one that is there now."""
+        """Whether the image was made from another lock than the current one."""
         return bool(self.image and self.content and dict(self.image.labels).get("io.jbuild.lock") != self.content)
 
     def done(self, stage: str) -> bool:
-        """Return whether a stage's record is there and holds for what was made before it."""
+        """Return whether a stage's record exists and belongs to the records of earlier stages."""
         digest = self.image.digest if self.image else None
         if stage == "smoke":
             return passed(self.image, self.verdict) is not None
@@ -69,7 +69,7 @@ class CellRecordsView:
         return {"lock": self.lock, "render": self.plan, "build": self.image}[stage] is not None
 
     def failure(self) -> Failure | None:
-        """Return where the cell failed, and why: the last run's end, else what the records tell."""
+        """Return the failed stage and its reason, from the last run or from the records."""
         last = self.runs[-1].failure if self.runs else None
         if last or self.flaw:
             return last or Failure(stage="lock", message=self.flaw or "")
@@ -77,46 +77,46 @@ class CellRecordsView:
             worst = next(f for f in self.audit.findings if f.severity == "error" and f.waived is None)
             return Failure(stage="audit", message=f"{worst.rule}: {worst.wheel} {worst.detail}", hint=worst.fix)
         if self.verdict and not self.verdict.passed and self.image and self.verdict.digest == self.image.digest:
-            return Failure(stage="smoke", message=self.verdict.failure or "the image did not prove itself")
+            return Failure(stage="smoke", message=self.verdict.failure or "the smoke test failed")
         return None
 
 
 def cell_view(cell: Cell, session: Session, without_wheels: str | None) -> CellView:
-    """Return what the page says of a cell; `without_wheels` is why none were found when it was last tried."""
+    """Return the view of a cell; `without_wheels` is why the last attempt found no wheels."""
     if cell.impossible:
         return _bare(cell, "impossible", cell.impossible)
     folder = session.workspace.cell(cell.recipe, cell.id)
-    found = _found(cell, session, folder)
+    view = _read_records(cell, session, folder)
     if without_wheels:
-        return _without_wheels(cell, without_wheels, found.runs)
-    failure = found.failure()
-    state = _state(found, failure)
-    layers = page_parts.layers_of(found.image, session.workspace.images) if found.image else ()
-    same = not found.is_stale and found.done("push")
+        return _without_wheels(cell, without_wheels, view.runs)
+    failure = view.failure()
+    state = _state(view, failure)
+    layers = page_parts.layers_of(view.image, session.workspace.images) if view.image else ()
+    same = not view.is_stale and view.done("push")
     difference = None
-    if found.lock and not same:
-        difference = page_parts.difference(found.lock, found.image, history.published(folder), session.workspace.images)
+    if view.lock and not same:
+        difference = page_parts.difference(view.lock, view.image, history.published(folder), session.workspace.images)
     return CellView(
         recipe=cell.recipe,
         id=cell.id,
         values=cell.values,
         state=state,
-        detail=_detail(state, found, failure),
+        detail=_detail(state, view, failure),
         note=cell.note,
-        command=_command(cell, state, found),
+        command=_command(cell, state, view),
         failure=failure,
-        steps=_steps(found, failure),
-        lock=found.lock,
-        audit=page_parts.audit_view(found.audit) if found.audit else None,
-        image=page_parts.image_view(found.image, layers) if found.image else None,
-        verdict=found.verdict,
-        tags=tuple(found.publication.references) if found.publication else (),
-        withheld=tuple(found.publication.withheld_reasons) if found.publication else (),
+        steps=_steps(view, failure),
+        lock=view.lock,
+        audit=page_parts.audit_view(view.audit) if view.audit else None,
+        image=page_parts.image_view(view.image, layers) if view.image else None,
+        verdict=view.verdict,
+        tags=tuple(view.publication.references) if view.publication else (),
+        withheld=tuple(view.publication.withheld_reasons) if view.publication else (),
         difference=difference,
         same_as_published=same,
-        runs=tuple(reversed(found.runs[-_MOST_RUNS:])),
-        charts=page_parts.charts_of(found.runs),
-        stand_ins=tuple(stand_ins(found.lock)) if found.lock else (),
+        runs=tuple(reversed(view.runs[-_MOST_RUNS:])),
+        charts=page_parts.charts_of(view.runs),
+        stand_ins=tuple(stand_ins(view.lock)) if view.lock else (),
     )
 
 
@@ -134,11 +134,11 @@ def _without_wheels(cell: Cell, reason: str, runs: tuple[HistoryRun, ...]) -> Ce
     )
 
 
-def _found(cell: Cell, session: Session, folder: CellFolder) -> CellRecordsView:
+def _read_records(cell: Cell, session: Session, folder: CellFolder) -> CellRecordsView:
     path = session.workspace.lock(cell.recipe, cell.id)
     lock, content, flaw = None, None, None
     try:
-        lock, content = lockfile.glance(path) if path.is_file() else (None, None)
+        lock, content = lockfile.read_unchecked(path) if path.is_file() else (None, None)
     except LockError as error:
         flaw = error.message
     records = CellRecords(folder)
@@ -155,41 +155,41 @@ def _found(cell: Cell, session: Session, folder: CellFolder) -> CellRecordsView:
     )
 
 
-def _state(found: CellRecordsView, failure: Failure | None) -> State:
+def _state(view: CellRecordsView, failure: Failure | None) -> State:
     if failure:
         return "failed"
-    if found.is_stale:
+    if view.is_stale:
         return "stale"
     reached: State = "not begun"
     for stage in STAGES:
-        if not found.done(stage):
+        if not view.done(stage):
             return reached
         reached = _REACHED[stage]
     return reached
 
 
-def _detail(state: State, found: CellRecordsView, failure: Failure | None) -> str:
+def _detail(state: State, view: CellRecordsView, failure: Failure | None) -> str:
     if failure:
         return f"at {failure.stage}"
     if state == "stale":
         return "the lock is newer"
-    return found.verdict.level if found.verdict and state in {"smoked", "published"} else ""
+    return view.verdict.level if view.verdict and state in {"smoked", "published"} else ""
 
 
-def _steps(found: CellRecordsView, failure: Failure | None) -> tuple[StageView, ...]:
-    took = {each.stage: each.seconds for run in found.runs for each in run.stages if each.ran}
+def _steps(view: CellRecordsView, failure: Failure | None) -> tuple[StageView, ...]:
+    seconds = {result.stage: result.seconds for run in view.runs for result in run.stages if result.ran}
     steps = []
     for stage in STAGES:
-        state: StepState = "done" if found.done(stage) else "to do"
+        state: StepState = "done" if view.done(stage) else "to do"
         if failure and failure.stage == stage:
             state = "failed"
-        elif state == "done" and found.is_stale and STAGES.index(stage) >= STAGES.index("render"):
+        elif state == "done" and view.is_stale and STAGES.index(stage) >= STAGES.index("render"):
             state = "stale"
-        steps.append(StageView(name=stage, state=state, seconds=took.get(stage)))
+        steps.append(StageView(name=stage, state=state, seconds=seconds.get(stage)))
     return tuple(steps)
 
 
-def _command(cell: Cell, state: State, found: CellRecordsView) -> str:
-    if state == "published" and found.publication:
-        return f"docker pull {found.publication.references[0]}" if found.publication.references else ""
+def _command(cell: Cell, state: State, view: CellRecordsView) -> str:
+    if state == "published" and view.publication:
+        return f"docker pull {view.publication.references[0]}" if view.publication.references else ""
     return f"jbuild recipe {cell.recipe} --cell {cell.id}" + (" --push" if state == "smoked" else "")

@@ -1,4 +1,4 @@
-"""From recipes to everything that the page shows."""
+"""The data of the page, from recipes: cells laid out by their axes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from builder import __version__
 from builder.errors import DocumentError
 from builder.lock.unresolved import reasons
 from builder.project.page.cell_view import cell_view
-from builder.project.page.grid import grid_of
-from builder.project.page.page_model import RecipeView, ReportPage
+from builder.project.page.page_model import Grid, RecipeView, ReportPage, Row
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
 
@@ -20,10 +19,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.session import Session
+    from builder.project.page.page_model import CellView
 
 
 def gather(paths: Sequence[Path], session: Session) -> ReportPage:
-    """Return the page of these recipes. Files are read and nobody is asked: it works offline."""
+    """Return the page of these recipes, from files alone: it works offline."""
     views = []
     with session.console.task("reading", len(paths), unit="recipes") as task:
         for path in paths:
@@ -40,12 +40,12 @@ def gather(paths: Sequence[Path], session: Session) -> ReportPage:
 
 
 def _is_untouched(recipe: RecipeView) -> bool:
-    """Recipes of which nothing was made yet come last: most of those that ship with jbuild, for most people."""
+    """Return whether a recipe has no records; these come last, and most of jbuild's own recipes are among them."""
     return not recipe.mistakes and all(cell.state in {"not begun", "impossible"} for cell in recipe.cells)
 
 
 def _recipe(path: Path, session: Session) -> RecipeView:
-    """One bad file must not hide the others."""
+    """Return the view of a recipe; a file with mistakes does not hide the others."""
     try:
         recipe = load(path)
         cells = expand(recipe)
@@ -62,3 +62,37 @@ def _recipe(path: Path, session: Session) -> RecipeView:
         grid=grid_of(axes, views) if views else None,
         cells=views,
     )
+
+
+# More columns do not fit a screen: a longer axis becomes rows if there is a shorter one.
+_MOST_COLUMNS = 8
+
+
+def grid_of(axes: Sequence[str], cells: Sequence[CellView]) -> Grid:
+    """Return the map of cells: one axis as columns, the others with several values as rows, in the matrix's order.
+
+    The columns are the longest axis that fits a screen.
+    """
+    values = {axis: list(dict.fromkeys(_value(cell, axis) for cell in cells)) for axis in axes}
+    varying = [axis for axis in axes if len(values[axis]) > 1]
+    fitting = [axis for axis in varying if len(values[axis]) <= _MOST_COLUMNS] or varying or list(axes[:1])
+    across = max(fitting, key=lambda axis: len(values[axis]))
+    down = tuple(axis for axis in varying if axis != across)
+    columns = tuple(values[across])
+    rows: dict[tuple[str, ...], dict[str, CellView]] = {}
+    for cell in cells:
+        head = tuple(_value(cell, axis) for axis in down)
+        rows.setdefault(head, {})[_value(cell, across)] = cell
+    return Grid(
+        column_axis=across,
+        columns=columns,
+        row_axes=down,
+        rows=tuple(
+            Row(head=head, cells=tuple(by_column.get(column) for column in columns)) for head, by_column in rows.items()
+        ),
+        fixed=tuple((axis, values[axis][0]) for axis in axes if axis not in varying and axis != across),
+    )
+
+
+def _value(cell: CellView, axis: str) -> str:
+    return dict(cell.values).get(axis, "-")

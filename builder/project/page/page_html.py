@@ -1,4 +1,4 @@
-"""The page as one HTML file: styles and script are in it, and its own policy forbids everything else."""
+"""The page as one HTML file with its styles and script; its content security policy forbids all else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _MINUTE_S = 60
-# Words and signs of the states: colour alone tells nobody anything.
+# Signs of the states, for readers who cannot tell colours apart.
 SIGNS = {
     "failed": "✗",
     "published": "✔",
@@ -55,9 +55,9 @@ def render(page: ReportPage) -> str:
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    # Ours, and hashed: escaping would change both.
-    parts = {"style": Markup(style), "script": Markup(script)}  # noqa: S704
-    return environment.get_template("page.html.j2").render(page=page, policy=policy, signs=SIGNS, **parts)
+    # jbuild's own, and hashed: escaping would change them.
+    assets = {"style": Markup(style), "script": Markup(script)}  # noqa: S704
+    return environment.get_template("page.html.j2").render(page=page, policy=policy, signs=SIGNS, **assets)
 
 
 def package_row(wheel: LockedWheel) -> Markup:
@@ -75,9 +75,9 @@ def _row(name: str, version: str, size: int | None, index: str | None) -> Markup
 
 
 def clean(value: Any) -> Any:
-    """Return a value without what would be obeyed and not shown: control characters, changes of direction.
+    """Return a value without control characters and changes of direction.
 
-    What a model, a log or a wheel's name says is anybody's; escaping alone leaves these in.
+    Texts of models, logs and wheel names are not trusted; escaping alone does not remove these.
     """
     if type(value) is not str or value.isprintable():
         return value
@@ -87,13 +87,13 @@ def clean(value: Any) -> Any:
 
 
 def time_of(seconds: float) -> str:
-    """Return a duration as people say it."""
+    """Return a duration for readers."""
     minutes, rest = divmod(round(seconds), _MINUTE_S)
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
 def slug(text: str) -> str:
-    """Return a text as a part of a class name."""
+    """Return a text for use in a CSS class name."""
     return text.replace(" ", "-")
 
 

@@ -1,4 +1,4 @@
-"""What the page shows, already in words: times in seconds, sizes in bytes."""
+"""The data of the page: times in seconds, sizes in bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from builder.pipeline.history import Failure, HistoryRun
     from builder.project.diff.difference import Difference
 
-# How far a cell has come; `stale`: what was built is not of the lock that is there now.
+# The progress of a cell; `stale`: the image was built from an older lock.
 State = Literal[
     "impossible", "no wheels", "not begun", "locked", "audited", "planned", "built", "smoked", "published", "stale",
     "failed",
@@ -23,7 +23,7 @@ StepState = Literal["done", "failed", "stale", "to do"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageView:
-    """One stage of a cell; `seconds` is what it took when it last ran, where a history tells."""
+    """One stage of a cell; `seconds` is the time of its last run, if the history has it."""
 
     name: str
     state: StepState
@@ -36,7 +36,7 @@ class LayerBar:
 
     name: str
     size: int
-    part: float
+    share: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +51,7 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditView:
-    """An audit: its findings, the gravest first, how many more there are, and the GPU code by SM in words."""
+    """An audit: its findings, the gravest first, the number of further ones, and the GPU code by SM."""
 
     findings: tuple[Finding, ...]
     more: int
@@ -71,7 +71,7 @@ class ImageView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellView:
-    """One cell. `detail` is the second line of its place in the map; `command` is what to do next."""
+    """One cell. `detail` is the second line of its box in the map; `command` is the next command."""
 
     recipe: str
     id: str
@@ -97,13 +97,13 @@ class CellView:
 
     @property
     def anchor(self) -> str:
-        """Where it is on the page."""
+        """The anchor of the cell on the page."""
         return f"{self.recipe}.{self.id}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One row of the map: its values on the axes that rows stand for, and a cell or nothing for each column."""
+    """One row of the map: its values on the row axes, and a cell or None for each column."""
 
     head: tuple[str, ...]
     cells: tuple[CellView | None, ...]
@@ -111,7 +111,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
-    """A matrix on paper: `column_axis` runs across, `row_axes` down; `fixed` are axes with one value."""
+    """A matrix in two dimensions; `fixed` are axes with one value."""
 
     column_axis: str
     columns: tuple[str, ...]
@@ -144,6 +144,6 @@ class ReportPage:
 
     @property
     def troubled(self) -> tuple[CellView, ...]:
-        """The cells that somebody should look at first."""
+        """The cells that need attention first."""
         cells = (cell for recipe in self.recipes for cell in recipe.cells)
         return tuple(cell for cell in cells if cell.state in {"failed", "no wheels"})

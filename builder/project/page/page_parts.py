@@ -1,4 +1,4 @@
-"""Parts of a cell's view: layers, audit, charts over past runs, and what is different from what is published."""
+"""Parts of a cell's view: layers, audit, charts of past runs, and the difference from the published image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from builder.model.audits import SEVERITIES
 from builder.project.diff.comparison import compare
 from builder.project.diff.difference import ComparedSide, Layer
 from builder.project.diff.image_contents import of_layout
-from builder.project.diff.subject import told_by
+from builder.project.diff.subject import fields_of
 from builder.project.page.page_model import AuditView, Chart, ImageView, LayerBar
 
 if TYPE_CHECKING:
@@ -28,20 +28,20 @@ _CHARTED = 24
 
 
 def layers_of(image: Image, layout: Path) -> tuple[Layer, ...]:
-    """Return an image's layers, by the names that its history gives them if it is in the cache."""
+    """Return an image's layers, with the names from its history if it is in the cache."""
     try:
         return of_layout(image.digest, image.digest, layout).layers
     except (JbuildError, OSError, ValueError, KeyError, TypeError):
-        # The cache is free to lose images; their sizes are in the record.
+        # A prune may have removed the image; the record has the sizes.
         named = enumerate(image.layers, 1)
-        return tuple(Layer(name=f"layer {n}", digest=each.digest, size=each.size) for n, each in named)
+        return tuple(Layer(name=f"layer {n}", digest=layer.digest, size=layer.size) for n, layer in named)
 
 
 def image_view(image: Image, layers: Sequence[Layer]) -> ImageView:
     """Return an image with the chart of its layers, lowest first."""
     largest = max((layer.size or 0 for layer in layers), default=0) or 1
     bars = tuple(
-        LayerBar(name=layer.name, size=layer.size or 0, part=round(100 * (layer.size or 0) / largest, 1))
+        LayerBar(name=layer.name, size=layer.size or 0, share=round(100 * (layer.size or 0) / largest, 1))
         for layer in layers
     )
     return ImageView(digest=image.digest, size=image.size, layers=bars)
@@ -65,7 +65,7 @@ def audit_view(audit: Audit) -> AuditView:
 
 
 def difference(lock: Lock, image: Image | None, published: LastPublication | None, layout: Path) -> Difference | None:
-    """Return the difference to the image that was last published from here; None if nothing was."""
+    """Return the difference from the image that this project published last, or None without one."""
     if published is None:
         return None
     return compare(_subject(published.lock, published.image, layout), _subject(lock, image, layout))
@@ -74,25 +74,25 @@ def difference(lock: Lock, image: Image | None, published: LastPublication | Non
 def _subject(lock: Lock, image: Image | None, layout: Path) -> ComparedSide:
     name = f"{lock.recipe}/{lock.cell}"
     if image is None:
-        return ComparedSide(name=name, kind="cell", **told_by(lock))
+        return ComparedSide(name=name, kind="cell", **fields_of(lock))
     blobs = tuple({blob.digest: blob.size for blob in (image.config, *image.layers)}.items())
     layers = layers_of(image, layout)
-    return ComparedSide(name=name, kind="cell", layers=layers, blobs=blobs, digest=image.digest, **told_by(lock))
+    return ComparedSide(name=name, kind="cell", layers=layers, blobs=blobs, digest=image.digest, **fields_of(lock))
 
 
 def charts_of(runs: Sequence[HistoryRun]) -> tuple[Chart, ...]:
-    """Return the figures of a cell's past runs that were measured twice or more."""
-    asked = [
+    """Return charts of the figures with two or more values in a cell's past runs."""
+    tested = [
         run for run in runs if run.verdict and (run.ran("smoke") or (run.failure and run.failure.stage == "smoke"))
     ]
     figures = (
-        ("server ready after", "s", [run.verdict.ready_s for run in asked if run.verdict]),
-        ("answer, tokens a second", "tokens/s", [_speed(run) for run in asked]),
+        ("server ready after", "s", [run.verdict.ready_s for run in tested if run.verdict]),
+        ("answer, tokens a second", "tokens/s", [_speed(run) for run in tested]),
         ("image", "MB", [run.size / 1e6 for run in runs if run.size and run.ran("build")]),
-        ("whole run", "s", [run.seconds for run in asked if run.failure is None]),
+        ("whole run", "s", [run.seconds for run in tested if run.failure is None]),
     )
-    known = [(title, unit, [v for v in values if v is not None][-_CHARTED:]) for title, unit, values in figures]
-    return tuple(_chart(title, values, unit) for title, unit, values in known if len(values) > 1)
+    series = [(title, unit, [v for v in values if v is not None][-_CHARTED:]) for title, unit, values in figures]
+    return tuple(_chart(title, values, unit) for title, unit, values in series if len(values) > 1)
 
 
 def _speed(run: HistoryRun) -> float | None:

@@ -1,4 +1,4 @@
-"""Where a model's files are: in a folder or on a hub, after the user's mirrors."""
+"""Sources of models: folders, hubs and registries, after the configuration's mirror rules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COMMIT = r"[0-9a-f]{40}"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FolderSource:
-    """A folder. `revision` is the hub commit that it mirrors, if known; `stand_in` why it is not the same model."""
+    """A folder. `revision` is the hub commit that it mirrors, or None; `stand_in` is the reason for another model."""
 
     path: Path
     hint: str
@@ -31,7 +31,7 @@ class FolderSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HubSource:
-    """A model of a hub; `endpoint` None stands for the hub client's own."""
+    """A model on a hub; `endpoint` is None for the hub client's default."""
 
     repository: str
     revision: str
@@ -39,54 +39,53 @@ class HubSource:
 
     @property
     def address(self) -> str:
-        """The hub's address, without a slash at its end."""
+        """The hub's address, without a trailing slash."""
         from huggingface_hub import constants  # noqa: PLC0415  # slow to import
 
         return str(self.endpoint or constants.ENDPOINT).rstrip("/")
 
     @property
-    def source(self) -> str:
-        """The place as recipes write it."""
+    def uri(self) -> str:
+        """The source as recipes write it."""
         return f"{_HUB}{self.repository}@{self.revision}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegistrySource:
-    """A model in a registry, after mirror rules; `stand_in` says why it is not the same model, if a rule says so."""
+    """A model in a registry, after mirror rules; `stand_in` is the rule's reason for another model, or None."""
 
-    source: str
+    uri: str
     reference: Reference
     stand_in: str | None = None
 
     def at(self, digest: str) -> RegistrySource:
-        """Return the place pinned to a digest."""
+        """Return the source pinned to a digest."""
         return replace(self, reference=self.reference.at(digest))
 
 
-Place = FolderSource | HubSource | RegistrySource
+ModelSource = FolderSource | HubSource | RegistrySource
 
 
-def locate(source: str, recipe_folder: Path, config: Config) -> Place:
-    """Return where a recipe's model is; nothing is looked at.
+def locate(uri: str, recipe_folder: Path, config: Config) -> ModelSource:
+    """Return the source of a recipe's model, without access to it.
 
     Raises:
-        ModelError: the source is of no known kind.
+        ModelError: the source is of an unknown kind.
     """
-    if source.startswith(_OCI):
-        return _in_registry(source, config)
-    if "://" not in source:
-        hint = "correct `source` in the recipe: it is relative to the recipe's own folder"
-        return FolderSource(path=_expanded(recipe_folder, source), hint=hint)
-    if not re.fullmatch(patterns.HUB_SOURCE, source) or ".." in source:
+    if uri.startswith(_OCI):
+        return _in_registry(uri, config)
+    if "://" not in uri:
+        hint = "correct `source` in the recipe: it is relative to the recipe's folder"
+        return FolderSource(path=_expanded(recipe_folder, uri), hint=hint)
+    if not re.fullmatch(patterns.HUB_SOURCE, uri) or ".." in uri:
         raise ModelError(
-            "this is not a source of models that jbuild knows",
-            where=source,
+            "not a valid source of a model",
+            where=uri,
             hint="write hf://organisation/name@revision, oci://host/name:tag, or the path of a folder",
         )
-    repository, _, revision = source.removeprefix(_HUB).partition("@")
-    wanted = (source, f"{_HUB}{repository}")
-    for rule in sorted(config.model_mirrors, key=lambda r: r.source != source):
-        if rule.source in wanted:
+    repository, _, revision = uri.removeprefix(_HUB).partition("@")
+    for rule in sorted(config.model_mirrors, key=lambda r: r.source != uri):
+        if rule.source in (uri, f"{_HUB}{repository}"):
             return FolderSource(
                 path=rule.folder,
                 hint=f"correct the folder that [[model-mirrors]] in jbuild.toml gives for {rule.source}",
@@ -96,16 +95,16 @@ def locate(source: str, recipe_folder: Path, config: Config) -> Place:
     return HubSource(repository=repository, revision=revision, endpoint=config.hub_endpoint)
 
 
-def _in_registry(source: str, config: Config) -> RegistrySource:
-    if not re.fullmatch(patterns.OCI_SOURCE, source):
+def _in_registry(uri: str, config: Config) -> RegistrySource:
+    if not re.fullmatch(patterns.OCI_SOURCE, uri):
         hint = "write oci://host/name:tag, or oci://host/name@sha256:…"
-        raise ModelError("this is not the name of a model in a registry", where=source, hint=hint)
-    used, rule = config.mirrored(source.removeprefix(_OCI))
-    return RegistrySource(source=source, reference=Reference.parse(used), stand_in=rule.stand_in if rule else None)
+        raise ModelError("not the name of a model in a registry", where=uri, hint=hint)
+    used, rule = config.mirrored(uri.removeprefix(_OCI))
+    return RegistrySource(uri=uri, reference=Reference.parse(used), stand_in=rule.stand_in if rule else None)
 
 
-def _expanded(recipe_folder: Path, source: str) -> Path:
+def _expanded(recipe_folder: Path, path: str) -> Path:
     try:
-        return recipe_folder.absolute() / Path(source).expanduser()
-    except RuntimeError as error:  # `~name` of nobody
-        raise ModelError(str(error), where=source, hint="write the folder's full path") from error
+        return recipe_folder.absolute() / Path(path).expanduser()
+    except RuntimeError as error:  # `~name` of an unknown user
+        raise ModelError(str(error), where=path, hint="write the folder's full path") from error

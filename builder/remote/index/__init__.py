@@ -1,1 +1,1 @@
-"""Package indexes: what they list, what their wheels say of themselves, and the front that uv asks instead of them."""
+"""Package indexes: their pages, the METADATA of their wheels, and the proxy that uv uses."""

@@ -1,4 +1,4 @@
-"""Asks package indexes for their pages: with log-ins, retries, mirrors, and a memory of since when one fails."""
+"""Client of package indexes: pages with log-ins, retries and mirrors, and a record of failing indexes."""
 
 from __future__ import annotations
 
@@ -27,39 +27,38 @@ if TYPE_CHECKING:
     from builder.host.config import Config
 
 _LONGEST_PAGE = 64 << 20
-"""Bytes; the longest page of the public index is a few million."""
+"""Bytes; the longest page of the public index has a few million."""
 _SLOWEST_PAGE_S = 60.0
-_BLOCK = 1 << 16
 _MISSING = (404, 410)
 _FRESH_S = 600.0
-"""How long an answer counts: as long as the public index says of its own pages."""
+"""How long a page is cached: the public index's own `max-age`."""
 _DOWN_S = 60.0
-"""How long an index that has failed is not asked again."""
+"""How long a failed index is not tried again."""
 
 
 class IndexUnreachableError(NetworkError):
-    """Neither an index nor any of its mirrors gave a usable answer; `refused` tells whether one wants a log-in."""
+    """Neither an index nor its mirrors gave a usable answer; `refused` is True if one requires a log-in."""
 
     refused = False
 
 
 class _UnusableError(requests.ConnectionError):
-    """An answer that is no package page. Trying again may help: a proxy's apology is often gone a moment later."""
+    """An answer that is not a package page. A retry may help: a proxy's error page is often temporary."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _CachedPage:
-    """What came of asking for a page, or of asking an address, and until when that counts."""
+    """The outcome of a request to an index, and the time until which it is valid."""
 
     until: float
-    found: ProjectPage | JbuildError | requests.RequestException | None
+    outcome: ProjectPage | JbuildError | None
 
 
 @dataclass(slots=True)
 class IndexClient:
-    """Asks indexes. Threads may share it; each page is asked for once in ten minutes.
+    """Client of all indexes. Threads may share it; each page is requested once in ten minutes.
 
-    `states` is a folder that remembers since when an index fails, across runs.
+    `states` is a folder with the times since when indexes fail, across runs.
     """
 
     config: Config
@@ -71,14 +70,14 @@ class IndexClient:
     _pages: dict[tuple[str, str], _CachedPage] = field(default_factory=dict)
     _locks: dict[tuple[str, str], threading.Lock] = field(default_factory=dict)
     _mutex: threading.Lock = field(default_factory=threading.Lock)
-    _failed: dict[str, _CachedPage] = field(default_factory=dict)
+    _failed: dict[str, tuple[float, requests.RequestException]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._session = http.session(self.config, http.Patience(connect_s=10.0, read_s=30.0))
         self._logins = Logins(self.config)
 
     def get(self, url: str, **options: Any) -> requests.Response:
-        """Send a GET request with the log-in that the server wants, if it is known.
+        """Send a GET request with the server's log-in, if there is one.
 
         Raises:
             requests.RequestException: it failed.
@@ -86,28 +85,28 @@ class IndexClient:
         return self._logins.get(self._session, url, stream=True, **options)
 
     def page(self, index: Index, project: str) -> ProjectPage | None:
-        """Return what an index lists of a project (by its normalised name), or None if it does not know it.
+        """Return an index's page of a project (by its normalised name), or None if it has none.
 
         Raises:
-            IndexUnreachableError: the index and its mirrors did not answer as an index should.
+            IndexUnreachableError: neither the index nor its mirrors gave a usable answer.
         """
         key = (index.name, project)
         with self._mutex:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:
-            kept = self._pages.get(key)
-            if kept is None or kept.until < self.now():
-                kept = self._pages[key] = self._ask(index, project)
-        if isinstance(kept.found, JbuildError):
-            # Each who asks gets one of their own: they write on it who they are.
-            raise copy.copy(kept.found)
-        return kept.found if isinstance(kept.found, ProjectPage) else None
+            cached = self._pages.get(key)
+            if cached is None or cached.until < self.now():
+                cached = self._pages[key] = self._ask(index, project)
+        if isinstance(cached.outcome, JbuildError):
+            # A copy, since callers add their cell to it.
+            raise copy.copy(cached.outcome)
+        return cached.outcome
 
     def _ask(self, index: Index, project: str) -> _CachedPage:
         try:
-            return _CachedPage(until=self.now() + _FRESH_S, found=self._ask_all(index, project))
+            return _CachedPage(until=self.now() + _FRESH_S, outcome=self._ask_all(index, project))
         except JbuildError as error:
-            return _CachedPage(until=self.now() + _DOWN_S, found=error)
+            return _CachedPage(until=self.now() + _DOWN_S, outcome=error)
 
     def _ask_all(self, index: Index, project: str) -> ProjectPage | None:
         failures: list[tuple[str, requests.RequestException]] = []
@@ -123,15 +122,15 @@ class IndexClient:
         raise _unreachable(index, project, failures, failing_since(self.states, index.name, note=True))
 
     def _ask_address(self, index: Index, address: Address, project: str, url: str) -> ProjectPage | None:
-        down = self._failed.get(address.url)
-        if down and isinstance(down.found, requests.RequestException) and self.now() < down.until:
-            # It has used up its tries for another project.
-            raise down.found
+        until, failure = self._failed.get(address.url, (0.0, None))
+        if failure and self.now() < until:
+            # Its tries were used up for another project.
+            raise failure
         try:
             return self.retry.run(lambda: self._read_page(index, address, project, url))
         except requests.RequestException as error:
             if http.is_transient(error):
-                self._failed[address.url] = _CachedPage(until=self.now() + _DOWN_S, found=error)
+                self._failed[address.url] = self.now() + _DOWN_S, error
             raise
 
     def _read_page(self, index: Index, address: Address, project: str, url: str) -> ProjectPage | None:
@@ -139,13 +138,15 @@ class IndexClient:
             if answer.status_code in _MISSING:
                 return None
             answer.raise_for_status()
-            content = _read(answer)
+            content = http.read_body(answer, _LONGEST_PAGE, _SLOWEST_PAGE_S)
+            if content is None:
+                raise _UnusableError(f"its page is longer than {_LONGEST_PAGE >> 20} MiB")
             try:
                 files = parse(content, answer.headers.get("Content-Type", ""), answer.url)
             except ValueError as error:
                 raise _UnusableError(str(error)) from error
-        shown = http.scrub(without_login(answer.url))
-        return ProjectPage(index=index.name, project=project, url=shown, files=files, stand_in=address.stand_in)
+        page_url = http.scrub(without_login(answer.url))
+        return ProjectPage(index=index.name, project=project, url=page_url, files=files, stand_in=address.stand_in)
 
 
 @lru_cache(maxsize=4)
@@ -154,27 +155,11 @@ def client_of(config: Config, states: Path) -> IndexClient:
     return IndexClient(config=config, states=states)
 
 
-def _read(answer: requests.Response) -> bytes:
-    """Return a body that is neither endless nor endlessly slow."""
-    content, begun = bytearray(), time.monotonic()
-    size = answer.headers.get("Content-Length", "")
-    if not size.isdecimal() or int(size) <= _LONGEST_PAGE:
-        for block in answer.iter_content(_BLOCK):
-            content += block
-            if len(content) > _LONGEST_PAGE:
-                break
-            if time.monotonic() - begun > _SLOWEST_PAGE_S:
-                raise requests.exceptions.ReadTimeout(response=answer)
-        else:
-            return bytes(content)
-    raise _UnusableError(f"its page is longer than {_LONGEST_PAGE >> 20} MiB")
-
-
 def _unreachable(
     index: Index, project: str, failures: list[tuple[str, requests.RequestException]], since: str | None
 ) -> IndexUnreachableError:
     mirrors = len(index.addresses) - 1
-    also = f", nor {'its mirror' if mirrors == 1 else f'any of its {mirrors} mirrors'}" if mirrors > 0 else ""
+    nor = f", nor {'its mirror' if mirrors == 1 else f'any of its {mirrors} mirrors'}" if mirrors > 0 else ""
     failing = f"; it has been failing since {since}" if since else ""
     errors = [error for _, error in failures]
     refused = any(error.response is not None and error.response.status_code in REFUSED for error in errors)
@@ -185,7 +170,7 @@ def _unreachable(
         name = variable(index.name)
         hint = f"give it a log-in: netrc, keyring, or {name}_USERNAME and {name}_PASSWORD"
     unreachable = IndexUnreachableError(
-        f"the index {index.name} does not answer for {project}{also}{failing}",
+        f"the index {index.name} does not answer for {project}{nor}{failing}",
         where=http.scrub(failures[0][0]) if failures else None,
         hint=f"{hint}; cells that are locked already still build from the wheelhouse",
         log="\n".join(f"{http.scrub(url)}: {_reason(error)}" for url, error in failures) or None,
@@ -199,9 +184,9 @@ def _reason(error: requests.RequestException) -> str:
 
 
 def failing_since(states: Path, name: str, *, note: bool = False) -> str | None:
-    """Return since when an index fails (UTC, to the minute), as far as this machine knows; `note` that it fails now.
+    """Return since when an index fails on this machine (UTC, to the minute), None for its first failure.
 
-    None where it fails for the first time.
+    `note` records that it fails now.
     """
     path = states / f"{name}.json"
     try:
@@ -215,5 +200,5 @@ def failing_since(states: Path, name: str, *, note: bool = False) -> str | None:
 
 
 def answered(states: Path, name: str) -> None:
-    """Forget that an index has failed."""
+    """Clear the record of an index's failure."""
     (states / f"{name}.json").unlink(missing_ok=True)

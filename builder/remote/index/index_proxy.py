@@ -1,7 +1,7 @@
-"""A package index on loopback that uv is sent to for tied packages: one client, one set of rules, and what was asked.
+"""A package index on loopback that serves pinned packages to uv.
 
-uv takes a package from the first index that knows it. The front stands first and knows the tied packages only, so
-that they come from their index or not at all; for all others it answers 404, and uv goes on to its own indexes.
+uv takes a package from the first index that has it. The proxy is the first and has the pinned packages only, so they
+come from their index or not at all; for all others it answers 404, and uv continues with its own indexes.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ if TYPE_CHECKING:
     from builder.remote.index.listing import IndexFile
 
 _JSON = "application/vnd.pypi.simple.v1+json"
-# Where an index has no upload times, none of its files is newer than any date: a cut-off cannot judge them.
+# For files without upload times, to which a cut-off date does not apply.
 _LONG_AGO = "1980-01-01T00:00:00Z"
 _PATH = re.compile(r"/(?P<key>[0-9a-f]+)/(?:simple/(?P<project>[^/]+)/|files/(?P<sha256>[0-9a-f]{64})/[^/]+\.metadata)")
 _PLAIN = "text/plain"
-# uv takes such an answer for final; what was wrong is told by the shelf.
+# uv does not retry after this status; the view has the error.
 _FAILED = 400
 _OK, _NOT_FOUND = 200, 404
-# An index that retries, or sends whole wheels only, takes longer than uv waits for a byte (30 s): it gets some that
-# mean nothing, blanks before JSON and a header before METADATA.
+# Retries and complete downloads may take longer than uv waits for a byte (30 s): it gets meaningless ones, blanks
+# before JSON and a header before METADATA.
 _QUIET_S = 3.0
 _FILLING = {_JSON: b" ", _PLAIN: b"X-Patience: please\n"}
 
 
 class IndexProxy(ThreadingHTTPServer):
-    """Serves a shelf. Only who knows the address can ask: its path holds a random key."""
+    """Serves a view under an address with a random key."""
 
     daemon_threads = True
-    # uv asks for dozens of packages at once; who finds the queue full is heard a second later.
+    # uv sends dozens of requests at once; one that finds the queue full takes a second longer.
     request_queue_size = 128
 
-    def __init__(self, shelf: IndexView) -> None:
+    def __init__(self, view: IndexView) -> None:
         """Listen on a free port of loopback."""
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.shelf = shelf
+        self.view = view
         self.key = secrets.token_hex(8)
 
     @property
     def root(self) -> str:
-        """The address below which everything is."""
+        """The address of the proxy, with its key."""
         return f"http://127.0.0.1:{self.server_address[1]}/{self.key}"
 
     @property
@@ -63,88 +63,88 @@ class IndexProxy(ThreadingHTTPServer):
         return f"{self.root}/simple/"
 
     def file_url(self, file: IndexFile) -> str:
-        """Return the address under which uv sees a file; it asks it for metadata only."""
+        """Return a file's address for uv, which requests its METADATA only."""
         return f"{self.root}/files/{file.sha256}/{file.filename}"
 
-    def told(self, text: str) -> str:
-        """Return what uv says of this index in terms of those that stand behind it."""
-        text = re.sub(rf"{re.escape(self.root)}/files/([0-9a-f]+)/[^\s`)]+", self._file_behind, text)
-        return re.sub(rf"{re.escape(self.root)}/simple/?([^/\s`),]*)/?", self._index_behind, text)
+    def upstream(self, text: str) -> str:
+        """Return a text with the proxy's addresses replaced with those of the indexes."""
+        text = re.sub(rf"{re.escape(self.root)}/files/([0-9a-f]+)/[^\s`)]+", self._upstream_file, text)
+        return re.sub(rf"{re.escape(self.root)}/simple/?([^/\s`),]*)/?", self._upstream_index, text)
 
-    def _file_behind(self, found: re.Match[str]) -> str:
-        offer = self.shelf.offers.get(found[1])
-        return offer.file.url if offer else found[0]
+    def _upstream_file(self, match: re.Match[str]) -> str:
+        candidate = self.view.candidates.get(match[1])
+        return candidate.file.url if candidate else match[0]
 
-    def _index_behind(self, found: re.Match[str]) -> str:
-        index = self.shelf.ties.index(found[1]) if found[1] else None
+    def _upstream_index(self, match: re.Match[str]) -> str:
+        index = self.view.pins.index(match[1]) if match[1] else None
         if index is None:
-            return "the index that it is tied to"
-        return f"{without_login(index.addresses[0].url).rstrip('/')}/{found[1]}/"
+            return "the index that it is pinned to"
+        return f"{without_login(index.addresses[0].url).rstrip('/')}/{match[1]}/"
 
     def server_bind(self) -> None:
-        """Bind without looking up this machine's name, which nobody needs and some networks answer slowly."""
+        """Bind without a look-up of this machine's name, which is slow in some networks."""
         TCPServer.server_bind(self)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing when uv goes away in the middle of an answer."""
+        """Print nothing when uv disconnects in the middle of an answer."""
 
 
 @contextmanager
-def running_front(shelf: IndexView) -> Iterator[IndexProxy]:
-    """Serve a shelf while the block runs."""
-    front = IndexProxy(shelf)
-    thread = threading.Thread(target=front.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+def running_proxy(view: IndexView) -> Iterator[IndexProxy]:
+    """Serve a view while the block runs."""
+    proxy = IndexProxy(view)
+    thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield front
+        yield proxy
     finally:
-        front.shutdown()
-        front.server_close()
+        proxy.shutdown()
+        proxy.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # Else the body waits until uv has acknowledged the head: forty milliseconds an answer.
+    # Otherwise the body waits for uv's acknowledgement of the head: 40 ms per answer.
     disable_nagle_algorithm = True
     server: IndexProxy
 
     def log_message(self, *args: object) -> None:
-        """Say nothing: progress is the console's."""
+        """Print nothing: the console shows the progress."""
 
     def do_GET(self) -> None:  # http.server's name
-        """Answer for a project, or for the metadata of one of its files."""
-        asked, shelf = _PATH.fullmatch(self.path), self.server.shelf
-        if asked and asked["key"] == self.server.key:
-            project, sha256 = asked["project"], asked["sha256"]
-            if project and shelf.ties.index(project):
+        """Answer with a project's page, or with the METADATA of one of its files."""
+        match, view = _PATH.fullmatch(self.path), self.server.view
+        if match and match["key"] == self.server.key:
+            project, sha256 = match["project"], match["sha256"]
+            if project and view.pins.index(project):
                 return self._answer(lambda: self._page(project), _JSON)
-            if sha256 in shelf.offers:
-                return self._answer(lambda: shelf.metadata(sha256), _PLAIN)
+            if sha256 in view.candidates:
+                return self._answer(lambda: view.metadata(sha256), _PLAIN)
         return self._reply(_NOT_FOUND, b"", _PLAIN)
 
     def _answer(self, make: Callable[[], bytes], kind: str) -> None:
-        """Reply with what is made, and keep uv waiting while it is."""
-        begun = False
+        """Reply with the result of `make`, and send filling bytes until it is there."""
+        head_sent = False
         with TaskGroup(1) as worker:
-            made = worker.submit(make)
-            while not wait([made], _QUIET_S).done:
-                if not begun:
+            result = worker.submit(make)
+            while not wait([result], _QUIET_S).done:
+                if not head_sent:
                     self._head(_OK, kind, ("Transfer-Encoding", "chunked"))
-                    begun = True
+                    head_sent = True
                 self._chunk(_FILLING[kind])
-        error = made.exception()
+        error = result.exception()
         if isinstance(error, Exception):
-            # Half an answer is no answer: uv asks again, and gets the failure.
-            self.server.shelf.fail(error)
-            self.close_connection = begun
-            return None if begun else self._reply(_FAILED, str(error).encode(), _PLAIN)
-        if not begun:
-            return self._reply(_OK, made.result(), kind)
-        self._chunk(made.result())
+            # After half an answer uv tries again, and then gets the failure.
+            self.server.view.fail(error)
+            self.close_connection = head_sent
+            return None if head_sent else self._reply(_FAILED, str(error).encode(), _PLAIN)
+        if not head_sent:
+            return self._reply(_OK, result.result(), kind)
+        self._chunk(result.result())
         return self._chunk(b"")
 
     def _page(self, project: str) -> bytes:
-        entries = [self._entry(file) for file in self.server.shelf.files(project) or ()]
+        entries = [self._entry(file) for file in self.server.view.files(project) or ()]
         return json.dumps({"meta": {"api-version": "1.1"}, "name": project, "files": entries}).encode()
 
     def _entry(self, file: IndexFile) -> dict[str, Any]:
@@ -171,6 +171,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header(*length)
-        # The address changes from run to run: what uv kept of it would never be found again.
+        # The address is new in each run, so uv could not use a cached answer.
         self.send_header("Cache-Control", "no-store")
         self.end_headers()

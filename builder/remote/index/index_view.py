@@ -1,4 +1,4 @@
-"""What a cell may take from the indexes that its packages are tied to, and what each wheel says of itself."""
+"""The candidates of a cell in the indexes that its packages are pinned to, and their METADATA."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from builder.errors import IntegrityError, JbuildError, NetworkError
+from builder.errors import IntegrityError, JbuildError
 from builder.host.concurrency import Progress
 from builder.host.files import write_bytes
 from builder.remote import http
@@ -21,7 +21,6 @@ from builder.remote.index.remote_wheel import (
     LONGEST_METADATA,
     NoRangesError,
     RemoteFile,
-    body,
     check_metadata,
     metadata_of,
     with_archive,
@@ -34,24 +33,23 @@ if TYPE_CHECKING:
     from builder.host.paths import Workspace
     from builder.remote.download import PartialFile
     from builder.remote.index.index_client import IndexClient
-    from builder.remote.index.index_pins import IndexPins
-    from builder.remote.index.listing import Index, IndexFile, ProjectPage
+    from builder.remote.index.listing import Index, IndexFile, IndexPins, ProjectPage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChangedFile:
-    """A locked file that the index serves with other bytes now; `kept` tells whether the locked ones are still here."""
+    """A locked file that the index now serves with other bytes; the locked ones may be `in_wheelhouse`."""
 
     index: str
     filename: str
     locked: str
     served: str
-    kept: bool
+    in_wheelhouse: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A file that may be taken, and the index that it is on."""
+    """A file that uv may choose, and its index."""
 
     index: Index
     file: IndexFile
@@ -59,17 +57,17 @@ class Candidate:
 
 @dataclass(slots=True)
 class IndexView:
-    """The tied packages of one cell. Threads may share it.
+    """The pinned packages of one cell. Threads may share it.
 
-    `locked` are the files of the lock before, by name, with their sha256 and URL: those that are in the wheelhouse are
-    still offered when the index serves others under their names.
+    `locked` are the files of the previous lock by name, with their sha256 and URL: those in the wheelhouse stay
+    candidates when the index serves others under their names.
     """
 
-    ties: IndexPins
+    pins: IndexPins
     client: IndexClient
     workspace: Workspace
     locked: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    offers: dict[str, Candidate] = field(default_factory=dict)
+    candidates: dict[str, Candidate] = field(default_factory=dict)
     changed: dict[str, ChangedFile] = field(default_factory=dict)
     pages: dict[str, ProjectPage] = field(default_factory=dict)
     errors: list[Exception] = field(default_factory=list)
@@ -77,12 +75,12 @@ class IndexView:
     _mutex: threading.Lock = field(default_factory=threading.Lock)
 
     def files(self, project: str) -> tuple[IndexFile, ...] | None:
-        """Return what uv may choose from for a package, or None if the package is not tied.
+        """Return the files that uv may choose for a package, or None if the package is not pinned.
 
         Raises:
             NetworkError: the index does not answer.
         """
-        index = self.ties.index(project)
+        index = self.pins.index(project)
         if index is None:
             return None
         page = self.client.page(index, project)
@@ -90,35 +88,35 @@ class IndexView:
             return ()
         named: dict[str, IndexFile] = {}
         for file in page.files:
-            # A page that lists a name twice, with two hashes, means the one that was locked, else its first.
+            # Of two files with one name the locked one is used, else the first.
             locked = self.locked.get(file.filename, ("", ""))[0]
             if fitting(index, file) and (file.filename not in named or file.sha256 == locked):
                 named[file.filename] = file
         files = tuple(self._locked_or(index, file) for file in named.values())
         with self._mutex:
             self.pages[project] = page
-            self.offers.update({file.sha256 or "": Candidate(index=index, file=file) for file in files})
+            self.candidates.update({file.sha256 or "": Candidate(index=index, file=file) for file in files})
         return files
 
     def metadata(self, sha256: str) -> bytes:
-        """Return the METADATA of a file that was offered, checked against its name.
+        """Return the METADATA of a candidate, checked against its name.
 
         Raises:
-            IntegrityError: the file is no wheel, or another than its name says.
+            IntegrityError: the file is not a wheel, or not the one of its name.
             NetworkError: it cannot be read.
         """
         if sha256 in self._unreadable:
-            # uv asks again after some failures; whole wheels are not fetched again for that.
+            # uv retries after some failures, for which wheels are not downloaded again.
             raise self._unreadable[sha256]
-        offer = self.offers[sha256]
+        candidate = self.candidates[sha256]
         try:
-            return wheel_metadata(offer.index, offer.file, self.client, self.workspace)
+            return wheel_metadata(candidate.index, candidate.file, self.client, self.workspace)
         except JbuildError as error:
             self._unreadable[sha256] = error
             raise
 
     def fail(self, error: Exception) -> None:
-        """Remember an error that uv will only see as a failed request."""
+        """Record an error that uv sees only as a failed request."""
         with self._mutex:
             self.errors.append(error)
 
@@ -126,29 +124,33 @@ class IndexView:
         locked, url = self.locked.get(file.filename, (file.sha256, file.url))
         if locked == file.sha256 or locked is None:
             return file
-        kept = self.workspace.wheel(locked, file.filename).is_file()
+        in_wheelhouse = self.workspace.wheel(locked, file.filename).is_file()
         with self._mutex:
             self.changed[file.filename] = ChangedFile(
-                index=index.name, filename=file.filename, locked=locked, served=file.sha256 or "", kept=kept
+                index=index.name,
+                filename=file.filename,
+                locked=locked,
+                served=file.sha256 or "",
+                in_wheelhouse=in_wheelhouse,
             )
-        return replace(file, sha256=locked, url=url, metadata=None) if kept else file
+        return replace(file, sha256=locked, url=url, metadata=None) if in_wheelhouse else file
 
 
 def is_foreign(index: Index, file: IndexFile) -> bool:
-    """Tell whether a file is another index's, which this one only passes on."""
-    return any(part in urlsplit(file.url).path for part in index.foreign_files)
+    """Return whether a file is another index's, which this one lists too."""
+    return any(component in urlsplit(file.url).path for component in index.foreign_files)
 
 
 def fitting(index: Index, file: IndexFile) -> bool:
-    """Tell whether a file is the index's own wheel, with a hash to trust it by."""
+    """Return whether a file is the index's own wheel, with a hash."""
     return not is_foreign(index, file) and file.filename.endswith(".whl") and file.sha256 is not None
 
 
 def wheel_metadata(index: Index, file: IndexFile, client: IndexClient, workspace: Workspace) -> bytes:
-    """Return a wheel's METADATA, from the cache if it was read before.
+    """Return a wheel's METADATA, which is cached.
 
     Raises:
-        IntegrityError: the file is no wheel, or another than its name says.
+        IntegrityError: the file is not a wheel, or not the one of its name.
         NetworkError: it cannot be read.
     """
     path = workspace.metadata(file.sha256 or "")
@@ -170,15 +172,15 @@ def read_wheel(
     workspace: Workspace,
     read: Callable[[zipfile.ZipFile], bytes],
 ) -> bytes:
-    """Return what `read` finds in a wheel: in the wheelhouse if it is there, else on the server, by ranges if it can.
+    """Return the result of `read` for a wheel in the wheelhouse, else on the server, by ranges if possible.
 
     Raises:
-        IntegrityError: the file is no wheel.
+        IntegrityError: the file is not a wheel.
         NetworkError: it cannot be read.
     """
     local = workspace.wheel(file.sha256 or "", file.filename)
-    if (given := local_path(file.url)) and not local.is_file():
-        local = given
+    if (source := local_path(file.url)) and not local.is_file():
+        local = source
     try:
         if not local.is_file():
             try:
@@ -187,25 +189,23 @@ def read_wheel(
                 fetcher = _IndexFileFetcher(index=index, file=file, client=client)
                 expected = Expected(sha256=file.sha256)
                 download_once(local, lambda path: download(fetcher, path, expected, Progress()), lambda: None)
-        with local.open("rb") as whole:
-            return with_archive(whole, read)
+        with local.open("rb") as wheel:
+            return with_archive(wheel, read)
     except requests.RequestException as error:
-        failure = http.network_error(error, file.url)
-        message = f"{file.filename} cannot be read: {failure.message}"
-        raise NetworkError(message, where=failure.where, hint=failure.hint) from error
+        raise http.network_error(error, file.url, f"{file.filename} cannot be read") from error
     except FLAWS as error:
-        raise _unfit(index, file, f"it is no sound wheel: {error}") from error
+        raise _unfit(index, file, f"it is not a valid wheel: {error}") from error
 
 
 def _beside(file: IndexFile, client: IndexClient) -> bytes | None:
-    """Return the METADATA that the index serves beside a wheel; where it does not after all, the wheel's own counts."""
+    """Return the METADATA that the index serves beside a wheel, or None if it does not."""
     if file.metadata is None:
         return None
-    parts = urlsplit(file.url)
+    url = urlsplit(file.url)
     try:
-        with client.get(parts._replace(path=f"{parts.path}.metadata").geturl()) as answer:
+        with client.get(url._replace(path=f"{url.path}.metadata").geturl()) as answer:
             answer.raise_for_status()
-            content = body(answer, LONGEST_METADATA)
+            content = http.read_body(answer, LONGEST_METADATA)
     except requests.RequestException:
         return None
     return content if content and file.metadata in ("", hashlib.sha256(content).hexdigest()) else None
@@ -213,7 +213,7 @@ def _beside(file: IndexFile, client: IndexClient) -> bytes | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _IndexFileFetcher:
-    """A whole wheel of an index that does not serve ranges."""
+    """A wheel of an index that does not serve ranges."""
 
     index: Index
     file: IndexFile
@@ -222,15 +222,15 @@ class _IndexFileFetcher:
     def fetch(self, content: PartialFile) -> None:
         receive(lambda headers: self.client.get(self.file.url, headers=headers), content, http.Retry(tries=3))
 
-    def mismatch(self, content: PartialFile) -> IntegrityError:  # noqa: ARG002  # the index's hash says it all
-        return _unfit(self.index, self.file, "its bytes do not have the sha256 that the index gives")
+    def mismatch(self, content: PartialFile) -> IntegrityError:  # noqa: ARG002  # the flaw is always the hash
+        return _unfit(self.index, self.file, "its bytes do not have the index's sha256")
 
 
-def _unfit(index: Index, file: IndexFile, why: str) -> IntegrityError:
+def _unfit(index: Index, file: IndexFile, flaw: str) -> IntegrityError:
     name, version, *_ = [*file.filename.split("-"), ""]
     plain = re.sub(r"[-_.]+", "-", name).lower()
     return IntegrityError(
-        f"{file.filename} of the index {index.name} cannot be used: {why}",
+        f"{file.filename} of the index {index.name} cannot be used: {flaw}",
         where=http.scrub(file.url),
-        hint=f'leave it out with `constraints = ["{plain}!={version}"]` in the recipe, and tell whoever runs the index',
+        hint=f'exclude it with `constraints = ["{plain}!={version}"]` in the recipe, and tell the index\'s operator',
     )

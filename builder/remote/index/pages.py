@@ -1,4 +1,4 @@
-"""Reads the pages of package indexes: HTML (PEP 503) and JSON (PEP 691)."""
+"""Parses the pages of package indexes: HTML (PEP 503) and JSON (PEP 691)."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+ht
 
 _JSON = "application/vnd.pypi.simple.v1+json"
 _HTML = ("text/html", "application/vnd.pypi.simple.v1+html")
-# Printable ASCII without slashes: what names of wheels and source archives are made of.
+# Names of wheels and source archives: printable ASCII without slashes.
 _FILE = re.compile(r"[!-.0-\[\]-~]+\.(whl|tar\.gz|zip|tar\.bz2|tgz|egg)")
 _SHA256 = re.compile(r"(?i:sha256)[=:]([0-9a-fA-F]{64})(?![0-9a-fA-F])")
 _MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})")
 _MOST_BYTES = 2**53
-# What pages of package indexes say of themselves even when they list nothing; other pages do not.
+# Marks of package indexes' empty pages.
 _EMPTY = re.compile(
     r"<meta[^<>]{0,200}pypi:repository-version"
     r"|<(?:title|h1)\b[^<>]{0,200}>[^<]{0,400}(?:links for|simple index|index of)",
     re.IGNORECASE,
 )
-# `html.parser` takes time that grows with the square of some garbage; these only ever go forward.
+# `html.parser` needs quadratic time for some garbage; these only move forward.
 _MARK = re.compile(r"<!--|<(?P<tag>a|base|script|style)(?=[\s/>])", re.IGNORECASE)
 _ATTRIBUTE = re.compile(r"[\s/]*([^\s/>=]+)(?:\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s>\"']+)))?")
 _TAG_END = re.compile(r"[\s/=]*(>?)")
 
 
 def parse(content: bytes, content_type: str, url: str) -> tuple[IndexFile, ...]:
-    """Return the files that a page lists, in its order; `url` is what its links are relative to.
+    """Return the files on a page, in its order; `url` is the base of its links.
 
     Raises:
         ValueError: this is not the page of a package index; the message says why.
@@ -56,7 +56,7 @@ def _from_json(content: bytes, url: str) -> tuple[IndexFile, ...]:
     except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
         raise ValueError("its JSON is not a package page") from error
     if not version.startswith("1."):
-        raise ValueError(f"its pages are of version {version[:20]!r}, which is not known")
+        raise ValueError(f"its pages have the unknown version {version[:20]!r}")
     files = (_json_file(entry, name, _address(url, target)) for entry, name, target in entries)
     return tuple(file for file in files if file)
 
@@ -85,14 +85,14 @@ def _from_html(text: str, url: str) -> tuple[IndexFile, ...]:
         elif tag == "base" and base is None:
             base = attributes.get("href")
     start = (_address(url, base) if base else None) or url
-    files = tuple(found for attributes in anchors if (found := _html_file(attributes, start)))
+    files = tuple(filter(None, (_html_file(attributes, start) for attributes in anchors)))
     if not files and not _EMPTY.search(text):
         raise ValueError("its HTML is not a package page")
     return files
 
 
 def _tags(text: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the links and bases of a page with their attributes, in one pass; comments and scripts are left out."""
+    """Yield the `a` and `base` tags of a page with their attributes, in one pass, without comments and scripts."""
     at = 0
     while mark := _MARK.search(text, at):
         tag, at = (mark["tag"] or "").lower(), mark.end()
@@ -107,18 +107,18 @@ def _tags(text: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _attributes(text: str, at: int) -> tuple[dict[str, str], int]:
-    """Return the attributes of a tag whose name ends at a place, the first of each name, and where the tag ends."""
-    found: dict[str, str] = {}
+    """Return the attributes of a tag, the first of each name, and its end; `at` is the end of the tag's name."""
+    attributes: dict[str, str] = {}
     while at < len(text):
         if attribute := _ATTRIBUTE.match(text, at):
             name, *values = attribute.groups()
-            found.setdefault(name.lower(), unescape(next((value for value in values if value is not None), "")))
+            attributes.setdefault(name.lower(), unescape(next((value for value in values if value is not None), "")))
             at = attribute.end()
         end = _TAG_END.match(text, at)
         at = end.end() if end else at
         if end and end[1]:
             break
-    return found, at
+    return attributes, at
 
 
 def _html_file(attributes: dict[str, str], base: str) -> IndexFile | None:
@@ -138,18 +138,18 @@ def _html_file(attributes: dict[str, str], base: str) -> IndexFile | None:
 
 
 def _address(base: str, target: str) -> str | None:
-    """Return where a link leads, without a log-in, or None if that is no place for files."""
+    """Return a link's absolute address without its log-in, or None if it is not an http(s) address."""
     try:
-        parts = urlsplit(urljoin(base, target.strip()))
+        url = urlsplit(urljoin(base, target.strip()))
     except ValueError:
         return None
-    if parts.scheme not in ("http", "https") or not parts.netloc or not parts.geturl().isprintable():
+    if url.scheme not in ("http", "https") or not url.netloc or not url.geturl().isprintable():
         return None
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
 
 
 def _text(value: Any) -> str | None:
-    """Return a text that is not empty and can be written; JSON may hold halves of characters."""
+    """Return a text that can be encoded, or None for anything else; JSON may contain lone surrogates."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) and value else None
 
 
@@ -158,9 +158,9 @@ def _digest(hashes: Any) -> str | None:
     return digest.lower() if isinstance(digest, str) and re.fullmatch(r"[0-9a-fA-F]{64}", digest) else None
 
 
-def _metadata(said: Any) -> str | None:
-    """Return the sha256 of the METADATA beside a wheel, `""` where it is there without one, None where it is not."""
-    if isinstance(said, str):
-        digest = _SHA256.fullmatch(said)
-        return None if said.lower() == "false" else digest[1].lower() if digest else ""
-    return _digest(said) or "" if said else None
+def _metadata(value: Any) -> str | None:
+    """Return the sha256 of the METADATA beside a wheel, `""` if the page gives none, None if there is no METADATA."""
+    if isinstance(value, str):
+        digest = _SHA256.fullmatch(value)
+        return None if value.lower() == "false" else digest[1].lower() if digest else ""
+    return _digest(value) or "" if value else None

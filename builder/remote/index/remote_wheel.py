@@ -1,4 +1,4 @@
-"""Reads single members of a wheel where it lies: in the wheelhouse, or on a server by ranges."""
+"""Reads single members of a wheel, in the wheelhouse or, by ranges, on a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from builder.remote.http import Retry
+from builder.remote.http import Retry, read_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
 
 _PARTIAL_CONTENT = 206
 _RANGE_UNSATISFIABLE = 416
-# A zip's directory ends the file, with a comment of 64 KiB at most behind it.
+# A zip file ends with its directory and a comment of at most 64 KiB.
 _TAIL = 1 << 17
 _BLOCK = 1 << 16
-_PLACE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)")
 LONGEST_METADATA = 8 << 20
 FLAWS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError)
-"""What reading a file that is no sound wheel may raise."""
+"""Exceptions from reading a damaged wheel."""
 
 
 class NoRangesError(Exception):
-    """The server sends whole files only, or other parts than it was asked for."""
+    """The server does not support ranges, or sends other ranges than those requested."""
 
 
 class RemoteFile(io.RawIOBase):
-    """A file on a server, read by HTTP ranges, of which each block is fetched once.
+    """A file on a server, read by HTTP ranges; each block is fetched once.
 
     `get` sends a GET request for a URL with `headers`, and streams the answer.
     """
 
     def __init__(self, url: str, get: Callable[..., requests.Response], retry: Retry | None = None) -> None:
-        """Ask for the end of the file, which tells its size.
+        """Request the end of the file, and with it the file's size.
 
         Raises:
-            NoRangesError: the server does not do ranges.
+            NoRangesError: the server does not support ranges.
             requests.RequestException: it does not answer.
         """
         super().__init__()
@@ -59,24 +59,24 @@ class RemoteFile(io.RawIOBase):
             raise NoRangesError
 
     def readable(self) -> bool:
-        """A remote file is there to be read."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Any place of it can be read."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place."""
+        """Move to a position."""
         self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence])
         return self._at
 
     def tell(self) -> int:
-        """Return the place."""
+        """Return the position."""
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Read on from the place."""
+        """Read from the position on."""
         view = memoryview(buffer)
         content = self._read(self._at, min(len(view), self.size - self._at)) if self._at < self.size else b""
         view[: len(content)] = content
@@ -95,59 +95,49 @@ class RemoteFile(io.RawIOBase):
 
     def _fetch(self, first: int, last: int) -> None:
         begin, end = first * _BLOCK, min((last + 1) * _BLOCK, self.size)
-        content, found_at, size = self._get(f"{begin}-{end - 1}", end - begin)
-        if (found_at, len(content), size) != (begin, end - begin, self.size):
+        content, offset, size = self._get(f"{begin}-{end - 1}", end - begin)
+        if (offset, len(content), size) != (begin, end - begin, self.size):
             raise NoRangesError
         for number in range(first, last + 1):
             self._blocks[number] = content[(number - first) * _BLOCK :][:_BLOCK]
 
     def _get(self, span: str, most: int) -> tuple[bytes, int, int]:
-        """Return a part of the file, where it begins, and the size of the whole."""
-        return self._retry.run(lambda: self._ask(span, most))
+        """Return a range of the file, its offset, and the file's size."""
+        return self._retry.run(lambda: self._request(span, most))
 
-    def _ask(self, span: str, most: int) -> tuple[bytes, int, int]:
+    def _request(self, span: str, most: int) -> tuple[bytes, int, int]:
         with self._send(self._url, headers={"Range": f"bytes={span}", "Accept-Encoding": "identity"}) as answer:
             if answer.status_code != _RANGE_UNSATISFIABLE:
                 answer.raise_for_status()
-            place = _PLACE.fullmatch(answer.headers.get("Content-Range", ""))
-            if answer.status_code != _PARTIAL_CONTENT or not place:
+            content_range = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+            if answer.status_code != _PARTIAL_CONTENT or not content_range:
                 raise NoRangesError
-            content = body(answer, most)
-        first, last, size = (int(number) for number in place.groups())
+            content = read_body(answer, most)
+        first, last, size = (int(number) for number in content_range.groups())
         if content is None or len(content) != last - first + 1:
             raise NoRangesError
         return content, first, size
-
-
-def body(answer: requests.Response, most: int) -> bytes | None:
-    """Return the body of an answer, or None if it is longer than `most` bytes."""
-    content = bytearray()
-    for block in answer.iter_content(_BLOCK):
-        content += block
-        if len(content) > most:
-            return None
-    return bytes(content)
 
 
 def metadata_of(archive: zipfile.ZipFile) -> bytes:
     """Return a wheel's METADATA.
 
     Raises:
-        ValueError or another of `FLAWS`: there is none, or the archive is broken.
+        ValueError or another of `FLAWS`: there is none, or the archive is damaged.
     """
     names = [n for n in archive.namelist() if n.count("/") == 1 and n.endswith(".dist-info/METADATA")]
     if len(names) != 1:
-        raise ValueError(f"it holds {len(names)} METADATA files")
+        raise ValueError(f"it has {len(names)} METADATA files")
     if archive.getinfo(names[0]).file_size > LONGEST_METADATA:
         raise ValueError("its METADATA is too long")
     return archive.read(names[0])
 
 
 def check_metadata(content: bytes, filename: str) -> None:
-    """Make sure that METADATA is of the distribution and version that the file name says.
+    """Check that METADATA has the distribution and version of the file name.
 
     Raises:
-        ValueError: it is not; the message says what it is of.
+        ValueError: it has others; the message names them.
     """
     headers = BytesParser(policy=compat32).parsebytes(content, headersonly=True)
     name, version, _, _ = parse_wheel_filename(filename)
@@ -157,20 +147,20 @@ def check_metadata(content: bytes, filename: str) -> None:
     except InvalidVersion:
         same = False
     if not same:
-        raise ValueError(f"its METADATA says {inner_name or 'no name'} {inner_version or 'without a version'}")
+        raise ValueError(f"its METADATA is of {inner_name or 'no name'} {inner_version or 'without a version'}")
 
 
 def with_archive(file: io.IOBase, read: Callable[[zipfile.ZipFile], bytes]) -> bytes:
-    """Return what `read` finds in a wheel.
+    """Return the result of `read` for the archive in `file`.
 
     Raises:
-        One of `FLAWS`: the archive is broken.
+        One of `FLAWS`: the archive is damaged.
     """
     try:
         with zipfile.ZipFile(io.BufferedReader(file) if isinstance(file, io.RawIOBase) else file) as archive:
             return read(archive)
     except OSError as error:
         if error.errno == errno.EINVAL:
-            # A broken directory has sent the reader to a place before the file.
-            raise zipfile.BadZipFile("its directory names places that it does not have") from error
+            # The damaged directory has an offset before the file's beginning.
+            raise zipfile.BadZipFile("its directory has offsets outside the file") from error
         raise

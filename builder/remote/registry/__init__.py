@@ -1,1 +1,1 @@
-"""A client for container registries: references, log-in, manifests, blobs."""
+"""Client of container registries: references, log-in, manifests, blobs."""

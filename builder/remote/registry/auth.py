@@ -1,27 +1,44 @@
-"""Logging in to a registry: Bearer tokens (distribution's token specification) and Basic."""
+"""Log-in to registries: credentials from the environment or `docker login`, sent as Basic or for a Bearer token.
+
+Tokens follow distribution's token specification.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import json
+import os
 import re
 import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from requests.auth import AuthBase
 
-from builder.errors import RegistryError
+from builder.errors import ProgramFailedError, ProgramMissingError, RegistryError
+from builder.host import process
 from builder.remote.http import is_loopback, scrub
+from builder.remote.registry.reference import DOCKER_HUB
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
     import requests
 
-    from builder.remote.registry.credentials import Credentials, CredentialSource
+    CredentialSource = Callable[[], "Credentials | None"]
 
-# The specification's life of a token that does not say how long it lives.
+# The specification's default lifetime of a token.
 _TOKEN_LIFE_S = 60.0
 _MARGIN_S = 10.0
+_HUB_KEY = "https://index.docker.io/v1/"
+_HELPER_WITHIN_S = 60.0
+# The user name that credential helpers return with an identity token.
+_TOKEN_USER = "<token>"  # noqa: S105
 _CLIENT = "jbuild"
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105
 _PARAMETER = re.compile(rf'({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))')
@@ -29,11 +46,133 @@ _SCHEME = re.compile(rf"({_TOKEN})(?=\s|,|$)")
 _GAP = re.compile(r"[\s,]*")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Credentials:
+    """User and password, or an identity token of an OAuth server; `repr` leaves out the secrets."""
+
+    user: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str | None = field(default=None, repr=False)
+
+    @property
+    def basic(self) -> str:
+        """The value of a Basic `Authorization` header."""
+        return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+
+
+def find_credentials(host: str, *, publish_hosts: Collection[str] = ()) -> Credentials | None:
+    """Return the credentials for a registry host, or None for anonymous requests.
+
+    First `JBUILD_REGISTRY_USER_<HOST>` and `JBUILD_REGISTRY_PASSWORD_<HOST>` (upper case, `_` for all but letters and
+    digits). Then, for `publish_hosts` only, `JBUILD_REGISTRY_USER` and `JBUILD_REGISTRY_PASSWORD`: the registry of a
+    base image must not get the password of the one that jbuild publishes to. Then Docker's `config.json`: credential
+    helpers, the credential store, `auths`.
+
+    Raises:
+        RegistryError: `config.json` or a helper is broken.
+    """
+    mangled = re.sub(r"[^A-Z0-9]", "_", host.upper())
+    suffixes = (f"_{mangled}", "") if host in publish_hosts else (f"_{mangled}",)
+    for suffix in suffixes:
+        user = os.environ.get(f"JBUILD_REGISTRY_USER{suffix}")
+        password = os.environ.get(f"JBUILD_REGISTRY_PASSWORD{suffix}")
+        if user and password:
+            return Credentials(user=user, password=password)
+    return _from_docker(host)
+
+
+def docker_config() -> Path:
+    """Return the path of Docker's `config.json`."""
+    folder = os.environ.get("DOCKER_CONFIG")
+    return (Path(folder) if folder else Path("~/.docker").expanduser()) / "config.json"
+
+
+def _from_docker(host: str) -> Credentials | None:
+    try:
+        document = json.loads(docker_config().read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _broken("it cannot be read as JSON", host) from error
+    if not isinstance(document, dict):
+        raise _broken("it is not a JSON object", host)
+    helper = _named(_table(document, "credHelpers"), host) or document.get("credsStore")
+    credentials = _ask_helper(str(helper), host) if helper else None
+    if credentials:
+        return credentials
+    entry = _named(_table(document, "auths"), host)
+    return _from_entry(entry, host) if isinstance(entry, dict) else None
+
+
+def _table(document: dict[str, Any], key: str) -> dict[str, Any]:
+    value = document.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _named(entries: dict[str, Any], host: str) -> Any:
+    """Return the entry of a host; keys may carry a scheme and an API version."""
+    for key, value in entries.items():
+        bare = re.sub(r"^https?://|/(?:v[12]/?)?$", "", key)
+        if bare == host or (host == DOCKER_HUB and bare in ("index.docker.io", "registry-1.docker.io")):
+            return value
+    return None
+
+
+def _from_entry(entry: dict[str, Any], host: str) -> Credentials | None:
+    token = entry.get("identitytoken")
+    if token:
+        return Credentials(identity_token=str(token))
+    if not entry.get("auth"):
+        user, password = entry.get("username"), entry.get("password")
+        return Credentials(user=str(user), password=str(password)) if user and password else None
+    try:
+        user, _, password = base64.b64decode(str(entry["auth"]), validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise _broken(f"the entry of {host} is not base64", host) from error
+    return Credentials(user=user, password=password.rstrip("\0"))
+
+
+def _ask_helper(helper: str, host: str) -> Credentials | None:
+    program = f"docker-credential-{helper}"
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", helper):
+        raise _broken(f"{helper!r} is not the name of a credential helper", host)
+    try:
+        key = _HUB_KEY if host == DOCKER_HUB else host
+        answer = process.run([program, "get"], stdin=key, timeout_s=_HELPER_WITHIN_S, check=False)
+    except ProgramMissingError as error:
+        raise _broken(f"it names the credential helper `{program}`, which is not installed", host) from error
+    except ProgramFailedError as error:
+        raise _broken(f"the credential helper `{program}` does not answer", host) from error
+    if answer.code != 0:
+        output = f"{answer.stdout} {answer.stderr}".strip()
+        if "not found" in output:
+            return None
+        raise RegistryError(f"`{program} get` failed", where=host, log=output, hint=f"run `docker login {host}`")
+    return _from_answer(answer.stdout, program, host)
+
+
+def _from_answer(text: str, program: str, host: str) -> Credentials:
+    try:
+        body = json.loads(text)
+        user, secret = str(body["Username"]), str(body["Secret"])
+    except (ValueError, KeyError, TypeError):
+        # The cause would contain the secret.
+        raise _broken(f"the credential helper `{program}` returned no credentials", host) from None
+    if user == _TOKEN_USER:
+        return Credentials(identity_token=secret)
+    return Credentials(user=user, password=secret)
+
+
+def _broken(flaw: str, host: str) -> RegistryError:
+    hint = f"correct the file, or run `docker login {host}`"
+    return RegistryError(f"no credentials: {flaw}", where=str(docker_config()), hint=hint)
+
+
 class Authorization(AuthBase):
-    """Sets a request's `Authorization` header, or none; requests would otherwise put netrc's over it."""
+    """Sets a request's `Authorization` header, or none; otherwise requests would replace it with netrc's."""
 
     def __init__(self, value: str | None) -> None:
-        """Take the header's value; None asks anonymously."""
+        """Take the header's value; None is anonymous."""
         self._value = value
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -44,57 +183,49 @@ class Authorization(AuthBase):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Pass:
+class _Token:
     header: str
     until: float
 
 
 class Authority:
-    """Knows how to log in to one registry, and keeps the tokens got so far. Safe for threads."""
+    """Logs in to one registry and caches its tokens. Safe for threads."""
 
     def __init__(self, host: str, base: str, session: requests.Session, credentials: CredentialSource) -> None:
-        """Take the registry; `credentials` is asked once, and only when the registry wants a log-in."""
+        """Take the registry; `credentials` is called once, when the registry first requires a log-in."""
         self._host, self._base, self._session = host, base, session
-        self._source = credentials
-        self._found: tuple[Credentials | None] | None = None
-        self._passes: dict[tuple[str, ...], _Pass] = {}
+        self._credentials = cache(credentials)
+        self._tokens: dict[tuple[str, ...], _Token] = {}
         self._basic: str | None = None
         self._mutex = threading.Lock()
 
     def header(self, scopes: tuple[str, ...]) -> str | None:
-        """Return the `Authorization` header for these scopes, as far as one is known."""
-        known = self._passes.get(scopes)
-        if known and known.until > time.monotonic():
-            return known.header
-        return self._basic
+        """Return the cached `Authorization` header for these scopes, or None."""
+        token = self._tokens.get(scopes)
+        return token.header if token and token.until > time.monotonic() else self._basic
 
     def renew(self, refused: requests.Response, used: str | None, scopes: tuple[str, ...]) -> bool:
-        """Get a new header after a 401 to a request with the header `used`; False if there is no way.
+        """Get a new header after a 401 to a request with the header `used`; return False if that is impossible.
 
         Raises:
-            RegistryError: the token server answers nonsense, or the credentials cannot be read.
+            RegistryError: the token server returned no token, or the credentials cannot be read.
             requests.RequestException: the token server refuses or cannot be reached.
         """
         with self._mutex:
             if self.header(scopes) != used:
                 return True  # another thread was faster
-            offers = {c.scheme: c for c in parse_challenges(refused.headers.get("WWW-Authenticate", ""))}
+            offers = dict(parse_challenges(refused.headers.get("WWW-Authenticate", "")))
             credentials = self._credentials()
             if "bearer" in offers:
-                self._passes[scopes] = self._token(offers["bearer"], scopes, credentials)
+                self._tokens[scopes] = self._token(offers["bearer"], scopes, credentials)
                 return True
             if "basic" in offers and credentials and credentials.user and used != credentials.basic:
                 self._basic = credentials.basic
                 return True
             return False
 
-    def _credentials(self) -> Credentials | None:
-        if self._found is None:
-            self._found = (self._source(),)
-        return self._found[0]
-
-    def _token(self, offer: Challenge, scopes: tuple[str, ...], credentials: Credentials | None) -> _Pass:
-        realm = offer.get("realm") or ""
+    def _token(self, offer: dict[str, str], scopes: tuple[str, ...], credentials: Credentials | None) -> _Token:
+        realm, service = offer.get("realm", ""), offer.get("service", "")
         self._check_realm(realm)
         started = time.monotonic()
         if credentials and credentials.identity_token:
@@ -102,68 +233,59 @@ class Authority:
                 "grant_type": "refresh_token",
                 "refresh_token": credentials.identity_token,
                 "client_id": _CLIENT,
-                "service": offer.get("service") or "",
+                "service": service,
                 "scope": " ".join(scopes),
             }
             response = self._session.post(realm, data=form, auth=Authorization(None))
         else:
-            fields = [("service", offer.get("service") or ""), *(("scope", scope) for scope in scopes)]
+            fields = [("service", service), *(("scope", scope) for scope in scopes)]
             basic = credentials.basic if credentials and credentials.user else None
             response = self._session.get(realm, params=fields, auth=Authorization(basic))
         response.raise_for_status()
         return self._read(response, started)
 
     def _check_realm(self, realm: str) -> None:
-        """Refuse to send credentials in the clear when the registry itself is asked over TLS."""
-        parts = urlsplit(realm)
-        plain_is_fine = self._base.startswith("http://") or is_loopback(parts.hostname or "")
-        if parts.scheme == "https" or (parts.scheme == "http" and plain_is_fine):
+        """Refuse to send credentials unencrypted for a registry that uses TLS."""
+        address = urlsplit(realm)
+        plain_is_fine = self._base.startswith("http://") or is_loopback(address.hostname or "")
+        if address.scheme == "https" or (address.scheme == "http" and plain_is_fine):
             return
         raise RegistryError(
-            f"the registry sends its log-in to {scrub(realm)!r}, which is no https address",
+            f"the registry's token realm {scrub(realm)!r} is not an https address",
             where=self._host,
             hint="tell the registry's operator: the token realm must be https",
         )
 
-    def _read(self, response: requests.Response, started: float) -> _Pass:
+    def _read(self, response: requests.Response, started: float) -> _Token:
         try:
             body = response.json()
             token = body.get("token") or body["access_token"]
             life = float(body.get("expires_in") or _TOKEN_LIFE_S)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RegistryError(
-                "the registry's token server answers no token", where=self._host, hint="check the registry's set-up"
+                "the registry's token server returned no token", where=self._host, hint="check the registry's set-up"
             ) from error
-        return _Pass(header=f"Bearer {token}", until=started + max(life - _MARGIN_S, life / 2))
+        return _Token(header=f"Bearer {token}", until=started + max(life - _MARGIN_S, life / 2))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Challenge:
-    """One way to log in that a server offers (RFC 9110, section 11.6.1); names are in lower case."""
+def parse_challenges(header: str) -> list[tuple[str, dict[str, str]]]:
+    """Return the log-in schemes of a `WWW-Authenticate` header with their parameters (RFC 9110, section 11.6.1).
 
-    scheme: str
-    parameters: tuple[tuple[str, str], ...] = ()
-
-    def get(self, name: str) -> str | None:
-        """Return a parameter's value, or None."""
-        return dict(self.parameters).get(name)
-
-
-def parse_challenges(header: str) -> tuple[Challenge, ...]:
-    """Return the challenges of a `WWW-Authenticate` header in its order, up to what cannot be read; never raises."""
-    found: list[tuple[str, list[tuple[str, str]]]] = []
+    They are in order, up to the first that cannot be read; names are in lower case.
+    """
+    challenges: list[tuple[str, dict[str, str]]] = []
     position = 0
     while True:
         position = _end_of(_GAP.match(header, position), position)
         parameter = _PARAMETER.match(header, position)
         scheme = _SCHEME.match(header, position)
-        if parameter and found:
+        if parameter and challenges:
             value = parameter[3] if parameter[2] is None else re.sub(r"\\(.)", r"\1", parameter[2])
-            found[-1][1].append((parameter[1].lower(), value))
+            challenges[-1][1][parameter[1].lower()] = value
         elif scheme and not parameter:
-            found.append((scheme[1].lower(), []))
+            challenges.append((scheme[1].lower(), {}))
         else:
-            return tuple(Challenge(scheme=name, parameters=tuple(pairs)) for name, pairs in found)
+            return challenges
         position = _end_of(parameter or scheme, position)
 
 

@@ -1,4 +1,4 @@
-"""From the name of a base image to its digest."""
+"""Looks up the digest of a base image."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from builder.host.config import Config, RegistryMirror
     from builder.remote.http import Retry
 
-_OWN_MIRROR = "or take it from a mirror: a rule in [[registry-mirrors]] of jbuild.toml"
+_ADD_MIRROR = "or name a mirror of it in [[registry-mirrors]] of jbuild.toml"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResolvedBase:
     """A base image, pinned.
 
-    `asked` is the recipe's name, `used` the one after mirror rules. `digest` is that of the manifest or index behind
-    it; `stand_in` says why it is not the image that was asked for, if it is not.
+    `name` is the recipe's name, `used` the one after mirror rules. `digest` is that of its manifest or index.
+    `stand_in` is the reason why it is another image than the recipe's, or None.
     """
 
-    asked: str
+    name: str
     used: str
     digest: str
     stand_in: str | None = None
@@ -38,52 +38,52 @@ class ResolvedBase:
 
 
 def resolve_digest(image: str, config: Config, architecture: str, *, retry: Retry | None = None) -> ResolvedBase:
-    """Ask the registry, or the mirror that a rule names, for an image's digest, and whether it is for an architecture.
+    """Look an image's digest up in its registry, or in the mirror of a rule, and check its architecture.
 
     Raises:
-        NetworkError: nobody answers.
-        ImageMissingError: the registry has no such image.
+        NetworkError: the registry does not answer.
+        ImageMissingError: the registry does not have the image.
         RegistryError: the registry refuses.
-        RecipeError: it is no image name, or the image is for other platforms.
+        RecipeError: the name is not an image's, or the image is for other platforms.
     """
     used, rule = _mirrored(image, config)
+    redirect = f"a mirror rule sends {rule.prefix} to {rule.mirror}" if rule else ""
     reference = Reference.parse(used)
     client = connect_to(reference, config, retry=retry)
     try:
-        content, descriptor = client.get_manifest(reference.repository, reference.wanted)
-        offered = _platforms(client, reference, content, descriptor.media_type)
+        content, descriptor = client.get_manifest(reference.repository, reference.tag_or_digest)
+        platforms = _platforms(client, reference, content, descriptor.media_type)
     except RegistryUnreachableError as error:
-        sent = f"a mirror rule sends {rule.prefix} to {rule.mirror}" if rule else _OWN_MIRROR
+        mirror = redirect or _ADD_MIRROR
         raise NetworkError(
-            f"the base image {image} cannot be looked up: {error.message}", where=used, hint=f"{error.hint}; {sent}"
+            f"the base image {image} cannot be looked up: {error.message}", where=used, hint=f"{error.hint}; {mirror}"
         ) from error
     except ImageMissingError as error:
-        sent = f"a mirror rule sends {rule.prefix} to {rule.mirror}; " if rule else ""
-        hint = f"{sent}correct `image` under [base] in the recipe"
+        hint = f"{redirect}{redirect and '; '}correct `image` under [base] in the recipe"
         raise ImageMissingError(f"there is no base image {image}: {error.message}", where=used, hint=hint) from error
     except RegistryError as error:
         if rule:
-            error.hint = f"{error.hint} (a mirror rule sends {rule.prefix} to {rule.mirror})"
+            error.hint = f"{error.hint} ({redirect})"
         raise
-    wanted = f"linux/{architecture}"
-    if wanted not in offered:
+    target = f"linux/{architecture}"
+    if target not in platforms:
         raise RecipeError(
-            f"the base image is for {', '.join(offered) or 'no platform'}, not for {wanted}",
-            where=image if used == image else f"{image}, taken from {used}",
-            hint=f"name a base image that is for {wanted} too",
+            f"the base image is for {', '.join(platforms) or 'no platform'}, not for {target}",
+            where=image if used == image else f"{image}, from {used}",
+            hint=f"name a base image for {target}",
         )
-    return ResolvedBase(asked=image, used=used, digest=descriptor.digest, stand_in=rule.stand_in if rule else None)
+    return ResolvedBase(name=image, used=used, digest=descriptor.digest, stand_in=rule.stand_in if rule else None)
 
 
 def image_manifest(client: RegistryClient, reference: Reference, architecture: str) -> bytes:
-    """Return the manifest of an image, or of that for an architecture in an index of several.
+    """Return the manifest of an image, or of the one for an architecture in an index.
 
     Raises:
-        ImageMissingError: the registry has no such image.
+        ImageMissingError: the registry does not have the image.
         RegistryError: the registry refuses.
-        ValueError, KeyError, TypeError: what it has is no image for this architecture.
+        ValueError, KeyError, TypeError: there is no image for this architecture.
     """
-    content, descriptor = client.get_manifest(reference.repository, reference.wanted)
+    content, descriptor = client.get_manifest(reference.repository, reference.tag_or_digest)
     if descriptor.media_type not in INDEXES:
         return content
     for entry in json.loads(content)["manifests"]:
@@ -94,13 +94,13 @@ def image_manifest(client: RegistryClient, reference: Reference, architecture: s
 
 
 def connect_to(reference: Reference, config: Config, *, retry: Retry | None = None) -> RegistryClient:
-    """Return a client for the registry of an image; the configured registries are those that are published to."""
-    own = {Reference.parse(f"{registry}/x").host for registry in config.registries}
-    return connect(reference.host, config, own=own, retry=retry)
+    """Return a client for the registry of an image; jbuild publishes to the configured registries."""
+    publish_hosts = {Reference.parse(f"{registry}/x").host for registry in config.registries}
+    return connect(reference.host, config, own=publish_hosts, retry=retry)
 
 
 def _mirrored(image: str, config: Config) -> tuple[str, RegistryMirror | None]:
-    """Apply the rules to the name as it is written, else as it is in full."""
+    """Apply the rules to the name as written, then to the full name."""
     used, rule = config.mirrored(image)
     return (used, rule) if rule else config.mirrored(str(Reference.parse(image)))
 
@@ -115,7 +115,7 @@ def _platforms(client: RegistryClient, reference: Reference, content: bytes, med
         names = {f"{entry.get('os')}/{entry.get('architecture')}" for entry in entries}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RegistryError(
-            "the registry's manifest cannot be understood", where=str(reference), hint="is it a container image?"
+            "the registry's manifest cannot be read", where=str(reference), hint="is it a container image?"
         ) from error
-    # Attestations lie beside images as entries of an unknown platform.
+    # An index lists attestations as entries of an unknown platform.
     return tuple(sorted(names - {"unknown/unknown", "None/None"}))

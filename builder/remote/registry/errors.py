@@ -1,4 +1,4 @@
-"""What can go wrong with a registry, in words that say what to do."""
+"""Errors of registries, with hints for each status."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ if TYPE_CHECKING:
 
 _LONGEST_DETAIL = 300
 _MISSING = 404
-# By right: a push that is tried again sends only what is missing, which says nothing to who reads.
-_AGAIN = {"pull": "run the same command again", "push": "run the same command again: what is there is not sent again"}
+# By right: only a repeated push skips blobs.
+_AGAIN = {"pull": "run the same command again", "push": "run the same command again: stored blobs are not sent again"}
 _GATEWAY_FAULTS = frozenset({502, 503, 504})
 _FULL = 507
 _BLOB_UNKNOWN = "MANIFEST_BLOB_UNKNOWN"
-# Words by which registries (distribution, Harbor, Quay) say that they are full while answering another status.
+# Words of distribution, Harbor and Quay for full storage, in answers with other statuses than 507.
 _FULL_WORDS = ("no space left", "quota", "insufficient storage", "storage limit")
 
 _HINTS = {
     400: "the registry does not understand the request: is it a registry of API version 2?",
     401: "run `docker login {host}`, or set JBUILD_REGISTRY_USER and JBUILD_REGISTRY_PASSWORD",
-    403: "the account may not {right} {name}: ask for the right, or log in as somebody else (`docker login {host}`)",
-    404: "the registry knows no {name}, or not this tag of it: check both",
-    413: "the registry or a proxy before it limits a request's size: raise that (nginx: client_max_body_size)",
+    403: "the account may not {right} {name}: get the right, or log in with another account (`docker login {host}`)",
+    404: "the registry does not have {name}, or not this tag: check both",
+    413: "the registry or a proxy in front of it limits the size of requests: raise it (nginx: client_max_body_size)",
     429: "the registry limits requests: wait, log in (`docker login {host}`) for more, or add a mirror rule",
     507: "the registry is full: free some space there, then run the same command again",
 }
-_CREATED_FIRST = "; some registries want the project or repository created first"
+_CREATED_FIRST = "; some registries require that the project or repository is created first"
 
 
 class RegistryUnreachableError(RegistryError):
-    """Nobody answered: no connection, no such host, no trusted certificate, or only a gateway without its registry."""
+    """No answer: no connection, an unknown host, an untrusted certificate, or a gateway without its registry."""
 
 
 class ImageMissingError(RegistryError):
-    """The registry answered that it holds no such image."""
+    """The registry does not have the image."""
 
 
 class BlobUnknownError(RegistryError):
-    """The registry does not find a blob of a manifest that is put."""
+    """The registry lacks a blob of an uploaded manifest."""
 
 
 def explain(error: requests.RequestException, *, host: str, repository: str, doing: str, right: str) -> RegistryError:
-    """Turn a failed request into the error that people see.
+    """Turn a failed request into an error with a hint.
 
-    `doing` is what failed, such as "cannot read the manifest"; `right` is `pull` or `push`.
+    `doing` is the failed step, such as "cannot read the manifest"; `right` is `pull` or `push`.
     """
     response = error.response
     if isinstance(error, exceptions.HTTPError) and response is not None:
@@ -72,36 +72,35 @@ def _unreachable_hint(error: requests.RequestException, host: str, again: str) -
 
 
 def _refused(response: requests.Response, *, host: str, repository: str, doing: str, right: str) -> RegistryError:
-    status, said = response.status_code, detail(response)
+    status, explanation = response.status_code, detail(response)
     name = f"{host}/{repository}"
-    message = f"{doing}: the registry answers {status}" + (f" ({said})" if said else "")
-    full = status == _FULL or any(word in said.lower() for word in _FULL_WORDS)
+    message = f"{doing}: the registry answers {status}" + (f" ({explanation})" if explanation else "")
+    full = status == _FULL or any(word in explanation.lower() for word in _FULL_WORDS)
     hint, again = _HINTS.get(_FULL if full else status), _AGAIN[right]
     if status in _GATEWAY_FAULTS and not full:
         return RegistryUnreachableError(message, where=name, hint=f"the registry is down or starting; {again}")
     if hint is None:
-        # distribution says no more than "unknown error" when its disk is full.
+        # distribution answers "unknown error" when its disk is full.
         full_disk = " (is its disk full?)" if right == "push" else ""
-        hint = f"look into the registry's log{full_disk}, then {again}"
+        hint = f"check the registry's log{full_disk}, then {again}"
     if status == _MISSING and right == "push":
         hint += _CREATED_FIRST
     kind: type[RegistryError] = ImageMissingError if status == _MISSING and right == "pull" else RegistryError
-    if _BLOB_UNKNOWN in said:
+    if _BLOB_UNKNOWN in explanation:
         kind, hint = BlobUnknownError, again
     return kind(message, where=name, hint=hint.format(host=host, name=name, right=right))
 
 
 def detail(response: requests.Response) -> str:
-    """Return what a registry says about an error (OCI distribution specification, "Error Codes"), or ""."""
+    """Return the errors in a registry's answer (OCI distribution specification, "Error Codes"), or ""."""
     try:
-        errors = response.json()["errors"]
-        said = "; ".join(_one(error) for error in errors)
+        text = "; ".join(map(_error_text, response.json()["errors"]))
     except (ValueError, KeyError, TypeError, AttributeError, exceptions.RequestException):
         return ""
-    return scrub(said)[:_LONGEST_DETAIL]
+    return scrub(text)[:_LONGEST_DETAIL]
 
 
-def _one(error: dict[str, Any]) -> str:
+def _error_text(error: dict[str, Any]) -> str:
     extra = error.get("detail")
-    parts = (error.get("code"), error.get("message"), extra if isinstance(extra, str) else None)
-    return ": ".join(str(part) for part in parts if part)
+    values = (error.get("code"), error.get("message"), extra if isinstance(extra, str) else None)
+    return ": ".join(str(value) for value in values if value)

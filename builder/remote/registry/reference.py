@@ -1,7 +1,4 @@
-"""Names of images: `host[:port]/repository[:tag][@digest]`, as Docker reads them.
-
-The grammar is that of distribution's `reference` package.
-"""
+"""Image names: `host[:port]/repository[:tag][@digest]`, with the grammar of distribution's `reference` package."""
 
 from __future__ import annotations
 
@@ -22,8 +19,8 @@ _LONGEST_NAME = 255
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 HOST_PATTERN = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::[0-9]{{1,5}})?"
-_PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
-REPOSITORY_PATTERN = rf"{_PART}(?:/{_PART})*"
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+REPOSITORY_PATTERN = rf"{_COMPONENT}(?:/{_COMPONENT})*"
 TAG_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 DIGEST_PATTERN = r"sha256:[0-9a-f]{64}"
 _NAME = re.compile(rf"(?P<name>[^@]+?)(?::(?P<tag>{TAG_PATTERN}))?(?:@(?P<digest>{DIGEST_PATTERN}))?")
@@ -31,7 +28,7 @@ _NAME = re.compile(rf"(?P<name>[^@]+?)(?::(?P<tag>{TAG_PATTERN}))?(?:@(?P<digest
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
-    """Where an image is: registry host with port, repository, and a tag, a digest, both or none."""
+    """An image's name: registry host with port, repository, and a tag, a digest, both or none."""
 
     host: str
     repository: str
@@ -39,10 +36,10 @@ class Reference:
     digest: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse anything that cannot be part of a name.
+        """Check each component.
 
         Raises:
-            RecipeError: a part is malformed.
+            RecipeError: a component is malformed.
         """
         checks = (
             ("registry host", HOST_PATTERN, self.host),
@@ -52,7 +49,7 @@ class Reference:
         )
         for noun, pattern, value in checks:
             if value is not None and not re.fullmatch(pattern, value):
-                raise RecipeError(f"{value!r} is no {noun}", hint=_hint(value))
+                raise RecipeError(f"{value!r} is not a valid {noun}", hint=_hint(value))
         if len(f"{self.host}/{self.repository}") > _LONGEST_NAME:
             raise RecipeError(
                 f"the image name is longer than {_LONGEST_NAME} characters", where=self.repository, hint="shorten it"
@@ -60,14 +57,14 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Read a name; names without a host are Docker Hub's, those without an organisation are in `library`.
+        """Parse a name; names without a host are Docker Hub's, those without an organisation are in `library`.
 
         Raises:
-            RecipeError: it is no image name.
+            RecipeError: the text is not an image name.
         """
         match = _NAME.fullmatch(text)
         if not match or "://" in text:
-            raise RecipeError(f"{scrub(text)!r} is no image name", hint=_hint(text))
+            raise RecipeError(f"{scrub(text)!r} is not an image name", hint=_hint(text))
         host, _, path = match["name"].partition("/")
         if not path or not _is_host(host):
             host, path = DOCKER_HUB, match["name"]
@@ -81,12 +78,12 @@ class Reference:
         return f"{self.host}/{self.repository}"
 
     @property
-    def wanted(self) -> str:
-        """What to ask the registry for: the digest, else the tag, else `latest`."""
+    def tag_or_digest(self) -> str:
+        """The digest, else the tag, else `latest`."""
         return self.digest or self.tag or "latest"
 
     def at(self, digest: str) -> Reference:
-        """Return the same repository pinned to a digest, without tag."""
+        """Return the repository pinned to a digest, without tag."""
         return replace(self, tag=None, digest=digest)
 
     def __str__(self) -> str:
@@ -100,15 +97,15 @@ def _is_host(first: str) -> bool:
 
 def _hint(text: str) -> str:
     if "://" in text:
-        return "leave the scheme away: registry.example.com/team/image:tag"
+        return "omit the scheme: registry.example.com/team/image:tag"
     if text.lower() != text:
-        return "repositories are written in lower case, such as registry.example.com/team/image:tag"
-    return "write it like registry.example.com/team/image:tag or debian:bookworm"
+        return "repositories are in lower case, such as registry.example.com/team/image:tag"
+    return "write a name such as registry.example.com/team/image:tag or debian:bookworm"
 
 
 def api_base(host: str, insecure: Collection[str] = ()) -> str:
-    """Return the address of a registry's API: plain HTTP on loopback and for hosts listed in `insecure`, else HTTPS."""
-    listed = {entry.partition("/")[0] for entry in insecure}
+    """Return the address of a registry's API: plain HTTP on loopback and for hosts in `insecure`, else HTTPS."""
+    insecure_hosts = {entry.partition("/")[0] for entry in insecure}
     name = host if host.endswith("]") else host.rpartition(":")[0] or host
-    scheme = "http" if host in listed or is_loopback(name) else "https"
+    scheme = "http" if host in insecure_hosts or is_loopback(name) else "https"
     return f"{scheme}://{_HUB_API if host == DOCKER_HUB else host}"

@@ -1,6 +1,6 @@
-"""What refers to an image (OCI distribution specification 1.1, "Listing Referrers"): SBOMs, statements, signatures.
+"""Referrers of an image (OCI distribution specification 1.1, "Listing Referrers"): SBOMs, statements, signatures.
 
-Registries without that list get it as an index under the tag `sha256-<hex>`, the specification's fallback.
+In registries without that API the list is an index under the tag `sha256-<hex>`, the specification's fallback.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import RegistryError
-from builder.model.descriptors import Descriptor
+from builder.model.images import Descriptor
 from builder.remote.registry.errors import ImageMissingError
 from builder.remote.registry.registry_client import OCI_INDEX
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from builder.remote.registry.registry_client import RegistryClient
 
-# Another run may write the same list: it is read back, and written again if an entry got lost.
+# Another run may write the same list: it is read back, and written again if an entry is missing.
 _TRIES = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Referrer:
-    """One thing that refers to an image: its manifest, what kind of thing it is, and its annotations."""
+    """A referrer of an image: its manifest, artifact type and annotations."""
 
     descriptor: Descriptor
     artifact_type: str
@@ -33,7 +33,7 @@ class Referrer:
 
     @property
     def entry(self) -> dict[str, Any]:
-        """The referrer as an index lists it."""
+        """The referrer's entry in an index."""
         return {
             "mediaType": self.descriptor.media_type,
             "digest": self.descriptor.digest,
@@ -49,10 +49,10 @@ def tag_of(digest: str) -> str:
 
 
 def referrers(client: RegistryClient, repository: str, digest: str) -> tuple[Referrer, ...]:
-    """Return what refers to a digest, in the list's order.
+    """Return the referrers of a digest, in the list's order.
 
     Raises:
-        RegistryError: the registry does not answer, or its list cannot be understood.
+        RegistryError: the registry does not answer, or its list cannot be read.
     """
     entries = client.referrers(repository, digest)
     if entries is None:
@@ -61,37 +61,35 @@ def referrers(client: RegistryClient, repository: str, digest: str) -> tuple[Ref
         return tuple(_referrer(entry) for entry in entries)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RegistryError(
-            "the list of what refers to the image cannot be understood",
+            "the image's list of referrers cannot be read",
             where=f"{client.host}/{repository}@{digest}",
-            hint=f"look at the index under the tag {tag_of(digest)}",
+            hint=f"check the index under the tag {tag_of(digest)}",
         ) from error
 
 
 def add_referrers(client: RegistryClient, repository: str, subject: str, added: Sequence[Referrer]) -> None:
-    """Put manifests on the fallback list of their subject, beside whatever is there; read back.
+    """Add manifests to the fallback list of their subject, and read it back.
 
     Raises:
-        RegistryError: the registry refuses, or entries keep getting lost to other writers.
+        RegistryError: the registry refuses, or other writers keep removing the entries.
     """
     for last in (*[False] * _TRIES, True):
         entries = _fallback(client, repository, subject)
-        there = {entry.get("digest") for entry in entries}
-        missing = [each.entry for each in added if each.descriptor.digest not in there]
+        digests = {entry.get("digest") for entry in entries}
+        missing = [referrer.entry for referrer in added if referrer.descriptor.digest not in digests]
         if not missing:
             return
         if not last:
             index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*entries, *missing]}
             client.put_manifest(repository, tag_of(subject), json.dumps(index).encode(), OCI_INDEX)
     raise RegistryError(
-        "what was attached does not stay on the image's list",
+        "attached manifests disappear from the image's list of referrers",
         where=f"{client.host}/{repository}:{tag_of(subject)}",
-        hint="does somebody else attach to the same image? Run it again when they have finished",
+        hint="another writer may be attaching to the same image: run it again when it has finished",
     )
 
 
 def _fallback(client: RegistryClient, repository: str, digest: str) -> tuple[dict[str, Any], ...]:
-    if client.head_manifest(repository, tag_of(digest)) is None:
-        return ()
     try:
         content, _ = client.get_manifest(repository, tag_of(digest))
         return tuple(json.loads(content).get("manifests") or ())

@@ -1,4 +1,4 @@
-"""A registry, as the OCI distribution specification 1.1 describes it: manifests and blobs."""
+"""Client of the OCI distribution specification 1.1: manifests and blobs."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ import hashlib
 import json
 import re
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urljoin
 
 import requests
 
 from builder.errors import IntegrityError, RegistryError
-from builder.model.descriptors import Descriptor
+from builder.model.images import Descriptor
 from builder.remote import http
 from builder.remote.download import BLOCK, PartialBlob, receive
-from builder.remote.registry import credentials as found
+from builder.remote.registry.auth import find_credentials
 from builder.remote.registry.transport import Transport, scopes_for
-from builder.remote.registry.upload import WITHIN_S, Upload
+from builder.remote.registry.upload import Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
+    from contextlib import AbstractContextManager
 
+    from builder.errors import JbuildError
     from builder.host.config import Config
-    from builder.remote.registry.blobs import BlobSource, Readable
-    from builder.remote.registry.credentials import CredentialSource
+    from builder.remote.registry.auth import CredentialSource
+    from builder.remote.registry.upload import BlobSource, Readable
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -40,8 +43,8 @@ LONGEST_DOCUMENT = 32 << 20
 class RegistryClient:
     """Reads and writes one registry. Safe for threads.
 
-    Every method raises RegistryUnreachableError if nobody answers, ImageMissingError if what is read is not there,
-    and RegistryError if the registry refuses.
+    Every method raises RegistryUnreachableError if the registry does not answer, ImageMissingError if it lacks a
+    manifest or blob, and RegistryError if it refuses.
     """
 
     def __init__(
@@ -52,24 +55,22 @@ class RegistryClient:
         *,
         insecure: Collection[str] = (),
         retry: http.Retry | None = None,
-        upload_within_s: tuple[float, float] = WITHIN_S,
     ) -> None:
-        """Take the registry's host; `credentials` is called when the registry asks for a log-in."""
+        """Take the registry's host; `credentials` is called when the registry requires a log-in."""
         self.host = host
         self._transport = Transport(host, session, credentials, insecure=insecure, retry=retry)
-        self._upload_within_s = upload_within_s
+
+    def _call(
+        self, method: str, repository: str, path: str, doing: str, *, right: str = "pull", **options: Any
+    ) -> requests.Response:
+        """Send a request for a path below a repository, or for an address from the registry."""
+        address = urljoin(f"/v2/{repository}/", path)
+        return self._transport.call(method, address, repository=repository, right=right, doing=doing, **options)
 
     def head_manifest(self, repository: str, reference: str) -> Descriptor | None:
-        """Return what a tag or digest is, or None if the registry has no such thing."""
-        response = self._transport.call(
-            "HEAD",
-            _manifest(repository, reference),
-            repository=repository,
-            right="pull",
-            doing=f"cannot ask for {_short(reference)}",
-            headers=_ACCEPT,
-            absent_ok=True,
-        )
+        """Return the descriptor of a tag or digest, or None if the registry lacks it."""
+        path, doing = f"manifests/{reference}", f"cannot ask for {_short(reference)}"
+        response = self._call("HEAD", repository, path, doing, headers=_ACCEPT, absent_ok=True)
         if response.status_code == HTTPStatus.NOT_FOUND:
             return None
         digest, size = response.headers.get("Docker-Content-Digest"), response.headers.get("Content-Length")
@@ -78,60 +79,45 @@ class RegistryClient:
         return Descriptor(media_type=_media_type(response), digest=digest, size=int(size))
 
     def get_manifest(self, repository: str, reference: str) -> tuple[bytes, Descriptor]:
-        """Return a manifest or index, its bytes checked against the digest that was asked for or promised.
+        """Return a manifest or index, checked against its digest in `reference` or in the answer's header.
 
         Raises:
-            RegistryError: also if the bytes are others.
+            RegistryError: also if the bytes do not have the digest.
         """
-        response = self._transport.call(
-            "GET",
-            _manifest(repository, reference),
-            repository=repository,
-            right="pull",
-            doing=f"cannot read the manifest of {_short(reference)}",
-            headers=_ACCEPT,
-        )
+        doing = f"cannot read the manifest of {_short(reference)}"
+        response = self._call("GET", repository, f"manifests/{reference}", doing, headers=_ACCEPT)
         content = response.content
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         promised = response.headers.get("Docker-Content-Digest") or digest
         for expected in (reference if reference.startswith("sha256:") else digest, promised):
             if expected != digest:
                 raise RegistryError(
-                    f"the registry answers {digest} where {expected} was expected",
+                    f"the registry sent {digest} where {expected} was expected",
                     where=f"{self.host}/{repository}:{_short(reference)}",
                     hint="the registry, or a cache in front of it, is damaged: repair it, then run this again",
                 )
         return content, Descriptor(media_type=_media_type(response), digest=digest, size=len(content))
 
     def put_manifest(self, repository: str, reference: str, content: bytes, media_type: str) -> bool:
-        """Store a manifest under a tag or its digest; return whether the registry itself lists what refers to what."""
-        response = self._transport.call(
-            "PUT",
-            _manifest(repository, reference),
-            repository=repository,
-            right="push",
-            doing=f"cannot put {_short(reference)}",
-            headers={"Content-Type": media_type},
-            body=lambda: content,
-        )
+        """Store a manifest under a tag or its digest; return whether the registry has the referrers API."""
+        path, doing, headers = f"manifests/{reference}", f"cannot put {_short(reference)}", {"Content-Type": media_type}
+        response = self._call("PUT", repository, path, doing, right="push", headers=headers, body=lambda: content)
         return "OCI-Subject" in response.headers
 
     def tags(self, repository: str) -> tuple[str, ...]:
-        """Return all tags of a repository, sorted; none if the registry does not know it."""
+        """Return all tags of a repository, sorted; none if the repository does not exist."""
         return tuple(sorted(name for page in self._pages(repository, "tags/list") for name in page.get("tags") or ()))
 
     def referrers(self, repository: str, digest: str) -> tuple[dict[str, Any], ...] | None:
-        """Return the descriptors of what refers to a digest, or None if the registry has no such list at all."""
+        """Return the descriptors of a digest's referrers, or None if the registry has no referrers API."""
         pages = list(self._pages(repository, f"referrers/{digest}"))
         return tuple(entry for page in pages for entry in page.get("manifests") or ()) if pages else None
 
     def _pages(self, repository: str, path: str) -> Iterator[dict[str, Any]]:
-        """Yield the pages of a list, as `Link` headers string them together (RFC 5988)."""
-        address: str | None = f"/v2/{repository}/{path}"
+        """Yield the pages of a list, which `Link` headers connect (RFC 5988)."""
+        address = path
         while address:
-            response = self._transport.call(
-                "GET", address, repository=repository, right="pull", doing=f"cannot list {path}", absent_ok=True
-            )
+            response = self._call("GET", repository, address, f"cannot list {path}", absent_ok=True)
             if response.status_code == HTTPStatus.NOT_FOUND:
                 return
             try:
@@ -139,26 +125,20 @@ class RegistryClient:
             except ValueError as error:
                 hint = "is it a registry of API version 2?"
                 raise RegistryError(
-                    f"the registry's list of {path} is no JSON", where=f"{self.host}/{repository}", hint=hint
+                    f"the registry's list of {path} is not JSON", where=f"{self.host}/{repository}", hint=hint
                 ) from error
             yield page
             following = re.search(r'<([^>]+)>\s*;\s*rel="?next"?', response.headers.get("Link", ""))
-            address = following[1] if following else None
+            address = following[1] if following else ""
 
     def has_blob(self, repository: str, digest: str, *, right: str = "pull") -> bool:
-        """Tell whether the repository holds a blob. With the right to `push` the token serves for what follows."""
-        response = self._transport.call(
-            "HEAD",
-            f"/v2/{repository}/blobs/{digest}",
-            repository=repository,
-            right=right,
-            doing=f"cannot ask for blob {_short(digest)}",
-            absent_ok=True,
-        )
+        """Return whether the repository has a blob. With the right to `push` the token serves for later uploads."""
+        doing = f"cannot ask for blob {_short(digest)}"
+        response = self._call("HEAD", repository, f"blobs/{digest}", doing, right=right, absent_ok=True)
         return response.status_code != HTTPStatus.NOT_FOUND
 
     def mount_blob(self, repository: str, digest: str, from_repository: str) -> bool:
-        """Let the registry take a blob from another of its repositories; False if it does not."""
+        """Mount a blob from another repository of the registry; return whether that worked."""
         query = urlencode({"mount": digest, "from": from_repository})
         scopes = (*scopes_for(repository, "push"), *scopes_for(from_repository, "pull"))
         try:
@@ -167,62 +147,48 @@ class RegistryClient:
             )
             if response.status_code == HTTPStatus.CREATED:
                 return True
-            # 202: the registry opened an upload instead, which nobody will use.
+            # 202: the registry opened an upload instead, which stays unused.
             self._transport.once("DELETE", response.headers.get("Location", ""), scopes=scopes)
         except requests.RequestException:
-            # A mount only saves time: whatever is really wrong shows when the blob is sent.
+            # A mount only saves time: a real problem will show in the upload.
             return False
         return False
 
     def try_upload(self, repository: str) -> None:
-        """Begin an upload and cancel it: whoever may do that may push."""
-        response = self._transport.call(
-            "POST",
-            f"/v2/{repository}/blobs/uploads/",
-            repository=repository,
-            right="push",
-            doing="cannot begin an upload",
-            body=bytes,
-        )
+        """Begin an upload and cancel it, which needs the right to push."""
+        response = self._call("POST", repository, "blobs/uploads/", "cannot begin an upload", right="push", body=bytes)
         with suppress(requests.RequestException):
-            # What a registry keeps all the same, it purges after some days.
+            # Registries purge abandoned uploads after some days anyway.
             location = response.headers.get("Location", "")
             self._transport.once("DELETE", location, scopes=scopes_for(repository, "push"))
 
     def send_blob(
         self, repository: str, source: BlobSource, on_bytes: Callable[[int], object] = lambda _: None
     ) -> None:
-        """Send a blob, streamed; resumed when the connection breaks; read back at the end.
+        """Upload a blob: streamed, resumed when the connection breaks, checked at the end.
 
         Raises:
-            IntegrityError: the source does not hold what the digest says.
+            IntegrityError: the source's bytes do not have its digest.
         """
-        Upload(self._transport, repository, source, on_bytes=on_bytes, within_s=self._upload_within_s).run()
+        Upload(self._transport, repository, source, on_bytes).run()
 
     @contextmanager
     def open_blob(self, repository: str, digest: str, offset: int = 0) -> Iterator[Readable]:
-        """Give a blob's bytes from a place on, not yet checked; a cut connection raises urllib3's errors when read."""
+        """Open a blob's bytes from an offset on, unchecked; reads raise urllib3's errors if the connection is cut."""
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={offset}-"} if offset else {})}
-        response = self._transport.call(
-            "GET",
-            f"/v2/{repository}/blobs/{digest}",
-            repository=repository,
-            right="pull",
-            doing=f"cannot read blob {_short(digest)}",
-            headers=headers,
-            stream=True,
-        )
+        doing = f"cannot read blob {_short(digest)}"
+        response = self._call("GET", repository, f"blobs/{digest}", doing, headers=headers, stream=True)
         with response:
             left = 0 if response.status_code == HTTPStatus.PARTIAL_CONTENT else offset
-            while left and (passed := response.raw.read(min(left, BLOCK))):
-                left -= len(passed)
+            while left and (block := response.raw.read(min(left, BLOCK))):
+                left -= len(block)
             yield response.raw
 
     def read_blob(self, repository: str, digest: str, *, longest: int = LONGEST_DOCUMENT) -> bytes:
         """Return a small blob, such as a configuration.
 
         Raises:
-            IntegrityError: its bytes are not those of the digest.
+            IntegrityError: its bytes do not have the digest.
             RegistryError: it is longer than `longest` bytes.
         """
         blocks: list[bytes] = []
@@ -231,36 +197,58 @@ class RegistryClient:
             blocks.append(block)
             if sum(map(len, blocks)) > longest:
                 raise RegistryError(
-                    f"blob {_short(digest)} is too long for what it should be",
+                    f"blob {_short(digest)} is longer than {longest} bytes",
                     where=f"{self.host}/{repository}",
-                    hint="is it an image of jbuild's?",
+                    hint="check that jbuild built the image",
                 )
 
         self.get_blob(repository, digest, take)
         return b"".join(blocks)
 
     def get_blob(self, repository: str, digest: str, sink: Callable[[bytes], object]) -> int:
-        """Stream a blob into `sink`, resuming where a connection broke; return its size in bytes.
+        """Stream a blob into `sink`, resuming after lost connections; return its size in bytes.
 
         Raises:
-            IntegrityError: the bytes are not those of the digest; `sink` has received them.
+            IntegrityError: the bytes do not have the digest; `sink` has received them.
         """
         blob = PartialBlob(sink)
         self.fetch_blob(repository, digest, blob)
         if f"sha256:{blob.sha256}" != digest:
             raise IntegrityError(
-                f"the registry sends other bytes than those of {digest}",
+                f"the registry sent other bytes than those of {digest}",
                 where=f"{self.host}/{repository}",
                 hint="the registry, or a cache in front of it, is damaged",
             )
         return blob.size
 
     def fetch_blob(self, repository: str, digest: str, blob: PartialBlob) -> None:
-        """Append what is missing of a blob; its hash is not checked."""
+        """Append the missing bytes of a blob; the caller checks its hash."""
         path, scopes = f"/v2/{repository}/blobs/{digest}", scopes_for(repository, "pull")
         request = partial(self._transport.once, "GET", path, scopes=scopes, stream=True)
         with self._transport.explained(repository=repository, right="pull", doing=f"cannot read blob {_short(digest)}"):
             receive(lambda headers: request(headers=headers), blob, self._transport.retry)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteBlob:
+    """A blob that is streamed from a registry."""
+
+    client: RegistryClient
+    repository: str
+    digest: str
+    size: int
+
+    def open(self, offset: int) -> AbstractContextManager[Readable]:
+        """Request the bytes from an offset on."""
+        return self.client.open_blob(self.repository, self.digest, offset)
+
+    def find_corruption(self) -> JbuildError | None:
+        """Read the blob again and compare it with its digest."""
+        try:
+            self.client.get_blob(self.repository, self.digest, lambda _: None)
+        except IntegrityError as error:
+            return error
+        return None
 
 
 def connect(
@@ -271,19 +259,15 @@ def connect(
     retry: http.Retry | None = None,
     patience: http.Patience | None = None,
 ) -> RegistryClient:
-    """Return a client as the configuration, the environment and `docker login` say. `own` as in `credentials.find`."""
+    """Return a client with the settings of the configuration; `own` are the hosts that jbuild publishes to."""
     config = config.for_registry(host)
     return RegistryClient(
         host,
         http.session(config, patience),
-        lambda: found.find(host, own=own),
+        lambda: find_credentials(host, publish_hosts=own),
         insecure=config.insecure_registries,
         retry=retry,
     )
-
-
-def _manifest(repository: str, reference: str) -> str:
-    return f"/v2/{repository}/manifests/{reference}"
 
 
 def _media_type(response: requests.Response) -> str:

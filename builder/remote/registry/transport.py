@@ -17,7 +17,7 @@ from builder.remote.registry.reference import api_base
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
-    from builder.remote.registry.credentials import CredentialSource
+    from builder.remote.registry.auth import CredentialSource
 
 
 def scopes_for(repository: str, right: str) -> tuple[str, ...]:
@@ -26,7 +26,7 @@ def scopes_for(repository: str, right: str) -> tuple[str, ...]:
 
 
 class Transport:
-    """Sends requests to one registry and turns what fails into errors."""
+    """Sends requests to one registry and turns failures into errors."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Transport:
         insecure: Collection[str] = (),
         retry: Retry | None = None,
     ) -> None:
-        """Take the registry's host and how to reach it."""
+        """Take the registry's host and its settings; `insecure` lists hosts of plain HTTP."""
         self.host = host
         self.base = api_base(host, insecure)
         self.retry = retry or Retry()
@@ -47,7 +47,7 @@ class Transport:
     def call(
         self, method: str, path: str, *, repository: str, right: str, doing: str, **options: Any
     ) -> requests.Response:
-        """Send a request, again if that can help; `options` are those of `once`.
+        """Send a request, with retries; `options` are those of `once`.
 
         Raises:
             RegistryError: the registry refused or could not be reached.
@@ -67,7 +67,7 @@ class Transport:
         stream: bool = False,
         timeout: tuple[float, float] | None = None,
     ) -> requests.Response:
-        """Send a request once, logging in if the registry asks for it. `body` is called for each sending.
+        """Send a request once, logging in if the registry requires it; `body` is called for each attempt.
 
         Raises:
             requests.RequestException: any answer but 2xx, 3xx and, with `absent_ok`, 404.
@@ -92,7 +92,7 @@ class Transport:
 
     @contextmanager
     def explained(self, *, repository: str, right: str, doing: str) -> Iterator[None]:
-        """Turn the failures of requests below into registry errors."""
+        """Turn failed requests of the block into registry errors."""
         try:
             yield
         except requests.RequestException as error:
@@ -101,7 +101,7 @@ class Transport:
     def absolute(self, location: str) -> str:
         """Return the address of a path or `Location`.
 
-        Registries behind a proxy that ends TLS often name themselves `http`; what began with TLS goes on with it.
+        Registries behind a proxy that ends TLS often answer with `http` addresses; those are changed back to `https`.
         """
         url = urljoin(f"{self.base}/", location)
         if self.base.startswith("https://") and urlsplit(url).hostname == urlsplit(self.base).hostname:
@@ -109,5 +109,5 @@ class Transport:
         return url
 
     def _is_own(self, url: str) -> bool:
-        """Tell whether an address is the registry's, and not a store that must not get its credentials."""
+        """Return whether an address is the registry's; an external store must not get its credentials."""
         return urlsplit(url).netloc == urlsplit(self.base).netloc

@@ -1,11 +1,14 @@
-"""One blob on its way into a registry: one streamed PUT, resumed where the registry says it stopped."""
+"""Blobs that are sent to a registry, and their upload: a streamed PUT, resumed at the offset that it reports."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlencode
 
 import requests
@@ -15,44 +18,89 @@ from builder.remote.registry.transport import scopes_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
-    from builder.remote.registry.blobs import BlobSource, Readable
+    from builder.errors import JbuildError
     from builder.remote.registry.transport import Transport
 
 _BLOCK = 1 << 20
-# Waiting for room to write, and for the registry to hash and store what it got, in seconds.
-WITHIN_S = (60.0, 600.0)
+# Limits in seconds for a write, and for the registry to hash and store the blob.
+_WITHIN_S = (60.0, 600.0)
 _CANCEL_WITHIN_S = (3.0, 3.0)
 _CANNOT_RESUME = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
 
 
+class Readable(Protocol):
+    """A stream of bytes; an empty read is its end."""
+
+    def read(self, size: int = ..., /) -> bytes:
+        """Return the next bytes."""
+
+
+class BlobSource(Protocol):
+    """A blob that can be read from any offset; `size` is in bytes."""
+
+    @property
+    def digest(self) -> str:
+        """The digest of the bytes."""
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+
+    def open(self, offset: int) -> AbstractContextManager[Readable]:
+        """Open the bytes from an offset on."""
+
+    def find_corruption(self) -> JbuildError | None:
+        """Return an error if the bytes, which a registry has refused, do not have the digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class BytesBlob:
+    """A small blob in memory."""
+
+    content: bytes
+
+    @property
+    def digest(self) -> str:
+        """The content's digest."""
+        return f"sha256:{hashlib.sha256(self.content).hexdigest()}"
+
+    @property
+    def size(self) -> int:
+        """The content's length."""
+        return len(self.content)
+
+    @contextmanager
+    def open(self, offset: int) -> Iterator[Readable]:
+        """Open the content from an offset on."""
+        yield io.BytesIO(self.content[offset:])
+
+    def find_corruption(self) -> JbuildError | None:
+        """Return None: the digest is computed from these bytes."""
+        return None
+
+
 class Upload:
-    """Sends a blob. `on_bytes` gets the bytes sent since last time; negative when some must go again."""
+    """Sends a blob. `on_bytes` receives the bytes sent since its last call; negative when some must be sent again."""
 
     def __init__(
-        self,
-        transport: Transport,
-        repository: str,
-        source: BlobSource,
-        *,
-        on_bytes: Callable[[int], object],
-        within_s: tuple[float, float] = WITHIN_S,
+        self, transport: Transport, repository: str, source: BlobSource, on_bytes: Callable[[int], object]
     ) -> None:
-        """Take what to send and where."""
+        """Take the blob and its destination."""
         self._transport, self._repository = transport, repository
         self._source, self._digest = source, source.digest
-        self._on_bytes, self._within_s = on_bytes, within_s
-        self._size = source.size
+        self._on_bytes, self._size = on_bytes, source.size
         self._scopes = scopes_for(repository, "push")
         self._location: str | None = None
         self._reported = self._furthest = 0
 
     def run(self) -> None:
-        """Send it, and read back that it is there.
+        """Send the blob and check that the registry has it.
 
         Raises:
             RegistryError: the registry refused it or could not be reached.
-            IntegrityError: the source is not what its digest says.
+            IntegrityError: the source's bytes do not have its digest.
         """
         doing = f"cannot send blob {self._digest[:19]}…"
         with self._transport.explained(repository=self._repository, right="push", doing=doing):
@@ -61,14 +109,14 @@ class Upload:
             except BaseException as error:
                 self._cancel()
                 if isinstance(error, requests.HTTPError) and error.response.status_code == HTTPStatus.BAD_REQUEST:
-                    fault = self._source.fault()
-                    if fault:
-                        raise fault from error
+                    corruption = self._source.find_corruption()
+                    if corruption:
+                        raise corruption from error
                 raise
 
     def _attempt(self) -> None:
-        # The connection may have been lost after the registry had stored all of it.
-        if self._location and self._held() == self._size:
+        # The connection may have been lost after the registry had stored the whole blob.
+        if self._location and self._stored_size() == self._size:
             self._report(self._size)
             return
         offset = self._resumable()
@@ -79,12 +127,12 @@ class Upload:
                 raise
             self._start()
             self._put(0)
-        held = self._held()
-        if held != self._size:
+        stored = self._stored_size()
+        if stored != self._size:
             raise RegistryError(
-                f"the registry took blob {self._digest} but shows {held} bytes of {self._size}",
+                f"the registry accepted blob {self._digest} but shows {stored} bytes of {self._size}",
                 where=f"{self._transport.host}/{self._repository}",
-                hint="look into the registry's log and storage",
+                hint="check the registry's log and storage",
             )
 
     def _start(self) -> None:
@@ -98,18 +146,18 @@ class Upload:
         location = response.headers.get("Location")
         if not location:
             raise RegistryError(
-                "the registry opens an upload without saying where",
+                "the registry opened an upload without a Location header",
                 where=f"{self._transport.host}/{self._repository}",
                 hint="is it a registry of API version 2?",
             )
         self._location = self._transport.absolute(location)
 
     def _resumable(self) -> int:
-        """Return how many bytes the open upload holds; opens a new one if there is none."""
+        """Return how many bytes the open upload has; open a new one if there is none."""
         if self._location:
             response = self._transport.once("GET", self._location, scopes=self._scopes, absent_ok=True)
             match = re.fullmatch(r"(?:bytes=)?0-([0-9]+)", response.headers.get("Range", ""))
-            # "0-0" is how distribution writes both no byte and one byte.
+            # distribution writes "0-0" both for no byte and for one byte.
             if response.ok and match and 0 < int(match[1]) < self._size:
                 self._follow(response)
                 return int(match[1]) + 1
@@ -131,7 +179,7 @@ class Upload:
                 scopes=self._scopes,
                 headers=headers,
                 body=lambda: self._body(opened, offset),
-                timeout=self._within_s,
+                timeout=_WITHIN_S,
             )
 
     def _body(self, opened: ExitStack, offset: int) -> Body | bytes:
@@ -140,33 +188,33 @@ class Upload:
             return b""
         return Body(opened.enter_context(self._source.open(offset)), self._size - offset, self._count)
 
-    def _held(self) -> int | None:
+    def _stored_size(self) -> int | None:
         response = self._transport.once(
             "HEAD", f"/v2/{self._repository}/blobs/{self._digest}", scopes=self._scopes, absent_ok=True
         )
         return int(response.headers.get("Content-Length", -1)) if response.ok else None
 
-    def _count(self, sent: int) -> None:
-        self._reported += sent
-        self._on_bytes(sent)
+    def _count(self, amount: int) -> None:
+        self._reported += amount
+        self._on_bytes(amount)
 
-    def _report(self, sent: int) -> None:
-        if sent != self._reported:
-            self._count(sent - self._reported)
+    def _report(self, offset: int) -> None:
+        if offset != self._reported:
+            self._count(offset - self._reported)
 
     def _cancel(self) -> None:
-        """Let the registry forget what was sent so far: nobody goes on with it."""
+        """Delete the open upload; it will not be resumed."""
         if self._location:
-            # It is a courtesy: what a registry keeps all the same, it purges after some days.
+            # Registries purge abandoned uploads after some days anyway.
             with suppress(requests.RequestException, RegistryError):
                 self._transport.once("DELETE", self._location, scopes=self._scopes, timeout=_CANCEL_WITHIN_S)
 
 
 class Body:
-    """A request's body of known length that is read as it is sent."""
+    """A request's body of known length, read while it is sent."""
 
     def __init__(self, file: Readable, length: int, on_bytes: Callable[[int], object]) -> None:
-        """Take something open at its position, and how much of it to send."""
+        """Take an open stream and the number of bytes to send."""
         self._file, self._length, self._on_bytes = file, length, on_bytes
 
     def __len__(self) -> int:
@@ -181,7 +229,7 @@ class Body:
         try:
             block = self._file.read(size)
         except OSError as error:
-            # As an OSError it would pass for a lost connection, and be tried again.
+            # requests would treat an OSError as a lost connection, and jbuild would retry.
             raise DiskError(f"cannot read: {error.strerror}", where=getattr(self._file, "name", None)) from error
         self._on_bytes(len(block))
         return block

@@ -38,9 +38,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--driver", action="append", default=[], metavar="GLOB", help="a library of the GPU's driver")
     parser.add_argument("folders", nargs="*", type=Path, help="where to look; default: where packages are installed")
-    given = parser.parse_args()
-    folders = given.folders or sorted({Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")})
-    sys.path[:0] = [str(folder) for folder in given.folders]
+    arguments = parser.parse_args()
+    folders = arguments.folders or sorted({Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")})
+    sys.path[:0] = [str(folder) for folder in arguments.folders]
     torch = _import("torch")
     modules = [(folder, path) for folder in folders for path in extensions(folder)]
     loaded, driver, broken = 0, [], [] if torch in (None, "absent") else [{"file": "import torch", "error": torch}]
@@ -49,7 +49,7 @@ def main() -> None:
             sys.stderr.write(f"{count} of {len(modules)} extension modules tried\n")
             sys.stderr.flush()
         name, error = str(path.relative_to(folder)), attempt(folder, path)
-        library = needed_driver(error or "", given.driver)
+        library = needed_driver(error or "", arguments.driver)
         if error is None:
             loaded += 1
         elif library:
@@ -78,8 +78,8 @@ def attempt(folder: Path, path: Path) -> str | None:
 
 def needed_driver(error: str, globs: Iterable[str]) -> str | None:
     """Return the library of the GPU's driver for want of which a module does not load, or None if it is not that."""
-    found = _MISSING.search(error)
-    name = os.path.basename(found.group(1)) if found else ""  # noqa: PTH119  # a name, maybe of no file
+    match = _MISSING.search(error)
+    name = os.path.basename(match.group(1)) if match else ""  # noqa: PTH119  # a name, maybe of no file
     return name if any(fnmatch.fnmatchcase(name, glob) for glob in globs) else None
 
 
@@ -114,14 +114,14 @@ def _apart(action: Callable[[], str | None]) -> str | None:
     in_time, _, _ = select.select([reader], [], [], _WITHIN_S)
     if not in_time:
         os.kill(child, signal.SIGKILL)
-    said = os.read(reader, _READ).decode(errors="replace") if in_time else ""
+    output = os.read(reader, _READ).decode(errors="replace") if in_time else ""
     os.close(reader)
     _, status = os.waitpid(child, 0)
     if not in_time:
         return f"it does not come back within {_WITHIN_S} s"
     if os.WIFSIGNALED(status):
         return f"it ends its process with {signal.Signals(os.WTERMSIG(status)).name}"
-    return said or None
+    return output or None
 
 
 if __name__ == "__main__":

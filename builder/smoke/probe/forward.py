@@ -17,16 +17,16 @@ _TOP = 5
 
 def main() -> None:
     """Answer all questions and print the answers with their log-probabilities."""
-    wanted = json.loads(sys.argv[1])
+    request = json.loads(sys.argv[1])
     began = time.monotonic()
     _say("importing torch and transformers")
     torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
-    _say(f"torch {torch.__version__}, transformers {transformers.__version__}: loading {wanted['model']}")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(wanted["model"])
-    model = transformers.AutoModelForCausalLM.from_pretrained(wanted["model"]).float().eval()
+    _say(f"torch {torch.__version__}, transformers {transformers.__version__}: loading {request['model']}")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(request["model"])
+    model = transformers.AutoModelForCausalLM.from_pretrained(request["model"]).float().eval()
     report: dict[str, Any] = {"load_s": time.monotonic() - began, "torch": torch.__version__, "answers": []}
     with torch.inference_mode():
-        for question in wanted["questions"]:
+        for question in request["questions"]:
             _say("generating")
             report["answers"].append(answer(torch, tokenizer, model, question))
     sys.stdout.write(f"jbuild-probe: {json.dumps(report)}\n")
@@ -60,14 +60,14 @@ def _input(tokenizer: Any, question: dict[str, Any]) -> Any:
     if not question["messages"]:
         return tokenizer(question["prompt"], return_tensors="pt")["input_ids"]
     messages = question["messages"]
-    made = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    return made["input_ids"]
+    encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    return encoded["input_ids"]
 
 
 def _ends(model: Any) -> tuple[int, ...]:
     """Return the tokens that end an answer; a model has one, many or none."""
-    found = model.generation_config.eos_token_id
-    return tuple(found) if isinstance(found, (list, tuple)) else () if found is None else (found,)
+    token_ids = model.generation_config.eos_token_id
+    return tuple(token_ids) if isinstance(token_ids, (list, tuple)) else () if token_ids is None else (token_ids,)
 
 
 def _say(text: str) -> None:

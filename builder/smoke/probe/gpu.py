@@ -29,13 +29,13 @@ def main() -> int:
     """Check the GPU, print what was seen, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sms", default="", help="what the image is for, such as 8.7,11.0; default: any")
-    wanted = tuple(sm for sm in parser.parse_args().sms.split(",") if sm)
-    report = examine(importlib.import_module("torch"), wanted)
+    sms = tuple(sm for sm in parser.parse_args().sms.split(",") if sm)
+    report = examine(importlib.import_module("torch"), sms)
     sys.stdout.write(f"jbuild-probe: {json.dumps(report)}\n")
     return 1 if report["problems"] else 0
 
 
-def examine(torch: Any, wanted: Sequence[str]) -> dict[str, Any]:
+def examine(torch: Any, sms: Sequence[str]) -> dict[str, Any]:
     """Return the device, what torch was built for, the computations, and everything that is wrong."""
     report: dict[str, Any] = {"torch": torch.__version__, "cuda": torch.version.cuda, "checks": [], "problems": []}
     if not torch.cuda.is_available():
@@ -45,8 +45,8 @@ def examine(torch: Any, wanted: Sequence[str]) -> dict[str, Any]:
     report["device"] = torch.cuda.get_device_name(0)
     report["sm"] = f"{capability[0]}.{capability[1]}"
     report["arch_list"] = torch.cuda.get_arch_list()
-    if wanted and report["sm"] not in wanted:
-        report["problems"].append(f"the GPU has SM {report['sm']}, and the image is for {', '.join(wanted)}")
+    if sms and report["sm"] not in sms:
+        report["problems"].append(f"the GPU has SM {report['sm']}, and the image is for {', '.join(sms)}")
     if not runs_on(report["arch_list"], capability):
         built = " ".join(report["arch_list"])
         report["problems"].append(f"torch has no machine code for SM {report['sm']}: it was built for {built}")
@@ -66,10 +66,10 @@ def runs_on(built: Sequence[str], capability: tuple[int, int]) -> bool:
     C++ programming guide, "Binary Compatibility" and "PTX Compatibility"); a suffix ties it to the very one.
     """
     for name in built:
-        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", name)
-        if not found:
+        match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", name)
+        if not match:
             continue
-        kind, version, suffix = found.group(1), (int(found.group(2)), int(found.group(3))), found.group(4)
+        kind, version, suffix = match.group(1), (int(match.group(2)), int(match.group(3))), match.group(4)
         newer = version[0] == capability[0] and version <= capability
         if version == capability or (not suffix and (newer or (kind == "compute" and version <= capability))):
             return True
@@ -78,12 +78,12 @@ def runs_on(built: Sequence[str], capability: tuple[int, int]) -> bool:
 
 def _check(torch: Any, name: str, compute: Callable[..., Any], kind: Any, tolerance: float) -> dict[str, Any]:
     inputs = [torch.randn(_SIZE, _SIZE).to(kind) for _ in range(3)]
-    expected = compute(torch, *[each.double() for each in inputs])
+    expected = compute(torch, *[tensor.double() for tensor in inputs])
     error, problem = None, None
     try:
-        got = compute(torch, *[each.cuda() for each in inputs]).cpu().double()
-        error = float((got - expected).norm() / expected.norm())
-        # Not a number is no number below the tolerance.
+        result = compute(torch, *[tensor.cuda() for tensor in inputs]).cpu().double()
+        error = float((result - expected).norm() / expected.norm())
+        # NaN is not below the tolerance.
         if not error <= tolerance:
             problem = f"{name}: the GPU's numbers are not the CPU's: off by {error:.2g}, allowed {tolerance:.2g}"
     except RuntimeError as failure:
@@ -96,8 +96,8 @@ def _matmul(_: Any, one: Any, two: Any, __: Any) -> Any:
 
 
 def _attention(torch: Any, *inputs: Any) -> Any:
-    parts = [each.reshape(1, _SIZE, _HEADS, _SIZE // _HEADS).transpose(1, 2) for each in inputs]
-    return torch.nn.functional.scaled_dot_product_attention(*parts)
+    tensors = [tensor.reshape(1, _SIZE, _HEADS, _SIZE // _HEADS).transpose(1, 2) for tensor in inputs]
+    return torch.nn.functional.scaled_dot_product_attention(*tensors)
 
 
 _COMPUTATIONS: dict[str, Callable[..., Any]] = {"matmul": _matmul, "attention": _attention}

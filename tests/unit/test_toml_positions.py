@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.host.toml.positions import Key, places
+from builder.host.toml.positions import Key, line_numbers
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -125,7 +125,7 @@ def test_every_key_of_generated_documents_is_where_it_was_written(table: dict[st
     writer = Writer(data.draw)
     writer.table((), (), table)
     assert tomllib.loads(writer.text) == table
-    assert places(writer.text) == writer.lines
+    assert line_numbers(writer.text) == writer.lines
 
 
 @pytest.mark.parametrize(
@@ -143,12 +143,12 @@ def test_every_key_of_generated_documents_is_where_it_was_written(table: dict[st
 )
 def test_places(text: str, expected: dict[tuple[Key, ...], int]) -> None:
     tomllib.loads(text)
-    assert places(text) == expected
+    assert line_numbers(text) == expected
 
 
 def test_arrays_of_tables_within_arrays_of_tables() -> None:
     text = "[[a]]\nx = 1\n[[a.b]]\ny = 1\n[[a.b]]\n[[a]]\n[[a.b]]\n[a.c]\nz = 1\n"
-    found = places(text)
+    found = line_numbers(text)
     assert found["a", 0, "b", 1] == 5
     assert found["a", 1, "b", 0] == 7
     assert found["a", 1, "c", "z"] == 9
@@ -156,4 +156,4 @@ def test_arrays_of_tables_within_arrays_of_tables() -> None:
 
 def test_a_long_document_takes_no_time_by_the_square() -> None:
     text = "".join(f"k{n} = [1, 2]\n" for n in range(20_000))
-    assert places(text)["k19999", 1] == 20_000
+    assert line_numbers(text)["k19999", 1] == 20_000

@@ -101,13 +101,13 @@ def test_all_mistakes_come_together_in_the_order_of_lines(tmp_path: Path) -> Non
 
 @given(st.text())
 def test_shown_is_one_printable_line(text: str) -> None:
-    assert documents.shown(text).isprintable()
-    assert len(documents.shown(text * 100)) <= 201
+    assert documents.printable(text).isprintable()
+    assert len(documents.printable(text * 100)) <= 201
 
 
 def test_place_of_a_problem(tmp_path: Path) -> None:
     problem = Problem(path=tmp_path / "r.toml", line=3, key="a[0].b", message="bad")
-    assert problem.place == f"{tmp_path}/r.toml:3: a[0].b"
+    assert problem.location == f"{tmp_path}/r.toml:3: a[0].b"
 
 
 def test_deep_but_valid_documents_give_errors_not_tracebacks(tmp_path: Path) -> None:

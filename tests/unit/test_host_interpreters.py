@@ -24,7 +24,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    interpreters._asked.cache_clear()
+    interpreters._inspect.cache_clear()
     return folder
 
 
@@ -46,10 +46,10 @@ def test_one_that_lies_about_its_version_is_not_taken(programs: Path, tmp_path: 
     put(programs / "python3", "echo PyPy 9.9.1")
     assert find_compiler("9.9", None, tmp_path) is None
     put(programs / "python9.9", "echo CPython 9.8.1")
-    interpreters._asked.cache_clear()
+    interpreters._inspect.cache_clear()
     assert find_compiler("9.9", None, tmp_path) is None
     path = put(programs / "python9.9", "echo CPython 9.9.1")
-    interpreters._asked.cache_clear()
+    interpreters._inspect.cache_clear()
     assert find_compiler("9.9", None, tmp_path) == Compiler(path=path, version="9.9.1")
 
 

@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.host import records
-from builder.model.descriptors import Descriptor
-from builder.model.images import Image
+from builder.model.images import Descriptor, Image
 from builder.model.locks import Lock
 
 

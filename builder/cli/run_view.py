@@ -10,7 +10,7 @@ from typing import Literal
 from builder.cli.error_output import VerbFailure, failure_of
 from builder.host import records
 from builder.host.engine.docker import emulator_settings
-from builder.host.toml.documents import shown
+from builder.host.toml.documents import printable
 from builder.host.units import duration
 from builder.model.audits import Audit, FindingCounts
 from builder.model.images import Image, Plan
@@ -184,8 +184,8 @@ def _verdict(verdict: Verdict) -> list[str]:
     for answer in verdict.answers:
         lines.append(f"asked     {answer.question}")
         # The answer of a model may hold control characters.
-        lines.append(f"answer    {shown(' '.join(answer.text.split()))}")
-    return lines + [f"warning   {shown(warning)}" for warning in verdict.warnings]
+        lines.append(f"answer    {printable(' '.join(answer.text.split()))}")
+    return lines + [f"warning   {printable(warning)}" for warning in verdict.warnings]
 
 
 def _run_command(run: CellRun) -> str | None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.host import records
-from builder.model.model_files import LockedModel, ModelFile, path_flaw, shown, suffix_of
+from builder.model.model_files import LockedModel, ModelFile, path_flaw, printable_path, suffix_of
 
 SHA = "ab" * 32
 PARTS = st.sampled_from(["a", "..", ".", "", "b c", "é", "\n", "\\", "~", "-x", "\udcff", "x" * 256]) | st.text(
@@ -97,6 +97,6 @@ def test_survives_a_lock_file_and_damage_does_not() -> None:
 
 
 def test_names_are_shown_without_harm() -> None:
-    assert shown("a\nb\udcff") == "a\\nb\\udcff"
-    assert shown("模型") == "模型"
+    assert printable_path("a\nb\udcff") == "a\\nb\\udcff"
+    assert printable_path("模型") == "模型"
     assert suffix_of("A/Model.SafeTensors") == "safetensors"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from builder.errors import DiskError, UsageError
-from builder.host import paths as workspace_module
+from builder.host import paths
 from builder.host.files import atomic_file, atomic_folder, disk_errors, mark_used, move, sha256_of, write_text
 from builder.host.paths import Workspace, cache_folder, check_cache, project_folder, shipped
 
@@ -192,7 +192,7 @@ def test_shipped_folders_are_found() -> None:
 
 def test_shipped_folders_inside_the_package_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "builder" / "share" / "recipes").mkdir(parents=True)
-    monkeypatch.setattr(workspace_module, "__file__", str(tmp_path / "builder" / "host" / "paths.py"))
+    monkeypatch.setattr(paths, "__file__", str(tmp_path / "builder" / "host" / "paths.py"))
     assert shipped("recipes") == tmp_path / "builder" / "share" / "recipes"
     assert shipped("dockerfiles") == tmp_path / "dockerfiles"
 
