@@ -24,9 +24,8 @@ from builder.host.paths import Workspace, cache_folder
 from builder.lock import lockfile
 from builder.lock.solve import uv, uv_environment
 from builder.lock.uv_target import uv_flags
-from builder.recipe.job import job_of
 from builder.recipe.load import load
-from builder.recipe.matrix import expand
+from builder.recipe.matrix import expand, job_of
 
 BASE = "127.0.0.1:5000/stand-in/debian:bookworm-slim"
 VERSIONS = ("0.10.2", "0.11.0", "0.11.2", "0.12.0", "0.13.0", "0.14.0", "0.15.0", "0.15.1")

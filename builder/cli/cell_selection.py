@@ -16,9 +16,8 @@ from builder.host.paths import Workspace
 from builder.host.session import Session
 from builder.jetson.indexes import families
 from builder.recipe.find import find
-from builder.recipe.job import job_of
 from builder.recipe.load import load
-from builder.recipe.matrix import expand
+from builder.recipe.matrix import expand, job_of
 from builder.recipe.select import select
 
 if TYPE_CHECKING:

@@ -72,7 +72,7 @@ def read_rows(root: Table, families: Mapping[str, tuple[str, ...]]) -> tuple[Ind
         if row.name == DEFAULT:
             table.problem("name", "`default` is uv's own index", "choose another name")
         if row.name in [earlier.name for earlier in rows]:
-            table.problem("name", f"`{row.name}` is there twice")
+            table.problem("name", f"`{row.name}` is listed twice")
         rows.append(row)
     return tuple(rows)
 

@@ -18,8 +18,7 @@ from builder.host.concurrency import TaskGroup
 from builder.host.console import Console
 from builder.lock.advisory_solve import pinned
 from builder.lock.resolve import solve_only
-from builder.recipe.job import job_of
-from builder.recipe.matrix import expand, variant
+from builder.recipe.matrix import expand, job_of, variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from builder.errors import RecipeError
 from builder.host import records
 from builder.lock.index_sources import lock_inputs
-from builder.recipe.job import job_of
+from builder.recipe.matrix import job_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -177,7 +177,7 @@ class PublishSpec:
     `on_failure` is for the other registries if one fails; with `attach`, SBOM, verdict and provenance are attached.
     """
 
-    repository: str
+    repository: str = "vllm"
     tags: tuple[TagRule, ...] = ()
     registries: tuple[str, ...] = ()
     on_failure: OnFailure = "none"
@@ -219,7 +219,7 @@ class Spec:
     models: tuple[Model, ...] = ()
     server: ServerSpec = field(default_factory=ServerSpec)
     smoke: SmokeSpec = field(default_factory=SmokeSpec)
-    publish: PublishSpec = field(default_factory=lambda: PublishSpec(repository="vllm"))
+    publish: PublishSpec = field(default_factory=PublishSpec)
     labels: Pairs = ()
     template: str = "Dockerfile.j2"
     waivers: tuple[Waiver, ...] = ()

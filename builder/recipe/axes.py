@@ -1,4 +1,4 @@
-"""`[matrix]`: axes, exclusions with their reasons, inclusions; and conditions on axes."""
+"""`[matrix]`: axes, exclusions with reasons, inclusions; and conditions on axes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from builder.jetson.distributions import distributions, platforms
 from builder.jetson.platform import check_axes, check_value
 from builder.model import patterns
 from builder.model.recipes import Axis, Exclusion, Matrix, Pairs
-from builder.recipe.globs import glob
 from builder.recipe.placeholders import DERIVED_FACTS
+from builder.recipe.select import glob
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,13 +28,13 @@ _MOST_CELLS = 100_000
 
 
 def _matrix(root: Table, key: str, slots: Slots) -> Matrix:
-    """Read the matrix and give its values to the context; mistakes are noted in the document."""
+    """Read the matrix and add its values to the context; mistakes are noted in the document."""
     table = root.table(key)
     axes = tuple(axis for name in table if name not in _RULES and (axis := _axis(table, name)))
     if mistake := check_axes(axis.name for axis in axes):
         table.problem(None, *mistake)
     if (count := prod(len(axis.values) for axis in axes)) > _MOST_CELLS:
-        table.problem(None, f"{count} cells are too many", f"at most {_MOST_CELLS}: make two recipes of it")
+        table.problem(None, f"{count} cells are too many", f"at most {_MOST_CELLS}: split the recipe")
     matrix = Matrix(axes=axes, include=tuple(_included(row, axes) for row in table.tables("include")))
     slots.axes = matrix.all_values()
     matrix = replace(matrix, exclude=tuple(_excluded(row, slots.axes) for row in table.tables("exclude")))
@@ -43,11 +43,11 @@ def _matrix(root: Table, key: str, slots: Slots) -> Matrix:
 
 
 def read_when(table: Table, values: dict[str, tuple[str, ...]], keys: Iterable[str] | None = None) -> Pairs:
-    """Read axis globs from a table; `keys` are those to read, all by default."""
+    """Read axis globs from the `keys` of a table, by default from all."""
     when = []
     for name in table if keys is None else keys:
         if name not in values:
-            table.raw(name)  # known now: it need not be reported twice
+            table.expect([name])  # so that it is not reported twice
             table.problem(name, f"`{printable(name)}` is not an axis", suggest(name, values, noun="axes"))
             continue
         pattern = table.string(name, pattern=patterns.GLOB, noun="a value or glob")
@@ -63,7 +63,7 @@ def condition(table: Table, slots: Slots) -> Pairs:
     """Read the `when` of an override."""
     when = table.table("when")
     if not list(when):
-        table.problem(None, "an override says when it applies", 'add `when = { axis = "value" }`')
+        table.problem(None, "an override needs a `when`", 'add `when = { axis = "value" }`')
     return read_when(when, slots.axes)
 
 
@@ -77,11 +77,10 @@ def _axis(table: Table, name: str) -> Axis | None:
     if entries == []:
         table.problem(name, "an axis needs at least one value")
     for index, value in enumerate(entries if isinstance(entries, list) else ()):
-        path = (*table.path, name, index)
         if value in entries[:index]:
-            table.document.problem(path, f"`{printable(str(value))}` is there twice")
+            table.problem((name, index), f"`{printable(str(value))}` is listed twice")
         elif value in values and (mistake := check_value(name, value)):
-            table.document.problem(path, *mistake)
+            table.problem((name, index), *mistake)
     return Axis(name=name, values=values)
 
 
@@ -89,9 +88,8 @@ def _check_name(table: Table, name: str) -> None:
     if name in DERIVED_FACTS:
         table.problem(name, f"`{name}` cannot be an axis: it follows from the others", "choose another name")
     elif not re.fullmatch(patterns.AXIS, name):
-        table.problem(
-            name, f"`{printable(name)}` is not an axis name", "lower-case letters, digits and `-`, at most 32"
-        )
+        hint = "lower-case letters, digits and `-`, at most 32"
+        table.problem(name, f"`{printable(name)}` is not an axis name", hint)
 
 
 def _excluded(row: Table, values: dict[str, tuple[str, ...]]) -> Exclusion:

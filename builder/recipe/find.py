@@ -13,22 +13,20 @@ if TYPE_CHECKING:
 
 
 def recipe_paths(search: Sequence[Path]) -> dict[str, Path]:
-    """Return all recipes in these folders by name, sorted; a recipe of an earlier folder hides one of a later."""
+    """Return all recipes in these folders by name, sorted; earlier folders take precedence."""
     paths: dict[str, Path] = {}
     for folder in search:
-        if not folder.is_dir():
-            continue
-        for path in sorted(folder.glob("*.toml")):
+        for path in folder.glob("*.toml"):
             if not path.name.startswith("."):
                 paths.setdefault(path.stem, path)
     return dict(sorted(paths.items()))
 
 
 def find(name_or_path: str, search: Sequence[Path]) -> Path:
-    """Return the path of a recipe: a `.toml` file that exists, else a name in the search folders.
+    """Return the path of a recipe: an existing `.toml` file, else a name in the search folders.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such recipe.
     """
     path = Path(name_or_path)
     if path.suffix == ".toml" and _is_file(path):
@@ -50,5 +48,5 @@ def find(name_or_path: str, search: Sequence[Path]) -> Path:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name too long, or one that no file can have
+    except (OSError, ValueError):  # too long, or not a file name
         return False

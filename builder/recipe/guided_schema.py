@@ -1,6 +1,6 @@
-"""JSON schemas for guided output: the part that vLLM's grammars know, checked in recipes and in answers.
+"""JSON schemas for guided output: the part that vLLM's grammars support, checked in recipes and in answers.
 
-What is not in the table of keywords is refused: an expectation that is read past would prove nothing.
+Other keywords are mistakes: an ignored expectation would prove nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
     "string": (str,),
 }
-# The values that each keyword takes (JSON Schema 2020-12, validation vocabulary).
+# Types of each keyword's value (JSON Schema 2020-12, validation vocabulary).
 _KEYWORDS: dict[str, tuple[type, ...]] = {
     "type": (str,),
     "description": (str,),
@@ -50,7 +50,7 @@ _DEFINING = ("type", "enum", "const")
 
 
 def keyword_schema() -> dict[str, Any]:
-    """Return the JSON Schema of the top of such a schema."""
+    """Return the JSON Schema of the top level of such a schema."""
     return {
         "type": "object",
         "propertyNames": {"enum": list(_KEYWORDS)},
@@ -60,23 +60,23 @@ def keyword_schema() -> dict[str, Any]:
 
 
 def problems(schema: Any, path: Path = ()) -> list[tuple[Path, str]]:
-    """Return what is wrong with a schema, with the key path of each mistake."""
+    """Return the mistakes of a schema with their key paths."""
     if not isinstance(schema, dict):
         return [(path, 'must be a JSON schema as a table, such as { type = "object" }')]
     mistakes: list[tuple[Path, str]] = []
     if not path and not set(_DEFINING) & set(schema):
         mistakes.append((path, "this schema allows everything, so it proves nothing: give it a `type`"))
     for key, value in schema.items():
-        mistakes += [((*path, key), message) for message in _wrong(key, value)]
+        mistakes += [((*path, key), message) for message in _keyword_mistakes(key, value)]
     properties = schema.get("properties")
-    for name, below in properties.items() if isinstance(properties, dict) else ():
-        mistakes += problems(below, (*path, "properties", name))
+    for name, nested in properties.items() if isinstance(properties, dict) else ():
+        mistakes += problems(nested, (*path, "properties", name))
     if isinstance(schema.get("items"), dict):
         mistakes += problems(schema["items"], (*path, "items"))
     return mistakes
 
 
-def _wrong(key: str, value: Any) -> Iterator[str]:
+def _keyword_mistakes(key: str, value: Any) -> Iterator[str]:
     if key not in _KEYWORDS:
         yield f"unknown keyword `{printable(key)}` ({suggest(key, _KEYWORDS, noun='known')})"
     elif not _takes(key, value):
@@ -91,7 +91,7 @@ def _wrong(key: str, value: Any) -> Iterator[str]:
         try:
             re.compile(value)
         except re.error as error:
-            yield f"no regular expression: {error}"
+            yield f"not a regular expression: {error}"
 
 
 def _takes(key: str, value: Any) -> bool:
@@ -100,7 +100,7 @@ def _takes(key: str, value: Any) -> bool:
 
 
 def text(schema: Any) -> str:
-    """Write a schema as JSON, the same one always alike."""
+    """Return a schema as JSON with sorted keys."""
     return json.dumps(schema, sort_keys=True)
 
 
@@ -109,16 +109,16 @@ def unmet(answer: str, schema: str) -> str | None:
     try:
         value = json.loads(answer)
     except (ValueError, RecursionError):
-        return "it is no JSON"
+        return "it is not JSON"
     return next(_mismatches(value, json.loads(schema), ()), None)
 
 
 def _mismatches(value: Any, schema: dict[str, Any], path: Path) -> Iterator[str]:
     location = f" at `{key_path(path)}`" if path else ""
     if "type" in schema and not _is_a(value, schema["type"]):
-        yield f"it is no {schema['type']}{location}"
+        yield f"it is not of type {schema['type']}{location}"
         return
-    yield from (f"{message}{location}" for message in _off(value, schema))
+    yield from (f"{message}{location}" for message in _value_mismatches(value, schema))
     if isinstance(value, dict):
         properties = schema.get("properties") or {}
         yield from (f"`{name}` is missing{location}" for name in schema.get("required") or () if name not in value)
@@ -126,7 +126,7 @@ def _mismatches(value: Any, schema: dict[str, Any], path: Path) -> Iterator[str]
             if name in properties:
                 yield from _mismatches(item, properties[name], (*path, name))
             elif schema.get("additionalProperties") is False:
-                yield f"`{printable(name)}` is not foreseen{location}"
+                yield f"`{printable(name)}` is not allowed{location}"
     if isinstance(value, list) and "items" in schema:
         for index, item in enumerate(value):
             yield from _mismatches(item, schema["items"], (*path, index))
@@ -140,22 +140,23 @@ def _is_a(value: Any, name: str) -> bool:
     return isinstance(value, _TYPES[name])
 
 
-def _off(value: Any, schema: dict[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with a value itself: choices, lengths and sizes."""
+def _value_mismatches(value: Any, schema: dict[str, Any]) -> Iterator[str]:
+    """Yield the mistakes of a value without its members: choices, pattern, length, size."""
     allowed = schema.get("enum", [schema["const"]] if "const" in schema else None)
+    text = printable(json.dumps(value))
     # JSON's true is not its 1, Python's is.
     if allowed is not None and not any(
         value == item and isinstance(value, bool) == isinstance(item, bool) for item in allowed
     ):
-        yield f"{printable(json.dumps(value))} is not {' or '.join(json.dumps(item) for item in allowed)}"
+        yield f"{text} is not {' or '.join(json.dumps(item) for item in allowed)}"
     if isinstance(value, str) and "pattern" in schema and not re.search(schema["pattern"], value):
-        yield f"{printable(json.dumps(value))} does not match `{schema['pattern']}`"
+        yield f"{text} does not match `{schema['pattern']}`"
     size = len(value) if isinstance(value, (str, list)) else value
     low, high = _LIMITS.get(type(value), ("", ""))
     if low in schema and size < schema[low]:
-        yield f"{printable(json.dumps(value))} is below the `{low}` of {schema[low]}"
+        yield f"{text} is below the `{low}` of {schema[low]}"
     if high in schema and size > schema[high]:
-        yield f"{printable(json.dumps(value))} is above the `{high}` of {schema[high]}"
+        yield f"{text} is above the `{high}` of {schema[high]}"
 
 
 _LIMITS: dict[type, tuple[str, str]] = {

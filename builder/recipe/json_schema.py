@@ -1,4 +1,4 @@
-"""JSON Schemas of the files that users write, made from the declarations that check them."""
+"""JSON Schemas of users' files, made from the declarations that check them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from builder.recipe.load import recipe_schema
 if TYPE_CHECKING:
     from builder.host.toml.declarations import Schema
 
-# The files of the schemas in `schemas/`, which shipped recipes and those of `init` name in their first line.
+# Files in `schemas/`; recipes name theirs in the first line.
 FILES = {"recipe": "recipe.schema.json", "config": "jbuild.schema.json"}
 _SCHEMAS = {"recipe": recipe_schema, "config": config_schema}
 
@@ -20,7 +20,7 @@ def input_schema(name: str) -> Schema:
     """Return the JSON Schema (draft 2020-12) of `recipe` or `config`.
 
     Raises:
-        KeyError: There is no such kind of file.
+        KeyError: unknown name.
     """
     return _SCHEMAS[name]()
 

@@ -1,4 +1,4 @@
-"""The levels of a verdict in their order, which is data."""
+"""The levels of a verdict, in the order of their table."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def levels(path: Path = DATA) -> tuple[str, ...]:
 
 
 def usual_start_s(level: str) -> int:
-    """Return how long a start usually takes at a level, in seconds; 0 where it is not worth telling."""
+    """Return how long a start usually takes at a level, in seconds; 0 if it is short."""
     return _table(DATA).get(level, 0)
 
 
 def reaches(level: str, minimum: str | None) -> bool:
-    """Return whether a verdict's level is at least the one wanted; any is, if none is."""
+    """Return whether a level is at least the minimum; without a minimum, every level is."""
     order = levels()
     return minimum is None or (level in order and order.index(level) >= order.index(minimum))
 

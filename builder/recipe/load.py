@@ -1,4 +1,4 @@
-"""From a recipe's file to its record, or to all of its mistakes at once."""
+"""Reads a recipe's file into its record, or reports all of its mistakes at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from builder.model.recipes import Architecture, Matrix, Recipe, Spec
 from builder.recipe.axes import MATRIX
 from builder.recipe.cross_checks import check_cells, check_texts
 from builder.recipe.questions import SMOKE
-from builder.recipe.sections import AUDIT, BASE, MODEL, OVERRIDE, PACKAGES, PUBLISH, RUNNERS, SERVER, served_model
+from builder.recipe.sections import AUDIT, BASE, MODEL, OVERRIDES, PACKAGES, PUBLISH, RUNNERS, SERVER, served_model
 from builder.recipe.slots import LABELS, Slots
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from builder.host.toml.declarations import Schema
     from builder.host.toml.documents import Table
 
-# The fields that are the recipe's; the others are the spec's.
+# Fields of the recipe; the others are the spec's.
 _RECIPE_FIELDS = ("description", "architecture", "boards", "matrix", "overrides", "runners")
 
 _DESCRIPTION = string(patterns.TEXT, "a description on one line")
@@ -48,9 +48,9 @@ _RECIPE = TableDeclaration[dict[str, Any]](
     Field("smoke", nested(SMOKE), "The smoke run: questions to the built image.", required=True),
     Field("publish", nested(PUBLISH), "Where a proven image is pushed to, and its tags."),
     Field("ci", nested(RUNNERS), "CI runners for the cells.", argument="runners"),
-    *AUDIT,
+    AUDIT,
     Field("labels", LABELS, "Labels of the image."),
-    Field("overrides", tables(OVERRIDE), "Changes for the cells whose axis values match."),
+    Field("overrides", OVERRIDES, "Changes for the cells whose axis values match."),
     tables={
         "base": "The base image and its packages.",
         "packages": "The Python packages of the image.",
@@ -66,34 +66,31 @@ def recipe_schema() -> Schema:
 
 
 def load(path: Path, templates: Sequence[Path] = ()) -> Recipe:
-    """Read a recipe; `templates` are the folders in which its Dockerfile's template must lie, if that is to be seen.
+    """Read a recipe; its Dockerfile template must be in one of the folders `templates`, if there are any.
 
     Raises:
         DocumentError: the file cannot be read, or has mistakes: all of them, with file, line, key and next step.
     """
-    document = documents.read(path)
-    parse = partial(_recipe, path=path, templates=templates)
-    return documents.collect(document, f"recipe {path.name} has mistakes", parse)
+    return documents.load(path, f"recipe {path.name} has mistakes", partial(_recipe, path=path, templates=templates))
 
 
 def _recipe(root: Table, path: Path, templates: Sequence[Path]) -> Recipe:
     name = path.stem
     if not re.fullmatch(patterns.RECIPE_NAME, name):
-        root.problem(
-            None, f"`{documents.printable(name)}` is not a recipe name", "lower-case letters, digits, `.`, `_` and `-`"
-        )
+        hint = "lower-case letters, digits, `.`, `_` and `-`"
+        root.problem(None, f"`{documents.printable(name)}` is not a recipe name", hint)
     slots = Slots()
     values: dict[str, Any] = {"matrix": Matrix(axes=()), "architecture": "arm64"} | _RECIPE.read(root, slots)
     fields = {field: values.pop(field) for field in _RECIPE_FIELDS if field in values}
     recipe = Recipe(name=name, path=path, **fields, spec=_spec(root, values))
     if templates:
         _check_template(root, recipe.spec.template, templates)
-    # Mistakes of the cells are reported only if the axes are right.
-    sound = not any(re.match(r"(matrix|architecture)\b", problem.key) for problem in root.document.problems)
+    # Cells are checked only if the axes are right.
+    right = not any(re.match(r"(matrix|architecture)\b", problem.key) for problem in root.document.problems)
     if "matrix" in root:
-        check_texts(root.document, recipe, slots.found)
-    if sound:
-        check_cells(root.document, recipe, slots.found)
+        check_texts(root.document, recipe, slots.collected)
+    if right:
+        check_cells(root.document, recipe, slots.collected)
     return recipe
 
 
@@ -107,5 +104,5 @@ def _check_template(root: Table, name: str, folders: Sequence[Path]) -> None:
     if any((folder / name).is_file() for folder in folders):
         return
     templates = [path.name for folder in folders for path in folder.glob("*.j2")]
-    hint = f"{documents.suggest(name, templates, noun='templates')}; your own are in `dockerfiles/`, beside `recipes/`"
+    hint = f"{documents.suggest(name, templates, noun='templates')}; yours belong in `dockerfiles/`, beside `recipes/`"
     root.problem("template", f"there is no template `{documents.printable(name)}`", hint)

@@ -1,4 +1,4 @@
-"""From a recipe to its cells, and from a cell to everything it asks for."""
+"""Expands a recipe to its cells, and a cell to its spec."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from builder.errors import RecipeError
 from builder.jetson.platform import PLATFORM_AXES, ImpossibleError, platform_for
 from builder.jetson.releases import python_problem
+from builder.model.locks import Job
 from builder.model.recipes import Cell, Model, Pairs, TagRule
 from builder.recipe import placeholders
-from builder.recipe.globs import matches
+from builder.recipe.select import matches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +26,7 @@ JETSON_TAG = "{vllm}-r{l4t}-cu{cuda-nodots}-{release}"
 CPU_TAG = "{vllm}-cpu-{release}"
 
 _PREFIXES = {"vllm": "v", "python": "py", "cuda": "cu", "l4t": "r", "ubuntu": "u", "distribution": ""}
-# What decides whether a cell can exist at all.
+# Axes that decide whether a cell is possible.
 _DECIDING = (*PLATFORM_AXES, "vllm")
 _WITHOUT_DOTS = ("python", "cuda", "ubuntu")
 
@@ -33,8 +34,7 @@ _WITHOUT_DOTS = ("python", "cuda", "ubuntu")
 def expand(recipe: Recipe) -> tuple[Cell, ...]:
     """Return all cells: the product of the axes in file order, then the included ones.
 
-    Excluded cells and those that no platform has stay, with their reason. The checks of `load` have made sure that
-    ids are unique and axis values known.
+    Impossible cells stay, with their reason. The checks of `load` ensure that ids are unique and axis values known.
     """
     cells = [_cell(recipe, values, _excluded(recipe, values)) for values in _product(recipe)]
     cells += [_cell(recipe, values, None) for values in recipe.matrix.include]
@@ -48,7 +48,7 @@ def variant(recipe: Recipe, cell: Cell, axis: str, value: str) -> Cell:
 
 
 def specify(recipe: Recipe, cell: Cell) -> Spec:
-    """Return what one cell asks for: the recipe's spec with its overrides applied and every placeholder filled in.
+    """Return the spec of a cell: the recipe's spec with overrides applied and placeholders filled.
 
     Raises:
         RecipeError: the cell is declared impossible.
@@ -65,7 +65,7 @@ def specify(recipe: Recipe, cell: Cell) -> Spec:
 
 
 def platform_of(recipe: Recipe, cell: Cell) -> Platform:
-    """Return the platform of a cell, with the base image that the recipe wants for it.
+    """Return the platform of a cell, with the recipe's base image if it names one.
 
     Raises:
         RecipeError: the cell is declared impossible.
@@ -87,16 +87,25 @@ def platform_of(recipe: Recipe, cell: Cell) -> Platform:
 
 
 def runners_of(recipe: Recipe, cell: Cell) -> tuple[str | None, str | None]:
-    """Return the labels of the runner that builds a cell and of the board that asks it, where the recipe names them."""
+    """Return the labels of the CI runner that builds a cell and of the one for its smoke run, if the recipe has any."""
     facts = placeholders.facts(cell, platform_of(recipe, cell))
     build, smoke = (label and placeholders.fill(label, facts) for label in (recipe.runners.build, recipe.runners.smoke))
     return build, smoke
 
 
-def cell_id(values: Iterable[tuple[str, str]]) -> str:
-    """Return a cell's id: short forms of all its axis values, of letters, digits, `_` and `-` only.
+def job_of(recipe: Recipe, cell: Cell) -> Job:
+    """Return a cell with its recipe, spec and platform.
 
-    PEP 751 allows no dot within the name of a lock, `pylock.<cell>.toml`.
+    Raises:
+        RecipeError: the cell is declared impossible.
+    """
+    return Job(recipe=recipe, cell=cell, spec=specify(recipe, cell), platform=platform_of(recipe, cell))
+
+
+def cell_id(values: Iterable[tuple[str, str]]) -> str:
+    """Return a cell's id: its axis values in short form, of letters, digits, `_` and `-`.
+
+    PEP 751 does not allow a dot in the name of a lock, `pylock.<cell>.toml`.
     """
     return "-".join(_short(axis, value) for axis, value in values)
 
@@ -112,7 +121,7 @@ def _short(axis: str, value: str) -> str:
 
 def _product(recipe: Recipe) -> Iterator[Pairs]:
     axes = recipe.matrix.axes
-    # Pairs are made once an axis value, not once a cell: ten thousand cells share them.
+    # One pair an axis value, not one a cell: ten thousand cells share them.
     return product(*([(axis.name, value) for value in axis.values] for axis in axes))
 
 
@@ -122,13 +131,13 @@ def _excluded(recipe: Recipe, values: Pairs) -> str | None:
 
 def _cell(recipe: Recipe, values: Pairs, excluded: str | None) -> Cell:
     axes = tuple(pair for pair in values if pair[0] in _DECIDING)
-    reason, note = (excluded, None) if excluded else _judged(recipe.architecture, axes)
+    reason, note = (excluded, None) if excluded else _feasibility(recipe.architecture, axes)
     return Cell(id=cell_id(values), recipe=recipe.name, values=values, impossible=reason, note=note)
 
 
 @lru_cache(maxsize=4096)
-def _judged(architecture: Architecture, axes: Pairs) -> tuple[str | None, str | None]:
-    """Return why there is no platform with these axis values, or how its platform is unusual."""
+def _feasibility(architecture: Architecture, axes: Pairs) -> tuple[str | None, str | None]:
+    """Return the reason why no platform has these axis values, and a note on an unusual platform."""
     try:
         platform = platform_for(axes, architecture)
     except ImpossibleError as error:
@@ -152,7 +161,7 @@ def _merge(spec: Spec, override: Override) -> Spec:
         constraints=_distinct(spec.constraints + override.constraints),
         replace=_distinct(spec.replace + override.replace),
         indexes=spec.indexes if override.indexes is None else override.indexes,
-        # Of several globs the first counts: the override's speak first.
+        # The first glob that matches applies, so the override's come first.
         sources=_merged(
             override.sources, tuple(pair for pair in spec.sources if pair[0] not in dict(override.sources))
         ),

@@ -1,4 +1,4 @@
-"""`{axis}` in a recipe's strings: which names there are, and filling them in for one cell."""
+"""Placeholders such as `{axis}` in a recipe's strings: their names, and their values in a cell."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 PATTERN = r"\{([A-Za-z][A-Za-z0-9_-]*)\}"
 _PLACEHOLDER = re.compile(PATTERN)
 
-# What every cell knows besides its axes. An axis may be one of the first group, never of the second.
+# Facts of every cell besides its axes. An axis may have a name of the first group, never of the second.
 _PLATFORM_FACTS = ("l4t", "distribution", "ubuntu", "cuda", "python")
 DERIVED_FACTS = ("release", "jetpack", "cuda-nodots", "python-nodots", "architecture", "recipe", "cell")
-# What is known only of the built image, from its labels: in tags, where a mark stands for it until it is published.
+# Facts that only the built image's labels show. They are for tags, and a mark stands in for them until publication.
 MEASURED = ("vllm", "torch", "l4t", "cuda", "python")
 MEASURED_FACTS = tuple(f"image-{name}" for name in MEASURED)
 FACTS = (*_PLATFORM_FACTS, *DERIVED_FACTS)
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Return the placeholders of a text, each once, in order."""
+    """Return the names of a text's placeholders, without duplicates, in order."""
     return tuple(dict.fromkeys(_PLACEHOLDER.findall(text))) if "{" in text else ()
 
 
@@ -33,13 +33,13 @@ def fill(text: str, facts: Mapping[str, str]) -> str:
     """Replace the placeholders of a text.
 
     Raises:
-        KeyError: an unknown name; the recipe's checks exclude that.
+        KeyError: unknown fact; the recipe's checks exclude it.
     """
     return _PLACEHOLDER.sub(lambda match: facts[match.group(1)], text) if "{" in text else text
 
 
 def facts(cell: Cell, platform: Platform) -> dict[str, str]:
-    """Return what `{…}` can stand for in a cell: its axes and its platform's facts, without those it lacks."""
+    """Return the facts of a cell: its axes and its platform's facts, without missing ones."""
     cuda = platform.cuda or ""
     values = {
         "l4t": platform.l4t,
@@ -59,12 +59,12 @@ def facts(cell: Cell, platform: Platform) -> dict[str, str]:
 
 
 def marks() -> dict[str, str]:
-    """Return what stands for each measured fact in a tag until the image is published: it could be part of a tag."""
+    """Return the mark of each measured fact, which stands in for it until publication: it is valid in a tag."""
     return {f"image-{name}": f"__image-{name}__" for name in MEASURED}
 
 
 def unmarked(text: str) -> str:
-    """Return a tag with its marks as people write them."""
+    """Return a tag with placeholders in place of its marks."""
     for name, mark in marks().items():
         text = text.replace(mark, f"{{{name}}}")
     return text

@@ -1,4 +1,4 @@
-"""What a recipe asks its image, declared once: `[smoke]` and its questions."""
+"""Declarations of `[smoke]`: questions to the image, and bounds."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ _MOST_TOKENS = 2**31
 _MOST_AT_ONCE = 256
 _KINDS = ("ask", "chat", "prompt")
 _EXPECTATIONS = ("expect", "text", "tokens", "min-tokens", "schema")
-_RIGHT = "a word that only a right answer holds, such as `Paris`"
+_EXPECT_HINT = "a word that only a right answer contains, such as `Paris`"
 _PERCENT = r"[0-9]{1,4}%"
 
 
-def _read_percent(table: Table, key: str, _: Slots) -> float | None:
+def _read_percentage(table: Table, key: str, _: Slots) -> float | None:
     """Read a bound such as "50%"."""
     before = len(table.document.problems)
     value = table.string(key, pattern=_PERCENT, noun='a bound such as "50%"')
     return float(value[:-1]) / 100 if len(table.document.problems) == before else None
 
 
-_percent = ValueType(read=_read_percent, schema=lambda: string_schema(_PERCENT))
+_PERCENTAGE = ValueType(read=_read_percentage, schema=lambda: string_schema(_PERCENT))
 _EXCEEDED = choice(get_args(get_type_hints(Bounds)["exceeded"]), "{} is not known", "known")
 _BOUNDS = TableDeclaration(
     Bounds,
-    Field("slower-start", _percent, "How much longer the start may take."),
-    Field("later-first-token", _percent, "How much later the first token may come."),
-    Field("fewer-tokens", _percent, "How many fewer tokens a second there may be."),
-    Field("more-memory", _percent, "How much more memory the server may take."),
-    Field("larger-image", _percent, "How much larger the image may be."),
+    Field("slower-start", _PERCENTAGE, "How much longer the start may take."),
+    Field("later-first-token", _PERCENTAGE, "How much later the first token may come."),
+    Field("fewer-tokens", _PERCENTAGE, "How many fewer tokens a second there may be."),
+    Field("more-memory", _PERCENTAGE, "How much more memory the server may take."),
+    Field("larger-image", _PERCENTAGE, "How much larger the image may be."),
     Field("exceeded", _EXCEEDED, "What an exceeded bound is: a warning, or an error."),
 )
 _ROLE = choice(get_args(get_type_hints(Message)["role"]), "{} is not a role", "roles")
@@ -65,12 +65,12 @@ _MESSAGE = TableDeclaration(
 def _read_expectation(table: Table, key: str, _: Slots) -> str:
     value = table.string(key)
     if isinstance(table.raw(key), str) and (problem := value_checks.expectation(value)):
-        table.problem(key, problem, _RIGHT)
+        table.problem(key, problem, _EXPECT_HINT)
     return value
 
 
 def _read_schema(table: Table, key: str, _: Slots) -> str | None:
-    """Read a JSON schema, written as TOML."""
+    """Read a JSON schema that is written as TOML."""
     raw = table.raw(key)
     problems = guided_schema.problems(raw)
     for path, message in problems:
@@ -81,36 +81,32 @@ def _read_schema(table: Table, key: str, _: Slots) -> str | None:
 def _check(table: Table, question: Question, _: Slots) -> None:
     kinds = [kind for kind in _KINDS if kind in table]
     if not kinds:
-        table.problem(
-            None, "this asks nothing", 'add `ask = "…"`, `chat = [{ role = "user", content = "…" }]` or `prompt`'
-        )
+        hint = 'add `ask = "…"`, `chat = [{ role = "user", content = "…" }]` or `prompt`'
+        table.problem(None, "this asks nothing", hint)
     for kind in kinds[1:]:
-        table.problem(
-            kind, f"this question has `{kinds[0]}` already", "one question, one of `ask`, `chat` and `prompt`"
-        )
-    if table.raw("chat") and question.chat and question.chat[-1].role == "assistant":
-        table.problem(
-            "chat", "the last message is the assistant's: nothing is asked", "end with a message of the user's"
-        )
-    if not any(name in table for name in _EXPECTATIONS):
-        table.problem(None, "this expects nothing, so it proves nothing", f'add `expect = "Paris"`: {_RIGHT}')
-    elif not question.expects and "expect" not in table:
-        table.problem(None, "every answer would pass, so it proves nothing", f'add `expect = "Paris"`: {_RIGHT}')
+        message = f"this question has `{kinds[0]}` already"
+        table.problem(kind, message, "one question, one of `ask`, `chat` and `prompt`")
+    if question.chat and question.chat[-1].role == "assistant":
+        message = "the last message is the assistant's: nothing is asked"
+        table.problem("chat", message, "end with a user message")
+    if not question.expects and "expect" not in table:
+        subject = "every answer would pass" if any(name in table for name in _EXPECTATIONS) else "this expects nothing"
+        table.problem(None, f"{subject}, so it proves nothing", f'add `expect = "Paris"`: {_EXPECT_HINT}')
     for key, value in (("min-tokens", question.min_tokens), ("tokens", len(question.tokens))):
         if value > question.max_tokens:
             table.problem(key, f"an answer ends after {question.max_tokens} tokens", f"set `max-tokens = {value}`")
 
 
-_text = string(patterns.LINES, "text without control characters")
+_TEXT = string(patterns.LINES, "text without control characters")
 _EXPECTATION = ValueType(read=_read_expectation, schema=lambda: {"type": "string", "minLength": 1})
 _SCHEMA = ValueType(read=_read_schema, schema=guided_schema.keyword_schema)
 _QUESTION = TableDeclaration(
     Question,
-    Field("ask", _text, "The question, as a chat of one message."),
+    Field("ask", _TEXT, "The question, as a chat of one message."),
     Field("chat", tables(_MESSAGE), "A whole chat, in place of `ask`."),
-    Field("prompt", _text, "Text for the model to continue, in place of `ask`."),
+    Field("prompt", _TEXT, "Text for the model to continue, in place of `ask`."),
     Field("expect", _EXPECTATION, "A regular expression, searched in the answer."),
-    Field("text", _text, "The answer, to the letter."),
+    Field("text", _TEXT, "The answer, to the letter."),
     Field("tokens", strings(), "The tokens that the answer begins with."),
     Field("min-tokens", integer(0, _MOST_TOKENS), "How many tokens the answer must have at least."),
     Field("schema", _SCHEMA, "A JSON Schema, written as TOML, that the answer must fit (guided output)."),

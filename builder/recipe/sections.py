@@ -1,4 +1,4 @@
-"""A recipe's tables below the matrix, each declared once: keys, types, checks and descriptions."""
+"""Declarations of a recipe's tables besides the matrix: keys, types, checks, descriptions."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ if TYPE_CHECKING:
 _MOST_TOKENS = 2**31
 _DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")
-# The audit's rules, which are in a later room; a test keeps both equal.
+# The rules of `builder.audit`, which this room cannot import; a test keeps them equal.
 AUDIT_RULES = (
     "other-distribution",
     *("damaged-wheel", "wrong-machine", "other-python", "missing-library", "symbol-version", "undefined-symbol"),
     *("executable-stack", "toolkit-newer", "gpu-code", "two-cudas", "two-sonames", "file-conflict", "tag-lies"),
 )
-# What the models' room knows how to tell apart; it maps each to file endings.
+# The formats of `builder.models`, which maps them to file endings.
 WEIGHT_FORMATS = ("bin", "ckpt", "gguf", "onnx", "pickle", "pkl", "pt", "pth", "safetensors")
 
 
 def _date(table: Table, key: str, _: Slots) -> str | None:
-    """Read a date; TOML has dates of its own, people write strings."""
+    """Read a date: one of TOML, or a string."""
     value = table.raw(key)
     if isinstance(value, datetime):
         table.problem(key, "must be a date without a time", "such as 2026-11-01")
@@ -79,24 +79,24 @@ _MODEL_FILES = strings(patterns.MODEL_FILE, "a glob on the model's files")
 _REGISTRIES = strings(patterns.REGISTRY, "a registry: host[:port][/prefix]")
 _ON_FAILURE = choice(get_args(OnFailure), "{} is not known", "known")
 
-BASE = under(
-    "base",
-    Field(
-        "image", slot(value_checks.image), "Base image with a tag or digest; default the platform's.", argument="base"
-    ),
-    Field("apt", slot_list(value_checks.apt), "Packages of the distribution, NAME or NAME=VERSION."),
+_BASE_IMAGE = slot(value_checks.image)
+_APT = slot_list(value_checks.apt)
+_ARGUMENT_LIST = slot_list(value_checks.argument)
+_LABEL = slot(value_checks.runner)
+
+BASE = (
+    Field("base.image", _BASE_IMAGE, "Base image with a tag or digest; default the platform's.", argument="base"),
+    Field("base.apt", _APT, "Packages of the distribution, NAME or NAME=VERSION."),
 )
 
-# An override may change these, too.
+# Overrides have these fields, too.
 _INDEXES = Field(
     "indexes", _INDEX_NAMES, "Indexes that their packages come from only; default the platform's usual ones."
 )
 _SOURCES = Field("from", _INDEX_OF, "The index of single packages (globs); `default` is uv's own.", "sources")
 _CONSTRAINTS = Field("constraints", _REQUIREMENTS, "Requirements that narrow what packages ask for.")
 _REPLACE = Field("replace", _REQUIREMENTS, "Requirements that replace whatever any package asks for of that name.")
-_ARGUMENTS = Field(
-    "arguments", slot_list(value_checks.argument), "Other options of `vllm serve`, one string an argument."
-)
+_ARGUMENTS = Field("arguments", _ARGUMENT_LIST, "Other options of `vllm serve`, one string an argument.")
 
 PACKAGES = under(
     "packages",
@@ -122,7 +122,7 @@ SERVER = TableDeclaration(
     ServerSpec,
     Field("model", string(), "Name of the model to serve; default the only one."),
     Field("served-name", slot(value_checks.served_name), "Model name for clients; default the model's name."),
-    # The server does not run as root, so ports below 1024 are not for it.
+    # The server does not run as root, so it cannot listen below 1024.
     Field("port", integer(1024, 65535), "Port that the server listens on."),
     Field("max-model-len", integer(1, _MOST_TOKENS), "Longest context in tokens."),
     Field("dtype", choice(_DTYPES, "unknown type {}", "types"), "Data type of weights and activations."),
@@ -133,7 +133,7 @@ SERVER = TableDeclaration(
 
 
 def served_model(document: Document, name: str | None, models: tuple[Model, ...]) -> str | None:
-    """Return the name of the model to serve: the only one, if `[server]` names none; note models of one name."""
+    """Return the name of the model to serve, by default the only one; models of one name are mistakes."""
     names = [model.name for model in models if model.name]
     for index, model in enumerate(models):
         if model.name and model.name in [earlier.name for earlier in models[:index]]:
@@ -142,14 +142,14 @@ def served_model(document: Document, name: str | None, models: tuple[Model, ...]
         hint = suggest(name, names, noun="models")
         document.problem(("server", "model"), f"`{printable(name)}` is not one of the recipe's models", hint)
     elif name is None and len(names) > 1:
-        message, hint = "which of the models does the server serve?", f"one of: {', '.join(names)}"
-        document.problem(("server", "model"), message, hint)
+        message = "the recipe has several models: name the one to serve"
+        document.problem(("server", "model"), message, f"one of: {', '.join(names)}")
     return name or next(iter(names), None)
 
 
 def _check_tag(table: Table, rule: TagRule, _: Slots) -> None:
     if rule.moving and rule.immutable:
-        table.problem("immutable", "a tag that moves is not immutable", "take one of the two out")
+        table.problem("immutable", "a moving tag cannot be immutable", "remove one of the two")
 
 
 _TAG = TableDeclaration(
@@ -170,28 +170,26 @@ def _tags(table: Table, key: str, slots: Slots) -> tuple[TagRule, ...]:
             rule = TagRule(name=item)
         else:
             rule = _TAG.read(item, slots)
-            item.done()
         if rule.name in [earlier.name for earlier in rules]:
-            table.document.problem((*table.path, key, index), f"`{printable(rule.name)}` is there twice")
+            table.problem((key, index), f"`{printable(rule.name)}` is listed twice")
         rules.append(rule)
     return tuple(rules)
 
 
 _TAGS = ValueType(read=_tags, schema=lambda: list_schema({"anyOf": [slot_schema(value_checks.tag), _TAG.schema()]}))
 PUBLISH = TableDeclaration(
-    lambda repository="vllm", **values: PublishSpec(repository=repository, **values),
+    PublishSpec,
     Field("repository", slot(value_checks.repository), "Repository below each registry's prefix."),
     Field("tags", _TAGS, "Tags of the images, or tables with the level that a tag requires."),
     Field("registries", _REGISTRIES, "Registries to push to; default those of jbuild.toml."),
     Field("on-failure", _ON_FAILURE, "What happens if one registry fails: no tag anywhere, or tags at all others."),
     Field("attach", boolean(), "Whether SBOM, verdict and provenance are attached to the image."),
-    record=PublishSpec,
 )
 
 RUNNERS = TableDeclaration(
     Runners,
-    Field("runner", slot(value_checks.runner), "Label of the CI runner that builds the cells.", argument="build"),
-    Field("smoke-runner", slot(value_checks.runner), "Label of the CI runner on a board, for smoke runs.", "smoke"),
+    Field("runner", _LABEL, "Label of the CI runner that builds the cells.", argument="build"),
+    Field("smoke-runner", _LABEL, "Label of the CI runner on a board, for smoke runs.", argument="smoke"),
 )
 
 _WAIVER = TableDeclaration(
@@ -202,32 +200,28 @@ _WAIVER = TableDeclaration(
     Field("file", string(patterns.TEXT, "a glob on the wheel's files"), "Glob on the wheel's files."),
 )
 
-AUDIT = under(
-    "audit",
-    Field("waive", tables(_WAIVER), "Findings of the audit that must not stop a cell.", argument="waivers"),
-)
+AUDIT = Field("audit.waive", tables(_WAIVER), "Findings of the audit that must not stop a cell.", "waivers")
 
 
-class _OverrideDeclaration(TableDeclaration[Override]):
-    """The strings of an override are for its cells only."""
+def _read_overrides(root: Table, key: str, slots: Slots) -> tuple[Override, ...]:
+    """Read overrides; the strings of each are for its cells only."""
+    return tuple(_OVERRIDE.read(table, slots.only(condition(table, slots))) for table in root.tables(key))
 
-    def read(self, table: Table, context: Slots) -> Override:
-        override = super().read(table, context.only(condition(table, context)))
-        if set(table) <= {"when"}:
-            hint = "say what is different for these cells, or take it out"
-            table.problem(None, "this override changes nothing", hint)
-        return override
+
+def _check_override(table: Table, _: Override, __: Slots) -> None:
+    if set(table) <= {"when"}:
+        table.problem(None, "this override changes nothing", "add the changes for these cells, or remove it")
 
 
 _WHEN = ValueType(
     read=lambda _, __, slots: slots.when,
     schema=lambda: {"type": "object", "minProperties": 1, "additionalProperties": string_schema(patterns.GLOB)},
 )
-OVERRIDE = _OverrideDeclaration(
+_OVERRIDE = TableDeclaration(
     Override,
     Field("when", _WHEN, "Values of axes (globs) of the cells that the override is for.", required=True),
-    Field("base", slot(value_checks.image), "Base image, in place of the recipe's."),
-    Field("apt", slot_list(value_checks.apt), "More packages of the distribution."),
+    Field("base", _BASE_IMAGE, "Base image, in place of the recipe's."),
+    Field("apt", _APT, "More packages of the distribution."),
     Field("requires", _REQUIREMENTS, "More packages to install."),
     _CONSTRAINTS,
     _REPLACE,
@@ -235,5 +229,7 @@ OVERRIDE = _OverrideDeclaration(
     _SOURCES,
     _ARGUMENTS,
     Field("environment", ENVIRONMENT, "Environment variables of the image, merged by name."),
+    check=_check_override,
     constraints={"minProperties": 2},
 )
+OVERRIDES = ValueType(read=_read_overrides, schema=tables(_OVERRIDE).schema)

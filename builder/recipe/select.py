@@ -1,27 +1,41 @@
-"""Choosing cells on the command line."""
+"""Selection of cells: globs on axis values and ids."""
 
 from __future__ import annotations
 
+import re
+from fnmatch import translate
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from builder.errors import UsageError
 from builder.host.toml.documents import printable, suggest
-from builder.recipe.globs import glob
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from builder.model.recipes import Cell
+    from builder.model.recipes import Cell, Pairs
 
 _LISTED_IDS = 8
 
 
-def select(cells: Sequence[Cell], selectors: Sequence[str]) -> tuple[Cell, ...]:
-    """Return the cells that selectors choose, in the order of the matrix; all of them if there is no selector.
+@lru_cache(maxsize=1024)
+def glob(pattern: str) -> re.Pattern[str]:
+    """Return a glob (`*`, `?`, `[…]`) as a pattern that matches a whole string, case-sensitive."""
+    return re.compile(translate(pattern))
 
-    A selector is a glob on ids (`v0_15_1-*`) or `axis=glob` (`python=3.1?`). Selectors of one kind, on ids or on the
-    same axis, widen each other; those of different kinds narrow each other:
-    `--cell vllm=0.9.3 --cell vllm=0.10.2 --cell python=3.10` means either vLLM, and Python 3.10 with both.
+
+def matches(when: Pairs, values: Pairs) -> bool:
+    """Return whether all axis globs of `when` match the axis values."""
+    axes = dict(values)
+    return all(axis in axes and glob(pattern).match(axes[axis]) for axis, pattern in when)
+
+
+def select(cells: Sequence[Cell], selectors: Sequence[str]) -> tuple[Cell, ...]:
+    """Return the selected cells in the order of the matrix; all cells without a selector.
+
+    A selector is a glob on ids (`v0_15_1-*`) or `axis=glob` (`python=3.1?`). A cell must match one of the selectors on
+    ids and, for each axis, one of the selectors on it: `--cell vllm=0.9.3 --cell vllm=0.10.2 --cell python=3.10`
+    selects either vLLM with Python 3.10.
 
     Raises:
         UsageError: a selector matches no cell, or no cell matches all of them.
@@ -39,7 +53,7 @@ def select(cells: Sequence[Cell], selectors: Sequence[str]) -> tuple[Cell, ...]:
     if selectors and not selected:
         raise UsageError(
             f"no cell matches all of: {', '.join(map(printable, selectors))}",
-            hint="selectors on different axes narrow each other: leave one out",
+            hint="a cell must match the selectors of every axis: remove one",
         )
     return selected
 
@@ -55,20 +69,13 @@ def _check(cells: Sequence[Cell], axis: str, pattern: str) -> None:
     axes = list(dict.fromkeys(name for cell in cells for name, _ in cell.values))
     if not axis:
         ids = [cell.id for cell in cells]
-        hint = suggest(pattern, ids, noun="cells") if len(ids) <= _LISTED_IDS else _nearest_ids(pattern, ids)
+        hint = suggest(pattern, ids, noun="cells")
+        if len(ids) > _LISTED_IDS and not hint.startswith("did you mean"):
+            hint = f"there are {len(ids)} cells, such as {', '.join(ids[:_LISTED_IDS])}"
         raise UsageError(f"no cell is called `{printable(pattern)}`", hint=hint)
     if axis not in axes:
         raise UsageError(f"`{printable(axis)}` is not an axis of this recipe", hint=suggest(axis, axes, noun="axes"))
     values = list(dict.fromkeys(value for cell in cells if (value := cell.value(axis)) is not None))
     raise UsageError(
         f"no cell has {axis}={printable(pattern)}", hint=suggest(pattern, values, noun=f"values of {axis}")
-    )
-
-
-def _nearest_ids(pattern: str, ids: list[str]) -> str:
-    hint = suggest(pattern, ids, noun="cells")
-    return (
-        hint
-        if hint.startswith("did you mean")
-        else f"there are {len(ids)} cells, such as {', '.join(ids[:_LISTED_IDS])}"
     )

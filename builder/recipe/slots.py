@@ -1,9 +1,9 @@
-"""Types of a recipe's strings that may hold placeholders: their places, and the checks of the filled strings."""
+"""Types of a recipe's strings with placeholders: where they are, and the checks of the filled strings."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from builder.host.toml.declarations import ValueType, anchored, list_schema
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One string: it is checked for every cell that matches `when`."""
+    """A string that is checked for every cell that matches `when`."""
 
     path: KeyPath
     text: str
@@ -31,23 +31,20 @@ class Slot:
 
 @dataclass(slots=True)
 class Slots:
-    """What reading a recipe goes along with: its slots so far, and the values of each axis.
-
-    `when` are the cells that the next strings are for.
-    """
+    """The context of reading a recipe: its slots so far, the values of each axis, the cells of the next strings."""
 
     when: Pairs = ()
-    found: list[Slot] = field(default_factory=list)
+    collected: list[Slot] = field(default_factory=list)
     axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def only(self, when: Pairs) -> Slots:
-        """Return a context for some cells only, which collects into the same list."""
-        return Slots(when=when, found=self.found, axes=self.axes)
+        """Return a context for some cells only that collects into the same list."""
+        return replace(self, when=when)
 
     def note(self, table: Table, keys: KeyPath, value: object, check: Check) -> None:
-        """Remember a string, if it is one."""
+        """Collect a value, if it is a string."""
         if isinstance(value, str):
-            self.found.append(Slot((*table.path, *keys), value, check, self.when))
+            self.collected.append(Slot((*table.path, *keys), value, check, self.when))
 
 
 def slot(check: Check) -> ValueType:
@@ -61,41 +58,40 @@ def slot(check: Check) -> ValueType:
 
 
 def slot_list(check: Check) -> ValueType:
-    """Return the type of lists of such strings, each there once."""
+    """Return the type of lists of such strings without duplicates."""
 
     def read(table: Table, key: str, slots: Slots) -> tuple[str, ...]:
         values, raw = table.strings(key), table.raw(key)
         for index, item in enumerate(raw if isinstance(raw, list) else ()):
             slots.note(table, (key, index), item, check)
             if item in raw[:index]:
-                table.problem((key, index), f"`{printable(str(item))}` is there twice")
+                table.problem((key, index), f"`{printable(str(item))}` is listed twice")
         return values
 
     return ValueType(read=read, schema=lambda: list_schema(slot_schema(check), uniqueItems=True))
 
 
 def slot_schema(check: Check) -> Schema:
-    """Return the JSON Schema of a string that a check accepts, or that has a placeholder."""
+    """Return the JSON Schema of a string that passes a check or has a placeholder."""
     if not isinstance(check, value_checks.PatternCheck):
         return {"type": "string"}
     return {"type": "string", "pattern": f"{anchored(check.pattern)}|{placeholders.PATTERN}"}
 
 
 def _environment(parent: Table, key: str, slots: Slots) -> Pairs:
-    """Read `environment`: names as shells know them, none that holds a secret, values on one line."""
+    """Read `environment`: shells' names, no secrets, values on one line."""
     table = parent.table(key)
     for name in table:
         if not re.fullmatch(patterns.ENVIRONMENT, name):
             table.problem(name, f"`{printable(name)}` is not the name of an environment variable")
         elif re.fullmatch(patterns.SECRET, name):
-            table.problem(
-                name, f"`{name}` is a secret: it would be readable in the image", "set it when the image runs"
-            )
+            message = f"`{name}` is a secret: everybody could read it in the image"
+            table.problem(name, message, "set it when the image runs")
     return tuple((name, _VALUE.read(table, name, slots)) for name in table)
 
 
 def _labels(parent: Table, key: str, slots: Slots, prefix: str = "") -> Pairs:
-    """Read labels; TOML takes the dots of an unquoted name for tables, which is meant as one name all the same."""
+    """Read labels; the tables that TOML makes of an unquoted name with dots are joined to one name."""
     table, pairs = parent.table(key), list[tuple[str, str]]()
     for name in table:
         full = prefix + name
@@ -103,9 +99,8 @@ def _labels(parent: Table, key: str, slots: Slots, prefix: str = "") -> Pairs:
             pairs.extend(_labels(table, name, slots, f"{full}."))
             continue
         if not re.fullmatch(patterns.LABEL, full):
-            table.problem(
-                name, f"`{printable(full)}` is not a label name", "lower-case letters, digits, `.`, `-` and `_`"
-            )
+            hint = "lower-case letters, digits, `.`, `-` and `_`"
+            table.problem(name, f"`{printable(full)}` is not a label name", hint)
         pairs.append((full, _VALUE.read(table, name, slots)))
     return tuple(pairs)
 

@@ -1,4 +1,4 @@
-"""Checks of single values: each returns None, or what is wrong with the value."""
+"""Checks of single values: each returns a message, or None if the value is right."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from builder.model import patterns
 
 Check = Callable[[str], "str | None"]
 
-# Options of the server that have a key of their own in a recipe, or that the image sets itself.
-_OWN_KEYS = {
+# Options of the server with a key in recipes, and those that the image sets.
+_OPTION_KEYS = {
     "--model": "server.model",
     "--served-model-name": "server.served-name",
     "--port": "server.port",
@@ -32,16 +32,16 @@ class PatternCheck:
     noun: str
 
     def __call__(self, value: str) -> str | None:
-        """Return what is wrong with a value, or None."""
+        """Return a message if a value does not match."""
         return None if re.fullmatch(self.pattern, value) else f"`{printable(value)}` is not {self.noun}"
 
 
 text = PatternCheck(patterns.TEXT, "one line of text without control characters")
 optional_text = PatternCheck(patterns.OPTIONAL_TEXT, "one line of text without control characters")
-apt = PatternCheck(patterns.APT, "a package name as apt knows them")
+apt = PatternCheck(patterns.APT, "an apt package name")
 tag = PatternCheck(patterns.TAG, "a tag: letters, digits, `_`, `.` and `-`, at most 128")
-repository = PatternCheck(patterns.REPOSITORY, "a repository name: lower-case letters and digits, parts joined by `/`")
-served_name = PatternCheck(patterns.SERVED_NAME, "a model name as clients send it")
+repository = PatternCheck(patterns.REPOSITORY, "a repository name: lower-case letters and digits, joined by `/`")
+served_name = PatternCheck(patterns.SERVED_NAME, "a model name for clients")
 runner = PatternCheck(patterns.RUNNER, "a runner's label: letters, digits, `.`, `_` and `-`")
 _image = PatternCheck(patterns.IMAGE, "an image reference")
 _oci = PatternCheck(patterns.OCI_SOURCE, "a model in a registry: oci://host/name:tag, or @sha256:… in place of the tag")
@@ -49,14 +49,14 @@ _hub = PatternCheck(patterns.HUB_SOURCE, "a hub model: hf://organisation/name@re
 
 
 def image(value: str) -> str | None:
-    """Check a base image: a reference with a tag or a digest, for without one it means another image every month."""
-    if not re.fullmatch(patterns.PINNED_IMAGE, value):
-        return _image(value) or f"`{value}` has neither a tag nor a digest"
-    return None
+    """Check a base image: a reference with a tag or a digest; without one, it means another image every month."""
+    if re.fullmatch(patterns.PINNED_IMAGE, value):
+        return None
+    return _image(value) or f"`{value}` has neither a tag nor a digest"
 
 
 def requirement(value: str) -> str | None:
-    """Check a requirement of PEP 508 that names versions, not a URL."""
+    """Check a requirement (PEP 508) with versions, not a URL."""
     if re.fullmatch(patterns.PLAIN_REQUIREMENT, value):
         return None
     if problem := text(value):
@@ -73,24 +73,24 @@ def requirement(value: str) -> str | None:
 
 
 def model_source(value: str) -> str | None:
-    """Check where a model comes from: a hub with a revision, a registry with a tag or digest, or a folder."""
+    """Check a model's source: a hub with a revision, a registry with a tag or digest, or a folder."""
     if value.startswith("oci://"):
         return _oci(value)
     return _hub(value) if "://" in value else text(value)
 
 
 def argument(value: str) -> str | None:
-    """Check an argument of the server that no key of the recipe stands for."""
+    """Check an argument of the server that has no key in recipes."""
     option = value.split("=", 1)[0].replace("_", "-")
-    if option in _OWN_KEYS:
-        return f"`{printable(value)}` belongs into `{_OWN_KEYS[option]}`"
+    if option in _OPTION_KEYS:
+        return f"`{printable(value)}` belongs in `{_OPTION_KEYS[option]}`"
     if option in _IMAGE_SETS:
         return f"`{printable(value)}` is set when the image runs, not in a recipe"
     return text(value)
 
 
 def expectation(value: str) -> str | None:
-    """Check a regular expression that an answer must match, and that not every answer does."""
+    """Check a regular expression for answers: it must not match every answer."""
     if not value:
         return "expects nothing, so it proves nothing"
     if problem := PatternCheck(patterns.LINES, "a pattern without control characters")(value):

@@ -16,9 +16,8 @@ from builder.host.paths import Workspace, cache_folder
 from builder.host.session import Session
 from builder.image.wheels.tree import unpacking
 from builder.recipe.find import find
-from builder.recipe.job import job_of
 from builder.recipe.load import load
-from builder.recipe.matrix import expand
+from builder.recipe.matrix import expand, job_of
 
 if TYPE_CHECKING:
     from pathlib import Path

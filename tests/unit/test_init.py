@@ -166,13 +166,13 @@ def test_a_tag_that_another_recipe_plans_is_remarked(project: Path, command_line
     assert "the tag" not in command_line("init", "one", "--board", "none")[2]
     (project / "recipes" / "broken.toml").write_text("x")
     err = command_line("init", "two", "--board", "none")[2]
-    assert re.search(r"warning: the tag vllm:\S+ is planned by recipe one too: give one of them another", err)
+    assert re.search(r"warning: the tag vllm:\S+ belongs to recipe one, too: change ", err)
     two = project / "recipes" / "two.toml"
     two.write_text(two.read_text().replace('repository = "vllm"', 'repository = "mine"'))
-    assert "planned by recipe one too" in command_line("init", "three", "--board", "none")[2]
+    assert "belongs to recipe one, too" in command_line("init", "three", "--board", "none")[2]
     for name in ("four", "five"):
         command_line("init", name, "--board", "none")
-    assert "planned by recipes five, four, one and 1 more too" in command_line("init", "six", "--board", "none")[2]
+    assert "belongs to recipes five, four, one and 1 more, too" in command_line("init", "six", "--board", "none")[2]
 
 
 def test_a_model_is_named_as_a_shell_completes_it(project: Path, command_line: CommandLine) -> None:
@@ -190,7 +190,7 @@ def test_nothing_is_overwritten(project: Path, command_line: CommandLine) -> Non
     path.write_text("# mine\n")
     code, out, err = command_line("init", "mine", "--board", "none")
     assert (code, out, path.read_text()) == (2, "", "# mine\n")
-    assert "the recipe `mine` already exists" in err
+    assert "the recipe `mine` exists already" in err
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_nothing_is_overwritten(project: Path, command_line: CommandLine) -> Non
         (("--board", "orin-nx-61"), "did you mean `orin-nx-16`?"),
         (("--board", "orin-nx-16", "--l4t", "38.2.0"), "L4T 38.2.0 does not run on orin-nx-16"),
         (("--board", "orin-nx-16", "--l4t", "7.1"), "unknown L4T release `7.1`"),
-        (("--board", "none", "--cuda", "12.6"), "--l4t and --cuda are for a board"),
+        (("--board", "none", "--cuda", "12.6"), "--l4t and --cuda need a board"),
         (("--board", "xavier-nx-8"), "name a release with --vllm"),
         (("--board", "orin-nx-16", "--l4t", "36.5.0", "--vllm", "0.33.0"), "vllm 0.33.0 runs on Python"),
         (("--board", "orin-nx-16", "--l4t", "36.5.0", "--cuda", "11.4"), "CUDA 11.4 is not published for L4T 36.5.0"),

@@ -133,7 +133,7 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
         '"3.11"',
         (5, "matrix.python", "must be a list of strings, not a string", 'write it as a list: ["3.11"]'),
     ),
-    ("value twice", '"0.20.2"', '"0.15.1"', (4, "matrix.vllm[1]", "`0.15.1` is there twice", None)),
+    ("value twice", '"0.20.2"', '"0.15.1"', (4, "matrix.vllm[1]", "`0.15.1` is listed twice", None)),
     ("empty axis", '["3.11"]', "[]", (5, "matrix.python", "an axis needs at least one value", None)),
     (
         "bad axis value",
@@ -218,7 +218,7 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
             'include = [{ vllm = "1", python = "3.11", distribution = "debian-12" }]\n'
             'exclude = [{ vllm = "1", reason = "x" }]\npython ='
         ),
-        (6, "matrix.exclude[0]", "no cell has vllm=1", "correct the values, or take the rule out"),
+        (6, "matrix.exclude[0]", "no cell has vllm=1", "correct the values, or remove the rule"),
     ),
     (
         "include lacking an axis",
@@ -244,8 +244,8 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
         (
             5,
             "matrix.include",
-            "the cell `v0_15_1-py311-debian12` is there already",
-            "take it out of `include`",
+            "the cell `v0_15_1-py311-debian12` exists already",
+            "remove it from `include`",
         ),
     ),
     (
@@ -282,18 +282,18 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
         "",
         (9, "base.image", "`docker.io/library/debian` has neither a tag nor a digest", None),
     ),
-    ("apt option", "libnuma1", "-oX=y", (10, "base.apt[0]", "`-oX=y` is not a package name as apt knows them", None)),
+    ("apt option", "libnuma1", "-oX=y", (10, "base.apt[0]", "`-oX=y` is not an apt package name", None)),
     (
         "apt removal",
         "libnuma1",
         "libnuma1-",
-        (10, "base.apt[0]", "`libnuma1-` is not a package name as apt knows them", None),
+        (10, "base.apt[0]", "`libnuma1-` is not an apt package name", None),
     ),
     (
         "apt twice",
         '"libnuma1"',
         '"a1",\n"b1", "a1"',
-        (11, "base.apt[2]", "`a1` is there twice", None),
+        (11, "base.apt[2]", "`a1` is listed twice", None),
     ),
     (
         "unknown placeholder",
@@ -309,7 +309,7 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
             13,
             "packages.requires[0]",
             "cell v0_15_1-py311-debian12 has no `{cuda-nodots}`",
-            "known there: architecture, cell, distribution, python, python-nodots, recipe, release, vllm",
+            "it has: architecture, cell, distribution, python, python-nodots, recipe, release, vllm",
         ),
     ),
     (
@@ -375,7 +375,7 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
         "which model",
         "[server]",
         '[[models]]\nname = "other"\nsource = "./t"\n[server]',
-        (22, "server.model", "which of the models does the server serve?", "one of: tiny, other"),
+        (22, "server.model", "the recipe has several models: name the one to serve", "one of: tiny, other"),
     ),
     (
         "server's model unknown",
@@ -394,7 +394,7 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
         "argument with a key of its own",
         "[server]",
         '[server]\narguments = ["--max_model_len=5"]',
-        (20, "server.arguments[0]", "`--max_model_len=5` belongs into `server.max-model-len`", None),
+        (20, "server.arguments[0]", "`--max_model_len=5` belongs in `server.max-model-len`", None),
     ),
     (
         "secret in the environment",
@@ -403,7 +403,7 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
         (
             20,
             "server.environment.HF_TOKEN",
-            "`HF_TOKEN` is a secret: it would be readable in the image",
+            "`HF_TOKEN` is a secret: everybody could read it in the image",
             "set it when the image runs",
         ),
     ),
@@ -438,7 +438,7 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
             24,
             "smoke.questions[0].expect",
             "expects nothing, so it proves nothing",
-            "a word that only a right answer holds, such as `Paris`",
+            "a word that only a right answer contains, such as `Paris`",
         ),
     ),
     (
@@ -449,7 +449,7 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
             24,
             "smoke.questions[0].expect",
             "`(Paris)?` matches an empty answer, so it proves nothing",
-            "a word that only a right answer holds, such as `Paris`",
+            "a word that only a right answer contains, such as `Paris`",
         ),
     ),
     (
@@ -460,7 +460,7 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
             24,
             "smoke.questions[0].expect",
             "`(Paris` is not a regular expression: missing ), unterminated subpattern at position 0",
-            "a word that only a right answer holds, such as `Paris`",
+            "a word that only a right answer contains, such as `Paris`",
         ),
     ),
     (
@@ -470,7 +470,7 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
         (
             27,
             "publish.repository",
-            "`Vllm` is not a repository name: lower-case letters and digits, parts joined by `/`",
+            "`Vllm` is not a repository name: lower-case letters and digits, joined by `/`",
             None,
         ),
     ),
@@ -490,7 +490,7 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
         "override without a condition",
         "[publish]",
         '[[overrides]]\napt = ["a1"]\n[publish]',
-        (26, "overrides[0]", "an override says when it applies", 'add `when = { axis = "value" }`'),
+        (26, "overrides[0]", "an override needs a `when`", 'add `when = { axis = "value" }`'),
     ),
     (
         "override that changes nothing",
@@ -500,7 +500,7 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
             26,
             "overrides[0]",
             "this override changes nothing",
-            "say what is different for these cells, or take it out",
+            "add the changes for these cells, or remove it",
         ),
     ),
     (
@@ -532,8 +532,8 @@ def test_mistakes(tmp_path: Path, old: str, new: str, expected: tuple[int | None
 
 TAGS: list[tuple[str, tuple[str, str | None]]] = [
     ('["{vllm}:{release}"]', ("`0.15.1:bookworm` is not a tag: letters, digits, `_`, `.` and `-`, at most 128", None)),
-    ('["cpu-{vllm}", "cpu-{vllm}"]', ("`cpu-{vllm}` is there twice", None)),
-    ('["a-{vllm}", "a-{cell}", "a-0.15.1"]', ("two templates give the same tag `a-0.15.1`", "take one of them out")),
+    ('["cpu-{vllm}", "cpu-{vllm}"]', ("`cpu-{vllm}` is listed twice", None)),
+    ('["a-{vllm}", "a-{cell}", "a-0.15.1"]', ("two templates give the same tag `a-0.15.1`", "remove one of them")),
     (
         '["{release}"]',
         (
@@ -574,7 +574,7 @@ def test_tags_with_conditions(tmp_path: Path) -> None:
         ),
         (
             'tags = [{ tag = "{vllm}", moving = true, immutable = true }]',
-            ("tags[0].immutable", "a tag that moves is not immutable", "take one of the two out"),
+            ("tags[0].immutable", "a moving tag cannot be immutable", "remove one of the two"),
         ),
         (
             'tags = [{ tag = "{vllm}", moved = true }]',
@@ -585,7 +585,7 @@ def test_tags_with_conditions(tmp_path: Path) -> None:
             ("tags[0]", "`tag` is missing", "add `tag = …` (a string)"),
         ),
         ("tags = [3]", ("tags[0]", "must be a string or a table, not a whole number", 'write it in quotes: "3"')),
-        ('tags = ["{vllm}", { tag = "{vllm}" }]', ("tags[1]", "`{vllm}` is there twice", None)),
+        ('tags = ["{vllm}", { tag = "{vllm}" }]', ("tags[1]", "`{vllm}` is listed twice", None)),
         (
             'on-failure = "complete"',
             ("on-failure", "`complete` is not known", "did you mean `complete-others`?"),
@@ -641,7 +641,7 @@ def test_a_requirement_that_is_bad_once_filled_in(tmp_path: Path) -> None:
 def test_the_usual_tag_needs_a_vllm_axis(tmp_path: Path) -> None:
     text = GOOD.replace("vllm = [", "engine = [").replace("{vllm}", "{engine}")
     assert [p[2:] for p in problems(tmp_path, text)] == [
-        ("the usual tag needs an axis `vllm`", "add the axis, or `publish.tags`")
+        ("the default tag needs an axis `vllm`", "add the axis, or `publish.tags`")
     ]
 
 

@@ -38,7 +38,7 @@ CITY: dict[str, Any] = {
         ),
         ({"type": "object", "properties": {"a": {"type": 1}}}, ("properties", "a", "type"), "does not take this value"),
         ({"type": "array", "items": {"max": 1}}, ("items", "max"), "unknown keyword"),
-        ({"type": "string", "pattern": "("}, ("pattern",), "no regular expression"),
+        ({"type": "string", "pattern": "("}, ("pattern",), "not a regular expression"),
         ({"type": "string", "minLength": True}, ("minLength",), "does not take this value"),
         ({"enum": []}, ("enum",), "at least one value"),
         ({"type": "object", "required": [1]}, ("required",), "names of properties"),
@@ -62,16 +62,16 @@ def test_schemas_without(found: dict[str, Any]) -> None:
         ({"city": "Paris"}, None),
         ({"city": "Rome", "people": 2, "names": ["ab"]}, None),
         ({"city": "Rome", "people": 2.0}, None),
-        ([], "it is no object"),
+        ([], "it is not of type object"),
         ({}, "`city` is missing"),
         ({"city": "Bonn"}, '"Bonn" is not "Paris" or "Rome" at `city`'),
-        ({"city": 3}, "it is no string at `city`"),
+        ({"city": 3}, "it is not of type string at `city`"),
         ({"city": "Rome", "people": 0}, "0 is below the `minimum` of 1 at `people`"),
-        ({"city": "Rome", "people": True}, "it is no integer at `people`"),
-        ({"city": "Rome", "people": 1.5}, "it is no integer at `people`"),
+        ({"city": "Rome", "people": True}, "it is not of type integer at `people`"),
+        ({"city": "Rome", "people": 1.5}, "it is not of type integer at `people`"),
         ({"city": "Rome", "names": ["ab", "c"]}, '"c" is below the `minLength` of 2 at `names[1]`'),
         ({"city": "Rome", "names": ["ab", "cd", "ef"]}, "is above the `maxItems` of 2 at `names`"),
-        ({"city": "Rome", "more": 1}, "`more` is not foreseen"),
+        ({"city": "Rome", "more": 1}, "`more` is not allowed"),
     ],
 )
 def test_answers(answer: Any, problem: str | None) -> None:
@@ -81,7 +81,7 @@ def test_answers(answer: Any, problem: str | None) -> None:
 
 @pytest.mark.parametrize("text", ["", "Paris", '{"city": ', "[" * 100_000])
 def test_what_is_no_json(text: str) -> None:
-    assert guided_schema.unmet(text, guided_schema.text(CITY)) == "it is no JSON"
+    assert guided_schema.unmet(text, guided_schema.text(CITY)) == "it is not JSON"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from builder.lock import advisory_solve, lockfile, resolve, unresolved
 from builder.lock.lock_check import CellCheck, check_lock
 from builder.lock.stage import current_lock, lock_cell
 from builder.pipeline.order import RunOptions
-from builder.recipe.job import job_of
+from builder.recipe.matrix import job_of
 from builder.remote.index.index_client import client_of
 from builder.remote.registry.base_lookup import ResolvedBase
 

@@ -23,8 +23,7 @@ from builder.lock.advisory_solve import Solution
 from builder.lock.alternatives import Alternative, alternatives_of, nearest_versions
 from builder.lock.inspect_index import IndexContents, UnfitWheel
 from builder.model.recipes import Axis, Exclusion, Matrix, Recipe
-from builder.recipe.job import job_of
-from builder.recipe.matrix import expand
+from builder.recipe.matrix import expand, job_of
 from builder.remote.index.index_client import IndexClient
 
 if TYPE_CHECKING:

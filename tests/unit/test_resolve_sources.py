@@ -295,7 +295,7 @@ GOOD = 'name = "mine"\nurl = "https://mine.example/"\npackages = ["torch"]\n'
         ('["torch"]', '["torch"]\nl4t = ["r36"]', "indexes[0].l4t[0]", "not an L4T release"),
         ('["torch"]', '["torch"]\nusual = "yes"', "indexes[0].usual", "must be true or false"),
         ('["torch"]', '["torch"]\nuse = true', "indexes[0].use", "unknown key"),
-        ('["torch"]', '["torch"]\n[[indexes]]\n' + GOOD, "indexes[1].name", "there twice"),
+        ('["torch"]', '["torch"]\n[[indexes]]\n' + GOOD, "indexes[1].name", "is listed twice"),
         (
             '["torch"]',
             '["torch"]\n[[index-mirrors]]\nprefix = "x"\nmirror = "http://m/"',

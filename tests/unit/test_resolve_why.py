@@ -17,7 +17,7 @@ from builder.lock import alternatives, resolve
 from builder.lock import explanation as module
 from builder.lock.explanation import Why, why
 from builder.lock.stage import lock_cell
-from builder.recipe.job import job_of
+from builder.recipe.matrix import job_of
 from builder.remote.index.index_client import client_of
 from builder.remote.registry.base_lookup import ResolvedBase
 

@@ -39,7 +39,7 @@ def replying(text: str = ANSWER.text, chunks: int = 4, **changes: Any) -> Reply:
         (
             {"schema": '{"type": "object"}'},
             REPLY,
-            "expected JSON of the schema, but it is no JSON; got: 'It is Paris.'",
+            "expected JSON of the schema, but it is not JSON; got: 'It is Paris.'",
         ),
         ({"expect": "Paris", "min_tokens": 9}, REPLY, "at least 9"),
         ({"expect": "Paris"}, replying(chunks=1, tokens=8), "expected a stream; 8 tokens came in one piece"),

@@ -14,12 +14,20 @@ from builder.errors import JbuildError
 from builder.host.session import Session
 from builder.lock import lockfile
 from builder.lock.unresolved import reasons
-from builder.model.locks import LEADING, Lock, LockedAdvisory, LockedBase, LockedIndex, LockedRule, LockedWarning
+from builder.model.locks import (
+    LEADING,
+    Lock,
+    LockedAdvisory,
+    LockedBase,
+    LockedIndex,
+    LockedRule,
+    LockedWarning,
+)
 from builder.model.platforms import Platform
 from builder.model.recipes import Cell, Question, Recipe, Spec, TagRule
 from builder.pipeline.order import STAGES, RunOptions
 from builder.pipeline.runner import preview
-from builder.recipe.job import job_of
+from builder.recipe.matrix import job_of
 from builder.recipe.placeholders import unmarked
 
 _STATES = {"unchanged": "done", "run": "to do", "failed": "failed"}

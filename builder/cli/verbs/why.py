@@ -13,7 +13,7 @@ from builder.host import records
 from builder.host.paths import check_cache
 from builder.lock.explanation import Reason, Why, why
 from builder.lock.inspect_index import IndexContents
-from builder.recipe.job import job_of
+from builder.recipe.matrix import job_of
 
 _MOST = 6
 _LINES = 14

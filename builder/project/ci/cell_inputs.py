@@ -12,7 +12,7 @@ from builder.model.locks import Locked
 from builder.pipeline.cell import start
 from builder.pipeline.order import STAGES
 from builder.pipeline.stage import stage_of
-from builder.recipe.job import job_of
+from builder.recipe.matrix import job_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

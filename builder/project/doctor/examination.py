@@ -23,8 +23,7 @@ from builder.project.doctor import (
 )
 from builder.project.doctor.check_records import Check, DoctorContext
 from builder.project.doctor.check_table import check_rows
-from builder.recipe.job import job_of
-from builder.recipe.matrix import expand
+from builder.recipe.matrix import expand, job_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -13,9 +13,8 @@ from builder.jetson.device import TargetHost, cannot_run, this_device
 from builder.jetson.distributions import platforms
 from builder.project.doctor.check_table import ok, problem, skipped
 from builder.recipe.find import recipe_paths
-from builder.recipe.job import job_of
 from builder.recipe.load import load
-from builder.recipe.matrix import expand
+from builder.recipe.matrix import expand, job_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

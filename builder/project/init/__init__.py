@@ -1,1 +1,1 @@
-"""Writes a first recipe from a few answers: what is asked, what is proposed, and the commented file."""
+"""Writes a first recipe from a few answers: questions, proposals, and the commented file."""

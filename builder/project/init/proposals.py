@@ -28,7 +28,7 @@ _NONE = Version("0")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers:
-    """The user's answers; jbuild proposes those that are None. `board` is `none` for the CPU of any arm64 machine."""
+    """A user's answers; None means "propose one". `board` is `none` for the CPU of any arm64 machine."""
 
     board: str
     name: str | None = None
@@ -42,7 +42,7 @@ class Answers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proposal:
-    """Answers to all questions, the axes that choose the platform, and the similar recipe for all other values.
+    """Complete answers, the axes of the platform, and the recipe with the other values.
 
     `like` is None if no recipe is for such a machine; `spec` is then a generic one.
     """
@@ -54,7 +54,7 @@ class Proposal:
 
 
 def board_choices() -> dict[str, str]:
-    """Return the possible boards of a recipe, with a description."""
+    """Return the machines that a recipe can be for, each with a description."""
     modules = {row.name: f"{row.module}, SM {row.sm}, L4T {', '.join(row.l4t)}" for row in boards()}
     return {**modules, NO_BOARD: "the CPU of any arm64 machine"}
 
@@ -63,7 +63,7 @@ def l4t_choices(name: str) -> tuple[str, ...]:
     """Return the L4T releases for a board, the newest first.
 
     Raises:
-        UsageError: there is no such board.
+        UsageError: unknown board.
     """
     row = board(name)
     releases = [p.l4t for p in platforms() if p.l4t.split(".")[0] in row.l4t and row.sm in p.sms]
@@ -71,18 +71,18 @@ def l4t_choices(name: str) -> tuple[str, ...]:
 
 
 def propose(answers: Answers, folders: tuple[Path, ...]) -> Proposal:
-    """Return a proposal for a new recipe that keeps the answers.
+    """Return a proposal for a new recipe that keeps all answers.
 
     Raises:
-        UsageError: an answer is unknown, or no L4T release is for the board.
+        UsageError: an answer is unknown, or the board has no L4T release.
     """
     if answers.board == NO_BOARD:
         if answers.l4t or answers.cuda:
-            raise UsageError("--l4t and --cuda are for a board", hint="name it with --board")
+            raise UsageError("--l4t and --cuda need a board", hint="name it with --board")
     else:
         answers = replace(answers, l4t=_release(answers, folders))
-    like = _most_like(answers, _shipped(folders))
-    values = {axis.name: axis.values[0] for axis in like.matrix.axes} if like else {}
+    like = _most_similar(answers, _shipped_recipes(folders))
+    values = _first_values(like)
     if answers.vllm is None:
         if "vllm" not in values:
             raise UsageError(
@@ -91,7 +91,7 @@ def propose(answers: Answers, folders: tuple[Path, ...]) -> Proposal:
         answers = replace(answers, vllm=values["vllm"])
     spec = like.spec if like else _GENERIC
     if answers.vllm != values.get("vllm"):
-        # Pins belong to their vLLM release.
+        # Pins are for the release that they were tested with.
         spec = replace(spec, constraints=(), replace=())
     model = answers.model or (spec.models[0].source if spec.models else None)
     if model is None:
@@ -101,37 +101,37 @@ def propose(answers: Answers, folders: tuple[Path, ...]) -> Proposal:
 
 
 def _release(answers: Answers, folders: tuple[Path, ...]) -> str:
-    """Return the L4T release of the answers, else the newest of a recipe, else the newest."""
+    """Return the user's L4T release, else the newest with a recipe, else the newest."""
     releases = l4t_choices(answers.board)
     if answers.l4t:
         if mistake := check_value("l4t", answers.l4t):
             raise UsageError(mistake[0], hint=mistake[1])
         if answers.l4t not in releases:
-            names = ", ".join(releases)
-            raise UsageError(f"L4T {answers.l4t} does not run on {answers.board}", hint=f"these do: {names}")
+            hint = f"these do: {', '.join(releases)}"
+            raise UsageError(f"L4T {answers.l4t} does not run on {answers.board}", hint=hint)
         return answers.l4t
-    used = {value for recipe in _shipped(folders) for value in recipe.matrix.all_values().get("l4t", ())}
+    used = {value for recipe in _shipped_recipes(folders) for value in recipe.matrix.all_values().get("l4t", ())}
     if not releases:
         raise UsageError(f"no L4T release is known for {answers.board}", hint="`jbuild init --help` shows the boards")
     return next((release for release in releases if release in used), releases[0])
 
 
-def _shipped(folders: tuple[Path, ...]) -> list[Recipe]:
-    """Return the recipes that ship with jbuild, whose folder comes last; other recipes may never have worked."""
+def _shipped_recipes(folders: tuple[Path, ...]) -> list[Recipe]:
+    """Return the recipes that ship with jbuild, whose folder is the last: only these are known to work."""
     recipes = []
     for path in recipe_paths(folders[-1:]).values():
         try:
             recipes.append(load(path))
         except JbuildError:
-            # A recipe with mistakes is no pattern; `jbuild list` reports them.
+            # `jbuild list` reports its mistakes.
             continue
     return recipes
 
 
-def _most_like(answers: Answers, recipes: list[Recipe]) -> Recipe | None:
-    """Return the recipe for the same kind of machine: of the same vLLM, else L4T release, else of the newest vLLM."""
+def _most_similar(answers: Answers, recipes: list[Recipe]) -> Recipe | None:
+    """Return the recipe for the same kind of machine: of the same vLLM, else L4T release, else with the newest vLLM."""
 
-    def likeness(recipe: Recipe) -> tuple[bool, bool, Version]:
+    def similarity(recipe: Recipe) -> tuple[bool, bool, Version]:
         values = recipe.matrix.all_values()
         versions = values.get("vllm", ())
         return (
@@ -141,7 +141,7 @@ def _most_like(answers: Answers, recipes: list[Recipe]) -> Recipe | None:
         )
 
     alike = [recipe for recipe in recipes if recipe.architecture == "arm64" and _same_kind(answers, recipe)]
-    return max(alike, key=likeness, default=None)
+    return max(alike, key=similarity, default=None)
 
 
 def _version(text: str) -> Version:
@@ -158,11 +158,15 @@ def _same_kind(answers: Answers, recipe: Recipe) -> bool:
     return any(release.split(".")[0] == answers.l4t.split(".")[0] for release in releases)
 
 
+def _first_values(recipe: Recipe | None) -> dict[str, str]:
+    return {axis.name: axis.values[0] for axis in recipe.matrix.axes} if recipe else {}
+
+
 def _axes(answers: Answers, values: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return the axes that choose the platform: the answers, and the similar recipe's values if they are possible."""
-    target = {"l4t": answers.l4t} if answers.l4t else {"distribution": values.get("distribution", "debian-12")}
-    chosen = {"cuda": answers.cuda, "python": answers.python}
-    fixed = {**target, **{name: value for name, value in chosen.items() if value}}
+    """Return the axes of the platform: the answers, and the similar recipe's values if such a platform exists."""
+    system = {"l4t": answers.l4t} if answers.l4t else {"distribution": values.get("distribution", "debian-12")}
+    versions = {"cuda": answers.cuda, "python": answers.python}
+    fixed = {**system, **{name: value for name, value in versions.items() if value}}
     proposed = {name: values[name] for name in ("ubuntu", "cuda", "python") if name in values} | fixed
     try:
         platform_for(proposed.items(), "arm64")

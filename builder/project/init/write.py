@@ -1,4 +1,4 @@
-"""A new recipe as a commented file, checked before it is written, and remarks on it."""
+"""Writes a new recipe as a commented file, checks it first, and lists what is left to do."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 _TEMPLATE = Path(__file__).with_name("recipe.toml.j2")
 _QUESTION = Question(ask="What is the capital of France?", expect="Paris")
-# The column of the explanations.
+# The column of the comments.
 _COLUMN = 52
+# Most names in a remark.
 _FEW = 3
 
 
@@ -38,8 +39,8 @@ def write(proposal: Proposal, folder: Path) -> Path:
     """Write a recipe into a folder, and the schema of recipes beside the folder; return the recipe's path.
 
     Raises:
-        UsageError: the name is taken, or the answers do not make a possible recipe.
-        DiskError: it cannot be written.
+        UsageError: a recipe of that name exists, or the answers make a recipe that cannot be built.
+        DiskError: a file cannot be written.
     """
     name = proposal.answers.name or ""
     if not re.fullmatch(patterns.RECIPE_NAME, name):
@@ -47,13 +48,12 @@ def write(proposal: Proposal, folder: Path) -> Path:
         raise UsageError(f"`{printable(name)}` is not a recipe name", hint=hint)
     path = folder / f"{name}.toml"
     if path.exists():
-        raise UsageError(
-            f"the recipe `{name}` already exists", where=str(path), hint="choose another name: `jbuild init NAME`"
-        )
+        hint = "choose another name: `jbuild init NAME`"
+        raise UsageError(f"the recipe `{name}` exists already", where=str(path), hint=hint)
     text = render(proposal)
     _check(name, text)
     write_text(path, text)
-    # Editors use it for the recipe's first line; it belongs to this version of jbuild, so it replaces an older one.
+    # The recipe's first line names it for editors. It replaces one of an older jbuild.
     write_text(folder.parent / "schemas" / FILES["recipe"], schema_text("recipe"))
     return path
 
@@ -72,7 +72,7 @@ def render(proposal: Proposal) -> str:
         answers=answers,
         axes=dict(proposal.axes),
         spec=spec,
-        question=next((question for question in spec.smoke.questions if question.ask and question.expect), _QUESTION),
+        question=next((item for item in spec.smoke.questions if item.ask and item.expect), _QUESTION),
         like=proposal.like.name if proposal.like else None,
         for_board=answers.board != NO_BOARD,
         model_name=model.name if model else _model_name(answers.model or ""),
@@ -81,8 +81,21 @@ def render(proposal: Proposal) -> str:
     return "".join(f"{_aligned(line)}\n" for line in text.splitlines())
 
 
+def remarks(path: Path) -> Iterator[str]:
+    """Yield what is left to do for a new recipe: models to fetch, tags that other recipes of its folder have, too."""
+    yield from _absent_models(path)
+    paths = {name: neighbour for name, neighbour in recipe_paths([path.parent]).items() if name != path.stem}
+    shared = {name: tags for name, neighbour in paths.items() if (tags := _tags(path) & _tags(neighbour))}
+    if shared:
+        repository, tag = min(min(tags) for tags in shared.values())
+        yield (
+            f"the tag {repository}:{tag} belongs to {_names(sorted(shared))}, too: "
+            "change `publish.repository` or `publish.tags` of one"
+        )
+
+
 def _check(name: str, text: str) -> None:
-    """Make sure that the recipe is valid, and that its cell is possible."""
+    """Check that the recipe can be read, and that its cell can be built."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.toml"
         path.write_text(text, encoding="utf-8")
@@ -90,8 +103,8 @@ def _check(name: str, text: str) -> None:
             (cell,) = expand(load(path))
         except DocumentError as error:
             first = error.problems[0]
-            message = f"not a valid recipe: {first.key}: {first.message}"
-            raise UsageError(message, hint=first.hint or "`jbuild init --help` lists the options") from error
+            message = f"these answers do not make a recipe: {first.key}: {first.message}"
+            raise UsageError(message, hint=first.hint or "`jbuild init --help` shows the options") from error
     if cell.impossible:
         hint = "choose another --vllm, --python, --cuda or --l4t"
         raise UsageError(f"this cannot be built: {cell.impossible}", hint=hint)
@@ -103,30 +116,16 @@ def _model_name(source: str) -> str:
 
 
 def _toml(value: Any) -> str:
-    """Write a string, a number or a list of strings as TOML does; JSON's strings are TOML's."""
+    """Return a string, a number or a list of strings as TOML; JSON's strings are valid TOML."""
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_toml, value))}]"
     return json.dumps(value, ensure_ascii=False)
 
 
 def _aligned(line: str) -> str:
-    """Move the explanation of a key to its column."""
+    """Move a key's comment into its column."""
     code, mark, comment = line.partition("  ## ")
     return f"{code.rstrip().ljust(_COLUMN - 2)}  # {comment}" if mark else line
-
-
-def remarks(path: Path) -> Iterator[str]:
-    """Yield remarks about a new recipe beside the other recipes of its folder."""
-    yield from _absent_models(path)
-    planned = _tags(path)
-    by_recipe = {name: _tags(sibling) for name, sibling in recipe_paths([path.parent]).items() if name != path.stem}
-    shared = {name: planned & tags for name, tags in by_recipe.items() if planned & tags}
-    if shared:
-        repository, tag = min(min(tags) for tags in shared.values())
-        yield (
-            f"the tag {repository}:{tag} is planned by {_names(sorted(shared))} too: "
-            "give one of them another `publish.repository`, or `publish.tags`"
-        )
 
 
 def _names(names: Sequence[str]) -> str:
@@ -139,15 +138,15 @@ def _absent_models(path: Path) -> Iterator[str]:
     for model in load(path).spec.models:
         source = locate(model.source, path.parent, Config())
         if isinstance(source, FolderSource) and not (source.path / CONFIG).is_file():
-            fault = f"has no {CONFIG}" if source.path.is_dir() else "does not exist"
-            yield f"the model's folder {source.path.resolve()} {fault}: sources are relative to the recipe"
+            problem = f"has no {CONFIG}" if source.path.is_dir() else "does not exist"
+            yield f"the model's folder {source.path.resolve()} {problem}: sources are relative to the recipe"
 
 
 def _tags(path: Path) -> frozenset[tuple[str, str]]:
-    """Return repository and tag of all publications of a recipe; none for a recipe with mistakes."""
+    """Return repositories and tags of a recipe's images; none if the recipe has mistakes."""
     try:
         recipe = load(path)
         published = [specify(recipe, cell).publish for cell in expand(recipe) if not cell.impossible]
     except JbuildError:
         return frozenset()
-    return frozenset((publish.repository, rule.name) for publish in published for rule in publish.tags)
+    return frozenset((spec.repository, rule.name) for spec in published for rule in spec.tags)
