@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from agreement.elves import shared_objects
 from agreement.report import when_and_where, write_section
 from builder.audit import elf, fatbin
-from builder.audit.byte_source import MalformedError
+from builder.audit.byte_source import File, MalformedError
 from builder.errors import JbuildError
 from builder.host.console import Console
 from builder.host.paths import Workspace
@@ -137,7 +137,7 @@ def _fatbin_seeds(workspace: Workspace) -> Iterator[bytes]:
     """Yield sections of real libraries with their payloads cut short and their sizes put right."""
     for path in shared_objects(workspace.trees):
         try:
-            sections = elf.read(path).sections
+            sections = elf.read_source(File(path)).sections
         except MalformedError:
             continue
         for section in sections:

@@ -16,7 +16,7 @@ from agreement.place import Place
 from agreement.report import when_and_where, write_section
 from agreement.stacks import read_stacks
 from builder.audit import elf, fatbin
-from builder.audit.byte_source import MalformedError
+from builder.audit.byte_source import File, MalformedError
 from builder.errors import JbuildError
 from builder.lock.stage import current_lock
 
@@ -87,7 +87,7 @@ def _compare(tree: Path, program: Path, symbols: Tally, gpu: Tally) -> None:
     for path in shared_objects(tree):
         shown = str(path).rpartition("/site-packages/")[2]
         symbols.take(shown, lambda path=path: binutils.differences(path))  # type: ignore[misc]
-        if any(section.name in fatbin.SECTIONS for section in elf.read(path).sections):
+        if any(section.name in fatbin.SECTIONS for section in elf.read_source(File(path)).sections):
             gpu.take(shown, lambda path=path: cuobjdump.differences(program, path))  # type: ignore[misc]
 
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import re
+import tarfile
 import tempfile
+import threading
+import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from builder.audit import elf, facts_cache
-from builder.audit.base_layers import members, streamed
 from builder.audit.byte_source import File, MalformedError, Plain
 from builder.audit.wheel_facts import READER, compact
-from builder.errors import RegistryError
+from builder.errors import JbuildError, RegistryError
 from builder.host.files import mark_used
 from builder.model.audits import BaseFacts
 from builder.remote.registry.base_lookup import connect_to, image_manifest
 from builder.remote.registry.reference import Reference
 
 if TYPE_CHECKING:
-    import tarfile
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from builder.audit.byte_source import ByteSource
     from builder.host.session import Session
@@ -39,6 +43,7 @@ _LARGEST_TEXT = 32 << 20
 _MOST_LAYERS = 512
 # ldconfig's own folders, besides those of ld.so.conf.
 _TRUSTED = ("/lib", "/usr/lib", "/lib64", "/usr/lib64")
+_FLAWS = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError)
 
 
 @dataclass(slots=True)
@@ -66,10 +71,10 @@ def read_base(used: str, digest: str, architecture: str, session: Session) -> Ba
     name = digest.removeprefix("sha256:")
     cached = session.workspace.facts / name[:2] / f"{name}-{architecture}-{READER}"
     mark_used(cached)
-    facts = facts_cache.read_base(cached)
+    facts = facts_cache.read(cached, BaseFacts)
     if facts is None:
         facts = _read(Reference.parse(used), digest, architecture, session)
-        facts_cache.write_base(cached, facts)
+        facts_cache.write(cached, facts)
     return facts
 
 
@@ -204,3 +209,77 @@ def _packages(status: str) -> tuple[str, ...]:
         if name and (state is None or state[1].endswith(" installed")):
             names.add(name[1])
     return tuple(sorted(names))
+
+
+@contextmanager
+def streamed(client: RegistryClient, repository: str, digest: str) -> Iterator[IO[bytes]]:
+    """Provide the bytes of a blob as a file that is read once, while they arrive.
+
+    Raises:
+        RegistryError, IntegrityError: the blob cannot be fetched or its digest differs; raised at the end of the block.
+    """
+    reading, writing = os.pipe()
+    failures: list[BaseException] = []
+
+    def fetch() -> None:
+        try:
+            with os.fdopen(writing, "wb", buffering=0) as target:
+                client.get_blob(repository, digest, lambda block: _write_all(target, block))
+        except BrokenPipeError:
+            # The reader stopped, and raises its own error.
+            return
+        except JbuildError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=fetch, daemon=True)
+    with os.fdopen(reading, "rb", buffering=1 << 20) as source:
+        thread.start()
+        try:
+            yield source
+            while source.read(1 << 20):
+                pass
+        except MalformedError:
+            # A failed transfer that cut the blob off is not the image's fault.
+            source.close()
+            thread.join()
+            if failures:
+                raise failures[0] from None
+            raise
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _write_all(target: Any, block: bytes) -> None:
+    view = memoryview(block)
+    while view:
+        view = view[target.write(view) :]
+
+
+def members(blob: IO[bytes], media_type: str) -> Iterator[tuple[tarfile.TarInfo, Callable[[], IO[bytes] | None]]]:
+    """Yield the entries of a layer, each with a function that opens it before the next one is read.
+
+    Raises:
+        MalformedError: the layer cannot be read.
+        RegistryError: its compression is not supported.
+    """
+    try:
+        with tarfile.open(fileobj=_plain(blob, media_type), mode="r|") as archive:
+            for entry in archive:
+                yield entry, lambda entry=entry: archive.extractfile(entry)  # type: ignore[misc]
+    except _FLAWS as error:
+        raise MalformedError(f"a layer of the base image cannot be read: {error}") from error
+
+
+def _plain(blob: IO[bytes], media_type: str) -> IO[bytes]:
+    if media_type.endswith(("gzip", "tar.gzip", "+gzip")):
+        return gzip.GzipFile(fileobj=blob)  # type: ignore[return-value]
+    if media_type.endswith("zstd"):
+        import zstandard  # noqa: PLC0415  # few base images need it
+
+        return zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(blob)
+    if media_type.endswith("tar"):
+        return blob
+    raise RegistryError(
+        f"layers of the type {media_type} cannot be read", hint="use a base image with gzip or zstd layers"
+    )

@@ -13,12 +13,11 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from builder.audit.byte_source import File, MalformedError
+from builder.audit.byte_source import MalformedError
 from builder.model.audits import Header, VersionNeed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from builder.audit.byte_source import ByteSource
 
@@ -90,15 +89,6 @@ class ElfFacts:
     version_needs: tuple[VersionNeed, ...] = ()
     version_defines: tuple[str, ...] = ()
     sections: tuple[Section, ...] = ()
-
-
-def read(path: Path) -> ElfFacts:
-    """Read a file.
-
-    Raises:
-        MalformedError: it is not an ELF file, or an inconsistent one.
-    """
-    return read_source(File(path))
 
 
 def read_header(head: bytes) -> Header:

@@ -185,9 +185,9 @@ class Environment:
     @cached_property
     def unknown_packages(self) -> tuple[str, ...]:
         """Packages of the recipe whose libraries the audit does not know."""
-        listed = {row.package for row in tables().packages} | set(self.base.packages if self.base else ())
+        packages = {row.package for row in tables().packages} | set(self.base.packages if self.base else ())
         names = (text.partition("=")[0] for text in self.apt)
-        return tuple(sorted({name for name in names if name not in listed}))
+        return tuple(sorted({name for name in names if name not in packages}))
 
     def package_for(self, library: str) -> str | None:
         """Return the distribution's package with a library, if it is known."""

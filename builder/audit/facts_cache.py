@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from builder.host.files import atomic_file, disk_errors
 from builder.model.audits import BaseFacts, Binary, GpuCode, GpuTarget, Header, VersionNeed, WheelFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-_T = TypeVar("_T")
+_Facts = TypeVar("_Facts", WheelFacts, BaseFacts)
 
 _MAGIC = b"jbuild-facts\n"
 _LENGTH = struct.Struct("<I")
 _BLOBS = ("defines", "wants", "wanted")
-_BASE_LISTS = ("folders", "library_path", "packages", "distribution")
-_WHEEL_BLOBS = ("files", "file_keys", "contents")
+_FACTS_BLOBS = ("files", "file_keys", "contents")
 
 
 class _Blobs:
@@ -35,75 +34,39 @@ class _Blobs:
         return self._size - len(blob), len(blob)
 
 
-def write(path: Path, facts: WheelFacts) -> None:
-    """Store the facts of a wheel.
+def write(path: Path, facts: WheelFacts | BaseFacts) -> None:
+    """Store the facts of a wheel or a base image.
 
     Raises:
         DiskError: the file cannot be written.
     """
     blobs = _Blobs()
-    head: dict[str, Any] = {"tags": facts.tags, "requires": facts.requires, "flaws": facts.flaws}
-    head |= {name: blobs.add(getattr(facts, name)) for name in _WHEEL_BLOBS}
+    head: dict[str, Any] = {field.name: getattr(facts, field.name) for field in fields(facts)}
+    head |= {name: blobs.add(value) for name, value in head.items() if isinstance(value, bytes)}
     head["binaries"] = [_row(binary, blobs) for binary in facts.binaries]
-    _write(path, head, blobs)
-
-
-def write_base(path: Path, facts: BaseFacts) -> None:
-    """Store the facts of a base image.
-
-    Raises:
-        DiskError: the file cannot be written.
-    """
-    blobs = _Blobs()
-    head: dict[str, Any] = {name: getattr(facts, name) for name in _BASE_LISTS}
-    head |= {"links": facts.links, "binaries": [_row(binary, blobs) for binary in facts.binaries]}
-    _write(path, head, blobs)
-
-
-def _write(path: Path, head: dict[str, Any], blobs: _Blobs) -> None:
     text = json.dumps(head, separators=(",", ":")).encode()
     with disk_errors(path), atomic_file(path) as temporary:
         temporary.write_bytes(b"".join([_MAGIC, _LENGTH.pack(len(text)), text, *blobs.blobs]))
 
 
-def read(path: Path) -> WheelFacts | None:
-    """Return the facts of a wheel, or None if the file is missing or damaged."""
-    return _read(path, _wheel)
-
-
-def read_base(path: Path) -> BaseFacts | None:
-    """Return the facts of a base image, or None if the file is missing or damaged."""
-    return _read(path, _base)
-
-
-def _read(path: Path, decode: Callable[[dict[str, Any], bytes, int], _T]) -> _T | None:
+def read(path: Path, kind: type[_Facts]) -> _Facts | None:
+    """Return the facts of a wheel or a base image, or None if the file is missing or damaged."""
     try:
         data = path.read_bytes()
         start = len(_MAGIC) + _LENGTH.size
         (length,) = _LENGTH.unpack_from(data, len(_MAGIC))
-        return decode(json.loads(data[start : start + length]), data, start + length)
+        head, body = json.loads(data[start : start + length]), start + length
+        return kind(**{field.name: _value(field.name, head[field.name], data, body) for field in fields(kind)})
     except (OSError, ValueError, KeyError, TypeError, struct.error):
         return None
 
 
-def _wheel(head: dict[str, Any], data: bytes, body: int) -> WheelFacts:
-    return WheelFacts(
-        tags=tuple(head["tags"]),
-        requires=tuple(head["requires"]),
-        flaws=tuple((path, text) for path, text in head["flaws"]),
-        binaries=tuple(_binary(row, data, body) for row in head["binaries"]),
-        files=_blob(data, body, head["files"]),
-        file_keys=_blob(data, body, head["file_keys"]),
-        contents=_blob(data, body, head["contents"]),
-    )
-
-
-def _base(head: dict[str, Any], data: bytes, body: int) -> BaseFacts:
-    return BaseFacts(
-        binaries=tuple(_binary(row, data, body) for row in head["binaries"]),
-        links=tuple((path, target) for path, target in head["links"]),
-        **{name: tuple(head[name]) for name in _BASE_LISTS},
-    )
+def _value(name: str, value: list[Any], data: bytes, body: int) -> Any:
+    if name in _FACTS_BLOBS:
+        return _blob(data, body, value)
+    if name == "binaries":
+        return tuple(_binary(row, data, body) for row in value)
+    return tuple(tuple(entry) if isinstance(entry, list) else entry for entry in value)
 
 
 def _blob(data: bytes, body: int, extent: list[int]) -> bytes:

@@ -148,15 +148,15 @@ def conflicts(case: AuditContext) -> Iterator[Finding]:
 
 def _conflict(one: LockedWheel, two: LockedWheel, paths: Sequence[str]) -> Iterator[Finding]:
     grave = [path for path in paths if not _HARMLESS.fullmatch(path)]
-    listed = grave or list(paths)
+    files = grave or list(paths)
     yield Finding(
         rule="file-conflict",
         severity="warning" if grave else "info",
         wheel=named(two),
-        file=listed[0],
+        file=files[0],
         detail=f"is another file than that of {named(one)}; the image has the one that is unpacked last",
         fix=f"keep one of {one.name} and {two.name}" if grave else "nothing to do unless something reads it",
-        also=tuple(listed[1:]),
+        also=tuple(files[1:]),
     )
 
 

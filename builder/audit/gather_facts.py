@@ -72,7 +72,9 @@ def gather_files(paths: dict[str, Path], session: Session) -> dict[str, WheelFac
 
 def _cached(digests: Iterable[str], session: Session) -> dict[str, WheelFacts]:
     paths = ((sha256, _path(sha256, session)) for sha256 in digests)
-    return {sha256: facts for sha256, path in paths if mark_used(path) and (facts := facts_cache.read(path))}
+    return {
+        sha256: facts for sha256, path in paths if mark_used(path) and (facts := facts_cache.read(path, WheelFacts))
+    }
 
 
 def _store(facts: dict[str, WheelFacts], session: Session) -> None:
@@ -104,8 +106,8 @@ def read_wheels(paths: dict[str, Path], session: Session) -> dict[str, WheelFact
 def _read_all(wheels: dict[str, tuple[Path, WheelMembers]], session: Session) -> dict[str, list[_Read]]:
     portions = [
         (sum(member.size for member in members), sha256, path, members)
-        for sha256, (path, listed) in wheels.items()
-        for members in portions_of(listed)
+        for sha256, (path, contents) in wheels.items()
+        for members in portions_of(contents)
     ]
     # The largest first: a small one should end last.
     portions.sort(key=lambda portion: -portion[0])

@@ -49,7 +49,7 @@ def gpu_code(case: AuditContext) -> Iterator[Finding]:
 
 def _unsure(case: AuditContext, sm: int) -> Iterator[Finding]:
     """Yield files that run on some L4T releases only, if the release is unknown."""
-    if case.l4t or _dotted(sm) not in {listed for row in platforms() for listed in row.sms}:
+    if case.l4t or _dotted(sm) not in {supported for row in platforms() for supported in row.sms}:
         return
     with_code = (node for node in case.environment.nodes if node.binary.gpu)
     nodes = [node for node in with_code if _verdict(case, node, sm).verdict == "same-major"]

@@ -94,7 +94,7 @@ class Loader:
             if not self._failures(with_siblings):
                 closure, causes = with_siblings, ()
         failures = causes if loaded else (*self._dependent(closure), *causes)
-        injected = tuple(sorted(name for name, each in closure.opaque.items() if each.injected))
+        injected = tuple(sorted(name for name, library in closure.opaque.items() if library.injected))
         by_import = tuple(sorted(closure.by_import))
         return LoadOutcome(node=node, failures=failures, injected=injected, by_import=by_import)
 
@@ -168,7 +168,10 @@ class Loader:
         for node in nodes:
             closure = self._closure(node)
             # Keep failing files too, so that others are judged as they would be without that failure.
-            failures = (*self._failures(closure), *(c for each in self._dependent(closure) for c in each.causes))
+            failures = (
+                *self._failures(closure),
+                *(c for dependent in self._dependent(closure) for c in dependent.causes),
+            )
             if failures:
                 self._broken.update(dict.fromkeys(closure.nodes, failures))
             self._take(closure, everywhere=node in marks)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from builder.model.platforms import Platform
 
 _STACKS_REFUSED = "2.41"
+# Of C++ names, in characters: longer ones are not demangled, and cut in findings.
+_LONGEST = 2000
+_LONGEST_SHOWN = 160
 _RULES: dict[type, str] = {
     MissingLibrary: "missing-library",
     Outdated: "symbol-version",
@@ -226,10 +229,6 @@ def _by_import(case: AuditContext) -> Iterator[Finding]:
         yield finding("missing-library", "info", [verdict.node for verdict in verdicts], detail, fix)
 
 
-_LONGEST = 2000
-_LONGEST_SHOWN = 160
-
-
 def demangled(symbol: str) -> str:
     """Return a symbol's C++ name, shortened; the symbol itself if it is not a C++ one or cannot be read."""
     name = symbol.partition("@")[0]
@@ -254,7 +253,7 @@ def bases_for(platform: Platform, fits: Callable[[Distribution], bool]) -> Itera
         name
         for row in platforms()
         if row.l4t == platform.l4t
-        for name in (row.distribution, *(other.distribution for other in row.also_on))
+        for name in (row.distribution, *(alternative.distribution for alternative in row.also_on))
     }
     for row in distributions():
         if row.name == platform.distribution or not fits(row) or (platform.l4t and row.name not in made_on):

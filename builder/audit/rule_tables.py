@@ -73,7 +73,6 @@ class GpuPolicy:
 
     l4t: str
     same_major: bool
-    source: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,9 +144,7 @@ def tables() -> Tables:
         policies=policies,
         ptx=ptx,
         promises=documents.load(_FOLDER / "tags.toml", "the tags have mistakes", _promises),
-        optional=exceptions[0],
-        other_gpus=exceptions[1],
-        hidden_code=exceptions[2],
+        **exceptions,
     )
 
 
@@ -175,48 +172,41 @@ def _exports(table: Table, package: str | None = None) -> KnownExports:
     )
     if not row.libraries:
         table.problem("libraries", "must name at least one library")
-    table.string("source", pattern=".+", noun="a source")
-    table.done()
+    _close(table)
     return row
 
 
+def _close(table: Table) -> None:
+    """Require a source, and refuse unknown keys."""
+    table.string("source", pattern=".+", noun="a source")
+    table.done()
+
+
 def _packages(root: Table) -> tuple[tuple[KnownExports, ...], tuple[KnownExports, ...]]:
-    essential = tuple(_exports(table) for table in root.tables("essential"))
-    named = tuple(
-        _exports(table, table.string("name", pattern=r"[a-z0-9][a-z0-9.+-]*")) for table in root.tables("packages")
-    )
-    return essential, named
+    named = ((table, table.string("name", pattern=r"[a-z0-9][a-z0-9.+-]*")) for table in root.tables("packages"))
+    return tuple(map(_exports, root.tables("essential"))), tuple(_exports(table, name) for table, name in named)
 
 
 def _injected(root: Table) -> tuple[KnownExports, ...]:
-    return tuple(_exports(table) for table in root.tables("injected"))
+    return tuple(map(_exports, root.tables("injected")))
 
 
 def _preloads(root: Table) -> tuple[Preload, ...]:
     rows = []
     for table in root.tables("preloads"):
-        table.string("source", pattern=".+", noun="a source")
-        row = Preload(
-            package=table.string("package"),
-            load=table.strings("load"),
-            everywhere=table.strings("everywhere"),
-            only_with=table.optional_string("only-with"),
-        )
-        table.done()
-        rows.append(row)
+        load, everywhere = table.strings("load"), table.strings("everywhere")
+        package, only_with = table.string("package"), table.optional_string("only-with")
+        rows.append(Preload(package=package, load=load, everywhere=everywhere, only_with=only_with))
+        _close(table)
     return tuple(rows)
 
 
 def _gpu(root: Table) -> tuple[tuple[GpuPolicy, ...], tuple[_PtxVersion, ...]]:
     policies, versions = [], list[_PtxVersion]()
     for table in root.tables("policies"):
-        policy = GpuPolicy(
-            l4t=table.string("l4t"),
-            same_major=table.boolean("same-major", default=False),
-            source=table.string("source", pattern=".+", noun="a source"),
-        )
-        table.done()
-        policies.append(policy)
+        same_major = table.boolean("same-major", default=False)
+        policies.append(GpuPolicy(l4t=table.string("l4t"), same_major=same_major))
+        _close(table)
     for table in root.tables("ptx"):
         isa, cuda = (major_minor(table.string(key, pattern=_VERSION)) for key in ("isa", "cuda"))
         versions.append((isa, cuda))
@@ -235,19 +225,18 @@ def _promises(root: Table) -> tuple[tuple[str, str], ...]:
     return tuple(rows)
 
 
-def _exceptions(root: Table) -> tuple[tuple[Exempt, ...], ...]:
-    return tuple(_exempt(root, key) for key in ("optional", "other-gpus", "hidden-code"))
+def _exceptions(root: Table) -> dict[str, tuple[Exempt, ...]]:
+    return {key.replace("-", "_"): _exempt(root, key) for key in ("optional", "other-gpus", "hidden-code")}
 
 
 def _exempt(root: Table, key: str) -> tuple[Exempt, ...]:
     rows = []
     for table in root.tables(key):
-        table.string("source", pattern=".+", noun="a source")
         sms = table.strings("sms", pattern=_VERSION, noun="a compute capability such as 9.0")
         row = Exempt(wheel=table.string("wheel"), file=table.string("file"), why=table.string("why"), sms=sms)
         if key == "other-gpus" and not sms:
             table.problem("sms", "must name the GPUs of the file's code")
-        table.done()
+        _close(table)
         rows.append(row)
     return tuple(rows)
 

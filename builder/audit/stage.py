@@ -118,8 +118,8 @@ def _order(finding: Finding) -> tuple[int, int, str, str]:
 
 
 def _waived(finding: Finding, waivers: Sequence[Waiver]) -> Finding:
-    found = next((waiver for waiver in waivers if fits(waiver, finding)), None)
-    return replace(finding, waived=found.reason) if found else finding
+    match = next((waiver for waiver in waivers if fits(waiver, finding)), None)
+    return replace(finding, waived=match.reason) if match else finding
 
 
 def fits(waiver: Waiver, finding: Finding) -> bool:

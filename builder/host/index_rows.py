@@ -65,10 +65,10 @@ def read_rows(root: Table, families: Mapping[str, tuple[str, ...]]) -> tuple[Ind
         if not row.packages and not table.raw("packages"):
             if row.family:
                 hint = suggest(row.family, families)
-                table.problem("family", f"there is no family `{row.family}` to have packages from", hint)
+                table.problem("family", f"there is no family `{row.family}`", hint)
             else:
                 hint = 'such as `packages = ["torch", "vllm"]`'
-                table.problem("packages", "an index is named for some packages", hint)
+                table.problem("packages", "an index needs packages", hint)
         if row.name == DEFAULT:
             table.problem("name", "`default` is uv's own index", "choose another name")
         if row.name in [earlier.name for earlier in rows]:

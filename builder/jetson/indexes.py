@@ -1,4 +1,4 @@
-"""Package indexes made for Jetsons: the rows of `indexes.toml`, and which of them a platform takes packages from."""
+"""Package indexes for Jetsons: the rows of `indexes.toml`, and the user's."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def indexes() -> tuple[IndexRow, ...]:
 
 
 def families() -> dict[str, tuple[str, ...]]:
-    """Return the package globs of the families of indexes, which a user's own indexes may be of."""
+    """Return the package globs by family of indexes; a user's indexes may belong to one."""
     return {row.family: row.packages for row in indexes() if row.family}
 
 
 def with_own(user_rows: Iterable[IndexRow]) -> tuple[IndexRow, ...]:
-    """Return all rows, the user's first; of those with one name the first counts."""
+    """Return all rows, the user's first; a user's row replaces one of the same name."""
     rows: dict[str, IndexRow] = {}
     for row in (*user_rows, *indexes()):
         rows.setdefault(row.name, row)

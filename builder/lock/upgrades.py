@@ -26,6 +26,8 @@ def check_upgrades(jobs: Sequence[Job], names: Sequence[str], session: Session) 
     Raises:
         UsageError: all cells have locks, but none of them has the package.
     """
+    if not names:
+        return
     names_of_cells: set[str] = set()
     for job in jobs:
         versions = _locked_names(job, session)

@@ -1,6 +1,6 @@
-"""Deals out builds among several buildx builders and docker contexts; BuildKit does the work.
+"""Spreads builds over several buildx builders and docker contexts.
 
-A builder that dies is given nothing more, and what it was building goes to another.
+A builder that dies gets no more builds; another one repeats its current build.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ if TYPE_CHECKING:
     from builder.host.engine.docker import Engine
 
 _T = TypeVar("_T")
-
-
-class HangingBuilderError(EngineError):
-    """A builder gave no output for too long."""
-
-
 _ANSWER_S = 30
+_NO_ANSWER = "it does not answer"
 _DEAD = re.compile(r"^Error: +(.+)", re.MULTILINE)
 _UNKNOWN = re.compile(r"no builder .* found")
 
 
+class HangingBuilderError(EngineError):
+    """A builder had no output for so long that it seems to hang."""
+
+
 def buildx(verb: str, builder: str | None) -> list[str]:
-    """Return the beginning of a command for a builder, a docker context, or (None) the engine's own."""
+    """Return the first words of a command for a builder, a docker context, or (None) the engine's own builder."""
     if builder is None:
         return ["docker", "buildx", verb]
     if is_context(builder):
@@ -52,10 +51,10 @@ def hanging(name: str, silent_s: float, log: Path, output: str) -> HangingBuilde
 
 
 class Builders:
-    """The builders of one run, shared by its cells' threads. Without names there is only the engine's own."""
+    """The builders of one run, shared by its cells' threads; without names, the engine's own."""
 
     def __init__(self, names: Sequence[str], console: Console) -> None:
-        """Begin with all of them alive and idle."""
+        """Start with all of them alive and idle."""
         self.names = tuple(dict.fromkeys(names))
         self._console = console
         self._mutex = threading.Lock()
@@ -63,7 +62,7 @@ class Builders:
         self._dead: dict[str, str] = {}
 
     def build(self, cell: str, engine: Engine, work: Callable[[str | None], _T]) -> _T:
-        """Return what `work` returns on the least busy builder; on another one if that dies meanwhile.
+        """Return the result of `work` on the least busy builder; on another one if that dies meanwhile.
 
         Raises:
             EngineError: no builder is left.
@@ -97,10 +96,7 @@ class Builders:
             self._busy[name] -= 1
 
     def _died(self, name: str, cell: str, engine: Engine, error: JbuildError) -> bool:
-        """Ask a builder whether it is alive after a build on it failed, and remember it if not.
-
-        One that hangs may still answer.
-        """
+        """Return whether a builder is dead after a failed build, and remember that; a hanging one may still answer."""
         reason = "it hangs" if isinstance(error, HangingBuilderError) else ask(name, engine)
         if reason is None:
             return False
@@ -116,12 +112,12 @@ class Builders:
         return EngineError(
             f"no builder is left: {reasons}",
             where=", ".join(self.names),
-            hint="start them again, then run the same command: what is finished is kept; `docker buildx ls` lists them",
+            hint="restart them, then run the same command: finished stages stay; `docker buildx ls` lists them",
         )
 
 
 def ask(name: str, engine: Engine) -> str | None:
-    """Return why a builder cannot build any more, or None if it says that it can.
+    """Return why a builder cannot build any more, or None if it can.
 
     Raises:
         EngineError: there is no such builder.
@@ -131,10 +127,10 @@ def ask(name: str, engine: Engine) -> str | None:
     except ProgramMissingError:
         raise
     except JbuildError:
-        return "it does not answer"
+        return _NO_ANSWER
     if _UNKNOWN.search(done.stderr):
         raise EngineError("there is no such builder", where=name, hint="`docker buildx ls` lists them")
     dead = _DEAD.search(done.stdout)
     if dead or done.code:
-        return dead[1] if dead else (done.stderr.strip().splitlines() or ["it does not answer"])[-1]
+        return dead[1] if dead else (done.stderr.strip().splitlines() or [_NO_ANSWER])[-1]
     return None

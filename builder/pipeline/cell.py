@@ -1,4 +1,4 @@
-"""One cell: its run through the stages, and the records that earlier runs left of it."""
+"""One cell: its run through the stages, and the records of earlier runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellRun:
-    """One cell on its way through the stages; `records` holds the record of every finished stage by its class."""
+    """One cell on its way through the stages; `records` are those of the finished stages by class."""
 
     job: Job
     session: Session
@@ -45,10 +45,10 @@ class CellRun:
         return record if isinstance(record, kind) else None
 
     def get(self, kind: type[_T]) -> _T:
-        """Return the record of a class, which an earlier stage made.
+        """Return the record of a class from an earlier stage.
 
         Raises:
-            LookupError: no stage made it; stages run in order, so this is a bug.
+            LookupError: no stage made it, which is a bug: stages run in order.
         """
         record = self.find(kind)
         if record is None:
@@ -94,9 +94,9 @@ def builders_of(options: RunOptions, session: Session) -> Builders:
 
 @dataclass(frozen=True, slots=True)
 class CellRecords:
-    """The JSON records that the stages of a cell left in its folder; None where a stage has not run.
+    """The JSON records in a cell's folder; None if a stage has not run.
 
-    Records count whatever they were made from: the runner alone asks whether their inputs have changed.
+    They may be out of date: only the runner compares their inputs.
     """
 
     folder: CellFolder
@@ -110,11 +110,11 @@ class CellRecords:
         return self._read("render", Plan)
 
     def image(self) -> Image | None:
-        """Return the image built last."""
+        """Return the latest image."""
         return self._read("build", Image)
 
     def verdict(self) -> Verdict | None:
-        """Return the last smoke verdict, passed or not, of whichever image."""
+        """Return the last smoke verdict, passed or not, of any image."""
         return self._read("smoke", Verdict)
 
     def publication(self) -> Publication | None:
@@ -122,7 +122,7 @@ class CellRecords:
         return self._read("push", Publication)
 
     def proven(self) -> Verdict | None:
-        """Return the verdict that the image built last has passed, or None."""
+        """Return the verdict that the latest image has passed, or None."""
         return passed(self.image(), self.verdict())
 
     def _read(self, stage: str, kind: type[_T]) -> _T | None:

@@ -1,4 +1,4 @@
-"""What became of a cell's runs: one line a run, appended and never changed. Records keep only the last."""
+"""The history of a cell: one line a run, appended and never changed. Records keep only the last run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LOG_LINES = 40
 _LOG_LENGTH = 6000
-# What is read of a history: the end of it, in bytes. A run takes one to ten thousand.
+# Only the end of a history is read (bytes). A run takes one to ten thousand.
 _RECENT = 1 << 19
 _MOST = 50
 _PUBLISHED = "published"
@@ -44,7 +44,7 @@ class StageResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """Where a run ended, and why; `log` is the tail of a program's."""
+    """The stage at which a run failed, and the error; `log` is the tail of a program's log."""
 
     stage: str
     message: str
@@ -55,10 +55,10 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HistoryRun:
-    """One run of a cell in which something was done: its end (UTC, ISO 8601), its stages, and what they made.
+    """One run of a cell in which a stage ran: its end (UTC, ISO 8601), its stages and their results.
 
-    `digest` and `size` (bytes, compressed) are the image's, `verdict` that of a smoke run, passed or not, `tags` what
-    was put.
+    `digest` and `size` (bytes, compressed) are the image's, `verdict` that of a smoke run, passed or not, `tags` those
+    that were pushed.
     """
 
     when: str
@@ -72,33 +72,33 @@ class HistoryRun:
 
     @property
     def seconds(self) -> float:
-        """What all its stages took."""
+        """The seconds of all stages."""
         return sum(result.seconds for result in self.stages)
 
     def ran(self, stage: str) -> bool:
-        """Return whether a stage was run to its end, and not found up to date."""
+        """Return whether a stage ran to its end, and was not up to date."""
         return any(result.ran for result in self.stages if result.stage == stage)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LastPublication:
-    """The image that was last published of a cell, and the lock that it was built from."""
+    """A cell's last published image, and its lock."""
 
     lock: Lock
     image: Image
 
 
 def note(run: CellRun, results: Sequence[StageResult], error: JbuildError | None, stage: str) -> None:
-    """Append a run to its cell's history, and keep what was published of it for later comparisons.
+    """Append a run to its cell's history, and store its publication for later comparisons.
 
-    Nothing is written of a run that had nothing to do, unless it shows that an earlier failure is over. `stage` is the
-    last one that was begun. A history that cannot be written spoils no run: it is warned of.
+    A run without work leaves no line, unless it shows that an earlier failure is over. `stage` is the last one that
+    started. If the history cannot be written, the run only warns.
     """
     entry = _entry(run, results, error, stage)
     if error is None and not any(result.ran for result in results) and not _is_recovery(entry, run.folder):
         return
     if stage == "lock" and error and (run.options.locked_only or not run.folder.path.is_dir()):
-        # Refused before anything was made of the cell: such a run leaves nothing behind.
+        # Refused before any work on the cell: such a run leaves nothing behind.
         return
     try:
         _append(run.folder.history, json.dumps(records.to_json(entry), sort_keys=True, separators=(",", ":")))
@@ -106,11 +106,11 @@ def note(run: CellRun, results: Sequence[StageResult], error: JbuildError | None
             published = LastPublication(lock=run.lock, image=run.image)
             records.write(run.folder.record(_PUBLISHED), run.image.digest, published)
     except (JbuildError, OSError) as failed:
-        run.session.console.warn(f"{run.job.name}: its history is not kept: {failed}")
+        run.session.console.warn(f"{run.job.name}: cannot write its history: {failed}")
 
 
 def runs(folder: CellFolder) -> tuple[HistoryRun, ...]:
-    """Return the recent runs of a cell, oldest first; lines that cannot be read are left out."""
+    """Return the recent runs of a cell, oldest first, without damaged lines."""
     try:
         with folder.history.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -128,7 +128,7 @@ def published(folder: CellFolder) -> LastPublication | None:
 
 
 def _is_recovery(run: HistoryRun, folder: CellFolder) -> bool:
-    """Return whether the stage at which the last run failed has been passed."""
+    """Return whether a run passed the stage at which the last one failed."""
     before = runs(folder)[-1:]
     failed = before[0].failure.stage if before and before[0].failure else None
     return failed in {result.stage for result in run.stages}
@@ -160,7 +160,7 @@ def _append(path: Path, line: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b", buffering=0) as file:
             torn = bool(file.seek(0, os.SEEK_END)) and not _ends_a_line(file)
-            # In one write, so that what two processes append cannot be mixed.
+            # One write, so that the lines of two processes do not mix.
             file.write(("\n" * torn + f"{line}\n").encode())
 
 

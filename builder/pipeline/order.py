@@ -1,4 +1,4 @@
-"""The one list of stages, in order, and the options of a run: how far it goes, and what runs again."""
+"""The list of stages, in order, and the options of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs cells through the stages: the same few steps for every stage, and several cells at once."""
+"""Runs cells through the stages, several cells at once."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preview:
-    """What a run would do with a stage: `unchanged` is taken as it is, `run` is run.
+    """What a run would do with a stage: reuse its record (`unchanged`) or `run` it.
 
-    `failed` is run again although it failed with the same inputs the last time; `why` says how.
+    `failed` means that it runs again after a failure with the same inputs; `why` is that failure.
     """
 
     stage: str
@@ -47,7 +47,7 @@ class Preview:
 class CellResult:
     """The outcome of a cell: the run with its records, its stages so far, and the error that ended it.
 
-    `verified` is the digest that a second build gave too, None if there was none.
+    `verified` is the digest of two equal builds, None without a second build.
     """
 
     run: CellRun
@@ -64,7 +64,7 @@ class CellResult:
 
 
 def check(job: Job, session: Session, options: RunOptions) -> None:
-    """Refuse at once what would fail only after hours.
+    """Refuse a run that would fail only after hours.
 
     Raises:
         UsageError: a stage lacks an option or a setting, such as a registry to push to.
@@ -75,9 +75,9 @@ def check(job: Job, session: Session, options: RunOptions) -> None:
 
 
 def run_cells(jobs: Sequence[Job], session: Session, options: RunOptions, *, at_once: int = 1) -> list[CellResult]:
-    """Bring every cell up to the last stage of the run; a cell that fails does not stop the others.
+    """Run every cell up to the last stage; a cell that fails does not stop the others.
 
-    At least as many cells are worked on at once as there are builders.
+    At least as many cells run at once as there are builders.
     """
     with in_use(session.workspace):
         builders = builders_of(options, session)
@@ -91,7 +91,7 @@ def _run_at_once(
     jobs: Sequence[Job], session: Session, options: RunOptions, builders: Builders, at_once: int
 ) -> list[CellResult]:
     def stop() -> None:
-        # Threads do not see Ctrl-C: end their programs, and let their next step of progress stop them.
+        # Threads do not see Ctrl-C: end their programs, and stop them at their next step of progress.
         session.console.cancel()
         process.end_all()
         _remove_containers(session)
@@ -101,7 +101,7 @@ def _run_at_once(
 
 
 def _remove_containers(session: Session) -> None:
-    """Remove this process's containers, so that threads that talk to them end at once."""
+    """Remove this process's containers, so that their threads end at once."""
     from builder.host.engine.container import remove_own  # noqa: PLC0415  # slow to import, and only after Ctrl-C
 
     try:
@@ -166,10 +166,10 @@ def _current_record(stage: Stage[object], run: CellRun) -> object | None:
 
 
 def _verify(run: CellRun) -> str | None:
-    """Run a second time what can be, without any cache; return the digest that both runs gave.
+    """Repeat the stages that can be verified, without any cache; return the digest of both runs.
 
     Raises:
-        JbuildError: the second run failed, or gave something else.
+        JbuildError: the second run failed, or its result differs.
     """
     digests = [digest for name in run.options.stages if (digest := stage_of(name).verify(run))]
     run.session.console.say(f"{run.job.cell.id}: verify: a second build without any cache gave the same digest")
@@ -177,8 +177,8 @@ def _verify(run: CellRun) -> str | None:
 
 
 def preview(job: Job, session: Session, options: RunOptions) -> list[Preview]:
-    """Return what a run would do with each stage; all stages after the first that runs do so too."""
-    # With `locked_only` not even the files of a model are brought into the cache.
+    """Return what a run would do with each stage; all stages after the first one that runs do so too."""
+    # With `locked_only`, no model file is downloaded either.
     run = start(job, session, replace(options, locked_only=True))
     outcome: list[Preview] = []
     for name in options.stages:
@@ -199,7 +199,7 @@ def preview(job: Job, session: Session, options: RunOptions) -> list[Preview]:
 
 @contextmanager
 def _alone(job: Job, session: Session) -> Iterator[None]:
-    """Keep two jbuild processes off one cell's folder."""
+    """Reserve a cell's folder for this process."""
     name = fingerprint(str(session.workspace.project), job.recipe.name, job.cell.id)[:16]
     lock = session.workspace.file_lock(f"cell-{name}")
     try:

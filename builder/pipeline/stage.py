@@ -1,4 +1,4 @@
-"""What a stage is, and where to find each: modules of stages are imported when they are needed."""
+"""The protocol of stages; their modules are imported when they are needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Stage(Protocol[_T]):
     """A step from the records of earlier stages to its own record.
 
     Attributes:
-        name: The verb, and the name of the record's file.
+        name: The verb, and the base name of the record's file.
         record: The class of the record.
     """
 
@@ -35,12 +35,12 @@ class Stage(Protocol[_T]):
         ...
 
     def run_inputs(self, run: CellRun) -> object:
-        """Return the inputs that only a run knows: from records of earlier stages and from this machine."""
+        """Return the inputs from records of earlier stages and from this machine."""
         del run
         return None
 
     def inputs(self, run: CellRun) -> str:
-        """Return the fingerprint of all inputs: a record made from the same ones is not made again."""
+        """Return the fingerprint of all inputs: a record with the same one is reused."""
         return records.fingerprint(self.project_inputs(run), self.run_inputs(run))
 
     def load(self, run: CellRun) -> _T | None:
@@ -48,7 +48,7 @@ class Stage(Protocol[_T]):
         return records.read(run.folder.record(self.name), self.inputs(run), self.record)
 
     def holds(self, run: CellRun, record: _T) -> bool:
-        """Return whether a record made from these inputs counts: whether the files behind it are still there, say."""
+        """Return whether a record made from these inputs still counts: whether its files still exist, say."""
         del run, record
         return True
 
@@ -56,7 +56,7 @@ class Stage(Protocol[_T]):
         """Run the stage.
 
         Raises:
-            JbuildError: the stage failed; `record` of the error is kept.
+            JbuildError: the stage failed; `record` of the error is saved.
         """
         ...
 
@@ -69,7 +69,7 @@ class Stage(Protocol[_T]):
         records.write(run.folder.record(self.name), self.inputs(run), record)
 
     def check(self, run: CellRun) -> None:
-        """Refuse before the first stage what would fail only after hours.
+        """Refuse a run, before its first stage, that would fail only after hours.
 
         Raises:
             UsageError: the options or the configuration do not suffice for this stage.
@@ -77,15 +77,15 @@ class Stage(Protocol[_T]):
         del run
 
     def last_failure(self, run: CellRun) -> str | None:
-        """Return why the stage failed when it last ran with these inputs; None if it did not, or left no record."""
+        """Return the failure of the last run with these inputs; None if there was none, or no record of it."""
         del run
         return None
 
     def verify(self, run: CellRun) -> str | None:
-        """Repeat the stage without any cache, and return the digest that both runs gave; None if it cannot.
+        """Repeat the stage without any cache, and return the digest of both runs; None if it cannot.
 
         Raises:
-            JbuildError: the second run failed, or gave something else.
+            JbuildError: the second run failed, or its result differs.
         """
         del run
         return None

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from builder.audit import elf
+from builder.audit.byte_source import File
 from builder.host.process import run
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def ours(facts: ElfFacts) -> dict[str, object]:
 
 def differences(path: Path) -> tuple[int, list[str]]:
     """Return how many symbols a file has, and in what the audit's reader, readelf and nm differ."""
-    facts = elf.read(path)
+    facts = elf.read_source(File(path))
     mine, said = ours(facts), readelf(path)
     found = [f"readelf: {key}: {_difference(mine[key], said[key])}" for key in mine if mine[key] != said[key]]
     second = nm(path)

@@ -267,14 +267,14 @@ def test_a_locked_source(
 
 
 def test_a_cell_without_an_image_or_a_verdict(image: Image, session: Session, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no image was built"):
+    with pytest.raises(UsageError, match="has not been built"):
         from_cell(job(), session)
-    with pytest.raises(UsageError, match="has no verdict"):
+    with pytest.raises(UsageError, match="no passing smoke verdict"):
         write_verdict(job(), session, tmp_path / "verdict.json")
     built(session, image)
     record = session.workspace.cell("demo", "one").record("smoke")
     records.write(record, "x", make_verdict(image, passed=False))
     assert from_cell(job(), session).levels == ()
-    with pytest.raises(UsageError, match="has no verdict"):
+    with pytest.raises(UsageError, match="no passing smoke verdict"):
         write_verdict(job(), session, tmp_path / "verdict.json")
     assert not (tmp_path / "verdict.json").exists()

@@ -186,7 +186,7 @@ def test_a_compose_file_for_what_others_have_made(shop: Shop) -> None:
     # vLLM takes 0.9 of the memory unless told otherwise, and so much is not free on a board that shares it.
     assert 0 < float(server["environment"]["JBUILD_GPU_MEMORY_UTILIZATION"]) < 0.9
     missing = shop.run("compose", "--cell", "v0_15_1-r36_4_0")
-    assert_refused(missing, 2, "there is no image of demo/v0_15_1-r36_4_0", f"none is in {shop.host}")
+    assert_refused(missing, 2, "no image of demo/v0_15_1-r36_4_0", f"none is in {shop.host}")
     assert_refused(shop.run("compose"), 2, "4 cells are selected", "jbuild pick demo")
     wrong = shop.run("compose", "--cell", "v0_20_2-r36_4_0", "--board", "agx-thor-128")
     assert_refused(wrong, 2, "do not run on agx-thor-128")

@@ -11,8 +11,7 @@ import zstandard
 from elf_files import layer, make_elf
 
 from builder.audit import base_image
-from builder.audit.base_image import _facts, _read_layer, _Tree
-from builder.audit.base_layers import members
+from builder.audit.base_image import _facts, _read_layer, _Tree, members
 from builder.audit.byte_source import MalformedError
 from builder.errors import RegistryError
 

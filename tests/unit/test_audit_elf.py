@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from builder.audit import elf
-from builder.audit.byte_source import MalformedError, Plain
+from builder.audit.byte_source import File, MalformedError, Plain
 from builder.audit.elf import Defined, UndefinedSymbol
 from builder.errors import AuditError
 from builder.model.audits import Header, VersionNeed
@@ -64,11 +64,11 @@ def test_rpath_and_hidden_versions() -> None:
 def test_a_file_from_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "libdemo.so"
     path.write_bytes(make_elf(soname="libdemo.so"))
-    assert elf.read(path).soname == "libdemo.so"
+    assert elf.read_source(File(path)).soname == "libdemo.so"
 
 
 def test_the_interpreter_that_runs_this() -> None:
-    found = elf.read(Path(sys.executable).resolve())
+    found = elf.read_source(File(Path(sys.executable).resolve()))
     assert found.header.bits == 64
     assert any(name.startswith("libc.so") for name in found.needed)
     assert any(symbol.name.startswith(b"Py_") for symbol in (*found.defined, *found.undefined))

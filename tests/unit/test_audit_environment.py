@@ -10,7 +10,7 @@ from factories import make_platform
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.audit.base_layers import streamed
+from builder.audit.base_image import streamed
 from builder.audit.byte_source import MalformedError
 from builder.audit.loading_rules import demangled
 from builder.errors import IntegrityError

@@ -155,7 +155,7 @@ def test_a_history_that_cannot_be_written_spoils_no_run(session: Session, capsys
     work = make_run(session, IMAGE)
     work.folder.history.mkdir(parents=True)
     history.note(work, results("lock"), None, "lock")
-    assert "warning: demo/one: its history is not kept" in capsys.readouterr().err
+    assert "warning: demo/one: cannot write its history" in capsys.readouterr().err
 
 
 def test_what_was_published_is_kept_for_comparisons(session: Session) -> None:

@@ -1,1 +1,1 @@
-"""Which cells a CI system is to work on: jobs for GitHub's matrix, and which inputs changed."""
+"""Cells for a CI system: jobs of GitHub's matrix, and changed inputs."""

@@ -1,4 +1,4 @@
-"""The inputs of cells as fingerprints, and their comparison with those of an earlier time. The stages name them."""
+"""The stages' inputs as fingerprints, and their comparison with earlier ones."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ NEW = ("new",)
 
 
 def inputs_of(recipe: Recipe, cells: Iterable[Cell], session: Session) -> dict[str, CellInputs]:
-    """Return the fingerprints of a recipe's cells by id and by input, impossible cells left out.
+    """Return the fingerprints of a recipe's possible cells by id and by input.
 
     Raises:
-        JbuildError: a lock is damaged, or a cell names an index that is not known.
+        JbuildError: a lock is damaged, or a cell names an unknown index.
     """
     return {cell.id: _inputs(job_of(recipe, cell), session) for cell in cells if not cell.impossible}
 
@@ -71,13 +71,11 @@ def read(path: Path) -> dict[str, dict[str, dict[str, str]]]:
 def changes(
     selected: Sequence[tuple[Recipe, Sequence[Cell]]], session: Session, before: Path
 ) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Return for every cell, by recipe and id, which of its inputs differ from those in a file.
-
-    A cell that the file does not have is new.
+    """Return the inputs of every cell, by recipe and id, that differ from those in a file; `NEW` for a new cell.
 
     Raises:
         UsageError: the file is not an inputs file.
-        JbuildError: a lock is damaged, or a cell names an index that is not known.
+        JbuildError: a lock is damaged, or a cell names an unknown index.
     """
     earlier = read(before)
     return {

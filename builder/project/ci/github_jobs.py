@@ -1,4 +1,4 @@
-"""Cells as jobs of a GitHub matrix."""
+"""Cells as jobs of a GitHub matrix. `runners.toml` lists GitHub's runners and limits."""
 
 from __future__ import annotations
 
@@ -23,24 +23,79 @@ if TYPE_CHECKING:
     Changes = Mapping[tuple[str, str], Sequence[str]]
     from builder.host.toml.documents import Table
 
+DATA = Path(__file__).with_name("runners.toml")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatrixEntry:
+    """One cell as one job of a matrix.
+
+    `platform` is docker's (`linux/arm64`). `runner` is the label of the building runner, `smoke_runner` that of the
+    recipe's board, empty without one.
+    """
+
+    recipe: str
+    cell: str
+    name: str
+    architecture: str
+    platform: str
+    runner: str
+    smoke_runner: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Skipped:
+    """A cell without a job, and the reason."""
+
+    recipe: str
+    cell: str
+    status: Literal["impossible", "unchanged"]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CiPlan:
+    """The jobs, and the cells without one."""
+
+    include: tuple[MatrixEntry, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runner:
+    """A runner of GitHub's own, and the architecture of its processor."""
+
+    label: str
+    architecture: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GitHub:
+    """GitHub's runners; `most_jobs` is the limit of a matrix."""
+
+    most_jobs: int
+    runners: tuple[Runner, ...]
+
 
 def plan(selected: Selected, runners: Mapping[str, str], changed: Changes | None = None, since: str = "") -> CiPlan:
     """Return the jobs for the cells of some recipes.
 
-    `runners` are labels by architecture, with `""` for all others: they win over the recipes' own. `changed` names the
+    `runners` are labels by architecture, with `""` for all others; they override the recipes' own. `changed` names the
     inputs of a cell that differ from the file `since`; a cell without any gets no job.
 
     Raises:
-        UsageError: these are more jobs than a matrix may have.
+        UsageError: a matrix may not have as many jobs.
     """
     include: list[MatrixEntry] = []
     skipped: list[Skipped] = []
     for recipe, cells in selected:
         for cell in cells:
             if cell.impossible:
-                skipped.append(_skipped(cell, "impossible", cell.impossible))
+                reason = cell.impossible
+                skipped.append(Skipped(recipe=recipe.name, cell=cell.id, status="impossible", reason=reason))
             elif changed is not None and not changed.get((recipe.name, cell.id)):
-                skipped.append(_skipped(cell, "unchanged", f"no input changed since {since}"))
+                reason = f"no input changed since {since}"
+                skipped.append(Skipped(recipe=recipe.name, cell=cell.id, status="unchanged", reason=reason))
             else:
                 include.append(_entry(recipe, cell, runners))
     _check_count(include)
@@ -48,7 +103,7 @@ def plan(selected: Selected, runners: Mapping[str, str], changed: Changes | None
 
 
 def outputs(ci_plan: CiPlan) -> str:
-    """Return the plan as lines for `$GITHUB_OUTPUT`: the matrix, and how many cells it has."""
+    """Return the plan as lines for `$GITHUB_OUTPUT`: the matrix, and its number of cells."""
     matrix = json.dumps({"include": records.to_json(ci_plan.include)}, separators=(",", ":"))
     return f"matrix={matrix}\ncells={len(ci_plan.include)}"
 
@@ -68,10 +123,6 @@ def _entry(recipe: Recipe, cell: Cell, runners: Mapping[str, str]) -> MatrixEntr
     )
 
 
-def _skipped(cell: Cell, status: Literal["impossible", "unchanged"], reason: str) -> Skipped:
-    return Skipped(recipe=cell.recipe, cell=cell.id, status=status, reason=reason)
-
-
 def _check_count(include: Sequence[MatrixEntry]) -> None:
     most = github().most_jobs
     if len(include) > most:
@@ -80,60 +131,6 @@ def _check_count(include: Sequence[MatrixEntry]) -> None:
             where=", ".join(dict.fromkeys(entry.recipe for entry in include)),
             hint="choose some with --cell axis=value or --changed-since FILE, or call the workflow once for each part",
         )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MatrixEntry:
-    """One cell as one job of a matrix.
-
-    `platform` is docker's (`linux/arm64`). `runner` is the label of the runner that builds; `smoke_runner` that of a
-    board of the recipe's own, empty where it names none.
-    """
-
-    recipe: str
-    cell: str
-    name: str
-    architecture: str
-    platform: str
-    runner: str
-    smoke_runner: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Skipped:
-    """A cell that gets no job, and why."""
-
-    recipe: str
-    cell: str
-    status: Literal["impossible", "unchanged"]
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CiPlan:
-    """The jobs, and the cells that get none."""
-
-    include: tuple[MatrixEntry, ...]
-    skipped: tuple[Skipped, ...] = ()
-
-
-DATA = Path(__file__).with_name("runners.toml")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Runner:
-    """A runner of GitHub's own, and the architecture of its processor."""
-
-    label: str
-    architecture: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GitHub:
-    """What GitHub offers: `most_jobs` is how many jobs a matrix may have."""
-
-    most_jobs: int
-    runners: tuple[Runner, ...]
 
 
 @cache

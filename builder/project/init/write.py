@@ -84,8 +84,9 @@ def render(proposal: Proposal) -> str:
 def remarks(path: Path) -> Iterator[str]:
     """Yield what is left to do for a new recipe: models to fetch, tags that other recipes of its folder have, too."""
     yield from _absent_models(path)
-    paths = {name: neighbour for name, neighbour in recipe_paths([path.parent]).items() if name != path.stem}
-    shared = {name: tags for name, neighbour in paths.items() if (tags := _tags(path) & _tags(neighbour))}
+    planned = _tags(path)
+    by_recipe = {name: _tags(sibling) for name, sibling in recipe_paths([path.parent]).items() if name != path.stem}
+    shared = {name: planned & tags for name, tags in by_recipe.items() if planned & tags}
     if shared:
         repository, tag = min(min(tags) for tags in shared.values())
         yield (
