@@ -1,1 +1,1 @@
-"""Stage 5: the built image starts, answers the recipe's questions, and gets a verdict."""
+"""Stage 5: starts the built image, asks it the recipe's questions, and records a verdict."""

@@ -1,4 +1,4 @@
-"""Asks a server one question in all the ways that a recipe wants, and says what is wrong with the answers."""
+"""Asks a server a recipe's question and checks the answers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from builder.model.verdicts import Answer
     from builder.smoke.openai_client import Reply, ServerUnderTest
 
-# From this many tokens on, an answer that came in one piece was not streamed.
+# An answer of this many tokens in one chunk was not streamed.
 _STREAMED = 8
 
 
 class WrongAnswerError(Exception):
-    """The model answered, and the answer is not right; `answer` is what it said."""
+    """The model's `answer` is wrong."""
 
     def __init__(self, message: str, answer: Answer) -> None:
         super().__init__(message)
@@ -30,10 +30,10 @@ class WrongAnswerError(Exception):
 
 
 def ask(server: ServerUnderTest, model: str, question: Question, within_s: float, *, logprobs: bool = False) -> Reply:
-    """Ask a question, as often and in as many ways as it says, and return the answer.
+    """Ask a question, in parallel and without streaming too if it demands so, and return the answer.
 
     Raises:
-        ServerError: the server did not answer as it should.
+        ServerError: the server did not answer, or not in the protocol's form.
         WrongAnswerError: an answer does not meet the expectations.
     """
     logprobs = logprobs or bool(question.tokens)
@@ -53,7 +53,7 @@ def ask(server: ServerUnderTest, model: str, question: Question, within_s: float
 
 
 def unmet(question: Question, reply: Reply) -> str | None:
-    """Return what an answer should have been and was not, or None if it is right."""
+    """Return the first expectation that an answer does not meet, or None."""
     return next(_misses(question, reply), None)
 
 
@@ -63,16 +63,16 @@ def _misses(question: Question, reply: Reply) -> Iterator[str]:
     if question.expect is not None and not re.search(question.expect, text):
         yield f"expected: {question.expect}; {reply_text}"
     if question.text is not None and text != question.text:
-        yield f"expected to the letter: {question.text[:EXCERPT]!r}; {reply_text}"
+        yield f"expected exactly: {question.text[:EXCERPT]!r}; {reply_text}"
     first, expected = tokens[: len(question.tokens)], list(question.tokens)
     if first != expected:
         yield f"expected the tokens {expected}; got: {first}"
     if reply.answer.tokens < question.min_tokens:
         yield f"expected at least {question.min_tokens} tokens; got {reply.answer.tokens}: {text[:EXCERPT]!r}"
     if question.schema and (problem := guided_schema.unmet(text, question.schema)):
-        yield f"expected JSON of the schema, but {problem}; {reply_text}"
+        yield f"expected JSON that matches the schema, but {problem}; {reply_text}"
     if reply.answer.tokens >= _STREAMED and reply.chunks == 1:
-        yield f"expected a stream; {reply.answer.tokens} tokens came in one piece"
+        yield f"expected a stream; got {reply.answer.tokens} tokens in one chunk"
 
 
 def _check_whole(complete: Reply, streamed: Reply) -> None:
@@ -82,7 +82,7 @@ def _check_whole(complete: Reply, streamed: Reply) -> None:
 
 
 def together(answers: Sequence[Answer]) -> Answer:
-    """Return answers that were given at once as one: the tokens of all, the longest times."""
+    """Merge answers to simultaneous requests: the sum of the tokens, the longest times."""
     if len(answers) == 1:
         return answers[0]
     tokens, seconds = sum(answer.tokens for answer in answers), max(answer.seconds for answer in answers)

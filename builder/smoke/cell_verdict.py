@@ -1,4 +1,4 @@
-"""The smoke run of a cell: comparison with earlier runs, their verdicts, and when no run is needed."""
+"""The smoke verdict of a cell: from an earlier run or a new one, which is compared with the last run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def smoke_cell(run: CellRun) -> Verdict:
 
     Raises:
         SmokeFailedError: the image did not pass; the error carries the verdict.
-        RecipeError, DocumentError, EngineError, IntegrityError, DiskError: it could not be tried.
+        RecipeError, DocumentError, EngineError, IntegrityError, DiskError: the smoke run could not start.
     """
     workspace, console, job, image = run.session.workspace, run.session.console, run.job, run.image
     engine, options = find_engine(workspace), run.options
@@ -38,23 +38,23 @@ def smoke_cell(run: CellRun) -> Verdict:
         before = past_verdicts.find_verdict(workspace, image.digest, reached, question)
     with loaded(image, workspace.images, engine, console, keep_as=run.proven_name) as name:
         if before:
-            proof = f"this digest proved itself at level {before.level} on {before.when}"
-            console.say(f"{job.cell.id}: {proof}; --force asks it again")
+            proof = f"this digest passed at level {before.level} on {before.when}"
+            console.say(f"{job.cell.id}: {proof}; --force runs it again")
             _tidy(engine)
             return before
         try:
             verdict = _smoke(run, name, engine, reached, recorded)
         except SmokeFailedError:
-            # It has passed before, perhaps: what it does now counts.
+            # An earlier pass of this digest no longer counts.
             past_verdicts.drop_verdict(workspace, image.digest, reached, question)
             raise
-        # Before the engine names the image: a name that is refused must not cost another run of many minutes.
+        # Before the engine tags the image: a refused tag must not cost another run of many minutes.
         past_verdicts.keep_verdict(workspace, verdict, question)
     return verdict
 
 
 def _tidy(engine: Engine) -> None:
-    """Remove what killed runs left, as every smoke run does."""
+    """Remove the containers of killed runs, as every smoke run does."""
     client = engine.client()
     try:
         remove_leftovers(client)
@@ -83,7 +83,7 @@ def _smoke(run: CellRun, name: str, engine: Engine, reached: Level, recorded: tu
 
 
 def _record(run: CellRun, recorded: list[Golden]) -> None:
-    """Write golden answers; cells of one recipe, which share the file, may do it at the same time."""
+    """Write golden answers; cells of one recipe share the file and may write at the same time."""
     workspace = run.session.workspace
     path = workspace.golden(run.job.recipe.path)
     with workspace.file_lock(f"golden-{records.fingerprint(str(path))[:16]}"):
@@ -92,10 +92,10 @@ def _record(run: CellRun, recorded: list[Golden]) -> None:
 
 
 def _compared(run: CellRun, verdict: Verdict, last: Verdict) -> Verdict:
-    """Return the verdict with what is worse than the last time.
+    """Return the verdict with its regressions against the last run as warnings.
 
     Raises:
-        SmokeFailedError: something is, and the recipe says that this is an error.
+        SmokeFailedError: there are regressions, and the recipe treats them as errors.
     """
     limits, job = run.job.spec.smoke.bounds, run.job
     worse = past_verdicts.regressions(limits, verdict, last)

@@ -1,4 +1,4 @@
-"""One image of an OCI layout as a tar stream that every Docker engine can load, made while it is read."""
+"""Streams an image of an OCI layout as a tar archive that every Docker engine can load."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def stream(
     on_bytes: Callable[[float], None],
     without: Collection[str] = (),
 ) -> Iterator[bytes]:
-    """Yield the tar of an image of a layout, under a name such as `repository:tag`, without some of its blobs.
+    """Yield the tar of an image of a layout, under a name such as `repository:tag`, without the blobs of `without`.
 
     Engines with containerd's store read `index.json`, the others `manifest.json`.
     `on_bytes` gets the number of bytes read.
@@ -41,7 +41,7 @@ def stream(
 
 
 def index(image: Image, name: str) -> bytes:
-    """Return the `index.json` of a layout with this image alone."""
+    """Return the `index.json` of a layout with only this image."""
     system, architecture = image.platform.split("/")[:2]
     manifest = {
         "mediaType": image.manifest.media_type,

@@ -1,4 +1,4 @@
-"""Brings an image from the workspace's layout into the engine for as long as it is needed."""
+"""Loads an image from the workspace's layout into the engine and removes it after use."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ _DISK_FULL = re.compile(r"no space left on device", re.IGNORECASE)
 def loaded(
     image: Image, layout: Path, engine: Engine, console: Console, *, keep_as: str | None = None
 ) -> Iterator[str]:
-    """Give a reference by which the engine runs the image, loading it first if the engine lacks it.
+    """Load the image if the engine lacks it; give the engine's reference to it.
 
-    What was loaded is deleted at the end; with `keep_as` it stays under that name if the block succeeds.
+    A loaded image is deleted at the end; with `keep_as` it stays under that name if the block succeeds.
 
     Raises:
-        EngineError: the engine does not take the image, or does not give it the name.
-        IntegrityError: one of the image's blobs is not whole in the layout.
+        EngineError: the engine could not load or tag the image.
+        IntegrityError: a blob of the image is missing or truncated in the layout.
     """
     client = engine.client()
     try:
@@ -63,7 +63,7 @@ def loaded(
 
 
 def _present(client: DockerClient, image: Image) -> str | None:
-    """Return the name of the image in the engine: its manifest's digest, or its config's where layers are unpacked."""
+    """Return the image's ID in the engine: the manifest's digest, or the config's if the engine unpacks layers."""
     for digest in (image.digest, image.config.digest):
         with suppress(ImageNotFound):
             if client.images.get(digest).attrs.get("Architecture") == image.platform.split("/")[1]:
@@ -76,7 +76,7 @@ def _load(client: DockerClient, image: Image, layout: Path, console: Console) ->
     if lost:
         hint = "build it again: `jbuild build RECIPE --force`"
         raise IntegrityError("a cached blob is missing or truncated", where=str(lost[0]), hint=hint)
-    # The rest of the tag keeps two jbuild processes from taking each other's image away, and tells whose it was.
+    # The tag names the process, so that jbuild processes do not remove each other's images.
     tag = f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     name = f"{REPOSITORY}:{image.digest.partition(':')[2][:12]}-{tag}"
     layers = _layers_in_use(client, layout)
@@ -84,7 +84,7 @@ def _load(client: DockerClient, image: Image, layout: Path, console: Console) ->
         return name
     reason = _send(client, image, layout, name, console)
     if reason:
-        # It may have been right to refuse.
+        # A damaged blob explains a refusal.
         changed = next(filter(None, (find_corruption(layout, blob.digest) for blob in image_blobs(image))), None)
         raise changed or _not_taken(reason, name)
     return name
@@ -93,7 +93,7 @@ def _load(client: DockerClient, image: Image, layout: Path, console: Console) ->
 def _send(
     client: DockerClient, image: Image, layout: Path, name: str, console: Console, without: Collection[str] = ()
 ) -> str | None:
-    """Send an image to the engine; return why it was not taken, None if it was."""
+    """Send an image to the engine; return the engine's error, None on success."""
     try:
         with console.task("loading the image into the engine", float(image.size), unit="B") as task:
             blobs = oci.stream(image, layout, name, task.advance, without)
@@ -108,9 +108,9 @@ def _send(
 
 
 def _layers_in_use(client: DockerClient, layout: Path) -> frozenset[str]:
-    """Return the layers that an engine with containerd's store has: those of its images that are of this layout.
+    """Return the layers of this layout that an engine with containerd's store has already; they need not be sent.
 
-    It takes an image without them; other engines name images by their configuration.
+    Other engines name images by their configuration, so the set is empty.
     """
     layers: set[str] = set()
     for image in client.api.images():
@@ -124,11 +124,11 @@ def _not_taken(reason: str, name: str) -> EngineError:
     hint = "run `jbuild doctor`"
     if _DISK_FULL.search(reason):
         hint = "free space where the engine keeps its data: `docker system df`, `docker image prune`"
-    return EngineError(f"the engine does not take the image: {reason.strip()}", where=name, hint=hint)
+    return EngineError(f"the engine could not load the image: {reason.strip()}", where=name, hint=hint)
 
 
 def _tag(client: DockerClient, reference: str, name: str) -> None:
-    """Move a name to an image; the one that had it goes, unless it has another: rebuilds would fill the disk."""
+    """Move a tag to an image; remove the previous image if it has no other tag, or rebuilds would fill the disk."""
     before = None
     repository, _, tag = name.rpartition(":")
     try:
@@ -139,10 +139,10 @@ def _tag(client: DockerClient, reference: str, name: str) -> None:
             return
     except (DockerException, RequestException) as error:
         reason = str(getattr(error, "explanation", None) or error).strip()
-        hint = "`jbuild doctor` looks at the engine; the same command then goes on from here"
-        raise EngineError(f"the engine does not name the image: {reason}", where=name, hint=hint) from error
+        hint = "check the engine with `jbuild doctor`; the same command then resumes here"
+        raise EngineError(f"the engine could not tag the image: {reason}", where=name, hint=hint) from error
     with suppress(ImageNotFound, APIError):
-        # Without force: an image that is named, or that a container runs, stays.
+        # Without force: an image with a tag or a container stays.
         if not client.images.get(str(before.id)).tags:
             client.api.remove_image(str(before.id))
 
@@ -152,7 +152,7 @@ def _machine() -> str:
 
 
 def _forget_abandoned(client: DockerClient) -> None:
-    """Take the names away that jbuild processes of this machine left which were killed."""
+    """Remove the tags of killed jbuild processes of this machine."""
     for image in client.api.images(name=REPOSITORY):
         for name in image.get("RepoTags") or ():
             owner = _OWNED.fullmatch(name)
@@ -161,6 +161,6 @@ def _forget_abandoned(client: DockerClient) -> None:
 
 
 def _forget(client: DockerClient, name: str) -> None:
-    # Failing to tidy up must not hide what the block found out.
+    # A failed clean-up must not hide the block's own error.
     with suppress(APIError, RequestException):
         client.api.remove_image(name, force=True)

@@ -1,4 +1,4 @@
-"""Why a step of a smoke run fails, and what usually helps, which is data."""
+"""Failures of a smoke run's steps, with the usual remedies from a table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DATA = Path(__file__).with_name("faults.toml")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """A way in which an image fails, and what usually helps."""
+    """A kind of failure, and its usual remedies."""
 
     id: str
     helps: tuple[str, ...]
@@ -48,7 +48,7 @@ def _fault(table: Table) -> Fault:
 
 
 class StepFailedError(Exception):
-    """A step of the smoke run failed; `fault` is the id of the way in which it did."""
+    """A step of the smoke run failed; `fault` is the kind of failure."""
 
     def __init__(self, step: Step, fault: str, message: str) -> None:
         super().__init__(message)
@@ -58,12 +58,12 @@ class StepFailedError(Exception):
 
     @property
     def hint(self) -> str:
-        """What usually helps."""
+        """The usual remedies."""
         return "; or ".join(self.fault.helps)
 
 
 def ended(step: Step, fault: str, event: str, state: ContainerState) -> StepFailedError:
-    """Return the failure of a container that has ended: for want of memory, if that was it."""
+    """Return the failure of a container that has ended, as `out-of-memory` if the kernel killed it."""
     if state.out_of_memory:
         message = f"{event}: out of memory, the kernel killed it (exit code {state.code})"
         return StepFailedError(step, "out-of-memory", message)
@@ -72,7 +72,7 @@ def ended(step: Step, fault: str, event: str, state: ContainerState) -> StepFail
 
 
 def exit_meaning(code: int) -> str:
-    """Return an exit code with the signal that it stands for."""
+    """Return an exit code with the name of its signal."""
     try:
         return f"exit code {code} ({signal.Signals(code - 128).name})" if code > 128 else f"exit code {code}"  # noqa: PLR2004
     except ValueError:

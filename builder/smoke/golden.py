@@ -1,7 +1,7 @@
-"""Golden tokens: what a reference run answered, with log-probabilities, to tell kernels that compute garbage.
+"""Golden tokens: a reference run's answers with log-probabilities, to detect kernels that compute garbage.
 
-Each recipe has one file beside it. An entry is for one question and one model, by their content: it counts
-for every cell that asks that question of that model, on whatever hardware and in whatever precision.
+Every recipe has one file beside it. An entry is for one question and one model, by their content: it applies to every
+cell that asks that question of that model, on any hardware and in any precision.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LEAST = -1e9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Golden:
-    """The recorded answer to a question: `prompt` and `model` are fingerprints, `title` and `source` are for people."""
+    """The recorded answer to a question: `prompt` and `model` are fingerprints, `title` and `source` for readers."""
 
     prompt: str
     model: str
@@ -45,29 +45,29 @@ class Golden:
 
 
 def prompt_of(question: Question) -> str:
-    """Return the fingerprint of what decides the answer to a question."""
+    """Return the fingerprint of the parts of a question that decide its answer."""
     return records.fingerprint(question.messages, question.prompt, question.schema, question.max_tokens)[:_SHORT]
 
 
 def model_print(model: LockedModel | None) -> str:
-    """Return the fingerprint of a model's files, empty where none is baked in."""
+    """Return the fingerprint of a model's files, empty without a baked model."""
     return records.fingerprint([(file.path, file.sha256) for file in model.files])[:_SHORT] if model else ""
 
 
 def find(references: Iterable[Golden], question: Question, model: str) -> Golden | None:
-    """Return what was recorded for a question and a model."""
+    """Return the recorded answer to a question by a model, or None."""
     key = (prompt_of(question), model)
     return next((golden for golden in references if (golden.prompt, golden.model) == key), None)
 
 
 def model_of(run: CellRun) -> str:
-    """Return the fingerprint of the model that a locked cell serves, empty where none is baked in."""
+    """Return the fingerprint of the model that a locked cell serves, empty without a baked model."""
     served = served_model(run.job.spec)
     return model_print(next((model for model in run.lock.models if served and model.name == served.name), None))
 
 
 def of_cell(run: CellRun) -> tuple[Golden, ...]:
-    """Return the golden answers to a cell's questions: those of its model, or of any model before it is locked.
+    """Return the golden answers to a cell's questions: those of its model, or of any model before the cell is locked.
 
     Raises:
         DocumentError: the file has mistakes.
@@ -84,8 +84,8 @@ def of_cell(run: CellRun) -> tuple[Golden, ...]:
 def compare(golden: Golden, tokens: Sequence[Token], tolerance: float) -> Agreement:
     """Compare an answer with the recorded one, token by token; `tolerance` is in nats.
 
-    Where two tokens are about equally likely, rounding decides, and all that follows is another answer: the comparison
-    ends there. Everything else that is not the recorded token, or is further off than the tolerance, is a difference.
+    If two tokens are about equally likely, rounding decides between them and the answers diverge: the comparison ends
+    there. Any other token, or a log-probability outside the tolerance, is a difference.
     """
     worst = 0.0
     for index, expected in enumerate(golden.tokens):
@@ -124,11 +124,11 @@ def read(path: Path) -> tuple[Golden, ...]:
 
 
 def write(path: Path, recorded: Sequence[Golden]) -> None:
-    """Write recorded answers in place of those to the same questions of the same models; others stay.
+    """Write recorded answers; they replace those to the same questions by the same models.
 
     Raises:
-        DocumentError: the file that is there has mistakes.
-        DiskError: it cannot be written.
+        DocumentError: the existing file has mistakes.
+        DiskError: the file cannot be written.
     """
     new = {(golden.prompt, golden.model): golden for golden in (*read(path), *recorded)}
     entries = [_plain(golden) for _, golden in sorted(new.items(), key=lambda item: (item[1].title, item[0]))]

@@ -1,4 +1,4 @@
-"""How an image is started for its smoke run, at which level that proves something, and where it is reached."""
+"""Launch settings of a smoke run: the container's arguments, the level that the run proves, the server's address."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NVIDIA = "nvidia"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LevelFacts:
-    """What the level follows from: a CUDA build, the processor's own architecture, NVIDIA's runtime."""
+    """The facts that decide the level: a CUDA build, the processor's own architecture, NVIDIA's runtime."""
 
     cuda: bool
     native: bool
@@ -37,7 +37,7 @@ class LevelFacts:
 
 
 def facts(image: Image, engine: Engine) -> LevelFacts:
-    """Return what is so for an image on an engine."""
+    """Return the facts of an image on an engine."""
     return LevelFacts(
         cuda=bool(dict(image.labels).get(CUDA_LABEL)),
         native=architecture(image) == engine.architecture,
@@ -46,10 +46,10 @@ def facts(image: Image, engine: Engine) -> LevelFacts:
 
 
 def level(level_facts: LevelFacts) -> Level:
-    """Return what a run proves.
+    """Return the level that a run proves.
 
-    A CUDA build without a GPU does not start its server, also on its own processor: only the forward pass is left.
-    A CPU build proves nothing of the GPU, whatever the runtime.
+    A CUDA build cannot start its server without a GPU, even on its own processor: only the forward pass remains.
+    A CPU build proves nothing about the GPU, whatever the runtime.
     """
     if level_facts.cuda:
         return "gpu" if level_facts.native and level_facts.nvidia else "emulated-forward"
@@ -63,10 +63,10 @@ def architecture(image: Image) -> Architecture:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:
-    """How a container is started. `address` is where its port is published, on the engine's machine.
+    """Settings of a container. Its port is published at `address`, on the engine's machine.
 
-    A `command` stands in place of the image's own program, and publishes no port; `files` are put into the root of the
-    container's file system.
+    A `command` replaces the image's own program and publishes no port; `files` are copied into the container's root
+    folder.
     """
 
     reference: str
@@ -86,7 +86,7 @@ class Launch:
             "platform": self.platform,
             "environment": dict(self.environment),
             "shm_size": SHM_BYTES,
-            # It is asked once, by the smoke run itself: under emulation every call costs seconds.
+            # The smoke run itself calls it once: under emulation every call costs seconds.
             "healthcheck": {"test": ["NONE"]},
             "use_config_proxy": False,
         }
@@ -102,11 +102,11 @@ class Launch:
 
 
 def launch(image: Image, reference: str, spec: Spec, engine: Engine, memory_bytes: int | None) -> Launch:
-    """Return how to start an image.
+    """Return the launch settings of an image.
 
     Raises:
         EngineError: the engine's machine cannot run the image's architecture.
-        RecipeError: the recipe's environment gives the server a port that is none.
+        RecipeError: the recipe's environment sets an invalid port.
     """
     engine.require(architecture(image))
     level_facts = facts(image, engine)
@@ -114,10 +114,10 @@ def launch(image: Image, reference: str, spec: Spec, engine: Engine, memory_byte
     if not level_facts.native:
         environment = dict(emulator_settings(architecture(image))) | environment
     if spec.smoke.api_key or not engine.is_local:
-        # On another machine the port must be reachable from here, so others reach it too.
+        # A remote engine's port is open to other machines too.
         environment.setdefault(_KEY, secrets.token_urlsafe(24))
         if f"{_KEY}_FILE" in dict(spec.server.environment):
-            # The file is a secret of the machine that the image is for; the entrypoint takes one of the two.
+            # The secret file exists only on the image's own machine; the entrypoint accepts one of the two.
             environment.setdefault(f"{_KEY}_FILE", "")
     return Launch(
         reference=reference,
@@ -131,23 +131,23 @@ def launch(image: Image, reference: str, spec: Spec, engine: Engine, memory_byte
 
 
 def address(engine: Engine, port: int) -> str:
-    """Return where a published port of the engine's machine is reached from here."""
+    """Return the URL of a published port of the engine's machine."""
     return f"http://{engine.host or '127.0.0.1'}:{port}"
 
 
 def key(spec: Spec, started: Launch) -> str | None:
-    """Return the API key that the server was started with, if it was."""
+    """Return the server's API key, or None."""
     return dict((*spec.server.environment, *started.environment)).get(_KEY)
 
 
 def server_port(spec: Spec, environment: Pairs, arguments: Sequence[str] = ()) -> int:
-    """Return the port that the entrypoint will settle on, by the entrypoint's own rules.
+    """Return the port that the entrypoint will choose, by the entrypoint's own rules.
 
     Raises:
-        RecipeError: the settings make no server.
+        RecipeError: the settings are invalid.
     """
     try:
         return settle(json.loads(server_json(spec)), dict((*spec.server.environment, *environment)), arguments).port
     except SettingsError as error:
-        hint = "correct [server] in the recipe, or what is added to it"
-        raise RecipeError(f"the server cannot be started: {error}", hint=hint) from error
+        hint = "correct [server] in the recipe, or the added environment and arguments"
+        raise RecipeError(f"cannot start the server: {error}", hint=hint) from error

@@ -1,4 +1,4 @@
-"""Reads a container's log for errors that its answers do not show."""
+"""Searches a container's log for errors that the answers do not show."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from builder.host.toml.documents import Table
 
 DATA = Path(__file__).with_name("logs.toml")
-# A log that goes on for hours is read from its end.
+# Only the end of a long log is read.
 _READ_BYTES = 4 << 20
 _KEPT_ERRORS = 5
 _SHOWN = 200
@@ -35,12 +35,12 @@ class _Signs:
     harmless: tuple[re.Pattern[str], ...]
 
     def show(self, line: str) -> bool:
-        """Return whether a line tells of an error."""
+        """Return whether a line reports an error."""
         return _any(self.errors, line) and not _any(self.harmless, line)
 
 
 def read(path: Path) -> ScannedLog:
-    """Read the log of a container that has ended; one that never started has none."""
+    """Read the log of an ended container; a container that never started has none."""
     if not path.is_file():
         return ScannedLog(lines=(), errors=())
     with path.open("rb") as file:
@@ -50,12 +50,12 @@ def read(path: Path) -> ScannedLog:
 
 
 def errors(lines: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the first different lines that tell of an error and are not known to be harmless."""
+    """Return the first different lines that report an error and are not known to be harmless."""
     signs = _signs()
     examples: dict[str, str] = {}
     for line in lines:
         if signs.show(line):
-            # The same thing said again differs by its time and process.
+            # Repeated errors differ only in time and process.
             examples.setdefault(re.sub(r"\d+", "#", line), line[:_SHOWN])
     return tuple(examples.values())[:_KEPT_ERRORS]
 

@@ -1,6 +1,6 @@
 """The server under test: its interfaces, and a recipe's questions in the OpenAI protocol.
 
-`response_format` with a JSON schema is the one field for guided output that all vLLM versions from 0.6.3 on take;
+`response_format` with a JSON schema is the only field for guided output that all vLLM versions from 0.6.3 on accept;
 `guided_json` went with 0.12, `structured_outputs` came with 0.11 (entrypoints/openai, protocol.py of each).
 """
 
@@ -32,7 +32,7 @@ _OK = 200
 _UNAUTHORIZED = 401
 # A line of Prometheus's text format: name, labels, value.
 _SAMPLE = re.compile(r"[A-Za-z_:][\w:]*(\{.*\})? \S+( \d+)?")
-# The tokens beside the chosen one whose log-probabilities are asked for; vLLM gives at most 20 unless told otherwise.
+# The number of alternative tokens to request; vLLM's default limit is 20.
 _TOP = 5
 
 
@@ -54,20 +54,20 @@ class ServerUnderTest(OpenAIServer):
         """Return how many samples `/metrics` has, in the format of Prometheus.
 
         Raises:
-            ServerError: it has none, or something else than samples.
+            ServerError: `/metrics` has no samples, or other content.
         """
         text = self.get("/metrics", within_s).decode(errors="replace")
         lines = [line for line in text.splitlines() if line and line[0] != "#"]
         wrong = next((line for line in lines if not _SAMPLE.fullmatch(line)), None)
         if wrong is not None or not lines:
-            raise ServerError(f"/metrics answers something else than samples: {(wrong or 'nothing')[:EXCERPT]!r}")
+            raise ServerError(f"/metrics returned no Prometheus samples: {(wrong or 'nothing')[:EXCERPT]!r}")
         return len(lines)
 
     def check_refusal(self, within_s: float = 60.0) -> None:
         """Check that the server refuses requests without the key, or with a wrong one.
 
         Raises:
-            ServerError: somebody does.
+            ServerError: it accepts such a request.
         """
         for case, key in (("without a key", None), ("with a wrong key", "wrong")):
             status = _OK
@@ -108,7 +108,7 @@ def _body(model: str, question: Question, *, stream: bool, logprobs: bool) -> di
 
 
 def measured_answer(title: str, text: str, tokens: int, seconds: float, times_s: Sequence[float]) -> Answer:
-    """Return an answer to a question; `times_s` are the seconds until its first, and its last, token."""
+    """Return an answer to a question; `times_s` are the seconds until its tokens, in order."""
     spread = times_s[-1] - times_s[0] if times_s else 0.0
     return Answer(
         question=title,
@@ -126,12 +126,12 @@ def _reply(title: str, streamed: StreamedAnswer) -> Reply:
         tokens = tuple(token for logprobs in streamed.logprobs for token in _tokens(logprobs))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         text = json.dumps(streamed.logprobs)[:EXCERPT]
-        raise ServerError(f"the log-probabilities have not the protocol's form: {text}") from error
+        raise ServerError(f"the log-probabilities do not follow the protocol: {text}") from error
     return Reply(answer=answer, tokens=tokens, chunks=len(streamed.times_s))
 
 
 def _tokens(logprobs: dict[str, Any]) -> Iterator[Token]:
-    """Yield the tokens with their log-probabilities, which chats and completions write differently."""
+    """Yield the tokens with their log-probabilities; chats and completions have different formats."""
     for entry in logprobs.get("content") or ():
         top = tuple(
             (str(candidate["token"]), float(candidate["logprob"])) for candidate in entry.get("top_logprobs") or ()

@@ -1,4 +1,4 @@
-"""Earlier verdicts: one of the same image on the same questions counts again, and the last of a cell sets bounds."""
+"""Earlier verdicts: reused for the same image and questions; the last one of a cell is the base for bounds."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ if TYPE_CHECKING:
     from builder.model.verdicts import Level
     from builder.smoke.golden import Golden
 
-# Differences below these mean nothing, however large a part they are: seconds, tokens/s, bytes.
+# Smaller differences are noise, whatever their ratio: seconds, tokens/s, bytes.
 _NOISE = {"start": 2.0, "first_token": 0.2, "tokens": 0.5, "memory": 64e6, "image": 1e6}
 
 
 def question_fingerprint(spec: Spec, golden: Sequence[Golden]) -> str:
-    """Return the fingerprint of everything that an image is asked; how long it may take proves nothing."""
+    """Return the fingerprint of all questions to an image, without time limits."""
     smoke = spec.smoke
     questions = (smoke.questions, smoke.environment, smoke.api_key, smoke.golden_tolerance)
     return records.fingerprint(questions, spec.server, [(row.prompt, row.model, row.tokens) for row in golden])
 
 
 def find_verdict(workspace: Workspace, digest: str, level: Level, question: str) -> Verdict | None:
-    """Return the verdict that a digest has at a level on these questions, if it passed."""
+    """Return the passed verdict of a digest at a level on these questions, or None."""
     verdict = records.read(_path(workspace, digest, level, question), question, Verdict)
     # A moved or edited file does not prove this digest.
     return verdict if verdict and verdict.passed and (verdict.digest, verdict.level) == (digest, level) else None
 
 
 def drop_verdict(workspace: Workspace, digest: str, level: Level, question: str) -> None:
-    """Forget that a digest has passed."""
+    """Delete the stored verdict of a digest."""
     _path(workspace, digest, level, question).unlink(missing_ok=True)
 
 
 def keep_verdict(workspace: Workspace, verdict: Verdict, question: str) -> None:
-    """Keep a verdict that passed.
+    """Store a passed verdict.
 
     Raises:
-        DiskError: it cannot be written.
+        DiskError: the verdict cannot be written.
     """
     records.write(_path(workspace, verdict.digest, verdict.level, question), question, verdict)
 
@@ -54,7 +54,7 @@ def _path(workspace: Workspace, digest: str, level: Level, question: str) -> Pat
 
 
 def regressions(bounds: Bounds, now: Verdict, before: Verdict) -> tuple[str, ...]:
-    """Return every measure that is worse than before by more than its bound, in words."""
+    """Return a message for every measure that regressed beyond its bound."""
     return tuple(_regressions(bounds, now, before))
 
 
@@ -72,7 +72,7 @@ def _regressions(bounds: Bounds, now: Verdict, before: Verdict) -> Iterator[str]
         # More tokens are better, more of everything else is worse.
         worse = old - new if name == "tokens" else new - old
         if worse > old * bound and worse > _NOISE[name]:
-            yield f"{unit.format(new)}, the last time {unit.format(old)}: more than {bound:.0%} worse"
+            yield f"{unit.format(new)}, last time {unit.format(old)}: more than {bound:.0%} worse"
 
 
 def _first_token(verdict: Verdict) -> float | None:

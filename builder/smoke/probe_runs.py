@@ -1,4 +1,4 @@
-"""Runs probes inside an image: what can be proved of it besides, or without, its server."""
+"""Runs probes inside an image: checks beside, or without, its server."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _SHOWN_MODULES = 3
 
 
 def check_gpu(run: SmokeRun, client: DockerClient, log: Path) -> None:
-    """Make sure that torch computes on the GPU what it computes on the CPU.
+    """Check that torch computes the same numbers on the GPU as on the CPU.
 
     Raises:
-        StepFailedError: it does not, or the GPU is not one that the image is for.
+        StepFailedError: the numbers differ, or the image is for other GPUs.
     """
     report = _probe(run, client, log, "gpu", "--sms", run.sms)
     run.gpu = GpuComputation(
@@ -57,10 +57,10 @@ def check_gpu(run: SmokeRun, client: DockerClient, log: Path) -> None:
 
 
 def check_modules(run: SmokeRun, client: DockerClient, log: Path) -> None:
-    """Make sure that every extension module of the image loads, as far as that can be seen without a GPU's driver.
+    """Check that every extension module of the image loads, as far as possible without a GPU's driver.
 
     Raises:
-        StepFailedError: one does not.
+        StepFailedError: a module does not load.
     """
     options = [word for glob in _driver() for word in ("--driver", glob)]
     report = _probe(run, client, log, "extensions", *options)
@@ -73,7 +73,7 @@ def check_modules(run: SmokeRun, client: DockerClient, log: Path) -> None:
     )
     libraries = ", ".join(sorted({module.lacks for module in run.modules.need_driver}))
     apart = f"; {len(run.modules.need_driver)} need the GPU's driver ({libraries})" if libraries else ""
-    spare = f"; {len(run.modules.optional)} that may fail do" if run.modules.optional else ""
+    spare = f"; {len(run.modules.optional)} optional ones do not" if run.modules.optional else ""
     run.console.say(f"{run.name}: {run.modules.loaded} extension modules load{apart}{spare}")
     if run.modules.broken:
         failures = "; ".join(f"{module.file}: {module.lacks}" for module in run.modules.broken[:_SHOWN_MODULES])
@@ -82,10 +82,10 @@ def check_modules(run: SmokeRun, client: DockerClient, log: Path) -> None:
 
 
 def forward(run: SmokeRun, client: DockerClient, log: Path) -> None:
-    """Let the baked model answer with the image's own torch and transformers, on the CPU.
+    """Run the baked model with the image's own torch and transformers, on the CPU, and check its answers.
 
     Raises:
-        StepFailedError: it does not, or answers wrongly.
+        StepFailedError: the model does not answer, or an answer is wrong.
     """
     model, questions = served_model(run.spec), run.spec.smoke.questions
     prompts = [
@@ -99,7 +99,7 @@ def forward(run: SmokeRun, client: DockerClient, log: Path) -> None:
     run.ready_s = round(report["load_s"], 1)
     for question, generated in zip(questions, report["answers"], strict=True):
         reply = _reply(question.title, generated)
-        # Without a server nothing is guided, so no schema is kept.
+        # Only a server guides the output, so the schema does not apply.
         problem = unmet(replace(question, schema=None), reply)
         if problem:
             run.answers.append(reply.answer)
@@ -119,7 +119,7 @@ def _reply(title: str, generated: dict[str, Any]) -> Reply:
 
 
 def _probe(run: SmokeRun, client: DockerClient, log: Path, name: str, *arguments: str) -> dict[str, Any]:
-    """Run a probe in a container of its own and return what it reports."""
+    """Run a probe in its own container and return its report."""
     step: Step = _STEPS[name]
     launch = replace(
         run.launch,
@@ -139,7 +139,7 @@ def _probe(run: SmokeRun, client: DockerClient, log: Path, name: str, *arguments
         state = container.state()
     if not results:
         raise ended(
-            step, "no-probe", f"the image's Python does not run the probe: {container.log.last_line[:EXCERPT]}", state
+            step, "no-probe", f"the image's Python could not run the probe: {container.log.last_line[:EXCERPT]}", state
         )
     return dict(json.loads(results[-1]))
 
@@ -163,7 +163,7 @@ _STEPS: dict[str, Step] = {"gpu": "gpu", "extensions": "modules", "forward": "fo
 _TITLES = {
     "gpu": "computing on the GPU",
     "extensions": "loading every extension module",
-    "forward": "letting the model answer on the CPU",
+    "forward": "running the model on the CPU",
 }
 
 
@@ -178,7 +178,7 @@ def _may_fail(file: str, waivers: Sequence[Waiver]) -> bool:
 
 
 def _driver() -> tuple[str, ...]:
-    """Return the libraries that NVIDIA's runtime brings, as globs."""
+    """Return globs of the libraries that NVIDIA's runtime injects."""
     from builder.audit.rule_tables import tables  # noqa: PLC0415  # slow to read, and few runs need it
 
     return tuple(library for row in tables().injected for library in row.libraries)

@@ -1,6 +1,6 @@
-"""Runs a built image as its users will, asks it the recipe's questions, and judges.
+"""Runs a built image as its users will, asks it the recipe's questions, and returns a verdict.
 
-Every step either goes well or raises `StepFailedError`; the verdict records which.
+A failed step raises `StepFailedError`; the verdict records the step.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ def smoke(
     memory_bytes: int | None = None,
     baseline: Baseline | None = None,
 ) -> Verdict:
-    """Start the image by its own entrypoint, ask it the recipe's questions, end it, and return what was seen.
+    """Start the image by its own entrypoint, ask it the recipe's questions, stop it, and return the verdict.
 
-    `reference` is a name by which the engine can run the image; `log` is where the container's log is kept;
-    `memory_bytes` limits the container's memory; `baseline` is its comparison. The container is always removed.
+    `reference` is the engine's name of the image; `log` is the file for the container's log; `memory_bytes` limits the
+    container's memory; the run is compared with `baseline`. The container is always removed.
 
     Raises:
-        SmokeFailedError: the image did not prove itself; the error carries the verdict.
-        RecipeError: the recipe's questions cannot tell anything.
-        EngineError: the engine cannot run the image's architecture, or went away.
+        SmokeFailedError: the image did not pass; the error carries the verdict.
+        RecipeError: the recipe's questions prove nothing.
+        EngineError: the engine cannot run the image's architecture, or stopped responding.
         DiskError: the log cannot be written.
     """
     check_questions(spec)
@@ -77,7 +77,7 @@ def smoke(
 
 
 def _run(run: SmokeRun, log: Path) -> StepFailedError | None:
-    """Take the image through everything that its level asks for; return what failed."""
+    """Run all steps of the image's level; return the failure, or None."""
     client = run.engine.client()
     try:
         if run.level == "emulated-forward":
@@ -90,10 +90,12 @@ def _run(run: SmokeRun, log: Path) -> StepFailedError | None:
     except StepFailedError as failed:
         return failed
     except APIError as error:
-        message = f"the engine does not start the container: {error.explanation or error}"
+        message = f"the engine could not start the container: {error.explanation or error}"
         return StepFailedError("start", "not-started", message)
     except (DockerException, RequestException) as error:
-        raise EngineError(f"the engine went away during the smoke run: {error}", hint="run `jbuild doctor`") from error
+        raise EngineError(
+            f"lost the connection to the engine during the smoke run: {error}", hint="run `jbuild doctor`"
+        ) from error
     finally:
         client.close()
     return None
@@ -109,10 +111,10 @@ def _serve(run: SmokeRun, client: DockerClient, log: Path) -> None:
 
 
 def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | None) -> Verdict:
-    """Return the verdict of a run that went well.
+    """Return the verdict of a passed run.
 
     Raises:
-        SmokeFailedError: it did not; the error carries the verdict, what usually helps and the log's end.
+        SmokeFailedError: the run failed; the error carries the verdict, the usual remedies and the log's end.
     """
     read = log_errors.read(log)
     matches = symptoms.find((*read.lines, *([failed.message] if failed else ())))
@@ -136,7 +138,7 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
     )
     if failed is None:
         for symptom in matches:
-            run.console.warn(f"{run.name}: passed, but its log says: {symptom.says} ({symptom.hint})")
+            run.console.warn(f"{run.name}: passed, but its log shows: {symptom.says} ({symptom.hint})")
         for line in read.errors:
             run.console.warn(f"{run.name}: passed, but its log has an error: {line}")
         return verdict
@@ -151,24 +153,24 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
 
 def _advice(failed: StepFailedError, matches: tuple[symptoms.Symptom, ...], log: Path) -> Iterator[str]:
     yield matches[0].hint if matches else failed.hint
-    yield f"the whole log is {log}"
+    yield f"the full log is in {log}"
 
 
 def check_questions(spec: Spec) -> None:
-    """Make sure that the answers can prove something.
+    """Check that the questions can detect a wrong answer.
 
     Raises:
         RecipeError: there are no questions, or an empty answer would pass.
     """
     if not spec.smoke.questions:
-        raise RecipeError("the recipe asks its image nothing", hint="add `[[smoke.questions]]` with `ask` and `expect`")
+        raise RecipeError("the recipe has no questions", hint="add `[[smoke.questions]]` with `ask` and `expect`")
     for question in spec.smoke.questions:
-        hint = "expect a word that only a right answer holds"
+        hint = "expect a word that only a right answer contains"
         if not question.expects:
-            raise RecipeError(f"the recipe expects nothing of the answer to {question.title!r}", hint=hint)
+            raise RecipeError(f"the question {question.title!r} has no expectation", hint=hint)
         try:
             empty = question.expect is not None and re.search(question.expect, "")
         except re.error as error:
             raise RecipeError(f"`expect` of {question.title!r} is not a regular expression: {error}") from error
         if empty:
-            raise RecipeError(f"every answer to {question.title!r} would pass, even an empty one", hint=hint)
+            raise RecipeError(f"even an empty answer to {question.title!r} would pass", hint=hint)

@@ -1,4 +1,4 @@
-"""The smoke stage: from an image to the verdict of a run of its server."""
+"""The smoke stage: runs an image and returns the verdict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _SmokeStage(Stage[Verdict]):
-    """From an image to a verdict; one that did not pass ends the run."""
+    """From an image to a verdict; a failed verdict ends the run."""
 
     name = "smoke"
     record = Verdict

@@ -1,4 +1,4 @@
-"""The steps of a smoke run that asks a server: each goes well or raises `StepFailedError`."""
+"""The steps of a smoke run against a server; a failed step raises `StepFailedError`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.5
 _STOP_POLL_S = 0.1
-# A server that dies of an answer does it at once; its exit takes the engine a moment to see.
+# A server that crashes on an answer does so at once; the engine notices its exit a moment later.
 _SETTLE_S = 1.0
 # A server without output for this share of its time hangs; with output it is slow.
 _STILL = 0.5
@@ -37,9 +37,9 @@ _STILL = 0.5
 
 @dataclass(slots=True, kw_only=True)
 class Baseline:
-    """What a run is compared with: golden tokens of `model` (a fingerprint), and how long its start took before.
+    """The base for comparisons: golden tokens of `model` (a fingerprint), and the last run's seconds to ready.
 
-    Where `recorded` is a list, the answers are added to it.
+    If `recorded` is a list, the answers are added to it.
     """
 
     golden: tuple[Golden, ...] = ()
@@ -50,10 +50,10 @@ class Baseline:
 
 @dataclass(slots=True, kw_only=True)
 class SmokeRun:
-    """One smoke run and what it has found out so far; `name` is its cell's, for people to tell runs apart.
+    """One smoke run and its results so far; `name` is the cell's, for messages.
 
-    `level` is the one that can be reached, `emulated` whether the processor is imitated, `baseline` what it is compared
-    with, `sms` what GPUs the image is for.
+    `level` is the highest possible one; `emulated` means an emulated processor; the run is compared with `baseline`;
+    `sms` are the image's GPU architectures.
     """
 
     name: str
@@ -76,17 +76,17 @@ class SmokeRun:
     gpu: GpuComputation | None = None
 
     def note_container(self, container: WatchedContainer) -> None:
-        """Keep what a container shows at its end."""
+        """Record an ended container's peak memory, runtime and last log lines."""
         peaks = [peak for peak in (self.peak_memory_bytes, container.log.peak_memory_bytes) if peak]
         self.peak_memory_bytes = max(peaks, default=None)
         self.runtime, self.tail = container.runtime(), container.log.tail()
 
 
 def serve(run: SmokeRun, container: WatchedContainer) -> None:
-    """Take the server through all steps, from its start to its end.
+    """Run all steps, from the server's start to its end.
 
     Raises:
-        StepFailedError: one of them went wrong.
+        StepFailedError: a step failed.
     """
     run.began = time.monotonic()
     with run.console.task(f"{run.name}: starting the server", unit="") as task:
@@ -130,9 +130,9 @@ def _wait_until_ready(run: SmokeRun, container: WatchedContainer, task: Task) ->
 
 
 def patience(run: SmokeRun) -> str:
-    """Return what people should know before they wait for minutes; empty where it takes seconds."""
+    """Return a note on the expected minutes of waiting; empty if it takes seconds."""
     if run.baseline.usual_start_s:
-        return f"the last time it took {_minutes(run.baseline.usual_start_s)}"
+        return f"last time it took {_minutes(run.baseline.usual_start_s)}"
     usual_s = usual_start_s(run.level) if run.emulated else 0
     return f"under emulation this usually takes about {_minutes(usual_s)}" if usual_s else ""
 
@@ -142,7 +142,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _progress(container: WatchedContainer, note: str) -> str:
-    """Return what is going on: the newest line while it is new, then for how long there has been none."""
+    """Return the log's last line while it is new, then the seconds without a new one."""
     if container.log.silent_s < 2 * _POLL_S:
         return container.log.last_line
     still = f"nothing new in its log for {container.log.silent_s:.0f} s"
@@ -152,26 +152,24 @@ def _progress(container: WatchedContainer, note: str) -> str:
 def _never_ready(within_s: float, container: WatchedContainer) -> StepFailedError:
     message, silent_s = f"the server was not ready within {within_s:.0f} s", container.log.silent_s
     if silent_s > within_s * _STILL:
-        return StepFailedError(
-            "ready", "hung-start", f"{message}, and its log stands still: nothing for {silent_s:.0f} s"
-        )
-    return StepFailedError("ready", "slow-start", f"{message}, but its log still moves: last {silent_s:.0f} s ago")
+        return StepFailedError("ready", "hung-start", f"{message}, and it logged nothing for {silent_s:.0f} s")
+    return StepFailedError("ready", "slow-start", f"{message}, but it still logs: last line {silent_s:.0f} s ago")
 
 
 def _check_health_command(run: SmokeRun, container: WatchedContainer) -> None:
-    """Run the image's own health check once: an engine that trusts it would otherwise never call the image healthy."""
+    """Run the image's own health check once: if it fails, an engine never reports the image as healthy."""
     argv = container.health_command(run.launch.reference)
     if not argv:
         return
     code, stdout, stderr = container.execute(argv)
     if code != 0:
         output = (stdout + stderr).decode(errors="replace").strip()
-        message = f"ready, but the image's HEALTHCHECK ends with code {code}: {output[-EXCERPT:]}"
+        message = f"ready, but the image's HEALTHCHECK exited with code {code}: {output[-EXCERPT:]}"
         raise StepFailedError("health check", "unhealthy", message)
 
 
 def _check_key(run: SmokeRun, server: ServerUnderTest, container: WatchedContainer) -> None:
-    """Make sure that the server, which was started with a key, refuses who has none; those after this have it."""
+    """Check that a server with a key refuses requests without it; all later steps send the key."""
     if not run.spec.smoke.api_key:
         return
     try:
@@ -189,7 +187,7 @@ def _check_models(run: SmokeRun, server: ServerUnderTest, container: WatchedCont
     if not names or (expected and expected not in names):
         served = ", ".join(names) or "none"
         raise StepFailedError(
-            "models", "wrong-model", f"the server does not serve the model {expected!r}, but: {served}"
+            "models", "wrong-model", f"the server does not serve the model {expected!r}; it serves: {served}"
         )
     return expected or names[0]
 
@@ -207,25 +205,25 @@ def _ask(run: SmokeRun, server: ServerUnderTest, name: str, question: Question, 
 
 
 def wants_logprobs(run: SmokeRun, question: Question) -> bool:
-    """Return whether the log-probabilities of an answer are needed: to record it, or to compare it."""
+    """Return whether an answer needs log-probabilities, to record or compare it."""
     return run.baseline.recorded is not None or find(run.baseline.golden, question, run.baseline.model) is not None
 
 
 def accept(run: SmokeRun, question: Question, reply: Reply, step: Step) -> None:
-    """Take a right answer: compare it with the golden one, or record it.
+    """Store a right answer, and compare it with the golden one or record it.
 
     Raises:
-        StepFailedError: it is another one than the golden one.
+        StepFailedError: the answer differs from the golden one.
     """
     golden = find(run.baseline.golden, question, run.baseline.model)
     agreement = compare(golden, reply.tokens, run.spec.smoke.golden_tolerance) if golden else None
     answer = replace(reply.answer, golden=agreement)
     run.answers.append(answer)
     if agreement and agreement.difference:
-        message = f"the answer to {question.title!r} is not the golden one: {agreement.difference}"
+        message = f"the answer to {question.title!r} differs from the golden one: {agreement.difference}"
         raise StepFailedError(step, "not-golden", message)
     alike = f", {agreement.tokens} tokens as recorded" if agreement else ""
-    # A model may say anything, also what a terminal would obey.
+    # An answer may contain terminal escapes.
     excerpt = printable(" ".join(answer.text.split()))
     run.console.say(f"{run.name}: {question.title} -> {excerpt} ({_pace(answer)}{alike})")
     if run.baseline.recorded is not None and reply.tokens:
@@ -246,7 +244,7 @@ def _check_still_there(server: ServerUnderTest, container: WatchedContainer) -> 
     if not state.running:
         raise ended("question", "crashed", "the container crashed after the answer", state)
     if not server.is_healthy(within_s=30):
-        message = "the server answered, but /health does not answer any more"
+        message = "the server answered, but /health no longer does"
         raise StepFailedError("question", "out-of-memory" if state.out_of_memory else "crashed", message)
 
 
@@ -262,25 +260,25 @@ def _stop(run: SmokeRun, container: WatchedContainer) -> None:
     container.terminate()
     while (state := container.state()).running:
         if time.monotonic() - began > within_s:
-            message = f"SIGTERM is ignored: still running {within_s:.0f} s after it"
+            message = f"the server ignored SIGTERM: still running after {within_s:.0f} s"
             raise StepFailedError("stop", "ignores-sigterm", message)
         time.sleep(_STOP_POLL_S)
     run.stop_s = round(time.monotonic() - began, 1)
     if state.out_of_memory:
         raise ended("stop", "out-of-memory", "the container lost a process", state)
     if state.code == 128 + signal.SIGTERM:
-        message = "SIGTERM killed the server (exit code 143): it did not shut down"
+        message = "SIGTERM killed the server (exit code 143) before it shut down"
         raise StepFailedError("stop", "unclean-end", message)
     if state.code != 0:
-        raise ended("stop", "unclean-end", "SIGTERM did not end the server cleanly", state)
+        raise ended("stop", "unclean-end", "the server did not exit cleanly on SIGTERM", state)
 
 
 def _unanswered(step: Step, fault: str, message: str, container: WatchedContainer) -> StepFailedError:
-    """Tell a server that answers badly from one that died while answering, or lost a process."""
+    """Return the failure of a request; it distinguishes a bad answer from a crash or a killed process."""
     time.sleep(_SETTLE_S)
     state = container.state()
     if not state.running:
-        return ended(step, "crashed", f"the container crashed while it was asked ({message})", state)
+        return ended(step, "crashed", f"the container crashed during the request ({message})", state)
     if state.out_of_memory:
         return StepFailedError(
             step, "out-of-memory", f"{message}: out of memory, the kernel killed one of its processes"

@@ -188,7 +188,7 @@ def test_a_wrong_answer_pushes_nothing_and_a_right_expectation_goes_on(
     ("fault", "said"),
     [
         ("exits", "the container ended before it was ready: exit code 3.*libnuma"),
-        ("crashes-while-answering", "the container crashed while it was asked"),
+        ("crashes-while-answering", "the container crashed during the request"),
         ("killed-by-term", "SIGTERM killed the server"),
     ],
 )

@@ -39,7 +39,7 @@ def test_a_digest_is_asked_once_also_when_its_record_is_lost(asked: Project) -> 
     done = asked.run("smoke", "--json")
     assert done.code == 0, done.stderr
     assert done.ran() == ["smoke"]
-    assert "this digest proved itself at level cpu on " in done.stderr
+    assert "this digest passed at level cpu on " in done.stderr
     assert started(asked) == before, "nothing was started"
     assert asked.record("smoke")["digest"] == done.cells[CELL]["digest"]
     assert asked.run("smoke", "--json").ran() == []
@@ -65,7 +65,9 @@ def test_golden_tokens_are_recorded_and_compared(asked: Project) -> None:
     asked.recipe["smoke"]["environment"] = {"STAND_IN_SHIFT": "-1.5"}
     asked.write()
     far = asked.run("smoke", "--json")
-    assert_refused(far, 10, r"is not the golden one: token 1, .* has log-probability -1.60, recorded -0.10", "--record")
+    assert_refused(
+        far, 10, r"differs from the golden one: token 1, .* has log-probability -1.60, recorded -0.10", "--record"
+    )
     assert not asked.record("smoke")["passed"]
     assert asked.record("smoke")["answers"][0]["golden"]["worst"] == 1.5
 

@@ -164,7 +164,7 @@ def test_an_image_with_another_name_stays(tmp_path: Path, engine: Engine, client
 def test_a_name_that_the_engine_refuses(tmp_path: Path, engine: Engine, client: DockerClient) -> None:
     image, layout = build(tmp_path, "linux/amd64")
     with (
-        pytest.raises(EngineError, match=r"does not name the image: .*invalid") as caught,
+        pytest.raises(EngineError, match=r"could not tag the image: .*invalid") as caught,
         loaded(image, layout, engine, Console(quiet=True), keep_as="jbuild-test/UPPER:case") as reference,
     ):
         pass

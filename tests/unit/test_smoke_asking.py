@@ -29,7 +29,7 @@ def replying(text: str = ANSWER.text, chunks: int = 4, **changes: Any) -> Reply:
         ({"expect": "Paris"}, REPLY, None),
         ({"expect": "Rome"}, REPLY, "expected: Rome; got: 'It is Paris.'"),
         ({"text": "It is Paris."}, REPLY, None),
-        ({"text": "It is Paris"}, REPLY, "expected to the letter: 'It is Paris'; got: 'It is Paris.'"),
+        ({"text": "It is Paris"}, REPLY, "expected exactly: 'It is Paris'; got: 'It is Paris.'"),
         ({"tokens": ("It", " is")}, REPLY, None),
         ({"tokens": ("It", " was")}, REPLY, r"expected the tokens ['It', ' was']; got: ['It', ' is']"),
         ({"tokens": ("It", " is", " Paris", ".", "!")}, REPLY, "; got: ['It', ' is', ' Paris', '.']"),
@@ -39,10 +39,10 @@ def replying(text: str = ANSWER.text, chunks: int = 4, **changes: Any) -> Reply:
         (
             {"schema": '{"type": "object"}'},
             REPLY,
-            "expected JSON of the schema, but it is not JSON; got: 'It is Paris.'",
+            "expected JSON that matches the schema, but it is not JSON; got: 'It is Paris.'",
         ),
         ({"expect": "Paris", "min_tokens": 9}, REPLY, "at least 9"),
-        ({"expect": "Paris"}, replying(chunks=1, tokens=8), "expected a stream; 8 tokens came in one piece"),
+        ({"expect": "Paris"}, replying(chunks=1, tokens=8), "expected a stream; got 8 tokens in one chunk"),
         ({"expect": "Paris"}, replying(chunks=1, tokens=7), None),
     ],
 )

@@ -91,22 +91,22 @@ ALL = Bounds(slower_start=0.5, later_first_token=0.5, fewer_tokens=0.3, more_mem
     [
         ({}, ()),
         ({"ready_s": 149.0}, ()),
-        ({"ready_s": 151.0}, ("151.0 s to ready, the last time 100.0 s to ready: more than 50% worse",)),
+        ({"ready_s": 151.0}, ("151.0 s to ready, last time 100.0 s to ready: more than 50% worse",)),
         ({"ready_s": 10.0}, ()),
         (
             {"first_token_s": 1.6},
-            ("1.60 s to the first token, the last time 1.00 s to the first token: more than 50% worse",),
+            ("1.60 s to the first token, last time 1.00 s to the first token: more than 50% worse",),
         ),
         ({"tokens_per_s": 7.5}, ()),
-        ({"tokens_per_s": 6.5}, ("6.5 tokens/s, the last time 10.0 tokens/s: more than 30% worse",)),
+        ({"tokens_per_s": 6.5}, ("6.5 tokens/s, last time 10.0 tokens/s: more than 30% worse",)),
         ({"tokens_per_s": 90.0}, ()),
         (
             {"peak_memory_bytes": 1_300_000_000},
-            ("1300000000 bytes of memory, the last time 1000000000 bytes of memory: more than 20% worse",),
+            ("1300000000 bytes of memory, last time 1000000000 bytes of memory: more than 20% worse",),
         ),
         (
             {"image_bytes": 560_000_000},
-            ("an image of 560000000 bytes, the last time an image of 500000000 bytes: more than 10% worse",),
+            ("an image of 560000000 bytes, last time an image of 500000000 bytes: more than 10% worse",),
         ),
         ({"ready_s": None, "peak_memory_bytes": None, "first_token_s": None}, ()),
     ],

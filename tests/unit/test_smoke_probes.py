@@ -210,7 +210,7 @@ def test_a_gpu_that_computes_what_the_cpu_does() -> None:
 def test_a_gpu_that_computes_something_else(fault: float) -> None:
     FAULT[0] = fault
     problems = examine(torch(), ())["problems"]
-    assert "matmul float32: the GPU's numbers are not the CPU's" in problems[0]
+    assert "matmul float32: the GPU's numbers differ from the CPU's" in problems[0]
 
 
 def test_a_gpu_without_kernels() -> None:
@@ -221,7 +221,7 @@ def test_a_gpu_without_kernels() -> None:
 
 
 def test_another_gpu_than_the_images() -> None:
-    assert examine(torch(), ("11.0",))["problems"] == ["the GPU has SM 8.7, and the image is for 11.0"]
+    assert examine(torch(), ("11.0",))["problems"] == ["the GPU has SM 8.7, but the image is for 11.0"]
     (problem,) = examine(torch(built=("sm_90", "sm_110")), ())["problems"]
     assert problem == "torch has no machine code for SM 8.7: it was built for sm_90 sm_110"
 

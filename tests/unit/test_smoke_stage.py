@@ -44,7 +44,7 @@ class Engine:
     def loaded(self, *_: Any, **__: Any) -> Iterator[str]:
         yield DIGEST
         if not self.names_it:
-            raise EngineError("the engine does not name the image")
+            raise EngineError("the engine could not tag the image")
         self.named += 1
 
     def smoke(self, *_: Any, **__: Any) -> Verdict:

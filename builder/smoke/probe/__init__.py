@@ -1,6 +1,6 @@
-"""What runs inside an image under test: files that stand alone, standard library only, Python 3.8 and later.
+"""Probes that run inside an image under test: standalone files, standard library only, Python 3.8 and later.
 
-Each prints one line of JSON, behind `MARK`, and its progress to standard error. They can be run by hand:
+Every probe prints `MARK` with a line of JSON, and its progress to standard error. By hand:
 `python builder/smoke/probe/gpu.py --sms 8.7`.
 """
 

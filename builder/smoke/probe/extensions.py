@@ -1,9 +1,9 @@
-"""Loads every extension module of this Python, each in a process of its own, and tells which do not load.
+"""Loads every extension module of this Python in its own process, and reports the modules that do not load.
 
-Runs inside images on Python 3.8 and later, with nothing but the standard library. A module is opened with all its
-symbols resolved (RTLD_NOW), with torch loaded as its users have it; one that fails so is imported by its name too, for
-some packages prepare their own libraries. `--driver` names libraries (globs) that NVIDIA's runtime brings: a module
-that lacks one of them, or a library that does, could not be tried any further without a GPU, and is told apart.
+Runs inside images on Python 3.8 and later, with the standard library only. A module is opened after torch, as in use,
+with all its symbols resolved (RTLD_NOW). If that fails, it is imported by name too, since some packages prepare their
+own libraries. `--driver` names libraries (globs) of NVIDIA's runtime: modules that lack one of them, directly or
+through a library, are reported separately, since they need a GPU.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MISSING = re.compile(r"(\S+): cannot open shared object file")
 
 
 def main() -> None:
-    """Try all modules and print what came of it."""
+    """Try all modules and print the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--driver", action="append", default=[], metavar="GLOB", help="a library of the GPU's driver")
     parser.add_argument("folders", nargs="*", type=Path, help="where to look; default: where packages are installed")
@@ -77,7 +77,7 @@ def attempt(folder: Path, path: Path) -> str | None:
 
 
 def needed_driver(error: str, globs: Iterable[str]) -> str | None:
-    """Return the library of the GPU's driver for want of which a module does not load, or None if it is not that."""
+    """Return the library of the GPU's driver that an error reports as missing, or None."""
     match = _MISSING.search(error)
     name = os.path.basename(match.group(1)) if match else ""  # noqa: PTH119  # a name, maybe of no file
     return name if any(fnmatch.fnmatchcase(name, glob) for glob in globs) else None
@@ -96,13 +96,13 @@ def _import(name: str) -> str | None:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
         return "absent" if error.name == name else str(error)
-    except BaseException as error:  # noqa: BLE001  # modules raise what they like when they are imported
+    except BaseException as error:  # noqa: BLE001  # an import may raise anything
         return f"{type(error).__name__}: {error}"
     return None
 
 
 def _apart(action: Callable[[], str | None]) -> str | None:
-    """Do something in a process of its own, which a module may end or hang."""
+    """Run an action in its own process, since a module may end or hang it."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -118,7 +118,7 @@ def _apart(action: Callable[[], str | None]) -> str | None:
     os.close(reader)
     _, status = os.waitpid(child, 0)
     if not in_time:
-        return f"it does not come back within {_WITHIN_S} s"
+        return f"it does not return within {_WITHIN_S} s"
     if os.WIFSIGNALED(status):
         return f"it ends its process with {signal.Signals(os.WTERMSIG(status)).name}"
     return output or None

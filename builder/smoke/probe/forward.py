@@ -1,7 +1,7 @@
-"""Lets a baked model generate on the CPU with this image's own torch and transformers.
+"""Runs a baked model on the CPU with this image's own torch and transformers.
 
-Runs inside images on Python 3.8 and later, with nothing but the standard library and those two. The one argument is
-JSON: `model` is a folder, `questions` have `messages` or a `prompt`, and `max_tokens`.
+Runs inside images on Python 3.8 and later, with only the standard library and those two. The only argument is JSON:
+`model` is a folder, `questions` have `messages` or a `prompt`, and `max_tokens`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Checks that this image's torch really computes on this machine's GPU: the same numbers as on the CPU.
+"""Checks that this image's torch computes the same numbers on this machine's GPU as on the CPU.
 
-Runs inside images on Python 3.8 and later, with nothing but the standard library and torch; by hand:
-`python gpu.py --sms 8.7`. Ends with 1 if anything is not as it should be.
+Runs inside images on Python 3.8 and later, with only the standard library and torch; by hand:
+`python gpu.py --sms 8.7`. Exits with 1 if a check fails.
 
-`torch.cuda.is_available()` is true with wheels that have no machine code for the GPU: only a computation tells.
+`torch.cuda.is_available()` is true even for wheels without machine code for the GPU, so the probe computes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _TOLERANCES = {"float32": 2e-3, "float16": 5e-3, "bfloat16": 3e-2}
 
 
 def main() -> int:
-    """Check the GPU, print what was seen, and return the exit code."""
+    """Check the GPU, print the report, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sms", default="", help="what the image is for, such as 8.7,11.0; default: any")
+    parser.add_argument("--sms", default="", help="the image's compute capabilities, such as 8.7,11.0; default: any")
     sms = tuple(sm for sm in parser.parse_args().sms.split(",") if sm)
     report = examine(importlib.import_module("torch"), sms)
     sys.stdout.write(f"jbuild-probe: {json.dumps(report)}\n")
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def examine(torch: Any, sms: Sequence[str]) -> dict[str, Any]:
-    """Return the device, what torch was built for, the computations, and everything that is wrong."""
+    """Return the device, torch's architectures, the computations and all problems."""
     report: dict[str, Any] = {"torch": torch.__version__, "cuda": torch.version.cuda, "checks": [], "problems": []}
     if not torch.cuda.is_available():
         report["problems"].append("torch sees no GPU")
@@ -46,7 +46,7 @@ def examine(torch: Any, sms: Sequence[str]) -> dict[str, Any]:
     report["sm"] = f"{capability[0]}.{capability[1]}"
     report["arch_list"] = torch.cuda.get_arch_list()
     if sms and report["sm"] not in sms:
-        report["problems"].append(f"the GPU has SM {report['sm']}, and the image is for {', '.join(sms)}")
+        report["problems"].append(f"the GPU has SM {report['sm']}, but the image is for {', '.join(sms)}")
     if not runs_on(report["arch_list"], capability):
         built = " ".join(report["arch_list"])
         report["problems"].append(f"torch has no machine code for SM {report['sm']}: it was built for {built}")
@@ -62,8 +62,8 @@ def examine(torch: Any, sms: Sequence[str]) -> dict[str, Any]:
 def runs_on(built: Sequence[str], capability: tuple[int, int]) -> bool:
     """Return whether code built for these architectures runs on a GPU.
 
-    Machine code (`sm_`) runs within its major version from its minor on, PTX (`compute_`) on everything newer (CUDA
-    C++ programming guide, "Binary Compatibility" and "PTX Compatibility"); a suffix ties it to the very one.
+    Machine code (`sm_`) runs on its major version from its minor on, PTX (`compute_`) on all newer GPUs (CUDA C++
+    programming guide, "Binary Compatibility" and "PTX Compatibility"); with a suffix, only on exactly that GPU.
     """
     for name in built:
         match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", name)
@@ -85,7 +85,7 @@ def _check(torch: Any, name: str, compute: Callable[..., Any], kind: Any, tolera
         error = float((result - expected).norm() / expected.norm())
         # NaN is not below the tolerance.
         if not error <= tolerance:
-            problem = f"{name}: the GPU's numbers are not the CPU's: off by {error:.2g}, allowed {tolerance:.2g}"
+            problem = f"{name}: the GPU's numbers differ from the CPU's by {error:.2g}, allowed {tolerance:.2g}"
     except RuntimeError as failure:
         problem = f"{name}: {str(failure).splitlines()[0]}"
     return {"name": name, "error": error, "tolerance": tolerance, "problem": problem}
