@@ -1,4 +1,4 @@
-"""Evidence into a registry, and out of one again."""
+"""Writes evidence to a registry and reads it back."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _HINT = "set `attach = false` under [publish] in the recipe if this registry can
 
 
 def attach(client: RegistryClient, repository: str, digest: str, evidence: Evidence) -> tuple[Attached, ...]:
-    """Put evidence beside an image, what is missing only; return what of it refers to the image now.
+    """Add the missing evidence to an image; return all artifacts that refer to the image.
 
     Raises:
-        RegistryError: the registry refuses.
+        RegistryError: the registry refuses the evidence.
     """
     try:
         unlisted = [item.referrer for item in evidence.artifacts if not _put_artifact(client, repository, item)]
@@ -40,7 +40,7 @@ def attach(client: RegistryClient, repository: str, digest: str, evidence: Evide
             layers = [item for item in evidence.cosign if item.tag == tag]
             if layers:
                 _put_layers(client, repository, digest, tag, layers)
-        # Another run may have written the list in between, without what was not on it yet when it was read.
+        # Another run may have overwritten the list in between, without these entries.
         _list(client, repository, digest, unlisted)
     except RegistryError as error:
         error.hint = f"{error.hint}; {_HINT}" if error.hint else _HINT
@@ -54,7 +54,7 @@ def cosign_tag(digest: str, tag: CosignTag) -> str:
 
 
 def is_evidence(tag: str) -> bool:
-    """Return whether a tag is none of a person's, but holds evidence of a digest."""
+    """Return whether a tag holds evidence of a digest."""
     return tag.startswith("sha256-")
 
 
@@ -83,7 +83,7 @@ def contents(client: RegistryClient, repository: str, artifact: Artifact) -> byt
 
 
 def _put_artifact(client: RegistryClient, repository: str, artifact: Artifact) -> bool:
-    """Put an artifact where it is missing; return whether the registry has said that it lists it itself."""
+    """Put an artifact if it is missing; return whether the registry lists it as a referrer itself."""
     descriptor = artifact.referrer.descriptor
     if client.head_manifest(repository, descriptor.digest) is not None:
         return False
@@ -97,7 +97,7 @@ def _list(client: RegistryClient, repository: str, digest: str, unlisted: Sequen
 
 
 def _put_layers(client: RegistryClient, repository: str, digest: str, tag: CosignTag, added: list[CosignLayer]) -> None:
-    """Add layers to cosign's image, beside whatever others have put there; read back, for they may do so just now."""
+    """Add layers to cosign's image and keep those of others; read it back, since others may write at the same time."""
     name = cosign_tag(digest, tag)
     for _ in range(_TRIES):
         present = _layers(client, repository, name)
@@ -105,7 +105,7 @@ def _put_layers(client: RegistryClient, repository: str, digest: str, tag: Cosig
         if not missing:
             return
         layers = [*present, *(item.layer for item in missing)]
-        # What cosign itself writes: a configuration that says nothing but what the layers are.
+        # cosign writes the same configuration: it holds only the layers' digests.
         config = BytesBlob(
             as_bytes(
                 {
@@ -124,9 +124,9 @@ def _put_layers(client: RegistryClient, repository: str, digest: str, tag: Cosig
         client.put_manifest(repository, name, as_bytes(manifest), OCI_MANIFEST)
     if any(item.layer not in _layers(client, repository, name) for item in added):
         raise RegistryError(
-            "signatures do not stay on the image's list",
+            "another client keeps overwriting the image's signatures",
             where=f"{client.host}/{repository}:{name}",
-            hint="does somebody else sign the same image? Run it again when they have finished",
+            hint="run it again when no other client signs this image",
         )
 
 
@@ -147,7 +147,7 @@ def _layers(client: RegistryClient, repository: str, tag: str) -> list[dict[str,
 
 
 def _artifact(client: RegistryClient, repository: str, referrer: Referrer) -> Artifact | None:
-    """Return what a list names, or None if it is gone or cannot be understood: anybody may put anything on a list."""
+    """Return a listed artifact, or None if it is gone or not an artifact: anybody may add entries to the list."""
     try:
         content, _ = client.get_manifest(repository, referrer.descriptor.digest)
     except ImageMissingError:
@@ -161,7 +161,7 @@ def _artifact(client: RegistryClient, repository: str, referrer: Referrer) -> Ar
 
 
 def parts_of(manifest: bytes) -> list[dict[str, Any]]:
-    """Return the configuration and the layers of a manifest, whose digests and sizes are such; [] for anything else."""
+    """Return the configuration and the layers of a manifest; [] if a digest or size is malformed."""
     try:
         document = json.loads(manifest)
         parts = [document["config"], *document["layers"]]

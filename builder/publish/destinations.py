@@ -1,4 +1,4 @@
-"""Where a recipe's images go."""
+"""The registries of a recipe's images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def required_targets(
     registries = targets(spec, overrides, config)
     if not registries:
         raise UsageError(
-            "no registry is named",
+            "no registry is configured",
             where=location,
             hint="name one with --registry HOST/PREFIX, or `registries` under [publish] in the recipe or jbuild.toml",
         )

@@ -1,7 +1,7 @@
-"""What goes along with an image: SBOM, verdict, provenance and audit as artifacts that refer to it, and signatures.
+"""Evidence of an image: SBOM, verdict, provenance and audit as artifacts that refer to it, and signatures.
 
-Artifacts are OCI 1.1 manifests with a `subject`. What is signed lies a second time where cosign looks for it: in the
-images under the tags `sha256-<hex>.sig` and `sha256-<hex>.att`.
+Artifacts are OCI 1.1 manifests with a `subject`. Signatures and signed statements are also stored where cosign looks
+for them: in the images under the tags `sha256-<hex>.sig` and `sha256-<hex>.att`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CosignLayer:
-    """One signature or attestation in cosign's own image: which of the two, its descriptor as a layer, its bytes."""
+    """A signature or an attestation in cosign's own image: its tag, its descriptor as a layer, its bytes."""
 
     tag: CosignTag
     layer: dict[str, Any]
@@ -59,7 +59,7 @@ class CosignLayer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """Everything that goes along with an image."""
+    """All evidence of an image."""
 
     artifacts: tuple[Artifact, ...] = ()
     cosign: tuple[CosignLayer, ...] = ()
@@ -71,21 +71,21 @@ class Evidence:
 
 
 def of_cell(run: CellRun) -> Evidence:
-    """Return the evidence for a cell's image, signed with the configured key; its audit too if it has one.
+    """Return the evidence of a cell's image, signed with the configured key; with the audit if there is one.
 
     Raises:
-        UsageError, RegistryError: it cannot be signed.
+        UsageError, RegistryError: the evidence cannot be signed.
     """
     return evidence(run, signer_of(run.session.config, run.session.workspace))
 
 
 def evidence(run: CellRun, signer: Signer | None) -> Evidence:
-    """Return the evidence for a cell's image, signed where there is a key.
+    """Return the evidence of a cell's image, signed if there is a signer.
 
-    The same records give the same bytes: what a registry has of it is not put again.
+    The same records give the same bytes, so evidence in a registry is not put again.
 
     Raises:
-        UsageError, RegistryError: it cannot be signed.
+        UsageError, RegistryError: the evidence cannot be signed.
     """
     job, lock, image = run.job, run.lock, run.image.manifest
     checksum = lockfile.content(lock)
@@ -96,7 +96,7 @@ def evidence(run: CellRun, signer: Signer | None) -> Evidence:
     # Tools look for the plain SBOM; the signed one does not require trust in the registry.
     predicates += [("signed-sbom", statements.SBOM, bill)] if signer else []
     if audit := run.find(Audit):
-        # How long it took is not what it found: the same findings are the same statement.
+        # Without the duration, the same findings give the same statement.
         findings = {name: value for name, value in records.to_json(audit).items() if name != _TIME}
         predicates.append(("audit", statements.AUDIT, findings))
     repository = job.spec.publish.repository
@@ -112,23 +112,23 @@ def evidence(run: CellRun, signer: Signer | None) -> Evidence:
 
 
 def together(*collections: Evidence) -> Evidence:
-    """Return all parts as one, what is the same once."""
+    """Merge collections of evidence; duplicates appear once."""
     artifacts = {item.referrer.descriptor.digest: item for evidence in collections for item in evidence.artifacts}
     layers = {(item.tag, str(item.layer)): item for evidence in collections for item in evidence.cosign}
     return Evidence(artifacts=tuple(artifacts.values()), cosign=tuple(layers.values()))
 
 
 def stated(image: Descriptor, name: str, content: bytes, signer: Signer | None) -> Evidence:
-    """Return a statement as evidence: signed, in an envelope that cosign finds too, else bare."""
+    """Return a statement as evidence: in a signed envelope that cosign finds too, or bare without a signer."""
     signature = signer.sign(statements.signed_bytes(content)) if signer else None
     return cosign_evidence(image, name, statements.envelope(content, signature) if signature else content)
 
 
 def cosign_evidence(image: Descriptor, name: str, content: bytes) -> Evidence:
-    """Return a statement that is there already, bare or in an envelope, as evidence.
+    """Return an existing statement, bare or in an envelope, as evidence.
 
     Raises:
-        IntegrityError: it is neither.
+        IntegrityError: the content is neither.
     """
     payload, signatures = statements.opened(content, name)
     kind = statements.parse(payload, name).predicate_type
@@ -171,7 +171,7 @@ def artifact(
 
 
 def signed_payload(digest: str, name: str) -> bytes:
-    """Return what a signature of an image is made over (cosign, "simple signing")."""
+    """Return the signed bytes of an image's signature (cosign, "simple signing")."""
     identity = {"docker-reference": name}
     critical = {
         "identity": identity,
@@ -182,7 +182,7 @@ def signed_payload(digest: str, name: str) -> bytes:
 
 
 def signature(image: Descriptor, name: str, signer: Signer | None) -> Evidence:
-    """Return the signature of an image as evidence, none without a signer; `name` is the same for all registries."""
+    """Return an image's signature as evidence, empty without a signer; `name` is the same for all registries."""
     if signer is None:
         return Evidence()
     payload = signed_payload(image.digest, name)
@@ -191,7 +191,7 @@ def signature(image: Descriptor, name: str, signer: Signer | None) -> Evidence:
 
 
 def signature_of(layer: dict[str, Any]) -> str:
-    """Return the signature beside a layer of cosign's image, in base64; empty for an attestation."""
+    """Return the signature of a layer of cosign's image, in base64; empty for an attestation."""
     return str((layer.get("annotations") or {}).get(_SIGNATURE) or "")
 
 

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def write_verdict(job: Job, session: Session, path: Path) -> Verdict:
-    """Write the verdict that a cell's image has here, signed if a key is configured; return it.
+    """Write the verdict of a cell's latest image, signed if a key is configured; return it.
 
     Raises:
-        UsageError: there is none, or it cannot be signed.
+        UsageError: the image has no passing verdict, or it cannot be signed.
         DiskError: the file cannot be written.
     """
     records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
@@ -40,6 +40,6 @@ def write_verdict(job: Job, session: Session, path: Path) -> Verdict:
     if sign:
         content = statements.envelope(content, sign.sign(statements.signed_bytes(content)))
     else:
-        session.console.warn("no `cosign-key` is configured, so the verdict is not signed")
+        session.console.warn("the verdict is not signed: no `cosign-key` is configured")
     write_bytes(path, content)
     return verdict

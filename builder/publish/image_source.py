@@ -1,4 +1,4 @@
-"""An image that is to be published: on this disk or in a registry, its manifest at hand, its blobs on call."""
+"""An image to publish, on disk or in a registry: its manifest is in memory, its blobs are read on demand."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _BASE_NAME = "org.opencontainers.image.base.name"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageSource:
-    """An image: its manifest's descriptor and bytes, its labels, and every blob, each once, the largest first.
+    """An image: its manifest's descriptor and bytes, its labels, and its distinct blobs, the largest first.
 
-    `origin` is the registry that it comes from, None for this disk.
+    `origin` is its registry, None for an image on disk.
     """
 
     manifest: Descriptor
@@ -61,13 +61,13 @@ class LayoutBlob:
 
     @contextmanager
     def open(self, offset: int) -> Iterator[Readable]:
-        """Give the blob's bytes from a place on."""
+        """Open the blob's bytes from an offset on."""
         with oci.open_blob(self.layout, self.digest) as file:
             file.seek(offset)
             yield file
 
     def find_corruption(self) -> JbuildError | None:
-        """Compare what is on the disk with the digest."""
+        """Compare the file with the digest."""
         return oci.find_corruption(self.layout, self.digest)
 
 
@@ -100,7 +100,7 @@ def from_registry(client: RegistryClient, reference: Reference) -> ImageSource:
     content, manifest = client.get_manifest(repository, reference.tag_or_digest)
     if manifest.media_type in INDEXES:
         raise RegistryError(
-            "it is an index of several images, and jbuild's are single ones",
+            "this is an index of several images, not a single image",
             where=str(reference),
             hint=f"name one of its images by digest: `docker buildx imagetools inspect {reference}` lists them",
         )
@@ -131,7 +131,7 @@ def _blobs_of(content: bytes, reference: Reference) -> list[Descriptor]:
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise RegistryError(
-            "its manifest cannot be understood", where=str(reference), hint="is it a container image?"
+            "this is not an image manifest", where=str(reference), hint="is it a container image?"
         ) from error
 
 
@@ -141,10 +141,10 @@ def _ordered(blobs: list[LayoutBlob] | list[RemoteBlob]) -> tuple[BlobSource, ..
 
 
 def _require(layout: Path, blob: Descriptor) -> None:
-    """Make sure that a blob is there.
+    """Check that a blob is present.
 
     Raises:
-        IntegrityError: it is missing or has another size.
+        IntegrityError: the blob is missing or has another size.
     """
     path = oci.blob(layout, blob.digest)
     if not oci.is_present(layout, blob):

@@ -1,4 +1,4 @@
-"""Moves a digest that is there already to registries and tags: nothing is built, and the engine is not asked."""
+"""Copies an existing image to other registries or tags, without a build and without the engine."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromotionCandidate:
-    """An image that may be promoted: where it is, what is known of it, and the tags that its recipe wants.
+    """An image to promote, with its evidence and the tags of its recipe.
 
-    `levels` are those of the verdicts that count; `unsigned` those of unsigned verdicts beside it.
+    `levels` are the levels of trusted verdicts, `unsigned` those of verdicts without a trusted signature.
     """
 
     source: ImageSource
@@ -51,10 +51,10 @@ class PromotionCandidate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromoteOptions:
-    """What the command line asks for.
+    """Options of the command line.
 
-    `tags` replace the recipe's, and are put from `level` on; `verdict` is a file that was handed over, signed by one of
-    `keys`, unless `unsigned` takes verdicts without a signature too.
+    `tags` replace the recipe's and need a verdict of `level`; `verdict` is an exported file, signed by one of `keys`;
+    `unsigned` accepts verdicts without a signature too.
     """
 
     targets: tuple[str, ...]
@@ -73,11 +73,11 @@ class PromoteOptions:
 
 
 def from_cell(job: Job, session: Session) -> PromotionCandidate:
-    """Return the image that a cell was built into last, from this disk or else from where it was published.
+    """Return the latest image of a cell, from this disk or from the registry of its last push.
 
     Raises:
-        UsageError: none was built here.
-        RegistryError: it is in a registry only, which does not answer.
+        UsageError: the cell has not been built on this machine.
+        RegistryError: the image is only in a registry, and the registry does not answer.
     """
     spec, records = job.spec.publish, CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
     image, proven = records.image(), records.proven()
@@ -101,7 +101,7 @@ def from_image(reference: Reference, session: Session, keys: tuple[Path, ...]) -
     """Return an image in a registry, with its attachments.
 
     Raises:
-        RegistryError: it is not there, or the registry does not answer.
+        RegistryError: the image is not there, or the registry does not answer.
     """
     client = connect_to(reference, session.config)
     source = from_registry(client, reference)
@@ -122,8 +122,8 @@ def is_about(verdict: Path, candidate: PromotionCandidate) -> bool:
     """Return whether a verdict's file is about an image.
 
     Raises:
-        UsageError: there is no such file.
-        IntegrityError: it holds no statement.
+        UsageError: the file cannot be read.
+        IntegrityError: the file does not hold a statement.
     """
     payload, _ = statements.opened(_read(verdict), str(verdict))
     return candidate.source.digest in statements.parse(payload, str(verdict)).digests
@@ -134,8 +134,8 @@ def promote(candidate: PromotionCandidate, options: PromoteOptions, session: Ses
 
     Raises:
         PublicationError: a registry failed.
-        RegistryError: a tag that was asked for by name is not earned.
-        IntegrityError, SmokeError, UsageError: the verdict that was handed over does not count.
+        RegistryError: the verdicts do not earn a tag of `options`.
+        IntegrityError, SmokeError, UsageError: the verdict of `options` is not accepted.
     """
     candidate = _with_verdict(candidate, options)
     level = best((*candidate.levels, *(candidate.unsigned if options.unsigned else ())))
@@ -146,7 +146,7 @@ def promote(candidate: PromotionCandidate, options: PromoteOptions, session: Ses
     )
     if candidate.unsigned and not level:
         session.console.warn(
-            "the image's own verdict is not signed by a trusted key, so it does not count; --unsigned-verdict takes it"
+            "ignored the image's own verdict: it is not signed by a trusted key; --unsigned-verdict accepts it"
         )
     wish = PublishOptions(
         repository=options.repository or candidate.repository,
@@ -163,7 +163,7 @@ def promote(candidate: PromotionCandidate, options: PromoteOptions, session: Ses
         raise RegistryError(
             "; ".join(f"tag {tag.name} was not put: {tag.reason}" for tag in done.withheld),
             where=candidate.source.digest,
-            hint="hand over a better verdict with --verdict FILE; the digest itself is in every registry",
+            hint="pass a better verdict with --verdict FILE; every registry has the digest already",
         )
     return done
 
@@ -185,17 +185,17 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        hint = "`jbuild verdict RECIPE --output FILE` writes one where the image was asked"
-        raise UsageError(f"the verdict cannot be read: {error.strerror}", where=str(path), hint=hint) from error
+        hint = "run `jbuild verdict RECIPE --output FILE` on the machine of the smoke run"
+        raise UsageError(f"cannot read the verdict: {error.strerror}", where=str(path), hint=hint) from error
 
 
 def _evidence(job: Job, image: Image, verdict: Verdict, session: Session) -> Evidence:
-    """Return what the records of a cell say of its image, as far as they are still those of the image."""
+    """Return the evidence from a cell's records, none if they no longer match the image."""
     records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
     plan, audit = records.plan(), records.audit()
     lock = lockfile.read(session.workspace.lock(job.recipe.name, job.cell.id), recipe=job.recipe.name, cell=job.cell.id)
     if plan is None or lock is None or dict(image.labels).get("io.jbuild.lock") != lockfile.content(lock):
-        session.console.warn(f"{job.cell.id}: the lock has changed since the image was built; no evidence goes along")
+        session.console.warn(f"{job.cell.id}: attaching no evidence, the lock has changed since the build")
         return Evidence()
     run = start(job, session).with_records(Locked(lock=lock), plan, image, verdict)
     return of_cell(run.with_records(audit) if audit else run)

@@ -1,4 +1,4 @@
-"""From a proven image to its tags in every registry: all registries hold the digest before any gets a tag."""
+"""Pushes an image and its tags to registries: all registries hold the digest before any gets a tag."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishOptions:
-    """What is to be reached in every registry.
+    """Options for every registry.
 
     `repository` is below each target; `tags` are set if a verdict of `level` (None: no verdict) earns them.
-    A `building_block` of images is never run by itself: its tags need no verdict. `evidence` is there before any tag.
+    A `building_block` of images never runs by itself: its tags need no verdict. `evidence` is pushed before any tag.
     """
 
     repository: str
@@ -47,7 +47,7 @@ class PublishOptions:
 
 @dataclass(slots=True, kw_only=True)
 class _Destination:
-    """One registry, how far it has come, and where it failed."""
+    """One registry with its progress and its failure."""
 
     target: RegistryTarget
     sent: BytesSent | None = None
@@ -77,8 +77,8 @@ def publish(
 ) -> Publication:
     """Push an image to `<target>/<repository>` of every target, then set the tags that it has earned.
 
-    What a registry holds is not sent again, so a second run finishes what a first one left. If a registry fails,
-    none gets a tag, unless the wish is to complete the others.
+    A second run resumes the first one: a registry's blobs are not sent again. If a registry fails, no registry gets a
+    tag, unless `on_failure` is `complete-others`.
 
     Raises:
         PublicationError: a registry failed.
@@ -120,7 +120,7 @@ def publish(
 def _goals(
     targets: Iterable[str], wish: PublishOptions, config: Config, retry: Retry, console: Console, token: CancelToken
 ) -> list[_Destination]:
-    """Return the targets, each once, after all names and tags have been checked."""
+    """Check all names and tags; return the distinct targets."""
     references = {r.name: r for r in (Reference.parse(f"{target}/{wish.repository}") for target in targets)}
     for reference in references.values():
         for rule in wish.tags:
@@ -139,7 +139,7 @@ def _goals(
 
 
 def _ready(goals: list[_Destination], wish: PublishOptions) -> list[_Destination]:
-    """Return the registries to go on with: those that have not failed, none if all are to be completed or none."""
+    """Return the registries without a failure; none after any failure, unless `on_failure` is `complete-others`."""
     sound = [goal for goal in goals if not goal.failure]
     return sound if len(sound) == len(goals) or wish.on_failure == "complete-others" else []
 
@@ -155,7 +155,7 @@ def _everywhere(goals: list[_Destination], stage: str, step: Callable[[_Destinat
 def _send_everywhere(
     goals: list[_Destination], source: ImageSource, config: Config, console: Console, token: CancelToken
 ) -> None:
-    """Send to all hosts at once, to the repositories of one host in turn: the later can mount from the first."""
+    """Send to all hosts at once, and to one host's repositories in turn: later ones can mount blobs of earlier ones."""
     hosts: dict[str, list[_Destination]] = {}
     for goal in goals:
         hosts.setdefault(goal.target.reference.host, []).append(goal)
@@ -180,7 +180,7 @@ def _send_everywhere(
 
 
 def _base_of(source: ImageSource, config: Config) -> Reference | None:
-    """Return where the base image was taken from: its layers can be mounted if that is in the same registry."""
+    """Return the base image's source: its layers can be mounted within the same registry."""
     try:
         return Reference.parse(config.mirrored(source.base_name)[0]) if source.base_name else None
     except JbuildError:
@@ -206,10 +206,10 @@ def _record(goal: _Destination, source: ImageSource, *, signed: bool) -> Registr
 
 
 class PublicationError(RegistryError):
-    """At least one registry does not hold all it should. `publication` says what each holds."""
+    """At least one registry is incomplete. `publication` lists the content of every registry."""
 
     def __init__(self, publication: Publication) -> None:
-        """Take the incomplete publication."""
+        """Store the incomplete publication."""
         self.publication = publication
         failures = publication.failures
         reasons = "; ".join(f"{failure.repository}: {failure.message}" for failure in failures)
@@ -220,7 +220,7 @@ class PublicationError(RegistryError):
         )
 
     def as_json(self) -> dict[str, object]:
-        """Return the error with what each registry holds."""
+        """Return the error with the publication."""
         return {**super().as_json(), "publication": to_json(self.publication)}
 
 

@@ -1,4 +1,4 @@
-"""One registry that an image goes to: blobs, then the manifest by digest, and later its tags; each read back."""
+"""Pushes an image to one registry: blobs, the manifest by digest, later the tags; manifest and tags are read back."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from builder.remote.registry.upload import BlobSource
 
 _T = TypeVar("_T")
-# One connection seldom fills a line, and more than a few make registries slow.
+# One connection seldom uses the whole bandwidth, and more than a few make registries slow.
 _WORKERS = 4
 _SETTLE_S = (0.2, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BytesSent:
-    """Bytes of blobs by the way they came to be there, and the seconds it took."""
+    """Bytes of blobs uploaded, mounted and present before, and the seconds of the push."""
 
     uploaded: int
     mounted: int
@@ -50,10 +50,10 @@ class RegistryTarget:
     token: CancelToken
 
     def send(self, source: ImageSource, mount_from: tuple[str, ...], console: Console) -> BytesSent:
-        """Bring blobs and manifest there, what is missing only, and read the manifest back by its digest.
+        """Push the missing blobs and the manifest, and read the manifest back by its digest.
 
         Raises:
-            RegistryError, IntegrityError: it could not be done.
+            RegistryError, IntegrityError: the push failed.
         """
         started, repository = time.monotonic(), self.reference.repository
         blobs = source.blobs
@@ -75,10 +75,10 @@ class RegistryTarget:
         )
 
     def judge(self, source: ImageSource, rules: Sequence[TagRule], *, force: bool) -> tuple[TagWithheld, ...]:
-        """Return the tags that stay on what they are on here, with the reason.
+        """Return the tags that must not move in this registry, with the reason.
 
         Raises:
-            RegistryError: an immutable tag is on another image; all such tags are named.
+            RegistryError: immutable tags are on another image; the message names all of them.
         """
         withheld, accepted = [], []
         for rule in rules if not force else ():
@@ -95,7 +95,7 @@ class RegistryTarget:
             raise RegistryError(
                 f"immutable tags are on another image than {source.digest}: {', '.join(accepted)}",
                 where=self.reference.name,
-                hint="give the new image another tag, or put the tags on it all the same with --force-tags",
+                hint="give the new image another tag, or move the tags with --force-tags",
             )
         return tuple(withheld)
 
@@ -103,7 +103,7 @@ class RegistryTarget:
         """Set tags on the digest and read them back; `done` gets each correct one.
 
         Raises:
-            RegistryError: it could not be done; tags before the failing one are put.
+            RegistryError: a tag could not be put; the tags before it are put.
         """
         for name in names:
             self.token.check()
@@ -118,7 +118,7 @@ class RegistryTarget:
         """Return the labels of an image in this registry; none for other artifacts.
 
         Raises:
-            RegistryError: it could not be read.
+            RegistryError: the image could not be read.
         """
         content, descriptor = self.client.get_manifest(self.reference.repository, digest)
         if descriptor.media_type in INDEXES:
@@ -130,9 +130,9 @@ class RegistryTarget:
         return labels_of(self.client.read_blob(self.reference.repository, config))
 
     def _put(self, source: ImageSource) -> None:
-        """Put the manifest; a registry that finds no blob of it although all are there gets a moment.
+        """Put the manifest; retry if the registry does not find a blob yet.
 
-        distribution's file system driver does so while another run writes the same blob's link.
+        distribution's file system driver misses a blob while another run writes the same blob's link.
         """
         for wait_s in (*_SETTLE_S, None):
             try:
@@ -173,7 +173,7 @@ class RegistryTarget:
             raise RegistryError(
                 f"{reference} now points to {descriptor.digest}, not to the image just pushed",
                 where=self.reference.name,
-                hint="does somebody else push the same tag? Run it again when they have finished",
+                hint="run it again when no other client pushes this tag",
             )
 
 

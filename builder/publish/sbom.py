@@ -20,8 +20,8 @@ LOCK_PROPERTY = "io.jbuild.lock"
 def sbom(lock: Lock, digest: str, checksum: str, workspace: Workspace) -> dict[str, Any]:
     """Return the bill of an image: its base, every wheel and every model, with hashes and licences.
 
-    It holds no time, and its serial number comes from the digest: the same image has one bill. What the distribution's
-    packages are is not in a lock, so the bill says that it is incomplete.
+    It holds no time, and its serial number comes from the digest: the same image has one bill. A lock does not list the
+    distribution's packages, so the bill is marked as incomplete.
     """
     components = [
         _base(lock.base),

@@ -1,4 +1,4 @@
-"""Signatures by cosign's key pairs. cosign only ever sees bytes and a key: it talks to no registry and to no log."""
+"""Signatures by cosign's key pairs. cosign gets only bytes and a key; it contacts neither a registry nor a log."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 PASSWORD = "COSIGN_PASSWORD"  # noqa: S105  # the name of the variable
 _WITHIN_S = 60.0
-_INSTALL = "install cosign (Debian: `apt-get install cosign`), or take the key out of [publish] in jbuild.toml"
+_INSTALL = "install cosign (Debian: `apt-get install cosign`), or remove the key from [publish] in jbuild.toml"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signer:
-    """Signs with a private key. Signatures are kept in `cache`: the next run puts the same bytes, not new ones."""
+    """Signs with a private key. `cache` stores the signatures, so the next run pushes the same bytes."""
 
     key: Path
     cache: Path
@@ -39,7 +39,7 @@ class Signer:
 
         Raises:
             UsageError: cosign or the key's password is missing.
-            RegistryError: cosign does not sign.
+            RegistryError: cosign failed.
         """
         cached = self.cache / fingerprint(sha256_of(self.key), base64.b64encode(content).decode())
         if cached.is_file():
@@ -59,7 +59,7 @@ def signer(config: Config, workspace: Workspace) -> Signer | None:
 
 
 def check(key: Path) -> None:
-    """Make sure that a key can be signed with.
+    """Check that a key can be used to sign.
 
     Raises:
         UsageError: cosign or the key's password is missing.
@@ -67,7 +67,7 @@ def check(key: Path) -> None:
     _check_program()
     if PASSWORD not in os.environ:
         raise UsageError(
-            f"{PASSWORD} is not set, so images cannot be signed",
+            f"cannot sign images: {PASSWORD} is not set",
             where=str(key),
             hint=f"export {PASSWORD} with the key's password (empty for a key without one)",
         )
@@ -75,11 +75,11 @@ def check(key: Path) -> None:
 
 def _check_program() -> None:
     if find_program("cosign") is None:
-        raise UsageError("cosign is not installed, so nothing can be signed or its signature checked", hint=_INSTALL)
+        raise UsageError("cannot sign or check signatures: cosign is not installed", hint=_INSTALL)
 
 
 def public_keys(config: Config, extra: Iterable[Path] = ()) -> tuple[Path, ...]:
-    """Return the public keys whose signatures are trusted: those given, else the configured ones.
+    """Return the trusted public keys: `extra`, or else the configured ones.
 
     Raises:
         UsageError: a key is not a file.
@@ -92,7 +92,7 @@ def public_keys(config: Config, extra: Iterable[Path] = ()) -> tuple[Path, ...]:
 
 
 def is_signed(content: bytes, signatures: Iterable[str], keys: Iterable[Path]) -> bool:
-    """Return whether one of the signatures of bytes is by one of the public keys.
+    """Return whether one of the public keys made one of the signatures of the content.
 
     Raises:
         UsageError: cosign is missing.
@@ -110,7 +110,7 @@ def _verify(content: bytes, signature: str, key: Path) -> bool:
         signed, signing = Path(folder) / "content", Path(folder) / "signature"
         signed.write_bytes(content)
         signing.write_text(signature, encoding="ascii")
-        # Without a transparency log there is nothing to ask it; the key alone decides.
+        # There is no transparency log; the key alone decides.
         argv = ["cosign", "verify-blob", f"--key={key}", f"--signature={signing}", "--insecure-ignore-tlog=true"]
         done = run([*argv, str(signed)], timeout_s=_WITHIN_S, check=False)
     return done.code == 0
@@ -121,7 +121,7 @@ def _cosign(*arguments: str) -> str:
         return run(["cosign", *arguments], timeout_s=_WITHIN_S).stdout
     except ProgramFailedError as error:
         raise RegistryError(
-            "cosign does not sign",
+            "cosign could not sign",
             where=next((a.removeprefix("--key=") for a in arguments if a.startswith("--key=")), None),
             hint=f"is {PASSWORD} the key's password?",
             log=error.output,

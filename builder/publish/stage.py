@@ -1,4 +1,4 @@
-"""The push stage: from a proven image to registries, with its evidence and the tags that its verdict earns."""
+"""The push stage: pushes a proven image to registries, with its evidence and the tags that its verdict earns."""
 
 from __future__ import annotations
 
@@ -68,9 +68,7 @@ def _targets(run: CellRun) -> tuple[str, ...]:
 
 
 def still_published(publication: Publication, config: Config) -> bool:
-    """Return whether every tag of a publication is on its digest in every registry, and all evidence beside it.
-
-    Tags may have been moved by others since, and registries emptied.
+    """Return whether every registry still has all tags of a publication on its digest, and all its evidence.
 
     Raises:
         RegistryError: a registry does not answer.

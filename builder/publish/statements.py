@@ -1,4 +1,4 @@
-"""What is said of an image, as in-toto statements, and the DSSE envelopes in which they are signed.
+"""in-toto statements about an image, and the signed DSSE envelopes that hold them.
 
 Formats: in-toto Statement v1, its test-result predicate v0.1, SLSA provenance v1, DSSE v1.
 """
@@ -35,7 +35,7 @@ _PRIVATE = ("log",)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Statement:
-    """A statement that has been read: the digests that it is about, what kind it is, and what it says."""
+    """A parsed statement: the digests of its subjects, its type and its content."""
 
     digests: tuple[str, ...]
     predicate_type: str
@@ -43,7 +43,7 @@ class Statement:
 
     @property
     def level(self) -> str | None:
-        """The level of a verdict that passed; None for any other statement."""
+        """The level of a passed verdict; None for any other statement."""
         if self.predicate_type != VERDICT or self.predicate.get("result") != "PASSED":
             return None
         level = self.predicate.get("level")
@@ -51,7 +51,7 @@ class Statement:
 
     @property
     def when(self) -> str | None:
-        """When a verdict was found: UTC, ISO 8601."""
+        """The time of a verdict: UTC, ISO 8601."""
         when = self.predicate.get("when")
         return when if isinstance(when, str) else None
 
@@ -64,7 +64,7 @@ def statement(digest: str, name: str, predicate_type: str, predicate: dict[str, 
 
 
 def verdict_predicate(verdict: Verdict, recipe: str, cell: str, lock: str) -> dict[str, Any]:
-    """Return a verdict as a test result; what the format has no word for stands beside it under its own name."""
+    """Return a verdict as a test result; fields that the format lacks are added under their own names."""
     plain = records.to_json(verdict)
     steps = [answer.question for answer in verdict.answers]
     failed = [] if verdict.passed else [f"{verdict.step}: {verdict.failure}"]
@@ -78,7 +78,7 @@ def verdict_predicate(verdict: Verdict, recipe: str, cell: str, lock: str) -> di
 
 
 def provenance_predicate(job: Job, lock: Lock, plan: Plan, checksum: str) -> dict[str, Any]:
-    """Return how an image was made, from its records; it holds no times, so that the same image has one provenance."""
+    """Return the provenance of an image from its records, without times: the same image has one provenance."""
     base, _, value = lock.base.digest.partition(":")
     dependencies = [{"name": lock.base.name, "uri": lock.base.used, "digest": {base: value}}]
     for wheel in lock.wheels:
@@ -101,10 +101,10 @@ def provenance_predicate(job: Job, lock: Lock, plan: Plan, checksum: str) -> dic
 
 
 def parse(content: bytes, location: str) -> Statement:
-    """Read a statement.
+    """Parse a statement.
 
     Raises:
-        IntegrityError: it is none.
+        IntegrityError: the content is not a statement.
     """
     try:
         document = json.loads(content)
@@ -119,13 +119,13 @@ def parse(content: bytes, location: str) -> Statement:
 
 
 def signed_bytes(payload: bytes) -> bytes:
-    """Return what the signature of an envelope is made over (DSSE v1, "PAE")."""
+    """Return the signed bytes of an envelope's signature (DSSE v1, "PAE")."""
     kind = PAYLOAD_TYPE.encode()
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
 def envelope(payload: bytes, signature: str) -> bytes:
-    """Return the envelope of a signed statement; the signature in base64."""
+    """Return the envelope of a signed statement; `signature` is in base64."""
     signatures = [{"keyid": "", "sig": signature}]
     encoded = base64.b64encode(payload).decode()
     return as_bytes({"payloadType": PAYLOAD_TYPE, "payload": encoded, "signatures": signatures})
@@ -135,7 +135,7 @@ def opened(content: bytes, location: str) -> tuple[bytes, tuple[str, ...]]:
     """Return the payload of an envelope and its signatures in base64; a bare statement has none.
 
     Raises:
-        IntegrityError: it is neither.
+        IntegrityError: the content is neither.
     """
     try:
         document = json.loads(content)
@@ -146,7 +146,7 @@ def opened(content: bytes, location: str) -> tuple[bytes, tuple[str, ...]]:
         return payload, tuple(str(signature["sig"]) for signature in document["signatures"])
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
-            "this is neither an in-toto statement nor a signed envelope of one",
+            "neither an in-toto statement nor a signed envelope of one",
             where=location,
             hint="is it the right file?",
         ) from error

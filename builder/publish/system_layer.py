@@ -1,4 +1,4 @@
-"""Builds the system layers of cells once, pushes them, and pins them in the project: `jbuild system`."""
+"""Builds the system layers of cells, pushes them and pins them in the project: `jbuild system`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _REPOSITORY = "jbuild-system"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PinnedLayer:
-    """A cell's system layer, and whether it was built just now."""
+    """A cell's system layer, and whether this run built it."""
 
     cell: str
     layer: SystemLayer
@@ -40,12 +40,12 @@ class PinnedLayer:
 def make_systems(
     jobs: Iterable[Job], session: Session, options: RunOptions, registry: str, *, force: bool
 ) -> list[PinnedLayer]:
-    """Return the system layer of each cell, after building, pushing and pinning those that the project pins none of.
+    """Return the system layer of every cell; build, push and pin the layers that the project does not pin yet.
 
-    With `force` all are built anew, each once: cells share them.
+    With `force` all layers are built again, shared ones once.
 
     Raises:
-        JbuildError: a cell cannot be locked, a layer not built or not pushed.
+        JbuildError: a cell cannot be locked, or a layer cannot be built or pushed.
     """
     done: list[PinnedLayer] = []
     with in_use(session.workspace):
@@ -56,7 +56,7 @@ def make_systems(
 
 
 def _system(job: Job, session: Session, options: RunOptions, registry: str, *, new: list[str] | None) -> PinnedLayer:
-    """Return the layer of one cell; `new` are those that count as pinned, None for all that are."""
+    """Return the layer of one cell; only the pins whose keys are in `new` count, or all pins if it is None."""
     lock = lock_cell(job, session).lock
     found = pinned(job, lock, session)
     if found and (new is None or found.key in new):
@@ -74,7 +74,7 @@ def _build_layer(job: Job, lock: Lock, session: Session, builders: Builders, reg
     with disk_errors(folder):
         write_text(folder / SCRIPT, script_of(session.workspace))
     layout, text = session.workspace.images, dockerfile_of(job, lock, session)
-    # Nothing of BuildKit's cache: a new layer is asked for to have the mirror's newest packages.
+    # Without BuildKit's cache: a new layer must have the mirror's newest packages.
     request = BuildRequest(folder=folder, platform=f"linux/{platform.architecture}", layout=layout, fresh=True)
     image = builders.build(
         job.cell.id, engine, lambda name: build_system(job, lock, text, replace(request, builder=name), engine, session)

@@ -1,4 +1,4 @@
-"""Which tags an image may have: by its verdict's level, and by what the tag is on already."""
+"""The tags that an image may have, by its verdict's level and by the tag's present image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from builder.model.recipes import TagRule
 
 _PREFIX = "io.jbuild."
-# The labels that say which of two images is newer, the weightiest first.
+# The labels that decide which of two images is newer, the most important first.
 _DECIDING = ("vllm", "l4t", "cuda", "torch")
 _ORIGIN = ("recipe", "cell")
 
@@ -30,13 +30,13 @@ def earned(rules: Iterable[TagRule], level: str | None) -> tuple[tuple[TagRule, 
             allowed.append(rule)
         else:
             requirement = f"a verdict at level {rule.level} or better" if rule.level else "a verdict"
-            reason = f"it needs {requirement}, and the image has {f'one at level {level}' if level else 'none'}"
+            reason = f"it needs {requirement}, but the image has {f'one at level {level}' if level else 'none'}"
             withheld.append(TagWithheld(name=rule.name, reason=reason))
     return tuple(allowed), tuple(withheld)
 
 
 def named(rules: Iterable[TagRule], labels: Mapping[str, str]) -> tuple[tuple[TagRule, ...], tuple[TagWithheld, ...]]:
-    """Put what the image's labels say in place of the marks in tags; a tag whose label is missing is withheld."""
+    """Replace the placeholders in tags with the image's labels; a tag whose label is missing is withheld."""
     allowed, withheld = [], []
     for rule in rules:
         name, lacking = rule.name, []
@@ -48,7 +48,7 @@ def named(rules: Iterable[TagRule], labels: Mapping[str, str]) -> tuple[tuple[Ta
             name = name.replace(mark, (value or mark).replace("+", "-"))
         if lacking:
             display_name = placeholders.unmarked(rule.name)
-            reason = f"the image's labels do not say what {', '.join(lacking)} is"
+            reason = f"the image has no label for {', '.join(lacking)}"
             withheld.append(TagWithheld(name=display_name, reason=reason))
         else:
             allowed.append(replace(rule, name=name))
@@ -56,7 +56,7 @@ def named(rules: Iterable[TagRule], labels: Mapping[str, str]) -> tuple[tuple[Ta
 
 
 def not_forward(labels: Mapping[str, str], current: Mapping[str, str]) -> str | None:
-    """Return why a moving tag is not to go from the image with the labels `current` to one with `labels`, or None.
+    """Return why a moving tag must not move from the image with the labels `current` to one with `labels`, or None.
 
     Images are compared by the versions that their labels hold; the same versions of the same cell are a rebuild.
     """
@@ -66,7 +66,7 @@ def not_forward(labels: Mapping[str, str], current: Mapping[str, str]) -> str | 
             continue
         order = _compare(new, old)
         if order is None:
-            return f"its {name} ({old or 'not known'}) cannot be compared with this image's ({new or 'not known'})"
+            return f"its {name} ({old or 'unknown'}) cannot be compared with this image's ({new or 'unknown'})"
         if order < 0:
             return f"it is on a newer image ({name} {old}, this one has {new})"
         if order > 0:

@@ -1,4 +1,4 @@
-"""What is where: every tag of a recipe in every registry, with the digest and the level behind it."""
+"""The status of every tag of a recipe in every registry, with the digest and the level of its image."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _RECIPE = "io.jbuild.recipe"
 class TagState:
     """One tag in one registry.
 
-    `cell` asks for it, None for a stray one. `level` and `proved` (UTC, ISO 8601) are those of the image's best
+    `cell` owns it, None for a stray one. `level` and `proved` (UTC, ISO 8601) are those of the image's best
     verdict; `note` is the reason why a tag is missing or unknown.
     """
 
@@ -51,7 +51,7 @@ class TagState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Expected:
-    """A tag that a cell asks for, and the image that it should be on, as far as one was built here."""
+    """A cell's tag, and the image that it should be on, None if this machine has not built one."""
 
     cell: str
     rule: TagRule
@@ -60,9 +60,9 @@ class _Expected:
 
 
 def overview(jobs: Sequence[Job], targets: Sequence[str], session: Session) -> tuple[TagState, ...]:
-    """Return the tags of a recipe's cells in all registries, then stray ones of the recipe.
+    """Return the tags of a recipe's cells in all registries, then stray tags of the recipe.
 
-    A registry that does not answer is one row that says so.
+    A registry that does not answer gives one row of state `unknown`.
     """
     expected: dict[str, list[_Expected]] = {}
     for job in jobs:
@@ -128,13 +128,13 @@ def _row(target: RegistryTarget, expected: _Expected, tags: list[str]) -> TagSta
 
 def _why_missing(expected: _Expected) -> str:
     if expected.image is None:
-        return "no image was built here"
+        return "not built on this machine"
     _, withheld = earned((expected.rule,), expected.level)
     return withheld[0].reason if withheld else "not pushed yet"
 
 
 def _stray(target: RegistryTarget, tag: str, recipe: str) -> TagState | None:
-    """Return a tag that no cell asks for, if it is on an image of this recipe: repositories are shared."""
+    """Return a tag of no cell if it is on an image of this recipe: recipes may share a repository."""
     descriptor = target.client.head_manifest(target.reference.repository, tag)
     if descriptor is None or dict(target.labels(descriptor.digest)).get(_RECIPE) != recipe:
         return None

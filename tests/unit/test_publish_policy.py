@@ -52,15 +52,15 @@ def test_tags_go_by_level() -> None:
     given_tags, withheld = earned(RULES, "emulated")
     assert [rule.name for rule in given_tags] == ["any", "emulated-forward", "emulated"]
     assert [(each.name, each.reason) for each in withheld] == [
-        ("cpu", "it needs a verdict at level cpu or better, and the image has one at level emulated"),
-        ("gpu", "it needs a verdict at level gpu or better, and the image has one at level emulated"),
+        ("cpu", "it needs a verdict at level cpu or better, but the image has one at level emulated"),
+        ("gpu", "it needs a verdict at level gpu or better, but the image has one at level emulated"),
     ]
 
 
 def test_without_a_verdict_there_is_no_tag_at_all() -> None:
     given_tags, withheld = earned(RULES, None)
     assert given_tags == ()
-    assert withheld[0].reason == "it needs a verdict, and the image has none"
+    assert withheld[0].reason == "it needs a verdict, but the image has none"
     assert len(withheld) == len(RULES)
 
 
@@ -114,5 +114,5 @@ def test_tags_named_by_the_image() -> None:
     done, withheld = named(rules, labels())
     assert done == (TagRule(name="plain"),)
     assert [(each.name, each.reason) for each in withheld] == [
-        ("1-torch{image-torch}", "the image's labels do not say what image-torch is")
+        ("1-torch{image-torch}", "the image has no label for image-torch")
     ]
