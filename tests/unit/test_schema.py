@@ -196,7 +196,7 @@ def test_an_error_is_as_its_schema_says(
 def test_the_page_names_every_verb_and_its_keys() -> None:
     page = DOCS.read_text()
     rows = dict(re.findall(r"^\| `([a-z]+)` \| (.*?) \|", page, re.MULTILINE))
-    assert list(rows) == list(RESULTS)
+    assert list(rows) == [*(verb.name for verb in verbs()), "error"]
     for verb, row in rows.items():
         schema = result_schema(verb)
         forms = [set(form.get("properties", ())) for form in schema.get("anyOf", [schema])]
