@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from builder.audit.loader import Loader
 from builder.audit.rule_tables import major_minor, tables
+from builder.jetson.boards import sm_number
 from builder.jetson.distributions import platforms
 from builder.model.audits import Finding
 
@@ -86,12 +87,6 @@ class AuditContext:
 def _fitting(rows: tuple[Exempt, ...], node: Node) -> Exempt | None:
     name = node.wheel.name if node.wheel else ""
     return next((row for row in rows if row.fits(name, node.file)), None)
-
-
-def sm_number(sm: str) -> int:
-    """Return a compute capability as in CUDA's file names: 87 for 8.7, 110 for 11.0."""
-    major, _, minor = sm.partition(".")
-    return int(major) * 10 + int(minor or 0)
 
 
 def named(wheel: LockedWheel | None) -> str:

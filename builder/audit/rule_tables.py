@@ -112,7 +112,7 @@ class Tables:
 
 def table_digest() -> str:
     """Return the fingerprint of all rows: other rows, other findings."""
-    return records.fingerprint([sha256_of(path) for path in sorted(_FOLDER.glob("*.toml"))])
+    return records.fingerprint([sha256_of(path) for path in sorted(_FOLDER.rglob("*.toml"))])
 
 
 @cache

@@ -18,6 +18,8 @@ from builder.audit.rule_tables import rules, table_digest
 from builder.audit.wheel_facts import READER
 from builder.errors import AuditError, NetworkError, RegistryError
 from builder.model.audits import SEVERITIES, Audit, Finding
+from builder.models.preflight import wheel_sources
+from builder.models.preflight.preflight import preflight
 from builder.pipeline.stage import Stage
 
 if TYPE_CHECKING:
@@ -44,10 +46,14 @@ class _AuditStage(Stage[Audit]):
     record = Audit
 
     def project_inputs(self, run: CellRun) -> Mapping[str, object]:
-        return {"audit": (FORMAT, READER, table_digest()), "recipe": (run.job.spec.apt, run.job.spec.waivers)}
+        spec = run.job.spec
+        return {
+            "audit": (FORMAT, READER, wheel_sources.READER, table_digest()),
+            "recipe": (spec.apt, spec.waivers, spec.server, spec.smoke.questions, run.job.recipe.boards),
+        }
 
     def run_inputs(self, run: CellRun) -> object:
-        return run.lock.wheels, run.lock.base, run.lock.platform
+        return run.lock.wheels, run.lock.base, run.lock.platform, run.lock.models
 
     def holds(self, run: CellRun, record: Audit) -> bool:
         """Return whether there are no errors and the base image was read: it may be reachable now."""
@@ -83,7 +89,8 @@ def audit_cell(job: Job, lock: Lock, session: Session) -> Audit:
     facts = gather(lock.wheels, session)
     environment = Environment(platform=platform, wheels=lock.wheels, facts=facts, base=base, apt=job.spec.apt)
     case = AuditContext(environment=environment, unread=unread, stand_in=lock.base.stand_in)
-    return judge(case, job.cell.id, lock.base.name, job.spec.waivers, started)
+    server = preflight(job, lock, session)
+    return judge(case, job.cell.id, lock.base.name, job.spec.waivers, started, server)
 
 
 def _base(locked: LockedBase, architecture: Architecture, session: Session) -> tuple[BaseFacts | None, str | None]:
@@ -94,9 +101,16 @@ def _base(locked: LockedBase, architecture: Architecture, session: Session) -> t
         return None, error.message
 
 
-def judge(case: AuditContext, cell: str, base: str, waivers: Sequence[Waiver], started: float) -> Audit:
-    """Apply every rule, and the recipe's waivers to the findings."""
-    unsorted = [finding for rule in _RULES for finding in rule(case)]
+def judge(
+    case: AuditContext,
+    cell: str,
+    base: str,
+    waivers: Sequence[Waiver],
+    started: float,
+    server: Sequence[Finding] = (),
+) -> Audit:
+    """Apply every rule, and the recipe's waivers to the findings; `server` are those of the pre-flight."""
+    unsorted = [*server, *(finding for rule in _RULES for finding in rule(case))]
     findings = tuple(_waived(finding, waivers) for finding in sorted(unsorted, key=_order))
     files = {verdict.node.file: verdict for verdict in case.verdicts}
     return Audit(

@@ -81,6 +81,12 @@ def board(name: str) -> Board:
     return rows[name]
 
 
+def sm_number(sm: str) -> int:
+    """Return a compute capability as in CUDA's file names: 87 for 8.7, 110 for 11.0."""
+    major, _, minor = sm.partition(".")
+    return int(major) * 10 + int(minor or 0)
+
+
 def boards_for(platform: Platform, names: Iterable[str] = ()) -> tuple[Board, ...]:
     """Return the boards of these names, else every board that a platform's images run on.
 

@@ -17,6 +17,7 @@ from builder.lock.resolve import lock_one, make
 from builder.model.locks import LOCK_FORMAT, Locked
 from builder.models import model_pins
 from builder.models.model_lock import quick_state
+from builder.models.preflight.preflight import warn as warn_of_server
 from builder.pipeline.order import RunOptions
 from builder.pipeline.stage import Stage
 from builder.remote.hub.model_sources import FolderSource, locate
@@ -67,10 +68,15 @@ class _LockStage(Stage[Locked]):
         if run.options.upgrade:
             return None
         lock = current_lock(run.job, run.session, run.options)
+        if lock and run.options.until == "lock":
+            warn_of_server(run.job, lock, run.session)
         return Locked(lock=lock) if lock else None
 
     def make(self, run: CellRun) -> Locked:
-        return lock_cell(run.job, run.session, run.options)
+        locked = lock_cell(run.job, run.session, run.options)
+        if run.options.until == "lock":
+            warn_of_server(run.job, locked.lock, run.session)
+        return locked
 
     def save(self, run: CellRun, record: Locked) -> None:
         """Do nothing: `make` has written the lock while it kept other processes off it."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from builder.models.fit.memory_estimate import ServingSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from builder.model.recipes import ServerSpec
     from builder.models.fit.memory_estimate import Shape
@@ -33,7 +33,7 @@ def settings_of(
 ) -> ServingSettings:
     """Return the settings of a server of version `vllm` on a machine with `memory` bytes; None if unknown."""
     environment = dict(server.environment)
-    arguments = [*server.arguments, *_words(environment.get("JBUILD_EXTRA_ARGS", ""))]
+    arguments = [*server.arguments, *extra_arguments(environment)]
     dtype = _dtype(environment.get("JBUILD_DTYPE") or server.dtype, shape)
     kv_dtype = option(arguments, "--kv-cache-dtype") or "auto"
     length = _integer(environment.get("JBUILD_MAX_MODEL_LEN")) or server.max_model_len or shape.longest or _NO_LENGTH
@@ -111,8 +111,9 @@ def _is_later(vllm: str | None) -> bool:
     return len(numbers) == 2 and numbers >= _LATER  # noqa: PLR2004  # major and minor
 
 
-def _words(text: str) -> list[str]:
-    """Split extra arguments as the image's entrypoint does; none if it would refuse them."""
+def extra_arguments(environment: Mapping[str, str]) -> list[str]:
+    """Split JBUILD_EXTRA_ARGS as the image's entrypoint does; none if it would refuse them."""
+    text = environment.get("JBUILD_EXTRA_ARGS", "")
     try:
         words = json.loads(text) if text.lstrip().startswith("[") else shlex.split(text)
     except ValueError:

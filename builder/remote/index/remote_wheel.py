@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from email.parser import BytesParser
 from email.policy import compat32
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     import requests
 
+_T = TypeVar("_T")
 _PARTIAL_CONTENT = 206
 _RANGE_UNSATISFIABLE = 416
 # A zip file ends with its directory and a comment of at most 64 KiB.
@@ -150,7 +151,7 @@ def check_metadata(content: bytes, filename: str) -> None:
         raise ValueError(f"its METADATA is of {inner_name or 'no name'} {inner_version or 'without a version'}")
 
 
-def with_archive(file: io.IOBase, read: Callable[[zipfile.ZipFile], bytes]) -> bytes:
+def with_archive(file: io.IOBase, read: Callable[[zipfile.ZipFile], _T]) -> _T:
     """Return the result of `read` for the archive in `file`.
 
     Raises:

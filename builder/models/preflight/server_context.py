@@ -1,0 +1,121 @@
+"""The input of the pre-flight's rules: one cell's server, its model, and what the locked releases accept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from builder.errors import ModelError
+from builder.jetson.boards import boards_for, sm_number
+from builder.model.audits import Finding
+from builder.models.fit.model_config import locked_files
+from builder.models.fit.server_options import pinned_version, settings_of
+from builder.models.preflight.arguments import parse, server_arguments, value_of
+from builder.models.preflight.served_model import read_model
+from builder.models.preflight.wheel_sources import read_sources
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from builder.host.session import Session
+    from builder.model.audits import Severity
+    from builder.model.locks import Job, Lock
+    from builder.model.platforms import Platform
+    from builder.model.recipes import Question, ServerSpec
+    from builder.models.fit.memory_estimate import ServingSettings
+    from builder.models.preflight.arguments import Argument
+    from builder.models.preflight.served_model import ServedModel
+    from builder.models.preflight.wheel_sources import Sources
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerContext:
+    """A cell's server.
+
+    `versions` are those of the locked wheels, `boards` the SMs of the boards that the cell is for (87 for 8.7). `model`
+    is None if the image has none or its files cannot be read; `unread` is then the reason.
+    """
+
+    server: ServerSpec
+    questions: tuple[Question, ...]
+    platform: Platform
+    versions: dict[str, str]
+    boards: dict[str, int]
+    sources: Sources
+    model: ServedModel | None = None
+    unread: str | None = None
+
+    @cached_property
+    def arguments(self) -> tuple[Argument, ...]:
+        """The server's arguments, split by the options of the locked release."""
+        return parse(server_arguments(self.server), self.sources.vllm.facts.options if self.sources.vllm else ())
+
+    def option(self, *names: str) -> str | None:
+        """Return an option's value, "" for a flag that is given, or None."""
+        return value_of(self.arguments, *names)
+
+    @cached_property
+    def settings(self) -> ServingSettings | None:
+        """The settings that the server takes for its model."""
+        if self.model is None:
+            return None
+        version = pinned_version([f"vllm=={self.sources.vllm.version}"]) if self.sources.vllm else None
+        return settings_of(self.server, self.model.shape, gpu=self.gpu, vllm=version)
+
+    @property
+    def gpu(self) -> bool:
+        """Whether the server runs on a GPU."""
+        return bool(self.platform.sms)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of the server, as the recipe sets it."""
+        return dict(self.server.environment)
+
+    @property
+    def trusts_code(self) -> bool:
+        """Whether the server may run the model's own code."""
+        return self.option("--trust-remote-code") is not None
+
+
+def server_context(job: Job, lock: Lock, session: Session) -> ServerContext:
+    """Return the server of a locked cell.
+
+    Raises:
+        DiskError: the facts of a wheel cannot be stored.
+    """
+    spec, platform = job.spec, lock.platform
+    named = boards_for(platform, job.recipe.boards)
+    context = ServerContext(
+        server=spec.server,
+        questions=spec.smoke.questions,
+        platform=platform,
+        versions=lock.versions,
+        boards={board.name: sm_number(board.sm) for board in named},
+        sources=read_sources(lock.wheels, session),
+    )
+    locked = next((model for model in lock.models if model.name == spec.server.model), None)
+    if locked is None:
+        return context
+    try:
+        files = locked_files(locked, job.recipe.path.parent, session.config, session.workspace.models)
+        return replace(context, model=read_model(files))
+    except ModelError as error:
+        return replace(context, unread=error.message)
+
+
+def server_finding(rule: str, severity: Severity, file: str, detail: str, fix: str) -> Finding:
+    """Return a finding about the recipe's server; `file` is the setting."""
+    return Finding(rule=rule, severity=severity, wheel="server", file=file, detail=detail, fix=fix)
+
+
+def model_finding(model: ServedModel, rule: str, severity: Severity, file: str, detail: str, fix: str) -> Finding:
+    """Return a finding about a file of the model."""
+    return Finding(rule=rule, severity=severity, wheel=f"model {model.name}", file=file, detail=detail, fix=fix)
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Return names with commas between them, the first ones of many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

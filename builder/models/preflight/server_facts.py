@@ -1,0 +1,60 @@
+"""The facts about a vLLM release and a transformers release that decide whether a server starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerOption:
+    """A command-line option of the server.
+
+    A `flag` takes no value, one with `many` several, an `optional` one none or one. `choices` are the values, empty
+    if they are free.
+    """
+
+    name: str
+    flag: bool = False
+    many: bool = False
+    optional: bool = False
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizationFacts:
+    """A quantisation method: its lowest SM (75 for 7.5; None if every SM has it) and the types that it computes in.
+
+    A `deprecated` one is refused without `--allow-deprecated-quantization`.
+    """
+
+    min_sm: int | None = None
+    dtypes: tuple[str, ...] = ()
+    deprecated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerFacts:
+    """A vLLM release, as its own source files state it; an empty field is unknown.
+
+    `architectures` maps a name in config.json to the table of vLLM's registry that has it (`text_generation`,
+    `multimodal`, ...), `removed` to the last release that had it. `model_types` have a configuration class of
+    vLLM's own; `template_fallbacks` are those with a chat template of vLLM's own.
+    """
+
+    options: tuple[ServerOption, ...] = ()
+    architectures: dict[str, str] = field(default_factory=dict)
+    removed: dict[str, str] = field(default_factory=dict)
+    model_types: tuple[str, ...] = ()
+    quantizations: dict[str, QuantizationFacts] = field(default_factory=dict)
+    tool_parsers: tuple[str, ...] = ()
+    reasoning_parsers: tuple[str, ...] = ()
+    template_fallbacks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransformersFacts:
+    """A transformers release: the model types, architectures and tokenizer classes that it has."""
+
+    model_types: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
+    tokenizers: tuple[str, ...] = ()

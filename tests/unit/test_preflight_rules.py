@@ -1,0 +1,234 @@
+"""The pre-flight's rules: one server each that starts, and one that does not."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from builder.model.recipes import Question
+from builder.models.fit.model_config import ModelFiles
+from builder.models.preflight.preflight import findings
+from builder.models.preflight.quantization_rules import methods
+from builder.models.preflight.served_model import read_model
+from builder.models.preflight.wheel_sources import Sources
+from tests.unit.factories import make_platform
+from tests.unit.fit_parts import LLAMA_3_1_8B
+from tests.unit.preflight_parts import CHAT, FACTS, LIBRARY, make_context, make_served
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from builder.models.preflight.server_context import ServerContext
+
+AWQ = {"quant_method": "awq", "bits": 4}
+GPTQ = {"quant_method": "gptq", "bits": 4, "sym": True}
+
+
+def found(context: ServerContext) -> list[str]:
+    return [f"{finding.severity} {finding.rule}" for finding in findings(context)]
+
+
+def text(context: ServerContext) -> str:
+    (finding,) = findings(context)
+    return f"{finding.wheel}: {finding.file} {finding.detail}; {finding.fix}"
+
+
+def test_a_plain_server_has_no_findings() -> None:
+    assert found(make_context(make_served(), "--enforce-eager", max_model_len=2048)) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "changes", "expected"),
+    [
+        ({}, ("--warm-up",), {}, ["error server-option"]),
+        ({}, ("--tool-call-parser", "hermes", "--enable-auto-tool-choice"), {}, []),
+        ({}, ("--enable-auto-tool-choice",), {}, ["error server-parser"]),
+        ({}, ("--tool-call-parser", "herms"), {}, ["error server-parser"]),
+        ({}, ("--tool-call-parser", "ours", "--tool-parser-plugin", "/x.py"), {}, []),
+        ({}, ("--reasoning-parser", "hermes"), {}, ["error server-parser"]),
+        ({}, (), {"max_model_len": 2049}, ["error context-length"]),
+        ({}, ("--max-model-len", "3k"), {}, ["error context-length"]),
+        ({"model_max_length": 8192}, (), {"max_model_len": 8192}, []),
+        ({"max_position_embeddings": None}, (), {"max_model_len": 8192}, []),
+        ({}, (), {"max_model_len": 8192, "environment": (("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1"),)}, []),
+        ({}, ("-tp", "2"), {}, ["error parallel-size"]),
+        ({}, ("-tp", "5"), {"platform": make_platform()}, ["error parallel-size"]),
+        ({}, ("-tp", "2"), {"platform": make_platform()}, []),
+        ({}, ("--pipeline-parallel-size", "2"), {}, ["error parallel-size"]),
+        ({"quantization_config": GPTQ}, (), {"quantization": "awq"}, ["error quantization-method"]),
+        ({"quantization_config": GPTQ}, (), {"quantization": "gptq_marlin"}, []),
+        ({"quantization_config": GPTQ}, (), {"quantization": "marlin"}, []),
+        ({"quantization_config": GPTQ | {"sym": False}}, (), {}, ["error quantization-type"]),
+        ({"quantization_config": AWQ}, (), {}, []),
+        ({"quantization_config": AWQ}, (), {"quantization": "awq"}, ["error quantization-type"]),
+        ({"quantization_config": AWQ}, (), {"quantization": "awq", "dtype": "half"}, []),
+        ({"quantization_config": AWQ}, (), {"platform": make_platform()}, []),
+        (
+            {"quantization_config": AWQ},
+            (),
+            {"platform": make_platform(), "dtype": "float32"},
+            ["error quantization-type"],
+        ),
+        ({"quantization_config": {"quant_method": "modelopt"}}, (), {}, ["error quantization-gpu"]),
+        (
+            {"quantization_config": {"quant_method": "modelopt"}},
+            (),
+            {"boards": {"agx-orin-64": 87, "agx-thor": 110}},
+            ["warning quantization-gpu"],
+        ),
+        ({"quantization_config": {"quant_method": "modelopt"}}, (), {"boards": {"agx-thor": 110}}, []),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, (), {}, ["error quantization-package"]),
+        (
+            {"quantization_config": {"quant_method": "bitsandbytes"}},
+            (),
+            {"versions": {"bitsandbytes": "0.49.0", "transformers": "5"}},
+            [],
+        ),
+        ({"quantization_config": {"quant_method": "exl9"}}, (), {}, ["error quantization-method"]),
+        ({}, (), {"quantization": "exl9"}, ["error quantization-method"]),
+        ({}, (), {"quantization": "ptpc_fp8"}, ["error quantization-method"]),
+        ({}, ("--allow-deprecated-quantization",), {"quantization": "ptpc_fp8"}, []),
+        ({}, ("--kv-cache-dtype", "fp8"), {}, ["warning cache-type"]),
+        ({}, ("--kv-cache-dtype", "fp8"), {"boards": {"agx-thor": 110}}, []),
+        ({"architectures": ["Phi3SmallForCausalLM"]}, (), {}, ["error model-class"]),
+        ({"architectures": ["NoSuchForCausalLM"]}, (), {}, ["error model-class"]),
+        ({"architectures": ["Olmo9ForCausalLM"], "model_type": "olmo9"}, (), {}, ["warning model-class"]),
+        ({"architectures": ["NoSuchForCausalLM"]}, ("--model-impl", "transformers"), {}, []),
+        ({"model_type": "llama9"}, (), {}, ["error model-class"]),
+        ({"model_type": "chatglm"}, (), {}, []),
+        (
+            {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}},
+            (),
+            {},
+            ["error model-code"],
+        ),
+        (
+            {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}},
+            ("--trust-remote-code",),
+            {},
+            ["error model-code"],
+        ),
+        ({"auto_map": {"AutoConfig": "configuration_llama.LlamaConfig"}}, (), {}, []),
+        ({"architectures": ["BertModel"], "model_type": "bert"}, (), {}, ["error model-task"]),
+        ({"architectures": ["BertModel"], "model_type": "bert"}, (), {"questions": ()}, []),
+        (
+            {"architectures": ["Qwen2VLForConditionalGeneration"], "model_type": "qwen2_vl"},
+            (),
+            {},
+            ["warning processor-files"],
+        ),
+        (
+            {"architectures": ["Qwen2VLForConditionalGeneration"], "model_type": "qwen2_vl"},
+            ("--language-model-only",),
+            {},
+            [],
+        ),
+    ],
+)
+def test_servers_and_their_findings(
+    model: dict[str, Any], arguments: tuple[str, ...], changes: dict[str, Any], expected: list[str]
+) -> None:
+    assert found(make_context(make_served(**model), *arguments, **changes)) == expected
+
+
+def test_code_that_is_trusted_and_there() -> None:
+    model = make_served(
+        paths=("tokenizer.json", "configuration_own.py"),
+        model_type="own",
+        auto_map={"AutoConfig": "configuration_own.OwnConfig"},
+    )
+    assert found(make_context(model, "--trust-remote-code")) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "changes", "expected"),
+    [
+        ({"tokenizer": {}}, (), {}, ["error chat-template"]),
+        ({"tokenizer": {}}, ("--chat-template", "/t.jinja"), {}, []),
+        ({"tokenizer": {}}, (), {"questions": (Question(prompt="The capital", expect="Paris"),)}, []),
+        ({"tokenizer": {}, "paths": ("tokenizer.json", "chat_template.jinja")}, (), {}, []),
+        ({"tokenizer": {}, "paths": ("tekken.json",)}, (), {}, []),
+        ({"tokenizer": {}, "architectures": None, "model_type": "blip-2"}, (), {"sources": None}, []),
+        ({"paths": ()}, (), {}, ["error tokenizer-files"]),
+        ({"paths": ()}, ("--skip-tokenizer-init",), {}, []),
+        ({"paths": ("tokenizer.model",)}, (), {}, ["error tokenizer-files"]),
+        ({"paths": ("tokenizer.model",)}, (), {"versions": {"sentencepiece": "0.2"}}, []),
+        ({"paths": ("spiece.model",)}, (), {"versions": {"tiktoken": "0.2"}}, ["error tokenizer-files"]),
+        ({"paths": ("qwen.tiktoken",)}, (), {}, []),
+        ({"paths": ("vocab.json", "merges.txt")}, (), {}, []),
+    ],
+)
+def test_tokenizers_and_templates(
+    model: dict[str, Any], arguments: tuple[str, ...], changes: dict[str, Any], expected: list[str]
+) -> None:
+    if changes.pop("sources", CHAT) is None:
+        changes["sources"] = make_context().sources
+        changes["sources"] = Sources(vllm=changes["sources"].vllm)
+    assert found(make_context(make_served(**model), *arguments, **changes)) == expected
+
+
+def test_advice_names_the_nearest_option() -> None:
+    assert "--tensor-parallel-size" in text(make_context(make_served(), "--tensor-paralel-size", "1"))
+
+
+def test_findings_read_as_sentences() -> None:
+    quantised = make_served(quantization_config=GPTQ)
+    assert text(make_context(quantised, quantization="awq")) == (
+        "model m: config.json says gptq, and the server is set to quantization awq: vLLM refuses to start; "
+        "leave `quantization` out of [server]"
+    )
+    assert text(make_context(make_served(), max_model_len=4096)).startswith(
+        "model m: config.json allows 2048 tokens, and the server is set to max-model-len 4096; set "
+        "max-model-len to 2048 or less"
+    )
+
+
+def test_without_facts_about_the_release_only_the_model_is_checked() -> None:
+    nothing = Sources(transformers=LIBRARY)
+    assert found(make_context(make_served(), "--no-such-option", sources=nothing, max_model_len=4096)) == []
+    assert found(make_context(make_served(tokenizer={}), sources=nothing)) == ["error chat-template"]
+
+
+def test_what_could_not_be_read_is_said() -> None:
+    context = make_context(None, sources=Sources(unread="no answer"), unread="config.json is not here")
+    assert [finding.detail for finding in findings(context)] == [
+        "was not checked: config.json is not here",
+        "was not checked: no answer",
+    ]
+    assert found(context) == ["info preflight", "info preflight"]
+
+
+def test_every_method_has_itself_among_the_accepted() -> None:
+    assert all(row.name in row.accepts for row in methods().values())
+    assert set(FACTS.quantizations) >= {"awq", "gptq"}
+
+
+@pytest.mark.parametrize(
+    ("config", "beside", "method"),
+    [
+        ({"quantization_config": {"quant_method": "compressed_tensors"}}, None, "compressed-tensors"),
+        ({"compression_config": {"quant_method": "compressed-tensors"}}, None, "compressed-tensors"),
+        ({"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}, None, "modelopt_fp4"),
+        ({"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8"}}, None, "modelopt"),
+        ({}, {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}, "modelopt_fp4"),
+        ({}, None, None),
+        ({}, [], None),
+    ],
+)
+def test_the_quantisation_of_a_checkpoint(
+    tmp_path: Path, config: dict[str, Any], beside: Any, method: str | None
+) -> None:
+    files = model_files(tmp_path, {"config.json": LLAMA_3_1_8B | config, "hf_quant_config.json": beside})
+    assert read_model(files).quantization.get("quant_method") == method
+
+
+def model_files(folder: Path, documents: dict[str, Any]) -> ModelFiles:
+    for name, document in documents.items():
+        if document is not None:
+            (folder / name).write_text(json.dumps(document))
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    return ModelFiles(
+        name="m", source="folder", sizes=sizes, find=lambda path: folder / path if path in sizes else None
+    )
