@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CHAT = Question(ask="What is the capital of France?", expect="Paris")
 OPTIONS = (
-    ServerOption(name="--max-model-len"),
+    ServerOption(name="--max-model-len", number=True),
     ServerOption(name="--dtype"),
     ServerOption(name="--quantization"),
     ServerOption(name="-q"),
@@ -39,6 +39,7 @@ OPTIONS = (
     ServerOption(name="--chat-template"),
     ServerOption(name="--tokenizer"),
     ServerOption(name="--model-impl"),
+    ServerOption(name="--runner", choices=("auto", "generate", "pooling")),
     ServerOption(name="--limit-mm-per-prompt"),
     ServerOption(name="--compilation-config"),
     ServerOption(name="-O"),
@@ -126,6 +127,7 @@ class EngineArgs:
         model_kwargs = get_kwargs(ModelConfig)
         group = parser.add_argument_group(title="ModelConfig")
         group.add_argument("--dtype", **model_kwargs["dtype"])
+        group.add_argument("--max-model-len", **model_kwargs["max_model_len"])
         group.add_argument("--enforce-eager", **model_kwargs["enforce_eager"])
         group.add_argument("--tokenizer-mode", **model_kwargs["tokenizer_mode"])
         group.add_argument("--runner", "-r", **model_kwargs["runner"])
@@ -138,11 +140,13 @@ class EngineArgs:
 """,
     "vllm/config/model.py": b"""
 Mode = Literal["auto", "slow"]
+ModelDType = Literal["auto", "half"]
 Convert = Literal["none", "embed"]
 RunnerOption = Literal["auto", Convert]
 
 class ModelConfig:
     dtype: ModelDType | torch.dtype = "auto"
+    max_model_len: int | None = None
     enforce_eager: bool = False
     tokenizer_mode: Mode | str = "auto"
     runner: RunnerOption = "auto"

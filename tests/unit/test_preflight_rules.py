@@ -113,6 +113,8 @@ def test_a_plain_server_has_no_findings() -> None:
         ({"auto_map": {"AutoConfig": "configuration_llama.LlamaConfig"}}, (), {}, []),
         ({"architectures": ["BertModel"], "model_type": "bert"}, (), {}, ["error model-task"]),
         ({"architectures": ["BertModel"], "model_type": "bert"}, (), {"questions": ()}, []),
+        ({}, ("--runner", "pooling"), {}, ["error model-task"]),
+        ({}, ("--runner", "generate"), {}, []),
         (
             {"architectures": ["Qwen2VLForConditionalGeneration"], "model_type": "qwen2_vl"},
             (),

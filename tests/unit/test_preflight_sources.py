@@ -31,7 +31,8 @@ def newer() -> ServerFacts:
 @pytest.mark.parametrize(
     "option",
     [
-        ServerOption(name="--dtype"),
+        ServerOption(name="--dtype", choices=("auto", "half")),
+        ServerOption(name="--max-model-len", number=True),
         ServerOption(name="--enforce-eager", flag=True),
         # `Mode | str` takes any string.
         ServerOption(name="--tokenizer-mode"),

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # argparse takes these for values, not for options.
 _NEGATIVE = re.compile(r"-[0-9]*\.?[0-9]+")
+# Some options take `8k` or `1.5G`, and max-model-len `auto`.
+_NUMBER = re.compile(r"[-+]?[0-9_]*\.?[0-9]+(e[-+]?[0-9]+)?[kmgtKMGT]?|auto|None|")
 # `vllm serve -O3`: the level follows the letter.
 _LEVEL = re.compile(r"-O(=?)(.+)")
 _LEAST_ABBREVIATION = 3
@@ -122,7 +124,8 @@ def _count(rest: Sequence[str], option: ServerOption | None = None) -> int:
 def _flaw(name: str, option: ServerOption, values: tuple[str, ...]) -> str | None:
     if not values and not option.optional:
         return "needs a value"
-    if "." in name or not option.choices:
+    if "." in name:
         return None
-    wrong = [value for value in values if value not in option.choices]
+    wrong = [value for value in values if option.choices and value not in option.choices]
+    wrong += [value for value in values if option.number and not _NUMBER.fullmatch(value)]
     return f"does not take `{wrong[0]}`" if wrong else None

@@ -84,6 +84,10 @@ def model_task(context: ServerContext) -> Iterator[Finding]:
     model, release = context.model, context.sources.vllm
     if model is None or release is None:
         return
+    if context.questions and _pools(context):
+        detail = "makes the server one for embeddings or classes: it answers no question with text"
+        yield server_finding(_TASK, "error", "arguments", detail, "leave the option out, or take the questions out")
+        return
     kinds = {release.facts.architectures.get(name) for name in model.architectures} - {None}
     if not kinds or kinds & set(_GENERATING) or not context.questions:
         return
@@ -91,6 +95,12 @@ def model_task(context: ServerContext) -> Iterator[Finding]:
     detail = f"names {', '.join(model.architectures)}, a model for {kind}: it answers no question with text"
     fix = "serve a model that generates text, or take the questions out of [smoke]"
     yield model_finding(model, _TASK, "error", "config.json", detail, fix)
+
+
+def _pools(context: ServerContext) -> bool:
+    """Return whether an option turns the server into one that does not generate."""
+    values = (context.option("--runner"), context.option("--convert"), context.option("--task"))
+    return any(value not in (None, "auto", "generate", "none", "draft") for value in values)
 
 
 def chat_template(context: ServerContext) -> Iterator[Finding]:

@@ -10,13 +10,14 @@ class ServerOption:
     """A command-line option of the server.
 
     A `flag` takes no value, one with `many` several, an `optional` one none or one. `choices` are the values, empty
-    if they are free.
+    if they are free; the value of a `number` is one.
     """
 
     name: str
     flag: bool = False
     many: bool = False
     optional: bool = False
+    number: bool = False
     choices: tuple[str, ...] = ()
 
 

@@ -238,25 +238,23 @@ class _Settings:
     def of_field(self, name: str, annotation: ast.expr | None) -> ServerOption:
         """Return the option of a configuration field."""
         types = {_type_name(node) for node in _alternatives(annotation)}
+        choices = () if types & {"bool", "str"} else tuple(dict.fromkeys(self._choices(annotation)))
         return ServerOption(
             name=name,
             flag="bool" in types,
             many=bool(types & {"list", "List", "tuple", "set"}),
-            choices=() if "bool" in types else tuple(dict.fromkeys(self._choices(annotation))),
+            number=types <= {"int", "float", "None"} and bool(types - {"None"}),
+            choices=choices,
         )
 
     def _choices(self, annotation: ast.expr | None) -> Iterator[str]:
-        """Yield the values of an annotation that consists of `Literal`s (and None); of any other, nothing."""
-        values: list[str] = []
+        """Yield the values of the `Literal` of an annotation; vLLM's parser ignores other types beside it."""
         for node in _alternatives(annotation):
             literal = self._aliases.get(node.id) if isinstance(node, ast.Name) else node
-            if isinstance(node, ast.Constant) and node.value is None:
-                values.append("None")
-            elif isinstance(literal, ast.Subscript) and ast.unparse(literal.value) == "Literal":
-                values += self._literal(literal)
-            else:
+            if isinstance(literal, ast.Subscript) and ast.unparse(literal.value) == "Literal":
+                yield from self._literal(literal)
+                yield from ["None"] if "None" in map(_type_name, _alternatives(annotation)) else []
                 return
-        yield from values if values != ["None"] else ()
 
     def _literal(self, literal: ast.Subscript) -> Iterator[str]:
         """Yield the strings of a `Literal`, which may contain others by their names."""
