@@ -1,0 +1,1 @@
+"""Compares the pre-flight with the starts of real servers."""
