@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from factories import make_jetson
+from fit_parts import layers, make_shape
+
 from builder.model.recipes import Question, ServerSpec
 from builder.models.preflight.served_model import ServedModel
 from builder.models.preflight.server_context import ServerContext
 from builder.models.preflight.server_facts import QuantizationFacts, ServerFacts, ServerOption, TransformersFacts
 from builder.models.preflight.wheel_sources import Release, Sources
-from tests.unit.factories import make_jetson
-from tests.unit.fit_parts import layers, make_shape
 
 if TYPE_CHECKING:
     from builder.model.platforms import Platform

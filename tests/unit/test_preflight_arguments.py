@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from preflight_parts import OPTIONS
 
 from builder.model.recipes import ServerSpec
 from builder.models.preflight.arguments import parse, server_arguments, value_of
-from tests.unit.preflight_parts import OPTIONS
 
 
 def flaws(*arguments: str) -> list[tuple[str, str | None]]:

@@ -6,6 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from factories import make_platform
+from fit_parts import LLAMA_3_1_8B
+from preflight_parts import CHAT, FACTS, LIBRARY, make_context, make_served
 
 from builder.model.recipes import Question
 from builder.models.fit.model_config import ModelFiles
@@ -13,9 +16,6 @@ from builder.models.preflight.preflight import findings
 from builder.models.preflight.quantization_rules import methods
 from builder.models.preflight.served_model import read_model
 from builder.models.preflight.wheel_sources import Sources
-from tests.unit.factories import make_platform
-from tests.unit.fit_parts import LLAMA_3_1_8B
-from tests.unit.preflight_parts import CHAT, FACTS, LIBRARY, make_context, make_served
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from preflight_parts import NEWER, OLDER
 
 from builder.models.preflight import transformers_source
 from builder.models.preflight.server_facts import QuantizationFacts, ServerFacts, ServerOption
 from builder.models.preflight.syntax import Module
 from builder.models.preflight.vllm_source import is_read, read_vllm
-from tests.unit.preflight_parts import NEWER, OLDER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
