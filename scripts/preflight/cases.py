@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tomllib
+import tomli
 
 from builder.model.recipes import Message, Question, ServerSpec
 
@@ -80,7 +80,7 @@ class Case:
 
 def read_cases(path: Path = _CASES) -> tuple[tuple[Release, ...], tuple[Case, ...]]:
     """Return the releases and the cases."""
-    document = tomllib.loads(path.read_text(encoding="utf-8"))
+    document = tomli.loads(path.read_text(encoding="utf-8"))
     releases = tuple(
         Release(version=row["version"], requires=tuple(row["requires"]), overrides=tuple(row["overrides"]))
         for row in document["releases"]
