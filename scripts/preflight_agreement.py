@@ -23,8 +23,8 @@ from builder.lock.solve import uv
 from builder.model.platforms import Platform
 from builder.models.fit.model_config import ModelFiles
 from builder.models.preflight import wheel_sources
+from builder.models.preflight.model_facts import read_model
 from builder.models.preflight.preflight import findings
-from builder.models.preflight.served_model import read_model
 from builder.models.preflight.server_context import ServerContext
 from builder.models.preflight.transformers_source import read_transformers
 from builder.models.preflight.vllm_source import is_read, read_vllm

@@ -8,7 +8,7 @@ from factories import make_jetson
 from fit_parts import layers, make_shape
 
 from builder.model.recipes import Question, ServerSpec
-from builder.models.preflight.served_model import ServedModel
+from builder.models.preflight.model_facts import ModelFacts
 from builder.models.preflight.server_context import ServerContext
 from builder.models.preflight.server_facts import QuantizationFacts, ServerFacts, ServerOption, TransformersFacts
 from builder.models.preflight.wheel_sources import Release, Sources
@@ -80,7 +80,7 @@ LLAMA: dict[str, Any] = {
 }
 
 
-def make_served(*, paths: tuple[str, ...] = ("tokenizer.json",), tokenizer: Any = None, **config: Any) -> ServedModel:
+def make_served(*, paths: tuple[str, ...] = ("tokenizer.json",), tokenizer: Any = None, **config: Any) -> ModelFacts:
     """Return a model with a chat template; `config` changes its config.json, None takes a key out."""
     document = {key: value for key, value in (LLAMA | config).items() if value is not None}
     quantization = document.get("quantization_config", {})
@@ -88,7 +88,7 @@ def make_served(*, paths: tuple[str, ...] = ("tokenizer.json",), tokenizer: Any 
         layers(2, 64), longest=document.get("max_position_embeddings"), quantised=quantization.get("quant_method")
     )
     settings = {"chat_template": "{{ messages }}"} if tokenizer is None else tokenizer
-    return ServedModel(
+    return ModelFacts(
         name="m",
         config=document,
         shape=shape,
@@ -99,7 +99,7 @@ def make_served(*, paths: tuple[str, ...] = ("tokenizer.json",), tokenizer: Any 
 
 
 def make_context(
-    model: ServedModel | None = None,
+    model: ModelFacts | None = None,
     *arguments: str,
     platform: Platform | None = None,
     facts: ServerFacts = FACTS,

@@ -12,9 +12,9 @@ from preflight_parts import CHAT, FACTS, LIBRARY, make_context, make_served
 
 from builder.model.recipes import Question
 from builder.models.fit.model_config import ModelFiles
+from builder.models.preflight.model_facts import read_model
 from builder.models.preflight.preflight import findings
 from builder.models.preflight.quantization_rules import methods
-from builder.models.preflight.served_model import read_model
 from builder.models.preflight.wheel_sources import Sources
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.model.audits import Finding
-    from builder.models.preflight.served_model import ServedModel
+    from builder.models.preflight.model_facts import ModelFacts
     from builder.models.preflight.server_context import ServerContext
 
 _CLASS, _CODE, _TASK = "model-class", "model-code", "model-task"
@@ -50,7 +50,7 @@ def model_class(context: ServerContext) -> Iterator[Finding]:
     yield from _model_type(context, model)
 
 
-def _model_type(context: ServerContext, model: ServedModel) -> Iterator[Finding]:
+def _model_type(context: ServerContext, model: ModelFacts) -> Iterator[Finding]:
     release, library = context.sources.vllm, context.sources.transformers
     if release is None or library is None or not library.model_types or not model.model_type:
         return

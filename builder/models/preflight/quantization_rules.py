@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.host.toml import documents
-from builder.models.preflight.server_context import listed, model_finding, server_finding
+from builder.models.preflight.server_context import joined, model_finding, server_finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.host.toml.documents import Table
     from builder.model.audits import Finding
-    from builder.models.preflight.served_model import ServedModel
+    from builder.models.preflight.model_facts import ModelFacts
     from builder.models.preflight.server_context import ServerContext
     from builder.models.preflight.wheel_sources import Release
 
@@ -91,7 +91,7 @@ def quantization(context: ServerContext) -> Iterator[Finding]:
     yield from _packages(context, wanted)
 
 
-def _own(model: ServedModel | None) -> str | None:
+def _own(model: ModelFacts | None) -> str | None:
     return (model.quantization.get("quant_method") or None) if model else None
 
 
@@ -147,7 +147,7 @@ def _types(
     dtype = context.settings.dtype if context.settings else context.option("--dtype")
     if not types or dtype in (None, "auto", *types):
         return
-    detail = f"{dtype} does not work with the quantisation {method} of {release}, which computes in {listed(types)}"
+    detail = f"{dtype} does not work with the quantisation {method} of {release}, which computes in {joined(types)}"
     fixes = [f'set dtype = "{types[0]}" under [server]']
     if set_to:
         fixes.append("or leave `quantization` out: vLLM then chooses the faster method by itself")
@@ -160,7 +160,7 @@ def _gpus(context: ServerContext, release: Release, method: str, min_sm: int | N
         return
     everywhere = len(lacking) == len(context.boards)
     lower = " and ".join(sorted({_sm(sm) for sm in lacking.values()}))
-    detail = f"{method} of {release} needs {_sm(min_sm)}: {lower} is lower ({listed(sorted(lacking))})"
+    detail = f"{method} of {release} needs {_sm(min_sm)}: {lower} is lower ({joined(sorted(lacking))})"
     fix = "choose a checkpoint with another quantisation, such as AWQ or GPTQ with 4 bits"
     yield server_finding(_GPU, "error" if everywhere else "warning", "quantization", detail, fix)
 
@@ -184,6 +184,6 @@ def cache_type(context: ServerContext) -> Iterator[Finding]:
     lacking = sorted(board for board, sm in context.boards.items() if sm < _FP8_CACHE_SM)
     if lacking:
         by = "--kv-cache-dtype" if context.option("--kv-cache-dtype") not in (None, "auto") else "the checkpoint"
-        detail = f"{by} asks for a KV cache in {settings.kv_dtype}, and {listed(lacking)} has an SM below 8.9"
+        detail = f"{by} asks for a KV cache in {settings.kv_dtype}, and {joined(lacking)} has an SM below 8.9"
         fix = "some attention backends refuse it there (fp8e4nv): test it on the board, or set `--kv-cache-dtype auto`"
         yield server_finding(_CACHE, "warning", "--kv-cache-dtype", detail, fix)

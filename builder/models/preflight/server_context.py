@@ -12,7 +12,7 @@ from builder.model.audits import Finding
 from builder.models.fit.model_config import locked_files
 from builder.models.fit.server_options import pinned_version, settings_of
 from builder.models.preflight.arguments import parse, server_arguments, value_of
-from builder.models.preflight.served_model import read_model
+from builder.models.preflight.model_facts import read_model
 from builder.models.preflight.wheel_sources import read_sources
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from builder.model.recipes import Question, ServerSpec
     from builder.models.fit.memory_estimate import ServingSettings
     from builder.models.preflight.arguments import Argument
-    from builder.models.preflight.served_model import ServedModel
+    from builder.models.preflight.model_facts import ModelFacts
     from builder.models.preflight.wheel_sources import Sources
 
 
@@ -43,7 +43,7 @@ class ServerContext:
     versions: dict[str, str]
     boards: dict[str, int]
     sources: Sources
-    model: ServedModel | None = None
+    model: ModelFacts | None = None
     unread: str | None = None
 
     @cached_property
@@ -110,12 +110,12 @@ def server_finding(rule: str, severity: Severity, file: str, detail: str, fix: s
     return Finding(rule=rule, severity=severity, wheel="server", file=file, detail=detail, fix=fix)
 
 
-def model_finding(model: ServedModel, rule: str, severity: Severity, file: str, detail: str, fix: str) -> Finding:
+def model_finding(model: ModelFacts, rule: str, severity: Severity, file: str, detail: str, fix: str) -> Finding:
     """Return a finding about a file of the model."""
     return Finding(rule=rule, severity=severity, wheel=f"model {model.name}", file=file, detail=detail, fix=fix)
 
 
-def listed(names: Sequence[str], most: int = 6) -> str:
+def joined(names: Sequence[str], most: int = 6) -> str:
     """Return names with commas between them, the first ones of many."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from builder.host.toml.documents import suggest
-from builder.models.preflight.server_context import listed, model_finding, server_finding
+from builder.models.preflight.server_context import joined, model_finding, server_finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ def server_options(context: ServerContext) -> Iterator[Finding]:
         name = argument.text.partition("=")[0]
         if argument.flaw:
             choices = argument.option.choices if argument.option else ()
-            fix = f"choose one of {listed(choices, 12)}" if choices else "correct `arguments` under [server]"
+            fix = f"choose one of {joined(choices, 12)}" if choices else "correct `arguments` under [server]"
             yield server_finding(_OPTION, "error", name, f"{argument.flaw} in {release}", fix)
         elif argument.option is None:
             fix = suggest(name, names, noun="options")
@@ -45,7 +45,7 @@ def parsers(context: ServerContext) -> Iterator[Finding]:
         return
     tool = context.option("--tool-call-parser")
     if context.option("--enable-auto-tool-choice") is not None and not tool:
-        fix = f"add `--tool-call-parser` with one of {listed(release.facts.tool_parsers, 12)}"
+        fix = f"add `--tool-call-parser` with one of {joined(release.facts.tool_parsers, 12)}"
         yield server_finding(_PARSER, "error", "--enable-auto-tool-choice", "needs a tool-call parser", fix)
     for kind, option, plugin, known in (
         ("tool-call", "--tool-call-parser", "--tool-parser-plugin", release.facts.tool_parsers),
@@ -90,7 +90,7 @@ def parallel_sizes(context: ServerContext) -> Iterator[Finding]:
         fix = "choose a size that divides the heads, or leave the option out"
         yield model_finding(model, _PARALLEL, "error", "config.json", detail, fix)
     if context.gpu and tensor * pipeline > 1:
-        needed, boards = tensor * pipeline, listed(sorted(context.boards)) or "a Jetson"
+        needed, boards = tensor * pipeline, joined(sorted(context.boards)) or "a Jetson"
         detail = f"the server needs {needed} GPUs, and {boards} has one"
         option = _TENSOR_PARALLEL[0] if tensor > 1 else _PIPELINE_PARALLEL[0]
         yield server_finding(_PARALLEL, "error", option, detail, "leave the option out")

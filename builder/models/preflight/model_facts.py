@@ -20,7 +20,7 @@ _PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_prepr
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ServedModel:
+class ModelFacts:
     """A model's configuration and tokenizer settings, the paths of its files, and its shape.
 
     `quantization` is the model's own quantisation section, with the method that vLLM takes it for.
@@ -73,7 +73,7 @@ class ServedModel:
         return any(isinstance(table, dict) and table.get(automatic) for table in maps)
 
 
-def read_model(files: ModelFiles) -> ServedModel:
+def read_model(files: ModelFiles) -> ModelFacts:
     """Read a model's files.
 
     Raises:
@@ -82,7 +82,7 @@ def read_model(files: ModelFiles) -> ServedModel:
     location, text = files.config()
     config = json.loads(text)
     shape = read_shape(files.name, location, text)
-    return ServedModel(
+    return ModelFacts(
         name=files.name,
         config=config,
         shape=shape,
