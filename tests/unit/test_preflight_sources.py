@@ -42,6 +42,7 @@ def newer() -> ServerFacts:
         # Another class has a field of this name, too.
         ServerOption(name="--attention-backend"),
         ServerOption(name="--hf-token", optional=True),
+        ServerOption(name="--max-num-seqs", number=True),
         ServerOption(name="--headless", flag=True),
         ServerOption(name="--scheduler", choices=("fcfs", "priority")),
         ServerOption(name="--host"),

@@ -10,7 +10,7 @@ from builder.models.preflight.server_context import model_finding, server_findin
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.model.audits import Finding
+    from builder.model.audits import Finding, Severity
     from builder.models.preflight.model_facts import ModelFacts
     from builder.models.preflight.server_context import ServerContext
 
@@ -146,10 +146,13 @@ def processor_files(context: ServerContext) -> Iterator[Finding]:
     if context.option("--language-model-only") is not None or context.option("--limit-mm-per-prompt"):
         return
     multimodal = [name for name in model.architectures if release.facts.architectures.get(name) == "multimodal"]
+    library = context.sources.transformers
     if multimodal:
+        by_transformers = library is not None and model.model_type in library.image_types
         detail = f"is missing; {release} builds the processor of {multimodal[0]} from it at the start"
         fix = "copy the processor's files too, or extend `files` in the recipe if it excludes them"
-        yield model_finding(model, _PROCESSOR, "warning", "preprocessor_config.json", detail, fix)
+        severity: Severity = "error" if by_transformers else "warning"
+        yield model_finding(model, _PROCESSOR, severity, "preprocessor_config.json", detail, fix)
 
 
 def unread(context: ServerContext) -> Iterator[Finding]:

@@ -54,8 +54,12 @@ class ServerFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransformersFacts:
-    """A transformers release: the model types, architectures and tokenizer classes that it has."""
+    """A transformers release: the model types, architectures and tokenizer classes that it has.
+
+    Models of `image_types` have an image processor of transformers.
+    """
 
     model_types: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
     tokenizers: tuple[str, ...] = ()
+    image_types: tuple[str, ...] = ()

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 _AUTO = "transformers/models/auto"
 SOURCES = tuple(
-    f"{_AUTO}/{name}.py" for name in ("configuration_auto", "modeling_auto", "tokenization_auto", "auto_mappings")
+    f"{_AUTO}/{name}.py"
+    for name in (
+        *("auto_mappings", "configuration_auto", "image_processing_auto"),
+        *("modeling_auto", "processing_auto", "tokenization_auto"),
+    )
 )
 """The files that this module reads."""
 
@@ -28,6 +32,7 @@ def read_transformers(read: ReadSource) -> TransformersFacts:
     return TransformersFacts(
         model_types=tuple(sorted(syntax.keys(mappings.get("CONFIG_MAPPING_NAMES")))),
         architectures=tuple(sorted(set(_classes(mappings, "MODEL_")))),
+        image_types=tuple(sorted(syntax.keys(mappings.get("IMAGE_PROCESSOR_MAPPING_NAMES")))),
         tokenizers=tuple(sorted(set(_classes(mappings, "TOKENIZER_")))),
     )
 

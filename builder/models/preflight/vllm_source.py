@@ -230,6 +230,10 @@ class _Settings:
             )
 
     def _annotation(self, spread: ast.expr, owners: dict[str, str]) -> ast.expr | None:
+        """Return the annotation of the field in `**owner["field"]`, or in `**{**owner["field"], "default": None}`."""
+        if isinstance(spread, ast.Dict):
+            inner = (value for key, value in zip(spread.keys, spread.values, strict=True) if key is None)
+            return next(filter(None, (self._annotation(value, owners) for value in inner)), None)
         if not isinstance(spread, ast.Subscript) or not isinstance(spread.value, ast.Name):
             return None
         field = "".join(syntax.strings(spread.slice))
