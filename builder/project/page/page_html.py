@@ -9,17 +9,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.host.units import size_of
+from builder.host.units import duration, size_of
 from builder.project.page.page_parts import short
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
     from builder.model.locks import LockedWheel
-    from builder.project.page.page_model import ReportPage
+    from builder.project.page.page_data import ReportPage
 
 _TEMPLATES = Path(__file__).with_name("templates")
-_MINUTE_S = 60
 # Signs of the states, for readers who cannot tell colours apart.
 SIGNS = {
     "failed": "✗",
@@ -49,7 +48,7 @@ def render(page: ReportPage) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"size": size_of, "time": time_of, "slug": slug, "short": short, "package_row": package_row}
+    environment.filters |= {"size": size_of, "time": duration, "slug": slug, "short": short, "package_row": package_row}
     style, script = (_text(name) for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -84,12 +83,6 @@ def clean(value: Any) -> Any:
     return "".join(
         c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in value
     )
-
-
-def time_of(seconds: float) -> str:
-    """Return a duration for readers."""
-    minutes, rest = divmod(round(seconds), _MINUTE_S)
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
 def slug(text: str) -> str:
