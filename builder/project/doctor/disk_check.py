@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.model.locks import Lock
-    from builder.project.doctor.check_records import Check, DoctorContext
+    from builder.project.doctor.check_table import Check, DoctorContext
 
 # A CPU recipe takes about 8 GB of wheels, trees, layers and engine store; a CUDA stack five times as much.
 _USUAL = 20e9
@@ -99,9 +99,7 @@ def _engine_folder(case: DoctorContext) -> Path | None:
 
 
 def _existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.parent
-    return folder
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def _compare(folder: Path, required: float, reason: str, note: str = "") -> Check:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from builder.jetson.device import Device
     from builder.model.recipes import Recipe
-    from builder.project.doctor.check_records import Check, DoctorContext
+    from builder.project.doctor.check_table import Check, DoctorContext
 
 _NO_JETSON = "this machine is not a Jetson"
 _ANSWER_S = 10
