@@ -91,14 +91,19 @@ def plan(selected: Selected, runners: Mapping[str, str], changed: Changes | None
     for recipe, cells in selected:
         for cell in cells:
             if cell.impossible:
-                reason = cell.impossible
-                skipped.append(Skipped(recipe=recipe.name, cell=cell.id, status="impossible", reason=reason))
+                skipped.append(Skipped(recipe=recipe.name, cell=cell.id, status="impossible", reason=cell.impossible))
             elif changed is not None and not changed.get((recipe.name, cell.id)):
                 reason = f"no input changed since {since}"
                 skipped.append(Skipped(recipe=recipe.name, cell=cell.id, status="unchanged", reason=reason))
             else:
                 include.append(_entry(recipe, cell, runners))
-    _check_count(include)
+    most = github().most_jobs
+    if len(include) > most:
+        raise UsageError(
+            f"{len(include)} cells are more than the {most} jobs that a matrix of GitHub's may have",
+            where=", ".join(dict.fromkeys(entry.recipe for entry in include)),
+            hint="choose some with --cell axis=value or --changed-since FILE, or call the workflow once for each part",
+        )
     return CiPlan(include=tuple(include), skipped=tuple(skipped))
 
 
@@ -121,16 +126,6 @@ def _entry(recipe: Recipe, cell: Cell, runners: Mapping[str, str]) -> MatrixEntr
         runner=runners.get(architecture) or runners.get("") or runner or usual,
         smoke_runner=board or "",
     )
-
-
-def _check_count(include: Sequence[MatrixEntry]) -> None:
-    most = github().most_jobs
-    if len(include) > most:
-        raise UsageError(
-            f"{len(include)} cells are more than the {most} jobs that a matrix of GitHub's may have",
-            where=", ".join(dict.fromkeys(entry.recipe for entry in include)),
-            hint="choose some with --cell axis=value or --changed-since FILE, or call the workflow once for each part",
-        )
 
 
 @cache

@@ -38,7 +38,8 @@ def subject(name: str, session: Session, architecture: str) -> ComparedSide:
     """
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
-        return _of_lock(name, lockfile.read_file(path), session)
+        lock = lockfile.read_file(path)
+        return ComparedSide(name=name, kind="lock", **fields_of(lock), **_built(lock, session))
     if path.suffix == ".toml":
         hint = "`jbuild diff RECIPE/CELL …` finds a cell's lock itself; locks are in locks/RECIPE/"
         raise UsageError(f"there is no lock at `{printable(name)}`", hint=hint)
@@ -90,10 +91,6 @@ def _cell(name: str, session: Session) -> tuple[str, str] | None:
 def _locked_cells(recipe: str, session: Session) -> list[str]:
     folder = session.workspace.lock(recipe, "x").parent
     return sorted(path.name.removeprefix("pylock.").removesuffix(".toml") for path in folder.glob("pylock.*.toml"))
-
-
-def _of_lock(name: str, lock: Lock, session: Session) -> ComparedSide:
-    return ComparedSide(name=name, kind="lock", **fields_of(lock), **_built(lock, session))
 
 
 def _of_cell(name: str, recipe: str, cell: str, session: Session) -> ComparedSide:

@@ -85,8 +85,7 @@ def check_rows() -> dict[str, CheckRow]:
     Raises:
         DocumentError: the table has mistakes.
     """
-    rows = documents.load(DATA, "the doctor's checks have mistakes", _parse)
-    return {row.name: row for row in rows}
+    return documents.load(DATA, "the doctor's checks have mistakes", _parse)
 
 
 def ok(name: str, text: str) -> Check:
@@ -112,8 +111,8 @@ def problem(name: str, problem_id: str, text: str, *, fixable: bool = True, **va
     return Check(name=name, state=row.state, found=text, why=check.why, mend=mend, fix=fix)
 
 
-def _parse(root: Table) -> tuple[CheckRow, ...]:
-    return tuple(_check(table) for table in root.tables("checks"))
+def _parse(root: Table) -> dict[str, CheckRow]:
+    return {row.name: row for row in map(_check, root.tables("checks"))}
 
 
 def _check(table: Table) -> CheckRow:

@@ -131,26 +131,38 @@ class CellRecordsView:
 
 def cell_view(cell: Cell, session: Session, without_wheels: str | None) -> CellView:
     """Return the view of a cell; `without_wheels` is why the last attempt found no wheels."""
+    bare = CellView(
+        recipe=cell.recipe,
+        id=cell.id,
+        values=cell.values,
+        state="impossible",
+        reason=cell.impossible,
+        note=cell.note,
+    )
     if cell.impossible:
-        return _bare(cell, "impossible", cell.impossible)
-    folder = session.workspace.cell(cell.recipe, cell.id)
+        return bare
+    folder, layout = session.workspace.cell(cell.recipe, cell.id), session.workspace.images
     view = _read_records(cell, session, folder)
+    recent = tuple(reversed(view.runs[-_MOST_RUNS:]))
     if without_wheels:
-        return _without_wheels(cell, without_wheels, view.runs)
+        return replace(
+            bare,
+            state="no wheels",
+            reason=without_wheels,
+            command=f"jbuild why {cell.recipe} --cell {cell.id}",
+            failure=recent[0].failure if recent else None,
+            runs=recent,
+        )
     failure = view.failure()
     state = _state(view, failure)
-    layout = session.workspace.images
     same = not view.is_stale and view.done("push")
     difference = None
     if view.lock and not same:
         difference = page_parts.difference(view.lock, view.image, history.published(folder), layout)
-    return CellView(
-        recipe=cell.recipe,
-        id=cell.id,
-        values=cell.values,
+    return replace(
+        bare,
         state=state,
         detail=_detail(state, view, failure),
-        note=cell.note,
         command=_command(cell, state, view),
         failure=failure,
         steps=_steps(view, failure),
@@ -163,23 +175,9 @@ def cell_view(cell: Cell, session: Session, without_wheels: str | None) -> CellV
         withheld=tuple(view.publication.withheld_reasons) if view.publication else (),
         difference=difference,
         same_as_published=same,
-        runs=tuple(reversed(view.runs[-_MOST_RUNS:])),
+        runs=recent,
         charts=page_parts.charts_of(view.runs),
         stand_ins=tuple(stand_ins(view.lock)) if view.lock else (),
-    )
-
-
-def _bare(cell: Cell, state: State, reason: str) -> CellView:
-    return CellView(recipe=cell.recipe, id=cell.id, values=cell.values, state=state, reason=reason, note=cell.note)
-
-
-def _without_wheels(cell: Cell, reason: str, runs: tuple[HistoryRun, ...]) -> CellView:
-    failure = runs[-1].failure if runs else None
-    return replace(
-        _bare(cell, "no wheels", reason),
-        command=f"jbuild why {cell.recipe} --cell {cell.id}",
-        failure=failure,
-        runs=tuple(reversed(runs[-_MOST_RUNS:])),
     )
 
 

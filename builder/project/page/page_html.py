@@ -9,13 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from builder.host.units import duration, size_of
 from builder.project.page.page_parts import short
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
-    from builder.model.locks import LockedWheel
     from builder.project.page.page_data import ReportPage
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -38,7 +37,6 @@ SIGNS = {
 def render(page: ReportPage) -> str:
     """Return the page as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415  # slow to import
-    from markupsafe import Markup  # noqa: PLC0415
 
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -59,15 +57,9 @@ def render(page: ReportPage) -> str:
     return environment.get_template("page.html.j2").render(page=page, policy=policy, signs=SIGNS, **assets)
 
 
-def package_row(wheel: LockedWheel) -> Markup:
-    """Return a row of a package table: most cells of a recipe share most rows, and there are thousands of them."""
-    return _row(wheel.name, wheel.version, wheel.size, wheel.index)
-
-
 @lru_cache(maxsize=1 << 14)
-def _row(name: str, version: str, size: int | None, index: str | None) -> Markup:
-    from markupsafe import Markup  # noqa: PLC0415
-
+def package_row(name: str, version: str, size: int | None, index: str | None) -> Markup:
+    """Return a row of a package table: most cells of a recipe share most rows, and there are thousands of them."""
     megabytes = "" if size is None else f"{size / 1e6:.1f}"
     source = Markup(" <i>{}</i>").format(clean(index)) if index else ""
     return Markup("<tr><th>{}<td>{}{}<td>{}\n").format(clean(name), clean(version), source, megabytes)
