@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
     from builder.host.paths import Workspace
 
-_SHA256 = 64
-_HEX = frozenset("0123456789abcdef")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class References:
@@ -32,10 +30,6 @@ class References:
     wheels: frozenset[str] = frozenset()
     models: frozenset[str] = frozenset()
     images: frozenset[str] = frozenset()
-
-    def of(self, name: str) -> frozenset[str]:
-        """Return the needed contents of a kind."""
-        return {"wheels": self.wheels, "models": self.models}.get(name, frozenset())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,9 +104,10 @@ def references(workspace: Workspace, on_unreadable: Callable[[LockError], object
 def entries(workspace: Workspace, needed: References) -> Iterator[CacheEntry]:
     """Yield all removable entries of the cache except uv's; images by their manifests."""
     lent = borrowed(workspace.images, needed.images)
+    needed_contents = {"wheels": needed.wheels, "models": needed.models}
     for kind in KINDS:
         for path in sorted((workspace.cache / kind.folder).glob(kind.pattern)):
-            entry = _entry(kind, path, needed)
+            entry = _entry(kind, path, needed_contents.get(kind.of, frozenset()))
             if entry and kind.name == MODELS and path.name in lent.used:
                 # Images need them.
                 used = max(entry.used, lent.used[path.name])
@@ -150,18 +145,18 @@ def measure(path: Path) -> tuple[int, int, float]:
     return size, frees, state.st_ctime
 
 
-def _entry(kind: Kind, path: Path, needed: References) -> CacheEntry | None:
+def _entry(kind: Kind, path: Path, needed: frozenset[str]) -> CacheEntry | None:
     if path.name.endswith(".lock"):
         return None
-    name = path.name[:_SHA256]
-    content = name if len(name) == _SHA256 and _HEX.issuperset(name) else None
+    match = re.match(r"[0-9a-f]{64}", path.name)
+    content = match[0] if match else None
     try:
         size, frees, used = measure(path)
     except FileNotFoundError:  # another process was faster
         return None
     if kind.name == "wheels" and not size:
         return None
-    locked = content is not None and content in needed.of(kind.of)
+    locked = content is not None and content in needed
     if kind.name == "trees":
         locked = locked and is_current(path.name)
     return CacheEntry(kind=kind.name, path=path, content=content, size=size, frees=frees, used=used, locked=locked)

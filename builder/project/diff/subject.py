@@ -114,7 +114,7 @@ def _built(lock: Lock, session: Session) -> dict[str, Any]:
 
 def _are_names(recipe: str, cell: str) -> bool:
     """Return whether names from a file or an image are safe parts of a path."""
-    return bool(re.fullmatch(patterns.RECIPE_NAME, recipe) and re.fullmatch(r"[A-Za-z0-9_-]+", cell))
+    return bool(re.fullmatch(_CELL, f"{recipe}/{cell}"))
 
 
 def _planned(folder: CellFolder, lock: Lock) -> tuple[Layer, ...] | None:

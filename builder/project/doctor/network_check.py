@@ -174,9 +174,8 @@ def _repositories(case: DoctorContext) -> Iterator[str]:
 
 def _try_upload(case: DoctorContext, name: str) -> Check:
     reference = Reference.parse(name)
-    retry = http.Retry(tries=1)
-    own_hosts = {reference.host}
-    client = connect(reference.host, case.session.config, own=own_hosts, retry=retry, patience=_UPLOAD_PATIENCE)
+    once = http.Retry(tries=1)
+    client = connect(reference.host, case.session.config, own={reference.host}, retry=once, patience=_UPLOAD_PATIENCE)
     try:
         client.try_upload(reference.repository)
     except RegistryError as error:
