@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
+from builder.errors import DocumentError
 from builder.host.toml import documents
 from builder.host.toml.declarations import Field, TableDeclaration, choice, choices, nested, string, tables
 from builder.jetson.boards import boards
@@ -19,7 +21,7 @@ from builder.recipe.sections import AUDIT, BASE, MODEL, OVERRIDES, PACKAGES, PUB
 from builder.recipe.slots import LABELS, Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from builder.host.toml.declarations import Schema
@@ -72,6 +74,13 @@ def load(path: Path, templates: Sequence[Path] = ()) -> Recipe:
         DocumentError: the file cannot be read, or has mistakes: all of them, with file, line, key and next step.
     """
     return documents.load(path, f"recipe {path.name} has mistakes", partial(_recipe, path=path, templates=templates))
+
+
+def load_valid(paths: Iterable[Path]) -> Iterator[Recipe]:
+    """Yield the recipes of some files, without those that have mistakes: `jbuild list` reports these."""
+    for path in paths:
+        with suppress(DocumentError):
+            yield load(path)
 
 
 def _recipe(root: Table, path: Path, templates: Sequence[Path]) -> Recipe:

@@ -14,7 +14,7 @@ from builder.host.console import Console
 from builder.host.paths import Workspace
 from builder.host.session import Session
 from builder.model.recipes import TagRule
-from builder.project.diff.comparison import compare
+from builder.project.diff.difference import compare
 from builder.project.diff.subject import subject
 from builder.publish.image_source import from_layout
 from builder.publish.push import PublishOptions, publish

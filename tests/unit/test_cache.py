@@ -27,8 +27,7 @@ from builder.models import model_store
 from builder.pipeline import runner
 from builder.pipeline.order import RunOptions
 from builder.project.cache import contents, prune
-from builder.project.cache.contents import entries, measure, summarise
-from builder.project.cache.references import NOTHING, references
+from builder.project.cache.contents import References, entries, measure, references, summarise
 from builder.remote.wheelhouse import path_of
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.images import Image
     from builder.model.locks import Lock, LockedWheel
-    from builder.project.cache.cache_usage import PruneResult
+    from builder.project.cache.prune import PruneResult
 
 DAY = 86_400.0
 NEEDED, OTHER = make_locked_wheel("needed"), make_locked_wheel("other")
@@ -336,7 +335,7 @@ def test_the_files_that_images_consist_of_stay_with_them(
 
 def test_files_are_as_old_as_the_use_of_the_image(session: Session, full: Workspace) -> None:
     build_borrowing(session, make_lock(make_locked_wheel(), cell="two"), OTHER_FILE)
-    found = {entry.content: entry for entry in entries(full, NOTHING)}
+    found = {entry.content: entry for entry in entries(full, References())}
     note = next((full.images / "pieces" / "sha256").iterdir())
     assert found[OTHER_FILE.sha256].used == note.stat().st_ctime
     assert found[FILE.sha256].used == model_store.blob(full.models, FILE.sha256).stat().st_ctime
@@ -394,7 +393,7 @@ def test_what_a_killed_process_left_goes(
 
 def test_an_empty_cache(session: Session) -> None:
     assert counts(run(session, 0)) == {}
-    assert sum(kind.size for kind in summarise(entries(session.workspace, NOTHING), session.workspace)) == 0
+    assert sum(kind.size for kind in summarise(entries(session.workspace, References()), session.workspace)) == 0
 
 
 def test_a_damaged_lock_stops_a_prune_that_must_keep_what_is_locked(session: Session, full: Workspace) -> None:

@@ -15,16 +15,12 @@ from builder.project.doctor import (
     check_table,
     disk_check,
     emulation_check,
-    engine_check,
     jetson_check,
     network_check,
     proxy_check,
-    registry_check,
-    stand_ins_check,
     tools_check,
 )
-from builder.project.doctor.check_records import Check
-from builder.project.doctor.check_table import ok, problem, skipped
+from builder.project.doctor.check_table import Check, ok, problem, skipped
 from builder.project.doctor.examination import AppliedFix
 
 if TYPE_CHECKING:
@@ -33,11 +29,8 @@ if TYPE_CHECKING:
 ROOMS = (
     disk_check,
     emulation_check,
-    engine_check,
     jetson_check,
     network_check,
-    stand_ins_check,
-    registry_check,
     proxy_check,
     tools_check,
 )

@@ -100,10 +100,13 @@ def test_failures_are_counted_and_named(session: Session) -> None:
     ("seconds", "text"),
     [
         (0.04, "0.0 s"),
+        (0.42, "0.4 s"),
         (59.4, "59.4 s"),
         (59.7, "1 min 0 s"),
+        (59.9, "1 min 0 s"),
         (60, "1 min 0 s"),
         (119.7, "2 min 0 s"),
+        (461.0, "7 min 41 s"),
         (725, "12 min 5 s"),
     ],
 )

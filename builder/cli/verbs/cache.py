@@ -16,10 +16,8 @@ from builder.errors import LockError
 from builder.host import records
 from builder.host.paths import check_cache
 from builder.host.units import size_of
-from builder.project.cache.cache_usage import KindSummary, PruneResult
-from builder.project.cache.contents import entries, summarise
-from builder.project.cache.prune import prune
-from builder.project.cache.references import references
+from builder.project.cache.contents import KindSummary, entries, references, summarise
+from builder.project.cache.prune import PruneResult, prune
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]

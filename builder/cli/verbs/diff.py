@@ -13,8 +13,7 @@ from builder.cli.results import show
 from builder.cli.verb_options import json_option
 from builder.host import records
 from builder.host.units import megabytes
-from builder.project.diff.comparison import compare
-from builder.project.diff.difference import Changes, Difference, Layer, LayerChanges, PartChange
+from builder.project.diff.difference import Changes, Difference, Layer, LayerChanges, PartChange, compare
 from builder.project.diff.subject import subject
 
 

@@ -13,7 +13,7 @@ from builder.cli.cell_selection import open_session
 from builder.cli.results import show, without_controls
 from builder.cli.verb_options import json_option
 from builder.errors import EngineError
-from builder.project.doctor.check_records import Check
+from builder.project.doctor.check_table import Check
 from builder.project.doctor.examination import AppliedFix, apply_fixes, doctor_context, examine
 from builder.recipe.find import find
 from builder.recipe.load import load
