@@ -26,8 +26,7 @@ from builder.image.oci.layout import (
 from builder.image.oci.layout import read_image as read_it
 from builder.image.oci.layout_diff import members
 from builder.image.oci.pack import Packed, pack, pack_folder
-from builder.image.render.model_layer import bake, stored_files
-from builder.image.wheels.tree import EPOCH
+from builder.image.render.context import bake, stored_files
 from builder.model.model_files import LockedModel, ModelFile
 from builder.models import model_store
 from builder.publish.image_source import from_layout
@@ -60,7 +59,7 @@ def model(workspace: Workspace) -> LockedModel:
 def layer(workspace: Workspace, model: LockedModel, tmp_path: Path) -> Path:
     """The model's layer."""
     folder = tmp_path / "layers" / "model-tiny-0123456789ab"
-    bake(model, workspace.models, folder, EPOCH)
+    bake(model, workspace.models, folder)
     return folder
 
 
@@ -181,7 +180,7 @@ def test_what_compresses_has_a_file_of_its_own(workspace: Workspace, tmp_path: P
     target.parent.mkdir(parents=True)
     target.write_bytes(content)
     model = make_model(name="tiny", files=(ModelFile(path="w.safetensors", sha256=sha256, size=len(content)),))
-    bake(model, workspace.models, tmp_path / "layer", EPOCH)
+    bake(model, workspace.models, tmp_path / "layer")
     kept = stored_files([model], workspace.models)
     made = pack_folder(tmp_path / "layer", "zstd", workspace, lambda _: None, kept)
     assert made.blob.media_type.endswith("+zstd")
@@ -217,7 +216,7 @@ def test_weights_that_changed_in_the_cache_are_never_packed(
     path.write_bytes(content)
     model = make_model(name="tiny", files=(ModelFile(path="w.safetensors", sha256=sha256, size=len(content)),))
     layer, kept = tmp_path / "layer", stored_files([model], workspace.models)
-    bake(model, workspace.models, layer, EPOCH)
+    bake(model, workspace.models, layer)
     with path.open("r+b") as file:
         file.seek(8 << 20)
         file.write(b"!")

@@ -17,7 +17,7 @@ from builder.image.build.system_pins import script_of
 from builder.image.oci.assemble import assemble, own_layers
 from builder.image.oci.layout import is_whole, mark_image_used
 from builder.image.oci.pack import compression_key
-from builder.image.render.model_layer import stored_files
+from builder.image.render.context import stored_files
 from builder.model.images import Image
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from builder.image.build.buildx import plain_command
 from builder.image.render import context, image_labels
 from builder.image.render.dockerfile import render as render_dockerfile
 from builder.image.render.layer_groups import model_layers, wheel_layers
-from builder.image.render.link_tree import link_tree
 from builder.image.runtime import ENTRYPOINT, HEALTHCHECK
 from builder.image.wheels.licences import spdx_of
 from builder.image.wheels.standalone_python import HOME, interpreter_tree, provide_compiler
@@ -133,7 +132,7 @@ def _interpreter_layers(lock: Lock, tree: Path | None, layers: Path) -> list[str
 
 def _wheel_layer(layers: Path, group: WheelLayer, trees: dict[str, Path]) -> str:
     return context.make_layer(
-        layers, group.name, lambda folder: link_tree((trees[w.sha256] for w in group.wheels), folder)
+        layers, group.name, lambda folder: context.link_tree((trees[w.sha256] for w in group.wheels), folder)
     )
 
 
