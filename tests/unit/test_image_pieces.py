@@ -12,6 +12,7 @@ import pytest
 from factories import make_model
 
 from builder.errors import IntegrityError
+from builder.image.build.reproduce import members
 from builder.image.oci import tarball, virtual_blob
 from builder.image.oci.layout import (
     blob,
@@ -24,7 +25,6 @@ from builder.image.oci.layout import (
     put_image,
 )
 from builder.image.oci.layout import read_image as read_it
-from builder.image.oci.layout_diff import members
 from builder.image.oci.pack import Packed, pack, pack_folder
 from builder.image.render.context import bake, stored_files
 from builder.model.model_files import LockedModel, ModelFile
