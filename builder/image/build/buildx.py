@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from builder.model.images import Image
     from builder.model.locks import Job
 
+# The Dockerfile of a system image, in a build's folder.
+SYSTEM_DOCKERFILE = "Dockerfile.system"
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FTP_PROXY", "ALL_PROXY")
 _STEP = re.compile(r"#\d+ (?:\d+\.\d+ )?(.+)")
 # Patterns of a build log, the type of error, its message and its hint.
@@ -116,20 +118,16 @@ def plain_command(architecture: str, compression: Compression) -> tuple[str, ...
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildRequest:
-    """One build: the folder, the platform (`linux/arm64`), and the OCI layout for the image.
+    """One build of a folder.
 
     `builder` is a buildx builder or a docker context instead of the engine's own. A `fresh` build does not use
-    BuildKit's cache. `dockerfile` is a file name in the folder. `passing`: an intermediate image, whose layers are not
-    compressed.
+    BuildKit's cache. `system`: an intermediate image from `SYSTEM_DOCKERFILE`, whose layers are not compressed.
     """
 
     folder: Path
-    platform: str
-    layout: Path
     builder: str | None = None
     fresh: bool = False
-    dockerfile: str = "Dockerfile"
-    passing: bool = False
+    system: bool = False
 
 
 def build(job: Job, request: BuildRequest, engine: Engine, session: Session) -> Image:
@@ -138,7 +136,7 @@ def build(job: Job, request: BuildRequest, engine: Engine, session: Session) -> 
     Raises:
         BuildError, EngineError, NetworkError, DiskError: by the cause in the log.
     """
-    log, silent_s = request.folder / "build.log", session.config.silent_s
+    log, silent_s, layout = request.folder / "build.log", session.config.silent_s, session.workspace.images
     lines: list[str] = []
     # A separate export: two concurrent exports into one layout meet each other's half-written blobs.
     with disk_errors(session.workspace.cache), scratch(session.workspace.cache) as folder:
@@ -161,16 +159,16 @@ def build(job: Job, request: BuildRequest, engine: Engine, session: Session) -> 
         finally:
             write_text(log, "\n".join(lines) + "\n")
         digest = json.loads(metadata.read_text(encoding="utf-8"))["containerimage.digest"]
-        take_blobs(exported, request.layout)
-    mark_used(blob(request.layout, digest))
-    return read_image(request.layout, digest, request.platform)
+        take_blobs(exported, layout)
+    mark_used(blob(layout, digest))
+    return read_image(layout, digest, f"linux/{job.platform.architecture}")
 
 
 def _argv(job: Job, request: BuildRequest, session: Session, metadata: Path, exported: Path) -> list[str]:
-    argv = [*buildx("build", request.builder), *options(request.platform.partition("/")[2]), "--progress=plain"]
-    kind = "oci-mediatypes=true" if request.passing else layer_format(session.config.compression)
+    argv = [*buildx("build", request.builder), *options(job.platform.architecture), "--progress=plain"]
+    kind = "oci-mediatypes=true" if request.system else layer_format(session.config.compression)
     argv += [f"--metadata-file={metadata}", f"--output=type=oci,tar=false,{_field('dest', exported)},{kind}"]
-    argv += [f"--file={request.dockerfile}"] if request.dockerfile != "Dockerfile" else []
+    argv += [f"--file={SYSTEM_DOCKERFILE}"] if request.system else []
     argv += ["--no-cache"] if request.fresh else _caches(job, session)
     return [*argv, *_secrets(session), *_proxies(), "."]
 

@@ -47,11 +47,16 @@ class SystemLayer:
         return f"{config.mirrored(self.image)[0]}@{self.digest}"
 
 
+def pinned_base(lock: Lock) -> str:
+    """Return the reference of a lock's base image, by digest."""
+    return f"{lock.base.used.rpartition('@')[0] or lock.base.used}@{lock.base.digest}"
+
+
 def values_of(job: Job, lock: Lock) -> dict[str, Any]:
     """Return the template values of the step that installs packages."""
     packages = sorted({*lock.platform.python_packages, *job.spec.apt})
     return {
-        "base": f"{lock.base.used.rpartition('@')[0] or lock.base.used}@{lock.base.digest}",
+        "base": pinned_base(lock),
         "system_command": (
             "/bin/sh",
             "/run/jbuild/install.sh",
