@@ -13,6 +13,7 @@ from builder.errors import (
     BuildError,
     DiskError,
     EngineError,
+    JbuildError,
     NetworkError,
     ProgramFailedError,
     ProgramSilentError,
@@ -41,7 +42,7 @@ SYSTEM_DOCKERFILE = "Dockerfile.system"
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FTP_PROXY", "ALL_PROXY")
 _STEP = re.compile(r"#\d+ (?:\d+\.\d+ )?(.+)")
 # Patterns of a build log, the type of error, its message and its hint.
-_CAUSES: tuple[tuple[str, type[Exception], str, str], ...] = (
+_CAUSES: tuple[tuple[str, type[JbuildError], str, str], ...] = (
     (
         r"no space left on device",
         DiskError,
@@ -214,33 +215,22 @@ def _follow(lines: list[str], note: Callable[[str], None]) -> Callable[[str], No
     return follow
 
 
-def _explain(error: ProgramFailedError, job: Job, log: Path) -> Exception:
-    name = job.name
-    missing = _NO_PACKAGE.search(error.output)
+def _explain(error: ProgramFailedError, job: Job, log: Path) -> JbuildError:
+    kind, message, hint = _cause(error.output, job, log)
+    return kind(f"{job.name}: {message}", where=str(log), hint=hint, log=error.output)
+
+
+def _cause(output: str, job: Job, log: Path) -> tuple[type[JbuildError], str, str]:
+    """Return the type of a failed build's error, its message and its hint."""
+    distribution, missing = job.platform.distribution, _NO_PACKAGE.search(output)
+    if missing and missing[1] in job.platform.python_packages:
+        message = f"the base image {job.base} has no package {missing[1]}: it is not {distribution}"
+        return BuildError, message, "use the same distribution for `[base] image` and the cell in the recipe"
     if missing:
-        return _no_package(missing.group(1), job, log, error.output)
+        return BuildError, f"{distribution} has no package {missing[1]}", "correct `apt` under [base] in the recipe"
     for pattern, kind, message, hint in _CAUSES:
-        if re.search(pattern, error.output, re.IGNORECASE):
-            return kind(f"{name}: {message}", where=str(log), hint=hint, log=error.output)  # type: ignore[call-arg]
-    for symptom in symptoms.find(error.output.splitlines()):
-        return BuildError(
-            f"{name}: the build failed: {symptom.says}", where=str(log), hint=symptom.hint, log=error.output
-        )
-    hint = f"the full log in {log} names the failed step"
-    return BuildError(f"{name}: the build failed", where=str(log), hint=hint, log=error.output)
-
-
-def _no_package(package: str, job: Job, log: Path, output: str) -> BuildError:
-    if package in job.platform.python_packages:
-        return BuildError(
-            f"{job.name}: the base image {job.base} has no package {package}: it is not {job.platform.distribution}",
-            where=str(log),
-            hint="use the same distribution for `[base] image` and the cell in the recipe",
-            log=output,
-        )
-    return BuildError(
-        f"{job.name}: {job.platform.distribution} has no package {package}",
-        where=str(log),
-        hint="correct `apt` under [base] in the recipe",
-        log=output,
-    )
+        if re.search(pattern, output, re.IGNORECASE):
+            return kind, message, hint
+    for symptom in symptoms.find(output.splitlines()):
+        return BuildError, f"the build failed: {symptom.says}", symptom.hint
+    return BuildError, "the build failed", f"the full log in {log} names the failed step"

@@ -7,7 +7,7 @@ for all, and later builds need no emulation.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder.host.files import write_text
@@ -148,8 +148,5 @@ def _parse(root: Table) -> tuple[SystemLayer, ...]:
 def _text(rows: Iterable[SystemLayer]) -> str:
     import tomli_w  # noqa: PLC0415  # only pinning needs it
 
-    tables = [
-        {"key": row.key, "image": row.image, "digest": row.digest, "note": row.note}
-        for row in sorted(rows, key=lambda row: row.key)
-    ]
+    tables = [asdict(row) for row in sorted(rows, key=lambda row: row.key)]
     return f"{_HEAD}\n{tomli_w.dumps({'systems': tables})}"

@@ -229,8 +229,7 @@ def _compressor(compression: Compression, level: int) -> _Compressor:
     import zstandard  # noqa: PLC0415  # only packing needs it
 
     # At least one worker: without any, zstd splits its input differently, and the bytes differ.
-    threads = max(1, os.cpu_count() or 1)
-    compressor: _Compressor = zstandard.ZstdCompressor(level=level, threads=threads).compressobj()
+    compressor: _Compressor = zstandard.ZstdCompressor(level=level, threads=os.cpu_count() or 1).compressobj()
     return compressor
 
 

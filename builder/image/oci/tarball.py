@@ -196,15 +196,11 @@ def _verified(file: Content) -> Iterator[bytes]:
 def _content(path: str, size: int) -> Iterator[bytes]:
     left = size
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # as above
-        while True:
-            # One byte more than expected, to detect a longer file without another read.
-            block = file.read(min(left + 1, _BLOCK))
-            if len(block) > left:
-                raise OSError(f"{path} became longer while it was read")
+        # One byte more than expected, to detect a longer file.
+        while block := file.read(min(left + 1, _BLOCK)):
             left -= len(block)
-            if block:
-                yield block
-            if not block and left:
-                raise OSError(f"{path} became shorter while it was read")
-            if not block or (not left and len(block) < _BLOCK):
-                return
+            if left < 0:
+                raise OSError(f"{path} became longer while it was read")
+            yield block
+    if left:
+        raise OSError(f"{path} became shorter while it was read")

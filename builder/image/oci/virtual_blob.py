@@ -137,9 +137,6 @@ class _BlobReader(io.RawIOBase):
         self._at = max(0, begin + offset)
         return self._at
 
-    def tell(self) -> int:
-        return self._at
-
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         index = bisect_right(self._ends, self._at)
         if index == len(self._pieces):

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from concurrent.futures import as_completed
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ from builder.model.images import ENVIRONMENT, site_packages
 from builder.remote.wheelhouse import fetch, path_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
     from installer.destinations import SchemeDictionaryDestination
@@ -62,9 +62,7 @@ _COMPILE = Path(__file__).with_name("compile_tree.py").read_text(encoding="utf-8
 class Unpacking:
     """One wheel to unpack: source, destination, Python version, and the compiler of its bytecode, if any."""
 
-    distribution: str
-    version: str
-    sha256: str
+    locked: LockedWheel
     wheel: Path
     tree: Path
     python: str
@@ -74,9 +72,7 @@ class Unpacking:
 def unpacking(wheel: LockedWheel, python: str, compiler: Compiler | None, workspace: Workspace) -> Unpacking:
     """Return how to unpack a wheel for a Python minor version."""
     return Unpacking(
-        distribution=wheel.name,
-        version=wheel.version,
-        sha256=wheel.sha256,
+        locked=wheel,
         wheel=path_of(wheel, workspace.wheels),
         tree=workspace.trees / wheel.sha256[:2] / f"{wheel.sha256}-{variant(python, compiler)}",
         python=python,
@@ -101,23 +97,37 @@ def unpack(work: Unpacking) -> None:
         IntegrityError: the wheel is not a valid wheel, or reaches outside the environment.
         DiskError: the disk is full.
     """
-    if work.tree.is_dir():
+
+    def fill(folder: Path) -> None:
+        _install(work, folder)
+        write_aliases(work.locked.name, work.locked.version, folder / site_packages(work.python).lstrip("/"))
+
+    make_tree(work.tree, fill, work.compiler, work.wheel.name)
+
+
+def make_tree(tree: Path, fill: Callable[[Path], None], compiler: Compiler | None, artifact: str) -> None:
+    """Make a tree, unless it exists: fill a folder, compile its sources, and normalise it.
+
+    Raises:
+        IntegrityError: the compiler failed.
+        DiskError: the disk is full.
+    """
+    if tree.is_dir():
         return
-    with disk_errors(work.tree):
-        work.tree.parent.mkdir(parents=True, exist_ok=True)
-    with disk_errors(work.tree), FileLock(f"{work.tree}.lock"):
-        if work.tree.is_dir():
-            return
-        for remains in work.tree.parent.glob(f".{work.tree.name}.*"):
-            # Of a killed process: only the lock's holder writes here.
-            shutil.rmtree(remains)
-        with atomic_folder(work.tree) as folder:
-            _install(work, folder)
-            write_aliases(work.distribution, work.version, folder / site_packages(work.python).lstrip("/"))
-            if work.compiler:
-                compile_sources(work.compiler, folder, work.wheel.name)
-            normalise(folder)
-    Path(f"{work.tree}.lock").unlink(missing_ok=True)
+    with disk_errors(tree):
+        tree.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{tree}.lock"):
+            if tree.is_dir():
+                return
+            for remains in tree.parent.glob(f".{tree.name}.*"):
+                # Of a killed process: only the lock's holder writes here.
+                shutil.rmtree(remains)
+            with atomic_folder(tree) as folder:
+                fill(folder)
+                if compiler:
+                    _compile_sources(compiler, folder, artifact)
+                normalise(folder)
+    Path(f"{tree}.lock").unlink(missing_ok=True)
 
 
 def normalise(folder: Path) -> None:
@@ -153,7 +163,7 @@ def _install(work: Unpacking, folder: Path) -> None:
 
 def _unusable(work: Unpacking, error: Exception) -> IntegrityError:
     name, location = work.wheel.name, str(work.wheel)
-    if sha256_of(work.wheel) != work.sha256:
+    if sha256_of(work.wheel) != work.locked.sha256:
         work.wheel.unlink(missing_ok=True)
         hint = "run the same command again to fetch it again"
         return IntegrityError(f"{name} was damaged on this disk: {error}", where=location, hint=hint)
@@ -181,12 +191,8 @@ def _destination(work: Unpacking, folder: Path, distribution: str) -> SchemeDict
     )
 
 
-def compile_sources(compiler: Compiler, folder: Path, artifact: str) -> None:
-    """Compile in a separate process with a fixed hash seed, so that the same source gives the same bytes.
-
-    Raises:
-        IntegrityError: the compiler failed.
-    """
+def _compile_sources(compiler: Compiler, folder: Path, artifact: str) -> None:
+    """Compile in a separate process with a fixed hash seed, so that the same source gives the same bytes."""
     argv = [compiler.path, "-S", "-c", _COMPILE, str(folder)]
     # Empty counts as unset: the user's settings must not change the output or its location.
     unset = dict.fromkeys(("PYTHONDONTWRITEBYTECODE", "PYTHONOPTIMIZE", "PYTHONPYCACHEPREFIX", "PYTHONPATH"), "")
@@ -194,9 +200,6 @@ def compile_sources(compiler: Compiler, folder: Path, artifact: str) -> None:
         run(argv, env={"PYTHONHASHSEED": "0", **unset}, cwd=folder)
     except ProgramFailedError as error:
         raise IntegrityError(f"{artifact} could not be compiled", where=compiler.path, log=error.output) from error
-
-
-_SUMMARY = "metadata that {distribution} would write when first imported"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -231,7 +234,7 @@ def write_aliases(distribution: str, version: str, packages: Path) -> None:
             "Metadata-Version: 2.1",
             f"Name: {alias.name}",
             f"Version: {alias.version.format(version=version)}",
-            f"Summary: {_SUMMARY.format(distribution=distribution)}",
+            f"Summary: metadata that {distribution} would write when first imported",
         )
         (folder / "METADATA").write_text("\n".join(lines) + "\n", encoding="utf-8")
         (folder / "RECORD").write_text(f"{alias.folder}/METADATA,,\n{alias.folder}/RECORD,,\n", encoding="utf-8")
@@ -240,8 +243,7 @@ def write_aliases(distribution: str, version: str, packages: Path) -> None:
 def _parse(root: Table) -> tuple[Alias, ...]:
     rows = []
     for table in root.tables("aliases"):
-        keys = ("wheels", "name", "version", "folder", "source")
-        rows.append(Alias(**{key: table.string(key) for key in keys}))
+        rows.append(Alias(**{field.name: table.string(field.name) for field in fields(Alias)}))
         table.done()
     return tuple(rows)
 
