@@ -187,11 +187,9 @@ def _caches(job: Job, session: Session) -> list[str]:
 
 
 def _secrets(session: Session) -> list[str]:
-    ca = build_ca_bundle(session.config)
     netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    files = [("ca", ca)] if ca else []
-    files += [("netrc", netrc)] if netrc.is_file() else []
-    return [word for name, path in files for word in ("--secret", f"id={name},{_field('src', path)}")]
+    files = {"ca": build_ca_bundle(session.config), "netrc": netrc if netrc.is_file() else None}
+    return [word for name, path in files.items() if path for word in ("--secret", f"id={name},{_field('src', path)}")]
 
 
 def _proxies() -> list[str]:

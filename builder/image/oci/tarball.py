@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 import tarfile
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ _BLOCK = 1 << 20
 # Limits of a plain header: bytes of a name, and a size in eleven octal digits.
 _LONGEST = tarfile.LENGTH_NAME
 _LARGEST = 8**11 - 1
+# Bytes of a name that are not UTF-8, as Python holds them.
+_UNDECODED = re.compile("[\ud800-\udfff]")
 # Names of user and group, device numbers, the prefix and the rest of the block: all empty.
 _NOBODY = bytes(32 + 32 + 8 + 8 + 155 + 12)
 
@@ -146,7 +149,7 @@ def _ascii(value: str) -> bytes:
 def _extended(records: list[tuple[str, str]]) -> bytes:
     """Return a PAX header with the values that do not fit the plain one."""
     content = b""
-    if any(not _is_text(value) for _, value in records):
+    if any(_UNDECODED.search(value) for _, value in records):
         content = b"21 hdrcharset=BINARY\n"
     for key, value in records:
         rest = f" {key}=".encode() + value.encode("utf-8", "surrogateescape") + b"\n"
@@ -157,14 +160,6 @@ def _extended(records: list[tuple[str, str]]) -> bytes:
         content += str(length).encode() + rest
     padding = bytes(-len(content) % tarfile.BLOCKSIZE)
     return _block(b"././@PaxHeader", tarfile.XHDTYPE, 0, len(content), 0, b"") + content + padding
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _block(name: bytes, kind: bytes, mode: int, size: int, mtime: int, target: bytes) -> bytes:
@@ -178,19 +173,14 @@ def _read(content: Iterable[bytes | Content]) -> Iterator[bytes]:
     for segment in content:
         if isinstance(segment, bytes):
             yield segment
-        elif segment.sha256 is None:
-            yield from _content(segment.path, segment.size)
-        else:
-            yield from _verified(segment)
-
-
-def _verified(file: Content) -> Iterator[bytes]:
-    digest = hashlib.sha256()
-    for block in _content(file.path, file.size):
-        digest.update(block)
-        yield block
-    if digest.hexdigest() != file.sha256:
-        raise ChangedError(file.path)
+            continue
+        digest = hashlib.sha256()
+        for block in _content(segment.path, segment.size):
+            if segment.sha256:
+                digest.update(block)
+            yield block
+        if segment.sha256 not in (None, digest.hexdigest()):
+            raise ChangedError(segment.path)
 
 
 def _content(path: str, size: int) -> Iterator[bytes]:

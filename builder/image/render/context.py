@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from builder.model.locks import LockedInterpreter
     from builder.model.model_files import LockedModel
     from builder.model.recipes import Spec
 
@@ -50,12 +49,6 @@ def make_layer(layers: Path, name: str, fill: Callable[[Path], None]) -> str:
 def linked_layer(layers: Path, name: str, trees: Iterable[Path]) -> str:
     """Make a layer of trees."""
     return make_layer(layers, name, lambda folder: link_tree(trees, folder))
-
-
-def interpreter_layer(layers: Path, interpreter: LockedInterpreter, tree: Path) -> str:
-    """Make the layer of an interpreter that the distribution does not package."""
-    name = f"interpreter-{interpreter.version}-{hashlib.sha256(tree.name.encode()).hexdigest()[:12]}"
-    return linked_layer(layers, name, [tree])
 
 
 def environment_layer(layers: Path, python: str, home: str) -> str:

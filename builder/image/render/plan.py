@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from builder.host.files import disk_errors, write_text
@@ -106,8 +107,9 @@ def _interpreter_layers(lock: Lock, tree: Path | None, layers: Path) -> list[str
     python = lock.platform.python
     if lock.interpreter is None or tree is None:
         return [context.environment_layer(layers, python, context.SYSTEM_HOME)]
+    content = hashlib.sha256(tree.name.encode()).hexdigest()
     return [
-        context.interpreter_layer(layers, lock.interpreter, tree),
+        context.linked_layer(layers, f"interpreter-{lock.interpreter.version}-{content[:12]}", [tree]),
         context.environment_layer(layers, python, f"{HOME}/bin"),
     ]
 
@@ -142,13 +144,9 @@ def _dockerfile(job: Job, lock: Lock, layers: _Layers, session: Session, *, temp
         "python_layers": layers.python,
         "model_layers": layers.models,
         "runtime_layer": layers.runtime,
-        "environment": settings.environment,
-        "labels": settings.labels,
+        **asdict(settings),
+        # Apart: a template names the user's home folder.
         "user": image_labels.USER,
         "uid": image_labels.UID,
-        "port": settings.port,
-        "start_period_s": settings.start_period_s,
-        "healthcheck": settings.healthcheck,
-        "entrypoint": settings.entrypoint,
     }
     return render_dockerfile(template or job.spec.template, session.workspace.template_folders, values)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from email.parser import BytesParser
-from email.policy import compat32
+from email.parser import BytesHeaderParser
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +83,7 @@ def licences(metadata: bytes | None) -> list[dict[str, Any]]:
     """
     if metadata is None:
         return []
-    headers: Message = BytesParser(policy=compat32).parsebytes(metadata, headersonly=True)
+    headers: Message = BytesHeaderParser().parsebytes(metadata)
     expression = str(headers.get("License-Expression") or "").strip()
     if expression:
         return licence(expression)

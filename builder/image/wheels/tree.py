@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
-    from installer.destinations import SchemeDictionaryDestination
-
     from builder.host.interpreters import Compiler
     from builder.host.paths import Workspace
     from builder.host.session import Session
@@ -133,30 +131,43 @@ def make_tree(tree: Path, fill: Callable[[Path], None], compiler: Compiler | Non
 def normalise(folder: Path) -> None:
     """Set one time for a folder and all files below it, and modes that depend on execute bits only."""
     for base, names, files in os.walk(folder, topdown=False):
-        for name in files:
+        for name in (*names, *files):
             path = os.path.join(base, name)  # noqa: PTH118  # a stack has 100,000 files; Path objects double the time
             if not os.path.islink(path):  # noqa: PTH114
                 mode = 0o755 if os.stat(path).st_mode & 0o100 else 0o644  # noqa: PTH116
                 os.chmod(path, mode)  # noqa: PTH101
             os.utime(path, (EPOCH, EPOCH), follow_symlinks=False)
-        for name in names:
-            path = os.path.join(base, name)  # noqa: PTH118
-            if os.path.islink(path):  # noqa: PTH114
-                os.utime(path, (EPOCH, EPOCH), follow_symlinks=False)
         os.chmod(base, 0o755)  # noqa: PTH101, S103  # the image's user must be able to enter
         os.utime(base, (EPOCH, EPOCH))
 
 
 def _install(work: Unpacking, folder: Path) -> None:
     from installer import install  # noqa: PLC0415  # slow to import; `list` does without
+    from installer.destinations import SchemeDictionaryDestination  # noqa: PLC0415
     from installer.exceptions import InstallerError  # noqa: PLC0415
     from installer.sources import WheelFile  # noqa: PLC0415
 
+    packages = site_packages(work.python)
     try:
         with warnings.catch_warnings(), WheelFile.open(work.wheel) as source:
             # Many wheels contain bytecode, which `installer` skips with a warning: jbuild compiles it.
             warnings.filterwarnings("ignore", "Skip installing .*__pycache__", RuntimeWarning)
-            install(source, _destination(work, folder, source.distribution), {"INSTALLER": b"jbuild"})
+            scheme = {
+                "purelib": packages,
+                "platlib": packages,
+                "headers": f"{ENVIRONMENT}/include/site/python{work.python}/{source.distribution}",
+                "scripts": f"{ENVIRONMENT}/bin",
+                "data": ENVIRONMENT,
+            }
+            destination = SchemeDictionaryDestination(
+                scheme,
+                interpreter=f"{ENVIRONMENT}/bin/python",
+                script_kind="posix",
+                destdir=str(folder),
+                # Like pip: wheels with duplicate files, or with files that an installer writes, are common.
+                overwrite_existing=True,
+            )
+            install(source, destination, {"INSTALLER": b"jbuild"})
     except (InstallerError, *_FLAWS) as error:
         raise _unusable(work, error) from error
 
@@ -169,26 +180,6 @@ def _unusable(work: Unpacking, error: Exception) -> IntegrityError:
         return IntegrityError(f"{name} was damaged on this disk: {error}", where=location, hint=hint)
     hint = "exclude this version with `constraints` in the recipe, or report it to its authors"
     return IntegrityError(f"{name} is not a valid wheel: {error}", where=location, hint=hint)
-
-
-def _destination(work: Unpacking, folder: Path, distribution: str) -> SchemeDictionaryDestination:
-    from installer.destinations import SchemeDictionaryDestination  # noqa: PLC0415
-
-    packages = site_packages(work.python)
-    return SchemeDictionaryDestination(
-        {
-            "purelib": packages,
-            "platlib": packages,
-            "headers": f"{ENVIRONMENT}/include/site/python{work.python}/{distribution}",
-            "scripts": f"{ENVIRONMENT}/bin",
-            "data": ENVIRONMENT,
-        },
-        interpreter=f"{ENVIRONMENT}/bin/python",
-        script_kind="posix",
-        destdir=str(folder),
-        # Like pip: wheels with duplicate files, or with files that an installer writes, are common.
-        overwrite_existing=True,
-    )
 
 
 def _compile_sources(compiler: Compiler, folder: Path, artifact: str) -> None:
