@@ -88,9 +88,9 @@ def test_it_is_the_same_blob_and_holds_no_second_copy(workspace: Workspace, laye
     assert is_present(layout, packed.blob)
     with open_blob(layout, packed.blob.digest) as file:
         content = file.read()
-    assert content == whole(tarball.stream(layer))
+    assert content == whole(tarball.blocks(tarball.segments(layer)))
     assert f"sha256:{hashlib.sha256(content).hexdigest()}" == packed.blob.digest == packed.diff_id
-    assert pack(tarball.stream(layer), "zstd", layout, lambda _: None) == packed
+    assert pack(tarball.blocks(tarball.segments(layer)), "zstd", layout, lambda _: None) == packed
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         for path, expected in CONTENT.items():
             assert archive.extractfile(f"models/tiny/{path}").read() == expected  # type: ignore[union-attr]
@@ -104,7 +104,7 @@ def test_it_is_found_again(workspace: Workspace, model: LockedModel, layer: Path
 
 
 def test_it_is_read_from_any_place_on(workspace: Workspace, layer: Path, packed: Packed) -> None:
-    expected = whole(tarball.stream(layer))
+    expected = whole(tarball.blocks(tarball.segments(layer)))
     with open_blob(workspace.images, packed.blob.digest) as file:
         assert file.seekable()
         for at in (0, 511, 512, 1500, 2048, 9 << 20, len(expected) - 700, len(expected), 3):
@@ -117,7 +117,7 @@ def test_it_is_read_from_any_place_on(workspace: Workspace, layer: Path, packed:
 
 
 def test_all_who_read_layers_read_it(workspace: Workspace, layer: Path, image: Image) -> None:
-    expected = whole(tarball.stream(layer))
+    expected = whole(tarball.blocks(tarball.segments(layer)))
     source = from_layout(image, workspace.images)
     assert source.blobs[0].size == len(expected)
     with source.blobs[0].open(700) as readable:
@@ -199,7 +199,7 @@ def test_what_the_store_has_lost_is_packed_from_the_layer(
     weights(workspace).unlink()
     made = pack_folder(layer, "zstd", workspace, lambda _: None, stored_files([model], workspace.models))
     assert made == packed
-    assert blob(workspace.images, made.blob.digest).read_bytes() == whole(tarball.stream(layer))
+    assert blob(workspace.images, made.blob.digest).read_bytes() == whole(tarball.blocks(tarball.segments(layer)))
 
 
 @pytest.mark.parametrize("compresses", [False, True])

@@ -146,13 +146,8 @@ def build(job: Job, request: BuildRequest, engine: Engine, session: Session) -> 
         location = f" on {request.builder}" if request.builder else ""
         try:
             with session.console.task(f"{job.cell.id}: building{location}", unit="steps") as task:
-                run(
-                    argv,
-                    env=engine.environment(),
-                    cwd=request.folder,
-                    on_line=_follow(lines, task.note),
-                    silent_s=silent_s,
-                )
+                note = _follow(lines, task.note)
+                run(argv, env=engine.environment(), cwd=request.folder, on_line=note, silent_s=silent_s)
         except ProgramSilentError as error:
             raise hanging(job.name, silent_s, log, error.output) from error
         except ProgramFailedError as error:

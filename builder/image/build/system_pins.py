@@ -55,16 +55,10 @@ def pinned_base(lock: Lock) -> str:
 def values_of(job: Job, lock: Lock) -> dict[str, Any]:
     """Return the template values of the step that installs packages."""
     packages = sorted({*lock.platform.python_packages, *job.spec.apt})
+    user = (str(image_labels.UID), image_labels.USER)
     return {
         "base": pinned_base(lock),
-        "system_command": (
-            "/bin/sh",
-            "/run/jbuild/install.sh",
-            str(EPOCH),
-            str(image_labels.UID),
-            image_labels.USER,
-            *packages,
-        ),
+        "system_command": ("/bin/sh", "/run/jbuild/install.sh", str(EPOCH), *user, *packages),
         "platform": lock.platform,
         "values": dict(job.cell.values),
     }

@@ -124,7 +124,7 @@ def _pack_folder(
 ) -> Packed:
     weights = {name: path for name, path in external.items() if (folder / name).is_file()}
     if not weights:
-        return pack(tarball.stream(folder), compression, workspace.images, on_bytes)
+        return pack(tarball.blocks(tarball.segments(folder)), compression, workspace.images, on_bytes)
     segments = list(tarball.segments(folder, weights))
     packed = _virtual_blob(segments, {str(path) for path in weights.values()}, workspace, on_bytes)
     return packed or pack(tarball.blocks(segments), compression, workspace.images, on_bytes, level=_WEIGHTS_LEVEL)

@@ -40,26 +40,15 @@ class ChangedError(Exception):
     """A file does not match its sha256; the path is the argument."""
 
 
-def stream(folder: Path) -> Iterator[bytes]:
-    """Yield the tar of a folder's contents, without the folder itself, in blocks of about a megabyte.
-
-    Modes are those of the files; hard links become separate files.
-
-    Raises:
-        OSError: a file cannot be read, or its size changes while it is read.
-        ValueError: the folder has a device, a pipe or a socket, which a layer cannot contain.
-    """
-    return blocks(segments(folder))
-
-
 def segments(folder: Path, external: Mapping[str, Path] | None = None) -> Iterator[bytes | Content]:
-    """Yield the tar of a folder's contents: literal bytes, and unread contents of files.
+    """Yield the tar of a folder's contents, without the folder itself: literal bytes, and unread contents of files.
 
-    `external` maps paths in the tar to other files with the same content, named by their sha256, while those exist.
+    Modes are those of the files; hard links become separate files. `external` maps paths in the tar to other files with
+    the same content, named by their sha256, while those exist.
 
     Raises:
         OSError: a folder cannot be read.
-        ValueError: as `stream` does.
+        ValueError: the folder has a device, a pipe or a socket, which a layer cannot contain.
     """
     yield from _entries(str(folder), external or {})
     yield bytes(2 * tarfile.BLOCKSIZE)
