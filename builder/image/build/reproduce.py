@@ -53,12 +53,12 @@ def verify(run: CellRun) -> str:
         JbuildError: the second build failed.
     """
     engine = find_engine(run.session.workspace)
-    with _temporary_session(run.session) as scratch:
-        again = replace(run, session=scratch).with_records(render(run.job, run.lock, scratch))
+    with _temporary_session(run.session) as session:
+        again = replace(run, session=session).with_records(render(run.job, run.lock, session))
         second = run.builders.build(
             run.job.cell.id, engine, lambda name: build_image(again, engine, builder=name, fresh=True)
         )
-        difference = first_difference(run.image, run.session.workspace.images, second, scratch.workspace.images)
+        difference = first_difference(run.image, run.session.workspace.images, second, session.workspace.images)
     if difference:
         raise _differs(run, second, difference)
     return second.digest

@@ -93,9 +93,7 @@ def pinned(job: Job, lock: Lock, session: Session) -> SystemLayer | None:
         DocumentError: the file of pins has mistakes.
     """
     rows = read_systems(session.workspace.systems)
-    if not rows:
-        return None
-    key = key_of(job, lock, session)
+    key = key_of(job, lock, session) if rows else None
     return next((row for row in rows if row.key == key), None)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.images import Image, ImageSettings, Plan
 
-# What SOURCE_DATE_EPOCH makes BuildKit write: `builder.wheels.tree.EPOCH` in words.
+# What SOURCE_DATE_EPOCH makes BuildKit write: `image.wheels.tree.EPOCH` in words.
 _CREATED = "1980-01-01T00:00:00Z"
 _SECOND = 1_000_000_000
 _HEALTH = {"Interval": 30 * _SECOND, "Timeout": 20 * _SECOND, "Retries": 3}
