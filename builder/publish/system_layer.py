@@ -73,16 +73,16 @@ def _build_layer(job: Job, lock: Lock, session: Session, builders: Builders, reg
     folder = session.workspace.cell(job.recipe.name, job.cell.id).system_layer
     with disk_errors(folder):
         write_text(folder / SCRIPT, script_of(session.workspace))
-    layout, text = session.workspace.images, dockerfile_of(job, lock, session)
+    text = dockerfile_of(job, lock, session)
     # Without BuildKit's cache: a new layer must have the mirror's newest packages.
-    request = BuildRequest(folder=folder, platform=f"linux/{platform.architecture}", layout=layout, fresh=True)
+    request = BuildRequest(folder=folder, fresh=True)
     image = builders.build(
         job.cell.id, engine, lambda name: build_system(job, lock, text, replace(request, builder=name), engine, session)
     )
     key = key_of(job, lock, session)
     tag = TagRule(name=f"{platform.distribution}-{key[:12]}")
     wish = PublishOptions(repository=_REPOSITORY, tags=(tag,), building_block=True)
-    source = from_layout(image, layout)
+    source = from_layout(image, session.workspace.images)
     publication = publish(source, (registry,), wish, config=session.config, console=session.console)
     packages = ", ".join(sorted({*platform.python_packages, *job.spec.apt}))
     note = f"{lock.base.name} for {platform.architecture} with {packages or 'nothing more'}"

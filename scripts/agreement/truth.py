@@ -18,8 +18,7 @@ from agreement.system import system_image
 from builder.host import records
 from builder.host.engine.docker import emulator_settings, find_engine
 from builder.host.process import run
-from builder.image.render.context import SYSTEM_HOME, environment_layer
-from builder.image.render.link_tree import link_tree
+from builder.image.render.context import SYSTEM_HOME, environment_layer, link_tree
 from builder.image.wheels.tree import prepare
 from builder.lock.stage import lock_cell
 from builder.model.images import ENVIRONMENT, site_packages

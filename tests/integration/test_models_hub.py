@@ -15,7 +15,7 @@ from hub_stand_in import COMMIT, Asked, HubStandIn, small_model, weights
 from builder.errors import IntegrityError, JbuildError, ModelError, NetworkError
 from builder.host.config import Config, ModelMirror
 from builder.host.console import Console
-from builder.image.render.model_layer import bake
+from builder.image.render.context import bake
 from builder.model.recipes import Model
 from builder.models.fetch import fetch_model
 from builder.models.model_lock import lock_model
@@ -97,7 +97,7 @@ def test_locks_fetches_and_bakes(hub: HubStandIn, models: Path, tmp_path: Path) 
 
     fetch(locked, hub, models)
     assert left_over(models) == []
-    bake(locked, models, tmp_path / "layer", 1_000_000_000)
+    bake(locked, models, tmp_path / "layer")
     baked = tmp_path / "layer" / "models" / "tiny"
     assert {p.name: p.read_bytes() for p in baked.iterdir()} == {path: hub.files[path] for path in TAKEN}
 

@@ -21,7 +21,7 @@ from servers import PASSWORD, USER, Fault, Registry, running_front, running_regi
 from builder.errors import DiskError, IntegrityError, JbuildError, ModelError, RegistryError
 from builder.host.config import Config, RegistryMirror
 from builder.host.console import Console
-from builder.image.render.model_layer import bake
+from builder.image.render.context import bake
 from builder.model.recipes import Model
 from builder.models import model_store
 from builder.models.fetch import fetch_model
@@ -132,7 +132,7 @@ def test_locks_fetches_and_bakes(registry: Registry, models: Path, tmp_path: Pat
     )
     fetch(locked, models)
     assert left_over(models) == []
-    bake(locked, models, tmp_path / "layer", 1_000_000_000)
+    bake(locked, models, tmp_path / "layer")
     baked = tmp_path / "layer" / "models" / "tiny"
     assert {p.name: p.read_bytes() for p in baked.iterdir()} == {path: files[path] for path in TAKEN}
     by_digest = replace(model, source=f"oci://{registry.host}/{REPOSITORY}@{digest}")
