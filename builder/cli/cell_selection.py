@@ -74,21 +74,36 @@ class CellSelection:
                 self.session.console.say(f"{cell.id}: impossible: {cell.impossible}")
 
 
-def recipe_verb(
+def session_verb(
     name: str, *options: Callable[[Any], Any], group: click.Group | None = None, text: str | None = None
 ) -> Callable[[Callable[..., int | None]], click.Command]:
-    """Return a decorator that makes a verb of a function whose first parameter is the selection.
+    """Return a decorator that makes a verb of a function whose first parameter is the session.
 
-    The verb has RECIPE, --cell, some more options and --json; its help is `text`, else the function's docstring.
+    The verb has some arguments and options, and --json; its help is `text`, else the function's docstring.
     """
 
     def decorate(function: Callable[..., int | None]) -> click.Command:
-        def verb(recipe: str, selectors: tuple[str, ...], as_json: bool, **values: Any) -> int | None:
-            return function(select_cells(recipe, selectors, open_session(as_json=as_json)), **values)
+        def verb(as_json: bool, **values: Any) -> int | None:
+            return function(open_session(as_json=as_json), **values)
 
-        for option in reversed((recipe_argument, cell_option, *options, json_option)):
+        for option in reversed((*options, json_option)):
             verb = option(verb)
         return (group or click).command(name, help=text or inspect.getdoc(function))(verb)
+
+    return decorate
+
+
+def recipe_verb(
+    name: str, *options: Callable[[Any], Any], group: click.Group | None = None, text: str | None = None
+) -> Callable[[Callable[..., int | None]], click.Command]:
+    """Return a decorator like that of `session_verb`; the verb has RECIPE and --cell too, and a selection first."""
+
+    def decorate(function: Callable[..., int | None]) -> click.Command:
+        def verb(session: Session, recipe: str, selectors: tuple[str, ...], **values: Any) -> int | None:
+            return function(select_cells(recipe, selectors, session), **values)
+
+        more = (recipe_argument, cell_option, *options)
+        return session_verb(name, *more, group=group, text=text or inspect.getdoc(function))(verb)
 
     return decorate
 

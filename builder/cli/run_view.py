@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from builder.cli.error_output import VerbFailure, failure_of
+from builder.cli.results import VerbFailure, failure_of
 from builder.host import records
 from builder.host.engine.docker import emulator_settings
 from builder.host.toml.documents import printable
@@ -18,8 +18,10 @@ from builder.model.locks import LockChange, Locked
 from builder.model.publications import Publication
 from builder.model.recipes import Cell
 from builder.model.verdicts import Verdict
-from builder.pipeline.cell import CellRun
-from builder.pipeline.runner import CellResult, Preview
+
+if TYPE_CHECKING:
+    from builder.pipeline.cell import CellRun
+    from builder.pipeline.runner import CellResult, Preview
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +128,7 @@ def finished_cell(result: CellResult) -> FinishedCell:
     )
 
 
-def dry_run(recipe: str, previews: Mapping[str, Sequence[Preview]]) -> DryRun:
+def dry_run_of(recipe: str, previews: Mapping[str, Sequence[Preview]]) -> DryRun:
     """Return the result of a dry run, from the previews of each cell."""
     return DryRun(
         recipe=recipe,

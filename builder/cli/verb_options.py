@@ -1,22 +1,71 @@
-"""Options that several verbs share, each with one meaning and one help text."""
+"""Options that several verbs share, each with one meaning and one help text, and the completion of their values."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
-from builder.cli import completers
+from builder.errors import JbuildError
 from builder.host.config import BUILDER_PATTERN, REGISTRY_PATTERN
+from builder.host.paths import Workspace
+from builder.jetson.boards import boards
+from builder.recipe.find import recipe_paths
+from builder.recipe.levels import levels
+from builder.recipe.load import load
+from builder.recipe.matrix import expand
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from builder.device.serve.service_records import Published
 
 F = TypeVar("F", bound="Callable[..., Any]")
+FILE = click.Path(path_type=Path, dir_okay=False)
+_MOST = 500
+
+
+# Nothing in the completion may fail or print: a user is typing.
+def complete_recipes(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+    """Return the recipes whose names begin with a text."""
+    try:
+        names = recipe_paths(Workspace.current().recipe_folders)
+    except (JbuildError, OSError):
+        return []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def complete_cells(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+    """Return the selectors, ids and `axis=value`, that begin with a text: of the recipes on the line, else of all."""
+    argument = context.params.get("recipe") or context.params.get("recipes") or context.params.get("names")
+    # click has not parsed the arguments of a line that ends with an option.
+    names = (argument,) if isinstance(argument, str) else tuple(argument or context.args)
+    selectors = dict.fromkeys(text for text in _selectors(names) if text.startswith(incomplete))
+    return [CompletionItem(text) for text in list(selectors)[:_MOST]]
+
+
+def complete_boards(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+    """Return the boards whose names begin with a text."""
+    return [CompletionItem(row.name, help=row.module) for row in boards() if row.name.startswith(incomplete)]
+
+
+def _selectors(names: tuple[str, ...]) -> Iterator[str]:
+    try:
+        paths = recipe_paths(Workspace.current().recipe_folders)
+    except (JbuildError, OSError):
+        return
+    for path in [paths[name] for name in names if name in paths] if names else paths.values():
+        try:
+            recipe = load(path)
+        except JbuildError:
+            # The verb itself reports the mistake; other recipes have cells too.
+            continue
+        yield from (cell.id for cell in expand(recipe))
+        yield from (f"{axis}={value}" for axis, values in recipe.matrix.all_values().items() for value in values)
 
 
 def registry_names(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
@@ -46,14 +95,24 @@ def _registries(text: str) -> Callable[[F], F]:
     )
 
 
+def output_option(text: str) -> Callable[[F], F]:
+    """Return the option of a file to write, with this help."""
+    return click.option("--output", type=FILE, help=text)
+
+
+def level_option(text: str) -> Callable[[F], F]:
+    """Return the option of a level of verdicts, with this help."""
+    return click.option("--level", type=click.Choice(levels()), help=text)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
-recipe_argument = click.argument("recipe", shell_complete=completers.recipes)
+recipe_argument = click.argument("recipe", shell_complete=complete_recipes)
 cell_option = click.option(
     "--cell",
     "selectors",
     multiple=True,
     metavar="SELECTOR",
-    shell_complete=completers.cells,
+    shell_complete=complete_cells,
     help="Select cells by id or axis=value, with globs. Can be repeated.",
 )
 push_registry_option = _registries("Push to this registry instead of the configured ones. Can be repeated.")
@@ -72,7 +131,7 @@ builder_option = click.option(
 board_option = click.option(
     "--board",
     metavar="NAME",
-    shell_complete=completers.boards,
+    shell_complete=complete_boards,
     help="Board to run on. Default: this machine's, or the only board of the recipe.",
 )
 image_option = click.option("--image", metavar="REFERENCE", help="Run this image instead of the cell's own.")

@@ -10,7 +10,7 @@ import pytest
 from factories import DIGEST, make_jetson, make_job, make_lock
 from result_factory import IMAGE, VERDICT, everything, publication, result
 
-from builder.cli.error_output import alike, show_failures
+from builder.cli.results import alike, show_failures
 from builder.cli.run_view import finished_cell, summary
 from builder.errors import NoWheelsError, SmokeError
 from builder.host import records

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import click
 
-from builder.cli.cell_selection import open_session
+from builder.cli.cell_selection import session_verb
 from builder.cli.results import show
-from builder.cli.verb_options import json_option, verb_group
+from builder.cli.verb_options import verb_group
 from builder.errors import LockError
 from builder.host import records
 from builder.host.paths import check_cache
+from builder.host.session import Session
 from builder.host.units import size_of
 from builder.project.cache.cache_usage import KindSummary, PruneResult
 from builder.project.cache.contents import entries, summarise
@@ -56,11 +57,9 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: str) -> 
 command = verb_group("cache", "Show or prune the cache.")
 
 
-@command.command("info")
-@json_option
-def info(as_json: bool) -> None:
+@session_verb("info", group=command)
+def info(session: Session) -> None:
     """Show the size of the cache by kind, and how much of it the locks of this project need."""
-    session = open_session(as_json=as_json)
     workspace = session.workspace
     check_cache(workspace)
 
@@ -72,25 +71,26 @@ def info(as_json: bool) -> None:
     show(result, contents(workspace.cache, kinds, session.console.table), session.console)
 
 
-@command.command("prune")
-@click.option(
-    "--older-than",
-    callback=_seconds,
-    default="30d",
-    show_default=True,
-    metavar="AGE",
-    help="Remove entries that were last used before: 12h, 30d, 8w.",
+@session_verb(
+    "prune",
+    click.option(
+        "--older-than",
+        callback=_seconds,
+        default="30d",
+        show_default=True,
+        metavar="AGE",
+        help="Remove entries that were last used before: 12h, 30d, 8w.",
+    ),
+    click.option("--keep-locked", is_flag=True, help="Keep entries that locks and built cells of this project need."),
+    click.option("--dry-run", is_flag=True, help="Show the entries that would be removed, and remove none."),
+    group=command,
 )
-@click.option("--keep-locked", is_flag=True, help="Keep entries that locks and built cells of this project need.")
-@click.option("--dry-run", is_flag=True, help="Show the entries that would be removed, and remove none.")
-@json_option
-def prune_command(older_than: float, keep_locked: bool, dry_run: bool, as_json: bool) -> None:
+def prune_command(session: Session, older_than: float, keep_locked: bool, dry_run: bool) -> None:
     """Remove entries of the cache that have not been used for a while. jbuild fetches or builds them again when needed.
 
     While another jbuild runs, images and entries used within a day stay. The engine of scripts/engine and substitute
     models are never removed.
     """
-    session = open_session(as_json=as_json)
     removed = prune(session, older_than_s=older_than, keep_locked=keep_locked, dry_run=dry_run)
     result = CachePruned(pruned=removed, dry_run=dry_run, frees=sum(kind.frees for kind in removed.kinds))
     show(result, pruned(removed, dry_run=dry_run, table=session.console.table), session.console)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,12 +9,10 @@ from pathlib import Path
 
 import click
 
-from builder.cli import completers
-from builder.cli.cell_selection import open_session, select_cells
-from builder.cli.results import show
-from builder.cli.verb_options import cell_option, json_option, refuse_options
+from builder.cli.cell_selection import select_cells, session_verb
+from builder.cli.results import as_text, show, write
+from builder.cli.verb_options import FILE, cell_option, complete_recipes, output_option, refuse_options
 from builder.host import records
-from builder.host.files import write_text
 from builder.host.session import Session
 from builder.lock.unresolved import reasons
 from builder.model.patterns import RUNNER
@@ -68,48 +65,44 @@ def _runners(context: click.Context, parameter: click.Parameter, values: tuple[s
     return labels
 
 
-@click.command("matrix")
-@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...", shell_complete=completers.recipes)
-@cell_option
-@click.option(
-    "--changed-since",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Only cells whose inputs differ from those in FILE, an earlier output of --format inputs.",
+@session_verb(
+    "matrix",
+    click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...", shell_complete=complete_recipes),
+    cell_option,
+    click.option(
+        "--changed-since",
+        type=FILE,
+        metavar="FILE",
+        help="Only cells whose inputs differ from those in FILE, an earlier output of --format inputs.",
+    ),
+    click.option(
+        "--format",
+        "form",
+        type=click.Choice(("table", "github", "inputs")),
+        default="table",
+        show_default=True,
+        help="`github`: a job matrix for $GITHUB_OUTPUT. `inputs`: JSON with fingerprints of each cell's inputs.",
+    ),
+    click.option(
+        "--runner",
+        "runners",
+        multiple=True,
+        callback=_runners,
+        metavar="[ARCH=]LABEL",
+        help="With --format github: runner of all cells, or of one architecture. Can be repeated.",
+    ),
+    output_option("With --format github: write the plan to this file too."),
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(("table", "github", "inputs")),
-    default="table",
-    show_default=True,
-    help="`github`: a job matrix for $GITHUB_OUTPUT. `inputs`: JSON with fingerprints of each cell's inputs.",
-)
-@click.option(
-    "--runner",
-    "runners",
-    multiple=True,
-    callback=_runners,
-    metavar="[ARCH=]LABEL",
-    help="With --format github: runner of all cells, or of one architecture. Can be repeated.",
-)
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="With --format github: write the plan to this file too.",
-)
-@json_option
 def command(
+    session: Session,
     recipes: tuple[str, ...],
     selectors: tuple[str, ...],
     changed_since: Path | None,
     form: str,
     runners: dict[str, str],
     output: Path | None,
-    as_json: bool,
 ) -> None:
     """List the cells of RECIPE: their values on each axis, and why a cell cannot be built."""
-    session = open_session(as_json=as_json)
     if form != "github":
         refuse_options(("runners", "output"), "needs --format github")
     if form == "table" and len(recipes) > 1:
@@ -140,7 +133,7 @@ def _show_inputs(selected: Selected, session: Session) -> None:
     result = InputDigests(
         recipes={name: {cell: dict(names[cell]) for cell in names} for name, names in recipes.items()}
     )
-    show(result, json.dumps(records.to_json(result), indent=2), session.console)
+    show(result, as_text(result), session.console)
 
 
 def _show_jobs(
@@ -160,7 +153,7 @@ def _show_jobs(
     for cell in result.skipped:
         session.console.say(f"{cell.recipe} {cell.cell}: {cell.status}: {cell.reason}")
     if output:
-        write_text(output, json.dumps(records.to_json(result), indent=2) + "\n")
+        write(output, result)
     show(result, outputs(result), session.console)
 
 

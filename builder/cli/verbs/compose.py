@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.cli.verb_options import (
     board_option,
     image_option,
     lookup_registry_option,
+    output_option,
     publish_option,
     refuse_options,
 )
@@ -51,11 +50,7 @@ class ComposeResult:
     image_option,
     publish_option,
     lookup_registry_option,
-    click.option(
-        "--output",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="Write the compose file here, with a new API key beside it. Default: standard output.",
-    ),
+    output_option("Write the compose file here, with a new API key beside it. Default: standard output."),
 )
 def command(
     selection: CellSelection,

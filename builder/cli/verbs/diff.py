@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import click
 
-from builder.cli import completers
-from builder.cli.cell_selection import open_session
+from builder.cli.cell_selection import session_verb
 from builder.cli.results import show
-from builder.cli.verb_options import json_option
+from builder.cli.verb_options import complete_recipes
 from builder.host import records
+from builder.host.session import Session
 from builder.host.units import megabytes
 from builder.project.diff.comparison import compare
 from builder.project.diff.difference import Changes, Difference, Layer, LayerChanges, PartChange
@@ -26,24 +26,24 @@ class DiffResult:
     identical: bool
 
 
-@click.command("diff")
-@click.argument("before", metavar="A", shell_complete=completers.recipes)
-@click.argument("after", metavar="B", shell_complete=completers.recipes)
-@click.option(
-    "--architecture",
-    type=click.Choice(("arm64", "amd64")),
-    default="arm64",
-    show_default=True,
-    help="Architecture to compare in images for several.",
+@session_verb(
+    "diff",
+    click.argument("before", metavar="A", shell_complete=complete_recipes),
+    click.argument("after", metavar="B", shell_complete=complete_recipes),
+    click.option(
+        "--architecture",
+        type=click.Choice(("arm64", "amd64")),
+        default="arm64",
+        show_default=True,
+        help="Architecture to compare in images for several.",
+    ),
 )
-@json_option
-def command(before: str, after: str, architecture: str, as_json: bool) -> None:
+def command(session: Session, before: str, after: str, architecture: str) -> None:
     """Show what changed from A to B: packages, models, layers, and the download for a device that has A.
 
     A and B are lock files, cells (RECIPE/CELL, or RECIPE if it has one cell), digests of built images, or images in a
     registry (HOST/NAME:TAG). No engine is needed.
     """
-    session = open_session(as_json=as_json)
     with session.console.task(f"comparing {before} with {after}", unit="images"):
         difference = compare(subject(before, session, architecture), subject(after, session, architecture))
     show(DiffResult(difference=difference, identical=difference.identical), text(difference), session.console)

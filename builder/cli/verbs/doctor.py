@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import click
 
-from builder.cli import completers
-from builder.cli.cell_selection import open_session
+from builder.cli.cell_selection import session_verb
 from builder.cli.results import show, without_controls
-from builder.cli.verb_options import json_option
+from builder.cli.verb_options import complete_recipes
 from builder.errors import EngineError
+from builder.host.session import Session
 from builder.project.doctor.check_records import Check
 from builder.project.doctor.examination import AppliedFix, apply_fixes, doctor_context, examine
 from builder.recipe.find import find
@@ -31,13 +31,13 @@ class DoctorResult:
     mended: tuple[AppliedFix, ...]
 
 
-@click.command("doctor")
-@click.argument("recipe", required=False, shell_complete=completers.recipes)
-@click.option("--fix", is_flag=True, help="Run the safe fixes, then check again.")
-@json_option
-def command(recipe: str | None, fix: bool, as_json: bool) -> int:
+@session_verb(
+    "doctor",
+    click.argument("recipe", required=False, shell_complete=complete_recipes),
+    click.option("--fix", is_flag=True, help="Run the safe fixes, then check again."),
+)
+def command(session: Session, recipe: str | None, fix: bool) -> int:
     """Check whether this machine can build images, or the images of RECIPE, and show the fix for each problem."""
-    session = open_session(as_json=as_json)
     loaded = load(find(recipe, session.workspace.recipe_folders)) if recipe else None
     checks = list(examine(doctor_context(session, loaded)))
     fixes = apply_fixes(checks, session.console) if fix else []

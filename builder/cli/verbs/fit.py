@@ -8,9 +8,9 @@ from itertools import groupby
 
 import click
 
-from builder.cli import completers
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
+from builder.cli.verb_options import complete_boards
 from builder.errors import ModelError
 from builder.host import records
 from builder.host.session import Session
@@ -46,7 +46,7 @@ class FitResult:
     click.option(
         "--board",
         "boards",
-        shell_complete=completers.boards,
+        shell_complete=complete_boards,
         multiple=True,
         metavar="NAME",
         help="Estimate for this board. Can be repeated.",

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import click
 
-from builder.cli import completers
 from builder.cli.results import show
-from builder.cli.verb_options import json_option, registry_names
+from builder.cli.verb_options import complete_boards, json_option, registry_names
 from builder.errors import UsageError
 from builder.host.console import Console
 from builder.host.paths import Workspace
@@ -32,7 +31,7 @@ class InitResult:
 @click.argument("name", required=False)
 @click.option(
     "--board",
-    shell_complete=completers.boards,
+    shell_complete=complete_boards,
     help="Board to build for: a Jetson module such as orin-nx-16, or `none` for any CPU.",
 )
 @click.option(

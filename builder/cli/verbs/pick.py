@@ -6,15 +6,13 @@ from dataclasses import dataclass
 
 import click
 
-from builder.cli import completers
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
-from builder.cli.verb_options import lookup_registry_option
+from builder.cli.verb_options import complete_boards, level_option, lookup_registry_option
 from builder.device.serve.image_choice import ImageCandidate, host_of, pick
 from builder.errors import RegistryError
 from builder.jetson.device import TargetHost
 from builder.publish.destinations import required_targets
-from builder.recipe.levels import levels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,10 +28,10 @@ class PickResult:
 @recipe_verb(
     "pick",
     click.option(
-        "--board", metavar="NAME", shell_complete=completers.boards, help="Pick for this board. Default: this machine."
+        "--board", metavar="NAME", shell_complete=complete_boards, help="Pick for this board. Default: this machine."
     ),
     click.option("--l4t", metavar="RELEASE", help="L4T release of the board. Default: this machine's."),
-    click.option("--level", type=click.Choice(levels()), help="Level that the verdict of the image must reach."),
+    level_option("Level that the verdict of the image must reach."),
     lookup_registry_option,
 )
 def command(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from builder.cli import completers
-from builder.cli.cell_selection import open_session
+from builder.cli.cell_selection import session_verb
 from builder.cli.results import show
-from builder.cli.verb_options import json_option
+from builder.cli.verb_options import complete_recipes, output_option
 from builder.host.files import write_text
+from builder.host.session import Session
 from builder.host.units import size_of
 from builder.project.page.page_data import gather
 from builder.project.page.page_html import render
@@ -47,18 +47,16 @@ class ReportResult:
     recipes: tuple[ReportedRecipe, ...]
 
 
-@click.command("report")
-@click.argument("recipes", nargs=-1, metavar="[RECIPE]...", shell_complete=completers.recipes)
-@click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write. Default: build/report.html."
+@session_verb(
+    "report",
+    click.argument("recipes", nargs=-1, metavar="[RECIPE]...", shell_complete=complete_recipes),
+    output_option("File to write. Default: build/report.html."),
 )
-@json_option
-def command(recipes: tuple[str, ...], output: Path | None, as_json: bool) -> None:
+def command(session: Session, recipes: tuple[str, ...], output: Path | None) -> None:
     """Write an HTML page about RECIPEs, or all recipes: progress, contents and failures of each cell.
 
     The page is one file and needs no network. It shows the runs of this project on this machine.
     """
-    session = open_session(as_json=as_json)
     folders = session.workspace.recipe_folders
     paths = [find(name, folders) for name in recipes] or list(recipe_paths(folders).values())
     page = gather(paths, session)

@@ -9,7 +9,7 @@ from typing import Any
 
 from builder.cli import results
 from builder.cli.cell_selection import CellSelection, recipe_verb
-from builder.cli.error_output import VerbFailure, failure_of
+from builder.cli.results import VerbFailure, failure_of
 from builder.errors import JbuildError
 from builder.host.session import Session
 from builder.lock import lockfile

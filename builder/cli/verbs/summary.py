@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from builder.cli.results import show
-from builder.cli.verb_options import json_option
+from builder.cli.verb_options import FILE, json_option
 from builder.errors import CellsFailedError, UsageError
 from builder.host import records
 from builder.host.console import Console
@@ -20,7 +20,6 @@ from builder.host.toml.documents import printable
 from builder.host.units import duration
 from builder.project.ci.github_jobs import CiPlan
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
 _HEADINGS = ("recipe", "cell", "status", "level", "size", "times", "")
 _MISSING = "no result: the job was cancelled, or ended before this cell"
 # Statuses that make a summary a failure; the others are `done`, `unchanged` and `impossible`.
@@ -61,10 +60,8 @@ class SummaryResult:
 
 
 @click.command("summary")
-@click.argument("results", nargs=-1, type=_FILE, metavar="[RESULT...]")
-@click.option(
-    "--plan", type=_FILE, help="Plan of all cells: the file of `jbuild matrix --format github --output FILE`."
-)
+@click.argument("results", nargs=-1, type=FILE, metavar="[RESULT...]")
+@click.option("--plan", type=FILE, help="Plan of all cells: the file of `jbuild matrix --format github --output FILE`.")
 @click.option("--format", "form", type=click.Choice(("text", "github")), default="text", show_default=True)
 @json_option
 def command(results: tuple[Path, ...], plan: Path | None, form: str, as_json: bool) -> int:
