@@ -403,7 +403,6 @@ def test_sigterm_is_an_interrupt(project: Path) -> None:
 import sys, time
 sys.argv = ["jbuild", "list"]
 from builder.cli import main as cli
-from builder.cli.verb_table import VERBS, verbs
 from builder.cli.verbs import list_
 def wait(*_):
     open({str(project / "ready")!r}, "w").close()
