@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -139,10 +140,10 @@ def dry_run_of(recipe: str, previews: Mapping[str, Sequence[Preview]]) -> DryRun
 
 def dry_run_text(previews: Mapping[str, Sequence[Preview]]) -> str:
     """Return the stages that a run would execute, and the failures of the last run."""
-    words = {"unchanged": "unchanged", "run": "run", "failed": "run"}
     lines = []
     for cell, stages in previews.items():
-        lines.append(f"{cell}: " + ", ".join(f"{stage.stage} {words[stage.state]}" for stage in stages))
+        states = (f"{stage.stage} {'run' if stage.state == 'failed' else stage.state}" for stage in stages)
+        lines.append(f"{cell}: {', '.join(states)}")
         lines += [f"  {stage.stage} failed in the last run: {stage.why}" for stage in stages if stage.why]
     return "\n".join(lines)
 
@@ -206,6 +207,5 @@ def _run_command(run: CellRun) -> str | None:
 
 
 def _counts(results: Sequence[CellResult]) -> str:
-    words = ("done", "unchanged", "failed")
-    counts = {word: sum(1 for r in results if r.status == word) for word in words}
-    return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    counts = Counter(result.status for result in results)
+    return ", ".join(f"{counts[word]} {word}" for word in ("done", "unchanged", "failed") if counts[word])

@@ -68,19 +68,19 @@ def _selectors(names: tuple[str, ...]) -> Iterator[str]:
         yield from (f"{axis}={value}" for axis, values in recipe.matrix.all_values().items() for value in values)
 
 
-def registry_names(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """Return the value of an option, one or several, if each is the name of a registry."""
-    for name in value if isinstance(value, tuple) else filter(None, [value]):
-        if not re.fullmatch(REGISTRY_PATTERN, name):
-            raise click.BadParameter(f"{name!r} is not a registry such as host:5000/team", context, parameter)
-    return value
+def _names(pattern: str, noun: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """Return a callback that refuses names, one or several, that are not such a noun."""
+
+    def check(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        for name in value if isinstance(value, tuple) else filter(None, [value]):
+            if not re.fullmatch(pattern, name):
+                raise click.BadParameter(f"{name!r} is not {noun}", context, parameter)
+        return value
+
+    return check
 
 
-def _builder_names(context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        if not re.fullmatch(BUILDER_PATTERN, name):
-            raise click.BadParameter(f"{name!r} is not the name of a builder", context, parameter)
-    return names
+registry_names = _names(REGISTRY_PATTERN, "a registry such as host:5000/team")
 
 
 def _published(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Published | None:
@@ -125,7 +125,7 @@ builder_option = click.option(
     "builders",
     multiple=True,
     metavar="NAME",
-    callback=_builder_names,
+    callback=_names(BUILDER_PATTERN, "the name of a builder"),
     help="Build with this buildx builder or docker context. Repeat it to build cells on several.",
 )
 board_option = click.option(
@@ -135,13 +135,6 @@ board_option = click.option(
     help="Board to run on. Default: this machine's, or the only board of the recipe.",
 )
 image_option = click.option("--image", metavar="REFERENCE", help="Run this image instead of the cell's own.")
-publish_option = click.option(
-    "--publish",
-    "published",
-    metavar="[ADDRESS:]PORT",
-    callback=_published,
-    help="Address and port of the server. Default: the recipe's port on loopback.",
-)
 
 
 def verb_group(name: str, text: str) -> click.Group:
@@ -156,6 +149,18 @@ def verb_group(name: str, text: str) -> click.Group:
     return group
 
 
+SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    board_option,
+    image_option,
+    click.option(
+        "--publish",
+        "published",
+        metavar="[ADDRESS:]PORT",
+        callback=_published,
+        help="Address and port of the server. Default: the recipe's port on loopback.",
+    ),
+    lookup_registry_option,
+)
 RUN_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--force", is_flag=True, help="Run even if nothing has changed."),
     click.option("--locked", is_flag=True, help="Fail if a lock is missing or out of date instead of updating it."),

@@ -42,9 +42,9 @@ VERBS = {
         Verb("system", "system", "SystemResult", "Build, push and pin the system layer that builds start from."),
     ),
     "Inspect recipes": (
-        Verb("list", "list_", "ListResult", "List recipes."),
+        Verb("list", "listings", "ListResult", "List recipes."),
         Verb("show", "show", "ShowResult", "Show the cells of a recipe: settings, lock and stages."),
-        Verb("matrix", "cell_matrix", "MatrixResult", "List the cells of a recipe, or plan CI jobs for them."),
+        Verb("matrix", "listings", "MatrixResult", "List the cells of a recipe, or plan CI jobs for them."),
         Verb("why", "why", "WhyResult", "Explain package versions, or why no wheels fit."),
         Verb("diff", "diff", "DiffResult", "Compare two locks, cells or images."),
         Verb("report", "report", "ReportResult", "Write an HTML page about all recipes."),
@@ -58,16 +58,16 @@ VERBS = {
         Verb("verdict", "published_images", "VerdictResult", "Export a smoke verdict."),
     ),
     "Run on a device": (
-        Verb("pick", "pick", "PickResult", "Find the published image that suits a board."),
+        Verb("pick", "device_images", "PickResult", "Find the published image that suits a board."),
         Verb("fit", "fit", "FitResult", "Estimate the memory that a model needs on a board."),
-        Verb("compose", "compose", "ComposeResult", "Write a compose file for an image."),
-        Verb("run", "run", "ServerResult", "Run an image."),
+        Verb("compose", "device_images", "ComposeResult", "Write a compose file for an image."),
+        Verb("run", "device_images", "ServerResult", "Run an image."),
         Verb("bench", "bench", "Bench", "Measure throughput and latency of a server."),
     ),
     "Maintain this machine": (
-        Verb("doctor", "doctor", "DoctorResult", "Check this machine, and fix problems."),
+        Verb("doctor", "maintenance", "DoctorResult", "Check this machine, and fix problems."),
         Verb("models", "models", "ModelsResult", "Lock, fetch or verify model files."),
-        Verb("cache", "cache", "CacheResult", "Show or prune the cache."),
+        Verb("cache", "maintenance", "CacheResult", "Show or prune the cache."),
     ),
     "Integrate with other tools": (
         Verb("completion", "integration", "CompletionResult", "Print a shell completion script."),

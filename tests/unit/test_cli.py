@@ -18,7 +18,7 @@ from recipe_factory import RECIPE
 from builder import __version__
 from builder.cli import main as cli
 from builder.cli.verb_table import VERBS, verbs
-from builder.cli.verbs import list_
+from builder.cli.verbs import listings
 from builder.errors import CellsFailedError, JbuildError, UsageError
 from builder.host import process
 from builder.host.paths import cache_folder
@@ -313,7 +313,7 @@ def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(list_, "recipe_paths", fail)
+    monkeypatch.setattr(listings, "recipe_paths", fail)
 
 
 def _branches(kind: type[JbuildError]) -> list[type[JbuildError]]:
@@ -403,11 +403,11 @@ def test_sigterm_is_an_interrupt(project: Path) -> None:
 import sys, time
 sys.argv = ["jbuild", "list"]
 from builder.cli import main as cli
-from builder.cli.verbs import list_
+from builder.cli.verbs import listings
 def wait(*_):
     open({str(project / "ready")!r}, "w").close()
     time.sleep(60)
-list_.recipe_paths = wait
+listings.recipe_paths = wait
 cli.main()
 """
     child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)

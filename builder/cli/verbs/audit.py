@@ -15,7 +15,7 @@ from builder.audit.loose_wheels import audit_wheels
 from builder.audit.rule_tables import Rule, rules
 from builder.audit.stage import audit_cell
 from builder.cli.cell_selection import select_cells, session_verb
-from builder.cli.results import VerbFailure, failure_of, show, show_failures, without_controls
+from builder.cli.results import VerbFailure, failure_of, first_of, show, show_failures, without_controls
 from builder.cli.verb_options import cell_option, complete_recipes, refuse_options
 from builder.errors import AuditError, CellsFailedError, JbuildError, UsageError
 from builder.host import records
@@ -218,13 +218,8 @@ def _block(finding: Finding) -> Iterator[str]:
     yield f"{word:<8} {finding.rule}: {finding.wheel}" + (" (assumed)" if finding.assumed else "")
     yield f"         {finding.file} {finding.detail}"
     if finding.also:
-        more = len(finding.also) - _MOST_FILES
-        files = ", ".join(finding.also[:_MOST_FILES])
-        yield f"         also: {files}" + (f" and {more} more" if more > 0 else "")
-    if finding.waived is not None:
-        yield f"         waived: {finding.waived}"
-    else:
-        yield f"         next: {finding.fix}"
+        yield f"         also: {first_of(finding.also, _MOST_FILES)}"
+    yield f"         next: {finding.fix}" if finding.waived is None else f"         waived: {finding.waived}"
 
 
 def _gpu(audit: Audit) -> Iterator[str]:

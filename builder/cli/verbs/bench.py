@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from builder.cli.cell_selection import select_cells, session_verb
-from builder.cli.results import show, write
+from builder.cli.results import show, table, write
 from builder.cli.verb_options import (
     board_option,
     cell_option,
@@ -111,19 +111,19 @@ def command(
     else:
         refuse_options(("key_file",), "needs --url")
     load = Load(prompts=prompts, input_length=input_length, output_tokens=output_tokens)
-    with _running(url, options["key_file"], session) if url else _started(str(name), options, session) as target:
+    running = nullcontext(_running(url, options["key_file"], session)) if url else None
+    with running or _started(str(name), options, session) as target:
         result = bench(target, load, concurrencies, choice, session.console)
     if output:
         write(output, result)
-    show(result, table(result, session.console.table), session.console)
+    show(result, text(result), session.console)
     return SmokeError.exit_code if any(step.failed for step in result.steps) else 0
 
 
-@contextmanager
-def _running(url: str, key_file: str | None, session: Session) -> Iterator[BenchTarget]:
+def _running(url: str, key_file: str | None, session: Session) -> BenchTarget:
     key = read_key(key_file) if key_file else os.environ.get("VLLM_API_KEY")
     server = OpenAIServer(url=check_url(url), key=key, ca=session.config.ca_bundle)
-    yield BenchTarget(server=server, subject=server.url)
+    return BenchTarget(server=server, subject=server.url)
 
 
 @contextmanager
@@ -150,7 +150,7 @@ def _started(name: str, options: dict[str, Any], session: Session) -> Iterator[B
             yield target
 
 
-def table(result: Bench, columns: Callable[[Sequence[str], Sequence[Sequence[str]]], str]) -> str:
+def text(result: Bench) -> str:
     """Return a measurement as text; latencies are p50 / p95 / p99."""
     origin = f"level {result.level}" if result.level else "at an address"
     ready = f", ready after {result.ready_s:.0f} s" if result.ready_s is not None else ""
@@ -159,7 +159,7 @@ def table(result: Bench, columns: Callable[[Sequence[str], Sequence[Sequence[str
         f"{result.model}, {origin}{ready}: {result.subject}",
         f"{load.prompts} prompts of {load.input_length}, {load.output_tokens} tokens each, by {result.client}",
         "",
-        columns(_HEADINGS, [_row(step) for step in result.steps]),
+        table(_HEADINGS, [_row(step) for step in result.steps]),
     ]
     lines += [f"failed at {step.concurrency}: {printable(reason)}" for step in result.steps for reason in step.failures]
     return "\n".join([*lines, *(f"note: {remark}" for remark in result.remarks)])

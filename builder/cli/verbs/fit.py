@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
 import click
 
 from builder.cli.cell_selection import CellSelection, recipe_verb
-from builder.cli.results import show
+from builder.cli.results import show, table
 from builder.cli.verb_options import complete_boards
 from builder.errors import ModelError
 from builder.host import records
@@ -21,8 +21,6 @@ from builder.models.fit.cell_fit import fit_cell
 from builder.models.fit.memory_estimate import BoardFit, CellFit
 
 _WORDS = {"fits": "fits", "fewer": "fits, fewer sequences at once", "no": "does not fit", "unknown": "not known"}
-_Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
-_Draw = Callable[[tuple[str, ...], list[tuple[str, ...]]], str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +59,7 @@ def command(selection: CellSelection, boards: tuple[str, ...]) -> int:
     session = selection.session
     fits = [_fit(job, boards, session) for job in selection.jobs()]
     estimates = tuple(CellEstimate(fit=fit, fits_somewhere=fit.fits_somewhere) for fit in fits)
-    show(FitResult(recipe=selection.recipe.name, cells=estimates), text(fits, session.console.table), session.console)
+    show(FitResult(recipe=selection.recipe.name, cells=estimates), text(fits), session.console)
     return 0 if all(fit.fits_somewhere for fit in fits) else ModelError.exit_code
 
 
@@ -72,27 +70,26 @@ def _fit(job: Job, boards: Sequence[str], session: Session) -> CellFit:
     )
 
 
-def text(fits: Sequence[CellFit], table: _Draw) -> str:
+def text(fits: Sequence[CellFit]) -> str:
     """Return the estimates of cells as text; equal ones are shown once, with the names of all their cells."""
     alike: dict[tuple[object, ...], list[CellFit]] = {}
     for fit in fits:
         alike.setdefault((fit.model, fit.shape, fit.boards), []).append(fit)
-    return "\n\n".join("\n".join(_cells(same, table)) for same in alike.values())
+    return "\n\n".join("\n".join(_cells(same)) for same in alike.values())
 
 
-def _cells(same: Sequence[CellFit], table: _Draw) -> Iterator[str]:
+def _cells(same: Sequence[CellFit]) -> Iterator[str]:
     first = same[0]
     yield f"{', '.join(fit.cell for fit in same)}: {first.model} ({first.shape.model_type})"
     # Boards on which the server needs the same memory are shown together.
     for _, group in groupby(first.boards, key=lambda board: board.lines):
         boards = list(group)
-        yield table(*_need(first, boards[0]))
-        yield from _boards_table(boards, table)
+        yield _need(first, boards[0])
+        yield from _boards_table(boards)
     yield from _sources(first.boards)
 
 
-def _need(cell: CellFit, fit: BoardFit) -> _Table:
-    """Return headings and rows of the memory that a server needs."""
+def _need(cell: CellFit, fit: BoardFit) -> str:
     rows: list[tuple[str, str, str, str]] = [
         (line.name, gib(line.size), line.basis, "" if line.basis == "estimate" else line.why) for line in fit.lines
     ]
@@ -107,11 +104,10 @@ def _need(cell: CellFit, fit: BoardFit) -> _Table:
         holds = f"; it holds {settings.kv_space // (fit.kv_token * settings.block) * settings.block} tokens"
         why = f"VLLM_CPU_KVCACHE_SPACE{holds if fit.kv_token else ''}"
         rows.append(("KV cache set aside", gib(settings.kv_space), "setting", why))
-    return ("  memory", "GiB", "", ""), [(f"  {row[0]}", *row[1:]) for row in rows]
+    return table(("  memory", "GiB", "", ""), [(f"  {name}", *more) for name, *more in rows])
 
 
-def _boards_table(fits: Sequence[BoardFit], table: _Draw) -> list[str]:
-    """Return the lines about boards on which the server needs the same memory."""
+def _boards_table(fits: Sequence[BoardFit]) -> list[str]:
     rows = [_board(fit) for fit in fits if fit.machine]
     blocks = []
     if rows:
@@ -127,7 +123,6 @@ def _boards_table(fits: Sequence[BoardFit], table: _Draw) -> list[str]:
 
 
 def _sources(fits: Sequence[BoardFit]) -> list[str]:
-    """Return the source of each estimate."""
     lines = [line for fit in fits for line in (*fit.lines, *(fit.machine.outside if fit.machine else ()))]
     by_name = {line.name: line.why for line in lines if line.basis == "estimate"}
     return [f"  {name}, estimate: {why}" for name, why in by_name.items()]

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from builder.cli.cell_selection import CellSelection, recipe_verb, select_cells, session_verb
-from builder.cli.results import show
+from builder.cli.results import show, table
 from builder.cli.verb_options import (
     FILE,
     cell_option,
@@ -147,10 +147,8 @@ def show_tags(selection: CellSelection, registries: tuple[str, ...]) -> int:
     targets = required_targets(recipe.spec.publish, registries, session.config, location=str(recipe.path))
     with session.console.task(f"reading the tags of {recipe.name}", unit="tags"):
         rows = overview(selection.possible_jobs(), targets, session)
-    table = session.console.table(
-        ("repository", "tag", "state", "level", "age", "image"), [_tag_row(row) for row in rows]
-    )
-    show(TagsResult(recipe=recipe.name, tags=tuple(rows)), table, session.console)
+    text = table(("repository", "tag", "state", "level", "age", "image"), [_tag_row(row) for row in rows])
+    show(TagsResult(recipe=recipe.name, tags=tuple(rows)), text, session.console)
     unknown = [row for row in rows if row.state == "unknown"]
     for row in unknown:
         session.console.warn(f"{row.repository}: {row.note}")
@@ -206,7 +204,7 @@ def verify_image(session: Session, image: str, keys: tuple[Path, ...], level: st
             Reference.parse(image), session.config, trusted, level=level, check_blobs=whole, on_bytes=task.advance
         )
     rows = [(finding.name, finding.state, finding.said) for finding in done.findings]
-    text = f"{done.image}\n{done.digest}\n\n" + session.console.table(("check", "state", "finding"), rows)
+    text = f"{done.image}\n{done.digest}\n\n" + table(("check", "state", "finding"), rows)
     show(VerifyResult(verification=done, holds=done.holds), text, session.console)
     if done.holds:
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import click
 
-from builder.cli.results import show
+from builder.cli.results import show, table
 from builder.cli.verb_options import FILE, json_option
 from builder.errors import CellsFailedError, UsageError
 from builder.host import records
@@ -73,8 +74,8 @@ def command(results: tuple[Path, ...], plan: Path | None, form: str, as_json: bo
     if not results and plan is None:
         raise click.UsageError("name results of runs, or a --plan")
     cells = read_outcomes(results, plan)
-    table = f"{console.table(_HEADINGS, text_rows(cells))}\n{counted(cells)}"
-    show(SummaryResult(cells=cells), markdown(cells) if form == "github" else table, console)
+    text = markdown(cells) if form == "github" else f"{table(_HEADINGS, text_rows(cells))}\n{counted(cells)}"
+    show(SummaryResult(cells=cells), text, console)
     return CellsFailedError.exit_code if any(cell.status in FAILED for cell in cells) else 0
 
 
@@ -144,8 +145,8 @@ def _outcome(recipe: str, cell: dict[str, Any]) -> Outcome:
 
 def counted(outcomes: Sequence[Outcome]) -> str:
     """Return the number of cells with each status."""
-    statuses = [outcome.status for outcome in outcomes]
-    return ", ".join(f"{statuses.count(word)} {word}" for word in dict.fromkeys(statuses)) or "no cells"
+    counts = Counter(outcome.status for outcome in outcomes)
+    return ", ".join(f"{count} {status}" for status, count in counts.items()) or "no cells"
 
 
 def text_rows(outcomes: Iterable[Outcome]) -> list[tuple[str, ...]]:

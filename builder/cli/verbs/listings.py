@@ -1,4 +1,4 @@
-"""`jbuild matrix`."""
+"""`jbuild list` and `jbuild matrix`: recipes and their cells."""
 
 from __future__ import annotations
 
@@ -10,18 +10,86 @@ from pathlib import Path
 import click
 
 from builder.cli.cell_selection import select_cells, session_verb
-from builder.cli.results import as_text, show, write
-from builder.cli.verb_options import FILE, cell_option, complete_recipes, output_option, refuse_options
-from builder.host import records
+from builder.cli.results import as_text, show, table, write
+from builder.cli.verb_options import FILE, cell_option, complete_recipes, json_option, output_option, refuse_options
+from builder.errors import DocumentError
+from builder.host import config, records
+from builder.host.console import Console
+from builder.host.paths import Workspace
 from builder.host.session import Session
+from builder.jetson.indexes import families
 from builder.lock.unresolved import reasons
 from builder.model.patterns import RUNNER
 from builder.model.recipes import Cell, Recipe
 from builder.project.ci.github_jobs import CiPlan
+from builder.recipe.find import recipe_paths
+from builder.recipe.load import load
+from builder.recipe.matrix import expand
 
 _RUNNER = re.compile(rf"(?:(?P<architecture>amd64|arm64)=)?(?P<label>{RUNNER})")
 Selected = Sequence[tuple[Recipe, Sequence[Cell]]]
 Changes = Mapping[tuple[str, str], Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListedRecipe:
+    """One recipe: how many cells it has, or, in `error`, its mistakes."""
+
+    name: str
+    path: str
+    description: str
+    error: str | None = field(default=None, metadata=records.OPTIONAL)
+    cells: int | None = field(default=None, metadata=records.OPTIONAL)
+    impossible: int | None = field(default=None, metadata=records.OPTIONAL)
+    unresolved: int | None = field(default=None, metadata=records.OPTIONAL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListResult:
+    """The recipes of a project and those that ship with jbuild."""
+
+    recipes: tuple[ListedRecipe, ...]
+
+
+@click.command("list")
+@json_option
+def list_recipes(as_json: bool) -> None:
+    """List the recipes of this project and those that ship with jbuild."""
+    console, workspace = Console(as_json=as_json), Workspace.current()
+    rows = [_listed(name, path, workspace) for name, path in sorted(recipe_paths(workspace.recipe_folders).items())]
+    text = table(
+        ("recipe", "cells", "description"), [(recipe.name, _cell_counts(recipe), about) for recipe, about in rows]
+    )
+    show(ListResult(recipes=tuple(recipe for recipe, _ in rows)), text, console)
+
+
+def _listed(name: str, path: Path, workspace: Workspace) -> tuple[ListedRecipe, str]:
+    """Return a recipe and its description in short; one with mistakes is listed too."""
+    try:
+        recipe = load(path, workspace.template_folders)
+        cells = expand(recipe)
+    except DocumentError as error:
+        problems = [f"{problem.location}: {problem.message}" for problem in error.problems]
+        more = f" (and {len(problems) - 1} more: `jbuild show {name}`)" if problems[1:] else ""
+        text = f"has mistakes: {'; '.join(problems)}"
+        return ListedRecipe(name=name, path=str(path), description="", error=text), f"has mistakes: {problems[0]}{more}"
+    row = ListedRecipe(
+        name=name,
+        path=str(path),
+        description=recipe.description,
+        cells=len(cells),
+        impossible=sum(1 for cell in cells if cell.impossible),
+        unresolved=len(reasons(recipe, cells, workspace, lambda: config.load(workspace.config_files, families()))),
+    )
+    return row, recipe.description
+
+
+def _cell_counts(recipe: ListedRecipe) -> str:
+    if recipe.cells is None:
+        return "-"
+    counts = ((recipe.impossible, "impossible"), (recipe.unresolved, "without wheels"))
+    missing = ", ".join(f"{count} {word}" for count, word in counts if count)
+    return f"{recipe.cells} ({missing})" if missing else str(recipe.cells)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +161,7 @@ def _runners(context: click.Context, parameter: click.Parameter, values: tuple[s
     ),
     output_option("With --format github: write the plan to this file too."),
 )
-def command(
+def list_cells(
     session: Session,
     recipes: tuple[str, ...],
     selectors: tuple[str, ...],
@@ -113,17 +181,15 @@ def command(
         refuse_options(("changed_since",), "has no effect on --format inputs")
         _show_inputs(selected, session)
         return
-    changed = _changed(selected, session, changed_since) if changed_since else None
+    changed = None
+    if changed_since:
+        from builder.project.ci.cell_inputs import changes  # noqa: PLC0415  # needs the rooms of locks and images
+
+        changed = changes(selected, session, changed_since)
     if form == "github":
         _show_jobs(selected, runners, changed, str(changed_since or ""), output, session)
     else:
         _show_table(*selected[0], changed, session)
-
-
-def _changed(selected: Selected, session: Session, before: Path) -> Changes:
-    from builder.project.ci.cell_inputs import changes  # noqa: PLC0415  # needs the rooms of locks and images
-
-    return changes(selected, session, before)
 
 
 def _show_inputs(selected: Selected, session: Session) -> None:
@@ -172,11 +238,11 @@ def _show_table(recipe: Recipe, cells: Sequence[Cell], changed: Changes | None, 
         for cell in selected
     )
     axes = tuple(axis.name for axis in recipe.matrix.axes)
-    table = [(row.id, *(row.values.get(axis, "") for axis in axes), _remark(row)) for row in rows]
+    lines = [(row.id, *(row.values.get(axis, "") for axis in axes), _remark(row)) for row in rows]
     if len(selected) < len(cells):
         session.console.say(f"{len(cells) - len(selected)} of {len(cells)} cells are unchanged")
     result = CellTable(recipe=recipe.name, axes=axes, cells=rows)
-    show(result, session.console.table(("cell", *axes, ""), table), session.console)
+    show(result, table(("cell", *axes, ""), lines), session.console)
 
 
 def _remark(cell: MatrixCell) -> str:

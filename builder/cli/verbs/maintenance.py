@@ -1,18 +1,19 @@
-"""`jbuild cache info` and `jbuild cache prune`."""
+"""`jbuild doctor`, `jbuild cache info` and `prune`: what this machine lacks, and what its cache holds."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 
 from builder.cli.cell_selection import session_verb
-from builder.cli.results import show
-from builder.cli.verb_options import verb_group
-from builder.errors import LockError
+from builder.cli.results import show, table, without_controls
+from builder.cli.verb_options import complete_recipes, verb_group
+from builder.errors import EngineError, LockError
 from builder.host import records
 from builder.host.paths import check_cache
 from builder.host.session import Session
@@ -21,9 +22,72 @@ from builder.project.cache.cache_usage import KindSummary, PruneResult
 from builder.project.cache.contents import entries, summarise
 from builder.project.cache.prune import prune
 from builder.project.cache.references import references
+from builder.project.doctor.check_records import Check
+from builder.project.doctor.examination import AppliedFix, apply_fixes, doctor_context, examine
+from builder.recipe.find import find
+from builder.recipe.load import load
 
+_WORDS = {"ok": "ok", "warning": "warning", "error": "error", "not applicable": "n/a"}
+_INDENT = " " * 23
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DoctorResult:
+    """Checks of this machine, and the fixes that were run; `usable`: no check found an error."""
+
+    usable: bool
+    checks: tuple[Check, ...]
+    mended: tuple[AppliedFix, ...]
+
+
+@session_verb(
+    "doctor",
+    click.argument("recipe", required=False, shell_complete=complete_recipes),
+    click.option("--fix", is_flag=True, help="Run the safe fixes, then check again."),
+)
+def examine_machine(session: Session, recipe: str | None, fix: bool) -> int:
+    """Check whether this machine can build images, or the images of RECIPE, and show the fix for each problem."""
+    loaded = load(find(recipe, session.workspace.recipe_folders)) if recipe else None
+    checks = list(examine(doctor_context(session, loaded)))
+    fixes = apply_fixes(checks, session.console) if fix else []
+    if fixes:
+        checks = list(examine(doctor_context(session, loaded)))
+    usable = all(check.state != "error" for check in checks)
+    result = DoctorResult(usable=usable, checks=tuple(checks), mended=tuple(fixes))
+    show(result, checks_text(checks, fixes), session.console)
+    return 0 if usable else EngineError.exit_code
+
+
+def checks_text(checks: Sequence[Check], fixes: Sequence[AppliedFix]) -> str:
+    """Return the checks as text."""
+    lines: list[str] = []
+    for before, check in zip((None, *checks), checks, strict=False):
+        lines += _check(check, again=before is not None and before.name == check.name)
+    for fix in fixes:
+        lines.append(f"fixed: {fix.command}" if fix.failure is None else f"not fixed: {fix.command}: {fix.failure}")
+    return "\n".join(map(without_controls, [*lines, verdict(checks)]))
+
+
+def verdict(checks: Sequence[Check]) -> str:
+    """Return the last line: whether this machine can build images, and the checks that failed."""
+    wrong = list(dict.fromkeys(check.name for check in checks if check.state == "error"))
+    doubtful = list(dict.fromkeys(check.name for check in checks if check.state == "warning"))
+    fixable = any(check.fix for check in checks if check.state in {"warning", "error"})
+    answer = f"to be fixed: {', '.join(wrong)}" if wrong else "this machine can build images"
+    more = f"; warnings: {', '.join(doubtful)}" if doubtful else ""
+    return answer + more + ("; `jbuild doctor --fix` runs the safe commands" if fixable else "")
+
+
+def _check(check: Check, *, again: bool) -> Iterator[str]:
+    """Yield the lines of a check; a second one of the same name does not repeat its reason."""
+    yield f"{_WORDS[check.state]:<8} {check.name:<13} {check.found}"
+    if check.state in {"warning", "error"}:
+        if not again:
+            yield f"{_INDENT}why: {check.why}"
+        yield f"{_INDENT}fix: {check.mend}"
+        if check.fix:
+            yield f"{_INDENT}--fix runs: {shlex.join(check.fix)}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +132,7 @@ def info(session: Session) -> None:
 
     kinds = summarise(entries(workspace, references(workspace, unreadable)), workspace)
     result = CacheInfo(cache=str(workspace.cache), kinds=tuple(kinds))
-    show(result, contents(workspace.cache, kinds, session.console.table), session.console)
+    show(result, _contents(workspace.cache, kinds), session.console)
 
 
 @session_verb(
@@ -93,11 +157,10 @@ def prune_command(session: Session, older_than: float, keep_locked: bool, dry_ru
     """
     removed = prune(session, older_than_s=older_than, keep_locked=keep_locked, dry_run=dry_run)
     result = CachePruned(pruned=removed, dry_run=dry_run, frees=sum(kind.frees for kind in removed.kinds))
-    show(result, pruned(removed, dry_run=dry_run, table=session.console.table), session.console)
+    show(result, _pruned(removed, dry_run=dry_run), session.console)
 
 
-def contents(cache: Path, kinds: Sequence[KindSummary], table: Table) -> str:
-    """Return the contents of the cache as text, kind by kind."""
+def _contents(cache: Path, kinds: Sequence[KindSummary]) -> str:
     rows = [
         (
             kind.kind,
@@ -115,8 +178,7 @@ def contents(cache: Path, kinds: Sequence[KindSummary], table: Table) -> str:
     return f"{cache}\n" + table(("kind", "entries", "size", "this project's", ""), rows)
 
 
-def pruned(result: PruneResult, *, dry_run: bool, table: Table) -> str:
-    """Return the removed entries as text."""
+def _pruned(result: PruneResult, *, dry_run: bool) -> str:
     rows = [
         (kind.kind, str(kind.entries or ""), size_of(kind.size), size_of(kind.frees))
         for kind in result.kinds
@@ -128,7 +190,7 @@ def pruned(result: PruneResult, *, dry_run: bool, table: Table) -> str:
         lines.append("another jbuild runs: images and entries used within a day stay")
     if result.skipped:
         lines.append(f"{result.skipped} entries were in use and stay")
-    freed = size_of(sum(kind.frees for kind in result.kinds))
     if rows:
+        freed = size_of(sum(kind.frees for kind in result.kinds))
         lines.append(f"{'it would free' if dry_run else 'freed'} {freed}")
     return "\n".join(lines)
