@@ -51,13 +51,11 @@ class _Verbs(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         from builder.host.toml.documents import suggest  # noqa: PLC0415
 
-        if ctx.resilient_parsing:
-            # A shell completes a word: messages have no place there.
-            return super().resolve_command(ctx, args)
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise UsageError(
-                f"there is no verb `{args[0]}`", hint=suggest(args[0], self.list_commands(ctx), noun="verbs")
-            )
+        # While a shell completes a word, messages have no place.
+        is_word = not ctx.resilient_parsing and args and not args[0].startswith("-")
+        if is_word and self.get_command(ctx, args[0]) is None:
+            hint = suggest(args[0], self.list_commands(ctx), noun="verbs")
+            raise UsageError(f"there is no verb `{args[0]}`", hint=hint)
         return super().resolve_command(ctx, args)
 
 

@@ -20,9 +20,7 @@ from builder.recipe.load import load
 from builder.recipe.matrix import expand
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from builder.device.serve.service_records import Published
+    from collections.abc import Callable, Iterator, Mapping
 
 F = TypeVar("F", bound="Callable[..., Any]")
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -32,11 +30,7 @@ _MOST = 500
 # Nothing in the completion may fail or print: a user is typing.
 def complete_recipes(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
     """Return the recipes whose names begin with a text."""
-    try:
-        names = recipe_paths(Workspace.current().recipe_folders)
-    except (JbuildError, OSError):
-        return []
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in _recipes() if name.startswith(incomplete)]
 
 
 def complete_cells(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
@@ -53,11 +47,15 @@ def complete_boards(_: click.Context, __: click.Parameter, incomplete: str) -> l
     return [CompletionItem(row.name, help=row.module) for row in boards() if row.name.startswith(incomplete)]
 
 
-def _selectors(names: tuple[str, ...]) -> Iterator[str]:
+def _recipes() -> Mapping[str, Path]:
     try:
-        paths = recipe_paths(Workspace.current().recipe_folders)
+        return recipe_paths(Workspace.current().recipe_folders)
     except (JbuildError, OSError):
-        return
+        return {}
+
+
+def _selectors(names: tuple[str, ...]) -> Iterator[str]:
+    paths = _recipes()
     for path in [paths[name] for name in names if name in paths] if names else paths.values():
         try:
             recipe = load(path)
@@ -81,12 +79,6 @@ def _names(pattern: str, noun: str) -> Callable[[click.Context, click.Parameter,
 
 
 registry_names = _names(REGISTRY_PATTERN, "a registry such as host:5000/team")
-
-
-def _published(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Published | None:
-    from builder.device.serve.service import parse_published  # noqa: PLC0415  # only servers need it
-
-    return parse_published(value) if value else None
 
 
 def _registries(text: str) -> Callable[[F], F]:
@@ -149,18 +141,6 @@ def verb_group(name: str, text: str) -> click.Group:
     return group
 
 
-SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    board_option,
-    image_option,
-    click.option(
-        "--publish",
-        "published",
-        metavar="[ADDRESS:]PORT",
-        callback=_published,
-        help="Address and port of the server. Default: the recipe's port on loopback.",
-    ),
-    lookup_registry_option,
-)
 RUN_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--force", is_flag=True, help="Run even if nothing has changed."),
     click.option("--locked", is_flag=True, help="Fail if a lock is missing or out of date instead of updating it."),

@@ -11,8 +11,9 @@ import click
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.cli.verb_options import (
-    SERVICE_OPTIONS,
+    board_option,
     complete_boards,
+    image_option,
     level_option,
     lookup_registry_option,
     output_option,
@@ -24,7 +25,15 @@ from builder.device.serve.image_choice import ImageCandidate, host_of, pick
 from builder.device.serve.image_selection import SelectedImage, choose, image_of
 from builder.device.serve.local import FollowedServer, StartedServer, described, follow, service_here
 from builder.device.serve.memory_limits import Memory, memory_of
-from builder.device.serve.service import chosen_board, curl_hint, is_open, new_key, readable_key, service_of
+from builder.device.serve.service import (
+    chosen_board,
+    curl_hint,
+    is_open,
+    new_key,
+    parse_published,
+    readable_key,
+    service_of,
+)
 from builder.device.serve.service_records import Published, Service
 from builder.errors import RegistryError
 from builder.host import records
@@ -39,6 +48,24 @@ _FILE = "compose.yaml"
 _KEY = "vllm-api-key"
 _SAVE = f"Save this as {_FILE}, or let jbuild write the file and its API key: --output {_FILE}."
 _MAKE_KEY = f"Create its API key: mkdir -m 700 secrets && openssl rand -hex 24 >secrets/{_KEY}"
+
+
+def _published(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Published | None:
+    return parse_published(value) if value else None
+
+
+_SERVICE_OPTIONS = (
+    board_option,
+    image_option,
+    click.option(
+        "--publish",
+        "published",
+        metavar="[ADDRESS:]PORT",
+        callback=_published,
+        help="Address and port of the server. Default: the recipe's port on loopback.",
+    ),
+    lookup_registry_option,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +133,7 @@ class ComposeResult:
 
 @recipe_verb(
     "compose",
-    *SERVICE_OPTIONS,
+    *_SERVICE_OPTIONS,
     output_option("Write the compose file here, with a new API key beside it. Default: standard output."),
 )
 def write_compose(
@@ -180,7 +207,7 @@ ServerResult = StartedServer | EndedServer
 @recipe_verb(
     "run",
     click.argument("extra", nargs=-1, metavar="[-- EXTRA…]"),
-    *SERVICE_OPTIONS,
+    *_SERVICE_OPTIONS,
     click.option(
         "--key-file", metavar="FILE", help="File with the API key that clients must send. Default: VLLM_API_KEY."
     ),

@@ -72,7 +72,7 @@ def _changes(title: str, changes: Changes) -> Iterator[str]:
 
 
 def _change(change: PartChange) -> str:
-    size = f" ({megabytes(change.size)})" if change.size is not None else ""
+    size = _size(change)
     if change.before is None:
         return f"+ {change.name} {change.after}{size}"
     if change.after is None:
@@ -83,19 +83,12 @@ def _change(change: PartChange) -> str:
 
 
 def _layers(layers: LayerChanges) -> Iterator[str]:
-    same = f"{len(layers.kept)} the same" + (f" ({_sum(layers.kept)})" if _is_known(layers.kept) else "")
-    yield f"layers: {len(layers.added)} new, {len(layers.removed)} gone, {same}"
+    sizes = [layer.size for layer in layers.kept if layer.size is not None]
+    kept = f" ({megabytes(sum(sizes))})" if sizes and len(sizes) == len(layers.kept) else ""
+    yield f"layers: {len(layers.added)} new, {len(layers.removed)} gone, {len(layers.kept)} the same{kept}"
     for sign, changed in (("-", layers.removed), ("+", layers.added)):
         yield from (f"  {sign} {layer.name}{_size(layer)}" for layer in changed)
 
 
-def _size(layer: Layer) -> str:
-    return f" ({megabytes(layer.size)})" if layer.size is not None else ""
-
-
-def _is_known(layers: tuple[Layer, ...]) -> bool:
-    return bool(layers) and all(layer.size is not None for layer in layers)
-
-
-def _sum(layers: tuple[Layer, ...]) -> str:
-    return megabytes(sum(layer.size or 0 for layer in layers))
+def _size(part: Layer | PartChange) -> str:
+    return f" ({megabytes(part.size)})" if part.size is not None else ""

@@ -18,7 +18,7 @@ from builder.host.units import gib
 from builder.lock.recipe_models import locked_models
 from builder.model.locks import Job
 from builder.models.fit.cell_fit import fit_cell
-from builder.models.fit.memory_estimate import BoardFit, CellFit
+from builder.models.fit.memory_estimate import BoardFit, CellFit, Machine
 
 _WORDS = {"fits": "fits", "fewer": "fits, fewer sequences at once", "no": "does not fit", "unknown": "not known"}
 
@@ -108,7 +108,7 @@ def _need(cell: CellFit, fit: BoardFit) -> str:
 
 
 def _boards_table(fits: Sequence[BoardFit]) -> list[str]:
-    rows = [_board(fit) for fit in fits if fit.machine]
+    rows = [_board(fit, fit.machine) for fit in fits if fit.machine]
     blocks = []
     if rows:
         headings = ("  board", "usable", "server's", "left", "sequences", "max-model-len up to", "")
@@ -128,10 +128,7 @@ def _sources(fits: Sequence[BoardFit]) -> list[str]:
     return [f"  {name}, estimate: {why}" for name, why in by_name.items()]
 
 
-def _board(fit: BoardFit) -> tuple[str, ...]:
-    machine = fit.machine
-    if machine is None:
-        raise AssertionError("rows are for boards")
+def _board(fit: BoardFit, machine: Machine) -> tuple[str, ...]:
     usable = gib(machine.usable) + ("" if machine.measured else " est.")
     sequences = "" if fit.whole is None else f"{fit.whole:.1f}"
     lengths = "" if fit.longest is None else str(fit.longest)

@@ -19,7 +19,6 @@ from builder.host.records import DIALECT, schema_of
 from builder.host.toml.documents import printable, suggest
 from builder.recipe.json_schema import input_schema
 
-SHELLS = ("bash", "zsh", "fish")
 _VARIABLE = "_JBUILD_COMPLETE"
 _PROGRAM = "jbuild"
 _INSTALL = {
@@ -76,13 +75,13 @@ def install_bash() -> None:
 
 
 @click.command("completion")
-@click.argument("shell", type=click.Choice(SHELLS))
+@click.argument("shell", type=click.Choice(tuple(_INSTALL)))
 @json_option
 def print_completion(shell: str, as_json: bool) -> None:
     """Print the script that completes verbs, options, recipes and cells in SHELL, and how to install it."""
     install_bash()
     completion = get_completion_class(shell)
-    assert completion  # noqa: S101  # click has all of SHELLS
+    assert completion  # noqa: S101  # click has all of them
     command_text, file = _INSTALL[shell]
     source = completion(click.get_current_context().find_root().command, {}, _PROGRAM, _VARIABLE).source().strip("\n")
     script = f"{source}\n\n# To complete in every session, add this line to {file}:\n#   {command_text}"

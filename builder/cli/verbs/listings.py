@@ -21,7 +21,7 @@ from builder.jetson.indexes import families
 from builder.lock.unresolved import reasons
 from builder.model.patterns import RUNNER
 from builder.model.recipes import Cell, Recipe
-from builder.project.ci.github_jobs import CiPlan
+from builder.project.ci.github_jobs import CiPlan, outputs, plan
 from builder.recipe.find import recipe_paths
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
@@ -175,7 +175,7 @@ def list_cells(
         refuse_options(("runners", "output"), "needs --format github")
     if form == "table" and len(recipes) > 1:
         raise click.UsageError("only --format github and inputs take several recipes")
-    selections = [select_cells(recipe, selectors, session) for recipe in recipes]
+    selections = (select_cells(recipe, selectors, session) for recipe in recipes)
     selected = [(selection.recipe, selection.cells) for selection in selections]
     if form == "inputs":
         refuse_options(("changed_since",), "has no effect on --format inputs")
@@ -187,7 +187,7 @@ def list_cells(
 
         changed = changes(selected, session, changed_since)
     if form == "github":
-        _show_jobs(selected, runners, changed, str(changed_since or ""), output, session)
+        _show_jobs(plan(selected, runners, changed, str(changed_since or "")), changed or {}, output, session)
     else:
         _show_table(*selected[0], changed, session)
 
@@ -195,26 +195,16 @@ def list_cells(
 def _show_inputs(selected: Selected, session: Session) -> None:
     from builder.project.ci.cell_inputs import inputs_of  # noqa: PLC0415  # needs the rooms of locks and images
 
-    recipes = {recipe.name: inputs_of(recipe, cells, session) for recipe, cells in selected}
+    inputs = {recipe.name: inputs_of(recipe, cells, session) for recipe, cells in selected}
     result = InputDigests(
-        recipes={name: {cell: dict(names[cell]) for cell in names} for name, names in recipes.items()}
+        recipes={name: {cell: dict(digests) for cell, digests in cells.items()} for name, cells in inputs.items()}
     )
     show(result, as_text(result), session.console)
 
 
-def _show_jobs(
-    selected: Selected,
-    runners: Mapping[str, str],
-    changed: Changes | None,
-    since: str,
-    output: Path | None,
-    session: Session,
-) -> None:
-    from builder.project.ci.github_jobs import outputs, plan  # noqa: PLC0415
-
-    result = plan(selected, runners, changed, since)
+def _show_jobs(result: CiPlan, changed: Changes, output: Path | None, session: Session) -> None:
     for entry in result.include:
-        inputs = ", ".join((changed or {}).get((entry.recipe, entry.cell), ()))
+        inputs = ", ".join(changed.get((entry.recipe, entry.cell), ()))
         session.console.say(f"{entry.name}: on {entry.runner}" + (f"; changed: {inputs}" if inputs else ""))
     for cell in result.skipped:
         session.console.say(f"{cell.recipe} {cell.cell}: {cell.status}: {cell.reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -36,6 +37,10 @@ from builder.recipe.find import recipe_paths
 from builder.remote.registry.reference import Reference
 
 
+def _key_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option("--key", "keys", multiple=True, type=click.Path(path_type=Path), help=text)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromoteResult:
     """Registries and tags of promoted images."""
@@ -61,23 +66,12 @@ class PromoteResult:
     click.option(
         "--verdict", type=click.Path(path_type=Path), help="Verdict of another machine, see `jbuild verdict`."
     ),
-    click.option(
-        "--key",
-        "keys",
-        multiple=True,
-        type=click.Path(path_type=Path),
-        help="Trust verdicts signed with this public key.",
-    ),
-    click.option("--unsigned-verdict", is_flag=True, help="Accept unsigned verdicts."),
+    _key_option("Trust verdicts signed with this public key."),
+    click.option("--unsigned-verdict", "unsigned", is_flag=True, help="Accept unsigned verdicts."),
     force_tags_option,
 )
 def promote_images(
-    session: Session,
-    source: str,
-    selectors: tuple[str, ...],
-    verdict: Path | None,
-    unsigned_verdict: bool,
-    **options: Any,
+    session: Session, source: str, selectors: tuple[str, ...], keys: tuple[Path, ...], **options: Any
 ) -> None:
     """Copy an image to other registries or tags, without a build.
 
@@ -86,8 +80,7 @@ def promote_images(
     """
     if not options["tags"]:
         refuse_options(("level",), "needs --tag")
-    keys = public_keys(session.config, options.pop("keys"))
-    request = PromoteOptions(verdict=verdict, keys=keys, unsigned=unsigned_verdict, **options)
+    request = PromoteOptions(keys=public_keys(session.config, keys), **options)
     with in_use(session.workspace):
         if "/" in source or "@" in source:
             refuse_options(("selectors",), "is for recipes")
@@ -180,13 +173,7 @@ class VerifyResult:
 @session_verb(
     "verify",
     click.argument("image"),
-    click.option(
-        "--key",
-        "keys",
-        multiple=True,
-        type=click.Path(path_type=Path),
-        help="Trust signatures of this public key instead of the configured ones. Can be repeated.",
-    ),
+    _key_option("Trust signatures of this public key instead of the configured ones. Can be repeated."),
     level_option("Level that the verdict must reach."),
     click.option("--whole", is_flag=True, help="Read every blob and compare it with its digest."),
 )

@@ -74,7 +74,7 @@ def command(results: tuple[Path, ...], plan: Path | None, form: str, as_json: bo
     if not results and plan is None:
         raise click.UsageError("name results of runs, or a --plan")
     cells = read_outcomes(results, plan)
-    text = markdown(cells) if form == "github" else f"{table(_HEADINGS, text_rows(cells))}\n{counted(cells)}"
+    text = markdown(cells) if form == "github" else f"{table(_HEADINGS, map(_text_row, cells))}\n{counted(cells)}"
     show(SummaryResult(cells=cells), text, console)
     return CellsFailedError.exit_code if any(cell.status in FAILED for cell in cells) else 0
 
@@ -149,20 +149,9 @@ def counted(outcomes: Sequence[Outcome]) -> str:
     return ", ".join(f"{count} {status}" for status, count in counts.items()) or "no cells"
 
 
-def text_rows(outcomes: Iterable[Outcome]) -> list[tuple[str, ...]]:
-    """Return rows for a table on a terminal."""
-    return [
-        (
-            outcome.recipe,
-            outcome.cell,
-            outcome.status,
-            outcome.level or "",
-            _size(outcome),
-            _times(outcome),
-            printable(outcome.reason or _answers(outcome)),
-        )
-        for outcome in outcomes
-    ]
+def _text_row(outcome: Outcome) -> tuple[str, ...]:
+    first = (outcome.recipe, outcome.cell, outcome.status, outcome.level or "", _size(outcome), _times(outcome))
+    return (*first, printable(outcome.reason or _answers(outcome)))
 
 
 def _size(outcome: Outcome) -> str:
