@@ -9,6 +9,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from builder import __version__
 from builder.cli.verb_table import VERBS, verbs
@@ -17,8 +18,6 @@ from builder.host.console import Console
 
 if TYPE_CHECKING:
     from types import FrameType
-
-    from click.shell_completion import CompletionItem
 
 _INTERRUPTED = 130
 _UNEXPECTED = 1
@@ -36,8 +35,6 @@ class _Verbs(click.Group):
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[Any]]:
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
-        from click.shell_completion import CompletionItem  # noqa: PLC0415
-
         return [CompletionItem(verb.name, help=verb.help) for verb in verbs() if verb.name.startswith(incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

@@ -25,8 +25,8 @@ class Verb(NamedTuple):
 
     def command(self) -> click.Command:
         """Import the command of this verb."""
-        commands = (value for value in vars(self.load()).values() if isinstance(value, click.Command))
-        return next(command for command in commands if command.name == self.name)
+        values = vars(self.load()).values()
+        return next(value for value in values if isinstance(value, click.Command) and value.name == self.name)
 
 
 # By the headings of `jbuild --help`.
@@ -58,8 +58,8 @@ VERBS = {
         Verb("verdict", "published_images", "VerdictResult", "Export a smoke verdict."),
     ),
     "Run on a device": (
-        Verb("pick", "device_images", "PickResult", "Find the published image that suits a board."),
-        Verb("fit", "fit", "FitResult", "Estimate the memory that a model needs on a board."),
+        Verb("pick", "board_fit", "PickResult", "Find the published image that suits a board."),
+        Verb("fit", "board_fit", "FitResult", "Estimate the memory that a model needs on a board."),
         Verb("compose", "device_images", "ComposeResult", "Write a compose file for an image."),
         Verb("run", "device_images", "ServerResult", "Run an image."),
         Verb("bench", "bench", "Bench", "Measure throughput and latency of a server."),

@@ -1,4 +1,4 @@
-"""`jbuild pick`, `compose` and `run`: an image of a recipe on a device."""
+"""`jbuild compose` and `jbuild run`: an image of a recipe on a device."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.cli.verb_options import (
     board_option,
-    complete_boards,
     image_option,
-    level_option,
     lookup_registry_option,
     output_option,
     refuse_options,
 )
 from builder.device.serve import service_container as containers
 from builder.device.serve.compose_file import Heading, compose_file
-from builder.device.serve.image_choice import ImageCandidate, host_of, pick
 from builder.device.serve.image_selection import SelectedImage, choose, image_of
 from builder.device.serve.local import FollowedServer, StartedServer, described, follow, service_here
 from builder.device.serve.memory_limits import Memory, memory_of
@@ -35,14 +32,11 @@ from builder.device.serve.service import (
     service_of,
 )
 from builder.device.serve.service_records import Published, Service
-from builder.errors import RegistryError
 from builder.host import records
 from builder.host.engine.docker import find_engine
 from builder.host.files import secret_beside, write_secret, write_text
 from builder.image.runtime import served_name
 from builder.jetson.boards import Board
-from builder.jetson.device import TargetHost
-from builder.publish.destinations import required_targets
 
 _FILE = "compose.yaml"
 _KEY = "vllm-api-key"
@@ -66,55 +60,6 @@ _SERVICE_OPTIONS = (
     ),
     lookup_registry_option,
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PickResult:
-    """The image for a host, and every candidate, the best first; `image` is None if no candidate runs there."""
-
-    recipe: str
-    host: TargetHost
-    image: str | None
-    candidates: tuple[ImageCandidate, ...]
-
-
-@recipe_verb(
-    "pick",
-    click.option(
-        "--board", metavar="NAME", shell_complete=complete_boards, help="Pick for this board. Default: this machine."
-    ),
-    click.option("--l4t", metavar="RELEASE", help="L4T release of the board. Default: this machine's."),
-    level_option("Level that the verdict of the image must reach."),
-    lookup_registry_option,
-)
-def pick_image(
-    selection: CellSelection, board: str | None, l4t: str | None, level: str | None, registries: tuple[str, ...]
-) -> int:
-    """Find the published image of RECIPE that this machine can run, and show why it cannot run the others.
-
-    Ends with exit code 11 if there is none.
-    """
-    session, recipe, host = selection.session, selection.recipe, host_of(board, l4t)
-    targets = required_targets(recipe.spec.publish, registries, session.config, location=str(recipe.path))
-    rows = pick(selection.jobs(), host, targets, session, level=level)
-    best = rows[0] if not rows[0].out else None
-    image = best.image if best else None
-    lines = [
-        f"{image if best else 'no image'} for {host.name}",
-        *(line for row in rows for line in _candidate_lines(row)),
-    ]
-    if not best and not board:
-        lines.append("`--board NAME` picks for a board instead of this machine")
-    result = PickResult(recipe=recipe.name, host=host, image=image, candidates=tuple(rows))
-    show(result, "\n".join(lines), session.console)
-    return 0 if best else RegistryError.exit_code
-
-
-def _candidate_lines(row: ImageCandidate) -> list[str]:
-    head = "runs" if not row.out else "out "
-    tag = f" {row.tag}" if row.tag else ""
-    lines = [f"  {head}  {row.cell}{tag}{f', level {row.level}' if row.level else ''}"]
-    return lines + [f"          {reason}" for reason in (*row.out, *row.notes)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

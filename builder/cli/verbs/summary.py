@@ -89,16 +89,14 @@ def read_outcomes(results: Iterable[Path], plan: Path | None) -> tuple[Outcome, 
     if plan is None:
         return tuple(outcomes.values())
     planned = _plan(plan)
-    included = [
-        outcomes.pop(
-            (entry.recipe, entry.cell), Outcome(recipe=entry.recipe, cell=entry.cell, status="missing", reason=_MISSING)
-        )
-        for entry in planned.include
-    ]
+    missing = {
+        (cell.recipe, cell.cell): Outcome(recipe=cell.recipe, cell=cell.cell, status="missing", reason=_MISSING)
+        for cell in planned.include
+    }
     skipped = [
         Outcome(recipe=cell.recipe, cell=cell.cell, status=cell.status, reason=cell.reason) for cell in planned.skipped
     ]
-    return (*included, *outcomes.values(), *skipped)
+    return (*(missing | outcomes).values(), *skipped)
 
 
 def _plan(path: Path) -> CiPlan:

@@ -1,4 +1,4 @@
-"""`jbuild fit`."""
+"""`jbuild pick` and `jbuild fit`: the image that a board can run, and the memory that a model needs there."""
 
 from __future__ import annotations
 
@@ -10,17 +10,69 @@ import click
 
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show, table
-from builder.cli.verb_options import complete_boards
-from builder.errors import ModelError
+from builder.cli.verb_options import complete_boards, level_option, lookup_registry_option
+from builder.device.serve.image_choice import ImageCandidate, host_of, pick
+from builder.errors import ModelError, RegistryError
 from builder.host import records
 from builder.host.session import Session
 from builder.host.units import gib
+from builder.jetson.device import TargetHost
 from builder.lock.recipe_models import locked_models
 from builder.model.locks import Job
 from builder.models.fit.cell_fit import fit_cell
 from builder.models.fit.memory_estimate import BoardFit, CellFit, Machine
+from builder.publish.destinations import required_targets
 
 _WORDS = {"fits": "fits", "fewer": "fits, fewer sequences at once", "no": "does not fit", "unknown": "not known"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PickResult:
+    """The image for a host, and every candidate, the best first; `image` is None if no candidate runs there."""
+
+    recipe: str
+    host: TargetHost
+    image: str | None
+    candidates: tuple[ImageCandidate, ...]
+
+
+@recipe_verb(
+    "pick",
+    click.option(
+        "--board", metavar="NAME", shell_complete=complete_boards, help="Pick for this board. Default: this machine."
+    ),
+    click.option("--l4t", metavar="RELEASE", help="L4T release of the board. Default: this machine's."),
+    level_option("Level that the verdict of the image must reach."),
+    lookup_registry_option,
+)
+def pick_image(
+    selection: CellSelection, board: str | None, l4t: str | None, level: str | None, registries: tuple[str, ...]
+) -> int:
+    """Find the published image of RECIPE that this machine can run, and show why it cannot run the others.
+
+    Ends with exit code 11 if there is none.
+    """
+    session, recipe, host = selection.session, selection.recipe, host_of(board, l4t)
+    targets = required_targets(recipe.spec.publish, registries, session.config, location=str(recipe.path))
+    rows = pick(selection.jobs(), host, targets, session, level=level)
+    best = rows[0] if not rows[0].out else None
+    image = best.image if best else None
+    lines = [
+        f"{image if best else 'no image'} for {host.name}",
+        *(line for row in rows for line in _candidate_lines(row)),
+    ]
+    if not best and not board:
+        lines.append("`--board NAME` picks for a board instead of this machine")
+    result = PickResult(recipe=recipe.name, host=host, image=image, candidates=tuple(rows))
+    show(result, "\n".join(lines), session.console)
+    return 0 if best else RegistryError.exit_code
+
+
+def _candidate_lines(row: ImageCandidate) -> list[str]:
+    head = "runs" if not row.out else "out "
+    tag = f" {row.tag}" if row.tag else ""
+    lines = [f"  {head}  {row.cell}{tag}{f', level {row.level}' if row.level else ''}"]
+    return lines + [f"          {reason}" for reason in (*row.out, *row.notes)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +102,7 @@ class FitResult:
         help="Estimate for this board. Can be repeated.",
     ),
 )
-def command(selection: CellSelection, boards: tuple[str, ...]) -> int:
+def estimate_memory(selection: CellSelection, boards: tuple[str, ...]) -> int:
     """Estimate the memory that RECIPE's model needs, and compare it with the memory of boards.
 
     Prints the sum line by line, and the largest max-model-len that fits. Without --board, the boards are those of the
@@ -59,7 +111,7 @@ def command(selection: CellSelection, boards: tuple[str, ...]) -> int:
     session = selection.session
     fits = [_fit(job, boards, session) for job in selection.jobs()]
     estimates = tuple(CellEstimate(fit=fit, fits_somewhere=fit.fits_somewhere) for fit in fits)
-    show(FitResult(recipe=selection.recipe.name, cells=estimates), text(fits), session.console)
+    show(FitResult(recipe=selection.recipe.name, cells=estimates), _fits_text(fits), session.console)
     return 0 if all(fit.fits_somewhere for fit in fits) else ModelError.exit_code
 
 
@@ -70,7 +122,7 @@ def _fit(job: Job, boards: Sequence[str], session: Session) -> CellFit:
     )
 
 
-def text(fits: Sequence[CellFit]) -> str:
+def _fits_text(fits: Sequence[CellFit]) -> str:
     """Return the estimates of cells as text; equal ones are shown once, with the names of all their cells."""
     alike: dict[tuple[object, ...], list[CellFit]] = {}
     for fit in fits:
