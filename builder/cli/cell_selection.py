@@ -47,9 +47,8 @@ class CellSelection:
         """
         jobs = self.possible_jobs()
         if not jobs:
-            name = self.recipe.name
-            hint = f"`jbuild matrix {name}` lists every cell, and why it cannot be built"
-            message = f"none of the selected cells of {name} can be built"
+            message = f"none of the selected cells of {self.recipe.name} can be built"
+            hint = f"`jbuild matrix {self.recipe.name}` lists every cell, and why it cannot be built"
             raise RecipeError(message, where=str(self.recipe.path), hint=hint)
         return jobs
 
@@ -115,9 +114,8 @@ def open_session(*, as_json: bool = False) -> Session:
         DocumentError: a configuration file has mistakes.
     """
     workspace = Workspace.current()
-    return Session(
-        workspace=workspace, config=config.load(workspace.config_files, families()), console=Console(as_json=as_json)
-    )
+    settings = config.load(workspace.config_files, families())
+    return Session(workspace=workspace, config=settings, console=Console(as_json=as_json))
 
 
 def select_cells(name: str, selectors: Sequence[str], session: Session) -> CellSelection:

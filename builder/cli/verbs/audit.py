@@ -120,8 +120,7 @@ def command(
 
 def _audits(jobs: Sequence[Job], session: Session) -> tuple[list[Audit], list[tuple[str, JbuildError]]]:
     """Audit every cell; of several, one that fails does not stop the others."""
-    audits: list[Audit] = []
-    failures: list[tuple[str, JbuildError]] = []
+    audits, failures = list[Audit](), list[tuple[str, JbuildError]]()
     for job in jobs:
         try:
             audits.append(audit_cell(job, lock_cell(job, session).lock, session))

@@ -10,13 +10,7 @@ import click
 
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
-from builder.cli.verb_options import (
-    board_option,
-    image_option,
-    lookup_registry_option,
-    output_option,
-    refuse_options,
-)
+from builder.cli.verb_options import board_option, image_option, lookup_registry_option, output_option, refuse_options
 from builder.device.serve import service_container as containers
 from builder.device.serve.compose_file import Heading, compose_file
 from builder.device.serve.image_selection import SelectedImage, choose, image_of
@@ -183,9 +177,8 @@ def run_image(
     )
     containers.check_engine(service, engine)
     if is_open(service):
-        session.console.warn(
-            f"anybody who can reach {service.published.address} can use the model: add --key-file FILE"
-        )
+        address = service.published.address
+        session.console.warn(f"anybody who can reach {address} can use the model: add --key-file FILE")
     with closing(engine.client()) as client:
         hint = f"`jbuild recipe {selection.recipe.name} --from smoke` loads it again, --image names another"
         containers.provide(client, service.image, service.platform, session.console, hint=hint)

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import click
 
-from builder.cli.cell_selection import select_cells, session_verb
+from builder.cli.cell_selection import open_session, select_cells, session_verb
 from builder.cli.results import as_text, show, table, write
 from builder.cli.verb_options import FILE, cell_option, complete_recipes, json_option, output_option, refuse_options
 from builder.errors import DocumentError
-from builder.host import config, records
+from builder.host import records
 from builder.host.console import Console
 from builder.host.paths import Workspace
 from builder.host.session import Session
-from builder.jetson.indexes import families
 from builder.lock.unresolved import reasons
 from builder.model.patterns import RUNNER
 from builder.model.recipes import Cell, Recipe
@@ -79,7 +78,7 @@ def _listed(name: str, path: Path, workspace: Workspace) -> tuple[ListedRecipe, 
         description=recipe.description,
         cells=len(cells),
         impossible=sum(1 for cell in cells if cell.impossible),
-        unresolved=len(reasons(recipe, cells, workspace, lambda: config.load(workspace.config_files, families()))),
+        unresolved=len(reasons(recipe, cells, workspace, lambda: open_session().config)),
     )
     return row, recipe.description
 

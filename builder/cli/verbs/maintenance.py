@@ -162,13 +162,7 @@ def prune_command(session: Session, older_than: float, keep_locked: bool, dry_ru
 
 def _contents(cache: Path, kinds: Sequence[KindSummary]) -> str:
     rows = [
-        (
-            kind.kind,
-            str(kind.entries or ""),
-            size_of(kind.size),
-            str(kind.locked_entries or ""),
-            size_of(kind.locked_size) if kind.locked_entries else "",
-        )
+        (kind.kind, str(kind.entries or ""), size_of(kind.size), *_locked(kind))
         for kind in kinds
         if kind.size or kind.entries
     ]
@@ -176,6 +170,10 @@ def _contents(cache: Path, kinds: Sequence[KindSummary]) -> str:
     locked = size_of(sum(kind.locked_size for kind in kinds))
     rows.append(("in all", "", total, "", locked))
     return f"{cache}\n" + table(("kind", "entries", "size", "this project's", ""), rows)
+
+
+def _locked(kind: KindSummary) -> tuple[str, str]:
+    return (str(kind.locked_entries), size_of(kind.locked_size)) if kind.locked_entries else ("", "")
 
 
 def _pruned(result: PruneResult, *, dry_run: bool) -> str:

@@ -96,11 +96,8 @@ def _of_image(image: str, request: PromoteOptions, session: Session) -> Promotio
         raise UsageError("no registry to copy to", where=image, hint="name one with --to HOST/PREFIX")
     reference = Reference.parse(image)
     if reference.digest is None:
-        raise UsageError(
-            "a tag can move: promote an image by its digest",
-            where=image,
-            hint=f"`jbuild verify {image}` shows the digest; then name IMAGE@DIGEST",
-        )
+        hint = f"`jbuild verify {image}` shows the digest; then name IMAGE@DIGEST"
+        raise UsageError("a tag can move: promote an image by its digest", where=image, hint=hint)
     return from_image(reference, session, request.keys)
 
 
@@ -210,10 +207,7 @@ class VerdictResult:
     when: str
 
 
-@recipe_verb(
-    "verdict",
-    click.option("--output", required=True, type=FILE, help="File to write."),
-)
+@recipe_verb("verdict", click.option("--output", required=True, type=FILE, help="File to write."))
 def export_verdict(selection: CellSelection, output: Path) -> None:
     """Export the smoke verdict of RECIPE's image to a file, signed if `cosign-key` is configured.
 

@@ -41,11 +41,7 @@ RecipeResult = RunResult | DryRun
         help="Run this stage and the later ones even if nothing has changed.",
     ),
     click.option("--until", type=click.Choice(STAGES), help="Stop after this stage."),
-    click.option(
-        "--result",
-        type=FILE,
-        help="Write the result to this file too, as JSON. `jbuild summary` reads it.",
-    ),
+    click.option("--result", type=FILE, help="Write the result to this file too, as JSON. `jbuild summary` reads it."),
     force_tags_option,
     *RUN_OPTIONS,
     push_registry_option,

@@ -15,6 +15,7 @@ from builder.host.session import Session
 from builder.host.units import size_of
 from builder.project.page.page_data import gather
 from builder.project.page.page_html import render
+from builder.project.page.page_model import CellView
 from builder.recipe.find import find, recipe_paths
 
 
@@ -63,21 +64,14 @@ def command(session: Session, recipes: tuple[str, ...], output: Path | None) -> 
     html = render(page)
     target = output or session.workspace.report
     write_text(target, html)
-    result = ReportResult(
-        path=str(target),
-        size=len(html.encode()),
-        counts=page.counts,
-        recipes=tuple(
-            ReportedRecipe(
-                recipe=recipe.name,
-                mistakes=tuple(recipe.mistakes),
-                cells=tuple(
-                    ReportedCell(cell=cell.id, state=cell.state, detail=cell.detail, reason=cell.reason)
-                    for cell in recipe.cells
-                ),
-            )
-            for recipe in page.recipes
-        ),
+    reported = tuple(
+        ReportedRecipe(recipe=recipe.name, mistakes=recipe.mistakes, cells=tuple(map(_cell, recipe.cells)))
+        for recipe in page.recipes
     )
+    result = ReportResult(path=str(target), size=len(html.encode()), counts=page.counts, recipes=reported)
     counts = ", ".join(f"{count} {state}" for state, count in page.counts.items()) or "no cells"
     show(result, f"{target}: {size_of(result.size)}, {counts}", session.console)
+
+
+def _cell(cell: CellView) -> ReportedCell:
+    return ReportedCell(cell=cell.id, state=cell.state, detail=cell.detail, reason=cell.reason)

@@ -120,7 +120,7 @@ def _outcome(recipe: str, cell: dict[str, Any]) -> Outcome:
     if cell["status"] == "impossible":
         return Outcome(recipe=recipe, cell=cell["cell"], status="impossible", reason=cell["reason"])
     error, verdict = cell["error"] or {}, cell["verdict"] or {}
-    publication = cell["publication"] or {"registries": []}
+    registries = cell["publication"]["registries"] if cell["publication"] else ()
     return Outcome(
         recipe=recipe,
         cell=cell["cell"],
@@ -130,11 +130,7 @@ def _outcome(recipe: str, cell: dict[str, Any]) -> Outcome:
         size=cell["size"],
         answers=tuple(answer["text"] for answer in verdict.get("answers", ())),
         digest=cell["digest"],
-        tags=tuple(
-            f"{registry['repository']}:{tag['name']}"
-            for registry in publication["registries"]
-            for tag in registry["tags"]
-        ),
+        tags=tuple(f"{place['repository']}:{tag['name']}" for place in registries for tag in place["tags"]),
         stages={name: stage["seconds"] for name, stage in cell["stages"].items() if stage["ran"]},
         hint=error.get("hint"),
         log=error.get("log"),
