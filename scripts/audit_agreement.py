@@ -16,6 +16,7 @@ from agreement.place import Place
 from agreement.report import agreement, write_section
 from agreement.stacks import read_stacks
 from agreement.truth import collect
+from builder.cli.results import table
 from builder.errors import JbuildError, UsageError
 from builder.host.toml.documents import suggest
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         console = place.session.console
         rows = [(stack.name, stack.distribution, stack.special) for stack in stacks]
-        console.result(None, console.table(("stack", "distribution", "what is special"), rows))
+        console.result(None, table(("stack", "distribution", "what is special"), rows))
         return 0
     return _work(wanted, place, truth_only=options.truth, whole=wanted == stacks)
 

@@ -173,15 +173,6 @@ class Console:
             # The reader of the output went away (`| head`).
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-        """Return rows as text in columns, for `result`."""
-        cells = [list(headings), *[list(row) for row in rows]]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
-        lines = [
-            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells
-        ]
-        return "\n".join(lines)
-
     def can_ask(self) -> bool:
         """Return whether a person sees questions and can answer them."""
         return self.terminal and sys.stdin.isatty()

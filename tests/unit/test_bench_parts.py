@@ -12,12 +12,11 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.cli.verbs.bench import command, table
+from builder.cli.verbs.bench import command, text
 from builder.device.bench.load_client import percentiles, step_of
 from builder.device.bench.measurement import Bench, Load, LoadStep, Percentiles
 from builder.device.bench.vllm_bench import command as bench_command
 from builder.device.bench.vllm_bench import parse
-from builder.host.console import Console
 from builder.remote.openai import ServerError, StreamedAnswer
 
 LOAD = Load(prompts=2, input_length=16, output_tokens=8)
@@ -113,14 +112,11 @@ def test_vllms_benchmark_is_told_everything() -> None:
 
 
 def test_what_people_read() -> None:
-    console = Console()
-    text = table(
-        make_bench(make_step(1), make_step(8, answered=30, failed=2, failures=("cut\x1b[31m",))), console.table
-    )
-    assert "tiny, level cpu, ready after 12 s: registry.example.com/vllm:1" in text
-    assert "8        30, 2 failed  3276.8    3.20        50 / 80 / 90    10 / 12 / 30" in text
-    assert "failed at 8: cut\\x1b[31m" in text
-    assert "note: why" in table(make_bench(remarks=("why",), level=None), console.table)
+    shown = text(make_bench(make_step(1), make_step(8, answered=30, failed=2, failures=("cut\x1b[31m",))))
+    assert "tiny, level cpu, ready after 12 s: registry.example.com/vllm:1" in shown
+    assert "8        30, 2 failed  3276.8    3.20        50 / 80 / 90    10 / 12 / 30" in shown
+    assert "failed at 8: cut\\x1b[31m" in shown
+    assert "note: why" in text(make_bench(remarks=("why",), level=None))
 
 
 @pytest.mark.parametrize(

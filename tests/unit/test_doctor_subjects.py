@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from builder.cli.verbs.doctor import text, verdict
+from builder.cli.verbs.maintenance import checks_text, verdict
 from builder.project.doctor import (
     check_table,
     disk_check,
@@ -107,7 +107,7 @@ def test_a_report_is_a_line_a_check_and_more_for_what_is_not_well() -> None:
         problem("stand-in", "used", "ubuntu", rule="ubuntu"),
         problem("disk", "short", "1 GB free"),
     ]
-    lines = text(checks, [AppliedFix(command="a"), AppliedFix(command="b", failure="it could not")]).splitlines()
+    lines = checks_text(checks, [AppliedFix(command="a"), AppliedFix(command="b", failure="it could not")]).splitlines()
     assert lines[0] == "ok       uv            uv 0.13"
     assert lines[1] == "n/a      device        no Jetson"
     assert lines[2] == "warning  stand-in      debian is not \N{REPLACEMENT CHARACTER}[31mdebian"

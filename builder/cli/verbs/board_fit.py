@@ -1,28 +1,78 @@
-"""`jbuild fit`."""
+"""`jbuild pick` and `jbuild fit`: the image that a board can run, and the memory that a model needs there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
 import click
 
-from builder.cli import completers
 from builder.cli.cell_selection import CellSelection, recipe_verb
-from builder.cli.results import show
-from builder.errors import ModelError
+from builder.cli.results import show, table
+from builder.cli.verb_options import complete_boards, level_option, lookup_registry_option
+from builder.device.serve.image_choice import ImageCandidate, host_of, pick
+from builder.errors import ModelError, RegistryError
 from builder.host import records
 from builder.host.session import Session
 from builder.host.units import gib
+from builder.jetson.device import TargetHost
 from builder.lock.recipe_models import locked_models
 from builder.model.locks import Job
 from builder.models.fit.cell_fit import fit_cell
-from builder.models.fit.memory_estimate import BoardFit, CellFit
+from builder.models.fit.memory_estimate import BoardFit, CellFit, Machine
+from builder.publish.destinations import required_targets
 
 _WORDS = {"fits": "fits", "fewer": "fits, fewer sequences at once", "no": "does not fit", "unknown": "not known"}
-_Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
-_Draw = Callable[[tuple[str, ...], list[tuple[str, ...]]], str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PickResult:
+    """The image for a host, and every candidate, the best first; `image` is None if no candidate runs there."""
+
+    recipe: str
+    host: TargetHost
+    image: str | None
+    candidates: tuple[ImageCandidate, ...]
+
+
+@recipe_verb(
+    "pick",
+    click.option(
+        "--board", metavar="NAME", shell_complete=complete_boards, help="Pick for this board. Default: this machine."
+    ),
+    click.option("--l4t", metavar="RELEASE", help="L4T release of the board. Default: this machine's."),
+    level_option("Level that the verdict of the image must reach."),
+    lookup_registry_option,
+)
+def pick_image(
+    selection: CellSelection, board: str | None, l4t: str | None, level: str | None, registries: tuple[str, ...]
+) -> int:
+    """Find the published image of RECIPE that this machine can run, and show why it cannot run the others.
+
+    Ends with exit code 11 if there is none.
+    """
+    session, recipe, host = selection.session, selection.recipe, host_of(board, l4t)
+    targets = required_targets(recipe.spec.publish, registries, session.config, location=str(recipe.path))
+    rows = pick(selection.jobs(), host, targets, session, level=level)
+    best = rows[0] if not rows[0].out else None
+    image = best.image if best else None
+    lines = [
+        f"{image if best else 'no image'} for {host.name}",
+        *(line for row in rows for line in _candidate_lines(row)),
+    ]
+    if not best and not board:
+        lines.append("`--board NAME` picks for a board instead of this machine")
+    result = PickResult(recipe=recipe.name, host=host, image=image, candidates=tuple(rows))
+    show(result, "\n".join(lines), session.console)
+    return 0 if best else RegistryError.exit_code
+
+
+def _candidate_lines(row: ImageCandidate) -> list[str]:
+    head = "runs" if not row.out else "out "
+    tag = f" {row.tag}" if row.tag else ""
+    lines = [f"  {head}  {row.cell}{tag}{f', level {row.level}' if row.level else ''}"]
+    return lines + [f"          {reason}" for reason in (*row.out, *row.notes)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,13 +96,13 @@ class FitResult:
     click.option(
         "--board",
         "boards",
-        shell_complete=completers.boards,
+        shell_complete=complete_boards,
         multiple=True,
         metavar="NAME",
         help="Estimate for this board. Can be repeated.",
     ),
 )
-def command(selection: CellSelection, boards: tuple[str, ...]) -> int:
+def estimate_memory(selection: CellSelection, boards: tuple[str, ...]) -> int:
     """Estimate the memory that RECIPE's model needs, and compare it with the memory of boards.
 
     Prints the sum line by line, and the largest max-model-len that fits. Without --board, the boards are those of the
@@ -61,7 +111,7 @@ def command(selection: CellSelection, boards: tuple[str, ...]) -> int:
     session = selection.session
     fits = [_fit(job, boards, session) for job in selection.jobs()]
     estimates = tuple(CellEstimate(fit=fit, fits_somewhere=fit.fits_somewhere) for fit in fits)
-    show(FitResult(recipe=selection.recipe.name, cells=estimates), text(fits, session.console.table), session.console)
+    show(FitResult(recipe=selection.recipe.name, cells=estimates), _fits_text(fits), session.console)
     return 0 if all(fit.fits_somewhere for fit in fits) else ModelError.exit_code
 
 
@@ -72,27 +122,26 @@ def _fit(job: Job, boards: Sequence[str], session: Session) -> CellFit:
     )
 
 
-def text(fits: Sequence[CellFit], table: _Draw) -> str:
+def _fits_text(fits: Sequence[CellFit]) -> str:
     """Return the estimates of cells as text; equal ones are shown once, with the names of all their cells."""
     alike: dict[tuple[object, ...], list[CellFit]] = {}
     for fit in fits:
         alike.setdefault((fit.model, fit.shape, fit.boards), []).append(fit)
-    return "\n\n".join("\n".join(_cells(same, table)) for same in alike.values())
+    return "\n\n".join("\n".join(_cells(same)) for same in alike.values())
 
 
-def _cells(same: Sequence[CellFit], table: _Draw) -> Iterator[str]:
+def _cells(same: Sequence[CellFit]) -> Iterator[str]:
     first = same[0]
     yield f"{', '.join(fit.cell for fit in same)}: {first.model} ({first.shape.model_type})"
     # Boards on which the server needs the same memory are shown together.
     for _, group in groupby(first.boards, key=lambda board: board.lines):
         boards = list(group)
-        yield table(*_need(first, boards[0]))
-        yield from _boards_table(boards, table)
+        yield _need(first, boards[0])
+        yield from _boards_table(boards)
     yield from _sources(first.boards)
 
 
-def _need(cell: CellFit, fit: BoardFit) -> _Table:
-    """Return headings and rows of the memory that a server needs."""
+def _need(cell: CellFit, fit: BoardFit) -> str:
     rows: list[tuple[str, str, str, str]] = [
         (line.name, gib(line.size), line.basis, "" if line.basis == "estimate" else line.why) for line in fit.lines
     ]
@@ -107,12 +156,11 @@ def _need(cell: CellFit, fit: BoardFit) -> _Table:
         holds = f"; it holds {settings.kv_space // (fit.kv_token * settings.block) * settings.block} tokens"
         why = f"VLLM_CPU_KVCACHE_SPACE{holds if fit.kv_token else ''}"
         rows.append(("KV cache set aside", gib(settings.kv_space), "setting", why))
-    return ("  memory", "GiB", "", ""), [(f"  {row[0]}", *row[1:]) for row in rows]
+    return table(("  memory", "GiB", "", ""), [(f"  {name}", *more) for name, *more in rows])
 
 
-def _boards_table(fits: Sequence[BoardFit], table: _Draw) -> list[str]:
-    """Return the lines about boards on which the server needs the same memory."""
-    rows = [_board(fit) for fit in fits if fit.machine]
+def _boards_table(fits: Sequence[BoardFit]) -> list[str]:
+    rows = [_board(fit, fit.machine) for fit in fits if fit.machine]
     blocks = []
     if rows:
         headings = ("  board", "usable", "server's", "left", "sequences", "max-model-len up to", "")
@@ -127,16 +175,12 @@ def _boards_table(fits: Sequence[BoardFit], table: _Draw) -> list[str]:
 
 
 def _sources(fits: Sequence[BoardFit]) -> list[str]:
-    """Return the source of each estimate."""
     lines = [line for fit in fits for line in (*fit.lines, *(fit.machine.outside if fit.machine else ()))]
     by_name = {line.name: line.why for line in lines if line.basis == "estimate"}
     return [f"  {name}, estimate: {why}" for name, why in by_name.items()]
 
 
-def _board(fit: BoardFit) -> tuple[str, ...]:
-    machine = fit.machine
-    if machine is None:
-        raise AssertionError("rows are for boards")
+def _board(fit: BoardFit, machine: Machine) -> tuple[str, ...]:
     usable = gib(machine.usable) + ("" if machine.measured else " est.")
     sequences = "" if fit.whole is None else f"{fit.whole:.1f}"
     lengths = "" if fit.longest is None else str(fit.longest)
