@@ -26,7 +26,7 @@ from builder.device.bench.load_client import check_url
 from builder.device.bench.measure import ANY_PORT, BenchTarget, bench, started
 from builder.device.bench.measurement import Bench, Load, LoadStep, Percentiles
 from builder.device.serve import service_container as containers
-from builder.device.serve.image_selection import choose
+from builder.device.serve.image_choice import choose
 from builder.device.serve.local import service_here
 from builder.device.serve.service import read_key, service_of_image
 from builder.errors import SmokeError

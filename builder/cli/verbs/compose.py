@@ -17,7 +17,7 @@ from builder.cli.verb_options import (
     refuse_options,
 )
 from builder.device.serve.compose_file import Heading, compose_file
-from builder.device.serve.image_selection import SelectedImage, image_of
+from builder.device.serve.image_choice import SelectedImage, image_of
 from builder.device.serve.memory_limits import Memory, memory_of
 from builder.device.serve.service import chosen_board, curl_hint, new_key, service_of
 from builder.device.serve.service_records import Published, Service

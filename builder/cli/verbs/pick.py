@@ -13,7 +13,7 @@ from builder.cli.verb_options import lookup_registry_option
 from builder.device.serve.image_choice import ImageCandidate, host_of, pick
 from builder.errors import RegistryError
 from builder.jetson.device import TargetHost
-from builder.publish.destinations import required_targets
+from builder.publish.stage import required_targets
 from builder.recipe.levels import levels
 
 

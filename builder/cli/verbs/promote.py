@@ -16,9 +16,9 @@ from builder.errors import UsageError
 from builder.host.file_locks import in_use
 from builder.host.session import Session
 from builder.model.publications import Publication
-from builder.publish.destinations import required_targets
 from builder.publish.promotion import PromoteOptions, PromotionCandidate, from_cell, from_image, is_about, promote
 from builder.publish.signing import public_keys
+from builder.publish.stage import required_targets
 from builder.recipe.levels import levels
 from builder.remote.registry.reference import Reference
 

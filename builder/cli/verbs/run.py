@@ -16,7 +16,7 @@ from builder.cli.verb_options import (
     refuse_options,
 )
 from builder.device.serve import service_container as containers
-from builder.device.serve.image_selection import choose
+from builder.device.serve.image_choice import choose
 from builder.device.serve.local import FollowedServer, StartedServer, described, follow, service_here
 from builder.device.serve.service import is_open, readable_key
 from builder.device.serve.service_records import Published

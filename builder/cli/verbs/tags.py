@@ -9,7 +9,7 @@ from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.cli.verb_options import lookup_registry_option
 from builder.errors import RegistryError
-from builder.publish.destinations import required_targets
+from builder.publish.stage import required_targets
 from builder.publish.tag_status import TagState, overview
 
 

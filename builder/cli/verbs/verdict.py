@@ -9,7 +9,7 @@ import click
 
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
-from builder.publish.export_verdict import write_verdict
+from builder.publish.trust import write_verdict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

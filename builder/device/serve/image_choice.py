@@ -1,10 +1,11 @@
-"""Which image of a recipe a device is to run, and why not the others."""
+"""The image of a recipe that a device runs, and the reasons against the others."""
 
 from __future__ import annotations
 
 import platform as machine
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 from packaging.version import InvalidVersion, Version
 
@@ -13,6 +14,9 @@ from builder.errors import UsageError
 from builder.jetson.boards import board as board_of
 from builder.jetson.device import TargetHost, cannot_run, this_device
 from builder.jetson.platform import check_value
+from builder.model.images import proven_name
+from builder.pipeline.cell import CellRecords
+from builder.publish.stage import required_targets, targets
 from builder.publish.tag_status import overview
 from builder.recipe.levels import levels, reaches
 
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
     from builder.model.locks import Job
     from builder.publish.tag_status import TagState
 
-_ARCHITECTURES = {"aarch64": "arm64", "arm64": "arm64", "x86_64": "amd64", "amd64": "amd64"}
+_ARCHITECTURES = {"aarch64": "arm64", "x86_64": "amd64"}
 _FITS = ("fits", "fewer", "unknown", "no")
 
 
@@ -48,6 +52,15 @@ class ImageCandidate:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelectedImage:
+    """A reference that the engine can start: in a registry by digest, or by its name in the engine that proved it."""
+
+    reference: str
+    digest: str | None
+    where: Literal["registry", "engine", "given"]
+
+
 def host_of(board: str | None, l4t: str | None) -> TargetHost:
     """Return the host of a board's name and a release, else this machine; each is found out where it is not given.
 
@@ -57,18 +70,16 @@ def host_of(board: str | None, l4t: str | None) -> TargetHost:
     mistake = check_value("l4t", l4t) if l4t else None
     if mistake:
         raise UsageError(mistake[0], hint=mistake[1])
-    device = this_device()
+    device, jetson = this_device(), partial(TargetHost, architecture="arm64", is_jetson=True)
     if board:
         board_row = board_of(board)
         own = device.l4t if device and device.board == board else None
-        return TargetHost(name=board_row.name, architecture="arm64", is_jetson=True, l4t=l4t or own, board=board_row)
+        return jetson(name=board_row.name, l4t=l4t or own, board=board_row)
     if device:
         device_board = board_of(device.board) if device.board else None
-        return TargetHost(
-            name=device.model, architecture="arm64", is_jetson=True, l4t=l4t or device.l4t, board=device_board
-        )
+        return jetson(name=device.model, l4t=l4t or device.l4t, board=device_board)
     if l4t:
-        return TargetHost(name=f"a Jetson with L4T {l4t}", architecture="arm64", is_jetson=True, l4t=l4t)
+        return jetson(name=f"a Jetson with L4T {l4t}", l4t=l4t)
     own_architecture = _ARCHITECTURES.get(machine.machine(), machine.machine())
     return TargetHost(name=f"this machine ({own_architecture})", architecture=own_architecture, is_jetson=False)
 
@@ -84,24 +95,86 @@ def pick(
         RegistryError: what the registry says makes no sense.
     """
     rows = overview(jobs, targets, session)
-    candidates = [_judged(job, host, [row for row in rows if row.cell == job.cell.id], session, level) for job in jobs]
-    silent = [f"{row.repository}: {row.note}" for row in rows if row.state == "unknown"]
-    candidates = [_with_silence(candidate, silent) for candidate in candidates]
-    return tuple(sorted(candidates, key=_rank))
+    return tuple(sorted((_judged(job, host, rows, session, level) for job in jobs), key=_rank))
 
 
-def published_image(job: Job, targets: Sequence[str], session: Session) -> tuple[str, str] | None:
-    """Return the image of a cell in a registry, by digest, and the digest: the one with the best verdict."""
+def image_of(job: Job, session: Session, given: str | None = None, registries: tuple[str, ...] = ()) -> SelectedImage:
+    """Return the image of a cell: the one given, else the one published from here, else built here, else published.
+
+    Raises:
+        UsageError: there is none.
+        RegistryError: the registry that may have it does not answer.
+    """
+    if given:
+        return SelectedImage(reference=given, digest=None, where="given")
+    records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
+    publication, image = records.publication(), records.image()
+    is_latest = image is None or publication is None or image.digest == publication.digest
+    if publication and publication.registries and not registries and is_latest:
+        return _in_registry(publication.registries[0].repository, publication.digest)
+    if image and records.proven() and not registries:
+        return SelectedImage(reference=proven_name(job.recipe.name, job.cell.id), digest=image.digest, where="engine")
+    sources = targets(job.spec.publish, registries, session.config)
+    published = published_image(job, sources, session) if sources else None
+    if published is None:
+        looked = f"none is in {', '.join(sources)}" if sources else "no registry is configured"
+        raise UsageError(
+            f"no image of {job.name}: this machine has none, and {looked}",
+            where=str(job.recipe.path),
+            hint=f"make it: `jbuild recipe {job.recipe.name} --cell {job.cell.id}`, or name one with --image",
+        )
+    return published
+
+
+def published_image(job: Job, targets: Sequence[str], session: Session) -> SelectedImage | None:
+    """Return the image of a cell in a registry: the one with the best verdict."""
     best = _best([row for row in overview([job], targets, session) if row.cell == job.cell.id])
-    return (f"{best.repository}@{best.digest}", str(best.digest)) if best else None
+    return _in_registry(best.repository, str(best.digest)) if best else None
+
+
+def _in_registry(repository: str, digest: str) -> SelectedImage:
+    return SelectedImage(reference=f"{repository}@{digest}", digest=digest, where="registry")
+
+
+def choose(
+    jobs: Sequence[Job], session: Session, *, board: str | None, given: str | None, registries: tuple[str, ...]
+) -> tuple[Job, SelectedImage]:
+    """Return the only cell and its image, or of several the one that is best for a board, else for this machine.
+
+    Raises:
+        UsageError: none is to be had, or none runs there.
+        RegistryError: the registry that may have it does not answer.
+    """
+    if len(jobs) == 1:
+        return jobs[0], image_of(jobs[0], session, given, registries)
+    recipe = jobs[0].recipe
+    if given:
+        raise UsageError(
+            f"an image is of one cell, and {len(jobs)} are selected", where=recipe.name, hint="name it with --cell"
+        )
+    sources = required_targets(jobs[0].spec.publish, registries, session.config, location=str(recipe.path))
+    host = host_of(board, None)
+    rows = pick(jobs, host, sources, session)
+    best = rows[0]
+    if best.out or not best.image:
+        reasons = "; ".join(f"{row.cell}: {row.out[0]}" for row in rows)
+        hint = f"name one with --cell; `jbuild pick {recipe.name}` says it all"
+        raise UsageError(f"no image for {host.name}: {reasons}", where=recipe.name, hint=hint)
+    (job,) = [job for job in jobs if job.cell.id == best.cell]
+    return job, SelectedImage(reference=best.image, digest=best.digest, where="registry")
 
 
 def _judged(
     job: Job, host: TargetHost, rows: Sequence[TagState], session: Session, level: str | None
 ) -> ImageCandidate:
-    best, platform = _best(rows), job.platform
-    fit, against, notes = _memory(job, host, session)
-    out = [*cannot_run(job, host), *against, *_unproven(best, rows, level)]
+    own, platform = [row for row in rows if row.cell == job.cell.id], job.platform
+    best = _best(own)
+    memory = memory_of(job, host.board, session) if host.board else None
+    fit = memory.fit.verdict if memory and memory.fit else "unknown"
+    out = cannot_run(job, host)
+    silent = [f"not known: {row.repository}: {row.note}" for row in rows if row.state == "unknown"]
+    if host.board and fit == "no":
+        out.append(f"by estimate its model does not fit {host.board.name}: `jbuild fit` shows the sum")
     return ImageCandidate(
         cell=job.cell.id,
         image=f"{best.repository}@{best.digest}" if best else None,
@@ -112,26 +185,17 @@ def _judged(
         l4t=platform.l4t,
         cuda=platform.cuda,
         fit=fit,
-        out=tuple(out),
-        notes=tuple(notes),
+        out=(*out, *_unproven(best, own, silent, level)),
+        notes=memory.remarks if memory and fit != "no" else (),
     )
 
 
-def _memory(job: Job, host: TargetHost, session: Session) -> tuple[str, list[str], list[str]]:
-    """Return what the estimate says of the host's memory, what stands against it, and what is to be known."""
-    if host.board is None:
-        return "unknown", [], []
-    memory = memory_of(job, host.board, session)
-    verdict = memory.fit.verdict if memory.fit else "unknown"
-    if verdict == "no":
-        return verdict, [f"by estimate its model does not fit {host.board.name}: `jbuild fit` shows the sum"], []
-    return verdict, [], list(memory.remarks)
-
-
-def _unproven(best: TagState | None, rows: Sequence[TagState], level: str | None) -> list[str]:
+def _unproven(best: TagState | None, rows: Sequence[TagState], silent: list[str], level: str | None) -> list[str]:
+    """Return why no verdict speaks for an image; `silent` registries may have one that is not published elsewhere."""
     if best is None:
         names = dict.fromkeys(f"{row.repository}:{row.tag}" for row in rows)
-        return [f"not published: there is no {' and no '.join(names)}"] if names else ["not published"]
+        missing = [f"not published: there is no {' and no '.join(names)}"] if names else []
+        return [*missing, *silent] or ["not published"]
     if best.level is None:
         return ["it has no accepted verdict"]
     if not reaches(best.level, level):
@@ -139,30 +203,21 @@ def _unproven(best: TagState | None, rows: Sequence[TagState], level: str | None
     return []
 
 
-def _with_silence(candidate: ImageCandidate, silent: Sequence[str]) -> ImageCandidate:
-    """Say of what is not published which registries did not answer: it may be there."""
-    if candidate.image or not silent:
-        return candidate
-    return replace(
-        candidate, out=(*(r for r in candidate.out if r != "not published"), *(f"not known: {s}" for s in silent))
-    )
-
-
 def _best(rows: Sequence[TagState]) -> TagState | None:
-    published = [row for row in rows if row.digest]
-    order = levels()
-    return max(published, key=lambda row: order.index(row.level) if row.level in order else -1, default=None)
+    return max((row for row in rows if row.digest), key=lambda row: _level_rank(row.level), default=None)
+
+
+def _level_rank(level: str | None) -> int:
+    return levels().index(level) if level in levels() else -1
 
 
 def _rank(candidate: ImageCandidate) -> tuple[object, ...]:
     """Sort what runs before what does not, the GPU before the CPU, then by room, level, and versions."""
-    order = levels()
-    level = order.index(candidate.level) if candidate.level in order else -1
     return (
         len(candidate.out) > 0,
         candidate.l4t is None,
         _FITS.index(candidate.fit),
-        -level,
+        -_level_rank(candidate.level),
         *(_newest_first(text) for text in (candidate.vllm, candidate.l4t, candidate.cuda)),
         candidate.cell,
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from builder.device.serve.image_selection import SelectedImage
+    from builder.device.serve.image_choice import SelectedImage
     from builder.device.serve.service_records import Published, Service
     from builder.host.engine.container import RunningContainer
     from builder.host.engine.docker import Engine

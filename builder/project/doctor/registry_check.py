@@ -9,7 +9,7 @@ from builder.errors import RegistryError
 from builder.host.concurrency import TaskGroup
 from builder.model.recipes import PublishSpec
 from builder.project.doctor.check_table import ok, problem
-from builder.publish.destinations import targets
+from builder.publish.stage import targets
 from builder.remote import http
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.registry_client import connect
