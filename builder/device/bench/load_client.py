@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import random
+import statistics
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -137,12 +137,7 @@ def percentiles(values_s: Sequence[float]) -> Percentiles | None:
     """Return the percentiles of seconds, between ranks in proportion (as NumPy does by default); None without any."""
     if not values_s:
         return None
-    ordered = sorted(values_s)
-    return Percentiles(p50=_percentile(ordered, 50), p95=_percentile(ordered, 95), p99=_percentile(ordered, 99))
-
-
-def _percentile(ordered: list[float], percent: int) -> float:
-    rank = (len(ordered) - 1) * percent / 100
-    lower, fraction = math.floor(rank), rank % 1
-    upper = min(lower + 1, len(ordered) - 1)
-    return round(1000 * (ordered[lower] + (ordered[upper] - ordered[lower]) * fraction), 3)
+    # Python before 3.13 wants two values.
+    cuts = statistics.quantiles(values_s if len(values_s) > 1 else [*values_s] * 2, n=100, method="inclusive")
+    p50, p95, p99 = (round(1000 * cuts[percent - 1], 3) for percent in (50, 95, 99))
+    return Percentiles(p50=p50, p95=p95, p99=p99)

@@ -1,18 +1,20 @@
-"""Measures a server at several concurrencies, with the client that fits it."""
+"""Measures a server at several concurrencies: with vLLM's own benchmark in its container, or with jbuild's client."""
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from builder.device.bench.load_client import measure, served_model
-from builder.device.bench.measurement import Bench, LoadStep
-from builder.device.bench.vllm_bench import BenchmarkMissingError, measure_inside
+from builder.device.bench.measurement import Bench, LoadStep, Percentiles
 from builder.device.serve import service_container as containers
 from builder.device.serve.service_records import Published
 from builder.errors import EngineError, SmokeError
+from builder.host.engine.container import printable_log
+from builder.model.images import ENVIRONMENT
 from builder.remote.openai import OpenAIServer
 
 if TYPE_CHECKING:
@@ -29,6 +31,15 @@ if TYPE_CHECKING:
 Choice = Literal["auto", "vllm", "jbuild"]
 # A server that runs already keeps its own port.
 ANY_PORT = Published(address="127.0.0.1", port=None)
+_PROGRAM = f"{ENVIRONMENT}/bin/vllm"
+_FOLDER, _FILE = "/tmp", "jbuild-bench.json"  # noqa: S108  # in the container
+_PERCENTILES = "50,95,99"
+_TAIL = 2000
+_ALTERNATIVE = "`--client jbuild` measures it from outside"
+
+
+class BenchmarkMissingError(SmokeError):
+    """The image's vLLM has no benchmark that works."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +112,7 @@ def bench(target: BenchTarget, load: Load, concurrencies: Sequence[int], choice:
         with console.task(f"{concurrency} at once", load.prompts, unit="answers") as task:
             if client == "vllm bench serve":
                 try:
-                    steps.append(_inside(target, (model, root or model), load, concurrency))
+                    steps.append(measure_inside(target, (model, root or model), load, concurrency))
                     continue
                 except BenchmarkMissingError as error:
                     if choice == "vllm" or steps:
@@ -142,7 +153,73 @@ def _client(target: BenchTarget, choice: Choice, root: str | None) -> tuple[Clie
     return "vllm bench serve", None
 
 
-def _inside(target: BenchTarget, names: tuple[str, str], load: Load, concurrency: int) -> LoadStep:
-    if target.container is None or target.port is None:
+def measure_inside(target: BenchTarget, names: tuple[str, str], load: Load, concurrency: int) -> LoadStep:
+    """Return the figures of vLLM's benchmark; `names` are the model's served name and its folder in the container.
+
+    Raises:
+        BenchmarkMissingError: the image lacks the benchmark, or it failed.
+    """
+    container, key = target.container, target.server.key
+    if container is None or target.port is None:
         raise AssertionError("vLLM's benchmark is chosen for containers only")
-    return measure_inside(target.container, target.port, names, load, concurrency, target.server.key)
+    # The benchmark reads the key from this variable. Every process could read an argument.
+    environment = {"OPENAI_API_KEY": key} if key else {}
+    code, stdout, stderr = container.execute(command(target.port, names, load, concurrency), environment)
+    if code != 0:
+        message = f"`vllm bench serve` ended with exit code {code}"
+        log = printable_log((stdout + stderr)[-_TAIL:])
+        raise BenchmarkMissingError(message, where=container.name, hint=_ALTERNATIVE, log=log)
+    _, text, _ = container.execute(["cat", f"{_FOLDER}/{_FILE}"])
+    try:
+        return parse(json.loads(text), load, concurrency)
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"the results of `vllm bench serve` cannot be read: {error!r}"
+        raise BenchmarkMissingError(message, where=container.name, hint=_ALTERNATIVE) from error
+
+
+def command(port: int, names: tuple[str, str], load: Load, concurrency: int) -> list[str]:
+    """Return the benchmark's command line. Its options are those of vLLM 0.10 to 0.20."""
+    served, folder = names
+    options = {
+        "base-url": f"http://127.0.0.1:{port}",
+        "model": served,
+        "tokenizer": folder,
+        "dataset-name": "random",
+        "random-input-len": load.input_length,
+        "random-output-len": load.output_tokens,
+        "num-prompts": load.prompts,
+        "max-concurrency": concurrency,
+        "percentile-metrics": "ttft,itl",
+        "metric-percentiles": _PERCENTILES,
+        "seed": concurrency,
+        "result-dir": _FOLDER,
+        "result-filename": _FILE,
+    }
+    flags = ("--ignore-eos", "--disable-tqdm", "--save-result")
+    return [_PROGRAM, "bench", "serve", *(f"--{name}={value}" for name, value in options.items()), *flags]
+
+
+def parse(report: dict[str, Any], load: Load, concurrency: int) -> LoadStep:
+    """Return a step from the benchmark's file.
+
+    Raises:
+        ValueError, KeyError, TypeError: another kind of file.
+    """
+    answered = int(report["completed"])
+    return LoadStep(
+        concurrency=concurrency,
+        answered=answered,
+        failed=int(report.get("failed", load.prompts - answered)),
+        seconds=round(float(report["duration"]), 3),
+        input_tokens=int(report["total_input_tokens"]),
+        output_tokens=int(report["total_output_tokens"]),
+        requests_per_s=round(float(report["request_throughput"]), 4),
+        tokens_per_s=round(float(report["output_throughput"]), 3),
+        first_token_ms=_percentiles(report, "ttft") if answered else None,
+        between_tokens_ms=_percentiles(report, "itl") if answered else None,
+    )
+
+
+def _percentiles(report: dict[str, Any], metric: str) -> Percentiles:
+    p50, p95, p99 = (round(float(report[f"p{percent}_{metric}_ms"]), 3) for percent in _PERCENTILES.split(","))
+    return Percentiles(p50=p50, p95=p95, p99=p99)
