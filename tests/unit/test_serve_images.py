@@ -12,7 +12,7 @@ from factories import DIGEST, make_jetson, make_job, make_spec
 from builder.device.serve import image_choice, local
 from builder.device.serve.image_choice import ImageCandidate, SelectedImage, choose, image_of
 from builder.device.serve.local import service_here
-from builder.device.serve.memory_limits import Memory
+from builder.device.serve.service import Memory
 from builder.errors import UsageError
 from builder.host import records
 from builder.host.config import Config

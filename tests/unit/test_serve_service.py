@@ -10,19 +10,17 @@ import yaml
 from factories import make_jetson, make_job, make_spec
 
 from builder.device.serve.compose_file import Heading, compose_file, document
-from builder.device.serve.memory_limits import limit
 from builder.device.serve.service import (
     chosen_board,
     curl_hint,
-    is_open,
+    limit,
     new_key,
-    parse_published,
     readable_key,
     service_name,
     service_of,
 )
 from builder.device.serve.service_container import arguments_of
-from builder.device.serve.service_records import Published
+from builder.device.serve.service_records import Published, is_open, parse_published
 from builder.errors import RecipeError, UsageError
 from builder.jetson.boards import board, boards
 from builder.model.recipes import ServerSpec, SmokeSpec

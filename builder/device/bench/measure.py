@@ -76,7 +76,7 @@ def started(
     with containers.started(client, service) as container:
         url, ready_s = containers.await_ready(container, service, console)
         yield BenchTarget(
-            server=OpenAIServer(url=url, key=dict(service.environment).get("VLLM_API_KEY")),
+            server=OpenAIServer(url=url, key=service.api_key),
             subject=service.image,
             level=_level(service, engine),
             container=container,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from builder.device.serve.service_records import CACHE, CPU_PERIOD_US, KEY_TARGET
+from builder.device.serve.service_records import CACHE, CPU_PERIOD_US, KEY_TARGET, bracketed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,7 +59,7 @@ def document(service: Service) -> dict[str, Any]:
         "command": list(service.arguments) or None,
         "environment": service.container_environment or None,
         "secrets": [_SECRET] if service.key_file else None,
-        "ports": [f"{_bracketed(published.address)}:{published.port or ''}:{service.port}"],
+        "ports": [f"{bracketed(published.address)}:{published.port or ''}:{service.port}"],
         "volumes": [f"{_VOLUME}:{CACHE}"],
         "read_only": True,
         "tmpfs": [f"{path}:{options}" for path, options in service.tmpfs],
@@ -119,10 +119,6 @@ def _health(service: Service) -> dict[str, Any]:
         "start_period": f"{health.start_period_s}s",
         "retries": health.retries,
     }
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
 
 
 def _without_variables(value: Any) -> Any:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.device.serve import service_container as containers
-from builder.device.serve.memory_limits import memory_of
-from builder.device.serve.service import address_of, chosen_board, curl_hint, emulated_environment, service_of
+from builder.device.serve.service import chosen_board, curl_hint, emulated_environment, memory_of, service_of
+from builder.device.serve.service_records import API_KEY, address_of
 from builder.image.runtime import served_name
 from builder.remote.openai import OpenAIServer
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.locks import Job
 
-_KEY = "VLLM_API_KEY"
 _ASK_EVERY_S = 1.0
 
 
@@ -74,8 +73,8 @@ def service_here(
         environment |= dict(memory.environment)
         for remark in memory.remarks:
             session.console.say(f"on {row.name}, {remark}")
-    if key_file is None and os.environ.get(_KEY):
-        environment[_KEY] = os.environ[_KEY]
+    if key_file is None and os.environ.get(API_KEY):
+        environment[API_KEY] = os.environ[API_KEY]
     return service_of(
         job,
         chosen.reference,

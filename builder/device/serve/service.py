@@ -7,34 +7,58 @@ import re
 import secrets
 import shlex
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.device.serve.memory_limits import limit
-from builder.device.serve.service_records import Health, Published, Service
-from builder.errors import UsageError
+from builder.device.serve.service_records import Health, Published, Service, address_of
+from builder.errors import ModelError, UsageError
 from builder.host.engine.docker import emulator_settings
 from builder.image.render.image_labels import UID
 from builder.image.runtime import HEALTHCHECK
-from builder.image.runtime.settings import EVERYWHERE, LOOPBACK
+from builder.image.runtime.settings import LOOPBACK
 from builder.jetson.boards import board as board_of
 from builder.jetson.device import this_device
+from builder.lock.recipe_models import locked_models
+from builder.models.fit.cell_fit import fit_cell
+from builder.models.fit.fit_defaults import overheads
 from builder.smoke.launch import CUDA_LABEL, server_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from builder.host.engine.docker import Engine
+    from builder.host.session import Session
     from builder.jetson.boards import Board
     from builder.model.locks import Job
     from builder.model.recipes import Pairs
+    from builder.models.fit.memory_estimate import BoardFit
 
-_PUBLISHED = re.compile(r"(?:(\[[0-9a-fA-F:]+\]|[0-9]+(?:\.[0-9]+){3}|localhost):)?([0-9]{1,5})")
-_HIGHEST_PORT = 65535
 _QUESTION = "What is the capital of France?"
 # For images without a health check, and of which no recipe is known.
 _READY_WITHIN_S, _STOP_WITHIN_S = 900, 60
 _NS = 10**9
+_MIB = 1 << 20
+_UTILIZATION = "JBUILD_GPU_MEMORY_UTILIZATION"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """The estimate for a board, or why there is none, and the environment that the server needs there."""
+
+    fit: BoardFit | None
+    unknown: str | None = None
+    environment: Pairs = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is to be known, a line each; empty where everything fits."""
+        if self.fit is None:
+            return (f"what its model needs is not known: {self.unknown}",)
+        remarks = [f"it starts with {name}={value} only" for name, value in self.environment]
+        if self.fit.verdict == "fewer":
+            remarks.append("not all sequences that it is set to have room at full length")
+        return tuple(remarks)
 
 
 def service_of(
@@ -127,42 +151,40 @@ def chosen_board(job: Job, name: str | None) -> Board | None:
     return board
 
 
-def parse_published(text: str) -> Published:
-    """Return an address and port written as `[ADDRESS:]PORT`; loopback unless another address is named.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    match = _PUBLISHED.fullmatch(text)
-    if not match or not 0 < int(match[2]) <= _HIGHEST_PORT:
-        raise UsageError(f"`{text[:80]}` is not a port", hint="write PORT or ADDRESS:PORT, such as 127.0.0.1:8001")
-    address = (match[1] or LOOPBACK[0]).strip("[]")
-    return Published(address=LOOPBACK[0] if address == "localhost" else address, port=int(match[2]))
-
-
-def address_of(published: Published, host: str | None = None) -> str:
-    """Return where the server is reached; `host` is the engine's machine, None for this one.
-
-    On a loopback address only that machine reaches it.
-    """
-    reached = LOOPBACK[0] if published.address in EVERYWHERE else published.address
-    address = host if host and published.address not in LOOPBACK else reached
-    return f"http://{f'[{address}]' if ':' in address else address}:{published.port}"
-
-
 def curl_hint(service: Service, model: str | None, host: str | None = None) -> str:
     """Return a command that asks the server a question, or, not knowing its model, what it serves."""
     url = address_of(service.published, host)
     words = ["curl"]
     if service.key_file:
         words += ["-H", f'"Authorization: Bearer $(cat {shlex.quote(str(service.key_file))})"']
-    elif dict(service.environment).get("VLLM_API_KEY"):
+    elif service.api_key:
         words += ["-H", '"Authorization: Bearer $VLLM_API_KEY"']
     if model is None:
         return " ".join([*words, f"{url}/v1/models"])
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": _QUESTION}]})
     json_type = "'Content-Type: application/json'"
     return " ".join([*words, "-H", json_type, "-d", shlex.quote(body), f"{url}/v1/chat/completions"])
+
+
+def memory_of(job: Job, board: Board, session: Session) -> Memory:
+    """Return the estimate of what a cell's server needs, against what a board has."""
+    recipe, store = job.recipe, session.workspace.models
+    try:
+        models = locked_models(job, session)
+        found = fit_cell(recipe, job.cell.id, job.spec, job.platform, models, (board.name,), session.config, store)
+    except ModelError as error:
+        return Memory(fit=None, unknown=error.message)
+    (fit,) = found.boards
+    most = fit.machine.utilization if fit.machine else None
+    too_much = most is not None and 0 < most < fit.settings.utilization
+    return Memory(fit=fit, environment=((_UTILIZATION, f"{most:g}"),) if too_much else ())
+
+
+def limit(board: Board, *, gpu: bool) -> int:
+    """Return the bytes that a container may use on a board: all but what the system needs, whole MiB."""
+    memory_kind = "system" if gpu else "cpu"
+    system = sum(row.mib for row in overheads() if row.of == memory_kind and row.name == "operating system")
+    return (board.usable // _MIB - system) * _MIB
 
 
 def new_key() -> str:
@@ -210,9 +232,3 @@ def emulated_environment(job: Job, engine: Engine) -> Pairs:
     if job.platform.architecture == engine.architecture:
         return ()
     return tuple(dict((*emulator_settings(job.platform.architecture), *job.spec.smoke.environment)).items())
-
-
-def is_open(service: Service) -> bool:
-    """Tell whether others than this machine can reach the server without a key."""
-    has_key = service.key_file or dict(service.environment).get("VLLM_API_KEY")
-    return service.published.address not in LOOPBACK and not has_key

@@ -12,8 +12,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from docker.types import LogConfig
 from requests import RequestException
 
-from builder.device.serve.service import address_of
-from builder.device.serve.service_records import CACHE, CPU_PERIOD_US, KEY_TARGET
+from builder.device.serve.service_records import CACHE, CPU_PERIOD_US, KEY_TARGET, address_of
 from builder.errors import EngineError, SmokeError
 from builder.host.engine.container import RunningContainer
 from builder.remote.openai import OpenAIServer
@@ -39,7 +38,7 @@ def arguments_of(service: Service, *, restart: bool = False) -> dict[str, Any]:
     if service.key_file:
         volumes[str(service.key_file.absolute())] = {"bind": KEY_TARGET, "mode": "ro"}
     published = service.published
-    arguments: dict[str, Any] = {
+    arguments = {
         "name": service.name,
         "image": service.image,
         "command": list(service.arguments) or None,
@@ -56,14 +55,13 @@ def arguments_of(service: Service, *, restart: bool = False) -> dict[str, Any]:
             type="json-file", config={"max-size": service.log_size, "max-file": str(service.log_files)}
         ),
         "use_config_proxy": False,
+        "mem_limit": service.memory_bytes,
+        "cpu_period": CPU_PERIOD_US if service.cpus else None,
+        "cpu_quota": service.cpus * CPU_PERIOD_US if service.cpus else None,
+        "restart_policy": {"Name": service.restart} if restart else None,
+        "runtime": _NVIDIA if service.nvidia else None,
     }
-    if service.memory_bytes:
-        arguments["mem_limit"] = service.memory_bytes
-    if service.cpus:
-        arguments |= {"cpu_period": CPU_PERIOD_US, "cpu_quota": service.cpus * CPU_PERIOD_US}
-    if restart:
-        arguments["restart_policy"] = {"Name": service.restart}
-    return arguments | ({"runtime": _NVIDIA} if service.nvidia else {})
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def check_engine(service: Service, engine: Engine) -> None:
