@@ -14,7 +14,7 @@ from builder.host.config import BUILDER_PATTERN, REGISTRY_PATTERN
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from builder.device.serve.service_records import Published
+    from builder.device.service_records import Published
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -35,7 +35,7 @@ def _builder_names(context: click.Context, parameter: click.Parameter, names: tu
 
 
 def _published(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Published | None:
-    from builder.device.serve.service_records import parse_published  # noqa: PLC0415  # only servers need it
+    from builder.device.service_records import parse_published  # noqa: PLC0415  # only servers need it
 
     return parse_published(value) if value else None
 

@@ -12,8 +12,8 @@ import pytest
 from engine_factory import SERVICE, Fake
 from openai_server import LOAD, at, running
 
-from builder.device.bench.measure import ANY_PORT, BenchmarkMissingError, BenchTarget, bench, measure_inside
-from builder.device.serve.service_container import await_ready
+from builder.device.measure import ANY_PORT, BenchmarkMissingError, BenchTarget, bench, measure_inside
+from builder.device.service_container import await_ready
 from builder.errors import SmokeError
 from builder.host.console import Console
 from builder.host.engine.container import RunningContainer

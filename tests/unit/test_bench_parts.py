@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.cli.verbs.bench import command, table
-from builder.device.bench.load_client import percentiles, step_of
-from builder.device.bench.measure import command as bench_command
-from builder.device.bench.measure import parse
-from builder.device.bench.measurement import Bench, Load, LoadStep, Percentiles
+from builder.device.load_client import percentiles, step_of
+from builder.device.measure import command as bench_command
+from builder.device.measure import parse
+from builder.device.measurement import Bench, Load, LoadStep, Percentiles
 from builder.host.console import Console
 from builder.remote.openai import ServerError, StreamedAnswer
 

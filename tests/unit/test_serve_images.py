@@ -9,10 +9,10 @@ import pytest
 from engine_factory import make_engine
 from factories import DIGEST, make_jetson, make_job, make_spec
 
-from builder.device.serve import image_choice, local
-from builder.device.serve.image_choice import ImageCandidate, SelectedImage, choose, image_of
-from builder.device.serve.local import service_here
-from builder.device.serve.service import Memory
+from builder.device import image_choice, local_server
+from builder.device.image_choice import ImageCandidate, SelectedImage, choose, image_of
+from builder.device.local_server import service_here
+from builder.device.service import Memory
 from builder.errors import UsageError
 from builder.host import records
 from builder.host.config import Config
@@ -157,8 +157,8 @@ def test_of_several_cells_none(session: Session, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
-    monkeypatch.setattr("builder.device.serve.service.this_device", lambda: None)
-    monkeypatch.setattr(local, "memory_of", lambda *_: Memory(fit=None, unknown="x"))
+    monkeypatch.setattr("builder.device.service.this_device", lambda: None)
+    monkeypatch.setattr(local_server, "memory_of", lambda *_: Memory(fit=None, unknown="x"))
 
 
 def test_a_key_of_the_environment_goes_along(
@@ -181,7 +181,7 @@ def test_a_boards_memory_sets_what_vllm_may_take(
     session: Session, monkeypatch: pytest.MonkeyPatch, nothing_known: None
 ) -> None:
     settings = (("JBUILD_GPU_MEMORY_UTILIZATION", "0.47"),)
-    monkeypatch.setattr(local, "memory_of", lambda *_: Memory(fit=None, unknown="x", environment=settings))
+    monkeypatch.setattr(local_server, "memory_of", lambda *_: Memory(fit=None, unknown="x", environment=settings))
     job = make_job(platform=make_jetson())
     service = service_here(job, CHOSEN, session, make_engine(), board="orin-nano-8")
     assert service.environment == settings

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from factories import make_jetson, make_job
 
-from builder.device.serve import image_choice as picking
-from builder.device.serve.image_choice import host_of, pick
-from builder.device.serve.service import Memory
+from builder.device import image_choice as picking
+from builder.device.image_choice import host_of, pick
+from builder.device.service import Memory
 from builder.errors import UsageError
 from builder.host.config import Config
 from builder.host.console import Console

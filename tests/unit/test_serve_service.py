@@ -9,8 +9,8 @@ import pytest
 import yaml
 from factories import make_jetson, make_job, make_spec
 
-from builder.device.serve.compose_file import Heading, compose_file, document
-from builder.device.serve.service import (
+from builder.device.compose_file import Heading, compose_file, document
+from builder.device.service import (
     chosen_board,
     curl_hint,
     limit,
@@ -19,8 +19,8 @@ from builder.device.serve.service import (
     service_name,
     service_of,
 )
-from builder.device.serve.service_container import arguments_of
-from builder.device.serve.service_records import Published, is_open, parse_published
+from builder.device.service_container import arguments_of
+from builder.device.service_records import Published, is_open, parse_published
 from builder.errors import RecipeError, UsageError
 from builder.jetson.boards import board, boards
 from builder.model.recipes import ServerSpec, SmokeSpec
@@ -28,7 +28,7 @@ from builder.model.recipes import ServerSpec, SmokeSpec
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.device.serve.service_records import Service
+    from builder.device.service_records import Service
 
 IMAGE = "registry.example.com/vllm@sha256:" + "a" * 64
 HEADING = Heading(of="demo/one", file="compose.yaml", ask="curl x")
@@ -170,7 +170,7 @@ def test_names_that_an_engine_and_compose_allow() -> None:
 
 def test_the_board_is_the_one_named_else_this_one_else_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job(platform=make_jetson())
-    monkeypatch.setattr("builder.device.serve.service.this_device", lambda: None)
+    monkeypatch.setattr("builder.device.service.this_device", lambda: None)
     assert chosen_board(job, None) is None
     assert chosen_board(job, "orin-nano-8") == board("orin-nano-8")
     one = replace(job, recipe=replace(job.recipe, boards=("agx-orin-32",)))

@@ -16,10 +16,10 @@ from builder.cli.verb_options import (
     publish_option,
     refuse_options,
 )
-from builder.device.serve.compose_file import Heading, compose_file
-from builder.device.serve.image_choice import SelectedImage, image_of
-from builder.device.serve.service import Memory, chosen_board, curl_hint, memory_of, new_key, service_of
-from builder.device.serve.service_records import Published, Service
+from builder.device.compose_file import Heading, compose_file
+from builder.device.image_choice import SelectedImage, image_of
+from builder.device.service import Memory, chosen_board, curl_hint, memory_of, new_key, service_of
+from builder.device.service_records import Published, Service
 from builder.host.files import secret_beside, write_secret, write_text
 from builder.image.runtime import served_name
 from builder.jetson.boards import Board

@@ -10,7 +10,7 @@ from builder.cli import completers
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.cli.verb_options import lookup_registry_option
-from builder.device.serve.image_choice import ImageCandidate, host_of, pick
+from builder.device.image_choice import ImageCandidate, host_of, pick
 from builder.errors import RegistryError
 from builder.jetson.device import TargetHost
 from builder.publish.stage import required_targets

@@ -15,11 +15,11 @@ from builder.cli.verb_options import (
     publish_option,
     refuse_options,
 )
-from builder.device.serve import service_container as containers
-from builder.device.serve.image_choice import choose
-from builder.device.serve.local import FollowedServer, StartedServer, described, follow, service_here
-from builder.device.serve.service import readable_key
-from builder.device.serve.service_records import Published, is_open
+from builder.device import service_container as containers
+from builder.device.image_choice import choose
+from builder.device.local_server import FollowedServer, StartedServer, described, follow, service_here
+from builder.device.service import readable_key
+from builder.device.service_records import Published, is_open
 from builder.host import records
 from builder.host.engine.docker import find_engine
 

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from builder.device.bench.measurement import LoadStep, Percentiles
+from builder.device.measurement import LoadStep, Percentiles
 from builder.errors import SmokeError, UsageError
 from builder.host.concurrency import TaskGroup
 from builder.remote.openai import CHAT_COMPLETIONS, ServerError, StreamedAnswer, completion_body
@@ -16,7 +16,7 @@ from builder.remote.openai import CHAT_COMPLETIONS, ServerError, StreamedAnswer,
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from builder.device.bench.measurement import Load
+    from builder.device.measurement import Load
     from builder.remote.openai import OpenAIServer, ServedModel
 
 _BAD_REQUEST, _UNAUTHORIZED = 400, 401

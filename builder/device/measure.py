@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
-from builder.device.bench.load_client import measure, served_model
-from builder.device.bench.measurement import Bench, LoadStep, Percentiles
-from builder.device.serve import service_container as containers
-from builder.device.serve.service_records import Published
+from builder.device import service_container as containers
+from builder.device.load_client import measure, served_model
+from builder.device.measurement import Bench, LoadStep, Percentiles
+from builder.device.service_records import Published
 from builder.errors import EngineError, SmokeError
 from builder.host.engine.container import printable_log
 from builder.model.images import ENVIRONMENT
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from docker import DockerClient
 
-    from builder.device.bench.measurement import Client, Load
-    from builder.device.serve.service_records import Service
+    from builder.device.measurement import Client, Load
+    from builder.device.service_records import Service
     from builder.host.console import Console
     from builder.host.engine.container import RunningContainer
     from builder.host.engine.docker import Engine

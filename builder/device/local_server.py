@@ -8,9 +8,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builder.device.serve import service_container as containers
-from builder.device.serve.service import chosen_board, curl_hint, emulated_environment, memory_of, service_of
-from builder.device.serve.service_records import API_KEY, address_of
+from builder.device import service_container as containers
+from builder.device.service import chosen_board, curl_hint, emulated_environment, memory_of, service_of
+from builder.device.service_records import API_KEY, address_of
 from builder.image.runtime import served_name
 from builder.remote.openai import OpenAIServer
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from builder.device.serve.image_choice import SelectedImage
-    from builder.device.serve.service_records import Published, Service
+    from builder.device.image_choice import SelectedImage
+    from builder.device.service_records import Published, Service
     from builder.host.engine.container import RunningContainer
     from builder.host.engine.docker import Engine
     from builder.host.session import Session

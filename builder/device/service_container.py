@@ -12,7 +12,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from docker.types import LogConfig
 from requests import RequestException
 
-from builder.device.serve.service_records import CACHE, CPU_PERIOD_US, KEY_TARGET, address_of
+from builder.device.service_records import CACHE, CPU_PERIOD_US, KEY_TARGET, address_of
 from builder.errors import EngineError, SmokeError
 from builder.host.engine.container import RunningContainer
 from builder.remote.openai import OpenAIServer
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from docker import DockerClient
 
-    from builder.device.serve.service_records import Service
+    from builder.device.service_records import Service
     from builder.host.console import Console
     from builder.host.engine.docker import Engine
 

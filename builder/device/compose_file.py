@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from builder.device.serve.service_records import CACHE, CPU_PERIOD_US, KEY_TARGET, bracketed
+from builder.device.service_records import CACHE, CPU_PERIOD_US, KEY_TARGET, bracketed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from builder.device.serve.service_records import Service
+    from builder.device.service_records import Service
 
 _SERVICE, _VOLUME = "vllm", "cache"
 _SECRET = KEY_TARGET.rpartition("/")[2]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from packaging.version import InvalidVersion, Version
 
-from builder.device.serve.service import memory_of
+from builder.device.service import memory_of
 from builder.errors import UsageError
 from builder.jetson.boards import board as board_of
 from builder.jetson.device import TargetHost, cannot_run, this_device

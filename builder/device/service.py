@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.device.serve.service_records import Health, Published, Service, address_of
+from builder.device.service_records import Health, Published, Service, address_of
 from builder.errors import ModelError, UsageError
 from builder.host.engine.docker import emulator_settings
 from builder.image.render.image_labels import UID
