@@ -108,7 +108,7 @@ def publish(
     publication = Publication(
         digest=source.digest,
         level=wish.level,
-        registries=tuple(_record(goal, source, signed=wish.evidence.signed) for goal in goals if goal.sent),
+        registries=tuple(_record(goal, goal.sent, source, signed=wish.evidence.signed) for goal in goals if goal.sent),
         failures=tuple(goal.failure for goal in goals if goal.failure),
         withheld=(*unnamed, *withheld),
     )
@@ -187,18 +187,15 @@ def _base_of(source: ImageSource, config: Config) -> Reference | None:
         return None  # a label is only a hint; without it the layers are sent
 
 
-def _record(goal: _Destination, source: ImageSource, *, signed: bool) -> RegistryPublication:
-    transferred = goal.sent
-    if transferred is None:
-        raise AssertionError("only registries that hold the image are recorded")
+def _record(goal: _Destination, sent: BytesSent, source: ImageSource, *, signed: bool) -> RegistryPublication:
     return RegistryPublication(
         repository=goal.name,
         digest=source.digest,
         tags=tuple(goal.put),
-        bytes_sent=transferred.uploaded,
-        bytes_mounted=transferred.mounted,
-        bytes_there=transferred.present,
-        seconds=transferred.seconds,
+        bytes_sent=sent.uploaded,
+        bytes_mounted=sent.mounted,
+        bytes_there=sent.present,
+        seconds=sent.seconds,
         withheld=goal.withheld,
         attached=goal.attached,
         signed=signed,

@@ -11,7 +11,7 @@ from builder.model.publications import Publication
 from builder.model.verdicts import Verdict
 from builder.pipeline.stage import Stage
 from builder.publish import signing
-from builder.publish.evidence import Evidence, of_cell
+from builder.publish.evidence import Evidence, evidence
 from builder.publish.image_source import from_layout
 from builder.publish.push import PublishOptions, publish
 from builder.remote.registry.reference import Reference
@@ -56,7 +56,7 @@ class _PushStage(Stage[Publication]):
             level=run.get(Verdict).level,
             on_failure=spec.on_failure,
             force_tags=run.options.force_tags,
-            evidence=of_cell(run) if spec.attach else Evidence(),
+            evidence=evidence(run, signing.signer(session.config, session.workspace)) if spec.attach else Evidence(),
         )
         source = from_layout(run.image, session.workspace.images)
         return publish(source, _targets(run), wish, config=session.config, console=session.console)

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 from builder.errors import JbuildError
 from builder.host.concurrency import CancelToken, TaskGroup
-from builder.model.images import Image
 from builder.pipeline.cell import CellRecords
 from builder.publish.attachments import evidence_of, is_evidence
 from builder.publish.registry_target import RegistryTarget
 from builder.publish.tag_policy import earned, named
-from builder.publish.trust import attestations_of, best
+from builder.publish.trust import attestations_of, best_verdict
 from builder.recipe.placeholders import unmarked
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.registry_client import connect
@@ -145,10 +144,7 @@ def _described(target: RegistryTarget, tag: str, digest: str, state: State, cell
     repository = target.reference.repository
     beside = evidence_of(target.client, repository, digest)
     verdicts = [attestation.statement for attestation in attestations_of(target.client, repository, digest, beside, ())]
-    level = best(attestation.level for attestation in verdicts)
-    proved = max(
-        (attestation.when or "" for attestation in verdicts if level and attestation.level == level), default=""
-    )
+    level, proved = best_verdict(verdicts)
     return TagState(
         repository=target.reference.name,
         tag=tag,

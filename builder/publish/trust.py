@@ -14,7 +14,7 @@ from builder.publish.signing import is_signed, signer
 from builder.recipe.levels import levels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from builder.host.session import Session
@@ -55,11 +55,9 @@ def write_verdict(job: Job, session: Session, path: Path) -> Verdict:
     predicate = statements.verdict_predicate(verdict, job.recipe.name, job.cell.id, checksum)
     content = statements.statement(image.digest, job.spec.publish.repository, statements.VERDICT, predicate)
     sign = signer(session.config, session.workspace)
-    if sign:
-        content = statements.envelope(content, sign.sign(statements.signed_bytes(content)))
-    else:
+    if sign is None:
         session.console.warn("the verdict is not signed: no `cosign-key` is configured")
-    write_bytes(path, content)
+    write_bytes(path, statements.sealed(content, sign))
     return verdict
 
 
@@ -135,6 +133,12 @@ def attestations_of(
             signed = is_signed(statements.signed_bytes(payload), signatures, trusted)
             attestations.append(Attestation(artifact=artifact, statement=statement, signed=signed))
     return tuple(attestations)
+
+
+def best_verdict(verdicts: Sequence[Statement]) -> tuple[str | None, str]:
+    """Return the highest level of verdicts, and the time of the newest one at that level, empty if it is unknown."""
+    level = best(verdict.level for verdict in verdicts)
+    return level, max((verdict.when or "" for verdict in verdicts if level and verdict.level == level), default="")
 
 
 def best(reached: Iterable[str | None]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def _of_recipe(
         about = [candidate for candidate in candidates if is_about(request.verdict, candidate)]
         # Without one, the check of the verdict names the image that it is about.
         candidates = about or candidates[:1]
-    return candidates, request.to(targets)
+    return candidates, replace(request, targets=targets)
 
 
 def _text(publication: Publication) -> str:
