@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -24,25 +23,18 @@ _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 _KEYWORDS = frozenset({"true", "false", "yes", "no", "on", "off", "y", "n", "null"})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Heading:
-    """What the file's first lines say: whose it is, its own name, how the server is asked, and remarks."""
+def compose_file(service: Service, *, of: str, file: str, ask: str, remarks: Sequence[str] = ()) -> str:
+    """Return the text of a compose file; the key's file is named relative to it.
 
-    of: str
-    file: str
-    ask: str
-    remarks: Sequence[str] = ()
-
-
-def compose_file(service: Service, heading: Heading) -> str:
-    """Return the text of a compose file; the key's file is named relative to it."""
+    Its first lines name `of`, the cell, `file`, itself, and `ask`, a command that asks the server; then `remarks`.
+    """
     lines = [
-        f"Written by jbuild for {heading.of}: `jbuild compose` writes it anew.",
-        *heading.remarks,
+        f"Written by jbuild for {of}: `jbuild compose` writes it anew.",
+        *remarks,
         "",
-        f"  docker compose --file {heading.file} up --detach --wait",
-        f"  {heading.ask}",
-        f"  docker compose --file {heading.file} down",
+        f"  docker compose --file {file} up --detach --wait",
+        f"  {ask}",
+        f"  docker compose --file {file} down",
     ]
     comment = "".join(f"# {line}".rstrip() + "\n" for line in lines)
     return f"{comment}\n{to_yaml(_without_variables(document(service)))}"

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.device import service_container as containers
-from builder.device.service import chosen_board, curl_hint, emulated_environment, memory_of, service_of
+from builder.device.service import chosen_board, curl_hint, memory_of, service_of
 from builder.device.service_records import API_KEY, address_of
+from builder.host.engine.docker import emulator_settings
 from builder.image.runtime import served_name
 from builder.remote.openai import OpenAIServer
 
@@ -67,7 +68,10 @@ def service_here(
         RecipeError, UsageError: as `service_of` and `chosen_board`.
     """
     row = chosen_board(job, board)
-    environment = dict(emulated_environment(job, engine))
+    environment: dict[str, str] = {}
+    if job.platform.architecture != engine.architecture:
+        # Its smoke run has the same settings.
+        environment |= dict((*emulator_settings(job.platform.architecture), *job.spec.smoke.environment))
     if row:
         memory = memory_of(job, row, session)
         environment |= dict(memory.environment)

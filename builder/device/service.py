@@ -27,7 +27,6 @@ from builder.smoke.launch import CUDA_LABEL, server_port
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from builder.host.engine.docker import Engine
     from builder.host.session import Session
     from builder.jetson.boards import Board
     from builder.model.locks import Job
@@ -225,10 +224,3 @@ def read_key(name: str) -> str:
     if len(words) != 1:
         raise UsageError("the file must hold one key and nothing else", where=name, hint="write the key into it")
     return words[0]
-
-
-def emulated_environment(job: Job, engine: Engine) -> Pairs:
-    """Return what makes an image of another architecture than the engine's bearable, as its smoke run has it."""
-    if job.platform.architecture == engine.architecture:
-        return ()
-    return tuple(dict((*emulator_settings(job.platform.architecture), *job.spec.smoke.environment)).items())

@@ -203,11 +203,9 @@ def _alone(job: Job, session: Session) -> Iterator[None]:
     name = fingerprint(str(session.workspace.project), job.recipe.name, job.cell.id)[:16]
     lock = session.workspace.file_lock(f"cell-{name}")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         session.console.say(f"{job.cell.id}: another jbuild works on this cell; waiting for it")
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()

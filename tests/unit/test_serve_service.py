@@ -9,7 +9,7 @@ import pytest
 import yaml
 from factories import make_jetson, make_job, make_spec
 
-from builder.device.compose_file import Heading, compose_file, document
+from builder.device.compose_file import compose_file, document
 from builder.device.service import (
     chosen_board,
     curl_hint,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from builder.device.service_records import Service
 
 IMAGE = "registry.example.com/vllm@sha256:" + "a" * 64
-HEADING = Heading(of="demo/one", file="compose.yaml", ask="curl x")
 
 
 def make_service(**changes: Any) -> Service:
@@ -41,7 +40,7 @@ def make_service(**changes: Any) -> Service:
 
 
 def server_in(service: Service) -> dict[str, Any]:
-    whole = yaml.safe_load(compose_file(service, HEADING))
+    whole = yaml.safe_load(compose_file(service, of="demo/one", file="compose.yaml", ask="curl x"))
     assert list(whole["services"]) == ["vllm"]
     return dict(whole["services"]["vllm"])
 

@@ -16,7 +16,7 @@ from builder.cli.verb_options import (
     publish_option,
     refuse_options,
 )
-from builder.device.compose_file import Heading, compose_file
+from builder.device.compose_file import compose_file
 from builder.device.image_choice import SelectedImage, image_of
 from builder.device.service import Memory, chosen_board, curl_hint, memory_of, new_key, service_of
 from builder.device.service_records import Published, Service
@@ -85,8 +85,7 @@ def command(
     )
     ask = curl_hint(service, served_name(job.spec))
     notes = [*_remarks(row, memory), *([] if output else [_SAVE, _MAKE_KEY])]
-    heading = Heading(of=job.name, file=target.name, ask=ask, remarks=notes)
-    text = compose_file(service, heading)
+    text = compose_file(service, of=job.name, file=target.name, ask=ask, remarks=notes)
     if output:
         is_new = write_secret(key, new_key())
         write_text(output, text)
