@@ -42,7 +42,7 @@ def compose_file(service: Service, *, of: str, file: str, ask: str, remarks: Seq
 
 def document(service: Service) -> dict[str, Any]:
     """Return a compose file's document; what is None is left out, and compose takes its default."""
-    published = service.published
+    published, health = service.published, service.health
     server = {
         "image": service.image,
         "container_name": service.name,
@@ -63,7 +63,13 @@ def document(service: Service) -> dict[str, Any]:
         "cpu_quota": service.cpus * CPU_PERIOD_US if service.cpus else None,
         "restart": service.restart,
         "stop_grace_period": f"{service.stop_within_s}s",
-        "healthcheck": _health(service),
+        "healthcheck": {
+            **({"test": ["CMD", *health.test]} if health.test else {}),
+            "interval": f"{health.interval_s}s",
+            "timeout": f"{health.timeout_s}s",
+            "start_period": f"{health.start_period_s}s",
+            "retries": health.retries,
+        },
         "logging": {
             "driver": "json-file",
             "options": {"max-size": service.log_size, "max-file": str(service.log_files)},
@@ -100,17 +106,6 @@ _Dumper.add_representer(str, _string)
 def to_yaml(document: Mapping[str, Any]) -> str:
     """Return a document as YAML in block style, its keys in their own order."""
     return yaml.dump(dict(document), Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=sys.maxsize)
-
-
-def _health(service: Service) -> dict[str, Any]:
-    health = service.health
-    return {
-        **({"test": ["CMD", *health.test]} if health.test else {}),
-        "interval": f"{health.interval_s}s",
-        "timeout": f"{health.timeout_s}s",
-        "start_period": f"{health.start_period_s}s",
-        "retries": health.retries,
-    }
 
 
 def _without_variables(value: Any) -> Any:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from builder.device.measurement import LoadStep, Percentiles
 from builder.errors import SmokeError, UsageError
 from builder.host.concurrency import TaskGroup
 from builder.remote.openai import CHAT_COMPLETIONS, ServerError, StreamedAnswer, completion_body
@@ -16,13 +16,56 @@ from builder.remote.openai import CHAT_COMPLETIONS, ServerError, StreamedAnswer,
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from builder.device.measurement import Load
     from builder.remote.openai import OpenAIServer, ServedModel
 
 _BAD_REQUEST, _UNAUTHORIZED = 400, 401
 _SHOWN = 200
 # Words that are one token each in most vocabularies.
 _WORDS = ("the", "of", "and", "to", "in", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not", "he")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """What is asked at each concurrency: how many prompts of how many words, and how many tokens each answer has.
+
+    `within_s` is how long one answer may take.
+    """
+
+    prompts: int = 32
+    input_length: int = 128
+    output_tokens: int = 128
+    within_s: float = 600.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Percentiles:
+    """Of a latency, in milliseconds."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadStep:
+    """What was measured at one concurrency.
+
+    `seconds` is from the first question to the last answer; rates are over all of it. `first_token_ms` is the time to
+    the first token, `between_tokens_ms` from one to the next; None where no answer had them. `failures` are the
+    distinct reasons of those that `failed`.
+    """
+
+    concurrency: int
+    answered: int
+    failed: int
+    seconds: float
+    input_tokens: int
+    output_tokens: int
+    requests_per_s: float
+    tokens_per_s: float
+    first_token_ms: Percentiles | None
+    between_tokens_ms: Percentiles | None
+    failures: tuple[str, ...] = ()
 
 
 def check_url(url: str) -> str:

@@ -9,8 +9,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
 from builder.device import service_container as containers
-from builder.device.load_client import measure, served_model
-from builder.device.measurement import Bench, LoadStep, Percentiles
+from builder.device.load_client import Load, LoadStep, Percentiles, measure, served_model
 from builder.device.service_records import Published
 from builder.errors import EngineError, SmokeError
 from builder.host.engine.container import printable_log
@@ -22,12 +21,13 @@ if TYPE_CHECKING:
 
     from docker import DockerClient
 
-    from builder.device.measurement import Client, Load
     from builder.device.service_records import Service
     from builder.host.console import Console
     from builder.host.engine.container import RunningContainer
     from builder.host.engine.docker import Engine
 
+# vLLM's own benchmark inside the image, or jbuild's client from outside.
+Client = Literal["vllm bench serve", "jbuild"]
 Choice = Literal["auto", "vllm", "jbuild"]
 # A server that runs already keeps its own port.
 ANY_PORT = Published(address="127.0.0.1", port=None)
@@ -52,6 +52,25 @@ class BenchTarget:
     container: RunningContainer | None = None
     port: int | None = None
     ready_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bench:
+    """A measurement of one server.
+
+    `subject` is an image or an address, `level` where it ran as a verdict's is (None: not known), `when` UTC, ISO 8601.
+    `remarks` tell why this client was used, and what else is to be known.
+    """
+
+    subject: str
+    model: str
+    client: Client
+    level: str | None
+    when: str
+    load: Load
+    steps: tuple[LoadStep, ...]
+    ready_s: float | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @contextmanager

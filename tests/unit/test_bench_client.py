@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from openai_server import LOAD, Handler, at, running, stream
 
-from builder.device.load_client import check_url, measure, served_model
+from builder.device.load_client import Load, check_url, measure, served_model
 from builder.device.measure import BenchTarget, bench
-from builder.device.measurement import Load
 from builder.errors import SmokeError, UsageError
 from builder.host.console import Console
 from builder.remote.openai import OpenAIServer, ServedModel

@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.cli.verbs.bench import command, table
-from builder.device.load_client import percentiles, step_of
+from builder.device.load_client import Load, LoadStep, Percentiles, percentiles, step_of
+from builder.device.measure import Bench, parse
 from builder.device.measure import command as bench_command
-from builder.device.measure import parse
-from builder.device.measurement import Bench, Load, LoadStep, Percentiles
 from builder.host.console import Console
 from builder.remote.openai import ServerError, StreamedAnswer
 

@@ -24,10 +24,9 @@ from builder.cli.verb_options import (
 )
 from builder.device import service_container as containers
 from builder.device.image_choice import choose
-from builder.device.load_client import check_url
+from builder.device.load_client import Load, LoadStep, Percentiles, check_url
 from builder.device.local_server import service_here
-from builder.device.measure import ANY_PORT, BenchTarget, bench, started
-from builder.device.measurement import Bench, Load, LoadStep, Percentiles
+from builder.device.measure import ANY_PORT, Bench, BenchTarget, bench, started
 from builder.device.service import read_key, service_of_image
 from builder.errors import SmokeError
 from builder.host import records
