@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SERVICE, _VOLUME = "vllm", "cache"
 _SECRET = KEY_TARGET.rpartition("/")[2]
 _MIB = 1 << 20
-# Compose takes more strings for numbers than PyYAML does, such as 1e3 and 08: all others than these are quoted.
+# Compose reads more strings as numbers than PyYAML does, such as 1e3 and 08: only these words stay unquoted.
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 _KEYWORDS = frozenset({"true", "false", "yes", "no", "on", "off", "y", "n", "null"})
 
@@ -29,7 +29,7 @@ def compose_file(service: Service, *, of: str, file: str, ask: str, remarks: Seq
     Its first lines name `of`, the cell, `file`, itself, and `ask`, a command that asks the server; then `remarks`.
     """
     lines = [
-        f"Written by jbuild for {of}: `jbuild compose` writes it anew.",
+        f"Written by jbuild for {of}: `jbuild compose` writes it again.",
         *remarks,
         "",
         f"  docker compose --file {file} up --detach --wait",
@@ -41,7 +41,7 @@ def compose_file(service: Service, *, of: str, file: str, ask: str, remarks: Seq
 
 
 def document(service: Service) -> dict[str, Any]:
-    """Return a compose file's document; what is None is left out, and compose takes its default."""
+    """Return a compose file's document, without the keys that keep the defaults of compose."""
     published, health = service.published, service.health
     server = {
         "image": service.image,
@@ -86,7 +86,7 @@ def document(service: Service) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Indents lists, and writes no anchors and aliases."""
+    """Indents lists, and repeats values instead of writing aliases."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
         super().increase_indent(flow, indentless=False)
@@ -109,7 +109,7 @@ def to_yaml(document: Mapping[str, Any]) -> str:
 
 
 def _without_variables(value: Any) -> Any:
-    """Double every dollar sign: compose would take it for the beginning of a variable."""
+    """Double every dollar sign: compose reads a single one as the beginning of a variable."""
     if isinstance(value, dict):
         return {key: _without_variables(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -33,10 +33,9 @@ _FITS = ("fits", "fewer", "unknown", "no")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageCandidate:
-    """A cell's image and what stands against it; `image` names it by digest where it is published.
+    """A cell's image for a host; `image` names a published one by digest.
 
-    `level` is the best that verdicts beside it prove. `out` are the reasons why the host cannot run it, `notes` what
-    else is to be known.
+    `level` is the best level that its verdicts prove, `out` the reasons against it, `notes` other remarks.
     """
 
     cell: str
@@ -54,7 +53,7 @@ class ImageCandidate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SelectedImage:
-    """A reference that the engine can start: in a registry by digest, or by its name in the engine that proved it."""
+    """An image that the engine can start: by digest in a registry, or by its name in the engine after its smoke run."""
 
     reference: str
     digest: str | None
@@ -62,7 +61,7 @@ class SelectedImage:
 
 
 def host_of(board: str | None, l4t: str | None) -> TargetHost:
-    """Return the host of a board's name and a release, else this machine; each is found out where it is not given.
+    """Return the host with a board and an L4T release; the defaults are those of this machine.
 
     Raises:
         UsageError: the board or the release is unknown.
@@ -87,23 +86,21 @@ def host_of(board: str | None, l4t: str | None) -> TargetHost:
 def pick(
     jobs: Sequence[Job], host: TargetHost, targets: Sequence[str], session: Session, *, level: str | None = None
 ) -> tuple[ImageCandidate, ...]:
-    """Return all cells' images, those that the host can run first, the best of them foremost.
-
-    `level` is what the verdict must reach.
+    """Return the images of all cells, the best for the host first; the verdict must reach `level`.
 
     Raises:
-        RegistryError: what the registry says makes no sense.
+        RegistryError: a registry's answer cannot be read.
     """
     rows = overview(jobs, targets, session)
     return tuple(sorted((_judged(job, host, rows, session, level) for job in jobs), key=_rank))
 
 
 def image_of(job: Job, session: Session, given: str | None = None, registries: tuple[str, ...] = ()) -> SelectedImage:
-    """Return the image of a cell: the one given, else the one published from here, else built here, else published.
+    """Return a cell's image: `given`, else published from here, else proven here, else published from elsewhere.
 
     Raises:
-        UsageError: there is none.
-        RegistryError: the registry that may have it does not answer.
+        UsageError: all of them are missing.
+        RegistryError: a registry does not answer.
     """
     if given:
         return SelectedImage(reference=given, digest=None, where="given")
@@ -121,7 +118,7 @@ def image_of(job: Job, session: Session, given: str | None = None, registries: t
         raise UsageError(
             f"no image of {job.name}: this machine has none, and {looked}",
             where=str(job.recipe.path),
-            hint=f"make it: `jbuild recipe {job.recipe.name} --cell {job.cell.id}`, or name one with --image",
+            hint=f"build it: `jbuild recipe {job.recipe.name} --cell {job.cell.id}`, or name one with --image",
         )
     return published
 
@@ -139,18 +136,18 @@ def _in_registry(repository: str, digest: str) -> SelectedImage:
 def choose(
     jobs: Sequence[Job], session: Session, *, board: str | None, given: str | None, registries: tuple[str, ...]
 ) -> tuple[Job, SelectedImage]:
-    """Return the only cell and its image, or of several the one that is best for a board, else for this machine.
+    """Return the cell with the best image for a board, by default for this machine, and the image.
 
     Raises:
-        UsageError: none is to be had, or none runs there.
-        RegistryError: the registry that may have it does not answer.
+        UsageError: every image is missing, or unable to run there.
+        RegistryError: a registry does not answer.
     """
     if len(jobs) == 1:
         return jobs[0], image_of(jobs[0], session, given, registries)
     recipe = jobs[0].recipe
     if given:
         raise UsageError(
-            f"an image is of one cell, and {len(jobs)} are selected", where=recipe.name, hint="name it with --cell"
+            f"an image belongs to one cell, but {len(jobs)} are selected", where=recipe.name, hint="name it with --cell"
         )
     sources = required_targets(jobs[0].spec.publish, registries, session.config, location=str(recipe.path))
     host = host_of(board, None)
@@ -158,7 +155,7 @@ def choose(
     best = rows[0]
     if best.out or not best.image:
         reasons = "; ".join(f"{row.cell}: {row.out[0]}" for row in rows)
-        hint = f"name one with --cell; `jbuild pick {recipe.name}` says it all"
+        hint = f"name one with --cell; `jbuild pick {recipe.name}` shows all reasons"
         raise UsageError(f"no image for {host.name}: {reasons}", where=recipe.name, hint=hint)
     (job,) = [job for job in jobs if job.cell.id == best.cell]
     return job, SelectedImage(reference=best.image, digest=best.digest, where="registry")
@@ -172,9 +169,9 @@ def _judged(
     memory = memory_of(job, host.board, session) if host.board else None
     fit = memory.fit.verdict if memory and memory.fit else "unknown"
     out = cannot_run(job, host)
-    silent = [f"not known: {row.repository}: {row.note}" for row in rows if row.state == "unknown"]
+    silent = [f"unknown: {row.repository}: {row.note}" for row in rows if row.state == "unknown"]
     if host.board and fit == "no":
-        out.append(f"by estimate its model does not fit {host.board.name}: `jbuild fit` shows the sum")
+        out.append(f"by estimate, its model does not fit {host.board.name}: `jbuild fit` shows the sum")
     return ImageCandidate(
         cell=job.cell.id,
         image=f"{best.repository}@{best.digest}" if best else None,
@@ -191,7 +188,7 @@ def _judged(
 
 
 def _unproven(best: TagState | None, rows: Sequence[TagState], silent: list[str], level: str | None) -> list[str]:
-    """Return why no verdict speaks for an image; `silent` registries may have one that is not published elsewhere."""
+    """Return the reasons against an image from its verdict; `silent` names the registries that did not answer."""
     if best is None:
         names = dict.fromkeys(f"{row.repository}:{row.tag}" for row in rows)
         missing = [f"not published: there is no {' and no '.join(names)}"] if names else []
@@ -199,7 +196,7 @@ def _unproven(best: TagState | None, rows: Sequence[TagState], silent: list[str]
     if best.level is None:
         return ["it has no accepted verdict"]
     if not reaches(best.level, level):
-        return [f"its verdict is of level {best.level}, not {level} or better"]
+        return [f"its verdict has the level {best.level}, not {level} or better"]
     return []
 
 
@@ -212,7 +209,7 @@ def _level_rank(level: str | None) -> int:
 
 
 def _rank(candidate: ImageCandidate) -> tuple[object, ...]:
-    """Sort what runs before what does not, the GPU before the CPU, then by room, level, and versions."""
+    """Sort images that run before others, the GPU before the CPU, then by memory, level and versions."""
     return (
         len(candidate.out) > 0,
         candidate.l4t is None,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # vLLM's own benchmark inside the image, or jbuild's client from outside.
 Client = Literal["vllm bench serve", "jbuild"]
 Choice = Literal["auto", "vllm", "jbuild"]
-# A server that runs already keeps its own port.
+# Another server may have taken the recipe's port.
 ANY_PORT = Published(address="127.0.0.1", port=None)
 _PROGRAM = f"{ENVIRONMENT}/bin/vllm"
 _FOLDER, _FILE = "/tmp", "jbuild-bench.json"  # noqa: S108  # in the container
@@ -39,12 +39,12 @@ _ALTERNATIVE = "`--client jbuild` measures it from outside"
 
 
 class BenchmarkMissingError(SmokeError):
-    """The image's vLLM has no benchmark that works."""
+    """The image lacks a working benchmark of vLLM."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchTarget:
-    """A server that answers: where, what it is, and its container if we have it. `level` as a verdict's."""
+    """A server that answers, its image or address, its level (see `Bench`), and its container if jbuild started it."""
 
     server: OpenAIServer
     subject: str
@@ -58,8 +58,8 @@ class BenchTarget:
 class Bench:
     """A measurement of one server.
 
-    `subject` is an image or an address, `level` where it ran as a verdict's is (None: not known), `when` UTC, ISO 8601.
-    `remarks` tell why this client was used, and what else is to be known.
+    `subject` is an image or an address, `level` that of a smoke run there (None if unknown), `when` the time (UTC,
+    ISO 8601). `remarks` give the reason for the client.
     """
 
     subject: str
@@ -77,15 +77,15 @@ class Bench:
 def started(
     client: DockerClient, service: Service, engine: Engine, console: Console, *, hint: str
 ) -> Iterator[BenchTarget]:
-    """Give a service's server once it answers, in a container beside any other of it.
+    """Start a service for the block, beside running containers of it; yield its server once it answers.
 
     Raises:
-        EngineError: the engine cannot run it, or is another machine's.
+        EngineError: the engine cannot run it, or is on another machine.
         SmokeError: the server does not get ready.
     """
     if not engine.is_local:
         raise EngineError(
-            "the engine is on another machine, whose loopback cannot be reached",
+            "the engine is on another machine, and jbuild cannot reach that machine's loopback",
             where=engine.endpoint,
             hint="start the server there with `jbuild run --detach`, and measure it with --url",
         )
@@ -111,12 +111,10 @@ def _level(service: Service, engine: Engine) -> str:
 
 
 def bench(target: BenchTarget, load: Load, concurrencies: Sequence[int], choice: Choice, console: Console) -> Bench:
-    """Return what was measured.
-
-    With `auto` vLLM's own benchmark is used where it runs beside the server without emulation and works.
+    """Measure a server. `auto` chooses vLLM's own benchmark if it works beside the server without emulation.
 
     Raises:
-        SmokeError: the server does not answer, or `vllm` was chosen and its benchmark does not work.
+        SmokeError: the server does not answer, or `vllm` is chosen and its benchmark fails.
     """
     served = served_model(target.server)
     model, root = served.name, served.root
@@ -158,17 +156,17 @@ def _client(target: BenchTarget, choice: Choice, root: str | None) -> tuple[Clie
     if target.container is None:
         if choice == "vllm":
             raise SmokeError(
-                "vLLM's benchmark runs in the server's container, and an address has none",
+                "vLLM's benchmark runs in the server's container, but jbuild knows only the address",
                 where=target.subject,
                 hint="leave --client out",
             )
-        return "jbuild", "jbuild's client: the server's container is not ours"
+        return "jbuild", "jbuild's client: jbuild did not start the server's container"
     if choice == "vllm":
         return "vllm bench serve", None
     if target.level == "emulated":
-        return "jbuild", "jbuild's client: vLLM's would be emulated too, and measure itself"
+        return "jbuild", "jbuild's client: vLLM's client would be emulated too, and would measure itself"
     if root is None:
-        return "jbuild", "jbuild's client: the server does not say where its tokenizer is"
+        return "jbuild", "jbuild's client: the server does not name the folder of its tokenizer"
     return "vllm bench serve", None
 
 
@@ -197,7 +195,7 @@ def measure_inside(target: BenchTarget, names: tuple[str, str], load: Load, conc
 
 
 def command(port: int, names: tuple[str, str], load: Load, concurrency: int) -> list[str]:
-    """Return the benchmark's command line. Its options are those of vLLM 0.10 to 0.20."""
+    """Return the benchmark's command line, with the options of vLLM 0.10 to 0.20."""
     served, folder = names
     options = {
         "base-url": f"http://127.0.0.1:{port}",
@@ -219,10 +217,10 @@ def command(port: int, names: tuple[str, str], load: Load, concurrency: int) -> 
 
 
 def parse(report: dict[str, Any], load: Load, concurrency: int) -> LoadStep:
-    """Return a step from the benchmark's file.
+    """Return the measurement in the benchmark's file.
 
     Raises:
-        ValueError, KeyError, TypeError: another kind of file.
+        ValueError, KeyError, TypeError: the file has another form.
     """
     answered = int(report["completed"])
     return LoadStep(

@@ -1,4 +1,4 @@
-"""The service that runs an image, made from its cell and a board or from the image alone, and how it is reached."""
+"""Makes the service of a cell on a board, or of an image alone, with its memory limit, its key and its commands."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from builder.models.fit.memory_estimate import BoardFit
 
 _QUESTION = "What is the capital of France?"
-# For images without a health check, and of which no recipe is known.
+# For an image without a health check and without a recipe.
 _READY_WITHIN_S, _STOP_WITHIN_S = 900, 60
 _NS = 10**9
 _MIB = 1 << 20
@@ -43,7 +43,7 @@ _UTILIZATION = "JBUILD_GPU_MEMORY_UTILIZATION"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """The estimate for a board, or why there is none, and the environment that the server needs there."""
+    """The estimate for a board, or the reason for none (`unknown`); and the environment that the server needs there."""
 
     fit: BoardFit | None
     unknown: str | None = None
@@ -51,12 +51,12 @@ class Memory:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is to be known, a line each; empty where everything fits."""
+        """The remarks for users, one per line; empty if everything fits."""
         if self.fit is None:
-            return (f"what its model needs is not known: {self.unknown}",)
-        remarks = [f"it starts with {name}={value} only" for name, value in self.environment]
+            return (f"the needs of its model are unknown: {self.unknown}",)
+        remarks = [f"it starts only with {name}={value}" for name, value in self.environment]
         if self.fit.verdict == "fewer":
-            remarks.append("not all sequences that it is set to have room at full length")
+            remarks.append("its configured sequences do not all fit at full length")
         return tuple(remarks)
 
 
@@ -70,10 +70,10 @@ def service_of(
     environment: Pairs = (),
     arguments: Sequence[str] = (),
 ) -> Service:
-    """Return how the image of a cell is run, within what a board has; without `published` on its port of loopback.
+    """Return the service of a cell's image, within the limits of a board; by default on the cell's port of loopback.
 
     Raises:
-        RecipeError: the recipe's environment, or what is added to it, makes no server.
+        RecipeError: the server cannot run with the recipe's environment and the added settings.
     """
     spec, name = job.spec, service_name(job)
     port = server_port(spec, environment, arguments)
@@ -90,22 +90,22 @@ def service_of(
         environment=environment,
         arguments=tuple(arguments),
         memory_bytes=limit(board, gpu=bool(job.platform.l4t)) if board else None,
-        # One core is left to the system, so that users can log in while the server is busy.
+        # The system keeps one core, so that users can log in while the server is busy.
         cpus=max(1, board.cpus - 1) if board else None,
         key_file=key_file,
     )
 
 
 def service_of_image(reference: str, facts: Mapping[str, Any], published: Published, architecture: str) -> Service:
-    """Return how an image is run, by what the engine says of it; `architecture` is the engine's machine's.
+    """Return the service of an image from the engine's facts about it; `architecture` is that of the engine's machine.
 
     Raises:
-        UsageError: it is not an image of a server: it has no entrypoint, or not exactly one port.
+        UsageError: the image lacks an entrypoint, or does not have exactly one port.
     """
     config = facts.get("Config") or {}
     ports = [int(match[1]) for name in config.get("ExposedPorts") or () if (match := re.fullmatch(r"(\d+)/tcp", name))]
     if len(ports) != 1 or not config.get("Entrypoint"):
-        hint = "name an image of jbuild's, or measure a server that runs with --url"
+        hint = "name an image of jbuild, or measure a running server with --url"
         raise UsageError("not an image of a server: it needs one port and an entrypoint", where=reference, hint=hint)
     begins = (config.get("Healthcheck") or {}).get("StartPeriod") or _READY_WITHIN_S * _NS
     name = re.sub(r"[^a-z0-9_-]+", "-", reference.rpartition("/")[2].partition("@")[0].lower())
@@ -124,15 +124,15 @@ def service_of_image(reference: str, facts: Mapping[str, Any], published: Publis
 
 
 def service_name(job: Job) -> str:
-    """Return a name for a cell's container and project: what both the engine and compose allow."""
+    """Return a name for a cell's container and project that both the engine and compose allow."""
     return re.sub(r"[^a-z0-9_-]+", "-", f"jbuild-{job.recipe.name}-{job.cell.id}".lower())
 
 
 def chosen_board(job: Job, name: str | None) -> Board | None:
-    """Return the board of a name, else the one that this is, else the recipe's if it names one; None: any.
+    """Return the named board, else this machine's, else the only one of the recipe; None means any board.
 
     Raises:
-        UsageError: there is no such board, or the cell's images are not for it.
+        UsageError: the board is unknown, or cannot run the cell's images.
     """
     device = this_device()
     only_board = job.recipe.boards[0] if len(job.recipe.boards) == 1 else None
@@ -151,7 +151,7 @@ def chosen_board(job: Job, name: str | None) -> Board | None:
 
 
 def curl_hint(service: Service, model: str | None, host: str | None = None) -> str:
-    """Return a command that asks the server a question, or, not knowing its model, what it serves."""
+    """Return a command that asks the server a question, or for its models if the model is unknown."""
     url = address_of(service.published, host)
     words = ["curl"]
     if service.key_file:
@@ -166,7 +166,7 @@ def curl_hint(service: Service, model: str | None, host: str | None = None) -> s
 
 
 def memory_of(job: Job, board: Board, session: Session) -> Memory:
-    """Return the estimate of what a cell's server needs, against what a board has."""
+    """Estimate whether a cell's server fits into the memory of a board."""
     recipe, store = job.recipe, session.workspace.models
     try:
         models = locked_models(job, session)
@@ -180,7 +180,7 @@ def memory_of(job: Job, board: Board, session: Session) -> Memory:
 
 
 def limit(board: Board, *, gpu: bool) -> int:
-    """Return the bytes that a container may use on a board: all but what the system needs, whole MiB."""
+    """Return the bytes that a container may use on a board, in whole MiB; the rest is the system's."""
     memory_kind = "system" if gpu else "cpu"
     system = sum(row.mib for row in overheads() if row.of == memory_kind and row.name == "operating system")
     return (board.usable // _MIB - system) * _MIB
@@ -192,18 +192,16 @@ def new_key() -> str:
 
 
 def readable_key(name: str) -> Path:
-    """Return a key's file, if the server's user in the container will be able to read it.
+    """Return a key's file if the server's user in the container can read it.
 
     Raises:
-        UsageError: it is not there, or is for its owner only.
+        UsageError: the file is missing, or only its owner can read it.
     """
     path = Path(name).expanduser()
     try:
         state = path.stat()
     except OSError as error:
-        raise UsageError(
-            f"cannot read the key: {error.strerror}", where=name, hint="name a file that is there"
-        ) from error
+        raise UsageError(f"cannot read the key: {error.strerror}", where=name, hint="name an existing file") from error
     if not path.is_file() or not (state.st_mode & stat.S_IROTH or state.st_uid == UID):
         hint = f"`chmod 444 {shlex.quote(name)}`, in a folder that only you may enter (mode 700)"
         raise UsageError(f"user {UID} of the container may not read the key", where=name, hint=hint)
@@ -214,7 +212,7 @@ def read_key(name: str) -> str:
     """Return the key in a file.
 
     Raises:
-        UsageError: it cannot be read, or holds something else than one key.
+        UsageError: the file cannot be read, or does not hold exactly one key.
     """
     try:
         words = Path(name).expanduser().read_text(encoding="utf-8").split()

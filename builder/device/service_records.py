@@ -16,8 +16,8 @@ API_KEY = "VLLM_API_KEY"
 KEY_TARGET = "/run/secrets/vllm-api-key"
 KEY_VARIABLE = f"{API_KEY}_FILE"
 CACHE = "/cache"
-# Microseconds. A quota is not a number of processors: engines refuse more of those than are switched on, and a board's
-# power modes switch some off.
+# Microseconds. Engines refuse to give more processors than are switched on, and a board's power modes switch some off;
+# a quota does not count processors.
 CPU_PERIOD_US = 100_000
 _PUBLISHED = re.compile(r"(?:(\[[0-9a-fA-F:]+\]|[0-9]+(?:\.[0-9]+){3}|localhost):)?([0-9]{1,5})")
 _HIGHEST_PORT = 65535
@@ -25,7 +25,7 @@ _HIGHEST_PORT = 65535
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """Where the server's port is reached on the engine's machine; port None: any that is free."""
+    """The server's address and port on the engine's machine; port None means any free one."""
 
     address: str
     port: int | None
@@ -33,7 +33,7 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Health:
-    """How the engine looks after the server; seconds. `test` None: as the image says."""
+    """The engine's health check of the server, in seconds; `test` None means the image's own."""
 
     test: tuple[str, ...] | None
     interval_s: int = 30
@@ -44,11 +44,11 @@ class Health:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Service:
-    """A container that serves, hardened: what compose files and `jbuild run` are rendered from.
+    """A hardened container with a server: the source of compose files and of `jbuild run`.
 
-    `name` is unique on a machine. The root file system is read-only, no capability is kept; only `volume` at `/cache`
-    and `tmpfs` can be written. `memory_bytes` and `cpus` None: no limit. `key_file` holds the API key and is mounted.
-    `arguments` go to the entrypoint.
+    `name` is unique on a machine. The root file system is read-only, and all capabilities are dropped; only `volume` at
+    `/cache` and `tmpfs` are writable. `memory_bytes` and `cpus` are None without a limit. `key_file` holds the API key
+    and is mounted. `arguments` go to the entrypoint.
     """
 
     name: str
@@ -83,10 +83,10 @@ class Service:
 
 
 def parse_published(text: str) -> Published:
-    """Return an address and port written as `[ADDRESS:]PORT`; loopback unless another address is named.
+    """Parse `[ADDRESS:]PORT`; the default address is loopback.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: the text has another form.
     """
     match = _PUBLISHED.fullmatch(text)
     if not match or not 0 < int(match[2]) <= _HIGHEST_PORT:
@@ -96,17 +96,14 @@ def parse_published(text: str) -> Published:
 
 
 def address_of(published: Published, host: str | None = None) -> str:
-    """Return where the server is reached; `host` is the engine's machine, None for this one.
-
-    On a loopback address only that machine reaches it.
-    """
+    """Return the server's URL; `host` is the engine's machine (None: this one), the only one that reaches loopback."""
     reached = LOOPBACK[0] if published.address in EVERYWHERE else published.address
     address = host if host and published.address not in LOOPBACK else reached
     return f"http://{bracketed(address)}:{published.port}"
 
 
 def bracketed(address: str) -> str:
-    """Return an address as a URL holds it: one of IPv6 in brackets."""
+    """Return an address in the form of URLs: IPv6 in brackets."""
     return f"[{address}]" if ":" in address else address
 
 

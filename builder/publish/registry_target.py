@@ -57,7 +57,10 @@ class RegistryTarget:
         blobs = source.blobs
         present = self._for_each(blobs, lambda blob: self.client.has_blob(repository, blob.digest, right="push"))
         missing = tuple(blob for blob, is_present in zip(blobs, present, strict=True) if not is_present)
-        mounted = self._for_each(missing, lambda blob: self._mount(blob, mount_from))
+        others = [name for name in mount_from if name != repository]
+        mounted = self._for_each(
+            missing, lambda blob: any(self.client.mount_blob(repository, blob.digest, name) for name in others)
+        )
         to_send = tuple(blob for blob, done in zip(missing, mounted, strict=True) if not done)
         if to_send:
             with console.task(f"pushing to {self.reference.name}", _bytes(to_send)) as task:
@@ -143,12 +146,6 @@ class RegistryTarget:
     def _for_each(self, blobs: tuple[BlobSource, ...], work: Callable[[BlobSource], _T]) -> list[_T]:
         with TaskGroup(_WORKERS, token=self.token) as group:
             return group.map(work, blobs)
-
-    def _mount(self, blob: BlobSource, mount_from: tuple[str, ...]) -> bool:
-        repository = self.reference.repository
-        return any(
-            self.client.mount_blob(repository, blob.digest, source) for source in mount_from if source != repository
-        )
 
     def _upload(self, blob: BlobSource, task: Task) -> None:
         def count(amount: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -68,26 +69,21 @@ def overview(jobs: Sequence[Job], targets: Sequence[str], session: Session) -> t
         for target in targets:
             name = Reference.parse(f"{target}/{job.spec.publish.repository}").name
             expected.setdefault(name, []).extend(_expected(job, session))
+
+    def look(name: str) -> list[TagState]:
+        try:
+            return _look(name, expected[name], jobs[0].recipe.name, session, group.token)
+        except JbuildError as error:
+            return [TagState(repository=name, tag=None, state="unknown", note=error.message)]
+
     with TaskGroup(_WORKERS) as group:
-        outcomes = group.gather(
-            lambda name: _look(name, expected[name], jobs[0].recipe.name, session, group.token), expected
-        )
-    rows: list[TagState] = []
-    for name, outcome in zip(expected, outcomes, strict=True):
-        if isinstance(outcome, JbuildError):
-            rows.append(TagState(repository=name, tag=None, state="unknown", note=outcome.message))
-        elif isinstance(outcome, Exception):
-            raise outcome
-        else:
-            rows.extend(outcome)
-    return tuple(rows)
+        return tuple(itertools.chain.from_iterable(group.map(look, expected)))
 
 
 def _expected(job: Job, session: Session) -> list[_Expected]:
     records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
     image, verdict = records.image(), records.proven()
-    level = verdict.level if verdict else None
-    rules = job.spec.publish.tags
+    level, rules = verdict.level if verdict else None, job.spec.publish.tags
     if image:
         rules, _ = named(rules, dict(image.labels))
     return [_Expected(cell=job.cell.id, rule=rule, image=image, level=level) for rule in rules]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.locks import Job
     from builder.model.verdicts import Verdict
-    from builder.publish.evidence import Artifact, Evidence
+    from builder.publish.evidence import Evidence
     from builder.publish.statements import Statement
     from builder.remote.registry.registry_client import RegistryClient
 
@@ -31,7 +31,6 @@ _UNSIGNED = "set `cosign-key` under [publish] where the verdict is made, or acce
 class Attestation:
     """A statement about an image; `signed` if a trusted key signed it."""
 
-    artifact: Artifact
     statement: Statement
     signed: bool
 
@@ -131,7 +130,7 @@ def attestations_of(
             continue
         if digest in statement.digests:
             signed = is_signed(statements.signed_bytes(payload), signatures, trusted)
-            attestations.append(Attestation(artifact=artifact, statement=statement, signed=signed))
+            attestations.append(Attestation(statement=statement, signed=signed))
     return tuple(attestations)
 
 

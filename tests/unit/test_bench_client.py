@@ -179,7 +179,7 @@ def test_a_whole_measurement() -> None:
         found = bench(BenchTarget(server=at(server), subject="x"), LOAD, (1, 2), "auto", Console(quiet=True))
         assert [step.concurrency for step in found.steps] == [1, 2]
         assert (found.client, found.model, found.level) == ("jbuild", "tiny", None)
-        assert found.remarks == ("jbuild's client: the server's container is not ours",)
+        assert found.remarks == ("jbuild's client: jbuild did not start the server's container",)
         with pytest.raises(SmokeError, match=r"runs in the server's container"):
             bench(BenchTarget(server=at(server), subject="x"), LOAD, (1,), "vllm", Console(quiet=True))
 

@@ -61,7 +61,7 @@ def test_a_clean_end() -> None:
     [
         (3, False, "ended with exit code 3", "jbuild smoke"),
         (137, False, "ended with exit code 137", "jbuild fit"),
-        (137, True, "used more memory than it may", "jbuild fit"),
+        (137, True, "exceeded its memory limit", "jbuild fit"),
     ],
 )
 def test_an_end_that_is_none(code: int, killed: bool, said: str, hint: str) -> None:

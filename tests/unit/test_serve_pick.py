@@ -147,7 +147,7 @@ def test_all_that_stands_against_an_image_is_said(shelf: Shelf) -> None:
 def test_what_memory_means_is_said(shelf: Shelf) -> None:
     shelf.rows = [state("a")]
     (row,) = pick((make("a"),), NX, ("r.example",), SESSION)
-    assert (row.out, row.notes, row.fit) == ((), ("what its model needs is not known: x",), "unknown")
+    assert (row.out, row.notes, row.fit) == ((), ("the needs of its model are unknown: x",), "unknown")
     (nobody,) = pick((make("a"),), replace(NX, board=None), ("r.example",), SESSION)
     assert (nobody.notes, nobody.fit) == ((), "unknown")
 
