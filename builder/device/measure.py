@@ -117,8 +117,7 @@ def bench(target: BenchTarget, load: Load, concurrencies: Sequence[int], choice:
         SmokeError: the server does not answer, or `vllm` is chosen and its benchmark fails.
     """
     served = served_model(target.server)
-    model, root = served.name, served.root
-    client, why = _client(target, choice, root)
+    client, why = _client(target, choice, served.root)
     if target.level == "emulated":
         requests = load.prompts * len(concurrencies)
         console.warn(
@@ -129,17 +128,17 @@ def bench(target: BenchTarget, load: Load, concurrencies: Sequence[int], choice:
         with console.task(f"{concurrency} at once", load.prompts, unit="answers") as task:
             if client == "vllm bench serve":
                 try:
-                    steps.append(measure_inside(target, (model, root or model), load, concurrency))
+                    steps.append(measure_inside(target, (served.name, served.root or served.name), load, concurrency))
                     continue
                 except BenchmarkMissingError as error:
                     if choice == "vllm" or steps:
                         raise
                     client, why = "jbuild", f"jbuild's client: {error.message}"
-            steps.append(measure(target.server, model, load, concurrency, task.advance))
+            steps.append(measure(target.server, served.name, load, concurrency, task.advance))
         console.say(f"{concurrency} at once: {steps[-1].tokens_per_s:g} tokens/s")
     return Bench(
         subject=target.subject,
-        model=model,
+        model=served.name,
         client=client,
         level=target.level,
         when=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -37,14 +37,13 @@ def arguments_of(service: Service, *, restart: bool = False) -> dict[str, Any]:
     volumes = {service.volume: {"bind": CACHE, "mode": "rw"}}
     if service.key_file:
         volumes[str(service.key_file.absolute())] = {"bind": KEY_TARGET, "mode": "ro"}
-    published = service.published
     arguments = {
         "name": service.name,
         "image": service.image,
         "command": list(service.arguments) or None,
         "platform": service.platform,
         "environment": service.container_environment,
-        "ports": {f"{service.port}/tcp": (published.address, published.port)},
+        "ports": {f"{service.port}/tcp": (service.published.address, service.published.port)},
         "volumes": volumes,
         "read_only": True,
         "tmpfs": dict(service.tmpfs),

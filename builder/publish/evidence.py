@@ -32,7 +32,6 @@ EMPTY = BytesBlob(b"{}")
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 _SIGNED_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
 _SIGNATURE = "dev.cosignproject.cosign/signature"
-_TIME = "elapsed_s"
 _TITLE = "org.opencontainers.image.title"
 CosignTag = Literal["sig", "att"]
 
@@ -87,7 +86,7 @@ def evidence(run: CellRun, signer: Signer | None) -> Evidence:
     predicates += [("signed-sbom", statements.SBOM, bill)] if signer else []
     if audit := run.find(Audit):
         # Without the duration, the same findings give the same statement.
-        findings = {name: value for name, value in records.to_json(audit).items() if name != _TIME}
+        findings = {name: value for name, value in records.to_json(audit).items() if name != "elapsed_s"}
         predicates.append(("audit", statements.AUDIT, findings))
     repository = job.spec.publish.repository
     stated = [
@@ -155,9 +154,8 @@ def artifact(
 
 def signed_payload(digest: str, name: str) -> bytes:
     """Return the signed bytes of an image's signature (cosign, "simple signing")."""
-    identity = {"docker-reference": name}
     critical = {
-        "identity": identity,
+        "identity": {"docker-reference": name},
         "image": {"docker-manifest-digest": digest},
         "type": "cosign container image signature",
     }

@@ -168,8 +168,7 @@ def _with_verdict(candidate: PromotionCandidate, options: PromoteOptions) -> Pro
     if options.verdict is None:
         return candidate
     content, location = _read(options.verdict), str(options.verdict)
-    digest = candidate.source.digest
-    statement = handed_over(content, digest, location, options.keys, unsigned=options.unsigned)
+    statement = handed_over(content, candidate.source.digest, location, options.keys, unsigned=options.unsigned)
     return replace(
         candidate,
         evidence=together(candidate.evidence, cosign_evidence(candidate.source.manifest, "verdict", content)),

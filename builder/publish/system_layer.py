@@ -81,8 +81,7 @@ def _build_layer(job: Job, lock: Lock, session: Session, options: RunOptions, re
     key = key_of(job, lock, session)
     tag = TagRule(name=f"{platform.distribution}-{key[:12]}")
     wish = PublishOptions(repository=_REPOSITORY, tags=(tag,), building_block=True)
-    source = from_layout(image, layout)
-    publication = publish(source, (registry,), wish, config=session.config, console=session.console)
+    publication = publish(from_layout(image, layout), (registry,), wish, config=session.config, console=session.console)
     packages = ", ".join(sorted({*platform.python_packages, *job.spec.apt}))
     note = f"{lock.base.name} for {platform.architecture} with {packages or 'nothing more'}"
     return SystemLayer(key=key, image=publication.registries[0].repository, digest=image.digest, note=note)
