@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.model.locks import Job, Lock
-    from builder.pipeline.builders import Builders
     from builder.pipeline.order import RunOptions
 
 _REPOSITORY = "jbuild-system"
@@ -61,13 +60,13 @@ def _system(job: Job, session: Session, options: RunOptions, registry: str, *, n
     found = pinned(job, lock, session)
     if found and (new is None or found.key in new):
         return PinnedLayer(cell=job.cell.id, layer=found, made=False)
-    layer = _build_layer(job, lock, session, builders_of(options, session), registry)
+    layer = _build_layer(job, lock, session, options, registry)
     pin(layer, session.workspace)
     return PinnedLayer(cell=job.cell.id, layer=layer, made=True)
 
 
-def _build_layer(job: Job, lock: Lock, session: Session, builders: Builders, registry: str) -> SystemLayer:
-    engine, platform = find_engine(session.workspace), lock.platform
+def _build_layer(job: Job, lock: Lock, session: Session, options: RunOptions, registry: str) -> SystemLayer:
+    engine, platform, builders = find_engine(session.workspace), lock.platform, builders_of(options, session)
     if not builders.names:
         engine.require(platform.architecture)
     folder = session.workspace.cell(job.recipe.name, job.cell.id).system_layer

@@ -15,7 +15,7 @@ from builder.host import config
 from builder.host.config import Config, RegistryMirror, build_ca_bundle, with_options
 from builder.jetson.indexes import families
 from builder.model.recipes import PublishSpec
-from builder.publish.destinations import targets
+from builder.publish.stage import targets
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,13 +21,12 @@ from builder.cli.verb_options import (
     output_option,
     refuse_options,
 )
-from builder.device.bench.load_client import check_url
-from builder.device.bench.measure import ANY_PORT, BenchTarget, bench, started
-from builder.device.bench.measurement import Bench, Load, LoadStep, Percentiles
-from builder.device.serve import service_container as containers
-from builder.device.serve.image_selection import choose
-from builder.device.serve.local import service_here
-from builder.device.serve.service import read_key, service_of_image
+from builder.device import service_container as containers
+from builder.device.image_choice import choose
+from builder.device.load_client import Load, LoadStep, Percentiles, check_url
+from builder.device.local_server import service_here
+from builder.device.measure import ANY_PORT, Bench, BenchTarget, bench, started
+from builder.device.service import read_key, service_of_image
 from builder.errors import SmokeError
 from builder.host.engine.docker import find_engine
 from builder.host.session import Session
@@ -35,7 +34,7 @@ from builder.host.toml.documents import printable
 from builder.remote.openai import OpenAIServer
 
 if TYPE_CHECKING:
-    from builder.device.bench.measure import Choice
+    from builder.device.measure import Choice
 
 _MOST_AT_ONCE = 1024
 _STARTING = ("selectors", "board", "image", "registries")

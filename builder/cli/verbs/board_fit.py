@@ -11,7 +11,7 @@ import click
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show, table
 from builder.cli.verb_options import complete_boards, level_option, lookup_registry_option
-from builder.device.serve.image_choice import ImageCandidate, host_of, pick
+from builder.device.image_choice import ImageCandidate, host_of, pick
 from builder.errors import ModelError, RegistryError
 from builder.host import records
 from builder.host.session import Session
@@ -21,7 +21,7 @@ from builder.lock.recipe_models import locked_models
 from builder.model.locks import Job
 from builder.models.fit.cell_fit import fit_cell
 from builder.models.fit.memory_estimate import BoardFit, CellFit, Machine
-from builder.publish.destinations import required_targets
+from builder.publish.stage import required_targets
 
 _WORDS = {"fits": "fits", "fewer": "fits, fewer sequences at once", "no": "does not fit", "unknown": "not known"}
 

@@ -11,21 +11,12 @@ import click
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
 from builder.cli.verb_options import board_option, image_option, lookup_registry_option, output_option, refuse_options
-from builder.device.serve import service_container as containers
-from builder.device.serve.compose_file import Heading, compose_file
-from builder.device.serve.image_selection import SelectedImage, choose, image_of
-from builder.device.serve.local import FollowedServer, StartedServer, described, follow, service_here
-from builder.device.serve.memory_limits import Memory, memory_of
-from builder.device.serve.service import (
-    chosen_board,
-    curl_hint,
-    is_open,
-    new_key,
-    parse_published,
-    readable_key,
-    service_of,
-)
-from builder.device.serve.service_records import Published, Service
+from builder.device import service_container as containers
+from builder.device.compose_file import compose_file
+from builder.device.image_choice import SelectedImage, choose, image_of
+from builder.device.local_server import FollowedServer, StartedServer, described, follow, service_here
+from builder.device.service import Memory, chosen_board, curl_hint, memory_of, new_key, readable_key, service_of
+from builder.device.service_records import Published, Service, is_open, parse_published
 from builder.host import records
 from builder.host.engine.docker import find_engine
 from builder.host.files import secret_beside, write_secret, write_text
@@ -104,8 +95,7 @@ def write_compose(
     )
     ask = curl_hint(service, served_name(job.spec))
     notes = [*_remarks(row, memory), *([] if output else [_SAVE, _MAKE_KEY])]
-    heading = Heading(of=job.name, file=target.name, ask=ask, remarks=notes)
-    text = compose_file(service, heading)
+    text = compose_file(service, of=job.name, file=target.name, ask=ask, remarks=notes)
     if output:
         is_new = write_secret(key, new_key())
         write_text(output, text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,11 @@ from builder.host import records
 from builder.host.file_locks import in_use
 from builder.host.session import Session
 from builder.model.publications import Publication
-from builder.publish.destinations import required_targets
-from builder.publish.export_verdict import write_verdict
 from builder.publish.promotion import PromoteOptions, PromotionCandidate, from_cell, from_image, is_about, promote
 from builder.publish.signing import public_keys
+from builder.publish.stage import required_targets
 from builder.publish.tag_status import TagState, overview
+from builder.publish.trust import write_verdict
 from builder.publish.verification import Verification, VerificationError, verify
 from builder.recipe.find import recipe_paths
 from builder.remote.registry.reference import Reference
@@ -112,7 +112,7 @@ def _of_recipe(
         about = [candidate for candidate in candidates if is_about(request.verdict, candidate)]
         # Without one, the check of the verdict names the image that it is about.
         candidates = about or candidates[:1]
-    return candidates, request.to(targets)
+    return candidates, replace(request, targets=targets)
 
 
 def _publication_text(publication: Publication) -> str:

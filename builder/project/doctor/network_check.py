@@ -17,7 +17,7 @@ from builder.lock.index_sources import index_pins_of
 from builder.lock.inspect_index import default_address
 from builder.model.recipes import PublishSpec
 from builder.project.doctor.check_table import ok, problem, skipped
-from builder.publish.destinations import targets
+from builder.publish.stage import targets
 from builder.remote import http
 from builder.remote.hub.model_sources import HubSource, locate
 from builder.remote.index.index_client import client_of

@@ -1,14 +1,14 @@
-"""jbuild's own client: streams the answers of an OpenAI server, several at once, and measures when tokens arrive."""
+"""jbuild's own client: it streams answers of an OpenAI server, several at once, and measures when tokens arrive."""
 
 from __future__ import annotations
 
-import math
 import random
+import statistics
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from builder.device.bench.measurement import LoadStep, Percentiles
 from builder.errors import SmokeError, UsageError
 from builder.host.concurrency import TaskGroup
 from builder.remote.openai import CHAT_COMPLETIONS, ServerError, StreamedAnswer, completion_body
@@ -16,20 +16,60 @@ from builder.remote.openai import CHAT_COMPLETIONS, ServerError, StreamedAnswer,
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from builder.device.bench.measurement import Load
     from builder.remote.openai import OpenAIServer, ServedModel
 
 _BAD_REQUEST, _UNAUTHORIZED = 400, 401
 _SHOWN = 200
-# Words that are one token each in most vocabularies.
+# Each of these words is one token in most vocabularies.
 _WORDS = ("the", "of", "and", "to", "in", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not", "he")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """The load of one measurement: prompts, words of a prompt, tokens of an answer, and the time limit of an answer."""
+
+    prompts: int = 32
+    input_length: int = 128
+    output_tokens: int = 128
+    within_s: float = 600.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Percentiles:
+    """Percentiles of a latency, in milliseconds."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadStep:
+    """The measurement at one concurrency.
+
+    `seconds` is the time from the first question to the last answer; rates are means over it. `first_token_ms` is the
+    time to the first token, `between_tokens_ms` the time between tokens; None without any. `failures` are the distinct
+    reasons of the `failed` requests.
+    """
+
+    concurrency: int
+    answered: int
+    failed: int
+    seconds: float
+    input_tokens: int
+    output_tokens: int
+    requests_per_s: float
+    tokens_per_s: float
+    first_token_ms: Percentiles | None
+    between_tokens_ms: Percentiles | None
+    failures: tuple[str, ...] = ()
 
 
 def check_url(url: str) -> str:
     """Return a server's address without `/v1` and a closing slash.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the text is not such an address.
     """
     try:
         parsed = urlsplit(url)
@@ -46,7 +86,7 @@ def served_model(server: OpenAIServer, within_s: float = 30.0) -> ServedModel:
     """Return the first model that a server serves.
 
     Raises:
-        SmokeError: the server does not answer, or serves none.
+        SmokeError: the server does not answer, or lists no model.
     """
     try:
         models = server.models(within_s)
@@ -64,10 +104,10 @@ def measure(
     concurrency: int,
     on_answer: Callable[[float], object] = lambda _: None,
 ) -> LoadStep:
-    """Send all prompts, `concurrency` at once, after one that does not count.
+    """Send one prompt that does not count, then all others, `concurrency` at once.
 
     Raises:
-        SmokeError: the first question was not answered.
+        SmokeError: the server did not answer the first prompt.
     """
     first, *prompts = _prompts(load, concurrency)
     body = completion_body(model, load.output_tokens) | {"ignore_eos": True}
@@ -99,7 +139,7 @@ def measure(
 
 
 def _prompts(load: Load, concurrency: int) -> Iterator[str]:
-    """Yield one prompt more than asked for, the same in every run, no two with the same beginning."""
+    """Yield one prompt more than the load has: the same prompts in every run, each with its own beginning."""
     chance = random.Random(concurrency)  # noqa: S311  # no secret
     for number in range(load.prompts + 1):
         words = chance.choices(_WORDS, k=max(1, load.input_length - 2))
@@ -108,12 +148,12 @@ def _prompts(load: Load, concurrency: int) -> Iterator[str]:
 
 def _smoke_error(server: OpenAIServer, message: str, error: ServerError, hint: str) -> SmokeError:
     if error.status == _UNAUTHORIZED:
-        hint = "it wants an API key: set VLLM_API_KEY, or add --key-file FILE"
+        hint = "it requires an API key: set VLLM_API_KEY, or add --key-file FILE"
     return SmokeError(message, where=server.url, hint=hint)
 
 
 def step_of(answers: Sequence[StreamedAnswer | ServerError], concurrency: int, seconds: float) -> LoadStep:
-    """Return the measures of answers, and of failures, that came within some seconds."""
+    """Return the measurement from all answers and failures of a period, in seconds."""
     good = [answer for answer in answers if isinstance(answer, StreamedAnswer)]
     failures = [str(answer) for answer in answers if isinstance(answer, ServerError)]
     tokens = sum(answer.tokens for answer in good)
@@ -134,15 +174,10 @@ def step_of(answers: Sequence[StreamedAnswer | ServerError], concurrency: int, s
 
 
 def percentiles(values_s: Sequence[float]) -> Percentiles | None:
-    """Return the percentiles of seconds, between ranks in proportion (as NumPy does by default); None without any."""
+    """Return the percentiles of seconds, interpolated linearly as NumPy does by default; None without values."""
     if not values_s:
         return None
-    ordered = sorted(values_s)
-    return Percentiles(p50=_percentile(ordered, 50), p95=_percentile(ordered, 95), p99=_percentile(ordered, 99))
-
-
-def _percentile(ordered: list[float], percent: int) -> float:
-    rank = (len(ordered) - 1) * percent / 100
-    lower, fraction = math.floor(rank), rank % 1
-    upper = min(lower + 1, len(ordered) - 1)
-    return round(1000 * (ordered[lower] + (ordered[upper] - ordered[lower]) * fraction), 3)
+    # Before Python 3.13, `quantiles` refuses a single value.
+    cuts = statistics.quantiles(values_s if len(values_s) > 1 else [*values_s] * 2, n=100, method="inclusive")
+    p50, p95, p99 = (round(1000 * cuts[percent - 1], 3) for percent in (50, 95, 99))
+    return Percentiles(p50=p50, p95=p95, p99=p99)

@@ -1,4 +1,4 @@
-"""The service that runs an image, made from its cell and a board or from the image alone, and how it is reached."""
+"""Makes the service of a cell on a board, or of an image alone, with its memory limit, its key and its commands."""
 
 from __future__ import annotations
 
@@ -7,34 +7,57 @@ import re
 import secrets
 import shlex
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.device.serve.memory_limits import limit
-from builder.device.serve.service_records import Health, Published, Service
-from builder.errors import UsageError
+from builder.device.service_records import Health, Published, Service, address_of
+from builder.errors import ModelError, UsageError
 from builder.host.engine.docker import emulator_settings
 from builder.image.render.image_labels import UID
 from builder.image.runtime import HEALTHCHECK
-from builder.image.runtime.settings import EVERYWHERE, LOOPBACK
+from builder.image.runtime.settings import LOOPBACK
 from builder.jetson.boards import board as board_of
 from builder.jetson.device import this_device
+from builder.lock.recipe_models import locked_models
+from builder.models.fit.cell_fit import fit_cell
+from builder.models.fit.fit_defaults import overheads
 from builder.smoke.launch import CUDA_LABEL, server_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from builder.host.engine.docker import Engine
+    from builder.host.session import Session
     from builder.jetson.boards import Board
     from builder.model.locks import Job
     from builder.model.recipes import Pairs
+    from builder.models.fit.memory_estimate import BoardFit
 
-_PUBLISHED = re.compile(r"(?:(\[[0-9a-fA-F:]+\]|[0-9]+(?:\.[0-9]+){3}|localhost):)?([0-9]{1,5})")
-_HIGHEST_PORT = 65535
 _QUESTION = "What is the capital of France?"
-# For images without a health check, and of which no recipe is known.
+# For an image without a health check and without a recipe.
 _READY_WITHIN_S, _STOP_WITHIN_S = 900, 60
 _NS = 10**9
+_MIB = 1 << 20
+_UTILIZATION = "JBUILD_GPU_MEMORY_UTILIZATION"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """The estimate for a board, or the reason for none (`unknown`); and the environment that the server needs there."""
+
+    fit: BoardFit | None
+    unknown: str | None = None
+    environment: Pairs = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The remarks for users, one per line; empty if everything fits."""
+        if self.fit is None:
+            return (f"the needs of its model are unknown: {self.unknown}",)
+        remarks = [f"it starts only with {name}={value}" for name, value in self.environment]
+        if self.fit.verdict == "fewer":
+            remarks.append("its configured sequences do not all fit at full length")
+        return tuple(remarks)
 
 
 def service_of(
@@ -47,10 +70,10 @@ def service_of(
     environment: Pairs = (),
     arguments: Sequence[str] = (),
 ) -> Service:
-    """Return how the image of a cell is run, within what a board has; without `published` on its port of loopback.
+    """Return the service of a cell's image, within the limits of a board; by default on the cell's port of loopback.
 
     Raises:
-        RecipeError: the recipe's environment, or what is added to it, makes no server.
+        RecipeError: the server cannot run with the recipe's environment and the added settings.
     """
     spec, name = job.spec, service_name(job)
     port = server_port(spec, environment, arguments)
@@ -67,22 +90,22 @@ def service_of(
         environment=environment,
         arguments=tuple(arguments),
         memory_bytes=limit(board, gpu=bool(job.platform.l4t)) if board else None,
-        # One core is left to the system, so that users can log in while the server is busy.
+        # The system keeps one core, so that users can log in while the server is busy.
         cpus=max(1, board.cpus - 1) if board else None,
         key_file=key_file,
     )
 
 
 def service_of_image(reference: str, facts: Mapping[str, Any], published: Published, architecture: str) -> Service:
-    """Return how an image is run, by what the engine says of it; `architecture` is the engine's machine's.
+    """Return the service of an image from the engine's facts about it; `architecture` is that of the engine's machine.
 
     Raises:
-        UsageError: it is not an image of a server: it has no entrypoint, or not exactly one port.
+        UsageError: the image lacks an entrypoint, or does not have exactly one port.
     """
     config = facts.get("Config") or {}
     ports = [int(match[1]) for name in config.get("ExposedPorts") or () if (match := re.fullmatch(r"(\d+)/tcp", name))]
     if len(ports) != 1 or not config.get("Entrypoint"):
-        hint = "name an image of jbuild's, or measure a server that runs with --url"
+        hint = "name an image of jbuild, or measure a running server with --url"
         raise UsageError("not an image of a server: it needs one port and an entrypoint", where=reference, hint=hint)
     begins = (config.get("Healthcheck") or {}).get("StartPeriod") or _READY_WITHIN_S * _NS
     name = re.sub(r"[^a-z0-9_-]+", "-", reference.rpartition("/")[2].partition("@")[0].lower())
@@ -101,15 +124,15 @@ def service_of_image(reference: str, facts: Mapping[str, Any], published: Publis
 
 
 def service_name(job: Job) -> str:
-    """Return a name for a cell's container and project: what both the engine and compose allow."""
+    """Return a name for a cell's container and project that both the engine and compose allow."""
     return re.sub(r"[^a-z0-9_-]+", "-", f"jbuild-{job.recipe.name}-{job.cell.id}".lower())
 
 
 def chosen_board(job: Job, name: str | None) -> Board | None:
-    """Return the board of a name, else the one that this is, else the recipe's if it names one; None: any.
+    """Return the named board, else this machine's, else the only one of the recipe; None means any board.
 
     Raises:
-        UsageError: there is no such board, or the cell's images are not for it.
+        UsageError: the board is unknown, or cannot run the cell's images.
     """
     device = this_device()
     only_board = job.recipe.boards[0] if len(job.recipe.boards) == 1 else None
@@ -127,36 +150,13 @@ def chosen_board(job: Job, name: str | None) -> Board | None:
     return board
 
 
-def parse_published(text: str) -> Published:
-    """Return an address and port written as `[ADDRESS:]PORT`; loopback unless another address is named.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    match = _PUBLISHED.fullmatch(text)
-    if not match or not 0 < int(match[2]) <= _HIGHEST_PORT:
-        raise UsageError(f"`{text[:80]}` is not a port", hint="write PORT or ADDRESS:PORT, such as 127.0.0.1:8001")
-    address = (match[1] or LOOPBACK[0]).strip("[]")
-    return Published(address=LOOPBACK[0] if address == "localhost" else address, port=int(match[2]))
-
-
-def address_of(published: Published, host: str | None = None) -> str:
-    """Return where the server is reached; `host` is the engine's machine, None for this one.
-
-    On a loopback address only that machine reaches it.
-    """
-    reached = LOOPBACK[0] if published.address in EVERYWHERE else published.address
-    address = host if host and published.address not in LOOPBACK else reached
-    return f"http://{f'[{address}]' if ':' in address else address}:{published.port}"
-
-
 def curl_hint(service: Service, model: str | None, host: str | None = None) -> str:
-    """Return a command that asks the server a question, or, not knowing its model, what it serves."""
+    """Return a command that asks the server a question, or for its models if the model is unknown."""
     url = address_of(service.published, host)
     words = ["curl"]
     if service.key_file:
         words += ["-H", f'"Authorization: Bearer $(cat {shlex.quote(str(service.key_file))})"']
-    elif dict(service.environment).get("VLLM_API_KEY"):
+    elif service.api_key:
         words += ["-H", '"Authorization: Bearer $VLLM_API_KEY"']
     if model is None:
         return " ".join([*words, f"{url}/v1/models"])
@@ -165,24 +165,43 @@ def curl_hint(service: Service, model: str | None, host: str | None = None) -> s
     return " ".join([*words, "-H", json_type, "-d", shlex.quote(body), f"{url}/v1/chat/completions"])
 
 
+def memory_of(job: Job, board: Board, session: Session) -> Memory:
+    """Estimate whether a cell's server fits into the memory of a board."""
+    recipe, store = job.recipe, session.workspace.models
+    try:
+        models = locked_models(job, session)
+        found = fit_cell(recipe, job.cell.id, job.spec, job.platform, models, (board.name,), session.config, store)
+    except ModelError as error:
+        return Memory(fit=None, unknown=error.message)
+    (fit,) = found.boards
+    most = fit.machine.utilization if fit.machine else None
+    too_much = most is not None and 0 < most < fit.settings.utilization
+    return Memory(fit=fit, environment=((_UTILIZATION, f"{most:g}"),) if too_much else ())
+
+
+def limit(board: Board, *, gpu: bool) -> int:
+    """Return the bytes that a container may use on a board, in whole MiB; the rest is the system's."""
+    memory_kind = "system" if gpu else "cpu"
+    system = sum(row.mib for row in overheads() if row.of == memory_kind and row.name == "operating system")
+    return (board.usable // _MIB - system) * _MIB
+
+
 def new_key() -> str:
     """Return a new API key, as the only line of a file."""
     return f"{secrets.token_urlsafe(32)}\n"
 
 
 def readable_key(name: str) -> Path:
-    """Return a key's file, if the server's user in the container will be able to read it.
+    """Return a key's file if the server's user in the container can read it.
 
     Raises:
-        UsageError: it is not there, or is for its owner only.
+        UsageError: the file is missing, or only its owner can read it.
     """
     path = Path(name).expanduser()
     try:
         state = path.stat()
     except OSError as error:
-        raise UsageError(
-            f"cannot read the key: {error.strerror}", where=name, hint="name a file that is there"
-        ) from error
+        raise UsageError(f"cannot read the key: {error.strerror}", where=name, hint="name an existing file") from error
     if not path.is_file() or not (state.st_mode & stat.S_IROTH or state.st_uid == UID):
         hint = f"`chmod 444 {shlex.quote(name)}`, in a folder that only you may enter (mode 700)"
         raise UsageError(f"user {UID} of the container may not read the key", where=name, hint=hint)
@@ -193,7 +212,7 @@ def read_key(name: str) -> str:
     """Return the key in a file.
 
     Raises:
-        UsageError: it cannot be read, or holds something else than one key.
+        UsageError: the file cannot be read, or does not hold exactly one key.
     """
     try:
         words = Path(name).expanduser().read_text(encoding="utf-8").split()
@@ -203,16 +222,3 @@ def read_key(name: str) -> str:
     if len(words) != 1:
         raise UsageError("the file must hold one key and nothing else", where=name, hint="write the key into it")
     return words[0]
-
-
-def emulated_environment(job: Job, engine: Engine) -> Pairs:
-    """Return what makes an image of another architecture than the engine's bearable, as its smoke run has it."""
-    if job.platform.architecture == engine.architecture:
-        return ()
-    return tuple(dict((*emulator_settings(job.platform.architecture), *job.spec.smoke.environment)).items())
-
-
-def is_open(service: Service) -> bool:
-    """Tell whether others than this machine can reach the server without a key."""
-    has_key = service.key_file or dict(service.environment).get("VLLM_API_KEY")
-    return service.published.address not in LOOPBACK and not has_key

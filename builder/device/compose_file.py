@@ -4,53 +4,45 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from builder.device.serve.service_records import CACHE, CPU_PERIOD_US, KEY_TARGET
+from builder.device.service_records import CACHE, CPU_PERIOD_US, KEY_TARGET, bracketed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from builder.device.serve.service_records import Service
+    from builder.device.service_records import Service
 
 _SERVICE, _VOLUME = "vllm", "cache"
 _SECRET = KEY_TARGET.rpartition("/")[2]
 _MIB = 1 << 20
-# Compose takes more strings for numbers than PyYAML does, such as 1e3 and 08: all others than these are quoted.
+# Compose reads more strings as numbers than PyYAML does, such as 1e3 and 08: only these words stay unquoted.
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 _KEYWORDS = frozenset({"true", "false", "yes", "no", "on", "off", "y", "n", "null"})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Heading:
-    """What the file's first lines say: whose it is, its own name, how the server is asked, and remarks."""
+def compose_file(service: Service, *, of: str, file: str, ask: str, remarks: Sequence[str] = ()) -> str:
+    """Return the text of a compose file; the key's file is named relative to it.
 
-    of: str
-    file: str
-    ask: str
-    remarks: Sequence[str] = ()
-
-
-def compose_file(service: Service, heading: Heading) -> str:
-    """Return the text of a compose file; the key's file is named relative to it."""
+    Its first lines name `of`, the cell, `file`, itself, and `ask`, a command that asks the server; then `remarks`.
+    """
     lines = [
-        f"Written by jbuild for {heading.of}: `jbuild compose` writes it anew.",
-        *heading.remarks,
+        f"Written by jbuild for {of}: `jbuild compose` writes it again.",
+        *remarks,
         "",
-        f"  docker compose --file {heading.file} up --detach --wait",
-        f"  {heading.ask}",
-        f"  docker compose --file {heading.file} down",
+        f"  docker compose --file {file} up --detach --wait",
+        f"  {ask}",
+        f"  docker compose --file {file} down",
     ]
     comment = "".join(f"# {line}".rstrip() + "\n" for line in lines)
     return f"{comment}\n{to_yaml(_without_variables(document(service)))}"
 
 
 def document(service: Service) -> dict[str, Any]:
-    """Return a compose file's document; what is None is left out, and compose takes its default."""
-    published = service.published
+    """Return a compose file's document, without the keys that keep the defaults of compose."""
+    published, health = service.published, service.health
     server = {
         "image": service.image,
         "container_name": service.name,
@@ -59,7 +51,7 @@ def document(service: Service) -> dict[str, Any]:
         "command": list(service.arguments) or None,
         "environment": service.container_environment or None,
         "secrets": [_SECRET] if service.key_file else None,
-        "ports": [f"{_bracketed(published.address)}:{published.port or ''}:{service.port}"],
+        "ports": [f"{bracketed(published.address)}:{published.port or ''}:{service.port}"],
         "volumes": [f"{_VOLUME}:{CACHE}"],
         "read_only": True,
         "tmpfs": [f"{path}:{options}" for path, options in service.tmpfs],
@@ -71,7 +63,13 @@ def document(service: Service) -> dict[str, Any]:
         "cpu_quota": service.cpus * CPU_PERIOD_US if service.cpus else None,
         "restart": service.restart,
         "stop_grace_period": f"{service.stop_within_s}s",
-        "healthcheck": _health(service),
+        "healthcheck": {
+            **({"test": ["CMD", *health.test]} if health.test else {}),
+            "interval": f"{health.interval_s}s",
+            "timeout": f"{health.timeout_s}s",
+            "start_period": f"{health.start_period_s}s",
+            "retries": health.retries,
+        },
         "logging": {
             "driver": "json-file",
             "options": {"max-size": service.log_size, "max-file": str(service.log_files)},
@@ -88,7 +86,7 @@ def document(service: Service) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Indents lists, and writes no anchors and aliases."""
+    """Indents lists, and repeats values instead of writing aliases."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
         super().increase_indent(flow, indentless=False)
@@ -110,23 +108,8 @@ def to_yaml(document: Mapping[str, Any]) -> str:
     return yaml.dump(dict(document), Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=sys.maxsize)
 
 
-def _health(service: Service) -> dict[str, Any]:
-    health = service.health
-    return {
-        **({"test": ["CMD", *health.test]} if health.test else {}),
-        "interval": f"{health.interval_s}s",
-        "timeout": f"{health.timeout_s}s",
-        "start_period": f"{health.start_period_s}s",
-        "retries": health.retries,
-    }
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
-
-
 def _without_variables(value: Any) -> Any:
-    """Double every dollar sign: compose would take it for the beginning of a variable."""
+    """Double every dollar sign: compose reads a single one as the beginning of a variable."""
     if isinstance(value, dict):
         return {key: _without_variables(item) for key, item in value.items()}
     if isinstance(value, list):

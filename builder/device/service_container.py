@@ -1,9 +1,9 @@
-"""A service as a container of the engine: created, watched until it answers, stopped cleanly, removed."""
+"""Runs a service as a container: creates it, waits until it answers, stops it cleanly and removes it."""
 
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -12,40 +12,38 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from docker.types import LogConfig
 from requests import RequestException
 
-from builder.device.serve.service import address_of
-from builder.device.serve.service_records import CACHE, CPU_PERIOD_US, KEY_TARGET
+from builder.device.service_records import CACHE, CPU_PERIOD_US, KEY_TARGET, address_of
 from builder.errors import EngineError, SmokeError
 from builder.host.engine.container import RunningContainer
 from builder.remote.openai import OpenAIServer
+from builder.smoke.launch import NVIDIA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from docker import DockerClient
 
-    from builder.device.serve.service_records import Service
+    from builder.device.service_records import Service
     from builder.host.console import Console
     from builder.host.engine.docker import Engine
 
-_NVIDIA = "nvidia"
 _LAST_LINES = 60
 _KILLED = 137
 _POLL_S = 0.5
 
 
 def arguments_of(service: Service, *, restart: bool = False) -> dict[str, Any]:
-    """Return what the engine's API is given to create a service's container."""
+    """Return the arguments of the engine's API that create a service's container."""
     volumes = {service.volume: {"bind": CACHE, "mode": "rw"}}
     if service.key_file:
         volumes[str(service.key_file.absolute())] = {"bind": KEY_TARGET, "mode": "ro"}
-    published = service.published
-    arguments: dict[str, Any] = {
+    arguments = {
         "name": service.name,
         "image": service.image,
         "command": list(service.arguments) or None,
         "platform": service.platform,
         "environment": service.container_environment,
-        "ports": {f"{service.port}/tcp": (published.address, published.port)},
+        "ports": {f"{service.port}/tcp": (service.published.address, service.published.port)},
         "volumes": volumes,
         "read_only": True,
         "tmpfs": dict(service.tmpfs),
@@ -56,24 +54,23 @@ def arguments_of(service: Service, *, restart: bool = False) -> dict[str, Any]:
             type="json-file", config={"max-size": service.log_size, "max-file": str(service.log_files)}
         ),
         "use_config_proxy": False,
+        "mem_limit": service.memory_bytes,
+        "cpu_period": CPU_PERIOD_US if service.cpus else None,
+        "cpu_quota": service.cpus * CPU_PERIOD_US if service.cpus else None,
+        "restart_policy": {"Name": service.restart} if restart else None,
+        "runtime": NVIDIA if service.nvidia else None,
     }
-    if service.memory_bytes:
-        arguments["mem_limit"] = service.memory_bytes
-    if service.cpus:
-        arguments |= {"cpu_period": CPU_PERIOD_US, "cpu_quota": service.cpus * CPU_PERIOD_US}
-    if restart:
-        arguments["restart_policy"] = {"Name": service.restart}
-    return arguments | ({"runtime": _NVIDIA} if service.nvidia else {})
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def check_engine(service: Service, engine: Engine) -> None:
-    """Refuse what the engine cannot run.
+    """Refuse a service that the engine cannot run.
 
     Raises:
-        EngineError: it runs no programs of that architecture, or has not NVIDIA's runtime.
+        EngineError: the engine cannot run the architecture, or lacks NVIDIA's runtime.
     """
     engine.require("arm64" if service.platform.endswith("/arm64") else "amd64")
-    if service.nvidia and _NVIDIA not in engine.runtimes:
+    if service.nvidia and NVIDIA not in engine.runtimes:
         raise EngineError(
             "the engine has no `nvidia` runtime, and the image needs the GPU",
             where=engine.endpoint,
@@ -83,10 +80,10 @@ def check_engine(service: Service, engine: Engine) -> None:
 
 
 def provide(client: DockerClient, image: str, platform: str | None, console: Console, *, hint: str) -> None:
-    """Make sure that the engine has an image; pull it if not.
+    """Pull an image if the engine lacks it.
 
     Raises:
-        EngineError: it has not, and cannot pull it.
+        EngineError: the engine cannot pull it.
     """
     with suppress(ImageNotFound):
         client.images.get(image)
@@ -103,10 +100,10 @@ def provide(client: DockerClient, image: str, platform: str | None, console: Con
 
 
 def start(client: DockerClient, service: Service, *, restart: bool = False) -> RunningContainer:
-    """Create and start a service's container; what cannot be started is removed again.
+    """Create and start a service's container; remove it again if it does not start.
 
     Raises:
-        EngineError: the engine will not.
+        EngineError: the engine does not create or start it.
     """
     try:
         created = client.containers.create(**arguments_of(service, restart=restart))
@@ -117,46 +114,42 @@ def start(client: DockerClient, service: Service, *, restart: bool = False) -> R
     container = RunningContainer(created)
     try:
         created.start()
-    except APIError as error:
+    except BaseException as error:
         container.remove()
+        if not isinstance(error, APIError):
+            raise
         message = f"the container does not start: {_explanation(error)}"
-        hint = "is the port taken? Name another with --publish; `jbuild doctor` looks at the engine"
+        hint = "if the port is taken, name another one with --publish; `jbuild doctor` checks the engine"
         raise EngineError(message, where=service.image, hint=hint) from error
-    except BaseException:
-        container.remove()
-        raise
     return container
 
 
 @contextmanager
 def started(client: DockerClient, service: Service) -> Iterator[RunningContainer]:
-    """Give a service's container, started; it is stopped cleanly and removed at the end of the block.
+    """Run a service's container for the block; stop it cleanly and remove it at the end.
 
     Raises:
-        EngineError: the engine will not start it.
+        EngineError: the engine does not start it.
     """
-    container = start(client, service)
-    try:
+    with ExitStack() as at_the_end:
+        container = start(client, service)
+        at_the_end.callback(container.remove)
+        at_the_end.callback(container.stop, service.stop_within_s)
         yield container
-    finally:
-        try:
-            container.stop(service.stop_within_s)
-        finally:
-            container.remove()
 
 
 def await_ready(container: RunningContainer, service: Service, console: Console) -> tuple[str, float]:
-    """Wait until a container's server answers; return its address and the seconds that it took.
+    """Wait until a container's server answers; return its URL and the seconds until then.
 
     Raises:
-        SmokeError: it ended, or did not answer within its time.
+        SmokeError: the server ended, or did not answer in time.
     """
     start_s, within_s = time.monotonic(), service.health.start_period_s
     with console.task(f"starting {service.image}", unit="lines") as task:
         while (elapsed_s := time.monotonic() - start_s) < within_s:
             if not container.state().running:
                 end_of(container, service)
-                raise SmokeError("the server ended before it was ready", where=service.name, hint="see its arguments")
+                raise SmokeError("the server ended before it was ready", where=service.name, hint="check its arguments")
             # The engine publishes a port a moment after the start.
             port = service.published.port or container.published(service.port)
             url = address_of(replace(service.published, port=port))
@@ -167,7 +160,7 @@ def await_ready(container: RunningContainer, service: Service, console: Console)
     raise SmokeError(
         f"the server was not ready within {within_s} s",
         where=service.name,
-        hint="`ready-within-s` under [smoke] in the recipe is how long it may take",
+        hint="if it needs longer, raise `ready-within-s` under [smoke] in the recipe",
         log=container.last_lines(_LAST_LINES),
     )
 
@@ -176,16 +169,16 @@ def end_of(container: RunningContainer, service: Service) -> int:
     """Return the exit code of a container that has ended.
 
     Raises:
-        SmokeError: its server ended by itself, and not well.
+        SmokeError: the server failed.
     """
     code = container.wait()
     if code == 0:
         return code
     out_of_memory = container.state().out_of_memory
-    why = "was killed: it used more memory than it may" if out_of_memory else f"ended with exit code {code}"
-    hint = "`jbuild smoke RECIPE` says what usually helps"
+    why = "was killed: it exceeded its memory limit" if out_of_memory else f"ended with exit code {code}"
+    hint = "`jbuild smoke RECIPE` names the usual remedies"
     if out_of_memory or code == _KILLED:
-        hint = "give it less to do (--max-model-len, --max-num-seqs) or more memory; `jbuild fit` shows the sum"
+        hint = "lower --max-model-len or --max-num-seqs, or give it more memory; `jbuild fit` shows the sum"
     raise SmokeError(f"the server {why}", where=service.name, hint=hint, log=container.last_lines(_LAST_LINES))
 
 

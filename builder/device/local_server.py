@@ -1,4 +1,4 @@
-"""A cell's server on this machine's engine: with what it starts, what people are told of it, and its log followed."""
+"""Runs a cell's server on this machine's engine: its settings, its description for users, and its log."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builder.device.serve import service_container as containers
-from builder.device.serve.memory_limits import memory_of
-from builder.device.serve.service import address_of, chosen_board, curl_hint, emulated_environment, service_of
+from builder.device import service_container as containers
+from builder.device.service import chosen_board, curl_hint, memory_of, service_of
+from builder.device.service_records import API_KEY, address_of
+from builder.host.engine.docker import emulator_settings
 from builder.image.runtime import served_name
 from builder.remote.openai import OpenAIServer
 
@@ -18,20 +19,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from builder.device.serve.image_selection import SelectedImage
-    from builder.device.serve.service_records import Published, Service
+    from builder.device.image_choice import SelectedImage
+    from builder.device.service_records import Published, Service
     from builder.host.engine.container import RunningContainer
     from builder.host.engine.docker import Engine
     from builder.host.session import Session
     from builder.model.locks import Job
 
-_KEY = "VLLM_API_KEY"
 _ASK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StartedServer:
-    """A container that was started: where its server will be reached, how it is asked, and `docker` as it is called."""
+    """A started container: the server's URL, a command that asks it, and the `docker` command of its engine."""
 
     recipe: str
     cell: str
@@ -44,7 +44,7 @@ class StartedServer:
 
 @dataclass(slots=True)
 class FollowedServer:
-    """What was seen of a server: seconds until it was ready, its exit code, and whether it was told to end."""
+    """The course of a server: seconds until it was ready, its exit code, and whether Ctrl-C ended it."""
 
     ready_s: float | None = None
     exit_code: int | None = None
@@ -62,20 +62,23 @@ def service_here(
     key_file: Path | None = None,
     arguments: Sequence[str] = (),
 ) -> Service:
-    """Return the service of a cell on an engine: its board's limits, what emulation needs, the environment's key.
+    """Return a cell's service on an engine, with a board's limits, settings for emulation and the environment's key.
 
     Raises:
-        RecipeError, UsageError: as `service_of` and `chosen_board`.
+        RecipeError, UsageError: see `service_of` and `chosen_board`.
     """
     row = chosen_board(job, board)
-    environment = dict(emulated_environment(job, engine))
+    environment: dict[str, str] = {}
+    if job.platform.architecture != engine.architecture:
+        # The smoke run has the same settings.
+        environment |= dict((*emulator_settings(job.platform.architecture), *job.spec.smoke.environment))
     if row:
         memory = memory_of(job, row, session)
         environment |= dict(memory.environment)
         for remark in memory.remarks:
             session.console.say(f"on {row.name}, {remark}")
-    if key_file is None and os.environ.get(_KEY):
-        environment[_KEY] = os.environ[_KEY]
+    if key_file is None and os.environ.get(API_KEY):
+        environment[API_KEY] = os.environ[API_KEY]
     return service_of(
         job,
         chosen.reference,
@@ -88,7 +91,7 @@ def service_here(
 
 
 def described(job: Job, service: Service, engine: Engine) -> StartedServer:
-    """Return how the container of a service that was started is reached."""
+    """Describe the container of a started service."""
     return StartedServer(
         recipe=job.recipe.name,
         cell=job.cell.id,
@@ -103,10 +106,10 @@ def described(job: Job, service: Service, engine: Engine) -> StartedServer:
 def follow(
     container: RunningContainer, service: Service, started: StartedServer, engine: Engine, session: Session
 ) -> FollowedServer:
-    """Show a server's log until it ends; an interruption stops it cleanly, and is how it is meant to end.
+    """Show a server's log until it ends; Ctrl-C stops it cleanly and is its normal end.
 
     Raises:
-        SmokeError: it ended by itself, and not well.
+        SmokeError: the server failed.
     """
     console, server, over = session.console, FollowedServer(), threading.Event()
     if engine.is_local:
@@ -116,7 +119,7 @@ def follow(
             console.say(line)
     except KeyboardInterrupt:
         server.interrupted = True
-        console.note(f"stopping {service.name}: it has {service.stop_within_s} s to end")
+        console.note(f"stopping {service.name}, within {service.stop_within_s} s")
         container.stop(service.stop_within_s)
     finally:
         over.set()
@@ -129,5 +132,5 @@ def _say_when_ready(seen: FollowedServer, started: StartedServer, session: Sessi
     while not over.wait(_ASK_EVERY_S):
         if server.is_healthy():
             seen.ready_s = round(time.monotonic() - start_s, 1)
-            session.console.note(f"ready after {seen.ready_s:.0f} s; Ctrl-C ends it; try it:\n  {started.ask}")
+            session.console.note(f"ready after {seen.ready_s:.0f} s; Ctrl-C ends the server; try it:\n  {started.ask}")
             return
