@@ -7,12 +7,22 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from builder.host.toml import documents
+from builder.host.toml.declarations import (
+    Source,
+    ValueType,
+    declaration_of,
+    list_schema,
+    load_rows,
+    regex,
+    string,
+    string_schema,
+    strings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,8 +30,21 @@ if TYPE_CHECKING:
     from builder.host.toml.documents import Table
     from builder.model.platforms import Platform
 
-_ID = r"[a-z0-9][a-z0-9.-]*"
+_DATA = Path(__file__).with_name("advisories.toml")
 _PLACEHOLDER = re.compile(r"\{([a-z0-9-]+)\}")
+
+
+def _read_requirements(table: Table, key: str, _: None) -> tuple[str, ...]:
+    requirements = table.strings(key)
+    for text in requirements:
+        try:
+            Requirement(_PLACEHOLDER.sub("1", text))
+        except InvalidRequirement as error:
+            table.problem(key, f"`{text}` is not a requirement: {error}")
+    return requirements
+
+
+_REQUIREMENTS = ValueType(read=_read_requirements, schema=lambda: list_schema(string_schema()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,19 +57,19 @@ class Advisory:
     `log` matches what programs print if a constraint is violated, `symptom` explains it, `hint` is the next step.
     """
 
-    id: str
-    when: tuple[str, ...]
-    symptom: str
-    source: str
-    constrain: tuple[str, ...] = ()
-    l4t: tuple[str, ...] = ()
-    cuda: tuple[str, ...] = ()
-    sms: tuple[str, ...] = ()
-    index: str | None = None
-    glibcxx_below: str | None = None
-    needs_apt: str | None = None
-    log: re.Pattern[str] | None = None
-    hint: str = ""
+    id: Annotated[str, string(r"[a-z0-9][a-z0-9.-]*", "a short id")]
+    when: Annotated[tuple[str, ...], _REQUIREMENTS]
+    symptom: Annotated[str, string(".+", "a description of the problem")]
+    source: Source
+    constrain: Annotated[tuple[str, ...], _REQUIREMENTS] = ()
+    l4t: Annotated[tuple[str, ...], strings(r"[0-9.*]+", "an L4T release or glob")] = ()
+    cuda: Annotated[tuple[str, ...], strings(r"[0-9.*]+", "a CUDA version or glob")] = ()
+    sms: Annotated[tuple[str, ...], strings(r"[0-9]+\.[0-9]+", "a compute capability such as 8.7")] = ()
+    index: Annotated[str | None, string(r"[a-z0-9*-]+", "an index's name or glob")] = None
+    glibcxx_below: Annotated[str | None, string(r"[0-9]+\.[0-9]+\.[0-9]+", "such as 3.4.32")] = None
+    needs_apt: Annotated[str | None, string()] = None
+    log: Annotated[re.Pattern[str] | None, regex()] = None
+    hint: Annotated[str, string()] = ""
 
     def rules(self, versions: Mapping[str, str]) -> tuple[str, ...]:
         """Return its constraints for these versions, without those that name an absent package."""
@@ -56,6 +79,16 @@ class Advisory:
             for rule, names in templates
             if all(name in versions for name in names)
         )
+
+
+def _check_row(table: Table, row: Advisory, _: None) -> None:
+    if not row.when:
+        table.problem("when", "must name at least one requirement")
+    if not row.constrain and not row.hint:
+        table.problem("hint", "a row without `constrain` needs a hint")
+
+
+_ADVISORY = declaration_of(Advisory, check=_check_row)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,13 +102,13 @@ class Situation:
 
 
 @cache
-def advisories() -> tuple[Advisory, ...]:
+def advisories(path: Path = _DATA) -> tuple[Advisory, ...]:
     """Return the rows of `advisories.toml`.
 
     Raises:
         DocumentError: the file has mistakes.
     """
-    return documents.load(Path(__file__).with_name("advisories.toml"), "the advisories have mistakes", _parse)
+    return load_rows(path, "the advisories have mistakes", "advisories", _ADVISORY, once="id")
 
 
 def applying(situation: Situation, ignored: Iterable[str] = ()) -> tuple[Advisory, ...]:
@@ -135,46 +168,3 @@ def _fits(when: str, versions: Mapping[str, str]) -> bool:
 def _holds(rule: str, versions: Mapping[str, str]) -> bool:
     """Return whether a constraint holds; one on an absent package does."""
     return canonicalize_name(Requirement(rule).name) not in versions or _fits(rule, versions)
-
-
-def _parse(root: Table) -> tuple[Advisory, ...]:
-    rows: list[Advisory] = []
-    for table in root.tables("advisories"):
-        rows.append(_advisory(table))
-        if [row.id for row in rows].count(rows[-1].id) > 1:
-            table.problem("id", f"another advisory has the id `{rows[-1].id}`")
-        table.done()
-    return tuple(rows)
-
-
-def _advisory(table: Table) -> Advisory:
-    advisory = Advisory(
-        id=table.string("id", pattern=_ID, noun="a short id"),
-        when=_requirements(table, "when"),
-        constrain=_requirements(table, "constrain"),
-        l4t=table.strings("l4t", pattern=r"[0-9.*]+", noun="an L4T release or glob"),
-        cuda=table.strings("cuda", pattern=r"[0-9.*]+", noun="a CUDA version or glob"),
-        sms=table.strings("sms", pattern=r"[0-9]+\.[0-9]+", noun="a compute capability such as 8.7"),
-        index=table.optional_string("index", pattern=r"[a-z0-9*-]+", noun="an index's name or glob"),
-        glibcxx_below=table.optional_string("glibcxx-below", pattern=r"[0-9]+\.[0-9]+\.[0-9]+", noun="such as 3.4.32"),
-        needs_apt=table.optional_string("needs-apt"),
-        symptom=table.string("symptom", pattern=".+", noun="a description of the problem"),
-        log=documents.pattern_of(table, "log") if "log" in table else None,
-        hint=table.optional_string("hint") or "",
-        source=table.string("source", pattern=".+", noun="a source"),
-    )
-    if not advisory.when:
-        table.problem("when", "must name at least one requirement")
-    if not advisory.constrain and not advisory.hint:
-        table.problem("hint", "a row without `constrain` needs a hint")
-    return advisory
-
-
-def _requirements(table: Table, key: str) -> tuple[str, ...]:
-    requirements = table.strings(key)
-    for text in requirements:
-        try:
-            Requirement(_PLACEHOLDER.sub("1", text))
-        except InvalidRequirement as error:
-            table.problem(key, f"`{text}` is not a requirement: {error}")
-    return requirements

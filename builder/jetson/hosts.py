@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from builder.host.toml import documents
+from builder.host.toml.declarations import Source, declaration_of, nested, string, tables
 
 if TYPE_CHECKING:
     from builder.host.toml.documents import Table
@@ -15,15 +16,15 @@ if TYPE_CHECKING:
 
 _HOSTS = Path(__file__).with_name("hosts.toml")
 _VERSION = r"[0-9]+(\.[0-9]+){0,2}"
-_RELEASE_NOUN = "a release such as 36.4"
+_RELEASE = string(_VERSION, "a release such as 36.4")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReleaseRange:
     """L4T releases from one (inclusive) up to another (exclusive)."""
 
-    start: str
-    below: str
+    start: Annotated[str, _RELEASE]
+    below: Annotated[str, _RELEASE]
 
     def __contains__(self, release: str) -> bool:
         return _numbers(self.start) <= _numbers(release) < _numbers(self.below)
@@ -32,24 +33,32 @@ class ReleaseRange:
         return f"{self.start} up to {self.below}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HostRule:
-    """Devices with `releases` run images for the releases `images`."""
+def _check_range(table: Table, row: ReleaseRange, _: None) -> None:
+    if row.start and row.below and _numbers(row.start) >= _numbers(row.below):
+        table.problem("below", f"{row.below} does not come after {row.start}")
 
-    releases: ReleaseRange
-    images: ReleaseRange
-    source: str
+
+_KEYS = {"start": "from"}
+_RANGE = declaration_of(ReleaseRange, keys=_KEYS, check=_check_range)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostRule(ReleaseRange):
+    """Devices with these releases run images for the releases `images`."""
+
+    images: Annotated[ReleaseRange, nested(_RANGE)]
+    source: Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
     """A known failure: on hosts of these releases, with images for `images` or with CUDA `cuda_from` and later."""
 
-    hosts: ReleaseRange
-    images: ReleaseRange | None
-    cuda_from: str | None
-    reason: str
-    source: str
+    hosts: Annotated[ReleaseRange, nested(_RANGE)]
+    images: Annotated[ReleaseRange | None, nested(_RANGE, always=False)] = None
+    cuda_from: Annotated[str | None, string(_VERSION, "a version such as 13.0")] = None
+    reason: Annotated[str, string(".+", "a description of the failure")]
+    source: Source
 
     def applies(self, host: str, image: Platform) -> bool:
         """Return whether an image fails in this way on a host."""
@@ -60,18 +69,27 @@ class Refusal:
         return bool(self.cuda_from and image.cuda and _numbers(image.cuda) >= _numbers(self.cuda_from))
 
 
+def _check_images(table: Table, row: Refusal, _: None) -> None:
+    if row.images is None and row.cuda_from is None:
+        table.problem(None, "a refusal must name images", "add `images` or `cuda-from`")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostRules:
     """All rows of `hosts.toml`."""
 
-    hosts: tuple[HostRule, ...]
-    refusals: tuple[Refusal, ...]
+    hosts: Annotated[tuple[HostRule, ...], tables(declaration_of(HostRule, keys=_KEYS, check=_check_range))]
+    refusals: Annotated[tuple[Refusal, ...], tables(declaration_of(Refusal, check=_check_images))]
 
 
 @cache
-def host_rules() -> HostRules:
-    """Return the rules that ship with jbuild."""
-    return read_hosts(_HOSTS)
+def host_rules(path: Path = _HOSTS) -> HostRules:
+    """Return the rules of a file.
+
+    Raises:
+        DocumentError: the file has mistakes.
+    """
+    return documents.load(path, "the host rules have mistakes", declaration_of(HostRules).read)
 
 
 def refusal_reason(host_l4t: str, image: Platform) -> str | None:
@@ -87,69 +105,12 @@ def refusal_reason(host_l4t: str, image: Platform) -> str | None:
     refusal = next((row for row in rules.refusals if row.applies(host_l4t, image)), None)
     if refusal:
         return f"{refusal.reason} [{refusal.source}]"
-    row = next((row for row in rules.hosts if host_l4t in row.releases), None)
+    row = next((row for row in rules.hosts if host_l4t in row), None)
     if row is None:
         return f"jbuild has no rule for devices with L4T {host_l4t}"
     if image.l4t in row.images:
         return None
     return f"a device with L4T {host_l4t} runs images for L4T {row.images}, not for {image.l4t} [{row.source}]"
-
-
-def read_hosts(path: Path) -> HostRules:
-    """Read a file of rules.
-
-    Raises:
-        DocumentError: a row is not well-formed.
-    """
-
-    def parse(root: Table) -> HostRules:
-        return HostRules(
-            hosts=tuple(_host(table) for table in root.tables("hosts")),
-            refusals=tuple(_refusal(table) for table in root.tables("refusals")),
-        )
-
-    return documents.load(path, "the host rules have mistakes", parse)
-
-
-def _host(table: Table) -> HostRule:
-    row = HostRule(releases=_releases(table), images=_inner(table, "images"), source=_source(table))
-    table.done()
-    return row
-
-
-def _refusal(table: Table) -> Refusal:
-    row = Refusal(
-        hosts=_inner(table, "hosts"),
-        images=_inner(table, "images") if "images" in table else None,
-        cuda_from=table.optional_string("cuda-from", pattern=_VERSION, noun="a version such as 13.0"),
-        reason=table.string("reason", pattern=".+", noun="a description of the failure"),
-        source=_source(table),
-    )
-    if row.images is None and row.cuda_from is None:
-        table.problem(None, "a refusal must name images", "add `images` or `cuda-from`")
-    table.done(("images",))
-    return row
-
-
-def _inner(table: Table, key: str) -> ReleaseRange:
-    inner = table.table(key)
-    releases = _releases(inner)
-    inner.done()
-    return releases
-
-
-def _releases(table: Table) -> ReleaseRange:
-    releases = ReleaseRange(
-        start=table.string("from", pattern=_VERSION, noun=_RELEASE_NOUN),
-        below=table.string("below", pattern=_VERSION, noun=_RELEASE_NOUN),
-    )
-    if releases.start and releases.below and _numbers(releases.start) >= _numbers(releases.below):
-        table.problem("below", f"{releases.below} does not come after {releases.start}")
-    return releases
-
-
-def _source(table: Table) -> str:
-    return table.string("source", pattern=".+", noun="a source")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from builder.host.toml import documents
+from builder.host.toml.declarations import Source, declaration_of, load_rows, string, string_map
+from builder.model.recipes import Pairs
 
 if TYPE_CHECKING:
     from builder.host.toml.documents import Table
     from builder.model.recipes import Architecture
 
+_DATA = Path(__file__).with_name("pythons.toml")
 _RELEASES = "https://github.com/astral-sh/python-build-standalone/releases/download"
 _MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
 
@@ -21,11 +23,13 @@ _MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
 class StandalonePython:
     """One release of an interpreter: `version` is CPython's (`3.12.16`), `build` the day of its build (`20261110`)."""
 
-    python: str
-    version: str
-    build: str
-    sha256: tuple[tuple[str, str], ...]
-    source: str
+    python: Annotated[str, string(r"3\.[0-9]+", "a version such as 3.12")]
+    version: Annotated[str, string(r"3\.[0-9]+\.[0-9]+", "a version such as 3.12.16")]
+    build: Annotated[str, string(r"[0-9]{8}", "a day such as 20261110")]
+    sha256: Annotated[
+        Pairs, string_map(("arm64|amd64", "arm64 or amd64"), ("[0-9a-f]{64}", "a sha256 by architecture"))
+    ]
+    source: Source
 
     @property
     def release(self) -> str:
@@ -38,10 +42,24 @@ class StandalonePython:
         return f"{_RELEASES}/{self.build}/cpython-{self.version}%2B{self.build}-{build}.tar.gz"
 
 
+def _check_row(table: Table, row: StandalonePython, _: None) -> None:
+    if not row.version.startswith(f"{row.python}."):
+        table.problem("version", f"{row.version} is not a release of Python {row.python}")
+    if {name for name, _ in row.sha256} != set(_MACHINES):
+        table.problem("sha256", "must name the archives of arm64 and amd64")
+
+
+_PYTHON = declaration_of(StandalonePython, check=_check_row)
+
+
 @cache
-def pythons() -> tuple[StandalonePython, ...]:
-    """Return the rows of `pythons.toml`, in the order of the file."""
-    return read_pythons(Path(__file__).with_name("pythons.toml"))
+def pythons(path: Path = _DATA) -> tuple[StandalonePython, ...]:
+    """Return the rows of `pythons.toml`, in the order of the file.
+
+    Raises:
+        DocumentError: the file has mistakes.
+    """
+    return load_rows(path, "the interpreters have mistakes", "pythons", _PYTHON, once="python")
 
 
 def standalone(python: str) -> StandalonePython:
@@ -51,44 +69,3 @@ def standalone(python: str) -> StandalonePython:
         KeyError: there is none; the reader of distributions.toml checks that.
     """
     return {row.python: row for row in pythons()}[python]
-
-
-def read_pythons(path: Path) -> tuple[StandalonePython, ...]:
-    """Read a file of interpreters.
-
-    Raises:
-        DocumentError: a row is not well-formed or a version is there twice.
-    """
-    return documents.load(path, "the interpreters have mistakes", _parse)
-
-
-def _parse(root: Table) -> tuple[StandalonePython, ...]:
-    rows: list[StandalonePython] = []
-    for table in root.tables("pythons"):
-        row = _row(table)
-        if row.python in (earlier.python for earlier in rows):
-            table.problem("python", f"`{row.python}` is there twice")
-        rows.append(row)
-    return tuple(rows)
-
-
-def _row(table: Table) -> StandalonePython:
-    row = StandalonePython(
-        python=table.string("python", pattern=r"3\.[0-9]+", noun="a version such as 3.12"),
-        version=table.string("version", pattern=r"3\.[0-9]+\.[0-9]+", noun="a version such as 3.12.16"),
-        build=table.string("build", pattern=r"[0-9]{8}", noun="a day such as 20261110"),
-        sha256=table.string_map(
-            "sha256",
-            key_pattern="arm64|amd64",
-            value_pattern="[0-9a-f]{64}",
-            noun="a sha256 by architecture",
-            key_noun="arm64 or amd64",
-        ),
-        source=table.string("source", pattern=".+", noun="a source"),
-    )
-    if not row.version.startswith(f"{row.python}."):
-        table.problem("version", f"{row.version} is not a release of Python {row.python}")
-    if {name for name, _ in row.sha256} != set(_MACHINES):
-        table.problem("sha256", "must name the archives of arm64 and amd64")
-    table.done()
-    return row

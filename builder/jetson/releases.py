@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 from builder.host.toml import documents
-
-if TYPE_CHECKING:
-    from builder.host.toml.documents import Table
+from builder.host.toml.declarations import Source, declaration_of, string, strings, tables
 
 _DATA = Path(__file__).with_name("releases.toml")
 
@@ -19,28 +17,30 @@ _DATA = Path(__file__).with_name("releases.toml")
 class NeverReleased:
     """Versions of a package that its authors never released, and where builds of that number exist."""
 
-    package: str
-    versions: tuple[str, ...]
-    origin: str
-    source: str
+    package: Annotated[str, string()]
+    versions: Annotated[tuple[str, ...], strings()]
+    origin: Annotated[str, string(".+")]
+    source: Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PythonRange:
     """The Pythons (a specifier) that releases of a package (a specifier) run on."""
 
-    package: str
-    versions: str
-    python: str
-    source: str
+    package: Annotated[str, string()]
+    versions: Annotated[str, string(r"[0-9<>=!.,]+", "a version range such as >=0.9,<0.10")]
+    python: Annotated[str, string(r"[0-9<>=!.,]+", "a version range such as >=3.9,<3.13")]
+    source: Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReleaseTable:
     """All rows of `releases.toml`."""
 
-    never: tuple[NeverReleased, ...]
-    pythons: tuple[PythonRange, ...]
+    never_released: Annotated[
+        tuple[NeverReleased, ...], tables(declaration_of(NeverReleased, keys={"origin": "where"}))
+    ]
+    pythons: Annotated[tuple[PythonRange, ...], tables(declaration_of(PythonRange))]
 
 
 @cache
@@ -50,12 +50,12 @@ def releases() -> ReleaseTable:
     Raises:
         DocumentError: the file has mistakes.
     """
-    return documents.load(_DATA, "the releases have mistakes", _parse)
+    return documents.load(_DATA, "the releases have mistakes", declaration_of(ReleaseTable).read)
 
 
 def never_released(package: str, version: str) -> str | None:
     """Return a message if a version was never released by its authors, with where it exists; else None."""
-    for row in releases().never:
+    for row in releases().never_released:
         if row.package == package and version.partition("+")[0] in row.versions:
             return f"{package} {version} was never released by its authors: {row.origin} ({row.source})"
     return None
@@ -79,30 +79,3 @@ def python_problem(package: str, version: str, python: str) -> str | None:
         if is_covered and not SpecifierSet(row.python).contains(f"{python}.99"):
             return f"{package} {version} runs on Python {row.python} only, not on {python}"
     return None
-
-
-def _parse(root: Table) -> ReleaseTable:
-    never = tuple(_never(table) for table in root.tables("never-released"))
-    return ReleaseTable(never=never, pythons=tuple(_pythons(table) for table in root.tables("pythons")))
-
-
-def _never(table: Table) -> NeverReleased:
-    row = NeverReleased(
-        package=table.string("package"),
-        versions=table.strings("versions"),
-        origin=table.string("where", pattern=".+"),
-        source=table.string("source", pattern=".+", noun="a source"),
-    )
-    table.done()
-    return row
-
-
-def _pythons(table: Table) -> PythonRange:
-    row = PythonRange(
-        package=table.string("package"),
-        versions=table.string("versions", pattern=r"[0-9<>=!.,]+", noun="a version range such as >=0.9,<0.10"),
-        python=table.string("python", pattern=r"[0-9<>=!.,]+", noun="a version range such as >=3.9,<3.13"),
-        source=table.string("source", pattern=".+", noun="a source"),
-    )
-    table.done()
-    return row

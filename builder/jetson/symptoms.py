@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from builder.host.toml import documents
+from builder.host.toml.declarations import declaration_of, load_rows, regex, string
 from builder.jetson.advisories import advisories
 
 if TYPE_CHECKING:
-    import re
     from collections.abc import Iterable
 
-    from builder.host.toml.documents import Table
     from builder.jetson.advisories import Advisory
 
 DATA = Path(__file__).with_name("symptoms.toml")
@@ -24,10 +23,13 @@ DATA = Path(__file__).with_name("symptoms.toml")
 class Symptom:
     """The meaning of a log line and its usual fix."""
 
-    pattern: re.Pattern[str]
-    says: str
-    hint: str
-    source: str
+    pattern: Annotated[re.Pattern[str], regex()]
+    says: Annotated[str, string()]
+    hint: Annotated[str, string()]
+    source: Annotated[str, string()]
+
+
+_SYMPTOM = declaration_of(Symptom)
 
 
 @cache
@@ -38,7 +40,7 @@ def symptoms(path: Path = DATA) -> tuple[Symptom, ...]:
         DocumentError: a data file has mistakes.
     """
     of_advisories = (_of_advisory(advisory, advisory.log) for advisory in advisories() if advisory.log)
-    return (*of_advisories, *documents.load(path, "the table of symptoms has mistakes", _parse))
+    return (*of_advisories, *load_rows(path, "the table of symptoms has mistakes", "symptoms", _SYMPTOM))
 
 
 def _of_advisory(advisory: Advisory, pattern: re.Pattern[str]) -> Symptom:
@@ -52,14 +54,3 @@ def find(lines: Iterable[str]) -> tuple[Symptom, ...]:
     """Return the symptoms that match a log, in the table's order."""
     log = list(lines)
     return tuple(symptom for symptom in symptoms() if any(symptom.pattern.search(line) for line in log))
-
-
-def _parse(root: Table) -> tuple[Symptom, ...]:
-    return tuple(_symptom(table) for table in root.tables("symptoms"))
-
-
-def _symptom(table: Table) -> Symptom:
-    pattern = documents.pattern_of(table, "pattern")
-    says, hint, source = table.string("says"), table.string("hint"), table.string("source")
-    table.done()
-    return Symptom(pattern=pattern, says=says, hint=hint, source=source)

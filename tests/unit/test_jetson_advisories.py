@@ -10,7 +10,6 @@ from factories import make_jetson, make_platform
 from packaging.requirements import Requirement
 
 from builder.errors import DocumentError
-from builder.host.toml import documents
 from builder.jetson import advisories
 from builder.jetson.advisories import Advisory, Situation, applying, broken, warnings
 
@@ -137,5 +136,5 @@ def test_a_wrong_row_is_located(tmp_path: Path, text: str, message_part: str) ->
     path = tmp_path / "advisories.toml"
     path.write_text(f"[[advisories]]\n{text}\n")
     with pytest.raises(DocumentError) as failure:
-        documents.load(path, "mistakes", advisories._parse)
+        advisories.advisories(path)
     assert any(message_part in problem.message and problem.line for problem in failure.value.problems)

@@ -6,7 +6,7 @@ import pytest
 from factories import make_jetson, make_platform
 
 from builder.errors import DocumentError, UsageError
-from builder.jetson.boards import board, boards, boards_for, read_boards
+from builder.jetson.boards import board, boards, boards_for
 from builder.jetson.distributions import platforms
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def test_bad_rows(tmp_path: Path, old: str, new: str, line: int, key: str, messa
     path = tmp_path / "boards.toml"
     path.write_text(GOOD.replace(old, new), encoding="utf-8")
     with pytest.raises(DocumentError) as caught:
-        read_boards(path)
+        boards(path)
     assert (line, key, message) in [(p.line, p.key, p.message) for p in caught.value.problems]
 
 
@@ -121,5 +121,5 @@ def test_a_board_that_is_there_twice(tmp_path: Path) -> None:
     path = tmp_path / "boards.toml"
     path.write_text(GOOD * 2, encoding="utf-8")
     with pytest.raises(DocumentError) as caught:
-        read_boards(path)
-    assert [(p.line, p.message) for p in caught.value.problems] == [(13, "`orin-nx-16` is there twice")]
+        boards(path)
+    assert [(p.line, p.message) for p in caught.value.problems] == [(13, "`orin-nx-16` is listed twice")]

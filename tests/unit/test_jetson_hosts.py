@@ -7,7 +7,7 @@ from factories import make_jetson, make_platform
 
 from builder.errors import DocumentError
 from builder.jetson.distributions import platforms
-from builder.jetson.hosts import host_rules, read_hosts, refusal_reason
+from builder.jetson.hosts import host_rules, refusal_reason
 from builder.jetson.platform import platform_for
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def test_every_release_runs_its_own_images_and_a_reason_has_its_source() -> None
 def test_every_row_has_a_source() -> None:
     rules = host_rules()
     assert rules.hosts
-    assert all(row.source for row in (*rules.hosts, *rules.refusals))
+    assert all(rule.source for rule in rules.hosts)
+    assert all(refusal.source for refusal in rules.refusals)
 
 
 @pytest.mark.parametrize(
@@ -94,5 +95,5 @@ def test_bad_rows(tmp_path: Path, old: str, new: str, key: str, message: str) ->
     assert old in GOOD
     path.write_text(GOOD.replace(old, new), encoding="utf-8")
     with pytest.raises(DocumentError) as caught:
-        read_hosts(path)
+        host_rules(path)
     assert (key, message) in [(p.key, p.message) for p in caught.value.problems]

@@ -9,7 +9,7 @@ import pytest
 
 from builder.errors import DocumentError
 from builder.host.process import run
-from builder.jetson.pythons import StandalonePython, pythons, read_pythons, standalone
+from builder.jetson.pythons import StandalonePython, pythons, standalone
 from builder.lock.solve import uv
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def test_bad_rows(tmp_path: Path, old: str, new: str, key: str, message: str) ->
     path = tmp_path / "pythons.toml"
     path.write_text(GOOD.replace(old, new), encoding="utf-8")
     with pytest.raises(DocumentError) as caught:
-        read_pythons(path)
+        pythons(path)
     assert (key, message) in [(p.key, p.message) for p in caught.value.problems]
 
 
@@ -67,5 +67,5 @@ def test_a_version_that_is_there_twice(tmp_path: Path) -> None:
     path = tmp_path / "pythons.toml"
     path.write_text(GOOD * 2, encoding="utf-8")
     with pytest.raises(DocumentError) as caught:
-        read_pythons(path)
-    assert [(p.line, p.message) for p in caught.value.problems] == [(8, "`3.12` is there twice")]
+        pythons(path)
+    assert [(p.line, p.message) for p in caught.value.problems] == [(8, "`3.12` is listed twice")]

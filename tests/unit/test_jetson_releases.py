@@ -13,7 +13,7 @@ from builder.jetson.releases import never_released, python_problem, releases
 
 def test_every_row_can_be_read_and_has_its_source() -> None:
     table = releases()
-    for never in table.never:
+    for never in table.never_released:
         assert never.source
         assert never.origin
         assert all(Version(version) for version in never.versions)

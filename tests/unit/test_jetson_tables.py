@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.errors import DocumentError
-from builder.jetson.distributions import distributions, platforms, read_distributions, read_platforms
+from builder.jetson.distributions import distributions, platforms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,7 +103,7 @@ def test_bad_rows_of_pythons_to_fetch(tmp_path: Path, row: str, key: str, messag
     path = tmp_path / "distributions.toml"
     path.write_text(f"{GOOD_DISTRIBUTION}\n[[distributions.standalone]]\n{row}\n", encoding="utf-8")
     with pytest.raises(DocumentError) as caught:
-        read_distributions(path)
+        distributions(path)
     key_path = "distributions[0].standalone[0]" + (f".{key}" if key else "")
     assert (key_path, message, hint) in [(p.key, p.message, p.hint) for p in caught.value.problems]
 
@@ -124,7 +124,7 @@ def test_bad_platform_rows(tmp_path: Path, old: str, new: str, line: int, key: s
     path = tmp_path / "platforms.toml"
     path.write_text(GOOD_PLATFORM.replace(old, new), encoding="utf-8")
     with pytest.raises(DocumentError) as caught:
-        read_platforms(path, {"ubuntu-22.04"})
+        platforms(path)
     assert (line, key, message) in [(p.line, p.key, p.message) for p in caught.value.problems]
 
 
@@ -132,9 +132,9 @@ def test_rows_that_are_there_twice(tmp_path: Path) -> None:
     path = tmp_path / "rows.toml"
     path.write_text(GOOD_PLATFORM * 2, encoding="utf-8")
     with pytest.raises(DocumentError) as caught:
-        read_platforms(path, {"ubuntu-22.04"})
-    assert [p.message for p in caught.value.problems] == ["`36.4.0` is there twice"]
+        platforms(path)
+    assert [p.message for p in caught.value.problems] == ["`36.4.0` is listed twice"]
     path.write_text(GOOD_DISTRIBUTION * 2, encoding="utf-8")
     with pytest.raises(DocumentError) as caught:
-        read_distributions(path)
-    assert [p.line for p in caught.value.problems] == [10]
+        distributions(path)
+    assert [p.line for p in caught.value.problems] == [11]
