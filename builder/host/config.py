@@ -188,7 +188,7 @@ class _Context:
 def load(files: Iterable[Path], families: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> Config:
     """Read the configuration files that exist, weakest first, then the environment.
 
-    `families` are the package globs of jbuild's own families of indexes (`builder.jetson.indexes.families`).
+    `families` are the package globs of jbuild's own families of indexes (`builder.jetson.packages.families`).
 
     Raises:
         DocumentError: files have mistakes; those of all files are reported together.

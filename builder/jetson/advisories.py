@@ -1,4 +1,4 @@
-"""Known incompatible versions that metadata allows: constraints, warnings and log messages, from `advisories.toml`."""
+"""Known problems: versions that metadata allows but that are incompatible, and messages in logs of programs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from builder.host.toml.documents import Table
     from builder.model.platforms import Platform
 
-_DATA = Path(__file__).with_name("advisories.toml")
+_ADVISORIES = Path(__file__).with_name("advisories.toml")
+SYMPTOMS = Path(__file__).with_name("symptoms.toml")
 _PLACEHOLDER = re.compile(r"\{([a-z0-9-]+)\}")
 
 
@@ -102,7 +103,7 @@ class Situation:
 
 
 @cache
-def advisories(path: Path = _DATA) -> tuple[Advisory, ...]:
+def advisories(path: Path = _ADVISORIES) -> tuple[Advisory, ...]:
     """Return the rows of `advisories.toml`.
 
     Raises:
@@ -168,3 +169,40 @@ def _fits(when: str, versions: Mapping[str, str]) -> bool:
 def _holds(rule: str, versions: Mapping[str, str]) -> bool:
     """Return whether a constraint holds; one on an absent package does."""
     return canonicalize_name(Requirement(rule).name) not in versions or _fits(rule, versions)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Symptom:
+    """The meaning of a log line and its usual fix."""
+
+    pattern: Annotated[re.Pattern[str], regex()]
+    says: Annotated[str, string()]
+    hint: Annotated[str, string()]
+    source: Annotated[str, string()]
+
+
+_SYMPTOM = declaration_of(Symptom)
+
+
+@cache
+def symptoms(path: Path = SYMPTOMS) -> tuple[Symptom, ...]:
+    """Return all known symptoms, the more specific ones first: those of advisories, then those of the table.
+
+    Raises:
+        DocumentError: a data file has mistakes.
+    """
+    of_advisories = (_of_advisory(advisory, advisory.log) for advisory in advisories() if advisory.log)
+    return (*of_advisories, *load_rows(path, "the table of symptoms has mistakes", "symptoms", _SYMPTOM))
+
+
+def _of_advisory(advisory: Advisory, pattern: re.Pattern[str]) -> Symptom:
+    rules = ", ".join(advisory.constrain)
+    hint = advisory.hint or f"add the constraint `{rules}` to the recipe, or lock again: jbuild then applies it"
+    says = f"this looks like advisory {advisory.id}: {advisory.symptom}"
+    return Symptom(pattern=pattern, says=says, hint=hint, source=advisory.source)
+
+
+def symptoms_in(lines: Iterable[str]) -> tuple[Symptom, ...]:
+    """Return the symptoms that match a log, in the table's order."""
+    log = list(lines)
+    return tuple(symptom for symptom in symptoms() if any(symptom.pattern.search(line) for line in log))

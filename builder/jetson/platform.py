@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
 from builder.host.toml.documents import suggest
-from builder.jetson.distributions import Distribution, L4tRelease, distributions, platforms
-from builder.jetson.pythons import standalone
+from builder.jetson.distributions import Distribution, L4tRelease, distributions, platforms, standalone
 from builder.model.platforms import Platform
 
 if TYPE_CHECKING:

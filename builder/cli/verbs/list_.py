@@ -13,7 +13,7 @@ from builder.errors import DocumentError
 from builder.host import config, records
 from builder.host.console import Console
 from builder.host.paths import Workspace
-from builder.jetson.indexes import families
+from builder.jetson.packages import families
 from builder.lock.unresolved import reasons
 from builder.recipe.find import recipe_paths
 from builder.recipe.load import load

@@ -24,7 +24,7 @@ from builder.host.files import disk_errors, mark_used, write_text
 from builder.host.process import run
 from builder.image.oci.layout import blob, read_image, take_blobs
 from builder.image.wheels.tree import EPOCH
-from builder.jetson import symptoms
+from builder.jetson.advisories import symptoms_in
 from builder.pipeline.builders import buildx, hanging
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def _explain(error: ProgramFailedError, job: Job, log: Path) -> Exception:
     for pattern, kind, message, hint in _CAUSES:
         if re.search(pattern, error.output, re.IGNORECASE):
             return kind(f"{name}: {message}", where=str(log), hint=hint, log=error.output)  # type: ignore[call-arg]
-    for symptom in symptoms.find(error.output.splitlines()):
+    for symptom in symptoms_in(error.output.splitlines()):
         return BuildError(
             f"{name}: the build failed: {symptom.says}", where=str(log), hint=symptom.hint, log=error.output
         )

@@ -1,16 +1,23 @@
-"""Facts about releases: versions that their authors never released, and the Pythons of vLLM's releases."""
+"""Packages: indexes for Jetsons, versions that their authors never released, and the Pythons of vLLM's releases."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+from builder.host.index_rows import read_rows
 from builder.host.toml import documents
 from builder.host.toml.declarations import Source, declaration_of, string, strings, tables
 
-_DATA = Path(__file__).with_name("releases.toml")
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from builder.host.index_rows import IndexRow
+
+_INDEXES = Path(__file__).with_name("indexes.toml")
+_RELEASES = Path(__file__).with_name("releases.toml")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +57,7 @@ def releases() -> ReleaseTable:
     Raises:
         DocumentError: the file has mistakes.
     """
-    return documents.load(_DATA, "the releases have mistakes", declaration_of(ReleaseTable).read)
+    return documents.load(_RELEASES, "the releases have mistakes", declaration_of(ReleaseTable).read)
 
 
 def never_released(package: str, version: str) -> str | None:
@@ -79,3 +86,26 @@ def python_problem(package: str, version: str, python: str) -> str | None:
         if is_covered and not SpecifierSet(row.python).contains(f"{python}.99"):
             return f"{package} {version} runs on Python {row.python} only, not on {python}"
     return None
+
+
+@cache
+def indexes() -> tuple[IndexRow, ...]:
+    """Return the rows of `indexes.toml`.
+
+    Raises:
+        DocumentError: the file has mistakes.
+    """
+    return documents.load(_INDEXES, "the indexes have mistakes", lambda root: read_rows(root, {}))
+
+
+def families() -> dict[str, tuple[str, ...]]:
+    """Return the package globs by family of indexes; a user's indexes may belong to one."""
+    return {row.family: row.packages for row in indexes() if row.family}
+
+
+def with_own(user_rows: Iterable[IndexRow]) -> tuple[IndexRow, ...]:
+    """Return all rows, the user's first; a user's row replaces one of the same name."""
+    rows: dict[str, IndexRow] = {}
+    for row in (*user_rows, *indexes()):
+        rows.setdefault(row.name, row)
+    return tuple(rows.values())

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from builder.jetson.releases import never_released, python_problem, releases
+from builder.jetson.packages import never_released, python_problem, releases
 
 
 def test_every_row_can_be_read_and_has_its_source() -> None:
