@@ -175,12 +175,10 @@ class Console:
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         """Return rows as text in columns, for `result`."""
-        cells = [list(headings), *[list(row) for row in rows]]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
-        lines = [
-            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells
-        ]
-        return "\n".join(lines)
+        lines = [headings, *rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        columns = ([text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines)
+        return "\n".join("  ".join(texts).rstrip() for texts in columns)
 
     def can_ask(self) -> bool:
         """Return whether a person sees questions and can answer them."""

@@ -23,6 +23,7 @@ from builder.host.toml.declarations import (
     string_schema,
     strings,
 )
+from builder.jetson.distributions import version_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -146,7 +147,7 @@ def _applies(advisory: Advisory, situation: Situation) -> bool:
         return False
     if advisory.sms and not set(advisory.sms) & set(platform.sms):
         return False
-    if advisory.glibcxx_below and _numbers(platform.glibcxx) >= _numbers(advisory.glibcxx_below):
+    if advisory.glibcxx_below and version_numbers(platform.glibcxx) >= version_numbers(advisory.glibcxx_below):
         return False
     return any(_fits(when, situation.versions) and _comes_from(when, advisory, situation) for when in advisory.when)
 
@@ -154,10 +155,6 @@ def _applies(advisory: Advisory, situation: Situation) -> bool:
 def _comes_from(when: str, advisory: Advisory, situation: Situation) -> bool:
     source = situation.sources.get(canonicalize_name(Requirement(when).name), "default")
     return advisory.index is None or fnmatch.fnmatchcase(source, advisory.index)
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in version.split(".")]
 
 
 def _fits(when: str, versions: Mapping[str, str]) -> bool:

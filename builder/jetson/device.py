@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from builder.host.toml import documents
 from builder.host.toml.declarations import Source, declaration_of, nested, string, tables
 from builder.jetson.boards import PART_NUMBER, Board, boards
+from builder.jetson.distributions import version_numbers
 
 if TYPE_CHECKING:
     from builder.host.toml.documents import Table
@@ -99,14 +100,14 @@ class ReleaseRange:
     below: Annotated[str, _L4T]
 
     def __contains__(self, release: str) -> bool:
-        return _numbers(self.start) <= _numbers(release) < _numbers(self.below)
+        return version_numbers(self.start) <= version_numbers(release) < version_numbers(self.below)
 
     def __str__(self) -> str:
         return f"{self.start} up to {self.below}"
 
 
 def _check_range(table: Table, row: ReleaseRange, _: None) -> None:
-    if row.start and row.below and _numbers(row.start) >= _numbers(row.below):
+    if row.start and row.below and version_numbers(row.start) >= version_numbers(row.below):
         table.problem("below", f"{row.below} does not come after {row.start}")
 
 
@@ -138,7 +139,7 @@ class Refusal:
             return False
         if self.images is not None and (image.l4t or "") in self.images:
             return True
-        return bool(self.cuda_from and image.cuda and _numbers(image.cuda) >= _numbers(self.cuda_from))
+        return bool(self.cuda_from and image.cuda and version_numbers(image.cuda) >= version_numbers(self.cuda_from))
 
 
 def _check_images(table: Table, row: Refusal, _: None) -> None:
@@ -183,8 +184,3 @@ def refusal_reason(host_l4t: str, image: Platform) -> str | None:
     if image.l4t in row.images:
         return None
     return f"a device with L4T {host_l4t} runs images for L4T {row.images}, not for {image.l4t} [{row.source}]"
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    numbers = [int(number) for number in version.split(".") if number.isdigit()]
-    return (*numbers, 0, 0, 0)[:3] if numbers else (0, 0, 0)

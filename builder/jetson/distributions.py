@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -168,3 +169,9 @@ def platforms(path: Path = _PLATFORMS) -> tuple[L4tRelease, ...]:
         DocumentError: the file has mistakes.
     """
     return load_rows(path, "the platforms have mistakes", "platforms", declaration_of(L4tRelease), once="l4t")
+
+
+def version_numbers(version: str) -> tuple[int, int, int]:
+    """Return the first three numbers of a version, 0 for those that it lacks."""
+    major, minor, micro, *_ = [int(digits[:9]) for digits in re.findall(r"[0-9]+", version)] + [0, 0, 0]
+    return major, minor, micro

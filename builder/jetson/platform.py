@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
 from builder.host.toml.documents import suggest
-from builder.jetson.distributions import Distribution, L4tRelease, distributions, platforms, standalone
+from builder.jetson.distributions import Distribution, L4tRelease, distributions, platforms, standalone, version_numbers
 from builder.model.platforms import Platform
 
 if TYPE_CHECKING:
@@ -212,10 +212,9 @@ def _ubuntu() -> tuple[str, ...]:
 
 
 def _nearest(value: str, values: list[str]) -> list[str]:
-    target = _numbers(value)
-    return sorted(values, key=lambda name: [abs(a - b) for a, b in zip(_numbers(name), target, strict=True)])[:_NEAREST]
+    target = version_numbers(value)
 
+    def distances(name: str) -> list[int]:
+        return [abs(one - other) for one, other in zip(version_numbers(name), target, strict=True)]
 
-def _numbers(version: str) -> tuple[int, int, int]:
-    major, minor, micro, *_ = [int(digits[:9]) for digits in re.findall(r"[0-9]+", version)] + [0, 0, 0]
-    return major, minor, micro
+    return sorted(values, key=distances)[:_NEAREST]

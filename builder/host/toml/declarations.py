@@ -275,9 +275,7 @@ def _enum(names: _Names) -> Schema:
 def string_map(keys: tuple[str, str], values: tuple[str, str]) -> ValueType:
     """Return the type of tables of strings, read as pairs in file order; `keys` and `values` are pattern and noun."""
     return ValueType(
-        read=lambda table, key, _: table.string_map(
-            key, key_pattern=keys[0], key_noun=keys[1], value_pattern=values[0], noun=values[1]
-        ),
+        read=lambda table, key, _: table.string_map(key, keys, values),
         schema=lambda: {
             "type": "object",
             "propertyNames": {"pattern": anchored(keys[0])},

@@ -194,21 +194,18 @@ class Table:
 
     def integer(self, key: str, default: int = _MISSING, *, low: int = 0, high: int = 2**62) -> int:
         """Return a whole number within bounds."""
-        value: int = self.bounded(key, int, default, "a whole number", low, high)
-        return low if value is _MISSING else value
+        return int(self._bounded(key, int, default, "a whole number", low, high))
 
     def number(self, key: str, default: float = _MISSING, *, low: float = 0, high: float = 1e12) -> float:
         """Return a number within bounds."""
-        value = self.bounded(key, (int, float), default, "a number", low, high)
-        return float(low if value is _MISSING else value)
+        return float(self._bounded(key, (int, float), default, "a number", low, high))
 
-    def bounded(self, key: str, kind: Any, default: Any, noun: str, low: float, high: float) -> Any:
-        """Return a number of one type within bounds; another value is a problem and gives the default."""
+    def _bounded(self, key: str, kind: Any, default: Any, noun: str, low: float, high: float) -> Any:
         value = self.value(key, kind, default, noun)
         if key in self._data and isinstance(value, (int, float)) and not low <= value <= high:
             self.problem(key, f"{printable(str(value))} is out of bounds", f"{noun} from {low} to {high}")
-            return default
-        return value
+            value = default
+        return low if value is _MISSING else value
 
     def strings(self, key: str, *, pattern: str | None = None, noun: str = "a list of strings") -> tuple[str, ...]:
         """Return a list of strings, each matching a pattern as a whole; absent means empty."""
@@ -222,23 +219,13 @@ class Table:
                 strings.append(item)
         return tuple(strings)
 
-    def string_map(
-        self,
-        key: str,
-        *,
-        key_pattern: str | None = None,
-        value_pattern: str | None = None,
-        noun: str = "a string",
-        key_noun: str | None = None,
-    ) -> tuple[tuple[str, str], ...]:
-        """Return a table of strings as pairs in file order; absent means empty."""
+    def string_map(self, key: str, keys: tuple[str, str], values: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+        """Return a table of strings as pairs in file order; `keys` and `values` are pattern and noun."""
         table = self.table(key)
-        pairs = []
         for name in table:
-            if key_pattern and not re.fullmatch(key_pattern, name):
-                table.problem(name, f"`{printable(name)}` is not {key_noun or 'a valid name here'}")
-            pairs.append((name, table.string(name, pattern=value_pattern, noun=noun)))
-        return tuple(pairs)
+            if not re.fullmatch(keys[0], name):
+                table.problem(name, f"`{printable(name)}` is not {keys[1]}")
+        return tuple((name, table.string(name, pattern=values[0], noun=values[1])) for name in table)
 
     def table(self, key: str) -> Table:
         """Return a table below this one; absent means empty."""
