@@ -23,6 +23,9 @@ else:
 
 _T = TypeVar("_T")
 _MISSING: Any = object()
+# A pattern, and the noun for what it matches as a whole.
+_Rule = tuple[str, str]
+_ANY = ("(?s:.*)", "a string")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_VALUE = 200
 # The most names that a hint lists after "did you mean".
@@ -219,7 +222,7 @@ class Table:
                 strings.append(item)
         return tuple(strings)
 
-    def string_map(self, key: str, keys: tuple[str, str], values: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    def string_map(self, key: str, keys: _Rule = _ANY, values: _Rule = _ANY) -> tuple[tuple[str, str], ...]:
         """Return a table of strings as pairs in file order; `keys` and `values` are pattern and noun."""
         table = self.table(key)
         for name in table:
