@@ -51,10 +51,6 @@ def _read_file(table: Table, key: str, context: _Context) -> Path | None:
     return _readable(table, key, context.folder, name) if name else None
 
 
-def _read_files(table: Table, key: str, context: _Context) -> tuple[Path, ...]:
-    return tuple(_readable(table, key, context.folder, name) for name in table.strings(key))
-
-
 def _readable(table: Table, key: str, folder: Path, name: str) -> Path:
     path = folder / Path(name).expanduser()
     if not path.is_file():
@@ -62,13 +58,14 @@ def _readable(table: Table, key: str, folder: Path, name: str) -> Path:
     return path
 
 
-def _read_folder(table: Table, key: str, context: _Context) -> Path:
-    return context.folder / Path(table.string(key)).expanduser()
-
-
 _FILE = ValueType(read=_read_file, schema=string_schema)
-_FILES = ValueType(read=_read_files, schema=lambda: list_schema(string_schema()))
-_FOLDER = ValueType(read=_read_folder, schema=string_schema)
+_FILES = ValueType(
+    read=lambda table, key, context: tuple(_readable(table, key, context.folder, name) for name in table.strings(key)),
+    schema=lambda: list_schema(string_schema()),
+)
+_FOLDER = ValueType(
+    read=lambda table, key, context: context.folder / Path(table.string(key)).expanduser(), schema=string_schema
+)
 _HTTP = string(r"https?://[^\s]+", "an http(s) address")
 _IMAGE_PREFIX = string(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-][a-z0-9]+)*)*", "the beginning of an image name")
 _REGISTRY_HOST = string(r"[A-Za-z0-9.-]+(:[0-9]+)?", "a registry host such as registry.example.com:5000")
@@ -247,10 +244,6 @@ def _caches(direction: Direction) -> ValueType:
     )
 
 
-def _read_builder(table: Table, key: str, _: _Context) -> tuple[str]:
-    return (table.string(key, pattern=BUILDER_PATTERN, noun="a builder's name"),)
-
-
 def _check_builders(root: Table, _: object, __: _Context) -> None:
     build = root.raw("build")
     if isinstance(build, dict) and {"builder", "builders"} <= set(build):
@@ -263,7 +256,10 @@ def _check_index_mirror(table: Table, rule: IndexMirror, _: _Context) -> None:
         table.problem("fallback", "a mirror of uv's own index is a fallback", "or set UV_DEFAULT_INDEX instead")
 
 
-_BUILDER = ValueType(read=_read_builder, schema=lambda: string_schema(BUILDER_PATTERN))
+_BUILDER = ValueType(
+    read=lambda table, key, _: (table.string(key, pattern=BUILDER_PATTERN, noun="a builder's name"),),
+    schema=lambda: string_schema(BUILDER_PATTERN),
+)
 _BUILDERS = strings(BUILDER_PATTERN, "a builder's name")
 _REGISTRIES = strings(REGISTRY_PATTERN, "a registry such as host:5000/team")
 _REGISTRY_HOSTS = strings(REGISTRY_PATTERN, "a registry host")

@@ -141,10 +141,9 @@ def warnings(situation: Situation, ignored: Iterable[str] = ()) -> tuple[Advisor
 
 def _applies(advisory: Advisory, situation: Situation) -> bool:
     platform = situation.platform
-    if advisory.l4t and not any(fnmatch.fnmatchcase(platform.l4t or "", glob) for glob in advisory.l4t):
-        return False
-    if advisory.cuda and not any(fnmatch.fnmatchcase(platform.cuda or "", glob) for glob in advisory.cuda):
-        return False
+    for value, globs in ((platform.l4t, advisory.l4t), (platform.cuda, advisory.cuda)):
+        if globs and not any(fnmatch.fnmatchcase(value or "", glob) for glob in globs):
+            return False
     if advisory.sms and not set(advisory.sms) & set(platform.sms):
         return False
     if advisory.glibcxx_below and version_numbers(platform.glibcxx) >= version_numbers(advisory.glibcxx_below):
