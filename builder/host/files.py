@@ -16,7 +16,6 @@ from builder.errors import DiskError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
 _HASH_BLOCK = 1 << 20
 
 

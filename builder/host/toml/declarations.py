@@ -162,7 +162,7 @@ def declaration_of(
     for field in fields(cast("Any", kind)):
         value_type, *description = hints[field.name].__metadata__
         key = keys.get(field.name, field.name.replace("_", "-"))
-        is_required = field.default is MISSING
+        is_required = field.default is MISSING and field.default_factory is MISSING
         declared.append(Field(key, value_type, "".join(description), field.name, required=is_required))
     return TableDeclaration(kind, *declared, check=check)
 
