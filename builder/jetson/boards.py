@@ -34,8 +34,8 @@ class Board:
     module: Annotated[str, string(".+", "a module's name")]
     chip: Annotated[str, string(r"tegra[0-9]{3}", "a chip such as tegra234")]
     sm: Annotated[str, string(r"[0-9]+\.[0-9]+", "a compute capability such as 8.7")]
-    memory_gb: Annotated[int, integer(1, 4096)]
-    cpus: Annotated[int, integer(1, 1024)]
+    memory_gb: Annotated[int, integer(1, 4096, required=True)]
+    cpus: Annotated[int, integer(1, 1024, required=True)]
     usable_mib: Annotated[int | None, integer(1, 4096 * 1024)] = None
     l4t: Annotated[tuple[str, ...], some(r"[0-9]{2}", "a major release such as 36")]
     power_modes: Annotated[tuple[str, ...], strings(r"[A-Z0-9_]+", "a mode of nvpmodel")]

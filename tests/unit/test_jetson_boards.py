@@ -103,6 +103,8 @@ def test_the_boards_of_a_platform() -> None:
         ('"orin-nx-16"', '"Orin NX"', 2, "boards[0].name", "`Orin NX` is not a board's name such as orin-nx-16"),
         ('"tegra234"', '"t234"', 4, "boards[0].chip", "`t234` is not a chip such as tegra234"),
         ("15656", "17000", 7, "boards[0].usable-mib", "17000 is out of bounds"),
+        ("memory-gb = 16\n", "", 1, "boards[0]", "`memory-gb` is missing"),
+        ("memory-gb = 16", 'memory-gb = "16"', 6, "boards[0].memory-gb", "must be a whole number, not a string"),
         ('l4t = ["36"]', "l4t = []", 8, "boards[0].l4t", "`l4t` must not be empty"),
         ('["36"]', '["36.4"]', 8, "boards[0].l4t[0]", "`36.4` is not a major release such as 36"),
         ('source = "somewhere"\n', "", 1, "boards[0]", "`source` is missing"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, cas
 
 from builder.host.records import DIALECT
 from builder.host.toml import documents
-from builder.host.toml.documents import pattern_of, printable, suggest
+from builder.host.toml.documents import REQUIRED, pattern_of, printable, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -224,20 +224,22 @@ def boolean() -> ValueType:
     )
 
 
-def integer(low: int, high: int) -> ValueType:
-    """Return the type of whole numbers within bounds."""
-    return ValueType(
-        read=lambda table, key, _: table.integer(key, low=low, high=high),
-        schema=lambda: {"type": "integer", "minimum": low, "maximum": high},
-    )
+def integer(low: int, high: int, *, required: bool = False) -> ValueType:
+    """Return the type of whole numbers within bounds; an unusable one that is `required` is read as `low`."""
+    return _bounded("integer", int, "a whole number", low, high, required=required)
 
 
 def number(low: float, high: float) -> ValueType:
     """Return the type of numbers within bounds."""
-    return ValueType(
-        read=lambda table, key, _: table.number(key, low=low, high=high),
-        schema=lambda: {"type": "number", "minimum": low, "maximum": high},
-    )
+    return _bounded("number", (int, float), "a number", low, high)
+
+
+def _bounded(name: str, kind: Any, noun: str, low: float, high: float, *, required: bool = False) -> ValueType:
+    def read(table: Table, key: str, _: Any) -> Any:
+        value = table.bounded(key, kind, REQUIRED if required else None, noun, low, high)
+        return float(value) if name == "number" and value is not None else value
+
+    return ValueType(read=read, schema=lambda: {"type": name, "minimum": low, "maximum": high})
 
 
 def choice(names: _Names, message: str, noun: str) -> ValueType:
