@@ -14,7 +14,7 @@ from builder.host import config
 from builder.host.console import Console
 from builder.host.paths import Workspace
 from builder.host.session import Session
-from builder.jetson.indexes import families
+from builder.jetson.packages import families
 from builder.recipe.find import find
 from builder.recipe.load import load
 from builder.recipe.matrix import expand, job_of

@@ -75,10 +75,9 @@ class Task:
             self._console.live_end(self._live, self)
 
     def _measure(self) -> str:
-        if self._unit == "B":
-            done, total = f"{self.done / 1e6:.0f}", f" of {self.total / 1e6:.0f}" if self.total else ""
-            return f"{done}{total} MB"
-        return f"{self.done:.0f}{f' of {self.total:.0f}' if self.total else ''} {self._unit}"
+        scale, unit = (1e6, "MB") if self._unit == "B" else (1, self._unit)
+        total = f" of {self.total / scale:.0f}" if self.total else ""
+        return f"{self.done / scale:.0f}{total} {unit}"
 
 
 class ProgressLine:

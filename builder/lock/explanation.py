@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from builder.errors import JbuildError, NoWheelsError
-from builder.jetson.releases import never_released
+from builder.jetson.packages import never_released
 from builder.lock.advisory_solve import pinned
 from builder.lock.alternatives import Alternative, alternatives_of
 from builder.lock.graph import asks_of, metadata_of

@@ -10,7 +10,7 @@ from builder.errors import IntegrityError, LockError, ModelError, NetworkError, 
 from builder.host.concurrency import TaskGroup
 from builder.host.index_rows import DEFAULT
 from builder.host.interpreters import find_compiler
-from builder.jetson.pythons import standalone
+from builder.jetson.distributions import standalone
 from builder.lock import lockfile, unresolved
 from builder.lock.advisory_solve import solve_with_advisories
 from builder.lock.changes import changes_of

@@ -9,8 +9,8 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
+from builder.jetson.packages import python_problem
 from builder.jetson.platform import PLATFORM_AXES, ImpossibleError, platform_for
-from builder.jetson.releases import python_problem
 from builder.model.locks import Job
 from builder.model.recipes import Cell, Model, Pairs, TagRule
 from builder.recipe import placeholders

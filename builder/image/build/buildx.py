@@ -25,7 +25,7 @@ from builder.host.files import disk_errors, mark_used, write_text
 from builder.host.process import run
 from builder.image.oci.layout import blob, read_image, take_blobs
 from builder.image.wheels.tree import EPOCH
-from builder.jetson import symptoms
+from builder.jetson.advisories import symptoms_in
 from builder.pipeline.builders import buildx, hanging
 
 if TYPE_CHECKING:
@@ -224,6 +224,6 @@ def _cause(output: str, job: Job, log: Path) -> tuple[type[JbuildError], str, st
     for pattern, kind, message, hint in _CAUSES:
         if re.search(pattern, output, re.IGNORECASE):
             return kind, message, hint
-    for symptom in symptoms.find(output.splitlines()):
+    for symptom in symptoms_in(output.splitlines()):
         return BuildError, f"the build failed: {symptom.says}", symptom.hint
     return BuildError, "the build failed", f"the full log in {log} names the failed step"

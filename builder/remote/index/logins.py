@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from builder.errors import JbuildError
 from builder.host import process
 from builder.host.index_rows import DEFAULT
-from builder.jetson.indexes import with_own
+from builder.jetson.packages import with_own
 from builder.remote.index.listing import addresses, named_urls
 
 if TYPE_CHECKING:

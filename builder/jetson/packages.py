@@ -1,46 +1,53 @@
-"""Facts about releases: versions that their authors never released, and the Pythons of vLLM's releases."""
+"""Packages: indexes for Jetsons, versions that their authors never released, and the Pythons of vLLM's releases."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from builder.host.index_rows import read_rows
 from builder.host.toml import documents
+from builder.host.toml.declarations import Source, declaration_of, string, strings, tables
 
 if TYPE_CHECKING:
-    from builder.host.toml.documents import Table
+    from collections.abc import Iterable
 
-_DATA = Path(__file__).with_name("releases.toml")
+    from builder.host.index_rows import IndexRow
+
+_INDEXES = Path(__file__).with_name("indexes.toml")
+_RELEASES = Path(__file__).with_name("releases.toml")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NeverReleased:
     """Versions of a package that its authors never released, and where builds of that number exist."""
 
-    package: str
-    versions: tuple[str, ...]
-    origin: str
-    source: str
+    package: Annotated[str, string()]
+    versions: Annotated[tuple[str, ...], strings()]
+    origin: Annotated[str, string(".+")]
+    source: Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PythonRange:
     """The Pythons (a specifier) that releases of a package (a specifier) run on."""
 
-    package: str
-    versions: str
-    python: str
-    source: str
+    package: Annotated[str, string()]
+    versions: Annotated[str, string(r"[0-9<>=!.,]+", "a version range such as >=0.9,<0.10")]
+    python: Annotated[str, string(r"[0-9<>=!.,]+", "a version range such as >=3.9,<3.13")]
+    source: Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReleaseTable:
     """All rows of `releases.toml`."""
 
-    never: tuple[NeverReleased, ...]
-    pythons: tuple[PythonRange, ...]
+    never_released: Annotated[
+        tuple[NeverReleased, ...], tables(declaration_of(NeverReleased, keys={"origin": "where"}))
+    ]
+    pythons: Annotated[tuple[PythonRange, ...], tables(declaration_of(PythonRange))]
 
 
 @cache
@@ -50,12 +57,12 @@ def releases() -> ReleaseTable:
     Raises:
         DocumentError: the file has mistakes.
     """
-    return documents.load(_DATA, "the releases have mistakes", _parse)
+    return documents.load(_RELEASES, "the releases have mistakes", declaration_of(ReleaseTable).read)
 
 
 def never_released(package: str, version: str) -> str | None:
     """Return a message if a version was never released by its authors, with where it exists; else None."""
-    for row in releases().never:
+    for row in releases().never_released:
         if row.package == package and version.partition("+")[0] in row.versions:
             return f"{package} {version} was never released by its authors: {row.origin} ({row.source})"
     return None
@@ -81,28 +88,24 @@ def python_problem(package: str, version: str, python: str) -> str | None:
     return None
 
 
-def _parse(root: Table) -> ReleaseTable:
-    never = tuple(_never(table) for table in root.tables("never-released"))
-    return ReleaseTable(never=never, pythons=tuple(_pythons(table) for table in root.tables("pythons")))
+@cache
+def indexes() -> tuple[IndexRow, ...]:
+    """Return the rows of `indexes.toml`.
+
+    Raises:
+        DocumentError: the file has mistakes.
+    """
+    return documents.load(_INDEXES, "the indexes have mistakes", lambda root: read_rows(root, {}))
 
 
-def _never(table: Table) -> NeverReleased:
-    row = NeverReleased(
-        package=table.string("package"),
-        versions=table.strings("versions"),
-        origin=table.string("where", pattern=".+"),
-        source=table.string("source", pattern=".+", noun="a source"),
-    )
-    table.done()
-    return row
+def families() -> dict[str, tuple[str, ...]]:
+    """Return the package globs by family of indexes; a user's indexes may belong to one."""
+    return {row.family: row.packages for row in indexes() if row.family}
 
 
-def _pythons(table: Table) -> PythonRange:
-    row = PythonRange(
-        package=table.string("package"),
-        versions=table.string("versions", pattern=r"[0-9<>=!.,]+", noun="a version range such as >=0.9,<0.10"),
-        python=table.string("python", pattern=r"[0-9<>=!.,]+", noun="a version range such as >=3.9,<3.13"),
-        source=table.string("source", pattern=".+", noun="a source"),
-    )
-    table.done()
-    return row
+def with_own(user_rows: Iterable[IndexRow]) -> tuple[IndexRow, ...]:
+    """Return all rows, the user's first; a user's row replaces one of the same name."""
+    rows: dict[str, IndexRow] = {}
+    for row in (*user_rows, *indexes()):
+        rows.setdefault(row.name, row)
+    return tuple(rows.values())

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from builder.jetson.releases import never_released, python_problem, releases
+from builder.jetson.packages import never_released, python_problem, releases
 
 
 def test_every_row_can_be_read_and_has_its_source() -> None:
     table = releases()
-    for never in table.never:
+    for never in table.never_released:
         assert never.source
         assert never.origin
         assert all(Version(version) for version in never.versions)
