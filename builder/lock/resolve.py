@@ -280,18 +280,15 @@ def _tell(lock: Lock, changes: tuple[LockChange, ...], upgrade: tuple[str, ...],
 
 def warn_of_boards(job: Job, lock: Lock, session: Session) -> None:
     """Warn of boards that a locked model does not fit; the estimate never fails a lock."""
-    recipe, workspace = job.recipe, session.workspace
     try:
-        estimate = fit_cell(
-            recipe, job.cell.id, job.spec, job.platform, lock.models, (), session.config, workspace.models
-        )
+        estimate = fit_cell(job, lock.models, session)
     except ModelError as error:
         session.console.say(f"{job.cell.id}: memory cannot be estimated: {error.message}")
         return
-    message = fit_warning(estimate, named=bool(recipe.boards))
+    message = fit_warning(estimate, named=bool(job.recipe.boards))
     if message:
         # Without `boards`, the platform's small boards are seldom a target.
-        is_meant = recipe.boards or not estimate.fits_somewhere
+        is_meant = job.recipe.boards or not estimate.fits_somewhere
         (session.console.warn if is_meant else session.console.say)(message)
 
 

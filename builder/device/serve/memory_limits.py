@@ -42,11 +42,8 @@ class Memory:
 
 def memory_of(job: Job, board: Board, session: Session) -> Memory:
     """Return the estimate of what a cell's server needs, against what a board has."""
-    recipe, store = job.recipe, session.workspace.models
     try:
-        models = locked_models(job, session)
-        boards = (board.name,)
-        found = fit_cell(recipe, job.cell.id, job.spec, job.platform, models, boards, session.config, store)
+        found = fit_cell(job, locked_models(job, session), session, (board.name,))
     except ModelError as error:
         return Memory(fit=None, unknown=error.message)
     (fit,) = found.boards
