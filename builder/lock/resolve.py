@@ -13,7 +13,7 @@ from builder.host.interpreters import find_compiler
 from builder.jetson.pythons import standalone
 from builder.lock import lockfile, unresolved
 from builder.lock.advisory_solve import solve_with_advisories
-from builder.lock.changes import changes_of
+from builder.lock.graph import changes_of
 from builder.lock.index_sources import index_pins_of, lock_inputs
 from builder.lock.inspect_index import IndexInspector, index_error
 from builder.lock.solve import SolveRequest

@@ -100,7 +100,7 @@ def run(
     selection.show_impossible()
     jobs = selection.jobs()
     from builder.cli import run_view  # noqa: PLC0415  # slow to import; completion and --help do without
-    from builder.lock.upgrades import check_upgrades  # noqa: PLC0415
+    from builder.lock.lock_check import check_upgrades  # noqa: PLC0415
     from builder.pipeline import runner  # noqa: PLC0415  # and these
 
     check_upgrades(jobs, options.upgrade, session)

@@ -10,12 +10,13 @@ from click.shell_completion import CompletionItem
 
 from builder.cli.results import result_schema
 from builder.cli.verb_options import json_option
+from builder.host.config import config_schema
 from builder.host.console import Console
-from builder.recipe.json_schema import input_schema
+from builder.recipe.load import recipe_schema
 
 SchemaResult = dict[str, Any]
 # Files that users write; other names are verbs, whose results the schemas describe.
-INPUTS = ("recipe", "config")
+INPUTS = {"recipe": recipe_schema, "config": config_schema}
 
 
 def _names(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
@@ -35,5 +36,5 @@ def command(name: str, result: bool, as_json: bool) -> None:
     the schema of its --json output; with `error`, the schema of that output when a verb fails. `--result recipe` is the
     output of the verb `recipe`.
     """
-    schema = input_schema(name) if name in INPUTS and not result else result_schema(name)
+    schema = INPUTS[name]() if name in INPUTS and not result else result_schema(name)
     Console(as_json=as_json).result(schema, json.dumps(schema, indent=2))
