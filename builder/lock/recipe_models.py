@@ -81,23 +81,14 @@ def used_models(jobs: Iterable[Job], session: Session) -> tuple[UsedModel, ...]:
     """
     models_by_key: dict[str, tuple[LockedModel, list[str]]] = {}
     for job in jobs:
-        for model in models_of(job, session):
+        models = locked_models(job, session)
+        if models is None:
+            recipe = job.recipe.name
+            hint = f"run `jbuild models lock {recipe}`, or `jbuild lock {recipe}` for the wheels too"
+            raise LockError(f"{job.cell.id}: its models are not locked", where=str(job.recipe.path), hint=hint)
+        for model in models:
             models_by_key.setdefault(records.fingerprint(model), (model, []))[1].append(job.cell.id)
     return tuple(UsedModel(model=model, cells=tuple(cells)) for model, cells in models_by_key.values())
-
-
-def models_of(job: Job, session: Session) -> tuple[LockedModel, ...]:
-    """Return the locked models of a cell.
-
-    Raises:
-        LockError: they are not locked, or a lock is damaged.
-    """
-    models = locked_models(job, session)
-    if models is None:
-        recipe = job.recipe.name
-        hint = f"run `jbuild models lock {recipe}`, or `jbuild lock {recipe}` for the wheels too"
-        raise LockError(f"{job.cell.id}: its models are not locked", where=str(job.recipe.path), hint=hint)
-    return models
 
 
 def locked_models(job: Job, session: Session) -> tuple[LockedModel, ...] | None:

@@ -17,8 +17,7 @@ from builder.lock.graph import changes_of
 from builder.lock.index_sources import index_pins_of, lock_inputs
 from builder.lock.inspect_index import IndexInspector, index_error
 from builder.lock.solve import SolveRequest
-from builder.lock.torch_build import check_torch
-from builder.lock.wheel_sizes import measured
+from builder.lock.wheel_properties import check_torch, measured
 from builder.model.locks import Lock, LockedBase, LockedIndex, LockedInterpreter, LockedRule
 from builder.models import model_pins
 from builder.models.fit.cell_fit import fit_cell
@@ -160,19 +159,14 @@ def _noting(job: Job, session: Session, shelf: IndexView) -> Iterator[None]:
 
 
 def _upstream(wheel: LockedWheel, front: IndexProxy, shelf: IndexView) -> LockedWheel:
-    """Return a wheel where its index has it, for the front is gone tomorrow."""
-    if not wheel.url.startswith(front.root):
-        return _untied(wheel, shelf)
-    offer = shelf.candidates[wheel.sha256]
-    return replace(wheel, url=offer.file.url, size=offer.file.size, index=offer.index.name)
-
-
-def _untied(wheel: LockedWheel, shelf: IndexView) -> LockedWheel:
-    """Return a wheel that came from one of uv's own indexes or folders, if it may.
+    """Return a wheel where its index has it, for the front is gone tomorrow.
 
     Raises:
-        LockError: its package is pinned to another index.
+        LockError: it came from one of uv's own indexes or folders, but its package is pinned to another index.
     """
+    if wheel.url.startswith(front.root):
+        offer = shelf.candidates[wheel.sha256]
+        return replace(wheel, url=offer.file.url, size=offer.file.size, index=offer.index.name)
     if tie := shelf.pins.of(wheel.name):
         hint = (
             "unset UV_FIND_LINKS, UV_NO_INDEX and UV_TORCH_BACKEND (also in uv.toml), "
