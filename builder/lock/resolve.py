@@ -213,20 +213,11 @@ def _cut_off(wheels: tuple[LockedWheel, ...], shelf: IndexView, job: Job) -> tup
         rule=f"nothing released from {job.spec.released_before} on", why="`released-before` of the recipe"
     )
     used = {wheel.index for wheel in wheels if wheel.index}
-    timeless = {wheel.index for wheel in wheels if wheel.index and not _has_time(wheel, shelf)}
+    offers = (offer for wheel in wheels if (offer := shelf.candidates.get(wheel.sha256)))
+    timeless = {offer.index.name for offer in offers if offer.file.upload_time is None}
     timeless |= {index.name for index in shelf.pins.indexes if not index.upload_times}
-    return (
-        rule,
-        *(
-            LockedRule(rule=f"no cut-off by date for the index {name}", why=_NO_TIMES)
-            for name in sorted(timeless & used)
-        ),
-    )
-
-
-def _has_time(wheel: LockedWheel, shelf: IndexView) -> bool:
-    offer = shelf.candidates.get(wheel.sha256)
-    return offer is None or offer.file.upload_time is not None
+    names = sorted(timeless & used)
+    return (rule, *(LockedRule(rule=f"no cut-off by date for the index {name}", why=_NO_TIMES) for name in names))
 
 
 def _kept_files(
