@@ -53,17 +53,14 @@ def lock_models(jobs: Sequence[Job], every: Sequence[Job], session: Session) -> 
         ModelError, NetworkError, IntegrityError, RegistryError: a model cannot be fetched or is not valid.
         LockError: the model lock is damaged.
     """
-    recipe, config, workspace = jobs[0].recipe, session.config, session.workspace
+    recipe, workspace = jobs[0].recipe, session.workspace
     path = workspace.model_lock(recipe.name)
     with workspace.file_lock(f"models-{records.fingerprint(str(path))[:16]}"):
         models = {model_pins.reference_of(model): model for job in jobs for model in job.spec.models}
         other_models = {model_pins.reference_of(model) for job in every for model in job.spec.models} - set(models)
         old_pins = [pin for pin in model_pins.read(path) if pin.reference in other_models]
         new_pins = [
-            model_pins.Pin(
-                reference=reference,
-                model=lock_model(model, recipe.path.parent, config, workspace.models, session.console),
-            )
+            model_pins.Pin(reference=reference, model=lock_model(model, recipe.path.parent, session))
             for reference, model in models.items()
         ]
         model_pins.write(path, [*old_pins, *new_pins])
@@ -114,7 +111,7 @@ def fetch_models(used: Sequence[UsedModel], recipe_folder: Path, session: Sessio
         ModelError, NetworkError, IntegrityError, RegistryError, DiskError: a file cannot be fetched or stored.
     """
     for use in used:
-        fetch_model(use.model, recipe_folder, session.config, session.workspace.models, session.console)
+        fetch_model(use.model, recipe_folder, session)
 
 
 def verify_models(used: Sequence[UsedModel], session: Session) -> tuple[Verified, ...]:

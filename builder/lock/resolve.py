@@ -126,8 +126,7 @@ def lock_one(model: Model, job: Job, session: Session, *, fetching: bool = False
     pinned = model_pins.find(session.workspace.model_lock(job.recipe.name), model)
     if pinned and pinned.origin != "folder":
         return pinned
-    folder, store = job.recipe.path.parent, session.workspace.models
-    return lock_model(model, folder, session.config, store, session.console, fetching=fetching)
+    return lock_model(model, job.recipe.path.parent, session, fetching=fetching)
 
 
 def _solve(job: Job, session: Session, question: SolveRequest, shelf: IndexView) -> Solution:

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
     from builder.host.concurrency import Progress
     from builder.host.config import Config
-    from builder.host.console import Console
+    from builder.host.session import Session
     from builder.model.model_files import LockedModel
     from builder.remote.download import PartialFile
     from builder.remote.hub.model_sources import HubSource
 
 
-def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models: Path, console: Console) -> None:
-    """Download the missing files of a model into the store `models` (`Workspace.models`).
+def fetch_model(locked: LockedModel, recipe_folder: Path, session: Session) -> None:
+    """Download the missing files of a model into the store.
 
     Raises:
         ModelError: the model's source no longer has it.
@@ -40,14 +40,15 @@ def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models
         IntegrityError: a file is not the locked one.
         DiskError: the store cannot be written.
     """
+    models = session.workspace.models
     missing = {file.sha256: file for file in locked.files if not model_store.use(models, file)}
     if not missing:
         return
-    fetcher = _fetchers(locked, recipe_folder, config)
+    fetcher = _fetchers(locked, recipe_folder, session.config)
     # Largest first, so that no large one is left for the end.
     files = sorted(missing.values(), key=lambda file: (-file.size, file.sha256))
     total = sum(file.size for file in files)
-    with disk_errors(models), console.task(f"fetching model {locked.name}", total) as task:
+    with disk_errors(models), session.console.task(f"fetching model {locked.name}", total) as task:
         map_with_progress(
             lambda file, progress: obtain(locked.name, fetcher(_hub_file(file)), models, progress), files, task.advance
         )

@@ -7,14 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from factories import make_jetson, make_job, make_lock, make_model, make_platform, make_spec
+from factories import make_jetson, make_job, make_lock, make_model, make_platform, make_session, make_spec
 from fit_parts import GEMMA_3_4B, LLAMA_3_1_8B, QWEN3_8B, write_weights
 
 from builder.errors import DocumentError, ModelError, UsageError
-from builder.host.config import Config
-from builder.host.console import Console
-from builder.host.paths import Workspace
-from builder.host.session import Session
 from builder.lock.resolve import warn_of_boards
 from builder.model.model_files import ModelFile
 from builder.model.recipes import Model, ServerSpec
@@ -26,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from builder.host.session import Session
     from builder.models.fit.memory_estimate import CellFit
 
 GIB = 1 << 30
@@ -71,10 +68,7 @@ def fit_of(folder: Path, *boards: str, server: ServerSpec | None = None, **platf
     )
     on = make_jetson(**platform) if platform.pop("gpu", True) else make_platform()
     job = make_job(spec=spec, platform=on, path=folder / "recipe.toml")
-    own = Session(
-        workspace=Workspace(project=folder, cache=folder.parent / "cache"), config=Config(), console=Console(quiet=True)
-    )
-    return fit_cell(job, None, own, boards)
+    return fit_cell(job, None, make_session(folder / "models"), boards)
 
 
 def test_the_sum_for_a_board_that_is_large_enough(folder: Path) -> None:

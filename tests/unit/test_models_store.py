@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import make_session
 from model_files import make_folder, weights
 
 from builder.errors import DiskError, IntegrityError, ModelError
 from builder.host.concurrency import Progress, map_with_progress
-from builder.host.config import Config
-from builder.host.console import Console
 from builder.image.render import model_layer as baking
 from builder.image.render.model_layer import bake
 from builder.model.model_files import LockedModel, ModelFile
@@ -28,7 +27,6 @@ from builder.models.model_lock import lock_model
 from builder.remote import download as remote_download
 from builder.remote.download import PartialFile
 
-QUIET = Console(quiet=True)
 WHEN = 1_000_000_000
 
 
@@ -45,11 +43,11 @@ def models(tmp_path: Path) -> Path:
 
 
 def lock(folder: Path, models: Path) -> LockedModel:
-    return lock_model(Model(name="tiny", source="./tiny"), folder.parent, Config(), models, QUIET)
+    return lock_model(Model(name="tiny", source="./tiny"), folder.parent, make_session(models))
 
 
 def fetch(locked: LockedModel, folder: Path, models: Path) -> None:
-    fetch_model(locked, folder.parent, Config(), models, QUIET)
+    fetch_model(locked, folder.parent, make_session(models))
 
 
 def tree(root: Path) -> dict[str, tuple[int, int, bytes]]:
@@ -217,9 +215,9 @@ def test_bakes(folder: Path, models: Path, tmp_path: Path) -> None:
 def test_bakes_the_same_again_and_elsewhere(folder: Path, models: Path, tmp_path: Path) -> None:
     locked = lock(folder, models)
     fetch(locked, folder, models)
-    fetch(locked, folder, tmp_path / "other")
+    fetch(locked, folder, tmp_path / "other" / "models")
     bake(locked, models, tmp_path / "one", WHEN)
-    bake(locked, tmp_path / "other", tmp_path / "two", WHEN)
+    bake(locked, tmp_path / "other" / "models", tmp_path / "two", WHEN)
     first = tree(tmp_path / "one")
     (tmp_path / "one" / "models" / "tiny" / "stale.json").write_text("old")
     bake(locked, models, tmp_path / "one", WHEN)

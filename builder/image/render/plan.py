@@ -44,7 +44,7 @@ def render(job: Job, lock: Lock, session: Session) -> Plan:
     """
     folder = session.workspace.cell(job.recipe.name, job.cell.id)
     for model in lock.models:
-        fetch_model(model, job.recipe.path.parent, session.config, session.workspace.models, session.console)
+        fetch_model(model, job.recipe.path.parent, session)
     python = _prepare(lock, session)
     with disk_errors(folder.path):
         folder.layers.mkdir(parents=True, exist_ok=True)

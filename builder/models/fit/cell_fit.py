@@ -77,7 +77,7 @@ def _files(job: Job, models: Sequence[LockedModel] | None, session: Session) -> 
     locked = next((candidate for candidate in models or () if candidate.name == served), None)
     if locked is None:
         raise ModelError(f"the cell has no model {served}, which its server names", where=str(job.recipe.path))
-    return locked_files(locked, folder, session.config, session.workspace.models)
+    return locked_files(locked, folder, session)
 
 
 def _estimate(job: Job, shape: Shape, files: ModelFiles, board: Board | None) -> BoardFit:

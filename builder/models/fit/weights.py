@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.config import Config
+    from builder.host.session import Session
     from builder.model.model_files import LockedModel
     from builder.model.recipes import Model
     from builder.models.fit.memory_estimate import Shape
@@ -55,9 +56,9 @@ class ModelFiles:
         return str(path), path.read_bytes()
 
 
-def locked_files(locked: LockedModel, recipe_folder: Path, config: Config, models: Path) -> ModelFiles:
+def locked_files(locked: LockedModel, recipe_folder: Path, session: Session) -> ModelFiles:
     """Return the files of a locked model, from the store or the folder that it was locked from."""
-    source = locate(locked.source, recipe_folder, config)
+    source, models = locate(locked.source, recipe_folder, session.config), session.workspace.models
     by_path = {file.path: file for file in locked.files}
 
     def find(path: str) -> Path | None:
