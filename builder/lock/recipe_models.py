@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from builder.model.locks import Job
     from builder.model.model_files import LockedModel, ModelFile
 
-State = Literal["whole", "missing", "damaged"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UsedModel:
@@ -64,8 +62,9 @@ def lock_models(jobs: Sequence[Job], every: Sequence[Job], session: Session) -> 
             for reference, model in models.items()
         ]
         model_pins.write(path, [*old_pins, *new_pins])
+    references = {job.cell.id: {*map(model_pins.reference_of, job.spec.models)} for job in jobs}
     return tuple(
-        UsedModel(model=pin.model, cells=tuple(job.cell.id for job in jobs if _uses(job, pin.reference)))
+        UsedModel(model=pin.model, cells=tuple(cell for cell, used in references.items() if pin.reference in used))
         for pin in new_pins
     )
 
@@ -137,11 +136,7 @@ def verify_models(used: Sequence[UsedModel], session: Session) -> tuple[Verified
     )
 
 
-def _uses(job: Job, reference: str) -> bool:
-    return any(model_pins.reference_of(model) == reference for model in job.spec.models)
-
-
-def _state(file: ModelFile, models: Path, progress: Progress) -> State:
+def _state(file: ModelFile, models: Path, progress: Progress) -> Literal["whole", "missing", "damaged"]:
     path = model_store.blob(models, file.sha256)
     if not path.is_file():
         return "missing"

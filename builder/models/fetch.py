@@ -91,7 +91,8 @@ def obtain(name: str, fetcher: ModelFetcher, models: Path, progress: Progress) -
     file = fetcher.file
     sha256 = _stored(models, file)
     if sha256 is None:
-        with model_store.partial(models, _key(fetcher), progress.token.check) as partial:
+        key = file.sha256 or records.fingerprint(fetcher.uri, file.path, file.git_id)
+        with model_store.partial(models, key, progress.token.check) as partial:
             # Another thread or process may have downloaded it meanwhile.
             sha256 = _stored(models, file)
             if sha256 is None:
@@ -120,10 +121,6 @@ def _stored(models: Path, file: HubFile) -> str | None:
     if sha256 and model_store.has(models, ModelFile(path=file.path, sha256=sha256, size=file.size)):
         return sha256
     return None
-
-
-def _key(fetcher: ModelFetcher) -> str:
-    return fetcher.file.sha256 or records.fingerprint(fetcher.uri, fetcher.file.path, fetcher.file.git_id)
 
 
 def _git_key(file: HubFile) -> str:
