@@ -167,10 +167,8 @@ def curl_hint(service: Service, model: str | None, host: str | None = None) -> s
 
 def memory_of(job: Job, board: Board, session: Session) -> Memory:
     """Estimate whether a cell's server fits into the memory of a board."""
-    recipe, store = job.recipe, session.workspace.models
     try:
-        models = locked_models(job, session)
-        found = fit_cell(recipe, job.cell.id, job.spec, job.platform, models, (board.name,), session.config, store)
+        found = fit_cell(job, locked_models(job, session), session, (board.name,))
     except ModelError as error:
         return Memory(fit=None, unknown=error.message)
     (fit,) = found.boards

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
     from builder.host.concurrency import Progress
     from builder.host.config import Config
-    from builder.host.console import Console
+    from builder.host.session import Session
     from builder.model.model_files import LockedModel
     from builder.remote.download import PartialFile
     from builder.remote.hub.model_sources import HubSource
 
 
-def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models: Path, console: Console) -> None:
-    """Download the missing files of a model into the store `models` (`Workspace.models`).
+def fetch_model(locked: LockedModel, recipe_folder: Path, session: Session) -> None:
+    """Download the missing files of a model into the store.
 
     Raises:
         ModelError: the model's source no longer has it.
@@ -40,14 +40,15 @@ def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models
         IntegrityError: a file is not the locked one.
         DiskError: the store cannot be written.
     """
+    models = session.workspace.models
     missing = {file.sha256: file for file in locked.files if not model_store.use(models, file)}
     if not missing:
         return
-    fetcher = _fetchers(locked, recipe_folder, config)
+    fetcher = _fetchers(locked, recipe_folder, session.config)
     # Largest first, so that no large one is left for the end.
     files = sorted(missing.values(), key=lambda file: (-file.size, file.sha256))
     total = sum(file.size for file in files)
-    with disk_errors(models), console.task(f"fetching model {locked.name}", total) as task:
+    with disk_errors(models), session.console.task(f"fetching model {locked.name}", total) as task:
         map_with_progress(
             lambda file, progress: obtain(locked.name, fetcher(_hub_file(file)), models, progress), files, task.advance
         )
@@ -90,7 +91,8 @@ def obtain(name: str, fetcher: ModelFetcher, models: Path, progress: Progress) -
     file = fetcher.file
     sha256 = _stored(models, file)
     if sha256 is None:
-        with model_store.partial(models, _key(fetcher), progress.token.check) as partial:
+        key = file.sha256 or records.fingerprint(fetcher.uri, file.path, file.git_id)
+        with model_store.partial(models, key, progress.token.check) as partial:
             # Another thread or process may have downloaded it meanwhile.
             sha256 = _stored(models, file)
             if sha256 is None:
@@ -119,10 +121,6 @@ def _stored(models: Path, file: HubFile) -> str | None:
     if sha256 and model_store.has(models, ModelFile(path=file.path, sha256=sha256, size=file.size)):
         return sha256
     return None
-
-
-def _key(fetcher: ModelFetcher) -> str:
-    return fetcher.file.sha256 or records.fingerprint(fetcher.uri, fetcher.file.path, fetcher.file.git_id)
 
 
 def _git_key(file: HubFile) -> str:

@@ -91,7 +91,9 @@ def _recipe(root: Table, path: Path, templates: Sequence[Path]) -> Recipe:
     slots = Slots()
     values: dict[str, Any] = {"matrix": Matrix(axes=()), "architecture": "arm64"} | _RECIPE.read(root, slots)
     fields = {field: values.pop(field) for field in _RECIPE_FIELDS if field in values}
-    recipe = Recipe(name=name, path=path, **fields, spec=_spec(root, values))
+    spec = Spec(**values)
+    server = replace(spec.server, model=served_model(root.document, spec.server.model, spec.models))
+    recipe = Recipe(name=name, path=path, **fields, spec=replace(spec, server=server))
     if templates:
         _check_template(root, recipe.spec.template, templates)
     # Cells are checked only if the axes are right.
@@ -101,12 +103,6 @@ def _recipe(root: Table, path: Path, templates: Sequence[Path]) -> Recipe:
     if right:
         check_cells(root.document, recipe, slots.collected)
     return recipe
-
-
-def _spec(root: Table, values: dict[str, Any]) -> Spec:
-    spec = Spec(**values)
-    model = served_model(root.document, spec.server.model, spec.models)
-    return replace(spec, server=replace(spec.server, model=model))
 
 
 def _check_template(root: Table, name: str, folders: Sequence[Path]) -> None:

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import make_session
 from model_files import make_folder, weights
 
 from builder.errors import DiskError, IntegrityError, ModelError
 from builder.host.concurrency import Progress, map_with_progress
-from builder.host.config import Config
-from builder.host.console import Console
 from builder.image.render.context import bake, model_layer
 from builder.image.wheels.tree import EPOCH
 from builder.model.model_files import LockedModel, ModelFile
@@ -27,8 +26,6 @@ from builder.models.fetch import fetch_model
 from builder.models.model_lock import lock_model
 from builder.remote import download as remote_download
 from builder.remote.download import PartialFile
-
-QUIET = Console(quiet=True)
 
 
 @pytest.fixture
@@ -44,11 +41,11 @@ def models(tmp_path: Path) -> Path:
 
 
 def lock(folder: Path, models: Path) -> LockedModel:
-    return lock_model(Model(name="tiny", source="./tiny"), folder.parent, Config(), models, QUIET)
+    return lock_model(Model(name="tiny", source="./tiny"), folder.parent, make_session(models))
 
 
 def fetch(locked: LockedModel, folder: Path, models: Path) -> None:
-    fetch_model(locked, folder.parent, Config(), models, QUIET)
+    fetch_model(locked, folder.parent, make_session(models))
 
 
 def tree(root: Path) -> dict[str, tuple[int, int, bytes]]:
@@ -216,9 +213,9 @@ def test_bakes(folder: Path, models: Path, tmp_path: Path) -> None:
 def test_bakes_the_same_again_and_elsewhere(folder: Path, models: Path, tmp_path: Path) -> None:
     locked = lock(folder, models)
     fetch(locked, folder, models)
-    fetch(locked, folder, tmp_path / "other")
+    fetch(locked, folder, tmp_path / "other" / "models")
     bake(locked, models, tmp_path / "one")
-    bake(locked, tmp_path / "other", tmp_path / "two")
+    bake(locked, tmp_path / "other" / "models", tmp_path / "two")
     first = tree(tmp_path / "one")
     bake(locked, models, tmp_path / "one")
     assert tree(tmp_path / "one") == tree(tmp_path / "two") == first

@@ -14,11 +14,9 @@ from builder.cli.verb_options import complete_boards, level_option, lookup_regis
 from builder.device.image_choice import ImageCandidate, host_of, pick
 from builder.errors import ModelError, RegistryError
 from builder.host import records
-from builder.host.session import Session
 from builder.host.units import gib
 from builder.jetson.device import TargetHost
 from builder.lock.recipe_models import locked_models
-from builder.model.locks import Job
 from builder.models.fit.cell_fit import fit_cell
 from builder.models.fit.memory_estimate import BoardFit, CellFit, Machine
 from builder.publish.stage import required_targets
@@ -109,17 +107,10 @@ def estimate_memory(selection: CellSelection, boards: tuple[str, ...]) -> int:
     recipe, or all boards of its platform. Ends with exit code 9 if the model of a cell fits no board.
     """
     session = selection.session
-    fits = [_fit(job, boards, session) for job in selection.jobs()]
+    fits = [fit_cell(job, locked_models(job, session), session, boards) for job in selection.jobs()]
     estimates = tuple(CellEstimate(fit=fit, fits_somewhere=fit.fits_somewhere) for fit in fits)
     show(FitResult(recipe=selection.recipe.name, cells=estimates), _fits_text(fits), session.console)
     return 0 if all(fit.fits_somewhere for fit in fits) else ModelError.exit_code
-
-
-def _fit(job: Job, boards: Sequence[str], session: Session) -> CellFit:
-    models = locked_models(job, session)
-    return fit_cell(
-        job.recipe, job.cell.id, job.spec, job.platform, models, boards, session.config, session.workspace.models
-    )
 
 
 def _fits_text(fits: Sequence[CellFit]) -> str:

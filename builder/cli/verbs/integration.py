@@ -14,10 +14,11 @@ from builder.cli.results import VerbFailure, show
 from builder.cli.verb_options import json_option
 from builder.cli.verb_table import verbs
 from builder.errors import UsageError
+from builder.host.config import config_schema
 from builder.host.console import Console
 from builder.host.records import DIALECT, schema_of
 from builder.host.toml.documents import printable, suggest
-from builder.recipe.json_schema import input_schema
+from builder.recipe.load import recipe_schema
 
 _VARIABLE = "_JBUILD_COMPLETE"
 _PROGRAM = "jbuild"
@@ -29,7 +30,7 @@ _INSTALL = {
 
 SchemaResult = dict[str, Any]
 # Files that users write; other names are verbs, whose results the schemas describe.
-INPUTS = ("recipe", "config")
+INPUTS = {"recipe": recipe_schema, "config": config_schema}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,5 +119,5 @@ def print_schema(name: str, result: bool, as_json: bool) -> None:
     the schema of its --json output; with `error`, the schema of that output when a verb fails. `--result recipe` is the
     output of the verb `recipe`.
     """
-    schema = input_schema(name) if name in INPUTS and not result else result_schema(name)
+    schema = INPUTS[name]() if name in INPUTS and not result else result_schema(name)
     Console(as_json=as_json).result(schema, json.dumps(schema, indent=2))

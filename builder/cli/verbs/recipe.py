@@ -94,7 +94,7 @@ def run(
     check_cache(session.workspace)
     selection.show_impossible()
     jobs = selection.jobs()
-    from builder.lock.upgrades import check_upgrades  # noqa: PLC0415  # slow to import; completion does without
+    from builder.lock.lock_check import check_upgrades  # noqa: PLC0415  # slow to import; completion does without
     from builder.pipeline import runner  # noqa: PLC0415  # and this
 
     check_upgrades(jobs, options.upgrade, session)

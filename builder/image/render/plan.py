@@ -42,7 +42,7 @@ def render(job: Job, lock: Lock, session: Session) -> Plan:
     """
     folder = session.workspace.cell(job.recipe.name, job.cell.id)
     for model in lock.models:
-        fetch_model(model, job.recipe.path.parent, session.config, session.workspace.models, session.console)
+        fetch_model(model, job.recipe.path.parent, session)
     ignored = folder.path.parents[1] / ".gitignore"
     if not ignored.exists():
         # A plan has 100,000 files.

@@ -18,8 +18,7 @@ from builder.model.recipes import Question
 from builder.models.selection import CONFIG
 from builder.project.init.proposals import NO_BOARD
 from builder.recipe.find import recipe_paths
-from builder.recipe.json_schema import FILES, schema_text
-from builder.recipe.load import load
+from builder.recipe.load import load, recipe_schema
 from builder.recipe.matrix import expand, specify
 from builder.remote.hub.model_sources import FolderSource, locate
 
@@ -55,7 +54,7 @@ def write(proposal: Proposal, folder: Path) -> Path:
     _check(name, text)
     write_text(path, text)
     # The recipe's first line names it for editors. It replaces one of an older jbuild.
-    write_text(folder.parent / "schemas" / FILES["recipe"], schema_text("recipe"))
+    write_text(folder.parent / "schemas" / "recipe.schema.json", json.dumps(recipe_schema(), indent=2) + "\n")
     return path
 
 

@@ -1,19 +1,32 @@
-"""The CUDA version of a locked torch, read from the wheel itself: its name and tags do not contain it."""
+"""Properties of locked wheels that indexes may not list: their sizes, and the CUDA version of torch.
+
+The grouping of wheels into layers depends on sizes. The name and the tags of a torch wheel do not contain its CUDA
+version, so it is read from the wheel itself.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import requests
+
 from builder.errors import NoWheelsError
+from builder.host.concurrency import TaskGroup
 from builder.host.files import write_bytes
 from builder.host.index_rows import DEFAULT
+from builder.remote import http
+from builder.remote.download import local_path
+from builder.remote.index.index_client import client_of
 from builder.remote.index.index_view import read_wheel
 from builder.remote.index.listing import Index, IndexFile
 
 if TYPE_CHECKING:
     import zipfile
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from builder.host.session import Session
     from builder.model.locks import Job, LockedWheel
@@ -31,6 +44,51 @@ _CUDA_LIBRARY = "torch/lib/libtorch_cuda.so"
 _VERSION = "torch/version.py"
 _CUDA = re.compile(rb"^cuda\s*(?::[^=]*)?=\s*['\"]([0-9]+\.[0-9]+)", re.MULTILINE)
 _LONGEST = 1 << 20
+_AT_ONCE = 8
+# A retry gets the same status; fetching the wheel reports the error.
+_REFUSED = range(400, 429)
+
+
+def measured(wheels: Sequence[LockedWheel], session: Session) -> tuple[LockedWheel, ...]:
+    """Return the wheels with their sizes (bytes) from the cache or from their servers.
+
+    Raises:
+        NetworkError: a server does not answer.
+    """
+    unknown = [wheel for wheel in wheels if wheel.size is None]
+    if not unknown:
+        return tuple(wheels)
+    client = client_of(session.config, session.workspace.index_states)
+    with session.console.task("reading sizes", len(unknown), unit="wheels") as task, TaskGroup(_AT_ONCE) as group:
+
+        def measure(wheel: LockedWheel) -> LockedWheel:
+            size = _size(wheel, session.workspace.wheel(wheel.sha256, wheel.filename), client)
+            task.advance(1)
+            return replace(wheel, size=size)
+
+        by_hash = {wheel.sha256: wheel for wheel in group.map(measure, unknown)}
+    return tuple(by_hash.get(wheel.sha256, wheel) for wheel in wheels)
+
+
+def _size(wheel: LockedWheel, stored: Path, client: IndexClient) -> int | None:
+    if stored.is_file():
+        return stored.stat().st_size
+    if path := local_path(wheel.url):
+        return path.stat().st_size if path.is_file() else None
+    try:
+        return http.Retry().run(lambda: _content_length(wheel.url, client))
+    except requests.RequestException as error:
+        raise http.network_error(error, wheel.url) from error
+
+
+def _content_length(url: str, client: IndexClient) -> int | None:
+    # GET, closed after the headers: signed URLs are not valid for HEAD, and some servers refuse it.
+    with client.get(url, headers={"Accept-Encoding": "identity"}) as response:
+        if response.status_code in _REFUSED:
+            return None
+        response.raise_for_status()
+        length = response.headers.get("Content-Length", "")
+        return int(length) if length.isdecimal() else None
 
 
 def check_torch(
