@@ -13,8 +13,8 @@ from builder.host.files import disk_errors, mark_used, temp_file
 from builder.image.oci.layout import blob, is_present, put, put_image, read_image
 from builder.model.images import Descriptor, Image
 from builder.remote.registry.base_lookup import connect_to, image_manifest
-from builder.remote.registry.errors import ImageMissingError
 from builder.remote.registry.reference import Reference
+from builder.remote.registry.transport import ImageMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

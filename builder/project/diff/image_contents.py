@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from builder.errors import RecipeError, RegistryError
 from builder.image.oci.layout import blob, read_image
 from builder.project.diff.difference import ComparedPart, Layer
+from builder.remote.registry.base_lookup import connect_to
 from builder.remote.registry.reference import Reference
-from builder.remote.registry.registry_client import INDEXES, connect
+from builder.remote.registry.registry_client import INDEXES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,8 +86,7 @@ def of_registry(name: str, config: Config, architecture: str) -> ImageContents:
         RecipeError: the name is not an image name, or the image is for other architectures.
     """
     reference = Reference.parse(name)
-    own_hosts = {Reference.parse(f"{registry}/x").host for registry in config.registries}
-    client = connect(reference.host, config, own=own_hosts)
+    client = connect_to(reference, config)
     try:
         content, descriptor = client.get_manifest(reference.repository, reference.tag_or_digest)
         document = json.loads(content)

@@ -44,8 +44,7 @@ def _repositories(case: DoctorContext) -> Iterator[str]:
 def _try_upload(case: DoctorContext, name: str) -> Check:
     reference = Reference.parse(name)
     retry = http.Retry(tries=1)
-    own_hosts = {reference.host}
-    client = connect(reference.host, case.session.config, own=own_hosts, retry=retry, patience=_PATIENCE)
+    client = connect(reference.host, case.session.config, publish=True, retry=retry, patience=_PATIENCE)
     try:
         client.try_upload(reference.repository)
     except RegistryError as error:

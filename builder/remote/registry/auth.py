@@ -26,7 +26,7 @@ from builder.remote.http import is_loopback, scrub
 from builder.remote.registry.reference import DOCKER_HUB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     import requests
 
@@ -60,11 +60,11 @@ class Credentials:
         return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
 
 
-def find_credentials(host: str, *, publish_hosts: Collection[str] = ()) -> Credentials | None:
+def find_credentials(host: str, *, publish: bool = False) -> Credentials | None:
     """Return the credentials for a registry host, or None for anonymous requests.
 
     First `JBUILD_REGISTRY_USER_<HOST>` and `JBUILD_REGISTRY_PASSWORD_<HOST>` (upper case, `_` for all but letters and
-    digits). Then, for `publish_hosts` only, `JBUILD_REGISTRY_USER` and `JBUILD_REGISTRY_PASSWORD`: the registry of a
+    digits). Then, to `publish` only, `JBUILD_REGISTRY_USER` and `JBUILD_REGISTRY_PASSWORD`: the registry of a
     base image must not get the password of the one that jbuild publishes to. Then Docker's `config.json`: credential
     helpers, the credential store, `auths`.
 
@@ -72,7 +72,7 @@ def find_credentials(host: str, *, publish_hosts: Collection[str] = ()) -> Crede
         RegistryError: `config.json` or a helper is broken.
     """
     mangled = re.sub(r"[^A-Z0-9]", "_", host.upper())
-    suffixes = (f"_{mangled}", "") if host in publish_hosts else (f"_{mangled}",)
+    suffixes = (f"_{mangled}", "") if publish else (f"_{mangled}",)
     for suffix in suffixes:
         user = os.environ.get(f"JBUILD_REGISTRY_USER{suffix}")
         password = os.environ.get(f"JBUILD_REGISTRY_PASSWORD{suffix}")

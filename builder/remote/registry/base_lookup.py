@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.errors import NetworkError, RecipeError, RegistryError
-from builder.remote.registry.errors import ImageMissingError, RegistryUnreachableError
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.registry_client import INDEXES, RegistryClient, connect
+from builder.remote.registry.transport import ImageMissingError, RegistryUnreachableError
 
 if TYPE_CHECKING:
     from builder.host.config import Config, RegistryMirror
@@ -96,7 +96,7 @@ def image_manifest(client: RegistryClient, reference: Reference, architecture: s
 def connect_to(reference: Reference, config: Config, *, retry: Retry | None = None) -> RegistryClient:
     """Return a client for the registry of an image; jbuild publishes to the configured registries."""
     publish_hosts = {Reference.parse(f"{registry}/x").host for registry in config.registries}
-    return connect(reference.host, config, own=publish_hosts, retry=retry)
+    return connect(reference.host, config, publish=reference.host in publish_hosts, retry=retry)
 
 
 def _mirrored(image: str, config: Config) -> tuple[str, RegistryMirror | None]:
