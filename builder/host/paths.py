@@ -142,8 +142,8 @@ class Workspace:
         return self.cache / "wheels"
 
     def wheel(self, sha256: str, filename: str) -> Path:
-        """Return a wheel's file in the wheelhouse."""
-        return wheel_file(self.wheels, sha256, filename)
+        """Return a wheel's file in the wheelhouse; it keeps its name, since tools read it."""
+        return self.wheels / sha256[:2] / sha256 / filename
 
     def metadata(self, sha256: str) -> Path:
         """Return the file of a wheel's cached METADATA."""
@@ -218,11 +218,6 @@ class Workspace:
     def engine_record(self) -> Path:
         """The record of the engine that `scripts/engine up` started."""
         return self.cache / "engine" / "engine.json"
-
-
-def wheel_file(wheelhouse: Path, sha256: str, filename: str) -> Path:
-    """Return a wheel's file in a wheelhouse; it keeps its name, since tools read it."""
-    return wheelhouse / sha256[:2] / sha256 / filename
 
 
 def _distinct(*folders: Path) -> tuple[Path, ...]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 import requests
 
 from builder.host.concurrency import TaskGroup
 from builder.remote import http
+from builder.remote.download import local_path
 from builder.remote.index.index_client import client_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from builder.host.session import Session
     from builder.model.locks import LockedWheel
@@ -52,8 +52,7 @@ def measured(wheels: Sequence[LockedWheel], session: Session) -> tuple[LockedWhe
 def _size(wheel: LockedWheel, stored: Path, client: IndexClient) -> int | None:
     if stored.is_file():
         return stored.stat().st_size
-    if not wheel.url.startswith(("http://", "https://")):
-        path = Path(unquote(urlsplit(wheel.url).path) if "://" in wheel.url else wheel.url)
+    if path := local_path(wheel.url):
         return path.stat().st_size if path.is_file() else None
     try:
         return http.Retry().run(lambda: _content_length(wheel.url, client))

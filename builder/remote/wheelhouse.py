@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from email.parser import BytesParser
-from email.policy import compat32
-from functools import partial
+from email.parser import BytesHeaderParser
 from typing import TYPE_CHECKING
 
 import requests
 
 from builder.errors import IntegrityError, LockError, NetworkError
 from builder.host.concurrency import map_with_progress
-from builder.host.paths import wheel_file
 from builder.remote import http
 from builder.remote.download import Expected, download, download_once, local_path, receive
 from builder.remote.index.listing import addresses
@@ -37,11 +34,6 @@ _DECISIVE = ("Name", "Version", "Requires-Python", "Requires-Dist", "Provides-Ex
 _REFUSED = ".refused"
 
 
-def path_of(wheel: LockedWheel, wheelhouse: Path) -> Path:
-    """Return the path of a wheel in the wheelhouse."""
-    return wheel_file(wheelhouse, wheel.sha256, wheel.filename)
-
-
 def fetch(
     wheels: Sequence[LockedWheel], session: Session, *, on_fetched: Callable[[LockedWheel], None] | None = None
 ) -> int:
@@ -54,17 +46,17 @@ def fetch(
         IntegrityError: its bytes are not the locked ones, or its METADATA differs from the index's at lock time.
         DiskError: the disk is full.
     """
-    wheelhouse = session.workspace.wheels
-    missing = [wheel for wheel in wheels if not path_of(wheel, wheelhouse).is_file()]
+    wheel_path = session.workspace.wheel
+    missing = [wheel for wheel in wheels if not wheel_path(wheel.sha256, wheel.filename).is_file()]
     for wheel in wheels:
         if on_fetched and wheel not in missing:
             on_fetched(wheel)
     if not missing:
         return 0
-    get = partial(Logins(session.config).get, http.session(session.config), stream=True)
+    get = Logins(session.config, http.session(session.config)).get
 
     def fetch_one(wheel: LockedWheel, progress: Progress) -> int:
-        target = path_of(wheel, wheelhouse)
+        target = wheel_path(wheel.sha256, wheel.filename)
         fetched = download_once(
             target, lambda path: _fetch_wheel(wheel, path, get, session, progress), progress.token.check
         )
@@ -162,5 +154,5 @@ def _same(served: bytes, path: Path) -> bool:
 
 
 def _decisive(content: bytes) -> dict[str, list[str]]:
-    headers = BytesParser(policy=compat32).parsebytes(content, headersonly=True)
+    headers = BytesHeaderParser().parsebytes(content)
     return {name: sorted(" ".join(str(text).split()) for text in headers.get_all(name, ())) for name in _DECISIVE}

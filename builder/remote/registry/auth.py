@@ -41,9 +41,8 @@ _HELPER_WITHIN_S = 60.0
 _TOKEN_USER = "<token>"  # noqa: S105
 _CLIENT = "jbuild"
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105
-_PARAMETER = re.compile(rf'({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))')
-_SCHEME = re.compile(rf"({_TOKEN})(?=\s|,|$)")
-_GAP = re.compile(r"[\s,]*")
+# A parameter, or a scheme.
+_CHALLENGE_PART = re.compile(rf'[\s,]*(?:({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))|({_TOKEN})(?=\s|,|$))')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,12 +181,6 @@ class Authorization(AuthBase):
         return request
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Token:
-    header: str
-    until: float
-
-
 class Authority:
     """Logs in to one registry and caches its tokens. Safe for threads."""
 
@@ -195,14 +188,14 @@ class Authority:
         """Take the registry; `credentials` is called once, when the registry first requires a log-in."""
         self._host, self._base, self._session = host, base, session
         self._credentials = cache(credentials)
-        self._tokens: dict[tuple[str, ...], _Token] = {}
+        self._tokens: dict[tuple[str, ...], tuple[str, float]] = {}
         self._basic: str | None = None
         self._mutex = threading.Lock()
 
     def header(self, scopes: tuple[str, ...]) -> str | None:
         """Return the cached `Authorization` header for these scopes, or None."""
-        token = self._tokens.get(scopes)
-        return token.header if token and token.until > time.monotonic() else self._basic
+        header, until_s = self._tokens.get(scopes, ("", 0.0))
+        return header if until_s > time.monotonic() else self._basic
 
     def renew(self, refused: requests.Response, used: str | None, scopes: tuple[str, ...]) -> bool:
         """Get a new header after a 401 to a request with the header `used`; return False if that is impossible.
@@ -224,7 +217,10 @@ class Authority:
                 return True
             return False
 
-    def _token(self, offer: dict[str, str], scopes: tuple[str, ...], credentials: Credentials | None) -> _Token:
+    def _token(
+        self, offer: dict[str, str], scopes: tuple[str, ...], credentials: Credentials | None
+    ) -> tuple[str, float]:
+        """Return a header and the time until which it is valid."""
         realm, service = offer.get("realm", ""), offer.get("service", "")
         self._check_realm(realm)
         started = time.monotonic()
@@ -256,7 +252,7 @@ class Authority:
             hint="tell the registry's operator: the token realm must be https",
         )
 
-    def _read(self, response: requests.Response, started: float) -> _Token:
+    def _read(self, response: requests.Response, started: float) -> tuple[str, float]:
         try:
             body = response.json()
             token = body.get("token") or body["access_token"]
@@ -265,7 +261,7 @@ class Authority:
             raise RegistryError(
                 "the registry's token server returned no token", where=self._host, hint="check the registry's set-up"
             ) from error
-        return _Token(header=f"Bearer {token}", until=started + max(life - _MARGIN_S, life / 2))
+        return f"Bearer {token}", started + max(life - _MARGIN_S, life / 2)
 
 
 def parse_challenges(header: str) -> list[tuple[str, dict[str, str]]]:
@@ -275,19 +271,13 @@ def parse_challenges(header: str) -> list[tuple[str, dict[str, str]]]:
     """
     challenges: list[tuple[str, dict[str, str]]] = []
     position = 0
-    while True:
-        position = _end_of(_GAP.match(header, position), position)
-        parameter = _PARAMETER.match(header, position)
-        scheme = _SCHEME.match(header, position)
-        if parameter and challenges:
-            value = parameter[3] if parameter[2] is None else re.sub(r"\\(.)", r"\1", parameter[2])
-            challenges[-1][1][parameter[1].lower()] = value
-        elif scheme and not parameter:
-            challenges.append((scheme[1].lower(), {}))
+    while part := _CHALLENGE_PART.match(header, position):
+        name, quoted, plain, scheme = part.groups()
+        if scheme:
+            challenges.append((scheme.lower(), {}))
+        elif challenges:
+            challenges[-1][1][name.lower()] = plain or re.sub(r"\\(.)", r"\1", quoted)
         else:
-            return challenges
-        position = _end_of(parameter or scheme, position)
-
-
-def _end_of(match: re.Match[str] | None, position: int) -> int:
-    return match.end() if match else position
+            break
+        position = part.end()
+    return challenges
