@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         error = result.exception()
         if isinstance(error, Exception):
             # After half an answer uv tries again, and then gets the failure.
-            self.server.view.fail(error)
+            self.server.view.errors.append(error)
             self.close_connection = head_sent
             return None if head_sent else self._reply(_FAILED, str(error).encode(), _PLAIN)
         if not head_sent:

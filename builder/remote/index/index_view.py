@@ -60,7 +60,7 @@ class IndexView:
     """The pinned packages of one cell. Threads may share it.
 
     `locked` are the files of the previous lock by name, with their sha256 and URL: those in the wheelhouse stay
-    candidates when the index serves others under their names.
+    candidates when the index serves others under their names. `errors` are those that uv sees as failed requests only.
     """
 
     pins: IndexPins
@@ -114,11 +114,6 @@ class IndexView:
         except JbuildError as error:
             self._unreadable[sha256] = error
             raise
-
-    def fail(self, error: Exception) -> None:
-        """Record an error that uv sees only as a failed request."""
-        with self._mutex:
-            self.errors.append(error)
 
     def _locked_or(self, index: Index, file: IndexFile) -> IndexFile:
         locked, url = self.locked.get(file.filename, (file.sha256, file.url))

@@ -13,12 +13,10 @@ import re
 import threading
 import time
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-from requests.auth import AuthBase
 
 from builder.errors import ProgramFailedError, ProgramMissingError, RegistryError
 from builder.host import process
@@ -95,22 +93,15 @@ def _from_docker(host: str) -> Credentials | None:
         raise _broken("it cannot be read as JSON", host) from error
     if not isinstance(document, dict):
         raise _broken("it is not a JSON object", host)
-    helper = _named(_table(document, "credHelpers"), host) or document.get("credsStore")
+    helper = _named(document.get("credHelpers"), host) or document.get("credsStore")
+    entry = _named(document.get("auths"), host)
     credentials = _ask_helper(str(helper), host) if helper else None
-    if credentials:
-        return credentials
-    entry = _named(_table(document, "auths"), host)
-    return _from_entry(entry, host) if isinstance(entry, dict) else None
+    return credentials or (_from_entry(entry, host) if isinstance(entry, dict) else None)
 
 
-def _table(document: dict[str, Any], key: str) -> dict[str, Any]:
-    value = document.get(key)
-    return value if isinstance(value, dict) else {}
-
-
-def _named(entries: dict[str, Any], host: str) -> Any:
+def _named(entries: Any, host: str) -> Any:
     """Return the entry of a host; keys may carry a scheme and an API version."""
-    for key, value in entries.items():
+    for key, value in entries.items() if isinstance(entries, dict) else ():
         bare = re.sub(r"^https?://|/(?:v[12]/?)?$", "", key)
         if bare == host or (host == DOCKER_HUB and bare in ("index.docker.io", "registry-1.docker.io")):
             return value
@@ -147,19 +138,13 @@ def _ask_helper(helper: str, host: str) -> Credentials | None:
         if "not found" in output:
             return None
         raise RegistryError(f"`{program} get` failed", where=host, log=output, hint=f"run `docker login {host}`")
-    return _from_answer(answer.stdout, program, host)
-
-
-def _from_answer(text: str, program: str, host: str) -> Credentials:
     try:
-        body = json.loads(text)
+        body = json.loads(answer.stdout)
         user, secret = str(body["Username"]), str(body["Secret"])
     except (ValueError, KeyError, TypeError):
         # The cause would contain the secret.
         raise _broken(f"the credential helper `{program}` returned no credentials", host) from None
-    if user == _TOKEN_USER:
-        return Credentials(identity_token=secret)
-    return Credentials(user=user, password=secret)
+    return Credentials(identity_token=secret) if user == _TOKEN_USER else Credentials(user=user, password=secret)
 
 
 def _broken(flaw: str, host: str) -> RegistryError:
@@ -167,18 +152,11 @@ def _broken(flaw: str, host: str) -> RegistryError:
     return RegistryError(f"no credentials: {flaw}", where=str(docker_config()), hint=hint)
 
 
-class Authorization(AuthBase):
-    """Sets a request's `Authorization` header, or none; otherwise requests would replace it with netrc's."""
-
-    def __init__(self, value: str | None) -> None:
-        """Take the header's value; None is anonymous."""
-        self._value = value
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Set the header."""
-        if self._value:
-            request.headers["Authorization"] = self._value
-        return request
+def set_authorization(value: str | None, request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Set a request's `Authorization` header, or none; without any `auth` requests would take netrc's."""
+    if value:
+        request.headers["Authorization"] = value
+    return request
 
 
 class Authority:
@@ -232,11 +210,11 @@ class Authority:
                 "service": service,
                 "scope": " ".join(scopes),
             }
-            response = self._session.post(realm, data=form, auth=Authorization(None))
+            response = self._session.post(realm, data=form, auth=partial(set_authorization, None))
         else:
             fields = [("service", service), *(("scope", scope) for scope in scopes)]
             basic = credentials.basic if credentials and credentials.user else None
-            response = self._session.get(realm, params=fields, auth=Authorization(basic))
+            response = self._session.get(realm, params=fields, auth=partial(set_authorization, basic))
         response.raise_for_status()
         return self._read(response, started)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
@@ -12,7 +13,7 @@ from requests import exceptions
 
 from builder.errors import RegistryError
 from builder.remote.http import CA_HINT, Retry, is_untrusted, reason, scrub
-from builder.remote.registry.auth import Authority, Authorization
+from builder.remote.registry.auth import Authority, set_authorization
 from builder.remote.registry.reference import api_base
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Transport:
 
         def send(header: str | None) -> requests.Response:
             data = body() if body else None
-            auth = Authorization(header if self._is_own(url) else None)
+            auth = partial(set_authorization, header if self._is_own(url) else None)
             return self._session.request(
                 method, url, headers=dict(headers or {}), data=data, auth=auth, stream=stream, timeout=timeout
             )
