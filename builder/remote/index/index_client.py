@@ -63,7 +63,6 @@ class IndexClient:
     _logins: Logins = field(init=False)
     _pages: dict[tuple[str, str], tuple[float, _Outcome]] = field(default_factory=dict)
     _locks: dict[tuple[str, str], threading.Lock] = field(default_factory=dict)
-    _mutex: threading.Lock = field(default_factory=threading.Lock)
     _failed: dict[str, tuple[float, requests.RequestException]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,9 +83,7 @@ class IndexClient:
             IndexUnreachableError: neither the index nor its mirrors gave a usable answer.
         """
         key = (index.name, project)
-        with self._mutex:
-            lock = self._locks.setdefault(key, threading.Lock())
-        with lock:
+        with self._locks.setdefault(key, threading.Lock()):
             until_s, outcome = self._pages.get(key, (-math.inf, None))
             if until_s < self.now():
                 until_s, outcome = self._pages[key] = self._ask(index, project)

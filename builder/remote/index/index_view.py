@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -72,7 +71,6 @@ class IndexView:
     pages: dict[str, ProjectPage] = field(default_factory=dict)
     errors: list[Exception] = field(default_factory=list)
     _unreadable: dict[str, JbuildError] = field(default_factory=dict)
-    _mutex: threading.Lock = field(default_factory=threading.Lock)
 
     def files(self, project: str) -> tuple[IndexFile, ...] | None:
         """Return the files that uv may choose for a package, or None if the package is not pinned.
@@ -93,9 +91,8 @@ class IndexView:
             if fitting(index, file) and (file.filename not in named or file.sha256 == locked):
                 named[file.filename] = file
         files = tuple(self._locked_or(index, file) for file in named.values())
-        with self._mutex:
-            self.pages[project] = page
-            self.candidates.update({file.sha256 or "": Candidate(index=index, file=file) for file in files})
+        self.pages[project] = page
+        self.candidates.update({file.sha256 or "": Candidate(index=index, file=file) for file in files})
         return files
 
     def metadata(self, sha256: str) -> bytes:
@@ -120,14 +117,13 @@ class IndexView:
         if locked == file.sha256 or locked is None:
             return file
         in_wheelhouse = self.workspace.wheel(locked, file.filename).is_file()
-        with self._mutex:
-            self.changed[file.filename] = ChangedFile(
-                index=index.name,
-                filename=file.filename,
-                locked=locked,
-                served=file.sha256 or "",
-                in_wheelhouse=in_wheelhouse,
-            )
+        self.changed[file.filename] = ChangedFile(
+            index=index.name,
+            filename=file.filename,
+            locked=locked,
+            served=file.sha256 or "",
+            in_wheelhouse=in_wheelhouse,
+        )
         return replace(file, sha256=locked, url=url, metadata=None) if in_wheelhouse else file
 
 

@@ -111,10 +111,12 @@ class Transport:
             requests.RequestException: any answer but 2xx, 3xx and, with `absent_ok`, 404.
         """
         url = self.absolute(path)
+        # An external store must not get the registry's credentials.
+        is_own = urlsplit(url).netloc == urlsplit(self.base).netloc
 
         def send(header: str | None) -> requests.Response:
             data = body() if body else None
-            auth = partial(set_authorization, header if self._is_own(url) else None)
+            auth = partial(set_authorization, header if is_own else None)
             return self._session.request(
                 method, url, headers=dict(headers or {}), data=data, auth=auth, stream=stream, timeout=timeout
             )
@@ -145,10 +147,6 @@ class Transport:
         if self.base.startswith("https://") and urlsplit(url).hostname == urlsplit(self.base).hostname:
             return url.replace("http://", "https://", 1) if url.startswith("http://") else url
         return url
-
-    def _is_own(self, url: str) -> bool:
-        """Return whether an address is the registry's; an external store must not get its credentials."""
-        return urlsplit(url).netloc == urlsplit(self.base).netloc
 
 
 def _explain(error: requests.RequestException, name: str, doing: str, right: str) -> RegistryError:
