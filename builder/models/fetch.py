@@ -14,9 +14,9 @@ from builder.models import model_store
 from builder.models.folder import readable
 from builder.models.model_checks import check_weights
 from builder.remote import http
+from builder.remote.artifact import RegistryFetcher
 from builder.remote.download import Expected, Fetcher, download
-from builder.remote.hub.artifact import RegistryFetcher
-from builder.remote.hub.model_sources import FolderSource, RegistrySource, locate
+from builder.remote.model_sources import FolderSource, RegistrySource, locate
 from builder.remote.registry.base_lookup import connect_to
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from builder.host.console import Console
     from builder.model.model_files import LockedModel
     from builder.remote.download import PartialFile
-    from builder.remote.hub.model_sources import HubSource
+    from builder.remote.model_sources import HubSource
 
 
 def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models: Path, console: Console) -> None:
@@ -74,7 +74,7 @@ def fetchers(source: HubSource | RegistrySource, config: Config) -> Callable[[Hu
     if isinstance(source, RegistrySource):
         client = connect_to(source.reference, config)
         return lambda file: RegistryFetcher(source=source, file=file, client=client)
-    from builder.remote.hub.hub_client import HubFetcher, require_online  # noqa: PLC0415  # huggingface_hub is slow to import
+    from builder.remote.hub_client import HubFetcher, require_online  # noqa: PLC0415  # huggingface_hub is slow to import
 
     require_online(source)
     session = http.session(config)

@@ -10,7 +10,7 @@ from builder.models import model_store
 from builder.models.folder import list_folder, readable
 from builder.models.model_checks import check_whole
 from builder.models.selection import CONFIG, select
-from builder.remote.hub.model_sources import FolderSource, locate
+from builder.remote.model_sources import FolderSource, locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

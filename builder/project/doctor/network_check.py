@@ -16,9 +16,9 @@ from builder.lock.index_sources import index_pins_of
 from builder.lock.inspect_index import default_address
 from builder.project.doctor.check_table import ok, problem, skipped
 from builder.remote import http
-from builder.remote.hub.model_sources import HubSource, locate
 from builder.remote.index.index_client import client_of
 from builder.remote.index.logins import without_login
+from builder.remote.model_sources import HubSource, locate
 from builder.remote.registry.reference import Reference, api_base
 
 if TYPE_CHECKING:

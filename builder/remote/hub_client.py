@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from builder.host.config import Config
     from builder.remote.download import PartialFile
-    from builder.remote.hub.model_sources import HubSource
+    from builder.remote.model_sources import HubSource
 
 _COMMIT = r"[0-9a-f]{40}([0-9a-f]{24})?"
 _OTHER_HUB = (

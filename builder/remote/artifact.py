@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.remote.download import PartialFile
-    from builder.remote.hub.model_sources import RegistrySource
+    from builder.remote.model_sources import RegistrySource
 
 TITLE = "org.opencontainers.image.title"
 _LICENCES = "org.opencontainers.image.licenses"
