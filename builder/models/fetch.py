@@ -15,7 +15,7 @@ from builder.models.folder import readable
 from builder.models.model_checks import check_weights
 from builder.remote import http
 from builder.remote.artifact import RegistryFetcher
-from builder.remote.download import Expected, Fetcher, download
+from builder.remote.download import Expected, download
 from builder.remote.model_sources import FolderSource, RegistrySource, locate
 from builder.remote.registry.base_lookup import connect_to
 
@@ -53,7 +53,7 @@ def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models
         )
 
 
-class ModelFetcher(Fetcher, Protocol):
+class ModelFetcher(Protocol):
     """The source of one file of a model."""
 
     @property
@@ -63,6 +63,16 @@ class ModelFetcher(Fetcher, Protocol):
     @property
     def file(self) -> HubFile:
         """The file in the source's listing."""
+
+    def fetch(self, content: PartialFile) -> None:
+        """Append the missing bytes to `content`.
+
+        Raises:
+            JbuildError: the source refuses or cannot be reached; the bytes so far stay.
+        """
+
+    def mismatch(self, content: PartialFile) -> IntegrityError:
+        """Return the error for content with a flaw."""
 
 
 def fetchers(source: HubSource | RegistrySource, config: Config) -> Callable[[HubFile], ModelFetcher]:
@@ -102,7 +112,7 @@ def obtain(name: str, fetcher: ModelFetcher, models: Path, progress: Progress) -
 def _fetch(name: str, fetcher: ModelFetcher, partial: Path, models: Path, progress: Progress) -> str:
     file = fetcher.file
     expected = Expected(sha256=file.sha256, size=file.size, git_id=file.git_id)
-    sha256 = download(fetcher, partial, expected, progress)
+    sha256 = download(fetcher.fetch, fetcher.mismatch, partial, expected, progress)
     try:
         check_weights(name, file.path, partial)
     except ModelError:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from email.parser import BytesHeaderParser
+from functools import partial
 from typing import TYPE_CHECKING
 
 import requests
@@ -75,7 +75,7 @@ def _fetch_wheel(wheel: LockedWheel, path: Path, get: _Get, session: Session, pr
     expected, failures = Expected(sha256=wheel.sha256), list[NetworkError]()
     for address in addresses(wheel.url, session.config.index_mirrors):
         try:
-            download(_WheelFetcher(wheel=wheel, url=address.url, get=get), path, expected, progress)
+            download(partial(_receive, wheel, address.url, get), partial(_mismatch, wheel), path, expected, progress)
             break
         except NetworkError as error:
             failures.append(error)
@@ -86,39 +86,31 @@ def _fetch_wheel(wheel: LockedWheel, path: Path, get: _Get, session: Session, pr
         _check_metadata(wheel, path, session.workspace.metadata(wheel.sha256))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _WheelFetcher:
-    """A wheel at an address, or in a folder."""
-
-    wheel: LockedWheel
-    url: str
-    get: _Get
-
-    def fetch(self, content: PartialFile) -> None:
-        if source := local_path(self.url):
-            try:
-                with source.open("rb") as file:
-                    content.copy_from(file)
-            except FileNotFoundError as error:
-                hint = "put the wheel back, or run `jbuild lock` again"
-                raise LockError(f"{self.wheel.filename} is no longer there", where=str(source), hint=hint) from error
-            return
+def _receive(wheel: LockedWheel, url: str, get: _Get, content: PartialFile) -> None:
+    """Append the missing bytes of a wheel at an address, or in a folder."""
+    if source := local_path(url):
         try:
-            retry = http.Retry(sleep=content.progress.token.sleep)
-            receive(lambda headers: self.get(self.url, headers=headers), content, retry)
-        except requests.RequestException as error:
-            missing = error.response is not None and error.response.status_code in _MISSING
-            hint = "the index no longer has this file: run `jbuild lock` again, or put it into the wheelhouse"
-            failure = f"{self.wheel.filename} cannot be downloaded"
-            raise http.network_error(error, self.url, failure, hint if missing else None) from error
+            with source.open("rb") as file:
+                content.copy_from(file)
+        except FileNotFoundError as error:
+            hint = "put the wheel back, or run `jbuild lock` again"
+            raise LockError(f"{wheel.filename} is no longer there", where=str(source), hint=hint) from error
+        return
+    try:
+        receive(lambda headers: get(url, headers=headers), content, http.Retry(sleep=content.progress.token.sleep))
+    except requests.RequestException as error:
+        missing = error.response is not None and error.response.status_code in _MISSING
+        hint = "the index no longer has this file: run `jbuild lock` again, or put it into the wheelhouse"
+        failure = f"{wheel.filename} cannot be downloaded"
+        raise http.network_error(error, url, failure, hint if missing else None) from error
 
-    def mismatch(self, content: PartialFile) -> IntegrityError:
-        return IntegrityError(
-            f"{self.wheel.filename} is not the file that was locked: {content.flaw()}",
-            where=self.wheel.url,
-            hint="the index serves another file under this name; "
-            "find out why, then run `jbuild lock` to take the new one",
-        )
+
+def _mismatch(wheel: LockedWheel, content: PartialFile) -> IntegrityError:
+    return IntegrityError(
+        f"{wheel.filename} is not the file that was locked: {content.flaw()}",
+        where=wheel.url,
+        hint="the index serves another file under this name; find out why, then run `jbuild lock` to take the new one",
+    )
 
 
 def _check_metadata(wheel: LockedWheel, path: Path, cached: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -28,9 +29,9 @@ from builder.remote.index.remote_wheel import (
 if TYPE_CHECKING:
     import zipfile
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from builder.host.paths import Workspace
-    from builder.remote.download import PartialFile
     from builder.remote.index.index_client import IndexClient
     from builder.remote.index.listing import Index, IndexFile, IndexPins, ProjectPage
 
@@ -177,9 +178,7 @@ def read_wheel(
             try:
                 return with_archive(RemoteFile(file.url, client.get), read)
             except NoRangesError:
-                fetcher = _IndexFileFetcher(index=index, file=file, client=client)
-                expected = Expected(sha256=file.sha256)
-                download_once(local, lambda path: download(fetcher, path, expected, Progress()), lambda: None)
+                download_once(local, partial(_fetch_whole, index, file, client), lambda: None)
         with local.open("rb") as wheel:
             return with_archive(wheel, read)
     except requests.RequestException as error:
@@ -202,19 +201,15 @@ def _beside(file: IndexFile, client: IndexClient) -> bytes | None:
     return content if content and file.metadata in ("", hashlib.sha256(content).hexdigest()) else None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _IndexFileFetcher:
-    """A wheel of an index that does not serve ranges."""
-
-    index: Index
-    file: IndexFile
-    client: IndexClient
-
-    def fetch(self, content: PartialFile) -> None:
-        receive(lambda headers: self.client.get(self.file.url, headers=headers), content, http.Retry(tries=3))
-
-    def mismatch(self, content: PartialFile) -> IntegrityError:  # noqa: ARG002  # the flaw is always the hash
-        return _unfit(self.index, self.file, "its bytes do not have the index's sha256")
+def _fetch_whole(index: Index, file: IndexFile, client: IndexClient, path: Path) -> None:
+    """Fetch a wheel of an index that does not serve ranges."""
+    download(
+        lambda content: receive(lambda headers: client.get(file.url, headers=headers), content, http.Retry(tries=3)),
+        lambda _: _unfit(index, file, "its bytes do not have the index's sha256"),
+        path,
+        Expected(sha256=file.sha256),
+        Progress(),
+    )
 
 
 def _unfit(index: Index, file: IndexFile, flaw: str) -> IntegrityError:
