@@ -30,7 +30,7 @@ from agreement.place import Place
 from agreement.stacks import read_stacks
 from builder.errors import AuditError, JbuildError
 from builder.lock.stage import lock_cell
-from builder.remote.wheelhouse import fetch, path_of
+from builder.remote.wheelhouse import fetch
 from measure import measure
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def main() -> int:
     try:
         lock = lock_cell(place.job(next(stack for stack in stacks if stack.name == STACK)), place.session).lock
         fetch(lock.wheels, place.session)
-        wheels = [path_of(wheel, place.session.workspace.wheels) for wheel in lock.wheels]
+        wheels = [place.session.workspace.wheel(wheel.sha256, wheel.filename) for wheel in lock.wheels]
         times = _audits(place, options.runs) | _others(wheels, options.auditwheel, place.folder)
     except JbuildError as error:
         place.session.console.failure(error)

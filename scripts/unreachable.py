@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from builder.errors import JbuildError
 from builder.host import config
 from builder.host.paths import Workspace
+from builder.remote import hub_client
 from builder.remote.http import Retry
-from builder.remote.hub import hub_client
-from builder.remote.hub.model_sources import HubSource, locate
+from builder.remote.model_sources import HubSource, locate
 from builder.remote.registry.base_lookup import resolve_digest
 
 if TYPE_CHECKING:

@@ -135,8 +135,8 @@ class Workspace:
         return CellFolder(path=self.project / "build" / recipe / cell)
 
     def wheel(self, sha256: str, filename: str) -> Path:
-        """Return a wheel's file in the wheelhouse."""
-        return wheel_file(self.wheels, sha256, filename)
+        """Return a wheel's file in the wheelhouse; it keeps its name, since tools read it."""
+        return self.wheels / sha256[:2] / sha256 / filename
 
     def metadata(self, sha256: str) -> Path:
         """Return the file of a wheel's cached METADATA."""
@@ -166,11 +166,6 @@ class Workspace:
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / name)
-
-
-def wheel_file(wheelhouse: Path, sha256: str, filename: str) -> Path:
-    """Return a wheel's file in a wheelhouse; it keeps its name, since tools read it."""
-    return wheelhouse / sha256[:2] / sha256 / filename
 
 
 def _distinct(*folders: Path) -> tuple[Path, ...]:

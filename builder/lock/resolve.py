@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from builder.model.recipes import Model
     from builder.remote.index.index_client import IndexClient
     from builder.remote.index.index_proxy import IndexProxy
-    from builder.remote.registry.base_lookup import ResolvedBase
 
 _ALL = "*"
 _NO_TIMES = "its pages have no upload times, so the date says nothing about it"
@@ -178,11 +177,11 @@ def _upstream(wheel: LockedWheel, front: IndexProxy, shelf: IndexView) -> Locked
     return wheel
 
 
-def _base(base: Future[ResolvedBase], session: Session) -> LockedBase:
+def _base(base: Future[LockedBase], session: Session) -> LockedBase:
     resolved = base.result()
     if resolved.stand_in:
         session.console.warn(f"{resolved.used} stands in for {resolved.name}: {resolved.stand_in}")
-    return LockedBase(name=resolved.name, used=resolved.used, digest=resolved.digest, stand_in=resolved.stand_in)
+    return resolved
 
 
 def _indexes(wheels: tuple[LockedWheel, ...], shelf: IndexView) -> tuple[LockedIndex, ...]:

@@ -19,7 +19,7 @@ from builder.models import model_pins
 from builder.models.model_lock import quick_state
 from builder.pipeline.order import RunOptions
 from builder.pipeline.stage import Stage
-from builder.remote.hub.model_sources import FolderSource, locate
+from builder.remote.model_sources import FolderSource, locate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,9 +14,9 @@ from builder.models import model_store
 from builder.models.folder import readable
 from builder.models.model_checks import check_weights
 from builder.remote import http
-from builder.remote.download import Expected, Fetcher, download
-from builder.remote.hub.artifact import RegistryFetcher
-from builder.remote.hub.model_sources import FolderSource, RegistrySource, locate
+from builder.remote.artifact import RegistryFetcher
+from builder.remote.download import Expected, download
+from builder.remote.model_sources import FolderSource, RegistrySource, locate
 from builder.remote.registry.base_lookup import connect_to
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.model_files import LockedModel
     from builder.remote.download import PartialFile
-    from builder.remote.hub.model_sources import HubSource
+    from builder.remote.model_sources import HubSource
 
 
 def fetch_model(locked: LockedModel, recipe_folder: Path, session: Session) -> None:
@@ -54,7 +54,7 @@ def fetch_model(locked: LockedModel, recipe_folder: Path, session: Session) -> N
         )
 
 
-class ModelFetcher(Fetcher, Protocol):
+class ModelFetcher(Protocol):
     """The source of one file of a model."""
 
     @property
@@ -64,6 +64,16 @@ class ModelFetcher(Fetcher, Protocol):
     @property
     def file(self) -> HubFile:
         """The file in the source's listing."""
+
+    def fetch(self, content: PartialFile) -> None:
+        """Append the missing bytes to `content`.
+
+        Raises:
+            JbuildError: the source refuses or cannot be reached; the bytes so far stay.
+        """
+
+    def mismatch(self, content: PartialFile) -> IntegrityError:
+        """Return the error for content with a flaw."""
 
 
 def fetchers(source: HubSource | RegistrySource, config: Config) -> Callable[[HubFile], ModelFetcher]:
@@ -75,7 +85,7 @@ def fetchers(source: HubSource | RegistrySource, config: Config) -> Callable[[Hu
     if isinstance(source, RegistrySource):
         client = connect_to(source.reference, config)
         return lambda file: RegistryFetcher(source=source, file=file, client=client)
-    from builder.remote.hub.hub_client import HubFetcher, require_online  # noqa: PLC0415  # huggingface_hub is slow to import
+    from builder.remote.hub_client import HubFetcher, require_online  # noqa: PLC0415  # huggingface_hub is slow to import
 
     require_online(source)
     session = http.session(config)
@@ -104,7 +114,7 @@ def obtain(name: str, fetcher: ModelFetcher, models: Path, progress: Progress) -
 def _fetch(name: str, fetcher: ModelFetcher, partial: Path, models: Path, progress: Progress) -> str:
     file = fetcher.file
     expected = Expected(sha256=file.sha256, size=file.size, git_id=file.git_id)
-    sha256 = download(fetcher, partial, expected, progress)
+    sha256 = download(fetcher.fetch, fetcher.mismatch, partial, expected, progress)
     try:
         check_weights(name, file.path, partial)
     except ModelError:

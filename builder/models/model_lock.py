@@ -15,10 +15,9 @@ from builder.models.fetch import fetchers, obtain
 from builder.models.folder import list_folder, readable
 from builder.models.model_checks import check_small_files, check_weights
 from builder.models.selection import CONFIG, is_weight, select
-from builder.remote import http
+from builder.remote import artifact, http
 from builder.remote.download import Expected, PartialFile
-from builder.remote.hub import artifact
-from builder.remote.hub.model_sources import FolderSource, HubSource, RegistrySource, locate
+from builder.remote.model_sources import FolderSource, HubSource, RegistrySource, locate
 from builder.remote.registry.base_lookup import connect_to
 
 if TYPE_CHECKING:
@@ -189,7 +188,7 @@ def _list_remote(source: HubSource | RegistrySource, session: Session) -> tuple[
     if isinstance(source, RegistrySource):
         listing = artifact.list_files(source, connect_to(source.reference, session.config))
         return listing, source.at(listing.commit)
-    from builder.remote.hub import hub_client  # noqa: PLC0415  # huggingface_hub is slow to import
+    from builder.remote import hub_client  # noqa: PLC0415  # huggingface_hub is slow to import
 
     listing = hub_client.list_files(source, session.config, http.Retry(on_retry=session.console.warn))
     return listing, replace(source, revision=listing.commit)

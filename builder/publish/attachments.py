@@ -9,9 +9,9 @@ from builder.host.records import as_bytes
 from builder.model.publications import Attached
 from builder.publish.evidence import Artifact, CosignLayer, CosignTag, Evidence
 from builder.publish.image_source import parts_of
-from builder.remote.registry.errors import ImageMissingError
 from builder.remote.registry.referrers import Referrer, add_referrers, referrers, tag_of
 from builder.remote.registry.registry_client import LONGEST_DOCUMENT, OCI_MANIFEST, RemoteBlob
+from builder.remote.registry.transport import ImageMissingError
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:

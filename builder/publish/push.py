@@ -126,14 +126,13 @@ def _goals(
     for reference in references.values():
         for rule in wish.tags:
             replace(reference, tag=rule.name)
-    hosts = {reference.host for reference in references.values()}
 
     def goal(reference: Reference) -> _Destination:
         own_token = token.child()
         policy = replace(
             retry, sleep=own_token.sleep, on_retry=lambda why: console.say(f"pushing to {reference.host}: {why}")
         )
-        client = connect(reference.host, config, own=hosts, retry=policy)
+        client = connect(reference.host, config, publish=True, retry=policy)
         return _Destination(target=RegistryTarget(client=client, reference=reference, token=own_token))
 
     return [goal(reference) for reference in references.values()]

@@ -99,9 +99,8 @@ def still_published(publication: Publication, config: Config) -> bool:
         RegistryError: a registry does not answer.
     """
     names = [Reference.parse(registry.repository) for registry in publication.registries]
-    hosts = {name.host for name in names}
     for name, registry in zip(names, publication.registries, strict=True):
-        client = connect(name.host, config, own=hosts)
+        client = connect(name.host, config, publish=True)
         for tag in registry.tags:
             descriptor = client.head_manifest(name.repository, tag.name)
             if descriptor is None or descriptor.digest != publication.digest:

@@ -93,7 +93,7 @@ def _look(
     name: str, tags_of_cells: list[_Expected], recipe: str, session: Session, token: CancelToken
 ) -> list[TagState]:
     reference = Reference.parse(name)
-    client = connect(reference.host, session.config, own={reference.host})
+    client = connect(reference.host, session.config, publish=True)
     target = RegistryTarget(client=client, reference=reference, token=token)
     tags = [tag for tag in client.tags(reference.repository) if not is_evidence(tag)]
     names = {item.rule.name for item in tags_of_cells}

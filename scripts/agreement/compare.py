@@ -13,7 +13,6 @@ from agreement.truth import BARE, PLAIN, TORCH
 from builder.errors import AuditError, JbuildError
 from builder.host.process import find_program, run
 from builder.lock.stage import lock_cell
-from builder.remote.wheelhouse import path_of
 
 if TYPE_CHECKING:
     from agreement.place import Place
@@ -96,7 +95,7 @@ def _what(stack: Stack, place: Place) -> list[str]:
     if not stack.loose:
         return [stack.name]
     lock = lock_cell(place.job(stack), place.session).lock
-    wheels = [str(path_of(wheel, place.session.workspace.wheels)) for wheel in lock.wheels]
+    wheels = [str(place.session.workspace.wheel(wheel.sha256, wheel.filename)) for wheel in lock.wheels]
     apt = [f"--apt={package}" for package in stack.apt]
     return [f"--base={lock.base.name}", f"--python={lock.platform.python}", *apt, "--wheels", *wheels]
 

@@ -27,10 +27,10 @@ from builder.models import model_store
 from builder.models.fetch import fetch_model
 from builder.models.model_lock import lock_model
 from builder.remote import http
+from builder.remote.artifact import TITLE
 from builder.remote.download import BLOCK
-from builder.remote.hub.artifact import TITLE
-from builder.remote.registry.errors import RegistryUnreachableError
 from builder.remote.registry.registry_client import OCI_INDEX, OCI_MANIFEST, connect
+from builder.remote.registry.transport import RegistryUnreachableError
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:

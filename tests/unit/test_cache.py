@@ -28,7 +28,6 @@ from builder.pipeline import runner
 from builder.pipeline.order import RunOptions
 from builder.project.cache import contents, prune
 from builder.project.cache.contents import References, entries, measure, references, summarise
-from builder.remote.wheelhouse import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,7 +65,7 @@ def full(session: Session) -> Workspace:
     """A cache with one of everything that a lock of the project needs, and one that none does."""
     workspace = session.workspace
     for wheel in (NEEDED, OTHER):
-        path = path_of(wheel, workspace.wheels)
+        path = workspace.wheel(wheel.sha256, wheel.filename)
         path.parent.mkdir(parents=True)
         path.write_bytes(b"w" * 100)
         (path.parent / "lock").touch()
@@ -221,7 +220,7 @@ def test_what_is_used_while_the_prune_runs_stays(
 
 def test_what_another_process_holds_stays(session: Session, full: Workspace, later: Callable[[float], None]) -> None:
     later(31)
-    wheel = path_of(OTHER, full.wheels)
+    wheel = full.wheel(OTHER.sha256, OTHER.filename)
     tree = full.trees / OTHER.sha256[:2] / f"{OTHER.sha256}-{variant('3.11', None)}"
     partial = full.models / "partial" / OTHER_FILE.sha256
     with FileLock(wheel.parent / "lock"), FileLock(f"{tree}.lock"), FileLock(f"{partial}.lock"):
@@ -258,7 +257,7 @@ def test_beside_another_jbuild(session: Session, full: Workspace, later: Callabl
         assert result.busy
         assert "images" not in counts(result)
         assert counts(result)["wheels"] == 2
-        assert (path_of(OTHER, full.wheels).parent / "lock").is_file()
+        assert (full.wheel(OTHER.sha256, OTHER.filename).parent / "lock").is_file()
     finally:
         done.set()
         other.join(10)
@@ -401,7 +400,7 @@ def test_a_damaged_lock_stops_a_prune_that_must_keep_what_is_locked(session: Ses
     path.write_text(path.read_text().replace(NEEDED.sha256, "0" * 64))
     with pytest.raises(LockError):
         run(session, 0, keep_locked=True)
-    assert path_of(OTHER, full.wheels).is_file()
+    assert full.wheel(OTHER.sha256, OTHER.filename).is_file()
     told: list[LockError] = []
     assert references(full, told.append).wheels == frozenset()
     assert [error.where for error in told] == [str(path)]
@@ -457,8 +456,8 @@ def test_the_commands(
     assert (code, told["dry_run"], told["busy"], told["frees"]) == (0, True, False, 100 + 50 + 9 + 30 + 7 + 65)
     code, out, _ = command_line("cache", "prune", "--older-than", "0s", "--keep-locked")
     assert (code, out.splitlines()[-1]) == (0, "freed 0.3 kB")
-    assert not path_of(OTHER, full.wheels).exists()
-    assert path_of(NEEDED, full.wheels).is_file()
+    assert not full.wheel(OTHER.sha256, OTHER.filename).exists()
+    assert full.wheel(NEEDED.sha256, NEEDED.filename).is_file()
     for age in ("30", "d", "-1d", "1y", "1.5d", ""):
         code, _, err = command_line("cache", "prune", "--older-than", age)
         assert (code, "is not an age: write a number and s, m, h, d or w" in err) == (2, True), age

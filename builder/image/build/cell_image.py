@@ -24,8 +24,8 @@ from builder.image.oci.pack import compression_key
 from builder.image.render.context import stored_files
 from builder.model.images import Descriptor, Image
 from builder.remote.registry.base_lookup import connect_to, image_manifest
-from builder.remote.registry.errors import ImageMissingError
 from builder.remote.registry.reference import Reference
+from builder.remote.registry.transport import ImageMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

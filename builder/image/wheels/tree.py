@@ -30,7 +30,7 @@ from builder.host.files import atomic_folder, disk_errors, mark_used, sha256_of
 from builder.host.process import run
 from builder.host.toml import documents
 from builder.model.images import ENVIRONMENT, site_packages
-from builder.remote.wheelhouse import fetch, path_of
+from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,7 +71,7 @@ def unpacking(wheel: LockedWheel, python: str, compiler: Compiler | None, worksp
     """Return how to unpack a wheel for a Python minor version."""
     return Unpacking(
         locked=wheel,
-        wheel=path_of(wheel, workspace.wheels),
+        wheel=workspace.wheel(wheel.sha256, wheel.filename),
         tree=workspace.trees / wheel.sha256[:2] / f"{wheel.sha256}-{variant(python, compiler)}",
         python=python,
         compiler=compiler,

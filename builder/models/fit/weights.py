@@ -18,7 +18,7 @@ from builder.models.folder import list_folder, readable
 from builder.models.model_checks import check_whole
 from builder.models.safetensors import HeaderError, read_header
 from builder.models.selection import CONFIG, is_weight, select
-from builder.remote.hub.model_sources import FolderSource, locate
+from builder.remote.model_sources import FolderSource, locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,9 +19,9 @@ from builder.model.recipes import PublishSpec
 from builder.project.doctor.check_table import ok, problem, skipped
 from builder.publish.stage import targets
 from builder.remote import http
-from builder.remote.hub.model_sources import HubSource, locate
 from builder.remote.index.index_client import client_of
 from builder.remote.index.logins import without_login
+from builder.remote.model_sources import HubSource, locate
 from builder.remote.registry.reference import Reference, api_base
 from builder.remote.registry.registry_client import connect
 
@@ -175,7 +175,7 @@ def _repositories(case: DoctorContext) -> Iterator[str]:
 def _try_upload(case: DoctorContext, name: str) -> Check:
     reference = Reference.parse(name)
     once = http.Retry(tries=1)
-    client = connect(reference.host, case.session.config, own={reference.host}, retry=once, patience=_UPLOAD_PATIENCE)
+    client = connect(reference.host, case.session.config, publish=True, retry=once, patience=_UPLOAD_PATIENCE)
     try:
         client.try_upload(reference.repository)
     except RegistryError as error:

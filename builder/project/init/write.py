@@ -20,7 +20,7 @@ from builder.project.init.proposals import NO_BOARD
 from builder.recipe.find import recipe_paths
 from builder.recipe.load import load, recipe_schema
 from builder.recipe.matrix import expand, specify
-from builder.remote.hub.model_sources import FolderSource, locate
+from builder.remote.model_sources import FolderSource, locate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -1,25 +1,23 @@
 """Models on hubs: the files at one commit, and their download.
 
-`huggingface_hub` knows addresses, tokens and answers. `builder.remote.http` downloads, since that library cannot store
-bytes once, resume within a file, and check them against a lock.
+`huggingface_hub` knows addresses, tokens and answers. `builder.remote.http` sends all requests, since that library
+cannot store bytes once, resume within a file, and check them against a lock.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import requests
-from huggingface_hub import HfApi, constants, get_token, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import constants, get_token, hf_hub_url
+from huggingface_hub.errors import HFValidationError
 
 from builder.errors import IntegrityError, JbuildError, ModelError, NetworkError
-from builder.host.config import build_ca_bundle
 from builder.model import patterns
 from builder.model.model_files import HubFile, HubListing, path_flaw, printable_path
 from builder.remote import http
@@ -28,22 +26,14 @@ from builder.remote.download import receive
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from huggingface_hub.hf_api import ModelInfo
-
     from builder.host.config import Config
     from builder.remote.download import PartialFile
-    from builder.remote.hub.model_sources import HubSource
+    from builder.remote.model_sources import HubSource
 
-_LISTING_TIMEOUT_S = 60.0
 _COMMIT = r"[0-9a-f]{40}([0-9a-f]{24})?"
 _OTHER_HUB = (
     "set HF_ENDPOINT, or hub.endpoint in jbuild.toml, to a hub that can be reached, "
     "or map the model to a folder with [[model-mirrors]]"
-)
-# Includes the base class of the client's HTTP library.
-_CLIENT_FAILURES: tuple[type[Exception], ...] = (
-    OSError,
-    *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)),
 )
 
 
@@ -66,9 +56,12 @@ class HubFetcher:
         Raises:
             ModelError, NetworkError: the hub refuses or cannot be reached.
         """
-        get = partial(self.session.get, self._address, auth=_authorised, stream=True)
         with _hub_errors(self.source):
-            receive(lambda headers: get(headers=headers), content, http.Retry(sleep=content.progress.token.sleep))
+            receive(
+                lambda headers: self.session.get(self._address, headers=headers, auth=_authorised, stream=True),
+                content,
+                http.Retry(sleep=content.progress.token.sleep),
+            )
 
     def mismatch(self, content: PartialFile) -> IntegrityError:
         """Return the error for other bytes."""
@@ -98,22 +91,28 @@ def list_files(source: HubSource, config: Config, retry: http.Retry) -> HubListi
         NetworkError: the hub cannot be reached, or the server is not a hub.
     """
     require_online(source)
-    api = HfApi(endpoint=source.address, library_name="jbuild")
+    try:
+        # Only for its check of the model's name.
+        hf_hub_url(source.repository, "config.json")
+    except HFValidationError as error:
+        hint = "write hf://organisation/name@revision"
+        raise ModelError(f"not the name of a model: {error}", hint=hint) from error
+    address = f"{source.address}/api/models/{source.repository}/revision/{quote(source.revision, safe='')}"
+    session = http.session(config)
 
-    def ask() -> ModelInfo:
-        # The client's error for an invalid address is not one of its HTTP errors.
-        requests.Request("GET", source.address).prepare()
-        with _certificates(config), _failures_of_requests(source):
-            return api.model_info(
-                source.repository, revision=source.revision, files_metadata=True, timeout=_LISTING_TIMEOUT_S
-            )
+    def ask() -> requests.Response:
+        answer = session.get(address, params={"blobs": "true"}, auth=_authorised)
+        answer.raise_for_status()
+        return answer
 
     with _hub_errors(source):
-        info = retry.run(ask)
+        answer = retry.run(ask)
     try:
-        return _listing(info)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise _not_a_hub(source, str(error)) from error
+        return _listing(answer.json())
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        message = f"the server at {source.address} is not a model hub"
+        hint = f"it may be a proxy's login page; otherwise {_OTHER_HUB}"
+        raise NetworkError(message, where=source.uri, hint=hint, log=str(error)) from error
 
 
 def require_online(source: HubSource) -> None:
@@ -127,40 +126,26 @@ def require_online(source: HubSource) -> None:
         raise NetworkError("HF_HUB_OFFLINE is set, and the model is not cached", where=source.uri, hint=hint)
 
 
-def _listing(info: ModelInfo) -> HubListing:
-    commit = info.sha or ""
+def _listing(document: dict[str, Any]) -> HubListing:
+    commit = document["sha"]
     if not re.fullmatch(_COMMIT, commit):
         raise ValueError(f"no commit: {commit!r}")
-    files = tuple(_file(sibling) for sibling in info.siblings or ())
-    tags = (tag.removeprefix("license:") for tag in info.tags or () if tag.startswith("license:"))
+    files = tuple(_file(sibling) for sibling in document.get("siblings") or ())
+    tags = (tag.removeprefix("license:") for tag in document.get("tags") or () if tag.startswith("license:"))
     licence = next(iter(tags), "")
     return HubListing(commit=commit, licence=licence if re.fullmatch(patterns.LICENCE, licence) else None, files=files)
 
 
-def _file(sibling: Any) -> HubFile:
-    path, large = sibling.rfilename, sibling.lfs
+def _file(sibling: dict[str, Any]) -> HubFile:
+    path, large, blob = sibling["rfilename"], sibling.get("lfs"), sibling.get("blobId") or ""
     if flaw := path_flaw(path):
         raise ModelError(
             f"the hub lists a file that {flaw}: {printable_path(path)}", hint="use another copy of the model"
         )
-    sha256, size = (large.sha256, large.size) if large else (None, sibling.size)
+    sha256, size = (large["sha256"], large["size"]) if large else (None, sibling.get("size"))
     if not isinstance(size, int) or (sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256)):
         raise ValueError(f"no size or hash of {path}")
-    git_id = sibling.blob_id if re.fullmatch(r"[0-9a-f]{40}", sibling.blob_id or "") else None
-    return HubFile(path=path, size=size, sha256=sha256, git_id=git_id)
-
-
-@contextmanager
-def _certificates(config: Config) -> Iterator[None]:
-    """Set the certificates in the environment, where both HTTP libraries of the hub's client look for them."""
-    bundle = build_ca_bundle(config)
-    names = [name for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE") if bundle and name not in os.environ]
-    os.environ.update(dict.fromkeys(names, str(bundle)))
-    try:
-        yield
-    finally:
-        for name in names:
-            os.environ.pop(name, None)
+    return HubFile(path=path, size=size, sha256=sha256, git_id=blob if re.fullmatch(r"[0-9a-f]{40}", blob) else None)
 
 
 def _token_header() -> dict[str, str]:
@@ -175,12 +160,11 @@ def _hub_errors(source: HubSource) -> Iterator[None]:
     try:
         yield
     except requests.HTTPError as error:
-        if error.response is None:
-            raise _unreachable(source, http.reason(error)) from error
         raise _refusal(source, error.response.status_code, error.response.headers) from error
     except requests.RequestException as error:
-        hint = http.CA_HINT if http.is_untrusted(error) else None
-        raise _unreachable(source, http.reason(error), hint) from error
+        message = f"the hub at {http.scrub(source.address)} cannot be reached: {http.reason(error)}"
+        hint = http.CA_HINT if http.is_untrusted(error) else _OTHER_HUB
+        raise NetworkError(message, where=source.uri, hint=hint) from error
 
 
 def _refusal(source: HubSource, status: int, answer: Mapping[str, str]) -> JbuildError:
@@ -223,51 +207,3 @@ def _permission_hint(page: str) -> str:
         f"accept the model's licence at {page}, then set HF_TOKEN to a token of that account; "
         "hubs also give this answer for names that do not exist"
     )
-
-
-def _unreachable(source: HubSource, reason: str, hint: str | None = None) -> NetworkError:
-    message = f"the hub at {http.scrub(source.address)} cannot be reached: {reason}"
-    return NetworkError(message, where=source.uri, hint=hint or _OTHER_HUB)
-
-
-def _not_a_hub(source: HubSource, reason: str) -> NetworkError:
-    """Return the error for a server that is not a hub."""
-    message = f"the server at {source.address} is not a model hub"
-    hint = f"it may be a proxy's login page; otherwise {_OTHER_HUB}"
-    return NetworkError(message, where=source.uri, hint=hint, log=reason)
-
-
-@contextmanager
-def _failures_of_requests(source: HubSource) -> Iterator[None]:
-    """Turn failures of the hub's client into those of `requests`; its HTTP library depends on its version."""
-    try:
-        yield
-    except HFValidationError as error:
-        hint = "write hf://organisation/name@revision"
-        raise ModelError(f"not the name of a model: {error}", hint=hint) from error
-    except HfHubHTTPError as error:
-        raise requests.HTTPError(response=_response(error.response)) from error
-    except requests.exceptions.InvalidJSONError as error:
-        raise _not_a_hub(source, str(error)) from error
-    except requests.RequestException:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        # The client does not check that a server which answers 200 is a hub.
-        raise _not_a_hub(source, str(error)) from error
-    except _CLIENT_FAILURES as error:
-        raise _connection_failure(error) from error
-
-
-def _connection_failure(error: Exception) -> requests.RequestException:
-    if "timeout" in type(error).__name__.lower():
-        return requests.Timeout(error)
-    lost = requests.ConnectionError(error)
-    return requests.exceptions.SSLError(error) if http.is_untrusted(lost) else lost
-
-
-def _response(answer: Any) -> requests.Response:
-    response = requests.Response()
-    response.status_code = answer.status_code
-    response.reason = HTTPStatus(answer.status_code).phrase if answer.status_code in set(HTTPStatus) else ""
-    response.headers.update(dict(answer.headers))
-    return response

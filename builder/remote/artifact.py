@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 from builder.errors import IntegrityError, ModelError
 from builder.model import patterns
 from builder.model.model_files import HubFile, HubListing, path_flaw, printable_path
-from builder.remote.registry.errors import ImageMissingError
 from builder.remote.registry.reference import DIGEST_PATTERN
 from builder.remote.registry.registry_client import INDEXES, RegistryClient
+from builder.remote.registry.transport import ImageMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.remote.download import PartialFile
-    from builder.remote.hub.model_sources import RegistrySource
+    from builder.remote.model_sources import RegistrySource
 
 TITLE = "org.opencontainers.image.title"
 _LICENCES = "org.opencontainers.image.licenses"
