@@ -1,4 +1,4 @@
-"""Where the comparison works: a project of its own in the cache, with one recipe a stack."""
+"""The project of the comparison: a folder in the cache with one recipe per stack."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ stand-in = "Debian minbase made on this machine by mmdebstrap"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """The comparison's own folder, and a session whose project lies in it."""
+class StackProject:
+    """The folder of the comparison, and a session with the project in it."""
 
     folder: Path
     session: Session
 
     @classmethod
-    def open(cls, stacks: tuple[Stack, ...]) -> Place:
-        """Write the project and return the place.
+    def open(cls, stacks: tuple[Stack, ...]) -> StackProject:
+        """Write the project and open it.
 
         Raises:
-            UsageError: there is no registry on loopback with base images.
+            UsageError: the registry on loopback with base images is missing.
         """
         cache = cache_folder()
         folder = cache / "agreement"
@@ -60,26 +60,26 @@ class Place:
         return cls(folder=folder, session=session)
 
     @property
-    def project(self) -> Path:
-        """The project that holds the recipes."""
+    def root(self) -> Path:
+        """The folder of the project, which contains the recipes."""
         return self.session.workspace.project
 
     def job(self, stack: Stack) -> Job:
-        """Return a stack's one cell, as the verbs of jbuild see it."""
-        recipe = load(find(stack.name, (self.project / "recipes",)))
+        """Return the only cell of a stack as a job, as the verbs of jbuild read it."""
+        recipe = load(find(stack.name, (self.root / "recipes",)))
         (cell,) = expand(recipe)
         return job_of(recipe, cell)
 
     def compiler(self, lock: Lock) -> Compiler | None:
-        """Return what compiles a stack's bytecode, if this machine has something: imports are slow without."""
+        """Return the compiler of a stack's bytecode, if this machine has one: without bytecode, imports are slow."""
         return find_compiler(lock.platform.python, lock.compiler, self.session.workspace.interpreters)
 
     def tree(self, wheel: LockedWheel, lock: Lock) -> Path:
-        """Return where a stack's wheel is unpacked."""
+        """Return the folder of a stack's unpacked wheel."""
         return unpacking(wheel, lock.platform.python, self.compiler(lock), self.session.workspace).tree
 
     def truth(self, stack: Stack) -> Path:
-        """Return the file of what the loader said of a stack."""
+        """Return the path of the loader's results for a stack."""
         return self.folder / "truth" / f"{stack.name}.json"
 
 
@@ -87,17 +87,17 @@ def _registry(workspace: Workspace) -> str:
     try:
         return str(json.loads(workspace.engine_record.read_text(encoding="utf-8"))["registry"])
     except (OSError, ValueError, KeyError) as error:
-        where = str(workspace.engine_record)
-        raise UsageError("there is no registry on loopback", where=where, hint="run `scripts/engine up`") from error
+        record = str(workspace.engine_record)
+        raise UsageError("the registry on loopback is missing", where=record, hint="run `scripts/engine up`") from error
 
 
 def _write_model(folder: Path) -> None:
-    """Write a folder that passes for a model: a recipe needs one, and nothing here reads it."""
+    """Write a minimal model folder: a recipe needs a model, but the comparison does not read it."""
     header = json.dumps({"w": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}})
     weights = struct.pack("<Q", len(header)) + header.encode() + bytes(8)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_bytes(weights)
-    described = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
-    write_text(folder / "config.json", json.dumps(described))
+    model_config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    write_text(folder / "config.json", json.dumps(model_config))
     write_text(folder / "tokenizer.json", '{"version": "1.0"}')
     write_text(folder / "tokenizer_config.json", "{}")
