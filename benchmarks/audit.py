@@ -1,12 +1,12 @@
-"""Audits vLLM 0.20.2's whole CUDA stack, cold and warm, against what one would do without `jbuild audit`, side by side.
+"""Audits the CUDA stack of vLLM 0.20.2, cold and warm, and compares the times with those of other tools.
 
-cold        nothing is known of wheels or base image; the wheels are in the wheelhouse
-warm        the facts are there
-readelf     unzip every wheel, and `readelf -dVW --dyn-syms` on all that is called *.so*: reading, without a verdict
-auditwheel  `auditwheel show` on every wheel for aarch64, with --auditwheel PROGRAM: a verdict on each wheel alone
+cold        without cached facts about wheels and base image; the wheels are in the wheelhouse
+warm        with cached facts
+readelf     unzip every wheel, and run `readelf -dVW --dyn-syms` on all files named *.so*: facts without a verdict
+auditwheel  with --auditwheel PROGRAM, `auditwheel show` on every wheel for aarch64: a verdict on each wheel alone
 
-Needs the registry and the base image that scripts/audit-agreement sets up, unzip, and some 20 GB of disk. Wheels are
-fetched first. Writes docs/benchmarks.md.
+The benchmark needs the registry and the base image that scripts/audit-agreement sets up, unzip, and about 20 GB of disk
+space. It first fetches the wheels. It writes docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from sections import CHECKOUT, machine, write_section
 sys.path.insert(0, str(CHECKOUT))
 sys.path.insert(0, str(CHECKOUT / "scripts"))
 
-from agreement.place import Place
+from agreement.stack_project import StackProject
 from agreement.stacks import read_stacks
 from builder.errors import AuditError, JbuildError
 from builder.lock.stage import lock_cell
-from builder.remote.wheelhouse import fetch, path_of
+from builder.remote.wheelhouse import fetch
 from measure import measure
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from measure import Measured
 
 STACK = "vllm-0.20.2-cuda"
-# What the audit's cache is shared with while it is measured: everything but facts.
+# Folders that the measured audit shares with the user's cache: all except facts.
 _SHARED = ("wheels", "engine", "uv")
 _READELF = """\
 set -eu
@@ -48,7 +48,7 @@ for wheel in "$@"; do mkdir -p "$(basename "$wheel")"; unzip -q -o "$wheel" -d "
 find . -type f -name '*.so*' -exec readelf -dVW --dyn-syms {} + >all.txt 2>/dev/null || true
 """
 _AUDITWHEEL = 'for wheel in "$@"; do "$AUDITWHEEL" show "$wheel" || true; done'
-_WHAT = {
+_COMMANDS = {
     "cold": "`jbuild audit`, no cached facts about wheels or base image",
     "warm": "`jbuild audit`, cached facts",
     "readelf": "`unzip` of every wheel and `readelf` on its libraries, without a verdict",
@@ -59,51 +59,51 @@ _WHAT = {
 def main() -> int:
     """Run the benchmark and write its section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3, help="of cold and warm audits (default 3)")
-    parser.add_argument("--auditwheel", metavar="PROGRAM", help="compare with this auditwheel too")
+    parser.add_argument("--runs", type=int, default=3, help="number of cold and of warm audits (default 3)")
+    parser.add_argument("--auditwheel", metavar="PROGRAM", help="also compare with this auditwheel")
     options = parser.parse_args()
     stacks = read_stacks()
-    place = Place.open(stacks)
+    project = StackProject.open(stacks)
     try:
-        lock = lock_cell(place.job(next(stack for stack in stacks if stack.name == STACK)), place.session).lock
-        fetch(lock.wheels, place.session)
-        wheels = [path_of(wheel, place.session.workspace.wheels) for wheel in lock.wheels]
-        times = _audits(place, options.runs) | _others(wheels, options.auditwheel, place.folder)
+        lock = lock_cell(project.job(next(stack for stack in stacks if stack.name == STACK)), project.session).lock
+        fetch(lock.wheels, project.session)
+        wheels = [project.session.workspace.wheel(wheel.sha256, wheel.filename) for wheel in lock.wheels]
+        times = _audits(project, options.runs) | _other_tools(wheels, options.auditwheel, project.folder)
     except JbuildError as error:
-        place.session.console.failure(error)
+        project.session.console.failure(error)
         return error.exit_code
     text = _section(times, lock, wheels)
-    place.session.console.result(None, text)
+    project.session.console.result(None, text)
     write_section("Auditing", text)
     return 0
 
 
-def _audits(place: Place, runs: int) -> dict[str, list[Measured]]:
-    """Audit with a cache of its own that shares the wheelhouse, so that the user's facts stay."""
+def _audits(project: StackProject, runs: int) -> dict[str, list[Measured]]:
+    """Audit with a separate cache that shares the wheelhouse, so that the user's facts stay."""
     measured: dict[str, list[Measured]] = {"cold": [], "warm": []}
     argv = [sys.executable, "-m", "builder", "audit", STACK, "--json"]
     path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
-    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=place.folder) as name:
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=project.folder) as name:
         cache = Path(name)
         for shared in _SHARED:
-            (cache / shared).symlink_to(place.session.workspace.cache / shared)
+            (cache / shared).symlink_to(project.session.workspace.cache / shared)
         for _ in range(runs):
-            _forget(cache)
-            for kind, found in measured.items():
-                done = measure(argv, cwd=place.project, env={"JBUILD_CACHE": str(cache), "PYTHONPATH": path})
+            _delete_facts(cache)
+            for kind, results in measured.items():
+                done = measure(argv, cwd=project.root, env={"JBUILD_CACHE": str(cache), "PYTHONPATH": path})
                 if done.code not in (0, AuditError.exit_code):
                     raise JbuildError(f"the {kind} `jbuild audit` ended with {done.code}", log=done.stderr)
-                found.append(done)
+                results.append(done)
     return measured
 
 
-def _forget(cache: Path) -> None:
+def _delete_facts(cache: Path) -> None:
     for entry in cache.iterdir():
         if not entry.is_symlink():
             shutil.rmtree(entry)
 
 
-def _others(wheels: Sequence[Path], auditwheel: str | None, folder: Path) -> dict[str, list[Measured]]:
+def _other_tools(wheels: Sequence[Path], auditwheel: str | None, folder: Path) -> dict[str, list[Measured]]:
     names = [str(wheel) for wheel in wheels]
     measured = {}
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=folder) as name:
@@ -123,7 +123,7 @@ def _others(wheels: Sequence[Path], auditwheel: str | None, folder: Path) -> dic
 def _section(times: dict[str, list[Measured]], lock: Lock, wheels: Sequence[Path]) -> str:
     packed = sum(path.stat().st_size for path in wheels) / 1e9
     audit = json.loads(times["cold"][0].stdout)
-    cold = statistics.median(each.seconds for each in times["cold"])
+    cold = statistics.median(run.seconds for run in times["cold"])
     lines = [
         f"`.venv/bin/python benchmarks/audit.py`, {machine()}, load average {os.getloadavg()[2]:.1f}.",
         f"The CUDA stack of vLLM {lock.versions['vllm']}: {len(wheels)} wheels, {packed:.1f} GB packed. Medians of",
@@ -134,9 +134,9 @@ def _section(times: dict[str, list[Measured]], lock: Lock, wheels: Sequence[Path
         "|---|--:|--:|--:|",
     ]
     for kind, runs in times.items():
-        seconds = statistics.median(each.seconds for each in runs)
-        peak = max(each.peak_bytes for each in runs) / 1e6
-        lines.append(f"| {_WHAT[kind]} | {seconds:.1f} | {seconds / cold:.2f} | {peak:.0f} |")
+        seconds = statistics.median(run.seconds for run in runs)
+        peak = max(run.peak_bytes for run in runs) / 1e6
+        lines.append(f"| {_COMMANDS[kind]} | {seconds:.1f} | {seconds / cold:.2f} | {peak:.0f} |")
     return "\n".join(lines)
 
 

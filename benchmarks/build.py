@@ -1,8 +1,8 @@
-"""Building with jbuild against one Dockerfile with `RUN uv pip install`, and with `RUN pip install`, under emulation.
+"""Compares jbuild builds with builds of a Dockerfile that runs `uv pip install` or `pip install`, under emulation.
 
-The same kind of engine (a new one for every cold run), the same wheels from the same folder, the same base with
-the distribution's packages installed. Needs root, the index for locking, and `scripts/engine up` with its arm64 base.
-Writes docs/benchmarks.md. `--small` does it with a few light wheels, to try it out.
+All builds use the same kind of engine (a new one for every cold run), the same wheels from the same folder, and the
+same base with the distribution's packages. The benchmark needs root, the index for locking, and `scripts/engine up`
+with its arm64 base. It writes docs/benchmarks.md. `--small` tests it with a few small wheels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CELL = "va-debian12"
-_OTHER = "vb-debian12"
+_SECOND_CELL = "vb-debian12"
 _ENVIRONMENT = "/opt/venv"
 _BLOCK = 1 << 24
 WEIGHTS: dict[Weights, str] = {
@@ -38,7 +38,7 @@ WEIGHTS: dict[Weights, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What is built: requirements, the package that changes, its version before and after, the models' bytes."""
+    """The size of the build: requirements, the changing package, its version before and after, the models' bytes."""
 
     requires: tuple[str, ...]
     changing: str
@@ -74,13 +74,13 @@ SMALL = Scale(
 
 @dataclass(kw_only=True)
 class Figures:
-    """Seconds of each run by case, and bytes sent to the registry."""
+    """Seconds of each run by case, and uploaded bytes."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    sent: dict[str, int] = field(default_factory=dict)
+    uploaded: dict[str, int] = field(default_factory=dict)
 
     def add(self, case: str, seconds: float) -> None:
-        """Note one run."""
+        """Add a run."""
         self.seconds.setdefault(case, []).append(seconds)
         print(f"{case}: {seconds:.1f} s", flush=True)
 
@@ -92,12 +92,14 @@ class Figures:
 def main() -> int:
     """Run the benchmark and write its section."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="a few light wheels, one run; written nowhere")
+    parser.add_argument(
+        "--small", action="store_true", help="use a few small wheels and one run; do not write the page"
+    )
     parser.add_argument("--runs", type=int, help="runs of each case (default 3)")
-    parser.add_argument("--without-pip", action="store_true", help="leave the slowest contender out")
+    parser.add_argument("--without-pip", action="store_true", help="omit `pip install`, the slowest build")
     options = parser.parse_args()
     scale = SMALL if options.small else FULL
-    # Cleaning up takes an exception.
+    # An exception starts the clean-up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with running_workshop(scale.apt) as shop:
         figures = measure(shop, scale, options.runs or scale.runs, with_pip=not options.without_pip)
@@ -109,12 +111,12 @@ def main() -> int:
 
 
 def measure(shop: Workshop, scale: Scale, runs: int, *, with_pip: bool) -> Figures:
-    """Return what every case took."""
+    """Measure every case."""
     figures = Figures()
     models = [make_model(shop.folder / f"model-{seed}", scale.model, seed) for seed in range(2)]
     before, after = (requires_of(scale, version) for version in scale.versions)
     shop.write({"a": before}, models[0])
-    # With the engine that has a network: this step is the same for all, and is no part of what is measured.
+    # The engine with a network runs this step: it is the same for all builds and is not measured.
     shop.jbuild("system", "--registry", f"{shop.registry.host}/base", DOCKER_HOST=shop.networked)
     shop.jbuild("render")
     for _ in range(runs):
@@ -132,42 +134,42 @@ def measure(shop: Workshop, scale: Scale, runs: int, *, with_pip: bool) -> Figur
 
 
 def requires_of(scale: Scale, version: str) -> tuple[str, ...]:
-    """Return a cell's requirements with one version of the package that changes."""
+    """Return a cell's requirements with a version of the changing package."""
     return (*scale.requires, scale.beside[0], f"{scale.changing}=={version}")
 
 
 def build(shop: Workshop, cell: str) -> tuple[float, int]:
-    """Build a locked cell and push it; return the seconds, and the bytes that were sent."""
+    """Build a locked cell and push it; return the seconds, and the uploaded bytes."""
     seconds = shop.jbuild("build", "--locked", "--cell", cell)
-    pushing, sent = shop.push(cell)
-    return seconds + pushing, sent
+    pushing, uploaded = shop.push(cell)
+    return seconds + pushing, uploaded
 
 
 def ours(
     shop: Workshop, scale: Scale, figures: Figures, before: tuple[str, ...], after: tuple[str, ...], models: list[Path]
 ) -> None:
-    """Measure jbuild: cold, unchanged, another version, another model, another cell."""
+    """Measure jbuild: cold, unchanged, another model, another version, another cell."""
 
-    def locked(cells: dict[str, tuple[str, ...]], model: Path) -> None:
+    def lock(cells: dict[str, tuple[str, ...]], model: Path) -> None:
         shop.write(cells, model)
         shop.jbuild("lock")
 
-    locked({"a": before}, models[0])
+    lock({"a": before}, models[0])
     shop.jbuild("render")
     wheels = shop.lock(_CELL)
     shop.cold()
     figures.add("jbuild cold", build(shop, _CELL)[0])
     figures.add("jbuild unchanged", shop.jbuild("build", "--locked"))
-    locked({"a": before}, models[1])
+    lock({"a": before}, models[1])
     figures.add("jbuild model", build(shop, _CELL)[0])
-    locked({"a": after}, models[1])
+    lock({"a": after}, models[1])
     changed = [w for name, w in shop.lock(_CELL).items() if name not in wheels or w.sha256 != wheels[name].sha256]
-    seconds, figures.sent["version"] = build(shop, _CELL)
+    seconds, figures.uploaded["version"] = build(shop, _CELL)
     figures.add("jbuild version", seconds)
-    figures.sent["changed wheels"] = sum(wheel.size or 0 for wheel in changed)
+    figures.uploaded["changed wheels"] = sum(wheel.size or 0 for wheel in changed)
     second = tuple(scale.beside[1] if requirement == scale.beside[0] else requirement for requirement in after)
-    locked({"a": after, "b": second}, models[1])
-    figures.add("jbuild cell", build(shop, _OTHER)[0])
+    lock({"a": after, "b": second}, models[1])
+    figures.add("jbuild cell", build(shop, _SECOND_CELL)[0])
 
 
 def theirs(
@@ -185,7 +187,7 @@ def theirs(
 
 
 def wheels_folder(shop: Workshop, requires: tuple[str, ...], model: Path) -> Path:
-    """Return a folder with the wheels that jbuild locked for these requirements, and nothing else."""
+    """Return a folder that contains only the wheels that jbuild locked for these requirements."""
     folder = shop.folder / "wheels" / hashlib.sha256(" ".join(requires).encode()).hexdigest()[:12]
     if not folder.is_dir():
         shop.write({"a": requires}, model)
@@ -200,7 +202,7 @@ def wheels_folder(shop: Workshop, requires: tuple[str, ...], model: Path) -> Pat
 
 
 def dockerfile(shop: Workshop, tool: str, wheels: Path, model: Path) -> float:
-    """Build and push what people write by hand, and return the seconds."""
+    """Build and push a handwritten Dockerfile, and return the seconds."""
     (base,) = read_systems(shop.workspace.systems)
     venv = f"/tools/uv venv {_ENVIRONMENT} && /tools/uv pip install --python {_ENVIRONMENT}"
     install = {
@@ -224,7 +226,7 @@ def dockerfile(shop: Workshop, tool: str, wheels: Path, model: Path) -> float:
 
 
 def contexts_of(shop: Workshop, wheels: Path, model: Path) -> dict[str, Path]:
-    """Return the folders that the Dockerfile takes from, with the tools of the target's architecture."""
+    """Return the build contexts of the Dockerfile, with the tools for the target's architecture."""
     tools = shop.folder / "tools"
     if not tools.is_dir():
         fetched = shop.folder / "fetched"
@@ -246,7 +248,7 @@ def contexts_of(shop: Workshop, wheels: Path, model: Path) -> dict[str, Path]:
 def large(
     shop: Workshop, scale: Scale, figures: Figures, requires: tuple[str, ...], small: Path, kind: Weights
 ) -> None:
-    """Measure what a large model adds to a build that has everything else, against reading, hashing and writing it."""
+    """Measure a build that only adds a large model, and reading, hashing and writing the model."""
     model = make_model(shop.folder / f"large-{kind}", scale.large_model, 7, kind)
     shop.write({"a": requires}, small)
     shop.jbuild("build")
@@ -261,35 +263,35 @@ def large(
 
 
 def copied(source: Path, target: Path) -> float:
-    """Read, hash and write a folder once; return the seconds. As after a build, the disk may have to catch up."""
+    """Read, hash and write a folder once; return the seconds, without the final flush to disk, as for a build."""
     target.mkdir()
     os.sync()
-    begun = time.monotonic()
+    start = time.monotonic()
     for path in source.iterdir():
         digest = hashlib.sha256()
         with path.open("rb") as reader, (target / path.name).open("wb") as writer:
             while block := reader.read(_BLOCK):
                 digest.update(block)
                 writer.write(block)
-    return time.monotonic() - begun
+    return time.monotonic() - start
 
 
 def baking(figures: Figures, kind: str) -> str:
-    """Return what a large model added, beside reading, hashing and writing it once."""
+    """Return the time of a build with a large model, compared with reading, hashing and writing the model once."""
     once, baked = figures.median(f"{kind} once"), figures.median(f"{kind} baked")
     return f"{baked:.1f} s, {baked / once:.1f} times reading, hashing and writing it once ({once:.1f} s)"
 
 
 def page(figures: Figures, scale: Scale, options: str) -> str:
-    """Return the section: each case beside its aim."""
+    """Return the section: each case with its aim."""
     emulated = figures.median("uv cold")
 
     def row(case: str, key: str, aim: str) -> str:
-        found = figures.median(f"jbuild {key}")
-        other = figures.median(f"uv {key}")
-        return f"| {case} | {found:.1f} | {other:.1f} | {found / emulated:.2f} | {aim} |"
+        jbuild_s = figures.median(f"jbuild {key}")
+        uv_s = figures.median(f"uv {key}")
+        return f"| {case} | {jbuild_s:.1f} | {uv_s:.1f} | {jbuild_s / emulated:.2f} | {aim} |"
 
-    sent, changed = figures.sent["version"], figures.sent["changed wheels"]
+    uploaded, changed = figures.uploaded["version"], figures.uploaded["changed wheels"]
     compiled = figures.median("uv compiled")
     pip = "not measured"
     if "pip cold" in figures.seconds:
@@ -297,20 +299,20 @@ def page(figures: Figures, scale: Scale, options: str) -> str:
         pip = f"{slow:.1f} s; jbuild takes {figures.median('jbuild cold') / slow:.2f} of that time"
     runs = len(figures.seconds["uv cold"])
     command = f"benchmarks/build.py {options}".rstrip()
-    what = f"{scale.changing} {scale.versions[0]} for arm64 with a model of {scale.model / 1e6:.0f} MB"
-    times = f"{sent / max(changed, 1):.2f} times the changed wheels"
+    setup = f"{scale.changing} {scale.versions[0]} for arm64 with a model of {scale.model / 1e6:.0f} MB"
+    times = f"{uploaded / max(changed, 1):.2f} times the changed wheels"
     notes = (
         f"`RUN pip install`, cold: {pip} (aim: ≤ 0.1).",
         f"jbuild compiles bytecode; with `--compile-bytecode`, uv's cold build takes {compiled:.1f} s.",
-        f"Upload to the registry when only {scale.changing} changed: {sent / 1e6:.1f} MB, {times} (without",
+        f"Upload to the registry when only {scale.changing} changed: {uploaded / 1e6:.1f} MB, {times} (without",
         "bytecode; aim: ≤ 1.1).",
         f"Baking in a model of {scale.large_model / 1e9:.1f} GB (lock, build, push; aim: ≤ 3 times):",
         "",
-        *(f"- {what}: {baking(figures, kind)}" for kind, what in WEIGHTS.items()),
+        *(f"- {description}: {baking(figures, kind)}" for kind, description in WEIGHTS.items()),
     )
     lines = (
         f"`.venv/bin/python {command}`, {machine()}.",
-        f"{what}; medians of {runs}. The times exclude locking and the package step (apt), which is the same for all.",
+        f"{setup}; medians of {runs}. The times exclude locking and the package step (apt), which is the same for all.",
         "",
         "| case | jbuild, s | uv in the Dockerfile, s | ratio to uv's cold build | aim |",
         "|---|---|---|---|---|",

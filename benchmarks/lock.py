@@ -1,6 +1,7 @@
-"""Locking against bare `uv pip compile` with the same arguments, side by side, and 24 cells against one.
+"""Compares locking with `uv pip compile` alone with the same arguments, and 24 cells with one cell.
 
-Needs the package index, and the registry of `scripts/engine up` with its base image. Writes docs/benchmarks.md.
+The benchmark needs the package index, and the registry of `scripts/engine up` with its base image. It writes
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ tags = ["{{cell}}"]
 def main() -> int:
     """Run the benchmark and write its section."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=int, default=7, help="pairs of runs of one cell (default 7)")
+    parser.add_argument("--runs", type=int, default=7, help="number of pairs of runs of one cell (default 7)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="jbuild-bench-") as name:
         project = Path(name)
@@ -87,8 +88,8 @@ def main() -> int:
 def _write(project: Path, name: str, versions: tuple[str, ...], distributions: tuple[str, ...], model: Path) -> None:
     (project / "recipes").mkdir(exist_ok=True)
     text = RECIPE.format(
-        versions=", ".join(f'"{each}"' for each in versions),
-        distributions=", ".join(f'"{each}"' for each in distributions),
+        versions=", ".join(f'"{version}"' for version in versions),
+        distributions=", ".join(f'"{distribution}"' for distribution in distributions),
         base=BASE,
         model=model,
     )
@@ -103,7 +104,7 @@ def _pairs(project: Path, runs: int) -> list[tuple[float, float]]:
 
 
 def _bare_command(project: Path) -> tuple[list[str], Path, dict[str, str]]:
-    """Return the command that jbuild gives uv for the cell, with the constraints that it has come to."""
+    """Return jbuild's uv command for the cell, with the constraints of its final solution."""
     recipe = load(project / "recipes" / "one.toml")
     (cell,) = expand(recipe)
     job = job_of(recipe, cell)
@@ -128,7 +129,7 @@ def _bare_command(project: Path) -> tuple[list[str], Path, dict[str, str]]:
 
 
 def _lock(project: Path, recipe: str, *arguments: str) -> float:
-    """Lock a recipe of which nothing is locked."""
+    """Delete the locks of a recipe and lock it again."""
     shutil.rmtree(project / "locks" / recipe, ignore_errors=True)
     return _jbuild(project, "lock", recipe, *arguments)
 
@@ -138,13 +139,13 @@ def _jbuild(project: Path, *arguments: str) -> float:
 
 
 def _timed(argv: list[str], folder: Path, environment: dict[str, str]) -> float:
-    begun = time.monotonic()
-    done = subprocess.run(  # what is measured
+    start = time.monotonic()
+    done = subprocess.run(  # the measured program
         argv, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stderr}")
-    return time.monotonic() - begun
+    return time.monotonic() - start
 
 
 if __name__ == "__main__":

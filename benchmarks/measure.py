@@ -1,4 +1,4 @@
-"""Runs a program and measures it: seconds, and the most memory that it and its processes held at once."""
+"""Runs a program and measures its time and the peak memory of all its processes together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EVERY_S = 0.1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """A program that ended: its exit code, what it printed, seconds, and memory in bytes (see `memory`)."""
+    """The result of a program: its exit code, output, seconds, and peak memory in bytes (see `memory`)."""
 
     code: int
     stdout: str
@@ -29,8 +29,8 @@ class Measured:
 
 
 def measure(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None) -> Measured:
-    """Run a program to its end in a session of its own."""
-    begun = time.monotonic()
+    """Run a program to its end in a separate session."""
+    start = time.monotonic()
     child = subprocess.Popen(
         list(argv),
         cwd=cwd,
@@ -51,7 +51,7 @@ def measure(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = N
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     stdout, stderr = child.communicate()
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - start
     ended.set()
     watcher.join()
     return Measured(
@@ -60,10 +60,10 @@ def measure(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = N
 
 
 def memory(session: int) -> int:
-    """Return the bytes that the processes of a session hold, shared pages counted once (PSS); see proc(5)."""
+    """Return the memory of a session's processes in bytes; shared pages count once (PSS, see proc(5))."""
     total = 0
     for process in Path("/proc").glob("[0-9]*"):
-        # It may end while it is looked at.
+        # The process may end before its files are read.
         with suppress(OSError, ValueError, IndexError):
             fields = (process / "stat").read_text().rpartition(")")[2].split()
             if int(fields[3]) == session:
@@ -72,5 +72,5 @@ def memory(session: int) -> int:
 
 
 def _pss(rollup: str) -> int:
-    line = next(line for line in rollup.splitlines() if line.startswith("Pss:"))
-    return int(line.split()[1]) * 1024
+    row = next(row for row in rollup.splitlines() if row.startswith("Pss:"))
+    return int(row.split()[1]) * 1024

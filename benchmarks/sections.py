@@ -1,4 +1,4 @@
-"""Writes the results of benchmarks into their section of docs/benchmarks.md."""
+"""Writes the results of each benchmark into its section of docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HEAD = "# Benchmarks\n\nEach section names its command and shows the results of
 
 
 def machine() -> str:
-    """Return what the figures were measured on, in a line."""
+    """Return a line with the date and the machine of the measurement."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     cpu = model[1] if model else platform.machine()
@@ -23,9 +23,9 @@ def machine() -> str:
 
 
 def write_section(title: str, text: str) -> None:
-    """Replace a section of the page, or add it."""
+    """Replace or add a section of the page."""
     page = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else _HEAD
     section = f"## {title}\n\n{text.strip()}\n"
-    found = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
-    page = page[: found.start()] + section + "\n" + page[found.end() :] if found else f"{page.rstrip()}\n\n{section}"
+    match = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    page = page[: match.start()] + section + "\n" + page[match.end() :] if match else f"{page.rstrip()}\n\n{section}"
     PAGE.write_text(page.rstrip() + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A place to measure builds in: an engine, a registry, a cache and a project of their own, emptied between runs."""
+"""Isolates measured builds: a separate engine, registry, cache and project, which are emptied between runs."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 BASE = "docker.io/library/debian:bookworm-slim"
 _MIRROR = "stand-in/debian"
 RECIPE = "bench"
-# Bytes that do not compress, or numbers as a normal distribution gives them, in bf16.
+# Incompressible bytes, or normally distributed numbers in bf16.
 Weights = Literal["noise", "bf16"]
-# The standard deviation of weights, about as models have it.
+# The typical standard deviation of a model's weights.
 _SPREAD = 0.02
 
 
 @dataclass(kw_only=True)
 class Workshop:
-    """The engine and the registry, the folder of project and cache, and the address of the engine with a network."""
+    """The engine, the registry, the folder of project and cache, and the address of the engine with a network."""
 
     folder: Path
     engines: ExitStack
@@ -65,16 +65,17 @@ class Workshop:
 
     @property
     def workspace(self) -> Workspace:
-        """Where things lie in it."""
+        """The paths of the project and the cache."""
         return Workspace(project=self.project, cache=self.folder / "cache")
 
     def write(self, cells: dict[str, tuple[str, ...]], model: Path) -> None:
-        """Write the recipe: cells by name, each with what it requires, and the model that is baked in."""
-        common = [each for each in next(iter(cells.values())) if all(each in other for other in cells.values())]
-        own = {name: [each for each in requires if each not in common] for name, requires in cells.items()}
+        """Write the recipe: cells by name with their requirements, and the model."""
+        first = next(iter(cells.values()))
+        common = [package for package in first if all(package in requires for requires in cells.values())]
+        overriding = {name: [p for p in requires if p not in common] for name, requires in cells.items()}
         overrides = "".join(
             f'[[overrides]]\nwhen = {{ v = "{name}" }}\nrequires = {json.dumps(requires)}\n'
-            for name, requires in own.items()
+            for name, requires in overriding.items()
             if requires
         )
         text = f"""description = "For a benchmark"
@@ -101,71 +102,71 @@ tags = ["{{cell}}"]
         (self.project / "recipes" / f"{RECIPE}.toml").write_text(text, encoding="utf-8")
 
     def jbuild(self, verb: str, *arguments: str, **environment: str) -> float:
-        """Run a verb on the recipe and return the seconds that it took."""
+        """Run a verb on the recipe and return the seconds."""
         argv = [sys.executable, "-m", "builder", verb, RECIPE, *arguments]
         return self.timed(argv, self.project, **environment)
 
     def docker(self, *arguments: str, folder: Path) -> float:
-        """Run docker on the engine of the workshop and return the seconds that it took."""
+        """Run docker on the engine of the workshop and return the seconds."""
         return self.timed(["docker", *arguments], folder)
 
     def timed(self, argv: list[str], folder: Path, **environment: str) -> float:
-        """Run a program to its end and return the seconds that it took."""
-        begun = time.monotonic()
-        own = {**os.environ, **self.environment, **environment}
-        done = subprocess.run(argv, cwd=folder, env=own, capture_output=True, text=True, check=False)
+        """Run a program to its end and return the seconds."""
+        start = time.monotonic()
+        variables = {**os.environ, **self.environment, **environment}
+        done = subprocess.run(argv, cwd=folder, env=variables, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-        return time.monotonic() - begun
+        return time.monotonic() - start
 
     def push(self, cell: str) -> tuple[float, int]:
-        """Push a built cell, and return the seconds and the bytes that it took."""
+        """Push a built cell, and return the seconds and the uploaded bytes."""
         path = self.workspace.cell(RECIPE, cell).record("image")
         image = records.read(path, None, Image)
         if image is None:
-            raise SystemExit(f"{path} is no record of an image")
-        begun = time.monotonic()
+            raise SystemExit(f"{path} is not a record of an image")
+        start = time.monotonic()
         source = from_layout(image, self.workspace.images)
-        wish = PublishOptions(repository="jbuild", tags=(TagRule(name=cell),), building_block=True)
+        options = PublishOptions(repository="jbuild", tags=(TagRule(name=cell),), building_block=True)
         target = f"{self.registry.host}/ours"
-        outcome = publish(source, (target,), wish, config=config.Config(), console=Console(quiet=True))
-        return time.monotonic() - begun, sum(each.bytes_sent for each in outcome.registries)
+        outcome = publish(source, (target,), options, config=config.Config(), console=Console(quiet=True))
+        return time.monotonic() - start, sum(registry.bytes_sent for registry in outcome.registries)
 
     def lock(self, cell: str) -> dict[str, Any]:
         """Return the wheels of a cell's lock: file name, sha256 and size by distribution."""
         from builder.lock import lockfile  # noqa: PLC0415
 
-        found = lockfile.read(self.workspace.lock(RECIPE, cell), recipe=RECIPE, cell=cell)
-        return {wheel.name: wheel for wheel in found.wheels} if found else {}
+        lock = lockfile.read(self.workspace.lock(RECIPE, cell), recipe=RECIPE, cell=cell)
+        return {wheel.name: wheel for wheel in lock.wheels} if lock else {}
 
     def cold(self) -> None:
-        """Begin anew: nothing was unpacked, rendered, built or pushed, and the engine is another one."""
-        self._aside(self.workspace.trees, self.workspace.images, self.project / "build")
+        """Start over with a new engine, without unpacked wheels, rendered files, images and pushed images."""
+        self._move_away(self.workspace.trees, self.workspace.images, self.project / "build")
         self.engine.signal(signal.SIGKILL)
         self._empty(self.engine.folder / "data")
         self.engine = self.engines.enter_context(running_engine())
         self.environment["DOCKER_HOST"] = self.engine.host
-        # Its system layer stays: all contenders are built on it.
+        # The system layer stays in the registry: all builds use it as their base.
         repositories = self.registry.storage / "docker" / "registry" / "v2" / "repositories"
         for name in ("ours", "theirs"):
             shutil.rmtree(repositories / name, ignore_errors=True)
 
-    def _aside(self, *folders: Path) -> None:
-        """Take folders away without removing their files.
+    def _move_away(self, *folders: Path) -> None:
+        """Move folders away without removing their files.
 
-        ext4 searches long for a place for new files where many were removed in the last minutes: whoever is measured
-        next would pay for that, and no user would.
+        For some minutes after the removal of many files, ext4 searches long for space for new files. The next
+        measurement would include this time, although users do not experience it.
         """
-        attic = Path(tempfile.mkdtemp(prefix="aside-", dir=self.folder))
+        target = Path(tempfile.mkdtemp(prefix="moved-", dir=self.folder))
         for folder in folders:
             if folder.exists():
-                folder.rename(attic / folder.name)
+                folder.rename(target / folder.name)
         for folder in folders[:2]:
-            self._empty(attic / folder.name)
+            self._empty(target / folder.name)
 
     @staticmethod
     def _empty(folder: Path) -> None:
-        """Give the disk back what files hold, but not the files themselves."""
+        """Truncate all files, which frees their disk space but not the files."""
         for base, _, names in os.walk(folder):
             for name in names:
                 path = Path(base, name)
@@ -175,7 +176,7 @@ tags = ["{{cell}}"]
 
 @contextmanager
 def running_workshop(apt: tuple[str, ...]) -> Iterator[Workshop]:
-    """Set up a workshop and take it down; wheels and model files are those of the user's cache."""
+    """Set up a workshop and remove it at the end; it shares the wheels and the metadata of the user's cache."""
     recorded = json.loads((cache_folder() / "engine" / "engine.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="jbuild-bench-") as name, ExitStack() as engines:
         folder, engine = Path(name), engines.enter_context(running_engine())
@@ -187,7 +188,11 @@ def running_workshop(apt: tuple[str, ...]) -> Iterator[Workshop]:
         with running_registry(folder / "registry") as registry:
             mirror = f'prefix = "docker.io/library/debian"\nmirror = "{recorded["registry"]}/{_MIRROR}"\n'
             (folder / "project" / "jbuild.toml").write_text(f"[[registry-mirrors]]\n{mirror}", encoding="utf-8")
-            own = {"PYTHONPATH": str(CHECKOUT), "JBUILD_CACHE": str(folder / "cache"), "DOCKER_HOST": engine.host}
+            environment = {
+                "PYTHONPATH": str(CHECKOUT),
+                "JBUILD_CACHE": str(folder / "cache"),
+                "DOCKER_HOST": engine.host,
+            }
             networked = os.environ.get("DOCKER_HOST") or recorded["docker_host"] or ""
             yield Workshop(
                 folder=folder,
@@ -196,12 +201,12 @@ def running_workshop(apt: tuple[str, ...]) -> Iterator[Workshop]:
                 registry=registry,
                 apt=apt,
                 networked=networked,
-                environment=own,
+                environment=environment,
             )
 
 
 def make_model(folder: Path, size: int, seed: int, kind: Weights = "noise") -> Path:
-    """Write a model's folder with `size` bytes of weights, in shards of at most 1 GB."""
+    """Write a model folder with `size` bytes of weights, in shards of at most 1 GB."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
     shards = [min(10**9, size - at) for at in range(0, size, 10**9)]
@@ -225,7 +230,8 @@ def _weights(size: int, kind: Weights) -> bytes:
     if kind == "noise":
         return os.urandom(size)
     pairs = bytearray(size + size % 2)
-    # Low bytes are the last bit of the exponent and the mantissa, as good as noise; high ones sign and exponent.
+    # Low bytes contain the last bit of the exponent and the mantissa, which resemble noise; high bytes contain the sign
+    # and the exponent.
     pairs[0::2] = os.urandom(len(pairs) // 2)
     pairs[1::2] = os.urandom(len(pairs) // 2).translate(_high_bytes())
     return bytes(pairs[:size])
@@ -233,11 +239,11 @@ def _weights(size: int, kind: Weights) -> bytes:
 
 @cache
 def _high_bytes() -> bytes:
-    """Return a table from uniform bytes to the high bytes of normally distributed numbers in bf16."""
-    found = bytearray()
+    """Return a table that maps uniform bytes to the high bytes of normally distributed numbers in bf16."""
+    table = bytearray()
     for sign in (0, 128):
         for half in range(128):
             low, high = (min(2.0 ** (2 * half - 127 + step), 1e3) for step in (0, 2))
             share = math.erf(high / _SPREAD / math.sqrt(2)) - math.erf(low / _SPREAD / math.sqrt(2))
-            found += bytes([sign + half]) * round(share * 128)
-    return bytes(found[:256]).ljust(256, b"\x3c")
+            table += bytes([sign + half]) * round(share * 128)
+    return bytes(table[:256]).ljust(256, b"\x3c")

@@ -1,7 +1,8 @@
 """Fuzzes the audit's readers of ELF files, GPU code and wheels with atheris, each for some minutes, from real seeds.
 
-Any exception but the readers' own, an input of more than ten seconds or a gigabyte of memory is a bug: it is kept, and
-the exit code is 1. Seeds are small files of the wheelhouse and of what has been unpacked.
+An exception other than the readers' MalformedError is a bug, and so is an input that takes more than ten seconds or a
+gigabyte of memory. The command stores the input of a bug, and the exit code is 1. Seeds are small files of the
+wheelhouse and of unpacked wheels.
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ from builder.lock.solve import uv
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-# The newest release that has a wheel for CPython 3.11 too.
+# The newest release with a wheel for CPython 3.11.
 PACKAGE = "atheris==3.0.0"
 _CHECKOUT = Path(__file__).parents[1]
 _TARGET = Path(__file__).with_name("agreement") / "fuzz_target.py"
 _TARGETS = ("elf", "fatbin", "wheel")
-# Segments of arm64 begin at multiples of 64 KiB: no file with two of them is smaller.
+# Segments of arm64 start at multiples of 64 KiB: a file with two of them cannot be smaller than 64 KiB.
 _LONGEST = 160 << 10
 _MOST_SEEDS = 300
 _INPUT_LIMIT_S = 10
 _MEMORY_LIMIT_MB = 1024
 _CONTAINER = struct.Struct("<IHHQ")
 _ENTRY_HEAD = struct.Struct("<HHIQ")
-_KEPT_PAYLOAD = 32
+_PAYLOAD_LIMIT = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What came of fuzzing one target: seeds, inputs tried, edges covered, and the last line of a bug's log."""
+    """The result of fuzzing one target: seeds, tried inputs, covered edges, and the last lines of a bug's log."""
 
     target: str
     seeds: int
@@ -54,10 +55,10 @@ class Result:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fuzz every target, print what came of it and write the page's section."""
+    """Fuzz every target, print the results and write the page's section."""
     parser = argparse.ArgumentParser(prog="scripts/audit-fuzz", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0, help="for each target (default 10)")
-    parser.add_argument("--only", choices=_TARGETS, help="only this target")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes per target (default 10)")
+    parser.add_argument("--only", choices=_TARGETS, help="fuzz only this target")
     options = parser.parse_args(arguments)
     workspace, console = Workspace.current(), Console()
     folder = workspace.cache / "agreement" / "fuzz"
@@ -88,11 +89,11 @@ def _python(folder: Path) -> str:
 
 
 def _fuzz(target: str, python: str, folder: Path, seeds: int, seconds: float) -> Result:
-    found = folder / "found"
-    found.mkdir(exist_ok=True)
+    corpus = folder / "found"
+    corpus.mkdir(exist_ok=True)
     limits = (f"-timeout={_INPUT_LIMIT_S}", f"-rss_limit_mb={_MEMORY_LIMIT_MB}", f"-max_len={_LONGEST}")
     argv = [python, str(_TARGET), target, f"-max_total_time={round(seconds)}", *limits]
-    argv += ["-print_final_stats=1", f"-artifact_prefix={folder}/bug-", str(found), str(folder / "seeds")]
+    argv += ["-print_final_stats=1", f"-artifact_prefix={folder}/bug-", str(corpus), str(folder / "seeds")]
     done = run(argv, env={"PYTHONPATH": str(_CHECKOUT)}, check=False, timeout_s=seconds + 300)
     log = done.stdout + done.stderr
     tried = re.search(r"number_of_executed_units: (\d+)", log)
@@ -107,8 +108,8 @@ def _fuzz(target: str, python: str, folder: Path, seeds: int, seconds: float) ->
 
 
 def _bug(log: str) -> str:
-    lines = [line.strip() for line in log.splitlines() if re.search(r"Error|Exception|ERROR|artifact|Test unit", line)]
-    return "; ".join(lines[-4:]) or log[-500:]
+    rows = [row.strip() for row in log.splitlines() if re.search(r"Error|Exception|ERROR|artifact|Test unit", row)]
+    return "; ".join(rows[-4:]) or log[-500:]
 
 
 def _write_seeds(seeds: Iterable[bytes], folder: Path) -> int:
@@ -134,7 +135,7 @@ def _wheel_seeds(workspace: Workspace) -> Iterator[bytes]:
 
 
 def _fatbin_seeds(workspace: Workspace) -> Iterator[bytes]:
-    """Yield sections of real libraries with their payloads cut short and their sizes put right."""
+    """Yield sections of real libraries with truncated payloads and corrected sizes."""
     for path in shared_objects(workspace.trees):
         try:
             sections = elf.read_source(File(path)).sections
@@ -144,23 +145,23 @@ def _fatbin_seeds(workspace: Workspace) -> Iterator[bytes]:
             if section.name in fatbin.SECTIONS:
                 with path.open("rb") as file:
                     file.seek(section.offset)
-                    yield _shortened(file.read(min(section.size, 64 << 20)))[:_LONGEST]
+                    yield _truncated(file.read(min(section.size, 64 << 20)))[:_LONGEST]
 
 
-def _shortened(section: bytes) -> bytes:
-    made, at = bytearray(), 0
-    while at + _CONTAINER.size <= len(section) and len(made) < _LONGEST:
+def _truncated(section: bytes) -> bytes:
+    truncated, at = bytearray(), 0
+    while at + _CONTAINER.size <= len(section) and len(truncated) < _LONGEST:
         magic, version, header, size = _CONTAINER.unpack_from(section, at)
         body, position, end = bytearray(), at + header, min(at + header + size, len(section))
         while position + _ENTRY_HEAD.size <= end:
             kind, kind_version, length, payload = _ENTRY_HEAD.unpack_from(section, position)
-            kept = min(payload, _KEPT_PAYLOAD)
-            body += _ENTRY_HEAD.pack(kind, kind_version, length, kept)
-            body += section[position + _ENTRY_HEAD.size : position + length + kept]
+            size_limit = min(payload, _PAYLOAD_LIMIT)
+            body += _ENTRY_HEAD.pack(kind, kind_version, length, size_limit)
+            body += section[position + _ENTRY_HEAD.size : position + length + size_limit]
             position += length + payload
-        made += _CONTAINER.pack(magic, version, header, len(body)) + body
+        truncated += _CONTAINER.pack(magic, version, header, len(body)) + body
         at += header + size + (-(header + size) % 8)
-    return bytes(made)
+    return bytes(truncated)
 
 
 _SEEDS = {"elf": _elf_seeds, "fatbin": _fatbin_seeds, "wheel": _wheel_seeds}

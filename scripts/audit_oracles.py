@@ -1,6 +1,6 @@
 """Compares the audit's readers with readelf, nm and cuobjdump on every shared object of real wheels.
 
-The wheels are those of the stacks that scripts/audit-agreement works with, as far as they are locked and unpacked.
+It reads the wheels of the stacks of scripts/audit-agreement, if they are locked and unpacked.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from agreement import binutils, cuobjdump
 from agreement.elves import shared_objects
-from agreement.place import Place
 from agreement.report import when_and_where, write_section
+from agreement.stack_project import StackProject
 from agreement.stacks import read_stacks
 from builder.audit import elf, fatbin
 from builder.audit.byte_source import File, MalformedError
@@ -29,34 +29,36 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Tally:
-    """What one oracle was asked: files, things compared (symbols, pieces of GPU code), differences by file."""
+    """Counts for one oracle: files, compared entries (symbols or GPU code), and differences by file."""
 
     files: int = 0
-    things: int = 0
+    entries: int = 0
     differences: list[str] = field(default_factory=list)
 
-    def take(self, path: str, ask: Callable[[], tuple[int, list[str]]]) -> None:
-        """Count the answer about one file."""
+    def add(self, path: str, differences_of: Callable[[], tuple[int, list[str]]]) -> None:
+        """Add the result of one file."""
         self.files += 1
         try:
-            things, found = ask()
+            entries, differences = differences_of()
         except MalformedError as error:
-            things, found = 0, [f"the reader refuses it: {error.message}"]
-        self.things += things
-        self.differences += [f"`{path}`: {text}" for text in found]
+            entries, differences = 0, [f"the reader refuses it: {error.message}"]
+        self.entries += entries
+        self.differences += [f"`{path}`: {text}" for text in differences]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare, print and write the page's section; the exit code is 1 where something differs."""
+    """Compare, print and write the page's section; the exit code is 1 on a difference."""
     parser = argparse.ArgumentParser(prog="scripts/audit-oracles", description=__doc__)
-    parser.add_argument("--only", action="append", metavar="STACK", help="only the wheels of this stack; repeatable")
+    parser.add_argument(
+        "--only", action="append", metavar="STACK", help="compare only the wheels of this stack; repeatable"
+    )
     options = parser.parse_args(arguments)
     stacks = [stack for stack in read_stacks() if not options.only or stack.name in options.only]
-    place = Place.open(tuple(read_stacks()))
-    console = place.session.console
+    project = StackProject.open(tuple(read_stacks()))
+    console = project.session.console
     try:
-        program = cuobjdump.program(place.folder / "cuobjdump")
-        trees = list(_trees(stacks, place))
+        program = cuobjdump.program(project.folder / "cuobjdump")
+        trees = list(_trees(stacks, project))
         symbols, gpu = Tally(), Tally()
         with console.task("comparing", len(trees), unit="wheels") as task:
             for tree in trees:
@@ -72,38 +74,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(bool(symbols.differences or gpu.differences))
 
 
-def _trees(stacks: Sequence[Stack], place: Place) -> Iterator[Path]:
-    seen = set()
+def _trees(stacks: Sequence[Stack], project: StackProject) -> Iterator[Path]:
+    digests = set()
     for stack in stacks:
-        lock = current_lock(place.job(stack), place.session)
+        lock = current_lock(project.job(stack), project.session)
         for wheel in lock.wheels if lock else ():
-            tree = place.tree(wheel, lock) if lock else None
-            if tree and tree.is_dir() and wheel.sha256 not in seen:
-                seen.add(wheel.sha256)
+            tree = project.tree(wheel, lock) if lock else None
+            if tree and tree.is_dir() and wheel.sha256 not in digests:
+                digests.add(wheel.sha256)
                 yield tree
 
 
 def _compare(tree: Path, program: Path, symbols: Tally, gpu: Tally) -> None:
     for path in shared_objects(tree):
-        shown = str(path).rpartition("/site-packages/")[2]
-        symbols.take(shown, lambda path=path: binutils.differences(path))  # type: ignore[misc]
+        name = str(path).rpartition("/site-packages/")[2]
+        symbols.add(name, lambda path=path: binutils.differences(path))  # type: ignore[misc]
         if any(section.name in fatbin.SECTIONS for section in elf.read_source(File(path)).sections):
-            gpu.take(shown, lambda path=path: cuobjdump.differences(program, path))  # type: ignore[misc]
+            gpu.add(name, lambda path=path: cuobjdump.differences(program, path))  # type: ignore[misc]
 
 
 def _section(symbols: Tally, gpu: Tally, wheels: int) -> str:
     differences = (*symbols.differences, *gpu.differences)
-    listed = [f"  - {text}" for text in differences]
+    items = [f"  - {text}" for text in differences]
     head = f"`scripts/audit-oracles`, {when_and_where()}: {wheels} wheels, {len(differences)} differences."
     by_symbols = (
-        f"- readelf and nm: {symbols.files} files, {symbols.things} dynamic symbols: needed libraries, search paths, "
+        f"- readelf and nm: {symbols.files} files, {symbols.entries} dynamic symbols: needed libraries, search paths, "
         "soname, symbol versions, undefined symbols (weak or not) and defined ones (hidden or not)."
     )
     by_gpu = (
-        f"- cuobjdump ({cuobjdump.PACKAGE}): {gpu.files} files, {gpu.things} GPU code entries: "
+        f"- cuobjdump ({cuobjdump.PACKAGE}): {gpu.files} files, {gpu.entries} GPU code entries: "
         "the targets with SASS or PTX in a file."
     )
-    return "\n".join(["## Readers", "", head, "", by_symbols, by_gpu, *listed])
+    return "\n".join(["## Readers", "", head, "", by_symbols, by_gpu, *items])
 
 
 if __name__ == "__main__":

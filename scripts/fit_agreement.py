@@ -1,6 +1,6 @@
-"""Compares `jbuild fit`'s KV cache with vLLM's own functions: scripts/fit_agreement.py VLLM-WHEEL [CASES].
+"""Compares the KV cache size of `jbuild fit` with vLLM's functions: scripts/fit_agreement.py VLLM-WHEEL [CASES].
 
-The functions are taken out of the wheel's source and run without torch: sizes of types are all that they need of it.
+The script extracts the functions from the wheel's source and runs them without torch: they need only sizes of types.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ _FUNCTIONS = (
     "_get_kv_cache_groups_uniform_page_size",
     "_max_memory_usage_bytes_from_groups",
 )
-# Full layers, sliding ones, window, heads, size of one, tokens, batched tokens, tokens in a block.
+# Full layers, sliding layers, window, heads, head size, tokens, batched tokens, tokens per block.
 Case = tuple[int, int, int, int, int, int, int, int]
 
 
 class _Type:
-    """A torch type, of which only the bytes matter."""
+    """A torch type with only its size in bytes."""
 
     def __init__(self, size: int) -> None:
         self.itemsize = size
 
 
 class _Quiet:
-    """A logger that says nothing."""
+    """A logger that discards all messages."""
 
     def __getattr__(self, _: str) -> Any:
         return lambda *_, **__: None
@@ -75,7 +75,7 @@ def load(wheel: Path) -> dict[str, Any]:
 
 
 def theirs(vllm: dict[str, Any], case: Case) -> int:
-    """Return what vLLM says that one sequence takes, in bytes."""
+    """Return vLLM's size of one sequence, in bytes."""
     full, sliding, window, heads, size, tokens, batched, block = case
     common = {"block_size": block, "num_kv_heads": heads, "head_size": size, "dtype": sys.modules["torch"].bfloat16}
     layers = {f"full.{n}": vllm["FullAttentionSpec"](**common) for n in range(full)}
@@ -90,7 +90,7 @@ def theirs(vllm: dict[str, Any], case: Case) -> int:
 
 
 def ours(case: Case) -> int:
-    """Return what `jbuild fit` says."""
+    """Return the size of one sequence in `jbuild fit`, in bytes."""
     full, sliding, window, heads, size, tokens, batched, block = case
     kinds = [(full, None), (sliding, window)]
     layers = tuple(Layers(count=count, width=2 * heads * size, what="", window=span) for count, span in kinds if count)
@@ -111,29 +111,29 @@ def ours(case: Case) -> int:
 
 
 def cases(count: int) -> list[Case]:
-    """Return sets of layers, the same in every run."""
-    chance = random.Random(1)  # noqa: S311  # nothing is secret here
-    found: list[Case] = []
-    while len(found) < count:
+    """Return random sets of layers, the same in every run."""
+    chance = random.Random(1)  # noqa: S311  # test cases, not secrets
+    result: list[Case] = []
+    while len(result) < count:
         full, sliding = chance.randint(0, 60), chance.randint(0, 60)
         if full or sliding:
             heads, size = chance.randint(1, 32), chance.choice((64, 96, 128, 256))
             lengths = (chance.randint(1, 200_000), chance.randint(1, 16_384), chance.choice((16, 32, 128)))
-            found.append((full, sliding, chance.randint(2, 9000), heads, size, *lengths))
-    return found
+            result.append((full, sliding, chance.randint(2, 9000), heads, size, *lengths))
+    return result
 
 
 def main() -> int:
-    """Compare, and say how many agree."""
+    """Compare, and print the number of equal results."""
     if len(sys.argv) < 2:  # noqa: PLR2004
         print(__doc__)
         return 2
     vllm = load(Path(sys.argv[1]))
-    every = cases(int(sys.argv[2]) if len(sys.argv) > 2 else 2000)  # noqa: PLR2004
-    differing = [case for case in every if theirs(vllm, case) != ours(case)]
+    all_cases = cases(int(sys.argv[2]) if len(sys.argv) > 2 else 2000)  # noqa: PLR2004
+    differing = [case for case in all_cases if theirs(vllm, case) != ours(case)]
     for case in differing[:10]:
         print(f"{case}: vLLM {theirs(vllm, case)}, jbuild {ours(case)}")
-    print(f"{len(every) - len(differing)} of {len(every)} agree to the byte")
+    print(f"{len(all_cases) - len(differing)} of {len(all_cases)} agree to the byte")
     return 1 if differing else 0
 
 

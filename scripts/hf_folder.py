@@ -1,6 +1,6 @@
 """Writes plain Hugging Face folders of Llama models without torch or transformers.
 
-Shared by stand_in_model.py and tiny_model.py. The same input always gives the same bytes.
+stand_in_model.py and tiny_model.py use it. The same input always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 FORMAT = "# jbuild stand-in model, format 1"
-"""First line of the list of sums: another value means that the folder is made again."""
+"""First line of the checksum file: if the value differs, the folder is written again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LlamaShape:
-    """What config.json says of a Llama model with tied embeddings; lengths are in elements."""
+    """The shape of a Llama model with tied embeddings, as in config.json; lengths are in elements."""
 
     vocabulary: int
     hidden: int
@@ -52,7 +52,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tensor:
-    """One bf16 tensor; `data` is little-endian and as long as `shape` says."""
+    """A bf16 tensor; `data` is little-endian and has the length of `shape`."""
 
     name: str
     shape: tuple[int, ...]
@@ -61,7 +61,7 @@ class Tensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """All that a folder holds."""
+    """The content of a folder."""
 
     shape: LlamaShape
     vocabulary: Vocabulary
@@ -70,7 +70,7 @@ class Model:
 
 
 def is_complete(folder: Path) -> bool:
-    """Tell whether `folder` holds exactly the bytes that write_folder() once put there."""
+    """Check whether `folder` contains exactly the bytes that write_folder() wrote."""
     try:
         first, *lines = _sums_file(folder).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
@@ -79,26 +79,26 @@ def is_complete(folder: Path) -> bool:
 
 
 def write_folder(folder: Path, model: Model) -> None:
-    """Write `model` aside and rename it to `folder`, replacing only what was made here.
+    """Write `model` to a temporary folder and rename it to `folder`; replace only a folder with a checksum file.
 
     Raises:
-        FileExistsError: `folder` exists and is not one of ours.
+        FileExistsError: `folder` exists, but its checksum file does not.
     """
     if folder.exists() and not _sums_file(folder).exists():
-        message = f"{folder} exists and was not made by this script: delete it or choose another folder"
+        message = f"{folder} exists, and this script did not write it: delete it or choose another folder"
         raise FileExistsError(message)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        aside.chmod(0o755)
-        _write_files(aside, model)
-        _exchange(aside, folder)
+        temporary.chmod(0o755)
+        _write_files(temporary, model)
+        _exchange(temporary, folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sums_file(folder: Path) -> Path:
-    # Beside the folder: inside, it would be baked into images as a part of the model.
+    # The checksum file is outside the folder: inside, jbuild would bake it into images with the model.
     return folder.with_name(folder.name + ".sha256")
 
 
@@ -116,22 +116,22 @@ def _sha256(stream: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _exchange(aside: Path, folder: Path) -> None:
-    sums = "\n".join([FORMAT, *_sums(aside)]) + "\n"
+def _exchange(temporary: Path, folder: Path) -> None:
+    sums = "\n".join([FORMAT, *_sums(temporary)]) + "\n"
     if folder.exists():
         shutil.rmtree(folder)
-    # Sums first: should this end between the two, the next run makes the folder again.
+    # Write the checksums first: after an interruption between the two steps, the next run writes the folder again.
     _sums_file(folder).write_text(sums, encoding="utf-8")
-    aside.rename(folder)
+    temporary.rename(folder)
 
 
 def _write_files(folder: Path, model: Model) -> None:
-    words = model.vocabulary
-    _write_json(folder / "config.json", _config(model.shape, words))
-    _write_json(folder / "generation_config.json", _generation_config(words))
-    _write_json(folder / "tokenizer.json", _tokenizer(words))
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(model.shape, words))
-    _write_json(folder / "special_tokens_map.json", _special_tokens(words))
+    vocabulary = model.vocabulary
+    _write_json(folder / "config.json", _config(model.shape, vocabulary))
+    _write_json(folder / "generation_config.json", _generation_config(vocabulary))
+    _write_json(folder / "tokenizer.json", _tokenizer(vocabulary))
+    _write_json(folder / "tokenizer_config.json", _tokenizer_config(model.shape, vocabulary))
+    _write_json(folder / "special_tokens_map.json", _special_tokens(vocabulary))
     (folder / "README.md").write_text(model.readme, encoding="utf-8")
     _write_safetensors(folder / "model.safetensors", model.tensors)
 
@@ -156,13 +156,13 @@ def _write_safetensors(path: Path, tensors: Iterable[Tensor]) -> None:
         stream.writelines(tensor.data for tensor in ordered)
 
 
-def _config(shape: LlamaShape, words: Vocabulary) -> dict[str, Any]:
+def _config(shape: LlamaShape, vocabulary: Vocabulary) -> dict[str, Any]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": False,
         "attention_dropout": 0.0,
-        "bos_token_id": words.bos,
-        "eos_token_id": words.eos,
+        "bos_token_id": vocabulary.bos,
+        "eos_token_id": vocabulary.eos,
         "head_dim": shape.hidden // shape.heads,
         "hidden_act": "silu",
         "hidden_size": shape.hidden,
@@ -174,7 +174,7 @@ def _config(shape: LlamaShape, words: Vocabulary) -> dict[str, Any]:
         "num_attention_heads": shape.heads,
         "num_hidden_layers": shape.layers,
         "num_key_value_heads": shape.kv_heads,
-        "pad_token_id": words.pad,
+        "pad_token_id": vocabulary.pad,
         "rms_norm_eps": shape.rms_epsilon,
         "rope_scaling": None,
         "rope_theta": shape.rope_theta,
@@ -185,8 +185,8 @@ def _config(shape: LlamaShape, words: Vocabulary) -> dict[str, Any]:
     }
 
 
-def _generation_config(words: Vocabulary) -> dict[str, Any]:
-    return {"bos_token_id": words.bos, "eos_token_id": words.eos, "pad_token_id": words.pad}
+def _generation_config(vocabulary: Vocabulary) -> dict[str, Any]:
+    return {"bos_token_id": vocabulary.bos, "eos_token_id": vocabulary.eos, "pad_token_id": vocabulary.pad}
 
 
 def _added_token(content: str) -> dict[str, Any]:
@@ -200,14 +200,14 @@ def _added_token(content: str) -> dict[str, Any]:
     }
 
 
-def _tokenizer(words: Vocabulary) -> dict[str, Any]:
-    # Merges as strings: every release of the tokenizers library reads them so.
+def _tokenizer(vocabulary: Vocabulary) -> dict[str, Any]:
+    # Merges are strings: every release of the tokenizers library reads this form.
     byte_level = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": number} | _added_token(words.tokens[number]) for number in words.special],
+        "added_tokens": [{"id": number} | _added_token(vocabulary.tokens[number]) for number in vocabulary.special],
         "normalizer": None,
         "pre_tokenizer": {
             "type": "Sequence",
@@ -227,27 +227,27 @@ def _tokenizer(words: Vocabulary) -> dict[str, Any]:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": False,
-            "vocab": {token: number for number, token in enumerate(words.tokens)},
-            "merges": list(words.merges),
+            "vocab": {token: number for number, token in enumerate(vocabulary.tokens)},
+            "merges": list(vocabulary.merges),
         },
     }
 
 
-def _special_tokens(words: Vocabulary) -> dict[str, Any]:
+def _special_tokens(vocabulary: Vocabulary) -> dict[str, Any]:
     return {
-        "bos_token": words.tokens[words.bos],
-        "eos_token": words.tokens[words.eos],
-        "pad_token": words.tokens[words.pad],
-        "unk_token": words.tokens[words.unknown],
+        "bos_token": vocabulary.tokens[vocabulary.bos],
+        "eos_token": vocabulary.tokens[vocabulary.eos],
+        "pad_token": vocabulary.tokens[vocabulary.pad],
+        "unk_token": vocabulary.tokens[vocabulary.unknown],
     }
 
 
-def _tokenizer_config(shape: LlamaShape, words: Vocabulary) -> dict[str, Any]:
+def _tokenizer_config(shape: LlamaShape, vocabulary: Vocabulary) -> dict[str, Any]:
     return {
         "add_prefix_space": False,
-        "added_tokens_decoder": {str(number): _added_token(words.tokens[number]) for number in words.special},
-        **_special_tokens(words),
-        "chat_template": words.chat_template,
+        "added_tokens_decoder": {str(number): _added_token(vocabulary.tokens[number]) for number in vocabulary.special},
+        **_special_tokens(vocabulary),
+        "chat_template": vocabulary.chat_template,
         "clean_up_tokenization_spaces": False,
         "model_max_length": shape.context,
         "tokenizer_class": "GPT2Tokenizer",

@@ -1,7 +1,7 @@
-"""Counts the figures of the house in the source of `builder/`, and checks its rules.
+"""Measures the source of `builder/` and checks the house rules.
 
-Without options, a table of the figures. With `--check`, one line for each violation of a rule, and exit code 1 if
-there is any. `scripts/house_rules/rules.py` states the rules.
+Without options, it prints a table of figures. With `--check`, it prints a line for each violation of a rule, and the
+exit code is 1 if a rule is violated. `scripts/house_rules/rules.py` defines the rules.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tokenize
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from house_rules.imports import circles, entry_graph, floors, import_edges, module_graph
+from house_rules.imports import cycles, entry_graph, import_edges, longest_chain, module_graph
 from house_rules.names import classes_by_name, modules_by_name, slang_share
 from house_rules.rules import check
 from house_rules.source import functions, read_modules
@@ -44,12 +44,14 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def main() -> int:
     """Print the figures or the violations; return the exit code."""
     parser = argparse.ArgumentParser(prog="scripts/house", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="name each violation of a rule; exit 1 if there is any")
+    parser.add_argument(
+        "--check", action="store_true", help="list the violations of the rules; exit with 1 if a rule is violated"
+    )
     arguments = parser.parse_args()
     root, tests = _CHECKOUT / "builder", _CHECKOUT / "tests"
     if arguments.check:
         violations = check(root, tests)
-        print("\n".join(violations) if violations else "house: every rule holds")
+        print("\n".join(violations) if violations else "house: no violations")
         return 1 if violations else 0
     modules = read_modules(root)
     rows = [*_sizes(modules, tests), *_structure(modules), *_wording(modules)]
@@ -63,18 +65,18 @@ def _sizes(modules: Sequence[SourceModule], tests: Path) -> Iterator[tuple[str, 
     lines = [module.text.count("\n") for module in modules]
     lengths = [(node.end_lineno or node.lineno) - node.lineno + 1 for module in modules for node in functions(module)]
     test_lines = sum(path.read_text(encoding="utf-8").count("\n") for path in tests.rglob("*.py"))
-    yield "lines (of which code)", f"{sum(lines):,} ({sum(map(code_lines, modules)):,})"
+    yield "lines (lines of code)", f"{sum(lines):,} ({sum(map(code_lines, modules)):,})"
     yield "modules; top-level entries", f"{len(modules)}; {len(_entries(modules))}"
-    yield "lines of files, median / p90 / max", _spread(lines)
-    yield "lines of functions, median / p90 / max", _spread(lengths)
-    yield "test lines / lines", f"{test_lines / sum(lines):.2f}"
+    yield "lines per file, median / p90 / max", _spread(lines)
+    yield "lines per function, median / p90 / max", _spread(lengths)
+    yield "lines of tests / lines of builder", f"{test_lines / sum(lines):.2f}"
 
 
 def _structure(modules: Sequence[SourceModule]) -> Iterator[tuple[str, str]]:
     edges = import_edges(modules)
     folders = entry_graph(edges)
-    yield "layers of imports", str(floors(folders))
-    yield "circles of files; of folders", f"{len(circles(module_graph(edges)))}; {len(circles(folders))}"
+    yield "layers of imports", str(longest_chain(folders))
+    yield "import cycles of modules; of folders", f"{len(cycles(module_graph(edges)))}; {len(cycles(folders))}"
     yield "imports inside functions", str(sum(map(local_imports, modules)))
     pipeline = [module for module in modules if module.entry == _PIPELINE]
     yield "`Any` in the pipeline", str(sum(map(uses_of_any, pipeline)))
@@ -83,18 +85,18 @@ def _structure(modules: Sequence[SourceModule]) -> Iterator[tuple[str, str]]:
 def _wording(modules: Sequence[SourceModule]) -> Iterator[tuple[str, str]]:
     classes = classes_by_name(modules)
     public = {text: names for text, names in classes.items() if not text.startswith("_")}
-    yield "class names twice (with private ones)", f"{_doubles(public)} ({_doubles(classes)})"
+    yield "duplicate class names (with private classes)", f"{_duplicates(public)} ({_duplicates(classes)})"
     shared = {text: names for text, names in modules_by_name(modules).items() if text != "__init__"}
-    yield "module names twice", str(_doubles(shared))
+    yield "duplicate module names", str(_duplicates(shared))
     yield "slang among identifiers", f"{slang_share(modules):.1%}"
 
 
 def _entries(modules: Iterable[SourceModule]) -> set[str]:
-    """Return the top-level folders and modules, without the package's own file."""
+    """Return the top-level folders and modules, without the package's `__init__.py`."""
     return {module.entry for module in modules if module.entry}
 
 
-def _doubles(groups: Mapping[str, Sequence[Name]]) -> int:
+def _duplicates(groups: Mapping[str, Sequence[Name]]) -> int:
     return sum(len(names) > 1 for names in groups.values())
 
 
@@ -104,7 +106,7 @@ def _spread(counts: Iterable[int]) -> str:
 
 
 def code_lines(module: SourceModule) -> int:
-    """Count a module's lines without blank ones, comments and docstrings."""
+    """Count a module's lines without blank lines, comments and docstrings."""
     rows: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(module.text).readline):
         if token.type not in _NOT_CODE:
@@ -122,7 +124,7 @@ def _docstring_rows(module: SourceModule) -> set[int]:
 
 
 def local_imports(module: SourceModule) -> int:
-    """Count the imports in bodies of functions."""
+    """Count the imports inside functions."""
     rows = {
         (child.lineno, child.col_offset)
         for node in functions(module)
@@ -133,7 +135,7 @@ def local_imports(module: SourceModule) -> int:
 
 
 def uses_of_any(module: SourceModule) -> int:
-    """Count the spots where a module writes the type `Any`, without its import."""
+    """Count a module's uses of the type `Any`, without its import."""
     return sum(
         (isinstance(node, ast.Name) and node.id == "Any") or (isinstance(node, ast.Attribute) and node.attr == "Any")
         for node in ast.walk(module.tree)

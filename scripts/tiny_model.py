@@ -1,4 +1,4 @@
-"""Makes a Hugging Face folder of a tiny Llama with random weights, for tests. Standard library only."""
+"""Writes a Hugging Face folder of a tiny Llama with random weights, for tests. It needs only the standard library."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ Made by jbuild's scripts/tiny_model.py: seed {seed}, {shape}. It speaks no langu
 """
 
 HEAD_DIM = 32
-"""The smallest head that vLLM's CPU attention takes."""
+"""The smallest head dimension that vLLM's CPU attention supports."""
 
 PRINTABLE = range(33, 127)
-"""The bytes that a random model may say: text that any log, pattern or JSON shows as it is."""
+"""The bytes that a random model may generate: every log, pattern and JSON document shows them unchanged."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the folder unless it is complete already; the exit code is 1 when that is impossible."""
+    """Write the folder unless it is complete; the exit code is 1 on an error."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path, help="the folder to make")
+    parser.add_argument("folder", type=Path, help="the folder to write")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=64, help=f"width, a multiple of {HEAD_DIM} (default 64)")
@@ -51,22 +51,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder: Path = options.folder.absolute()
     model = tiny_model(seed=options.seed, layers=options.layers, hidden=options.hidden, context=options.context)
     if is_complete(folder) and (folder / "README.md").read_text(encoding="utf-8") == model.readme:
-        print(f"{folder} is complete already")
+        print(f"{folder} is already complete")
         return 0
     try:
         write_folder(folder, model)
     except OSError as error:
         print(f"tiny_model: {error}", file=sys.stderr)
         return 1
-    print(f"{folder} made")
+    print(f"{folder} written")
     return 0
 
 
 def tiny_model(*, seed: int = 0, layers: int = 2, hidden: int = 64, context: int = 512) -> Model:
-    """Describe a random Llama whose bytes depend on the arguments alone; `hidden` is a multiple of HEAD_DIM."""
-    words = byte_vocabulary()
+    """Return a random Llama whose bytes depend only on the arguments; `hidden` is a multiple of HEAD_DIM."""
+    vocabulary = byte_vocabulary()
     shape = LlamaShape(
-        vocabulary=len(words.tokens),
+        vocabulary=len(vocabulary.tokens),
         hidden=hidden,
         intermediate=2 * hidden,
         layers=layers,
@@ -74,13 +74,13 @@ def tiny_model(*, seed: int = 0, layers: int = 2, hidden: int = 64, context: int
         kv_heads=1,
         context=context,
     )
-    said = f"{layers} layers, {hidden} wide, context {context}"
-    readme = README.format(seed=seed, shape=said)
-    return Model(shape=shape, vocabulary=words, tensors=_tensors(shape, seed), readme=readme)
+    description = f"{layers} layers, {hidden} wide, context {context}"
+    readme = README.format(seed=seed, shape=description)
+    return Model(shape=shape, vocabulary=vocabulary, tensors=_tensors(shape, seed), readme=readme)
 
 
 def byte_vocabulary() -> Vocabulary:
-    """One token a byte, after the special ones; no merges."""
+    """Return a vocabulary with one token per byte after the special tokens, and without merges."""
     return Vocabulary(
         tokens=[*SPECIAL, *_byte_characters()],
         merges=[],
@@ -94,14 +94,14 @@ def byte_vocabulary() -> Vocabulary:
 
 
 def _byte_characters() -> list[str]:
-    """GPT-2's printable character for every byte, as the ByteLevel pre-tokenizer uses it."""
-    shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return [chr(byte) if byte in shown else chr(256 + hidden.index(byte)) for byte in range(256)]
+    """Return GPT-2's printable character for every byte, as the ByteLevel pre-tokenizer uses it."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) if byte in printable else chr(256 + hidden.index(byte)) for byte in range(256)]
 
 
 def _tensors(shape: LlamaShape, seed: int) -> Iterator[Tensor]:
-    source = random.Random(seed)  # noqa: S311  # weights, no secrets
+    source = random.Random(seed)  # noqa: S311  # weights, not secrets
     yield _embedding(shape, source)
     yield _ones("model.norm.weight", shape.hidden)
     width, kv_width = shape.heads * HEAD_DIM, shape.kv_heads * HEAD_DIM
@@ -122,10 +122,10 @@ def _tensors(shape: LlamaShape, seed: int) -> Iterator[Tensor]:
 
 
 def _embedding(shape: LlamaShape, source: random.Random) -> Tensor:
-    # Embeddings are tied: a row of zeros is a token that the model never says.
-    spoken = {len(SPECIAL) + byte for byte in PRINTABLE}
+    # Embeddings are tied: the model never generates a token whose row is zero.
+    generated = {len(SPECIAL) + byte for byte in PRINTABLE}
     zeros = bytes(2 * shape.hidden)
-    rows = [_random_bf16(shape.hidden, source) if row in spoken else zeros for row in range(shape.vocabulary)]
+    rows = [_random_bf16(shape.hidden, source) if row in generated else zeros for row in range(shape.vocabulary)]
     return Tensor(name="model.embed_tokens.weight", shape=(shape.vocabulary, shape.hidden), data=b"".join(rows))
 
 

@@ -12,7 +12,7 @@ from builder.errors import IntegrityError
 from builder.host.concurrency import workers
 from builder.host.files import mark_used, sha256_of
 from builder.model.audits import WheelFacts
-from builder.remote.wheelhouse import fetch, path_of
+from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,7 +36,7 @@ def gather(wheels: Sequence[LockedWheel], session: Session) -> dict[str, WheelFa
     missing = {wheel.sha256: wheel for wheel in wheels if wheel.sha256 not in facts}
     if missing:
         fetch(list(missing.values()), session)
-        paths = {sha256: path_of(wheel, session.workspace.wheels) for sha256, wheel in missing.items()}
+        paths = {sha256: session.workspace.wheel(wheel.sha256, wheel.filename) for sha256, wheel in missing.items()}
         read = read_wheels(paths, session)
         for sha256, path in paths.items():
             if read[sha256].flaws:

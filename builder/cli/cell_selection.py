@@ -14,7 +14,7 @@ from builder.host import config
 from builder.host.console import Console
 from builder.host.paths import Workspace
 from builder.host.session import Session
-from builder.jetson.indexes import families
+from builder.jetson.packages import families
 from builder.recipe.find import find
 from builder.recipe.load import load
 from builder.recipe.matrix import expand, job_of
@@ -47,9 +47,8 @@ class CellSelection:
         """
         jobs = self.possible_jobs()
         if not jobs:
-            name = self.recipe.name
-            hint = f"`jbuild matrix {name}` lists every cell, and why it cannot be built"
-            message = f"none of the selected cells of {name} can be built"
+            message = f"none of the selected cells of {self.recipe.name} can be built"
+            hint = f"`jbuild matrix {self.recipe.name}` lists every cell, and why it cannot be built"
             raise RecipeError(message, where=str(self.recipe.path), hint=hint)
         return jobs
 
@@ -74,21 +73,36 @@ class CellSelection:
                 self.session.console.say(f"{cell.id}: impossible: {cell.impossible}")
 
 
-def recipe_verb(
+def session_verb(
     name: str, *options: Callable[[Any], Any], group: click.Group | None = None, text: str | None = None
 ) -> Callable[[Callable[..., int | None]], click.Command]:
-    """Return a decorator that makes a verb of a function whose first parameter is the selection.
+    """Return a decorator that makes a verb of a function whose first parameter is the session.
 
-    The verb has RECIPE, --cell, some more options and --json; its help is `text`, else the function's docstring.
+    The verb has some arguments and options, and --json; its help is `text`, else the function's docstring.
     """
 
     def decorate(function: Callable[..., int | None]) -> click.Command:
-        def verb(recipe: str, selectors: tuple[str, ...], as_json: bool, **values: Any) -> int | None:
-            return function(select_cells(recipe, selectors, open_session(as_json=as_json)), **values)
+        def verb(as_json: bool, **values: Any) -> int | None:
+            return function(open_session(as_json=as_json), **values)
 
-        for option in reversed((recipe_argument, cell_option, *options, json_option)):
+        for option in reversed((*options, json_option)):
             verb = option(verb)
         return (group or click).command(name, help=text or inspect.getdoc(function))(verb)
+
+    return decorate
+
+
+def recipe_verb(
+    name: str, *options: Callable[[Any], Any], group: click.Group | None = None, text: str | None = None
+) -> Callable[[Callable[..., int | None]], click.Command]:
+    """Return a decorator like that of `session_verb`; the verb has RECIPE and --cell too, and a selection first."""
+
+    def decorate(function: Callable[..., int | None]) -> click.Command:
+        def verb(session: Session, recipe: str, selectors: tuple[str, ...], **values: Any) -> int | None:
+            return function(select_cells(recipe, selectors, session), **values)
+
+        more = (recipe_argument, cell_option, *options)
+        return session_verb(name, *more, group=group, text=text or inspect.getdoc(function))(verb)
 
     return decorate
 
@@ -100,9 +114,8 @@ def open_session(*, as_json: bool = False) -> Session:
         DocumentError: a configuration file has mistakes.
     """
     workspace = Workspace.current()
-    return Session(
-        workspace=workspace, config=config.load(workspace.config_files, families()), console=Console(as_json=as_json)
-    )
+    settings = config.load(workspace.config_files, families())
+    return Session(workspace=workspace, config=settings, console=Console(as_json=as_json))
 
 
 def select_cells(name: str, selectors: Sequence[str], session: Session) -> CellSelection:

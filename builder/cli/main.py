@@ -1,87 +1,26 @@
-"""Names the verbs and imports them only when called; turns errors into exits, in this one place."""
+"""Imports verbs only when they are called, and turns errors into exits, in this one place."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from builder import __version__
+from builder.cli.verb_table import VERBS, verbs
 from builder.errors import JbuildError, UsageError
 from builder.host.console import Console
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from click.shell_completion import CompletionItem
-
 _INTERRUPTED = 130
 _UNEXPECTED = 1
-
-
-class Verb(NamedTuple):
-    """A verb, its module below `builder.cli.verbs`, and its line in `jbuild --help`: help must not import the verbs."""
-
-    name: str
-    module: str
-    help: str
-
-
-# By the headings of `jbuild --help`.
-VERBS = {
-    "Make images": (
-        Verb("init", "init", "Write a new recipe."),
-        Verb("recipe", "recipe", "Build and test images, and push them with --push."),
-        Verb("lock", "stages", "Lock wheels, base image and model files."),
-        Verb("audit", "audit", "Check that the locked wheels load and run on the device."),
-        Verb("render", "stages", "Write Dockerfiles and build contexts."),
-        Verb("build", "stages", "Build images."),
-        Verb("smoke", "stages", "Run images and test their answers."),
-        Verb("system", "system", "Build, push and pin the system layer that builds start from."),
-    ),
-    "Inspect recipes": (
-        Verb("list", "list_", "List recipes."),
-        Verb("show", "show", "Show the cells of a recipe: settings, lock and stages."),
-        Verb("matrix", "cell_matrix", "List the cells of a recipe, or plan CI jobs for them."),
-        Verb("why", "why", "Explain package versions, or why no wheels fit."),
-        Verb("diff", "diff", "Compare two locks, cells or images."),
-        Verb("report", "report", "Write an HTML page about all recipes."),
-        Verb("summary", "summary", "Merge results of several machines."),
-    ),
-    "Publish images": (
-        Verb("push", "stages", "Push tested images and their tags."),
-        Verb("promote", "promote", "Copy an image to other registries or tags."),
-        Verb("tags", "tags", "Show which image each tag points to."),
-        Verb("verify", "verify", "Check the signature, verdict and SBOM of an image."),
-        Verb("verdict", "verdict", "Export a smoke verdict."),
-    ),
-    "Run on a device": (
-        Verb("pick", "pick", "Find the published image that suits a board."),
-        Verb("fit", "fit", "Estimate the memory that a model needs on a board."),
-        Verb("compose", "compose", "Write a compose file for an image."),
-        Verb("run", "run", "Run an image."),
-        Verb("bench", "bench", "Measure throughput and latency of a server."),
-    ),
-    "Maintain this machine": (
-        Verb("doctor", "doctor", "Check this machine, and fix problems."),
-        Verb("models", "models", "Lock, fetch or verify model files."),
-        Verb("cache", "cache", "Show or prune the cache."),
-    ),
-    "Integrate with other tools": (
-        Verb("completion", "completion", "Print a shell completion script."),
-        Verb("schema", "schema", "Print a JSON Schema: of recipes, configuration or results."),
-    ),
-}
-
-
-def verbs() -> tuple[Verb, ...]:
-    """Return all verbs, in the order of `jbuild --help`."""
-    return tuple(verb for group in VERBS.values() for verb in group)
 
 
 class _Verbs(click.Group):
@@ -91,18 +30,11 @@ class _Verbs(click.Group):
         return [verb.name for verb in verbs()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        for verb in verbs():
-            if verb.name == cmd_name:
-                module = importlib.import_module(f"builder.cli.verbs.{verb.module}")
-                command: click.Command = module.COMMANDS[verb.name] if verb.module == "stages" else module.command
-                return command
-        return None
+        return next((verb.command() for verb in verbs() if verb.name == cmd_name), None)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[Any]]:
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
-        from click.shell_completion import CompletionItem  # noqa: PLC0415
-
         return [CompletionItem(verb.name, help=verb.help) for verb in verbs() if verb.name.startswith(incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -116,13 +48,11 @@ class _Verbs(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         from builder.host.toml.documents import suggest  # noqa: PLC0415
 
-        if ctx.resilient_parsing:
-            # A shell completes a word: messages have no place there.
-            return super().resolve_command(ctx, args)
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise UsageError(
-                f"there is no verb `{args[0]}`", hint=suggest(args[0], self.list_commands(ctx), noun="verbs")
-            )
+        # While a shell completes a word, messages have no place.
+        is_word = not ctx.resilient_parsing and args and not args[0].startswith("-")
+        if is_word and self.get_command(ctx, args[0]) is None:
+            hint = suggest(args[0], self.list_commands(ctx), noun="verbs")
+            raise UsageError(f"there is no verb `{args[0]}`", hint=hint)
         return super().resolve_command(ctx, args)
 
 
@@ -143,7 +73,7 @@ def main() -> NoReturn:
     """Run the command line and exit: 0, or the code of the error's branch (see `builder.errors`)."""
     _end_cleanly()
     if "_JBUILD_COMPLETE" in os.environ:
-        from builder.cli.verbs.completion import install_bash  # noqa: PLC0415
+        from builder.cli.verbs.integration import install_bash  # noqa: PLC0415
 
         install_bash()
     console = Console(as_json="--json" in sys.argv)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from builder.cli.error_output import VerbFailure, failure_of
+from builder.cli.results import VerbFailure, failure_of
 from builder.host import records
 from builder.host.engine.docker import emulator_settings
 from builder.host.toml.documents import printable
@@ -18,8 +19,10 @@ from builder.model.locks import LockChange, Locked
 from builder.model.publications import Publication
 from builder.model.recipes import Cell
 from builder.model.verdicts import Verdict
-from builder.pipeline.cell import CellRun
-from builder.pipeline.runner import CellResult, Preview
+
+if TYPE_CHECKING:
+    from builder.pipeline.cell import CellRun
+    from builder.pipeline.runner import CellResult, Preview
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +129,7 @@ def finished_cell(result: CellResult) -> FinishedCell:
     )
 
 
-def dry_run(recipe: str, previews: Mapping[str, Sequence[Preview]]) -> DryRun:
+def dry_run_of(recipe: str, previews: Mapping[str, Sequence[Preview]]) -> DryRun:
     """Return the result of a dry run, from the previews of each cell."""
     return DryRun(
         recipe=recipe,
@@ -137,10 +140,10 @@ def dry_run(recipe: str, previews: Mapping[str, Sequence[Preview]]) -> DryRun:
 
 def dry_run_text(previews: Mapping[str, Sequence[Preview]]) -> str:
     """Return the stages that a run would execute, and the failures of the last run."""
-    words = {"unchanged": "unchanged", "run": "run", "failed": "run"}
     lines = []
     for cell, stages in previews.items():
-        lines.append(f"{cell}: " + ", ".join(f"{stage.stage} {words[stage.state]}" for stage in stages))
+        states = (f"{stage.stage} {'run' if stage.state == 'failed' else stage.state}" for stage in stages)
+        lines.append(f"{cell}: {', '.join(states)}")
         lines += [f"  {stage.stage} failed in the last run: {stage.why}" for stage in stages if stage.why]
     return "\n".join(lines)
 
@@ -204,6 +207,5 @@ def _run_command(run: CellRun) -> str | None:
 
 
 def _counts(results: Sequence[CellResult]) -> str:
-    words = ("done", "unchanged", "failed")
-    counts = {word: sum(1 for r in results if r.status == word) for word in words}
-    return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    counts = Counter(result.status for result in results)
+    return ", ".join(f"{counts[word]} {word}" for word in ("done", "unchanged", "failed") if counts[word])

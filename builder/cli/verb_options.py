@@ -1,43 +1,84 @@
-"""Options that several verbs share, each with one meaning and one help text."""
+"""Options that several verbs share, each with one meaning and one help text, and the completion of their values."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
-from builder.cli import completers
+from builder.errors import JbuildError
 from builder.host.config import BUILDER_PATTERN, REGISTRY_PATTERN
+from builder.host.paths import Workspace
+from builder.jetson.boards import boards
+from builder.recipe.find import recipe_paths
+from builder.recipe.levels import levels
+from builder.recipe.load import load
+from builder.recipe.matrix import expand
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from builder.device.serve.service_records import Published
+    from collections.abc import Callable, Iterator, Mapping
 
 F = TypeVar("F", bound="Callable[..., Any]")
+FILE = click.Path(path_type=Path, dir_okay=False)
+_MOST = 500
 
 
-def registry_names(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """Return the value of an option, one or several, if each is the name of a registry."""
-    for name in value if isinstance(value, tuple) else filter(None, [value]):
-        if not re.fullmatch(REGISTRY_PATTERN, name):
-            raise click.BadParameter(f"{name!r} is not a registry such as host:5000/team", context, parameter)
-    return value
+# Nothing in the completion may fail or print: a user is typing.
+def complete_recipes(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+    """Return the recipes whose names begin with a text."""
+    return [CompletionItem(name) for name in _recipes() if name.startswith(incomplete)]
 
 
-def _builder_names(context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        if not re.fullmatch(BUILDER_PATTERN, name):
-            raise click.BadParameter(f"{name!r} is not the name of a builder", context, parameter)
-    return names
+def complete_cells(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+    """Return the selectors, ids and `axis=value`, that begin with a text: of the recipes on the line, else of all."""
+    argument = context.params.get("recipe") or context.params.get("recipes") or context.params.get("names")
+    # click has not parsed the arguments of a line that ends with an option.
+    names = (argument,) if isinstance(argument, str) else tuple(argument or context.args)
+    selectors = dict.fromkeys(text for text in _selectors(names) if text.startswith(incomplete))
+    return [CompletionItem(text) for text in list(selectors)[:_MOST]]
 
 
-def _published(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Published | None:
-    from builder.device.serve.service import parse_published  # noqa: PLC0415  # only servers need it
+def complete_boards(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+    """Return the boards whose names begin with a text."""
+    return [CompletionItem(row.name, help=row.module) for row in boards() if row.name.startswith(incomplete)]
 
-    return parse_published(value) if value else None
+
+def _recipes() -> Mapping[str, Path]:
+    try:
+        return recipe_paths(Workspace.current().recipe_folders)
+    except (JbuildError, OSError):
+        return {}
+
+
+def _selectors(names: tuple[str, ...]) -> Iterator[str]:
+    paths = _recipes()
+    for path in [paths[name] for name in names if name in paths] if names else paths.values():
+        try:
+            recipe = load(path)
+        except JbuildError:
+            # The verb itself reports the mistake; other recipes have cells too.
+            continue
+        yield from (cell.id for cell in expand(recipe))
+        yield from (f"{axis}={value}" for axis, values in recipe.matrix.all_values().items() for value in values)
+
+
+def _names(pattern: str, noun: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """Return a callback that refuses names, one or several, that are not such a noun."""
+
+    def check(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        for name in value if isinstance(value, tuple) else filter(None, [value]):
+            if not re.fullmatch(pattern, name):
+                raise click.BadParameter(f"{name!r} is not {noun}", context, parameter)
+        return value
+
+    return check
+
+
+registry_names = _names(REGISTRY_PATTERN, "a registry such as host:5000/team")
 
 
 def _registries(text: str) -> Callable[[F], F]:
@@ -46,14 +87,24 @@ def _registries(text: str) -> Callable[[F], F]:
     )
 
 
+def output_option(text: str) -> Callable[[F], F]:
+    """Return the option of a file to write, with this help."""
+    return click.option("--output", type=FILE, help=text)
+
+
+def level_option(text: str) -> Callable[[F], F]:
+    """Return the option of a level of verdicts, with this help."""
+    return click.option("--level", type=click.Choice(levels()), help=text)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
-recipe_argument = click.argument("recipe", shell_complete=completers.recipes)
+recipe_argument = click.argument("recipe", shell_complete=complete_recipes)
 cell_option = click.option(
     "--cell",
     "selectors",
     multiple=True,
     metavar="SELECTOR",
-    shell_complete=completers.cells,
+    shell_complete=complete_cells,
     help="Select cells by id or axis=value, with globs. Can be repeated.",
 )
 push_registry_option = _registries("Push to this registry instead of the configured ones. Can be repeated.")
@@ -66,23 +117,16 @@ builder_option = click.option(
     "builders",
     multiple=True,
     metavar="NAME",
-    callback=_builder_names,
+    callback=_names(BUILDER_PATTERN, "the name of a builder"),
     help="Build with this buildx builder or docker context. Repeat it to build cells on several.",
 )
 board_option = click.option(
     "--board",
     metavar="NAME",
-    shell_complete=completers.boards,
+    shell_complete=complete_boards,
     help="Board to run on. Default: this machine's, or the only board of the recipe.",
 )
 image_option = click.option("--image", metavar="REFERENCE", help="Run this image instead of the cell's own.")
-publish_option = click.option(
-    "--publish",
-    "published",
-    metavar="[ADDRESS:]PORT",
-    callback=_published,
-    help="Address and port of the server. Default: the recipe's port on loopback.",
-)
 
 
 def verb_group(name: str, text: str) -> click.Group:

@@ -7,6 +7,7 @@ machine can read a command line.
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 from dataclasses import dataclass
@@ -52,9 +53,9 @@ class BuildCache:
         """Return the cache of one cell as an argument of buildx, a row of CSV."""
         names = {"recipe": recipe, "cell": cell.lower()}
         fields = [f"{k}={re.sub('{(recipe|cell)}', lambda m: names[m[1]], v)}" for k, v in self.attributes]
-        return ",".join(
-            f'"{field.replace(chr(34), chr(34) * 2)}"' if re.search('[,"]', field) else field for field in fields
-        )
+        row = io.StringIO()
+        csv.writer(row, lineterminator="").writerow(fields)
+        return row.getvalue()
 
     @property
     def lacks(self) -> str | None:

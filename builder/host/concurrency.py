@@ -111,8 +111,7 @@ class TaskGroup:
             self.cancel()
         for _ in self._threads:
             self._queue.put(None)
-        within_s = None if error is None else self._grace_s
-        deadline = None if within_s is None else time.monotonic() + within_s
+        deadline = None if error is None or self._grace_s is None else time.monotonic() + self._grace_s
         for thread in self._threads:
             thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
 

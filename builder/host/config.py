@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from builder.errors import DocumentError, Problem, RecipeError
 from builder.host.buildkit_caches import BuildCache, read_caches
@@ -21,6 +21,7 @@ from builder.host.toml.declarations import (
     ValueType,
     boolean,
     choice,
+    declaration_of,
     list_schema,
     number,
     string,
@@ -41,21 +42,46 @@ Compression = Literal["zstd", "gzip"]
 COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
 BUILDER_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 REGISTRY_PATTERN = r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-][a-z0-9]+)*)?"
-_HOST = r"[A-Za-z0-9.-]+(:[0-9]+)?"
-_IMAGE_NAME = r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-][a-z0-9]+)*)*"
-_ADDRESS = r"https?://[^\s]+"
-_MODEL_SOURCE = r"hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+"
 # Where Linux distributions keep the certificates that the system trusts.
 _SYSTEM_CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+
+
+def _read_file(table: Table, key: str, context: _Context) -> Path | None:
+    name = table.string(key)
+    return _readable(table, key, context.folder, name) if name else None
+
+
+def _readable(table: Table, key: str, folder: Path, name: str) -> Path:
+    path = folder / Path(name).expanduser()
+    if not path.is_file():
+        table.problem(key, f"no such file: {path}")
+    return path
+
+
+_FILE = ValueType(read=_read_file, schema=string_schema)
+_FILES = ValueType(
+    read=lambda table, key, context: tuple(_readable(table, key, context.folder, name) for name in table.strings(key)),
+    schema=lambda: list_schema(string_schema()),
+)
+_FOLDER = ValueType(
+    read=lambda table, key, context: context.folder / Path(table.string(key)).expanduser(), schema=string_schema
+)
+_HTTP = string(r"https?://[^\s]+", "an http(s) address")
+_IMAGE_PREFIX = string(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-][a-z0-9]+)*)*", "the beginning of an image name")
+_REGISTRY_HOST = string(r"[A-Za-z0-9.-]+(:[0-9]+)?", "a registry host such as registry.example.com:5000")
+_INDEX_PREFIX = string(f"{DEFAULT}|{ADDRESS}", "the beginning of an index's address")
+_INDEX_ADDRESS = string(ADDRESS, "an http(s) address without `?` and `#`")
+_MODEL = string(r"hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", "hf://organisation/name")
+_StandIn = Annotated[str | None, string(), "Why the mirror is not the same; locks and output name it."]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegistryMirror:
     """A mirror of the images whose names begin with `prefix`; `stand_in` is the reason why it differs, if it does."""
 
-    prefix: str
-    mirror: str
-    stand_in: str | None = None
+    prefix: Annotated[str, _IMAGE_PREFIX, "Beginning of the image names; the longest prefix wins."]
+    mirror: Annotated[str, _IMAGE_PREFIX, "What replaces the prefix."]
+    stand_in: _StandIn = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,28 +91,30 @@ class IndexMirror:
     A `fallback` is asked only if the index itself fails.
     """
 
-    prefix: str
-    mirror: str
-    fallback: bool = False
-    stand_in: str | None = None
+    prefix: Annotated[str, _INDEX_PREFIX, "Beginning of indexes' addresses; `default` is uv's own index."]
+    mirror: Annotated[str, _INDEX_ADDRESS, "Address that replaces the prefix."]
+    fallback: Annotated[bool, boolean(), "Whether the mirror is asked only if the index itself fails."] = False
+    stand_in: _StandIn = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelMirror:
     """A folder in place of a hub model."""
 
-    source: str
-    folder: Path
-    stand_in: str | None = None
+    source: Annotated[str, _MODEL, "Model of the hub."]
+    folder: Annotated[Path, _FOLDER, "Folder with the model, relative to this file."]
+    stand_in: _StandIn = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegistrySettings:
     """Settings of one registry host: its own certificate authority, or no TLS."""
 
-    host: str
-    ca_bundle: Path | None = None
-    insecure: bool = False
+    host: Annotated[str, _REGISTRY_HOST, "The registry's host."]
+    ca_bundle: Annotated[
+        Path | None, _FILE, "PEM file that is trusted for this host in place of network.ca-bundle."
+    ] = None
+    insecure: Annotated[bool, boolean(), "Whether the registry has no TLS."] = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,7 +185,7 @@ class _Context:
 def load(files: Iterable[Path], families: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> Config:
     """Read the configuration files that exist, weakest first, then the environment.
 
-    `families` are the package globs of jbuild's own families of indexes (`builder.jetson.indexes.families`).
+    `families` are the package globs of jbuild's own families of indexes (`builder.jetson.packages.families`).
 
     Raises:
         DocumentError: files have mistakes; those of all files are reported together.
@@ -209,35 +237,11 @@ def _from_variable(field: Field, variable: str) -> dict[str, Any]:
     return settings
 
 
-def _read_file(table: Table, key: str, context: _Context) -> Path | None:
-    name = table.string(key)
-    return _readable(table, key, context.folder, name) if name else None
-
-
-def _read_files(table: Table, key: str, context: _Context) -> tuple[Path, ...]:
-    return tuple(_readable(table, key, context.folder, name) for name in table.strings(key))
-
-
-def _readable(table: Table, key: str, folder: Path, name: str) -> Path:
-    path = folder / Path(name).expanduser()
-    if not path.is_file():
-        table.problem(key, f"no such file: {path}")
-    return path
-
-
-def _read_folder(table: Table, key: str, context: _Context) -> Path:
-    return context.folder / Path(table.string(key)).expanduser()
-
-
 def _caches(direction: Direction) -> ValueType:
     return ValueType(
         read=lambda table, key, context: read_caches(table, key, direction, context.folder),
         schema=lambda: list_schema(string_schema()),
     )
-
-
-def _read_builder(table: Table, key: str, _: _Context) -> tuple[str]:
-    return (table.string(key, pattern=BUILDER_PATTERN, noun="a builder's name"),)
 
 
 def _check_builders(root: Table, _: object, __: _Context) -> None:
@@ -252,50 +256,22 @@ def _check_index_mirror(table: Table, rule: IndexMirror, _: _Context) -> None:
         table.problem("fallback", "a mirror of uv's own index is a fallback", "or set UV_DEFAULT_INDEX instead")
 
 
-_FILE = ValueType(read=_read_file, schema=string_schema)
-_FILES = ValueType(read=_read_files, schema=lambda: list_schema(string_schema()))
-_FOLDER = ValueType(read=_read_folder, schema=string_schema)
-_BUILDER = ValueType(read=_read_builder, schema=lambda: string_schema(BUILDER_PATTERN))
-_HTTP = string(_ADDRESS, "an http(s) address")
-_IMAGE_PREFIX = string(_IMAGE_NAME, "the beginning of an image name")
+_BUILDER = ValueType(
+    read=lambda table, key, _: (table.string(key, pattern=BUILDER_PATTERN, noun="a builder's name"),),
+    schema=lambda: string_schema(BUILDER_PATTERN),
+)
 _BUILDERS = strings(BUILDER_PATTERN, "a builder's name")
 _REGISTRIES = strings(REGISTRY_PATTERN, "a registry such as host:5000/team")
 _REGISTRY_HOSTS = strings(REGISTRY_PATTERN, "a registry host")
-_REGISTRY_HOST = string(_HOST, "a registry host such as registry.example.com:5000")
-_INDEX_PREFIX = string(f"{DEFAULT}|{ADDRESS}", "the beginning of an index's address")
-_INDEX_ADDRESS = string(ADDRESS, "an http(s) address without `?` and `#`")
 # Of curl, pip and requests: not for jbuild alone.
 _CA_FILES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
 _COMPRESSION = choice(COMPRESSIONS, "{} is not zstd or gzip", "known")
 _SILENT_S = number(60, 7 * 86_400)
-_STAND_IN = Field("stand-in", string(), "Why the mirror is not the same; locks and output name it.")
+_REGISTRY_MIRRORS = tables(declaration_of(RegistryMirror))
+_MODEL_MIRRORS = tables(declaration_of(ModelMirror))
+_INDEX_MIRRORS = tables(declaration_of(IndexMirror, check=_check_index_mirror))
+_SINGLE_REGISTRIES = tables(declaration_of(RegistrySettings))
 
-_REGISTRY = TableDeclaration(
-    RegistrySettings,
-    Field("host", _REGISTRY_HOST, "The registry's host.", required=True),
-    Field("ca-bundle", _FILE, "PEM file that is trusted for this host in place of network.ca-bundle."),
-    Field("insecure", boolean(), "Whether the registry has no TLS."),
-)
-_REGISTRY_MIRROR = TableDeclaration(
-    RegistryMirror,
-    Field("prefix", _IMAGE_PREFIX, "Beginning of the image names; the longest prefix wins.", required=True),
-    Field("mirror", _IMAGE_PREFIX, "What replaces the prefix.", required=True),
-    _STAND_IN,
-)
-_MODEL_MIRROR = TableDeclaration(
-    ModelMirror,
-    Field("source", string(_MODEL_SOURCE, "hf://organisation/name"), "Model of the hub.", required=True),
-    Field("folder", _FOLDER, "Folder with the model, relative to this file.", required=True),
-    _STAND_IN,
-)
-_INDEX_MIRROR = TableDeclaration(
-    IndexMirror,
-    Field("prefix", _INDEX_PREFIX, "Beginning of indexes' addresses; `default` is uv's own index.", required=True),
-    Field("mirror", _INDEX_ADDRESS, "Address that replaces the prefix.", required=True),
-    Field("fallback", boolean(), "Whether the mirror is asked only if the index itself fails."),
-    _STAND_IN,
-    check=_check_index_mirror,
-)
 # Values and lists of a stronger layer replace the weaker ones, so a layer can empty a list. Tables of rules are
 # prepended: each layer adds rules for its own servers, and the first of several that match applies.
 _CONFIG = TableDeclaration[dict[str, Any]](
@@ -313,11 +289,11 @@ _CONFIG = TableDeclaration[dict[str, Any]](
     Field("build.cache-to", _caches("to"), "BuildKit caches to write."),
     Field("build.silent-s", _SILENT_S, "Seconds without output after which a builder counts as hanging."),
     Field("python.mirror", _HTTP, "Mirror of python-build-standalone's releases.", "python_mirror"),
-    Field("registries", tables(_REGISTRY), "Single registries.", argument="registry_settings", merge="prepend"),
-    Field("registry-mirrors", tables(_REGISTRY_MIRROR), "Mirrors of registries.", merge="prepend"),
-    Field("model-mirrors", tables(_MODEL_MIRROR), "Folders in place of hub models.", merge="prepend"),
+    Field("registries", _SINGLE_REGISTRIES, "Single registries.", argument="registry_settings", merge="prepend"),
+    Field("registry-mirrors", _REGISTRY_MIRRORS, "Mirrors of registries.", merge="prepend"),
+    Field("model-mirrors", _MODEL_MIRRORS, "Folders in place of hub models.", merge="prepend"),
     *INDEX_KEYS,
-    Field("index-mirrors", tables(_INDEX_MIRROR), "Mirrors of package indexes.", merge="prepend"),
+    Field("index-mirrors", _INDEX_MIRRORS, "Mirrors of package indexes.", merge="prepend"),
     tables={
         "publish": "Where proven images go, and how.",
         "hub": "The model hub.",

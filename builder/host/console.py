@@ -75,10 +75,9 @@ class Task:
             self._console.live_end(self._live, self)
 
     def _measure(self) -> str:
-        if self._unit == "B":
-            done, total = f"{self.done / 1e6:.0f}", f" of {self.total / 1e6:.0f}" if self.total else ""
-            return f"{done}{total} MB"
-        return f"{self.done:.0f}{f' of {self.total:.0f}' if self.total else ''} {self._unit}"
+        scale, unit = (1e6, "MB") if self._unit == "B" else (1, self._unit)
+        total = f" of {self.total / scale:.0f}" if self.total else ""
+        return f"{self.done / scale:.0f}{total} {unit}"
 
 
 class ProgressLine:
@@ -172,15 +171,6 @@ class Console:
         except BrokenPipeError:
             # The reader of the output went away (`| head`).
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-    def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-        """Return rows as text in columns, for `result`."""
-        cells = [list(headings), *[list(row) for row in rows]]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
-        lines = [
-            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells
-        ]
-        return "\n".join(lines)
 
     def can_ask(self) -> bool:
         """Return whether a person sees questions and can answer them."""

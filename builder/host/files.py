@@ -16,7 +16,6 @@ from builder.errors import DiskError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
 _HASH_BLOCK = 1 << 20
 
 
@@ -73,25 +72,19 @@ def write_bytes(path: Path, content: bytes) -> None:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside `path`, renamed to it on success and removed on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(number)
-    temporary = Path(name)
-    try:
+    with temp_file(path.parent, path.name) as temporary:
         yield temporary
         temporary.chmod(0o644)
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def temp_file(folder: Path) -> Iterator[Path]:
+def temp_file(folder: Path, name: str = "unnamed") -> Iterator[Path]:
     """Yield a temporary file in a folder, removed at the end unless it was renamed."""
     folder.mkdir(parents=True, exist_ok=True)
-    number, name = tempfile.mkstemp(prefix=".unnamed.", dir=folder)
+    number, path = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
     os.close(number)
-    temporary = Path(name)
+    temporary = Path(path)
     try:
         temporary.chmod(0o644)
         yield temporary

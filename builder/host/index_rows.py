@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import fnmatch
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from builder.host.toml.declarations import Field, TableDeclaration, ValueType, boolean, nested, string, strings, tables
+from builder.host.toml.declarations import (
+    Field,
+    TableDeclaration,
+    ValueType,
+    boolean,
+    declaration_of,
+    nested,
+    rows,
+    string,
+    strings,
+    tables,
+)
 from builder.host.toml.documents import suggest
 
 if TYPE_CHECKING:
@@ -21,7 +32,13 @@ NAME = r"[a-z0-9][a-z0-9-]{0,63}"
 # Credentials are allowed; a query and a fragment are not, since names of packages are appended.
 ADDRESS = r"https?://([^\s/?#@\[\]]+@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?(/[^\s?#]*)?"
 PACKAGE = r"[a-z0-9*?][a-z0-9*?-]*"
-_GLOB = r"[0-9.*]+"
+_GLOBS = strings(PACKAGE, "a package's name in lower case, with `-`, or a glob")
+_INDEX_NAME = string(NAME, "an index's name: lower-case letters, digits and `-`")
+_L4T = strings(r"[0-9.*]+", "an L4T release or glob")
+_CUDA = strings(r"[0-9]+\.[0-9]+", "a version such as 12.6")
+_PATHS = strings(r"/[^\s]*", "a part of a path such as /root/pypi/")
+_Strings = tuple[str, ...]
+_PACKAGES = "Packages (globs) that come from the index and from nowhere else."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,17 +49,19 @@ class IndexRow:
     from it only; recipes that name no index use the `usual` ones.
     """
 
-    name: str
-    url: str
-    packages: tuple[str, ...] = ()
-    family: str = ""
-    foreign_files: tuple[str, ...] = ()
-    l4t: tuple[str, ...] = ()
-    cuda: tuple[str, ...] = ()
-    usual: bool = True
-    upload_times: bool = True
-    lacks: str = ""
-    source: str = ""
+    name: Annotated[str, _INDEX_NAME, "The index's name; that of one of jbuild's indexes replaces it."]
+    url: Annotated[str, string(ADDRESS, "an http(s) address"), "Address of the index."]
+    packages: Annotated[_Strings, _GLOBS, _PACKAGES] = ()
+    family: Annotated[str, string(NAME, "a family's name"), "Family of indexes that the packages are those of."] = ""
+    foreign_files: Annotated[
+        _Strings, _PATHS, "Parts of addresses of files that are not the index's own; they are ignored."
+    ] = ()
+    l4t: Annotated[_Strings, _L4T, "L4T releases (globs) of its wheels; default any."] = ()
+    cuda: Annotated[_Strings, _CUDA, "CUDA of its wheels; default any."] = ()
+    usual: Annotated[bool, boolean(), "Whether the index is used by recipes that name none."] = True
+    upload_times: Annotated[bool, boolean(), "Whether its pages state upload times."] = True
+    lacks: Annotated[str, string(), "What the index lacks."] = ""
+    source: Annotated[str, string(), "Source of this information."] = ""
 
     def serves(self, platform: Platform) -> bool:
         """Return whether the index has wheels for a platform."""
@@ -57,45 +76,25 @@ class IndexRow:
 def read_rows(root: Table, families: Mapping[str, tuple[str, ...]]) -> tuple[IndexRow, ...]:
     """Read the `[[indexes]]` of a document; mistakes are noted in it. `families` are added to the document's own."""
     table = root.table("families")
-    families = {**families, **{name: nested(_FAMILY).read(table, name, None) for name in table}}
-    rows: list[IndexRow] = []
-    for table in root.tables("indexes"):
-        row = _INDEX.read(table, None)
-        row = replace(row, packages=row.packages or families.get(row.family, ()))
-        if not row.packages and not table.raw("packages"):
-            if row.family:
-                hint = suggest(row.family, families)
-                table.problem("family", f"there is no family `{row.family}`", hint)
-            else:
-                hint = 'such as `packages = ["torch", "vllm"]`'
-                table.problem("packages", "an index needs packages", hint)
-        if row.name == DEFAULT:
-            table.problem("name", "`default` is uv's own index", "choose another name")
-        if row.name in [earlier.name for earlier in rows]:
-            table.problem("name", f"`{row.name}` is listed twice")
-        rows.append(row)
-    return tuple(rows)
+    families = {**families, **{name: _FAMILY.read(table.table(name)) for name in table}}
+    return tuple(
+        replace(row, packages=row.packages or families.get(row.family, ()))
+        for row in rows(root, "indexes", _INDEX, once="name", context=families)
+    )
 
 
-_PACKAGE_GLOBS = strings(PACKAGE, "a package's name in lower case, with `-`, or a glob")
-_INDEX_NAME = string(NAME, "an index's name: lower-case letters, digits and `-`")
-_PATHS = strings(r"/[^\s]*", "a part of a path such as /root/pypi/")
-_PACKAGES = Field("packages", _PACKAGE_GLOBS, "Packages (globs) that come from the index and from nowhere else.")
-_FAMILY = TableDeclaration[tuple[str, ...]](lambda packages=(): packages, _PACKAGES)
-_INDEX = TableDeclaration(
-    IndexRow,
-    Field("name", _INDEX_NAME, "The index's name; that of one of jbuild's indexes replaces it.", required=True),
-    Field("url", string(ADDRESS, "an http(s) address"), "Address of the index.", required=True),
-    _PACKAGES,
-    Field("family", string(NAME, "a family's name"), "Family of indexes that the packages are those of."),
-    Field("foreign-files", _PATHS, "Parts of addresses of files that are not the index's own; they are ignored."),
-    Field("l4t", strings(_GLOB, "an L4T release or glob"), "L4T releases (globs) of its wheels; default any."),
-    Field("cuda", strings(r"[0-9]+\.[0-9]+", "a version such as 12.6"), "CUDA of its wheels; default any."),
-    Field("usual", boolean(), "Whether the index is used by recipes that name none."),
-    Field("upload-times", boolean(), "Whether its pages state upload times."),
-    Field("lacks", string(), "What the index lacks."),
-    Field("source", string(), "Source of this information."),
-)
+def _check_row(table: Table, row: IndexRow, families: Mapping[str, tuple[str, ...]]) -> None:
+    if not row.packages and not families.get(row.family) and not table.raw("packages"):
+        if row.family:
+            table.problem("family", f"there is no family `{row.family}`", suggest(row.family, families))
+        else:
+            table.problem("packages", "an index needs packages", 'such as `packages = ["torch", "vllm"]`')
+    if row.name == DEFAULT:
+        table.problem("name", "`default` is uv's own index", "choose another name")
+
+
+_FAMILY = TableDeclaration[tuple[str, ...]](lambda packages=(): packages, Field("packages", _GLOBS, _PACKAGES))
+_INDEX = declaration_of(IndexRow, check=_check_row)
 _FAMILIES = ValueType(
     read=lambda root, *_: None if "indexes" in root else read_rows(root, {}) and None,
     schema=lambda: {"type": "object", "additionalProperties": nested(_FAMILY).schema()},

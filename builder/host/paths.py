@@ -6,7 +6,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from builder.errors import DiskError, UsageError
 from builder.host.files import disk_errors, sha256_of
@@ -47,31 +47,26 @@ def _current_folder() -> Path:
         raise UsageError("the current folder no longer exists", hint="`cd` to a folder that does") from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A fixed place below one of an object's folders: an attribute whose value is the path."""
+
+    folder: Literal["path", "project", "cache"]
+    name: str
+
+    def __get__(self, instance: CellFolder | Workspace, _: type) -> Path:
+        return Path(getattr(instance, self.folder), self.name)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellFolder:
     """The files of one cell: the plan that `docker buildx build` can build, and the stages' records."""
 
     path: Path
-
-    @property
-    def dockerfile(self) -> Path:
-        """The rendered Dockerfile."""
-        return self.path / "Dockerfile"
-
-    @property
-    def layers(self) -> Path:
-        """The build context's trees, one folder a layer."""
-        return self.path / "layers"
-
-    @property
-    def system_layer(self) -> Path:
-        """The folder for the build of the cell's system layer alone."""
-        return self.path / "system-layer"
-
-    @property
-    def history(self) -> Path:
-        """The outcomes of the cell's runs, a line each."""
-        return self.path / "history.jsonl"
+    dockerfile = _Place("path", "Dockerfile")  # rendered
+    layers = _Place("path", "layers")  # the build context's trees, one folder a layer
+    system_layer = _Place("path", "system-layer")  # for the build of the cell's system layer alone
+    history = _Place("path", "history.jsonl")  # the outcomes of the cell's runs, a line each
 
     def record(self, stage: str) -> Path:
         """Return the record of a stage: `render.json`, `build.json`, and so on."""
@@ -84,6 +79,19 @@ class Workspace:
 
     project: Path
     cache: Path
+    systems = _Place("project", "locks/systems.toml")  # the system layers that the project pins, beside its locks
+    report = _Place("project", "build/report.html")  # the page of `jbuild report`
+    wheels = _Place("cache", "wheels")  # the wheelhouse: wheels by sha256
+    index_states = _Place("cache", "indexes")  # the times since when package indexes fail, a file an index
+    trees = _Place("cache", "trees")  # unpacked wheels by sha256 and format
+    facts = _Place("cache", "facts")  # the audit's facts about wheels and base images, by digest
+    # Interpreters that uv fetched: archives for images by sha256, and compilers for this machine.
+    interpreters = _Place("cache", "interpreters")
+    models = _Place("cache", "models")  # model files by sha256
+    images = _Place("cache", "images")  # built images: one OCI layout whose blobs are shared by all cells
+    signatures = _Place("cache", "signatures")  # made on this machine, by key and content
+    locks_in_use = _Place("cache", "run")  # lock files that several jbuild processes share
+    engine_record = _Place("cache", "engine/engine.json")  # of the engine that `scripts/engine up` started
 
     @classmethod
     def current(cls) -> Workspace:
@@ -122,28 +130,13 @@ class Workspace:
         """Return the file of a verdict on an image, of any cell."""
         return self.cache / "verdicts" / sha256 / f"{name}.json"
 
-    @property
-    def systems(self) -> Path:
-        """The system layers that the project pins, beside its locks."""
-        return self.project / "locks" / "systems.toml"
-
     def cell(self, recipe: str, cell: str) -> CellFolder:
         """Return a cell's folder."""
         return CellFolder(path=self.project / "build" / recipe / cell)
 
-    @property
-    def report(self) -> Path:
-        """The page of `jbuild report`."""
-        return self.project / "build" / "report.html"
-
-    @property
-    def wheels(self) -> Path:
-        """The wheelhouse: wheels by sha256."""
-        return self.cache / "wheels"
-
     def wheel(self, sha256: str, filename: str) -> Path:
-        """Return a wheel's file in the wheelhouse."""
-        return wheel_file(self.wheels, sha256, filename)
+        """Return a wheel's file in the wheelhouse; it keeps its name, since tools read it."""
+        return self.wheels / sha256[:2] / sha256 / filename
 
     def metadata(self, sha256: str) -> Path:
         """Return the file of a wheel's cached METADATA."""
@@ -153,36 +146,6 @@ class Workspace:
         """Return the file of the cached advisories for a question, by its fingerprint."""
         return self.cache / "advised" / f"{question}.json"
 
-    @property
-    def index_states(self) -> Path:
-        """The times since when package indexes fail, a file an index."""
-        return self.cache / "indexes"
-
-    @property
-    def trees(self) -> Path:
-        """Unpacked wheels by sha256 and format."""
-        return self.cache / "trees"
-
-    @property
-    def facts(self) -> Path:
-        """The audit's facts about wheels and base images, by digest."""
-        return self.cache / "facts"
-
-    @property
-    def interpreters(self) -> Path:
-        """Interpreters that uv fetched: archives for images by sha256, and compilers for this machine."""
-        return self.cache / "interpreters"
-
-    @property
-    def models(self) -> Path:
-        """Model files by sha256."""
-        return self.cache / "models"
-
-    @property
-    def images(self) -> Path:
-        """Built images: one OCI layout whose blobs are shared by all cells."""
-        return self.cache / "images"
-
     def packed(self, key: str) -> Path:
         """Return the record of a packed layer, by the fingerprint of its inputs."""
         return self.cache / "packed" / key[:2] / f"{key}.json"
@@ -190,16 +153,6 @@ class Workspace:
     def system(self, key: str) -> Path:
         """Return the record of a system image, by the fingerprint of its inputs."""
         return self.cache / "systems" / f"{key}.json"
-
-    @property
-    def signatures(self) -> Path:
-        """Signatures made on this machine, by key and content."""
-        return self.cache / "signatures"
-
-    @property
-    def locks_in_use(self) -> Path:
-        """Lock files that several jbuild processes share."""
-        return self.cache / "run"
 
     def file_lock(self, name: str) -> FileLock:
         """Return a named lock that all jbuild processes of this user share.
@@ -213,16 +166,6 @@ class Workspace:
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / name)
-
-    @property
-    def engine_record(self) -> Path:
-        """The record of the engine that `scripts/engine up` started."""
-        return self.cache / "engine" / "engine.json"
-
-
-def wheel_file(wheelhouse: Path, sha256: str, filename: str) -> Path:
-    """Return a wheel's file in a wheelhouse; it keeps its name, since tools read it."""
-    return wheelhouse / sha256[:2] / sha256 / filename
 
 
 def _distinct(*folders: Path) -> tuple[Path, ...]:

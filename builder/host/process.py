@@ -150,12 +150,10 @@ def _start(
 
 
 def _feed(pipe: IO[str], text: str) -> None:
-    try:
+    # A program that ends without reading says why by its exit code.
+    with suppress(BrokenPipeError):
         pipe.write(text)
         pipe.close()
-    except BrokenPipeError:
-        # The program ended without reading; its exit code says why.
-        return
 
 
 def _take(line: str, tail: deque[str], on_line: Callable[[str], None] | None) -> None:

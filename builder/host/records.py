@@ -92,7 +92,10 @@ def from_json(value: Any, kind: Any) -> Any:  # noqa: C901, PLR0911  # one line 
     if kind is Any:
         return value
     if origin in (typing.Union, types.UnionType):
-        return _decode_union(value, arguments)
+        if value is None and type(None) in arguments:
+            return None
+        (only,) = (alternative for alternative in arguments if alternative is not type(None))
+        return from_json(value, only)
     if origin is typing.Literal:
         if value not in arguments:
             raise ValueError(f"{value!r} is not one of {arguments}")
@@ -123,13 +126,6 @@ def _is(value: Any, kind: Any) -> Any:
     if not isinstance(value, kind):
         raise TypeError(f"{value!r} is not {kind}")
     return value
-
-
-def _decode_union(value: Any, kinds: tuple[Any, ...]) -> Any:
-    if value is None and type(None) in kinds:
-        return None
-    (kind,) = [k for k in kinds if k is not type(None)]
-    return from_json(value, kind)
 
 
 def _decode_tuple(value: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Known incompatible versions that metadata allows: constraints, warnings and log messages, from `advisories.toml`."""
+"""Known problems: versions that metadata allows but that are incompatible, and messages in logs of programs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,23 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from builder.host.toml import documents
+from builder.host.toml.declarations import (
+    Source,
+    ValueType,
+    declaration_of,
+    list_schema,
+    load_rows,
+    regex,
+    string,
+    string_schema,
+    strings,
+)
+from builder.jetson.distributions import version_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,8 +31,22 @@ if TYPE_CHECKING:
     from builder.host.toml.documents import Table
     from builder.model.platforms import Platform
 
-_ID = r"[a-z0-9][a-z0-9.-]*"
+_ADVISORIES = Path(__file__).with_name("advisories.toml")
+SYMPTOMS = Path(__file__).with_name("symptoms.toml")
 _PLACEHOLDER = re.compile(r"\{([a-z0-9-]+)\}")
+
+
+def _read_requirements(table: Table, key: str, _: None) -> tuple[str, ...]:
+    requirements = table.strings(key)
+    for text in requirements:
+        try:
+            Requirement(_PLACEHOLDER.sub("1", text))
+        except InvalidRequirement as error:
+            table.problem(key, f"`{text}` is not a requirement: {error}")
+    return requirements
+
+
+_REQUIREMENTS = ValueType(read=_read_requirements, schema=lambda: list_schema(string_schema()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,19 +59,19 @@ class Advisory:
     `log` matches what programs print if a constraint is violated, `symptom` explains it, `hint` is the next step.
     """
 
-    id: str
-    when: tuple[str, ...]
-    symptom: str
-    source: str
-    constrain: tuple[str, ...] = ()
-    l4t: tuple[str, ...] = ()
-    cuda: tuple[str, ...] = ()
-    sms: tuple[str, ...] = ()
-    index: str | None = None
-    glibcxx_below: str | None = None
-    needs_apt: str | None = None
-    log: re.Pattern[str] | None = None
-    hint: str = ""
+    id: Annotated[str, string(r"[a-z0-9][a-z0-9.-]*", "a short id")]
+    when: Annotated[tuple[str, ...], _REQUIREMENTS]
+    symptom: Annotated[str, string(".+", "a description of the problem")]
+    source: Source
+    constrain: Annotated[tuple[str, ...], _REQUIREMENTS] = ()
+    l4t: Annotated[tuple[str, ...], strings(r"[0-9.*]+", "an L4T release or glob")] = ()
+    cuda: Annotated[tuple[str, ...], strings(r"[0-9.*]+", "a CUDA version or glob")] = ()
+    sms: Annotated[tuple[str, ...], strings(r"[0-9]+\.[0-9]+", "a compute capability such as 8.7")] = ()
+    index: Annotated[str | None, string(r"[a-z0-9*-]+", "an index's name or glob")] = None
+    glibcxx_below: Annotated[str | None, string(r"[0-9]+\.[0-9]+\.[0-9]+", "such as 3.4.32")] = None
+    needs_apt: Annotated[str | None, string()] = None
+    log: Annotated[re.Pattern[str] | None, regex()] = None
+    hint: Annotated[str, string()] = ""
 
     def rules(self, versions: Mapping[str, str]) -> tuple[str, ...]:
         """Return its constraints for these versions, without those that name an absent package."""
@@ -56,6 +81,16 @@ class Advisory:
             for rule, names in templates
             if all(name in versions for name in names)
         )
+
+
+def _check_row(table: Table, row: Advisory, _: None) -> None:
+    if not row.when:
+        table.problem("when", "must name at least one requirement")
+    if not row.constrain and not row.hint:
+        table.problem("hint", "a row without `constrain` needs a hint")
+
+
+_ADVISORY = declaration_of(Advisory, check=_check_row)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,13 +104,13 @@ class Situation:
 
 
 @cache
-def advisories() -> tuple[Advisory, ...]:
+def advisories(path: Path = _ADVISORIES) -> tuple[Advisory, ...]:
     """Return the rows of `advisories.toml`.
 
     Raises:
         DocumentError: the file has mistakes.
     """
-    return documents.load(Path(__file__).with_name("advisories.toml"), "the advisories have mistakes", _parse)
+    return load_rows(path, "the advisories have mistakes", "advisories", _ADVISORY, once="id")
 
 
 def applying(situation: Situation, ignored: Iterable[str] = ()) -> tuple[Advisory, ...]:
@@ -106,13 +141,12 @@ def warnings(situation: Situation, ignored: Iterable[str] = ()) -> tuple[Advisor
 
 def _applies(advisory: Advisory, situation: Situation) -> bool:
     platform = situation.platform
-    if advisory.l4t and not any(fnmatch.fnmatchcase(platform.l4t or "", glob) for glob in advisory.l4t):
-        return False
-    if advisory.cuda and not any(fnmatch.fnmatchcase(platform.cuda or "", glob) for glob in advisory.cuda):
-        return False
+    for value, globs in ((platform.l4t, advisory.l4t), (platform.cuda, advisory.cuda)):
+        if globs and not any(fnmatch.fnmatchcase(value or "", glob) for glob in globs):
+            return False
     if advisory.sms and not set(advisory.sms) & set(platform.sms):
         return False
-    if advisory.glibcxx_below and _numbers(platform.glibcxx) >= _numbers(advisory.glibcxx_below):
+    if advisory.glibcxx_below and version_numbers(platform.glibcxx) >= version_numbers(advisory.glibcxx_below):
         return False
     return any(_fits(when, situation.versions) and _comes_from(when, advisory, situation) for when in advisory.when)
 
@@ -120,10 +154,6 @@ def _applies(advisory: Advisory, situation: Situation) -> bool:
 def _comes_from(when: str, advisory: Advisory, situation: Situation) -> bool:
     source = situation.sources.get(canonicalize_name(Requirement(when).name), "default")
     return advisory.index is None or fnmatch.fnmatchcase(source, advisory.index)
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in version.split(".")]
 
 
 def _fits(when: str, versions: Mapping[str, str]) -> bool:
@@ -137,44 +167,38 @@ def _holds(rule: str, versions: Mapping[str, str]) -> bool:
     return canonicalize_name(Requirement(rule).name) not in versions or _fits(rule, versions)
 
 
-def _parse(root: Table) -> tuple[Advisory, ...]:
-    rows: list[Advisory] = []
-    for table in root.tables("advisories"):
-        rows.append(_advisory(table))
-        if [row.id for row in rows].count(rows[-1].id) > 1:
-            table.problem("id", f"another advisory has the id `{rows[-1].id}`")
-        table.done()
-    return tuple(rows)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Symptom:
+    """The meaning of a log line and its usual fix."""
+
+    pattern: Annotated[re.Pattern[str], regex()]
+    says: Annotated[str, string()]
+    hint: Annotated[str, string()]
+    source: Annotated[str, string()]
 
 
-def _advisory(table: Table) -> Advisory:
-    advisory = Advisory(
-        id=table.string("id", pattern=_ID, noun="a short id"),
-        when=_requirements(table, "when"),
-        constrain=_requirements(table, "constrain"),
-        l4t=table.strings("l4t", pattern=r"[0-9.*]+", noun="an L4T release or glob"),
-        cuda=table.strings("cuda", pattern=r"[0-9.*]+", noun="a CUDA version or glob"),
-        sms=table.strings("sms", pattern=r"[0-9]+\.[0-9]+", noun="a compute capability such as 8.7"),
-        index=table.optional_string("index", pattern=r"[a-z0-9*-]+", noun="an index's name or glob"),
-        glibcxx_below=table.optional_string("glibcxx-below", pattern=r"[0-9]+\.[0-9]+\.[0-9]+", noun="such as 3.4.32"),
-        needs_apt=table.optional_string("needs-apt"),
-        symptom=table.string("symptom", pattern=".+", noun="a description of the problem"),
-        log=documents.pattern_of(table, "log") if "log" in table else None,
-        hint=table.optional_string("hint") or "",
-        source=table.string("source", pattern=".+", noun="a source"),
-    )
-    if not advisory.when:
-        table.problem("when", "must name at least one requirement")
-    if not advisory.constrain and not advisory.hint:
-        table.problem("hint", "a row without `constrain` needs a hint")
-    return advisory
+_SYMPTOM = declaration_of(Symptom)
 
 
-def _requirements(table: Table, key: str) -> tuple[str, ...]:
-    requirements = table.strings(key)
-    for text in requirements:
-        try:
-            Requirement(_PLACEHOLDER.sub("1", text))
-        except InvalidRequirement as error:
-            table.problem(key, f"`{text}` is not a requirement: {error}")
-    return requirements
+@cache
+def symptoms(path: Path = SYMPTOMS) -> tuple[Symptom, ...]:
+    """Return all known symptoms, the more specific ones first: those of advisories, then those of the table.
+
+    Raises:
+        DocumentError: a data file has mistakes.
+    """
+    of_advisories = (_of_advisory(advisory, advisory.log) for advisory in advisories() if advisory.log)
+    return (*of_advisories, *load_rows(path, "the table of symptoms has mistakes", "symptoms", _SYMPTOM))
+
+
+def _of_advisory(advisory: Advisory, pattern: re.Pattern[str]) -> Symptom:
+    rules = ", ".join(advisory.constrain)
+    hint = advisory.hint or f"add the constraint `{rules}` to the recipe, or lock again: jbuild then applies it"
+    says = f"this looks like advisory {advisory.id}: {advisory.symptom}"
+    return Symptom(pattern=pattern, says=says, hint=hint, source=advisory.source)
+
+
+def symptoms_in(lines: Iterable[str]) -> tuple[Symptom, ...]:
+    """Return the symptoms that match a log, in the table's order."""
+    log = list(lines)
+    return tuple(symptom for symptom in symptoms() if any(symptom.pattern.search(line) for line in log))

@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from builder.errors import UsageError
 from builder.host.toml import documents
+from builder.host.toml.declarations import Source, declaration_of, integer, load_rows, some, string, strings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 _BOARDS = Path(__file__).with_name("boards.toml")
 PART_NUMBER = r"p[0-9]{4}-[0-9]{4}"
-_NAME = r"[a-z0-9]+(-[a-z0-9]+)*"
 # The smallest known ratio of `MemTotal` to a module's memory (an Orin Nano 8 GB).
 _USABLE_RATIO = 0.93
 _MIB = 1 << 20
@@ -30,16 +30,16 @@ _GIB = 1 << 30
 class Board:
     """One module: `memory_gb` as sold, `usable_mib` as Linux sees it (None if unknown), `l4t` major releases."""
 
-    name: str
-    module: str
-    chip: str
-    sm: str
-    memory_gb: int
-    cpus: int
-    usable_mib: int | None
-    l4t: tuple[str, ...]
-    power_modes: tuple[str, ...]
-    source: str
+    name: Annotated[str, string(r"[a-z0-9]+(-[a-z0-9]+)*", "a board's name such as orin-nx-16")]
+    module: Annotated[str, string(".+", "a module's name")]
+    chip: Annotated[str, string(r"tegra[0-9]{3}", "a chip such as tegra234")]
+    sm: Annotated[str, string(r"[0-9]+\.[0-9]+", "a compute capability such as 8.7")]
+    memory_gb: Annotated[int, integer(1, 4096, required=True)]
+    cpus: Annotated[int, integer(1, 1024, required=True)]
+    usable_mib: Annotated[int | None, integer(1, 4096 * 1024)] = None
+    l4t: Annotated[tuple[str, ...], some(r"[0-9]{2}", "a major release such as 36")]
+    power_modes: Annotated[tuple[str, ...], strings(r"[A-Z0-9_]+", "a mode of nvpmodel")]
+    source: Source
 
     @property
     def usable(self) -> int:
@@ -61,10 +61,23 @@ class Board:
         return bool(platform.l4t) and str(platform.l4t).split(".")[0] in self.l4t and self.sm in platform.sms
 
 
+def _check_memory(table: Table, row: Board, _: None) -> None:
+    largest = row.memory_gb * 1024
+    if row.usable_mib and row.usable_mib > largest:
+        table.problem("usable-mib", f"{row.usable_mib} is out of bounds", f"a whole number from 1 to {largest}")
+
+
+_BOARD = declaration_of(Board, check=_check_memory)
+
+
 @cache
-def boards() -> tuple[Board, ...]:
-    """Return all boards, in the order of their file."""
-    return read_boards(_BOARDS)
+def boards(path: Path = _BOARDS) -> tuple[Board, ...]:
+    """Return all boards, in the order of their file.
+
+    Raises:
+        DocumentError: the file has mistakes.
+    """
+    return load_rows(path, "the boards have mistakes", "boards", _BOARD, once="name")
 
 
 def board(name: str) -> Board:
@@ -95,41 +108,3 @@ def boards_for(platform: Platform, names: Iterable[str] = ()) -> tuple[Board, ..
     """
     named = tuple(board(name) for name in names)
     return named or tuple(row for row in boards() if row.suits(platform))
-
-
-def read_boards(path: Path) -> tuple[Board, ...]:
-    """Read a file of boards.
-
-    Raises:
-        DocumentError: a row is not well-formed, or a name is there twice.
-    """
-
-    def parse(root: Table) -> tuple[Board, ...]:
-        rows = tuple(_board(table) for table in root.tables("boards"))
-        names = [row.name for row in rows]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                root.document.problem(("boards", index, "name"), f"`{name}` is there twice")
-        return rows
-
-    return documents.load(path, "the boards have mistakes", parse)
-
-
-def _board(table: Table) -> Board:
-    memory_gb = table.integer("memory-gb", low=1, high=4096)
-    row = Board(
-        name=table.string("name", pattern=_NAME, noun="a board's name such as orin-nx-16"),
-        module=table.string("module", pattern=".+", noun="a module's name"),
-        chip=table.string("chip", pattern=r"tegra[0-9]{3}", noun="a chip such as tegra234"),
-        sm=table.string("sm", pattern=r"[0-9]+\.[0-9]+", noun="a compute capability such as 8.7"),
-        memory_gb=memory_gb,
-        cpus=table.integer("cpus", low=1, high=1024),
-        usable_mib=table.integer("usable-mib", low=1, high=memory_gb * 1024) if "usable-mib" in table else None,
-        l4t=table.strings("l4t", pattern=r"[0-9]{2}", noun="a major release such as 36"),
-        power_modes=table.strings("power-modes", pattern=r"[A-Z0-9_]+", noun="a mode of nvpmodel"),
-        source=table.string("source", pattern=".+", noun="a source"),
-    )
-    if not table.raw("l4t"):
-        table.problem("l4t", "`l4t` must not be empty")
-    table.done(("usable-mib",))
-    return row

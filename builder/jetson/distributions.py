@@ -1,25 +1,107 @@
-"""Linux distributions and L4T releases, one TOML row each with its source."""
+"""Linux distributions, L4T releases, and interpreters of python-build-standalone; TOML rows with their sources."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from builder.host.toml import documents
-from builder.jetson.pythons import pythons
+from builder.host.toml.declarations import (
+    Field,
+    Source,
+    TableDeclaration,
+    choice,
+    declaration_of,
+    load_rows,
+    some,
+    string,
+    string_map,
+    tables,
+)
+from builder.host.toml.documents import suggest
+from builder.model.recipes import Architecture, Pairs
 
 if TYPE_CHECKING:
     from builder.host.toml.documents import Table
 
 _DISTRIBUTIONS = Path(__file__).with_name("distributions.toml")
 _PLATFORMS = Path(__file__).with_name("platforms.toml")
+_PYTHONS = Path(__file__).with_name("pythons.toml")
+_ARCHIVES = "https://github.com/astral-sh/python-build-standalone/releases/download"
+_MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
 
 _VERSION = r"[0-9]+\.[0-9]+"
 _RELEASE = r"[0-9]+\.[0-9]+\.[0-9]+"
 _WORD = r"[a-z0-9][a-z0-9.+-]*"
 _IMAGE = r"[a-z0-9.-]+(/[a-z0-9._-]+)+:[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_ANY_IMAGE = string(_IMAGE, "an image reference with a tag")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StandalonePython:
+    """One release of an interpreter: `version` is CPython's (`3.12.16`), `build` the day of its build (`20261110`)."""
+
+    python: Annotated[str, string(r"3\.[0-9]+", "a version such as 3.12")]
+    version: Annotated[str, string(r"3\.[0-9]+\.[0-9]+", "a version such as 3.12.16")]
+    build: Annotated[str, string(r"[0-9]{8}", "a day such as 20261110")]
+    sha256: Annotated[
+        Pairs, string_map(("arm64|amd64", "arm64 or amd64"), ("[0-9a-f]{64}", "a sha256 by architecture"))
+    ]
+    source: Source
+
+    @property
+    def release(self) -> str:
+        """Version and build, as in the archives' names."""
+        return f"{self.version}+{self.build}"
+
+    def url(self, architecture: Architecture) -> str:
+        """Return the URL of the archive for an architecture."""
+        build = f"{_MACHINES[architecture]}-unknown-linux-gnu-install_only_stripped"
+        return f"{_ARCHIVES}/{self.build}/cpython-{self.version}%2B{self.build}-{build}.tar.gz"
+
+
+def _check_interpreter(table: Table, row: StandalonePython, _: None) -> None:
+    if not row.version.startswith(f"{row.python}."):
+        table.problem("version", f"{row.version} is not a release of Python {row.python}")
+    if {name for name, _ in row.sha256} != set(_MACHINES):
+        table.problem("sha256", "must name the archives of arm64 and amd64")
+
+
+_PYTHON = declaration_of(StandalonePython, check=_check_interpreter)
+
+
+@cache
+def pythons(path: Path = _PYTHONS) -> tuple[StandalonePython, ...]:
+    """Return the rows of `pythons.toml`, in the order of the file.
+
+    Raises:
+        DocumentError: the file has mistakes.
+    """
+    return load_rows(path, "the interpreters have mistakes", "pythons", _PYTHON, once="python")
+
+
+def standalone(python: str) -> StandalonePython:
+    """Return the row of a minor version (`3.12`).
+
+    Raises:
+        KeyError: there is none; the reader of distributions.toml checks that.
+    """
+    return {row.python: row for row in pythons()}[python]
+
+
+def _check_python(table: Table, python: str, _: None) -> None:
+    if python and python not in (interpreters := [row.python for row in pythons()]):
+        table.problem("python", f"pythons.toml has no Python {python}", suggest(python, interpreters, noun="known"))
+
+
+_STANDALONE = TableDeclaration[str](
+    lambda python, source: python,  # noqa: ARG005
+    Field("python", string(_VERSION, "a version such as 3.12"), "", required=True),
+    Field("source", string(".+", "a source"), "", required=True),
+    check=_check_python,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,151 +111,67 @@ class Distribution:
     `python` is its own interpreter in /usr/bin; `standalone` are those that images take from python-build-standalone.
     """
 
-    name: str
-    release: str
-    python: str
-    glibc: str
-    glibcxx: str
-    image: str
-    python_packages: tuple[str, ...]
-    source: str
-    standalone: tuple[str, ...] = ()
+    name: Annotated[str, string(_WORD, "a distribution name")]
+    release: Annotated[str, string(_WORD, "a release as tags show it")]
+    python: Annotated[str, string(_VERSION, "a version such as 3.11")]
+    glibc: Annotated[str, string(_VERSION, "a version such as 2.36")]
+    glibcxx: Annotated[str, string(_RELEASE, "a version such as 3.4.30")]
+    image: Annotated[str, _ANY_IMAGE]
+    python_packages: Annotated[tuple[str, ...], some(_WORD, "a package name")]
+    source: Source
+    standalone: Annotated[tuple[str, ...], tables(_STANDALONE)] = ()
+
+
+@cache
+def distributions(path: Path = _DISTRIBUTIONS) -> tuple[Distribution, ...]:
+    """Return all distributions, in the order of their file.
+
+    Raises:
+        DocumentError: the file has mistakes.
+    """
+    return load_rows(
+        path, "the distributions have mistakes", "distributions", declaration_of(Distribution), once="name"
+    )
+
+
+_KNOWN = choice(lambda: [row.name for row in distributions()], "unknown distribution {}", "known")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlsoOn:
     """Another distribution for containers of an L4T release, and the CUDA versions published for it."""
 
-    distribution: str
-    cuda_published: tuple[str, ...]
-    source: str
+    distribution: Annotated[str, _KNOWN]
+    cuda_published: Annotated[tuple[str, ...], some(_VERSION, "a version such as 12.8")]
+    source: Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class L4tRelease:
     """One L4T release: `cuda` is its own CUDA, `cuda_published` the versions with published Jetson wheels."""
 
-    l4t: str
-    jetpack: str
-    distribution: str
-    cuda: str
-    cuda_published: tuple[str, ...]
-    sms: tuple[str, ...]
-    base: str
-    source: str
-    also_on: tuple[AlsoOn, ...] = ()
+    l4t: Annotated[str, string(_RELEASE, "a release such as 36.4.0")]
+    jetpack: Annotated[str, string(r"[0-9.]+( DP)?", "a JetPack version")]
+    distribution: Annotated[str, _KNOWN]
+    cuda: Annotated[str, string(_VERSION, "a version such as 12.6")]
+    cuda_published: Annotated[tuple[str, ...], some(_VERSION, "a version such as 12.6")]
+    sms: Annotated[tuple[str, ...], some(_VERSION, "a compute capability such as 8.7")]
+    base: Annotated[str, _ANY_IMAGE]
+    source: Source
+    also_on: Annotated[tuple[AlsoOn, ...], tables(declaration_of(AlsoOn))] = ()
 
 
 @cache
-def distributions() -> tuple[Distribution, ...]:
-    """Return all distributions, in the order of their file."""
-    return read_distributions(_DISTRIBUTIONS)
-
-
-@cache
-def platforms() -> tuple[L4tRelease, ...]:
-    """Return all L4T releases, oldest first."""
-    return read_platforms(_PLATFORMS, {row.name for row in distributions()})
-
-
-def read_distributions(path: Path) -> tuple[Distribution, ...]:
-    """Read a file of distributions.
+def platforms(path: Path = _PLATFORMS) -> tuple[L4tRelease, ...]:
+    """Return all L4T releases, oldest first.
 
     Raises:
-        DocumentError: a row is not well-formed or a name is there twice.
+        DocumentError: the file has mistakes.
     """
-
-    def parse(root: Table) -> tuple[Distribution, ...]:
-        rows = tuple(_distribution(table) for table in root.tables("distributions"))
-        _once(root, "distributions", [row.name for row in rows])
-        return rows
-
-    return documents.load(path, "the distributions have mistakes", parse)
+    return load_rows(path, "the platforms have mistakes", "platforms", declaration_of(L4tRelease), once="l4t")
 
 
-def read_platforms(path: Path, names: set[str]) -> tuple[L4tRelease, ...]:
-    """Read a file of L4T releases; `names` are the known distributions.
-
-    Raises:
-        DocumentError: a row is not well-formed, names an unknown distribution, or a release is there twice.
-    """
-
-    def parse(root: Table) -> tuple[L4tRelease, ...]:
-        rows = tuple(_release(table, names) for table in root.tables("platforms"))
-        _once(root, "platforms", [row.l4t for row in rows])
-        return rows
-
-    return documents.load(path, "the platforms have mistakes", parse)
-
-
-def _distribution(table: Table) -> Distribution:
-    row = Distribution(
-        name=table.string("name", pattern=_WORD, noun="a distribution name"),
-        release=table.string("release", pattern=_WORD, noun="a release as tags show it"),
-        python=table.string("python", pattern=_VERSION, noun="a version such as 3.11"),
-        glibc=table.string("glibc", pattern=_VERSION, noun="a version such as 2.36"),
-        glibcxx=table.string("glibcxx", pattern=_RELEASE, noun="a version such as 3.4.30"),
-        image=table.string("image", pattern=_IMAGE, noun="an image reference with a tag"),
-        python_packages=_some(table, "python-packages", _WORD, "a package name"),
-        source=table.string("source", pattern=".+", noun="a source"),
-        standalone=tuple(_standalone(inner) for inner in table.tables("standalone")),
-    )
-    table.done()
-    return row
-
-
-def _standalone(table: Table) -> str:
-    python = table.string("python", pattern=_VERSION, noun="a version such as 3.12")
-    table.string("source", pattern=".+", noun="a source")
-    if python and python not in (interpreters := [row.python for row in pythons()]):
-        table.problem(
-            "python", f"pythons.toml has no Python {python}", documents.suggest(python, interpreters, noun="known")
-        )
-    table.done()
-    return python
-
-
-def _release(table: Table, names: set[str]) -> L4tRelease:
-    row = L4tRelease(
-        l4t=table.string("l4t", pattern=_RELEASE, noun="a release such as 36.4.0"),
-        jetpack=table.string("jetpack", pattern=r"[0-9.]+( DP)?", noun="a JetPack version"),
-        distribution=_check_distribution(table, names),
-        cuda=table.string("cuda", pattern=_VERSION, noun="a version such as 12.6"),
-        cuda_published=_some(table, "cuda-published", _VERSION, "a version such as 12.6"),
-        sms=_some(table, "sms", _VERSION, "a compute capability such as 8.7"),
-        base=table.string("base", pattern=_IMAGE, noun="an image reference with a tag"),
-        source=table.string("source", pattern=".+", noun="a source"),
-        also_on=tuple(_also_on(inner, names) for inner in table.tables("also-on")),
-    )
-    table.done()
-    return row
-
-
-def _also_on(table: Table, names: set[str]) -> AlsoOn:
-    row = AlsoOn(
-        distribution=_check_distribution(table, names),
-        cuda_published=_some(table, "cuda-published", _VERSION, "a version such as 12.8"),
-        source=table.string("source", pattern=".+", noun="a source"),
-    )
-    table.done()
-    return row
-
-
-def _some(table: Table, key: str, pattern: str, noun: str) -> tuple[str, ...]:
-    values = table.strings(key, pattern=pattern, noun=noun)
-    if not table.raw(key):
-        table.problem(key, f"`{key}` must not be empty")
-    return values
-
-
-def _check_distribution(table: Table, names: set[str]) -> str:
-    name = table.string("distribution")
-    if name and name not in names:
-        table.problem("distribution", f"unknown distribution `{name}`", documents.suggest(name, names, noun="known"))
-    return name
-
-
-def _once(root: Table, key: str, names: list[str]) -> None:
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            root.document.problem((*root.path, key, index), f"`{name}` is there twice")
+def version_numbers(version: str) -> tuple[int, int, int]:
+    """Return the first three numbers of a version, 0 for those that it lacks."""
+    major, minor, micro, *_ = [int(digits[:9]) for digits in re.findall(r"[0-9]+", version)] + [0, 0, 0]
+    return major, minor, micro

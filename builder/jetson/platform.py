@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
 from builder.host.toml.documents import suggest
-from builder.jetson.distributions import Distribution, L4tRelease, distributions, platforms
-from builder.jetson.pythons import standalone
+from builder.jetson.distributions import Distribution, L4tRelease, distributions, platforms, standalone, version_numbers
 from builder.model.platforms import Platform
 
 if TYPE_CHECKING:
@@ -78,10 +77,8 @@ def check_axes(axes: Iterable[str]) -> tuple[str, str] | None:
     if {"l4t", "distribution"} <= names:
         return "`l4t` and `distribution` both select a platform", "keep one of the two axes"
     if not names & {"l4t", "distribution"}:
-        return (
-            "no axis selects a platform",
-            'add `l4t = ["36.4.0"]` for a Jetson, or `distribution = ["debian-12"]` for any CPU',
-        )
+        hint = 'add `l4t = ["36.4.0"]` for a Jetson, or `distribution = ["debian-12"]` for any CPU'
+        return "no axis selects a platform", hint
     return None
 
 
@@ -91,8 +88,9 @@ def check_value(axis: str, value: str) -> tuple[str, str] | None:
         return f"unknown L4T release `{value}`", f"nearest: {', '.join(_nearest(value, releases))}"
     if axis == "distribution" and value not in (names := [row.name for row in distributions()]):
         return f"unknown distribution `{value}`", f"known: {', '.join(names)}"
-    if axis == "ubuntu" and value not in (releases := list(_ubuntu())):
-        return f"unknown Ubuntu release `{value}`", suggest(value, releases, noun="known")
+    ubuntu = [row.release for row in distributions() if row.name.startswith("ubuntu-")]
+    if axis == "ubuntu" and value not in ubuntu:
+        return f"unknown Ubuntu release `{value}`", suggest(value, ubuntu, noun="known")
     if axis in _FORMATS and not re.fullmatch(_FORMATS[axis], value):
         example = "3.11" if axis == "python" else "12.6"
         return f"`{value}` is not a {axis} version", f"write major and minor, such as {example}"
@@ -113,8 +111,7 @@ def _find(architecture: Architecture, axes: _Axes) -> Platform | str:
         return f"{row.name} is not Ubuntu {axes.ubuntu}"
     if axes.python and axes.python not in (row.python, *row.standalone):
         return f"{row.name} has Python {', '.join((row.python, *row.standalone))}, not {axes.python}"
-    platform = _platform(row, name=row.name, architecture=architecture, base=row.image, source=row.source)
-    return _with_python(platform, axes.python)
+    return _platform(row, axes.python, name=row.name, architecture=architecture, base=row.image, source=row.source)
 
 
 def _jetson(row: L4tRelease, architecture: Architecture, axes: _Axes) -> Platform | str:
@@ -126,20 +123,13 @@ def _jetson(row: L4tRelease, architecture: Architecture, axes: _Axes) -> Platfor
     is_default = base.distribution.name == row.distribution
     platform = _platform(
         base.distribution,
+        axes.python,
         name=f"l4t-{row.l4t}" if is_default else f"l4t-{row.l4t}-{base.distribution.name}",
         architecture=architecture,
         base=base.image,
         source=row.source,
     )
-    platform = replace(platform, l4t=row.l4t, jetpack=row.jetpack, cuda=axes.cuda or base.cuda[0], sms=row.sms)
-    return _with_python(platform, axes.python)
-
-
-def _with_python(platform: Platform, python: str | None) -> Platform:
-    """Return a platform with `python` from python-build-standalone, unless that is the distribution's own."""
-    if python in (None, platform.python):
-        return platform
-    return replace(platform, python=python, python_packages=(), standalone=standalone(python).release)
+    return replace(platform, l4t=row.l4t, jetpack=row.jetpack, cuda=axes.cuda or base.cuda[0], sms=row.sms)
 
 
 def _narrow(row: L4tRelease, axes: _Axes) -> _Base | str:
@@ -193,30 +183,31 @@ def _bases(row: L4tRelease) -> list[_Base]:
     return [default, *alternatives]
 
 
-def _platform(row: Distribution, *, name: str, architecture: Architecture, base: str, source: str) -> Platform:
+def _platform(
+    row: Distribution, python: str | None, *, name: str, architecture: Architecture, base: str, source: str
+) -> Platform:
+    """Return a platform with `python` from python-build-standalone, unless that is the distribution's own."""
+    python = python or row.python
+    is_own = python == row.python
     return Platform(
         name=name,
         architecture=architecture,
         distribution=row.name,
         release=row.release,
-        python=row.python,
+        python=python,
         glibc=row.glibc,
         glibcxx=row.glibcxx,
         base=base,
-        python_packages=row.python_packages,
+        python_packages=row.python_packages if is_own else (),
+        standalone=None if is_own else standalone(python).release,
         source=source,
     )
 
 
-def _ubuntu() -> tuple[str, ...]:
-    return tuple(row.release for row in distributions() if row.name.startswith("ubuntu-"))
-
-
 def _nearest(value: str, values: list[str]) -> list[str]:
-    target = _numbers(value)
-    return sorted(values, key=lambda name: [abs(a - b) for a, b in zip(_numbers(name), target, strict=True)])[:_NEAREST]
+    target = version_numbers(value)
 
+    def distances(name: str) -> list[int]:
+        return [abs(one - other) for one, other in zip(version_numbers(name), target, strict=True)]
 
-def _numbers(version: str) -> tuple[int, int, int]:
-    major, minor, micro, *_ = [int(digits[:9]) for digits in re.findall(r"[0-9]+", version)] + [0, 0, 0]
-    return major, minor, micro
+    return sorted(values, key=distances)[:_NEAREST]

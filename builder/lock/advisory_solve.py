@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from builder.jetson import advisories
 from builder.jetson.advisories import Situation
 from builder.lock import lockfile
 from builder.lock.solve import SolveRequest, solve
-from builder.lock.torch_build import CHECKS
+from builder.lock.wheel_properties import CHECKS
 from builder.model.locks import LockedAdvisory, LockedWarning, LockedWheel
 
 if TYPE_CHECKING:
@@ -62,24 +63,16 @@ def solve_with_advisories(job: Job, session: Session, question: SolveRequest, ti
     memory = _memory(job, question, session)
     learned = {} if question.upgrade else _recalled(memory)
     if learned := {advisory: rules for advisory, rules in learned.items() if advisory not in active}:
-        solution = _again(job, session, question, ties, {**active, **learned})
-        if solution and {advisory.id for advisory in learned} <= {advisory.id for advisory in solution.advisories}:
-            return solution
+        # The remembered advisories may no longer lead to a solution.
+        with suppress(NoWheelsError):
+            solution = _rounds(job, session, question, ties, {**active, **learned})
+            if solution and {advisory.id for advisory in learned} <= {advisory.id for advisory in solution.advisories}:
+                return solution
     solution = _rounds(job, session, question, ties, active)
     if solution is None:
         raise NoWheelsError("advisories contradict each other", where=job.name, hint=_hint(active))
     records.write(memory, "", {advisory.id: rules for advisory, rules in active.items() if advisory not in applying})
     return solution
-
-
-def _again(
-    job: Job, session: Session, question: SolveRequest, ties: IndexPins, active: dict[Advisory, tuple[str, ...]]
-) -> Solution | None:
-    """Solve with the remembered advisories; return None if that no longer works."""
-    try:
-        return _rounds(job, session, question, ties, active)
-    except NoWheelsError:
-        return None
 
 
 def _rounds(
@@ -112,9 +105,8 @@ def _recalled(memory: Path) -> dict[Advisory, tuple[str, ...]]:
     try:
         fresh = time.time() - memory.stat().st_mtime < _REMEMBERED_S
     except FileNotFoundError:
-        fresh = False
-    recalled = records.read(memory, None, dict[str, tuple[str, ...]]) if fresh else None
-    recalled = recalled or {}
+        return {}
+    recalled = (records.read(memory, None, dict[str, tuple[str, ...]]) if fresh else None) or {}
     return {advisory: recalled[advisory.id] for advisory in advisories.advisories() if advisory.id in recalled}
 
 

@@ -67,20 +67,20 @@ def alternatives_of(
     # Messages about alternatives are not about the user's cell.
     quiet = replace(session, console=Console(quiet=True))
     with TaskGroup(_AT_ONCE, on_cancel=process.end_all) as group:
-        outcomes = group.map(lambda attempt: _try(attempt.differs, attempt.job, client, quiet), tries.values())
+        outcomes = group.map(lambda attempt: _try(attempt, client, quiet), tries.values())
     # They ran nearest first, but users read the versions of a package in order.
     return tuple(sorted(outcomes, key=lambda attempt: (not attempt.resolves, *tries[attempt.differs].order)))
 
 
-def _try(differs: str, job: Job, client: IndexClient, session: Session) -> Alternative:
+def _try(attempt: _Try, client: IndexClient, session: Session) -> Alternative:
     try:
-        wheels = solve_only(job, session, client).wheels
+        wheels = solve_only(attempt.job, session, client).wheels
     except JbuildError as error:
-        return Alternative(differs=differs, resolves=False, failed=_cause(error))
+        return Alternative(differs=attempt.differs, resolves=False, failed=_cause(error))
     versions = {wheel.name: wheel.version for wheel in wheels}
     packages = ", ".join(f"{name} {versions[name]}" for name in _NAMED if name in versions)
     counted = "1 wheel" if len(wheels) == 1 else f"{len(wheels)} wheels"
-    return Alternative(differs=differs, resolves=True, found="; ".join(filter(None, (packages, counted))))
+    return Alternative(differs=attempt.differs, resolves=True, found="; ".join(filter(None, (packages, counted))))
 
 
 def _cause(error: JbuildError) -> str:

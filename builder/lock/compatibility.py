@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -39,13 +40,11 @@ class JudgedWheel:
     too_late: str | None = None
 
 
-class _Compatibility:
-    """The compatible tags of a cell, and the Pythons and ABIs among them."""
-
-    def __init__(self, platform: Platform) -> None:
-        self.platform = platform
-        self.tags = frozenset(tags(platform))
-        self.pythons = frozenset((tag.interpreter, tag.abi) for tag in self.tags)
+@lru_cache
+def _compatible(platform: Platform) -> tuple[frozenset[Tag], frozenset[tuple[str, str]]]:
+    """Return the compatible tags of a cell, and the Pythons and ABIs among them."""
+    fitting = frozenset(tags(platform))
+    return fitting, frozenset((tag.interpreter, tag.abi) for tag in fitting)
 
 
 def judge(
@@ -61,7 +60,6 @@ def judge(
     `before` is the cut-off date of the recipe. Yanked files fit only exact requirements. Files other than wheels are
     left out.
     """
-    compatibility = _Compatibility(platform)
     judged = []
     for file in files:
         try:
@@ -69,7 +67,7 @@ def judge(
         except InvalidWheelFilename:
             continue
         yanked = None if yanked_too else _yank_reason(file)
-        reason = _index_reason(file, index, platform) or yanked or _tag_reason(wheel_tags, compatibility)
+        reason = _index_reason(file, index, platform) or yanked or _tag_reason(wheel_tags, platform)
         late = None if reason else _late_reason(file, index, before)
         day = file.upload_time[:10] if late and file.upload_time else None
         judged.append(JudgedWheel(file=file, version=version, unfit=reason or late, too_late=day))
@@ -108,23 +106,22 @@ def _allows(requires_python: str, python: str) -> bool:
     return specifier.contains(f"{python}.0")
 
 
-def _tag_reason(wheel_tags: frozenset[Tag], compatibility: _Compatibility) -> str | None:
-    if wheel_tags & compatibility.tags:
+def _tag_reason(wheel_tags: frozenset[Tag], platform: Platform) -> str | None:
+    fitting, pythons = _compatible(platform)
+    if wheel_tags & fitting:
         return None
-    cell_machine = machine(compatibility.platform)
+    cell_machine = machine(platform)
     on_machine = [tag for tag in wheel_tags if tag.platform == "any" or _machine_of(tag.platform) == cell_machine]
     if not on_machine:
         return f"it is for {_names(tag.platform for tag in wheel_tags)}, the cell is {cell_machine}"
-    reasons = "; ".join(
-        filter(None, (_python_reason(on_machine, compatibility), _libc_reason(on_machine, compatibility.platform)))
-    )
-    return reasons or f"its tags are not compatible together: {_names(map(str, on_machine))}"
+    reasons = filter(None, (_python_reason(on_machine, pythons, platform), _libc_reason(on_machine, platform)))
+    return "; ".join(reasons) or f"its tags are not compatible together: {_names(map(str, on_machine))}"
 
 
-def _python_reason(on_machine: list[Tag], compatibility: _Compatibility) -> str | None:
-    if any((tag.interpreter, tag.abi) in compatibility.pythons for tag in on_machine):
+def _python_reason(on_machine: list[Tag], pythons: frozenset[tuple[str, str]], platform: Platform) -> str | None:
+    if any((tag.interpreter, tag.abi) in pythons for tag in on_machine):
         return None
-    cell = f"cp{compatibility.platform.python.replace('.', '')}"
+    cell = f"cp{platform.python.replace('.', '')}"
     return f"it is for {_names(f'{tag.interpreter}-{tag.abi}' for tag in on_machine)}, the cell has {cell}"
 
 

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from builder.errors import JbuildError, NoWheelsError
-from builder.jetson.releases import never_released
+from builder.jetson.packages import never_released
 from builder.lock.advisory_solve import pinned
 from builder.lock.alternatives import Alternative, alternatives_of
 from builder.lock.graph import asks_of, metadata_of
@@ -104,32 +104,30 @@ def _constraints(job: Job, solved: Lock | Solution) -> list[tuple[Requirement, s
 def _reason(
     wheel: LockedWheel, asks: tuple[Requester, ...], rules: list[tuple[Requirement, str]], examiner: IndexInspector
 ) -> Reason:
-    own_rules = [(rule, source) for rule, source in rules if canonicalize_name(rule.name) == wheel.name]
+    requests = [(ask.words, ask.requirement) for ask in asks]
+    requests += [(f"{source}: {rule}", rule) for rule, source in rules if canonicalize_name(rule.name) == wheel.name]
     try:
         newest = examiner.newest(wheel.name)
     except JbuildError:
         # If the index is down, the other reasons remain.
         newest = None
-    limits: list[str] = []
-    if newest is not None and newest > Version(wheel.version):
-        limits = [ask.words for ask in asks if not ask.requirement.specifier.contains(newest, prereleases=True)]
-        limits += [
-            f"{source}: {rule}" for rule, source in own_rules if not rule.specifier.contains(newest, prereleases=True)
-        ]
+    newer = newest if newest and newest > Version(wheel.version) else None
     return Reason(
         name=wheel.name,
         version=wheel.version,
         index=wheel.index or examiner.index_of(wheel.name).name,
-        asks=(*(ask.words for ask in asks), *(f"{source}: {rule}" for rule, source in own_rules)),
+        asks=tuple(words for words, _ in requests),
         newest=str(newest) if newest else None,
-        held_by=tuple(limits),
+        held_by=tuple(
+            words for words, rule in requests if newer and not rule.specifier.contains(newer, prereleases=True)
+        ),
     )
 
 
 def _unresolved(job: Job, error: NoWheelsError, client: IndexClient, session: Session) -> Why:
     examiner = IndexInspector(job=job, session=session, client=client, ties=index_pins_of(job, session.config))
-    requirements = {str(requirement): requirement for requirement in map(Requirement, job.spec.requires)}
-    requirements |= {str(requirement): requirement for requirement in requirements_in(error.log or "")}
+    mentioned = (*map(Requirement, job.spec.requires), *requirements_in(error.log or ""))
+    requirements = {str(requirement): requirement for requirement in mentioned}
     with session.console.task(f"{job.cell.id}: inspecting the indexes") as task:
         examined = []
         for requirement in list(requirements.values())[:_EXAMINED]:

@@ -1,9 +1,9 @@
-"""The requirements of locked wheels by requested distribution, from their METADATA, on one platform."""
+"""Says which wheels request a distribution on one platform, and so why the wheels of two locks differ."""
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.parser import BytesParser
 from email.policy import compat32
 from typing import TYPE_CHECKING
@@ -14,7 +14,9 @@ from packaging.utils import canonicalize_name
 from builder.errors import IntegrityError, NetworkError
 from builder.host.concurrency import TaskGroup
 from builder.host.index_rows import DEFAULT
+from builder.lock.index_sources import index_pins_of
 from builder.lock.uv_target import markers
+from builder.model.locks import LockChange
 from builder.remote.index.index_view import wheel_metadata
 from builder.remote.index.listing import Index, IndexFile
 
@@ -22,13 +24,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from builder.host.paths import Workspace
-    from builder.model.locks import LockedWheel
+    from builder.host.session import Session
+    from builder.model.locks import Job, Lock, LockedWheel
     from builder.model.platforms import Platform
     from builder.model.recipes import Spec
     from builder.remote.index.index_client import IndexClient
     from builder.remote.index.listing import IndexPins
 
 _CONNECTIONS = 16
+_NAMED = 3
 RECIPE = "the recipe"
 
 
@@ -124,3 +128,71 @@ def metadata_of(
             except (NetworkError, IntegrityError):
                 unread.append(wheel.name)
     return metadata, tuple(unread)
+
+
+def changes_of(
+    before: Lock | None, after: Lock, job: Job, client: IndexClient, session: Session, *, upgrade: tuple[str, ...] = ()
+) -> tuple[LockChange, ...]:
+    """Return the differences between a lock and the previous one, sorted by name; none without a previous lock."""
+    changed = _differing(before, after) if before else []
+    if before is None or not changed:
+        return ()
+    with session.console.task(f"{job.cell.id}: finding out why {len(changed)} packages changed"):
+        # Without an answer of the server, the reason is missing, but not the lock.
+        metadata, _ = metadata_of(after.wheels, index_pins_of(job, session.config), client, session.workspace)
+    asks = asks_of(job.spec, metadata, job.platform)
+    return tuple(
+        replace(change, why=_why(change, asks.get(change.name, ()), before, after, job, upgrade)) for change in changed
+    )
+
+
+def _differing(before: Lock, after: Lock) -> list[LockChange]:
+    old, new = ({wheel.name: wheel.sha256 for wheel in lock.wheels} for lock in (before, after))
+    return [
+        LockChange(name=name, before=before.versions.get(name), after=after.versions.get(name))
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _why(
+    change: LockChange, requesters: tuple[Requester, ...], before: Lock, after: Lock, job: Job, upgrade: tuple[str, ...]
+) -> str | None:
+    if change.after is None:
+        return "nothing requires it any more"
+    if change.before is None:
+        return _joined(requesters) or None
+    moved = f"it comes from {after.sources.get(change.name) or 'the default index'} now"
+    upgraded = "its upgrade was requested"
+    against = tuple(
+        ask for ask in requesters if not ask.requirement.specifier.contains(change.before, prereleases=True)
+    )
+    return (
+        (upgraded if change.name in upgrade else None)
+        or _joined(against)
+        or _rule(change, job, after)
+        or (moved if before.sources.get(change.name) != after.sources.get(change.name) else None)
+        or (upgraded if "*" in upgrade else None)
+        or "the locked file is no longer offered, or no longer fits the others"
+    )
+
+
+def _rule(change: LockChange, job: Job, after: Lock) -> str | None:
+    """Return the constraint of the recipe or of an advisory that the previous version breaks."""
+    rules = [(text, "a constraint of the recipe") for text in job.spec.constraints]
+    rules += [(text, f"advisory {advisory.id}") for advisory in after.advisories for text in advisory.constrain]
+    for text, source in rules:
+        requirement = Requirement(text)
+        if canonicalize_name(requirement.name) == change.name and not requirement.specifier.contains(
+            change.before or "", prereleases=True
+        ):
+            return f"{source} asks for {text}"
+    return None
+
+
+def _joined(asks: tuple[Requester, ...]) -> str:
+    # The recipe comes before packages.
+    ordered = sorted(asks, key=lambda ask: ask.by != RECIPE)
+    more = len(ordered) - _NAMED
+    text = " and ".join(ask.words for ask in ordered[:_NAMED])
+    return f"{text} and {more} more" if more > 0 else text

@@ -9,7 +9,7 @@ from builder.errors import RecipeError
 from builder.host import records
 from builder.host.index_rows import DEFAULT
 from builder.host.toml.documents import suggest
-from builder.jetson.indexes import with_own
+from builder.jetson.packages import with_own
 from builder.model.locks import LOCK_FORMAT
 from builder.remote.index.listing import Index, IndexPin, IndexPins, addresses
 
@@ -30,16 +30,15 @@ def index_pins_of(job: Job, config: Config) -> IndexPins:
     rows = with_own(config.indexes)
     # A package's exact name comes before a glob, in any order.
     named = sorted(job.spec.sources, key=lambda pair: bool(re.search(r"[*?]", pair[0])))
-    ties = [_named(package, name, rows, job) for package, name in named]
+    indexes = [(package, name if name == DEFAULT else _row(name, rows, job).name) for package, name in named]
+    ties = [IndexPin(packages=package, index=index, why="`from` of the recipe") for package, index in indexes]
     if job.spec.indexes is None:
-        chosen = [row for row in rows if row.usual and row.serves(job.platform)]
-        ties += [_tie(row, packages, f"usual for {_platform(job)}") for row in chosen for packages in row.packages]
+        chosen, why = [row for row in rows if row.usual and row.serves(job.platform)], f"usual for {_platform(job)}"
     else:
-        chosen = [_row(name, rows, job) for name in job.spec.indexes]
-        ties += [_tie(row, packages, "`indexes` of the recipe") for row in chosen for packages in row.packages]
+        chosen, why = [_row(name, rows, job) for name in job.spec.indexes], "`indexes` of the recipe"
+    ties += [IndexPin(packages=packages, index=row.name, why=why) for row in chosen for packages in row.packages]
     names = {tie.index for tie in ties}
-    indexes = tuple(_index(row, config) for row in rows if row.name in names)
-    return IndexPins(pins=tuple(ties), indexes=indexes)
+    return IndexPins(pins=tuple(ties), indexes=tuple(_index(row, config) for row in rows if row.name in names))
 
 
 def asked_of(job: Job, config: Config) -> tuple[tuple[object, ...], tuple[tuple[str, str], ...]]:
@@ -61,17 +60,6 @@ def lock_inputs(job: Job, config: Config) -> str:
     """
     asked, ties = asked_of(job, config)
     return records.fingerprint(LOCK_FORMAT, asked, ties, job.platform, job.base)
-
-
-def _tie(row: IndexRow, packages: str, why: str) -> IndexPin:
-    return IndexPin(packages=packages, index=row.name, why=why)
-
-
-def _named(package: str, name: str, rows: tuple[IndexRow, ...], job: Job) -> IndexPin:
-    why = "`from` of the recipe"
-    if name == DEFAULT:
-        return IndexPin(packages=package, index=DEFAULT, why=why)
-    return IndexPin(packages=package, index=_row(name, rows, job).name, why=why)
 
 
 def _row(name: str, rows: tuple[IndexRow, ...], job: Job) -> IndexRow:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -78,7 +79,7 @@ class IndexContents:
         return not self.fitting
 
 
-@dataclass(slots=True)
+@dataclass
 class IndexInspector:
     """Inspects the indexes of one job's packages."""
 
@@ -86,7 +87,6 @@ class IndexInspector:
     session: Session
     client: IndexClient
     ties: IndexPins
-    _default: Index | None = None
     _uv_indexes: tuple[Index, ...] = field(default_factory=own_indexes)
 
     def examine(self, requirement: Requirement) -> IndexContents:
@@ -107,18 +107,20 @@ class IndexInspector:
             return replace(nothing, said=sources if page.files else f"it has no files of {name}")
         matching = [wheel for wheel in judged if requirement.specifier.contains(wheel.version, prereleases=True)]
         other_wheels = [wheel for wheel in judged if wheel not in matching]
-        builds = [(wheel, reason) for wheel in other_wheels if (reason := _other_build(requirement, wheel.version))]
+        unfit = [
+            UnfitWheel(filename=wheel.file.filename, why=wheel.unfit, came=wheel.too_late)
+            for wheel in matching
+            if wheel.unfit
+        ]
+        unfit += [
+            UnfitWheel(filename=wheel.file.filename, why=reason)
+            for wheel in other_wheels
+            if (reason := _other_build(requirement, wheel.version))
+        ]
         return replace(
             nothing,
             fitting=_versions(wheel for wheel in matching if not wheel.unfit),
-            unfit=(
-                *(
-                    UnfitWheel(filename=wheel.file.filename, why=wheel.unfit, came=wheel.too_late)
-                    for wheel in matching
-                    if wheel.unfit
-                ),
-                *(UnfitWheel(filename=wheel.file.filename, why=reason) for wheel, reason in builds),
-            ),
+            unfit=tuple(unfit),
             others=_versions(wheel for wheel in other_wheels if not wheel.unfit and not wheel.version.is_prerelease),
         )
 
@@ -162,14 +164,12 @@ class IndexInspector:
             except IndexUnreachableError:
                 # uv stops here too; inspecting this index shows the reason.
                 return index
-        return self._default_index()
-
-    def _default_index(self) -> Index:
-        if self._default is None:
-            names = (Requirement(text).name for text in self.job.spec.requires)
-            url = default_address(self.session, names)
-            self._default = Index(name=DEFAULT, addresses=(Address(url=url),) if url else ())
         return self._default
+
+    @cached_property
+    def _default(self) -> Index:
+        url = default_address(self.session, (Requirement(text).name for text in self.job.spec.requires))
+        return Index(name=DEFAULT, addresses=(Address(url=url),) if url else ())
 
 
 def index_error(explanation: str, examiner: IndexInspector) -> NetworkError | None:

@@ -1,17 +1,27 @@
-"""Checks a lock without changing it: whether it is current, and whether the indexes still serve its wheels."""
+"""Checks locks without changing them.
+
+Are they current, do the indexes still serve their wheels, and do they have the packages to upgrade?
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builder.errors import JbuildError
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from builder.errors import JbuildError, LockError, UsageError
+from builder.host.toml.documents import nearest
+from builder.lock import lockfile
 from builder.lock.index_sources import index_pins_of
 from builder.lock.stage import lock_cell
 from builder.pipeline.order import RunOptions
 from builder.remote.index.index_client import client_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from builder.host.session import Session
     from builder.model.locks import Job, LockedWheel
 
@@ -38,15 +48,14 @@ class CellCheck:
 
 def check_lock(job: Job, session: Session) -> CellCheck:
     """Check a cell's lock against the pages of the indexes that its packages are pinned to."""
+    findings = []
     try:
         lock = lock_cell(job, session, RunOptions(until="lock", locked_only=True)).lock
         ties = index_pins_of(job, session.config)
         client = client_of(session.config, session.workspace.index_states)
-        findings = []
         for wheel in lock.wheels:
-            index = ties.index(wheel.name)
-            page = client.page(index, wheel.name) if index else None
-            if index:
+            if index := ties.index(wheel.name):
+                page = client.page(index, wheel.name)
                 served = {file.filename: file.sha256 for file in page.files} if page else {}
                 findings.append(_finding(wheel, index.name, served, session))
     except JbuildError as error:
@@ -57,11 +66,35 @@ def check_lock(job: Job, session: Session) -> CellCheck:
 def _finding(wheel: LockedWheel, index: str, served: dict[str, str | None], session: Session) -> LockFinding | None:
     if served.get(wheel.filename) == wheel.sha256:
         return None
-    is_stored = session.workspace.wheel(wheel.sha256, wheel.filename).is_file()
-    stored = "the wheelhouse has the locked file" if is_stored else "the wheelhouse does not have the locked file"
-    if wheel.filename in served:
-        says = f"the index {index} serves a different file under this name (sha256 {served[wheel.filename]}); {stored}"
-        return LockFinding(filename=wheel.filename, index=index, says=says, kept=is_stored, changed=True)
-    return LockFinding(
-        filename=wheel.filename, index=index, says=f"the index {index} no longer has it; {stored}", kept=is_stored
-    )
+    kept, changed = session.workspace.wheel(wheel.sha256, wheel.filename).is_file(), wheel.filename in served
+    other = f"serves a different file under this name (sha256 {served.get(wheel.filename)})"
+    stored = "the wheelhouse has the locked file" if kept else "the wheelhouse does not have the locked file"
+    says = f"the index {index} {other if changed else 'no longer has it'}; {stored}"
+    return LockFinding(filename=wheel.filename, index=index, says=says, kept=kept, changed=changed)
+
+
+def check_upgrades(jobs: Sequence[Job], names: Sequence[str], session: Session) -> None:
+    """Check that the cells have each package to upgrade (`*` for all), as far as their locks show.
+
+    Raises:
+        UsageError: all cells have locks, but none of them has the package.
+    """
+    if not names:
+        return
+    names_of_cells: set[str] = set()
+    for job in jobs:
+        recipe, cell = job.recipe.name, job.cell.id
+        try:
+            lock = lockfile.read(session.workspace.lock(recipe, cell), recipe=recipe, cell=cell)
+        except LockError:
+            # Locking reports the damage.
+            return
+        if lock is None:
+            # The packages of this cell are not known yet.
+            return
+        names_of_cells |= {*lock.versions, *(canonicalize_name(Requirement(text).name) for text in job.spec.requires)}
+    for name in names:
+        if name != "*" and name not in names_of_cells:
+            closest = nearest(name, names_of_cells)
+            hint = f"did you mean `{closest}`?" if closest else f"`jbuild show {jobs[0].recipe.name} --json` lists them"
+            raise UsageError(f"--upgrade: no selected cell has a package {name}", hint=hint)

@@ -13,19 +13,7 @@ from builder.errors import LockError, NoWheelsError, OldLockError
 from builder.host import records
 from builder.host.files import write_text
 from builder.lock.uv_target import markers, tags
-from builder.model.locks import (
-    LOCK_FORMAT,
-    Lock,
-    LockedAdvisory,
-    LockedBase,
-    LockedIndex,
-    LockedInterpreter,
-    LockedRule,
-    LockedWarning,
-    LockedWheel,
-)
-from builder.model.model_files import LockedModel
-from builder.model.platforms import Platform
+from builder.model.locks import LOCK_FORMAT, Lock, LockedWheel
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,8 +25,13 @@ if TYPE_CHECKING:
 
     from packaging.pylock import Package, PackageWheel
 
+    from builder.model.platforms import Platform
+
 # Errors of reading a damaged lock.
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, PylockValidationError)
+# The keys of the table that are fields of a lock.
+_FIELDS = ("recipe", "cell", "inputs", "platform", "base", "models", "advisories", "indexes", "rules", "warnings")
+_OPTIONAL = ("torch-cuda", "interpreter", "compiler")
 # Keys that older formats did not have.
 _ABSENT: dict[str, Any] = {"advisories": [], "indexes": [], "sources": {}, "rules": [], "warnings": []}
 _RELOCK = "run `jbuild lock {recipe} --cell {cell} --force` to make it again"
@@ -113,7 +106,7 @@ def read_file(path: Path) -> Lock:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["jbuild"]
         recipe, cell = str(table["recipe"]), str(table["cell"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except _DAMAGE as error:
         hint = "jbuild writes its locks to locks/RECIPE/pylock.CELL.toml"
         raise LockError(f"not a jbuild lock file: {_reason(error)}", where=str(path), hint=hint) from error
     lock = read(path, recipe=recipe, cell=cell)
@@ -195,17 +188,17 @@ def _document(lock: Lock) -> dict[str, Any]:
         "cell": lock.cell,
         "inputs": lock.inputs,
         "content": content(lock),
-        "platform": _without_none(records.to_json(lock.platform)),
-        "base": _without_none(records.to_json(lock.base)),
-        "models": [_without_none(records.to_json(model)) for model in lock.models],
-        "advisories": records.to_json(lock.advisories),
-        "indexes": [_without_none(records.to_json(index)) for index in lock.indexes],
+        "platform": lock.platform,
+        "base": lock.base,
+        "models": lock.models,
+        "advisories": lock.advisories,
+        "indexes": lock.indexes,
         "sources": lock.sources,
-        "rules": records.to_json(lock.rules),
-        "warnings": records.to_json(lock.warnings),
-        **({"torch-cuda": lock.torch_cuda} if lock.torch_cuda else {}),
-        **({"interpreter": records.to_json(lock.interpreter)} if lock.interpreter else {}),
-        **({"compiler": lock.compiler} if lock.compiler else {}),
+        "rules": lock.rules,
+        "warnings": lock.warnings,
+        "torch-cuda": lock.torch_cuda,
+        "interpreter": lock.interpreter,
+        "compiler": lock.compiler,
     }
     addresses = {index.name: index.url for index in lock.indexes}
     return {
@@ -213,7 +206,7 @@ def _document(lock: Lock) -> dict[str, Any]:
         "created-by": "jbuild",
         "requires-python": f"=={lock.platform.python}.*",
         "packages": [_package(wheel, addresses) for wheel in lock.wheels],
-        "tool": {"jbuild": table},
+        "tool": {"jbuild": _without_none(records.to_json(table))},
     }
 
 
@@ -238,26 +231,13 @@ def _from_document(data: dict[str, Any], table: dict[str, Any]) -> Lock:
 
 
 def _lock(table: dict[str, Any], wheels: tuple[LockedWheel, ...]) -> Lock:
-    return Lock(
-        recipe=table["recipe"],
-        cell=table["cell"],
-        inputs=table["inputs"],
-        platform=records.from_json(table["platform"], Platform),
-        base=records.from_json(table["base"], LockedBase),
-        wheels=wheels,
-        models=tuple(records.from_json(model, LockedModel) for model in table["models"]),
-        advisories=tuple(records.from_json(advisory, LockedAdvisory) for advisory in table["advisories"]),
-        indexes=tuple(records.from_json(index, LockedIndex) for index in table["indexes"]),
-        rules=tuple(records.from_json(rule, LockedRule) for rule in table["rules"]),
-        warnings=tuple(records.from_json(warning, LockedWarning) for warning in table["warnings"]),
-        torch_cuda=records.from_json(table.get("torch-cuda"), str | None),
-        interpreter=records.from_json(table.get("interpreter"), LockedInterpreter | None),
-        compiler=records.from_json(table.get("compiler"), str | None),
-    )
+    fields = {name: table[name] for name in _FIELDS} | {name.replace("-", "_"): table.get(name) for name in _OPTIONAL}
+    lock: Lock = records.from_json({**fields, "wheels": []}, Lock)
+    return replace(lock, wheels=wheels)
 
 
 def _without_none(value: Any) -> Any:
     """TOML has no null: an absent key reads back as the field's default."""
     if isinstance(value, dict):
-        return {k: _without_none(v) for k, v in value.items() if v is not None}
-    return [_without_none(v) for v in value] if isinstance(value, list) else value
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from builder.model.locks import Job
     from builder.model.model_files import LockedModel, ModelFile
 
-State = Literal["whole", "missing", "damaged"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UsedModel:
@@ -53,22 +51,20 @@ def lock_models(jobs: Sequence[Job], every: Sequence[Job], session: Session) -> 
         ModelError, NetworkError, IntegrityError, RegistryError: a model cannot be fetched or is not valid.
         LockError: the model lock is damaged.
     """
-    recipe, config, workspace = jobs[0].recipe, session.config, session.workspace
+    recipe, workspace = jobs[0].recipe, session.workspace
     path = workspace.model_lock(recipe.name)
     with workspace.file_lock(f"models-{records.fingerprint(str(path))[:16]}"):
         models = {model_pins.reference_of(model): model for job in jobs for model in job.spec.models}
         other_models = {model_pins.reference_of(model) for job in every for model in job.spec.models} - set(models)
         old_pins = [pin for pin in model_pins.read(path) if pin.reference in other_models]
         new_pins = [
-            model_pins.Pin(
-                reference=reference,
-                model=lock_model(model, recipe.path.parent, config, workspace.models, session.console),
-            )
+            model_pins.Pin(reference=reference, model=lock_model(model, recipe.path.parent, session))
             for reference, model in models.items()
         ]
         model_pins.write(path, [*old_pins, *new_pins])
+    references = {job.cell.id: {*map(model_pins.reference_of, job.spec.models)} for job in jobs}
     return tuple(
-        UsedModel(model=pin.model, cells=tuple(job.cell.id for job in jobs if _uses(job, pin.reference)))
+        UsedModel(model=pin.model, cells=tuple(cell for cell, used in references.items() if pin.reference in used))
         for pin in new_pins
     )
 
@@ -81,23 +77,14 @@ def used_models(jobs: Iterable[Job], session: Session) -> tuple[UsedModel, ...]:
     """
     models_by_key: dict[str, tuple[LockedModel, list[str]]] = {}
     for job in jobs:
-        for model in models_of(job, session):
+        models = locked_models(job, session)
+        if models is None:
+            recipe = job.recipe.name
+            hint = f"run `jbuild models lock {recipe}`, or `jbuild lock {recipe}` for the wheels too"
+            raise LockError(f"{job.cell.id}: its models are not locked", where=str(job.recipe.path), hint=hint)
+        for model in models:
             models_by_key.setdefault(records.fingerprint(model), (model, []))[1].append(job.cell.id)
     return tuple(UsedModel(model=model, cells=tuple(cells)) for model, cells in models_by_key.values())
-
-
-def models_of(job: Job, session: Session) -> tuple[LockedModel, ...]:
-    """Return the locked models of a cell.
-
-    Raises:
-        LockError: they are not locked, or a lock is damaged.
-    """
-    models = locked_models(job, session)
-    if models is None:
-        recipe = job.recipe.name
-        hint = f"run `jbuild models lock {recipe}`, or `jbuild lock {recipe}` for the wheels too"
-        raise LockError(f"{job.cell.id}: its models are not locked", where=str(job.recipe.path), hint=hint)
-    return models
 
 
 def locked_models(job: Job, session: Session) -> tuple[LockedModel, ...] | None:
@@ -123,7 +110,7 @@ def fetch_models(used: Sequence[UsedModel], recipe_folder: Path, session: Sessio
         ModelError, NetworkError, IntegrityError, RegistryError, DiskError: a file cannot be fetched or stored.
     """
     for use in used:
-        fetch_model(use.model, recipe_folder, session.config, session.workspace.models, session.console)
+        fetch_model(use.model, recipe_folder, session)
 
 
 def verify_models(used: Sequence[UsedModel], session: Session) -> tuple[Verified, ...]:
@@ -149,11 +136,7 @@ def verify_models(used: Sequence[UsedModel], session: Session) -> tuple[Verified
     )
 
 
-def _uses(job: Job, reference: str) -> bool:
-    return any(model_pins.reference_of(model) == reference for model in job.spec.models)
-
-
-def _state(file: ModelFile, models: Path, progress: Progress) -> State:
+def _state(file: ModelFile, models: Path, progress: Progress) -> Literal["whole", "missing", "damaged"]:
     path = model_store.blob(models, file.sha256)
     if not path.is_file():
         return "missing"

@@ -10,15 +10,14 @@ from builder.errors import IntegrityError, LockError, ModelError, NetworkError, 
 from builder.host.concurrency import TaskGroup
 from builder.host.index_rows import DEFAULT
 from builder.host.interpreters import find_compiler
-from builder.jetson.pythons import standalone
+from builder.jetson.distributions import standalone
 from builder.lock import lockfile, unresolved
 from builder.lock.advisory_solve import solve_with_advisories
-from builder.lock.changes import changes_of
+from builder.lock.graph import changes_of
 from builder.lock.index_sources import index_pins_of, lock_inputs
 from builder.lock.inspect_index import IndexInspector, index_error
 from builder.lock.solve import SolveRequest
-from builder.lock.torch_build import check_torch
-from builder.lock.wheel_sizes import measured
+from builder.lock.wheel_properties import check_torch, measured
 from builder.model.locks import Lock, LockedBase, LockedIndex, LockedInterpreter, LockedRule
 from builder.models import model_pins
 from builder.models.fit.cell_fit import fit_cell
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from builder.model.recipes import Model
     from builder.remote.index.index_client import IndexClient
     from builder.remote.index.index_proxy import IndexProxy
-    from builder.remote.registry.base_lookup import ResolvedBase
 
 _ALL = "*"
 _NO_TIMES = "its pages have no upload times, so the date says nothing about it"
@@ -127,8 +125,7 @@ def lock_one(model: Model, job: Job, session: Session, *, fetching: bool = False
     pinned = model_pins.find(session.workspace.model_lock(job.recipe.name), model)
     if pinned and pinned.origin != "folder":
         return pinned
-    folder, store = job.recipe.path.parent, session.workspace.models
-    return lock_model(model, folder, session.config, store, session.console, fetching=fetching)
+    return lock_model(model, job.recipe.path.parent, session, fetching=fetching)
 
 
 def _solve(job: Job, session: Session, question: SolveRequest, shelf: IndexView) -> Solution:
@@ -160,19 +157,14 @@ def _noting(job: Job, session: Session, shelf: IndexView) -> Iterator[None]:
 
 
 def _upstream(wheel: LockedWheel, front: IndexProxy, shelf: IndexView) -> LockedWheel:
-    """Return a wheel where its index has it, for the front is gone tomorrow."""
-    if not wheel.url.startswith(front.root):
-        return _untied(wheel, shelf)
-    offer = shelf.candidates[wheel.sha256]
-    return replace(wheel, url=offer.file.url, size=offer.file.size, index=offer.index.name)
-
-
-def _untied(wheel: LockedWheel, shelf: IndexView) -> LockedWheel:
-    """Return a wheel that came from one of uv's own indexes or folders, if it may.
+    """Return a wheel where its index has it, for the front is gone tomorrow.
 
     Raises:
-        LockError: its package is pinned to another index.
+        LockError: it came from one of uv's own indexes or folders, but its package is pinned to another index.
     """
+    if wheel.url.startswith(front.root):
+        offer = shelf.candidates[wheel.sha256]
+        return replace(wheel, url=offer.file.url, size=offer.file.size, index=offer.index.name)
     if tie := shelf.pins.of(wheel.name):
         hint = (
             "unset UV_FIND_LINKS, UV_NO_INDEX and UV_TORCH_BACKEND (also in uv.toml), "
@@ -185,11 +177,11 @@ def _untied(wheel: LockedWheel, shelf: IndexView) -> LockedWheel:
     return wheel
 
 
-def _base(base: Future[ResolvedBase], session: Session) -> LockedBase:
+def _base(base: Future[LockedBase], session: Session) -> LockedBase:
     resolved = base.result()
     if resolved.stand_in:
         session.console.warn(f"{resolved.used} stands in for {resolved.name}: {resolved.stand_in}")
-    return LockedBase(name=resolved.name, used=resolved.used, digest=resolved.digest, stand_in=resolved.stand_in)
+    return resolved
 
 
 def _indexes(wheels: tuple[LockedWheel, ...], shelf: IndexView) -> tuple[LockedIndex, ...]:
@@ -219,20 +211,11 @@ def _cut_off(wheels: tuple[LockedWheel, ...], shelf: IndexView, job: Job) -> tup
         rule=f"nothing released from {job.spec.released_before} on", why="`released-before` of the recipe"
     )
     used = {wheel.index for wheel in wheels if wheel.index}
-    timeless = {wheel.index for wheel in wheels if wheel.index and not _has_time(wheel, shelf)}
+    offers = (offer for wheel in wheels if (offer := shelf.candidates.get(wheel.sha256)))
+    timeless = {offer.index.name for offer in offers if offer.file.upload_time is None}
     timeless |= {index.name for index in shelf.pins.indexes if not index.upload_times}
-    return (
-        rule,
-        *(
-            LockedRule(rule=f"no cut-off by date for the index {name}", why=_NO_TIMES)
-            for name in sorted(timeless & used)
-        ),
-    )
-
-
-def _has_time(wheel: LockedWheel, shelf: IndexView) -> bool:
-    offer = shelf.candidates.get(wheel.sha256)
-    return offer is None or offer.file.upload_time is not None
+    names = sorted(timeless & used)
+    return (rule, *(LockedRule(rule=f"no cut-off by date for the index {name}", why=_NO_TIMES) for name in names))
 
 
 def _kept_files(
@@ -280,18 +263,15 @@ def _tell(lock: Lock, changes: tuple[LockChange, ...], upgrade: tuple[str, ...],
 
 def warn_of_boards(job: Job, lock: Lock, session: Session) -> None:
     """Warn of boards that a locked model does not fit; the estimate never fails a lock."""
-    recipe, workspace = job.recipe, session.workspace
     try:
-        estimate = fit_cell(
-            recipe, job.cell.id, job.spec, job.platform, lock.models, (), session.config, workspace.models
-        )
+        estimate = fit_cell(job, lock.models, session)
     except ModelError as error:
         session.console.say(f"{job.cell.id}: memory cannot be estimated: {error.message}")
         return
-    message = fit_warning(estimate, named=bool(recipe.boards))
+    message = fit_warning(estimate, named=bool(job.recipe.boards))
     if message:
         # Without `boards`, the platform's small boards are seldom a target.
-        is_meant = recipe.boards or not estimate.fits_somewhere
+        is_meant = job.recipe.boards or not estimate.fits_somewhere
         (session.console.warn if is_meant else session.console.say)(message)
 
 

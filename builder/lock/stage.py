@@ -20,11 +20,10 @@ from builder.models.model_lock import quick_state
 from builder.models.preflight.preflight import warn as warn_of_server
 from builder.pipeline.order import RunOptions
 from builder.pipeline.stage import Stage
-from builder.remote.hub.model_sources import FolderSource, locate
+from builder.remote.model_sources import FolderSource, locate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from builder.host.session import Session
     from builder.model.locks import Job, Lock
@@ -110,8 +109,7 @@ def current_lock(job: Job, session: Session, options: RunOptions = _LOCK_ONLY) -
         LockError: the lock is damaged.
         RecipeError: the recipe names an index that is not known.
     """
-    path = session.workspace.lock(job.recipe.name, job.cell.id)
-    lock, why = _state(path, job, session, options)
+    lock, why = _state(job, session, options)
     return None if why else lock
 
 
@@ -125,12 +123,13 @@ def lock_cell(job: Job, session: Session, options: RunOptions = _LOCK_ONLY) -> L
     """
     path = session.workspace.lock(job.recipe.name, job.cell.id)
     with session.workspace.file_lock(f"lock-{records.fingerprint(str(path))[:16]}"):
-        current, why = (None, None) if options.forces("lock") else _state(path, job, session, options)
+        current, why = (None, None) if options.forces("lock") else _state(job, session, options)
         if current and not why and not options.upgrade:
             return Locked(lock=current)
         if options.locked_only:
             problem = f"the lock is stale: {why}" if why else "there is no lock"
-            raise LockError(problem, where=str(path), hint=_relock(job))
+            hint = f"run `jbuild lock {job.recipe.name} --cell {job.cell.id}`"
+            raise LockError(problem, where=str(path), hint=hint)
         if why:
             session.console.say(f"{job.cell.id}: the lock is stale ({why}); locking anew")
         before = None if options.forces("lock") else current
@@ -139,12 +138,9 @@ def lock_cell(job: Job, session: Session, options: RunOptions = _LOCK_ONLY) -> L
         return Locked(lock=lock, made=True, changes=changes)
 
 
-def _relock(job: Job) -> str:
-    return f"run `jbuild lock {job.recipe.name} --cell {job.cell.id}`"
-
-
-def _state(path: Path, job: Job, session: Session, options: RunOptions) -> tuple[Lock | None, str | None]:
+def _state(job: Job, session: Session, options: RunOptions) -> tuple[Lock | None, str | None]:
     """Return the lock, if one can be read, and why it is stale, if it is."""
+    path = session.workspace.lock(job.recipe.name, job.cell.id)
     try:
         lock = lockfile.read(path, recipe=job.recipe.name, cell=job.cell.id)
     except OldLockError as error:

@@ -12,6 +12,7 @@ from builder.recipe.matrix import job_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from builder.errors import NoWheelsError
     from builder.host.config import Config
@@ -28,12 +29,12 @@ def note(job: Job, inputs: str, error: NoWheelsError, workspace: Workspace) -> N
     Raises:
         DiskError: it cannot be written.
     """
-    records.write(workspace.cell(job.recipe.name, job.cell.id).record(_RECORD), inputs, error.message)
+    records.write(_record(job, workspace), inputs, error.message)
 
 
 def forget(job: Job, workspace: Workspace) -> None:
     """Forget it: the cell is locked."""
-    workspace.cell(job.recipe.name, job.cell.id).record(_RECORD).unlink(missing_ok=True)
+    _record(job, workspace).unlink(missing_ok=True)
 
 
 def cells(recipe: str, workspace: Workspace) -> set[str]:
@@ -57,10 +58,9 @@ def reasons(
             job = job_of(recipe, cell)
             # A recipe that names an index that is gone has other inputs than when it was tried.
             with suppress(RecipeError):
-                messages[cell.id] = reason(job, lock_inputs(job, config), workspace)
+                messages[cell.id] = records.read(_record(job, workspace), lock_inputs(job, config), str)
     return {cell: why for cell, why in messages.items() if why}
 
 
-def reason(job: Job, inputs: str, workspace: Workspace) -> str | None:
-    """Return why a cell could not be locked when it was last tried, or None if it was not, or its inputs changed."""
-    return records.read(workspace.cell(job.recipe.name, job.cell.id).record(_RECORD), inputs, str)
+def _record(job: Job, workspace: Workspace) -> Path:
+    return workspace.cell(job.recipe.name, job.cell.id).record(_RECORD)

@@ -14,9 +14,9 @@ from builder.models import model_store
 from builder.models.folder import readable
 from builder.models.model_checks import check_weights
 from builder.remote import http
-from builder.remote.download import Expected, Fetcher, download
-from builder.remote.hub.artifact import RegistryFetcher
-from builder.remote.hub.model_sources import FolderSource, RegistrySource, locate
+from builder.remote.artifact import RegistryFetcher
+from builder.remote.download import Expected, download
+from builder.remote.model_sources import FolderSource, RegistrySource, locate
 from builder.remote.registry.base_lookup import connect_to
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
     from builder.host.concurrency import Progress
     from builder.host.config import Config
-    from builder.host.console import Console
+    from builder.host.session import Session
     from builder.model.model_files import LockedModel
     from builder.remote.download import PartialFile
-    from builder.remote.hub.model_sources import HubSource
+    from builder.remote.model_sources import HubSource
 
 
-def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models: Path, console: Console) -> None:
-    """Download the missing files of a model into the store `models` (`Workspace.models`).
+def fetch_model(locked: LockedModel, recipe_folder: Path, session: Session) -> None:
+    """Download the missing files of a model into the store.
 
     Raises:
         ModelError: the model's source no longer has it.
@@ -40,20 +40,21 @@ def fetch_model(locked: LockedModel, recipe_folder: Path, config: Config, models
         IntegrityError: a file is not the locked one.
         DiskError: the store cannot be written.
     """
+    models = session.workspace.models
     missing = {file.sha256: file for file in locked.files if not model_store.use(models, file)}
     if not missing:
         return
-    fetcher = _fetchers(locked, recipe_folder, config)
+    fetcher = _fetchers(locked, recipe_folder, session.config)
     # Largest first, so that no large one is left for the end.
     files = sorted(missing.values(), key=lambda file: (-file.size, file.sha256))
     total = sum(file.size for file in files)
-    with disk_errors(models), console.task(f"fetching model {locked.name}", total) as task:
+    with disk_errors(models), session.console.task(f"fetching model {locked.name}", total) as task:
         map_with_progress(
             lambda file, progress: obtain(locked.name, fetcher(_hub_file(file)), models, progress), files, task.advance
         )
 
 
-class ModelFetcher(Fetcher, Protocol):
+class ModelFetcher(Protocol):
     """The source of one file of a model."""
 
     @property
@@ -63,6 +64,16 @@ class ModelFetcher(Fetcher, Protocol):
     @property
     def file(self) -> HubFile:
         """The file in the source's listing."""
+
+    def fetch(self, content: PartialFile) -> None:
+        """Append the missing bytes to `content`.
+
+        Raises:
+            JbuildError: the source refuses or cannot be reached; the bytes so far stay.
+        """
+
+    def mismatch(self, content: PartialFile) -> IntegrityError:
+        """Return the error for content with a flaw."""
 
 
 def fetchers(source: HubSource | RegistrySource, config: Config) -> Callable[[HubFile], ModelFetcher]:
@@ -74,7 +85,7 @@ def fetchers(source: HubSource | RegistrySource, config: Config) -> Callable[[Hu
     if isinstance(source, RegistrySource):
         client = connect_to(source.reference, config)
         return lambda file: RegistryFetcher(source=source, file=file, client=client)
-    from builder.remote.hub.hub_client import HubFetcher, require_online  # noqa: PLC0415  # huggingface_hub is slow to import
+    from builder.remote.hub_client import HubFetcher, require_online  # noqa: PLC0415  # huggingface_hub is slow to import
 
     require_online(source)
     session = http.session(config)
@@ -90,7 +101,8 @@ def obtain(name: str, fetcher: ModelFetcher, models: Path, progress: Progress) -
     file = fetcher.file
     sha256 = _stored(models, file)
     if sha256 is None:
-        with model_store.partial(models, _key(fetcher), progress.token.check) as partial:
+        key = file.sha256 or records.fingerprint(fetcher.uri, file.path, file.git_id)
+        with model_store.partial(models, key, progress.token.check) as partial:
             # Another thread or process may have downloaded it meanwhile.
             sha256 = _stored(models, file)
             if sha256 is None:
@@ -102,7 +114,7 @@ def obtain(name: str, fetcher: ModelFetcher, models: Path, progress: Progress) -
 def _fetch(name: str, fetcher: ModelFetcher, partial: Path, models: Path, progress: Progress) -> str:
     file = fetcher.file
     expected = Expected(sha256=file.sha256, size=file.size, git_id=file.git_id)
-    sha256 = download(fetcher, partial, expected, progress)
+    sha256 = download(fetcher.fetch, fetcher.mismatch, partial, expected, progress)
     try:
         check_weights(name, file.path, partial)
     except ModelError:
@@ -119,10 +131,6 @@ def _stored(models: Path, file: HubFile) -> str | None:
     if sha256 and model_store.has(models, ModelFile(path=file.path, sha256=sha256, size=file.size)):
         return sha256
     return None
-
-
-def _key(fetcher: ModelFetcher) -> str:
-    return fetcher.file.sha256 or records.fingerprint(fetcher.uri, fetcher.file.path, fetcher.file.git_id)
 
 
 def _git_key(file: HubFile) -> str:

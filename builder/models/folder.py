@@ -15,7 +15,7 @@ from builder.models.selection import CONFIG
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.remote.hub.model_sources import FolderSource
+    from builder.remote.model_sources import FolderSource
 
 # Failures to write a copy, not to read the user's file.
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

@@ -15,10 +15,9 @@ from builder.models.fetch import fetchers, obtain
 from builder.models.folder import list_folder, readable
 from builder.models.model_checks import check_small_files, check_weights
 from builder.models.selection import CONFIG, is_weight, select
-from builder.remote import http
+from builder.remote import artifact, http
 from builder.remote.download import Expected, PartialFile
-from builder.remote.hub import artifact
-from builder.remote.hub.model_sources import FolderSource, HubSource, RegistrySource, locate
+from builder.remote.model_sources import FolderSource, HubSource, RegistrySource, locate
 from builder.remote.registry.base_lookup import connect_to
 
 if TYPE_CHECKING:
@@ -28,14 +27,13 @@ if TYPE_CHECKING:
     from builder.host.concurrency import Progress
     from builder.host.config import Config
     from builder.host.console import Console
+    from builder.host.session import Session
     from builder.model.model_files import HubFile, HubListing
     from builder.model.recipes import Model
 
 
-def lock_model(
-    model: Model, recipe_folder: Path, config: Config, models: Path, console: Console, *, fetching: bool = False
-) -> LockedModel:
-    """Find a model's files and their hashes; `models` is the store (`Workspace.models`).
+def lock_model(model: Model, recipe_folder: Path, session: Session, *, fetching: bool = False) -> LockedModel:
+    """Find a model's files and their hashes.
 
     Large files of a folder are hashed once; their hashes are cached by path, size, times and inode. Hubs list the
     hashes of large files, so only small ones are downloaded. With `fetching` the files of a folder are copied into
@@ -47,11 +45,11 @@ def lock_model(
         IntegrityError: the hub serves other bytes than it lists.
         DiskError: the store cannot be written.
     """
-    source = locate(model.source, recipe_folder, config)
-    with disk_errors(models):
+    source = locate(model.source, recipe_folder, session.config)
+    with disk_errors(session.workspace.models):
         if isinstance(source, FolderSource):
-            return _lock_folder(model, source, models, console, fetching=fetching)
-        return _lock_remote(model, source, config, models, console)
+            return _lock_folder(model, source, session, fetching=fetching)
+        return _lock_remote(model, source, session)
 
 
 def quick_state(model: Model, recipe_folder: Path, config: Config) -> tuple[str, ...]:
@@ -71,7 +69,8 @@ def quick_state(model: Model, recipe_folder: Path, config: Config) -> tuple[str,
     return ("folder", source.stand_in or "", *states)
 
 
-def _lock_folder(model: Model, source: FolderSource, models: Path, console: Console, *, fetching: bool) -> LockedModel:
+def _lock_folder(model: Model, source: FolderSource, session: Session, *, fetching: bool) -> LockedModel:
+    console = session.console
     entries = list_folder(model.name, source)
     selection = select(entries, model)
     if source.stand_in:
@@ -81,7 +80,7 @@ def _lock_folder(model: Model, source: FolderSource, models: Path, console: Cons
         check_small_files(model, selection, small, console)
         for path in filter(is_weight, selection.paths):
             check_weights(model.name, path, source.path / path)
-    hashes = _Hashing(name=model.name, folder=source.path, models=models, copying=fetching).run(
+    hashes = _Hashing(name=model.name, folder=source.path, models=session.workspace.models, copying=fetching).run(
         {path: entries[path] for path in selection.paths}, console
     )
     files = tuple(ModelFile(path=path, sha256=hashes[path], size=entries[path].st_size) for path in selection.paths)
@@ -158,19 +157,18 @@ class _Hashing:
         return sha256
 
 
-def _lock_remote(
-    model: Model, source: HubSource | RegistrySource, config: Config, models: Path, console: Console
-) -> LockedModel:
-    listing, pinned = _list_remote(source, config, console)
+def _lock_remote(model: Model, source: HubSource | RegistrySource, session: Session) -> LockedModel:
+    listing, pinned = _list_remote(source, session)
     by_path = {file.path: file for file in listing.files}
     selection = select(by_path, model)
     stand_in = None
     if isinstance(source, RegistrySource) and (stand_in := source.stand_in):
-        console.warn(f"model {model.name}: {source.reference.name} stands in for {model.source}: {stand_in}")
+        session.console.warn(f"model {model.name}: {source.reference.name} stands in for {model.source}: {stand_in}")
     early = {CONFIG, *selection.indexes, *(path for path in selection.paths if not by_path[path].sha256)}
-    hashes = _fetch_early(model, pinned, [by_path[path] for path in sorted(early)], config, models, console)
+    hashes = _fetch_early(model, pinned, [by_path[path] for path in sorted(early)], session)
+    models = session.workspace.models
     small = {path: model_store.blob(models, hashes[path]).read_bytes() for path in (CONFIG, *selection.indexes)}
-    check_small_files(model, selection, small, console)
+    check_small_files(model, selection, small, session.console)
     return LockedModel(
         name=model.name,
         source=model.source,
@@ -185,29 +183,23 @@ def _lock_remote(
     )
 
 
-def _list_remote(
-    source: HubSource | RegistrySource, config: Config, console: Console
-) -> tuple[HubListing, HubSource | RegistrySource]:
+def _list_remote(source: HubSource | RegistrySource, session: Session) -> tuple[HubListing, HubSource | RegistrySource]:
     """Return the files of a model, and its source at its present commit or digest."""
     if isinstance(source, RegistrySource):
-        listing = artifact.list_files(source, connect_to(source.reference, config))
+        listing = artifact.list_files(source, connect_to(source.reference, session.config))
         return listing, source.at(listing.commit)
-    from builder.remote.hub import hub_client  # noqa: PLC0415  # huggingface_hub is slow to import
+    from builder.remote import hub_client  # noqa: PLC0415  # huggingface_hub is slow to import
 
-    listing = hub_client.list_files(source, config, http.Retry(on_retry=console.warn))
+    listing = hub_client.list_files(source, session.config, http.Retry(on_retry=session.console.warn))
     return listing, replace(source, revision=listing.commit)
 
 
 def _fetch_early(
-    model: Model,
-    source: HubSource | RegistrySource,
-    files: list[HubFile],
-    config: Config,
-    models: Path,
-    console: Console,
+    model: Model, source: HubSource | RegistrySource, files: list[HubFile], session: Session
 ) -> dict[str, str]:
-    with console.task(f"reading model {model.name}", sum(file.size for file in files)) as task:
-        fetcher = fetchers(source, config)
+    models = session.workspace.models
+    with session.console.task(f"reading model {model.name}", sum(file.size for file in files)) as task:
+        fetcher = fetchers(source, session.config)
         hashes = map_with_progress(
             lambda file, progress: obtain(model.name, fetcher(file), models, progress), files, task.advance
         )

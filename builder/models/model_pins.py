@@ -70,7 +70,9 @@ def write(path: Path, pins: Iterable[Pin]) -> None:
         DiskError: the file cannot be written.
     """
     ordered = tuple(sorted(pins, key=lambda pin: (pin.model.name, pin.reference)))
-    tables = [{"asked": pin.reference, **_without_none(records.to_json(pin.model))} for pin in ordered]
+    # TOML has no null: an absent key reads back as the field's default.
+    models = [(pin.reference, records.to_json(pin.model).items()) for pin in ordered]
+    tables = [{"asked": key} | {name: item for name, item in items if item is not None} for key, items in models]
     document = {"format": FORMAT, "content": records.fingerprint(ordered), "models": tables}
     write_text(path, tomli_w.dumps(document, indent=2))
 
@@ -88,8 +90,3 @@ def find(path: Path, model: Model) -> LockedModel | None:
 def _pin(table: dict[str, Any]) -> Pin:
     model = {key: value for key, value in table.items() if key != "asked"}
     return Pin(reference=str(table["asked"]), model=records.from_json(model, LockedModel))
-
-
-def _without_none(table: dict[str, Any]) -> dict[str, Any]:
-    """Return the table without nulls, which TOML lacks; an absent key reads back as the field's default."""
-    return {key: value for key, value in table.items() if value is not None}

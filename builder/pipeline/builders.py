@@ -80,7 +80,8 @@ class Builders:
                 if len(self._dead) == len(self.names):
                     raise self._none_left() from error
             finally:
-                self._give_back(name)
+                with self._mutex:
+                    self._busy[name] -= 1
 
     def _take(self) -> str:
         with self._mutex:
@@ -90,10 +91,6 @@ class Builders:
             name = min(alive, key=lambda builder: self._busy[builder])
             self._busy[name] += 1
             return name
-
-    def _give_back(self, name: str) -> None:
-        with self._mutex:
-            self._busy[name] -= 1
 
     def _died(self, name: str, cell: str, engine: Engine, error: JbuildError) -> bool:
         """Return whether a builder is dead after a failed build, and remember that; a hanging one may still answer."""

@@ -19,7 +19,6 @@ from builder.model.verdicts import SmokeFailedError, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from io import FileIO
     from pathlib import Path
 
     from builder.host.paths import CellFolder
@@ -159,14 +158,10 @@ def _append(path: Path, line: str) -> None:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b", buffering=0) as file:
-            torn = bool(file.seek(0, os.SEEK_END)) and not _ends_a_line(file)
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            is_torn = file.read(1) not in (b"", b"\n")
             # One write, so that the lines of two processes do not mix.
-            file.write(("\n" * torn + f"{line}\n").encode())
-
-
-def _ends_a_line(file: FileIO) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
+            file.write(("\n" * is_torn + f"{line}\n").encode())
 
 
 def _read(line: bytes) -> HistoryRun | None:

@@ -83,7 +83,11 @@ def run_cells(jobs: Sequence[Job], session: Session, options: RunOptions, *, at_
         builders = builders_of(options, session)
         at_once = max(at_once, len(builders.names))
         if at_once <= 1 or len(jobs) <= 1:
-            return [_run_in_group(job, session, options, builders) for job in jobs]
+            results = []
+            for job in jobs:
+                with session.console.group(job.name):
+                    results.append(run_cell(job, session, options, builders))
+            return results
         return _run_at_once(jobs, session, options, builders, at_once)
 
 
@@ -111,11 +115,6 @@ def _remove_containers(session: Session) -> None:
         return
     remove_own(client)
     client.close()
-
-
-def _run_in_group(job: Job, session: Session, options: RunOptions, builders: Builders) -> CellResult:
-    with session.console.group(job.name):
-        return run_cell(job, session, options, builders)
 
 
 def run_cell(job: Job, session: Session, options: RunOptions, builders: Builders) -> CellResult:
@@ -203,11 +202,9 @@ def _alone(job: Job, session: Session) -> Iterator[None]:
     name = fingerprint(str(session.workspace.project), job.recipe.name, job.cell.id)[:16]
     lock = session.workspace.file_lock(f"cell-{name}")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         session.console.say(f"{job.cell.id}: another jbuild works on this cell; waiting for it")
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()

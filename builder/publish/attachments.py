@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
 from typing import TYPE_CHECKING, Any, get_args
 
 from builder.errors import RegistryError
 from builder.host.records import as_bytes
 from builder.model.publications import Attached
 from builder.publish.evidence import Artifact, CosignLayer, CosignTag, Evidence
-from builder.remote.registry.errors import ImageMissingError
-from builder.remote.registry.reference import DIGEST_PATTERN
+from builder.publish.image_source import parts_of
 from builder.remote.registry.referrers import Referrer, add_referrers, referrers, tag_of
 from builder.remote.registry.registry_client import LONGEST_DOCUMENT, OCI_MANIFEST, RemoteBlob
+from builder.remote.registry.transport import ImageMissingError
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:
@@ -137,35 +135,20 @@ def _put_blobs(client: RegistryClient, repository: str, blobs: tuple[BlobSource,
 
 
 def _layers(client: RegistryClient, repository: str, tag: str) -> list[dict[str, Any]]:
-    if client.head_manifest(repository, tag) is None:
-        return []
+    return parts_of(_manifest(client, repository, tag))[1:]
+
+
+def _manifest(client: RegistryClient, repository: str, reference: str) -> bytes:
+    """Return a manifest, or no bytes if it is missing."""
     try:
-        content, _ = client.get_manifest(repository, tag)
+        return client.get_manifest(repository, reference)[0]
     except ImageMissingError:
-        return []
-    return parts_of(content)[1:]
+        return b""
 
 
 def _artifact(client: RegistryClient, repository: str, referrer: Referrer) -> Artifact | None:
     """Return a listed artifact, or None if it is gone or not an artifact: anybody may add entries to the list."""
-    try:
-        content, _ = client.get_manifest(repository, referrer.descriptor.digest)
-    except ImageMissingError:
-        return None
-    parts = parts_of(content)
-    if not parts:
-        return None
-    blobs = {blob["digest"]: RemoteBlob(client, repository, blob["digest"], blob["size"]) for blob in parts}
+    content = _manifest(client, repository, referrer.descriptor.digest)
+    blobs = {blob["digest"]: RemoteBlob(client, repository, blob["digest"], blob["size"]) for blob in parts_of(content)}
     name = referrer.artifact_type or "artifact"
-    return Artifact(name=name, referrer=referrer, manifest=content, blobs=tuple(blobs.values()))
-
-
-def parts_of(manifest: bytes) -> list[dict[str, Any]]:
-    """Return the configuration and the layers of a manifest; [] if a digest or size is malformed."""
-    try:
-        document = json.loads(manifest)
-        parts = [document["config"], *document["layers"]]
-        sound = all(re.fullmatch(DIGEST_PATTERN, blob["digest"]) and type(blob["size"]) is int for blob in parts)
-    except (ValueError, KeyError, TypeError):
-        return []
-    return parts if sound else []
+    return Artifact(name=name, referrer=referrer, manifest=content, blobs=tuple(blobs.values())) if blobs else None

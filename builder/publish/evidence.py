@@ -17,7 +17,6 @@ from builder.model.images import Descriptor
 from builder.model.verdicts import Verdict
 from builder.publish import statements
 from builder.publish.sbom import MEDIA_TYPE, sbom
-from builder.publish.signing import signer as signer_of
 from builder.remote.registry.referrers import Referrer
 from builder.remote.registry.registry_client import OCI_MANIFEST
 from builder.remote.registry.upload import BytesBlob
@@ -33,7 +32,6 @@ EMPTY = BytesBlob(b"{}")
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 _SIGNED_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
 _SIGNATURE = "dev.cosignproject.cosign/signature"
-_TIME = "elapsed_s"
 _TITLE = "org.opencontainers.image.title"
 CosignTag = Literal["sig", "att"]
 
@@ -70,17 +68,8 @@ class Evidence:
         return any(layer.tag == "sig" for layer in self.cosign)
 
 
-def of_cell(run: CellRun) -> Evidence:
-    """Return the evidence of a cell's image, signed with the configured key; with the audit if there is one.
-
-    Raises:
-        UsageError, RegistryError: the evidence cannot be signed.
-    """
-    return evidence(run, signer_of(run.session.config, run.session.workspace))
-
-
 def evidence(run: CellRun, signer: Signer | None) -> Evidence:
-    """Return the evidence of a cell's image, signed if there is a signer.
+    """Return the evidence of a cell's image, signed if there is a signer; with the audit if there is one.
 
     The same records give the same bytes, so evidence in a registry is not put again.
 
@@ -97,17 +86,16 @@ def evidence(run: CellRun, signer: Signer | None) -> Evidence:
     predicates += [("signed-sbom", statements.SBOM, bill)] if signer else []
     if audit := run.find(Audit):
         # Without the duration, the same findings give the same statement.
-        findings = {name: value for name, value in records.to_json(audit).items() if name != _TIME}
+        findings = {name: value for name, value in records.to_json(audit).items() if name != "elapsed_s"}
         predicates.append(("audit", statements.AUDIT, findings))
     repository = job.spec.publish.repository
-    statement_evidence = [
-        stated(image, name, statements.statement(image.digest, repository, kind, predicate), signer)
-        for name, kind, predicate in predicates
+    stated = [
+        (name, statements.statement(image.digest, repository, kind, predicate)) for name, kind, predicate in predicates
     ]
     return together(
         Evidence(artifacts=(artifact(image, "sbom", MEDIA_TYPE, as_bytes(bill), {}),)),
         signature(image, repository, signer),
-        *statement_evidence,
+        *(cosign_evidence(image, name, statements.sealed(content, signer)) for name, content in stated),
     )
 
 
@@ -116,12 +104,6 @@ def together(*collections: Evidence) -> Evidence:
     artifacts = {item.referrer.descriptor.digest: item for evidence in collections for item in evidence.artifacts}
     layers = {(item.tag, str(item.layer)): item for evidence in collections for item in evidence.cosign}
     return Evidence(artifacts=tuple(artifacts.values()), cosign=tuple(layers.values()))
-
-
-def stated(image: Descriptor, name: str, content: bytes, signer: Signer | None) -> Evidence:
-    """Return a statement as evidence: in a signed envelope that cosign finds too, or bare without a signer."""
-    signature = signer.sign(statements.signed_bytes(content)) if signer else None
-    return cosign_evidence(image, name, statements.envelope(content, signature) if signature else content)
 
 
 def cosign_evidence(image: Descriptor, name: str, content: bytes) -> Evidence:
@@ -172,9 +154,8 @@ def artifact(
 
 def signed_payload(digest: str, name: str) -> bytes:
     """Return the signed bytes of an image's signature (cosign, "simple signing")."""
-    identity = {"docker-reference": name}
     critical = {
-        "identity": identity,
+        "identity": {"docker-reference": name},
         "image": {"docker-manifest-digest": digest},
         "type": "cosign container image signature",
     }

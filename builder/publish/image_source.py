@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from builder.errors import IntegrityError, RegistryError
 from builder.image.oci import layout as oci
-from builder.model.images import Descriptor
+from builder.remote.registry.reference import DIGEST_PATTERN
 from builder.remote.registry.registry_client import INDEXES, RemoteBlob
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.errors import JbuildError
-    from builder.model.images import Image
+    from builder.model.images import Descriptor, Image
     from builder.model.recipes import Pairs
     from builder.remote.registry.reference import Reference
     from builder.remote.registry.registry_client import RegistryClient
@@ -77,8 +78,13 @@ def from_layout(image: Image, layout: Path) -> ImageSource:
     Raises:
         IntegrityError: the layout does not hold the image.
     """
-    for blob in oci.image_blobs(image):
-        _require(layout, blob)
+    if damaged := oci.damaged_blobs(layout, image):
+        path = damaged[0]
+        raise IntegrityError(
+            f"the built image's blob sha256:{path.name} is {'damaged' if path.is_file() else 'missing'}",
+            where=str(path),
+            hint="build the cell again with --force",
+        )
     path = oci.blob(layout, image.digest)
     content = path.read_bytes()
     if f"sha256:{hashlib.sha256(content).hexdigest()}" != image.digest:
@@ -104,9 +110,10 @@ def from_registry(client: RegistryClient, reference: Reference) -> ImageSource:
             where=str(reference),
             hint=f"name one of its images by digest: `docker buildx imagetools inspect {reference}` lists them",
         )
-    config, *layers = _blobs_of(content, reference)
-    labels = labels_of(client.read_blob(repository, config.digest))
-    blobs = [RemoteBlob(client, repository, blob.digest, blob.size) for blob in (*layers, config)]
+    blobs = [RemoteBlob(client, repository, part["digest"], part["size"]) for part in parts_of(content)]
+    if not blobs:
+        raise RegistryError("this is not an image manifest", where=str(reference), hint="is it a container image?")
+    labels = labels_of(client.read_blob(repository, blobs[0].digest))
     return ImageSource(
         manifest=manifest, content=content, labels=labels, blobs=_ordered(blobs), origin=reference.at(manifest.digest)
     )
@@ -121,36 +128,17 @@ def labels_of(config: bytes) -> Pairs:
         return ()
 
 
-def _blobs_of(content: bytes, reference: Reference) -> list[Descriptor]:
-    """Return an image manifest's configuration and layers."""
+def parts_of(manifest: bytes) -> list[dict[str, Any]]:
+    """Return the configuration and the layers of a manifest; [] if a digest or size is malformed."""
     try:
-        manifest = json.loads(content)
-        return [
-            Descriptor(media_type=str(blob["mediaType"]), digest=str(blob["digest"]), size=int(blob["size"]))
-            for blob in (manifest["config"], *manifest["layers"])
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RegistryError(
-            "this is not an image manifest", where=str(reference), hint="is it a container image?"
-        ) from error
+        document = json.loads(manifest)
+        parts = [document["config"], *document["layers"]]
+        sound = all(re.fullmatch(DIGEST_PATTERN, blob["digest"]) and type(blob["size"]) is int for blob in parts)
+    except (ValueError, KeyError, TypeError):
+        return []
+    return parts if sound else []
 
 
 def _ordered(blobs: list[LayoutBlob] | list[RemoteBlob]) -> tuple[BlobSource, ...]:
     distinct: dict[str, BlobSource] = {blob.digest: blob for blob in blobs}
     return tuple(sorted(distinct.values(), key=lambda blob: (-blob.size, blob.digest)))
-
-
-def _require(layout: Path, blob: Descriptor) -> None:
-    """Check that a blob is present.
-
-    Raises:
-        IntegrityError: the blob is missing or has another size.
-    """
-    path = oci.blob(layout, blob.digest)
-    if not oci.is_present(layout, blob):
-        state = "damaged" if path.is_file() else "missing"
-        raise IntegrityError(
-            f"the built image's blob {blob.digest} is {state}",
-            where=str(path),
-            hint="build the cell again with --force",
-        )

@@ -13,7 +13,7 @@ from builder.model.recipes import TagRule
 from builder.pipeline.cell import CellRecords, start
 from builder.publish import statements
 from builder.publish.attachments import evidence_of
-from builder.publish.evidence import Evidence, cosign_evidence, of_cell, signature, together
+from builder.publish.evidence import Evidence, cosign_evidence, evidence, signature, together
 from builder.publish.image_source import ImageSource, from_layout, from_registry
 from builder.publish.push import PublishOptions, publish
 from builder.publish.signing import signer
@@ -67,10 +67,6 @@ class PromoteOptions:
     repository: str | None = None
     retry: Retry | None = field(default=None, compare=False)
 
-    def to(self, targets: tuple[str, ...]) -> PromoteOptions:
-        """Return the same for other registries."""
-        return replace(self, targets=targets)
-
 
 def from_cell(job: Job, session: Session) -> PromotionCandidate:
     """Return the latest image of a cell, from this disk or from the registry of its last push.
@@ -89,7 +85,7 @@ def from_cell(job: Job, session: Session) -> PromotionCandidate:
         )
     return PromotionCandidate(
         source=_source(image, records.publication(), session),
-        evidence=_evidence(job, image, proven, session) if spec.attach and proven else Evidence(),
+        evidence=_evidence(job, image, proven, records, session) if spec.attach and proven else Evidence(),
         repository=spec.repository,
         levels=(proven.level,) if proven else (),
         rules=spec.tags,
@@ -172,8 +168,7 @@ def _with_verdict(candidate: PromotionCandidate, options: PromoteOptions) -> Pro
     if options.verdict is None:
         return candidate
     content, location = _read(options.verdict), str(options.verdict)
-    digest = candidate.source.digest
-    statement = handed_over(content, digest, location, options.keys, unsigned=options.unsigned)
+    statement = handed_over(content, candidate.source.digest, location, options.keys, unsigned=options.unsigned)
     return replace(
         candidate,
         evidence=together(candidate.evidence, cosign_evidence(candidate.source.manifest, "verdict", content)),
@@ -189,22 +184,20 @@ def _read(path: Path) -> bytes:
         raise UsageError(f"cannot read the verdict: {error.strerror}", where=str(path), hint=hint) from error
 
 
-def _evidence(job: Job, image: Image, verdict: Verdict, session: Session) -> Evidence:
+def _evidence(job: Job, image: Image, verdict: Verdict, records: CellRecords, session: Session) -> Evidence:
     """Return the evidence from a cell's records, none if they no longer match the image."""
-    records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
     plan, audit = records.plan(), records.audit()
     lock = lockfile.read(session.workspace.lock(job.recipe.name, job.cell.id), recipe=job.recipe.name, cell=job.cell.id)
     if plan is None or lock is None or dict(image.labels).get("io.jbuild.lock") != lockfile.content(lock):
         session.console.warn(f"{job.cell.id}: attaching no evidence, the lock has changed since the build")
         return Evidence()
     run = start(job, session).with_records(Locked(lock=lock), plan, image, verdict)
-    return of_cell(run.with_records(audit) if audit else run)
+    return evidence(run.with_records(audit) if audit else run, signer(session.config, session.workspace))
 
 
 def _source(image: Image, publication: Publication | None, session: Session) -> ImageSource:
-    if is_whole(session.workspace.images, image):
-        return from_layout(image, session.workspace.images)
-    for registry in publication.registries if publication and publication.digest == image.digest else ():
-        reference = Reference.parse(registry.repository).at(image.digest)
+    registries = publication.registries if publication and publication.digest == image.digest else ()
+    if registries and not is_whole(session.workspace.images, image):
+        reference = Reference.parse(registries[0].repository).at(image.digest)
         return from_registry(connect_to(reference, session.config), reference)
     return from_layout(image, session.workspace.images)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from builder.errors import JbuildError, RegistryError
 from builder.host.concurrency import CancelToken, TaskGroup
@@ -60,10 +60,11 @@ class _Destination:
     def name(self) -> str:
         return self.target.reference.name
 
-    def fail(self, stage: str, error: Exception) -> None:
-        if not isinstance(error, JbuildError):
-            raise error
-        self.failure = PublicationFailure(repository=self.name, stage=stage, message=error.message, hint=error.hint)
+    def attempt(self, stage: str, step: Callable[[_Destination], object]) -> None:
+        try:
+            step(self)
+        except JbuildError as error:
+            self.failure = PublicationFailure(repository=self.name, stage=stage, message=error.message, hint=error.hint)
 
 
 def publish(
@@ -108,7 +109,7 @@ def publish(
     publication = Publication(
         digest=source.digest,
         level=wish.level,
-        registries=tuple(_record(goal, source, signed=wish.evidence.signed) for goal in goals if goal.sent),
+        registries=tuple(_record(goal, goal.sent, source, signed=wish.evidence.signed) for goal in goals if goal.sent),
         failures=tuple(goal.failure for goal in goals if goal.failure),
         withheld=(*unnamed, *withheld),
     )
@@ -125,14 +126,13 @@ def _goals(
     for reference in references.values():
         for rule in wish.tags:
             replace(reference, tag=rule.name)
-    hosts = {reference.host for reference in references.values()}
 
     def goal(reference: Reference) -> _Destination:
         own_token = token.child()
         policy = replace(
             retry, sleep=own_token.sleep, on_retry=lambda why: console.say(f"pushing to {reference.host}: {why}")
         )
-        client = connect(reference.host, config, own=hosts, retry=policy)
+        client = connect(reference.host, config, publish=True, retry=policy)
         return _Destination(target=RegistryTarget(client=client, reference=reference, token=own_token))
 
     return [goal(reference) for reference in references.values()]
@@ -144,12 +144,11 @@ def _ready(goals: list[_Destination], wish: PublishOptions) -> list[_Destination
     return sound if len(sound) == len(goals) or wish.on_failure == "complete-others" else []
 
 
-def _everywhere(goals: list[_Destination], stage: str, step: Callable[[_Destination], Any], token: CancelToken) -> None:
+def _everywhere(
+    goals: list[_Destination], stage: str, step: Callable[[_Destination], object], token: CancelToken
+) -> None:
     with TaskGroup(len(goals), token=token) as group:
-        outcomes = group.gather(step, goals)
-    for goal, outcome in zip(goals, outcomes, strict=True):
-        if isinstance(outcome, Exception):
-            goal.fail(stage, outcome)
+        group.map(lambda goal: goal.attempt(stage, step), goals)
 
 
 def _send_everywhere(
@@ -163,20 +162,16 @@ def _send_everywhere(
 
     def send_to(host: str) -> None:
         sources = [reference.repository for reference in references if reference.host == host]
-        for goal in hosts[host]:
-            try:
-                goal.sent = goal.target.send(source, tuple(sources), console)
-            except Exception as error:  # noqa: BLE001  # `fail` raises other failures again
-                failed[goal.name] = error
-            else:
-                sources.append(goal.target.reference.repository)
 
-    failed: dict[str, Exception] = {}
+        def send(goal: _Destination) -> None:
+            goal.sent = goal.target.send(source, tuple(sources), console)
+            sources.append(goal.target.reference.repository)
+
+        for goal in hosts[host]:
+            goal.attempt("image", send)
+
     with TaskGroup(len(hosts), token=token) as group:
-        group.gather(send_to, hosts)
-    for goal in goals:
-        if not goal.sent:
-            goal.fail("image", failed.get(goal.name) or RegistryError("not tried"))
+        group.map(send_to, hosts)
 
 
 def _base_of(source: ImageSource, config: Config) -> Reference | None:
@@ -187,18 +182,15 @@ def _base_of(source: ImageSource, config: Config) -> Reference | None:
         return None  # a label is only a hint; without it the layers are sent
 
 
-def _record(goal: _Destination, source: ImageSource, *, signed: bool) -> RegistryPublication:
-    transferred = goal.sent
-    if transferred is None:
-        raise AssertionError("only registries that hold the image are recorded")
+def _record(goal: _Destination, sent: BytesSent, source: ImageSource, *, signed: bool) -> RegistryPublication:
     return RegistryPublication(
         repository=goal.name,
         digest=source.digest,
         tags=tuple(goal.put),
-        bytes_sent=transferred.uploaded,
-        bytes_mounted=transferred.mounted,
-        bytes_there=transferred.present,
-        seconds=transferred.seconds,
+        bytes_sent=sent.uploaded,
+        bytes_mounted=sent.mounted,
+        bytes_there=sent.present,
+        seconds=sent.seconds,
         withheld=goal.withheld,
         attached=goal.attached,
         signed=signed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -10,10 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 from builder.errors import RegistryError
 from builder.host.concurrency import CancelToken, TaskGroup
 from builder.model.publications import TagPut, TagWithheld
-from builder.publish.image_source import labels_of
+from builder.publish.image_source import labels_of, parts_of
 from builder.publish.tag_policy import not_forward
-from builder.remote.registry.errors import BlobUnknownError
-from builder.remote.registry.registry_client import INDEXES
+from builder.remote.registry.transport import BlobUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,10 +57,14 @@ class RegistryTarget:
         blobs = source.blobs
         present = self._for_each(blobs, lambda blob: self.client.has_blob(repository, blob.digest, right="push"))
         missing = tuple(blob for blob, is_present in zip(blobs, present, strict=True) if not is_present)
-        mounted = self._for_each(missing, lambda blob: self._mount(blob, mount_from))
+        others = [name for name in mount_from if name != repository]
+        mounted = self._for_each(
+            missing, lambda blob: any(self.client.mount_blob(repository, blob.digest, name) for name in others)
+        )
         to_send = tuple(blob for blob, done in zip(missing, mounted, strict=True) if not done)
         if to_send:
-            self._upload(to_send, console)
+            with console.task(f"pushing to {self.reference.name}", _bytes(to_send)) as task:
+                self._for_each(to_send, lambda blob: self._upload(blob, task))
         if self.client.head_manifest(repository, source.digest) is None:
             self._put(source)
         self._compare(source.digest, source.content)
@@ -120,14 +122,9 @@ class RegistryTarget:
         Raises:
             RegistryError: the image could not be read.
         """
-        content, descriptor = self.client.get_manifest(self.reference.repository, digest)
-        if descriptor.media_type in INDEXES:
-            return ()
-        try:
-            config = str(json.loads(content)["config"]["digest"])
-        except (ValueError, KeyError, TypeError):
-            return ()
-        return labels_of(self.client.read_blob(self.reference.repository, config))
+        content, _ = self.client.get_manifest(self.reference.repository, digest)
+        parts = parts_of(content)
+        return labels_of(self.client.read_blob(self.reference.repository, parts[0]["digest"])) if parts else ()
 
     def _put(self, source: ImageSource) -> None:
         """Put the manifest; retry if the registry does not find a blob yet.
@@ -150,17 +147,7 @@ class RegistryTarget:
         with TaskGroup(_WORKERS, token=self.token) as group:
             return group.map(work, blobs)
 
-    def _mount(self, blob: BlobSource, mount_from: tuple[str, ...]) -> bool:
-        repository = self.reference.repository
-        return any(
-            self.client.mount_blob(repository, blob.digest, source) for source in mount_from if source != repository
-        )
-
-    def _upload(self, blobs: tuple[BlobSource, ...], console: Console) -> None:
-        with console.task(f"pushing to {self.reference.name}", _bytes(blobs)) as task:
-            self._for_each(blobs, lambda blob: self._upload_one(blob, task))
-
-    def _upload_one(self, blob: BlobSource, task: Task) -> None:
+    def _upload(self, blob: BlobSource, task: Task) -> None:
         def count(amount: int) -> None:
             self.token.check()
             task.advance(amount)

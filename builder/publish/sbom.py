@@ -52,8 +52,6 @@ def sbom(lock: Lock, digest: str, checksum: str, workspace: Workspace) -> dict[s
 
 def _wheel(wheel: LockedWheel, metadata: bytes | None) -> dict[str, Any]:
     purl = f"pkg:pypi/{wheel.name}@{wheel.version.replace('+', '%2B')}"
-    properties = [{"name": "io.jbuild.filename", "value": wheel.filename}]
-    properties += [{"name": "io.jbuild.index", "value": wheel.index}] if wheel.index else []
     return {
         "type": "library",
         "bom-ref": purl,
@@ -61,46 +59,41 @@ def _wheel(wheel: LockedWheel, metadata: bytes | None) -> dict[str, Any]:
         "version": wheel.version,
         "purl": purl,
         "hashes": [_hash(wheel.sha256)],
-        "properties": properties,
+        "properties": _properties(filename=wheel.filename, index=wheel.index),
         **_with_licences(licences(metadata)),
     }
 
 
 def _model(model: LockedModel) -> dict[str, Any]:
     reference = f"model:{model.name}"
-    files = [
-        {
-            "type": "file",
-            "bom-ref": f"{reference}/{file.path}",
-            "name": file.path,
-            "hashes": [_hash(file.sha256)],
-        }
-        for file in model.files
-    ]
-    properties = [{"name": "io.jbuild.source", "value": model.source}]
-    properties += [{"name": "io.jbuild.stand-in", "value": model.stand_in}] if model.stand_in else []
     return {
         "type": "machine-learning-model",
         "bom-ref": reference,
         "name": model.name,
         **({"version": model.revision} if model.revision else {}),
         **_with_licences(licence(model.licence) if model.licence else []),
-        "properties": properties,
-        "components": files,
+        "properties": _properties(source=model.source, stand_in=model.stand_in),
+        "components": [
+            {"type": "file", "bom-ref": f"{reference}/{file.path}", "name": file.path, "hashes": [_hash(file.sha256)]}
+            for file in model.files
+        ],
     }
 
 
 def _base(base: LockedBase) -> dict[str, Any]:
-    properties = [{"name": "io.jbuild.used", "value": base.used}]
-    properties += [{"name": "io.jbuild.stand-in", "value": base.stand_in}] if base.stand_in else []
     return {
         "type": "container",
         "bom-ref": f"base:{base.digest}",
         "name": base.name,
         "version": base.digest,
         "hashes": [_hash(base.digest.partition(":")[2])],
-        "properties": properties,
+        "properties": _properties(used=base.used, stand_in=base.stand_in),
     }
+
+
+def _properties(**values: str | None) -> list[dict[str, str]]:
+    """Return jbuild's own properties that are set."""
+    return [{"name": f"io.jbuild.{name.replace('_', '-')}", "value": value} for name, value in values.items() if value]
 
 
 def _hash(sha256: str) -> dict[str, str]:

@@ -48,7 +48,12 @@ class Signer:
         with tempfile.TemporaryDirectory(prefix="jbuild-sign-") as folder:
             path = Path(folder) / "content"
             path.write_bytes(content)
-            signature = _cosign("sign-blob", f"--key={self.key}", "--tlog-upload=false", "--yes", str(path)).strip()
+            argv = ["cosign", "sign-blob", f"--key={self.key}", "--tlog-upload=false", "--yes", str(path)]
+            try:
+                signature = run(argv, timeout_s=_WITHIN_S).stdout.strip()
+            except ProgramFailedError as error:
+                where, hint = str(self.key), f"is {PASSWORD} the key's password?"
+                raise RegistryError("cosign could not sign", where=where, hint=hint, log=error.output) from error
         write_text(cached, signature)
         return signature
 
@@ -114,15 +119,3 @@ def _verify(content: bytes, signature: str, key: Path) -> bool:
         argv = ["cosign", "verify-blob", f"--key={key}", f"--signature={signing}", "--insecure-ignore-tlog=true"]
         done = run([*argv, str(signed)], timeout_s=_WITHIN_S, check=False)
     return done.code == 0
-
-
-def _cosign(*arguments: str) -> str:
-    try:
-        return run(["cosign", *arguments], timeout_s=_WITHIN_S).stdout
-    except ProgramFailedError as error:
-        raise RegistryError(
-            "cosign could not sign",
-            where=next((a.removeprefix("--key=") for a in arguments if a.startswith("--key=")), None),
-            hint=f"is {PASSWORD} the key's password?",
-            log=error.output,
-        ) from error

@@ -1,16 +1,17 @@
-"""The push stage: pushes a proven image to registries, with its evidence and the tags that its verdict earns."""
+"""The push stage: a proven image, its evidence and the tags that its verdict earns go to the recipe's registries."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from builder.errors import UsageError
+from builder.host.config import with_options
 from builder.host.files import sha256_of
 from builder.model.publications import Publication
 from builder.model.verdicts import Verdict
 from builder.pipeline.stage import Stage
 from builder.publish import signing
-from builder.publish.destinations import required_targets, targets
-from builder.publish.evidence import Evidence, of_cell
+from builder.publish.evidence import Evidence, evidence
 from builder.publish.image_source import from_layout
 from builder.publish.push import PublishOptions, publish
 from builder.remote.registry.reference import Reference
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from builder.host.config import Config
+    from builder.model.recipes import PublishSpec
     from builder.pipeline.cell import CellRun
 
 
@@ -54,7 +56,7 @@ class _PushStage(Stage[Publication]):
             level=run.get(Verdict).level,
             on_failure=spec.on_failure,
             force_tags=run.options.force_tags,
-            evidence=of_cell(run) if spec.attach else Evidence(),
+            evidence=evidence(run, signing.signer(session.config, session.workspace)) if spec.attach else Evidence(),
         )
         source = from_layout(run.image, session.workspace.images)
         return publish(source, _targets(run), wish, config=session.config, console=session.console)
@@ -67,6 +69,29 @@ def _targets(run: CellRun) -> tuple[str, ...]:
     return targets(run.job.spec.publish, run.options.registries, run.session.config)
 
 
+def targets(spec: PublishSpec, overrides: tuple[str, ...], config: Config) -> tuple[str, ...]:
+    """Return the registries of the command line, else of the recipe, else of the configuration."""
+    return with_options(config, registries=overrides or spec.registries).registries
+
+
+def required_targets(
+    spec: PublishSpec, overrides: tuple[str, ...], config: Config, *, location: str
+) -> tuple[str, ...]:
+    """Return the registries; `location` is the recipe's file.
+
+    Raises:
+        UsageError: no registry is configured.
+    """
+    registries = targets(spec, overrides, config)
+    if not registries:
+        raise UsageError(
+            "no registry is configured",
+            where=location,
+            hint="name one with --registry HOST/PREFIX, or `registries` under [publish] in the recipe or jbuild.toml",
+        )
+    return registries
+
+
 def still_published(publication: Publication, config: Config) -> bool:
     """Return whether every registry still has all tags of a publication on its digest, and all its evidence.
 
@@ -74,9 +99,8 @@ def still_published(publication: Publication, config: Config) -> bool:
         RegistryError: a registry does not answer.
     """
     names = [Reference.parse(registry.repository) for registry in publication.registries]
-    hosts = {name.host for name in names}
     for name, registry in zip(names, publication.registries, strict=True):
-        client = connect(name.host, config, own=hosts)
+        client = connect(name.host, config, publish=True)
         for tag in registry.tags:
             descriptor = client.head_manifest(name.repository, tag.name)
             if descriptor is None or descriptor.digest != publication.digest:

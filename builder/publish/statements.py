@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from builder.model.images import Plan
     from builder.model.locks import Job, Lock
     from builder.model.verdicts import Verdict
+    from builder.publish.signing import Signer
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 VERDICT = "https://in-toto.io/attestation/test-result/v0.1"
@@ -129,6 +130,11 @@ def envelope(payload: bytes, signature: str) -> bytes:
     signatures = [{"keyid": "", "sig": signature}]
     encoded = base64.b64encode(payload).decode()
     return as_bytes({"payloadType": PAYLOAD_TYPE, "payload": encoded, "signatures": signatures})
+
+
+def sealed(content: bytes, signer: Signer | None) -> bytes:
+    """Return a statement in a signed envelope, or bare without a signer."""
+    return envelope(content, signer.sign(signed_bytes(content))) if signer else content
 
 
 def opened(content: bytes, location: str) -> tuple[bytes, tuple[str, ...]]:

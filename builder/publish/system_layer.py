@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.model.locks import Job, Lock
-    from builder.pipeline.builders import Builders
     from builder.pipeline.order import RunOptions
 
 _REPOSITORY = "jbuild-system"
@@ -61,28 +60,28 @@ def _system(job: Job, session: Session, options: RunOptions, registry: str, *, n
     found = pinned(job, lock, session)
     if found and (new is None or found.key in new):
         return PinnedLayer(cell=job.cell.id, layer=found, made=False)
-    layer = _build_layer(job, lock, session, builders_of(options, session), registry)
+    layer = _build_layer(job, lock, session, options, registry)
     pin(layer, session.workspace)
     return PinnedLayer(cell=job.cell.id, layer=layer, made=True)
 
 
-def _build_layer(job: Job, lock: Lock, session: Session, builders: Builders, registry: str) -> SystemLayer:
-    engine, platform = find_engine(session.workspace), lock.platform
+def _build_layer(job: Job, lock: Lock, session: Session, options: RunOptions, registry: str) -> SystemLayer:
+    engine, platform, builders = find_engine(session.workspace), lock.platform, builders_of(options, session)
     if not builders.names:
         engine.require(platform.architecture)
     folder = session.workspace.cell(job.recipe.name, job.cell.id).system_layer
     with disk_errors(folder):
         write_text(folder / SCRIPT, script_of(session.workspace))
-    layout, text = session.workspace.images, dockerfile_of(job, lock, session)
+    text = dockerfile_of(job, lock, session)
     # Without BuildKit's cache: a new layer must have the mirror's newest packages.
-    request = BuildRequest(folder=folder, platform=f"linux/{platform.architecture}", layout=layout, fresh=True)
+    request = BuildRequest(folder=folder, fresh=True)
     image = builders.build(
         job.cell.id, engine, lambda name: build_system(job, lock, text, replace(request, builder=name), engine, session)
     )
     key = key_of(job, lock, session)
     tag = TagRule(name=f"{platform.distribution}-{key[:12]}")
     wish = PublishOptions(repository=_REPOSITORY, tags=(tag,), building_block=True)
-    source = from_layout(image, layout)
+    source = from_layout(image, session.workspace.images)
     publication = publish(source, (registry,), wish, config=session.config, console=session.console)
     packages = ", ".join(sorted({*platform.python_packages, *job.spec.apt}))
     note = f"{lock.base.name} for {platform.architecture} with {packages or 'nothing more'}"

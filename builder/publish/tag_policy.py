@@ -47,9 +47,8 @@ def named(rules: Iterable[TagRule], labels: Mapping[str, str]) -> tuple[tuple[Ta
             # A local version's plus sign cannot be part of a tag.
             name = name.replace(mark, (value or mark).replace("+", "-"))
         if lacking:
-            display_name = placeholders.unmarked(rule.name)
             reason = f"the image has no label for {', '.join(lacking)}"
-            withheld.append(TagWithheld(name=display_name, reason=reason))
+            withheld.append(TagWithheld(name=placeholders.unmarked(rule.name), reason=reason))
         else:
             allowed.append(replace(rule, name=name))
     return tuple(allowed), tuple(withheld)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from builder.errors import JbuildError
 from builder.host.concurrency import CancelToken, TaskGroup
-from builder.model.images import Image
 from builder.pipeline.cell import CellRecords
 from builder.publish.attachments import evidence_of, is_evidence
 from builder.publish.registry_target import RegistryTarget
 from builder.publish.tag_policy import earned, named
-from builder.publish.trust import attestations_of, best
+from builder.publish.trust import attestations_of, best_verdict
 from builder.recipe.placeholders import unmarked
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.registry_client import connect
@@ -69,26 +69,21 @@ def overview(jobs: Sequence[Job], targets: Sequence[str], session: Session) -> t
         for target in targets:
             name = Reference.parse(f"{target}/{job.spec.publish.repository}").name
             expected.setdefault(name, []).extend(_expected(job, session))
+
+    def look(name: str) -> list[TagState]:
+        try:
+            return _look(name, expected[name], jobs[0].recipe.name, session, group.token)
+        except JbuildError as error:
+            return [TagState(repository=name, tag=None, state="unknown", note=error.message)]
+
     with TaskGroup(_WORKERS) as group:
-        outcomes = group.gather(
-            lambda name: _look(name, expected[name], jobs[0].recipe.name, session, group.token), expected
-        )
-    rows: list[TagState] = []
-    for name, outcome in zip(expected, outcomes, strict=True):
-        if isinstance(outcome, JbuildError):
-            rows.append(TagState(repository=name, tag=None, state="unknown", note=outcome.message))
-        elif isinstance(outcome, Exception):
-            raise outcome
-        else:
-            rows.extend(outcome)
-    return tuple(rows)
+        return tuple(itertools.chain.from_iterable(group.map(look, expected)))
 
 
 def _expected(job: Job, session: Session) -> list[_Expected]:
     records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
     image, verdict = records.image(), records.proven()
-    level = verdict.level if verdict else None
-    rules = job.spec.publish.tags
+    level, rules = verdict.level if verdict else None, job.spec.publish.tags
     if image:
         rules, _ = named(rules, dict(image.labels))
     return [_Expected(cell=job.cell.id, rule=rule, image=image, level=level) for rule in rules]
@@ -98,7 +93,7 @@ def _look(
     name: str, tags_of_cells: list[_Expected], recipe: str, session: Session, token: CancelToken
 ) -> list[TagState]:
     reference = Reference.parse(name)
-    client = connect(reference.host, session.config, own={reference.host})
+    client = connect(reference.host, session.config, publish=True)
     target = RegistryTarget(client=client, reference=reference, token=token)
     tags = [tag for tag in client.tags(reference.repository) if not is_evidence(tag)]
     names = {item.rule.name for item in tags_of_cells}
@@ -145,10 +140,7 @@ def _described(target: RegistryTarget, tag: str, digest: str, state: State, cell
     repository = target.reference.repository
     beside = evidence_of(target.client, repository, digest)
     verdicts = [attestation.statement for attestation in attestations_of(target.client, repository, digest, beside, ())]
-    level = best(attestation.level for attestation in verdicts)
-    proved = max(
-        (attestation.when or "" for attestation in verdicts if level and attestation.level == level), default=""
-    )
+    level, proved = best_verdict(verdicts)
     return TagState(
         repository=target.reference.name,
         tag=tag,

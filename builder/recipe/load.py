@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
+from builder.errors import DocumentError
 from builder.host.toml import documents
 from builder.host.toml.declarations import Field, TableDeclaration, choice, choices, nested, string, tables
 from builder.jetson.boards import boards
@@ -19,7 +21,7 @@ from builder.recipe.sections import AUDIT, BASE, MODEL, OVERRIDES, PACKAGES, PUB
 from builder.recipe.slots import LABELS, Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from builder.host.toml.declarations import Schema
@@ -74,6 +76,13 @@ def load(path: Path, templates: Sequence[Path] = ()) -> Recipe:
     return documents.load(path, f"recipe {path.name} has mistakes", partial(_recipe, path=path, templates=templates))
 
 
+def load_valid(paths: Iterable[Path]) -> Iterator[Recipe]:
+    """Yield the recipes of some files, without those that have mistakes: `jbuild list` reports these."""
+    for path in paths:
+        with suppress(DocumentError):
+            yield load(path)
+
+
 def _recipe(root: Table, path: Path, templates: Sequence[Path]) -> Recipe:
     name = path.stem
     if not re.fullmatch(patterns.RECIPE_NAME, name):
@@ -82,7 +91,9 @@ def _recipe(root: Table, path: Path, templates: Sequence[Path]) -> Recipe:
     slots = Slots()
     values: dict[str, Any] = {"matrix": Matrix(axes=()), "architecture": "arm64"} | _RECIPE.read(root, slots)
     fields = {field: values.pop(field) for field in _RECIPE_FIELDS if field in values}
-    recipe = Recipe(name=name, path=path, **fields, spec=_spec(root, values))
+    spec = Spec(**values)
+    server = replace(spec.server, model=served_model(root.document, spec.server.model, spec.models))
+    recipe = Recipe(name=name, path=path, **fields, spec=replace(spec, server=server))
     if templates:
         _check_template(root, recipe.spec.template, templates)
     # Cells are checked only if the axes are right.
@@ -92,12 +103,6 @@ def _recipe(root: Table, path: Path, templates: Sequence[Path]) -> Recipe:
     if right:
         check_cells(root.document, recipe, slots.collected)
     return recipe
-
-
-def _spec(root: Table, values: dict[str, Any]) -> Spec:
-    spec = Spec(**values)
-    model = served_model(root.document, spec.server.model, spec.models)
-    return replace(spec, server=replace(spec.server, model=model))
 
 
 def _check_template(root: Table, name: str, folders: Sequence[Path]) -> None:

@@ -9,10 +9,10 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
+from builder.jetson.packages import python_problem
 from builder.jetson.platform import PLATFORM_AXES, ImpossibleError, platform_for
-from builder.jetson.releases import python_problem
 from builder.model.locks import Job
-from builder.model.recipes import Cell, Model, Pairs, TagRule
+from builder.model.recipes import Cell, Pairs, TagRule
 from builder.recipe import placeholders
 from builder.recipe.select import matches
 
@@ -61,7 +61,7 @@ def specify(recipe: Recipe, cell: Cell) -> Spec:
     if not spec.publish.tags:
         tag = JETSON_TAG if platform.l4t else CPU_TAG
         spec = replace(spec, publish=replace(spec.publish, tags=(TagRule(name=tag),)))
-    return _filled(spec, placeholders.facts(cell, platform))
+    return _filled(spec, placeholders.facts(cell, platform) | placeholders.marks())
 
 
 def platform_of(recipe: Recipe, cell: Cell) -> Platform:
@@ -190,12 +190,6 @@ def _filled(spec: Spec, facts: Mapping[str, str]) -> Spec:
     def pairs(items: Pairs) -> Pairs:
         return tuple((name, one(value)) for name, value in items)
 
-    def model(item: Model) -> Model:
-        return replace(item, source=one(item.source))
-
-    def tag(rule: TagRule) -> TagRule:
-        return replace(rule, name=placeholders.fill(rule.name, {**facts, **placeholders.marks()}))
-
     server, smoke, publish = spec.server, spec.smoke, spec.publish
     return replace(
         spec,
@@ -204,7 +198,7 @@ def _filled(spec: Spec, facts: Mapping[str, str]) -> Spec:
         requires=many(spec.requires),
         constraints=many(spec.constraints),
         replace=many(spec.replace),
-        models=tuple(model(item) for item in spec.models),
+        models=tuple(replace(model, source=one(model.source)) for model in spec.models),
         server=replace(
             server,
             served_name=maybe(server.served_name),
@@ -212,6 +206,10 @@ def _filled(spec: Spec, facts: Mapping[str, str]) -> Spec:
             environment=pairs(server.environment),
         ),
         smoke=replace(smoke, environment=pairs(smoke.environment)),
-        publish=replace(publish, repository=one(publish.repository), tags=tuple(map(tag, publish.tags))),
+        publish=replace(
+            publish,
+            repository=one(publish.repository),
+            tags=tuple(replace(rule, name=one(rule.name)) for rule in publish.tags),
+        ),
         labels=pairs(spec.labels),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, get_args
 
@@ -207,8 +208,8 @@ AUDIT = Field("audit.waive", tables(_WAIVER), "Findings of the audit that must n
 
 
 def _read_overrides(root: Table, key: str, slots: Slots) -> tuple[Override, ...]:
-    """Read overrides; the strings of each are for its cells only."""
-    return tuple(_OVERRIDE.read(table, slots.only(condition(table, slots))) for table in root.tables(key))
+    """Read overrides; the strings of each are for its cells only, and collected in the same list."""
+    return tuple(_OVERRIDE.read(table, replace(slots, when=condition(table, slots))) for table in root.tables(key))
 
 
 def _check_override(table: Table, _: Override, __: Slots) -> None:

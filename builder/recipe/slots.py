@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from builder.host.toml.declarations import ValueType, anchored, list_schema
@@ -36,10 +36,6 @@ class Slots:
     when: Pairs = ()
     collected: list[Slot] = field(default_factory=list)
     axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def only(self, when: Pairs) -> Slots:
-        """Return a context for some cells only that collects into the same list."""
-        return replace(self, when=when)
 
     def note(self, table: Table, keys: KeyPath, value: object, check: Check) -> None:
         """Collect a value, if it is a string."""

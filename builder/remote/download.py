@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import requests
@@ -134,25 +134,17 @@ class PartialFile(PartialBlob):
         return f"{kind} {actual}, expected {self.expected.sha256 or self.expected.git_id}"
 
 
-class Fetcher(Protocol):
-    """The source of one file: a hub, a registry, an index, a folder."""
-
-    def fetch(self, content: PartialFile) -> None:
-        """Append the missing bytes to `content`.
-
-        Raises:
-            JbuildError: the source refuses or cannot be reached; the bytes so far stay.
-        """
-
-    def mismatch(self, content: PartialFile) -> IntegrityError:
-        """Return the error for content with a flaw."""
-
-
-def download(fetcher: Fetcher, path: Path, expected: Expected, progress: Progress) -> str:
-    """Fetch a file to `path`, resuming a partial one, and return its sha256.
+def download(
+    fetch: Callable[[PartialFile], object],
+    mismatch: Callable[[PartialFile], IntegrityError],
+    path: Path,
+    expected: Expected,
+    progress: Progress,
+) -> str:
+    """Have `fetch` append the missing bytes of the file at `path`, and return its sha256.
 
     Raises:
-        IntegrityError: the source serves other bytes; the file is removed.
+        IntegrityError: the source serves other bytes (the error is `mismatch`'s); the file is removed.
         JbuildError: the source refuses or cannot be reached; the bytes so far stay.
     """
     path.touch()
@@ -162,17 +154,17 @@ def download(fetcher: Fetcher, path: Path, expected: Expected, progress: Progres
         resumed = content.size > 0
         try:
             if content.flaw():
-                fetcher.fetch(content)
+                fetch(content)
             if resumed and content.flaw():
                 # The earlier run may have left damaged bytes.
                 content.restart()
-                fetcher.fetch(content)
+                fetch(content)
         except JbuildError:
             progress.on_bytes(-content.size)
             raise
     if content.flaw():
         path.unlink()
-        raise fetcher.mismatch(content)
+        raise mismatch(content)
     return content.sha256
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from email.parser import BytesParser
-from email.policy import compat32
+from email.parser import BytesHeaderParser
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +10,6 @@ import requests
 
 from builder.errors import IntegrityError, LockError, NetworkError
 from builder.host.concurrency import map_with_progress
-from builder.host.paths import wheel_file
 from builder.remote import http
 from builder.remote.download import Expected, download, download_once, local_path, receive
 from builder.remote.index.listing import addresses
@@ -37,11 +34,6 @@ _DECISIVE = ("Name", "Version", "Requires-Python", "Requires-Dist", "Provides-Ex
 _REFUSED = ".refused"
 
 
-def path_of(wheel: LockedWheel, wheelhouse: Path) -> Path:
-    """Return the path of a wheel in the wheelhouse."""
-    return wheel_file(wheelhouse, wheel.sha256, wheel.filename)
-
-
 def fetch(
     wheels: Sequence[LockedWheel], session: Session, *, on_fetched: Callable[[LockedWheel], None] | None = None
 ) -> int:
@@ -54,17 +46,17 @@ def fetch(
         IntegrityError: its bytes are not the locked ones, or its METADATA differs from the index's at lock time.
         DiskError: the disk is full.
     """
-    wheelhouse = session.workspace.wheels
-    missing = [wheel for wheel in wheels if not path_of(wheel, wheelhouse).is_file()]
+    wheel_path = session.workspace.wheel
+    missing = [wheel for wheel in wheels if not wheel_path(wheel.sha256, wheel.filename).is_file()]
     for wheel in wheels:
         if on_fetched and wheel not in missing:
             on_fetched(wheel)
     if not missing:
         return 0
-    get = partial(Logins(session.config).get, http.session(session.config), stream=True)
+    get = Logins(session.config, http.session(session.config)).get
 
     def fetch_one(wheel: LockedWheel, progress: Progress) -> int:
-        target = path_of(wheel, wheelhouse)
+        target = wheel_path(wheel.sha256, wheel.filename)
         fetched = download_once(
             target, lambda path: _fetch_wheel(wheel, path, get, session, progress), progress.token.check
         )
@@ -83,7 +75,7 @@ def _fetch_wheel(wheel: LockedWheel, path: Path, get: _Get, session: Session, pr
     expected, failures = Expected(sha256=wheel.sha256), list[NetworkError]()
     for address in addresses(wheel.url, session.config.index_mirrors):
         try:
-            download(_WheelFetcher(wheel=wheel, url=address.url, get=get), path, expected, progress)
+            download(partial(_receive, wheel, address.url, get), partial(_mismatch, wheel), path, expected, progress)
             break
         except NetworkError as error:
             failures.append(error)
@@ -94,39 +86,31 @@ def _fetch_wheel(wheel: LockedWheel, path: Path, get: _Get, session: Session, pr
         _check_metadata(wheel, path, session.workspace.metadata(wheel.sha256))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _WheelFetcher:
-    """A wheel at an address, or in a folder."""
-
-    wheel: LockedWheel
-    url: str
-    get: _Get
-
-    def fetch(self, content: PartialFile) -> None:
-        if source := local_path(self.url):
-            try:
-                with source.open("rb") as file:
-                    content.copy_from(file)
-            except FileNotFoundError as error:
-                hint = "put the wheel back, or run `jbuild lock` again"
-                raise LockError(f"{self.wheel.filename} is no longer there", where=str(source), hint=hint) from error
-            return
+def _receive(wheel: LockedWheel, url: str, get: _Get, content: PartialFile) -> None:
+    """Append the missing bytes of a wheel at an address, or in a folder."""
+    if source := local_path(url):
         try:
-            retry = http.Retry(sleep=content.progress.token.sleep)
-            receive(lambda headers: self.get(self.url, headers=headers), content, retry)
-        except requests.RequestException as error:
-            missing = error.response is not None and error.response.status_code in _MISSING
-            hint = "the index no longer has this file: run `jbuild lock` again, or put it into the wheelhouse"
-            failure = f"{self.wheel.filename} cannot be downloaded"
-            raise http.network_error(error, self.url, failure, hint if missing else None) from error
+            with source.open("rb") as file:
+                content.copy_from(file)
+        except FileNotFoundError as error:
+            hint = "put the wheel back, or run `jbuild lock` again"
+            raise LockError(f"{wheel.filename} is no longer there", where=str(source), hint=hint) from error
+        return
+    try:
+        receive(lambda headers: get(url, headers=headers), content, http.Retry(sleep=content.progress.token.sleep))
+    except requests.RequestException as error:
+        missing = error.response is not None and error.response.status_code in _MISSING
+        hint = "the index no longer has this file: run `jbuild lock` again, or put it into the wheelhouse"
+        failure = f"{wheel.filename} cannot be downloaded"
+        raise http.network_error(error, url, failure, hint if missing else None) from error
 
-    def mismatch(self, content: PartialFile) -> IntegrityError:
-        return IntegrityError(
-            f"{self.wheel.filename} is not the file that was locked: {content.flaw()}",
-            where=self.wheel.url,
-            hint="the index serves another file under this name; "
-            "find out why, then run `jbuild lock` to take the new one",
-        )
+
+def _mismatch(wheel: LockedWheel, content: PartialFile) -> IntegrityError:
+    return IntegrityError(
+        f"{wheel.filename} is not the file that was locked: {content.flaw()}",
+        where=wheel.url,
+        hint="the index serves another file under this name; find out why, then run `jbuild lock` to take the new one",
+    )
 
 
 def _check_metadata(wheel: LockedWheel, path: Path, cached: Path) -> None:
@@ -162,5 +146,5 @@ def _same(served: bytes, path: Path) -> bool:
 
 
 def _decisive(content: bytes) -> dict[str, list[str]]:
-    headers = BytesParser(policy=compat32).parsebytes(content, headersonly=True)
+    headers = BytesHeaderParser().parsebytes(content)
     return {name: sorted(" ".join(str(text).split()) for text in headers.get_all(name, ())) for name in _DECISIVE}

@@ -15,7 +15,7 @@ from requests import RequestException
 
 from builder.errors import EngineError, RecipeError
 from builder.host.engine.container import temporary_container
-from builder.jetson import symptoms
+from builder.jetson.advisories import Symptom, symptoms_in
 from builder.model.verdicts import SmokeFailedError, Verdict
 from builder.smoke import launch as launching
 from builder.smoke import log_errors
@@ -117,7 +117,7 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
         SmokeFailedError: the run failed; the error carries the verdict, the usual remedies and the log's end.
     """
     read = log_errors.read(log)
-    matches = symptoms.find((*read.lines, *([failed.message] if failed else ())))
+    matches = symptoms_in((*read.lines, *([failed.message] if failed else ())))
     verdict = Verdict(
         level=level(replace(facts(image, run.engine), nvidia=run.runtime == NVIDIA)),
         digest=image.digest,
@@ -151,7 +151,7 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
     )
 
 
-def _advice(failed: StepFailedError, matches: tuple[symptoms.Symptom, ...], log: Path) -> Iterator[str]:
+def _advice(failed: StepFailedError, matches: tuple[Symptom, ...], log: Path) -> Iterator[str]:
     yield matches[0].hint if matches else failed.hint
     yield f"the full log is in {log}"
 

@@ -1,1 +1,1 @@
-"""Compares the audit's verdicts with what the dynamic loader of an arm64 container says."""
+"""Compares the audit's verdicts with the results of the dynamic loader in an arm64 container."""

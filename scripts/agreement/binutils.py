@@ -1,4 +1,4 @@
-"""What readelf and nm say of a file, in the words of the audit's reader, and where the two differ."""
+"""Reads a file with readelf and nm, and compares their output with the facts of the audit's reader."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     Symbols = dict[str, set[tuple[str, str | None, bool]]]
 
-# Num, value, size, type, binding, visibility, section, name. Binding 10 (unique) has no name where the file does not
-# say that it is GNU's; arm64 marks some functions with [VARIANT_PCS].
+# Num, value, size, type, binding, visibility, section, name. readelf prints binding 10 (unique) as a number if the file
+# lacks the GNU OS/ABI; on arm64, it marks some functions with [VARIANT_PCS].
 _SYMBOL = re.compile(
     r" *\d+: [0-9a-f]+ +\w+ +\S+ +(GLOBAL|WEAK|UNIQUE|<OS specific>: 10) +(\w+) +(?:\[[^]]*\] +)?"
     r"(UND|ABS|COM|\d+) (\S.*)"
@@ -30,37 +30,35 @@ _VISIBLE = ("DEFAULT", "PROTECTED")
 
 
 def readelf(path: Path) -> dict[str, object]:
-    """Return what readelf says: needed libraries, paths, versions, and symbols as (name, version, weak or hidden)."""
-    shown = run(["readelf", "-dVW", "--dyn-syms", str(path)]).stdout
-    symbols = _symbols(shown)
+    """Return readelf's facts: needed libraries, paths, versions, and symbols as (name, version, weak or hidden)."""
+    output = run(["readelf", "-dVW", "--dyn-syms", str(path)]).stdout
+    symbols = _symbols(output)
     return {
-        **_dynamic(shown),
-        "version needs": _needs(shown),
-        "version defines": set(_DEFINE.findall(shown)),
+        **_dynamic(output),
+        "version needs": _needs(output),
+        "version defines": set(_DEFINE.findall(output)),
         "undefined": symbols["undefined"],
         "defined": symbols["defined"],
     }
 
 
 def nm(path: Path) -> Symbols:
-    """Return what nm says of the dynamic symbols."""
-    found: Symbols = {"undefined": set(), "defined": set()}
-    for line in run(
-        ["nm", "-D", "--extern-only", "--with-symbol-versions", str(path)], check=False
-    ).stdout.splitlines():
-        match = _NM.fullmatch(line)
+    """Return the dynamic symbols that nm lists."""
+    symbols: Symbols = {"undefined": set(), "defined": set()}
+    for row in run(["nm", "-D", "--extern-only", "--with-symbol-versions", str(path)], check=False).stdout.splitlines():
+        match = _NM.fullmatch(row)
         if match:
             kind, text = match.groups()
             name, version, hidden = split_version(text)
-            undefined = kind in "Uwv" and not line[:16].strip()
-            found["undefined" if undefined else "defined"].add(
+            undefined = kind in "Uwv" and not row[:16].strip()
+            symbols["undefined" if undefined else "defined"].add(
                 (name, version, kind in "wv") if undefined else (name, version, hidden)
             )
-    return found
+    return symbols
 
 
 def ours(facts: ElfFacts) -> dict[str, object]:
-    """Return what the audit's reader read, in the same words."""
+    """Return the facts of the audit's reader, under the same keys."""
     return {
         "needed": facts.needed,
         "soname": facts.soname,
@@ -69,7 +67,7 @@ def ours(facts: ElfFacts) -> dict[str, object]:
         "version needs": {(need.file, need.version, need.weak) for need in facts.version_needs},
         "version defines": set(facts.version_defines),
         "undefined": {(_text(s.name), _version(s.version), s.weak) for s in facts.undefined},
-        # Both programs leave the version out where it is the symbol's own name.
+        # Both programs omit the version if it equals the symbol's name.
         "defined": {
             (_text(s.name), None if s.version == s.name else _version(s.version), s.hidden) for s in facts.defined
         },
@@ -77,55 +75,55 @@ def ours(facts: ElfFacts) -> dict[str, object]:
 
 
 def differences(path: Path) -> tuple[int, list[str]]:
-    """Return how many symbols a file has, and in what the audit's reader, readelf and nm differ."""
+    """Return the number of symbols in a file, and the differences between the audit's reader, readelf and nm."""
     facts = elf.read_source(File(path))
-    mine, said = ours(facts), readelf(path)
-    found = [f"readelf: {key}: {_difference(mine[key], said[key])}" for key in mine if mine[key] != said[key]]
-    second = nm(path)
-    found += [f"nm: {key}: {_difference(mine[key], said)}" for key, said in second.items() if mine[key] != said]
-    return len(facts.undefined) + len(facts.defined), found
+    mine, theirs = ours(facts), readelf(path)
+    result = [f"readelf: {key}: {_difference(mine[key], theirs[key])}" for key in mine if mine[key] != theirs[key]]
+    symbols = nm(path)
+    result += [f"nm: {key}: {_difference(mine[key], value)}" for key, value in symbols.items() if mine[key] != value]
+    return len(facts.undefined) + len(facts.defined), result
 
 
 def split_version(text: str) -> tuple[str, str | None, bool]:
-    """Split `name@VERSION` or `name@@VERSION` into name, version, and whether it answers only to that version."""
+    """Split `name@VERSION` or `name@@VERSION` into name, version, and whether only references to that version match."""
     name, at, version = text.partition("@")
     if not at or not name:
         return text, None, False
     return name, version.removeprefix("@"), not version.startswith("@")
 
 
-def _dynamic(shown: str) -> dict[str, object]:
+def _dynamic(output: str) -> dict[str, object]:
     def one(tag: str) -> str | None:
-        match = re.search(rf"\({tag}\).*: \[(.*)\]", shown)
+        match = re.search(rf"\({tag}\).*: \[(.*)\]", output)
         return match.group(1) if match else None
 
-    needed = tuple(re.findall(r"\(NEEDED\).*: \[(.*)\]", shown))
+    needed = tuple(re.findall(r"\(NEEDED\).*: \[(.*)\]", output))
     return {"needed": needed, "soname": one("SONAME"), "rpath": one("RPATH"), "runpath": one("RUNPATH")}
 
 
-def _needs(shown: str) -> set[tuple[str, str, bool]]:
-    found, file = set(), ""
-    for line in shown.splitlines():
-        if match := _NEED_FILE.search(line):
+def _needs(output: str) -> set[tuple[str, str, bool]]:
+    needs, file = set(), ""
+    for row in output.splitlines():
+        if match := _NEED_FILE.search(row):
             file = match.group(1)
-        elif match := _NEED.search(line):
-            found.add((file, match.group(1), "WEAK" in match.group(2)))
-    return found
+        elif match := _NEED.search(row):
+            needs.add((file, match.group(1), "WEAK" in match.group(2)))
+    return needs
 
 
-def _symbols(shown: str) -> Symbols:
-    found: Symbols = {"undefined": set(), "defined": set()}
-    for line in shown.splitlines():
-        match = _SYMBOL.fullmatch(line)
+def _symbols(output: str) -> Symbols:
+    symbols: Symbols = {"undefined": set(), "defined": set()}
+    for row in output.splitlines():
+        match = _SYMBOL.fullmatch(row)
         if not match:
             continue
         binding, visibility, section, text = match.groups()
         if section == "UND":
             name, version, _ = split_version(re.sub(r" \(\d+\)$", "", text))
-            found["undefined"].add((name, version, binding == "WEAK"))
+            symbols["undefined"].add((name, version, binding == "WEAK"))
         elif visibility in _VISIBLE:
-            found["defined"].add(split_version(text))
-    return found
+            symbols["defined"].add(split_version(text))
+    return symbols
 
 
 def _text(name: bytes) -> str:
@@ -136,7 +134,7 @@ def _version(version: bytes | None) -> str | None:
     return None if version is None else _text(version)
 
 
-def _difference(mine: object, said: object) -> str:
-    if isinstance(mine, set) and isinstance(said, set):
-        return f"only ours {sorted(map(str, mine - said))[:3]}, only theirs {sorted(map(str, said - mine))[:3]}"
-    return f"ours {mine!r}, theirs {said!r}"
+def _difference(mine: object, theirs: object) -> str:
+    if isinstance(mine, set) and isinstance(theirs, set):
+        return f"only ours {sorted(map(str, mine - theirs))[:3]}, only theirs {sorted(map(str, theirs - mine))[:3]}"
+    return f"ours {mine!r}, theirs {theirs!r}"

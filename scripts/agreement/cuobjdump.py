@@ -1,6 +1,6 @@
-"""What NVIDIA's cuobjdump says of the GPU code in a file, and where the audit's reader differs.
+"""Lists the GPU code in a file with NVIDIA's cuobjdump, and compares the list with the result of the audit's reader.
 
-The program comes with the package `nvidia-cuda-cuobjdump`, which goes into a virtual environment of its own.
+The package `nvidia-cuda-cuobjdump` provides the program; it is installed into a separate virtual environment.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PACKAGE = "nvidia-cuda-cuobjdump==13.4.92"
-_LISTED = re.compile(r"(?:ELF|PTX) file +\d+: .*\.sm_(\d+)[a-z]?\.(cubin|ptx)")
+_ENTRY = re.compile(r"(?:ELF|PTX) file +\d+: .*\.sm_(\d+)[a-z]?\.(cubin|ptx)")
 _KINDS = {"cubin": "sass", "ptx": "ptx"}
 _LIMIT_S = 900
 
 
 def program(folder: Path) -> Path:
-    """Return the path of cuobjdump, installed below a folder where it is not there yet.
+    """Return the path of cuobjdump; install it below a folder if it is missing.
 
     Raises:
-        ProgramFailedError: it cannot be installed.
+        ProgramFailedError: the installation failed.
     """
-    found = next(folder.rglob("bin/cuobjdump"), None)
-    if found is None:
+    executable = next(folder.rglob("bin/cuobjdump"), None)
+    if executable is None:
         run([uv(), "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)])
         run([uv(), "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), PACKAGE])
-        found = next(folder.rglob("bin/cuobjdump"))
-    return found
+        executable = next(folder.rglob("bin/cuobjdump"))
+    return executable
 
 
-def listed(cuobjdump: Path, path: Path) -> tuple[set[tuple[str, int]], int]:
-    """Return the targets that cuobjdump lists, as (kind, SM), and how many pieces of code it lists."""
-    found: list[tuple[str, int]] = []
+def targets(cuobjdump: Path, path: Path) -> tuple[set[tuple[str, int]], int]:
+    """Return the targets that cuobjdump lists, as (kind, SM), and the number of GPU code entries."""
+    entries: list[tuple[str, int]] = []
     for option in ("--list-elf", "--list-ptx"):
-        shown = run([str(cuobjdump), option, str(path)], check=False, timeout_s=_LIMIT_S).stdout
-        found += [(_KINDS[kind], int(sm)) for sm, kind in _LISTED.findall(shown)]
-    return set(found), len(found)
+        output = run([str(cuobjdump), option, str(path)], check=False, timeout_s=_LIMIT_S).stdout
+        entries += [(_KINDS[kind], int(sm)) for sm, kind in _ENTRY.findall(output)]
+    return set(entries), len(entries)
 
 
 def differences(cuobjdump: Path, path: Path) -> tuple[int, list[str]]:
-    """Return how many pieces of GPU code a file has, and in what the audit's reader and cuobjdump differ."""
+    """Return the number of GPU code entries in a file, and the differences between the audit's reader and cuobjdump."""
     mine = {(target.kind, target.sm) for target in fatbin.targets(path)}
-    said, count = listed(cuobjdump, path)
-    if mine == said:
+    theirs, count = targets(cuobjdump, path)
+    if mine == theirs:
         return count, []
-    return count, [f"cuobjdump: only ours {sorted(mine - said)}, only theirs {sorted(said - mine)}"]
+    return count, [f"cuobjdump: only ours {sorted(mine - theirs)}, only theirs {sorted(theirs - mine)}"]

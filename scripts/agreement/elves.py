@@ -1,4 +1,4 @@
-"""Finds the shared objects of an environment, and asks binutils about them."""
+"""Lists the shared objects of an environment, and reads them with binutils."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SEGMENT_BYTES = 56
 
 
 def shared_objects(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder that are there to be loaded: extension modules and shared libraries."""
+    """Yield the loadable files below a folder: extension modules and shared libraries."""
     for base, names, files in os.walk(folder):
         names.sort()
         for name in sorted(files):
@@ -51,15 +51,15 @@ def _is_shared(path: Path) -> bool:
 
 
 def needed(path: Path) -> tuple[str, ...]:
-    """Return a file's needed libraries, as readelf shows them; none if it is no ELF file."""
-    shown = run(["readelf", "-dW", str(path)], check=False).stdout
-    return tuple(re.findall(r"\(NEEDED\).*\[(.*)\]", shown))
+    """Return the needed libraries of a file, as readelf prints them; empty if it is not an ELF file."""
+    output = run(["readelf", "-dW", str(path)], check=False).stdout
+    return tuple(re.findall(r"\(NEEDED\).*\[(.*)\]", output))
 
 
 def undefined(paths: Iterable[Path], prefix: str) -> tuple[str, ...]:
-    """Return the undefined dynamic symbols with a prefix (a regular expression) of these files, sorted."""
-    found: set[str] = set()
+    """Return the undefined dynamic symbols of files that match a prefix (a regular expression), sorted."""
+    symbols: set[str] = set()
     for path in paths:
-        shown = run(["nm", "-D", "--undefined-only", "--without-symbol-versions", str(path)], check=False).stdout
-        found.update(re.findall(rf"\b({prefix}\w*)$", shown, re.MULTILINE))
-    return tuple(sorted(found))
+        output = run(["nm", "-D", "--undefined-only", "--without-symbol-versions", str(path)], check=False).stdout
+        symbols.update(re.findall(rf"\b({prefix}\w*)$", output, re.MULTILINE))
+    return tuple(sorted(symbols))

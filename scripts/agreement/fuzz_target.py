@@ -1,4 +1,4 @@
-"""Runs under atheris: gives a reader of the audit whatever bytes it likes. Anything but a MalformedError is a bug.
+"""Runs under atheris, which passes arbitrary bytes to a reader of the audit. Any exception but MalformedError is a bug.
 
 Usage: fuzz_target.py elf|fatbin|wheel LIBFUZZER-OPTION… CORPUS
 """
@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import atheris  # type: ignore[import-untyped]  # of an environment of its own
+import atheris  # type: ignore[import-untyped]  # in a separate environment
 
 with atheris.instrument_imports(include=["builder", "zipfile", "email"]):
     from builder.audit import elf, fatbin, wheel_facts, wheel_reader
@@ -18,7 +18,7 @@ from builder.audit.byte_source import MalformedError, Plain
 
 
 def read_elf(data: bytes) -> None:
-    """Read an ELF file, its GPU code included, as the audit does."""
+    """Read an ELF file and its GPU code, as the audit does."""
     wheel_facts.read_binary(Plain(data), "fuzzed.so")
 
 
@@ -46,14 +46,14 @@ def main() -> None:
     """Fuzz the target that the command line names, until libFuzzer ends the process."""
     target = _TARGETS[sys.argv.pop(1)]
 
-    def one(data: bytes) -> None:
+    def fuzz_one(data: bytes) -> None:
         try:
             target(data)
         except MalformedError:
-            # What a reader is to say of a file that is not sound.
+            # Readers raise this error for a damaged file.
             return
 
-    atheris.Setup(sys.argv, one)
+    atheris.Setup(sys.argv, fuzz_one)
     atheris.Fuzz()
 
 

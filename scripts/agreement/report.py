@@ -1,4 +1,4 @@
-"""Writes the results into `docs/audit-agreement.md`: each command writes its own section."""
+"""Writes the results into `docs/audit-agreement.md`: each command writes one section."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _FRAME = """\
 `scripts/audit-agreement`, `scripts/audit-oracles` and `scripts/audit-fuzz` are run by hand. Each command writes its
 latest results into its own section.
 """
-_SHOWN = 160
+_LONGEST = 160
 
 
 def write_section(name: str, text: str, page: Path = PAGE) -> None:
     """Replace a section of the page."""
     old = page.read_text(encoding="utf-8") if page.is_file() else ""
-    kept = {key: _section(key, old) for key in _SECTIONS} | {name: text.strip()}
-    parts = [f"<!-- {key} -->\n{body}\n<!-- /{key} -->\n" for key, body in kept.items() if body]
-    write_text(page, "\n".join([_FRAME, *parts]))
+    sections = {key: _section(key, old) for key in _SECTIONS} | {name: text.strip()}
+    blocks = [f"<!-- {key} -->\n{body}\n<!-- /{key} -->\n" for key, body in sections.items() if body]
+    write_text(page, "\n".join([_FRAME, *blocks]))
 
 
 def _section(name: str, page: str) -> str:
-    found = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", page, re.DOTALL)
-    return found.group(1) if found else ""
+    match = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", page, re.DOTALL)
+    return match.group(1) if match else ""
 
 
 def when_and_where() -> str:
@@ -72,7 +72,7 @@ def agreement(comparisons: Sequence[Comparison]) -> str:
         "Disagreements, files that load despite an error finding, and files that fail to load without a finding:",
         "",
     ]
-    lines += [line for c in comparisons for line in _differences(c)] or ["- none"]
+    lines += [text for c in comparisons for text in _differences(c)] or ["- none"]
     ended = [f"- {c.stack}: `{file}`" for c in comparisons for file in c.ended]
     if ended:
         lines += [
@@ -89,15 +89,15 @@ def _row(c: Comparison) -> str:
     return f"| {' | '.join((c.stack, *map(str, counts), c.special))} |"
 
 
-def _differences(found: Comparison) -> Iterator[str]:
-    for each in found.disagreements:
-        loader, audit = _short(each.loader or "loads"), _short(each.audit)
-        yield f"- {found.stack}: `{each.file}`: loader: {loader}; audit: {audit}"
-    yield from (f"- {found.stack}: `{file}`: loads despite an error finding" for file in found.false_errors)
-    yield from (f"- {found.stack}: `{file}`: does not load, without a finding" for file in found.unsaid)
-    told = "only one of the two reports that it needs libraries of the NVIDIA runtime"
-    yield from (f"- {found.stack}: `{file}`: {told}" for file in found.other_injected)
-    yield from (f"- {found.stack}: the stack no longer serves its purpose: {row}" for row in found.broken_rows)
+def _differences(c: Comparison) -> Iterator[str]:
+    for difference in c.disagreements:
+        loader, audit = _short(difference.loader or "loads"), _short(difference.audit)
+        yield f"- {c.stack}: `{difference.file}`: loader: {loader}; audit: {audit}"
+    yield from (f"- {c.stack}: `{file}`: loads despite an error finding" for file in c.false_errors)
+    yield from (f"- {c.stack}: `{file}`: does not load, without a finding" for file in c.unreported)
+    reason = "only one of the two reports that it needs libraries of the NVIDIA runtime"
+    yield from (f"- {c.stack}: `{file}`: {reason}" for file in c.differently_injected)
+    yield from (f"- {c.stack}: the stack no longer serves its purpose: {row}" for row in c.broken_rows)
 
 
 _METHOD = (
@@ -108,10 +108,10 @@ _METHOD = (
 )
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.2f} %" if whole else "none"
+def _percent(count: int, total: int) -> str:
+    return f"{100 * count / total:.2f} %" if total else "none"
 
 
 def _short(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -1,4 +1,4 @@
-"""The stacks that are compared: rows of `stacks.toml`, and each as the recipe that jbuild locks and audits."""
+"""Reads the stacks of the comparison from `stacks.toml`, and turns each stack into a recipe for jbuild."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _STACKS = Path(__file__).with_name("stacks.toml")
 class Stack:
     """A row of `stacks.toml`.
 
-    `loose` has it audited by `--wheels`, without its recipe. `runtime` are sonames that the NVIDIA runtime would
-    inject. `breaks` and `loads` are globs of files, relative to site-packages, that must fail and must load: otherwise
-    the stack does not show what `special` says.
+    If `loose` is set, `--wheels` audits the stack without its recipe. `runtime` are sonames that the NVIDIA
+    runtime would inject. `breaks` and `loads` are globs of files, relative to site-packages, that must fail and must
+    load: otherwise the stack no longer serves its purpose, which `special` describes.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Stack:
     loose: bool = False
 
     def recipe(self, model: str) -> str:
-        """Return the stack as a recipe; `model` is a folder, since every recipe bakes one in."""
+        """Return the stack as a recipe; `model` is a folder, because every recipe needs a model."""
         packages = {
             "requires": self.requires,
             "constraints": self.constraints,
@@ -60,16 +60,16 @@ class Stack:
 
 
 def read_stacks(path: Path = _STACKS) -> tuple[Stack, ...]:
-    """Read the rows.
+    """Read the stacks.
 
     Raises:
-        DocumentError: the file has mistakes.
+        DocumentError: the file has errors.
     """
 
     def parse(root: Table) -> tuple[Stack, ...]:
         return tuple(_stack(table) for table in root.tables("stacks"))
 
-    return documents.load(path, "the stacks have mistakes", parse)
+    return documents.load(path, "the stacks have errors", parse)
 
 
 def _stack(table: Table) -> Stack:

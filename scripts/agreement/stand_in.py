@@ -1,6 +1,6 @@
-"""Stand-ins of what the NVIDIA runtime injects into a container: libraries that define every symbol asked of them.
+"""Builds stand-ins for the libraries that the NVIDIA runtime injects into a container.
 
-They are for the loader only: a call of one of their functions does nothing.
+A stand-in defines every requested symbol. It is for the loader only: its functions only return.
 """
 
 from __future__ import annotations
@@ -17,34 +17,36 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _TOOLS = ("aarch64-linux-gnu-as", "aarch64-linux-gnu-ld")
-# How the functions of each library begin (cuInit, nvmlInit).
+# The prefixes of the functions in each library (cuInit, nvmlInit).
 _PREFIXES = {"libcuda.so.1": "cu[A-Z]", "libnvidia-ml.so.1": "nvml[A-Z]"}
 
 
 def make_stand_ins(sonames: tuple[str, ...], objects: Sequence[Path], folder: Path) -> tuple[Path, ...]:
-    """Make a library for each soname that defines what these shared objects want from it.
+    """Build a library for each soname; it defines the symbols that these shared objects request from it.
 
     Raises:
-        UsageError: the assembler and linker for arm64 are not installed, or nothing is known of a soname.
-        ProgramFailedError: they failed.
+        UsageError: the assembler and linker for arm64 are not installed, or a soname is unknown.
+        ProgramFailedError: the assembler or the linker failed.
     """
     if not sonames:
         return ()
     if unknown := set(sonames) - set(_PREFIXES):
-        raise UsageError(f"no stand-in is known for {', '.join(sorted(unknown))}", hint="add it to stand_in.py")
+        raise UsageError(
+            f"cannot build a stand-in for {', '.join(sorted(unknown))}", hint="add its prefix to stand_in.py"
+        )
     if not all(find_program(tool) for tool in _TOOLS):
         hint = "install the package binutils-aarch64-linux-gnu"
-        raise UsageError(f"{' and '.join(_TOOLS)} are needed to make a stand-in of {sonames[0]}", hint=hint)
-    wants = {path: needed(path) for path in objects}
+        raise UsageError(f"{' and '.join(_TOOLS)} are needed to build a stand-in for {sonames[0]}", hint=hint)
+    needs = {path: needed(path) for path in objects}
     folder.mkdir(parents=True, exist_ok=True)
     return tuple(
-        _assemble(soname, undefined((p for p, n in wants.items() if soname in n), _PREFIXES[soname]), folder)
+        _assemble(soname, undefined((p for p, n in needs.items() if soname in n), _PREFIXES[soname]), folder)
         for soname in sonames
     )
 
 
 def _assemble(soname: str, symbols: tuple[str, ...], folder: Path) -> Path:
-    # Without the note the loader would take the stack to be meant executable, which glibc refuses from 2.41 on.
+    # Without the note, the loader would assume an executable stack, which glibc 2.41 and newer refuse.
     lines = [
         '.section .note.GNU-stack,"",%progbits',
         ".text",

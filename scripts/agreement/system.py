@@ -1,4 +1,4 @@
-"""The image that a stack is loaded in: the locked base with the distribution's Python and the recipe's packages."""
+"""Builds the image that loads a stack: the locked base with the distribution's Python and the recipe's packages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from builder.model.locks import Lock
 
 _LIMIT_S = 1800
-# As jbuild's own Dockerfile does it, without the layers that follow.
+# The same step as in jbuild's Dockerfile, without the subsequent layers.
 _DOCKERFILE = """\
 FROM {base}
 RUN --mount=type=bind,source=install.sh,target=/run/install.sh --mount=type=secret,id=ca \
@@ -29,10 +29,10 @@ RUN --mount=type=bind,source=install.sh,target=/run/install.sh --mount=type=secr
 
 
 def system_image(lock: Lock, apt: tuple[str, ...], engine: Engine, config: Config) -> str:
-    """Return the name of the image, which is built unless the engine has it.
+    """Return the name of the image; build it if the engine does not have it.
 
     Raises:
-        ProgramFailedError: it cannot be built.
+        ProgramFailedError: the build failed.
     """
     packages = sorted({*lock.platform.python_packages, *apt})
     script = shipped("dockerfiles") / "system" / "install.sh"
@@ -43,10 +43,10 @@ def system_image(lock: Lock, apt: tuple[str, ...], engine: Engine, config: Confi
         user=image_labels.USER,
         packages=", ".join(f'"{package}"' for package in packages),
     )
-    made_from = records.fingerprint(text, script.read_text(encoding="utf-8"))
-    name = f"jbuild-agreement:{made_from[:16]}"
-    known = run(["docker", "image", "inspect", name], env=engine.environment(), check=False)
-    if known.code == 0:
+    fingerprint = records.fingerprint(text, script.read_text(encoding="utf-8"))
+    name = f"jbuild-agreement:{fingerprint[:16]}"
+    inspected = run(["docker", "image", "inspect", name], env=engine.environment(), check=False)
+    if inspected.code == 0:
         return name
     ca = build_ca_bundle(config)
     with tempfile.TemporaryDirectory(prefix="jbuild-agreement-") as folder:

@@ -1,1 +1,1 @@
-"""The rules of the house: what may import what, and which names are taken or unwanted."""
+"""The house rules: the allowed imports between folders, unique names, and words that names must avoid."""

@@ -1,7 +1,7 @@
-"""Which module imports which: the edges, their circles, and the longest chain of them.
+"""Builds the graph of imports between modules, with its cycles and its longest chain.
 
-An import counts wherever it stands: at the top, in a function, or below `if TYPE_CHECKING`. Modules that are imported
-by a name computed at run time are not seen.
+An import counts at the top of a module, in a function, and below `if TYPE_CHECKING`. The graph lacks imports of a name
+that is computed at run time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImportEdge:
-    """One import of one module by another, with the number of its row in the file."""
+    """An import of a module by another module, with its row in the file."""
 
     source: SourceModule
     target: SourceModule
@@ -51,7 +51,7 @@ def _imported(module: SourceModule, by_name: Mapping[str, SourceModule]) -> Iter
         elif isinstance(node, ast.ImportFrom):
             package = _package_of(module, node)
             for alias in node.names:
-                # `from builder.image import build` means the module, `from builder.image.build import run` its parent.
+                # `from builder.image import build` imports a module, `from builder.image.build import run` its parent.
                 name = f"{package}.{alias.name}"
                 if name in by_name:
                     yield name, node.lineno
@@ -68,12 +68,12 @@ def _package_of(module: SourceModule, node: ast.ImportFrom) -> str:
 
 
 def module_graph(edges: Iterable[ImportEdge]) -> dict[str, set[str]]:
-    """Return which modules each module imports, by name."""
+    """Return the modules that each module imports, by name."""
     return _graph((edge.source.name, edge.target.name) for edge in edges)
 
 
 def entry_graph(edges: Iterable[ImportEdge]) -> dict[str, set[str]]:
-    """Return which top-level entries each top-level entry imports. The package's own file is none."""
+    """Return the top-level entries that each top-level entry imports, without the package's `__init__.py`."""
     pairs = ((edge.source.entry, edge.target.entry) for edge in edges)
     return _graph((source, target) for source, target in pairs if source and target and source != target)
 
@@ -86,10 +86,10 @@ def _graph(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
     return graph
 
 
-def circles(graph: Mapping[str, set[str]]) -> tuple[tuple[str, ...], ...]:
-    """Return the groups of nodes that import each other directly or through others, sorted by name."""
+def cycles(graph: Mapping[str, set[str]]) -> tuple[tuple[str, ...], ...]:
+    """Return the groups of nodes that import each other, directly or indirectly, sorted by name."""
     reach = {node: _reachable(graph, node) for node in graph}
-    groups = {tuple(sorted({node} | {other for other in reach[node] if node in reach[other]})) for node in graph}
+    groups = {tuple(sorted({node} | {target for target in reach[node] if node in reach[target]})) for node in graph}
     return tuple(sorted(group for group in groups if len(group) > 1))
 
 
@@ -103,9 +103,9 @@ def _reachable(graph: Mapping[str, set[str]], start: str) -> set[str]:
     return reached
 
 
-def floors(graph: Mapping[str, set[str]]) -> int:
-    """Return the number of nodes in the longest chain of imports; a circle counts as one node."""
-    group_of = {node: (node,) for node in graph} | {node: group for group in circles(graph) for node in group}
+def longest_chain(graph: Mapping[str, set[str]]) -> int:
+    """Return the number of nodes in the longest chain of imports; a cycle counts as one node."""
+    group_of = {node: (node,) for node in graph} | {node: group for group in cycles(graph) for node in group}
     heights: dict[tuple[str, ...], int] = {}
 
     def height(group: tuple[str, ...]) -> int:
@@ -118,7 +118,7 @@ def floors(graph: Mapping[str, set[str]]) -> int:
 
 
 def imported_names(path: Path) -> Iterator[tuple[str, int]]:
-    """Yield the dotted names that a file imports, as they are written, with their rows.
+    """Yield the dotted names that a file imports, as the file writes them, with their rows.
 
     Raises:
         SyntaxError: the file is not Python.

@@ -1,4 +1,4 @@
-"""Which names a package gives, which of them it gives twice, and which are slang."""
+"""Collects the names that a package defines, its duplicate class and module names, and its slang."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from house_rules.source import SourceModule
 
-# Words that say nothing of what they name: pronouns, adverbs, and participles without their noun. A name is slang if
-# it is one of them as a whole, without underscores at its start and whatever its case.
+# Words without a specific meaning: pronouns, adverbs, and participles without their noun. A name is slang if the whole
+# name, without leading underscores and in lower case, is one of them.
 SLANG = frozenset(
     """
     found each said told made kept known own given begun asked wanted shown seen sent brought held taken took gone got
@@ -22,9 +22,9 @@ SLANG = frozenset(
     also
     """.split()  # noqa: SIM905  # a list of words reads as words
 )
-# Module names that every room may have.
+# Module names that every room may use.
 SHARED_MODULE_NAMES = frozenset({"__init__", "__main__", "errors", "stage"})
-# Keys of what `--json` prints and of records, which programs read: a class may have a field of that name.
+# Keys of the output of `--json` and of records. Programs read them, so a class may have a field of that name.
 RESULT_KEYS = frozenset(
     {"also", "found", "kept", "line", "made", "mended", "others", "pieces", "said", "wanted", "what", "where", "whole"}
 )
@@ -33,7 +33,7 @@ _NOT_CHOSEN = frozenset({"self", "cls", "_"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Name:
-    """A name and the spot of its definition."""
+    """A name and the location of its definition."""
 
     text: str
     path: Path
@@ -46,9 +46,9 @@ class Name:
 
 
 def identifiers(modules: Iterable[SourceModule]) -> Iterator[Name]:
-    """Yield every name that is assigned, and those of parameters, functions and classes, once for each spot.
+    """Yield the names of variables, parameters, functions and classes, once per definition.
 
-    Not `self`, `cls`, `_` and names like `__init__`, which nobody chooses.
+    The result excludes `self`, `cls`, `_` and names like `__init__`: developers do not choose them.
     """
     for module in modules:
         for node in ast.walk(module.tree):
@@ -78,9 +78,9 @@ def slang_share(modules: Iterable[SourceModule]) -> float:
 
 
 def public_names(modules: Iterable[SourceModule]) -> Iterator[Name]:
-    """Yield the names that other modules use: modules, their functions, classes and constants, classes' attributes.
+    """Yield the public names of modules, of their functions, classes and constants, and of the classes' attributes.
 
-    Without parameters, which only the share of slang counts, and without fields that are keys of results.
+    The result excludes parameters, which only `slang_share` counts, and fields that are keys of results.
     """
     for module in modules:
         if not module.is_package:
@@ -118,7 +118,7 @@ def _defined(node: ast.stmt) -> Iterator[str]:
 
 
 def classes_by_name(modules: Iterable[SourceModule]) -> dict[str, list[Name]]:
-    """Return the classes at the top of modules by their name, private ones too."""
+    """Return the top-level classes of modules by name, including private classes."""
     return _grouped(
         Name(text=node.name, path=module.path, row=node.lineno)
         for module in modules
@@ -128,7 +128,7 @@ def classes_by_name(modules: Iterable[SourceModule]) -> dict[str, list[Name]]:
 
 
 def modules_by_name(modules: Iterable[SourceModule]) -> dict[str, list[Name]]:
-    """Return the modules by the name of their file."""
+    """Return the modules by file name."""
     return _grouped(Name(text=module.path.stem, path=module.path, row=1) for module in modules)
 
 

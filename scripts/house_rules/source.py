@@ -1,4 +1,4 @@
-"""Reads a package's modules as syntax trees."""
+"""Reads the modules of a package as syntax trees."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGE_FILE = "__init__"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceModule:
-    """A module: its dotted name (a package's own file has the package's name), its path and its syntax tree."""
+    """A module: its dotted name (an `__init__.py` has the package's name), its path, its text and its syntax tree."""
 
     name: str
     path: Path
@@ -24,18 +24,18 @@ class SourceModule:
 
     @property
     def is_package(self) -> bool:
-        """Whether it is the `__init__.py` of a package."""
+        """Whether the module is the `__init__.py` of a package."""
         return self.path.stem == _PACKAGE_FILE
 
     @property
     def entry(self) -> str:
-        """The top-level folder or module of the package that holds it; empty for the package's own file."""
+        """The top-level folder or module of the package that contains it; empty for the package's `__init__.py`."""
         _, _, rest = self.name.partition(".")
         return rest.partition(".")[0]
 
 
 def read_modules(root: Path) -> tuple[SourceModule, ...]:
-    """Read every module below the folder of a package, in the order of their names.
+    """Read all modules below the folder of a package, sorted by name.
 
     Raises:
         SyntaxError: a file is not Python.

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# A Debian root file system from the machine's own mirror, as a stand-in for a base image that cannot be pulled.
+# Builds a Debian root file system from the machine's package mirror. It stands in for a base image that cannot be pulled.
 
-# One fixed moment for every file, so that the same packages give the same layer.
+# A fixed timestamp for every file, so that the same packages give the same layer.
 BASE_EPOCH=1735689600
 
 base_sources() {
@@ -33,7 +33,7 @@ base_packages() {
     emulation_packages "$1"
 }
 
-# Merged /usr from the start spares the conversion, its packages and their run under QEMU.
+# A merged /usr from the start avoids the conversion, its packages and their execution under QEMU.
 make_rootfs() {
     local arch=$1 suite=$2 sources=$3 target=$4
     SOURCE_DATE_EPOCH=$BASE_EPOCH mmdebstrap --arch="$arch" --variant=minbase --format=tar \
@@ -46,7 +46,7 @@ make_rootfs() {
         "$suite" "$target" - <<<"$sources"
 }
 
-# Built rather than imported: an import would carry the time of day, and so another digest each time.
+# The image is built, not imported: an import records the current time and so changes the digest on every run.
 image_from_rootfs() {
     local arch=$1 reference=$2 folder=$3
     printf 'FROM scratch\nADD rootfs.tar /\nCMD ["bash"]\n' >"$folder/Dockerfile"
@@ -60,8 +60,8 @@ make_base() {
     work=$(mktemp -d "$ENGINE_HOME/base.XXXXXX")
     # shellcheck disable=SC2064
     trap "rm -rf '$work'" EXIT
-    say "making $reference from Debian $suite packages with mmdebstrap (log: $log)"
+    say "building $reference from Debian $suite packages with mmdebstrap (log: $log)"
     { make_rootfs "$arch" "$suite" "$sources" "$work/rootfs.tar" && image_from_rootfs "$arch" "$reference" "$work"; } \
-        >"$log" 2>&1 || { log_tail "$log"; die "the base $reference could not be made"; }
+        >"$log" 2>&1 || { log_tail "$log"; die "cannot build the base image $reference"; }
     say "$reference pushed ($SECONDS s)"
 }

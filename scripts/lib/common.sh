@@ -1,14 +1,14 @@
 # shellcheck shell=bash
-# What the scripts share: where things lie, how it speaks, how it looks at processes.
+# Shared functions of the scripts: paths, messages, processes.
 
 CACHE=${JBUILD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/jbuild}
 ENGINE_HOME=$CACHE/engine
-# shellcheck disable=SC2034  # used by the parts
+# shellcheck disable=SC2034  # used by the other files
 ENGINE_SOCKET=$ENGINE_HOME/docker.sock
-# shellcheck disable=SC2034  # used by the parts
+# shellcheck disable=SC2034  # used by the other files
 ENGINE_RECORD=$ENGINE_HOME/engine.json
 
-say() { printf '%s: %s\n' "${SPEAKER:-engine}" "$*" >&2; }
+say() { printf '%s: %s\n' "${SCRIPT_NAME:-engine}" "$*" >&2; }
 
 die() {
     say "$*"
@@ -22,16 +22,16 @@ os_field() { (
     . /etc/os-release 2>/dev/null && eval "printf '%s' \"\${$1:-}\""
 ); }
 
-# Writes standard input aside and renames it, so that a reader never sees half of it.
+# write_file PATH: writes standard input to a temporary file and renames it, so that a reader never sees a partial file.
 write_file() {
-    local aside
-    aside=$(mktemp "$1.XXXXXX")
-    cat >"$aside"
-    chmod 0644 "$aside"
-    mv -f "$aside" "$1"
+    local temporary
+    temporary=$(mktemp "$1.XXXXXX")
+    cat >"$temporary"
+    chmod 0644 "$temporary"
+    mv -f "$temporary" "$1"
 }
 
-# True when PID is alive and was started on our engine home: pids are reused after a reboot.
+# is_ours PID: true if the process is alive and was started on this engine home. Process IDs are reused after a reboot.
 is_ours() {
     local pid=$1
     [[ $pid =~ ^[0-9]+$ && -r /proc/$pid/cmdline ]] || return 1
@@ -45,7 +45,7 @@ runs() {
     pid=$(pid_from "$1") && is_ours "$pid"
 }
 
-# until_true SECONDS COMMAND…: asks five times a second.
+# until_true SECONDS COMMAND…: runs the command five times a second until it succeeds or the time is over.
 until_true() {
     local rounds=$(($1 * 5))
     shift
@@ -55,13 +55,13 @@ until_true() {
     done
 }
 
-gone() { [[ ! -e /proc/$1 ]]; }
+has_ended() { [[ ! -e /proc/$1 ]]; }
 
-# Asks a process of ours to end, and after SECONDS makes it.
+# end_process PID SECONDS: sends SIGTERM, and SIGKILL if the process still runs after the timeout.
 end_process() {
     local pid=$1 seconds=$2
     kill -TERM "$pid" 2>/dev/null || return 0
-    until_true "$seconds" gone "$pid" || kill -KILL "$pid" 2>/dev/null || true
+    until_true "$seconds" has_ended "$pid" || kill -KILL "$pid" 2>/dev/null || true
 }
 
 log_tail() {

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Our own dockerd: a plain process whose every file lies in the engine home.
+# The dockerd of scripts/engine: a plain process that keeps all its files in the engine home.
 
 ENGINE_PID=$ENGINE_HOME/docker.pid
 ENGINE_LOG=$ENGINE_HOME/docker.log
-# Of this engine home alone: another home may have an engine of its own.
+# The bridge belongs to this engine home: another home may run another engine.
 BRIDGE=jb-$(cksum <<<"$ENGINE_HOME" | cut -d' ' -f1)
 
 ours() { DOCKER_HOST=unix://$ENGINE_SOCKET DOCKER_CONTEXT='' "$@"; }
@@ -12,7 +12,7 @@ answers() { timeout 15 docker version --format '{{.Server.Version}}' 2>/dev/null
 
 our_engine_answers() { [[ -S $ENGINE_SOCKET ]] && ours answers >/dev/null; }
 
-# The engine the user's docker command already talks to, unless that is ours.
+# True if the user's docker command reaches an engine other than ours.
 users_engine_answers() {
     command -v docker >/dev/null || return 1
     [[ ${DOCKER_HOST:-} != "unix://$ENGINE_SOCKET" ]] && answers >/dev/null && has_buildx
@@ -28,16 +28,16 @@ engine_is_recent() {
 }
 
 engine_packages() {
-    local wanted=()
-    engine_is_recent || wanted+=(docker.io containerd)
-    command -v docker >/dev/null || [[ $(os_field ID) == ubuntu ]] || wanted+=(docker-cli)
-    has_buildx || wanted+=(docker-buildx)
-    command -v iptables >/dev/null || wanted+=(iptables)
-    command -v ip >/dev/null || wanted+=(iproute2)
-    echo "${wanted[@]}"
+    local packages=()
+    engine_is_recent || packages+=(docker.io containerd)
+    command -v docker >/dev/null || [[ $(os_field ID) == ubuntu ]] || packages+=(docker-cli)
+    has_buildx || packages+=(docker-buildx)
+    command -v iptables >/dev/null || packages+=(iptables)
+    command -v ip >/dev/null || packages+=(iproute2)
+    echo "${packages[@]}"
 }
 
-# A bridge of our own: docker0 may belong to another engine, running or not.
+# The engine needs a separate bridge: docker0 may belong to another engine, running or not.
 make_bridge() {
     ip link show "$BRIDGE" >/dev/null 2>&1 && return
     local net routes
@@ -63,29 +63,29 @@ write_daemon_config() {
 	END
 }
 
-# Answering, or ended without ever answering.
-settled() { our_engine_answers || { [[ -n $1 ]] && gone "$1"; }; }
+# True if the engine answers, or if it has ended before it could answer.
+has_settled() { our_engine_answers || { [[ -n $1 ]] && has_ended "$1"; }; }
 
 start_engine() {
     local started=''
-    ((${#ENGINE_HOME} <= 70)) || die "$ENGINE_HOME is too long for socket paths: set JBUILD_CACHE to a shorter one"
+    ((${#ENGINE_HOME} <= 70)) || die "$ENGINE_HOME is too long for socket paths: set JBUILD_CACHE to a shorter path"
     runs "$ENGINE_PID" || rm -f "$ENGINE_PID" "$ENGINE_SOCKET"
     if ! [[ -e $ENGINE_PID ]]; then
         make_bridge
         write_daemon_config
-        # Containers inherit it, and vLLM wants as many.
+        # Containers inherit the limit, and vLLM needs this many open files.
         ulimit -n 65536 2>/dev/null || true
-        # Names of our own, for a machine whose system containerd dockerd would use and share.
+        # Separate namespaces: on some machines, dockerd shares the system's containerd.
         nohup setsid dockerd --config-file "$ENGINE_HOME/daemon.json" --containerd-namespace jbuild \
             --containerd-plugins-namespace jbuild-plugins </dev/null >"$ENGINE_LOG" 2>&1 9>&- &
         started=$!
     fi
-    until_true 60 settled "$started" && our_engine_answers && return
+    until_true 60 has_settled "$started" && our_engine_answers && return
     log_tail "$ENGINE_LOG"
-    die "the engine does not answer; the whole log is $ENGINE_LOG"
+    die "the engine does not answer; see the full log: $ENGINE_LOG"
 }
 
-# Our processes: dockerd itself, and what a killed dockerd leaves behind.
+# Prints the process IDs of our dockerd, and of the children that a killed dockerd leaves behind.
 our_processes() {
     local dir
     for dir in /proc/[0-9]*; do
@@ -108,7 +108,7 @@ stop_engine() {
         end_process "$(pid_from "$ENGINE_PID")" 30
         say "engine stopped"
     else
-        say "engine was not running"
+        say "engine is not running"
     fi
     for pid in $(our_processes); do end_process "$pid" 5; done
     rm -f "$ENGINE_PID" "$ENGINE_SOCKET"

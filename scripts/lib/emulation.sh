@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# QEMU user emulation: programs of another architecture run through the kernel's binfmt_misc.
+# QEMU user emulation: the kernel's binfmt_misc runs programs of another architecture.
 
 BINFMT=/proc/sys/fs/binfmt_misc
 
@@ -13,7 +13,7 @@ qemu_name() {
 
 is_native() { [[ $(uname -m) == "$(qemu_name "$1")" ]]; }
 
-# Flag F keeps the interpreter open, so that it is found inside a container too.
+# Flag F keeps the interpreter open, so that containers can use it too.
 emulates() {
     local entry
     is_native "$1" && return
@@ -33,13 +33,13 @@ register_emulation() {
     is_root || install_by_hand "emulation of $arch"
     conf=$(binfmt_file "$arch")
     [[ -e $BINFMT/register ]] || mount -t binfmt_misc binfmt_misc "$BINFMT" ||
-        die "this kernel has no binfmt_misc: programs of $arch cannot run here"
+        die "this kernel does not support binfmt_misc: it cannot run programs of $arch"
     ! emulates "$arch" || return 0
-    # Registered without F, by whoever: leave it and say what to do.
+    # Another program registered the architecture without flag F: keep the registration and print the command to remove it.
     [[ ! -e $BINFMT/qemu-$(qemu_name "$arch") ]] ||
-        die "$arch is registered in binfmt_misc without flag F (or disabled): containers will not find QEMU there. Remove it with: echo -1 > $BINFMT/qemu-$(qemu_name "$arch")"
+        die "$arch is registered in binfmt_misc without flag F (or disabled): containers cannot use QEMU. Remove the registration with: echo -1 > $BINFMT/qemu-$(qemu_name "$arch")"
     [[ -e $conf ]] || die "$conf is missing: install qemu-user-static"
     cat "$conf" >"$BINFMT/register"
-    emulates "$arch" || die "registering $conf did not take"
+    emulates "$arch" || die "the kernel does not use the registration in $conf"
     say "programs of $arch run through QEMU (binfmt_misc)"
 }

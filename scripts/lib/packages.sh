@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Installs what is missing from the machine's own package mirror, without changing /etc/apt.
+# Installs missing packages from the machine's package mirror, without changing /etc/apt.
 
 APT_HOME=$ENGINE_HOME/apt
 POLICY=/usr/sbin/policy-rc.d
@@ -7,8 +7,8 @@ POLICY_MARK='# jbuild: gone again when the installation is over'
 SECOND_SUITE=trixie
 
 install_by_hand() {
-    die "missing here: $*. This is no root shell on Debian or Ubuntu, so nothing was installed. Install" \
-        "Docker Engine 24 or newer with buildx, QEMU user emulation for arm64 registered in binfmt_misc" \
+    die "this machine lacks: $*. Nothing was installed, because this is not a root shell on Debian or Ubuntu." \
+        "Install Docker Engine 24 or newer with buildx, QEMU user emulation for arm64 registered in binfmt_misc" \
         "(flag F) and a registry (docker-registry), or, on Debian or Ubuntu, run the same command as root."
 }
 
@@ -16,13 +16,13 @@ can_install() {
     is_root && command -v apt-get >/dev/null && [[ $(os_field ID) =~ ^(debian|ubuntu)$ ]]
 }
 
-# Debian 12's own engine is too old for the containerd image store, and it has no buildx.
+# Debian 12 packages an engine that is too old for the containerd image store, and it does not package buildx.
 needs_second_suite() { [[ $(os_field ID) == debian && $(os_field VERSION_ID) == 12 ]]; }
 
-# debian_sources FORMAT: the machine's sources of Debian itself; known only once their lists have been read.
+# debian_sources FORMAT: prints the machine's apt sources of Debian. The package lists must be read first.
 debian_sources() { apt_private indextargets --format "$1" 'Created-By: Packages' 'Origin: Debian' 'Component: main'; }
 
-# A copy of the machine's apt sources and preferences, to which more can be added.
+# Copies the machine's apt sources and preferences, so that the scripts can add to the copy.
 copy_apt_settings() {
     rm -rf "$APT_HOME/sources" "$APT_HOME/preferences"
     mkdir -p "$APT_HOME"/{sources,preferences,lists/partial,cache/archives/partial}
@@ -32,11 +32,11 @@ copy_apt_settings() {
     find /etc/apt/preferences.d -maxdepth 1 -type f -exec cp -t "$APT_HOME/preferences" {} + 2>/dev/null || true
 }
 
-# The second suite at a priority where nothing comes from it unless asked for by name.
+# Adds the second suite at a priority at which apt installs only packages that are requested from it by name.
 add_second_suite() {
     local mirror
     mirror=$(debian_sources "\$(RELEASE) \$(REPO_URI)" | sed -n "s/^$(os_field VERSION_CODENAME) //p" | head -n1)
-    [[ -n $mirror ]] || die "apt has no source of Debian $(os_field VERSION_CODENAME), so the mirror to use is not known: mend apt's sources"
+    [[ -n $mirror ]] || die "apt has no source of Debian $(os_field VERSION_CODENAME), so the mirror is unknown: fix apt's sources"
     write_file "$APT_HOME/sources/zz-jbuild.sources" <<-END
 		Types: deb
 		URIs: $mirror
@@ -64,7 +64,7 @@ read_lists() {
 update_lists() {
     apt_private update >"$1" 2>&1 || {
         log_tail "$1"
-        die "the package lists cannot be read: check the network and apt's sources"
+        die "cannot read the package lists: check the network and apt's sources"
     }
 }
 
@@ -76,7 +76,7 @@ apt_private() {
         -o APT::Sandbox::User=root -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 "$@"
 }
 
-# The daemons are ours to start, on our own home; the packages would start them on the system's.
+# The scripts start the daemons in the engine home; the packages would start them as system services.
 forbid_autostart() {
     if [[ -e $POLICY ]] && ! grep -q "$POLICY_MARK" "$POLICY"; then return; fi
     trap 'rm -f "$POLICY"' EXIT
@@ -84,13 +84,13 @@ forbid_autostart() {
     chmod 0755 "$POLICY"
 }
 
-# Packages enable their services for the next boot: a second engine would then answer first.
+# Packages enable their services for the next boot: a second engine would then answer before ours.
 disable_services() {
     command -v systemctl >/dev/null || return 0
     systemctl disable --quiet "$@" >/dev/null 2>&1 || true
 }
 
-# The engine, QEMU and the registry, oras and cosign are the ones too old (or absent) in Debian 12.
+# with_suites PACKAGE…: in Debian 12, the engine, QEMU, the registry, oras and cosign are too old or absent.
 with_suites() {
     local name
     for name in "$@"; do
@@ -101,22 +101,22 @@ with_suites() {
     done
 }
 
-# install_packages PACKAGE…, in a subshell that keeps its traps to itself.
+# install_packages PACKAGE…: runs in a subshell, so that its traps do not reach the caller.
 install_packages() (
     can_install || install_by_hand "$*"
-    log=$ENGINE_HOME/install.log origin="the machine's own apt sources"
-    mapfile -t wanted < <(with_suites "$@")
+    log=$ENGINE_HOME/install.log origin="the machine's apt sources"
+    mapfile -t packages < <(with_suites "$@")
     mkdir -p "$ENGINE_HOME"
-    ! needs_second_suite || origin+=" plus suite $SECOND_SUITE of the same mirror at low priority, kept private to this command"
+    ! needs_second_suite || origin+=" plus suite $SECOND_SUITE of the same mirror at low priority, for this command only"
     say "reading the package lists of $origin"
     read_lists
-    say "installing $* and what they need (download $(download_size "${wanted[@]}")), from $origin"
-    # In a session of its own and waited for: a Ctrl-C halfway would leave packages unconfigured.
+    say "installing $* and their dependencies (download $(download_size "${packages[@]}")), from $origin"
+    # apt-get runs in a separate session, and the script waits for it: Ctrl-C in the middle would leave packages unconfigured.
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
     forbid_autostart
-    apt_private install --yes --no-install-recommends "${wanted[@]}" >"$log" 2>&1 ||
-        { log_tail "$log"; die "the packages cannot be installed; the whole log is $log"; }
+    apt_private install --yes --no-install-recommends "${packages[@]}" >"$log" 2>&1 ||
+        { log_tail "$log"; die "cannot install the packages; see the full log: $log"; }
     rm -rf "$APT_HOME/cache"
 )
 

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# jbuild itself in the checkout's .venv: the Python it needs, and its own dependencies.
+# Installs jbuild into the checkout's .venv: a suitable Python, jbuild and its dependencies.
 
 find_python() {
     local name
@@ -14,12 +14,12 @@ find_python() {
 
 provide_python() {
     PYTHON=$(find_python) && return
-    can_install || die "Python 3.10 or newer with its venv module is missing: install it (python3, python3-venv), then run this again"
+    can_install || die "Python 3.10 or newer with its venv module is missing: install it (python3, python3-venv), then run the command again"
     install_packages python3 python3-venv
-    PYTHON=$(find_python) || die "this system's Python is older than 3.10: install a newer one, then run this again"
+    PYTHON=$(find_python) || die "this system's Python is older than 3.10: install a newer Python, then run the command again"
 }
 
-# install_project [dev]: installed again only when pyproject.toml has changed; with `dev`, the tools of the tests too.
+# install_project [dev]: installs jbuild if pyproject.toml has changed; with `dev`, also the test tools.
 install_project() {
     local env=$checkout/.venv stamp=$checkout/.venv/.installed${1:+-$1}
     if [[ -x $env/bin/jbuild ]] && cmp -s "$checkout/pyproject.toml" "$stamp"; then return; fi
@@ -30,7 +30,7 @@ install_project() {
     rm -f "$env/.unfinished"
 }
 
-# One whose making was interrupted is made anew; one that somebody else made is only given pip.
+# make_environment PATH: recreates an environment whose creation was interrupted, and adds only pip to any other one.
 make_environment() {
     [[ ! -e $1/.unfinished ]] || rm -rf "$1"
     if "$1/bin/python" -m pip --version >/dev/null 2>&1; then return; fi

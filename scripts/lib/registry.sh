@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# A registry on loopback, its storage in the engine home.
+# A registry on loopback that stores its data in the engine home.
 
 REGISTRY_PID=$ENGINE_HOME/registry.pid
 REGISTRY_LOG=$ENGINE_HOME/registry.log
 
-# http_status PORT PATH: the status line's code, without needing curl on the machine.
+# http_status PORT PATH [ACCEPT]: prints the status code. It does not need curl.
 http_status() { (
     exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 1
     printf 'GET %s HTTP/1.0\r\nHost: 127.0.0.1\r\nAccept: %s\r\n\r\n' "$2" "${3:-*/*}" >&3
@@ -17,7 +17,7 @@ recorded_port() {
     sed -n 's/.*"registry": *"127\.0\.0\.1:\([0-9]*\)".*/\1/p' "$ENGINE_RECORD" 2>/dev/null
 }
 
-# The port of last time if it is still free: tags and mirror rules name it.
+# Prefers the port of the last run if it is free: tags and mirror rules contain it.
 choose_port() {
     local port
     for port in $(recorded_port) 5000 {5001..5099}; do
@@ -26,7 +26,7 @@ choose_port() {
             return
         fi
     done
-    die "no free port for the registry between 5000 and 5099"
+    die "the registry needs a free port, but 5000 to 5099 are all in use"
 }
 
 registry_answers() {

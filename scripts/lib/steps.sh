@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Runs steps side by side: a line when one starts and ends, its output in a log, all of them ended together.
+# Runs steps in parallel: prints a line when a step starts and ends, logs its output, and ends all steps together.
 
 declare -A STEP_PID=() STEP_VIEW=() STEP_START=() STEP_SECONDS=()
 STEP_ORDER=()
@@ -7,13 +7,13 @@ HEARTBEAT_S=20
 
 step_log() { echo "$STEP_LOGS/$1.log"; }
 
-# begin NAME COMMAND…: in the background, in a process group of its own so that all of it can be ended.
+# begin NAME COMMAND…: runs a step in the background, in a separate process group, so that its children end with it.
 begin() {
     local name=$1
     shift
     STEP_START[$name]=$SECONDS
     STEP_ORDER+=("$name")
-    say "$name: begins"
+    say "$name: started"
     : >"$(step_log "$name")"
     set -m
     (
@@ -25,29 +25,29 @@ begin() {
     follow "$name"
 }
 
-# Shows the lines with which our own scripts speak; the rest stays in the log.
-SPOKEN='^(engine|stand-in): '
+# Shows the messages of our scripts; the rest of the output stays in the log.
+SCRIPT_MESSAGE='^(engine|stand-in): '
 
 follow() {
     local name=$1
     tail -n +1 -F --pid="${STEP_PID[$name]}" -s 0.3 "$(step_log "$name")" 2>/dev/null |
-        sed -unE "s/$SPOKEN/    &/p" >&2 &
+        sed -unE "s/$SCRIPT_MESSAGE/    &/p" >&2 &
     STEP_VIEW[$name]=$!
 }
 
 still_runs() { [[ -n ${STEP_PID[$1]:-} ]] && kill -0 "${STEP_PID[$1]}" 2>/dev/null; }
 
 heartbeat() {
-    local name line=''
+    local name running=''
     for name in "${STEP_ORDER[@]}"; do
-        ! still_runs "$name" || line+="${line:+, }$name $((SECONDS - STEP_START[$name])) s"
+        ! still_runs "$name" || running+="${running:+, }$name $((SECONDS - STEP_START[$name])) s"
     done
-    [[ -z $line ]] || say "still at work: $line"
+    [[ -z $running ]] || say "still running: $running"
 }
 
-# finish NAME WHAT-TO-DO: waits for a step; a failed one ends everything.
+# finish NAME HINT: waits for a step. If it fails, the script prints the hint and ends.
 finish() {
-    local name=$1 next=$2 rounds=0 code=0
+    local name=$1 hint=$2 rounds=0 code=0
     while still_runs "$name"; do
         sleep 0.2
         ((++rounds % (HEARTBEAT_S * 5))) || heartbeat
@@ -57,9 +57,9 @@ finish() {
     unset "STEP_PID[$name]"
     STEP_SECONDS[$name]=$(($(cat "$(step_log "$name").end" || echo "$SECONDS") - STEP_START[$name]))
     if ((code)); then
-        # What was spoken has been seen already.
-        ! grep -qvE "$SPOKEN" "$(step_log "$name")" || log_tail "$(step_log "$name")"
-        die "$name failed after ${STEP_SECONDS[$name]} s. $next"
+        # The terminal already shows the messages of our scripts.
+        ! grep -qvE "$SCRIPT_MESSAGE" "$(step_log "$name")" || log_tail "$(step_log "$name")"
+        die "$name failed after ${STEP_SECONDS[$name]} s. $hint"
     fi
     say "$name: done in ${STEP_SECONDS[$name]} s"
 }
@@ -67,7 +67,7 @@ finish() {
 end_steps() {
     local name
     for name in "${!STEP_PID[@]}"; do
-        say "ending $name (packages that are being installed are finished first)"
+        say "ending $name (a running package installation finishes first)"
         kill -TERM -- "-${STEP_PID[$name]}" 2>/dev/null || true
     done
     wait 2>/dev/null || true

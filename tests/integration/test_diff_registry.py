@@ -14,12 +14,12 @@ from builder.host.console import Console
 from builder.host.paths import Workspace
 from builder.host.session import Session
 from builder.model.recipes import TagRule
-from builder.project.diff.comparison import compare
+from builder.project.diff.difference import compare
 from builder.project.diff.subject import subject
 from builder.publish.image_source import from_layout
 from builder.publish.push import PublishOptions, publish
-from builder.remote.registry.errors import ImageMissingError, RegistryUnreachableError
 from builder.remote.registry.registry_client import OCI_INDEX, connect
+from builder.remote.registry.transport import ImageMissingError, RegistryUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,14 +14,13 @@ from builder.host.console import Console
 from builder.host.engine.docker import data_folder, find_engine
 from builder.host.paths import Workspace
 from builder.host.session import Session
-from builder.project.doctor import emulation_check, engine_check, proxy_check
-from builder.project.doctor import registry_check as registries
+from builder.project.doctor import emulation_check, network_check, proxy_check, tools_check
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.engine.docker import Engine
-    from builder.project.doctor.check_records import Check
+    from builder.project.doctor.check_table import Check
 
 __all__ = ["locked_registry", "registry"]
 
@@ -52,7 +51,7 @@ def test_an_arm64_program_runs_in_the_engine_and_leaves_nothing(running: Engine,
 
 
 def test_the_engine_tells_its_builder_and_its_folder(running: Engine, tmp_path: Path) -> None:
-    checks = list(engine_check.check(make_case(session(tmp_path), engine=running)))
+    checks = list(tools_check.engine(make_case(session(tmp_path), engine=running)))
     states = {check.name: check.state for check in checks}
     assert states["engine"] == states["buildx"] == states["builder"] == "ok"
     assert data_folder(running)
@@ -60,7 +59,7 @@ def test_the_engine_tells_its_builder_and_its_folder(running: Engine, tmp_path: 
 
 
 def push(folder: Path, *targets: str) -> list[Check]:
-    return list(registries.check(make_case(session(folder, *targets))))
+    return list(network_check.registries(make_case(session(folder, *targets))))
 
 
 def uploads(registry: Registry) -> list[Path]:

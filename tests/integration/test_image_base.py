@@ -14,10 +14,10 @@ from builder.host.config import Config
 from builder.host.console import Console
 from builder.host.paths import Workspace
 from builder.host.session import Session
-from builder.image.build.base_blobs import base_image, fetch_layers
+from builder.image.build.cell_image import base_image
 from builder.image.oci.layout import blob, is_whole, read_config
-from builder.remote.registry.errors import ImageMissingError
 from builder.remote.registry.registry_client import DOCKER_INDEX, DOCKER_MANIFEST, RegistryClient, connect
+from builder.remote.registry.transport import ImageMissingError
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:
@@ -73,8 +73,6 @@ def test_an_index_of_docker_types(registry: Registry, session: Session, tmp_path
     found = base_image(pinned, "arm64", session)
     assert found.layers == image.layers, "the types are OCI's"
     assert found.platform == "linux/arm64"
-    assert not is_whole(session.workspace.images, found)
-    fetch_layers(found, pinned, session)
     assert is_whole(session.workspace.images, found)
     for layer in found.layers:
         content = blob(session.workspace.images, layer.digest).read_bytes()
@@ -87,10 +85,8 @@ def test_it_is_read_once_wherever_it_is_named(registry: Registry, session: Sessi
     image = make_image(tmp_path / "theirs")
     digest = push_docker_style(registry, image, tmp_path / "theirs", session)
     found = base_image(f"{registry.host}/a/base@{digest}", "arm64", session)
-    fetch_layers(found, f"{registry.host}/a/base@{digest}", session)
     nowhere = f"127.0.0.1:9/mirror/base@{digest}"
     assert base_image(nowhere, "arm64", session) == found
-    fetch_layers(found, nowhere, session)
 
 
 def test_a_connection_that_breaks_and_a_layer_that_is_another(
@@ -101,13 +97,13 @@ def test_a_connection_that_breaks_and_a_layer_that_is_another(
     layer = f"GET .*{image.layers[0].digest}"
     with running_front(registry, Fault(match=layer, kind="cut-answer", after=1_500_000)) as front:
         pinned = f"{front.host}/a/base@{digest}"
-        fetch_layers(base_image(pinned, "arm64", session), pinned, session)
+        base_image(pinned, "arm64", session)
         assert front.asked(layer) == 2
     blob(session.workspace.images, image.layers[0].digest).unlink()
     with running_front(registry, Fault(match=layer, kind="swap", body=b"x" * 3_000_000, times=None)) as front:
         pinned = f"{front.host}/a/base@{digest}"
         with pytest.raises(IntegrityError, match="other bytes"):
-            fetch_layers(base_image(pinned, "arm64", session), pinned, session)
+            base_image(pinned, "arm64", session)
     held = {path.name for path in (session.workspace.images / "blobs" / "sha256").iterdir()}
     assert image.layers[0].digest[7:] not in held
     assert not any(name.startswith(".") for name in held)

@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from factories import make_session
 from hub_stand_in import COMMIT, Asked, HubStandIn, small_model, weights
 
 from builder.errors import IntegrityError, JbuildError, ModelError, NetworkError
-from builder.host.config import Config, ModelMirror
-from builder.host.console import Console
-from builder.image.render.model_layer import bake
+from builder.host.config import ModelMirror
+from builder.image.render.context import bake
 from builder.model.recipes import Model
 from builder.models.fetch import fetch_model
 from builder.models.model_lock import lock_model
@@ -67,12 +67,11 @@ def models(tmp_path: Path) -> Path:
 
 
 def lock(hub: HubStandIn, models: Path, model: Model = MODEL, **config: Any) -> LockedModel:
-    settings = Config(hub_endpoint=hub.endpoint, **config)
-    return lock_model(model, models, settings, models, Console(quiet=True))
+    return lock_model(model, models, make_session(models, hub_endpoint=hub.endpoint, **config))
 
 
 def fetch(locked: LockedModel, hub: HubStandIn, models: Path) -> None:
-    fetch_model(locked, models, Config(hub_endpoint=hub.endpoint), models, Console(quiet=True))
+    fetch_model(locked, models, make_session(models, hub_endpoint=hub.endpoint))
 
 
 def begin_of(asked: Asked) -> int:
@@ -97,7 +96,7 @@ def test_locks_fetches_and_bakes(hub: HubStandIn, models: Path, tmp_path: Path) 
 
     fetch(locked, hub, models)
     assert left_over(models) == []
-    bake(locked, models, tmp_path / "layer", 1_000_000_000)
+    bake(locked, models, tmp_path / "layer")
     baked = tmp_path / "layer" / "models" / "tiny"
     assert {p.name: p.read_bytes() for p in baked.iterdir()} == {path: hub.files[path] for path in TAKEN}
 
@@ -114,7 +113,7 @@ def test_what_is_here_is_not_asked_for_again(hub: HubStandIn, models: Path) -> N
 
 def test_a_lock_can_be_fetched_by_another_cache(hub: HubStandIn, models: Path, tmp_path: Path) -> None:
     locked = lock(hub, models)
-    fetch(locked, hub, tmp_path / "other")
+    fetch(locked, hub, tmp_path / "other" / "models")
     assert len(hub.requests("/cdn/")) == 2
 
 
@@ -237,7 +236,7 @@ def test_an_unreachable_hub(models: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(NetworkError) as caught:
-            lock_model(MODEL, models, Config(hub_endpoint=endpoint), models, Console(quiet=True))
+            lock_model(MODEL, models, make_session(models, hub_endpoint=endpoint))
     assert caught.value.message == f"the hub at {endpoint} cannot be reached: connection refused"
     assert caught.value.hint is not None
     assert "HF_ENDPOINT" in caught.value.hint
@@ -246,7 +245,7 @@ def test_an_unreachable_hub(models: Path) -> None:
 @pytest.mark.parametrize("endpoint", ["http://[", "http://127.0.0.1:99999999", "http://no.such.host.invalid"])
 def test_an_endpoint_that_is_none(models: Path, endpoint: str) -> None:
     with pytest.raises(NetworkError, match="the hub at"):
-        lock_model(MODEL, models, Config(hub_endpoint=endpoint), models, Console(quiet=True))
+        lock_model(MODEL, models, make_session(models, hub_endpoint=endpoint))
 
 
 @pytest.mark.parametrize(
@@ -386,34 +385,35 @@ def test_a_mirror_in_a_folder(
     folder.mkdir()
     for path, data in hub.files.items():
         (folder / path).write_bytes(data)
-    whole = Config(model_mirrors=(ModelMirror(source="hf://org/tiny", folder=folder),))
+    whole = ModelMirror(source="hf://org/tiny", folder=folder)
     exact = ModelMirror(source=MODEL.source, folder=folder, stand_in="no network here")
     other = ModelMirror(source="hf://org/tiny", folder=tmp_path / "never")
-    console = Console(quiet=True)
 
-    locked = lock_model(replace(MODEL, source=f"hf://org/tiny@{COMMIT}"), tmp_path, whole, models, console)
+    locked = lock_model(
+        replace(MODEL, source=f"hf://org/tiny@{COMMIT}"), tmp_path, make_session(models, model_mirrors=(whole,))
+    )
     assert (locked.origin, locked.revision, locked.stand_in) == ("folder", COMMIT, None)
     assert locked.files == lock(hub, models).files
     fetch(locked, hub, models)  # a faithful mirror's lock can be fetched from the hub itself
 
-    stood_in = lock_model(MODEL, tmp_path, Config(model_mirrors=(other, exact)), models, console)
+    stood_in = lock_model(MODEL, tmp_path, make_session(models, model_mirrors=(other, exact)))
     assert (stood_in.origin, stood_in.revision, stood_in.stand_in) == ("folder", None, "no network here")
     assert f"warning: model tiny: {folder} stands in for hf://org/tiny@main: no network here" in capsys.readouterr().err
     with pytest.raises(ModelError, match="was locked from a folder instead of hf://org/tiny@main, which is not conf"):
-        fetch(stood_in, hub, tmp_path / "empty")
+        fetch(stood_in, hub, tmp_path / "empty" / "models")
 
 
 def test_a_mirrors_folder_that_is_not_there(models: Path, tmp_path: Path) -> None:
-    config = Config(model_mirrors=(ModelMirror(source="hf://org/tiny", folder=tmp_path / "gone"),))
+    gone = ModelMirror(source="hf://org/tiny", folder=tmp_path / "gone")
     with pytest.raises(ModelError) as caught:
-        lock_model(MODEL, tmp_path, config, models, Console(quiet=True))
+        lock_model(MODEL, tmp_path, make_session(models, model_mirrors=(gone,)))
     assert caught.value.message == "model tiny: the folder does not exist"
     assert caught.value.hint == "correct the folder that [[model-mirrors]] in jbuild.toml gives for hf://org/tiny"
 
 
 def _fetch_elsewhere(locked: LockedModel, endpoint: str, models: Path, outcome: Any) -> None:
     try:
-        fetch_model(locked, models, Config(hub_endpoint=endpoint), models, Console(quiet=True))
+        fetch_model(locked, models, make_session(models, hub_endpoint=endpoint))
         outcome.put("")
     except JbuildError as error:
         outcome.put(error.message)

@@ -15,22 +15,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from factories import make_session
 from hub_stand_in import small_model, weights
 from servers import PASSWORD, USER, Fault, Registry, running_front, running_registry
 
 from builder.errors import DiskError, IntegrityError, JbuildError, ModelError, RegistryError
 from builder.host.config import Config, RegistryMirror
-from builder.host.console import Console
-from builder.image.render.model_layer import bake
+from builder.image.render.context import bake
 from builder.model.recipes import Model
 from builder.models import model_store
 from builder.models.fetch import fetch_model
 from builder.models.model_lock import lock_model
 from builder.remote import http
+from builder.remote.artifact import TITLE
 from builder.remote.download import BLOCK
-from builder.remote.hub.artifact import TITLE
-from builder.remote.registry.errors import RegistryUnreachableError
 from builder.remote.registry.registry_client import OCI_INDEX, OCI_MANIFEST, connect
+from builder.remote.registry.transport import RegistryUnreachableError
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:
@@ -98,11 +98,11 @@ def model_at(host: str, tag: str) -> Model:
 
 
 def lock(model: Model, models: Path, **config: Any) -> LockedModel:
-    return lock_model(model, models, Config(**config), models, Console(quiet=True))
+    return lock_model(model, models, make_session(models, **config))
 
 
 def fetch(locked: LockedModel, models: Path) -> None:
-    fetch_model(locked, models, Config(), models, Console(quiet=True))
+    fetch_model(locked, models, make_session(models))
 
 
 def left_over(models: Path) -> list[str]:
@@ -132,7 +132,7 @@ def test_locks_fetches_and_bakes(registry: Registry, models: Path, tmp_path: Pat
     )
     fetch(locked, models)
     assert left_over(models) == []
-    bake(locked, models, tmp_path / "layer", 1_000_000_000)
+    bake(locked, models, tmp_path / "layer")
     baked = tmp_path / "layer" / "models" / "tiny"
     assert {p.name: p.read_bytes() for p in baked.iterdir()} == {path: files[path] for path in TAKEN}
     by_digest = replace(model, source=f"oci://{registry.host}/{REPOSITORY}@{digest}")
@@ -322,7 +322,7 @@ def test_a_registry_that_wants_a_log_in(
         monkeypatch.setenv("JBUILD_REGISTRY_PASSWORD", PASSWORD)
         own = (f"{front.host}/models",)
         locked = lock(model_at(front.host, "secret"), models, registries=own)
-        fetch_model(locked, models, Config(registries=own), models, Console(quiet=True))
+        fetch_model(locked, models, make_session(models, registries=own))
     assert left_over(models) == []
 
 
@@ -401,7 +401,7 @@ def test_a_mirror(registry: Registry, models: Path, tmp_path: Path, capsys: pyte
     locked = lock(model, models, registry_mirrors=(rule,))
     assert (locked.source, locked.stand_in) == (model.source, "no network here")
     assert f"stands in for {model.source}: no network here" in capsys.readouterr().err
-    fetch_model(locked, models, Config(registry_mirrors=(rule,)), models, Console(quiet=True))
+    fetch_model(locked, models, make_session(models, registry_mirrors=(rule,)))
 
 
 def test_a_disk_that_fills_up(

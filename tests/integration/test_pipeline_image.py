@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from project import CELL, Done, Project, assert_refused
 
+from builder.image.build.reproduce import members
 from builder.image.oci.layout import blob, read_config, read_image
-from builder.image.oci.layout_diff import members
 from builder.image.wheels.tree import EPOCH
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from builder.host.config import Config
-from builder.remote.hub.artifact import TITLE
+from builder.remote.artifact import TITLE
 from builder.remote.registry.registry_client import OCI_MANIFEST, connect
 from builder.remote.registry.upload import BytesBlob
 

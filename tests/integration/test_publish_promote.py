@@ -35,9 +35,9 @@ from builder.host import records
 from builder.host.config import Config
 from builder.host.paths import Workspace
 from builder.publish import statements
-from builder.publish.export_verdict import write_verdict
 from builder.publish.promotion import PromoteOptions, from_cell, from_image, promote
 from builder.publish.push import PublicationError
+from builder.publish.trust import write_verdict
 from builder.remote.registry.reference import Reference
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from builder.errors import IntegrityError, RecipeError, RegistryError
 from builder.host.config import Config, RegistryMirror
 from builder.remote.http import CA_HINT, Patience, Retry
 from builder.remote.registry.base_lookup import resolve_digest
-from builder.remote.registry.errors import ImageMissingError, RegistryUnreachableError
 from builder.remote.registry.registry_client import OCI_INDEX, RegistryClient, connect
+from builder.remote.registry.transport import ImageMissingError, RegistryUnreachableError
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:
@@ -113,11 +113,11 @@ def test_a_locked_registry_takes_the_password(
     monkeypatch.setenv("JBUILD_REGISTRY_USER", USER)
     monkeypatch.setenv("JBUILD_REGISTRY_PASSWORD", PASSWORD)
     image = make_image(tmp_path)
-    push(ask(locked_registry.host, own={locked_registry.host}), image, tmp_path)
+    push(ask(locked_registry.host, publish=True), image, tmp_path)
     assert locked_registry.tags("a/b", user=f"{USER}:{PASSWORD}") == {"1": image.digest}
     monkeypatch.setenv("JBUILD_REGISTRY_PASSWORD", "wrong")
     with pytest.raises(RegistryError, match="answers 401"):
-        ask(locked_registry.host, own={locked_registry.host}).get_manifest("a/b", "1")
+        ask(locked_registry.host, publish=True).get_manifest("a/b", "1")
 
 
 def log_in(folder: Path, host: str, entry: dict[str, str]) -> None:
@@ -254,8 +254,7 @@ def test_a_base_image_is_looked_up(registry: Registry, tmp_path: Path) -> None:
     push(ask(registry.host), image, tmp_path)
     found = resolve_digest(f"{registry.host}/a/b:1", Config(), "arm64", retry=QUICK)
     assert (found.digest, found.stand_in) == (image.digest, None)
-    assert found.pinned == f"{registry.host}/a/b@{image.digest}"
-    again = resolve_digest(found.pinned, Config(), "arm64", retry=QUICK)
+    again = resolve_digest(f"{registry.host}/a/b@{image.digest}", Config(), "arm64", retry=QUICK)
     assert again.digest == image.digest
 
 

@@ -121,7 +121,7 @@ def test_a_level_can_be_asked_for(shop: Shop) -> None:
     assert shop.pick(*NX, "--json").json["image"] == f"{shop.host}/vllm@{digest}"
     asked = shop.pick(*NX, "--level", "gpu", "--json")
     assert (asked.code, asked.json["image"]) == (11, None)
-    assert by_cell(asked)["v0.20.2-r36.4.0"]["out"] == ["its verdict is of level emulated, not gpu or better"]
+    assert by_cell(asked)["v0.20.2-r36.4.0"]["out"] == ["its verdict has the level emulated, not gpu or better"]
 
 
 def test_an_image_that_nobody_vouches_for_is_out(shop: Shop) -> None:
@@ -138,7 +138,7 @@ def test_a_model_that_is_too_large_for_the_board(shop: Shop) -> None:
     done = shop.pick("--board", "orin-nano-8", "--l4t", "36.4.3", "--json")
     assert done.code == 11
     assert by_cell(done)["v0.20.2-r36.4.0"]["out"] == [
-        "by estimate its model does not fit orin-nano-8: `jbuild fit` shows the sum"
+        "by estimate, its model does not fit orin-nano-8: `jbuild fit` shows the sum"
     ]
 
 
@@ -163,18 +163,18 @@ def test_several_registries_and_one_that_refuses(shop: Shop, registry: Registry)
         alone = shop.pick(*NX, "--registry", front.host, "--json")
     assert done.code == 0, done.stderr
     # What is not in the other one may be there.
-    lost = [said for said in by_cell(done)["v0.15.1-r36.4.0"]["out"] if said.startswith("not known")]
+    lost = [said for said in by_cell(done)["v0.15.1-r36.4.0"]["out"] if said.startswith("unknown")]
     assert len(lost) == 1
     assert front.host in lost[0]
     assert alone.code == 11
-    assert any(said.startswith(f"not known: {front.host}") for said in by_cell(alone)["v0.20.2-r36.4.0"]["out"])
+    assert any(said.startswith(f"unknown: {front.host}") for said in by_cell(alone)["v0.20.2-r36.4.0"]["out"])
 
 
 def test_run_takes_what_pick_names_and_says_why_there_is_none(shop: Shop) -> None:
     shop.put(NEW)
     done = shop.run("run")
     assert_refused(done, 2, r"no image for this machine .*v0_20_2-r36_4_0: it is for arm64", "jbuild pick demo")
-    assert_refused(shop.run("run", "--image", "x/y:1"), 2, "an image is of one cell, and 4 are selected")
+    assert_refused(shop.run("run", "--image", "x/y:1"), 2, "an image belongs to one cell, but 4 are selected")
 
 
 def test_a_compose_file_for_what_others_have_made(shop: Shop) -> None:

@@ -39,7 +39,9 @@ _FOREIGN_OPTIONS = frozenset(
     --cache-to --compile-bytecode --driver --dtype --enforce-eager --gpu-memory-utilization --host
     --insecure-ignore-tlog --ipc --kv-cache-dtype --max-model-len --max-num-seqs --metrics-port --name --network
     --only --platform --port --quantization --runtime --secret --served-model-name --small --tensor-parallel-size
-    --warmup
+    --warmup --allow-deprecated-quantization --chat-template --config-format --enable-auto-tool-choice --lora-modules
+    --max-num-batched-tokens --max_model_len --no- --option --reasoning-parser --tokenizer-mode --tool-call-parser
+    --tool-parser-plugin --trust-remote-code
     """.split()  # noqa: SIM905  # a list of words reads as words
 )
 # A script's array of options, and its use.

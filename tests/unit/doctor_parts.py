@@ -8,14 +8,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from builder.host.engine.docker import Engine
-from builder.project.doctor.check_records import DoctorContext
+from builder.project.doctor.check_table import DoctorContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from builder.host.session import Session
-    from builder.project.doctor.check_records import Check
+    from builder.project.doctor.check_table import Check
 
 INSPECTED = "Name: default\nPlatforms: linux/amd64, linux/amd64/v2, linux/arm64\n"
 

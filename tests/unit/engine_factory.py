@@ -7,7 +7,7 @@ from typing import Any
 from docker.errors import APIError, NotFound
 from factories import make_job
 
-from builder.device.serve.service import service_of
+from builder.device.service import service_of
 from builder.host.engine.docker import Engine
 
 SERVICE = service_of(make_job(), "image")

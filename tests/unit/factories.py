@@ -8,6 +8,10 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.host.config import Config
+from builder.host.console import Console
+from builder.host.paths import Workspace
+from builder.host.session import Session
 from builder.model.images import ImageSettings, Plan
 from builder.model.locks import Job, Lock, Locked, LockedBase, LockedWheel
 from builder.model.model_files import LockedModel, ModelFile
@@ -19,7 +23,6 @@ from builder.pipeline.order import RunOptions
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from builder.host.session import Session
     from builder.pipeline.cell import CellRun
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
@@ -154,6 +157,12 @@ def make_job(
     )
     found = Cell(id=cell, recipe="demo", values=(("distribution", "debian-12"),))
     return Job(recipe=recipe, cell=found, spec=spec, platform=platform or make_platform())
+
+
+def make_session(models: Path, **settings: Any) -> Session:
+    """Return a session of an empty project; `models` is a cache's folder of that name."""
+    workspace = Workspace(project=models.parent, cache=models.parent)
+    return Session(workspace=workspace, config=Config(**settings), console=Console(quiet=True))
 
 
 def make_run(session: Session, *records: object, job: Job | None = None, **options: Any) -> CellRun:

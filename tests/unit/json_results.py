@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from builder.cli.results import result_schema
+from builder.cli.verbs.integration import result_schema
 
 
 def check(verb: str, text: str) -> Any:

@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from builder.device.bench.measurement import Load
+from builder.device.load_client import Load
 from builder.remote.openai import OpenAIServer
 
 if TYPE_CHECKING:

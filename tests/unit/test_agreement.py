@@ -120,7 +120,7 @@ def test_files_that_need_the_runtime_are_counted() -> None:
     stack = Stack(name="s", distribution="d", special="w", requires=(), runtime=("libcuda.so.1",))
     found = compare(stack, said, audited(a_so="loads", b_so="fails: libx", c_so="loads"))
 
-    assert (found.injected, found.other_injected) == (("a.so", "c.so"), ("c.so",))
+    assert (found.injected, found.differently_injected) == (("a.so", "c.so"), ("c.so",))
 
 
 def test_a_stack_that_no_longer_shows_what_it_is_for_is_told() -> None:
@@ -129,7 +129,10 @@ def test_a_stack_that_no_longer_shows_what_it_is_for_is_told() -> None:
 
     found = compare(stack, said, audited(a_so="loads", b_so="loads"))
 
-    assert found.broken_rows == ("a*.so should be there and say `fails`", "c.so should be there and say `loads`")
+    assert found.broken_rows == (
+        "a*.so should exist, with the result `fails`",
+        "c.so should exist, with the result `loads`",
+    )
 
 
 def test_error_findings_are_held_against_the_loader_too() -> None:
@@ -140,7 +143,7 @@ def test_error_findings_are_held_against_the_loader_too() -> None:
 
     found = compare(STACK, said, audited(*findings, other))
 
-    assert (found.false_errors, found.unsaid, found.errors) == (("a.so", "e.so"), ("c.so",), 1)
+    assert (found.false_errors, found.unreported, found.errors) == (("a.so", "e.so"), ("c.so",), 1)
 
 
 def test_what_is_no_known_message_is_a_cause_by_itself() -> None:

@@ -14,7 +14,6 @@ from builder.audit import facts_cache, gather_facts, wheel_facts
 from builder.audit.elf import Defined, UndefinedSymbol
 from builder.errors import IntegrityError
 from builder.model.audits import BaseFacts, GpuCode, GpuTarget, WheelFacts
-from builder.remote.wheelhouse import path_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +77,7 @@ def test_a_wheel_is_read_once(wheel: Path, session: Session, monkeypatch: pytest
     asked = [locked(wheel)]
     first = gather_facts.gather(asked, session)
     monkeypatch.setattr(gather_facts, "read_wheels", lambda *_: pytest.fail("read again"))
-    path_of(asked[0], session.workspace.wheels).unlink()
+    session.workspace.wheel(asked[0].sha256, asked[0].filename).unlink()
     assert gather_facts.gather(asked, session) == first
     assert gather_facts.gather_files({asked[0].sha256: wheel}, session) == first
 
@@ -86,7 +85,7 @@ def test_a_wheel_is_read_once(wheel: Path, session: Session, monkeypatch: pytest
 def test_a_wheel_that_was_damaged_on_this_disk(wheel: Path, session: Session) -> None:
     asked = [locked(wheel)]
     gather_facts.gather(asked, session)
-    path = path_of(asked[0], session.workspace.wheels)
+    path = session.workspace.wheel(asked[0].sha256, asked[0].filename)
     path.write_bytes(path.read_bytes()[:300])
     for facts in session.workspace.facts.rglob("*-*"):
         facts.unlink()

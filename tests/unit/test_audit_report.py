@@ -22,7 +22,7 @@ from builder.errors import NoWheelsError, RegistryError, UsageError
 from builder.host.records import from_json, to_json
 from builder.model.audits import Audit, Finding, GpuVerdict
 from builder.model.locks import Locked
-from builder.model.recipes import Waiver
+from builder.model.recipes import ServerSpec, Waiver
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,11 +104,11 @@ MODULE = make_elf(needed=["libnuma.so.1"], defined=["PyInit__C"], fatbin=make_fa
 
 @pytest.mark.usefixtures("read")
 def test_a_cell(tmp_path: Path, session: Session) -> None:
-    lock = make_lock(locked(make_wheel(tmp_path, files={"demo/_C.so": MODULE})))
-    found = audit_cell(make_job(spec=make_spec(apt=())), lock, session)
+    lock = make_lock(locked(make_wheel(tmp_path, files={"demo/_C.so": MODULE})), models=())
+    found = audit_cell(make_job(spec=make_spec(apt=(), models=())), lock, session)
     assert (found.cell, found.base, found.counted("error")) == ("one", "debian:bookworm-slim", 1)
     waivers = (Waiver(rule="missing-library", reason="r"),)
-    again = audit_cell(make_job(spec=make_spec(apt=("libnuma1",), waivers=waivers)), lock, session)
+    again = audit_cell(make_job(spec=make_spec(apt=("libnuma1",), models=(), waivers=waivers)), lock, session)
     assert again.findings == ()
     assert len(again.warnings) == 1
 
@@ -132,14 +132,15 @@ def test_what_an_audit_is_made_from(tmp_path: Path, session: Session, monkeypatc
         return room.STAGE.inputs(make_run(session, lock, job=job))
 
     before = inputs(job, lock)
-    assert inputs(job, make_lock(wheel, models=())) == before
     others = (
+        inputs(job, make_lock(wheel, models=())),
+        inputs(make_job(spec=make_spec(server=ServerSpec(model="tiny", arguments=("--x",)))), lock),
         inputs(job, make_lock(wheel, platform=make_platform(glibc="2.40"))),
         inputs(make_job(spec=make_spec(apt=("x",))), lock),
         inputs(make_job(spec=make_spec(waivers=(Waiver(rule="tag-lies", reason="r"),))), lock),
     )
     monkeypatch.setattr(room, "table_digest", lambda: "other rows")
-    assert len({before, *others, inputs(job, lock)}) == 5
+    assert len({before, *others, inputs(job, lock)}) == 7
 
 
 @pytest.fixture

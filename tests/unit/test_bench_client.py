@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from openai_server import LOAD, Handler, at, running, stream
 
-from builder.device.bench.load_client import check_url, measure, served_model
-from builder.device.bench.measure import BenchTarget, bench
-from builder.device.bench.measurement import Load
+from builder.device.load_client import Load, check_url, measure, served_model
+from builder.device.measure import BenchTarget, bench
 from builder.errors import SmokeError, UsageError
 from builder.host.console import Console
 from builder.remote.openai import OpenAIServer, ServedModel
@@ -180,7 +179,7 @@ def test_a_whole_measurement() -> None:
         found = bench(BenchTarget(server=at(server), subject="x"), LOAD, (1, 2), "auto", Console(quiet=True))
         assert [step.concurrency for step in found.steps] == [1, 2]
         assert (found.client, found.model, found.level) == ("jbuild", "tiny", None)
-        assert found.remarks == ("jbuild's client: the server's container is not ours",)
+        assert found.remarks == ("jbuild's client: jbuild did not start the server's container",)
         with pytest.raises(SmokeError, match=r"runs in the server's container"):
             bench(BenchTarget(server=at(server), subject="x"), LOAD, (1,), "vllm", Console(quiet=True))
 

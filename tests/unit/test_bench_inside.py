@@ -12,12 +12,12 @@ import pytest
 from engine_factory import SERVICE, Fake
 from openai_server import LOAD, at, running
 
-from builder.device.bench.measure import ANY_PORT, BenchTarget, bench
-from builder.device.bench.vllm_bench import BenchmarkMissingError, measure_inside
-from builder.device.serve.service_container import await_ready
+from builder.device.measure import ANY_PORT, BenchmarkMissingError, BenchTarget, bench, measure_inside
+from builder.device.service_container import await_ready
 from builder.errors import SmokeError
 from builder.host.console import Console
 from builder.host.engine.container import RunningContainer
+from builder.remote.openai import OpenAIServer
 
 if TYPE_CHECKING:
     from openai_server import Stand
@@ -80,8 +80,10 @@ def test_where_it_fails_ours_takes_over_and_says_why() -> None:
 @pytest.mark.parametrize("written", [b"", b"{}", b"[]", b'{"completed": "x"}', json.dumps({"completed": 1}).encode()])
 def test_results_that_cannot_be_read(written: bytes) -> None:
     container: Any = Container(written=written)
+    server = OpenAIServer(url="http://127.0.0.1:1")
+    keyless = BenchTarget(server=server, subject="x", container=RunningContainer(container), port=8000)
     with pytest.raises(BenchmarkMissingError, match="cannot be read"):
-        measure_inside(RunningContainer(container), 8000, ("tiny", "/models/tiny"), LOAD, 1, None)
+        measure_inside(keyless, ("tiny", "/models/tiny"), LOAD, 1)
     assert container.ran[0][1] == {}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +11,10 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.cli.verbs.bench import command, table
-from builder.device.bench.load_client import percentiles, step_of
-from builder.device.bench.measurement import Bench, Load, LoadStep, Percentiles
-from builder.device.bench.vllm_bench import command as bench_command
-from builder.device.bench.vllm_bench import parse
-from builder.host.console import Console
+from builder.cli.verbs.bench import command, text
+from builder.device.load_client import Load, LoadStep, Percentiles, percentiles, step_of
+from builder.device.measure import Bench, parse
+from builder.device.measure import command as bench_command
 from builder.remote.openai import ServerError, StreamedAnswer
 
 LOAD = Load(prompts=2, input_length=16, output_tokens=8)
@@ -57,11 +54,12 @@ def make_bench(*steps: LoadStep, **changes: object) -> Bench:
 
 @given(st.lists(st.floats(0, 1000), min_size=2, max_size=200))
 def test_percentiles_are_those_of_others(values: list[float]) -> None:
-    found = percentiles(values)
-    cuts = statistics.quantiles(values, n=100, method="inclusive")
+    found, ordered = percentiles(values), sorted(values)
     assert found
-    for ours, theirs in ((found.p50, cuts[49]), (found.p95, cuts[94]), (found.p99, cuts[98])):
-        assert ours == pytest.approx(1000 * theirs, abs=0.01)
+    for percent, ours in ((50, found.p50), (95, found.p95), (99, found.p99)):
+        lower, hundredths = divmod((len(ordered) - 1) * percent, 100)
+        below, above = ordered[lower], ordered[min(lower + 1, len(ordered) - 1)]
+        assert ours == pytest.approx(1000 * (below + (above - below) * hundredths / 100), abs=0.01)
 
 
 def test_percentiles_of_one_and_of_none() -> None:
@@ -113,14 +111,11 @@ def test_vllms_benchmark_is_told_everything() -> None:
 
 
 def test_what_people_read() -> None:
-    console = Console()
-    text = table(
-        make_bench(make_step(1), make_step(8, answered=30, failed=2, failures=("cut\x1b[31m",))), console.table
-    )
-    assert "tiny, level cpu, ready after 12 s: registry.example.com/vllm:1" in text
-    assert "8        30, 2 failed  3276.8    3.20        50 / 80 / 90    10 / 12 / 30" in text
-    assert "failed at 8: cut\\x1b[31m" in text
-    assert "note: why" in table(make_bench(remarks=("why",), level=None), console.table)
+    shown = text(make_bench(make_step(1), make_step(8, answered=30, failed=2, failures=("cut\x1b[31m",))))
+    assert "tiny, level cpu, ready after 12 s: registry.example.com/vllm:1" in shown
+    assert "8        30, 2 failed  3276.8    3.20        50 / 80 / 90    10 / 12 / 30" in shown
+    assert "failed at 8: cut\\x1b[31m" in shown
+    assert "note: why" in text(make_bench(remarks=("why",), level=None))
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,7 @@ from builder.models import model_store
 from builder.pipeline import runner
 from builder.pipeline.order import RunOptions
 from builder.project.cache import contents, prune
-from builder.project.cache.contents import entries, measure, summarise
-from builder.project.cache.references import NOTHING, references
-from builder.remote.wheelhouse import path_of
+from builder.project.cache.contents import References, entries, measure, references, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.images import Image
     from builder.model.locks import Lock, LockedWheel
-    from builder.project.cache.cache_usage import PruneResult
+    from builder.project.cache.prune import PruneResult
 
 DAY = 86_400.0
 NEEDED, OTHER = make_locked_wheel("needed"), make_locked_wheel("other")
@@ -67,7 +65,7 @@ def full(session: Session) -> Workspace:
     """A cache with one of everything that a lock of the project needs, and one that none does."""
     workspace = session.workspace
     for wheel in (NEEDED, OTHER):
-        path = path_of(wheel, workspace.wheels)
+        path = workspace.wheel(wheel.sha256, wheel.filename)
         path.parent.mkdir(parents=True)
         path.write_bytes(b"w" * 100)
         (path.parent / "lock").touch()
@@ -222,7 +220,7 @@ def test_what_is_used_while_the_prune_runs_stays(
 
 def test_what_another_process_holds_stays(session: Session, full: Workspace, later: Callable[[float], None]) -> None:
     later(31)
-    wheel = path_of(OTHER, full.wheels)
+    wheel = full.wheel(OTHER.sha256, OTHER.filename)
     tree = full.trees / OTHER.sha256[:2] / f"{OTHER.sha256}-{variant('3.11', None)}"
     partial = full.models / "partial" / OTHER_FILE.sha256
     with FileLock(wheel.parent / "lock"), FileLock(f"{tree}.lock"), FileLock(f"{partial}.lock"):
@@ -259,7 +257,7 @@ def test_beside_another_jbuild(session: Session, full: Workspace, later: Callabl
         assert result.busy
         assert "images" not in counts(result)
         assert counts(result)["wheels"] == 2
-        assert (path_of(OTHER, full.wheels).parent / "lock").is_file()
+        assert (full.wheel(OTHER.sha256, OTHER.filename).parent / "lock").is_file()
     finally:
         done.set()
         other.join(10)
@@ -336,7 +334,7 @@ def test_the_files_that_images_consist_of_stay_with_them(
 
 def test_files_are_as_old_as_the_use_of_the_image(session: Session, full: Workspace) -> None:
     build_borrowing(session, make_lock(make_locked_wheel(), cell="two"), OTHER_FILE)
-    found = {entry.content: entry for entry in entries(full, NOTHING)}
+    found = {entry.content: entry for entry in entries(full, References())}
     note = next((full.images / "pieces" / "sha256").iterdir())
     assert found[OTHER_FILE.sha256].used == note.stat().st_ctime
     assert found[FILE.sha256].used == model_store.blob(full.models, FILE.sha256).stat().st_ctime
@@ -394,7 +392,7 @@ def test_what_a_killed_process_left_goes(
 
 def test_an_empty_cache(session: Session) -> None:
     assert counts(run(session, 0)) == {}
-    assert sum(kind.size for kind in summarise(entries(session.workspace, NOTHING), session.workspace)) == 0
+    assert sum(kind.size for kind in summarise(entries(session.workspace, References()), session.workspace)) == 0
 
 
 def test_a_damaged_lock_stops_a_prune_that_must_keep_what_is_locked(session: Session, full: Workspace) -> None:
@@ -402,7 +400,7 @@ def test_a_damaged_lock_stops_a_prune_that_must_keep_what_is_locked(session: Ses
     path.write_text(path.read_text().replace(NEEDED.sha256, "0" * 64))
     with pytest.raises(LockError):
         run(session, 0, keep_locked=True)
-    assert path_of(OTHER, full.wheels).is_file()
+    assert full.wheel(OTHER.sha256, OTHER.filename).is_file()
     told: list[LockError] = []
     assert references(full, told.append).wheels == frozenset()
     assert [error.where for error in told] == [str(path)]
@@ -458,8 +456,8 @@ def test_the_commands(
     assert (code, told["dry_run"], told["busy"], told["frees"]) == (0, True, False, 100 + 50 + 9 + 30 + 7 + 65)
     code, out, _ = command_line("cache", "prune", "--older-than", "0s", "--keep-locked")
     assert (code, out.splitlines()[-1]) == (0, "freed 0.3 kB")
-    assert not path_of(OTHER, full.wheels).exists()
-    assert path_of(NEEDED, full.wheels).is_file()
+    assert not full.wheel(OTHER.sha256, OTHER.filename).exists()
+    assert full.wheel(NEEDED.sha256, NEEDED.filename).is_file()
     for age in ("30", "d", "-1d", "1y", "1.5d", ""):
         code, _, err = command_line("cache", "prune", "--older-than", age)
         assert (code, "is not an age: write a number and s, m, h, d or w" in err) == (2, True), age

@@ -17,7 +17,8 @@ from recipe_factory import RECIPE
 
 from builder import __version__
 from builder.cli import main as cli
-from builder.cli.verbs import list_
+from builder.cli.verb_table import VERBS, verbs
+from builder.cli.verbs import listings
 from builder.errors import CellsFailedError, JbuildError, UsageError
 from builder.host import process
 from builder.host.paths import cache_folder
@@ -67,11 +68,11 @@ def failure(jbuild: Any, *arguments: str) -> tuple[int, dict[str, Any], str]:
 def test_help_names_every_verb(jbuild: Any, arguments: tuple[str, ...]) -> None:
     code, out, err = jbuild(*arguments)
     assert (code, err) == (0, "")
-    assert all(f"\n  {verb.name} " in out for verb in cli.verbs())
-    assert [line[:-1] for line in out.splitlines() if line[:1].isalpha() and line.endswith(":")][1:] == list(cli.VERBS)
+    assert all(f"\n  {verb.name} " in out for verb in verbs())
+    assert [line[:-1] for line in out.splitlines() if line[:1].isalpha() and line.endswith(":")][1:] == list(VERBS)
 
 
-@pytest.mark.parametrize("verb", [verb.name for verb in cli.verbs()])
+@pytest.mark.parametrize("verb", [verb.name for verb in verbs()])
 def test_every_verb_has_help_and_json(jbuild: Any, verb: str) -> None:
     code, out, _ = jbuild(verb, "--help")
     assert code == 0
@@ -90,7 +91,7 @@ def test_an_unknown_verb_gets_the_nearest_name(jbuild: Any) -> None:
 
 
 def test_an_unknown_verb_near_nothing_gets_all_names(jbuild: Any) -> None:
-    assert f"verbs: {', '.join(sorted(verb.name for verb in cli.verbs()))}\n" in jbuild("xyzzy")[2]
+    assert f"verbs: {', '.join(sorted(verb.name for verb in verbs()))}\n" in jbuild("xyzzy")[2]
 
 
 def test_an_unknown_option(jbuild: Any) -> None:
@@ -312,7 +313,7 @@ def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(list_, "recipe_paths", fail)
+    monkeypatch.setattr(listings, "recipe_paths", fail)
 
 
 def _branches(kind: type[JbuildError]) -> list[type[JbuildError]]:
@@ -402,11 +403,11 @@ def test_sigterm_is_an_interrupt(project: Path) -> None:
 import sys, time
 sys.argv = ["jbuild", "list"]
 from builder.cli import main as cli
-from builder.cli.verbs import list_
+from builder.cli.verbs import listings
 def wait(*_):
     open({str(project / "ready")!r}, "w").close()
     time.sleep(60)
-list_.recipe_paths = wait
+listings.recipe_paths = wait
 cli.main()
 """
     child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)

@@ -11,8 +11,8 @@ from tiny_index import Answer, TinyIndex, tiny_index
 
 from builder.host.paths import cache_folder
 from builder.lock import resolve
+from builder.model.locks import LockedBase
 from builder.remote.index.index_client import client_of
-from builder.remote.registry.base_lookup import ResolvedBase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,7 @@ def project(tmp_path: Path, jet: TinyIndex, monkeypatch: pytest.MonkeyPatch) -> 
     wanting(folder)
     (folder / "jbuild.toml").write_text(f'[[indexes]]\nname = "jet"\nurl = "{jet.url}"\npackages = ["jetty"]\n')
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(resolve, "resolve_digest", lambda name, *_: ResolvedBase(name=name, used=name, digest=DIGEST))
+    monkeypatch.setattr(resolve, "resolve_digest", lambda name, *_: LockedBase(name=name, used=name, digest=DIGEST))
     monkeypatch.setattr(resolve, "lock_one", lambda model, *_, **__: make_model(model.name))
     monkeypatch.setattr(resolve, "compiler_of", lambda *_: "3.11.7")
     (tmp_path / "uv.toml").write_text("")

@@ -16,7 +16,7 @@ import pytest
 import tomli_w
 from recipe_factory import recipe_data
 
-from builder.cli.main import verbs
+from builder.cli.verb_table import verbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,8 +15,7 @@ from builder.errors import LockError, UsageError
 from builder.host import records
 from builder.lock import lockfile
 from builder.model.model_files import ModelFile
-from builder.project.diff.comparison import compare
-from builder.project.diff.difference import ComparedPart, ComparedSide, Layer
+from builder.project.diff.difference import ComparedPart, ComparedSide, Layer, compare
 from builder.project.diff.subject import subject
 
 if TYPE_CHECKING:

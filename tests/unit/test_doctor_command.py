@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from doctor_parts import serving
 
-from builder.project.doctor import disk_check, emulation_check, engine_check, examination
-from builder.project.doctor.check_records import Check
-from builder.project.doctor.check_table import check_rows
+from builder.project.doctor import disk_check, emulation_check, examination, tools_check
+from builder.project.doctor.check_table import Check, check_rows
 from builder.project.doctor.examination import apply_fixes
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def _bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("builder.host.engine.docker._DEFAULT_HOST", f"unix://{tmp_path}/absent.sock")
-    monkeypatch.setattr(engine_check, "can_start_engine", lambda: False)
+    monkeypatch.setattr(tools_check, "can_start_engine", lambda: False)
     monkeypatch.setattr(disk_check.shutil, "disk_usage", lambda _: SimpleNamespace(free=90_000_000_000))
     with serving() as index:
         monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://{index.host}/simple")
@@ -96,9 +95,9 @@ def test_fix_prints_each_command_then_runs_it_and_looks_again(
     script = tmp_path / "engine"
     script.write_text(f'#!/bin/sh\necho starting >&2\necho "$@" >> {tmp_path}/ran\n')
     script.chmod(stat.S_IRWXU)
-    for module in (engine_check, emulation_check):
+    for module in (tools_check, emulation_check):
         monkeypatch.setattr(module, "can_start_engine", lambda: True)
-        monkeypatch.setattr(module, "engine_script", lambda: str(script))
+        monkeypatch.setattr(module, "ENGINE_SCRIPT", script)
     code, out, err = command_line("doctor", "--fix")
     assert (tmp_path / "ran").read_text() == "up\n"
     assert err.splitlines() == [f"running: {script} up", "starting"]

@@ -13,12 +13,12 @@ from doctor_parts import called, docker, jetson, make_case, make_engine, named, 
 
 from builder.host.config import Config
 from builder.host.session import Session
-from builder.project.doctor import emulation_check, engine_check
+from builder.project.doctor import emulation_check, tools_check
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.project.doctor.check_records import Check
+    from builder.project.doctor.check_table import Check
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def look(session: Session, root: Path, **changes: object) -> list[Check]:
-    return list(engine_check.check(make_case(session, root=root, **changes)))
+    return list(tools_check.engine(make_case(session, root=root, **changes)))
 
 
 def test_all_is_well(session: Session, programs: Path, root: Path) -> None:
@@ -74,7 +74,7 @@ def test_without_an_engine_one_is_started_only_where_there_is_none(
     state_of_docker_host: str | None,
     fix: bool,
 ) -> None:
-    monkeypatch.setattr(engine_check, "can_start_engine", lambda: mine)
+    monkeypatch.setattr(tools_check, "can_start_engine", lambda: mine)
     if state_of_docker_host:
         monkeypatch.setenv("DOCKER_HOST", state_of_docker_host)
     (found,) = look(session, root, engine=None, refusal=refusal, hint="start Docker")

@@ -19,14 +19,14 @@ from builder.host.config import Config, IndexMirror, ModelMirror, RegistryMirror
 from builder.host.session import Session
 from builder.lock import lockfile
 from builder.model.images import Descriptor, Image
-from builder.project.doctor import disk_check, jetson_check, stand_ins_check, tools_check
+from builder.project.doctor import disk_check, jetson_check, network_check, tools_check
 from builder.recipe.load import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from builder.model.locks import Lock
-    from builder.project.doctor.check_records import Check, DoctorContext
+    from builder.project.doctor.check_table import Check, DoctorContext
 
 GB = 1_000_000_000
 RECIPE = """
@@ -91,7 +91,7 @@ def test_every_stand_in_is_named(session: Session) -> None:
         index_mirrors=(IndexMirror(prefix="https://i", mirror="https://j", stand_in="y"),),
         model_mirrors=(ModelMirror(source="hf://o/m", folder=Path("/m"), stand_in="z"),),
     )
-    found = list(stand_ins_check.check(make_case(own)))
+    found = list(network_check.stand_ins(make_case(own)))
     assert [check.found for check in found] == [
         "c is taken from d: x",
         "https://i is taken from https://j: y",

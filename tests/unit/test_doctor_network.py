@@ -15,13 +15,13 @@ from factories import make_job, make_spec
 from builder.host.config import Config
 from builder.host.session import Session
 from builder.model.recipes import Model, PublishSpec, TagRule
-from builder.project.doctor import network_check, registry_check
+from builder.project.doctor import network_check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from builder.model.locks import Job
-    from builder.project.doctor.check_records import Check
+    from builder.project.doctor.check_table import Check
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +138,7 @@ def test_the_hub_is_asked_only_for_models_that_come_from_it(
 
 def pushes(session: Session, *registries: str, jobs: tuple[Job, ...] = ()) -> list[Check]:
     own = Session(workspace=session.workspace, config=Config(registries=registries), console=session.console)
-    return list(registry_check.check(make_case(own, jobs=jobs)))
+    return list(network_check.registries(make_case(own, jobs=jobs)))
 
 
 def test_no_registry(session: Session) -> None:

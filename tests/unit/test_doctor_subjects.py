@@ -10,21 +10,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from builder.cli.verbs.doctor import text, verdict
+from builder.cli.verbs.maintenance import checks_text, verdict
 from builder.project.doctor import (
     check_table,
     disk_check,
     emulation_check,
-    engine_check,
     jetson_check,
     network_check,
     proxy_check,
-    registry_check,
-    stand_ins_check,
     tools_check,
 )
-from builder.project.doctor.check_records import Check
-from builder.project.doctor.check_table import ok, problem, skipped
+from builder.project.doctor.check_table import Check, ok, problem, skipped
 from builder.project.doctor.examination import AppliedFix
 
 if TYPE_CHECKING:
@@ -33,11 +29,8 @@ if TYPE_CHECKING:
 ROOMS = (
     disk_check,
     emulation_check,
-    engine_check,
     jetson_check,
     network_check,
-    stand_ins_check,
-    registry_check,
     proxy_check,
     tools_check,
 )
@@ -114,7 +107,7 @@ def test_a_report_is_a_line_a_check_and_more_for_what_is_not_well() -> None:
         problem("stand-in", "used", "ubuntu", rule="ubuntu"),
         problem("disk", "short", "1 GB free"),
     ]
-    lines = text(checks, [AppliedFix(command="a"), AppliedFix(command="b", failure="it could not")]).splitlines()
+    lines = checks_text(checks, [AppliedFix(command="a"), AppliedFix(command="b", failure="it could not")]).splitlines()
     assert lines[0] == "ok       uv            uv 0.13"
     assert lines[1] == "n/a      device        no Jetson"
     assert lines[2] == "warning  stand-in      debian is not \N{REPLACEMENT CHARACTER}[31mdebian"

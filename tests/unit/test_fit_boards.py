@@ -7,16 +7,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from factories import make_jetson, make_job, make_lock, make_model, make_platform, make_spec
+from factories import make_jetson, make_job, make_lock, make_model, make_platform, make_session, make_spec
 from fit_parts import GEMMA_3_4B, LLAMA_3_1_8B, QWEN3_8B, write_weights
 
 from builder.errors import DocumentError, ModelError, UsageError
-from builder.host.config import Config
 from builder.lock.resolve import warn_of_boards
 from builder.model.model_files import ModelFile
 from builder.model.recipes import Model, ServerSpec
 from builder.models.fit.cell_fit import fit_cell, warning
-from builder.models.fit.fit_defaults import defaults, overheads, read_defaults, read_overheads
+from builder.models.fit.fit_defaults import defaults, overheads
 from builder.recipe.load import load
 
 if TYPE_CHECKING:
@@ -57,6 +56,7 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "model"
     path.mkdir()
     (path / "config.json").write_text(json.dumps(LLAMA_3_1_8B))
+    (path / "tokenizer.json").write_text("{}")
     write_weights(path / "model.safetensors", {"w": ("BF16", [LLAMA], 2 * LLAMA)})
     return path
 
@@ -69,7 +69,7 @@ def fit_of(folder: Path, *boards: str, server: ServerSpec | None = None, **platf
     )
     on = make_jetson(**platform) if platform.pop("gpu", True) else make_platform()
     job = make_job(spec=spec, platform=on, path=folder / "recipe.toml")
-    return fit_cell(job.recipe, "one", spec, on, None, boards, Config(), folder / "store")
+    return fit_cell(job, None, make_session(folder / "models"), boards)
 
 
 def test_the_sum_for_a_board_that_is_large_enough(folder: Path) -> None:
@@ -215,21 +215,20 @@ def test_a_board_that_the_images_are_not_for_is_named(folder: Path) -> None:
     assert not any("do not run" in remark for remark in fit.remarks)
 
 
-def test_a_model_on_a_hub_must_be_locked(folder: Path) -> None:
+def test_a_model_on_a_hub_must_be_locked(session: Session) -> None:
     spec = make_spec(models=(Model(name="tiny", source="hf://org/tiny@main"),), server=ServerSpec(model="tiny"))
-    job = make_job(spec=spec)
     with pytest.raises(ModelError, match="not locked, and its source is not a folder") as caught:
-        fit_cell(job.recipe, "one", spec, make_platform(), None, (), Config(), folder)
+        fit_cell(make_job(spec=spec), None, session)
     assert "jbuild models lock RECIPE" in (caught.value.hint or "")
 
 
-def test_a_locked_models_sizes_serve_until_its_weights_are_here(folder: Path, tmp_path: Path) -> None:
+def test_a_locked_models_sizes_serve_until_its_weights_are_here(folder: Path, session: Session) -> None:
     from builder.host.files import sha256_of  # noqa: PLC0415
     from builder.models import model_store  # noqa: PLC0415
 
     config = folder / "config.json"
     sha256 = sha256_of(config)
-    blob = model_store.blob(tmp_path / "store", sha256)
+    blob = model_store.blob(session.workspace.models, sha256)
     blob.parent.mkdir(parents=True)
     blob.write_bytes(config.read_bytes())
     locked = make_model(
@@ -240,12 +239,11 @@ def test_a_locked_models_sizes_serve_until_its_weights_are_here(folder: Path, tm
     )
     spec = make_spec(requires=("vllm==0.20.2",), server=ServerSpec(model="tiny", max_model_len=8192))
     job = make_job(spec=spec, platform=make_jetson())
-    arguments = (job.recipe, "one", spec, job.platform, (locked,), ("agx-orin-64",), Config())
-    (fit,) = fit_cell(*arguments, tmp_path / "store").boards
+    (fit,) = fit_cell(job, (locked,), session, ("agx-orin-64",)).boards
     assert (fit.lines[0].size, fit.lines[0].basis) == (16_060_556_376, "estimate")
     blob.unlink()
     with pytest.raises(ModelError, match=r"config.json of model tiny is not on this machine"):
-        fit_cell(*arguments, tmp_path / "store")
+        fit_cell(job, (locked,), session, ("agx-orin-64",))
 
 
 def test_the_warning_of_a_lock(folder: Path) -> None:
@@ -413,7 +411,7 @@ def test_bad_overheads(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "overheads.toml"
     path.write_text(f"[[overheads]]\n{text}\n")
     with pytest.raises(DocumentError) as caught:
-        read_overheads(path)
+        overheads(path)
     assert message in [problem.message for problem in caught.value.problems]
 
 
@@ -421,7 +419,7 @@ def test_bad_defaults(tmp_path: Path) -> None:
     path = tmp_path / "defaults.toml"
     path.write_text('[[defaults]]\nmodel-type = "Llama 3"\nvalues = { vocab_size = "many" }\nsliding-every = 1\n')
     with pytest.raises(DocumentError) as caught:
-        read_defaults(path)
+        defaults(path)
     assert [problem.key for problem in caught.value.problems] == [
         "defaults[0]",
         "defaults[0].model-type",

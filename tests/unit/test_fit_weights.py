@@ -6,8 +6,7 @@ import pytest
 from fit_parts import make_shape, write_weights
 
 from builder.errors import ModelError
-from builder.models.fit.model_config import ModelFiles
-from builder.models.fit.weights import weigh
+from builder.models.fit.weights import ModelFiles, weigh
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from builder.errors import DocumentError, RecipeError
 from builder.host import config
 from builder.host.config import Config, RegistryMirror, build_ca_bundle, with_options
-from builder.jetson.indexes import families
+from builder.jetson.packages import families
 from builder.model.recipes import PublishSpec
-from builder.publish.destinations import targets
+from builder.publish.stage import targets
 
 if TYPE_CHECKING:
     from pathlib import Path

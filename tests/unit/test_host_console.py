@@ -118,15 +118,6 @@ def test_result_without_json_is_the_text(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == "one\n"
 
 
-def test_table_has_columns_and_no_trailing_spaces() -> None:
-    table = Console().table(("name", "n"), [("long name", "1"), ("x", "")])
-    assert table == "name       n\nlong name  1\nx"
-
-
-def test_table_without_rows() -> None:
-    assert Console().table(("name", "n"), []) == "name  n"
-
-
 def test_failure_shows_everything_that_helps(capsys: pytest.CaptureFixture[str]) -> None:
     log = "\n".join(f"line {i}" for i in range(100))
     Console().failure(LockError("no wheels", where="demo/one", hint="relax it", log=log))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import house_figures
-from house_rules.imports import circles, floors
+from house_rules.imports import cycles, longest_chain
 from house_rules.names import slang_share
 from house_rules.rules import ROOMS, check
 from house_rules.source import SourceModule, read_modules
@@ -68,16 +68,16 @@ UPWARD = [
 @pytest.mark.parametrize(("text", "row"), UPWARD)
 def test_an_import_upward(tmp_path: Path, text: str, row: int) -> None:
     root = package(tmp_path, {"lock/solver.py": text})
-    assert check(root) == [f"builder/lock/solver.py:{row}: imports builder.cli.main, a room to its right"]
+    assert check(root) == [f"builder/lock/solver.py:{row}: imports builder.cli.main from a later room"]
 
 
 def test_a_room_knows_no_later_stage_and_errors_know_no_room(tmp_path: Path) -> None:
     changes = {"lock/solver.py": "from builder.audit.stage import files\n", "errors.py": "import builder.host.files\n"}
     root = package(tmp_path, changes)
     assert check(root) == [
-        "builder/errors.py:1: imports builder.host.files, a room to its right",
-        "builder/lock/solver.py:1: imports builder.audit.stage, a room to its right",
-        "builder.errors, builder.host.files: import each other in a circle",
+        "builder/errors.py:1: imports builder.host.files from a later room",
+        "builder/lock/solver.py:1: imports builder.audit.stage from a later room",
+        "builder.errors, builder.host.files: form an import cycle",
     ]
 
 
@@ -86,7 +86,7 @@ def test_an_import_by_name_is_no_edge(tmp_path: Path) -> None:
     assert check(root) == []
 
 
-def test_a_circle_of_files(tmp_path: Path) -> None:
+def test_a_cycle_of_modules(tmp_path: Path) -> None:
     types = "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from builder.lock.first import x\n"
     root = package(
         tmp_path,
@@ -96,7 +96,7 @@ def test_a_circle_of_files(tmp_path: Path) -> None:
             "lock/third.py": types,
         },
     )
-    assert check(root) == ["builder.lock.first, builder.lock.second, builder.lock.third: import each other in a circle"]
+    assert check(root) == ["builder.lock.first, builder.lock.second, builder.lock.third: form an import cycle"]
 
 
 def test_a_class_twice(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_slang_in_public(tmp_path: Path, text: str, word: str) -> None:
 
 def test_slang_as_a_modules_name(tmp_path: Path) -> None:
     assert check(package(tmp_path, {"lock/kept.py": ""})) == [
-        "builder/lock/kept.py:1: kept is slang: name the thing by the field's word"
+        "builder/lock/kept.py:1: kept is slang: use a specific term"
     ]
 
 
@@ -167,11 +167,11 @@ def test_a_test_that_imports_another(tmp_path: Path) -> None:
     ]
 
 
-def test_layers_and_circles_of_a_graph() -> None:
+def test_chains_and_cycles_of_a_graph() -> None:
     chain = {"a": {"b"}, "b": {"c", "d"}, "c": {"b"}, "d": set[str]()}
-    assert circles(chain) == (("b", "c"),)
-    assert floors(chain) == 3
-    assert (circles({}), floors({})) == ((), 0)
+    assert cycles(chain) == (("b", "c"),)
+    assert longest_chain(chain) == 3
+    assert (cycles({}), longest_chain({})) == ((), 0)
 
 
 def test_a_module_is_counted() -> None:

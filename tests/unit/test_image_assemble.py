@@ -12,9 +12,9 @@ import zstandard
 from factories import make_plan, make_settings
 
 from builder.host.config import Config
+from builder.image.build.reproduce import first_difference
 from builder.image.oci.assemble import assemble, own_layers
 from builder.image.oci.layout import blob, is_whole, layer_content, put, read_config, read_image
-from builder.image.oci.layout_diff import first_difference
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -45,13 +45,7 @@ def _no_system_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def request(session: Session, **changes: Any) -> BuildRequest:
-    workspace = session.workspace
-    facts: dict[str, Any] = {
-        "folder": workspace.cell("demo", "one").path,
-        "platform": "linux/arm64",
-        "layout": workspace.images,
-    }
-    return BuildRequest(**(facts | changes))
+    return BuildRequest(folder=session.workspace.cell("demo", "one").path, **changes)
 
 
 def argv(session: Session, **changes: Any) -> list[str]:
@@ -90,7 +84,7 @@ def test_the_command(session: Session) -> None:
 
 
 def test_a_part_of_a_plan_has_a_dockerfile_of_its_own_and_is_packed_later(session: Session) -> None:
-    found = argv(session, dockerfile="Dockerfile.system", passing=True)
+    found = argv(session, system=True)
     assert values(found, "--file") == ["Dockerfile.system"]
     (oci,) = map(fields, values(found, "--output"))
     assert "force-compression" not in oci

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import zstandard
 
+from builder.image.build.reproduce import first_difference
 from builder.image.oci.layout import read_image
-from builder.image.oci.layout_diff import first_difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.image.render.link_tree import link_tree
+from builder.image.render.context import link_tree
 from builder.image.wheels.tree import EPOCH
 
 

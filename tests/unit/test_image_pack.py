@@ -59,7 +59,7 @@ def layer(tmp_path: Path) -> Path:
 
 
 def tar_of(folder: Path) -> bytes:
-    return b"".join(tarball.stream(folder))
+    return b"".join(tarball.blocks(tarball.segments(folder)))
 
 
 def test_tar_reads_what_was_written(layer: Path) -> None:
@@ -151,7 +151,7 @@ def test_what_does_not_compress_is_stored_as_it_is(tmp_path: Path, workspace: Wo
     assert made.blob.digest == made.diff_id
     assert blob(workspace.images, made.blob.digest).read_bytes() == tar_of(weights)
     (weights / "model.safetensors").write_bytes(os.urandom(1 << 14) * 576)
-    other = pack(tarball.stream(weights), "zstd", workspace.images, lambda _: None)
+    other = pack(tarball.blocks(tarball.segments(weights)), "zstd", workspace.images, lambda _: None)
     assert other.blob.media_type.endswith("+zstd"), "repeats itself: nearly nothing is left of it"
     assert other.blob.size < 1 << 20
 
@@ -165,8 +165,8 @@ def test_weights_that_compress_are_packed_by_the_first_level(tmp_path: Path, wor
     (layer / "models").mkdir(parents=True)
     (layer / "models" / "w.bin").write_bytes(content)
     made = pack_folder(layer, "zstd", workspace, lambda _: None, {"models/w.bin": stored})
-    first = pack(tarball.stream(layer), "zstd", workspace.images, lambda _: None, level=1)
-    usual = pack(tarball.stream(layer), "zstd", workspace.images, lambda _: None)
+    first = pack(tarball.blocks(tarball.segments(layer)), "zstd", workspace.images, lambda _: None, level=1)
+    usual = pack(tarball.blocks(tarball.segments(layer)), "zstd", workspace.images, lambda _: None)
     assert made == first
     assert made.diff_id == usual.diff_id
     assert made.blob.digest != usual.blob.digest
@@ -197,7 +197,7 @@ def test_the_same_files_give_the_same_blob_wherever_they_lie(layer: Path, worksp
         else:
             target.mkdir(exist_ok=True)
     assert tar_of(other) == tar_of(layer)
-    assert pack(tarball.stream(other), "zstd", workspace.images, lambda _: None) == made
+    assert pack(tarball.blocks(tarball.segments(other)), "zstd", workspace.images, lambda _: None) == made
 
 
 def test_a_layer_is_packed_once(layer: Path, workspace: Workspace) -> None:
@@ -222,7 +222,7 @@ def test_a_full_disk_leaves_nothing_behind(layer: Path, workspace: Workspace, mo
     def full(*_: object) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pack_module.tarball, "stream", full)
+    monkeypatch.setattr(pack_module.tarball, "blocks", full)
     with pytest.raises(DiskError, match="the disk is full"):
         pack_folder(layer, "zstd", workspace, lambda _: None)
     monkeypatch.undo()

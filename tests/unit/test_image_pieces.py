@@ -12,6 +12,7 @@ import pytest
 from factories import make_model
 
 from builder.errors import IntegrityError
+from builder.image.build.reproduce import members
 from builder.image.oci import tarball, virtual_blob
 from builder.image.oci.layout import (
     blob,
@@ -20,14 +21,10 @@ from builder.image.oci.layout import (
     is_whole,
     mark_image_used,
     open_blob,
-    put,
     put_image,
 )
-from builder.image.oci.layout import read_image as read_it
-from builder.image.oci.layout_diff import members
 from builder.image.oci.pack import Packed, pack, pack_folder
-from builder.image.render.model_layer import bake, stored_files
-from builder.image.wheels.tree import EPOCH
+from builder.image.render.context import bake, stored_files
 from builder.model.model_files import LockedModel, ModelFile
 from builder.models import model_store
 from builder.publish.image_source import from_layout
@@ -60,7 +57,7 @@ def model(workspace: Workspace) -> LockedModel:
 def layer(workspace: Workspace, model: LockedModel, tmp_path: Path) -> Path:
     """The model's layer."""
     folder = tmp_path / "layers" / "model-tiny-0123456789ab"
-    bake(model, workspace.models, folder, EPOCH)
+    bake(model, workspace.models, folder)
     return folder
 
 
@@ -73,8 +70,7 @@ def packed(workspace: Workspace, model: LockedModel, layer: Path) -> Packed:
 @pytest.fixture
 def image(workspace: Workspace, packed: Packed) -> Image:
     """An image that has nothing but that layer."""
-    config = put(workspace.images, b'{"config": {}}', "application/vnd.oci.image.config.v1+json")
-    return read_it(workspace.images, put_image(workspace.images, config, [packed.blob]).digest, "linux/arm64")
+    return put_image(workspace.images, b'{"config": {}}', [packed.blob], "linux/arm64")
 
 
 def weights(workspace: Workspace) -> Path:
@@ -92,9 +88,9 @@ def test_it_is_the_same_blob_and_holds_no_second_copy(workspace: Workspace, laye
     assert is_present(layout, packed.blob)
     with open_blob(layout, packed.blob.digest) as file:
         content = file.read()
-    assert content == whole(tarball.stream(layer))
+    assert content == whole(tarball.blocks(tarball.segments(layer)))
     assert f"sha256:{hashlib.sha256(content).hexdigest()}" == packed.blob.digest == packed.diff_id
-    assert pack(tarball.stream(layer), "zstd", layout, lambda _: None) == packed
+    assert pack(tarball.blocks(tarball.segments(layer)), "zstd", layout, lambda _: None) == packed
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         for path, expected in CONTENT.items():
             assert archive.extractfile(f"models/tiny/{path}").read() == expected  # type: ignore[union-attr]
@@ -108,7 +104,7 @@ def test_it_is_found_again(workspace: Workspace, model: LockedModel, layer: Path
 
 
 def test_it_is_read_from_any_place_on(workspace: Workspace, layer: Path, packed: Packed) -> None:
-    expected = whole(tarball.stream(layer))
+    expected = whole(tarball.blocks(tarball.segments(layer)))
     with open_blob(workspace.images, packed.blob.digest) as file:
         assert file.seekable()
         for at in (0, 511, 512, 1500, 2048, 9 << 20, len(expected) - 700, len(expected), 3):
@@ -121,7 +117,7 @@ def test_it_is_read_from_any_place_on(workspace: Workspace, layer: Path, packed:
 
 
 def test_all_who_read_layers_read_it(workspace: Workspace, layer: Path, image: Image) -> None:
-    expected = whole(tarball.stream(layer))
+    expected = whole(tarball.blocks(tarball.segments(layer)))
     source = from_layout(image, workspace.images)
     assert source.blobs[0].size == len(expected)
     with source.blobs[0].open(700) as readable:
@@ -181,7 +177,7 @@ def test_what_compresses_has_a_file_of_its_own(workspace: Workspace, tmp_path: P
     target.parent.mkdir(parents=True)
     target.write_bytes(content)
     model = make_model(name="tiny", files=(ModelFile(path="w.safetensors", sha256=sha256, size=len(content)),))
-    bake(model, workspace.models, tmp_path / "layer", EPOCH)
+    bake(model, workspace.models, tmp_path / "layer")
     kept = stored_files([model], workspace.models)
     made = pack_folder(tmp_path / "layer", "zstd", workspace, lambda _: None, kept)
     assert made.blob.media_type.endswith("+zstd")
@@ -203,7 +199,7 @@ def test_what_the_store_has_lost_is_packed_from_the_layer(
     weights(workspace).unlink()
     made = pack_folder(layer, "zstd", workspace, lambda _: None, stored_files([model], workspace.models))
     assert made == packed
-    assert blob(workspace.images, made.blob.digest).read_bytes() == whole(tarball.stream(layer))
+    assert blob(workspace.images, made.blob.digest).read_bytes() == whole(tarball.blocks(tarball.segments(layer)))
 
 
 @pytest.mark.parametrize("compresses", [False, True])
@@ -217,7 +213,7 @@ def test_weights_that_changed_in_the_cache_are_never_packed(
     path.write_bytes(content)
     model = make_model(name="tiny", files=(ModelFile(path="w.safetensors", sha256=sha256, size=len(content)),))
     layer, kept = tmp_path / "layer", stored_files([model], workspace.models)
-    bake(model, workspace.models, layer, EPOCH)
+    bake(model, workspace.models, layer)
     with path.open("r+b") as file:
         file.seek(8 << 20)
         file.write(b"!")

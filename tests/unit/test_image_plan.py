@@ -133,7 +133,7 @@ def test_a_failure_leaves_no_half_layer(session: Session, tmp_path: Path, monkey
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("builder.image.render.plan.link_tree", fail)
+    monkeypatch.setattr("builder.image.render.context.link_tree", fail)
     with pytest.raises(KeyboardInterrupt):
         render(job, lock, session)
     assert [path.name for path in (folder_of(session) / "layers").iterdir()] == [f"environment-py{PYTHON}-1"]

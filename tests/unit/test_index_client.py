@@ -354,7 +354,7 @@ def test_an_untrusted_certificate_names_the_setting(
         raise untrusted
 
     asking = client(tmp_path)
-    monkeypatch.setattr(asking._session, "get", refuse)
+    monkeypatch.setattr(asking._logins.session, "get", refuse)
     error = failure(asking, index(server.url))
     assert "ca-bundle" in (error.hint or "")
     assert "certificate is not trusted" in (error.log or "")

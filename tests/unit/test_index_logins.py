@@ -19,7 +19,7 @@ from builder.remote.http import Retry
 from builder.remote.index.index_client import IndexClient, IndexUnreachableError
 from builder.remote.index.listing import Address, Index
 from builder.remote.index.logins import Logins
-from builder.remote.wheelhouse import fetch, path_of
+from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,7 +56,7 @@ def with_login(url: str, login: str = f"me:{QUOTED}") -> str:
 
 
 def get(config: Config, url: str) -> int:
-    with Logins(config).get(http.session(config), url) as answer:
+    with Logins(config, http.session(config)).get(url) as answer:
         return answer.status_code
 
 
@@ -160,13 +160,13 @@ def keyring(tmp_path: Path) -> Callable[[dict[tuple[str, ...], str]], Path]:
 def test_a_login_of_the_keyring_is_asked_for_once(server: TinyIndex, keyring: Any) -> None:
     log = keyring({("--mode", "creds", "get", server.url): f"me\n{PASSWORD}"})
     config = Config(indexes=(row(server.url),))
-    logins, session = Logins(config), http.session(config)
+    logins = Logins(config, http.session(config))
     for url in (
         f"{server.url}torch/",
         f"{server.url}absent/",
         f"http://{server.host}/files/torch-2.8.0-py3-none-any.whl",
     ):
-        assert logins.get(session, url).status_code in (200, 404)
+        assert logins.get(url).status_code in (200, 404)
     assert log.read_text().splitlines() == [f"--mode creds get {server.url}"]
     # Once it is known, nobody is asked in vain first.
     assert server.asked.count("/simple/absent/") == 1
@@ -188,9 +188,9 @@ def test_the_keyring_may_know_the_password_of_a_user(server: TinyIndex, keyring:
 def test_a_keyring_that_does_not_help(server: TinyIndex, keyring: Any, answer: str) -> None:
     log = keyring({("--mode", "creds", "get", server.url): answer})
     config = Config(indexes=(row(server.url),))
-    logins, session = Logins(config), http.session(config)
+    logins = Logins(config, http.session(config))
     for _ in range(3):
-        assert logins.get(session, f"{server.url}torch/").status_code == 401
+        assert logins.get(f"{server.url}torch/").status_code == 401
     assert 1 <= len(log.read_text().splitlines()) <= 2
 
 
@@ -244,4 +244,4 @@ def test_wheels_come_from_behind_the_login_too(server: TinyIndex, workspace: Wor
     wheel = locked(source, url=f"http://{server.host}/files/{source.name}")
     config = Config(indexes=(row(with_login(server.url)),))
     fetch([wheel], Session(workspace=workspace, config=config, console=session.console))
-    assert path_of(wheel, workspace.wheels).read_bytes() == content
+    assert workspace.wheel(wheel.sha256, wheel.filename).read_bytes() == content

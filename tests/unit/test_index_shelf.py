@@ -327,10 +327,3 @@ def test_an_index_that_is_down_is_a_failure_of_the_network(server: TinyIndex, wo
     server.faults["*"] = [Answer(status=503)]
     with pytest.raises(NetworkError):
         shelf(server, workspace).files("torch")
-
-
-def test_errors_are_kept_for_who_started_uv(server: TinyIndex, workspace: Workspace) -> None:
-    made = shelf(server, workspace)
-    error = NetworkError("down")
-    made.fail(error)
-    assert made.errors == [error]

@@ -20,8 +20,7 @@ from builder.host.paths import shipped
 from builder.jetson.boards import boards
 from builder.project.init.proposals import NO_BOARD, Answers, board_choices, l4t_choices, propose
 from builder.project.init.write import render
-from builder.recipe.json_schema import schema_text
-from builder.recipe.load import load
+from builder.recipe.load import load, recipe_schema
 from builder.recipe.matrix import expand, specify
 
 if TYPE_CHECKING:
@@ -158,7 +157,7 @@ def test_what_is_written_names_its_schema(project: Path, command_line: CommandLi
     path = project / "recipes" / "mine.toml"
     first, rest = path.read_text().split("\n", 1)
     assert (path.parent / first.removeprefix("#:schema ")).resolve() == schema.resolve()
-    assert schema.read_text() == schema_text("recipe")
+    assert schema.read_text() == json.dumps(recipe_schema(), indent=2) + "\n"
     jsonschema.validate(tomllib.loads(rest), json.loads(schema.read_text()))
 
 

@@ -6,7 +6,7 @@ import pytest
 from factories import make_jetson, make_platform
 
 from builder.errors import DocumentError, UsageError
-from builder.jetson.boards import board, boards, boards_for, read_boards
+from builder.jetson.boards import board, boards, boards_for
 from builder.jetson.distributions import platforms
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ def test_the_boards_of_a_platform() -> None:
         ('"orin-nx-16"', '"Orin NX"', 2, "boards[0].name", "`Orin NX` is not a board's name such as orin-nx-16"),
         ('"tegra234"', '"t234"', 4, "boards[0].chip", "`t234` is not a chip such as tegra234"),
         ("15656", "17000", 7, "boards[0].usable-mib", "17000 is out of bounds"),
+        ("memory-gb = 16\n", "", 1, "boards[0]", "`memory-gb` is missing"),
+        ("memory-gb = 16", 'memory-gb = "16"', 6, "boards[0].memory-gb", "must be a whole number, not a string"),
         ('l4t = ["36"]', "l4t = []", 8, "boards[0].l4t", "`l4t` must not be empty"),
         ('["36"]', '["36.4"]', 8, "boards[0].l4t[0]", "`36.4` is not a major release such as 36"),
         ('source = "somewhere"\n', "", 1, "boards[0]", "`source` is missing"),
@@ -113,7 +115,7 @@ def test_bad_rows(tmp_path: Path, old: str, new: str, line: int, key: str, messa
     path = tmp_path / "boards.toml"
     path.write_text(GOOD.replace(old, new), encoding="utf-8")
     with pytest.raises(DocumentError) as caught:
-        read_boards(path)
+        boards(path)
     assert (line, key, message) in [(p.line, p.key, p.message) for p in caught.value.problems]
 
 
@@ -121,5 +123,5 @@ def test_a_board_that_is_there_twice(tmp_path: Path) -> None:
     path = tmp_path / "boards.toml"
     path.write_text(GOOD * 2, encoding="utf-8")
     with pytest.raises(DocumentError) as caught:
-        read_boards(path)
-    assert [(p.line, p.message) for p in caught.value.problems] == [(13, "`orin-nx-16` is there twice")]
+        boards(path)
+    assert [(p.line, p.message) for p in caught.value.problems] == [(13, "`orin-nx-16` is listed twice")]

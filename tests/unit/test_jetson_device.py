@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from factories import make_jetson, make_platform
 
+from builder.errors import DocumentError
 from builder.jetson.boards import boards
-from builder.jetson.device import Device, this_device
+from builder.jetson.device import Device, host_rules, refusal_reason, this_device
+from builder.jetson.distributions import platforms
+from builder.jetson.platform import platform_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,3 +72,89 @@ def test_no_part_is_that_of_two_boards() -> None:
     numbers = [part_number for row in boards() for part_number in row.part_numbers]
     assert len(numbers) == len(set(numbers))
     assert all(row.part_numbers for row in boards())
+
+
+GOOD = """[[hosts]]
+from = "36.4"
+below = "37"
+images = { from = "36.4", below = "37" }
+source = "somewhere"
+
+[[refusals]]
+hosts = { from = "36", below = "37" }
+cuda-from = "13.0"
+reason = "the driver refuses it"
+source = "somewhere"
+"""
+
+
+@pytest.mark.parametrize(
+    ("host", "l4t", "cuda", "reason"),
+    [
+        ("35.6.4", "35.4.1", "11.4", None),
+        ("35.4.1", "36.4.0", "12.6", "runs images for L4T 35 up to 36, not for 36.4.0"),
+        ("36.4.0", "35.4.1", "11.4", "runs images for L4T 36.4 up to 37, not for 35.4.1"),
+        ("36.2.0", "36.3.0", "12.2", None),
+        ("36.3.0", "36.2.0", "12.2", None),
+        ("36.3.0", "36.4.0", "12.6", "runs images for L4T 36.2 up to 36.4, not for 36.4.0"),
+        ("36.4.7", "36.3.0", "12.2", "runs images for L4T 36.4 up to 37, not for 36.3.0"),
+        ("36.4.7", "36.4.0", "12.8", None),
+        ("36.5.0", "36.4.0", "12.6", None),
+        ("38.4.0", "36.4.0", "12.6", "CUDA does not start in a JetPack 6 container on a JetPack 7 host (error 801)"),
+        ("39.2.0", "36.5.0", "12.6", "error 801"),
+        ("36.4.4", "38.2.0", "13.0", "JetPack 6's driver (540) refuses CUDA 13"),
+        ("36.4.4", "39.2.0", "13.2", "JetPack 6's driver (540) refuses CUDA 13"),
+        ("39.2.0", "39.2.0", "13.2", None),
+        ("38.2.0", "39.2.0", "13.2", "runs images for L4T 38 up to 39, not for 39.2.0"),
+        ("32.7.1", "36.4.0", "12.6", "no rule for devices with L4T 32.7.1"),
+        ("nonsense", "36.4.0", "12.6", "no rule for devices with L4T nonsense"),
+    ],
+)
+def test_which_image_a_device_runs(host: str, l4t: str, cuda: str, reason: str | None) -> None:
+    refusal = refusal_reason(host, make_jetson(l4t=l4t, cuda=cuda))
+    assert (refusal is None) if reason is None else (refusal is not None and reason in refusal), refusal
+
+
+def test_a_cpu_image_runs_on_every_jetson_and_an_amd64_one_on_none() -> None:
+    assert refusal_reason("36.4.0", make_platform()) is None
+    assert refusal_reason("32.7.1", make_platform()) is None
+    assert (
+        refusal_reason("36.4.0", make_platform(architecture="amd64")) == "the image is for amd64; every Jetson is arm64"
+    )
+
+
+def test_every_release_runs_its_own_images_and_a_reason_has_its_source() -> None:
+    for row in platforms():
+        own = platform_for((("l4t", row.l4t),), "arm64")
+        assert refusal_reason(row.l4t, own) is None, row.l4t
+        for other in platforms():
+            reason = refusal_reason(other.l4t, own)
+            assert reason is None or reason.endswith("]"), (row.l4t, other.l4t)
+
+
+def test_every_row_has_a_source() -> None:
+    rules = host_rules()
+    assert rules.hosts
+    assert all(rule.source for rule in rules.hosts)
+    assert all(refusal.source for refusal in rules.refusals)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "message"),
+    [
+        ('below = "37"\nimages', 'below = "36.4"\nimages', "hosts[0].below", "36.4 does not come after 36.4"),
+        ('from = "36.4"\nbelow', 'from = "r36"\nbelow', "hosts[0].from", "`r36` is not a release such as 36.4"),
+        ('images = { from = "36.4", below = "37" }\n', "", "hosts[0].images", "`from` is missing"),
+        ('cuda-from = "13.0"\n', "", "refusals[0]", "a refusal must name images"),
+        ('"13.0"', '"thirteen"', "refusals[0].cuda-from", "`thirteen` is not a version such as 13.0"),
+        ("reason", "why", "refusals[0].why", "unknown key `why`"),
+        ('below = "37" }\nsource', 'below = "37", to = "38" }\nsource', "hosts[0].images.to", "unknown key `to`"),
+    ],
+)
+def test_bad_rows(tmp_path: Path, old: str, new: str, key: str, message: str) -> None:
+    path = tmp_path / "hosts.toml"
+    assert old in GOOD
+    path.write_text(GOOD.replace(old, new), encoding="utf-8")
+    with pytest.raises(DocumentError) as caught:
+        host_rules(path)
+    assert (key, message) in [(p.key, p.message) for p in caught.value.problems]

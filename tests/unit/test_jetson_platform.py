@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.errors import RecipeError
-from builder.jetson.distributions import distributions, platforms
+from builder.jetson.distributions import distributions, platforms, standalone
 from builder.jetson.platform import ImpossibleError, platform_for
-from builder.jetson.pythons import standalone
 
 if TYPE_CHECKING:
     from builder.model.platforms import Platform

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from factories import make_session
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_files import make_folder, weights
 
 from builder.errors import DiskError, JbuildError, ModelError
 from builder.host.config import Config, ModelMirror
-from builder.host.console import Console
 from builder.model.recipes import Model
 from builder.models import model_store
 from builder.models.fetch import fetch_model
@@ -29,7 +29,6 @@ from builder.remote.download import PartialFile
 if TYPE_CHECKING:
     from builder.model.model_files import LockedModel
 
-QUIET = Console(quiet=True)
 COPY = "`cp -rL FOLDER COPY` makes a folder with files instead of links: name that one"
 MOVE = "move it out of the model's folder"
 
@@ -46,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 def lock(folder: Path, **values: Any) -> LockedModel:
     model = Model(**{"name": "tiny", "source": "./tiny", **values})
-    return lock_model(model, folder.parent, Config(), folder.parent.parent / "models", QUIET)
+    return lock_model(model, folder.parent, make_session(folder.parent.parent / "models"))
 
 
 def refused(folder: Path, **values: Any) -> ModelError:
@@ -74,7 +73,7 @@ def test_relative_absolute_and_home(folder: Path, monkeypatch: pytest.MonkeyPatc
     for source in (str(folder), "~/tiny", "tiny", "../recipes/tiny"):
         assert lock(folder, source=source).files == files
     monkeypatch.chdir(folder.parent)
-    found = lock_model(Model(name="tiny", source="tiny"), Path(), Config(), folder.parent / "models", QUIET)
+    found = lock_model(Model(name="tiny", source="tiny"), Path(), make_session(folder.parent / "models"))
     assert found.files == files
 
 
@@ -316,7 +315,7 @@ def test_a_file_that_changes_while_it_is_read(folder: Path, monkeypatch: pytest.
 def take(folder: Path) -> LockedModel:
     """Lock a model that will be fetched next."""
     model, models = Model(name="tiny", source="./tiny"), folder.parent.parent / "models"
-    return lock_model(model, folder.parent, Config(), models, QUIET, fetching=True)
+    return lock_model(model, folder.parent, make_session(models), fetching=True)
 
 
 def test_files_that_will_be_fetched_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +331,7 @@ def test_files_that_will_be_fetched_are_read_once(folder: Path, monkeypatch: pyt
     monkeypatch.setattr(PartialFile, "copy_from", None)
     monkeypatch.setattr(model_store, "digest_of", None)
     assert take(folder) == locked
-    fetch_model(locked, folder.parent, Config(), models, QUIET)
+    fetch_model(locked, folder.parent, make_session(models))
     assert [path for path in (models / "partial").iterdir() if path.suffix != ".lock"] == []
 
 
@@ -417,11 +416,13 @@ def test_quick_states(folder: Path, tmp_path: Path) -> None:
 def test_the_hub_client_is_not_loaded_for_folders(folder: Path) -> None:
     code = """
 import pathlib, sys
-from builder.host import config, console
+from builder.host import config, console, paths, session
 from builder.models.model_lock import lock_model
 from builder.model.recipes import Model
 folder = pathlib.Path(sys.argv[1])
-lock_model(Model(name="t", source="./tiny"), folder, config.Config(), folder, console.Console())
+workspace = paths.Workspace(project=folder, cache=folder)
+own = session.Session(workspace=workspace, config=config.Config(), console=console.Console())
+lock_model(Model(name="t", source="./tiny"), folder, own)
 sys.exit("huggingface_hub" in sys.modules)
 """
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code, str(folder.parent)]) == 0

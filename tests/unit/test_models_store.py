@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import make_session
 from model_files import make_folder, weights
 
 from builder.errors import DiskError, IntegrityError, ModelError
 from builder.host.concurrency import Progress, map_with_progress
-from builder.host.config import Config
-from builder.host.console import Console
-from builder.image.render import model_layer as baking
-from builder.image.render.model_layer import bake
+from builder.image.render.context import bake, model_layer
+from builder.image.wheels.tree import EPOCH
 from builder.model.model_files import LockedModel, ModelFile
 from builder.model.recipes import Model
 from builder.models import model_store
@@ -27,9 +26,6 @@ from builder.models.fetch import fetch_model
 from builder.models.model_lock import lock_model
 from builder.remote import download as remote_download
 from builder.remote.download import PartialFile
-
-QUIET = Console(quiet=True)
-WHEN = 1_000_000_000
 
 
 @pytest.fixture
@@ -45,11 +41,11 @@ def models(tmp_path: Path) -> Path:
 
 
 def lock(folder: Path, models: Path) -> LockedModel:
-    return lock_model(Model(name="tiny", source="./tiny"), folder.parent, Config(), models, QUIET)
+    return lock_model(Model(name="tiny", source="./tiny"), folder.parent, make_session(models))
 
 
 def fetch(locked: LockedModel, folder: Path, models: Path) -> None:
-    fetch_model(locked, folder.parent, Config(), models, QUIET)
+    fetch_model(locked, folder.parent, make_session(models))
 
 
 def tree(root: Path) -> dict[str, tuple[int, int, bytes]]:
@@ -81,7 +77,7 @@ def test_the_users_files_are_left_alone(folder: Path, models: Path, tmp_path: Pa
     before = tree(folder)
     locked = lock(folder, models)
     fetch(locked, folder, models)
-    bake(locked, models, tmp_path / "layer", WHEN)
+    bake(locked, models, tmp_path / "layer")
     assert tree(folder) == before
     assert {path.stat().st_nlink for path in folder.rglob("*") if path.is_file()} == {1}
 
@@ -198,7 +194,7 @@ def test_bakes(folder: Path, models: Path, tmp_path: Path) -> None:
     layer = tmp_path / "layer"
     old = os.umask(0o077)
     try:
-        bake(locked, models, layer, WHEN)
+        bake(locked, models, layer)
     finally:
         os.umask(old)
     found = tree(layer)
@@ -206,10 +202,10 @@ def test_bakes(folder: Path, models: Path, tmp_path: Path) -> None:
         f"models/tiny/{file.path}" for file in locked.files
     }
     assert {(mode & 0o7777, when) for mode, when, _ in found.values()} == {
-        (0o644, WHEN * 10**9),
-        (0o755, WHEN * 10**9),
+        (0o644, EPOCH * 10**9),
+        (0o755, EPOCH * 10**9),
     }
-    assert layer.stat().st_mtime == WHEN
+    assert layer.stat().st_mtime == EPOCH
     sample = layer / "models" / "tiny" / "config.json"
     assert sample.samefile(model_store.blob(models, locked.files[0].sha256)), "no second copy on the disk"
 
@@ -217,12 +213,11 @@ def test_bakes(folder: Path, models: Path, tmp_path: Path) -> None:
 def test_bakes_the_same_again_and_elsewhere(folder: Path, models: Path, tmp_path: Path) -> None:
     locked = lock(folder, models)
     fetch(locked, folder, models)
-    fetch(locked, folder, tmp_path / "other")
-    bake(locked, models, tmp_path / "one", WHEN)
-    bake(locked, tmp_path / "other", tmp_path / "two", WHEN)
+    fetch(locked, folder, tmp_path / "other" / "models")
+    bake(locked, models, tmp_path / "one")
+    bake(locked, tmp_path / "other" / "models", tmp_path / "two")
     first = tree(tmp_path / "one")
-    (tmp_path / "one" / "models" / "tiny" / "stale.json").write_text("old")
-    bake(locked, models, tmp_path / "one", WHEN)
+    bake(locked, models, tmp_path / "one")
     assert tree(tmp_path / "one") == tree(tmp_path / "two") == first
 
 
@@ -232,13 +227,13 @@ def test_copies_where_it_cannot_link(
 ) -> None:
     locked = lock(folder, models)
     fetch(locked, folder, models)
-    bake(locked, models, tmp_path / "linked", WHEN)
+    bake(locked, models, tmp_path / "linked")
 
-    def no_link(*_: object) -> None:
+    def no_link(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(Path, "hardlink_to", no_link)
-    bake(locked, models, tmp_path / "copied", WHEN)
+    monkeypatch.setattr(os, "link", no_link)
+    bake(locked, models, tmp_path / "copied")
     assert tree(tmp_path / "copied") == tree(tmp_path / "linked")
 
 
@@ -246,18 +241,18 @@ def test_a_full_disk_while_baking(folder: Path, models: Path, tmp_path: Path, mo
     locked = lock(folder, models)
     fetch(locked, folder, models)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(baking, "_link", full)
+    monkeypatch.setattr(os, "link", full)
     with pytest.raises(DiskError):
-        bake(locked, models, tmp_path / "layer", WHEN)
+        model_layer(tmp_path, locked, models)
 
 
 def test_baking_what_was_not_fetched(models: Path, tmp_path: Path) -> None:
     file = ModelFile(path="config.json", sha256="ab" * 32, size=2)
     locked = LockedModel(name="tiny", source="./tiny", origin="folder", files=(file,))
     with pytest.raises(ModelError) as caught:
-        bake(locked, models, tmp_path / "layer", WHEN)
+        bake(locked, models, tmp_path / "layer")
     assert caught.value.message == "config.json of model tiny is not in the cache"
     assert caught.value.hint == "run it again with `--from render`, which fetches what is missing"

@@ -11,7 +11,7 @@ from factories import make_job, make_lock, make_plan, make_run
 
 from builder.errors import AuditError
 from builder.host import records
-from builder.jetson import symptoms
+from builder.jetson.advisories import SYMPTOMS
 from builder.model.audits import Audit, Finding
 from builder.model.locks import Locked
 from builder.pipeline import runner
@@ -134,6 +134,6 @@ def test_a_damaged_record_counts_as_not_made_yet(session: Session) -> None:
 
 
 def test_symptoms_advise_stages_that_exist() -> None:
-    advised = re.findall(r"--(?:from|until) ([a-z]+)", symptoms.DATA.read_text())
+    advised = re.findall(r"--(?:from|until) ([a-z]+)", SYMPTOMS.read_text())
     assert advised
     assert set(advised) <= set(STAGES)

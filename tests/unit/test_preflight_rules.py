@@ -11,7 +11,7 @@ from fit_parts import LLAMA_3_1_8B
 from preflight_parts import CHAT, FACTS, LIBRARY, make_context, make_served
 
 from builder.model.recipes import Question
-from builder.models.fit.model_config import ModelFiles
+from builder.models.fit.weights import ModelFiles
 from builder.models.preflight.model_facts import read_model
 from builder.models.preflight.preflight import findings
 from builder.models.preflight.quantization_rules import methods

@@ -113,7 +113,10 @@ def test_transformers_mappings() -> None:
 CONFIG_MAPPING_NAMES = OrderedDict[str, str]([("llama", "LlamaConfig"), ("bert", "BertConfig")])
 """,
         "transformers/models/auto/modeling_auto.py": b"""
-MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict([("llama", "LlamaForCausalLM"), ("x", ("A", "B"))])
+if TYPE_CHECKING:
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict()
+else:
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict([("llama", "LlamaForCausalLM"), ("x", ("A", "B"))])
 """,
         "transformers/models/auto/tokenization_auto.py": b"""
 TOKENIZER_MAPPING_NAMES = OrderedDict([("llama", ("LlamaTokenizer" if is_available() else None, None))])

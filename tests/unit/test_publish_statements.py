@@ -17,8 +17,8 @@ from builder.host.records import as_bytes
 from builder.model.images import Descriptor
 from builder.model.verdicts import Answer, Verdict
 from builder.publish import statements
-from builder.publish.attachments import parts_of
 from builder.publish.evidence import Evidence, artifact, cosign_evidence, signature_of, signed_payload, together
+from builder.publish.image_source import parts_of
 from builder.publish.statements import (
     PAYLOAD_TYPE,
     VERDICT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import sys
 from collections import Counter
@@ -17,9 +18,9 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from builder.cli.verbs.integration import INPUTS
 from builder.errors import DocumentError
 from builder.host import config
-from builder.recipe.json_schema import FILES, input_schema, schema_text
 from builder.recipe.load import load
 
 if sys.version_info >= (3, 11):
@@ -28,6 +29,8 @@ else:
     import tomli as tomllib
 
 CHECKOUT = Path(__file__).parents[2]
+# The files in `schemas/`; recipes name theirs in the first line.
+FILES = {"recipe": "recipe.schema.json", "config": "jbuild.schema.json"}
 SHIPPED = sorted((CHECKOUT / "recipes").glob("*.toml"))
 BLOCKS = [
     (f"{page.name}-{number}", text)
@@ -40,7 +43,7 @@ OTHER_TABLES = {"advisories"}
 
 @cache
 def validator(name: str) -> jsonschema.Draft202012Validator:
-    schema = input_schema(name)
+    schema = INPUTS[name]()
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
@@ -48,7 +51,7 @@ def validator(name: str) -> jsonschema.Draft202012Validator:
 @cache
 def fragment_validator(name: str) -> jsonschema.Draft202012Validator:
     """A validator of single tables: nothing is required at the top and in the tables below it."""
-    schema = copy.deepcopy(input_schema(name))
+    schema = copy.deepcopy(INPUTS[name]())
     for table in (schema, *schema["properties"].values()):  # type: ignore[misc]
         table.pop("required", None)
     return jsonschema.Draft202012Validator(schema)
@@ -70,7 +73,7 @@ def plain(value: Any) -> Any:
 @pytest.mark.parametrize(("name", "file"), FILES.items())
 def test_the_files_are_current(name: str, file: str) -> None:
     text = (CHECKOUT / "schemas" / file).read_text(encoding="utf-8")
-    assert text == schema_text(name), f"write it again: jbuild schema {name} > schemas/{file}"
+    assert text == json.dumps(INPUTS[name](), indent=2) + "\n", f"write it again: jbuild schema {name} > schemas/{file}"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -90,7 +93,7 @@ def test_every_key_is_described_and_every_table_is_closed(name: str) -> None:
         for below in (schema.get("items"), *schema.get("anyOf", ())):
             walk(below, path) if isinstance(below, dict) else None
 
-    walk(input_schema(name), name)
+    walk(INPUTS[name](), name)
     assert count > {"recipe": 80, "config": 45}[name]
 
 

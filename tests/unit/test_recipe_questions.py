@@ -105,6 +105,13 @@ def test_mistakes_are_located(tmp_path: Path, question: str, key: str, message: 
     assert found.line > len(RECIPE.splitlines())
 
 
+@pytest.mark.parametrize("value", ["0", '"32"'])
+def test_a_wrong_number_is_no_reason_for_other_mistakes(tmp_path: Path, value: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        read(tmp_path, f'[[smoke.questions]]\nask = "q"\nmin-tokens = 4\nmax-tokens = {value}')
+    assert [problem.key for problem in caught.value.problems] == ["smoke.questions[0].max-tokens"]
+
+
 ONE = '[[smoke.questions]]\nask = "q"\nexpect = "x"\n'
 
 

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from builder.errors import RegistryError
+from builder.host.config import Config
+from builder.remote.registry import base_lookup
 from builder.remote.registry.auth import Credentials, docker_config, find_credentials
+from builder.remote.registry.base_lookup import connect_to
+from builder.remote.registry.reference import Reference
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,17 +72,21 @@ def test_the_environment_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
     configure(tmp_path, auths={"r.io:5000": auth("file", "file")})
     monkeypatch.setenv("JBUILD_REGISTRY_USER", "all")
     monkeypatch.setenv("JBUILD_REGISTRY_PASSWORD", "secret")
-    assert find_credentials("r.io:5000", publish_hosts={"r.io:5000"}) == Credentials(user="all", password="secret")
+    assert find_credentials("r.io:5000", publish=True) == Credentials(user="all", password="secret")
     monkeypatch.setenv("JBUILD_REGISTRY_USER_R_IO_5000", "one")
     monkeypatch.setenv("JBUILD_REGISTRY_PASSWORD_R_IO_5000", "special")
-    assert find_credentials("r.io:5000", publish_hosts={"r.io:5000"}) == Credentials(user="one", password="special")
+    assert find_credentials("r.io:5000", publish=True) == Credentials(user="one", password="special")
     assert find_credentials("r.io:5000") == Credentials(user="one", password="special")
 
 
 def test_the_general_password_is_not_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JBUILD_REGISTRY_USER", "all")
     monkeypatch.setenv("JBUILD_REGISTRY_PASSWORD", "secret")
-    assert find_credentials("docker.io", publish_hosts={"mine.io"}) is None
+    assert find_credentials("docker.io") is None
+    monkeypatch.setattr(base_lookup, "connect", lambda *_, publish, **__: publish)
+    config = Config(registries=("mine.io/team",))
+    given = {host: connect_to(Reference(host=host, repository="a/b"), config) for host in ("docker.io", "mine.io")}
+    assert given == {"docker.io": False, "mine.io": True}
 
 
 def test_a_helper_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

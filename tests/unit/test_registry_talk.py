@@ -15,8 +15,8 @@ from builder.errors import IntegrityError, RegistryError
 from builder.host.config import Config
 from builder.remote.http import Retry, session
 from builder.remote.registry.auth import Credentials
-from builder.remote.registry.errors import ImageMissingError, RegistryUnreachableError
 from builder.remote.registry.registry_client import RegistryClient
+from builder.remote.registry.transport import ImageMissingError, RegistryUnreachableError, Transport
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def client(script: Script, credentials: Credentials | None = None) -> tuple[Regi
     adapter, http = Scripted(script), session(Config())
     http.mount("https://", adapter)
     http.mount("http://", adapter)
-    return RegistryClient(HOST, http, lambda: credentials, retry=Retry(sleep=lambda _: None)), adapter
+    transport = Transport(HOST, http, lambda: credentials, retry=Retry(sleep=lambda _: None))
+    return RegistryClient(transport), adapter
 
 
 def token_server(request: requests.PreparedRequest) -> tuple[int, dict[str, str], bytes]:

@@ -83,7 +83,7 @@ def counter() -> tuple[list[float], Progress]:
 def test_whatever_is_left_the_file_becomes_whole(tmp_path: Path, left: bytes, expected: Expected) -> None:
     path, source, (counted, progress) = tmp_path / "file", Source(), counter()
     path.write_bytes(left)
-    assert download(source, path, expected, progress) == SHA256
+    assert download(source.fetch, source.mismatch, path, expected, progress) == SHA256
     assert path.read_bytes() == CONTENT
     assert sum(counted) == len(CONTENT)
     if left == CONTENT:
@@ -104,7 +104,8 @@ def test_whatever_is_left_the_file_becomes_whole(tmp_path: Path, left: bytes, ex
 def test_servers_that_resume_badly(tmp_path: Path, odd: requests.Response) -> None:
     path, (counted, progress) = tmp_path / "file", counter()
     path.write_bytes(CONTENT[:1000])
-    assert download(Source(answers=[odd]), path, WHOLE, progress) == SHA256
+    source = Source(answers=[odd])
+    assert download(source.fetch, source.mismatch, path, WHOLE, progress) == SHA256
     assert path.read_bytes() == CONTENT
     assert sum(counted) == len(CONTENT)
 
@@ -117,9 +118,9 @@ def test_servers_that_resume_badly(tmp_path: Path, odd: requests.Response) -> No
     ],
 )
 def test_other_bytes_are_refused_and_not_kept(tmp_path: Path, content: bytes, flaw: str) -> None:
-    path = tmp_path / "file"
+    path, source = tmp_path / "file", Source(content=content)
     with pytest.raises(IntegrityError, match=flaw):
-        download(Source(content=content), path, WHOLE, Progress())
+        download(source.fetch, source.mismatch, path, WHOLE, Progress())
     assert not path.exists()
 
 
@@ -127,7 +128,7 @@ def test_what_has_arrived_stays_after_a_failure_but_does_not_count(tmp_path: Pat
     path, (counted, progress) = tmp_path / "file", counter()
     source = Source(answers=[answer(200, CONTENT[:1000]), answer(206, CONTENT[1000:1100]), *[answer(503)] * 3])
     with pytest.raises(NetworkError, match="503"):
-        download(source, path, WHOLE, progress)
+        download(source.fetch, source.mismatch, path, WHOLE, progress)
     assert path.read_bytes() == CONTENT[:1100]
     assert sum(counted) == 0
     assert len(source.starts) == 3, "progress renews the tries"
@@ -144,11 +145,12 @@ def test_a_sink_that_cannot_restart() -> None:
 
 
 def test_a_cancelled_download_ends_and_keeps_what_has_arrived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    token = CancelToken()
+    path, source, token = tmp_path / "file", Source(), CancelToken()
+    progress = Progress(token=token, on_bytes=lambda _: token.cancel())
     monkeypatch.setattr(remote_download, "BLOCK", 1000)
     with pytest.raises(StoppedError):
-        download(Source(), tmp_path / "file", WHOLE, Progress(token=token, on_bytes=lambda _: token.cancel()))
-    assert 0 < (tmp_path / "file").stat().st_size < len(CONTENT)
+        download(source.fetch, source.mismatch, path, WHOLE, progress)
+    assert 0 < path.stat().st_size < len(CONTENT)
 
 
 def test_a_file_is_brought_once(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from factories import DIGEST, make_jetson, make_job, make_lock
 from result_factory import IMAGE, VERDICT, everything, publication, result
 
-from builder.cli.error_output import alike, show_failures
+from builder.cli.results import alike, show_failures, table
 from builder.cli.run_view import finished_cell, summary
 from builder.errors import NoWheelsError, SmokeError
 from builder.host import records
@@ -100,10 +100,13 @@ def test_failures_are_counted_and_named(session: Session) -> None:
     ("seconds", "text"),
     [
         (0.04, "0.0 s"),
+        (0.42, "0.4 s"),
         (59.4, "59.4 s"),
         (59.7, "1 min 0 s"),
+        (59.9, "1 min 0 s"),
         (60, "1 min 0 s"),
         (119.7, "2 min 0 s"),
+        (461.0, "7 min 41 s"),
         (725, "12 min 5 s"),
     ],
 )
@@ -160,3 +163,12 @@ def test_places_that_differ_by_the_cell_only_are_the_same() -> None:
     pairs = [failed("one", where="locks/demo/pylock.one.toml"), failed("two", where="locks/demo/pylock.two.toml")]
     ((cells, error),) = alike(pairs)
     assert (cells, error) == (["one", "two"], pairs[0][1])
+
+
+def test_table_has_columns_and_no_trailing_spaces() -> None:
+    text = table(("name", "n"), [("long name", "1"), ("x", "")])
+    assert text == "name       n\nlong name  1\nx"
+
+
+def test_table_without_rows() -> None:
+    assert table(("name", "n"), []) == "name  n"

@@ -21,10 +21,9 @@ from builder.host import records
 from builder.model.audits import Finding
 from builder.model.verdicts import Agreement, FailedModule, GpuComputation, Modules
 from builder.pipeline.history import Failure
-from builder.project.page.cell_view import cell_view
+from builder.project.page.cell_view import CellView, cell_view
 from builder.project.page.page_data import gather, grid_of
-from builder.project.page.page_html import SIGNS, clean, render, time_of
-from builder.project.page.page_model import CellView
+from builder.project.page.page_html import SIGNS, clean, render
 from builder.project.page.page_parts import charts_of
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
@@ -420,11 +419,6 @@ def test_a_hundred_cells_are_less_than_two_megabytes(session: Session, workspace
 )
 def test_what_would_be_obeyed_and_not_shown_goes(value: Any, shown: Any) -> None:
     assert clean(value) == shown
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(0.42, "0.4 s"), (59.9, "1 min 0 s"), (461.0, "7 min 41 s")])
-def test_times(seconds: float, words: str) -> None:
-    assert time_of(seconds) == words
 
 
 def test_the_command_writes_a_page_and_says_what_is_in_it(

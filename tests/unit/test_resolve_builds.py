@@ -10,7 +10,7 @@ from tiny_index import TinyIndex, tiny_index
 
 from builder.errors import IntegrityError, NetworkError, NoWheelsError
 from builder.host.config import Config
-from builder.lock.torch_build import check_torch
+from builder.lock.wheel_properties import check_torch
 from builder.remote.http import Retry
 from builder.remote.index.index_client import IndexClient
 from builder.remote.index.listing import IndexPins

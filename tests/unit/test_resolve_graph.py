@@ -10,9 +10,8 @@ from factories import locked, make_jetson, make_job, make_lock, make_locked_whee
 from tiny_index import TinyIndex, tiny_index
 
 from builder.host.config import Config
-from builder.lock import changes as module
-from builder.lock.changes import changes_of
-from builder.lock.graph import asks_of, metadata_of, requirements
+from builder.lock import graph as module
+from builder.lock.graph import asks_of, changes_of, metadata_of, requirements
 from builder.model.locks import LockChange, LockedAdvisory
 from builder.remote.http import Retry
 from builder.remote.index import remote_wheel

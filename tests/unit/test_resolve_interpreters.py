@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from factories import make_lock, make_platform
 
+from builder.jetson.distributions import standalone
 from builder.jetson.platform import platform_for
-from builder.jetson.pythons import standalone
 from builder.lock.resolve import compiler_of, interpreter_of
 
 if TYPE_CHECKING:

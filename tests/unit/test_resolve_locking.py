@@ -20,10 +20,10 @@ from builder.host.session import Session
 from builder.lock import advisory_solve, lockfile, resolve, unresolved
 from builder.lock.lock_check import CellCheck, check_lock
 from builder.lock.stage import current_lock, lock_cell
+from builder.model.locks import LockedBase
 from builder.pipeline.order import RunOptions
 from builder.recipe.matrix import job_of
 from builder.remote.index.index_client import client_of
-from builder.remote.registry.base_lookup import ResolvedBase
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("quick_uv")
 @pytest.fixture
 def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyIndex]:
     """The index that uv asks by default."""
-    monkeypatch.setattr(resolve, "resolve_digest", lambda name, *_: ResolvedBase(name=name, used=name, digest=DIGEST))
+    monkeypatch.setattr(resolve, "resolve_digest", lambda name, *_: LockedBase(name=name, used=name, digest=DIGEST))
     monkeypatch.setattr(resolve, "compiler_of", lambda *_: "3.11.7")
     (tmp_path / "uv.toml").write_text("")
     monkeypatch.setenv("UV_CONFIG_FILE", str(tmp_path / "uv.toml"))

@@ -12,7 +12,7 @@ import pytest
 from factories import locked, make_locked_wheel, make_wheel
 
 from builder.errors import NetworkError
-from builder.lock.wheel_sizes import measured
+from builder.lock.wheel_properties import measured
 from builder.remote import http
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from builder.host import config
 from builder.host.config import Config, IndexMirror
 from builder.host.index_rows import IndexRow
 from builder.jetson.distributions import platforms
-from builder.jetson.indexes import families, indexes, with_own
+from builder.jetson.packages import families, indexes, with_own
 from builder.jetson.platform import platform_for
 from builder.lock.index_sources import index_pins_of
 from builder.remote.index.listing import Address, addresses

@@ -17,9 +17,9 @@ from builder.lock import alternatives, resolve
 from builder.lock import explanation as module
 from builder.lock.explanation import Why, why
 from builder.lock.stage import lock_cell
+from builder.model.locks import LockedBase
 from builder.recipe.matrix import job_of
 from builder.remote.index.index_client import client_of
-from builder.remote.registry.base_lookup import ResolvedBase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("quick_uv")
 @pytest.fixture
 def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyIndex]:
     """The index that uv asks by default."""
-    monkeypatch.setattr(resolve, "resolve_digest", lambda name, *_: ResolvedBase(name=name, used=name, digest=DIGEST))
+    monkeypatch.setattr(resolve, "resolve_digest", lambda name, *_: LockedBase(name=name, used=name, digest=DIGEST))
     monkeypatch.setattr(resolve, "compiler_of", lambda *_: "3.11.7")
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     monkeypatch.setattr(alternatives, "_CELLS", 1)

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.device.serve.compose_file import to_yaml
+from builder.device.compose_file import to_yaml
 
 # A file cannot hold lone surrogates.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

@@ -10,9 +10,9 @@ from docker.errors import APIError, ImageNotFound
 from engine_factory import SERVICE, Fake, make_engine
 from factories import make_jetson, make_job
 
-from builder.device.serve import service_container as containers
-from builder.device.serve.service import service_of, service_of_image
-from builder.device.serve.service_records import Published
+from builder.device import service_container as containers
+from builder.device.service import service_of, service_of_image
+from builder.device.service_records import Published
 from builder.errors import EngineError, SmokeError, UsageError
 from builder.host.console import Console
 from builder.host.engine.container import RunningContainer
@@ -61,7 +61,7 @@ def test_a_clean_end() -> None:
     [
         (3, False, "ended with exit code 3", "jbuild smoke"),
         (137, False, "ended with exit code 137", "jbuild fit"),
-        (137, True, "used more memory than it may", "jbuild fit"),
+        (137, True, "exceeded its memory limit", "jbuild fit"),
     ],
 )
 def test_an_end_that_is_none(code: int, killed: bool, said: str, hint: str) -> None:

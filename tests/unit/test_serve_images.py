@@ -9,11 +9,10 @@ import pytest
 from engine_factory import make_engine
 from factories import DIGEST, make_jetson, make_job, make_spec
 
-from builder.device.serve import image_selection, local
-from builder.device.serve.image_choice import ImageCandidate
-from builder.device.serve.image_selection import SelectedImage, choose, image_of
-from builder.device.serve.local import service_here
-from builder.device.serve.memory_limits import Memory
+from builder.device import image_choice, local_server
+from builder.device.image_choice import ImageCandidate, SelectedImage, choose, image_of
+from builder.device.local_server import service_here
+from builder.device.service import Memory
 from builder.errors import UsageError
 from builder.host import records
 from builder.host.config import Config
@@ -69,11 +68,11 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """Who was asked; they have the image."""
     asked: list[tuple[str, ...]] = []
 
-    def answer(_: Any, targets: tuple[str, ...], __: Any) -> tuple[str, str]:
+    def answer(_: Any, targets: tuple[str, ...], __: Any) -> SelectedImage:
         asked.append(targets)
-        return f"there/vllm@{OTHER}", OTHER
+        return SelectedImage(reference=f"there/vllm@{OTHER}", digest=OTHER, where="registry")
 
-    monkeypatch.setattr(image_selection, "published_image", answer)
+    monkeypatch.setattr(image_choice, "published_image", answer)
     return asked
 
 
@@ -121,7 +120,7 @@ def test_the_recipes_registries_go_before_the_configured_ones(
 
 
 def test_an_image_that_is_nowhere(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_selection, "published_image", lambda *_: None)
+    monkeypatch.setattr(image_choice, "published_image", lambda *_: None)
     with pytest.raises(UsageError, match=r"this machine has none, and none is in r\.example/edge") as caught:
         image_of(JOB, session)
     assert "jbuild recipe demo --cell one" in str(caught.value.hint)
@@ -142,13 +141,13 @@ def choose_of(session: Session, *cells: str) -> tuple[str, SelectedImage]:
 
 
 def test_of_several_cells_the_best_one(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_selection, "pick", lambda *_: (candidate("two"), candidate("one", "no")))
+    monkeypatch.setattr(image_choice, "pick", lambda *_: (candidate("two"), candidate("one", "no")))
     assert choose_of(session, "one", "two") == ("two", CHOSEN)
 
 
 def test_of_several_cells_none(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        image_selection, "pick", lambda *_: (candidate("one", "too old", "x"), candidate("two", "too new"))
+        image_choice, "pick", lambda *_: (candidate("one", "too old", "x"), candidate("two", "too new"))
     )
     with pytest.raises(UsageError, match="no image for orin-nx-16: one: too old; two: too new") as caught:
         choose_of(session, "one", "two")
@@ -158,8 +157,8 @@ def test_of_several_cells_none(session: Session, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
-    monkeypatch.setattr("builder.device.serve.service.this_device", lambda: None)
-    monkeypatch.setattr(local, "memory_of", lambda *_: Memory(fit=None, unknown="x"))
+    monkeypatch.setattr("builder.device.service.this_device", lambda: None)
+    monkeypatch.setattr(local_server, "memory_of", lambda *_: Memory(fit=None, unknown="x"))
 
 
 def test_a_key_of_the_environment_goes_along(
@@ -182,7 +181,7 @@ def test_a_boards_memory_sets_what_vllm_may_take(
     session: Session, monkeypatch: pytest.MonkeyPatch, nothing_known: None
 ) -> None:
     settings = (("JBUILD_GPU_MEMORY_UTILIZATION", "0.47"),)
-    monkeypatch.setattr(local, "memory_of", lambda *_: Memory(fit=None, unknown="x", environment=settings))
+    monkeypatch.setattr(local_server, "memory_of", lambda *_: Memory(fit=None, unknown="x", environment=settings))
     job = make_job(platform=make_jetson())
     service = service_here(job, CHOSEN, session, make_engine(), board="orin-nano-8")
     assert service.environment == settings

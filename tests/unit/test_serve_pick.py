@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from factories import make_jetson, make_job
 
-from builder.device.serve import image_choice as picking
-from builder.device.serve.image_choice import host_of, pick
-from builder.device.serve.memory_limits import Memory
+from builder.device import image_choice as picking
+from builder.device.image_choice import host_of, pick
+from builder.device.service import Memory
 from builder.errors import UsageError
 from builder.host.config import Config
 from builder.host.console import Console
@@ -147,7 +147,7 @@ def test_all_that_stands_against_an_image_is_said(shelf: Shelf) -> None:
 def test_what_memory_means_is_said(shelf: Shelf) -> None:
     shelf.rows = [state("a")]
     (row,) = pick((make("a"),), NX, ("r.example",), SESSION)
-    assert (row.out, row.notes, row.fit) == ((), ("what its model needs is not known: x",), "unknown")
+    assert (row.out, row.notes, row.fit) == ((), ("the needs of its model are unknown: x",), "unknown")
     (nobody,) = pick((make("a"),), replace(NX, board=None), ("r.example",), SESSION)
     assert (nobody.notes, nobody.fit) == ((), "unknown")
 

@@ -9,20 +9,18 @@ import pytest
 import yaml
 from factories import make_jetson, make_job, make_spec
 
-from builder.device.serve.compose_file import Heading, compose_file, document
-from builder.device.serve.memory_limits import limit
-from builder.device.serve.service import (
+from builder.device.compose_file import compose_file, document
+from builder.device.service import (
     chosen_board,
     curl_hint,
-    is_open,
+    limit,
     new_key,
-    parse_published,
     readable_key,
     service_name,
     service_of,
 )
-from builder.device.serve.service_container import arguments_of
-from builder.device.serve.service_records import Published
+from builder.device.service_container import arguments_of
+from builder.device.service_records import Published, is_open, parse_published
 from builder.errors import RecipeError, UsageError
 from builder.jetson.boards import board, boards
 from builder.model.recipes import ServerSpec, SmokeSpec
@@ -30,10 +28,9 @@ from builder.model.recipes import ServerSpec, SmokeSpec
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.device.serve.service_records import Service
+    from builder.device.service_records import Service
 
 IMAGE = "registry.example.com/vllm@sha256:" + "a" * 64
-HEADING = Heading(of="demo/one", file="compose.yaml", ask="curl x")
 
 
 def make_service(**changes: Any) -> Service:
@@ -43,7 +40,7 @@ def make_service(**changes: Any) -> Service:
 
 
 def server_in(service: Service) -> dict[str, Any]:
-    whole = yaml.safe_load(compose_file(service, HEADING))
+    whole = yaml.safe_load(compose_file(service, of="demo/one", file="compose.yaml", ask="curl x"))
     assert list(whole["services"]) == ["vllm"]
     return dict(whole["services"]["vllm"])
 
@@ -172,7 +169,7 @@ def test_names_that_an_engine_and_compose_allow() -> None:
 
 def test_the_board_is_the_one_named_else_this_one_else_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job(platform=make_jetson())
-    monkeypatch.setattr("builder.device.serve.service.this_device", lambda: None)
+    monkeypatch.setattr("builder.device.service.this_device", lambda: None)
     assert chosen_board(job, None) is None
     assert chosen_board(job, "orin-nano-8") == board("orin-nano-8")
     one = replace(job, recipe=replace(job.recipe, boards=("agx-orin-32",)))

@@ -10,7 +10,6 @@ from factories import locked, make_wheel
 
 from builder.image.wheels.tree import aliases, unpack, unpacking, write_aliases
 from builder.model.images import site_packages
-from builder.remote.wheelhouse import path_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +45,7 @@ def test_a_tree_holds_them(workspace: Workspace, tmp_path: Path) -> None:
     row = aliases()[0]
     path = make_wheel(tmp_path, row.wheels.replace("*", "x"), "1.0")
     wheel = locked(path)
-    target = path_of(wheel, workspace.wheels)
+    target = workspace.wheel(wheel.sha256, wheel.filename)
     target.parent.mkdir(parents=True)
     target.write_bytes(path.read_bytes())
     work = unpacking(wheel, PYTHON, None, workspace)

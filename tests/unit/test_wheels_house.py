@@ -17,7 +17,7 @@ from builder.errors import DiskError, IntegrityError, LockError, NetworkError
 from builder.host import files
 from builder.host.process import run
 from builder.remote import download, http
-from builder.remote.wheelhouse import fetch, path_of
+from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,7 +109,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kept(session: Session, wheel: LockedWheel) -> Path:
-    return path_of(wheel, session.workspace.wheels)
+    return session.workspace.wheel(wheel.sha256, wheel.filename)
 
 
 def leave_partial(session: Session, wheel: LockedWheel, content: bytes) -> None:

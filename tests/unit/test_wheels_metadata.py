@@ -11,7 +11,7 @@ from factories import locked, make_wheel
 from builder.errors import IntegrityError
 from builder.host.files import write_bytes
 from builder.remote.index.remote_wheel import metadata_of, with_archive
-from builder.remote.wheelhouse import fetch, path_of
+from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,11 +55,11 @@ def test_a_wheel_that_asks_for_something_else_is_refused(
         with pytest.raises(IntegrityError, match="differs from what the index served at lock time") as caught:
             fetch([wheel], session)
         assert caught.value.where == wheel.url
-        assert not path_of(wheel, session.workspace.wheels).exists()
+        assert not session.workspace.wheel(wheel.sha256, wheel.filename).exists()
     assert not kept.exists(), "locking anew reads it again"
     said(wheel, session)
     assert fetch([wheel], session) > 0
-    path_of(wheel, session.workspace.wheels).unlink()
+    session.workspace.wheel(wheel.sha256, wheel.filename).unlink()
     kept.unlink()
     assert fetch([wheel], session) > 0, "what was refused once is forgotten"
 

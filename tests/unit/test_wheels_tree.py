@@ -23,7 +23,6 @@ from builder.host.interpreters import Compiler
 from builder.image.wheels import tree
 from builder.image.wheels.tree import EPOCH, Unpacking, normalise, unpack, unpacking, variant
 from builder.model.images import ENVIRONMENT, site_packages
-from builder.remote.wheelhouse import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +39,7 @@ PACKAGES = site_packages(PYTHON).lstrip("/")
 def housed(path: Path, workspace: Workspace, python: str = PYTHON) -> Unpacking:
     """Put a wheel into the wheelhouse and describe its unpacking."""
     wheel = locked(path)
-    target = path_of(wheel, workspace.wheels)
+    target = workspace.wheel(wheel.sha256, wheel.filename)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(path.read_bytes())
     return unpacking(wheel, python, COMPILER if python == PYTHON else None, workspace)

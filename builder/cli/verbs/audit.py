@@ -14,11 +14,9 @@ import click
 from builder.audit.loose_wheels import audit_wheels
 from builder.audit.rule_tables import Rule, rules
 from builder.audit.stage import audit_cell
-from builder.cli import completers
-from builder.cli.cell_selection import open_session, select_cells
-from builder.cli.error_output import VerbFailure, failure_of, show_failures
-from builder.cli.results import show, without_controls
-from builder.cli.verb_options import cell_option, json_option, refuse_options
+from builder.cli.cell_selection import select_cells, session_verb
+from builder.cli.results import VerbFailure, failure_of, first_of, show, show_failures, without_controls
+from builder.cli.verb_options import cell_option, complete_recipes, refuse_options
 from builder.errors import AuditError, CellsFailedError, JbuildError, UsageError
 from builder.host import records
 from builder.host.paths import check_cache
@@ -70,33 +68,40 @@ class AuditedCells:
 AuditResult = AuditedCell | AuditedCells | Rule
 
 
-@click.command("audit")
-@click.argument("names", nargs=-1, metavar="RECIPE | --wheels FILE...", shell_complete=completers.recipes)
-@click.option("--wheels", is_flag=True, help="Audit wheel files together, without a recipe.")
-@cell_option
-@click.option("--base", metavar="IMAGE", help="With --wheels: base image of the wheels.")
-@click.option(
-    "--sm",
-    "sms",
-    multiple=True,
-    type=click.IntRange(20, 999),
-    help="With --wheels: compute capability of a GPU, such as 87.",
+@session_verb(
+    "audit",
+    click.argument("names", nargs=-1, metavar="RECIPE | --wheels FILE...", shell_complete=complete_recipes),
+    click.option("--wheels", is_flag=True, help="Audit wheel files together, without a recipe."),
+    cell_option,
+    click.option("--base", metavar="IMAGE", help="With --wheels: base image of the wheels."),
+    click.option(
+        "--sm",
+        "sms",
+        multiple=True,
+        type=click.IntRange(20, 999),
+        help="With --wheels: compute capability of a GPU, such as 87.",
+    ),
+    click.option("--l4t", metavar="RELEASE", help="With --wheels: L4T release, for its driver and GPUs."),
+    click.option("--python", metavar="X.Y", help="With --wheels: Python version. Default: that of the distribution."),
+    click.option(
+        "--apt", multiple=True, metavar="PACKAGE", help="With --wheels: package that the image has in addition."
+    ),
+    click.option("--files", is_flag=True, help="With --json: add the result of loading each file."),
+    click.option("--explain", metavar="RULE", help="Explain a rule, and how to waive its findings."),
 )
-@click.option("--l4t", metavar="RELEASE", help="With --wheels: L4T release, for its driver and GPUs.")
-@click.option("--python", metavar="X.Y", help="With --wheels: Python version. Default: that of the distribution.")
-@click.option("--apt", multiple=True, metavar="PACKAGE", help="With --wheels: package that the image has in addition.")
-@click.option("--files", is_flag=True, help="With --json: add the result of loading each file.")
-@click.option("--explain", metavar="RULE", help="Explain a rule, and how to waive its findings.")
-@json_option
 def command(
-    names: tuple[str, ...], wheels: bool, selectors: tuple[str, ...], explain: str | None, as_json: bool, **options: Any
+    session: Session,
+    names: tuple[str, ...],
+    wheels: bool,
+    selectors: tuple[str, ...],
+    explain: str | None,
+    **options: Any,
 ) -> int:
     """Check that the locked wheels of RECIPE's cells load and run on the device.
 
     Ends with exit code 14 if there are errors.
     """
-    session = open_session(as_json=as_json)
-    if not as_json:
+    if not session.console.as_json:
         refuse_options(("files",), "needs --json")
     if explain:
         refuse_options(("wheels", "selectors", "files", *_LOOSE), "has no effect with --explain")
@@ -105,17 +110,7 @@ def command(
     _check_options(names, wheels=wheels, options=options)
     if wheels:
         paths = [Path(name) for name in names]
-        audits = [
-            audit_wheels(
-                paths,
-                session,
-                base=options["base"],
-                sms=options["sms"],
-                l4t=options["l4t"],
-                python=options["python"],
-                apt=options["apt"],
-            )
-        ]
+        audits = [audit_wheels(paths, session, **{name: options[name] for name in _LOOSE})]
         return _conclude(None, audits, session, files=options["files"])
     selection = select_cells(names[0], selectors, session)
     selection.show_impossible()
@@ -125,8 +120,7 @@ def command(
 
 def _audits(jobs: Sequence[Job], session: Session) -> tuple[list[Audit], list[tuple[str, JbuildError]]]:
     """Audit every cell; of several, one that fails does not stop the others."""
-    audits: list[Audit] = []
-    failures: list[tuple[str, JbuildError]] = []
+    audits, failures = list[Audit](), list[tuple[str, JbuildError]]()
     for job in jobs:
         try:
             audits.append(audit_cell(job, lock_cell(job, session).lock, session))
@@ -223,13 +217,8 @@ def _block(finding: Finding) -> Iterator[str]:
     yield f"{word:<8} {finding.rule}: {finding.wheel}" + (" (assumed)" if finding.assumed else "")
     yield f"         {finding.file} {finding.detail}"
     if finding.also:
-        more = len(finding.also) - _MOST_FILES
-        files = ", ".join(finding.also[:_MOST_FILES])
-        yield f"         also: {files}" + (f" and {more} more" if more > 0 else "")
-    if finding.waived is not None:
-        yield f"         waived: {finding.waived}"
-    else:
-        yield f"         next: {finding.fix}"
+        yield f"         also: {first_of(finding.also, _MOST_FILES)}"
+    yield f"         next: {finding.fix}" if finding.waived is None else f"         waived: {finding.waived}"
 
 
 def _gpu(audit: Audit) -> Iterator[str]:

@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from builder.cli import completers
-from builder.cli.cell_selection import open_session, select_cells
-from builder.cli.results import show
+from builder.cli.cell_selection import select_cells, session_verb
+from builder.cli.results import show, table, write
 from builder.cli.verb_options import (
     board_option,
     cell_option,
+    complete_recipes,
     image_option,
-    json_option,
     lookup_registry_option,
+    output_option,
     refuse_options,
 )
-from builder.device.bench.load_client import check_url
-from builder.device.bench.measure import ANY_PORT, BenchTarget, bench, started
-from builder.device.bench.measurement import Bench, Load, LoadStep, Percentiles
-from builder.device.serve import service_container as containers
-from builder.device.serve.image_selection import choose
-from builder.device.serve.local import service_here
-from builder.device.serve.service import read_key, service_of_image
+from builder.device import service_container as containers
+from builder.device.image_choice import choose
+from builder.device.load_client import Load, LoadStep, Percentiles, check_url
+from builder.device.local_server import service_here
+from builder.device.measure import ANY_PORT, Bench, BenchTarget, bench, started
+from builder.device.service import read_key, service_of_image
 from builder.errors import SmokeError
-from builder.host import records
 from builder.host.engine.docker import find_engine
-from builder.host.files import write_text
 from builder.host.session import Session
 from builder.host.toml.documents import printable
 from builder.remote.openai import OpenAIServer
 
 if TYPE_CHECKING:
-    from builder.device.bench.measure import Choice
+    from builder.device.measure import Choice
 
 _MOST_AT_ONCE = 1024
 _STARTING = ("selectors", "board", "image", "registries")
@@ -52,44 +48,46 @@ def _concurrencies(context: click.Context, parameter: click.Parameter, value: st
     return tuple(dict.fromkeys(numbers))
 
 
-@click.command("bench")
-@click.argument("name", metavar="RECIPE|IMAGE", required=False, shell_complete=completers.recipes)
-@cell_option
-@click.option("--url", metavar="http://HOST:PORT", help="Measure this running server instead of starting one.")
-@click.option(
-    "--concurrency",
-    "concurrencies",
-    default="1,4,8",
-    show_default=True,
-    callback=_concurrencies,
-    help="Requests in flight: one measurement for each number.",
+@session_verb(
+    "bench",
+    click.argument("name", metavar="RECIPE|IMAGE", required=False, shell_complete=complete_recipes),
+    cell_option,
+    click.option("--url", metavar="http://HOST:PORT", help="Measure this running server instead of starting one."),
+    click.option(
+        "--concurrency",
+        "concurrencies",
+        default="1,4,8",
+        show_default=True,
+        callback=_concurrencies,
+        help="Requests in flight: one measurement for each number.",
+    ),
+    click.option(
+        "--prompts", type=click.IntRange(1, 100_000), default=32, show_default=True, help="Requests of a measurement."
+    ),
+    click.option(
+        "--input-length", type=click.IntRange(1, 1_000_000), default=128, show_default=True, help="Tokens of a prompt."
+    ),
+    click.option(
+        "--output-tokens", type=click.IntRange(1, 100_000), default=128, show_default=True, help="Tokens of an answer."
+    ),
+    click.option(
+        "--client",
+        "choice",
+        type=click.Choice(["auto", "vllm", "jbuild"]),
+        default="auto",
+        show_default=True,
+        help="Measure with vLLM's own benchmark in the container, or with jbuild's client.",
+    ),
+    click.option(
+        "--key-file", metavar="FILE", help="File with the API key of the server at --url. Default: VLLM_API_KEY."
+    ),
+    output_option("Write the figures to this file, as JSON."),
+    board_option,
+    image_option,
+    lookup_registry_option,
 )
-@click.option(
-    "--prompts", type=click.IntRange(1, 100_000), default=32, show_default=True, help="Requests of a measurement."
-)
-@click.option(
-    "--input-length", type=click.IntRange(1, 1_000_000), default=128, show_default=True, help="Tokens of a prompt."
-)
-@click.option(
-    "--output-tokens", type=click.IntRange(1, 100_000), default=128, show_default=True, help="Tokens of an answer."
-)
-@click.option(
-    "--client",
-    "choice",
-    type=click.Choice(["auto", "vllm", "jbuild"]),
-    default="auto",
-    show_default=True,
-    help="Measure with vLLM's own benchmark in the container, or with jbuild's client.",
-)
-@click.option("--key-file", metavar="FILE", help="File with the API key of the server at --url. Default: VLLM_API_KEY.")
-@click.option(
-    "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures to this file, as JSON."
-)
-@board_option
-@image_option
-@lookup_registry_option
-@json_option
 def command(
+    session: Session,
     name: str | None,
     url: str | None,
     concurrencies: tuple[int, ...],
@@ -98,7 +96,6 @@ def command(
     output_tokens: int,
     choice: Choice,
     output: Path | None,
-    as_json: bool,
     **options: Any,
 ) -> int:
     """Measure throughput and latency of the image of RECIPE, of IMAGE, or of a running server.
@@ -108,33 +105,28 @@ def command(
     """
     if (name is None) == (url is None):
         raise click.UsageError("name a recipe or an image, or a server with --url")
-
     if url:
         refuse_options(_STARTING, "has no effect with --url")
     else:
         refuse_options(("key_file",), "needs --url")
-
-    session = open_session(as_json=as_json)
     load = Load(prompts=prompts, input_length=input_length, output_tokens=output_tokens)
-    with _running(url, options["key_file"], session) if url else _started(str(name), options, session) as target:
+    running = nullcontext(_running(url, options["key_file"], session)) if url else None
+    with running or _started(str(name), options, session) as target:
         result = bench(target, load, concurrencies, choice, session.console)
     if output:
-        write_text(output, json.dumps(records.to_json(result), indent=2) + "\n")
-    show(result, table(result, session.console.table), session.console)
+        write(output, result)
+    show(result, text(result), session.console)
     return SmokeError.exit_code if any(step.failed for step in result.steps) else 0
 
 
-@contextmanager
-def _running(url: str, key_file: str | None, session: Session) -> Iterator[BenchTarget]:
-
+def _running(url: str, key_file: str | None, session: Session) -> BenchTarget:
     key = read_key(key_file) if key_file else os.environ.get("VLLM_API_KEY")
     server = OpenAIServer(url=check_url(url), key=key, ca=session.config.ca_bundle)
-    yield BenchTarget(server=server, subject=server.url)
+    return BenchTarget(server=server, subject=server.url)
 
 
 @contextmanager
 def _started(name: str, options: dict[str, Any], session: Session) -> Iterator[BenchTarget]:
-
     is_recipe = name.endswith(".toml") or not set(name) & set("/:@")
     if not is_recipe:
         refuse_options(_STARTING, "needs a recipe")
@@ -157,7 +149,7 @@ def _started(name: str, options: dict[str, Any], session: Session) -> Iterator[B
             yield target
 
 
-def table(result: Bench, columns: Callable[[Sequence[str], Sequence[Sequence[str]]], str]) -> str:
+def text(result: Bench) -> str:
     """Return a measurement as text; latencies are p50 / p95 / p99."""
     origin = f"level {result.level}" if result.level else "at an address"
     ready = f", ready after {result.ready_s:.0f} s" if result.ready_s is not None else ""
@@ -166,7 +158,7 @@ def table(result: Bench, columns: Callable[[Sequence[str], Sequence[Sequence[str
         f"{result.model}, {origin}{ready}: {result.subject}",
         f"{load.prompts} prompts of {load.input_length}, {load.output_tokens} tokens each, by {result.client}",
         "",
-        columns(_HEADINGS, [_row(step) for step in result.steps]),
+        table(_HEADINGS, [_row(step) for step in result.steps]),
     ]
     lines += [f"failed at {step.concurrency}: {printable(reason)}" for step in result.steps for reason in step.failures]
     return "\n".join([*lines, *(f"note: {remark}" for remark in result.remarks)])

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 
 import click
 
-from builder.cli import completers
-from builder.cli.cell_selection import open_session
+from builder.cli.cell_selection import session_verb
 from builder.cli.results import show
-from builder.cli.verb_options import json_option
+from builder.cli.verb_options import complete_recipes
 from builder.host import records
+from builder.host.session import Session
 from builder.host.units import megabytes
-from builder.project.diff.comparison import compare
-from builder.project.diff.difference import Changes, Difference, Layer, LayerChanges, PartChange
+from builder.project.diff.difference import Changes, Difference, Layer, LayerChanges, PartChange, compare
 from builder.project.diff.subject import subject
 
 
@@ -26,24 +25,24 @@ class DiffResult:
     identical: bool
 
 
-@click.command("diff")
-@click.argument("before", metavar="A", shell_complete=completers.recipes)
-@click.argument("after", metavar="B", shell_complete=completers.recipes)
-@click.option(
-    "--architecture",
-    type=click.Choice(("arm64", "amd64")),
-    default="arm64",
-    show_default=True,
-    help="Architecture to compare in images for several.",
+@session_verb(
+    "diff",
+    click.argument("before", metavar="A", shell_complete=complete_recipes),
+    click.argument("after", metavar="B", shell_complete=complete_recipes),
+    click.option(
+        "--architecture",
+        type=click.Choice(("arm64", "amd64")),
+        default="arm64",
+        show_default=True,
+        help="Architecture to compare in images for several.",
+    ),
 )
-@json_option
-def command(before: str, after: str, architecture: str, as_json: bool) -> None:
+def command(session: Session, before: str, after: str, architecture: str) -> None:
     """Show what changed from A to B: packages, models, layers, and the download for a device that has A.
 
     A and B are lock files, cells (RECIPE/CELL, or RECIPE if it has one cell), digests of built images, or images in a
     registry (HOST/NAME:TAG). No engine is needed.
     """
-    session = open_session(as_json=as_json)
     with session.console.task(f"comparing {before} with {after}", unit="images"):
         difference = compare(subject(before, session, architecture), subject(after, session, architecture))
     show(DiffResult(difference=difference, identical=difference.identical), text(difference), session.console)
@@ -72,7 +71,7 @@ def _changes(title: str, changes: Changes) -> Iterator[str]:
 
 
 def _change(change: PartChange) -> str:
-    size = f" ({megabytes(change.size)})" if change.size is not None else ""
+    size = _size(change)
     if change.before is None:
         return f"+ {change.name} {change.after}{size}"
     if change.after is None:
@@ -83,19 +82,12 @@ def _change(change: PartChange) -> str:
 
 
 def _layers(layers: LayerChanges) -> Iterator[str]:
-    same = f"{len(layers.kept)} the same" + (f" ({_sum(layers.kept)})" if _is_known(layers.kept) else "")
-    yield f"layers: {len(layers.added)} new, {len(layers.removed)} gone, {same}"
+    sizes = [layer.size for layer in layers.kept if layer.size is not None]
+    kept = f" ({megabytes(sum(sizes))})" if sizes and len(sizes) == len(layers.kept) else ""
+    yield f"layers: {len(layers.added)} new, {len(layers.removed)} gone, {len(layers.kept)} the same{kept}"
     for sign, changed in (("-", layers.removed), ("+", layers.added)):
         yield from (f"  {sign} {layer.name}{_size(layer)}" for layer in changed)
 
 
-def _size(layer: Layer) -> str:
-    return f" ({megabytes(layer.size)})" if layer.size is not None else ""
-
-
-def _is_known(layers: tuple[Layer, ...]) -> bool:
-    return bool(layers) and all(layer.size is not None for layer in layers)
-
-
-def _sum(layers: tuple[Layer, ...]) -> str:
-    return megabytes(sum(layer.size or 0 for layer in layers))
+def _size(part: Layer | PartChange) -> str:
+    return f" ({megabytes(part.size)})" if part.size is not None else ""

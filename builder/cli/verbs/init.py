@@ -8,13 +8,12 @@ from pathlib import Path
 
 import click
 
-from builder.cli import completers
 from builder.cli.results import show
-from builder.cli.verb_options import json_option, registry_names
+from builder.cli.verb_options import complete_boards, json_option, registry_names
 from builder.errors import UsageError
 from builder.host.console import Console
 from builder.host.paths import Workspace
-from builder.project.init.proposals import Answers, board_choices, l4t_choices, propose
+from builder.project.init.proposals import NO_BOARD, Answers, board_choices, l4t_choices, propose
 from builder.project.init.write import remarks, write
 
 
@@ -32,7 +31,7 @@ class InitResult:
 @click.argument("name", required=False)
 @click.option(
     "--board",
-    shell_complete=completers.boards,
+    shell_complete=complete_boards,
     help="Board to build for: a Jetson module such as orin-nx-16, or `none` for any CPU.",
 )
 @click.option(
@@ -57,8 +56,8 @@ def command(name: str | None, board: str | None, as_json: bool, **values: str | 
     """
     console, workspace = Console(as_json=as_json), Workspace.current()
     asks = console.can_ask() and not as_json
-    if board is None:
-        board = _ask_board(console) if asks else None
+    if board is None and asks:
+        board = _ask_board(console)
     if board is None:
         raise UsageError("no board is given", hint=f"name one with --board: {', '.join(board_choices())}")
     if values["model"]:
@@ -95,7 +94,8 @@ def _ask_board(console: Console) -> str:
 
 def _ask_rest(answers: Answers, console: Console, workspace: Workspace) -> Answers:
     """Ask for the values that no option gave, and propose the defaults."""
-    if answers.l4t is None and answers.board in board_choices() and (releases := _releases(answers.board)):
+    boards = [name for name in board_choices() if name != NO_BOARD]
+    if answers.l4t is None and answers.board in boards and (releases := l4t_choices(answers.board)):
         newest = propose(replace(answers, vllm=answers.vllm or "0"), workspace.recipe_folders).answers.l4t
         answers = replace(answers, l4t=console.ask("L4T release", releases, default=newest))
     if answers.vllm is None:
@@ -106,10 +106,6 @@ def _ask_rest(answers: Answers, console: Console, workspace: Workspace) -> Answe
     if answers.registry is None:
         answers = replace(answers, registry=console.ask("Registry (empty: that of jbuild.toml)", default="") or None)
     return answers if answers.name else replace(answers, name=console.ask("Name", default=usual.name))
-
-
-def _releases(board: str) -> tuple[str, ...]:
-    return l4t_choices(board) if board != "none" else ()
 
 
 def _proposed_vllm(answers: Answers, workspace: Workspace) -> str | None:

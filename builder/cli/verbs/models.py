@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show
@@ -14,7 +13,6 @@ from builder.host import records
 from builder.host.file_locks import in_use
 from builder.host.paths import check_cache
 from builder.lock.recipe_models import UsedModel, Verified, fetch_models, lock_models, used_models, verify_models
-from builder.model.locks import Job
 from builder.model.model_files import LockedModel
 from builder.recipe.matrix import expand
 
@@ -70,9 +68,10 @@ def lock(selection: CellSelection) -> None:
     session, jobs = selection.session, selection.jobs()
     check_cache(session.workspace)
     with in_use(session.workspace):
-        locked = lock_models(jobs, _all_jobs(selection), session)
-    path = session.workspace.model_lock(jobs[0].recipe.name)
-    show(_list(jobs, locked, path), "\n".join([*map(_model_text, locked), str(path)]), session.console)
+        every = replace(selection, cells=expand(selection.recipe)).jobs()
+        locked = lock_models(jobs, every, session)
+    path = session.workspace.model_lock(selection.recipe.name)
+    show(_list(selection, locked, str(path)), "\n".join([*map(_model_text, locked), str(path)]), session.console)
 
 
 @recipe_verb("fetch", group=command)
@@ -84,7 +83,7 @@ def fetch(selection: CellSelection) -> None:
     with in_use(session.workspace):
         fetch_models(used, jobs[0].recipe.path.parent, session)
     text = [*map(_model_text, used), f"all models are in {session.workspace.models}"]
-    show(_list(jobs, used), "\n".join(text), session.console)
+    show(_list(selection, used), "\n".join(text), session.console)
 
 
 @recipe_verb("verify", group=command)
@@ -99,20 +98,15 @@ def verify(selection: CellSelection) -> int:
         checked = verify_models(used_models(jobs, session), session)
     damaged, missing = any(model.damaged for model in checked), any(model.missing for model in checked)
     files = tuple(CheckedModel(use=_use(model.used), missing=model.missing, damaged=model.damaged) for model in checked)
-    result = ModelCheck(recipe=jobs[0].recipe.name, whole=not (damaged or missing), models=files)
+    result = ModelCheck(recipe=selection.recipe.name, whole=not (damaged or missing), models=files)
     show(result, _check_text(checked, result), session.console)
     if damaged:
         return IntegrityError.exit_code
     return ModelError.exit_code if missing else 0
 
 
-def _all_jobs(selection: CellSelection) -> list[Job]:
-    return replace(selection, cells=expand(selection.recipe)).jobs()
-
-
-def _list(jobs: Sequence[Job], models: Sequence[UsedModel], path: Path | None = None) -> ModelList:
-    uses = tuple(_use(model) for model in models)
-    return ModelList(recipe=jobs[0].recipe.name, models=uses, path=str(path) if path else None)
+def _list(selection: CellSelection, models: Sequence[UsedModel], path: str | None = None) -> ModelList:
+    return ModelList(recipe=selection.recipe.name, models=tuple(map(_use, models)), path=path)
 
 
 def _use(used: UsedModel) -> ModelUse:

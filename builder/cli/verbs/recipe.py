@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder.cli.cell_selection import CellSelection, recipe_verb
-from builder.cli.results import show
+from builder.cli.results import show, show_failures, write
+from builder.cli.run_view import DryRun, RunResult, dry_run_of, dry_run_text, run_result, summary
 from builder.cli.verb_options import (
+    FILE,
     RUN_OPTIONS,
     builder_option,
     force_tags_option,
@@ -19,16 +20,14 @@ from builder.cli.verb_options import (
     refuse_options,
 )
 from builder.errors import CellsFailedError, EngineError
-from builder.host import records
-from builder.host.files import write_text
+from builder.host.engine.docker import find_engine
 from builder.host.paths import check_cache
 from builder.pipeline.order import STAGES, RunOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from builder.host.session import Session
-    from builder.pipeline.runner import CellResult
+
+RecipeResult = RunResult | DryRun
 
 
 @recipe_verb(
@@ -42,11 +41,7 @@ if TYPE_CHECKING:
         help="Run this stage and the later ones even if nothing has changed.",
     ),
     click.option("--until", type=click.Choice(STAGES), help="Stop after this stage."),
-    click.option(
-        "--result",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="Write the result to this file too, as JSON. `jbuild summary` reads it.",
-    ),
+    click.option("--result", type=FILE, help="Write the result to this file too, as JSON. `jbuild summary` reads it."),
     force_tags_option,
     *RUN_OPTIONS,
     push_registry_option,
@@ -99,48 +94,32 @@ def run(
     check_cache(session.workspace)
     selection.show_impossible()
     jobs = selection.jobs()
-    from builder.cli import run_view  # noqa: PLC0415  # slow to import; completion and --help do without
-    from builder.lock.upgrades import check_upgrades  # noqa: PLC0415
-    from builder.pipeline import runner  # noqa: PLC0415  # and these
+    from builder.lock.lock_check import check_upgrades  # noqa: PLC0415  # slow to import; completion does without
+    from builder.pipeline import runner  # noqa: PLC0415  # and this
 
     check_upgrades(jobs, options.upgrade, session)
     for job in jobs:
         runner.check(job, session, options)
     if dry_run:
         previews = {job.cell.id: runner.preview(job, session, options) for job in jobs}
-        show(run_view.dry_run(recipe, previews), run_view.dry_run_text(previews), session.console)
+        show(dry_run_of(recipe, previews), dry_run_text(previews), session.console)
         return 0
     started = time.monotonic()
     results = runner.run_cells(jobs, session, options, at_once=parallel)
     seconds = time.monotonic() - started
-    result = run_view.run_result(recipe, results, [cell for cell in selection.cells if cell.impossible], seconds)
+    result = run_result(recipe, results, [cell for cell in selection.cells if cell.impossible], seconds)
     if file:
-        write_text(file, json.dumps(records.to_json(result), indent=2) + "\n")
-    failed = _show_failures(results, session)
-    show(result, run_view.summary(results, seconds, _docker_host(session)), session.console)
-    return CellsFailedError.exit_code if failed else 0
-
-
-def _show_failures(results: Sequence[CellResult], session: Session) -> bool:
-    """Print the errors of several cells; return whether there are any.
-
-    Raises:
-        JbuildError: the only cell failed.
-    """
+        write(file, result)
     failures = [(result.run.job.cell.id, result.error) for result in results if result.error]
     if failures and len(results) == 1:
         raise failures[0][1]
-    if failures:
-        from builder.cli.error_output import show_failures  # noqa: PLC0415  # not needed by a run that succeeds
-
-        show_failures(failures, session.console)
-    return bool(failures)
+    show_failures(failures, session.console)
+    show(result, summary(results, seconds, _docker_host(session)), session.console)
+    return CellsFailedError.exit_code if failures else 0
 
 
 def _docker_host(session: Session) -> str | None:
     """Return the DOCKER_HOST with which the commands of the summary reach the engine, if it must be set."""
-    from builder.host.engine.docker import find_engine  # noqa: PLC0415
-
     try:
         engine = find_engine(session.workspace)
     except EngineError:

@@ -9,20 +9,12 @@ from typing import Any
 
 from builder.cli import results
 from builder.cli.cell_selection import CellSelection, recipe_verb
-from builder.cli.error_output import VerbFailure, failure_of
+from builder.cli.results import VerbFailure, failure_of
 from builder.errors import JbuildError
 from builder.host.session import Session
 from builder.lock import lockfile
 from builder.lock.unresolved import reasons
-from builder.model.locks import (
-    LEADING,
-    Lock,
-    LockedAdvisory,
-    LockedBase,
-    LockedIndex,
-    LockedRule,
-    LockedWarning,
-)
+from builder.model import locks
 from builder.model.platforms import Platform
 from builder.model.recipes import Cell, Question, Recipe, Spec, TagRule
 from builder.pipeline.order import STAGES, RunOptions
@@ -48,11 +40,11 @@ class ShownLock:
     """The lock of a cell; `packages` are versions by name."""
 
     path: str
-    base: LockedBase
-    advisories: tuple[LockedAdvisory, ...]
-    indexes: tuple[LockedIndex, ...]
-    rules: tuple[LockedRule, ...]
-    warnings: tuple[LockedWarning, ...]
+    base: locks.LockedBase
+    advisories: tuple[locks.LockedAdvisory, ...]
+    indexes: tuple[locks.LockedIndex, ...]
+    rules: tuple[locks.LockedRule, ...]
+    warnings: tuple[locks.LockedWarning, ...]
     torch_cuda: str | None
     packages: dict[str, str]
     models: tuple[ShownModel, ...]
@@ -141,7 +133,7 @@ def _cell(recipe: Recipe, cell: Cell, session: Session) -> AnyCell:
     )
 
 
-def _lock(lock: Lock, path: Path) -> ShownLock:
+def _lock(lock: locks.Lock, path: Path) -> ShownLock:
     return ShownLock(
         path=str(path),
         base=lock.base,
@@ -217,7 +209,7 @@ def _tag(rule: TagRule) -> str:
 
 def _lock_lines(lock: ShownLock) -> Iterator[str]:
     packages = lock.packages
-    leading = ", ".join(f"{name} {packages[name]}" for name in LEADING if name in packages)
+    leading = ", ".join(f"{name} {packages[name]}" for name in locks.LEADING if name in packages)
     yield f"  lock        {lock.path}"
     yield f"  wheels      {len(packages)}: {leading}, …"
     if lock.torch_cuda:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from builder.cli.cell_selection import CellSelection, recipe_verb
-from builder.cli.error_output import VerbFailure, failure_of, show_failures
-from builder.cli.results import show
+from builder.cli.results import VerbFailure, failure_of, show, show_failures
 from builder.cli.run_view import RunResult
 from builder.cli.verb_options import (
     RUN_OPTIONS,
@@ -37,52 +37,9 @@ def _packages(_context: click.Context, _parameter: click.Parameter, names: tuple
     return tuple(re.sub(r"[-_.]+", "-", name).lower() for name in names)
 
 
-# Verb, which is its last stage; its help; its options besides those of all.
-ALIASES: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "lock": (
-        """Lock the cells of RECIPE: exact wheels, the digest of the base image, and model files.
+def _alias(stage: str, text: str, *options: Callable[[Any], Any]) -> click.Command:
+    """Return the verb of a stage with this help and these options besides those of all."""
 
-        Keeps locked versions that still fit, and shows each change with its reason.
-        """,
-        (
-            click.option("--check", is_flag=True, help="Check that locks are current and served; change nothing."),
-            click.option(
-                "--upgrade",
-                is_flag=False,
-                flag_value=_ALL,
-                multiple=True,
-                metavar="[PACKAGE]",
-                callback=_packages,
-                help="Upgrade this package, or all packages. Can be repeated.",
-            ),
-        ),
-    ),
-    "render": (
-        f"Write a Dockerfile and build contexts for `docker buildx build` for each cell of RECIPE. {_EARLIER}",
-        (),
-    ),
-    "build": (
-        f"Build the images of RECIPE's cells. {_EARLIER}",
-        (
-            click.option("--verify", is_flag=True, help="Build again without a cache, and compare the two images."),
-            builder_option,
-        ),
-    ),
-    "smoke": (
-        f"Run the images of RECIPE's cells and test their answers. {_EARLIER}",
-        (
-            click.option("--record", is_flag=True, help="Record the answers; later runs compare theirs with them."),
-            builder_option,
-        ),
-    ),
-    "push": (
-        f"Push tested images of RECIPE by digest, then put their tags. {_EARLIER}",
-        (force_tags_option, push_registry_option, builder_option),
-    ),
-}
-
-
-def _alias(stage: str, text: str, options: tuple[Any, ...]) -> click.Command:
     @recipe_verb(stage, *options, *RUN_OPTIONS, text=text)
     def verb(selection: CellSelection, force: bool, locked: bool, jobs: int, check: bool = False, **more: Any) -> int:
         if check:
@@ -94,7 +51,45 @@ def _alias(stage: str, text: str, options: tuple[Any, ...]) -> click.Command:
     return verb
 
 
-COMMANDS = {stage: _alias(stage, text, options) for stage, (text, options) in ALIASES.items()}
+lock = _alias(
+    "lock",
+    """Lock the cells of RECIPE: exact wheels, the digest of the base image, and model files.
+
+    Keeps locked versions that still fit, and shows each change with its reason.
+    """,
+    click.option("--check", is_flag=True, help="Check that locks are current and served; change nothing."),
+    click.option(
+        "--upgrade",
+        is_flag=False,
+        flag_value=_ALL,
+        multiple=True,
+        metavar="[PACKAGE]",
+        callback=_packages,
+        help="Upgrade this package, or all packages. Can be repeated.",
+    ),
+)
+render = _alias(
+    "render", f"Write a Dockerfile and build contexts for `docker buildx build` for each cell of RECIPE. {_EARLIER}"
+)
+build = _alias(
+    "build",
+    f"Build the images of RECIPE's cells. {_EARLIER}",
+    click.option("--verify", is_flag=True, help="Build again without a cache, and compare the two images."),
+    builder_option,
+)
+smoke = _alias(
+    "smoke",
+    f"Run the images of RECIPE's cells and test their answers. {_EARLIER}",
+    click.option("--record", is_flag=True, help="Record the answers; later runs compare theirs with them."),
+    builder_option,
+)
+push = _alias(
+    "push",
+    f"Push tested images of RECIPE by digest, then put their tags. {_EARLIER}",
+    force_tags_option,
+    push_registry_option,
+    builder_option,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

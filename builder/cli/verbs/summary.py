@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 
 import click
 
-from builder.cli.results import show
-from builder.cli.verb_options import json_option
+from builder.cli.results import show, table
+from builder.cli.verb_options import FILE, json_option
 from builder.errors import CellsFailedError, UsageError
 from builder.host import records
 from builder.host.console import Console
@@ -20,7 +21,6 @@ from builder.host.toml.documents import printable
 from builder.host.units import duration
 from builder.project.ci.github_jobs import CiPlan
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
 _HEADINGS = ("recipe", "cell", "status", "level", "size", "times", "")
 _MISSING = "no result: the job was cancelled, or ended before this cell"
 # Statuses that make a summary a failure; the others are `done`, `unchanged` and `impossible`.
@@ -61,10 +61,8 @@ class SummaryResult:
 
 
 @click.command("summary")
-@click.argument("results", nargs=-1, type=_FILE, metavar="[RESULT...]")
-@click.option(
-    "--plan", type=_FILE, help="Plan of all cells: the file of `jbuild matrix --format github --output FILE`."
-)
+@click.argument("results", nargs=-1, type=FILE, metavar="[RESULT...]")
+@click.option("--plan", type=FILE, help="Plan of all cells: the file of `jbuild matrix --format github --output FILE`.")
 @click.option("--format", "form", type=click.Choice(("text", "github")), default="text", show_default=True)
 @json_option
 def command(results: tuple[Path, ...], plan: Path | None, form: str, as_json: bool) -> int:
@@ -76,8 +74,8 @@ def command(results: tuple[Path, ...], plan: Path | None, form: str, as_json: bo
     if not results and plan is None:
         raise click.UsageError("name results of runs, or a --plan")
     cells = read_outcomes(results, plan)
-    table = f"{console.table(_HEADINGS, text_rows(cells))}\n{counted(cells)}"
-    show(SummaryResult(cells=cells), markdown(cells) if form == "github" else table, console)
+    text = markdown(cells) if form == "github" else f"{table(_HEADINGS, map(_text_row, cells))}\n{counted(cells)}"
+    show(SummaryResult(cells=cells), text, console)
     return CellsFailedError.exit_code if any(cell.status in FAILED for cell in cells) else 0
 
 
@@ -91,16 +89,14 @@ def read_outcomes(results: Iterable[Path], plan: Path | None) -> tuple[Outcome, 
     if plan is None:
         return tuple(outcomes.values())
     planned = _plan(plan)
-    included = [
-        outcomes.pop(
-            (entry.recipe, entry.cell), Outcome(recipe=entry.recipe, cell=entry.cell, status="missing", reason=_MISSING)
-        )
-        for entry in planned.include
-    ]
+    missing = {
+        (cell.recipe, cell.cell): Outcome(recipe=cell.recipe, cell=cell.cell, status="missing", reason=_MISSING)
+        for cell in planned.include
+    }
     skipped = [
         Outcome(recipe=cell.recipe, cell=cell.cell, status=cell.status, reason=cell.reason) for cell in planned.skipped
     ]
-    return (*included, *outcomes.values(), *skipped)
+    return (*(missing | outcomes).values(), *skipped)
 
 
 def _plan(path: Path) -> CiPlan:
@@ -124,7 +120,7 @@ def _outcome(recipe: str, cell: dict[str, Any]) -> Outcome:
     if cell["status"] == "impossible":
         return Outcome(recipe=recipe, cell=cell["cell"], status="impossible", reason=cell["reason"])
     error, verdict = cell["error"] or {}, cell["verdict"] or {}
-    publication = cell["publication"] or {"registries": []}
+    registries = cell["publication"]["registries"] if cell["publication"] else ()
     return Outcome(
         recipe=recipe,
         cell=cell["cell"],
@@ -134,11 +130,7 @@ def _outcome(recipe: str, cell: dict[str, Any]) -> Outcome:
         size=cell["size"],
         answers=tuple(answer["text"] for answer in verdict.get("answers", ())),
         digest=cell["digest"],
-        tags=tuple(
-            f"{registry['repository']}:{tag['name']}"
-            for registry in publication["registries"]
-            for tag in registry["tags"]
-        ),
+        tags=tuple(f"{place['repository']}:{tag['name']}" for place in registries for tag in place["tags"]),
         stages={name: stage["seconds"] for name, stage in cell["stages"].items() if stage["ran"]},
         hint=error.get("hint"),
         log=error.get("log"),
@@ -147,24 +139,13 @@ def _outcome(recipe: str, cell: dict[str, Any]) -> Outcome:
 
 def counted(outcomes: Sequence[Outcome]) -> str:
     """Return the number of cells with each status."""
-    statuses = [outcome.status for outcome in outcomes]
-    return ", ".join(f"{statuses.count(word)} {word}" for word in dict.fromkeys(statuses)) or "no cells"
+    counts = Counter(outcome.status for outcome in outcomes)
+    return ", ".join(f"{count} {status}" for status, count in counts.items()) or "no cells"
 
 
-def text_rows(outcomes: Iterable[Outcome]) -> list[tuple[str, ...]]:
-    """Return rows for a table on a terminal."""
-    return [
-        (
-            outcome.recipe,
-            outcome.cell,
-            outcome.status,
-            outcome.level or "",
-            _size(outcome),
-            _times(outcome),
-            printable(outcome.reason or _answers(outcome)),
-        )
-        for outcome in outcomes
-    ]
+def _text_row(outcome: Outcome) -> tuple[str, ...]:
+    first = (outcome.recipe, outcome.cell, outcome.status, outcome.level or "", _size(outcome), _times(outcome))
+    return (*first, printable(outcome.reason or _answers(outcome)))
 
 
 def _size(outcome: Outcome) -> str:

@@ -12,7 +12,7 @@ from builder.cli.verb_options import builder_option, registry_names
 from builder.errors import UsageError
 from builder.host.paths import check_cache
 from builder.pipeline.order import RunOptions
-from builder.publish.destinations import targets
+from builder.publish.stage import targets
 from builder.publish.system_layer import make_systems
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from builder.cli.cell_selection import CellSelection, recipe_verb
-from builder.cli.results import show
+from builder.cli.results import first_of, show
 from builder.errors import LockError, RecipeError
 from builder.host import records
 from builder.host.paths import check_cache
@@ -99,7 +99,7 @@ def _examined(examined: IndexContents) -> Iterator[str]:
         yield f"  {examined.said}"
         return
     if examined.fitting:
-        yield f"  has wheels for this cell: {_some(examined.fitting)}"
+        yield f"  has wheels for this cell: {first_of(examined.fitting, _MOST)}"
     reasons = Counter(unfit.why for unfit in examined.unfit)
     for reason, count in reasons.most_common(_MOST):
         name = next(unfit.filename for unfit in examined.unfit if unfit.why == reason)
@@ -107,12 +107,7 @@ def _examined(examined: IndexContents) -> Iterator[str]:
     if not examined.fitting and not examined.unfit:
         yield "  has no wheels of such versions"
     if examined.others:
-        yield f"  has wheels of other versions for this cell: {_some(examined.others)}"
-
-
-def _some(versions: tuple[str, ...]) -> str:
-    more = len(versions) - _MOST
-    return ", ".join(versions[:_MOST]) + (f" and {more} more" if more > 0 else "")
+        yield f"  has wheels of other versions for this cell: {first_of(examined.others, _MOST)}"
 
 
 @recipe_verb("why")

@@ -70,7 +70,7 @@ class LogFollower:
         self._lines: deque[str] = deque(maxlen=_TAIL_LINES)
         self._last_s = time.monotonic()
         self.peak_memory_bytes: int | None = None
-        self._reader = threading.Thread(target=self._follow_log, daemon=True)
+        self._reader = threading.Thread(target=lambda: self._lines.extend(split_lines(self._chunks())), daemon=True)
         self._reader.start()
         threading.Thread(target=self._follow_memory, daemon=True).start()
 
@@ -91,9 +91,6 @@ class LogFollower:
     def join(self) -> None:
         """Wait a moment for the rest of the log of an ended container."""
         self._reader.join(_SETTLE_S)
-
-    def _follow_log(self) -> None:
-        self._lines.extend(split_lines(self._chunks()))
 
     def _chunks(self) -> Iterator[bytes]:
         with suppress(DockerException, RequestException, OSError), self._log.open("wb") as file:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, fields, is_dataclass, replace
+from dataclasses import KW_ONLY, MISSING, dataclass, fields, is_dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, cast, get_type_hints
 
 from builder.host.records import DIALECT
-from builder.host.toml.documents import printable, suggest
+from builder.host.toml import documents
+from builder.host.toml.documents import REQUIRED, pattern_of, printable, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path as FilePath
 
     from builder.host.toml.documents import Table
     from builder.host.toml.positions import Path
@@ -111,7 +113,7 @@ class TableDeclaration(Generic[_T]):
         self.build, self.fields, self.tables, self.check = build, fields, tables, check
         self.record, self.constraints = record or build, constraints or {}
 
-    def read(self, table: Table, context: Any) -> _T:
+    def read(self, table: Table, context: Any = None) -> _T:
         """Read a table; mistakes and unknown keys are noted in its document."""
         inner = {name: table.table(name) for name in self.tables} | {"": table}
         values: dict[str, Any] = {}
@@ -143,6 +145,26 @@ class TableDeclaration(Generic[_T]):
     def document_schema(self, title: str, description: str) -> Schema:
         """Return the JSON Schema of a document whose top table this is."""
         return {"$schema": DIALECT, "title": title, "description": description, **self.schema()}
+
+
+def declaration_of(
+    kind: type[_T],
+    *,
+    keys: Mapping[str, str] = MappingProxyType({}),
+    check: Callable[[Table, _T, Any], None] | None = None,
+) -> TableDeclaration[_T]:
+    """Return the declaration of a dataclass: each field is `Annotated[..., type of value, description for users]`.
+
+    A key is its field's name with `-`, unless `keys` has another one; it is required if the field has no default.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    declared = []
+    for field in fields(cast("Any", kind)):
+        value_type, *description = hints[field.name].__metadata__
+        key = keys.get(field.name, field.name.replace("_", "-"))
+        is_required = field.default is MISSING and field.default_factory is MISSING
+        declared.append(Field(key, value_type, "".join(description), field.name, required=is_required))
+    return TableDeclaration(kind, *declared, check=check)
 
 
 def _object() -> Schema:
@@ -179,6 +201,22 @@ def strings(pattern: str | None = None, noun: str = "a list of strings") -> Valu
     )
 
 
+def some(pattern: str, noun: str) -> ValueType:
+    """Return the type of lists of strings that must not be empty."""
+
+    def read(table: Table, key: str, _: Any) -> tuple[str, ...]:
+        if not table.raw(key):
+            table.problem(key, f"`{key}` must not be empty")
+        return table.strings(key, pattern=pattern, noun=noun)
+
+    return ValueType(read=read, schema=lambda: list_schema(string_schema(pattern), minItems=1))
+
+
+def regex() -> ValueType:
+    """Return the type of regular expressions."""
+    return ValueType(read=lambda table, key, _: pattern_of(table, key), schema=string_schema)
+
+
 def boolean() -> ValueType:
     """Return the type of true and false."""
     return ValueType(
@@ -186,9 +224,9 @@ def boolean() -> ValueType:
     )
 
 
-def integer(low: int, high: int) -> ValueType:
-    """Return the type of whole numbers within bounds."""
-    return _bounded("integer", int, "a whole number", low, high)
+def integer(low: int, high: int, *, required: bool = False) -> ValueType:
+    """Return the type of whole numbers within bounds; an unusable one that is `required` is read as `low`."""
+    return _bounded("integer", int, "a whole number", low, high, required=required)
 
 
 def number(low: float, high: float) -> ValueType:
@@ -196,9 +234,9 @@ def number(low: float, high: float) -> ValueType:
     return _bounded("number", (int, float), "a number", low, high)
 
 
-def _bounded(name: str, kind: Any, noun: str, low: float, high: float) -> ValueType:
+def _bounded(name: str, kind: Any, noun: str, low: float, high: float, *, required: bool = False) -> ValueType:
     def read(table: Table, key: str, _: Any) -> Any:
-        value = table.bounded(key, kind, None, noun, low, high)
+        value = table.bounded(key, kind, REQUIRED if required else None, noun, low, high)
         return float(value) if name == "number" and value is not None else value
 
     return ValueType(read=read, schema=lambda: {"type": name, "minimum": low, "maximum": high})
@@ -239,9 +277,7 @@ def _enum(names: _Names) -> Schema:
 def string_map(keys: tuple[str, str], values: tuple[str, str]) -> ValueType:
     """Return the type of tables of strings, read as pairs in file order; `keys` and `values` are pattern and noun."""
     return ValueType(
-        read=lambda table, key, _: table.string_map(
-            key, key_pattern=keys[0], key_noun=keys[1], value_pattern=values[0], noun=values[1]
-        ),
+        read=lambda table, key, _: table.string_map(key, keys, values),
         schema=lambda: {
             "type": "object",
             "propertyNames": {"pattern": anchored(keys[0])},
@@ -250,18 +286,47 @@ def string_map(keys: tuple[str, str], values: tuple[str, str]) -> ValueType:
     )
 
 
-def nested(declaration: TableDeclaration[Any]) -> ValueType:
-    """Return the type of one table, read as an empty one if it is absent: it may have required keys."""
+def nested(declaration: TableDeclaration[Any], *, always: bool = True) -> ValueType:
+    """Return the type of one table, `always` read as an empty one if it is absent: it may have required keys."""
     return ValueType(
         read=lambda table, key, context: declaration.read(table.table(key), context),
         schema=declaration.schema,
-        always=True,
+        always=always,
     )
 
 
 def tables(declaration: TableDeclaration[Any]) -> ValueType:
     """Return the type of arrays of tables, read as a tuple."""
     return ValueType(
-        read=lambda table, key, context: tuple(declaration.read(item, context) for item in table.tables(key)),
+        read=lambda table, key, context: rows(table, key, declaration, context=context),
         schema=lambda: list_schema(declaration.schema()),
     )
+
+
+def rows(
+    root: Table, key: str, declaration: TableDeclaration[_T], once: str | None = None, context: Any = None
+) -> tuple[_T, ...]:
+    """Read an array of tables; tables with the same value of the key `once` are a mistake."""
+    records, seen = [], []
+    for table in root.tables(key):
+        records.append(declaration.read(table, context))
+        name = table.raw(once) if once else None
+        if name is not None and name in seen:
+            table.problem(once, f"`{printable(str(name))}` is listed twice")
+        seen.append(name)
+    return tuple(records)
+
+
+def load_rows(
+    path: FilePath, title: str, key: str, declaration: TableDeclaration[_T], once: str | None = None
+) -> tuple[_T, ...]:
+    """Read a file that is an array of tables.
+
+    Raises:
+        DocumentError: it cannot be read, or has mistakes.
+    """
+    return documents.load(path, title, lambda root: rows(root, key, declaration, once))
+
+
+Source = Annotated[str, string(".+", "a source")]
+"""The source of a fact, which each row of jbuild's own tables has."""

@@ -22,7 +22,10 @@ else:
     import tomli as tomllib
 
 _T = TypeVar("_T")
-_MISSING: Any = object()
+REQUIRED: Any = object()
+# A pattern, and the noun for what it matches as a whole.
+_Rule = tuple[str, str]
+_ANY = ("(?s:.*)", "a string")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_VALUE = 200
 # The most names that a hint lists after "did you mean".
@@ -165,9 +168,9 @@ class Table:
     def value(self, key: str, kind: type[_T] | tuple[type, ...], default: _T, noun: str) -> _T:
         """Return a value of one type; a wrong type is a problem and gives the default."""
         self._keys.add(key)
-        value = self._data.get(key, _MISSING)
-        if value is _MISSING:
-            if default is _MISSING:
+        value = self._data.get(key, REQUIRED)
+        if value is REQUIRED:
+            if default is REQUIRED:
                 self.problem(None, f"`{key}` is missing", f"add `{key} = …` ({noun})")
             return default
         # TOML's booleans are Python ints too; only an explicit bool accepts them.
@@ -176,12 +179,12 @@ class Table:
             return default
         return cast("_T", value)
 
-    def string(self, key: str, default: str = _MISSING, *, pattern: str | None = None, noun: str = "a string") -> str:
+    def string(self, key: str, default: str = REQUIRED, *, pattern: str | None = None, noun: str = "a string") -> str:
         """Return a string that matches a pattern as a whole."""
         value = self.value(key, str, default, noun)
         if pattern and key in self._data and isinstance(value, str) and not re.fullmatch(pattern, value):
             self.problem(key, f"`{printable(value)}` is not {noun}")
-        return "" if value is _MISSING else value
+        return "" if value is REQUIRED else value
 
     def optional_string(self, key: str, *, pattern: str | None = None, noun: str = "a string") -> str | None:
         """Return a string, or None if the key is absent."""
@@ -192,23 +195,21 @@ class Table:
         """Return true or false."""
         return self.value(key, bool, default, "true or false")
 
-    def integer(self, key: str, default: int = _MISSING, *, low: int = 0, high: int = 2**62) -> int:
+    def integer(self, key: str, default: int = REQUIRED, *, low: int = 0, high: int = 2**62) -> int:
         """Return a whole number within bounds."""
-        value: int = self.bounded(key, int, default, "a whole number", low, high)
-        return low if value is _MISSING else value
+        return int(self.bounded(key, int, default, "a whole number", low, high))
 
-    def number(self, key: str, default: float = _MISSING, *, low: float = 0, high: float = 1e12) -> float:
+    def number(self, key: str, default: float = REQUIRED, *, low: float = 0, high: float = 1e12) -> float:
         """Return a number within bounds."""
-        value = self.bounded(key, (int, float), default, "a number", low, high)
-        return float(low if value is _MISSING else value)
+        return float(self.bounded(key, (int, float), default, "a number", low, high))
 
     def bounded(self, key: str, kind: Any, default: Any, noun: str, low: float, high: float) -> Any:
-        """Return a number of one type within bounds; another value is a problem and gives the default."""
+        """Return a number of one type within bounds; another value is a problem and gives the default, else `low`."""
         value = self.value(key, kind, default, noun)
         if key in self._data and isinstance(value, (int, float)) and not low <= value <= high:
             self.problem(key, f"{printable(str(value))} is out of bounds", f"{noun} from {low} to {high}")
-            return default
-        return value
+            value = default
+        return low if value is REQUIRED else value
 
     def strings(self, key: str, *, pattern: str | None = None, noun: str = "a list of strings") -> tuple[str, ...]:
         """Return a list of strings, each matching a pattern as a whole; absent means empty."""
@@ -222,23 +223,13 @@ class Table:
                 strings.append(item)
         return tuple(strings)
 
-    def string_map(
-        self,
-        key: str,
-        *,
-        key_pattern: str | None = None,
-        value_pattern: str | None = None,
-        noun: str = "a string",
-        key_noun: str | None = None,
-    ) -> tuple[tuple[str, str], ...]:
-        """Return a table of strings as pairs in file order; absent means empty."""
+    def string_map(self, key: str, keys: _Rule = _ANY, values: _Rule = _ANY) -> tuple[tuple[str, str], ...]:
+        """Return a table of strings as pairs in file order; `keys` and `values` are pattern and noun."""
         table = self.table(key)
-        pairs = []
         for name in table:
-            if key_pattern and not re.fullmatch(key_pattern, name):
-                table.problem(name, f"`{printable(name)}` is not {key_noun or 'a valid name here'}")
-            pairs.append((name, table.string(name, pattern=value_pattern, noun=noun)))
-        return tuple(pairs)
+            if not re.fullmatch(keys[0], name):
+                table.problem(name, f"`{printable(name)}` is not {keys[1]}")
+        return tuple((name, table.string(name, pattern=values[0], noun=values[1])) for name in table)
 
     def table(self, key: str) -> Table:
         """Return a table below this one; absent means empty."""

@@ -13,6 +13,7 @@ from builder.errors import (
     BuildError,
     DiskError,
     EngineError,
+    JbuildError,
     NetworkError,
     ProgramFailedError,
     ProgramSilentError,
@@ -24,7 +25,7 @@ from builder.host.files import disk_errors, mark_used, write_text
 from builder.host.process import run
 from builder.image.oci.layout import blob, read_image, take_blobs
 from builder.image.wheels.tree import EPOCH
-from builder.jetson import symptoms
+from builder.jetson.advisories import symptoms_in
 from builder.pipeline.builders import buildx, hanging
 
 if TYPE_CHECKING:
@@ -36,10 +37,12 @@ if TYPE_CHECKING:
     from builder.model.images import Image
     from builder.model.locks import Job
 
+# The Dockerfile of a system image, in a build's folder.
+SYSTEM_DOCKERFILE = "Dockerfile.system"
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FTP_PROXY", "ALL_PROXY")
 _STEP = re.compile(r"#\d+ (?:\d+\.\d+ )?(.+)")
 # Patterns of a build log, the type of error, its message and its hint.
-_CAUSES: tuple[tuple[str, type[Exception], str, str], ...] = (
+_CAUSES: tuple[tuple[str, type[JbuildError], str, str], ...] = (
     (
         r"no space left on device",
         DiskError,
@@ -116,20 +119,16 @@ def plain_command(architecture: str, compression: Compression) -> tuple[str, ...
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildRequest:
-    """One build: the folder, the platform (`linux/arm64`), and the OCI layout for the image.
+    """One build of a folder.
 
     `builder` is a buildx builder or a docker context instead of the engine's own. A `fresh` build does not use
-    BuildKit's cache. `dockerfile` is a file name in the folder. `passing`: an intermediate image, whose layers are not
-    compressed.
+    BuildKit's cache. `system`: an intermediate image from `SYSTEM_DOCKERFILE`, whose layers are not compressed.
     """
 
     folder: Path
-    platform: str
-    layout: Path
     builder: str | None = None
     fresh: bool = False
-    dockerfile: str = "Dockerfile"
-    passing: bool = False
+    system: bool = False
 
 
 def build(job: Job, request: BuildRequest, engine: Engine, session: Session) -> Image:
@@ -138,7 +137,7 @@ def build(job: Job, request: BuildRequest, engine: Engine, session: Session) -> 
     Raises:
         BuildError, EngineError, NetworkError, DiskError: by the cause in the log.
     """
-    log, silent_s = request.folder / "build.log", session.config.silent_s
+    log, silent_s, layout = request.folder / "build.log", session.config.silent_s, session.workspace.images
     lines: list[str] = []
     # A separate export: two concurrent exports into one layout meet each other's half-written blobs.
     with disk_errors(session.workspace.cache), scratch(session.workspace.cache) as folder:
@@ -147,13 +146,8 @@ def build(job: Job, request: BuildRequest, engine: Engine, session: Session) -> 
         location = f" on {request.builder}" if request.builder else ""
         try:
             with session.console.task(f"{job.cell.id}: building{location}", unit="steps") as task:
-                run(
-                    argv,
-                    env=engine.environment(),
-                    cwd=request.folder,
-                    on_line=_follow(lines, task.note),
-                    silent_s=silent_s,
-                )
+                note = _follow(lines, task.note)
+                run(argv, env=engine.environment(), cwd=request.folder, on_line=note, silent_s=silent_s)
         except ProgramSilentError as error:
             raise hanging(job.name, silent_s, log, error.output) from error
         except ProgramFailedError as error:
@@ -161,16 +155,16 @@ def build(job: Job, request: BuildRequest, engine: Engine, session: Session) -> 
         finally:
             write_text(log, "\n".join(lines) + "\n")
         digest = json.loads(metadata.read_text(encoding="utf-8"))["containerimage.digest"]
-        take_blobs(exported, request.layout)
-    mark_used(blob(request.layout, digest))
-    return read_image(request.layout, digest, request.platform)
+        take_blobs(exported, layout)
+    mark_used(blob(layout, digest))
+    return read_image(layout, digest, f"linux/{job.platform.architecture}")
 
 
 def _argv(job: Job, request: BuildRequest, session: Session, metadata: Path, exported: Path) -> list[str]:
-    argv = [*buildx("build", request.builder), *options(request.platform.partition("/")[2]), "--progress=plain"]
-    kind = "oci-mediatypes=true" if request.passing else layer_format(session.config.compression)
+    argv = [*buildx("build", request.builder), *options(job.platform.architecture), "--progress=plain"]
+    kind = "oci-mediatypes=true" if request.system else layer_format(session.config.compression)
     argv += [f"--metadata-file={metadata}", f"--output=type=oci,tar=false,{_field('dest', exported)},{kind}"]
-    argv += [f"--file={request.dockerfile}"] if request.dockerfile != "Dockerfile" else []
+    argv += [f"--file={SYSTEM_DOCKERFILE}"] if request.system else []
     argv += ["--no-cache"] if request.fresh else _caches(job, session)
     return [*argv, *_secrets(session), *_proxies(), "."]
 
@@ -188,11 +182,9 @@ def _caches(job: Job, session: Session) -> list[str]:
 
 
 def _secrets(session: Session) -> list[str]:
-    ca = build_ca_bundle(session.config)
     netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    files = [("ca", ca)] if ca else []
-    files += [("netrc", netrc)] if netrc.is_file() else []
-    return [word for name, path in files for word in ("--secret", f"id={name},{_field('src', path)}")]
+    files = {"ca": build_ca_bundle(session.config), "netrc": netrc if netrc.is_file() else None}
+    return [word for name, path in files.items() if path for word in ("--secret", f"id={name},{_field('src', path)}")]
 
 
 def _proxies() -> list[str]:
@@ -216,33 +208,22 @@ def _follow(lines: list[str], note: Callable[[str], None]) -> Callable[[str], No
     return follow
 
 
-def _explain(error: ProgramFailedError, job: Job, log: Path) -> Exception:
-    name = job.name
-    missing = _NO_PACKAGE.search(error.output)
+def _explain(error: ProgramFailedError, job: Job, log: Path) -> JbuildError:
+    kind, message, hint = _cause(error.output, job, log)
+    return kind(f"{job.name}: {message}", where=str(log), hint=hint, log=error.output)
+
+
+def _cause(output: str, job: Job, log: Path) -> tuple[type[JbuildError], str, str]:
+    """Return the type of a failed build's error, its message and its hint."""
+    distribution, missing = job.platform.distribution, _NO_PACKAGE.search(output)
+    if missing and missing[1] in job.platform.python_packages:
+        message = f"the base image {job.base} has no package {missing[1]}: it is not {distribution}"
+        return BuildError, message, "use the same distribution for `[base] image` and the cell in the recipe"
     if missing:
-        return _no_package(missing.group(1), job, log, error.output)
+        return BuildError, f"{distribution} has no package {missing[1]}", "correct `apt` under [base] in the recipe"
     for pattern, kind, message, hint in _CAUSES:
-        if re.search(pattern, error.output, re.IGNORECASE):
-            return kind(f"{name}: {message}", where=str(log), hint=hint, log=error.output)  # type: ignore[call-arg]
-    for symptom in symptoms.find(error.output.splitlines()):
-        return BuildError(
-            f"{name}: the build failed: {symptom.says}", where=str(log), hint=symptom.hint, log=error.output
-        )
-    hint = f"the full log in {log} names the failed step"
-    return BuildError(f"{name}: the build failed", where=str(log), hint=hint, log=error.output)
-
-
-def _no_package(package: str, job: Job, log: Path, output: str) -> BuildError:
-    if package in job.platform.python_packages:
-        return BuildError(
-            f"{job.name}: the base image {job.base} has no package {package}: it is not {job.platform.distribution}",
-            where=str(log),
-            hint="use the same distribution for `[base] image` and the cell in the recipe",
-            log=output,
-        )
-    return BuildError(
-        f"{job.name}: {job.platform.distribution} has no package {package}",
-        where=str(log),
-        hint="correct `apt` under [base] in the recipe",
-        log=output,
-    )
+        if re.search(pattern, output, re.IGNORECASE):
+            return kind, message, hint
+    for symptom in symptoms_in(output.splitlines()):
+        return BuildError, f"the build failed: {symptom.says}", symptom.hint
+    return BuildError, "the build failed", f"the full log in {log} names the failed step"

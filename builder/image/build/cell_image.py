@@ -1,35 +1,51 @@
 """Builds a plan: BuildKit makes the system image, which alone runs anything, and our layers are packed onto it.
 
-Where a template does more with our layers than to lay them down, BuildKit builds all of it.
+Where a template does more with our layers than to lay them down, BuildKit builds all of it. The layers of the base
+come from its registry: BuildKit may have repacked its own copy.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from builder.errors import RegistryError
 from builder.host import records
-from builder.host.files import disk_errors, mark_used, write_text
-from builder.image.build.base_blobs import base_image, fetch_layers
-from builder.image.build.buildx import BuildRequest, build, options
-from builder.image.build.system_pins import script_of
+from builder.host.concurrency import map_with_progress
+from builder.host.files import disk_errors, mark_used, temp_file, write_text
+from builder.image.build.buildx import SYSTEM_DOCKERFILE, BuildRequest, build, options
+from builder.image.build.system_pins import pinned_base, script_of
 from builder.image.oci.assemble import assemble, own_layers
-from builder.image.oci.layout import is_whole, mark_image_used
+from builder.image.oci.layout import blob, is_present, is_whole, mark_image_used, put_image
 from builder.image.oci.pack import compression_key
-from builder.image.render.model_layer import stored_files
-from builder.model.images import Image
+from builder.image.render.context import stored_files
+from builder.model.images import Descriptor, Image
+from builder.remote.registry.base_lookup import connect_to, image_manifest
+from builder.remote.registry.reference import Reference
+from builder.remote.registry.transport import ImageMissingError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from builder.host.engine.docker import Engine
     from builder.host.session import Session
     from builder.model.locks import Job, Lock
     from builder.pipeline.cell import CellRun
+    from builder.remote.registry.registry_client import RegistryClient
 
-_SYSTEM = "Dockerfile.system"
-# BuildKit reads what a Dockerfile's context leaves out from a file of this name.
-_IGNORE = ".dockerignore"
 _FROM = re.compile(r"FROM ([^\s]+@sha256:[0-9a-f]{64})")
+_LAYER = "application/vnd.oci.image.layer.v1.tar"
+# Docker's old media types, which are not valid in OCI manifests.
+_TYPES = {
+    "application/vnd.docker.image.rootfs.diff.tar.gzip": f"{_LAYER}+gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd": f"{_LAYER}+zstd",
+    "application/vnd.docker.image.rootfs.diff.tar": _LAYER,
+}
+_AT_ONCE = 4
 
 
 def build_image(
@@ -44,39 +60,24 @@ def build_image(
         BuildError, EngineError, NetworkError, RegistryError, DiskError: by what failed.
     """
     job, lock, plan, session, folder = run.job, run.lock, run.plan, run.session, run.folder
-    request = BuildRequest(
-        folder=folder.path, platform=plan.platform, layout=session.workspace.images, builder=builder, fresh=fresh
-    )
+    request = BuildRequest(folder=folder.path, builder=builder, fresh=fresh)
     if plan.system is None:
         session.console.say(
             f"{job.cell.id}: {job.spec.template} has instructions after jbuild's layers; "
             "BuildKit builds the whole image"
         )
         return build(job, request, engine, session)
-    system = None if again or fresh else _find_system_image(lock, plan.system, session)
-    system = system or _new_system_image(job, lock, plan.system, request, engine, session)
-    external = stored_files(lock.models, session.workspace.models)
+    workspace, key = session.workspace, _key(lock, plan.system, session)
+    # Another cell, or an earlier build, may have left it.
+    system = None if again or fresh else records.read(workspace.system(key), key, Image)
+    if system and is_whole(workspace.images, system):
+        mark_used(workspace.system(key))
+    else:
+        system = build_system(job, lock, plan.system, request, engine, session)
+        records.write(workspace.system(key), key, system)
+    external = stored_files(lock.models, workspace.models)
     image = assemble(plan, folder.layers, system, job.cell.id, session, external)
-    mark_image_used(session.workspace.images, image)
-    return image
-
-
-def _find_system_image(lock: Lock, text: str, session: Session) -> Image | None:
-    """Return the system image that another cell, or an earlier build, has left."""
-    workspace, key = session.workspace, _key(lock, text, session)
-    image = records.read(workspace.system(key), key, Image)
-    if image is None or not is_whole(workspace.images, image):
-        return None
-    mark_used(workspace.system(key))
-    return image
-
-
-def _new_system_image(
-    job: Job, lock: Lock, text: str, request: BuildRequest, engine: Engine, session: Session
-) -> Image:
-    workspace, key = session.workspace, _key(lock, text, session)
-    image = build_system(job, lock, text, request, engine, session)
-    records.write(workspace.system(key), key, image)
+    mark_image_used(workspace.images, image)
     return image
 
 
@@ -101,14 +102,87 @@ def build_system(job: Job, lock: Lock, text: str, request: BuildRequest, engine:
     steps = [line for line in text.splitlines() if line and not line.startswith("#")]
     if len(steps) == 1 and (only := _FROM.fullmatch(steps[0])):
         # A pinned system layer: there is nothing to run, and nothing that BuildKit is needed for.
-        system = base_image(only[1], architecture, session)
-        fetch_layers(system, only[1], session)
-        return system
+        return base_image(only[1], architecture, session)
     with disk_errors(request.folder):
-        write_text(request.folder / _SYSTEM, text)
-        write_text(request.folder / f"{_SYSTEM}{_IGNORE}", "*\n!system\n")
-    built = build(job, replace(request, dockerfile=_SYSTEM, passing=True), engine, session)
-    pinned = f"{lock.base.used.rpartition('@')[0] or lock.base.used}@{lock.base.digest}"
-    below = base_image(pinned, architecture, session)
-    fetch_layers(below, pinned, session)
-    return own_layers(built, below, job.cell.id, session)
+        write_text(request.folder / SYSTEM_DOCKERFILE, text)
+        # BuildKit reads what a Dockerfile's context leaves out from a file of this name.
+        write_text(request.folder / f"{SYSTEM_DOCKERFILE}.dockerignore", "*\n!system\n")
+    built = build(job, replace(request, system=True), engine, session)
+    return own_layers(built, base_image(pinned_base(lock), architecture, session), job.cell.id, session)
+
+
+def base_image(pinned: str, architecture: str, session: Session) -> Image:
+    """Return a base image (`host/repository@sha256:…`, after mirror rules), after fetching missing layers.
+
+    Raises:
+        RegistryError, IntegrityError: it cannot be read, or a layer does not match its digest.
+        DiskError: it cannot be stored.
+    """
+    image = _described(pinned, architecture, session)
+    layout = session.workspace.images
+    missing = {layer.digest: layer for layer in image.layers if not is_present(layout, layer)}
+    if not missing:
+        return image
+    reference = Reference.parse(pinned)
+    client, title = connect_to(reference, session.config), f"fetching the layers of {reference.name}"
+    with session.console.task(title, float(sum(layer.size for layer in missing.values())), unit="B") as task:
+        map_with_progress(
+            lambda layer, progress: _fetch(client, reference.repository, layer, layout, progress.advance),
+            list(missing.values()),
+            task.advance,
+            _AT_ONCE,
+        )
+    return image
+
+
+def _described(pinned: str, architecture: str, session: Session) -> Image:
+    """Return a base image, possibly without its layers."""
+    workspace = session.workspace
+    # By digest alone: it is the same from any mirror.
+    key = records.fingerprint("base", pinned.rpartition("@")[2], architecture)[:32]
+    cached = records.read(workspace.system(key), key, Image)
+    if cached and all(is_present(workspace.images, descriptor) for descriptor in (cached.manifest, cached.config)):
+        mark_used(workspace.system(key))
+        mark_used(blob(workspace.images, cached.digest))
+        return cached
+    reference = Reference.parse(pinned)
+    client = connect_to(reference, session.config)
+    try:
+        document = json.loads(image_manifest(client, reference, architecture))
+        config = client.read_blob(reference.repository, document["config"]["digest"])
+        layers = [_descriptor(layer) for layer in document["layers"]]
+        json.loads(config)["rootfs"]["diff_ids"][len(layers) - 1]
+    except ImageMissingError as error:
+        hint = "`jbuild lock --force` looks up the base again; `jbuild system --force` builds a system layer again"
+        raise ImageMissingError(
+            f"the base image is no longer in its registry: {error.message}", where=pinned, hint=hint
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        hint = "check that it is a container image with `docker buildx imagetools inspect`"
+        raise RegistryError("the base image's manifest is not valid", where=pinned, hint=hint) from error
+    image = put_image(workspace.images, config, layers, f"linux/{architecture}")
+    records.write(workspace.system(key), key, image)
+    return image
+
+
+def _fetch(
+    client: RegistryClient, repository: str, layer: Descriptor, layout: Path, advance: Callable[[float], None]
+) -> None:
+    target = blob(layout, layer.digest)
+    with disk_errors(target), temp_file(target.parent) as temporary:
+        with temporary.open("wb") as file:
+
+            def write(block: bytes) -> None:
+                file.write(block)
+                advance(len(block))
+
+            client.get_blob(repository, layer.digest, write)
+        temporary.replace(target)
+
+
+def _descriptor(layer: dict[str, Any]) -> Descriptor:
+    kind = str(layer["mediaType"])
+    digest = str(layer["digest"])
+    if len(bytes.fromhex(digest.removeprefix("sha256:"))) != hashlib.sha256().digest_size:
+        raise ValueError("not a digest")
+    return Descriptor(media_type=_TYPES.get(kind, kind), digest=digest, size=int(layer["size"]))

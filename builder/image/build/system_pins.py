@@ -7,7 +7,7 @@ for all, and later builds need no emulation.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder.host.files import write_text
@@ -47,19 +47,18 @@ class SystemLayer:
         return f"{config.mirrored(self.image)[0]}@{self.digest}"
 
 
+def pinned_base(lock: Lock) -> str:
+    """Return the reference of a lock's base image, by digest."""
+    return f"{lock.base.used.rpartition('@')[0] or lock.base.used}@{lock.base.digest}"
+
+
 def values_of(job: Job, lock: Lock) -> dict[str, Any]:
     """Return the template values of the step that installs packages."""
     packages = sorted({*lock.platform.python_packages, *job.spec.apt})
+    user = (str(image_labels.UID), image_labels.USER)
     return {
-        "base": f"{lock.base.used.rpartition('@')[0] or lock.base.used}@{lock.base.digest}",
-        "system_command": (
-            "/bin/sh",
-            "/run/jbuild/install.sh",
-            str(EPOCH),
-            str(image_labels.UID),
-            image_labels.USER,
-            *packages,
-        ),
+        "base": pinned_base(lock),
+        "system_command": ("/bin/sh", "/run/jbuild/install.sh", str(EPOCH), *user, *packages),
         "platform": lock.platform,
         "values": dict(job.cell.values),
     }
@@ -94,9 +93,7 @@ def pinned(job: Job, lock: Lock, session: Session) -> SystemLayer | None:
         DocumentError: the file of pins has mistakes.
     """
     rows = read_systems(session.workspace.systems)
-    if not rows:
-        return None
-    key = key_of(job, lock, session)
+    key = key_of(job, lock, session) if rows else None
     return next((row for row in rows if row.key == key), None)
 
 
@@ -143,8 +140,5 @@ def _parse(root: Table) -> tuple[SystemLayer, ...]:
 def _text(rows: Iterable[SystemLayer]) -> str:
     import tomli_w  # noqa: PLC0415  # only pinning needs it
 
-    tables = [
-        {"key": row.key, "image": row.image, "digest": row.digest, "note": row.note}
-        for row in sorted(rows, key=lambda row: row.key)
-    ]
+    tables = [asdict(row) for row in sorted(rows, key=lambda row: row.key)]
     return f"{_HEAD}\n{tomli_w.dumps({'systems': tables})}"

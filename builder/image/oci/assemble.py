@@ -9,7 +9,7 @@ from builder.host.concurrency import map_with_progress
 from builder.host.files import disk_errors
 from builder.host.records import as_bytes
 from builder.image.oci import tarball
-from builder.image.oci.layout import layer_content, put, put_image, read_config, read_image
+from builder.image.oci.layout import layer_content, put_image, read_config
 from builder.image.oci.pack import Packed, find_packed, pack, pack_folder
 
 if TYPE_CHECKING:
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.session import Session
-    from builder.model.images import Descriptor, Image, ImageSettings, Plan
+    from builder.model.images import Image, ImageSettings, Plan
 
-# What SOURCE_DATE_EPOCH makes BuildKit write: `builder.wheels.tree.EPOCH` in words.
+# What SOURCE_DATE_EPOCH makes BuildKit write: `image.wheels.tree.EPOCH` in words.
 _CREATED = "1980-01-01T00:00:00Z"
-_CONFIG = "application/vnd.oci.image.config.v1+json"
 _SECOND = 1_000_000_000
 _HEALTH = {"Interval": 30 * _SECOND, "Timeout": 20 * _SECOND, "Retries": 3}
 # One large layer keeps a few processors busy; a second keeps them so while it is read, or ends. What does not compress
@@ -43,7 +42,8 @@ def assemble(
     layout = session.workspace.images
     packed = _pack_all([layers / name for name in plan.layers], external, cell, session)
     config = _config(read_config(layout, system), packed, plan)
-    return _image(layout, config, (*system.layers, *(layer.blob for layer in packed)), plan.platform)
+    layers_above = (layer.blob for layer in packed)
+    return put_image(layout, as_bytes(config), (*system.layers, *layers_above), plan.platform)
 
 
 def own_layers(system: Image, base: Image, cell: str, session: Session) -> Image:
@@ -64,12 +64,7 @@ def own_layers(system: Image, base: Image, cell: str, session: Session) -> Image
             pack(layer_content(layer, layout), compression, layout, task.advance).blob
             for layer in system.layers[shared:]
         ]
-    return _image(layout, config, [*base.layers[:shared], *packed], system.platform)
-
-
-def _image(layout: Path, config: dict[str, Any], layers: Sequence[Descriptor], platform: str) -> Image:
-    manifest = put_image(layout, put(layout, as_bytes(config), _CONFIG), layers)
-    return read_image(layout, manifest.digest, platform)
+    return put_image(layout, as_bytes(config), [*base.layers[:shared], *packed], system.platform)
 
 
 def _pack_all(folders: Sequence[Path], external: Mapping[str, Path], cell: str, session: Session) -> list[Packed]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 20
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_CONFIG = "application/vnd.oci.image.config.v1+json"
 
 
 def blob(layout: Path, digest: str) -> Path:
@@ -108,18 +109,18 @@ def unpacked(raw: IO[bytes], media_type: str) -> IO[bytes]:
     return cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if media_type.endswith("gzip") else raw
 
 
-def put_image(layout: Path, config: Descriptor, layers: Sequence[Descriptor]) -> Descriptor:
-    """Write the manifest of an image and return its descriptor.
+def put_image(layout: Path, config: bytes, layers: Sequence[Descriptor], platform: str) -> Image:
+    """Write the configuration and the manifest of an image and return the image.
 
     Raises:
-        DiskError: it cannot be written.
+        DiskError: they cannot be written.
     """
     described = [
         {"mediaType": descriptor.media_type, "digest": descriptor.digest, "size": descriptor.size}
-        for descriptor in (config, *layers)
+        for descriptor in (put(layout, config, _CONFIG), *layers)
     ]
     document = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": described[0], "layers": described[1:]}
-    return put(layout, as_bytes(document), _MANIFEST)
+    return read_image(layout, put(layout, as_bytes(document), _MANIFEST).digest, platform)
 
 
 def take_blobs(exported: Path, layout: Path) -> None:

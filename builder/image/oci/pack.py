@@ -124,7 +124,7 @@ def _pack_folder(
 ) -> Packed:
     weights = {name: path for name, path in external.items() if (folder / name).is_file()}
     if not weights:
-        return pack(tarball.stream(folder), compression, workspace.images, on_bytes)
+        return pack(tarball.blocks(tarball.segments(folder)), compression, workspace.images, on_bytes)
     segments = list(tarball.segments(folder, weights))
     packed = _virtual_blob(segments, {str(path) for path in weights.values()}, workspace, on_bytes)
     return packed or pack(tarball.blocks(segments), compression, workspace.images, on_bytes, level=_WEIGHTS_LEVEL)
@@ -229,8 +229,7 @@ def _compressor(compression: Compression, level: int) -> _Compressor:
     import zstandard  # noqa: PLC0415  # only packing needs it
 
     # At least one worker: without any, zstd splits its input differently, and the bytes differ.
-    threads = max(1, os.cpu_count() or 1)
-    compressor: _Compressor = zstandard.ZstdCompressor(level=level, threads=threads).compressobj()
+    compressor: _Compressor = zstandard.ZstdCompressor(level=level, threads=os.cpu_count() or 1).compressobj()
     return compressor
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 import tarfile
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ _BLOCK = 1 << 20
 # Limits of a plain header: bytes of a name, and a size in eleven octal digits.
 _LONGEST = tarfile.LENGTH_NAME
 _LARGEST = 8**11 - 1
+# Bytes of a name that are not UTF-8, as Python holds them.
+_UNDECODED = re.compile("[\ud800-\udfff]")
 # Names of user and group, device numbers, the prefix and the rest of the block: all empty.
 _NOBODY = bytes(32 + 32 + 8 + 8 + 155 + 12)
 
@@ -37,26 +40,15 @@ class ChangedError(Exception):
     """A file does not match its sha256; the path is the argument."""
 
 
-def stream(folder: Path) -> Iterator[bytes]:
-    """Yield the tar of a folder's contents, without the folder itself, in blocks of about a megabyte.
-
-    Modes are those of the files; hard links become separate files.
-
-    Raises:
-        OSError: a file cannot be read, or its size changes while it is read.
-        ValueError: the folder has a device, a pipe or a socket, which a layer cannot contain.
-    """
-    return blocks(segments(folder))
-
-
 def segments(folder: Path, external: Mapping[str, Path] | None = None) -> Iterator[bytes | Content]:
-    """Yield the tar of a folder's contents: literal bytes, and unread contents of files.
+    """Yield the tar of a folder's contents, without the folder itself: literal bytes, and unread contents of files.
 
-    `external` maps paths in the tar to other files with the same content, named by their sha256, while those exist.
+    Modes are those of the files; hard links become separate files. `external` maps paths in the tar to other files with
+    the same content, named by their sha256, while those exist.
 
     Raises:
         OSError: a folder cannot be read.
-        ValueError: as `stream` does.
+        ValueError: the folder has a device, a pipe or a socket, which a layer cannot contain.
     """
     yield from _entries(str(folder), external or {})
     yield bytes(2 * tarfile.BLOCKSIZE)
@@ -146,7 +138,7 @@ def _ascii(value: str) -> bytes:
 def _extended(records: list[tuple[str, str]]) -> bytes:
     """Return a PAX header with the values that do not fit the plain one."""
     content = b""
-    if any(not _is_text(value) for _, value in records):
+    if any(_UNDECODED.search(value) for _, value in records):
         content = b"21 hdrcharset=BINARY\n"
     for key, value in records:
         rest = f" {key}=".encode() + value.encode("utf-8", "surrogateescape") + b"\n"
@@ -157,14 +149,6 @@ def _extended(records: list[tuple[str, str]]) -> bytes:
         content += str(length).encode() + rest
     padding = bytes(-len(content) % tarfile.BLOCKSIZE)
     return _block(b"././@PaxHeader", tarfile.XHDTYPE, 0, len(content), 0, b"") + content + padding
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _block(name: bytes, kind: bytes, mode: int, size: int, mtime: int, target: bytes) -> bytes:
@@ -178,33 +162,24 @@ def _read(content: Iterable[bytes | Content]) -> Iterator[bytes]:
     for segment in content:
         if isinstance(segment, bytes):
             yield segment
-        elif segment.sha256 is None:
-            yield from _content(segment.path, segment.size)
-        else:
-            yield from _verified(segment)
-
-
-def _verified(file: Content) -> Iterator[bytes]:
-    digest = hashlib.sha256()
-    for block in _content(file.path, file.size):
-        digest.update(block)
-        yield block
-    if digest.hexdigest() != file.sha256:
-        raise ChangedError(file.path)
+            continue
+        digest = hashlib.sha256()
+        for block in _content(segment.path, segment.size):
+            if segment.sha256:
+                digest.update(block)
+            yield block
+        if segment.sha256 not in (None, digest.hexdigest()):
+            raise ChangedError(segment.path)
 
 
 def _content(path: str, size: int) -> Iterator[bytes]:
     left = size
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # as above
-        while True:
-            # One byte more than expected, to detect a longer file without another read.
-            block = file.read(min(left + 1, _BLOCK))
-            if len(block) > left:
-                raise OSError(f"{path} became longer while it was read")
+        # One byte more than expected, to detect a longer file.
+        while block := file.read(min(left + 1, _BLOCK)):
             left -= len(block)
-            if block:
-                yield block
-            if not block and left:
-                raise OSError(f"{path} became shorter while it was read")
-            if not block or (not left and len(block) < _BLOCK):
-                return
+            if left < 0:
+                raise OSError(f"{path} became longer while it was read")
+            yield block
+    if left:
+        raise OSError(f"{path} became shorter while it was read")

@@ -67,7 +67,13 @@ def write(layout: Path, digest: str, segments: Iterable[bytes | Content]) -> Non
 def read(layout: Path, digest: str) -> VirtualBlob | None:
     """Return a virtual blob, or None if it has no record, or if a file is missing or has another size."""
     record = records.read(record_path(layout, digest), digest, VirtualBlob)
-    return record if record and all(_is_unchanged(layout, extent) for extent in record.pieces) else None
+    if record is None:
+        return None
+    try:
+        changed = any(extent.file and (layout / extent.file).stat().st_size != extent.size for extent in record.pieces)
+    except OSError:
+        return None
+    return None if changed else record
 
 
 def open_virtual_blob(layout: Path, digest: str) -> IO[bytes]:
@@ -107,15 +113,6 @@ def _extent(segment: bytes | Content, layout: Path) -> Extent:
     return Extent(size=segment.size, file=os.path.relpath(segment.path, layout))
 
 
-def _is_unchanged(layout: Path, extent: Extent) -> bool:
-    if extent.file is None:
-        return True
-    try:
-        return (layout / extent.file).stat().st_size == extent.size
-    except OSError:
-        return False
-
-
 class _BlobReader(io.RawIOBase):
     """The extents as one file."""
 
@@ -135,9 +132,6 @@ class _BlobReader(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._ends[-1] if self._ends else 0}[whence]
         self._at = max(0, begin + offset)
-        return self._at
-
-    def tell(self) -> int:
         return self._at
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, NamedTuple
 
 from builder.host.files import disk_errors, write_text
 from builder.image.build import system_pins
@@ -13,7 +13,6 @@ from builder.image.build.buildx import plain_command
 from builder.image.render import context, image_labels
 from builder.image.render.dockerfile import render as render_dockerfile
 from builder.image.render.layer_groups import model_layers, wheel_layers
-from builder.image.render.link_tree import link_tree
 from builder.image.runtime import ENTRYPOINT, HEALTHCHECK
 from builder.image.wheels.licences import spdx_of
 from builder.image.wheels.standalone_python import HOME, interpreter_tree, provide_compiler
@@ -22,12 +21,11 @@ from builder.model.images import ImageSettings, Plan
 from builder.models.fetch import fetch_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from builder.host.paths import CellFolder, Workspace
     from builder.host.session import Session
-    from builder.image.render.layer_groups import WheelLayer
     from builder.model.locks import Job, Lock
 
 # Records and logs change with every run; they must not be in the build context.
@@ -44,12 +42,13 @@ def render(job: Job, lock: Lock, session: Session) -> Plan:
     """
     folder = session.workspace.cell(job.recipe.name, job.cell.id)
     for model in lock.models:
-        fetch_model(model, job.recipe.path.parent, session.config, session.workspace.models, session.console)
-    python = _prepare(lock, session)
+        fetch_model(model, job.recipe.path.parent, session)
+    ignored = folder.path.parents[1] / ".gitignore"
+    if not ignored.exists():
+        # A plan has 100,000 files.
+        write_text(ignored, "*\n")
+    layers = _make_layers(job, lock, folder, session)
     with disk_errors(folder.path):
-        folder.layers.mkdir(parents=True, exist_ok=True)
-        _keep_out_of_git(folder)
-        layers = _make_layers(job, lock, folder, python, session)
         _drop_others(folder.layers, keep=layers.all)
         text = _dockerfile(job, lock, layers, session)
         script = system_pins.script_of(session.workspace)
@@ -66,13 +65,6 @@ def render(job: Job, lock: Lock, session: Session) -> Plan:
     )
 
 
-def _keep_out_of_git(folder: CellFolder) -> None:
-    """Make git ignore the build folder: a plan has 100,000 files."""
-    path = folder.path.parents[1] / ".gitignore"
-    if not path.exists():
-        write_text(path, "*\n")
-
-
 def _system_dockerfile(text: str, builtin: str) -> str | None:
     """Return the Dockerfile up to jbuild's layers, if the rest is the same as in the built-in template."""
     begin = builtin.find(_FIRST_LAYER)
@@ -83,39 +75,29 @@ def _system_dockerfile(text: str, builtin: str) -> str | None:
     return None if "layers/" in head else head
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Python:
-    """The trees of the wheels by sha256, the tree of a fetched interpreter, and the variant of their bytes."""
-
-    trees: dict[str, Path]
-    interpreter: Path | None
-    variant: str
-
-
-def _prepare(lock: Lock, session: Session) -> _Python:
-    python, compiler = lock.platform.python, provide_compiler(lock, session)
-    return _Python(
-        trees=prepare(lock.wheels, python, compiler, session),
-        interpreter=interpreter_tree(lock, lock.interpreter, compiler, session) if lock.interpreter else None,
-        variant=variant(python, compiler),
-    )
-
-
-class _Layers:
+class _Layers(NamedTuple):
     """The names of a plan's layers, lowest first."""
 
-    def __init__(self, python: Iterable[str], models: Iterable[str], runtime: str) -> None:
-        self.python, self.models, self.runtime = tuple(python), tuple(models), runtime
-        self.all = (*self.python, *self.models, runtime)
+    python: Sequence[str]
+    models: Sequence[str]
+    runtime: str
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return (*self.python, *self.models, self.runtime)
 
 
-def _make_layers(job: Job, lock: Lock, folder: CellFolder, python: _Python, session: Session) -> _Layers:
-    groups = wheel_layers(lock.wheels, python.variant, models=len(lock.models))
+def _make_layers(job: Job, lock: Lock, folder: CellFolder, session: Session) -> _Layers:
+    python, compiler = lock.platform.python, provide_compiler(lock, session)
+    trees = prepare(lock.wheels, python, compiler, session)
+    interpreter = interpreter_tree(lock, lock.interpreter, compiler, session) if lock.interpreter else None
+    groups = wheel_layers(lock.wheels, variant(python, compiler), models=len(lock.models))
     model_parts = model_layers(lock.models, wheels=len(groups))
     with session.console.task(f"{job.cell.id}: linking", len(groups), unit="layers") as task:
-        names = _interpreter_layers(lock, python.interpreter, folder.layers)
+        names = _interpreter_layers(lock, interpreter, folder.layers)
         for group in groups:
-            names.append(_wheel_layer(folder.layers, group, python.trees))
+            group_trees = [trees[wheel.sha256] for wheel in group.wheels]
+            names.append(context.linked_layer(folder.layers, group.name, group_trees))
             task.advance(1)
         models = [context.model_layer(folder.layers, model, session.workspace.models) for model in model_parts]
     return _Layers(names, models, context.runtime_layer(folder.layers, job.spec))
@@ -125,27 +107,17 @@ def _interpreter_layers(lock: Lock, tree: Path | None, layers: Path) -> list[str
     python = lock.platform.python
     if lock.interpreter is None or tree is None:
         return [context.environment_layer(layers, python, context.SYSTEM_HOME)]
+    content = hashlib.sha256(tree.name.encode()).hexdigest()
     return [
-        context.interpreter_layer(layers, lock.interpreter, tree),
+        context.linked_layer(layers, f"interpreter-{lock.interpreter.version}-{content[:12]}", [tree]),
         context.environment_layer(layers, python, f"{HOME}/bin"),
     ]
-
-
-def _wheel_layer(layers: Path, group: WheelLayer, trees: dict[str, Path]) -> str:
-    return context.make_layer(
-        layers, group.name, lambda folder: link_tree((trees[w.sha256] for w in group.wheels), folder)
-    )
 
 
 def _drop_others(layers: Path, *, keep: Iterable[str]) -> None:
     for name in {path.name for path in layers.iterdir()} - set(keep):
         path = layers / name
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def _dockerfile(job: Job, lock: Lock, layers: _Layers, session: Session, *, template: str | None = None) -> str:
-    values = _values(job, lock, layers, session)
-    return render_dockerfile(template or job.spec.template, session.workspace.template_folders, values)
 
 
 def _settings(job: Job, lock: Lock, workspace: Workspace) -> ImageSettings:
@@ -161,9 +133,9 @@ def _settings(job: Job, lock: Lock, workspace: Workspace) -> ImageSettings:
     )
 
 
-def _values(job: Job, lock: Lock, layers: _Layers, session: Session) -> dict[str, Any]:
+def _dockerfile(job: Job, lock: Lock, layers: _Layers, session: Session, *, template: str | None = None) -> str:
     layer, settings = system_pins.pinned(job, lock, session), _settings(job, lock, session.workspace)
-    return {
+    values = {
         **system_pins.values_of(job, lock),
         "system": layer.reference(session.config) if layer else None,
         "system_only": False,
@@ -172,12 +144,9 @@ def _values(job: Job, lock: Lock, layers: _Layers, session: Session) -> dict[str
         "python_layers": layers.python,
         "model_layers": layers.models,
         "runtime_layer": layers.runtime,
-        "environment": settings.environment,
-        "labels": settings.labels,
+        **asdict(settings),
+        # Apart: a template names the user's home folder.
         "user": image_labels.USER,
         "uid": image_labels.UID,
-        "port": settings.port,
-        "start_period_s": settings.start_period_s,
-        "healthcheck": settings.healthcheck,
-        "entrypoint": settings.entrypoint,
     }
+    return render_dockerfile(template or job.spec.template, session.workspace.template_folders, values)

@@ -31,8 +31,7 @@ def scripts() -> tuple[Path, ...]:
 
 def served_model(spec: Spec) -> Model | None:
     """Return the baked model that the server serves: the one named, else the first."""
-    named = [model for model in spec.models if spec.server.model in (None, model.name)]
-    return named[0] if named else None
+    return next((model for model in spec.models if spec.server.model in (None, model.name)), None)
 
 
 def served_name(spec: Spec) -> str | None:

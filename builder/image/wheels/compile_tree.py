@@ -20,9 +20,9 @@ def compile_below(root: str) -> None:
     """Compile the sources below a folder that becomes `/`."""
     for base, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if name not in _TESTS and name != "__pycache__")
-        sources = sorted(name for name in files if name.endswith(".py"))
-        for name in sources:
-            _compile(root, base, name)
+        for name in sorted(files):
+            if name.endswith(".py"):
+                _compile(root, base, name)
 
 
 def _compile(root: str, base: str, name: str) -> None:

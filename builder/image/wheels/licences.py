@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from email.parser import BytesParser
-from email.policy import compat32
+from email.parser import BytesHeaderParser
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,13 +33,9 @@ def spdx_of(lock: Lock, workspace: Workspace) -> str | None:
 
     A name outside the SPDX list becomes a `LicenseRef-`. The base image is not included.
     """
-    expressions = {
-        expression for wheel in lock.wheels for expression in _expressions(licences(metadata(wheel, workspace)))
-    }
-    expressions |= {
-        expression for model in lock.models if model.licence for expression in _expressions(licence(model.licence))
-    }
-    return " AND ".join(sorted(expressions)) or None
+    declared = [entry for wheel in lock.wheels for entry in licences(metadata(wheel, workspace))]
+    declared += [entry for model in lock.models if model.licence for entry in licence(model.licence)]
+    return " AND ".join(sorted(set(_expressions(declared)))) or None
 
 
 def _expressions(declared: list[dict[str, Any]]) -> Iterator[str]:
@@ -58,13 +53,13 @@ def _by_name(name: str) -> str:
 
 
 @cache
-def names(path: Path = _NAMES) -> dict[str, str]:
+def names() -> dict[str, str]:
     """Return the SPDX identifiers of names that wheels use, by the name in lower case.
 
     Raises:
         DocumentError: the table has mistakes.
     """
-    return dict(documents.load(path, "the names of licences have mistakes", _rows))
+    return dict(documents.load(_NAMES, "the names of licences have mistakes", _rows))
 
 
 def _rows(root: Table) -> list[tuple[str, str]]:
@@ -84,7 +79,7 @@ def licences(metadata: bytes | None) -> list[dict[str, Any]]:
     """
     if metadata is None:
         return []
-    headers: Message = BytesParser(policy=compat32).parsebytes(metadata, headersonly=True)
+    headers: Message = BytesHeaderParser().parsebytes(metadata)
     expression = str(headers.get("License-Expression") or "").strip()
     if expression:
         return licence(expression)

@@ -9,8 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from builder.errors import (
     IntegrityError,
     JbuildError,
@@ -18,10 +16,10 @@ from builder.errors import (
     ProgramFailedError,
     ProgramTimeoutError,
 )
-from builder.host.files import atomic_folder, disk_errors, sha256_of
+from builder.host.files import sha256_of
 from builder.host.interpreters import find_compiler
 from builder.host.process import run
-from builder.image.wheels.tree import compile_sources, normalise, variant
+from builder.image.wheels.tree import make_tree, variant
 from builder.lock.solve import uv, uv_environment
 from builder.lock.uv_target import machine
 
@@ -69,21 +67,16 @@ def interpreter_tree(lock: Lock, interpreter: LockedInterpreter, compiler: Compi
     """
     python, sha256 = lock.platform.python, interpreter.sha256
     tree = session.workspace.trees / sha256[:2] / f"{sha256}-{_FORMAT}-{variant(python, compiler)}"
-    with disk_errors(tree):
-        tree.parent.mkdir(parents=True, exist_ok=True)
-    with disk_errors(tree), FileLock(f"{tree}.lock"):
-        if not tree.is_dir():
-            archive = _archive(interpreter, lock.platform, session)
-            with atomic_folder(tree) as folder:
-                _unpack(archive, folder, python)
-                if compiler:
-                    compile_sources(compiler, folder, archive.name)
-                normalise(folder)
+    name = interpreter.url.rpartition("/")[2].replace("%2B", "+")
+
+    def fill(folder: Path) -> None:
+        _unpack(_archive(name, interpreter, lock.platform, session), folder, python)
+
+    make_tree(tree, fill, compiler, name)
     return tree
 
 
-def _archive(interpreter: LockedInterpreter, platform: Platform, session: Session) -> Path:
-    name = interpreter.url.rpartition("/")[2].replace("%2B", "+")
+def _archive(name: str, interpreter: LockedInterpreter, platform: Platform, session: Session) -> Path:
     target = session.workspace.interpreters / interpreter.sha256 / name
     if target.is_file():
         return target

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from concurrent.futures import as_completed
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,13 +30,11 @@ from builder.host.files import atomic_folder, disk_errors, mark_used, sha256_of
 from builder.host.process import run
 from builder.host.toml import documents
 from builder.model.images import ENVIRONMENT, site_packages
-from builder.remote.wheelhouse import fetch, path_of
+from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future
-
-    from installer.destinations import SchemeDictionaryDestination
 
     from builder.host.interpreters import Compiler
     from builder.host.paths import Workspace
@@ -62,9 +60,7 @@ _COMPILE = Path(__file__).with_name("compile_tree.py").read_text(encoding="utf-8
 class Unpacking:
     """One wheel to unpack: source, destination, Python version, and the compiler of its bytecode, if any."""
 
-    distribution: str
-    version: str
-    sha256: str
+    locked: LockedWheel
     wheel: Path
     tree: Path
     python: str
@@ -74,10 +70,8 @@ class Unpacking:
 def unpacking(wheel: LockedWheel, python: str, compiler: Compiler | None, workspace: Workspace) -> Unpacking:
     """Return how to unpack a wheel for a Python minor version."""
     return Unpacking(
-        distribution=wheel.name,
-        version=wheel.version,
-        sha256=wheel.sha256,
-        wheel=path_of(wheel, workspace.wheels),
+        locked=wheel,
+        wheel=workspace.wheel(wheel.sha256, wheel.filename),
         tree=workspace.trees / wheel.sha256[:2] / f"{wheel.sha256}-{variant(python, compiler)}",
         python=python,
         compiler=compiler,
@@ -101,59 +95,86 @@ def unpack(work: Unpacking) -> None:
         IntegrityError: the wheel is not a valid wheel, or reaches outside the environment.
         DiskError: the disk is full.
     """
-    if work.tree.is_dir():
+
+    def fill(folder: Path) -> None:
+        _install(work, folder)
+        write_aliases(work.locked.name, work.locked.version, folder / site_packages(work.python).lstrip("/"))
+
+    make_tree(work.tree, fill, work.compiler, work.wheel.name)
+
+
+def make_tree(tree: Path, fill: Callable[[Path], None], compiler: Compiler | None, artifact: str) -> None:
+    """Make a tree, unless it exists: fill a folder, compile its sources, and normalise it.
+
+    Raises:
+        IntegrityError: the compiler failed.
+        DiskError: the disk is full.
+    """
+    if tree.is_dir():
         return
-    with disk_errors(work.tree):
-        work.tree.parent.mkdir(parents=True, exist_ok=True)
-    with disk_errors(work.tree), FileLock(f"{work.tree}.lock"):
-        if work.tree.is_dir():
-            return
-        for remains in work.tree.parent.glob(f".{work.tree.name}.*"):
-            # Of a killed process: only the lock's holder writes here.
-            shutil.rmtree(remains)
-        with atomic_folder(work.tree) as folder:
-            _install(work, folder)
-            write_aliases(work.distribution, work.version, folder / site_packages(work.python).lstrip("/"))
-            if work.compiler:
-                compile_sources(work.compiler, folder, work.wheel.name)
-            normalise(folder)
-    Path(f"{work.tree}.lock").unlink(missing_ok=True)
+    with disk_errors(tree):
+        tree.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{tree}.lock"):
+            if tree.is_dir():
+                return
+            for remains in tree.parent.glob(f".{tree.name}.*"):
+                # Of a killed process: only the lock's holder writes here.
+                shutil.rmtree(remains)
+            with atomic_folder(tree) as folder:
+                fill(folder)
+                if compiler:
+                    _compile_sources(compiler, folder, artifact)
+                normalise(folder)
+    Path(f"{tree}.lock").unlink(missing_ok=True)
 
 
 def normalise(folder: Path) -> None:
     """Set one time for a folder and all files below it, and modes that depend on execute bits only."""
     for base, names, files in os.walk(folder, topdown=False):
-        for name in files:
+        for name in (*names, *files):
             path = os.path.join(base, name)  # noqa: PTH118  # a stack has 100,000 files; Path objects double the time
             if not os.path.islink(path):  # noqa: PTH114
                 mode = 0o755 if os.stat(path).st_mode & 0o100 else 0o644  # noqa: PTH116
                 os.chmod(path, mode)  # noqa: PTH101
             os.utime(path, (EPOCH, EPOCH), follow_symlinks=False)
-        for name in names:
-            path = os.path.join(base, name)  # noqa: PTH118
-            if os.path.islink(path):  # noqa: PTH114
-                os.utime(path, (EPOCH, EPOCH), follow_symlinks=False)
         os.chmod(base, 0o755)  # noqa: PTH101, S103  # the image's user must be able to enter
         os.utime(base, (EPOCH, EPOCH))
 
 
 def _install(work: Unpacking, folder: Path) -> None:
     from installer import install  # noqa: PLC0415  # slow to import; `list` does without
+    from installer.destinations import SchemeDictionaryDestination  # noqa: PLC0415
     from installer.exceptions import InstallerError  # noqa: PLC0415
     from installer.sources import WheelFile  # noqa: PLC0415
 
+    packages = site_packages(work.python)
     try:
         with warnings.catch_warnings(), WheelFile.open(work.wheel) as source:
             # Many wheels contain bytecode, which `installer` skips with a warning: jbuild compiles it.
             warnings.filterwarnings("ignore", "Skip installing .*__pycache__", RuntimeWarning)
-            install(source, _destination(work, folder, source.distribution), {"INSTALLER": b"jbuild"})
+            scheme = {
+                "purelib": packages,
+                "platlib": packages,
+                "headers": f"{ENVIRONMENT}/include/site/python{work.python}/{source.distribution}",
+                "scripts": f"{ENVIRONMENT}/bin",
+                "data": ENVIRONMENT,
+            }
+            destination = SchemeDictionaryDestination(
+                scheme,
+                interpreter=f"{ENVIRONMENT}/bin/python",
+                script_kind="posix",
+                destdir=str(folder),
+                # Like pip: wheels with duplicate files, or with files that an installer writes, are common.
+                overwrite_existing=True,
+            )
+            install(source, destination, {"INSTALLER": b"jbuild"})
     except (InstallerError, *_FLAWS) as error:
         raise _unusable(work, error) from error
 
 
 def _unusable(work: Unpacking, error: Exception) -> IntegrityError:
     name, location = work.wheel.name, str(work.wheel)
-    if sha256_of(work.wheel) != work.sha256:
+    if sha256_of(work.wheel) != work.locked.sha256:
         work.wheel.unlink(missing_ok=True)
         hint = "run the same command again to fetch it again"
         return IntegrityError(f"{name} was damaged on this disk: {error}", where=location, hint=hint)
@@ -161,32 +182,8 @@ def _unusable(work: Unpacking, error: Exception) -> IntegrityError:
     return IntegrityError(f"{name} is not a valid wheel: {error}", where=location, hint=hint)
 
 
-def _destination(work: Unpacking, folder: Path, distribution: str) -> SchemeDictionaryDestination:
-    from installer.destinations import SchemeDictionaryDestination  # noqa: PLC0415
-
-    packages = site_packages(work.python)
-    return SchemeDictionaryDestination(
-        {
-            "purelib": packages,
-            "platlib": packages,
-            "headers": f"{ENVIRONMENT}/include/site/python{work.python}/{distribution}",
-            "scripts": f"{ENVIRONMENT}/bin",
-            "data": ENVIRONMENT,
-        },
-        interpreter=f"{ENVIRONMENT}/bin/python",
-        script_kind="posix",
-        destdir=str(folder),
-        # Like pip: wheels with duplicate files, or with files that an installer writes, are common.
-        overwrite_existing=True,
-    )
-
-
-def compile_sources(compiler: Compiler, folder: Path, artifact: str) -> None:
-    """Compile in a separate process with a fixed hash seed, so that the same source gives the same bytes.
-
-    Raises:
-        IntegrityError: the compiler failed.
-    """
+def _compile_sources(compiler: Compiler, folder: Path, artifact: str) -> None:
+    """Compile in a separate process with a fixed hash seed, so that the same source gives the same bytes."""
     argv = [compiler.path, "-S", "-c", _COMPILE, str(folder)]
     # Empty counts as unset: the user's settings must not change the output or its location.
     unset = dict.fromkeys(("PYTHONDONTWRITEBYTECODE", "PYTHONOPTIMIZE", "PYTHONPYCACHEPREFIX", "PYTHONPATH"), "")
@@ -194,9 +191,6 @@ def compile_sources(compiler: Compiler, folder: Path, artifact: str) -> None:
         run(argv, env={"PYTHONHASHSEED": "0", **unset}, cwd=folder)
     except ProgramFailedError as error:
         raise IntegrityError(f"{artifact} could not be compiled", where=compiler.path, log=error.output) from error
-
-
-_SUMMARY = "metadata that {distribution} would write when first imported"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -231,7 +225,7 @@ def write_aliases(distribution: str, version: str, packages: Path) -> None:
             "Metadata-Version: 2.1",
             f"Name: {alias.name}",
             f"Version: {alias.version.format(version=version)}",
-            f"Summary: {_SUMMARY.format(distribution=distribution)}",
+            f"Summary: metadata that {distribution} would write when first imported",
         )
         (folder / "METADATA").write_text("\n".join(lines) + "\n", encoding="utf-8")
         (folder / "RECORD").write_text(f"{alias.folder}/METADATA,,\n{alias.folder}/RECORD,,\n", encoding="utf-8")
@@ -240,8 +234,7 @@ def write_aliases(distribution: str, version: str, packages: Path) -> None:
 def _parse(root: Table) -> tuple[Alias, ...]:
     rows = []
     for table in root.tables("aliases"):
-        keys = ("wheels", "name", "version", "folder", "source")
-        rows.append(Alias(**{key: table.string(key) for key in keys}))
+        rows.append(Alias(**{field.name: table.string(field.name) for field in fields(Alias)}))
         table.done()
     return tuple(rows)
 

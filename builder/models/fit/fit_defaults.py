@@ -39,51 +39,38 @@ class Overhead:
 
 
 @cache
-def defaults() -> dict[str, Defaults]:
-    """Return the rows of `defaults.toml` by model type."""
-    return {row.model_type: row for row in read_defaults(_DEFAULTS)}
+def defaults(path: Path = _DEFAULTS) -> dict[str, Defaults]:
+    """Return the rows of a file of defaults by model type.
+
+    Raises:
+        DocumentError: a row is not well-formed.
+    """
+    rows = documents.load(path, "the defaults have mistakes", lambda root: [*map(_defaults, root.tables("defaults"))])
+    return {row.model_type: row for row in rows}
 
 
 @cache
-def overheads() -> tuple[Overhead, ...]:
-    """Return the rows of `overheads.toml`."""
-    return read_overheads(_OVERHEADS)
-
-
-def read_defaults(path: Path) -> tuple[Defaults, ...]:
-    """Read a file of defaults.
+def overheads(path: Path = _OVERHEADS) -> tuple[Overhead, ...]:
+    """Return the rows of a file of overheads.
 
     Raises:
         DocumentError: a row is not well-formed.
     """
-    return documents.load(path, "the defaults have mistakes", lambda root: _rows(root, "defaults", _defaults))
-
-
-def read_overheads(path: Path) -> tuple[Overhead, ...]:
-    """Read a file of overheads.
-
-    Raises:
-        DocumentError: a row is not well-formed.
-    """
-    return documents.load(path, "the overheads have mistakes", lambda root: _rows(root, "overheads", _overhead))
-
-
-def _rows(root: Table, key: str, read: Any) -> tuple[Any, ...]:
-    rows = []
-    for table in root.tables(key):
-        rows.append(read(table))
-        table.done()
-    return tuple(rows)
+    return documents.load(
+        path, "the overheads have mistakes", lambda root: tuple(map(_overhead, root.tables("overheads")))
+    )
 
 
 def _defaults(table: Table) -> Defaults:
     values = table.table("values")
-    return Defaults(
+    row = Defaults(
         model_type=table.string("model-type", pattern=r"[a-z0-9_]+", noun="a model type as config.json writes it"),
         values={key: _plain(values, key) for key in values},
         sliding_every=table.integer("sliding-every", low=2, high=64) if "sliding-every" in table else None,
         source=table.string("source", pattern=".+", noun="a source"),
     )
+    table.done()
+    return row
 
 
 def _plain(values: Table, key: str) -> int | bool:
@@ -106,4 +93,5 @@ def _overhead(table: Table) -> Overhead:
         table.problem(
             "of", f"unknown kind of memory `{row.of}`", documents.suggest(row.of, _MEMORY_KINDS, noun="kinds of memory")
         )
+    table.done()
     return row

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Basis = Literal["exact", "estimate", "setting"]
-Verdict = Literal["fits", "fewer", "no", "unknown"]
+Verdict = Literal["fits", "fewer", "no", "refused", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +90,8 @@ class BoardFit:
     `lines` is the server's memory without a KV cache, `left` the rest of its share, for the KV cache; `kv_token` and
     `kv_sequence` are the cache of one token and of one full-length sequence. `whole` is the number of full-length
     sequences that fit at once. `longest` is the largest max-model-len for the recipe's number of sequences,
-    `longest_one` for one. Verdict `fewer`: the server starts, but not all sequences fit at full length.
+    `longest_one` for one. Verdict `fewer`: the server starts, but not all sequences fit at full length; `refused`: it
+    does not start, for the reasons in `refusals`.
     """
 
     machine: Machine | None
@@ -104,6 +105,7 @@ class BoardFit:
     longest_one: int | None
     verdict: Verdict
     remarks: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
 
     @property
     def fixed(self) -> int:
@@ -128,5 +130,5 @@ class CellFit:
 
     @property
     def fits_somewhere(self) -> bool:
-        """Whether the model fits, or may fit, on one of the boards."""
-        return any(board_fit.verdict != "no" for board_fit in self.boards)
+        """Whether the model fits, or may fit, on one of the boards, and its server starts."""
+        return any(board_fit.verdict not in ("no", "refused") for board_fit in self.boards)

@@ -31,6 +31,7 @@ _RECURRENT = ("linear_attention", "mamba", "recurrent", "conv", "mamba2", "short
 _OTHER_STATES = ("bamba", "falcon_h1", "falcon_mamba", "jamba", "mamba", "mamba2", "nemotron_h", "rwkv", "zamba2")
 _LARGEST = 1 << 40
 _MOST_LAYERS = 10_000
+_AGAIN = "fetch the model again"
 
 
 class _ModelConfig:
@@ -73,16 +74,14 @@ def read_shape(name: str, location: str, text: bytes) -> Shape:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ModelError(
-            f"model {name}: config.json is not JSON", where=location, hint="fetch the model again"
-        ) from error
+        raise ModelError(f"model {name}: config.json is not JSON", where=location, hint=_AGAIN) from error
     if not isinstance(document, dict):
-        raise ModelError(
-            f"model {name}: config.json is not a JSON object", where=location, hint="fetch the model again"
-        )
+        raise ModelError(f"model {name}: config.json is not a JSON object", where=location, hint=_AGAIN)
     config = _ModelConfig(document)
     layers = _layers(config)
     hidden = config.needed("how wide it is", *_HIDDEN)
+    # Multimodal models have it in the language model's section or beside it.
+    tied = config.get("tie_word_embeddings")
     return Shape(
         model_type=config.model_type or "unnamed",
         layers=layers if not config.unknown else (),
@@ -92,15 +91,9 @@ def read_shape(name: str, location: str, text: bytes) -> Shape:
         longest=_longest(config),
         dtype=_dtype(config),
         quantised=_quantised(config),
-        tied=bool(_either(config, "tie_word_embeddings")),
+        tied=bool(config.document.get("tie_word_embeddings") if tied is None else tied),
         unknown=tuple(config.unknown),
     )
-
-
-def _either(config: _ModelConfig, key: str) -> Any:
-    """Return a value that multimodal models have in the language model's section or beside it."""
-    value = config.get(key)
-    return config.document.get(key) if value is None else value
 
 
 def _layers(config: _ModelConfig) -> tuple[Layers, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from builder.models.fit.memory_estimate import ServingSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from builder.model.recipes import ServerSpec
     from builder.models.fit.memory_estimate import Shape
@@ -39,7 +39,8 @@ def settings_of(
     length = _integer(environment.get("JBUILD_MAX_MODEL_LEN")) or server.max_model_len or shape.longest or _NO_LENGTH
     large = gpu and memory is not None and memory >= _LARGE
     sequences = _integer(option(arguments, "--max-num-seqs"))
-    most = sequences or _sequences(gpu=gpu, large=large)
+    usual = (_SEQUENCES_LARGE if large else _SEQUENCES) if gpu else _SEQUENCES_CPU
+    most = sequences or usual
     batch = _integer(option(arguments, "--max-num-batched-tokens"))
     utilization = environment.get("JBUILD_GPU_MEMORY_UTILIZATION") or option(arguments, "--gpu-memory-utilization")
     space = _integer(environment.get("VLLM_CPU_KVCACHE_SPACE"))
@@ -75,28 +76,15 @@ def pinned_version(requires: Sequence[str]) -> str | None:
     return next((f"{match[1]}.{match[2]}" for match in matches if match), None)
 
 
-def _sequences(*, gpu: bool, large: bool) -> int:
-    if not gpu:
-        return _SEQUENCES_CPU
-    return _SEQUENCES_LARGE if large else _SEQUENCES
-
-
-def _remarks(server: ServerSpec, shape: Shape, utilization: str | None, vllm: str | None, *, gpu: bool) -> list[str]:
-    remarks = []
+def _remarks(
+    server: ServerSpec, shape: Shape, utilization: str | None, vllm: str | None, *, gpu: bool
+) -> Iterator[str]:
     if gpu and not utilization:
         used = _UTILIZATION_LATER if _is_later(vllm) else _UTILIZATION
         source = f"vLLM {vllm}'s" if vllm else "an unknown version's"
-        remarks.append(f"--gpu-memory-utilization is not set: the estimate assumes {used}, {source} default")
+        yield f"--gpu-memory-utilization is not set: the estimate assumes {used}, {source} default"
     if server.quantization and not shape.quantised:
-        remarks.append(
-            f"quantization {server.quantization} at load time is not counted, so the weights are an upper bound"
-        )
-    if shape.longest and server.max_model_len and server.max_model_len > shape.longest:
-        remarks.append(
-            f"max-model-len {server.max_model_len} is larger than the {shape.longest} tokens of config.json: "
-            "vLLM starts only with VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"
-        )
-    return remarks
+        yield f"quantization {server.quantization} at load time is not counted, so the weights are an upper bound"
 
 
 def _dtype(setting: str | None, shape: Shape) -> str:

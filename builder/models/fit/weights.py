@@ -1,4 +1,7 @@
-"""The memory of a model's weights, from its safetensors headers or, without them, from the sizes of its files."""
+"""The files of a model that are on this machine, and the memory that its weights need.
+
+That memory follows from the safetensors headers or, without them, from the sizes of the files.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,94 @@ from typing import TYPE_CHECKING
 
 from builder.errors import ModelError
 from builder.model.model_files import suffix_of
+from builder.models import model_store
 from builder.models.fit.kv_cache import element_bytes
 from builder.models.fit.memory_estimate import MemoryItem
+from builder.models.folder import list_folder, readable
+from builder.models.model_checks import check_whole
 from builder.models.safetensors import HeaderError, read_header
-from builder.models.selection import is_weight
+from builder.models.selection import CONFIG, is_weight, select
+from builder.remote.model_sources import FolderSource, locate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from builder.host.config import Config
+    from builder.host.session import Session
+    from builder.model.model_files import LockedModel
+    from builder.model.recipes import Model
     from builder.models.fit.memory_estimate import Shape
-    from builder.models.fit.model_config import ModelFiles
     from builder.models.safetensors import Tensor
 
 _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _WeightHeaders:
-    """Bytes on disk and in memory by type, from the headers; `unread` is the size of the files without a header."""
+class ModelFiles:
+    """A model's files: sizes in bytes by path; `find` returns a file's path on this machine, or None."""
 
-    stored: Counter[str]
-    loaded: Counter[str]
-    unread: int
+    name: str
+    source: str
+    sizes: dict[str, int]
+    find: Callable[[str], Path | None]
+
+    def config(self) -> tuple[str, bytes]:
+        """Return the path and the bytes of config.json.
+
+        Raises:
+            ModelError: it is not on this machine.
+        """
+        path = self.find(CONFIG)
+        if path is None:
+            hint = "download it with `jbuild models fetch`"
+            raise ModelError(f"{CONFIG} of model {self.name} is not on this machine", where=self.source, hint=hint)
+        return str(path), path.read_bytes()
+
+
+def locked_files(locked: LockedModel, recipe_folder: Path, session: Session) -> ModelFiles:
+    """Return the files of a locked model, from the store or the folder that it was locked from."""
+    source, models = locate(locked.source, recipe_folder, session.config), session.workspace.models
+    by_path = {file.path: file for file in locked.files}
+
+    def find(path: str) -> Path | None:
+        file = by_path.get(path)
+        if file is None:
+            return None
+        if model_store.has(models, file):
+            return model_store.blob(models, file.sha256)
+        local = source.path / path if isinstance(source, FolderSource) else None
+        return local if local and local.is_file() and local.stat().st_size == file.size else None
+
+    sizes = {file.path: file.size for file in locked.files}
+    return ModelFiles(name=locked.name, source=locked.source, sizes=sizes, find=find)
+
+
+def local_files(model: Model, recipe_folder: Path, config: Config) -> ModelFiles:
+    """Return the files of a model without a lock, from its folder.
+
+    Raises:
+        ModelError: the source is not a folder, or the folder's model is incomplete.
+    """
+    source = locate(model.source, recipe_folder, config)
+    if not isinstance(source, FolderSource):
+        hint = "lock the recipe's models first: `jbuild models lock RECIPE`, or `jbuild lock RECIPE`"
+        raise ModelError(
+            f"model {model.name} is not locked, and its source is not a folder", where=model.source, hint=hint
+        )
+    files, folder = list_folder(model.name, source), source.path
+    selection = select(files, model)
+    with readable(model.name):
+        small = {path: (folder / path).read_bytes() for path in (CONFIG, *selection.indexes)}
+    # An incomplete model would give too small an estimate.
+    check_whole(model, selection, small)
+    sizes = {path: files[path].st_size for path in selection.paths}
+    return ModelFiles(
+        name=model.name,
+        source=model.source,
+        sizes=sizes,
+        find=lambda path: folder / path if path in sizes else None,
+    )
 
 
 def weigh(files: ModelFiles, shape: Shape, dtype: str) -> MemoryItem:
@@ -36,22 +107,21 @@ def weigh(files: ModelFiles, shape: Shape, dtype: str) -> MemoryItem:
     Raises:
         ModelError: a weight file is damaged.
     """
-    read = _read(files, shape, dtype)
-    unread = read.unread
-    if unread and not shape.quantised:
+    stored, loaded, unread = _read(files, shape, dtype)
+    size = sum(loaded.values())
+    if unread:
         # Without headers, all numbers of a file are assumed to have the configuration's type.
-        unread = unread * element_bytes(dtype) // element_bytes(shape.dtype)
-    size = sum(read.loaded.values()) + unread
-    if read.unread:
+        size += unread if shape.quantised else unread * element_bytes(dtype) // element_bytes(shape.dtype)
         why = "sizes of the locked files; download them with `jbuild models fetch` for an exact figure"
         return MemoryItem(name="weights", size=size, basis="estimate", why=why)
-    kinds = ", ".join(f"{kind} {amount / 1e9:.3f} GB" for kind, amount in sorted(read.stored.items()))
-    run = "" if read.loaded == read.stored else f", run as {dtype}"
+    kinds = ", ".join(f"{kind} {amount / 1e9:.3f} GB" for kind, amount in sorted(stored.items()))
+    run = "" if loaded == stored else f", run as {dtype}"
     quantised = f" ({shape.quantised})" if shape.quantised else ""
     return MemoryItem(name="weights", size=size, basis="exact", why=f"safetensors headers: {kinds}{quantised}{run}")
 
 
-def _read(files: ModelFiles, shape: Shape, dtype: str) -> _WeightHeaders:
+def _read(files: ModelFiles, shape: Shape, dtype: str) -> tuple[Counter[str], Counter[str], int]:
+    """Return the bytes on disk and in memory by type, from the headers, and the size of files without a header."""
     stored: Counter[str] = Counter()
     loaded: Counter[str] = Counter()
     unread = 0
@@ -72,7 +142,7 @@ def _read(files: ModelFiles, shape: Shape, dtype: str) -> _WeightHeaders:
             if not (shape.tied and tensor.name.endswith("lm_head.weight")):
                 stored[tensor.dtype] += tensor.size
                 loaded[tensor.dtype] += _loaded(tensor, shape, dtype)
-    return _WeightHeaders(stored=stored, loaded=loaded, unread=unread)
+    return stored, loaded, unread
 
 
 def _loaded(tensor: Tensor, shape: Shape, dtype: str) -> int:

@@ -11,7 +11,7 @@ from builder.models.fit.model_shape import read_shape
 
 if TYPE_CHECKING:
     from builder.models.fit.memory_estimate import Shape
-    from builder.models.fit.model_config import ModelFiles
+    from builder.models.fit.weights import ModelFiles
 
 # vLLM takes the tokenizer of mistral-common, which has its own template, if one of these is there.
 _MISTRAL_TOKENIZERS = ("tekken.json",)

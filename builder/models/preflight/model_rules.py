@@ -56,7 +56,7 @@ def _model_type(context: ServerContext, model: ModelFacts) -> Iterator[Finding]:
         return
     if model.model_type in (*library.model_types, *release.facts.model_types) or model.code_for("AutoConfig"):
         return
-    version = context.versions.get("transformers", "")
+    version = (context.versions or {}).get("transformers", "")
     detail = f"has the model type {model.model_type}, which transformers {version} and {release} do not know"
     fix = suggest(model.model_type, library.model_types, noun="model types")
     yield model_finding(model, _CLASS, "error", "config.json", detail, f"{fix}; or require a newer transformers")
@@ -126,7 +126,7 @@ def tokenizer_files(context: ServerContext) -> Iterator[Finding]:
     slow = next((path for path in _SLOW_FILES if path in model.paths), None)
     if slow:
         packages = _SLOW_FILES[slow]
-        if not any(package in context.versions for package in packages):
+        if context.lacks(*packages):
             detail = f"is the only tokenizer, and {' and '.join(packages)} are not among the wheels"
             fix = f'add "{packages[0]}" to `requires`, or convert it to tokenizer.json with transformers'
             yield model_finding(model, _TOKENIZER, "error", slow, detail, fix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder.models.preflight.model_rules import (
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.audits import Finding
     from builder.model.locks import Job, Lock
+    from builder.models.fit.memory_estimate import BoardFit, CellFit, Verdict
     from builder.models.preflight.server_context import ServerContext
 
+# The server starts, and refuses the questions.
+_ANSWERS = ("chat-template", "model-task")
 _RULES = (
     *(server_options, parsers, context_length, parallel_sizes),
     *(quantization, cache_type, model_class, model_code, model_task),
@@ -48,6 +52,28 @@ def warn(job: Job, lock: Lock, session: Session) -> None:
             continue
         message = f"{finding.rule}: {finding.wheel}: {finding.file} {finding.detail}; {finding.fix}"
         session.console.warn(f"{job.cell.id}: {message}")
+
+
+def with_refusals(fit: CellFit, job: Job, lock: Lock | None, session: Session) -> CellFit:
+    """Add the reasons why a cell's server does not start to the estimates; the recipe's waivers take effect.
+
+    Raises:
+        DiskError: the facts of a wheel cannot be stored.
+    """
+    context = server_context(job, lock, session, [row.machine.board for row in fit.boards if row.machine])
+    ignored = (*_ANSWERS, *(waiver.rule for waiver in job.spec.waivers))
+
+    def judged(row: BoardFit) -> BoardFit:
+        boards = {name: sm for name, sm in context.boards.items() if row.machine and name == row.machine.board}
+        refusals = tuple(
+            f"{finding.wheel}: {finding.file} {finding.detail}; {finding.fix} ({finding.rule})"
+            for finding in findings(replace(context, boards=boards))
+            if finding.severity == "error" and finding.rule not in ignored
+        )
+        verdict: Verdict = "refused" if refusals and row.verdict != "no" else row.verdict
+        return replace(row, refusals=refusals, verdict=verdict)
+
+    return replace(fit, boards=tuple(map(judged, fit.boards)))
 
 
 def findings(context: ServerContext) -> tuple[Finding, ...]:

@@ -160,7 +160,8 @@ def _gpus(context: ServerContext, release: Release, method: str, min_sm: int | N
         return
     everywhere = len(lacking) == len(context.boards)
     lower = " and ".join(sorted({_sm(sm) for sm in lacking.values()}))
-    detail = f"{method} of {release} needs {_sm(min_sm)}: {lower} is lower ({joined(sorted(lacking))})"
+    owners = f"{joined(sorted(lacking))} have" if len(context.boards) > 1 else "the board has"
+    detail = f"{method} of {release} needs {_sm(min_sm)}, and {owners} {lower}"
     fix = "choose a checkpoint with another quantisation, such as AWQ or GPTQ with 4 bits"
     yield server_finding(_GPU, "error" if everywhere else "warning", "quantization", detail, fix)
 
@@ -171,7 +172,7 @@ def _sm(sm: int) -> str:
 
 def _packages(context: ServerContext, wanted: str) -> Iterator[Finding]:
     row = methods().get(wanted)
-    if row and row.package and row.package not in context.versions:
+    if row and row.package and context.lacks(row.package):
         detail = f"{wanted} needs the package {row.package}, which is not among the wheels"
         yield server_finding(_PACKAGE, "error", "quantization", detail, f'add "{row.package}" to `requires`')
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from builder.errors import ModelError
 from builder.jetson.boards import boards_for, sm_number
 from builder.model.audits import Finding
-from builder.models.fit.model_config import locked_files
+from builder.models.fit.cell_fit import served_files
 from builder.models.fit.server_options import pinned_version, settings_of
 from builder.models.preflight.arguments import parse, server_arguments, value_of
 from builder.models.preflight.model_facts import read_model
-from builder.models.preflight.wheel_sources import read_sources
+from builder.models.preflight.wheel_sources import Sources, read_sources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,21 +26,20 @@ if TYPE_CHECKING:
     from builder.models.fit.memory_estimate import ServingSettings
     from builder.models.preflight.arguments import Argument
     from builder.models.preflight.model_facts import ModelFacts
-    from builder.models.preflight.wheel_sources import Sources
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerContext:
     """A cell's server.
 
-    `versions` are those of the locked wheels, `boards` the SMs of the boards that the cell is for (87 for 8.7). `model`
-    is None if the image has none or its files cannot be read; `unread` is then the reason.
+    `versions` are those of the locked wheels, None without a lock, `boards` the SMs of the boards that the cell is for
+    (87 for 8.7). `model` is None if the image has none or its files cannot be read; `unread` is then the reason.
     """
 
     server: ServerSpec
     questions: tuple[Question, ...]
     platform: Platform
-    versions: dict[str, str]
+    versions: dict[str, str] | None
     boards: dict[str, int]
     sources: Sources
     model: ModelFacts | None = None
@@ -73,34 +72,38 @@ class ServerContext:
         """The environment of the server, as the recipe sets it."""
         return dict(self.server.environment)
 
+    def lacks(self, *packages: str) -> bool:
+        """Return whether none of these packages is among the locked wheels."""
+        return self.versions is not None and not any(package in self.versions for package in packages)
+
     @property
     def trusts_code(self) -> bool:
         """Whether the server may run the model's own code."""
         return self.option("--trust-remote-code") is not None
 
 
-def server_context(job: Job, lock: Lock, session: Session) -> ServerContext:
-    """Return the server of a locked cell.
+def server_context(job: Job, lock: Lock | None, session: Session, boards: Sequence[str] = ()) -> ServerContext:
+    """Return the server of a cell, on these boards, else the recipe's, else all that suit.
+
+    Without a lock, nothing is known about the cell's wheels.
 
     Raises:
         DiskError: the facts of a wheel cannot be stored.
     """
-    spec, platform = job.spec, lock.platform
-    named = boards_for(platform, job.recipe.boards)
+    spec, platform = job.spec, job.platform
+    named = boards_for(platform, boards or job.recipe.boards)
     context = ServerContext(
         server=spec.server,
         questions=spec.smoke.questions,
         platform=platform,
-        versions=lock.versions,
+        versions=lock.versions if lock else None,
         boards={board.name: sm_number(board.sm) for board in named},
-        sources=read_sources(lock.wheels, session),
+        sources=read_sources(lock.wheels, session) if lock else Sources(),
     )
-    locked = next((model for model in lock.models if model.name == spec.server.model), None)
-    if locked is None:
+    if not any(model.name == spec.server.model for model in spec.models):
         return context
     try:
-        files = locked_files(locked, job.recipe.path.parent, session.config, session.workspace.models)
-        return replace(context, model=read_model(files))
+        return replace(context, model=read_model(served_files(job, lock.models if lock else None, session)))
     except ModelError as error:
         return replace(context, unread=error.message)
 

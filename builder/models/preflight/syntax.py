@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 # Larger modules are generated code; vLLM's largest one that is read here has 0.2 MB.
 _LONGEST = 4 << 20
@@ -23,8 +23,8 @@ class Module:
 
     @cached_property
     def assignments(self) -> dict[str, ast.expr]:
-        """The values that names get at the module's top level; the last one counts."""
-        return {name: value for statement in self._tree.body for name, value in _assigned(statement)}
+        """The values that names get outside functions and classes; the last one counts."""
+        return {name: value for statement in _statements(self._tree.body) for name, value in _assigned(statement)}
 
     @cached_property
     def classes(self) -> dict[str, ast.ClassDef]:
@@ -66,6 +66,14 @@ def _parsed(source: bytes | None) -> ast.Module:
             return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ast.Module(body=[], type_ignores=[])
+
+
+def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements of a module, with those under `if`, `else` and `try`."""
+    for statement in body:
+        yield statement
+        if isinstance(statement, (ast.If, ast.Try)):
+            yield from _statements((*statement.body, *statement.orelse))
 
 
 def _assigned(statement: ast.stmt) -> Iterator[tuple[str, ast.expr]]:

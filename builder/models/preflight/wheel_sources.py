@@ -17,7 +17,6 @@ from builder.remote.download import local_path
 from builder.remote.index.listing import addresses
 from builder.remote.index.logins import Logins
 from builder.remote.index.remote_wheel import FLAWS, NoRangesError, RemoteFile, with_archive
-from builder.remote.wheelhouse import path_of
 
 if TYPE_CHECKING:
     import zipfile
@@ -103,11 +102,11 @@ def _in_archive(wheel: LockedWheel, read: Callable[[zipfile.ZipFile], _Facts], s
         NetworkError: the server does not answer, or does not support ranges.
     """
     address = addresses(wheel.url, session.config.index_mirrors)[0].url
-    kept = path_of(wheel, session.workspace.wheels)
+    kept = session.workspace.wheel(wheel.sha256, wheel.filename)
     if local := kept if kept.is_file() else local_path(address):
         with local.open("rb") as file:
             return with_archive(file, read)
-    get = partial(Logins(session.config).get, http.session(session.config), stream=True)
+    get = Logins(session.config, http.session(session.config)).get
     try:
         return with_archive(RemoteFile(address, get), read)
     except NoRangesError as error:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from builder.host.files import write_text
 from builder.image.oci import virtual_blob
-from builder.project.cache.cache_usage import CacheEntry
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -17,6 +16,23 @@ if TYPE_CHECKING:
 KIND = "images"
 # Manifests are small: larger blobs are not read.
 _LONGEST_MANIFEST = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheEntry:
+    """One entry of the cache, removed as a whole; `size` in bytes, `used` in seconds since the epoch.
+
+    `frees` are the bytes that removal frees: files that a rendered cell links to stay. `content` is the sha256 of the
+    entry's content, None for leftovers of a process. `locked`: a lock of this project needs it.
+    """
+
+    kind: str
+    path: Path
+    content: str | None
+    size: int
+    frees: int
+    used: float
+    locked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

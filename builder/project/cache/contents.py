@@ -1,25 +1,46 @@
-"""The contents of the cache by kind, without `engine/` and `stand-in/`."""
+"""The contents of the cache by kind, without `engine/` and `stand-in/`, and those that this project needs."""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from builder.errors import LockError
+from builder.host.paths import CellFolder
 from builder.image.wheels.tree import is_current
-from builder.project.cache.cache_usage import CacheEntry, KindSummary
-from builder.project.cache.cached_images import borrowed, image_entries
+from builder.lock import lockfile
+from builder.models import model_pins
+from builder.pipeline.cell import CellRecords
+from builder.project.cache.cached_images import CacheEntry, borrowed, image_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from builder.host.paths import Workspace
-    from builder.project.cache.references import References
 
-_SHA256 = 64
-_HEX = frozenset("0123456789abcdef")
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class References:
+    """The sha256 of wheels (and of interpreters' archives) and of models' files, and the digests of images."""
+
+    wheels: frozenset[str] = frozenset()
+    models: frozenset[str] = frozenset()
+    images: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KindSummary:
+    """The entries of one kind, and those that this project's locks need; sizes in bytes."""
+
+    kind: str
+    entries: int
+    size: int
+    locked_entries: int
+    locked_size: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,19 +72,49 @@ KINDS = (
 IMAGES, MODELS, UV = "images", "models", "uv"
 
 
-def entries(workspace: Workspace, references: References) -> Iterator[CacheEntry]:
+def references(workspace: Workspace, on_unreadable: Callable[[LockError], object] | None = None) -> References:
+    """Read all locks and records of the project; `on_unreadable` gets the errors of unreadable locks.
+
+    Raises:
+        LockError: a lock is damaged or of another format, and `on_unreadable` is None.
+    """
+    locks = []
+    for path in sorted((workspace.project / "locks").glob("*/pylock.*.toml")):
+        try:
+            locks.append(lockfile.read_file(path))
+        except LockError as error:
+            if on_unreadable is None:
+                raise
+            on_unreadable(error)
+    shared = [
+        pin.model for path in (workspace.project / "locks").glob("*/models.toml") for pin in model_pins.read(path)
+    ]
+    cells = sorted((workspace.project / "build").glob("*/*"))
+    images = [CellRecords(CellFolder(path=path)).image() for path in cells]
+    interpreters = {lock.interpreter.sha256 for lock in locks if lock.interpreter}
+    return References(
+        wheels=frozenset(interpreters).union(wheel.sha256 for lock in locks for wheel in lock.wheels),
+        models=frozenset(
+            file.sha256 for model in (*shared, *(m for lock in locks for m in lock.models)) for file in model.files
+        ),
+        images=frozenset(image.digest for image in images if image),
+    )
+
+
+def entries(workspace: Workspace, needed: References) -> Iterator[CacheEntry]:
     """Yield all removable entries of the cache except uv's; images by their manifests."""
-    lent = borrowed(workspace.images, references.images)
+    lent = borrowed(workspace.images, needed.images)
+    needed_contents = {"wheels": needed.wheels, "models": needed.models}
     for kind in KINDS:
         for path in sorted((workspace.cache / kind.folder).glob(kind.pattern)):
-            entry = _entry(kind, path, references)
+            entry = _entry(kind, path, needed_contents.get(kind.of, frozenset()))
             if entry and kind.name == MODELS and path.name in lent.used:
                 # Images need them.
                 used = max(entry.used, lent.used[path.name])
                 entry = replace(entry, used=used, locked=entry.locked or path.name in lent.locked)
             if entry:
                 yield entry
-    yield from image_entries(workspace.images, references.images)
+    yield from image_entries(workspace.images, needed.images)
 
 
 def summarise(all_entries: Iterable[CacheEntry], workspace: Workspace) -> tuple[KindSummary, ...]:
@@ -94,18 +145,18 @@ def measure(path: Path) -> tuple[int, int, float]:
     return size, frees, state.st_ctime
 
 
-def _entry(kind: Kind, path: Path, references: References) -> CacheEntry | None:
+def _entry(kind: Kind, path: Path, needed: frozenset[str]) -> CacheEntry | None:
     if path.name.endswith(".lock"):
         return None
-    name = path.name[:_SHA256]
-    content = name if len(name) == _SHA256 and _HEX.issuperset(name) else None
+    match = re.match(r"[0-9a-f]{64}", path.name)
+    content = match[0] if match else None
     try:
         size, frees, used = measure(path)
     except FileNotFoundError:  # another process was faster
         return None
     if kind.name == "wheels" and not size:
         return None
-    locked = content is not None and content in references.of(kind.of)
+    locked = content is not None and content in needed
     if kind.name == "trees":
         locked = locked and is_current(path.name)
     return CacheEntry(kind=kind.name, path=path, content=content, size=size, frees=frees, used=used, locked=locked)

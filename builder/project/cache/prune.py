@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
@@ -14,10 +15,8 @@ from builder.host.file_locks import abandoned, alone
 from builder.host.files import disk_errors
 from builder.host.process import run
 from builder.lock.solve import uv
-from builder.project.cache.cache_usage import CacheEntry, Pruned, PruneResult
 from builder.project.cache.cached_images import borrowed, forget_gone, removable
-from builder.project.cache.contents import IMAGES, KINDS, MODELS, UV, entries, measure
-from builder.project.cache.references import NOTHING, references
+from builder.project.cache.contents import IMAGES, KINDS, MODELS, UV, References, entries, measure, references
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,9 +24,29 @@ if TYPE_CHECKING:
 
     from builder.host.paths import Workspace
     from builder.host.session import Session
+    from builder.project.cache.cached_images import CacheEntry
 
 # While another jbuild runs, it may need entries that were used this recently (seconds).
 _RECENT_S = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pruned:
+    """The removed entries of a kind: their number, their bytes, and the bytes freed."""
+
+    kind: str
+    entries: int
+    size: int
+    frees: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PruneResult:
+    """The result of a prune. `busy`: another jbuild was running, so images stayed; `skipped` entries were in use."""
+
+    kinds: tuple[Pruned, ...]
+    busy: bool
+    skipped: int
 
 
 def prune(session: Session, *, older_than_s: float, keep_locked: bool, dry_run: bool) -> PruneResult:
@@ -41,7 +60,7 @@ def prune(session: Session, *, older_than_s: float, keep_locked: bool, dry_run: 
         DiskError: an entry cannot be removed.
     """
     workspace = session.workspace
-    needed = references(workspace) if keep_locked else NOTHING
+    needed = references(workspace) if keep_locked else References()
     with disk_errors(workspace.cache), alone(workspace) as unwatched:
         before = time.time() - (older_than_s if unwatched else max(older_than_s, _RECENT_S))
         unused = [entry for entry in entries(workspace, needed) if not entry.locked and entry.used < before]
@@ -102,10 +121,7 @@ def _remove(entry: CacheEntry, workspace: Workspace, before: float, *, unwatched
 def _locked(entry: CacheEntry, workspace: Workspace) -> Iterator[bool]:
     """Hold the lock of the processes that make this entry; yield False if one of them holds it."""
     path = _lock_of(entry, workspace)
-    if path is None:
-        yield True
-        return
-    if not path.parent.is_dir():
+    if path is None or not path.parent.is_dir():
         yield True
         return
     lock = FileLock(path)

@@ -1,4 +1,4 @@
-"""Cells as jobs of a GitHub matrix. `runners.toml` lists GitHub's runners and limits."""
+"""Cells as jobs of a GitHub matrix. `runners.toml` has GitHub's usual runner and limits."""
 
 from __future__ import annotations
 
@@ -62,19 +62,11 @@ class CiPlan:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Runner:
-    """A runner of GitHub's own, and the architecture of its processor."""
-
-    label: str
-    architecture: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class GitHub:
-    """GitHub's runners; `most_jobs` is the limit of a matrix."""
+    """The limit of jobs in a matrix, and the label of the runner for cells without one."""
 
     most_jobs: int
-    runners: tuple[Runner, ...]
+    usual_runner: str
 
 
 def plan(selected: Selected, runners: Mapping[str, str], changed: Changes | None = None, since: str = "") -> CiPlan:
@@ -91,14 +83,19 @@ def plan(selected: Selected, runners: Mapping[str, str], changed: Changes | None
     for recipe, cells in selected:
         for cell in cells:
             if cell.impossible:
-                reason = cell.impossible
-                skipped.append(Skipped(recipe=recipe.name, cell=cell.id, status="impossible", reason=reason))
+                skipped.append(Skipped(recipe=recipe.name, cell=cell.id, status="impossible", reason=cell.impossible))
             elif changed is not None and not changed.get((recipe.name, cell.id)):
                 reason = f"no input changed since {since}"
                 skipped.append(Skipped(recipe=recipe.name, cell=cell.id, status="unchanged", reason=reason))
             else:
                 include.append(_entry(recipe, cell, runners))
-    _check_count(include)
+    most = github().most_jobs
+    if len(include) > most:
+        raise UsageError(
+            f"{len(include)} cells are more than the {most} jobs that a matrix of GitHub's may have",
+            where=", ".join(dict.fromkeys(entry.recipe for entry in include)),
+            hint="choose some with --cell axis=value or --changed-since FILE, or call the workflow once for each part",
+        )
     return CiPlan(include=tuple(include), skipped=tuple(skipped))
 
 
@@ -111,47 +108,30 @@ def outputs(ci_plan: CiPlan) -> str:
 def _entry(recipe: Recipe, cell: Cell, runners: Mapping[str, str]) -> MatrixEntry:
     runner, board = runners_of(recipe, cell)
     architecture = recipe.architecture
-    usual = github().runners[0].label
     return MatrixEntry(
         recipe=recipe.name,
         cell=cell.id,
         name=f"{recipe.name} {cell.id}",
         architecture=architecture,
         platform=f"linux/{architecture}",
-        runner=runners.get(architecture) or runners.get("") or runner or usual,
+        runner=runners.get(architecture) or runners.get("") or runner or github().usual_runner,
         smoke_runner=board or "",
     )
 
 
-def _check_count(include: Sequence[MatrixEntry]) -> None:
-    most = github().most_jobs
-    if len(include) > most:
-        raise UsageError(
-            f"{len(include)} cells are more than the {most} jobs that a matrix of GitHub's may have",
-            where=", ".join(dict.fromkeys(entry.recipe for entry in include)),
-            hint="choose some with --cell axis=value or --changed-since FILE, or call the workflow once for each part",
-        )
-
-
 @cache
-def github(path: Path = DATA) -> GitHub:
-    """Return GitHub's runners and limits.
+def github() -> GitHub:
+    """Return GitHub's usual runner and limits.
 
     Raises:
         DocumentError: the table has mistakes.
     """
-    return documents.load(path, "the table of runners has mistakes", _parse)
+    return documents.load(DATA, "the table of runners has mistakes", _parse)
 
 
 def _parse(root: Table) -> GitHub:
-    most = root.integer("most-jobs", low=1)
-    root.string("source")
-    runners = []
-    for table in root.tables("runners"):
-        label = table.string("label", pattern=patterns.RUNNER, noun="a runner's label")
-        runners.append(Runner(label=label, architecture=table.string("architecture", pattern="amd64|arm64")))
-        table.string("source")
-        table.done()
-    if not runners:
-        root.problem("runners", "there is no runner", "add a [[runners]] table")
-    return GitHub(most_jobs=most, runners=tuple(runners))
+    root.expect(("most-jobs-source", "usual-runner-source"))
+    return GitHub(
+        most_jobs=root.integer("most-jobs", low=1),
+        usual_runner=root.string("usual-runner", pattern=patterns.RUNNER, noun="a runner's label"),
+    )

@@ -1,9 +1,12 @@
-"""The records of a comparison."""
+"""Compares two sides of a difference: a pure function of their records."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 Kind = Literal["lock", "cell", "image"]
 
@@ -104,3 +107,89 @@ class Difference:
         changes = [change for change in (self.packages, self.models) if change]
         layers = self.layers is not None and bool(self.layers.removed or self.layers.added)
         return not (any(change.changed for change in changes) or self.base or layers or self.pull)
+
+
+def compare(before: ComparedSide, after: ComparedSide) -> Difference:
+    """Return the difference between two sides."""
+    return Difference(
+        before=before,
+        after=after,
+        packages=_packages(before, after),
+        models=_changes(before.models, after.models),
+        base=_base(before.base, after.base),
+        layers=_layers(before.layers, after.layers),
+        pull=_pull(before, after),
+        whole=sum(size for _, size in after.blobs) if after.blobs is not None else None,
+        notes=tuple(_notes(before, after)),
+    )
+
+
+def _packages(before: ComparedSide, after: ComparedSide) -> Changes | None:
+    one, two = before.packages, after.packages
+    if one is None or two is None:
+        return None
+    if before.partial or after.partial:
+        # Labels have the versions of a few packages, without hashes: only those are comparable.
+        named, other_named = _by_label(one), _by_label(two)
+        both = set(named) & set(other_named)
+        return _changes([named[name] for name in both], [other_named[name] for name in both])
+    return _changes(one, two)
+
+
+def _by_label(packages: Sequence[ComparedPart]) -> dict[str, ComparedPart]:
+    """Return packages by their names in labels, identified by their versions alone."""
+    by_name = {package.name.removesuffix("-cpu"): package for package in packages}
+    return {name: replace(package, name=name, content=package.version, size=None) for name, package in by_name.items()}
+
+
+def _changes(before: Sequence[ComparedPart] | None, after: Sequence[ComparedPart] | None) -> Changes | None:
+    if before is None or after is None:
+        return None
+    one, two = ({part.name: part for part in parts} for parts in (before, after))
+    same = {name for name in one.keys() & two.keys() if one[name].content == two[name].content}
+    changed = [(name, one.get(name), two.get(name)) for name in sorted({*one, *two} - same)]
+    return Changes(
+        changed=tuple(
+            PartChange(
+                name=name,
+                before=old.version if old else None,
+                after=new.version if new else None,
+                size=new.size if new else None,
+            )
+            for name, old, new in changed
+        ),
+        same=len(same),
+    )
+
+
+def _base(before: ComparedPart | None, after: ComparedPart | None) -> PartChange | None:
+    if before is None or after is None or before.content == after.content:
+        return None
+    return PartChange(name=after.name, before=before.version, after=after.version)
+
+
+def _layers(before: Sequence[Layer] | None, after: Sequence[Layer] | None) -> LayerChanges | None:
+    if before is None or after is None:
+        return None
+    built = all(layer.digest for layer in (*before, *after))
+    one, two = ({layer.digest if built else layer.name: layer for layer in layers} for layers in (before, after))
+    return LayerChanges(
+        removed=tuple(layer for key, layer in one.items() if key not in two),
+        added=tuple(layer for key, layer in two.items() if key not in one),
+        kept=tuple(layer for key, layer in two.items() if key in one),
+    )
+
+
+def _pull(before: ComparedSide, after: ComparedSide) -> int | None:
+    if before.blobs is None or after.blobs is None:
+        return None
+    present = {digest for digest, _ in before.blobs}
+    return sum(size for digest, size in after.blobs if digest not in present)
+
+
+def _notes(before: ComparedSide, after: ComparedSide) -> Iterator[str]:
+    for side in (before, after):
+        if side.packages is None or side.partial:
+            yield f"the lock of image {side.name} is not in this project: only the packages of its labels are compared"
+        if side.blobs is None:
+            yield f"{side.name} has no built image on this machine: the size of the pull is unknown"

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import RecipeError, RegistryError
-from builder.image.oci.layout import blob, read_image
+from builder.image.oci.layout import read_config, read_image
+from builder.model.images import Descriptor, Image
 from builder.project.diff.difference import ComparedPart, Layer
+from builder.publish.image_source import labels_of
+from builder.remote.registry.base_lookup import connect_to
 from builder.remote.registry.reference import Reference
-from builder.remote.registry.registry_client import INDEXES, connect
+from builder.remote.registry.registry_client import INDEXES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,32 +29,25 @@ _LABELLED = ("vllm", "torch", "python")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageContents:
-    """An image: its layers, all blobs that a device pulls, and its labels."""
+    """An image, and its layers with their names."""
 
-    name: str
-    digest: str
+    image: Image
     layers: tuple[Layer, ...]
-    blobs: tuple[tuple[str, int], ...]
-    labels: dict[str, str]
 
     @property
-    def recipe(self) -> str | None:
-        """The image's recipe."""
-        return self.labels.get("io.jbuild.recipe")
+    def labels(self) -> dict[str, str]:
+        """The image's labels."""
+        return dict(self.image.labels)
 
     @property
-    def cell(self) -> str | None:
-        """The image's cell."""
-        return self.labels.get("io.jbuild.cell")
-
-    @property
-    def lock(self) -> str | None:
-        """The checksum of the image's lock."""
-        return self.labels.get("io.jbuild.lock")
+    def fields(self) -> dict[str, Any]:
+        """Layers, digest and all blobs that a device pulls, as fields of a `ComparedSide`."""
+        blobs = {blob.digest: blob.size for blob in (self.image.config, *self.image.layers)}
+        return {"layers": self.layers, "blobs": tuple(blobs.items()), "digest": self.image.digest}
 
     @property
     def labelled(self) -> dict[str, Any]:
-        """Packages and base from the labels, as fields of a `Subject`."""
+        """Packages and base from the labels, as fields of a `ComparedSide`."""
         read = {name: self.labels.get(f"io.jbuild.{name}") for name in _LABELLED}
         name, digest = (self.labels.get(f"org.opencontainers.image.base.{key}") for key in ("name", "digest"))
         return {
@@ -65,16 +61,14 @@ class ImageContents:
         }
 
 
-def of_layout(name: str, digest: str, layout: Path) -> ImageContents:
+def of_layout(digest: str, layout: Path) -> ImageContents:
     """Return an image of the cache.
 
     Raises:
         BuildError: it is not in the cache.
     """
     image = read_image(layout, digest, "")
-    manifest = json.loads(blob(layout, digest).read_bytes())
-    config = json.loads(blob(layout, image.config.digest).read_bytes())
-    return _image(name, digest, manifest, config)
+    return ImageContents(image=image, layers=layers_of(image, read_config(layout, image)))
 
 
 def of_registry(name: str, config: Config, architecture: str) -> ImageContents:
@@ -85,16 +79,13 @@ def of_registry(name: str, config: Config, architecture: str) -> ImageContents:
         RecipeError: the name is not an image name, or the image is for other architectures.
     """
     reference = Reference.parse(name)
-    own_hosts = {Reference.parse(f"{registry}/x").host for registry in config.registries}
-    client = connect(reference.host, config, own=own_hosts)
+    client = connect_to(reference, config)
     try:
         content, descriptor = client.get_manifest(reference.repository, reference.tag_or_digest)
-        document = json.loads(content)
         if descriptor.media_type in INDEXES:
-            digest = _of_architecture(document, architecture, name)
+            digest = _of_architecture(json.loads(content), architecture, name)
             content, descriptor = client.get_manifest(reference.repository, digest)
-            document = json.loads(content)
-        return _image(name, descriptor.digest, document, _config(client, reference.repository, document))
+        return _of_manifest(content, descriptor, client, reference.repository)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RegistryError(
             "the registry's manifest is not valid", where=name, hint="check that it is a container image"
@@ -114,36 +105,27 @@ def _of_architecture(index: dict[str, Any], architecture: str, name: str) -> str
     raise RecipeError(f"the image is for {available}, not for {architecture}", where=name, hint="use its digest")
 
 
-def _config(client: RegistryClient, repository: str, manifest: dict[str, Any]) -> dict[str, Any]:
-    if int(manifest["config"]["size"]) > _LONGEST_CONFIG:
-        raise ValueError("not a configuration")
-    config: dict[str, Any] = json.loads(client.read_blob(repository, str(manifest["config"]["digest"])))
-    return config
-
-
-def _image(name: str, digest: str, manifest: dict[str, Any], config: dict[str, Any]) -> ImageContents:
-    described = [(str(entry["digest"]), int(entry["size"])) for entry in manifest["layers"]]
-    names = _names(config, len(described))
-    config_blob = (str(manifest["config"]["digest"]), int(manifest["config"]["size"]))
-    labels = (config.get("config") or {}).get("Labels") or {}
-    return ImageContents(
-        name=name,
-        digest=digest,
-        layers=tuple(
-            Layer(name=layer_name, digest=blob_digest, size=size)
-            for layer_name, (blob_digest, size) in zip(names, described, strict=True)
-        ),
-        blobs=tuple({config_blob[0]: config_blob, **{entry[0]: entry for entry in described}}.values()),
-        labels={str(key): str(value) for key, value in labels.items()},
+def _of_manifest(content: bytes, manifest: Descriptor, client: RegistryClient, repository: str) -> ImageContents:
+    document = json.loads(content)
+    config, *layers = (
+        Descriptor(media_type=str(blob.get("mediaType")), digest=str(blob["digest"]), size=int(blob["size"]))
+        for blob in (document["config"], *document["layers"])
     )
+    if config.size > _LONGEST_CONFIG:
+        raise ValueError("not a configuration")
+    settings = client.read_blob(repository, config.digest)
+    image = Image(platform="", manifest=manifest, config=config, layers=tuple(layers), labels=labels_of(settings))
+    return ImageContents(image=image, layers=layers_of(image, json.loads(settings)))
 
 
-def _names(config: dict[str, Any], count: int) -> list[str]:
-    """Return a name for each layer, from the image's history if it is complete."""
+def layers_of(image: Image, config: dict[str, Any]) -> tuple[Layer, ...]:
+    """Return an image's layers, with names from the history in its configuration if that is complete."""
     steps = [str(step.get("created_by") or "") for step in config.get("history") or () if not step.get("empty_layer")]
-    if len(steps) != count:
-        return [f"layer {index}" for index in range(1, count + 1)]
-    return [_name(step, index) for index, step in enumerate(steps, 1)]
+    names = [_name(step, index) for index, step in enumerate(steps, 1)]
+    if len(names) != len(image.layers):
+        names = [f"layer {index}" for index in range(1, len(image.layers) + 1)]
+    named = zip(names, image.layers, strict=True)
+    return tuple(Layer(name=name, digest=layer.digest, size=layer.size) for name, layer in named)
 
 
 def _name(step: str, index: int) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from builder.host.paths import CellFolder
     from builder.host.session import Session
     from builder.model.locks import Lock
+    from builder.project.diff.image_contents import ImageContents
 
 _CELL = rf"(?P<recipe>{patterns.RECIPE_NAME})(?:/(?P<cell>[A-Za-z0-9_-]+))?"
 
@@ -37,7 +38,8 @@ def subject(name: str, session: Session, architecture: str) -> ComparedSide:
     """
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
-        return _of_lock(name, lockfile.read_file(path), session)
+        lock = lockfile.read_file(path)
+        return ComparedSide(name=name, kind="lock", **fields_of(lock), **_built(lock, session))
     if path.suffix == ".toml":
         hint = "`jbuild diff RECIPE/CELL …` finds a cell's lock itself; locks are in locks/RECIPE/"
         raise UsageError(f"there is no lock at `{printable(name)}`", hint=hint)
@@ -45,7 +47,7 @@ def subject(name: str, session: Session, architecture: str) -> ComparedSide:
         if not blob(session.workspace.images, name).is_file():
             hint = "`jbuild tags RECIPE` shows what is published: HOST/NAME@DIGEST names an image of a registry"
             raise UsageError(f"the cache holds no image {name}", hint=hint)
-        return _with_lock(of_layout(name, name, session.workspace.images), session)
+        return _of_image(name, of_layout(name, session.workspace.images), session)
     if name.startswith("sha256:"):
         raise UsageError(f"`{printable(name)}` is not a full digest", hint="a digest is sha256: and 64 digits")
     recipe_and_cell = _cell(name, session)
@@ -56,7 +58,7 @@ def subject(name: str, session: Session, architecture: str) -> ComparedSide:
         recipes = [*recipe_paths(session.workspace.recipe_folders), *_locked_recipes(session)]
         hint = suggest(name.partition("/")[0], recipes, noun="recipes")
         raise UsageError(f"`{name}` is neither a lock, nor a recipe, nor an image with a tag", hint=hint)
-    return _with_lock(of_registry(name, session.config, architecture), session)
+    return _of_image(name, of_registry(name, session.config, architecture), session)
 
 
 def _locked_recipes(session: Session) -> list[str]:
@@ -91,34 +93,28 @@ def _locked_cells(recipe: str, session: Session) -> list[str]:
     return sorted(path.name.removeprefix("pylock.").removesuffix(".toml") for path in folder.glob("pylock.*.toml"))
 
 
-def _of_lock(name: str, lock: Lock, session: Session) -> ComparedSide:
-    return ComparedSide(name=name, kind="lock", **fields_of(lock), **_built(name, lock, session))
-
-
 def _of_cell(name: str, recipe: str, cell: str, session: Session) -> ComparedSide:
     lock = lockfile.read_file(session.workspace.lock(recipe, cell))
-    fields = fields_of(lock) | _built(name, lock, session)
+    fields = fields_of(lock) | _built(lock, session)
     fields.setdefault("layers", _planned(session.workspace.cell(recipe, cell), lock))
     return ComparedSide(name=name, kind="cell", **fields)
 
 
-def _built(name: str, lock: Lock, session: Session) -> dict[str, Any]:
+def _built(lock: Lock, session: Session) -> dict[str, Any]:
     """Return the fields of the image that was built from a lock on this machine; empty without one."""
     if not _are_names(lock.recipe, lock.cell):
         return {}
     image = CellRecords(session.workspace.cell(lock.recipe, lock.cell)).image()
     if image is None or not is_whole(session.workspace.images, image):
         return {}
-    built = of_layout(name, image.digest, session.workspace.images)
+    built = of_layout(image.digest, session.workspace.images)
     # The image may be of another lock of this cell.
-    if built.lock != lockfile.content(lock):
-        return {}
-    return {"layers": built.layers, "blobs": built.blobs, "digest": built.digest}
+    return built.fields if built.labels.get("io.jbuild.lock") == lockfile.content(lock) else {}
 
 
-def _are_names(recipe: str | None, cell: str | None) -> bool:
+def _are_names(recipe: str, cell: str) -> bool:
     """Return whether names from a file or an image are safe parts of a path."""
-    return bool(re.fullmatch(patterns.RECIPE_NAME, recipe or "") and re.fullmatch(r"[A-Za-z0-9_-]+", cell or ""))
+    return bool(re.fullmatch(_CELL, f"{recipe}/{cell}"))
 
 
 def _planned(folder: CellFolder, lock: Lock) -> tuple[Layer, ...] | None:
@@ -128,25 +124,18 @@ def _planned(folder: CellFolder, lock: Lock) -> tuple[Layer, ...] | None:
     return tuple(Layer(name=name) for name in plan.layers)
 
 
-def _with_lock(image: Any, session: Session) -> ComparedSide:
+def _of_image(name: str, contents: ImageContents, session: Session) -> ComparedSide:
     """Return an image with the fields of its lock, if that lock is in this project."""
-    lock = _lock_of(image.recipe, image.cell, image.lock, session)
-    fields = fields_of(lock) if lock else image.labelled
-    return ComparedSide(
-        name=image.name, kind="image", layers=image.layers, blobs=image.blobs, digest=image.digest, **fields
-    )
-
-
-def _lock_of(recipe: str | None, cell: str | None, content: str | None, session: Session) -> Lock | None:
-    path = session.workspace.lock(str(recipe), str(cell)) if _are_names(recipe, cell) else None
-    if path is None or not path.is_file():
-        return None
-    lock = lockfile.read_file(path)
-    return lock if lockfile.content(lock) == content else None
+    recipe, cell = (contents.labels.get(f"io.jbuild.{key}", "") for key in ("recipe", "cell"))
+    path = session.workspace.lock(recipe, cell) if _are_names(recipe, cell) else None
+    lock = lockfile.read_file(path) if path and path.is_file() else None
+    is_own = lock and lockfile.content(lock) == contents.labels.get("io.jbuild.lock")
+    fields = fields_of(lock) if lock and is_own else contents.labelled
+    return ComparedSide(name=name, kind="image", **contents.fields, **fields)
 
 
 def fields_of(lock: Lock) -> dict[str, Any]:
-    """Return packages, models and base of a lock, as fields of a `Subject`."""
+    """Return packages, models and base of a lock, as fields of a `ComparedSide`."""
     base = lock.base
     return {
         "packages": tuple(

@@ -1,4 +1,4 @@
-"""The table of checks: why each one matters, its possible problems, and their fixes."""
+"""The table of checks (why each one matters, its possible problems, and their fixes), and their results."""
 
 from __future__ import annotations
 
@@ -6,16 +6,53 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from builder.host.toml import documents
-from builder.project.doctor.check_records import Check, State
 
 if TYPE_CHECKING:
+    from builder.host.engine.docker import Engine
+    from builder.host.session import Session
     from builder.host.toml.documents import Table
+    from builder.model.locks import Job
+    from builder.model.recipes import Recipe
 
 DATA = Path(__file__).with_name("checks.toml")
+# An error stops something that this machine is set up for; a warning makes it slower or limits it.
+State = Literal["ok", "warning", "error", "not applicable"]
 _STATES: dict[str, State] = {"warning": "warning", "error": "error"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """A check's result: its state, the finding, the reason why it matters, and the fix.
+
+    `fix` is a safe command that `--fix` runs; `mend` is the fix in words.
+    """
+
+    name: str
+    state: State
+    found: str
+    why: str
+    mend: str | None = None
+    fix: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DoctorContext:
+    """The machine to check, and the recipe to check it for, if any.
+
+    `engine` is None if none answers; `refusal` is then the reason and `hint` the fix. `root` contains the machine's
+    `proc`, `sys` and `etc`.
+    """
+
+    session: Session
+    engine: Engine | None = None
+    refusal: str = ""
+    hint: str = ""
+    recipe: Recipe | None = None
+    jobs: tuple[Job, ...] = ()
+    root: Path = Path("/")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,8 +85,7 @@ def check_rows() -> dict[str, CheckRow]:
     Raises:
         DocumentError: the table has mistakes.
     """
-    rows = documents.load(DATA, "the doctor's checks have mistakes", _parse)
-    return {row.name: row for row in rows}
+    return documents.load(DATA, "the doctor's checks have mistakes", _parse)
 
 
 def ok(name: str, text: str) -> Check:
@@ -75,8 +111,8 @@ def problem(name: str, problem_id: str, text: str, *, fixable: bool = True, **va
     return Check(name=name, state=row.state, found=text, why=check.why, mend=mend, fix=fix)
 
 
-def _parse(root: Table) -> tuple[CheckRow, ...]:
-    return tuple(_check(table) for table in root.tables("checks"))
+def _parse(root: Table) -> dict[str, CheckRow]:
+    return {row.name: row for row in map(_check, root.tables("checks"))}
 
 
 def _check(table: Table) -> CheckRow:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.model.locks import Lock
-    from builder.project.doctor.check_records import Check, DoctorContext
+    from builder.project.doctor.check_table import Check, DoctorContext
 
 # A CPU recipe takes about 8 GB of wheels, trees, layers and engine store; a CUDA stack five times as much.
 _USUAL = 20e9
@@ -39,7 +39,8 @@ class Need:
 def check(case: DoctorContext) -> Iterator[Check]:
     """Compare free and needed space, as a sum if cache and engine are on one disk."""
     need = needed(case) if case.recipe else None
-    cache = _existing(case.session.workspace.cache)
+    folder = case.session.workspace.cache
+    cache = next(path for path in (folder, *folder.parents) if path.exists())
     engine = _engine_folder(case)
     if need is None or len(need.unknown) == len(case.jobs):
         yield _compare(cache, _USUAL, "no cell is locked; a usual recipe needs" if need else "a recipe needs")
@@ -54,14 +55,17 @@ def check(case: DoctorContext) -> Iterator[Check]:
 
 def needed(case: DoctorContext) -> Need:
     """Return the space that the recipe's cells still need; shared files count once."""
+    workspace = case.session.workspace
     locks, unknown = [], []
-    for job in case.jobs:
-        lock = _lock(case, job.cell.id)
+    for recipe, cell in ((job.recipe.name, job.cell.id) for job in case.jobs):
+        try:
+            lock = lockfile.read(workspace.lock(recipe, cell), recipe=recipe, cell=cell)
+        except LockError:
+            lock = None
         if lock is None:
-            unknown.append(job.cell.id)
+            unknown.append(cell)
         elif not _built(case, lock):
             locks.append(lock)
-    workspace = case.session.workspace
     wheels = {wheel.sha256: wheel for lock in locks for wheel in lock.wheels}
     files = {file.sha256: file for lock in locks for model in lock.models for file in model.files}
     cache = 0.0
@@ -76,14 +80,6 @@ def needed(case: DoctorContext) -> Need:
     return Need(cache=cache, engine=engine, unknown=tuple(unknown))
 
 
-def _lock(case: DoctorContext, cell: str) -> Lock | None:
-    recipe = case.jobs[0].recipe.name
-    try:
-        return lockfile.read(case.session.workspace.lock(recipe, cell), recipe=recipe, cell=cell)
-    except LockError:
-        return None
-
-
 def _built(case: DoctorContext, lock: Lock) -> bool:
     """Return whether the image of exactly this lock exists, which needs no more space."""
     image = CellRecords(case.session.workspace.cell(lock.recipe, lock.cell)).image()
@@ -96,12 +92,6 @@ def _engine_folder(case: DoctorContext) -> Path | None:
     except EngineError:
         # The check of the engine reports that it does not answer.
         return None
-
-
-def _existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.parent
-    return folder
 
 
 def _compare(folder: Path, required: float, reason: str, note: str = "") -> Check:

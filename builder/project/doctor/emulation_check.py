@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from builder.errors import JbuildError, ProgramMissingError
 from builder.host.process import run
 from builder.project.doctor.check_table import ok, problem, skipped
-from builder.project.doctor.engine_check import can_start_engine, engine_script
+from builder.project.doctor.tools_check import ENGINE_SCRIPT, can_start_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.host.engine.docker import Engine
-    from builder.project.doctor.check_records import Check, DoctorContext
+    from builder.project.doctor.check_table import Check, DoctorContext
 
 _ENTRY = Path("proc/sys/fs/binfmt_misc/qemu-aarch64")
 _RUN_S = 60
@@ -65,16 +65,17 @@ def check(case: DoctorContext) -> Iterator[Check]:
 
 def _broken(case: DoctorContext, engine: Engine, failure: str) -> Check:
     entry = case.root / _ENTRY
-    script, fixable = engine_script(), can_start_engine()
+    text = entry.read_text(encoding="utf-8") if entry.is_file() else ""
+    script, fixable = str(ENGINE_SCRIPT), can_start_engine()
     if engine.architecture == "arm64" or not engine.is_local:
         return problem("arm64", "does-not-run", failure)
-    if not entry.is_file() or not entry.read_text(encoding="utf-8").startswith("enabled"):
-        text = f"an {engine.architecture} machine without emulation of arm64"
-        return problem("arm64", "not-registered", text, fixable=fixable, script=script)
-    flags = next((row for row in entry.read_text(encoding="utf-8").splitlines() if row.startswith("flags:")), "")
+    if not text.startswith("enabled"):
+        found = f"an {engine.architecture} machine without emulation of arm64"
+        return problem("arm64", "not-registered", found, fixable=fixable, script=script)
+    flags = next((row for row in text.splitlines() if row.startswith("flags:")), "")
     if "F" not in flags.partition(":")[2]:
-        text = f"emulation is registered without flag F ({flags or 'no flags'})"
-        return problem("arm64", "no-flag", text, fixable=fixable, script=script)
+        found = f"emulation is registered without flag F ({flags or 'no flags'})"
+        return problem("arm64", "no-flag", found, fixable=fixable, script=script)
     return problem("arm64", "does-not-run", failure)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from builder.errors import EngineError, JbuildError
@@ -13,16 +13,12 @@ from builder.host.process import run
 from builder.project.doctor import (
     disk_check,
     emulation_check,
-    engine_check,
     jetson_check,
     network_check,
     proxy_check,
-    registry_check,
-    stand_ins_check,
     tools_check,
 )
-from builder.project.doctor.check_records import Check, DoctorContext
-from builder.project.doctor.check_table import check_rows
+from builder.project.doctor.check_table import Check, DoctorContext, check_rows
 from builder.recipe.matrix import expand, job_of
 
 if TYPE_CHECKING:
@@ -32,14 +28,15 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.recipes import Recipe
 
+_WITHIN_S = 1200
 _CHECKS: tuple[Callable[[DoctorContext], Iterable[Check]], ...] = (
     tools_check.check,
-    engine_check.check,
+    tools_check.engine,
     emulation_check.check,
     proxy_check.check,
     network_check.check,
-    registry_check.check,
-    stand_ins_check.check,
+    network_check.registries,
+    network_check.stand_ins,
     disk_check.check,
     jetson_check.check,
 )
@@ -47,21 +44,13 @@ _CHECKS: tuple[Callable[[DoctorContext], Iterable[Check]], ...] = (
 
 def doctor_context(session: Session, recipe: Recipe | None = None) -> DoctorContext:
     """Return the context of the checks, with the engine if one answers."""
-    cells = expand(recipe) if recipe else ()
-    jobs = tuple(job_of(recipe, cell) for cell in cells if not cell.impossible) if recipe else ()
+    jobs = tuple(job_of(recipe, cell) for cell in expand(recipe) if not cell.impossible) if recipe else ()
+    case = DoctorContext(session=session, recipe=recipe, jobs=jobs)
     try:
-        engine = find_engine(session.workspace)
+        return replace(case, engine=find_engine(session.workspace))
     except EngineError as error:
         location = f" ({error.where})" if error.where else ""
-        return DoctorContext(
-            session=session,
-            engine=None,
-            refusal=f"{error.message}{location}",
-            hint=error.hint or "",
-            recipe=recipe,
-            jobs=jobs,
-        )
-    return DoctorContext(session=session, engine=engine, recipe=recipe, jobs=jobs)
+        return replace(case, refusal=f"{error.message}{location}", hint=error.hint or "")
 
 
 def examine(case: DoctorContext) -> Iterator[Check]:
@@ -73,9 +62,6 @@ def examine(case: DoctorContext) -> Iterator[Check]:
             results += future.result()
             task.advance(1)
     yield from sorted(results, key=lambda check: order.index(check.name))
-
-
-_WITHIN_S = 1200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

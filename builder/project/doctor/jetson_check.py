@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from builder.errors import DocumentError, JbuildError
+from builder.errors import JbuildError
 from builder.host.process import find_program, run
 from builder.jetson.boards import board
 from builder.jetson.device import TargetHost, cannot_run, this_device
 from builder.jetson.distributions import platforms
 from builder.project.doctor.check_table import ok, problem, skipped
 from builder.recipe.find import recipe_paths
-from builder.recipe.load import load
+from builder.recipe.load import load_valid
 from builder.recipe.matrix import expand, job_of
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from builder.jetson.device import Device
     from builder.model.recipes import Recipe
-    from builder.project.doctor.check_records import Check, DoctorContext
+    from builder.project.doctor.check_table import Check, DoctorContext
 
 _NO_JETSON = "this machine is not a Jetson"
 _ANSWER_S = 10
@@ -108,21 +107,13 @@ def _memory(root: Path) -> Check:
 
 
 def _images(case: DoctorContext, device: Device) -> Iterator[Check]:
-    recipes = [case.recipe] if case.recipe else _recipes(case)
     if device.l4t is None:
         yield skipped("images", "the device's release is unknown")
         return
+    paths = recipe_paths(case.session.workspace.recipe_folders).values()
+    recipes = [case.recipe] if case.recipe else load_valid(paths)
     for recipe in recipes:
         yield _recipe(recipe, device, device.l4t)
-
-
-def _recipes(case: DoctorContext) -> list[Recipe]:
-    recipes = []
-    for path in recipe_paths(case.session.workspace.recipe_folders).values():
-        # `jbuild list` reports recipes with mistakes.
-        with suppress(DocumentError):
-            recipes.append(load(path))
-    return recipes
 
 
 def _recipe(recipe: Recipe, device: Device, l4t: str) -> Check:

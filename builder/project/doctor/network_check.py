@@ -1,4 +1,4 @@
-"""Checks whether index, hub and registries answer within seconds, and the clock by their time."""
+"""Checks whether index, hub and registries answer, the clock by their time, and the rules that replace servers."""
 
 from __future__ import annotations
 
@@ -11,23 +11,30 @@ from typing import TYPE_CHECKING
 
 import requests
 
+from builder.errors import RegistryError
 from builder.host.concurrency import TaskGroup
 from builder.lock.index_sources import index_pins_of
 from builder.lock.inspect_index import default_address
+from builder.model.recipes import PublishSpec
 from builder.project.doctor.check_table import ok, problem, skipped
+from builder.publish.stage import targets
 from builder.remote import http
-from builder.remote.hub.model_sources import HubSource, locate
 from builder.remote.index.index_client import client_of
 from builder.remote.index.logins import without_login
+from builder.remote.model_sources import HubSource, locate
 from builder.remote.registry.reference import Reference, api_base
+from builder.remote.registry.registry_client import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from builder.project.doctor.check_records import Check, DoctorContext
+    from builder.project.doctor.check_table import Check, DoctorContext
 
 # For a connection, and for the first bytes of an answer, in seconds.
 _WITHIN_S = (5.0, 8.0)
+_UPLOAD_PATIENCE = http.Patience(connect_s=5.0, read_s=10.0)
+# Without a recipe: the default repository of recipes.
+_REPOSITORY = "vllm"
 # uv tries several times by itself.
 _UV_S = 15.0
 _REFUSED = (401, 403)
@@ -51,12 +58,11 @@ class _Answer:
 def check(case: DoctorContext) -> Iterator[Check]:
     """Check all servers in parallel, and compare the clock with their time."""
     questions = list(_questions(case))
-    with TaskGroup(max(len(questions), 1)) as group:
+    with TaskGroup(len(questions)) as group:
         answers = group.map(lambda ask: ask(), questions)
-    yield from (_check(answer) for answer in answers if answer.subject == "index")
-    hubs = [answer for answer in answers if answer.subject == "hub"]
-    yield from (_check(answer) for answer in hubs)
-    if not hubs:
+    # The check of uploads tells whether registries answer.
+    yield from (_check(answer) for answer in answers if answer.subject != "registry")
+    if not any(answer.subject == "hub" for answer in answers):
         offline = os.environ.get("HF_HUB_OFFLINE")
         yield skipped("hub", "HF_HUB_OFFLINE is set" if offline else "every model is in a folder or a registry")
     yield _clock(answers)
@@ -68,16 +74,14 @@ def _questions(case: DoctorContext) -> Iterator[Callable[[], _Answer]]:
     yield partial(_ask_default, case, client.get)
     for name, url in dict(_indexes(case)).items():
         yield partial(_ask, client.get, "index", name, without_login(url))
-    session = http.session(config, http.Patience(connect_s=_WITHIN_S[0], read_s=_WITHIN_S[1]))
+    session = http.session(config)
     for address in sorted(_hubs(case)):
         yield partial(_ask, partial(session.get, stream=True), "hub", address, address)
     for registry in config.registries:
         host = Reference.parse(f"{registry}/x").host
-        base = api_base(host, config.for_registry(host).insecure_registries)
-        registry_session = http.session(
-            config.for_registry(host), http.Patience(connect_s=_WITHIN_S[0], read_s=_WITHIN_S[1])
-        )
-        yield partial(_ask, partial(registry_session.get, stream=True), "registry", host, f"{base}/v2/")
+        settings = config.for_registry(host)
+        get = partial(http.session(settings).get, stream=True)
+        yield partial(_ask, get, "registry", host, f"{api_base(host, settings.insecure_registries)}/v2/")
 
 
 def _indexes(case: DoctorContext) -> Iterator[tuple[str, str]]:
@@ -149,3 +153,42 @@ def _clock(answers: list[_Answer]) -> Check:
         now = datetime.fromtimestamp(datetime.now(timezone.utc).timestamp() - ahead, timezone.utc)
         return problem("clock", "wrong", text, now=now.isoformat(timespec="seconds"))
     return problem("clock", "off", text) if off > _OFF_S else ok("clock", text)
+
+
+def registries(case: DoctorContext) -> Iterator[Check]:
+    """Start an upload in every registry of the images, and cancel it."""
+    repositories = list(dict.fromkeys(_repositories(case)))
+    if not repositories:
+        yield problem("registry", "none", "no registry is configured")
+        return
+    with TaskGroup(len(repositories)) as group:
+        yield from group.map(partial(_try_upload, case), repositories)
+
+
+def _repositories(case: DoctorContext) -> Iterator[str]:
+    specs = [job.spec.publish for job in case.jobs] or [PublishSpec(repository=_REPOSITORY)]
+    for spec in specs:
+        for target in targets(spec, (), case.session.config):
+            yield f"{target}/{spec.repository}"
+
+
+def _try_upload(case: DoctorContext, name: str) -> Check:
+    reference = Reference.parse(name)
+    once = http.Retry(tries=1)
+    client = connect(reference.host, case.session.config, publish=True, retry=once, patience=_UPLOAD_PATIENCE)
+    try:
+        client.try_upload(reference.repository)
+    except RegistryError as error:
+        return problem("registry", "refused", f"{name}: {error.message}", fix=error.hint or "see docs/publishing.md")
+    return ok("registry", f"{name} accepts uploads")
+
+
+def stand_ins(case: DoctorContext) -> Iterator[Check]:
+    """Warn of every rule with a stand-in."""
+    config = case.session.config
+    rules = [(r.prefix, r.mirror, r.stand_in) for r in config.registry_mirrors]
+    rules += [(r.prefix, r.mirror, r.stand_in) for r in config.index_mirrors]
+    rules += [(r.source, str(r.folder), r.stand_in) for r in config.model_mirrors]
+    for name, replacement, stand_in in rules:
+        if stand_in:
+            yield problem("stand-in", "used", f"{name} is taken from {replacement}: {stand_in}", rule=name)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from builder.project.doctor.check_records import Check, DoctorContext
+    from builder.project.doctor.check_table import Check, DoctorContext
 
 _ANSWER_S = 4.0
 _VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")

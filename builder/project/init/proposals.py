@@ -14,9 +14,10 @@ from builder.jetson.distributions import platforms
 from builder.jetson.platform import check_value, platform_for
 from builder.model.recipes import Spec
 from builder.recipe.find import recipe_paths
-from builder.recipe.load import load
+from builder.recipe.load import load_valid
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from builder.model.recipes import Recipe
@@ -82,7 +83,7 @@ def propose(answers: Answers, folders: tuple[Path, ...]) -> Proposal:
     else:
         answers = replace(answers, l4t=_release(answers, folders))
     like = _most_similar(answers, _shipped_recipes(folders))
-    values = _first_values(like)
+    values = {axis.name: axis.values[0] for axis in like.matrix.axes} if like else {}
     if answers.vllm is None:
         if "vllm" not in values:
             raise UsageError(
@@ -116,19 +117,12 @@ def _release(answers: Answers, folders: tuple[Path, ...]) -> str:
     return next((release for release in releases if release in used), releases[0])
 
 
-def _shipped_recipes(folders: tuple[Path, ...]) -> list[Recipe]:
+def _shipped_recipes(folders: tuple[Path, ...]) -> Iterator[Recipe]:
     """Return the recipes that ship with jbuild, whose folder is the last: only these are known to work."""
-    recipes = []
-    for path in recipe_paths(folders[-1:]).values():
-        try:
-            recipes.append(load(path))
-        except JbuildError:
-            # `jbuild list` reports its mistakes.
-            continue
-    return recipes
+    return load_valid(recipe_paths(folders[-1:]).values())
 
 
-def _most_similar(answers: Answers, recipes: list[Recipe]) -> Recipe | None:
+def _most_similar(answers: Answers, recipes: Iterable[Recipe]) -> Recipe | None:
     """Return the recipe for the same kind of machine: of the same vLLM, else L4T release, else with the newest vLLM."""
 
     def similarity(recipe: Recipe) -> tuple[bool, bool, Version]:
@@ -156,10 +150,6 @@ def _same_kind(answers: Answers, recipe: Recipe) -> bool:
     if answers.l4t is None:
         return not releases
     return any(release.split(".")[0] == answers.l4t.split(".")[0] for release in releases)
-
-
-def _first_values(recipe: Recipe | None) -> dict[str, str]:
-    return {axis.name: axis.values[0] for axis in recipe.matrix.axes} if recipe else {}
 
 
 def _axes(answers: Answers, values: dict[str, str]) -> tuple[tuple[str, str], ...]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from builder.errors import DocumentError, JbuildError, UsageError
 from builder.host.config import Config
@@ -17,10 +18,9 @@ from builder.model.recipes import Question
 from builder.models.selection import CONFIG
 from builder.project.init.proposals import NO_BOARD
 from builder.recipe.find import recipe_paths
-from builder.recipe.json_schema import FILES, schema_text
-from builder.recipe.load import load
+from builder.recipe.load import load, recipe_schema
 from builder.recipe.matrix import expand, specify
-from builder.remote.hub.model_sources import FolderSource, locate
+from builder.remote.model_sources import FolderSource, locate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,7 +54,7 @@ def write(proposal: Proposal, folder: Path) -> Path:
     _check(name, text)
     write_text(path, text)
     # The recipe's first line names it for editors. It replaces one of an older jbuild.
-    write_text(folder.parent / "schemas" / FILES["recipe"], schema_text("recipe"))
+    write_text(folder.parent / "schemas" / "recipe.schema.json", json.dumps(recipe_schema(), indent=2) + "\n")
     return path
 
 
@@ -65,7 +65,8 @@ def render(proposal: Proposal) -> str:
     environment = Environment(  # noqa: S701  # TOML, not HTML; values go through the filter `toml`
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters["toml"] = _toml
+    # JSON's strings, numbers and lists of them are valid TOML.
+    environment.filters["toml"] = partial(json.dumps, ensure_ascii=False)
     answers, spec = proposal.answers, proposal.spec
     model = spec.models[0] if spec.models and spec.models[0].source == answers.model else None
     text = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
@@ -114,13 +115,6 @@ def _check(name: str, text: str) -> None:
 def _model_name(source: str) -> str:
     last = source.partition("@")[0].rstrip("/").rpartition("/")[2].partition(":")[0].lower()
     return re.sub(r"[^a-z0-9._-]", "-", last).strip("._-") or "model"
-
-
-def _toml(value: Any) -> str:
-    """Return a string, a number or a list of strings as TOML; JSON's strings are valid TOML."""
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _aligned(line: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from builder.errors import LockError
 from builder.image.render.image_labels import stand_ins
@@ -13,7 +13,6 @@ from builder.pipeline.cell import CellRecords, passed
 from builder.pipeline.history import Failure
 from builder.pipeline.order import STAGES
 from builder.project.page import page_parts
-from builder.project.page.page_model import CellView, StageView
 
 if TYPE_CHECKING:
     from builder.host.paths import CellFolder
@@ -22,11 +21,18 @@ if TYPE_CHECKING:
     from builder.model.images import Image, Plan
     from builder.model.locks import Lock
     from builder.model.publications import Publication
-    from builder.model.recipes import Cell
+    from builder.model.recipes import Cell, Pairs
     from builder.model.verdicts import Verdict
     from builder.pipeline.history import HistoryRun
-    from builder.project.page.page_model import State, StepState
+    from builder.project.diff.difference import Difference, Layer
+    from builder.project.page.page_parts import AuditView, Chart
 
+# The progress of a cell; `stale`: the image was built from an older lock.
+State = Literal[
+    "impossible", "no wheels", "not begun", "locked", "audited", "planned", "built", "smoked", "published", "stale",
+    "failed",
+]  # fmt: skip
+StepState = Literal["done", "failed", "stale", "to do"]
 _MOST_RUNS = 20
 _REACHED: dict[str, State] = {
     "lock": "locked",
@@ -36,6 +42,48 @@ _REACHED: dict[str, State] = {
     "smoke": "smoked",
     "push": "published",
 }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageView:
+    """One stage of a cell; `seconds` is the time of its last run, if the history has it."""
+
+    name: str
+    state: StepState
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellView:
+    """One cell. `detail` is the second line of its box in the map; `command` is the next command."""
+
+    recipe: str
+    id: str
+    values: Pairs
+    state: State
+    detail: str = ""
+    reason: str | None = None
+    note: str | None = None
+    command: str | None = None
+    failure: Failure | None = None
+    steps: tuple[StageView, ...] = ()
+    lock: Lock | None = None
+    audit: AuditView | None = None
+    image: Image | None = None
+    layers: tuple[Layer, ...] = ()
+    verdict: Verdict | None = None
+    tags: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
+    difference: Difference | None = None
+    same_as_published: bool = False
+    runs: tuple[HistoryRun, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    stand_ins: tuple[str, ...] = ()
+
+    @property
+    def anchor(self) -> str:
+        """The anchor of the cell on the page."""
+        return f"{self.recipe}.{self.id}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,54 +131,53 @@ class CellRecordsView:
 
 def cell_view(cell: Cell, session: Session, without_wheels: str | None) -> CellView:
     """Return the view of a cell; `without_wheels` is why the last attempt found no wheels."""
-    if cell.impossible:
-        return _bare(cell, "impossible", cell.impossible)
-    folder = session.workspace.cell(cell.recipe, cell.id)
-    view = _read_records(cell, session, folder)
-    if without_wheels:
-        return _without_wheels(cell, without_wheels, view.runs)
-    failure = view.failure()
-    state = _state(view, failure)
-    layers = page_parts.layers_of(view.image, session.workspace.images) if view.image else ()
-    same = not view.is_stale and view.done("push")
-    difference = None
-    if view.lock and not same:
-        difference = page_parts.difference(view.lock, view.image, history.published(folder), session.workspace.images)
-    return CellView(
+    bare = CellView(
         recipe=cell.recipe,
         id=cell.id,
         values=cell.values,
+        state="impossible",
+        reason=cell.impossible,
+        note=cell.note,
+    )
+    if cell.impossible:
+        return bare
+    folder, layout = session.workspace.cell(cell.recipe, cell.id), session.workspace.images
+    view = _read_records(cell, session, folder)
+    recent = tuple(reversed(view.runs[-_MOST_RUNS:]))
+    if without_wheels:
+        return replace(
+            bare,
+            state="no wheels",
+            reason=without_wheels,
+            command=f"jbuild why {cell.recipe} --cell {cell.id}",
+            failure=recent[0].failure if recent else None,
+            runs=recent,
+        )
+    failure = view.failure()
+    state = _state(view, failure)
+    same = not view.is_stale and view.done("push")
+    difference = None
+    if view.lock and not same:
+        difference = page_parts.difference(view.lock, view.image, history.published(folder), layout)
+    return replace(
+        bare,
         state=state,
         detail=_detail(state, view, failure),
-        note=cell.note,
         command=_command(cell, state, view),
         failure=failure,
         steps=_steps(view, failure),
         lock=view.lock,
         audit=page_parts.audit_view(view.audit) if view.audit else None,
-        image=page_parts.image_view(view.image, layers) if view.image else None,
+        image=view.image,
+        layers=page_parts.contents_of(view.image, layout).layers if view.image else (),
         verdict=view.verdict,
         tags=tuple(view.publication.references) if view.publication else (),
         withheld=tuple(view.publication.withheld_reasons) if view.publication else (),
         difference=difference,
         same_as_published=same,
-        runs=tuple(reversed(view.runs[-_MOST_RUNS:])),
+        runs=recent,
         charts=page_parts.charts_of(view.runs),
         stand_ins=tuple(stand_ins(view.lock)) if view.lock else (),
-    )
-
-
-def _bare(cell: Cell, state: State, reason: str) -> CellView:
-    return CellView(recipe=cell.recipe, id=cell.id, values=cell.values, state=state, reason=reason, note=cell.note)
-
-
-def _without_wheels(cell: Cell, reason: str, runs: tuple[HistoryRun, ...]) -> CellView:
-    failure = runs[-1].failure if runs else None
-    return replace(
-        _bare(cell, "no wheels", reason),
-        command=f"jbuild why {cell.recipe} --cell {cell.id}",
-        failure=failure,
-        runs=tuple(reversed(runs[-_MOST_RUNS:])),
     )
 
 

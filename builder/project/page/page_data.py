@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,6 @@ from builder import __version__
 from builder.errors import DocumentError
 from builder.lock.unresolved import reasons
 from builder.project.page.cell_view import cell_view
-from builder.project.page.page_model import Grid, RecipeView, ReportPage, Row
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
 
@@ -19,7 +19,56 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.session import Session
-    from builder.project.page.page_model import CellView
+    from builder.model.recipes import Pairs
+    from builder.project.page.cell_view import CellView
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One row of the map: its values on the row axes, and a cell or None for each column."""
+
+    head: tuple[str, ...]
+    cells: tuple[CellView | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """A matrix in two dimensions; `fixed` are axes with one value."""
+
+    column_axis: str
+    columns: tuple[str, ...]
+    row_axes: tuple[str, ...]
+    rows: tuple[Row, ...]
+    fixed: Pairs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecipeView:
+    """One recipe; one with `mistakes` has no cells."""
+
+    name: str
+    description: str = ""
+    architecture: str = ""
+    grid: Grid | None = None
+    cells: tuple[CellView, ...] = ()
+    mistakes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportPage:
+    """The whole page: the project's name, when it was made (UTC, ISO 8601), and how many cells are in each state."""
+
+    project: str
+    made: str
+    version: str
+    recipes: tuple[RecipeView, ...]
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def troubled(self) -> tuple[CellView, ...]:
+        """The cells that need attention first."""
+        cells = (cell for recipe in self.recipes for cell in recipe.cells)
+        return tuple(cell for cell in cells if cell.state in {"failed", "no wheels"})
 
 
 def gather(paths: Sequence[Path], session: Session) -> ReportPage:

@@ -9,17 +9,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.host.units import size_of
+from markupsafe import Markup
+
+from builder.host.units import duration, size_of
 from builder.project.page.page_parts import short
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
-    from builder.model.locks import LockedWheel
-    from builder.project.page.page_model import ReportPage
+    from builder.project.page.page_data import ReportPage
 
 _TEMPLATES = Path(__file__).with_name("templates")
-_MINUTE_S = 60
 # Signs of the states, for readers who cannot tell colours apart.
 SIGNS = {
     "failed": "✗",
@@ -39,7 +37,6 @@ SIGNS = {
 def render(page: ReportPage) -> str:
     """Return the page as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415  # slow to import
-    from markupsafe import Markup  # noqa: PLC0415
 
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -49,7 +46,7 @@ def render(page: ReportPage) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"size": size_of, "time": time_of, "slug": slug, "short": short, "package_row": package_row}
+    environment.filters |= {"size": size_of, "time": duration, "slug": slug, "short": short, "package_row": package_row}
     style, script = (_text(name) for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -60,15 +57,9 @@ def render(page: ReportPage) -> str:
     return environment.get_template("page.html.j2").render(page=page, policy=policy, signs=SIGNS, **assets)
 
 
-def package_row(wheel: LockedWheel) -> Markup:
-    """Return a row of a package table: most cells of a recipe share most rows, and there are thousands of them."""
-    return _row(wheel.name, wheel.version, wheel.size, wheel.index)
-
-
 @lru_cache(maxsize=1 << 14)
-def _row(name: str, version: str, size: int | None, index: str | None) -> Markup:
-    from markupsafe import Markup  # noqa: PLC0415
-
+def package_row(name: str, version: str, size: int | None, index: str | None) -> Markup:
+    """Return a row of a package table: most cells of a recipe share most rows, and there are thousands of them."""
     megabytes = "" if size is None else f"{size / 1e6:.1f}"
     source = Markup(" <i>{}</i>").format(clean(index)) if index else ""
     return Markup("<tr><th>{}<td>{}{}<td>{}\n").format(clean(name), clean(version), source, megabytes)
@@ -84,12 +75,6 @@ def clean(value: Any) -> Any:
     return "".join(
         c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in value
     )
-
-
-def time_of(seconds: float) -> str:
-    """Return a duration for readers."""
-    minutes, rest = divmod(round(seconds), _MINUTE_S)
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
 def slug(text: str) -> str:

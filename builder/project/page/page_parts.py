@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.errors import JbuildError
+from builder.image.oci.layout import read_config
 from builder.model.audits import SEVERITIES
-from builder.project.diff.comparison import compare
-from builder.project.diff.difference import ComparedSide, Layer
-from builder.project.diff.image_contents import of_layout
+from builder.project.diff.difference import ComparedSide, compare
+from builder.project.diff.image_contents import ImageContents, layers_of
 from builder.project.diff.subject import fields_of
-from builder.project.page.page_model import AuditView, Chart, ImageView, LayerBar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from builder.model.audits import Audit
+    from builder.model.audits import Audit, Finding
     from builder.model.images import Image
     from builder.model.locks import Lock
     from builder.pipeline.history import HistoryRun, LastPublication
@@ -27,24 +27,34 @@ _MOST_FINDINGS = 100
 _CHARTED = 24
 
 
-def layers_of(image: Image, layout: Path) -> tuple[Layer, ...]:
-    """Return an image's layers, with the names from its history if it is in the cache."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """One figure over past runs, oldest first, as columns of these heights in percent of the highest."""
+
+    title: str
+    heights: tuple[int, ...]
+    last: str
+    range: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditView:
+    """An audit: its findings, the gravest first, the number of further ones, and the GPU code by SM."""
+
+    findings: tuple[Finding, ...]
+    more: int
+    tally: str
+    gpu: tuple[str, ...]
+    assumed: str | None
+
+
+def contents_of(image: Image, layout: Path) -> ImageContents:
+    """Return an image, with the names of its layers if the cache still has its configuration."""
     try:
-        return of_layout(image.digest, image.digest, layout).layers
-    except (JbuildError, OSError, ValueError, KeyError, TypeError):
-        # A prune may have removed the image; the record has the sizes.
-        named = enumerate(image.layers, 1)
-        return tuple(Layer(name=f"layer {n}", digest=layer.digest, size=layer.size) for n, layer in named)
-
-
-def image_view(image: Image, layers: Sequence[Layer]) -> ImageView:
-    """Return an image with the chart of its layers, lowest first."""
-    largest = max((layer.size or 0 for layer in layers), default=0) or 1
-    bars = tuple(
-        LayerBar(name=layer.name, size=layer.size or 0, share=round(100 * (layer.size or 0) / largest, 1))
-        for layer in layers
-    )
-    return ImageView(digest=image.digest, size=image.size, layers=bars)
+        return ImageContents(image=image, layers=layers_of(image, read_config(layout, image)))
+    except (JbuildError, ValueError, KeyError, TypeError, AttributeError):
+        # A prune may have removed it; the record has the sizes.
+        return ImageContents(image=image, layers=layers_of(image, {}))
 
 
 def audit_view(audit: Audit) -> AuditView:
@@ -68,16 +78,12 @@ def difference(lock: Lock, image: Image | None, published: LastPublication | Non
     """Return the difference from the image that this project published last, or None without one."""
     if published is None:
         return None
-    return compare(_subject(published.lock, published.image, layout), _subject(lock, image, layout))
+    return compare(_side(published.lock, published.image, layout), _side(lock, image, layout))
 
 
-def _subject(lock: Lock, image: Image | None, layout: Path) -> ComparedSide:
-    name = f"{lock.recipe}/{lock.cell}"
-    if image is None:
-        return ComparedSide(name=name, kind="cell", **fields_of(lock))
-    blobs = tuple({blob.digest: blob.size for blob in (image.config, *image.layers)}.items())
-    layers = layers_of(image, layout)
-    return ComparedSide(name=name, kind="cell", layers=layers, blobs=blobs, digest=image.digest, **fields_of(lock))
+def _side(lock: Lock, image: Image | None, layout: Path) -> ComparedSide:
+    fields = contents_of(image, layout).fields if image else {}
+    return ComparedSide(name=f"{lock.recipe}/{lock.cell}", kind="cell", **fields, **fields_of(lock))
 
 
 def charts_of(runs: Sequence[HistoryRun]) -> tuple[Chart, ...]:
@@ -92,22 +98,21 @@ def charts_of(runs: Sequence[HistoryRun]) -> tuple[Chart, ...]:
         ("whole run", "s", [run.seconds for run in tested if run.failure is None]),
     )
     series = [(title, unit, [v for v in values if v is not None][-_CHARTED:]) for title, unit, values in figures]
-    return tuple(_chart(title, values, unit) for title, unit, values in series if len(values) > 1)
+    return tuple(
+        Chart(
+            title=title,
+            heights=tuple(round(100 * value / (max(values) or 1.0)) for value in values),
+            last=f"{short(values[-1])} {unit}",
+            range=f"{short(min(values))} to {short(max(values))} {unit} in {len(values)} runs",
+        )
+        for title, unit, values in series
+        if len(values) > 1
+    )
 
 
 def _speed(run: HistoryRun) -> float | None:
     answers = run.verdict.answers if run.verdict else ()
     return next((answer.tokens_per_s for answer in answers if answer.tokens_per_s is not None), None)
-
-
-def _chart(title: str, values: Sequence[float], unit: str) -> Chart:
-    top = max(values) or 1.0
-    return Chart(
-        title=title,
-        heights=tuple(round(100 * value / top) for value in values),
-        last=f"{short(values[-1])} {unit}",
-        range=f"{short(min(values))} to {short(max(values))} {unit} in {len(values)} runs",
-    )
 
 
 def short(value: float) -> str:

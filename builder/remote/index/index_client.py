@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import threading
 import time
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from builder.host.config import Config
 
+    _Outcome = ProjectPage | JbuildError | None
+
 _LONGEST_PAGE = 64 << 20
 """Bytes; the longest page of the public index has a few million."""
 _SLOWEST_PAGE_S = 60.0
@@ -46,14 +49,6 @@ class _UnusableError(requests.ConnectionError):
     """An answer that is not a package page. A retry may help: a proxy's error page is often temporary."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _CachedPage:
-    """The outcome of a request to an index, and the time until which it is valid."""
-
-    until: float
-    outcome: ProjectPage | JbuildError | None
-
-
 @dataclass(slots=True)
 class IndexClient:
     """Client of all indexes. Threads may share it; each page is requested once in ten minutes.
@@ -65,16 +60,13 @@ class IndexClient:
     states: Path
     retry: http.Retry = field(default_factory=lambda: http.Retry(tries=4, within_s=60.0))
     now: Callable[[], float] = time.monotonic
-    _session: requests.Session = field(init=False)
     _logins: Logins = field(init=False)
-    _pages: dict[tuple[str, str], _CachedPage] = field(default_factory=dict)
+    _pages: dict[tuple[str, str], tuple[float, _Outcome]] = field(default_factory=dict)
     _locks: dict[tuple[str, str], threading.Lock] = field(default_factory=dict)
-    _mutex: threading.Lock = field(default_factory=threading.Lock)
     _failed: dict[str, tuple[float, requests.RequestException]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._session = http.session(self.config, http.Patience(connect_s=10.0, read_s=30.0))
-        self._logins = Logins(self.config)
+        self._logins = Logins(self.config, http.session(self.config, http.Patience(connect_s=10.0, read_s=30.0)))
 
     def get(self, url: str, **options: Any) -> requests.Response:
         """Send a GET request with the server's log-in, if there is one.
@@ -82,7 +74,7 @@ class IndexClient:
         Raises:
             requests.RequestException: it failed.
         """
-        return self._logins.get(self._session, url, stream=True, **options)
+        return self._logins.get(url, **options)
 
     def page(self, index: Index, project: str) -> ProjectPage | None:
         """Return an index's page of a project (by its normalised name), or None if it has none.
@@ -91,22 +83,21 @@ class IndexClient:
             IndexUnreachableError: neither the index nor its mirrors gave a usable answer.
         """
         key = (index.name, project)
-        with self._mutex:
-            lock = self._locks.setdefault(key, threading.Lock())
-        with lock:
-            cached = self._pages.get(key)
-            if cached is None or cached.until < self.now():
-                cached = self._pages[key] = self._ask(index, project)
-        if isinstance(cached.outcome, JbuildError):
+        with self._locks.setdefault(key, threading.Lock()):
+            until_s, outcome = self._pages.get(key, (-math.inf, None))
+            if until_s < self.now():
+                until_s, outcome = self._pages[key] = self._ask(index, project)
+        if isinstance(outcome, JbuildError):
             # A copy, since callers add their cell to it.
-            raise copy.copy(cached.outcome)
-        return cached.outcome
+            raise copy.copy(outcome)
+        return outcome
 
-    def _ask(self, index: Index, project: str) -> _CachedPage:
+    def _ask(self, index: Index, project: str) -> tuple[float, _Outcome]:
+        """Return the outcome of a request, and the time until which it is valid."""
         try:
-            return _CachedPage(until=self.now() + _FRESH_S, outcome=self._ask_all(index, project))
+            return self.now() + _FRESH_S, self._ask_all(index, project)
         except JbuildError as error:
-            return _CachedPage(until=self.now() + _DOWN_S, outcome=error)
+            return self.now() + _DOWN_S, error
 
     def _ask_all(self, index: Index, project: str) -> ProjectPage | None:
         failures: list[tuple[str, requests.RequestException]] = []

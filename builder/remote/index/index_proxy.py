@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.host.concurrency import TaskGroup
 from builder.remote.index.logins import without_login
+from builder.remote.index.pages import JSON_PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from builder.remote.index.index_view import IndexView
     from builder.remote.index.listing import IndexFile
 
-_JSON = "application/vnd.pypi.simple.v1+json"
 # For files without upload times, to which a cut-off date does not apply.
 _LONG_AGO = "1980-01-01T00:00:00Z"
 _PATH = re.compile(r"/(?P<key>[0-9a-f]+)/(?:simple/(?P<project>[^/]+)/|files/(?P<sha256>[0-9a-f]{64})/[^/]+\.metadata)")
@@ -36,7 +36,7 @@ _OK, _NOT_FOUND = 200, 404
 # Retries and complete downloads may take longer than uv waits for a byte (30 s): it gets meaningless ones, blanks
 # before JSON and a header before METADATA.
 _QUIET_S = 3.0
-_FILLING = {_JSON: b" ", _PLAIN: b"X-Patience: please\n"}
+_FILLING = {JSON_PAGE: b" ", _PLAIN: b"X-Patience: please\n"}
 
 
 class IndexProxy(ThreadingHTTPServer):
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
         if match and match["key"] == self.server.key:
             project, sha256 = match["project"], match["sha256"]
             if project and view.pins.index(project):
-                return self._answer(lambda: self._page(project), _JSON)
+                return self._answer(lambda: self._page(project), JSON_PAGE)
             if sha256 in view.candidates:
                 return self._answer(lambda: view.metadata(sha256), _PLAIN)
         return self._reply(_NOT_FOUND, b"", _PLAIN)
@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         error = result.exception()
         if isinstance(error, Exception):
             # After half an answer uv tries again, and then gets the failure.
-            self.server.view.fail(error)
+            self.server.view.errors.append(error)
             self.close_connection = head_sent
             return None if head_sent else self._reply(_FAILED, str(error).encode(), _PLAIN)
         if not head_sent:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -29,9 +29,9 @@ from builder.remote.index.remote_wheel import (
 if TYPE_CHECKING:
     import zipfile
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from builder.host.paths import Workspace
-    from builder.remote.download import PartialFile
     from builder.remote.index.index_client import IndexClient
     from builder.remote.index.listing import Index, IndexFile, IndexPins, ProjectPage
 
@@ -60,7 +60,7 @@ class IndexView:
     """The pinned packages of one cell. Threads may share it.
 
     `locked` are the files of the previous lock by name, with their sha256 and URL: those in the wheelhouse stay
-    candidates when the index serves others under their names.
+    candidates when the index serves others under their names. `errors` are those that uv sees as failed requests only.
     """
 
     pins: IndexPins
@@ -72,7 +72,6 @@ class IndexView:
     pages: dict[str, ProjectPage] = field(default_factory=dict)
     errors: list[Exception] = field(default_factory=list)
     _unreadable: dict[str, JbuildError] = field(default_factory=dict)
-    _mutex: threading.Lock = field(default_factory=threading.Lock)
 
     def files(self, project: str) -> tuple[IndexFile, ...] | None:
         """Return the files that uv may choose for a package, or None if the package is not pinned.
@@ -93,9 +92,8 @@ class IndexView:
             if fitting(index, file) and (file.filename not in named or file.sha256 == locked):
                 named[file.filename] = file
         files = tuple(self._locked_or(index, file) for file in named.values())
-        with self._mutex:
-            self.pages[project] = page
-            self.candidates.update({file.sha256 or "": Candidate(index=index, file=file) for file in files})
+        self.pages[project] = page
+        self.candidates.update({file.sha256 or "": Candidate(index=index, file=file) for file in files})
         return files
 
     def metadata(self, sha256: str) -> bytes:
@@ -115,24 +113,18 @@ class IndexView:
             self._unreadable[sha256] = error
             raise
 
-    def fail(self, error: Exception) -> None:
-        """Record an error that uv sees only as a failed request."""
-        with self._mutex:
-            self.errors.append(error)
-
     def _locked_or(self, index: Index, file: IndexFile) -> IndexFile:
         locked, url = self.locked.get(file.filename, (file.sha256, file.url))
         if locked == file.sha256 or locked is None:
             return file
         in_wheelhouse = self.workspace.wheel(locked, file.filename).is_file()
-        with self._mutex:
-            self.changed[file.filename] = ChangedFile(
-                index=index.name,
-                filename=file.filename,
-                locked=locked,
-                served=file.sha256 or "",
-                in_wheelhouse=in_wheelhouse,
-            )
+        self.changed[file.filename] = ChangedFile(
+            index=index.name,
+            filename=file.filename,
+            locked=locked,
+            served=file.sha256 or "",
+            in_wheelhouse=in_wheelhouse,
+        )
         return replace(file, sha256=locked, url=url, metadata=None) if in_wheelhouse else file
 
 
@@ -186,9 +178,7 @@ def read_wheel(
             try:
                 return with_archive(RemoteFile(file.url, client.get), read)
             except NoRangesError:
-                fetcher = _IndexFileFetcher(index=index, file=file, client=client)
-                expected = Expected(sha256=file.sha256)
-                download_once(local, lambda path: download(fetcher, path, expected, Progress()), lambda: None)
+                download_once(local, partial(_fetch_whole, index, file, client), lambda: None)
         with local.open("rb") as wheel:
             return with_archive(wheel, read)
     except requests.RequestException as error:
@@ -211,19 +201,15 @@ def _beside(file: IndexFile, client: IndexClient) -> bytes | None:
     return content if content and file.metadata in ("", hashlib.sha256(content).hexdigest()) else None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _IndexFileFetcher:
-    """A wheel of an index that does not serve ranges."""
-
-    index: Index
-    file: IndexFile
-    client: IndexClient
-
-    def fetch(self, content: PartialFile) -> None:
-        receive(lambda headers: self.client.get(self.file.url, headers=headers), content, http.Retry(tries=3))
-
-    def mismatch(self, content: PartialFile) -> IntegrityError:  # noqa: ARG002  # the flaw is always the hash
-        return _unfit(self.index, self.file, "its bytes do not have the index's sha256")
+def _fetch_whole(index: Index, file: IndexFile, client: IndexClient, path: Path) -> None:
+    """Fetch a wheel of an index that does not serve ranges."""
+    download(
+        lambda content: receive(lambda headers: client.get(file.url, headers=headers), content, http.Retry(tries=3)),
+        lambda _: _unfit(index, file, "its bytes do not have the index's sha256"),
+        path,
+        Expected(sha256=file.sha256),
+        Progress(),
+    )
 
 
 def _unfit(index: Index, file: IndexFile, flaw: str) -> IntegrityError:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from requests.auth import HTTPBasicAuth
+
 from builder.errors import JbuildError
 from builder.host import process
 from builder.host.index_rows import DEFAULT
-from builder.jetson.indexes import with_own
+from builder.jetson.packages import with_own
 from builder.remote.index.listing import addresses, named_urls
 
 if TYPE_CHECKING:
@@ -27,13 +29,8 @@ _UV_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX
 
 _KEYRING_S = 20.0
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Login:
-    """A user and a password; some servers require a user only."""
-
-    user: str
-    password: str
+# User and password; some servers require a user only.
+_Login = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,12 +38,7 @@ class _IndexAddress:
     """The address of an index without its log-in, and the log-in."""
 
     url: str
-    login: Login | None
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """Address and user (may be ""), which identify an entry of the keyring."""
-        return self.url, self.login.user if self.login else ""
+    login: _Login | None
 
 
 @dataclass(slots=True)
@@ -58,25 +50,26 @@ class Logins:
     """
 
     config: Config
+    session: requests.Session
     _addresses: tuple[_IndexAddress, ...] = field(init=False)
-    _keyring_logins: dict[tuple[str, str], Login | None] = field(default_factory=dict)
+    _keyring_logins: dict[_IndexAddress, _Login | None] = field(default_factory=dict)
     _mutex: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self._addresses = tuple(_index_addresses(self.config))
 
-    def get(self, session: requests.Session, url: str, **options: Any) -> requests.Response:
-        """Send a GET request.
+    def get(self, url: str, **options: Any) -> requests.Response:
+        """Send a GET request, and stream the answer.
 
         Raises:
             requests.RequestException: it failed.
         """
         address = self._index_address(url)
-        login = self._keyring_logins.get(address.key) or address.login
-        answer = session.get(url, auth=_auth(login), **options)
+        login = self._keyring_logins.get(address) or address.login
+        answer = self.session.get(url, auth=_auth(login), stream=True, **options)
         if answer.status_code in REFUSED and (new_login := self._from_keyring(address)) and new_login != login:
             answer.close()
-            answer = session.get(url, auth=_auth(new_login), **options)
+            answer = self.session.get(url, auth=_auth(new_login), stream=True, **options)
         return answer
 
     def _index_address(self, url: str) -> _IndexAddress:
@@ -88,11 +81,11 @@ class Logins:
             default=_IndexAddress(url=root, login=None),
         )
 
-    def _from_keyring(self, address: _IndexAddress) -> Login | None:
+    def _from_keyring(self, address: _IndexAddress) -> _Login | None:
         with self._mutex:
-            if address.key not in self._keyring_logins:
-                self._keyring_logins[address.key] = _ask_keyring(*address.key)
-            return self._keyring_logins[address.key]
+            if address not in self._keyring_logins:
+                self._keyring_logins[address] = _ask_keyring(address.url, address.login[0] if address.login else "")
+            return self._keyring_logins[address]
 
 
 def without_login(url: str) -> str:
@@ -119,8 +112,7 @@ def _index_address(url: str, name: str | None) -> _IndexAddress:
     user, password = unquote(address.username or ""), unquote(address.password or "")
     if not user and not password and name:
         user, password = (os.environ.get(f"{variable(name)}_{suffix}", "") for suffix in ("USERNAME", "PASSWORD"))
-    login = Login(user=user, password=password) if user or password else None
-    return _IndexAddress(url=without_login(url), login=login)
+    return _IndexAddress(url=without_login(url), login=(user, password) if user or password else None)
 
 
 def _root(url: str) -> str:
@@ -128,12 +120,12 @@ def _root(url: str) -> str:
     return f"{address.scheme}://{address.netloc}".lower()
 
 
-def _auth(login: Login | None) -> tuple[str, str] | None:
+def _auth(login: _Login | None) -> HTTPBasicAuth | None:
     # Bytes, since requests encodes text as Latin-1.
-    return (login.user.encode(), login.password.encode()) if login else None  # type: ignore[return-value]
+    return HTTPBasicAuth(*(text.encode() for text in login)) if login else None
 
 
-def _ask_keyring(url: str, user: str) -> Login | None:
+def _ask_keyring(url: str, user: str) -> _Login | None:
     """Ask the `keyring` program, if it is installed, for the index's address, then for its server, as uv does."""
     if not process.find_program("keyring"):
         return None
@@ -141,7 +133,7 @@ def _ask_keyring(url: str, user: str) -> Login | None:
     return next(filter(None, (_keyring(service, user) for service in services)), None)
 
 
-def _keyring(service: str, user: str) -> Login | None:
+def _keyring(service: str, user: str) -> _Login | None:
     argv = ["keyring", "get", service, user] if user else ["keyring", "--mode", "creds", "get", service]
     try:
         done = process.run(argv, timeout_s=_KEYRING_S, check=False)
@@ -151,4 +143,4 @@ def _keyring(service: str, user: str) -> Login | None:
     lines = done.stdout.splitlines()
     if done.code != 0 or len(lines) != (1 if user else 2):
         return None
-    return Login(user=user or lines[0], password=lines[-1])
+    return user or lines[0], lines[-1]

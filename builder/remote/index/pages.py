@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
 
-_JSON = "application/vnd.pypi.simple.v1+json"
+JSON_PAGE = "application/vnd.pypi.simple.v1+json"
 _HTML = ("text/html", "application/vnd.pypi.simple.v1+html")
 # Names of wheels and source archives: printable ASCII without slashes.
 _FILE = re.compile(r"[!-.0-\[\]-~]+\.(whl|tar\.gz|zip|tar\.bz2|tgz|egg)")
@@ -41,7 +41,7 @@ def parse(content: bytes, content_type: str, url: str) -> tuple[IndexFile, ...]:
         ValueError: this is not the page of a package index; the message says why.
     """
     kind = content_type.partition(";")[0].strip().lower()
-    if kind == _JSON:
+    if kind == JSON_PAGE:
         return _from_json(content, url)
     if kind in _HTML:
         return _from_html(content.decode("utf-8", "replace"), url)

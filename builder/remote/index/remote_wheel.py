@@ -8,8 +8,7 @@ import lzma
 import re
 import zipfile
 import zlib
-from email.parser import BytesParser
-from email.policy import compat32
+from email.parser import BytesHeaderParser
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
@@ -55,7 +54,7 @@ class RemoteFile(io.RawIOBase):
         self._url, self._send, self._retry = url, get, retry or Retry(tries=3)
         self._blocks: dict[int, bytes] = {}
         self._at = 0
-        self._tail, self._tail_from, self.size = self._get(f"-{_TAIL}", _TAIL)
+        self._tail, self._tail_from, self.size = self._request(f"-{_TAIL}", _TAIL)
         if self._tail_from + len(self._tail) != self.size:
             raise NoRangesError
 
@@ -70,10 +69,6 @@ class RemoteFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move to a position."""
         self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence])
-        return self._at
-
-    def tell(self) -> int:
-        """Return the position."""
         return self._at
 
     def readinto(self, buffer: Any) -> int:
@@ -96,17 +91,17 @@ class RemoteFile(io.RawIOBase):
 
     def _fetch(self, first: int, last: int) -> None:
         begin, end = first * _BLOCK, min((last + 1) * _BLOCK, self.size)
-        content, offset, size = self._get(f"{begin}-{end - 1}", end - begin)
+        content, offset, size = self._request(f"{begin}-{end - 1}", end - begin)
         if (offset, len(content), size) != (begin, end - begin, self.size):
             raise NoRangesError
         for number in range(first, last + 1):
             self._blocks[number] = content[(number - first) * _BLOCK :][:_BLOCK]
 
-    def _get(self, span: str, most: int) -> tuple[bytes, int, int]:
-        """Return a range of the file, its offset, and the file's size."""
-        return self._retry.run(lambda: self._request(span, most))
-
     def _request(self, span: str, most: int) -> tuple[bytes, int, int]:
+        """Return a range of the file, its offset, and the file's size."""
+        return self._retry.run(lambda: self._request_once(span, most))
+
+    def _request_once(self, span: str, most: int) -> tuple[bytes, int, int]:
         with self._send(self._url, headers={"Range": f"bytes={span}", "Accept-Encoding": "identity"}) as answer:
             if answer.status_code != _RANGE_UNSATISFIABLE:
                 answer.raise_for_status()
@@ -140,7 +135,7 @@ def check_metadata(content: bytes, filename: str) -> None:
     Raises:
         ValueError: it has others; the message names them.
     """
-    headers = BytesParser(policy=compat32).parsebytes(content, headersonly=True)
+    headers = BytesHeaderParser().parsebytes(content)
     name, version, _, _ = parse_wheel_filename(filename)
     inner_name, inner_version = str(headers.get("Name", "")), str(headers.get("Version", ""))
     try:

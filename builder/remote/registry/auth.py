@@ -13,12 +13,10 @@ import re
 import threading
 import time
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-from requests.auth import AuthBase
 
 from builder.errors import ProgramFailedError, ProgramMissingError, RegistryError
 from builder.host import process
@@ -26,7 +24,7 @@ from builder.remote.http import is_loopback, scrub
 from builder.remote.registry.reference import DOCKER_HUB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     import requests
 
@@ -41,9 +39,8 @@ _HELPER_WITHIN_S = 60.0
 _TOKEN_USER = "<token>"  # noqa: S105
 _CLIENT = "jbuild"
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105
-_PARAMETER = re.compile(rf'({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))')
-_SCHEME = re.compile(rf"({_TOKEN})(?=\s|,|$)")
-_GAP = re.compile(r"[\s,]*")
+# A parameter, or a scheme.
+_CHALLENGE_PART = re.compile(rf'[\s,]*(?:({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))|({_TOKEN})(?=\s|,|$))')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,11 +57,11 @@ class Credentials:
         return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
 
 
-def find_credentials(host: str, *, publish_hosts: Collection[str] = ()) -> Credentials | None:
+def find_credentials(host: str, *, publish: bool = False) -> Credentials | None:
     """Return the credentials for a registry host, or None for anonymous requests.
 
     First `JBUILD_REGISTRY_USER_<HOST>` and `JBUILD_REGISTRY_PASSWORD_<HOST>` (upper case, `_` for all but letters and
-    digits). Then, for `publish_hosts` only, `JBUILD_REGISTRY_USER` and `JBUILD_REGISTRY_PASSWORD`: the registry of a
+    digits). Then, to `publish` only, `JBUILD_REGISTRY_USER` and `JBUILD_REGISTRY_PASSWORD`: the registry of a
     base image must not get the password of the one that jbuild publishes to. Then Docker's `config.json`: credential
     helpers, the credential store, `auths`.
 
@@ -72,7 +69,7 @@ def find_credentials(host: str, *, publish_hosts: Collection[str] = ()) -> Crede
         RegistryError: `config.json` or a helper is broken.
     """
     mangled = re.sub(r"[^A-Z0-9]", "_", host.upper())
-    suffixes = (f"_{mangled}", "") if host in publish_hosts else (f"_{mangled}",)
+    suffixes = (f"_{mangled}", "") if publish else (f"_{mangled}",)
     for suffix in suffixes:
         user = os.environ.get(f"JBUILD_REGISTRY_USER{suffix}")
         password = os.environ.get(f"JBUILD_REGISTRY_PASSWORD{suffix}")
@@ -96,22 +93,15 @@ def _from_docker(host: str) -> Credentials | None:
         raise _broken("it cannot be read as JSON", host) from error
     if not isinstance(document, dict):
         raise _broken("it is not a JSON object", host)
-    helper = _named(_table(document, "credHelpers"), host) or document.get("credsStore")
+    helper = _named(document.get("credHelpers"), host) or document.get("credsStore")
+    entry = _named(document.get("auths"), host)
     credentials = _ask_helper(str(helper), host) if helper else None
-    if credentials:
-        return credentials
-    entry = _named(_table(document, "auths"), host)
-    return _from_entry(entry, host) if isinstance(entry, dict) else None
+    return credentials or (_from_entry(entry, host) if isinstance(entry, dict) else None)
 
 
-def _table(document: dict[str, Any], key: str) -> dict[str, Any]:
-    value = document.get(key)
-    return value if isinstance(value, dict) else {}
-
-
-def _named(entries: dict[str, Any], host: str) -> Any:
+def _named(entries: Any, host: str) -> Any:
     """Return the entry of a host; keys may carry a scheme and an API version."""
-    for key, value in entries.items():
+    for key, value in entries.items() if isinstance(entries, dict) else ():
         bare = re.sub(r"^https?://|/(?:v[12]/?)?$", "", key)
         if bare == host or (host == DOCKER_HUB and bare in ("index.docker.io", "registry-1.docker.io")):
             return value
@@ -148,19 +138,13 @@ def _ask_helper(helper: str, host: str) -> Credentials | None:
         if "not found" in output:
             return None
         raise RegistryError(f"`{program} get` failed", where=host, log=output, hint=f"run `docker login {host}`")
-    return _from_answer(answer.stdout, program, host)
-
-
-def _from_answer(text: str, program: str, host: str) -> Credentials:
     try:
-        body = json.loads(text)
+        body = json.loads(answer.stdout)
         user, secret = str(body["Username"]), str(body["Secret"])
     except (ValueError, KeyError, TypeError):
         # The cause would contain the secret.
         raise _broken(f"the credential helper `{program}` returned no credentials", host) from None
-    if user == _TOKEN_USER:
-        return Credentials(identity_token=secret)
-    return Credentials(user=user, password=secret)
+    return Credentials(identity_token=secret) if user == _TOKEN_USER else Credentials(user=user, password=secret)
 
 
 def _broken(flaw: str, host: str) -> RegistryError:
@@ -168,24 +152,11 @@ def _broken(flaw: str, host: str) -> RegistryError:
     return RegistryError(f"no credentials: {flaw}", where=str(docker_config()), hint=hint)
 
 
-class Authorization(AuthBase):
-    """Sets a request's `Authorization` header, or none; otherwise requests would replace it with netrc's."""
-
-    def __init__(self, value: str | None) -> None:
-        """Take the header's value; None is anonymous."""
-        self._value = value
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Set the header."""
-        if self._value:
-            request.headers["Authorization"] = self._value
-        return request
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Token:
-    header: str
-    until: float
+def set_authorization(value: str | None, request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Set a request's `Authorization` header, or none; without any `auth` requests would take netrc's."""
+    if value:
+        request.headers["Authorization"] = value
+    return request
 
 
 class Authority:
@@ -195,14 +166,14 @@ class Authority:
         """Take the registry; `credentials` is called once, when the registry first requires a log-in."""
         self._host, self._base, self._session = host, base, session
         self._credentials = cache(credentials)
-        self._tokens: dict[tuple[str, ...], _Token] = {}
+        self._tokens: dict[tuple[str, ...], tuple[str, float]] = {}
         self._basic: str | None = None
         self._mutex = threading.Lock()
 
     def header(self, scopes: tuple[str, ...]) -> str | None:
         """Return the cached `Authorization` header for these scopes, or None."""
-        token = self._tokens.get(scopes)
-        return token.header if token and token.until > time.monotonic() else self._basic
+        header, until_s = self._tokens.get(scopes, ("", 0.0))
+        return header if until_s > time.monotonic() else self._basic
 
     def renew(self, refused: requests.Response, used: str | None, scopes: tuple[str, ...]) -> bool:
         """Get a new header after a 401 to a request with the header `used`; return False if that is impossible.
@@ -224,7 +195,10 @@ class Authority:
                 return True
             return False
 
-    def _token(self, offer: dict[str, str], scopes: tuple[str, ...], credentials: Credentials | None) -> _Token:
+    def _token(
+        self, offer: dict[str, str], scopes: tuple[str, ...], credentials: Credentials | None
+    ) -> tuple[str, float]:
+        """Return a header and the time until which it is valid."""
         realm, service = offer.get("realm", ""), offer.get("service", "")
         self._check_realm(realm)
         started = time.monotonic()
@@ -236,11 +210,11 @@ class Authority:
                 "service": service,
                 "scope": " ".join(scopes),
             }
-            response = self._session.post(realm, data=form, auth=Authorization(None))
+            response = self._session.post(realm, data=form, auth=partial(set_authorization, None))
         else:
             fields = [("service", service), *(("scope", scope) for scope in scopes)]
             basic = credentials.basic if credentials and credentials.user else None
-            response = self._session.get(realm, params=fields, auth=Authorization(basic))
+            response = self._session.get(realm, params=fields, auth=partial(set_authorization, basic))
         response.raise_for_status()
         return self._read(response, started)
 
@@ -256,7 +230,7 @@ class Authority:
             hint="tell the registry's operator: the token realm must be https",
         )
 
-    def _read(self, response: requests.Response, started: float) -> _Token:
+    def _read(self, response: requests.Response, started: float) -> tuple[str, float]:
         try:
             body = response.json()
             token = body.get("token") or body["access_token"]
@@ -265,7 +239,7 @@ class Authority:
             raise RegistryError(
                 "the registry's token server returned no token", where=self._host, hint="check the registry's set-up"
             ) from error
-        return _Token(header=f"Bearer {token}", until=started + max(life - _MARGIN_S, life / 2))
+        return f"Bearer {token}", started + max(life - _MARGIN_S, life / 2)
 
 
 def parse_challenges(header: str) -> list[tuple[str, dict[str, str]]]:
@@ -275,19 +249,13 @@ def parse_challenges(header: str) -> list[tuple[str, dict[str, str]]]:
     """
     challenges: list[tuple[str, dict[str, str]]] = []
     position = 0
-    while True:
-        position = _end_of(_GAP.match(header, position), position)
-        parameter = _PARAMETER.match(header, position)
-        scheme = _SCHEME.match(header, position)
-        if parameter and challenges:
-            value = parameter[3] if parameter[2] is None else re.sub(r"\\(.)", r"\1", parameter[2])
-            challenges[-1][1][parameter[1].lower()] = value
-        elif scheme and not parameter:
-            challenges.append((scheme[1].lower(), {}))
+    while part := _CHALLENGE_PART.match(header, position):
+        name, quoted, plain, scheme = part.groups()
+        if scheme:
+            challenges.append((scheme.lower(), {}))
+        elif challenges:
+            challenges[-1][1][name.lower()] = plain or re.sub(r"\\(.)", r"\1", quoted)
         else:
-            return challenges
-        position = _end_of(parameter or scheme, position)
-
-
-def _end_of(match: re.Match[str] | None, position: int) -> int:
-    return match.end() if match else position
+            break
+        position = part.end()
+    return challenges

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.errors import NetworkError, RecipeError, RegistryError
-from builder.remote.registry.errors import ImageMissingError, RegistryUnreachableError
+from builder.model.locks import LockedBase
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.registry_client import INDEXES, RegistryClient, connect
+from builder.remote.registry.transport import ImageMissingError, RegistryUnreachableError
 
 if TYPE_CHECKING:
     from builder.host.config import Config, RegistryMirror
@@ -18,27 +18,8 @@ if TYPE_CHECKING:
 _ADD_MIRROR = "or name a mirror of it in [[registry-mirrors]] of jbuild.toml"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ResolvedBase:
-    """A base image, pinned.
-
-    `name` is the recipe's name, `used` the one after mirror rules. `digest` is that of its manifest or index.
-    `stand_in` is the reason why it is another image than the recipe's, or None.
-    """
-
-    name: str
-    used: str
-    digest: str
-    stand_in: str | None = None
-
-    @property
-    def pinned(self) -> str:
-        """The name to build from: repository at digest."""
-        return str(Reference.parse(self.used).at(self.digest))
-
-
-def resolve_digest(image: str, config: Config, architecture: str, *, retry: Retry | None = None) -> ResolvedBase:
-    """Look an image's digest up in its registry, or in the mirror of a rule, and check its architecture.
+def resolve_digest(image: str, config: Config, architecture: str, *, retry: Retry | None = None) -> LockedBase:
+    """Look the digest of an image or index up in its registry, or in the mirror of a rule; check its architecture.
 
     Raises:
         NetworkError: the registry does not answer.
@@ -72,7 +53,7 @@ def resolve_digest(image: str, config: Config, architecture: str, *, retry: Retr
             where=image if used == image else f"{image}, from {used}",
             hint=f"name a base image for {target}",
         )
-    return ResolvedBase(name=image, used=used, digest=descriptor.digest, stand_in=rule.stand_in if rule else None)
+    return LockedBase(name=image, used=used, digest=descriptor.digest, stand_in=rule.stand_in if rule else None)
 
 
 def image_manifest(client: RegistryClient, reference: Reference, architecture: str) -> bytes:
@@ -96,7 +77,7 @@ def image_manifest(client: RegistryClient, reference: Reference, architecture: s
 def connect_to(reference: Reference, config: Config, *, retry: Retry | None = None) -> RegistryClient:
     """Return a client for the registry of an image; jbuild publishes to the configured registries."""
     publish_hosts = {Reference.parse(f"{registry}/x").host for registry in config.registries}
-    return connect(reference.host, config, own=publish_hosts, retry=retry)
+    return connect(reference.host, config, publish=reference.host in publish_hosts, retry=retry)
 
 
 def _mirrored(image: str, config: Config) -> tuple[str, RegistryMirror | None]:

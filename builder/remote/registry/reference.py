@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
+from builder.model import patterns
 from builder.remote.http import is_loopback, scrub
 
 if TYPE_CHECKING:
@@ -18,12 +19,9 @@ _HUB_NAMES = frozenset({DOCKER_HUB, "index.docker.io", _HUB_API})
 _LONGEST_NAME = 255
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-HOST_PATTERN = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::[0-9]{{1,5}})?"
-_COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
-REPOSITORY_PATTERN = rf"{_COMPONENT}(?:/{_COMPONENT})*"
-TAG_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::[0-9]{{1,5}})?"
 DIGEST_PATTERN = r"sha256:[0-9a-f]{64}"
-_NAME = re.compile(rf"(?P<name>[^@]+?)(?::(?P<tag>{TAG_PATTERN}))?(?:@(?P<digest>{DIGEST_PATTERN}))?")
+_NAME = re.compile(rf"(?P<name>[^@]+?)(?::(?P<tag>{patterns.TAG}))?(?:@(?P<digest>{DIGEST_PATTERN}))?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +40,9 @@ class Reference:
             RecipeError: a component is malformed.
         """
         checks = (
-            ("registry host", HOST_PATTERN, self.host),
-            ("repository", REPOSITORY_PATTERN, self.repository),
-            ("tag", TAG_PATTERN, self.tag),
+            ("registry host", _HOST, self.host),
+            ("repository", patterns.REPOSITORY, self.repository),
+            ("tag", patterns.TAG, self.tag),
             ("digest", DIGEST_PATTERN, self.digest),
         )
         for noun, pattern, value in checks:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from builder.errors import RegistryError
 from builder.model.images import Descriptor
-from builder.remote.registry.errors import ImageMissingError
 from builder.remote.registry.registry_client import OCI_INDEX
+from builder.remote.registry.transport import ImageMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

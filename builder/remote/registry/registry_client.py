@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode
 
 import requests
 
@@ -23,12 +22,11 @@ from builder.remote.registry.transport import Transport, scopes_for
 from builder.remote.registry.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from builder.errors import JbuildError
     from builder.host.config import Config
-    from builder.remote.registry.auth import CredentialSource
     from builder.remote.registry.upload import BlobSource, Readable
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -47,25 +45,9 @@ class RegistryClient:
     manifest or blob, and RegistryError if it refuses.
     """
 
-    def __init__(
-        self,
-        host: str,
-        session: requests.Session,
-        credentials: CredentialSource,
-        *,
-        insecure: Collection[str] = (),
-        retry: http.Retry | None = None,
-    ) -> None:
-        """Take the registry's host; `credentials` is called when the registry requires a log-in."""
-        self.host = host
-        self._transport = Transport(host, session, credentials, insecure=insecure, retry=retry)
-
-    def _call(
-        self, method: str, repository: str, path: str, doing: str, *, right: str = "pull", **options: Any
-    ) -> requests.Response:
-        """Send a request for a path below a repository, or for an address from the registry."""
-        address = urljoin(f"/v2/{repository}/", path)
-        return self._transport.call(method, address, repository=repository, right=right, doing=doing, **options)
+    def __init__(self, transport: Transport) -> None:
+        """Take the registry."""
+        self.host, self._transport, self._call = transport.host, transport, transport.call
 
     def head_manifest(self, repository: str, reference: str) -> Descriptor | None:
         """Return the descriptor of a tag or digest, or None if the registry lacks it."""
@@ -128,8 +110,7 @@ class RegistryClient:
                     f"the registry's list of {path} is not JSON", where=f"{self.host}/{repository}", hint=hint
                 ) from error
             yield page
-            following = re.search(r'<([^>]+)>\s*;\s*rel="?next"?', response.headers.get("Link", ""))
-            address = following[1] if following else ""
+            address = response.links.get("next", {}).get("url", "")
 
     def has_blob(self, repository: str, digest: str, *, right: str = "pull") -> bool:
         """Return whether the repository has a blob. With the right to `push` the token serves for later uploads."""
@@ -141,7 +122,8 @@ class RegistryClient:
         """Mount a blob from another repository of the registry; return whether that worked."""
         query = urlencode({"mount": digest, "from": from_repository})
         scopes = (*scopes_for(repository, "push"), *scopes_for(from_repository, "pull"))
-        try:
+        with suppress(requests.RequestException):
+            # A mount only saves time: a real problem will show in the upload.
             response = self._transport.once(
                 "POST", f"/v2/{repository}/blobs/uploads/?{query}", scopes=scopes, body=bytes
             )
@@ -149,9 +131,6 @@ class RegistryClient:
                 return True
             # 202: the registry opened an upload instead, which stays unused.
             self._transport.once("DELETE", response.headers.get("Location", ""), scopes=scopes)
-        except requests.RequestException:
-            # A mount only saves time: a real problem will show in the upload.
-            return False
         return False
 
     def try_upload(self, repository: str) -> None:
@@ -184,26 +163,26 @@ class RegistryClient:
                 left -= len(block)
             yield response.raw
 
-    def read_blob(self, repository: str, digest: str, *, longest: int = LONGEST_DOCUMENT) -> bytes:
+    def read_blob(self, repository: str, digest: str) -> bytes:
         """Return a small blob, such as a configuration.
 
         Raises:
             IntegrityError: its bytes do not have the digest.
-            RegistryError: it is longer than `longest` bytes.
+            RegistryError: it is longer than `LONGEST_DOCUMENT`.
         """
-        blocks: list[bytes] = []
+        content = bytearray()
 
         def take(block: bytes) -> None:
-            blocks.append(block)
-            if sum(map(len, blocks)) > longest:
+            content.extend(block)
+            if len(content) > LONGEST_DOCUMENT:
                 raise RegistryError(
-                    f"blob {_short(digest)} is longer than {longest} bytes",
+                    f"blob {_short(digest)} is longer than {LONGEST_DOCUMENT} bytes",
                     where=f"{self.host}/{repository}",
                     hint="check that jbuild built the image",
                 )
 
         self.get_blob(repository, digest, take)
-        return b"".join(blocks)
+        return bytes(content)
 
     def get_blob(self, repository: str, digest: str, sink: Callable[[bytes], object]) -> int:
         """Stream a blob into `sink`, resuming after lost connections; return its size in bytes.
@@ -223,9 +202,14 @@ class RegistryClient:
 
     def fetch_blob(self, repository: str, digest: str, blob: PartialBlob) -> None:
         """Append the missing bytes of a blob; the caller checks its hash."""
-        path, scopes = f"/v2/{repository}/blobs/{digest}", scopes_for(repository, "pull")
-        request = partial(self._transport.once, "GET", path, scopes=scopes, stream=True)
-        with self._transport.explained(repository=repository, right="pull", doing=f"cannot read blob {_short(digest)}"):
+        request = partial(
+            self._transport.once,
+            "GET",
+            f"/v2/{repository}/blobs/{digest}",
+            scopes=scopes_for(repository, "pull"),
+            stream=True,
+        )
+        with self._transport.explained(repository, "pull", f"cannot read blob {_short(digest)}"):
             receive(lambda headers: request(headers=headers), blob, self._transport.retry)
 
 
@@ -255,19 +239,14 @@ def connect(
     host: str,
     config: Config,
     *,
-    own: Collection[str] = (),
+    publish: bool = False,
     retry: http.Retry | None = None,
     patience: http.Patience | None = None,
 ) -> RegistryClient:
-    """Return a client with the settings of the configuration; `own` are the hosts that jbuild publishes to."""
+    """Return a client with the settings of the configuration; `publish` tells that jbuild publishes to this host."""
     config = config.for_registry(host)
-    return RegistryClient(
-        host,
-        http.session(config, patience),
-        lambda: find_credentials(host, publish_hosts=own),
-        insecure=config.insecure_registries,
-        retry=retry,
-    )
+    session, credentials = http.session(config, patience), partial(find_credentials, host, publish=publish)
+    return RegistryClient(Transport(host, session, credentials, insecure=config.insecure_registries, retry=retry))
 
 
 def _media_type(response: requests.Response) -> str:

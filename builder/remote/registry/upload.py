@@ -7,6 +7,7 @@ import io
 import re
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlencode
@@ -91,7 +92,7 @@ class Upload:
         self._transport, self._repository = transport, repository
         self._source, self._digest = source, source.digest
         self._on_bytes, self._size = on_bytes, source.size
-        self._scopes = scopes_for(repository, "push")
+        self._once = partial(transport.once, scopes=scopes_for(repository, "push"))
         self._location: str | None = None
         self._reported = self._furthest = 0
 
@@ -103,7 +104,7 @@ class Upload:
             IntegrityError: the source's bytes do not have its digest.
         """
         doing = f"cannot send blob {self._digest[:19]}…"
-        with self._transport.explained(repository=self._repository, right="push", doing=doing):
+        with self._transport.explained(self._repository, "push", doing):
             try:
                 self._transport.retry.run(self._attempt, progress=lambda: self._furthest)
             except BaseException as error:
@@ -137,10 +138,7 @@ class Upload:
 
     def _start(self) -> None:
         self._cancel()
-        response = self._transport.once(
-            "POST", f"/v2/{self._repository}/blobs/uploads/", scopes=self._scopes, body=bytes
-        )
-        self._follow(response)
+        self._follow(self._once("POST", f"/v2/{self._repository}/blobs/uploads/", body=bytes))
 
     def _follow(self, response: requests.Response) -> None:
         location = response.headers.get("Location")
@@ -155,7 +153,7 @@ class Upload:
     def _resumable(self) -> int:
         """Return how many bytes the open upload has; open a new one if there is none."""
         if self._location:
-            response = self._transport.once("GET", self._location, scopes=self._scopes, absent_ok=True)
+            response = self._once("GET", self._location, absent_ok=True)
             match = re.fullmatch(r"(?:bytes=)?0-([0-9]+)", response.headers.get("Range", ""))
             # distribution writes "0-0" both for no byte and for one byte.
             if response.ok and match and 0 < int(match[1]) < self._size:
@@ -173,14 +171,7 @@ class Upload:
         if 0 < offset < self._size:
             headers["Content-Range"] = f"{offset}-{self._size - 1}"
         with ExitStack() as opened:
-            self._transport.once(
-                "PUT",
-                url,
-                scopes=self._scopes,
-                headers=headers,
-                body=lambda: self._body(opened, offset),
-                timeout=_WITHIN_S,
-            )
+            self._once("PUT", url, headers=headers, body=lambda: self._body(opened, offset), timeout=_WITHIN_S)
 
     def _body(self, opened: ExitStack, offset: int) -> Body | bytes:
         self._report(offset)
@@ -189,9 +180,7 @@ class Upload:
         return Body(opened.enter_context(self._source.open(offset)), self._size - offset, self._count)
 
     def _stored_size(self) -> int | None:
-        response = self._transport.once(
-            "HEAD", f"/v2/{self._repository}/blobs/{self._digest}", scopes=self._scopes, absent_ok=True
-        )
+        response = self._once("HEAD", f"/v2/{self._repository}/blobs/{self._digest}", absent_ok=True)
         return int(response.headers.get("Content-Length", -1)) if response.ok else None
 
     def _count(self, amount: int) -> None:
@@ -207,7 +196,7 @@ class Upload:
         if self._location:
             # Registries purge abandoned uploads after some days anyway.
             with suppress(requests.RequestException, RegistryError):
-                self._transport.once("DELETE", self._location, scopes=self._scopes, timeout=_CANCEL_WITHIN_S)
+                self._once("DELETE", self._location, timeout=_CANCEL_WITHIN_S)
 
 
 class Body:
@@ -221,8 +210,7 @@ class Body:
         return self._length
 
     def __iter__(self) -> Iterator[bytes]:
-        while block := self.read():
-            yield block
+        return iter(self.read, b"")
 
     def read(self, size: int = _BLOCK) -> bytes:
         """Return the next block."""

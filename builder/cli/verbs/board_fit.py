@@ -1,0 +1,217 @@
+"""`jbuild pick` and `jbuild fit`: the image that a board can run, and the memory that a model needs there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import click
+
+from builder.cli.cell_selection import CellSelection, recipe_verb
+from builder.cli.results import show, table
+from builder.cli.verb_options import complete_boards, level_option, lookup_registry_option
+from builder.device.image_choice import ImageCandidate, host_of, pick
+from builder.errors import ModelError, RegistryError
+from builder.host import records
+from builder.host.session import Session
+from builder.host.units import gib
+from builder.jetson.device import TargetHost
+from builder.lock.recipe_models import locked_models
+from builder.lock.stage import current_lock
+from builder.model.locks import Job
+from builder.models.fit.cell_fit import fit_cell
+from builder.models.fit.memory_estimate import BoardFit, CellFit, Machine
+from builder.models.preflight.preflight import with_refusals
+from builder.publish.stage import required_targets
+
+_WORDS = {
+    "fits": "fits",
+    "fewer": "fits, fewer sequences at once",
+    "no": "does not fit",
+    "refused": "does not start",
+    "unknown": "not known",
+}
+_STARTS = ("fits", "fewer", "unknown")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PickResult:
+    """The image for a host, and every candidate, the best first; `image` is None if no candidate runs there."""
+
+    recipe: str
+    host: TargetHost
+    image: str | None
+    candidates: tuple[ImageCandidate, ...]
+
+
+@recipe_verb(
+    "pick",
+    click.option(
+        "--board", metavar="NAME", shell_complete=complete_boards, help="Pick for this board. Default: this machine."
+    ),
+    click.option("--l4t", metavar="RELEASE", help="L4T release of the board. Default: this machine's."),
+    level_option("Level that the verdict of the image must reach."),
+    lookup_registry_option,
+)
+def pick_image(
+    selection: CellSelection, board: str | None, l4t: str | None, level: str | None, registries: tuple[str, ...]
+) -> int:
+    """Find the published image of RECIPE that this machine can run, and show why it cannot run the others.
+
+    Ends with exit code 11 if there is none.
+    """
+    session, recipe, host = selection.session, selection.recipe, host_of(board, l4t)
+    targets = required_targets(recipe.spec.publish, registries, session.config, location=str(recipe.path))
+    rows = pick(selection.jobs(), host, targets, session, level=level)
+    best = rows[0] if not rows[0].out else None
+    image = best.image if best else None
+    lines = [
+        f"{image if best else 'no image'} for {host.name}",
+        *(line for row in rows for line in _candidate_lines(row)),
+    ]
+    if not best and not board:
+        lines.append("`--board NAME` picks for a board instead of this machine")
+    result = PickResult(recipe=recipe.name, host=host, image=image, candidates=tuple(rows))
+    show(result, "\n".join(lines), session.console)
+    return 0 if best else RegistryError.exit_code
+
+
+def _candidate_lines(row: ImageCandidate) -> list[str]:
+    head = "runs" if not row.out else "out "
+    tag = f" {row.tag}" if row.tag else ""
+    lines = [f"  {head}  {row.cell}{tag}{f', level {row.level}' if row.level else ''}"]
+    return lines + [f"          {reason}" for reason in (*row.out, *row.notes)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellEstimate:
+    """The estimates for one cell; `fits_somewhere`: its model fits at least one of the boards."""
+
+    fit: CellFit = field(metadata=records.FLAT)
+    fits_somewhere: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitResult:
+    """The memory that models need; sizes in bytes."""
+
+    recipe: str
+    cells: tuple[CellEstimate, ...]
+
+
+@recipe_verb(
+    "fit",
+    click.option(
+        "--board",
+        "boards",
+        shell_complete=complete_boards,
+        multiple=True,
+        metavar="NAME",
+        help="Estimate for this board. Can be repeated.",
+    ),
+)
+def estimate_memory(selection: CellSelection, boards: tuple[str, ...]) -> int:
+    """Estimate the memory that RECIPE's model needs, and compare it with the memory of boards.
+
+    Prints the sum line by line, and the largest max-model-len that fits. Without --board, the boards are those of the
+    recipe, or all boards of its platform. Ends with exit code 9 if the model of a cell fits no board,
+    or if its server does not start.
+    """
+    session = selection.session
+    fits = [_fit(job, boards, session) for job in selection.jobs()]
+    estimates = tuple(CellEstimate(fit=fit, fits_somewhere=fit.fits_somewhere) for fit in fits)
+    show(FitResult(recipe=selection.recipe.name, cells=estimates), _fits_text(fits), session.console)
+    return 0 if all(fit.fits_somewhere for fit in fits) else ModelError.exit_code
+
+
+def _fit(job: Job, boards: Sequence[str], session: Session) -> CellFit:
+    fit = fit_cell(job, locked_models(job, session), session, boards)
+    return with_refusals(fit, job, current_lock(job, session), session)
+
+
+def _fits_text(fits: Sequence[CellFit]) -> str:
+    """Return the estimates of cells as text; equal ones are shown once, with the names of all their cells."""
+    alike: dict[tuple[object, ...], list[CellFit]] = {}
+    for fit in fits:
+        alike.setdefault((fit.model, fit.shape, fit.boards), []).append(fit)
+    return "\n\n".join("\n".join(_cells(same)) for same in alike.values())
+
+
+def _cells(same: Sequence[CellFit]) -> Iterator[str]:
+    first = same[0]
+    yield f"{', '.join(fit.cell for fit in same)}: {first.model} ({first.shape.model_type})"
+    # Boards on which the server needs the same memory are shown together.
+    for _, group in groupby(first.boards, key=lambda board: board.lines):
+        boards = list(group)
+        yield _need(first, boards[0])
+        yield from _boards_table(boards)
+    yield from _sources(first.boards)
+
+
+def _need(cell: CellFit, fit: BoardFit) -> str:
+    rows: list[tuple[str, str, str, str]] = [
+        (line.name, gib(line.size), line.basis, "" if line.basis == "estimate" else line.why) for line in fit.lines
+    ]
+    rows.append(("needed before any token", gib(fit.fixed), "", ""))
+    settings = fit.settings
+    if cell.shape.layers:
+        count, size = settings.sequences, fit.kv_sequence * settings.sequences
+        name = f"KV cache, {count} of {settings.length} tokens"
+        rows.append((name, gib(size), "exact", _kv_why(cell, fit)))
+        rows.append(("sum", gib(fit.fixed + size), "", ""))
+    if settings.kv_space:
+        holds = f"; it holds {settings.kv_space // (fit.kv_token * settings.block) * settings.block} tokens"
+        why = f"VLLM_CPU_KVCACHE_SPACE{holds if fit.kv_token else ''}"
+        rows.append(("KV cache set aside", gib(settings.kv_space), "setting", why))
+    return table(("  memory", "GiB", "", ""), [(f"  {name}", *more) for name, *more in rows])
+
+
+def _boards_table(fits: Sequence[BoardFit]) -> list[str]:
+    rows = [_board(fit, fit.machine) for fit in fits if fit.machine]
+    blocks = []
+    if rows:
+        headings = ("  board", "usable", "server's", "left", "sequences", "max-model-len up to", "")
+        blocks.append(table(headings, rows))
+        outside = next(fit.machine.outside for fit in fits if fit.machine)
+        reserved = ", ".join(f"{line.name} {gib(line.size)} GiB" for line in outside)
+        blocks.append(f"  outside the server's share: {reserved}")
+    else:
+        blocks.append("  no board is named, and the platform is for none in particular: add --board NAME")
+    remarks = dict.fromkeys(remark for fit in fits for remark in fit.remarks)
+    refusals = dict.fromkeys(refusal for fit in fits for refusal in fit.refusals)
+    notes = [f"  note: {remark}" for remark in remarks]
+    return [*blocks, *(f"  does not start: {refusal}" for refusal in refusals), *notes]
+
+
+def _sources(fits: Sequence[BoardFit]) -> list[str]:
+    lines = [line for fit in fits for line in (*fit.lines, *(fit.machine.outside if fit.machine else ()))]
+    by_name = {line.name: line.why for line in lines if line.basis == "estimate"}
+    return [f"  {name}, estimate: {why}" for name, why in by_name.items()]
+
+
+def _board(fit: BoardFit, machine: Machine) -> tuple[str, ...]:
+    usable = gib(machine.usable) + ("" if machine.measured else " est.")
+    sequences = "" if fit.whole is None else f"{fit.whole:.1f}"
+    lengths = "" if fit.longest is None else str(fit.longest)
+    if fit.longest_one and fit.longest_one != fit.longest:
+        lengths = f"{fit.longest or 'none'} ({fit.longest_one} for one sequence)"
+    left = "" if fit.left is None else gib(fit.left)
+    return (f"  {machine.board}", usable, gib(machine.share), left, sequences, lengths, _word(fit))
+
+
+def _word(fit: BoardFit) -> str:
+    word = _WORDS[fit.verdict]
+    # A model that fits only with another setting is shown with that setting.
+    return (
+        f"{word}, with --gpu-memory-utilization {fit.lower_to:g}" if fit.lower_to and fit.verdict in _STARTS else word
+    )
+
+
+def _kv_why(cell: CellFit, fit: BoardFit) -> str:
+    layers_text = [
+        f"{layers.count} layers with {layers.what}"
+        + (f", for a window of {layers.window} tokens" if layers.window else "")
+        for layers in cell.shape.layers
+    ]
+    return f"{fit.kv_token} bytes a token in {fit.settings.kv_dtype}: {'; '.join(layers_text)}"

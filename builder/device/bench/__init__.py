@@ -1,1 +1,0 @@
-"""How fast a server answers: measured at a few concurrencies and kept as JSON."""

@@ -1,1 +1,0 @@
-"""Images at work: how one is started, by compose or by jbuild itself, and which one a device is to start."""

@@ -1,1 +1,0 @@
-"""Model hubs and registries that serve models."""
