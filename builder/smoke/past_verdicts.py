@@ -9,7 +9,7 @@ from builder.host import records
 from builder.model.verdicts import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from builder.host.paths import Workspace
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from builder.model.verdicts import Level
     from builder.smoke.golden import Golden
 
-# Smaller differences are noise, whatever their ratio: seconds, tokens/s, bytes.
-_NOISE = {"start": 2.0, "first_token": 0.2, "tokens": 0.5, "memory": 64e6, "image": 1e6}
+# Of all other measures, more is worse.
+_MORE_IS_BETTER = "fewer_tokens"
 
 
 def question_fingerprint(spec: Spec, golden: Sequence[Golden]) -> str:
@@ -53,40 +53,35 @@ def _path(workspace: Workspace, digest: str, level: Level, question: str) -> Pat
     return workspace.verdict(digest.partition(":")[2], f"{level}-{question[:16]}")
 
 
-def regressions(bounds: Bounds, now: Verdict, before: Verdict) -> tuple[str, ...]:
-    """Return a message for every measure that regressed beyond its bound."""
-    return tuple(_regressions(bounds, now, before))
-
-
-def _regressions(bounds: Bounds, now: Verdict, before: Verdict) -> Iterator[str]:
-    for name, bound, measure, unit in (
-        ("start", bounds.slower_start, lambda verdict: verdict.ready_s, "{:.1f} s to ready"),
-        ("first_token", bounds.later_first_token, _first_token, "{:.2f} s to the first token"),
-        ("tokens", bounds.fewer_tokens, _tokens, "{:.1f} tokens/s"),
-        ("memory", bounds.more_memory, lambda verdict: _float(verdict.peak_memory_bytes), "{:.0f} bytes of memory"),
-        ("image", bounds.larger_image, lambda verdict: _float(verdict.image_bytes), "an image of {:.0f} bytes"),
-    ):
-        new, old = measure(now), measure(before)
+def regressions(bounds: Bounds, now: Verdict, before: Verdict) -> Iterator[str]:
+    """Yield a message for every measure that regressed beyond its bound."""
+    for name, (measure, text, noise) in _MEASURES.items():
+        bound, new, old = getattr(bounds, name), measure(now), measure(before)
         if bound is None or not new or not old:
             continue
-        # More tokens are better, more of everything else is worse.
-        worse = old - new if name == "tokens" else new - old
-        if worse > old * bound and worse > _NOISE[name]:
-            yield f"{unit.format(new)}, last time {unit.format(old)}: more than {bound:.0%} worse"
+        worse = old - new if name == _MORE_IS_BETTER else new - old
+        if worse > old * bound and worse > noise:
+            yield f"{text.format(new)}, last time {text.format(old)}: more than {bound:.0%} worse"
 
 
-def _first_token(verdict: Verdict) -> float | None:
-    return _median(verdict, lambda answer: answer.first_token_s)
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
 
 
-def _tokens(verdict: Verdict) -> float | None:
-    return _median(verdict, lambda answer: answer.tokens_per_s)
-
-
-def _median(verdict: Verdict, of: Callable[..., float | None]) -> float | None:
-    values = [value for answer in verdict.answers if (value := of(answer)) is not None]
-    return median(values) if values else None
-
-
-def _float(value: int | None) -> float | None:
-    return None if value is None else float(value)
+# By the bound's name: the measure, its text, and the difference that is noise, whatever its ratio.
+_MEASURES: dict[str, tuple[Callable[[Verdict], float | None], str, float]] = {
+    "slower_start": (lambda verdict: verdict.ready_s, "{:.1f} s to ready", 2.0),
+    "later_first_token": (
+        lambda verdict: _median(answer.first_token_s for answer in verdict.answers),
+        "{:.2f} s to the first token",
+        0.2,
+    ),
+    "fewer_tokens": (
+        lambda verdict: _median(answer.tokens_per_s for answer in verdict.answers),
+        "{:.1f} tokens/s",
+        0.5,
+    ),
+    "more_memory": (lambda verdict: verdict.peak_memory_bytes, "{:.0f} bytes of memory", 64e6),
+    "larger_image": (lambda verdict: verdict.image_bytes, "an image of {:.0f} bytes", 1e6),
+}

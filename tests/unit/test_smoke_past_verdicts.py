@@ -115,23 +115,26 @@ def test_what_is_worse_than_the_last_time(change: dict[str, Any], said: tuple[st
     of_answer = {name: value for name, value in change.items() if name in ("first_token_s", "tokens_per_s")}
     answers = (dataclasses.replace(ANSWER, **of_answer),) * 3
     rest = {name: value for name, value in change.items() if name not in of_answer}
-    assert past_verdicts.regressions(ALL, dataclasses.replace(VERDICT, answers=answers, **rest), VERDICT) == said
+    assert tuple(past_verdicts.regressions(ALL, dataclasses.replace(VERDICT, answers=answers, **rest), VERDICT)) == said
 
 
 def test_what_the_recipe_does_not_bound_is_not_looked_at() -> None:
     awful = dataclasses.replace(VERDICT, ready_s=9000.0, peak_memory_bytes=1 << 40, image_bytes=1 << 40)
-    assert past_verdicts.regressions(Bounds(), awful, VERDICT) == ()
+    assert tuple(past_verdicts.regressions(Bounds(), awful, VERDICT)) == ()
 
 
 def test_a_small_difference_is_noise_however_large_a_part_it_is() -> None:
     quick = dataclasses.replace(VERDICT, ready_s=0.5)
-    assert past_verdicts.regressions(ALL, dataclasses.replace(VERDICT, ready_s=2.0), quick) == ()
-    assert past_verdicts.regressions(ALL, dataclasses.replace(VERDICT, ready_s=3.0), quick) != ()
+    assert tuple(past_verdicts.regressions(ALL, dataclasses.replace(VERDICT, ready_s=2.0), quick)) == ()
+    assert tuple(past_verdicts.regressions(ALL, dataclasses.replace(VERDICT, ready_s=3.0), quick)) != ()
 
 
 def test_one_slow_answer_of_three_is_no_trend() -> None:
     slow = dataclasses.replace(ANSWER, first_token_s=60.0)
-    assert past_verdicts.regressions(ALL, dataclasses.replace(VERDICT, answers=(ANSWER, slow, ANSWER)), VERDICT) == ()
+    assert (
+        tuple(past_verdicts.regressions(ALL, dataclasses.replace(VERDICT, answers=(ANSWER, slow, ANSWER)), VERDICT))
+        == ()
+    )
 
 
 def levels() -> tuple[Level, ...]:
