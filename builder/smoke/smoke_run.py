@@ -18,8 +18,7 @@ from builder.host.engine.container import temporary_container
 from builder.jetson import symptoms
 from builder.model.verdicts import SmokeFailedError, Verdict
 from builder.smoke import launch as launching
-from builder.smoke import log_errors
-from builder.smoke.errors import StepFailedError
+from builder.smoke.errors import StepFailedError, read_log
 from builder.smoke.launch import NVIDIA, facts, level
 from builder.smoke.probe_runs import check_gpu, check_modules, forward
 from builder.smoke.steps import Baseline, SmokeRun, serve
@@ -116,7 +115,7 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
     Raises:
         SmokeFailedError: the run failed; the error carries the verdict, the usual remedies and the log's end.
     """
-    read = log_errors.read(log)
+    read = read_log(log)
     matches = symptoms.find((*read.lines, *([failed.message] if failed else ())))
     verdict = Verdict(
         level=level(replace(facts(image, run.engine), nvidia=run.runtime == NVIDIA)),
