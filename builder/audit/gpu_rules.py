@@ -86,7 +86,7 @@ def _verdict(case: AuditContext, node: Node, sm: int) -> GpuVerdict:
         verdict = "unknown"
     elif sm in sass:
         verdict = "native"
-    elif near and tables().policy(case.l4t).same_major:
+    elif near and tables().same_major(case.l4t):
         verdict = "same-major"
     elif any(case.driver is None or _compiler(isa) <= case.driver for isa in usable):
         verdict = "ptx"
