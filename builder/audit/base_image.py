@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
-from builder.audit import elf, facts_cache
+from builder.audit import elf
 from builder.audit.byte_source import File, MalformedError, Plain
+from builder.audit.gather_facts import read_facts, write_facts
 from builder.audit.wheel_facts import READER, compact
 from builder.errors import JbuildError, RegistryError
 from builder.host.files import mark_used
@@ -71,10 +72,10 @@ def read_base(used: str, digest: str, architecture: str, session: Session) -> Ba
     name = digest.removeprefix("sha256:")
     cached = session.workspace.facts / name[:2] / f"{name}-{architecture}-{READER}"
     mark_used(cached)
-    facts = facts_cache.read(cached, BaseFacts)
+    facts = read_facts(cached, BaseFacts)
     if facts is None:
         facts = _read(Reference.parse(used), digest, architecture, session)
-        facts_cache.write(cached, facts)
+        write_facts(cached, facts)
     return facts
 
 

@@ -128,13 +128,19 @@ def tables() -> Tables:
     Raises:
         DocumentError: a file has mistakes.
     """
-    essential, packages = documents.load(_FOLDER / "packages.toml", "the packages have mistakes", _packages)
+    essential, packages = documents.load(
+        _FOLDER / "packages.toml",
+        "the packages have mistakes",
+        lambda root: (_exports(root, "essential"), _exports(root, "packages")),
+    )
     policies, ptx = documents.load(_FOLDER / "gpu.toml", "the GPU policies have mistakes", _gpu)
     exceptions = documents.load(_FOLDER / "exceptions.toml", "the exceptions have mistakes", _exceptions)
     return Tables(
         essential=essential,
         packages=packages,
-        injected=documents.load(_FOLDER / "injected.toml", "the injected libraries have mistakes", _injected),
+        injected=documents.load(
+            _FOLDER / "injected.toml", "the injected libraries have mistakes", lambda root: _exports(root, "injected")
+        ),
         preloads=documents.load(_FOLDER / "preloads.toml", "the preloads have mistakes", _preloads),
         policies=policies,
         ptx=ptx,
@@ -162,14 +168,6 @@ def _sourced(root: Table, key: str) -> Iterator[Table]:
     for table in root.rows(key):
         yield table
         table.string("source", pattern=".+", noun="a source")
-
-
-def _packages(root: Table) -> tuple[tuple[KnownExports, ...], tuple[KnownExports, ...]]:
-    return _exports(root, "essential"), _exports(root, "packages")
-
-
-def _injected(root: Table) -> tuple[KnownExports, ...]:
-    return _exports(root, "injected")
 
 
 def _exports(root: Table, key: str) -> tuple[KnownExports, ...]:
