@@ -57,9 +57,8 @@ class _Tree:
 
     def remove(self, path: str, *, below_only: bool = False) -> None:
         for files in (self.binaries, self.links, self.texts):
-            removed = [p for p in files if p.startswith(f"{path}/") or (p == path and not below_only)]
-            for removed_path in removed:
-                del files[removed_path]
+            for removed in [p for p in files if p.startswith(f"{path}/") or (p == path and not below_only)]:
+                del files[removed]
 
 
 def read_base(used: str, digest: str, architecture: str, session: Session) -> BaseFacts:
@@ -147,9 +146,8 @@ def _binary(entry: tarfile.TarInfo, path: str, opened: Callable[[], IO[bytes] | 
     if head != elf.MAGIC:
         return None
     try:
-        if entry.size <= _IN_MEMORY:
-            return compact(f"/{path}", elf.read_source(Plain(head + file.read())))
-        return compact(f"/{path}", elf.read_source(_spooled(head, file)))
+        source = Plain(head + file.read()) if entry.size <= _IN_MEMORY else _spooled(head, file)
+        return compact(f"/{path}", elf.read_source(source))
     except MalformedError:
         return None
 
@@ -205,10 +203,9 @@ def _packages(status: str) -> tuple[str, ...]:
     """Return the names of the installed packages."""
     names = set()
     for paragraph in status.split("\n\n"):
-        name = re.search(r"(?m)^Package: (\S+)", paragraph)
-        state = re.search(r"(?m)^Status: (.*)", paragraph)
-        if name and (state is None or state[1].endswith(" installed")):
-            names.add(name[1])
+        keys = dict(re.findall(r"(?m)^(Package|Status): (.*)", paragraph))
+        if keys.get("Package") and keys.get("Status", " installed").endswith(" installed"):
+            names.add(keys["Package"])
     return tuple(sorted(names))
 
 

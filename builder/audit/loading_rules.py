@@ -200,13 +200,7 @@ def _undefined(first: UnresolvedSymbol, failures: list[Cause], severity: Severit
 
 def _by_runtime(case: AuditContext) -> Iterator[Finding]:
     """Yield files that load under the NVIDIA runtime only, once a wheel, if the platform has no GPU."""
-    if case.sms:
-        return
-    grouped: dict[str, list[LoadOutcome]] = defaultdict(list)
-    for verdict in case.verdicts:
-        if verdict.injected and not verdict.failures and verdict.node.wheel:
-            grouped[verdict.node.wheel.name].append(verdict)
-    for verdicts in grouped.values():
+    for verdicts in _by_wheel(verdict for verdict in case.verdicts if verdict.injected and not case.sms):
         modules = [v for v in verdicts if v.node.is_module and not case.exempt(v.node)]
         first = (modules or verdicts)[0]
         names = ", ".join(sorted({name for verdict in verdicts for name in verdict.injected}))
@@ -218,15 +212,20 @@ def _by_runtime(case: AuditContext) -> Iterator[Finding]:
 
 def _by_import(case: AuditContext) -> Iterator[Finding]:
     """Yield files that load only after an import has loaded libraries of other wheels, once a wheel."""
-    grouped: dict[str, list[LoadOutcome]] = defaultdict(list)
-    for verdict in case.verdicts:
-        if verdict.by_import and not verdict.failures and verdict.node.wheel:
-            grouped[verdict.node.wheel.name].append(verdict)
-    for verdicts in grouped.values():
+    for verdicts in _by_wheel(verdict for verdict in case.verdicts if verdict.by_import):
         names = ", ".join(sorted({name for verdict in verdicts for name in verdict.by_import}))
         detail = f"finds {names} only because Python has loaded them before, by imports"
         fix = "nothing to do while those imports come first, as they are meant to"
         yield finding("missing-library", "info", [verdict.node for verdict in verdicts], detail, fix)
+
+
+def _by_wheel(verdicts: Iterable[LoadOutcome]) -> Iterable[list[LoadOutcome]]:
+    """Group the verdicts on files that load by their wheel."""
+    grouped: dict[str, list[LoadOutcome]] = defaultdict(list)
+    for verdict in verdicts:
+        if verdict.node.wheel and not verdict.failures:
+            grouped[verdict.node.wheel.name].append(verdict)
+    return grouped.values()
 
 
 def demangled(symbol: str) -> str:

@@ -24,7 +24,6 @@ from builder.smoke.probe_runs import check_gpu, check_modules, forward
 from builder.smoke.steps import Baseline, SmokeRun, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from docker import DockerClient
@@ -145,14 +144,9 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
         ": ".join([f"smoke: {failed.message}", *verdict.symptoms[:1]]),
         verdict=verdict,
         where=run.launch.reference,
-        hint="; ".join(_advice(failed, matches, log)),
+        hint=f"{matches[0].hint if matches else failed.hint}; the full log is in {log}",
         log=run.tail,
     )
-
-
-def _advice(failed: StepFailedError, matches: tuple[symptoms.Symptom, ...], log: Path) -> Iterator[str]:
-    yield matches[0].hint if matches else failed.hint
-    yield f"the full log is in {log}"
 
 
 def check_questions(spec: Spec) -> None:
