@@ -32,7 +32,9 @@ _DETAILS = {
 def coverage(case: AuditContext) -> dict[str, dict[str, GpuVerdict]]:
     """Return the verdict for each SM and each library with GPU code."""
     nodes = [node for node in case.environment.nodes if node.binary.gpu]
-    return {_dotted(sm): {_label(node): _verdict(case, node, sm) for node in nodes} for sm in case.sms}
+    return {
+        _dotted(sm): {f"{named(node.wheel)}/{node.file}": _verdict(case, node, sm) for node in nodes} for sm in case.sms
+    }
 
 
 def gpu_code(case: AuditContext) -> Iterator[Finding]:
@@ -173,10 +175,6 @@ def two_sonames(case: AuditContext) -> Iterator[Finding]:
 def _shares_name(node: Node) -> bool:
     """Return whether a library's soname can clash: auditwheel's contain a hash of the content."""
     return node.is_library and not node.is_module and not _BY_CONTENT.search(node.binary.soname or "-00000000")
-
-
-def _label(node: Node) -> str:
-    return f"{named(node.wheel)}/{node.file}"
 
 
 def _dotted(sm: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import median
 from typing import TYPE_CHECKING
 
 from builder.host import records
@@ -10,16 +11,19 @@ from builder.host.engine.container import remove_leftovers
 from builder.host.engine.docker import find_engine
 from builder.model.verdicts import SmokeFailedError, Verdict
 from builder.pipeline.stage import Stage
-from builder.smoke import golden, past_verdicts
+from builder.smoke import golden
 from builder.smoke.engine_load import loaded
 from builder.smoke.launch import facts, level
 from builder.smoke.smoke_run import smoke
 from builder.smoke.steps import Baseline
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from builder.host.engine.docker import Engine
+    from builder.host.paths import Workspace
+    from builder.model.recipes import Bounds, Spec
     from builder.model.verdicts import Level
     from builder.pipeline.cell import CellRun
     from builder.smoke.golden import Golden
@@ -50,10 +54,10 @@ class _SmokeStage(Stage[Verdict]):
         workspace, console, job, image = run.session.workspace, run.session.console, run.job, run.image
         engine, options = find_engine(workspace), run.options
         recorded = golden.of_cell(run)
-        question, reached = past_verdicts.question_fingerprint(job.spec, recorded), level(facts(image, engine))
+        question, reached = question_fingerprint(job.spec, recorded), level(facts(image, engine))
         before = None
         if not (options.forces("smoke") or options.record):
-            before = past_verdicts.find_verdict(workspace, image.digest, reached, question)
+            before = find_verdict(workspace, image.digest, reached, question)
         with loaded(image, workspace.images, engine, console, keep_as=run.proven_name) as name:
             if before:
                 proof = f"this digest passed at level {before.level} on {before.when}"
@@ -64,10 +68,10 @@ class _SmokeStage(Stage[Verdict]):
                 verdict = _smoke(run, name, engine, reached, recorded)
             except SmokeFailedError:
                 # An earlier pass of this digest no longer counts.
-                past_verdicts.drop_verdict(workspace, image.digest, reached, question)
+                _path(workspace, image.digest, reached, question).unlink(missing_ok=True)
                 raise
             # Before the engine tags the image: a refused tag must not cost another run of many minutes.
-            past_verdicts.keep_verdict(workspace, verdict, question)
+            keep_verdict(workspace, verdict, question)
         return verdict
 
     def last_failure(self, run: CellRun) -> str | None:
@@ -123,7 +127,7 @@ def _compared(run: CellRun, verdict: Verdict, last: Verdict) -> Verdict:
         SmokeFailedError: there are regressions, and the recipe treats them as errors.
     """
     limits, job = run.job.spec.smoke.bounds, run.job
-    worse = tuple(past_verdicts.regressions(limits, verdict, last))
+    worse = tuple(regressions(limits, verdict, last))
     if worse and limits.exceeded == "error":
         failed = replace(verdict, passed=False, step="bounds", failure="; ".join(worse))
         raise SmokeFailedError(
@@ -137,3 +141,65 @@ def _compared(run: CellRun, verdict: Verdict, last: Verdict) -> Verdict:
     for regression in worse:
         run.session.console.warn(f"{job.cell.id}: {regression}")
     return replace(verdict, warnings=(*verdict.warnings, *worse))
+
+
+def question_fingerprint(spec: Spec, recorded: Sequence[Golden]) -> str:
+    """Return the fingerprint of all questions to an image, without time limits."""
+    asked = spec.smoke
+    questions = (asked.questions, asked.environment, asked.api_key, asked.golden_tolerance)
+    return records.fingerprint(questions, spec.server, [(row.prompt, row.model, row.tokens) for row in recorded])
+
+
+def find_verdict(workspace: Workspace, digest: str, level: Level, question: str) -> Verdict | None:
+    """Return the passed verdict of a digest at a level on these questions, or None."""
+    verdict = records.read(_path(workspace, digest, level, question), question, Verdict)
+    # A moved or edited file does not prove this digest.
+    return verdict if verdict and verdict.passed and (verdict.digest, verdict.level) == (digest, level) else None
+
+
+def keep_verdict(workspace: Workspace, verdict: Verdict, question: str) -> None:
+    """Store a passed verdict.
+
+    Raises:
+        DiskError: the verdict cannot be written.
+    """
+    records.write(_path(workspace, verdict.digest, verdict.level, question), question, verdict)
+
+
+def _path(workspace: Workspace, digest: str, level: Level, question: str) -> Path:
+    return workspace.verdict(digest.partition(":")[2], f"{level}-{question[:16]}")
+
+
+def regressions(bounds: Bounds, now: Verdict, before: Verdict) -> Iterator[str]:
+    """Yield a message for every measure that regressed beyond its bound."""
+    for name, (measure, text, noise) in _MEASURES.items():
+        bound, new, old = getattr(bounds, name), measure(now), measure(before)
+        if bound is None or not new or not old:
+            continue
+        # More tokens are better, more of everything else is worse.
+        worse = old - new if name == "fewer_tokens" else new - old
+        if worse > old * bound and worse > noise:
+            yield f"{text.format(new)}, last time {text.format(old)}: more than {bound:.0%} worse"
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+# By the bound's name: the measure, its text, and the difference that is noise, whatever its ratio.
+_MEASURES: dict[str, tuple[Callable[[Verdict], float | None], str, float]] = {
+    "slower_start": (lambda verdict: verdict.ready_s, "{:.1f} s to ready", 2.0),
+    "later_first_token": (
+        lambda verdict: _median(answer.first_token_s for answer in verdict.answers),
+        "{:.2f} s to the first token",
+        0.2,
+    ),
+    "fewer_tokens": (
+        lambda verdict: _median(answer.tokens_per_s for answer in verdict.answers),
+        "{:.1f} tokens/s",
+        0.5,
+    ),
+    "more_memory": (lambda verdict: verdict.peak_memory_bytes, "{:.0f} bytes of memory", 64e6),
+    "larger_image": (lambda verdict: verdict.image_bytes, "an image of {:.0f} bytes", 1e6),
+}
