@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 REPOSITORY = "jbuild-smoke"
 _OWNED = re.compile(REPOSITORY + r":[0-9a-f]{12}-([0-9a-f]{6})-(\d+)-[0-9a-f]{6}")
 _BLOCK = 1 << 20
-_DISK_FULL = re.compile(r"no space left on device", re.IGNORECASE)
 
 
 @contextmanager
@@ -123,7 +122,7 @@ def _layers_in_use(client: DockerClient, layout: Path) -> frozenset[str]:
 
 def _not_taken(reason: str, name: str) -> EngineError:
     hint = "run `jbuild doctor`"
-    if _DISK_FULL.search(reason):
+    if "no space left on device" in reason.lower():
         hint = "free space where the engine keeps its data: `docker system df`, `docker image prune`"
     return EngineError(f"the engine could not load the image: {reason.strip()}", where=name, hint=hint)
 

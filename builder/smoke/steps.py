@@ -67,7 +67,6 @@ class SmokeRun:
     level: Level
     emulated: bool = False
     baseline: Baseline = field(default_factory=Baseline)
-    began: float = 0.0
     sms: str = ""
     answers: list[Answer] = field(default_factory=list)
     ready_s: float | None = None
@@ -91,11 +90,8 @@ def serve(run: SmokeRun, container: WatchedContainer) -> None:
     Raises:
         StepFailedError: a step failed.
     """
-    run.began = time.monotonic()
     with run.console.task(f"{run.name}: starting the server", unit="") as task:
         server = _wait_until_ready(run, container, task)
-        run.ready_s = round(time.monotonic() - run.began, 1)
-        run.console.say(f"{run.name}: ready after {run.ready_s:.0f} s")
         _check_health_command(run, container)
     if run.spec.smoke.api_key:
         with _answering("api key", "open-to-all", container):
@@ -115,7 +111,7 @@ def serve(run: SmokeRun, container: WatchedContainer) -> None:
 
 
 def _wait_until_ready(run: SmokeRun, container: WatchedContainer, task: Task) -> ServerUnderTest:
-    within_s = run.spec.smoke.ready_within_s
+    began, within_s = time.monotonic(), run.spec.smoke.ready_within_s
     note = patience(run)
     if note:
         run.console.say(f"{run.name}: starting the server; {note}")
@@ -125,13 +121,15 @@ def _wait_until_ready(run: SmokeRun, container: WatchedContainer, task: Task) ->
         if not state.running:
             message = "the container ended before it was ready"
             raise ended("ready", "ended-early" if state.code else "ended-well-early", message, state)
-        left_s = run.began + within_s - time.monotonic()
+        left_s = began + within_s - time.monotonic()
         if left_s <= 0:
             raise _never_ready(within_s, container)
         port = None if server else container.published(run.launch.port)
         if port:
             server = ServerUnderTest(url=launching.address(run.engine, port), key=launching.key(run.spec, run.launch))
         if server and server.is_healthy(min(5.0, left_s)):
+            run.ready_s = round(time.monotonic() - began, 1)
+            run.console.say(f"{run.name}: ready after {run.ready_s:.0f} s")
             return server
         task.note(_progress(container, note))
         time.sleep(min(_POLL_S, left_s))
