@@ -40,7 +40,7 @@ _CXX = "libstdc++.so.6"
 # What the distributions' interpreters load; that of python-build-standalone has these inside.
 _PYTHONS = ("libz.so.1", "libexpat.so.1")
 # From this C library on, dlopen refuses files that want an executable stack (its NEWS).
-_STRICT_GLIBC = (2, 41)
+STRICT_GLIBC = (2, 41)
 _X86_64 = 62
 
 
@@ -129,7 +129,7 @@ class Loader:
         libc = self._environment.system.get("libc.so.6")
         names = libc.binary.version_defines if libc else (f"GLIBC_{self._environment.platform.glibc}",)
         numbers = [version_numbers(name) for name in names if re.fullmatch(r"GLIBC_[0-9.]+", name)]
-        return max(numbers, default=(0,)) >= _STRICT_GLIBC
+        return max(numbers, default=(0,)) >= STRICT_GLIBC
 
     def fits(self, node: Node) -> bool:
         """Return whether a file is of this machine."""

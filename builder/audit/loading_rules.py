@@ -10,6 +10,7 @@ from builder.audit.audit_context import finding, named
 from builder.audit.environment import Node, ceiling
 from builder.audit.file_rules import for_python
 from builder.audit.load_outcome import Dependent, ExecutableStack, MissingLibrary, Outdated, UnresolvedSymbol
+from builder.audit.loader import STRICT_GLIBC
 from builder.audit.rule_tables import version_numbers
 from builder.jetson.distributions import distributions, platforms
 from builder.model.audits import SEVERITIES, Finding
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from builder.model.audits import Finding, Severity
     from builder.model.platforms import Platform
 
-_STACKS_REFUSED = "2.41"
 # Of C++ names, in characters: longer ones are not demangled, and cut in findings.
 _LONGEST = 2000
 _LONGEST_SHOWN = 160
@@ -107,7 +107,7 @@ def _finding(case: AuditContext, failures: list[Cause], severity: Severity) -> F
     if isinstance(first, ExecutableStack):
         detail = "wants an executable stack, which the C library of this base refuses from 2.41 on"
         fix = "take a newer build of it"
-        if bases := list(bases_for(case.environment.platform, lambda row: not _reaches(row.glibc, _STACKS_REFUSED))):
+        if bases := list(bases_for(case.environment.platform, lambda row: version_numbers(row.glibc) < STRICT_GLIBC)):
             fix += f", or a base with an older C library: {', '.join(bases)}"
         return finding("executable-stack", severity, _nodes(failures), detail, fix)
     return _undefined(first, failures, severity)

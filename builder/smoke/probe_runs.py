@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from builder.audit.rule_tables import tables
 from builder.host import records
-from builder.host.engine.container import temporary_container
 from builder.image.runtime import MODELS, served_model
 from builder.model.images import ENVIRONMENT
 from builder.model.verdicts import FailedModule, GpuComputation, Modules, Token
@@ -19,7 +18,7 @@ from builder.smoke.ask import unmet
 from builder.smoke.errors import StepFailedError, ended
 from builder.smoke.openai_client import Reply, measured_answer
 from builder.smoke.probe import MARK, script
-from builder.smoke.steps import accept, patience
+from builder.smoke.steps import accept, patience, started
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,13 +132,9 @@ def _probe(run: SmokeRun, client: DockerClient, log: Path, name: str, *arguments
     launch = replace(run.launch, command=command, files=(script(name),))
     with (
         run.console.task(f"{run.name}: {title}", unit="") as task,
-        temporary_container(client, launch.arguments(), log, launch.files) as container,
+        started(run, launch, client, log) as container,
     ):
-        try:
-            _wait(run, container, step, task)
-        finally:
-            container.settle()
-            run.note_container(container)
+        _wait(run, container, step, task)
         results = [line[len(MARK) :] for line in container.output().splitlines() if line.startswith(MARK)]
         state = container.state()
     if not results:

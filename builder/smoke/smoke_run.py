@@ -14,19 +14,16 @@ from docker.errors import APIError, DockerException
 from requests import RequestException
 
 from builder.errors import EngineError, RecipeError
-from builder.host.engine.container import temporary_container
 from builder.jetson import symptoms
 from builder.model.verdicts import SmokeFailedError, Verdict
 from builder.smoke import launch as launching
 from builder.smoke.errors import StepFailedError, read_log
 from builder.smoke.launch import NVIDIA, facts, level
 from builder.smoke.probe_runs import check_gpu, check_modules, forward
-from builder.smoke.steps import Baseline, SmokeRun, serve
+from builder.smoke.steps import Baseline, SmokeRun, serve, started
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from docker import DockerClient
 
     from builder.host.console import Console
     from builder.host.engine.docker import Engine
@@ -84,7 +81,8 @@ def _run(run: SmokeRun, log: Path) -> StepFailedError | None:
         else:
             if run.level == "gpu":
                 check_gpu(run, client, log.with_name("smoke-gpu.log"))
-            _serve(run, client, log)
+            with started(run, run.launch, client, log) as container:
+                serve(run, container)
     except StepFailedError as failed:
         return failed
     except APIError as error:
@@ -97,15 +95,6 @@ def _run(run: SmokeRun, log: Path) -> StepFailedError | None:
     finally:
         client.close()
     return None
-
-
-def _serve(run: SmokeRun, client: DockerClient, log: Path) -> None:
-    with temporary_container(client, run.launch.arguments(), log) as container:
-        try:
-            serve(run, container)
-        finally:
-            container.settle()
-            run.note_container(container)
 
 
 def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | None) -> Verdict:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from builder.host.engine.container import temporary_container
 from builder.host.toml.documents import printable
 from builder.image.runtime import served_name
 from builder.recipe.levels import usual_start_s
@@ -21,6 +22,9 @@ from builder.smoke.openai_client import ServerUnderTest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from docker import DockerClient
 
     from builder.host.console import Console, Task
     from builder.host.engine.container import WatchedContainer
@@ -77,11 +81,18 @@ class SmokeRun:
     modules: Modules | None = None
     gpu: GpuComputation | None = None
 
-    def note_container(self, container: WatchedContainer) -> None:
-        """Record an ended container's peak memory, runtime and last log lines."""
-        peaks = [peak for peak in (self.peak_memory_bytes, container.log.peak_memory_bytes) if peak]
-        self.peak_memory_bytes = max(peaks, default=None)
-        self.runtime, self.tail = container.runtime(), container.log.tail()
+
+@contextmanager
+def started(run: SmokeRun, launch: Launch, client: DockerClient, log: Path) -> Iterator[WatchedContainer]:
+    """Start a container for the block; at its end, note its peak memory, its runtime and its last log lines."""
+    with temporary_container(client, launch.arguments(), log, launch.files) as container:
+        try:
+            yield container
+        finally:
+            container.settle()
+            peaks = [peak for peak in (run.peak_memory_bytes, container.log.peak_memory_bytes) if peak]
+            run.peak_memory_bytes = max(peaks, default=None)
+            run.runtime, run.tail = container.runtime(), container.log.tail()
 
 
 def serve(run: SmokeRun, container: WatchedContainer) -> None:
