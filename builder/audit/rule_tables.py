@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from builder.host import records
 from builder.host.files import sha256_of
@@ -15,9 +15,11 @@ from builder.host.toml import documents
 from builder.model.audits import SEVERITIES, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from builder.host.toml.documents import Table
+
+_Rows = TypeVar("_Rows")
 
 _FOLDER = Path(__file__).parent
 _ID = r"[a-z][a-z-]*[a-z]"
@@ -118,7 +120,7 @@ def rules() -> tuple[Rule, ...]:
     Raises:
         DocumentError: the file has mistakes.
     """
-    return documents.load(_FOLDER / "rules.toml", "the audit's rules have mistakes", _rules)
+    return _load("rules", "audit's rules", _rules)
 
 
 @cache
@@ -128,25 +130,22 @@ def tables() -> Tables:
     Raises:
         DocumentError: a file has mistakes.
     """
-    essential, packages = documents.load(
-        _FOLDER / "packages.toml",
-        "the packages have mistakes",
-        lambda root: (_exports(root, "essential"), _exports(root, "packages")),
-    )
-    policies, ptx = documents.load(_FOLDER / "gpu.toml", "the GPU policies have mistakes", _gpu)
-    exceptions = documents.load(_FOLDER / "exceptions.toml", "the exceptions have mistakes", _exceptions)
+    essential, packages = _load("packages", "packages", _packages)
+    policies, ptx = _load("gpu", "GPU policies", _gpu)
     return Tables(
         essential=essential,
         packages=packages,
-        injected=documents.load(
-            _FOLDER / "injected.toml", "the injected libraries have mistakes", lambda root: _exports(root, "injected")
-        ),
-        preloads=documents.load(_FOLDER / "preloads.toml", "the preloads have mistakes", _preloads),
+        injected=_load("injected", "injected libraries", lambda root: _exports(root, "injected")),
+        preloads=_load("preloads", "preloads", _preloads),
         policies=policies,
         ptx=ptx,
-        promises=documents.load(_FOLDER / "tags.toml", "the tags have mistakes", _promises),
-        **exceptions,
+        promises=_load("tags", "tags", _promises),
+        **_load("exceptions", "exceptions", _exceptions),
     )
+
+
+def _load(name: str, noun: str, parse: Callable[[Table], _Rows]) -> _Rows:
+    return documents.load(_FOLDER / f"{name}.toml", f"the {noun} have mistakes", parse)
 
 
 def _rules(root: Table) -> tuple[Rule, ...]:
@@ -168,6 +167,10 @@ def _sourced(root: Table, key: str) -> Iterator[Table]:
     for table in root.rows(key):
         yield table
         table.string("source", pattern=".+", noun="a source")
+
+
+def _packages(root: Table) -> tuple[tuple[KnownExports, ...], tuple[KnownExports, ...]]:
+    return _exports(root, "essential"), _exports(root, "packages")
 
 
 def _exports(root: Table, key: str) -> tuple[KnownExports, ...]:
