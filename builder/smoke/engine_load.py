@@ -9,7 +9,7 @@ import re
 import socket
 import tarfile
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from docker.errors import APIError, DockerException, ImageNotFound
@@ -46,8 +46,7 @@ def loaded(
         EngineError: the engine could not load or tag the image.
         IntegrityError: a blob of the image is missing or truncated in the layout.
     """
-    client = engine.client()
-    try:
+    with closing(engine.client()) as client:
         present = _present(client, image)
         reference = present or _load(client, image, layout, console)
         try:
@@ -58,8 +57,6 @@ def loaded(
             if not present:
                 _forget(client, reference)
             _forget_abandoned(client)
-    finally:
-        client.close()
 
 
 def _present(client: DockerClient, image: Image) -> str | None:

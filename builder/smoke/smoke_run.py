@@ -6,6 +6,7 @@ A failed step raises `StepFailedError`; the verdict records the step.
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -73,12 +74,12 @@ def smoke(
 
 def _run(run: SmokeRun, log: Path) -> StepFailedError | None:
     """Run all steps of the image's level; return the failure, or None."""
-    client = run.engine.client()
     try:
-        if run.level == "emulated-forward":
-            check_modules(run, client, log.with_name("smoke-modules.log"))
-            forward(run, client, log)
-        else:
+        with closing(run.engine.client()) as client:
+            if run.level == "emulated-forward":
+                check_modules(run, client, log.with_name("smoke-modules.log"))
+                forward(run, client, log)
+                return None
             if run.level == "gpu":
                 check_gpu(run, client, log.with_name("smoke-gpu.log"))
             with started(run, run.launch, client, log) as container:
@@ -92,8 +93,6 @@ def _run(run: SmokeRun, log: Path) -> StepFailedError | None:
         raise EngineError(
             f"lost the connection to the engine during the smoke run: {error}", hint="run `jbuild doctor`"
         ) from error
-    finally:
-        client.close()
     return None
 
 

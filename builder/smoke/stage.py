@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
@@ -84,11 +85,8 @@ STAGE = _SmokeStage()
 
 def _tidy(engine: Engine) -> None:
     """Remove the containers of killed runs, as every smoke run does."""
-    client = engine.client()
-    try:
+    with closing(engine.client()) as client:
         remove_leftovers(client)
-    finally:
-        client.close()
 
 
 def _smoke(run: CellRun, name: str, engine: Engine, reached: Level, recorded: tuple[Golden, ...]) -> Verdict:
