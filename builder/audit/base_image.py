@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import tarfile
 import tempfile
 import threading
@@ -155,8 +156,7 @@ def _binary(entry: tarfile.TarInfo, path: str, opened: Callable[[], IO[bytes] | 
 def _spooled(head: bytes, file: IO[bytes]) -> ByteSource:
     with tempfile.NamedTemporaryFile() as temporary:
         temporary.write(head)
-        while block := file.read(1 << 20):
-            temporary.write(block)
+        shutil.copyfileobj(file, temporary)
         temporary.flush()
         # The file stays readable through what is open when its name goes.
         return File(Path(temporary.name))

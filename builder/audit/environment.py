@@ -194,7 +194,6 @@ class Providers:
     """The definers of all symbols that files of wheels need."""
 
     def __init__(self, environment: Environment) -> None:
-        """Index the definers of the needed symbols."""
         keys: set[int] = set()
         for node in environment.nodes:
             keys.update(node.binary.wanted_keys)

@@ -31,10 +31,8 @@ _DETAILS = {
 
 def coverage(case: AuditContext) -> dict[str, dict[str, GpuVerdict]]:
     """Return the verdict for each SM and each library with GPU code."""
-    nodes = [node for node in case.environment.nodes if node.binary.gpu]
-    return {
-        _dotted(sm): {f"{named(node.wheel)}/{node.file}": _verdict(case, node, sm) for node in nodes} for sm in case.sms
-    }
+    nodes = {f"{named(node.wheel)}/{node.file}": node for node in case.environment.nodes if node.binary.gpu}
+    return {_dotted(sm): {label: _verdict(case, node, sm) for label, node in nodes.items()} for sm in case.sms}
 
 
 def gpu_code(case: AuditContext) -> Iterator[Finding]:

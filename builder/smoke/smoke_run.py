@@ -5,7 +5,6 @@ A failed step raises `StepFailedError`; the verdict records the step.
 
 from __future__ import annotations
 
-import re
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -17,6 +16,7 @@ from requests import RequestException
 from builder.errors import EngineError, RecipeError
 from builder.jetson import symptoms
 from builder.model.verdicts import SmokeFailedError, Verdict
+from builder.recipe import value_checks
 from builder.smoke import launch as launching
 from builder.smoke.errors import StepFailedError, read_log
 from builder.smoke.launch import NVIDIA, facts, level
@@ -149,9 +149,5 @@ def check_questions(spec: Spec) -> None:
         hint = "expect a word that only a right answer contains"
         if not question.expects:
             raise RecipeError(f"the question {question.title!r} has no expectation", hint=hint)
-        try:
-            empty = question.expect is not None and re.search(question.expect, "")
-        except re.error as error:
-            raise RecipeError(f"`expect` of {question.title!r} is not a regular expression: {error}") from error
-        if empty:
-            raise RecipeError(f"even an empty answer to {question.title!r} would pass", hint=hint)
+        if question.expect is not None and (problem := value_checks.expectation(question.expect)):
+            raise RecipeError(f"`expect` of {question.title!r}: {problem}", hint=hint)
