@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import tarfile
 import tempfile
 import threading
@@ -15,8 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
-from builder.audit import elf, facts_cache
+from builder.audit import elf
 from builder.audit.byte_source import File, MalformedError, Plain
+from builder.audit.gather_facts import read_facts, write_facts
 from builder.audit.wheel_facts import READER, compact
 from builder.errors import JbuildError, RegistryError
 from builder.host.files import mark_used
@@ -56,9 +58,8 @@ class _Tree:
 
     def remove(self, path: str, *, below_only: bool = False) -> None:
         for files in (self.binaries, self.links, self.texts):
-            removed = [p for p in files if p.startswith(f"{path}/") or (p == path and not below_only)]
-            for removed_path in removed:
-                del files[removed_path]
+            for removed in [p for p in files if p.startswith(f"{path}/") or (p == path and not below_only)]:
+                del files[removed]
 
 
 def read_base(used: str, digest: str, architecture: str, session: Session) -> BaseFacts:
@@ -71,10 +72,10 @@ def read_base(used: str, digest: str, architecture: str, session: Session) -> Ba
     name = digest.removeprefix("sha256:")
     cached = session.workspace.facts / name[:2] / f"{name}-{architecture}-{READER}"
     mark_used(cached)
-    facts = facts_cache.read(cached, BaseFacts)
+    facts = read_facts(cached, BaseFacts)
     if facts is None:
         facts = _read(Reference.parse(used), digest, architecture, session)
-        facts_cache.write(cached, facts)
+        write_facts(cached, facts)
     return facts
 
 
@@ -146,9 +147,8 @@ def _binary(entry: tarfile.TarInfo, path: str, opened: Callable[[], IO[bytes] | 
     if head != elf.MAGIC:
         return None
     try:
-        if entry.size <= _IN_MEMORY:
-            return compact(f"/{path}", elf.read_source(Plain(head + file.read())))
-        return compact(f"/{path}", elf.read_source(_spooled(head, file)))
+        source = Plain(head + file.read()) if entry.size <= _IN_MEMORY else _spooled(head, file)
+        return compact(f"/{path}", elf.read_source(source))
     except MalformedError:
         return None
 
@@ -156,8 +156,7 @@ def _binary(entry: tarfile.TarInfo, path: str, opened: Callable[[], IO[bytes] | 
 def _spooled(head: bytes, file: IO[bytes]) -> ByteSource:
     with tempfile.NamedTemporaryFile() as temporary:
         temporary.write(head)
-        while block := file.read(1 << 20):
-            temporary.write(block)
+        shutil.copyfileobj(file, temporary)
         temporary.flush()
         # The file stays readable through what is open when its name goes.
         return File(Path(temporary.name))
@@ -204,10 +203,9 @@ def _packages(status: str) -> tuple[str, ...]:
     """Return the names of the installed packages."""
     names = set()
     for paragraph in status.split("\n\n"):
-        name = re.search(r"(?m)^Package: (\S+)", paragraph)
-        state = re.search(r"(?m)^Status: (.*)", paragraph)
-        if name and (state is None or state[1].endswith(" installed")):
-            names.add(name[1])
+        keys = dict(re.findall(r"(?m)^(Package|Status): (.*)", paragraph))
+        if keys.get("Package") and keys.get("Status", " installed").endswith(" installed"):
+            names.add(keys["Package"])
     return tuple(sorted(names))
 
 

@@ -40,7 +40,6 @@ class Plain:
     """Bytes in memory."""
 
     def __init__(self, data: bytes) -> None:
-        """Take the bytes."""
         self._data = data
         self.size = len(data)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from builder.audit.byte_source import MalformedError
-from builder.model.audits import Header, VersionNeed
+from builder.model.audits import Header, LoaderFacts, VersionNeed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"\x7fELF"
 HEADER_SIZE = 64
-EXECUTABLE, SHARED = 2, 3
+SHARED = 3
 _CLASS_64, _LITTLE = 2, 1
 _PT_LOAD, _PT_DYNAMIC, _PT_STACK = 1, 2, 0x6474E551
 _EXECUTABLE_FLAG = 1
@@ -70,24 +70,12 @@ class Section(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ElfFacts:
-    """The loader's facts of a file. `sections` are those with bytes, in file order.
+@dataclass(frozen=True, kw_only=True)
+class ElfFacts(LoaderFacts):
+    """All facts of a file, with its symbols. `sections` are those with bytes, in file order."""
 
-    `executable_stack` is None if the file has no header for it.
-    """
-
-    header: Header
-    dynamic: bool = False
-    executable_stack: bool | None = None
-    needed: tuple[str, ...] = ()
-    soname: str | None = None
-    rpath: str | None = None
-    runpath: str | None = None
     undefined: tuple[UndefinedSymbol, ...] = ()
     defined: tuple[Defined, ...] = ()
-    version_needs: tuple[VersionNeed, ...] = ()
-    version_defines: tuple[str, ...] = ()
     sections: tuple[Section, ...] = ()
 
 

@@ -161,20 +161,15 @@ class Environment:
     def opaque(self) -> dict[str, UnreadLibrary]:
         """Libraries known by name only."""
         libraries: dict[str, UnreadLibrary] = {}
-        if self.base is None:
-            self._add(libraries, tables().essential, assumed=True)
-        for package in self.installed:
-            self._add(libraries, [row for row in tables().packages if row.package == package])
+        rows = [(row, True) for row in tables().essential if self.base is None]
+        rows += [(row, False) for package in self.installed for row in tables().packages if row.package == package]
+        for row, assumed in rows:
+            for name in row.libraries if row.is_on(self.platform.distribution) else ():
+                libraries.setdefault(name, UnreadLibrary(name=name, exports=row, assumed=assumed))
         for row in tables().injected:
             for name in row.libraries:
                 libraries.setdefault(name, UnreadLibrary(name=name, exports=row, injected=True))
         return libraries
-
-    def _add(self, libraries: dict[str, UnreadLibrary], rows: Iterable[KnownExports], *, assumed: bool = False) -> None:
-        for row in rows:
-            if row.is_on(self.platform.distribution):
-                for name in row.libraries:
-                    libraries.setdefault(name, UnreadLibrary(name=name, exports=row, assumed=assumed))
 
     @property
     def installed(self) -> tuple[str, ...]:
@@ -199,7 +194,6 @@ class Providers:
     """The definers of all symbols that files of wheels need."""
 
     def __init__(self, environment: Environment) -> None:
-        """Index the definers of the needed symbols."""
         keys: set[int] = set()
         for node in environment.nodes:
             keys.update(node.binary.wanted_keys)

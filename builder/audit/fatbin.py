@@ -9,13 +9,11 @@ import struct
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from builder.audit import elf
-from builder.audit.byte_source import File, MalformedError
+from builder.audit.byte_source import MalformedError
 from builder.model.audits import GpuTarget, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from builder.audit.byte_source import ByteSource
     from builder.audit.elf import ElfFacts
@@ -37,16 +35,6 @@ class Code(NamedTuple):
 
     target: GpuTarget
     isa: tuple[int, int]
-
-
-def targets(path: Path) -> tuple[GpuTarget, ...]:
-    """Return the targets of a library's code, sorted.
-
-    Raises:
-        MalformedError: it is not an ELF file, or its fat binaries are cut off.
-    """
-    source = File(path)
-    return tuple(sorted({code.target for code in codes(source, elf.read_source(source))}))
 
 
 def codes(source: ByteSource, facts: ElfFacts) -> Counter[Code]:

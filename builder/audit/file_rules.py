@@ -36,21 +36,19 @@ _LEGACY = {"manylinux1": (5,), "manylinux2010": (12,), "manylinux2014": (17,)}
 def damaged(case: AuditContext) -> Iterator[Finding]:
     """Yield files that cannot be read, or that no wheel should contain."""
     for wheel in case.environment.wheels:
-        flaws = case.environment.facts[wheel.sha256].flaws
-        grouped: dict[str, list[str]] = defaultdict(list)
-        for path, flaw in flaws:
-            grouped[re.sub(r"[0-9]+", "…", flaw)].append(path)
-        texts = {re.sub(r"[0-9]+", "…", flaw): flaw for _, flaw in reversed(flaws)}
-        for key, paths in grouped.items():
-            severity: Severity = "warning" if "twice" in key or "symbolic" in key else "error"
+        grouped: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for path, flaw in case.environment.facts[wheel.sha256].flaws:
+            grouped[re.sub(r"[0-9]+", "…", flaw)].append((path, flaw))
+        for (file, detail), *others in grouped.values():
+            severity: Severity = "warning" if "twice" in detail or "symbolic" in detail else "error"
             yield Finding(
                 rule="damaged-wheel",
                 severity=severity,
                 wheel=named(wheel),
-                file=paths[0],
-                detail=texts[key],
+                file=file,
+                detail=detail,
                 fix="report it to the wheel's authors, and exclude this version with `constraints`",
-                also=tuple(paths[1:]),
+                also=tuple(path for path, _ in others),
             )
 
 
@@ -69,10 +67,11 @@ def wrong_machine(case: AuditContext) -> Iterator[Finding]:
         modules = [node for node in nodes if node.binary.inits and for_python(node, case) is not False]
         grave = bool(modules) and (name not in right or not _has_twin(modules[0], case))
         first = (modules or nodes)[0]
+        is_any = first.wheel is not None and first.wheel.filename.endswith("-any.whl")
         lone = "" if name in right else ", and the wheel has none for it"
         yield finding(
             "wrong-machine",
-            "error" if grave or (name not in right and not _is_any(first.wheel)) else "warning",
+            "error" if grave or (name not in right and not is_any) else "warning",
             [first, *nodes],
             f"is for {machine}, the image for {machine_name}{lone}",
             f"take the wheel for {machine_name}, or one that has both",
@@ -90,10 +89,6 @@ def _has_twin(node: Node, case: AuditContext) -> bool:
     modules = set(node.binary.inits)
     same = (n for n in case.environment.nodes if n.wheel is node.wheel and modules & set(n.binary.inits))
     return any(case.loader.fits(twin) for twin in same)
-
-
-def _is_any(wheel: LockedWheel | None) -> bool:
-    return bool(wheel) and wheel.filename.endswith("-any.whl")  # type: ignore[union-attr]
 
 
 def other_python(case: AuditContext) -> Iterator[Finding]:

@@ -1,17 +1,22 @@
-"""The facts of many wheels: from the cache, else read on all processors."""
+"""The facts of many wheels: from the cache, else read on all processors.
+
+The cache has one file for each wheel or base image: a JSON head, and the bytes that it points to.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import struct
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from builder.audit import facts_cache
 from builder.audit.byte_source import MalformedError
 from builder.audit.wheel_facts import READER, assemble, portions_of, read_members
 from builder.audit.wheel_reader import listing
 from builder.errors import IntegrityError
 from builder.host.concurrency import workers
-from builder.host.files import mark_used, sha256_of
-from builder.model.audits import WheelFacts
+from builder.host.files import atomic_file, disk_errors, mark_used, sha256_of
+from builder.model.audits import BaseFacts, Binary, GpuCode, GpuTarget, Header, VersionNeed, WheelFacts
 from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:
@@ -20,10 +25,16 @@ if TYPE_CHECKING:
 
     from builder.audit.wheel_reader import WheelMembers
     from builder.host.session import Session
-    from builder.model.audits import Binary
     from builder.model.locks import LockedWheel
 
     _Read = tuple[list[Binary], list[tuple[str, str]]]
+
+_Facts = TypeVar("_Facts", WheelFacts, BaseFacts)
+_Record = TypeVar("_Record", WheelFacts, BaseFacts, Binary)
+
+_MAGIC = b"jbuild-facts\n"
+_LENGTH = struct.Struct("<I")
+_BLOBS = frozenset({"defines", "wants", "wanted", "files", "file_keys", "contents"})
 
 
 def gather(wheels: Sequence[LockedWheel], session: Session) -> dict[str, WheelFacts]:
@@ -72,14 +83,12 @@ def gather_files(paths: dict[str, Path], session: Session) -> dict[str, WheelFac
 
 def _cached(digests: Iterable[str], session: Session) -> dict[str, WheelFacts]:
     paths = ((sha256, _path(sha256, session)) for sha256 in digests)
-    return {
-        sha256: facts for sha256, path in paths if mark_used(path) and (facts := facts_cache.read(path, WheelFacts))
-    }
+    return {sha256: facts for sha256, path in paths if mark_used(path) and (facts := read_facts(path, WheelFacts))}
 
 
 def _store(facts: dict[str, WheelFacts], session: Session) -> None:
     for sha256, of_wheel in facts.items():
-        facts_cache.write(_path(sha256, session), of_wheel)
+        write_facts(_path(sha256, session), of_wheel)
 
 
 def _path(sha256: str, session: Session) -> Path:
@@ -120,3 +129,60 @@ def _read_all(wheels: dict[str, tuple[Path, WheelMembers]], session: Session) ->
             read[sha256].append(future.result())
             task.advance(size)
     return read
+
+
+def write_facts(path: Path, facts: WheelFacts | BaseFacts) -> None:
+    """Store the facts of a wheel or a base image.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
+    blobs = bytearray()
+    head = _plain(facts, blobs) | {"binaries": [_plain(binary, blobs) for binary in facts.binaries]}
+    text = json.dumps(head, separators=(",", ":")).encode()
+    with disk_errors(path), atomic_file(path) as temporary:
+        temporary.write_bytes(b"".join([_MAGIC, _LENGTH.pack(len(text)), text, blobs]))
+
+
+def _plain(record: WheelFacts | BaseFacts | Binary, blobs: bytearray) -> dict[str, Any]:
+    """Return a record's fields for JSON; bytes move to the blobs, and leave their offset and size."""
+    plain = {field.name: getattr(record, field.name) for field in fields(record)}
+    for name, value in plain.items():
+        if isinstance(value, bytes):
+            plain[name] = (len(blobs), len(value))
+            blobs += value
+    return plain
+
+
+def read_facts(path: Path, kind: type[_Facts]) -> _Facts | None:
+    """Return the facts of a wheel or a base image, or None if the file is missing or damaged."""
+    try:
+        data = path.read_bytes()
+        start = len(_MAGIC) + _LENGTH.size
+        (length,) = _LENGTH.unpack_from(data, len(_MAGIC))
+        return _record(kind, json.loads(data[start : start + length]), data[start + length :])
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return None
+
+
+def _record(kind: type[_Record], plain: dict[str, Any], blobs: bytes) -> _Record:
+    return kind(**{field.name: _value(field.name, plain[field.name], blobs) for field in fields(kind)})
+
+
+def _value(name: str, value: Any, blobs: bytes) -> Any:
+    if name in _BLOBS:
+        offset, size = value
+        if offset + size > len(blobs):
+            raise ValueError("cut off")
+        return blobs[offset : offset + size]
+    if name == "binaries":
+        return tuple(_record(Binary, row, blobs) for row in value)
+    if name == "header":
+        return Header(*value)
+    if name == "version_needs":
+        value = [VersionNeed(*need) for need in value]
+    elif name == "gpu":
+        value = [GpuCode(GpuTarget(*target), tuple(isa), times) for target, isa, times in value]
+    if isinstance(value, list):
+        return tuple(tuple(entry) if isinstance(entry, list) else entry for entry in value)
+    return value

@@ -31,8 +31,8 @@ _DETAILS = {
 
 def coverage(case: AuditContext) -> dict[str, dict[str, GpuVerdict]]:
     """Return the verdict for each SM and each library with GPU code."""
-    nodes = [node for node in case.environment.nodes if node.binary.gpu]
-    return {_dotted(sm): {_label(node): _verdict(case, node, sm) for node in nodes} for sm in case.sms}
+    nodes = {f"{named(node.wheel)}/{node.file}": node for node in case.environment.nodes if node.binary.gpu}
+    return {_dotted(sm): {label: _verdict(case, node, sm) for label, node in nodes.items()} for sm in case.sms}
 
 
 def gpu_code(case: AuditContext) -> Iterator[Finding]:
@@ -86,7 +86,7 @@ def _verdict(case: AuditContext, node: Node, sm: int) -> GpuVerdict:
         verdict = "unknown"
     elif sm in sass:
         verdict = "native"
-    elif near and tables().policy(case.l4t).same_major:
+    elif near and tables().same_major(case.l4t):
         verdict = "same-major"
     elif any(case.driver is None or _compiler(isa) <= case.driver for isa in usable):
         verdict = "ptx"
@@ -173,10 +173,6 @@ def two_sonames(case: AuditContext) -> Iterator[Finding]:
 def _shares_name(node: Node) -> bool:
     """Return whether a library's soname can clash: auditwheel's contain a hash of the content."""
     return node.is_library and not node.is_module and not _BY_CONTENT.search(node.binary.soname or "-00000000")
-
-
-def _label(node: Node) -> str:
-    return f"{named(node.wheel)}/{node.file}"
 
 
 def _dotted(sm: int) -> str:

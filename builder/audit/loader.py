@@ -26,9 +26,10 @@ from builder.audit.load_outcome import (
 from builder.audit.rule_tables import tables, version_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from builder.audit.environment import Environment
+    from builder.audit.rule_tables import Preload
 
 # What the loader replaces in search paths, and by what.
 _LIB_FOLDERS = {"arm64": "lib/aarch64-linux-gnu", "amd64": "lib/x86_64-linux-gnu"}
@@ -39,7 +40,7 @@ _CXX = "libstdc++.so.6"
 # What the distributions' interpreters load; that of python-build-standalone has these inside.
 _PYTHONS = ("libz.so.1", "libexpat.so.1")
 # From this C library on, dlopen refuses files that want an executable stack (its NEWS).
-_STRICT_GLIBC = (2, 41)
+STRICT_GLIBC = (2, 41)
 _X86_64 = 62
 
 
@@ -83,8 +84,8 @@ class Loader:
 
     def verdict(self, node: Node) -> LoadOutcome:
         """Return the loader's verdict on a file."""
-        if wrong := self._wrong(node):
-            return LoadOutcome(node=node, failures=(wrong,))
+        if not self.fits(node):
+            return LoadOutcome(node=node, failures=(MissingLibrary(node=node, library=node.name),))
         closure = self._closure(node)
         # The loader returns a file that an import has loaded, and searches no further.
         loaded = node in self._begun and node not in self._broken
@@ -128,10 +129,7 @@ class Loader:
         libc = self._environment.system.get("libc.so.6")
         names = libc.binary.version_defines if libc else (f"GLIBC_{self._environment.platform.glibc}",)
         numbers = [version_numbers(name) for name in names if re.fullmatch(r"GLIBC_[0-9.]+", name)]
-        return max(numbers, default=(0,)) >= _STRICT_GLIBC
-
-    def _wrong(self, node: Node) -> MissingLibrary | None:
-        return None if self.fits(node) else MissingLibrary(node=node, library=node.name)
+        return max(numbers, default=(0,)) >= STRICT_GLIBC
 
     def fits(self, node: Node) -> bool:
         """Return whether a file is of this machine."""
@@ -140,7 +138,8 @@ class Loader:
 
     def _begin(self) -> None:
         version = self._environment.platform.python
-        python = next(filter(None, map(self._environment.find, _interpreters(version))), None)
+        interpreters = (f"/usr/bin/python{version}", f"/usr/local/bin/python{version}")
+        python = next(filter(None, map(self._environment.find, interpreters)), None)
         if python and self.fits(python):
             closure = self._closure(python)
             self._take(closure, everywhere=True)
@@ -153,26 +152,21 @@ class Loader:
             elif opaque := self._environment.opaque.get(name):
                 self._everywhere_opaque[name] = opaque
         for preload in tables().preloads:
-            nodes = [node for pattern in preload.load for node in self._matching(pattern)]
-            installed = {wheel.name for wheel in self._environment.wheels}
-            if preload.package in installed:
-                self._preload(nodes, preload.everywhere, preload.only_with)
+            if any(wheel.name == preload.package for wheel in self._environment.wheels):
+                self._preload(preload)
 
-    def _matching(self, pattern: str) -> list[Node]:
-        return [node for node in self._environment.nodes if fnmatchcase(node.file, pattern) and self.fits(node)]
-
-    def _preload(self, nodes: list[Node], everywhere: tuple[str, ...], only_with: str | None) -> None:
-        marks = [node for node in nodes if any(fnmatchcase(node.file, pattern) for pattern in everywhere)]
-        if only_with and not any(fnmatchcase(need, only_with) for node in marks for need in node.binary.needed):
+    def _preload(self, row: Preload) -> None:
+        fitting = [node for node in self._environment.nodes if self.fits(node)]
+        nodes = [node for pattern in row.load for node in fitting if fnmatchcase(node.file, pattern)]
+        marks = [node for node in nodes if any(fnmatchcase(node.file, pattern) for pattern in row.everywhere)]
+        needed = [library for node in marks for library in node.binary.needed]
+        if row.only_with and not any(fnmatchcase(library, row.only_with) for library in needed):
             nodes = [node for node in nodes if not node.file.startswith(("nvidia/", "cusparselt/"))]
         for node in nodes:
             closure = self._closure(node)
             # Keep failing files too, so that others are judged as they would be without that failure.
-            failures = (
-                *self._failures(closure),
-                *(c for dependent in self._dependent(closure) for c in dependent.causes),
-            )
-            if failures:
+            inherited = (cause for dependent in self._dependent(closure) for cause in dependent.causes)
+            if failures := (*self._failures(closure), *inherited):
                 self._broken.update(dict.fromkeys(closure.nodes, failures))
             self._take(closure, everywhere=node in marks)
 
@@ -180,11 +174,9 @@ class Loader:
         self._begun.update(closure.nodes)
         for name, node in closure.names.items():
             self._loaded.setdefault(name, node)
-        for node in closure.nodes:
-            if everywhere:
-                self._everywhere.setdefault(node)
         if everywhere:
-            self._everywhere_opaque.update(closure.opaque)
+            self._everywhere |= dict.fromkeys(closure.nodes)
+            self._everywhere_opaque |= closure.opaque
 
     def _closure(self, root: Node, siblings: Mapping[str, Node] | None = None) -> Closure:
         """Load a file and its dependencies, breadth first; `siblings` are the last resort."""
@@ -342,7 +334,3 @@ class Loader:
             everything = range(len(node.binary.wanted_keys) // 2)
             self._open[node] = tuple(i for i in everything if not self._providers.has(node, i, mine))
         return [index for index in self._open[node] if not self._providers.has(node, index, scope)]
-
-
-def _interpreters(version: str) -> Iterable[str]:
-    return (f"/usr/bin/python{version}", f"/usr/local/bin/python{version}")

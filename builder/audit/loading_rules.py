@@ -10,6 +10,7 @@ from builder.audit.audit_context import finding, named
 from builder.audit.environment import Node, ceiling
 from builder.audit.file_rules import for_python
 from builder.audit.load_outcome import Dependent, ExecutableStack, MissingLibrary, Outdated, UnresolvedSymbol
+from builder.audit.loader import STRICT_GLIBC
 from builder.audit.rule_tables import version_numbers
 from builder.jetson.distributions import distributions, platforms
 from builder.model.audits import SEVERITIES, Finding
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from builder.model.audits import Finding, Severity
     from builder.model.platforms import Platform
 
-_STACKS_REFUSED = "2.41"
 # Of C++ names, in characters: longer ones are not demangled, and cut in findings.
 _LONGEST = 2000
 _LONGEST_SHOWN = 160
@@ -107,7 +107,7 @@ def _finding(case: AuditContext, failures: list[Cause], severity: Severity) -> F
     if isinstance(first, ExecutableStack):
         detail = "wants an executable stack, which the C library of this base refuses from 2.41 on"
         fix = "take a newer build of it"
-        if bases := list(bases_for(case.environment.platform, lambda row: not _reaches(row.glibc, _STACKS_REFUSED))):
+        if bases := list(bases_for(case.environment.platform, lambda row: version_numbers(row.glibc) < STRICT_GLIBC)):
             fix += f", or a base with an older C library: {', '.join(bases)}"
         return finding("executable-stack", severity, _nodes(failures), detail, fix)
     return _undefined(first, failures, severity)
@@ -200,13 +200,7 @@ def _undefined(first: UnresolvedSymbol, failures: list[Cause], severity: Severit
 
 def _by_runtime(case: AuditContext) -> Iterator[Finding]:
     """Yield files that load under the NVIDIA runtime only, once a wheel, if the platform has no GPU."""
-    if case.sms:
-        return
-    grouped: dict[str, list[LoadOutcome]] = defaultdict(list)
-    for verdict in case.verdicts:
-        if verdict.injected and not verdict.failures and verdict.node.wheel:
-            grouped[verdict.node.wheel.name].append(verdict)
-    for verdicts in grouped.values():
+    for verdicts in _by_wheel(verdict for verdict in case.verdicts if verdict.injected and not case.sms):
         modules = [v for v in verdicts if v.node.is_module and not case.exempt(v.node)]
         first = (modules or verdicts)[0]
         names = ", ".join(sorted({name for verdict in verdicts for name in verdict.injected}))
@@ -218,15 +212,20 @@ def _by_runtime(case: AuditContext) -> Iterator[Finding]:
 
 def _by_import(case: AuditContext) -> Iterator[Finding]:
     """Yield files that load only after an import has loaded libraries of other wheels, once a wheel."""
-    grouped: dict[str, list[LoadOutcome]] = defaultdict(list)
-    for verdict in case.verdicts:
-        if verdict.by_import and not verdict.failures and verdict.node.wheel:
-            grouped[verdict.node.wheel.name].append(verdict)
-    for verdicts in grouped.values():
+    for verdicts in _by_wheel(verdict for verdict in case.verdicts if verdict.by_import):
         names = ", ".join(sorted({name for verdict in verdicts for name in verdict.by_import}))
         detail = f"finds {names} only because Python has loaded them before, by imports"
         fix = "nothing to do while those imports come first, as they are meant to"
         yield finding("missing-library", "info", [verdict.node for verdict in verdicts], detail, fix)
+
+
+def _by_wheel(verdicts: Iterable[LoadOutcome]) -> Iterable[list[LoadOutcome]]:
+    """Group the verdicts on files that load by their wheel."""
+    grouped: dict[str, list[LoadOutcome]] = defaultdict(list)
+    for verdict in verdicts:
+        if verdict.node.wheel and not verdict.failures:
+            grouped[verdict.node.wheel.name].append(verdict)
+    return grouped.values()
 
 
 def demangled(symbol: str) -> str:

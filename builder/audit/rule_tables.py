@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from builder.host import records
 from builder.host.files import sha256_of
@@ -15,13 +15,16 @@ from builder.host.toml import documents
 from builder.model.audits import SEVERITIES, Severity
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from builder.host.toml.documents import Table
+
+_Rows = TypeVar("_Rows")
 
 _FOLDER = Path(__file__).parent
 _ID = r"[a-z][a-z-]*[a-z]"
 _VERSION = r"[0-9]+\.[0-9]+"
-
-
+_PACKAGE = r"[a-z0-9][a-z0-9.+-]*"
 # A version of PTX, and the first CUDA release that compiles it.
 _PtxVersion = tuple[tuple[int, int], tuple[int, int]]
 
@@ -68,14 +71,6 @@ class Preload:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GpuPolicy:
-    """The rule by which code for one GPU runs on others, on some L4T releases."""
-
-    l4t: str
-    same_major: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Exempt:
     """A row of `exceptions.toml`: files whose failing means less; `sms` where they are made for some GPUs only."""
 
@@ -91,23 +86,26 @@ class Exempt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tables:
-    """All rows. `ptx` maps versions of PTX to the first CUDA that compiles them, `promises` tags to GLIBCXX."""
+    """All rows but the rules.
 
-    rules: tuple[Rule, ...]
+    `policies` maps L4T releases (globs) to whether code for one GPU runs on others of the same major, `ptx` versions of
+    PTX to the first CUDA that compiles them, `promises` tags to GLIBCXX.
+    """
+
     essential: tuple[KnownExports, ...]
     packages: tuple[KnownExports, ...]
     injected: tuple[KnownExports, ...]
     preloads: tuple[Preload, ...]
-    policies: tuple[GpuPolicy, ...]
+    policies: dict[str, bool]
     ptx: tuple[_PtxVersion, ...]
     promises: tuple[tuple[str, str], ...]
     optional: tuple[Exempt, ...]
     other_gpus: tuple[Exempt, ...]
     hidden_code: tuple[Exempt, ...]
 
-    def policy(self, l4t: str | None) -> GpuPolicy:
-        """Return the GPU policy of an L4T release, or of platforms without one."""
-        return next(policy for policy in self.policies if fnmatchcase(l4t or "none", policy.l4t))
+    def same_major(self, l4t: str | None) -> bool:
+        """Return whether GPUs run code for others of the same major, on an L4T release or a platform without one."""
+        return next(runs for pattern, runs in self.policies.items() if fnmatchcase(l4t or "none", pattern))
 
 
 def table_digest() -> str:
@@ -122,7 +120,7 @@ def rules() -> tuple[Rule, ...]:
     Raises:
         DocumentError: the file has mistakes.
     """
-    return documents.load(_FOLDER / "rules.toml", "the audit's rules have mistakes", _rules)
+    return _load("rules", "audit's rules", _rules)
 
 
 @cache
@@ -132,25 +130,27 @@ def tables() -> Tables:
     Raises:
         DocumentError: a file has mistakes.
     """
-    essential, packages = documents.load(_FOLDER / "packages.toml", "the packages have mistakes", _packages)
-    policies, ptx = documents.load(_FOLDER / "gpu.toml", "the GPU policies have mistakes", _gpu)
-    exceptions = documents.load(_FOLDER / "exceptions.toml", "the exceptions have mistakes", _exceptions)
+    essential, packages = _load("packages", "packages", _packages)
+    policies, ptx = _load("gpu", "GPU policies", _gpu)
     return Tables(
-        rules=rules(),
         essential=essential,
         packages=packages,
-        injected=documents.load(_FOLDER / "injected.toml", "the injected libraries have mistakes", _injected),
-        preloads=documents.load(_FOLDER / "preloads.toml", "the preloads have mistakes", _preloads),
+        injected=_load("injected", "injected libraries", lambda root: _exports(root, "injected")),
+        preloads=_load("preloads", "preloads", _preloads),
         policies=policies,
         ptx=ptx,
-        promises=documents.load(_FOLDER / "tags.toml", "the tags have mistakes", _promises),
-        **exceptions,
+        promises=_load("tags", "tags", _promises),
+        **_load("exceptions", "exceptions", _exceptions),
     )
+
+
+def _load(name: str, noun: str, parse: Callable[[Table], _Rows]) -> _Rows:
+    return documents.load(_FOLDER / f"{name}.toml", f"the {noun} have mistakes", parse)
 
 
 def _rules(root: Table) -> tuple[Rule, ...]:
     rows: list[Rule] = []
-    for table in root.tables("rules"):
+    for table in root.rows("rules"):
         severity = table.string("severity")
         if severity not in SEVERITIES:
             table.problem("severity", f"unknown severity `{severity}`")
@@ -159,70 +159,59 @@ def _rules(root: Table) -> tuple[Rule, ...]:
         rows.append(Rule(id=name, severity=severity, title=title, says=says))  # type: ignore[arg-type]
         if [rule.id for rule in rows].count(name) > 1:
             table.problem("id", f"`{name}` occurs twice")
-        table.done()
     return tuple(rows)
 
 
-def _exports(table: Table, package: str | None = None) -> KnownExports:
-    row = KnownExports(
-        libraries=table.strings("libraries"),
-        symbols=table.strings("symbols"),
-        on=table.strings("on") or ("*",),
-        package=package,
-    )
-    if not row.libraries:
-        table.problem("libraries", "must name at least one library")
-    _close(table)
-    return row
-
-
-def _close(table: Table) -> None:
-    """Require a source, and refuse unknown keys."""
-    table.string("source", pattern=".+", noun="a source")
-    table.done()
+def _sourced(root: Table, key: str) -> Iterator[Table]:
+    """Yield the rows of a table; each must have a source."""
+    for table in root.rows(key):
+        yield table
+        table.string("source", pattern=".+", noun="a source")
 
 
 def _packages(root: Table) -> tuple[tuple[KnownExports, ...], tuple[KnownExports, ...]]:
-    named = ((table, table.string("name", pattern=r"[a-z0-9][a-z0-9.+-]*")) for table in root.tables("packages"))
-    return tuple(map(_exports, root.tables("essential"))), tuple(_exports(table, name) for table, name in named)
+    return _exports(root, "essential"), _exports(root, "packages")
 
 
-def _injected(root: Table) -> tuple[KnownExports, ...]:
-    return tuple(map(_exports, root.tables("injected")))
-
-
-def _preloads(root: Table) -> tuple[Preload, ...]:
+def _exports(root: Table, key: str) -> tuple[KnownExports, ...]:
     rows = []
-    for table in root.tables("preloads"):
-        load, everywhere = table.strings("load"), table.strings("everywhere")
-        package, only_with = table.string("package"), table.optional_string("only-with")
-        rows.append(Preload(package=package, load=load, everywhere=everywhere, only_with=only_with))
-        _close(table)
+    for table in _sourced(root, key):
+        row = KnownExports(
+            libraries=table.strings("libraries"),
+            symbols=table.strings("symbols"),
+            on=table.strings("on") or ("*",),
+            package=table.string("name", pattern=_PACKAGE) if key == "packages" else None,
+        )
+        if not row.libraries:
+            table.problem("libraries", "must name at least one library")
+        rows.append(row)
     return tuple(rows)
 
 
-def _gpu(root: Table) -> tuple[tuple[GpuPolicy, ...], tuple[_PtxVersion, ...]]:
-    policies, versions = [], list[_PtxVersion]()
-    for table in root.tables("policies"):
-        same_major = table.boolean("same-major", default=False)
-        policies.append(GpuPolicy(l4t=table.string("l4t"), same_major=same_major))
-        _close(table)
-    for table in root.tables("ptx"):
-        isa, cuda = (major_minor(table.string(key, pattern=_VERSION)) for key in ("isa", "cuda"))
-        versions.append((isa, cuda))
-        table.done()
-    if not policies or policies[-1].l4t != "*":
+def _preloads(root: Table) -> tuple[Preload, ...]:
+    return tuple(
+        Preload(
+            package=table.string("package"),
+            load=table.strings("load"),
+            everywhere=table.strings("everywhere"),
+            only_with=table.optional_string("only-with"),
+        )
+        for table in _sourced(root, "preloads")
+    )
+
+
+def _gpu(root: Table) -> tuple[dict[str, bool], tuple[_PtxVersion, ...]]:
+    rows = _sourced(root, "policies")
+    policies = {table.string("l4t"): table.boolean("same-major", default=False) for table in rows}
+    if [*policies][-1:] != ["*"]:
         root.problem("policies", "the last policy must be for `*`")
-    return tuple(policies), tuple(sorted(versions))
+    ptx = root.string_map("ptx", (_VERSION, "a version"), (_VERSION, "a version"))
+    return policies, tuple(sorted((major_minor(isa), major_minor(cuda)) for isa, cuda in ptx))
 
 
 def _promises(root: Table) -> tuple[tuple[str, str], ...]:
     root.string("source", pattern=".+", noun="a source")
-    rows = []
-    for table in root.tables("promises"):
-        rows.append((table.string("tag", pattern="manylinux_2_[0-9]+"), table.string("glibcxx")))
-        table.done()
-    return tuple(rows)
+    return root.string_map("promises", ("manylinux_2_[0-9]+", "a tag such as manylinux_2_28"))
 
 
 def _exceptions(root: Table) -> dict[str, tuple[Exempt, ...]]:
@@ -231,13 +220,11 @@ def _exceptions(root: Table) -> dict[str, tuple[Exempt, ...]]:
 
 def _exempt(root: Table, key: str) -> tuple[Exempt, ...]:
     rows = []
-    for table in root.tables(key):
+    for table in _sourced(root, key):
         sms = table.strings("sms", pattern=_VERSION, noun="a compute capability such as 9.0")
-        row = Exempt(wheel=table.string("wheel"), file=table.string("file"), why=table.string("why"), sms=sms)
+        rows.append(Exempt(wheel=table.string("wheel"), file=table.string("file"), why=table.string("why"), sms=sms))
         if key == "other-gpus" and not sms:
             table.problem("sms", "must name the GPUs of the file's code")
-        _close(table)
-        rows.append(row)
     return tuple(rows)
 
 

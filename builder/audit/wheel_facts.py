@@ -11,14 +11,17 @@ from __future__ import annotations
 import re
 import zlib
 from array import array
+from dataclasses import fields
 from email.parser import Parser
 from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from packaging.utils import canonicalize_name
+
 from builder.audit import elf, fatbin, wheel_reader
 from builder.audit.byte_source import File, MalformedError
-from builder.model.audits import Binary, GpuCode, WheelFacts
+from builder.model.audits import Binary, GpuCode, LoaderFacts, WheelFacts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -82,21 +85,13 @@ def compact(path: str, facts: ElfFacts, gpu: tuple[GpuCode, ...] = ()) -> Binary
     strong = [symbol for symbol in facts.undefined if not symbol.weak]
     inits = sorted(d.name[len(_INIT) :].decode("utf-8", "replace") for d in facts.defined if d.name.startswith(_INIT))
     return Binary(
+        **{field.name: getattr(facts, field.name) for field in fields(LoaderFacts)},
         path=path,
-        header=facts.header,
-        needed=facts.needed,
-        soname=facts.soname,
-        rpath=facts.rpath,
-        runpath=facts.runpath,
-        version_needs=facts.version_needs,
-        version_defines=facts.version_defines,
         inits=tuple(inits),
         gpu=gpu,
         defines=defined_keys(facts.defined).tobytes(),
         wants=wanted_keys(strong).tobytes(),
         wanted=zlib.compress(b"\n".join(versioned_name(symbol) for symbol in strong), 1) if strong else b"",
-        dynamic=facts.dynamic,
-        executable_stack=facts.executable_stack,
     )
 
 
@@ -132,7 +127,7 @@ def _metadata(data: ByteSource, listing: WheelMembers, name: str, flaws: list[tu
 
 def _requires(headers: Message) -> tuple[str, ...]:
     names = (_NAME.match(str(text).strip()) for text in headers.get_all("Requires-Dist", ()))
-    return tuple(sorted({re.sub(r"[-_.]+", "-", match[0]).lower() for match in names if match}))
+    return tuple(sorted({canonicalize_name(match[0]) for match in names if match}))
 
 
 def key(name: bytes) -> int:

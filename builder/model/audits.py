@@ -22,7 +22,22 @@ class GpuCode(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Binary:
+class LoaderFacts:
+    """The facts of an ELF file for the loader; `executable_stack` is None if the file has no header for it."""
+
+    header: Header
+    dynamic: bool = False
+    executable_stack: bool | None = None
+    needed: tuple[str, ...] = ()
+    soname: str | None = None
+    rpath: str | None = None
+    runpath: str | None = None
+    version_needs: tuple[VersionNeed, ...] = ()
+    version_defines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binary(LoaderFacts):
     """An ELF file, compact. `path` is relative to site-packages in wheels, absolute in a base image.
 
     Symbols are hashed (`builder.audit.wheel_facts`): `defines` are the keys of its symbols, `wants` two alternative
@@ -31,20 +46,11 @@ class Binary:
     """
 
     path: str
-    header: Header
-    needed: tuple[str, ...] = ()
-    soname: str | None = None
-    rpath: str | None = None
-    runpath: str | None = None
-    version_needs: tuple[VersionNeed, ...] = ()
-    version_defines: tuple[str, ...] = ()
     inits: tuple[str, ...] = ()
     gpu: tuple[GpuCode, ...] = ()
     defines: bytes = b""
     wants: bytes = b""
     wanted: bytes = b""
-    dynamic: bool = False
-    executable_stack: bool | None = None
 
     @cached_property
     def defined_keys(self) -> array[int]:

@@ -48,7 +48,10 @@ def ask(server: ServerUnderTest, model: str, question: Question, within_s: float
         if problem := unmet(question, reply):
             raise WrongAnswerError(problem, reply.answer)
     if question.also_whole:
-        _check_whole(server.ask(model, question, within_s, stream=False), replies[0])
+        streamed, complete = replies[0].answer, server.ask(model, question, within_s, stream=False).answer
+        if complete.text != streamed.text:
+            message = f"expected the same text without streaming: {streamed.text[:EXCERPT]!r}"
+            raise WrongAnswerError(f"{message}; got: {complete.text[:EXCERPT]!r}", complete)
     return replace(replies[0], answer=together([reply.answer for reply in replies]))
 
 
@@ -73,12 +76,6 @@ def _misses(question: Question, reply: Reply) -> Iterator[str]:
         yield f"expected JSON that matches the schema, but {problem}; {reply_text}"
     if reply.answer.tokens >= _STREAMED and reply.chunks == 1:
         yield f"expected a stream; got {reply.answer.tokens} tokens in one chunk"
-
-
-def _check_whole(complete: Reply, streamed: Reply) -> None:
-    if complete.answer.text != streamed.answer.text:
-        message = f"expected the same text without streaming: {streamed.answer.text[:EXCERPT]!r}"
-        raise WrongAnswerError(f"{message}; got: {complete.answer.text[:EXCERPT]!r}", complete.answer)
 
 
 def together(answers: Sequence[Answer]) -> Answer:

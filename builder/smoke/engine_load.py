@@ -1,4 +1,4 @@
-"""Loads an image from the workspace's layout into the engine and removes it after use."""
+"""Loads an image from the workspace's layout into the engine, as a tar archive, and removes it after use."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import json
 import os
 import re
 import socket
+import tarfile
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from docker.errors import APIError, DockerException, ImageNotFound
@@ -16,22 +17,21 @@ from requests import RequestException
 
 from builder.errors import EngineError, IntegrityError
 from builder.host.engine.container import is_alive
-from builder.image.oci.layout import blob, damaged_blobs, find_corruption, image_blobs
-from builder.smoke import engine_archive as oci
+from builder.image.oci.layout import blob, damaged_blobs, find_corruption, image_blobs, open_blob
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
     from docker import DockerClient
 
     from builder.host.console import Console
     from builder.host.engine.docker import Engine
-    from builder.model.images import Image
+    from builder.model.images import Descriptor, Image
 
 REPOSITORY = "jbuild-smoke"
 _OWNED = re.compile(REPOSITORY + r":[0-9a-f]{12}-([0-9a-f]{6})-(\d+)-[0-9a-f]{6}")
-_DISK_FULL = re.compile(r"no space left on device", re.IGNORECASE)
+_BLOCK = 1 << 20
 
 
 @contextmanager
@@ -46,8 +46,7 @@ def loaded(
         EngineError: the engine could not load or tag the image.
         IntegrityError: a blob of the image is missing or truncated in the layout.
     """
-    client = engine.client()
-    try:
+    with closing(engine.client()) as client:
         present = _present(client, image)
         reference = present or _load(client, image, layout, console)
         try:
@@ -58,8 +57,6 @@ def loaded(
             if not present:
                 _forget(client, reference)
             _forget_abandoned(client)
-    finally:
-        client.close()
 
 
 def _present(client: DockerClient, image: Image) -> str | None:
@@ -96,7 +93,7 @@ def _send(
     """Send an image to the engine; return the engine's error, None on success."""
     try:
         with console.task("loading the image into the engine", float(image.size), unit="B") as task:
-            blobs = oci.stream(image, layout, name, task.advance, without)
+            blobs = stream(image, layout, name, task.advance, without)
             events = list(client.api.load_image(blobs))  # type: ignore[no-untyped-call]
         reason = next((str(event["error"]) for event in events if "error" in event), None)
     except (DockerException, RequestException) as error:
@@ -122,7 +119,7 @@ def _layers_in_use(client: DockerClient, layout: Path) -> frozenset[str]:
 
 def _not_taken(reason: str, name: str) -> EngineError:
     hint = "run `jbuild doctor`"
-    if _DISK_FULL.search(reason):
+    if "no space left on device" in reason.lower():
         hint = "free space where the engine keeps its data: `docker system df`, `docker image prune`"
     return EngineError(f"the engine could not load the image: {reason.strip()}", where=name, hint=hint)
 
@@ -164,3 +161,67 @@ def _forget(client: DockerClient, name: str) -> None:
     # A failed clean-up must not hide the block's own error.
     with suppress(APIError, RequestException):
         client.api.remove_image(name, force=True)
+
+
+def stream(
+    image: Image, layout: Path, name: str, on_bytes: Callable[[float], None], without: Collection[str] = ()
+) -> Iterator[bytes]:
+    """Yield the tar of an image of a layout, under a name such as `repository:tag`, without the blobs of `without`.
+
+    Every Docker engine can load it: those with containerd's store read `index.json`, the others `manifest.json`.
+    `on_bytes` gets the number of bytes read.
+    """
+    texts = {
+        "oci-layout": {"imageLayoutVersion": "1.0.0"},
+        "index.json": _index(image, name),
+        "manifest.json": _docker_manifest(image, name),
+    }
+    for path, content in texts.items():
+        data = json.dumps(content).encode()
+        yield from _entry(path, len(data), [data])
+    for descriptor in image_blobs(image):
+        if descriptor.digest in without:
+            on_bytes(descriptor.size)
+        else:
+            yield from _entry(_path(descriptor), descriptor.size, _blocks(descriptor, layout, on_bytes))
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _index(image: Image, name: str) -> dict[str, object]:
+    """Return the `index.json` of a layout with only this image."""
+    system, architecture = image.platform.split("/")[:2]
+    manifest = {
+        "mediaType": image.manifest.media_type,
+        "digest": image.manifest.digest,
+        "size": image.manifest.size,
+        "platform": {"os": system, "architecture": architecture},
+        "annotations": {
+            "io.containerd.image.name": f"docker.io/library/{name}",
+            "org.opencontainers.image.ref.name": name.rpartition(":")[2],
+        },
+    }
+    return {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [manifest]}
+
+
+def _docker_manifest(image: Image, name: str) -> list[dict[str, object]]:
+    """Return the `manifest.json` of `docker save`."""
+    return [{"Config": _path(image.config), "RepoTags": [name], "Layers": [_path(layer) for layer in image.layers]}]
+
+
+def _path(descriptor: Descriptor) -> str:
+    return "blobs/" + descriptor.digest.replace(":", "/", 1)
+
+
+def _blocks(descriptor: Descriptor, layout: Path, on_bytes: Callable[[float], None]) -> Iterator[bytes]:
+    with open_blob(layout, descriptor.digest) as file:
+        while block := file.read(_BLOCK):
+            on_bytes(len(block))
+            yield block
+
+
+def _entry(path: str, size: int, blocks: Iterable[bytes]) -> Iterator[bytes]:
+    entry = tarfile.TarInfo(path)
+    entry.size = size
+    yield entry.tobuf(tarfile.USTAR_FORMAT if size < 8 << 30 else tarfile.GNU_FORMAT)
+    yield from blocks
+    yield bytes(-size % tarfile.BLOCKSIZE)

@@ -1,13 +1,15 @@
-"""Failures of a smoke run's steps, with the usual remedies from a table."""
+"""Failures of a smoke run's steps, with the usual remedies from a table, and errors that only its log shows."""
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder.host.engine.container import printable_line
 from builder.host.toml import documents
 
 if TYPE_CHECKING:
@@ -15,7 +17,11 @@ if TYPE_CHECKING:
     from builder.host.toml.documents import Table
     from builder.model.verdicts import Step
 
-DATA = Path(__file__).with_name("faults.toml")
+_FOLDER = Path(__file__).parent
+# Only the end of a long log is read.
+_READ_BYTES = 4 << 20
+_KEPT_ERRORS = 5
+_SHOWN = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,23 +34,21 @@ class Fault:
 
 
 @cache
-def faults(path: Path = DATA) -> dict[str, Fault]:
+def faults() -> dict[str, Fault]:
     """Return all faults by their ids.
 
     Raises:
         DocumentError: the table has mistakes.
     """
-    return {fault.id: fault for fault in documents.load(path, "the table of faults has mistakes", _parse)}
+    rows = documents.load(_FOLDER / "faults.toml", "the table of faults has mistakes", _faults)
+    return {fault.id: fault for fault in rows}
 
 
-def _parse(root: Table) -> tuple[Fault, ...]:
-    return tuple(_fault(table) for table in root.tables("faults"))
-
-
-def _fault(table: Table) -> Fault:
-    name, helps, source = table.string("id"), table.strings("helps"), table.string("source")
-    table.done()
-    return Fault(id=name, helps=helps, source=source)
+def _faults(root: Table) -> tuple[Fault, ...]:
+    return tuple(
+        Fault(id=table.string("id"), helps=table.strings("helps"), source=table.string("source"))
+        for table in root.rows("faults")
+    )
 
 
 class StepFailedError(Exception):
@@ -77,3 +81,53 @@ def exit_meaning(code: int) -> str:
         return f"exit code {code} ({signal.Signals(code - 128).name})" if code > 128 else f"exit code {code}"  # noqa: PLR2004
     except ValueError:
         return f"exit code {code}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScannedLog:
+    """A log: its lines, and the first different errors among them."""
+
+    lines: tuple[str, ...]
+    errors: tuple[str, ...]
+
+
+def read_log(path: Path) -> ScannedLog:
+    """Read the log of an ended container; a container that never started has none."""
+    if not path.is_file():
+        return ScannedLog(lines=(), errors=())
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _READ_BYTES))
+        lines = tuple(printable_line(line.decode(errors="replace")) for line in file)
+    return ScannedLog(lines=lines, errors=log_errors(lines))
+
+
+def log_errors(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the first different lines that report an error and are not known to be harmless."""
+    errors, harmless = _signs()
+    examples: dict[str, str] = {}
+    for line in lines:
+        if _any(errors, line) and not _any(harmless, line):
+            # Repeated errors differ only in time and process.
+            examples.setdefault(re.sub(r"\d+", "#", line), line[:_SHOWN])
+    return tuple(examples.values())[:_KEPT_ERRORS]
+
+
+@cache
+def _signs() -> tuple[tuple[re.Pattern[str], ...], ...]:
+    return documents.load(
+        _FOLDER / "logs.toml",
+        "the table of signs in logs has mistakes",
+        lambda root: (_patterns(root, "errors"), _patterns(root, "harmless")),
+    )
+
+
+def _patterns(root: Table, key: str) -> tuple[re.Pattern[str], ...]:
+    patterns = []
+    for table in root.rows(key):
+        patterns.append(documents.pattern_of(table, "pattern"))
+        table.string("source")
+    return tuple(patterns)
+
+
+def _any(patterns: tuple[re.Pattern[str], ...], line: str) -> bool:
+    return any(pattern.search(line) for pattern in patterns)

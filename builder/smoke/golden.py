@@ -149,26 +149,23 @@ def _plain(golden: Golden) -> dict[str, Any]:
 
 
 def _parse(root: Table) -> tuple[Golden, ...]:
-    return tuple(_golden(table) for table in root.tables("golden"))
+    return tuple(_golden(table) for table in root.rows("golden"))
 
 
 def _golden(table: Table) -> Golden:
-    golden = Golden(
+    tokens = tuple(_token(token) for token in table.rows("tokens"))
+    if not tokens:
+        table.problem("tokens", "an answer without tokens proves nothing", "record it again: `jbuild smoke --record`")
+    return Golden(
         prompt=table.string("asked", pattern=rf"[0-9a-f]{{{_SHORT}}}", noun="a fingerprint"),
         model=table.string("model", pattern=rf"([0-9a-f]{{{_SHORT}}})?", noun="a fingerprint"),
         title=table.string("question"),
         source=table.string("source"),
-        tokens=tuple(_token(token) for token in table.tables("tokens")),
+        tokens=tokens,
     )
-    if not golden.tokens:
-        table.problem("tokens", "an answer without tokens proves nothing", "record it again: `jbuild smoke --record`")
-    table.done()
-    return golden
 
 
 def _token(table: Table) -> Token:
     top = table.table("top")
     likely = tuple((text, top.number(text, low=_LEAST)) for text in top)
-    token = Token(text=table.string("text"), logprob=table.number("logprob", low=_LEAST), top=likely)
-    table.done()
-    return token
+    return Token(text=table.string("text"), logprob=table.number("logprob", low=_LEAST), top=likely)

@@ -133,14 +133,12 @@ def _reply(title: str, streamed: StreamedAnswer) -> Reply:
 def _tokens(logprobs: dict[str, Any]) -> Iterator[Token]:
     """Yield the tokens with their log-probabilities; chats and completions have different formats."""
     for entry in logprobs.get("content") or ():
-        top = tuple(
-            (str(candidate["token"]), float(candidate["logprob"])) for candidate in entry.get("top_logprobs") or ()
-        )
+        likely = entry.get("top_logprobs") or ()
+        top = tuple((str(candidate["token"]), float(candidate["logprob"])) for candidate in likely)
         yield Token(text=str(entry["token"]), logprob=float(entry["logprob"]), top=top)
     chosen = zip(logprobs.get("tokens") or (), logprobs.get("token_logprobs") or (), strict=True)
     candidates = logprobs.get("top_logprobs") or ()
     for index, (text, logprob) in enumerate(chosen):
-        top = (
-            tuple((str(name), float(value)) for name, value in (candidates[index] or {}).items()) if candidates else ()
-        )
+        likely = (candidates[index] if candidates else None) or {}
+        top = tuple((str(name), float(value)) for name, value in likely.items())
         yield Token(text=str(text), logprob=float(logprob), top=top)

@@ -8,8 +8,8 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from builder.audit.rule_tables import tables
 from builder.host import records
-from builder.host.engine.container import temporary_container
 from builder.image.runtime import MODELS, served_model
 from builder.model.images import ENVIRONMENT
 from builder.model.verdicts import FailedModule, GpuComputation, Modules, Token
@@ -18,7 +18,7 @@ from builder.smoke.ask import unmet
 from builder.smoke.errors import StepFailedError, ended
 from builder.smoke.openai_client import Reply, measured_answer
 from builder.smoke.probe import MARK, script
-from builder.smoke.steps import accept, patience
+from builder.smoke.steps import accept, patience, started
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +36,12 @@ _POLL_S = 0.5
 # The audit's rules about modules that do not load; a waiver accepts that.
 _LOADING = ("missing-library", "symbol-version", "undefined-symbol")
 _SHOWN_MODULES = 3
+# The step of each probe, and its title.
+_PROBES: dict[str, tuple[Step, str]] = {
+    "gpu": ("gpu", "computing on the GPU"),
+    "extensions": ("modules", "loading every extension module"),
+    "forward": ("forward", "running the model on the CPU"),
+}
 
 
 def check_gpu(run: SmokeRun, client: DockerClient, log: Path) -> None:
@@ -62,7 +68,8 @@ def check_modules(run: SmokeRun, client: DockerClient, log: Path) -> None:
     Raises:
         StepFailedError: a module does not load.
     """
-    options = [word for glob in _driver() for word in ("--driver", glob)]
+    libraries = (library for row in tables().injected for library in row.libraries)
+    options = [word for library in libraries for word in ("--driver", library)]
     report = _probe(run, client, log, "extensions", *options)
     failed = [FailedModule(file=module["file"], lacks=module["error"]) for module in report["broken"]]
     run.modules = Modules(
@@ -71,8 +78,8 @@ def check_modules(run: SmokeRun, client: DockerClient, log: Path) -> None:
         optional=tuple(module for module in failed if _may_fail(module.file, run.spec.waivers)),
         broken=tuple(module for module in failed if not _may_fail(module.file, run.spec.waivers)),
     )
-    libraries = ", ".join(sorted({module.lacks for module in run.modules.need_driver}))
-    apart = f"; {len(run.modules.need_driver)} need the GPU's driver ({libraries})" if libraries else ""
+    lacking = ", ".join(sorted({module.lacks for module in run.modules.need_driver}))
+    apart = f"; {len(run.modules.need_driver)} need the GPU's driver ({lacking})" if lacking else ""
     spare = f"; {len(run.modules.optional)} optional ones do not" if run.modules.optional else ""
     run.console.say(f"{run.name}: {run.modules.loaded} extension modules load{apart}{spare}")
     if run.modules.broken:
@@ -88,12 +95,12 @@ def forward(run: SmokeRun, client: DockerClient, log: Path) -> None:
         StepFailedError: the model does not answer, or an answer is wrong.
     """
     model, questions = served_model(run.spec), run.spec.smoke.questions
+    if note := patience(run):
+        run.console.say(f"{run.name}: the model answers without a server; {note}")
     prompts = [
         {"messages": records.to_json(item.messages), "prompt": item.prompt, "max_tokens": item.max_tokens}
         for item in questions
     ]
-    if note := patience(run):
-        run.console.say(f"{run.name}: the model answers without a server; {note}")
     request = {"model": f"{MODELS}/{model.name}" if model else "", "questions": prompts}
     report = _probe(run, client, log, "forward", json.dumps(request))
     run.ready_s = round(report["load_s"], 1)
@@ -120,27 +127,19 @@ def _reply(title: str, generated: dict[str, Any]) -> Reply:
 
 def _probe(run: SmokeRun, client: DockerClient, log: Path, name: str, *arguments: str) -> dict[str, Any]:
     """Run a probe in its own container and return its report."""
-    step: Step = _STEPS[name]
-    launch = replace(
-        run.launch,
-        command=(f"{ENVIRONMENT}/bin/python", f"/{script(name).name}", *arguments),
-        files=(script(name),),
-    )
+    step, title = _PROBES[name]
+    command = (f"{ENVIRONMENT}/bin/python", f"/{script(name).name}", *arguments)
+    launch = replace(run.launch, command=command, files=(script(name),))
     with (
-        run.console.task(f"{run.name}: {_TITLES[name]}", unit="") as task,
-        temporary_container(client, launch.arguments(), log, launch.files) as container,
+        run.console.task(f"{run.name}: {title}", unit="") as task,
+        started(run, launch, client, log) as container,
     ):
-        try:
-            _wait(run, container, step, task)
-        finally:
-            container.settle()
-            run.note_container(container)
+        _wait(run, container, step, task)
         results = [line[len(MARK) :] for line in container.output().splitlines() if line.startswith(MARK)]
         state = container.state()
     if not results:
-        raise ended(
-            step, "no-probe", f"the image's Python could not run the probe: {container.log.last_line[:EXCERPT]}", state
-        )
+        message = f"the image's Python could not run the probe: {container.log.last_line[:EXCERPT]}"
+        raise ended(step, "no-probe", message, state)
     return dict(json.loads(results[-1]))
 
 
@@ -151,34 +150,13 @@ def _wait(run: SmokeRun, container: WatchedContainer, step: Step, task: Task) ->
     while container.state().running:
         if time.monotonic() > ends_at:
             raise StepFailedError(step, "slow-start", f"the probe did not end within {within_s:.0f} s")
-        task.note(
-            container.log.last_line
-            if container.log.silent_s < 2 * _POLL_S
-            else f"busy for {container.log.silent_s:.0f} s"
-        )
+        silent_s = container.log.silent_s
+        task.note(container.log.last_line if silent_s < 2 * _POLL_S else f"busy for {silent_s:.0f} s")
         time.sleep(_POLL_S)
-
-
-_STEPS: dict[str, Step] = {"gpu": "gpu", "extensions": "modules", "forward": "forward"}
-_TITLES = {
-    "gpu": "computing on the GPU",
-    "extensions": "loading every extension module",
-    "forward": "running the model on the CPU",
-}
 
 
 def _may_fail(file: str, waivers: Sequence[Waiver]) -> bool:
     """Return whether a module may fail to load, by the audit's table or by a waiver."""
-    from builder.audit.rule_tables import tables  # noqa: PLC0415  # slow to read, and few runs need it
-
-    is_optional = any(fnmatchcase(file, row.file) for row in tables().optional)
-    return is_optional or any(
-        row.rule in _LOADING and fnmatchcase(file, row.file) for row in waivers if row.file != "*"
-    )
-
-
-def _driver() -> tuple[str, ...]:
-    """Return globs of the libraries that NVIDIA's runtime injects."""
-    from builder.audit.rule_tables import tables  # noqa: PLC0415  # slow to read, and few runs need it
-
-    return tuple(library for row in tables().injected for library in row.libraries)
+    globs = [row.file for row in tables().optional]
+    globs += [row.file for row in waivers if row.rule in _LOADING and row.file != "*"]
+    return any(fnmatchcase(file, glob) for glob in globs)

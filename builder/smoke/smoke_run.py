@@ -5,7 +5,7 @@ A failed step raises `StepFailedError`; the verdict records the step.
 
 from __future__ import annotations
 
-import re
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -14,21 +14,17 @@ from docker.errors import APIError, DockerException
 from requests import RequestException
 
 from builder.errors import EngineError, RecipeError
-from builder.host.engine.container import temporary_container
-from builder.jetson.advisories import Symptom, symptoms_in
+from builder.jetson.advisories import symptoms_in
 from builder.model.verdicts import SmokeFailedError, Verdict
+from builder.recipe import value_checks
 from builder.smoke import launch as launching
-from builder.smoke import log_errors
-from builder.smoke.errors import StepFailedError
+from builder.smoke.errors import StepFailedError, read_log
 from builder.smoke.launch import NVIDIA, facts, level
 from builder.smoke.probe_runs import check_gpu, check_modules, forward
-from builder.smoke.steps import Baseline, SmokeRun, serve
+from builder.smoke.steps import Baseline, SmokeRun, serve, started
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-    from docker import DockerClient
 
     from builder.host.console import Console
     from builder.host.engine.docker import Engine
@@ -78,15 +74,16 @@ def smoke(
 
 def _run(run: SmokeRun, log: Path) -> StepFailedError | None:
     """Run all steps of the image's level; return the failure, or None."""
-    client = run.engine.client()
     try:
-        if run.level == "emulated-forward":
-            check_modules(run, client, log.with_name("smoke-modules.log"))
-            forward(run, client, log)
-        else:
+        with closing(run.engine.client()) as client:
+            if run.level == "emulated-forward":
+                check_modules(run, client, log.with_name("smoke-modules.log"))
+                forward(run, client, log)
+                return None
             if run.level == "gpu":
                 check_gpu(run, client, log.with_name("smoke-gpu.log"))
-            _serve(run, client, log)
+            with started(run, run.launch, client, log) as container:
+                serve(run, container)
     except StepFailedError as failed:
         return failed
     except APIError as error:
@@ -96,18 +93,7 @@ def _run(run: SmokeRun, log: Path) -> StepFailedError | None:
         raise EngineError(
             f"lost the connection to the engine during the smoke run: {error}", hint="run `jbuild doctor`"
         ) from error
-    finally:
-        client.close()
     return None
-
-
-def _serve(run: SmokeRun, client: DockerClient, log: Path) -> None:
-    with temporary_container(client, run.launch.arguments(), log) as container:
-        try:
-            serve(run, container)
-        finally:
-            container.settle()
-            run.note_container(container)
 
 
 def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | None) -> Verdict:
@@ -116,7 +102,7 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
     Raises:
         SmokeFailedError: the run failed; the error carries the verdict, the usual remedies and the log's end.
     """
-    read = log_errors.read(log)
+    read = read_log(log)
     matches = symptoms_in((*read.lines, *([failed.message] if failed else ())))
     verdict = Verdict(
         level=level(replace(facts(image, run.engine), nvidia=run.runtime == NVIDIA)),
@@ -146,14 +132,9 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
         ": ".join([f"smoke: {failed.message}", *verdict.symptoms[:1]]),
         verdict=verdict,
         where=run.launch.reference,
-        hint="; ".join(_advice(failed, matches, log)),
+        hint=f"{matches[0].hint if matches else failed.hint}; the full log is in {log}",
         log=run.tail,
     )
-
-
-def _advice(failed: StepFailedError, matches: tuple[Symptom, ...], log: Path) -> Iterator[str]:
-    yield matches[0].hint if matches else failed.hint
-    yield f"the full log is in {log}"
 
 
 def check_questions(spec: Spec) -> None:
@@ -168,9 +149,5 @@ def check_questions(spec: Spec) -> None:
         hint = "expect a word that only a right answer contains"
         if not question.expects:
             raise RecipeError(f"the question {question.title!r} has no expectation", hint=hint)
-        try:
-            empty = question.expect is not None and re.search(question.expect, "")
-        except re.error as error:
-            raise RecipeError(f"`expect` of {question.title!r} is not a regular expression: {error}") from error
-        if empty:
-            raise RecipeError(f"even an empty answer to {question.title!r} would pass", hint=hint)
+        if question.expect is not None and (problem := value_checks.expectation(question.expect)):
+            raise RecipeError(f"`expect` of {question.title!r}: {problem}", hint=hint)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from builder.host.engine.container import temporary_container
 from builder.host.toml.documents import printable
 from builder.image.runtime import served_name
 from builder.recipe.levels import usual_start_s
@@ -19,6 +21,11 @@ from builder.smoke.golden import Golden, compare, find, prompt_of
 from builder.smoke.openai_client import ServerUnderTest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from docker import DockerClient
+
     from builder.host.console import Console, Task
     from builder.host.engine.container import WatchedContainer
     from builder.host.engine.docker import Engine
@@ -64,7 +71,6 @@ class SmokeRun:
     level: Level
     emulated: bool = False
     baseline: Baseline = field(default_factory=Baseline)
-    began: float = 0.0
     sms: str = ""
     answers: list[Answer] = field(default_factory=list)
     ready_s: float | None = None
@@ -75,11 +81,18 @@ class SmokeRun:
     modules: Modules | None = None
     gpu: GpuComputation | None = None
 
-    def note_container(self, container: WatchedContainer) -> None:
-        """Record an ended container's peak memory, runtime and last log lines."""
-        peaks = [peak for peak in (self.peak_memory_bytes, container.log.peak_memory_bytes) if peak]
-        self.peak_memory_bytes = max(peaks, default=None)
-        self.runtime, self.tail = container.runtime(), container.log.tail()
+
+@contextmanager
+def started(run: SmokeRun, launch: Launch, client: DockerClient, log: Path) -> Iterator[WatchedContainer]:
+    """Start a container for the block; at its end, note its peak memory, its runtime and its last log lines."""
+    with temporary_container(client, launch.arguments(), log, launch.files) as container:
+        try:
+            yield container
+        finally:
+            container.settle()
+            peaks = [peak for peak in (run.peak_memory_bytes, container.log.peak_memory_bytes) if peak]
+            run.peak_memory_bytes = max(peaks, default=None)
+            run.runtime, run.tail = container.runtime(), container.log.tail()
 
 
 def serve(run: SmokeRun, container: WatchedContainer) -> None:
@@ -88,26 +101,28 @@ def serve(run: SmokeRun, container: WatchedContainer) -> None:
     Raises:
         StepFailedError: a step failed.
     """
-    run.began = time.monotonic()
     with run.console.task(f"{run.name}: starting the server", unit="") as task:
         server = _wait_until_ready(run, container, task)
-        run.ready_s = round(time.monotonic() - run.began, 1)
-        run.console.say(f"{run.name}: ready after {run.ready_s:.0f} s")
         _check_health_command(run, container)
-    _check_key(run, server, container)
-    name = _check_models(run, server, container)
+    if run.spec.smoke.api_key:
+        with _answering("api key", "open-to-all", container):
+            server.check_refusal()
+    with _answering("models", "refused", container):
+        names = [model.name for model in server.models()]
+    name = _offered_model(run, names)
     for question in run.spec.smoke.questions:
         with run.console.task(f"{run.name}: {question.title}", unit="") as task:
             task.note("waiting for the answer")
             _ask(run, server, name, question, container)
     _check_still_there(server, container)
-    _check_metrics(server, container)
+    with _answering("metrics", "bad-metrics", container):
+        server.metrics()
     with run.console.task(f"{run.name}: stopping the server", unit=""):
         _stop(run, container)
 
 
 def _wait_until_ready(run: SmokeRun, container: WatchedContainer, task: Task) -> ServerUnderTest:
-    within_s = run.spec.smoke.ready_within_s
+    began, within_s = time.monotonic(), run.spec.smoke.ready_within_s
     note = patience(run)
     if note:
         run.console.say(f"{run.name}: starting the server; {note}")
@@ -117,13 +132,15 @@ def _wait_until_ready(run: SmokeRun, container: WatchedContainer, task: Task) ->
         if not state.running:
             message = "the container ended before it was ready"
             raise ended("ready", "ended-early" if state.code else "ended-well-early", message, state)
-        left_s = run.began + within_s - time.monotonic()
+        left_s = began + within_s - time.monotonic()
         if left_s <= 0:
             raise _never_ready(within_s, container)
         port = None if server else container.published(run.launch.port)
         if port:
             server = ServerUnderTest(url=launching.address(run.engine, port), key=launching.key(run.spec, run.launch))
         if server and server.is_healthy(min(5.0, left_s)):
+            run.ready_s = round(time.monotonic() - began, 1)
+            run.console.say(f"{run.name}: ready after {run.ready_s:.0f} s")
             return server
         task.note(_progress(container, note))
         time.sleep(min(_POLL_S, left_s))
@@ -168,21 +185,8 @@ def _check_health_command(run: SmokeRun, container: WatchedContainer) -> None:
         raise StepFailedError("health check", "unhealthy", message)
 
 
-def _check_key(run: SmokeRun, server: ServerUnderTest, container: WatchedContainer) -> None:
-    """Check that a server with a key refuses requests without it; all later steps send the key."""
-    if not run.spec.smoke.api_key:
-        return
-    try:
-        server.check_refusal()
-    except ServerError as error:
-        raise _unanswered("api key", "open-to-all", str(error), container) from error
-
-
-def _check_models(run: SmokeRun, server: ServerUnderTest, container: WatchedContainer) -> str:
-    try:
-        names = [model.name for model in server.models()]
-    except ServerError as error:
-        raise _unanswered("models", "refused", str(error), container) from error
+def _offered_model(run: SmokeRun, names: list[str]) -> str:
+    """Return the name of the model to ask; the server must serve it."""
     expected = served_name(run.spec)
     if not names or (expected and expected not in names):
         served = ", ".join(names) or "none"
@@ -228,13 +232,8 @@ def accept(run: SmokeRun, question: Question, reply: Reply, step: Step) -> None:
     run.console.say(f"{run.name}: {question.title} -> {excerpt} ({_pace(answer)}{alike})")
     if run.baseline.recorded is not None and reply.tokens:
         source = f"level {run.level}, {datetime.now(timezone.utc).date()}, cell {run.name}"
-        recorded = Golden(
-            prompt=prompt_of(question),
-            model=run.baseline.model,
-            title=question.title,
-            source=source,
-            tokens=reply.tokens,
-        )
+        prompt, model = prompt_of(question), run.baseline.model
+        recorded = Golden(prompt=prompt, model=model, title=question.title, source=source, tokens=reply.tokens)
         run.baseline.recorded.append(recorded)
 
 
@@ -246,13 +245,6 @@ def _check_still_there(server: ServerUnderTest, container: WatchedContainer) -> 
     if not server.is_healthy(within_s=30):
         message = "the server answered, but /health no longer does"
         raise StepFailedError("question", "out-of-memory" if state.out_of_memory else "crashed", message)
-
-
-def _check_metrics(server: ServerUnderTest, container: WatchedContainer) -> None:
-    try:
-        server.metrics()
-    except ServerError as error:
-        raise _unanswered("metrics", "bad-metrics", str(error), container) from error
 
 
 def _stop(run: SmokeRun, container: WatchedContainer) -> None:
@@ -273,6 +265,15 @@ def _stop(run: SmokeRun, container: WatchedContainer) -> None:
         raise ended("stop", "unclean-end", "the server did not exit cleanly on SIGTERM", state)
 
 
+@contextmanager
+def _answering(step: Step, fault: str, container: WatchedContainer) -> Iterator[None]:
+    """Turn an error of the server into a failure of a step."""
+    try:
+        yield
+    except ServerError as error:
+        raise _unanswered(step, fault, str(error), container) from error
+
+
 def _unanswered(step: Step, fault: str, message: str, container: WatchedContainer) -> StepFailedError:
     """Return the failure of a request; it distinguishes a bad answer from a crash or a killed process."""
     time.sleep(_SETTLE_S)
@@ -280,9 +281,7 @@ def _unanswered(step: Step, fault: str, message: str, container: WatchedContaine
     if not state.running:
         return ended(step, "crashed", f"the container crashed during the request ({message})", state)
     if state.out_of_memory:
-        return StepFailedError(
-            step, "out-of-memory", f"{message}: out of memory, the kernel killed one of its processes"
-        )
+        fault, message = "out-of-memory", f"{message}: out of memory, the kernel killed one of its processes"
     return StepFailedError(step, fault, message)
 
 

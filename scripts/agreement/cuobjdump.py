@@ -9,7 +9,8 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from builder.audit import fatbin
+from builder.audit import elf, fatbin
+from builder.audit.byte_source import File
 from builder.host.process import run
 from builder.lock.solve import uv
 
@@ -47,7 +48,9 @@ def targets(cuobjdump: Path, path: Path) -> tuple[set[tuple[str, int]], int]:
 
 def differences(cuobjdump: Path, path: Path) -> tuple[int, list[str]]:
     """Return the number of GPU code entries in a file, and the differences between the audit's reader and cuobjdump."""
-    mine = {(target.kind, target.sm) for target in fatbin.targets(path)}
+    source = File(path)
+    codes = fatbin.codes(source, elf.read_source(source))
+    mine = {(code.target.kind, code.target.sm) for code in codes}
     theirs, count = targets(cuobjdump, path)
     if mine == theirs:
         return count, []

@@ -206,14 +206,14 @@ def test_layers_that_the_engine_has_are_not_sent_again(
     image, layout = build(tmp_path, "linux/amd64", size=2_000_000)
     other = relabelled(image, layout)
     sent: list[int] = []
-    stream = engine_load.oci.stream
+    stream = engine_load.stream
 
     def counted(*arguments: Any) -> Iterator[bytes]:
         for block in stream(*arguments):
             sent.append(len(block))
             yield block
 
-    monkeypatch.setattr(engine_load.oci, "stream", counted)
+    monkeypatch.setattr(engine_load, "stream", counted)
     with loaded(image, layout, engine, Console(quiet=True)):
         assert sum(sent) > 4_000_000
         sent.clear()

@@ -10,7 +10,7 @@ from factories import locked, make_wheel
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.audit import facts_cache, gather_facts, wheel_facts
+from builder.audit import gather_facts, wheel_facts
 from builder.audit.elf import Defined, UndefinedSymbol
 from builder.errors import IntegrityError
 from builder.model.audits import BaseFacts, GpuCode, GpuTarget, WheelFacts
@@ -51,26 +51,26 @@ def test_what_is_kept_of_a_wheel(wheel: Path) -> None:
 
 def test_facts_survive_the_cache(wheel: Path, tmp_path: Path) -> None:
     found = read_wheel(wheel)
-    facts_cache.write(tmp_path / "facts", found)
-    assert facts_cache.read(tmp_path / "facts", WheelFacts) == found
+    gather_facts.write_facts(tmp_path / "facts", found)
+    assert gather_facts.read_facts(tmp_path / "facts", WheelFacts) == found
 
 
 def test_a_base_images_facts_survive_the_cache(tmp_path: Path) -> None:
     base = make_base(library_path=("/opt/x",), packages=("libc6",))
-    facts_cache.write(tmp_path / "base", base)
-    assert facts_cache.read(tmp_path / "base", BaseFacts) == base
+    gather_facts.write_facts(tmp_path / "base", base)
+    assert gather_facts.read_facts(tmp_path / "base", BaseFacts) == base
 
 
 def test_damaged_facts_are_as_good_as_none(wheel: Path, tmp_path: Path) -> None:
     path = tmp_path / "facts"
-    facts_cache.write(path, read_wheel(wheel))
+    gather_facts.write_facts(path, read_wheel(wheel))
     data = path.read_bytes()
     for size in range(0, len(data), 7):
         path.write_bytes(data[:size])
-        assert facts_cache.read(path, WheelFacts) is None
+        assert gather_facts.read_facts(path, WheelFacts) is None
     path.write_bytes(b"other " + data)
-    assert facts_cache.read(path, WheelFacts) is None
-    assert facts_cache.read(tmp_path / "none", WheelFacts) is None
+    assert gather_facts.read_facts(path, WheelFacts) is None
+    assert gather_facts.read_facts(tmp_path / "none", WheelFacts) is None
 
 
 def test_a_wheel_is_read_once(wheel: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

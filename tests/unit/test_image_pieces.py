@@ -28,7 +28,7 @@ from builder.image.render.context import bake, stored_files
 from builder.model.model_files import LockedModel, ModelFile
 from builder.models import model_store
 from builder.publish.image_source import from_layout
-from builder.smoke.engine_archive import stream
+from builder.smoke.engine_load import stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

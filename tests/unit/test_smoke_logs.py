@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from builder.smoke.log_errors import ScannedLog, errors, read
+from builder.smoke.errors import ScannedLog, log_errors, read_log
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     ],
 )
 def test_lines_that_tell_of_an_error(line: str) -> None:
-    assert errors((line,)) == (line,)
+    assert log_errors((line,)) == (line,)
 
 
 @pytest.mark.parametrize(
@@ -38,28 +38,28 @@ def test_lines_that_tell_of_an_error(line: str) -> None:
     ],
 )
 def test_lines_that_do_not(line: str) -> None:
-    assert errors((line,)) == ()
+    assert log_errors((line,)) == ()
 
 
 def test_the_same_error_is_told_once_and_never_too_many() -> None:
     again = tuple(f"ERROR 11-24 10:00:{second:02d} [core.py:12] full" for second in range(9))
-    assert errors(again) == again[:1]
+    assert log_errors(again) == again[:1]
     others = tuple(f"ERROR {word}" for word in ["a", "b", "c", "d", "e", "f", "g"])
-    assert errors(others) == others[:5]
-    assert len(errors(("ERROR " + "x" * 5000,))[0]) == 200
+    assert log_errors(others) == others[:5]
+    assert len(log_errors(("ERROR " + "x" * 5000,))[0]) == 200
 
 
 def test_a_log_is_read_as_terminals_must_not_see_it(tmp_path: Path) -> None:
     path = tmp_path / "smoke.log"
     path.write_bytes(b"\x1b[31mERROR\x1b[0m bad \xff\nfine\n")
-    assert read(path) == ScannedLog(lines=("ERROR bad \ufffd", "fine"), errors=("ERROR bad \ufffd",))
+    assert read_log(path) == ScannedLog(lines=("ERROR bad \ufffd", "fine"), errors=("ERROR bad \ufffd",))
 
 
 def test_a_long_log_is_read_from_its_end(tmp_path: Path) -> None:
     path = tmp_path / "smoke.log"
     path.write_bytes(b"ERROR first\n" + b"x" * (5 << 20) + b"\nERROR last\n")
-    assert read(path).errors == ("ERROR last",)
+    assert read_log(path).errors == ("ERROR last",)
 
 
 def test_no_log(tmp_path: Path) -> None:
-    assert read(tmp_path / "absent.log") == ScannedLog(lines=(), errors=())
+    assert read_log(tmp_path / "absent.log") == ScannedLog(lines=(), errors=())

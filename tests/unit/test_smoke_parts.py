@@ -19,8 +19,8 @@ from builder.image.oci.layout import damaged_blobs, image_blobs
 from builder.model.images import Descriptor, Image
 from builder.model.recipes import Model, Question, ServerSpec, SmokeSpec, Spec
 from builder.model.verdicts import Answer, SmokeFailedError, Verdict
-from builder.smoke import engine_archive as oci
 from builder.smoke import launch as launching
+from builder.smoke.engine_load import stream
 from builder.smoke.errors import StepFailedError, ended, exit_meaning, faults
 from builder.smoke.launch import LevelFacts, facts, level
 from builder.smoke.smoke_run import check_questions
@@ -265,7 +265,7 @@ def built(tmp_path: Path) -> Image:
 
 def test_the_tar_stream_holds_what_engines_read(built: Image, tmp_path: Path) -> None:
     seen: list[float] = []
-    data = b"".join(oci.stream(built, tmp_path, "jbuild-smoke:1", seen.append))
+    data = b"".join(stream(built, tmp_path, "jbuild-smoke:1", seen.append))
     assert len(data) % 512 == 0
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         names = archive.getnames()

@@ -11,7 +11,7 @@ import pytest
 from builder.host.paths import Workspace
 from builder.model.recipes import Bounds, Question, ServerSpec, SmokeSpec, Spec
 from builder.model.verdicts import Answer, Token, Verdict
-from builder.smoke import past_verdicts
+from builder.smoke import stage
 from builder.smoke.golden import Golden
 
 if TYPE_CHECKING:
@@ -40,47 +40,42 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def test_a_digest_is_known_by_its_level_and_questions(workspace: Workspace) -> None:
-    question = past_verdicts.question_fingerprint(SPEC, ())
-    past_verdicts.keep_verdict(workspace, VERDICT, question)
-    assert past_verdicts.find_verdict(workspace, DIGEST, "emulated", question) == VERDICT
-    assert past_verdicts.find_verdict(workspace, DIGEST, "cpu", question) is None
-    assert past_verdicts.find_verdict(workspace, "sha256:" + "b" * 64, "emulated", question) is None
-    assert (
-        past_verdicts.find_verdict(workspace, DIGEST, "emulated", past_verdicts.question_fingerprint(SPEC, (GOLDEN,)))
-        is None
-    )
+    question = stage.question_fingerprint(SPEC, ())
+    stage.keep_verdict(workspace, VERDICT, question)
+    assert stage.find_verdict(workspace, DIGEST, "emulated", question) == VERDICT
+    assert stage.find_verdict(workspace, DIGEST, "cpu", question) is None
+    assert stage.find_verdict(workspace, "sha256:" + "b" * 64, "emulated", question) is None
+    assert stage.find_verdict(workspace, DIGEST, "emulated", stage.question_fingerprint(SPEC, (GOLDEN,))) is None
 
 
 @pytest.mark.parametrize("change", [{"passed": False}, {"digest": "sha256:0"}, {"level": "gpu"}])
 def test_what_is_no_proof_of_this_digest_at_this_level(workspace: Workspace, change: dict[str, Any]) -> None:
-    question = past_verdicts.question_fingerprint(SPEC, ())
-    past_verdicts.keep_verdict(workspace, VERDICT, question)
+    question = stage.question_fingerprint(SPEC, ())
+    stage.keep_verdict(workspace, VERDICT, question)
     (path,) = (workspace.cache / "verdicts").rglob("*.json")
     wrong = dataclasses.replace(VERDICT, **change)
-    past_verdicts.keep_verdict(workspace, wrong, question)
+    stage.keep_verdict(workspace, wrong, question)
     (other,) = set((workspace.cache / "verdicts").rglob("*.json")) - {path} or {path}
     other.replace(path)
-    assert past_verdicts.find_verdict(workspace, DIGEST, "emulated", question) is None
+    assert stage.find_verdict(workspace, DIGEST, "emulated", question) is None
 
 
 def test_how_long_it_may_take_and_how_bad_it_may_be_prove_nothing() -> None:
     smoke = SPEC.smoke
     same = dataclasses.replace(smoke, ready_within_s=5.0, answer_within_s=1.0, bounds=Bounds(slower_start=0.1))
-    assert past_verdicts.question_fingerprint(
-        dataclasses.replace(SPEC, smoke=same), ()
-    ) == past_verdicts.question_fingerprint(SPEC, ())
+    assert stage.question_fingerprint(dataclasses.replace(SPEC, smoke=same), ()) == stage.question_fingerprint(SPEC, ())
     for changed in (
         dataclasses.replace(smoke, questions=(*smoke.questions, *smoke.questions)),
         dataclasses.replace(smoke, api_key=False),
         dataclasses.replace(smoke, environment=(("A", "1"),)),
         dataclasses.replace(smoke, golden_tolerance=0.1),
     ):
-        assert past_verdicts.question_fingerprint(
-            dataclasses.replace(SPEC, smoke=changed), ()
-        ) != past_verdicts.question_fingerprint(SPEC, ())
-    assert past_verdicts.question_fingerprint(
+        assert stage.question_fingerprint(dataclasses.replace(SPEC, smoke=changed), ()) != stage.question_fingerprint(
+            SPEC, ()
+        )
+    assert stage.question_fingerprint(
         dataclasses.replace(SPEC, server=ServerSpec(port=1)), ()
-    ) != past_verdicts.question_fingerprint(SPEC, ())
+    ) != stage.question_fingerprint(SPEC, ())
 
 
 ALL = Bounds(slower_start=0.5, later_first_token=0.5, fewer_tokens=0.3, more_memory=0.2, larger_image=0.1)
@@ -115,23 +110,23 @@ def test_what_is_worse_than_the_last_time(change: dict[str, Any], said: tuple[st
     of_answer = {name: value for name, value in change.items() if name in ("first_token_s", "tokens_per_s")}
     answers = (dataclasses.replace(ANSWER, **of_answer),) * 3
     rest = {name: value for name, value in change.items() if name not in of_answer}
-    assert past_verdicts.regressions(ALL, dataclasses.replace(VERDICT, answers=answers, **rest), VERDICT) == said
+    assert tuple(stage.regressions(ALL, dataclasses.replace(VERDICT, answers=answers, **rest), VERDICT)) == said
 
 
 def test_what_the_recipe_does_not_bound_is_not_looked_at() -> None:
     awful = dataclasses.replace(VERDICT, ready_s=9000.0, peak_memory_bytes=1 << 40, image_bytes=1 << 40)
-    assert past_verdicts.regressions(Bounds(), awful, VERDICT) == ()
+    assert tuple(stage.regressions(Bounds(), awful, VERDICT)) == ()
 
 
 def test_a_small_difference_is_noise_however_large_a_part_it_is() -> None:
     quick = dataclasses.replace(VERDICT, ready_s=0.5)
-    assert past_verdicts.regressions(ALL, dataclasses.replace(VERDICT, ready_s=2.0), quick) == ()
-    assert past_verdicts.regressions(ALL, dataclasses.replace(VERDICT, ready_s=3.0), quick) != ()
+    assert tuple(stage.regressions(ALL, dataclasses.replace(VERDICT, ready_s=2.0), quick)) == ()
+    assert tuple(stage.regressions(ALL, dataclasses.replace(VERDICT, ready_s=3.0), quick)) != ()
 
 
 def test_one_slow_answer_of_three_is_no_trend() -> None:
     slow = dataclasses.replace(ANSWER, first_token_s=60.0)
-    assert past_verdicts.regressions(ALL, dataclasses.replace(VERDICT, answers=(ANSWER, slow, ANSWER)), VERDICT) == ()
+    assert tuple(stage.regressions(ALL, dataclasses.replace(VERDICT, answers=(ANSWER, slow, ANSWER)), VERDICT)) == ()
 
 
 def levels() -> tuple[Level, ...]:
@@ -139,7 +134,7 @@ def levels() -> tuple[Level, ...]:
 
 
 def test_both_levels_are_kept_beside_each_other(workspace: Workspace) -> None:
-    question = past_verdicts.question_fingerprint(SPEC, ())
+    question = stage.question_fingerprint(SPEC, ())
     for level in levels():
-        past_verdicts.keep_verdict(workspace, dataclasses.replace(VERDICT, level=level), question)
-    assert all(past_verdicts.find_verdict(workspace, DIGEST, level, question) for level in levels())
+        stage.keep_verdict(workspace, dataclasses.replace(VERDICT, level=level), question)
+    assert all(stage.find_verdict(workspace, DIGEST, level, question) for level in levels())

@@ -17,7 +17,7 @@ from builder.model.recipes import SmokeSpec
 from builder.model.verdicts import SmokeFailedError, Verdict
 from builder.pipeline.runner import bring_up_to_date
 from builder.pipeline.stage import stage_of
-from builder.smoke import cell_verdict
+from builder.smoke import stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,10 +65,10 @@ class Engine:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Engine:
     found = Engine()
-    monkeypatch.setattr(cell_verdict, "find_engine", lambda _: found)
-    monkeypatch.setattr(cell_verdict, "loaded", found.loaded)
-    monkeypatch.setattr(cell_verdict, "smoke", found.smoke)
-    monkeypatch.setattr(cell_verdict, "_tidy", lambda _: None)
+    monkeypatch.setattr(stage, "find_engine", lambda _: found)
+    monkeypatch.setattr(stage, "loaded", found.loaded)
+    monkeypatch.setattr(stage, "smoke", found.smoke)
+    monkeypatch.setattr(stage, "_tidy", lambda _: None)
     return found
 
 

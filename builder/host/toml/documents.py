@@ -243,6 +243,12 @@ class Table:
             else:
                 self.problem((key, index), f"must be a table, not {_noun(item)}")
 
+    def rows(self, key: str) -> Iterator[Table]:
+        """Yield the tables of an array of tables; the keys of each that are not read in its turn are unknown ones."""
+        for table in self.tables(key):
+            yield table
+            table.done()
+
     def strings_and_tables(self, key: str) -> Iterator[tuple[int, str | Table]]:
         """Yield the items of a list of strings and tables with their indexes; absent means none."""
         for index, item in enumerate(self.value(key, list, [], "a list")):
