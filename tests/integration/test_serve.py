@@ -183,7 +183,7 @@ def test_an_image_is_measured(served: Project) -> None:
     assert done.code == 0, done.stderr
     assert json.loads(figures.read_text()) == done.json
     assert (done.json["level"], done.json["client"], done.json["model"]) == ("cpu", "jbuild", "tiny")
-    assert done.json["remarks"] == ["jbuild's client: the server does not say where its tokenizer is"]
+    assert done.json["remarks"] == ["jbuild's client: the server does not name the folder of its tokenizer"]
     one, three = done.json["steps"]
     assert (one["answered"], one["output_tokens"], three["answered"]) == (6, 18, 6)
     # Its tokens come 50 ms apart.
