@@ -47,9 +47,11 @@ class _AuditStage(Stage[Audit]):
 
     def project_inputs(self, run: CellRun) -> Mapping[str, object]:
         spec = run.job.spec
+        # Only the ways of asking matter to the pre-flight.
+        questions = sorted({bool(question.messages) for question in spec.smoke.questions})
         return {
             "audit": (FORMAT, READER, wheel_sources.READER, table_digest()),
-            "recipe": (spec.apt, spec.waivers, spec.server, spec.smoke.questions, run.job.recipe.boards),
+            "recipe": (spec.apt, spec.waivers, spec.server, questions, run.job.recipe.boards),
         }
 
     def run_inputs(self, run: CellRun) -> object:

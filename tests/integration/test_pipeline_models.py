@@ -52,7 +52,7 @@ def test_a_model_from_a_registry_is_baked_in_and_pinned(project: Project) -> Non
     assert label in (project.cell / "Dockerfile").read_text()
 
     # The tag moves on; the recipe's model lock does not, until it is made again, and then the cell's lock is stale.
-    (project.model / "tokenizer_config.json").write_text('{"moved": true}')
+    (project.model / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}", "moved": true}')
     _, moved = push(project, "v1")
     assert project.run("lock", "--force", "--json").code == 0
     assert digest in project.lock.read_text()

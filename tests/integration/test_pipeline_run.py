@@ -159,7 +159,7 @@ def test_a_model_file_that_changed_makes_the_lock_stale(finished: Project) -> No
     assert_refused(finished.run("render", "--locked"), 4, "the lock is stale: the files of model tiny changed")
     done = finished.run("render", "--json")
     assert "the files of model tiny changed" in done.stderr
-    assert done.ran() == ["lock", "render"]
+    assert done.ran() == ["lock", "audit", "render"]
     (model,) = finished.cell.glob("layers/model-*/models/tiny/model.safetensors")
     assert model.read_bytes().endswith(b"\x07" * 64)
 

@@ -65,7 +65,7 @@ class Shop:
         config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **shape, **more}
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "tokenizer.json").write_text('{"version": "1.0"}')
-        (folder / "tokenizer_config.json").write_text("{}")
+        (folder / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
         header = json.dumps({"w": {"dtype": "BF16", "shape": [size // 2], "data_offsets": [0, size]}}).encode()
         with (folder / "model.safetensors").open("wb") as file:
             file.write(struct.pack("<Q", len(header)) + header)

@@ -106,12 +106,12 @@ def _pools(context: ServerContext) -> bool:
 def chat_template(context: ServerContext) -> Iterator[Finding]:
     """Yield questions through chat to a model without a chat template."""
     model, release = context.model, context.sources.vllm
-    chats = [question for question in context.questions if question.messages]
+    chats = any(question.messages for question in context.questions)
     if model is None or not chats or model.has_template or context.option("--chat-template"):
         return
     if release and model.model_type in release.facts.template_fallbacks:
         return
-    detail = f"has no chat template, and {len(chats)} of the questions go through chat (`{chats[0].title[:40]}`)"
+    detail = "has no chat template, and the recipe has questions through chat"
     fix = "use `prompt` in place of `ask` and `chat`, or add `--chat-template` to `arguments` under [server]"
     yield model_finding(model, _TEMPLATE, "error", "tokenizer_config.json", detail, fix)
 
