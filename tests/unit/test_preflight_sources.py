@@ -110,7 +110,12 @@ def test_a_source_beyond_any_bound_is_not_parsed() -> None:
 def test_transformers_mappings() -> None:
     sources = {
         "transformers/models/auto/configuration_auto.py": b"""
-CONFIG_MAPPING_NAMES = OrderedDict[str, str]([("llama", "LlamaConfig"), ("bert", "BertConfig")])
+from .auto_mappings import CONFIG_MAPPING_NAMES
+CONFIG_MAPPING_NAMES.update({"bert": "BertConfig"})
+CONFIG_MAPPING_NAMES = OrderedDict(**{"gpt-sw3": "GPT2Config"}, **CONFIG_MAPPING_NAMES)
+""",
+        "transformers/models/auto/auto_mappings.py": b"""
+CONFIG_MAPPING_NAMES = OrderedDict[str, str]([("llama", "LlamaConfig")])
 """,
         "transformers/models/auto/modeling_auto.py": b"""
 if TYPE_CHECKING:
@@ -123,6 +128,6 @@ TOKENIZER_MAPPING_NAMES = OrderedDict([("llama", ("LlamaTokenizer" if is_availab
 """,
     }
     facts = transformers_source.read_transformers(sources.get)
-    assert facts.model_types == ("bert", "llama")
+    assert facts.model_types == ("bert", "gpt-sw3", "llama")
     assert facts.architectures == ("A", "B", "LlamaForCausalLM")
     assert facts.tokenizers == ("LlamaTokenizer",)

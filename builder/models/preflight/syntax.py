@@ -36,6 +36,13 @@ class Module:
         functions = (node for node in self._tree.body if isinstance(node, ast.FunctionDef))
         return next((node for node in functions if node.name == name), None)
 
+    def values(self, name: str) -> Iterator[ast.expr]:
+        """Yield every value that a name is assigned outside functions, and the arguments of `name.update(...)`."""
+        for statement in _statements(self._tree.body):
+            yield from (value for target, value in _assigned(statement) if target == name)
+            if isinstance(statement, ast.Expr):
+                yield from (value for call in calls([statement.value], "update") for value in _updates(call, name))
+
     def strings(self, name: str) -> tuple[str, ...]:
         """Return the strings of a list, tuple, set or `Literal` that a name is assigned."""
         return strings(self.assignments.get(name))
@@ -108,8 +115,14 @@ def keys(node: ast.AST | None) -> tuple[str, ...]:
     if isinstance(node, ast.Call):
         pairs = [argument for argument in node.args if isinstance(argument, (ast.List, ast.Tuple))]
         named = tuple(keyword.arg for keyword in node.keywords if keyword.arg)
+        named += tuple(text for keyword in node.keywords if keyword.arg is None for text in keys(keyword.value))
         return named + tuple(text for each in pairs for pair in each.elts for text in _first(pair))
     return ()
+
+
+def _updates(call: ast.Call, name: str) -> Sequence[ast.expr]:
+    owner = call.func.value if isinstance(call.func, ast.Attribute) else None
+    return call.args if isinstance(owner, ast.Name) and owner.id == name else ()
 
 
 def _first(pair: ast.expr) -> tuple[str, ...]:

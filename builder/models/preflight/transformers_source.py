@@ -29,10 +29,15 @@ def read_transformers(read: ReadSource) -> TransformersFacts:
     """Return the facts of the release (read in 4.44 to 5.18: its `auto` classes keep all names in mappings)."""
     modules = [Module(read(path)) for path in SOURCES]
     mappings = {name: value for module in modules for name, value in module.assignments.items()}
+
+    def keys(name: str) -> tuple[str, ...]:
+        """Return the keys of a mapping; newer releases build one in several steps and files."""
+        return tuple(sorted({key for module in modules for value in module.values(name) for key in syntax.keys(value)}))
+
     return TransformersFacts(
-        model_types=tuple(sorted(syntax.keys(mappings.get("CONFIG_MAPPING_NAMES")))),
+        model_types=keys("CONFIG_MAPPING_NAMES"),
         architectures=tuple(sorted(set(_classes(mappings, "MODEL_")))),
-        image_types=tuple(sorted(syntax.keys(mappings.get("IMAGE_PROCESSOR_MAPPING_NAMES")))),
+        image_types=keys("IMAGE_PROCESSOR_MAPPING_NAMES"),
         tokenizers=tuple(sorted(set(_classes(mappings, "TOKENIZER_")))),
     )
 
