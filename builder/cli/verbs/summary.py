@@ -68,7 +68,7 @@ class SummaryResult:
 def command(results: tuple[Path, ...], plan: Path | None, form: str, as_json: bool) -> int:
     """Merge results of several machines: the files of `jbuild recipe --result FILE`.
 
-    Ends with exit code 13 if a cell failed, or was planned and has no result.
+    Exits with code 13 if a cell failed, or was planned and has no result.
     """
     console = Console(as_json=as_json)
     if not results and plan is None:
