@@ -64,7 +64,9 @@ class PromoteResult:
     level_option("Level that the verdict must reach for tags of --tag."),
     click.option("--repository", help="Repository below HOST/PREFIX. Default: the image's own."),
     click.option(
-        "--verdict", type=click.Path(path_type=Path), help="Use this verdict from another machine; see `jbuild verdict`."
+        "--verdict",
+        type=click.Path(path_type=Path),
+        help="Use this verdict from another machine; see `jbuild verdict`.",
     ),
     _key_option("Trust verdicts signed with this public key."),
     click.option("--unsigned-verdict", "unsigned", is_flag=True, help="Accept unsigned verdicts."),

@@ -57,7 +57,9 @@ lock = _alias(
 
     Keeps locked versions that still fit, and shows each change with its reason.
     """,
-    click.option("--check", is_flag=True, help="Check that locks are current and that their files are available; change nothing."),
+    click.option(
+        "--check", is_flag=True, help="Check that locks are current and that their files are available; change nothing."
+    ),
     click.option(
         "--upgrade",
         is_flag=False,

@@ -72,7 +72,7 @@ def command(results: tuple[Path, ...], plan: Path | None, form: str, as_json: bo
     """
     console = Console(as_json=as_json)
     if not results and plan is None:
-        raise click.UsageError("name results of runs, or a --plan")
+        raise click.UsageError("name result files, or a --plan")
     cells = read_outcomes(results, plan)
     text = markdown(cells) if form == "github" else f"{table(_HEADINGS, map(_text_row, cells))}\n{counted(cells)}"
     show(SummaryResult(cells=cells), text, console)
