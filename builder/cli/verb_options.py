@@ -110,7 +110,7 @@ cell_option = click.option(
 push_registry_option = _registries("Push to this registry instead of the configured ones. Can be repeated.")
 lookup_registry_option = _registries("Look in this registry instead of the configured ones. Can be repeated.")
 force_tags_option = click.option(
-    "--force-tags", is_flag=True, help="Move tags even if they are immutable or on a newer image."
+    "--force-tags", is_flag=True, help="Set tags even if they are immutable or point to a newer image."
 )
 builder_option = click.option(
     "--builder",
@@ -143,7 +143,7 @@ def verb_group(name: str, text: str) -> click.Group:
 
 RUN_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--force", is_flag=True, help="Run even if nothing has changed."),
-    click.option("--locked", is_flag=True, help="Fail if a lock is missing or out of date instead of updating it."),
+    click.option("--locked", is_flag=True, help="Fail if a lock is missing or stale, instead of updating it."),
     click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Cells to run in parallel."),
 )
 

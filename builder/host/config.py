@@ -80,7 +80,7 @@ class RegistryMirror:
     """A mirror of the images whose names begin with `prefix`; `stand_in` is the reason why it differs, if it does."""
 
     prefix: Annotated[str, _IMAGE_PREFIX, "Beginning of the image names; the longest prefix wins."]
-    mirror: Annotated[str, _IMAGE_PREFIX, "What replaces the prefix."]
+    mirror: Annotated[str, _IMAGE_PREFIX, "Beginning of the image names on the mirror."]
     stand_in: _StandIn = None
 
 
@@ -92,8 +92,8 @@ class IndexMirror:
     """
 
     prefix: Annotated[str, _INDEX_PREFIX, "Beginning of indexes' addresses; `default` is uv's own index."]
-    mirror: Annotated[str, _INDEX_ADDRESS, "Address that replaces the prefix."]
-    fallback: Annotated[bool, boolean(), "Whether the mirror is asked only if the index itself fails."] = False
+    mirror: Annotated[str, _INDEX_ADDRESS, "Address that takes the place of the prefix."]
+    fallback: Annotated[bool, boolean(), "Whether to use the mirror only if the index itself fails."] = False
     stand_in: _StandIn = None
 
 
@@ -112,7 +112,7 @@ class RegistrySettings:
 
     host: Annotated[str, _REGISTRY_HOST, "The registry's host."]
     ca_bundle: Annotated[
-        Path | None, _FILE, "PEM file that is trusted for this host in place of network.ca-bundle."
+        Path | None, _FILE, "Certificates (PEM) to trust for this host, in place of network.ca-bundle."
     ] = None
     insecure: Annotated[bool, boolean(), "Whether the registry has no TLS."] = False
 
@@ -276,30 +276,41 @@ _SINGLE_REGISTRIES = tables(declaration_of(RegistrySettings))
 # prepended: each layer adds rules for its own servers, and the first of several that match applies.
 _CONFIG = TableDeclaration[dict[str, Any]](
     dict,
-    Field("publish.registries", _REGISTRIES, "Registries that proven images go to if a recipe names none."),
-    Field("publish.insecure", _REGISTRY_HOSTS, "Registries without TLS; loopback always is.", "insecure_registries"),
+    Field("publish.registries", _REGISTRIES, "Registries to push to if a recipe names none."),
+    Field(
+        "publish.insecure",
+        _REGISTRY_HOSTS,
+        "Registries without TLS; jbuild never uses TLS on loopback.",
+        "insecure_registries",
+    ),
     Field("publish.compression", _COMPRESSION, "Compression of layers."),
     Field("publish.cosign-key", _FILE, "Private key that signs published images."),
     Field("publish.trusted-keys", _FILES, "Public keys whose signatures and verdicts count."),
     Field("hub.endpoint", _HTTP, "Address of the model hub or a mirror.", "hub_endpoint", variables=("HF_ENDPOINT",)),
     Field("network.ca-bundle", _FILE, "Certificates (PEM) that every connection trusts.", fallback_variables=_CA_FILES),
-    Field("build.builder", _BUILDER, "One builder, in place of `builders`.", "builders"),
+    Field("build.builder", _BUILDER, "A single builder, in place of `builders`.", "builders"),
     Field("build.builders", _BUILDERS, "Buildx builders or docker contexts that build instead of the engine."),
     Field("build.cache-from", _caches("from"), "BuildKit caches to read, such as type=registry,ref=HOST/NAME."),
     Field("build.cache-to", _caches("to"), "BuildKit caches to write."),
-    Field("build.silent-s", _SILENT_S, "Seconds without output after which a builder counts as hanging."),
+    Field("build.silent-s", _SILENT_S, "Seconds without output before jbuild gives up on a builder."),
     Field("python.mirror", _HTTP, "Mirror of python-build-standalone's releases.", "python_mirror"),
-    Field("registries", _SINGLE_REGISTRIES, "Single registries.", argument="registry_settings", merge="prepend"),
+    Field(
+        "registries",
+        _SINGLE_REGISTRIES,
+        "Settings of single registries.",
+        argument="registry_settings",
+        merge="prepend",
+    ),
     Field("registry-mirrors", _REGISTRY_MIRRORS, "Mirrors of registries.", merge="prepend"),
     Field("model-mirrors", _MODEL_MIRRORS, "Folders in place of hub models.", merge="prepend"),
     *INDEX_KEYS,
     Field("index-mirrors", _INDEX_MIRRORS, "Mirrors of package indexes.", merge="prepend"),
     tables={
-        "publish": "Where proven images go, and how.",
+        "publish": "Settings for pushing images.",
         "hub": "The model hub.",
-        "network": "Connections of jbuild and of builds.",
+        "network": "Network settings of jbuild and of builds.",
         "build": "The builders of images.",
-        "python": "Pythons that are fetched.",
+        "python": "Downloads of Python interpreters.",
     },
     record=Config,
     check=_check_builders,

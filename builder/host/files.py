@@ -33,7 +33,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise DiskError(
                 "the disk is full",
                 where=str(path),
-                hint=f"free some space (now {_free(path)} free) and run the same command again: it goes on from here",
+                hint=f"free some space (now {_free(path)} free) and run the same command again: it resumes from here",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise DiskError(

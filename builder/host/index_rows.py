@@ -38,7 +38,7 @@ _L4T = strings(r"[0-9.*]+", "an L4T release or glob")
 _CUDA = strings(r"[0-9]+\.[0-9]+", "a version such as 12.6")
 _PATHS = strings(r"/[^\s]*", "a part of a path such as /root/pypi/")
 _Strings = tuple[str, ...]
-_PACKAGES = "Packages (globs) that come from the index and from nowhere else."
+_PACKAGES = "Packages (globs) that come from this index only."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,18 +49,20 @@ class IndexRow:
     from it only; recipes that name no index use the `usual` ones.
     """
 
-    name: Annotated[str, _INDEX_NAME, "The index's name; that of one of jbuild's indexes replaces it."]
+    name: Annotated[str, _INDEX_NAME, "The index's name; the name of a built-in index replaces that index."]
     url: Annotated[str, string(ADDRESS, "an http(s) address"), "Address of the index."]
     packages: Annotated[_Strings, _GLOBS, _PACKAGES] = ()
-    family: Annotated[str, string(NAME, "a family's name"), "Family of indexes that the packages are those of."] = ""
+    family: Annotated[
+        str, string(NAME, "a family's name"), "Family of indexes; the index has the packages of this family."
+    ] = ""
     foreign_files: Annotated[
-        _Strings, _PATHS, "Parts of addresses of files that are not the index's own; they are ignored."
+        _Strings, _PATHS, "Parts of addresses; jbuild ignores files whose addresses contain one."
     ] = ()
     l4t: Annotated[_Strings, _L4T, "L4T releases (globs) of its wheels; default any."] = ()
-    cuda: Annotated[_Strings, _CUDA, "CUDA of its wheels; default any."] = ()
-    usual: Annotated[bool, boolean(), "Whether the index is used by recipes that name none."] = True
+    cuda: Annotated[_Strings, _CUDA, "CUDA versions of its wheels; default any."] = ()
+    usual: Annotated[bool, boolean(), "Whether recipes use the index without naming it."] = True
     upload_times: Annotated[bool, boolean(), "Whether its pages state upload times."] = True
-    lacks: Annotated[str, string(), "What the index lacks."] = ""
+    lacks: Annotated[str, string(), "Known gaps of the index."] = ""
     source: Annotated[str, string(), "Source of this information."] = ""
 
     def serves(self, platform: Platform) -> bool:

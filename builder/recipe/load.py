@@ -48,11 +48,11 @@ _RECIPE = TableDeclaration[dict[str, Any]](
     Field("models", tables(MODEL), "Models in the image.", required=_NO_MODEL),
     Field("server", nested(SERVER), "The image's server: options of `vllm serve`."),
     Field("smoke", nested(SMOKE), "The smoke run: questions to the built image.", required=True),
-    Field("publish", nested(PUBLISH), "Where a proven image is pushed to, and its tags."),
+    Field("publish", nested(PUBLISH), "Registries and tags of the images."),
     Field("ci", nested(RUNNERS), "CI runners for the cells.", argument="runners"),
     AUDIT,
     Field("labels", LABELS, "Labels of the image."),
-    Field("overrides", OVERRIDES, "Changes for the cells whose axis values match."),
+    Field("overrides", OVERRIDES, "Changes for the cells with these axis values."),
     tables={
         "base": "The base image and its packages.",
         "packages": "The Python packages of the image.",

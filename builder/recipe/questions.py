@@ -47,17 +47,17 @@ _PERCENTAGE = ValueType(read=_read_percentage, schema=lambda: string_schema(_PER
 _EXCEEDED = choice(get_args(get_type_hints(Bounds)["exceeded"]), "{} is not known", "known")
 _BOUNDS = TableDeclaration(
     Bounds,
-    Field("slower-start", _PERCENTAGE, "How much longer the start may take."),
-    Field("later-first-token", _PERCENTAGE, "How much later the first token may come."),
-    Field("fewer-tokens", _PERCENTAGE, "How many fewer tokens a second there may be."),
-    Field("more-memory", _PERCENTAGE, "How much more memory the server may take."),
-    Field("larger-image", _PERCENTAGE, "How much larger the image may be."),
-    Field("exceeded", _EXCEEDED, "What an exceeded bound is: a warning, or an error."),
+    Field("slower-start", _PERCENTAGE, "Allowed increase of the time from start to ready."),
+    Field("later-first-token", _PERCENTAGE, "Allowed increase of the time to first token."),
+    Field("fewer-tokens", _PERCENTAGE, "Allowed decrease of tokens/s."),
+    Field("more-memory", _PERCENTAGE, "Allowed increase of the peak memory."),
+    Field("larger-image", _PERCENTAGE, "Allowed increase of the image's size."),
+    Field("exceeded", _EXCEEDED, "Effect of an exceeded bound: a warning, or an error."),
 )
 _ROLE = choice(get_args(get_type_hints(Message)["role"]), "{} is not a role", "roles")
 _MESSAGE = TableDeclaration(
     Message,
-    Field("role", _ROLE, "Who speaks.", required=True),
+    Field("role", _ROLE, "Role of the speaker.", required=True),
     Field("content", string(patterns.LINES, "a message's text"), "The message's text.", required=True),
 )
 
@@ -82,7 +82,7 @@ def _check(table: Table, question: Question, _: Slots) -> None:
     kinds = [kind for kind in _KINDS if kind in table]
     if not kinds:
         hint = 'add `ask = "…"`, `chat = [{ role = "user", content = "…" }]` or `prompt`'
-        table.problem(None, "this asks nothing", hint)
+        table.problem(None, "this question asks nothing", hint)
     for kind in kinds[1:]:
         message = f"this question has `{kinds[0]}` already"
         table.problem(kind, message, "one question, one of `ask`, `chat` and `prompt`")
@@ -90,7 +90,11 @@ def _check(table: Table, question: Question, _: Slots) -> None:
         message = "the last message is the assistant's: nothing is asked"
         table.problem("chat", message, "end with a user message")
     if not question.expects and "expect" not in table:
-        subject = "every answer would pass" if any(name in table for name in _EXPECTATIONS) else "this expects nothing"
+        subject = (
+            "every answer would pass"
+            if any(name in table for name in _EXPECTATIONS)
+            else "this question has no expectation"
+        )
         table.problem(None, f"{subject}, so it proves nothing", f'add `expect = "Paris"`: {_EXPECT_HINT}')
     for key, value in (("min-tokens", question.min_tokens), ("tokens", len(question.tokens))):
         if value > question.max_tokens:
@@ -106,13 +110,13 @@ _QUESTION = TableDeclaration(
     Field("chat", tables(_MESSAGE), "A whole chat, in place of `ask`."),
     Field("prompt", _TEXT, "Text for the model to continue, in place of `ask`."),
     Field("expect", _EXPECTATION, "A regular expression, searched in the answer."),
-    Field("text", _TEXT, "The answer, to the letter."),
+    Field("text", _TEXT, "The exact answer."),
     Field("tokens", strings(), "The tokens that the answer begins with."),
-    Field("min-tokens", integer(0, _MOST_TOKENS), "How many tokens the answer must have at least."),
-    Field("schema", _SCHEMA, "A JSON Schema, written as TOML, that the answer must fit (guided output)."),
-    Field("max-tokens", integer(1, _MOST_TOKENS), "How many tokens the answer may have at most."),
-    Field("at-once", integer(1, _MOST_AT_ONCE), "How many times the question is asked at the same moment."),
-    Field("also-whole", boolean(), "Whether the question is asked once more without streaming."),
+    Field("min-tokens", integer(0, _MOST_TOKENS), "Minimum number of tokens in the answer."),
+    Field("schema", _SCHEMA, "A JSON Schema, written as TOML, that the answer must match (guided output)."),
+    Field("max-tokens", integer(1, _MOST_TOKENS), "Maximum number of tokens in the answer."),
+    Field("at-once", integer(1, _MOST_AT_ONCE), "Number of simultaneous requests with this question."),
+    Field("also-whole", boolean(), "Whether to ask again without streaming, and expect the same text."),
     check=_check,
     constraints={
         "oneOf": [{"required": [name]} for name in _KINDS],
@@ -126,11 +130,11 @@ _NO_QUESTION = (
 SMOKE = TableDeclaration(
     SmokeSpec,
     Field("questions", tables(_QUESTION), "Questions to the image, asked at temperature 0.", required=_NO_QUESTION),
-    Field("ready-within-s", number(1, _DAY_S), "Longest time until the server is ready, in seconds."),
-    Field("answer-within-s", number(1, _DAY_S), "Longest time until an answer is complete, in seconds."),
-    Field("stop-within-s", number(1, _DAY_S), "Longest time until the server has stopped, in seconds."),
+    Field("ready-within-s", number(1, _DAY_S), "Time limit until the server is ready, in seconds."),
+    Field("answer-within-s", number(1, _DAY_S), "Time limit for a complete answer, in seconds."),
+    Field("stop-within-s", number(1, _DAY_S), "Time limit for stopping the server, in seconds."),
     Field("environment", ENVIRONMENT, "Environment variables for the smoke run only."),
-    Field("api-key", boolean(), "Whether the server is started with a key and must refuse clients without it."),
-    Field("golden-tolerance", number(0.001, 10), "How far log-probabilities may be off the recorded ones, in nats."),
-    Field("bounds", nested(_BOUNDS), "How much worse than the last verdict of the cell the image may be."),
+    Field("api-key", boolean(), "Whether the server starts with a key, and must refuse requests without it."),
+    Field("golden-tolerance", number(0.001, 10), "Allowed difference from the recorded log-probabilities, in nats."),
+    Field("bounds", nested(_BOUNDS), "Allowed regressions from the cell's last passed verdict of the same level."),
 )

@@ -95,11 +95,11 @@ BASE = (
 
 # Overrides have these fields, too.
 _INDEXES = Field(
-    "indexes", _INDEX_NAMES, "Indexes that their packages come from only; default the platform's usual ones."
+    "indexes", _INDEX_NAMES, "Indexes (names or families) that packages are pinned to; default the platform's."
 )
-_SOURCES = Field("from", _INDEX_OF, "The index of single packages (globs); `default` is uv's own.", "sources")
-_CONSTRAINTS = Field("constraints", _REQUIREMENTS, "Requirements that narrow what packages ask for.")
-_REPLACE = Field("replace", _REQUIREMENTS, "Requirements that replace whatever any package asks for of that name.")
+_SOURCES = Field("from", _INDEX_OF, "Index of a single package (or glob); `default` is uv's own.", "sources")
+_CONSTRAINTS = Field("constraints", _REQUIREMENTS, "Constraints on the requirements of packages.")
+_REPLACE = Field("replace", _REQUIREMENTS, "Requirements that override those of all packages.")
 _ARGUMENTS = Field("arguments", _ARGUMENT_LIST, "Other options of `vllm serve`, one string an argument.")
 
 PACKAGES = under(
@@ -107,7 +107,7 @@ PACKAGES = under(
     Field("requires", _REQUIREMENTS, "Packages to install, as wheels only.", required=_NO_PACKAGE),
     _CONSTRAINTS,
     _REPLACE,
-    Field("ignore-advisories", _IDS, "Advisories that must not change the recipe.", "ignored_advisories"),
+    Field("ignore-advisories", _IDS, "Advisories to ignore.", "ignored_advisories"),
     _INDEXES,
     _SOURCES,
     Field("released-before", _DATE, "Date (YYYY-MM-DD): no newer files, on indexes that state upload times."),
@@ -159,7 +159,7 @@ def _check_tag(table: Table, rule: TagRule, _: Slots) -> None:
 _TAG = TableDeclaration(
     TagRule,
     Field("tag", slot(value_checks.tag), "The tag, with placeholders.", argument="name", required=True),
-    Field("level", choice(levels, "{} is not a level", "levels"), "Level that the verdict must reach at least."),
+    Field("level", choice(levels, "{} is not a level", "levels"), "Minimum level of the verdict."),
     Field("moving", boolean(), "Whether the tag moves to newer versions."),
     Field("immutable", boolean(), "Whether the tag must never move to another digest."),
     check=_check_tag,
@@ -186,7 +186,7 @@ PUBLISH = TableDeclaration(
     Field("repository", slot(value_checks.repository), "Repository below each registry's prefix."),
     Field("tags", _TAGS, "Tags of the images, or tables with the level that a tag requires."),
     Field("registries", _REGISTRIES, "Registries to push to; default those of jbuild.toml."),
-    Field("on-failure", _ON_FAILURE, "What happens if one registry fails: no tag anywhere, or tags at all others."),
+    Field("on-failure", _ON_FAILURE, "If one registry fails: set no tags, or tag the others."),
     Field("attach", boolean(), "Whether SBOM, verdict and provenance are attached to the image."),
 )
 
@@ -199,12 +199,12 @@ RUNNERS = TableDeclaration(
 _WAIVER = TableDeclaration(
     Waiver,
     Field("rule", choice(AUDIT_RULES, "the audit has no rule {}", "rules"), "The audit's rule.", required=True),
-    Field("reason", string(patterns.TEXT, "a reason on one line"), "Why these may not stop a cell.", required=True),
+    Field("reason", string(patterns.TEXT, "a reason on one line"), "Why the findings do not matter.", required=True),
     Field("wheel", string(patterns.TEXT, "a glob on wheels' names"), "Glob on the wheel's name."),
     Field("file", string(patterns.TEXT, "a glob on the wheel's files"), "Glob on the wheel's files."),
 )
 
-AUDIT = Field("audit.waive", tables(_WAIVER), "Findings of the audit that must not stop a cell.", "waivers")
+AUDIT = Field("audit.waive", tables(_WAIVER), "Findings of the audit to accept.", "waivers")
 
 
 def _read_overrides(root: Table, key: str, slots: Slots) -> tuple[Override, ...]:
@@ -223,7 +223,7 @@ _WHEN = ValueType(
 )
 _OVERRIDE = TableDeclaration(
     Override,
-    Field("when", _WHEN, "Values of axes (globs) of the cells that the override is for.", required=True),
+    Field("when", _WHEN, "Axis values (globs) of the cells that the override applies to.", required=True),
     Field("base", _BASE_IMAGE, "Base image, in place of the recipe's."),
     Field("apt", _APT, "More packages of the distribution."),
     Field("requires", _REQUIREMENTS, "More packages to install."),

@@ -121,7 +121,7 @@ class OpenAIServer:
             rows = json.loads(self.get("/v1/models", within_s))["data"]
             return tuple(ServedModel(name=str(row["id"]), root=row.get("root")) for row in rows)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ServerError("/v1/models answers something else than a list of models") from error
+            raise ServerError("/v1/models answers something other than a list of models") from error
 
     def get(self, path: str, within_s: float) -> bytes:
         """Return the body at a path; `within_s` limits every wait for the server.
@@ -213,9 +213,9 @@ def _object(data: bytes, subject: str) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except ValueError:
-        raise ServerError(f"{subject} something else than JSON: {data[:EXCERPT]!r}") from None
+        raise ServerError(f"{subject} something other than JSON: {data[:EXCERPT]!r}") from None
     if not isinstance(value, dict):
-        raise ServerError(f"{subject} something else than objects: {data[:EXCERPT]!r}")
+        raise ServerError(f"{subject} something other than objects: {data[:EXCERPT]!r}")
     return value
 
 

@@ -418,7 +418,7 @@ def test_a_disk_that_fills_up(
         locked = lock(model_at(registry.host, "disk"), models)
         with pytest.raises(DiskError, match="the disk is full") as caught:
             fetch(locked, models)
-        assert "it goes on from here" in (caught.value.hint or "")
+        assert "it resumes from here" in (caught.value.hint or "")
         kept = models / "partial" / hashlib.sha256(files[SHARD]).hexdigest()
         assert 0 < kept.stat().st_size < BIG
         subprocess.run(["mount", "-o", "remount,size=60m", str(models)], check=True, capture_output=True)

@@ -134,7 +134,7 @@ def test_a_disk_that_fills_up(hub: HubStandIn, place: Place) -> None:
         assert place.run("lock", "demo")[0] == 0
         code, found, _ = place.run("fetch", "demo")
         assert (code, found["error"], found["message"]) == (12, "DiskError", "the disk is full")
-        assert "it goes on from here" in found["hint"]
+        assert "it resumes from here" in found["hint"]
         assert 0 < place.partial(hub.files[SHARD]).stat().st_size < BIG
         assert place.run("verify", "demo")[0] == 9
         subprocess.run(["mount", "-o", "remount,size=60m", str(place.cache)], check=True, capture_output=True)

@@ -314,7 +314,7 @@ def test_a_start_that_stands_still_and_one_that_is_slow(run: Runner) -> None:
 def test_a_known_symptom_gives_the_hint(run: Runner) -> None:
     error = run.failure(spec("exits"))
     assert "add libnuma1" in (error.hint or "")
-    assert error.verdict.symptoms == ("vLLM's extension for the CPU needs libnuma, which no wheel brings",)
+    assert error.verdict.symptoms == ("vLLM's extension for the CPU needs libnuma, which no wheel contains",)
 
 
 def test_a_wrong_answer_is_kept_in_the_verdict(run: Runner) -> None:

@@ -116,9 +116,9 @@ def report(handler: Handler, _: dict[str, Any]) -> None:
 FAULTS = [
     (cut, "IncompleteRead|ended before it was complete"),
     (end_early, "ended before it was complete"),
-    (garble, "something else than JSON"),
+    (garble, "something other than JSON"),
     (report, "reports an error: .*EngineCore is dead"),
-    (lambda handler, _: (handler.begin(), handler.event([1]), handler.send("")), "something else than objects"),
+    (lambda handler, _: (handler.begin(), handler.event([1]), handler.send("")), "something other than objects"),
     (lambda handler, _: handler.reply(500, {"error": "boom"}), "status 500: .*boom"),
 ]
 

@@ -71,8 +71,8 @@ schema = { type = "object", required = ["city"], properties.city.type = "string"
 @pytest.mark.parametrize(
     ("question", "key", "message"),
     [
-        ('expect = "x"', "", "this asks nothing"),
-        ('ask = "q"', "", "expects nothing, so it proves nothing"),
+        ('expect = "x"', "", "this question asks nothing"),
+        ('ask = "q"', "", "has no expectation, so it proves nothing"),
         ('ask = "q"\nmin-tokens = 0', "", "every answer would pass"),
         ('ask = "q"\ntext = ""', ".text", "is not text without control characters"),
         ('ask = "q"\nprompt = "p"\nexpect = "x"', ".prompt", "has `ask` already"),

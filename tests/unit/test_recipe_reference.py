@@ -1,4 +1,4 @@
-"""The reference in docs/recipes.md loads, and names every key that a recipe may have."""
+"""The recipes in docs/index.md and docs/recipes.md load, and the reference names every key that a recipe may have."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from builder.host.toml.documents import Table
 from builder.recipe.load import load
+from builder.recipe.matrix import expand
 
 CHECKOUT = Path(__file__).parents[2]
 PAGES = [CHECKOUT / "docs" / f"{name}.md" for name in ("recipes", "smoke", "publishing", "ci", "audit")]
@@ -40,3 +41,14 @@ def test_every_key_that_is_read_is_told_of(accepted: set[tuple[str, str]]) -> No
     text = "\n".join(page.read_text() for page in PAGES)
     missing = {(table, key) for table, key in accepted if not re.search(rf"(?<![\w-]){re.escape(key)}(?![\w-])", text)}
     assert missing == set()
+
+
+def test_first_recipe_of_the_quick_start_loads(tmp_path: Path) -> None:
+    page = (CHECKOUT / "docs" / "index.md").read_text()
+    block = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert block
+    path = tmp_path / "mine.toml"
+    path.write_text(block[1])
+    (cell,) = expand(load(path))
+    assert not cell.impossible
+    assert f"`{cell.id}`" in page

@@ -153,4 +153,4 @@ def test_what_is_no_plan(tmp_path: Path) -> None:
 def test_the_verb_wants_something_to_sum_up(command_line: CommandLine) -> None:
     code, _, err = command_line("summary")
     assert code == 2
-    assert "name results of runs, or a --plan" in err
+    assert "name result files, or a --plan" in err

@@ -121,8 +121,8 @@ def test_an_empty_answer_has_no_pace(server: Callable[..., ServerUnderTest]) -> 
         (404, [b"no such model"], "status 404.*no such model"),
         (200, [], "ended before it was complete"),
         (200, [words("Par")], "ended before it was complete"),
-        (200, [b"data: {not json\n\n"], "something else than JSON"),
-        (200, [b"data: [1]\n\n"], "something else than objects"),
+        (200, [b"data: {not json\n\n"], "something other than JSON"),
+        (200, [b"data: [1]\n\n"], "something other than objects"),
         (200, [event(error={"message": "engine dead"}), DONE], "engine dead"),
         (200, [words("a"), 0.7, words("b"), 0.7, words("c"), DONE], "no complete answer within 1 s"),
     ],
@@ -155,7 +155,7 @@ def test_models(server: Callable[..., ServerUnderTest]) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"data": 1}', b'{"data": [{}]}', b"<html>"])
 def test_something_else_than_models(server: Callable[..., ServerUnderTest], body: bytes) -> None:
-    with pytest.raises(ServerError, match="something else"):
+    with pytest.raises(ServerError, match="something other"):
         server(body).models()
 
 

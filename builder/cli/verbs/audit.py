@@ -99,7 +99,7 @@ def command(
 ) -> int:
     """Check that the locked wheels of RECIPE's cells load and run on the device.
 
-    Ends with exit code 14 if there are errors.
+    Exits with code 14 if there are errors without a waiver.
     """
     if not session.console.as_json:
         refuse_options(("files",), "needs --json")
@@ -145,7 +145,7 @@ def _check_options(names: Sequence[str], *, wheels: bool, options: dict[str, Any
     if wheels:
         refuse_options(("selectors",), "is for recipes, --wheels for files")
     else:
-        refuse_options(_LOOSE, "needs --wheels: a recipe sets it")
+        refuse_options(_LOOSE, "needs --wheels: with a recipe, the recipe and its platform set the value")
     if not wheels and len(names) > 1:
         raise click.UsageError("audit takes one recipe; for wheel files add --wheels")
     if options["l4t"] and (mistake := check_value("l4t", options["l4t"])):

@@ -59,7 +59,7 @@ def pick_image(
 ) -> int:
     """Find the published image of RECIPE that this machine can run, and show why it cannot run the others.
 
-    Ends with exit code 11 if there is none.
+    Exits with code 11 if there is none.
     """
     session, recipe, host = selection.session, selection.recipe, host_of(board, l4t)
     targets = required_targets(recipe.spec.publish, registries, session.config, location=str(recipe.path))
@@ -115,8 +115,8 @@ def estimate_memory(selection: CellSelection, boards: tuple[str, ...]) -> int:
     """Estimate the memory that RECIPE's model needs, and compare it with the memory of boards.
 
     Prints the sum line by line, and the largest max-model-len that fits. Without --board, the boards are those of the
-    recipe, or all boards of its platform. Ends with exit code 9 if the model of a cell fits no board,
-    or if its server does not start.
+    recipe, or all boards of its platform. Exits with code 9 if the model of a cell fits no board, or its server does
+    not start.
     """
     session = selection.session
     fits = [_fit(job, boards, session) for job in selection.jobs()]

@@ -34,7 +34,7 @@ class DiffResult:
         type=click.Choice(("arm64", "amd64")),
         default="arm64",
         show_default=True,
-        help="Architecture to compare in images for several.",
+        help="Architecture to compare in multi-platform images.",
     ),
 )
 def command(session: Session, before: str, after: str, architecture: str) -> None:

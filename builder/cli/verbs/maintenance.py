@@ -150,8 +150,8 @@ def info(session: Session) -> None:
 def prune_command(session: Session, older_than: float, keep_locked: bool, dry_run: bool) -> None:
     """Remove entries of the cache that have not been used for a while. jbuild fetches or builds them again when needed.
 
-    While another jbuild runs, images and entries used within a day stay. The engine of scripts/engine and substitute
-    models are never removed.
+    While another jbuild runs, images and entries used within the last day stay. Never removes generated stand-ins
+    or the data of the engine of scripts/engine.
     """
     removed = prune(session, older_than_s=older_than, keep_locked=keep_locked, dry_run=dry_run)
     result = CachePruned(pruned=removed, dry_run=dry_run, frees=sum(kind.frees for kind in removed.kinds))

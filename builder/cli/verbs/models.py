@@ -90,7 +90,7 @@ def fetch(selection: CellSelection) -> None:
 def verify(selection: CellSelection) -> int:
     """Compare the cached models of RECIPE with their locks, byte by byte.
 
-    Removes damaged files. Ends with exit code 6 if a file was damaged, with 9 if one is missing.
+    Removes damaged files. Exits with code 6 if a file was damaged, and with 9 if one is missing.
     """
     session, jobs = selection.session, selection.jobs()
     check_cache(session.workspace)

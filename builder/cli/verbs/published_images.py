@@ -60,11 +60,13 @@ class PromoteResult:
         callback=registry_names,
         help="Copy to this registry. Can be repeated. Default for a recipe: the registries that it is pushed to.",
     ),
-    click.option("--tag", "tags", multiple=True, help="Put this tag instead of the recipe's. Can be repeated."),
+    click.option("--tag", "tags", multiple=True, help="Set this tag instead of the recipe's. Can be repeated."),
     level_option("Level that the verdict must reach for tags of --tag."),
     click.option("--repository", help="Repository below HOST/PREFIX. Default: the image's own."),
     click.option(
-        "--verdict", type=click.Path(path_type=Path), help="Verdict of another machine, see `jbuild verdict`."
+        "--verdict",
+        type=click.Path(path_type=Path),
+        help="Use this verdict from another machine; see `jbuild verdict`.",
     ),
     _key_option("Trust verdicts signed with this public key."),
     click.option("--unsigned-verdict", "unsigned", is_flag=True, help="Accept unsigned verdicts."),
@@ -76,7 +78,7 @@ def promote_images(
     """Copy an image to other registries or tags, without a build.
 
     Copies the images of RECIPE that this machine built last, or IMAGE@DIGEST from a registry, with their signatures,
-    SBOMs and verdicts. Puts the tags whose level the verdict reaches.
+    SBOMs and verdicts. Sets the tags whose level the verdict reaches.
     """
     if not options["tags"]:
         refuse_options(("level",), "needs --tag")
@@ -172,12 +174,12 @@ class VerifyResult:
     click.argument("image"),
     _key_option("Trust signatures of this public key instead of the configured ones. Can be repeated."),
     level_option("Level that the verdict must reach."),
-    click.option("--whole", is_flag=True, help="Read every blob and compare it with its digest."),
+    click.option("--whole", is_flag=True, help="Also read every blob and compare it with its digest."),
 )
 def verify_image(session: Session, image: str, keys: tuple[Path, ...], level: str | None, whole: bool) -> int:
     """Check IMAGE in its registry: digest, signature, verdict, SBOM and provenance.
 
-    Ends with exit code 6 if a check fails.
+    Exits with code 6 if a check fails.
     """
     if image in recipe_paths(session.workspace.recipe_folders):
         hint = f"`jbuild tags {image}` shows where its images are; then `jbuild verify HOST/NAME:TAG`"

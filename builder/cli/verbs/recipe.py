@@ -32,7 +32,7 @@ RecipeResult = RunResult | DryRun
 
 @recipe_verb(
     "recipe",
-    click.option("--push", is_flag=True, help="Push images that passed their smoke test."),
+    click.option("--push", is_flag=True, help="Push images that passed their smoke run."),
     click.option("--dry-run", is_flag=True, help="Show the stages that would run, and run none."),
     click.option(
         "--from",

@@ -27,7 +27,7 @@ from builder.pipeline.order import RunOptions
 
 _ALL = "*"
 _PACKAGE = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
-_EARLIER = "Earlier stages run first if they are missing or out of date."
+_EARLIER = "Runs earlier stages first if they are missing or out of date."
 
 
 def _packages(_context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -57,7 +57,9 @@ lock = _alias(
 
     Keeps locked versions that still fit, and shows each change with its reason.
     """,
-    click.option("--check", is_flag=True, help="Check that locks are current and served; change nothing."),
+    click.option(
+        "--check", is_flag=True, help="Check that locks are current and that their files are available; change nothing."
+    ),
     click.option(
         "--upgrade",
         is_flag=False,
@@ -65,7 +67,7 @@ lock = _alias(
         multiple=True,
         metavar="[PACKAGE]",
         callback=_packages,
-        help="Upgrade this package, or all packages. Can be repeated.",
+        help="Upgrade this package; without a name, all packages. Can be repeated.",
     ),
 )
 render = _alias(
@@ -74,18 +76,18 @@ render = _alias(
 build = _alias(
     "build",
     f"Build the images of RECIPE's cells. {_EARLIER}",
-    click.option("--verify", is_flag=True, help="Build again without a cache, and compare the two images."),
+    click.option("--verify", is_flag=True, help="Build a second time without a cache, and compare the two images."),
     builder_option,
 )
 smoke = _alias(
     "smoke",
     f"Run the images of RECIPE's cells and test their answers. {_EARLIER}",
-    click.option("--record", is_flag=True, help="Record the answers; later runs compare theirs with them."),
+    click.option("--record", is_flag=True, help="Record the answers, for comparison in later smoke runs."),
     builder_option,
 )
 push = _alias(
     "push",
-    f"Push tested images of RECIPE by digest, then put their tags. {_EARLIER}",
+    f"Push tested images of RECIPE by digest, then set their tags. {_EARLIER}",
     force_tags_option,
     push_registry_option,
     builder_option,

@@ -68,11 +68,11 @@ class SummaryResult:
 def command(results: tuple[Path, ...], plan: Path | None, form: str, as_json: bool) -> int:
     """Merge results of several machines: the files of `jbuild recipe --result FILE`.
 
-    Ends with exit code 13 if a cell failed, or was planned and has no result.
+    Exits with code 13 if a cell failed, or was planned and has no result.
     """
     console = Console(as_json=as_json)
     if not results and plan is None:
-        raise click.UsageError("name results of runs, or a --plan")
+        raise click.UsageError("name result files, or a --plan")
     cells = read_outcomes(results, plan)
     text = markdown(cells) if form == "github" else f"{table(_HEADINGS, map(_text_row, cells))}\n{counted(cells)}"
     show(SummaryResult(cells=cells), text, console)

@@ -114,7 +114,7 @@ def _examined(examined: IndexContents) -> Iterator[str]:
 def command(selection: CellSelection) -> int:
     """Explain why a cell of RECIPE has no wheels and which similar cells have, or why its packages have their versions.
 
-    Explains the large packages. Ends with exit code 4 if a cell does not resolve.
+    Explains the large packages. Exits with code 4 if a cell does not resolve.
     """
     session, recipe = selection.session, selection.recipe
     check_cache(session.workspace)

@@ -125,7 +125,7 @@ class CellRecordsView:
             worst = next(f for f in self.audit.findings if f.severity == "error" and f.waived is None)
             return Failure(stage="audit", message=f"{worst.rule}: {worst.wheel} {worst.detail}", hint=worst.fix)
         if self.verdict and not self.verdict.passed and self.image and self.verdict.digest == self.image.digest:
-            return Failure(stage="smoke", message=self.verdict.failure or "the smoke test failed")
+            return Failure(stage="smoke", message=self.verdict.failure or "the smoke run failed")
         return None
 
 
