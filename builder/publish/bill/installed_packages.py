@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.parser import HeaderParser
 from typing import IO, TYPE_CHECKING
@@ -74,15 +74,15 @@ def system_contents(job: Job, lock: Lock, plan: Plan, image: Image, session: Ses
 
 
 def wheel_texts(job: Job, lock: Lock, plan: Plan, image: Image, session: Session) -> dict[str, str]:
-    """Return the texts of the layers with wheels: their METADATA and bills, by path.
-
-    Raises:
-        JbuildError: a layer is missing, or cannot be read.
-    """
+    """Return the texts of the layers with wheels, as far as they can be read: METADATA and bills, by path."""
     read = _LayerReader(job, lock, session)
     below = len(image.layers) - len(plan.layers) if plan.system is not None else 0
-    layers = [layer for layer in image.layers[max(below, 0) :] if is_present(session.workspace.images, layer)]
-    return merged(read.texts(layer) for layer in layers)
+    texts = []
+    for layer in image.layers[max(below, 0) :]:
+        # A wheel without METADATA is named in the bill's flaws.
+        with suppress(IntegrityError, OSError):
+            texts += [read.texts(layer)] if is_present(session.workspace.images, layer) else []
+    return merged(texts)
 
 
 def _foreign_layers(plan: Plan, image: Image) -> Sequence[Descriptor]:
