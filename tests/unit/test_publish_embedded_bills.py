@@ -176,6 +176,16 @@ def test_large_bills_and_many_bills(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ]
 
 
+def test_two_bills_of_one_name(tmp_path: Path) -> None:
+    other = {"other-1.dist-info/sboms/a.json": json.dumps(SPDX3), "demo-1.0.dist-info/sboms/a.json": json.dumps(SPDX2)}
+    wheel = locked(make_wheel(tmp_path / "made", files=other))
+    workspace = Workspace(project=tmp_path, cache=tmp_path / "cache")
+    target = workspace.wheel(wheel.sha256, wheel.filename)
+    target.parent.mkdir(parents=True)
+    target.write_bytes((tmp_path / "made" / wheel.filename).read_bytes())
+    check_bill(sbom(make_lock(wheel, models=()), DIGEST, "c" * 64, workspace))
+
+
 KEYS = (
     *("bomFormat", "spdxVersion", "@graph", "packages", "components", "dependencies", "ref", "dependsOn", "bom-ref"),
     *("name", "version", "purl", "hashes", "alg", "content", "licenses", "license", "expression", "id", "type"),

@@ -119,11 +119,13 @@ def _info_folder(wheel: LockedWheel, texts: Mapping[str, str]) -> tuple[str, str
 def _documents(
     content: bytes | None, bills: list[tuple[str, bytes]], texts: Mapping[str, str], flaws: list[str]
 ) -> WheelDocuments:
-    if len(bills) > MOST_BILLS:
-        flaws.append(f"it has {len(bills)} bills of materials; only {MOST_BILLS} are read")
+    # A damaged archive can have two files of one name.
+    named = sorted(dict(bills).items())
+    if len(named) > MOST_BILLS:
+        flaws.append(f"it has {len(named)} bills of materials; only {MOST_BILLS} are read")
     return WheelDocuments(
         metadata=content,
-        bills=tuple(sorted(bills)[:MOST_BILLS]),
+        bills=tuple(named[:MOST_BILLS]),
         inside=tuple(python_distributions(texts)),
         flaws=tuple(flaws),
     )
