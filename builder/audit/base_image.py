@@ -265,6 +265,8 @@ def members(blob: IO[bytes], media_type: str) -> Iterator[tuple[tarfile.TarInfo,
         with tarfile.open(fileobj=_plain(blob, media_type), mode="r|") as archive:
             for entry in archive:
                 yield entry, lambda entry=entry: archive.extractfile(entry)  # type: ignore[misc]
+                # `tarfile` keeps all entries, and a base image can have 100,000.
+                archive.members.clear()  # type: ignore[attr-defined]
     except _FLAWS as error:
         raise MalformedError(f"a layer of the base image cannot be read: {error}") from error
 

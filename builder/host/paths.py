@@ -84,7 +84,7 @@ class Workspace:
     wheels = _Place("cache", "wheels")  # the wheelhouse: wheels by sha256
     index_states = _Place("cache", "indexes")  # the times since when package indexes fail, a file an index
     trees = _Place("cache", "trees")  # unpacked wheels by sha256 and format
-    facts = _Place("cache", "facts")  # the audit's facts about wheels and base images, by digest
+    facts = _Place("cache", "facts")  # facts about wheels, base images and layers, by digest
     # Interpreters that uv fetched: archives for images by sha256, and compilers for this machine.
     interpreters = _Place("cache", "interpreters")
     models = _Place("cache", "models")  # model files by sha256

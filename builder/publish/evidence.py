@@ -6,6 +6,7 @@ for them: in the images under the tags `sha256-<hex>.sig` and `sha256-<hex>.att`
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +17,8 @@ from builder.model.audits import Audit
 from builder.model.images import Descriptor
 from builder.model.verdicts import Verdict
 from builder.publish import statements
-from builder.publish.sbom import MEDIA_TYPE, sbom
+from builder.publish.bill.installed_packages import system_contents, wheel_texts
+from builder.publish.sbom import MEDIA_TYPE, BillSources, sbom
 from builder.remote.registry.referrers import Referrer
 from builder.remote.registry.registry_client import OCI_MANIFEST
 from builder.remote.registry.upload import BytesBlob
@@ -75,10 +77,11 @@ def evidence(run: CellRun, signer: Signer | None) -> Evidence:
 
     Raises:
         UsageError, RegistryError: the evidence cannot be signed.
+        JbuildError: a layer of the image cannot be read for its bill of materials.
     """
     job, lock, image = run.job, run.lock, run.image.manifest
     checksum = lockfile.content(lock)
-    bill = sbom(lock, image.digest, checksum, run.session.workspace)
+    bill = _bill(run, checksum)
     verdict = statements.verdict_predicate(run.get(Verdict), lock.recipe, lock.cell, checksum)
     provenance = statements.provenance_predicate(job, lock, run.plan, checksum)
     predicates = [("verdict", statements.VERDICT, verdict), ("provenance", statements.PROVENANCE, provenance)]
@@ -97,6 +100,21 @@ def evidence(run: CellRun, signer: Signer | None) -> Evidence:
         signature(image, repository, signer),
         *(cosign_evidence(image, name, statements.sealed(content, signer)) for name, content in stated),
     )
+
+
+def _bill(run: CellRun, checksum: str) -> dict[str, Any]:
+    """Return the bill of materials of a cell's image; warn about what it cannot list."""
+    parts = (run.job, run.lock, run.plan, run.image, run.session)
+    sources = BillSources(
+        contents=system_contents(*parts),
+        installed=functools.cache(lambda: wheel_texts(*parts)),
+        requests=(*run.job.spec.requires, *run.job.spec.replace),
+    )
+
+    def warn(flaw: str) -> None:
+        run.session.console.warn(f"{run.job.cell.id}: the bill of materials is incomplete: {flaw}")
+
+    return sbom(run.lock, run.image.digest, checksum, run.session.workspace, sources, warn)
 
 
 def together(*collections: Evidence) -> Evidence:

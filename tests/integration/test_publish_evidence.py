@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from proofs import Keys, call, key_pairs, keys, labels, make_evidence, oras_discover, stranger
+from elf_files import layer
+from factories import make_job, make_plan, make_session
+from proofs import LOCK, Keys, call, key_pairs, keys, labels, make_evidence, oras_discover, stranger
 from publishing import all_on, push
 from servers import Fault, Registry, make_image, registry, running_front
 
-from builder.errors import RegistryError, UsageError
+from builder.errors import IntegrityError, RegistryError, UsageError
 from builder.host.config import Config
 from builder.model.audits import Audit
+from builder.model.locks import LockedBase
 from builder.publish import statements
 from builder.publish.attachments import evidence_of
+from builder.publish.bill.installed_packages import system_contents
 from builder.publish.push import PublicationError
 from builder.publish.signing import Signer, is_signed
 from builder.publish.stage import still_published
@@ -75,6 +81,28 @@ def test_oras_finds_what_is_attached(registry: Registry, image: Image, layout: P
     document = json.loads((tmp_path / "got" / "sbom.json").read_text())
     assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.5")
     assert {"vllm", "torch", "tiny"} <= {component["name"] for component in document["components"]}
+
+
+def test_a_bill_needs_no_blobs_of_the_base(registry: Registry, tmp_path: Path) -> None:
+    """The layer comes from the base's registry, once; what is in it stays in the cache."""
+    status = b"Package: libc6\nStatus: install ok installed\nVersion: 2.36-9\nArchitecture: arm64\n"
+    release = b"ID=debian\nVERSION_ID=12\n"
+    content = gzip.compress(layer(("var/lib/dpkg/status", status), ("etc/os-release", release)))
+    base = make_image(tmp_path / "elsewhere", contents=(content,))
+    push(base, tmp_path / "elsewhere", registry.host, tags=("base",))
+    with running_front(registry) as front:
+        used = f"{front.host}/vllm:base"
+        lock = replace(LOCK, base=LockedBase(name="debian", used=used, digest=base.digest))
+        plan = make_plan(system="FROM debian")
+        session = make_session(tmp_path / "cache" / "models")
+        for _ in range(2):
+            contents = system_contents(make_job(), lock, plan, base, session)
+            assert [(package.name, package.version) for package in contents.packages] == [("libc6", "2.36-9")]
+        assert front.asked("GET .*blobs") == 1
+        session = make_session(tmp_path / "other" / "models")
+        absent = replace(base, layers=(replace(base.layers[0], digest="sha256:" + "0" * 64),))
+        with pytest.raises(IntegrityError, match="neither in the cache nor in the registry"):
+            system_contents(make_job(), lock, plan, absent, session)
 
 
 def test_cosign_verifies_signature_and_attestations(

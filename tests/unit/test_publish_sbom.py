@@ -36,7 +36,13 @@ def test_everything_in_a_lock_is_listed_with_its_hash(workspace: Workspace) -> N
     assert [file["name"] for file in model["components"]] == ["config.json", "model.safetensors"]
     assert {"name": "io.jbuild.stand-in", "value": "small"} in model["properties"]
     references = [each["bom-ref"] for each in bill["components"]]
-    assert bill["dependencies"] == [{"ref": "image", "dependsOn": sorted(references)}]
+    assert bill["dependencies"][0] == {"ref": "image", "dependsOn": sorted(references)}
+    files = [file["bom-ref"] for file in model["components"]]
+    assert [entry["ref"] for entry in bill["dependencies"]] == ["image", *references, *files]
+    # Files of a stand-in are not those of the hub's model.
+    assert "purl" not in model
+    (own,) = sbom(make_lock(models=(make_model(),)), DIGEST, "c", workspace)["components"][2:]
+    assert own["purl"] == f"pkg:huggingface/org/tiny@{'0' * 40}"
 
 
 def test_the_same_image_has_the_same_bill(workspace: Workspace) -> None:

@@ -216,19 +216,26 @@ def aliases() -> tuple[Alias, ...]:
 
 def write_aliases(distribution: str, version: str, packages: Path) -> None:
     """Write the extra metadata of a distribution into a site-packages folder."""
-    for alias in aliases():
-        if not fnmatch.fnmatchcase(distribution, alias.wheels):
-            continue
-        folder = packages / alias.folder
+    for name, alias_version, folder_name in alias_versions(distribution, version):
+        folder = packages / folder_name
         folder.mkdir(exist_ok=True)
         lines = (
             "Metadata-Version: 2.1",
-            f"Name: {alias.name}",
-            f"Version: {alias.version.format(version=version)}",
+            f"Name: {name}",
+            f"Version: {alias_version}",
             f"Summary: metadata that {distribution} would write when first imported",
         )
         (folder / "METADATA").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        (folder / "RECORD").write_text(f"{alias.folder}/METADATA,,\n{alias.folder}/RECORD,,\n", encoding="utf-8")
+        (folder / "RECORD").write_text(f"{folder_name}/METADATA,,\n{folder_name}/RECORD,,\n", encoding="utf-8")
+
+
+def alias_versions(distribution: str, version: str) -> list[tuple[str, str, str]]:
+    """Return name, version and folder of each extra metadata of a distribution."""
+    return [
+        (alias.name, alias.version.format(version=version), alias.folder)
+        for alias in aliases()
+        if fnmatch.fnmatchcase(distribution, alias.wheels)
+    ]
 
 
 def _parse(root: Table) -> tuple[Alias, ...]:

@@ -1,0 +1,173 @@
+"""The components of a bill: CycloneDX objects for packages, distributions, models, and the image's base."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from builder.image.wheels.licences import licence, licences
+from builder.publish.bill.debian_packages import spdx_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from builder.model.locks import LockedBase, LockedInterpreter, LockedWheel
+    from builder.model.model_files import LockedModel
+    from builder.publish.bill.debian_packages import DebianPackage
+    from builder.publish.bill.installed_packages import InstalledPackages, PythonDistribution
+
+Component = dict[str, Any]
+_HUB_SOURCE = re.compile(r"hf://([^/@\s]+)/([^/@\s]+)(@.*)?")
+
+
+def purl(kind: str, *names: str, version: str, **qualifiers: str) -> str:
+    """Return a package URL; `names` are its namespace and its name."""
+    path = "/".join(quote(name, safe="") for name in names)
+    tail = "&".join(f"{key}={quote(value, safe=':')}" for key, value in sorted(qualifiers.items()) if value)
+    return f"pkg:{kind}/{path}@{quote(version, safe=':')}" + (f"?{tail}" if tail else "")
+
+
+def wheel_component(wheel: LockedWheel, metadata: bytes | None) -> Component:
+    """Return the component of a wheel."""
+    reference = purl("pypi", wheel.name, version=wheel.version)
+    return {
+        "type": "library",
+        "bom-ref": reference,
+        "name": wheel.name,
+        "version": wheel.version,
+        "purl": reference,
+        "hashes": [_hash(wheel.sha256)],
+        "properties": properties(filename=wheel.filename, index=wheel.index),
+        **_with_licences(licences(metadata)),
+    }
+
+
+def distribution_component(distribution: PythonDistribution, reference: str) -> Component:
+    """Return the component of a Python distribution that is no wheel of the lock."""
+    return {
+        "type": "library",
+        "bom-ref": reference,
+        "name": distribution.name,
+        "version": distribution.version,
+        "purl": purl("pypi", distribution.name, version=distribution.version),
+        "properties": properties(path=distribution.path),
+    }
+
+
+def model_component(model: LockedModel) -> Component:
+    """Return the component of a model, with its files."""
+    reference = f"model:{model.name}"
+    source = _HUB_SOURCE.fullmatch(model.source)
+    url = ""
+    if source and model.origin == "hub" and model.revision and not model.stand_in:
+        url = purl("huggingface", source[1], source[2], version=model.revision)
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": reference,
+        "name": model.name,
+        **({"version": model.revision} if model.revision else {}),
+        **({"purl": url} if url else {}),
+        **_with_licences(licence(model.licence) if model.licence else []),
+        "properties": properties(source=model.source, revision=model.revision, stand_in=model.stand_in),
+        "components": [
+            {
+                "type": "file",
+                "bom-ref": f"{reference}/{file.path}",
+                "name": file.path,
+                "hashes": [_hash(file.sha256)],
+                "properties": properties(size=str(file.size)),
+            }
+            for file in model.files
+        ],
+    }
+
+
+def base_component(base: LockedBase) -> Component:
+    """Return the component of the base image."""
+    return {
+        "type": "container",
+        "bom-ref": f"base:{base.digest}",
+        "name": base.name,
+        "version": base.digest,
+        "hashes": [_hash(base.digest.partition(":")[2])],
+        "properties": properties(used=base.used, stand_in=base.stand_in),
+    }
+
+
+def interpreter_component(interpreter: LockedInterpreter) -> Component:
+    """Return the component of the image's own interpreter."""
+    return {
+        "type": "platform",
+        "bom-ref": f"interpreter:{interpreter.release}",
+        "name": "python",
+        "version": interpreter.version,
+        "purl": purl("generic", "python", version=interpreter.version),
+        "hashes": [_hash(interpreter.sha256)],
+        "properties": properties(release=interpreter.release),
+    }
+
+
+def system_component(contents: InstalledPackages) -> Component:
+    """Return the component of the image's distribution, by which scanners choose advisories."""
+    name = contents.system or "linux"
+    return {
+        "type": "operating-system",
+        "bom-ref": f"os:{name}-{contents.release}",
+        "name": name,
+        **({"version": contents.release} if contents.release else {}),
+    }
+
+
+def debian_component(package: DebianPackage, contents: InstalledPackages) -> Component:
+    """Return the component of a package of the distribution."""
+    reference = _debian_purl(package, contents)
+    source = source_of(package)
+    return {
+        "type": "library",
+        "bom-ref": reference,
+        "name": package.name,
+        "version": package.version,
+        "purl": reference,
+        "properties": properties(source_package=source, layer=contents.layers.get(package)),
+        **_with_licences(_debian_licences(contents.licences.get(package.name, ()))),
+    }
+
+
+def _debian_purl(package: DebianPackage, contents: InstalledPackages) -> str:
+    distro = f"{contents.system}-{contents.release}" if contents.release else contents.system
+    # Advisories name source packages: scanners read them from this qualifier, if it is not the package itself.
+    upstream = package.source if package.source_version == package.version else source_of(package)
+    return purl(
+        "deb",
+        contents.system or "debian",
+        package.name,
+        version=package.version,
+        arch=package.architecture,
+        distro=distro,
+        upstream="" if upstream == package.name else upstream,
+    )
+
+
+def source_of(package: DebianPackage) -> str:
+    """Return the source package with its version, `glibc@2.36-9`."""
+    return f"{package.source}@{package.source_version}"
+
+
+def _debian_licences(texts: Iterable[str]) -> list[dict[str, Any]]:
+    named = dict.fromkeys(spdx_names(texts))
+    found = {spdx or name: {"id": spdx} if spdx else {"name": name} for name, spdx in named}
+    return [{"license": found[key]} for key in sorted(found)]
+
+
+def properties(**values: str | None) -> list[dict[str, str]]:
+    """Return jbuild's own properties that are set."""
+    return [{"name": f"io.jbuild.{name.replace('_', '-')}", "value": value} for name, value in values.items() if value]
+
+
+def _hash(sha256: str) -> dict[str, str]:
+    return {"alg": "SHA-256", "content": sha256}
+
+
+def _with_licences(found: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"licenses": found} if found else {}
