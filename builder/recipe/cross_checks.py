@@ -52,11 +52,11 @@ def check_cells(document: Document, recipe: Recipe, slots: Sequence[Slot]) -> No
         if not cell.impossible
     ]
     before = len(document.problems)
-    for slot in slots:
-        names = placeholders.names(slot.text)
-        if names and _allowed(recipe, slot).issuperset(names):
+    known = [slot for slot in slots if _allowed(recipe, slot).issuperset(placeholders.names(slot.text))]
+    for slot in known:
+        if names := placeholders.names(slot.text):
             _check_filled(document, slot, names, facts)
-    if len(document.problems) == before:
+    if len(document.problems) == before and len(known) == len(slots):
         _check_tags(document, recipe, facts)
 
 

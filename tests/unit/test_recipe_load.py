@@ -607,6 +607,12 @@ def test_what_is_known_of_the_image_only_is_for_tags(tmp_path: Path) -> None:
     assert found[0][2] == "`{image-torch}` is not an axis or fact"
 
 
+@pytest.mark.parametrize("line", ['tags = ["{vlm}-x"]', 'tags = ["{vllm}", "{vlm}-x"]'])
+def test_an_unknown_placeholder_alone_in_a_tag(tmp_path: Path, line: str) -> None:
+    (problem,) = problems(tmp_path, GOOD.replace("[publish]\n", f"[publish]\n{line}\n"))
+    assert problem[2:] == ("`{vlm}` is not an axis or fact", "did you mean `vllm`?")
+
+
 def test_cells_may_compete_for_a_tag_that_moves_only(tmp_path: Path) -> None:
     def of(tag: str) -> str:
         return GOOD.replace("[publish]\n", f"[publish]\ntags = [{tag}]\n")
