@@ -27,13 +27,14 @@ class AuditContext:
     """One cell to audit.
 
     `unread` is the reason why the base image could not be read, `stand_in` why another one replaces it. Advice on
-    `loose` wheels, without a recipe, names options.
+    `loose` wheels, without a recipe, names options. `torch_cuda` is the CUDA version of the locked torch.
     """
 
     environment: Environment
     unread: str | None = None
     stand_in: str | None = None
     loose: bool = False
+    torch_cuda: str | None = None
 
     @property
     def l4t(self) -> str | None:

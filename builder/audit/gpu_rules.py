@@ -67,6 +67,15 @@ def _gpu_finding(case: AuditContext, nodes: list[Node], sm: int, kind: str, *, m
     return finding("gpu-code", "error", nodes, detail, fix)
 
 
+def gpu_problem(case: AuditContext, node: Node) -> str | None:
+    """Return the reason why a library's code does not run on one of the platform's GPUs; None if it does."""
+    for sm in case.sms if node.binary.gpu else ():
+        kind = _verdict(case, node, sm).verdict
+        if kind not in _DONE:
+            return f"for SM {_dotted(sm)}: {_detail(case, node, sm, kind)}"
+    return None
+
+
 def _detail(case: AuditContext, node: Node, sm: int, kind: str) -> str:
     verdict = _verdict(case, node, sm)
     near = ", ".join(_dotted(s) for s in verdict.sass if s // 10 == sm // 10)

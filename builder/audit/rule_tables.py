@@ -72,12 +72,18 @@ class Preload:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exempt:
-    """A row of `exceptions.toml`: files whose failing means less; `sms` where they are made for some GPUs only."""
+    """A row of `exceptions.toml`: files whose failing means less; `sms` where they are made for some GPUs only.
+
+    With `one_of`, one of them must be sound; `on_gpu` and `chosen` are globs on the candidates.
+    """
 
     wheel: str
     file: str
     why: str
     sms: tuple[str, ...] = ()
+    one_of: bool = False
+    on_gpu: str | None = None
+    chosen: str | None = None
 
     def fits(self, wheel: str, file: str) -> bool:
         """Return whether the row applies to a wheel's file."""
@@ -222,7 +228,16 @@ def _exempt(root: Table, key: str) -> tuple[Exempt, ...]:
     rows = []
     for table in _sourced(root, key):
         sms = table.strings("sms", pattern=_VERSION, noun="a compute capability such as 9.0")
-        rows.append(Exempt(wheel=table.string("wheel"), file=table.string("file"), why=table.string("why"), sms=sms))
+        row = Exempt(
+            wheel=table.string("wheel"),
+            file=table.string("file"),
+            why=table.string("why"),
+            sms=sms,
+            one_of=table.boolean("one-of", default=False),
+            on_gpu=table.optional_string("on-gpu"),
+            chosen=table.optional_string("chosen"),
+        )
+        rows.append(row)
         if key == "other-gpus" and not sms:
             table.problem("sms", "must name the GPUs of the file's code")
     return tuple(rows)

@@ -14,6 +14,7 @@ from builder.audit.file_rules import conflicts, damaged, other_distribution, oth
 from builder.audit.gather_facts import gather
 from builder.audit.gpu_rules import coverage, gpu_code, toolkit_newer, two_cudas, two_sonames
 from builder.audit.loading_rules import loading
+from builder.audit.one_of_rules import one_of
 from builder.audit.rule_tables import rules, table_digest
 from builder.audit.wheel_facts import READER
 from builder.errors import AuditError, NetworkError, RegistryError
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 # Raise it when the same facts lead to other findings.
 FORMAT = 2
 _RULES = (
-    *(other_distribution, damaged, wrong_machine, other_python, loading),
+    *(other_distribution, damaged, wrong_machine, other_python, loading, one_of),
     *(toolkit_newer, gpu_code, two_cudas, two_sonames, conflicts, tag_lies),
 )
 
@@ -90,7 +91,7 @@ def audit_cell(job: Job, lock: Lock, session: Session) -> Audit:
     base, unread = _base(lock.base, platform.architecture, session)
     facts = gather(lock.wheels, session)
     environment = Environment(platform=platform, wheels=lock.wheels, facts=facts, base=base, apt=job.spec.apt)
-    case = AuditContext(environment=environment, unread=unread, stand_in=lock.base.stand_in)
+    case = AuditContext(environment=environment, unread=unread, stand_in=lock.base.stand_in, torch_cuda=lock.torch_cuda)
     server = preflight(job, lock, session)
     return judge(case, job.cell.id, lock.base.name, job.spec.waivers, started, server)
 

@@ -242,6 +242,7 @@ def make_case(
     unread: str | None = None,
     stand_in: str | None = None,
     tags: dict[str, str] | None = None,
+    torch_cuda: str | None = None,
 ) -> AuditContext:
     """Return a case of real wheels, by name their files: bytes, or what `make_elf` takes."""
     made = []
@@ -254,7 +255,9 @@ def make_case(
     platform = platform or make_platform()
     known = base if base is not None or unread else make_base(distribution=(platform.distribution,))
     environment = Environment(platform=platform, wheels=ordered, facts=facts, base=known, apt=apt)
-    return AuditContext(environment=environment, unread=None if known else unread, stand_in=stand_in)
+    return AuditContext(
+        environment=environment, unread=None if known else unread, stand_in=stand_in, torch_cuda=torch_cuda
+    )
 
 
 def read_wheel(path: Path) -> WheelFacts:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 ORIN, THOR = "8.7", "11.0"
 
 
-def audit(folder: Path, wheels: dict[str, dict[str, Any]], **platform: Any) -> Audit:
-    case = make_case(folder, wheels, platform=make_jetson(**{"python": "3.11", **platform}))
+def audit(folder: Path, wheels: dict[str, dict[str, Any]], *, torch_cuda: str | None = None, **platform: Any) -> Audit:
+    case = make_case(folder, wheels, platform=make_jetson(**{"python": "3.11", **platform}), torch_cuda=torch_cuda)
     return judge(case, "one", "base", (), time.monotonic())
 
 
@@ -135,6 +135,38 @@ def test_libraries_of_which_there_is_one_for_every_cuda(tmp_path: Path) -> None:
     files = {name.format(version * 10): {"needed": [f"libcudart.so.{version}"]} for version in (12, 13)}
     outcome = audit(tmp_path, {"bitsandbytes": files})
     assert {finding.severity for finding in outcome.findings} == {"info"}
+
+
+@pytest.mark.parametrize(
+    ("sms", "torch_cuda", "severities"),
+    [
+        ({118: 80, 126: 80}, None, ["error"]),
+        ({118: 80, 126: 87}, None, []),
+        ({118: 87, 126: 80}, "12.6", ["error"]),
+        ({118: 80, 126: 87}, "12.6", []),
+        # No file is for this CUDA: any may be taken.
+        ({118: 87, 126: 80}, "13.0", []),
+    ],
+)
+def test_one_of_several_libraries_must_run_on_the_gpu(
+    tmp_path: Path, sms: dict[int, int], torch_cuda: str | None, severities: list[str]
+) -> None:
+    name = "bitsandbytes/libbitsandbytes_cuda{}.so"
+    files: dict[str, Any] = {name.format(cuda): {"fatbin": make_fatbin(("sass", sm))} for cuda, sm in sms.items()}
+    files["bitsandbytes/libbitsandbytes_cpu.so"] = {}
+    outcome = found(audit(tmp_path, {"bitsandbytes": files}, torch_cuda=torch_cuda))
+    assert [finding.severity for finding in outcome] == severities
+    assert all("runs on this GPU" in finding.detail for finding in outcome)
+
+
+def test_one_of_several_libraries_must_load(tmp_path: Path) -> None:
+    pools = {f"numba/np/ufunc/{name}pool.cpython-311.so": {"needed": ["libnone.so"]} for name in ("omp", "tbb")}
+    torch = {"torch/__init__.py": b""}
+    (finding,) = found(audit(tmp_path, {"numba": pools, "torch": torch}), "missing-library")[:1]
+    assert (finding.severity, "none of the 2 loads" in finding.detail) == ("error", True)
+    pools["numba/np/ufunc/workqueuepool.cpython-311.so"] = {}
+    severities = {finding.severity for finding in audit(tmp_path, {"numba": pools, "torch": torch}).findings}
+    assert severities == {"info"}
 
 
 def test_two_cudas(tmp_path: Path) -> None:
