@@ -54,8 +54,9 @@ class Advisory:
     """A row of `advisories.toml`.
 
     It applies to a cell if a package matches `when` and comes from `index` (a glob), and the platform matches `l4t` and
-    `cuda` (globs), `sms` and `glibcxx_below` (a symbol version). All of `constrain` must hold then; `{package}` stands
-    for that package's version. A row without `constrain` warns, unless the image has the package `needs_apt`.
+    `cuda` (globs; `none` for platforms without L4T), `sms` and `glibcxx_below` (a symbol version). All of `constrain`
+    must hold then; `{package}` stands for that package's version. A row without `constrain` warns, unless the image has
+    the package `needs_apt`.
     `log` matches what programs print if a constraint is violated, `symptom` explains it, `hint` is the next step.
     """
 
@@ -64,7 +65,7 @@ class Advisory:
     symptom: Annotated[str, string(".+", "a description of the problem")]
     source: Source
     constrain: Annotated[tuple[str, ...], _REQUIREMENTS] = ()
-    l4t: Annotated[tuple[str, ...], strings(r"[0-9.*]+", "an L4T release or glob")] = ()
+    l4t: Annotated[tuple[str, ...], strings(r"[0-9.*]+|none", "an L4T release or glob, or none")] = ()
     cuda: Annotated[tuple[str, ...], strings(r"[0-9.*]+", "a CUDA version or glob")] = ()
     sms: Annotated[tuple[str, ...], strings(r"[0-9]+\.[0-9]+", "a compute capability such as 8.7")] = ()
     index: Annotated[str | None, string(r"[a-z0-9*-]+", "an index's name or glob")] = None
@@ -141,7 +142,7 @@ def warnings(situation: Situation, ignored: Iterable[str] = ()) -> tuple[Advisor
 
 def _applies(advisory: Advisory, situation: Situation) -> bool:
     platform = situation.platform
-    for value, globs in ((platform.l4t, advisory.l4t), (platform.cuda, advisory.cuda)):
+    for value, globs in ((platform.l4t or "none", advisory.l4t), (platform.cuda, advisory.cuda)):
         if globs and not any(fnmatch.fnmatchcase(value or "", glob) for glob in globs):
             return False
     if advisory.sms and not set(advisory.sms) & set(platform.sms):

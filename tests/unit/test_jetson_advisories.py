@@ -171,6 +171,7 @@ LINES = [
     ("OSError: [Errno 28] No space left on device", "full"),
     ("OSError: [Errno 98] Address already in use", "port"),
     ("RuntimeError: flashinfer-cubin version (0.6.12) does not match flashinfer version (0.6.13)", "flashinfer-cubin"),
+    ("Illegal instruction (core dumped)", "ARMv8.0"),
     ("ptxas fatal   : Value 'sm_110a' is not defined for option 'gpu-name'", "thor-ptxas"),
     ("OSError: libcudss.so.0: cannot open shared object file: No such file or directory", "jetson-torch-cudss"),
     ("ModuleNotFoundError: No module named 'pkg_resources'", "setuptools-82"),
