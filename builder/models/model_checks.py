@@ -26,7 +26,7 @@ _COPY_MISSING = "copy the missing files too, or extend `files` in the recipe if 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CheckedModel:
+class WholeModel:
     """The configuration of a model whose files agree, and the warnings about them."""
 
     config: dict[str, Any]
@@ -58,7 +58,7 @@ def check_selected(
         console.warn(warning)
 
 
-def check_whole(model: Model, selection: Selection, find: Callable[[str], Path | None], where: str) -> CheckedModel:
+def check_whole(model: Model, selection: Selection, find: Callable[[str], Path | None], where: str) -> WholeModel:
     """Check the selected files that are on this machine, and that all shards are selected.
 
     `find` returns a file's path on this machine, or None. The configuration and the indexes must be there.
@@ -73,7 +73,7 @@ def check_whole(model: Model, selection: Selection, find: Callable[[str], Path |
     _check_shards(model, indexes, selection)
     headers = _headers(model.name, local)
     unnamed = tuple(_unnamed_files(model.name, indexes, selection))
-    return CheckedModel(config=config, warnings=(*unnamed, *_agreement(model.name, indexes, headers, where)))
+    return WholeModel(config=config, warnings=(*unnamed, *_agreement(model.name, indexes, headers, where)))
 
 
 def check_file(name: str, path: str, file: Path, where: str) -> None:

@@ -420,7 +420,7 @@ def _fetch_elsewhere(locked: LockedModel, endpoint: str, models: Path, outcome: 
 
 
 def test_two_processes_fetch_each_file_once(hub: HubStandIn, models: Path) -> None:
-    hub.files["model-00001-of-00002.safetensors"] = weights(20_000_000)
+    hub.files["model-00001-of-00002.safetensors"] = weights(20_000_000, tensor="a")
     locked = lock(hub, models)
     context = multiprocessing.get_context("spawn")
     outcome = context.Queue()

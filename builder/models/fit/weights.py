@@ -15,6 +15,7 @@ from builder.models import model_store
 from builder.models.adapters import refuse_adapter
 from builder.models.fit.kv_cache import element_bytes
 from builder.models.fit.memory_estimate import MemoryItem
+from builder.models.fit.quantisation import SEPARATE_FILE, with_separate
 from builder.models.folder import list_folder, readable
 from builder.models.mistral_format import PARAMS
 from builder.models.model_checks import check_whole
@@ -48,6 +49,8 @@ class ModelFiles:
     def config(self) -> tuple[str, bytes]:
         """Return the path and the bytes of config.json, or of params.json in a model of Mistral's own format.
 
+        As in vLLM, a quantisation in a separate file (hf_quant_config.json) is part of it.
+
         Raises:
             ModelError: it is not on this machine.
         """
@@ -56,7 +59,9 @@ class ModelFiles:
         if path is None:
             hint = "download it with `jbuild models fetch`"
             raise ModelError(f"{name} of model {self.name} is not on this machine", where=self.source, hint=hint)
-        return str(path), path.read_bytes()
+        separate = self.find(SEPARATE_FILE) if SEPARATE_FILE in self.sizes else None
+        text = path.read_bytes()
+        return str(path), with_separate(text, separate.read_bytes()) if separate else text
 
 
 def locked_files(locked: LockedModel, recipe_folder: Path, session: Session) -> ModelFiles:
