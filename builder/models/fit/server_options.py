@@ -28,6 +28,8 @@ _BLOCK, _BLOCK_CPU = 16, 128
 # vLLM's default if a model's configuration has no length.
 _NO_LENGTH = 2048
 _VERSION = re.compile(r"vllm(?:-cpu)? *== *([0-9]+)\.([0-9]+)")
+# A compressed-tensors checkpoint overrides --kv-cache-dtype in 0.15.1 and 0.20.2 (`Attention`), but not in 0.33.0.
+_OVERRIDE_UNTIL = (0, 33)
 
 
 def settings_of(
@@ -37,7 +39,9 @@ def settings_of(
     environment = dict(server.environment)
     arguments = [*server.arguments, *_words(environment.get("JBUILD_EXTRA_ARGS", ""))]
     dtype = _dtype(environment.get("JBUILD_DTYPE") or server.dtype, shape)
-    kv_dtype = option(arguments, "--kv-cache-dtype") or "auto"
+    own_kv_dtype = _own_kv_dtype(shape, vllm, gpu=gpu)
+    is_override = shape.quantised == "compressed-tensors" and own_kv_dtype and not reaches(vllm, _OVERRIDE_UNTIL)
+    kv_dtype = "auto" if is_override else option(arguments, "--kv-cache-dtype") or "auto"
     length = _integer(environment.get("JBUILD_MAX_MODEL_LEN")) or server.max_model_len or shape.longest or _NO_LENGTH
     large = gpu and memory is not None and memory >= _LARGE
     sequences = _integer(option(arguments, "--max-num-seqs"))
@@ -48,7 +52,7 @@ def settings_of(
     space = _integer(environment.get("VLLM_CPU_KVCACHE_SPACE"))
     return ServingSettings(
         dtype=dtype,
-        kv_dtype=(_own_kv_dtype(shape, vllm, gpu=gpu) or dtype) if kv_dtype == "auto" else kv_dtype,
+        kv_dtype=(own_kv_dtype or dtype) if kv_dtype == "auto" else kv_dtype,
         length=length,
         sequences=sequences or 1,
         batched_tokens=batch or min(_BATCH_LARGE if large else _BATCH, most * length),
