@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # A pointer is shorter than 1024 bytes (git-lfs' specification, "The Pointer").
 LONGEST_POINTER = 1023
 _POINTER = re.compile(
-    rb"version https://(?:git-lfs\.github\.com|hawser\.github\.com)/spec/v1\n(?:[^\n]*\n)*?size (\d+)\n?"
+    rb"version https://(?:git-lfs\.github\.com|hawser\.github\.com)/spec/v1\r?\n(?:[^\n]*\n)*?size (\d+)"
 )
 _PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head)\b", re.IGNORECASE)
 # Some models have their licence as a page.

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 PARAMS = "params.json"
 _CONFIG = "config.json"
 _CONSOLIDATED = re.compile(r"consolidated[^/]*\.safetensors(?:\.index\.json)?")
+# Names under which transformers saves weights. Others beside Mistral's, such as a projector's, are not a whole model.
+_OTHER_WEIGHTS = re.compile(r"(?:pytorch_)?model[^/]*")
 # The files that vLLM's Mistral tokenizer looks for (`tokenizers/registry.py`).
 _TOKENIZER = re.compile(r"tekken[^/]*\.json|tokenizer\.model\.v[^/]*")
 _OTHER_TOKENIZER = re.compile(r"tokenizer\.json|vocab\.(?:json|txt)|[^/]+\.(?:model|tiktoken)")
@@ -39,7 +41,7 @@ def one_format(paths: AbstractSet[str], weights: AbstractSet[str], *, listed: bo
     except a params.json without its weights.
     """
     own = {path for path in weights if is_consolidated(path)}
-    others = {path for path in weights - own if "/" not in path and not path.startswith("adapter_model.")}
+    others = {path for path in weights - own if _OTHER_WEIGHTS.fullmatch(path)}
     if is_native(paths, own) and not _is_whole(paths, others):
         unused = others | {path for path in paths if path.endswith(INDEX_ENDING) and not is_consolidated(path)}
         return set(paths if listed else paths - {path for path in unused if "/" not in path})

@@ -170,6 +170,13 @@ def test_mistrals_format_if_the_other_is_not_whole() -> None:
     assert chosen(*whole, *SHARDS).config == "config.json"
 
 
+def test_weights_beside_mistrals_that_are_not_a_model() -> None:
+    paths = ("config.json", *MISTRAL, "projector.safetensors", "tokenizer.json")
+    assert chosen(*paths).paths == tuple(sorted(paths))
+    without = tuple(path for path in paths if path != "params.json")
+    assert chosen(*without).paths == tuple(sorted(without))
+
+
 def test_params_alone_are_refused_with_the_formats_name() -> None:
     for paths in (("params.json",), ("params.json", "model.safetensors"), ("params.json", "consolidated.00.pth")):
         assert "its params.json is of Mistral's own format" in refused(*paths).message

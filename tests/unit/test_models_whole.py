@@ -87,6 +87,7 @@ def test_a_pointer_that_is_not_selected_is_not_read(folder: Path) -> None:
     [
         (pointer(7), 7),
         (pointer(0), 0),
+        (pointer(8).replace(b"\n", b"\r\n"), 8),
         (b"version https://hawser.github.com/spec/v1\noid sha256:1\nsize 5\n", 5),
         (b"version https://git-lfs.github.com/spec/v1\next-0-foo sha256:1\noid sha256:1\nsize 5", 5),
         (b"version 1\nsize 5\n", None),
