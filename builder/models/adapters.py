@@ -52,7 +52,7 @@ def _hint(base: str | None, kind: str) -> str:
     named = f"name the base model as the recipe's model ({source})" if base else "name its base model in `source`"
     if kind != "LoRA":
         return f"{named}, and merge the adapter into it: vLLM loads only LoRA adapters"
-    return f"{named}, and load the adapter with `--enable-lora --lora-modules NAME=FOLDER` in the server's `arguments`"
+    return f"{named}, and load the adapter with --enable-lora --lora-modules NAME=FOLDER in the server's `arguments`"
 
 
 def _object(data: bytes) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Mistral's own model format (params.json, consolidated*.safetensors, tekken.json), which is never mixed with another.
 
-vLLM reads a folder in one format only. With `--config-format auto`, vLLM 0.9.2 to 0.15.1 take Mistral's if params.json
+vLLM reads a folder in one format only. With --config-format auto, vLLM 0.9.2 to 0.15.1 take Mistral's if params.json
 is there, 0.20.2 and 0.33.0 if consolidated*.safetensors is there too (`get_config` in `transformers_utils/config.py`).
 """
 

@@ -52,7 +52,7 @@ def check_selected(
     if selection.is_mistral:
         console.note(
             f"model {model.name} is in Mistral's own format ({PARAMS}, consolidated*.safetensors), which vLLM reads "
-            "by default (`--config-format auto`); transformers does not read it"
+            "by default (--config-format auto); transformers does not read it"
         )
     for warning in checked.warnings:
         console.warn(warning)

@@ -194,7 +194,7 @@ def test_a_lora_adapter(folder: Path) -> None:
     assert error.message == "model tiny: this is a LoRA adapter for acme/base"
     assert error.hint == (
         'name the base model as the recipe\'s model (source = "hf://acme/base@main"), and load the adapter with '
-        "`--enable-lora --lora-modules NAME=FOLDER` in the server's `arguments`"
+        "--enable-lora --lora-modules NAME=FOLDER in the server's `arguments`"
     )
     with pytest.raises(ModelError, match="this is a LoRA adapter for acme/base"):
         local_files(Model(name="tiny", source="./tiny"), folder.parent, Config())
