@@ -12,7 +12,7 @@ from builder.host.files import disk_errors
 from builder.model.model_files import HubFile, ModelFile
 from builder.models import model_store
 from builder.models.folder import readable
-from builder.models.model_checks import check_weights
+from builder.models.model_checks import check_fetched, check_file
 from builder.remote import http
 from builder.remote.artifact import RegistryFetcher
 from builder.remote.download import Expected, download
@@ -35,15 +35,25 @@ def fetch_model(locked: LockedModel, recipe_folder: Path, session: Session) -> N
     """Download the missing files of a model into the store.
 
     Raises:
-        ModelError: the model's source no longer has it.
+        ModelError: the model's source no longer has it, or its weights do not agree with their index.
         NetworkError, RegistryError: its hub or registry cannot be reached, or refuses.
         IntegrityError: a file is not the locked one.
         DiskError: the store cannot be written.
     """
     models = session.workspace.models
     missing = {file.sha256: file for file in locked.files if not model_store.use(models, file)}
-    if not missing:
-        return
+    if missing:
+        _fetch_missing(locked, missing, recipe_folder, session)
+    # Without missing files too: an earlier run may have stored them all and found that they do not agree.
+    warnings = check_fetched(
+        locked.name, {f.path: model_store.blob(models, f.sha256) for f in locked.files}, locked.source
+    )
+    for warning in warnings if missing else ():
+        session.console.warn(warning)
+
+
+def _fetch_missing(locked: LockedModel, missing: dict[str, ModelFile], recipe_folder: Path, session: Session) -> None:
+    models = session.workspace.models
     fetcher = _fetchers(locked, recipe_folder, session.config)
     # Largest first, so that no large one is left for the end.
     files = sorted(missing.values(), key=lambda file: (-file.size, file.sha256))
@@ -116,7 +126,7 @@ def _fetch(name: str, fetcher: ModelFetcher, partial: Path, models: Path, progre
     expected = Expected(sha256=file.sha256, size=file.size, git_id=file.git_id)
     sha256 = download(fetcher.fetch, fetcher.mismatch, partial, expected, progress)
     try:
-        check_weights(name, file.path, partial)
+        check_file(name, file.path, partial, fetcher.uri)
     except ModelError:
         partial.unlink()
         raise

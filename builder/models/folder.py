@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from builder.errors import ModelError
 from builder.model.model_files import kind_of, path_flaw, printable_path
-from builder.models.selection import CONFIG
+from builder.models.adapters import ADAPTER
+from builder.models.mistral_format import PARAMS
+from builder.models.selection import CONFIG, no_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,16 +28,15 @@ def list_folder(name: str, source: FolderSource) -> dict[str, os.stat_result]:
     """Return the files of a model's folder, except hidden ones, by their relative path.
 
     Raises:
-        ModelError: no such folder, no config.json, or an entry that cannot be a model's file.
+        ModelError: no such folder, no configuration, or an entry that cannot be a model's file.
     """
     folder = source.path
     if not folder.is_dir():
         flaw = "is not a folder" if folder.exists() else "does not exist"
         raise ModelError(f"model {name}: the folder {flaw}", where=str(folder), hint=source.hint)
     # Checked first: the walk through a wrong folder, such as a home, may take minutes.
-    if not (folder / CONFIG).exists():
-        hint = "name the folder with config.json, tokenizer and *.safetensors, as `save_pretrained` writes it"
-        raise ModelError(f"model {name} has no {CONFIG}", where=str(folder), hint=hint)
+    if not any((folder / path).exists() for path in (CONFIG, PARAMS, ADAPTER)):
+        raise no_config(name, str(folder))
     with readable(name):
         return dict(_walk(name, folder, folder.resolve(), ""))
 

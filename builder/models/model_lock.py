@@ -11,10 +11,12 @@ from builder.host.concurrency import map_with_progress
 from builder.host.files import disk_errors
 from builder.model.model_files import LockedModel, ModelFile
 from builder.models import model_store
+from builder.models.adapters import refuse_adapter
+from builder.models.content_flaws import LONGEST_POINTER
 from builder.models.fetch import fetchers, obtain
 from builder.models.folder import list_folder, readable
-from builder.models.model_checks import check_small_files, check_weights
-from builder.models.selection import CONFIG, is_weight, select
+from builder.models.model_checks import check_selected
+from builder.models.selection import is_weight, select
 from builder.remote import artifact, http
 from builder.remote.download import Expected, PartialFile
 from builder.remote.model_sources import FolderSource, HubSource, RegistrySource, locate
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.model_files import HubFile, HubListing
     from builder.model.recipes import Model
+
+# Larger files, such as some tokenizers, are checked when they are fetched.
+_SMALL = 1 << 20
 
 
 def lock_model(model: Model, recipe_folder: Path, session: Session, *, fetching: bool = False) -> LockedModel:
@@ -72,14 +77,13 @@ def quick_state(model: Model, recipe_folder: Path, config: Config) -> tuple[str,
 def _lock_folder(model: Model, source: FolderSource, session: Session, *, fetching: bool) -> LockedModel:
     console = session.console
     entries = list_folder(model.name, source)
+    with readable(model.name):
+        refuse_adapter(model, entries, lambda path: (source.path / path).read_bytes())
     selection = select(entries, model)
     if source.stand_in:
         console.warn(f"model {model.name}: {source.path} stands in for {model.source}: {source.stand_in}")
     with readable(model.name):
-        small = {path: (source.path / path).read_bytes() for path in (CONFIG, *selection.indexes)}
-        check_small_files(model, selection, small, console)
-        for path in filter(is_weight, selection.paths):
-            check_weights(model.name, path, source.path / path)
+        check_selected(model, selection, source.path.joinpath, str(source.path), console)
     hashes = _Hashing(name=model.name, folder=source.path, models=session.workspace.models, copying=fetching).run(
         {path: entries[path] for path in selection.paths}, console
     )
@@ -160,15 +164,16 @@ class _Hashing:
 def _lock_remote(model: Model, source: HubSource | RegistrySource, session: Session) -> LockedModel:
     listing, pinned = _list_remote(source, session)
     by_path = {file.path: file for file in listing.files}
+    models = session.workspace.models
+    refuse_adapter(model, by_path, lambda path: _read_remote(model, pinned, by_path[path], session))
     selection = select(by_path, model)
     stand_in = None
     if isinstance(source, RegistrySource) and (stand_in := source.stand_in):
         session.console.warn(f"model {model.name}: {source.reference.name} stands in for {model.source}: {stand_in}")
-    early = {CONFIG, *selection.indexes, *(path for path in selection.paths if not by_path[path].sha256)}
+    early = {selection.config, *selection.indexes, *(path for path in selection.paths if _is_early(by_path[path]))}
     hashes = _fetch_early(model, pinned, [by_path[path] for path in sorted(early)], session)
-    models = session.workspace.models
-    small = {path: model_store.blob(models, hashes[path]).read_bytes() for path in (CONFIG, *selection.indexes)}
-    check_small_files(model, selection, small, session.console)
+    blobs = {path: model_store.blob(models, sha256) for path, sha256 in hashes.items()}
+    check_selected(model, selection, blobs.get, source.uri, session.console)
     return LockedModel(
         name=model.name,
         source=model.source,
@@ -192,6 +197,16 @@ def _list_remote(source: HubSource | RegistrySource, session: Session) -> tuple[
 
     listing = hub_client.list_files(source, session.config, http.Retry(on_retry=session.console.warn))
     return listing, replace(source, revision=listing.commit)
+
+
+def _is_early(file: HubFile) -> bool:
+    """Return whether a lock needs a file itself: for its hash, or since it is small enough to be checked at once."""
+    return not file.sha256 or file.size <= (LONGEST_POINTER if is_weight(file.path) else _SMALL)
+
+
+def _read_remote(model: Model, source: HubSource | RegistrySource, file: HubFile, session: Session) -> bytes:
+    sha256 = _fetch_early(model, source, [file], session)[file.path]
+    return model_store.blob(session.workspace.models, sha256).read_bytes()
 
 
 def _fetch_early(

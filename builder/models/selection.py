@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from builder.errors import ModelError
 from builder.host.toml.documents import suggest
 from builder.model.model_files import suffix_of
+from builder.models.mistral_format import PARAMS, is_consolidated, is_mistral_tokenizer, is_native, one_format
+from builder.models.shards import INDEX_ENDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from builder.model.recipes import Model
 
 CONFIG = "config.json"
-INDEX_ENDING = ".index.json"
 _PICKLES = ("bin", "ckpt", "pickle", "pkl", "pt", "pth")
 # The values of a recipe's `formats`, and the endings of each.
 FORMATS: dict[str, tuple[str, ...]] = {
@@ -54,7 +55,22 @@ class Selection:
     @property
     def has_tokenizer(self) -> bool:
         """Whether a tokenizer's files are among them."""
-        return any(PurePosixPath(p).name in _TOKENIZERS or suffix_of(p) in _TOKENIZER_ENDINGS for p in self.paths)
+        return any(
+            PurePosixPath(path).name in _TOKENIZERS
+            or suffix_of(path) in _TOKENIZER_ENDINGS
+            or is_mistral_tokenizer(path)
+            for path in self.paths
+        )
+
+    @property
+    def config(self) -> str:
+        """The model's configuration: config.json, else Mistral's params.json."""
+        return CONFIG if CONFIG in self.paths else PARAMS
+
+    @property
+    def is_mistral(self) -> bool:
+        """Whether the paths are of Mistral's own format."""
+        return PARAMS in self.paths and any(is_weight(path) and is_consolidated(path) for path in self.paths)
 
 
 def select(paths: Iterable[str], model: Model) -> Selection:
@@ -64,22 +80,31 @@ def select(paths: Iterable[str], model: Model) -> Selection:
         ModelError: no config.json, no weights in an allowed format, or a glob that matches nothing.
     """
     every = sorted(paths)
-    if CONFIG not in every:
-        raise ModelError(
-            f"model {model.name} has no {CONFIG}",
-            where=model.source,
-            hint="name the folder with config.json, tokenizer and *.safetensors, as `save_pretrained` writes it",
-        )
     allowed = _endings(model)
+    if CONFIG not in every and PARAMS not in every:
+        raise no_config(model.name, model.source)
     needed = _matches(every, model) if model.files else [p for p in every if _is_needed(p, model.formats)]
     left_out = [path for path in needed if is_weight(path) and suffix_of(path) not in allowed]
-    selected = set(needed) - set(left_out) | {CONFIG}
-    if not model.files:
-        selected -= _second_copies(selected)
+    selected = set(needed) - set(left_out) | {CONFIG if CONFIG in every else PARAMS}
+    selected = one_format(selected, set(filter(is_weight, selected)), listed=bool(model.files))
+    own = {path for path in selected if is_weight(path) and is_consolidated(path)}
+    if is_native(selected, own) and not model.files:
+        selected |= set(filter(is_mistral_tokenizer, every))
+    if CONFIG not in selected and not own:
+        raise _no_mistral_weights(model)
     if not any(is_weight(path) for path in selected):
         raise _no_weights(model, left_out)
     indexed = (path for path in selected if not _is_index_of_other(path, allowed))
     return Selection(paths=tuple(sorted(indexed)), left_out=tuple(left_out))
+
+
+def no_config(name: str, where: str) -> ModelError:
+    """Return the error for a source without the configuration of a model."""
+    return ModelError(
+        f"model {name} has no {CONFIG}",
+        where=where,
+        hint="name the folder with config.json, tokenizer and *.safetensors, as `save_pretrained` writes it",
+    )
 
 
 def is_weight(path: str) -> bool:
@@ -121,19 +146,20 @@ def _is_needed(path: str, formats: Iterable[str]) -> bool:
     return is_licence or suffix_of(name) in _NEEDED or suffix_of(name) in _WEIGHTS
 
 
-def _second_copies(paths: set[str]) -> set[str]:
-    """Return Mistral's second copy of all weights, which is for another loader: `consolidated*` beside `model-*`."""
-    usual = {"model.safetensors", "model.safetensors.index.json"}
-    if not usual & paths:
-        return set()
-    return {path for path in paths if path.startswith("consolidated") and ".safetensors" in path}
-
-
 def _is_index_of_other(path: str, allowed: frozenset[str]) -> bool:
     if not path.endswith(INDEX_ENDING):
         return False
     ending = suffix_of(path.removesuffix(INDEX_ENDING))
     return ending in _WEIGHTS and ending not in allowed
+
+
+def _no_mistral_weights(model: Model) -> ModelError:
+    return ModelError(
+        f"model {model.name} has no {CONFIG}, and its {PARAMS} is of Mistral's own format, "
+        "whose weights (consolidated*.safetensors) are missing or not selected",
+        where=model.source,
+        hint=f"name a folder with both, or the model in Hugging Face's format ({CONFIG}, tokenizer, *.safetensors)",
+    )
 
 
 def _no_weights(model: Model, left_out: list[str]) -> ModelError:

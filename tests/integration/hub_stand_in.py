@@ -21,9 +21,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _LARGE = 4096
 
 
-def weights(size: int = 64_000, fill: bytes = b"w") -> bytes:
-    """Return a safetensors file with one tensor of `size` bytes."""
-    header = json.dumps({"lm_head": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+def weights(size: int = 64_000, fill: bytes = b"w", tensor: str = "b") -> bytes:
+    """Return a safetensors file with one tensor of `size` bytes: by default the one of the second shard."""
+    header = json.dumps({tensor: {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
     return struct.pack("<Q", len(header)) + header + (fill * size)[:size]
 
 
@@ -35,7 +35,7 @@ def small_model() -> dict[str, bytes]:
         "tokenizer.json": b'{"model": {}}',
         "chat_template.jinja": b"{{ messages }}",
         "model.safetensors.index.json": json.dumps({"weight_map": shards}).encode(),
-        "model-00001-of-00002.safetensors": weights(100_000, b"a"),
+        "model-00001-of-00002.safetensors": weights(100_000, b"a", "a"),
         "model-00002-of-00002.safetensors": weights(200_000, b"b"),
         "pytorch_model.bin": b"\x80\x04pickle",
         "README.md": b"# read me",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MODEL = Model(name="tiny", source="hf://org/tiny@main")
 BIG = 10_000_000
 SHARD = "model-00002-of-00002.safetensors"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 11421896\n" % (b"4" * 64)
 TAKEN = (
     "LICENSE",
     "chat_template.jinja",
@@ -358,6 +359,56 @@ def test_weights_that_are_truncated_on_the_hub(hub: HubStandIn, models: Path) ->
     assert SHARD not in str(left_over(models))
 
 
+def test_shards_that_do_not_agree_with_their_index(hub: HubStandIn, models: Path) -> None:
+    hub.files[SHARD] = weights(200_000, tensor="other")
+    locked = lock(hub, models)
+    for _ in ("fetched", "found in the store"):
+        with pytest.raises(ModelError) as caught:
+            fetch(locked, hub, models)
+        assert caught.value.message == (
+            f"model tiny: model.safetensors.index.json puts tensor 'b' into {SHARD}, whose header lacks it"
+        )
+        assert caught.value.exit_code == 9
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "flaw"),
+    [
+        ("tokenizer.json", POINTER, "is a Git LFS pointer to a file of 11421896 bytes"),
+        (SHARD, POINTER, "is a Git LFS pointer to a file of 11421896 bytes"),
+        ("tokenizer.json", b"<!doctype html>Sign in", "is an HTML page"),
+        ("generation_config.json", b"{", "is not JSON"),
+    ],
+)
+def test_small_files_with_other_content(hub: HubStandIn, models: Path, path: str, data: bytes, flaw: str) -> None:
+    hub.files[path] = data
+    with pytest.raises(ModelError, match=f"model tiny: {path} {flaw}") as caught:
+        lock(hub, models)
+    if data == POINTER:
+        assert (caught.value.where, caught.value.hint) == (
+            f"hf://org/tiny@{COMMIT}",
+            "upload the files themselves: run `git lfs pull` in the folder that was uploaded, then upload it again",
+        )
+
+
+@pytest.mark.parametrize(
+    ("data", "flaw"), [(b"<html>" + b" " * (2 << 20), "is an HTML page"), (b"{" * (2 << 20), "is not JSON")]
+)
+def test_large_files_are_checked_when_they_are_fetched(hub: HubStandIn, models: Path, data: bytes, flaw: str) -> None:
+    hub.files["tokenizer.json"] = data
+    locked = lock(hub, models)
+    with pytest.raises(ModelError, match=f"model tiny: tokenizer.json {flaw}"):
+        fetch(locked, hub, models)
+
+
+def test_an_adapter_on_the_hub(hub: HubStandIn, models: Path) -> None:
+    config = b'{"peft_type": "LORA", "base_model_name_or_path": "acme/base"}'
+    hub.files = {"adapter_config.json": config, "adapter_model.safetensors": weights()}
+    with pytest.raises(ModelError, match="model tiny: this is a LoRA adapter for acme/base"):
+        lock(hub, models)
+    assert not hub.requests("/cdn/")
+
+
 def test_a_shard_missing_on_the_hub(hub: HubStandIn, models: Path) -> None:
     del hub.files[SHARD]
     with pytest.raises(ModelError, match=f"shard '{SHARD}' named in model.safetensors.index.json is missing"):
@@ -420,7 +471,7 @@ def _fetch_elsewhere(locked: LockedModel, endpoint: str, models: Path, outcome: 
 
 
 def test_two_processes_fetch_each_file_once(hub: HubStandIn, models: Path) -> None:
-    hub.files["model-00001-of-00002.safetensors"] = weights(20_000_000)
+    hub.files["model-00001-of-00002.safetensors"] = weights(20_000_000, tensor="a")
     locked = lock(hub, models)
     context = multiprocessing.get_context("spawn")
     outcome = context.Queue()

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 REPOSITORY = "models/tiny"
 SHARD = "model-00002-of-00002.safetensors"
 BIG = 10_000_000
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 11421896\n" % (b"4" * 64)
 TAKEN = (
     "LICENSE",
     "chat_template.jinja",
@@ -162,6 +163,23 @@ def test_what_oras_pushes(registry: Registry, models: Path, tmp_path: Path) -> N
     fetch(locked, models)
     for file in locked.files:
         assert model_store.blob(models, file.sha256).read_bytes() == files[file.path]
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "flaw"),
+    [
+        ("tokenizer.json", POINTER, "is a Git LFS pointer to a file of 11421896 bytes"),
+        (SHARD, POINTER, "is a Git LFS pointer to a file of 11421896 bytes"),
+        ("tokenizer.json", b"<html>", "is an HTML page"),
+        ("tokenizer.json", b"{", "is not JSON"),
+    ],
+)
+def test_files_with_other_content(
+    registry: Registry, models: Path, tmp_path: Path, path: str, data: bytes, flaw: str
+) -> None:
+    push(registry.host, {**small_model(), path: data}, "other", tmp_path / "push")
+    with pytest.raises(ModelError, match=f"model tiny: {path} {flaw}"):
+        lock(model_at(registry.host, "other"), models)
 
 
 def test_a_folder_that_oras_packed_is_refused(registry: Registry, models: Path, tmp_path: Path) -> None:

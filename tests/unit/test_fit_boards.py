@@ -15,7 +15,7 @@ from builder.lock.resolve import warn_of_boards
 from builder.model.model_files import ModelFile
 from builder.model.recipes import Model, ServerSpec
 from builder.models.fit.cell_fit import fit_cell, warning
-from builder.models.fit.fit_defaults import defaults, overheads
+from builder.models.fit.fit_defaults import defaults, encoders, overheads
 from builder.recipe.load import load
 
 if TYPE_CHECKING:
@@ -136,6 +136,39 @@ def test_eight_bits_for_the_cache_double_the_context(folder: Path) -> None:
     (whole,) = fit_of(folder, "agx-orin-32").boards
     assert 2 * half.kv_token == whole.kv_token
     assert (half.longest or 0) > (whole.longest or 0)
+
+
+def test_a_checkpoint_that_asks_for_eight_bits(folder: Path) -> None:
+    (whole,) = fit_of(folder, "agx-orin-64").boards
+    scheme = {"num_bits": 8, "type": "float", "dynamic": False}
+    quantised = {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_scheme": scheme}
+    (folder / "config.json").write_text(json.dumps(LLAMA_3_1_8B | {"quantization_config": quantised}))
+    (half,) = fit_of(folder, "agx-orin-64").boards
+    assert (half.settings.kv_dtype, 2 * half.kv_token) == ("fp8", whole.kv_token)
+    cache, weights = (remark for remark in half.remarks if "8.7" in remark)
+    assert cache.startswith("SM 8.7 of agx-orin-64 has no fp8e4nv, Triton's type for an fp8 KV cache")
+    assert weights == "ModelOpt's FP8 weights need SM 8.9 in vLLM 0.15.1 and 0.20.2; agx-orin-64 has SM 8.7"
+    (folder / "config.json").write_text(json.dumps(LLAMA_3_1_8B))
+    (folder / "hf_quant_config.json").write_text(
+        '{"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}'
+    )
+    (same,) = fit_of(folder, "agx-orin-64").boards
+    assert (same.kv_token, same.remarks) == (half.kv_token, half.remarks)
+    thor = fit_of(folder, "agx-thor-128").boards[0].remarks
+    assert not any("fp8e4nv" in remark or "ModelOpt" in remark for remark in thor)
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_an_encoder_has_no_cache(folder: Path, gpu: bool) -> None:
+    (folder / "config.json").write_text(json.dumps(LLAMA_3_1_8B | {"model_type": "bert"}))
+    server = ServerSpec(model="tiny", max_model_len=8192, environment=(("VLLM_CPU_KVCACHE_SPACE", "60"),))
+    (fit,) = fit_of(folder, "agx-orin-64", server=server, gpu=gpu).boards
+    assert (fit.kv_token, fit.kv_sequence, fit.whole, fit.verdict, fit.longest) == (0, 0, None, "fits", 131072)
+    assert fit.machine is not None
+    assert fit.left == fit.machine.share - fit.fixed
+    assert "bert is an encoder: it has no KV cache" in fit.remarks
+    assert not any("KVCACHE" in remark for remark in fit.remarks)
+    assert fit_of(folder, "orin-nano-8", server=server, gpu=gpu).boards[0].verdict == "no"
 
 
 def test_without_cuda_graphs_there_is_more_room(folder: Path) -> None:
@@ -395,6 +428,7 @@ def test_errors_of_the_command(jbuild: Any, tmp_path: Path) -> None:
 
 def test_rows_have_sources() -> None:
     assert all(row.source for row in (*defaults().values(), *overheads()))
+    assert {"bert", "XLMRobertaModel"} <= encoders()
     assert {row.of for row in overheads()} == {"gpu", "system", "cpu"}
 
 
@@ -413,6 +447,14 @@ def test_bad_overheads(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DocumentError) as caught:
         overheads(path)
     assert message in [problem.message for problem in caught.value.problems]
+
+
+def test_bad_encoders(tmp_path: Path) -> None:
+    path = tmp_path / "encoders.toml"
+    path.write_text('[[encoders]]\nmodel-type = "BERT"\nsource = "s"\n[[encoders]]\nsource = "s"\n')
+    with pytest.raises(DocumentError) as caught:
+        encoders(path)
+    assert [problem.key for problem in caught.value.problems] == ["encoders[0].model-type", "encoders[1]"]
 
 
 def test_bad_defaults(tmp_path: Path) -> None:

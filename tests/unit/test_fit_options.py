@@ -133,3 +133,34 @@ def test_uncounted_options_are_in_the_remarks() -> None:
 )
 def test_the_version_that_a_recipe_pins(requires: tuple[str, ...], version: str | None) -> None:
     assert pinned_version(requires) == version
+
+
+@pytest.mark.parametrize(
+    ("vllm", "own", "used"),
+    [
+        ("0.15", "fp8", "fp8"),
+        ("0.20", "fp8", "fp8"),
+        (None, "fp8", "fp8"),
+        ("0.10", "fp8", "bfloat16"),
+        ("0.20", "nvfp4", "nvfp4"),
+        ("0.15", "nvfp4", "bfloat16"),
+        ("0.20", None, "bfloat16"),
+    ],
+)
+def test_the_type_of_the_cache_that_the_model_asks_for(vllm: str | None, own: str | None, used: str) -> None:
+    serving = settings(vllm=vllm, shape={"kv_dtype": own})
+    assert serving.kv_dtype == used
+    assert any("asks for a KV cache in" in remark for remark in serving.remarks) == bool(own)
+
+
+def test_the_servers_own_type_of_the_cache_counts_more() -> None:
+    assert settings("--kv-cache-dtype=bfloat16", shape={"kv_dtype": "fp8"}).kv_dtype == "bfloat16"
+    assert settings(gpu=False, shape={"kv_dtype": "fp8"}).kv_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("vllm", "used"), [("0.10", "fp8_e5m2"), ("0.15", "fp8"), ("0.20", "fp8"), ("0.33", "fp8_e5m2")]
+)
+def test_compressed_tensors_override_the_option_in_some_versions(vllm: str, used: str) -> None:
+    shape = {"kv_dtype": "fp8", "quantised": "compressed-tensors"}
+    assert settings("--kv-cache-dtype=fp8_e5m2", vllm=vllm, shape=shape).kv_dtype == used

@@ -12,6 +12,7 @@ from hypothesis import given
 
 from builder.errors import ModelError
 from builder.models.fit.model_shape import read_shape
+from builder.models.fit.quantisation import with_separate
 
 if TYPE_CHECKING:
     from builder.models.fit.memory_estimate import Shape
@@ -243,6 +244,105 @@ def test_multi_query_attention_has_one_head() -> None:
     assert shape(falcon | {"multi_query": True}).layers[0].width == 2 * 1 * 64
     new = falcon | {"multi_query": True, "new_decoder_architecture": True, "num_kv_heads": 8}
     assert shape(new).layers[0].width == 2 * 8 * 64
+
+
+BERT = {
+    "architectures": ["BertModel"],
+    "model_type": "bert",
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "max_position_embeddings": 512,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "vocab_size": 30522,
+}
+DISTILBERT = {"model_type": "distilbert", "dim": 768, "hidden_dim": 3072, "n_layers": 6, "vocab_size": 30522}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BERT,
+        BERT | {"architectures": ["BertForSequenceClassification"]},
+        BERT | {"model_type": "xlm-roberta", "architectures": None},
+        BERT | {"model_type": "modernbert"},
+        BERT | {"model_type": "own", "architectures": ["NomicBertModel"]},
+        LLAMA_3_1_8B | {"architectures": ["LlamaBidirectionalModel"]},
+        QWEN2_5_7B | {"is_causal": False},
+        DISTILBERT,
+    ],
+)
+def test_encoders_have_no_cache(config: dict[str, Any]) -> None:
+    result = shape(config)
+    assert (result.has_cache, result.layers, result.unknown) == (False, (), ())
+
+
+def test_decoders_of_an_encoders_family_have_a_cache() -> None:
+    assert shape(BERT | {"is_decoder": True}).has_cache
+    assert shape(LLAMA_3_1_8B).has_cache
+    assert shape(LLAMA_3_1_8B | {"architectures": [["BertModel"]]}).has_cache
+
+
+FP8 = {"num_bits": 8, "type": "float", "dynamic": False}
+
+
+@pytest.mark.parametrize(
+    ("config", "kv_dtype"),
+    [
+        ({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_scheme": FP8}, "fp8"),
+        ({"quant_method": "modelopt", "kv_cache_scheme": FP8 | {"dynamic": True}}, None),
+        ({"quant_method": "modelopt_fp4", "kv_cache_scheme": {"num_bits": 4, "type": "float"}}, "nvfp4"),
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}, "fp8"),
+        ({"quant_method": "modelopt", "quantization": {"kv_cache_quant_algo": "FP8"}}, "fp8"),
+        ({"producer": {"name": "modelopt"}, "quantization": {"kv_cache_quant_algo": "FP8"}}, "fp8"),
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": None}, None),
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "INT8"}, None),
+        ({"quant_method": "compressed-tensors", "kv_cache_scheme": FP8 | {"strategy": "tensor"}}, "fp8"),
+        ({"quant_method": "compressed_tensors", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}, "fp8"),
+        ({"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8, "type": "int"}}, None),
+        ({"quant_method": "compressed-tensors", "kv_cache_scheme": None}, None),
+        ({"quant_method": "awq", "kv_cache_scheme": FP8}, None),
+    ],
+)
+def test_the_type_of_the_cache_that_a_checkpoint_asks_for(config: dict[str, Any], kv_dtype: str | None) -> None:
+    assert shape(LLAMA_3_1_8B | {"quantization_config": config}).kv_dtype == kv_dtype
+
+
+def test_a_quantisation_in_its_own_file() -> None:
+    algorithms = {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"}
+    separate = json.dumps({"producer": {"name": "modelopt"}, "quantization": algorithms}).encode()
+    merged = with_separate(json.dumps(LLAMA_3_1_8B).encode(), separate)
+    result = read_shape("tiny", "config.json", merged)
+    assert (result.quantised, result.algorithm, result.kv_dtype) == ("modelopt_fp4", "NVFP4", "fp8")
+    own = json.dumps(LLAMA_3_1_8B | {"quantization_config": {"quant_method": "awq"}}).encode()
+    assert with_separate(own, separate) == own
+    assert with_separate(b"{", separate) == b"{"
+    assert with_separate(own, b"<html>") == own
+
+
+MINISTRAL = {
+    "dim": 4096,
+    "n_layers": 36,
+    "head_dim": 128,
+    "hidden_dim": 12288,
+    "n_heads": 32,
+    "n_kv_heads": 8,
+    "vocab_size": 131072,
+}
+
+
+def test_mistrals_own_configuration() -> None:
+    result = shape(MINISTRAL)
+    assert [(row.count, row.width, row.window) for row in result.layers] == [(36, 2 * 8 * 128, None)]
+    assert (result.hidden, result.intermediate, result.vocabulary) == (4096, 12288, 131072)
+    assert (result.longest, result.dtype, result.unknown) == (128000, "bfloat16", ())
+    windows = shape(MINISTRAL | {"sliding_window": [None, 32768, 32768, 32768], "max_position_embeddings": 32768})
+    assert [(row.count, row.window) for row in windows.layers] == [(9, None), (27, 32768)]
+    yarn = {"original_max_position_embeddings": 8192, "factor": 4, "beta": 32}
+    assert shape(MINISTRAL | {"yarn": yarn, "max_position_embeddings": 32768}).longest == 32768
+    experts = MINISTRAL | {"moe": {"num_experts": 8, "num_experts_per_tok": 2}}
+    assert shape(experts).intermediate == 2 * 12288
+    assert shape(MINISTRAL | {"quantization": {"qformat_weight": "fp8_e4m3"}}).quantised == "fp8"
 
 
 def test_unknown_values_are_listed() -> None:

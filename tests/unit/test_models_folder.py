@@ -285,7 +285,7 @@ def test_a_broken_index(folder: Path, broken: object) -> None:
 
 
 def test_an_index_in_a_folder_below(folder: Path) -> None:
-    below = make_folder(folder / "draft", model__safetensors__index__json=index({"a": "model.safetensors"}))
+    below = make_folder(folder / "draft", model__safetensors__index__json=index({"w": "model.safetensors"}))
     assert len(lock(folder).files) == 7
     (below / "model.safetensors").unlink()
     assert "named in draft/model.safetensors.index.json is missing" in refused(folder).message

@@ -135,6 +135,68 @@ def test_the_second_copy_of_mistrals_weights() -> None:
     assert chosen(*only).paths == only
 
 
+MISTRAL = ("consolidated.safetensors", "params.json", "tekken.json")
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json")
+
+
+def test_one_of_two_formats_is_taken() -> None:
+    both = (*LLAMA, *MISTRAL, "consolidated.safetensors.index.json")
+    assert chosen(*both).paths == tuple(sorted((*LLAMA, "tekken.json")))
+    sharded = ("config.json", "tokenizer.json", *SHARDS)
+    assert chosen(*sharded, *MISTRAL).paths == tuple(sorted((*sharded, "tekken.json")))
+    assert not chosen(*both).is_mistral
+
+
+def test_params_never_come_without_their_weights() -> None:
+    assert "params.json" not in chosen(*LLAMA, "params.json").paths
+    assert "params.json" not in chosen(*LLAMA, *MISTRAL, files=("*.json", "model.safetensors")).paths
+    listed = chosen(*LLAMA, *MISTRAL, files=("*.json", "*.safetensors"))
+    assert {"params.json", "consolidated.safetensors"} <= set(listed.paths)
+
+
+def test_mistrals_format_alone() -> None:
+    found = chosen(*MISTRAL, "tokenizer.model.v3", "LICENSE", "README.md")
+    assert found.paths == ("LICENSE", *MISTRAL[:2], "tekken.json", "tokenizer.model.v3")
+    assert (found.config, found.is_mistral, found.has_tokenizer) == ("params.json", True, True)
+    assert chosen(*MISTRAL, files=("consolidated*",)).paths == MISTRAL[:2]
+
+
+def test_mistrals_format_if_the_other_is_not_whole() -> None:
+    """An incomplete set of shards, pickles, or a tokenizer for Mistral's library only."""
+    whole = ("config.json", *MISTRAL)
+    assert chosen(*whole, "tokenizer.json", SHARDS[0]).paths == tuple(sorted((*whole, "tokenizer.json")))
+    assert chosen(*whole, "pytorch_model.bin").paths == tuple(sorted(whole))
+    assert chosen(*whole, *SHARDS).paths == tuple(sorted(whole))
+    assert chosen(*whole, *SHARDS).config == "config.json"
+
+
+def test_weights_beside_mistrals_that_are_not_a_model() -> None:
+    paths = ("config.json", *MISTRAL, "projector.safetensors", "tokenizer.json")
+    assert chosen(*paths).paths == tuple(sorted(paths))
+    without = tuple(path for path in paths if path != "params.json")
+    assert chosen(*without).paths == tuple(sorted(without))
+
+
+def test_params_alone_are_refused_with_the_formats_name() -> None:
+    for paths in (("params.json",), ("params.json", "model.safetensors"), ("params.json", "consolidated.00.pth")):
+        assert "its params.json is of Mistral's own format" in refused(*paths).message
+
+
+@given(
+    st.sets(st.sampled_from([*LLAMA, *MISTRAL, *SHARDS, "adapter_model.safetensors"])),
+    st.sampled_from([(), ("*.json", "*.safetensors"), ("*",)]),
+)
+def test_formats_are_never_mixed(paths: set[str], files: tuple[str, ...]) -> None:
+    try:
+        found = chosen(*paths, files=files)
+    except ModelError:
+        return
+    if "params.json" in found.paths:
+        assert "consolidated.safetensors" in found.paths
+    if "params.json" in found.paths and not files:
+        assert not {"model.safetensors", *SHARDS} & set(found.paths)
+
+
 @given(
     st.sets(st.sampled_from([*LLAMA, *(f"w.{e}" for ends in FORMATS.values() for e in ends), "r.md"])),
     st.sets(st.sampled_from(sorted(FORMATS)), min_size=1),

@@ -12,7 +12,8 @@ from builder.models.fit.fit_defaults import overheads
 from builder.models.fit.kv_cache import element_bytes, longest, sequence_bytes, token_bytes
 from builder.models.fit.memory_estimate import BoardFit, CellFit, Machine, MemoryItem
 from builder.models.fit.model_shape import read_shape
-from builder.models.fit.server_options import pinned_version, settings_of
+from builder.models.fit.quantisation import needs_sm_89
+from builder.models.fit.server_options import pinned_version, reaches, settings_of
 from builder.models.fit.weights import ModelFiles, local_files, locked_files, weigh
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ _LONGEST_LENGTH = 1 << 24
 _WIDE, _NARROW = 3, 4
 # Per sequence and vocabulary entry: the logits and three copies of them during sampling, 4 bytes each.
 _LOGITS_BYTES = 16
+_SM_FP8 = 8.9
+# `ModelOptFp8Config.get_min_capability` is 80 there, 89 in 0.20.2; the versions between are not read.
+_MODELOPT_MARLIN = (0, 33)
 
 
 def fit_cell(job: Job, models: Sequence[LockedModel] | None, session: Session, boards: Sequence[str] = ()) -> CellFit:
@@ -89,14 +93,16 @@ def _estimate(job: Job, shape: Shape, files: ModelFiles, board: Board | None) ->
     """Return the estimate for one board; without a board, only the memory that the server needs."""
     gpu, memory, vllm = bool(job.platform.l4t), board.usable if board else None, pinned_version(job.spec.requires)
     settings = settings_of(job.spec.server, shape, gpu=gpu, vllm=vllm, memory=memory)
+    if not shape.has_cache:
+        settings = replace(settings, kv_space=None)
     overhead = _overheads(settings, gpu=gpu, outside=False)
     items = (weigh(files, shape, settings.dtype), _activations(shape, settings), *overhead)
     fixed = sum(item.size for item in items)
     machine = _machine(board, settings, gpu=gpu) if board else None
-    left = _left(settings, fixed, machine, gpu=gpu)
+    left = _left(settings, fixed, machine, on_cpu=not gpu and shape.has_cache)
     sequence_size = sequence_bytes(shape, settings, settings.length) if shape.layers else 0
     limit = shape.longest or _LONGEST_LENGTH
-    room = left if shape.layers else None
+    room = left if shape.layers or not shape.has_cache else None
     fit = BoardFit(
         machine=machine,
         settings=settings,
@@ -109,7 +115,8 @@ def _estimate(job: Job, shape: Shape, files: ModelFiles, board: Board | None) ->
         longest_one=None if room is None else longest(shape, settings, room, limit),
         verdict=_verdict(settings, fixed, machine, room, sequence_size),
     )
-    return replace(fit, remarks=(*settings.remarks, *shape.unknown, *_remarks(fit, board, job.platform)))
+    notes = (*_remarks(fit, shape, board, job.platform), *_fp8_remarks(fit, shape, board, vllm))
+    return replace(fit, remarks=(*settings.remarks, *shape.unknown, *notes))
 
 
 def _activations(shape: Shape, settings: ServingSettings) -> MemoryItem:
@@ -147,12 +154,15 @@ def _machine(board: Board, settings: ServingSettings, *, gpu: bool) -> Machine:
     )
 
 
-def _left(settings: ServingSettings, fixed: int, machine: Machine | None, *, gpu: bool) -> int | None:
-    """Return the bytes for the KV cache; on the CPU, VLLM_CPU_KVCACHE_SPACE or the free memory, whichever is less."""
+def _left(settings: ServingSettings, fixed: int, machine: Machine | None, *, on_cpu: bool) -> int | None:
+    """Return the bytes of the server's share that the fixed items leave.
+
+    A server on the CPU (`on_cpu`) takes VLLM_CPU_KVCACHE_SPACE of it, at most.
+    """
     if machine is None:
         return settings.kv_space
     free = machine.share - fixed
-    return free if gpu else min(settings.kv_space or machine.usable // 2, free)
+    return min(settings.kv_space or machine.usable // 2, free) if on_cpu else free
 
 
 def _verdict(
@@ -167,9 +177,24 @@ def _verdict(
     return "fits" if sequence_size * settings.sequences <= room else "fewer"
 
 
-def _remarks(fit: BoardFit, board: Board | None, platform: Platform) -> Iterator[str]:
+def _fp8_remarks(fit: BoardFit, shape: Shape, board: Board | None, vllm: str | None) -> Iterator[str]:
+    """Yield what FP8 needs of a board's GPU."""
+    if board is None or fit.machine is None or fit.machine.utilization is None or float(board.sm) >= _SM_FP8:
+        return
+    if fit.settings.kv_dtype.startswith("fp8"):
+        yield (
+            f"SM {board.sm} of {board.name} has no fp8e4nv, Triton's type for an fp8 KV cache: some attention backends "
+            "do not start with it"
+        )
+    if needs_sm_89(shape.quantised, shape.algorithm) and not reaches(vllm, _MODELOPT_MARLIN):
+        yield f"ModelOpt's FP8 weights need SM {_SM_FP8} in vLLM 0.15.1 and 0.20.2; {board.name} has SM {board.sm}"
+
+
+def _remarks(fit: BoardFit, shape: Shape, board: Board | None, platform: Platform) -> Iterator[str]:
     settings, kv_space = fit.settings, fit.settings.kv_space
-    if not platform.l4t and kv_space is None:
+    if not shape.has_cache:
+        yield f"{shape.model_type} is an encoder: it has no KV cache"
+    elif not platform.l4t and kv_space is None:
         yield "VLLM_CPU_KVCACHE_SPACE is not set: the estimate assumes half of the memory, vLLM 0.15.1's default"
     if board is None:
         return

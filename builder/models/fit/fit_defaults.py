@@ -1,4 +1,4 @@
-"""Reads the tables of this room: transformers' defaults for config.json, and a server's memory overheads."""
+"""Reads the tables of this room: transformers' defaults for config.json, encoders, and a server's memory overheads."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _DEFAULTS = Path(__file__).with_name("defaults.toml")
 _OVERHEADS = Path(__file__).with_name("overheads.toml")
+_ENCODERS = Path(__file__).with_name("encoders.toml")
 _MEMORY_KINDS = ("cpu", "gpu", "system")
 
 
@@ -38,6 +39,15 @@ class Overhead:
     source: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encoder:
+    """A model type or an architecture without a KV cache."""
+
+    model_type: str | None
+    architecture: str | None
+    source: str
+
+
 @cache
 def defaults(path: Path = _DEFAULTS) -> dict[str, Defaults]:
     """Return the rows of a file of defaults by model type.
@@ -59,6 +69,29 @@ def overheads(path: Path = _OVERHEADS) -> tuple[Overhead, ...]:
     return documents.load(
         path, "the overheads have mistakes", lambda root: tuple(map(_overhead, root.tables("overheads")))
     )
+
+
+@cache
+def encoders(path: Path = _ENCODERS) -> frozenset[str]:
+    """Return the model types and architectures without a KV cache.
+
+    Raises:
+        DocumentError: a row is not well-formed.
+    """
+    rows = documents.load(path, "the encoders have mistakes", lambda root: [*map(_encoder, root.tables("encoders"))])
+    return frozenset(name for row in rows if (name := row.model_type or row.architecture))
+
+
+def _encoder(table: Table) -> Encoder:
+    row = Encoder(
+        model_type=table.optional_string("model-type", pattern=r"[a-z0-9_-]+", noun="a model type"),
+        architecture=table.optional_string("architecture", pattern=r"[A-Z]\w+", noun="an architecture"),
+        source=table.string("source", pattern=".+", noun="a source"),
+    )
+    if (row.model_type is None) == (row.architecture is None):
+        table.problem(None, "needs `model-type` or `architecture`, not both")
+    table.done()
+    return row
 
 
 def _defaults(table: Table) -> Defaults:

@@ -24,7 +24,9 @@ class Shape:
     """The values of a model's configuration that its memory depends on.
 
     `longest` is the model's context length in tokens; `dtype` the type of its numbers (`bfloat16`); `quantised` the
-    quantisation method of its weights, if any. `unknown` lists what the configuration lacks or jbuild cannot estimate.
+    quantisation method of its weights, if any, and `algorithm` the one of a method with several. `kv_dtype` is the type
+    of the KV cache that the model itself asks for. `has_cache` is false for encoders, which have no KV cache. `unknown`
+    lists what the configuration lacks or jbuild cannot estimate.
     """
 
     model_type: str
@@ -35,6 +37,9 @@ class Shape:
     longest: int | None
     dtype: str
     quantised: str | None = None
+    algorithm: str | None = None
+    kv_dtype: str | None = None
+    has_cache: bool = True
     tied: bool = False
     unknown: tuple[str, ...] = ()
 

@@ -10,8 +10,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import ModelError
-from builder.models.fit.fit_defaults import defaults
+from builder.models.fit.fit_defaults import defaults, encoders
 from builder.models.fit.memory_estimate import Layers, Shape
+from builder.models.fit.mistral_params import as_config, is_params
+from builder.models.fit.quantisation import quantisation_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 _HEADS = ("num_attention_heads", "n_head", "n_heads")
 _KV_HEADS = ("n_head_kv", "num_kv_heads", "num_key_value_heads", "multi_query_group_num", "num_attention_groups")
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-_HIDDEN = ("hidden_size", "n_embd", "d_model")
+_HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
 _LENGTHS = (
     *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length"),
     *("max_target_positions", "max_sequence_length", "max_seq_length", "seq_len"),
@@ -66,7 +68,7 @@ class _ModelConfig:
 
 
 def read_shape(name: str, location: str, text: bytes) -> Shape:
-    """Read a config.json.
+    """Read a config.json, or the params.json of Mistral's own format.
 
     Raises:
         ModelError: it is not a JSON object.
@@ -77,8 +79,10 @@ def read_shape(name: str, location: str, text: bytes) -> Shape:
         raise ModelError(f"model {name}: config.json is not JSON", where=location, hint=_AGAIN) from error
     if not isinstance(document, dict):
         raise ModelError(f"model {name}: config.json is not a JSON object", where=location, hint=_AGAIN)
-    config = _ModelConfig(document)
-    layers = _layers(config)
+    config = _ModelConfig(as_config(document) if is_params(document) else document)
+    has_cache = not _is_encoder(config)
+    layers = _layers(config) if has_cache else ()
+    quantised = quantisation_of((config.document, config.section))
     hidden = config.needed("how wide it is", *_HIDDEN)
     # Multimodal models have it in the language model's section or beside it.
     tied = config.get("tie_word_embeddings")
@@ -90,10 +94,21 @@ def read_shape(name: str, location: str, text: bytes) -> Shape:
         vocabulary=config.needed("how many tokens it knows", "vocab_size"),
         longest=_longest(config),
         dtype=_dtype(config),
-        quantised=_quantised(config),
+        quantised=quantised.method if quantised else None,
+        algorithm=quantised.algorithm if quantised else None,
+        kv_dtype=quantised.kv_dtype if quantised else None,
+        has_cache=has_cache,
         tied=bool(config.document.get("tie_word_embeddings") if tied is None else tied),
         unknown=tuple(config.unknown),
     )
+
+
+def _is_encoder(config: _ModelConfig) -> bool:
+    """Return whether all layers are encoders: by the tables, or since `is_causal` is false, as vLLM decides it."""
+    architectures = config.document.get("architectures")
+    names = architectures if isinstance(architectures, list) else []
+    is_listed = bool(encoders() & {config.model_type, *(name for name in names if isinstance(name, str))})
+    return config.get("is_causal") is False or (is_listed and not config.get("is_decoder"))
 
 
 def _layers(config: _ModelConfig) -> tuple[Layers, ...]:
@@ -164,7 +179,7 @@ def _numbered(count: int, slides: Callable[[int], bool]) -> list[str]:
 
 def _intermediate(config: _ModelConfig, hidden: int) -> int:
     """Return the width of the widest layer for one token; with experts, the sum of the active ones."""
-    dense = config.number("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size") or 4 * hidden
+    dense = config.number("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "hidden_dim") or 4 * hidden
     active = config.number("num_experts_per_tok", "num_experts_per_token", "moe_topk") or 0
     expert = config.number("moe_intermediate_size") or (dense if active else 0)
     return max(dense, active * expert)
@@ -194,11 +209,3 @@ def _dtype(config: _ModelConfig) -> str:
     tables: Sequence[dict[str, Any]] = (config.document, config.section)
     dtype = next((table[key] for table in tables for key in ("torch_dtype", "dtype") if table.get(key)), "float32")
     return str(dtype).removeprefix("torch.")
-
-
-def _quantised(config: _ModelConfig) -> str | None:
-    for table in (config.document, config.section):
-        for key in ("quantization_config", "compression_config"):
-            if isinstance(table.get(key), dict):
-                return str(table[key].get("quant_method") or "a method without a name").lower()
-    return None

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 from builder.errors import ModelError
 from builder.model.model_files import suffix_of
 from builder.models import model_store
+from builder.models.adapters import refuse_adapter
 from builder.models.fit.kv_cache import element_bytes
 from builder.models.fit.memory_estimate import MemoryItem
+from builder.models.fit.quantisation import SEPARATE_FILE, with_separate
 from builder.models.folder import list_folder, readable
+from builder.models.mistral_format import PARAMS
 from builder.models.model_checks import check_whole
 from builder.models.safetensors import HeaderError, read_header
 from builder.models.selection import CONFIG, is_weight, select
@@ -44,16 +47,21 @@ class ModelFiles:
     find: Callable[[str], Path | None]
 
     def config(self) -> tuple[str, bytes]:
-        """Return the path and the bytes of config.json.
+        """Return the path and the bytes of config.json, or of params.json in a model of Mistral's own format.
+
+        As in vLLM, a quantisation in a separate file (hf_quant_config.json) is part of it.
 
         Raises:
             ModelError: it is not on this machine.
         """
-        path = self.find(CONFIG)
+        name = CONFIG if CONFIG in self.sizes or PARAMS not in self.sizes else PARAMS
+        path = self.find(name)
         if path is None:
             hint = "download it with `jbuild models fetch`"
-            raise ModelError(f"{CONFIG} of model {self.name} is not on this machine", where=self.source, hint=hint)
-        return str(path), path.read_bytes()
+            raise ModelError(f"{name} of model {self.name} is not on this machine", where=self.source, hint=hint)
+        separate = self.find(SEPARATE_FILE) if SEPARATE_FILE in self.sizes else None
+        text = path.read_bytes()
+        return str(path), with_separate(text, separate.read_bytes()) if separate else text
 
 
 def locked_files(locked: LockedModel, recipe_folder: Path, session: Session) -> ModelFiles:
@@ -87,11 +95,12 @@ def local_files(model: Model, recipe_folder: Path, config: Config) -> ModelFiles
             f"model {model.name} is not locked, and its source is not a folder", where=model.source, hint=hint
         )
     files, folder = list_folder(model.name, source), source.path
+    with readable(model.name):
+        refuse_adapter(model, files, lambda path: (folder / path).read_bytes())
     selection = select(files, model)
     with readable(model.name):
-        small = {path: (folder / path).read_bytes() for path in (CONFIG, *selection.indexes)}
-    # An incomplete model would give too small an estimate.
-    check_whole(model, selection, small)
+        # An incomplete model would give too small an estimate.
+        check_whole(model, selection, folder.joinpath, str(folder))
     sizes = {path: files[path].st_size for path in selection.paths}
     return ModelFiles(
         name=model.name,

@@ -15,6 +15,7 @@ from builder.host.files import write_text
 from builder.host.toml.documents import printable
 from builder.model import patterns
 from builder.model.recipes import Question
+from builder.models.mistral_format import PARAMS
 from builder.models.selection import CONFIG
 from builder.project.init.proposals import NO_BOARD
 from builder.recipe.find import recipe_paths
@@ -132,7 +133,7 @@ def _names(names: Sequence[str]) -> str:
 def _absent_models(path: Path) -> Iterator[str]:
     for model in load(path).spec.models:
         source = locate(model.source, path.parent, Config())
-        if isinstance(source, FolderSource) and not (source.path / CONFIG).is_file():
+        if isinstance(source, FolderSource) and not any((source.path / name).is_file() for name in (CONFIG, PARAMS)):
             problem = f"has no {CONFIG}" if source.path.is_dir() else "does not exist"
             yield f"the model's folder {source.path.resolve()} {problem}: sources are relative to the recipe"
 
