@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder.host import records
-from builder.host.engine.container import remove_leftovers
 from builder.host.engine.docker import find_engine
 from builder.model.verdicts import SmokeFailedError, Verdict
 from builder.smoke import golden, past_verdicts
@@ -40,7 +39,6 @@ def smoke_cell(run: CellRun) -> Verdict:
         if before:
             proof = f"this digest passed at level {before.level} on {before.when}"
             console.say(f"{job.cell.id}: {proof}; --force runs it again")
-            _tidy(engine)
             return before
         try:
             verdict = _smoke(run, name, engine, reached, recorded)
@@ -51,15 +49,6 @@ def smoke_cell(run: CellRun) -> Verdict:
         # Before the engine tags the image: a refused tag must not cost another run of many minutes.
         past_verdicts.keep_verdict(workspace, verdict, question)
     return verdict
-
-
-def _tidy(engine: Engine) -> None:
-    """Remove the containers of killed runs, as every smoke run does."""
-    client = engine.client()
-    try:
-        remove_leftovers(client)
-    finally:
-        client.close()
 
 
 def _smoke(run: CellRun, name: str, engine: Engine, reached: Level, recorded: tuple[Golden, ...]) -> Verdict:

@@ -20,8 +20,8 @@ import pytest
 from builder.errors import EngineError, RecipeError
 from builder.host import records
 from builder.host.console import Console
-from builder.host.engine.container import LABEL
 from builder.host.engine.docker import Engine, find_engine
+from builder.host.engine.temporary import LABEL
 from builder.host.paths import Workspace
 from builder.model.images import Descriptor, Image
 from builder.model.recipes import Message, Model, PublishSpec, Question, ServerSpec, SmokeSpec, Spec

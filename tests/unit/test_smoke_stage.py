@@ -68,7 +68,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.setattr(cell_verdict, "find_engine", lambda _: found)
     monkeypatch.setattr(cell_verdict, "loaded", found.loaded)
     monkeypatch.setattr(cell_verdict, "smoke", found.smoke)
-    monkeypatch.setattr(cell_verdict, "_tidy", lambda _: None)
     return found
 
 
