@@ -8,12 +8,11 @@ import os
 import re
 import shutil
 import tarfile
-import tempfile
 import threading
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from builder.audit import elf
@@ -21,7 +20,7 @@ from builder.audit.byte_source import File, MalformedError, Plain
 from builder.audit.gather_facts import read_facts, write_facts
 from builder.audit.wheel_facts import READER, compact
 from builder.errors import JbuildError, RegistryError
-from builder.host.files import mark_used
+from builder.host.files import mark_used, work_folder
 from builder.model.audits import BaseFacts
 from builder.remote.registry.base_lookup import connect_to, image_manifest
 from builder.remote.registry.reference import Reference
@@ -154,12 +153,13 @@ def _binary(entry: tarfile.TarInfo, path: str, opened: Callable[[], IO[bytes] | 
 
 
 def _spooled(head: bytes, file: IO[bytes]) -> ByteSource:
-    with tempfile.NamedTemporaryFile() as temporary:
-        temporary.write(head)
-        shutil.copyfileobj(file, temporary)
-        temporary.flush()
+    with work_folder("jbuild-audit") as folder:
+        path = folder / "library"
+        with path.open("wb") as temporary:
+            temporary.write(head)
+            shutil.copyfileobj(file, temporary)
         # The file stays readable through what is open when its name goes.
-        return File(Path(temporary.name))
+        return File(path)
 
 
 def _facts(tree: _Tree, config: dict[str, Any]) -> BaseFacts:

@@ -14,7 +14,8 @@ from requests import RequestException
 
 from builder.device.service_records import CACHE, CPU_PERIOD_US, KEY_TARGET, address_of
 from builder.errors import EngineError, SmokeError
-from builder.host.engine.container import RunningContainer
+from builder.host.engine.container import RunningContainer, remove_leftovers
+from builder.host.engine.temporary import owner_label
 from builder.remote.openai import OpenAIServer
 from builder.smoke.launch import NVIDIA
 
@@ -99,14 +100,19 @@ def provide(client: DockerClient, image: str, platform: str | None, console: Con
             raise EngineError(f"cannot pull the image: {_explanation(error)}", where=image, hint=hint) from error
 
 
-def start(client: DockerClient, service: Service, *, restart: bool = False) -> RunningContainer:
+def start(
+    client: DockerClient, service: Service, *, restart: bool = False, temporary: bool = False
+) -> RunningContainer:
     """Create and start a service's container; remove it again if it does not start.
+
+    A `temporary` one belongs to this process: if the process is killed, a later one removes the container.
 
     Raises:
         EngineError: the engine does not create or start it.
     """
     try:
-        created = client.containers.create(**arguments_of(service, restart=restart))
+        labels = owner_label() if temporary else {}
+        created = client.containers.create(labels=labels, **arguments_of(service, restart=restart))
     except APIError as error:
         is_taken = error.status_code == HTTPStatus.CONFLICT
         hint = f"stop it: `docker rm --force {service.name}`" if is_taken else "see the engine's log; `jbuild doctor`"
@@ -131,8 +137,9 @@ def started(client: DockerClient, service: Service) -> Iterator[RunningContainer
     Raises:
         EngineError: the engine does not start it.
     """
+    remove_leftovers(client)
     with ExitStack() as at_the_end:
-        container = start(client, service)
+        container = start(client, service, temporary=True)
         at_the_end.callback(container.remove)
         at_the_end.callback(container.stop, service.stop_within_s)
         yield container

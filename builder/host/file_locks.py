@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import shutil
 import tempfile
 import time
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder.host import owner
 from builder.host.files import disk_errors
 from builder.host.paths import check_cache
 
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
 _SCRATCH, _LOCK_FILE = "scratch-", "held"
 _IN_USE = "cache-in-use"
-# A new folder is locked within a minute; one without a lock file for a day is abandoned.
+_NAME = re.compile(rf"{_SCRATCH}(?P<owner>{owner.PATTERN})-\w+")
+# For folders whose names have no owner: a new one is locked within a minute; one without a lock file for a day is
+# abandoned.
 _SOON_S, _LONG_S = 60.0, 86_400.0
 
 
@@ -31,7 +35,8 @@ def scratch(cache: Path) -> Iterator[Path]:
         # Another process may be removing it too.
         shutil.rmtree(folder, ignore_errors=True)
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=cache) as name, (Path(name) / _LOCK_FILE).open("wb") as file:
+    prefix = f"{_SCRATCH}{owner.own_word()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=cache) as name, (Path(name) / _LOCK_FILE).open("wb") as file:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX)
         yield Path(name)
 
@@ -42,11 +47,14 @@ def abandoned(cache: Path) -> list[Path]:
 
 
 def _is_abandoned(folder: Path) -> bool:
+    if match := _NAME.fullmatch(folder.name):
+        return owner.has_ended(match["owner"])
     try:
         age_s = time.time() - folder.lstat().st_ctime
         with (folder / _LOCK_FILE).open("rb") as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):
+        # Its owner works in it, or it is another user's.
         return False
     except FileNotFoundError:
         # Its owner has not locked it yet, or is removing it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -12,11 +13,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from builder.errors import DiskError
+from builder.host import owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _HASH_BLOCK = 1 << 20
+# A temporary name has the name of the file to be made, and the process that makes it.
+_TEMPORARY = re.compile(rf"\..+\.jbuild-(?P<owner>{owner.PATTERN})-\w+")
+_LONGEST_NAME = 120
 
 
 @contextmanager
@@ -82,7 +87,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def temp_file(folder: Path, name: str = "unnamed") -> Iterator[Path]:
     """Yield a temporary file in a folder, removed at the end unless it was renamed."""
     folder.mkdir(parents=True, exist_ok=True)
-    number, path = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    number, path = tempfile.mkstemp(prefix=_prefix(name), dir=folder)
     os.close(number)
     temporary = Path(path)
     try:
@@ -99,8 +104,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     If another process was faster, its folder stays: both have the same content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with temp_folder(path.parent, path.name) as temporary:
         yield temporary
         temporary.chmod(0o755)
         try:
@@ -108,8 +112,39 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+
+
+@contextmanager
+def temp_folder(folder: Path, name: str = "unnamed") -> Iterator[Path]:
+    """Yield a temporary folder in a folder, removed at the end unless it was renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=_prefix(name), dir=folder))
+    try:
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def work_folder(name: str) -> Iterator[Path]:
+    """Yield an empty folder among the system's temporary files, for this user only, removed at the end."""
+    with temp_folder(Path(tempfile.gettempdir()), name) as folder:
+        yield folder
+
+
+def temporary_name(name: str) -> str:
+    """Return a new temporary name for something to be made or removed under a name."""
+    return f"{_prefix(name)}{os.urandom(4).hex()}"
+
+
+def is_left_over(name: str) -> bool:
+    """Return whether this is the name of a temporary file or folder of a process of this user that has ended."""
+    match = _TEMPORARY.fullmatch(name)
+    return match is not None and owner.has_ended(match["owner"])
+
+
+def _prefix(name: str) -> str:
+    return f".{name[:_LONGEST_NAME]}.jbuild-{owner.own_word()}-"
 
 
 def move(path: Path, target: Path) -> None:

@@ -90,6 +90,7 @@ class Workspace:
     models = _Place("cache", "models")  # model files by sha256
     images = _Place("cache", "images")  # built images: one OCI layout whose blobs are shared by all cells
     signatures = _Place("cache", "signatures")  # made on this machine, by key and content
+    verdicts = _Place("cache", "verdicts")  # the results of smoke runs by image
     locks_in_use = _Place("cache", "run")  # lock files that several jbuild processes share
     engine_record = _Place("cache", "engine/engine.json")  # of the engine that `scripts/engine up` started
 
@@ -128,7 +129,7 @@ class Workspace:
 
     def verdict(self, sha256: str, name: str) -> Path:
         """Return the file of a verdict on an image, of any cell."""
-        return self.cache / "verdicts" / sha256 / f"{name}.json"
+        return self.verdicts / sha256 / f"{name}.json"
 
     def cell(self, recipe: str, cell: str) -> CellFolder:
         """Return a cell's folder."""

@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tempfile
 from dataclasses import dataclass
 from datetime import date, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from builder.errors import LockError, NetworkError, NoWheelsError, ProgramFailedError, ProgramTimeoutError
+from builder.host.files import work_folder
 from builder.host.index_rows import DEFAULT
 from builder.host.process import run
 from builder.lock.uv_target import uv_flags
 from builder.remote.index.index_client import answered, failing_since
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from builder.host.config import Config
     from builder.host.paths import Workspace
     from builder.model.platforms import Platform
@@ -95,8 +96,7 @@ def _unreachable(failures: list[NetworkError], since: str | None) -> NetworkErro
 
 def _run_uv(question: SolveRequest, config: Config, workspace: Workspace, default: str | None) -> str:
     spec = question.spec
-    with tempfile.TemporaryDirectory(prefix="jbuild-lock-") as name:
-        folder = Path(name)
+    with work_folder("jbuild-lock") as folder:
         output = folder / "pylock.toml"
         requires = _write(folder / "requires.in", spec.requires)
         constraints = _write(folder / "constraints.txt", spec.constraints)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import ProgramFailedError, RegistryError, UsageError
 from builder.host.config import with_options
-from builder.host.files import sha256_of, write_text
+from builder.host.files import sha256_of, work_folder, write_text
 from builder.host.process import find_program, run
 from builder.host.records import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from builder.host.config import Config
     from builder.host.paths import Workspace
@@ -45,8 +44,8 @@ class Signer:
         if cached.is_file():
             return cached.read_text(encoding="utf-8").strip()
         check(self.key)
-        with tempfile.TemporaryDirectory(prefix="jbuild-sign-") as folder:
-            path = Path(folder) / "content"
+        with work_folder("jbuild-sign") as folder:
+            path = folder / "content"
             path.write_bytes(content)
             argv = ["cosign", "sign-blob", f"--key={self.key}", "--tlog-upload=false", "--yes", str(path)]
             try:
@@ -111,8 +110,8 @@ def _verify(content: bytes, signature: str, key: Path) -> bool:
     except (binascii.Error, ValueError):
         return False
     _check_program()
-    with tempfile.TemporaryDirectory(prefix="jbuild-verify-") as folder:
-        signed, signing = Path(folder) / "content", Path(folder) / "signature"
+    with work_folder("jbuild-verify") as folder:
+        signed, signing = folder / "content", folder / "signature"
         signed.write_bytes(content)
         signing.write_text(signature, encoding="ascii")
         # There is no transparency log; the key alone decides.

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import socket
 import tarfile
-import uuid
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -16,7 +12,8 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from requests import RequestException
 
 from builder.errors import EngineError, IntegrityError
-from builder.host.engine.container import is_alive
+from builder.host.engine.container import forget_tag
+from builder.host.engine.temporary import SMOKE, tags_left, temporary_tag
 from builder.image.oci.layout import blob, damaged_blobs, find_corruption, image_blobs, open_blob
 
 if TYPE_CHECKING:
@@ -29,9 +26,8 @@ if TYPE_CHECKING:
     from builder.host.engine.docker import Engine
     from builder.model.images import Descriptor, Image
 
-REPOSITORY = "jbuild-smoke"
-_OWNED = re.compile(REPOSITORY + r":[0-9a-f]{12}-([0-9a-f]{6})-(\d+)-[0-9a-f]{6}")
 _BLOCK = 1 << 20
+_DISK_FULL = re.compile(r"no space left on device", re.IGNORECASE)
 
 
 @contextmanager
@@ -55,7 +51,7 @@ def loaded(
                 _tag(client, reference, keep_as)
         finally:
             if not present:
-                _forget(client, reference)
+                forget_tag(client, reference)
             _forget_abandoned(client)
 
 
@@ -74,8 +70,7 @@ def _load(client: DockerClient, image: Image, layout: Path, console: Console) ->
         hint = "build it again: `jbuild build RECIPE --force`"
         raise IntegrityError("a cached blob is missing or truncated", where=str(lost[0]), hint=hint)
     # The tag names the process, so that jbuild processes do not remove each other's images.
-    tag = f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-    name = f"{REPOSITORY}:{image.digest.partition(':')[2][:12]}-{tag}"
+    name = temporary_tag(SMOKE, image.digest.partition(":")[2][:12])
     layers = _layers_in_use(client, layout)
     if layers and not _send(client, image, layout, name, console, without=layers):
         return name
@@ -100,7 +95,7 @@ def _send(
         reason = str(getattr(error, "explanation", None) or error)
     if reason:
         # containerd names an image before it checks all layers, and would accept a damaged one the next time.
-        _forget(client, name)
+        forget_tag(client, name)
     return reason
 
 
@@ -144,23 +139,10 @@ def _tag(client: DockerClient, reference: str, name: str) -> None:
             client.api.remove_image(str(before.id))
 
 
-def _machine() -> str:
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
-
-
 def _forget_abandoned(client: DockerClient) -> None:
-    """Remove the tags of killed jbuild processes of this machine."""
-    for image in client.api.images(name=REPOSITORY):
-        for name in image.get("RepoTags") or ():
-            owner = _OWNED.fullmatch(name)
-            if owner and owner[1] == _machine() and not is_alive(int(owner[2])):
-                _forget(client, name)
-
-
-def _forget(client: DockerClient, name: str) -> None:
-    # A failed clean-up must not hide the block's own error.
-    with suppress(APIError, RequestException):
-        client.api.remove_image(name, force=True)
+    """Remove the tags of killed jbuild processes."""
+    for name in tags_left(client.api.images(name=SMOKE)):
+        forget_tag(client, name)
 
 
 def stream(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
 from builder.host import records
-from builder.host.engine.container import remove_leftovers
 from builder.host.engine.docker import find_engine
 from builder.model.verdicts import SmokeFailedError, Verdict
 from builder.pipeline.stage import Stage
@@ -63,7 +61,6 @@ class _SmokeStage(Stage[Verdict]):
             if before:
                 proof = f"this digest passed at level {before.level} on {before.when}"
                 console.say(f"{job.cell.id}: {proof}; --force runs it again")
-                _tidy(engine)
                 return before
             try:
                 verdict = _smoke(run, name, engine, reached, recorded)
@@ -81,12 +78,6 @@ class _SmokeStage(Stage[Verdict]):
 
 
 STAGE = _SmokeStage()
-
-
-def _tidy(engine: Engine) -> None:
-    """Remove the containers of killed runs, as every smoke run does."""
-    with closing(engine.client()) as client:
-        remove_leftovers(client)
 
 
 def _smoke(run: CellRun, name: str, engine: Engine, reached: Level, recorded: tuple[Golden, ...]) -> Verdict:

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -24,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 from factories import make_wheel
 
-from builder.host.engine.container import LABEL
+from builder.host import owner
+from builder.host.engine.temporary import LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -164,8 +164,9 @@ class Project:
 
     def containers(self, process: int) -> list[str]:
         """Return the containers that a process left."""
-        owner = f"{LABEL}.owner={socket.gethostname()}:{process}"
-        return [str(c.name) for c in self.client.containers.list(all=True, filters={"label": owner})]
+        labelled = self.client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True)
+        owners = [(str(container.name), owner.parse(container.labels[LABEL])) for container in labelled]
+        return [name for name, owned_by in owners if owned_by and owned_by.process == process]
 
     def processes(self) -> list[str]:
         """Return what still runs of this project's runs, and of whatever they started."""

@@ -151,7 +151,6 @@ def test_a_package_mends_it_and_a_second_run_does_nothing(native: Project) -> No
     assert native.run("recipe", "--until", "audit", "--json").ran() == ["lock", "audit"]
     done = native.run("recipe", "--until", "audit", "--json")
     assert (done.ran(), done.cells[CELL]["audit"]) == ([], {"error": 0, "warning": 0, "info": 0, "waived": 0})
-    assert done.seconds < 5
 
 
 def test_a_waiver_lets_it_through_and_stays_visible(native: Project) -> None:

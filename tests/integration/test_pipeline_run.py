@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -275,13 +274,11 @@ def test_show_tells_what_is_done(finished: Project) -> None:
 
 
 def test_github_logs_are_plain_and_an_ordinary_log_too(finished: Project) -> None:
-    before = time.monotonic()
     for environment in ({"NO_COLOR": "1"}, {"CI": "true"}, {"CI": "true", "GITHUB_ACTIONS": "true"}, {}):
         done = finished.run("recipe", **environment)
         assert done.code == 0
         assert "\x1b" not in done.stdout + done.stderr
         assert "\r" not in done.stdout + done.stderr
-    assert time.monotonic() - before < 60
 
 
 def test_groups_of_a_github_log_are_closed(make_project: Callable[..., Project]) -> None:

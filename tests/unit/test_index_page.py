@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from typing import Any
 
 import pytest
@@ -351,8 +350,6 @@ def test_any_entry_is_a_file_or_none(changes: dict[str, Any]) -> None:
     "scrap", ["<a ", "<a href='", '<a x="y" ', "<!-- --", "<script", "</a", "<base href=", "<a x="]
 )
 def test_garbage_takes_time_that_grows_with_its_length_only(scrap: str) -> None:
-    begun = time.monotonic()
+    # The square of this length would take hours.
     with pytest.raises(ValueError, match="not a package page"):
-        parse(scrap.encode() * 30_000, HTML, URL)
-    # What took the square of its length took minutes here.
-    assert time.monotonic() - begun < 5
+        parse(scrap.encode() * 300_000, HTML, URL)

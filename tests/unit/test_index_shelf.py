@@ -238,7 +238,7 @@ def test_many_who_need_a_whole_wheel_fetch_it_once(server: TinyIndex, workspace:
     begun = threading.Barrier(4)
 
     def read(_: int) -> bytes:
-        begun.wait(5)
+        begun.wait(100)
         return read_wheel(JET, file, made.client, workspace, metadata_of)
 
     with ThreadPoolExecutor(4) as pool:

@@ -41,7 +41,7 @@ def test_a_name_counts_once() -> None:
 
 
 def test_cells_go_to_the_least_busy() -> None:
-    builders, gate, seen = make("a", "b"), threading.Barrier(4, timeout=10), []
+    builders, gate, seen = make("a", "b"), threading.Barrier(4, timeout=100), []
 
     def work(name: str | None) -> None:
         seen.append(name)

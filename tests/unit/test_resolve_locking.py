@@ -293,7 +293,7 @@ def test_two_locks_at_once_are_one(tied: Session, public: TinyIndex, jet: TinyIn
     begun = threading.Barrier(2)
 
     def one(_: int) -> Locked:
-        begun.wait(5)
+        begun.wait(100)
         return lock_cell(cell(), tied)
 
     with ThreadPoolExecutor(2) as pool:

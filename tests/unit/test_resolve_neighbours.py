@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -218,7 +217,7 @@ def test_an_interrupt_ends_what_runs_and_begins_nothing_more(session: Session, m
         begun.append(job)
         if len(begun) == 1:
             raise KeyboardInterrupt
-        gate.wait(5)
+        gate.wait()
         return Solution(wheels=(), advisories=(), warnings=())
 
     def end_all() -> None:
@@ -228,10 +227,8 @@ def test_an_interrupt_ends_what_runs_and_begins_nothing_more(session: Session, m
     monkeypatch.setattr(module, "solve_only", solve_only)
     monkeypatch.setattr(process, "end_all", end_all)
     many = [f"0.{n}" for n in range(40)]
-    before = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         near(job("vllm==0.9", distribution=("debian-12",)), session, culprit("vllm==0.9", *many))
-    assert time.monotonic() - before < 3
     assert ended
     assert len(begun) <= 3
 

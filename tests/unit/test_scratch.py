@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -23,23 +24,31 @@ with scratch(pathlib.Path(sys.argv[1])) as folder:
 """
 
 
-def test_what_a_killed_process_left_goes_with_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_killed_process_left_goes_with_the_next_one(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", HOLDER, str(tmp_path)]
     checkout = Path(module.__file__).parents[1]
     with subprocess.Popen(argv, cwd=checkout, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         left = Path(holder.stdout.readline().strip())
-        monkeypatch.setattr(module, "_SOON_S", 0.0)
         assert abandoned(tmp_path) == [], "its owner lives"
         holder.kill()
     assert (left / "cache").is_dir()
-    monkeypatch.setattr(module, "_SOON_S", 60.0)
-    assert abandoned(tmp_path) == [], "it may just have been made"
-    monkeypatch.setattr(module, "_SOON_S", 0.0)
     assert abandoned(tmp_path) == [left]
     with scratch(tmp_path) as folder:
         assert [path.name for path in tmp_path.iterdir()] == [folder.name]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_of_an_older_jbuild_goes_when_nobody_has_locked_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / "scratch-abc"
+    left.mkdir()
+    (left / "held").touch()
+    assert abandoned(tmp_path) == [], "it may just have been made"
+    monkeypatch.setattr(module, "_SOON_S", 0.0)
+    with (left / "held").open("rb") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        assert abandoned(tmp_path) == [], "its owner lives"
+    assert abandoned(tmp_path) == [left]
 
 
 def test_what_an_older_jbuild_left_goes_after_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "stand-in"
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "JBUILD_CACHE": str(folder / "cache")}
     argv = ["bash", str(SCRIPT), *arguments]
-    return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=20)
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=100)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])

@@ -42,6 +42,9 @@ class Client:
             raise self.error
         return self.container
 
+    def list(self, **_: Any) -> tuple[()]:
+        return ()
+
     def get(self, name: str) -> None:
         raise ImageNotFound(name)
 

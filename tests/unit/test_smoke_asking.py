@@ -61,7 +61,7 @@ class Scripted:
     def ask(
         self, model: str, question: Question, within_s: float, *, stream: bool = True, logprobs: bool = False
     ) -> Reply:
-        self.barrier.wait(5)
+        self.barrier.wait(100)
         with self.mutex:
             self.asked.append((stream, logprobs))
             reply = self.replies.pop(0)

@@ -79,11 +79,12 @@ def test_an_answer_is_put_together_and_measured(server: Callable[..., ServerUnde
     assert answer.text == "Paris."
     assert answer.question == QUESTION.ask
     assert answer.tokens == 5
+    # The server's pauses are the least that the client can measure; a busy machine adds to them.
     assert answer.first_token_s is not None
-    assert 0.08 < answer.first_token_s < 0.25
-    assert answer.tokens_per_s is not None
-    assert 10 < answer.tokens_per_s < 21
+    assert 0.08 < answer.first_token_s < answer.seconds
     assert answer.seconds >= 0.28
+    assert answer.tokens_per_s is not None
+    assert answer.tokens_per_s > 0.99 * 4 / (answer.seconds - answer.first_token_s)
 
 
 def test_the_question_is_asked_as_the_record_says(server: Callable[..., ServerUnderTest]) -> None:

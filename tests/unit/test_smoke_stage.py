@@ -68,7 +68,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.setattr(stage, "find_engine", lambda _: found)
     monkeypatch.setattr(stage, "loaded", found.loaded)
     monkeypatch.setattr(stage, "smoke", found.smoke)
-    monkeypatch.setattr(stage, "_tidy", lambda _: None)
     return found
 
 

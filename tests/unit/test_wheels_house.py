@@ -269,11 +269,10 @@ def test_one_failure_does_not_wait_for_the_other_downloads(index: Index, session
             request.wfile.write(b"\0" * (1 << 20))
 
     index._send = endless  # type: ignore[method-assign]
-    ends = time.monotonic() + 20
     with pytest.raises(NetworkError, match="404"):
         fetch(wheels, session)
+    # Only now can the other download end.
     release.set()
-    assert time.monotonic() < ends
 
 
 def test_a_wheel_from_a_folder(session: Session, tmp_path: Path) -> None:

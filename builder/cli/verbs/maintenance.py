@@ -14,7 +14,7 @@ from builder.cli.cell_selection import session_verb
 from builder.cli.results import show, table, without_controls
 from builder.cli.verb_options import complete_recipes, verb_group
 from builder.errors import EngineError, LockError
-from builder.host import records
+from builder.host import leftovers, records
 from builder.host.paths import check_cache
 from builder.host.session import Session
 from builder.host.units import size_of
@@ -47,6 +47,7 @@ class DoctorResult:
 def examine_machine(session: Session, recipe: str | None, fix: bool) -> int:
     """Check whether this machine can build images, or the images of RECIPE, and show the fix for each problem."""
     loaded = load(find(recipe, session.workspace.recipe_folders)) if recipe else None
+    leftovers.clear(session)
     checks = list(examine(doctor_context(session, loaded)))
     fixes = apply_fixes(checks, session.console) if fix else []
     if fixes:
@@ -153,6 +154,8 @@ def prune_command(session: Session, older_than: float, keep_locked: bool, dry_ru
     While another jbuild runs, images and entries used within the last day stay. Never removes generated stand-ins
     or the data of the engine of scripts/engine.
     """
+    check_cache(session.workspace)
+    leftovers.clear(session, dry_run=dry_run)
     removed = prune(session, older_than_s=older_than, keep_locked=keep_locked, dry_run=dry_run)
     result = CachePruned(pruned=removed, dry_run=dry_run, frees=sum(kind.frees for kind in removed.kinds))
     show(result, _pruned(removed, dry_run=dry_run), session.console)

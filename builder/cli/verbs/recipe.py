@@ -20,6 +20,7 @@ from builder.cli.verb_options import (
     refuse_options,
 )
 from builder.errors import CellsFailedError, EngineError
+from builder.host import leftovers
 from builder.host.engine.docker import find_engine
 from builder.host.paths import check_cache
 from builder.pipeline.order import STAGES, RunOptions
@@ -104,6 +105,7 @@ def run(
         previews = {job.cell.id: runner.preview(job, session, options) for job in jobs}
         show(dry_run_of(recipe, previews), dry_run_text(previews), session.console)
         return 0
+    leftovers.clear(session)
     started = time.monotonic()
     results = runner.run_cells(jobs, session, options, at_once=parallel)
     seconds = time.monotonic() - started

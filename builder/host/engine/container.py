@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import signal
-import socket
 import tarfile
 import threading
 import time
@@ -20,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from docker.errors import APIError, DockerException, NotFound
 from requests import RequestException
 
+from builder.host import owner
+from builder.host.engine.temporary import LABEL, owner_label
 from builder.host.files import disk_errors
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
-# Temporary containers carry both labels; the second one names the machine and the process that started them.
-LABEL = "jbuild.smoke"
-_OWNER = "jbuild.smoke.owner"
 _DEFERRED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _REMOVED_WITHIN_S = 30
 # Colours and cursor movements, which a terminal must not obey.
@@ -231,8 +228,8 @@ def temporary_container(
 ) -> Iterator[WatchedContainer]:
     """Start a container for the block, and remove it at the end, also on Ctrl-C.
 
-    `arguments` are those of the engine's API, and `files` are copied to the root of the container's file system. A
-    container whose process was killed is removed by the next call on this machine.
+    `arguments` are those of the engine's API, and `files` are copied to the root of the container's file system. The
+    containers of killed processes are removed first.
 
     Raises:
         APIError: the engine does not start it.
@@ -244,8 +241,7 @@ def temporary_container(
         log.write_bytes(b"")
     name = f"jbuild-smoke-{uuid.uuid4().hex[:12]}"
     try:
-        labels = {LABEL: "1", _OWNER: _owner()}
-        container = client.containers.create(name=name, labels=labels, **arguments)
+        container = client.containers.create(name=name, labels=owner_label(), **arguments)
         if files:
             container.put_archive("/", _archive(files))
         container.start()
@@ -257,33 +253,38 @@ def temporary_container(
 
 
 def remove_leftovers(client: DockerClient) -> None:
-    """Remove temporary containers whose processes on this machine were killed."""
-    host = socket.gethostname()
+    """Remove temporary containers of this user on this machine whose processes were killed."""
     for container in client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True):
-        owner, _, process = str(container.labels.get(_OWNER, "")).rpartition(":")
-        if owner == host and process.isdigit() and not is_alive(int(process)):
+        if owner.has_ended(str(container.labels[LABEL])):
             _remove(container)
 
 
 def remove_own(client: DockerClient) -> None:
     """Remove all temporary containers of this process, which ends the threads that wait for them."""
-    for container in client.containers.list(all=True, filters={"label": f"{_OWNER}={_owner()}"}, ignore_removed=True):
+    own = f"{LABEL}={owner.own_word()}"
+    for container in client.containers.list(all=True, filters={"label": own}, ignore_removed=True):
         _remove(container)
 
 
-def is_alive(process: int) -> bool:
-    """Return whether a process of this machine runs."""
+def remove_container(client: DockerClient, name: str) -> bool:
+    """Remove a container by its ID or name; return whether it is gone."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        with suppress(NotFound):
+            _remove(client.containers.get(name))
+    except (DockerException, RequestException):
         return False
-    except PermissionError:
-        return True
     return True
 
 
-def _owner() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
+def forget_tag(client: DockerClient, name: str) -> bool:
+    """Remove a name from an image, and the image with its last name; return whether it is gone."""
+    try:
+        with suppress(NotFound):
+            client.api.remove_image(name, force=True)
+    except (DockerException, RequestException):
+        # A failed clean-up must not hide the error of the work before it.
+        return False
+    return True
 
 
 def _remove(container: Container) -> None:

@@ -191,7 +191,7 @@ def _engine_at(endpoint: str, *, context: str, source: Source, docker_host: str 
 def _query(endpoint: str, context: str, *requests: str) -> list[dict[str, Any]]:
     """Return the engine's answers to requests: `/version` and `/info`."""
     if endpoint.startswith("unix://"):
-        return [_query_socket(endpoint, request) for request in requests]
+        return [_object(query_socket(endpoint, request), endpoint) for request in requests]
     import docker.errors  # noqa: PLC0415  # slow to import
 
     try:
@@ -201,8 +201,18 @@ def _query(endpoint: str, context: str, *requests: str) -> list[dict[str, Any]]:
         raise _silent(endpoint, error) from error
 
 
-def _query_socket(endpoint: str, request: str) -> dict[str, Any]:
-    """Ask without the SDK, whose import alone takes longer than the answer."""
+def _object(answer: Any, endpoint: str) -> dict[str, Any]:
+    if isinstance(answer, dict):
+        return answer
+    raise EngineError("not a Docker engine: its answer is not a JSON object", where=endpoint, hint=_START)
+
+
+def query_socket(endpoint: str, request: str) -> Any:
+    """Return the answer of an engine behind a socket; the import of the SDK alone takes longer than the answer.
+
+    Raises:
+        EngineError: the engine does not answer, or permission is denied.
+    """
     path = endpoint.removeprefix("unix://")
     connection = http.client.HTTPConnection("localhost", timeout=_ANSWER_S)
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -213,10 +223,7 @@ def _query_socket(endpoint: str, request: str) -> dict[str, Any]:
         response = connection.getresponse()
         if response.status != _OK:
             raise EngineError(f"the engine answers with status {response.status}", where=endpoint, hint=_START)
-        answer = json.loads(response.read())
-        if isinstance(answer, dict):
-            return answer
-        raise EngineError("not a Docker engine: its answer is not a JSON object", where=endpoint, hint=_START)
+        return json.loads(response.read())
     except PermissionError as error:
         hint = "join the docker group: `sudo usermod -aG docker $USER`, and log in again; then `jbuild doctor`"
         raise EngineError("permission denied on the Docker socket", where=endpoint, hint=hint) from error

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import tarfile
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import (
@@ -16,7 +14,7 @@ from builder.errors import (
     ProgramFailedError,
     ProgramTimeoutError,
 )
-from builder.host.files import sha256_of
+from builder.host.files import sha256_of, temp_folder
 from builder.host.interpreters import find_compiler
 from builder.host.process import run
 from builder.image.wheels.tree import make_tree, variant
@@ -25,6 +23,7 @@ from builder.lock.uv_target import machine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from builder.host.interpreters import Compiler
     from builder.host.session import Session
@@ -81,11 +80,12 @@ def _archive(name: str, interpreter: LockedInterpreter, platform: Platform, sess
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        index = Path(scratch) / "downloads.json"
+    # Beside the folders of archives, where later processes look for the remains of a killed one.
+    with temp_folder(target.parent.parent, target.parent.name) as scratch:
+        index = scratch / "downloads.json"
         index.write_text(json.dumps(_download_index(interpreter, platform)), encoding="utf-8")
         # uv also unpacks it, but with this folder's name written into it: only the archive is used.
-        cache, unpacked = Path(scratch) / "cache", Path(scratch) / "unpacked"
+        cache, unpacked = scratch / "cache", scratch / "unpacked"
         argv = ["--install-dir", str(unpacked), "--python-downloads-json-url", str(index), _key(interpreter, platform)]
         _install(argv, session, artifact=name, cache=cache)
         (fetched,) = cache.glob("*.tar.gz")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from contextlib import contextmanager, suppress
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from builder.host.file_locks import abandoned, alone
-from builder.host.files import disk_errors
+from builder.host.files import disk_errors, temporary_name
 from builder.host.process import run
 from builder.lock.solve import uv
 from builder.project.cache.cached_images import borrowed, forget_gone, removable
@@ -111,7 +110,7 @@ def _remove(entry: CacheEntry, workspace: Workspace, before: float, *, unwatched
                     path.unlink()
             return True
         # Renamed first, so that other processes see all of it or nothing.
-        renamed = entry.path.with_name(f".{entry.path.name[:100]}.pruned-{os.getpid()}")
+        renamed = entry.path.with_name(temporary_name(entry.path.name))
         entry.path.rename(renamed)
         shutil.rmtree(renamed) if renamed.is_dir() and not renamed.is_symlink() else renamed.unlink()
         return True

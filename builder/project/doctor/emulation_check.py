@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import struct
 import tarfile
-import uuid
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from builder.errors import JbuildError, ProgramMissingError
+from builder.host.engine.temporary import DOCTOR, owner_label, temporary_tag
+from builder.host.files import work_folder
 from builder.host.process import run
 from builder.project.doctor.check_table import ok, problem, skipped
 from builder.project.doctor.tools_check import ENGINE_SCRIPT, can_start_engine
@@ -86,8 +86,9 @@ def _exit_code(engine: Engine) -> int:
         JbuildError: the container did not start.
     """
     with _image(engine) as image:
-        argv = ["docker", "run", "--rm", "--pull", "never", "--network", "none", "--platform", "linux/arm64", image]
-        done = run([*argv, "/program"], env=engine.environment(), timeout_s=_RUN_S, check=False)
+        argv = ["docker", "run", "--rm", "--pull", "never", "--network", "none", "--platform", "linux/arm64"]
+        argv += [f"--label={name}={value}" for name, value in owner_label().items()]
+        done = run([*argv, image, "/program"], env=engine.environment(), timeout_s=_RUN_S, check=False)
     # The docker command's own codes: the container was not started.
     if done.code in (125, 126, 127):
         raise JbuildError("the container did not start", log=done.stderr)
@@ -97,10 +98,10 @@ def _exit_code(engine: Engine) -> int:
 @contextmanager
 def _image(engine: Engine) -> Iterator[str]:
     """Provide an image of that program alone, and remove it afterwards."""
-    name = f"jbuild-doctor:{uuid.uuid4().hex}"
+    name = temporary_tag(DOCTOR, "arm64")
     environment = engine.environment()
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "image.tar"
+    with work_folder("jbuild-doctor") as folder:
+        path = folder / "image.tar"
         with tarfile.open(path, "w") as archive:
             entry = tarfile.TarInfo("program")
             entry.mode, entry.size = 0o755, len(program())

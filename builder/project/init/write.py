@@ -6,12 +6,11 @@ import json
 import re
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from builder.errors import DocumentError, JbuildError, UsageError
 from builder.host.config import Config
-from builder.host.files import write_text
+from builder.host.files import work_folder, write_text
 from builder.host.toml.documents import printable
 from builder.model import patterns
 from builder.model.recipes import Question
@@ -99,8 +98,8 @@ def remarks(path: Path) -> Iterator[str]:
 
 def _check(name: str, text: str) -> None:
     """Check that the recipe can be read, and that its cell can be built."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / f"{name}.toml"
+    with work_folder("jbuild-init") as folder:
+        path = folder / f"{name}.toml"
         path.write_text(text, encoding="utf-8")
         try:
             (cell,) = expand(load(path))
