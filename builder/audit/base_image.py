@@ -21,7 +21,7 @@ from builder.audit.wheel_facts import READER, compact
 from builder.errors import JbuildError, RegistryError
 from builder.host.files import mark_used
 from builder.model.audits import BaseFacts
-from builder.remote.registry.base_lookup import connect_to, image_manifest
+from builder.remote.registry.base_lookup import base_registry, connect_to, image_manifest
 from builder.remote.registry.reference import Reference
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def read_base(used: str, digest: str, architecture: str, session: Session) -> Ba
     mark_used(cached)
     facts = facts_cache.read(cached, BaseFacts)
     if facts is None:
-        facts = _read(Reference.parse(used), digest, architecture, session)
+        with base_registry(used):
+            facts = _read(Reference.parse(used), digest, architecture, session)
         facts_cache.write(cached, facts)
     return facts
 

@@ -154,7 +154,7 @@ def _digest(case: _VerificationContext) -> _Outcome:
 
 def _blobs(case: _VerificationContext, on_bytes: Callable[[int], object], *, check_blobs: bool) -> _Outcome:
     repository, blobs = case.reference.repository, case.source.blobs
-    missing = [blob.digest for blob in blobs if not case.client.has_blob(repository, blob.digest)]
+    missing = [blob.digest for blob in blobs if not case.client.has_blob(repository, blob.digest, size=blob.size)]
     if missing:
         return "failed", f"the registry lacks {', '.join(missing)}"
     if not check_blobs:

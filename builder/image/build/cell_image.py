@@ -23,7 +23,7 @@ from builder.image.oci.layout import blob, is_present, is_whole, mark_image_used
 from builder.image.oci.pack import compression_key
 from builder.image.render.context import stored_files
 from builder.model.images import Descriptor, Image
-from builder.remote.registry.base_lookup import connect_to, image_manifest
+from builder.remote.registry.base_lookup import base_registry, connect_to, image_manifest
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.transport import ImageMissingError
 
@@ -115,10 +115,15 @@ def base_image(pinned: str, architecture: str, session: Session) -> Image:
     """Return a base image (`host/repository@sha256:…`, after mirror rules), after fetching missing layers.
 
     Raises:
+        NetworkError: its registry does not answer.
         RegistryError, IntegrityError: it cannot be read, or a layer does not match its digest.
         DiskError: it cannot be stored.
     """
-    image = _described(pinned, architecture, session)
+    with base_registry(pinned):
+        return _with_layers(_described(pinned, architecture, session), pinned, session)
+
+
+def _with_layers(image: Image, pinned: str, session: Session) -> Image:
     layout = session.workspace.images
     missing = {layer.digest: layer for layer in image.layers if not is_present(layout, layer)}
     if not missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from builder.errors import NetworkError, RecipeError, RegistryError
@@ -12,6 +13,8 @@ from builder.remote.registry.registry_client import INDEXES, RegistryClient, con
 from builder.remote.registry.transport import ImageMissingError, RegistryUnreachableError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from builder.host.config import Config, RegistryMirror
     from builder.remote.http import Retry
 
@@ -54,6 +57,20 @@ def resolve_digest(image: str, config: Config, architecture: str, *, retry: Retr
             hint=f"name a base image for {target}",
         )
     return LockedBase(name=image, used=used, digest=descriptor.digest, stand_in=rule.stand_in if rule else None)
+
+
+@contextmanager
+def base_registry(name: str) -> Iterator[None]:
+    """Turn a base image's registry that does not answer into an error of the network.
+
+    Raises:
+        NetworkError: it does not answer, or a web page answers.
+    """
+    try:
+        yield
+    except RegistryUnreachableError as error:
+        message = f"the base image cannot be read: {error.message}"
+        raise NetworkError(message, where=name, hint=f"{error.hint}; {_ADD_MIRROR}") from error
 
 
 def image_manifest(client: RegistryClient, reference: Reference, architecture: str) -> bytes:
