@@ -155,9 +155,8 @@ class WebPageError(AnswerError):
 
     def __init__(self, response: requests.Response) -> None:
         """Take the answer; its title becomes part of the message."""
-        title = page_title(response)
         kind = response.headers.get("Content-Type", "without a type").partition(";")[0].strip()
-        text = f"a web page answers ({response.status_code} {kind}" + (f", titled “{title}”)" if title else ")")
+        text = f"a web page answers ({response.status_code} {kind}){titled(beginning(response))}"
         super().__init__(text, request=response.request, response=response)
 
 
@@ -189,11 +188,12 @@ def refuse_web_page(response: requests.Response) -> requests.Response:
     return response
 
 
-def page_title(response: requests.Response) -> str:
-    """Return the title of an HTML answer on one line, or ""."""
-    match = _TITLE.search(beginning(response).decode("utf-8", "replace")) if is_web_page(response) else None
+def titled(content: bytes) -> str:
+    """Return the title of a web page for a message, such as ` titled “Sign in”`, or ""."""
+    match = _TITLE.search(content[:_EXCERPT].decode("utf-8", "replace"))
     text = " ".join(unescape(match[1]).split()) if match else ""
-    return "".join(filter(str.isprintable, text))[:_LONGEST_TITLE]
+    title = "".join(filter(str.isprintable, text))[:_LONGEST_TITLE].strip()
+    return f" titled “{title}”" if title else ""
 
 
 def beginning(response: requests.Response) -> bytes:

@@ -149,7 +149,8 @@ def test_an_upload_is_begun_and_cancelled(session: Session) -> None:
     with serving(202, {"Location": "/v2/team/vllm/blobs/uploads/1?state=x"}) as server:
         (found,) = pushes(session, f"{server.host}/team")
         assert (found.state, found.found) == ("ok", f"{server.host}/team/vllm accepts uploads")
-        assert server.asked == ["POST /v2/team/vllm/blobs/uploads/", "DELETE /v2/team/vllm/blobs/uploads/1?state=x"]
+        upload = "/v2/team/vllm/blobs/uploads/"
+        assert server.asked == [f"POST {upload}", f"DELETE {upload}1?state=x", "GET /v2/team/vllm/manifests/latest"]
 
 
 def test_each_place_of_a_recipe_once(session: Session) -> None:

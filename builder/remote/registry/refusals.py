@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from builder.host.toml.declarations import Source, declaration_of, load_rows, regex, string
-from builder.remote.http import beginning, is_web_page, page_title, scrub
+from builder.remote.http import beginning, is_web_page, scrub, titled
 
 if TYPE_CHECKING:
     import requests
@@ -20,7 +20,7 @@ _LONGEST_DETAIL = 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Refusal:
+class RegistryRefusal:
     """A row of `refusals.toml`."""
 
     id: Annotated[str, string(r"[a-z][a-z-]*", "a short id")]
@@ -30,11 +30,11 @@ class Refusal:
     source: Source
 
 
-_REFUSAL = declaration_of(Refusal)
+_REFUSAL = declaration_of(RegistryRefusal)
 
 
 @cache
-def refusals(path: Path = _REFUSALS) -> tuple[Refusal, ...]:
+def refusals(path: Path = _REFUSALS) -> tuple[RegistryRefusal, ...]:
     """Return the rows of `refusals.toml`.
 
     Raises:
@@ -43,7 +43,7 @@ def refusals(path: Path = _REFUSALS) -> tuple[Refusal, ...]:
     return load_rows(path, "the table of refusals has mistakes", "refusals", _REFUSAL, "id")
 
 
-def refusal_for(explanation: str, right: str) -> Refusal | None:
+def refusal_for(explanation: str, right: str) -> RegistryRefusal | None:
     """Return the first row that matches a registry's errors; `right` is `pull` or `push`."""
     rows = (row for row in refusals() if row.when in ("any", right))
     return next((row for row in rows if re.search(row.pattern.pattern, explanation, re.IGNORECASE)), None)
@@ -51,10 +51,9 @@ def refusal_for(explanation: str, right: str) -> Refusal | None:
 
 def explanation_of(response: requests.Response) -> str:
     """Return the errors in a registry's answer (OCI distribution specification, "Error Codes"), or ""."""
-    if is_web_page(response):
-        title = page_title(response)
-        return "a web page" + (f" titled “{title}”" if title else "")
     content = beginning(response)
+    if is_web_page(response):
+        return f"a web page{titled(content)}"
     try:
         text = _errors_text(json.loads(content))
     except ValueError:

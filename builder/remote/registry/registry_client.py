@@ -124,7 +124,7 @@ class RegistryClient:
                 return
             yield self._object(response, repository, path)
             link = response.links.get("next", {}).get("url", "")
-            address = self._transport.given(urljoin(response.url, link), "Link") if link else ""
+            address = self._transport.address_in_header(urljoin(response.url, link), "Link") if link else ""
             if address in visited:
                 raise self._no_list(repository, path, "goes in a circle")
             visited.add(address)

@@ -212,7 +212,7 @@ class Transport:
         location = response.headers["Location"]
         # Only 307 and 308 keep method and body (RFC 9110, section 15.4); a sign-in page is often behind a 302.
         keeps = response.status_code in (HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.PERMANENT_REDIRECT)
-        url = self.given(urljoin(response.url, location), _LOCATION)
+        url = self.address_in_header(urljoin(response.url, location), _LOCATION)
         if method not in ("GET", "HEAD") and not keeps:
             text = f"the registry redirects it to {scrub(url)} ({response.status_code})"
             raise RedirectError(text, request=response.request, response=response)
@@ -239,7 +239,7 @@ class Transport:
         address, base = urlsplit(url), urlsplit(self.base)
         return address.netloc == base.netloc and address.scheme in (base.scheme, "https")
 
-    def given(self, location: str, header: str) -> str:
+    def address_in_header(self, location: str, header: str) -> str:
         """Return the address in a header of the registry's, and remember the header for errors."""
         url = self.absolute(location)
         self._origins[_without_query(url)] = header

@@ -93,7 +93,7 @@ def upload_address(transport: Transport, repository: str, response: requests.Res
     """
     location = response.headers.get("Location")
     if location:
-        return transport.given(location, "Location")
+        return transport.address_in_header(location, "Location")
     raise RegistryError(
         f"the registry opened an upload without a Location header (it answers {response.status_code})",
         where=f"{transport.host}/{repository}",
