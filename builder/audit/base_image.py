@@ -21,7 +21,7 @@ from builder.audit.wheel_facts import READER, compact
 from builder.errors import JbuildError, RegistryError
 from builder.host.files import mark_used
 from builder.model.audits import BaseFacts
-from builder.remote.registry.base_lookup import base_registry, connect_to, image_manifest
+from builder.remote.registry.base_lookup import base_registry, connect_in, image_manifest
 from builder.remote.registry.reference import Reference
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def read_base(used: str, digest: str, architecture: str, session: Session) -> Ba
 
 
 def _read(reference: Reference, digest: str, architecture: str, session: Session) -> BaseFacts:
-    client = connect_to(reference, session.config)
+    client = connect_in(session, reference)
     try:
         manifest = json.loads(image_manifest(client, reference.at(digest), architecture))
         config = _blob(client, reference.repository, manifest["config"])

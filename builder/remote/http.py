@@ -139,7 +139,9 @@ def _read_whole(response: requests.Response) -> None:
     Raises:
         requests.RequestException: it is too long, or does not come in time.
     """
-    content = read_body(response, _LONGEST_ANSWER, _ANSWER_WITHIN_S)
+    # The length of an answer to HEAD is that of the body which GET would return.
+    is_head = response.request.method == "HEAD"
+    content = b"" if is_head else read_body(response, _LONGEST_ANSWER, _ANSWER_WITHIN_S)
     if content is None:
         raise AnswerError(f"the answer is longer than {_LONGEST_ANSWER >> 20} MiB", response=response)
     response._content, response._content_consumed = content, True  # type: ignore[attr-defined]  # noqa: SLF001
@@ -273,6 +275,11 @@ class Retry:
         if retry_after > self.longest_wait_s:
             return None
         return max(retry_after, min(backoff, self.longest_wait_s))
+
+
+def announced(say: Callable[[str], object], server: str) -> Retry:
+    """Return the usual retries, each of which is said with the server's name."""
+    return Retry(on_retry=lambda why: say(f"{server}: {why}"))
 
 
 def read_body(response: requests.Response, longest: int, within_s: float = math.inf) -> bytes | None:

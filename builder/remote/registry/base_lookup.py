@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import NetworkError, RecipeError, RegistryError
 from builder.model.locks import LockedBase
+from builder.remote.http import announced
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.registry_client import INDEXES, RegistryClient, connect
 from builder.remote.registry.transport import ImageMissingError, RegistryUnreachableError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.host.config import Config, RegistryMirror
+    from builder.host.session import Session
     from builder.remote.http import Retry
 
 _ADD_MIRROR = "or name a mirror of it in [[registry-mirrors]] of jbuild.toml"
@@ -95,6 +97,11 @@ def connect_to(reference: Reference, config: Config, *, retry: Retry | None = No
     """Return a client for the registry of an image; jbuild publishes to the configured registries."""
     publish_hosts = {Reference.parse(f"{registry}/x").host for registry in config.registries}
     return connect(reference.host, config, publish=reference.host in publish_hosts, retry=retry)
+
+
+def connect_in(session: Session, reference: Reference) -> RegistryClient:
+    """Return a client for the registry of an image, whose retries and waits are said on the console."""
+    return connect_to(reference, session.config, retry=announced(session.console.say, reference.host))
 
 
 def _mirrored(image: str, config: Config) -> tuple[str, RegistryMirror | None]:

@@ -34,6 +34,7 @@ from builder.remote.registry.refusals import explanation_of, refusal_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
+    from urllib.parse import SplitResult
 
     from builder.remote.registry.auth import CredentialSource
 
@@ -256,6 +257,17 @@ class Transport:
         return url
 
 
+def _difference(url: SplitResult, base: SplitResult) -> str:
+    """Return what an address from a registry's header has wrong, compared with the registry's own."""
+    if url.hostname != base.hostname:
+        return f"gives the host {url.hostname} in that address"
+    if url.scheme != base.scheme:
+        return f"gives {url.scheme} in that address, but it is spoken to with {base.scheme}"
+    if url.port != base.port:
+        return f"{'changes' if url.port else 'loses'} the port in that address"
+    return "gives a wrong path in that address"
+
+
 def _without_query(url: str) -> str:
     return url.partition("?")[0].partition("#")[0]
 
@@ -350,10 +362,11 @@ class _Failure:
 
     def _address_hint(self) -> str:
         """Return the next step for an address that the registry or a proxy before it has made."""
-        if self.right == "push" or urlsplit(self.url).hostname == urlsplit(self.base).hostname:
+        url, base = urlsplit(self.url), urlsplit(self.base)
+        if self.right == "push" or url.hostname == base.hostname:
             return (
-                "the registry, or a proxy in front of it, gives that address: let the proxy pass Host with the port "
-                f"and X-Forwarded-Proto, or set the registry's external address to {self.base}"
+                f"the registry, or a proxy in front of it, {_difference(url, base)}: let the proxy pass Host with the "
+                f"port and X-Forwarded-Proto, or set the registry's external address to {self.base}"
             )
         return (
             f"this machine must reach that address too: check the network and NO_PROXY, or let the registry "
