@@ -282,7 +282,7 @@ def announced(say: Callable[[str], object], server: str) -> Retry:
     return Retry(on_retry=lambda why: say(f"{server}: {why}"))
 
 
-def read_body(response: requests.Response, longest: int, within_s: float = math.inf) -> bytes | None:
+def read_body(response: requests.Response, longest: int, within_s: float = _ANSWER_WITHIN_S) -> bytes | None:
     """Return a body, or None if it has more than `longest` bytes.
 
     Raises:

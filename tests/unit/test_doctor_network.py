@@ -76,6 +76,16 @@ def test_an_index_that_refuses(look: Callable[..., list[Check]], status: int, ki
     assert said in f"{found.found} {found.mend}"
 
 
+def test_a_web_page_is_neither_an_index_nor_a_hub(look: Callable[..., list[Check]]) -> None:
+    with serving(headers={"Content-Type": "text/html"}) as server:
+        checks = look(server.host)
+        for name in ("index", "hub"):
+            found = named(checks, name)
+            assert found.state == "warning"
+            assert "a web page answers" in found.found
+            assert "in a browser" in (found.mend or "")
+
+
 def test_nobody_listens(look: Callable[..., list[Check]], closed: str) -> None:
     checks = look(closed)
     assert "connection refused" in named(checks, "index").found
@@ -174,3 +184,26 @@ def test_a_registry_that_is_not_there(session: Session, closed: str) -> None:
     (found,) = pushes(session, f"{closed}/team")
     assert found.state == "error"
     assert "is the registry running" in (found.mend or "")
+
+
+@pytest.mark.parametrize("status", [200, 202, 404])
+def test_a_web_page_takes_no_uploads(session: Session, status: int) -> None:
+    with serving(status, {"Content-Type": "text/html", "Location": "/v2/u"}) as server:
+        (found,) = pushes(session, f"{server.host}/team")
+    assert found.state == "error"
+    assert "a web page" in found.found
+    assert f"http://{server.host}/v2/ in a browser" in (found.mend or "")
+
+
+def test_an_answer_without_a_location_opens_no_upload(session: Session) -> None:
+    with serving(200) as server:
+        (found,) = pushes(session, f"{server.host}/team")
+    assert found.state == "error"
+    assert "without a Location header (it answers 200)" in found.found
+
+
+def test_an_upload_whose_address_does_not_answer(session: Session, closed: str) -> None:
+    with serving(202, {"Location": f"http://{closed}/v2/u"}) as server:
+        (found,) = pushes(session, f"{server.host}/team")
+    assert found.state == "error"
+    assert f"connection refused at http://{closed}/v2/u (from the registry's Location header)" in found.found

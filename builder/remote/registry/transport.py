@@ -237,8 +237,7 @@ class Transport:
         return _Failure(error=error, name=name, doing=doing, right=right, base=self.base, url=url, header=header)
 
     def _is_own(self, url: str) -> bool:
-        address, base = urlsplit(url), urlsplit(self.base)
-        return address.netloc == base.netloc and address.scheme in (base.scheme, "https")
+        return is_same_server(url, self.base)
 
     def address_in_header(self, location: str, header: str) -> str:
         """Return the address in a header of the registry's, and remember the header for errors."""
@@ -257,14 +256,29 @@ class Transport:
         return url
 
 
+def is_same_server(url: str, base: str) -> bool:
+    """Return whether an address is on a registry's host and port, and not without its TLS."""
+    (scheme, *server), (own_scheme, *own_server) = _server(url), _server(base)
+    return server == own_server and scheme in (own_scheme, "https")
+
+
+def _server(url: str) -> tuple[str, str | None, int | None]:
+    address = urlsplit(url)
+    try:
+        port = address.port
+    except ValueError:
+        return address.scheme, None, None
+    return address.scheme, address.hostname, port or {"http": 80, "https": 443}.get(address.scheme)
+
+
 def _difference(url: SplitResult, base: SplitResult) -> str:
     """Return what an address from a registry's header has wrong, compared with the registry's own."""
     if url.hostname != base.hostname:
         return f"gives the host {url.hostname} in that address"
     if url.scheme != base.scheme:
         return f"gives {url.scheme} in that address, but it is spoken to with {base.scheme}"
-    if url.port != base.port:
-        return f"{'changes' if url.port else 'loses'} the port in that address"
+    if url.netloc != base.netloc:
+        return f"{'changes' if ':' in url.netloc else 'loses'} the port in that address"
     return "gives a wrong path in that address"
 
 
@@ -293,7 +307,7 @@ class _Failure:
         """Whether an address from the registry's headers is the likely cause."""
         if self.header is None or self.header == _REALM:
             return False
-        if not self.url.startswith(f"{self.base}/"):
+        if not is_same_server(self.url, self.base) or urlsplit(self.url).scheme != urlsplit(self.base).scheme:
             return True
         response = self.error.response
         unknown = response is not None and response.status_code in _UNKNOWN_ADDRESS
