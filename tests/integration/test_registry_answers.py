@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from project import assert_refused
+from proven_folder import Folder
 from servers import Fault, Front, Registry, make_image, registry, running_front
-from test_publish_cli import Folder
 
 from builder.errors import NetworkError, RegistryError
 from builder.host.config import Config

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
-from test_registry_talk import HOST, Store, client
+from scripted_registry import HOST, Store, client
 
 from builder.errors import RegistryError
 from builder.model.images import Descriptor
