@@ -141,7 +141,9 @@ def _read_whole(response: requests.Response) -> None:
     """
     # The length of an answer to HEAD is that of the body which GET would return.
     is_head = response.request.method == "HEAD"
-    content = b"" if is_head else read_body(response, _LONGEST_ANSWER, _ANSWER_WITHIN_S)
+    content = (
+        b"".join(arriving(response, _BODY_BLOCK)) if is_head else read_body(response, _LONGEST_ANSWER, _ANSWER_WITHIN_S)
+    )
     if content is None:
         raise AnswerError(f"the answer is longer than {_LONGEST_ANSWER >> 20} MiB", response=response)
     response._content, response._content_consumed = content, True  # type: ignore[attr-defined]  # noqa: SLF001
