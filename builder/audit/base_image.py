@@ -22,7 +22,7 @@ from builder.audit.wheel_facts import READER, compact
 from builder.errors import JbuildError, RegistryError
 from builder.host.files import mark_used, work_folder
 from builder.model.audits import BaseFacts
-from builder.remote.registry.base_lookup import connect_to, image_manifest
+from builder.remote.registry.base_lookup import base_registry, connect_in, image_manifest
 from builder.remote.registry.reference import Reference
 
 if TYPE_CHECKING:
@@ -73,13 +73,14 @@ def read_base(used: str, digest: str, architecture: str, session: Session) -> Ba
     mark_used(cached)
     facts = read_facts(cached, BaseFacts)
     if facts is None:
-        facts = _read(Reference.parse(used), digest, architecture, session)
+        with base_registry(used):
+            facts = _read(Reference.parse(used), digest, architecture, session)
         write_facts(cached, facts)
     return facts
 
 
 def _read(reference: Reference, digest: str, architecture: str, session: Session) -> BaseFacts:
-    client = connect_to(reference, session.config)
+    client = connect_in(session, reference)
     try:
         manifest = json.loads(image_manifest(client, reference.at(digest), architecture))
         config = _blob(client, reference.repository, manifest["config"])

@@ -23,6 +23,7 @@ from builder.models import model_pins
 from builder.models.fit.cell_fit import fit_cell
 from builder.models.fit.cell_fit import warning as fit_warning
 from builder.models.model_lock import lock_model
+from builder.remote.http import announced
 from builder.remote.index.index_client import client_of
 from builder.remote.index.index_proxy import running_proxy
 from builder.remote.index.index_view import IndexView
@@ -67,7 +68,13 @@ def make(
     )
     question = SolveRequest(spec=job.spec, platform=job.platform, before=path if before else None, upgrade=upgrade)
     with TaskGroup(1) as group:
-        base = group.submit(resolve_digest, job.base, session.config, job.platform.architecture)
+        base = group.submit(
+            resolve_digest,
+            job.base,
+            session.config,
+            job.platform.architecture,
+            retry=announced(session.console.say, job.base),
+        )
         with _noting(job, session, shelf), session.console.task(f"{job.cell.id}: solving", unit="steps"):
             solution = _solve(job, session, question, shelf)
             torch_cuda = check_torch(job, solution.wheels, shelf.pins, client, session)

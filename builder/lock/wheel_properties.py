@@ -87,6 +87,7 @@ def _content_length(url: str, client: IndexClient) -> int | None:
         if response.status_code in _REFUSED:
             return None
         response.raise_for_status()
+        http.refuse_web_page(response)
         length = response.headers.get("Content-Length", "")
         return int(length) if length.isdecimal() else None
 

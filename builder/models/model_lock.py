@@ -20,7 +20,7 @@ from builder.models.selection import is_weight, select
 from builder.remote import artifact, http
 from builder.remote.download import Expected, PartialFile
 from builder.remote.model_sources import FolderSource, HubSource, RegistrySource, locate
-from builder.remote.registry.base_lookup import connect_to
+from builder.remote.registry.base_lookup import connect_in
 
 if TYPE_CHECKING:
     import os
@@ -191,7 +191,7 @@ def _lock_remote(model: Model, source: HubSource | RegistrySource, session: Sess
 def _list_remote(source: HubSource | RegistrySource, session: Session) -> tuple[HubListing, HubSource | RegistrySource]:
     """Return the files of a model, and its source at its present commit or digest."""
     if isinstance(source, RegistrySource):
-        listing = artifact.list_files(source, connect_to(source.reference, session.config))
+        listing = artifact.list_files(source, connect_in(session, source.reference))
         return listing, source.at(listing.commit)
     from builder.remote import hub_client  # noqa: PLC0415  # huggingface_hub is slow to import
 

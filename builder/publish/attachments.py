@@ -11,7 +11,7 @@ from builder.publish.evidence import Artifact, CosignLayer, CosignTag, Evidence
 from builder.publish.image_source import parts_of
 from builder.remote.registry.referrers import Referrer, add_referrers, referrers, tag_of
 from builder.remote.registry.registry_client import LONGEST_DOCUMENT, OCI_MANIFEST, RemoteBlob
-from builder.remote.registry.transport import ImageMissingError
+from builder.remote.registry.transport import ImageMissingError, TagImmutableError
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ def attach(client: RegistryClient, repository: str, digest: str, evidence: Evide
                 _put_layers(client, repository, digest, tag, layers)
         # Another run may have overwritten the list in between, without these entries.
         _list(client, repository, digest, unlisted)
+    except TagImmutableError as error:
+        error.hint = f"exempt tags that begin with `sha256-` from the registry's rule of immutable tags; or {_HINT}"
+        raise
     except RegistryError as error:
         error.hint = f"{error.hint}; {_HINT}" if error.hint else _HINT
         raise
@@ -130,7 +133,7 @@ def _put_layers(client: RegistryClient, repository: str, digest: str, tag: Cosig
 
 def _put_blobs(client: RegistryClient, repository: str, blobs: tuple[BlobSource, ...]) -> None:
     for blob in blobs:
-        if not client.has_blob(repository, blob.digest, right="push"):
+        if not client.has_blob(repository, blob.digest, right="push", size=blob.size):
             client.send_blob(repository, blob)
 
 

@@ -18,7 +18,7 @@ from builder.publish.image_source import ImageSource, from_layout, from_registry
 from builder.publish.push import PublishOptions, publish
 from builder.publish.signing import signer
 from builder.publish.trust import attestations_of, best, handed_over
-from builder.remote.registry.base_lookup import connect_to
+from builder.remote.registry.base_lookup import connect_in
 from builder.remote.registry.reference import Reference
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def from_image(reference: Reference, session: Session, keys: tuple[Path, ...]) -
     Raises:
         RegistryError: the image is not there, or the registry does not answer.
     """
-    client = connect_to(reference, session.config)
+    client = connect_in(session, reference)
     source = from_registry(client, reference)
     beside = evidence_of(client, reference.repository, source.digest)
     attestations = attestations_of(client, reference.repository, source.digest, beside, keys)
@@ -199,5 +199,5 @@ def _source(image: Image, publication: Publication | None, session: Session) -> 
     registries = publication.registries if publication and publication.digest == image.digest else ()
     if registries and not is_whole(session.workspace.images, image):
         reference = Reference.parse(registries[0].repository).at(image.digest)
-        return from_registry(connect_to(reference, session.config), reference)
+        return from_registry(connect_in(session, reference), reference)
     return from_layout(image, session.workspace.images)

@@ -11,7 +11,7 @@ from builder.host.concurrency import CancelToken, TaskGroup
 from builder.model.publications import TagPut, TagWithheld
 from builder.publish.image_source import labels_of, parts_of
 from builder.publish.tag_policy import not_forward
-from builder.remote.registry.transport import BlobUnknownError
+from builder.remote.registry.transport import BlobUnknownError, RegistryUnreachableError, TagImmutableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ class RegistryTarget:
         """
         started, repository = time.monotonic(), self.reference.repository
         blobs = source.blobs
-        present = self._for_each(blobs, lambda blob: self.client.has_blob(repository, blob.digest, right="push"))
+        present = self._for_each(blobs, self._has)
         missing = tuple(blob for blob, is_present in zip(blobs, present, strict=True) if not is_present)
         others = [name for name in mount_from if name != repository]
         mounted = self._for_each(
@@ -112,9 +112,20 @@ class RegistryTarget:
             before = self.client.head_manifest(self.reference.repository, name)
             previous = before.digest if before else None
             if previous != source.digest:
-                self.client.put_manifest(self.reference.repository, name, source.content, source.manifest.media_type)
+                self._move(name, previous, source)
             self._compare(name, source.content)
             done(TagPut(name=name, previous=previous))
+
+    def _move(self, name: str, previous: str | None, source: ImageSource) -> None:
+        try:
+            self.client.put_manifest(self.reference.repository, name, source.content, source.manifest.media_type)
+        except (RegistryUnreachableError, TagImmutableError):
+            raise
+        except RegistryError as error:
+            if previous:
+                # Registries word it in many ways.
+                error.hint = f"{error.hint}; the tag is on {previous} now: if it is immutable there, use another tag"
+            raise
 
     def labels(self, digest: str) -> tuple[tuple[str, str], ...]:
         """Return the labels of an image in this registry; none for other artifacts.
@@ -142,6 +153,9 @@ class RegistryTarget:
                 self.token.sleep(wait_s)
             else:
                 return
+
+    def _has(self, blob: BlobSource) -> bool:
+        return self.client.has_blob(self.reference.repository, blob.digest, right="push", size=blob.size)
 
     def _for_each(self, blobs: tuple[BlobSource, ...], work: Callable[[BlobSource], _T]) -> list[_T]:
         with TaskGroup(_WORKERS, token=self.token) as group:

@@ -14,6 +14,7 @@ from builder.publish.registry_target import RegistryTarget
 from builder.publish.tag_policy import earned, named
 from builder.publish.trust import attestations_of, best_verdict
 from builder.recipe.placeholders import unmarked
+from builder.remote.http import announced
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.registry_client import connect
 
@@ -93,7 +94,8 @@ def _look(
     name: str, tags_of_cells: list[_Expected], recipe: str, session: Session, token: CancelToken
 ) -> list[TagState]:
     reference = Reference.parse(name)
-    client = connect(reference.host, session.config, publish=True)
+    retry = announced(session.console.say, reference.host)
+    client = connect(reference.host, session.config, publish=True, retry=retry)
     target = RegistryTarget(client=client, reference=reference, token=token)
     tags = [tag for tag in client.tags(reference.repository) if not is_evidence(tag)]
     names = {item.rule.name for item in tags_of_cells}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from builder.publish.evidence import Evidence
     from builder.publish.image_source import ImageSource
     from builder.publish.trust import Attestation
+    from builder.remote.http import Retry
     from builder.remote.registry.reference import Reference
     from builder.remote.registry.registry_client import RegistryClient
 
@@ -113,6 +114,7 @@ def verify(
     level: str | None = None,
     check_blobs: bool = False,
     on_bytes: Callable[[int], object] = lambda _: None,
+    retry: Retry | None = None,
 ) -> Verification:
     """Check an image: digest and blobs, signature, verdict, SBOM and provenance; `check_blobs` reads every blob.
 
@@ -122,7 +124,7 @@ def verify(
         RegistryError: the image is not there, or the registry does not answer.
         UsageError: there are keys, but cosign is missing.
     """
-    client = connect_to(reference, config)
+    client = connect_to(reference, config, retry=retry)
     source = from_registry(client, reference)
     beside = evidence_of(client, reference.repository, source.digest)
     case = _VerificationContext(
@@ -154,7 +156,7 @@ def _digest(case: _VerificationContext) -> _Outcome:
 
 def _blobs(case: _VerificationContext, on_bytes: Callable[[int], object], *, check_blobs: bool) -> _Outcome:
     repository, blobs = case.reference.repository, case.source.blobs
-    missing = [blob.digest for blob in blobs if not case.client.has_blob(repository, blob.digest)]
+    missing = [blob.digest for blob in blobs if not case.client.has_blob(repository, blob.digest, size=blob.size)]
     if missing:
         return "failed", f"the registry lacks {', '.join(missing)}"
     if not check_blobs:

@@ -16,13 +16,13 @@ from filelock import FileLock, Timeout
 
 from builder.errors import JbuildError
 from builder.host.files import disk_errors
+from builder.remote import http
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from builder.errors import IntegrityError
     from builder.host.concurrency import Progress
-    from builder.remote import http
 
 BLOCK = 1 << 20
 # `FICLONE` of linux/fs.h: share the blocks of another file.
@@ -222,8 +222,9 @@ def receive(request: Callable[[dict[str, str]], requests.Response], blob: Partia
                 blob.restart()
                 raise requests.ConnectionError("the server cannot resume within a file")
             response.raise_for_status()
+            http.refuse_web_page(response)
             skip = 0 if response.status_code == HTTPStatus.PARTIAL_CONTENT else blob.size
-            for block in response.iter_content(BLOCK):
+            for block in http.downloaded(response, BLOCK):
                 blob.add(block[skip:])
                 skip = max(0, skip - len(block))
                 if blob.expected_size is not None and blob.size > blob.expected_size:

@@ -1,4 +1,4 @@
-"""HTTP sessions with certificates, proxies and time-outs, and the retry policy."""
+"""HTTP sessions with certificates, proxies and time-outs, the retry policy, and web pages in place of answers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import re
 import socket
 import ssl
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from html import unescape
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
 from requests import exceptions
 from requests.adapters import HTTPAdapter
+from urllib3 import exceptions as urllib3_exceptions
 
 from builder import __version__
 from builder.errors import NetworkError
@@ -34,7 +37,23 @@ _T = TypeVar("_T")
 _BLOCK = 1 << 20
 _BODY_BLOCK = 1 << 16
 _CONNECTIONS = 32
-_TOO_MANY_REQUESTS = 429
+MOST_REDIRECTS = 10
+# Limits for answers that are no downloads: bytes, and seconds from the first byte to the last.
+_LONGEST_ANSWER = 64 << 20
+_ANSWER_WITHIN_S = 120.0
+# A download that brings less than this many bytes in this many seconds has stopped.
+_LEAST_BYTES = 64 << 10
+_STALLED_S = 300.0
+# The beginning of an error's body, for its explanation.
+_EXCERPT = 64 << 10
+_EXCERPT_WITHIN_S = 10.0
+_LONGEST_TITLE = 60
+_HTML = ("text/html", "application/xhtml+xml")
+_HTML_START = re.compile(rb"\s{0,100}<(!doctype html|html)\b", re.IGNORECASE)
+_TITLE = re.compile(r"<title[^<>]{0,200}>([^<]{1,400})", re.IGNORECASE)
+TOO_MANY_REQUESTS = 429
+# Longer waits are shown in minutes.
+_LONG_WAIT_S = 300
 _SERVER_FAULT = 500
 # 5xx answers that a retry does not change: not implemented, version, full, loop.
 _LASTING_FAULTS = frozenset({501, 505, 507, 508})
@@ -50,6 +69,7 @@ _ERRNO_REASONS = {
     errno.EHOSTUNREACH: "the host is unreachable",
 }
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (exceptions.TooManyRedirects, "the redirects go in a circle, or are too many"),
     (exceptions.SSLError, "the TLS handshake failed"),
     (exceptions.ConnectTimeout, "no connection within the time limit"),
     (exceptions.Timeout, "no answer within the time limit"),
@@ -75,6 +95,7 @@ def session(config: Config, patience: Patience | None = None) -> requests.Sessio
     bundle = build_ca_bundle(config)
     new.verify = str(bundle) if bundle else True
     new.headers["User-Agent"] = f"jbuild/{__version__}"
+    new.max_redirects = MOST_REDIRECTS
     adapter = _Adapter(patience or Patience())
     new.mount("http://", adapter)
     new.mount("https://", adapter)
@@ -100,10 +121,90 @@ class _Adapter(HTTPAdapter):
         # The default of 16 KiB per write slows uploads in a local network.
         super().init_poolmanager(*args, blocksize=_BLOCK, **kwargs)
 
-    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+    def send(
+        self, request: requests.PreparedRequest, stream: bool = False, *args: Any, **kwargs: Any
+    ) -> requests.Response:
         if kwargs.get("timeout") is None:
             kwargs["timeout"] = (self._patience.connect_s, self._patience.read_s)
-        return super().send(request, *args, **kwargs)
+        response = super().send(request, stream, *args, **kwargs)
+        if not stream or response.is_redirect:
+            # requests would read the body without a limit.
+            _read_whole(response)
+        return response
+
+
+def _read_whole(response: requests.Response) -> None:
+    """Read a body into the response's `content`.
+
+    Raises:
+        requests.RequestException: it is too long, or does not come in time.
+    """
+    # The length of an answer to HEAD is that of the body which GET would return.
+    is_head = response.request.method == "HEAD"
+    content = (
+        b"".join(arriving(response, _BODY_BLOCK)) if is_head else read_body(response, _LONGEST_ANSWER, _ANSWER_WITHIN_S)
+    )
+    if content is None:
+        raise AnswerError(f"the answer is longer than {_LONGEST_ANSWER >> 20} MiB", response=response)
+    response._content, response._content_consumed = content, True  # type: ignore[attr-defined]  # noqa: SLF001
+    response.raw.release_conn()
+
+
+class AnswerError(requests.RequestException):
+    """An answer that does not follow the protocol; its text is the reason."""
+
+
+class WebPageError(AnswerError):
+    """A web page where the protocol has another answer: a sign-in page, a captive portal, a website."""
+
+    def __init__(self, response: requests.Response) -> None:
+        """Take the answer; its title becomes part of the message."""
+        kind = response.headers.get("Content-Type", "without a type").partition(";")[0].strip()
+        text = f"a web page answers ({response.status_code} {kind}){titled(beginning(response))}"
+        super().__init__(text, request=response.request, response=response)
+
+
+WEB_PAGE_HINT = (
+    "open the address in a browser: a network's sign-in page, a proxy or another website may answer there; "
+    "sign in, or correct the address"
+)
+
+
+def is_web_page(response: requests.Response) -> bool:
+    """Return whether an answer is HTML, by its type or, once it has been read, by its first bytes."""
+    if response.headers.get("Content-Type", "").partition(";")[0].strip().lower() in _HTML:
+        return True
+    content = getattr(response, "_content", None)
+    return isinstance(content, bytes) and _HTML_START.match(content) is not None
+
+
+def refuse_web_page(response: requests.Response) -> requests.Response:
+    """Return an answer that is not a web page.
+
+    Raises:
+        WebPageError: it is one.
+    """
+    if is_web_page(response):
+        try:
+            raise WebPageError(response)
+        finally:
+            response.close()
+    return response
+
+
+def titled(content: bytes) -> str:
+    """Return the title of a web page for a message, such as ` titled “Sign in”`, or ""."""
+    match = _TITLE.search(content[:_EXCERPT].decode("utf-8", "replace"))
+    text = " ".join(unescape(match[1]).split()) if match else ""
+    title = "".join(filter(str.isprintable, text))[:_LONGEST_TITLE].strip()
+    return f" titled “{title}”" if title else ""
+
+
+def beginning(response: requests.Response) -> bytes:
+    """Return the body of an answer, or nothing if it is long, slow or read already."""
+    with suppress(requests.RequestException, RuntimeError):
+        return read_body(response, _EXCERPT, _EXCERPT_WITHIN_S) or b""
+    return b""
 
 
 def is_loopback(host: str) -> bool:
@@ -135,10 +236,17 @@ class Retry:
     clock: Callable[[], float] = time.monotonic
     on_retry: Callable[[str], object] | None = None
 
-    def run(self, attempt: Callable[[], _T], *, progress: Callable[[], int] | None = None) -> _T:
+    def run(
+        self,
+        attempt: Callable[[], _T],
+        *,
+        progress: Callable[[], int] | None = None,
+        explain: Callable[[requests.RequestException], str] | None = None,
+    ) -> _T:
         """Return the result of `attempt`, which reports failures as exceptions of requests (`raise_for_status`).
 
         The count of tries restarts whenever `progress` grows, so a large transfer that resumes may break often.
+        `explain` gives the reason for the message to `on_retry`, by default `reason`.
 
         Raises:
             requests.RequestException: the last failure.
@@ -156,20 +264,27 @@ class Retry:
                 if wait is None or self.clock() + wait > start_s + self.within_s:
                     raise
                 if self.on_retry:
-                    self.on_retry(f"{reason(error)}; trying again in {wait:.1f} s ({failures + 1} of {self.tries})")
+                    self.on_retry(
+                        f"{(explain or reason)(error)}; trying again in {wait:.1f} s ({failures + 1} of {self.tries})"
+                    )
             self.sleep(wait)
 
     def _wait_s(self, error: requests.RequestException, failures: int) -> float | None:
         if failures >= self.tries or not is_transient(error):
             return None
         backoff: float = self.first_wait_s * 2 ** (failures - 1) * (0.5 + self.jitter() / 2)
-        retry_after = _retry_after_s(error.response)
+        retry_after = retry_after_s(error.response)
         if retry_after > self.longest_wait_s:
             return None
         return max(retry_after, min(backoff, self.longest_wait_s))
 
 
-def read_body(response: requests.Response, longest: int, within_s: float = math.inf) -> bytes | None:
+def announced(say: Callable[[str], object], server: str) -> Retry:
+    """Return the usual retries, each of which is said with the server's name."""
+    return Retry(on_retry=lambda why: say(f"{server}: {why}"))
+
+
+def read_body(response: requests.Response, longest: int, within_s: float = _ANSWER_WITHIN_S) -> bytes | None:
     """Return a body, or None if it has more than `longest` bytes.
 
     Raises:
@@ -179,7 +294,7 @@ def read_body(response: requests.Response, longest: int, within_s: float = math.
     if size.isdecimal() and int(size) > longest:
         return None
     content, start_s = bytearray(), time.monotonic()
-    for block in response.iter_content(_BODY_BLOCK):
+    for block in arriving(response, _BODY_BLOCK):
         content += block
         if len(content) > longest:
             return None
@@ -188,18 +303,64 @@ def read_body(response: requests.Response, longest: int, within_s: float = math.
     return bytes(content)
 
 
+def arriving(response: requests.Response, size: int) -> Iterator[bytes]:
+    """Yield a body in blocks of at most `size` bytes, as they arrive; `iter_content` waits until a block is full.
+
+    Raises:
+        requests.RequestException: the connection is cut or silent.
+    """
+    if response.raw is None or not (hasattr(response.raw, "stream") and hasattr(response.raw, "read1")):
+        yield from response.iter_content(size)
+        return
+    if isinstance(getattr(response, "_content", None), bytes):
+        yield response.content
+        return
+    while block := _next_block(response, size):
+        yield block
+
+
+def _next_block(response: requests.Response, size: int) -> bytes:
+    try:
+        return bytes(response.raw.read1(size, decode_content=True) or b"")
+    except urllib3_exceptions.ReadTimeoutError as error:
+        raise exceptions.ReadTimeout(error, response=response) from error
+    except urllib3_exceptions.DecodeError as error:
+        raise exceptions.ContentDecodingError(error, response=response) from error
+    except urllib3_exceptions.SSLError as error:
+        raise exceptions.SSLError(error, response=response) from error
+    except (urllib3_exceptions.HTTPError, OSError) as error:
+        raise exceptions.ChunkedEncodingError(error, response=response) from error
+
+
+def downloaded(response: requests.Response, size: int) -> Iterator[bytes]:
+    """Yield a download's blocks as they arrive.
+
+    Raises:
+        requests.RequestException: the connection is cut, silent, or brings next to nothing for minutes.
+    """
+    since_s, received = time.monotonic(), 0
+    for block in arriving(response, size):
+        yield block
+        received += len(block)
+        if received >= _LEAST_BYTES:
+            since_s, received = time.monotonic(), 0
+        elif time.monotonic() - since_s > _STALLED_S:
+            raise exceptions.ReadTimeout(response=response)
+
+
 def is_transient(error: requests.RequestException) -> bool:
     """Return whether the same request may succeed a little later."""
     if isinstance(error, exceptions.HTTPError) and error.response is not None:
         status = error.response.status_code
-        return status == _TOO_MANY_REQUESTS or (status >= _SERVER_FAULT and status not in _LASTING_FAULTS)
+        return status == TOO_MANY_REQUESTS or (status >= _SERVER_FAULT and status not in _LASTING_FAULTS)
     if isinstance(error, exceptions.SSLError):
         # A connection cut inside TLS is an SSL error too; a bad certificate stays bad.
         return any(isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError)) for cause in causes(error))
     return isinstance(error, _TRANSIENT)
 
 
-def _retry_after_s(response: requests.Response | None) -> float:
+def retry_after_s(response: requests.Response | None) -> float:
+    """Return the seconds of an answer's `Retry-After`, 0 without one; a date counts from now."""
     value = response.headers.get("Retry-After", "") if response is not None else ""
     if re.fullmatch(r"[0-9]{1,9}", value.strip()):
         return float(value)
@@ -227,8 +388,11 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 def reason(error: requests.RequestException) -> str:
     """Return in a few words why a request failed, without addresses and therefore without credentials."""
+    if isinstance(error, AnswerError):
+        return str(error)
     if isinstance(error, exceptions.HTTPError) and error.response is not None:
-        return f"the server answers {error.response.status_code} {error.response.reason or ''}".rstrip()
+        answer = f"the server answers {error.response.status_code} {error.response.reason or ''}".rstrip()
+        return answer + asked_wait(error.response)
     if isinstance(error, exceptions.ProxyError):
         return "the proxy does not connect"
     inner = next(filter(None, map(_cause_reason, causes(error))), None)
@@ -238,6 +402,14 @@ def reason(error: requests.RequestException) -> str:
         if isinstance(error, kind):
             return text
     return type(error).__name__
+
+
+def asked_wait(response: requests.Response) -> str:
+    """Return for a message how long an answer asks to wait, "" if it does not."""
+    wait_s = math.ceil(retry_after_s(response))
+    if not wait_s:
+        return ""
+    return f" and asks to wait {wait_s} s" if wait_s < _LONG_WAIT_S else f" and asks to wait {wait_s // 60} minutes"
 
 
 def _cause_reason(cause: BaseException) -> str | None:
@@ -261,6 +433,8 @@ def network_error(
     """Turn a failed request into an error with its address and a hint; `failure` begins the message."""
     message = f"{failure}: {reason(error)}" if failure else reason(error)
     other = "check the address and the network (HTTPS_PROXY, NO_PROXY), then run it again"
+    if isinstance(error, WebPageError):
+        other = WEB_PAGE_HINT
     return NetworkError(message, where=scrub(url), hint=hint or (CA_HINT if is_untrusted(error) else other))
 
 

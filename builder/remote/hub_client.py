@@ -24,13 +24,16 @@ from builder.remote import http
 from builder.remote.download import receive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from builder.host.config import Config
     from builder.remote.download import PartialFile
     from builder.remote.model_sources import HubSource
 
 _COMMIT = r"[0-9a-f]{40}([0-9a-f]{24})?"
+# A web page with such a status is a website's or a proxy's; hubs explain their refusals in these headers.
+_WEBSITE = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, 511)
+_HUB_HEADERS = ("X-Error-Code", "X-Error-Message", "X-Request-Id")
 _OTHER_HUB = (
     "set HF_ENDPOINT, or hub.endpoint in jbuild.toml, to a hub that can be reached, "
     "or map the model to a folder with [[model-mirrors]]"
@@ -110,9 +113,8 @@ def list_files(source: HubSource, config: Config, retry: http.Retry) -> HubListi
     try:
         return _listing(answer.json())
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        message = f"the server at {source.address} is not a model hub"
-        hint = f"it may be a proxy's login page; otherwise {_OTHER_HUB}"
-        raise NetworkError(message, where=source.uri, hint=hint, log=str(error)) from error
+        found = str(http.WebPageError(answer)) if http.is_web_page(answer) else str(error)
+        raise _not_hub(source, found) from error
 
 
 def require_online(source: HubSource) -> None:
@@ -160,23 +162,33 @@ def _hub_errors(source: HubSource) -> Iterator[None]:
     try:
         yield
     except requests.HTTPError as error:
-        raise _refusal(source, error.response.status_code, error.response.headers) from error
+        raise _refusal(source, error.response) from error
+    except http.WebPageError as error:
+        raise _not_hub(source, str(error)) from error
     except requests.RequestException as error:
         message = f"the hub at {http.scrub(source.address)} cannot be reached: {http.reason(error)}"
         hint = http.CA_HINT if http.is_untrusted(error) else _OTHER_HUB
         raise NetworkError(message, where=source.uri, hint=hint) from error
 
 
-def _refusal(source: HubSource, status: int, answer: Mapping[str, str]) -> JbuildError:
+def _not_hub(source: HubSource, found: str) -> NetworkError:
+    hint = f"it may be a proxy's login page: open {http.scrub(source.address)} in a browser; otherwise {_OTHER_HUB}"
+    return NetworkError(f"the server at {source.address} is not a model hub", where=source.uri, hint=hint, log=found)
+
+
+def _refusal(source: HubSource, response: requests.Response) -> JbuildError:
     """Turn a hub's answer into an error."""
-    page = f"{source.address}/{source.repository}"
+    page, status, answer = f"{source.address}/{source.repository}", response.status_code, response.headers
+    if status in _WEBSITE and http.is_web_page(response) and not any(name in answer for name in _HUB_HEADERS):
+        return _not_hub(source, str(http.WebPageError(response)))
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return ModelError(f"the hub refuses {source.uri} ({status})", where=page, hint=_permission_hint(page))
     if status == HTTPStatus.NOT_FOUND:
         return _not_found(source, answer.get("X-Error-Code"), page)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         hint = f"wait a few minutes and run it again; HF_TOKEN raises the limit; else {_OTHER_HUB}"
-        return NetworkError(f"the hub at {source.address} limits requests (429)", where=page, hint=hint)
+        message = f"the hub at {source.address} limits requests (429){http.asked_wait(response)}"
+        return NetworkError(message, where=page, hint=hint)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         hint = f"run it again later, or {_OTHER_HUB}"
         return NetworkError(f"the hub at {source.address} answers {status}", where=page, hint=hint)

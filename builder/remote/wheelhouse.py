@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from builder.remote.download import PartialFile
 
     _Get = Callable[..., requests.Response]
+    _Say = Callable[[str], object]
 
 _PARALLEL = 8
 _MISSING = (404, 410)
@@ -73,9 +74,15 @@ def fetch(
 def _fetch_wheel(wheel: LockedWheel, path: Path, get: _Get, session: Session, progress: Progress) -> None:
     """Fetch a wheel to `path` from its index or the configured mirrors, and check it."""
     expected, failures = Expected(sha256=wheel.sha256), list[NetworkError]()
+
+    def say(why: str) -> None:
+        session.console.say(f"{wheel.filename}: {why}")
+
     for address in addresses(wheel.url, session.config.index_mirrors):
         try:
-            download(partial(_receive, wheel, address.url, get), partial(_mismatch, wheel), path, expected, progress)
+            download(
+                partial(_receive, wheel, address.url, get, say), partial(_mismatch, wheel), path, expected, progress
+            )
             break
         except NetworkError as error:
             failures.append(error)
@@ -86,7 +93,7 @@ def _fetch_wheel(wheel: LockedWheel, path: Path, get: _Get, session: Session, pr
         _check_metadata(wheel, path, session.workspace.metadata(wheel.sha256))
 
 
-def _receive(wheel: LockedWheel, url: str, get: _Get, content: PartialFile) -> None:
+def _receive(wheel: LockedWheel, url: str, get: _Get, say: _Say, content: PartialFile) -> None:
     """Append the missing bytes of a wheel at an address, or in a folder."""
     if source := local_path(url):
         try:
@@ -97,7 +104,8 @@ def _receive(wheel: LockedWheel, url: str, get: _Get, content: PartialFile) -> N
             raise LockError(f"{wheel.filename} is no longer there", where=str(source), hint=hint) from error
         return
     try:
-        receive(lambda headers: get(url, headers=headers), content, http.Retry(sleep=content.progress.token.sleep))
+        retry = http.Retry(sleep=content.progress.token.sleep, on_retry=say)
+        receive(lambda headers: get(url, headers=headers), content, retry)
     except requests.RequestException as error:
         missing = error.response is not None and error.response.status_code in _MISSING
         hint = "the index no longer has this file: run `jbuild lock` again, or put it into the wheelhouse"

@@ -178,7 +178,8 @@ def _entry(descriptor: Descriptor) -> dict[str, object]:
 class Fault:
     """What a front does wrong to requests whose `METHOD path` matches, `times` times (None: always).
 
-    `answer`: reply `status` without asking the registry. `cut`: close the connection after `after` bytes of the
+    `answer`: reply `status` without asking the registry; `{path}` in a header is the request's.
+    `cut`: close the connection after `after` bytes of the
     request's body (`cut-answer`: of the answer's). `forward-then-cut`: let the registry do it, but never say so.
     `delay`: wait `seconds`, then forward. `swap`: forward, then reply with `body` for what the registry said.
     """
@@ -250,7 +251,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._forward()
         elif fault.kind == "answer":
             self._drain(None)
-            self._reply(fault.status, fault.headers, fault.body)
+            headers = {name: value.replace("{path}", self.path) for name, value in fault.headers.items()}
+            self._reply(fault.status, headers, fault.body)
         elif fault.kind == "cut":
             self._forward(cut_body_after=fault.after)
         elif fault.kind == "cut-answer":

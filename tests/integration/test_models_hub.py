@@ -267,6 +267,25 @@ def test_something_else_than_a_hub(hub: HubStandIn, models: Path, body: bytes) -
     assert len(hub.asked) == 1
 
 
+@pytest.mark.parametrize("status", [200, 401, 403, 404])
+def test_a_web_page_instead_of_a_hub(hub: HubStandIn, models: Path, status: int) -> None:
+    page = b"<!doctype html><title>Sign in</title>"
+    hub.fails("/api/", status=status, headers={"Content-Type": "text/html"}, body=page)
+    with pytest.raises(NetworkError) as caught:
+        lock(hub, models)
+    assert caught.value.message == f"the server at {hub.endpoint} is not a model hub"
+    assert f"a web page answers ({status} text/html) titled “Sign in”" in (caught.value.log or "")
+    assert "in a browser" in (caught.value.hint or "")
+
+
+def test_a_web_page_instead_of_a_models_file(hub: HubStandIn, models: Path) -> None:
+    locked = lock(hub, models)
+    hub.fails(f"/cdn/{SHARD}", status=200, headers={"Content-Type": "text/html"}, body=b"<title>Sign in</title>")
+    with pytest.raises(NetworkError) as caught:
+        fetch(locked, hub, models)
+    assert "a web page answers" in (caught.value.log or "")
+
+
 def test_offline(hub: HubStandIn, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     locked = lock(hub, models)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -3,74 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-import tomli_w
-from project import Done, Running, assert_refused, clean_environment
-from proofs import LOCK, PASSWORD, PLAN, Keys, key_pairs, keys, labels, make_verdict, oras_discover
-from servers import Fault, Registry, free_port, make_image, registry, running_front, running_registry
-
-from builder.host import records
-from builder.host.paths import Workspace
-from builder.lock import lockfile
+from project import assert_refused
+from proofs import Keys, key_pairs, keys, oras_discover
+from proven_folder import Folder
+from servers import Fault, Registry, free_port, registry, running_front, running_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.model.images import Image
-    from builder.model.verdicts import Level
 
 __all__ = ["key_pairs", "keys", "registry"]
 
-CELL = "v0_15_1-debian12"
-OWN = replace(LOCK, cell=CELL)
 _STANDS_S = 600.0
-
-
-class Folder:
-    """A project in which a cell's image has been built and proved; nothing of it is in an engine."""
-
-    def __init__(self, root: Path, level: Level = "emulated", *, image: Image | None = None, **publish: object) -> None:
-        self.root = root / "work"
-        self.workspace = Workspace(project=self.root, cache=root / "cache")
-        self.environment = clean_environment(root / "home", None) | {"JBUILD_CACHE": str(root / "cache")}
-        self.environment |= {"COSIGN_PASSWORD": PASSWORD}
-        self.image = image or make_image(self.workspace.images, labels=labels(OWN))
-        self.write(**publish)
-        folder = self.workspace.cell("demo", CELL)
-        for stage, record in (("build", self.image), ("render", PLAN), ("smoke", make_verdict(self.image, level))):
-            records.write(folder.record(stage), "x", record)
-        lockfile.write(self.workspace.lock("demo", CELL), OWN)
-
-    def write(self, **publish: object) -> None:
-        """Write the recipe."""
-        recipe = {
-            "description": "A demonstration",
-            "matrix": {"vllm": ["0.15.1"], "distribution": ["debian-12"]},
-            "packages": {"requires": ["vllm=={vllm}"]},
-            "models": [{"name": "tiny", "source": "hf://org/tiny@main"}],
-            "smoke": {"questions": [{"ask": "Capital?", "expect": "Paris"}]},
-            "publish": {"tags": ["rc", {"tag": "{vllm}", "level": "gpu", "immutable": True}], **publish},
-        }
-        path = self.root / "recipes" / "demo.toml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(tomli_w.dumps(recipe))
-
-    def settings(self, text: str) -> None:
-        """Write jbuild.toml."""
-        (self.root / "jbuild.toml").write_text(text)
-
-    def start(self, *arguments: str) -> Running:
-        """Start jbuild."""
-        return Running([sys.executable, "-m", "builder", *arguments], self.root, self.environment)
-
-    def run(self, *arguments: str) -> Done:
-        """Run jbuild to its end."""
-        return self.start(*arguments).wait()
 
 
 @pytest.fixture

@@ -53,7 +53,9 @@ def project(tmp_path: Path, jet: TinyIndex, monkeypatch: pytest.MonkeyPatch) -> 
     wanting(folder)
     (folder / "jbuild.toml").write_text(f'[[indexes]]\nname = "jet"\nurl = "{jet.url}"\npackages = ["jetty"]\n')
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(resolve, "resolve_digest", lambda name, *_: LockedBase(name=name, used=name, digest=DIGEST))
+    monkeypatch.setattr(
+        resolve, "resolve_digest", lambda name, *_, **__: LockedBase(name=name, used=name, digest=DIGEST)
+    )
     monkeypatch.setattr(resolve, "lock_one", lambda model, *_, **__: make_model(model.name))
     monkeypatch.setattr(resolve, "compiler_of", lambda *_: "3.11.7")
     (tmp_path / "uv.toml").write_text("")

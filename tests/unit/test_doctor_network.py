@@ -76,6 +76,16 @@ def test_an_index_that_refuses(look: Callable[..., list[Check]], status: int, ki
     assert said in f"{found.found} {found.mend}"
 
 
+def test_a_web_page_is_neither_an_index_nor_a_hub(look: Callable[..., list[Check]]) -> None:
+    with serving(headers={"Content-Type": "text/html"}) as server:
+        checks = look(server.host)
+        for name in ("index", "hub"):
+            found = named(checks, name)
+            assert found.state == "warning"
+            assert "a web page answers" in found.found
+            assert "in a browser" in (found.mend or "")
+
+
 def test_nobody_listens(look: Callable[..., list[Check]], closed: str) -> None:
     checks = look(closed)
     assert "connection refused" in named(checks, "index").found
@@ -149,7 +159,8 @@ def test_an_upload_is_begun_and_cancelled(session: Session) -> None:
     with serving(202, {"Location": "/v2/team/vllm/blobs/uploads/1?state=x"}) as server:
         (found,) = pushes(session, f"{server.host}/team")
         assert (found.state, found.found) == ("ok", f"{server.host}/team/vllm accepts uploads")
-        assert server.asked == ["POST /v2/team/vllm/blobs/uploads/", "DELETE /v2/team/vllm/blobs/uploads/1?state=x"]
+        upload = "/v2/team/vllm/blobs/uploads/"
+        assert server.asked == [f"POST {upload}", f"DELETE {upload}1?state=x", "GET /v2/team/vllm/manifests/latest"]
 
 
 def test_each_place_of_a_recipe_once(session: Session) -> None:
@@ -173,3 +184,26 @@ def test_a_registry_that_is_not_there(session: Session, closed: str) -> None:
     (found,) = pushes(session, f"{closed}/team")
     assert found.state == "error"
     assert "is the registry running" in (found.mend or "")
+
+
+@pytest.mark.parametrize("status", [200, 202, 404])
+def test_a_web_page_takes_no_uploads(session: Session, status: int) -> None:
+    with serving(status, {"Content-Type": "text/html", "Location": "/v2/u"}) as server:
+        (found,) = pushes(session, f"{server.host}/team")
+    assert found.state == "error"
+    assert "a web page" in found.found
+    assert f"http://{server.host}/v2/ in a browser" in (found.mend or "")
+
+
+def test_an_answer_without_a_location_opens_no_upload(session: Session) -> None:
+    with serving(200) as server:
+        (found,) = pushes(session, f"{server.host}/team")
+    assert found.state == "error"
+    assert "without a Location header (it answers 200)" in found.found
+
+
+def test_an_upload_whose_address_does_not_answer(session: Session, closed: str) -> None:
+    with serving(202, {"Location": f"http://{closed}/v2/u"}) as server:
+        (found,) = pushes(session, f"{server.host}/team")
+    assert found.state == "error"
+    assert f"connection refused at http://{closed}/v2/u (from the registry's Location header)" in found.found

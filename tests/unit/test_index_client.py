@@ -283,6 +283,14 @@ def test_a_page_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         read_body(answer, 1 << 20, 0.05)
 
 
+def test_a_web_page_instead_of_an_index(server: TinyIndex, tmp_path: Path) -> None:
+    page = Answer(content=b"<!doctype html><title>Sign in</title>", kind="text/html")
+    server.faults["*"] = [page] * 9
+    error = failure(client(tmp_path), index(server.url))
+    assert "a web page answers titled “Sign in”" in (error.log or "")
+    assert "in a browser" in (error.hint or "")
+
+
 def test_a_redirect_is_followed(server: TinyIndex, mirror: TinyIndex, tmp_path: Path) -> None:
     server.faults["/simple/torch/"] = [Answer(status=302, headers=(("Location", f"{mirror.url}torch/"),))]
     page = client(tmp_path).page(index(server.url), "torch")
@@ -293,7 +301,7 @@ def test_a_redirect_is_followed(server: TinyIndex, mirror: TinyIndex, tmp_path: 
 
 def test_a_circle_of_redirects_is_an_error(server: TinyIndex, tmp_path: Path) -> None:
     server.faults["*"] = [Answer(status=302, headers=(("Location", "/simple/torch/"),))]
-    assert "TooManyRedirects" in (failure(client(tmp_path), index(server.url)).log or "")
+    assert "redirects go in a circle" in (failure(client(tmp_path), index(server.url)).log or "")
 
 
 def test_since_when_an_index_fails_is_known_to_the_next_run(server: TinyIndex, tmp_path: Path) -> None:

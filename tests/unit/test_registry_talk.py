@@ -9,14 +9,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
-from requests.adapters import BaseAdapter
+from scripted_registry import HOST, Store, client
 
 from builder.errors import IntegrityError, RegistryError
-from builder.host.config import Config
-from builder.remote.http import Retry, session
 from builder.remote.registry.auth import Credentials
-from builder.remote.registry.registry_client import RegistryClient
-from builder.remote.registry.transport import ImageMissingError, RegistryUnreachableError, Transport
+from builder.remote.registry.transport import ImageMissingError, RegistryUnreachableError
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:
@@ -24,36 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Script = Callable[[requests.PreparedRequest], "tuple[int, dict[str, str], bytes]"]
-
-HOST = "r.example.com"
-
-
-class Scripted(BaseAdapter):
-    """Answers as a script says, and keeps the requests."""
-
-    def __init__(self, script: Script) -> None:
-        super().__init__()
-        self.script, self.seen = script, list[requests.PreparedRequest]()
-
-    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
-        self.seen.append(request)
-        response = requests.Response()
-        response.request, response.url = request, request.url or ""
-        response.status_code, headers, content = self.script(request)
-        response.headers.update(headers)
-        response.raw = io.BytesIO(content)
-        return response
-
-    def close(self) -> None:
-        pass
-
-
-def client(script: Script, credentials: Credentials | None = None) -> tuple[RegistryClient, Scripted]:
-    adapter, http = Scripted(script), session(Config())
-    http.mount("https://", adapter)
-    http.mount("http://", adapter)
-    transport = Transport(HOST, http, lambda: credentials, retry=Retry(sleep=lambda _: None))
-    return RegistryClient(transport), adapter
 
 
 def token_server(request: requests.PreparedRequest) -> tuple[int, dict[str, str], bytes]:
@@ -163,35 +130,6 @@ def test_other_bytes_than_promised_are_refused() -> None:
     plain, _ = client(lambda _: (200, {}, b"{}"))
     with pytest.raises(RegistryError, match="was expected"):
         plain.get_manifest("a/b", "sha256:" + "2" * 64)
-
-
-class Store:
-    """A registry that keeps what it got of a broken upload, as the specification allows."""
-
-    def __init__(self, *cuts: int, location: str = "/upload/1?_state=x") -> None:
-        self.cuts, self.location = list(cuts), location
-        self.kept, self.done = b"", False
-        self.ranges: list[str | None] = []
-
-    def __call__(self, request: requests.PreparedRequest) -> tuple[int, dict[str, str], bytes]:
-        if request.method == "POST":
-            self.kept = b""
-            return 202, {"Location": self.location}, b""
-        if request.method == "HEAD":
-            return (200, {"Content-Length": str(len(self.kept))}, b"") if self.done else (404, {}, b"")
-        if request.method == "GET":
-            return 204, {"Location": self.location, "Range": f"0-{len(self.kept) - 1}"}, b""
-        return self.take(request)
-
-    def take(self, request: requests.PreparedRequest) -> tuple[int, dict[str, str], bytes]:
-        self.ranges.append(request.headers.get("Content-Range"))
-        body: Any = request.body
-        content = body.read(int(request.headers["Content-Length"])) if body else b""
-        if self.cuts:
-            self.kept += content[: self.cuts.pop(0)]
-            raise requests.ConnectionError
-        self.kept, self.done = self.kept + content, True
-        return 201, {}, b""
 
 
 @pytest.fixture

@@ -42,7 +42,9 @@ pytestmark = pytest.mark.usefixtures("quick_uv")
 @pytest.fixture
 def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyIndex]:
     """The index that uv asks by default."""
-    monkeypatch.setattr(resolve, "resolve_digest", lambda name, *_: LockedBase(name=name, used=name, digest=DIGEST))
+    monkeypatch.setattr(
+        resolve, "resolve_digest", lambda name, *_, **__: LockedBase(name=name, used=name, digest=DIGEST)
+    )
     monkeypatch.setattr(resolve, "compiler_of", lambda *_: "3.11.7")
     (tmp_path / "uv.toml").write_text("")
     monkeypatch.setenv("UV_CONFIG_FILE", str(tmp_path / "uv.toml"))

@@ -33,7 +33,9 @@ pytestmark = pytest.mark.usefixtures("quick_uv")
 @pytest.fixture
 def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyIndex]:
     """The index that uv asks by default."""
-    monkeypatch.setattr(resolve, "resolve_digest", lambda name, *_: LockedBase(name=name, used=name, digest=DIGEST))
+    monkeypatch.setattr(
+        resolve, "resolve_digest", lambda name, *_, **__: LockedBase(name=name, used=name, digest=DIGEST)
+    )
     monkeypatch.setattr(resolve, "compiler_of", lambda *_: "3.11.7")
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     monkeypatch.setattr(alternatives, "_CELLS", 1)

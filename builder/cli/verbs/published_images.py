@@ -34,6 +34,7 @@ from builder.publish.tag_status import TagState, overview
 from builder.publish.trust import write_verdict
 from builder.publish.verification import Verification, VerificationError, verify
 from builder.recipe.find import recipe_paths
+from builder.remote.http import announced
 from builder.remote.registry.reference import Reference
 
 
@@ -186,8 +187,15 @@ def verify_image(session: Session, image: str, keys: tuple[Path, ...], level: st
         raise UsageError(f"{image} is a recipe; `jbuild verify` checks an image in a registry", hint=hint)
     trusted = public_keys(session.config, keys)
     with session.console.task(f"checking {image}") as task:
+        reference = Reference.parse(image)
         done = verify(
-            Reference.parse(image), session.config, trusted, level=level, check_blobs=whole, on_bytes=task.advance
+            reference,
+            session.config,
+            trusted,
+            level=level,
+            check_blobs=whole,
+            on_bytes=task.advance,
+            retry=announced(session.console.say, reference.host),
         )
     rows = [(finding.name, finding.state, finding.said) for finding in done.findings]
     text = f"{done.image}\n{done.digest}\n\n" + table(("check", "state", "finding"), rows)

@@ -23,7 +23,7 @@ from builder.image.oci.layout import blob, is_present, is_whole, mark_image_used
 from builder.image.oci.pack import compression_key
 from builder.image.render.context import stored_files
 from builder.model.images import Descriptor, Image
-from builder.remote.registry.base_lookup import connect_to, image_manifest
+from builder.remote.registry.base_lookup import base_registry, connect_in, image_manifest
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.transport import ImageMissingError
 
@@ -115,16 +115,21 @@ def base_image(pinned: str, architecture: str, session: Session) -> Image:
     """Return a base image (`host/repository@sha256:…`, after mirror rules), after fetching missing layers.
 
     Raises:
+        NetworkError: its registry does not answer.
         RegistryError, IntegrityError: it cannot be read, or a layer does not match its digest.
         DiskError: it cannot be stored.
     """
-    image = _described(pinned, architecture, session)
+    with base_registry(pinned):
+        return _with_layers(_described(pinned, architecture, session), pinned, session)
+
+
+def _with_layers(image: Image, pinned: str, session: Session) -> Image:
     layout = session.workspace.images
     missing = {layer.digest: layer for layer in image.layers if not is_present(layout, layer)}
     if not missing:
         return image
     reference = Reference.parse(pinned)
-    client, title = connect_to(reference, session.config), f"fetching the layers of {reference.name}"
+    client, title = connect_in(session, reference), f"fetching the layers of {reference.name}"
     with session.console.task(title, float(sum(layer.size for layer in missing.values())), unit="B") as task:
         map_with_progress(
             lambda layer, progress: _fetch(client, reference.repository, layer, layout, progress.advance),
@@ -146,7 +151,7 @@ def _described(pinned: str, architecture: str, session: Session) -> Image:
         mark_used(blob(workspace.images, cached.digest))
         return cached
     reference = Reference.parse(pinned)
-    client = connect_to(reference, session.config)
+    client = connect_in(session, reference)
     try:
         document = json.loads(image_manifest(client, reference, architecture))
         config = client.read_blob(reference.repository, document["config"]["digest"])

@@ -12,14 +12,14 @@ from builder.image.oci.layout import read_config, read_image
 from builder.model.images import Descriptor, Image
 from builder.project.diff.difference import ComparedPart, Layer
 from builder.publish.image_source import labels_of
-from builder.remote.registry.base_lookup import connect_to
+from builder.remote.registry.base_lookup import connect_in
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.registry_client import INDEXES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.host.config import Config
+    from builder.host.session import Session
     from builder.remote.registry.registry_client import RegistryClient
 
 _LONGEST_CONFIG = 8 << 20
@@ -71,7 +71,7 @@ def of_layout(digest: str, layout: Path) -> ImageContents:
     return ImageContents(image=image, layers=layers_of(image, read_config(layout, image)))
 
 
-def of_registry(name: str, config: Config, architecture: str) -> ImageContents:
+def of_registry(name: str, session: Session, architecture: str) -> ImageContents:
     """Return an image of a registry; of a multi-platform image, the one for the architecture.
 
     Raises:
@@ -79,7 +79,7 @@ def of_registry(name: str, config: Config, architecture: str) -> ImageContents:
         RecipeError: the name is not an image name, or the image is for other architectures.
     """
     reference = Reference.parse(name)
-    client = connect_to(reference, config)
+    client = connect_in(session, reference)
     try:
         content, descriptor = client.get_manifest(reference.repository, reference.tag_or_digest)
         if descriptor.media_type in INDEXES:

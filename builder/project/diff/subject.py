@@ -58,7 +58,7 @@ def subject(name: str, session: Session, architecture: str) -> ComparedSide:
         recipes = [*recipe_paths(session.workspace.recipe_folders), *_locked_recipes(session)]
         hint = suggest(name.partition("/")[0], recipes, noun="recipes")
         raise UsageError(f"`{name}` is neither a lock, nor a recipe, nor an image with a tag", hint=hint)
-    return _of_image(name, of_registry(name, session.config, architecture), session)
+    return _of_image(name, of_registry(name, session, architecture), session)
 
 
 def _locked_recipes(session: Session) -> list[str]:

@@ -21,20 +21,28 @@ from builder.publish.stage import targets
 from builder.remote import http
 from builder.remote.index.index_client import client_of
 from builder.remote.index.logins import without_login
+from builder.remote.index.pages import parse
 from builder.remote.model_sources import HubSource, locate
 from builder.remote.registry.reference import Reference, api_base
 from builder.remote.registry.registry_client import connect
+from builder.remote.registry.transport import NotRegistryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from builder.project.doctor.check_table import Check, DoctorContext
+    from builder.remote.registry.registry_client import RegistryClient
 
 # For a connection, and for the first bytes of an answer, in seconds.
 _WITHIN_S = (5.0, 8.0)
 _UPLOAD_PATIENCE = http.Patience(connect_s=5.0, read_s=10.0)
 # Without a recipe: the default repository of recipes.
 _REPOSITORY = "vllm"
+_TAG = "latest"
+# For indexes that are pinned by globs only.
+_PACKAGE = "torch"
+_LONGEST_PAGE = 64 << 20
+_HUB_LIST = "/api/models?limit=1"
 # uv tries several times by itself.
 _UV_S = 15.0
 _REFUSED = (401, 403)
@@ -45,12 +53,16 @@ _OFF_S, _WRONG_S = 30, 300
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Answer:
-    """The answer of one address: its status and clock offset, or `failure` without an answer."""
+    """The answer of one address: its status and clock offset, or `failure` without an answer.
+
+    `page` describes a web page where an index or hub has something else.
+    """
 
     subject: str
     name: str
     url: str
     failure: str | None = None
+    page: str | None = None
     status: int = 0
     ahead_s: float | None = None
 
@@ -72,11 +84,12 @@ def _questions(case: DoctorContext) -> Iterator[Callable[[], _Answer]]:
     config = case.session.config
     client = client_of(config, case.session.workspace.index_states)
     yield partial(_ask_default, case, client.get)
-    for name, url in dict(_indexes(case)).items():
-        yield partial(_ask, client.get, "index", name, without_login(url))
+    for name, (url, package) in dict(_indexes(case)).items():
+        address = without_login(url)
+        yield partial(_ask, client.get, "index", name, address, f"{address.rstrip('/')}/{package}/")
     session = http.session(config)
     for address in sorted(_hubs(case)):
-        yield partial(_ask, partial(session.get, stream=True), "hub", address, address)
+        yield partial(_ask, partial(session.get, stream=True), "hub", address, address, f"{address}{_HUB_LIST}")
     for registry in config.registries:
         host = Reference.parse(f"{registry}/x").host
         settings = config.for_registry(host)
@@ -84,11 +97,15 @@ def _questions(case: DoctorContext) -> Iterator[Callable[[], _Answer]]:
         yield partial(_ask, get, "registry", host, f"{api_base(host, settings.insecure_registries)}/v2/")
 
 
-def _indexes(case: DoctorContext) -> Iterator[tuple[str, str]]:
-    """Yield name and first address of every index that the recipe's packages are pinned to."""
+def _indexes(case: DoctorContext) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield name, first address and a package of every index that the recipe's packages are pinned to."""
     for job in case.jobs:
-        for index in index_pins_of(job, case.session.config).indexes:
-            yield index.name, index.addresses[0].url
+        ties = index_pins_of(job, case.session.config)
+        for index in ties.indexes:
+            names = (
+                pin.packages for pin in ties.pins if pin.index == index.name and not set("*?[") & set(pin.packages)
+            )
+            yield index.name, (index.addresses[0].url, next(names, _PACKAGE))
 
 
 def _hubs(case: DoctorContext) -> set[str]:
@@ -110,13 +127,38 @@ def _ask_default(case: DoctorContext, get: Callable[..., requests.Response]) -> 
     return _ask(get, "index", "uv's own", f"{address.rstrip('/')}/packaging/")
 
 
-def _ask(get: Callable[..., requests.Response], subject: str, name: str, url: str) -> _Answer:
+def _ask(
+    get: Callable[..., requests.Response], subject: str, name: str, url: str, page_url: str | None = None
+) -> _Answer:
+    """Request a page of a server whose address is `url`."""
     try:
-        with get(url, timeout=_WITHIN_S) as answer:
-            return _Answer(subject=subject, name=name, url=url, status=answer.status_code, ahead_s=_ahead_s(answer))
+        with get(page_url or url, timeout=_WITHIN_S) as answer:
+            return _Answer(
+                subject=subject,
+                name=name,
+                url=url,
+                page=_web_page(subject, answer),
+                status=answer.status_code,
+                ahead_s=_ahead_s(answer),
+            )
     except requests.RequestException as error:
         status = error.response.status_code if error.response is not None else 0
         return _Answer(subject=subject, name=name, url=url, failure=http.reason(error), status=status)
+
+
+def _web_page(subject: str, answer: requests.Response) -> str | None:
+    """Return a description of a web page in place of an index's page or a hub's list, else None."""
+    if not answer.ok or not http.is_web_page(answer):
+        return None
+    if subject == "index":
+        content = http.read_body(answer, _LONGEST_PAGE, sum(_WITHIN_S))
+        try:
+            # An index's page is HTML too.
+            parse(content or b"", answer.headers.get("Content-Type", ""), answer.url)
+        except ValueError:
+            return f"a web page answers{http.titled(content or b'')}"
+        return None
+    return str(http.WebPageError(answer))
 
 
 def _ahead_s(answer: requests.Response) -> float | None:
@@ -133,6 +175,9 @@ def _ahead_s(answer: requests.Response) -> float | None:
 def _check(answer: _Answer) -> Check:
     url = http.scrub(answer.url) or answer.name
     outcome = answer.failure or f"it answers {answer.status}"
+    if answer.page:
+        text = f"{answer.name}: {answer.page}" + (f" ({url})" if url != answer.name else "")
+        return problem(answer.subject, "web-page", text, url=url)
     if answer.subject == "index" and answer.status in _REFUSED:
         return problem("index", "refused", f"{answer.name}: {url}: {outcome}")
     if answer.status >= _SERVER_FAULT or (answer.failure and not answer.status):
@@ -178,9 +223,24 @@ def _try_upload(case: DoctorContext, name: str) -> Check:
     client = connect(reference.host, case.session.config, publish=True, retry=once, patience=_UPLOAD_PATIENCE)
     try:
         client.try_upload(reference.repository)
+        _try_reading(client, reference.repository)
     except RegistryError as error:
         return problem("registry", "refused", f"{name}: {error.message}", fix=error.hint or "see docs/publishing.md")
     return ok("registry", f"{name} accepts uploads")
+
+
+def _try_reading(client: RegistryClient, repository: str) -> None:
+    """Read a tag, which may be missing or forbidden.
+
+    Raises:
+        NotRegistryError: a web page answers.
+    """
+    try:
+        client.get_manifest(repository, _TAG)
+    except NotRegistryError:
+        raise
+    except RegistryError:
+        return
 
 
 def stand_ins(case: DoctorContext) -> Iterator[Check]:

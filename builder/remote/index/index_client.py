@@ -49,6 +49,10 @@ class _UnusableError(requests.ConnectionError):
     """An answer that is not a package page. A retry may help: a proxy's error page is often temporary."""
 
 
+class _WebPageInsteadError(_UnusableError):
+    """A web page that is not a package page."""
+
+
 @dataclass(slots=True)
 class IndexClient:
     """Client of all indexes. Threads may share it; each page is requested once in ten minutes.
@@ -135,6 +139,9 @@ class IndexClient:
             try:
                 files = parse(content, answer.headers.get("Content-Type", ""), answer.url)
             except ValueError as error:
+                if http.is_web_page(answer):
+                    text = f"a web page answers{http.titled(content)}: {error}"
+                    raise _WebPageInsteadError(text) from error
                 raise _UnusableError(str(error)) from error
         page_url = http.scrub(without_login(answer.url))
         return ProjectPage(index=index.name, project=project, url=page_url, files=files, stand_in=address.stand_in)
@@ -157,6 +164,8 @@ def _unreachable(
     hint = "run it again later, or name a mirror in [[index-mirrors]] of jbuild.toml"
     if any(map(http.is_untrusted, errors)):
         hint = http.CA_HINT
+    elif all(isinstance(error, _WebPageInsteadError) for error in errors):
+        hint = f"{http.WEB_PAGE_HINT}; or {hint}"
     elif refused:
         name = variable(index.name)
         hint = f"give it a log-in: netrc, keyring, or {name}_USERNAME and {name}_PASSWORD"

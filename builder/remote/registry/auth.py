@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from builder.errors import ProgramFailedError, ProgramMissingError, RegistryError
 from builder.host import process
-from builder.remote.http import is_loopback, scrub
+from builder.remote.http import is_loopback, refuse_web_page, scrub
 from builder.remote.registry.reference import DOCKER_HUB
 
 if TYPE_CHECKING:
@@ -168,6 +168,7 @@ class Authority:
         self._credentials = cache(credentials)
         self._tokens: dict[tuple[str, ...], tuple[str, float]] = {}
         self._basic: str | None = None
+        self.realms: set[str] = set()
         self._mutex = threading.Lock()
 
     def header(self, scopes: tuple[str, ...]) -> str | None:
@@ -201,6 +202,7 @@ class Authority:
         """Return a header and the time until which it is valid."""
         realm, service = offer.get("realm", ""), offer.get("service", "")
         self._check_realm(realm)
+        self.realms.add(realm.partition("?")[0])
         started = time.monotonic()
         if credentials and credentials.identity_token:
             form = {
@@ -216,7 +218,7 @@ class Authority:
             basic = credentials.basic if credentials and credentials.user else None
             response = self._session.get(realm, params=fields, auth=partial(set_authorization, basic))
         response.raise_for_status()
-        return self._read(response, started)
+        return self._read(refuse_web_page(response), started)
 
     def _check_realm(self, realm: str) -> None:
         """Refuse to send credentials unencrypted for a registry that uses TLS."""

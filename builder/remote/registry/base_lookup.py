@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from builder.errors import NetworkError, RecipeError, RegistryError
 from builder.model.locks import LockedBase
+from builder.remote.http import announced
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.registry_client import INDEXES, RegistryClient, connect
 from builder.remote.registry.transport import ImageMissingError, RegistryUnreachableError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from builder.host.config import Config, RegistryMirror
+    from builder.host.session import Session
     from builder.remote.http import Retry
 
 _ADD_MIRROR = "or name a mirror of it in [[registry-mirrors]] of jbuild.toml"
@@ -56,6 +61,20 @@ def resolve_digest(image: str, config: Config, architecture: str, *, retry: Retr
     return LockedBase(name=image, used=used, digest=descriptor.digest, stand_in=rule.stand_in if rule else None)
 
 
+@contextmanager
+def base_registry(name: str) -> Iterator[None]:
+    """Turn a base image's registry that does not answer into an error of the network.
+
+    Raises:
+        NetworkError: it does not answer, or a web page answers.
+    """
+    try:
+        yield
+    except RegistryUnreachableError as error:
+        message = f"the base image cannot be read: {error.message}"
+        raise NetworkError(message, where=name, hint=f"{error.hint}; {_ADD_MIRROR}") from error
+
+
 def image_manifest(client: RegistryClient, reference: Reference, architecture: str) -> bytes:
     """Return the manifest of an image, or of the one for an architecture in an index.
 
@@ -78,6 +97,11 @@ def connect_to(reference: Reference, config: Config, *, retry: Retry | None = No
     """Return a client for the registry of an image; jbuild publishes to the configured registries."""
     publish_hosts = {Reference.parse(f"{registry}/x").host for registry in config.registries}
     return connect(reference.host, config, publish=reference.host in publish_hosts, retry=retry)
+
+
+def connect_in(session: Session, reference: Reference) -> RegistryClient:
+    """Return a client for the registry of an image, whose retries and waits are said on the console."""
+    return connect_to(reference, session.config, retry=announced(session.console.say, reference.host))
 
 
 def _mirrored(image: str, config: Config) -> tuple[str, RegistryMirror | None]:

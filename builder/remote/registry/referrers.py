@@ -60,11 +60,15 @@ def referrers(client: RegistryClient, repository: str, digest: str) -> tuple[Ref
     try:
         return tuple(_referrer(entry) for entry in entries)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RegistryError(
-            "the image's list of referrers cannot be read",
-            where=f"{client.host}/{repository}@{digest}",
-            hint=f"check the index under the tag {tag_of(digest)}",
-        ) from error
+        raise _unreadable(client, repository, digest) from error
+
+
+def _unreadable(client: RegistryClient, repository: str, digest: str) -> RegistryError:
+    return RegistryError(
+        "the image's list of referrers cannot be read",
+        where=f"{client.host}/{repository}@{digest}",
+        hint=f"check the index under the tag {tag_of(digest)}",
+    )
 
 
 def add_referrers(client: RegistryClient, repository: str, subject: str, added: Sequence[Referrer]) -> None:
@@ -92,9 +96,11 @@ def add_referrers(client: RegistryClient, repository: str, subject: str, added: 
 def _fallback(client: RegistryClient, repository: str, digest: str) -> tuple[dict[str, Any], ...]:
     try:
         content, _ = client.get_manifest(repository, tag_of(digest))
-        return tuple(json.loads(content).get("manifests") or ())
+        return tuple(dict(entry) for entry in json.loads(content).get("manifests") or ())
     except ImageMissingError:
         return ()
+    except (TypeError, ValueError, AttributeError) as error:
+        raise _unreadable(client, repository, digest) from error
 
 
 def _referrer(entry: dict[str, Any]) -> Referrer:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urljoin
 
 import requests
 
@@ -18,8 +19,9 @@ from builder.model.images import Descriptor
 from builder.remote import http
 from builder.remote.download import BLOCK, PartialBlob, receive
 from builder.remote.registry.auth import find_credentials
+from builder.remote.registry.reference import DIGEST_PATTERN
 from builder.remote.registry.transport import Transport, scopes_for
-from builder.remote.registry.upload import Upload
+from builder.remote.registry.upload import CANCEL_WITHIN_S, Upload, upload_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +38,7 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 INDEXES = (OCI_INDEX, DOCKER_INDEX)
 _ACCEPT = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}, {DOCKER_INDEX}, {DOCKER_MANIFEST}"}
 LONGEST_DOCUMENT = 32 << 20
+_CREATED = HTTPStatus.CREATED
 
 
 class RegistryClient:
@@ -55,8 +58,8 @@ class RegistryClient:
         response = self._call("HEAD", repository, path, doing, headers=_ACCEPT, absent_ok=True)
         if response.status_code == HTTPStatus.NOT_FOUND:
             return None
-        digest, size = response.headers.get("Docker-Content-Digest"), response.headers.get("Content-Length")
-        if not digest or not size:
+        digest, size = response.headers.get("Docker-Content-Digest", ""), response.headers.get("Content-Length", "")
+        if not re.fullmatch(DIGEST_PATTERN, digest) or not size.isdecimal():
             return self.get_manifest(repository, reference)[1]
         return Descriptor(media_type=_media_type(response), digest=digest, size=int(size))
 
@@ -78,12 +81,29 @@ class RegistryClient:
                     where=f"{self.host}/{repository}:{_short(reference)}",
                     hint="the registry, or a cache in front of it, is damaged: repair it, then run this again",
                 )
+        try:
+            json.loads(content)
+        except ValueError as error:
+            raise RegistryError(
+                f"the registry's answer for {_short(reference)} is not a manifest: it is not JSON",
+                where=f"{self.host}/{repository}:{_short(reference)}",
+                hint="is it a container image, in a registry of API version 2?",
+            ) from error
         return content, Descriptor(media_type=_media_type(response), digest=digest, size=len(content))
 
     def put_manifest(self, repository: str, reference: str, content: bytes, media_type: str) -> bool:
         """Store a manifest under a tag or its digest; return whether the registry has the referrers API."""
         path, doing, headers = f"manifests/{reference}", f"cannot put {_short(reference)}", {"Content-Type": media_type}
         response = self._call("PUT", repository, path, doing, right="push", headers=headers, body=lambda: content)
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        stored = response.headers.get("Docker-Content-Digest", digest if response.status_code == _CREATED else "")
+        if stored != digest:
+            raise RegistryError(
+                f"the registry did not store {_short(reference)}: it answers {response.status_code}"
+                + (f" with the digest {stored}" if stored else ", not 201"),
+                where=f"{self.host}/{repository}",
+                hint="check the address, and the log of the registry and of proxies in front of it",
+            )
         return "OCI-Subject" in response.headers
 
     def tags(self, repository: str) -> tuple[str, ...]:
@@ -97,26 +117,48 @@ class RegistryClient:
 
     def _pages(self, repository: str, path: str) -> Iterator[dict[str, Any]]:
         """Yield the pages of a list, which `Link` headers connect (RFC 5988)."""
-        address = path
+        address, visited = path, set[str]()
         while address:
             response = self._call("GET", repository, address, f"cannot list {path}", absent_ok=True)
             if response.status_code == HTTPStatus.NOT_FOUND:
                 return
-            try:
-                page = json.loads(response.content)
-            except ValueError as error:
-                hint = "is it a registry of API version 2?"
-                raise RegistryError(
-                    f"the registry's list of {path} is not JSON", where=f"{self.host}/{repository}", hint=hint
-                ) from error
-            yield page
-            address = response.links.get("next", {}).get("url", "")
+            yield self._object(response, repository, path)
+            link = response.links.get("next", {}).get("url", "")
+            address = self._transport.address_in_header(urljoin(response.url, link), "Link") if link else ""
+            if address in visited:
+                raise self._no_list(repository, path, "goes in a circle")
+            visited.add(address)
 
-    def has_blob(self, repository: str, digest: str, *, right: str = "pull") -> bool:
-        """Return whether the repository has a blob. With the right to `push` the token serves for later uploads."""
+    def _object(self, response: requests.Response, repository: str, path: str) -> dict[str, Any]:
+        try:
+            page = json.loads(response.content)
+        except ValueError as error:
+            raise self._no_list(repository, path, "is not JSON") from error
+        if not isinstance(page, dict):
+            raise self._no_list(repository, path, "is not a JSON object")
+        return page
+
+    def _no_list(self, repository: str, path: str, flaw: str) -> RegistryError:
+        return RegistryError(
+            f"the registry's list of {path} {flaw}",
+            where=f"{self.host}/{repository}",
+            hint="is it a registry of API version 2?",
+        )
+
+    def has_blob(self, repository: str, digest: str, *, right: str = "pull", size: int | None = None) -> bool:
+        """Return whether the repository has a blob (of `size` bytes, if given).
+
+        With the right to `push` the token serves for later uploads.
+        """
         doing = f"cannot ask for blob {_short(digest)}"
         response = self._call("HEAD", repository, f"blobs/{digest}", doing, right=right, absent_ok=True)
-        return response.status_code != HTTPStatus.NOT_FOUND
+        if response.status_code == HTTPStatus.NOT_FOUND:
+            return False
+        stored = response.headers.get("Content-Length", "")
+        promised = response.headers.get("Docker-Content-Digest", digest)
+        # Some proxies answer HEAD with a length of 0.
+        same_size = size is None or not stored.isdecimal() or int(stored) in (0, size)
+        return same_size and promised == digest
 
     def mount_blob(self, repository: str, digest: str, from_repository: str) -> bool:
         """Mount a blob from another repository of the registry; return whether that worked."""
@@ -127,19 +169,28 @@ class RegistryClient:
             response = self._transport.once(
                 "POST", f"/v2/{repository}/blobs/uploads/?{query}", scopes=scopes, body=bytes
             )
-            if response.status_code == HTTPStatus.CREATED:
+            if response.status_code == _CREATED:
                 return True
-            # 202: the registry opened an upload instead, which stays unused.
-            self._transport.once("DELETE", response.headers.get("Location", ""), scopes=scopes)
+            if location := response.headers.get("Location"):
+                # 202: the registry opened an upload instead, which stays unused.
+                self._transport.once("DELETE", location, scopes=scopes, timeout=CANCEL_WITHIN_S)
         return False
 
     def try_upload(self, repository: str) -> None:
-        """Begin an upload and cancel it, which needs the right to push."""
+        """Begin an upload and cancel it, which needs the right to push.
+
+        Raises:
+            RegistryUnreachableError: also if the upload's address does not answer.
+        """
         response = self._call("POST", repository, "blobs/uploads/", "cannot begin an upload", right="push", body=bytes)
-        with suppress(requests.RequestException):
-            # Registries purge abandoned uploads after some days anyway.
-            location = response.headers.get("Location", "")
-            self._transport.once("DELETE", location, scopes=scopes_for(repository, "push"))
+        location = upload_address(self._transport, repository, response)
+        with self._transport.explained(repository, "push", "cannot send to an upload"):
+            try:
+                self._transport.once("DELETE", location, scopes=scopes_for(repository, "push"))
+            except requests.HTTPError as error:
+                # Registries purge abandoned uploads after some days anyway.
+                if http.is_web_page(error.response):
+                    raise
 
     def send_blob(
         self, repository: str, source: BlobSource, on_bytes: Callable[[int], object] = lambda _: None

@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from builder.remote.registry.transport import Transport
 
 _BLOCK = 1 << 20
-# Limits in seconds for a write, and for the registry to hash and store the blob.
-_WITHIN_S = (60.0, 600.0)
-_CANCEL_WITHIN_S = (3.0, 3.0)
+# Limits in seconds for a write, and for the registry to hash and store the blob: at least, per byte, and at most.
+_WRITE_WITHIN_S = 60.0
+_STORED_WITHIN_S = (60.0, 1 / 5e6, 600.0)
+CANCEL_WITHIN_S = (3.0, 3.0)
 _CANNOT_RESUME = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+# The registry has not looked at such a request: the upload is as it was.
+_NOT_PROCESSED = (HTTPStatus.TOO_MANY_REQUESTS,)
 
 
 class Readable(Protocol):
@@ -82,6 +85,22 @@ class BytesBlob:
         return None
 
 
+def upload_address(transport: Transport, repository: str, response: requests.Response) -> str:
+    """Return the address of an opened upload, from the `Location` header of the registry's answer.
+
+    Raises:
+        RegistryError: the answer opens no upload.
+    """
+    location = response.headers.get("Location")
+    if location:
+        return transport.address_in_header(location, "Location")
+    raise RegistryError(
+        f"the registry opened an upload without a Location header (it answers {response.status_code})",
+        where=f"{transport.host}/{repository}",
+        hint="is it a registry of API version 2?",
+    )
+
+
 class Upload:
     """Sends a blob. `on_bytes` receives the bytes sent since its last call; negative when some must be sent again."""
 
@@ -94,6 +113,7 @@ class Upload:
         self._on_bytes, self._size = on_bytes, source.size
         self._once = partial(transport.once, scopes=scopes_for(repository, "push"))
         self._location: str | None = None
+        self._postponed: int | None = None
         self._reported = self._furthest = 0
 
     def run(self) -> None:
@@ -106,7 +126,7 @@ class Upload:
         doing = f"cannot send blob {self._digest[:19]}…"
         with self._transport.explained(self._repository, "push", doing):
             try:
-                self._transport.retry.run(self._attempt, progress=lambda: self._furthest)
+                self._transport.retrying(self._attempt, lambda: self._furthest)
             except BaseException as error:
                 self._cancel()
                 if isinstance(error, requests.HTTPError) and error.response.status_code == HTTPStatus.BAD_REQUEST:
@@ -116,15 +136,19 @@ class Upload:
                 raise
 
     def _attempt(self) -> None:
+        postponed, self._postponed = self._postponed, None
         # The connection may have been lost after the registry had stored the whole blob.
-        if self._location and self._stored_size() == self._size:
+        if postponed is None and self._location and self._stored_size() == self._size:
             self._report(self._size)
             return
-        offset = self._resumable()
+        offset = self._resumable() if postponed is None else postponed
         try:
             self._put(offset)
         except requests.HTTPError as error:
-            if not offset or error.response.status_code not in _CANNOT_RESUME:
+            if error.response.status_code in _NOT_PROCESSED:
+                self._postponed = offset
+            resumed = offset or postponed is not None
+            if not resumed or error.response.status_code not in _CANNOT_RESUME:
                 raise
             self._start()
             self._put(0)
@@ -141,14 +165,7 @@ class Upload:
         self._follow(self._once("POST", f"/v2/{self._repository}/blobs/uploads/", body=bytes))
 
     def _follow(self, response: requests.Response) -> None:
-        location = response.headers.get("Location")
-        if not location:
-            raise RegistryError(
-                "the registry opened an upload without a Location header",
-                where=f"{self._transport.host}/{self._repository}",
-                hint="is it a registry of API version 2?",
-            )
-        self._location = self._transport.absolute(location)
+        self._location = upload_address(self._transport, self._repository, response)
 
     def _resumable(self) -> int:
         """Return how many bytes the open upload has; open a new one if there is none."""
@@ -171,7 +188,12 @@ class Upload:
         if 0 < offset < self._size:
             headers["Content-Range"] = f"{offset}-{self._size - 1}"
         with ExitStack() as opened:
-            self._once("PUT", url, headers=headers, body=lambda: self._body(opened, offset), timeout=_WITHIN_S)
+            self._once("PUT", url, headers=headers, body=lambda: self._body(opened, offset), timeout=self._within_s)
+
+    @property
+    def _within_s(self) -> tuple[float, float]:
+        least, per_byte, most = _STORED_WITHIN_S
+        return _WRITE_WITHIN_S, min(most, least + self._size * per_byte)
 
     def _body(self, opened: ExitStack, offset: int) -> Body | bytes:
         self._report(offset)
@@ -181,7 +203,8 @@ class Upload:
 
     def _stored_size(self) -> int | None:
         response = self._once("HEAD", f"/v2/{self._repository}/blobs/{self._digest}", absent_ok=True)
-        return int(response.headers.get("Content-Length", -1)) if response.ok else None
+        size = response.headers.get("Content-Length", "")
+        return int(size) if response.ok and size.isdecimal() else None
 
     def _count(self, amount: int) -> None:
         self._reported += amount
@@ -196,7 +219,8 @@ class Upload:
         if self._location:
             # Registries purge abandoned uploads after some days anyway.
             with suppress(requests.RequestException, RegistryError):
-                self._once("DELETE", self._location, timeout=_CANCEL_WITHIN_S)
+                self._once("DELETE", self._location, timeout=CANCEL_WITHIN_S)
+            self._location = None
 
 
 class Body:
