@@ -23,6 +23,7 @@ from builder.pipeline.stage import stage_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from builder.host.console import Console
     from builder.host.session import Session
     from builder.model.locks import Job
     from builder.pipeline.builders import Builders
@@ -155,13 +156,22 @@ def _run_stages(run: CellRun, attempt: Attempt) -> CellResult:
             verified = _verify(run)
             finish(began)
     except JbuildError as error:
-        history.note(run, results, error, current)
+        history.note(run, results, _interrupt_of(console) or error, current)
         return CellResult(run=run, stages=tuple(results), error=error, failed_at=current)
     except BaseException as error:
         history.note(run, results, error, current)
         raise
     history.note(run, results, None, current)
     return CellResult(run=run, stages=shown, verified=verified)
+
+
+def _interrupt_of(console: Console) -> KeyboardInterrupt | None:
+    """Return the interrupt that ended the programs of all cells, if there was one."""
+    try:
+        console.check()
+    except KeyboardInterrupt as interrupt:
+        return interrupt
+    return None
 
 
 def bring_up_to_date(stage: Stage[object], run: CellRun) -> tuple[CellRun, bool]:

@@ -495,7 +495,12 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
         "registry as URL",
         "[publish]",
         '[publish]\nregistries = ["https://r"]',
-        (27, "publish.registries[0]", "`https://r` is not a registry: host[:port][/prefix]", "omit the scheme: write r"),
+        (
+            27,
+            "publish.registries[0]",
+            "`https://r` is not a registry: host[:port][/prefix]",
+            "omit the scheme: write r",
+        ),
     ),
     (
         "override of an unknown axis",
