@@ -208,7 +208,7 @@ def _query(endpoint: str, context: str, *requests: str) -> list[dict[str, Any]]:
         return [dict(client.version() if request == "/version" else client.info()) for request in requests]
     except (docker.errors.DockerException, OSError, ValueError) as error:
         message = f"the engine of {_named_by(context)} does not answer: {_cause(error)}"
-        hint = _ENCRYPTED if _PLAIN_HTTP in str(error) else f"start it, or {_other_engine(context)}"
+        hint = _ENCRYPTED if _PLAIN_HTTP in str(error) else f"{_START}; or {_other_engine(context)}"
         raise EngineError(message, where=endpoint, hint=hint) from error
 
 
