@@ -13,6 +13,9 @@ from builder.errors import JbuildError
 from builder.host import records
 from builder.host.console import Console
 from builder.host.files import write_text
+from builder.host.toml.documents import printable
+from builder.host.units import moment
+from builder.pipeline.history import Failure
 
 
 def show(result: Any, text: str, console: Console) -> None:
@@ -86,6 +89,12 @@ class VerbFailure:
 def failure_of(error: JbuildError) -> VerbFailure:
     """Return an error as a part of a result."""
     return cast("VerbFailure", records.from_json(error.as_json(), VerbFailure))
+
+
+def failed_text(failure: Failure) -> str:
+    """Return the failed stage of a past run, its time and its cause, on one line."""
+    when = f", {moment(failure.when)}" if failure.when else ""
+    return f"at {failure.stage}{when}: {printable(' '.join(failure.message.split()))}"
 
 
 def show_failures(failures: Sequence[tuple[str, JbuildError]], console: Console) -> None:

@@ -43,11 +43,16 @@ class ShownChange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinishedCell:
-    """The outcome of a cell. `lock` and `plan` are paths, `size` is in bytes, compressed."""
+    """The outcome of a cell. `lock` and `plan` are paths, `size` is in bytes, compressed.
+
+    `failed_at` is the stage of the error, `ended` the end of the cell's run (UTC, ISO 8601).
+    """
 
     cell: str
     status: Literal["done", "unchanged", "failed"]
     error: VerbFailure | None
+    failed_at: str | None
+    ended: str
     stages: dict[str, StageTime]
     lock: str | None
     changes: tuple[ShownChange, ...]
@@ -116,6 +121,8 @@ def finished_cell(result: CellResult) -> FinishedCell:
         cell=run.job.cell.id,
         status=result.status,
         error=failure_of(result.error) if result.error else None,
+        failed_at=result.failed_at,
+        ended=result.ended,
         stages={stage.stage: StageTime(ran=stage.ran, seconds=stage.seconds) for stage in result.stages},
         lock=_lock_path(run) if locked else None,
         changes=tuple(ShownChange(change=change, words=change.words) for change in changes),

@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 from builder.errors import JbuildError
 from builder.host.config import BUILDER_PATTERN, REGISTRY_PATTERN
 from builder.host.paths import Workspace
+from builder.host.registry_names import advice, bare, slashed
 from builder.jetson.boards import boards
 from builder.recipe.find import recipe_paths
 from builder.recipe.levels import levels
@@ -78,7 +79,14 @@ def _names(pattern: str, noun: str) -> Callable[[click.Context, click.Parameter,
     return check
 
 
-registry_names = _names(REGISTRY_PATTERN, "a registry such as host:5000/team")
+def registry_names(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Return the names of registries, one or several, without slashes at their ends; refuse other words."""
+    for name in value if isinstance(value, tuple) else filter(None, [value]):
+        if not re.fullmatch(slashed(REGISTRY_PATTERN), name):
+            proposal = advice(name, REGISTRY_PATTERN)
+            message = f"{name!r} is not a registry such as host:5000/team"
+            raise click.BadParameter(f"{message}: {proposal}" if proposal else message, context, parameter)
+    return tuple(map(bare, value)) if isinstance(value, tuple) else value and bare(value)
 
 
 def _registries(text: str) -> Callable[[F], F]:

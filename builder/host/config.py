@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from builder.errors import DocumentError, Problem, RecipeError
 from builder.host.buildkit_caches import BuildCache, read_caches
 from builder.host.index_rows import ADDRESS, DEFAULT, INDEX_KEYS
+from builder.host.registry_names import registries, registry
 from builder.host.toml import documents
 from builder.host.toml.declarations import (
     Field,
@@ -67,8 +68,8 @@ _FOLDER = ValueType(
     read=lambda table, key, context: context.folder / Path(table.string(key)).expanduser(), schema=string_schema
 )
 _HTTP = string(r"https?://[^\s]+", "an http(s) address")
-_IMAGE_PREFIX = string(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-][a-z0-9]+)*)*", "the beginning of an image name")
-_REGISTRY_HOST = string(r"[A-Za-z0-9.-]+(:[0-9]+)?", "a registry host such as registry.example.com:5000")
+_IMAGE_PREFIX = registry(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-][a-z0-9]+)*)*", "the beginning of an image name")
+_REGISTRY_HOST = registry(r"[A-Za-z0-9.-]+(:[0-9]+)?", "a registry host such as registry.example.com:5000")
 _INDEX_PREFIX = string(f"{DEFAULT}|{ADDRESS}", "the beginning of an index's address")
 _INDEX_ADDRESS = string(ADDRESS, "an http(s) address without `?` and `#`")
 _MODEL = string(r"hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", "hf://organisation/name")
@@ -261,8 +262,8 @@ _BUILDER = ValueType(
     schema=lambda: string_schema(BUILDER_PATTERN),
 )
 _BUILDERS = strings(BUILDER_PATTERN, "a builder's name")
-_REGISTRIES = strings(REGISTRY_PATTERN, "a registry such as host:5000/team")
-_REGISTRY_HOSTS = strings(REGISTRY_PATTERN, "a registry host")
+_REGISTRIES = registries(REGISTRY_PATTERN, "a registry such as host:5000/team")
+_REGISTRY_HOSTS = registries(REGISTRY_PATTERN, "a registry host")
 # Of curl, pip and requests: not for jbuild alone.
 _CA_FILES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
 _COMPRESSION = choice(COMPRESSIONS, "{} is not zstd or gzip", "known")

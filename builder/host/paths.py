@@ -67,6 +67,7 @@ class CellFolder:
     layers = _Place("path", "layers")  # the build context's trees, one folder a layer
     system_layer = _Place("path", "system-layer")  # for the build of the cell's system layer alone
     history = _Place("path", "history.jsonl")  # the outcomes of the cell's runs, a line each
+    running = _Place("path", "running.jsonl")  # the line of a run that has not ended, locked by its process
 
     def record(self, stage: str) -> Path:
         """Return the record of a stage: `render.json`, `build.json`, and so on."""

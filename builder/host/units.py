@@ -11,6 +11,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
+def moment(when: str) -> str:
+    """Return a time in UTC (ISO 8601) to the minute."""
+    return f"{when[:16].replace('T', ' ')} UTC"
+
+
 def size_of(size: int) -> str:
     """Return bytes in GB, MB or kB."""
     for unit, factor, digits in (("GB", 1e9, 2), ("MB", 1e6, 1)):

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 PLATFORM_AXES = ("l4t", "distribution", "ubuntu", "cuda", "python")
 _FORMATS = {"python": r"[0-9]\.[0-9]+", "cuda": r"[0-9]+\.[0-9]+"}
 _NEAREST = 3
+# Names of releases: 6.2, jetpack-6.2, JetPack 6.0 DP, jp6.2, r36.4.3, L4T 36.4, "R36 (release), REVISION: 4.3".
+_RELEASE_NAME = re.compile(
+    r"(?:nvidia[ _-]*)?(?:(?P<jetpack>(?:jetpack|jp)[ _-]*(?:sdk[ _-]*)?v?)|(?P<l4t>(?:l4t|jetson[ _-]linux)?[ _-]*r?))"
+    r"(?P<number>(?P<major>[0-9]+)(?:\.[0-9]+)*)(?:[ _-]*(?P<preview>dp|developer preview))?"
+    r"(?:[ ]*\(release\),?[ ]*revision:?[ ]*(?P<rest>[0-9.]+))?",
+    re.IGNORECASE,
+)
 
 
 class ImpossibleError(RecipeError):
@@ -85,7 +92,10 @@ def check_axes(axes: Iterable[str]) -> tuple[str, str] | None:
 def check_value(axis: str, value: str) -> tuple[str, str] | None:
     """Return the problem of one value of a platform axis and its hint, or None."""
     if axis == "l4t" and value not in (releases := [row.l4t for row in platforms()]):
-        return f"unknown L4T release `{value}`", f"nearest: {', '.join(_nearest(value, releases))}"
+        return release_mistake(value) or (
+            f"unknown L4T release `{value}`",
+            f"nearest: {', '.join(_nearest(value, releases))}",
+        )
     if axis == "distribution" and value not in (names := [row.name for row in distributions()]):
         return f"unknown distribution `{value}`", f"known: {', '.join(names)}"
     ubuntu = [row.release for row in distributions() if row.name.startswith("ubuntu-")]
@@ -95,6 +105,45 @@ def check_value(axis: str, value: str) -> tuple[str, str] | None:
         example = "3.11" if axis == "python" else "12.6"
         return f"`{value}` is not a {axis} version", f"write major and minor, such as {example}"
     return None
+
+
+def release_mistake(value: str) -> tuple[str, str] | None:
+    """Return the problem and its hint if a value is another name of L4T releases: JetPack's, one with `r`, a series."""
+    match = _RELEASE_NAME.fullmatch(value.strip())
+    if not match:
+        return None
+    numbers = f"{match['major']}.{match['rest']}" if match["rest"] else match["number"]
+    is_jetpack = bool(match["jetpack"])
+    exact = [row.l4t for row in platforms() if row.l4t == numbers and not is_jetpack]
+    if exact:
+        return f"unknown L4T release `{value}`: it is written {numbers} here", _instead(exact)
+    jetpack = numbers + " DP" * bool(match["preview"])
+    # JetPack's releases have no third number where it is 0.
+    names = {jetpack, numbers.removesuffix(".0") if numbers.count(".") > 1 else jetpack}
+    is_l4t = match["l4t"] or match["rest"]
+    rows = [] if is_l4t else [row for row in platforms() if row.jetpack in names]
+    if rows:
+        releases = [row.l4t for row in rows]
+        return f"unknown L4T release `{value}`: JetPack {rows[0].jetpack} is L4T {_either(releases)}", _instead(
+            releases
+        )
+    series = [row.l4t for row in platforms() if row.l4t.startswith(f"{numbers}.") and not is_jetpack]
+    if series:
+        return f"unknown L4T release `{value}`: L4T {numbers} has the releases {', '.join(series)}", _instead(series)
+    known = [row for row in platforms() if not is_l4t and (row.jetpack or "").startswith(f"{numbers}.")]
+    if not known and not is_jetpack:
+        return None
+    pairs = ", ".join(f"{row.jetpack} (L4T {row.l4t})" for row in known or platforms() if row.jetpack)
+    problem = f"JetPack {numbers} has several releases" if known else f"JetPack {jetpack} is unknown"
+    return f"unknown L4T release `{value}`: {problem}", f"write the L4T release of one of them: {pairs}"
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _instead(releases: list[str]) -> str:
+    return "write " + _either([f'"{release}"' for release in releases])
 
 
 @lru_cache(maxsize=4096)

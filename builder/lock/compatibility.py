@@ -12,7 +12,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from builder.host.index_rows import DEFAULT
 from builder.lock.uv_target import machine, tags
-from builder.remote.index.index_view import is_foreign
+from builder.remote.index.index_view import is_foreign, own_wheels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,25 +60,27 @@ def judge(
     `before` is the cut-off date of the recipe. Yanked files fit only exact requirements. Files other than wheels are
     left out.
     """
-    judged = []
+    judged, files = [], tuple(files)
+    usable = own_wheels(index, files)
     for file in files:
         try:
             _, version, _, wheel_tags = parse_wheel_filename(file.filename)
         except InvalidWheelFilename:
             continue
         yanked = None if yanked_too else _yank_reason(file)
-        reason = _index_reason(file, index, platform) or yanked or _tag_reason(wheel_tags, platform)
+        has_hash = bool(file.sha256) or file in usable
+        reason = _index_reason(file, index, platform, has_hash=has_hash) or yanked or _tag_reason(wheel_tags, platform)
         late = None if reason else _late_reason(file, index, before)
         day = file.upload_time[:10] if late and file.upload_time else None
         judged.append(JudgedWheel(file=file, version=version, unfit=reason or late, too_late=day))
     return judged
 
 
-def _index_reason(file: IndexFile, index: Index, platform: Platform) -> str | None:
+def _index_reason(file: IndexFile, index: Index, platform: Platform, *, has_hash: bool) -> str | None:
     if is_foreign(index, file):
         return "it is the public index's build, which this index only mirrors"
-    if file.sha256 is None:
-        return "the index has no sha256 for it"
+    if not has_hash:
+        return "the index has no sha256 for it, but for other files"
     if file.requires_python and not _allows(file.requires_python, platform.python):
         return f"it requires Python {file.requires_python}, the cell has {platform.python}"
     return None

@@ -64,7 +64,8 @@ def check_lock(job: Job, session: Session) -> CellCheck:
 
 
 def _finding(wheel: LockedWheel, index: str, served: dict[str, str | None], session: Session) -> LockFinding | None:
-    if served.get(wheel.filename) == wheel.sha256:
+    # A page without hashes says only that the file is there.
+    if wheel.filename in served and served[wheel.filename] in (None, wheel.sha256):
         return None
     kept, changed = session.workspace.wheel(wheel.sha256, wheel.filename).is_file(), wheel.filename in served
     other = f"serves a different file under this name (sha256 {served.get(wheel.filename)})"

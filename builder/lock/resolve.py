@@ -170,8 +170,8 @@ def _upstream(wheel: LockedWheel, front: IndexProxy, shelf: IndexView) -> Locked
         LockError: it came from one of uv's own indexes or folders, but its package is pinned to another index.
     """
     if wheel.url.startswith(front.root):
-        offer = shelf.candidates[wheel.sha256]
-        return replace(wheel, url=offer.file.url, size=offer.file.size, index=offer.index.name)
+        index, file = shelf.candidates[wheel.sha256].index, shelf.hashed(wheel.sha256)
+        return replace(wheel, url=file.url, sha256=file.sha256 or "", size=file.size, index=index.name)
     if tie := shelf.pins.of(wheel.name):
         hint = (
             "unset UV_FIND_LINKS, UV_NO_INDEX and UV_TORCH_BACKEND (also in uv.toml), "

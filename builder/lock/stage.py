@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
-from builder.errors import LockError, ModelError, OldLockError
+from builder.errors import JbuildError, LockError, ModelError, OldLockError
 from builder.host import records
 from builder.host.files import sha256_of
 from builder.host.paths import sha256_of_file
@@ -18,6 +19,9 @@ from builder.model.locks import LOCK_FORMAT, Locked
 from builder.models import model_pins
 from builder.models.model_lock import quick_state
 from builder.models.preflight.preflight import warn as warn_of_server
+from builder.pipeline import history
+from builder.pipeline.cell import start
+from builder.pipeline.history import StageResult
 from builder.pipeline.order import RunOptions
 from builder.pipeline.stage import Stage
 from builder.remote.model_sources import FolderSource, locate
@@ -136,6 +140,23 @@ def lock_cell(job: Job, session: Session, options: RunOptions = _LOCK_ONLY) -> L
         upgrade = ("*",) if options.forces("lock") else options.upgrade
         lock, changes = make(job, session, before=before, upgrade=upgrade, fetching="render" in options.stages)
         return Locked(lock=lock, made=True, changes=changes)
+
+
+def lock_with_history(job: Job, session: Session) -> Lock:
+    """Return the lock of a cell for a verb without other stages; the cell's history gets a failure, and its end.
+
+    Raises:
+        JbuildError: the cell cannot be locked.
+    """
+    run, began = start(job, session, _LOCK_ONLY), time.monotonic()
+    try:
+        locked = lock_cell(job, session)
+    except JbuildError as error:
+        history.note(run, (), error, "lock")
+        raise
+    result = StageResult(stage="lock", ran=locked.made, seconds=round(time.monotonic() - began, 2))
+    history.note(run.with_records(locked), (result,), None, "lock")
+    return locked.lock
 
 
 def _state(job: Job, session: Session, options: RunOptions) -> tuple[Lock | None, str | None]:

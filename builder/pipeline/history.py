@@ -1,10 +1,15 @@
-"""The history of a cell: one line a run, appended and never changed. Records keep only the last run."""
+"""The history of a cell: one line a run, appended and never changed. Records keep only the last run.
+
+While a run lasts, a second file holds the line that the history gets if the run is killed.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -18,8 +23,9 @@ from builder.model.publications import Publication
 from builder.model.verdicts import SmokeFailedError, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+    from typing import IO
 
     from builder.host.paths import CellFolder
     from builder.pipeline.cell import CellRun
@@ -30,6 +36,11 @@ _LOG_LENGTH = 6000
 _RECENT = 1 << 19
 _MOST = 50
 _PUBLISHED = "published"
+# The stages besides those of the order: a second build, whose failure is about the image of the first one.
+VERIFY = "verify"
+_KILLED = "the run ended before this stage did: jbuild was killed, or the machine stopped"
+_INTERRUPTED = "the run was interrupted before this stage ended (Ctrl-C, or a cancelled job)"
+_RESUME = "run the same command again: finished stages stay"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,13 +54,17 @@ class StageResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """The stage at which a run failed, and the error; `log` is the tail of a program's log."""
+    """The stage at which a run failed, and the error; `log` is the tail of a program's log.
+
+    `when` is the end of the run (UTC, ISO 8601); in the history the run itself has it.
+    """
 
     stage: str
     message: str
     where: str | None = None
     hint: str | None = None
     log: str | None = None
+    when: str | None = field(default=None, metadata=records.OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +102,61 @@ class LastPublication:
     image: Image
 
 
-def note(run: CellRun, results: Sequence[StageResult], error: JbuildError | None, stage: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A run that has not ended; `file` is None where the cell's folder cannot be written."""
+
+    run: CellRun
+    file: IO[bytes] | None
+
+    def begins(self, results: Sequence[StageResult], stage: str) -> None:
+        """Write down that a stage begins, after the stages with these results."""
+        killed = HistoryRun(
+            when=now(),
+            stages=tuple(results),
+            failure=Failure(stage=stage, message=_KILLED, where=self.run.job.name, hint=_RESUME),
+        )
+        if self.file:
+            with suppress(OSError):
+                self.file.write(f"{_line(killed)}\n".encode())
+
+
+@contextmanager
+def attempt(run: CellRun) -> Iterator[Attempt]:
+    """Yield the record of a run that begins; only a killed process leaves its file behind.
+
+    The history gets the line of an earlier run that was killed. If nothing can be written, the end of the run warns.
+    """
+    path = run.folder.running
+    with suppress(JbuildError, OSError):
+        if killed := _killed(path):
+            _append(run.folder.history, _line(killed))
+            path.unlink(missing_ok=True)
+    file = _locked(path)
+    try:
+        yield Attempt(run, file)
+    finally:
+        if file:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            file.close()
+
+
+def _locked(path: Path) -> IO[bytes] | None:
+    """Return a file that this process has locked, or None where that is not possible."""
+    file = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab", buffering=0)
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        if file:
+            file.close()
+        return None
+    return file
+
+
+def note(run: CellRun, results: Sequence[StageResult], error: BaseException | None, stage: str) -> None:
     """Append a run to its cell's history, and store its publication for later comparisons.
 
     A run without work leaves no line, unless it shows that an earlier failure is over. `stage` is the last one that
@@ -96,11 +165,8 @@ def note(run: CellRun, results: Sequence[StageResult], error: JbuildError | None
     entry = _entry(run, results, error, stage)
     if error is None and not any(result.ran for result in results) and not _is_recovery(entry, run.folder):
         return
-    if stage == "lock" and error and (run.options.locked_only or not run.folder.path.is_dir()):
-        # Refused before any work on the cell: such a run leaves nothing behind.
-        return
     try:
-        _append(run.folder.history, json.dumps(records.to_json(entry), sort_keys=True, separators=(",", ":")))
+        _append(run.folder.history, _line(entry))
         if entry.ran("push"):
             published = LastPublication(lock=run.lock, image=run.image)
             records.write(run.folder.record(_PUBLISHED), run.image.digest, published)
@@ -109,7 +175,27 @@ def note(run: CellRun, results: Sequence[StageResult], error: JbuildError | None
 
 
 def runs(folder: CellFolder) -> tuple[HistoryRun, ...]:
-    """Return the recent runs of a cell, oldest first, without damaged lines."""
+    """Return the recent runs of a cell, oldest first, without damaged lines; a killed run is among them."""
+    killed = _killed(folder.running)
+    return (*_noted(folder), killed) if killed else _noted(folder)
+
+
+def open_failures(recent: Sequence[HistoryRun]) -> tuple[Failure, ...]:
+    """Return the failures of stages that have not succeeded since, in the order in which they happened."""
+    failures: dict[str, Failure] = {}
+    for run in recent:
+        for result in run.stages:
+            failures.pop(result.stage, None)
+        if run.ran("build"):
+            # It made another image than the one that differed.
+            failures.pop(VERIFY, None)
+        if run.failure:
+            failures.pop(run.failure.stage, None)
+            failures[run.failure.stage] = replace(run.failure, when=run.when)
+    return tuple(failures.values())
+
+
+def _noted(folder: CellFolder) -> tuple[HistoryRun, ...]:
     try:
         with folder.history.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -126,17 +212,31 @@ def published(folder: CellFolder) -> LastPublication | None:
     return records.read(folder.record(_PUBLISHED), None, LastPublication)
 
 
+def _killed(path: Path) -> HistoryRun | None:
+    """Return the run that a killed process left behind, or None: its lock ended with it."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if not os.fstat(file.fileno()).st_nlink:
+                # The run has ended since the file was opened.
+                return None
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    entries = [run for line in lines if (run := _read(line))]
+    return entries[-1] if entries else None
+
+
 def _is_recovery(run: HistoryRun, folder: CellFolder) -> bool:
-    """Return whether a run passed the stage at which the last one failed."""
-    before = runs(folder)[-1:]
-    failed = before[0].failure.stage if before and before[0].failure else None
-    return failed in {result.stage for result in run.stages}
+    """Return whether a run passed a stage that failed before."""
+    failed = {failure.stage for failure in open_failures(runs(folder))}
+    return any(result.stage in failed for result in run.stages)
 
 
-def _entry(run: CellRun, results: Sequence[StageResult], error: JbuildError | None, stage: str) -> HistoryRun:
+def _entry(run: CellRun, results: Sequence[StageResult], error: BaseException | None, stage: str) -> HistoryRun:
     audit, image, publication = run.find(Audit), run.find(Image), run.find(Publication)
     return HistoryRun(
-        when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        when=now(),
         stages=tuple(results),
         failure=_failure(error, stage) if error else None,
         digest=image.digest if image else None,
@@ -149,7 +249,20 @@ def _entry(run: CellRun, results: Sequence[StageResult], error: JbuildError | No
     )
 
 
-def _failure(error: JbuildError, stage: str) -> Failure:
+def now() -> str:
+    """Return this moment in UTC (ISO 8601)."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _line(run: HistoryRun) -> str:
+    return json.dumps(records.to_json(run), sort_keys=True, separators=(",", ":"))
+
+
+def _failure(error: BaseException, stage: str) -> Failure:
+    if not isinstance(error, JbuildError):
+        is_interrupt = not isinstance(error, Exception)
+        message = _INTERRUPTED if is_interrupt else f"unexpected {type(error).__name__}: {error}"
+        return Failure(stage=stage, message=message, hint=_RESUME if is_interrupt else None)
     log = "\n".join((error.log or "").splitlines()[-_LOG_LINES:])[-_LOG_LENGTH:]
     return Failure(stage=stage, message=error.message, where=error.where, hint=error.hint, log=log or None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from filelock import Timeout
@@ -23,10 +23,12 @@ from builder.pipeline.stage import stage_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from builder.host.console import Console
     from builder.host.session import Session
     from builder.model.locks import Job
     from builder.pipeline.builders import Builders
     from builder.pipeline.cell import CellRun
+    from builder.pipeline.history import Attempt
     from builder.pipeline.order import RunOptions
     from builder.pipeline.stage import Stage
 
@@ -47,13 +49,16 @@ class Preview:
 class CellResult:
     """The outcome of a cell: the run with its records, its stages so far, and the error that ended it.
 
-    `verified` is the digest of two equal builds, None without a second build.
+    `failed_at` is the stage of the error, `ended` the end of the run (UTC, ISO 8601). `verified` is the digest of
+    two equal builds, None without a second build.
     """
 
     run: CellRun
     stages: tuple[StageResult, ...] = ()
     error: JbuildError | None = None
+    failed_at: str | None = None
     verified: str | None = None
+    ended: str = field(default_factory=history.now)
 
     @property
     def status(self) -> Literal["done", "unchanged", "failed"]:
@@ -119,23 +124,54 @@ def _remove_containers(session: Session) -> None:
 
 def run_cell(job: Job, session: Session, options: RunOptions, builders: Builders) -> CellResult:
     """Run the stages of a cell that are missing or out of date, in order."""
-    run, results, console = start(job, session, options, builders), list[StageResult](), session.console
-    current, verified, error = options.stages[0], None, None
+    run, first = start(job, session, options, builders), options.stages[0]
     try:
-        with _alone(job, session), console.working_on(job.cell.id):
-            for current in options.stages:
-                before = time.monotonic()
-                run, ran = bring_up_to_date(stage_of(current), run)
-                results.append(StageResult(stage=current, ran=ran, seconds=round(time.monotonic() - before, 2)))
-                state = f"{results[-1].seconds:.1f} s" if ran else "unchanged"
-                console.say(f"{job.cell.id}: {current}: {state}")
-            if options.verify:
-                current = "verify"
-                verified = _verify(run)
-    except JbuildError as failure:
-        error = failure
-    history.note(run, results, error, current)
-    return CellResult(run=run, stages=tuple(results), error=error, verified=verified)
+        with _alone(job, session), session.console.working_on(job.cell.id), history.attempt(run) as attempt:
+            return _run_stages(run, attempt)
+    except JbuildError as error:
+        # The stages' own errors are results: this one came before them.
+        history.note(run, (), error, first)
+        return CellResult(run=run, error=error, failed_at=first)
+
+
+def _run_stages(run: CellRun, attempt: Attempt) -> CellResult:
+    results, console, cell = list[StageResult](), run.session.console, run.job.cell.id
+    current, verified = run.options.stages[0], None
+
+    def finish(began: float, *, ran: bool = True) -> None:
+        results.append(StageResult(stage=current, ran=ran, seconds=round(time.monotonic() - began, 2)))
+
+    try:
+        for current in run.options.stages:
+            attempt.begins(results, current)
+            began = time.monotonic()
+            run, ran = bring_up_to_date(stage_of(current), run)
+            finish(began, ran=ran)
+            console.say(f"{cell}: {current}: {f'{results[-1].seconds:.1f} s' if ran else 'unchanged'}")
+        shown = tuple(results)
+        if run.options.verify:
+            current = history.VERIFY
+            attempt.begins(results, current)
+            began = time.monotonic()
+            verified = _verify(run)
+            finish(began)
+    except JbuildError as error:
+        history.note(run, results, _interrupt_of(console) or error, current)
+        return CellResult(run=run, stages=tuple(results), error=error, failed_at=current)
+    except BaseException as error:
+        history.note(run, results, error, current)
+        raise
+    history.note(run, results, None, current)
+    return CellResult(run=run, stages=shown, verified=verified)
+
+
+def _interrupt_of(console: Console) -> KeyboardInterrupt | None:
+    """Return the interrupt that ended the programs of all cells, if there was one."""
+    try:
+        console.check()
+    except KeyboardInterrupt as interrupt:
+        return interrupt
+    return None
 
 
 def bring_up_to_date(stage: Stage[object], run: CellRun) -> tuple[CellRun, bool]:

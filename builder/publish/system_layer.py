@@ -11,7 +11,7 @@ from builder.host.files import disk_errors, write_text
 from builder.image.build.buildx import BuildRequest
 from builder.image.build.cell_image import build_system
 from builder.image.build.system_pins import SCRIPT, SystemLayer, dockerfile_of, key_of, pin, pinned, script_of
-from builder.lock.stage import lock_cell
+from builder.lock.stage import lock_with_history
 from builder.model.recipes import TagRule
 from builder.pipeline.cell import builders_of
 from builder.publish.image_source import from_layout
@@ -56,7 +56,7 @@ def make_systems(
 
 def _system(job: Job, session: Session, options: RunOptions, registry: str, *, new: list[str] | None) -> PinnedLayer:
     """Return the layer of one cell; only the pins whose keys are in `new` count, or all pins if it is None."""
-    lock = lock_cell(job, session).lock
+    lock = lock_with_history(job, session)
     found = pinned(job, lock, session)
     if found and (new is None or found.key in new):
         return PinnedLayer(cell=job.cell.id, layer=found, made=False)

@@ -44,8 +44,7 @@ def named(rules: Iterable[TagRule], labels: Mapping[str, str]) -> tuple[tuple[Ta
             value = labels.get(_PREFIX + fact.removeprefix("image-"))
             if mark in name and not value:
                 lacking.append(fact)
-            # A local version's plus sign cannot be part of a tag.
-            name = name.replace(mark, (value or mark).replace("+", "-"))
+            name = name.replace(mark, placeholders.in_tag({fact: value or mark})[fact])
         if lacking:
             reason = f"the image has no label for {', '.join(lacking)}"
             withheld.append(TagWithheld(name=placeholders.unmarked(rule.name), reason=reason))

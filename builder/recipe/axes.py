@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from builder.host.toml.declarations import ValueType, anchored, list_schema, string_schema
 from builder.host.toml.documents import printable, suggest
 from builder.jetson.distributions import distributions, platforms
-from builder.jetson.platform import check_axes, check_value
+from builder.jetson.platform import check_axes, check_value, release_mistake
 from builder.model import patterns
 from builder.model.recipes import Axis, Exclusion, Matrix, Pairs
 from builder.recipe.placeholders import DERIVED_FACTS
@@ -72,7 +72,10 @@ def _axis(table: Table, name: str) -> Axis | None:
     if isinstance(entries, list) and any(isinstance(item, dict) for item in entries):
         table.problem(name, "an axis is a list of strings, not of tables", suggest(name, _RULES))
         return None
-    values = table.strings(name, pattern=patterns.VALUE, noun="an axis value: letters, digits and `._+~-`")
+    advise = _release_advice if name == "l4t" else None
+    values = table.strings(
+        name, pattern=patterns.VALUE, noun="an axis value: letters, digits and `._+~-`", advise=advise
+    )
     _check_name(table, name)
     if entries == []:
         table.problem(name, "an axis needs at least one value")
@@ -82,6 +85,11 @@ def _axis(table: Table, name: str) -> Axis | None:
         elif value in values and (mistake := check_value(name, value)):
             table.problem((name, index), *mistake)
     return Axis(name=name, values=values)
+
+
+def _release_advice(value: str) -> str | None:
+    mistake = release_mistake(value)
+    return mistake and f"{mistake[0].partition(': ')[2]}: {mistake[1]}"
 
 
 def _check_name(table: Table, name: str) -> None:

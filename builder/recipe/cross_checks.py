@@ -105,7 +105,8 @@ def _check_filled(document: Document, slot: Slot, names: tuple[str, ...], facts_
         if values in tried:
             continue
         tried.add(values)
-        if problem := slot.check(placeholders.fill(slot.text, facts)):
+        filling = placeholders.in_tag(facts) if slot.check is value_checks.tag else facts
+        if problem := slot.check(placeholders.fill(slot.text, filling)):
             document.problem(slot.path, f"{problem} (in cell {cell.id})")
             return
 
@@ -120,7 +121,7 @@ def _check_tags(document: Document, recipe: Recipe, facts_by_cell: CellFacts) ->
             if "vllm" not in facts and "{vllm}" in template:
                 document.problem(path, "the default tag needs an axis `vllm`", "add the axis, or `publish.tags`")
                 return
-            tag = placeholders.fill(template, facts)
+            tag = placeholders.fill(template, placeholders.in_tag(facts))
             if problem := value_checks.tag(tag):
                 document.problem(path, f"{problem} (in cell {cell.id})")
                 return

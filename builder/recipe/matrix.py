@@ -209,7 +209,9 @@ def _filled(spec: Spec, facts: Mapping[str, str]) -> Spec:
         publish=replace(
             publish,
             repository=one(publish.repository),
-            tags=tuple(replace(rule, name=one(rule.name)) for rule in publish.tags),
+            tags=tuple(
+                replace(rule, name=placeholders.fill(rule.name, placeholders.in_tag(facts))) for rule in publish.tags
+            ),
         ),
         labels=pairs(spec.labels),
     )

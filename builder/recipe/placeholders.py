@@ -63,6 +63,11 @@ def marks() -> dict[str, str]:
     return {f"image-{name}": f"__image-{name}__" for name in MEASURED}
 
 
+def in_tag(values: Mapping[str, str]) -> dict[str, str]:
+    """Return facts as tags hold them: a local version's plus sign cannot be part of a tag."""
+    return {name: value.replace("+", "-") for name, value in values.items()}
+
+
 def unmarked(text: str) -> str:
     """Return a tag with placeholders in place of its marks."""
     for name, mark in marks().items():

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, get_args
 
+from builder.host.registry_names import registries
 from builder.host.toml.declarations import (
     Field,
     TableDeclaration,
@@ -80,7 +81,7 @@ _INDEX_OF = string_map(
 _MODEL_NAME = string(patterns.MODEL_NAME, "a folder name: letters, digits, `.`, `_` and `-`")
 _MODEL_SOURCE = slot(value_checks.model_source)
 _MODEL_FILES = strings(patterns.MODEL_FILE, "a glob on the model's files")
-_REGISTRIES = strings(patterns.REGISTRY, "a registry: host[:port][/prefix]")
+_REGISTRIES = registries(patterns.REGISTRY, "a registry: host[:port][/prefix]")
 _ON_FAILURE = choice(get_args(OnFailure), "{} is not known", "known")
 
 _BASE_IMAGE = slot(value_checks.image)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import UsageError
 from builder.host.toml.documents import printable, suggest
+from builder.jetson.platform import release_mistake
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,6 +76,8 @@ def _check(cells: Sequence[Cell], axis: str, pattern: str) -> None:
         raise UsageError(f"no cell is called `{printable(pattern)}`", hint=hint)
     if axis not in axes:
         raise UsageError(f"`{printable(axis)}` is not an axis of this recipe", hint=suggest(axis, axes, noun="axes"))
+    if axis == "l4t" and (mistake := release_mistake(pattern)):
+        raise UsageError(f"no cell has l4t={printable(pattern)}: {mistake[0]}", hint=mistake[1])
     values = list(dict.fromkeys(value for cell in cells if (value := cell.value(axis)) is not None))
     raise UsageError(
         f"no cell has {axis}={printable(pattern)}", hint=suggest(pattern, values, noun=f"values of {axis}")

@@ -37,7 +37,9 @@ def index(tmp_path: Path) -> Iterator[Index]:
 
 
 def nothing_made(project: Project) -> bool:
-    return not (project.folder / "locks").exists() and not (project.folder / "build").exists()
+    """Return whether there is no lock, and of the cell's runs only the history with their failures."""
+    files = {path.name for path in (project.folder / "build").rglob("*") if path.is_file()}
+    return not (project.folder / "locks").exists() and files <= {"history.jsonl"}
 
 
 # --- names and files

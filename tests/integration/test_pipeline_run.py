@@ -130,8 +130,10 @@ def assert_refused_usage(done: Done) -> None:
 
 def test_locked_wants_a_lock_that_fits(project: Project) -> None:
     assert_refused(project.run("lock", "--locked"), 4, "there is no lock", f"jbuild lock {project.name}")
-    assert not (project.folder / "build").exists()
+    assert not (project.folder / "locks").exists()
+    assert re.search(r"failed +at lock, .* UTC: there is no lock\n", project.run("show").stdout)
     assert project.run("lock").code == 0
+    assert "failed" not in project.run("show").stdout
     assert project.run("lock", "--locked", "--json").ran() == []
     before = project.lock.read_text()
     project.recipe["packages"]["constraints"] = ["ballast<2"]

@@ -54,7 +54,9 @@ def result(
     session: Session, *, ran: bool = True, error: JbuildError | None = None, job: Any = None, **made: object
 ) -> CellResult:
     run = make_run(session, *filter(None, made.values()), job=job)
-    return CellResult(run=run, stages=(StageResult(stage="lock", ran=ran, seconds=61.0),), error=error)
+    return CellResult(
+        run=run, stages=(StageResult(stage="lock", ran=ran, seconds=61.0),), error=error, failed_at=error and "audit"
+    )
 
 
 def everything(session: Session, **changes: Any) -> CellResult:

@@ -21,7 +21,6 @@ from builder.cli.verbs.audit import audited, text
 from builder.errors import NoWheelsError, RegistryError, UsageError
 from builder.host.records import from_json, to_json
 from builder.model.audits import Audit, Finding, GpuVerdict
-from builder.model.locks import Locked
 from builder.model.recipes import ServerSpec, Waiver
 
 if TYPE_CHECKING:
@@ -256,7 +255,7 @@ def test_one_wheel_of_a_name(tmp_path: Path, session: Session) -> None:
 
 
 def test_several_cells_are_a_list(jbuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "lock_cell", lambda *_: Locked(lock=make_lock()))
+    monkeypatch.setattr(command, "lock_with_history", lambda *_: make_lock())
     monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
     monkeypatch.setattr(CellSelection, "jobs", lambda _: [make_job()] * 2)
     code, out, _ = jbuild("demo", "--json")
@@ -266,12 +265,12 @@ def test_several_cells_are_a_list(jbuild: Any, monkeypatch: pytest.MonkeyPatch) 
 def test_a_cell_that_cannot_be_locked_does_not_stop_the_others(jbuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [make_job(cell=name) for name in ("one", "two", "three")]
 
-    def lock_cell(job: Job, *_: Any) -> Locked:
+    def lock(job: Job, *_: Any) -> Lock:
         if job.cell.id != "two":
             raise NoWheelsError("no wheels work together", hint=f"`jbuild why demo --cell {job.cell.id}` tells more")
-        return Locked(lock=make_lock())
+        return make_lock()
 
-    monkeypatch.setattr(command, "lock_cell", lock_cell)
+    monkeypatch.setattr(command, "lock_with_history", lock)
     monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
     monkeypatch.setattr(CellSelection, "jobs", lambda _: jobs)
     code, out, err = jbuild("demo")
@@ -286,7 +285,7 @@ def test_a_cell_that_cannot_be_locked_does_not_stop_the_others(jbuild: Any, monk
 
 
 def test_one_cell_is_the_result_itself(jbuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "lock_cell", lambda *_: Locked(lock=make_lock()))
+    monkeypatch.setattr(command, "lock_with_history", lambda *_: make_lock())
     monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
     code, out, _ = jbuild("demo", "--json")
     assert (code, json.loads(out)["cell"], json.loads(out)["recipe"]) == (14, "one", "demo")

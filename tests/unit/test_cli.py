@@ -20,8 +20,9 @@ from builder.cli import main as cli
 from builder.cli.verb_table import VERBS, verbs
 from builder.cli.verbs import listings
 from builder.errors import CellsFailedError, JbuildError, UsageError
-from builder.host import process
-from builder.host.paths import cache_folder
+from builder.host import process, records
+from builder.host.paths import CellFolder, cache_folder
+from builder.pipeline import history
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -172,6 +173,28 @@ def test_show(jbuild: Any) -> None:
     found = json.loads(jbuild("show", "demo", "--json")[1])
     assert found["cells"][0]["lock"] is None
     assert found["cells"][1]["impossible"]
+
+
+def test_a_failed_lock_is_shown_wherever_cells_are(jbuild: Any, project: Path) -> None:
+    cell = json.loads(jbuild("matrix", "demo", "--json")[1])["cells"][0]["id"]
+    folder = CellFolder(path=project / "build" / "demo" / cell)
+    failure = history.Failure(stage="lock", message="a package index did not answer", hint="run it again")
+    run = history.HistoryRun(when="2026-11-02T10:00:00+00:00", stages=(), failure=failure)
+    history._append(folder.history, json.dumps(records.to_json(run)))
+    words = "at lock, 2026-11-02 10:00 UTC: a package index did not answer"
+    shown = jbuild("show", "demo")[1]
+    assert f"  failed      {words}\n  next        run it again" in shown
+    assert "stages      lock failed, audit to do" in shown
+    assert f"demo: a cell failed {words}; `jbuild show demo`" in jbuild("list")[1]
+    assert "(1 impossible, 1 failed)" in jbuild("list")[1]
+    assert f"failed {words}" in jbuild("matrix", "demo")[1]
+    assert "1 failed" in jbuild("report", "demo")[1]
+    for verb, keys in (("show", ("cells",)), ("matrix", ("cells",)), ("report", ("recipes", 0, "cells"))):
+        found = json.loads(jbuild(verb, "demo", "--json")[1])
+        for key in keys:
+            found = found[key]
+        assert found[0]["failures"][0]["when"] == run.when
+    assert json.loads(jbuild("list", "--json")[1])["recipes"][0]["failures"][cell][0]["stage"] == "lock"
 
 
 def test_show_says_that_a_lock_is_damaged(jbuild: Any, project: Path) -> None:

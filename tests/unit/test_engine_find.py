@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import socketserver
 import threading
 from hashlib import sha256
@@ -257,3 +258,82 @@ def test_what_an_engine_says_of_itself_when_asked_again(serve: Callable[..., str
     assert data_folder(engine(endpoint=serve("b.sock", info={"DockerRootDir": "/nowhere/at/all"}))) is None
     with pytest.raises(EngineError):
         proxies_of(engine(endpoint="unix:///nowhere.sock"))
+
+
+def said(workspace: Workspace) -> tuple[str, str, str]:
+    """Return message, place and hint of the refusal of an engine."""
+    with pytest.raises(EngineError) as caught:
+        find_engine(workspace)
+    error = caught.value
+    for words in (error.message, error.hint or ""):
+        assert not re.search(r"paramiko|pywin32|pypiwin32|[Ii]nstall|HTTPConnectionPool|client_cert", words)
+    return error.message, error.where or "", error.hint or ""
+
+
+@pytest.mark.parametrize("address", ["ssh://me@board:22", "npipe:////./pipe/docker_engine", "fd://3"])
+def test_a_context_of_another_scheme_says_what_to_do(workspace: Workspace, address: str) -> None:
+    context(workspace.project, "board", address)
+    message, where, hint = said(workspace)
+    assert message.startswith(f"docker context `board` names an engine over {address.partition(':')[0]}")
+    assert where == address
+    assert "`--builder board`" in hint
+    assert "`docker context use default`" in hint
+
+
+def test_a_docker_host_over_ssh_says_what_to_do(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "ssh://me@board")
+    message, _, hint = said(workspace)
+    assert message == "DOCKER_HOST names an engine over ssh, which jbuild itself cannot use"
+    assert "unset DOCKER_HOST" in hint
+    assert "docker context create NAME" in hint
+
+
+def test_a_context_that_only_a_variable_names(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    context(workspace.project, "board", "tcp://127.0.0.1:1")
+    (workspace.project / "docker" / "config.json").unlink()
+    monkeypatch.setenv("DOCKER_CONTEXT", "board")
+    message, where, hint = said(workspace)
+    assert message == "the engine of docker context `board` does not answer: Connection refused"
+    assert where == "tcp://127.0.0.1:1"
+    assert "unset DOCKER_CONTEXT" in hint
+
+
+def tls_files(folder: Path, name: str, *files: str) -> None:
+    place = folder / "docker" / "contexts" / "tls" / sha256(name.encode()).hexdigest() / "docker"
+    place.mkdir(parents=True)
+    for file in files:
+        (place / file).write_text("not a certificate")
+
+
+@pytest.mark.parametrize("files", [("ca.pem", "cert.pem"), ("key.pem",)])
+def test_a_context_with_half_of_its_certificates(workspace: Workspace, files: tuple[str, ...]) -> None:
+    context(workspace.project, "board", "tcp://127.0.0.1:1")
+    tls_files(workspace.project, "board", *files)
+    message, _, hint = said(workspace)
+    assert message == "the certificates of docker context `board` are incomplete or cannot be read"
+    assert "docker context inspect board" in hint
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_context_at_a_port(workspace: Workspace, status: int) -> None:
+    class Tcp(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            answer = {"/version": {**VERSION, "ApiVersion": "1.45"}}.get(self.path.removeprefix("/v1.45"), INFO)
+            # The engine's own words.
+            refusal = b"Client sent an HTTP request to an HTTPS server."
+            self.wfile.write(json.dumps(answer).encode() if status == http.HTTPStatus.OK else refusal)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tcp) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.server_address[1]}"
+        context(workspace.project, "board", address)
+        if status == http.HTTPStatus.OK:
+            assert find_engine(workspace).endpoint == address
+        else:
+            assert "requires TLS" in said(workspace)[2]
+        server.shutdown()

@@ -18,7 +18,7 @@ from builder.remote.http import Retry
 from builder.remote.index import index_view as module
 from builder.remote.index import remote_wheel
 from builder.remote.index.index_client import IndexClient
-from builder.remote.index.index_view import IndexView, fitting, read_wheel, wheel_metadata
+from builder.remote.index.index_view import IndexView, own_wheels, read_wheel, wheel_metadata
 from builder.remote.index.listing import Address, Index, IndexFile, IndexPin, IndexPins
 from builder.remote.index.remote_wheel import metadata_of
 
@@ -123,7 +123,7 @@ def test_only_own_wheels_with_a_hash_are_offered(server: TinyIndex, workspace: W
     ],
 )
 def test_files_of_other_indexes_are_told_by_their_path(url: str, fits: bool) -> None:
-    assert fitting(JET, IndexFile(filename="x.whl", url=url, sha256=SHA)) is fits
+    assert bool(own_wheels(JET, [IndexFile(filename="x.whl", url=url, sha256=SHA)])) is fits
 
 
 def test_metadata_is_read_once_for_all(server: TinyIndex, workspace: Workspace, tmp_path: Path) -> None:
@@ -327,3 +327,53 @@ def test_an_index_that_is_down_is_a_failure_of_the_network(server: TinyIndex, wo
     server.faults["*"] = [Answer(status=503)]
     with pytest.raises(NetworkError):
         shelf(server, workspace).files("torch")
+
+
+def without_hash(server: TinyIndex, path: Path) -> dict[str, Any]:
+    entry = server.add(path)
+    entry["hashes"] = {}
+    return entry
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_file_of_an_index_without_hashes_is_hashed_once_it_is_fetched(
+    server: TinyIndex, workspace: Workspace, tmp_path: Path, ranges: bool
+) -> None:
+    server.ranges = ranges
+    path = torch(tmp_path, requires=("numpy<2",))
+    without_hash(server, path)
+    without_hash(server, torch(tmp_path, "2.9.0"))
+    made = shelf(server, workspace)
+    older, _ = made.files("torch") or ()
+    key = older.sha256 or ""
+    assert b"Requires-Dist: numpy<2" in made.metadata(key)
+    assert not workspace.metadata(key).exists()
+    found = made.hashed(key)
+    own = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (found.sha256, found.size, found.url) == (own, path.stat().st_size, older.url)
+    assert workspace.wheel(own, path.name).read_bytes() == path.read_bytes()
+    assert made.candidates[own].file == found
+    assert made.hashed(key) is found
+    assert b"Requires-Dist: numpy<2" in made.metadata(own)
+    assert list(workspace.cache.glob("scratch-*")) == []
+
+
+def test_a_file_without_a_hash_stays_as_it_was_locked(server: TinyIndex, workspace: Workspace, tmp_path: Path) -> None:
+    entry = without_hash(server, torch(tmp_path))
+    made = shelf(server, workspace, locked={entry["filename"]: (SHA, "https://old/x.whl")})
+    file = file_of(made)
+    assert file.sha256 == SHA
+    assert file.url.startswith(f"http://{server.host}/")
+    assert made.hashed(SHA) == file
+    assert made.changed == {}
+
+
+def test_a_broken_file_without_a_hash_is_refused(server: TinyIndex, workspace: Workspace, tmp_path: Path) -> None:
+    entry = without_hash(server, torch(tmp_path))
+    server.files[entry["filename"]] = b"no wheel"
+    made = shelf(server, workspace)
+    key = file_of(made).sha256 or ""
+    assert "cannot be used" in refused(made, key).message
+    del server.files[entry["filename"]]
+    with pytest.raises(NetworkError, match="cannot be downloaded"):
+        made.hashed(key)

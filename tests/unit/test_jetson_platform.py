@@ -6,7 +6,7 @@ import pytest
 
 from builder.errors import RecipeError
 from builder.jetson.distributions import distributions, platforms, standalone
-from builder.jetson.platform import ImpossibleError, platform_for
+from builder.jetson.platform import ImpossibleError, check_value, platform_for
 
 if TYPE_CHECKING:
     from builder.model.platforms import Platform
@@ -131,7 +131,11 @@ def test_what_does_not_exist_has_a_reason(axes: dict[str, str], reason: str) -> 
     ("axes", "message", "hint"),
     [
         ({"l4t": "36.4.1"}, "unknown L4T release `36.4.1`", "nearest: 36.4.0, 36.4.3, 36.4.4"),
-        ({"l4t": "r35.6"}, "unknown L4T release `r35.6`", "nearest: 35.6.0, 35.6.1, 35.6.2"),
+        (
+            {"l4t": "r35.6"},
+            "unknown L4T release `r35.6`: L4T 35.6 has the releases 35.6.0, 35.6.1, 35.6.2, 35.6.4",
+            'write "35.6.0", "35.6.1", "35.6.2" or "35.6.4"',
+        ),
         ({"l4t": "next"}, "unknown L4T release `next`", "nearest: 35.1.0, 35.2.1, 35.3.1"),
         (
             {"distribution": "debian-11"},
@@ -155,6 +159,41 @@ def test_unknown_values_name_the_nearest(axes: dict[str, str], message: str, hin
     assert not isinstance(caught.value, ImpossibleError)
     assert caught.value.message == message
     assert hint is None or caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("6.2", "JetPack 6.2 is L4T 36.4.3"),
+        ("6.1", "JetPack 6.1 is L4T 36.4.0"),
+        ("6.2.0", "JetPack 6.2 is L4T 36.4.3"),
+        ("6.2.1", "JetPack 6.2.1 is L4T 36.4.4 or 36.4.7"),
+        ("5.1.2", "JetPack 5.1.2 is L4T 35.4.1"),
+        ("7.0", "JetPack 7.0 is L4T 38.2.0, 38.2.1 or 38.2.2"),
+        ("jetpack-6.2", "JetPack 6.2 is L4T 36.4.3"),
+        ("JetPack 6.2", "JetPack 6.2 is L4T 36.4.3"),
+        ("jp6.2", "JetPack 6.2 is L4T 36.4.3"),
+        ("6.0-dp", "JetPack 6.0 DP is L4T 36.2.0"),
+        ("r36.4.3", "it is written 36.4.3 here"),
+        ("L4T-R36.4.3", "it is written 36.4.3 here"),
+        ("R36 (release), REVISION: 4.3", "it is written 36.4.3 here"),
+        ("36.4", "L4T 36.4 has the releases 36.4.0, 36.4.3, 36.4.4, 36.4.7"),
+        ("6", "JetPack 6 has several releases"),
+        ("jetpack-4.6.1", "JetPack 4.6.1 is unknown"),
+    ],
+)
+def test_other_names_of_releases_lead_to_them(name: str, words: str) -> None:
+    mistake = check_value("l4t", name)
+    assert mistake
+    assert mistake[0] == f"unknown L4T release `{name}`: {words}"
+    assert mistake[1].startswith("write ")
+
+
+def test_every_jetpack_of_the_table_leads_to_its_releases() -> None:
+    for row in platforms():
+        mistake = check_value("l4t", f"jetpack-{row.jetpack}")
+        assert mistake
+        assert f'"{row.l4t}"' in mistake[1]
 
 
 def test_every_row_gives_a_platform() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from factories import DIGEST, make_job, make_lock, make_run
 
-from builder.errors import BuildError, DiskError, JbuildError, LockError
+from builder.errors import BuildError, DiskError, JbuildError, LockError, NetworkError
 from builder.host import records
 from builder.model.images import Descriptor, Image
 from builder.model.publications import Publication, RegistryPublication, TagPut
@@ -90,16 +92,96 @@ def test_a_run_without_work_is_noted_where_it_shows_that_a_failure_is_over(sessi
     assert [bool(run.failure) for run in history.runs(work.folder)] == [True, False]
 
 
-def test_a_run_that_was_refused_at_once_leaves_nothing(session: Session) -> None:
+def test_a_lock_that_failed_is_kept_as_any_stage(session: Session) -> None:
+    work, refusal = make_run(session), NetworkError("the index is down", hint="run it again")
+    history.note(work, [], refusal, "lock")
+    history.note(make_run(session, locked_only=True), [], LockError("there is no lock"), "lock")
+    runs = history.runs(work.folder)
+    assert [run.failure.message for run in runs if run.failure] == ["the index is down", "there is no lock"]
+    (failure,) = history.open_failures(runs)
+    assert (failure.stage, failure.message, failure.when) == ("lock", "there is no lock", runs[-1].when)
+
+
+def test_a_failure_is_open_until_its_stage_succeeds(session: Session) -> None:
+    work = make_run(session, IMAGE)
+
+    def failed() -> list[str]:
+        return [failure.stage for failure in history.open_failures(history.runs(work.folder))]
+
+    history.note(work, results("lock", "audit", "render", "build"), BuildError("no answer"), "smoke")
+    history.note(work, [], NetworkError("the index is down"), "lock")
+    assert failed() == ["smoke", "lock"]
+    history.note(work, results("lock", ran=False), None, "lock")
+    assert failed() == ["smoke"]
+    history.note(work, results("lock", "audit", "render", "build", "smoke"), None, "smoke")
+    assert failed() == []
+
+
+def test_two_builds_that_differ_are_a_failure_until_a_second_build_is_equal_or_a_new_image(session: Session) -> None:
+    work = make_run(session, IMAGE)
+    for better in (results("build", history.VERIFY, ran=False), results("build")):
+        history.note(work, results("build"), BuildError("the digests differ"), history.VERIFY)
+        assert [failure.stage for failure in history.open_failures(history.runs(work.folder))] == ["verify"]
+        history.note(work, better, None, "build")
+        assert history.open_failures(history.runs(work.folder)) == ()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(KeyboardInterrupt(), "the run was interrupted before"), (ValueError("odd"), "unexpected ValueError: odd")],
+)
+def test_an_interrupt_and_a_bug_are_kept_as_failures(session: Session, error: BaseException, message: str) -> None:
     work = make_run(session)
-    refusal = LockError("the index is down")
-    history.note(work, [], refusal, "lock")
-    assert not work.folder.path.exists()
-    work.folder.path.mkdir(parents=True)
-    history.note(make_run(session, locked_only=True), [], refusal, "lock")
-    assert not work.folder.history.exists()
-    history.note(work, [], refusal, "lock")
-    assert [run.failure.stage for run in history.runs(work.folder) if run.failure] == ["lock"]
+    history.note(work, results("lock"), error, "audit")
+    (failure,) = history.open_failures(history.runs(work.folder))
+    assert failure.stage == "audit"
+    assert failure.message.startswith(message)
+
+
+_KILLED_RUN = """
+import os, sys
+from builder.host.paths import CellFolder
+from builder.pipeline import history
+class Run:
+    class job:
+        name = "demo/one"
+    folder = CellFolder(path=__import__("pathlib").Path(sys.argv[1]))
+with history.attempt(Run) as attempt:
+    attempt.begins([], "lock")
+    attempt.begins([history.StageResult(stage="lock", ran=True, seconds=1.0)], "audit")
+    print("begun", flush=True)
+    sys.stdin.read()
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_run_that_was_killed_says_so(session: Session) -> None:
+    work = make_run(session)
+    argv = [sys.executable, "-c", _KILLED_RUN, str(work.folder.path)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout
+        assert running.stdout.readline() == "begun\n"
+        # It runs still.
+        assert history.runs(work.folder) == ()
+        running.communicate()
+    (failure,) = history.open_failures(history.runs(work.folder))
+    assert failure.stage == "audit"
+    assert failure.message.startswith("the run ended before this stage did: jbuild was killed")
+    assert failure.when
+    with history.attempt(work) as attempt:
+        attempt.begins([], "lock")
+        history.note(work, results("lock", "audit", ran=False), None, "audit")
+    assert not work.folder.running.exists()
+    assert [bool(run.failure) for run in history.runs(work.folder)] == [True, False]
+
+
+def test_a_folder_that_cannot_be_written_stops_no_run(session: Session) -> None:
+    work = make_run(session)
+    work.folder.path.parent.mkdir(parents=True)
+    work.folder.path.write_text("a file")
+    with history.attempt(work) as attempt:
+        attempt.begins([], "lock")
+    assert history.runs(work.folder) == ()
 
 
 def test_a_failure_is_kept_with_its_stage_and_the_tail_of_its_log(session: Session) -> None:

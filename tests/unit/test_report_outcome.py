@@ -79,6 +79,29 @@ def test_every_planned_cell_has_a_line(files: tuple[list[Path], Path]) -> None:
     assert "no result" in three.reason
 
 
+def test_a_failure_names_its_stage_and_time_and_the_jobs(
+    files: tuple[list[Path], Path], command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = files[0][1]
+    document = json.loads(path.read_text())
+    document["cells"][0]["ended"] = "2026-11-02T10:00:59+00:00"
+    path.write_text(json.dumps(document))
+    assert "at audit, 2026-11-02 10:00 UTC: apt failed" in command_line("summary", str(path))[1]
+    for name, value in (("SERVER_URL", "https://github.com"), ("REPOSITORY", "acme/edge"), ("RUN_ID", "7")):
+        monkeypatch.setenv(f"GITHUB_{name}", value)
+    link = "[The jobs of this run, with their logs](https://github.com/acme/edge/actions/runs/7)"
+    out = command_line("summary", str(path), "--format", "github")[1]
+    assert link in out
+    assert f"at audit{plain(', 2026-11-02 10:00 UTC: apt failed')}" in out
+    assert link not in command_line("summary", str(files[0][0]), "--format", "github")[1]
+    monkeypatch.setenv("GITHUB_REPOSITORY", "a b](x)")
+    assert "actions/runs" not in command_line("summary", str(path), "--format", "github")[1]
+    # As an older jbuild wrote it.
+    del document["cells"][0]["ended"], document["cells"][0]["failed_at"]
+    path.write_text(json.dumps(document))
+    assert read_outcomes([path], None)[0].cause == "apt failed"
+
+
 def test_without_a_plan_what_was_run_is_all(files: tuple[list[Path], Path]) -> None:
     assert [one.cell for one in read_outcomes(files[0], None)] == ["one", "two", "odd"]
 

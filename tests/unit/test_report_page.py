@@ -109,6 +109,26 @@ def test_the_last_runs_failure_is_the_cells(made: Made, view: Callable[..., Cell
     assert view().state == "published"
 
 
+def test_every_failed_stage_stays_until_it_succeeds(
+    made: Made, view: Callable[..., CellView], session: Session
+) -> None:
+    made.run(failure=Failure(stage="smoke", message="it says London"), day=1)
+    made.run(failure=Failure(stage="lock", message="a package index did not answer", hint="run it again"), day=2)
+    found = view()
+    assert (found.state, found.detail) == ("failed", "at smoke, lock")
+    assert [(one.stage, one.when) for one in found.failures] == [
+        ("smoke", "2026-11-01T10:00:00+00:00"),
+        ("lock", "2026-11-02T10:00:00+00:00"),
+    ]
+    assert [step.state for step in found.steps] == ["failed", "to do", "to do", "to do", "failed", "to do"]
+    html = render(gather([made.workspace.project / "recipes" / "demo.toml"], session))
+    text = '<b>Failed at lock:</b> a package index did not answer <span class="soft">(2026-11-02 10:00 UTC)</span>'
+    assert text in html
+    assert "failed at smoke, lock, 2026-11-02 10:00 UTC:" in html
+    made.run(failure=Failure(stage="smoke", message="it says Rome"), day=3)
+    assert [(one.stage, one.message) for one in view().failures] == [("smoke", "it says Rome")]
+
+
 def test_records_of_failures_count_without_a_history(made: Made, view: Callable[..., CellView]) -> None:
     lock = made.lock()
     made.audit(FINDING)
@@ -117,7 +137,7 @@ def test_records_of_failures_count_without_a_history(made: Made, view: Callable[
     made.audit(replace(FINDING, waived="it is known"))
     made.plan()
     made.verdict(made.image(lock), passed=False, failure="it says London")
-    assert view().failure == Failure(stage="smoke", message="it says London")
+    assert view().failure == Failure(stage="smoke", message="it says London", when="2026-11-01T10:00:00+00:00")
 
 
 def test_a_damaged_lock_is_a_failure_and_hides_nothing(made: Made, view: Callable[..., CellView]) -> None:

@@ -92,7 +92,6 @@ def test_a_mac_is_no_linux_of_the_same_machine() -> None:
 @pytest.mark.parametrize(
     ("facts", "says"),
     [
-        ({"sha256": None}, "the index has no sha256 for it"),
         (
             {"url": "https://index.example/root/pypi/+f/x.whl"},
             "it is the public index's build, which this index only mirrors",
@@ -134,6 +133,13 @@ def test_a_date_needs_upload_times_of_uvs_own_index_only() -> None:
 def test_what_was_yanked_may_be_asked_for_by_its_version() -> None:
     assert why(wheel(yanked="bad"), yanked_too=True) is None
     assert why(wheel("cp312-cp312-linux_aarch64", yanked="bad"), yanked_too=True)
+
+
+def test_a_file_without_a_hash_fits_where_no_file_has_one() -> None:
+    bare, other = wheel(sha256=None), wheel(version="2.0", sha256=None)
+    assert [judged.unfit for judged in judge([bare, other], JET, JETSON)] == [None, None]
+    judged = judge([bare, wheel(version="2.0")], JET, JETSON)
+    assert [one.unfit for one in judged] == ["the index has no sha256 for it, but for other files", None]
 
 
 def test_what_the_index_says_comes_before_what_tags_say() -> None:

@@ -23,7 +23,7 @@ from builder.host.paths import check_cache
 from builder.host.session import Session
 from builder.host.toml.documents import suggest
 from builder.jetson.platform import check_value
-from builder.lock.stage import lock_cell
+from builder.lock.stage import lock_with_history
 from builder.model.audits import Audit, Finding, FindingCounts, GpuVerdict
 from builder.model.locks import Job
 
@@ -123,7 +123,7 @@ def _audits(jobs: Sequence[Job], session: Session) -> tuple[list[Audit], list[tu
     audits, failures = list[Audit](), list[tuple[str, JbuildError]]()
     for job in jobs:
         try:
-            audits.append(audit_cell(job, lock_cell(job, session).lock, session))
+            audits.append(audit_cell(job, lock_with_history(job, session), session))
         except JbuildError as error:
             if len(jobs) == 1:
                 raise

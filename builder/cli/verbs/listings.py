@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 
 from builder.cli.cell_selection import open_session, select_cells, session_verb
-from builder.cli.results import as_text, show, table, write
+from builder.cli.results import as_text, failed_text, show, table, write
 from builder.cli.verb_options import FILE, cell_option, complete_recipes, json_option, output_option, refuse_options
 from builder.errors import DocumentError
 from builder.host import records
@@ -20,6 +20,7 @@ from builder.host.session import Session
 from builder.lock.unresolved import reasons
 from builder.model.patterns import RUNNER
 from builder.model.recipes import Cell, Recipe
+from builder.pipeline.history import Failure, open_failures, runs
 from builder.project.ci.github_jobs import CiPlan, outputs, plan
 from builder.recipe.find import recipe_paths
 from builder.recipe.load import load
@@ -32,7 +33,10 @@ Changes = Mapping[tuple[str, str], Sequence[str]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ListedRecipe:
-    """One recipe: how many cells it has, or, in `error`, its mistakes."""
+    """One recipe: how many cells it has, or, in `error`, its mistakes.
+
+    `failures` are by cell: the stages that failed and have not succeeded since, without those of unresolved cells.
+    """
 
     name: str
     path: str
@@ -41,6 +45,7 @@ class ListedRecipe:
     cells: int | None = field(default=None, metadata=records.OPTIONAL)
     impossible: int | None = field(default=None, metadata=records.OPTIONAL)
     unresolved: int | None = field(default=None, metadata=records.OPTIONAL)
+    failures: dict[str, tuple[Failure, ...]] | None = field(default=None, metadata=records.OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +64,8 @@ def list_recipes(as_json: bool) -> None:
     text = table(
         ("recipe", "cells", "description"), [(recipe.name, _cell_counts(recipe), about) for recipe, about in rows]
     )
-    show(ListResult(recipes=tuple(recipe for recipe, _ in rows)), text, console)
+    recipes = tuple(recipe for recipe, _ in rows)
+    show(ListResult(recipes=recipes), "\n".join([text, *_failure_lines(recipes)]), console)
 
 
 def _listed(name: str, path: Path, workspace: Workspace) -> tuple[ListedRecipe, str]:
@@ -72,28 +78,53 @@ def _listed(name: str, path: Path, workspace: Workspace) -> tuple[ListedRecipe, 
         more = f" (and {len(problems) - 1} more: `jbuild show {name}`)" if problems[1:] else ""
         text = f"has mistakes: {'; '.join(problems)}"
         return ListedRecipe(name=name, path=str(path), description="", error=text), f"has mistakes: {problems[0]}{more}"
+    without = reasons(recipe, cells, workspace, lambda: open_session().config)
     row = ListedRecipe(
         name=name,
         path=str(path),
         description=recipe.description,
         cells=len(cells),
         impossible=sum(1 for cell in cells if cell.impossible),
-        unresolved=len(reasons(recipe, cells, workspace, lambda: open_session().config)),
+        unresolved=len(without),
+        failures=_failures([cell for cell in cells if not cell.impossible and cell.id not in without], workspace)
+        or None,
     )
     return row, recipe.description
+
+
+def _failures(cells: Sequence[Cell], workspace: Workspace) -> dict[str, tuple[Failure, ...]]:
+    failures = {cell.id: open_failures(runs(workspace.cell(cell.recipe, cell.id))) for cell in cells}
+    return {cell: failed for cell, failed in failures.items() if failed}
+
+
+def _failure_lines(recipes: Sequence[ListedRecipe]) -> Iterator[str]:
+    """Yield the failures of cells, each once with the number of cells that failed alike."""
+    for recipe in recipes:
+        alike: dict[tuple[str, str], list[Failure]] = {}
+        for failed in (recipe.failures or {}).values():
+            for failure in failed:
+                alike.setdefault((failure.stage, failure.message), []).append(failure)
+        for failures in alike.values():
+            latest = max(failures, key=lambda failure: failure.when or "")
+            count = f"{len(failures)} cells" if len(failures) > 1 else "a cell"
+            yield f"{recipe.name}: {count} failed {failed_text(latest)}; `jbuild show {recipe.name}`"
 
 
 def _cell_counts(recipe: ListedRecipe) -> str:
     if recipe.cells is None:
         return "-"
-    counts = ((recipe.impossible, "impossible"), (recipe.unresolved, "without wheels"))
+    failed = len(recipe.failures or ())
+    counts = ((recipe.impossible, "impossible"), (recipe.unresolved, "without wheels"), (failed, "failed"))
     missing = ", ".join(f"{count} {word}" for count, word in counts if count)
     return f"{recipe.cells} ({missing})" if missing else str(recipe.cells)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MatrixCell:
-    """One cell; `changed` lists, with --changed-since, the inputs that differ (`new`: the file lacks the cell)."""
+    """One cell; `changed` lists, with --changed-since, the inputs that differ (`new`: the file lacks the cell).
+
+    `failures` are the stages that failed and have not succeeded since, the latest last.
+    """
 
     id: str
     values: dict[str, str]
@@ -101,6 +132,7 @@ class MatrixCell:
     unresolved: str | None
     note: str | None
     changed: tuple[str, ...] | None = field(default=None, metadata=records.OPTIONAL)
+    failures: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,6 +247,7 @@ def _show_jobs(result: CiPlan, changed: Changes, output: Path | None, session: S
 def _show_table(recipe: Recipe, cells: Sequence[Cell], changed: Changes | None, session: Session) -> None:
     selected = [cell for cell in cells if changed is None or cell.impossible or changed.get((recipe.name, cell.id))]
     without = reasons(recipe, selected, session.workspace, lambda: session.config)
+    failures = _failures([cell for cell in selected if not cell.impossible], session.workspace)
     rows = tuple(
         MatrixCell(
             id=cell.id,
@@ -223,6 +256,7 @@ def _show_table(recipe: Recipe, cells: Sequence[Cell], changed: Changes | None, 
             unresolved=without.get(cell.id),
             note=cell.note,
             changed=None if changed is None else tuple(changed.get((recipe.name, cell.id), ())),
+            failures=failures.get(cell.id, ()),
         )
         for cell in selected
     )
@@ -238,4 +272,5 @@ def _remark(cell: MatrixCell) -> str:
     if cell.impossible:
         return f"impossible: {cell.impossible}"
     changed = f"changed: {', '.join(cell.changed)}" if cell.changed else ""
-    return cell.unresolved or "; ".join(filter(None, (changed, cell.note or "")))
+    failed = f"failed {failed_text(cell.failures[-1])}" if cell.failures else ""
+    return cell.unresolved or "; ".join(filter(None, (failed, changed, cell.note or "")))

@@ -13,6 +13,7 @@ from builder.cli.verb_options import complete_recipes, output_option
 from builder.host.files import write_text
 from builder.host.session import Session
 from builder.host.units import size_of
+from builder.pipeline.history import Failure
 from builder.project.page.cell_view import CellView
 from builder.project.page.page_data import gather
 from builder.project.page.page_html import render
@@ -21,12 +22,13 @@ from builder.recipe.find import find, recipe_paths
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportedCell:
-    """The progress of a cell."""
+    """The progress of a cell, and its failed stages, the latest last."""
 
     cell: str
     state: str
     detail: str
     reason: str | None
+    failures: tuple[Failure, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,4 +76,4 @@ def command(session: Session, recipes: tuple[str, ...], output: Path | None) -> 
 
 
 def _cell(cell: CellView) -> ReportedCell:
-    return ReportedCell(cell=cell.id, state=cell.state, detail=cell.detail, reason=cell.reason)
+    return ReportedCell(cell=cell.id, state=cell.state, detail=cell.detail, reason=cell.reason, failures=cell.failures)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from builder.cli import results
 from builder.cli.cell_selection import CellSelection, recipe_verb
-from builder.cli.results import VerbFailure, failure_of
+from builder.cli.results import VerbFailure, failed_text, failure_of
 from builder.errors import JbuildError
 from builder.host.session import Session
+from builder.host.toml.documents import printable
 from builder.lock import lockfile
 from builder.lock.unresolved import reasons
 from builder.model import locks
 from builder.model.platforms import Platform
 from builder.model.recipes import Cell, Question, Recipe, Spec, TagRule
+from builder.pipeline.history import Failure, open_failures, runs
 from builder.pipeline.order import STAGES, RunOptions
 from builder.pipeline.runner import preview
 from builder.recipe.matrix import job_of
@@ -70,17 +72,22 @@ class UnreadCell(ImpossibleCell):
     lock: None = None
     stages: None = None
     error: VerbFailure
+    failures: tuple[Failure, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShownCell(ImpossibleCell):
-    """A cell. `stages` are `run`, `unchanged` or `failed`; `failed` is the stage that failed with the same inputs."""
+    """A cell. `stages` are `run`, `unchanged` or `failed`; `failed` is the stage that failed with the same inputs.
+
+    `failures` are the stages that failed and have not succeeded since, the latest last.
+    """
 
     platform: Platform
     spec: Spec
     lock: ShownLock | None
     stages: dict[str, str]
     failed: str | None
+    failures: tuple[Failure, ...]
 
 
 AnyCell = ShownCell | UnreadCell | ImpossibleCell
@@ -120,16 +127,21 @@ def _cell(recipe: Recipe, cell: Cell, session: Session) -> AnyCell:
     job = job_of(recipe, cell)
     head |= {"platform": job.platform, "spec": job.spec}
     path = session.workspace.lock(recipe.name, cell.id)
+    failures = open_failures(runs(session.workspace.cell(recipe.name, cell.id)))
     try:
         lock = lockfile.read(path, recipe=recipe.name, cell=cell.id)
         states = preview(job, session, RunOptions(until=STAGES[-1]))
     except JbuildError as error:
-        return UnreadCell(**head, error=failure_of(error))
+        return UnreadCell(**head, error=failure_of(error), failures=failures)
+    failed = {failure.stage for failure in failures}
     return ShownCell(
         **head,
         lock=_lock(lock, path) if lock else None,
-        stages={state.stage: state.state for state in states},
+        stages={
+            state.stage: "failed" if state.state == "run" and state.stage in failed else state.state for state in states
+        },
         failed=next((f"{state.stage}: {state.why}" for state in states if state.why), None),
+        failures=failures,
     )
 
 
@@ -170,10 +182,19 @@ def _cell_lines(cell: AnyCell) -> Iterator[str]:
         yield f"  no wheels   {cell.unresolved}"
     if isinstance(cell, UnreadCell):
         yield f"  error       {cell.error.message}"
+        yield from _failure_lines(cell.failures)
         return
     yield "  stages      " + ", ".join(f"{stage} {_STATES[state]}" for stage, state in cell.stages.items())
-    if cell.failed:
+    yield from _failure_lines(cell.failures)
+    if cell.failed and cell.failed.partition(":")[0] not in {failure.stage for failure in cell.failures}:
         yield f"  failed      {cell.failed}"
+
+
+def _failure_lines(failures: Sequence[Failure]) -> Iterator[str]:
+    for failure in reversed(failures):
+        yield f"  failed      {failed_text(failure)}"
+        if failure.hint:
+            yield f"  next        {printable(failure.hint)}"
 
 
 def _settings(cell: ShownCell | UnreadCell) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,8 @@ from builder.errors import CellsFailedError, UsageError
 from builder.host import records
 from builder.host.console import Console
 from builder.host.toml.documents import printable
-from builder.host.units import duration
-from builder.project.ci.github_jobs import CiPlan
+from builder.host.units import duration, moment
+from builder.project.ci.github_jobs import CiPlan, run_address
 
 _HEADINGS = ("recipe", "cell", "status", "level", "size", "times", "")
 _MISSING = "no result: the job was cancelled, or ended before this cell"
@@ -37,6 +38,7 @@ class Outcome:
 
     `status` is `done`, `unchanged`, `failed`, `missing` (planned, without a result) or `impossible`.
     `size` is in bytes, compressed; `stages` are seconds of those that ran; `log` is the tail of the failure.
+    `failed_at` is the stage that failed, `ended` the end of the cell's run (UTC, ISO 8601).
     """
 
     recipe: str
@@ -51,6 +53,16 @@ class Outcome:
     stages: dict[str, float] = field(default_factory=dict)
     hint: str | None = None
     log: str | None = None
+    failed_at: str | None = None
+    ended: str | None = None
+
+    @property
+    def cause(self) -> str:
+        """The reason, with the stage that failed and the time."""
+        if not self.failed_at:
+            return self.reason
+        when = f", {moment(self.ended)}" if self.ended else ""
+        return f"at {self.failed_at}{when}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +86,11 @@ def command(results: tuple[Path, ...], plan: Path | None, form: str, as_json: bo
     if not results and plan is None:
         raise click.UsageError("name result files, or a --plan")
     cells = read_outcomes(results, plan)
-    text = markdown(cells) if form == "github" else f"{table(_HEADINGS, map(_text_row, cells))}\n{counted(cells)}"
+    text = (
+        markdown(cells, run_address(os.environ))
+        if form == "github"
+        else f"{table(_HEADINGS, map(_text_row, cells))}\n{counted(cells)}"
+    )
     show(SummaryResult(cells=cells), text, console)
     return CellsFailedError.exit_code if any(cell.status in FAILED for cell in cells) else 0
 
@@ -134,6 +150,9 @@ def _outcome(recipe: str, cell: dict[str, Any]) -> Outcome:
         stages={name: stage["seconds"] for name, stage in cell["stages"].items() if stage["ran"]},
         hint=error.get("hint"),
         log=error.get("log"),
+        # Results of an older jbuild lack these two.
+        failed_at=cell.get("failed_at"),
+        ended=cell.get("ended"),
     )
 
 
@@ -145,7 +164,7 @@ def counted(outcomes: Sequence[Outcome]) -> str:
 
 def _text_row(outcome: Outcome) -> tuple[str, ...]:
     first = (outcome.recipe, outcome.cell, outcome.status, outcome.level or "", _size(outcome), _times(outcome))
-    return (*first, printable(outcome.reason or _answers(outcome)))
+    return (*first, printable(outcome.cause or _answers(outcome)))
 
 
 def _size(outcome: Outcome) -> str:
@@ -161,16 +180,21 @@ def _answers(outcome: Outcome) -> str:
     return "; ".join(" ".join(answer.split()) for answer in outcome.answers)
 
 
-def markdown(outcomes: Sequence[Outcome]) -> str:
-    """Return a table of the cells, with the logs of failures and the tags below it."""
+def markdown(outcomes: Sequence[Outcome], address: str | None = None) -> str:
+    """Return a table of the cells, with the logs of failures and the tags below it.
+
+    `address` is the page with the jobs of the run; a failure links to it.
+    """
     rows = [_COLUMNS, ("---",) * len(_COLUMNS), *map(_row, outcomes)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    failures = [_failure(cell) for cell in outcomes if cell.status in FAILED and (cell.hint or cell.log)]
+    failed = [cell for cell in outcomes if cell.status in FAILED]
+    failures = [_failure(cell) for cell in failed if cell.hint or cell.log]
     left_out = len(failures) - _MOST_LOGS
     more = [f"and {left_out} more; see the logs of their jobs"] if left_out > 0 else []
+    jobs = [f"[The jobs of this run, with their logs]({address})"] if failed and address else []
     tags = [f"- {plain(tag)} is {plain(cell.digest or '')}" for cell in outcomes for tag in cell.tags]
     section = ["### Tags", "\n".join(tags)] if tags else []
-    return "\n\n".join([f"## jbuild: {counted(outcomes)}", table, *failures[:_MOST_LOGS], *more, *section])
+    return "\n\n".join([f"## jbuild: {counted(outcomes)}", table, *jobs, *failures[:_MOST_LOGS], *more, *section])
 
 
 def plain(text: str) -> str:
@@ -180,14 +204,14 @@ def plain(text: str) -> str:
 
 def _row(outcome: Outcome) -> tuple[str, ...]:
     status = f"{_SIGNS.get(outcome.status, '')} {outcome.status}"
-    first = (plain(outcome.recipe), plain(outcome.cell), status, plain(outcome.reason))
+    first = (plain(outcome.recipe), plain(outcome.cell), status, plain(outcome.cause))
     return (*first, _size(outcome), plain(outcome.level or ""), plain(_answers(outcome)), plain(_times(outcome)))
 
 
 def _failure(outcome: Outcome) -> str:
     lines = (outcome.log or "").rstrip().splitlines()[-_LOG_LINES:]
     log = "\n".join(html.escape("".join(c for c in line if c.isprintable() or c == "\t")) for line in lines)
-    title = f"<summary>{plain(outcome.recipe)} {plain(outcome.cell)}: {plain(outcome.reason)}</summary>"
+    title = f"<summary>{plain(outcome.recipe)} {plain(outcome.cell)}: {plain(outcome.cause)}</summary>"
     hint = f"Next: {plain(outcome.hint)}\n" if outcome.hint else ""
     # A blank line would end the HTML block, and the rest would be Markdown.
     block = "<pre>" + "\n".join(line or " " for line in log.split("\n")) + "</pre>\n" if log else ""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from docker import DockerClient
+    from docker.tls import TLSConfig
 
     from builder.host.paths import Workspace
     from builder.model.recipes import Architecture
@@ -43,6 +44,12 @@ _OCI_NAMES = {"aarch64": "arm64", "x86_64": "amd64", "arm64": "arm64", "amd64": 
 _EMULATORS = {"arm64": ("QEMU_CPU", "max,sve=off")}
 # vLLM's processes talk through shared memory; the engine's own 64 MB is too little, and unused space costs nothing.
 SHM_BYTES = 1 << 30
+# The schemes of addresses at which jbuild itself can speak to an engine.
+_SCHEMES = ("tcp", "http", "https")
+_PLAIN_HTTP = "HTTP request to an HTTPS server"
+_ENCRYPTED = (
+    "the engine requires TLS: give the context its certificates (`docker context update`), or set DOCKER_TLS_VERIFY"
+)
 _START = "start Docker, or run `scripts/engine up` for an engine of jbuild's own; then `jbuild doctor`"
 
 
@@ -89,7 +96,7 @@ class Engine:
         try:
             if self.source == "scripts/engine" or self.endpoint.startswith("unix://"):
                 return docker.DockerClient(base_url=self.endpoint, timeout=int(timeout_s))
-            return _remote_client(self.context, timeout_s)
+            return _remote_client(self.endpoint, self.context, timeout_s)
         except (docker.errors.DockerException, OSError) as error:
             raise EngineError("the engine does not answer any more", where=self.endpoint, hint=_START) from error
 
@@ -192,13 +199,53 @@ def _query(endpoint: str, context: str, *requests: str) -> list[dict[str, Any]]:
     """Return the engine's answers to requests: `/version` and `/info`."""
     if endpoint.startswith("unix://"):
         return [_object(query_socket(endpoint, request), endpoint) for request in requests]
+    if urlsplit(endpoint).scheme not in _SCHEMES:
+        raise _unreachable(endpoint, context)
     import docker.errors  # noqa: PLC0415  # slow to import
 
     try:
-        client = _remote_client(context, _ANSWER_S)
+        client = _remote_client(endpoint, context, _ANSWER_S)
         return [dict(client.version() if request == "/version" else client.info()) for request in requests]
     except (docker.errors.DockerException, OSError, ValueError) as error:
-        raise _silent(endpoint, error) from error
+        message = f"the engine of {_named_by(context)} does not answer: {_cause(error)}"
+        hint = _ENCRYPTED if _PLAIN_HTTP in str(error) else f"{_START}; or {_other_engine(context)}"
+        raise EngineError(message, where=endpoint, hint=hint) from error
+
+
+def _unreachable(endpoint: str, context: str) -> EngineError:
+    """Return the error for an engine whose scheme only the `docker` command and BuildKit speak."""
+    scheme = urlsplit(endpoint).scheme or "an unknown scheme"
+    builder = context if context != "default" else "NAME"
+    hint = f"build on it with `--builder {builder}`, and {_other_engine(context)}"
+    if context == "default":
+        hint += "; `docker context create NAME --docker host=ADDRESS` makes a builder of an address"
+    return EngineError(
+        f"{_named_by(context)} names an engine over {scheme}, which jbuild itself cannot use",
+        where=endpoint,
+        hint=hint,
+    )
+
+
+def _named_by(context: str) -> str:
+    return "DOCKER_HOST" if context == "default" and os.environ.get("DOCKER_HOST") else f"docker context `{context}`"
+
+
+def _other_engine(context: str) -> str:
+    """Return how users come back to the engine of this machine."""
+    if _named_by(context) == "DOCKER_HOST":
+        return "unset DOCKER_HOST for the engine of this machine"
+    if os.environ.get("DOCKER_CONTEXT"):
+        return "unset DOCKER_CONTEXT for the engine of this machine"
+    return "run `docker context use default` for the engine of this machine"
+
+
+def _cause(error: BaseException) -> str:
+    """Return the system's words for a failure below those of the HTTP libraries."""
+    chain = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) and before not in chain:
+        chain.append(before)
+    words = (link.strerror for link in reversed(chain) if isinstance(link, OSError) and link.strerror)
+    return next(words, str(error))
 
 
 def _object(answer: Any, endpoint: str) -> dict[str, Any]:
@@ -236,15 +283,34 @@ def query_socket(endpoint: str, request: str) -> Any:
         connection.close()
 
 
-def _remote_client(context: str, timeout_s: float) -> DockerClient:
-    """Return a client for DOCKER_HOST if set, else for a context, with the TLS settings of either."""
-    import docker.context  # noqa: PLC0415  # slow to import
+def _remote_client(endpoint: str, context: str, timeout_s: float) -> DockerClient:
+    """Return a client for DOCKER_HOST if set, else for a context, with the TLS settings of either.
 
-    if os.environ.get("DOCKER_HOST"):
-        return docker.from_env(timeout=int(timeout_s), use_ssh_client=True)
-    settings = docker.context.ContextAPI.get_context(context)
-    tls = getattr(settings, "TLSConfig", None) or False
-    return docker.DockerClient(base_url=settings.Host, tls=tls, timeout=int(timeout_s), use_ssh_client=True)
+    Raises:
+        EngineError: the certificates are incomplete.
+    """
+    import docker.errors  # noqa: PLC0415  # slow to import
+
+    try:
+        if os.environ.get("DOCKER_HOST"):
+            return docker.from_env(timeout=int(timeout_s))
+        return docker.DockerClient(base_url=endpoint, tls=_context_tls(context), timeout=int(timeout_s))
+    except docker.errors.TLSParameterError as error:
+        files = "DOCKER_CERT_PATH" if os.environ.get("DOCKER_HOST") else f"`docker context inspect {context}`"
+        message = f"the certificates of {_named_by(context)} are incomplete or cannot be read"
+        raise EngineError(message, where=endpoint, hint=f"check ca.pem, cert.pem and key.pem ({files})") from error
+
+
+def _context_tls(context: str) -> TLSConfig | bool:
+    """Return the TLS settings of a context, False if it has none."""
+    from docker.tls import TLSConfig  # noqa: PLC0415  # slow to import
+
+    folder = _docker_folder() / "contexts" / "tls" / hashlib.sha256(context.encode()).hexdigest() / "docker"
+    ca, cert, key = (str(path) if (path := folder / f"{name}.pem").is_file() else "" for name in ("ca", "cert", "key"))
+    is_unverified = bool(_context_endpoint(context).get("SkipTLSVerify"))
+    if not (ca or cert or key or is_unverified):
+        return False
+    return TLSConfig(client_cert=(cert, key) if cert or key else None, ca_cert=ca or None, verify=not is_unverified)
 
 
 def _silent(endpoint: str, error: Exception) -> EngineError:
@@ -269,12 +335,16 @@ def _context_meta(name: str) -> Path:
 def _context_host(context: str) -> str:
     if context == "default":
         return _DEFAULT_HOST
-    endpoints = _json(_context_meta(context)).get("Endpoints") or {}
-    host = (endpoints.get("docker") or {}).get("Host")
+    host = _context_endpoint(context).get("Host")
     if not host:
         hint = "run `docker context ls` and `docker context use NAME`"
         raise EngineError(f"docker context `{context}` names no engine", where=context, hint=hint)
     return str(host)
+
+
+def _context_endpoint(context: str) -> dict[str, Any]:
+    endpoint = (_json(_context_meta(context)).get("Endpoints") or {}).get("docker")
+    return endpoint if isinstance(endpoint, dict) else {}
 
 
 def _docker_folder() -> Path:

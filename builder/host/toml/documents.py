@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -13,7 +14,7 @@ from builder.errors import DocumentError, Problem
 from builder.host.toml.positions import Key, line_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 if sys.version_info >= (3, 11):
@@ -25,6 +26,7 @@ _T = TypeVar("_T")
 REQUIRED: Any = object()
 # A pattern, and the noun for what it matches as a whole.
 _Rule = tuple[str, str]
+Advice = Callable[[str], "str | None"]
 _ANY = ("(?s:.*)", "a string")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_VALUE = 200
@@ -179,11 +181,19 @@ class Table:
             return default
         return cast("_T", value)
 
-    def string(self, key: str, default: str = REQUIRED, *, pattern: str | None = None, noun: str = "a string") -> str:
-        """Return a string that matches a pattern as a whole."""
+    def string(
+        self,
+        key: str,
+        default: str = REQUIRED,
+        *,
+        pattern: str | None = None,
+        noun: str = "a string",
+        advise: Advice | None = None,
+    ) -> str:
+        """Return a string that matches a pattern as a whole; `advise` returns the hint for one that does not."""
         value = self.value(key, str, default, noun)
         if pattern and key in self._data and isinstance(value, str) and not re.fullmatch(pattern, value):
-            self.problem(key, f"`{printable(value)}` is not {noun}")
+            self.problem(key, f"`{printable(value)}` is not {noun}", advise and advise(value))
         return "" if value is REQUIRED else value
 
     def optional_string(self, key: str, *, pattern: str | None = None, noun: str = "a string") -> str | None:
@@ -211,14 +221,19 @@ class Table:
             value = default
         return low if value is REQUIRED else value
 
-    def strings(self, key: str, *, pattern: str | None = None, noun: str = "a list of strings") -> tuple[str, ...]:
-        """Return a list of strings, each matching a pattern as a whole; absent means empty."""
+    def strings(
+        self, key: str, *, pattern: str | None = None, noun: str = "a list of strings", advise: Advice | None = None
+    ) -> tuple[str, ...]:
+        """Return a list of strings, each matching a pattern as a whole; absent means empty.
+
+        `advise` returns the hint for a string that does not match.
+        """
         strings: list[str] = []
         for index, item in enumerate(self.value(key, list, [], "a list of strings")):
             if not isinstance(item, str):
                 self.problem((key, index), f"must be a string, not {_noun(item)}", _fix(item, str))
             elif pattern and not re.fullmatch(pattern, item):
-                self.problem((key, index), f"`{printable(item)}` is not {noun}")
+                self.problem((key, index), f"`{printable(item)}` is not {noun}", advise and advise(item))
             else:
                 strings.append(item)
         return tuple(strings)

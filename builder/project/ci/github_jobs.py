@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -97,6 +98,14 @@ def plan(selected: Selected, runners: Mapping[str, str], changed: Changes | None
             hint="choose some with --cell axis=value or --changed-since FILE, or call the workflow once for each part",
         )
     return CiPlan(include=tuple(include), skipped=tuple(skipped))
+
+
+def run_address(environment: Mapping[str, str]) -> str | None:
+    """Return the page of the GitHub run whose variables these are, or None outside of one."""
+    names = ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID")
+    server, repository, run = (environment.get(name, "") for name in names)
+    address = f"{server}/{repository}/actions/runs/{run}"
+    return address if re.fullmatch(r"https://[A-Za-z0-9.:-]+/[\w.-]+/[\w.-]+/actions/runs/[0-9]+", address) else None
 
 
 def outputs(ci_plan: CiPlan) -> str:

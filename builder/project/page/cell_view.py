@@ -15,6 +15,8 @@ from builder.pipeline.order import STAGES
 from builder.project.page import page_parts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from builder.host.paths import CellFolder
     from builder.host.session import Session
     from builder.model.audits import Audit
@@ -65,7 +67,7 @@ class CellView:
     reason: str | None = None
     note: str | None = None
     command: str | None = None
-    failure: Failure | None = None
+    failures: tuple[Failure, ...] = ()
     steps: tuple[StageView, ...] = ()
     lock: Lock | None = None
     audit: AuditView | None = None
@@ -79,6 +81,11 @@ class CellView:
     runs: tuple[HistoryRun, ...] = ()
     charts: tuple[Chart, ...] = ()
     stand_ins: tuple[str, ...] = ()
+
+    @property
+    def failure(self) -> Failure | None:
+        """The latest of the failures."""
+        return self.failures[-1] if self.failures else None
 
     @property
     def anchor(self) -> str:
@@ -116,16 +123,22 @@ class CellRecordsView:
             return bool(self.audit and not self.audit.counted("error"))
         return {"lock": self.lock, "render": self.plan, "build": self.image}[stage] is not None
 
-    def failure(self) -> Failure | None:
-        """Return the failed stage and its reason, from the last run or from the records."""
-        last = self.runs[-1].failure if self.runs else None
-        if last or self.flaw:
-            return last or Failure(stage="lock", message=self.flaw or "")
+    def failures(self) -> tuple[Failure, ...]:
+        """Return the failed stages with their reasons, the latest last: from past runs, or else from the records."""
+        if failures := history.open_failures(self.runs):
+            return failures
+        failure = self._recorded_failure()
+        return (failure,) if failure else ()
+
+    def _recorded_failure(self) -> Failure | None:
+        if self.flaw:
+            return Failure(stage="lock", message=self.flaw)
         if self.audit and self.audit.counted("error"):
             worst = next(f for f in self.audit.findings if f.severity == "error" and f.waived is None)
             return Failure(stage="audit", message=f"{worst.rule}: {worst.wheel} {worst.detail}", hint=worst.fix)
         if self.verdict and not self.verdict.passed and self.image and self.verdict.digest == self.image.digest:
-            return Failure(stage="smoke", message=self.verdict.failure or "the smoke run failed")
+            message = self.verdict.failure or "the smoke run failed"
+            return Failure(stage="smoke", message=message, when=self.verdict.when)
         return None
 
 
@@ -150,11 +163,11 @@ def cell_view(cell: Cell, session: Session, without_wheels: str | None) -> CellV
             state="no wheels",
             reason=without_wheels,
             command=f"jbuild why {cell.recipe} --cell {cell.id}",
-            failure=recent[0].failure if recent else None,
+            failures=history.open_failures(view.runs),
             runs=recent,
         )
-    failure = view.failure()
-    state = _state(view, failure)
+    failures = view.failures()
+    state = _state(view, failures)
     same = not view.is_stale and view.done("push")
     difference = None
     if view.lock and not same:
@@ -162,10 +175,10 @@ def cell_view(cell: Cell, session: Session, without_wheels: str | None) -> CellV
     return replace(
         bare,
         state=state,
-        detail=_detail(state, view, failure),
+        detail=_detail(state, view, failures),
         command=_command(cell, state, view),
-        failure=failure,
-        steps=_steps(view, failure),
+        failures=failures,
+        steps=_steps(view, failures),
         lock=view.lock,
         audit=page_parts.audit_view(view.audit) if view.audit else None,
         image=view.image,
@@ -202,8 +215,8 @@ def _read_records(cell: Cell, session: Session, folder: CellFolder) -> CellRecor
     )
 
 
-def _state(view: CellRecordsView, failure: Failure | None) -> State:
-    if failure:
+def _state(view: CellRecordsView, failures: Sequence[Failure]) -> State:
+    if failures:
         return "failed"
     if view.is_stale:
         return "stale"
@@ -215,20 +228,21 @@ def _state(view: CellRecordsView, failure: Failure | None) -> State:
     return reached
 
 
-def _detail(state: State, view: CellRecordsView, failure: Failure | None) -> str:
-    if failure:
-        return f"at {failure.stage}"
+def _detail(state: State, view: CellRecordsView, failures: Sequence[Failure]) -> str:
+    if failures:
+        return "at " + ", ".join(failure.stage for failure in failures)
     if state == "stale":
         return "the lock is newer"
     return view.verdict.level if view.verdict and state in {"smoked", "published"} else ""
 
 
-def _steps(view: CellRecordsView, failure: Failure | None) -> tuple[StageView, ...]:
+def _steps(view: CellRecordsView, failures: Sequence[Failure]) -> tuple[StageView, ...]:
+    failed = {failure.stage for failure in failures}
     seconds = {result.stage: result.seconds for run in view.runs for result in run.stages if result.ran}
     steps = []
     for stage in STAGES:
         state: StepState = "done" if view.done(stage) else "to do"
-        if failure and failure.stage == stage:
+        if stage in failed:
             state = "failed"
         elif state == "done" and view.is_stale and STAGES.index(stage) >= STAGES.index("render"):
             state = "stale"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from builder.host.units import duration, size_of
+from builder.host.units import duration, moment, size_of
 from builder.project.page.page_parts import short
 
 if TYPE_CHECKING:
@@ -46,7 +46,14 @@ def render(page: ReportPage) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"size": size_of, "time": duration, "slug": slug, "short": short, "package_row": package_row}
+    environment.filters |= {
+        "size": size_of,
+        "time": duration,
+        "moment": moment,
+        "slug": slug,
+        "short": short,
+        "package_row": package_row,
+    }
     style, script = (_text(name) for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "

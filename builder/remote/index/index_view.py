@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,9 +14,10 @@ import requests
 
 from builder.errors import IntegrityError, JbuildError
 from builder.host.concurrency import Progress
-from builder.host.files import write_bytes
+from builder.host.file_locks import scratch
+from builder.host.files import disk_errors, write_bytes
 from builder.remote import http
-from builder.remote.download import Expected, download, download_once, local_path, receive
+from builder.remote.download import Expected, PartialBlob, download, download_once, local_path, receive
 from builder.remote.index.remote_wheel import (
     FLAWS,
     LONGEST_METADATA,
@@ -28,7 +30,7 @@ from builder.remote.index.remote_wheel import (
 
 if TYPE_CHECKING:
     import zipfile
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from builder.host.paths import Workspace
@@ -61,6 +63,8 @@ class IndexView:
 
     `locked` are the files of the previous lock by name, with their sha256 and URL: those in the wheelhouse stay
     candidates when the index serves others under their names. `errors` are those that uv sees as failed requests only.
+
+    An index without hashes: until a file is fetched, the sha256 of its URL stands for its own, and `unhashed` has it.
     """
 
     pins: IndexPins
@@ -71,6 +75,9 @@ class IndexView:
     changed: dict[str, ChangedFile] = field(default_factory=dict)
     pages: dict[str, ProjectPage] = field(default_factory=dict)
     errors: list[Exception] = field(default_factory=list)
+    unhashed: dict[str, Candidate] = field(default_factory=dict)
+    _hashed: dict[str, IndexFile] = field(default_factory=dict)
+    _hashing: threading.Lock = field(default_factory=threading.Lock)
     _unreadable: dict[str, JbuildError] = field(default_factory=dict)
 
     def files(self, project: str) -> tuple[IndexFile, ...] | None:
@@ -86,10 +93,10 @@ class IndexView:
         if page is None:
             return ()
         named: dict[str, IndexFile] = {}
-        for file in page.files:
+        for file in own_wheels(index, page.files):
             # Of two files with one name the locked one is used, else the first.
             locked = self.locked.get(file.filename, ("", ""))[0]
-            if fitting(index, file) and (file.filename not in named or file.sha256 == locked):
+            if file.filename not in named or file.sha256 == locked:
                 named[file.filename] = file
         files = tuple(self._locked_or(index, file) for file in named.values())
         self.pages[project] = page
@@ -108,12 +115,49 @@ class IndexView:
             raise self._unreadable[sha256]
         candidate = self.candidates[sha256]
         try:
+            if sha256 in self.unhashed:
+                return self._metadata_without_hash(sha256)
             return wheel_metadata(candidate.index, candidate.file, self.client, self.workspace)
         except JbuildError as error:
             self._unreadable[sha256] = error
             raise
 
+    def hashed(self, sha256: str) -> IndexFile:
+        """Return the file of a candidate with its own sha256; one without a hash is fetched into the wheelhouse.
+
+        Raises:
+            IntegrityError: the file is not a wheel, or not the one of its name.
+            NetworkError: it cannot be read.
+        """
+        if sha256 not in self.unhashed:
+            return self.candidates[sha256].file
+        with self._hashing:
+            if sha256 not in self._hashed:
+                candidate = self.unhashed[sha256]
+                file = fetch_and_hash(candidate.file, self.client, self.workspace)
+                wheel_metadata(candidate.index, file, self.client, self.workspace)
+                self._hashed[sha256] = file
+                self.candidates[file.sha256 or ""] = Candidate(index=candidate.index, file=file)
+            return self._hashed[sha256]
+
+    def _metadata_without_hash(self, sha256: str) -> bytes:
+        """Return the METADATA of a file without a hash, uncached: its URL may serve other bytes tomorrow."""
+        candidate = self.unhashed[sha256]
+        index, file = candidate.index, candidate.file
+        try:
+            content = _beside(file, self.client) or with_archive(RemoteFile(file.url, self.client.get), metadata_of)
+            check_metadata(content, file.filename)
+        except NoRangesError:
+            return wheel_metadata(index, self.hashed(sha256), self.client, self.workspace)
+        except requests.RequestException as error:
+            raise http.network_error(error, file.url, f"{file.filename} cannot be read") from error
+        except FLAWS as error:
+            raise _unfit(index, file, f"it is not a valid wheel: {error}") from error
+        return content
+
     def _locked_or(self, index: Index, file: IndexFile) -> IndexFile:
+        if file.sha256 is None:
+            return self._locked_without_hash(index, file)
         locked, url = self.locked.get(file.filename, (file.sha256, file.url))
         if locked == file.sha256 or locked is None:
             return file
@@ -127,15 +171,45 @@ class IndexView:
         )
         return replace(file, sha256=locked, url=url, metadata=None) if in_wheelhouse else file
 
+    def _locked_without_hash(self, index: Index, file: IndexFile) -> IndexFile:
+        """Return a file without a hash with the locked one, which is checked when it is fetched, or with a stand-in."""
+        if file.filename in self.locked:
+            return replace(file, sha256=self.locked[file.filename][0], metadata=None)
+        key = hashlib.sha256(file.url.encode()).hexdigest()
+        named = replace(file, sha256=key)
+        self.unhashed[key] = Candidate(index=index, file=named)
+        return named
+
 
 def is_foreign(index: Index, file: IndexFile) -> bool:
     """Return whether a file is another index's, which this one lists too."""
     return any(component in urlsplit(file.url).path for component in index.foreign_files)
 
 
-def fitting(index: Index, file: IndexFile) -> bool:
-    """Return whether a file is the index's own wheel, with a hash."""
-    return not is_foreign(index, file) and file.filename.endswith(".whl") and file.sha256 is not None
+def own_wheels(index: Index, files: Iterable[IndexFile]) -> list[IndexFile]:
+    """Return the index's own wheels: those with a hash, or all of them where no file has one."""
+    own = [file for file in files if file.filename.endswith(".whl") and not is_foreign(index, file)]
+    return [file for file in own if file.sha256] or own
+
+
+def fetch_and_hash(file: IndexFile, client: IndexClient, workspace: Workspace) -> IndexFile:
+    """Fetch a wheel whose index gives no hash into the wheelhouse, and return it with its sha256 and size.
+
+    Raises:
+        NetworkError: it cannot be fetched.
+        DiskError: the disk is full.
+    """
+    with scratch(workspace.cache) as folder:
+        partial = folder / "wheel"
+        with disk_errors(partial), partial.open("wb") as content:
+            blob = PartialBlob(content.write)
+            try:
+                receive(lambda headers: client.get(file.url, headers=headers), blob, http.Retry(tries=3))
+            except requests.RequestException as error:
+                raise http.network_error(error, file.url, f"{file.filename} cannot be downloaded") from error
+        target = workspace.wheel(blob.sha256, file.filename)
+        download_once(target, partial.rename, lambda: None)
+    return replace(file, sha256=blob.sha256, size=blob.size, metadata=None)
 
 
 def wheel_metadata(index: Index, file: IndexFile, client: IndexClient, workspace: Workspace) -> bytes:
