@@ -7,9 +7,10 @@ did is kept there, so a later run asks only new or changed cases. What needs a G
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ from builder.models.preflight.server_context import ServerContext
 from builder.models.preflight.transformers_source import read_transformers
 from builder.models.preflight.vllm_source import is_read, read_vllm
 from preflight.cases import read_cases
-from preflight.real_server import Truth, start
+from preflight.real_server import Truth, cause_of, start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 _PAGE = Path(__file__).parents[1] / "docs" / "preflight-agreement.md"
 # The server starts, and only the question fails.
 _ANSWER_RULES = ("chat-template", "model-task")
+# Paths of this machine do not belong into the page.
+_FOLDER = re.compile(r"/[^ ']*/preflight/models/[a-z0-9-]+")
 _PLATFORM = Platform(
     name="this machine",
     architecture="amd64",
@@ -50,7 +53,10 @@ _PLATFORM = Platform(
     base="debian",
     python_packages=(),
 )
-_NOTES: tuple[str, ...] = ()
+_NOTES = (
+    "A CPU has no compute capability: findings about GPUs (`quantization-gpu`, `cache-type`, Marlin, parallel sizes on a",
+    "Jetson) are not compared here. Equal verdicts can have different causes: the last column has the server's.",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.only and not options.release:
         write_text(_PAGE, text)
     print(next(line for line in text.splitlines() if "starts of" in line))
-    return int(any(row.differs for row in rows))
+    return int(any(row.differs and not row.explanation for row in rows))
 
 
 def _installed(release: Release, folder: Path) -> Path:
@@ -115,6 +121,7 @@ class Row:
     case: str
     release: str
     truth: Truth
+    explanation: str | None
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -142,6 +149,7 @@ def _compare(case: Case, release: Release, python: Path, base: Path, folder: Pat
         case=case.name,
         release=release.version,
         truth=truth,
+        explanation=case.explanation,
         errors=by_severity["error"],
         warnings=by_severity["warning"],
     )
@@ -149,12 +157,13 @@ def _compare(case: Case, release: Release, python: Path, base: Path, folder: Pat
 
 def _truth(case: Case, release: Release, python: Path, model: Path, folder: Path) -> Truth:
     """Return what the real server does, from the cache if the same case was started before."""
-    made_from = records.fingerprint(case, release, 1)
+    settings = {key: value for key, value in records.to_json(case).items() if key != "explanation"}
+    made_from = records.fingerprint(settings, release, 1)
     path = folder / "truth" / release.version / f"{case.name}.json"
-    kept = records.read(path, made_from, Truth)
-    if kept is not None:
-        return kept
     log = path.with_suffix(".log")
+    earlier = records.read(path, made_from, Truth)
+    if earlier is not None:
+        return earlier if earlier.starts else replace(earlier, cause=cause_of(log))
     log.parent.mkdir(parents=True, exist_ok=True)
     truth = start(case, model, python, folder / "vllm-cache" / release.version, log)
     records.write(path, made_from, truth)
@@ -222,7 +231,7 @@ def _page(rows: Sequence[Row]) -> str:
     )
     table = [
         f"| {row.case} | {row.release} | {_did(row.truth)} | {_said(row)} | {'no' if row.differs else 'yes'} | "
-        f"{row.truth.cause[:160].replace('|', '/') if not row.truth.answers else ''} |"
+        f"{_reason(row)} |"
         for row in rows
     ]
     return "\n".join(
@@ -242,6 +251,12 @@ def _page(rows: Sequence[Row]) -> str:
             "",
         ]
     )
+
+
+def _reason(row: Row) -> str:
+    if row.differs:
+        return f"{row.explanation or 'not explained'}"
+    return "" if row.truth.answers else _FOLDER.sub("MODEL", row.truth.cause).replace("|", "/")[:160]
 
 
 if __name__ == "__main__":

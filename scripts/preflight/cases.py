@@ -29,7 +29,8 @@ class Case:
     """A row: changes of the tiny model's files, and the server's settings.
 
     `config` and `tokenizer` change config.json and tokenizer_config.json; a value of "" takes the key out. `question`
-    is asked through chat, as a prompt, or not at all.
+    is asked through chat, as a prompt, or not at all. `explanation` says why a release may do otherwise than the
+    pre-flight says.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Case:
     dtype: str | None
     quantization: str | None
     max_model_len: int | None
+    explanation: str | None
 
     @property
     def server(self) -> ServerSpec:
@@ -101,4 +103,5 @@ def _case(row: dict[str, Any]) -> Case:
         dtype=row.get("dtype"),
         quantization=row.get("quantization"),
         max_model_len=row.get("max-model-len"),
+        explanation=row.get("explanation"),
     )

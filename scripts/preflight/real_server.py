@@ -25,7 +25,9 @@ _READY_WITHIN_S = 300.0
 _ANSWER_WITHIN_S = 60.0
 _STOP_WITHIN_S = 30.0
 # The last line of an error in the log; lines of the loggers come before it.
-_CAUSE = re.compile(r"(?:^|\s)((?:[A-Za-z_.]*Error|[A-Za-z]*Exception|vllm: error|api_server.py: error): .*)")
+_CAUSE = re.compile(r"(?:^|\s)((?:[A-Za-z_.]*Error|[A-Za-z]*Exception|vllm: error|vllm serve: error): .*)")
+# pydantic has the reason on a line of its own.
+_VALUE = re.compile(r"Value error, (.*?)(?: \[type=.*)?$")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +69,7 @@ def start(case: Case, model: Path, python: Path, cache: Path, log: Path) -> Trut
             answer = _ask(case, port) if ready and case.question != "none" else ""
         finally:
             _end(server)
-    cause = answer if ready else _cause(log.read_text(errors="replace"))
+    cause = answer if ready else cause_of(log)
     return Truth(starts=ready, answers=ready and not answer, seconds=round(time.monotonic() - began, 1), cause=cause)
 
 
@@ -121,6 +123,11 @@ def _end(server: subprocess.Popen[bytes]) -> None:
     server.wait()
 
 
-def _cause(log: str) -> str:
-    causes = [match[1] for line in log.splitlines() if (match := _CAUSE.search(line))]
-    return next((cause for cause in reversed(causes) if "Engine core" not in cause), "no error in the log")
+def cause_of(log: Path) -> str:
+    """Return the reason in the log of a server that did not start."""
+    lines = log.read_text(errors="replace").splitlines()
+    for pattern in (_VALUE, _CAUSE):
+        causes = [match[1] for line in lines if (match := pattern.search(line))]
+        if cause := next((cause for cause in reversed(causes) if "Engine core" not in cause), None):
+            return cause
+    return "no error in the log"
