@@ -54,8 +54,8 @@ _PLATFORM = Platform(
     python_packages=(),
 )
 _NOTES = (
-    "A CPU has no compute capability: findings about GPUs (`quantization-gpu`, `cache-type`, Marlin, parallel sizes on a",
-    "Jetson) are not compared here. Equal verdicts can have different causes: the last column has the server's.",
+    "A CPU has no compute capability: findings about GPUs (`quantization-gpu`, `cache-type`, Marlin, parallel sizes on",
+    "a Jetson) are not compared here. Equal verdicts can have different causes: the last column has the server's.",
 )
 
 

@@ -44,6 +44,7 @@ ELSEWHERE = {
     "jbuild bench --url http://127.0.0.1:8000 --prompts 16 --output-tokens 64": "tests/unit/test_bench_client.py",
     "scripts/audit-agreement": "half an hour of emulation, by hand; its parts are unit tests",
     "scripts/audit-oracles": "needs the stacks of scripts/audit-agreement; a smaller comparison is an integration test",
+    "scripts/preflight-agreement": "an hour of real servers, by hand; the rules and the readers have unit tests",
     "scripts/audit-fuzz": "half an hour, by hand",
     "jbuild doctor --fix": "it may change the machine: tests/unit/test_doctor_command.py, with commands of its own",
     "jbuild matrix vllm-cpu-0.15.1 --format inputs > inputs.json": "wants a shell: tests/unit/test_ci_inputs.py",
