@@ -183,3 +183,38 @@ def test_a_base_image_of_another_distribution_than_the_cells(make_project: Calla
     project = make_project(matrix={"vllm": ["1.0"], "distribution": ["debian-13"]})
     done = project.run("recipe", "--until", "render")
     assert_refused(done, 14, "the base image: /etc/os-release says debian-12, and the cell is for debian-13")
+
+
+def test_a_server_that_would_refuse_its_questions_stops_the_run(make_project: Callable[..., Project]) -> None:
+    project = make_project()
+    (project.model / "tokenizer_config.json").write_text("{}")
+    locked = project.run("lock")
+    warning = "chat-template: model tiny: tokenizer_config.json has no chat template"
+    assert (locked.code, warning in locked.stderr) == (0, True)
+    again = project.run("lock")
+    assert (again.code, warning in again.stderr) == (0, True), "a lock that is unchanged warns, too"
+    done = project.run("recipe", "--until", "render", "--json")
+    assert (done.code, done.json["error"]) == (14, "AuditError")
+    assert "chat-template" in done.json["message"]
+    (project.model / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    assert project.run("recipe", "--until", "audit").code == 0
+
+
+def test_a_model_of_another_length_than_the_servers(make_project: Callable[..., Project]) -> None:
+    project = make_project()
+    config = json.loads((project.model / "config.json").read_text())
+    (project.model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 512}))
+    project.recipe["server"] = {**project.recipe.get("server", {}), "max-model-len": 1024}
+    project.write()
+    assert project.run("lock").code == 0
+    fit = project.run("fit", "--json")
+    (board,) = fit.json["cells"][0]["boards"]
+    assert (fit.code, board["verdict"]) == (9, "refused")
+    assert "config.json allows 512 tokens" in board["refusals"][0]
+    refused = project.run("audit", "--json")
+    (finding,) = [row for row in refused.json["findings"] if row["rule"] == "context-length"]
+    assert (refused.code, finding["wheel"], finding["file"]) == (14, "model tiny", "config.json")
+    project.recipe["audit"] = {"waive": [{"rule": "context-length", "reason": "we set the variable on the board"}]}
+    project.write()
+    assert project.run("audit").code == 0
+    assert project.run("fit").code == 0

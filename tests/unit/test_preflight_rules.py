@@ -195,7 +195,9 @@ def test_findings_read_as_sentences() -> None:
 
 def test_without_facts_about_the_release_only_the_model_is_checked() -> None:
     nothing = Sources(transformers=LIBRARY)
-    assert found(make_context(make_served(), "--no-such-option", sources=nothing, max_model_len=4096)) == []
+    assert found(make_context(make_served(), "--no-such-option", sources=nothing)) == []
+    assert found(make_context(make_served(), sources=nothing, max_model_len=4096)) == ["error context-length"]
+    assert found(make_context(make_served(), "-tp", "2", sources=nothing)) == ["error parallel-size"]
     assert found(make_context(make_served(tokenizer={}), sources=nothing)) == ["error chat-template"]
 
 

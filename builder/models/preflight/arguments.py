@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.models.fit.server_options import extra_arguments
+from builder.models.preflight.server_facts import ServerOption
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from builder.model.recipes import ServerSpec
-    from builder.models.preflight.server_facts import ServerOption
 
 # argparse takes these for values, not for options.
 _NEGATIVE = re.compile(r"-[0-9]*\.?[0-9]+")
@@ -21,6 +21,19 @@ _NUMBER = re.compile(r"[-+]?[0-9_]*\.?[0-9]+(e[-+]?[0-9]+)?[kmgtKMGT]?|auto|None
 # `vllm serve -O3`: the level follows the letter.
 _LEVEL = re.compile(r"-O(=?)(.+)")
 _LEAST_ABBREVIATION = 3
+
+
+# Options that the rules read, in all releases since 0.9: for a release whose options are unknown.
+_FLAGS = ("--enable-auto-tool-choice", "--language-model-only", "--skip-tokenizer-init", "--trust-remote-code")
+_OPTIONS = (
+    *("--chat-template", "--convert", "--dtype", "--kv-cache-dtype", "--limit-mm-per-prompt", "--max-model-len"),
+    *("--model-impl", "--pipeline-parallel-size", "-pp", "--quantization", "-q", "--reasoning-parser", "--runner"),
+    *("--task", "--tensor-parallel-size", "-tp", "--tokenizer", "--tool-call-parser", "--tool-parser-plugin"),
+)
+COMMON_OPTIONS = (
+    *(ServerOption(name=name, flag=True) for name in _FLAGS),
+    *(ServerOption(name=name) for name in _OPTIONS),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

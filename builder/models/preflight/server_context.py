@@ -11,7 +11,7 @@ from builder.jetson.boards import boards_for, sm_number
 from builder.model.audits import Finding
 from builder.models.fit.cell_fit import served_files
 from builder.models.fit.server_options import pinned_version, settings_of
-from builder.models.preflight.arguments import parse, server_arguments, value_of
+from builder.models.preflight.arguments import COMMON_OPTIONS, parse, server_arguments, value_of
 from builder.models.preflight.model_facts import read_model
 from builder.models.preflight.wheel_sources import Sources, read_sources
 
@@ -47,8 +47,9 @@ class ServerContext:
 
     @cached_property
     def arguments(self) -> tuple[Argument, ...]:
-        """The server's arguments, split by the options of the locked release."""
-        return parse(server_arguments(self.server), self.sources.vllm.facts.options if self.sources.vllm else ())
+        """The server's arguments, split by the options of the locked release, else by common ones."""
+        options = self.sources.vllm.facts.options if self.sources.vllm else ()
+        return parse(server_arguments(self.server), options or COMMON_OPTIONS)
 
     def option(self, *names: str) -> str | None:
         """Return an option's value, "" for a flag that is given, or None."""
