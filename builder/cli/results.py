@@ -15,7 +15,7 @@ from builder.host.console import Console
 from builder.host.files import write_text
 from builder.host.toml.documents import printable
 from builder.host.units import moment
-from builder.pipeline.history import Failure
+from builder.pipeline.failure import Failure
 
 
 def show(result: Any, text: str, console: Console) -> None:

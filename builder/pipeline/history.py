@@ -21,6 +21,7 @@ from builder.model.images import Image
 from builder.model.locks import Lock  # noqa: TC001  # records are decoded by the types of their fields
 from builder.model.publications import Publication
 from builder.model.verdicts import SmokeFailedError, Verdict
+from builder.pipeline.failure import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,21 +51,6 @@ class StageResult:
     stage: str
     ran: bool
     seconds: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Failure:
-    """The stage at which a run failed, and the error; `log` is the tail of a program's log.
-
-    `when` is the end of the run (UTC, ISO 8601); in the history the run itself has it.
-    """
-
-    stage: str
-    message: str
-    where: str | None = None
-    hint: str | None = None
-    log: str | None = None
-    when: str | None = field(default=None, metadata=records.OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from conftest import CHECKOUT
 from report_parts import Made, write_recipe
 
 from builder.host.paths import Workspace
-from builder.pipeline.history import Failure
+from builder.pipeline.failure import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,7 @@ from work import LINEAR, calls_in
 from builder.host import records
 from builder.model.audits import Finding
 from builder.model.verdicts import Agreement, FailedModule, GpuComputation, Modules
-from builder.pipeline.history import Failure
+from builder.pipeline.failure import Failure
 from builder.project.page.cell_view import CellView, cell_view
 from builder.project.page.page_data import gather, grid_of
 from builder.project.page.page_html import SIGNS, clean, render

@@ -20,7 +20,7 @@ from builder.host.session import Session
 from builder.lock.unresolved import reasons
 from builder.model.patterns import RUNNER
 from builder.model.recipes import Cell, Recipe
-from builder.pipeline.history import Failure, open_failures, runs
+from builder.pipeline.failure import Failure
 from builder.project.ci.github_jobs import CiPlan, outputs, plan
 from builder.recipe.find import recipe_paths
 from builder.recipe.load import load
@@ -93,7 +93,13 @@ def _listed(name: str, path: Path, workspace: Workspace) -> tuple[ListedRecipe, 
 
 
 def _failures(cells: Sequence[Cell], workspace: Workspace) -> dict[str, tuple[Failure, ...]]:
-    failures = {cell.id: open_failures(runs(workspace.cell(cell.recipe, cell.id))) for cell in cells}
+    folders = {cell.id: workspace.cell(cell.recipe, cell.id) for cell in cells}
+    begun = {cell: folder for cell, folder in folders.items() if folder.path.is_dir()}
+    if not begun:
+        return {}
+    from builder.pipeline.history import open_failures, runs  # noqa: PLC0415  # slow to import
+
+    failures = {cell: open_failures(runs(folder)) for cell, folder in begun.items()}
     return {cell: failed for cell, failed in failures.items() if failed}
 
 

@@ -13,7 +13,7 @@ from builder.cli.verb_options import complete_recipes, output_option
 from builder.host.files import write_text
 from builder.host.session import Session
 from builder.host.units import size_of
-from builder.pipeline.history import Failure
+from builder.pipeline.failure import Failure
 from builder.project.page.cell_view import CellView
 from builder.project.page.page_data import gather
 from builder.project.page.page_html import render

@@ -18,7 +18,8 @@ from builder.lock.unresolved import reasons
 from builder.model import locks
 from builder.model.platforms import Platform
 from builder.model.recipes import Cell, Question, Recipe, Spec, TagRule
-from builder.pipeline.history import Failure, open_failures, runs
+from builder.pipeline.failure import Failure
+from builder.pipeline.history import open_failures, runs
 from builder.pipeline.order import STAGES, RunOptions
 from builder.pipeline.runner import preview
 from builder.recipe.matrix import job_of

@@ -10,7 +10,7 @@ from builder.image.render.image_labels import stand_ins
 from builder.lock import lockfile
 from builder.pipeline import history
 from builder.pipeline.cell import CellRecords, passed
-from builder.pipeline.history import Failure
+from builder.pipeline.failure import Failure
 from builder.pipeline.order import STAGES
 from builder.project.page import page_parts
 
