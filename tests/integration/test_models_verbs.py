@@ -176,7 +176,8 @@ def test_a_hub_that_refuses(hub: HubStandIn, place: Place, status: int, code: in
         ("model.safetensors.index.json", b'{"weight_map": ', "is not JSON"),
         ("model.safetensors.index.json", b'{"weight_map": 5}', "has no `weight_map` of file names"),
         ("model.safetensors.index.json", b'{"weight_map": {"a": "model-7.safetensors"}}', "is missing"),
-        ("config.json", b"", "config.json is not JSON"),
+        ("config.json", b"", "config.json is empty"),
+        ("config.json", b"[", "config.json is not JSON"),
         ("../outside.json", b"{}", "is not a plain relative path"),
     ],
 )

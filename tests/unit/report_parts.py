@@ -16,13 +16,13 @@ from builder.model.images import Descriptor, Image, ImageSettings, Plan
 from builder.model.publications import Publication, RegistryPublication, TagPut
 from builder.model.verdicts import Answer, Verdict
 from builder.pipeline import history
-from builder.pipeline.failure import Failure
 from builder.pipeline.history import HistoryRun, LastPublication, StageResult
 from builder.pipeline.order import STAGES
 
 if TYPE_CHECKING:
     from builder.host.paths import CellFolder, Workspace
     from builder.model.locks import Lock
+    from builder.pipeline.failure import Failure
 
 RECIPE = """
 description = {description}
