@@ -197,6 +197,13 @@ def test_a_failed_lock_is_shown_wherever_cells_are(jbuild: Any, project: Path) -
     assert json.loads(jbuild("list", "--json")[1])["recipes"][0]["failures"][cell][0]["stage"] == "lock"
 
 
+def test_show_lists_the_replaced_requirements(jbuild: Any, project: Path) -> None:
+    recipe = project / "recipes" / "demo.toml"
+    text = recipe.read_text()
+    recipe.write_text(text.replace("[packages]\n", '[packages]\nreplace = ["torch==2.11.0", "numpy<3"]\n', 1))
+    assert "  replace     torch==2.11.0, numpy<3\n" in jbuild("show", "demo")[1]
+
+
 def test_show_says_that_a_lock_is_damaged(jbuild: Any, project: Path) -> None:
     cell = json.loads(jbuild("matrix", "demo", "--json")[1])["cells"][0]["id"]
     lock = project / "locks" / "demo" / f"pylock.{cell}.toml"
