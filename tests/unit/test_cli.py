@@ -88,11 +88,11 @@ def test_version(jbuild: Any) -> None:
 def test_an_unknown_verb_gets_the_nearest_name(jbuild: Any) -> None:
     code, out, err = jbuild("lits")
     assert (code, out) == (2, "")
-    assert err == "error: there is no verb `lits`\n  next: did you mean `list`?\n"
+    assert err == "error: there is no command `lits`\n  next: did you mean `list`?\n"
 
 
 def test_an_unknown_verb_near_nothing_gets_all_names(jbuild: Any) -> None:
-    assert f"verbs: {', '.join(sorted(verb.name for verb in verbs()))}\n" in jbuild("xyzzy")[2]
+    assert f"commands: {', '.join(sorted(verb.name for verb in verbs()))}\n" in jbuild("xyzzy")[2]
 
 
 def test_an_unknown_option(jbuild: Any) -> None:
