@@ -51,8 +51,8 @@ class _Verbs(click.Group):
         # While a shell completes a word, messages have no place.
         is_word = not ctx.resilient_parsing and args and not args[0].startswith("-")
         if is_word and self.get_command(ctx, args[0]) is None:
-            hint = suggest(args[0], self.list_commands(ctx), noun="verbs")
-            raise UsageError(f"there is no verb `{args[0]}`", hint=hint)
+            hint = suggest(args[0], self.list_commands(ctx), noun="commands")
+            raise UsageError(f"there is no command `{args[0]}`", hint=hint)
         return super().resolve_command(ctx, args)
 
 

@@ -169,7 +169,10 @@ def _cell(result: CellResult, reach: str) -> str:
     if audit:
         lines.append(f"  audit     {audit.counts}")
     if plan and not image:
-        lines += [f"  plan      {run.folder.path}", f"  build it  {reach}{' '.join(plan.command)}"]
+        # The command's context and outputs are relative to the folder.
+        folder = run.folder.path
+        enter = f"cd {shlex.quote(str(folder))}"
+        lines += [f"  plan      {folder}", f"  build it  {enter} && {reach}{' '.join(plan.command)}"]
     if image:
         lines += [f"  image     {image.digest}", f"  size      {image.size / 1e6:.0f} MB compressed"]
     if result.verified:

@@ -45,7 +45,7 @@ served_name = PatternCheck(patterns.SERVED_NAME, "a model name for clients")
 runner = PatternCheck(patterns.RUNNER, "a runner's label: letters, digits, `.`, `_` and `-`")
 _image = PatternCheck(patterns.IMAGE, "an image reference")
 _oci = PatternCheck(patterns.OCI_SOURCE, "a model in a registry: oci://host/name:tag, or @sha256:… in place of the tag")
-_hub = PatternCheck(patterns.HUB_SOURCE, "a model source: hf://organisation/name@revision")
+_hub = PatternCheck(patterns.HUB_SOURCE, "a model source: hf://organisation/name@revision, usually `@main`")
 
 
 def image(value: str) -> str | None:

@@ -46,7 +46,7 @@ def nothing_made(project: Project) -> bool:
 
 
 def test_unknown_names_are_answered_with_the_nearest(finished: Project) -> None:
-    assert_said(finished.jbuild("recip", finished.name), "there is no verb `recip`", "did you mean `?recipe")
+    assert_said(finished.jbuild("recip", finished.name), "there is no command `recip`", "did you mean `?recipe")
     assert_said(finished.jbuild("recipe", finished.name[:-1]), "there is no recipe", finished.name)
     done = finished.run("recipe", "--cell", "v1_0-debian21")
     assert_said(done, "no cell is called `v1_0-debian21`", CELL)

@@ -88,11 +88,11 @@ def test_version(jbuild: Any) -> None:
 def test_an_unknown_verb_gets_the_nearest_name(jbuild: Any) -> None:
     code, out, err = jbuild("lits")
     assert (code, out) == (2, "")
-    assert err == "error: there is no verb `lits`\n  next: did you mean `list`?\n"
+    assert err == "error: there is no command `lits`\n  next: did you mean `list`?\n"
 
 
 def test_an_unknown_verb_near_nothing_gets_all_names(jbuild: Any) -> None:
-    assert f"verbs: {', '.join(sorted(verb.name for verb in verbs()))}\n" in jbuild("xyzzy")[2]
+    assert f"commands: {', '.join(sorted(verb.name for verb in verbs()))}\n" in jbuild("xyzzy")[2]
 
 
 def test_an_unknown_option(jbuild: Any) -> None:
@@ -195,6 +195,13 @@ def test_a_failed_lock_is_shown_wherever_cells_are(jbuild: Any, project: Path) -
             found = found[key]
         assert found[0]["failures"][0]["when"] == run.when
     assert json.loads(jbuild("list", "--json")[1])["recipes"][0]["failures"][cell][0]["stage"] == "lock"
+
+
+def test_show_lists_the_replaced_requirements(jbuild: Any, project: Path) -> None:
+    recipe = project / "recipes" / "demo.toml"
+    text = recipe.read_text()
+    recipe.write_text(text.replace("[packages]\n", '[packages]\nreplace = ["torch==2.11.0", "numpy<3"]\n', 1))
+    assert "  replace     torch==2.11.0, numpy<3\n" in jbuild("show", "demo")[1]
 
 
 def test_show_says_that_a_lock_is_damaged(jbuild: Any, project: Path) -> None:

@@ -350,13 +350,23 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
         "hub without revision",
         "@main",
         "",
-        (17, "models[0].source", "`hf://org/tiny` is not a model source: hf://organisation/name@revision", None),
+        (
+            17,
+            "models[0].source",
+            "`hf://org/tiny` is not a model source: hf://organisation/name@revision, usually `@main`",
+            None,
+        ),
     ),
     (
         "other scheme",
         "hf://org/tiny@main",
         "s3://b/tiny",
-        (17, "models[0].source", "`s3://b/tiny` is not a model source: hf://organisation/name@revision", None),
+        (
+            17,
+            "models[0].source",
+            "`s3://b/tiny` is not a model source: hf://organisation/name@revision, usually `@main`",
+            None,
+        ),
     ),
     (
         "model name is a path",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,9 @@ def test_what_a_smoke_run_could_not_try_and_what_it_warns_of(session: Session) -
 
 
 def test_a_rendered_cell_says_how_to_build_it(session: Session) -> None:
-    text = summary([everything(session, image=None, verdict=None, publication=None)], 1.0)
-    assert "  build it  docker buildx build .\n" in text
+    result = everything(session, image=None, verdict=None, publication=None)
+    text = summary([result], 1.0)
+    assert f"  build it  cd {shlex.quote(str(result.run.folder.path))} && docker buildx build .\n" in text
     assert "run it" not in text
 
 

@@ -97,7 +97,8 @@ def result_schema(name: str, *, closed: bool = False) -> dict[str, Any]:
     """
     kinds = {verb.name: verb for verb in verbs()}
     if name != "error" and name not in kinds:
-        raise UsageError(f"there is no verb `{printable(name)}`", hint=suggest(name, (*kinds, "error"), noun="results"))
+        hint = suggest(name, (*kinds, "error"), noun="results")
+        raise UsageError(f"there is no command `{printable(name)}`", hint=hint)
     kind = VerbFailure if name == "error" else getattr(kinds[name].load(), kinds[name].result)
     return {"$schema": DIALECT, **schema_of(kind, closed=closed), "title": f"jbuild {name} --json"}
 
@@ -109,15 +110,15 @@ def _names(context: click.Context, _: click.Parameter, incomplete: str) -> list[
 
 
 @click.command("schema")
-@click.argument("name", metavar="recipe | config | VERB | error", shell_complete=_names)
-@click.option("--result", is_flag=True, help="Print the schema of a verb's result where a file has the same name.")
+@click.argument("name", metavar="recipe | config | COMMAND | error", shell_complete=_names)
+@click.option("--result", is_flag=True, help="Print the schema of a command's result where a file has the same name.")
 @json_option
 def print_schema(name: str, result: bool, as_json: bool) -> None:
     """Print a JSON Schema.
 
-    `recipe` and `config` are the schemas of recipe files and jbuild.toml, for editors. With the name of a verb, print
-    the schema of its --json output; with `error`, the schema of that output when a verb fails. `--result recipe` is the
-    output of the verb `recipe`.
+    `recipe` and `config` are the schemas of recipe files and jbuild.toml, for editors. With the name of a command,
+    print the schema of its --json output; with `error`, the schema of that output when a command fails. `--result
+    recipe` is the output of the command `recipe`.
     """
     schema = INPUTS[name]() if name in INPUTS and not result else result_schema(name)
     Console(as_json=as_json).result(schema, json.dumps(schema, indent=2))

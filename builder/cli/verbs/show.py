@@ -207,6 +207,8 @@ def _settings(cell: ShownCell | UnreadCell) -> Iterator[str]:
     yield f"  requires    {', '.join(spec.requires)}"
     if spec.constraints:
         yield f"  constraints {', '.join(spec.constraints)}"
+    if spec.replace:
+        yield f"  replace     {', '.join(spec.replace)}"
     if spec.apt:
         yield f"  apt         {', '.join(spec.apt)}"
     yield from (f"  model       {model.name} from {model.source}" for model in spec.models)
