@@ -119,11 +119,17 @@ def follow(
             console.say(line)
     except KeyboardInterrupt:
         server.interrupted = True
+        over.set()
         console.note(f"stopping {service.name}, within {service.stop_within_s} s")
         container.stop(service.stop_within_s)
     finally:
         over.set()
-    server.exit_code = containers.end_of(container, service)
+    if server.interrupted:
+        server.exit_code = container.wait()
+        if server.exit_code == containers.KILLED:
+            console.warn(f"{service.name} did not stop within {service.stop_within_s} s and was killed")
+    else:
+        server.exit_code = containers.end_of(container, service)
     return server
 
 

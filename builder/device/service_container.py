@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from builder.host.engine.docker import Engine
 
 _LAST_LINES = 60
-_KILLED = 137
+KILLED = 137
 _POLL_S = 0.5
 
 
@@ -184,7 +184,7 @@ def end_of(container: RunningContainer, service: Service) -> int:
     out_of_memory = container.state().out_of_memory
     why = "was killed: it exceeded its memory limit" if out_of_memory else f"ended with exit code {code}"
     hint = "`jbuild smoke RECIPE` names the usual remedies"
-    if out_of_memory or code == _KILLED:
+    if out_of_memory or code == KILLED:
         hint = "lower --max-model-len or --max-num-seqs, or give it more memory; `jbuild fit` shows the sum"
     raise SmokeError(f"the server {why}", where=service.name, hint=hint, log=container.last_lines(_LAST_LINES))
 

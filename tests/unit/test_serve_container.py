@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import requests
@@ -11,6 +13,7 @@ from engine_factory import SERVICE, Fake, make_engine
 from factories import make_jetson, make_job
 
 from builder.device import service_container as containers
+from builder.device.local_server import follow
 from builder.device.service import service_of, service_of_image
 from builder.device.service_records import Published
 from builder.errors import EngineError, SmokeError, UsageError
@@ -19,6 +22,8 @@ from builder.host.engine.container import RunningContainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from builder.host.session import Session
 
 QUIET = Console(quiet=True)
 
@@ -157,3 +162,33 @@ TWO_PORTS = {"1/tcp": {}, "2/tcp": {}}
 def test_an_image_of_no_server(config: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="not an image of a server"):
         service_of_image("x", facts(**config), Published(address="127.0.0.1", port=None), "arm64")
+
+
+class Interrupted:
+    """A container whose log is interrupted by Ctrl-C, and which then ends with a code."""
+
+    def __init__(self, code: int) -> None:
+        self.code, self.calls = code, list[str]()
+
+    def log_lines(self) -> Iterator[str]:
+        yield "loading"
+        raise KeyboardInterrupt
+
+    def stop(self, within_s: int) -> None:
+        self.calls.append(f"stop {within_s}")
+
+    def wait(self) -> int:
+        self.calls.append("wait")
+        return self.code
+
+
+@pytest.mark.parametrize(("code", "warned"), [(0, False), (137, True), (1, False)])
+def test_ctrl_c_is_the_normal_end_of_a_run(
+    session: Session, capsys: pytest.CaptureFixture[str], code: int, warned: bool
+) -> None:
+    container, remote = Interrupted(code), SimpleNamespace(is_local=False)
+    loud = replace(session, console=Console())
+    followed = follow(cast("Any", container), SERVICE, cast("Any", None), cast("Any", remote), loud)
+    assert (followed.interrupted, followed.exit_code) == (True, code)
+    assert container.calls == [f"stop {SERVICE.stop_within_s}", "wait"]
+    assert ("did not stop within" in capsys.readouterr().err) == warned
