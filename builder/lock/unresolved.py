@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
 from builder.host import records
-from builder.lock.index_sources import lock_inputs
 from builder.recipe.matrix import job_of
 
 if TYPE_CHECKING:
@@ -52,6 +51,8 @@ def reasons(
     tried = cells(recipe.name, workspace)
     if not tried:
         return {}
+    from builder.lock.index_sources import lock_inputs  # noqa: PLC0415  # slow to import, and seldom needed
+
     config, messages = settings(), {}
     for cell in selected:
         if cell.id in tried and not cell.impossible:

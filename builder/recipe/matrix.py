@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from builder.errors import RecipeError
 from builder.jetson.packages import python_problem
 from builder.jetson.platform import PLATFORM_AXES, ImpossibleError, platform_for
-from builder.model.locks import Job
 from builder.model.recipes import Cell, Pairs, TagRule
 from builder.recipe import placeholders
 from builder.recipe.select import matches
@@ -19,6 +18,7 @@ from builder.recipe.select import matches
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from builder.model.locks import Job
     from builder.model.platforms import Platform
     from builder.model.recipes import Architecture, Override, Recipe, Spec
 
@@ -99,6 +99,8 @@ def job_of(recipe: Recipe, cell: Cell) -> Job:
     Raises:
         RecipeError: the cell is declared impossible.
     """
+    from builder.model.locks import Job  # noqa: PLC0415  # slow to import; lists of cells do without
+
     return Job(recipe=recipe, cell=cell, spec=specify(recipe, cell), platform=platform_of(recipe, cell))
 
 
