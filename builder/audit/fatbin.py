@@ -1,4 +1,4 @@
-"""Reads the GPUs that a library has code for from the headers of its fat binaries, never the payloads.
+"""Reads the containers of GPU code in a library: their entries' headers, and an entry's payload on demand.
 
 NVIDIA does not document the format; files of CUDA 11 to 13 have this one, and `cuobjdump` agrees.
 """
@@ -9,25 +9,33 @@ import struct
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+import lz4.block
+import zstandard
+
 from builder.audit.byte_source import MalformedError
-from builder.model.audits import GpuTarget, Kind
+from builder.model.audits import GpuTarget, Kind, Variant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from builder.audit.byte_source import ByteSource
     from builder.audit.elf import ElfFacts
 
 # The runtime registers this one. `__nv_relfatbin` has relocatable code for the device linker, which no GPU runs.
 SECTIONS = (b".nv_fatbin",)
-_MAGIC = 0xBA55ED50
+MAGIC = 0xBA55ED50
+CONTAINER = struct.Struct("<IHHQ")
+ENTRY = struct.Struct("<HHIQIIHHIIIQQQ")
+# Containers start at multiples of this, and entries follow each other without padding.
+ALIGNMENT = 8
 _KINDS: dict[int, Kind] = {1: "ptx", 2: "sass"}
-_CONTAINER = struct.Struct("<IHHQ")
-_ENTRY = struct.Struct("<HHIQIIHHI")
-_ALIGNMENT = 8
+_LZ4, _ZSTD = 0x2000, 0x8000
+_ARCHITECTURE, _FAMILY = 0x100000, 0x200000
 # Containers of a library are adjacent; only padding separates them.
 _MOST_PADDING = 4096
 _MOST_ENTRIES = 2_000_000
+# The largest payload of today's wheels has 30 MB.
+_LARGEST_PAYLOAD = 1 << 30
 
 
 class Code(NamedTuple):
@@ -37,6 +45,40 @@ class Code(NamedTuple):
     isa: tuple[int, int]
 
 
+class Entry(NamedTuple):
+    """Code for one GPU in a container, or data of another kind (`code` is None).
+
+    `offset` is where its header starts in the file, `header` and `size` the bytes of the header and of the payload with
+    its padding. `packed` and `unpacked` are the bytes of the payload, compressed and not; they are equal without
+    compression.
+    """
+
+    offset: int
+    header: int
+    size: int
+    code: Code | None
+    flags: int
+    packed: int
+    unpacked: int
+
+    @property
+    def end(self) -> int:
+        """The offset of the next entry."""
+        return self.offset + self.header + self.size
+
+
+class Container(NamedTuple):
+    """Code that the runtime registers as one: of all entries, it loads one that fits the GPU.
+
+    `offset` is where its header starts in the file, `header` and `size` the bytes of the header and of all entries.
+    """
+
+    offset: int
+    header: int
+    size: int
+    entries: tuple[Entry, ...]
+
+
 def codes(source: ByteSource, facts: ElfFacts) -> Counter[Code]:
     """Return the targets of a library's code, and how often each occurs: kernels of several sources may differ.
 
@@ -44,42 +86,110 @@ def codes(source: ByteSource, facts: ElfFacts) -> Counter[Code]:
         MalformedError: the fat binaries are cut off or malformed.
     """
     counts: Counter[Code] = Counter()
-    for section in facts.sections:
-        if section.name in SECTIONS:
-            counts.update(_entries(source, section.offset, section.offset + section.size))
-            if sum(counts.values()) > _MOST_ENTRIES:
-                raise MalformedError("it claims more GPU code than any library has")
+    for container in containers(source, facts):
+        counts.update(entry.code for entry in container.entries if entry.code)
     return counts
 
 
-def _entries(source: ByteSource, position: int, end: int) -> Iterator[Code]:
-    for start, stop in _containers(source, position, end):
-        at = start
-        while at + _ENTRY.size <= stop:
-            kind, _, header, size, _, _, minor, major, sm = _ENTRY.unpack(source.read(at, _ENTRY.size))
-            if header < _ENTRY.size or at + header + size > stop:
-                raise MalformedError("an entry of its GPU code reaches beyond its container")
-            if kind in _KINDS:
-                code_kind = _KINDS[kind]
-                yield Code(GpuTarget(code_kind, sm), (major, minor) if code_kind == "ptx" else (0, 0))
-            at += header + size
+def containers(source: ByteSource, facts: ElfFacts, names: tuple[bytes, ...] = SECTIONS) -> Iterator[Container]:
+    """Yield the containers of some sections of a library.
+
+    Raises:
+        MalformedError: one is cut off or malformed.
+    """
+    entries = 0
+    for section in facts.sections:
+        if section.name in names:
+            for container in containers_between(source, section.offset, section.offset + section.size):
+                entries += len(container.entries)
+                if entries > _MOST_ENTRIES:
+                    raise MalformedError("it claims more GPU code than any library has")
+                yield container
 
 
-def _containers(source: ByteSource, position: int, end: int) -> Iterable[tuple[int, int]]:
-    while position + _CONTAINER.size <= end:
-        magic, _, header, size = _CONTAINER.unpack(source.read(position, _CONTAINER.size))
-        if magic != _MAGIC:
+def containers_between(source: ByteSource, position: int, end: int) -> Iterator[Container]:
+    """Yield the containers between two offsets.
+
+    Raises:
+        MalformedError: one is cut off or malformed.
+    """
+    while position + CONTAINER.size <= end:
+        magic, _, header, size = CONTAINER.unpack(source.read(position, CONTAINER.size))
+        if magic != MAGIC:
             position = _next(source, position, end)
             continue
-        if header < _CONTAINER.size or position + header + size > end:
+        if header < CONTAINER.size or position + header + size > end:
             raise MalformedError("its GPU code is cut off")
-        yield position + header, position + header + size
+        yield Container(position, header, size, tuple(_entries(source, position + header, position + header + size)))
         position += header + size
-        position += -position % _ALIGNMENT
+        position += -position % ALIGNMENT
+
+
+def _entries(source: ByteSource, at: int, stop: int) -> Iterator[Entry]:
+    while at + ENTRY.size <= stop:
+        kind, _, header, size, packed, _, minor, major, sm, _, _, flags, _, unpacked = ENTRY.unpack(
+            source.read(at, ENTRY.size)
+        )
+        if header < ENTRY.size or at + header + size > stop:
+            raise MalformedError("an entry of its GPU code reaches beyond its container")
+        code = None
+        if kind in _KINDS:
+            code_kind = _KINDS[kind]
+            isa = (major, minor) if code_kind == "ptx" else (0, 0)
+            code = Code(GpuTarget(code_kind, sm, _variant(flags)), isa)
+        if not flags & (_LZ4 | _ZSTD):
+            packed = unpacked = size
+        yield Entry(at, header, size, code, flags, packed, unpacked)
+        at += header + size
+
+
+def _variant(flags: int) -> Variant:
+    return "a" if flags & _ARCHITECTURE else "f" if flags & _FAMILY else ""
 
 
 def _next(source: ByteSource, position: int, end: int) -> int:
     """Return the position of the next container after padding; without one, the rest is not known GPU code."""
     window = source.read(position, min(_MOST_PADDING, end - position))
-    start = window.find(_MAGIC.to_bytes(4, "little"), 1)
+    start = window.find(MAGIC.to_bytes(4, "little"), 1)
     return position + start if start >= 0 else end
+
+
+def payload(source: ByteSource, entry: Entry) -> bytes:
+    """Return the code of an entry, without compression; SASS is an ELF file (a cubin), PTX is text.
+
+    Raises:
+        MalformedError: it is cut off, cannot be decompressed, or has another size than its header states.
+    """
+    if max(entry.unpacked, entry.packed) > _LARGEST_PAYLOAD:
+        raise MalformedError("an entry of its GPU code claims more than 1 GiB")
+    if entry.packed > entry.size:
+        raise MalformedError("an entry of its GPU code is larger than its room")
+    data = source.read(entry.offset + entry.header, entry.packed)
+    if entry.flags & _ZSTD:
+        data = _zstd(data, entry.unpacked)
+    elif entry.flags & _LZ4:
+        data = _lz4(data, entry.unpacked)
+    return data
+
+
+def _zstd(data: bytes, size: int) -> bytes:
+    try:
+        # The frame's own header decides the allocation, so it is checked first.
+        if zstandard.frame_content_size(data) not in {-1, size}:
+            raise MalformedError("an entry of its GPU code has another size than its header states")
+        unpacked = zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
+    except zstandard.ZstdError as error:
+        raise MalformedError(f"an entry of its GPU code cannot be decompressed: {error}") from error
+    if len(unpacked) != size:
+        raise MalformedError("an entry of its GPU code has another size than its header states")
+    return unpacked
+
+
+def _lz4(data: bytes, size: int) -> bytes:
+    try:
+        unpacked = lz4.block.decompress(data, uncompressed_size=size)
+    except lz4.block.LZ4BlockError as error:
+        raise MalformedError(f"an entry of its GPU code cannot be decompressed: {error}") from error
+    if len(unpacked) != size:
+        raise MalformedError("an entry of its GPU code has another size than its header states")
+    return bytes(unpacked)

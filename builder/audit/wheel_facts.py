@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from builder.audit.wheel_reader import Member, WheelMembers
 
 # Part of the cached facts' file names: raise it when the same wheel gives other facts.
-READER = 3
+READER = 4
 # Each file from this size on (bytes) gets a processor of its own.
 _LARGE = 24 << 20
 _INIT = b"PyInit_"

@@ -9,6 +9,8 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 Kind = Literal["ptx", "sass"]
+# `a`: code that uses features of one compute capability, and runs on no other; `f`: of a family, such as 10.0 and 10.3.
+Variant = Literal["", "a", "f"]
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
@@ -222,3 +224,4 @@ class GpuTarget(NamedTuple):
 
     kind: Kind
     sm: int
+    variant: Variant = ""
