@@ -19,6 +19,7 @@ from builder.device.service_records import Published
 from builder.errors import EngineError, SmokeError, UsageError
 from builder.host.console import Console
 from builder.host.engine.container import RunningContainer
+from builder.host.engine.gpu_access import BY_RUNTIME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,13 +130,13 @@ def test_where_it_is_published() -> None:
     assert RunningContainer(container).published(8000) == 49153
 
 
-def test_the_gpu_needs_nvidias_runtime() -> None:
+def test_the_gpu_needs_a_way_to_it() -> None:
     gpu = service_of(make_job(platform=make_jetson()), "image")
     containers.check_engine(SERVICE, make_engine())
     with pytest.raises(EngineError, match="no `nvidia` runtime") as caught:
         containers.check_engine(gpu, make_engine())
     assert "nvidia-ctk runtime configure" in str(caught.value.hint)
-    containers.check_engine(gpu, make_engine(runtimes=("nvidia", "runc")))
+    containers.check_engine(gpu, make_engine(gpu=BY_RUNTIME))
 
 
 def facts(**config: Any) -> dict[str, Any]:

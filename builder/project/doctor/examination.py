@@ -47,7 +47,7 @@ def doctor_context(session: Session, recipe: Recipe | None = None) -> DoctorCont
     jobs = tuple(job_of(recipe, cell) for cell in expand(recipe) if not cell.impossible) if recipe else ()
     case = DoctorContext(session=session, recipe=recipe, jobs=jobs)
     try:
-        return replace(case, engine=find_engine(session.workspace))
+        return replace(case, engine=find_engine(session.workspace, session.config.gpu))
     except EngineError as error:
         location = f" ({error.where})" if error.where else ""
         return replace(case, refusal=f"{error.message}{location}", hint=error.hint or "")
