@@ -37,7 +37,7 @@ _OPTION = re.compile(r"(--[a-z][a-z0-9-]*)(?:[ =].*)?")
 _FOREIGN_OPTIONS = frozenset(
     """
     --cache-to --compile-bytecode --driver --dtype --enforce-eager --gpu-memory-utilization --host
-    --insecure-ignore-tlog --ipc --kv-cache-dtype --max-model-len --max-num-seqs --metrics-port --name --network
+    --device --insecure-ignore-tlog --ipc --kv-cache-dtype --max-model-len --max-num-seqs --metrics-port --name --network
     --only --platform --port --quantization --runtime --secret --served-model-name --small --tensor-parallel-size
     --warmup --allow-deprecated-quantization --chat-template --config-format --enable-auto-tool-choice --lora-modules
     --max-num-batched-tokens --max_model_len --no- --option --reasoning-parser --tokenizer-mode --tool-call-parser
