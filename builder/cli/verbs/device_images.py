@@ -17,15 +17,18 @@ from builder.device.image_choice import SelectedImage, choose, image_of
 from builder.device.local_server import FollowedServer, StartedServer, described, follow, service_here
 from builder.device.service import Memory, chosen_board, curl_hint, memory_of, new_key, readable_key, service_of
 from builder.device.service_records import Published, Service, is_open, parse_published
+from builder.errors import EngineError
 from builder.host import records
 from builder.host.engine.docker import find_engine
 from builder.host.files import secret_beside, write_secret, write_text
+from builder.host.session import Session
 from builder.image.runtime import served_name
 from builder.jetson.boards import Board
 
 _FILE = "compose.yaml"
 _KEY = "vllm-api-key"
 _SAVE = f"Save this as {_FILE}, or let jbuild write the file and its API key: --output {_FILE}."
+_ELSEWHERE = "DOCKER_HOST names the engine that jbuild uses on this machine; leave it out on another one."
 _MAKE_KEY = f"Create its API key: mkdir -m 700 secrets && openssl rand -hex 24 >secrets/{_KEY}"
 
 
@@ -94,8 +97,9 @@ def write_compose(
         environment=memory.environment if memory else (),
     )
     ask = curl_hint(service, served_name(job.spec))
-    notes = [*_remarks(row, memory), *([] if output else [_SAVE, _MAKE_KEY])]
-    text = compose_file(service, of=job.name, file=target.name, ask=ask, remarks=notes)
+    docker = _docker(session)
+    notes = [*_remarks(row, memory), *([] if output else [_SAVE, _MAKE_KEY]), *([_ELSEWHERE] if " " in docker else [])]
+    text = compose_file(service, of=job.name, file=target.name, ask=ask, remarks=notes, docker=docker)
     if output:
         is_new = write_secret(key, new_key())
         write_text(output, text)
@@ -111,6 +115,14 @@ def write_compose(
         service=service,
     )
     show(result, str(output) if output else text.rstrip("\n"), session.console)
+
+
+def _docker(session: Session) -> str:
+    """Return the command that reaches the engine of jbuild; without an engine, that of the user's."""
+    try:
+        return find_engine(session.workspace).docker
+    except EngineError:
+        return "docker"
 
 
 def _remarks(board: Board | None, memory: Memory | None) -> list[str]:
