@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from builder.cli.variables import unknown_variables
 from builder.cli.verb_options import cell_option, json_option, recipe_argument
 from builder.errors import JbuildError, RecipeError, UsageError
 from builder.host import config
@@ -125,9 +127,11 @@ def open_session(*, as_json: bool = False) -> Session:
     Raises:
         DocumentError: a configuration file has mistakes.
     """
-    workspace = Workspace.current()
+    workspace, console = Workspace.current(), Console(as_json=as_json)
     settings = config.load(workspace.config_files, families())
-    return Session(workspace=workspace, config=settings, console=Console(as_json=as_json))
+    for warning in unknown_variables(os.environ):
+        console.warn(warning)
+    return Session(workspace=workspace, config=settings, console=console)
 
 
 def select_cells(name: str, selectors: Sequence[str], session: Session) -> CellSelection:
