@@ -177,6 +177,35 @@ def test_tokenizers_and_templates(
     assert found(make_context(make_served(**model), *arguments, **changes)) == expected
 
 
+COMPILATION = "--compilation-config"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((COMPILATION, '{"mode": 3, "pass_config": {"fuse_norm_quant": true}, "inductor_config": {"any": 1}}'), []),
+        ((COMPILATION, '{"mode": 8k}'), []),
+        ((COMPILATION, "3"), []),
+        ((f"{COMPILATION}.pass_config.fuse_norm_quant=true", f"{COMPILATION}.mode", "3"), []),
+        ((COMPILATION, '{"mode": 3,}'), ["error server-option"]),
+        ((COMPILATION, '{"mod": 3}'), ["error server-option"]),
+        ((COMPILATION, '{"pass_config": {"fuse_norm": 1}, "level": 3}'), ["error server-option"] * 2),
+        ((f"{COMPILATION}.pass_config.fuse_norm=true",), ["error server-option"]),
+        # A release whose class does not refuse the key ignores it.
+        (("--pooler-config", '{"pooling": "MEAN"}'), ["warning server-option"]),
+    ],
+)
+def test_the_keys_of_json_values(arguments: tuple[str, ...], expected: list[str]) -> None:
+    assert found(make_context(make_served(), *arguments)) == expected
+
+
+def test_a_key_is_named_with_the_nearest_one_and_its_place() -> None:
+    assert text(make_context(make_served(), COMPILATION, '{"pass_config": {"fuse_norm": 1}}')) == (
+        "server: --compilation-config has no key `pass_config.fuse_norm` in vLLM 0.20.2; "
+        "did you mean `pass_config.fuse_norm_quant`?"
+    )
+
+
 def test_advice_names_the_nearest_option() -> None:
     assert "--tensor-parallel-size" in text(make_context(make_served(), "--tensor-paralel-size", "1"))
 
