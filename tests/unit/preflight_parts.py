@@ -50,6 +50,9 @@ OPTIONS = (
     ServerOption(name="--pooler-config", keys=("pooling_type", "normalize")),
     ServerOption(name="-O"),
     ServerOption(name="--gpu-memory-utilization"),
+    ServerOption(name="--enable-lora", flag=True),
+    ServerOption(name="--lora-modules", many=True),
+    ServerOption(name="--max-lora-rank", number=True),
 )
 FACTS = ServerFacts(
     options=OPTIONS,

@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from builder.host.toml.documents import nearest
+from builder.host.toml.documents import nearest, printable
 from builder.models.preflight.server_context import server_finding
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from builder.models.preflight.server_facts import ServerOption
 
 _OPTION = "server-option"
+# vLLM 0.15.1 and 0.20.2: MultiModalConfig._validate_limit_per_prompt.
+_LIMITS = "--limit-mm-per-prompt"
 # vLLM takes 8k and 1.5G within JSON too.
 _SUFFIXED = re.compile(r"(?<=[:\[,\s])([0-9.]+)[kmgtKMGT](?=\s*[,}\]])")
 
@@ -27,6 +29,7 @@ def json_options(context: ServerContext) -> Iterator[Finding]:
     release = context.sources.vllm
     if release is None:
         return
+    yield from _limits(context)
     for argument in context.arguments:
         if argument.option is None or not argument.option.keys or argument.flaw:
             continue
@@ -39,6 +42,23 @@ def json_options(context: ServerContext) -> Iterator[Finding]:
             effect = "" if argument.option.only_keys else ", which ignores it"
             detail = f"has no key `{key}` in {release}{effect}"
             yield server_finding(_OPTION, severity, name, detail, _hint(key, argument.option))
+
+
+def _limits(context: ServerContext) -> Iterator[Finding]:
+    """Yield numbers of images, videos and the like that are none."""
+    for argument in context.arguments:
+        if argument.option is None or argument.option.name != _LIMITS or argument.flaw:
+            continue
+        document, flaw = _document(argument)
+        if flaw:
+            yield server_finding(_OPTION, "error", _LIMITS, flaw, "correct `arguments` under [server]")
+        is_dotted = "." in argument.text.partition("=")[0]
+        for kind, value in document.items() if isinstance(document, dict) and not is_dotted else ():
+            if not isinstance(value, dict) and not (isinstance(value, int) and value >= 0):
+                detail = (
+                    f"sets {printable(str(kind))} to {printable(json.dumps(value))}, which is not a number of items"
+                )
+                yield server_finding(_OPTION, "error", _LIMITS, detail, 'write {"image": 2}')
 
 
 def _document(argument: Argument) -> tuple[object, str | None]:
