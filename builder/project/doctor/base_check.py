@@ -14,6 +14,7 @@ from builder.remote.registry.base_lookup import resolve_digest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from builder.errors import JbuildError
     from builder.project.doctor.check_table import Check, DoctorContext
 
 _PATIENCE = Patience(connect_s=5.0, read_s=10.0)
@@ -33,8 +34,12 @@ def _look_up(case: DoctorContext, image: tuple[str, str]) -> Check:
     try:
         base = resolve_digest(name, case.session.config, architecture, retry=Retry(tries=1), patience=_PATIENCE)
     except NetworkError as error:
-        return problem("base image", "silent", f"{name}: {error.message}", fix=error.hint or "check the network")
+        return problem("base image", "silent", _with_name(error, name), fix=error.hint or "check the network")
     except (RegistryError, RecipeError) as error:
-        return problem("base image", "refused", f"{name}: {error.message}", fix=error.hint or "correct [base]")
+        return problem("base image", "refused", _with_name(error, name), fix=error.hint or "correct [base]")
     mirror = "" if base.used == name else f", from {base.used}"
     return ok("base image", f"{name}{mirror}")
+
+
+def _with_name(error: JbuildError, name: str) -> str:
+    return error.message if name in error.message else f"{name}: {error.message}"
