@@ -23,18 +23,21 @@ _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 _KEYWORDS = frozenset({"true", "false", "yes", "no", "on", "off", "y", "n", "null"})
 
 
-def compose_file(service: Service, *, of: str, file: str, ask: str, remarks: Sequence[str] = ()) -> str:
+def compose_file(
+    service: Service, *, of: str, file: str, ask: str, remarks: Sequence[str] = (), docker: str = "docker"
+) -> str:
     """Return the text of a compose file; the key's file is named relative to it.
 
     Its first lines name `of`, the cell, `file`, itself, and `ask`, a command that asks the server; then `remarks`.
+    `docker` is the command that reaches the engine.
     """
     lines = [
         f"Written by jbuild for {of}: `jbuild compose` writes it again.",
         *remarks,
         "",
-        f"  docker compose --file {file} up --detach --wait",
+        f"  {docker} compose --file {file} up --detach --wait",
         f"  {ask}",
-        f"  docker compose --file {file} down",
+        f"  {docker} compose --file {file} down",
     ]
     comment = "".join(f"# {line}".rstrip() + "\n" for line in lines)
     return f"{comment}\n{to_yaml(_without_variables(document(service)))}"

@@ -220,8 +220,17 @@ def _variables(kind: Literal["variables", "fallback_variables"]) -> Iterator[tup
     for field in _CONFIG.fields:
         names = list(getattr(field, kind))
         if kind == "variables" and "." in field.name:
-            names.append(f"JBUILD_{re.sub('[.-]', '_', field.name).upper()}")
+            names.append(_own_variable(field))
         yield from ((field, name) for name in names if os.environ.get(name))
+
+
+def own_variables() -> tuple[str, ...]:
+    """Return the names of jbuild's own environment variables for settings."""
+    return tuple(_own_variable(field) for field in _CONFIG.fields if "." in field.name)
+
+
+def _own_variable(field: Field) -> str:
+    return f"JBUILD_{re.sub('[.-]', '_', field.name).upper()}"
 
 
 def _from_variable(field: Field, variable: str) -> dict[str, Any]:

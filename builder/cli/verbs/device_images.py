@@ -38,6 +38,7 @@ from builder.jetson.boards import Board
 _FILE = "compose.yaml"
 _KEY = "vllm-api-key"
 _SAVE = f"Save this as {_FILE}, or let jbuild write the file and its API key: --output {_FILE}."
+_ELSEWHERE = "DOCKER_HOST names the engine that jbuild uses on this machine; leave it out on another one."
 _MAKE_KEY = f"Create its API key: mkdir -m 700 secrets && openssl rand -hex 24 >secrets/{_KEY}"
 
 
@@ -107,8 +108,9 @@ def write_compose(
     )
     service = replace(service, gpu=_gpu_access(session))
     ask = curl_hint(service, served_name(job.spec))
-    notes = [*_remarks(row, memory), *([] if output else [_SAVE, _MAKE_KEY])]
-    text = compose_file(service, of=job.name, file=target.name, ask=ask, remarks=notes)
+    docker = _docker(session)
+    notes = [*_remarks(row, memory), *([] if output else [_SAVE, _MAKE_KEY]), *([_ELSEWHERE] if " " in docker else [])]
+    text = compose_file(service, of=job.name, file=target.name, ask=ask, remarks=notes, docker=docker)
     if output:
         is_new = write_secret(key, new_key())
         write_text(output, text)
@@ -132,6 +134,14 @@ def _gpu_access(session: Session) -> GpuAccess:
         return find_engine(session.workspace, session.config.gpu).gpu or BY_RUNTIME
     except EngineError:
         return GpuAccess(method=session.config.gpu) if session.config.gpu else BY_RUNTIME
+
+
+def _docker(session: Session) -> str:
+    """Return the command that reaches the engine of jbuild; without an engine, that of the user's."""
+    try:
+        return find_engine(session.workspace).docker
+    except EngineError:
+        return "docker"
 
 
 def _remarks(board: Board | None, memory: Memory | None) -> list[str]:

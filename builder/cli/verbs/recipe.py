@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from builder.cli.cell_selection import CellSelection, recipe_verb
+from builder.cli.cell_selection import CellSelection, naming, recipe_verb
 from builder.cli.results import show, show_failures, write
 from builder.cli.run_view import DryRun, RunResult, dry_run_of, dry_run_text, run_result, summary
 from builder.cli.verb_options import (
@@ -113,7 +113,7 @@ def run(
     result = run_result(recipe, results, [cell for cell in selection.cells if cell.impossible], seconds)
     if file:
         write(file, result)
-    failures = [(result.run.job.cell.id, result.error) for result in results if result.error]
+    failures = [(result.run.job.cell.id, naming(result.error, recipe)) for result in results if result.error]
     if failures and len(results) == 1:
         raise failures[0][1]
     show_failures(failures, session.console)

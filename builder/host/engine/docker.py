@@ -85,6 +85,12 @@ class Engine:
         """The name of the engine's machine, None for this one."""
         return None if self.is_local else urlsplit(self.endpoint).hostname
 
+    @property
+    def docker(self) -> str:
+        """The command with which a user's shell reaches it: `docker`, with DOCKER_HOST if the shell must set it."""
+        host = self.docker_host if self.source == "scripts/engine" else None
+        return f"DOCKER_HOST={host} docker" if host else "docker"
+
     def environment(self) -> dict[str, str]:
         """Return the environment in which `docker` and `docker buildx` use this engine."""
         return {"DOCKER_HOST": self.docker_host} if self.docker_host else {}

@@ -11,6 +11,7 @@ from builder.host.concurrency import TaskGroup
 from builder.host.engine.docker import find_engine
 from builder.host.process import run
 from builder.project.doctor import (
+    base_check,
     disk_check,
     emulation_check,
     jetson_check,
@@ -35,6 +36,7 @@ _CHECKS: tuple[Callable[[DoctorContext], Iterable[Check]], ...] = (
     emulation_check.check,
     proxy_check.check,
     network_check.check,
+    base_check.check,
     network_check.registries,
     network_check.stand_ins,
     disk_check.check,
