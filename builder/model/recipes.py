@@ -277,3 +277,8 @@ class Cell:
     def value(self, axis: str) -> str | None:
         """Return the cell's value on an axis, or None if the matrix has no such axis."""
         return dict(self.values).get(axis)
+
+    @property
+    def names_sms(self) -> bool:
+        """Whether the cell names the GPUs of its image; otherwise the image serves all GPUs of the platform."""
+        return self.value("sm") is not None
