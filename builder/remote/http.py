@@ -63,6 +63,8 @@ _TRANSIENT = (
     exceptions.ChunkedEncodingError,
     exceptions.ContentDecodingError,
 )
+# The name server's own answer that a name, or an address of it, does not exist; without any answer it is EAI_AGAIN.
+_UNKNOWN_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 _ERRNO_REASONS = {
     errno.ECONNREFUSED: "connection refused",
     errno.ENETUNREACH: "the network is unreachable",
@@ -356,7 +358,7 @@ def is_transient(error: requests.RequestException) -> bool:
     if isinstance(error, exceptions.SSLError):
         # A connection cut inside TLS is an SSL error too; a bad certificate stays bad.
         return any(isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError)) for cause in causes(error))
-    return isinstance(error, _TRANSIENT)
+    return isinstance(error, _TRANSIENT) and not any(map(_is_unknown_name, causes(error)))
 
 
 def retry_after_s(response: requests.Response | None) -> float:
@@ -412,11 +414,15 @@ def asked_wait(response: requests.Response) -> str:
     return f" and asks to wait {wait_s} s" if wait_s < _LONG_WAIT_S else f" and asks to wait {wait_s // 60} minutes"
 
 
+def _is_unknown_name(cause: BaseException) -> bool:
+    return isinstance(cause, socket.gaierror) and cause.errno in _UNKNOWN_NAME
+
+
 def _cause_reason(cause: BaseException) -> str | None:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its TLS certificate is not trusted ({cause.verify_message})"
     if isinstance(cause, socket.gaierror):
-        return "the host name is unknown"
+        return "the host name is unknown" if _is_unknown_name(cause) else "the name server gives no answer"
     if isinstance(cause, TimeoutError):
         return "no answer within the time limit"
     return _ERRNO_REASONS.get(cause.errno or 0) if isinstance(cause, OSError) else None

@@ -66,6 +66,28 @@ class HubFetcher:
                 http.Retry(sleep=content.progress.token.sleep),
             )
 
+    def beginning(self, length: int) -> bytes:
+        """Return the first bytes of the file, without the rest.
+
+        Raises:
+            ModelError, NetworkError: the hub refuses or cannot be reached.
+        """
+        headers = {"Range": f"bytes=0-{length - 1}", "Accept-Encoding": "identity"}
+
+        def ask() -> bytes:
+            with self.session.get(self._address, headers=headers, auth=_authorised, stream=True) as answer:
+                answer.raise_for_status()
+                content = bytearray()
+                # A server without ranges sends the whole file, of which the rest is not read.
+                for block in http.arriving(http.refuse_web_page(answer), length):
+                    content += block
+                    if len(content) >= length:
+                        break
+                return bytes(content[:length])
+
+        with _hub_errors(self.source):
+            return http.Retry().run(ask)
+
     def mismatch(self, content: PartialFile) -> IntegrityError:
         """Return the error for other bytes."""
         return IntegrityError(

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
     from builder.host.config import Config, RegistryMirror
     from builder.host.session import Session
-    from builder.remote.http import Retry
+    from builder.remote.http import Patience, Retry
 
 _ADD_MIRROR = "or name a mirror of it in [[registry-mirrors]] of jbuild.toml"
 
 
-def resolve_digest(image: str, config: Config, architecture: str, *, retry: Retry | None = None) -> LockedBase:
+def resolve_digest(
+    image: str, config: Config, architecture: str, *, retry: Retry | None = None, patience: Patience | None = None
+) -> LockedBase:
     """Look the digest of an image or index up in its registry, or in the mirror of a rule; check its architecture.
 
     Raises:
@@ -35,7 +37,7 @@ def resolve_digest(image: str, config: Config, architecture: str, *, retry: Retr
     used, rule = _mirrored(image, config)
     redirect = f"a mirror rule sends {rule.prefix} to {rule.mirror}" if rule else ""
     reference = Reference.parse(used)
-    client = connect_to(reference, config, retry=retry)
+    client = connect_to(reference, config, retry=retry, patience=patience)
     try:
         content, descriptor = client.get_manifest(reference.repository, reference.tag_or_digest)
         platforms = _platforms(client, reference, content, descriptor.media_type)
@@ -93,10 +95,13 @@ def image_manifest(client: RegistryClient, reference: Reference, architecture: s
     raise ValueError(f"no image for {architecture}")
 
 
-def connect_to(reference: Reference, config: Config, *, retry: Retry | None = None) -> RegistryClient:
+def connect_to(
+    reference: Reference, config: Config, *, retry: Retry | None = None, patience: Patience | None = None
+) -> RegistryClient:
     """Return a client for the registry of an image; jbuild publishes to the configured registries."""
     publish_hosts = {Reference.parse(f"{registry}/x").host for registry in config.registries}
-    return connect(reference.host, config, publish=reference.host in publish_hosts, retry=retry)
+    is_ours = reference.host in publish_hosts
+    return connect(reference.host, config, publish=is_ours, retry=retry, patience=patience)
 
 
 def connect_in(session: Session, reference: Reference) -> RegistryClient:

@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 # By right: only a repeated push skips blobs.
-_AGAIN = {"pull": "run the same command again", "push": "run the same command again: stored blobs are not sent again"}
+_AGAIN = {
+    "pull": "run the same command again",
+    "push": "run the same command again: a push sends only what the registry lacks",
+}
 _GATEWAY_FAULTS = frozenset({502, 503, 504})
 # A web page with such a status comes from a website, not from a registry; a proxy's error pages have others.
 _WEBSITE = frozenset({400, 403, 404, 405, 511})
