@@ -60,7 +60,7 @@ def _cubin_kernels(cubin: bytes) -> list[bytes]:
                 strings = sections[link]
                 table = cubin[strings[4] : strings[4] + strings[5]]
                 kernel_names += _launchable(cubin[offset : offset + length], table)
-    except (struct.error, IndexError) as error:
+    except (struct.error, IndexError, ValueError) as error:
         raise MalformedError("a cubin of its GPU code is cut off") from error
     return kernel_names
 
