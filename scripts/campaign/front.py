@@ -23,6 +23,7 @@ _TIMES: dict[Repeat, float] = {"once": 1, "three times": 3, "always": float("inf
 _CHANGING = re.compile(r"(?<=/)[0-9a-f]{8}-[0-9a-f-]{27}(?=[?]|$)|[?].*")
 _HOP_BY_HOP = ("connection", "transfer-encoding", "date", "server", "content-length", "keep-alive")
 _BLOCK = 1 << 16
+_SILENT_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +123,8 @@ def running(front: Front) -> Iterator[Front]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Servers close connections that are silent: a client that waits for more than was sent waits this long.
+    timeout = _SILENT_S
     server: Front
 
     def log_message(self, *args: object) -> None:
