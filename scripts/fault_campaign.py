@@ -1,4 +1,4 @@
-"""Runs jbuild against servers that fail in 80 kinds, and kills it, many times; checks what holds and what is left.
+"""Runs jbuild against servers that fail in all kinds, and kills it, many times; checks what holds and what is left.
 
 Each trial runs a real command with a real engine and real registries, lets one request fail (or kills the process
 group), reads the registry itself, runs the same command again, and looks for what is left. The result of the whole
@@ -11,6 +11,7 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -19,7 +20,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--way", action="append", default=[], metavar="WAY", help="only this way; repeatable")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="trials side by side (2)")
     options = parser.parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     seed = options.seed or random.SystemRandom().randrange(1, 1 << 31)
     kinds = [fault for fault in FAULTS if not options.only or fault.kind in options.only]
     if options.only and not kinds and "SIGKILL" not in options.only:
@@ -93,6 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_text(_PAGE, page(results, seed, options.faults, options.kills))
     print(summary(results))
     return int(any(result.violations for result in results))
+
+
+def _end(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _faultless(workshop: Workshop, ways: list[Way], root: Path) -> tuple[dict[str, list[str]], dict[str, float]]:
@@ -165,7 +172,11 @@ def _run(draws: list[Draw], workshops: list[Workshop], folder: Path, root: Path,
         return result
 
     with ThreadPoolExecutor(len(workshops)) as pool:
-        return list(pool.map(trial, draws))
+        try:
+            return list(pool.map(trial, draws))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _earlier(path: Path) -> dict[int, Result]:

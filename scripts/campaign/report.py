@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import tomli
 
 if TYPE_CHECKING:
     from campaign.trial import Result
 
+_MENDED = Path(__file__).with_name("mended.toml")
 _KILL = "SIGKILL"
 _INTRO = """# Faults and kills
 
@@ -43,9 +47,18 @@ def page(results: list[Result], seed: int, faults: int, kills: int) -> str:
             *_held(results),
             *_kill_rows(_split(results)[1]),
             *_kind_rows(_split(results)[0]),
+            *_mended_rows(),
             "",
         )
     )
+
+
+def _mended_rows() -> list[str]:
+    rows = []
+    for row in tomli.loads(_MENDED.read_text(encoding="utf-8"))["mended"]:
+        tests = ", ".join(f"`{path}`" for path in row["tests"])
+        rows.append(f"| {', '.join(row['kinds'])} | {row['before']} | {row['now']} | {tests} |")
+    return ["", "## Found and mended\n", "| kinds | before | now | tests |", "|---|---|---|---|", *rows]
 
 
 def _split(results: list[Result]) -> tuple[list[Result], list[Result]]:
