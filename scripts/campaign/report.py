@@ -22,6 +22,10 @@ without jbuild, runs the same command again without a fault, and looks for what 
 After every trial, these must hold: every tag is on an image with a verdict, whose blobs are all there and have their
 digests; an exit code 0 means that the tags are there; no exit code 1 and no traceback; an end within 60 s; the second
 run ends with 0; no container, temporary image, temporary file, partial file or process is left.
+
+Stalls last 3 s, and the failing servers close a silent connection after 5 s. Without that, jbuild waits 60 s for the
+next bytes of an answer, and tries five times. The images go to a registry of the campaign; the base image comes from
+that of `scripts/engine`.
 """
 
 

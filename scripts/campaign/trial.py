@@ -140,7 +140,7 @@ def carry_out(draw: Draw, workshop: Workshop, folder: Path, log: Path) -> Result
     first = run(attempt, workshop, kill_after_s=draw.kill_after_s)
     workshop.use(Plan())
     violations = [*first.flaws(), *_registry(attempt, workshop, first)]
-    attempt.mend()
+    attempt = attempt.mended()
     again = run(attempt, workshop)
     violations += [f"again: {flaw}" for flaw in (*again.flaws(), *_registry(attempt, workshop, again))]
     if again.code != 0:
@@ -170,7 +170,9 @@ def carry_out(draw: Draw, workshop: Workshop, folder: Path, log: Path) -> Result
 def _registry(attempt: Attempt, workshop: Workshop, ended: Ended) -> list[str]:
     if not attempt.repository:
         return []
-    flaws = list(registry_flaws(workshop.registry, attempt.repository, attempt.proven()))
+    flaws = list(
+        registry_flaws(workshop.registry, attempt.repository, set() if attempt.is_unproven else attempt.proven())
+    )
     tags = set(workshop.registry.tags(attempt.repository))
     if ended.code == 0 and tags != attempt.tags:
         flaws.append(f"exit code 0, but the registry has the tags {sorted(tags)}, not {sorted(attempt.tags)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,7 +19,11 @@ _OWN_TAG, _CANDIDATE = "1.0-cpu-bookworm", "rc"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """A command, ready to run: `proven` returns the digests with a verdict, `tags` are those of a complete run."""
+    """A command, ready to run: `proven` returns the digests with a verdict, `tags` are those of a complete run.
+
+    `then` are arguments of the second run, and `mend` changes the recipe before it, where nothing proves the image in
+    the first run.
+    """
 
     argv: tuple[str, ...]
     folder: Path
@@ -28,7 +32,19 @@ class Attempt:
     repository: str = ""
     tags: frozenset[str] = frozenset()
     proven: Callable[[], set[str]] = set
-    mend: Callable[[], object] = field(default=lambda: None)
+    then: tuple[str, ...] = ()
+    mend: Callable[[], object] | None = None
+
+    @property
+    def is_unproven(self) -> bool:
+        """Whether the first run must be refused."""
+        return bool(self.then or self.mend)
+
+    def mended(self) -> Attempt:
+        """Return the second run's command."""
+        if self.mend:
+            self.mend()
+        return replace(self, argv=(*self.argv, *self.then), then=(), mend=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +58,7 @@ class Way:
 
 
 def _of_project(
-    project: Project, *argv: str, repository: str = "", mend: Callable[[], object] = lambda: None
+    project: Project, *argv: str, repository: str = "", mend: Callable[[], object] | None = None
 ) -> Attempt:
     return Attempt(
         argv=argv,
@@ -154,6 +170,12 @@ def _copy(workshop: Workshop, folder: Path, name: str) -> Attempt:
     return _of_proven(workshop, folder / "root", *argv, repository=f"{name}/vllm")
 
 
+def _distrusted(workshop: Workshop, folder: Path, name: str) -> Attempt:
+    """Copy an image whose verdict is not signed: nothing proves it, until the second run trusts the verdict."""
+    attempt = _copy(workshop, folder, name)
+    return replace(attempt, argv=attempt.argv[:-1], then=attempt.argv[-1:])
+
+
 def _verify(workshop: Workshop, folder: Path, _: str) -> Attempt:
     return _of_proven(workshop, folder / "root", "verify", _image(workshop, 0), "--whole")
 
@@ -178,6 +200,7 @@ WAYS = (
     Way(name="promote", weight=4, begin=_promote_to("registry")),
     Way(name="promote with tokens", weight=2, begin=_promote_to("tokens")),
     Way(name="copy", weight=4, begin=_copy),
+    Way(name="copy without a trusted verdict", weight=2, begin=_distrusted),
     Way(name="verify", weight=2, begin=_verify, writes=False),
     Way(name="diff", weight=1, begin=_diff, writes=False),
     Way(name="tags", weight=1, begin=_tags, writes=False),
