@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 _MENDED = Path(__file__).with_name("mended.toml")
 _KILL = "SIGKILL"
+_SOURCES = (
+    "Trials ended with the first of these; the others came up while the clients were read for the same mistake.\n"
+)
 _INTRO = """# Faults and kills
 
 `scripts/fault-campaign` writes this page. Each trial runs a real command with a real engine and real registries, lets a
@@ -46,7 +49,7 @@ def page(results: list[Result], seed: int, faults: int, kills: int) -> str:
     return "\n".join(
         (
             _INTRO,
-            f"    scripts/fault-campaign --faults {faults} --kills {kills} --seed {seed}\n",
+            f"The command was `scripts/fault-campaign --faults {faults} --kills {kills} --seed {seed}`:",
             f"{summary(results)}.\n",
             *_held(results),
             *_kill_rows(_split(results)[1]),
@@ -62,7 +65,7 @@ def _mended_rows() -> list[str]:
     for row in tomli.loads(_MENDED.read_text(encoding="utf-8"))["mended"]:
         tests = ", ".join(f"`{path}`" for path in row["tests"])
         rows.append(f"| {', '.join(row['kinds'])} | {row['before']} | {row['now']} | {tests} |")
-    return ["", "## Found and mended\n", "| kinds | before | now | tests |", "|---|---|---|---|", *rows]
+    return ["", "## Found and mended\n", _SOURCES, "| kinds | before | now | tests |", "|---|---|---|---|", *rows]
 
 
 def _split(results: list[Result]) -> tuple[list[Result], list[Result]]:
