@@ -61,6 +61,24 @@ def choose(job: Job, package: str) -> SlimChoice:
     return SlimChoice(slim=False, why=row.why) if cell.slim and row else cell
 
 
+def in_words(job: Job) -> str | None:
+    """Return which GPU code a cell's image has, or None if no package is slimmed."""
+    rules, cell, sms = job.spec.image.slim_packages, _of_cell(job), ", ".join(job.platform.sms)
+    if not sms or not (cell.slim or any(slim for _, slim in rules)):
+        return None
+    named = [pattern for pattern, slim in rules if slim is not cell.slim]
+    if not cell.slim:
+        return f"GPU code for SM {sms} only in {', '.join(named)}"
+    rows = [
+        f"{pattern} ({row.why})"
+        for row in unchanged_packages()
+        for pattern in row.packages
+        if not any(fnmatchcase(pattern, rule) for rule, _ in rules)
+    ]
+    exceptions = [*named, *rows]
+    return f"GPU code for SM {sms} only" + (f", except {', '.join(exceptions)}" if exceptions else "")
+
+
 def _of_cell(job: Job) -> SlimChoice:
     if job.spec.image.slim is not None:
         return SlimChoice(slim=job.spec.image.slim, why="the recipe says so")
