@@ -19,8 +19,13 @@ from builder.audit.rule_tables import rules, table_digest
 from builder.audit.wheel_facts import READER
 from builder.errors import AuditError, NetworkError, RegistryError
 from builder.model.audits import SEVERITIES, Audit, Finding
+from builder.model.locks import Locked
 from builder.models.preflight import wheel_sources
 from builder.models.preflight.preflight import preflight
+from builder.pipeline import history
+from builder.pipeline.cell import start
+from builder.pipeline.history import StageResult
+from builder.pipeline.order import RunOptions
 from builder.pipeline.stage import Stage
 
 if TYPE_CHECKING:
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
 
 # Raise it when the same facts lead to other findings.
 FORMAT = 2
+_AUDIT_ONLY = RunOptions(until="audit")
 _RULES = (
     *(other_distribution, damaged, wrong_machine, other_python, loading, one_of),
     *(toolkit_newer, gpu_code, two_cudas, two_sonames, conflicts, tag_lies),
@@ -94,6 +100,13 @@ def audit_cell(job: Job, lock: Lock, session: Session) -> Audit:
     case = AuditContext(environment=environment, unread=unread, stand_in=lock.base.stand_in, torch_cuda=lock.torch_cuda)
     server = preflight(job, lock, session)
     return judge(case, job.cell.id, lock.base.name, job.spec.waivers, started, server)
+
+
+def note_recovery(job: Job, lock: Lock, audit: Audit, session: Session) -> None:
+    """Write into a cell's history that an audit without a run passed, if the stage had failed before."""
+    if audit.counted("error") == 0:
+        run = start(job, session, _AUDIT_ONLY).with_records(Locked(lock=lock), audit)
+        history.note(run, (StageResult(stage="audit", ran=False, seconds=audit.elapsed_s),), None, "audit")
 
 
 def _base(locked: LockedBase, architecture: Architecture, session: Session) -> tuple[BaseFacts | None, str | None]:

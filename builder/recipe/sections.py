@@ -55,7 +55,7 @@ AUDIT_RULES = (
     "other-distribution",
     *("damaged-wheel", "wrong-machine", "other-python", "missing-library", "symbol-version", "undefined-symbol"),
     *("executable-stack", "toolkit-newer", "gpu-code", "two-cudas", "two-sonames", "file-conflict", "tag-lies"),
-    *("server-option", "server-parser", "context-length", "parallel-size"),
+    *("server-option", "server-parser", "lora-modules", "context-length", "parallel-size"),
     *("quantization-method", "quantization-type", "quantization-package", "quantization-gpu", "cache-type"),
     *("model-class", "model-code", "model-task", "chat-template", "tokenizer-files", "processor-files", "preflight"),
 )

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -171,6 +172,17 @@ def test_a_tag_that_another_recipe_plans_is_remarked(project: Path, command_line
     for name in ("four", "five"):
         command_line("init", name, "--board", "none")
     assert "belongs to recipes five, four, one and 1 more, too" in command_line("init", "six", "--board", "none")[2]
+
+
+def test_shipped_recipes_may_have_the_tag_of_a_new_one(
+    project: Path, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In a checkout, the recipes of jbuild are those of the project.
+    shutil.copytree(shipped("recipes"), project / "recipes")
+    for module in ("builder.host.paths", "builder.project.init.write"):
+        monkeypatch.setattr(f"{module}.shipped", lambda name: project / name)
+    assert "the tag" not in command_line("init", "one", "--board", "none")[2]
+    assert "belongs to recipe one, too" in command_line("init", "two", "--board", "none")[2]
 
 
 def test_a_model_is_named_as_a_shell_completes_it(project: Path, command_line: CommandLine) -> None:

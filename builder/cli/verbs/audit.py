@@ -13,8 +13,8 @@ import click
 
 from builder.audit.loose_wheels import audit_wheels
 from builder.audit.rule_tables import Rule, rules
-from builder.audit.stage import audit_cell
-from builder.cli.cell_selection import select_cells, session_verb
+from builder.audit.stage import audit_cell, note_recovery
+from builder.cli.cell_selection import naming, select_cells, session_verb
 from builder.cli.results import VerbFailure, failure_of, first_of, show, show_failures, without_controls
 from builder.cli.verb_options import cell_option, complete_recipes, refuse_options
 from builder.errors import AuditError, CellsFailedError, JbuildError, UsageError
@@ -123,11 +123,14 @@ def _audits(jobs: Sequence[Job], session: Session) -> tuple[list[Audit], list[tu
     audits, failures = list[Audit](), list[tuple[str, JbuildError]]()
     for job in jobs:
         try:
-            audits.append(audit_cell(job, lock_with_history(job, session), session))
+            lock = lock_with_history(job, session)
+            audit = audit_cell(job, lock, session)
+            note_recovery(job, lock, audit, session)
+            audits.append(audit)
         except JbuildError as error:
             if len(jobs) == 1:
                 raise
-            failures.append((job.cell.id, error))
+            failures.append((job.cell.id, naming(error, job.recipe.name)))
     return audits, failures
 
 
