@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from builder.host.toml.documents import Table
     from builder.model.slimming import SlimRules
 
+CAPABILITY = r"[0-9]{1,2}\.[0-9]"
 # What is taken out at once.
 SlimUnit = Literal["entry", "container"]
 
@@ -39,10 +40,12 @@ class SectionRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlimTables:
-    """All rows."""
+    """All rows; `gpus` are the known compute capabilities, `families` the GPUs that run code with the variant `f`."""
 
     packages: tuple[PackageRow, ...]
     sections: tuple[SectionRow, ...]
+    gpus: tuple[int, ...]
+    families: dict[int, tuple[int, ...]]
 
 
 @cache
@@ -76,7 +79,23 @@ def _matches(package: str, globs: tuple[str, ...]) -> bool:
 
 
 def _tables(root: Table) -> SlimTables:
-    return SlimTables(packages=_packages(root), sections=_sections(root))
+    gpus: list[int] = []
+    families: dict[int, tuple[int, ...]] = {}
+    for table in root.rows("gpus"):
+        table.string("source", pattern=".+", noun="a source")
+        gpus += map(sm_of, table.strings("capabilities", pattern=CAPABILITY, noun="a compute capability such as 8.7"))
+    for table in root.rows("families"):
+        table.string("source", pattern=".+", noun="a source")
+        capability = table.string("capability", pattern=CAPABILITY, noun="a compute capability such as 10.0")
+        members = table.strings("runs-on", pattern=CAPABILITY, noun="a compute capability such as 10.3")
+        families[sm_of(capability)] = tuple(map(sm_of, members))
+    return SlimTables(packages=_packages(root), sections=_sections(root), gpus=tuple(gpus), families=families)
+
+
+def sm_of(capability: str) -> int:
+    """Return the number of a compute capability: 87 for 8.7."""
+    major, _, minor = capability.partition(".")
+    return int(major) * 10 + int(minor)
 
 
 def _packages(root: Table) -> tuple[PackageRow, ...]:
