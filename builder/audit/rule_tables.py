@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from builder.host import records
 from builder.host.files import sha256_of
 from builder.host.toml import documents
+from builder.jetson.boards import sm_number
 from builder.model.audits import SEVERITIES, Severity
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ class Tables:
     """All rows but the rules.
 
     `policies` maps L4T releases (globs) to whether code for one GPU runs on others of the same major, `ptx` versions of
-    PTX to the first CUDA that compiles them, `promises` tags to GLIBCXX.
+    PTX to the first CUDA that compiles them, `families` GPUs to those that run their code with the suffix `f`,
+    `promises` tags to GLIBCXX.
     """
 
     essential: tuple[KnownExports, ...]
@@ -104,6 +106,7 @@ class Tables:
     preloads: tuple[Preload, ...]
     policies: dict[str, bool]
     ptx: tuple[_PtxVersion, ...]
+    families: dict[int, tuple[int, ...]]
     promises: tuple[tuple[str, str], ...]
     optional: tuple[Exempt, ...]
     other_gpus: tuple[Exempt, ...]
@@ -137,7 +140,7 @@ def tables() -> Tables:
         DocumentError: a file has mistakes.
     """
     essential, packages = _load("packages", "packages", _packages)
-    policies, ptx = _load("gpu", "GPU policies", _gpu)
+    policies, families, ptx = _load("gpu", "GPU policies", _gpu)
     return Tables(
         essential=essential,
         packages=packages,
@@ -145,6 +148,7 @@ def tables() -> Tables:
         preloads=_load("preloads", "preloads", _preloads),
         policies=policies,
         ptx=ptx,
+        families=families,
         promises=_load("tags", "tags", _promises),
         **_load("exceptions", "exceptions", _exceptions),
     )
@@ -206,13 +210,19 @@ def _preloads(root: Table) -> tuple[Preload, ...]:
     )
 
 
-def _gpu(root: Table) -> tuple[dict[str, bool], tuple[_PtxVersion, ...]]:
+def _gpu(root: Table) -> tuple[dict[str, bool], dict[int, tuple[int, ...]], tuple[_PtxVersion, ...]]:
     rows = _sourced(root, "policies")
     policies = {table.string("l4t"): table.boolean("same-major", default=False) for table in rows}
     if [*policies][-1:] != ["*"]:
         root.problem("policies", "the last policy must be for `*`")
+    families = {
+        sm_number(table.string("capability", pattern=_VERSION, noun="a compute capability such as 10.0")): tuple(
+            map(sm_number, table.strings("runs-on", pattern=_VERSION, noun="a compute capability such as 10.3"))
+        )
+        for table in _sourced(root, "families")
+    }
     ptx = root.string_map("ptx", (_VERSION, "a version"), (_VERSION, "a version"))
-    return policies, tuple(sorted((major_minor(isa), major_minor(cuda)) for isa, cuda in ptx))
+    return policies, families, tuple(sorted((major_minor(isa), major_minor(cuda)) for isa, cuda in ptx))
 
 
 def _promises(root: Table) -> tuple[tuple[str, str], ...]:
