@@ -35,7 +35,8 @@ _FITS = ("fits", "fewer", "unknown", "no")
 class ImageCandidate:
     """A cell's image for a host; `image` names a published one by digest.
 
-    `level` is the best level that its verdicts prove, `out` the reasons against it, `notes` other remarks.
+    `level` is the best level that its verdicts prove, `sms` are the compute capabilities that it serves, `out` the
+    reasons against it, `notes` other remarks.
     """
 
     cell: str
@@ -47,6 +48,7 @@ class ImageCandidate:
     l4t: str | None
     cuda: str | None
     fit: str
+    sms: tuple[str, ...] = ()
     out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -182,6 +184,7 @@ def _judged(
         l4t=platform.l4t,
         cuda=platform.cuda,
         fit=fit,
+        sms=platform.sms,
         out=(*out, *_unproven(best, own, silent, level)),
         notes=memory.remarks if memory and fit != "no" else (),
     )
@@ -209,13 +212,17 @@ def _level_rank(level: str | None) -> int:
 
 
 def _rank(candidate: ImageCandidate) -> tuple[object, ...]:
-    """Sort images that run before others, the GPU before the CPU, then by memory, level and versions."""
+    """Sort images that run before others, the GPU before the CPU, then by memory, level and versions.
+
+    Of the same versions, an image for fewer GPUs comes first: it is smaller.
+    """
     return (
         len(candidate.out) > 0,
         candidate.l4t is None,
         _FITS.index(candidate.fit),
         -_level_rank(candidate.level),
         *(_newest_first(text) for text in (candidate.vllm, candidate.l4t, candidate.cuda)),
+        len(candidate.sms),
         candidate.cell,
     )
 

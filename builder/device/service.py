@@ -18,6 +18,7 @@ from builder.image.render.image_labels import UID
 from builder.image.runtime import HEALTHCHECK
 from builder.image.runtime.settings import LOOPBACK
 from builder.jetson.boards import board as board_of
+from builder.jetson.boards import recipe_boards
 from builder.jetson.device import this_device
 from builder.lock.recipe_models import locked_models
 from builder.models.fit.cell_fit import fit_cell
@@ -155,8 +156,8 @@ def chosen_board(job: Job, name: str | None) -> Board | None:
         UsageError: the board is unknown, or cannot run the cell's images.
     """
     device = this_device()
-    only_board = job.recipe.boards[0] if len(job.recipe.boards) == 1 else None
-    choice = name or (device.board if device else None) or only_board
+    named = recipe_boards(job)
+    choice = name or (device.board if device else None) or (named[0].name if len(named) == 1 else None)
     if choice is None:
         return None
     board = board_of(choice)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from builder.host.toml.documents import Table
+    from builder.model.locks import Job
     from builder.model.platforms import Platform
 
 _BOARDS = Path(__file__).with_name("boards.toml")
@@ -108,3 +109,18 @@ def boards_for(platform: Platform, names: Iterable[str] = ()) -> tuple[Board, ..
     """
     named = tuple(board(name) for name in names)
     return named or tuple(row for row in boards() if row.suits(platform))
+
+
+def boards_of(job: Job, names: Iterable[str] = ()) -> tuple[Board, ...]:
+    """Return the boards of these names, else the recipe's, else every board that a cell's images run on.
+
+    Raises:
+        UsageError: a name is unknown.
+    """
+    return boards_for(job.platform, tuple(names) or tuple(row.name for row in recipe_boards(job)))
+
+
+def recipe_boards(job: Job) -> tuple[Board, ...]:
+    """Return the boards that a recipe names, without those whose GPUs the cell leaves out."""
+    named = tuple(board(name) for name in job.recipe.boards)
+    return tuple(row for row in named if row.sm in job.platform.sms) if job.cell.names_sms else named

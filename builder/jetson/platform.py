@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
     from builder.model.recipes import Architecture
 
-PLATFORM_AXES = ("l4t", "distribution", "ubuntu", "cuda", "python")
+PLATFORM_AXES = ("l4t", "distribution", "ubuntu", "cuda", "python", "sm")
 _FORMATS = {"python": r"[0-9]\.[0-9]+", "cuda": r"[0-9]+\.[0-9]+"}
 _NEAREST = 3
+# Compute capabilities that one image serves.
+SMS = r"[0-9]+\.[0-9](\+[0-9]+\.[0-9])*"
 # Names of releases: 6.2, jetpack-6.2, JetPack 6.0 DP, jp6.2, r36.4.3, L4T 36.4, "R36 (release), REVISION: 4.3".
 _RELEASE_NAME = re.compile(
     r"(?:nvidia[ _-]*)?(?:(?P<jetpack>(?:jetpack|jp)[ _-]*(?:sdk[ _-]*)?v?)|(?P<l4t>(?:l4t|jetson[ _-]linux)?[ _-]*r?))"
@@ -46,6 +48,7 @@ class _Axes:
     ubuntu: str | None
     cuda: str | None
     python: str | None
+    sm: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,8 +64,8 @@ def platform_for(values: Iterable[tuple[str, str]], architecture: Architecture, 
     """Return the platform of a cell with these axis values.
 
     `l4t` selects a Jetson release with one or more distributions. `ubuntu`, `python` and `cuda` filter them; the first
-    match is used, with its own CUDA unless `cuda` is set. `distribution` selects a platform without a GPU. `base` is
-    the recipe's own base image, if any.
+    match is used, with its own CUDA unless `cuda` is set. `sm` narrows the GPUs to those of some compute capabilities.
+    `distribution` selects a platform without a GPU. `base` is the recipe's own base image, if any.
 
     Raises:
         ImpossibleError: the values are known, but no platform has all of them.
@@ -101,10 +104,32 @@ def check_value(axis: str, value: str) -> tuple[str, str] | None:
     ubuntu = [row.release for row in distributions() if row.name.startswith("ubuntu-")]
     if axis == "ubuntu" and value not in ubuntu:
         return f"unknown Ubuntu release `{value}`", suggest(value, ubuntu, noun="known")
+    if axis == "sm":
+        return _sm_mistake(value)
     if axis in _FORMATS and not re.fullmatch(_FORMATS[axis], value):
         example = "3.11" if axis == "python" else "12.6"
         return f"`{value}` is not a {axis} version", f"write major and minor, such as {example}"
     return None
+
+
+def _sm_mistake(value: str) -> tuple[str, str] | None:
+    """Return the problem and its hint of a value of `sm`: one or more compute capabilities, ascending."""
+    known = known_sms()
+    if not re.fullmatch(SMS, value):
+        digits = re.fullmatch(r"(?:sm)?_?([0-9]{1,2})([0-9])[af]?", value, re.IGNORECASE)
+        example = f"{digits[1]}.{digits[2]}" if digits else "8.7, or 8.7+11.0 for images that serve both"
+        return f"`{value}` is not a compute capability", f"write {example}"
+    names = value.split("+")
+    if unknown := [name for name in names if name not in known]:
+        return f"no platform has a GPU with SM {', '.join(unknown)}", f"known: {', '.join(known)}"
+    ascending = [name for name in known if name in names]
+    return None if names == ascending else (f"`{value}` is not in order", f"write {'+'.join(ascending)}")
+
+
+@cache
+def known_sms() -> tuple[str, ...]:
+    """Return the compute capabilities of all platforms, ascending."""
+    return tuple(sorted({sm for row in platforms() for sm in row.sms}, key=version_numbers))
 
 
 def release_mistake(value: str) -> tuple[str, str] | None:
@@ -169,6 +194,9 @@ def _jetson(row: L4tRelease, architecture: Architecture, axes: _Axes) -> Platfor
     base = _narrow(row, axes)
     if isinstance(base, str):
         return base
+    sms = _sms(row.sms, axes.sm)
+    if not sms:
+        return f"L4T {row.l4t} has no GPU with SM {axes.sm} (it has {', '.join(row.sms)})"
     is_default = base.distribution.name == row.distribution
     platform = _platform(
         base.distribution,
@@ -178,7 +206,13 @@ def _jetson(row: L4tRelease, architecture: Architecture, axes: _Axes) -> Platfor
         base=base.image,
         source=row.source,
     )
-    return replace(platform, l4t=row.l4t, jetpack=row.jetpack, cuda=axes.cuda or base.cuda[0], sms=row.sms)
+    return replace(platform, l4t=row.l4t, jetpack=row.jetpack, cuda=axes.cuda or base.cuda[0], sms=sms)
+
+
+def _sms(sms: tuple[str, ...], axis: str | None) -> tuple[str, ...]:
+    """Return those of a platform's compute capabilities that a value of the axis names, empty if it lacks one."""
+    names = axis.split("+") if axis else sms
+    return tuple(names) if set(names) <= set(sms) else ()
 
 
 def _narrow(row: L4tRelease, axes: _Axes) -> _Base | str:

@@ -185,6 +185,18 @@ class PublishSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ImageSpec:
+    """What becomes of the wheels in the image.
+
+    `slim` is whether GPU code for other GPUs is left out; None: if the cell names the GPUs of its image.
+    `slim_packages` decides for single packages (globs), the first match before `slim` and before jbuild's own table.
+    """
+
+    slim: bool | None = None
+    slim_packages: tuple[tuple[str, bool], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Waiver:
     """Findings of the audit that do not stop a cell: a rule, globs on wheel and file, and why."""
 
@@ -216,6 +228,7 @@ class Spec:
     indexes: tuple[str, ...] | None = None
     sources: Pairs = ()
     released_before: str | None = None
+    image: ImageSpec = field(default_factory=ImageSpec)
     models: tuple[Model, ...] = ()
     server: ServerSpec = field(default_factory=ServerSpec)
     smoke: SmokeSpec = field(default_factory=SmokeSpec)
@@ -277,3 +290,8 @@ class Cell:
     def value(self, axis: str) -> str | None:
         """Return the cell's value on an axis, or None if the matrix has no such axis."""
         return dict(self.values).get(axis)
+
+    @property
+    def names_sms(self) -> bool:
+        """Whether the cell names the GPUs of its image; otherwise the image serves all GPUs of the platform."""
+        return self.value("sm") is not None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from builder.host.toml.declarations import ValueType, anchored, list_schema, string_schema
 from builder.host.toml.documents import printable, suggest
 from builder.jetson.distributions import distributions, platforms
-from builder.jetson.platform import check_axes, check_value, release_mistake
+from builder.jetson.platform import SMS, check_axes, check_value, release_mistake
 from builder.model import patterns
 from builder.model.recipes import Axis, Exclusion, Matrix, Pairs
 from builder.recipe.placeholders import DERIVED_FACTS
@@ -149,6 +149,8 @@ def _schema() -> Schema:
             ("python", "Python versions, major and minor.", None),
         )
     }
+    sms = "GPUs of the images by compute capability; 8.7+11.0 is one image for both."
+    axes["sm"] = {"description": sms, **_values(string_schema(SMS))}
     return {
         "type": "object",
         "properties": {**axes, **rules},

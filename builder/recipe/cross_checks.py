@@ -8,7 +8,7 @@ from builder.host.toml.documents import printable, suggest
 from builder.jetson.platform import platform_for
 from builder.model.recipes import TagRule
 from builder.recipe import placeholders, value_checks
-from builder.recipe.matrix import CPU_TAG, JETSON_TAG, expand
+from builder.recipe.matrix import default_tag, expand
 from builder.recipe.select import matches
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _check_tags(document: Document, recipe: Recipe, facts_by_cell: CellFacts) ->
     path = ("publish", "tags")
     for cell, facts in facts_by_cell:
         repository = placeholders.fill(recipe.spec.publish.repository, facts)
-        for rule in recipe.spec.publish.tags or (TagRule(name=JETSON_TAG if "l4t" in facts else CPU_TAG),):
+        for rule in recipe.spec.publish.tags or (TagRule(name=default_tag(cell, facts)),):
             template = rule.name
             if "vllm" not in facts and "{vllm}" in template:
                 document.problem(path, "the default tag needs an axis `vllm`", "add the axis, or `publish.tags`")

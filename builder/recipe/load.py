@@ -17,7 +17,18 @@ from builder.model.recipes import Architecture, Matrix, Recipe, Spec
 from builder.recipe.axes import MATRIX
 from builder.recipe.cross_checks import check_cells, check_texts
 from builder.recipe.questions import SMOKE
-from builder.recipe.sections import AUDIT, BASE, MODEL, OVERRIDES, PACKAGES, PUBLISH, RUNNERS, SERVER, served_model
+from builder.recipe.sections import (
+    AUDIT,
+    BASE,
+    IMAGE,
+    MODEL,
+    OVERRIDES,
+    PACKAGES,
+    PUBLISH,
+    RUNNERS,
+    SERVER,
+    served_model,
+)
 from builder.recipe.slots import LABELS, Slots
 
 if TYPE_CHECKING:
@@ -45,6 +56,7 @@ _RECIPE = TableDeclaration[dict[str, Any]](
     Field("matrix", MATRIX, "Axes; a cell is a combination of one value of each.", required=_NO_MATRIX),
     *BASE,
     *PACKAGES,
+    Field("image", nested(IMAGE), "What becomes of the wheels in the image."),
     Field("models", tables(MODEL), "Models in the image.", required=_NO_MODEL),
     Field("server", nested(SERVER), "The image's server: options of `vllm serve`."),
     Field("smoke", nested(SMOKE), "The smoke run: questions to the built image.", required=True),

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 JETSON_TAG = "{vllm}-r{l4t}-cu{cuda-nodots}-{release}"
 CPU_TAG = "{vllm}-cpu-{release}"
+_SM_TAG = "-sm{sm-nodots}"
 
-_PREFIXES = {"vllm": "v", "python": "py", "cuda": "cu", "l4t": "r", "ubuntu": "u", "distribution": ""}
+_PREFIXES = {"vllm": "v", "python": "py", "cuda": "cu", "l4t": "r", "ubuntu": "u", "distribution": "", "sm": "sm"}
 # Axes that decide whether a cell is possible.
 _DECIDING = (*PLATFORM_AXES, "vllm")
-_WITHOUT_DOTS = ("python", "cuda", "ubuntu")
+_WITHOUT_DOTS = ("python", "cuda", "ubuntu", "sm")
 
 
 def expand(recipe: Recipe) -> tuple[Cell, ...]:
@@ -53,15 +54,20 @@ def specify(recipe: Recipe, cell: Cell) -> Spec:
     Raises:
         RecipeError: the cell is declared impossible.
     """
-    platform = platform_of(recipe, cell)
+    facts = placeholders.facts(cell, platform_of(recipe, cell))
     spec = recipe.spec
     for override in recipe.overrides:
         if matches(override.when, cell.values):
             spec = _merge(spec, override)
     if not spec.publish.tags:
-        tag = JETSON_TAG if platform.l4t else CPU_TAG
-        spec = replace(spec, publish=replace(spec.publish, tags=(TagRule(name=tag),)))
-    return _filled(spec, placeholders.facts(cell, platform) | placeholders.marks())
+        spec = replace(spec, publish=replace(spec.publish, tags=(TagRule(name=default_tag(cell, facts)),)))
+    return _filled(spec, facts | placeholders.marks())
+
+
+def default_tag(cell: Cell, facts: Mapping[str, str]) -> str:
+    """Return the template of the tag of a cell with these facts whose recipe names none."""
+    tag = JETSON_TAG if "l4t" in facts else CPU_TAG
+    return tag + _SM_TAG if cell.names_sms else tag
 
 
 def platform_of(recipe: Recipe, cell: Cell) -> Platform:
@@ -115,7 +121,7 @@ def cell_id(values: Iterable[tuple[str, str]]) -> str:
 @lru_cache(maxsize=4096)
 def _short(axis: str, value: str) -> str:
     if axis in _WITHOUT_DOTS:
-        value = value.replace(".", "")
+        value = value.replace(".", "").replace("+", "-")
     elif axis == "distribution":
         value = re.sub(r"[.-]", "", value)
     return _PREFIXES.get(axis, axis) + re.sub(r"[^A-Za-z0-9_-]", "_", value)

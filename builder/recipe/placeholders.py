@@ -16,8 +16,8 @@ PATTERN = r"\{([A-Za-z][A-Za-z0-9_-]*)\}"
 _PLACEHOLDER = re.compile(PATTERN)
 
 # Facts of every cell besides its axes. An axis may have a name of the first group, never of the second.
-_PLATFORM_FACTS = ("l4t", "distribution", "ubuntu", "cuda", "python")
-DERIVED_FACTS = ("release", "jetpack", "cuda-nodots", "python-nodots", "architecture", "recipe", "cell")
+_PLATFORM_FACTS = ("l4t", "distribution", "ubuntu", "cuda", "python", "sm")
+DERIVED_FACTS = ("release", "jetpack", "cuda-nodots", "python-nodots", "sm-nodots", "architecture", "recipe", "cell")
 # Facts that only the built image's labels show. They are for tags, and a mark stands in for them until publication.
 MEASURED = ("vllm", "torch", "l4t", "cuda", "python")
 MEASURED_FACTS = tuple(f"image-{name}" for name in MEASURED)
@@ -47,10 +47,12 @@ def facts(cell: Cell, platform: Platform) -> dict[str, str]:
         "ubuntu": platform.release if platform.distribution.startswith("ubuntu-") else None,
         "cuda": platform.cuda,
         "python": platform.python,
+        "sm": "+".join(platform.sms),
         "release": platform.release,
         "jetpack": platform.jetpack and platform.jetpack.replace(" ", "-"),
         "cuda-nodots": cuda.replace(".", ""),
         "python-nodots": platform.python.replace(".", ""),
+        "sm-nodots": "-".join(platform.sms).replace(".", ""),
         "architecture": platform.architecture,
         "recipe": cell.recipe,
         "cell": cell.id,

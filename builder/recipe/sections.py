@@ -13,6 +13,7 @@ from builder.host.toml.declarations import (
     TableDeclaration,
     ValueType,
     boolean,
+    boolean_map,
     choice,
     choices,
     integer,
@@ -26,7 +27,17 @@ from builder.host.toml.declarations import (
 )
 from builder.host.toml.documents import printable, suggest
 from builder.model import patterns
-from builder.model.recipes import Model, OnFailure, Override, PublishSpec, Runners, ServerSpec, TagRule, Waiver
+from builder.model.recipes import (
+    ImageSpec,
+    Model,
+    OnFailure,
+    Override,
+    PublishSpec,
+    Runners,
+    ServerSpec,
+    TagRule,
+    Waiver,
+)
 from builder.recipe import value_checks
 from builder.recipe.axes import condition
 from builder.recipe.levels import levels
@@ -74,8 +85,9 @@ _NO_PACKAGE = ("a recipe needs at least one package", 'such as `requires = ["vll
 _IDS = strings(r"[a-z0-9][a-z0-9.-]*", "an advisory's id")
 _DATE = ValueType(read=_date, schema=lambda: string_schema(_DAY))
 _INDEX_NAMES = strings(patterns.INDEX, "the name of a package index")
+_PACKAGE_NAME = "a package's name in lower case, with `-`, or a glob"
 _INDEX_OF = string_map(
-    (patterns.PACKAGE, "a package's name in lower case, with `-`, or a glob"),
+    (patterns.PACKAGE, _PACKAGE_NAME),
     (patterns.INDEX, "the name of a package index, or `default` for uv's own"),
 )
 _MODEL_NAME = string(patterns.MODEL_NAME, "a folder name: letters, digits, `.`, `_` and `-`")
@@ -112,6 +124,14 @@ PACKAGES = under(
     _INDEXES,
     _SOURCES,
     Field("released-before", _DATE, "Date (YYYY-MM-DD): no newer files, on indexes that state upload times."),
+)
+
+_SLIM = "Whether GPU code for other GPUs is left out of open-source packages; default: if the cell has an axis `sm`."
+_SLIM_PACKAGES = "Whether GPU code for other GPUs is left out of single packages (or globs); the first match applies."
+IMAGE = TableDeclaration(
+    ImageSpec,
+    Field("slim", boolean(), _SLIM),
+    Field("slim-packages", boolean_map((patterns.PACKAGE, _PACKAGE_NAME)), _SLIM_PACKAGES),
 )
 
 MODEL = TableDeclaration(

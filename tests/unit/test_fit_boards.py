@@ -186,6 +186,21 @@ def test_boards_of_the_platform_unless_some_are_named(folder: Path) -> None:
         fit_of(folder, "orin")
 
 
+def test_a_cell_for_one_gpu_leaves_out_boards_with_another(folder: Path) -> None:
+    def machines(sms: str, *boards: str) -> set[str]:
+        job = make_job(platform=make_jetson(l4t="39.2.0", sms=tuple(sms.split("+"))), path=folder / "recipe.toml")
+        spec = replace(job.spec, models=(Model(name="tiny", source=str(folder)),), server=ServerSpec(model="tiny"))
+        recipe = replace(job.recipe, boards=boards)
+        job = replace(job, spec=spec, recipe=recipe, cell=replace(job.cell, values=(("sm", sms),)))
+        found = fit_cell(job, None, make_session(folder / "models")).boards
+        return {board.machine.board for board in found if board.machine}
+
+    assert machines("11.0") == {"agx-thor-128"}
+    assert "agx-thor-128" not in machines("8.7")
+    assert machines("8.7", "orin-nx-16", "agx-thor-128") == {"orin-nx-16"}
+    assert machines("8.7+11.0", "orin-nx-16", "agx-thor-128") == {"orin-nx-16", "agx-thor-128"}
+
+
 def test_a_server_on_the_cpu_needs_no_board_and_sets_its_cache_aside(folder: Path) -> None:
     server = ServerSpec(model="tiny", max_model_len=8192, environment=(("VLLM_CPU_KVCACHE_SPACE", "4"),))
     (fit,) = fit_of(folder, gpu=False, server=server).boards

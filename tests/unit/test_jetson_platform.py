@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -204,3 +205,33 @@ def test_every_row_gives_a_platform() -> None:
     for distribution in distributions():
         for architecture in ("arm64", "amd64"):
             assert found(architecture=architecture, distribution=distribution.name).architecture == architecture
+
+
+@pytest.mark.parametrize("sm", ["8.7", "11.0", "8.7+11.0"])
+def test_the_axis_sm_narrows_the_gpus_and_nothing_else(sm: str) -> None:
+    whole, narrowed = found(l4t="39.2.0"), found(l4t="39.2.0", sm=sm)
+    assert narrowed.sms == tuple(sm.split("+"))
+    assert replace(narrowed, sms=whole.sms) == whole
+
+
+@pytest.mark.parametrize(
+    ("value", "problem", "hint"),
+    [
+        ("87", "`87` is not a compute capability", "write 8.7"),
+        ("sm_110", "`sm_110` is not a compute capability", "write 11.0"),
+        ("orin", "`orin` is not a compute capability", "write 8.7, or 8.7+11.0 for images that serve both"),
+        ("9.4", "no platform has a GPU with SM 9.4", "known: 7.2"),
+        ("11.0+8.7", "`11.0+8.7` is not in order", "write 8.7+11.0"),
+        ("8.7+8.7", "`8.7+8.7` is not in order", "write 8.7"),
+    ],
+)
+def test_a_wrong_value_of_sm_is_corrected(value: str, problem: str, hint: str) -> None:
+    mistake = check_value("sm", value)
+    assert mistake
+    assert mistake[0] == problem
+    assert mistake[1].startswith(hint)
+
+
+def test_a_gpu_that_the_release_lacks_is_impossible() -> None:
+    with pytest.raises(ImpossibleError, match=r"L4T 36\.4\.0 has no GPU with SM 8\.7\+11\.0 \(it has 8\.7\)"):
+        found(l4t="36.4.0", sm="8.7+11.0")

@@ -47,6 +47,8 @@ def recipe(spec: Spec | None = None, *, exclude: tuple[Exclusion, ...] = (), **a
         ((("vllm", "0.15.1"), ("python", "3.11"), ("distribution", "debian-12")), "v0_15_1-py311-debian12"),
         ((("l4t", "36.4.0"), ("cuda", "12.6"), ("ubuntu", "24.04")), "r36_4_0-cu126-u2404"),
         ((("distribution", "ubuntu-22.04"), ("flash-attn", "2.8.4")), "ubuntu2204-flash-attn2_8_4"),
+        ((("l4t", "39.2.0"), ("sm", "8.7")), "r39_2_0-sm87"),
+        ((("l4t", "39.2.0"), ("sm", "8.7+11.0")), "r39_2_0-sm87-110"),
         ((("vllm", "0.9.2.post2"), ("torch", "2.11.0+cu130")), "v0_9_2_post2-torch2_11_0_cu130"),
     ],
 )
@@ -177,3 +179,34 @@ def ten_thousand(tenths: range) -> Recipe:
         python=("3.10", "3.12"),
         x=tuple("abcdefghijklmnopqrstuvwxy"),
     )
+
+
+def test_cells_of_the_axis_sm_have_their_own_gpus_and_tags() -> None:
+    made = recipe(vllm=("0.33.0",), l4t=("39.2.0",), sm=("8.7", "11.0", "8.7+11.0"))
+    cells = expand(made)
+    assert [(cell.id, cell.impossible, cell.names_sms) for cell in cells] == [
+        ("v0_33_0-r39_2_0-sm87", None, True),
+        ("v0_33_0-r39_2_0-sm110", None, True),
+        ("v0_33_0-r39_2_0-sm87-110", None, True),
+    ]
+    assert [platform_of(made, cell).sms for cell in cells] == [("8.7",), ("11.0",), ("8.7", "11.0")]
+    assert [rule.name for cell in cells for rule in specify(made, cell).publish.tags] == [
+        "0.33.0-r39.2.0-cu132-24.04-sm87",
+        "0.33.0-r39.2.0-cu132-24.04-sm110",
+        "0.33.0-r39.2.0-cu132-24.04-sm87-110",
+    ]
+
+
+def test_without_the_axis_sm_tags_and_gpus_are_those_of_the_release() -> None:
+    made = recipe(vllm=("0.33.0",), l4t=("39.2.0",))
+    (cell,) = expand(made)
+    assert not cell.names_sms
+    assert platform_of(made, cell).sms == ("8.7", "11.0")
+    assert [rule.name for rule in specify(made, cell).publish.tags] == ["0.33.0-r39.2.0-cu132-24.04"]
+
+
+def test_templates_name_the_gpus() -> None:
+    spec = Spec(publish=PublishSpec(tags=(TagRule(name="{vllm}-{sm}"), TagRule(name="sm{sm-nodots}"))))
+    made = recipe(spec, vllm=("1",), l4t=("39.2.0",), sm=("8.7+11.0",))
+    (cell,) = expand(made)
+    assert [rule.name for rule in specify(made, cell).publish.tags] == ["1-8.7-11.0", "sm87-110"]

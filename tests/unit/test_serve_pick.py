@@ -168,3 +168,20 @@ def test_a_board_whose_release_nobody_knows(shelf: Shelf) -> None:
 def test_a_machine_of_another_architecture_is_named_once() -> None:
     host = TargetHost(name="this machine (amd64)", architecture="amd64", is_jetson=False)
     assert cannot_run(make_job(), host) == ["it is for arm64, not for this machine (amd64)"]
+
+
+THOR = TargetHost(name="agx-thor-128", architecture="arm64", is_jetson=True, l4t="39.2.0", board=board("agx-thor-128"))
+
+
+def test_of_equal_images_the_one_for_this_gpu_alone(shelf: Shelf) -> None:
+    shelf.rows = [state("both"), state("orin"), state("thor")]
+    release = {"l4t": "39.2.0", "cuda": "13.0"}
+    jobs = (
+        make("both", sms=("8.7", "11.0"), **release),
+        make("orin", sms=("8.7",), **release),
+        make("thor", sms=("11.0",), **release),
+    )
+    assert shelf.order(*jobs, host=replace(NX, l4t="39.2.0")) == ["orin", "both"]
+    assert shelf.order(*jobs, host=THOR) == ["thor", "both"]
+    shelf.rows = [state("both"), state("orin", "emulated")]
+    assert shelf.order(*jobs, host=replace(NX, l4t="39.2.0")) == ["both", "orin"]

@@ -201,6 +201,8 @@ def _failure_lines(failures: Sequence[Failure]) -> Iterator[str]:
 def _settings(cell: ShownCell | UnreadCell) -> Iterator[str]:
     platform, spec = cell.platform, cell.spec
     yield f"  platform    {platform.name}: Python {platform.python}, glibc {platform.glibc}"
+    if platform.sms:
+        yield f"  GPU         SM {', '.join(platform.sms)}"
     if cell.note:
         yield f"  note        {cell.note}"
     yield f"  base        {spec.base or platform.base}"

@@ -286,6 +286,18 @@ def string_map(keys: tuple[str, str], values: tuple[str, str]) -> ValueType:
     )
 
 
+def boolean_map(keys: tuple[str, str]) -> ValueType:
+    """Return the type of tables of true and false, read as pairs in file order; `keys` are pattern and noun."""
+    return ValueType(
+        read=lambda table, key, _: table.boolean_map(key, keys),
+        schema=lambda: {
+            "type": "object",
+            "propertyNames": {"pattern": anchored(keys[0])},
+            "additionalProperties": {"type": "boolean"},
+        },
+    )
+
+
 def nested(declaration: TableDeclaration[Any], *, always: bool = True) -> ValueType:
     """Return the type of one table, `always` read as an empty one if it is absent: it may have required keys."""
     return ValueType(

@@ -246,6 +246,14 @@ class Table:
                 table.problem(name, f"`{printable(name)}` is not {keys[1]}")
         return tuple((name, table.string(name, pattern=values[0], noun=values[1])) for name in table)
 
+    def boolean_map(self, key: str, keys: _Rule = _ANY) -> tuple[tuple[str, bool], ...]:
+        """Return a table of true and false as pairs in file order; `keys` is pattern and noun."""
+        table = self.table(key)
+        for name in table:
+            if not re.fullmatch(keys[0], name):
+                table.problem(name, f"`{printable(name)}` is not {keys[1]}")
+        return tuple((name, bool(table.value(name, bool, False, "true or false"))) for name in table)
+
     def table(self, key: str) -> Table:
         """Return a table below this one; absent means empty."""
         return Table(self.document, (*self.path, key), self.value(key, dict, {}, "a table"))

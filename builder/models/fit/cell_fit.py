@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder.errors import ModelError
-from builder.jetson.boards import boards_for
+from builder.jetson.boards import boards_of
 from builder.models.fit.fit_defaults import overheads
 from builder.models.fit.kv_cache import element_bytes, longest, sequence_bytes, token_bytes
 from builder.models.fit.memory_estimate import BoardFit, CellFit, Machine, MemoryItem
@@ -50,7 +50,7 @@ def fit_cell(job: Job, models: Sequence[LockedModel] | None, session: Session, b
     """
     files = served_files(job, models, session)
     shape = read_shape(files.name, *files.config())
-    machines = boards_for(job.platform, boards or job.recipe.boards)
+    machines = boards_of(job, boards)
     fits = tuple(_estimate(job, shape, files, board) for board in machines or (None,))
     return CellFit(cell=job.cell.id, model=files.name, shape=shape, boards=fits)
 

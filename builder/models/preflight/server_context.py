@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from builder.errors import ModelError
-from builder.jetson.boards import boards_for, sm_number
+from builder.jetson.boards import boards_of, sm_number
 from builder.model.audits import Finding
 from builder.models.fit.cell_fit import served_files
 from builder.models.fit.server_options import pinned_version, settings_of
@@ -94,7 +94,7 @@ def server_context(job: Job, lock: Lock | None, session: Session, boards: Sequen
         DiskError: the facts of a wheel cannot be stored.
     """
     spec, platform = job.spec, job.platform
-    named = boards_for(platform, boards or job.recipe.boards)
+    named = boards_of(job, boards)
     context = ServerContext(
         server=spec.server,
         questions=spec.smoke.questions,
