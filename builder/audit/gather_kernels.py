@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import zstandard
 
 from builder.audit import elf, kernel_names, wheel_reader
-from builder.audit.byte_source import File
+from builder.audit.byte_source import File, MalformedError
 from builder.host.concurrency import workers
 from builder.host.files import atomic_file, disk_errors, mark_used
 from builder.model.audits import GpuTarget
@@ -43,7 +43,6 @@ def gather_kernels(
 
     Raises:
         NetworkError, IntegrityError, DiskError: a wheel cannot be fetched, or the kernels cannot be stored.
-        MalformedError: GPU code cannot be read.
     """
     libraries = {wheel.sha256: libraries_with_code(facts[wheel.sha256]) for wheel in wheels}
     with_code = [wheel for wheel in wheels if libraries[wheel.sha256]]
@@ -71,7 +70,7 @@ def read_kernels(
     """Read the kernels of some libraries of wheel files on all processors.
 
     Raises:
-        MalformedError: GPU code cannot be read.
+        MalformedError: a wheel cannot be opened.
     """
     jobs = [
         (member.size, sha256, path, member)
@@ -92,12 +91,11 @@ def read_kernels(
 
 
 def read_member(wheel: Path, member: wheel_reader.Member) -> LibraryKernels:
-    """Read the kernels of one library in a wheel.
-
-    Raises:
-        MalformedError: its GPU code cannot be read.
-    """
-    return read_library(wheel_reader.source(File(wheel), member), member.path)
+    """Read the kernels of one library in a wheel."""
+    try:
+        return read_library(wheel_reader.source(File(wheel), member), member.path)
+    except MalformedError as error:
+        return LibraryKernels(path=member.path, flaw=error.message)
 
 
 def read_library(source: ByteSource, path: str) -> LibraryKernels:
@@ -139,6 +137,7 @@ def _store(path: Path, libraries: Sequence[LibraryKernels]) -> None:
         {
             "path": library.path,
             "names": place(library.packed_names),
+            "flaw": library.flaw,
             "modules": [
                 (module.container, module.target, module.isa, module.unpacked, place(module.indices))
                 for module in library.modules
@@ -177,7 +176,7 @@ def _library(row: dict[str, Any], blobs: memoryview) -> LibraryKernels:
         )
         for container, target, isa, unpacked, extent in row["modules"]
     )
-    return LibraryKernels(path=row["path"], modules=modules, packed_names=_bytes(row["names"], blobs))
+    return LibraryKernels(path=row["path"], modules=modules, packed_names=_bytes(row["names"], blobs), flaw=row["flaw"])
 
 
 def _bytes(extent: tuple[int, int], blobs: memoryview) -> bytes:

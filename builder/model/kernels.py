@@ -36,11 +36,15 @@ class KernelModule:
 
 @dataclass(frozen=True, kw_only=True)
 class LibraryKernels:
-    """The GPU code of a library; `path` is relative to site-packages, `packed_names` are zstd-compressed lines."""
+    """The GPU code of a library; `path` is relative to site-packages, `packed_names` are zstd-compressed lines.
+
+    `flaw` is the reason why its GPU code cannot be read.
+    """
 
     path: str
-    modules: tuple[KernelModule, ...]
+    modules: tuple[KernelModule, ...] = ()
     packed_names: bytes = b""
+    flaw: str | None = None
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -45,9 +45,7 @@ class Movability(NamedTuple):
     obstacle: str | None
 
 
-def movability(
-    source: ByteSource, layout: ElfLayout, section: SectionHeader, starts: Sequence[int]
-) -> Movability:
+def movability(source: ByteSource, layout: ElfLayout, section: SectionHeader, starts: Sequence[int]) -> Movability:
     """Return the pointers to the containers that start at some addresses.
 
     Raises:

@@ -111,9 +111,7 @@ def read_layout(source: ByteSource) -> ElfLayout:
         raise MalformedError("its headers have an unknown size")
     if program_count > _MOST_PROGRAMS or not 0 < section_count <= _MOST_SECTIONS or names_at >= section_count:
         raise MalformedError("its headers are more than any library has, or missing")
-    programs = tuple(
-        Program(*row) for row in PROGRAM.iter_unpack(source.read(fields[5], program_count * PROGRAM.size))
-    )
+    programs = tuple(Program(*row) for row in PROGRAM.iter_unpack(source.read(fields[5], program_count * PROGRAM.size)))
     rows = [SectionHeader(*row) for row in SECTION.iter_unpack(source.read(fields[6], section_count * SECTION.size))]
     names = source.read(rows[names_at].offset, min(rows[names_at].in_file, 16 << 20))
     sections = tuple(row._replace(name=_name(names, row.name_at)) for row in rows)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 _FAMILIES = {100: (100, 103), 103: (103,), 110: (110,), 120: (120, 121), 121: (121,)}
 
 
-def retained_entries(entries: Sequence[Entry], rules: SlimRules, kernels: Callable[[Entry], Iterable[bytes]]) -> list[Entry]:
+def retained_entries(
+    entries: Sequence[Entry], rules: SlimRules, kernels: Callable[[Entry], Iterable[bytes]]
+) -> list[Entry]:
     """Return the entries that stay, in their order; `kernels` names those of an entry, and is asked only if it matters.
 
     Raises:

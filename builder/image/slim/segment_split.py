@@ -108,9 +108,7 @@ def _table(
     return [row._replace(in_file=size, in_memory=size) if row.type == PHDR else row for row in programs]
 
 
-def _split(
-    programs: Sequence[Program], segment: Program, kept_end: int, start: int, stop: int
-) -> Iterator[Program]:
+def _split(programs: Sequence[Program], segment: Program, kept_end: int, start: int, stop: int) -> Iterator[Program]:
     removed = stop - start
     for program in programs:
         if program is segment:

@@ -95,9 +95,7 @@ def slim_library(
             containers = list(_slimmed(source, section, rules, unit))
             slimmed += containers
             if any(container.is_smaller for container in containers):
-                outcomes.append(
-                    _compacted(source, layout, section, containers) if own else _in_place(containers, None)
-                )
+                outcomes.append(_compacted(source, layout, section, containers) if own else _in_place(containers, None))
     regions = [region for outcome in outcomes for region in outcome.regions]
     patches = {at: patch for outcome in outcomes for at, patch in outcome.patches.items()}
     note = next((outcome.note for outcome in outcomes if outcome.note), None)
