@@ -59,6 +59,12 @@ def gather_kernels(
     return gathered
 
 
+def stored_kernels(wheels: Sequence[LockedWheel], session: Session) -> tuple[LibraryKernels, ...]:
+    """Return the libraries whose kernels an earlier audit has stored; nothing is fetched."""
+    stored = (_cached(wheel.sha256, session) for wheel in wheels)
+    return tuple(library for libraries in stored for library in libraries or ())
+
+
 def libraries_with_code(facts: WheelFacts) -> frozenset[str]:
     """Return the paths of a wheel's libraries with GPU code."""
     return frozenset(binary.path for binary in facts.binaries if binary.gpu)

@@ -5,18 +5,21 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from builder.audit.gather_kernels import gather_kernels
+from builder.audit.audit_context import driver_of
+from builder.audit.gather_kernels import gather_kernels, stored_kernels
 from builder.audit.kernel_families import kernel_families, kernel_needs
 from builder.audit.kernel_rules import GpuFacts, kernel_verdicts
 from builder.jetson.boards import sm_number
+from builder.models.preflight.server_context import server_context
 from builder.pipeline.cell import CellRecords
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from builder.host.session import Session
     from builder.model.audits import WheelFacts
     from builder.model.kernel_verdicts import KernelVerdict
+    from builder.model.kernels import LibraryKernels
     from builder.model.locks import Job, Lock, LockedWheel
     from builder.model.verdicts import Verdict
     from builder.models.preflight.server_context import ServerContext
@@ -27,7 +30,6 @@ def audit_kernels(
     lock: Lock,
     facts: Mapping[str, WheelFacts],
     server: ServerContext,
-    driver: tuple[int, int] | None,
     session: Session,
 ) -> dict[str, tuple[KernelVerdict, ...]]:
     """Return the verdicts on the families of kernels that a cell uses, by the SM of its GPUs.
@@ -35,12 +37,31 @@ def audit_kernels(
     Raises:
         NetworkError, IntegrityError, DiskError: a wheel cannot be fetched, or its kernels cannot be stored.
     """
-    platform = lock.platform
-    if not platform.sms:
+    if not lock.platform.sms:
         return {}
     wheels = [wheel for wheel in lock.wheels if _has_family(facts[wheel.sha256])]
     gathered = gather_kernels(wheels, facts, session)
     libraries = [library for wheel in wheels for library in gathered.get(wheel.sha256, ())]
+    return _verdicts(job, lock, server, libraries, session)
+
+
+def stored_verdicts(job: Job, lock: Lock, session: Session) -> dict[str, tuple[KernelVerdict, ...]] | None:
+    """Return the verdicts by the kernels that an earlier audit has stored, None without them; nothing is fetched.
+
+    Raises:
+        DiskError: the facts of a wheel cannot be stored.
+    """
+    libraries = stored_kernels(lock.wheels, session) if lock.platform.sms else ()
+    if not any(_is_in_family(library.path) for library in libraries):
+        return None
+    return _verdicts(job, lock, server_context(job, lock, session), libraries, session)
+
+
+def _verdicts(
+    job: Job, lock: Lock, server: ServerContext, libraries: Sequence[LibraryKernels], session: Session
+) -> dict[str, tuple[KernelVerdict, ...]]:
+    platform = lock.platform
+    driver = driver_of(platform.l4t)
     proven = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id)).proven()
     return {
         sm: kernel_verdicts(

@@ -112,7 +112,7 @@ def kernel_needs(context: ServerContext, sm: int) -> KernelNeeds:
     method, unknown = _method(context, model), list(_unknown(context, model, sm))
     reasons = {row: _reason(row, context, model, method) for row in kernel_families() if row.is_for(sm)}
     families = tuple(_needed(row, reason, context) for row, reason in reasons.items() if reason)
-    covered = {name for row in kernel_families() for name in row.methods}
+    covered = {name for row in kernel_families() if row.is_for(sm) for name in row.methods}
     if method and method not in covered:
         unknown.append((f"quantisation {method}", f"model {model.name}"))
     return KernelNeeds(families=families, unknown=tuple(unknown))

@@ -195,6 +195,21 @@ def _severity(row: KernelVerdict, demand: KernelDemand) -> Severity | None:
     return "info" if row.verdict == "unknown" else None
 
 
+def refusal(row: KernelVerdict) -> str | None:
+    """Return why a server that needs a family does not work on a GPU, None if it does."""
+    return f"{detail(row)} ({RULE})" if _severity(row, "any") == "error" else None
+
+
+def brief(row: KernelVerdict) -> str:
+    """Return a verdict on a family in a few words."""
+    if row.verdict == "borrowed":
+        return f"borrowed {', '.join(row.borrowed_from)} code ({row.evidence})"
+    if row.verdict == "compiled":
+        noun = "module" if row.modules == 1 else "modules"
+        return f"compiled on the board: {row.modules} {noun}, up to {row.minutes:.0f} min"
+    return f"unknown: {row.note}" if row.verdict == "unknown" else row.verdict
+
+
 def detail(row: KernelVerdict) -> str:
     """Return a verdict in words."""
     if row.verdict == "unknown":

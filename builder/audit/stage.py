@@ -103,7 +103,7 @@ def audit_cell(job: Job, lock: Lock, session: Session) -> Audit:
     environment = Environment(platform=platform, wheels=lock.wheels, facts=facts, base=base, apt=job.spec.apt)
     case = AuditContext(environment=environment, unread=unread, stand_in=lock.base.stand_in, torch_cuda=lock.torch_cuda)
     server = server_context(job, lock, session)
-    kernels = audit_kernels(job, lock, facts, server, case.driver, session)
+    kernels = audit_kernels(job, lock, facts, server, session)
     about_kernels = kernel_findings(kernels, job.spec.kernels, wheels_of(lock.wheels, facts))
     more = (*preflight_findings(server), *about_kernels)
     audit = judge(case, job.cell.id, lock.base.name, job.spec.waivers, started, more)

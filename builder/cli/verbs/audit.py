@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from builder.audit.kernel_rules import brief
 from builder.audit.loose_wheels import audit_wheels
 from builder.audit.rule_tables import Rule, rules
 from builder.audit.stage import audit_cell, note_recovery
@@ -239,14 +240,5 @@ def _kernels(audit: Audit) -> Iterator[str]:
     for sm, verdicts in audit.kernels.items():
         yield ""
         yield f"kernels for SM {sm}:"
-        rows = [(row.family, shown_verdict(row), row.reason) for row in verdicts]
+        rows = [(row.family, brief(row), row.reason) for row in verdicts]
         yield from (f"  {line}" for line in table(("family", "verdict", "asked for by"), rows).splitlines())
-
-
-def shown_verdict(row: KernelVerdict) -> str:
-    """Return a verdict on a family in a few words."""
-    if row.verdict == "borrowed":
-        return f"borrowed {', '.join(row.borrowed_from)} code ({row.evidence})"
-    if row.verdict == "compiled":
-        return f"compiled on the board: {row.modules} modules, up to {row.minutes:.0f} min"
-    return f"unknown: {row.note}" if row.verdict == "unknown" else row.verdict
