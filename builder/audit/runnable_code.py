@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from builder.audit.rule_tables import tables
+from builder.audit import code_targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,26 +16,14 @@ if TYPE_CHECKING:
 
 def runs_on(target: GpuTarget, sm: int, rules: SlimRules, *, unknown: bool) -> bool:
     """Return whether SASS runs on a GPU; `unknown` is the answer where the rules do not know."""
-    if target.kind != "sass":
-        return False
-    if target.variant == "a":
-        return target.sm == sm
-    if target.variant == "f":
-        return sm in _family(target.sm)
     same_major = unknown if rules.same_major is None else rules.same_major
-    return target.sm == sm or (same_major and target.sm // 10 == sm // 10 and target.sm < sm)
+    return code_targets.runs_natively(target, sm) or (same_major and code_targets.is_same_major(target, sm))
 
 
 def compiles_for(code: Code | GpuCode, sm: int, rules: SlimRules) -> bool:
     """Return whether the driver can compile PTX for a GPU."""
-    target = code.target
-    if target.kind != "ptx" or (rules.newest_isa is not None and code.isa > rules.newest_isa):
-        return False
-    if target.variant == "a":
-        return target.sm == sm
-    if target.variant == "f":
-        return sm in _family(target.sm)
-    return target.sm <= sm
+    is_known = rules.newest_isa is None or code.isa <= rules.newest_isa
+    return is_known and code_targets.compiles_for(code.target, sm)
 
 
 def remaining(codes: Iterable[GpuCode], rules: SlimRules) -> tuple[GpuCode, ...]:
@@ -49,7 +37,3 @@ def remaining(codes: Iterable[GpuCode], rules: SlimRules) -> tuple[GpuCode, ...]
         for code in codes
         if any(runs_on(code.target, sm, rules, unknown=True) or compiles_for(code, sm, rules) for sm in rules.sms)
     )
-
-
-def _family(sm: int) -> tuple[int, ...]:
-    return tables().families.get(sm, (sm,))
