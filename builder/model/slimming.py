@@ -13,13 +13,14 @@ SlimMethod = Literal["compact", "in-place", "unchanged"]
 class SlimRules:
     """Which code stays.
 
-    `sms` are the GPUs (87 for 8.7), `same_major` whether code for a lower minor of the same major runs on them, and
-    `newest_isa` the newest version of PTX that the driver compiles (None: any). `include` and `exclude` are globs of
-    packages that the rows of `slim.toml` decide otherwise.
+    `sms` are the GPUs (87 for 8.7), `same_major` whether code for a lower minor of the same major runs on them (None:
+    unknown, so that both this code and the PTX that replaces it stay), and `newest_isa` the newest version of PTX that
+    the driver compiles (None: any). `include` and `exclude` are globs of packages that the rows of `slim.toml` decide
+    otherwise.
     """
 
     sms: tuple[int, ...]
-    same_major: bool
+    same_major: bool | None
     newest_isa: tuple[int, int] | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

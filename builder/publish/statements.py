@@ -6,13 +6,13 @@ Formats: in-toto Statement v1, its test-result predicate v0.1, SLSA provenance v
 from __future__ import annotations
 
 import base64
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder import __version__
 from builder.errors import IntegrityError
 from builder.host import records
+from builder.host.json_documents import decode_json
 from builder.host.records import as_bytes
 from builder.remote.http import scrub
 
@@ -124,7 +124,7 @@ def parse(content: bytes, location: str) -> Statement:
         IntegrityError: the content is not a statement.
     """
     try:
-        document = json.loads(content)
+        document = decode_json(content)
         digests = tuple(
             f"{algorithm}:{value}" for subject in document["subject"] for algorithm, value in subject["digest"].items()
         )
@@ -160,7 +160,7 @@ def opened(content: bytes, location: str) -> tuple[bytes, tuple[str, ...]]:
         IntegrityError: the content is neither.
     """
     try:
-        document = json.loads(content)
+        document = decode_json(content)
         if "payload" not in document:
             return content, ()
         _require(document["payloadType"] == PAYLOAD_TYPE)

@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from html import unescape
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests import exceptions
@@ -113,6 +113,27 @@ class _Session(requests.Session):
             settings["proxies"] = {}
         return settings
 
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        # requests lets the errors of urllib.parse pass.
+        try:
+            target = super().get_redirect_target(resp)
+            sound = target is None or joined(resp.url, target) is not None
+        except UnicodeError:
+            sound = False
+        if not sound:
+            raise AddressError("it redirects to a malformed address", request=resp.request, response=resp)
+        return target
+
+
+def joined(base: str, location: str) -> str | None:
+    """Return the address that a header or a page gives relative to `base`, or None if it is malformed."""
+    try:
+        url = urljoin(base, location)
+        _ = urlsplit(url).port
+    except ValueError:
+        return None
+    return url
+
 
 class _Adapter(HTTPAdapter):
     def __init__(self, patience: Patience) -> None:
@@ -154,6 +175,10 @@ def _read_whole(response: requests.Response) -> None:
 
 class AnswerError(requests.RequestException):
     """An answer that does not follow the protocol; its text is the reason."""
+
+
+class AddressError(AnswerError):
+    """An address in an answer's header that is malformed."""
 
 
 class WebPageError(AnswerError):

@@ -280,7 +280,10 @@ def test_an_endpoint_that_is_none(models: Path, endpoint: str) -> None:
         b'{"id": "x"}',
         b'{"sha": 5, "id": "x"}',
         b'{"sha": "x", "id": "x", "siblings": 7}',
+        b'{"sha": "%s", "siblings": [{"rfilename": "a", "size": -1}]}' % COMMIT.encode(),
+        b"[" * 100_000 + b"]" * 100_000,
     ],
+    ids=range(7),
 )
 def test_something_else_than_a_hub(hub: HubStandIn, models: Path, body: bytes) -> None:
     hub.fails("/api/", body=body)
@@ -288,6 +291,14 @@ def test_something_else_than_a_hub(hub: HubStandIn, models: Path, body: bytes) -
         lock(hub, models)
     assert caught.value.message == f"the server at {hub.endpoint} is not a model hub"
     assert len(hub.asked) == 1
+
+
+@pytest.mark.parametrize("path", ["/api/", "/resolve/"])
+@pytest.mark.parametrize("address", ["http://[::1/x", "http://127.0.0.1:99999/x", "http://h:port/x"])
+def test_a_redirect_to_a_malformed_address(hub: HubStandIn, models: Path, path: str, address: str) -> None:
+    hub.fails(path, status=302, headers={"Location": address})
+    with pytest.raises(NetworkError, match="cannot be reached: it redirects to a malformed address"):
+        lock(hub, models)
 
 
 @pytest.mark.parametrize("status", [200, 401, 403, 404])

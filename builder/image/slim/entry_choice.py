@@ -9,24 +9,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from builder.audit.runnable_code import compiles_for, runs_on
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from builder.audit.fatbin import Code, Entry
-    from builder.model.audits import GpuTarget
+    from builder.audit.fatbin import Entry
     from builder.model.slimming import SlimRules
 
-# The families of code with the variant `f`, by its own SM.
-_FAMILIES = {100: (100, 103), 103: (103,), 110: (110,), 120: (120, 121), 121: (121,)}
 
+def retained_entries(
+    entries: Sequence[Entry], rules: SlimRules, kernels: Callable[[Entry], Iterable[bytes]]
+) -> list[Entry]:
+    """Return the entries that stay, in their order.
 
-def retained_entries(entries: Sequence[Entry], rules: SlimRules, kernels: Callable[[Entry], Iterable[bytes]]) -> list[Entry]:
-    """Return the entries that stay, in their order; `kernels` names those of an entry, and is asked only if it matters.
+    `kernels` returns the names of an entry's kernels; it is called only for PTX that SASS may replace.
 
     Raises:
         MalformedError: the code of an entry cannot be read.
     """
-    sass = [entry for entry in entries if entry.code and _runs_somewhere(entry.code, rules)]
     names: dict[int, frozenset[bytes]] = {}
 
     def named(entry: Entry) -> frozenset[bytes]:
@@ -34,49 +35,16 @@ def retained_entries(entries: Sequence[Entry], rules: SlimRules, kernels: Callab
             names[entry.offset] = frozenset(kernels(entry))
         return names[entry.offset]
 
-    def needed(entry: Entry, code: Code) -> bool:
-        for sm in rules.sms:
-            if not compiles_for(code, sm, rules):
-                continue
-            native = [other for other in sass if other.code and runs_on(other.code.target, sm, rules)]
-            if not native or not named(entry) <= frozenset[bytes]().union(*map(named, native)):
-                return True
-        return False
+    def replaced(entry: Entry, sm: int) -> bool:
+        certain = [other for other in entries if other.code and runs_on(other.code.target, sm, rules, unknown=False)]
+        return bool(certain) and named(entry) <= frozenset[bytes]().union(*map(named, certain))
 
     def stays(entry: Entry) -> bool:
-        if entry.code is None:
+        code = entry.code
+        if code is None:
             return True
-        return entry in sass if entry.code.target.kind == "sass" else needed(entry, entry.code)
+        if code.target.kind == "sass":
+            return any(runs_on(code.target, sm, rules, unknown=True) for sm in rules.sms)
+        return any(compiles_for(code, sm, rules) and not replaced(entry, sm) for sm in rules.sms)
 
     return [entry for entry in entries if stays(entry)]
-
-
-def _runs_somewhere(code: Code, rules: SlimRules) -> bool:
-    return any(runs_on(code.target, sm, rules) for sm in rules.sms)
-
-
-def runs_on(target: GpuTarget, sm: int, rules: SlimRules) -> bool:
-    """Return whether SASS runs on a GPU."""
-    if target.kind != "sass":
-        return False
-    if target.variant == "a":
-        return target.sm == sm
-    if target.variant == "f":
-        return sm in _family(target.sm)
-    return target.sm == sm or (rules.same_major and target.sm // 10 == sm // 10 and target.sm < sm)
-
-
-def compiles_for(code: Code, sm: int, rules: SlimRules) -> bool:
-    """Return whether the driver can compile PTX for a GPU."""
-    target = code.target
-    if target.kind != "ptx" or (rules.newest_isa is not None and code.isa > rules.newest_isa):
-        return False
-    if target.variant == "a":
-        return target.sm == sm
-    if target.variant == "f":
-        return sm in _family(target.sm)
-    return target.sm <= sm
-
-
-def _family(sm: int) -> tuple[int, ...]:
-    return _FAMILIES.get(sm, (sm,))

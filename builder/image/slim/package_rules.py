@@ -1,4 +1,4 @@
-"""The rows of `slim.toml`: which packages are slimmed, and where their code is besides the usual section."""
+"""Which packages are slimmed, and where their code is besides the usual section."""
 
 from __future__ import annotations
 
@@ -8,23 +8,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from builder.audit.slim_choice import unchanged_row
 from builder.host.toml import documents
 
 if TYPE_CHECKING:
     from builder.host.toml.documents import Table
     from builder.model.slimming import SlimRules
 
+CAPABILITY = r"[0-9]{1,2}\.[0-9]"
 # What is taken out at once.
 SlimUnit = Literal["entry", "container"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PackageRow:
-    """Whether the packages of a glob are slimmed unless rules say otherwise."""
-
-    name: str
-    slim: bool
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,10 +32,10 @@ class SectionRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlimTables:
-    """All rows."""
+    """All rows; `gpus` are the known compute capabilities."""
 
-    packages: tuple[PackageRow, ...]
     sections: tuple[SectionRow, ...]
+    gpus: tuple[int, ...]
 
 
 @cache
@@ -61,8 +54,8 @@ def refusal(package: str, rules: SlimRules) -> str | None:
         return "the rules exclude it"
     if _matches(package, rules.include):
         return None
-    row = next((row for row in slim_tables().packages if fnmatchcase(package, row.name)), None)
-    return row.reason if row and not row.slim else None
+    row = unchanged_row(package)
+    return row.why if row else None
 
 
 def code_sections(package: str, file: str) -> dict[str, SlimUnit]:
@@ -76,16 +69,17 @@ def _matches(package: str, globs: tuple[str, ...]) -> bool:
 
 
 def _tables(root: Table) -> SlimTables:
-    return SlimTables(packages=_packages(root), sections=_sections(root))
-
-
-def _packages(root: Table) -> tuple[PackageRow, ...]:
-    rows = []
-    for table in root.rows("packages"):
+    gpus: list[int] = []
+    for table in root.rows("gpus"):
         table.string("source", pattern=".+", noun="a source")
-        reason = table.string("reason", pattern=".+", noun="a reason")
-        rows.append(PackageRow(name=table.string("name"), slim=table.boolean("slim", default=True), reason=reason))
-    return tuple(rows)
+        gpus += map(sm_of, table.strings("capabilities", pattern=CAPABILITY, noun="a compute capability such as 8.7"))
+    return SlimTables(sections=_sections(root), gpus=tuple(gpus))
+
+
+def sm_of(capability: str) -> int:
+    """Return the number of a compute capability: 87 for 8.7."""
+    major, _, minor = capability.partition(".")
+    return int(major) * 10 + int(minor)
 
 
 def _sections(root: Table) -> tuple[SectionRow, ...]:

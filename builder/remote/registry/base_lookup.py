@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from builder.errors import NetworkError, RecipeError, RegistryError
+from builder.host.json_documents import decode_json
 from builder.model.locks import LockedBase
 from builder.remote.http import announced
 from builder.remote.registry.reference import Reference
@@ -88,7 +88,7 @@ def image_manifest(client: RegistryClient, reference: Reference, architecture: s
     content, descriptor = client.get_manifest(reference.repository, reference.tag_or_digest)
     if descriptor.media_type not in INDEXES:
         return content
-    for entry in json.loads(content)["manifests"]:
+    for entry in decode_json(content)["manifests"]:
         platform = entry.get("platform") or {}
         if (platform.get("os"), platform.get("architecture")) == ("linux", architecture):
             return client.get_manifest(reference.repository, entry["digest"])[0]
@@ -117,11 +117,11 @@ def _mirrored(image: str, config: Config) -> tuple[str, RegistryMirror | None]:
 
 def _platforms(client: RegistryClient, reference: Reference, content: bytes, media_type: str) -> tuple[str, ...]:
     try:
-        document = json.loads(content)
+        document = decode_json(content)
         if media_type in INDEXES:
             entries = [entry.get("platform") or {} for entry in document["manifests"]]
         else:
-            entries = [json.loads(client.read_blob(reference.repository, document["config"]["digest"]))]
+            entries = [decode_json(client.read_blob(reference.repository, document["config"]["digest"]))]
         names = {f"{entry.get('os')}/{entry.get('architecture')}" for entry in entries}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RegistryError(
