@@ -10,13 +10,13 @@ import click
 
 from builder.audit.byte_source import MalformedError
 from builder.audit.rule_tables import tables
+from builder.audit.slim_tables import slim_tables, sm_of
 from builder.cli.cell_selection import session_verb
 from builder.cli.results import show, without_controls
 from builder.errors import UsageError
 from builder.host.session import Session
 from builder.host.toml.documents import suggest
 from builder.host.units import size_of
-from builder.image.slim.package_rules import slim_tables, sm_of
 from builder.image.slim.slim_wheel import labelled_name, slim_wheel
 from builder.jetson.distributions import platforms
 from builder.jetson.platform import check_value
