@@ -53,6 +53,8 @@ def movability(source: ByteSource, layout: ElfLayout, section: SectionHeader, st
     """
     if layout.machine not in _OWN_ADDRESS or _DT_REL in layout.tags:
         return Movability({}, "its relocations are of a kind that jbuild does not move")
+    if not all(layout.segment_of(row) for row in layout.sections if row.name == WRAPPERS and row.in_file):
+        return Movability({}, "its wrappers are not loaded where their section states")
     pointers: dict[int, CodeReference] = {}
     wrapped, expected = set(_wrapped(source, layout)), set(starts)
     for reference in _references(source, layout, section.address, section.address + section.size):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from builder.audit.byte_source import MalformedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from builder.audit.byte_source import ByteSource
 
@@ -85,6 +86,14 @@ class ElfLayout(NamedTuple):
         """The offset of the section headers."""
         return self.header[6]
 
+    def segment_of(self, section: SectionHeader) -> Program | None:
+        """Return the segment that loads all bytes of a section at the section's address."""
+        for program in self.programs:
+            after = section.offset - program.offset
+            if program.type == LOAD and after >= 0 and after + section.size <= program.in_file <= program.in_memory:
+                return program if section.address - program.address == after else None
+        return None
+
     def offset_of(self, address: int, size: int) -> int:
         """Return the offset of bytes that a segment loads at an address.
 
@@ -115,7 +124,18 @@ def read_layout(source: ByteSource) -> ElfLayout:
     rows = [SectionHeader(*row) for row in SECTION.iter_unpack(source.read(fields[6], section_count * SECTION.size))]
     names = source.read(rows[names_at].offset, min(rows[names_at].in_file, 16 << 20))
     sections = tuple(row._replace(name=_name(names, row.name_at)) for row in rows)
+    ends = [program.offset + program.in_file for program in programs]
+    ends += [section.offset + section.in_file for section in sections]
+    if max(ends, default=0) > source.size:
+        raise MalformedError("a segment or section reaches beyond its end")
+    _check_apart([row for row in programs if row.type == LOAD])
     return ElfLayout(fields, programs, sections, _tags(source, programs))
+
+
+def _check_apart(loads: Sequence[Program]) -> None:
+    for first, second in pairwise(loads):
+        if first.address + first.in_memory > second.address or first.offset + first.in_file > second.offset:
+            raise MalformedError("its segments overlap or are not in the order of their addresses")
 
 
 def _name(names: bytes, at: int) -> bytes:

@@ -38,7 +38,7 @@ def cut_after(source: ByteSource, layout: ElfLayout, section: SectionHeader, siz
         MalformedError: the headers contradict each other.
     """
     loads = [program for program in layout.programs if program.type == LOAD]
-    segment = next((program for program in loads if _has(program, section)), None)
+    segment = layout.segment_of(section)
     if segment is None:
         return "no segment has its GPU code"
     align = max(_LEAST_PAGE, *(program.align for program in loads))
@@ -69,12 +69,6 @@ def cut_after(source: ByteSource, layout: ElfLayout, section: SectionHeader, siz
     return Cut(start, stop, patches)
 
 
-def _has(program: Program, section: SectionHeader) -> bool:
-    after = section.offset - program.offset
-    fits = after >= 0 and after + section.size <= program.in_file <= program.in_memory
-    return fits and section.address - program.address == after
-
-
 def _is_used(layout: ElfLayout, section: SectionHeader, segment: Program, start: int, stop: int) -> bool:
     """Return whether anything but the section and its segment has bytes between two offsets."""
     ranges = [(row.offset, row.in_file) for row in layout.sections if row is not section]
@@ -85,11 +79,13 @@ def _is_used(layout: ElfLayout, section: SectionHeader, segment: Program, start:
 
 
 def _section(row: SectionHeader, section: SectionHeader, size: int, start: int, stop: int) -> bytes:
-    if row is section:
-        row = row._replace(size=size)
-    elif row.offset >= stop:
-        row = row._replace(offset=row.offset - (stop - start))
+    row = row._replace(size=size) if row is section else row._replace(offset=_moved(row.offset, start, stop))
     return SECTION.pack(*row[:-1])
+
+
+def _moved(offset: int, start: int, stop: int) -> int:
+    """Return the new offset; one between the two belongs to something without bytes."""
+    return max(start, offset - (stop - start)) if offset > start else offset
 
 
 def _table(
@@ -123,7 +119,7 @@ def _split(programs: Sequence[Program], segment: Program, kept_end: int, start: 
                 in_memory=segment.in_memory - skipped,
             )
         else:
-            yield program._replace(offset=program.offset - removed) if program.offset >= stop else program
+            yield program._replace(offset=_moved(program.offset, start, stop))
 
 
 def _can_grow(source: ByteSource, layout: ElfLayout) -> bool:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from builder.audit import fatbin, kernel_names
+from builder.audit.byte_source import MalformedError
 from builder.image.slim import byte_plan, elf_layout
 from builder.image.slim.byte_plan import Copy, Region, Zeros
 from builder.image.slim.code_references import movability
@@ -92,6 +93,8 @@ def slim_library(
         own = section.name in fatbin.SECTIONS
         unit = "entry" if own else (sections or {}).get(section.name.decode("utf-8", "replace"))
         if section.in_file and unit:
+            if layout.segment_of(section) is None:
+                raise MalformedError("its GPU code is not loaded where its section states")
             containers = list(_slimmed(source, section, rules, unit))
             slimmed += containers
             if any(container.is_smaller for container in containers):

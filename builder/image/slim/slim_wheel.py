@@ -25,7 +25,7 @@ from builder.image.slim.wheel_names import (
     updated_record,
     wheel_name,
 )
-from builder.image.slim.wheel_zip import WheelWriter, deflate, file_blocks, member_of, source_blocks
+from builder.image.slim.wheel_zip import WheelWriter, crc32_of, deflate, file_blocks, member_of, source_blocks
 from builder.model.slimming import SlimReport
 
 if TYPE_CHECKING:
@@ -140,6 +140,9 @@ def _library(data: File, member: Member, package: str, rules: SlimRules) -> Slim
             return None
     except MalformedError:
         return None
+    # Without this check the new wheel would have a correct checksum of damaged bytes.
+    if crc32_of(source) != member.crc:
+        raise MalformedError(f"{member.name} is damaged: its checksum is wrong")
     try:
         return slim_library(source, member.path, rules, sections)
     except MalformedError as error:

@@ -154,6 +154,18 @@ def file_blocks(path: Path) -> Iterator[bytes]:
             yield block
 
 
+def crc32_of(source: ByteSource) -> int:
+    """Return the checksum of all bytes of a source, as zips have it.
+
+    Raises:
+        MalformedError: it is cut off.
+    """
+    crc = 0
+    for block in source_blocks(source):
+        crc = zlib.crc32(block, crc)
+    return crc
+
+
 def source_blocks(source: ByteSource) -> Iterator[bytes]:
     """Yield all bytes of a source.
 
