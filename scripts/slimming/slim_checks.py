@@ -121,7 +121,7 @@ def _compare_images(
             first, last = max(0, start - program.address), min(program.in_file, stop - program.address)
             if first < last:
                 original[first:last] = loaded[first:last] = bytes(last - first)
-        for index in _differences(original, loaded):
+        for index in _differences(bytes(original), bytes(loaded)):
             address, offset = program.address + index, program.offset + index
             if address not in shifting and not any(start <= offset < stop for start, stop in headers):
                 raise Violation(f"the byte at {address:#x} differs")
