@@ -66,3 +66,15 @@ class SlimReport:
     algorithm: int
     libraries: tuple[SlimmedLibrary, ...] = ()
     skipped: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TreeReport:
+    """What was done to a wheel in an image: `sha256` is the original's, `algorithm` the version of the method."""
+
+    package: str
+    version: str
+    sha256: str
+    rules: SlimRules
+    algorithm: int
+    libraries: tuple[SlimmedLibrary, ...]

@@ -112,8 +112,13 @@ def _slimming(wheel: SlimmedWheel) -> dict[str, Any]:
     return {
         "transformation": SLIM,
         "material": {"uri": f"pkg:pypi/{wheel.name}@{wheel.version}", "digest": {"sha256": wheel.sha256}},
-        "parameters": {"sms": list(wheel.sms), "sameMajor": wheel.same_major, "method": wheel.method},
-        "result": {"record": {"sha256": wheel.record}, "bytesBefore": wheel.before, "bytesAfter": wheel.after},
+        "parameters": {**records.to_json(wheel.rules), "algorithm": wheel.algorithm},
+        "result": {
+            "recordDigest": {"sha256": wheel.record},
+            "bytesBefore": wheel.before,
+            "bytesAfter": wheel.after,
+            "bytesRemoved": wheel.removed,
+        },
     }
 
 

@@ -86,14 +86,16 @@ def command(
 
 
 def _sms(capabilities: Sequence[str]) -> tuple[int, ...]:
+    """Return the numbers of compute capabilities, written as 8.7, or as 87 like the audit's."""
     known = {f"{sm // 10}.{sm % 10}": sm for sm in slim_tables().gpus}
+    known_numbers = {str(sm) for sm in known.values()}
+    sms = set()
     for capability in capabilities:
-        if capability in known:
-            continue
-        dotted = f"{capability[:-1]}.{capability[-1:]}"
-        hint = f"write --sm {dotted}" if dotted in known else suggest(capability, known, noun="known")
-        raise UsageError(f"--sm: `{capability}` is not the compute capability of a GPU", hint=hint)
-    return tuple(sorted({sm_of(capability) for capability in capabilities}))
+        if capability not in known and capability not in known_numbers:
+            hint = suggest(capability, known, noun="known")
+            raise UsageError(f"--sm: `{capability}` is not the compute capability of a GPU", hint=hint)
+        sms.add(known[capability] if capability in known else int(capability))
+    return tuple(sorted(sms))
 
 
 def _same_major(sms: Sequence[int], l4t: str | None) -> tuple[bool | None, str | None]:

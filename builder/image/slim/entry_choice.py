@@ -7,9 +7,10 @@ another container of the library has one of that name.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from builder.audit.runnable_code import compiles_for, runs_on
+from builder.audit.runnable_code import ContainerCode, retained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,23 +29,5 @@ def retained_entries(
     Raises:
         MalformedError: the code of an entry cannot be read.
     """
-    names: dict[int, frozenset[bytes]] = {}
-
-    def named(entry: Entry) -> frozenset[bytes]:
-        if entry.offset not in names:
-            names[entry.offset] = frozenset(kernels(entry))
-        return names[entry.offset]
-
-    def replaced(entry: Entry, sm: int) -> bool:
-        certain = [other for other in entries if other.code and runs_on(other.code.target, sm, rules, unknown=False)]
-        return bool(certain) and named(entry) <= frozenset[bytes]().union(*map(named, certain))
-
-    def stays(entry: Entry) -> bool:
-        code = entry.code
-        if code is None:
-            return True
-        if code.target.kind == "sass":
-            return any(runs_on(code.target, sm, rules, unknown=True) for sm in rules.sms)
-        return any(compiles_for(code, sm, rules) and not replaced(entry, sm) for sm in rules.sms)
-
-    return [entry for entry in entries if stays(entry)]
+    candidates = [ContainerCode(entry.code, partial(kernels, entry)) for entry in entries]
+    return [entry for entry, stays in zip(entries, retained(candidates, rules), strict=True) if stays]
