@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from builder.model.images import SlimSize
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from builder.model.images import SlimSize
 
 Kind = Literal["lock", "cell", "image"]
 
