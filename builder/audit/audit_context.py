@@ -49,7 +49,7 @@ class AuditContext:
     @cached_property
     def driver(self) -> tuple[int, int] | None:
         """The CUDA of the host's driver."""
-        return next((major_minor(row.cuda) for row in platforms() if row.l4t == self.l4t), None)
+        return driver_of(self.l4t)
 
     @cached_property
     def loader(self) -> Loader:
@@ -83,6 +83,11 @@ class AuditContext:
     def hidden_code(self, node: Node) -> bool:
         """Return whether a file's GPU code cannot be read."""
         return _fitting(tables().hidden_code, node) is not None
+
+
+def driver_of(l4t: str | None) -> tuple[int, int] | None:
+    """Return the CUDA of the driver of an L4T release, None if it is not known."""
+    return next((major_minor(row.cuda) for row in platforms() if row.l4t == l4t), None)
 
 
 def _fitting(rows: tuple[Exempt, ...], node: Node) -> Exempt | None:

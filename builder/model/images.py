@@ -65,12 +65,41 @@ class ImageSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SlimSize:
+    """A wheel without GPU code for other GPUs: the bytes of its changed files on disk, before and after."""
+
+    name: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlimmedWheel:
+    """A wheel whose GPU code for other GPUs is not in the image.
+
+    `sha256` is that of the original wheel. `sms` are the GPUs of the image; `same_major` tells whether SASS of the same
+    major stays. `method` is the version of the method, `record` the sha256 of the wheel's RECORD in the image. `before`
+    and `after` are the bytes of the changed files on disk.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    sms: tuple[str, ...]
+    same_major: bool
+    method: str
+    record: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """A rendered cell: a folder that `docker buildx build` can build alone.
 
     `layers` are the folders below `layers/`, lowest first; `content` is the checksum of Dockerfile and scripts.
     BuildKit builds `system`, the beginning of the Dockerfile, and jbuild adds its layers and the settings; it is None
-    if the template has other instructions after the layers.
+    if the template has other instructions after the layers. `slimmed` are the wheels without GPU code for other GPUs.
     """
 
     platform: str
@@ -79,6 +108,7 @@ class Plan:
     command: tuple[str, ...]
     settings: ImageSettings
     system: str | None = None
+    slimmed: tuple[SlimmedWheel, ...] = ()
 
 
 def site_packages(python: str) -> str:

@@ -17,7 +17,7 @@ from builder.host.records import as_bytes
 from builder.remote.http import scrub
 
 if TYPE_CHECKING:
-    from builder.model.images import Plan
+    from builder.model.images import Plan, SlimmedWheel
     from builder.model.locks import Job, Lock
     from builder.model.verdicts import Verdict
     from builder.publish.signing import Signer
@@ -27,6 +27,7 @@ VERDICT = "https://in-toto.io/attestation/test-result/v0.1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
 SBOM = "https://cyclonedx.org/bom"
 AUDIT = "urn:jbuild:audit:v1"
+SLIM = "urn:jbuild:slim:v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _BUILD_TYPE = "urn:jbuild:build:v1"
 _BUILDER = "urn:jbuild"
@@ -94,10 +95,25 @@ def provenance_predicate(job: Job, lock: Lock, plan: Plan, checksum: str) -> dic
         "buildDefinition": {
             "buildType": _BUILD_TYPE,
             "externalParameters": {"recipe": job.recipe.name, "cell": job.cell.id, "values": dict(job.cell.values)},
-            "internalParameters": {"lock": checksum, "plan": plan.content, "command": list(plan.command)},
+            "internalParameters": {
+                "lock": checksum,
+                "plan": plan.content,
+                "command": list(plan.command),
+                **({"slim": [_slimming(wheel) for wheel in plan.slimmed]} if plan.slimmed else {}),
+            },
             "resolvedDependencies": dependencies,
         },
         "runDetails": {"builder": {"id": _BUILDER, "version": {"jbuild": __version__}}},
+    }
+
+
+def _slimming(wheel: SlimmedWheel) -> dict[str, Any]:
+    """Return the transformation of a wheel: its material, its parameters, its result."""
+    return {
+        "transformation": SLIM,
+        "material": {"uri": f"pkg:pypi/{wheel.name}@{wheel.version}", "digest": {"sha256": wheel.sha256}},
+        "parameters": {"sms": list(wheel.sms), "sameMajor": wheel.same_major, "method": wheel.method},
+        "result": {"record": {"sha256": wheel.record}, "bytesBefore": wheel.before, "bytesAfter": wheel.after},
     }
 
 

@@ -80,7 +80,7 @@ def test_nothing_that_a_terminal_obeys() -> None:
 
 def test_json() -> None:
     shown = json.loads(json.dumps(to_json(audited(AUDIT, files=False))))
-    assert set(shown) == {"cell", "base", "findings", "counts", "gpu", "warnings", "assumed", "elapsed_s"}
+    assert set(shown) == {"cell", "base", "findings", "counts", "gpu", "kernels", "warnings", "assumed", "elapsed_s"}
     assert shown["counts"] == {"error": 1, "warning": 0, "info": 1, "waived": 1}
     assert shown["findings"][0].keys() >= {"rule", "severity", "wheel", "file", "detail", "fix", "also", "waived"}
     assert shown["gpu"]["8.7"]["x 1/x.so"] == {"sass": [87], "ptx": [], "verdict": "native", "meant": True}

@@ -71,6 +71,9 @@ def test_rows_are_part_of_what_an_audit_is_made_from(monkeypatch: pytest.MonkeyP
     assert table_digest() != before
 
 
+COMPILE = '[compile]\nseconds-per-mb = 1\nboard-factor = 1\nsource = "s"\n'
+
+
 @pytest.mark.parametrize(
     ("file", "text", "problem"),
     [
@@ -79,7 +82,11 @@ def test_rows_are_part_of_what_an_audit_is_made_from(monkeypatch: pytest.MonkeyP
         ("rules.toml", '[[rules]]\nid = "a-b"\nseverity = "info"\ntitle = "t"\n', "`says` is missing"),
         ("packages.toml", '[[packages]]\nname = "x"\nsource = "s"\n', "at least one library"),
         ("packages.toml", '[[packages]]\nname = "x"\nlibraries = ["l"]\n', "`source` is missing"),
-        ("gpu.toml", '[[policies]]\nl4t = "36.*"\nsame-major = true\nsource = "s"\n', "must be for"),
+        (
+            "gpu.toml",
+            f'{COMPILE}[[policies]]\nl4t = "36.*"\nsame-major = true\nevidence = "proven"\nsource = "s"\n',
+            "must be for",
+        ),
         ("exceptions.toml", '[[other-gpus]]\nwheel = "x"\nfile = "*"\nwhy = "w"\nsource = "s"\n', "must name the GPUs"),
         ("preloads.toml", '[[preloads]]\npackage = "x"\nlaod = []\nsource = "s"\n', "did you mean `load`"),
     ],

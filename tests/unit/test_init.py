@@ -104,7 +104,7 @@ def test_every_line_with_a_key_that_is_not_plain_is_explained() -> None:
 def test_it_follows_the_recipe_that_is_most_like_it(project: Path, command_line: CommandLine) -> None:
     folders = (shipped("recipes"),)
     newest = propose(Answers(board="orin-nx-16"), folders)
-    assert (newest.like and newest.like.name, dict(newest.axes)["l4t"]) == ("vllm-0.20.2", "39.2.0")
+    assert (newest.like and newest.like.name, dict(newest.axes)["l4t"]) == ("vllm-0.33.0", "39.2.0")
     older = propose(Answers(board="orin-nx-16", l4t="36.4.7"), folders)
     assert (older.like and older.like.name, older.answers.vllm) == ("vllm-0.10.2", "0.10.2")
     assert dict(older.axes) == {"l4t": "36.4.7", "cuda": "12.6", "python": "3.10"}

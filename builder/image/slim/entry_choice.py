@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from builder.image.slim.package_rules import slim_tables
+from builder.audit.runnable_code import compiles_for, runs_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from builder.audit.fatbin import Code, Entry
-    from builder.model.audits import GpuTarget
+    from builder.audit.fatbin import Entry
     from builder.model.slimming import SlimRules
 
 
@@ -49,31 +48,3 @@ def retained_entries(
         return any(compiles_for(code, sm, rules) and not replaced(entry, sm) for sm in rules.sms)
 
     return [entry for entry in entries if stays(entry)]
-
-
-def runs_on(target: GpuTarget, sm: int, rules: SlimRules, *, unknown: bool) -> bool:
-    """Return whether SASS runs on a GPU; `unknown` is the answer where the rules do not know."""
-    if target.kind != "sass":
-        return False
-    if target.variant == "a":
-        return target.sm == sm
-    if target.variant == "f":
-        return sm in _family(target.sm)
-    same_major = unknown if rules.same_major is None else rules.same_major
-    return target.sm == sm or (same_major and target.sm // 10 == sm // 10 and target.sm < sm)
-
-
-def compiles_for(code: Code, sm: int, rules: SlimRules) -> bool:
-    """Return whether the driver can compile PTX for a GPU."""
-    target = code.target
-    if target.kind != "ptx" or (rules.newest_isa is not None and code.isa > rules.newest_isa):
-        return False
-    if target.variant == "a":
-        return target.sm == sm
-    if target.variant == "f":
-        return sm in _family(target.sm)
-    return target.sm <= sm
-
-
-def _family(sm: int) -> tuple[int, ...]:
-    return slim_tables().families.get(sm, (sm,))

@@ -1,4 +1,4 @@
-"""The rows of `slim.toml`: which packages are slimmed, and where their code is besides the usual section."""
+"""Which packages are slimmed, and where their code is besides the usual section."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from builder.audit.slim_choice import unchanged_row
 from builder.host.toml import documents
 
 if TYPE_CHECKING:
@@ -17,15 +18,6 @@ if TYPE_CHECKING:
 CAPABILITY = r"[0-9]{1,2}\.[0-9]"
 # What is taken out at once.
 SlimUnit = Literal["entry", "container"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PackageRow:
-    """Whether the packages of a glob are slimmed unless rules say otherwise."""
-
-    name: str
-    slim: bool
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,12 +32,10 @@ class SectionRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlimTables:
-    """All rows; `gpus` are the known compute capabilities, `families` the GPUs that run code with the variant `f`."""
+    """All rows; `gpus` are the known compute capabilities."""
 
-    packages: tuple[PackageRow, ...]
     sections: tuple[SectionRow, ...]
     gpus: tuple[int, ...]
-    families: dict[int, tuple[int, ...]]
 
 
 @cache
@@ -64,8 +54,8 @@ def refusal(package: str, rules: SlimRules) -> str | None:
         return "the rules exclude it"
     if _matches(package, rules.include):
         return None
-    row = next((row for row in slim_tables().packages if fnmatchcase(package, row.name)), None)
-    return row.reason if row and not row.slim else None
+    row = unchanged_row(package)
+    return row.why if row else None
 
 
 def code_sections(package: str, file: str) -> dict[str, SlimUnit]:
@@ -80,31 +70,16 @@ def _matches(package: str, globs: tuple[str, ...]) -> bool:
 
 def _tables(root: Table) -> SlimTables:
     gpus: list[int] = []
-    families: dict[int, tuple[int, ...]] = {}
     for table in root.rows("gpus"):
         table.string("source", pattern=".+", noun="a source")
         gpus += map(sm_of, table.strings("capabilities", pattern=CAPABILITY, noun="a compute capability such as 8.7"))
-    for table in root.rows("families"):
-        table.string("source", pattern=".+", noun="a source")
-        capability = table.string("capability", pattern=CAPABILITY, noun="a compute capability such as 10.0")
-        members = table.strings("runs-on", pattern=CAPABILITY, noun="a compute capability such as 10.3")
-        families[sm_of(capability)] = tuple(map(sm_of, members))
-    return SlimTables(packages=_packages(root), sections=_sections(root), gpus=tuple(gpus), families=families)
+    return SlimTables(sections=_sections(root), gpus=tuple(gpus))
 
 
 def sm_of(capability: str) -> int:
     """Return the number of a compute capability: 87 for 8.7."""
     major, _, minor = capability.partition(".")
     return int(major) * 10 + int(minor)
-
-
-def _packages(root: Table) -> tuple[PackageRow, ...]:
-    rows = []
-    for table in root.rows("packages"):
-        table.string("source", pattern=".+", noun="a source")
-        reason = table.string("reason", pattern=".+", noun="a reason")
-        rows.append(PackageRow(name=table.string("name"), slim=table.boolean("slim", default=True), reason=reason))
-    return tuple(rows)
 
 
 def _sections(root: Table) -> tuple[SectionRow, ...]:
