@@ -41,6 +41,11 @@ class AuditContext:
         """The L4T release of the platform."""
         return self.environment.platform.l4t
 
+    @property
+    def host(self) -> str:
+        """The host of the driver, as findings name it."""
+        return f"L4T {self.l4t}" if self.l4t else "the oldest host"
+
     @cached_property
     def sms(self) -> tuple[int, ...]:
         """The compute capabilities of the platform's GPUs as numbers (87)."""
@@ -48,7 +53,10 @@ class AuditContext:
 
     @cached_property
     def driver(self) -> tuple[int, int] | None:
-        """The CUDA of the host's driver."""
+        """The CUDA of the host's driver: that of the L4T release, else the oldest that the platform allows."""
+        platform = self.environment.platform
+        if platform.l4t is None and platform.cuda:
+            return major_minor(platform.cuda)
         return next((major_minor(row.cuda) for row in platforms() if row.l4t == self.l4t), None)
 
     @cached_property

@@ -207,7 +207,7 @@ def _run_command(run: CellRun) -> str | None:
         return None
     pushed = publication.references if publication else []
     image = pushed[0] if pushed else run.proven_name
-    options = "--runtime nvidia " if job.platform.l4t else ""
+    options = "--runtime nvidia " if job.platform.l4t else "--gpus all " if job.platform.has_gpu else ""
     if verdict.level == "emulated":
         # The settings of the smoke run make emulation bearable here too.
         environment = (*emulator_settings(job.platform.architecture), *job.spec.smoke.environment)
