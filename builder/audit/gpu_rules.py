@@ -64,7 +64,7 @@ def _gpu_finding(case: AuditContext, nodes: list[Node], sm: int, kind: str, *, m
     detail = f"for SM {_dotted(sm)}: {_detail(case, nodes[0], sm, kind)}"
     if not meant and row:
         return finding("gpu-code", "info", nodes, f"{detail}; {row.why}", "nothing to do: it is not used there")
-    fix = f"take a build with SM {_dotted(sm)}, such as those of the Jetson package index"
+    fix = f"take a build with SM {_dotted(sm)}{', such as those of the Jetson package index' * bool(case.l4t)}"
     return finding("gpu-code", "error", nodes, detail, fix)
 
 
@@ -135,11 +135,11 @@ def toolkit_newer(case: AuditContext) -> Iterator[Finding]:
         return
     has, driver = ("{}.{}".format(*version) for version in (newest, case.driver))
     if newest[0] > case.driver[0]:
-        detail = f"needs CUDA {has}; the driver of L4T {case.l4t} has {driver} and refuses a newer major"
-        fix = f"take wheels built for CUDA {case.driver[0]}.x, or a newer L4T"
+        detail = f"needs CUDA {has}; the driver of {case.host} has {driver} and refuses a newer major"
+        fix = f"take wheels built for CUDA {case.driver[0]}.x, or a newer {'L4T' if case.l4t else 'driver'}"
         yield finding("toolkit-newer", "error", [node], detail, fix)
     else:
-        detail = f"is of CUDA {has}; the driver of L4T {case.l4t} has {driver}: SASS runs, PTX is not compiled"
+        detail = f"is of CUDA {has}; the driver of {case.host} has {driver}: SASS runs, PTX is not compiled"
         fix = f"take wheels built for CUDA {driver}, or NVIDIA's compatibility package on the device"
         yield finding("toolkit-newer", "warning", [node], detail, fix)
 

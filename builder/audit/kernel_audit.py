@@ -61,7 +61,7 @@ def _verdicts(
     job: Job, lock: Lock, server: ServerContext, libraries: Sequence[LibraryKernels], session: Session
 ) -> dict[str, tuple[KernelVerdict, ...]]:
     platform = lock.platform
-    driver = driver_of(platform.l4t)
+    driver = driver_of(platform)
     proven = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id)).proven()
     return {
         sm: kernel_verdicts(
