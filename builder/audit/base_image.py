@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from builder.audit.gather_facts import read_facts, write_facts
 from builder.audit.wheel_facts import READER, compact
 from builder.errors import JbuildError, RegistryError
 from builder.host.files import mark_used, work_folder
+from builder.host.json_documents import decode_json
 from builder.model.audits import BaseFacts
 from builder.remote.registry.base_lookup import base_registry, connect_in, image_manifest
 from builder.remote.registry.reference import Reference
@@ -82,7 +82,7 @@ def read_base(used: str, digest: str, architecture: str, session: Session) -> Ba
 def _read(reference: Reference, digest: str, architecture: str, session: Session) -> BaseFacts:
     client = connect_in(session, reference)
     try:
-        manifest = json.loads(image_manifest(client, reference.at(digest), architecture))
+        manifest = decode_json(image_manifest(client, reference.at(digest), architecture))
         config = _blob(client, reference.repository, manifest["config"])
         layers = [(layer["mediaType"], layer["digest"], int(layer["size"])) for layer in manifest["layers"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -100,7 +100,7 @@ def _read(reference: Reference, digest: str, architecture: str, session: Session
 def _blob(client: RegistryClient, repository: str, descriptor: dict[str, Any]) -> dict[str, Any]:
     if int(descriptor["size"]) > _LARGEST_TEXT:
         raise ValueError("not a configuration")
-    return dict(json.loads(client.read_blob(repository, descriptor["digest"])))
+    return dict(decode_json(client.read_blob(repository, descriptor["digest"])))
 
 
 def _read_layer(stream: IO[bytes], media_type: str, tree: _Tree, advance: Callable[[float], object]) -> None:

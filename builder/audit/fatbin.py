@@ -33,6 +33,7 @@ _LZ4, _ZSTD = 0x2000, 0x8000
 _ARCHITECTURE, _FAMILY = 0x100000, 0x200000
 # Containers of a library are adjacent; only padding separates them.
 _MOST_PADDING = 4096
+_ZEROS_BLOCK = 1 << 20
 _MOST_ENTRIES = 2_000_000
 # The largest payload of today's wheels has 30 MB.
 _LARGEST_PAYLOAD = 1 << 30
@@ -151,7 +152,21 @@ def _next(source: ByteSource, position: int, end: int) -> int:
     """Return the position of the next container after padding; without one, the rest is not known GPU code."""
     window = source.read(position, min(_MOST_PADDING, end - position))
     start = window.find(MAGIC.to_bytes(4, "little"), 1)
-    return position + start if start >= 0 else end
+    if start >= 0:
+        return position + start
+    return end if any(window) else _after_zeros(source, position + len(window), end)
+
+
+def _after_zeros(source: ByteSource, position: int, end: int) -> int:
+    """Return where the first byte that is not zero can belong to a container: zeros replace code that was taken out."""
+    while position < end:
+        window = source.read(position, min(_ZEROS_BLOCK, end - position))
+        rest = window.lstrip(b"\0")
+        if rest:
+            start = position + len(window) - len(rest)
+            return start - start % ALIGNMENT
+        position += len(window)
+    return end
 
 
 def payload(source: ByteSource, entry: Entry) -> bytes:

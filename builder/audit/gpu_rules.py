@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder.audit.audit_context import finding, named
+from builder.audit.code_targets import compiles_for, is_same_major, runs_natively
 from builder.audit.rule_tables import major_minor, tables
 from builder.jetson.distributions import platforms
 from builder.model.audits import Finding, GpuVerdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from builder.audit.audit_context import AuditContext
     from builder.audit.environment import Node
+    from builder.model.audits import GpuCode
 
 _RUNTIME = re.compile(r"libcudart(?:-[0-9a-f]+)?\.so\.([0-9]+)")
 _RUNTIME_WHEEL = re.compile(r"nvidia-cuda-runtime(-cu[0-9]+)?")
@@ -30,9 +33,22 @@ _DETAILS = {
 
 
 def coverage(case: AuditContext) -> dict[str, dict[str, GpuVerdict]]:
-    """Return the verdict for each SM and each library with GPU code."""
+    """Return the verdict for each SM and each library with GPU code, with the code that is in the image."""
     nodes = {f"{named(node.wheel)}/{node.file}": node for node in case.environment.nodes if node.binary.gpu}
-    return {_dotted(sm): {label: _verdict(case, node, sm) for label, node in nodes.items()} for sm in case.sms}
+    return {_dotted(sm): {label: _in_image(case, node, sm) for label, node in nodes.items()} for sm in case.sms}
+
+
+def _in_image(case: AuditContext, node: Node, sm: int) -> GpuVerdict:
+    """Return a verdict with the code of the image: slimming removes only code that runs on none of its GPUs."""
+    sass, ptx = targets_of(case.gpu_code(node))
+    return replace(_verdict(case, node, sm), sass=sass, ptx=ptx)
+
+
+def targets_of(codes: Iterable[GpuCode]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the GPUs that SASS and PTX are for."""
+    codes = tuple(codes)
+    sass, ptx = (sorted({g.target.sm for g in codes if g.target.kind == kind}) for kind in ("sass", "ptx"))
+    return tuple(sass), tuple(ptx)
 
 
 def gpu_code(case: AuditContext) -> Iterator[Finding]:
@@ -82,29 +98,29 @@ def _detail(case: AuditContext, node: Node, sm: int, kind: str) -> str:
     isa = max((g.isa for g in node.binary.gpu if g.target.kind == "ptx"), default=(0, 0))
     driver = f"CUDA {case.driver[0]}.{case.driver[1]}" if case.driver else ""
     sass, ptx = (", ".join(map(_dotted, sms)) or "none" for sms in (verdict.sass, verdict.ptx))
-    compiler = "{}.{}".format(*_compiler(isa))
+    compiler = "{}.{}".format(*compiler_of(isa))
     return _DETAILS[kind].format(near=near, isa=compiler, driver=driver, sass=sass, ptx=ptx)
 
 
 def _verdict(case: AuditContext, node: Node, sm: int) -> GpuVerdict:
-    sass = sorted({g.target.sm for g in node.binary.gpu if g.target.kind == "sass"})
-    ptx = sorted({g.target.sm for g in node.binary.gpu if g.target.kind == "ptx"})
-    usable = [g.isa for g in node.binary.gpu if g.target.kind == "ptx" and g.target.sm <= sm]
-    near = any(s // 10 == sm // 10 and s < sm for s in sass)
+    codes = node.binary.gpu
+    sass, ptx = targets_of(codes)
+    usable = [code.isa for code in codes if compiles_for(code.target, sm)]
+    near = any(is_same_major(code.target, sm) for code in codes)
     if case.hidden_code(node):
         verdict = "unknown"
-    elif sm in sass:
+    elif any(runs_natively(code.target, sm) for code in codes):
         verdict = "native"
     elif near and tables().same_major(case.l4t):
         verdict = "same-major"
-    elif any(case.driver is None or _compiler(isa) <= case.driver for isa in usable):
+    elif any(case.driver is None or compiler_of(isa) <= case.driver for isa in usable):
         verdict = "ptx"
     else:
         verdict = "same-major-refused" if near else "ptx-too-new" if usable else "none"
-    return GpuVerdict(sass=tuple(sass), ptx=tuple(ptx), verdict=verdict, meant=case.other_gpus(node) is None)
+    return GpuVerdict(sass=sass, ptx=ptx, verdict=verdict, meant=case.other_gpus(node) is None)
 
 
-def _compiler(isa: tuple[int, int]) -> tuple[int, int]:
+def compiler_of(isa: tuple[int, int]) -> tuple[int, int]:
     """Return the first CUDA release that compiles a version of PTX; an unknown one counts by its major."""
     releases = [cuda for version, cuda in tables().ptx if version >= isa]
     return min(releases) if releases else (isa[0] + 4, isa[1])

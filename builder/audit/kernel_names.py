@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from builder.audit import fatbin
 from builder.audit.byte_source import MalformedError
@@ -27,16 +27,26 @@ _FUNCTION = 2
 _LAUNCHABLE = 0x10
 
 
-def kernels(source: ByteSource, facts: ElfFacts) -> Iterator[tuple[Code, list[bytes]]]:
-    """Yield the names of the kernels of each entry of GPU code in a library; one payload at a time is in memory.
+class CodeEntry(NamedTuple):
+    """An entry of GPU code: its target, and the bytes of the code without compression."""
+
+    code: Code
+    unpacked: int
+
+
+def kernels(source: ByteSource, facts: ElfFacts) -> Iterator[tuple[int, CodeEntry, list[bytes]]]:
+    """Yield the number of the container and the kernels' names of each entry of GPU code in a library.
+
+    One payload at a time is in memory.
 
     Raises:
         MalformedError: the GPU code is cut off or malformed.
     """
-    for container in fatbin.containers(source, facts):
+    for number, container in enumerate(fatbin.containers(source, facts)):
         for entry in container.entries:
             if entry.code:
-                yield entry.code, names(fatbin.payload(source, entry), entry.code.target.kind)
+                kernel_names = names(fatbin.payload(source, entry), entry.code.target.kind)
+                yield number, CodeEntry(entry.code, entry.unpacked), kernel_names
 
 
 def names(payload: bytes, kind: Kind) -> list[bytes]:
@@ -60,7 +70,7 @@ def _cubin_kernels(cubin: bytes) -> list[bytes]:
                 strings = sections[link]
                 table = cubin[strings[4] : strings[4] + strings[5]]
                 kernel_names += _launchable(cubin[offset : offset + length], table)
-    except (struct.error, IndexError) as error:
+    except (struct.error, IndexError, ValueError) as error:
         raise MalformedError("a cubin of its GPU code is cut off") from error
     return kernel_names
 

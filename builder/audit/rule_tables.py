@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 from builder.host import records
 from builder.host.files import sha256_of
 from builder.host.toml import documents
+from builder.jetson.boards import sm_number
 from builder.model.audits import SEVERITIES, Severity
+from builder.model.kernel_verdicts import EVIDENCE, Evidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,19 +93,30 @@ class Exempt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GpuPolicy:
+    """A row of `gpu.toml`: whether code for one GPU runs on others of the same major, and how that is known."""
+
+    same_major: bool
+    evidence: Evidence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Tables:
     """All rows but the rules.
 
-    `policies` maps L4T releases (globs) to whether code for one GPU runs on others of the same major, `ptx` versions of
-    PTX to the first CUDA that compiles them, `promises` tags to GLIBCXX.
+    `policies` maps L4T releases (globs) to rules, `ptx` versions of PTX to the first CUDA that compiles them,
+    `families` GPUs to those that run their code with the suffix `f`, `promises` tags to GLIBCXX. `compile_s_per_mb` are
+    the seconds that a board takes to compile a megabyte of PTX, by estimate.
     """
 
     essential: tuple[KnownExports, ...]
     packages: tuple[KnownExports, ...]
     injected: tuple[KnownExports, ...]
     preloads: tuple[Preload, ...]
-    policies: dict[str, bool]
+    policies: dict[str, GpuPolicy]
+    compile_s_per_mb: float
     ptx: tuple[_PtxVersion, ...]
+    families: dict[int, tuple[int, ...]]
     promises: tuple[tuple[str, str], ...]
     optional: tuple[Exempt, ...]
     other_gpus: tuple[Exempt, ...]
@@ -111,7 +124,11 @@ class Tables:
 
     def same_major(self, l4t: str | None) -> bool:
         """Return whether GPUs run code for others of the same major, on an L4T release or a platform without one."""
-        return next(runs for pattern, runs in self.policies.items() if fnmatchcase(l4t or "none", pattern))
+        return self.policy(l4t).same_major
+
+    def policy(self, l4t: str | None) -> GpuPolicy:
+        """Return the rule of an L4T release or of a platform without one."""
+        return next(row for pattern, row in self.policies.items() if fnmatchcase(l4t or "none", pattern))
 
 
 def table_digest() -> str:
@@ -137,7 +154,7 @@ def tables() -> Tables:
         DocumentError: a file has mistakes.
     """
     essential, packages = _load("packages", "packages", _packages)
-    policies, ptx = _load("gpu", "GPU policies", _gpu)
+    policies, families, ptx, compile_s_per_mb = _load("gpu", "GPU policies", _gpu)
     return Tables(
         essential=essential,
         packages=packages,
@@ -145,6 +162,8 @@ def tables() -> Tables:
         preloads=_load("preloads", "preloads", _preloads),
         policies=policies,
         ptx=ptx,
+        families=families,
+        compile_s_per_mb=compile_s_per_mb,
         promises=_load("tags", "tags", _promises),
         **_load("exceptions", "exceptions", _exceptions),
     )
@@ -206,13 +225,30 @@ def _preloads(root: Table) -> tuple[Preload, ...]:
     )
 
 
-def _gpu(root: Table) -> tuple[dict[str, bool], tuple[_PtxVersion, ...]]:
-    rows = _sourced(root, "policies")
-    policies = {table.string("l4t"): table.boolean("same-major", default=False) for table in rows}
+def _gpu(
+    root: Table,
+) -> tuple[dict[str, GpuPolicy], dict[int, tuple[int, ...]], tuple[_PtxVersion, ...], float]:
+    policies = {table.string("l4t"): _policy(table) for table in _sourced(root, "policies")}
     if [*policies][-1:] != ["*"]:
         root.problem("policies", "the last policy must be for `*`")
+    families = {
+        sm_number(table.string("capability", pattern=_VERSION, noun="a compute capability such as 10.0")): tuple(
+            map(sm_number, table.strings("runs-on", pattern=_VERSION, noun="a compute capability such as 10.3"))
+        )
+        for table in _sourced(root, "families")
+    }
     ptx = root.string_map("ptx", (_VERSION, "a version"), (_VERSION, "a version"))
-    return policies, tuple(sorted((major_minor(isa), major_minor(cuda)) for isa, cuda in ptx))
+    compiling = root.table("compile")
+    seconds = compiling.number("seconds-per-mb", high=1000) * compiling.number("board-factor", high=100)
+    compiling.string("source", pattern=".+", noun="a source")
+    return policies, families, tuple(sorted((major_minor(isa), major_minor(cuda)) for isa, cuda in ptx)), seconds
+
+
+def _policy(table: Table) -> GpuPolicy:
+    evidence = table.string("evidence")
+    if evidence not in EVIDENCE:
+        table.problem("evidence", f"`{evidence}` is not one of {', '.join(EVIDENCE)}")
+    return GpuPolicy(same_major=table.boolean("same-major", default=False), evidence=evidence)  # type: ignore[arg-type]
 
 
 def _promises(root: Table) -> tuple[tuple[str, str], ...]:

@@ -8,11 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder.audit.rule_tables import tables
 from builder.host.toml import documents
+from builder.jetson.boards import sm_number
+from builder.model.slimming import SlimRules
 
 if TYPE_CHECKING:
     from builder.host.toml.documents import Table
     from builder.model.locks import Job
+    from builder.model.platforms import Platform
 
 _TABLE = Path(__file__).with_name("slim.toml")
 
@@ -48,6 +52,16 @@ def unchanged_packages() -> tuple[UnchangedPackages, ...]:
     return documents.load(_TABLE, "the table of unchanged packages has mistakes", _parse)
 
 
+def unchanged_row(package: str) -> UnchangedPackages | None:
+    """Return the row of a package that is not changed unless a recipe or an option names it."""
+    return next((row for row in unchanged_packages() if row.has(package)), None)
+
+
+def slim_rules(platform: Platform) -> SlimRules:
+    """Return which code stays for a platform's GPUs."""
+    return SlimRules(sms=tuple(map(sm_number, platform.sms)), same_major=tables().same_major(platform.l4t))
+
+
 def choose(job: Job, package: str) -> SlimChoice:
     """Return the choice for a package of a cell: the recipe's own rule, the table's, then the cell's."""
     image = job.spec.image
@@ -57,8 +71,26 @@ def choose(job: Job, package: str) -> SlimChoice:
         if fnmatchcase(package, pattern):
             return SlimChoice(slim=slim, why=f"the recipe says so of {pattern}")
     cell = _of_cell(job)
-    row = next((row for row in unchanged_packages() if row.has(package)), None)
+    row = unchanged_row(package)
     return SlimChoice(slim=False, why=row.why) if cell.slim and row else cell
+
+
+def in_words(job: Job) -> str | None:
+    """Return which GPU code a cell's image has, or None if no package is slimmed."""
+    rules, cell, sms = job.spec.image.slim_packages, _of_cell(job), ", ".join(job.platform.sms)
+    if not sms or not (cell.slim or any(slim for _, slim in rules)):
+        return None
+    named = [pattern for pattern, slim in rules if slim is not cell.slim]
+    if not cell.slim:
+        return f"GPU code for SM {sms} only in {', '.join(named)}"
+    rows = [
+        f"{pattern} ({row.why})"
+        for row in unchanged_packages()
+        for pattern in row.packages
+        if not any(fnmatchcase(pattern, rule) for rule, _ in rules)
+    ]
+    exceptions = [*named, *rows]
+    return f"GPU code for SM {sms} only" + (f", except {', '.join(exceptions)}" if exceptions else "")
 
 
 def _of_cell(job: Job) -> SlimChoice:

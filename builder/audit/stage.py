@@ -12,15 +12,26 @@ from builder.audit.base_image import read_base
 from builder.audit.environment import Environment
 from builder.audit.file_rules import conflicts, damaged, other_distribution, other_python, tag_lies, wrong_machine
 from builder.audit.gather_facts import gather
+from builder.audit.gather_kernels import READER as KERNEL_READER
 from builder.audit.gpu_rules import coverage, gpu_code, toolkit_newer, two_cudas, two_sonames
+from builder.audit.kernel_audit import audit_kernels, wheels_of
+from builder.audit.kernel_rules import kernel_findings
 from builder.audit.loading_rules import loading
 from builder.audit.one_of_rules import one_of
-from builder.audit.rule_tables import rules, table_digest
+from builder.audit.rule_tables import rules as audit_rules
+from builder.audit.rule_tables import table_digest
+from builder.audit.slim_choice import choose, in_words, slim_rules
 from builder.audit.wheel_facts import READER
 from builder.errors import AuditError, NetworkError, RegistryError
 from builder.model.audits import SEVERITIES, Audit, Finding
+from builder.model.locks import Locked
 from builder.models.preflight import wheel_sources
-from builder.models.preflight.preflight import preflight
+from builder.models.preflight.preflight import findings as preflight_findings
+from builder.models.preflight.server_context import server_context
+from builder.pipeline import history
+from builder.pipeline.cell import start
+from builder.pipeline.history import StageResult
+from builder.pipeline.order import RunOptions
 from builder.pipeline.stage import Stage
 
 if TYPE_CHECKING:
@@ -33,7 +44,8 @@ if TYPE_CHECKING:
     from builder.pipeline.cell import CellRun
 
 # Raise it when the same facts lead to other findings.
-FORMAT = 2
+FORMAT = 3
+_AUDIT_ONLY = RunOptions(until="audit")
 _RULES = (
     *(other_distribution, damaged, wrong_machine, other_python, loading, one_of),
     *(toolkit_newer, gpu_code, two_cudas, two_sonames, conflicts, tag_lies),
@@ -51,12 +63,15 @@ class _AuditStage(Stage[Audit]):
         # Only the ways of asking matter to the pre-flight.
         questions = sorted({bool(question.messages) for question in spec.smoke.questions})
         return {
-            "audit": (FORMAT, READER, wheel_sources.READER, table_digest()),
-            "recipe": (spec.apt, spec.waivers, spec.server, questions, run.job.recipe.boards),
+            "audit": (FORMAT, READER, KERNEL_READER, wheel_sources.READER, table_digest()),
+            "recipe": (spec.apt, spec.waivers, spec.kernels, spec.server, questions, run.job.recipe.boards),
         }
 
     def run_inputs(self, run: CellRun) -> object:
-        return run.lock.wheels, run.lock.base, run.lock.platform, run.lock.models
+        # Without slimming, the same inputs as ever.
+        words = in_words(run.job)
+        slim = (words, run.job.spec.image) if words else ()
+        return run.lock.wheels, run.lock.base, run.lock.platform, run.lock.models, *slim
 
     def holds(self, run: CellRun, record: Audit) -> bool:
         """Return whether there are no errors and the base image was read: it may be reachable now."""
@@ -91,9 +106,27 @@ def audit_cell(job: Job, lock: Lock, session: Session) -> Audit:
     base, unread = _base(lock.base, platform.architecture, session)
     facts = gather(lock.wheels, session)
     environment = Environment(platform=platform, wheels=lock.wheels, facts=facts, base=base, apt=job.spec.apt)
-    case = AuditContext(environment=environment, unread=unread, stand_in=lock.base.stand_in, torch_cuda=lock.torch_cuda)
-    server = preflight(job, lock, session)
-    return judge(case, job.cell.id, lock.base.name, job.spec.waivers, started, server)
+    rules = slim_rules(platform)
+    case = AuditContext(
+        environment=environment,
+        unread=unread,
+        stand_in=lock.base.stand_in,
+        torch_cuda=lock.torch_cuda,
+        slim={wheel.name: rules for wheel in lock.wheels if choose(job, wheel.name).slim},
+    )
+    server = server_context(job, lock, session)
+    kernels = audit_kernels(job, lock, facts, server, session)
+    about_kernels = kernel_findings(kernels, job.spec.kernels, wheels_of(lock.wheels, facts))
+    more = (*preflight_findings(server), *about_kernels)
+    audit = judge(case, job.cell.id, lock.base.name, job.spec.waivers, started, more)
+    return replace(audit, kernels=kernels)
+
+
+def note_recovery(job: Job, lock: Lock, audit: Audit, session: Session) -> None:
+    """Write into a cell's history that an audit without a run passed, if the stage had failed before."""
+    if audit.counted("error") == 0:
+        run = start(job, session, _AUDIT_ONLY).with_records(Locked(lock=lock), audit)
+        history.note(run, (StageResult(stage="audit", ran=False, seconds=audit.elapsed_s),), None, "audit")
 
 
 def _base(locked: LockedBase, architecture: Architecture, session: Session) -> tuple[BaseFacts | None, str | None]:
@@ -110,10 +143,10 @@ def judge(
     base: str,
     waivers: Sequence[Waiver],
     started: float,
-    server: Sequence[Finding] = (),
+    more: Sequence[Finding] = (),
 ) -> Audit:
-    """Apply every rule, and the recipe's waivers to the findings; `server` are those of the pre-flight."""
-    unsorted = [*server, *(finding for rule in _RULES for finding in rule(case))]
+    """Apply every rule, and the recipe's waivers; `more` are findings of the pre-flight and about kernels."""
+    unsorted = [*more, *(finding for rule in _RULES for finding in rule(case))]
     findings = tuple(_waived(finding, waivers) for finding in sorted(unsorted, key=_order))
     files = {verdict.node.file: verdict for verdict in case.verdicts}
     return Audit(
@@ -130,7 +163,7 @@ def judge(
 
 
 def _order(finding: Finding) -> tuple[int, int, str, str]:
-    ids = [rule.id for rule in rules()]
+    ids = [rule.id for rule in audit_rules()]
     return SEVERITIES.index(finding.severity), ids.index(finding.rule), finding.wheel, finding.file
 
 

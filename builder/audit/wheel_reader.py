@@ -125,12 +125,21 @@ def source(data: ByteSource, member: Member) -> ByteSource:
     Raises:
         MalformedError: the member is not at the directory's offset.
     """
+    stored = stored_source(data, member)
+    return Deflated(stored, member.size) if member.method == zipfile.ZIP_DEFLATED else stored
+
+
+def stored_source(data: ByteSource, member: Member) -> ByteSource:
+    """Return a member's bytes as they are in the zip.
+
+    Raises:
+        MalformedError: the member is not at the directory's offset.
+    """
     magic, name, extra = _LOCAL_HEADER.unpack(data.read(member.offset, _LOCAL_HEADER.size))
     if magic != b"PK\x03\x04":
         raise MalformedError("the zip's directory points at something other than a member")
     start = member.offset + _LOCAL_HEADER.size + name + extra
-    stored = SourceRange(data, start, member.stored)
-    return Deflated(stored, member.size) if member.method == zipfile.ZIP_DEFLATED else stored
+    return SourceRange(data, start, member.stored)
 
 
 def head(data: ByteSource, member: Member, size: int) -> bytes:

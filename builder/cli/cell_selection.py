@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from builder.cli.variables import unknown_variables
 from builder.cli.verb_options import cell_option, json_option, recipe_argument
-from builder.errors import RecipeError, UsageError
+from builder.errors import JbuildError, RecipeError, UsageError
 from builder.host import config
 from builder.host.console import Console
 from builder.host.paths import Workspace
@@ -99,12 +102,23 @@ def recipe_verb(
 
     def decorate(function: Callable[..., int | None]) -> click.Command:
         def verb(session: Session, recipe: str, selectors: tuple[str, ...], **values: Any) -> int | None:
-            return function(select_cells(recipe, selectors, session), **values)
+            selection = select_cells(recipe, selectors, session)
+            try:
+                return function(selection, **values)
+            except JbuildError as error:
+                raise naming(error, selection.recipe.name)  # noqa: B904  # the same error
 
         more = (recipe_argument, cell_option, *options)
         return session_verb(name, *more, group=group, text=text or inspect.getdoc(function))(verb)
 
     return decorate
+
+
+def naming(error: JbuildError, recipe: str) -> JbuildError:
+    """Return an error whose hint names a recipe in the commands that it proposes for any `RECIPE`."""
+    if error.hint:
+        error.hint = re.sub(r"(`jbuild [a-z ]+)RECIPE\b", rf"\g<1>{recipe}", error.hint)
+    return error
 
 
 def open_session(*, as_json: bool = False) -> Session:
@@ -113,9 +127,11 @@ def open_session(*, as_json: bool = False) -> Session:
     Raises:
         DocumentError: a configuration file has mistakes.
     """
-    workspace = Workspace.current()
+    workspace, console = Workspace.current(), Console(as_json=as_json)
     settings = config.load(workspace.config_files, families())
-    return Session(workspace=workspace, config=settings, console=Console(as_json=as_json))
+    for warning in unknown_variables(os.environ):
+        console.warn(warning)
+    return Session(workspace=workspace, config=settings, console=console)
 
 
 def select_cells(name: str, selectors: Sequence[str], session: Session) -> CellSelection:

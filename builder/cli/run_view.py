@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from builder.cli.results import VerbFailure, failure_of
 from builder.host import records
 from builder.host.engine.docker import emulator_settings
+from builder.host.engine.gpu_access import BY_RUNTIME, GpuAccess
 from builder.host.toml.documents import printable
 from builder.host.units import duration
 from builder.model.audits import Audit, FindingCounts
@@ -95,10 +96,16 @@ class DryRun:
 RecipeResult = RunResult | DryRun
 
 
-def summary(results: Sequence[CellResult], seconds: float, docker_host: str | None = None) -> str:
-    """Return the summary of a run as text; its commands reach the engine with `docker_host`, if it is set."""
+def summary(
+    results: Sequence[CellResult], seconds: float, docker_host: str | None = None, gpu: GpuAccess | None = None
+) -> str:
+    """Return the summary of a run as text.
+
+    Its commands reach the engine with `docker_host`, if it is set, and give containers the GPU by `gpu`; by default by
+    NVIDIA's runtime, as on a board.
+    """
     reach = f"DOCKER_HOST={docker_host} " if docker_host else ""
-    blocks = [_cell(result, reach) for result in results]
+    blocks = [_cell(result, reach, gpu or BY_RUNTIME) for result in results]
     if all(result.status == "unchanged" and not result.verified for result in results):
         blocks.append(f"nothing to do: everything is up to date ({seconds:.1f} s)")
     else:
@@ -159,7 +166,7 @@ def _lock_path(run: CellRun) -> str:
     return str(run.session.workspace.lock(run.job.recipe.name, run.job.cell.id))
 
 
-def _cell(result: CellResult, reach: str) -> str:
+def _cell(result: CellResult, reach: str, gpu: GpuAccess) -> str:
     run, lines = result.run, [f"{result.run.job.name}: {result.status}"]
     locked, audit, plan, image = run.find(Locked), run.find(Audit), run.find(Plan), run.find(Image)
     if result.error:
@@ -185,7 +192,7 @@ def _cell(result: CellResult, reach: str) -> str:
     if result.stages:
         stages = ", ".join(f"{s.stage} {duration(s.seconds) if s.ran else 'unchanged'}" for s in result.stages)
         lines.append(f"  time      {duration(sum(s.seconds for s in result.stages))}: {stages}")
-    command = _run_command(run)
+    command = _run_command(run, gpu)
     return "\n".join(lines + ([f"  run it    {reach}{command}"] if command else []))
 
 
@@ -201,13 +208,13 @@ def _verdict(verdict: Verdict) -> list[str]:
     return lines + [f"warning   {printable(warning)}" for warning in verdict.warnings]
 
 
-def _run_command(run: CellRun) -> str | None:
+def _run_command(run: CellRun, gpu: GpuAccess) -> str | None:
     job, verdict, publication = run.job, run.find(Verdict), run.find(Publication)
     if not verdict:
         return None
     pushed = publication.references if publication else []
     image = pushed[0] if pushed else run.proven_name
-    options = "--runtime nvidia " if job.platform.l4t else ""
+    options = f"{gpu.options} " if job.platform.sms else ""
     if verdict.level == "emulated":
         # The settings of the smoke run make emulation bearable here too.
         environment = (*emulator_settings(job.platform.architecture), *job.spec.smoke.environment)

@@ -23,18 +23,21 @@ _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 _KEYWORDS = frozenset({"true", "false", "yes", "no", "on", "off", "y", "n", "null"})
 
 
-def compose_file(service: Service, *, of: str, file: str, ask: str, remarks: Sequence[str] = ()) -> str:
+def compose_file(
+    service: Service, *, of: str, file: str, ask: str, remarks: Sequence[str] = (), docker: str = "docker"
+) -> str:
     """Return the text of a compose file; the key's file is named relative to it.
 
     Its first lines name `of`, the cell, `file`, itself, and `ask`, a command that asks the server; then `remarks`.
+    `docker` is the command that reaches the engine.
     """
     lines = [
         f"Written by jbuild for {of}: `jbuild compose` writes it again.",
         *remarks,
         "",
-        f"  docker compose --file {file} up --detach --wait",
+        f"  {docker} compose --file {file} up --detach --wait",
         f"  {ask}",
-        f"  docker compose --file {file} down",
+        f"  {docker} compose --file {file} down",
     ]
     comment = "".join(f"# {line}".rstrip() + "\n" for line in lines)
     return f"{comment}\n{to_yaml(_without_variables(document(service)))}"
@@ -42,16 +45,17 @@ def compose_file(service: Service, *, of: str, file: str, ask: str, remarks: Seq
 
 def document(service: Service) -> dict[str, Any]:
     """Return a compose file's document, without the keys that keep the defaults of compose."""
-    published, health = service.published, service.health
+    health = service.health
     server = {
         "image": service.image,
         "container_name": service.name,
         "platform": service.platform,
-        "runtime": "nvidia" if service.nvidia else None,
+        **(service.gpu.compose() if service.nvidia else {}),
+        "network_mode": "host" if service.host_network else None,
         "command": list(service.arguments) or None,
         "environment": service.container_environment or None,
         "secrets": [_SECRET] if service.key_file else None,
-        "ports": [f"{bracketed(published.address)}:{published.port or ''}:{service.port}"],
+        "ports": None if service.host_network else [_port(service)],
         "volumes": [f"{_VOLUME}:{CACHE}"],
         "read_only": True,
         "tmpfs": [f"{path}:{options}" for path, options in service.tmpfs],
@@ -83,6 +87,10 @@ def document(service: Service) -> dict[str, Any]:
     if service.key_file:
         compose["secrets"] = {_SECRET: {"file": f"./{service.key_file}"}}
     return compose
+
+
+def _port(service: Service) -> str:
+    return f"{bracketed(service.published.address)}:{service.published.port or ''}:{service.port}"
 
 
 class _Dumper(yaml.SafeDumper):

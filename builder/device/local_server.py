@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from builder.model.locks import Job
 
 _ASK_EVERY_S = 1.0
+# The image cannot know the published address, by which jbuild itself warns.
+_OWN_WARNING = re.compile(r"jbuild: warning: listening at .* without an API key: ")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +102,7 @@ def described(job: Job, service: Service, engine: Engine) -> StartedServer:
         image=service.image,
         url=address_of(service.published, engine.host),
         ask=curl_hint(service, served_name(job.spec), engine.host),
-        docker=f"DOCKER_HOST={engine.docker_host} docker" if engine.source == "scripts/engine" else "docker",
+        docker=engine.docker,
     )
 
 
@@ -116,7 +119,8 @@ def follow(
         threading.Thread(target=_say_when_ready, args=(server, started, session, over), daemon=True).start()
     try:
         for line in container.log_lines():
-            console.say(line)
+            if not _OWN_WARNING.match(line):
+                console.say(line)
     except KeyboardInterrupt:
         server.interrupted = True
         over.set()

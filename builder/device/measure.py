@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from builder.device import service_container as containers
 from builder.device.load_client import Load, LoadStep, Percentiles, measure, served_model
+from builder.device.service import on_host_network
 from builder.device.service_records import Published
 from builder.errors import EngineError, SmokeError
 from builder.host.engine.container import printable_log
 from builder.model.images import ENVIRONMENT
 from builder.remote.openai import OpenAIServer
+from builder.smoke.launch import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -91,6 +93,8 @@ def started(
         )
     containers.check_engine(service, engine)
     service = replace(service, name=f"{service.name}-bench", published=ANY_PORT)
+    if service.host_network:
+        service = on_host_network(service, free_port())
     containers.provide(client, service.image, service.platform, console, hint=hint)
     with containers.started(client, service) as container:
         url, ready_s = containers.await_ready(container, service, console)

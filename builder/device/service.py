@@ -7,13 +7,13 @@ import re
 import secrets
 import shlex
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.device.service_records import Health, Published, Service, address_of
 from builder.errors import ModelError, UsageError
-from builder.host.engine.docker import emulator_settings
+from builder.host.engine.docker import emulator_settings, has_bridge
 from builder.image.render.image_labels import UID
 from builder.image.runtime import HEALTHCHECK
 from builder.image.runtime.settings import LOOPBACK
@@ -28,6 +28,7 @@ from builder.smoke.launch import CUDA_LABEL, server_port
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from builder.host.engine.docker import Engine
     from builder.host.session import Session
     from builder.jetson.boards import Board
     from builder.model.locks import Job
@@ -82,7 +83,7 @@ def service_of(
         name=name,
         image=image,
         platform=f"linux/{job.platform.architecture}",
-        nvidia=bool(job.platform.l4t),
+        nvidia=bool(job.platform.sms),
         port=port,
         published=published or Published(address=LOOPBACK[0], port=port),
         volume=f"{name}-cache",
@@ -90,10 +91,29 @@ def service_of(
         stop_within_s=int(spec.smoke.stop_within_s),
         environment=environment,
         arguments=tuple(arguments),
-        memory_bytes=limit(board, gpu=bool(job.platform.l4t)) if board else None,
+        memory_bytes=limit(board, gpu=bool(job.platform.sms)) if board else None,
         # The system keeps one core, so that users can log in while the server is busy.
         cpus=max(1, board.cpus - 1) if board else None,
         key_file=key_file,
+    )
+
+
+def with_engine(service: Service, engine: Engine) -> Service:
+    """Return a service with the engine's way to the GPU, and on its machine's network where it has no other.
+
+    Raises:
+        EngineError: the engine does not answer any more.
+    """
+    service = replace(service, gpu=engine.gpu or service.gpu)
+    return service if has_bridge(engine) else on_host_network(service, service.published.port or service.port)
+
+
+def on_host_network(service: Service, port: int) -> Service:
+    """Return a service whose server listens on a port of the engine's machine itself."""
+    published = replace(service.published, port=port)
+    address = (("JBUILD_HOST", published.address), ("JBUILD_PORT", str(port)))
+    return replace(
+        service, host_network=True, port=port, published=published, environment=(*service.environment, *address)
     )
 
 

@@ -17,7 +17,6 @@ from builder.errors import EngineError, SmokeError
 from builder.host.engine.container import RunningContainer, remove_leftovers
 from builder.host.engine.temporary import owner_label
 from builder.remote.openai import OpenAIServer
-from builder.smoke.launch import NVIDIA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,8 +58,11 @@ def arguments_of(service: Service, *, restart: bool = False) -> dict[str, Any]:
         "cpu_period": CPU_PERIOD_US if service.cpus else None,
         "cpu_quota": service.cpus * CPU_PERIOD_US if service.cpus else None,
         "restart_policy": {"Name": service.restart} if restart else None,
-        "runtime": NVIDIA if service.nvidia else None,
     }
+    if service.host_network:
+        del arguments["ports"]
+        arguments["network_mode"] = "host"
+    arguments |= service.gpu.arguments() if service.nvidia else {}
     return {name: value for name, value in arguments.items() if value is not None}
 
 
@@ -68,15 +70,16 @@ def check_engine(service: Service, engine: Engine) -> None:
     """Refuse a service that the engine cannot run.
 
     Raises:
-        EngineError: the engine cannot run the architecture, or lacks NVIDIA's runtime.
+        EngineError: the engine cannot run the architecture, or has no way to give it the GPU.
     """
     engine.require("arm64" if service.platform.endswith("/arm64") else "amd64")
-    if service.nvidia and NVIDIA not in engine.runtimes:
+    if service.nvidia and engine.gpu is None:
         raise EngineError(
-            "the engine has no `nvidia` runtime, and the image needs the GPU",
+            "the engine has no `nvidia` runtime and no CDI device of the GPU, and the image needs the GPU",
             where=engine.endpoint,
             hint="install nvidia-container-toolkit, run `sudo nvidia-ctk runtime configure --runtime=docker`, "
-            "restart Docker; then `jbuild doctor`",
+            "restart Docker; then `jbuild doctor`. If the engine has a way that it does not state, set `run.gpu` in "
+            "jbuild.toml",
         )
 
 

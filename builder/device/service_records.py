@@ -8,6 +8,7 @@ from pathlib import Path
 
 from builder.errors import UsageError
 from builder.host.engine.docker import SHM_BYTES
+from builder.host.engine.gpu_access import BY_RUNTIME, GpuAccess
 from builder.image.runtime.settings import EVERYWHERE, LOOPBACK
 from builder.model.recipes import Pairs
 
@@ -46,9 +47,10 @@ class Health:
 class Service:
     """A hardened container with a server: the source of compose files and of `jbuild run`.
 
-    `name` is unique on a machine. The root file system is read-only, and all capabilities are dropped; only `volume` at
-    `/cache` and `tmpfs` are writable. `memory_bytes` and `cpus` are None without a limit. `key_file` holds the API key
-    and is mounted. `arguments` go to the entrypoint.
+    `name` is unique on a machine. The root file system is read-only, and all capabilities are dropped; only `volume`
+    at `/cache` and `tmpfs` are writable. `memory_bytes` and `cpus` are None without a limit. `key_file` holds the API
+    key and is mounted. `arguments` go to the entrypoint. If it needs the GPU (`nvidia`), it gets it by `gpu`. With
+    `host_network` it has the network of the engine's machine.
     """
 
     name: str
@@ -70,6 +72,8 @@ class Service:
     log_size: str = "10m"
     log_files: int = 3
     restart: str = "unless-stopped"
+    gpu: GpuAccess = BY_RUNTIME
+    host_network: bool = False
 
     @property
     def container_environment(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from builder.errors import DocumentError, Problem, RecipeError
 from builder.host.buildkit_caches import BuildCache, read_caches
+from builder.host.engine.gpu_access import GPU_METHODS, GpuMethod
 from builder.host.index_rows import ADDRESS, DEFAULT, INDEX_KEYS
 from builder.host.registry_names import registries, registry
 from builder.host.toml import documents
@@ -139,6 +140,7 @@ class Config:
     compression: Compression = "zstd"
     python_mirror: str | None = None
     silent_s: float = 3600.0
+    gpu: GpuMethod | None = None
 
     def for_registry(self, host: str) -> Config:
         """Return the configuration for one registry."""
@@ -218,8 +220,17 @@ def _variables(kind: Literal["variables", "fallback_variables"]) -> Iterator[tup
     for field in _CONFIG.fields:
         names = list(getattr(field, kind))
         if kind == "variables" and "." in field.name:
-            names.append(f"JBUILD_{re.sub('[.-]', '_', field.name).upper()}")
+            names.append(_own_variable(field))
         yield from ((field, name) for name in names if os.environ.get(name))
+
+
+def own_variables() -> tuple[str, ...]:
+    """Return the names of jbuild's own environment variables for settings."""
+    return tuple(_own_variable(field) for field in _CONFIG.fields if "." in field.name)
+
+
+def _own_variable(field: Field) -> str:
+    return f"JBUILD_{re.sub('[.-]', '_', field.name).upper()}"
 
 
 def _from_variable(field: Field, variable: str) -> dict[str, Any]:
@@ -267,6 +278,7 @@ _REGISTRY_HOSTS = registries(REGISTRY_PATTERN, "a registry host")
 # Of curl, pip and requests: not for jbuild alone.
 _CA_FILES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
 _COMPRESSION = choice(COMPRESSIONS, "{} is not zstd or gzip", "known")
+_GPU = choice(GPU_METHODS, "{} is not cdi or runtime", "known")
 _SILENT_S = number(60, 7 * 86_400)
 _REGISTRY_MIRRORS = tables(declaration_of(RegistryMirror))
 _MODEL_MIRRORS = tables(declaration_of(ModelMirror))
@@ -294,6 +306,7 @@ _CONFIG = TableDeclaration[dict[str, Any]](
     Field("build.cache-from", _caches("from"), "BuildKit caches to read, such as type=registry,ref=HOST/NAME."),
     Field("build.cache-to", _caches("to"), "BuildKit caches to write."),
     Field("build.silent-s", _SILENT_S, "Seconds without output before jbuild gives up on a builder."),
+    Field("run.gpu", _GPU, "How containers get the GPU: `cdi` or `runtime`. Default: what the engine states.", "gpu"),
     Field("python.mirror", _HTTP, "Mirror of python-build-standalone's releases.", "python_mirror"),
     Field(
         "registries",
@@ -312,6 +325,7 @@ _CONFIG = TableDeclaration[dict[str, Any]](
         "network": "Network settings of jbuild and of builds.",
         "build": "The builders of images.",
         "python": "Downloads of Python interpreters.",
+        "run": "Containers on this machine's engine.",
     },
     record=Config,
     check=_check_builders,

@@ -77,7 +77,7 @@ def cannot_run(job: Job, host: TargetHost) -> list[str]:
     """Return why a host cannot run a cell's image: architecture, driver or GPU."""
     platform, board = job.platform, host.board
     if platform.architecture != host.architecture:
-        return [f"it is for {platform.architecture}, and {host.name} is {host.architecture}"]
+        return [f"it is for {platform.architecture}, not for {host.name}"]
     if platform.l4t is None:
         return []
     if not host.is_jetson:

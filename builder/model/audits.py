@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
+from builder.model.kernel_verdicts import KernelVerdict
+
 Kind = Literal["ptx", "sass"]
 # `a`: code that uses features of one compute capability, and runs on no other; `f`: of a family, such as 10.0 and 10.3.
 Variant = Literal["", "a", "f"]
@@ -157,7 +159,7 @@ class FindingCounts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Audit:
-    """The audit of a cell. `gpu` is by SM and `wheel/file`; `files` are the loader's messages.
+    """The audit of a cell. `gpu` is by SM and `wheel/file`, `kernels` by SM; `files` are the loader's messages.
 
     `injected` are the libraries that a file loads only under the NVIDIA runtime; `warnings` are about the recipe's
     waivers; `assumed` is the reason why the platform's facts replace the base image's own.
@@ -171,6 +173,7 @@ class Audit:
     injected: dict[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     assumed: str | None = None
+    kernels: dict[str, tuple[KernelVerdict, ...]] = field(default_factory=dict)
     elapsed_s: float = 0.0
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from builder.model.recipes import Pairs
+from builder.model.slimming import SlimRules
 
 ENVIRONMENT = "/opt/venv"
 
@@ -65,12 +66,41 @@ class ImageSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SlimSize:
+    """A wheel without GPU code for other GPUs: the bytes of its changed libraries, and those without this code."""
+
+    name: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlimmedWheel:
+    """A wheel whose GPU code for other GPUs is not in the image.
+
+    `sha256` is that of the original wheel, `algorithm` the version of the method, `record` the sha256 of the wheel's
+    RECORD in the image. `before` and `after` are the bytes of the changed files, `removed` the bytes of GPU code that
+    went: files that cannot become shorter have zeros instead.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    rules: SlimRules
+    algorithm: int
+    record: str
+    before: int
+    after: int
+    removed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """A rendered cell: a folder that `docker buildx build` can build alone.
 
     `layers` are the folders below `layers/`, lowest first; `content` is the checksum of Dockerfile and scripts.
     BuildKit builds `system`, the beginning of the Dockerfile, and jbuild adds its layers and the settings; it is None
-    if the template has other instructions after the layers.
+    if the template has other instructions after the layers. `slimmed` are the wheels without GPU code for other GPUs.
     """
 
     platform: str
@@ -79,6 +109,7 @@ class Plan:
     command: tuple[str, ...]
     settings: ImageSettings
     system: str | None = None
+    slimmed: tuple[SlimmedWheel, ...] = ()
 
 
 def site_packages(python: str) -> str:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from builder.model.kernel_verdicts import KernelDemand
+
 Architecture = Literal["arm64", "amd64"]
 # If one registry fails: no registry gets a tag, or all others do.
 OnFailure = Literal["none", "complete-others"]
@@ -236,6 +238,7 @@ class Spec:
     labels: Pairs = ()
     template: str = "Dockerfile.j2"
     waivers: tuple[Waiver, ...] = ()
+    kernels: KernelDemand = "any"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -34,14 +34,22 @@ class WholeModel:
 
 
 def check_selected(
-    model: Model, selection: Selection, find: Callable[[str], Path | None], where: str, console: Console
+    model: Model,
+    selection: Selection,
+    find: Callable[[str], Path | None],
+    where: str,
+    console: Console,
+    *,
+    tensors: Mapping[str, frozenset[str]] | None = None,
 ) -> None:
     """Check the selected files as `check_whole` does; warn of missing files that a server needs.
+
+    `tensors` are those of weights that are not on this machine.
 
     Raises:
         ModelError: a file is damaged or something else than its name says, or a shard or tensor is missing.
     """
-    checked = check_whole(model, selection, find, where)
+    checked = check_whole(model, selection, find, where, tensors)
     if not selection.has_tokenizer:
         console.warn(f"model {model.name} has no tokenizer files: the server cannot answer with text")
     if checked.config.get("auto_map") and not any(suffix_of(path) == "py" for path in selection.paths):
@@ -58,7 +66,13 @@ def check_selected(
         console.warn(warning)
 
 
-def check_whole(model: Model, selection: Selection, find: Callable[[str], Path | None], where: str) -> WholeModel:
+def check_whole(
+    model: Model,
+    selection: Selection,
+    find: Callable[[str], Path | None],
+    where: str,
+    tensors: Mapping[str, frozenset[str]] | None = None,
+) -> WholeModel:
     """Check the selected files that are on this machine, and that all shards are selected.
 
     `find` returns a file's path on this machine, or None. The configuration and the indexes must be there.
@@ -71,7 +85,7 @@ def check_whole(model: Model, selection: Selection, find: Callable[[str], Path |
     config = _object(model, selection.config, local[selection.config])
     indexes = [_index(model, path, local[path]) for path in selection.indexes]
     _check_shards(model, indexes, selection)
-    headers = _headers(model.name, local)
+    headers = {**(tensors or {}), **_headers(model.name, local)}
     unnamed = tuple(_unnamed_files(model.name, indexes, selection))
     return WholeModel(config=config, warnings=(*unnamed, *_agreement(model.name, indexes, headers, where)))
 

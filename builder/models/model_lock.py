@@ -15,7 +15,8 @@ from builder.models.adapters import refuse_adapter
 from builder.models.content_flaws import LONGEST_POINTER
 from builder.models.fetch import fetchers, obtain
 from builder.models.folder import list_folder, readable
-from builder.models.model_checks import check_selected
+from builder.models.model_checks import check_selected, check_weights
+from builder.models.remote_headers import remote_tensors
 from builder.models.selection import is_weight, select
 from builder.remote import artifact, http
 from builder.remote.download import Expected, PartialFile
@@ -173,7 +174,8 @@ def _lock_remote(model: Model, source: HubSource | RegistrySource, session: Sess
     early = {selection.config, *selection.indexes, *(path for path in selection.paths if _is_early(by_path[path]))}
     hashes = _fetch_early(model, pinned, [by_path[path] for path in sorted(early)], session)
     blobs = {path: model_store.blob(models, sha256) for path, sha256 in hashes.items()}
-    check_selected(model, selection, blobs.get, source.uri, session.console)
+    tensors = _remote_tensors(model, pinned, [by_path[path] for path in selection.paths if path not in early], session)
+    check_selected(model, selection, blobs.get, source.uri, session.console, tensors=tensors)
     return LockedModel(
         name=model.name,
         source=model.source,
@@ -186,6 +188,23 @@ def _lock_remote(model: Model, source: HubSource | RegistrySource, session: Sess
         licence=model.licence or listing.licence,
         stand_in=stand_in,
     )
+
+
+def _remote_tensors(
+    model: Model, source: HubSource | RegistrySource, files: list[HubFile], session: Session
+) -> dict[str, frozenset[str]]:
+    """Return the tensors of weights on a hub, without those in the store; a registry's are checked when fetched."""
+    if isinstance(source, RegistrySource):
+        return {}
+    models, known = session.workspace.models, dict[str, frozenset[str]]()
+    missing = []
+    for file in files:
+        if file.sha256 and model_store.has(models, ModelFile(path=file.path, sha256=file.sha256, size=file.size)):
+            tensors = check_weights(model.name, file.path, model_store.blob(models, file.sha256), source.uri)
+            known |= {file.path: tensors} if tensors is not None else {}
+        else:
+            missing.append(file)
+    return known | remote_tensors(model.name, source, missing, session)
 
 
 def _list_remote(source: HubSource | RegistrySource, session: Session) -> tuple[HubListing, HubSource | RegistrySource]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-_LENGTH_BYTES = 8
+LENGTH_BYTES = 8
 # The limit of safetensors' own reader.
 _LONGEST_HEADER = 100_000_000
 _BITS = {
@@ -47,8 +47,8 @@ def read_header(path: Path) -> tuple[Tensor, ...]:
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        length = header_length(file.read(_LENGTH_BYTES), size)
-        return parse_header(file.read(length), size - _LENGTH_BYTES - length)
+        length = header_length(file.read(LENGTH_BYTES), size)
+        return parse_header(file.read(length), size - LENGTH_BYTES - length)
 
 
 def header_length(head: bytes, size: int) -> int:
@@ -58,12 +58,12 @@ def header_length(head: bytes, size: int) -> int:
         HeaderError: the header does not fit into the file.
     """
     length = int.from_bytes(head, "little")
-    if len(head) < _LENGTH_BYTES:
+    if len(head) < LENGTH_BYTES:
         raise HeaderError(f"is truncated: it has {size} bytes")
     if length > _LONGEST_HEADER:
         raise HeaderError("is not a safetensors file: its header would be longer than the format allows")
-    if _LENGTH_BYTES + length > size:
-        raise HeaderError(f"is truncated: its header ends at byte {_LENGTH_BYTES + length}, it has {size} bytes")
+    if LENGTH_BYTES + length > size:
+        raise HeaderError(f"is truncated: its header ends at byte {LENGTH_BYTES + length}, it has {size} bytes")
     return length
 
 

@@ -109,6 +109,7 @@ def _bill(run: CellRun, checksum: str) -> dict[str, Any]:
         contents=system_contents(*parts),
         installed=functools.cache(lambda: wheel_texts(*parts)),
         requests=(*run.job.spec.requires, *run.job.spec.replace),
+        slimmed=run.plan.slimmed,
     )
 
     def warn(flaw: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import IntegrityError, RegistryError
+from builder.host.json_documents import decode_json
 from builder.image.oci import layout as oci
 from builder.remote.registry.reference import DIGEST_PATTERN
 from builder.remote.registry.registry_client import INDEXES, RemoteBlob
@@ -122,7 +122,7 @@ def from_registry(client: RegistryClient, reference: Reference) -> ImageSource:
 def labels_of(config: bytes) -> Pairs:
     """Return the labels in an image's configuration, sorted; none for other artifacts."""
     try:
-        labels = json.loads(config)["config"]["Labels"] or {}
+        labels = decode_json(config)["config"]["Labels"] or {}
         return tuple(sorted((str(name), str(value)) for name, value in labels.items()))
     except (ValueError, KeyError, TypeError, AttributeError):
         return ()
@@ -131,7 +131,7 @@ def labels_of(config: bytes) -> Pairs:
 def parts_of(manifest: bytes) -> list[dict[str, Any]]:
     """Return the configuration and the layers of a manifest; [] if a digest or size is malformed."""
     try:
-        document = json.loads(manifest)
+        document = decode_json(manifest)
         parts = [document["config"], *document["layers"]]
         sound = all(re.fullmatch(DIGEST_PATTERN, blob["digest"]) and type(blob["size"]) is int for blob in parts)
     except (ValueError, KeyError, TypeError):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from builder.host.paths import Workspace
+    from builder.model.images import SlimmedWheel
     from builder.model.locks import Lock, LockedWheel
     from builder.publish.bill.components import Component
     from builder.publish.bill.wheel_documents import WheelDocuments
@@ -48,12 +49,14 @@ class BillSources:
     """What a bill is made from besides the lock.
 
     `contents` are the packages in the image's layers, None if they were not read. `installed` provides the texts of
-    the layers with wheels, for wheels that the wheelhouse lacks. `requests` are the recipe's requirements.
+    the layers with wheels, for wheels that the wheelhouse lacks. `requests` are the recipe's requirements. `slimmed`
+    are the wheels that lost GPU code.
     """
 
     contents: InstalledPackages | None = None
     installed: Callable[[], Mapping[str, str]] = dict
     requests: tuple[str, ...] = ()
+    slimmed: tuple[SlimmedWheel, ...] = ()
 
 
 @dataclass(slots=True)
@@ -157,15 +160,16 @@ def _wheels(lock: Lock, workspace: Workspace, sources: BillSources, draft: _Draf
     requested = requested_by(sources.requests, lock.platform)
     for upper, lower in python_edges(metadata, requested, lock.platform):
         draft.edges[references[upper]].add(references[lower])
+    slimmed = {wheel.sha256: wheel for wheel in sources.slimmed}
     for wheel in lock.wheels:
-        yield _wheel(wheel, documents[wheel.name], draft)
+        yield _wheel(wheel, documents[wheel.name], slimmed.get(wheel.sha256), draft)
 
 
-def _wheel(wheel: LockedWheel, documents: WheelDocuments, draft: _Draft) -> Component:
+def _wheel(wheel: LockedWheel, documents: WheelDocuments, slimmed: SlimmedWheel | None, draft: _Draft) -> Component:
     draft.flaws += [f"{wheel.filename}: {flaw}" for flaw in documents.flaws]
     if documents.metadata is None:
         draft.flaws.append(f"{wheel.filename}: its METADATA could not be read, so its dependencies are unknown")
-    component = wheel_component(wheel, documents.metadata)
+    component = wheel_component(wheel, documents.metadata, slimmed)
     aliases = [
         PythonDistribution(name=str(canonicalize_name(name)), version=version, path=f"{folder}/METADATA")
         for name, version, folder in alias_versions(wheel.name, wheel.version)

@@ -6,18 +6,18 @@ Formats: in-toto Statement v1, its test-result predicate v0.1, SLSA provenance v
 from __future__ import annotations
 
 import base64
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder import __version__
 from builder.errors import IntegrityError
 from builder.host import records
+from builder.host.json_documents import decode_json
 from builder.host.records import as_bytes
 from builder.remote.http import scrub
 
 if TYPE_CHECKING:
-    from builder.model.images import Plan
+    from builder.model.images import Plan, SlimmedWheel
     from builder.model.locks import Job, Lock
     from builder.model.verdicts import Verdict
     from builder.publish.signing import Signer
@@ -27,6 +27,7 @@ VERDICT = "https://in-toto.io/attestation/test-result/v0.1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
 SBOM = "https://cyclonedx.org/bom"
 AUDIT = "urn:jbuild:audit:v1"
+SLIM = "urn:jbuild:slim:v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _BUILD_TYPE = "urn:jbuild:build:v1"
 _BUILDER = "urn:jbuild"
@@ -94,10 +95,30 @@ def provenance_predicate(job: Job, lock: Lock, plan: Plan, checksum: str) -> dic
         "buildDefinition": {
             "buildType": _BUILD_TYPE,
             "externalParameters": {"recipe": job.recipe.name, "cell": job.cell.id, "values": dict(job.cell.values)},
-            "internalParameters": {"lock": checksum, "plan": plan.content, "command": list(plan.command)},
+            "internalParameters": {
+                "lock": checksum,
+                "plan": plan.content,
+                "command": list(plan.command),
+                **({"slim": [_slimming(wheel) for wheel in plan.slimmed]} if plan.slimmed else {}),
+            },
             "resolvedDependencies": dependencies,
         },
         "runDetails": {"builder": {"id": _BUILDER, "version": {"jbuild": __version__}}},
+    }
+
+
+def _slimming(wheel: SlimmedWheel) -> dict[str, Any]:
+    """Return the transformation of a wheel: its material, its parameters, its result."""
+    return {
+        "transformation": SLIM,
+        "material": {"uri": f"pkg:pypi/{wheel.name}@{wheel.version}", "digest": {"sha256": wheel.sha256}},
+        "parameters": {**records.to_json(wheel.rules), "algorithm": wheel.algorithm},
+        "result": {
+            "recordDigest": {"sha256": wheel.record},
+            "bytesBefore": wheel.before,
+            "bytesAfter": wheel.after,
+            "bytesRemoved": wheel.removed,
+        },
     }
 
 
@@ -108,7 +129,7 @@ def parse(content: bytes, location: str) -> Statement:
         IntegrityError: the content is not a statement.
     """
     try:
-        document = json.loads(content)
+        document = decode_json(content)
         digests = tuple(
             f"{algorithm}:{value}" for subject in document["subject"] for algorithm, value in subject["digest"].items()
         )
@@ -144,7 +165,7 @@ def opened(content: bytes, location: str) -> tuple[bytes, tuple[str, ...]]:
         IntegrityError: the content is neither.
     """
     try:
-        document = json.loads(content)
+        document = decode_json(content)
         if "payload" not in document:
             return content, ()
         _require(document["payloadType"] == PAYLOAD_TYPE)

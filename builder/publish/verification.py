@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from builder.errors import IntegrityError
+from builder.host.json_documents import decode_json
 from builder.publish import statements
 from builder.publish.attachments import contents, evidence_of
 from builder.publish.evidence import signature_of
@@ -182,7 +182,7 @@ def _signature(case: _VerificationContext) -> _Outcome:
 
 def _signed_digest(payload: bytes) -> str | None:
     try:
-        return str(json.loads(payload)["critical"]["image"]["docker-manifest-digest"])
+        return str(decode_json(payload)["critical"]["image"]["docker-manifest-digest"])
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -215,7 +215,7 @@ def _bills(case: _VerificationContext) -> Iterator[dict[str, Any]]:
     for artifact in case.evidence.artifacts:
         if artifact.referrer.artifact_type == MEDIA_TYPE:
             try:
-                bill = json.loads(contents(case.client, case.reference.repository, artifact))
+                bill = decode_json(contents(case.client, case.reference.repository, artifact))
             except ValueError:
                 continue  # not JSON
             if isinstance(bill, dict):

@@ -62,7 +62,7 @@ _RECIPE = TableDeclaration[dict[str, Any]](
     Field("smoke", nested(SMOKE), "The smoke run: questions to the built image.", required=True),
     Field("publish", nested(PUBLISH), "Registries and tags of the images."),
     Field("ci", nested(RUNNERS), "CI runners for the cells.", argument="runners"),
-    AUDIT,
+    *AUDIT,
     Field("labels", LABELS, "Labels of the image."),
     Field("overrides", OVERRIDES, "Changes for the cells with these axis values."),
     tables={

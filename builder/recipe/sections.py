@@ -27,6 +27,7 @@ from builder.host.toml.declarations import (
 )
 from builder.host.toml.documents import printable, suggest
 from builder.model import patterns
+from builder.model.kernel_verdicts import KERNEL_DEMANDS
 from builder.model.recipes import (
     ImageSpec,
     Model,
@@ -55,9 +56,10 @@ AUDIT_RULES = (
     "other-distribution",
     *("damaged-wheel", "wrong-machine", "other-python", "missing-library", "symbol-version", "undefined-symbol"),
     *("executable-stack", "toolkit-newer", "gpu-code", "two-cudas", "two-sonames", "file-conflict", "tag-lies"),
-    *("server-option", "server-parser", "context-length", "parallel-size"),
+    *("server-option", "server-parser", "lora-modules", "context-length", "parallel-size"),
     *("quantization-method", "quantization-type", "quantization-package", "quantization-gpu", "cache-type"),
     *("model-class", "model-code", "model-task", "chat-template", "tokenizer-files", "processor-files", "preflight"),
+    "kernel-code",
 )
 # The formats of `builder.models`, which maps them to file endings.
 WEIGHT_FORMATS = ("bin", "ckpt", "gguf", "onnx", "pickle", "pkl", "pt", "pth", "safetensors")
@@ -217,6 +219,7 @@ RUNNERS = TableDeclaration(
     Field("smoke-runner", _LABEL, "Label of the CI runner on a board, for smoke runs.", argument="smoke"),
 )
 
+_KERNELS = choice(KERNEL_DEMANDS, "{} is not any, no-jit or native", "known")
 _WAIVER = TableDeclaration(
     Waiver,
     Field("rule", choice(AUDIT_RULES, "the audit has no rule {}", "rules"), "The audit's rule.", required=True),
@@ -225,7 +228,15 @@ _WAIVER = TableDeclaration(
     Field("file", string(patterns.TEXT, "a glob on the wheel's files"), "Glob on the wheel's files."),
 )
 
-AUDIT = Field("audit.waive", tables(_WAIVER), "Findings of the audit to accept.", "waivers")
+AUDIT = (
+    Field("audit.waive", tables(_WAIVER), "Findings of the audit to accept.", "waivers"),
+    Field(
+        "audit.kernels",
+        _KERNELS,
+        "Demand on kernels: any, no-jit (none compiled on the board) or native.",
+        "kernels",
+    ),
+)
 
 
 def _read_overrides(root: Table, key: str, slots: Slots) -> tuple[Override, ...]:

@@ -5,13 +5,13 @@ The title is `org.opencontainers.image.title` of the OCI image specification, "A
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import IntegrityError, ModelError
+from builder.host.json_documents import decode_json
 from builder.model import patterns
 from builder.model.model_files import HubFile, HubListing, path_flaw, printable_path
 from builder.remote.registry.reference import DIGEST_PATTERN
@@ -75,7 +75,7 @@ def list_files(source: RegistrySource, client: RegistryClient) -> HubListing:
     if descriptor.media_type in INDEXES:
         raise _no_model(source, "it is an index of several images")
     try:
-        document = json.loads(content)
+        document = decode_json(content)
         files = tuple(_file(source, layer) for layer in document["layers"])
         licence = str((document.get("annotations") or {}).get(_LICENCES) or "")
     except (ValueError, KeyError, TypeError, AttributeError) as error:

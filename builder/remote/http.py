@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from html import unescape
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests import exceptions
@@ -63,6 +63,8 @@ _TRANSIENT = (
     exceptions.ChunkedEncodingError,
     exceptions.ContentDecodingError,
 )
+# The name server's own answer that a name, or an address of it, does not exist; without any answer it is EAI_AGAIN.
+_UNKNOWN_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 _ERRNO_REASONS = {
     errno.ECONNREFUSED: "connection refused",
     errno.ENETUNREACH: "the network is unreachable",
@@ -111,6 +113,27 @@ class _Session(requests.Session):
             settings["proxies"] = {}
         return settings
 
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        # requests lets the errors of urllib.parse pass.
+        try:
+            target = super().get_redirect_target(resp)
+            sound = target is None or joined(resp.url, target) is not None
+        except UnicodeError:
+            sound = False
+        if not sound:
+            raise AddressError("it redirects to a malformed address", request=resp.request, response=resp)
+        return target
+
+
+def joined(base: str, location: str) -> str | None:
+    """Return the address that a header or a page gives relative to `base`, or None if it is malformed."""
+    try:
+        url = urljoin(base, location)
+        _ = urlsplit(url).port
+    except ValueError:
+        return None
+    return url
+
 
 class _Adapter(HTTPAdapter):
     def __init__(self, patience: Patience) -> None:
@@ -152,6 +175,10 @@ def _read_whole(response: requests.Response) -> None:
 
 class AnswerError(requests.RequestException):
     """An answer that does not follow the protocol; its text is the reason."""
+
+
+class AddressError(AnswerError):
+    """An address in an answer's header that is malformed."""
 
 
 class WebPageError(AnswerError):
@@ -356,7 +383,7 @@ def is_transient(error: requests.RequestException) -> bool:
     if isinstance(error, exceptions.SSLError):
         # A connection cut inside TLS is an SSL error too; a bad certificate stays bad.
         return any(isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError)) for cause in causes(error))
-    return isinstance(error, _TRANSIENT)
+    return isinstance(error, _TRANSIENT) and not any(map(_is_unknown_name, causes(error)))
 
 
 def retry_after_s(response: requests.Response | None) -> float:
@@ -412,11 +439,15 @@ def asked_wait(response: requests.Response) -> str:
     return f" and asks to wait {wait_s} s" if wait_s < _LONG_WAIT_S else f" and asks to wait {wait_s // 60} minutes"
 
 
+def _is_unknown_name(cause: BaseException) -> bool:
+    return isinstance(cause, socket.gaierror) and cause.errno in _UNKNOWN_NAME
+
+
 def _cause_reason(cause: BaseException) -> str | None:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its TLS certificate is not trusted ({cause.verify_message})"
     if isinstance(cause, socket.gaierror):
-        return "the host name is unknown"
+        return "the host name is unknown" if _is_unknown_name(cause) else "the name server gives no answer"
     if isinstance(cause, TimeoutError):
         return "no answer within the time limit"
     return _ERRNO_REASONS.get(cause.errno or 0) if isinstance(cause, OSError) else None

@@ -18,6 +18,7 @@ from huggingface_hub import constants, get_token, hf_hub_url
 from huggingface_hub.errors import HFValidationError
 
 from builder.errors import IntegrityError, JbuildError, ModelError, NetworkError
+from builder.host.json_documents import decode_json
 from builder.model import patterns
 from builder.model.model_files import HubFile, HubListing, path_flaw, printable_path
 from builder.remote import http
@@ -66,6 +67,28 @@ class HubFetcher:
                 http.Retry(sleep=content.progress.token.sleep),
             )
 
+    def beginning(self, length: int) -> bytes:
+        """Return the first bytes of the file, without the rest.
+
+        Raises:
+            ModelError, NetworkError: the hub refuses or cannot be reached.
+        """
+        headers = {"Range": f"bytes=0-{length - 1}", "Accept-Encoding": "identity"}
+
+        def ask() -> bytes:
+            with self.session.get(self._address, headers=headers, auth=_authorised, stream=True) as answer:
+                answer.raise_for_status()
+                content = bytearray()
+                # A server without ranges sends the whole file, of which the rest is not read.
+                for block in http.arriving(http.refuse_web_page(answer), length):
+                    content += block
+                    if len(content) >= length:
+                        break
+                return bytes(content[:length])
+
+        with _hub_errors(self.source):
+            return http.Retry().run(ask)
+
     def mismatch(self, content: PartialFile) -> IntegrityError:
         """Return the error for other bytes."""
         return IntegrityError(
@@ -111,7 +134,7 @@ def list_files(source: HubSource, config: Config, retry: http.Retry) -> HubListi
     with _hub_errors(source):
         answer = retry.run(ask)
     try:
-        return _listing(answer.json())
+        return _listing(decode_json(answer.content))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         found = str(http.WebPageError(answer)) if http.is_web_page(answer) else str(error)
         raise _not_hub(source, found) from error
@@ -145,7 +168,7 @@ def _file(sibling: dict[str, Any]) -> HubFile:
             f"the hub lists a file that {flaw}: {printable_path(path)}", hint="use another copy of the model"
         )
     sha256, size = (large["sha256"], large["size"]) if large else (None, sibling.get("size"))
-    if not isinstance(size, int) or (sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256)):
+    if type(size) is not int or size < 0 or (sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256)):
         raise ValueError(f"no size or hash of {path}")
     return HubFile(path=path, size=size, sha256=sha256, git_id=blob if re.fullmatch(r"[0-9a-f]{40}", blob) else None)
 

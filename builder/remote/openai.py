@@ -120,7 +120,7 @@ class OpenAIServer:
         try:
             rows = json.loads(self.get("/v1/models", within_s))["data"]
             return tuple(ServedModel(name=str(row["id"]), root=row.get("root")) for row in rows)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ServerError("/v1/models answers something other than a list of models") from error
 
     def get(self, path: str, within_s: float) -> bytes:
@@ -212,7 +212,7 @@ def _in_time(lines: Iterable[bytes], start_s: float, within_s: float) -> Iterato
 def _object(data: bytes, subject: str) -> dict[str, Any]:
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ServerError(f"{subject} something other than JSON: {data[:EXCERPT]!r}") from None
     if not isinstance(value, dict):
         raise ServerError(f"{subject} something other than objects: {data[:EXCERPT]!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,11 @@ from builder.image.runtime import server_json
 from builder.image.runtime.settings import SettingsError, settle
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from builder.host.engine.docker import Engine
+    from builder.host.engine.gpu_access import GpuAccess
     from builder.model.images import Image
     from builder.model.recipes import Architecture, Pairs, Spec
     from builder.model.verdicts import Level
@@ -24,16 +26,15 @@ if TYPE_CHECKING:
 _KEY = "VLLM_API_KEY"
 # Images with this label hold a CUDA build.
 CUDA_LABEL = "io.jbuild.cuda"
-NVIDIA = "nvidia"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LevelFacts:
-    """The facts that decide the level: a CUDA build, the processor's own architecture, NVIDIA's runtime."""
+    """The facts that decide the level: a CUDA build, the processor's own architecture, the engine's GPU."""
 
     cuda: bool
     native: bool
-    nvidia: bool
+    gpu: bool
 
 
 def facts(image: Image, engine: Engine) -> LevelFacts:
@@ -41,7 +42,7 @@ def facts(image: Image, engine: Engine) -> LevelFacts:
     return LevelFacts(
         cuda=bool(dict(image.labels).get(CUDA_LABEL)),
         native=architecture(image) == engine.architecture,
-        nvidia=NVIDIA in engine.runtimes,
+        gpu=engine.gpu is not None,
     )
 
 
@@ -49,10 +50,10 @@ def level(level_facts: LevelFacts) -> Level:
     """Return the level that a run proves.
 
     A CUDA build cannot start its server without a GPU, even on its own processor: only the forward pass remains.
-    A CPU build proves nothing about the GPU, whatever the runtime.
+    A CPU build proves nothing about the GPU, whatever the engine.
     """
     if level_facts.cuda:
-        return "gpu" if level_facts.native and level_facts.nvidia else "emulated-forward"
+        return "gpu" if level_facts.native and level_facts.gpu else "emulated-forward"
     return "cpu" if level_facts.native else "emulated"
 
 
@@ -65,6 +66,8 @@ def architecture(image: Image) -> Architecture:
 class Launch:
     """Settings of a container. Its port is published at `address`, on the engine's machine.
 
+    With `host_network` it has the network of that machine, and its port is the machine's; `gpu` is how it gets the GPU.
+
     A `command` replaces the image's own program and publishes no port; `files` are copied into the container's root
     folder.
     """
@@ -75,7 +78,8 @@ class Launch:
     environment: Pairs = ()
     address: str = "127.0.0.1"
     memory_bytes: int | None = None
-    nvidia: bool = False
+    gpu: GpuAccess | None = None
+    host_network: bool = False
     command: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
 
@@ -92,17 +96,25 @@ class Launch:
         }
         if self.command:
             arguments |= {"entrypoint": list(self.command), "command": []}
-        else:
+        elif not self.host_network:
             arguments |= {"ports": {f"{self.port}/tcp": (self.address, None)}}
+        if self.host_network:
+            arguments |= {"network_mode": "host"}
         if self.memory_bytes:
             arguments |= {"mem_limit": self.memory_bytes, "memswap_limit": self.memory_bytes}
-        if self.nvidia:
-            arguments |= {"runtime": NVIDIA, "device_requests": [{"count": -1, "capabilities": [["gpu"]]}]}
-        return arguments
+        return arguments | (self.gpu.arguments() if self.gpu else {})
 
 
-def launch(image: Image, reference: str, spec: Spec, engine: Engine, memory_bytes: int | None) -> Launch:
-    """Return the launch settings of an image.
+def launch(
+    image: Image,
+    reference: str,
+    spec: Spec,
+    engine: Engine,
+    memory_bytes: int | None,
+    *,
+    host_network: bool = False,
+) -> Launch:
+    """Return the launch settings of an image; with `host_network` its server listens on the engine's machine itself.
 
     Raises:
         EngineError: the engine's machine cannot run the image's architecture.
@@ -119,15 +131,31 @@ def launch(image: Image, reference: str, spec: Spec, engine: Engine, memory_byte
         if f"{_KEY}_FILE" in dict(spec.server.environment):
             # The secret file exists only on the image's own machine; the entrypoint accepts one of the two.
             environment.setdefault(f"{_KEY}_FILE", "")
+    if host_network:
+        environment |= _on_host_network(environment, engine)
     return Launch(
         reference=reference,
         platform=image.platform,
-        port=server_port(spec, spec.smoke.environment),
+        port=server_port(spec, tuple(environment.items())),
         environment=tuple(environment.items()),
         address="127.0.0.1" if engine.is_local else "",
         memory_bytes=memory_bytes,
-        nvidia=level(level_facts) == "gpu",
+        gpu=engine.gpu if level(level_facts) == "gpu" else None,
+        host_network=host_network,
     )
+
+
+def _on_host_network(environment: Mapping[str, str], engine: Engine) -> dict[str, str]:
+    """Return the address and a free port for a server on the network of the engine's machine."""
+    host = "127.0.0.1" if engine.is_local else "0.0.0.0"  # noqa: S104  # with a key, as published ports of remote engines
+    return {"JBUILD_HOST": host, "JBUILD_PORT": environment.get("JBUILD_PORT") or str(free_port())}
+
+
+def free_port() -> int:
+    """Return a free port of this machine's loopback."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def address(engine: Engine, port: int) -> str:

@@ -14,12 +14,13 @@ from docker.errors import APIError, DockerException
 from requests import RequestException
 
 from builder.errors import EngineError, RecipeError
+from builder.host.engine.docker import has_bridge
 from builder.jetson.advisories import symptoms_in
 from builder.model.verdicts import SmokeFailedError, Verdict
 from builder.recipe import value_checks
 from builder.smoke import launch as launching
 from builder.smoke.errors import StepFailedError, read_log
-from builder.smoke.launch import NVIDIA, facts, level
+from builder.smoke.launch import facts, level
 from builder.smoke.probe_runs import check_gpu, check_modules, forward
 from builder.smoke.steps import Baseline, SmokeRun, serve, started
 
@@ -61,7 +62,7 @@ def smoke(
     run = SmokeRun(
         name=labels.get("io.jbuild.cell", "smoke"),
         spec=spec,
-        launch=launching.launch(image, reference, spec, engine, memory_bytes),
+        launch=launching.launch(image, reference, spec, engine, memory_bytes, host_network=not has_bridge(engine)),
         engine=engine,
         console=console,
         level=level(level_facts),
@@ -105,7 +106,7 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
     read = read_log(log)
     matches = symptoms_in((*read.lines, *([failed.message] if failed else ())))
     verdict = Verdict(
-        level=level(replace(facts(image, run.engine), nvidia=run.runtime == NVIDIA)),
+        level=level(replace(facts(image, run.engine), gpu=run.had_gpu)),
         digest=image.digest,
         passed=failed is None,
         when=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -51,7 +51,7 @@ class _SmokeStage(Stage[Verdict]):
             RecipeError, DocumentError, EngineError, IntegrityError, DiskError: the smoke run could not start.
         """
         workspace, console, job, image = run.session.workspace, run.session.console, run.job, run.image
-        engine, options = find_engine(workspace), run.options
+        engine, options = find_engine(workspace, run.session.config.gpu), run.options
         recorded = golden.of_cell(run)
         question, reached = question_fingerprint(job.spec, recorded), level(facts(image, engine))
         before = None

@@ -76,7 +76,7 @@ class SmokeRun:
     ready_s: float | None = None
     stop_s: float | None = None
     peak_memory_bytes: int | None = None
-    runtime: str = ""
+    had_gpu: bool = False
     tail: str = ""
     modules: Modules | None = None
     gpu: GpuComputation | None = None
@@ -84,7 +84,7 @@ class SmokeRun:
 
 @contextmanager
 def started(run: SmokeRun, launch: Launch, client: DockerClient, log: Path) -> Iterator[WatchedContainer]:
-    """Start a container for the block; at its end, note its peak memory, its runtime and its last log lines."""
+    """Start a container for the block; at its end, note its peak memory, its GPU and its last log lines."""
     with temporary_container(client, launch.arguments(), log, launch.files) as container:
         try:
             yield container
@@ -92,7 +92,7 @@ def started(run: SmokeRun, launch: Launch, client: DockerClient, log: Path) -> I
             container.settle()
             peaks = [peak for peak in (run.peak_memory_bytes, container.log.peak_memory_bytes) if peak]
             run.peak_memory_bytes = max(peaks, default=None)
-            run.runtime, run.tail = container.runtime(), container.log.tail()
+            run.had_gpu, run.tail = container.has_gpu(), container.log.tail()
 
 
 def serve(run: SmokeRun, container: WatchedContainer) -> None:

@@ -189,14 +189,15 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send_range(data, headers, fault)
 
     def _send_range(self, data: bytes, headers: dict[str, str], fault: Fault) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if not asked or fault.no_ranges:
             return self._send(200, data, headers, fault.cut_at)
         begin = int(asked[1])
         if begin >= len(data):
             return self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
-        span = f"bytes {begin}-{len(data) - 1}/{len(data)}"
-        return self._send(206, data[begin:], {**headers, "Content-Range": span}, fault.cut_at)
+        end = min(int(asked[2] or len(data)), len(data) - 1)
+        span = f"bytes {begin}-{end}/{len(data)}"
+        return self._send(206, data[begin : end + 1], {**headers, "Content-Range": span}, fault.cut_at)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str], cut_at: float | None = None) -> None:
         self.send_response(status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import multiprocessing
 import socket
 from dataclasses import replace
@@ -71,6 +72,14 @@ def lock(hub: HubStandIn, models: Path, model: Model = MODEL, **config: Any) -> 
     return lock_model(model, models, make_session(models, hub_endpoint=hub.endpoint, **config))
 
 
+def lock_without_headers(hub: HubStandIn, models: Path) -> LockedModel:
+    """Lock while the store of the hub's weights does not answer."""
+    hub.fails("/cdn/", status=503, times=99)
+    locked = lock(hub, models)
+    hub.faults.clear()
+    return locked
+
+
 def fetch(locked: LockedModel, hub: HubStandIn, models: Path) -> None:
     fetch_model(locked, models, make_session(models, hub_endpoint=hub.endpoint))
 
@@ -93,7 +102,8 @@ def test_locks_fetches_and_bakes(hub: HubStandIn, models: Path, tmp_path: Path) 
     for file in locked.files:
         data = hub.files[file.path]
         assert (file.size, file.sha256) == (len(data), hashlib.sha256(data).hexdigest())
-    assert not hub.requests("/cdn/"), "weights are not needed for a lock"
+    asked = [asked.headers["Range"] for asked in hub.requests("/cdn/")]
+    assert asked == ["bytes=0-65535"] * 2, "a lock needs the headers of weights only"
 
     fetch(locked, hub, models)
     assert left_over(models) == []
@@ -112,8 +122,21 @@ def test_what_is_here_is_not_asked_for_again(hub: HubStandIn, models: Path) -> N
     assert [asked.path for asked in hub.asked] == ["/api/models/org/tiny/revision/main"]
 
 
+def test_a_header_is_read_whole_however_long_it_is(hub: HubStandIn, models: Path) -> None:
+    header = json.dumps({"b": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).ljust(100_000).encode()
+    hub.files[SHARD] = len(header).to_bytes(8, "little") + header + b"x"
+    lock(hub, models)
+    ranges = [asked.headers["Range"] for asked in hub.requests(f"/cdn/{SHARD}")]
+    assert ranges == ["bytes=0-65535", "bytes=0-100007"]
+    fetch(lock(hub, models), hub, models)
+    hub.asked.clear()
+    lock(hub, models)
+    assert not hub.requests("/cdn/"), "the store has them"
+
+
 def test_a_lock_can_be_fetched_by_another_cache(hub: HubStandIn, models: Path, tmp_path: Path) -> None:
     locked = lock(hub, models)
+    hub.asked.clear()
     fetch(locked, hub, tmp_path / "other" / "models")
     assert len(hub.requests("/cdn/")) == 2
 
@@ -257,7 +280,10 @@ def test_an_endpoint_that_is_none(models: Path, endpoint: str) -> None:
         b'{"id": "x"}',
         b'{"sha": 5, "id": "x"}',
         b'{"sha": "x", "id": "x", "siblings": 7}',
+        b'{"sha": "%s", "siblings": [{"rfilename": "a", "size": -1}]}' % COMMIT.encode(),
+        b"[" * 100_000 + b"]" * 100_000,
     ],
+    ids=range(7),
 )
 def test_something_else_than_a_hub(hub: HubStandIn, models: Path, body: bytes) -> None:
     hub.fails("/api/", body=body)
@@ -265,6 +291,14 @@ def test_something_else_than_a_hub(hub: HubStandIn, models: Path, body: bytes) -
         lock(hub, models)
     assert caught.value.message == f"the server at {hub.endpoint} is not a model hub"
     assert len(hub.asked) == 1
+
+
+@pytest.mark.parametrize("path", ["/api/", "/resolve/"])
+@pytest.mark.parametrize("address", ["http://[::1/x", "http://127.0.0.1:99999/x", "http://h:port/x"])
+def test_a_redirect_to_a_malformed_address(hub: HubStandIn, models: Path, path: str, address: str) -> None:
+    hub.fails(path, status=302, headers={"Location": address})
+    with pytest.raises(NetworkError, match="cannot be reached: it redirects to a malformed address"):
+        lock(hub, models)
 
 
 @pytest.mark.parametrize("status", [200, 401, 403, 404])
@@ -297,6 +331,7 @@ def test_offline(hub: HubStandIn, models: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_line_that_is_cut_goes_on_where_it_was(hub: HubStandIn, models: Path) -> None:
     hub.files[SHARD] = weights(BIG)
     locked = lock(hub, models)
+    hub.asked.clear()
     hub.fails(f"/cdn/{SHARD}", cut_at=0.9, times=3)
     fetch(locked, hub, models)
     begins = [begin_of(asked) for asked in hub.requests(f"/cdn/{SHARD}")]
@@ -372,7 +407,9 @@ def test_an_endless_answer_is_cut_off(hub: HubStandIn, models: Path) -> None:
 
 def test_weights_that_are_truncated_on_the_hub(hub: HubStandIn, models: Path) -> None:
     hub.files[SHARD] = weights(100_000)[:90_000]
-    locked = lock(hub, models)
+    with pytest.raises(ModelError, match=f"model tiny: {SHARD} is truncated: its tensors take 100000 bytes, "):
+        lock(hub, models)
+    locked = lock_without_headers(hub, models)
     with pytest.raises(ModelError, match=f"model tiny: {SHARD} is truncated: its tensors take 100000 bytes, "):
         fetch(locked, hub, models)
     assert SHARD not in str(left_over(models))
@@ -380,7 +417,9 @@ def test_weights_that_are_truncated_on_the_hub(hub: HubStandIn, models: Path) ->
 
 def test_shards_that_do_not_agree_with_their_index(hub: HubStandIn, models: Path) -> None:
     hub.files[SHARD] = weights(200_000, tensor="other")
-    locked = lock(hub, models)
+    with pytest.raises(ModelError, match="puts tensor 'b' into"):
+        lock(hub, models)
+    locked = lock_without_headers(hub, models)
     for _ in ("fetched", "found in the store"):
         with pytest.raises(ModelError) as caught:
             fetch(locked, hub, models)
@@ -492,6 +531,7 @@ def _fetch_elsewhere(locked: LockedModel, endpoint: str, models: Path, outcome: 
 def test_two_processes_fetch_each_file_once(hub: HubStandIn, models: Path) -> None:
     hub.files["model-00001-of-00002.safetensors"] = weights(20_000_000, tensor="a")
     locked = lock(hub, models)
+    hub.asked.clear()
     context = multiprocessing.get_context("spawn")
     outcome = context.Queue()
     given = (locked, hub.endpoint, models, outcome)

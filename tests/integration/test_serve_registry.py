@@ -146,7 +146,7 @@ def test_a_model_that_is_too_large_for_the_board(shop: Shop) -> None:
     ("arguments", "said"),
     [
         (("--board", "agx-thor-128", "--l4t", "39.2.0"), "error 801"),
-        ((), "it is for arm64, and this machine"),
+        ((), "it is for arm64, not for this machine"),
     ],
 )
 def test_what_does_not_suit(shop: Shop, arguments: tuple[str, ...], said: str) -> None:

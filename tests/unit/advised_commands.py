@@ -36,12 +36,12 @@ _OPTION = re.compile(r"(--[a-z][a-z0-9-]*)(?:[ =].*)?")
 # Options of vLLM, Docker, cosign and the checkout's scripts, which pages and messages name without their program.
 _FOREIGN_OPTIONS = frozenset(
     """
-    --cache-to --compile-bytecode --driver --dtype --enforce-eager --gpu-memory-utilization --host
-    --insecure-ignore-tlog --ipc --kv-cache-dtype --max-model-len --max-num-seqs --metrics-port --name --network
-    --only --platform --port --quantization --runtime --secret --served-model-name --small --tensor-parallel-size
-    --warmup --allow-deprecated-quantization --chat-template --config-format --enable-auto-tool-choice --lora-modules
-    --max-num-batched-tokens --max_model_len --no- --option --reasoning-parser --tokenizer-mode --tool-call-parser
-    --tool-parser-plugin --trust-remote-code
+    --allow-deprecated-quantization --cache-to --chat-template --compilation-config --compile-bytecode --config-format
+    --device --driver --dtype --enable-auto-tool-choice --enable-lora --enforce-eager --gpu-memory-utilization --host
+    --insecure-ignore-tlog --ipc --kv-cache-dtype --lora-modules --max-lora-rank --max-model-len
+    --max-num-batched-tokens --max-num-seqs --max_model_len --metrics-port --name --network --no- --only --option
+    --platform --port --quantization --reasoning-parser --runtime --secret --served-model-name --small
+    --tensor-parallel-size --tokenizer-mode --tool-call-parser --tool-parser-plugin --trust-remote-code --warmup
     """.split()  # noqa: SIM905  # a list of words reads as words
 )
 # A script's array of options, and its use.

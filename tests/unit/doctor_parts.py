@@ -94,10 +94,10 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, status: int, headers: Mapping[str, str], date: str | None) -> None:
+    def __init__(self, status: int, headers: Mapping[str, str], date: str | None, content: bytes) -> None:
         """Listen on a free port of loopback."""
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.status, self.headers, self.date = status, headers, date
+        self.status, self.headers, self.date, self.content = status, headers, date, content
         self.asked: list[str] = []
 
     @property
@@ -115,8 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(self.server.status)
         for name, value in self.server.headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(len(self.server.content)))
         self.end_headers()
+        self.wfile.write(self.server.content)
 
     do_POST = do_DELETE = do_GET  # noqa: N815  # named by http.server
 
@@ -129,9 +130,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(status: int = 200, headers: Mapping[str, str] | None = None, date: str | None = None) -> Iterator[Server]:
+def serving(
+    status: int = 200, headers: Mapping[str, str] | None = None, date: str | None = None, content: bytes = b""
+) -> Iterator[Server]:
     """Run a server."""
-    server = Server(status, headers or {}, date)
+    server = Server(status, headers or {}, date, content)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
         yield server

@@ -22,7 +22,7 @@ class Fake:
         self.code, self.log = code, log
         self.ports: dict[str, Any] = {}
         state = {"Running": running, "ExitCode": code, "OOMKilled": killed}
-        self.attrs = {"State": state, "NetworkSettings": {"Ports": self.ports}}
+        self.attrs = {"State": state, "NetworkSettings": {"Ports": self.ports}, "HostConfig": {}}
         self.calls: list[str] = []
         self.refuses: APIError | None = None
         self.gone = False

@@ -42,9 +42,17 @@ OPTIONS = (
     ServerOption(name="--model-impl"),
     ServerOption(name="--runner", choices=("auto", "generate", "pooling")),
     ServerOption(name="--limit-mm-per-prompt"),
-    ServerOption(name="--compilation-config"),
+    ServerOption(
+        name="--compilation-config",
+        keys=("mode", "pass_config", "pass_config.fuse_norm_quant", "inductor_config"),
+        only_keys=True,
+    ),
+    ServerOption(name="--pooler-config", keys=("pooling_type", "normalize")),
     ServerOption(name="-O"),
     ServerOption(name="--gpu-memory-utilization"),
+    ServerOption(name="--enable-lora", flag=True),
+    ServerOption(name="--lora-modules", many=True),
+    ServerOption(name="--max-lora-rank", number=True),
 )
 FACTS = ServerFacts(
     options=OPTIONS,
@@ -137,6 +145,8 @@ class EngineArgs:
         group.add_argument("--served-model-name", **model_kwargs["served_model_name"])
         attention_kwargs = get_kwargs(AttentionConfig)
         group.add_argument("--attention-backend", **attention_kwargs["backend"])
+        parallel_kwargs = get_kwargs(ParallelConfig)
+        group.add_argument("--eplb-config", **parallel_kwargs["eplb_config"])
         group.add_argument("--hf-token", type=str, nargs="?", const=True)
         group.add_argument("--max-num-seqs", **{**model_kwargs["max_num_seqs"], "default": None})
         group.add_argument("--headless", action="store_true")
@@ -158,11 +168,29 @@ class ModelConfig:
     served_model_name: str | list[str] | None = None
 """,
     "vllm/config/other.py": b"""
-class EPLBConfig:
+@config
+class Base:
+    inherited: int = 1
+
+@config
+class PassConfig:
+    fuse_norm_quant: bool = Field(default=None)
+
+@config
+class EPLBConfig(Base):
+    passes: PassConfig = Field(default_factory=PassConfig)
+    free: dict[str, Any] = field(default_factory=dict)
     backend: Literal["nccl", "ipc"] | None = None
+
+class ParallelConfig:
+    eplb_config: EPLBConfig | None = None
 
 class AttentionConfig:
     backend: str | None = None
+""",
+    "vllm/config/utils.py": b"""
+def config(cls=None, *, config=None, **kwargs):
+    merged_config = ConfigDict(extra="forbid")
 """,
     "vllm/entrypoints/openai/cli_args.py": b"""
 class FrontendArgs:

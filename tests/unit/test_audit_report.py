@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,10 +19,12 @@ from builder.cli import main as cli
 from builder.cli.cell_selection import CellSelection
 from builder.cli.verbs import audit as command
 from builder.cli.verbs.audit import audited, text
-from builder.errors import NoWheelsError, RegistryError, UsageError
+from builder.errors import AuditError, NoWheelsError, RegistryError, UsageError
+from builder.host.paths import Workspace
 from builder.host.records import from_json, to_json
 from builder.model.audits import Audit, Finding, GpuVerdict
 from builder.model.recipes import ServerSpec, Waiver
+from builder.pipeline import history
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -289,3 +292,23 @@ def test_one_cell_is_the_result_itself(jbuild: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
     code, out, _ = jbuild("demo", "--json")
     assert (code, json.loads(out)["cell"], json.loads(out)["recipe"]) == (14, "one", "demo")
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_an_audit_that_passes_ends_an_earlier_failure(
+    jbuild: Any, session: Session, monkeypatch: pytest.MonkeyPatch, passes: bool
+) -> None:
+    job, workspace = make_job(), Workspace.current()
+    folder = workspace.cell("demo", "one")
+    history.note(
+        make_run(replace(session, workspace=workspace), job=job), (), AuditError("missing-library: demo"), "audit"
+    )
+    monkeypatch.setattr(command, "lock_with_history", lambda *_: make_lock())
+    monkeypatch.setattr(command, "audit_cell", lambda *_: replace(AUDIT, findings=()) if passes else AUDIT)
+    monkeypatch.setattr(CellSelection, "jobs", lambda _: [job])
+    jbuild("demo")
+    open_now = [failure.stage for failure in history.open_failures(history.runs(folder))]
+    assert open_now == ([] if passes else ["audit"])
+    noted = len(history.runs(folder))
+    jbuild("demo")
+    assert len(history.runs(folder)) == noted

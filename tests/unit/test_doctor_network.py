@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -12,10 +13,11 @@ import pytest
 from doctor_parts import make_case, named, serving
 from factories import make_job, make_spec
 
-from builder.host.config import Config
+from builder.host.config import Config, RegistryMirror
 from builder.host.session import Session
 from builder.model.recipes import Model, PublishSpec, TagRule
-from builder.project.doctor import network_check
+from builder.project.doctor import base_check, network_check
+from builder.remote.registry.registry_client import INDEXES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -207,3 +209,37 @@ def test_an_upload_whose_address_does_not_answer(session: Session, closed: str) 
         (found,) = pushes(session, f"{server.host}/team")
     assert found.state == "error"
     assert f"connection refused at http://{closed}/v2/u (from the registry's Location header)" in found.found
+
+
+def bases(session: Session, image: str, *jobs: Job) -> list[Check]:
+    config = Config(registry_mirrors=(RegistryMirror(prefix="docker.io/library", mirror=image),))
+    own = Session(workspace=session.workspace, config=config, console=session.console)
+    return list(base_check.check(make_case(own, jobs=jobs)))
+
+
+def test_without_a_recipe_there_is_no_base_image_to_check(session: Session) -> None:
+    assert bases(session, "127.0.0.1:1/x") == []
+
+
+def test_each_base_image_is_looked_up_once(session: Session) -> None:
+    platforms = [{"platform": {"os": "linux", "architecture": "arm64"}}]
+    content = json.dumps({"manifests": platforms}).encode()
+    with serving(200, {"Content-Type": INDEXES[0]}, content=content) as server:
+        (looked,) = bases(session, f"{server.host}/mirror", make_job(), make_job())
+        assert looked.state == "ok"
+        assert looked.found.endswith(f", from {server.host}/mirror/debian:bookworm-slim")
+        assert server.asked == ["GET /v2/mirror/debian/manifests/bookworm-slim"]
+
+
+def test_a_base_image_whose_registry_does_not_answer(session: Session, closed: str) -> None:
+    (looked,) = bases(session, f"{closed}/mirror", make_job())
+    assert looked.state == "warning"
+    assert "connection refused" in looked.found
+    assert "a mirror rule sends docker.io/library" in (looked.mend or "")
+
+
+def test_a_base_image_that_the_registry_lacks(session: Session) -> None:
+    with serving(404) as server:
+        (looked,) = bases(session, f"{server.host}/mirror", make_job())
+    assert looked.state == "error"
+    assert "correct `image` under [base]" in (looked.mend or "")

@@ -12,6 +12,7 @@ import pytest
 
 from builder.cli.verbs.maintenance import checks_text, verdict
 from builder.project.doctor import (
+    base_check,
     check_table,
     disk_check,
     emulation_check,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 ROOMS = (
+    base_check,
     disk_check,
     emulation_check,
     jetson_check,

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -103,7 +104,7 @@ def test_every_line_with_a_key_that_is_not_plain_is_explained() -> None:
 def test_it_follows_the_recipe_that_is_most_like_it(project: Path, command_line: CommandLine) -> None:
     folders = (shipped("recipes"),)
     newest = propose(Answers(board="orin-nx-16"), folders)
-    assert (newest.like and newest.like.name, dict(newest.axes)["l4t"]) == ("vllm-0.20.2", "39.2.0")
+    assert (newest.like and newest.like.name, dict(newest.axes)["l4t"]) == ("vllm-0.33.0", "39.2.0")
     older = propose(Answers(board="orin-nx-16", l4t="36.4.7"), folders)
     assert (older.like and older.like.name, older.answers.vllm) == ("vllm-0.10.2", "0.10.2")
     assert dict(older.axes) == {"l4t": "36.4.7", "cuda": "12.6", "python": "3.10"}
@@ -171,6 +172,17 @@ def test_a_tag_that_another_recipe_plans_is_remarked(project: Path, command_line
     for name in ("four", "five"):
         command_line("init", name, "--board", "none")
     assert "belongs to recipes five, four, one and 1 more, too" in command_line("init", "six", "--board", "none")[2]
+
+
+def test_shipped_recipes_may_have_the_tag_of_a_new_one(
+    project: Path, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In a checkout, the recipes of jbuild are those of the project.
+    shutil.copytree(shipped("recipes"), project / "recipes")
+    for module in ("builder.host.paths", "builder.project.init.write"):
+        monkeypatch.setattr(f"{module}.shipped", lambda name: project / name)
+    assert "the tag" not in command_line("init", "one", "--board", "none")[2]
+    assert "belongs to recipe one, too" in command_line("init", "two", "--board", "none")[2]
 
 
 def test_a_model_is_named_as_a_shell_completes_it(project: Path, command_line: CommandLine) -> None:

@@ -83,6 +83,18 @@ def test_jetsons_vllm_gets_the_torch_that_it_does_not_name(vllm: str, torch: str
     assert broken(situation({"vllm": vllm, "torch": "2.10.0"}, platform=make_jetson())) == ()
 
 
+def test_the_set_for_cuda_12_9_has_another_torch() -> None:
+    here = {"platform": make_jetson(cuda="12.9"), "sources": {"vllm": "jetson-ai-lab-jp6-cu129"}}
+    assert broken(situation({"vllm": "0.9.3", "torch": "2.8.0"}, **here)) == ()
+    assert ids(broken(situation({"vllm": "0.9.3", "torch": "2.7.0"}, **here))) == ["jetson-vllm-0.9.3-cu129-torch"]
+
+
+def test_cuda_13_gets_no_cuda_python_of_cuda_12() -> None:
+    versions = {"cuda-python": "12.6.2.post1", "cuda-bindings": "13.5.0"}
+    assert ids(broken(situation(versions, platform=make_jetson(l4t="39.2.0", cuda="13.0")))) == ["cuda-python-12"]
+    assert ids(broken(situation(versions, platform=make_jetson(cuda="12.6")))) == []
+
+
 def test_thor_needs_another_ptxas() -> None:
     versions = {"triton": "3.6.0"}
     assert ids(warnings(situation(versions, platform=make_jetson(sms=("8.7", "11.0"))))) == ["thor-ptxas"]
@@ -175,6 +187,7 @@ LINES = [
     ("ptxas fatal   : Value 'sm_110a' is not defined for option 'gpu-name'", "thor-ptxas"),
     ("OSError: libcudss.so.0: cannot open shared object file: No such file or directory", "jetson-torch-cudss"),
     ("ModuleNotFoundError: No module named 'pkg_resources'", "setuptools-82"),
+    ("RuntimeError: Could not find nvcc and default cuda_home='/usr/local/cuda' doesn't exist", "FlashInfer"),
     ("importlib.metadata.PackageNotFoundError: No package metadata was found for vllm", "registers itself"),
 ]
 

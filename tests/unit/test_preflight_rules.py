@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,8 +11,10 @@ from factories import make_platform
 from fit_parts import LLAMA_3_1_8B
 from preflight_parts import CHAT, FACTS, LIBRARY, make_context, make_served
 
+from builder.image.runtime import settings
 from builder.model.recipes import Question
 from builder.models.fit.weights import ModelFiles
+from builder.models.preflight.lora_rules import MODELS
 from builder.models.preflight.model_facts import read_model
 from builder.models.preflight.preflight import findings
 from builder.models.preflight.quantization_rules import methods
@@ -175,6 +178,95 @@ def test_tokenizers_and_templates(
         changes["sources"] = make_context().sources
         changes["sources"] = Sources(vllm=changes["sources"].vllm)
     assert found(make_context(make_served(**model), *arguments, **changes)) == expected
+
+
+COMPILATION = "--compilation-config"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((COMPILATION, '{"mode": 3, "pass_config": {"fuse_norm_quant": true}, "inductor_config": {"any": 1}}'), []),
+        ((COMPILATION, '{"mode": 8k}'), []),
+        ((COMPILATION, "3"), []),
+        ((f"{COMPILATION}.pass_config.fuse_norm_quant=true", f"{COMPILATION}.mode", "3"), []),
+        ((COMPILATION, '{"mode": 3,}'), ["error server-option"]),
+        ((COMPILATION, '{"mod": 3}'), ["error server-option"]),
+        ((COMPILATION, '{"pass_config": {"fuse_norm": 1}, "level": 3}'), ["error server-option"] * 2),
+        ((f"{COMPILATION}.pass_config.fuse_norm=true",), ["error server-option"]),
+        (("--limit-mm-per-prompt", '{"image": 2, "video": {"count": 1}}'), []),
+        (("--limit-mm-per-prompt", "image=2"), []),
+        (("--limit-mm-per-prompt.image", "2"), []),
+        (("--limit-mm-per-prompt", '{"image": "two"}'), ["error server-option"]),
+        (("--limit-mm-per-prompt", '{"image": -1'), ["error server-option"]),
+        # A release whose class does not refuse the key ignores it.
+        (("--pooler-config", '{"pooling": "MEAN"}'), ["warning server-option"]),
+    ],
+)
+def test_the_keys_of_json_values(arguments: tuple[str, ...], expected: list[str]) -> None:
+    assert found(make_context(make_served(), *arguments)) == expected
+
+
+def test_a_key_is_named_with_the_nearest_one_and_its_place() -> None:
+    assert text(make_context(make_served(), COMPILATION, '{"pass_config": {"fuse_norm": 1}}')) == (
+        "server: --compilation-config has no key `pass_config.fuse_norm` in vLLM 0.20.2; "
+        "did you mean `pass_config.fuse_norm_quant`?"
+    )
+
+
+ADAPTERS: dict[str, dict[str, Any]] = {"": {"r": 8}, "german": {"r": 64, "base_model_name_or_path": "acme/base"}}
+LORA = ("--enable-lora", "--lora-modules")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((*LORA, "a=/models/m"), []),
+        ((*LORA, "a=/models/m", '{"name": "b", "path": "/models/m", "base_model_name": "m"}'), []),
+        # It may be mounted, or come from the hub.
+        ((*LORA, "a=/adapters/a", "b=acme/adapter"), []),
+        (("--lora-modules", "a=/models/m"), ["error lora-modules"]),
+        ((*LORA, "/models/m"), ["error lora-modules"]),
+        ((*LORA, "a=b=c"), ["error lora-modules"]),
+        ((*LORA, '{"name": "a", "folder": "/models/m"}'), ["error lora-modules"]),
+        ((*LORA, '[{"name": "a", "path": "/models/m"}]'), ["error lora-modules"]),
+        ((*LORA, "a=/models/other"), ["error lora-modules"]),
+        ((*LORA, "a=/models/m/french"), ["error lora-modules"]),
+        ((*LORA, "a=/models/m/german"), ["error lora-modules"]),
+        ((*LORA, "a=/models/m/german", "--max-lora-rank", "64"), []),
+        # The last one counts.
+        ((*LORA, "a=/models/other", "--lora-modules", "a=/models/m"), []),
+    ],
+)
+def test_lora_modules(arguments: tuple[str, ...], expected: list[str]) -> None:
+    model = replace(make_served(), adapters=ADAPTERS, source="./base")
+    assert found(make_context(model, *arguments, models=("m",))) == expected
+
+
+def test_an_adapter_for_another_model_of_the_hub_is_warned_of() -> None:
+    arguments = (*LORA, "a=/models/m/german", "--max-lora-rank=64")
+    sources: dict[str, list[str]] = {"hf://acme/base@main": [], "hf://acme/Other@main": ["warning lora-modules"]}
+    for source, expected in sources.items():
+        model = replace(make_served(), adapters=ADAPTERS, source=source)
+        assert found(make_context(model, *arguments, models=("m",))) == expected
+
+
+def test_advice_about_lora_modules_says_where_adapters_are() -> None:
+    model = replace(make_served(), adapters=ADAPTERS)
+    assert text(make_context(model, *LORA, "a=/models/m/french", models=("m",))) == (
+        "server: --lora-modules names /models/m/french, where the model has no adapter_config.json; "
+        "the model's adapters are in german"
+    )
+    assert str(MODELS) == str(settings.MODELS)
+
+
+def test_adapters_are_read_with_their_folders(tmp_path: Path) -> None:
+    (tmp_path / "german").mkdir()
+    (tmp_path / "german" / "adapter_config.json").write_text('{"r": 4}')
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_3_1_8B))
+    sizes = {"config.json": 1, "german/adapter_config.json": 1}
+    model = read_model(ModelFiles(name="m", source="hf://a/b@main", sizes=sizes, find=tmp_path.joinpath))
+    assert (model.adapters, model.source) == ({"german": {"r": 4}}, "hf://a/b@main")
 
 
 def test_advice_names_the_nearest_option() -> None:

@@ -41,6 +41,12 @@ def newer() -> ServerFacts:
         ServerOption(name="--served-model-name", many=True),
         # Another class has a field of this name, too.
         ServerOption(name="--attention-backend"),
+        # Fields of the class, of its base, and of the class of a field.
+        ServerOption(
+            name="--eplb-config",
+            keys=("inherited", "passes", "passes.fuse_norm_quant", "free", "backend"),
+            only_keys=True,
+        ),
         ServerOption(name="--hf-token", optional=True),
         ServerOption(name="--max-num-seqs", number=True),
         ServerOption(name="--headless", flag=True),
@@ -89,6 +95,32 @@ def test_an_older_layout() -> None:
     assert older.model_types == ("chatglm",)
     assert ServerOption(name="--tokenizer-mode", choices=("auto", "slow")) in older.options
     assert ServerOption(name="--use-v2", flag=True) in older.options
+
+
+@pytest.mark.parametrize(
+    ("decorators", "only"),
+    [("@config\n@dataclass", False), ('@config\n@dataclass(config=ConfigDict(extra="forbid"))', True)],
+)
+def test_in_earlier_releases_each_class_refuses_other_keys_by_itself(decorators: str, only: bool) -> None:
+    tree = OLDER | {
+        "vllm/config.py": f"""
+def config(cls):
+    return cls
+
+{decorators}
+class ModelConfig:
+    a: int = 1
+
+class VllmConfig:
+    tokenizer_mode: ModelConfig | None = None
+""".encode(),
+        "vllm/engine/arg_utils.py": b"""
+def add_cli_args(parser):
+    kwargs = get_kwargs(VllmConfig)
+    parser.add_argument("--tokenizer-mode", **kwargs["tokenizer_mode"])
+""",
+    }
+    assert ServerOption(name="--tokenizer-mode", keys=("a",), only_keys=only) in read(tree).options
 
 
 def test_a_release_with_another_layout_says_nothing() -> None:

@@ -34,3 +34,18 @@ def test_every_recipe_expands_and_every_cell_can_be_specified(path: Path) -> Non
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_what_ships_may_be_passed_on(path: Path) -> None:
     assert all(model.licence for model in load(path).spec.models)
+
+
+@pytest.mark.parametrize(
+    ("name", "tags"),
+    [
+        ("vllm-0.9.3", {"0.9.3-r36.4.0-cu128-24.04"}),
+        ("vllm-cu129", {"r36.4-cu129-24.04", "0.10.2-r36.4.0-cu129-24.04"}),
+        ("vllm-0.33.0", {f"0.33.0-r39.2.0-cu130-24.04-sm{sms}" for sms in ("87", "110", "87-110")}),
+    ],
+)
+def test_recipes_have_cells_of_these_tags(name: str, tags: set[str]) -> None:
+    (path,) = (path for path in RECIPES if path.stem == name)
+    recipe = load(path)
+    cells = [cell for cell in expand(recipe) if not cell.impossible]
+    assert tags <= {rule.name for cell in cells for rule in specify(recipe, cell).publish.tags}

@@ -91,6 +91,14 @@ def test_a_connection_cut_inside_tls_is_tried_again() -> None:
     assert is_transient(exceptions.SSLError(ssl.SSLEOFError(8, "EOF occurred in violation of protocol")))
 
 
+@pytest.mark.parametrize(("code", "tries"), [(socket.EAI_NONAME, 0), (socket.EAI_NODATA, 0), (socket.EAI_AGAIN, 1)])
+def test_only_a_name_server_without_an_answer_is_asked_again(code: int, tries: int) -> None:
+    sleeper, error = Sleeper(), chained(exceptions.ConnectionError(), socket.gaierror(code, "x"))
+    with pytest.raises(exceptions.ConnectionError):
+        sleeper.policy(tries=2).run(failing(*[error] * 3))
+    assert len(sleeper.naps) == tries
+
+
 def test_tries_are_bounded() -> None:
     sleeper, error = Sleeper(), answer(503)
     with pytest.raises(requests.HTTPError):
@@ -153,6 +161,10 @@ def chained(outer: Exception, inner: BaseException) -> requests.RequestException
         (answer(404), "the server answers 404"),
         (chained(exceptions.ConnectionError(), ConnectionRefusedError(errno.ECONNREFUSED, "no")), "connection refused"),
         (chained(exceptions.ConnectionError(), socket.gaierror(-2, "unknown")), "the host name is unknown"),
+        (
+            chained(exceptions.ConnectionError(), socket.gaierror(socket.EAI_AGAIN, "again")),
+            "the name server gives no answer",
+        ),
         (exceptions.ProxyError(), "the proxy does not connect"),
         (exceptions.ReadTimeout(), "no answer within the time limit"),
         (exceptions.ConnectTimeout(), "no connection within the time limit"),

@@ -177,6 +177,40 @@ def test_a_list_that_goes_in_a_circle_ends() -> None:
         client(lambda _: (200, {}, b"[]"))[0].tags("a/b")
 
 
+@pytest.mark.parametrize("body", [b'{"tags": 7}', b'{"tags": {"a": 1}}', b'{"tags": ["1", null]}', b"[" * 100_000])
+def test_a_list_of_another_form(body: bytes) -> None:
+    with pytest.raises(RegistryError, match=r"list of tags(/list)? (has another form|is not JSON)"):
+        client(lambda _: (200, {}, body))[0].tags("a/b")
+
+
+@pytest.mark.parametrize("body", [b'{"manifests": 7}', b'{"manifests": ["x"]}'])
+def test_referrers_of_another_form(body: bytes) -> None:
+    with pytest.raises(RegistryError, match="list of manifests has another form"):
+        client(lambda _: (200, {}, body))[0].referrers("a/b", DIGEST)
+
+
+@pytest.mark.parametrize("address", ["http://[oops:x/", "http://[::1/x", "http://h:99999/x", "http://h:port/x"])
+def test_malformed_addresses_in_headers(address: str) -> None:
+    for header in ({"Location": address}, {"Link": f'<{address}>; rel="next"'}):
+        asker = client(lambda _, h=header: (202 if "Location" in h else 200, h, b"{}"))[0]
+        step = asker.tags if "Link" in header else asker.try_upload
+        with pytest.raises(RegistryError, match="sends a malformed address, 'http://") as caught:
+            step("a/b")
+        assert "correct the external address" in (caught.value.hint or "")
+    mounting = client(lambda _: (202, {"Location": address}, b""))[0]
+    assert not mounting.mount_blob("a/b", DIGEST, "a/c")
+    with pytest.raises(RegistryError, match="sends a malformed address"):
+        mounting.send_blob("a/b", BytesBlob(b"x"))
+    with pytest.raises(RegistryError, match="redirects to a malformed address") as caught:
+        client(lambda _: (307, {"Location": address}, b""))[0].get_manifest("a/b", "1")
+    assert "correct the external address" in (caught.value.hint or "")
+
+
+def test_a_manifest_nested_too_deeply() -> None:
+    with pytest.raises(RegistryError, match="is not a manifest"):
+        client(lambda _: (200, {}, b"[" * 100_000 + b"]" * 100_000))[0].get_manifest("a/b", "1")
+
+
 def test_an_address_from_the_registry_is_blamed_and_named() -> None:
     def script(request: requests.PreparedRequest) -> _Answer:
         if request.method == "POST":

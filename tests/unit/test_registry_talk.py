@@ -76,7 +76,20 @@ def test_credentials_do_not_go_out_in_the_clear() -> None:
     assert len(adapter.seen) == 1
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"token": "x", "expires_in": "never"}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"token": "x", "expires_in": "never"}',
+        b'{"token": "a\\nb"}',
+        b'{"token": "\\u20ac"}',
+        b'{"token": ["x"]}',
+        b"[" * 100_000,
+    ],
+    ids=range(8),
+)
 def test_a_token_server_that_babbles(body: bytes) -> None:
     def script(request: requests.PreparedRequest) -> tuple[int, dict[str, str], bytes]:
         return (200, {}, body) if "/token" in (request.url or "") else token_server(request)

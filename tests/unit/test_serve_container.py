@@ -19,6 +19,8 @@ from builder.device.service_records import Published
 from builder.errors import EngineError, SmokeError, UsageError
 from builder.host.console import Console
 from builder.host.engine.container import RunningContainer
+from builder.host.engine.gpu_access import BY_RUNTIME
+from builder.image.runtime.entrypoint import command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,13 +131,13 @@ def test_where_it_is_published() -> None:
     assert RunningContainer(container).published(8000) == 49153
 
 
-def test_the_gpu_needs_nvidias_runtime() -> None:
+def test_the_gpu_needs_a_way_to_it() -> None:
     gpu = service_of(make_job(platform=make_jetson()), "image")
     containers.check_engine(SERVICE, make_engine())
     with pytest.raises(EngineError, match="no `nvidia` runtime") as caught:
         containers.check_engine(gpu, make_engine())
     assert "nvidia-ctk runtime configure" in str(caught.value.hint)
-    containers.check_engine(gpu, make_engine(runtimes=("nvidia", "runc")))
+    containers.check_engine(gpu, make_engine(gpu=BY_RUNTIME))
 
 
 def facts(**config: Any) -> dict[str, Any]:
@@ -180,6 +182,31 @@ class Interrupted:
     def wait(self) -> int:
         self.calls.append("wait")
         return self.code
+
+
+class Ended:
+    """A container whose log ends with it."""
+
+    def __init__(self, *lines: str) -> None:
+        self.lines = lines
+
+    def log_lines(self) -> Iterator[str]:
+        yield from self.lines
+
+    def wait(self) -> int:
+        return 0
+
+
+def test_the_images_own_warning_of_a_missing_key_is_not_repeated(
+    session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(["--model", "x"], {"PATH": "/bin"})
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "without an API key" in warning
+    container, remote = Ended("jbuild: starting", warning, "loading"), SimpleNamespace(is_local=False)
+    loud = replace(session, console=Console())
+    follow(cast("Any", container), SERVICE, cast("Any", None), cast("Any", remote), loud)
+    assert capsys.readouterr().err.splitlines() == ["jbuild: starting", "loading"]
 
 
 @pytest.mark.parametrize(("code", "warned"), [(0, False), (137, True), (1, False)])

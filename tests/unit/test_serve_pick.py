@@ -18,7 +18,7 @@ from builder.host.console import Console
 from builder.host.paths import Workspace
 from builder.host.session import Session
 from builder.jetson.boards import board
-from builder.jetson.device import Device, TargetHost
+from builder.jetson.device import Device, TargetHost, cannot_run
 from builder.publish.tag_status import TagState
 
 if TYPE_CHECKING:
@@ -163,6 +163,11 @@ def test_a_board_whose_release_nobody_knows(shelf: Shelf) -> None:
     (row,) = pick((make("a"),), nobody, ("r.example",), SESSION)
     (driver,) = row.out
     assert "runs images for L4T 36.2 up to 36.4, not for 36.4.0" in driver
+
+
+def test_a_machine_of_another_architecture_is_named_once() -> None:
+    host = TargetHost(name="this machine (amd64)", architecture="amd64", is_jetson=False)
+    assert cannot_run(make_job(), host) == ["it is for arm64, not for this machine (amd64)"]
 
 
 THOR = TargetHost(name="agx-thor-128", architecture="arm64", is_jetson=True, l4t="39.2.0", board=board("agx-thor-128"))

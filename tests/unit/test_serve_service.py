@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from doctor_parts import make_engine
 from factories import make_jetson, make_job, make_spec
 
 from builder.device.compose_file import compose_file, document
@@ -43,6 +44,16 @@ def server_in(service: Service) -> dict[str, Any]:
     whole = yaml.safe_load(compose_file(service, of="demo/one", file="compose.yaml", ask="curl x"))
     assert list(whole["services"]) == ["vllm"]
     return dict(whole["services"]["vllm"])
+
+
+def test_the_commands_of_a_compose_file_reach_the_engine_of_jbuild() -> None:
+    engine = make_engine(docker_host="unix:///e.sock", source="scripts/engine")
+    assert (engine.docker, make_engine().docker) == ("DOCKER_HOST=unix:///e.sock docker", "docker")
+    # The user's own shell sets it.
+    assert make_engine(docker_host="tcp://e:2375", source="environment").docker == "docker"
+    text = compose_file(make_service(), of="demo/one", file="c.yaml", ask="curl x", docker=engine.docker)
+    assert "#   DOCKER_HOST=unix:///e.sock docker compose --file c.yaml up --detach --wait\n" in text
+    assert "#   DOCKER_HOST=unix:///e.sock docker compose --file c.yaml down\n" in text
 
 
 def test_a_cell_on_its_board() -> None:

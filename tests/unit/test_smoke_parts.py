@@ -15,6 +15,7 @@ from builder.errors import EngineError, RecipeError, SmokeError
 from builder.host import records
 from builder.host.engine.container import ContainerState, used_memory
 from builder.host.engine.docker import Engine
+from builder.host.engine.gpu_access import BY_RUNTIME
 from builder.image.oci.layout import damaged_blobs, image_blobs
 from builder.model.images import Descriptor, Image
 from builder.model.recipes import Model, Question, ServerSpec, SmokeSpec, Spec
@@ -35,6 +36,7 @@ ENGINE = Engine(
     architecture="amd64",
     emulated=("arm64",),
     runtimes=("nvidia", "runc"),
+    gpu=BY_RUNTIME,
 )
 JETSON = dataclasses.replace(ENGINE, architecture="arm64", emulated=())
 REMOTE = dataclasses.replace(ENGINE, endpoint="tcp://box.example:2375", docker_host="tcp://box.example:2375")
@@ -96,20 +98,20 @@ def test_a_failure_carries_its_verdict() -> None:
     ],
 )
 def test_the_level_follows_from_what_is_there(cuda: bool, native: bool, nvidia: bool, expected: str) -> None:
-    assert level(LevelFacts(cuda=cuda, native=native, nvidia=nvidia)) == expected
+    assert level(LevelFacts(cuda=cuda, native=native, gpu=nvidia)) == expected
 
 
 @pytest.mark.parametrize(
     ("platform", "cuda", "engine", "expected"),
     [
-        ("linux/arm64", "", ENGINE, LevelFacts(cuda=False, native=False, nvidia=True)),
-        ("linux/arm64/v8", "12.6", JETSON, LevelFacts(cuda=True, native=True, nvidia=True)),
-        ("linux/amd64", "", REMOTE, LevelFacts(cuda=False, native=True, nvidia=True)),
+        ("linux/arm64", "", ENGINE, LevelFacts(cuda=False, native=False, gpu=True)),
+        ("linux/arm64/v8", "12.6", JETSON, LevelFacts(cuda=True, native=True, gpu=True)),
+        ("linux/amd64", "", REMOTE, LevelFacts(cuda=False, native=True, gpu=True)),
         (
             "linux/arm64",
             "12.6",
-            dataclasses.replace(JETSON, runtimes=("runc",)),
-            LevelFacts(cuda=True, native=True, nvidia=False),
+            dataclasses.replace(JETSON, gpu=None),
+            LevelFacts(cuda=True, native=True, gpu=False),
         ),
     ],
 )
@@ -125,7 +127,7 @@ def test_the_facts_are_the_engines_and_the_images(
 )
 def test_the_gpu_is_given_to_cuda_images_where_it_is(engine: Engine, cuda: str, wanted: bool) -> None:
     started = launching.launch(image(io_jbuild_cuda=cuda), "r", Spec(), engine, None)
-    assert started.nvidia is wanted
+    assert (started.gpu is not None) is wanted
 
 
 def test_an_engine_without_emulation_is_told_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,3 +292,12 @@ def test_blobs_that_are_not_whole(built: Image, tmp_path: Path) -> None:
     first.write_bytes(b"short")
     second.unlink()
     assert set(damaged_blobs(tmp_path, built)) == {first, second}
+
+
+def test_an_engine_without_a_bridge_gives_the_network_of_its_machine() -> None:
+    launch = launching.launch(image(io_jbuild_cuda="12.6"), "demo", OPEN, JETSON, None, host_network=True)
+    arguments = launch.arguments()
+    assert arguments["network_mode"] == "host"
+    assert "ports" not in arguments
+    assert dict(launch.environment) == {"JBUILD_HOST": "127.0.0.1", "JBUILD_PORT": str(launch.port)}
+    assert arguments["runtime"] == "nvidia"

@@ -33,6 +33,7 @@ class Engine:
 
     architecture = "amd64"
     runtimes = ()
+    gpu = None
 
     def __init__(self) -> None:
         self.names_it = True
@@ -65,7 +66,7 @@ class Engine:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Engine:
     found = Engine()
-    monkeypatch.setattr(stage, "find_engine", lambda _: found)
+    monkeypatch.setattr(stage, "find_engine", lambda *_: found)
     monkeypatch.setattr(stage, "loaded", found.loaded)
     monkeypatch.setattr(stage, "smoke", found.smoke)
     return found

@@ -11,11 +11,12 @@ from typing import Any
 
 import click
 
+from builder.audit.kernel_rules import brief
 from builder.audit.loose_wheels import audit_wheels
 from builder.audit.rule_tables import Rule, rules
-from builder.audit.stage import audit_cell
-from builder.cli.cell_selection import select_cells, session_verb
-from builder.cli.results import VerbFailure, failure_of, first_of, show, show_failures, without_controls
+from builder.audit.stage import audit_cell, note_recovery
+from builder.cli.cell_selection import naming, select_cells, session_verb
+from builder.cli.results import VerbFailure, failure_of, first_of, show, show_failures, table, without_controls
 from builder.cli.verb_options import cell_option, complete_recipes, refuse_options
 from builder.errors import AuditError, CellsFailedError, JbuildError, UsageError
 from builder.host import records
@@ -25,6 +26,7 @@ from builder.host.toml.documents import suggest
 from builder.jetson.platform import check_value
 from builder.lock.stage import lock_with_history
 from builder.model.audits import Audit, Finding, FindingCounts, GpuVerdict
+from builder.model.kernel_verdicts import KernelVerdict
 from builder.model.locks import Job
 
 _LOOSE = ("base", "sms", "l4t", "python", "apt")
@@ -41,6 +43,7 @@ class AuditedCell:
     findings: tuple[Finding, ...]
     counts: FindingCounts
     gpu: dict[str, dict[str, GpuVerdict]]
+    kernels: dict[str, tuple[KernelVerdict, ...]]
     warnings: tuple[str, ...]
     assumed: str | None
     elapsed_s: float
@@ -123,11 +126,14 @@ def _audits(jobs: Sequence[Job], session: Session) -> tuple[list[Audit], list[tu
     audits, failures = list[Audit](), list[tuple[str, JbuildError]]()
     for job in jobs:
         try:
-            audits.append(audit_cell(job, lock_with_history(job, session), session))
+            lock = lock_with_history(job, session)
+            audit = audit_cell(job, lock, session)
+            note_recovery(job, lock, audit, session)
+            audits.append(audit)
         except JbuildError as error:
             if len(jobs) == 1:
                 raise
-            failures.append((job.cell.id, error))
+            failures.append((job.cell.id, naming(error, job.recipe.name)))
     return audits, failures
 
 
@@ -184,7 +190,7 @@ def text(audit: Audit) -> str:
     for finding in audit.findings:
         lines += ["", *_block(finding)]
     lines += [f"warning: {warning}" for warning in audit.warnings]
-    return "\n".join(map(without_controls, [*lines, *_gpu(audit)]))
+    return "\n".join(map(without_controls, [*lines, *_gpu(audit), *_kernels(audit)]))
 
 
 def explained(rule: Rule) -> str:
@@ -204,6 +210,7 @@ def audited(audit: Audit, *, files: bool, recipe: str | None = None) -> AuditedC
         findings=audit.findings,
         counts=audit.counts,
         gpu=audit.gpu,
+        kernels=audit.kernels,
         warnings=audit.warnings,
         assumed=audit.assumed,
         elapsed_s=audit.elapsed_s,
@@ -227,3 +234,11 @@ def _gpu(audit: Audit) -> Iterator[str]:
         if kinds:
             yield ""
             yield f"GPU code for SM {sm}: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+
+
+def _kernels(audit: Audit) -> Iterator[str]:
+    for sm, verdicts in audit.kernels.items():
+        yield ""
+        yield f"kernels for SM {sm}:"
+        rows = [(row.family, brief(row), row.reason) for row in verdicts]
+        yield from (f"  {line}" for line in table(("family", "verdict", "asked for by"), rows).splitlines())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import click
 
+from builder.audit.kernel_audit import stored_verdicts
+from builder.audit.kernel_rules import RULE, brief, refusal
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import show, table
 from builder.cli.verb_options import complete_boards, level_option, lookup_registry_option
@@ -16,9 +18,11 @@ from builder.errors import ModelError, RegistryError
 from builder.host import records
 from builder.host.session import Session
 from builder.host.units import gib
+from builder.jetson.boards import board as board_of
 from builder.jetson.device import TargetHost
 from builder.lock.recipe_models import locked_models
 from builder.lock.stage import current_lock
+from builder.model.kernel_verdicts import KernelVerdict
 from builder.model.locks import Job
 from builder.models.fit.cell_fit import fit_cell
 from builder.models.fit.memory_estimate import BoardFit, CellFit, Machine
@@ -86,10 +90,14 @@ def _candidate_lines(row: ImageCandidate) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellEstimate:
-    """The estimates for one cell; `fits_somewhere`: its model fits at least one of the boards."""
+    """The estimates for one cell; `fits_somewhere`: its model fits at least one of the boards.
+
+    `kernels` are the verdicts of the audit by SM; None if no audit has read the kernels of its wheels.
+    """
 
     fit: CellFit = field(metadata=records.FLAT)
     fits_somewhere: bool
+    kernels: dict[str, tuple[KernelVerdict, ...]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,34 +127,66 @@ def estimate_memory(selection: CellSelection, boards: tuple[str, ...]) -> int:
     not start.
     """
     session = selection.session
-    fits = [_fit(job, boards, session) for job in selection.jobs()]
-    estimates = tuple(CellEstimate(fit=fit, fits_somewhere=fit.fits_somewhere) for fit in fits)
-    show(FitResult(recipe=selection.recipe.name, cells=estimates), _fits_text(fits), session.console)
-    return 0 if all(fit.fits_somewhere for fit in fits) else ModelError.exit_code
+    estimates = tuple(_estimate(job, boards, session) for job in selection.jobs())
+    show(FitResult(recipe=selection.recipe.name, cells=estimates), _fits_text(estimates), session.console)
+    return 0 if all(estimate.fits_somewhere for estimate in estimates) else ModelError.exit_code
 
 
-def _fit(job: Job, boards: Sequence[str], session: Session) -> CellFit:
-    fit = fit_cell(job, locked_models(job, session), session, boards)
-    return with_refusals(fit, job, current_lock(job, session), session)
+def _estimate(job: Job, boards: Sequence[str], session: Session) -> CellEstimate:
+    lock = current_lock(job, session)
+    fit = with_refusals(fit_cell(job, locked_models(job, session), session, boards), job, lock, session)
+    kernels = stored_verdicts(job, lock, session) if lock else None
+    is_waived = any(waiver.rule == RULE for waiver in job.spec.waivers)
+    if kernels and not is_waived:
+        fit = replace(fit, boards=tuple(_with_kernels(row, kernels) for row in fit.boards))
+    return CellEstimate(fit=fit, fits_somewhere=fit.fits_somewhere, kernels=kernels)
 
 
-def _fits_text(fits: Sequence[CellFit]) -> str:
+def _with_kernels(row: BoardFit, kernels: Mapping[str, Sequence[KernelVerdict]]) -> BoardFit:
+    """Refuse a board whose GPU lacks kernels that the server needs."""
+    verdicts = kernels.get(board_of(row.machine.board).sm, ()) if row.machine else ()
+    lacking = tuple(text for verdict in verdicts if (text := refusal(verdict)))
+    if not lacking:
+        return row
+    return replace(row, refusals=(*row.refusals, *lacking), verdict=row.verdict if row.verdict == "no" else "refused")
+
+
+def _fits_text(estimates: Sequence[CellEstimate]) -> str:
     """Return the estimates of cells as text; equal ones are shown once, with the names of all their cells."""
-    alike: dict[tuple[object, ...], list[CellFit]] = {}
-    for fit in fits:
-        alike.setdefault((fit.model, fit.shape, fit.boards), []).append(fit)
+    alike: dict[tuple[object, ...], list[CellEstimate]] = {}
+    for estimate in estimates:
+        fit = estimate.fit
+        alike.setdefault((fit.model, fit.shape, fit.boards, repr(estimate.kernels)), []).append(estimate)
     return "\n\n".join("\n".join(_cells(same)) for same in alike.values())
 
 
-def _cells(same: Sequence[CellFit]) -> Iterator[str]:
-    first = same[0]
-    yield f"{', '.join(fit.cell for fit in same)}: {first.model} ({first.shape.model_type})"
+def _cells(same: Sequence[CellEstimate]) -> Iterator[str]:
+    first = same[0].fit
+    yield f"{', '.join(estimate.fit.cell for estimate in same)}: {first.model} ({first.shape.model_type})"
     # Boards on which the server needs the same memory are shown together.
     for _, group in groupby(first.boards, key=lambda board: board.lines):
         boards = list(group)
         yield _need(first, boards[0])
         yield from _boards_table(boards)
+    yield from _kernel_lines(first.boards, same[0].kernels)
     yield from _sources(first.boards)
+
+
+def _kernel_lines(fits: Sequence[BoardFit], kernels: Mapping[str, Sequence[KernelVerdict]] | None) -> Iterator[str]:
+    """Yield what the kernels of the model are on each GPU; families with code of its own are named together."""
+    by_sm: dict[str, list[str]] = {}
+    for fit in fits:
+        if fit.machine:
+            by_sm.setdefault(board_of(fit.machine.board).sm, []).append(fit.machine.board)
+    for sm, boards in by_sm.items():
+        verdicts = (kernels or {}).get(sm, ())
+        others = [f"{row.family} {brief(row)}" for row in verdicts if row.verdict != "native"]
+        native = ", ".join(row.family for row in verdicts if row.verdict == "native")
+        texts = [*others, *([f"native {native}"] if native else [])]
+        if texts:
+            yield f"  kernels on {', '.join(boards)}: {'; '.join(texts)}"
+    if by_sm and kernels is None:
+        yield "  kernels: not read yet; `jbuild audit` reads them"
 
 
 def _need(cell: CellFit, fit: BoardFit) -> str:

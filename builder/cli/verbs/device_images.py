@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import click
@@ -15,17 +15,30 @@ from builder.device import service_container as containers
 from builder.device.compose_file import compose_file
 from builder.device.image_choice import SelectedImage, choose, image_of
 from builder.device.local_server import FollowedServer, StartedServer, described, follow, service_here
-from builder.device.service import Memory, chosen_board, curl_hint, memory_of, new_key, readable_key, service_of
+from builder.device.service import (
+    Memory,
+    chosen_board,
+    curl_hint,
+    memory_of,
+    new_key,
+    readable_key,
+    service_of,
+    with_engine,
+)
 from builder.device.service_records import Published, Service, is_open, parse_published
+from builder.errors import EngineError
 from builder.host import records
 from builder.host.engine.docker import find_engine
+from builder.host.engine.gpu_access import BY_RUNTIME, GpuAccess
 from builder.host.files import secret_beside, write_secret, write_text
+from builder.host.session import Session
 from builder.image.runtime import served_name
 from builder.jetson.boards import Board
 
 _FILE = "compose.yaml"
 _KEY = "vllm-api-key"
 _SAVE = f"Save this as {_FILE}, or let jbuild write the file and its API key: --output {_FILE}."
+_ELSEWHERE = "DOCKER_HOST names the engine that jbuild uses on this machine; leave it out on another one."
 _MAKE_KEY = f"Create its API key: mkdir -m 700 secrets && openssl rand -hex 24 >secrets/{_KEY}"
 
 
@@ -93,9 +106,11 @@ def write_compose(
         key_file=key.relative_to(target.parent),
         environment=memory.environment if memory else (),
     )
+    service = replace(service, gpu=_gpu_access(session))
     ask = curl_hint(service, served_name(job.spec))
-    notes = [*_remarks(row, memory), *([] if output else [_SAVE, _MAKE_KEY])]
-    text = compose_file(service, of=job.name, file=target.name, ask=ask, remarks=notes)
+    docker = _docker(session)
+    notes = [*_remarks(row, memory), *([] if output else [_SAVE, _MAKE_KEY]), *([_ELSEWHERE] if " " in docker else [])]
+    text = compose_file(service, of=job.name, file=target.name, ask=ask, remarks=notes, docker=docker)
     if output:
         is_new = write_secret(key, new_key())
         write_text(output, text)
@@ -111,6 +126,22 @@ def write_compose(
         service=service,
     )
     show(result, str(output) if output else text.rstrip("\n"), session.console)
+
+
+def _gpu_access(session: Session) -> GpuAccess:
+    """Return this machine's way to the GPU, which may be the board; NVIDIA's runtime if its engine has none."""
+    try:
+        return find_engine(session.workspace, session.config.gpu).gpu or BY_RUNTIME
+    except EngineError:
+        return GpuAccess(method=session.config.gpu) if session.config.gpu else BY_RUNTIME
+
+
+def _docker(session: Session) -> str:
+    """Return the command that reaches the engine of jbuild; without an engine, that of the user's."""
+    try:
+        return find_engine(session.workspace).docker
+    except EngineError:
+        return "docker"
 
 
 def _remarks(board: Board | None, memory: Memory | None) -> list[str]:
@@ -161,11 +192,12 @@ def run_image(
     session = selection.session
     key = readable_key(key_file) if key_file else None
     job, chosen = choose(selection.jobs(), session, board=board, given=image, registries=registries)
-    engine = find_engine(session.workspace)
+    engine = find_engine(session.workspace, session.config.gpu)
     service = service_here(
         job, chosen, session, engine, board=board, published=published, key_file=key, arguments=extra
     )
     containers.check_engine(service, engine)
+    service = with_engine(service, engine)
     if is_open(service):
         address = service.published.address
         session.console.warn(f"anybody who can reach {address} can use the model: add --key-file FILE")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import click
@@ -13,7 +13,7 @@ from builder.cli.verb_options import complete_recipes
 from builder.host import records
 from builder.host.session import Session
 from builder.host.units import megabytes
-from builder.project.diff.difference import Changes, Difference, Layer, LayerChanges, PartChange, compare
+from builder.project.diff.difference import Changes, Difference, Layer, LayerChanges, PartChange, SlimChange, compare
 from builder.project.diff.subject import subject
 
 
@@ -58,6 +58,8 @@ def text(difference: Difference) -> str:
     for title, changes in (("packages", difference.packages), ("models", difference.models)):
         if changes:
             lines += _changes(title, changes)
+    if difference.slim:
+        lines += _slim(difference.slim)
     if difference.layers:
         lines += _layers(difference.layers)
     if difference.pull is not None and difference.whole is not None:
@@ -79,6 +81,16 @@ def _change(change: PartChange) -> str:
     if change.rebuilt:
         return f"~ {change.name} {change.after}: the same version, other files{size}"
     return f"~ {change.name} {change.before} → {change.after}{size}"
+
+
+def _slim(changes: Sequence[SlimChange]) -> Iterator[str]:
+    yield f"GPU code: {len(changes)} packages with code for other GPUs"
+    for change in changes:
+        before, after = (
+            f"all code, {megabytes(change.size)}" if size is None else f"slimmed, {megabytes(size)}"
+            for size in (change.before, change.after)
+        )
+        yield f"  ~ {change.name}: {before} → {after}"
 
 
 def _layers(layers: LayerChanges) -> Iterator[str]:

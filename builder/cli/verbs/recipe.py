@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from builder.cli.cell_selection import CellSelection, recipe_verb
+from builder.cli.cell_selection import CellSelection, naming, recipe_verb
 from builder.cli.results import show, show_failures, write
 from builder.cli.run_view import DryRun, RunResult, dry_run_of, dry_run_text, run_result, summary
 from builder.cli.verb_options import (
@@ -22,6 +22,7 @@ from builder.cli.verb_options import (
 from builder.errors import CellsFailedError, EngineError
 from builder.host import leftovers
 from builder.host.engine.docker import find_engine
+from builder.host.engine.gpu_access import GpuAccess
 from builder.host.paths import check_cache
 from builder.pipeline.order import STAGES, RunOptions
 
@@ -112,18 +113,18 @@ def run(
     result = run_result(recipe, results, [cell for cell in selection.cells if cell.impossible], seconds)
     if file:
         write(file, result)
-    failures = [(result.run.job.cell.id, result.error) for result in results if result.error]
+    failures = [(result.run.job.cell.id, naming(result.error, recipe)) for result in results if result.error]
     if failures and len(results) == 1:
         raise failures[0][1]
     show_failures(failures, session.console)
-    show(result, summary(results, seconds, _docker_host(session)), session.console)
+    show(result, summary(results, seconds, *_engine(session)), session.console)
     return CellsFailedError.exit_code if failures else 0
 
 
-def _docker_host(session: Session) -> str | None:
-    """Return the DOCKER_HOST with which the commands of the summary reach the engine, if it must be set."""
+def _engine(session: Session) -> tuple[str | None, GpuAccess | None]:
+    """Return the DOCKER_HOST with which the summary's commands reach the engine, if it must be set, and its GPU."""
     try:
-        engine = find_engine(session.workspace)
+        engine = find_engine(session.workspace, session.config.gpu)
     except EngineError:
-        return None
-    return engine.docker_host if engine.source == "scripts/engine" else None
+        return None, None
+    return engine.docker_host if engine.source == "scripts/engine" else None, engine.gpu

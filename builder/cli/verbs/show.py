@@ -7,17 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builder.audit.slim_choice import in_words
 from builder.cli import results
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import VerbFailure, failed_text, failure_of
 from builder.errors import JbuildError
+from builder.host.paths import CellFolder
 from builder.host.session import Session
 from builder.host.toml.documents import printable
+from builder.image.render.image_labels import slim_sizes, slim_text
 from builder.lock import lockfile
 from builder.lock.unresolved import reasons
 from builder.model import locks
+from builder.model.images import SlimSize
 from builder.model.platforms import Platform
 from builder.model.recipes import Cell, Question, Recipe, Spec, TagRule
+from builder.pipeline.cell import CellRecords
 from builder.pipeline.failure import Failure
 from builder.pipeline.history import open_failures, runs
 from builder.pipeline.order import STAGES, RunOptions
@@ -80,7 +85,8 @@ class UnreadCell(ImpossibleCell):
 class ShownCell(ImpossibleCell):
     """A cell. `stages` are `run`, `unchanged` or `failed`; `failed` is the stage that failed with the same inputs.
 
-    `failures` are the stages that failed and have not succeeded since, the latest last.
+    `failures` are the stages that failed and have not succeeded since, the latest last. `slim` tells which GPU code the
+    image has if that is not all of it; `slimmed` are the changed wheels of the last plan, with sizes in bytes.
     """
 
     platform: Platform
@@ -89,6 +95,8 @@ class ShownCell(ImpossibleCell):
     stages: dict[str, str]
     failed: str | None
     failures: tuple[Failure, ...]
+    slim: str | None = None
+    slimmed: tuple[SlimSize, ...] = ()
 
 
 AnyCell = ShownCell | UnreadCell | ImpossibleCell
@@ -143,7 +151,14 @@ def _cell(recipe: Recipe, cell: Cell, session: Session) -> AnyCell:
         },
         failed=next((f"{state.stage}: {state.why}" for state in states if state.why), None),
         failures=failures,
+        slim=in_words(job),
+        slimmed=_slimmed(session.workspace.cell(recipe.name, cell.id)),
     )
+
+
+def _slimmed(folder: CellFolder) -> tuple[SlimSize, ...]:
+    plan = CellRecords(folder).plan()
+    return slim_sizes(dict(plan.settings.labels)) if plan else ()
 
 
 def _lock(lock: locks.Lock, path: Path) -> ShownLock:
@@ -175,6 +190,8 @@ def _cell_lines(cell: AnyCell) -> Iterator[str]:
         yield f"  impossible  {cell.impossible}"
         return
     yield from _settings(cell)
+    if isinstance(cell, ShownCell):
+        yield from _slim_lines(cell)
     if isinstance(cell, UnreadCell):
         yield "  lock        not read, see the error"
     else:
@@ -189,6 +206,13 @@ def _cell_lines(cell: AnyCell) -> Iterator[str]:
     yield from _failure_lines(cell.failures)
     if cell.failed and cell.failed.partition(":")[0] not in {failure.stage for failure in cell.failures}:
         yield f"  failed      {cell.failed}"
+
+
+def _slim_lines(cell: ShownCell) -> Iterator[str]:
+    if cell.slim:
+        yield f"  slim        {cell.slim}"
+    if cell.slim and cell.slimmed:
+        yield f"  slimmed     {slim_text(cell.slimmed)}"
 
 
 def _failure_lines(failures: Sequence[Failure]) -> Iterator[str]:

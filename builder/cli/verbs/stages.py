@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from builder.cli.cell_selection import CellSelection, recipe_verb
+from builder.cli.cell_selection import CellSelection, naming, recipe_verb
 from builder.cli.results import VerbFailure, failure_of, show, show_failures
 from builder.cli.run_view import RunResult
 from builder.cli.verb_options import (
@@ -123,7 +123,7 @@ def check_locks(selection: CellSelection) -> int:
         for job in jobs:
             checks.append(check_lock(job, session))
             task.advance(1)
-    errors = [(check.cell, check.error) for check in checks if check.error]
+    errors = [(check.cell, naming(check.error, recipe)) for check in checks if check.error]
     show_failures(errors, session.console)
     text = "\n".join(line for check in checks for line in _lines(check))
     show(LockCheck(recipe=recipe, cells=tuple(map(_checked, checks))), text, session.console)

@@ -19,6 +19,7 @@ from docker.errors import APIError, DockerException, NotFound
 from requests import RequestException
 
 from builder.host import owner
+from builder.host.engine.gpu_access import uses_gpu
 from builder.host.engine.temporary import LABEL, owner_label
 from builder.host.files import disk_errors
 
@@ -153,13 +154,15 @@ class RunningContainer:
     def published(self, port: int) -> int | None:
         """Return the port of the engine's machine for a port of the container."""
         self._container.reload()
+        if self._container.attrs["HostConfig"].get("NetworkMode") == "host":
+            return port
         ports = self._container.attrs["NetworkSettings"].get("Ports") or {}
         bindings = ports.get(f"{port}/tcp")
         return int(bindings[0]["HostPort"]) if bindings else None
 
-    def runtime(self) -> str:
-        """Return the container runtime that the engine used."""
-        return str(self._container.attrs["HostConfig"].get("Runtime") or "")
+    def has_gpu(self) -> bool:
+        """Return whether the engine gave it the GPU."""
+        return uses_gpu(self._container.attrs["HostConfig"])
 
     def health_command(self, reference: str) -> list[str]:
         """Return the health check of the container's image as a command line; empty if it has none."""

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from builder.errors import EngineError, ProgramFailedError, ProgramMissingError
 from builder.host import process
+from builder.host.engine.gpu_access import gpu_access
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.tls import TLSConfig
 
+    from builder.host.engine.gpu_access import GpuAccess, GpuMethod
     from builder.host.paths import Workspace
     from builder.model.recipes import Architecture
 
@@ -58,7 +60,8 @@ class Engine:
     """A container engine that answers.
 
     `docker` reaches it at `endpoint`, with DOCKER_HOST set to `docker_host` unless that is None. `emulated` are the
-    architectures that its machine is seen to emulate, `runtimes` its container runtimes, such as `nvidia`.
+    architectures that its machine is seen to emulate, `runtimes` its container runtimes, such as `nvidia`;
+    `gpu` is how its containers get the GPU, None without a way.
     """
 
     docker_host: str | None
@@ -70,6 +73,7 @@ class Engine:
     architecture: str
     emulated: tuple[str, ...] = ()
     runtimes: tuple[str, ...] = ()
+    gpu: GpuAccess | None = None
 
     @property
     def is_local(self) -> bool:
@@ -80,6 +84,12 @@ class Engine:
     def host(self) -> str | None:
         """The name of the engine's machine, None for this one."""
         return None if self.is_local else urlsplit(self.endpoint).hostname
+
+    @property
+    def docker(self) -> str:
+        """The command with which a user's shell reaches it: `docker`, with DOCKER_HOST if the shell must set it."""
+        host = self.docker_host if self.source == "scripts/engine" else None
+        return f"DOCKER_HOST={host} docker" if host else "docker"
 
     def environment(self) -> dict[str, str]:
         """Return the environment in which `docker` and `docker buildx` use this engine."""
@@ -147,6 +157,21 @@ def data_folder(engine: Engine) -> Path | None:
     return path if engine.is_local and path.is_dir() else None
 
 
+def has_bridge(engine: Engine) -> bool:
+    """Return whether containers can have a network of their own, so that ports are published.
+
+    An engine that was started with `"bridge": "none"` has the host's network only.
+
+    Raises:
+        EngineError: it does not answer any more.
+    """
+    if engine.endpoint.startswith("unix://"):
+        networks = query_socket(engine.endpoint, "/networks")
+    else:
+        networks = _remote_client(engine.endpoint, engine.context, _ANSWER_S).api.networks()
+    return any(network.get("Driver") == "bridge" for network in networks)
+
+
 def _info(engine: Engine) -> dict[str, Any]:
     return _query(engine.endpoint, engine.context, "/info")[0]
 
@@ -156,29 +181,31 @@ def emulator_settings(architecture: str) -> tuple[tuple[str, str], ...]:
     return (_EMULATORS[architecture],) if architecture in _EMULATORS else ()
 
 
-def find_engine(workspace: Workspace) -> Engine:
-    """Return the engine to work with.
+def find_engine(workspace: Workspace, gpu: GpuMethod | None = None) -> Engine:
+    """Return the engine to work with; `gpu` overrides how its containers get the GPU.
 
     Raises:
         EngineError: none answers, or permission is denied.
     """
     if host := os.environ.get("DOCKER_HOST"):
-        return _engine_at(host, context="default", source="environment", docker_host=host)
+        return _engine_at(host, context="default", source="environment", docker_host=host, gpu=gpu)
     context = _current_context()
     try:
-        return _engine_at(_context_host(context), context=context, source="default", docker_host=None)
+        return _engine_at(_context_host(context), context=context, source="default", docker_host=None, gpu=gpu)
     except EngineError as refused:
         recorded = _recorded_host(workspace.engine_record)
         if recorded is None:
             raise
         try:
-            return _engine_at(recorded, context="default", source="scripts/engine", docker_host=recorded)
+            return _engine_at(recorded, context="default", source="scripts/engine", docker_host=recorded, gpu=gpu)
         except EngineError as error:
             both = f"{refused.message}; {error.message}"
             raise EngineError(both, where=f"{refused.where}, {recorded}", hint=refused.hint) from error
 
 
-def _engine_at(endpoint: str, *, context: str, source: Source, docker_host: str | None) -> Engine:
+def _engine_at(
+    endpoint: str, *, context: str, source: Source, docker_host: str | None, gpu: GpuMethod | None
+) -> Engine:
     version, facts = _query(endpoint, context, "/version", "/info")
     status = dict(pair for pair in facts.get("DriverStatus") or () if len(pair) == 2)  # noqa: PLR2004  # name, value
     architecture = _OCI_NAMES.get(version.get("Arch", ""), version.get("Arch", ""))
@@ -192,6 +219,7 @@ def _engine_at(endpoint: str, *, context: str, source: Source, docker_host: str 
         architecture=architecture,
         emulated=_emulated_here(architecture) if endpoint.startswith("unix://") else (),
         runtimes=tuple(sorted(facts.get("Runtimes") or ())),
+        gpu=gpu_access(facts, is_local=endpoint.startswith("unix://"), setting=gpu),
     )
 
 

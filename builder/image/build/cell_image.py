@@ -7,7 +7,6 @@ come from its registry: BuildKit may have repacked its own copy.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from builder.errors import RegistryError
 from builder.host import records
 from builder.host.concurrency import map_with_progress
 from builder.host.files import disk_errors, mark_used, temp_file, write_text
+from builder.host.json_documents import decode_json
 from builder.image.build.buildx import SYSTEM_DOCKERFILE, BuildRequest, build, options
 from builder.image.build.system_pins import pinned_base, script_of
 from builder.image.oci.assemble import assemble, own_layers
@@ -153,10 +153,10 @@ def _described(pinned: str, architecture: str, session: Session) -> Image:
     reference = Reference.parse(pinned)
     client = connect_in(session, reference)
     try:
-        document = json.loads(image_manifest(client, reference, architecture))
+        document = decode_json(image_manifest(client, reference, architecture))
         config = client.read_blob(reference.repository, document["config"]["digest"])
         layers = [_descriptor(layer) for layer in document["layers"]]
-        json.loads(config)["rootfs"]["diff_ids"][len(layers) - 1]
+        decode_json(config)["rootfs"]["diff_ids"][len(layers) - 1]
     except ImageMissingError as error:
         hint = "`jbuild lock --force` looks up the base again; `jbuild system --force` builds a system layer again"
         raise ImageMissingError(

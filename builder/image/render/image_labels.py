@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
+from builder.host.units import size_of
 from builder.lock import lockfile
-from builder.model.images import ENVIRONMENT
+from builder.model.images import ENVIRONMENT, SlimSize
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from builder.model.images import SlimmedWheel
     from builder.model.locks import Job, Lock
     from builder.model.model_files import LockedModel
     from builder.model.recipes import Pairs
@@ -15,6 +20,9 @@ if TYPE_CHECKING:
 # The server's user: a number that distributions do not assign, so that a volume's files have no other owner.
 UID = 10001
 USER = "vllm"
+# The wheels without GPU code for other GPUs; the bytes of their libraries, and those without this code: `torch=9>5`.
+_SLIM_LABEL = "io.jbuild.slim"
+_SLIM_SIZE = re.compile(r"([a-z0-9][a-z0-9-]*)=([0-9]{1,15})>([0-9]{1,15})")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # All files written at run time are below one path, so that one volume stores them.
 _CACHE = "/cache"
@@ -49,7 +57,7 @@ def environment(job: Job, lock: Lock) -> Pairs:
     return tuple((values | dict(job.spec.server.environment)).items())
 
 
-def labels(job: Job, lock: Lock, licences: str | None = None) -> Pairs:
+def labels(job: Job, lock: Lock, licences: str | None = None, slimmed: Sequence[SlimmedWheel] = ()) -> Pairs:
     """Return the image's labels: OCI's own, jbuild's, then the recipe's; `licences` is an SPDX expression."""
     platform = lock.platform
     values = {
@@ -74,8 +82,28 @@ def labels(job: Job, lock: Lock, licences: str | None = None) -> Pairs:
         "io.jbuild.model-licences": ",".join(f"{m.name}={m.licence}" for m in lock.models if m.licence),
         "io.jbuild.stand-ins": "; ".join(stand_ins(lock)),
     }
-    non_empty = {name: value for name, value in values.items() if value}
+    non_empty = {name: value for name, value in (values | slim_labels(slimmed)).items() if value}
     return tuple(sorted((non_empty | dict(job.spec.labels)).items()))
+
+
+def slim_labels(slimmed: Sequence[SlimmedWheel]) -> dict[str, str]:
+    """Return the label of the slimmed wheels, empty without one."""
+    rows = [f"{wheel.name}={wheel.before}>{wheel.before - wheel.removed}" for wheel in slimmed]
+    return {_SLIM_LABEL: ",".join(rows)} if rows else {}
+
+
+def slim_sizes(labels: Mapping[str, str]) -> tuple[SlimSize, ...]:
+    """Return the slimmed wheels of an image from its labels; a damaged label counts as none."""
+    rows = (_SLIM_SIZE.fullmatch(text) for text in labels.get(_SLIM_LABEL, "").split(","))
+    return tuple(SlimSize(name=row[1], before=int(row[2]), after=int(row[3])) for row in rows if row)
+
+
+def slim_text(sizes: Sequence[SlimSize]) -> str:
+    """Return slimmed wheels with their sizes on disk as text, the largest gain first."""
+    ordered = sorted(sizes, key=lambda size: (size.after - size.before, size.name))
+    gain = size_of(sum(size.before - size.after for size in sizes))
+    wheels = ", ".join(f"{size.name} {size_of(size.before)} → {size_of(size.after)}" for size in ordered)
+    return f"{gain} less of libraries: {wheels}"
 
 
 def _source(model: LockedModel) -> str:

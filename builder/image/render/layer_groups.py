@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from builder.host import records
 from builder.host.toml import documents
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from builder.host.toml.documents import Table
     from builder.model.locks import LockedWheel
@@ -54,11 +55,18 @@ def groups() -> tuple[Group, ...]:
     return documents.load(Path(__file__).with_name("layers.toml"), "the layer groups have mistakes", _parse)
 
 
-def wheel_layers(wheels: Iterable[LockedWheel], variant: str, *, models: int) -> tuple[WheelLayer, ...]:
+def wheel_layers(
+    wheels: Iterable[LockedWheel],
+    variant: str,
+    *,
+    models: int,
+    slimmed: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[WheelLayer, ...]:
     """Return the layers for the wheels of a lock, lowest first.
 
     `variant` are the other inputs of the wheels' trees (`image.wheels.tree.variant`); `models` is the number of
-    models, each of which needs at least one layer.
+    models, each of which needs at least one layer. `slimmed` are the keys of the rules by which wheels are slimmed, by
+    the wheels' sha256.
     """
     grouped: dict[str, list[LockedWheel]] = {group.name: [] for group in groups()}
     for wheel in sorted(wheels, key=lambda w: w.name):
@@ -66,10 +74,10 @@ def wheel_layers(wheels: Iterable[LockedWheel], variant: str, *, models: int) ->
     large = _alone(grouped, MOST_LAYERS - _FIXED_LAYERS - models - len(grouped))
     layers = []
     for name, members in grouped.items():
-        layers += [_layer(wheel.name, (wheel,), variant) for wheel in members if wheel.name in large]
+        layers += [_layer(wheel.name, (wheel,), variant, slimmed) for wheel in members if wheel.name in large]
         rest = tuple(wheel for wheel in members if wheel.name not in large)
         if rest:
-            layers.append(_layer(name, rest, variant))
+            layers.append(_layer(name, rest, variant, slimmed))
     return tuple(layers)
 
 
@@ -123,8 +131,9 @@ def _group_of(name: str) -> str:
     return min(matching, key=lambda group: "*" in group.patterns).name
 
 
-def _layer(name: str, wheels: tuple[LockedWheel, ...], variant: str) -> WheelLayer:
-    content = records.fingerprint(variant, [wheel.sha256 for wheel in wheels])
+def _layer(name: str, wheels: tuple[LockedWheel, ...], variant: str, slimmed: Mapping[str, str]) -> WheelLayer:
+    keys = ([wheel.sha256, slimmed[wheel.sha256]] if wheel.sha256 in slimmed else wheel.sha256 for wheel in wheels)
+    content = records.fingerprint(variant, list(keys))
     return WheelLayer(name=f"{name}-{content[:12]}", wheels=wheels)
 
 

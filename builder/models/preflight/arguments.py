@@ -24,15 +24,20 @@ _LEAST_ABBREVIATION = 3
 
 
 # Options that the rules read, in all releases since 0.9: for a release whose options are unknown.
-_FLAGS = ("--enable-auto-tool-choice", "--language-model-only", "--skip-tokenizer-init", "--trust-remote-code")
+_FLAGS = (
+    *("--enable-auto-tool-choice", "--enable-lora", "--language-model-only", "--skip-tokenizer-init"),
+    "--trust-remote-code",
+)
 _OPTIONS = (
     *("--chat-template", "--convert", "--dtype", "--kv-cache-dtype", "--limit-mm-per-prompt", "--max-model-len"),
+    "--max-lora-rank",
     *("--model-impl", "--pipeline-parallel-size", "-pp", "--quantization", "-q", "--reasoning-parser", "--runner"),
     *("--task", "--tensor-parallel-size", "-tp", "--tokenizer", "--tool-call-parser", "--tool-parser-plugin"),
 )
 COMMON_OPTIONS = (
     *(ServerOption(name=name, flag=True) for name in _FLAGS),
     *(ServerOption(name=name) for name in _OPTIONS),
+    ServerOption(name="--lora-modules", many=True),
 )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from builder.models.adapters import ADAPTER
 from builder.models.fit.model_shape import read_shape
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ _PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_prepr
 class ModelFacts:
     """A model's configuration and tokenizer settings, the paths of its files, and its shape.
 
-    `quantization` is the model's own quantisation section, with the method that vLLM takes it for.
+    `quantization` is the model's own quantisation section, with the method that vLLM takes it for; `adapters` are the
+    configurations of LoRA adapters by their folders in the model's.
     """
 
     name: str
@@ -32,6 +34,8 @@ class ModelFacts:
     paths: frozenset[str]
     tokenizer: dict[str, Any] = field(default_factory=dict)
     quantization: dict[str, Any] = field(default_factory=dict)
+    adapters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    source: str = ""
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -89,7 +93,13 @@ def read_model(files: ModelFiles) -> ModelFacts:
         paths=frozenset(files.sizes),
         tokenizer=_object(files, "tokenizer_config.json"),
         quantization=_quantization(config, _object(files, "hf_quant_config.json")),
+        adapters={_parent(path): _object(files, path) for path in files.sizes if PurePosixPath(path).name == ADAPTER},
+        source=files.source,
     )
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _object(files: ModelFiles, path: str) -> dict[str, Any]:

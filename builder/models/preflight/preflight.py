@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from builder.models.preflight.json_options import json_options
+from builder.models.preflight.lora_rules import lora_modules
 from builder.models.preflight.model_rules import (
     chat_template,
     model_class,
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 # The server starts, and refuses the questions.
 _ANSWERS = ("chat-template", "model-task")
 _RULES = (
-    *(server_options, parsers, context_length, parallel_sizes),
+    *(server_options, json_options, lora_modules, parsers, context_length, parallel_sizes),
     *(quantization, cache_type, model_class, model_code, model_task),
     *(chat_template, tokenizer_files, processor_files, unread),
 )

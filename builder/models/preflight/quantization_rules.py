@@ -91,6 +91,15 @@ def quantization(context: ServerContext) -> Iterator[Finding]:
     yield from _packages(context, wanted)
 
 
+def chosen_method(context: ServerContext) -> str | None:
+    """Return the quantisation method that vLLM computes with on the context's boards, None without quantisation."""
+    release, own = context.sources.vllm, _own(context.model)
+    set_to = context.option("--quantization", "-q")
+    if not (own or set_to):
+        return None
+    return _chosen(context, release, own, set_to) if release else set_to or own
+
+
 def _own(model: ModelFacts | None) -> str | None:
     return (model.quantization.get("quant_method") or None) if model else None
 

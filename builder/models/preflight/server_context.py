@@ -34,6 +34,7 @@ class ServerContext:
 
     `versions` are those of the locked wheels, None without a lock, `boards` the SMs of the boards that the cell is for
     (87 for 8.7). `model` is None if the image has none or its files cannot be read; `unread` is then the reason.
+    `models` are the names of the recipe's models.
     """
 
     server: ServerSpec
@@ -44,6 +45,7 @@ class ServerContext:
     sources: Sources
     model: ModelFacts | None = None
     unread: str | None = None
+    models: tuple[str, ...] = ()
 
     @cached_property
     def arguments(self) -> tuple[Argument, ...]:
@@ -100,6 +102,7 @@ def server_context(job: Job, lock: Lock | None, session: Session, boards: Sequen
         versions=lock.versions if lock else None,
         boards={board.name: sm_number(board.sm) for board in named},
         sources=read_sources(lock.wheels, session) if lock else Sources(),
+        models=tuple(model.name for model in spec.models),
     )
     if not any(model.name == spec.server.model for model in spec.models):
         return context

@@ -10,7 +10,8 @@ class ServerOption:
     """A command-line option of the server.
 
     A `flag` takes no value, one with `many` several, an `optional` one none or one. `choices` are the values, empty
-    if they are free; the value of a `number` is one.
+    if they are free; the value of a `number` is one. A JSON value has these `keys` (`pass_config.fuse_norm_quant` is
+    within another one), empty if they are free; others are refused with `only_keys`, else ignored.
     """
 
     name: str
@@ -19,6 +20,8 @@ class ServerOption:
     optional: bool = False
     number: bool = False
     choices: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    only_keys: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

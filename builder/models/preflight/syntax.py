@@ -36,6 +36,10 @@ class Module:
         functions = (node for node in self._tree.body if isinstance(node, ast.FunctionDef))
         return next((node for node in functions if node.name == name), None)
 
+    def functions(self, name: str) -> tuple[ast.FunctionDef, ...]:
+        """Return all functions of a name at the top level: overloads, and the function itself."""
+        return tuple(node for node in self._tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+
     def values(self, name: str) -> Iterator[ast.expr]:
         """Yield every value that a name is assigned outside functions, and the arguments of `name.update(...)`."""
         for statement in _statements(self._tree.body):

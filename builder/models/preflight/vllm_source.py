@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from builder.models.preflight import syntax
+from builder.models.preflight.config_keys import ConfigKeys, class_of, fields
 from builder.models.preflight.server_facts import QuantizationFacts, ServerFacts, ServerOption
 from builder.models.preflight.syntax import Module
 
@@ -175,7 +176,7 @@ def _options(read: ReadSource, paths: Sequence[str]) -> Iterator[ServerOption]:
             settings.of_field(f"--{name.replace('_', '-')}", annotation)
             for owner in module.classes.values()
             if owner.name.endswith("FrontendArgs")
-            for name, annotation in _fields(owner)
+            for name, annotation in fields(owner)
         )
 
 
@@ -189,12 +190,6 @@ def _owners(module: Module) -> Iterator[tuple[str, str]]:
             yield target.id, source.id
 
 
-def _fields(owner: ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:
-    for node in owner.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            yield node.target.id, node.annotation
-
-
 class _Settings:
     """The configuration classes of vLLM, whose fields give options their values."""
 
@@ -205,8 +200,9 @@ class _Settings:
             (name, field): annotation
             for module in modules
             for name, owner in module.classes.items()
-            for field, annotation in _fields(owner)
+            for field, annotation in fields(owner)
         }
+        self._keys = ConfigKeys(modules)
         self._aliases = {name: value for module in modules for name, value in module.assignments.items()}
 
     def option(self, call: ast.Call, owners: dict[str, str]) -> Iterator[ServerOption]:
@@ -243,12 +239,15 @@ class _Settings:
         """Return the option of a configuration field."""
         types = {_type_name(node) for node in _alternatives(annotation)}
         choices = () if types & {"bool", "str"} else tuple(dict.fromkeys(self._choices(annotation)))
+        kind = class_of(types, self._keys) or ""
         return ServerOption(
             name=name,
             flag="bool" in types,
             many=bool(types & {"list", "List", "tuple", "set"}),
             number=types <= {"int", "float", "None"} and bool(types - {"None"}),
             choices=choices,
+            keys=self._keys.keys(kind),
+            only_keys=self._keys.refuses_others(kind),
         )
 
     def _choices(self, annotation: ast.expr | None) -> Iterator[str]:

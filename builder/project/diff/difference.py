@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from builder.model.images import SlimSize
+
 Kind = Literal["lock", "cell", "image"]
 
 
@@ -37,8 +39,8 @@ class Layer:
 class ComparedSide:
     """One side of a difference. None means unknown: an image has its layers, but not all of its packages.
 
-    `blobs` are digest and size of all blobs that a device pulls. With `partial`, packages are only the few of an
-    image's labels.
+    `slimmed` are the wheels without GPU code for other GPUs. `blobs` are digest and size of all blobs that a device
+    pulls. With `partial`, packages are only the few of an image's labels.
     """
 
     name: str
@@ -48,6 +50,7 @@ class ComparedSide:
     models: tuple[ComparedPart, ...] | None = None
     base: ComparedPart | None = None
     layers: tuple[Layer, ...] | None = None
+    slimmed: tuple[SlimSize, ...] | None = None
     blobs: tuple[tuple[str, int], ...] | None = None
     digest: str | None = None
 
@@ -79,6 +82,19 @@ class Changes:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SlimChange:
+    """A wheel that is slimmed on one side only (the other is None), or for other GPUs; `size` is the whole size.
+
+    `before` and `after` are the bytes of its changed libraries without the code that went.
+    """
+
+    name: str
+    before: int | None
+    after: int | None
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LayerChanges:
     """Layers on one side only, and layers on both; with sizes if both sides are built."""
 
@@ -97,6 +113,7 @@ class Difference:
     models: Changes | None
     base: PartChange | None
     layers: LayerChanges | None
+    slim: tuple[SlimChange, ...]
     pull: int | None
     whole: int | None
     notes: tuple[str, ...] = ()
@@ -106,7 +123,7 @@ class Difference:
         """Whether the known parts of both sides are the same."""
         changes = [change for change in (self.packages, self.models) if change]
         layers = self.layers is not None and bool(self.layers.removed or self.layers.added)
-        return not (any(change.changed for change in changes) or self.base or layers or self.pull)
+        return not (any(change.changed for change in changes) or self.base or layers or self.slim or self.pull)
 
 
 def compare(before: ComparedSide, after: ComparedSide) -> Difference:
@@ -118,6 +135,7 @@ def compare(before: ComparedSide, after: ComparedSide) -> Difference:
         models=_changes(before.models, after.models),
         base=_base(before.base, after.base),
         layers=_layers(before.layers, after.layers),
+        slim=_slim(before.slimmed, after.slimmed),
         pull=_pull(before, after),
         whole=sum(size for _, size in after.blobs) if after.blobs is not None else None,
         notes=tuple(_notes(before, after)),
@@ -177,6 +195,22 @@ def _layers(before: Sequence[Layer] | None, after: Sequence[Layer] | None) -> La
         removed=tuple(layer for key, layer in one.items() if key not in two),
         added=tuple(layer for key, layer in two.items() if key not in one),
         kept=tuple(layer for key, layer in two.items() if key in one),
+    )
+
+
+def _slim(before: Sequence[SlimSize] | None, after: Sequence[SlimSize] | None) -> tuple[SlimChange, ...]:
+    if before is None or after is None:
+        return ()
+    one, two = ({size.name: size for size in sizes} for sizes in (before, after))
+    changed = [(name, one.get(name), two.get(name)) for name in sorted({*one, *two}) if one.get(name) != two.get(name)]
+    return tuple(
+        SlimChange(
+            name=name,
+            before=old.after if old else None,
+            after=new.after if new else None,
+            size=max(size.before for size in (old, new) if size),
+        )
+        for name, old, new in changed
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.errors import RecipeError, RegistryError
 from builder.image.oci.layout import read_config, read_image
+from builder.image.render.image_labels import slim_sizes
 from builder.model.images import Descriptor, Image
 from builder.project.diff.difference import ComparedPart, Layer
 from builder.publish.image_source import labels_of
@@ -41,9 +42,14 @@ class ImageContents:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """Layers, digest and all blobs that a device pulls, as fields of a `ComparedSide`."""
+        """Layers, digest, slimmed wheels and all blobs that a device pulls, as fields of a `ComparedSide`."""
         blobs = {blob.digest: blob.size for blob in (self.image.config, *self.image.layers)}
-        return {"layers": self.layers, "blobs": tuple(blobs.items()), "digest": self.image.digest}
+        return {
+            "layers": self.layers,
+            "slimmed": slim_sizes(self.labels),
+            "blobs": tuple(blobs.items()),
+            "digest": self.image.digest,
+        }
 
     @property
     def labelled(self) -> dict[str, Any]:

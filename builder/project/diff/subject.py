@@ -10,6 +10,7 @@ from builder.errors import LockError, UsageError
 from builder.host import records
 from builder.host.toml.documents import printable, suggest
 from builder.image.oci.layout import blob, is_whole
+from builder.image.render.image_labels import slim_sizes
 from builder.lock import lockfile
 from builder.model import patterns
 from builder.pipeline.cell import CellRecords
@@ -95,8 +96,7 @@ def _locked_cells(recipe: str, session: Session) -> list[str]:
 
 def _of_cell(name: str, recipe: str, cell: str, session: Session) -> ComparedSide:
     lock = lockfile.read_file(session.workspace.lock(recipe, cell))
-    fields = fields_of(lock) | _built(lock, session)
-    fields.setdefault("layers", _planned(session.workspace.cell(recipe, cell), lock))
+    fields = fields_of(lock) | (_built(lock, session) or _planned(session.workspace.cell(recipe, cell), lock))
     return ComparedSide(name=name, kind="cell", **fields)
 
 
@@ -117,11 +117,13 @@ def _are_names(recipe: str, cell: str) -> bool:
     return bool(re.fullmatch(_CELL, f"{recipe}/{cell}"))
 
 
-def _planned(folder: CellFolder, lock: Lock) -> tuple[Layer, ...] | None:
+def _planned(folder: CellFolder, lock: Lock) -> dict[str, Any]:
+    """Return the fields of the plan that was rendered from a lock; empty without one."""
     plan = CellRecords(folder).plan()
     if plan is None or lockfile.content(lock) not in folder.dockerfile.read_text(encoding="utf-8", errors="replace"):
-        return None
-    return tuple(Layer(name=name) for name in plan.layers)
+        return {}
+    layers = tuple(Layer(name=name) for name in plan.layers)
+    return {"layers": layers, "slimmed": slim_sizes(dict(plan.settings.labels))}
 
 
 def _of_image(name: str, contents: ImageContents, session: Session) -> ComparedSide:

@@ -11,6 +11,7 @@ from builder.host.concurrency import TaskGroup
 from builder.host.engine.docker import find_engine
 from builder.host.process import run
 from builder.project.doctor import (
+    base_check,
     disk_check,
     emulation_check,
     jetson_check,
@@ -35,6 +36,7 @@ _CHECKS: tuple[Callable[[DoctorContext], Iterable[Check]], ...] = (
     emulation_check.check,
     proxy_check.check,
     network_check.check,
+    base_check.check,
     network_check.registries,
     network_check.stand_ins,
     disk_check.check,
@@ -47,7 +49,7 @@ def doctor_context(session: Session, recipe: Recipe | None = None) -> DoctorCont
     jobs = tuple(job_of(recipe, cell) for cell in expand(recipe) if not cell.impossible) if recipe else ()
     case = DoctorContext(session=session, recipe=recipe, jobs=jobs)
     try:
-        return replace(case, engine=find_engine(session.workspace))
+        return replace(case, engine=find_engine(session.workspace, session.config.gpu))
     except EngineError as error:
         location = f" ({error.where})" if error.where else ""
         return replace(case, refusal=f"{error.message}{location}", hint=error.hint or "")

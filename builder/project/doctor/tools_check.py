@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from builder.errors import JbuildError
+from builder.host.engine.gpu_access import BY_RUNTIME
 from builder.host.process import find_program, run
 from builder.jetson.device import this_device
 from builder.pipeline.builders import ask, buildx
@@ -122,12 +123,12 @@ def _builder(engine: Engine, name: str | None) -> Check:
 
 
 def _runtime(engine: Engine, root: Path) -> Check:
-    """Check the GPU runtime, which a Jetson needs and a machine without an NVIDIA GPU does not."""
-    is_listed = "nvidia" in engine.runtimes
-    if is_listed and engine.is_local and not find_program(_NVIDIA_PROGRAM):
-        return problem("GPU runtime", "no-program", f"the engine lists nvidia, but there is no {_NVIDIA_PROGRAM}")
-    if is_listed:
-        return ok("GPU runtime", "nvidia")
+    """Check the way to the GPU, which a Jetson needs and a machine without an NVIDIA GPU does not."""
+    if engine.gpu:
+        is_missing = engine.gpu == BY_RUNTIME and engine.is_local and not find_program(_NVIDIA_PROGRAM)
+        if is_missing:
+            return problem("GPU runtime", "no-program", f"the engine lists nvidia, but there is no {_NVIDIA_PROGRAM}")
+        return ok("GPU runtime", str(engine.gpu))
     if not engine.is_local:
         return skipped("GPU runtime", "the engine on another machine lists none")
     if find_program(_NVIDIA_PROGRAM):

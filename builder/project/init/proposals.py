@@ -131,7 +131,7 @@ def _most_similar(answers: Answers, recipes: Iterable[Recipe]) -> Recipe | None:
         return (
             answers.vllm in versions,
             answers.l4t in values.get("l4t", ()),
-            max(map(_version, versions), default=_NONE),
+            _NONE if answers.vllm in versions else max(map(_version, versions), default=_NONE),
         )
 
     alike = [recipe for recipe in recipes if recipe.architecture == "arm64" and _same_kind(answers, recipe)]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from builder.errors import DocumentError, JbuildError, UsageError
 from builder.host.config import Config
 from builder.host.files import work_folder, write_text
+from builder.host.paths import shipped
 from builder.host.toml.documents import printable
 from builder.model import patterns
 from builder.model.recipes import Question
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _TEMPLATE = Path(__file__).with_name("recipe.toml.j2")
 _QUESTION = Question(ask="What is the capital of France?", expect="Paris")
+# The template's first line for readers.
+_FIRST_WORDS = "# A recipe of jbuild"
 # The column of the comments.
 _COLUMN = 52
 # Most names in a remark.
@@ -86,7 +89,8 @@ def remarks(path: Path) -> Iterator[str]:
     """Yield what is left to do for a new recipe: models to fetch, tags that other recipes of its folder have, too."""
     yield from _absent_models(path)
     planned = _tags(path)
-    by_recipe = {name: _tags(sibling) for name, sibling in recipe_paths([path.parent]).items() if name != path.stem}
+    siblings = {name: sibling for name, sibling in recipe_paths([path.parent]).items() if sibling != path}
+    by_recipe = {name: _tags(sibling) for name, sibling in siblings.items() if not _is_shipped(sibling)}
     shared = {name: planned & tags for name, tags in by_recipe.items() if planned & tags}
     if shared:
         repository, tag = min(min(tags) for tags in shared.values())
@@ -135,6 +139,11 @@ def _absent_models(path: Path) -> Iterator[str]:
         if isinstance(source, FolderSource) and not any((source.path / name).is_file() for name in (CONFIG, PARAMS)):
             problem = f"has no {CONFIG}" if source.path.is_dir() else "does not exist"
             yield f"the model's folder {source.path.resolve()} {problem}: sources are relative to the recipe"
+
+
+def _is_shipped(path: Path) -> bool:
+    """Return whether a recipe is one of jbuild's own: in a checkout, the user's are beside them."""
+    return path.parent == shipped("recipes") and _FIRST_WORDS not in path.read_text(encoding="utf-8", errors="replace")
 
 
 def _tags(path: Path) -> frozenset[tuple[str, str]]:

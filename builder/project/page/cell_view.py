@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from builder.errors import LockError
-from builder.image.render.image_labels import stand_ins
+from builder.image.render.image_labels import slim_sizes, slim_text, stand_ins
 from builder.lock import lockfile
 from builder.pipeline import history
 from builder.pipeline.cell import CellRecords, passed
@@ -57,7 +57,10 @@ class StageView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellView:
-    """One cell. `detail` is the second line of its box in the map; `command` is the next command."""
+    """One cell. `detail` is the second line of its box in the map; `command` is the next command.
+
+    `slimmed` names the wheels without GPU code for other GPUs, with sizes.
+    """
 
     recipe: str
     id: str
@@ -81,6 +84,7 @@ class CellView:
     runs: tuple[HistoryRun, ...] = ()
     charts: tuple[Chart, ...] = ()
     stand_ins: tuple[str, ...] = ()
+    slimmed: str | None = None
 
     @property
     def failure(self) -> Failure | None:
@@ -172,6 +176,7 @@ def cell_view(cell: Cell, session: Session, without_wheels: str | None) -> CellV
     difference = None
     if view.lock and not same:
         difference = page_parts.difference(view.lock, view.image, history.published(folder), layout)
+    sizes = slim_sizes(dict(view.image.labels)) if view.image else ()
     return replace(
         bare,
         state=state,
@@ -191,6 +196,7 @@ def cell_view(cell: Cell, session: Session, without_wheels: str | None) -> CellV
         runs=recent,
         charts=page_parts.charts_of(view.runs),
         stand_ins=tuple(stand_ins(view.lock)) if view.lock else (),
+        slimmed=slim_text(sizes) if sizes else None,
     )
 
 

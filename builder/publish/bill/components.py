@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from builder.image.wheels.licences import licence, licences
+from builder.jetson.boards import dotted_sm
 from builder.publish.bill.debian_packages import spdx_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from builder.model.images import SlimmedWheel
     from builder.model.locks import LockedBase, LockedInterpreter, LockedWheel
     from builder.model.model_files import LockedModel
     from builder.publish.bill.debian_packages import DebianPackage
@@ -28,18 +30,33 @@ def purl(kind: str, *names: str, version: str, **qualifiers: str) -> str:
     return f"pkg:{kind}/{path}@{quote(version, safe=':')}" + (f"?{tail}" if tail else "")
 
 
-def wheel_component(wheel: LockedWheel, metadata: bytes | None) -> Component:
-    """Return the component of a wheel."""
+def wheel_component(wheel: LockedWheel, metadata: bytes | None, slimmed: SlimmedWheel | None = None) -> Component:
+    """Return the component of a wheel.
+
+    What is left of a slimmed wheel has no file with a hash: the hash is that of its ancestor.
+    """
     reference = purl("pypi", wheel.name, version=wheel.version)
+    identity = {"type": "library", "name": wheel.name, "version": wheel.version, "purl": reference}
+    changed = {"slim_record": f"sha256:{slimmed.record}"} if slimmed else {}
     return {
-        "type": "library",
+        **identity,
         "bom-ref": reference,
-        "name": wheel.name,
-        "version": wheel.version,
-        "purl": reference,
-        "hashes": [_hash(wheel.sha256)],
-        "properties": properties(filename=wheel.filename, index=wheel.index),
+        **({"pedigree": _pedigree(identity, slimmed)} if slimmed else {"hashes": [_hash(wheel.sha256)]}),
+        "properties": properties(filename=wheel.filename, index=wheel.index, **changed),
         **_with_licences(licences(metadata)),
+    }
+
+
+def _pedigree(identity: Component, slimmed: SlimmedWheel) -> dict[str, Any]:
+    """Return where the content of a slimmed wheel comes from: the wheel of the index, and what was done to it."""
+    rules = slimmed.rules
+    sms = ", ".join(map(dotted_sm, rules.sms))
+    same_major = {True: "stays", False: "went", None: "stays beside PTX"}[rules.same_major]
+    return {
+        "ancestors": [{**identity, "hashes": [_hash(slimmed.sha256)]}],
+        "patches": [{"type": "unofficial"}],
+        "notes": f"jbuild left out GPU code that does not run on SM {sms} (algorithm {slimmed.algorithm}; SASS of "
+        f"lower minors of the same major {same_major}): {slimmed.removed} of {slimmed.before} bytes of libraries went",
     }
 
 

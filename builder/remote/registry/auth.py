@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 
 from builder.errors import ProgramFailedError, ProgramMissingError, RegistryError
 from builder.host import process
-from builder.remote.http import is_loopback, refuse_web_page, scrub
+from builder.host.json_documents import decode_json
+from builder.remote.http import is_loopback, joined, refuse_web_page, scrub
 from builder.remote.registry.reference import DOCKER_HUB
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ _HELPER_WITHIN_S = 60.0
 _TOKEN_USER = "<token>"  # noqa: S105
 _CLIENT = "jbuild"
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105
+# HTTP libraries refuse to send headers with other characters.
+_HEADER_WORD = r"\A[!-~]+\Z"
 # A parameter, or a scheme.
 _CHALLENGE_PART = re.compile(rf'[\s,]*(?:({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))|({_TOKEN})(?=\s|,|$))')
 
@@ -222,7 +225,7 @@ class Authority:
 
     def _check_realm(self, realm: str) -> None:
         """Refuse to send credentials unencrypted for a registry that uses TLS."""
-        address = urlsplit(realm)
+        address = urlsplit(joined(realm, "") or "")
         plain_is_fine = self._base.startswith("http://") or is_loopback(address.hostname or "")
         if address.scheme == "https" or (address.scheme == "http" and plain_is_fine):
             return
@@ -234,14 +237,15 @@ class Authority:
 
     def _read(self, response: requests.Response, started: float) -> tuple[str, float]:
         try:
-            body = response.json()
+            body = decode_json(response.content)
             token = body.get("token") or body["access_token"]
             life = float(body.get("expires_in") or _TOKEN_LIFE_S)
+            (word,) = re.findall(_HEADER_WORD, token)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RegistryError(
                 "the registry's token server returned no token", where=self._host, hint="check the registry's set-up"
             ) from error
-        return f"Bearer {token}", started + max(life - _MARGIN_S, life / 2)
+        return f"Bearer {word}", started + max(life - _MARGIN_S, life / 2)
 
 
 def parse_challenges(header: str) -> list[tuple[str, dict[str, str]]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from builder.errors import NetworkError, RecipeError, RegistryError
+from builder.host.json_documents import decode_json
 from builder.model.locks import LockedBase
 from builder.remote.http import announced
 from builder.remote.registry.reference import Reference
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
     from builder.host.config import Config, RegistryMirror
     from builder.host.session import Session
-    from builder.remote.http import Retry
+    from builder.remote.http import Patience, Retry
 
 _ADD_MIRROR = "or name a mirror of it in [[registry-mirrors]] of jbuild.toml"
 
 
-def resolve_digest(image: str, config: Config, architecture: str, *, retry: Retry | None = None) -> LockedBase:
+def resolve_digest(
+    image: str, config: Config, architecture: str, *, retry: Retry | None = None, patience: Patience | None = None
+) -> LockedBase:
     """Look the digest of an image or index up in its registry, or in the mirror of a rule; check its architecture.
 
     Raises:
@@ -35,7 +37,7 @@ def resolve_digest(image: str, config: Config, architecture: str, *, retry: Retr
     used, rule = _mirrored(image, config)
     redirect = f"a mirror rule sends {rule.prefix} to {rule.mirror}" if rule else ""
     reference = Reference.parse(used)
-    client = connect_to(reference, config, retry=retry)
+    client = connect_to(reference, config, retry=retry, patience=patience)
     try:
         content, descriptor = client.get_manifest(reference.repository, reference.tag_or_digest)
         platforms = _platforms(client, reference, content, descriptor.media_type)
@@ -86,17 +88,20 @@ def image_manifest(client: RegistryClient, reference: Reference, architecture: s
     content, descriptor = client.get_manifest(reference.repository, reference.tag_or_digest)
     if descriptor.media_type not in INDEXES:
         return content
-    for entry in json.loads(content)["manifests"]:
+    for entry in decode_json(content)["manifests"]:
         platform = entry.get("platform") or {}
         if (platform.get("os"), platform.get("architecture")) == ("linux", architecture):
             return client.get_manifest(reference.repository, entry["digest"])[0]
     raise ValueError(f"no image for {architecture}")
 
 
-def connect_to(reference: Reference, config: Config, *, retry: Retry | None = None) -> RegistryClient:
+def connect_to(
+    reference: Reference, config: Config, *, retry: Retry | None = None, patience: Patience | None = None
+) -> RegistryClient:
     """Return a client for the registry of an image; jbuild publishes to the configured registries."""
     publish_hosts = {Reference.parse(f"{registry}/x").host for registry in config.registries}
-    return connect(reference.host, config, publish=reference.host in publish_hosts, retry=retry)
+    is_ours = reference.host in publish_hosts
+    return connect(reference.host, config, publish=is_ours, retry=retry, patience=patience)
 
 
 def connect_in(session: Session, reference: Reference) -> RegistryClient:
@@ -112,11 +117,11 @@ def _mirrored(image: str, config: Config) -> tuple[str, RegistryMirror | None]:
 
 def _platforms(client: RegistryClient, reference: Reference, content: bytes, media_type: str) -> tuple[str, ...]:
     try:
-        document = json.loads(content)
+        document = decode_json(content)
         if media_type in INDEXES:
             entries = [entry.get("platform") or {} for entry in document["manifests"]]
         else:
-            entries = [json.loads(client.read_blob(reference.repository, document["config"]["digest"]))]
+            entries = [decode_json(client.read_blob(reference.repository, document["config"]["digest"]))]
         names = {f"{entry.get('os')}/{entry.get('architecture')}" for entry in entries}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RegistryError(

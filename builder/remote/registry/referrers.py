@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import RegistryError
+from builder.host.json_documents import decode_json
 from builder.model.images import Descriptor
 from builder.remote.registry.registry_client import OCI_INDEX
 from builder.remote.registry.transport import ImageMissingError
@@ -96,7 +97,7 @@ def add_referrers(client: RegistryClient, repository: str, subject: str, added: 
 def _fallback(client: RegistryClient, repository: str, digest: str) -> tuple[dict[str, Any], ...]:
     try:
         content, _ = client.get_manifest(repository, tag_of(digest))
-        return tuple(dict(entry) for entry in json.loads(content).get("manifests") or ())
+        return tuple(dict(entry) for entry in decode_json(content).get("manifests") or ())
     except ImageMissingError:
         return ()
     except (TypeError, ValueError, AttributeError) as error:

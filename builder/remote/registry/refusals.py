@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from builder.host.json_documents import decode_json
 from builder.host.toml.declarations import Source, declaration_of, load_rows, regex, string
 from builder.remote.http import beginning, is_web_page, scrub, titled
 
@@ -55,7 +55,7 @@ def explanation_of(response: requests.Response) -> str:
     if is_web_page(response):
         return f"a web page{titled(content)}"
     try:
-        text = _errors_text(json.loads(content))
+        text = _errors_text(decode_json(content))
     except ValueError:
         is_text = response.headers.get("Content-Type", "").startswith("text/plain")
         text = content.decode("utf-8", "replace") if is_text else ""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urljoin
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlencode
 
 import requests
 
 from builder.errors import IntegrityError, RegistryError
+from builder.host.json_documents import decode_json
 from builder.model.images import Descriptor
 from builder.remote import http
 from builder.remote.download import BLOCK, PartialBlob, receive
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from builder.host.config import Config
     from builder.remote.registry.upload import BlobSource, Readable
 
+_T = TypeVar("_T")
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -82,7 +83,7 @@ class RegistryClient:
                     hint="the registry, or a cache in front of it, is damaged: repair it, then run this again",
                 )
         try:
-            json.loads(content)
+            decode_json(content)
         except ValueError as error:
             raise RegistryError(
                 f"the registry's answer for {_short(reference)} is not a manifest: it is not JSON",
@@ -108,12 +109,14 @@ class RegistryClient:
 
     def tags(self, repository: str) -> tuple[str, ...]:
         """Return all tags of a repository, sorted; none if the repository does not exist."""
-        return tuple(sorted(name for page in self._pages(repository, "tags/list") for name in page.get("tags") or ()))
+        pages = self._pages(repository, "tags/list")
+        return tuple(sorted(name for page in pages for name in self._entries(page, "tags", str, repository)))
 
     def referrers(self, repository: str, digest: str) -> tuple[dict[str, Any], ...] | None:
         """Return the descriptors of a digest's referrers, or None if the registry has no referrers API."""
         pages = list(self._pages(repository, f"referrers/{digest}"))
-        return tuple(entry for page in pages for entry in page.get("manifests") or ()) if pages else None
+        entries = (entry for page in pages for entry in self._entries(page, "manifests", dict, repository))
+        return tuple(entries) if pages else None
 
     def _pages(self, repository: str, path: str) -> Iterator[dict[str, Any]]:
         """Yield the pages of a list, which `Link` headers connect (RFC 5988)."""
@@ -124,14 +127,24 @@ class RegistryClient:
                 return
             yield self._object(response, repository, path)
             link = response.links.get("next", {}).get("url", "")
-            address = self._transport.address_in_header(urljoin(response.url, link), "Link") if link else ""
+            address = self._next_page(response, link, repository, path) if link else ""
             if address in visited:
                 raise self._no_list(repository, path, "goes in a circle")
             visited.add(address)
 
+    def _next_page(self, response: requests.Response, link: str, repository: str, path: str) -> str:
+        with self._transport.explained(repository, "pull", f"cannot list {path}"):
+            return self._transport.address_in_header(link, "Link", base=response.url)
+
+    def _entries(self, page: dict[str, Any], key: str, kind: type[_T], repository: str) -> list[_T]:
+        entries = page.get(key) or []
+        if isinstance(entries, list) and all(isinstance(entry, kind) for entry in entries):
+            return entries
+        raise self._no_list(repository, key, "has another form")
+
     def _object(self, response: requests.Response, repository: str, path: str) -> dict[str, Any]:
         try:
-            page = json.loads(response.content)
+            page = decode_json(response.content)
         except ValueError as error:
             raise self._no_list(repository, path, "is not JSON") from error
         if not isinstance(page, dict):
@@ -183,8 +196,8 @@ class RegistryClient:
             RegistryUnreachableError: also if the upload's address does not answer.
         """
         response = self._call("POST", repository, "blobs/uploads/", "cannot begin an upload", right="push", body=bytes)
-        location = upload_address(self._transport, repository, response)
         with self._transport.explained(repository, "push", "cannot send to an upload"):
+            location = upload_address(self._transport, repository, response)
             try:
                 self._transport.once("DELETE", location, scopes=scopes_for(repository, "push"))
             except requests.HTTPError as error:

@@ -18,12 +18,14 @@ from builder.remote.http import (
     MOST_REDIRECTS,
     TOO_MANY_REQUESTS,
     WEB_PAGE_HINT,
+    AddressError,
     AnswerError,
     Retry,
     WebPageError,
     asked_wait,
     is_untrusted,
     is_web_page,
+    joined,
     reason,
     refuse_web_page,
     scrub,
@@ -40,7 +42,10 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 # By right: only a repeated push skips blobs.
-_AGAIN = {"pull": "run the same command again", "push": "run the same command again: stored blobs are not sent again"}
+_AGAIN = {
+    "pull": "run the same command again",
+    "push": "run the same command again: a push sends only what the registry lacks",
+}
 _GATEWAY_FAULTS = frozenset({502, 503, 504})
 # A web page with such a status comes from a website, not from a registry; a proxy's error pages have others.
 _WEBSITE = frozenset({400, 403, 404, 405, 511})
@@ -60,6 +65,8 @@ _HINTS = {
     429: "the registry limits requests: wait, log in (`docker login {host}`) for more, or add a mirror rule",
     507: "the registry is full: free some space there, then run the same command again",
 }
+_MALFORMED_ADDRESS = "correct the external address in the settings of {host}, or of a proxy in front of it"
+_LONGEST_SHOWN = 100
 # A push creates the repository, if the registry lets it.
 _CREATED_FIRST = "correct {name}; some registries require that the project or repository is created first"
 
@@ -213,7 +220,7 @@ class Transport:
         location = response.headers["Location"]
         # Only 307 and 308 keep method and body (RFC 9110, section 15.4); a sign-in page is often behind a 302.
         keeps = response.status_code in (HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.PERMANENT_REDIRECT)
-        url = self.address_in_header(urljoin(response.url, location), _LOCATION)
+        url = self.address_in_header(location, _LOCATION, base=response.url)
         if method not in ("GET", "HEAD") and not keeps:
             text = f"the registry redirects it to {scrub(url)} ({response.status_code})"
             raise RedirectError(text, request=response.request, response=response)
@@ -239,18 +246,27 @@ class Transport:
     def _is_own(self, url: str) -> bool:
         return is_same_server(url, self.base)
 
-    def address_in_header(self, location: str, header: str) -> str:
-        """Return the address in a header of the registry's, and remember the header for errors."""
-        url = self.absolute(location)
+    def address_in_header(self, location: str, header: str, *, base: str | None = None) -> str:
+        """Return the address in a header of the registry's, relative to `base`, and remember the header for errors.
+
+        Raises:
+            AddressError: it is malformed.
+        """
+        url = self.absolute(location, base)
         self._origins[_without_query(url)] = header
         return url
 
-    def absolute(self, location: str) -> str:
-        """Return the address of a path or `Location`.
+    def absolute(self, location: str, base: str | None = None) -> str:
+        """Return the address of a path or `Location`, relative to `base` (default: the registry's own address).
 
         Registries behind a proxy that ends TLS often answer with `http` addresses; those are changed back to `https`.
+
+        Raises:
+            AddressError: it is malformed.
         """
-        url = urljoin(f"{self.base}/", location)
+        url = joined(base or f"{self.base}/", location)
+        if url is None:
+            raise AddressError(f"the registry sends a malformed address, {scrub(repr(location[:_LONGEST_SHOWN]))}")
         if self.base.startswith("https://") and urlsplit(url).hostname == urlsplit(self.base).hostname:
             return url.replace("http://", "https://", 1) if url.startswith("http://") else url
         return url
@@ -328,6 +344,8 @@ class _Failure:
         message = f"{self.doing}: {reason(self.error)}{self.origin}"
         if isinstance(self.error, WebPageError):
             return NotRegistryError(f"{message}, not a registry", where=self.name, hint=self._web_page_hint())
+        if isinstance(self.error, AddressError):
+            return RegistryError(message, where=self.name, hint=self._filled(_MALFORMED_ADDRESS))
         if isinstance(self.error, (RedirectError, exceptions.TooManyRedirects)):
             return RegistryUnreachableError(message, where=self.name, hint=self._redirect_hint())
         return RegistryUnreachableError(message, where=self.name, hint=self._unreachable_hint())

@@ -1,0 +1,108 @@
+"""The kernels of a locked cell: what its server and model use, held against the GPU code of its wheels."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from builder.audit.audit_context import driver_of
+from builder.audit.gather_kernels import gather_kernels, stored_kernels
+from builder.audit.kernel_families import kernel_families, kernel_needs
+from builder.audit.kernel_rules import GpuFacts, kernel_verdicts
+from builder.audit.runnable_code import remaining_kernels
+from builder.audit.slim_choice import choose, slim_rules
+from builder.jetson.boards import sm_number
+from builder.models.preflight.server_context import server_context
+from builder.pipeline.cell import CellRecords
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from builder.host.session import Session
+    from builder.model.audits import WheelFacts
+    from builder.model.kernel_verdicts import KernelVerdict
+    from builder.model.kernels import LibraryKernels
+    from builder.model.locks import Job, Lock, LockedWheel
+    from builder.model.verdicts import Verdict
+    from builder.models.preflight.server_context import ServerContext
+
+
+def audit_kernels(
+    job: Job,
+    lock: Lock,
+    facts: Mapping[str, WheelFacts],
+    server: ServerContext,
+    session: Session,
+) -> dict[str, tuple[KernelVerdict, ...]]:
+    """Return the verdicts on the families of kernels that a cell uses, by the SM of its GPUs.
+
+    Raises:
+        NetworkError, IntegrityError, DiskError: a wheel cannot be fetched, or its kernels cannot be stored.
+    """
+    if not lock.platform.sms:
+        return {}
+    wheels = [wheel for wheel in lock.wheels if _has_family(facts[wheel.sha256])]
+    gathered = gather_kernels(wheels, facts, session)
+    libraries = [library for wheel in wheels for library in _in_image(job, wheel, gathered.get(wheel.sha256, ()))]
+    return _verdicts(job, lock, server, libraries, session)
+
+
+def stored_verdicts(job: Job, lock: Lock, session: Session) -> dict[str, tuple[KernelVerdict, ...]] | None:
+    """Return the verdicts by the kernels that an earlier audit has stored, None without them; nothing is fetched.
+
+    Raises:
+        DiskError: the facts of a wheel cannot be stored.
+    """
+    wheels = lock.wheels if lock.platform.sms else ()
+    libraries = [library for wheel in wheels for library in _in_image(job, wheel, stored_kernels((wheel,), session))]
+    if not any(_is_in_family(library.path) for library in libraries):
+        return None
+    return _verdicts(job, lock, server_context(job, lock, session), libraries, session)
+
+
+def _in_image(job: Job, wheel: LockedWheel, libraries: Iterable[LibraryKernels]) -> Iterator[LibraryKernels]:
+    """Yield the libraries of a wheel with the kernels that the image has."""
+    rules = slim_rules(job.platform) if choose(job, wheel.name).slim else None
+    for library in libraries:
+        yield remaining_kernels(library, rules) if rules else library
+
+
+def _verdicts(
+    job: Job, lock: Lock, server: ServerContext, libraries: Sequence[LibraryKernels], session: Session
+) -> dict[str, tuple[KernelVerdict, ...]]:
+    platform = lock.platform
+    driver = driver_of(platform.l4t)
+    proven = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id)).proven()
+    return {
+        sm: kernel_verdicts(
+            kernel_needs(server, sm_number(sm)),
+            libraries,
+            GpuFacts(sm=sm_number(sm), l4t=platform.l4t, driver=driver, proof=proof_of(proven, sm)),
+        )
+        for sm in platform.sms
+    }
+
+
+def proof_of(verdict: Verdict | None, sm: str) -> str | None:
+    """Return the words for a smoke run that shows that an image's code runs on a GPU, None without one."""
+    if verdict is None or verdict.level != "gpu" or verdict.gpu is None or verdict.gpu.sm != sm:
+        return None
+    return f"proven by the smoke run of {verdict.when} on {verdict.gpu.device}"
+
+
+def wheels_of(wheels: tuple[LockedWheel, ...], facts: Mapping[str, WheelFacts]) -> dict[str, str]:
+    """Return the wheel of each library of a family, as findings name it."""
+    return {
+        binary.path: f"{wheel.name} {wheel.version}"
+        for wheel in wheels
+        for binary in facts[wheel.sha256].binaries
+        if binary.gpu and _is_in_family(binary.path)
+    }
+
+
+def _has_family(facts: WheelFacts) -> bool:
+    return any(binary.gpu and _is_in_family(binary.path) for binary in facts.binaries)
+
+
+def _is_in_family(path: str) -> bool:
+    return any(fnmatchcase(path, glob) for row in kernel_families() for glob in row.files)

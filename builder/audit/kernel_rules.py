@@ -1,0 +1,241 @@
+"""Whether a GPU has the kernels that a cell's server and model use: verdicts by family, and findings about them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from builder.audit.code_targets import compiles_for, is_same_major, runs_natively, target_name
+from builder.audit.gpu_rules import compiler_of
+from builder.audit.rule_tables import tables
+from builder.model.audits import Finding
+from builder.model.kernel_verdicts import KernelVerdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from builder.audit.kernel_families import KernelNeeds, NeededFamily
+    from builder.model.audits import Severity
+    from builder.model.kernel_verdicts import Coverage, KernelDemand
+    from builder.model.kernels import KernelModule, LibraryKernels
+
+RULE = "kernel-code"
+_EXAMPLES = 3
+_MB = 1e6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuFacts:
+    """A GPU, the platform's L4T release, the CUDA of its driver, and whether a run proved that borrowed code runs."""
+
+    sm: int
+    l4t: str | None
+    driver: tuple[int, int] | None
+    proof: str | None = None
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Kernels by origin, each once a container; targets and bytes of the modules that they come from."""
+
+    native: set[tuple[str, int, int]] = field(default_factory=set)
+    borrowed: set[tuple[str, int, int]] = field(default_factory=set)
+    compiled: set[tuple[str, int, int]] = field(default_factory=set)
+    refused: set[tuple[str, int, int]] = field(default_factory=set)
+    origins: set[str] = field(default_factory=set)
+    compiled_bytes: int = 0
+    modules: int = 0
+
+
+def kernel_verdicts(
+    needs: KernelNeeds, libraries: Sequence[LibraryKernels], gpu: GpuFacts
+) -> tuple[KernelVerdict, ...]:
+    """Return the verdict of each family that a server uses on a GPU."""
+    known = tuple(_verdict(need, libraries, gpu) for need in needs.families)
+    unknown = tuple(
+        KernelVerdict(
+            family=feature, title=feature, reason=reason, verdict="unknown", note="jbuild does not know its kernels"
+        )
+        for feature, reason in needs.unknown
+    )
+    return known + unknown
+
+
+def _verdict(need: NeededFamily, libraries: Sequence[LibraryKernels], gpu: GpuFacts) -> KernelVerdict:
+    row = need.family
+    chosen = [library for library in libraries if any(fnmatchcase(library.path, glob) for glob in row.files)]
+    tally = _Tally()
+    names = {library.path: library.names for library in chosen}
+    wanted = {path: _matching(lines, need.kernels) for path, lines in names.items()}
+    for library in chosen:
+        _count(library, wanted[library.path], gpu, tally)
+    policy = tables().policy(gpu.l4t)
+    verdict, worst = _worst(tally) if any(wanted.values()) else ("unknown", set())
+    return KernelVerdict(
+        family=row.name,
+        title=row.title,
+        reason=need.reason,
+        verdict=verdict,
+        kernels=len(tally.native) + len(tally.borrowed) + len(tally.compiled),
+        native=len(tally.native),
+        borrowed=len(tally.borrowed),
+        compiled=len(tally.compiled),
+        borrowed_from=tuple(sorted(tally.origins)),
+        evidence=("proven" if gpu.proof else policy.evidence) if tally.origins else None,
+        modules=tally.modules,
+        minutes=round(tally.compiled_bytes / _MB * tables().compile_s_per_mb / 60, 1),
+        files=tuple(library.path for library in chosen),
+        examples=tuple(names[path][index] for path, _, index in sorted(worst)[:_EXAMPLES]),
+        note=_note(tally, gpu) if any(wanted.values()) else _nothing(chosen),
+    )
+
+
+def _worst(tally: _Tally) -> tuple[Coverage, set[tuple[str, int, int]]]:
+    if tally.compiled:
+        return "compiled", tally.compiled
+    if tally.borrowed:
+        return "borrowed", tally.borrowed
+    return ("native", set()) if tally.native else ("absent", tally.refused)
+
+
+def _nothing(libraries: Sequence[LibraryKernels]) -> str:
+    """Return the reason why nothing is known about a family's kernels."""
+    if not libraries:
+        return "no wheel has a library of this family"
+    flaws = (library.flaw for library in libraries if library.flaw)
+    return next(flaws, "no library of this release has kernels of these names")
+
+
+def _note(tally: _Tally, gpu: GpuFacts) -> str | None:
+    if gpu.proof and tally.borrowed:
+        return gpu.proof
+    if tally.refused and not (tally.native or tally.borrowed or tally.compiled):
+        return f"has code for {', '.join(sorted(tally.origins))} only, which this platform is known not to run"
+    return None
+
+
+@lru_cache(maxsize=64)
+def _matching(names: tuple[str, ...], pattern: str) -> frozenset[int]:
+    search = re.compile(pattern).search
+    return frozenset(index for index, name in enumerate(names) if search(name))
+
+
+def _count(library: LibraryKernels, wanted: frozenset[int], gpu: GpuFacts, tally: _Tally) -> None:
+    """Count kernels container by container: the driver takes one entry, its own code if there is any."""
+    by_container: dict[int, list[KernelModule]] = {}
+    for module in library.modules:
+        by_container.setdefault(module.container, []).append(module)
+    same_major = tables().policy(gpu.l4t).same_major or gpu.proof is not None
+    for number, modules in by_container.items():
+        kernels = [(module, module.kernels & wanted) for module in modules]
+        native = _union(found for module, found in kernels if runs_natively(module.target, gpu.sm))
+        near = [(module, found) for module, found in kernels if found and is_same_major(module.target, gpu.sm)]
+        borrowed = _union(found for _, found in near) - native
+        ptx = [(module, found - native) for module, found in kernels if _compiles(module, gpu)]
+        if not same_major:
+            compiled = _union(found for _, found in ptx)
+            tally.refused |= {(library.path, number, index) for index in borrowed - compiled}
+            borrowed = frozenset()
+        if borrowed or (near and not same_major):
+            tally.origins |= {target_name(module.target) for module, found in near if found - native}
+        tally.native |= {(library.path, number, index) for index in native}
+        tally.borrowed |= {(library.path, number, index) for index in borrowed}
+        missing = [(module, found - borrowed) for module, found in ptx if found - borrowed]
+        tally.compiled |= {(library.path, number, index) for _, found in missing for index in found}
+        if missing:
+            # The driver compiles the newest target that it can use.
+            largest = max(missing, key=lambda pair: pair[0].target.sm)[0]
+            tally.modules += 1
+            tally.compiled_bytes += largest.unpacked
+
+
+def _union(sets: Iterator[frozenset[int]]) -> frozenset[int]:
+    return frozenset[int]().union(*sets)
+
+
+def _compiles(module: KernelModule, gpu: GpuFacts) -> bool:
+    is_known = gpu.driver is None or module.target.kind != "ptx" or compiler_of(module.isa) <= gpu.driver
+    return is_known and compiles_for(module.target, gpu.sm)
+
+
+def kernel_findings(
+    verdicts: Mapping[str, Sequence[KernelVerdict]], demand: KernelDemand, wheels: Mapping[str, str]
+) -> Iterator[Finding]:
+    """Yield a finding for each family whose kernels the GPU lacks, or has otherwise than the recipe demands.
+
+    `wheels` name the wheel of each library, as findings do.
+    """
+    for sm, rows in verdicts.items():
+        for row in rows:
+            severity = _severity(row, demand)
+            if severity is None:
+                continue
+            file = row.files[0] if row.files else row.family
+            yield Finding(
+                rule=RULE,
+                severity=severity,
+                wheel=wheels.get(file, "server"),
+                file=file,
+                detail=f"for SM {sm}: {detail(row)}",
+                fix=_fix(row, severity),
+                also=row.files[1:],
+            )
+
+
+def _severity(row: KernelVerdict, demand: KernelDemand) -> Severity | None:
+    if row.verdict == "absent":
+        return "error" if row.files else "info"
+    if row.verdict == "compiled":
+        return "error" if demand != "any" else "warning"
+    if row.verdict == "borrowed":
+        return "error" if demand == "native" else "info"
+    return "info" if row.verdict == "unknown" else None
+
+
+def refusal(row: KernelVerdict) -> str | None:
+    """Return why a server that needs a family does not work on a GPU, None if it does."""
+    return f"{detail(row)} ({RULE})" if _severity(row, "any") == "error" else None
+
+
+def brief(row: KernelVerdict) -> str:
+    """Return a verdict on a family in a few words."""
+    if row.verdict == "borrowed":
+        return f"borrowed {', '.join(row.borrowed_from)} code ({row.evidence})"
+    if row.verdict == "compiled":
+        noun = "module" if row.modules == 1 else "modules"
+        return f"compiled on the board: {row.modules} {noun}, up to {row.minutes:.0f} min"
+    return f"unknown: {row.note}" if row.verdict == "unknown" else row.verdict
+
+
+def detail(row: KernelVerdict) -> str:
+    """Return a verdict in words."""
+    if row.verdict == "unknown":
+        return f"{row.family}, asked for by {row.reason}: {row.note}"
+    if row.verdict == "absent":
+        return f"{row.title}, asked for by {row.reason}: it has no such kernel for this GPU" + (
+            f"; {row.note}" if row.note else ""
+        )
+    parts = [f"{row.native} of {row.kernels} kernels are native" if row.native else f"{row.kernels} kernels"]
+    if row.borrowed:
+        known = row.note if row.evidence == "proven" and row.note else f"{row.evidence} to run on this platform"
+        parts.append(f"{row.borrowed} are borrowed {', '.join(row.borrowed_from)} code, {known}")
+    if row.compiled:
+        noun = "module" if row.modules == 1 else "modules"
+        parts.append(
+            f"the driver compiles {row.compiled} of {row.modules} {noun} on the board, "
+            f"up to {row.minutes:.0f} min of one core by estimate, those that are used at the first start"
+        )
+    return f"{row.title}, asked for by {row.reason}: " + "; ".join(parts)
+
+
+def _fix(row: KernelVerdict, severity: Severity) -> str:
+    if row.verdict == "compiled":
+        return 'set `precompile = "needed"` under [image], so that the build compiles them'
+    if row.verdict == "absent":
+        return "take a build with code for this GPU, or a model that does not need these kernels"
+    if severity == "error":
+        return "take a build with code for this GPU, or allow it with `kernels` under [audit]"
+    return "nothing to do; `[audit] kernels` can demand more"

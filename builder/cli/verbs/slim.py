@@ -1,0 +1,161 @@
+"""`jbuild slim`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from builder.audit.byte_source import MalformedError
+from builder.audit.rule_tables import tables
+from builder.cli.cell_selection import session_verb
+from builder.cli.results import show, without_controls
+from builder.errors import UsageError
+from builder.host.session import Session
+from builder.host.toml.documents import suggest
+from builder.host.units import size_of
+from builder.image.slim.package_rules import slim_tables, sm_of
+from builder.image.slim.slim_wheel import labelled_name, slim_wheel
+from builder.jetson.distributions import platforms
+from builder.jetson.platform import check_value
+from builder.model.slimming import CodeAmount, SlimmedLibrary, SlimReport, SlimRules
+
+_NVIDIA = "nvidia-*"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlimResult:
+    """The wheels before and after, and the folder of the new ones; `note` is about what is not known of the GPUs."""
+
+    output: str
+    wheels: tuple[SlimReport, ...]
+    note: str | None
+
+
+@session_verb(
+    "slim",
+    click.argument("wheels", nargs=-1, required=True, metavar="WHEEL...", type=click.Path(path_type=Path)),
+    click.option(
+        "--sm",
+        "capabilities",
+        multiple=True,
+        required=True,
+        metavar="X.Y",
+        help="Compute capability of a GPU whose code stays, such as 8.7. Can be repeated.",
+    ),
+    click.option("--l4t", metavar="RELEASE", help="L4T release, whose driver decides which code runs."),
+    click.option("--nvidia", is_flag=True, help="Change NVIDIA's own wheels too; their licence restricts that."),
+    click.option(
+        "--output",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path(),
+        help="Folder for the new wheels. Default: the current folder.",
+    ),
+)
+def command(
+    session: Session,
+    wheels: tuple[Path, ...],
+    capabilities: tuple[str, ...],
+    l4t: str | None,
+    nvidia: bool,
+    output: Path,
+) -> None:
+    """Take the code for other GPUs out of wheels.
+
+    Writes new wheels whose version has a local label such as +sm87, and leaves the given ones as they are.
+    """
+    sms = _sms(capabilities)
+    if l4t and (mistake := check_value("l4t", l4t)):
+        raise UsageError(f"--l4t: {mistake[0]}", hint=mistake[1])
+    paths = tuple(dict.fromkeys(wheels))
+    label = ".".join(f"sm{sm}" for sm in sms)
+    targets = {path: output / _target_name(path, label) for path in paths}
+    same_major, note = _same_major(sms, l4t)
+    rules = SlimRules(sms=sms, same_major=same_major, include=(_NVIDIA,) if nvidia else ())
+    if note:
+        session.console.warn(note)
+    reports = []
+    for path, target in targets.items():
+        with session.console.task(f"slimming {path.name}", unit="B") as task:
+            reports.append(_slimmed(path, target, rules, label, task.advance))
+    _check_any(paths, reports, nvidia=nvidia)
+    result = SlimResult(output=str(output), wheels=tuple(reports), note=note)
+    show(result, "\n\n".join(map(_text, reports)), session.console)
+
+
+def _sms(capabilities: Sequence[str]) -> tuple[int, ...]:
+    """Return the numbers of compute capabilities, written as 8.7, or as 87 like the audit's."""
+    known = {f"{sm // 10}.{sm % 10}": sm for sm in slim_tables().gpus}
+    known_numbers = {str(sm) for sm in known.values()}
+    sms = set()
+    for capability in capabilities:
+        if capability not in known and capability not in known_numbers:
+            hint = suggest(capability, known, noun="known")
+            raise UsageError(f"--sm: `{capability}` is not the compute capability of a GPU", hint=hint)
+        sms.add(known[capability] if capability in known else int(capability))
+    return tuple(sorted(sms))
+
+
+def _same_major(sms: Sequence[int], l4t: str | None) -> tuple[bool | None, str | None]:
+    """Return whether code of the same major runs there, and a note if that depends on a release that is not given."""
+    of_boards = {sm_of(capability) for row in platforms() for capability in row.sms}
+    unknown = [f"{sm // 10}.{sm % 10}" for sm in sms if sm in of_boards]
+    if l4t or not unknown:
+        return tables().same_major(l4t), None
+    note = f"some L4T releases run code of the same major on SM {', '.join(unknown)}, others do not"
+    return None, f"{note}: PTX stays beside such code; --l4t RELEASE decides"
+
+
+def _target_name(path: Path, label: str) -> str:
+    if path.is_dir():
+        raise UsageError("this is a folder", where=str(path), hint=f"name wheel files: {path}/*.whl")
+    if not path.is_file():
+        raise UsageError("no such file", where=str(path), hint="name wheel files: *.whl")
+    return labelled_name(path, label)
+
+
+def _slimmed(path: Path, target: Path, rules: SlimRules, label: str, advance: object) -> SlimReport:
+    try:
+        return slim_wheel(path, target, rules, label=label, on_bytes=advance)  # type: ignore[arg-type]
+    except MalformedError as error:
+        hint = "download the wheel again"
+        raise UsageError(f"not a wheel that jbuild can read: {error.message}", where=str(path), hint=hint) from error
+
+
+def _check_any(paths: Sequence[Path], reports: Sequence[SlimReport], *, nvidia: bool) -> None:
+    """Refuse to end in silence if no wheel was written."""
+    if any(report.skipped is None for report in reports):
+        return
+    first = reports[0]
+    owned = first.package.startswith(_NVIDIA.rstrip("*")) and not nvidia
+    hint = "--nvidia changes these wheels all the same" if owned else "name a wheel with CUDA libraries"
+    more = f" (and {len(reports) - 1} more)" if len(reports) > 1 else ""
+    raise UsageError(f"no wheel was written: {first.skipped}{more}", where=str(paths[0]), hint=hint)
+
+
+def _text(report: SlimReport) -> str:
+    if report.skipped:
+        return without_controls(f"{report.wheel}: not changed: {report.skipped}")
+    share = report.slimmed_size / report.size
+    sizes = f"{size_of(report.size)}, now {size_of(report.slimmed_size)} ({share:.0%})"
+    lines = [f"{report.slimmed_wheel}: {sizes}"]
+    for library in report.libraries:
+        lines += _library_lines(library)
+    return "\n".join(map(without_controls, lines))
+
+
+def _library_lines(library: SlimmedLibrary) -> Iterator[str]:
+    yield f"  {library.path}: {size_of(library.before)}, now {size_of(library.after)}"
+    if library.retained:
+        yield f"    stays: {_amounts(library.retained)}"
+    if library.removed:
+        yield f"    removed: {_amounts(library.removed)}"
+    if library.note:
+        effect = "zeros replace the removed code" if library.method == "in-place" else "unchanged"
+        yield f"    {effect}: {library.note}"
+
+
+def _amounts(amounts: Sequence[CodeAmount]) -> str:
+    return ", ".join(f"{amount.target} ({amount.entries}, {size_of(amount.size)})" for amount in amounts)

@@ -1,0 +1,1 @@
+"""Takes code for other GPUs out of libraries and wheels."""

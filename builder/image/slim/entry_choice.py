@@ -1,0 +1,33 @@
+"""Which entries of a container stay: the code that one of the GPUs can run.
+
+The driver takes one entry of a container for a GPU: SASS that runs there if there is any, else PTX. Kernels are looked
+up in the container that registered them, so PTX is needed wherever the container's own SASS lacks a kernel, even if
+another container of the library has one of that name.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from builder.audit.runnable_code import ContainerCode, retained
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from builder.audit.fatbin import Entry
+    from builder.model.slimming import SlimRules
+
+
+def retained_entries(
+    entries: Sequence[Entry], rules: SlimRules, kernels: Callable[[Entry], Iterable[bytes]]
+) -> list[Entry]:
+    """Return the entries that stay, in their order.
+
+    `kernels` returns the names of an entry's kernels; it is called only for PTX that SASS may replace.
+
+    Raises:
+        MalformedError: the code of an entry cannot be read.
+    """
+    candidates = [ContainerCode(entry.code, partial(kernels, entry)) for entry in entries]
+    return [entry for entry, stays in zip(entries, retained(candidates, rules), strict=True) if stays]

@@ -1,0 +1,80 @@
+"""The records of slimming: which GPU code stays in a wheel, and what was taken out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+# `compact`: the file became shorter; `in-place`: the removed bytes became zeros; `unchanged`: nothing was removed.
+SlimMethod = Literal["compact", "in-place", "unchanged"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlimRules:
+    """Which code stays.
+
+    `sms` are the GPUs (87 for 8.7), `same_major` whether code for a lower minor of the same major runs on them (None:
+    unknown, so that both this code and the PTX that replaces it stay), and `newest_isa` the newest version of PTX that
+    the driver compiles (None: any). `include` and `exclude` are globs of packages that the rows of `slim.toml` decide
+    otherwise.
+    """
+
+    sms: tuple[int, ...]
+    same_major: bool | None
+    newest_isa: tuple[int, int] | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodeAmount:
+    """The code for one target: `target` as in `sm_87` or `ptx_80`, `size` its bytes as stored in the library."""
+
+    target: str
+    entries: int
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlimmedLibrary:
+    """A file with GPU code before and after; `note` says why code stays that could have gone."""
+
+    path: str
+    method: SlimMethod
+    before: int
+    after: int
+    retained: tuple[CodeAmount, ...]
+    removed: tuple[CodeAmount, ...]
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlimReport:
+    """A wheel before and after. `skipped` says why nothing was written; then the hashes and sizes are equal.
+
+    `algorithm` is the version of the writer: the same wheel, rules and version give the same bytes.
+    """
+
+    package: str
+    version: str
+    wheel: str
+    sha256: str
+    size: int
+    slimmed_wheel: str
+    slimmed_sha256: str
+    slimmed_size: int
+    algorithm: int
+    libraries: tuple[SlimmedLibrary, ...] = ()
+    skipped: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TreeReport:
+    """What was done to a wheel in an image: `sha256` is the original's, `algorithm` the version of the method."""
+
+    package: str
+    version: str
+    sha256: str
+    rules: SlimRules
+    algorithm: int
+    libraries: tuple[SlimmedLibrary, ...]

@@ -1,0 +1,1 @@
+"""Runs jbuild against servers that fail, kills it, and checks what it leaves."""

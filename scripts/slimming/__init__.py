@@ -1,0 +1,1 @@
+"""Checks of slimmed libraries, and small libraries to check."""
