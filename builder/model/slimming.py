@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-# `compact`: the file became shorter; `in-place`: the removed bytes became zeros; `unchanged`: nothing was removed.
-SlimMethod = Literal["compact", "in-place", "unchanged"]
+# `compact`: the file became shorter; `in-place`: the removed bytes became zeros; `grown`: compiled code needed more
+# room than the removed code had; `unchanged`: nothing was removed or added.
+SlimMethod = Literal["compact", "in-place", "grown", "unchanged"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +38,10 @@ class CodeAmount:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlimmedLibrary:
-    """A file with GPU code before and after; `note` says why code stays that could have gone."""
+    """A file with GPU code before and after; `note` says why code stays that could have gone.
+
+    `compiled` is SASS that the build made of PTX. It counts among the code that stays, too.
+    """
 
     path: str
     method: SlimMethod
@@ -46,6 +50,7 @@ class SlimmedLibrary:
     retained: tuple[CodeAmount, ...]
     removed: tuple[CodeAmount, ...]
     note: str | None = None
+    compiled: tuple[CodeAmount, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
