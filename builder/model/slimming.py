@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from builder.model.precompiled import CubinKey
+
 # `compact`: the file became shorter; `in-place`: the removed bytes became zeros; `grown`: compiled code needed more
 # room than the removed code had; `unchanged`: nothing was removed or added.
 SlimMethod = Literal["compact", "in-place", "grown", "unchanged"]
@@ -57,7 +59,8 @@ class SlimmedLibrary:
 class SlimReport:
     """A wheel before and after. `skipped` says why nothing was written; then the hashes and sizes are equal.
 
-    `algorithm` is the version of the writer: the same wheel, rules and version give the same bytes.
+    `algorithm` is the version of the writer: the same wheel, rules and version give the same bytes. `ptxas` is the
+    version of the compiler, if kernels were compiled.
     """
 
     package: str
@@ -71,11 +74,15 @@ class SlimReport:
     algorithm: int
     libraries: tuple[SlimmedLibrary, ...] = ()
     skipped: str | None = None
+    ptxas: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TreeReport:
-    """What was done to a wheel in an image: `sha256` is the original's, `algorithm` the version of the method."""
+    """What was done to a wheel in an image: `sha256` is the original's, `algorithm` the version of the method.
+
+    `cubins` are the inputs of the modules that the build compiled.
+    """
 
     package: str
     version: str
@@ -83,3 +90,4 @@ class TreeReport:
     rules: SlimRules
     algorithm: int
     libraries: tuple[SlimmedLibrary, ...]
+    cubins: tuple[CubinKey, ...] = ()

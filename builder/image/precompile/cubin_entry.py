@@ -6,8 +6,7 @@ A test compares them with those of `fatbinary` itself, which is in the wheel tha
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zstandard
 
@@ -24,7 +23,8 @@ _ZSTD, _WITH_COMPATIBILITY = 0x8000, 0x1000000
 _VARIANT_FLAGS: dict[Variant, int] = {"": 0, "a": 0x100000, "f": 0x200000}
 # The format of a cubin's own version, whose second number is the ABI in its ELF header.
 _CUBIN_MAJOR = 1
-_ABI_AT = 8
+_OSABI_AT, _ABI_AT = 7, 8
+_NEWER_OSABI = 0x41
 # From this SM on, `fatbinary` copies the section into the entry's header, and drivers choose by it.
 _FIRST_WITH_COMPATIBILITY = 100
 _COMPATIBILITY = b".nv.compat"
@@ -35,60 +35,60 @@ _SECTION = struct.Struct("<IIQQQQIIQQ")
 _LEVEL = 19
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PackedCubin:
-    """A cubin as a zstd frame; `unpacked` is its size, `abi` and `compatibility` are parts of its ELF file."""
+class PackedCubin(NamedTuple):
+    """A cubin for a GPU, and the same as a zstd frame."""
 
     target: GpuTarget
+    cubin: bytes
     frame: bytes
-    unpacked: int
-    abi: int
-    compatibility: bytes
 
 
 def pack_cubin(cubin: bytes, target: GpuTarget) -> PackedCubin:
-    """Return a cubin, compressed.
+    """Return a cubin, compressed."""
+    return PackedCubin(target, cubin, zstandard.ZstdCompressor(level=_LEVEL).compress(cubin))
+
+
+def entry_bytes(packed: PackedCubin, *, compressed: bool = True) -> bytes:
+    """Return header and payload of the entry; its length is a multiple of 8.
 
     Raises:
         MalformedError: it is not a cubin.
     """
-    return describe_cubin(cubin, zstandard.ZstdCompressor(level=_LEVEL).compress(cubin), target)
-
-
-def describe_cubin(cubin: bytes, frame: bytes, target: GpuTarget) -> PackedCubin:
-    """Return a cubin with its zstd frame.
-
-    Raises:
-        MalformedError: it is not a cubin.
-    """
+    target, cubin, frame = packed
     compatibility = _section(cubin, _COMPATIBILITY) if target.sm >= _FIRST_WITH_COMPATIBILITY else b""
-    abi = cubin[_ABI_AT]
-    return PackedCubin(target=target, frame=frame, unpacked=len(cubin), abi=abi, compatibility=compatibility)
-
-
-def entry_bytes(cubin: PackedCubin) -> bytes:
-    """Return header and payload of the entry; its length is a multiple of 8."""
-    flags = _USUAL_FLAGS | _ZSTD | _VARIANT_FLAGS[cubin.target.variant]
-    more = _compatibility_header(cubin.compatibility) if cubin.compatibility else b""
-    flags |= _WITH_COMPATIBILITY if more else 0
-    payload = _padded(cubin.frame)
+    more = _compatibility_header(compatibility) if compatibility else b""
+    flags = _USUAL_FLAGS | _VARIANT_FLAGS[target.variant] | (_WITH_COMPATIBILITY if more else 0)
+    payload, sizes = _padded(cubin), (0, 0)
+    if compressed:
+        payload, sizes, flags = _padded(frame), (len(frame), len(cubin)), flags | _ZSTD
     header = fatbin.ENTRY.pack(
         _SASS,
         _VERSION,
         fatbin.ENTRY.size + len(more),
         len(payload),
-        len(cubin.frame),
+        sizes[0],
         fatbin.ENTRY.size if more else 0,
-        cubin.abi,
+        cubin[_ABI_AT],
         _CUBIN_MAJOR,
-        cubin.target.sm,
+        target.sm,
         0,
         0,
         flags,
         0,
-        cubin.unpacked,
+        sizes[1],
     )
     return header + more + payload
+
+
+def cubin_sm(cubin: bytes) -> int:
+    """Return the SM that a cubin is for: a byte of the flags in its ELF header, another one since CUDA 13.
+
+    Raises:
+        MalformedError: it is not a cubin.
+    """
+    identity, *_, word, _, _, _, _, _, _ = _header(cubin)
+    flags = int(word)
+    return flags >> 8 & 0xFF if identity[_OSABI_AT] == _NEWER_OSABI else flags & 0xFF
 
 
 def _compatibility_header(content: bytes) -> bytes:
@@ -101,10 +101,8 @@ def _padded(data: bytes) -> bytes:
 
 
 def _section(cubin: bytes, name: bytes) -> bytes:
+    *_, at, _, _, _, _, size, count, strings = _header(cubin)
     try:
-        identity, *_, at, _, _, _, _, size, count, strings = _ELF_HEADER.unpack_from(cubin)
-        if not identity.startswith(b"\x7fELF\x02\x01") or size != _SECTION.size:
-            raise MalformedError("it is not a cubin")
         sections = [_SECTION.unpack_from(cubin, at + index * size) for index in range(count)]
         names = cubin[sections[strings][4] :]
         for label, _, _, _, offset, length, *_ in sections:
@@ -113,3 +111,12 @@ def _section(cubin: bytes, name: bytes) -> bytes:
     except (struct.error, IndexError, ValueError) as error:
         raise MalformedError("the cubin is cut off") from error
     return b""
+
+
+def _header(cubin: bytes) -> tuple[Any, ...]:
+    if len(cubin) < _ELF_HEADER.size:
+        raise MalformedError("the cubin is cut off")
+    header = _ELF_HEADER.unpack_from(cubin)
+    if not header[0].startswith(b"\x7fELF\x02\x01") or header[-3] != _SECTION.size:
+        raise MalformedError("it is not a cubin")
+    return header
