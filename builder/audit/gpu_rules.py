@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder.audit.audit_context import finding, named
@@ -13,10 +14,11 @@ from builder.jetson.distributions import platforms
 from builder.model.audits import Finding, GpuVerdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from builder.audit.audit_context import AuditContext
     from builder.audit.environment import Node
+    from builder.model.audits import GpuCode
 
 _RUNTIME = re.compile(r"libcudart(?:-[0-9a-f]+)?\.so\.([0-9]+)")
 _RUNTIME_WHEEL = re.compile(r"nvidia-cuda-runtime(-cu[0-9]+)?")
@@ -31,9 +33,22 @@ _DETAILS = {
 
 
 def coverage(case: AuditContext) -> dict[str, dict[str, GpuVerdict]]:
-    """Return the verdict for each SM and each library with GPU code."""
+    """Return the verdict for each SM and each library with GPU code, with the code that is in the image."""
     nodes = {f"{named(node.wheel)}/{node.file}": node for node in case.environment.nodes if node.binary.gpu}
-    return {_dotted(sm): {label: _verdict(case, node, sm) for label, node in nodes.items()} for sm in case.sms}
+    return {_dotted(sm): {label: _in_image(case, node, sm) for label, node in nodes.items()} for sm in case.sms}
+
+
+def _in_image(case: AuditContext, node: Node, sm: int) -> GpuVerdict:
+    """Return a verdict with the code of the image: slimming removes only code that runs on none of its GPUs."""
+    sass, ptx = targets_of(case.gpu_code(node))
+    return replace(_verdict(case, node, sm), sass=sass, ptx=ptx)
+
+
+def targets_of(codes: Iterable[GpuCode]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the GPUs that SASS and PTX are for."""
+    codes = tuple(codes)
+    sass, ptx = (sorted({g.target.sm for g in codes if g.target.kind == kind}) for kind in ("sass", "ptx"))
+    return tuple(sass), tuple(ptx)
 
 
 def gpu_code(case: AuditContext) -> Iterator[Finding]:
@@ -89,8 +104,7 @@ def _detail(case: AuditContext, node: Node, sm: int, kind: str) -> str:
 
 def _verdict(case: AuditContext, node: Node, sm: int) -> GpuVerdict:
     codes = node.binary.gpu
-    sass = sorted({code.target.sm for code in codes if code.target.kind == "sass"})
-    ptx = sorted({code.target.sm for code in codes if code.target.kind == "ptx"})
+    sass, ptx = targets_of(codes)
     usable = [code.isa for code in codes if compiles_for(code.target, sm)]
     near = any(is_same_major(code.target, sm) for code in codes)
     if case.hidden_code(node):
@@ -103,7 +117,7 @@ def _verdict(case: AuditContext, node: Node, sm: int) -> GpuVerdict:
         verdict = "ptx"
     else:
         verdict = "same-major-refused" if near else "ptx-too-new" if usable else "none"
-    return GpuVerdict(sass=tuple(sass), ptx=tuple(ptx), verdict=verdict, meant=case.other_gpus(node) is None)
+    return GpuVerdict(sass=sass, ptx=ptx, verdict=verdict, meant=case.other_gpus(node) is None)
 
 
 def compiler_of(isa: tuple[int, int]) -> tuple[int, int]:

@@ -131,6 +131,11 @@ def sm_number(sm: str) -> int:
     return int(major) * 10 + int(minor or 0)
 
 
+def dotted_sm(sm: int) -> str:
+    """Return a compute capability as people write it: 8.7 for 87."""
+    return f"{sm // 10}.{sm % 10}"
+
+
 def boards_for(platform: Platform, names: Iterable[str] = ()) -> tuple[Board, ...]:
     """Return the boards of these names, else every board that a platform's images run on.
 
