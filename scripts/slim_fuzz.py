@@ -186,8 +186,8 @@ def _section(result: FuzzResult, seeds: int, seed: int) -> str:
         (
             f"`scripts/slim-fuzz`, {when_and_where()}: {counts.total()} mutated libraries from {seeds} seeds "
             f"(random seed {seed}). {counts['malformed']} were refused as malformed, "
-            f"{counts['unchanged']} stayed as they were, {counts['in-place']} were slimmed in place, and "
-            f"{counts['compact']} became shorter. "
+            f"{counts['unchanged']} stayed as they were, {counts['in-place']} were slimmed in place "
+            f"and {counts['compact']} became shorter. "
             f"Results that were wrong: {counts['wrong']}."
         ),
         "",

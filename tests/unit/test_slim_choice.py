@@ -1,94 +1,106 @@
-"""Which entries of a container stay."""
+"""Which packages lose their GPU code for other GPUs: the recipe's rules, the table, and the cell."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from factories import make_jetson, make_job, make_platform, make_spec
+from recipe_factory import recipe_data
 
-from builder.audit import fatbin, kernel_names
-from builder.audit.byte_source import Plain
-from builder.image.slim.entry_choice import retained_entries
-from builder.model.slimming import SlimRules
-from slimming.gpu_library import make_container, make_entry
+from builder.audit.slim_choice import choose, unchanged_packages
+from builder.errors import DocumentError
+from builder.model.recipes import Cell, ImageSpec
+from builder.recipe.load import load
 
 if TYPE_CHECKING:
-    from builder.audit.fatbin import Entry
+    from pathlib import Path
+
+    from builder.model.locks import Job
 
 
-def label(entry: Entry) -> str:
-    assert entry.code is not None
-    target = entry.code.target
-    return f"{'sm' if target.kind == 'sass' else 'ptx'}_{target.sm}{target.variant}"
-
-
-def staying(
-    *entries: bytes, sms: tuple[int, ...], same_major: bool | None = True, newest_isa: tuple[int, int] | None = None
-) -> list[str]:
-    source = Plain(make_container(*entries))
-    container = next(fatbin.containers_between(source, 0, source.size))
-    rules = SlimRules(sms=sms, same_major=same_major, newest_isa=newest_isa)
-
-    def kernels(entry: Entry) -> list[bytes]:
-        assert entry.code is not None
-        return kernel_names.names(fatbin.payload(source, entry), entry.code.target.kind)
-
-    return [label(entry) for entry in retained_entries(container.entries, rules, kernels)]
-
-
-def of(*targets: str) -> list[bytes]:
-    return [make_entry(target) for target in targets]
+def job(image: ImageSpec | None = None, *, sm: str | None = "8.7", cpu: bool = False) -> Job:
+    platform = make_platform() if cpu else make_jetson(sms=("8.7",))
+    made = make_job(platform=platform, spec=make_spec(image=image or ImageSpec()))
+    values = (("sm", sm),) if sm else ()
+    return replace(made, cell=Cell(id="cell", recipe="recipe", values=values))
 
 
 @pytest.mark.parametrize(
-    ("targets", "sms", "expected"),
+    ("image", "sm", "package", "slim"),
     [
-        (("sm_80", "sm_86", "sm_87", "sm_89", "sm_90"), (87,), ["sm_80", "sm_86", "sm_87"]),
-        (("sm_80", "sm_110", "sm_110a", "sm_110f", "sm_100"), (110,), ["sm_110", "sm_110a", "sm_110f", "sm_100"][:3]),
-        (("sm_100f", "sm_100a", "sm_103a"), (103,), ["sm_100f", "sm_103a"]),
-        (("sm_120f", "sm_120a", "sm_121"), (121,), ["sm_120f", "sm_121"]),
-        (("sm_90", "sm_100"), (87,), []),
+        (ImageSpec(), "8.7", "torch", True),
+        (ImageSpec(), None, "torch", False),
+        (ImageSpec(), "8.7", "nvidia-cublas", False),
+        (ImageSpec(slim=True), None, "torch", True),
+        (ImageSpec(slim=True), "8.7", "nvidia-cublas", False),
+        (ImageSpec(slim=False), "8.7", "torch", False),
+        (ImageSpec(slim_packages=(("nvidia-*", True),)), "8.7", "nvidia-cublas", True),
+        (ImageSpec(slim_packages=(("torch", True),)), None, "torch", True),
+        (ImageSpec(slim_packages=(("torch", True),)), None, "vllm", False),
+        (ImageSpec(slim_packages=(("torch", False), ("*", True))), "8.7", "torch", False),
+        (ImageSpec(slim=False, slim_packages=(("torch", True),)), "8.7", "torch", True),
     ],
 )
-def test_sass_stays_where_it_runs(targets: tuple[str, ...], sms: tuple[int, ...], expected: list[str]) -> None:
-    assert staying(*of(*targets), sms=sms) == expected
+def test_rules_of_the_recipe_come_before_the_table_and_the_cell(
+    image: ImageSpec, sm: str | None, package: str, slim: bool
+) -> None:
+    choice = choose(job(image, sm=sm), package)
+    assert choice.slim is slim
+    assert choice.why
 
 
-def test_code_of_the_same_major_goes_where_it_is_known_not_to_run() -> None:
-    assert staying(*of("sm_80", "sm_87"), sms=(87,), same_major=False) == ["sm_87"]
+def test_the_reason_names_the_licence() -> None:
+    assert "licence" in choose(job(), "nvidia-cublas").why
+    assert choose(job(sm=None), "nvidia-cublas").why == "the cell does not name its GPUs"
+    assert all(row.source and row.why for row in unchanged_packages())
 
 
-def test_ptx_goes_where_sass_has_all_its_kernels() -> None:
-    assert staying(make_entry("sm_80", ("a", "b")), make_entry("ptx_80", ("a",)), sms=(87,)) == ["sm_80"]
+def test_nothing_is_slimmed_for_a_processor() -> None:
+    assert not choose(job(ImageSpec(slim=True, slim_packages=(("*", True),)), cpu=True), "torch").slim
 
 
-def test_ptx_stays_where_sass_lacks_a_kernel() -> None:
-    assert staying(make_entry("sm_80", ("a",)), make_entry("ptx_80", ("a", "b")), sms=(87,)) == ["sm_80", "ptx_80"]
+def test_keys_of_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "demo.toml"
+    path.write_text(_toml('slim = false\nslim-packages = { "nvidia-*" = true, torch = false }'))
+    assert load(path).spec.image == ImageSpec(slim=False, slim_packages=(("nvidia-*", True), ("torch", False)))
 
 
-def test_ptx_stays_if_one_of_several_gpus_needs_it() -> None:
-    assert staying(*of("sm_80", "ptx_80"), sms=(87, 110)) == ["sm_80", "ptx_80"]
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('slim = "yes"', "true or false"),
+        ("slim-packages = { Torch = true }", "lower case"),
+        ("slim-packages = { torch = 1 }", "true or false"),
+        ("slim-packages = true", "a table"),
+        ("slimm = true", "slim"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, part: str) -> None:
+    path = tmp_path / "demo.toml"
+    path.write_text(_toml(text))
+    with pytest.raises(DocumentError) as caught:
+        load(path)
+    (problem,) = caught.value.problems
+    assert part in f"{problem.message} {problem.hint}"
+    assert problem.key.startswith("image")
 
 
-def test_ptx_stays_beside_code_of_which_nobody_knows_whether_it_runs() -> None:
-    assert staying(*of("sm_80", "ptx_80"), sms=(87,), same_major=None) == ["sm_80", "ptx_80"]
-    assert staying(*of("sm_80", "sm_87", "ptx_80"), sms=(87,), same_major=None) == ["sm_80", "sm_87"]
-
-
-@pytest.mark.parametrize(("target", "stays"), [("ptx_90", False), ("ptx_80a", False), ("ptx_87a", True)])
-def test_ptx_that_serves_no_gpu_goes(target: str, stays: bool) -> None:
-    assert staying(*of(target), sms=(87,)) == ([target] if stays else [])
-
-
-def test_ptx_that_the_driver_does_not_know_goes() -> None:
-    assert staying(*of("ptx_80"), sms=(87,), newest_isa=(8, 3)) == []
-    assert staying(*of("ptx_80"), sms=(87,), newest_isa=(8, 4)) == ["ptx_80"]
-
-
-def test_other_data_stays() -> None:
-    entry = bytearray(make_entry("sm_90"))
-    entry[0] = 8
-    source = Plain(make_container(bytes(entry)))
-    container = next(fatbin.containers_between(source, 0, source.size))
-    rules = SlimRules(sms=(87,), same_major=True)
-    assert retained_entries(container.entries, rules, lambda _: ()) == list(container.entries)
+def _toml(image: str) -> str:
+    data = recipe_data()
+    return f"""description = "{data["description"]}"
+[matrix]
+l4t = ["36.4.0"]
+vllm = ["0.20.2"]
+[packages]
+requires = ["vllm=={{vllm}}"]
+[image]
+{image}
+[[models]]
+name = "tiny"
+source = "hf://org/tiny@main"
+[[smoke.questions]]
+ask = "Hello?"
+expect = "Hi"
+"""
