@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from elf_files import make_elf, make_fatbin
+from elf_files import make_elf
 from factories import locked, make_wheel
 
 from builder.errors import IntegrityError
@@ -21,6 +21,7 @@ from builder.image.wheels.slim_tree import slim_key, slimmed_wheel
 from builder.image.wheels.tree import is_current, prepare
 from builder.model.images import site_packages
 from builder.model.slimming import SlimRules
+from slimming.gpu_library import make_container, make_entry, make_library
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 ORIN = SlimRules(sms=(87,), same_major=False)
 THOR = SlimRules(sms=(110,), same_major=False)
-GPU = make_elf(fatbin=make_fatbin(("sass", 80), ("sass", 87), ("sass", 90), payload=4000))
-OWN = make_elf(fatbin=make_fatbin(("sass", 87), payload=4000))
+GPU = make_library((make_container(*(make_entry(f"sm_{sm}", size=9000) for sm in (80, 87, 90))),))
+OWN = make_library((make_container(make_entry("sm_87", size=9000)),))
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_report_names_the_original(session: Session, wheel: LockedWheel) -> None
     assert slimmed.rules == ORIN
     assert slimmed.before == len(GPU)
     assert slimmed.after <= slimmed.before
-    assert slimmed.removed > 8000
+    assert slimmed.removed > 18_000
     assert slimmed_wheel(packages(unpacked(wheel, session, None))) is None
 
 
@@ -114,7 +115,9 @@ def test_nothing_to_remove_gives_the_plain_content(session: Session, tmp_path: P
 
 
 def test_a_library_that_cannot_be_read_stays(session: Session, tmp_path: Path) -> None:
-    damaged = make_elf(fatbin=make_fatbin(("sass", 80), ("sass", 87))[:-8])
+    # The container's size, beyond the end of its section.
+    at = GPU.index(0xBA55ED50.to_bytes(4, "little")) + 8
+    damaged = GPU[:at] + (1 << 40).to_bytes(8, "little") + GPU[at + 8 :]
     wheel = locked(make_wheel(tmp_path, files={"demo/_C.so": damaged, "demo/good.so": GPU}))
     folder = packages(unpacked(wheel, session, ORIN))
     assert (folder / "demo/_C.so").read_bytes() == damaged

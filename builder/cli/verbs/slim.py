@@ -11,6 +11,7 @@ import click
 
 from builder.audit.byte_source import ByteSource, MalformedError
 from builder.audit.rule_tables import tables
+from builder.audit.slim_tables import slim_tables, sm_of
 from builder.cli.cell_selection import session_verb
 from builder.cli.results import show, without_controls
 from builder.errors import UsageError
@@ -20,7 +21,7 @@ from builder.host.units import size_of
 from builder.image.precompile.loose_modules import compile_loose
 from builder.image.precompile.module_compiler import compiled_entries
 from builder.image.slim.entry_choice import AddedEntry
-from builder.image.slim.package_rules import refusal, slim_tables, sm_of
+from builder.image.slim.package_rules import refusal
 from builder.image.slim.slim_wheel import CompiledLibraries, labelled_name, slim_wheel
 from builder.image.slim.wheel_names import wheel_name
 from builder.jetson.distributions import platforms

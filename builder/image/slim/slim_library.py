@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
     from builder.audit.byte_source import ByteSource
     from builder.audit.fatbin import Code, Container, Entry
+    from builder.audit.slim_tables import SlimUnit
     from builder.image.slim.byte_plan import Chunk
     from builder.image.slim.code_references import Movability
     from builder.image.slim.elf_layout import ElfLayout, SectionHeader
     from builder.image.slim.entry_choice import AddedEntry
-    from builder.image.slim.package_rules import SlimUnit
     from builder.model.slimming import SlimMethod, SlimRules
 
 _LARGEST_ALIGN = 4096

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from builder.audit import wheel_reader
 from builder.audit.byte_source import File, MalformedError
+from builder.audit.slim_tables import code_sections
 from builder.host.concurrency import Progress, map_with_progress
 from builder.host.files import atomic_file, disk_errors, sha256_of, temp_file
 from builder.image.slim import elf_layout
-from builder.image.slim.package_rules import code_sections, refusal
+from builder.image.slim.package_rules import refusal
 from builder.image.slim.slim_library import has_code, slim_library, unchanged
 from builder.image.slim.wheel_names import (
     SIGNATURES,
