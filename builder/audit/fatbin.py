@@ -35,6 +35,7 @@ _ARCHITECTURE, _FAMILY = 0x100000, 0x200000
 _MOST_PADDING = 4096
 _ZEROS_BLOCK = 1 << 20
 _MOST_ENTRIES = 2_000_000
+_TOO_MANY = "it claims more GPU code than any library has"
 # The largest payload of today's wheels has 30 MB.
 _LARGEST_PAYLOAD = 1 << 30
 
@@ -104,7 +105,7 @@ def containers(source: ByteSource, facts: ElfFacts, names: tuple[bytes, ...] = S
             for container in containers_between(source, section.offset, section.offset + section.size):
                 entries += len(container.entries)
                 if entries > _MOST_ENTRIES:
-                    raise MalformedError("it claims more GPU code than any library has")
+                    raise MalformedError(_TOO_MANY)
                 yield container
 
 
@@ -114,6 +115,33 @@ def containers_between(source: ByteSource, position: int, end: int) -> Iterator[
     Raises:
         MalformedError: one is cut off or malformed.
     """
+    for at, header, size in _bounds(source, position, end):
+        yield Container(at, header, size, tuple(_entries(source, at + header, at + header + size)))
+
+
+def entries(source: ByteSource, facts: ElfFacts) -> Iterator[tuple[int, Entry]]:
+    """Yield the entries of a library with the numbers of their containers.
+
+    An entry's header is read when it is asked for, so that deflated bytes are inflated once: containers may be large.
+
+    Raises:
+        MalformedError: a container is cut off or malformed.
+    """
+    number = count = 0
+    for section in facts.sections:
+        if section.name not in SECTIONS:
+            continue
+        for at, header, size in _bounds(source, section.offset, section.offset + section.size):
+            for entry in _entries(source, at + header, at + header + size):
+                count += 1
+                if count > _MOST_ENTRIES:
+                    raise MalformedError(_TOO_MANY)
+                yield number, entry
+            number += 1
+
+
+def _bounds(source: ByteSource, position: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield each container's offset, the bytes of its header and those of its entries."""
     while position + CONTAINER.size <= end:
         magic, _, header, size = CONTAINER.unpack(source.read(position, CONTAINER.size))
         if magic != MAGIC:
@@ -121,7 +149,7 @@ def containers_between(source: ByteSource, position: int, end: int) -> Iterator[
             continue
         if header < CONTAINER.size or position + header + size > end:
             raise MalformedError("its GPU code is cut off")
-        yield Container(position, header, size, tuple(_entries(source, position + header, position + header + size)))
+        yield position, header, size
         position += header + size
         position += -position % ALIGNMENT
 
