@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import lz4.block
 import zstandard
@@ -37,7 +37,7 @@ _ZEROS_BLOCK = 1 << 20
 _MOST_ENTRIES = 2_000_000
 _TOO_MANY = "it claims more GPU code than any library has"
 # The largest payload of today's wheels has 30 MB.
-_LARGEST_PAYLOAD = 1 << 30
+_LARGEST_PAYLOAD = 256 << 20
 
 
 class Code(NamedTuple):
@@ -62,6 +62,11 @@ class Entry(NamedTuple):
     flags: int
     packed: int
     unpacked: int
+
+    @property
+    def compression(self) -> Literal["lz4", "zstd"] | None:
+        """How the payload is compressed."""
+        return "zstd" if self.flags & _ZSTD else "lz4" if self.flags & _LZ4 else None
 
     @property
     def end(self) -> int:
@@ -204,14 +209,12 @@ def payload(source: ByteSource, entry: Entry) -> bytes:
         MalformedError: it is cut off, cannot be decompressed, or has another size than its header states.
     """
     if max(entry.unpacked, entry.packed) > _LARGEST_PAYLOAD:
-        raise MalformedError("an entry of its GPU code claims more than 1 GiB")
+        raise MalformedError("an entry of its GPU code claims more than 256 MiB")
     if entry.packed > entry.size:
         raise MalformedError("an entry of its GPU code is larger than its room")
     data = source.read(entry.offset + entry.header, entry.packed)
-    if entry.flags & _ZSTD:
-        data = _zstd(data, entry.unpacked)
-    elif entry.flags & _LZ4:
-        data = _lz4(data, entry.unpacked)
+    if entry.compression:
+        data = (_zstd if entry.compression == "zstd" else _lz4)(data, entry.unpacked)
     return data
 
 

@@ -41,7 +41,7 @@ def audit_kernels(
     """
     if not lock.platform.sms:
         return {}
-    wheels = [wheel for wheel in lock.wheels if _has_family(facts[wheel.sha256])]
+    wheels = [wheel for wheel in lock.wheels if has_family(facts[wheel.sha256])]
     gathered = gather_kernels(wheels, facts, session)
     libraries = [library for wheel in wheels for library in gathered.get(wheel.sha256, ())]
     return _verdicts(job, lock, server, libraries, session)
@@ -92,7 +92,8 @@ def wheels_of(wheels: tuple[LockedWheel, ...], facts: Mapping[str, WheelFacts]) 
     }
 
 
-def _has_family(facts: WheelFacts) -> bool:
+def has_family(facts: WheelFacts) -> bool:
+    """Return whether a wheel has a library of a family; the code of other wheels is not asked for."""
     return any(map(_is_in_family, libraries_with_code(facts)))
 
 

@@ -115,7 +115,7 @@ def _read(payload: bytes) -> _Cubin:
         if len(tables) > 1:
             raise MalformedError("a cubin of its GPU code has more than one symbol table")
         symbols, strings = (tables[0], sections[tables[0][6]]) if tables else (None, None)
-    except (struct.error, IndexError) as error:
+    except (struct.error, IndexError, OverflowError) as error:
         raise MalformedError("a cubin of its GPU code is cut off") from error
     notes = [section for section in sections if section[1] == _NOTE][:_MOST_NOTES]
     return _Cubin(
