@@ -1,7 +1,7 @@
 """Compares the audit's readers with readelf, nm and cuobjdump on real wheels.
 
 readers     every shared object of the stacks of scripts/audit-agreement, if these are locked and unpacked
-kernels     the names of kernels in the wheels of scripts/agreement/kernel_wheels.toml, 3 GB, which uv fetches
+kernels     the names of kernels in the wheels of scripts/agreement/kernel_wheels.toml, 3 GB, which pip downloads
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--only", action="append", metavar="STACK", help="compare only the wheels of this stack; repeatable"
     )
     parser.add_argument(
-        "--find-links", action="append", default=[], metavar="FOLDER", help="take wheels for kernels from here only"
+        "--find-links", action="append", default=[], metavar="FOLDER", help="use the wheels of this folder; repeatable"
     )
     options = parser.parse_args(arguments)
     project = StackProject.open(tuple(read_stacks()))

@@ -1,14 +1,16 @@
 """Compares the names of kernels that the audit reads with those that NVIDIA's cuobjdump lists.
 
-Each wheel is unpacked by uv into a folder that is removed after the comparison. Lists of cuobjdump are read line by
-line: the PTX of one library has 700 MB.
+pip downloads a wheel, and its libraries are unpacked one at a time. Lists of cuobjdump are read line by line: the PTX
+of one library has 700 MB.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import tempfile
+import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 _TABLE = Path(__file__).with_name("kernel_wheels.toml")
 _CUBIN = ".cubin"
+# A Python that the wheels are for.
+_PYTHON = "3.12"
 _ARCHITECTURE = re.compile(rb"arch = sm_(\d+)([a-z]?)")
 _TARGET = re.compile(rb"\s*\.target\s+sm_(\d+)([a-z]?)")
 _ENTRY = re.compile(rb"\.entry\s+([^\s(]+)")
@@ -44,16 +48,23 @@ Names = dict[tuple[str, int, str], Counter[bytes]]
 class KernelWheel:
     """A row of the table."""
 
-    package: str
-    platform: str
-    python: str
+    wheel: str
     files: tuple[str, ...]
     every: int
+
+    @property
+    def package(self) -> str:
+        """The package with its version."""
+        name, version, *_ = self.wheel.split("-")
+        return f"{name.replace('_', '-')}=={version}"
 
 
 @dataclass(slots=True)
 class WheelTally:
-    """Counts for one wheel: files with GPU code, kernels of SASS and of PTX, packed payloads, and differences."""
+    """Counts for one wheel: files with GPU code, kernels of SASS and of PTX, packed payloads, and differences.
+
+    `refused` are files that cuobjdump cannot read.
+    """
 
     package: str
     files: list[str] = field(default_factory=list)
@@ -62,6 +73,7 @@ class WheelTally:
     lz4: int = 0
     zstd: int = 0
     differences: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
 
 def kernel_wheels() -> tuple[KernelWheel, ...]:
@@ -76,9 +88,7 @@ def kernel_wheels() -> tuple[KernelWheel, ...]:
 def _parse(root: Table) -> tuple[KernelWheel, ...]:
     return tuple(
         KernelWheel(
-            package=table.string("package"),
-            platform=table.string("platform"),
-            python=table.string("python"),
+            wheel=table.string("wheel", pattern=r"[^-/]+-[^-/]+-[^-/]+-[^-/]+-[^-/]+\.whl", noun="a wheel's file name"),
             files=table.strings("files"),
             every=table.integer("every", 1, low=1),
         )
@@ -87,31 +97,39 @@ def _parse(root: Table) -> tuple[KernelWheel, ...]:
 
 
 def compare(row: KernelWheel, cuobjdump: Path, links: Sequence[str], folder: Path) -> WheelTally:
-    """Unpack a wheel and compare its files; `links` are folders with wheels, which are not fetched then.
+    """Compare the files of a wheel; it is taken from one of the folders `links`, or downloaded.
 
     Raises:
-        ProgramFailedError: the wheel cannot be fetched.
+        ProgramFailedError: the wheel cannot be downloaded.
     """
     tally = WheelTally(row.package)
-    with tempfile.TemporaryDirectory(prefix="kernels-", dir=folder) as name:
-        tree = Path(name)
-        _unpack(row, links, tree)
-        paths = [path for path in sorted(tree.rglob("*")) if _is_chosen(path.relative_to(tree), row)]
-        for path in paths[:: row.every]:
-            _compare(path, str(path.relative_to(tree)), cuobjdump, tally)
+    with tempfile.TemporaryDirectory(prefix="kernels-", dir=folder) as temporary:
+        wheel = _wheel(row, links, Path(temporary))
+        with zipfile.ZipFile(wheel) as archive:
+            names = sorted(name for name in archive.namelist() if _is_chosen(name, row))
+            for name in names[:: row.every]:
+                path = Path(temporary) / Path(name).name
+                with archive.open(name) as packed, path.open("wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked)
+                _compare(path, name, cuobjdump, tally)
+                path.unlink()
     return tally
 
 
-def _unpack(row: KernelWheel, links: Sequence[str], tree: Path) -> None:
-    options = ["--no-deps", "--no-cache", "--only-binary", ":all:", "--target", str(tree)]
-    options += ["--python-platform", row.platform, "--python-version", row.python]
-    for link in links:
-        options += ["--find-links", link]
-    run([uv(), "pip", "install", "--quiet", *options, *(["--no-index"] if links else []), row.package])
+def _wheel(row: KernelWheel, links: Sequence[str], folder: Path) -> Path:
+    present = [path for link in links if (path := Path(link) / row.wheel).is_file()]
+    if present:
+        return present[0]
+    *_, platforms = row.wheel.removesuffix(".whl").split("-")
+    options = ["--no-deps", "--only-binary", ":all:", "--python-version", _PYTHON]
+    options += [word for platform in platforms.split(".") for word in ("--platform", platform)]
+    options += [word for abi in (f"cp{_PYTHON.replace('.', '')}", "abi3", "none") for word in ("--abi", abi)]
+    run([uv(), "tool", "run", "pip", "download", "--quiet", *options, "--dest", str(folder), row.package])
+    return folder / row.wheel
 
 
-def _is_chosen(path: Path, row: KernelWheel) -> bool:
-    return any(fnmatchcase(str(path), glob) for glob in row.files)
+def _is_chosen(name: str, row: KernelWheel) -> bool:
+    return any(fnmatchcase(name, glob) for glob in row.files)
 
 
 def _compare(path: Path, name: str, cuobjdump: Path, tally: WheelTally) -> None:
@@ -122,7 +140,11 @@ def _compare(path: Path, name: str, cuobjdump: Path, tally: WheelTally) -> None:
         return
     if not ours:
         return
-    theirs = _listed_cubin(cuobjdump, path) if path.suffix == _CUBIN else _listed(cuobjdump, path)
+    try:
+        theirs = _listed_cubin(cuobjdump, path) if path.suffix == _CUBIN else _listed(cuobjdump, path)
+    except JbuildError as error:
+        tally.refused.append(f"`{name}`: {error.message}")
+        return
     tally.files.append(name)
     tally.sass += sum(names.total() for (kind, *_), names in ours.items() if kind == "sass")
     tally.ptx += sum(names.total() for (kind, *_), names in ours.items() if kind == "ptx")
@@ -185,8 +207,7 @@ def _listed_cubin(cuobjdump: Path, path: Path) -> Names:
 def _lines(cuobjdump: Path, option: str, path: Path) -> Iterator[bytes]:
     with subprocess.Popen([cuobjdump, option, path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         yield from child.stdout or ()
-    # It ends with 255 where a file has SASS but no PTX, or the reverse.
-    if child.returncode not in (0, 255):
+    if child.returncode:
         raise JbuildError(f"cuobjdump {option} {path.name} ended with {child.returncode}")
 
 
@@ -208,7 +229,12 @@ def section(tallies: Sequence[WheelTally], package: str, when: str) -> str:
     for tally in tallies:
         counts = (tally.sass, tally.ptx, tally.lz4, tally.zstd)
         lines.append(f"| {tally.package} | {_shown(tally.files)} | {' | '.join(map(str, counts))} |")
-    return "\n".join([*lines, *(["", *differences] if differences else [])])
+    if differences:
+        lines += ["", *differences]
+    refused = [f"- {tally.package}: {text}" for tally in tallies for text in tally.refused]
+    if refused:
+        lines += ["", "cuobjdump cannot read these files, so that they are not compared:", "", *refused]
+    return "\n".join(lines)
 
 
 def _shown(files: Sequence[str]) -> str:
