@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
+import re
+from fnmatch import translate
+from functools import cache
 from typing import TYPE_CHECKING
 
 from builder.audit.audit_context import driver_of
-from builder.audit.gather_kernels import gather_kernels, stored_kernels
+from builder.audit.gather_kernels import gather_kernels, libraries_with_code, stored_kernels
 from builder.audit.kernel_families import kernel_families, kernel_needs
 from builder.audit.kernel_rules import GpuFacts, kernel_verdicts
 from builder.audit.precompile_choice import modules_of_wheel, needed_kernels, with_compiled
@@ -42,7 +44,7 @@ def audit_kernels(
     """
     if not lock.platform.sms:
         return {}
-    wheels = [wheel for wheel in lock.wheels if _has_family(facts[wheel.sha256])]
+    wheels = [wheel for wheel in lock.wheels if has_family(facts[wheel.sha256])]
     gathered = gather_kernels(wheels, facts, session)
     libraries = [
         library for wheel in wheels for library in _in_image(job, wheel, gathered.get(wheel.sha256, ()), server)
@@ -101,16 +103,23 @@ def proof_of(verdict: Verdict | None, sm: str) -> str | None:
 def wheels_of(wheels: tuple[LockedWheel, ...], facts: Mapping[str, WheelFacts]) -> dict[str, str]:
     """Return the wheel of each library of a family, as findings name it."""
     return {
-        binary.path: f"{wheel.name} {wheel.version}"
+        path: f"{wheel.name} {wheel.version}"
         for wheel in wheels
-        for binary in facts[wheel.sha256].binaries
-        if binary.gpu and _is_in_family(binary.path)
+        for path in libraries_with_code(facts[wheel.sha256])
+        if _is_in_family(path)
     }
 
 
-def _has_family(facts: WheelFacts) -> bool:
-    return any(binary.gpu and _is_in_family(binary.path) for binary in facts.binaries)
+def has_family(facts: WheelFacts) -> bool:
+    """Return whether a wheel has a library of a family; the code of other wheels is not asked for."""
+    return any(map(_is_in_family, libraries_with_code(facts)))
 
 
 def _is_in_family(path: str) -> bool:
-    return any(fnmatchcase(path, glob) for row in kernel_families() for glob in row.files)
+    return _family_files().match(path) is not None
+
+
+@cache
+def _family_files() -> re.Pattern[str]:
+    """Return one expression for the globs of all rows: wheels may have 10,000 cubins."""
+    return re.compile("|".join(sorted({translate(glob) for row in kernel_families() for glob in row.files})))
