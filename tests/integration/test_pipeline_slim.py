@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from factories import make_wheel
+from image_files import merged
 from index_server import running_index
-from test_pipeline_image import merged
 
 from builder.audit import elf, fatbin
 from builder.audit.byte_source import Plain
