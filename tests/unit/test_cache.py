@@ -495,4 +495,6 @@ def test_every_kind_is_a_folder_that_jbuild_made() -> None:
         "verdicts",
         "packed",
         "systems",
+        "cubins",
+        "tools",
     }
