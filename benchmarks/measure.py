@@ -12,19 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 _EVERY_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """The result of a program: its exit code, output, seconds, and peak memory in bytes (see `memory`)."""
+    """The result of a program: its exit code, output, seconds, and peak memory in bytes (see `memory`).
+
+    `cpu_seconds` is the processor time of all its processes, to within a tenth of a second each.
+    """
 
     code: int
     stdout: str
     stderr: str
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
 
 
@@ -42,11 +46,13 @@ def measure(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = N
         start_new_session=True,
     )
     peaks: list[int] = []
+    processors: dict[int, float] = {}
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(_EVERY_S):
             peaks.append(memory(child.pid))
+            processors.update(processor_times(child.pid))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -55,19 +61,39 @@ def measure(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = N
     ended.set()
     watcher.join()
     return Measured(
-        code=child.returncode, stdout=stdout, stderr=stderr, seconds=seconds, peak_bytes=max(peaks, default=0)
+        code=child.returncode,
+        stdout=stdout,
+        stderr=stderr,
+        seconds=seconds,
+        cpu_seconds=sum(processors.values()),
+        peak_bytes=max(peaks, default=0),
     )
 
 
-def memory(session: int) -> int:
-    """Return the memory of a session's processes in bytes; shared pages count once (PSS, see proc(5))."""
-    total = 0
+def processor_times(session: int) -> dict[int, float]:
+    """Return the processor time so far of each process of a session, in seconds."""
+    times = {}
+    for process, fields in _processes(session):
+        times[int(process.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return times
+
+
+def _processes(session: int) -> Iterator[tuple[Path, list[str]]]:
+    """Yield the processes of a session with the fields of their `stat` from the state on."""
     for process in Path("/proc").glob("[0-9]*"):
         # The process may end before its files are read.
         with suppress(OSError, ValueError, IndexError):
             fields = (process / "stat").read_text().rpartition(")")[2].split()
             if int(fields[3]) == session:
-                total += _pss((process / "smaps_rollup").read_text())
+                yield process, fields
+
+
+def memory(session: int) -> int:
+    """Return the memory of a session's processes in bytes; shared pages count once (PSS, see proc(5))."""
+    total = 0
+    for process, _ in _processes(session):
+        with suppress(OSError, StopIteration):
+            total += _pss((process / "smaps_rollup").read_text())
     return total
 
 

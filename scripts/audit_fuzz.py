@@ -1,8 +1,8 @@
-"""Fuzzes the audit's readers of ELF files, GPU code and wheels with atheris, each for some minutes, from real seeds.
+"""Fuzzes the audit's readers of ELF files, GPU code, kernels and wheels with atheris, each for some minutes.
 
 An exception other than the readers' MalformedError is a bug, and so is an input that takes more than ten seconds or a
 gigabyte of memory. The command stores the input of a bug, and the exit code is 1. Seeds are small files of the
-wheelhouse and of unpacked wheels.
+wheelhouse and of unpacked wheels, and small parts of larger ones.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import struct
 import sys
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
 PACKAGE = "atheris==3.0.0"
 _CHECKOUT = Path(__file__).parents[1]
 _TARGET = Path(__file__).with_name("agreement") / "fuzz_target.py"
-_TARGETS = ("elf", "fatbin", "wheel")
+_TARGETS = ("elf", "fatbin", "kernels", "wheel")
 # Segments of arm64 start at multiples of 64 KiB: a file with two of them cannot be smaller than 64 KiB.
 _LONGEST = 160 << 10
 _MOST_SEEDS = 300
+_MOST_OF_A_LIBRARY = 20
 _INPUT_LIMIT_S = 10
 _MEMORY_LIMIT_MB = 1024
 _CONTAINER = struct.Struct("<IHHQ")
@@ -82,9 +84,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _python(folder: Path) -> str:
     python = folder / "bin" / "python"
-    if not any(folder.glob("lib/*/site-packages/atheris")):
+    if not all(any(folder.glob(f"lib/*/site-packages/{name}")) for name in ("atheris", "zstandard")):
         run([uv(), "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)])
-        run([uv(), "pip", "install", "--quiet", "--python", str(python), PACKAGE])
+        run(
+            [
+                uv(),
+                "pip",
+                "install",
+                "--quiet",
+                "--python",
+                str(python),
+                PACKAGE,
+                "-r",
+                str(_CHECKOUT / "pyproject.toml"),
+            ]
+        )
     return str(python)
 
 
@@ -148,6 +162,23 @@ def _fatbin_seeds(workspace: Workspace) -> Iterator[bytes]:
                     yield _truncated(file.read(min(section.size, 64 << 20)))[:_LONGEST]
 
 
+def _kernel_seeds(workspace: Workspace) -> Iterator[bytes]:
+    """Yield small containers of real libraries as they are, and cubins from them."""
+    for path in shared_objects(workspace.trees):
+        source = File(path)
+        try:
+            for container in islice(fatbin.containers(source, elf.read_source(source)), _MOST_OF_A_LIBRARY):
+                if container.header + container.size <= _LONGEST:
+                    yield source.read(container.offset, container.header + container.size)
+                for entry in container.entries:
+                    is_cubin = entry.code is not None and entry.code.target.kind == "sass"
+                    if is_cubin and entry.unpacked <= _LONGEST // 4:
+                        yield fatbin.payload(source, entry)
+                        break
+        except MalformedError:
+            continue
+
+
 def _truncated(section: bytes) -> bytes:
     truncated, at = bytearray(), 0
     while at + _CONTAINER.size <= len(section) and len(truncated) < _LONGEST:
@@ -164,7 +195,7 @@ def _truncated(section: bytes) -> bytes:
     return bytes(truncated)
 
 
-_SEEDS = {"elf": _elf_seeds, "fatbin": _fatbin_seeds, "wheel": _wheel_seeds}
+_SEEDS = {"elf": _elf_seeds, "fatbin": _fatbin_seeds, "kernels": _kernel_seeds, "wheel": _wheel_seeds}
 
 
 def _section(results: Sequence[Result], minutes: float) -> str:

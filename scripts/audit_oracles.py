@@ -1,6 +1,7 @@
-"""Compares the audit's readers with readelf, nm and cuobjdump on every shared object of real wheels.
+"""Compares the audit's readers with readelf, nm and cuobjdump on real wheels.
 
-It reads the wheels of the stacks of scripts/audit-agreement, if they are locked and unpacked.
+readers     every shared object of the stacks of scripts/audit-agreement, if these are locked and unpacked
+kernels     the names of kernels in the wheels of scripts/agreement/kernel_wheels.toml, 3 GB, which pip downloads
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from agreement import binutils, cuobjdump
+from agreement import binutils, cuobjdump, kernel_oracle
 from agreement.elves import shared_objects
 from agreement.report import when_and_where, write_section
 from agreement.stack_project import StackProject
@@ -47,31 +48,57 @@ class Tally:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare, print and write the page's section; the exit code is 1 on a difference."""
-    parser = argparse.ArgumentParser(prog="scripts/audit-oracles", description=__doc__)
+    """Compare, print and write the page's sections; the exit code is 1 on a difference."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/audit-oracles", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--part", choices=("readers", "kernels"), help="compare only this")
     parser.add_argument(
         "--only", action="append", metavar="STACK", help="compare only the wheels of this stack; repeatable"
     )
+    parser.add_argument(
+        "--find-links", action="append", default=[], metavar="FOLDER", help="use the wheels of this folder; repeatable"
+    )
     options = parser.parse_args(arguments)
-    stacks = [stack for stack in read_stacks() if not options.only or stack.name in options.only]
     project = StackProject.open(tuple(read_stacks()))
-    console = project.session.console
+    differences = 0
     try:
         program = cuobjdump.program(project.folder / "cuobjdump")
-        trees = list(_trees(stacks, project))
-        symbols, gpu = Tally(), Tally()
-        with console.task("comparing", len(trees), unit="wheels") as task:
-            for tree in trees:
-                _compare(tree, program, symbols, gpu)
-                task.advance(1)
+        if options.part != "kernels":
+            differences += _compare_readers(options.only or (), program, project)
+        if options.part != "readers" and not options.only:
+            differences += _compare_kernels(options.find_links, program, project)
     except JbuildError as error:
-        console.failure(error)
+        project.session.console.failure(error)
         return error.exit_code
+    return int(differences > 0)
+
+
+def _compare_readers(only: Sequence[str], program: Path, project: StackProject) -> int:
+    stacks = [stack for stack in read_stacks() if not only or stack.name in only]
+    trees = list(_trees(stacks, project))
+    symbols, gpu = Tally(), Tally()
+    with project.session.console.task("comparing", len(trees), unit="wheels") as task:
+        for tree in trees:
+            _compare(tree, program, symbols, gpu)
+            task.advance(1)
     text = _section(symbols, gpu, len(trees))
-    console.result(None, text)
-    if not options.only:
+    project.session.console.result(None, text)
+    if not only:
         write_section("readers", text)
-    return int(bool(symbols.differences or gpu.differences))
+    return len(symbols.differences) + len(gpu.differences)
+
+
+def _compare_kernels(links: Sequence[str], program: Path, project: StackProject) -> int:
+    tallies, wheels = [], kernel_oracle.kernel_wheels()
+    with project.session.console.task("comparing kernels", len(wheels), unit="wheels") as task:
+        for wheel in wheels:
+            tallies.append(kernel_oracle.compare(wheel, program, links, project.folder))
+            task.advance(1)
+    text = kernel_oracle.section(tallies, cuobjdump.PACKAGE, when_and_where())
+    project.session.console.result(None, text)
+    write_section("kernels", text)
+    return sum(len(tally.differences) for tally in tallies)
 
 
 def _trees(stacks: Sequence[Stack], project: StackProject) -> Iterator[Path]:

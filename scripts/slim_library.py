@@ -1,4 +1,4 @@
-"""Takes the code for other GPUs out of one shared library, for comparisons on a GPU: scripts/slim_library.py FILE OUTPUT SM."""
+"""Slims one shared library, for comparisons on a GPU: scripts/slim_library.py FILE OUTPUT SM."""
 
 from __future__ import annotations
 

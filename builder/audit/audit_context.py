@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from builder.audit.rule_tables import Exempt
     from builder.model.audits import GpuCode, Severity
     from builder.model.locks import LockedWheel
+    from builder.model.platforms import Platform
     from builder.model.slimming import SlimRules
 
 
@@ -45,6 +46,11 @@ class AuditContext:
         """The L4T release of the platform."""
         return self.environment.platform.l4t
 
+    @property
+    def host(self) -> str:
+        """The host of the driver, as findings name it."""
+        return f"L4T {self.l4t}" if self.l4t else "the oldest host"
+
     @cached_property
     def sms(self) -> tuple[int, ...]:
         """The compute capabilities of the platform's GPUs as numbers (87)."""
@@ -52,8 +58,8 @@ class AuditContext:
 
     @cached_property
     def driver(self) -> tuple[int, int] | None:
-        """The CUDA of the host's driver."""
-        return driver_of(self.l4t)
+        """The CUDA of the host's driver: that of the L4T release, else the oldest that the platform allows."""
+        return driver_of(self.environment.platform)
 
     @cached_property
     def loader(self) -> Loader:
@@ -94,9 +100,11 @@ class AuditContext:
         return _fitting(tables().hidden_code, node) is not None
 
 
-def driver_of(l4t: str | None) -> tuple[int, int] | None:
-    """Return the CUDA of the driver of an L4T release, None if it is not known."""
-    return next((major_minor(row.cuda) for row in platforms() if row.l4t == l4t), None)
+def driver_of(platform: Platform) -> tuple[int, int] | None:
+    """Return the CUDA of the driver of a platform's machines, None if it is not known."""
+    if platform.l4t is None and platform.cuda:
+        return major_minor(platform.cuda)
+    return next((major_minor(row.cuda) for row in platforms() if row.l4t == platform.l4t), None)
 
 
 def _fitting(rows: tuple[Exempt, ...], node: Node) -> Exempt | None:

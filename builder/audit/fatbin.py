@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import lz4.block
 import zstandard
@@ -28,6 +28,8 @@ CONTAINER = struct.Struct("<IHHQ")
 ENTRY = struct.Struct("<HHIQIIHHIIIQQQ")
 # Containers start at multiples of this, and entries follow each other without padding.
 ALIGNMENT = 8
+# Where a text in a header begins, and its length.
+_TEXT = struct.Struct("<II")
 _KINDS: dict[int, Kind] = {1: "ptx", 2: "sass"}
 _LZ4, _ZSTD = 0x2000, 0x8000
 _ARCHITECTURE, _FAMILY = 0x100000, 0x200000
@@ -35,8 +37,9 @@ _ARCHITECTURE, _FAMILY = 0x100000, 0x200000
 _MOST_PADDING = 4096
 _ZEROS_BLOCK = 1 << 20
 _MOST_ENTRIES = 2_000_000
+_TOO_MANY = "it claims more GPU code than any library has"
 # The largest payload of today's wheels has 30 MB.
-_LARGEST_PAYLOAD = 1 << 30
+_LARGEST_PAYLOAD = 256 << 20
 
 
 class Code(NamedTuple):
@@ -61,6 +64,11 @@ class Entry(NamedTuple):
     flags: int
     packed: int
     unpacked: int
+
+    @property
+    def compression(self) -> Literal["lz4", "zstd"] | None:
+        """How the payload is compressed."""
+        return "zstd" if self.flags & _ZSTD else "lz4" if self.flags & _LZ4 else None
 
     @property
     def end(self) -> int:
@@ -104,7 +112,7 @@ def containers(source: ByteSource, facts: ElfFacts, names: tuple[bytes, ...] = S
             for container in containers_between(source, section.offset, section.offset + section.size):
                 entries += len(container.entries)
                 if entries > _MOST_ENTRIES:
-                    raise MalformedError("it claims more GPU code than any library has")
+                    raise MalformedError(_TOO_MANY)
                 yield container
 
 
@@ -114,6 +122,33 @@ def containers_between(source: ByteSource, position: int, end: int) -> Iterator[
     Raises:
         MalformedError: one is cut off or malformed.
     """
+    for at, header, size in _bounds(source, position, end):
+        yield Container(at, header, size, tuple(_entries(source, at + header, at + header + size)))
+
+
+def entries(source: ByteSource, facts: ElfFacts) -> Iterator[tuple[int, Entry]]:
+    """Yield the entries of a library with the numbers of their containers.
+
+    An entry's header is read when it is asked for, so that deflated bytes are inflated once: containers may be large.
+
+    Raises:
+        MalformedError: a container is cut off or malformed.
+    """
+    number = count = 0
+    for section in facts.sections:
+        if section.name not in SECTIONS:
+            continue
+        for at, header, size in _bounds(source, section.offset, section.offset + section.size):
+            for entry in _entries(source, at + header, at + header + size):
+                count += 1
+                if count > _MOST_ENTRIES:
+                    raise MalformedError(_TOO_MANY)
+                yield number, entry
+            number += 1
+
+
+def _bounds(source: ByteSource, position: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield each container's offset, the bytes of its header and those of its entries."""
     while position + CONTAINER.size <= end:
         magic, _, header, size = CONTAINER.unpack(source.read(position, CONTAINER.size))
         if magic != MAGIC:
@@ -121,7 +156,7 @@ def containers_between(source: ByteSource, position: int, end: int) -> Iterator[
             continue
         if header < CONTAINER.size or position + header + size > end:
             raise MalformedError("its GPU code is cut off")
-        yield Container(position, header, size, tuple(_entries(source, position + header, position + header + size)))
+        yield position, header, size
         position += header + size
         position += -position % ALIGNMENT
 
@@ -176,15 +211,29 @@ def payload(source: ByteSource, entry: Entry) -> bytes:
         MalformedError: it is cut off, cannot be decompressed, or has another size than its header states.
     """
     if max(entry.unpacked, entry.packed) > _LARGEST_PAYLOAD:
-        raise MalformedError("an entry of its GPU code claims more than 1 GiB")
+        raise MalformedError("an entry of its GPU code claims more than 256 MiB")
     if entry.packed > entry.size:
         raise MalformedError("an entry of its GPU code is larger than its room")
     data = source.read(entry.offset + entry.header, entry.packed)
-    if entry.flags & _ZSTD:
-        data = _zstd(data, entry.unpacked)
-    elif entry.flags & _LZ4:
-        data = _lz4(data, entry.unpacked)
+    if entry.compression:
+        data = (_zstd if entry.compression == "zstd" else _lz4)(data, entry.unpacked)
     return data
+
+
+def options_text(source: ByteSource, entry: Entry) -> bytes:
+    """Return the options of `ptxas` that PTX was compiled with: a text in the header's second part.
+
+    Raises:
+        MalformedError: the header is cut off.
+    """
+    fields = ENTRY.unpack(source.read(entry.offset, ENTRY.size))
+    at = fields[5]
+    if not at or at + _TEXT.size > entry.header:
+        return b""
+    start, size = _TEXT.unpack(source.read(entry.offset + at, _TEXT.size))
+    if start + size > entry.header:
+        raise MalformedError("an entry of its GPU code has options beyond its header")
+    return source.read(entry.offset + start, size)
 
 
 def _zstd(data: bytes, size: int) -> bytes:

@@ -54,7 +54,7 @@ def gather(wheels: Sequence[LockedWheel], session: Session) -> dict[str, WheelFa
         read = read_wheels(paths, session)
         for sha256, path in paths.items():
             if read[sha256].flaws:
-                _check(path, sha256)
+                require_undamaged(path, sha256)
         _store(read, session)
         facts |= read
     return facts
@@ -77,8 +77,12 @@ def _is_removable(facts: WheelFacts, rules: SlimRules) -> bool:
     return len(remaining(codes, rules)) < len(codes) or any(code.target.kind == "ptx" for code in codes)
 
 
-def _check(path: Path, sha256: str) -> None:
-    """Tell a flaw of the wheel from damage on this disk."""
+def require_undamaged(path: Path, sha256: str) -> None:
+    """Tell a flaw of the wheel from damage on this disk.
+
+    Raises:
+        IntegrityError: the file is another one than was fetched; it is removed.
+    """
     if sha256_of(path) == sha256:
         return
     path.unlink(missing_ok=True)

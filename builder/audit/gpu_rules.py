@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from builder.audit.audit_context import AuditContext
     from builder.audit.environment import Node
-    from builder.model.audits import GpuCode
+    from builder.model.audits import GpuCode, GpuTarget
 
 _RUNTIME = re.compile(r"libcudart(?:-[0-9a-f]+)?\.so\.([0-9]+)")
 _RUNTIME_WHEEL = re.compile(r"nvidia-cuda-runtime(-cu[0-9]+)?")
@@ -79,7 +79,7 @@ def _gpu_finding(case: AuditContext, nodes: list[Node], sm: int, kind: str, *, m
     detail = f"for SM {_dotted(sm)}: {_detail(case, nodes[0], sm, kind)}"
     if not meant and row:
         return finding("gpu-code", "info", nodes, f"{detail}; {row.why}", "nothing to do: it is not used there")
-    fix = f"take a build with SM {_dotted(sm)}, such as those of the Jetson package index"
+    fix = f"take a build with SM {_dotted(sm)}{', such as those of the Jetson package index' * bool(case.l4t)}"
     return finding("gpu-code", "error", nodes, detail, fix)
 
 
@@ -93,13 +93,22 @@ def gpu_problem(case: AuditContext, node: Node) -> str | None:
 
 
 def _detail(case: AuditContext, node: Node, sm: int, kind: str) -> str:
-    verdict = _verdict(case, node, sm)
-    near = ", ".join(_dotted(s) for s in verdict.sass if s // 10 == sm // 10)
-    isa = max((g.isa for g in node.binary.gpu if g.target.kind == "ptx"), default=(0, 0))
-    driver = f"CUDA {case.driver[0]}.{case.driver[1]}" if case.driver else ""
-    sass, ptx = (", ".join(map(_dotted, sms)) or "none" for sms in (verdict.sass, verdict.ptx))
-    compiler = "{}.{}".format(*compiler_of(isa))
-    return _DETAILS[kind].format(near=near, isa=compiler, driver=driver, sass=sass, ptx=ptx)
+    codes = node.binary.gpu
+    sass, ptx = ([code.target for code in codes if code.target.kind == kind] for kind in ("sass", "ptx"))
+    isa = max((code.isa for code in codes if compiles_for(code.target, sm)), default=(0, 0))
+    return _DETAILS[kind].format(
+        near=_capabilities(target for target in sass if is_same_major(target, sm)),
+        isa="{}.{}".format(*compiler_of(isa)),
+        driver=f"CUDA {case.driver[0]}.{case.driver[1]}" if case.driver else "",
+        sass=_capabilities(sass),
+        ptx=_capabilities(ptx),
+    )
+
+
+def _capabilities(targets: Iterable[GpuTarget]) -> str:
+    """Return compute capabilities, such as 8.0 and 9.0a, each once."""
+    ordered = sorted({(target.sm, target.variant) for target in targets})
+    return ", ".join(f"{_dotted(sm)}{variant}" for sm, variant in ordered) or "none"
 
 
 def _verdict(case: AuditContext, node: Node, sm: int) -> GpuVerdict:
@@ -149,11 +158,11 @@ def toolkit_newer(case: AuditContext) -> Iterator[Finding]:
         return
     has, driver = ("{}.{}".format(*version) for version in (newest, case.driver))
     if newest[0] > case.driver[0]:
-        detail = f"needs CUDA {has}; the driver of L4T {case.l4t} has {driver} and refuses a newer major"
-        fix = f"take wheels built for CUDA {case.driver[0]}.x, or a newer L4T"
+        detail = f"needs CUDA {has}; the driver of {case.host} has {driver} and refuses a newer major"
+        fix = f"take wheels built for CUDA {case.driver[0]}.x, or a newer {'L4T' if case.l4t else 'driver'}"
         yield finding("toolkit-newer", "error", [node], detail, fix)
     else:
-        detail = f"is of CUDA {has}; the driver of L4T {case.l4t} has {driver}: SASS runs, PTX is not compiled"
+        detail = f"is of CUDA {has}; the driver of {case.host} has {driver}: SASS runs, PTX is not compiled"
         fix = f"take wheels built for CUDA {driver}, or NVIDIA's compatibility package on the device"
         yield finding("toolkit-newer", "warning", [node], detail, fix)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
+import re
+from fnmatch import translate
+from functools import cache
 from typing import TYPE_CHECKING
 
 from builder.audit.audit_context import driver_of
-from builder.audit.gather_kernels import gather_kernels, stored_kernels
+from builder.audit.gather_kernels import gather_kernels, libraries_with_code, stored_kernels
 from builder.audit.kernel_families import kernel_families, kernel_needs
 from builder.audit.kernel_rules import GpuFacts, kernel_verdicts
+from builder.audit.precompile_choice import modules_of_wheel, needed_kernels, with_compiled
 from builder.audit.runnable_code import remaining_kernels
 from builder.audit.slim_choice import choose, slim_rules
 from builder.jetson.boards import sm_number
@@ -16,7 +19,7 @@ from builder.models.preflight.server_context import server_context
 from builder.pipeline.cell import CellRecords
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from builder.host.session import Session
     from builder.model.audits import WheelFacts
@@ -41,9 +44,11 @@ def audit_kernels(
     """
     if not lock.platform.sms:
         return {}
-    wheels = [wheel for wheel in lock.wheels if _has_family(facts[wheel.sha256])]
+    wheels = [wheel for wheel in lock.wheels if has_family(facts[wheel.sha256])]
     gathered = gather_kernels(wheels, facts, session)
-    libraries = [library for wheel in wheels for library in _in_image(job, wheel, gathered.get(wheel.sha256, ()))]
+    libraries = [
+        library for wheel in wheels for library in _in_image(job, wheel, gathered.get(wheel.sha256, ()), server)
+    ]
     return _verdicts(job, lock, server, libraries, session)
 
 
@@ -54,24 +59,29 @@ def stored_verdicts(job: Job, lock: Lock, session: Session) -> dict[str, tuple[K
         DiskError: the facts of a wheel cannot be stored.
     """
     wheels = lock.wheels if lock.platform.sms else ()
-    libraries = [library for wheel in wheels for library in _in_image(job, wheel, stored_kernels((wheel,), session))]
-    if not any(_is_in_family(library.path) for library in libraries):
+    stored = [(wheel, stored_kernels((wheel,), session)) for wheel in wheels]
+    if not any(_is_in_family(library.path) for _, rows in stored for library in rows):
         return None
-    return _verdicts(job, lock, server_context(job, lock, session), libraries, session)
+    server = server_context(job, lock, session)
+    libraries = [library for wheel, rows in stored for library in _in_image(job, wheel, rows, server)]
+    return _verdicts(job, lock, server, libraries, session)
 
 
-def _in_image(job: Job, wheel: LockedWheel, libraries: Iterable[LibraryKernels]) -> Iterator[LibraryKernels]:
+def _in_image(
+    job: Job, wheel: LockedWheel, libraries: Sequence[LibraryKernels], server: ServerContext
+) -> Iterator[LibraryKernels]:
     """Yield the libraries of a wheel with the kernels that the image has."""
     rules = slim_rules(job.platform) if choose(job, wheel.name).slim else None
+    modules = modules_of_wheel(job, wheel.name, libraries, needed_kernels(job, server))
     for library in libraries:
-        yield remaining_kernels(library, rules) if rules else library
+        yield remaining_kernels(with_compiled(library, modules), rules) if rules else library
 
 
 def _verdicts(
     job: Job, lock: Lock, server: ServerContext, libraries: Sequence[LibraryKernels], session: Session
 ) -> dict[str, tuple[KernelVerdict, ...]]:
     platform = lock.platform
-    driver = driver_of(platform.l4t)
+    driver = driver_of(platform)
     proven = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id)).proven()
     return {
         sm: kernel_verdicts(
@@ -93,16 +103,23 @@ def proof_of(verdict: Verdict | None, sm: str) -> str | None:
 def wheels_of(wheels: tuple[LockedWheel, ...], facts: Mapping[str, WheelFacts]) -> dict[str, str]:
     """Return the wheel of each library of a family, as findings name it."""
     return {
-        binary.path: f"{wheel.name} {wheel.version}"
+        path: f"{wheel.name} {wheel.version}"
         for wheel in wheels
-        for binary in facts[wheel.sha256].binaries
-        if binary.gpu and _is_in_family(binary.path)
+        for path in libraries_with_code(facts[wheel.sha256])
+        if _is_in_family(path)
     }
 
 
-def _has_family(facts: WheelFacts) -> bool:
-    return any(binary.gpu and _is_in_family(binary.path) for binary in facts.binaries)
+def has_family(facts: WheelFacts) -> bool:
+    """Return whether a wheel has a library of a family; the code of other wheels is not asked for."""
+    return any(map(_is_in_family, libraries_with_code(facts)))
 
 
 def _is_in_family(path: str) -> bool:
-    return any(fnmatchcase(path, glob) for row in kernel_families() for glob in row.files)
+    return _family_files().match(path) is not None
+
+
+@cache
+def _family_files() -> re.Pattern[str]:
+    """Return one expression for the globs of all rows: wheels may have 10,000 cubins."""
+    return re.compile("|".join(sorted({translate(glob) for row in kernel_families() for glob in row.files})))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from builder.model.precompiled import CubinKey
 from builder.model.recipes import Pairs
 from builder.model.slimming import SlimRules
 
@@ -80,7 +81,8 @@ class SlimmedWheel:
 
     `sha256` is that of the original wheel, `algorithm` the version of the method, `record` the sha256 of the wheel's
     RECORD in the image. `before` and `after` are the bytes of the changed files, `removed` the bytes of GPU code that
-    went: files that cannot become shorter have zeros instead.
+    went: files that cannot become shorter have zeros instead. `cubins` are the inputs of modules that the build made of
+    PTX.
     """
 
     name: str
@@ -92,6 +94,7 @@ class SlimmedWheel:
     before: int
     after: int
     removed: int
+    cubins: tuple[CubinKey, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,6 @@
 """Runs under atheris, which passes arbitrary bytes to a reader of the audit. Any exception but MalformedError is a bug.
 
-Usage: fuzz_target.py elf|fatbin|wheel LIBFUZZER-OPTION… CORPUS
+Usage: fuzz_target.py elf|fatbin|kernels|wheel LIBFUZZER-OPTION… CORPUS
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import atheris  # type: ignore[import-untyped]  # in a separate environment
 
 with atheris.instrument_imports(include=["builder", "zipfile", "email"]):
-    from builder.audit import elf, fatbin, wheel_facts, wheel_reader
+    from builder.audit import elf, fatbin, kernel_names, wheel_facts, wheel_reader
     from builder.model.audits import Header
 from builder.audit.byte_source import MalformedError, Plain
 
@@ -24,9 +24,22 @@ def read_elf(data: bytes) -> None:
 
 def read_fatbin(data: bytes) -> None:
     """Read a section of GPU code."""
+    fatbin.codes(Plain(data), _only_gpu_code(data))
+
+
+def read_kernels(data: bytes) -> None:
+    """Read the names of kernels: of a section of GPU code, or of a cubin."""
+    if data.startswith(elf.MAGIC):
+        kernel_names.loose_cubin(data)
+        return
+    for _ in kernel_names.kernels(Plain(data), _only_gpu_code(data)):
+        pass
+
+
+def _only_gpu_code(data: bytes) -> elf.ElfFacts:
     section = elf.Section(fatbin.SECTIONS[0], 0, len(data))
     header = Header(64, little=True, type=elf.SHARED, machine=183, flags=0)
-    fatbin.codes(Plain(data), elf.ElfFacts(header=header, sections=(section,)))
+    return elf.ElfFacts(header=header, sections=(section,))
 
 
 def read_wheel(data: bytes) -> None:
@@ -37,7 +50,7 @@ def read_wheel(data: bytes) -> None:
     wheel_facts.assemble(_WHEEL, listing, binaries, flaws)
 
 
-_TARGETS = {"elf": read_elf, "fatbin": read_fatbin, "wheel": read_wheel}
+_TARGETS = {"elf": read_elf, "fatbin": read_fatbin, "kernels": read_kernels, "wheel": read_wheel}
 _FOLDER = tempfile.TemporaryDirectory(prefix="jbuild-fuzz-")
 _WHEEL = Path(_FOLDER.name) / "fuzzed-1.0-py3-none-any.whl"
 

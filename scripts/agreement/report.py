@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agreement.compare import Comparison
 
 PAGE = Path(__file__).parents[2] / "docs" / "audit-agreement.md"
-_SECTIONS = ("loader", "readers", "fuzzing")
+_SECTIONS = ("loader", "readers", "kernels", "fuzzing")
 _FRAME = """\
 # The audit against the loader
 

@@ -1,264 +1,178 @@
-"""Cells of a Jetson whose image has GPU code for its own GPUs only: built, built again, by BuildKit alone, compared."""
+"""Cells that name their GPUs: images without the code for others, the same each time, and said everywhere."""
 
 from __future__ import annotations
 
 import base64
 import csv
-import gzip
 import hashlib
-import io
 import json
 import shlex
-import shutil
 import subprocess
 import tarfile
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from elf_files import layer
 from factories import make_wheel
+from image_files import merged
 from index_server import running_index
-from project import Project, make_wheels
 
-from builder.host.config import Config
+from builder.audit import elf, fatbin
+from builder.audit.byte_source import Plain
 from builder.image.oci.layout import open_blob, read_image, unpacked
-from builder.remote.registry.registry_client import OCI_MANIFEST, connect
-from builder.remote.registry.upload import BytesBlob
-from slimming.gpu_library import make_container, make_entry, make_library
+from builder.lock import lockfile
+from slimming.gpu_library import ARM64, LibraryShape, make_container, make_entry, make_library
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from index_server import Index
-    from servers import Registry
+    from project import Project
 
     from builder.model.images import Image
 
 pytestmark = pytest.mark.timeout(300)
 
-CELLS = {"v1_0-r39_2_0-sm87": 1, "v1_0-r39_2_0-sm110": 1, "v1_0-r39_2_0-sm87-110": 2}
-ORIN = "v1_0-r39_2_0-sm87"
-LIBRARY = make_library((make_container(*(make_entry(f"sm_{sm}", size=60_000) for sm in (80, 87, 90, 110, 120))),))
-_WAIVED = ("other-distribution", "wrong-machine", "gpu-code", "missing-library", "undefined-symbol", "tag-lies")
-# BuildKit would run the packages' step under emulation; here is nothing to install.
-_TEMPLATE = "{% block system %}{% endblock %}"
-_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+CELL = "r39_2_0-v1_0-cu130-py312-sm87"
+_SITE = "opt/venv/lib/python3.12/site-packages"
+_ENTRIES = [make_entry(f"sm_{sm}", size=200_000) for sm in (75, 80, 87, 90, 100)]
+_CODE = make_library((make_container(*_ENTRIES),), LibraryShape(machine=ARM64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """The same recipe with slimming, which is the default of its cell, and without; both are built."""
+
+    slim: Project
+    plain: Project
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
-    """An index with a package and one of NVIDIA's, both with GPU code."""
+    """A package index with a `vllm` and an NVIDIA library that have code for five GPUs."""
     folder = tmp_path_factory.mktemp("gpu-index")
-    make_wheels(folder)
-    for name, module in (("kernels", "kernels"), ("nvidia-blas", "nvidia")):
-        make_wheel(folder, name, files={f"{module}/_C.so": LIBRARY, f"{module}/__init__.py": ""})
+    files: dict[str, str | bytes] = {"vllm/__init__.py": "", "vllm/_C.so": _CODE}
+    tag = "cp312-cp312-manylinux_2_28_aarch64"
+    make_wheel(folder, "vllm", "1.0", tag, files=files, requires=("nvidia-demo",))
+    make_wheel(folder, "nvidia-demo", "1.0", tag, files={"nvidia/demo/libdemo.so.1": _CODE})
     with running_index(folder) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def base(shared_registry: Registry) -> str:
-    """A base image for arm64 that has nothing but a name."""
-    client = connect(shared_registry.host, Config())
-    content = layer(("etc/os-release", b'ID=ubuntu\nVERSION_ID="24.04"\n'))
-
-    def sent(data: bytes, media_type: str) -> dict[str, Any]:
-        client.send_blob("base/arm", BytesBlob(data))
-        return {"mediaType": media_type, "digest": f"sha256:{hashlib.sha256(data).hexdigest()}", "size": len(data)}
-
-    diff_ids = [f"sha256:{hashlib.sha256(content).hexdigest()}"]
-    config = {"architecture": "arm64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}, "config": {}}
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "config": sent(json.dumps(config).encode(), "application/vnd.oci.image.config.v1+json"),
-        "layers": [sent(gzip.compress(content, mtime=0), _LAYER)],
-    }
-    client.put_manifest("base/arm", "1", json.dumps(manifest).encode(), OCI_MANIFEST)
-    return f"{shared_registry.host}/base/arm:1"
+def pair(make_project: Callable[..., Project], index: Index, base_registry: str) -> Pair:
+    slim, plain = (_built(make_project, index, base_registry, image) for image in ({}, {"slim": False}))
+    return Pair(slim=slim, plain=plain)
 
 
-@pytest.fixture(scope="module")
-def make_gpu_project(make_project: Callable[..., Project], index: Index, base: str) -> Callable[..., Project]:
-    """Give a function that makes projects with one cell for each choice of GPUs."""
-
-    def make(image: dict[str, Any] | None = None) -> Project:
-        changes: dict[str, Any] = {
-            "architecture": "arm64",
-            "matrix": {"vllm": ["1.0"], "l4t": ["39.2.0"], "sm": ["8.7", "11.0", "8.7+11.0"]},
-            "base": {"image": base},
-            "packages": {"requires": ["vllm=={vllm}", "kernels", "nvidia-blas"], "indexes": []},
-            "audit": {"waive": [{"rule": rule, "reason": "a stand-in"} for rule in _WAIVED]},
-            **({"image": image} if image else {}),
-        }
-        project = make_project(index=index.host, **changes)
-        project.override(_TEMPLATE)
-        return project
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def built(make_gpu_project: Callable[..., Project]) -> Project:
-    """A project whose cells are built, each for its GPUs."""
-    project = make_gpu_project()
+def _built(make_project: Callable[..., Project], index: Index, base_registry: str, image: dict[str, Any]) -> Project:
+    project = make_project(
+        index=index.host,
+        architecture="arm64",
+        matrix={"l4t": ["39.2.0"], "vllm": ["1.0"], "cuda": ["13.0"], "python": ["3.12"], "sm": ["8.7"]},
+        image=image,
+        boards=["agx-orin-64"],
+        audit={"waive": [{"rule": "other-distribution", "reason": "the base image of these tests is Debian"}]},
+    )
+    mirror = f'[[registry-mirrors]]\nprefix = "docker.io/library/debian"\nmirror = "{base_registry}/stand-in/debian"\n'
+    (project.folder / "jbuild.toml").write_text(mirror)
+    # Emulated package managers take minutes.
+    project.override("{% block system %}{% endblock %}\n")
     done = project.run("build", "--json")
     assert done.code == 0, done.stderr
     return project
 
 
-@pytest.fixture
-def mine(built: Project, tmp_path: Path) -> Project:
-    """A copy of it, with which a test may do what it wants."""
-    return built.copy(tmp_path / "work")
+def _cell(project: Project) -> Path:
+    return project.folder / "build" / project.name / CELL
 
 
-def record(project: Project, cell: str, stage: str) -> dict[str, Any]:
-    path = project.folder / "build" / project.name / cell / f"{stage}.json"
-    content: dict[str, Any] = json.loads(path.read_text())["record"]
-    return content
+def _record(project: Project, stage: str) -> dict[str, Any]:
+    return dict(json.loads((_cell(project) / f"{stage}.json").read_text())["record"])
 
 
-def digest_of(project: Project, cell: str) -> str:
-    return str(record(project, cell, "build")["manifest"]["digest"])
+def _wheels(project: Project) -> object:
+    lock = lockfile.read_file(project.folder / "locks" / project.name / f"pylock.{CELL}.toml")
+    return [(wheel.name, wheel.sha256) for wheel in lock.wheels]
 
 
-def packages_in(image: Image, layout: Path) -> dict[str, bytes]:
-    """Return the files of the environment's packages in an image."""
-    files = {}
-    for row in image.layers:
-        with open_blob(layout, row.digest) as raw, unpacked(raw, row.media_type) as stream:
-            archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115
-            for member in archive:
-                content = archive.extractfile(member) if member.isreg() else None
-                if content and "site-packages/" in member.name:
-                    files[member.name.partition("site-packages/")[2]] = content.read()
-    return files
+def _image(project: Project) -> Image:
+    return read_image(project.cache / "images", _record(project, "build")["manifest"]["digest"], "")
 
 
-def built_packages(project: Project, cell: str) -> dict[str, bytes]:
+def _files(project: Project) -> dict[str, bytes]:
+    """Return the contents of the files in the environment's layers."""
+    found: dict[str, bytes] = {}
     layout = project.cache / "images"
-    return packages_in(read_image(layout, digest_of(project, cell), ""), layout)
+    for layer in _image(project).layers:
+        with (
+            open_blob(layout, layer.digest) as raw,
+            unpacked(raw, layer.media_type) as stream,
+            tarfile.open(fileobj=stream, mode="r|") as archive,
+        ):
+            for member in archive:
+                file = archive.extractfile(member) if member.isreg() and "site-packages" in member.name else None
+                if file:
+                    found[member.name.lstrip("./")] = file.read()
+    return found
 
 
-def check_records(files: dict[str, bytes]) -> int:
-    checked = 0
-    for record_name in [name for name in files if name.endswith(".dist-info/RECORD")]:
-        for path, digest, size in csv.reader(io.StringIO(files[record_name].decode())):
-            if digest and path in files:
-                expected = base64.urlsafe_b64encode(hashlib.sha256(files[path]).digest()).rstrip(b"=").decode()
-                assert (digest, size) == (f"sha256={expected}", str(len(files[path]))), path
-                checked += 1
-    return checked
+def test_the_image_lacks_code_for_other_gpus_and_its_record_is_true(pair: Pair) -> None:
+    slim, plain = _files(pair.slim), _files(pair.plain)
+    assert plain[f"{_SITE}/vllm/_C.so"] == _CODE
+    assert _codes(slim[f"{_SITE}/vllm/_C.so"]) == {80, 87}
+    assert slim[f"{_SITE}/nvidia/demo/libdemo.so.1"] == _CODE
+    (record,) = (content for name, content in slim.items() if name.endswith("vllm-1.0.dist-info/RECORD"))
+    for name, digest, size in csv.reader(record.decode().splitlines()):
+        if digest:
+            content = slim[f"{_SITE}/{name}"]
+            expected = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            assert (digest, size) == (f"sha256={expected}", str(len(content)))
 
 
-@pytest.mark.parametrize(("cell", "kinds"), list(CELLS.items()))
-def test_image_has_the_code_of_its_gpus_and_a_true_record(built: Project, cell: str, kinds: int) -> None:
-    files = built_packages(built, cell)
-    assert check_records(files) > 10
-    assert files["nvidia/_C.so"] == LIBRARY
-    # L4T 39.2 runs code for 8.0 on 8.7.
-    remaining = kinds + (1 if "87" in cell else 0)
-    assert len(LIBRARY) - len(files["kernels/_C.so"]) > (5 - remaining) * 55_000
-    report = json.loads(files["kernels-1.0.dist-info/jbuild-slim.json"])
-    (slimmed,) = record(built, cell, "render")["slimmed"]
-    assert (
-        (report["package"], report["sha256"]) == (slimmed["name"], slimmed["sha256"]) == ("kernels", report["sha256"])
-    )
-    labels = dict(record(built, cell, "build")["labels"])
-    assert labels["io.jbuild.slim"] == f"kernels={len(LIBRARY)}>{len(LIBRARY) - slimmed['removed']}"
+def test_the_lock_is_the_same_and_so_are_the_layers_without_changes(pair: Pair) -> None:
+    wheels = [_wheels(project) for project in (pair.slim, pair.plain)]
+    assert wheels[0] == wheels[1]
+    slim, plain = (set(_record(project, "render")["layers"]) for project in (pair.slim, pair.plain))
+    assert [name.partition("-")[0] for name in slim - plain] == ["vllm"]
+    assert _record(pair.plain, "render")["slimmed"] == []
 
 
-def test_the_audit_names_the_code_of_the_image(built: Project) -> None:
-    (orin,) = record(built, ORIN, "audit")["gpu"].values()
-    assert orin["kernels 1.0/kernels/_C.so"]["sass"] == [80, 87]
-    assert orin["nvidia-blas 1.0/nvidia/_C.so"]["sass"] == [80, 87, 90, 110, 120]
-
-
-def test_a_second_build_without_any_cache_gives_the_same_digest(mine: Project) -> None:
-    done = mine.run("build", "--cell", ORIN, "--verify", "--json")
+def test_a_second_build_without_any_cache_gives_the_same_digest(pair: Pair) -> None:
+    done = pair.slim.run("build", "--verify", "--json")
     assert done.code == 0, done.stderr
-    assert done.cells[ORIN]["verified"] == digest_of(mine, ORIN)
+    cell = done.cells[CELL]
+    assert cell["verified"] == cell["digest"] == _image(pair.slim).digest
 
 
-def test_plain_buildx_gives_the_same_files(mine: Project, tmp_path: Path) -> None:
-    folder = mine.folder / "build" / mine.name / ORIN
-    argv = shlex.split((folder / "Dockerfile").read_text().splitlines()[1].lstrip("# "))
-    done = subprocess.run(argv, cwd=folder, env=mine.environment, capture_output=True, check=False)
+def test_plain_buildx_gives_the_same_files(pair: Pair, tmp_path: Path) -> None:
+    folder = _cell(pair.slim)
+    command = (folder / "Dockerfile").read_text().splitlines()[1].lstrip("# ")
+    done = subprocess.run(shlex.split(command), cwd=folder, env=pair.slim.environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     with tarfile.open(folder / "image.tar") as archive:
-        archive.extractall(tmp_path / "plain", filter="data")
+        archive.extractall(tmp_path, filter="data")
     digest = json.loads((folder / "metadata.json").read_text())["containerimage.digest"]
-    plain = packages_in(read_image(tmp_path / "plain", digest, ""), tmp_path / "plain")
-    assert plain == built_packages(mine, ORIN)
+    built = read_image(tmp_path, digest, "linux/arm64")
+    given, own = merged(built, tmp_path), merged(_image(pair.slim), pair.slim.cache / "images")
+    # The home folder is from the block of the template that these projects leave out.
+    assert {name: given[name] for name in given if name != "home/vllm"} == own
 
 
-def test_nothing_is_slimmed_again(mine: Project) -> None:
-    shutil.rmtree(mine.folder / "build")
-    trees = mine.cache / "trees"
-    before = {path.name: path.stat().st_ino for path in trees.glob("??/*")}
-    done = mine.run("build", "--json")
+def test_show_and_diff_name_what_is_saved(pair: Pair) -> None:
+    (cell,) = pair.slim.run("show", "--json").json["cells"]
+    (size,) = cell["slimmed"]
+    assert size["name"] == "vllm"
+    assert size["before"] > size["after"]
+    assert "GPU code for SM 8.7 only" in cell["slim"]
+    digests = (_image(pair.plain).digest, _image(pair.slim).digest)
+    done = pair.slim.jbuild("diff", *digests)
     assert done.code == 0, done.stderr
-    assert {path.name: path.stat().st_ino for path in trees.glob("??/*")} == before
-    assert sum("-slim" in name for name in before) == len(CELLS)
+    assert "GPU code: 1 package" in done.stdout
+    assert "~ vllm: all code" in done.stdout
 
 
-def test_cells_without_slimming_have_the_image_of_ever(mine: Project, make_gpu_project: Callable[..., Project]) -> None:
-    """Without slimming, an image is that of a recipe from before: nothing of it tells of slimming."""
-    mine.recipe["image"] = {"slim": False}
-    mine.write()
-    lock = mine.folder / "locks" / mine.name / f"pylock.{ORIN}.toml"
-    before = lock.read_text(), digest_of(mine, ORIN)
-    done = mine.run("build", "--cell", ORIN, "--json")
-    assert done.code == 0, done.stderr
-    assert lock.read_text() == before[0]
-    whole = digest_of(mine, ORIN)
-    assert whole != before[1]
-    assert "io.jbuild.slim" not in dict(record(mine, ORIN, "build")["labels"])
-    files = built_packages(mine, ORIN)
-    assert files["kernels/_C.so"] == LIBRARY
-    assert not [name for name in files if name.endswith("jbuild-slim.json")]
-    mine.recipe["image"] = {"slim-packages": {"*": False}}
-    mine.write()
-    assert mine.run("build", "--cell", ORIN).code == 0
-    assert digest_of(mine, ORIN) == whole
-    del mine.recipe["image"]
-    mine.write()
-    assert mine.run("build", "--cell", ORIN).code == 0
-    assert digest_of(mine, ORIN) == before[1]
-
-
-def test_the_recipe_may_name_nvidias_packages(mine: Project) -> None:
-    mine.recipe["image"] = {"slim-packages": {"nvidia-*": True, "kernels": False}}
-    mine.write()
-    shown = mine.run("show", "--cell", ORIN).stdout
-    assert "slim        GPU code for SM 8.7 only, except kernels" in shown
-    done = mine.run("build", "--cell", ORIN)
-    assert done.code == 0, done.stderr
-    assert "GPU code for SM 8.7 only, except kernels; " in done.stderr
-    files = built_packages(mine, ORIN)
-    assert files["kernels/_C.so"] == LIBRARY
-    assert len(files["nvidia/_C.so"]) < len(LIBRARY)
-    check_records(files)
-
-
-def test_show_names_the_licence_and_the_sizes(built: Project) -> None:
-    shown = built.run("show", "--cell", ORIN).stdout
-    assert "GPU code for SM 8.7 only, except nvidia-* (NVIDIA's licence restricts changes to its libraries)" in shown
-    assert "slimmed     " in shown
-    assert "less of libraries: kernels" in shown
-
-
-def test_diff_explains_the_difference(mine: Project, tmp_path: Path) -> None:
-    whole = mine.copy(tmp_path / "whole")
-    whole.recipe["image"] = {"slim": False}
-    whole.write()
-    assert whole.run("build", "--cell", ORIN).code == 0
-    first, second = digest_of(whole, ORIN), digest_of(mine, ORIN)
-    text = mine.jbuild("diff", first, second).stdout
-    assert "GPU code: 1 different" in text
-    assert "~ kernels: all code, " in text
-    (change,) = mine.jbuild("diff", second, first, "--json").json["slim"]
-    assert (change["name"], change["after"], change["size"]) == ("kernels", None, len(LIBRARY))
-    assert change["before"] < len(LIBRARY)
+def _codes(library: bytes) -> set[int]:
+    source = Plain(library)
+    return {code.target.sm for code in fatbin.codes(source, elf.read_source(source))}

@@ -189,13 +189,15 @@ def _sections(body: bytearray, symbols: int, size: int, fatbin: bytes) -> tuple[
     return at, len(rows), 3
 
 
-def make_fatbin(*targets: tuple[str, int], isa: tuple[int, int] = (8, 4), payload: int = 40) -> bytes:
-    """Return a fat binary: one container with an entry for each target."""
+def make_fatbin(*targets: tuple[str, int | str], isa: tuple[int, int] = (8, 4), payload: int = 40) -> bytes:
+    """Return a fat binary: one container with an entry for each target, such as 80 or "90a"."""
     entries = b""
-    for kind, sm in targets:
+    for kind, target in targets:
+        sm, flags = int(str(target).rstrip("af")), {"a": 0x100000, "f": 0x200000}.get(str(target)[-1], 0)
         major, minor = isa if kind == "ptx" else (8, 1)
         number = {"ptx": 1, "sass": 2}[kind]
-        entries += struct.pack("<HHIQIIHHI", number, 0x101, 64, payload, 0, 0, minor, major, sm).ljust(64, b"\0")
+        numbers = (number, 0x101, 64, payload, 0, 0, minor, major, sm, 0, 0, flags, 0, 0)
+        entries += struct.pack("<HHIQIIHHIIIQQQ", *numbers)
         entries += bytes(payload)
     return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(entries)) + entries
 

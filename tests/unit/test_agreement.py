@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from elf_files import make_elf
+from factories import make_wheel
+from gpu_code import EXACT, make_container, make_cubin, make_entry
 
-from agreement import report, truth
+from agreement import kernel_oracle, report, truth
 from agreement.binutils import split_version
 from agreement.compare import Disagreement, cause, compare
 from agreement.elves import shared_objects
@@ -18,6 +21,15 @@ from builder.recipe.load import load
 from builder.recipe.matrix import expand
 
 ABSENT = "cannot open shared object file: No such file or directory"
+# What cuobjdump prints about the two files of the test.
+CUOBJDUMP = """\
+#!/bin/sh
+case "$1 $2" in
+"-symbols "*.cubin) echo 'STT_FUNC STB_GLOBAL STO_ENTRY two' ;;
+"-lelf "*.cubin) echo 'ELF file    1: k.sm_100a.cubin' ;;
+"-symbols "*) printf 'arch = sm_90a\\nSTT_FUNC STB_WEAK STO_ENTRY      one\\n' ;;
+esac
+"""
 STACK = Stack(name="s", distribution="debian-12", special="why", requires=("a",))
 
 
@@ -51,6 +63,46 @@ def test_stacks_have_names_of_their_own_and_say_what_they_are_for() -> None:
     assert len({stack.name for stack in stacks}) == len(stacks) >= 10
     assert {stack.distribution for stack in stacks} >= {"debian-12", "debian-13"}
     assert all(stack.special for stack in stacks)
+
+
+def test_wheels_for_kernels_are_of_several_packages_and_each_once() -> None:
+    wheels = kernel_oracle.kernel_wheels()
+
+    assert len({wheel.wheel for wheel in wheels}) == len(wheels)
+    assert len({wheel.package.partition("==")[0] for wheel in wheels}) >= 5
+    assert kernel_oracle.KernelWheel(wheel="a_b-1.0-py3-none-any.whl", files=(), every=1).package == "a-b==1.0"
+
+
+def test_names_of_kernels_are_those_of_cuobjdump(tmp_path: Path) -> None:
+    library = make_elf(fatbin=make_container(make_entry(make_cubin("one"), 90, flags=EXACT)))
+    files = {"x/_C.so": library, "x/plain.so": make_elf(), "x/k.cubin": make_cubin("two", sm=100, accelerated=True)}
+    wheel = make_wheel(tmp_path, files=files)
+    program = tmp_path / "cuobjdump"
+    program.write_text(CUOBJDUMP)
+    program.chmod(0o755)
+    row = kernel_oracle.KernelWheel(wheel=wheel.name, files=("x/*",), every=1)
+
+    tally = kernel_oracle.compare(row, program, [str(tmp_path)], tmp_path)
+
+    assert (tally.files, tally.sass, tally.ptx) == (["x/_C.so", "x/k.cubin"], 2, 0)
+    assert tally.differences == []
+    text = kernel_oracle.section([tally], "cuobjdump", "today")
+    assert "2 files of 1 wheels, 2 names of" in text
+    assert "| demo==1.0 | `_C.so`, 1 cubins | 2 | 0 | 0 | 0 |" in text
+
+
+@pytest.mark.parametrize(("printed", "message"), [("one", "only ours 1, only theirs 1"), ("exit", "ended with 3")])
+def test_other_names_and_refused_files_are_listed(tmp_path: Path, printed: str, message: str) -> None:
+    wheel = make_wheel(tmp_path, files={"_C.so": make_elf(fatbin=make_container(make_entry(make_cubin("other"), 90)))})
+    program = tmp_path / "cuobjdump"
+    program.write_text(CUOBJDUMP.replace("sm_90a", "sm_90") if printed == "one" else "#!/bin/sh\nexit 3\n")
+    program.chmod(0o755)
+    row = kernel_oracle.KernelWheel(wheel=wheel.name, files=("*.so",), every=1)
+
+    tally = kernel_oracle.compare(row, program, [str(tmp_path)], tmp_path)
+
+    assert any(message in text for text in (*tally.differences, *tally.refused))
+    assert message in kernel_oracle.section([tally], "cuobjdump", "today")
 
 
 def test_a_row_with_a_mistake_is_located(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def audit(folder: Path, wheels: dict[str, dict[str, Any]], *, torch_cuda: str | 
     return judge(case, "one", "base", (), time.monotonic())
 
 
-def library(*targets: tuple[str, int], isa: tuple[int, int] = (8, 4), **what: Any) -> dict[str, Any]:
+def library(*targets: tuple[str, int | str], isa: tuple[int, int] = (8, 4), **what: Any) -> dict[str, Any]:
     return {"demo": {"demo/_C.so": {"defined": ["PyInit__C"], "fatbin": make_fatbin(*targets, isa=isa), **what}}}
 
 
@@ -43,17 +43,35 @@ def found(outcome: Audit, rule: str = "gpu-code") -> list[Finding]:
         ([("ptx", 80)], (8, 7), {}, "ptx-too-new"),
         ([("ptx", 90)], (8, 4), {}, "none"),
         ([("sass", 90)], (8, 4), {}, "none"),
-        ([("ptx", 80)], (8, 7), {"l4t": None}, "ptx"),
+        ([("ptx", 80)], (8, 7), {"l4t": None, "cuda": None}, "ptx"),
+        ([("ptx", 80)], (8, 7), {"l4t": None, "cuda": "13.0", "sms": ("9.0",)}, "ptx"),
+        ([("ptx", 80)], (9, 1), {"l4t": None, "cuda": "13.0", "sms": ("9.0",)}, "ptx-too-new"),
+        ([("sass", 80)], (9, 0), {"l4t": None, "cuda": "13.0", "sms": ("8.6",)}, "same-major"),
         ([("sass", 80)], (8, 7), {"l4t": None, "sms": ("8.9",)}, "same-major"),
         ([("sass", 110)], (9, 0), {"l4t": "38.4.0", "sms": (THOR,)}, "native"),
         ([("sass", 100)], (9, 0), {"l4t": "38.4.0", "sms": (THOR,)}, "none"),
         ([("ptx", 90)], (9, 0), {"l4t": "38.4.0", "sms": (THOR,)}, "ptx"),
         ([("ptx", 90)], (9, 2), {"l4t": "38.4.0", "sms": (THOR,)}, "ptx-too-new"),
         ([("ptx", 90)], (99, 0), {"l4t": "38.4.0", "sms": (THOR,)}, "ptx-too-new"),
+        # Code of a variant: exactly one GPU (a), or its family (f).
+        ([("sass", "110a")], (9, 0), {"l4t": "38.4.0", "sms": (THOR,)}, "native"),
+        ([("sass", "110f")], (9, 0), {"l4t": "38.4.0", "sms": (THOR,)}, "native"),
+        ([("sass", "100f")], (9, 0), {"l4t": "38.4.0", "sms": (THOR,)}, "none"),
+        ([("ptx", "90a")], (9, 0), {"l4t": "38.4.0", "sms": (THOR,)}, "none"),
+        ([("ptx", "100f")], (9, 0), {"l4t": "38.4.0", "sms": (THOR,)}, "none"),
+        ([("ptx", "110a")], (9, 0), {"l4t": "38.4.0", "sms": (THOR,)}, "ptx"),
+        ([("ptx", "110f")], (9, 2), {"l4t": "38.4.0", "sms": (THOR,)}, "ptx-too-new"),
+        ([("sass", "100a")], (9, 0), {"l4t": None, "sms": ("10.3",)}, "none"),
+        ([("sass", 100)], (9, 0), {"l4t": None, "sms": ("10.3",)}, "same-major"),
+        ([("sass", "100f")], (9, 0), {"l4t": None, "sms": ("10.3",)}, "native"),
+        ([("sass", "103f")], (9, 0), {"l4t": None, "sms": ("10.0",)}, "none"),
+        ([("ptx", "100a")], (9, 0), {"l4t": None, "sms": ("10.3",)}, "none"),
+        ([("ptx", "100f")], (9, 0), {"l4t": None, "sms": ("10.3",)}, "ptx"),
+        ([("ptx", "120f")], (9, 0), {"l4t": None, "sms": ("12.1",)}, "ptx"),
     ],
 )
 def test_verdicts(
-    tmp_path: Path, targets: list[tuple[str, int]], isa: tuple[int, int], platform: dict[str, Any], verdict: str
+    tmp_path: Path, targets: list[tuple[str, int | str]], isa: tuple[int, int], platform: dict[str, Any], verdict: str
 ) -> None:
     outcome = audit(tmp_path, library(*targets, isa=isa), **platform)
     ((sm, libraries),) = outcome.gpu.items()
@@ -68,9 +86,24 @@ def test_verdicts(
         ([("sass", 80)], (8, 4), "for SM 8.7: has SASS for 8.0 only, which this platform is known not to run"),
         ([("ptx", 80)], (8, 7), "for SM 8.7: has only PTX of CUDA 12.8, which the driver (CUDA 12.6) cannot compile"),
         ([("sass", 90)], (8, 4), "for SM 8.7: has no code that runs there (SASS 9.0; PTX none)"),
+        (
+            [("sass", "90a"), ("sass", 90), ("sass", "90a"), ("ptx", "100f")],
+            (8, 4),
+            "for SM 8.7: has no code that runs there (SASS 9.0, 9.0a; PTX 10.0f)",
+        ),
+        (
+            [("sass", 80), ("sass", "86a")],
+            (8, 4),
+            "for SM 8.7: has SASS for 8.0 only, which this platform is known not to run",
+        ),
+        (
+            [("ptx", 80), ("ptx", "90a")],
+            (8, 8),
+            "for SM 8.7: has only PTX of CUDA 12.9, which the driver (CUDA 12.6) cannot compile",
+        ),
     ],
 )
-def test_what_is_said(tmp_path: Path, targets: list[tuple[str, int]], isa: tuple[int, int], said: str) -> None:
+def test_what_is_said(tmp_path: Path, targets: list[tuple[str, int | str]], isa: tuple[int, int], said: str) -> None:
     (finding,) = found(audit(tmp_path, library(*targets, isa=isa)))
     assert (finding.severity, finding.detail) == ("error", said)
     assert "a build with SM 8.7" in finding.fix

@@ -12,14 +12,18 @@ import pytest
 import slim_fuzz
 from builder.audit import elf, fatbin
 from builder.audit.byte_source import MalformedError, Plain
+from builder.audit.fatbin import Code
 from builder.image.slim import byte_plan
 from builder.image.slim.byte_plan import Region, Zeros
+from builder.image.slim.entry_choice import AddedEntry
 from builder.image.slim.slim_library import slim_library
+from builder.model.audits import GpuTarget
 from builder.model.slimming import SlimMethod, SlimRules
 from slimming.gpu_library import ARM64, LibraryShape, make_container, make_entry, make_library
 from slimming.slim_checks import outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from builder.host.paths import Workspace
@@ -158,3 +162,54 @@ def test_the_reader_skips_long_runs_of_zeros() -> None:
     section = MIXED + bytes(-len(MIXED) % 8) + bytes(3_000_000) + FOREIGN + bytes(2_000_000)
     source = Plain(section)
     assert len(list(fatbin.containers_between(source, 0, source.size))) == 2
+
+
+def added(target: str, kernels: Sequence[str], size: int) -> AddedEntry:
+    sm = GpuTarget("sass", int(target.removeprefix("sm_")))
+    return AddedEntry(Code(sm, (0, 0)), frozenset(map(str.encode, kernels)), make_entry(target, kernels, size=size))
+
+
+PTX_ONLY = make_container(make_entry("sm_80", ("a",), size=4000), make_entry("ptx_80", ("a",)))
+THOR = SlimRules(sms=(110,), same_major=True)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the libraries are for x86-64")
+@pytest.mark.parametrize(("size", "method"), [(600, "in-place"), (200_000, "grown")])
+@pytest.mark.parametrize("shape", [LibraryShape(), LibraryShape(packed=True), LibraryShape(align=256)])
+def test_compiled_code_replaces_ptx(size: int, method: SlimMethod, shape: LibraryShape, tmp_path: Path) -> None:
+    data = make_library((PTX_ONLY, FOREIGN, PTX_ONLY), shape)
+    entry = added("sm_110", ("a",), size)
+    library = slim_library(Plain(data), "demo.so", THOR, added={2: (entry,)})
+    assert (library.report.method, library.report.note) == (method, None) or method == "in-place"
+    path = tmp_path / "compiled.so"
+    path.write_bytes(b"".join(library.blocks(Plain(data))))
+    assert path.stat().st_size == library.report.after
+    source = Plain(path.read_bytes())
+    containers = list(fatbin.containers(source, elf.read_source(source)))
+    targets = [[row.code.target for row in container.entries if row.code] for container in containers]
+    assert targets == [[GpuTarget("ptx", 80)], [GpuTarget("ptx", 90)], [GpuTarget("sass", 110)]]
+    assert entry.data in path.read_bytes()
+    assert [(amount.target, amount.entries) for amount in library.report.compiled] == [("sm_110", 1)]
+    wrappers = ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL(str(path)), "wrappers"))
+    for index, container in enumerate(containers):
+        _, _, pointer, _ = struct.unpack("<IIQQ", ctypes.string_at(wrappers + 24 * index, 24))
+        length = container.header + container.size
+        assert ctypes.string_at(pointer, length) == source.read(container.offset, length)
+    again = slim_library(source, "demo.so", THOR)
+    assert again.report.method == "unchanged"
+
+
+@pytest.mark.parametrize("shape", [LibraryShape(stray=True), LibraryShape(note=False)])
+def test_compiled_code_without_room_is_left_out(shape: LibraryShape) -> None:
+    data = make_library((PTX_ONLY,), shape)
+    library = slim_library(Plain(data), "demo.so", THOR, added={0: (added("sm_110", ("a",), 200_000),)})
+    assert library.report.note is not None
+    assert library.report.note.startswith("compiled code has no room: ")
+    assert library.report.compiled == ()
+    assert {amount.target for amount in library.report.retained} == {"ptx_80"}
+
+
+def test_ptx_stays_for_kernels_that_the_compiled_code_lacks() -> None:
+    container = make_container(make_entry("sm_90", size=4000), make_entry("ptx_80", ("a", "b")))
+    library = slim_library(Plain(make_library((container,))), "d.so", THOR, added={0: (added("sm_110", ("a",), 64),)})
+    assert {amount.target for amount in library.report.retained} == {"ptx_80", "sm_110"}

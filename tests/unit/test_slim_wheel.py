@@ -13,8 +13,9 @@ import pytest
 from factories import make_wheel
 
 from builder.audit.byte_source import MalformedError
+from builder.audit.slim_tables import code_sections, slim_tables
 from builder.errors import UsageError
-from builder.image.slim.package_rules import code_sections, refusal, slim_tables
+from builder.image.slim.package_rules import refusal
 from builder.image.slim.slim_wheel import labelled_name, slim_wheel
 from builder.model.slimming import SlimRules
 from slimming.gpu_library import make_container, make_entry, make_library

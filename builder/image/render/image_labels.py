@@ -52,7 +52,7 @@ def environment(job: Job, lock: Lock) -> Pairs:
     }
     if lock.models:
         values |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    if lock.platform.l4t:
+    if lock.platform.has_gpu:
         values |= {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "all"}
     return tuple((values | dict(job.spec.server.environment)).items())
 

@@ -12,6 +12,8 @@ from builder.audit.slim_choice import in_words, slim_rules
 from builder.host.files import disk_errors, write_text
 from builder.image.build import system_pins
 from builder.image.build.buildx import plain_command
+from builder.image.precompile.cell_modules import cell_modules, provide_cubins
+from builder.image.precompile.shared_cubins import fetcher_of
 from builder.image.render import context, image_labels
 from builder.image.render.dockerfile import render as render_dockerfile
 from builder.image.render.image_labels import slim_sizes, slim_text
@@ -20,7 +22,7 @@ from builder.image.runtime import ENTRYPOINT, HEALTHCHECK
 from builder.image.wheels.licences import spdx_of
 from builder.image.wheels.slim_tree import slim_key, slimmed_wheel
 from builder.image.wheels.standalone_python import HOME, interpreter_tree, provide_compiler
-from builder.image.wheels.tree import prepare, variant
+from builder.image.wheels.tree import prepare, unpacking, variant
 from builder.model.images import ImageSettings, Plan, SlimmedWheel, site_packages
 from builder.models.fetch import fetch_model
 
@@ -98,12 +100,20 @@ class _Layers(NamedTuple):
 
 def _make_layers(job: Job, lock: Lock, folder: CellFolder, session: Session) -> _Layers:
     python, compiler = lock.platform.python, provide_compiler(lock, session)
-    rules = slim_rules(lock.platform)
-    trees = prepare(lock.wheels, python, compiler, session, dict.fromkeys(to_slim(job, lock.wheels, session), rules))
+    slim = dict.fromkeys(to_slim(job, lock.wheels, session), slim_rules(lock.platform))
+    compiled = cell_modules(job, lock, slim, session)
+    missing = [
+        wheel.sha256
+        for wheel in lock.wheels
+        if (modules := compiled.get(wheel.sha256))
+        and not unpacking(wheel, python, compiler, session.workspace, slim[wheel.sha256], modules).tree.is_dir()
+    ]
+    provide_cubins(lock, {sha256: compiled[sha256] for sha256 in missing}, session, fetcher_of(job, session))
+    trees = prepare(lock.wheels, python, compiler, session, slim, compiled)
     changed = [slimmed_wheel(tree / site_packages(python).lstrip("/")) for tree in trees.values()]
     slimmed = tuple(sorted(filter(None, changed), key=lambda wheel: wheel.name))
     interpreter = interpreter_tree(lock, lock.interpreter, compiler, session) if lock.interpreter else None
-    keys = {wheel.sha256: slim_key(wheel.rules) for wheel in slimmed}
+    keys = {wheel.sha256: slim_key(wheel.rules, compiled.get(wheel.sha256)) for wheel in slimmed}
     groups = wheel_layers(lock.wheels, variant(python, compiler), models=len(lock.models), slimmed=keys)
     model_parts = model_layers(lock.models, wheels=len(groups))
     with session.console.task(f"{job.cell.id}: linking", len(groups), unit="layers") as task:

@@ -12,10 +12,11 @@ import json
 from typing import TYPE_CHECKING
 
 from builder.audit.byte_source import File, MalformedError
+from builder.audit.slim_tables import code_sections, slim_tables
 from builder.errors import IntegrityError
 from builder.host import records
+from builder.image.precompile.module_compiler import CompiledEntries, compiled_entries
 from builder.image.slim import elf_layout
-from builder.image.slim.package_rules import code_sections, slim_tables
 from builder.image.slim.slim_library import has_code, slim_library
 from builder.image.slim.slim_wheel import ALGORITHM
 from builder.image.slim.wheel_names import Renaming, updated_record
@@ -23,10 +24,12 @@ from builder.model.images import SlimmedWheel
 from builder.model.slimming import TreeReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from builder.host.paths import Workspace
     from builder.model.locks import LockedWheel
+    from builder.model.precompiled import CompiledWheel, CubinKey
     from builder.model.slimming import SlimmedLibrary, SlimRules
 
 _ELF = b"\x7fELF"
@@ -34,29 +37,43 @@ _REPORT = "jbuild-slim.json"
 _REPORT_FORMAT = "slim-1"
 
 
-def slim_key(rules: SlimRules) -> str:
-    """Return what identifies the content of a slimmed wheel besides the wheel: rules, tables, version of the method."""
-    return f"slim{ALGORITHM}-{records.fingerprint(rules, slim_tables().sections)[:12]}"
+def slim_key(rules: SlimRules, compiled: CompiledWheel | None = None) -> str:
+    """Return what identifies the content of a slimmed wheel besides the wheel.
+
+    That is its rules, tables, the version of the method, and the modules that are compiled.
+    """
+    more = (compiled,) if compiled else ()
+    return f"slim{ALGORITHM}-{records.fingerprint(rules, slim_tables().sections, *more)[:12]}"
 
 
-def slim_installed(wheel: LockedWheel, packages: Path, rules: SlimRules) -> None:
+def slim_installed(
+    wheel: LockedWheel, packages: Path, rules: SlimRules, compiled: CompiledWheel | None, workspace: Workspace
+) -> None:
     """Slim the libraries of a wheel that was just unpacked into a site-packages folder.
 
-    A wheel without code to remove stays as it is; a library whose code cannot be read does, too.
+    `compiled` are modules in the cache to add. A wheel without code to remove stays as it is; a library whose code
+    cannot be read does, too.
 
     Raises:
         IntegrityError: the wheel's RECORD does not list its files.
+        BuildError: a compiled module is not in the cache.
         OSError: a file cannot be written.
     """
+    cubins: list[CubinKey] = []
+
+    def added(source: File, name: str) -> CompiledEntries:
+        return compiled_entries(source, name, compiled, workspace) if compiled else CompiledEntries({}, ())
+
     folder = _metadata_folder(packages)
     record = folder / "RECORD"
     text = record.read_bytes()
     changed: dict[str, tuple[bytes, int]] = {}
     libraries: list[SlimmedLibrary] = []
     for name in _files(text):
-        library = _slim_file(wheel.name, name, packages / name, rules, changed)
+        library, keys = _slim_file(wheel.name, name, packages / name, rules, changed, added)
         if library:
             libraries.append(library)
+            cubins += keys
     if not changed:
         return
     report = TreeReport(
@@ -66,6 +83,7 @@ def slim_installed(wheel: LockedWheel, packages: Path, rules: SlimRules) -> None
         rules=rules,
         algorithm=ALGORITHM,
         libraries=tuple(sorted(libraries, key=lambda library: library.path)),
+        cubins=tuple(cubins),
     )
     content = json.dumps({"format": _REPORT_FORMAT, **records.to_json(report)}, indent=1, sort_keys=True).encode()
     (folder / _REPORT).write_bytes(content)
@@ -106,6 +124,7 @@ def slimmed_wheel(packages: Path) -> SlimmedWheel | None:
         before=sum(library.before for library in changed),
         after=sum(library.after for library in changed),
         removed=sum(amount.size for library in changed for amount in library.removed),
+        cubins=report.cubins,
     )
 
 
@@ -120,23 +139,32 @@ def _files(record: bytes) -> Iterator[str]:
 
 
 def _slim_file(
-    package: str, name: str, path: Path, rules: SlimRules, changed: dict[str, tuple[bytes, int]]
-) -> SlimmedLibrary | None:
-    """Slim a file, if it is a library with GPU code, and note its new hash and size; return its report."""
+    package: str,
+    name: str,
+    path: Path,
+    rules: SlimRules,
+    changed: dict[str, tuple[bytes, int]],
+    added: Callable[[File, str], CompiledEntries],
+) -> tuple[SlimmedLibrary | None, tuple[CubinKey, ...]]:
+    """Slim a file, if it is a library with GPU code, and note its new hash and size.
+
+    Return its report, and the inputs of the modules that were added.
+    """
     if not _is_elf(path):
-        return None
+        return None, ()
     source = File(path)
     sections = code_sections(package, name)
     try:
         if not has_code(elf_layout.read_layout(source), sections):
-            return None
-        library = slim_library(source, name, rules, sections)
+            return None, ()
+        more = added(source, name)
+        library = slim_library(source, name, rules, sections, more.entries)
     except MalformedError:
         # The audit reports it; the image gets the file as it is.
-        return None
+        return None, ()
     if library.report.method != "unchanged":
         changed[name] = _replace(path, library.blocks(source))
-    return library.report
+    return library.report, more.keys if library.report.compiled else ()
 
 
 def _is_elf(path: Path) -> bool:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.host.toml.documents import Table
     from builder.model.locks import LockedWheel
+    from builder.model.precompiled import CompiledWheel
     from builder.model.slimming import SlimRules
 
 # The time of every file, 1980-01-01: the earliest in a zip archive.
@@ -64,7 +65,7 @@ _COMPILE = Path(__file__).with_name("compile_tree.py").read_text(encoding="utf-8
 class Unpacking:
     """One wheel to unpack: source, destination, Python version, and the compiler of its bytecode, if any.
 
-    `slim` are the rules for its GPU code, None if all of it stays.
+    `slim` are the rules for its GPU code, None if all of it stays; `compiled` are modules in the cache to add.
     """
 
     locked: LockedWheel
@@ -72,7 +73,9 @@ class Unpacking:
     tree: Path
     python: str
     compiler: Compiler | None
+    workspace: Workspace
     slim: SlimRules | None = None
+    compiled: CompiledWheel | None = None
 
 
 def unpacking(
@@ -81,10 +84,13 @@ def unpacking(
     compiler: Compiler | None,
     workspace: Workspace,
     slim: SlimRules | None = None,
+    compiled: CompiledWheel | None = None,
 ) -> Unpacking:
     """Return how to unpack a wheel for a Python minor version."""
-    kind = variant(python, compiler) + (f"-{slim_key(slim)}" if slim else "")
+    kind = variant(python, compiler) + (f"-{slim_key(slim, compiled)}" if slim else "")
     return Unpacking(
+        workspace=workspace,
+        compiled=compiled,
         locked=wheel,
         wheel=workspace.wheel(wheel.sha256, wheel.filename),
         tree=workspace.trees / wheel.sha256[:2] / f"{wheel.sha256}-{kind}",
@@ -116,7 +122,8 @@ def unpack(work: Unpacking) -> None:
     def fill(folder: Path) -> None:
         _install(work, folder)
         if work.slim:
-            slim_installed(work.locked, folder / site_packages(work.python).lstrip("/"), work.slim)
+            packages = folder / site_packages(work.python).lstrip("/")
+            slim_installed(work.locked, packages, work.slim, work.compiled, work.workspace)
         write_aliases(work.locked.name, work.locked.version, folder / site_packages(work.python).lstrip("/"))
 
     make_tree(work.tree, fill, work.compiler, work.wheel.name)
@@ -271,16 +278,20 @@ def prepare(
     compiler: Compiler | None,
     session: Session,
     slim: Mapping[str, SlimRules] = MappingProxyType({}),
+    compiled: Mapping[str, CompiledWheel] = MappingProxyType({}),
 ) -> dict[str, Path]:
     """Return the tree of each wheel by its sha256, after fetching and unpacking missing ones.
 
-    `slim` are the rules for the GPU code of wheels, by their sha256.
+    `slim` are the rules for the GPU code of wheels, by their sha256, and `compiled` the modules to add to it.
 
     Raises:
         NetworkError, IntegrityError, DiskError: a wheel cannot be fetched, verified or stored.
     """
     plans = {
-        wheel.sha256: unpacking(wheel, python, compiler, session.workspace, slim.get(wheel.sha256)) for wheel in wheels
+        wheel.sha256: unpacking(
+            wheel, python, compiler, session.workspace, slim.get(wheel.sha256), compiled.get(wheel.sha256)
+        )
+        for wheel in wheels
     }
     for plan in plans.values():
         mark_used(plan.wheel.parent)

@@ -51,12 +51,15 @@ def _pedigree(identity: Component, slimmed: SlimmedWheel) -> dict[str, Any]:
     """Return where the content of a slimmed wheel comes from: the wheel of the index, and what was done to it."""
     rules = slimmed.rules
     sms = ", ".join(map(dotted_sm, rules.sms))
+    cubins = slimmed.cubins
+    compiled = f"; ptxas {cubins[0].ptxas} compiled {len(cubins)} of its modules" if cubins else ""
     same_major = {True: "stays", False: "went", None: "stays beside PTX"}[rules.same_major]
     return {
         "ancestors": [{**identity, "hashes": [_hash(slimmed.sha256)]}],
         "patches": [{"type": "unofficial"}],
         "notes": f"jbuild left out GPU code that does not run on SM {sms} (algorithm {slimmed.algorithm}; SASS of "
-        f"lower minors of the same major {same_major}): {slimmed.removed} of {slimmed.before} bytes of libraries went",
+        f"lower minors of the same major {same_major}): {slimmed.removed} of {slimmed.before} bytes of libraries went"
+        f"{compiled}",
     }
 
 
