@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from builder.audit.loader import Loader
 from builder.audit.rule_tables import major_minor, tables
+from builder.audit.runnable_code import remaining
 from builder.jetson.boards import sm_number
 from builder.jetson.distributions import platforms
 from builder.model.audits import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from builder.audit.environment import Environment, Node
     from builder.audit.load_outcome import LoadOutcome
     from builder.audit.rule_tables import Exempt
-    from builder.model.audits import Severity
+    from builder.model.audits import GpuCode, Severity
     from builder.model.locks import LockedWheel
+    from builder.model.platforms import Platform
+    from builder.model.slimming import SlimRules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,8 @@ class AuditContext:
     """One cell to audit.
 
     `unread` is the reason why the base image could not be read, `stand_in` why another one replaces it. Advice on
-    `loose` wheels, without a recipe, names options. `torch_cuda` is the CUDA version of the locked torch.
+    `loose` wheels, without a recipe, names options. `torch_cuda` is the CUDA version of the locked torch. `slim` are
+    the rules for the GPU code of wheels that lose some, by name.
     """
 
     environment: Environment
@@ -35,11 +39,17 @@ class AuditContext:
     stand_in: str | None = None
     loose: bool = False
     torch_cuda: str | None = None
+    slim: Mapping[str, SlimRules] = field(default_factory=dict)
 
     @property
     def l4t(self) -> str | None:
         """The L4T release of the platform."""
         return self.environment.platform.l4t
+
+    @property
+    def host(self) -> str:
+        """The host of the driver, as findings name it."""
+        return f"L4T {self.l4t}" if self.l4t else "the oldest host"
 
     @cached_property
     def sms(self) -> tuple[int, ...]:
@@ -48,8 +58,8 @@ class AuditContext:
 
     @cached_property
     def driver(self) -> tuple[int, int] | None:
-        """The CUDA of the host's driver."""
-        return driver_of(self.l4t)
+        """The CUDA of the host's driver: that of the L4T release, else the oldest that the platform allows."""
+        return driver_of(self.environment.platform)
 
     @cached_property
     def loader(self) -> Loader:
@@ -71,6 +81,11 @@ class AuditContext:
         row = f"glibc {platform.glibc} and GLIBCXX {platform.glibcxx} of {platform.distribution}"
         return f"the base image could not be read ({self.unread}); {row} are assumed"
 
+    def gpu_code(self, node: Node) -> tuple[GpuCode, ...]:
+        """Return the GPU code of a file as the image has it."""
+        rules = self.slim.get(node.wheel.name) if node.wheel else None
+        return remaining(node.binary.gpu, rules) if rules else node.binary.gpu
+
     def exempt(self, node: Node) -> Exempt | None:
         """Return the row of an optional file, whose failure to load means little."""
         return _fitting(tables().optional, node)
@@ -85,9 +100,11 @@ class AuditContext:
         return _fitting(tables().hidden_code, node) is not None
 
 
-def driver_of(l4t: str | None) -> tuple[int, int] | None:
-    """Return the CUDA of the driver of an L4T release, None if it is not known."""
-    return next((major_minor(row.cuda) for row in platforms() if row.l4t == l4t), None)
+def driver_of(platform: Platform) -> tuple[int, int] | None:
+    """Return the CUDA of the driver of a platform's machines, None if it is not known."""
+    if platform.l4t is None and platform.cuda:
+        return major_minor(platform.cuda)
+    return next((major_minor(row.cuda) for row in platforms() if row.l4t == platform.l4t), None)
 
 
 def _fitting(rows: tuple[Exempt, ...], node: Node) -> Exempt | None:

@@ -28,6 +28,8 @@ CONTAINER = struct.Struct("<IHHQ")
 ENTRY = struct.Struct("<HHIQIIHHIIIQQQ")
 # Containers start at multiples of this, and entries follow each other without padding.
 ALIGNMENT = 8
+# Where a text in a header begins, and its length.
+_TEXT = struct.Struct("<II")
 _KINDS: dict[int, Kind] = {1: "ptx", 2: "sass"}
 _LZ4, _ZSTD = 0x2000, 0x8000
 _ARCHITECTURE, _FAMILY = 0x100000, 0x200000
@@ -216,6 +218,22 @@ def payload(source: ByteSource, entry: Entry) -> bytes:
     if entry.compression:
         data = (_zstd if entry.compression == "zstd" else _lz4)(data, entry.unpacked)
     return data
+
+
+def options_text(source: ByteSource, entry: Entry) -> bytes:
+    """Return the options of `ptxas` that PTX was compiled with: a text in the header's second part.
+
+    Raises:
+        MalformedError: the header is cut off.
+    """
+    fields = ENTRY.unpack(source.read(entry.offset, ENTRY.size))
+    at = fields[5]
+    if not at or at + _TEXT.size > entry.header:
+        return b""
+    start, size = _TEXT.unpack(source.read(entry.offset + at, _TEXT.size))
+    if start + size > entry.header:
+        raise MalformedError("an entry of its GPU code has options beyond its header")
+    return source.read(entry.offset + start, size)
 
 
 def _zstd(data: bytes, size: int) -> bytes:

@@ -11,6 +11,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from builder.audit.byte_source import MalformedError
+from builder.audit.runnable_code import remaining
+from builder.audit.slim_choice import choose, slim_rules
 from builder.audit.wheel_facts import READER, assemble, portions_of, read_members
 from builder.audit.wheel_reader import listing
 from builder.errors import IntegrityError
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 
     from builder.audit.wheel_reader import WheelMembers
     from builder.host.session import Session
-    from builder.model.locks import LockedWheel
+    from builder.model.locks import Job, LockedWheel
+    from builder.model.slimming import SlimRules
 
     _Read = tuple[list[Binary], list[tuple[str, str]]]
 
@@ -55,6 +58,23 @@ def gather(wheels: Sequence[LockedWheel], session: Session) -> dict[str, WheelFa
         _store(read, session)
         facts |= read
     return facts
+
+
+def to_slim(job: Job, wheels: Sequence[LockedWheel], session: Session) -> tuple[str, ...]:
+    """Return the sha256 of the wheels that lose GPU code: those that are chosen and may have code for other GPUs.
+
+    Raises:
+        NetworkError, IntegrityError, DiskError: as of `gather`.
+    """
+    chosen = [wheel for wheel in wheels if choose(job, wheel.name).slim]
+    rules, facts = slim_rules(job.platform), gather(chosen, session)
+    return tuple(wheel.sha256 for wheel in chosen if _is_removable(facts[wheel.sha256], rules))
+
+
+def _is_removable(facts: WheelFacts, rules: SlimRules) -> bool:
+    """Return whether a wheel has code that may go: code for other GPUs, or PTX that SASS may replace."""
+    codes = [code for binary in facts.binaries for code in binary.gpu]
+    return len(remaining(codes, rules)) < len(codes) or any(code.target.kind == "ptx" for code in codes)
 
 
 def require_undamaged(path: Path, sha256: str) -> None:

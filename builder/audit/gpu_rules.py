@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder.audit.audit_context import finding, named
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from builder.audit.audit_context import AuditContext
     from builder.audit.environment import Node
-    from builder.model.audits import GpuTarget
+    from builder.model.audits import GpuCode, GpuTarget
 
 _RUNTIME = re.compile(r"libcudart(?:-[0-9a-f]+)?\.so\.([0-9]+)")
 _RUNTIME_WHEEL = re.compile(r"nvidia-cuda-runtime(-cu[0-9]+)?")
@@ -32,9 +33,22 @@ _DETAILS = {
 
 
 def coverage(case: AuditContext) -> dict[str, dict[str, GpuVerdict]]:
-    """Return the verdict for each SM and each library with GPU code."""
+    """Return the verdict for each SM and each library with GPU code, with the code that is in the image."""
     nodes = {f"{named(node.wheel)}/{node.file}": node for node in case.environment.nodes if node.binary.gpu}
-    return {_dotted(sm): {label: _verdict(case, node, sm) for label, node in nodes.items()} for sm in case.sms}
+    return {_dotted(sm): {label: _in_image(case, node, sm) for label, node in nodes.items()} for sm in case.sms}
+
+
+def _in_image(case: AuditContext, node: Node, sm: int) -> GpuVerdict:
+    """Return a verdict with the code of the image: slimming removes only code that runs on none of its GPUs."""
+    sass, ptx = targets_of(case.gpu_code(node))
+    return replace(_verdict(case, node, sm), sass=sass, ptx=ptx)
+
+
+def targets_of(codes: Iterable[GpuCode]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the GPUs that SASS and PTX are for."""
+    codes = tuple(codes)
+    sass, ptx = (sorted({g.target.sm for g in codes if g.target.kind == kind}) for kind in ("sass", "ptx"))
+    return tuple(sass), tuple(ptx)
 
 
 def gpu_code(case: AuditContext) -> Iterator[Finding]:
@@ -65,7 +79,7 @@ def _gpu_finding(case: AuditContext, nodes: list[Node], sm: int, kind: str, *, m
     detail = f"for SM {_dotted(sm)}: {_detail(case, nodes[0], sm, kind)}"
     if not meant and row:
         return finding("gpu-code", "info", nodes, f"{detail}; {row.why}", "nothing to do: it is not used there")
-    fix = f"take a build with SM {_dotted(sm)}, such as those of the Jetson package index"
+    fix = f"take a build with SM {_dotted(sm)}{', such as those of the Jetson package index' * bool(case.l4t)}"
     return finding("gpu-code", "error", nodes, detail, fix)
 
 
@@ -99,8 +113,7 @@ def _capabilities(targets: Iterable[GpuTarget]) -> str:
 
 def _verdict(case: AuditContext, node: Node, sm: int) -> GpuVerdict:
     codes = node.binary.gpu
-    sass = sorted({code.target.sm for code in codes if code.target.kind == "sass"})
-    ptx = sorted({code.target.sm for code in codes if code.target.kind == "ptx"})
+    sass, ptx = targets_of(codes)
     usable = [code.isa for code in codes if compiles_for(code.target, sm)]
     near = any(is_same_major(code.target, sm) for code in codes)
     if case.hidden_code(node):
@@ -113,7 +126,7 @@ def _verdict(case: AuditContext, node: Node, sm: int) -> GpuVerdict:
         verdict = "ptx"
     else:
         verdict = "same-major-refused" if near else "ptx-too-new" if usable else "none"
-    return GpuVerdict(sass=tuple(sass), ptx=tuple(ptx), verdict=verdict, meant=case.other_gpus(node) is None)
+    return GpuVerdict(sass=sass, ptx=ptx, verdict=verdict, meant=case.other_gpus(node) is None)
 
 
 def compiler_of(isa: tuple[int, int]) -> tuple[int, int]:
@@ -145,11 +158,11 @@ def toolkit_newer(case: AuditContext) -> Iterator[Finding]:
         return
     has, driver = ("{}.{}".format(*version) for version in (newest, case.driver))
     if newest[0] > case.driver[0]:
-        detail = f"needs CUDA {has}; the driver of L4T {case.l4t} has {driver} and refuses a newer major"
-        fix = f"take wheels built for CUDA {case.driver[0]}.x, or a newer L4T"
+        detail = f"needs CUDA {has}; the driver of {case.host} has {driver} and refuses a newer major"
+        fix = f"take wheels built for CUDA {case.driver[0]}.x, or a newer {'L4T' if case.l4t else 'driver'}"
         yield finding("toolkit-newer", "error", [node], detail, fix)
     else:
-        detail = f"is of CUDA {has}; the driver of L4T {case.l4t} has {driver}: SASS runs, PTX is not compiled"
+        detail = f"is of CUDA {has}; the driver of {case.host} has {driver}: SASS runs, PTX is not compiled"
         fix = f"take wheels built for CUDA {driver}, or NVIDIA's compatibility package on the device"
         yield finding("toolkit-newer", "warning", [node], detail, fix)
 

@@ -11,12 +11,15 @@ from builder.audit.audit_context import driver_of
 from builder.audit.gather_kernels import gather_kernels, libraries_with_code, stored_kernels
 from builder.audit.kernel_families import kernel_families, kernel_needs
 from builder.audit.kernel_rules import GpuFacts, kernel_verdicts
+from builder.audit.precompile_choice import modules_of_wheel, needed_kernels, with_compiled
+from builder.audit.runnable_code import remaining_kernels
+from builder.audit.slim_choice import choose, slim_rules
 from builder.jetson.boards import sm_number
 from builder.models.preflight.server_context import server_context
 from builder.pipeline.cell import CellRecords
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from builder.host.session import Session
     from builder.model.audits import WheelFacts
@@ -43,7 +46,9 @@ def audit_kernels(
         return {}
     wheels = [wheel for wheel in lock.wheels if has_family(facts[wheel.sha256])]
     gathered = gather_kernels(wheels, facts, session)
-    libraries = [library for wheel in wheels for library in gathered.get(wheel.sha256, ())]
+    libraries = [
+        library for wheel in wheels for library in _in_image(job, wheel, gathered.get(wheel.sha256, ()), server)
+    ]
     return _verdicts(job, lock, server, libraries, session)
 
 
@@ -53,17 +58,30 @@ def stored_verdicts(job: Job, lock: Lock, session: Session) -> dict[str, tuple[K
     Raises:
         DiskError: the facts of a wheel cannot be stored.
     """
-    libraries = stored_kernels(lock.wheels, session) if lock.platform.sms else ()
-    if not any(_is_in_family(library.path) for library in libraries):
+    wheels = lock.wheels if lock.platform.sms else ()
+    stored = [(wheel, stored_kernels((wheel,), session)) for wheel in wheels]
+    if not any(_is_in_family(library.path) for _, rows in stored for library in rows):
         return None
-    return _verdicts(job, lock, server_context(job, lock, session), libraries, session)
+    server = server_context(job, lock, session)
+    libraries = [library for wheel, rows in stored for library in _in_image(job, wheel, rows, server)]
+    return _verdicts(job, lock, server, libraries, session)
+
+
+def _in_image(
+    job: Job, wheel: LockedWheel, libraries: Sequence[LibraryKernels], server: ServerContext
+) -> Iterator[LibraryKernels]:
+    """Yield the libraries of a wheel with the kernels that the image has."""
+    rules = slim_rules(job.platform) if choose(job, wheel.name).slim else None
+    modules = modules_of_wheel(job, wheel.name, libraries, needed_kernels(job, server))
+    for library in libraries:
+        yield remaining_kernels(with_compiled(library, modules), rules) if rules else library
 
 
 def _verdicts(
     job: Job, lock: Lock, server: ServerContext, libraries: Sequence[LibraryKernels], session: Session
 ) -> dict[str, tuple[KernelVerdict, ...]]:
     platform = lock.platform
-    driver = driver_of(platform.l4t)
+    driver = driver_of(platform)
     proven = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id)).proven()
     return {
         sm: kernel_verdicts(

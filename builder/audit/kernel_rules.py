@@ -46,6 +46,7 @@ class _Tally:
     compiled: set[tuple[str, int, int]] = field(default_factory=set)
     refused: set[tuple[str, int, int]] = field(default_factory=set)
     origins: set[str] = field(default_factory=set)
+    precompiled: set[tuple[str, int, int]] = field(default_factory=set)
     compiled_bytes: int = 0
     modules: int = 0
 
@@ -83,6 +84,7 @@ def _verdict(need: NeededFamily, libraries: Sequence[LibraryKernels], gpu: GpuFa
         native=len(tally.native),
         borrowed=len(tally.borrowed),
         compiled=len(tally.compiled),
+        precompiled=len(tally.precompiled),
         borrowed_from=tuple(sorted(tally.origins)),
         evidence=("proven" if gpu.proof else policy.evidence) if tally.origins else None,
         modules=tally.modules,
@@ -141,6 +143,8 @@ def _count(library: LibraryKernels, wanted: frozenset[int], gpu: GpuFacts, tally
             borrowed = frozenset()
         if borrowed or (near and not same_major):
             tally.origins |= {target_name(module.target) for module, found in near if found - native}
+        made = _union(names for module, names in kernels if module.precompiled and runs_natively(module.target, gpu.sm))
+        tally.precompiled |= {(library.path, number, index) for index in made}
         tally.native |= {(library.path, number, index) for index in native}
         tally.borrowed |= {(library.path, number, index) for index in borrowed}
         missing = [(module, found - borrowed) for module, found in ptx if found - borrowed]
@@ -207,6 +211,8 @@ def brief(row: KernelVerdict) -> str:
     if row.verdict == "compiled":
         noun = "module" if row.modules == 1 else "modules"
         return f"compiled on the board: {row.modules} {noun}, up to {row.minutes:.0f} min"
+    if row.verdict == "native" and row.precompiled:
+        return "native (precompiled)"
     return f"unknown: {row.note}" if row.verdict == "unknown" else row.verdict
 
 
@@ -219,6 +225,8 @@ def detail(row: KernelVerdict) -> str:
             f"; {row.note}" if row.note else ""
         )
     parts = [f"{row.native} of {row.kernels} kernels are native" if row.native else f"{row.kernels} kernels"]
+    if row.precompiled:
+        parts.append(f"the build compiles {row.precompiled} of these")
     if row.borrowed:
         known = row.note if row.evidence == "proven" and row.note else f"{row.evidence} to run on this platform"
         parts.append(f"{row.borrowed} are borrowed {', '.join(row.borrowed_from)} code, {known}")

@@ -4,34 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.audit.rule_tables import tables
-from builder.host.toml import documents
+from builder.audit.slim_tables import slim_tables, unchanged_row
 from builder.jetson.boards import sm_number
 from builder.model.slimming import SlimRules
 
 if TYPE_CHECKING:
-    from builder.host.toml.documents import Table
     from builder.model.locks import Job
     from builder.model.platforms import Platform
-
-_TABLE = Path(__file__).with_name("slim.toml")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class UnchangedPackages:
-    """A row of `slim.toml`: globs on packages that are not changed unless a recipe names them."""
-
-    packages: tuple[str, ...]
-    why: str
-    source: str
-
-    def has(self, package: str) -> bool:
-        """Return whether the row names a package."""
-        return any(fnmatchcase(package, pattern) for pattern in self.packages)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,21 +22,6 @@ class SlimChoice:
 
     slim: bool
     why: str
-
-
-@cache
-def unchanged_packages() -> tuple[UnchangedPackages, ...]:
-    """Return the rows of `slim.toml`.
-
-    Raises:
-        DocumentError: the file has mistakes.
-    """
-    return documents.load(_TABLE, "the table of unchanged packages has mistakes", _parse)
-
-
-def unchanged_row(package: str) -> UnchangedPackages | None:
-    """Return the row of a package that is not changed unless a recipe or an option names it."""
-    return next((row for row in unchanged_packages() if row.has(package)), None)
 
 
 def slim_rules(platform: Platform) -> SlimRules:
@@ -85,7 +52,7 @@ def in_words(job: Job) -> str | None:
         return f"GPU code for SM {sms} only in {', '.join(named)}"
     rows = [
         f"{pattern} ({row.why})"
-        for row in unchanged_packages()
+        for row in slim_tables().unchanged
         for pattern in row.packages
         if not any(fnmatchcase(pattern, rule) for rule, _ in rules)
     ]
@@ -96,14 +63,8 @@ def in_words(job: Job) -> str | None:
 def _of_cell(job: Job) -> SlimChoice:
     if job.spec.image.slim is not None:
         return SlimChoice(slim=job.spec.image.slim, why="the recipe says so")
+    if job.spec.image.precompile in ("needed", "all"):
+        return SlimChoice(slim=True, why="the recipe precompiles kernels")
     if job.cell.names_sms:
         return SlimChoice(slim=True, why="the cell names its GPUs")
     return SlimChoice(slim=False, why="the cell does not name its GPUs")
-
-
-def _parse(root: Table) -> tuple[UnchangedPackages, ...]:
-    rows = []
-    for table in root.rows("unchanged"):
-        packages = table.strings("packages")
-        rows.append(UnchangedPackages(packages=packages, why=table.string("why"), source=table.string("source")))
-    return tuple(rows)

@@ -18,7 +18,9 @@ from builder.audit.kernel_audit import audit_kernels, wheels_of
 from builder.audit.kernel_rules import kernel_findings
 from builder.audit.loading_rules import loading
 from builder.audit.one_of_rules import one_of
-from builder.audit.rule_tables import rules, table_digest
+from builder.audit.rule_tables import rules as audit_rules
+from builder.audit.rule_tables import table_digest
+from builder.audit.slim_choice import choose, in_words, slim_rules
 from builder.audit.wheel_facts import READER
 from builder.errors import AuditError, NetworkError, RegistryError
 from builder.model.audits import SEVERITIES, Audit, Finding
@@ -66,7 +68,10 @@ class _AuditStage(Stage[Audit]):
         }
 
     def run_inputs(self, run: CellRun) -> object:
-        return run.lock.wheels, run.lock.base, run.lock.platform, run.lock.models
+        # Without slimming, the same inputs as ever.
+        words = in_words(run.job)
+        slim = (words, run.job.spec.image) if words else ()
+        return run.lock.wheels, run.lock.base, run.lock.platform, run.lock.models, *slim
 
     def holds(self, run: CellRun, record: Audit) -> bool:
         """Return whether there are no errors and the base image was read: it may be reachable now."""
@@ -101,7 +106,14 @@ def audit_cell(job: Job, lock: Lock, session: Session) -> Audit:
     base, unread = _base(lock.base, platform.architecture, session)
     facts = gather(lock.wheels, session)
     environment = Environment(platform=platform, wheels=lock.wheels, facts=facts, base=base, apt=job.spec.apt)
-    case = AuditContext(environment=environment, unread=unread, stand_in=lock.base.stand_in, torch_cuda=lock.torch_cuda)
+    rules = slim_rules(platform)
+    case = AuditContext(
+        environment=environment,
+        unread=unread,
+        stand_in=lock.base.stand_in,
+        torch_cuda=lock.torch_cuda,
+        slim={wheel.name: rules for wheel in lock.wheels if choose(job, wheel.name).slim},
+    )
     server = server_context(job, lock, session)
     kernels = audit_kernels(job, lock, facts, server, session)
     about_kernels = kernel_findings(kernels, job.spec.kernels, wheels_of(lock.wheels, facts))
@@ -151,7 +163,7 @@ def judge(
 
 
 def _order(finding: Finding) -> tuple[int, int, str, str]:
-    ids = [rule.id for rule in rules()]
+    ids = [rule.id for rule in audit_rules()]
     return SEVERITIES.index(finding.severity), ids.index(finding.rule), finding.wheel, finding.file
 
 

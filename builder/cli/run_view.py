@@ -214,7 +214,7 @@ def _run_command(run: CellRun, gpu: GpuAccess) -> str | None:
         return None
     pushed = publication.references if publication else []
     image = pushed[0] if pushed else run.proven_name
-    options = f"{gpu.options} " if job.platform.sms else ""
+    options = f"{gpu.options} " if job.platform.has_gpu else ""
     if verdict.level == "emulated":
         # The settings of the smoke run make emulation bearable here too.
         environment = (*emulator_settings(job.platform.architecture), *job.spec.smoke.environment)

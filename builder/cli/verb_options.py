@@ -14,7 +14,7 @@ from builder.errors import JbuildError
 from builder.host.config import BUILDER_PATTERN, REGISTRY_PATTERN
 from builder.host.paths import Workspace
 from builder.host.registry_names import advice, bare, slashed
-from builder.jetson.boards import boards
+from builder.jetson.boards import boards, machines
 from builder.recipe.find import recipe_paths
 from builder.recipe.levels import levels
 from builder.recipe.load import load
@@ -45,7 +45,9 @@ def complete_cells(context: click.Context, _: click.Parameter, incomplete: str) 
 
 def complete_boards(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
     """Return the boards whose names begin with a text."""
-    return [CompletionItem(row.name, help=row.module) for row in boards() if row.name.startswith(incomplete)]
+    return [
+        CompletionItem(row.name, help=row.module) for row in (*boards(), *machines()) if row.name.startswith(incomplete)
+    ]
 
 
 def _recipes() -> Mapping[str, Path]:

@@ -74,6 +74,8 @@ def host_of(board: str | None, l4t: str | None) -> TargetHost:
     device, jetson = this_device(), partial(TargetHost, architecture="arm64", is_jetson=True)
     if board:
         board_row = board_of(board)
+        if not board_row.is_jetson:
+            return TargetHost(name=board_row.name, architecture="amd64", is_jetson=False, board=board_row)
         own = device.l4t if device and device.board == board else None
         return jetson(name=board_row.name, l4t=l4t or own, board=board_row)
     if device:
@@ -218,7 +220,7 @@ def _rank(candidate: ImageCandidate) -> tuple[object, ...]:
     """
     return (
         len(candidate.out) > 0,
-        candidate.l4t is None,
+        candidate.cuda is None,
         _FITS.index(candidate.fit),
         -_level_rank(candidate.level),
         *(_newest_first(text) for text in (candidate.vllm, candidate.l4t, candidate.cuda)),

@@ -83,7 +83,7 @@ def service_of(
         name=name,
         image=image,
         platform=f"linux/{job.platform.architecture}",
-        nvidia=bool(job.platform.sms),
+        nvidia=job.platform.has_gpu,
         port=port,
         published=published or Published(address=LOOPBACK[0], port=port),
         volume=f"{name}-cache",
@@ -91,9 +91,9 @@ def service_of(
         stop_within_s=int(spec.smoke.stop_within_s),
         environment=environment,
         arguments=tuple(arguments),
-        memory_bytes=limit(board, gpu=bool(job.platform.sms)) if board else None,
+        memory_bytes=limit(board, gpu=job.platform.has_gpu) if board and board.is_jetson else None,
         # The system keeps one core, so that users can log in while the server is busy.
-        cpus=max(1, board.cpus - 1) if board else None,
+        cpus=max(1, board.cpus - 1) if board and board.cpus else None,
         key_file=key_file,
     )
 
@@ -161,10 +161,10 @@ def chosen_board(job: Job, name: str | None) -> Board | None:
     if choice is None:
         return None
     board = board_of(choice)
-    if name and job.platform.l4t and not board.suits(job.platform):
+    if name and job.platform.has_gpu and not board.suits(job.platform):
         raise UsageError(
             f"images for {job.platform.name} (SM {', '.join(job.platform.sms)}) do not run on {board.name} "
-            f"(SM {board.sm}, L4T {', '.join(board.l4t)})",
+            f"(SM {board.sm}{', L4T ' * board.is_jetson}{', '.join(board.l4t)})",
             where=job.name,
             hint=f"`jbuild pick {job.recipe.name} --board {board.name}` shows the cells that do",
         )

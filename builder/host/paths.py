@@ -92,6 +92,8 @@ class Workspace:
     images = _Place("cache", "images")  # built images: one OCI layout whose blobs are shared by all cells
     signatures = _Place("cache", "signatures")  # made on this machine, by key and content
     verdicts = _Place("cache", "verdicts")  # the results of smoke runs by image
+    cubins = _Place("cache", "cubins")  # kernels that were compiled from PTX, by PTX, GPU and compiler
+    tools = _Place("cache", "tools")  # programs of wheels, by the wheel's sha256
     locks_in_use = _Place("cache", "run")  # lock files that several jbuild processes share
     engine_record = _Place("cache", "engine/engine.json")  # of the engine that `scripts/engine up` started
 
@@ -139,6 +141,14 @@ class Workspace:
     def wheel(self, sha256: str, filename: str) -> Path:
         """Return a wheel's file in the wheelhouse; it keeps its name, since tools read it."""
         return self.wheels / sha256[:2] / sha256 / filename
+
+    def tool(self, sha256: str, name: str) -> Path:
+        """Return the file of a program of a wheel."""
+        return self.tools / sha256 / name
+
+    def cubin(self, key: str) -> Path:
+        """Return the file of a compiled module, by the fingerprint of its inputs."""
+        return self.cubins / key[:2] / key
 
     def metadata(self, sha256: str) -> Path:
         """Return the file of a wheel's cached METADATA."""

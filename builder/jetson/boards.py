@@ -1,4 +1,4 @@
-"""Jetson modules: chip, GPU and memory, and the boards that a platform's images run on."""
+"""Jetson modules and other machines with a GPU: chip, GPU and memory, and those that a platform's images run on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from builder.errors import UsageError
 from builder.host.toml import documents
-from builder.host.toml.declarations import Source, declaration_of, integer, load_rows, some, string, strings
+from builder.host.toml.declarations import Source, declaration_of, integer, load_rows, string, strings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from builder.model.platforms import Platform
 
 _BOARDS = Path(__file__).with_name("boards.toml")
+_MACHINES = Path(__file__).with_name("machines.toml")
 PART_NUMBER = r"p[0-9]{4}-[0-9]{4}"
 # The smallest known ratio of `MemTotal` to a module's memory (an Orin Nano 8 GB).
 _USABLE_RATIO = 0.93
@@ -29,23 +30,32 @@ _GIB = 1 << 30
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Board:
-    """One module: `memory_gb` as sold, `usable_mib` as Linux sees it (None if unknown), `l4t` major releases."""
+    """One Jetson module, or another machine with a GPU.
+
+    `memory_gb` is its memory as sold, `usable_mib` as Linux or, with a GPU's own memory, the driver sees it (None if
+    unknown). `l4t` are the major releases of a Jetson, empty for other machines.
+    """
 
     name: Annotated[str, string(r"[a-z0-9]+(-[a-z0-9]+)*", "a board's name such as orin-nx-16")]
     module: Annotated[str, string(".+", "a module's name")]
-    chip: Annotated[str, string(r"tegra[0-9]{3}", "a chip such as tegra234")]
+    chip: Annotated[str, string(r"tegra[0-9]{3}|[a-z]{2}[0-9]{3}", "a chip such as tegra234")]
     sm: Annotated[str, string(r"[0-9]+\.[0-9]+", "a compute capability such as 8.7")]
     memory_gb: Annotated[int, integer(1, 4096, required=True)]
-    cpus: Annotated[int, integer(1, 1024, required=True)]
+    cpus: Annotated[int | None, integer(1, 1024)] = None
     usable_mib: Annotated[int | None, integer(1, 4096 * 1024)] = None
-    l4t: Annotated[tuple[str, ...], some(r"[0-9]{2}", "a major release such as 36")]
-    power_modes: Annotated[tuple[str, ...], strings(r"[A-Z0-9_]+", "a mode of nvpmodel")]
+    l4t: Annotated[tuple[str, ...], strings(r"[0-9]{2}", "a major release such as 36")] = ()
+    power_modes: Annotated[tuple[str, ...], strings(r"[A-Z0-9_]+", "a mode of nvpmodel")] = ()
     source: Source
 
     @property
     def usable(self) -> int:
-        """The bytes that system and GPU share; an estimate unless `is_measured`."""
+        """The bytes that system and GPU share, else those of the GPU; an estimate unless `is_measured`."""
         return self.usable_mib * _MIB if self.usable_mib else int(self.memory_gb * _GIB * _USABLE_RATIO)
+
+    @property
+    def is_jetson(self) -> bool:
+        """Whether it is a Jetson, on which system and GPU share the memory."""
+        return bool(self.l4t)
 
     @property
     def is_measured(self) -> bool:
@@ -59,26 +69,46 @@ class Board:
 
     def suits(self, platform: Platform) -> bool:
         """Return whether a platform's images run on this board, by L4T release and SM."""
-        return bool(platform.l4t) and str(platform.l4t).split(".")[0] in self.l4t and self.sm in platform.sms
+        releases = (platform.l4t.split(".")[0],) if platform.l4t else ()
+        return self.is_jetson == bool(releases) and set(releases) <= set(self.l4t) and self.sm in platform.sms
 
 
-def _check_memory(table: Table, row: Board, _: None) -> None:
+def _check_board(table: Table, row: Board, _: None) -> None:
+    if row.chip.startswith("tegra"):
+        _check_jetson(table)
     largest = row.memory_gb * 1024
     if row.usable_mib and row.usable_mib > largest:
         table.problem("usable-mib", f"{row.usable_mib} is out of bounds", f"a whole number from 1 to {largest}")
 
 
-_BOARD = declaration_of(Board, check=_check_memory)
+def _check_jetson(table: Table) -> None:
+    if "l4t" not in table or table.raw("l4t") == []:
+        table.problem("l4t", "`l4t` must not be empty")
+    if "cpus" not in table:
+        table.problem(None, "`cpus` is missing")
+
+
+_BOARD = declaration_of(Board, check=_check_board)
 
 
 @cache
 def boards(path: Path = _BOARDS) -> tuple[Board, ...]:
-    """Return all boards, in the order of their file.
+    """Return all Jetsons, in the order of their file.
 
     Raises:
         DocumentError: the file has mistakes.
     """
     return load_rows(path, "the boards have mistakes", "boards", _BOARD, once="name")
+
+
+@cache
+def machines(path: Path = _MACHINES) -> tuple[Board, ...]:
+    """Return all machines whose GPU has its own memory, in the order of their file.
+
+    Raises:
+        DocumentError: the file has mistakes.
+    """
+    return load_rows(path, "the machines have mistakes", "machines", _BOARD, once="name")
 
 
 def board(name: str) -> Board:
@@ -87,7 +117,7 @@ def board(name: str) -> Board:
     Raises:
         UsageError: the name is unknown; the hint is the nearest one.
     """
-    rows = {row.name: row for row in boards()}
+    rows = {row.name: row for row in (*boards(), *machines())}
     if name not in rows:
         raise UsageError(
             f"there is no board `{documents.printable(name)}`", hint=documents.suggest(name, rows, noun="boards known")
@@ -101,6 +131,11 @@ def sm_number(sm: str) -> int:
     return int(major) * 10 + int(minor or 0)
 
 
+def dotted_sm(sm: int) -> str:
+    """Return a compute capability as people write it: 8.7 for 87."""
+    return f"{sm // 10}.{sm % 10}"
+
+
 def boards_for(platform: Platform, names: Iterable[str] = ()) -> tuple[Board, ...]:
     """Return the boards of these names, else every board that a platform's images run on.
 
@@ -108,7 +143,7 @@ def boards_for(platform: Platform, names: Iterable[str] = ()) -> tuple[Board, ..
         UsageError: a name is unknown.
     """
     named = tuple(board(name) for name in names)
-    return named or tuple(row for row in boards() if row.suits(platform))
+    return named or tuple(row for row in (*boards(), *machines()) if row.suits(platform))
 
 
 def boards_of(job: Job, names: Iterable[str] = ()) -> tuple[Board, ...]:

@@ -78,8 +78,11 @@ def cannot_run(job: Job, host: TargetHost) -> list[str]:
     platform, board = job.platform, host.board
     if platform.architecture != host.architecture:
         return [f"it is for {platform.architecture}, not for {host.name}"]
-    if platform.l4t is None:
+    if not platform.has_gpu:
         return []
+    if platform.l4t is None:
+        sms = ", ".join(platform.sms)
+        return [] if board is None or board.sm in platform.sms else [_other_gpu(sms, board)]
     if not host.is_jetson:
         return [f"it is for a Jetson with L4T {platform.l4t}, and {host.name} is not a Jetson"]
     reasons = []
@@ -88,8 +91,12 @@ def cannot_run(job: Job, host: TargetHost) -> list[str]:
     if board and not host.l4t and platform.l4t.split(".")[0] not in board.l4t:
         reasons.append(f"it is for L4T {platform.l4t}, and {board.name} runs {', '.join(board.l4t)}")
     if board and board.sm not in platform.sms:
-        reasons.append(f"its kernels are for SM {', '.join(platform.sms)}, and {board.name}'s GPU is SM {board.sm}")
+        reasons.append(_other_gpu(", ".join(platform.sms), board))
     return reasons
+
+
+def _other_gpu(sms: str, board: Board) -> str:
+    return f"its kernels are for SM {sms}, and {board.name}'s GPU is SM {board.sm}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

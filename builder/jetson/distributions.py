@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 from builder.host.toml.declarations import (
     Field,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _DISTRIBUTIONS = Path(__file__).with_name("distributions.toml")
 _PLATFORMS = Path(__file__).with_name("platforms.toml")
+_GPU_PLATFORMS = Path(__file__).with_name("gpu_platforms.toml")
 _PYTHONS = Path(__file__).with_name("pythons.toml")
 _ARCHIVES = "https://github.com/astral-sh/python-build-standalone/releases/download"
 _MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
@@ -169,6 +170,28 @@ def platforms(path: Path = _PLATFORMS) -> tuple[L4tRelease, ...]:
         DocumentError: the file has mistakes.
     """
     return load_rows(path, "the platforms have mistakes", "platforms", declaration_of(L4tRelease), once="l4t")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuPlatform:
+    """Machines whose GPU has its own memory: a CUDA release, and the first driver that runs its major."""
+
+    cuda: Annotated[str, string(_VERSION, "a version such as 13.0")]
+    architecture: Annotated[Architecture, choice(get_args(Architecture), "unknown architecture {}", "architectures")]
+    driver: Annotated[str, string(_VERSION, "a driver such as 580.65")]
+    sms: Annotated[tuple[str, ...], some(_VERSION, "a compute capability such as 9.0")]
+    distribution: Annotated[str, _KNOWN]
+    source: Source
+
+
+@cache
+def gpu_platforms(path: Path = _GPU_PLATFORMS) -> tuple[GpuPlatform, ...]:
+    """Return the platforms of machines whose GPU has its own memory, by CUDA release.
+
+    Raises:
+        DocumentError: the file has mistakes.
+    """
+    return load_rows(path, "the GPU platforms have mistakes", "platforms", declaration_of(GpuPlatform), once="cuda")
 
 
 def version_numbers(version: str) -> tuple[int, int, int]:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
 from builder.host.toml.documents import suggest
-from builder.jetson.distributions import Distribution, L4tRelease, distributions, platforms, standalone, version_numbers
+from builder.jetson.distributions import (
+    Distribution,
+    L4tRelease,
+    distributions,
+    gpu_platforms,
+    platforms,
+    standalone,
+    version_numbers,
+)
 from builder.model.platforms import Platform
 
 if TYPE_CHECKING:
@@ -65,11 +73,12 @@ def platform_for(values: Iterable[tuple[str, str]], architecture: Architecture, 
 
     `l4t` selects a Jetson release with one or more distributions. `ubuntu`, `python` and `cuda` filter them; the first
     match is used, with its own CUDA unless `cuda` is set. `sm` narrows the GPUs to those of some compute capabilities.
-    `distribution` selects a platform without a GPU. `base` is the recipe's own base image, if any.
+    Without `l4t`, it selects machines whose GPU has its own memory. `distribution` selects a platform without a GPU.
+    `base` is the recipe's own base image, if any.
 
     Raises:
         ImpossibleError: the values are known, but no platform has all of them.
-        RecipeError: a value is unknown, or there is neither an `l4t` nor a `distribution` axis.
+        RecipeError: a value is unknown, or no axis selects a platform.
     """
     axes = dict(values)
     for axis in PLATFORM_AXES:
@@ -86,8 +95,13 @@ def check_axes(axes: Iterable[str]) -> tuple[str, str] | None:
     names = set(axes)
     if {"l4t", "distribution"} <= names:
         return "`l4t` and `distribution` both select a platform", "keep one of the two axes"
-    if not names & {"l4t", "distribution"}:
-        hint = 'add `l4t = ["36.4.0"]` for a Jetson, or `distribution = ["debian-12"]` for any CPU'
+    if {"sm", "distribution"} <= names:
+        return "`distribution` selects a platform without a GPU, and `sm` names GPUs", "keep one of the two axes"
+    if not names & {"l4t", "distribution", "sm"}:
+        hint = (
+            'add `l4t = ["36.4.0"]` for a Jetson, `sm = ["9.0"]` for a machine with such a GPU, or '
+            '`distribution = ["debian-12"]` for any CPU'
+        )
         return "no axis selects a platform", hint
     return None
 
@@ -129,7 +143,8 @@ def _sm_mistake(value: str) -> tuple[str, str] | None:
 @cache
 def known_sms() -> tuple[str, ...]:
     """Return the compute capabilities of all platforms, ascending."""
-    return tuple(sorted({sm for row in platforms() for sm in row.sms}, key=version_numbers))
+    sms = {sm for row in platforms() for sm in row.sms} | {sm for row in gpu_platforms() for sm in row.sms}
+    return tuple(sorted(sms, key=version_numbers))
 
 
 def release_mistake(value: str) -> tuple[str, str] | None:
@@ -174,8 +189,10 @@ def _instead(releases: list[str]) -> str:
 @lru_cache(maxsize=4096)
 def _find(architecture: Architecture, axes: _Axes) -> Platform | str:
     """Return a platform, or the reason why there is none; both are cached."""
-    if mistake := check_axes(name for name in ("l4t", "distribution") if getattr(axes, name)):
+    if mistake := check_axes(name for name in ("l4t", "distribution", "sm") if getattr(axes, name)):
         raise RecipeError(mistake[0], hint=mistake[1])
+    if axes.sm and not axes.l4t:
+        return _gpu_machine(axes.sm, architecture, axes)
     if axes.l4t:
         return _jetson(next(row for row in platforms() if row.l4t == axes.l4t), architecture, axes)
     row = next(row for row in distributions() if row.name == axes.distribution)
@@ -207,6 +224,29 @@ def _jetson(row: L4tRelease, architecture: Architecture, axes: _Axes) -> Platfor
         source=row.source,
     )
     return replace(platform, l4t=row.l4t, jetpack=row.jetpack, cuda=axes.cuda or base.cuda[0], sms=sms)
+
+
+def _gpu_machine(sm: str, architecture: Architecture, axes: _Axes) -> Platform | str:
+    """Return the platform of machines whose GPUs have their own memory; by default the newest CUDA that serves them."""
+    rows = [row for row in gpu_platforms() if row.architecture == architecture]
+    if not rows:
+        return f"no platform for GPUs with SM {sm} on {architecture} is known without `l4t`; a machine on amd64 has one"
+    rows = [row for row in rows if axes.cuda in (None, row.cuda)]
+    if not rows:
+        versions = ", ".join(row.cuda for row in gpu_platforms() if row.architecture == architecture)
+        return f"CUDA {axes.cuda} is not known for machines on {architecture} (known: {versions})"
+    serving = [row for row in rows if _sms(row.sms, sm)]
+    if not serving:
+        return f"CUDA {rows[-1].cuda} serves no GPU with SM {sm} (it serves {', '.join(rows[-1].sms)})"
+    row = serving[-1]
+    base = next(distribution for distribution in distributions() if distribution.name == row.distribution)
+    if axes.ubuntu not in (None, base.release):
+        return f"CUDA {row.cuda} has no image on Ubuntu {axes.ubuntu} (known: {base.release})"
+    if axes.python not in (None, base.python, *base.standalone):
+        return f"{base.name} has Python {', '.join((base.python, *base.standalone))}, not {axes.python}"
+    name = f"gpu-cuda-{row.cuda}"
+    platform = _platform(base, axes.python, name=name, architecture=architecture, base=base.image, source=row.source)
+    return replace(platform, cuda=row.cuda, sms=_sms(row.sms, sm))
 
 
 def _sms(sms: tuple[str, ...], axis: str | None) -> tuple[str, ...]:

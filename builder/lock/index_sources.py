@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from builder.model.locks import Job
 
 
+PTXAS = "ptxas"
+
+
 def index_pins_of(job: Job, config: Config) -> IndexPins:
     """Return the packages of a cell that come from one index only.
 
@@ -59,7 +62,15 @@ def lock_inputs(job: Job, config: Config) -> str:
         RecipeError: the recipe names an index that is not known.
     """
     asked, ties = asked_of(job, config)
-    return records.fingerprint(LOCK_FORMAT, asked, ties, job.platform, job.base)
+    # Without build tools, the same inputs as ever.
+    tools = (PTXAS,) if locks_tools(job) else ()
+    return records.fingerprint(LOCK_FORMAT, asked, ties, job.platform, job.base, *tools)
+
+
+def locks_tools(job: Job) -> bool:
+    """Return whether the build of a cell compiles kernels, and so needs `ptxas`."""
+    platform = job.platform
+    return job.spec.image.precompile in ("needed", "all") and bool(platform.sms) and platform.cuda is not None
 
 
 def _row(name: str, rows: tuple[IndexRow, ...], job: Job) -> IndexRow:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, PylockValidationError)
 # The keys of the table that are fields of a lock.
 _FIELDS = ("recipe", "cell", "inputs", "platform", "base", "models", "advisories", "indexes", "rules", "warnings")
-_OPTIONAL = ("torch-cuda", "interpreter", "compiler")
+_OPTIONAL = ("torch-cuda", "interpreter", "compiler", "tools")
 # Keys that older formats did not have.
 _ABSENT: dict[str, Any] = {"advisories": [], "indexes": [], "sources": {}, "rules": [], "warnings": []}
 _RELOCK = "run `jbuild lock {recipe} --cell {cell} --force` to make it again"
@@ -199,6 +199,7 @@ def _document(lock: Lock) -> dict[str, Any]:
         "torch-cuda": lock.torch_cuda,
         "interpreter": lock.interpreter,
         "compiler": lock.compiler,
+        "tools": lock.tools,
     }
     addresses = {index.name: index.url for index in lock.indexes}
     return {

@@ -13,6 +13,7 @@ from builder.host.interpreters import find_compiler
 from builder.jetson.distributions import standalone
 from builder.lock import lockfile, unresolved
 from builder.lock.advisory_solve import solve_with_advisories
+from builder.lock.build_tools import lock_tools
 from builder.lock.graph import changes_of
 from builder.lock.index_sources import index_pins_of, lock_inputs
 from builder.lock.inspect_index import IndexInspector, index_error
@@ -94,6 +95,7 @@ def make(
             torch_cuda=torch_cuda,
             interpreter=interpreter_of(job.platform),
             compiler=compiler_of(job.platform, before, session),
+            tools=lock_tools(job, session, before, upgrade),
         )
     lockfile.write(path, lock)
     unresolved.forget(job, session.workspace)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from builder.model.precompiled import CubinKey
 from builder.model.recipes import Pairs
+from builder.model.slimming import SlimRules
 
 ENVIRONMENT = "/opt/venv"
 
@@ -66,7 +68,7 @@ class ImageSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlimSize:
-    """A wheel without GPU code for other GPUs: the bytes of its changed files on disk, before and after."""
+    """A wheel without GPU code for other GPUs: the bytes of its changed libraries, and those without this code."""
 
     name: str
     before: int
@@ -77,20 +79,22 @@ class SlimSize:
 class SlimmedWheel:
     """A wheel whose GPU code for other GPUs is not in the image.
 
-    `sha256` is that of the original wheel. `sms` are the GPUs of the image; `same_major` tells whether SASS of the same
-    major stays. `method` is the version of the method, `record` the sha256 of the wheel's RECORD in the image. `before`
-    and `after` are the bytes of the changed files on disk.
+    `sha256` is that of the original wheel, `algorithm` the version of the method, `record` the sha256 of the wheel's
+    RECORD in the image. `before` and `after` are the bytes of the changed files, `removed` the bytes of GPU code that
+    went: files that cannot become shorter have zeros instead. `cubins` are the inputs of modules that the build made of
+    PTX.
     """
 
     name: str
     version: str
     sha256: str
-    sms: tuple[str, ...]
-    same_major: bool
-    method: str
+    rules: SlimRules
+    algorithm: int
     record: str
     before: int
     after: int
+    removed: int
+    cubins: tuple[CubinKey, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

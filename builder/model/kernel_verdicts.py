@@ -17,7 +17,8 @@ KERNEL_DEMANDS: tuple[KernelDemand, ...] = get_args(KernelDemand)
 class KernelVerdict:
     """The kernels of a family on a GPU; `reason` is what asks for the family.
 
-    `kernels` are those that the GPU can have, `native`, `borrowed` and `compiled` their numbers by origin.
+    `kernels` are those that the GPU can have, `native`, `borrowed` and `compiled` their numbers by origin; of the
+    native ones, the build makes `precompiled` of PTX.
     `borrowed_from` are the targets whose code runs there (`sm_80`), with the `evidence` for that. `modules` are those
     with kernels that the driver compiles, in `minutes` by estimate on one core. `files` are the libraries. `examples`
     are some kernels of the worst origin, mangled. `note` says why a verdict is unknown or what it rests on.
@@ -31,6 +32,7 @@ class KernelVerdict:
     native: int = 0
     borrowed: int = 0
     compiled: int = 0
+    precompiled: int = 0
     borrowed_from: tuple[str, ...] = ()
     evidence: Evidence | None = None
     modules: int = 0

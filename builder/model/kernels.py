@@ -19,7 +19,7 @@ class KernelModule:
 
     Of all entries of a `container` (its number in the library), the driver takes one. `isa` is the version of PTX,
     (0, 0) for SASS; `unpacked` the bytes of the code without compression; `indices` are those of its kernels in the
-    names of the library.
+    names of the library. `precompiled` is SASS that the build makes of PTX.
     """
 
     container: int
@@ -27,6 +27,7 @@ class KernelModule:
     isa: tuple[int, int]
     unpacked: int
     indices: bytes = b""
+    precompiled: bool = False
 
     @cached_property
     def kernels(self) -> frozenset[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from builder.model.model_files import LockedModel
 from builder.model.platforms import Platform
@@ -111,7 +111,7 @@ class Lock:
 
     `torch_cuda` is the CUDA version of the locked torch, if the cell is for a GPU. `interpreter` is the image's own
     one, if its distribution has no package; `compiler` is the version of the CPython that compiles its bytecode
-    (`3.11.7`).
+    (`3.11.7`). `tools` are wheels with programs that the build runs, for every machine that builds; None without any.
     """
 
     recipe: str
@@ -128,6 +128,7 @@ class Lock:
     rules: tuple[LockedRule, ...] = ()
     warnings: tuple[LockedWarning, ...] = ()
     torch_cuda: str | None = None
+    tools: tuple[LockedWheel, ...] | None = field(default=None, metadata={"json": "optional"})
 
     @property
     def versions(self) -> dict[str, str]:

@@ -34,6 +34,11 @@ class Platform:
     standalone: str | None = None
 
     @property
+    def has_gpu(self) -> bool:
+        """Whether images of the platform compute on a GPU."""
+        return bool(self.sms)
+
+    @property
     def note(self) -> str | None:
         """A note for lists, if the platform is unusual."""
         return f"Python {self.python} from python-build-standalone" if self.standalone else None

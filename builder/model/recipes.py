@@ -12,6 +12,7 @@ Architecture = Literal["arm64", "amd64"]
 # If one registry fails: no registry gets a tag, or all others do.
 OnFailure = Literal["none", "complete-others"]
 Pairs = tuple[tuple[str, str], ...]
+Precompile = Literal["off", "needed", "all"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,10 +193,13 @@ class ImageSpec:
 
     `slim` is whether GPU code for other GPUs is left out; None: if the cell names the GPUs of its image.
     `slim_packages` decides for single packages (globs), the first match before `slim` and before jbuild's own table.
+    `precompile` is which kernels the build compiles that a board would compile from PTX: those that the model needs,
+    or all; None is `off`.
     """
 
     slim: bool | None = None
     slim_packages: tuple[tuple[str, bool], ...] = ()
+    precompile: Precompile | None = field(default=None, metadata={"json": "optional"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

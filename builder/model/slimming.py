@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-# `compact`: the file became shorter; `in-place`: the removed bytes became zeros; `unchanged`: nothing was removed.
-SlimMethod = Literal["compact", "in-place", "unchanged"]
+from builder.model.precompiled import CubinKey
+
+# `compact`: the file became shorter; `in-place`: the removed bytes became zeros; `grown`: compiled code needed more
+# room than the removed code had; `unchanged`: nothing was removed or added.
+SlimMethod = Literal["compact", "in-place", "grown", "unchanged"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +40,10 @@ class CodeAmount:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlimmedLibrary:
-    """A file with GPU code before and after; `note` says why code stays that could have gone."""
+    """A file with GPU code before and after; `note` says why code stays that could have gone.
+
+    `compiled` is SASS that the build made of PTX. It counts among the code that stays, too.
+    """
 
     path: str
     method: SlimMethod
@@ -46,13 +52,15 @@ class SlimmedLibrary:
     retained: tuple[CodeAmount, ...]
     removed: tuple[CodeAmount, ...]
     note: str | None = None
+    compiled: tuple[CodeAmount, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlimReport:
     """A wheel before and after. `skipped` says why nothing was written; then the hashes and sizes are equal.
 
-    `algorithm` is the version of the writer: the same wheel, rules and version give the same bytes.
+    `algorithm` is the version of the writer: the same wheel, rules and version give the same bytes. `ptxas` is the
+    version of the compiler, if kernels were compiled.
     """
 
     package: str
@@ -66,3 +74,20 @@ class SlimReport:
     algorithm: int
     libraries: tuple[SlimmedLibrary, ...] = ()
     skipped: str | None = None
+    ptxas: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TreeReport:
+    """What was done to a wheel in an image: `sha256` is the original's, `algorithm` the version of the method.
+
+    `cubins` are the inputs of the modules that the build compiled.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    rules: SlimRules
+    algorithm: int
+    libraries: tuple[SlimmedLibrary, ...]
+    cubins: tuple[CubinKey, ...] = ()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from builder.errors import UsageError
+from builder.errors import JbuildError, UsageError
 from builder.host.config import with_options
 from builder.host.files import sha256_of
+from builder.image.precompile.shared_cubins import push_cubins
+from builder.model.images import Plan
 from builder.model.publications import Publication
 from builder.model.verdicts import Verdict
 from builder.pipeline.stage import Stage
@@ -59,10 +61,22 @@ class _PushStage(Stage[Publication]):
             evidence=evidence(run, signing.signer(session.config, session.workspace)) if spec.attach else Evidence(),
         )
         source = from_layout(run.image, session.workspace.images)
-        return publish(source, _targets(run), wish, config=session.config, console=session.console)
+        publication = publish(source, _targets(run), wish, config=session.config, console=session.console)
+        _share_cubins(run)
+        return publication
 
 
 STAGE = _PushStage()
+
+
+def _share_cubins(run: CellRun) -> None:
+    """Push the kernels that the build compiled; other machines compile them themselves if that fails."""
+    keys = tuple(key for wheel in run.get(Plan).slimmed for key in wheel.cubins)
+    for registry in _targets(run) if keys else ():
+        try:
+            push_cubins(keys, registry, run.job.spec.publish.repository, run.session)
+        except JbuildError as error:
+            run.session.console.warn(f"{run.job.cell.id}: compiled kernels were not pushed: {error.message}")
 
 
 def _targets(run: CellRun) -> tuple[str, ...]:

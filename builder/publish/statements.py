@@ -83,7 +83,7 @@ def provenance_predicate(job: Job, lock: Lock, plan: Plan, checksum: str) -> dic
     """Return the provenance of an image from its records, without times: the same image has one provenance."""
     base, _, value = lock.base.digest.partition(":")
     dependencies = [{"name": lock.base.name, "uri": lock.base.used, "digest": {base: value}}]
-    for wheel in lock.wheels:
+    for wheel in (*lock.wheels, *(lock.tools or ())):
         location = {"downloadLocation": scrub(wheel.url)} if "://" in wheel.url else {}
         uri = f"pkg:pypi/{wheel.name}@{wheel.version}"
         dependencies.append({"name": wheel.filename, "uri": uri, "digest": {"sha256": wheel.sha256}, **location})
@@ -109,11 +109,17 @@ def provenance_predicate(job: Job, lock: Lock, plan: Plan, checksum: str) -> dic
 
 def _slimming(wheel: SlimmedWheel) -> dict[str, Any]:
     """Return the transformation of a wheel: its material, its parameters, its result."""
+    compiled = {"compiled": records.to_json(wheel.cubins)} if wheel.cubins else {}
     return {
         "transformation": SLIM,
         "material": {"uri": f"pkg:pypi/{wheel.name}@{wheel.version}", "digest": {"sha256": wheel.sha256}},
-        "parameters": {"sms": list(wheel.sms), "sameMajor": wheel.same_major, "method": wheel.method},
-        "result": {"record": {"sha256": wheel.record}, "bytesBefore": wheel.before, "bytesAfter": wheel.after},
+        "parameters": {**records.to_json(wheel.rules), "algorithm": wheel.algorithm, **compiled},
+        "result": {
+            "recordDigest": {"sha256": wheel.record},
+            "bytesBefore": wheel.before,
+            "bytesAfter": wheel.after,
+            "bytesRemoved": wheel.removed,
+        },
     }
 
 

@@ -154,7 +154,11 @@ def _schema() -> Schema:
     return {
         "type": "object",
         "properties": {**axes, **rules},
-        "oneOf": [{"required": ["l4t"]}, {"required": ["distribution"]}],
+        "oneOf": [
+            {"required": ["l4t"]},
+            {"required": ["distribution"], "properties": {"sm": False}},
+            {"required": ["sm"], "properties": {"l4t": False, "distribution": False}},
+        ],
         "propertyNames": names,
         "additionalProperties": _values(value),
     }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from builder.errors import DocumentError
 from builder.host.toml import documents
 from builder.host.toml.declarations import Field, TableDeclaration, choice, choices, nested, string, tables
-from builder.jetson.boards import boards
+from builder.jetson.boards import boards, machines
 from builder.model import patterns
 from builder.model.recipes import Architecture, Matrix, Recipe, Spec
 from builder.recipe.axes import MATRIX
@@ -44,7 +44,7 @@ _RECIPE_FIELDS = ("description", "architecture", "boards", "matrix", "overrides"
 _DESCRIPTION = string(patterns.TEXT, "a description on one line")
 _ARCHITECTURE = choice(get_args(Architecture), "unknown architecture {}", "architectures")
 _TEMPLATE = string(patterns.TEMPLATE, "a template's file name")
-_BOARDS = choices(lambda: [board.name for board in boards()], "there is no board {}", "boards known")
+_BOARDS = choices(lambda: [board.name for board in (*boards(), *machines())], "there is no board {}", "boards known")
 _NO_MATRIX = ("a recipe needs a matrix", 'such as `[matrix]` with `vllm = ["0.15.1"]`')
 _NO_MODEL = ("a recipe needs a model: without one the image cannot answer", "add a [[models]] table")
 _RECIPE = TableDeclaration[dict[str, Any]](

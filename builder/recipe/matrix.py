@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from builder.model.recipes import Architecture, Override, Recipe, Spec
 
 JETSON_TAG = "{vllm}-r{l4t}-cu{cuda-nodots}-{release}"
+GPU_TAG = "{vllm}-cu{cuda-nodots}-{release}"
 CPU_TAG = "{vllm}-cpu-{release}"
 _SM_TAG = "-sm{sm-nodots}"
 
@@ -66,7 +67,7 @@ def specify(recipe: Recipe, cell: Cell) -> Spec:
 
 def default_tag(cell: Cell, facts: Mapping[str, str]) -> str:
     """Return the template of the tag of a cell with these facts whose recipe names none."""
-    tag = JETSON_TAG if "l4t" in facts else CPU_TAG
+    tag = JETSON_TAG if "l4t" in facts else GPU_TAG if "cuda" in facts else CPU_TAG
     return tag + _SM_TAG if cell.names_sms else tag
 
 

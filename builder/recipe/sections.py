@@ -33,6 +33,7 @@ from builder.model.recipes import (
     Model,
     OnFailure,
     Override,
+    Precompile,
     PublishSpec,
     Runners,
     ServerSpec,
@@ -130,10 +131,21 @@ PACKAGES = under(
 
 _SLIM = "Whether GPU code for other GPUs is left out of open-source packages; default: if the cell has an axis `sm`."
 _SLIM_PACKAGES = "Whether GPU code for other GPUs is left out of single packages (or globs); the first match applies."
+_PRECOMPILE = "Kernels that the build compiles in place of the board: `off`, `needed` by the model, or `all`."
+
+
+def _check_image(table: Table, image: ImageSpec, _: Slots) -> None:
+    if image.slim is False and image.precompile in ("needed", "all"):
+        hint = "remove `slim = false`, or name the packages that stay in `slim-packages`"
+        table.problem("precompile", "compiled kernels need the room of the code that `slim` leaves out", hint)
+
+
 IMAGE = TableDeclaration(
     ImageSpec,
     Field("slim", boolean(), _SLIM),
     Field("slim-packages", boolean_map((patterns.PACKAGE, _PACKAGE_NAME)), _SLIM_PACKAGES),
+    Field("precompile", choice(get_args(Precompile), "{} is not known", "known"), _PRECOMPILE),
+    check=_check_image,
 )
 
 MODEL = TableDeclaration(

@@ -115,12 +115,15 @@ def _compare_images(
     for program in old.programs:
         if program.type != elf_layout.LOAD:
             continue
-        original = before.read(program.offset, program.in_file)
-        loaded = _loaded(after, new, program.address, program.in_file, ranges)
-        for index in _differences(original, loaded):
+        original = bytearray(before.read(program.offset, program.in_file))
+        loaded = bytearray(_loaded(after, new, program.address, program.in_file, ranges))
+        for start, stop in ranges:
+            first, last = max(0, start - program.address), min(program.in_file, stop - program.address)
+            if first < last:
+                original[first:last] = loaded[first:last] = bytes(last - first)
+        for index in _differences(bytes(original), bytes(loaded)):
             address, offset = program.address + index, program.offset + index
-            code = any(start <= address < stop for start, stop in ranges)
-            if not code and address not in shifting and not any(start <= offset < stop for start, stop in headers):
+            if address not in shifting and not any(start <= offset < stop for start, stop in headers):
                 raise Violation(f"the byte at {address:#x} differs")
 
 

@@ -28,6 +28,7 @@ _PROGRAMS = ("jbuild", "scripts/", "docker", "curl", "cd", "oras", "cosign")
 # Its commands build upon each other, and name registries that everybody has under another name.
 SEQUENCE = "publishing.md"
 # Commands that these tests cannot run as they stand, and what runs them instead.
+_WHEELS = "it takes wheels of gigabytes; tests/unit/test_slim_wheel.py runs it on small ones"
 ELSEWHERE = {
     "scripts/quickstart": "the same steps are run one by one: scripts/test sets up with the same functions",
     "scripts/test": "it runs this test",
@@ -47,6 +48,10 @@ ELSEWHERE = {
     "scripts/preflight-agreement": "an hour of real servers, by hand; the rules and the readers have unit tests",
     "scripts/audit-fuzz": "half an hour, by hand",
     "scripts/fault-campaign": "half an hour, by hand; tests/integration/test_fault_campaign.py tests its checks",
+    "scripts/slim-fuzz": "some minutes, by hand; tests/unit/test_slim_library.py",
+    "jbuild slim torch-2.14.0-….whl vllm-0.33.0-….whl --sm 8.7 --l4t 39.2.0": _WHEELS,
+    "jbuild slim torch-2.14.0-….whl --sm 8.7 --sm 11.0 --l4t 39.2.0 --output slim": _WHEELS,
+    "jbuild slim nvidia_cublas-….whl --sm 8.7 --l4t 39.2.0 --nvidia --json": _WHEELS,
     "jbuild doctor --fix": "it may change the machine: tests/unit/test_doctor_command.py, with commands of its own",
     "jbuild matrix vllm-cpu-0.15.1 --format inputs > inputs.json": "wants a shell: tests/unit/test_ci_inputs.py",
     "jbuild matrix vllm-cpu-0.15.1 --changed-since inputs.json": "wants that file: tests/unit/test_ci_inputs.py",

@@ -11,9 +11,9 @@ import tarfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from image_files import merged
 from project import CELL, Done, Project, assert_refused
 
-from builder.image.build.reproduce import members
 from builder.image.oci.layout import blob, read_config, read_image
 from builder.image.wheels.tree import EPOCH
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from docker import DockerClient
 
-    from builder.model.images import Image
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -156,15 +155,6 @@ def test_plain_buildx_gives_an_image_with_the_same_files_and_settings(finished: 
     assert given == read_config(layout, own)["config"]
     assert merged(plain, tmp_path) == merged(own, layout)
     assert finished.run("recipe", "--json").ran() == []
-
-
-def merged(image: Image, layout: Path) -> dict[str, dict[str, Any]]:
-    """Return what is known of every file in the layers above the base, the highest layer's word first."""
-    found: dict[str, dict[str, Any]] = {}
-    for layer in image.layers[1:]:
-        with members(layer, layout) as files:
-            found |= {file["name"].rstrip("/"): file for file in files if file["name"].rstrip("/") not in ("", "home")}
-    return found
 
 
 def test_packages_of_a_template_are_still_put_together_here(finished: Project) -> None:

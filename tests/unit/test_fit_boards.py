@@ -201,6 +201,20 @@ def test_a_cell_for_one_gpu_leaves_out_boards_with_another(folder: Path) -> None
     assert machines("8.7+11.0", "orin-nx-16", "agx-thor-128") == {"orin-nx-16", "agx-thor-128"}
 
 
+def test_a_gpu_with_its_own_memory_has_no_operating_system_in_it(folder: Path) -> None:
+    machine = {"name": "gpu-cuda-13.0", "architecture": "amd64", "l4t": None, "cuda": "13.0", "sms": ("9.0",)}
+    fits = fit_of(folder, **machine).boards
+    assert [fit.machine.board for fit in fits if fit.machine] == ["h100-80", "h200-141"]
+    (fit,) = fit_of(folder, "h100-80", **machine).boards
+    assert fit.machine is not None
+    assert [item.name for item in fit.machine.outside] == ["CUDA context"]
+    assert fit.machine.share == int((81559 << 20) * 0.92)
+    assert (fit.verdict, fit.lower_to) == ("fits", None)
+    assert "memory of h100-80 is the GPU's own; the system's is not counted" in fit.remarks
+    (fit,) = fit_of(folder, "rtx-4090-24", **machine).boards
+    assert any("do not run on rtx-4090-24 (SM 8.9)" in remark for remark in fit.remarks)
+
+
 def test_a_server_on_the_cpu_needs_no_board_and_sets_its_cache_aside(folder: Path) -> None:
     server = ServerSpec(model="tiny", max_model_len=8192, environment=(("VLLM_CPU_KVCACHE_SPACE", "4"),))
     (fit,) = fit_of(folder, gpu=False, server=server).boards
@@ -444,7 +458,7 @@ def test_errors_of_the_command(jbuild: Any, tmp_path: Path) -> None:
 def test_rows_have_sources() -> None:
     assert all(row.source for row in (*defaults().values(), *overheads()))
     assert {"bert", "XLMRobertaModel"} <= encoders()
-    assert {row.of for row in overheads()} == {"gpu", "system", "cpu"}
+    assert {row.of for row in overheads()} == {"gpu", "system", "device", "cpu"}
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_an_unknown_board_that_is_like_none_lists_all() -> None:
     with pytest.raises(UsageError) as caught:
         board("x\n")
     assert caught.value.message == "there is no board `x\\n`"
-    assert (caught.value.hint or "").startswith("boards known: agx-orin-32, ")
+    assert (caught.value.hint or "").startswith("boards known: a100-80, agx-orin-32, ")
 
 
 def test_the_boards_of_a_platform() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -220,7 +221,7 @@ def test_the_axis_sm_narrows_the_gpus_and_nothing_else(sm: str) -> None:
         ("87", "`87` is not a compute capability", "write 8.7"),
         ("sm_110", "`sm_110` is not a compute capability", "write 11.0"),
         ("orin", "`orin` is not a compute capability", "write 8.7, or 8.7+11.0 for images that serve both"),
-        ("9.4", "no platform has a GPU with SM 9.4", "known: 7.2"),
+        ("9.4", "no platform has a GPU with SM 9.4", "known: 7.0, 7.2"),
         ("11.0+8.7", "`11.0+8.7` is not in order", "write 8.7+11.0"),
         ("8.7+8.7", "`8.7+8.7` is not in order", "write 8.7"),
     ],
@@ -235,3 +236,32 @@ def test_a_wrong_value_of_sm_is_corrected(value: str, problem: str, hint: str) -
 def test_a_gpu_that_the_release_lacks_is_impossible() -> None:
     with pytest.raises(ImpossibleError, match=r"L4T 36\.4\.0 has no GPU with SM 8\.7\+11\.0 \(it has 8\.7\)"):
         found(l4t="36.4.0", sm="8.7+11.0")
+
+
+def test_a_machine_with_a_gpu_of_its_own_memory() -> None:
+    platform = found(architecture="amd64", sm="9.0", cuda="13.0", python="3.12")
+    assert (platform.name, platform.l4t, platform.cuda, platform.sms) == ("gpu-cuda-13.0", None, "13.0", ("9.0",))
+    assert (platform.distribution, platform.base) == ("ubuntu-24.04", "docker.io/library/ubuntu:24.04")
+    assert platform.has_gpu
+    assert found(architecture="amd64", sm="8.9+9.0").cuda == "13.0"
+    assert found(architecture="amd64", sm="7.0").cuda == "12.9"
+
+
+@pytest.mark.parametrize(
+    ("axes", "reason"),
+    [
+        ({"sm": "9.0"}, "no platform for GPUs with SM 9.0 on arm64 is known without `l4t`"),
+        ({"architecture": "amd64", "sm": "9.0", "cuda": "11.4"}, "CUDA 11.4 is not known for machines on amd64"),
+        ({"architecture": "amd64", "sm": "7.0", "cuda": "13.0"}, "CUDA 13.0 serves no GPU with SM 7.0"),
+        ({"architecture": "amd64", "sm": "9.0", "ubuntu": "22.04"}, "CUDA 13.0 has no image on Ubuntu 22.04"),
+        ({"architecture": "amd64", "sm": "9.0", "python": "3.9"}, "ubuntu-24.04 has Python 3.12"),
+    ],
+)
+def test_a_machine_that_does_not_exist(axes: dict[str, str], reason: str) -> None:
+    with pytest.raises(ImpossibleError, match=re.escape(reason)):
+        found(**axes)
+
+
+def test_a_distribution_has_no_gpu() -> None:
+    with pytest.raises(RecipeError, match="selects a platform without a GPU"):
+        found(distribution="debian-12", sm="9.0")

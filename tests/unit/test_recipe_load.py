@@ -195,7 +195,10 @@ BAD: list[tuple[str, str, str, tuple[int | None, str, str, str | None]]] = [
             3,
             "matrix",
             "no axis selects a platform",
-            'add `l4t = ["36.4.0"]` for a Jetson, or `distribution = ["debian-12"]` for any CPU',
+            (
+                'add `l4t = ["36.4.0"]` for a Jetson, `sm = ["9.0"]` for a machine with such a GPU, or '
+                '`distribution = ["debian-12"]` for any CPU'
+            ),
         ),
     ),
     (

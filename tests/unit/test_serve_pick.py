@@ -185,3 +185,12 @@ def test_of_equal_images_the_one_for_this_gpu_alone(shelf: Shelf) -> None:
     assert shelf.order(*jobs, host=THOR) == ["thor", "both"]
     shelf.rows = [state("both"), state("orin", "emulated")]
     assert shelf.order(*jobs, host=replace(NX, l4t="39.2.0")) == ["both", "orin"]
+
+
+def test_a_machine_with_a_gpu_runs_images_for_it(shelf: Shelf) -> None:
+    host = host_of("h100-80", None)
+    assert (host.architecture, host.is_jetson) == ("amd64", False)
+    machine = {"architecture": "amd64", "l4t": None, "cuda": "13.0"}
+    shelf.rows = [state("hopper"), state("ada"), state("orin")]
+    jobs = (make("hopper", sms=("9.0",), **machine), make("ada", sms=("8.9",), **machine), make("orin"))
+    assert shelf.order(*jobs, host=host) == ["hopper"]

@@ -9,7 +9,8 @@ import pytest
 from factories import make_jetson, make_job, make_platform, make_spec
 from recipe_factory import recipe_data
 
-from builder.audit.slim_choice import choose, unchanged_packages
+from builder.audit.slim_choice import choose
+from builder.audit.slim_tables import slim_tables
 from builder.errors import DocumentError
 from builder.model.recipes import Cell, ImageSpec
 from builder.recipe.load import load
@@ -54,7 +55,7 @@ def test_rules_of_the_recipe_come_before_the_table_and_the_cell(
 def test_the_reason_names_the_licence() -> None:
     assert "licence" in choose(job(), "nvidia-cublas").why
     assert choose(job(sm=None), "nvidia-cublas").why == "the cell does not name its GPUs"
-    assert all(row.source and row.why for row in unchanged_packages())
+    assert all(row.source and row.why for row in slim_tables().unchanged)
 
 
 def test_nothing_is_slimmed_for_a_processor() -> None:

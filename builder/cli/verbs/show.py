@@ -86,7 +86,7 @@ class ShownCell(ImpossibleCell):
     """A cell. `stages` are `run`, `unchanged` or `failed`; `failed` is the stage that failed with the same inputs.
 
     `failures` are the stages that failed and have not succeeded since, the latest last. `slim` tells which GPU code the
-    image has if that is not all of it; `slimmed` are the changed wheels of the last plan, with sizes on disk in bytes.
+    image has if that is not all of it; `slimmed` are the changed wheels of the last plan, with sizes in bytes.
     """
 
     platform: Platform

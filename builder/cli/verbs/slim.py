@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
 
-from builder.audit.byte_source import MalformedError
+from builder.audit.byte_source import ByteSource, MalformedError
 from builder.audit.rule_tables import tables
+from builder.audit.slim_tables import slim_tables, sm_of
 from builder.cli.cell_selection import session_verb
 from builder.cli.results import show, without_controls
 from builder.errors import UsageError
 from builder.host.session import Session
 from builder.host.toml.documents import suggest
 from builder.host.units import size_of
-from builder.image.slim.package_rules import slim_tables, sm_of
-from builder.image.slim.slim_wheel import labelled_name, slim_wheel
+from builder.image.precompile.loose_modules import compile_loose
+from builder.image.precompile.module_compiler import compiled_entries
+from builder.image.slim.entry_choice import AddedEntry
+from builder.image.slim.package_rules import refusal
+from builder.image.slim.slim_wheel import CompiledLibraries, labelled_name, slim_wheel
+from builder.image.slim.wheel_names import wheel_name
 from builder.jetson.distributions import platforms
 from builder.jetson.platform import check_value
+from builder.model.precompiled import CompiledWheel
 from builder.model.slimming import CodeAmount, SlimmedLibrary, SlimReport, SlimRules
 
 _NVIDIA = "nvidia-*"
@@ -46,6 +53,7 @@ class SlimResult:
         help="Compute capability of a GPU whose code stays, such as 8.7. Can be repeated.",
     ),
     click.option("--l4t", metavar="RELEASE", help="L4T release, whose driver decides which code runs."),
+    click.option("--precompile", is_flag=True, help="Compile kernels that a GPU would compile from PTX, with ptxas."),
     click.option("--nvidia", is_flag=True, help="Change NVIDIA's own wheels too; their licence restricts that."),
     click.option(
         "--output",
@@ -59,6 +67,7 @@ def command(
     wheels: tuple[Path, ...],
     capabilities: tuple[str, ...],
     l4t: str | None,
+    precompile: bool,
     nvidia: bool,
     output: Path,
 ) -> None:
@@ -76,24 +85,27 @@ def command(
     rules = SlimRules(sms=sms, same_major=same_major, include=(_NVIDIA,) if nvidia else ())
     if note:
         session.console.warn(note)
+    compiled = _compiled(paths, rules, session) if precompile else {}
     reports = []
     for path, target in targets.items():
         with session.console.task(f"slimming {path.name}", unit="B") as task:
-            reports.append(_slimmed(path, target, rules, label, task.advance))
+            reports.append(_slimmed(path, target, rules, label, task.advance, compiled.get(path)))
     _check_any(paths, reports, nvidia=nvidia)
     result = SlimResult(output=str(output), wheels=tuple(reports), note=note)
     show(result, "\n\n".join(map(_text, reports)), session.console)
 
 
 def _sms(capabilities: Sequence[str]) -> tuple[int, ...]:
+    """Return the numbers of compute capabilities, written as 8.7, or as 87 like the audit's."""
     known = {f"{sm // 10}.{sm % 10}": sm for sm in slim_tables().gpus}
+    known_numbers = {str(sm) for sm in known.values()}
+    sms = set()
     for capability in capabilities:
-        if capability in known:
-            continue
-        dotted = f"{capability[:-1]}.{capability[-1:]}"
-        hint = f"write --sm {dotted}" if dotted in known else suggest(capability, known, noun="known")
-        raise UsageError(f"--sm: `{capability}` is not the compute capability of a GPU", hint=hint)
-    return tuple(sorted({sm_of(capability) for capability in capabilities}))
+        if capability not in known and capability not in known_numbers:
+            hint = suggest(capability, known, noun="known")
+            raise UsageError(f"--sm: `{capability}` is not the compute capability of a GPU", hint=hint)
+        sms.add(known[capability] if capability in known else int(capability))
+    return tuple(sorted(sms))
 
 
 def _same_major(sms: Sequence[int], l4t: str | None) -> tuple[bool | None, str | None]:
@@ -114,12 +126,32 @@ def _target_name(path: Path, label: str) -> str:
     return labelled_name(path, label)
 
 
-def _slimmed(path: Path, target: Path, rules: SlimRules, label: str, advance: object) -> SlimReport:
+def _compiled(paths: Sequence[Path], rules: SlimRules, session: Session) -> dict[Path, CompiledLibraries]:
+    """Compile what GPUs would compile, of the wheels that are slimmed."""
+    chosen = [path for path in paths if refusal(wheel_name(path.name).package, rules) is None]
     try:
-        return slim_wheel(path, target, rules, label=label, on_bytes=advance)  # type: ignore[arg-type]
+        wheels = compile_loose(chosen, rules, session)
     except MalformedError as error:
-        hint = "download the wheel again"
-        raise UsageError(f"not a wheel that jbuild can read: {error.message}", where=str(path), hint=hint) from error
+        raise _unreadable(error, error.where or ", ".join(path.name for path in chosen)) from error
+
+    def added(wheel: CompiledWheel, source: ByteSource, library: str) -> Mapping[int, Sequence[AddedEntry]]:
+        return compiled_entries(source, library, wheel, session.workspace).entries
+
+    return {path: CompiledLibraries(wheel.ptxas, partial(added, wheel)) for path, wheel in wheels.items()}
+
+
+def _slimmed(
+    path: Path, target: Path, rules: SlimRules, label: str, advance: object, compiled: CompiledLibraries | None
+) -> SlimReport:
+    try:
+        return slim_wheel(path, target, rules, label=label, on_bytes=advance, compiled=compiled)  # type: ignore[arg-type]
+    except MalformedError as error:
+        raise _unreadable(error, str(path)) from error
+
+
+def _unreadable(error: MalformedError, location: str) -> UsageError:
+    message = f"not a wheel that jbuild can read: {error.message}"
+    return UsageError(message, where=location, hint="download the wheel again")
 
 
 def _check_any(paths: Sequence[Path], reports: Sequence[SlimReport], *, nvidia: bool) -> None:
@@ -146,6 +178,8 @@ def _text(report: SlimReport) -> str:
 
 def _library_lines(library: SlimmedLibrary) -> Iterator[str]:
     yield f"  {library.path}: {size_of(library.before)}, now {size_of(library.after)}"
+    if library.compiled:
+        yield f"    compiled: {_amounts(library.compiled)}"
     if library.retained:
         yield f"    stays: {_amounts(library.retained)}"
     if library.removed:

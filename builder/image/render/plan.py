@@ -7,17 +7,23 @@ import shutil
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
+from builder.audit.gather_facts import to_slim
+from builder.audit.slim_choice import in_words, slim_rules
 from builder.host.files import disk_errors, write_text
 from builder.image.build import system_pins
 from builder.image.build.buildx import plain_command
+from builder.image.precompile.cell_modules import cell_modules, provide_cubins
+from builder.image.precompile.shared_cubins import fetcher_of
 from builder.image.render import context, image_labels
 from builder.image.render.dockerfile import render as render_dockerfile
+from builder.image.render.image_labels import slim_sizes, slim_text
 from builder.image.render.layer_groups import model_layers, wheel_layers
 from builder.image.runtime import ENTRYPOINT, HEALTHCHECK
 from builder.image.wheels.licences import spdx_of
+from builder.image.wheels.slim_tree import slim_key, slimmed_wheel
 from builder.image.wheels.standalone_python import HOME, interpreter_tree, provide_compiler
-from builder.image.wheels.tree import prepare, variant
-from builder.model.images import ImageSettings, Plan
+from builder.image.wheels.tree import prepare, unpacking, variant
+from builder.model.images import ImageSettings, Plan, SlimmedWheel, site_packages
 from builder.models.fetch import fetch_model
 
 if TYPE_CHECKING:
@@ -48,6 +54,9 @@ def render(job: Job, lock: Lock, session: Session) -> Plan:
         # A plan has 100,000 files.
         write_text(ignored, "*\n")
     layers = _make_layers(job, lock, folder, session)
+    if layers.slimmed:
+        gains = slim_text(slim_sizes(dict(image_labels.slim_labels(layers.slimmed))))
+        session.console.say(f"{job.cell.id}: {in_words(job)}; {gains}")
     with disk_errors(folder.path):
         _drop_others(folder.layers, keep=layers.all)
         text = _dockerfile(job, lock, layers, session)
@@ -60,7 +69,8 @@ def render(job: Job, lock: Lock, session: Session) -> Plan:
         layers=layers.all,
         content=hashlib.sha256((text + script).encode()).hexdigest(),
         command=plain_command(lock.platform.architecture, session.config.compression),
-        settings=_settings(job, lock, session.workspace),
+        settings=_settings(job, lock, layers, session.workspace),
+        slimmed=layers.slimmed,
         system=_system_dockerfile(text, _dockerfile(job, lock, layers, session, template=_BUILTIN)),
     )
 
@@ -76,11 +86,12 @@ def _system_dockerfile(text: str, builtin: str) -> str | None:
 
 
 class _Layers(NamedTuple):
-    """The names of a plan's layers, lowest first."""
+    """The names of a plan's layers, lowest first, and the wheels in them that lost GPU code."""
 
     python: Sequence[str]
     models: Sequence[str]
     runtime: str
+    slimmed: tuple[SlimmedWheel, ...]
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -89,9 +100,21 @@ class _Layers(NamedTuple):
 
 def _make_layers(job: Job, lock: Lock, folder: CellFolder, session: Session) -> _Layers:
     python, compiler = lock.platform.python, provide_compiler(lock, session)
-    trees = prepare(lock.wheels, python, compiler, session)
+    slim = dict.fromkeys(to_slim(job, lock.wheels, session), slim_rules(lock.platform))
+    compiled = cell_modules(job, lock, slim, session)
+    missing = [
+        wheel.sha256
+        for wheel in lock.wheels
+        if (modules := compiled.get(wheel.sha256))
+        and not unpacking(wheel, python, compiler, session.workspace, slim[wheel.sha256], modules).tree.is_dir()
+    ]
+    provide_cubins(lock, {sha256: compiled[sha256] for sha256 in missing}, session, fetcher_of(job, session))
+    trees = prepare(lock.wheels, python, compiler, session, slim, compiled)
+    changed = [slimmed_wheel(tree / site_packages(python).lstrip("/")) for tree in trees.values()]
+    slimmed = tuple(sorted(filter(None, changed), key=lambda wheel: wheel.name))
     interpreter = interpreter_tree(lock, lock.interpreter, compiler, session) if lock.interpreter else None
-    groups = wheel_layers(lock.wheels, variant(python, compiler), models=len(lock.models))
+    keys = {wheel.sha256: slim_key(wheel.rules, compiled.get(wheel.sha256)) for wheel in slimmed}
+    groups = wheel_layers(lock.wheels, variant(python, compiler), models=len(lock.models), slimmed=keys)
     model_parts = model_layers(lock.models, wheels=len(groups))
     with session.console.task(f"{job.cell.id}: linking", len(groups), unit="layers") as task:
         names = _interpreter_layers(lock, interpreter, folder.layers)
@@ -100,7 +123,7 @@ def _make_layers(job: Job, lock: Lock, folder: CellFolder, session: Session) -> 
             names.append(context.linked_layer(folder.layers, group.name, group_trees))
             task.advance(1)
         models = [context.model_layer(folder.layers, model, session.workspace.models) for model in model_parts]
-    return _Layers(names, models, context.runtime_layer(folder.layers, job.spec))
+    return _Layers(names, models, context.runtime_layer(folder.layers, job.spec), slimmed)
 
 
 def _interpreter_layers(lock: Lock, tree: Path | None, layers: Path) -> list[str]:
@@ -120,10 +143,10 @@ def _drop_others(layers: Path, *, keep: Iterable[str]) -> None:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def _settings(job: Job, lock: Lock, workspace: Workspace) -> ImageSettings:
+def _settings(job: Job, lock: Lock, layers: _Layers, workspace: Workspace) -> ImageSettings:
     return ImageSettings(
         environment=image_labels.environment(job, lock),
-        labels=image_labels.labels(job, lock, spdx_of(lock, workspace)),
+        labels=image_labels.labels(job, lock, spdx_of(lock, workspace), layers.slimmed),
         workdir=f"/home/{image_labels.USER}",
         user=f"{image_labels.UID}:{image_labels.UID}",
         port=job.spec.server.port,
@@ -134,7 +157,7 @@ def _settings(job: Job, lock: Lock, workspace: Workspace) -> ImageSettings:
 
 
 def _dockerfile(job: Job, lock: Lock, layers: _Layers, session: Session, *, template: str | None = None) -> str:
-    layer, settings = system_pins.pinned(job, lock, session), _settings(job, lock, session.workspace)
+    layer, settings = system_pins.pinned(job, lock, session), _settings(job, lock, layers, session.workspace)
     values = {
         **system_pins.values_of(job, lock),
         "system": layer.reference(session.config) if layer else None,

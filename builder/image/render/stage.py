@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder import __version__
+from builder.audit.slim_choice import in_words, slim_rules
 from builder.host.files import sha256_of
 from builder.host.interpreters import find_compiler
 from builder.host.paths import sha256_of_file
 from builder.image import runtime
 from builder.image.render.layer_groups import groups
+from builder.image.wheels.slim_tree import slim_key
 from builder.image.wheels.tree import variant
 from builder.lock import lockfile
 from builder.model.images import Plan
@@ -46,7 +48,9 @@ class _RenderStage(Stage[Plan]):
     def run_inputs(self, run: CellRun) -> object:
         python, workspace = run.lock.platform.python, run.session.workspace
         compiler = find_compiler(python, run.lock.compiler, workspace.interpreters)
-        return lockfile.content(run.lock), variant(python, compiler)
+        # Without slimming, the same inputs as ever.
+        slim = (slim_key(slim_rules(run.lock.platform)),) if in_words(run.job) else ()
+        return lockfile.content(run.lock), variant(python, compiler), *slim
 
     def holds(self, run: CellRun, record: Plan) -> bool:
         folder = run.folder

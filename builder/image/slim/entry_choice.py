@@ -7,44 +7,39 @@ another container of the library has one of that name.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
-from builder.audit.runnable_code import compiles_for, runs_on
+from builder.audit.runnable_code import ContainerCode, retained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from builder.audit.fatbin import Entry
+    from builder.audit.fatbin import Code, Entry
     from builder.model.slimming import SlimRules
 
 
+class AddedEntry(NamedTuple):
+    """An entry to add to a container: its code, the names of its kernels, and its header with the payload."""
+
+    code: Code
+    kernels: frozenset[bytes]
+    data: bytes
+
+
 def retained_entries(
-    entries: Sequence[Entry], rules: SlimRules, kernels: Callable[[Entry], Iterable[bytes]]
+    entries: Sequence[Entry],
+    rules: SlimRules,
+    kernels: Callable[[Entry], Iterable[bytes]],
+    added: Sequence[AddedEntry] = (),
 ) -> list[Entry]:
-    """Return the entries that stay, in their order.
+    """Return the entries that stay beside those that are `added`, in their order.
 
     `kernels` returns the names of an entry's kernels; it is called only for PTX that SASS may replace.
 
     Raises:
         MalformedError: the code of an entry cannot be read.
     """
-    names: dict[int, frozenset[bytes]] = {}
-
-    def named(entry: Entry) -> frozenset[bytes]:
-        if entry.offset not in names:
-            names[entry.offset] = frozenset(kernels(entry))
-        return names[entry.offset]
-
-    def replaced(entry: Entry, sm: int) -> bool:
-        certain = [other for other in entries if other.code and runs_on(other.code.target, sm, rules, unknown=False)]
-        return bool(certain) and named(entry) <= frozenset[bytes]().union(*map(named, certain))
-
-    def stays(entry: Entry) -> bool:
-        code = entry.code
-        if code is None:
-            return True
-        if code.target.kind == "sass":
-            return any(runs_on(code.target, sm, rules, unknown=True) for sm in rules.sms)
-        return any(compiles_for(code, sm, rules) and not replaced(entry, sm) for sm in rules.sms)
-
-    return [entry for entry in entries if stays(entry)]
+    candidates = [ContainerCode(entry.code, partial(kernels, entry)) for entry in entries]
+    candidates += [ContainerCode(entry.code, partial(iter, entry.kernels)) for entry in added]
+    return [entry for entry, stays in zip(entries, retained(candidates, rules), strict=False) if stays]

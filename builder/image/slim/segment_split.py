@@ -9,18 +9,27 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from builder.audit.byte_source import MalformedError
 from builder.image.slim import elf_layout
-from builder.image.slim.elf_layout import LOAD, NOTE, PHDR, PROGRAM, PROPERTY, SECTION
+from builder.image.slim.elf_layout import LOAD, NOTE, PHDR, PROGRAM, PROPERTY, SECTION, Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from builder.audit.byte_source import ByteSource
-    from builder.image.slim.elf_layout import ElfLayout, Program, SectionHeader
+    from builder.image.slim.elf_layout import ElfLayout, SectionHeader
 
 _LEAST_PAGE = 0x1000
 _LARGEST_ALIGN = 1 << 24
+_READABLE = 4
 # The linker and patchelf fill unused bytes with one value.
 _FILLERS = (b"\0", b"X", b"Z")
+
+
+class NewSegment(NamedTuple):
+    """Where a section begins at the end of the file, and the tables that then differ, by their offsets."""
+
+    offset: int
+    address: int
+    patches: dict[int, bytes]
 
 
 class Cut(NamedTuple):
@@ -69,6 +78,38 @@ def cut_after(source: ByteSource, layout: ElfLayout, section: SectionHeader, siz
     return Cut(start, stop, patches)
 
 
+def appended_segment(source: ByteSource, layout: ElfLayout, section: SectionHeader, size: int) -> NewSegment | str:
+    """Return a segment at the end of the file for `size` bytes of a section, or the reason why there cannot be one.
+
+    Raises:
+        MalformedError: the headers contradict each other.
+    """
+    loads = [program for program in layout.programs if program.type == LOAD]
+    align = max(_LEAST_PAGE, *(program.align for program in loads))
+    if align & (align - 1) or align > _LARGEST_ALIGN:
+        return "its segments have an unusual alignment"
+    end = max(program.address + program.in_memory for program in loads)
+    offset, address = source.size + -source.size % align, end + -end % align
+    segment = layout.segment_of(section)
+    flags = segment.flags if segment else _READABLE
+    new = Program(LOAD, flags, offset, address, address, size, size, align)
+    last = max(index for index, program in enumerate(layout.programs) if program.type == LOAD)
+    programs = _with_room(source, layout, [*layout.programs[: last + 1], new, *layout.programs[last + 1 :]])
+    if programs is None:
+        return "its header has no room for another segment"
+    header = list(layout.header)
+    header[10] = len(programs)
+    rows = (
+        row._replace(address=address, offset=offset, size=size) if row is section else row for row in layout.sections
+    )
+    patches = {
+        0: elf_layout.HEADER.pack(*header),
+        layout.programs_at: b"".join(PROGRAM.pack(*program) for program in programs),
+        layout.sections_at: b"".join(SECTION.pack(*row[:-1]) for row in rows),
+    }
+    return NewSegment(offset, address, patches)
+
+
 def _is_used(layout: ElfLayout, section: SectionHeader, segment: Program, start: int, stop: int) -> bool:
     """Return whether anything but the section and its segment has bytes between two offsets."""
     ranges = [(row.offset, row.in_file) for row in layout.sections if row is not section]
@@ -92,7 +133,11 @@ def _table(
     source: ByteSource, layout: ElfLayout, segment: Program, kept_end: int, start: int, stop: int
 ) -> list[Program] | None:
     """Return the program headers with the segment in two, or None if the table cannot have one more."""
-    programs = list(_split(layout.programs, segment, kept_end, start, stop))
+    return _with_room(source, layout, list(_split(layout.programs, segment, kept_end, start, stop)))
+
+
+def _with_room(source: ByteSource, layout: ElfLayout, programs: list[Program]) -> list[Program] | None:
+    """Return program headers that may be one more than the library has, without the expendable one if need be."""
     room = len(layout.programs)
     if _can_grow(source, layout):
         room += 1

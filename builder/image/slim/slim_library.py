@@ -7,6 +7,9 @@ becomes shorter; else they stay where they are, and zeros replace what went.
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
+from itertools import chain
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from builder.audit import fatbin, kernel_names
@@ -16,7 +19,7 @@ from builder.image.slim.byte_plan import Copy, Region, Zeros
 from builder.image.slim.code_references import movability
 from builder.image.slim.container_writer import container_head, head_of
 from builder.image.slim.entry_choice import retained_entries
-from builder.image.slim.segment_split import cut_after
+from builder.image.slim.segment_split import appended_segment, cut_after
 from builder.model.slimming import CodeAmount, SlimmedLibrary
 
 if TYPE_CHECKING:
@@ -24,37 +27,46 @@ if TYPE_CHECKING:
 
     from builder.audit.byte_source import ByteSource
     from builder.audit.fatbin import Code, Container, Entry
+    from builder.audit.slim_tables import SlimUnit
     from builder.image.slim.byte_plan import Chunk
+    from builder.image.slim.code_references import Movability
     from builder.image.slim.elf_layout import ElfLayout, SectionHeader
-    from builder.image.slim.package_rules import SlimUnit
+    from builder.image.slim.entry_choice import AddedEntry
     from builder.model.slimming import SlimMethod, SlimRules
 
 _LARGEST_ALIGN = 4096
 
 
 class SlimmedContainer(NamedTuple):
-    """A container and its entries that stay."""
+    """A container, its entries that stay, and those that are added."""
 
     container: Container
     head: bytes
     entries: tuple[Entry, ...]
+    added: tuple[AddedEntry, ...] = ()
 
     @property
     def size(self) -> int:
         """The bytes of the new container."""
-        return len(self.head) + sum(entry.header + entry.size for entry in self.entries)
+        retained = sum(entry.header + entry.size for entry in self.entries)
+        return len(self.head) + retained + sum(len(entry.data) for entry in self.added)
+
+    @property
+    def room(self) -> int:
+        """The bytes of the old container."""
+        return self.container.header + self.container.size
 
     @property
     def chunks(self) -> tuple[Chunk, ...]:
         """The new container."""
         size = self.size - len(self.head)
         copies = (Copy(entry.offset, entry.header + entry.size) for entry in self.entries)
-        return (container_head(self.head, size), *copies)
+        return (container_head(self.head, size), *copies, *(entry.data for entry in self.added))
 
     @property
-    def is_smaller(self) -> bool:
-        """Whether entries went."""
-        return len(self.entries) < len(self.container.entries)
+    def is_changed(self) -> bool:
+        """Whether entries went or came."""
+        return bool(self.added) or len(self.entries) < len(self.container.entries)
 
 
 class SlimLibrary(NamedTuple):
@@ -78,56 +90,101 @@ class _Outcome(NamedTuple):
     note: str | None
 
 
+class NoRoomError(Exception):
+    """Added code does not fit into a library; the text is the reason."""
+
+
 def slim_library(
-    source: ByteSource, path: str, rules: SlimRules, sections: Mapping[str, SlimUnit] | None = None
+    source: ByteSource,
+    path: str,
+    rules: SlimRules,
+    sections: Mapping[str, SlimUnit] | None = None,
+    added: Mapping[int, Sequence[AddedEntry]] = MappingProxyType({}),
 ) -> SlimLibrary:
     """Return a library without the code for other GPUs; `sections` are further ones with code, slimmed in place.
+
+    `added` are entries for containers, by their number in the library. Where they have no room, none is added, and a
+    note says why.
 
     Raises:
         MalformedError: it is not a library, or its GPU code is malformed.
     """
+    try:
+        return _slimmed_library(source, path, rules, sections or {}, added)
+    except NoRoomError as error:
+        library = _slimmed_library(source, path, rules, sections or {}, {})
+        note = f"compiled code has no room: {error}"
+        return library._replace(report=replace(library.report, note=note))
+
+
+def _slimmed_library(
+    source: ByteSource,
+    path: str,
+    rules: SlimRules,
+    sections: Mapping[str, SlimUnit],
+    added: Mapping[int, Sequence[AddedEntry]],
+) -> SlimLibrary:
     layout = elf_layout.read_layout(source)
     slimmed: list[SlimmedContainer] = []
     outcomes: list[_Outcome] = []
+    own_containers = 0
     for section in layout.sections:
         own = section.name in fatbin.SECTIONS
-        unit = "entry" if own else (sections or {}).get(section.name.decode("utf-8", "replace"))
+        unit = "entry" if own else sections.get(section.name.decode("utf-8", "replace"))
         if section.in_file and unit:
             if layout.segment_of(section) is None:
                 raise MalformedError("its GPU code is not loaded where its section states")
-            containers = list(_slimmed(source, section, rules, unit))
+            entries = {number - own_containers: tuple(rows) for number, rows in added.items()} if own else {}
+            containers = list(_slimmed(source, section, rules, unit, entries))
+            own_containers += len(containers) if own else 0
             slimmed += containers
-            if any(container.is_smaller for container in containers):
+            if any(container.is_changed for container in containers):
                 outcomes.append(_compacted(source, layout, section, containers) if own else _in_place(containers, None))
     regions = [region for outcome in outcomes for region in outcome.regions]
     patches = {at: patch for outcome in outcomes for at, patch in outcome.patches.items()}
     note = next((outcome.note for outcome in outcomes if outcome.note), None)
     chunks = byte_plan.arranged(source.size, regions, patches)
     after = sum(map(byte_plan.length, chunks))
-    method: SlimMethod = "unchanged" if not outcomes else "compact" if after < source.size else "in-place"
+    compiled = _amounts((entry.code, len(entry.data)) for container in slimmed for entry in container.added)
+    retained = ((entry.code, entry.header + entry.size) for container in slimmed for entry in container.entries)
     report = SlimmedLibrary(
         path=path,
-        method=method,
+        method=_method(source.size, after) if outcomes else "unchanged",
         before=source.size,
         after=after,
-        retained=_amounts(entry for container in slimmed for entry in container.entries),
-        removed=_amounts(entry for container in slimmed for entry in _removed(container)),
+        retained=_amounts(
+            chain(retained, ((entry.code, len(entry.data)) for container in slimmed for entry in container.added))
+        ),
+        removed=_amounts(
+            (entry.code, entry.header + entry.size) for container in slimmed for entry in _removed(container)
+        ),
         note=note,
+        compiled=compiled,
     )
     return SlimLibrary(report, chunks)
 
 
+def _method(before: int, after: int) -> SlimMethod:
+    return "compact" if after < before else "in-place" if after == before else "grown"
+
+
 def _slimmed(
-    source: ByteSource, section: SectionHeader, rules: SlimRules, unit: SlimUnit
+    source: ByteSource,
+    section: SectionHeader,
+    rules: SlimRules,
+    unit: SlimUnit,
+    added: Mapping[int, tuple[AddedEntry, ...]],
 ) -> Iterator[SlimmedContainer]:
     def kernels(entry: Entry) -> list[bytes]:
         return kernel_names.names(fatbin.payload(source, entry), entry.code.target.kind) if entry.code else []
 
-    for container in fatbin.containers_between(source, section.offset, section.offset + section.size):
-        entries = tuple(retained_entries(container.entries, rules, kernels))
+    containers = fatbin.containers_between(source, section.offset, section.offset + section.size)
+    for number, container in enumerate(containers):
+        more = added.get(number, ())
+        entries = tuple(retained_entries(container.entries, rules, kernels, more))
         if unit == "container" and entries:
             entries = container.entries
-        yield SlimmedContainer(container, head_of(source, container), entries)
+        yield SlimmedContainer(container, head_of(source, container), entries, more)
 
 
 def _removed(slimmed: SlimmedContainer) -> Iterator[Entry]:
@@ -138,43 +195,81 @@ def _removed(slimmed: SlimmedContainer) -> Iterator[Entry]:
 def _compacted(
     source: ByteSource, layout: ElfLayout, section: SectionHeader, containers: Sequence[SlimmedContainer]
 ) -> _Outcome:
-    """Move containers to the section's start and cut its end off; where that cannot be, slim them in place."""
+    """Move containers to the section's start and cut its end off; where that cannot be, slim them in place.
+
+    If added code makes them larger than the section, they move to the end of the file.
+
+    Raises:
+        NoRoomError: added code fits neither way.
+    """
     shift = section.address - section.offset
     moves = movability(source, layout, section, [item.container.offset + shift for item in containers])
     if moves.obstacle:
         return _in_place(containers, moves.obstacle)
     align = section.align if fatbin.ALIGNMENT <= section.align <= _LARGEST_ALIGN else fatbin.ALIGNMENT
-    chunks: list[Chunk] = []
-    size = 0
-    new_starts: dict[int, int] = {}
-    for item in containers:
-        padding = -size % align
-        new_starts[item.container.offset + shift] = section.address + size + padding
-        chunks += [Zeros(padding), *item.chunks]
-        size += padding + item.size
-    if section.address % align or size > section.size:
+    if section.address % align:
         return _in_place(containers, "its GPU code has an unusual alignment")
+    chunks, positions = _packed(containers, align)
+    size = sum(map(byte_plan.length, chunks))
+    end = section.offset + section.size
+    starts = [item.container.offset + shift for item in containers]
+    sizes = {start: item.size for start, item in zip(starts, containers, strict=True)}
+    if size > section.size:
+        segment = appended_segment(source, layout, section, size)
+        if isinstance(segment, str):
+            return _in_place(containers, segment)
+        new_starts = {start: segment.address + position for start, position in zip(starts, positions, strict=True)}
+        patches = dict(segment.patches) | _pointers(source, moves, new_starts)
+        patches |= _symbols(source, layout, section, new_starts, sizes, segment.address)
+        regions = (
+            Region(section.offset, end, (Zeros(section.size),)),
+            Region(source.size, source.size, (Zeros(segment.offset - source.size), *chunks)),
+        )
+        return _Outcome(regions, patches, None)
     cut = cut_after(source, layout, section, size)
     if isinstance(cut, str):
         return _in_place(containers, cut)
-    chunks += [Zeros(cut.start - section.offset - size), Zeros(section.offset + section.size - cut.stop)]
-    patches = dict(cut.patches)
+    new_starts = {start: section.address + position for start, position in zip(starts, positions, strict=True)}
+    chunks += [Zeros(cut.start - section.offset - size), Zeros(end - cut.stop)]
+    patches = dict(cut.patches) | _pointers(source, moves, new_starts)
+    patches |= _symbols(source, layout, section, new_starts, sizes, section.address)
+    return _Outcome((Region(section.offset, end, tuple(chunks)),), patches, None)
+
+
+def _packed(containers: Sequence[SlimmedContainer], align: int) -> tuple[list[Chunk], list[int]]:
+    """Return the chunks of containers that follow each other, and where each begins."""
+    chunks: list[Chunk] = []
+    positions = []
+    size = 0
+    for item in containers:
+        padding = -size % align
+        positions.append(size + padding)
+        chunks += [Zeros(padding), *item.chunks]
+        size += padding + item.size
+    return chunks, positions
+
+
+def _pointers(source: ByteSource, moves: Movability, starts: Mapping[int, int]) -> dict[int, bytes]:
+    """Return the pointers to containers, with the new addresses."""
+    patches: dict[int, bytes] = {}
     for target, reference in moves.pointers.items():
-        moved = elf_layout.WORD.pack(new_starts[target])
+        moved = elf_layout.WORD.pack(starts[target])
         if reference.addend is not None:
             patches[reference.addend] = moved
         if reference.addend is None or source.read(reference.pointer, 8) == elf_layout.WORD.pack(target):
             patches[reference.pointer] = moved
-    sizes = {item.container.offset + shift: item.size for item in containers}
-    patches |= _symbols(source, layout, section, new_starts, sizes)
-    region = Region(section.offset, section.offset + section.size, tuple(chunks))
-    return _Outcome((region,), patches, None)
+    return patches
 
 
 def _symbols(
-    source: ByteSource, layout: ElfLayout, section: SectionHeader, starts: dict[int, int], sizes: dict[int, int]
+    source: ByteSource,
+    layout: ElfLayout,
+    section: SectionHeader,
+    starts: Mapping[int, int],
+    sizes: Mapping[int, int],
+    address: int,
 ) -> dict[int, bytes]:
-    """Return the symbols of debuggers for containers, with the new addresses; those for other bytes are the section."""
+    """Return the symbols of debuggers for containers, with the new addresses; those for other bytes are `address`."""
     number = layout.sections.index(section)
     patches: dict[int, bytes] = {}
     for table in layout.sections:
@@ -182,28 +277,33 @@ def _symbols(
             for offset, row in elf_layout.rows(source, table.offset, table.size, elf_layout.SYMBOL):
                 name, info, other, index, value, size = row
                 if index == number:
-                    moved = (starts.get(value, section.address), sizes.get(value, 0) if size else 0)
+                    moved = (starts.get(value, address), sizes.get(value, 0) if size else 0)
                     patches[offset] = elf_layout.SYMBOL.pack(name, info, other, index, *moved)
     return patches
 
 
 def _in_place(containers: Sequence[SlimmedContainer], note: str | None) -> _Outcome:
-    """Move the entries that stay to the start of their container; zeros follow them."""
+    """Move the entries that stay to the start of their container; zeros follow them.
+
+    Raises:
+        NoRoomError: a container becomes larger.
+    """
     regions = []
     for item in containers:
-        if item.is_smaller:
-            old = item.container
-            freed = old.header + old.size - item.size
-            regions.append(Region(old.offset, old.offset + old.header + old.size, (*item.chunks, Zeros(freed))))
+        if item.size > item.room:
+            raise NoRoomError(note or "a container has not enough")
+        if item.is_changed:
+            start = item.container.offset
+            regions.append(Region(start, start + item.room, (*item.chunks, Zeros(item.room - item.size))))
     return _Outcome(tuple(regions), {}, note)
 
 
-def _amounts(entries: Iterable[Entry]) -> tuple[CodeAmount, ...]:
+def _amounts(entries: Iterable[tuple[Code | None, int]]) -> tuple[CodeAmount, ...]:
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for entry in entries:
-        row = counts[_label(entry.code)]
+    for code, size in entries:
+        row = counts[_label(code)]
         row[0] += 1
-        row[1] += entry.header + entry.size
+        row[1] += size
     return tuple(CodeAmount(target=target, entries=row[0], size=row[1]) for target, row in sorted(counts.items()))
 
 

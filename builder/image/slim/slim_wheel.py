@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from builder.audit import wheel_reader
 from builder.audit.byte_source import File, MalformedError
+from builder.audit.slim_tables import code_sections
 from builder.host.concurrency import Progress, map_with_progress
 from builder.host.files import atomic_file, disk_errors, sha256_of, temp_file
 from builder.image.slim import elf_layout
-from builder.image.slim.package_rules import code_sections, refusal
+from builder.image.slim.package_rules import refusal
 from builder.image.slim.slim_library import has_code, slim_library, unchanged
 from builder.image.slim.wheel_names import (
     SIGNATURES,
@@ -29,11 +30,13 @@ from builder.image.slim.wheel_zip import WheelWriter, crc32_of, deflate, file_bl
 from builder.model.slimming import SlimReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
+    from builder.audit.byte_source import ByteSource
     from builder.audit.wheel_reader import Member
+    from builder.image.slim.entry_choice import AddedEntry
     from builder.image.slim.slim_library import SlimLibrary
     from builder.image.slim.wheel_names import Renaming, WheelName
     from builder.image.slim.wheel_zip import Deflation
@@ -43,6 +46,13 @@ if TYPE_CHECKING:
 ALGORITHM = 1
 _ELF = b"\x7fELF"
 _LONGEST_METADATA = 64 << 20
+
+
+class CompiledLibraries(NamedTuple):
+    """Modules to add to libraries: the compiler's version, and a function of a library's bytes and its path."""
+
+    ptxas: str
+    entries: Callable[[ByteSource, str], Mapping[int, Sequence[AddedEntry]]]
 
 
 class _Rewritten(NamedTuple):
@@ -59,11 +69,13 @@ def slim_wheel(
     *,
     label: str | None = None,
     on_bytes: Callable[[float], object] = lambda _: None,
+    compiled: CompiledLibraries | None = None,
 ) -> SlimReport:
     """Write a wheel without the code for other GPUs to `target`, and return what went and what stayed.
 
     Nothing is written if nothing can go; `skipped` of the report says why. `label` is appended to the version as its
-    local label; `labelled_name` gives the file's name for it. `on_bytes` counts the bytes of libraries.
+    local label; `labelled_name` gives the file's name for it. `on_bytes` counts the bytes of libraries. `compiled` has
+    the modules to add.
 
     Raises:
         UsageError: the file's name is not a wheel's.
@@ -76,7 +88,7 @@ def slim_wheel(
     libraries: dict[str, SlimLibrary] = {}
     if reason is None:
         members = _members(wheel)
-        libraries = _libraries(wheel, members, name, rules, on_bytes)
+        libraries = _libraries(wheel, members, name, rules, on_bytes, compiled)
         if not any(library.report.method != "unchanged" for library in libraries.values()):
             reason = "it has no code for other GPUs" if libraries else "it has no GPU code"
     if reason is None:
@@ -95,6 +107,7 @@ def slim_wheel(
         algorithm=ALGORITHM,
         libraries=tuple(library.report for library in libraries.values()),
         skipped=reason,
+        ptxas=compiled.ptxas if compiled else None,
     )
 
 
@@ -116,14 +129,19 @@ def _members(wheel: Path) -> tuple[Member, ...]:
 
 
 def _libraries(
-    wheel: Path, members: Iterable[Member], name: WheelName, rules: SlimRules, on_bytes: Callable[[float], object]
+    wheel: Path,
+    members: Iterable[Member],
+    name: WheelName,
+    rules: SlimRules,
+    on_bytes: Callable[[float], object],
+    compiled: CompiledLibraries | None,
 ) -> dict[str, SlimLibrary]:
     """Return the libraries with GPU code, by their names in the zip."""
     data = File(wheel)
     elves = [member for member in members if wheel_reader.head(data, member, len(_ELF)) == _ELF]
 
     def slimmed(member: Member, progress: Progress) -> SlimLibrary | None:
-        library = _library(data, member, name.package, rules)
+        library = _library(data, member, name.package, rules, compiled)
         progress.advance(member.size)
         return library
 
@@ -131,7 +149,9 @@ def _libraries(
     return {member.name: library for member, library in zip(elves, results, strict=True) if library}
 
 
-def _library(data: File, member: Member, package: str, rules: SlimRules) -> SlimLibrary | None:
+def _library(
+    data: File, member: Member, package: str, rules: SlimRules, compiled: CompiledLibraries | None
+) -> SlimLibrary | None:
     """Return a library with GPU code; one whose code cannot be read stays as it is."""
     source = wheel_reader.source(data, member)
     sections = code_sections(package, member.path)
@@ -144,7 +164,8 @@ def _library(data: File, member: Member, package: str, rules: SlimRules) -> Slim
     if crc32_of(source) != member.crc:
         raise MalformedError(f"{member.name} is damaged: its checksum is wrong")
     try:
-        return slim_library(source, member.path, rules, sections)
+        added = compiled.entries(source, member.path) if compiled else {}
+        return slim_library(source, member.path, rules, sections, added)
     except MalformedError as error:
         return unchanged(source, member.path, error.message)
 

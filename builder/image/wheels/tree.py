@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
@@ -29,11 +30,13 @@ from builder.host.concurrency import workers
 from builder.host.files import atomic_folder, disk_errors, mark_used, sha256_of
 from builder.host.process import run
 from builder.host.toml import documents
+from builder.image.slim.slim_wheel import ALGORITHM
+from builder.image.wheels.slim_tree import slim_installed, slim_key
 from builder.model.images import ENVIRONMENT, site_packages
 from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
 
     from builder.host.interpreters import Compiler
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.host.toml.documents import Table
     from builder.model.locks import LockedWheel
+    from builder.model.precompiled import CompiledWheel
+    from builder.model.slimming import SlimRules
 
 # The time of every file, 1980-01-01: the earliest in a zip archive.
 EPOCH = 315532800
@@ -58,23 +63,40 @@ _COMPILE = Path(__file__).with_name("compile_tree.py").read_text(encoding="utf-8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unpacking:
-    """One wheel to unpack: source, destination, Python version, and the compiler of its bytecode, if any."""
+    """One wheel to unpack: source, destination, Python version, and the compiler of its bytecode, if any.
+
+    `slim` are the rules for its GPU code, None if all of it stays; `compiled` are modules in the cache to add.
+    """
 
     locked: LockedWheel
     wheel: Path
     tree: Path
     python: str
     compiler: Compiler | None
+    workspace: Workspace
+    slim: SlimRules | None = None
+    compiled: CompiledWheel | None = None
 
 
-def unpacking(wheel: LockedWheel, python: str, compiler: Compiler | None, workspace: Workspace) -> Unpacking:
+def unpacking(
+    wheel: LockedWheel,
+    python: str,
+    compiler: Compiler | None,
+    workspace: Workspace,
+    slim: SlimRules | None = None,
+    compiled: CompiledWheel | None = None,
+) -> Unpacking:
     """Return how to unpack a wheel for a Python minor version."""
+    kind = variant(python, compiler) + (f"-{slim_key(slim, compiled)}" if slim else "")
     return Unpacking(
+        workspace=workspace,
+        compiled=compiled,
         locked=wheel,
         wheel=workspace.wheel(wheel.sha256, wheel.filename),
-        tree=workspace.trees / wheel.sha256[:2] / f"{wheel.sha256}-{variant(python, compiler)}",
+        tree=workspace.trees / wheel.sha256[:2] / f"{wheel.sha256}-{kind}",
         python=python,
         compiler=compiler,
+        slim=slim,
     )
 
 
@@ -85,7 +107,8 @@ def variant(python: str, compiler: Compiler | None) -> str:
 
 def is_current(name: str) -> bool:
     """Return whether a tree of this name has the current format; others are not used again."""
-    return name.partition("-")[2].startswith(f"{_FORMAT}-py")
+    kind, _, slim = name.partition("-")[2].partition("-slim")
+    return kind.startswith(f"{_FORMAT}-py") and (not slim or slim.startswith(f"{ALGORITHM}-"))
 
 
 def unpack(work: Unpacking) -> None:
@@ -98,6 +121,9 @@ def unpack(work: Unpacking) -> None:
 
     def fill(folder: Path) -> None:
         _install(work, folder)
+        if work.slim:
+            packages = folder / site_packages(work.python).lstrip("/")
+            slim_installed(work.locked, packages, work.slim, work.compiled, work.workspace)
         write_aliases(work.locked.name, work.locked.version, folder / site_packages(work.python).lstrip("/"))
 
     make_tree(work.tree, fill, work.compiler, work.wheel.name)
@@ -246,13 +272,27 @@ def _parse(root: Table) -> tuple[Alias, ...]:
     return tuple(rows)
 
 
-def prepare(wheels: Sequence[LockedWheel], python: str, compiler: Compiler | None, session: Session) -> dict[str, Path]:
+def prepare(
+    wheels: Sequence[LockedWheel],
+    python: str,
+    compiler: Compiler | None,
+    session: Session,
+    slim: Mapping[str, SlimRules] = MappingProxyType({}),
+    compiled: Mapping[str, CompiledWheel] = MappingProxyType({}),
+) -> dict[str, Path]:
     """Return the tree of each wheel by its sha256, after fetching and unpacking missing ones.
+
+    `slim` are the rules for the GPU code of wheels, by their sha256, and `compiled` the modules to add to it.
 
     Raises:
         NetworkError, IntegrityError, DiskError: a wheel cannot be fetched, verified or stored.
     """
-    plans = {wheel.sha256: unpacking(wheel, python, compiler, session.workspace) for wheel in wheels}
+    plans = {
+        wheel.sha256: unpacking(
+            wheel, python, compiler, session.workspace, slim.get(wheel.sha256), compiled.get(wheel.sha256)
+        )
+        for wheel in wheels
+    }
     for plan in plans.values():
         mark_used(plan.wheel.parent)
     missing = [wheel for wheel in wheels if not mark_used(plans[wheel.sha256].tree)]

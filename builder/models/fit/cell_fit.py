@@ -91,7 +91,7 @@ def served_files(job: Job, models: Sequence[LockedModel] | None, session: Sessio
 
 def _estimate(job: Job, shape: Shape, files: ModelFiles, board: Board | None) -> BoardFit:
     """Return the estimate for one board; without a board, only the memory that the server needs."""
-    gpu, memory, vllm = bool(job.platform.l4t), board.usable if board else None, pinned_version(job.spec.requires)
+    gpu, memory, vllm = job.platform.has_gpu, board.usable if board else None, pinned_version(job.spec.requires)
     settings = settings_of(job.spec.server, shape, gpu=gpu, vllm=vllm, memory=memory)
     if not shape.has_cache:
         settings = replace(settings, kv_space=None)
@@ -129,19 +129,22 @@ def _activations(shape: Shape, settings: ServingSettings) -> MemoryItem:
     return MemoryItem(name="activations", size=size, basis="estimate", why=why)
 
 
-def _overheads(settings: ServingSettings, *, gpu: bool, outside: bool) -> tuple[MemoryItem, ...]:
-    """Return the overheads in the server's share of the memory, or those `outside` it."""
+def _overheads(settings: ServingSettings, *, gpu: bool, outside: bool, shared: bool = True) -> tuple[MemoryItem, ...]:
+    """Return the overheads in the server's share of the memory, or those `outside` it.
+
+    `shared`: system and GPU share the memory.
+    """
     return tuple(
         MemoryItem(name=row.name, size=row.mib * _MIB, basis="estimate", why=row.source)
         for row in overheads()
-        if row.of in (("gpu", "system") if gpu else ("cpu",))
-        and outside == (row.of == "system" or row.name == _SYSTEM)
+        if row.of in (("gpu", "system" if shared else "device") if gpu else ("cpu",))
+        and outside == (row.of in ("system", "device") or row.name == _SYSTEM)
         and not (row.unless == "--enforce-eager" and settings.eager)
     )
 
 
 def _machine(board: Board, settings: ServingSettings, *, gpu: bool) -> Machine:
-    outside = _overheads(settings, gpu=gpu, outside=True)
+    outside = _overheads(settings, gpu=gpu, outside=True, shared=board.is_jetson)
     free = max(0, board.usable - sum(item.size for item in outside))
     reserved = int(board.usable * settings.utilization) if gpu else free
     return Machine(
@@ -194,17 +197,20 @@ def _remarks(fit: BoardFit, shape: Shape, board: Board | None, platform: Platfor
     settings, kv_space = fit.settings, fit.settings.kv_space
     if not shape.has_cache:
         yield f"{shape.model_type} is an encoder: it has no KV cache"
-    elif not platform.l4t and kv_space is None:
+    elif not platform.has_gpu and kv_space is None:
         yield "VLLM_CPU_KVCACHE_SPACE is not set: the estimate assumes half of the memory, vLLM 0.15.1's default"
     if board is None:
         return
     if fit.left is not None and kv_space and fit.left < kv_space:
         yield f"VLLM_CPU_KVCACHE_SPACE is more than the memory left on {board.name}"
     if not board.is_measured:
-        yield f"the memory that Linux sees on {board.name} is not published; the estimate assumes 93 % of it"
+        reader = "Linux" if board.is_jetson else "the driver"
+        yield f"the memory that {reader} sees on {board.name} is not published; the estimate assumes 93 % of it"
+    if not board.is_jetson:
+        yield f"memory of {board.name} is the GPU's own; the system's is not counted"
     if fit.lower_to is not None:
         lower = f"set {fit.lower_to:g} or less; the estimate assumes that" if fit.lower_to > 0 else "no memory is free"
         yield f"--gpu-memory-utilization {settings.utilization:g} exceeds the free memory of {board.name}: {lower}"
-    if platform.l4t and not board.suits(platform):
+    if platform.has_gpu and not board.suits(platform):
         sms = ", ".join(platform.sms)
         yield f"images for {platform.name} (SM {sms}) do not run on {board.name} (SM {board.sm})"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _DEFAULTS = Path(__file__).with_name("defaults.toml")
 _OVERHEADS = Path(__file__).with_name("overheads.toml")
 _ENCODERS = Path(__file__).with_name("encoders.toml")
-_MEMORY_KINDS = ("cpu", "gpu", "system")
+_MEMORY_KINDS = ("cpu", "gpu", "system", "device")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -59,6 +59,8 @@ KINDS = (
     Kind(name="facts", folder="facts", pattern="??/*", of="wheels"),
     Kind(name="metadata", folder="metadata", pattern="??/*", of="wheels"),
     Kind(name="interpreters", folder="interpreters", pattern="*", of="wheels"),
+    Kind(name="tools", folder="tools", pattern="*", of="wheels"),
+    Kind(name="compiled kernels", folder="cubins", pattern="??/*", of="nothing"),
     Kind(name="models", folder="models/sha256", pattern="??/*", of="models"),
     Kind(name="model downloads", folder="models/partial", pattern="*", of="models"),
     Kind(name="packed layers", folder="packed", pattern="??/*", of="nothing"),
@@ -93,7 +95,9 @@ def references(workspace: Workspace, on_unreadable: Callable[[LockError], object
     images = [CellRecords(CellFolder(path=path)).image() for path in cells]
     interpreters = {lock.interpreter.sha256 for lock in locks if lock.interpreter}
     return References(
-        wheels=frozenset(interpreters).union(wheel.sha256 for lock in locks for wheel in lock.wheels),
+        wheels=frozenset(interpreters).union(
+            wheel.sha256 for lock in locks for wheel in (*lock.wheels, *(lock.tools or ()))
+        ),
         models=frozenset(
             file.sha256 for model in (*shared, *(m for lock in locks for m in lock.models)) for file in model.files
         ),

@@ -85,7 +85,7 @@ class Changes:
 class SlimChange:
     """A wheel that is slimmed on one side only (the other is None), or for other GPUs; `size` is the whole size.
 
-    `before` and `after` are the bytes of its changed files on disk.
+    `before` and `after` are the bytes of its changed libraries without the code that went.
     """
 
     name: str

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from builder.image.wheels.licences import licence, licences
+from builder.jetson.boards import dotted_sm
 from builder.publish.bill.debian_packages import spdx_names
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def wheel_component(wheel: LockedWheel, metadata: bytes | None, slimmed: Slimmed
     """
     reference = purl("pypi", wheel.name, version=wheel.version)
     identity = {"type": "library", "name": wheel.name, "version": wheel.version, "purl": reference}
-    changed = {"slim_sms": ",".join(slimmed.sms), "slim_record": f"sha256:{slimmed.record}"} if slimmed else {}
+    changed = {"slim_record": f"sha256:{slimmed.record}"} if slimmed else {}
     return {
         **identity,
         "bom-ref": reference,
@@ -48,12 +49,17 @@ def wheel_component(wheel: LockedWheel, metadata: bytes | None, slimmed: Slimmed
 
 def _pedigree(identity: Component, slimmed: SlimmedWheel) -> dict[str, Any]:
     """Return where the content of a slimmed wheel comes from: the wheel of the index, and what was done to it."""
-    same_major = ", or of the same major," if slimmed.same_major else ""
+    rules = slimmed.rules
+    sms = ", ".join(map(dotted_sm, rules.sms))
+    cubins = slimmed.cubins
+    compiled = f"; ptxas {cubins[0].ptxas} compiled {len(cubins)} of its modules" if cubins else ""
+    same_major = {True: "stays", False: "went", None: "stays beside PTX"}[rules.same_major]
     return {
         "ancestors": [{**identity, "hashes": [_hash(slimmed.sha256)]}],
         "patches": [{"type": "unofficial"}],
-        "notes": f"jbuild left out GPU code that is not for SM {', '.join(slimmed.sms)}{same_major} "
-        f"(method {slimmed.method}): {slimmed.before} bytes of libraries became {slimmed.after}",
+        "notes": f"jbuild left out GPU code that does not run on SM {sms} (algorithm {slimmed.algorithm}; SASS of "
+        f"lower minors of the same major {same_major}): {slimmed.removed} of {slimmed.before} bytes of libraries went"
+        f"{compiled}",
     }
 
 

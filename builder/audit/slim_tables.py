@@ -1,0 +1,106 @@
+"""The rows of `slim.toml`: packages that stay unchanged, sections with GPU code, and the known GPUs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from builder.host.toml import documents
+
+if TYPE_CHECKING:
+    from builder.host.toml.documents import Table
+
+CAPABILITY = r"[0-9]{1,2}\.[0-9]"
+# What is taken out at once.
+SlimUnit = Literal["entry", "container"]
+_TABLE = Path(__file__).with_name("slim.toml")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnchangedPackages:
+    """Globs on packages that are not changed unless a recipe names them."""
+
+    packages: tuple[str, ...]
+    why: str
+    source: str
+
+    def has(self, package: str) -> bool:
+        """Return whether the row names a package."""
+        return any(fnmatchcase(package, pattern) for pattern in self.packages)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SectionRow:
+    """A further section with GPU code, in files of a package (globs)."""
+
+    package: str
+    file: str
+    name: str
+    unit: SlimUnit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlimTables:
+    """All rows; `gpus` are the known compute capabilities."""
+
+    unchanged: tuple[UnchangedPackages, ...]
+    sections: tuple[SectionRow, ...]
+    gpus: tuple[int, ...]
+
+
+@cache
+def slim_tables() -> SlimTables:
+    """Return the rows of `slim.toml`.
+
+    Raises:
+        DocumentError: the file has mistakes.
+    """
+    return documents.load(_TABLE, "the rules of slimming have mistakes", _tables)
+
+
+def unchanged_row(package: str) -> UnchangedPackages | None:
+    """Return the row of a package that is not changed unless a recipe or an option names it."""
+    return next((row for row in slim_tables().unchanged if row.has(package)), None)
+
+
+def code_sections(package: str, file: str) -> dict[str, SlimUnit]:
+    """Return the further sections with GPU code of a file, and what is taken out of them at once."""
+    rows = (row for row in slim_tables().sections if fnmatchcase(package, row.package) and fnmatchcase(file, row.file))
+    return {row.name: row.unit for row in rows}
+
+
+def sm_of(capability: str) -> int:
+    """Return the number of a compute capability: 87 for 8.7."""
+    major, _, minor = capability.partition(".")
+    return int(major) * 10 + int(minor)
+
+
+def _tables(root: Table) -> SlimTables:
+    gpus: list[int] = []
+    for table in root.rows("gpus"):
+        table.string("source", pattern=".+", noun="a source")
+        gpus += map(sm_of, table.strings("capabilities", pattern=CAPABILITY, noun="a compute capability such as 8.7"))
+    return SlimTables(unchanged=_unchanged(root), sections=_sections(root), gpus=tuple(gpus))
+
+
+def _unchanged(root: Table) -> tuple[UnchangedPackages, ...]:
+    rows = []
+    for table in root.rows("unchanged"):
+        packages = table.strings("packages")
+        rows.append(UnchangedPackages(packages=packages, why=table.string("why"), source=table.string("source")))
+    return tuple(rows)
+
+
+def _sections(root: Table) -> tuple[SectionRow, ...]:
+    rows = []
+    for table in root.rows("sections"):
+        table.string("source", pattern=".+", noun="a source")
+        unit = table.string("unit")
+        if unit not in get_args(SlimUnit):
+            table.problem("unit", "must be `entry` or `container`")
+        package, file, name = (table.string(key) for key in ("package", "file", "name"))
+        rows.append(SectionRow(package=package, file=file, name=name, unit=unit))  # type: ignore[arg-type]
+    return tuple(rows)

@@ -1,0 +1,131 @@
+"""Compiled modules in registries: an OCI artifact each, so that one machine of a team compiles for all.
+
+The repository is beside that of the images, and the tag is the fingerprint of the module's inputs. What is pulled
+counts only if the artifact states these inputs and the cubin has the kernels of the PTX that it replaces.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from builder.errors import JbuildError
+from builder.host import records
+from builder.host.config import with_options
+from builder.host.records import as_bytes
+from builder.image.precompile.cubin_store import checked_cubin, fingerprint_of, store_frame, stored_frame
+from builder.remote.registry.reference import Reference
+from builder.remote.registry.registry_client import OCI_MANIFEST, connect
+from builder.remote.registry.transport import ImageMissingError
+from builder.remote.registry.upload import BytesBlob
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from builder.host.session import Session
+    from builder.image.precompile.module_compiler import FetchCubin
+    from builder.model.locks import Job
+    from builder.model.precompiled import CubinKey
+    from builder.remote.registry.registry_client import RegistryClient
+
+ARTIFACT = "application/vnd.jbuild.kernels.v1"
+_CUBIN = "application/vnd.nvidia.cubin+zstd"
+_EMPTY = "application/vnd.oci.empty.v1+json"
+_INPUTS = "io.jbuild.kernels.inputs"
+_LARGEST = 256 << 20
+
+
+def kernels_repository(registry: str, repository: str) -> Reference:
+    """Return the repository of compiled modules beside that of images.
+
+    Raises:
+        RecipeError: the name is malformed.
+    """
+    return Reference.parse(f"{registry}/{repository}-kernels")
+
+
+def fetcher_of(job: Job, session: Session) -> FetchCubin:
+    """Return a function that pulls modules from the cell's registries; one that does not answer is left out."""
+    spec = job.spec.publish
+    registries = with_options(session.config, registries=spec.registries).registries
+    names = [kernels_repository(registry, spec.repository) for registry in registries]
+    clients = {name: connect(name.host, session.config, publish=True) for name in names}
+
+    def fetch(key: CubinKey, ptx: bytes) -> bool:
+        for name, client in tuple(clients.items()):
+            try:
+                frame = _pulled(client, name.repository, key)
+            except JbuildError as error:
+                clients.pop(name, None)
+                session.console.say(f"{job.cell.id}: compiled kernels cannot be pulled: {error.message}")
+                continue
+            if frame and checked_cubin(frame, key, ptx):
+                store_frame(key, frame, session.workspace)
+                return True
+        return False
+
+    return fetch
+
+
+def _pulled(client: RegistryClient, repository: str, key: CubinKey) -> bytes | None:
+    """Return the compressed cubin of a registry, or None if it has none with these inputs."""
+    try:
+        content, _ = client.get_manifest(repository, fingerprint_of(key))
+        layer = _layer(content, key)
+        if layer is None:
+            return None
+        blocks: list[bytes] = []
+        client.get_blob(repository, layer["digest"], blocks.append)
+    except ImageMissingError:
+        return None
+    return b"".join(blocks)
+
+
+def _layer(manifest: bytes, key: CubinKey) -> dict[str, Any] | None:
+    try:
+        document = json.loads(manifest)
+        (layer,) = document["layers"]
+        stated, size = document["annotations"][_INPUTS], layer["size"]
+        fits = document["artifactType"] == ARTIFACT and stated == _stated(key) and 0 < size <= _LARGEST
+    except (ValueError, KeyError, TypeError):
+        return None
+    return layer if fits and isinstance(layer.get("digest"), str) else None
+
+
+def push_cubins(keys: Sequence[CubinKey], registry: str, repository: str, session: Session) -> int:
+    """Push the modules that a registry lacks, and return how many.
+
+    Raises:
+        RegistryError: the registry refuses.
+    """
+    name = kernels_repository(registry, repository)
+    client = connect(name.host, session.config, publish=True)
+    pushed = 0
+    with session.console.task(f"pushing compiled kernels to {name}", len(keys), unit="modules") as task:
+        for key in keys:
+            frame = stored_frame(session.workspace.cubin(fingerprint_of(key)))
+            if frame and client.head_manifest(name.repository, fingerprint_of(key)) is None:
+                _push(client, name.repository, key, BytesBlob(frame))
+                pushed += 1
+            task.advance(1)
+    return pushed
+
+
+def _push(client: RegistryClient, repository: str, key: CubinKey, blob: BytesBlob) -> None:
+    empty = BytesBlob(b"{}")
+    for content in (empty, blob):
+        if not client.has_blob(repository, content.digest, right="push", size=content.size):
+            client.send_blob(repository, content)
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": ARTIFACT,
+        "config": {"mediaType": _EMPTY, "digest": empty.digest, "size": empty.size},
+        "layers": [{"mediaType": _CUBIN, "digest": blob.digest, "size": blob.size}],
+        "annotations": {_INPUTS: _stated(key)},
+    }
+    client.put_manifest(repository, fingerprint_of(key), as_bytes(manifest), OCI_MANIFEST)
+
+
+def _stated(key: CubinKey) -> str:
+    return json.dumps(records.to_json(key), sort_keys=True)
