@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from builder.audit.code_targets import compiles_for, is_same_major, runs_natively, target_name
 from builder.audit.gpu_rules import compiler_of
+from builder.audit.loading_rules import demangled
 from builder.audit.rule_tables import tables
 from builder.model.audits import Finding
 from builder.model.kernel_verdicts import KernelVerdict
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 RULE = "kernel-code"
 _EXAMPLES = 3
+_LONGEST_NAME = 120
 _MB = 1e6
 
 
@@ -236,7 +238,13 @@ def detail(row: KernelVerdict) -> str:
             f"the driver compiles {row.compiled} of {row.modules} {noun} on the board, "
             f"up to {row.minutes:.0f} min of one core by estimate, those that are used at the first start"
         )
+    if row.examples:
+        parts.append(f"such as {_shortened(demangled(row.examples[0]))}")
     return f"{row.title}, asked for by {row.reason}: " + "; ".join(parts)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
 
 
 def _fix(row: KernelVerdict, severity: Severity) -> str:
