@@ -151,11 +151,13 @@ def _read_kernels(cache: Path, what: str, folder: Path) -> Measured:
 
 
 def _kernels_section(times: dict[str, list[Measured]], wheels: int, packed: float) -> str:
+    count = len(times["cold"])
+    repeats = "One run." if count == 1 else f"Medians of {count} runs."
     families, everything = (json.loads(times[row][0].stdout) for row in ("cold", "all"))
     lines = [
         f"`.venv/bin/python benchmarks/audit.py --kernels FOLDER`, {machine()}, load average {os.getloadavg()[2]:.1f}.",
-        f"{wheels} wheels, {packed:.1f} GB packed. Medians of {len(times['cold'])} runs, with as many wheels in the",
-        "page cache as fit. Memory is the peak of all processes together (PSS), processor time that of all of them.",
+        f"{wheels} wheels, {packed:.1f} GB packed, as many as fit in the page cache. {repeats}",
+        "Memory is the peak of all processes together (PSS), processor time that of all of them.",
         f"{families['with_code']} wheels have GPU code, and {families['read']} of them libraries of a family: their",
         f"{families['libraries']} libraries have {families['modules']} modules with {families['kernels']} kernels, and",
         f"{families['cache_bytes'] / 1e6:.1f} MB in the cache. All {everything['read']} wheels have",
