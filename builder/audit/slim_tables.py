@@ -44,11 +44,15 @@ class SectionRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlimTables:
-    """All rows; `gpus` are the known compute capabilities."""
+    """All rows; `gpus` are the known compute capabilities.
+
+    `compilers` are the first CUDA release that compiles for a GPU, by its SM, where that is not an old one.
+    """
 
     unchanged: tuple[UnchangedPackages, ...]
     sections: tuple[SectionRow, ...]
     gpus: tuple[int, ...]
+    compilers: tuple[tuple[int, tuple[int, int]], ...]
 
 
 @cache
@@ -83,7 +87,20 @@ def _tables(root: Table) -> SlimTables:
     for table in root.rows("gpus"):
         table.string("source", pattern=".+", noun="a source")
         gpus += map(sm_of, table.strings("capabilities", pattern=CAPABILITY, noun="a compute capability such as 8.7"))
-    return SlimTables(unchanged=_unchanged(root), sections=_sections(root), gpus=tuple(gpus))
+    return SlimTables(
+        unchanged=_unchanged(root), sections=_sections(root), gpus=tuple(gpus), compilers=_compilers(root)
+    )
+
+
+def _compilers(root: Table) -> tuple[tuple[int, tuple[int, int]], ...]:
+    rows = []
+    for table in root.rows("compilers"):
+        table.string("source", pattern=".+", noun="a source")
+        major, _, minor = table.string("cuda", pattern=r"[0-9]+\.[0-9]+", noun="a CUDA release").partition(".")
+        release = int(major or 0), int(minor or 0)
+        capabilities = table.strings("capabilities", pattern=CAPABILITY, noun="a compute capability such as 8.7")
+        rows += [(sm_of(capability), release) for capability in capabilities]
+    return tuple(rows)
 
 
 def _unchanged(root: Table) -> tuple[UnchangedPackages, ...]:

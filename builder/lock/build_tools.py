@@ -66,7 +66,9 @@ def ptxas_wheel(requirement: str, platform: Platform, session: Session, spec: Sp
     """
     asked = Spec(requires=(requirement,), released_before=spec.released_before if spec else None)
     try:
-        text = solve(SolveRequest(spec=asked, platform=platform), session.config, session.workspace)
+        # The program needs none of the packages that a compiler of CUDA needs.
+        question = SolveRequest(spec=asked, platform=platform, dependencies=False)
+        text = solve(question, session.config, session.workspace)
     except NoWheelsError as error:
         hint = 'set `precompile = "off"` under [image], or use an index that has it'
         message = f"no index has ptxas for {platform.architecture}"

@@ -46,7 +46,7 @@ class SolveRequest:
     """The input of a solution: a cell's requirements, and the platform.
 
     `front` is the URL of the index proxy, which uv uses before all other indexes. Versions of the lock at `before` stay
-    if they still fit, except those of `upgrade` (`*` for all).
+    if they still fit, except those of `upgrade` (`*` for all). Without `dependencies`, only what is required is locked.
     """
 
     spec: Spec
@@ -54,6 +54,7 @@ class SolveRequest:
     front: str | None = None
     before: Path | None = None
     upgrade: tuple[str, ...] = ()
+    dependencies: bool = True
 
 
 def solve(question: SolveRequest, config: Config, workspace: Workspace) -> str:
@@ -117,6 +118,8 @@ def _run_uv(question: SolveRequest, config: Config, workspace: Workspace, defaul
 
 def _flags(question: SolveRequest) -> list[str]:
     flags = ["--index-strategy", "first-index"] if question.front else []
+    if not question.dependencies:
+        flags.append("--no-deps")
     if question.spec.released_before:
         # A bare date would mean the end of that day in this machine's time zone.
         flags += ["--exclude-newer", f"{question.spec.released_before}T00:00:00Z"]

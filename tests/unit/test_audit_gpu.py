@@ -66,8 +66,8 @@ def found(outcome: Audit, rule: str = "gpu-code") -> list[Finding]:
         ([("sass", "100f")], (9, 0), {"l4t": None, "sms": ("10.3",)}, "native"),
         ([("sass", "103f")], (9, 0), {"l4t": None, "sms": ("10.0",)}, "none"),
         ([("ptx", "100a")], (9, 0), {"l4t": None, "sms": ("10.3",)}, "none"),
-        ([("ptx", "100f")], (9, 0), {"l4t": None, "sms": ("10.3",)}, "ptx"),
-        ([("ptx", "120f")], (9, 0), {"l4t": None, "sms": ("12.1",)}, "ptx"),
+        ([("ptx", "100f")], (9, 0), {"l4t": None, "cuda": "13.0", "sms": ("10.3",)}, "ptx"),
+        ([("ptx", "120f")], (9, 0), {"l4t": None, "cuda": "13.0", "sms": ("12.1",)}, "ptx"),
     ],
 )
 def test_verdicts(

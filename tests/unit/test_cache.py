@@ -485,6 +485,8 @@ def test_every_kind_is_a_folder_that_jbuild_made() -> None:
     assert names == {
         "wheels",
         "trees",
+        "tools",
+        "cubins",
         "facts",
         "metadata",
         "interpreters",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 GOLDEN = Path(__file__).with_name("golden")
 LAYERS = plan._Layers(
-    ["environment-py3.11-1", "torch-0123456789ab"], ["model-tiny-0123456789ab"], "runtime-0123456789ab"
+    ["environment-py3.11-1", "torch-0123456789ab"], ["model-tiny-0123456789ab"], "runtime-0123456789ab", ()
 )
 _INSTRUCTIONS = {
     *("FROM", "RUN", "COPY", "ENV", "WORKDIR", "USER", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "ENTRYPOINT", "LABEL"),

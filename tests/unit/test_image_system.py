@@ -22,7 +22,7 @@ from builder.model.locks import LockedBase
 if TYPE_CHECKING:
     from builder.host.session import Session
 
-LAYERS = plan._Layers(["environment-py3.11-1"], [], "runtime-0123456789ab")
+LAYERS = plan._Layers(["environment-py3.11-1"], [], "runtime-0123456789ab", ())
 JOB, LOCK = make_job(), make_lock()
 
 

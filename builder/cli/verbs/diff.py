@@ -84,7 +84,7 @@ def _change(change: PartChange) -> str:
 
 
 def _slim(changes: Sequence[SlimChange]) -> Iterator[str]:
-    yield f"GPU code: {len(changes)} packages with code for other GPUs"
+    yield f"GPU code: {len(changes)} package{'' if len(changes) == 1 else 's'} with different code"
     for change in changes:
         before, after = (
             f"all code, {megabytes(change.size)}" if size is None else f"slimmed, {megabytes(size)}"

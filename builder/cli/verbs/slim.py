@@ -85,7 +85,7 @@ def command(
     rules = SlimRules(sms=sms, same_major=same_major, include=(_NVIDIA,) if nvidia else ())
     if note:
         session.console.warn(note)
-    compiled = _compiled(paths, rules, session) if precompile else {}
+    compiled = _compiled(paths, rules, l4t, session) if precompile else {}
     reports = []
     for path, target in targets.items():
         with session.console.task(f"slimming {path.name}", unit="B") as task:
@@ -126,11 +126,13 @@ def _target_name(path: Path, label: str) -> str:
     return labelled_name(path, label)
 
 
-def _compiled(paths: Sequence[Path], rules: SlimRules, session: Session) -> dict[Path, CompiledLibraries]:
+def _compiled(
+    paths: Sequence[Path], rules: SlimRules, l4t: str | None, session: Session
+) -> dict[Path, CompiledLibraries]:
     """Compile what GPUs would compile, of the wheels that are slimmed."""
     chosen = [path for path in paths if refusal(wheel_name(path.name).package, rules) is None]
     try:
-        wheels = compile_loose(chosen, rules, session)
+        wheels = compile_loose(chosen, rules, l4t, session)
     except MalformedError as error:
         raise _unreadable(error, error.where or ", ".join(path.name for path in chosen)) from error
 

@@ -10,9 +10,12 @@ from builder.audit.byte_source import File
 from builder.audit.gather_kernels import read_kernels
 from builder.audit.gpu_rules import compiler_of
 from builder.audit.precompile_choice import every_kernel, modules_to_compile
+from builder.audit.rule_tables import major_minor
+from builder.audit.slim_tables import slim_tables
 from builder.errors import UsageError
 from builder.image.precompile.module_compiler import WheelModule, compile_modules
 from builder.image.precompile.ptxas import ptxas_of
+from builder.jetson.distributions import platforms
 from builder.lock.build_tools import package_of, ptxas_wheel
 from builder.lock.wheel_properties import measured
 from builder.model.platforms import Platform
@@ -32,8 +35,12 @@ _ELF = b"\x7fELF"
 _ARCHITECTURES: dict[str, Architecture] = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def compile_loose(wheels: Sequence[Path], rules: SlimRules, session: Session) -> dict[Path, CompiledWheel]:
+def compile_loose(
+    wheels: Sequence[Path], rules: SlimRules, l4t: str | None, session: Session
+) -> dict[Path, CompiledWheel]:
     """Compile all modules of wheels that a GPU would compile, and return what was compiled of each.
+
+    `ptxas` is that of the driver of an L4T release, else the oldest that knows both the PTX and the GPUs.
 
     Raises:
         UsageError: this machine has no `ptxas`.
@@ -44,14 +51,22 @@ def compile_loose(wheels: Sequence[Path], rules: SlimRules, session: Session) ->
     modules = {wheel: rows for wheel in wheels if (rows := _modules(wheel, rules, session))}
     if not modules:
         return {}
-    newest = max(compiler_of(module.isa) for rows in modules.values() for module in rows)
-    cuda = "{}.{}".format(*newest)
+    every = [WheelModule(wheel, module) for wheel, rows in modules.items() for module in rows]
+    cuda = "{}.{}".format(*(_driver(l4t) or _oldest_compiler([row.module for row in every])))
     tool = measured([ptxas_wheel(f"{package_of(cuda)}=={cuda}.*", _this_machine(), session)], session)[0]
     fetch([tool], session)
     ptxas = ptxas_of(tool, session.workspace)
-    every = [WheelModule(wheel, module) for wheel, rows in modules.items() for module in rows]
     compile_modules(every, ptxas, session)
     return {wheel: CompiledWheel(ptxas=ptxas.version, modules=rows) for wheel, rows in modules.items()}
+
+
+def _driver(l4t: str | None) -> tuple[int, int] | None:
+    return next((major_minor(row.cuda) for row in platforms() if row.l4t == l4t), None) if l4t else None
+
+
+def _oldest_compiler(modules: Sequence[PtxModule]) -> tuple[int, int]:
+    known = dict(slim_tables().compilers)
+    return max(max(compiler_of(module.isa), known.get(module.sm, (0, 0))) for module in modules)
 
 
 def _modules(wheel: Path, rules: SlimRules, session: Session) -> tuple[PtxModule, ...]:

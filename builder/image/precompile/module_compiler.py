@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from builder.audit import elf, fatbin, kernel_names, wheel_reader
 from builder.audit.byte_source import File, MalformedError
+from builder.audit.code_targets import target_name
 from builder.errors import BuildError
 from builder.host import process
 from builder.host.concurrency import TaskGroup
@@ -108,7 +109,12 @@ def _provide(source: ByteSource, module: PtxModule, ptxas: Ptxas, workspace: Wor
     key = key_of(text.ptx, module.target, ptxas.version, text.options)
     if stored_cubin(key, text.ptx, workspace) or fetch(key, text.ptx):
         return False
-    store_cubin(key, ptxas.compile(text.ptx, module.target, text.options), workspace)
+    try:
+        cubin = ptxas.compile(text.ptx, module.target, text.options)
+    except BuildError as error:
+        error.where = error.where or f"{module.library}, container {module.container}, {target_name(module.ptx)}"
+        raise
+    store_cubin(key, cubin, workspace)
     return True
 
 

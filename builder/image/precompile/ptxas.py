@@ -54,8 +54,8 @@ class Ptxas:
             # Names without a folder: the program may write them into the cubin.
             argv = [str(self.path), f"-arch={arch}", "-m64", *options, "module.ptx", "-o", "module.cubin"]
             try:
-                run(argv, cwd=folder, env={"TMPDIR": str(folder), "PTXAS_OPTIONS": ""})
-            except ProgramMissingError as error:
+                run(argv, cwd=folder, env={"TMPDIR": str(folder)})
+            except (ProgramMissingError, OSError) as error:
                 raise _not_runnable(self.path) from error
             except ProgramFailedError as error:
                 raise _failure(error, self.version, arch) from error
@@ -113,7 +113,8 @@ def _program(wheel: Path) -> bytes:
 def _version(path: Path) -> str:
     try:
         output = run([str(path), "--version"]).stdout
-    except (ProgramMissingError, ProgramFailedError) as error:
+    except (ProgramMissingError, ProgramFailedError, OSError) as error:
+        # The kernel refuses programs for other machines with an error of its own.
         raise _not_runnable(path) from error
     match = _RELEASE.search(output)
     if not match:

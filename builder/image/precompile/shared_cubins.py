@@ -45,10 +45,14 @@ def kernels_repository(registry: str, repository: str) -> Reference:
 
 
 def fetcher_of(job: Job, session: Session) -> FetchCubin:
-    """Return a function that pulls modules from the cell's registries; one that does not answer is left out."""
+    """Return a function that pulls modules from the cell's registries."""
     spec = job.spec.publish
-    registries = with_options(session.config, registries=spec.registries).registries
-    names = [kernels_repository(registry, spec.repository) for registry in registries]
+    return fetcher(with_options(session.config, registries=spec.registries).registries, spec.repository, session)
+
+
+def fetcher(registries: Sequence[str], repository: str, session: Session) -> FetchCubin:
+    """Return a function that pulls modules from registries; one that does not answer is left out after that."""
+    names = [kernels_repository(registry, repository) for registry in registries]
     clients = {name: connect(name.host, session.config, publish=True) for name in names}
 
     def fetch(key: CubinKey, ptx: bytes) -> bool:
@@ -57,7 +61,7 @@ def fetcher_of(job: Job, session: Session) -> FetchCubin:
                 frame = _pulled(client, name.repository, key)
             except JbuildError as error:
                 clients.pop(name, None)
-                session.console.say(f"{job.cell.id}: compiled kernels cannot be pulled: {error.message}")
+                session.console.say(f"compiled kernels cannot be pulled from {name.host}: {error.message}")
                 continue
             if frame and checked_cubin(frame, key, ptx):
                 store_frame(key, frame, session.workspace)

@@ -91,7 +91,7 @@ class _Layers(NamedTuple):
     python: Sequence[str]
     models: Sequence[str]
     runtime: str
-    slimmed: tuple[SlimmedWheel, ...]
+    slimmed: tuple[SlimmedWheel, ...] = ()
 
     @property
     def all(self) -> tuple[str, ...]:
