@@ -9,18 +9,19 @@ import subprocess
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.errors import ProgramFailedError, ProgramMissingError, ProgramSilentError, ProgramTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import IO
 
 _KILL_AFTER_S = 10
+_DEFERRED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The time for other programs of a group to end after its leader.
 _LINGER_S = 1.0
 _TAIL_LINES = 400
@@ -65,16 +66,15 @@ def run(
         ProgramSilentError: it printed no line for `silent_s` seconds.
     """
     clock = _Clock(timeout_s, silent_s)
-    child = _start(argv, env, cwd, feed=stdin is not None)
-    _running.add(child)
+    child = _begin(argv, env, cwd, feed=stdin is not None)
     out: list[str] = []
     err: deque[str] = deque(maxlen=_TAIL_LINES)
     failures: list[BaseException] = []
-    readers = [
-        _reader(child, child.stdout, clock.heard(out.append), failures),
-        _reader(child, child.stderr, clock.heard(lambda line: _take(line, err, on_line)), failures),
-    ]
     try:
+        readers = [
+            _reader(child, child.stdout, clock.heard(out.append), failures),
+            _reader(child, child.stderr, clock.heard(lambda line: _take(line, err, on_line)), failures),
+        ]
         if stdin is not None and child.stdin:
             _feed(child.stdin, stdin)
         # The pipes first: their end is seen at once, that of a process by polling every 50 ms.
@@ -128,6 +128,41 @@ def end_all() -> None:
     """End every running program with its group; waiting threads see it fail."""
     for child in tuple(_running):
         _end(child)
+
+
+@contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Defer signals that end this process until the block is done; outside of the main thread none arrives."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pending: list[int] = []
+    taken = [number for number in _DEFERRED_SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    handlers = {number: signal.signal(number, lambda n, _: pending.append(n)) for number in taken}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for late in pending:
+            signal.raise_signal(late)
+
+
+def _begin(
+    argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, *, feed: bool
+) -> subprocess.Popen[str]:
+    """Start a program; a signal that arrives meanwhile ends it, too."""
+    started: list[subprocess.Popen[str]] = []
+    try:
+        with signals_deferred():
+            started.append(_start(argv, env, cwd, feed=feed))
+            _running.add(started[0])
+    except BaseException:
+        for child in started:
+            _end(child)
+            _running.discard(child)
+        raise
+    return started[0]
 
 
 def _start(

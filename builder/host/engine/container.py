@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import signal
 import tarfile
 import threading
 import time
@@ -22,6 +21,7 @@ from builder.host import owner
 from builder.host.engine.gpu_access import uses_gpu
 from builder.host.engine.temporary import LABEL, owner_label
 from builder.host.files import disk_errors
+from builder.host.process import signals_deferred
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
-_DEFERRED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _REMOVED_WITHIN_S = 30
 # Colours and cursor movements, which a terminal must not obey.
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -251,7 +250,7 @@ def temporary_container(
         yield WatchedContainer(container, log)
     finally:
         # By its name: an interrupted `create` returns no container.
-        with _signals_deferred(), suppress(NotFound):
+        with signals_deferred(), suppress(NotFound):
             _remove(client.containers.get(name))
 
 
@@ -310,20 +309,3 @@ def _archive(files: Sequence[Path]) -> bytes:
             with file.open("rb") as content:
                 archive.addfile(entry, content)
     return buffer.getvalue()
-
-
-@contextmanager
-def _signals_deferred() -> Iterator[None]:
-    """Defer signals until the block is done: a second Ctrl-C must not keep a container alive."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pending: list[int] = []
-    handlers = {number: signal.signal(number, lambda n, _: pending.append(n)) for number in _DEFERRED_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for late in pending:
-            signal.raise_signal(late)
