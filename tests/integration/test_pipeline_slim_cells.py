@@ -181,7 +181,8 @@ def test_nothing_is_slimmed_again(mine: Project) -> None:
     done = mine.run("build", "--json")
     assert done.code == 0, done.stderr
     assert {path.name: path.stat().st_ino for path in trees.glob("??/*")} == before
-    assert sum("-slim" in name for name in before) == len(CELLS)
+    # The cache is shared with the projects of other tests.
+    assert sum("-slim" in name for name in before) >= len(CELLS)
 
 
 def test_cells_without_slimming_have_the_image_of_ever(mine: Project, make_gpu_project: Callable[..., Project]) -> None:
