@@ -89,7 +89,11 @@ def test_what_was_lost_or_damaged_in_the_cache(weighty: Project) -> None:
     os.truncate(path, (weighty.model / "model.safetensors").stat().st_size)
     for verb in ("smoke", "recipe"):
         assert_refused(
-            weighty.run(verb), 6, "blob sha256:[0-9a-f]+ does not match its digest", path.name, f"render {weighty.name} --force"
+            weighty.run(verb),
+            6,
+            "blob sha256:[0-9a-f]+ does not match its digest",
+            path.name,
+            f"render {weighty.name} --force",
         )
     path.unlink()
     assert weighty.run("render", "--force").code == 0
