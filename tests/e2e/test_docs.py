@@ -52,6 +52,8 @@ ELSEWHERE = {
     "jbuild slim torch-2.14.0-….whl vllm-0.33.0-….whl --sm 8.7 --l4t 39.2.0": _WHEELS,
     "jbuild slim torch-2.14.0-….whl --sm 8.7 --sm 11.0 --l4t 39.2.0 --output slim": _WHEELS,
     "jbuild slim nvidia_cublas-….whl --sm 8.7 --l4t 39.2.0 --nvidia --json": _WHEELS,
+    "jbuild slim vllm-0.33.0-….whl --sm 11.0 --l4t 39.2.0 --precompile": _WHEELS,
+    "jbuild pick vllm-0.33.0 --board orin-nx-16": "it wants published images: tests/unit/test_serve_pick.py",
     "jbuild doctor --fix": "it may change the machine: tests/unit/test_doctor_command.py, with commands of its own",
     "jbuild matrix vllm-cpu-0.15.1 --format inputs > inputs.json": "wants a shell: tests/unit/test_ci_inputs.py",
     "jbuild matrix vllm-cpu-0.15.1 --changed-since inputs.json": "wants that file: tests/unit/test_ci_inputs.py",
