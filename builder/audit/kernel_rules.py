@@ -231,12 +231,13 @@ def detail(row: KernelVerdict) -> str:
         parts.append(f"the build compiles {row.precompiled} of these")
     if row.borrowed:
         known = row.note if row.evidence == "proven" and row.note else f"{row.evidence} to run on this platform"
-        parts.append(f"{row.borrowed} are borrowed {', '.join(row.borrowed_from)} code, {known}")
+        number = "all" if row.borrowed == row.kernels else str(row.borrowed)
+        parts.append(f"{number} are borrowed {', '.join(row.borrowed_from)} code, {known}")
     if row.compiled:
         noun = "module" if row.modules == 1 else "modules"
         parts.append(
-            f"the driver compiles {row.compiled} of {row.modules} {noun} on the board, "
-            f"up to {row.minutes:.0f} min of one core by estimate, those that are used at the first start"
+            f"the board's driver compiles {row.compiled} of them, in {row.modules} {noun}, when they are first used: "
+            f"by estimate up to {row.minutes:.0f} min on one core"
         )
     if row.examples:
         parts.append(f"such as {_shortened(demangled(row.examples[0]))}")
@@ -253,5 +254,5 @@ def _fix(row: KernelVerdict, severity: Severity) -> str:
     if row.verdict == "absent":
         return "take a build with code for this GPU, or a model that does not need these kernels"
     if severity == "error":
-        return "take a build with code for this GPU, or allow it with `kernels` under [audit]"
+        return 'take a build with code for this GPU, or set `kernels = "no-jit"` under [audit]'
     return "nothing to do; `[audit] kernels` can demand more"

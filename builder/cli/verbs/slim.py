@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from builder.audit.rule_tables import tables
 from builder.audit.slim_tables import slim_tables, sm_of
 from builder.cli.cell_selection import session_verb
 from builder.cli.results import show, without_controls
-from builder.errors import UsageError
+from builder.errors import DiskError, UsageError
 from builder.host.session import Session
 from builder.host.toml.documents import suggest
 from builder.host.units import size_of
@@ -81,6 +82,7 @@ def command(
     paths = tuple(dict.fromkeys(wheels))
     label = ".".join(f"sm{sm}" for sm in sms)
     targets = {path: output / _target_name(path, label) for path in paths}
+    _check_folder(output)
     same_major, note = _same_major(sms, l4t)
     rules = SlimRules(sms=sms, same_major=same_major, include=(_NVIDIA,) if nvidia else ())
     if note:
@@ -91,8 +93,26 @@ def command(
         with session.console.task(f"slimming {path.name}", unit="B") as task:
             reports.append(_slimmed(path, target, rules, label, task.advance, compiled.get(path)))
     _check_any(paths, reports, nvidia=nvidia)
+    for report in reports:
+        if emptied := _emptied(report):
+            session.console.warn(f"{report.slimmed_wheel}: no code for these GPUs is left in {emptied}")
     result = SlimResult(output=str(output), wheels=tuple(reports), note=note)
     show(result, "\n\n".join(map(_text, reports)), session.console)
+
+
+def _check_folder(output: Path) -> None:
+    """Refuse a folder that cannot be made or written, before minutes of work."""
+    is_new = not output.exists()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+        if is_new:
+            # The writer makes it again: a refused wheel leaves nothing.
+            output.rmdir()
+    except OSError as error:
+        hint = "name a folder that you may write with --output"
+        raise DiskError(f"cannot write: {error.strerror}", where=str(output), hint=hint) from error
 
 
 def _sms(capabilities: Sequence[str]) -> tuple[int, ...]:
@@ -165,6 +185,15 @@ def _check_any(paths: Sequence[Path], reports: Sequence[SlimReport], *, nvidia: 
     hint = "--nvidia changes these wheels all the same" if owned else "name a wheel with CUDA libraries"
     more = f" (and {len(reports) - 1} more)" if len(reports) > 1 else ""
     raise UsageError(f"no wheel was written: {first.skipped}{more}", where=str(paths[0]), hint=hint)
+
+
+def _emptied(report: SlimReport) -> str:
+    """Return the number of libraries that have lost all code, in words; empty if there are none."""
+    changed = [library for library in report.libraries if library.removed or library.retained]
+    empty = [library for library in changed if not library.retained and not library.compiled]
+    if not empty:
+        return ""
+    return "any library" if len(empty) == len(changed) else f"{len(empty)} of {len(changed)} libraries"
 
 
 def _text(report: SlimReport) -> str:
