@@ -70,11 +70,6 @@ class Entry(NamedTuple):
         """How the payload is compressed."""
         return "zstd" if self.flags & _ZSTD else "lz4" if self.flags & _LZ4 else None
 
-    @property
-    def end(self) -> int:
-        """The offset of the next entry."""
-        return self.offset + self.header + self.size
-
 
 class Container(NamedTuple):
     """Code that the runtime registers as one: of all entries, it loads one that fits the GPU.

@@ -163,8 +163,7 @@ def _union(sets: Iterator[frozenset[int]]) -> frozenset[int]:
 
 
 def _compiles(module: KernelModule, gpu: GpuFacts) -> bool:
-    is_known = gpu.driver is None or module.target.kind != "ptx" or compiler_of(module.isa) <= gpu.driver
-    return is_known and compiles_for(module.target, gpu.sm)
+    return compiles_for(module.target, gpu.sm) and (gpu.driver is None or compiler_of(module.isa) <= gpu.driver)
 
 
 def kernel_findings(

@@ -106,9 +106,9 @@ def write_compose(
         key_file=key.relative_to(target.parent),
         environment=memory.environment if memory else (),
     )
-    service = replace(service, gpu=_gpu_access(session))
+    docker, gpu = _engine_here(session)
+    service = replace(service, gpu=gpu)
     ask = curl_hint(service, served_name(job.spec))
-    docker = _docker(session)
     notes = [*_remarks(row, memory), *([] if output else [_SAVE, _MAKE_KEY]), *([_ELSEWHERE] if " " in docker else [])]
     text = compose_file(service, of=job.name, file=target.name, ask=ask, remarks=notes, docker=docker)
     if output:
@@ -128,20 +128,17 @@ def write_compose(
     show(result, str(output) if output else text.rstrip("\n"), session.console)
 
 
-def _gpu_access(session: Session) -> GpuAccess:
-    """Return this machine's way to the GPU, which may be the board; NVIDIA's runtime if its engine has none."""
-    try:
-        return find_engine(session.workspace, session.config.gpu).gpu or BY_RUNTIME
-    except EngineError:
-        return GpuAccess(method=session.config.gpu) if session.config.gpu else BY_RUNTIME
+def _engine_here(session: Session) -> tuple[str, GpuAccess]:
+    """Return the command that reaches jbuild's engine, and this machine's way to the GPU; it may be the board.
 
-
-def _docker(session: Session) -> str:
-    """Return the command that reaches the engine of jbuild; without an engine, that of the user's."""
+    Without an engine, the command is the user's `docker`, and the way is the configured one, else NVIDIA's runtime.
+    """
+    setting = session.config.gpu
     try:
-        return find_engine(session.workspace).docker
+        engine = find_engine(session.workspace, setting)
     except EngineError:
-        return "docker"
+        return "docker", GpuAccess(method=setting) if setting else BY_RUNTIME
+    return engine.docker, engine.gpu or BY_RUNTIME
 
 
 def _remarks(board: Board | None, memory: Memory | None) -> list[str]:
