@@ -86,7 +86,7 @@ def _this_machine() -> Platform:
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
         hint = "run it on a machine with x86_64 or aarch64"
-        raise UsageError(f"--precompile: there is no ptxas for this machine ({machine})", hint=hint)
+        raise UsageError(f"--precompile: ptxas is not available for this machine ({machine})", hint=hint)
     return Platform(
         name="this machine",
         architecture=_ARCHITECTURES[machine],
