@@ -169,7 +169,7 @@ def compiled_entries(
         packed = stored_cubin(key, text.ptx, workspace)
         if packed is None:
             hint = "run the same command again: it compiles what is missing"
-            raise BuildError(f"the cache no longer has a compiled module of {module.library}", hint=hint)
+            raise BuildError(f"a compiled module of {module.library} is no longer in the cache", hint=hint)
         kernels = frozenset(kernel_names.names(packed.cubin, "sass"))
         data = entry_bytes(packed, compressed=version >= _FIRST_WITH_ZSTD)
         entry = AddedEntry(fatbin.Code(module.target, (0, 0)), kernels, data)
